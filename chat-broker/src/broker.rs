@@ -1,0 +1,206 @@
+//! The contract between servers and what carries messages from one to the other.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chat_core::{Position, Topic};
+use tokio::sync::oneshot;
+
+use crate::error::BrokerError;
+
+/// A bus for many servers: whatever one publishes to a topic reaches every server that
+/// is subscribed to it, the publisher included.
+///
+/// A broker knows topics and bytes. It knows nothing of rooms' members, of sockets or of
+/// what the bytes mean.
+///
+/// A constructor gives the broker together with its
+/// [`BrokerEvents`](crate::BrokerEvents), the one ordered stream of all that this node is
+/// subscribed to. Make them with [`events::channel`](crate::events::channel).
+///
+/// # What an implementation promises
+/// * **Order.** All nodes see the publications of a topic in one order. What one task
+///   publishes to a topic stands in that order as it was handed over.
+/// * **Positions.** A [`Delivery::Sequenced`] publication gets the next offset of its
+///   topic, one above the last, in an epoch that changes only when the counter was lost.
+///   Giving the offset and handing the message on is one atomic step.
+/// * **At most once.** A publication reaches a subscribed node once or not at all, and a
+///   node that may have missed some is told by
+///   [`BrokerEvent::Interrupted`](crate::BrokerEvent::Interrupted) or
+///   [`BrokerEvent::Lagged`](crate::BrokerEvent::Lagged).
+/// * **Interest.** A node gets nothing of a topic that it has not asked for. After
+///   `subscribe` has returned, everything published later arrives; after `unsubscribe`
+///   has returned, nothing does.
+/// * **Outages.** However long the backend is away, the broker reconnects and subscribes
+///   again by itself. Meanwhile calls fail with
+///   [`BrokerError::Unavailable`] within a bounded time; none waits for ever.
+/// * **Memory.** Every queue is bounded.
+///
+/// [`testing::conformance`](crate::testing) (feature `testing`) checks these promises for
+/// any implementation.
+#[async_trait]
+pub trait Broker: fmt::Debug + Send + Sync + 'static {
+    /// Hands `payload` over for `topic`, and returns once it has its place in the queue.
+    ///
+    /// The [`Receipt`] resolves when the backend has taken the message. To wait for the
+    /// place first and for the receipt later keeps one sender's order with many messages
+    /// under way.
+    ///
+    /// # Errors
+    /// [`BrokerError::Closed`] after [`close`](Self::close);
+    /// [`BrokerError::Unavailable`] if there was no place within the broker's deadline.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped before it returns has published nothing. Dropping the
+    /// receipt does not take the message back.
+    async fn publish(
+        &self,
+        topic: &Topic,
+        payload: Bytes,
+        delivery: Delivery,
+    ) -> Result<Receipt, BrokerError>;
+
+    /// Starts to receive `topics`; returns when the backend has confirmed all of them.
+    /// A topic that is subscribed already is no error.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if the backend did not confirm in time. Then none of
+    /// `topics` counts as subscribed, and the caller may ask again.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped leaves it open which topics are subscribed: unsubscribe
+    /// from all of them, or subscribe again.
+    async fn subscribe(&self, topics: &[Topic]) -> Result<(), BrokerError>;
+
+    /// Stops receiving `topics`. A topic that is not subscribed is no error.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if the backend did not confirm in time. The topics are
+    /// not subscribed again after a reconnect all the same.
+    ///
+    /// # Cancel safety
+    /// As for [`subscribe`](Self::subscribe).
+    async fn unsubscribe(&self, topics: &[Topic]) -> Result<(), BrokerError>;
+
+    /// The place after the latest sequenced publication of each topic, in the order asked;
+    /// [`Position::default`] for a topic that has none. Never creates anything.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if the backend did not answer in time.
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError>;
+
+    /// 32 random bytes that all nodes of this bus share and nobody else knows; made by
+    /// whichever node asks first. For signing what one node says and another must believe.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if the backend did not answer in time.
+    ///
+    /// # Cancel safety
+    /// Safe: asking again gives the same bytes.
+    async fn secret(&self) -> Result<[u8; 32], BrokerError>;
+
+    /// Whether the backend answers, as far as this node knows.
+    fn status(&self) -> Status;
+
+    /// Ends the broker: what was accepted is sent, if the backend takes it within the
+    /// deadline; later calls fail with [`BrokerError::Closed`], and the events end.
+    /// Closing twice is no error.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped may leave accepted messages unsent.
+    async fn close(&self);
+}
+
+/// How a publication is delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Delivery {
+    /// With a place in the topic's sequence: what people said.
+    Sequenced,
+    /// Without one, and forgotten at once: typing, comings and goings, direct messages.
+    /// The cheaper way.
+    Ephemeral,
+}
+
+/// What the backend said of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Its place in the topic's sequence; `None` for [`Delivery::Ephemeral`].
+    pub position: Option<Position>,
+    /// How many nodes it was handed to.
+    pub nodes: u32,
+}
+
+/// Whether the backend answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It does, for publishing and for receiving.
+    Ready,
+    /// It does not, and the broker tries to reach it.
+    Away,
+    /// The broker was closed.
+    Closed,
+}
+
+/// The pending answer to a publication.
+///
+/// An error means that the outcome is unknown: the message may have been delivered.
+///
+/// # Cancel safety
+/// Dropping it does not take the message back.
+#[derive(Debug)]
+#[must_use = "whether the backend took the message is known only from the receipt"]
+pub struct Receipt(ReceiptState);
+
+#[derive(Debug)]
+enum ReceiptState {
+    Ready(Option<Result<Published, BrokerError>>),
+    Pending(oneshot::Receiver<Result<Published, BrokerError>>),
+}
+
+/// Settles a [`Receipt`]. Dropped unused, the receipt fails with
+/// [`BrokerError::Closed`].
+#[derive(Debug)]
+pub struct ReceiptSender(oneshot::Sender<Result<Published, BrokerError>>);
+
+impl Receipt {
+    /// A receipt that is settled already.
+    pub fn ready(outcome: Result<Published, BrokerError>) -> Self {
+        Self(ReceiptState::Ready(Some(outcome)))
+    }
+
+    /// A receipt, and what settles it.
+    pub fn pending() -> (ReceiptSender, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (ReceiptSender(sender), Self(ReceiptState::Pending(receiver)))
+    }
+}
+
+impl ReceiptSender {
+    /// Settles the receipt. Nobody may be waiting any more; that is no error.
+    pub fn settle(self, outcome: Result<Published, BrokerError>) {
+        let _ = self.0.send(outcome);
+    }
+}
+
+impl Future for Receipt {
+    type Output = Result<Published, BrokerError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.get_mut().0 {
+            ReceiptState::Ready(outcome) => {
+                Poll::Ready(outcome.take().unwrap_or(Err(BrokerError::Closed)))
+            }
+            ReceiptState::Pending(receiver) => {
+                Pin::new(receiver).poll(cx).map(|sent| sent.unwrap_or(Err(BrokerError::Closed)))
+            }
+        }
+    }
+}

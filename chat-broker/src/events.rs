@@ -1,0 +1,214 @@
+//! The one ordered stream of what a node receives from its broker.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use chat_core::{Position, Topic};
+use tokio::sync::Notify;
+
+/// What a broker tells its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BrokerEvent {
+    /// Something was published to a topic that the node is subscribed to.
+    Publication {
+        /// Where.
+        topic: Topic,
+        /// What, as it was handed to [`publish`](crate::Broker::publish).
+        payload: Bytes,
+        /// Its place in the topic's sequence, if it was
+        /// [sequenced](crate::Delivery::Sequenced).
+        position: Option<Position>,
+    },
+    /// The node read too slowly: publications to these topics were dropped.
+    Lagged(Vec<Topic>),
+    /// The connection was lost and is back, and every subscribed topic is subscribed
+    /// again: whatever was published to any of them in between was missed.
+    Interrupted,
+}
+
+/// Makes a queue for the events of one node: `capacity` publications and 64 MiB of
+/// payload at most.
+///
+/// The sending side never waits. When the queue is full, publications are dropped and
+/// counted, and the receiver gets one [`BrokerEvent::Lagged`] with their topics before
+/// anything later.
+#[must_use]
+pub fn channel(capacity: usize) -> (EventSender, BrokerEvents) {
+    let shared = Arc::new(Shared {
+        queue: Mutex::new(Queue { open: true, ..Queue::default() }),
+        wake: Notify::new(),
+        capacity,
+    });
+    (EventSender { shared: Arc::clone(&shared) }, BrokerEvents { shared })
+}
+
+/// Payload that a queue holds at most, in bytes.
+const MAX_BYTES: usize = 64 << 20;
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Notify,
+    capacity: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    events: Vec<BrokerEvent>,
+    bytes: usize,
+    /// Topics with dropped publications: bounded by the number of subscribed topics.
+    lagged: HashSet<Topic>,
+    dropped: u64,
+    open: bool,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The broker's end. Dropping it ends the events.
+#[derive(Debug)]
+pub struct EventSender {
+    shared: Arc<Shared>,
+}
+
+impl EventSender {
+    /// Queues a publication, or drops it if the queue is full. Returns whether it was
+    /// queued.
+    pub fn publication(&self, topic: Topic, payload: Bytes, position: Option<Position>) -> bool {
+        let mut queue = self.shared.queue();
+        let full = queue.events.len() >= self.shared.capacity || queue.bytes >= MAX_BYTES;
+        if full {
+            queue.lagged.insert(topic);
+            queue.dropped += 1;
+            return false;
+        }
+        queue.bytes += payload.len();
+        self.push(queue, BrokerEvent::Publication { topic, payload, position });
+        true
+    }
+
+    /// Reports [`BrokerEvent::Interrupted`].
+    pub fn interrupted(&self) {
+        let queue = self.shared.queue();
+        // One report says it all, however often the connection breaks before it is read.
+        if queue.events.last() != Some(&BrokerEvent::Interrupted) {
+            self.push(queue, BrokerEvent::Interrupted);
+        }
+    }
+
+    /// How many publications were dropped because the queue was full.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.shared.queue().dropped
+    }
+
+    /// Ends the events: the receiver gets what is queued, then nothing more.
+    pub fn close(&self) {
+        self.shared.queue().open = false;
+        self.shared.wake.notify_one();
+    }
+
+    fn push(&self, mut queue: MutexGuard<'_, Queue>, event: BrokerEvent) {
+        queue.events.push(event);
+        let was_empty = queue.events.len() == 1;
+        drop(queue);
+        if was_empty {
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for EventSender {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The node's end.
+#[derive(Debug)]
+pub struct BrokerEvents {
+    shared: Arc<Shared>,
+}
+
+impl BrokerEvents {
+    /// Waits for events, then moves all that are queued into `events`, in order. Returns
+    /// `false` when there will be no more.
+    ///
+    /// # Cancel safety
+    /// Safe: a call that is dropped has taken nothing.
+    pub async fn recv(&mut self, events: &mut Vec<BrokerEvent>) -> bool {
+        loop {
+            if self.try_recv(events) {
+                return true;
+            }
+            if !self.shared.queue().open {
+                // What was queued before the end is still to be had.
+                return self.try_recv(events);
+            }
+            self.shared.wake.notified().await;
+        }
+    }
+
+    /// Moves the events that are queued now into `events`. Returns whether there were any.
+    pub fn try_recv(&mut self, events: &mut Vec<BrokerEvent>) -> bool {
+        let mut queue = self.shared.queue();
+        let before = events.len();
+        if events.is_empty() {
+            // The two vectors change places, so neither is allocated anew.
+            std::mem::swap(events, &mut queue.events);
+        } else {
+            events.append(&mut queue.events);
+        }
+        queue.bytes = 0;
+        if !queue.lagged.is_empty() {
+            events.push(BrokerEvent::Lagged(queue.lagged.drain().collect()));
+        }
+        events.len() > before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_core::RoomId;
+
+    use super::*;
+
+    fn topic(name: &str) -> Topic {
+        Topic::Room(RoomId::new(name).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_drops_and_says_so_in_its_place() {
+        let (sender, mut events) = channel(2);
+        for n in 0..4u8 {
+            sender.publication(topic("r"), Bytes::from(vec![n]), None);
+        }
+        let mut got = Vec::new();
+        assert!(events.recv(&mut got).await);
+        assert_eq!(got.len(), 3);
+        assert_eq!(got[2], BrokerEvent::Lagged(vec![topic("r")]));
+        assert_eq!(sender.dropped(), 2);
+
+        got.clear();
+        sender.publication(topic("r"), Bytes::new(), None);
+        assert!(events.recv(&mut got).await);
+        assert_eq!(got.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_end_comes_after_what_was_queued() {
+        let (sender, mut events) = channel(2);
+        sender.interrupted();
+        sender.interrupted();
+        drop(sender);
+        let mut got = Vec::new();
+        assert!(events.recv(&mut got).await);
+        assert_eq!(got, [BrokerEvent::Interrupted]);
+        assert!(!events.recv(&mut Vec::new()).await);
+    }
+}

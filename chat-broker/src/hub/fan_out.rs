@@ -1,0 +1,158 @@
+//! From the rooms to their members.
+//!
+//! A topic stands in the queue at most once, so one loop serves it at a time and order
+//! holds. A turn serves one group of members and puts the topic back at the end: a room of
+//! ten thousand does not stall a room of five. What arrives for a topic meanwhile makes
+//! one batch of its next turn.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use chat_core::{Batch, CloseReason, Deliver, Delivery, GROUP, Members, Topic};
+use tokio::sync::Notify;
+
+use super::room::{Phase, RoomState};
+use super::{Counters, Shared};
+
+/// Deliveries before the loop lets others on its thread run.
+const BUDGET: usize = GROUP;
+
+pub(super) struct FanOut<M> {
+    queue: Mutex<Queue<M>>,
+    /// There is work.
+    work: Notify,
+    /// The backlog went down.
+    drained: Notify,
+}
+
+struct Queue<M> {
+    turns: VecDeque<Turn<M>>,
+    /// Publications that wait for fan-out, over all topics.
+    backlog: usize,
+}
+
+enum Turn<M> {
+    /// The topic has something pending.
+    Cut(Topic),
+    /// The rest of a batch.
+    Rest(Job<M>),
+}
+
+/// A batch on its way to the members of the moment in which it was cut.
+struct Job<M> {
+    batch: Batch,
+    members: Members<M>,
+    /// The next group of members to be served.
+    next: usize,
+}
+
+impl<M> Default for FanOut<M> {
+    fn default() -> Self {
+        let queue = Mutex::new(Queue { turns: VecDeque::new(), backlog: 0 });
+        Self { queue, work: Notify::new(), drained: Notify::new() }
+    }
+}
+
+impl<M> FanOut<M> {
+    fn queue(&self) -> MutexGuard<'_, Queue<M>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a topic served that may have something pending. Called under its lock.
+    pub(super) fn enqueue(&self, topic: &Topic, room: &mut RoomState<M>) {
+        if room.pending.is_empty() || matches!(room.phase, Phase::Waiting(_)) {
+            return;
+        }
+        let mut queue = self.queue();
+        queue.backlog += room.pending.len() - room.counted;
+        room.counted = room.pending.len();
+        if !std::mem::replace(&mut room.queued, true) {
+            queue.turns.push_back(Turn::Cut(topic.clone()));
+            drop(queue);
+            self.work.notify_one();
+        }
+    }
+
+    /// What was pending in the room is no longer.
+    pub(super) fn forget(&self, room: &mut RoomState<M>) {
+        self.queue().backlog -= std::mem::take(&mut room.counted);
+        self.drained.notify_one();
+    }
+
+    /// Waits until fewer than `limit` publications wait for fan-out.
+    pub(super) async fn below(&self, limit: usize) {
+        while self.queue().backlog >= limit {
+            self.drained.notified().await;
+        }
+    }
+}
+
+/// Works for ever.
+pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>) {
+    let fan_out = &shared.fan_out;
+    let mut budget = BUDGET;
+    loop {
+        let Some(turn) = fan_out.queue().turns.pop_front() else {
+            fan_out.work.notified().await;
+            continue;
+        };
+        let served = match turn {
+            Turn::Cut(topic) => shared.cut(topic).map_or(0, |job| shared.serve(job)),
+            Turn::Rest(job) => shared.serve(job),
+        };
+        budget = budget.saturating_sub(served);
+        if budget == 0 {
+            budget = BUDGET;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl<M: Deliver + Clone> Shared<M> {
+    /// Makes one batch of all that is pending in a topic.
+    fn cut(&self, topic: Topic) -> Option<Job<M>> {
+        let (items, members) = self.registry.update(&topic, |room| {
+            let items = room.state.cut();
+            self.fan_out.forget(&mut room.state);
+            (items, room.members().clone())
+        })?;
+        Some(Job { batch: Batch::new(topic, items), members, next: 0 })
+    }
+
+    /// Serves the next group of members, and queues what remains to be done for the topic.
+    /// Returns how many were served.
+    fn serve(&self, mut job: Job<M>) -> usize {
+        let group = job.members.groups().get(job.next).map_or(&[][..], |group| group);
+        let mut delivered = 0;
+        for (_, member) in group {
+            match member.deliver(&job.batch) {
+                Delivery::Queued => delivered += 1,
+                Delivery::Full => {
+                    Counters::add(&self.counters.slow_consumers, 1);
+                    member.close(CloseReason::SlowConsumer);
+                }
+                Delivery::Skipped | Delivery::Closed => {}
+            }
+        }
+        Counters::add(&self.counters.deliveries, delivered);
+        let served = group.len();
+        job.next += 1;
+        if job.next < job.members.groups().len() {
+            self.fan_out.queue().turns.push_back(Turn::Rest(job));
+        } else {
+            self.finish(job.batch.topic());
+        }
+        served
+    }
+
+    /// Queues the topic again if something came in meanwhile.
+    fn finish(&self, topic: &Topic) {
+        self.registry.update(topic, |room| {
+            if room.state.pending.is_empty() {
+                room.state.queued = false;
+            } else {
+                self.fan_out.queue().turns.push_back(Turn::Cut(topic.clone()));
+            }
+        });
+    }
+}

@@ -1,0 +1,336 @@
+//! Which topics this server is subscribed to: those that have members, and for a while
+//! those that had.
+//!
+//! One loop owns the table, so a subscribe and an unsubscribe of one topic never race: a
+//! topic is part of at most one call to the broker at a time, and is looked at again when
+//! that call is over. Topics are gathered into one call while others are under way.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chat_core::{Deliver, Position, Topic};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use super::room::Phase;
+use super::{Counters, Shared};
+use crate::broker::Broker;
+use crate::error::BrokerError;
+
+/// Topics in one call to the broker.
+const CALL_TOPICS: usize = 512;
+/// Calls to the broker at a time.
+const CALLS: usize = 4;
+/// How soon a failed subscription is tried again, for those who are still there.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long a publication may take through the broker before a room whose sequence is
+/// known to have come further counts as having missed it.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Topics whose first member came or last member left, and topics that may have missed
+/// something. Bounded by the number of topics.
+#[derive(Debug, Default)]
+pub(super) struct Edges {
+    queue: Mutex<EdgeQueue>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct EdgeQueue {
+    moved: HashSet<Topic>,
+    suspect: HashSet<Topic>,
+}
+
+impl Edges {
+    /// A first member came to the topic, or the last one left.
+    pub(super) fn push(&self, topic: Topic) {
+        self.queue().moved.insert(topic);
+        self.wake.notify_one();
+    }
+
+    /// Publications to these topics may have been missed.
+    pub(super) fn check(&self, topics: Vec<Topic>) {
+        // Only a room has a sequence in which a loss shows.
+        self.queue().suspect.extend(topics.into_iter().filter(|topic| topic.as_room().is_some()));
+        self.wake.notify_one();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, EdgeQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Works for ever.
+pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>) {
+    let mut interest = Interest::new(shared);
+    loop {
+        interest.start_calls();
+        let due = interest.timers.front().map(|(due, _)| *due);
+        tokio::select! {
+            () = shared.edges.wake.notified() => interest.take_edges(),
+            Some(outcome) = interest.calls.next() => interest.settle(outcome),
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                interest.fire_timers();
+            }
+        }
+    }
+}
+
+struct Interest<'a, M> {
+    shared: &'a Shared<M>,
+    /// Topics that are not idle.
+    states: HashMap<Topic, State>,
+    /// Work for the next calls, by kind.
+    waiting: [VecDeque<Topic>; 4],
+    calls: FuturesUnordered<BoxFuture<'a, Outcome>>,
+    /// In the order in which they were set; each comes due within two seconds.
+    timers: VecDeque<(Instant, Timer)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Part of a call, or about to be.
+    Busy,
+    Subscribed,
+    /// Subscribed, without members, until the timer.
+    Lingering,
+    /// Not subscribed: the broker was away. Tried again at the timer.
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Subscribe,
+    /// The topic is subscribed already, and somebody came.
+    Welcome,
+    Unsubscribe,
+    /// The topic may have missed something.
+    Check,
+}
+
+const KINDS: [Call; 4] = [Call::Subscribe, Call::Welcome, Call::Unsubscribe, Call::Check];
+
+#[derive(Debug)]
+enum Timer {
+    Linger(Topic),
+    Retry(Topic),
+    Check(Topic, Position),
+    Recheck(Topic),
+}
+
+struct Outcome {
+    call: Call,
+    topics: Vec<Topic>,
+    /// Of each topic, for all calls but [`Call::Unsubscribe`].
+    positions: Result<Vec<Position>, BrokerError>,
+}
+
+impl<'a, M: Deliver + Clone> Interest<'a, M> {
+    fn new(shared: &'a Shared<M>) -> Self {
+        Self {
+            shared,
+            states: HashMap::new(),
+            waiting: Default::default(),
+            calls: FuturesUnordered::new(),
+            timers: VecDeque::new(),
+        }
+    }
+
+    fn take_edges(&mut self) {
+        let EdgeQueue { moved, suspect } = std::mem::take(&mut *self.shared.edges.queue());
+        for topic in moved {
+            self.look_at(topic);
+        }
+        self.waiting[Call::Check as usize].extend(suspect);
+    }
+
+    /// Does what the topic's members, or their absence, ask for.
+    fn look_at(&mut self, topic: Topic) {
+        let wanted = self.shared.registry.contains(&topic);
+        let (state, call) = match (self.states.get(&topic), wanted) {
+            (None | Some(State::Failed), true) => (State::Busy, Some(Call::Subscribe)),
+            (Some(State::Subscribed | State::Lingering), true) if self.somebody_waits(&topic) => {
+                (State::Busy, Some(Call::Welcome))
+            }
+            (Some(State::Lingering), true) => (State::Subscribed, None),
+            (Some(State::Subscribed), false) => {
+                self.set_timer(self.shared.config.linger, Timer::Linger(topic.clone()));
+                (State::Lingering, None)
+            }
+            _ => return,
+        };
+        if let Some(call) = call {
+            self.waiting[call as usize].push_back(topic.clone());
+        }
+        self.states.insert(topic, state);
+    }
+
+    fn somebody_waits(&self, topic: &Topic) -> bool {
+        let waits = |room: &mut chat_core::Room<_, super::RoomState<M>>| {
+            matches!(room.state.phase, Phase::Waiting(_))
+        };
+        self.shared.registry.update(topic, waits).unwrap_or(false)
+    }
+
+    fn set_timer(&mut self, after: Duration, timer: Timer) {
+        let due = Instant::now() + after;
+        let at = self.timers.partition_point(|(other, _)| *other <= due);
+        self.timers.insert(at, (due, timer));
+    }
+
+    fn fire_timers(&mut self) {
+        let now = Instant::now();
+        while self.timers.front().is_some_and(|(due, _)| *due <= now) {
+            match self.timers.pop_front() {
+                Some((_, Timer::Linger(topic))) => self.stop_lingering(topic),
+                Some((_, Timer::Retry(topic))) => self.retry(topic),
+                Some((_, Timer::Check(topic, position))) => self.check(&topic, position),
+                Some((_, Timer::Recheck(topic))) => {
+                    self.waiting[Call::Check as usize].push_back(topic);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn stop_lingering(&mut self, topic: Topic) {
+        let lingers = self.states.get(&topic) == Some(&State::Lingering);
+        if lingers && !self.shared.registry.contains(&topic) {
+            self.states.insert(topic.clone(), State::Busy);
+            self.waiting[Call::Unsubscribe as usize].push_back(topic);
+        }
+    }
+
+    fn retry(&mut self, topic: Topic) {
+        if self.states.get(&topic) == Some(&State::Failed) {
+            if self.shared.registry.contains(&topic) {
+                self.look_at(topic);
+            } else {
+                self.states.remove(&topic);
+            }
+        }
+    }
+
+    fn check(&self, topic: &Topic, position: Position) {
+        self.shared.registry.update(topic, |room| {
+            if room.state.check(position) {
+                Counters::add(&self.shared.counters.gaps, 1);
+                self.shared.fan_out.enqueue(topic, &mut room.state);
+            }
+        });
+    }
+
+    fn start_calls(&mut self) {
+        for call in KINDS {
+            while self.calls.len() < CALLS && !self.waiting[call as usize].is_empty() {
+                let waiting = &mut self.waiting[call as usize];
+                let topics: Vec<_> = waiting.drain(..waiting.len().min(CALL_TOPICS)).collect();
+                let broker = &*self.shared.broker;
+                self.calls.push(Box::pin(async move {
+                    let positions = call.run(broker, &topics).await;
+                    Outcome { call, topics, positions }
+                }));
+            }
+        }
+    }
+
+    fn settle(&mut self, Outcome { call, topics, positions }: Outcome) {
+        match (call, positions) {
+            (Call::Check, Ok(positions)) => {
+                for (topic, position) in topics.into_iter().zip(positions) {
+                    self.set_timer(GRACE, Timer::Check(topic, position));
+                }
+            }
+            (Call::Check, Err(_)) => {
+                for topic in topics {
+                    self.set_timer(RETRY, Timer::Recheck(topic));
+                }
+            }
+            (Call::Unsubscribe, outcome) => {
+                if let Err(error) = outcome {
+                    warn!(%error, "could not unsubscribe in time");
+                }
+                for topic in topics {
+                    log_unsubscribed(&topic);
+                    self.states.remove(&topic);
+                    self.look_at(topic);
+                }
+            }
+            (Call::Subscribe | Call::Welcome, Ok(positions)) => {
+                for (topic, position) in topics.into_iter().zip(positions) {
+                    if call == Call::Subscribe {
+                        log_subscribed(&topic);
+                    }
+                    self.shared.welcome(&topic, position);
+                    self.states.insert(topic.clone(), State::Subscribed);
+                    self.look_at(topic);
+                }
+            }
+            (Call::Subscribe | Call::Welcome, Err(error)) => {
+                warn!(%error, topics = topics.len(), "could not subscribe");
+                for topic in topics {
+                    self.shared.turn_away(&topic, &error);
+                    self.states.insert(topic.clone(), State::Failed);
+                    self.set_timer(RETRY, Timer::Retry(topic));
+                }
+            }
+        }
+    }
+}
+
+impl Call {
+    async fn run(self, broker: &dyn Broker, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
+        match self {
+            Self::Unsubscribe => return broker.unsubscribe(topics).await.map(|()| Vec::new()),
+            Self::Subscribe => broker.subscribe(topics).await?,
+            Self::Welcome | Self::Check => {}
+        }
+        // A user's topic has no sequence.
+        let rooms: Vec<Topic> =
+            topics.iter().filter(|topic| topic.as_room().is_some()).cloned().collect();
+        let mut positions = broker.positions(&rooms).await?.into_iter();
+        let position_of = |topic: &Topic| topic.as_room().and_then(|_| positions.next());
+        Ok(topics.iter().map(position_of).map(Option::unwrap_or_default).collect())
+    }
+}
+
+impl<M: Deliver + Clone> Shared<M> {
+    /// The topic is subscribed and its position known.
+    fn welcome(&self, topic: &Topic, position: Position) {
+        self.registry.update(topic, |room| {
+            let members = room.members().clone();
+            room.state.go_live(position, &members);
+            self.fan_out.enqueue(topic, &mut room.state);
+        });
+    }
+
+    /// The topic could not be subscribed: those who wait for it are told and leave.
+    fn turn_away(&self, topic: &Topic, error: &BrokerError) {
+        let waiters = self.registry.update(topic, |room| match &mut room.state.phase {
+            Phase::Waiting(waiters) => std::mem::take(waiters),
+            Phase::Live { .. } => Vec::new(),
+        });
+        for waiter in waiters.unwrap_or_default() {
+            self.leave(topic, waiter.id);
+            let _ = waiter.done.send(Err(error.clone()));
+        }
+    }
+}
+
+// The wording of both lines is a contract: clients' authors look for them.
+
+fn log_subscribed(topic: &Topic) {
+    if let Some(room) = topic.as_room() {
+        info!("subscribing on the pub sub to room: {room}");
+    }
+}
+
+fn log_unsubscribed(topic: &Topic) {
+    if let Some(room) = topic.as_room() {
+        info!("unsubscribing from the pub sub from room: {room}");
+    }
+}

@@ -1,0 +1,9 @@
+//! What tests of a broker, and of what is built on one, share.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
+
+pub mod conformance;
+mod node;
+mod redis_server;
+
+pub use redis_server::RedisServer;

@@ -1,0 +1,226 @@
+//! A private `redis-server` for one test.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{env, fs, process};
+
+/// How long a server may take to answer after its start.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a server may take to end after SIGTERM.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How many ports are tried before giving up: another process may take one between its
+/// choice and the server's bind.
+const PORT_ATTEMPTS: u32 = 10;
+
+const INSTALL_HINT: &str =
+    "install it with `apt-get install redis-server` (Debian, Ubuntu) or `brew install redis`";
+
+/// A `redis-server` process on a free port of 127.0.0.1 with a directory of its own.
+/// Dropping it kills the process and deletes the directory.
+///
+/// It keeps nothing on disk, so that a restart begins empty; pass `--appendonly yes` for
+/// one that remembers.
+///
+/// Everything but [`command`](Self::command) blocks the calling thread for some
+/// milliseconds.
+///
+/// # Panics
+/// Every method panics when the process cannot be started, signalled or reached: this is
+/// a tool for tests.
+#[derive(Debug)]
+pub struct RedisServer {
+    child: Child,
+    port: u16,
+    directory: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl RedisServer {
+    /// Starts a server.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with more arguments: `["--requirepass", "secret"]`.
+    #[must_use]
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let directory = new_directory();
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        for _ in 0..PORT_ATTEMPTS {
+            let port = free_port();
+            if let Some(child) = spawn(port, &directory, &arguments) {
+                return Self { child, port, directory, arguments };
+            }
+        }
+        panic!("redis-server did not start, see {}", log_file(&directory).display());
+    }
+
+    /// `redis://127.0.0.1:<port>`
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The port of plain connections.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its working directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Ends the process at once (SIGKILL). Does nothing if it has ended.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().expect("wait for redis-server");
+    }
+
+    /// Lets the process end by itself (SIGTERM), and waits for that. Does nothing if it
+    /// has ended.
+    pub fn stop(&mut self) {
+        if !self.is_running() {
+            return;
+        }
+        self.signal("TERM");
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while self.is_running() {
+            assert!(Instant::now() < deadline, "redis-server ignores SIGTERM");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Kills the process if it runs, and starts it again on the same port and directory.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.child = spawn(self.port, &self.directory, &self.arguments)
+            .expect("redis-server did not start again on its port");
+    }
+
+    /// Freezes the process (SIGSTOP): connections stay open and nothing answers.
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets a frozen process go on (SIGCONT).
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    /// Sends one command and returns the reply as `redis-cli` prints it, without the last
+    /// line break: `server.command(&["CLIENT", "KILL", "TYPE", "pubsub"])`.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped may have sent the command.
+    pub async fn command(&self, arguments: &[&str]) -> String {
+        let output = tokio::process::Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .args(arguments)
+            .output()
+            .await
+            .unwrap_or_else(|error| panic!("redis-cli: {error}: {INSTALL_HINT}"));
+        let reply = String::from_utf8_lossy(&output.stdout);
+        reply.trim_end_matches('\n').to_owned()
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("wait for redis-server").is_none()
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([format!("-{name}"), self.child.id().to_string()])
+            .status()
+            .expect("run `kill`");
+        assert!(status.success(), "kill -{name}: {status}");
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Starts a server and waits until it answers; `None` if it ended first, as it does when
+/// the port was taken.
+fn spawn(port: u16, directory: &Path, arguments: &[String]) -> Option<Child> {
+    let mut child = Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+        .arg("--dir")
+        .arg(directory)
+        .arg("--logfile")
+        .arg(log_file(directory))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("redis-server: {error}: {INSTALL_HINT}"));
+    let deadline = Instant::now() + START_DEADLINE;
+    loop {
+        if child.try_wait().expect("wait for redis-server").is_some() {
+            return None;
+        }
+        if answers(port, child.id()) {
+            return Some(child);
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("redis-server does not answer, see {}", log_file(directory).display());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether it is process `id` that answers on `port`, and has loaded its data. Asks in the
+/// inline form of RESP; a server that wants a password counts as answering.
+fn answers(port: u16, id: u32) -> bool {
+    let ask = || -> io::Result<String> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"INFO server\r\nPING\r\nQUIT\r\n")?;
+        let mut reply = String::new();
+        match stream.read_to_string(&mut reply) {
+            Err(error) if error.kind() != ErrorKind::ConnectionReset => Err(error),
+            _ => Ok(reply),
+        }
+    };
+    ask().is_ok_and(|reply| {
+        let ready = reply.contains("+PONG") && reply.contains(&format!("process_id:{id}\r\n"));
+        ready || reply.starts_with("-NOAUTH")
+    })
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+fn new_directory() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let directory = env::temp_dir().join(format!("chat-redis-{}-{number}", process::id()));
+    fs::create_dir_all(&directory).expect("a directory for redis-server");
+    directory
+}
+
+fn log_file(directory: &Path) -> PathBuf {
+    directory.join("redis.log")
+}

@@ -1,0 +1,138 @@
+//! Why a server ends a connection.
+
+/// Why a server ends a connection: a WebSocket close code, a phrase, and whether the
+/// client should come back.
+///
+/// Codes below 4000 are those of RFC 6455 section 7.4.1; 4000 to 4999 are private to the
+/// application there, and in this protocol each has one meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// Both sides are done.
+    Normal,
+    /// The server shuts down.
+    GoingAway,
+    /// The peer broke the WebSocket protocol.
+    ProtocolError,
+    /// A binary frame, where the protocol is text.
+    Unsupported,
+    /// A text frame that is not UTF-8.
+    InvalidUtf8,
+    /// The client keeps breaking a rule.
+    PolicyViolation,
+    /// A frame or a message above the limit.
+    TooBig,
+    /// Something failed on the server.
+    InternalError,
+    /// The server holds as many connections as it may.
+    OverCapacity,
+    /// The client read too slowly and its outbox ran full.
+    SlowConsumer,
+    /// The client did not answer pings.
+    HeartbeatLost,
+    /// A moderator ended the connection.
+    Kicked,
+    /// The user is banned.
+    Banned,
+    /// The token ran out.
+    TokenExpired,
+}
+
+impl CloseReason {
+    /// Every reason, in the order of its code.
+    pub const ALL: [Self; 14] = [
+        Self::Normal,
+        Self::GoingAway,
+        Self::ProtocolError,
+        Self::Unsupported,
+        Self::InvalidUtf8,
+        Self::PolicyViolation,
+        Self::TooBig,
+        Self::InternalError,
+        Self::OverCapacity,
+        Self::SlowConsumer,
+        Self::HeartbeatLost,
+        Self::Kicked,
+        Self::Banned,
+        Self::TokenExpired,
+    ];
+
+    /// The code in the close frame.
+    #[must_use]
+    pub const fn code(self) -> u16 {
+        match self {
+            Self::Normal => 1000,
+            Self::GoingAway => 1001,
+            Self::ProtocolError => 1002,
+            Self::Unsupported => 1003,
+            Self::InvalidUtf8 => 1007,
+            Self::PolicyViolation => 1008,
+            Self::TooBig => 1009,
+            Self::InternalError => 1011,
+            Self::OverCapacity => 1013,
+            Self::SlowConsumer => 4000,
+            Self::HeartbeatLost => 4001,
+            Self::Kicked => 4002,
+            Self::Banned => 4003,
+            Self::TokenExpired => 4004,
+        }
+    }
+
+    /// The phrase in the close frame, also a stable label for metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::GoingAway => "going away",
+            Self::ProtocolError => "protocol error",
+            Self::Unsupported => "text frames only",
+            Self::InvalidUtf8 => "invalid UTF-8",
+            Self::PolicyViolation => "policy violation",
+            Self::TooBig => "message too big",
+            Self::InternalError => "internal error",
+            Self::OverCapacity => "over capacity",
+            Self::SlowConsumer => "slow consumer",
+            Self::HeartbeatLost => "heartbeat lost",
+            Self::Kicked => "kicked",
+            Self::Banned => "banned",
+            Self::TokenExpired => "token expired",
+        }
+    }
+
+    /// Whether a client does well to connect again by itself.
+    #[must_use]
+    pub const fn may_reconnect(self) -> bool {
+        match self {
+            Self::GoingAway
+            | Self::InternalError
+            | Self::OverCapacity
+            | Self::SlowConsumer
+            | Self::HeartbeatLost => true,
+            Self::Normal
+            | Self::ProtocolError
+            | Self::Unsupported
+            | Self::InvalidUtf8
+            | Self::PolicyViolation
+            | Self::TooBig
+            | Self::Kicked
+            | Self::Banned
+            | Self::TokenExpired => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_may_be_sent() {
+        let mut codes: Vec<u16> = CloseReason::ALL.iter().map(|reason| reason.code()).collect();
+        assert!(codes.is_sorted());
+        codes.dedup();
+        assert_eq!(codes.len(), CloseReason::ALL.len());
+        for code in codes {
+            assert!(matches!(code, 1000..=1003 | 1007..=1014 | 4000..=4999), "{code}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What a client asks for.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use crate::id::{RoomId, UserId, UserName};
+use crate::position::Position;
+
+/// A frame from a client, decoded.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// The client's `id` for the frame, a JSON string or integer; the answer carries it
+    /// back.
+    pub id: Option<&'a RawValue>,
+    /// What is asked.
+    pub command: Command<'a>,
+}
+
+/// What a client asks for, in any dialect.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Command<'a> {
+    /// Says who the client is. (native)
+    Hello(Hello<'a>),
+    /// Enters a room, beside those the client is in. (native)
+    Join {
+        /// Which.
+        room: RoomId,
+        /// Where the client's copy of the room ends.
+        since: Option<Position>,
+        /// How many of the latest messages the client wants.
+        history: u32,
+    },
+    /// Leaves a room. (native)
+    Leave {
+        /// Which.
+        room: RoomId,
+    },
+    /// Says something in a room that the client is in. (native)
+    Send {
+        /// Where.
+        room: RoomId,
+        /// What.
+        content: Content<'a>,
+    },
+    /// Writes to one user. (native, direct)
+    Direct {
+        /// To whom.
+        to: UserId,
+        /// What.
+        content: Content<'a>,
+    },
+    /// Starts or stops writing. (native)
+    Typing {
+        /// Where.
+        room: RoomId,
+        /// Whether the client writes now.
+        typing: bool,
+    },
+    /// Asks for earlier messages. (native)
+    History {
+        /// Of which room.
+        room: RoomId,
+        /// Only messages below this offset.
+        before: Option<u64>,
+        /// How many at most.
+        limit: Option<u32>,
+    },
+    /// Asks who is in a room. (native)
+    Members {
+        /// Which.
+        room: RoomId,
+    },
+    /// Asks for a sign of life. (native)
+    Ping,
+    /// Enters a room and leaves the one before. (rooms: `join_room`)
+    Switch {
+        /// Which.
+        room: RoomId,
+        /// What the user wants to be called there.
+        name: Option<UserName>,
+    },
+    /// Says something in the room entered last. (rooms: `chat_message`)
+    Say {
+        /// What.
+        message: Cow<'a, str>,
+    },
+    /// Leaves the room entered last. (rooms: `leave_room`)
+    Exit,
+    /// Enters a room without being announced. (topics: `SUBSCRIBE`)
+    Subscribe {
+        /// Which.
+        room: RoomId,
+    },
+    /// Leaves a room without being announced. (topics: `UNSUBSCRIBE`)
+    Unsubscribe {
+        /// Which.
+        room: RoomId,
+    },
+    /// Says something in any room, from inside or outside. (topics: `sendMessage`)
+    Post {
+        /// Where.
+        room: RoomId,
+        /// What.
+        message: Cow<'a, str>,
+    },
+}
+
+/// The parts of [`Command::Hello`].
+#[derive(Debug, Clone, Default)]
+pub struct Hello<'a> {
+    /// A token that names the user.
+    pub token: Option<Cow<'a, str>>,
+    /// What the user wants to be called.
+    pub name: Option<UserName>,
+    /// The secret of an earlier `welcome`: the same user again.
+    pub resume: Option<Cow<'a, str>>,
+}
+
+/// The parts of a message that the client writes.
+#[derive(Debug, Clone)]
+pub struct Content<'a> {
+    /// The text.
+    pub message: Cow<'a, str>,
+    /// Any JSON.
+    pub data: Option<&'a RawValue>,
+    /// The client's own name for the message.
+    pub key: Option<Cow<'a, str>>,
+}

@@ -1,0 +1,102 @@
+//! The seam between fan-out and whatever holds a member's connection.
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+
+use crate::close::CloseReason;
+use crate::dialect::Dialect;
+use crate::envelope;
+use crate::event::Event;
+use crate::frames::{Frames, FramesBuilder};
+use crate::position::Position;
+use crate::topic::Topic;
+
+/// A handle on one member of a room.
+///
+/// Both methods are called from the fan-out loop: they return at once, never block, and
+/// never call back into the registry or the hub.
+pub trait Deliver: Send + Sync {
+    /// Takes a batch of events for this member: typically
+    /// [`batch.frames(dialect)`](Batch::frames) into a bounded outbox.
+    fn deliver(&self, batch: &Batch) -> Delivery;
+
+    /// Ends the connection. Called after a [`Delivery::Full`], for one.
+    fn close(&self, reason: CloseReason);
+}
+
+/// What became of a batch at one member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Written, or on its way.
+    Queued,
+    /// Nothing in the batch concerns this member.
+    Skipped,
+    /// No room: the member reads too slowly.
+    Full,
+    /// The connection has ended.
+    Closed,
+}
+
+/// Events of one topic, in order, for all its members at once.
+///
+/// Each dialect's frames are made when the first member asks for them, and shared by the
+/// rest.
+#[derive(Debug)]
+pub struct Batch {
+    topic: Topic,
+    items: Vec<Item>,
+    frames: [OnceLock<Option<Frames>>; Dialect::COUNT],
+}
+
+/// One event of a [`Batch`].
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// An [envelope](crate::envelope) from the broker, with its place in the room's
+    /// sequence if it has one.
+    Envelope(Bytes, Option<Position>),
+    /// See [`Event::Gap`].
+    Gap(Position),
+}
+
+impl Batch {
+    /// A batch of `items`, oldest first.
+    #[must_use]
+    pub fn new(topic: Topic, items: Vec<Item>) -> Self {
+        Self { topic, items, frames: Default::default() }
+    }
+
+    /// Where the events happened.
+    #[must_use]
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// The events, each with its place in the room's sequence if it has one. Envelopes of
+    /// an unknown version are left out.
+    pub fn events(&self) -> impl Iterator<Item = (Event<'_>, Option<Position>)> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Envelope(bytes, position) => Some((envelope::decode(bytes).ok()?, *position)),
+            Item::Gap(position) => Some((Event::Gap(*position), None)),
+        })
+    }
+
+    /// What a member who speaks `dialect` is sent; `None` if the dialect has no word for
+    /// any of it.
+    #[must_use]
+    pub fn frames(&self, dialect: Dialect) -> Option<&Frames> {
+        self.frames[dialect as usize].get_or_init(|| self.encode(dialect)).as_ref()
+    }
+
+    fn encode(&self, dialect: Dialect) -> Option<Frames> {
+        let mut frames = FramesBuilder::default();
+        let mut text = Vec::new();
+        for (event, position) in self.events() {
+            text.clear();
+            if dialect.encode(&self.topic, &event, position, &mut text) {
+                frames.push(&text);
+            }
+        }
+        frames.finish()
+    }
+}

@@ -1,0 +1,23 @@
+//! From user to user: `{"to":…,"message":…}`, passed on byte for byte.
+
+use super::{Fields, unknown_type};
+use crate::command::Command;
+use crate::error::Rejection;
+use crate::event::Event;
+
+pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
+    match fields.kind()? {
+        Some(kind) => Err(unknown_type(&kind)),
+        None => Ok(Command::Direct { to: fields.to()?, content: fields.content()? }),
+    }
+}
+
+pub(super) fn encode(event: &Event<'_>, out: &mut Vec<u8>) -> bool {
+    match event {
+        Event::Direct(direct) => {
+            out.extend_from_slice(direct.frame.as_bytes());
+            true
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,120 @@
+//! What clients speak: the native protocol and those of three earlier systems.
+//!
+//! Decoding and encoding are pure. A dialect is recognised by a connection's first frame
+//! ([`Dialect::recognise`]) and kept.
+
+mod direct;
+mod fields;
+mod native;
+mod rooms;
+mod topics;
+
+use serde::Serialize;
+
+use crate::command::Request;
+use crate::error::{ErrorCode, Rejection};
+use crate::event::Event;
+use crate::frames::Frames;
+use crate::position::Position;
+use crate::reply::Reply;
+use crate::topic::Topic;
+
+use fields::Fields;
+
+/// A protocol that clients speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// The protocol of this project, version 1.
+    Native = 0,
+    /// `join_room`, `chat_message`, `leave_room`: one room at a time, and a line from the
+    /// system when somebody comes or goes.
+    Rooms = 1,
+    /// `SUBSCRIBE`, `UNSUBSCRIBE`, `sendMessage`: nameless senders.
+    Topics = 2,
+    /// `{"to","message"}`: from user to user, each frame passed on as it is.
+    Direct = 3,
+}
+
+impl Dialect {
+    /// How many dialects there are.
+    pub const COUNT: usize = 4;
+
+    /// The WebSocket subprotocol that asks for [`Dialect::Native`].
+    pub const SUBPROTOCOL: &'static str = "chat.v1";
+
+    /// Which dialect a frame belongs to; `None` for a frame of no dialect.
+    #[must_use]
+    pub fn recognise(text: &str) -> Option<Self> {
+        let fields = Fields::parse(text).ok()?;
+        match fields.kind().ok()?.as_deref() {
+            Some(kind) if native::TYPES.contains(&kind) => Some(Self::Native),
+            Some(kind) if rooms::TYPES.contains(&kind) => Some(Self::Rooms),
+            Some(kind) if topics::TYPES.contains(&kind) => Some(Self::Topics),
+            None if fields.has_recipient() => Some(Self::Direct),
+            _ => None,
+        }
+    }
+
+    /// Reads a frame from a client.
+    ///
+    /// # Errors
+    /// A [`Rejection`] that says what is wrong with the frame. It is no reason to end the
+    /// connection.
+    pub fn decode(self, text: &str) -> Result<Request<'_>, Rejection> {
+        let fields = Fields::parse(text)?;
+        let id = fields.id()?;
+        let command = match self {
+            Self::Native => native::decode(&fields),
+            Self::Rooms => rooms::decode(&fields),
+            Self::Topics => topics::decode(&fields),
+            Self::Direct => direct::decode(&fields),
+        };
+        match command {
+            Ok(command) => Ok(Request { id, command }),
+            Err(rejection) => Err(rejection.to_request(id)),
+        }
+    }
+
+    /// Appends to `out` the text that tells a client of `event`, and returns `true`; or
+    /// returns `false` if the dialect has no word for it.
+    pub fn encode(
+        self,
+        topic: &Topic,
+        event: &Event<'_>,
+        position: Option<Position>,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        match self {
+            Self::Native => native::encode(topic, event, position, out),
+            Self::Rooms => rooms::encode(event, out),
+            Self::Topics => topics::encode(topic, event, out),
+            Self::Direct => direct::encode(event, out),
+        }
+    }
+
+    /// The frame that answers one client; `None` if the dialect has no word for it. Errors
+    /// are the same in every dialect.
+    #[must_use]
+    pub fn reply(self, reply: &Reply<'_>) -> Option<Frames> {
+        let text = match (self, reply) {
+            (Self::Native, _) | (_, Reply::Error(_)) => json(reply),
+            (Self::Rooms, Reply::Joined(joined)) => rooms::joined(joined.room),
+            _ => return None,
+        };
+        Some(Frames::text(&text))
+    }
+}
+
+/// Serializing these types cannot fail: no maps, no fallible `Serialize`.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn append_json(out: &mut Vec<u8>, value: &impl Serialize) -> bool {
+    serde_json::to_writer(out, value).is_ok()
+}
+
+fn unknown_type(kind: &str) -> Rejection {
+    let shown: String = kind.chars().take(32).collect();
+    Rejection::new(ErrorCode::UnknownType, format!("There is no frame of type {shown:?} here."))
+}

@@ -1,0 +1,54 @@
+//! One room at a time, names and colours, and a line from the system when somebody comes
+//! or goes.
+
+use serde::Serialize;
+
+use super::{Fields, append_json, json, unknown_type};
+use crate::command::Command;
+use crate::error::Rejection;
+use crate::event::{Event, Presence, PresenceChange};
+use crate::id::RoomId;
+
+pub(super) const TYPES: [&str; 3] = ["join_room", "chat_message", "leave_room"];
+
+pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
+    Ok(match &*fields.required_kind()? {
+        "chat_message" => Command::Say { message: fields.message()? },
+        "join_room" => Command::Switch { room: fields.room()?, name: fields.user_or_username()? },
+        "leave_room" => Command::Exit,
+        kind => return Err(unknown_type(kind)),
+    })
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Frame<'a> {
+    Chat { sender: &'a str, color: &'a str, message: &'a str },
+    System { sender: &'a str, message: &'a str },
+}
+
+fn system(message: &str) -> Frame<'_> {
+    Frame::System { sender: "System", message }
+}
+
+pub(super) fn encode(event: &Event<'_>, out: &mut Vec<u8>) -> bool {
+    match event {
+        Event::Message(message) => {
+            let (sender, color) = (message.user.name, message.user.color);
+            append_json(out, &Frame::Chat { sender, color, message: message.text })
+        }
+        Event::Presence(Presence { user, change, announced: true }) => {
+            let verb = match change {
+                PresenceChange::Joined => "joined",
+                PresenceChange::Left => "left",
+            };
+            append_json(out, &system(&format!("{} {verb} the room", user.name)))
+        }
+        _ => false,
+    }
+}
+
+/// What a newcomer alone is told. The space before the closing quote is part of it.
+pub(super) fn joined(room: &RoomId) -> String {
+    json(&system(&format!("You successfully joined room: {room} ")))
+}

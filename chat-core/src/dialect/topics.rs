@@ -1,0 +1,37 @@
+//! `SUBSCRIBE`, `UNSUBSCRIBE` and `sendMessage`: nameless senders, who need not be
+//! subscribed.
+
+use serde::Serialize;
+
+use super::{Fields, append_json, unknown_type};
+use crate::command::Command;
+use crate::error::Rejection;
+use crate::event::Event;
+use crate::topic::Topic;
+
+pub(super) const TYPES: [&str; 3] = ["SUBSCRIBE", "UNSUBSCRIBE", "sendMessage"];
+
+pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
+    Ok(match &*fields.required_kind()? {
+        "sendMessage" => Command::Post { room: fields.room_id()?, message: fields.message()? },
+        "SUBSCRIBE" => Command::Subscribe { room: fields.room()? },
+        "UNSUBSCRIBE" => Command::Unsubscribe { room: fields.room()? },
+        kind => return Err(unknown_type(kind)),
+    })
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+enum Frame<'a> {
+    #[serde(rename_all = "camelCase")]
+    SendMessage { room_id: &'a str, message: &'a str },
+}
+
+pub(super) fn encode(topic: &Topic, event: &Event<'_>, out: &mut Vec<u8>) -> bool {
+    match event {
+        Event::Message(message) => {
+            append_json(out, &Frame::SendMessage { room_id: topic.name(), message: message.text })
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,222 @@
+//! How an [`Event`] travels between servers.
+//!
+//! Binary, so that a receiving server finds the parts without parsing JSON:
+//!
+//! ```text
+//! version u8 | kind u8 | flags u8 | at u64 | field* 
+//! field = length u32 | bytes          (big endian, like all numbers here)
+//! ```
+//!
+//! The fields of each kind are in [`Kind`]. Whoever reads a version or a kind that it does
+//! not know skips the envelope: a newer server may share the bus. Positions are not in
+//! here: the broker gives them.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::value::RawValue;
+
+use crate::event::{Direct, Event, Message, Presence, PresenceChange, Sender};
+
+const VERSION: u8 = 1;
+const HEADER: usize = 11;
+
+/// The kinds of envelope; in brackets their fields after the sender's `id`, `name`,
+/// `color`.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+enum Kind {
+    /// `[text, data?, key?]`
+    Message = 1,
+    /// `[]`
+    Presence = 2,
+    /// `[]`
+    Typing = 3,
+    /// `[frame]`
+    Direct = 4,
+}
+
+mod flag {
+    pub(super) const DATA: u8 = 1;
+    pub(super) const KEY: u8 = 2;
+    /// The user joined, or is typing; else left, or stopped.
+    pub(super) const ON: u8 = 4;
+    pub(super) const ANNOUNCED: u8 = 8;
+}
+
+/// Why bytes are not an envelope that this version reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnvelopeError {
+    /// Written by another version, or by somebody else.
+    #[error("unknown envelope version {0}")]
+    UnknownVersion(u8),
+    /// A kind of event that this version does not know.
+    #[error("unknown kind of event {0}")]
+    UnknownKind(u8),
+    /// Shorter than it says, or not text where text belongs.
+    #[error("malformed envelope")]
+    Malformed,
+}
+
+/// Writes `event` as bytes for [`decode`].
+///
+/// A [`Event::Gap`] concerns one server alone; it gives an empty envelope, which every
+/// reader skips.
+#[must_use]
+pub fn encode(event: &Event<'_>) -> Bytes {
+    match event {
+        Event::Message(Message { user, text, data, key, at }) => {
+            let data = data.map(RawValue::get);
+            let flags = set(flag::DATA, data.is_some()) | set(flag::KEY, key.is_some());
+            let fields = [Some(*text), data, *key];
+            write(Kind::Message, flags, *at, *user, &fields)
+        }
+        Event::Presence(Presence { user, change, announced }) => {
+            let joined = *change == PresenceChange::Joined;
+            let flags = set(flag::ON, joined) | set(flag::ANNOUNCED, *announced);
+            write(Kind::Presence, flags, 0, *user, &[])
+        }
+        Event::Typing { user, typing } => {
+            write(Kind::Typing, set(flag::ON, *typing), 0, *user, &[])
+        }
+        Event::Direct(Direct { user, frame, at }) => {
+            write(Kind::Direct, 0, *at, *user, &[Some(*frame)])
+        }
+        Event::Gap(_) => Bytes::new(),
+    }
+}
+
+fn set(flag: u8, on: bool) -> u8 {
+    if on { flag } else { 0 }
+}
+
+fn write(kind: Kind, flags: u8, at: u64, user: Sender<'_>, fields: &[Option<&str>]) -> Bytes {
+    let user = [user.id, user.name, user.color];
+    let fields = || user.iter().copied().chain(fields.iter().copied().flatten());
+    let len: usize = fields().map(|field| 4 + field.len()).sum();
+    let mut out = BytesMut::with_capacity(HEADER + len);
+    out.put_u8(VERSION);
+    out.put_u8(kind as u8);
+    out.put_u8(flags);
+    out.put_u64(at);
+    for field in fields() {
+        // A field comes out of one frame, which is far below 4 GiB.
+        out.put_u32(field.len() as u32);
+        out.put_slice(field.as_bytes());
+    }
+    out.freeze()
+}
+
+/// Reads what [`encode`] wrote.
+///
+/// # Errors
+/// [`EnvelopeError`]; the caller skips the envelope and counts it.
+pub fn decode(bytes: &[u8]) -> Result<Event<'_>, EnvelopeError> {
+    let (header, rest) = bytes.split_first_chunk::<HEADER>().ok_or(EnvelopeError::Malformed)?;
+    let [version, kind, flags, at @ ..] = *header;
+    if version != VERSION {
+        return Err(EnvelopeError::UnknownVersion(version));
+    }
+    let at = u64::from_be_bytes(at);
+    let has = |flag| flags & flag != 0;
+    let mut fields = Fields(rest);
+    let user = Sender { id: fields.next()?, name: fields.next()?, color: fields.next()? };
+    Ok(match kind {
+        k if k == Kind::Message as u8 => Event::Message(Message {
+            user,
+            text: fields.next()?,
+            data: if has(flag::DATA) { Some(fields.next_json()?) } else { None },
+            key: if has(flag::KEY) { Some(fields.next()?) } else { None },
+            at,
+        }),
+        k if k == Kind::Presence as u8 => {
+            let change =
+                if has(flag::ON) { PresenceChange::Joined } else { PresenceChange::Left };
+            Event::Presence(Presence { user, change, announced: has(flag::ANNOUNCED) })
+        }
+        k if k == Kind::Typing as u8 => Event::Typing { user, typing: has(flag::ON) },
+        k if k == Kind::Direct as u8 => Event::Direct(Direct { user, frame: fields.next()?, at }),
+        unknown => return Err(EnvelopeError::UnknownKind(unknown)),
+    })
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn next(&mut self) -> Result<&'a str, EnvelopeError> {
+        let (len, rest) = self.0.split_first_chunk::<4>().ok_or(EnvelopeError::Malformed)?;
+        let (field, rest) = rest
+            .split_at_checked(u32::from_be_bytes(*len) as usize)
+            .ok_or(EnvelopeError::Malformed)?;
+        self.0 = rest;
+        std::str::from_utf8(field).map_err(|_| EnvelopeError::Malformed)
+    }
+
+    fn next_json(&mut self) -> Result<&'a RawValue, EnvelopeError> {
+        serde_json::from_str(self.next()?).map_err(|_| EnvelopeError::Malformed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ALICE: Sender<'_> = Sender { id: "a1", name: "Alice", color: "#FF6B6B" };
+
+    fn round_trip(event: &Event<'_>) {
+        let bytes = encode(event);
+        let decoded = decode(&bytes).unwrap();
+        assert_eq!(format!("{event:?}"), format!("{decoded:?}"));
+    }
+
+    #[test]
+    fn every_kind_comes_back() {
+        let data: &RawValue = serde_json::from_str(r#"{"a":[1, 2]}"#).unwrap();
+        for data in [None, Some(data)] {
+            for key in [None, Some(""), Some("k-1")] {
+                let text = "héllo";
+                round_trip(&Event::Message(Message { user: ALICE, text, data, key, at: 7 }));
+            }
+        }
+        for change in [PresenceChange::Joined, PresenceChange::Left] {
+            for announced in [true, false] {
+                round_trip(&Event::Presence(Presence { user: ALICE, change, announced }));
+            }
+        }
+        round_trip(&Event::Typing { user: ALICE, typing: true });
+        round_trip(&Event::Direct(Direct { user: ALICE, frame: r#"{"to":"bob"}"#, at: 9 }));
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_named() {
+        let mut bytes = encode(&Event::Typing { user: ALICE, typing: true }).to_vec();
+        bytes[1] = 99;
+        assert_eq!(decode(&bytes).unwrap_err(), EnvelopeError::UnknownKind(99));
+        bytes[0] = 2;
+        assert_eq!(decode(&bytes).unwrap_err(), EnvelopeError::UnknownVersion(2));
+        assert_eq!(decode(b"hello").unwrap_err(), EnvelopeError::Malformed);
+        assert_eq!(
+            decode(&encode(&Event::Gap(Position::default()))).unwrap_err(),
+            EnvelopeError::Malformed
+        );
+    }
+
+    use crate::position::Position;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn every_cut_is_refused(cut in 0usize..60) {
+            let whole = encode(&Event::Message(Message {
+                user: ALICE, text: "hello there", data: None, key: Some("k"), at: 1,
+            }));
+            prop_assume!(cut < whole.len());
+            prop_assert!(decode(&whole[..cut]).is_err());
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What a client can do wrong, by stable codes.
+
+use std::borrow::Cow;
+
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// The stable name of an error. Clients act on it; the sentence beside it is for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorCode {
+    /// The frame is not one JSON object.
+    BadJson,
+    /// The frame's `type` is not one that the connection's dialect has.
+    UnknownType,
+    /// A field that the type needs is not there.
+    MissingField,
+    /// A field is not of its type, or out of its range.
+    BadField,
+    /// The name of a room breaks a rule; see [`InvalidName`](crate::InvalidName).
+    RoomNameInvalid,
+    /// The client is not in the room.
+    NotInRoom,
+    /// The connection is in as many rooms as it may be.
+    TooManyRooms,
+    /// The text is longer than allowed.
+    MessageTooLong,
+    /// Too much in too short a time.
+    RateLimited,
+    /// Who the client is could not be established.
+    Unauthorized,
+    /// The client may not do that.
+    Forbidden,
+    /// The broker did not answer: the outcome is unknown.
+    BrokerUnavailable,
+    /// The room keeps no history.
+    HistoryDisabled,
+    /// Something failed on the server.
+    Internal,
+}
+
+impl ErrorCode {
+    /// Every code.
+    pub const ALL: [Self; 14] = [
+        Self::BadJson,
+        Self::UnknownType,
+        Self::MissingField,
+        Self::BadField,
+        Self::RoomNameInvalid,
+        Self::NotInRoom,
+        Self::TooManyRooms,
+        Self::MessageTooLong,
+        Self::RateLimited,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::BrokerUnavailable,
+        Self::HistoryDisabled,
+        Self::Internal,
+    ];
+
+    /// The code as it stands in frames.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BadJson => "bad_json",
+            Self::UnknownType => "unknown_type",
+            Self::MissingField => "missing_field",
+            Self::BadField => "bad_field",
+            Self::RoomNameInvalid => "room_name_invalid",
+            Self::NotInRoom => "not_in_room",
+            Self::TooManyRooms => "too_many_rooms",
+            Self::MessageTooLong => "message_too_long",
+            Self::RateLimited => "rate_limited",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::BrokerUnavailable => "broker_unavailable",
+            Self::HistoryDisabled => "history_disabled",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl Serialize for ErrorCode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// Why a request was not carried out: what the `error` frame says.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{}: {message}", code.as_str())]
+pub struct Rejection {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: a sentence.
+    pub message: Cow<'static, str>,
+    /// The `id` of the refused frame, where it could be read.
+    pub id: Option<Box<RawValue>>,
+    /// When to try again, in milliseconds from now.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Rejection {
+    /// A rejection without an id.
+    pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), id: None, retry_after_ms: None }
+    }
+
+    /// The same, as the answer to the request with this `id`.
+    #[must_use]
+    pub fn to_request(mut self, id: Option<&RawValue>) -> Self {
+        self.id = id.map(ToOwned::to_owned);
+        self
+    }
+}

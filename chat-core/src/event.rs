@@ -1,0 +1,89 @@
+//! What a room, or a user, is told: neutral of any dialect.
+
+use serde_json::value::RawValue;
+
+use crate::position::Position;
+
+/// Something that happened, as every server reads it from the broker.
+///
+/// It borrows from the [envelope](crate::envelope) it came in, so that a server which
+/// passes a message on copies it once, into the frame.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Somebody said something in a room.
+    Message(Message<'a>),
+    /// Somebody came to a room or left it.
+    Presence(Presence<'a>),
+    /// Somebody writes, or stopped writing.
+    Typing {
+        /// Who.
+        user: Sender<'a>,
+        /// Whether they write now.
+        typing: bool,
+    },
+    /// Somebody wrote to one user.
+    Direct(Direct<'a>),
+    /// Messages of the room were missed and cannot be had again. Made by the server that
+    /// missed them, never sent through a broker.
+    Gap(Position),
+}
+
+/// The user an event speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender<'a> {
+    /// [`UserId`](crate::UserId).
+    pub id: &'a str,
+    /// [`UserName`](crate::UserName).
+    pub name: &'a str,
+    /// `#RRGGBB`.
+    pub color: &'a str,
+}
+
+/// A message in a room.
+#[derive(Debug, Clone)]
+pub struct Message<'a> {
+    /// Who sent it.
+    pub user: Sender<'a>,
+    /// The text.
+    pub text: &'a str,
+    /// What the client attached: any JSON.
+    pub data: Option<&'a RawValue>,
+    /// The client's own name for the message.
+    pub key: Option<&'a str>,
+    /// When the server took it, in milliseconds since 1970.
+    pub at: u64,
+}
+
+/// A coming or going.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Presence<'a> {
+    /// Who.
+    pub user: Sender<'a>,
+    /// Coming or going.
+    pub change: PresenceChange,
+    /// Whether the `rooms` dialect is told, too. It is not told of those who
+    /// `SUBSCRIBE`: in the system that dialect comes from there are none.
+    pub announced: bool,
+}
+
+/// Coming or going.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PresenceChange {
+    /// The user came.
+    Joined,
+    /// The user left.
+    Left,
+}
+
+/// A message to one user.
+#[derive(Debug, Clone)]
+pub struct Direct<'a> {
+    /// Who sent it.
+    pub user: Sender<'a>,
+    /// The sender's frame, byte for byte: the `direct` dialect passes it on as it is, and
+    /// its `message` and `data` are read from it for the others.
+    pub frame: &'a str,
+    /// When the server took it, in milliseconds since 1970.
+    pub at: u64,
+}

@@ -1,0 +1,91 @@
+//! The protocol and the room registry of a real-time chat backend: pure types, no I/O, no
+//! runtime, no clock.
+//!
+//! A server reads a client's frame, hands what it says to a broker as an *envelope*, and
+//! gives every envelope that comes back to the *members* of the room as one *batch*, whose
+//! *frames* are built once per dialect:
+//!
+//! ```
+//! use std::sync::{Arc, Mutex};
+//! use chat_core::{
+//!     Batch, CloseReason, Command, ConnectionId, Deliver, Delivery, Dialect, Event, Item,
+//!     Message, Registry, RoomId, Sender, Topic, envelope,
+//! };
+//!
+//! /// A member whose connection is a list of lines.
+//! struct Lines(Mutex<Vec<String>>);
+//!
+//! impl Deliver for Lines {
+//!     fn deliver(&self, batch: &Batch) -> Delivery {
+//!         let Some(frames) = batch.frames(Dialect::Topics) else { return Delivery::Skipped };
+//!         self.0.lock().unwrap().extend(frames.texts().map(String::from));
+//!         Delivery::Queued
+//!     }
+//!     fn close(&self, _: CloseReason) {}
+//! }
+//!
+//! // Two members; the first is the edge at which a server subscribes.
+//! let topic = Topic::Room(RoomId::new("room1")?);
+//! let registry = Registry::<Arc<Lines>>::new();
+//! let alice = Arc::new(Lines(Mutex::default()));
+//! assert!(registry.join(&topic, ConnectionId(1), alice.clone()).first);
+//! assert!(!registry.join(&topic, ConnectionId(2), alice.clone()).first);
+//!
+//! // A frame comes in …
+//! let frame = r#"{"type":"sendMessage","roomId":"room1","message":"hi"}"#;
+//! let request = Dialect::Topics.decode(frame)?;
+//! let Command::Post { message, .. } = request.command else { unreachable!() };
+//! let user = Sender { id: "u1", name: "Quiet Otter", color: "#FF6B6B" };
+//! let said = Event::Message(Message { user, text: &message, data: None, key: None, at: 0 });
+//! let payload = envelope::encode(&said);
+//!
+//! // … and, when the broker has brought it back, goes out to all.
+//! let batch = Batch::new(topic.clone(), vec![Item::Envelope(payload, None)]);
+//! for (_, member) in registry.members(&topic).iter() {
+//!     member.deliver(&batch);
+//! }
+//! assert_eq!(*alice.0.lock().unwrap(), [frame, frame]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Words
+//! | word | meaning |
+//! |---|---|
+//! | room, user, [`Topic`] | what people join; who they are; the broker's address of either |
+//! | [`Command`], [`Event`] | what a client asks; what a room sees |
+//! | [`envelope`], [`Frames`] | an event between servers; bytes for a socket |
+//! | [`Dialect`] | an encoding that clients see |
+//! | [`Registry`], [`Members`] | who is in which room on this server |
+//! | [`Position`] | a place in a room's sequence: offset and epoch |
+//! | [`Batch`], [`Deliver`] | events for all members of a room; a handle on one member |
+
+mod close;
+mod command;
+mod deliver;
+mod dialect;
+pub mod envelope;
+mod error;
+mod event;
+mod frames;
+mod id;
+mod members;
+mod position;
+mod registry;
+pub mod reply;
+mod topic;
+mod user;
+
+pub use close::CloseReason;
+pub use command::{Command, Content, Hello, Request};
+pub use deliver::{Batch, Deliver, Delivery, Item};
+pub use dialect::Dialect;
+pub use error::{ErrorCode, Rejection};
+pub use event::{Direct, Event, Message, Presence, PresenceChange, Sender};
+pub use frames::Frames;
+pub use id::{ConnectionId, InvalidName, MAX_NAME_BYTES, RoomId, UserId, UserName};
+pub use members::{GROUP, Group, Members};
+pub use position::{Epoch, Position, Step};
+pub use registry::{Joined, Left, Registry, Room};
+pub use reply::Reply;
+pub use topic::Topic;
+pub use user::{Color, User};

@@ -1,0 +1,130 @@
+//! Places in a room's sequence of messages.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// Which sequence an offset counts in: eight ASCII letters or digits, or nothing for a
+/// room in which nothing was ever sent.
+///
+/// A new epoch says "not the sequence you were reading": the counter was lost with its
+/// storage and began again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Epoch([u8; Epoch::LEN]);
+
+impl Epoch {
+    /// Length of an epoch that is not [`Epoch::NONE`], in bytes.
+    pub const LEN: usize = 8;
+
+    /// The epoch of a room in which nothing was ever sent.
+    pub const NONE: Self = Self([0; Self::LEN]);
+
+    /// Reads an epoch as it stands in frames and in storage.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        if text.is_empty() {
+            return Some(Self::NONE);
+        }
+        let bytes: [u8; Self::LEN] = text.try_into().ok()?;
+        bytes.iter().all(u8::is_ascii_alphanumeric).then_some(Self(bytes))
+    }
+
+    /// Makes an epoch of random bits.
+    #[must_use]
+    pub fn from_random(mut bits: u64) -> Self {
+        const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+        Self(std::array::from_fn(|_| {
+            let digit = DIGITS[(bits % 62) as usize];
+            bits /= 62;
+            digit
+        }))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        if *self == Self::NONE { "" } else { std::str::from_utf8(&self.0).unwrap_or_default() }
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Epoch({:?})", self.as_str())
+    }
+}
+
+impl Serialize for Epoch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// A place in a room's sequence: after the message number `offset` of `epoch`.
+///
+/// The default is the place before the first message of a room in which nothing was
+/// ever sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
+pub struct Position {
+    /// Which sequence.
+    pub epoch: Epoch,
+    /// How many messages of it lie before this place; at most 2^53.
+    pub offset: u64,
+}
+
+impl Position {
+    /// What a message at `next` is to a reader who stands here.
+    #[must_use]
+    pub fn step_to(self, next: Position) -> Step {
+        let same_sequence = self.epoch == next.epoch || self == Self::default();
+        if !same_sequence {
+            Step::Gap
+        } else if next.offset <= self.offset {
+            Step::Repeat
+        } else if next.offset == self.offset + 1 {
+            Step::Next
+        } else {
+            Step::Gap
+        }
+    }
+}
+
+/// The answer of [`Position::step_to`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The message that follows.
+    Next,
+    /// A message seen before.
+    Repeat,
+    /// Messages in between were missed, or the sequence began again.
+    Gap,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(epoch: &str, offset: u64) -> Position {
+        Position { epoch: Epoch::parse(epoch.as_bytes()).unwrap(), offset }
+    }
+
+    #[test]
+    fn steps() {
+        let here = at("abcdefgh", 5);
+        assert_eq!(here.step_to(at("abcdefgh", 6)), Step::Next);
+        assert_eq!(here.step_to(at("abcdefgh", 5)), Step::Repeat);
+        assert_eq!(here.step_to(at("abcdefgh", 7)), Step::Gap);
+        assert_eq!(here.step_to(at("ABCDEFGH", 6)), Step::Gap);
+        assert_eq!(Position::default().step_to(at("abcdefgh", 1)), Step::Next);
+        assert_eq!(Position::default().step_to(at("abcdefgh", 2)), Step::Gap);
+    }
+
+    #[test]
+    fn epochs_are_eight_alphanumerics_or_nothing() {
+        assert_eq!(Epoch::parse(b""), Some(Epoch::NONE));
+        assert_eq!(Epoch::parse(b"abc"), None);
+        assert_eq!(Epoch::parse(b"abcdefg\n"), None);
+        let epoch = Epoch::from_random(u64::MAX);
+        assert_eq!(Epoch::parse(epoch.as_str().as_bytes()), Some(epoch));
+        assert_ne!(Epoch::from_random(0), Epoch::NONE);
+    }
+}

@@ -1,0 +1,293 @@
+//! Who is in which room on this server.
+
+use std::collections::HashMap;
+use std::collections::hash_map::{Entry, RandomState};
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::id::ConnectionId;
+use crate::members::Members;
+use crate::topic::Topic;
+
+/// Locks over the table of topics. A lock is held for one look-up.
+const SHARDS: usize = 64;
+
+/// A concurrent table of topics and their members.
+///
+/// `M` is the handle on a member; it is cloned into snapshots, so make it cheap (an
+/// [`Arc`]). `S` is state of the caller's own that each topic has while it has members,
+/// guarded by the topic's lock: a change of the members and of `S` is one step.
+///
+/// [`Registry::join`] and [`Registry::leave`] report the edges at which a server
+/// subscribes to a topic and lets go of it.
+///
+/// # Locks
+/// Each topic has its own. Closures run under it: keep them short, and do not call the
+/// registry from one.
+pub struct Registry<M, S = ()> {
+    shards: Box<[Shard<M, S>]>,
+    hasher: RandomState,
+}
+
+type Shard<M, S> = Mutex<HashMap<Topic, Arc<Mutex<Room<M, S>>>>>;
+
+/// The members of a topic, and the caller's state for it.
+#[derive(Debug)]
+pub struct Room<M, S> {
+    members: Members<M>,
+    /// The caller's own.
+    pub state: S,
+    /// Set when the last member left and the room was taken out of the table.
+    retired: bool,
+}
+
+impl<M, S> Room<M, S> {
+    /// The members.
+    #[must_use]
+    pub fn members(&self) -> &Members<M> {
+        &self.members
+    }
+}
+
+/// What [`Registry::join`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Joined {
+    /// This is the first member on this server: subscribe.
+    pub first: bool,
+    /// The connection was a member before; its handle was replaced.
+    pub again: bool,
+}
+
+/// What [`Registry::leave`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left<S = ()> {
+    /// The connection was a member.
+    pub was_member: bool,
+    /// It was the last one on this server: unsubscribe. The topic's state is handed over.
+    pub last: Option<S>,
+}
+
+impl<M, S> Default for Registry<M, S> {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl<M: Clone, S: Default> Registry<M, S> {
+    /// An empty registry.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a member. Joining twice replaces the handle.
+    pub fn join(&self, topic: &Topic, id: ConnectionId, member: M) -> Joined {
+        self.join_with(topic, id, member, |_, joined| joined)
+    }
+
+    /// [`join`](Self::join), and in the same step `then`, under the topic's lock.
+    pub fn join_with<R>(
+        &self,
+        topic: &Topic,
+        id: ConnectionId,
+        member: M,
+        then: impl FnOnce(&mut Room<M, S>, Joined) -> R,
+    ) -> R {
+        loop {
+            let room = Arc::clone(lock(self.shard(topic)).entry(topic.clone()).or_default());
+            let mut room = lock(&room);
+            if room.retired {
+                continue;
+            }
+            let first = room.members.is_empty();
+            let again = room.members.insert(id, member).is_some();
+            return then(&mut room, Joined { first, again });
+        }
+    }
+
+    /// Removes a member. Leaving twice does nothing. The topic's state goes with the last
+    /// member.
+    pub fn leave(&self, topic: &Topic, id: ConnectionId) -> Left<S> {
+        let Some(room) = self.room(topic) else {
+            return Left { was_member: false, last: None };
+        };
+        let mut room = lock(&room);
+        let was_member = room.members.remove(id).is_some();
+        if !was_member || !room.members.is_empty() {
+            return Left { was_member, last: None };
+        }
+        room.retired = true;
+        let state = std::mem::take(&mut room.state);
+        drop(room);
+        self.remove_retired(topic);
+        Left { was_member, last: Some(state) }
+    }
+
+    /// Runs `f` under the topic's lock, if the topic has members.
+    pub fn update<R>(&self, topic: &Topic, f: impl FnOnce(&mut Room<M, S>) -> R) -> Option<R> {
+        let room = self.room(topic)?;
+        let mut room = lock(&room);
+        (!room.retired).then(|| f(&mut room))
+    }
+
+    /// A snapshot of the members.
+    #[must_use]
+    pub fn members(&self, topic: &Topic) -> Members<M> {
+        self.update(topic, |room| room.members.clone()).unwrap_or_default()
+    }
+
+    /// Whether the topic has members.
+    #[must_use]
+    pub fn contains(&self, topic: &Topic) -> bool {
+        lock(self.shard(topic)).contains_key(topic)
+    }
+
+    /// All topics that have members.
+    #[must_use]
+    pub fn topics(&self) -> Vec<Topic> {
+        self.shards.iter().flat_map(|shard| lock(shard).keys().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// How many topics have members.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Whether no topic has members.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn shard(&self, topic: &Topic) -> &Shard<M, S> {
+        &self.shards[self.hasher.hash_one(topic) as usize % SHARDS]
+    }
+
+    fn room(&self, topic: &Topic) -> Option<Arc<Mutex<Room<M, S>>>> {
+        lock(self.shard(topic)).get(topic).cloned()
+    }
+
+    fn remove_retired(&self, topic: &Topic) {
+        // Somebody may have taken the place of the retired room already.
+        if let Entry::Occupied(entry) = lock(self.shard(topic)).entry(topic.clone())
+            && lock(entry.get()).retired
+        {
+            entry.remove();
+        }
+    }
+}
+
+impl<M, S: Default> Default for Room<M, S> {
+    fn default() -> Self {
+        Self { members: Members::default(), state: S::default(), retired: false }
+    }
+}
+
+impl<M, S> fmt::Debug for Registry<M, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").finish_non_exhaustive()
+    }
+}
+
+/// A panic in a caller's closure leaves the members intact, so a poisoned lock is usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::RoomId;
+
+    fn room(n: u8) -> Topic {
+        Topic::Room(RoomId::new(format!("room-{n}")).unwrap())
+    }
+
+    #[test]
+    fn edges() {
+        let registry = Registry::<_>::new();
+        let (a, b) = (ConnectionId(1), ConnectionId(2));
+        assert_eq!(registry.join(&room(1), a, "a"), Joined { first: true, again: false });
+        assert_eq!(registry.join(&room(1), a, "A"), Joined { first: false, again: true });
+        assert_eq!(registry.join(&room(1), b, "b"), Joined { first: false, again: false });
+        assert_eq!(registry.leave(&room(1), a), Left { was_member: true, last: None });
+        assert_eq!(registry.leave(&room(1), a), Left { was_member: false, last: None });
+        assert_eq!(registry.leave(&room(1), b), Left { was_member: true, last: Some(()) });
+        assert_eq!(registry.leave(&room(2), b), Left { was_member: false, last: None });
+        assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn state_lives_as_long_as_there_are_members() {
+        let registry = Registry::<(), u32>::new();
+        registry.join(&room(1), ConnectionId(1), ());
+        registry.update(&room(1), |room| room.state = 7);
+        assert_eq!(registry.update(&room(1), |room| room.state), Some(7));
+        assert_eq!(registry.leave(&room(1), ConnectionId(1)).last, Some(7));
+        assert_eq!(registry.update(&room(1), |room| room.state), None);
+        registry.join(&room(1), ConnectionId(1), ());
+        assert_eq!(registry.update(&room(1), |room| room.state), Some(0));
+    }
+
+    #[test]
+    fn edges_balance_under_contention() {
+        let registry = Registry::<_>::new();
+        let subscribed = AtomicI64::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (registry, subscribed) = (&registry, &subscribed);
+                scope.spawn(move || {
+                    for _ in 0..5_000 {
+                        if registry.join(&room(1), ConnectionId(thread), ()).first {
+                            subscribed.fetch_add(1, Ordering::SeqCst);
+                        }
+                        if registry.leave(&room(1), ConnectionId(thread)).last.is_some() {
+                            subscribed.fetch_sub(1, Ordering::SeqCst);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(subscribed.into_inner(), 0);
+        assert!(registry.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn like_a_plain_map(
+            changes in prop::collection::vec((any::<bool>(), 0u8..6, 0u64..8), 0..400),
+        ) {
+            let registry = Registry::<_>::new();
+            let mut model: BTreeMap<Topic, BTreeSet<ConnectionId>> = BTreeMap::new();
+            for (join, n, id) in changes {
+                let (topic, id) = (room(n), ConnectionId(id));
+                let members = model.entry(topic.clone()).or_default();
+                if join {
+                    let first = members.is_empty();
+                    let again = !members.insert(id);
+                    prop_assert_eq!(registry.join(&topic, id, ()), Joined { first, again });
+                } else {
+                    let was_member = members.remove(&id);
+                    let last = (was_member && members.is_empty()).then_some(());
+                    prop_assert_eq!(registry.leave(&topic, id), Left { was_member, last });
+                }
+                model.retain(|_, members| !members.is_empty());
+                prop_assert_eq!(registry.len(), model.len());
+            }
+            for (topic, members) in model {
+                let ids: BTreeSet<_> = registry.members(&topic).iter().map(|m| m.0).collect();
+                prop_assert_eq!(ids, members);
+            }
+        }
+    }
+}

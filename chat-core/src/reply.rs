@@ -1,0 +1,162 @@
+//! What the server says to one client, in the native protocol.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::error::{ErrorCode, Rejection};
+use crate::id::RoomId;
+use crate::position::Epoch;
+use crate::user::User;
+
+/// A frame for one client alone.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reply<'a> {
+    /// Answers `hello`.
+    Welcome(Welcome<'a>),
+    /// Answers `join`.
+    Joined(Joined<'a>),
+    /// Answers `leave`.
+    Left {
+        /// See [`Request::id`](crate::Request::id), here and below.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+        /// Which room.
+        room: &'a RoomId,
+    },
+    /// Answers `send` and `direct`.
+    Ok(Ok<'a>),
+    /// Refuses a frame.
+    Error(Error<'a>),
+    /// Answers `members`.
+    Members {
+        #[allow(missing_docs)]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+        /// Which room.
+        room: &'a RoomId,
+        /// Those in it, at most as many as the server lists.
+        members: &'a [&'a User],
+        /// How many there are.
+        count: usize,
+    },
+    /// Answers `ping`.
+    Pong {
+        #[allow(missing_docs)]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
+    /// The server is about to close the connection.
+    Goodbye {
+        /// Why.
+        reason: &'a str,
+        /// Whether to come back.
+        reconnect: bool,
+        /// When to come back, in milliseconds from now.
+        after_ms: u64,
+    },
+}
+
+/// See [`Reply::Welcome`].
+#[derive(Debug, Clone, Serialize)]
+pub struct Welcome<'a> {
+    /// Echoes the request's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<&'a RawValue>,
+    /// Names this connection, in logs and in support.
+    pub session: &'a str,
+    /// What to put into a later `hello` to be the same user; absent while the servers'
+    /// shared secret cannot be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume: Option<&'a str>,
+    /// Who the client is.
+    pub user: &'a User,
+    /// Which server this is.
+    pub node: &'a str,
+    /// The version of the protocol.
+    pub protocol: u32,
+    /// How often the server pings an idle connection, in milliseconds; 0: never.
+    pub heartbeat_ms: u64,
+    /// What the server allows.
+    pub limits: Limits,
+}
+
+/// What a server allows one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Longest text of a message, in bytes of UTF-8.
+    pub message_bytes: usize,
+    /// Largest frame, in bytes. A larger one closes the connection.
+    pub frame_bytes: usize,
+    /// Rooms at a time.
+    pub rooms: usize,
+    /// Sends that may be unanswered before the server reads no further.
+    pub in_flight: usize,
+}
+
+/// See [`Reply::Joined`].
+#[derive(Debug, Clone, Serialize)]
+pub struct Joined<'a> {
+    /// Echoes the request's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<&'a RawValue>,
+    /// Which room.
+    pub room: &'a RoomId,
+    /// With `offset`, where the room's sequence stands: what follows on this connection
+    /// are the messages after it.
+    pub epoch: Epoch,
+    /// See `epoch`.
+    pub offset: u64,
+    /// Whether the client has missed nothing since the place that it gave.
+    pub recovered: bool,
+    /// Those in the room, at most as many as the server lists.
+    pub members: &'a [&'a User],
+    /// How many there are.
+    pub count: usize,
+    /// The latest messages.
+    pub messages: &'a [&'a RawValue],
+}
+
+/// See [`Reply::Ok`].
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Ok<'a> {
+    /// Echoes the request's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<&'a RawValue>,
+    /// The message's place in the room's sequence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// Which sequence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Epoch>,
+    /// How many servers hold the user that a direct message went to; 0: offline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivered: Option<u32>,
+}
+
+/// See [`Reply::Error`].
+#[derive(Debug, Clone, Serialize)]
+pub struct Error<'a> {
+    /// Echoes the request's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<&'a RawValue>,
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: &'a str,
+    /// When to try again, in milliseconds from now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+}
+
+impl<'a> From<&'a Rejection> for Reply<'a> {
+    fn from(rejection: &'a Rejection) -> Self {
+        Self::Error(Error {
+            id: rejection.id.as_deref(),
+            code: rejection.code,
+            message: &rejection.message,
+            retry_after_ms: rejection.retry_after_ms,
+        })
+    }
+}

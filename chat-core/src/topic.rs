@@ -1,0 +1,55 @@
+//! What a broker carries messages for.
+
+use std::fmt;
+
+use crate::id::{RoomId, UserId};
+
+/// An address on the broker: a room, or a user wherever that user is connected.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Topic {
+    /// Everybody in a room.
+    Room(RoomId),
+    /// Every connection of a user, on any server.
+    User(UserId),
+}
+
+impl Topic {
+    /// The room, if it is one.
+    #[must_use]
+    pub fn as_room(&self) -> Option<&RoomId> {
+        match self {
+            Self::Room(room) => Some(room),
+            Self::User(_) => None,
+        }
+    }
+
+    /// The name of the room or user.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Room(room) => room.as_str(),
+            Self::User(user) => user.as_str(),
+        }
+    }
+}
+
+impl From<RoomId> for Topic {
+    fn from(room: RoomId) -> Self {
+        Self::Room(room)
+    }
+}
+
+impl From<UserId> for Topic {
+    fn from(user: UserId) -> Self {
+        Self::User(user)
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Room(room) => write!(f, "room {room}"),
+            Self::User(user) => write!(f, "user {user}"),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Who speaks.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use crate::event::Sender;
+use crate::id::{UserId, UserName};
+
+/// A user as others see one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct User {
+    /// Names the user on every server.
+    pub id: UserId,
+    /// What people read.
+    pub name: UserName,
+    /// The colour of the name; see [`Color::of`].
+    pub color: Color,
+}
+
+impl User {
+    /// A user. The colour follows from the id, and so does the name if there is none:
+    /// every server makes up the same.
+    #[must_use]
+    pub fn new(id: UserId, name: Option<UserName>) -> Self {
+        let color = Color::of(&id);
+        let name = name.unwrap_or_else(|| made_up_name(&id));
+        Self { id, name, color }
+    }
+
+    /// The user as events name one.
+    #[must_use]
+    pub fn as_sender(&self) -> Sender<'_> {
+        Sender { id: self.id.as_str(), name: self.name.as_str(), color: self.color.as_str() }
+    }
+}
+
+const QUALITIES: [&str; 16] = [
+    "Amber", "Brave", "Calm", "Clever", "Coral", "Gentle", "Golden", "Happy", "Keen", "Lucky",
+    "Mellow", "Noble", "Quiet", "Silver", "Sunny", "Swift",
+];
+const ANIMALS: [&str; 16] = [
+    "Badger", "Bear", "Crane", "Falcon", "Fox", "Hare", "Heron", "Lynx", "Marten", "Otter", "Owl",
+    "Panda", "Raven", "Seal", "Tiger", "Wolf",
+];
+
+fn made_up_name(id: &UserId) -> UserName {
+    let hash = hash(id);
+    let pick = |words: [&'static str; 16], shift: u32| words[(hash >> shift) as usize % 16];
+    let name = format!("{} {} {}", pick(QUALITIES, 16), pick(ANIMALS, 24), hash % 90 + 10);
+    UserName::from_valid(&name)
+}
+
+/// An RGB colour, written `#RRGGBB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Color(&'static str);
+
+/// Twelve hues of like lightness, told apart on white and on black.
+const PALETTE: [Color; 12] = [
+    Color("#FF6B6B"),
+    Color("#F28C38"),
+    Color("#D4A017"),
+    Color("#8FB339"),
+    Color("#3DBB6E"),
+    Color("#2BB8A3"),
+    Color("#35A7D8"),
+    Color("#5B8DEF"),
+    Color("#8C7AE6"),
+    Color("#B56AD9"),
+    Color("#E05FB0"),
+    Color("#E85D86"),
+];
+
+impl Color {
+    /// The colour of a user: a function of the id alone, so that every server gives the
+    /// same one without asking another.
+    #[must_use]
+    pub fn of(id: &UserId) -> Self {
+        PALETTE[(hash(id) % PALETTE.len() as u64) as usize]
+    }
+
+    /// The colour as it stands in frames.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+impl fmt::Display for Color {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Serialize for Color {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0)
+    }
+}
+
+/// FNV-1a, 64 bits: the same on every server and in every version.
+fn hash(id: &UserId) -> u64 {
+    id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_and_colour_follow_from_the_id() {
+        let id = |n: u32| UserId::new(format!("user-{n}")).unwrap();
+        assert_eq!(User::new(id(1), None), User::new(id(1), None));
+        let users: Vec<_> = (0..100).map(|n| User::new(id(n), None)).collect();
+        assert!(users.iter().any(|user| user.name != users[0].name));
+        assert!(users.iter().any(|user| user.color != users[0].color));
+        assert!(users.iter().all(|user| UserName::new(user.name.as_str()).is_ok()));
+    }
+}

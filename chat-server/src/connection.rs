@@ -1,0 +1,298 @@
+//! One connection, from its first frame to its end: the only place where transport and
+//! hub meet.
+
+mod rooms;
+mod send;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use chat_broker::{BrokerError, Membership, Receipt};
+use chat_core::reply::{Ok as Acknowledged, Welcome};
+use chat_core::{
+    CloseReason, Command, ConnectionId, Dialect, ErrorCode, Hello, Rejection, Reply, Request,
+    RoomId, Topic, User, UserId, UserName,
+};
+use chat_transport::{Incoming, Session};
+use serde_json::value::RawValue;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::member::Member;
+use crate::state::State;
+use rooms::Place;
+
+/// What is known of a client before its first frame.
+#[derive(Debug, Default)]
+pub(crate) struct Opening {
+    /// It asked for [`Dialect::SUBPROTOCOL`]: no first frame can say otherwise.
+    pub(crate) native: bool,
+    /// `?userId=`.
+    pub(crate) user_id: Option<UserId>,
+    /// `?user=` or `?username=`.
+    pub(crate) name: Option<UserName>,
+    /// `/join-room/{roomId}`.
+    pub(crate) room: Option<RoomId>,
+}
+
+impl Opening {
+    /// What the client speaks unless its first frame says otherwise.
+    fn dialect(&self) -> Option<Dialect> {
+        if self.native {
+            Some(Dialect::Native)
+        } else if self.room.is_some() {
+            Some(Dialect::Rooms)
+        } else {
+            self.user_id.as_ref().map(|_| Dialect::Direct)
+        }
+    }
+}
+
+/// Serves a client until one side ends the connection.
+pub(crate) async fn serve<S>(state: Arc<State>, mut session: Session<S>, opening: Opening)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut connection = Connection::open(Arc::clone(&state), &session, &opening);
+    if let Some(room) = opening.room {
+        session.drive(Box::pin(connection.switch(None, room, None))).await;
+    }
+    loop {
+        if connection.in_flight.len() >= state.config.max_in_flight {
+            session.drive(connection.answer()).await;
+            continue;
+        }
+        tokio::select! {
+            () = connection.answer(), if !connection.in_flight.is_empty() => {}
+            incoming = session.recv() => match incoming {
+                Some(Incoming::Text(text)) => connection.on_text(&mut session, &text).await,
+                Some(_) => session.outbox().close(CloseReason::Unsupported),
+                None => break,
+            },
+        }
+    }
+    // The rooms are told at once, however long the goodbye takes. Boxed, so that the task
+    // of a living connection has no place for it.
+    let (end, ()) = Box::pin(async { tokio::join!(session.finish(), connection.leave_all()) }).await;
+    state.metrics.closed(&end);
+}
+
+/// A client, as the server knows it.
+struct Connection {
+    state: Arc<State>,
+    id: ConnectionId,
+    member: Member,
+    /// A frame has said what the client speaks, or its subprotocol has.
+    recognised: bool,
+    /// The user's own topic, if the client's dialect has direct messages.
+    inbox: Option<Membership<Member>>,
+    places: Vec<Place>,
+    /// The room that a `rooms` client entered last.
+    current: Option<RoomId>,
+    /// Publications that the broker has not answered, oldest first.
+    in_flight: VecDeque<InFlight>,
+}
+
+/// A publication that the broker has not answered.
+struct InFlight {
+    id: Option<Box<RawValue>>,
+    receipt: Receipt,
+    /// Answered by how many servers hold the user.
+    direct: bool,
+}
+
+impl Connection {
+    fn open<S>(state: Arc<State>, session: &Session<S>, opening: &Opening) -> Self {
+        let id = state.sessions.next_id();
+        let user_id = opening.user_id.clone().unwrap_or_else(|| state.user_id(id));
+        let name = opening.name.clone().or_else(|| {
+            // Whoever is called by an id goes by it.
+            opening.user_id.as_ref().and_then(|id| UserName::new(id.as_str()).ok())
+        });
+        let dialect = opening.dialect();
+        let user = Arc::new(User::new(user_id, name));
+        let outbox = session.outbox().clone();
+        let member = Member::new(user, dialect.unwrap_or(Dialect::Native), outbox);
+        state.sessions.insert(id, member.clone());
+        let mut connection = Self {
+            state,
+            id,
+            member,
+            recognised: opening.native,
+            inbox: None,
+            places: Vec::new(),
+            current: None,
+            in_flight: VecDeque::new(),
+        };
+        if dialect.is_some() {
+            connection.open_inbox();
+        }
+        connection
+    }
+
+    /// Direct messages are for those whose dialect has them.
+    fn open_inbox(&mut self) {
+        self.inbox = match self.member.dialect {
+            Dialect::Native | Dialect::Direct => {
+                let topic = Topic::User(self.member.user.id.clone());
+                Some(self.state.hub.attach(&topic, self.id, self.member.clone()))
+            }
+            Dialect::Rooms | Dialect::Topics => None,
+        };
+    }
+
+    /// The client is known by another name from here on, or speaks another dialect.
+    fn become_member(&mut self, user: Arc<User>, dialect: Dialect) {
+        self.member = self.member.with(user, dialect);
+        self.state.sessions.insert(self.id, self.member.clone());
+        for place in &self.places {
+            place.membership.replace(self.member.clone());
+        }
+    }
+
+    async fn on_text<S>(&mut self, session: &mut Session<S>, text: &str)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.state.metrics.received(text.len());
+        if !self.recognised {
+            self.recognise(text);
+        }
+        match self.member.dialect.decode(text) {
+            Err(rejection) => self.reject(&rejection),
+            Ok(Request { id, command }) => match self.message(text, command) {
+                Ok(Ok(message)) => session.drive(self.publish(id, message)).await,
+                Ok(Err(command)) => session.drive(Box::pin(self.execute(id, command))).await,
+                Err(rejection) => self.reject(&rejection.to_request(id)),
+            },
+        }
+    }
+
+    fn recognise(&mut self, text: &str) {
+        let Some(dialect) = Dialect::recognise(text) else { return };
+        self.recognised = true;
+        if dialect != self.member.dialect || self.inbox.is_none() {
+            self.inbox = None;
+            self.become_member(Arc::clone(&self.member.user), dialect);
+            self.open_inbox();
+        }
+    }
+
+    /// Carries out a command that is not a message.
+    async fn execute(&mut self, id: Option<&RawValue>, command: Command<'_>) {
+        let done = match command {
+            Command::Hello(hello) => self.hello(id, hello).await,
+            Command::Join { room, since, .. } => self.join(id, room, since).await,
+            Command::Leave { room } => self.leave(id, &room).await,
+            Command::Switch { room, name } => {
+                self.switch(id, room, name).await;
+                Ok(())
+            }
+            Command::Exit => self.exit().await,
+            Command::Subscribe { room } => self.subscribe(room).await,
+            Command::Unsubscribe { room } => self.unsubscribe(&room).await,
+            Command::Typing { room, typing } => self.typing(&room, typing).await,
+            Command::Members { room } => self.members(id, &room),
+            Command::History { .. } => Err(Rejection::new(
+                ErrorCode::HistoryDisabled,
+                "This server keeps no history.",
+            )),
+            Command::Ping => {
+                self.member.reply(&Reply::Pong { id });
+                Ok(())
+            }
+            _ => Err(Rejection::new(ErrorCode::UnknownType, "This server does not know that.")),
+        };
+        if let Err(rejection) = done {
+            self.reject(&rejection.to_request(id));
+        }
+    }
+
+    async fn hello(&mut self, id: Option<&RawValue>, hello: Hello<'_>) -> Result<(), Rejection> {
+        let known = &self.member.user;
+        let user_id = match &hello.resume {
+            Some(resume) => self.resumed(resume).await?,
+            None => known.id.clone(),
+        };
+        let name = hello.name.or_else(|| (user_id == known.id).then(|| known.name.clone()));
+        let user = Arc::new(User::new(user_id, name));
+        if *user != **known {
+            if !self.places.is_empty() {
+                return Err(Rejection::new(
+                    ErrorCode::Forbidden,
+                    "Say who you are before you join a room.",
+                ));
+            }
+            self.become_member(user, self.member.dialect);
+            self.open_inbox();
+        }
+        self.welcome(id).await;
+        Ok(())
+    }
+
+    async fn resumed(&self, resume: &str) -> Result<UserId, Rejection> {
+        let broker = &**self.state.hub.broker();
+        let proven = self.state.resume.verify(broker, resume).await;
+        proven.map_err(|error| unavailable(&error))?.ok_or_else(|| {
+            Rejection::new(ErrorCode::Unauthorized, "The resume secret proves nothing here.")
+        })
+    }
+
+    async fn welcome(&self, id: Option<&RawValue>) {
+        let user = &self.member.user;
+        let resume = self.state.resume.issue(&**self.state.hub.broker(), &user.id).await.ok();
+        self.member.reply(&Reply::Welcome(Welcome {
+            id,
+            session: &self.state.session_name(self.id),
+            resume: resume.as_deref(),
+            user,
+            node: &self.state.node,
+            protocol: 1,
+            heartbeat_ms: self.state.heartbeat_ms(),
+            limits: self.state.config.limits(),
+        }));
+    }
+
+    /// Waits for the broker's answer to the oldest publication, and passes it on.
+    ///
+    /// Cancel safe: the publication stays in the queue until its answer is there.
+    async fn answer(&mut self) {
+        let Some(oldest) = self.in_flight.front_mut() else { return };
+        let outcome = (&mut oldest.receipt).await;
+        let Some(InFlight { id, direct, .. }) = self.in_flight.pop_front() else { return };
+        match outcome {
+            Ok(published) => self.member.reply(&Reply::Ok(Acknowledged {
+                id: id.as_deref(),
+                offset: published.position.map(|position| position.offset),
+                epoch: published.position.map(|position| position.epoch),
+                delivered: direct.then_some(published.nodes),
+            })),
+            Err(error) => self.reject(&unavailable(&error).to_request(id.as_deref())),
+        }
+    }
+
+    fn reject(&self, rejection: &Rejection) {
+        self.state.metrics.rejected(rejection.code);
+        self.member.reply(&Reply::from(rejection));
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.state.sessions.remove(self.id);
+    }
+}
+
+/// How soon to try again what the broker did not take.
+const RETRY_AFTER_MS: u64 = 1000;
+
+fn unavailable(error: &BrokerError) -> Rejection {
+    tracing::debug!(%error, "the broker did not take a request");
+    Rejection {
+        retry_after_ms: Some(RETRY_AFTER_MS),
+        ..Rejection::new(
+            ErrorCode::BrokerUnavailable,
+            "The message bus does not answer: whether this was carried out is unknown.",
+        )
+    }
+}
+

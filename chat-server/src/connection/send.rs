@@ -1,0 +1,103 @@
+//! Messages: to a room, or to a user.
+
+use std::borrow::Cow;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use chat_broker::Delivery;
+use chat_core::{
+    Command, Content, Direct, ErrorCode, Event, Message, Rejection, RoomId, Topic, envelope,
+};
+use serde_json::value::RawValue;
+
+use super::{Connection, InFlight, unavailable};
+
+/// A message on its way to the broker.
+pub(super) struct Outgoing {
+    topic: Topic,
+    payload: Bytes,
+    delivery: Delivery,
+}
+
+impl Connection {
+    /// Makes a message of a command that is one; gives any other back.
+    pub(super) fn message<'a>(
+        &self,
+        frame: &str,
+        command: Command<'a>,
+    ) -> Result<Result<Outgoing, Command<'a>>, Rejection> {
+        let outgoing = match command {
+            Command::Send { room, content } => {
+                self.must_be_in(&room)?;
+                self.to_room(room, &content)?
+            }
+            Command::Say { message } => {
+                let room = self.current.clone().ok_or_else(not_in_a_room)?;
+                self.to_room(room, &plain(message))?
+            }
+            Command::Post { room, message } => self.to_room(room, &plain(message))?,
+            Command::Direct { to, content } => {
+                self.check(&content)?;
+                let user = self.member.user.as_sender();
+                let payload = envelope::encode(&Event::Direct(Direct { user, frame, at: now() }));
+                Outgoing { topic: Topic::User(to), payload, delivery: Delivery::Ephemeral }
+            }
+            command => return Ok(Err(command)),
+        };
+        Ok(Ok(outgoing))
+    }
+
+    fn to_room(&self, room: RoomId, content: &Content<'_>) -> Result<Outgoing, Rejection> {
+        self.check(content)?;
+        let payload = envelope::encode(&Event::Message(Message {
+            user: self.member.user.as_sender(),
+            text: &content.message,
+            data: content.data,
+            key: content.key.as_deref(),
+            at: now(),
+        }));
+        Ok(Outgoing { topic: Topic::Room(room), payload, delivery: Delivery::Sequenced })
+    }
+
+    fn check(&self, content: &Content<'_>) -> Result<(), Rejection> {
+        let limit = self.state.config.max_message_bytes;
+        let data = content.data.map_or(0, |data| data.get().len());
+        if content.message.len() > limit || data > limit {
+            let message = format!("A message has at most {limit} bytes, and so has its data.");
+            return Err(Rejection::new(ErrorCode::MessageTooLong, message));
+        }
+        Ok(())
+    }
+
+    pub(super) fn must_be_in(&self, room: &RoomId) -> Result<(), Rejection> {
+        if self.place(room).is_some() { Ok(()) } else { Err(not_in_a_room()) }
+    }
+
+    /// Hands a message to the broker. Its answer follows later, in
+    /// [`answer`](Connection::answer); what comes after it need not wait.
+    pub(super) async fn publish(&mut self, id: Option<&RawValue>, message: Outgoing) {
+        let Outgoing { topic, payload, delivery } = message;
+        self.state.metrics.published();
+        match self.state.hub.broker().publish(&topic, payload, delivery).await {
+            Ok(receipt) => {
+                let direct = matches!(topic, Topic::User(_));
+                let id = id.map(ToOwned::to_owned);
+                self.in_flight.push_back(InFlight { id, receipt, direct });
+            }
+            Err(error) => self.reject(&unavailable(&error).to_request(id)),
+        }
+    }
+}
+
+pub(super) fn not_in_a_room() -> Rejection {
+    Rejection::new(ErrorCode::NotInRoom, "Join the room first.")
+}
+
+fn plain(message: Cow<'_, str>) -> Content<'_> {
+    Content { message, data: None, key: None }
+}
+
+/// Milliseconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

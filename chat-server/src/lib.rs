@@ -1,0 +1,40 @@
+//! A real-time chat server whose rooms stay in sync across any number of processes.
+//!
+//! ```text
+//! client ── WebSocket ── Session ─┐                              ┌─ Session ── client
+//!                     (transport) │                              │
+//!                              connection ── publish ─▶ Broker ──┤
+//!                                 │                  (Redis)     │
+//!                                 └─ join ─▶ Hub ◀── events ─────┴─▶ Hub of every server
+//!                                                                    with members there
+//! ```
+//!
+//! The binary `chat-server` is one way to run it. This library is the other: a [`Server`]
+//! listens by itself, or gives its routes to an axum application.
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use chat_broker::MemoryBroker;
+//! use chat_server::Server;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> std::io::Result<()> {
+//! let (broker, events) = MemoryBroker::connect(); // or RedisBroker::connect(config)?
+//! let chat = Server::builder().broker(broker, events).start();
+//! let app = Router::new().route("/hello", get(|| async { "hi" })).nest("/chat", chat.router());
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//! axum::serve(listener, app).await // clients connect to ws://127.0.0.1:3000/chat/ws
+//! # }
+//! ```
+
+mod config;
+mod connection;
+mod http;
+mod identity;
+mod member;
+mod metrics;
+mod server;
+mod state;
+
+pub use config::ServerConfig;
+pub use server::{Server, ServerBuilder};

@@ -1,0 +1,64 @@
+//! A connection as rooms see it.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use chat_core::{Batch, CloseReason, Deliver, Delivery, Dialect, Frames, Reply, User};
+use chat_transport::Outbox;
+
+/// A handle on a connection: who it is, what it speaks, and the way to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Member(Arc<Parts>);
+
+/// See [`Member`].
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// Who.
+    pub(crate) user: Arc<User>,
+    /// What the client speaks.
+    pub(crate) dialect: Dialect,
+    outbox: Outbox,
+}
+
+impl Member {
+    pub(crate) fn new(user: Arc<User>, dialect: Dialect, outbox: Outbox) -> Self {
+        Self(Arc::new(Parts { user, dialect, outbox }))
+    }
+
+    /// The same connection under another name, or in another dialect.
+    pub(crate) fn with(&self, user: Arc<User>, dialect: Dialect) -> Self {
+        Self::new(user, dialect, self.outbox.clone())
+    }
+
+    /// Says something to this client alone, if its dialect has a word for it.
+    pub(crate) fn reply(&self, reply: &Reply<'_>) {
+        if let Some(frames) = self.dialect.reply(reply) {
+            self.send(&frames);
+        }
+    }
+
+    /// Sends frames that are ready. A client that does not take them is a slow consumer.
+    pub(crate) fn send(&self, frames: &Frames) {
+        if self.outbox.send(frames) == Delivery::Full {
+            self.outbox.close(CloseReason::SlowConsumer);
+        }
+    }
+}
+
+impl Deref for Member {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl Deliver for Member {
+    fn deliver(&self, batch: &Batch) -> Delivery {
+        batch.frames(self.dialect).map_or(Delivery::Skipped, |frames| self.outbox.send(frames))
+    }
+
+    fn close(&self, reason: CloseReason) {
+        self.outbox.close(reason);
+    }
+}

@@ -1,0 +1,285 @@
+//! The program's settings: a file, the environment and flags, each over the one before.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use chat_server::ServerConfig;
+use clap::error::ErrorKind;
+use clap::{Args, Parser, ValueEnum};
+use serde::Deserialize;
+
+/// What the program runs with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) port: u16,
+    pub(crate) host: Option<String>,
+    pub(crate) redis_url: Option<String>,
+    pub(crate) redis_prefix: String,
+    pub(crate) log: String,
+    pub(crate) log_format: LogFormat,
+    server: ServerConfig,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people
+    #[default]
+    Human,
+    /// One JSON object a line
+    Json,
+}
+
+/// A chat server whose rooms stay in sync across processes through Redis.
+///
+/// Every setting is a flag, an environment variable, and a key of the configuration file;
+/// a flag wins over the environment, and the environment over the file.
+#[derive(Debug, Parser)]
+#[command(name = "chat-server", version)]
+struct Cli {
+    /// A TOML file with settings, named as the flags are: `port = 8081`
+    #[arg(long, env = "CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    layer: Layer,
+}
+
+/// The settings of one source. What is absent is left to the source below.
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Layer {
+    /// Port to listen on; 0 takes a free one [default: 8080]
+    #[arg(long, env)]
+    port: Option<u16>,
+
+    /// Address or name to listen on; 0.0.0.0 is every address [default: 127.0.0.1 and ::1]
+    #[arg(long, env, value_name = "ADDRESS")]
+    host: Option<String>,
+
+    /// Redis that keeps servers in sync: redis://[USER:PASSWORD@]HOST:PORT[/DB], or rediss://
+    /// for TLS [default: none; rooms live in this process alone]
+    #[arg(long, env, hide_env_values = true, value_name = "URL")]
+    redis_url: Option<String>,
+
+    /// What the names of Redis keys and channels begin with; servers that share it share
+    /// rooms [default: chat]
+    #[arg(long, env, value_name = "TEXT")]
+    redis_prefix: Option<String>,
+
+    /// Longest text of a message, in bytes [default: 32768]
+    #[arg(long, env, value_name = "BYTES")]
+    max_message_bytes: Option<usize>,
+
+    /// Rooms that one connection may be in [default: 128]
+    #[arg(long, env, value_name = "ROOMS")]
+    max_rooms: Option<usize>,
+
+    /// What may be queued for a client that reads slowly, in bytes, before it is closed
+    /// with code 4000 [default: 1048576]
+    #[arg(long, env, value_name = "BYTES")]
+    outbox_bytes: Option<usize>,
+
+    /// How long a connection may be silent before it is pinged; 0s: never [default: 25s]
+    #[arg(long, env, value_name = "TIME")]
+    ping_interval: Option<Period>,
+
+    /// How long a pinged client may stay silent before it is closed with code 4001
+    /// [default: 20s]
+    #[arg(long, env, value_name = "TIME")]
+    pong_timeout: Option<Period>,
+
+    /// How long a shutdown waits for clients [default: 10s]
+    #[arg(long, env, value_name = "TIME")]
+    drain_timeout: Option<Period>,
+
+    /// What the links of POST /create-room begin with [default: http:// and the Host of
+    /// the request]
+    #[arg(long, env, value_name = "URL")]
+    public_url: Option<String>,
+
+    /// What to log: error, warn, info, debug, trace, or by module: info,chat_broker=debug
+    /// [default: info]
+    #[arg(long, env, value_name = "LEVEL")]
+    log: Option<String>,
+
+    /// How to log [default: human]
+    #[arg(long, env, value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+impl Layer {
+    /// This layer, and below it `file` where it is silent.
+    fn over(self, file: Self) -> Self {
+        Self {
+            port: self.port.or(file.port),
+            host: self.host.or(file.host),
+            redis_url: self.redis_url.or(file.redis_url),
+            redis_prefix: self.redis_prefix.or(file.redis_prefix),
+            max_message_bytes: self.max_message_bytes.or(file.max_message_bytes),
+            max_rooms: self.max_rooms.or(file.max_rooms),
+            outbox_bytes: self.outbox_bytes.or(file.outbox_bytes),
+            ping_interval: self.ping_interval.or(file.ping_interval),
+            pong_timeout: self.pong_timeout.or(file.pong_timeout),
+            drain_timeout: self.drain_timeout.or(file.drain_timeout),
+            public_url: self.public_url.or(file.public_url),
+            log: self.log.or(file.log),
+            log_format: self.log_format.or(file.log_format),
+        }
+    }
+
+    fn into_settings(self) -> Settings {
+        let mut server = ServerConfig::default();
+        let mut transport = server.transport.clone();
+        server.max_message_bytes = self.max_message_bytes.unwrap_or(server.max_message_bytes);
+        server.max_rooms = self.max_rooms.unwrap_or(server.max_rooms);
+        transport.outbox_bytes = self.outbox_bytes.unwrap_or(transport.outbox_bytes);
+        if let Some(heartbeat) = &mut transport.heartbeat {
+            heartbeat.interval = self.ping_interval.map_or(heartbeat.interval, |period| period.0);
+            heartbeat.timeout = self.pong_timeout.map_or(heartbeat.timeout, |period| period.0);
+        }
+        transport.heartbeat = transport.heartbeat.filter(|beat| !beat.interval.is_zero());
+        if let Some(Period(timeout)) = self.drain_timeout {
+            server.drain_timeout = timeout;
+        }
+        server.public_url = filled(self.public_url);
+        server.transport = transport;
+        Settings {
+            port: self.port.unwrap_or(8080),
+            host: filled(self.host),
+            redis_url: filled(self.redis_url),
+            redis_prefix: filled(self.redis_prefix).unwrap_or_else(|| "chat".to_owned()),
+            log: filled(self.log).unwrap_or_else(|| "info".to_owned()),
+            log_format: self.log_format.unwrap_or_default(),
+            server,
+        }
+    }
+}
+
+/// `REDIS_URL=` says what an absent `REDIS_URL` says.
+fn filled(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+impl Settings {
+    /// Reads all sources.
+    pub(crate) fn load() -> Result<Self, Exit> {
+        let Cli { config, layer } = Cli::try_parse().map_err(Exit::Usage)?;
+        let file = config.map_or(Ok(Layer::default()), |path| read(&path).map_err(Exit::File))?;
+        Ok(layer.over(file).into_settings())
+    }
+
+    pub(crate) fn server(&self) -> ServerConfig {
+        self.server.clone()
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<Layer, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+        format!("{}, line {line}: {}", path.display(), error.message())
+    })
+}
+
+/// A time such as `500ms`, `10s`, `5m` or `24h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Period(Duration);
+
+impl std::str::FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
+        let number: u64 = digits.parse().map_err(|_| expected())?;
+        let millis = match &text[digits.len()..] {
+            "ms" => Some(number),
+            "s" => number.checked_mul(1000),
+            "m" => number.checked_mul(60_000),
+            "h" => number.checked_mul(3_600_000),
+            _ => None,
+        };
+        // A year and no more: sums with the present must not overflow.
+        let millis = millis.filter(|millis| *millis <= 365 * 24 * 3_600_000);
+        millis.map(|millis| Self(Duration::from_millis(millis))).ok_or_else(expected)
+    }
+}
+
+fn expected() -> String {
+    "expected a time such as 500ms, 10s, 5m or 24h".to_owned()
+}
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Why the program does not start.
+#[derive(Debug)]
+pub(crate) enum Exit {
+    /// A flag or a variable; or a wish for help.
+    Usage(clap::Error),
+    /// The configuration file.
+    File(String),
+}
+
+impl Exit {
+    /// Says so: help in full, anything else in one line.
+    pub(crate) fn report(self) -> ExitCode {
+        match self {
+            Self::Usage(error)
+                if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) =>
+            {
+                let _ = error.print();
+                ExitCode::SUCCESS
+            }
+            Self::Usage(error) => {
+                let text = error.to_string();
+                let line = text.lines().next().unwrap_or_default();
+                complain(line.trim_start_matches("error: "))
+            }
+            Self::File(error) => complain(&error),
+        }
+    }
+}
+
+/// One line on stderr, and the exit code for bad settings.
+pub(crate) fn complain(error: &str) -> ExitCode {
+    eprintln!("chat-server: {error}");
+    ExitCode::from(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods() {
+        let parse = |text: &str| text.parse::<Period>().map(|period| period.0.as_millis());
+        assert_eq!(parse("500ms"), Ok(500));
+        assert_eq!(parse("10s"), Ok(10_000));
+        assert_eq!(parse("5m"), Ok(300_000));
+        assert_eq!(parse("24h"), Ok(86_400_000));
+        for wrong in ["", "10", "s", "-1s", "1.5s", "10 s", "1d", "99999999999999999999s", "9999999h"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_layer_wins_over_the_file() {
+        let file: Layer = toml::from_str("port = 1\nredis-url = \"redis://a\"\nping-interval = \"0s\"").unwrap();
+        let flags = Layer { port: Some(2), redis_url: Some(String::new()), ..Layer::default() };
+        let settings = flags.over(file).into_settings();
+        assert_eq!(settings.port, 2);
+        assert_eq!(settings.redis_url, None, "empty is none, and still wins");
+        assert_eq!(settings.server.transport.heartbeat, None);
+    }
+
+    #[test]
+    fn the_file_knows_no_other_settings() {
+        assert!(toml::from_str::<Layer>("prot = 1").is_err());
+    }
+}

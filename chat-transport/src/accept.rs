@@ -1,0 +1,146 @@
+//! The handshake on a raw stream.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SEC_WEBSOCKET_PROTOCOL};
+use http::{HeaderValue, Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
+use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
+use tokio_tungstenite::tungstenite::handshake::server::write_response;
+
+use crate::config::TransportConfig;
+use crate::error::TransportError;
+use crate::handshake::{HandshakeError, respond};
+use crate::session::Session;
+
+/// How much of a refused request is read and dropped, and for how long: a stream that is
+/// closed with input unread is reset, and the answer lost.
+const LINGER_BYTES: u64 = 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A connection after the handshake.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Accepted<S> {
+    /// The session.
+    pub session: Session<S>,
+    /// What the client asked for: path, query and headers.
+    pub request: Request<()>,
+    /// The subprotocol that was agreed on.
+    pub protocol: Option<String>,
+}
+
+/// Does the handshake on `io`, where nothing has been read. Offers the subprotocols
+/// `protocols`, as [`respond`] does.
+///
+/// A request that is refused gets its answer, 400 to 431, and one that takes longer than
+/// [`handshake_timeout`](TransportConfig::handshake_timeout) gets 408.
+///
+/// # Errors
+/// No WebSocket was asked for, not in time or not in the right way, or `io` failed.
+///
+/// # Cancel safety
+/// Dropping it closes the connection.
+pub async fn accept<S>(
+    mut io: S,
+    protocols: &[&str],
+    config: &Arc<TransportConfig>,
+) -> Result<Accepted<S>, TransportError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let deadline = Instant::now() + config.handshake_timeout;
+    let read = timeout_at(deadline, read_head(&mut io, config.max_head_bytes));
+    let refusal = match read.await {
+        Ok(Ok((request, leftover))) => match respond(&request, protocols) {
+            Ok(response) => {
+                timeout_at(deadline, write_head(&mut io, &response, ""))
+                    .await
+                    .map_err(|_| TransportError::Timeout)??;
+                let protocol = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
+                let protocol = protocol.and_then(|name| name.to_str().ok()).map(str::to_owned);
+                let session = Session::new(io, leftover.freeze(), Arc::clone(config));
+                return Ok(Accepted { session, request, protocol });
+            }
+            Err(error) => error.into(),
+        },
+        Ok(Err(error)) => error,
+        Err(_) => TransportError::Timeout,
+    };
+    refuse(io, &refusal).await;
+    Err(refusal)
+}
+
+async fn read_head<S>(io: &mut S, max: usize) -> Result<(Request<()>, BytesMut), TransportError>
+where
+    S: AsyncRead + Unpin,
+{
+    let mut head = BytesMut::with_capacity(1024);
+    loop {
+        let before = head.len();
+        if io.read_buf(&mut head).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        // Parsing starts from the beginning: not for every byte of a slow client.
+        let may_end = before == 0 || has_line_end_twice(&head[before.saturating_sub(2)..]);
+        if may_end && let Some((end, request)) = parse(&head)? {
+            if end > max {
+                return Err(HandshakeError::HeadTooLarge.into());
+            }
+            let leftover = head.split_off(end);
+            return Ok((request, leftover));
+        }
+        if head.len() > max {
+            return Err(HandshakeError::HeadTooLarge.into());
+        }
+    }
+}
+
+fn parse(head: &[u8]) -> Result<Option<(usize, Request<()>)>, HandshakeError> {
+    Ok(Request::try_parse(head)?)
+}
+
+/// Whether an empty line ends here: the `\r` is optional to lenient parsers.
+fn has_line_end_twice(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|end| end == b"\n\r\n")
+}
+
+/// Answers, and makes sure as far as possible that the answer arrives.
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut io: S, error: &TransportError) {
+    let mut response = match error {
+        TransportError::Handshake(error) => error.response(),
+        TransportError::Timeout => {
+            let mut response = Response::new(());
+            *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+            response
+        }
+        TransportError::Io(_) => return,
+    };
+    let body = format!("{error}\n");
+    let headers = response.headers_mut();
+    headers.entry(CONNECTION).or_insert(HeaderValue::from_static("close"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    headers.insert(CONTENT_LENGTH, body.len().into());
+    let goodbye = async {
+        write_head(&mut io, &response, &body).await?;
+        io.shutdown().await?;
+        tokio::io::copy(&mut io.take(LINGER_BYTES), &mut tokio::io::sink()).await
+    };
+    // It is refused either way.
+    let _ = timeout_at(Instant::now() + LINGER, goodbye).await;
+}
+
+async fn write_head<S>(io: &mut S, response: &Response<()>, body: &str) -> io::Result<()>
+where
+    S: AsyncWrite + Unpin,
+{
+    let mut bytes = Vec::with_capacity(256 + body.len());
+    write_response(&mut bytes, response).map_err(io::Error::other)?;
+    bytes.extend_from_slice(body.as_bytes());
+    io.write_all(&bytes).await?;
+    io.flush().await
+}

@@ -1,0 +1,40 @@
+//! How things go wrong before a session begins, and how a session ends.
+
+use std::io;
+
+use chat_core::CloseReason;
+
+use crate::handshake::HandshakeError;
+
+/// Why a connection did not become a session. The peer has its answer by then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// The request was refused.
+    #[error("the handshake was refused: {0}")]
+    Handshake(#[from] HandshakeError),
+    /// The peer took too long to send its request.
+    #[error("the request did not arrive in time")]
+    Timeout,
+    /// The socket failed or ended early.
+    #[error("the connection failed during the handshake")]
+    Io(#[from] io::Error),
+}
+
+/// How a session ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum End {
+    /// The peer sent a close frame.
+    ByPeer {
+        /// Its code, if it gave one. 1002 where the peer's code was not a valid one.
+        code: Option<u16>,
+        /// Its phrase, which is the peer's to choose.
+        phrase: Box<str>,
+    },
+    /// This side sent a close frame: [`Outbox::close`](crate::Outbox::close) was called, or
+    /// the peer broke a rule or a limit.
+    Local(CloseReason),
+    /// The connection went away without a close frame: an error, or just its end.
+    Lost(Option<io::Error>),
+}

@@ -1,0 +1,82 @@
+//! WebSocket sessions for a real-time backend.
+//!
+//! A [`Session`] is one connection after the handshake. One task owns it and calls
+//! [`recv`](Session::recv); any thread sends through its [`Outbox`], which is bounded and
+//! never blocks. The session answers pings, pings a silent peer, cuts one that does not read,
+//! and closes with a code that says why.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use bytes::Bytes;
+//! use chat_core::{Delivery, Frames};
+//! use chat_transport::{Incoming, Session, TransportConfig};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! // A client that is through with the handshake, and sends "hi" in a masked frame.
+//! let (mut client, server) = tokio::io::duplex(1024);
+//! client.write_all(b"\x81\x82\0\0\0\0hi").await?;
+//!
+//! let mut session = Session::new(server, Bytes::new(), Arc::new(TransportConfig::default()));
+//! let Some(Incoming::Text(text)) = session.recv().await else { panic!("no text") };
+//! assert_eq!(&*text, "hi");
+//!
+//! // Any number of tasks and threads may hold a clone of the outbox.
+//! let outbox = session.outbox().clone();
+//! assert_eq!(outbox.send(&Frames::text("hello")), Delivery::Queued);
+//!
+//! // The session writes while it is driven; here until the client has got it all.
+//! let mut answer = [0; 7];
+//! session.drive(client.read_exact(&mut answer)).await?;
+//! assert_eq!(&answer, b"\x81\x05hello");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where a connection comes from
+//! | source | way |
+//! |---|---|
+//! | a raw stream | [`accept`] does the handshake and gives a session |
+//! | an HTTP server | [`handshake::respond`] gives the answer; then [`Session::new`] |
+//!
+//! On a [`SharedTcp`] a frame goes from [`Outbox::send`] to the socket in one system call on
+//! the caller's thread, as long as the peer keeps up; on any other stream, and when a peer
+//! lags, it waits in the outbox, and what waits is written together.
+//!
+//! # Bounds
+//! | what | limit | when it is reached |
+//! |---|---|---|
+//! | outbox | [`outbox_bytes`](TransportConfig::outbox_bytes), [`outbox_frames`](TransportConfig::outbox_frames) | [`Delivery::Full`](chat_core::Delivery::Full), counted by [`Outbox::refused`] |
+//! | a peer that takes nothing | [`write_timeout`](TransportConfig::write_timeout) | 4000 |
+//! | a silent peer | [`heartbeat`](TransportConfig::heartbeat) | ping, then 4001 |
+//! | message, frame | [`max_message_bytes`](TransportConfig::max_message_bytes), [`max_frame_bytes`](TransportConfig::max_frame_bytes) | 1009 |
+//! | fragments, time for a message | [`max_fragments`](TransportConfig::max_fragments), [`message_timeout`](TransportConfig::message_timeout) | 1008 |
+//! | pongs waiting | 4 KiB | the newest alone is kept |
+//! | text that is not UTF-8 | | 1007 |
+//! | any other breach of RFC 6455 | | 1002 |
+//!
+//! Extensions, `permessage-deflate` among them, are not offered.
+
+mod accept;
+mod codec;
+mod config;
+mod error;
+pub mod handshake;
+mod heartbeat;
+mod message;
+mod outbox;
+mod session;
+mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod timer;
+
+pub use accept::{Accepted, accept};
+pub use config::{HeartbeatConfig, TransportConfig};
+pub use error::{End, TransportError};
+pub use handshake::HandshakeError;
+pub use message::{Incoming, Text};
+pub use outbox::{Depth, Outbox};
+pub use session::Session;
+pub use stream::SharedTcp;

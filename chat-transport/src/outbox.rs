@@ -1,0 +1,344 @@
+//! What waits to be written to one peer.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use bytes::{Buf, Bytes};
+use chat_core::{CloseReason, Delivery, Frames};
+
+use crate::codec;
+use crate::config::TransportConfig;
+use crate::stream::SharedTcp;
+
+/// Chunks smaller than this are copied together for one write.
+const COPIED: usize = 16 * 1024;
+
+/// Pongs that may wait; beyond, only the newest is kept.
+const PONG_BYTES: usize = 4 * 1024;
+
+/// An empty queue keeps room for this many chunks.
+const KEPT_CHUNKS: usize = 8;
+
+/// The sending side of a [`Session`](crate::Session), for any thread. A clone is the same
+/// outbox.
+///
+/// It is bounded, in bytes and in frames, by
+/// [`TransportConfig`](crate::TransportConfig::outbox_bytes). Frames of one caller leave in
+/// the order in which they were sent.
+#[derive(Debug, Clone)]
+pub struct Outbox(Arc<Shared>);
+
+/// What waits in an [`Outbox`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Depth {
+    /// Frames, the one being written included.
+    pub frames: usize,
+    /// Bytes.
+    pub bytes: usize,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    max: Depth,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    chunks: VecDeque<Chunk>,
+    depth: Depth,
+    /// Whether part of the first chunk has been written.
+    begun: bool,
+    pongs: Pongs,
+    goodbye: Option<Goodbye>,
+    refused: u64,
+    /// The session's task, while it waits for something to write.
+    waker: Option<Waker>,
+    /// Where to write at once.
+    tcp: Option<SharedTcp>,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    bytes: Bytes,
+    frames: usize,
+}
+
+#[derive(Debug, Default)]
+struct Pongs {
+    queued_bytes: usize,
+    newest: Option<Bytes>,
+}
+
+/// How the outbox was closed.
+#[derive(Debug)]
+enum Goodbye {
+    /// By this side; the close frame is still to be queued.
+    Asked(CloseReason),
+    /// By this side.
+    Said(CloseReason),
+    /// By the peer.
+    Answered,
+    /// The connection is gone.
+    Gone,
+}
+
+/// What to write next.
+pub(crate) enum Next {
+    Nothing,
+    Chunk(Bytes),
+    /// So many bytes, copied together.
+    Copied(usize),
+}
+
+impl Outbox {
+    pub(crate) fn new(config: &TransportConfig, tcp: Option<SharedTcp>) -> Self {
+        let max = Depth { frames: config.outbox_frames, bytes: config.outbox_bytes };
+        Self(Arc::new(Shared { queue: Mutex::new(Queue { tcp, ..Queue::default() }), max }))
+    }
+
+    /// Sends `frames`: to the socket at once if nothing waits and the session is on a
+    /// [`SharedTcp`], else through the queue. Never blocks.
+    ///
+    /// [`Delivery::Full`] means that nothing of it was taken; it is counted.
+    #[must_use = "frames are refused when the peer reads too slowly"]
+    pub fn send(&self, frames: &Frames) -> Delivery {
+        let delivery = self.offer(frames.bytes(), frames.count() as usize);
+        if delivery == Delivery::Full {
+            self.lock().refused += 1;
+        }
+        delivery
+    }
+
+    /// Closes: what is queued is written, then a close frame with the code and phrase of
+    /// `reason`. For [`CloseReason::SlowConsumer`] what is queued is dropped, but for the
+    /// rest of what is half written.
+    ///
+    /// The first call counts. The session's [`recv`](crate::Session::recv) gives `None`, and
+    /// its [`finish`](crate::Session::finish) does the rest.
+    pub fn close(&self, reason: CloseReason) {
+        let mut queue = self.lock();
+        if queue.goodbye.is_none() {
+            queue.goodbye = Some(Goodbye::Asked(reason));
+        }
+        wake(queue);
+    }
+
+    /// Whether nothing can be sent any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.lock().goodbye.is_some()
+    }
+
+    /// What waits to be written.
+    #[must_use]
+    pub fn depth(&self) -> Depth {
+        self.lock().depth
+    }
+
+    /// How many times [`send`](Self::send) found no room.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.lock().refused
+    }
+
+    /// Takes `bytes`, which hold `frames` whole frames, unless there is no room.
+    pub(crate) fn offer(&self, bytes: &Bytes, frames: usize) -> Delivery {
+        let mut queue = self.lock();
+        if queue.goodbye.is_some() {
+            return Delivery::Closed;
+        }
+        if !queue.chunks.is_empty() {
+            if !queue.has_room(bytes.len(), frames, self.0.max) {
+                return Delivery::Full;
+            }
+            queue.push(bytes.clone(), frames);
+            return Delivery::Queued;
+        }
+        let written = queue.write_now(bytes);
+        if written < bytes.len() {
+            queue.push(bytes.slice(written..), frames);
+            queue.begun = written > 0;
+            wake(queue);
+        }
+        Delivery::Queued
+    }
+
+    /// Queues a ping, whatever the limits: the heartbeat sends one at a time.
+    pub(crate) fn ping(&self) {
+        let mut queue = self.lock();
+        if queue.goodbye.is_none() {
+            queue.push(codec::ping(), 1);
+        }
+    }
+
+    /// Queues the answer to a ping. When many wait already, only the newest is kept, as
+    /// RFC 6455 section 5.5.3 allows.
+    pub(crate) fn pong(&self, payload: Bytes) {
+        let mut queue = self.lock();
+        if queue.goodbye.is_some() {
+            return;
+        }
+        let pong = codec::pong(payload);
+        if queue.pongs.queued_bytes + pong.len() > PONG_BYTES {
+            queue.pongs.newest = Some(pong);
+        } else {
+            queue.push_pong(pong);
+        }
+    }
+
+    /// Closes with the answer to the peer's close frame.
+    pub(crate) fn answer(&self, close_frame: Bytes) {
+        let mut queue = self.lock();
+        if queue.goodbye.is_none() {
+            queue.goodbye = Some(Goodbye::Answered);
+            queue.push(close_frame, 1);
+        }
+    }
+
+    /// Drops everything: there is nobody to write to.
+    pub(crate) fn abandon(&self) {
+        let mut queue = self.lock();
+        if queue.goodbye.is_none() {
+            queue.goodbye = Some(Goodbye::Gone);
+        }
+        queue.tcp = None;
+        queue.waker = None;
+        queue.clear();
+    }
+
+    /// With which reason this side closed it, if it did.
+    pub(crate) fn closed_with(&self) -> Option<CloseReason> {
+        match self.lock().goodbye {
+            Some(Goodbye::Asked(reason) | Goodbye::Said(reason)) => Some(reason),
+            Some(Goodbye::Answered | Goodbye::Gone) | None => None,
+        }
+    }
+
+    /// What to write next; `scratch` takes what is copied together. The task of `waker` is
+    /// woken when something comes after nothing, and when the outbox is closed.
+    pub(crate) fn next(&self, waker: &Waker, scratch: &mut [u8]) -> Next {
+        let mut queue = self.lock();
+        if !queue.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            queue.waker = Some(waker.clone());
+        }
+        queue.say_goodbye();
+        let copy = queue.chunks.len() > 1;
+        match queue.chunks.front() {
+            None => Next::Nothing,
+            Some(first) if copy && first.bytes.len() < COPIED => {
+                Next::Copied(queue.copy_to(scratch))
+            }
+            Some(first) => Next::Chunk(first.bytes.clone()),
+        }
+    }
+
+    /// The first `count` bytes have been written.
+    pub(crate) fn written(&self, count: usize) {
+        self.lock().advance(count);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes the session's task, without the lock.
+fn wake(mut queue: MutexGuard<'_, Queue>) {
+    let waker = queue.waker.take();
+    drop(queue);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+impl Queue {
+    fn has_room(&self, bytes: usize, frames: usize, max: Depth) -> bool {
+        self.depth.bytes + bytes <= max.bytes && self.depth.frames + frames <= max.frames
+    }
+
+    /// How much the socket took. An error is left to the session's task, which meets it too.
+    fn write_now(&self, bytes: &[u8]) -> usize {
+        self.tcp.as_ref().and_then(|tcp| tcp.try_write(bytes).ok()).unwrap_or(0)
+    }
+
+    fn push(&mut self, bytes: Bytes, frames: usize) {
+        self.depth.bytes += bytes.len();
+        self.depth.frames += frames;
+        self.chunks.push_back(Chunk { bytes, frames });
+    }
+
+    fn push_pong(&mut self, pong: Bytes) {
+        self.pongs.queued_bytes += pong.len();
+        self.push(pong, 1);
+    }
+
+    /// Queues the close frame that was asked for.
+    fn say_goodbye(&mut self) {
+        let Some(Goodbye::Asked(reason)) = self.goodbye else { return };
+        if reason == CloseReason::SlowConsumer {
+            self.drop_unbegun();
+        }
+        self.push(codec::close(reason), 1);
+        self.goodbye = Some(Goodbye::Said(reason));
+    }
+
+    fn drop_unbegun(&mut self) {
+        let begun = if self.begun { self.chunks.pop_front() } else { None };
+        self.clear();
+        if let Some(chunk) = begun {
+            self.push(chunk.bytes, chunk.frames);
+            self.begun = true;
+        }
+    }
+
+    fn clear(&mut self) {
+        self.chunks = VecDeque::new();
+        self.depth = Depth::default();
+        self.begun = false;
+        self.pongs = Pongs::default();
+    }
+
+    fn copy_to(&self, scratch: &mut [u8]) -> usize {
+        let mut room = scratch;
+        let mut copied = 0;
+        for chunk in &self.chunks {
+            let count = chunk.bytes.len().min(room.len());
+            let (here, rest) = room.split_at_mut(count);
+            here.copy_from_slice(&chunk.bytes[..count]);
+            copied += count;
+            room = rest;
+        }
+        copied
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while let Some(first) = self.chunks.front_mut() {
+            if count < first.bytes.len() {
+                first.bytes.advance(count);
+                self.depth.bytes -= count;
+                self.begun |= count > 0;
+                return;
+            }
+            count -= first.bytes.len();
+            self.depth.bytes -= first.bytes.len();
+            self.depth.frames -= first.frames;
+            self.begun = false;
+            self.chunks.pop_front();
+        }
+        self.emptied();
+    }
+
+    fn emptied(&mut self) {
+        if self.chunks.capacity() > KEPT_CHUNKS {
+            self.chunks = VecDeque::new();
+        }
+        self.pongs.queued_bytes = 0;
+        if let Some(pong) = self.pongs.newest.take()
+            && self.goodbye.is_none()
+        {
+            self.push_pong(pong);
+        }
+    }
+}

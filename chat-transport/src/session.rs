@@ -1,0 +1,320 @@
+//! One WebSocket session, from the handshake to the last byte.
+
+mod clocks;
+mod goodbye;
+
+use std::any::Any;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use chat_core::{Delivery, Frames};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::codec::{self, Codec, Violation};
+use crate::config::TransportConfig;
+use crate::error::End;
+use crate::message::{Incoming, Text};
+use crate::outbox::{Next, Outbox};
+use crate::stream::{SharedTcp, with_scratch};
+
+use clocks::{Clocks, Due};
+
+/// A WebSocket session on the server's side of an upgraded stream, owned by one task.
+///
+/// It does nothing by itself: [`recv`](Self::recv), [`drive`](Self::drive) and
+/// [`send`](Self::send) move it on, and spawn nothing. Dropping it closes the stream without
+/// a goodbye; [`finish`](Self::finish) says one.
+#[derive(Debug)]
+pub struct Session<S> {
+    io: S,
+    codec: Codec,
+    /// Received and not decoded: further messages, or part of a frame's header.
+    unread: Bytes,
+    outbox: Outbox,
+    unflushed: bool,
+    clocks: Clocks,
+    config: Arc<TransportConfig>,
+    end: Option<End>,
+    /// Whether nothing that the peer sends can be of interest any more.
+    deaf: bool,
+}
+
+/// Why reading came to an end.
+enum Stop {
+    Io(Option<io::Error>),
+    Broken(Violation),
+}
+
+impl<S> Session<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    /// A session on `io`, on which the handshake is done; `leftover` are bytes that were read
+    /// after it. On a [`SharedTcp`] the outbox writes from its caller's thread.
+    #[must_use]
+    pub fn new(io: S, leftover: Bytes, config: Arc<TransportConfig>) -> Self {
+        let tcp = (&io as &dyn Any).downcast_ref::<SharedTcp>().cloned();
+        Self {
+            io,
+            codec: Codec::new(&config),
+            unread: leftover,
+            outbox: Outbox::new(&config, tcp),
+            unflushed: false,
+            clocks: Clocks::new(&config, Instant::now()),
+            config,
+            end: None,
+            deaf: false,
+        }
+    }
+
+    /// The next message; `None` once the session is over, and from then on: either side has
+    /// closed, a rule was broken, or the connection is gone. Then call
+    /// [`finish`](Self::finish).
+    ///
+    /// Meanwhile writes what is in the outbox, answers pings and keeps the heartbeat.
+    ///
+    /// # Cancel safety
+    /// No message is lost when it is dropped.
+    pub async fn recv(&mut self) -> Option<Incoming> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// Runs `work` and meanwhile writes what is in the outbox and keeps the heartbeat. The
+    /// peer's messages stay in the socket: this is how it is slowed down.
+    ///
+    /// `work` is run to its end even if the session ends.
+    ///
+    /// # Cancel safety
+    /// That of `work`: the session loses nothing.
+    pub async fn drive<F: Future>(&mut self, work: F) -> F::Output {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            let output = work.as_mut().poll(cx);
+            if output.is_pending() {
+                self.poll_service(cx);
+            }
+            output
+        })
+        .await
+    }
+
+    /// Sends `frames`, and waits for room in the outbox: [`Delivery::Queued`] or
+    /// [`Delivery::Closed`]. Other tasks use the [`outbox`](Self::outbox), which refuses.
+    ///
+    /// # Cancel safety
+    /// When it is dropped, either all of `frames` was taken or nothing.
+    pub async fn send(&mut self, frames: &Frames) -> Delivery {
+        poll_fn(|cx| self.poll_send(cx, frames.bytes(), frames.count() as usize)).await
+    }
+
+    /// [`send`](Self::send) for one binary message.
+    ///
+    /// # Cancel safety
+    /// When it is dropped, either all of `payload` was taken or nothing.
+    pub async fn send_binary(&mut self, payload: Bytes) -> Delivery {
+        let frame = codec::binary(payload);
+        poll_fn(|cx| self.poll_send(cx, &frame, 1)).await
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
+        self.poll_write_out(cx);
+        while !self.is_over() {
+            match self.poll_message(cx) {
+                Poll::Ready(Ok(message)) => {
+                    if let Some(incoming) = self.take_in(message) {
+                        return Poll::Ready(Some(incoming));
+                    }
+                }
+                Poll::Ready(Err(stop)) => self.stop(stop),
+                Poll::Pending => {
+                    if self.codec.mid_message() || !self.unread.is_empty() {
+                        self.clocks.incomplete(Instant::now());
+                    }
+                    self.poll_write_out(cx);
+                    self.poll_clocks(cx, true);
+                    if !self.is_over() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &Bytes, frames: usize) -> Poll<Delivery> {
+        if self.outbox.offer(bytes, frames) == Delivery::Full {
+            self.poll_service(cx);
+        } else {
+            return Poll::Ready(Delivery::Queued);
+        }
+        match self.outbox.offer(bytes, frames) {
+            Delivery::Full => Poll::Pending,
+            delivery => Poll::Ready(delivery),
+        }
+    }
+
+    /// All but reading.
+    fn poll_service(&mut self, cx: &mut Context<'_>) {
+        if !self.is_over() {
+            self.poll_write_out(cx);
+            self.poll_clocks(cx, false);
+        }
+    }
+
+    /// The next message in what is unread, or in what the socket has.
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Stop>> {
+        if !self.unread.is_empty() {
+            match self.codec.decode(&mut self.unread) {
+                Ok(Some(message)) => return Poll::Ready(Ok(message)),
+                Err(violation) => return Poll::Ready(Err(Stop::Broken(violation))),
+                // A copy of the last few bytes lets go of the rest.
+                Ok(None) => self.unread = Bytes::copy_from_slice(&self.unread),
+            }
+        }
+        loop {
+            let read = with_scratch(|scratch| self.poll_read(cx, scratch));
+            if let Some(message) = ready!(read)? {
+                return Poll::Ready(Ok(message));
+            }
+        }
+    }
+
+    /// Reads once, after what is unread, and decodes.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Result<Option<Message>, Stop>> {
+        let (before, room) = scratch.split_at_mut(self.unread.len());
+        before.copy_from_slice(&self.unread);
+        let mut buf = ReadBuf::new(room);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)).map_err(|e| Stop::Io(Some(e)))?;
+        let read = buf.filled().len();
+        if read == 0 {
+            return Poll::Ready(Err(Stop::Io(None)));
+        }
+        self.clocks.heard(Instant::now());
+        let mut input = &scratch[..self.unread.len() + read];
+        let message = self.codec.decode(&mut input).map_err(Stop::Broken);
+        self.unread = Bytes::copy_from_slice(input);
+        Poll::Ready(message)
+    }
+
+    /// Acts on a message; gives it back if it is for the application.
+    fn take_in(&mut self, message: Message) -> Option<Incoming> {
+        if message.is_text() || message.is_binary() {
+            self.clocks.complete();
+        }
+        match message {
+            Message::Text(text) => return Some(Incoming::Text(Text::new(text))),
+            Message::Binary(bytes) => return Some(Incoming::Binary(bytes)),
+            Message::Ping(payload) => self.outbox.pong(payload),
+            Message::Pong(_) | Message::Frame(_) => {}
+            Message::Close(frame) => {
+                let (code, phrase) = frame
+                    .as_ref()
+                    .map(|frame| (u16::from(frame.code), frame.reason.as_str().into()))
+                    .unzip();
+                self.end = Some(End::ByPeer { code, phrase: phrase.unwrap_or_default() });
+                self.deaf = true;
+                self.outbox.answer(codec::close_reply(frame));
+            }
+        }
+        None
+    }
+
+    fn stop(&mut self, stop: Stop) {
+        self.deaf = true;
+        match stop {
+            Stop::Io(error) => {
+                self.outbox.abandon();
+                self.end = Some(End::Lost(error));
+            }
+            Stop::Broken(violation) => {
+                tracing::debug!(reason = violation.reason.as_str(), "{}", violation.detail);
+                self.outbox.close(violation.reason);
+            }
+        }
+    }
+
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) {
+        if let Poll::Ready(Err(error)) = self.poll_write(cx) {
+            self.stop(Stop::Io(Some(error)));
+        }
+    }
+
+    /// Ready when all is written.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(written) = with_scratch(|scratch| self.poll_write_next(cx, scratch)) {
+            let Poll::Ready(count) = written? else {
+                self.clocks.stalled(Instant::now());
+                return Poll::Pending;
+            };
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outbox.written(count);
+            self.clocks.took();
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Option<Poll<io::Result<usize>>> {
+        let io = Pin::new(&mut self.io);
+        match self.outbox.next(cx.waker(), scratch) {
+            Next::Nothing => None,
+            Next::Chunk(bytes) => Some(io.poll_write(cx, &bytes)),
+            Next::Copied(count) => Some(io.poll_write(cx, &scratch[..count])),
+        }
+    }
+
+    /// Acts on what is due, and waits for what is due next.
+    fn poll_clocks(&mut self, cx: &mut Context<'_>, reading: bool) {
+        loop {
+            match self.clocks.poll(cx, reading) {
+                Poll::Pending => return,
+                Poll::Ready(Due::Ping) => {
+                    self.outbox.ping();
+                    self.poll_write_out(cx);
+                }
+                Poll::Ready(Due::Close(reason)) => return self.outbox.close(reason),
+            }
+        }
+    }
+}
+
+impl<S> Session<S> {
+    /// Where to send. Clone it for other tasks.
+    #[must_use]
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    fn is_over(&mut self) -> bool {
+        if self.end.is_none() {
+            self.end = self.outbox.closed_with().map(End::Local);
+        }
+        self.end.is_some()
+    }
+}
+
+impl<S> Drop for Session<S> {
+    fn drop(&mut self) {
+        self.outbox.abandon();
+    }
+}

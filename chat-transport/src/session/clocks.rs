@@ -1,0 +1,107 @@
+//! The deadlines of a session.
+
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use chat_core::CloseReason;
+use tokio::time::Instant;
+
+use crate::config::TransportConfig;
+use crate::heartbeat::{Beat, Heartbeat};
+use crate::timer::Timer;
+
+/// All clocks of an open session, on one timer.
+#[derive(Debug)]
+pub(super) struct Clocks {
+    timer: Timer,
+    heartbeat: Option<Heartbeat>,
+    /// Since when the peer has taken nothing.
+    stalled: Option<Instant>,
+    write_timeout: Duration,
+    /// Since when a message has been incomplete.
+    incomplete: Option<Instant>,
+    message_timeout: Duration,
+}
+
+/// Why a session is closed whose peer is stalled, or leaves a message incomplete.
+const REASONS: [CloseReason; 2] = [CloseReason::SlowConsumer, CloseReason::PolicyViolation];
+
+/// What is due.
+pub(super) enum Due {
+    Ping,
+    Close(CloseReason),
+}
+
+impl Clocks {
+    pub(super) fn new(config: &TransportConfig, now: Instant) -> Self {
+        Self {
+            timer: Timer::default(),
+            heartbeat: config.heartbeat.map(|config| Heartbeat::new(config, now)),
+            stalled: None,
+            write_timeout: config.write_timeout,
+            incomplete: None,
+            message_timeout: config.message_timeout,
+        }
+    }
+
+    /// Bytes came in.
+    pub(super) fn heard(&mut self, now: Instant) {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.heard(now);
+        }
+    }
+
+    /// Nothing more came in, and a message is incomplete.
+    pub(super) fn incomplete(&mut self, now: Instant) {
+        self.incomplete.get_or_insert(now);
+    }
+
+    /// A message is complete.
+    pub(super) fn complete(&mut self) {
+        self.incomplete = None;
+    }
+
+    /// The peer takes nothing for now.
+    pub(super) fn stalled(&mut self, now: Instant) {
+        self.stalled.get_or_insert(now);
+    }
+
+    /// The peer took something.
+    pub(super) fn took(&mut self) {
+        self.stalled = None;
+    }
+
+    /// What is due. While the session is not `reading`, silence is not held against the
+    /// peer: its bytes may be waiting.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, reading: bool) -> Poll<Due> {
+        loop {
+            let now = Instant::now();
+            let stalled = self.stalled.map(|since| since + self.write_timeout);
+            let incomplete = self.incomplete.map(|since| since + self.message_timeout);
+            let mut deadlines = [stalled, incomplete.filter(|_| reading), None];
+            for (deadline, reason) in deadlines.iter().zip(REASONS) {
+                if deadline.is_some_and(|deadline| deadline <= now) {
+                    return Poll::Ready(Due::Close(reason));
+                }
+            }
+            match self.heartbeat.as_mut().map(|heartbeat| heartbeat.poll(now)) {
+                Some(Beat::Ping) => return Poll::Ready(Due::Ping),
+                Some(Beat::Lost) if reading => {
+                    return Poll::Ready(Due::Close(CloseReason::HeartbeatLost));
+                }
+                Some(Beat::Wait(until)) => deadlines[2] = Some(until),
+                Some(Beat::Lost) | None => {}
+            }
+            let Some(next) = deadlines.into_iter().flatten().min() else { return Poll::Pending };
+            ready!(self.timer.poll(cx, next));
+        }
+    }
+
+    /// Ready when `deadline` has passed, whatever else is due.
+    pub(super) fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        while Instant::now() < deadline {
+            ready!(self.timer.poll(cx, deadline));
+        }
+        Poll::Ready(())
+    }
+}

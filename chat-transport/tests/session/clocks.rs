@@ -1,0 +1,193 @@
+//! Deadlines, in made-up time.
+
+use std::time::Duration;
+
+use chat_core::{CloseReason, Delivery, Frames};
+use chat_transport::testing::raw_frame;
+use chat_transport::{End, TransportConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep};
+
+use crate::{close_frame, in_memory, read_all, text};
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_pinged_and_then_lost() {
+    let (mut client, mut session) = in_memory(1024, TransportConfig::default());
+    let start = Instant::now();
+    let peer = async {
+        let mut ping = [0; 2];
+        client.read_exact(&mut ping).await.unwrap();
+        assert_eq!(ping, [0x89, 0]);
+        assert_eq!(start.elapsed(), secs(25));
+        client.write_all(&raw_frame(0x8a, b"")).await.unwrap();
+
+        client.read_exact(&mut ping).await.unwrap();
+        assert_eq!(ping, [0x89, 0]);
+        assert_eq!(start.elapsed(), secs(50));
+        assert_eq!(read_all(&mut client).await, close_frame(4001, "heartbeat lost"));
+    };
+    let server = async {
+        assert_eq!(session.recv().await, None);
+        assert_eq!(start.elapsed(), secs(70));
+        let end = session.finish().await;
+        assert!(matches!(end, End::Local(CloseReason::HeartbeatLost)), "{end:?}");
+        drop(session);
+    };
+    tokio::join!(peer, server);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_talks_is_not_pinged() {
+    let (mut client, mut session) = in_memory(1024, TransportConfig::default());
+    let server = tokio::spawn(async move {
+        let mut count = 0;
+        while session.recv().await.is_some() {
+            count += 1;
+        }
+        (count, session.finish().await)
+    });
+    for _ in 0..10 {
+        sleep(secs(24)).await;
+        client.write_all(&raw_frame(0x81, b"x")).await.unwrap();
+    }
+    client.write_all(&raw_frame(0x88, b"")).await.unwrap();
+    assert_eq!(read_all(&mut client).await, [0x88, 0]);
+    drop(client);
+    assert_eq!(server.await.unwrap().0, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_heartbeat_silence_is_fine() {
+    let (client, mut session) = in_memory(1024, TransportConfig::default().no_heartbeat());
+    let waited = tokio::time::timeout(secs(100_000), session.recv()).await;
+    assert!(waited.is_err(), "{waited:?}");
+    drop(client);
+    assert_eq!(session.recv().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_not_held_against_a_peer_that_is_not_read() {
+    let (mut client, mut session) = in_memory(1024, TransportConfig::default());
+    let mut ping = [0; 2];
+    // The peer answers, but the session does not read while it drives.
+    let work = async {
+        client.read_exact(&mut ping).await.unwrap();
+        client.write_all(&raw_frame(0x8a, b"")).await.unwrap();
+        client.write_all(&raw_frame(0x81, b"still here")).await.unwrap();
+        sleep(secs(60)).await;
+    };
+    session.drive(work).await;
+    assert_eq!(ping, [0x89, 0]);
+    assert_eq!(text(session.recv().await), "still here");
+    assert!(!session.outbox().is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_peer_is_cut() {
+    let (mut client, mut session) = in_memory(64, TransportConfig::default());
+    let frames = Frames::text(&"x".repeat(100));
+    for _ in 0..10 {
+        assert_eq!(session.outbox().send(&frames), Delivery::Queued);
+    }
+    let start = Instant::now();
+    assert_eq!(session.recv().await, None);
+    assert_eq!(start.elapsed(), secs(10));
+
+    // Only the frame that was half written comes out whole before the close frame.
+    let (end, bytes) = tokio::join!(session.finish(), async {
+        let mut bytes = vec![0; frames.bytes().len()];
+        client.read_exact(&mut bytes).await.unwrap();
+        client.write_all(&raw_frame(0x88, b"\x0f\xa0")).await.unwrap();
+        bytes.extend(read_all(&mut client).await);
+        drop(client);
+        bytes
+    });
+    assert!(matches!(end, End::Local(CloseReason::SlowConsumer)), "{end:?}");
+    assert_eq!(bytes, [&frames.bytes()[..], &close_frame(4000, "slow consumer")].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_peer_is_not_a_stalled_one() {
+    let (mut client, mut session) = in_memory(64, TransportConfig::default());
+    let frames = Frames::text(&"x".repeat(100));
+    for _ in 0..10 {
+        assert_eq!(session.outbox().send(&frames), Delivery::Queued);
+    }
+    let all = frames.bytes().len() * 10;
+    let reader = async {
+        let mut left = vec![0; all];
+        for part in left.chunks_mut(64) {
+            sleep(secs(9)).await;
+            client.read_exact(part).await.unwrap();
+        }
+        left
+    };
+    assert_eq!(session.drive(reader).await, frames.bytes().repeat(10));
+    assert!(!session.outbox().is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_must_end() {
+    let (mut client, mut session) = in_memory(1024, TransportConfig::default());
+    let start = Instant::now();
+    let server = async {
+        assert_eq!(session.recv().await, None);
+        assert_eq!(start.elapsed(), secs(30));
+        let end = session.finish().await;
+        assert!(matches!(end, End::Local(CloseReason::PolicyViolation)), "{end:?}");
+        drop(session);
+    };
+    // A byte a second keeps the heartbeat alive, and no message comes of it.
+    let peer = async {
+        let frame = raw_frame(0x81, &[b'x'; 1000]);
+        for byte in frame.chunks(1).take(30) {
+            client.write_all(byte).await.unwrap();
+            sleep(secs(1)).await;
+        }
+        assert_eq!(read_all(&mut client).await, close_frame(1008, "policy violation"));
+    };
+    tokio::join!(server, peer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clock_of_a_message_starts_with_each_message() {
+    let (mut client, mut session) = in_memory(1024, TransportConfig::default());
+    let server = async {
+        for _ in 0..10 {
+            assert_eq!(text(session.recv().await), "in halves");
+        }
+    };
+    // There is always an incomplete message, and none of them for more than 9 s.
+    let stream = raw_frame(0x81, b"in halves").repeat(10);
+    let peer = async {
+        for half in stream.chunks(8) {
+            client.write_all(half).await.unwrap();
+            sleep(secs(9)).await;
+        }
+    };
+    tokio::join!(server, peer);
+}
+
+#[tokio::test]
+async fn work_goes_on_when_the_peer_dies() {
+    let (client, mut session) = in_memory(16, TransportConfig::default());
+    assert_eq!(session.outbox().send(&Frames::text(&"x".repeat(100))), Delivery::Queued);
+    let outbox = session.outbox().clone();
+    let done = session
+        .drive(async move {
+            drop(client);
+            while !outbox.is_closed() {
+                tokio::task::yield_now().await;
+            }
+            "done"
+        })
+        .await;
+    assert_eq!(done, "done");
+    assert_eq!(session.recv().await, None);
+    let end = session.finish().await;
+    assert!(matches!(end, End::Lost(Some(_))), "{end:?}");
+}
