@@ -62,9 +62,15 @@ pub mod events;
 mod hub;
 mod memory;
 mod random;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use broker::{Broker, Delivery, Published, Receipt, ReceiptSender, Status};
 pub use error::BrokerError;
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
 pub use hub::{Hub, HubConfig, HubDriver, HubStats, Membership, Snapshot};
 pub use memory::{MemoryBroker, MemoryBus};
+#[cfg(feature = "redis")]
+pub use redis::{RedisBroker, RedisConfig};

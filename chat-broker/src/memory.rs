@@ -14,8 +14,8 @@ use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents, EventSender};
 use crate::random;
 
-/// Topics whose counter a bus keeps, at most, beside those that somebody subscribes to.
-pub const MAX_TOPICS: usize = 1_000_000;
+/// Topics that a bus keeps, at most, beside those that somebody subscribes to.
+const MAX_TOPICS: usize = 1_000_000;
 
 /// Publications that a node's events hold before they lag.
 const EVENT_QUEUE: usize = 8192;
@@ -26,7 +26,7 @@ const SHARDS: usize = 64;
 /// What the nodes of one process share.
 ///
 /// Everything is lost with the process. A counter (about 200 bytes) is kept for each topic
-/// that was published to; past [`MAX_TOPICS`] the counters of the topics that have waited
+/// that was published to; past 1,000,000 topics the counters of those that have waited
 /// longest are dropped, subscribed ones excepted, and such a topic begins a new epoch.
 ///
 /// A clone is the same bus.

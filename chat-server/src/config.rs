@@ -27,6 +27,10 @@ pub struct ServerConfig {
     /// What comes before `/join-room/…` in the link that `POST /create-room` gives.
     /// Default: `http://` and the request's `Host`.
     pub public_url: Option<String>,
+    /// Origins of web pages, such as `https://app.example`, that may connect, create rooms
+    /// and import the modules, besides those on the host that the server is asked for by.
+    /// `null` stands for pages without an origin. Default: none.
+    pub allow_origin: Vec<String>,
 }
 
 impl Default for ServerConfig {
@@ -39,6 +43,7 @@ impl Default for ServerConfig {
             max_listed_members: 200,
             drain_timeout: Duration::from_secs(10),
             public_url: None,
+            allow_origin: Vec::new(),
         }
     }
 }
@@ -66,6 +71,7 @@ setters! {
     max_listed_members: usize,
     drain_timeout: Duration,
     public_url: Option<String>,
+    allow_origin: Vec<String>,
 }
 
 impl ServerConfig {

@@ -131,21 +131,23 @@ impl Connection {
 
     /// Direct messages are for those whose dialect has them.
     fn open_inbox(&mut self) {
-        self.inbox = match self.member.dialect {
-            Dialect::Native | Dialect::Direct => {
-                let topic = Topic::User(self.member.user.id.clone());
-                Some(self.state.hub.attach(&topic, self.id, self.member.clone()))
-            }
+        let topic = match self.member.dialect {
+            Dialect::Native | Dialect::Direct => Some(Topic::User(self.member.user.id.clone())),
             Dialect::Rooms | Dialect::Topics => None,
         };
+        if self.inbox.as_ref().map(Membership::topic) != topic.as_ref() {
+            self.inbox =
+                topic.map(|topic| self.state.hub.attach(&topic, self.id, self.member.clone()));
+        }
     }
 
     /// The client is known by another name from here on, or speaks another dialect.
     fn become_member(&mut self, user: Arc<User>, dialect: Dialect) {
         self.member = self.member.with(user, dialect);
         self.state.sessions.insert(self.id, self.member.clone());
-        for place in &self.places {
-            place.membership.replace(self.member.clone());
+        let places = self.places.iter().map(|place| &place.membership);
+        for membership in places.chain(&self.inbox) {
+            membership.replace(self.member.clone());
         }
     }
 
@@ -171,7 +173,6 @@ impl Connection {
         let Some(dialect) = Dialect::recognise(text) else { return };
         self.recognised = true;
         if dialect != self.member.dialect || self.inbox.is_none() {
-            self.inbox = None;
             self.become_member(Arc::clone(&self.member.user), dialect);
             self.open_inbox();
         }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{FromRequestParts, Path, Query, Request, State as Shared};
+use axum::extract::{FromRequestParts, OriginalUri, Path, Query, Request, State as Shared};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use chat_core::{Dialect, InvalidName, RoomId, UserId, UserName};
@@ -23,17 +23,20 @@ use tokio::net::TcpStream;
 use crate::connection::{self, Opening};
 use crate::identity::random_id;
 use crate::metrics;
+use crate::origin::{self, Cors};
 use crate::state::State;
+use crate::web;
 
 pub(crate) fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/", get(root))
         .route("/ws", get(socket))
-        .route("/create-room", post(create_room))
+        .route("/create-room", post(create_room).options(may_create_room))
         .route("/join-room/{room}", get(join_room))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show_metrics))
+        .merge(web::router())
         .with_state(state)
 }
 
@@ -62,12 +65,13 @@ impl ClientQuery {
 /// `GET /`: a connection, or the page for people.
 async fn root(
     Shared(state): Shared<Arc<State>>,
+    uri: OriginalUri,
     query: Result<Query<ClientQuery>, QueryRejection>,
     upgrade: Upgrade,
     request: Request,
 ) -> Result<Response, BadRequest> {
     if !upgrade.asked_for {
-        return Ok(page().into_response());
+        return Ok(web::page(&uri, request.headers()));
     }
     let Query(query) = query?;
     Ok(upgrade.accept(state, &request, query.opening(None)?))
@@ -87,6 +91,7 @@ async fn socket(
 /// `GET /join-room/{room}`: a connection that has joined, or the page in that room.
 async fn join_room(
     Shared(state): Shared<Arc<State>>,
+    uri: OriginalUri,
     room: Result<Path<String>, PathRejection>,
     query: Result<Query<ClientQuery>, QueryRejection>,
     upgrade: Upgrade,
@@ -95,14 +100,10 @@ async fn join_room(
     let Path(room) = room?;
     let room = RoomId::new(room).map_err(|why| BadRequest::name("room", why))?;
     if !upgrade.asked_for {
-        return Ok(page().into_response());
+        return Ok(web::page(&uri, request.headers()));
     }
     let Query(query) = query?;
     Ok(upgrade.accept(state, &request, query.opening(Some(room))?))
-}
-
-fn page() -> Html<&'static str> {
-    Html(include_str!("page.html"))
 }
 
 #[derive(Serialize)]
@@ -117,6 +118,9 @@ const ROOM_ID_LEN: usize = 20;
 
 /// `POST /create-room`: an id that nobody can guess. The room is made by whoever joins it.
 async fn create_room(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Response {
+    if !origin::is_allowed(&headers, &state.config.allow_origin) {
+        return origin::refuse();
+    }
     let room_id = random_id(ROOM_ID_LEN);
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let base = match (&state.config.public_url, host) {
@@ -125,7 +129,13 @@ async fn create_room(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> R
         (None, None) => String::new(),
     };
     let url = format!("{base}/join-room/{room_id}");
-    (StatusCode::CREATED, axum::Json(CreatedRoom { room_id, url })).into_response()
+    let created = (StatusCode::CREATED, axum::Json(CreatedRoom { room_id, url }));
+    Cors::of(&headers, &state.config.allow_origin).apply(created.into_response())
+}
+
+/// `OPTIONS /create-room`: a browser asks on behalf of a page elsewhere.
+async fn may_create_room(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Response {
+    Cors::of(&headers, &state.config.allow_origin).preflight()
 }
 
 /// `GET /readyz`: whether a balancer should send clients here.
@@ -170,6 +180,9 @@ impl Upgrade {
     /// Answers the handshake. The connection is served by a task of its own once hyper has
     /// handed the stream over, and nothing of the HTTP side stays with it.
     fn accept(self, state: Arc<State>, request: &Request, mut opening: Opening) -> Response {
+        if !origin::is_allowed(request.headers(), &state.config.allow_origin) {
+            return origin::refuse();
+        }
         if state.is_draining() {
             return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
         }

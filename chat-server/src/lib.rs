@@ -19,7 +19,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> std::io::Result<()> {
-//! let (broker, events) = MemoryBroker::connect(); // or RedisBroker::connect(config)?
+//! let (broker, events) = MemoryBroker::connect(); // or RedisBroker::connect(config).await?
 //! let chat = Server::builder().broker(broker, events).start();
 //! let app = Router::new().route("/hello", get(|| async { "hi" })).nest("/chat", chat.router());
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
@@ -33,8 +33,10 @@ mod http;
 mod identity;
 mod member;
 mod metrics;
+mod origin;
 mod server;
 mod state;
+mod web;
 
 pub use config::ServerConfig;
 pub use server::{Server, ServerBuilder};

@@ -27,7 +27,7 @@ async fn main() -> ExitCode {
 async fn run(settings: Settings) -> Result<(), String> {
     start_log(&settings)?;
     let listeners = listen(&settings).await?;
-    let server = with_broker(&settings)?.config(settings.server()).start();
+    let server = with_broker(&settings).await?.config(settings.server()).start();
     for listener in &listeners {
         if let Ok(address) = listener.local_addr() {
             info!("listening on http://{address}");
@@ -79,24 +79,25 @@ async fn listen_on_loopback(port: u16) -> Result<Vec<TcpListener>, String> {
     }
 }
 
-fn with_broker(settings: &Settings) -> Result<ServerBuilder, String> {
+async fn with_broker(settings: &Settings) -> Result<ServerBuilder, String> {
     let Some(url) = &settings.redis_url else {
         info!("no REDIS_URL: rooms live in the memory of this process alone");
         return Ok(Server::builder());
     };
-    with_redis(settings, url)
+    with_redis(settings, url).await
 }
 
 #[cfg(feature = "redis")]
-fn with_redis(settings: &Settings, url: &str) -> Result<ServerBuilder, String> {
+async fn with_redis(settings: &Settings, url: &str) -> Result<ServerBuilder, String> {
     let config = chat_broker::RedisConfig::new(url).prefix(&settings.redis_prefix);
     let (broker, events) = chat_broker::RedisBroker::connect(config)
+        .await
         .map_err(|error| format!("invalid value for redis-url: {error}"))?;
     Ok(Server::builder().broker(broker, events))
 }
 
 #[cfg(not(feature = "redis"))]
-fn with_redis(_: &Settings, _: &str) -> Result<ServerBuilder, String> {
+async fn with_redis(_: &Settings, _: &str) -> Result<ServerBuilder, String> {
     Err("this chat-server was built without the feature \"redis\"".to_owned())
 }
 

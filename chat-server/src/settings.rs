@@ -99,6 +99,11 @@ struct Layer {
     #[arg(long, env, value_name = "URL")]
     public_url: Option<String>,
 
+    /// Origins of web pages that may use this server besides those on its own host, such
+    /// as https://app.example; separated by commas
+    #[arg(long, env, value_name = "ORIGIN", value_delimiter = ',')]
+    allow_origin: Option<Vec<String>>,
+
     /// What to log: error, warn, info, debug, trace, or by module: info,chat_broker=debug
     /// [default: info]
     #[arg(long, env, value_name = "LEVEL")]
@@ -124,6 +129,7 @@ impl Layer {
             pong_timeout: self.pong_timeout.or(file.pong_timeout),
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
             public_url: self.public_url.or(file.public_url),
+            allow_origin: self.allow_origin.or(file.allow_origin),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
         }
@@ -144,6 +150,7 @@ impl Layer {
             server.drain_timeout = timeout;
         }
         server.public_url = filled(self.public_url);
+        server.allow_origin = self.allow_origin.unwrap_or_default();
         server.transport = transport;
         Settings {
             port: self.port.unwrap_or(8080),

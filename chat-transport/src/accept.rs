@@ -16,6 +16,7 @@ use crate::config::TransportConfig;
 use crate::error::TransportError;
 use crate::handshake::{HandshakeError, respond};
 use crate::session::Session;
+use crate::timer::after;
 
 /// How much of a refused request is read and dropped, and for how long: a stream that is
 /// closed with input unread is reset, and the answer lost.
@@ -53,7 +54,7 @@ pub async fn accept<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let deadline = Instant::now() + config.handshake_timeout;
+    let deadline = after(Instant::now(), config.handshake_timeout);
     let read = timeout_at(deadline, read_head(&mut io, config.max_head_bytes));
     let refusal = match read.await {
         Ok(Ok((request, leftover))) => match respond(&request, protocols) {

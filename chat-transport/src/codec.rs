@@ -182,3 +182,52 @@ fn encode(frame: Frame) -> Bytes {
     let _ = frame.format(&mut bytes);
     bytes.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client's frame, masked with zeros.
+    fn frame(payload: &[u8]) -> Vec<u8> {
+        let header = FrameHeader {
+            mask: Some([0; 4]),
+            opcode: OpCode::Data(Data::Binary),
+            ..FrameHeader::default()
+        };
+        let payload = Bytes::copy_from_slice(payload);
+        encode(Frame::from_payload(header, payload)).to_vec()
+    }
+
+    fn decode(codec: &mut Codec, input: &mut &[u8]) -> Bytes {
+        codec.decode(input).unwrap().unwrap().into_data()
+    }
+
+    #[test]
+    fn a_large_message_leaves_no_large_buffer() {
+        let mut codec = Codec::new(&TransportConfig::default());
+        let input = [frame(&[7; 65_536]), frame(b"next")].concat();
+        let mut input = &input[..];
+        let large = decode(&mut codec, &mut input);
+        assert_eq!(large, vec![7; 65_536]);
+        // Whose bytes nobody else holds on to.
+        assert!(large.is_unique());
+        assert_eq!(decode(&mut codec, &mut input), "next");
+        assert!(!codec.mid_message());
+    }
+
+    #[test]
+    fn only_a_part_of_a_header_is_left_over() {
+        let mut codec = Codec::new(&TransportConfig::default());
+        let whole = frame(&[7; 1000]);
+        for cut in 0..whole.len() {
+            let mut input = &whole[..cut];
+            assert!(codec.decode(&mut input).unwrap().is_none());
+            let left = if cut < 8 { cut } else { 0 };
+            assert_eq!(input.len(), left);
+            assert_eq!(codec.mid_message(), cut >= 8);
+            let mut rest = &whole[cut - left..];
+            assert_eq!(decode(&mut codec, &mut rest), vec![7; 1000]);
+            assert!(rest.is_empty());
+        }
+    }
+}

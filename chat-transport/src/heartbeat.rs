@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use crate::config::HeartbeatConfig;
+use crate::timer::after;
 
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
@@ -36,10 +37,10 @@ impl Heartbeat {
     /// A [`Beat::Ping`] is asked for once: the caller sends it.
     pub(crate) fn poll(&mut self, now: Instant) -> Beat {
         if let Some(pinged) = self.pinged {
-            let deadline = pinged + self.config.timeout;
+            let deadline = after(pinged, self.config.timeout);
             return if now < deadline { Beat::Wait(deadline) } else { Beat::Lost };
         }
-        let due = self.heard + self.config.interval;
+        let due = after(self.heard, self.config.interval);
         if now < due {
             return Beat::Wait(due);
         }

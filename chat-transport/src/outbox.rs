@@ -93,6 +93,10 @@ pub(crate) enum Next {
 }
 
 impl Outbox {
+    /// What the clones of an outbox share.
+    #[cfg(test)]
+    pub(crate) const SHARED_BYTES: usize = size_of::<Shared>();
+
     pub(crate) fn new(config: &TransportConfig, tcp: Option<SharedTcp>) -> Self {
         let max = Depth { frames: config.outbox_frames, bytes: config.outbox_bytes };
         Self(Arc::new(Shared { queue: Mutex::new(Queue { tcp, ..Queue::default() }), max }))

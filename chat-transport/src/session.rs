@@ -40,9 +40,19 @@ pub struct Session<S> {
     unflushed: bool,
     clocks: Clocks,
     config: Arc<TransportConfig>,
+    /// How it ended, unless this side closed.
     end: Option<End>,
-    /// Whether nothing that the peer sends can be of interest any more.
-    deaf: bool,
+    peer: Peer,
+}
+
+/// What to think of the bytes that come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Peer {
+    Talking,
+    /// It has sent its close frame: there should be no more.
+    Done,
+    /// They make no sense any more.
+    Broken,
 }
 
 /// Why reading came to an end.
@@ -63,13 +73,14 @@ where
         Self {
             io,
             codec: Codec::new(&config),
-            unread: leftover,
+            // A copy, which is mostly empty, lets go of the buffer it is a part of.
+            unread: Bytes::copy_from_slice(&leftover),
             outbox: Outbox::new(&config, tcp),
             unflushed: false,
             clocks: Clocks::new(&config, Instant::now()),
             config,
             end: None,
-            deaf: false,
+            peer: Peer::Talking,
         }
     }
 
@@ -148,21 +159,18 @@ where
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &Bytes, frames: usize) -> Poll<Delivery> {
-        if self.outbox.offer(bytes, frames) == Delivery::Full {
+        let mut delivery = self.outbox.offer(bytes, frames);
+        if delivery == Delivery::Full {
             self.poll_service(cx);
-        } else {
-            return Poll::Ready(Delivery::Queued);
+            delivery = self.outbox.offer(bytes, frames);
         }
-        match self.outbox.offer(bytes, frames) {
-            Delivery::Full => Poll::Pending,
-            delivery => Poll::Ready(delivery),
-        }
+        if delivery == Delivery::Full { Poll::Pending } else { Poll::Ready(delivery) }
     }
 
     /// All but reading.
     fn poll_service(&mut self, cx: &mut Context<'_>) {
+        self.poll_write_out(cx);
         if !self.is_over() {
-            self.poll_write_out(cx);
             self.poll_clocks(cx, false);
         }
     }
@@ -222,7 +230,7 @@ where
                     .map(|frame| (u16::from(frame.code), frame.reason.as_str().into()))
                     .unzip();
                 self.end = Some(End::ByPeer { code, phrase: phrase.unwrap_or_default() });
-                self.deaf = true;
+                self.peer = Peer::Done;
                 self.outbox.answer(codec::close_reply(frame));
             }
         }
@@ -230,14 +238,16 @@ where
     }
 
     fn stop(&mut self, stop: Stop) {
-        self.deaf = true;
         match stop {
             Stop::Io(error) => {
+                if !self.is_over() {
+                    self.end = Some(End::Lost(error));
+                }
                 self.outbox.abandon();
-                self.end = Some(End::Lost(error));
             }
             Stop::Broken(violation) => {
                 tracing::debug!(reason = violation.reason.as_str(), "{}", violation.detail);
+                self.peer = Peer::Broken;
                 self.outbox.close(violation.reason);
             }
         }
@@ -264,7 +274,11 @@ where
             self.unflushed = true;
         }
         if self.unflushed {
-            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            let Poll::Ready(()) = Pin::new(&mut self.io).poll_flush(cx)? else {
+                self.clocks.stalled(Instant::now());
+                return Poll::Pending;
+            };
+            self.clocks.took();
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
@@ -305,16 +319,43 @@ impl<S> Session<S> {
         &self.outbox
     }
 
-    fn is_over(&mut self) -> bool {
-        if self.end.is_none() {
-            self.end = self.outbox.closed_with().map(End::Local);
-        }
-        self.end.is_some()
+    fn is_over(&self) -> bool {
+        self.outbox.is_closed()
     }
 }
 
 impl<S> Drop for Session<S> {
     fn drop(&mut self) {
         self.outbox.abandon();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::size_of_val;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_idle_session_is_small() {
+        let (_client, server) = tokio::io::duplex(1);
+        let mut session = Session::new(server, Bytes::new(), Arc::default());
+        let session_bytes = size_of::<Session<SharedTcp>>();
+        let recv_bytes = size_of_val(&session.recv());
+        let drive_bytes = size_of_val(&session.drive(std::future::ready(())));
+        let send_bytes = size_of_val(&session.send(&Frames::text("")));
+        let finish_bytes = size_of_val(&session.finish());
+        let config = Arc::default();
+        let accept_bytes = size_of_val(&crate::accept(tokio::io::duplex(1).0, &[], &config));
+        println!("accept {accept_bytes}");
+        println!("session {session_bytes}, outbox {}", Outbox::SHARED_BYTES);
+        println!(
+            "recv {recv_bytes}, drive {drive_bytes}, send {send_bytes}, finish {finish_bytes}"
+        );
+        assert!(session_bytes + Outbox::SHARED_BYTES <= 1024);
+        assert!(recv_bytes <= 64);
+        assert!(drive_bytes <= 64);
+        assert!(send_bytes <= 128);
+        assert!(finish_bytes <= 128);
     }
 }

@@ -296,6 +296,11 @@ impl WsClient {
         loop {
             match self.frame(wanted).await {
                 Message::Ping(_) | Message::Pong(_) => {}
+                Message::Close(frame) => {
+                    // The answer; whether the server still wants it is its affair.
+                    let _ = within("sending", self.socket.flush()).await;
+                    return Message::Close(frame);
+                }
                 message => return message,
             }
         }

@@ -3,7 +3,17 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use std::time::Duration;
+
 use tokio::time::{Instant, Sleep, sleep_until};
+
+/// As good as never: what a configured time comes to that is too long to count.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// The end of a configured time.
+pub(crate) fn after(start: Instant, time: Duration) -> Instant {
+    start.checked_add(time).unwrap_or_else(|| start + CENTURY)
+}
 
 /// Moves only when it must ring earlier, or has rung: a deadline that is put off on every
 /// message costs nothing.

@@ -31,8 +31,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn echo(stream: TcpStream, config: Arc<TransportConfig>) {
-    let Ok(accepted) = accept(SharedTcp::new(stream), &[], &config).await else { return };
-    let mut session = accepted.session;
+    let mut session = match accept(SharedTcp::new(stream), &[], &config).await {
+        Ok(accepted) => accepted.session,
+        Err(_) => return,
+    };
     while let Some(incoming) = session.recv().await {
         match incoming {
             Incoming::Text(text) => session.send(&Frames::text(&text)).await,

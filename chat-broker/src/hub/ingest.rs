@@ -29,11 +29,7 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, mut events: Brok
 
 impl<M: Deliver + Clone> Shared<M> {
     /// Hands something to a topic's room, if it has members, and has it served.
-    fn ingest(
-        &self,
-        topic: &Topic,
-        accept: impl FnOnce(&mut super::RoomState<M>) -> Accepted,
-    ) {
+    fn ingest(&self, topic: &Topic, accept: impl FnOnce(&mut super::RoomState<M>) -> Accepted) {
         Counters::add(&self.counters.received, 1);
         let accepted = self.registry.update(topic, |room| {
             let accepted = accept(&mut room.state);

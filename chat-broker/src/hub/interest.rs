@@ -96,8 +96,8 @@ enum State {
     /// Part of a call, or about to be.
     Busy,
     Subscribed,
-    /// Subscribed, without members, until the timer.
-    Lingering,
+    /// Subscribed, without members, until then.
+    Lingering(Instant),
     /// Not subscribed: the broker was away. Tried again at the timer.
     Failed,
 }
@@ -153,13 +153,13 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         let wanted = self.shared.registry.contains(&topic);
         let (state, call) = match (self.states.get(&topic), wanted) {
             (None | Some(State::Failed), true) => (State::Busy, Some(Call::Subscribe)),
-            (Some(State::Subscribed | State::Lingering), true) if self.somebody_waits(&topic) => {
+            (Some(State::Subscribed | State::Lingering(_)), true) if self.somebody_waits(&topic) => {
                 (State::Busy, Some(Call::Welcome))
             }
-            (Some(State::Lingering), true) => (State::Subscribed, None),
+            (Some(State::Lingering(_)), true) => (State::Subscribed, None),
             (Some(State::Subscribed), false) => {
-                self.set_timer(self.shared.config.linger, Timer::Linger(topic.clone()));
-                (State::Lingering, None)
+                let until = self.set_timer(self.shared.config.linger, Timer::Linger(topic.clone()));
+                (State::Lingering(until), None)
             }
             _ => return,
         };
@@ -176,10 +176,11 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         self.shared.registry.update(topic, waits).unwrap_or(false)
     }
 
-    fn set_timer(&mut self, after: Duration, timer: Timer) {
+    fn set_timer(&mut self, after: Duration, timer: Timer) -> Instant {
         let due = Instant::now() + after;
         let at = self.timers.partition_point(|(other, _)| *other <= due);
         self.timers.insert(at, (due, timer));
+        due
     }
 
     fn fire_timers(&mut self) {
@@ -198,8 +199,9 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
     }
 
     fn stop_lingering(&mut self, topic: Topic) {
-        let lingers = self.states.get(&topic) == Some(&State::Lingering);
-        if lingers && !self.shared.registry.contains(&topic) {
+        // Somebody may have come and gone since, and the time begun anew.
+        let over = |state: &State| matches!(state, State::Lingering(until) if *until <= Instant::now());
+        if self.states.get(&topic).is_some_and(over) && !self.shared.registry.contains(&topic) {
             self.states.insert(topic.clone(), State::Busy);
             self.waiting[Call::Unsubscribe as usize].push_back(topic);
         }
@@ -283,7 +285,11 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
 }
 
 impl Call {
-    async fn run(self, broker: &dyn Broker, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
+    async fn run(
+        self,
+        broker: &dyn Broker,
+        topics: &[Topic],
+    ) -> Result<Vec<Position>, BrokerError> {
         match self {
             Self::Unsubscribe => return broker.unsubscribe(topics).await.map(|()| Vec::new()),
             Self::Subscribe => broker.subscribe(topics).await?,

@@ -132,9 +132,6 @@ pub(super) fn room(name: &str) -> Topic {
     named(name, |name| RoomId::new(name).map(Topic::Room))
 }
 
-pub(super) fn named<E: Debug>(
-    name: &str,
-    topic: impl FnOnce(String) -> Result<Topic, E>,
-) -> Topic {
+pub(super) fn named<E: Debug>(name: &str, topic: impl FnOnce(String) -> Result<Topic, E>) -> Topic {
     topic(format!("{name} {:016x}", random::bits())).expect("a valid name")
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::config::TransportConfig;
 use crate::heartbeat::{Beat, Heartbeat};
-use crate::timer::Timer;
+use crate::timer::{Timer, after};
 
 /// All clocks of an open session, on one timer.
 #[derive(Debug)]
@@ -76,8 +76,8 @@ impl Clocks {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, reading: bool) -> Poll<Due> {
         loop {
             let now = Instant::now();
-            let stalled = self.stalled.map(|since| since + self.write_timeout);
-            let incomplete = self.incomplete.map(|since| since + self.message_timeout);
+            let stalled = self.stalled.map(|since| after(since, self.write_timeout));
+            let incomplete = self.incomplete.map(|since| after(since, self.message_timeout));
             let mut deadlines = [stalled, incomplete.filter(|_| reading), None];
             for (deadline, reason) in deadlines.iter().zip(REASONS) {
                 if deadline.is_some_and(|deadline| deadline <= now) {

@@ -9,9 +9,10 @@ use chat_core::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::{Session, Stop};
+use super::{Peer, Session, Stop};
 use crate::error::End;
 use crate::stream::with_scratch;
+use crate::timer::after;
 
 /// How long the peer may take to answer once all is written.
 const LINGER: Duration = Duration::from_secs(2);
@@ -39,20 +40,21 @@ where
     /// the stream down, and returns why the session ended. A session that was still open is
     /// closed with [`CloseReason::Normal`].
     ///
-    /// Takes at most [`close_timeout`](crate::TransportConfig::close_timeout), and 2 s once
-    /// all is written. Meanwhile up to 1 MiB of input is read and dropped: a stream that is
-    /// closed with input unread is reset, and the close frame lost.
+    /// Takes at most [`close_timeout`](crate::TransportConfig::close_timeout), and at most 2 s
+    /// once all is written. Meanwhile up to 1 MiB of input is read and dropped: a stream that
+    /// is closed with input unread is reset, and the close frame lost.
     ///
     /// # Cancel safety
     /// It can be called again: the goodbye goes on, with a new deadline.
     pub async fn finish(&mut self) -> End {
         self.outbox.close(CloseReason::Normal);
-        if self.is_over() && !matches!(self.end, Some(End::Lost(_))) {
-            let mut goodbye = Goodbye::new(Instant::now() + self.config.close_timeout);
+        if !matches!(self.end, Some(End::Lost(_))) {
+            let mut goodbye = Goodbye::new(after(Instant::now(), self.config.close_timeout));
             poll_fn(|cx| self.poll_finish(cx, &mut goodbye)).await;
         }
         self.outbox.abandon();
-        self.end.take().unwrap_or(End::Lost(None))
+        let closed = || self.outbox.closed_with().map(End::Local);
+        self.end.take().or_else(closed).unwrap_or(End::Lost(None))
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>, goodbye: &mut Goodbye) -> Poll<()> {
@@ -67,33 +69,35 @@ where
             if goodbye.written && goodbye.ended {
                 return Poll::Ready(());
             }
-            if goodbye.written && self.deaf && !goodbye.shut {
+            let heard_out = goodbye.written && self.peer != Peer::Talking;
+            if heard_out && !goodbye.shut {
                 goodbye.shut = Pin::new(&mut self.io).poll_shutdown(cx).is_ready();
             }
-            if goodbye.ended || self.poll_discard(cx, goodbye).is_pending() {
-                return self.clocks.poll_until(cx, goodbye.deadline);
+            if !goodbye.ended && self.poll_discard(cx, goodbye).is_ready() {
+                continue;
             }
+            if goodbye.shut && self.peer == Peer::Done {
+                return Poll::Ready(());
+            }
+            return self.clocks.poll_until(cx, goodbye.deadline);
         }
     }
 
     /// Reads something and throws it away, but for a close frame.
     fn poll_discard(&mut self, cx: &mut Context<'_>, goodbye: &mut Goodbye) -> Poll<()> {
-        let discarded = if self.deaf {
-            self.poll_discard_bytes(cx)
-        } else {
-            self.poll_message(cx).map(|message| match message {
-                Ok(message) => {
-                    self.deaf = message.is_close();
-                    Some(message.len())
+        if self.peer != Peer::Talking {
+            return self.poll_discard_bytes(cx).map(|read| goodbye.discard(read));
+        }
+        self.poll_message(cx).map(|message| match message {
+            Ok(message) => {
+                if message.is_close() {
+                    self.peer = Peer::Done;
                 }
-                Err(Stop::Broken(_)) => {
-                    self.deaf = true;
-                    Some(0)
-                }
-                Err(Stop::Io(_)) => None,
-            })
-        };
-        discarded.map(|discarded| goodbye.discard(discarded))
+                goodbye.discard(Some(message.len()));
+            }
+            Err(Stop::Broken(_)) => self.peer = Peer::Broken,
+            Err(Stop::Io(_)) => goodbye.discard(None),
+        })
     }
 
     /// How much was read; `None` at the end.

@@ -66,7 +66,7 @@ async fn refusals_have_a_status() {
             "upgrade: websocket",
         ),
         (REQUEST.replace("13", "8"), HandshakeError::Version, "426", "sec-websocket-version: 13"),
-        (REQUEST.replace("bm9uY2U", "x"), HandshakeError::Key, "400", ""),
+        (REQUEST.replace("Bub25j", "x"), HandshakeError::Key, "400", ""),
         (REQUEST.replace("dGhl", "!!!!"), HandshakeError::Key, "400", ""),
         (with("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), HandshakeError::Key, "400", ""),
         (REQUEST.replace("HTTP/1.1", "HTTP/1.0"), HandshakeError::Malformed, "400", ""),

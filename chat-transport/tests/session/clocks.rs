@@ -6,7 +6,7 @@ use chat_core::{CloseReason, Delivery, Frames};
 use chat_transport::testing::raw_frame;
 use chat_transport::{End, TransportConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{close_frame, in_memory, read_all, text};
 
@@ -63,7 +63,7 @@ async fn a_peer_that_talks_is_not_pinged() {
 #[tokio::test(start_paused = true)]
 async fn without_a_heartbeat_silence_is_fine() {
     let (client, mut session) = in_memory(1024, TransportConfig::default().no_heartbeat());
-    let waited = tokio::time::timeout(secs(100_000), session.recv()).await;
+    let waited = timeout(secs(100_000), session.recv()).await;
     assert!(waited.is_err(), "{waited:?}");
     drop(client);
     assert_eq!(session.recv().await, None);
@@ -89,6 +89,8 @@ async fn silence_is_not_held_against_a_peer_that_is_not_read() {
 #[tokio::test(start_paused = true)]
 async fn a_stalled_peer_is_cut() {
     let (mut client, mut session) = in_memory(64, TransportConfig::default());
+    // The timer is set for the heartbeat, which is later.
+    assert!(timeout(secs(1), session.recv()).await.is_err());
     let frames = Frames::text(&"x".repeat(100));
     for _ in 0..10 {
         assert_eq!(session.outbox().send(&frames), Delivery::Queued);
@@ -154,6 +156,17 @@ async fn a_message_must_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_is_not_read_is_not_late() {
+    let (mut client, mut session) = in_memory(1024, TransportConfig::default());
+    let frame = raw_frame(0x81, b"in halves");
+    client.write_all(&frame[..8]).await.unwrap();
+    assert!(timeout(secs(1), session.recv()).await.is_err());
+    client.write_all(&frame[8..]).await.unwrap();
+    session.drive(sleep(secs(60))).await;
+    assert_eq!(text(session.recv().await), "in halves");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_clock_of_a_message_starts_with_each_message() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let server = async {
@@ -190,4 +203,37 @@ async fn work_goes_on_when_the_peer_dies() {
     assert_eq!(session.recv().await, None);
     let end = session.finish().await;
     assert!(matches!(end, End::Lost(Some(_))), "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kick_does_not_wait_for_the_work_in_hand() {
+    let (mut client, mut session) = in_memory(1024, TransportConfig::default());
+    let outbox = session.outbox().clone();
+    let work = async {
+        outbox.close(CloseReason::Kicked);
+        let mut frame = vec![0; close_frame(4002, "kicked").len()];
+        client.read_exact(&mut frame).await.unwrap();
+        frame
+    };
+    assert_eq!(session.drive(work).await, close_frame(4002, "kicked"));
+    assert_eq!(session.recv().await, None);
+    drop(client);
+    let end = session.finish().await;
+    assert!(matches!(end, End::Local(CloseReason::Kicked)), "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_too_long_to_count_is_for_ever() {
+    let config = TransportConfig::default()
+        .heartbeat(Duration::MAX, Duration::MAX)
+        .message_timeout(Duration::MAX)
+        .write_timeout(Duration::MAX)
+        .close_timeout(Duration::MAX);
+    let (mut client, mut session) = in_memory(64, config);
+    client.write_all(&raw_frame(0x81, b"incomplete")[..9]).await.unwrap();
+    assert_eq!(session.outbox().send(&Frames::text(&"x".repeat(100))), Delivery::Queued);
+    let waited = timeout(secs(1_000_000), session.recv()).await;
+    assert!(waited.is_err(), "{waited:?}");
+    drop(client);
+    assert!(matches!(session.finish().await, End::Local(CloseReason::Normal)));
 }

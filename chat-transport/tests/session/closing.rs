@@ -57,8 +57,8 @@ async fn what_is_queued_goes_before_the_close_frame() {
 
 #[tokio::test]
 async fn a_close_frame_is_answered_with_the_same() {
-    let cases: [(&[u8], Vec<u8>, Option<u16>, &str); 4] = [
-        (b"", vec![0x88, 0], None, ""),
+    let cases = [
+        (&b""[..], vec![0x88, 0], None, ""),
         (b"\x03\xe8", close_frame(1000, ""), Some(1000), ""),
         (b"\x0f\xa0so long", close_frame(4000, "so long"), Some(4000), "so long"),
         // 999 must not be sent: the answer says so.
@@ -224,6 +224,22 @@ async fn an_answered_goodbye_takes_no_time() {
     assert!(matches!(end, End::Local(CloseReason::GoingAway)), "{end:?}");
     assert_eq!(bytes, close_frame(1001, "going away"));
     assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_stream_stays_open_for_the_answer() {
+    let (mut client, session) = in_memory(1024, TransportConfig::default());
+    session.outbox().close(CloseReason::GoingAway);
+    let peer = async {
+        let want = close_frame(1001, "going away");
+        let mut frame = vec![0; want.len()];
+        client.read_exact(&mut frame).await.unwrap();
+        assert_eq!(frame, want);
+        assert!(timeout(Duration::from_secs(1), client.read_u8()).await.is_err());
+        client.write_all(&raw_frame(0x88, b"\x03\xe9")).await.unwrap();
+        assert_eq!(read_all(&mut client).await, b"");
+    };
+    tokio::join!(run(session), peer);
 }
 
 #[tokio::test]

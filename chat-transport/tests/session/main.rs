@@ -1,5 +1,7 @@
 //! Sessions on in-memory streams and on real sockets.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
 mod accepting;
 mod clocks;
 mod closing;

@@ -1,0 +1,128 @@
+//! Keys and channels in Redis.
+//!
+//! | name | kind | content |
+//! |---|---|---|
+//! | `<prefix>:{r.<room>}`, `<prefix>:{u.<user>}` | channel | publications, see [`wire`](super::wire) |
+//! | `<prefix>:{r.<room>}:meta`, `<prefix>:{u.<user>}:meta` | hash | `epoch`, `offset` of the last sequenced publication |
+//! | `<prefix>:secret` | string | 32 random bytes |
+//!
+//! A room or user stands in them percent-encoded (RFC 3986, section 2.1: all but letters,
+//! digits, `-`, `.`, `_` and `~`), so that no name is a pattern, a separator or a hash tag.
+//! The hash tag, the part in braces, puts the channel and the key of a topic into one
+//! slot of a Redis Cluster.
+//!
+//! The databases of one Redis share their channels: a database other than 0 is therefore
+//! part of the prefix, as in `chat@3`.
+
+use std::fmt::Write;
+
+use chat_core::Topic;
+
+const META: &str = ":meta";
+
+/// Makes the names of one deployment.
+#[derive(Debug)]
+pub(super) struct Names {
+    prefix: String,
+}
+
+/// Where a topic is in Redis.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    meta: String,
+}
+
+impl Names {
+    pub(super) fn new(prefix: &str, database: i64) -> Self {
+        let prefix = if database == 0 { prefix.to_owned() } else { format!("{prefix}@{database}") };
+        Self { prefix }
+    }
+
+    pub(super) fn address(&self, topic: &Topic) -> Address {
+        let kind = match topic {
+            Topic::Room(_) => 'r',
+            Topic::User(_) => 'u',
+        };
+        let name = topic.name();
+        let length = self.prefix.len() + name.len() + ":{r.}".len() + META.len();
+        let mut meta = String::with_capacity(length);
+        meta.push_str(&self.prefix);
+        meta.push_str(":{");
+        meta.push(kind);
+        meta.push('.');
+        percent_encode(name, &mut meta);
+        meta.push('}');
+        meta.push_str(META);
+        Address { meta }
+    }
+
+    pub(super) fn secret(&self) -> String {
+        format!("{}:secret", self.prefix)
+    }
+}
+
+impl Address {
+    pub(super) fn channel(&self) -> &str {
+        &self.meta[..self.meta.len() - META.len()]
+    }
+
+    pub(super) fn meta(&self) -> &str {
+        &self.meta
+    }
+
+    pub(super) fn into_channel(mut self) -> String {
+        self.meta.truncate(self.meta.len() - META.len());
+        self.meta
+    }
+}
+
+fn percent_encode(name: &str, into: &mut String) {
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            into.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(into, "%{byte:02X}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_core::{RoomId, UserId};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn room(name: &str) -> Topic {
+        Topic::Room(RoomId::new(name).unwrap())
+    }
+
+    fn channel(topic: &Topic) -> String {
+        Names::new("chat", 0).address(topic).into_channel()
+    }
+
+    #[test]
+    fn names_as_operators_see_them() {
+        let address = Names::new("chat", 0).address(&room("a b{*}%é"));
+        assert_eq!(address.channel(), "chat:{r.a%20b%7B%2A%7D%25%C3%A9}");
+        assert_eq!(address.meta(), "chat:{r.a%20b%7B%2A%7D%25%C3%A9}:meta");
+        let user = Topic::User(UserId::new("a").unwrap());
+        assert_eq!(Names::new("chat", 3).address(&user).into_channel(), "chat@3:{u.a}");
+        assert_eq!(Names::new("chat", 3).secret(), "chat@3:secret");
+    }
+
+    proptest! {
+        #[test]
+        fn encoded_names_hold_nothing_special(name in "\\PC{1,32}") {
+            let channel = channel(&room(&name));
+            let encoded = channel.strip_prefix("chat:{r.").unwrap().strip_suffix('}').unwrap();
+            prop_assert!(encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(&b)));
+        }
+
+        #[test]
+        fn different_topics_have_different_channels(a in "[%24a:{}. ]{1,6}", b in "[%24a:{}. ]{1,6}") {
+            prop_assert_eq!(a == b, channel(&room(&a)) == channel(&room(&b)));
+        }
+    }
+}

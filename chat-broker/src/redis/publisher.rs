@@ -1,0 +1,286 @@
+//! Publishing: one task for each connection, which sends what waits in one pipeline.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chat_core::{Epoch, Position, Topic};
+use redis::{Client, Pipeline, RedisError, RedisResult, Value};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+
+use super::config::RedisConfig;
+use super::health::{Health, Side};
+use super::link::{Backoff, Link, PING_INTERVAL, broker_error};
+use super::names::Names;
+use super::queue::{Job, Queue};
+use super::wire;
+use crate::broker::{Delivery, Published, Receipt};
+use crate::error::BrokerError;
+use crate::random;
+
+const SCRIPT: &str = include_str!("publish.lua");
+
+/// Payload that waits for one connection at most, in bytes.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+
+/// The near end of the queues.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    names: Arc<Names>,
+    lanes: Vec<Lane>,
+    deadline: Duration,
+}
+
+#[derive(Debug)]
+struct Lane {
+    jobs: mpsc::Sender<Job>,
+    room: Arc<Semaphore>,
+}
+
+impl Publisher {
+    /// Starts a task in `tasks` for each connection; they end when `closing` turns true and
+    /// their queues are empty.
+    pub(super) fn start(
+        config: &RedisConfig,
+        client: &Client,
+        names: &Arc<Names>,
+        health: &Arc<Health>,
+        closing: &watch::Receiver<bool>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let lanes = (0..config.publish_connections).map(|_| {
+            let (jobs, receiver) = mpsc::channel(config.publish_queue);
+            let sender = LaneTask {
+                client: client.clone(),
+                queue: Queue::new(receiver, closing.clone()),
+                side: health.side(),
+                position_ttl: config.position_ttl,
+                script: String::new(),
+            };
+            tasks.spawn(sender.run());
+            Lane { jobs, room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)) }
+        });
+        Self { names: Arc::clone(names), lanes: lanes.collect(), deadline: config.deadline }
+    }
+
+    /// See [`Broker::publish`](crate::Broker::publish).
+    pub(super) async fn publish(
+        &self,
+        topic: &Topic,
+        payload: Bytes,
+        delivery: Delivery,
+    ) -> Result<Receipt, BrokerError> {
+        let deadline = Instant::now() + self.deadline;
+        let lane = self.lane(topic);
+        let address = self.names.address(topic);
+        let bytes = u32::try_from(payload.len().min(MAX_QUEUED_BYTES)).unwrap_or(u32::MAX);
+        let place = async {
+            let room = Arc::clone(&lane.room).acquire_many_owned(bytes).await;
+            let place = lane.jobs.reserve().await;
+            room.ok().zip(place.ok()).ok_or(BrokerError::Closed)
+        };
+        let (_room, place) = timeout_at(deadline, place)
+            .await
+            .map_err(|_| BrokerError::unavailable("the queue of publications stayed full"))??;
+        let (receipt, pending) = Receipt::pending();
+        place.send(Job { address, payload, delivery, deadline, receipt, _room });
+        Ok(pending)
+    }
+
+    /// Always the same for a topic, which keeps its order.
+    fn lane(&self, topic: &Topic) -> &Lane {
+        let mut hasher = DefaultHasher::new();
+        topic.hash(&mut hasher);
+        &self.lanes[hasher.finish() as usize % self.lanes.len()]
+    }
+}
+
+/// Owns one connection to publish on.
+struct LaneTask {
+    client: Client,
+    queue: Queue,
+    side: Side,
+    position_ttl: Duration,
+    /// What Redis calls the script.
+    script: String,
+}
+
+impl LaneTask {
+    async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        let mut cause = BrokerError::unavailable("redis was not reached yet");
+        loop {
+            let client = self.client.clone();
+            let open = async move { Link::open(&client, |_| {}).await };
+            let Some(opened) = self.meanwhile(open, &cause).await else { return };
+            let started = Instant::now();
+            let error = match opened {
+                Ok(link) => match self.serve(link).await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            backoff.connected_for(started.elapsed());
+            self.side.set_down(&error);
+            cause = broker_error(error);
+            if self.meanwhile(sleep(backoff.next()), &cause).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Awaits `work` while nothing can be sent. `None` when the broker is closing and
+    /// nothing is left to send.
+    async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        cause: &BrokerError,
+    ) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.queue.expire_all(cause) => None,
+        }
+    }
+
+    /// Publishes until the connection breaks, or the broker is closing and nothing is left.
+    async fn serve(&mut self, mut link: Link) -> RedisResult<()> {
+        self.script = link.load_script(SCRIPT).await?;
+        self.side.set_up();
+        let mut ping = interval(PING_INTERVAL);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                error = link.lost() => return Err(error),
+                more = self.queue.wait() => {
+                    if !more {
+                        return Ok(());
+                    }
+                    self.send_batch(&mut link).await?;
+                }
+                _ = ping.tick() => link.ping().await?,
+            }
+        }
+    }
+
+    async fn send_batch(&mut self, link: &mut Link) -> RedisResult<()> {
+        self.queue.expire(&BrokerError::unavailable("redis came back too late"));
+        let jobs = self.queue.take_batch();
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        match link.send(&self.pipeline(&jobs)).await {
+            Ok(replies) => self.settle(link, jobs, replies).await,
+            Err(error) => {
+                // Redis may have them all, or none.
+                let outcome = broker_error(error.clone());
+                for job in jobs {
+                    job.settle(Err(outcome.clone()));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn pipeline(&self, jobs: &[Job]) -> Pipeline {
+        let mut pipeline = Pipeline::with_capacity(jobs.len());
+        pipeline.ignore_errors();
+        for job in jobs {
+            match job.delivery {
+                Delivery::Sequenced => {
+                    let epoch = Epoch::from_random(random::bits());
+                    pipeline.cmd("EVALSHA").arg(&self.script).arg(1).arg(job.address.meta());
+                    pipeline.arg(job.address.channel()).arg(epoch.as_str());
+                    pipeline.arg(self.position_ttl.as_secs()).arg(&job.payload[..]);
+                }
+                Delivery::Ephemeral => {
+                    let message = wire::ephemeral(&job.payload);
+                    pipeline.cmd("PUBLISH").arg(job.address.channel()).arg(message);
+                }
+            }
+        }
+        pipeline
+    }
+
+    /// Passes the answers on. After a `SCRIPT FLUSH`, stores the script again and puts back
+    /// what Redis did not execute for the lack of it.
+    async fn settle(
+        &mut self,
+        link: &mut Link,
+        jobs: Vec<Job>,
+        replies: Vec<Value>,
+    ) -> RedisResult<()> {
+        let overtaken: Vec<bool> =
+            (0..jobs.len()).map(|n| is_overtaken(&jobs, &replies, n)).collect();
+        let mut unexecuted = Vec::new();
+        let mut broken = None;
+        for ((job, reply), overtaken) in jobs.into_iter().zip(replies).zip(overtaken) {
+            if lacks_script(&reply) && !overtaken {
+                unexecuted.push(job);
+                continue;
+            }
+            let outcome = published(reply);
+            if let Err(error) = &outcome
+                && wants_reconnect(error)
+            {
+                broken = Some(error.clone());
+            }
+            job.settle(outcome.map_err(broker_error));
+        }
+        if !unexecuted.is_empty() {
+            self.queue.put_back(unexecuted);
+            self.script = link.load_script(SCRIPT).await?;
+        }
+        broken.map_or(Ok(()), Err)
+    }
+}
+
+/// Whether a publication found no script while a later one to its topic went through: to
+/// send it again would turn the order round.
+fn is_overtaken(jobs: &[Job], replies: &[Value], n: usize) -> bool {
+    let (Some(job), Some(reply)) = (jobs.get(n), replies.get(n)) else { return false };
+    lacks_script(reply)
+        && jobs
+            .iter()
+            .zip(replies)
+            .skip(n + 1)
+            .any(|(later, reply)| !lacks_script(reply) && later.address == job.address)
+}
+
+fn lacks_script(reply: &Value) -> bool {
+    matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT")
+}
+
+/// Answers after which another server may be found at the same address, or this one with
+/// other rights.
+fn wants_reconnect(error: &RedisError) -> bool {
+    matches!(error.code(), Some("LOADING" | "MASTERDOWN" | "NOAUTH" | "READONLY"))
+}
+
+/// Reads what the script or `PUBLISH` returned.
+fn published(reply: Value) -> RedisResult<Published> {
+    match reply {
+        Value::Int(nodes) => Ok(Published { position: None, nodes: count(nodes) }),
+        Value::Array(fields) => {
+            let (offset, epoch, nodes): (u64, Vec<u8>, i64) =
+                redis::from_redis_value(Value::Array(fields))?;
+            let epoch = Epoch::parse(&epoch)
+                .ok_or((redis::ErrorKind::UnexpectedReturnType, "malformed epoch in redis"))?;
+            Ok(Published { position: Some(Position { epoch, offset }), nodes: count(nodes) })
+        }
+        reply => {
+            let reply = reply.extract_error()?;
+            let detail = format!("{reply:?}");
+            Err((redis::ErrorKind::UnexpectedReturnType, "not a reply to a publication", detail)
+                .into())
+        }
+    }
+}
+
+fn count(nodes: i64) -> u32 {
+    u32::try_from(nodes).unwrap_or_default()
+}

@@ -1,0 +1,107 @@
+//! Publications that wait for their connection.
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::names::Address;
+use crate::broker::{Delivery, Published, ReceiptSender};
+use crate::error::BrokerError;
+
+/// Publications in one pipeline at most.
+const MAX_BATCH: usize = 256;
+
+/// Payload in one pipeline at most, in bytes, unless a single one is larger: what a slow
+/// network carries within the response timeout.
+const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// A publication under way.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) address: Address,
+    pub(super) payload: Bytes,
+    pub(super) delivery: Delivery,
+    /// Until when it may wait to be sent.
+    pub(super) deadline: Instant,
+    pub(super) receipt: ReceiptSender,
+    /// Its share of the bytes that may wait.
+    pub(super) _room: OwnedSemaphorePermit,
+}
+
+impl Job {
+    pub(super) fn settle(self, outcome: Result<Published, BrokerError>) {
+        self.receipt.settle(outcome);
+    }
+}
+
+/// What waits for one connection, oldest first.
+#[derive(Debug)]
+pub(super) struct Queue {
+    jobs: mpsc::Receiver<Job>,
+    closing: watch::Receiver<bool>,
+    /// Taken from `jobs`, not sent yet; at most [`MAX_BATCH`].
+    pending: Vec<Job>,
+}
+
+impl Queue {
+    pub(super) fn new(jobs: mpsc::Receiver<Job>, closing: watch::Receiver<bool>) -> Self {
+        Self { jobs, closing, pending: Vec::new() }
+    }
+
+    /// Waits until there is something to send. Returns `false` when the broker is closing
+    /// and nothing is left.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn wait(&mut self) -> bool {
+        while self.pending.is_empty() {
+            tokio::select! {
+                taken = self.jobs.recv_many(&mut self.pending, MAX_BATCH) => return taken > 0,
+                _ = self.closing.wait_for(|closing| *closing), if !self.jobs.is_closed() => {
+                    self.jobs.close();
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes what goes into the next pipeline: never nothing, if there is something.
+    pub(super) fn take_batch(&mut self) -> Vec<Job> {
+        let mut bytes = 0;
+        let fits = |job: &&Job| {
+            bytes += job.payload.len();
+            bytes <= MAX_BATCH_BYTES
+        };
+        let count = self.pending.iter().take_while(fits).count().max(1).min(self.pending.len());
+        self.pending.drain(..count).collect()
+    }
+
+    /// Puts back what was taken and not sent, in front.
+    pub(super) fn put_back(&mut self, jobs: Vec<Job>) {
+        self.pending.splice(..0, jobs);
+    }
+
+    /// Fails what has waited too long.
+    pub(super) fn expire(&mut self, cause: &BrokerError) {
+        let now = Instant::now();
+        let late = self.pending.iter().take_while(|job| job.deadline <= now).count();
+        for job in self.pending.drain(..late) {
+            job.settle(Err(cause.clone()));
+        }
+    }
+
+    /// While nothing can be sent: fails what has waited too long as soon as it has. Ends
+    /// when the broker is closing and nothing is left.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn expire_all(&mut self, cause: &BrokerError) {
+        while self.wait().await {
+            // Each waits equally long, so the first is the next to expire.
+            if let Some(first) = self.pending.first() {
+                sleep_until(first.deadline).await;
+            }
+            self.expire(cause);
+        }
+    }
+}

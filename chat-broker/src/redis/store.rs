@@ -1,0 +1,114 @@
+//! What is read and written now and then, through a small pool of connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chat_core::{Epoch, Position, Topic};
+use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime};
+use redis::{Client, FromRedisValue, Pipeline, RedisError};
+use tokio::time::timeout;
+
+use super::link::{broker_error, connection_config};
+use super::names::Names;
+use crate::error::BrokerError;
+
+/// Connections at most.
+const POOL_SIZE: usize = 4;
+
+/// Topics in one pipeline.
+const MAX_TOPICS: usize = 256;
+
+#[derive(Debug)]
+pub(super) struct Store {
+    pool: Pool,
+    names: Arc<Names>,
+    deadline: Duration,
+}
+
+impl Store {
+    pub(super) fn new(
+        client: &Client,
+        names: Arc<Names>,
+        deadline: Duration,
+    ) -> Result<Self, BrokerError> {
+        let info = client.get_connection_info().clone();
+        let manager =
+            Manager::new_with_config(info, connection_config()).map_err(BrokerError::config)?;
+        let pool = Pool::builder(manager)
+            .max_size(POOL_SIZE)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(deadline))
+            .create_timeout(Some(deadline))
+            .recycle_timeout(Some(deadline))
+            .build()
+            .map_err(BrokerError::config)?;
+        Ok(Self { pool, names, deadline })
+    }
+
+    /// See [`Broker::positions`](crate::Broker::positions).
+    pub(super) async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
+        let read = async {
+            let mut positions = Vec::with_capacity(topics.len());
+            for topics in topics.chunks(MAX_TOPICS) {
+                let mut commands = Pipeline::with_capacity(topics.len());
+                for topic in topics {
+                    let address = self.names.address(topic);
+                    commands.cmd("HMGET").arg(address.meta()).arg("epoch").arg("offset");
+                }
+                let stored: Vec<(Option<Vec<u8>>, Option<u64>)> = self.query(&commands).await?;
+                for stored in stored {
+                    positions.push(position(stored)?);
+                }
+            }
+            Ok(positions)
+        };
+        self.in_time(read).await
+    }
+
+    /// Reads the secret, or proposes one.
+    pub(super) async fn secret(&self) -> Result<[u8; 32], BrokerError> {
+        let mut proposal = [0; 32];
+        rustls::crypto::ring::default_provider()
+            .secure_random
+            .fill(&mut proposal)
+            .map_err(|_| BrokerError::unavailable("the operating system gives no random bytes"))?;
+        let key = self.names.secret();
+        let mut commands = Pipeline::with_capacity(2);
+        commands.cmd("SET").arg(&key).arg(&proposal).arg("NX").ignore();
+        commands.cmd("GET").arg(&key);
+        let (stored,): (Vec<u8>,) = self.in_time(self.query(&commands)).await?;
+        stored.try_into().map_err(|_| BrokerError::refused("the secret in redis is not 32 bytes"))
+    }
+
+    async fn query<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, BrokerError> {
+        let mut connection = self.pool.get().await.map_err(pool_error)?;
+        commands.query_async(&mut connection).await.map_err(|error: RedisError| {
+            // It may be the connection: the next caller should not get it.
+            drop(Connection::take(connection));
+            broker_error(error)
+        })
+    }
+
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        timeout(self.deadline, work)
+            .await
+            .unwrap_or_else(|_| Err(BrokerError::unavailable("redis did not answer in time")))
+    }
+}
+
+fn position((epoch, offset): (Option<Vec<u8>>, Option<u64>)) -> Result<Position, BrokerError> {
+    let (Some(epoch), Some(offset)) = (epoch, offset) else { return Ok(Position::default()) };
+    let epoch = Epoch::parse(&epoch);
+    let epoch = epoch.ok_or_else(|| BrokerError::refused("malformed epoch in redis"))?;
+    Ok(Position { epoch, offset })
+}
+
+fn pool_error(error: PoolError) -> BrokerError {
+    match error {
+        PoolError::Backend(error) => broker_error(error),
+        error => BrokerError::unavailable(error),
+    }
+}

@@ -1,0 +1,312 @@
+//! Receiving: one connection for all subscriptions, owned by one task.
+//!
+//! [`Interest`] says what is wanted; the task makes Redis agree with it, from the changes
+//! while it is connected and from the whole when it has connected again. Callers wait
+//! until what they changed has been confirmed.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chat_core::Topic;
+use redis::{Client, RedisError, RedisResult, Value};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use super::health::Side;
+use super::link::{Backoff, Link, PING_INTERVAL};
+use super::names::Names;
+use super::wire;
+use crate::error::BrokerError;
+use crate::events::EventSender;
+
+/// Channels in one command: measured to be nearly as quick as all in one, and one command
+/// does not hold up Redis for long.
+const MAX_CHANNELS: usize = 512;
+
+/// What callers, the task and the reader of the socket share.
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    names: Arc<Names>,
+    events: EventSender,
+    deadline: Duration,
+    interest: Mutex<Interest>,
+    changed: Notify,
+    progress: watch::Sender<Progress>,
+    unreadable: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Interest {
+    /// By channel.
+    wanted: HashMap<String, Wanted>,
+    /// Channels to look at again; `None` while there is no connection, since the next one
+    /// looks at all.
+    changes: Option<HashSet<String>>,
+    /// Rises with every change.
+    version: u64,
+    /// Rises with every connection: what an earlier one still reads is ignored.
+    connection: u64,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    topic: Topic,
+    /// The version of the latest call that asked for it.
+    asked: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    connected: bool,
+    /// Redis agrees with the interest up to this version.
+    confirmed: u64,
+    closed: bool,
+}
+
+impl Subscriber {
+    pub(super) fn new(names: Arc<Names>, events: EventSender, deadline: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            names,
+            events,
+            deadline,
+            interest: Mutex::default(),
+            changed: Notify::new(),
+            progress: watch::Sender::default(),
+            unreadable: AtomicU64::new(0),
+        })
+    }
+
+    /// See [`Broker::subscribe`](crate::Broker::subscribe).
+    pub(super) async fn subscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
+        let channels = self.channels(topics);
+        let version = self.interest().want(&channels, topics);
+        self.changed.notify_one();
+        let outcome = self.progress(|progress| progress.confirmed >= version).await;
+        if outcome.is_err() {
+            self.interest().forget(&channels, version);
+            self.changed.notify_one();
+        }
+        outcome
+    }
+
+    /// See [`Broker::unsubscribe`](crate::Broker::unsubscribe). Without a connection there
+    /// is nothing to confirm.
+    pub(super) async fn unsubscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
+        let version = self.interest().drop_all(&self.channels(topics));
+        self.changed.notify_one();
+        self.progress(|progress| !progress.connected || progress.confirmed >= version).await
+    }
+
+    /// Ends the events, and fails all who wait.
+    pub(super) fn close(&self) {
+        self.interest().disconnected();
+        self.events.close();
+        self.progress.send_modify(|progress| progress.closed = true);
+    }
+
+    /// How many payloads were in no form of ours.
+    pub(super) fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
+    /// How many publications the events had no room for.
+    pub(super) fn dropped(&self) -> u64 {
+        self.events.dropped()
+    }
+
+    /// Keeps Redis in agreement, for ever.
+    pub(super) async fn run(self: Arc<Self>, client: Client, mut side: Side) {
+        let mut backoff = Backoff::default();
+        let mut was_connected = false;
+        loop {
+            let started = Instant::now();
+            let error = match self.connect(&client).await {
+                Ok((link, version)) => {
+                    if was_connected {
+                        self.events.interrupted();
+                    }
+                    was_connected = true;
+                    self.confirm(version);
+                    side.set_up();
+                    self.serve(link).await
+                }
+                Err(error) => error,
+            };
+            self.disconnected();
+            backoff.connected_for(started.elapsed());
+            side.set_down(&error);
+            sleep(backoff.next()).await;
+        }
+    }
+
+    /// Connects and subscribes to all that is wanted; returns the version of that.
+    async fn connect(self: &Arc<Self>, client: &Client) -> RedisResult<(Link, u64)> {
+        let connection = self.interest().next_connection();
+        let subscriber = Arc::clone(self);
+        let receive = move |message| subscriber.receive(connection, message);
+        let mut link = Link::open(client, receive).await?;
+        let (channels, version) = self.interest().all();
+        for channels in channels.chunks(MAX_CHANNELS) {
+            link.subscribe(channels).await?;
+        }
+        Ok((link, version))
+    }
+
+    /// Tells Redis of changes until the connection breaks.
+    async fn serve(&self, mut link: Link) -> RedisError {
+        let mut ping = interval(PING_INTERVAL);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let outcome = tokio::select! {
+                error = link.lost() => Err(error),
+                () = self.changed.notified() => self.tell(&mut link).await,
+                _ = ping.tick() => link.ping().await,
+            };
+            if let Err(error) = outcome {
+                return error;
+            }
+        }
+    }
+
+    async fn tell(&self, link: &mut Link) -> RedisResult<()> {
+        let changes = self.interest().take_changes();
+        for channels in changes.subscribe.chunks(MAX_CHANNELS) {
+            link.subscribe(channels).await?;
+        }
+        for channels in changes.unsubscribe.chunks(MAX_CHANNELS) {
+            link.unsubscribe(channels).await?;
+        }
+        self.confirm(changes.version);
+        Ok(())
+    }
+
+    /// Called by the reader of the socket: must not wait.
+    fn receive(&self, connection: u64, message: Vec<Value>) {
+        let mut fields = message.into_iter();
+        let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) =
+            (fields.next(), fields.next())
+        else {
+            return;
+        };
+        // Held until the event is queued: after `unsubscribe` has returned, none is.
+        let interest = self.interest();
+        let Some(topic) = interest.topic(connection, &channel) else { return };
+        match wire::decode(Bytes::from(payload)) {
+            Some((position, payload)) => {
+                self.events.publication(topic.clone(), payload, position);
+            }
+            None => {
+                self.unreadable.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(%topic, "a payload in no form of ours");
+            }
+        }
+    }
+
+    async fn progress(&self, done: impl Fn(&Progress) -> bool) -> Result<(), BrokerError> {
+        let mut progress = self.progress.subscribe();
+        let wait = progress.wait_for(|progress| progress.closed || done(progress));
+        match timeout(self.deadline, wait).await {
+            Ok(Ok(progress)) if !progress.closed => Ok(()),
+            Ok(_) => Err(BrokerError::Closed),
+            Err(_) => Err(BrokerError::unavailable("redis did not confirm in time")),
+        }
+    }
+
+    fn confirm(&self, version: u64) {
+        self.progress.send_modify(|progress| {
+            progress.connected = true;
+            progress.confirmed = version;
+        });
+    }
+
+    fn disconnected(&self) {
+        self.interest().disconnected();
+        self.progress.send_modify(|progress| progress.connected = false);
+    }
+
+    fn channels(&self, topics: &[Topic]) -> Vec<String> {
+        topics.iter().map(|topic| self.names.address(topic).into_channel()).collect()
+    }
+
+    fn interest(&self) -> MutexGuard<'_, Interest> {
+        self.interest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What Redis is to be told.
+#[derive(Debug, Default)]
+struct Changes {
+    subscribe: Vec<String>,
+    unsubscribe: Vec<String>,
+    version: u64,
+}
+
+impl Interest {
+    fn want(&mut self, channels: &[String], topics: &[Topic]) -> u64 {
+        self.version += 1;
+        for (channel, topic) in channels.iter().zip(topics) {
+            let wanted = Wanted { topic: topic.clone(), asked: self.version };
+            self.wanted.insert(channel.clone(), wanted);
+        }
+        self.note(channels)
+    }
+
+    /// Takes back what the call of this version asked for, unless a later one did too.
+    fn forget(&mut self, channels: &[String], version: u64) {
+        self.version += 1;
+        for channel in channels {
+            if self.wanted.get(channel).is_some_and(|wanted| wanted.asked == version) {
+                self.wanted.remove(channel);
+            }
+        }
+        self.note(channels);
+    }
+
+    fn drop_all(&mut self, channels: &[String]) -> u64 {
+        self.version += 1;
+        for channel in channels {
+            self.wanted.remove(channel);
+        }
+        self.note(channels)
+    }
+
+    fn note(&mut self, channels: &[String]) -> u64 {
+        if let Some(changes) = &mut self.changes {
+            changes.extend(channels.iter().cloned());
+        }
+        self.version
+    }
+
+    fn next_connection(&mut self) -> u64 {
+        self.connection += 1;
+        self.connection
+    }
+
+    fn disconnected(&mut self) {
+        self.connection += 1;
+        self.changes = None;
+    }
+
+    fn all(&mut self) -> (Vec<String>, u64) {
+        self.changes = Some(HashSet::new());
+        (self.wanted.keys().cloned().collect(), self.version)
+    }
+
+    fn take_changes(&mut self) -> Changes {
+        let changed = self.changes.as_mut().map(std::mem::take).unwrap_or_default();
+        let (subscribe, unsubscribe) =
+            changed.into_iter().partition(|channel| self.wanted.contains_key(channel));
+        Changes { subscribe, unsubscribe, version: self.version }
+    }
+
+    fn topic(&self, connection: u64, channel: &[u8]) -> Option<&Topic> {
+        if connection != self.connection {
+            return None;
+        }
+        let wanted = self.wanted.get(std::str::from_utf8(channel).ok()?)?;
+        Some(&wanted.topic)
+    }
+}

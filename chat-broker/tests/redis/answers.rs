@@ -1,0 +1,178 @@
+//! Redis answers, but not what one would like to hear.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chat_broker::testing::RedisServer;
+use chat_broker::{Broker, BrokerEvent, Delivery, RedisConfig, Status};
+
+use crate::support::{
+    DEADLINE, Node, PATIENCE, assert_refused, assert_unavailable, eventually, room,
+};
+
+/// The script cache is emptied while publications are under way: all get through, in
+/// their order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flushed_script_is_loaded_again() {
+    const COUNT: u64 = 3000;
+    let server = RedisServer::start();
+    let mut node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let topic = room("r");
+    node.subscribe(&topic).await.unwrap();
+    let publish = async {
+        let mut receipts = Vec::new();
+        for n in 0..COUNT {
+            let payload = Bytes::from(n.to_string());
+            receipts.push(node.broker.publish(&topic, payload, Delivery::Sequenced).await.unwrap());
+            tokio::task::yield_now().await;
+        }
+        for (n, receipt) in (1..).zip(receipts) {
+            let published = receipt.await.unwrap();
+            assert_eq!(published.position.unwrap().offset, n, "in the order of the calls");
+        }
+    };
+    let flush = async {
+        for _ in 0..10 {
+            assert_eq!(server.command(&["SCRIPT", "FLUSH"]).await, "OK");
+        }
+    };
+    tokio::join!(publish, flush);
+    for n in 0..COUNT {
+        assert_eq!(node.message().await.0, n.to_string());
+    }
+    server.command(&["SCRIPT", "FLUSH"]).await;
+    assert_eq!(node.publish(&topic, "").await.unwrap().position.unwrap().offset, COUNT + 1);
+}
+
+#[tokio::test]
+async fn a_key_of_the_wrong_type_is_refused() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    server.command(&["SET", "chat:{r.bad}:meta", "x"]).await;
+    server.command(&["HSET", "chat:{r.odd}:meta", "epoch", "odd", "offset", "x"]).await;
+    server.command(&["SET", "chat:secret", "short"]).await;
+    assert_refused("publish", node.publish(&room("bad"), "").await);
+    assert_refused("positions", node.position(&room("bad")).await);
+    assert_refused("positions", node.position(&room("odd")).await);
+    assert_refused("secret", node.broker.secret().await);
+    node.publish(&room("good"), "").await.expect("other rooms go on");
+    assert_eq!(node.broker.status(), Status::Ready);
+}
+
+#[tokio::test]
+async fn no_memory_is_refused_until_there_is_some() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    assert_refused("publish", node.publish(&room("r"), "").await);
+    assert_eq!(node.broker.status(), Status::Ready);
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    node.publish(&room("r"), "").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_read_only_replica_is_refused_until_it_is_a_master() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    eventually("READONLY", async || {
+        matches!(
+            node.publish(&room("r"), "").await,
+            Err(chat_broker::BrokerError::Refused(cause)) if cause.to_string().contains("ReadOnly")
+        )
+    })
+    .await;
+    server.command(&["REPLICAOF", "NO", "ONE"]).await;
+    eventually("a master", async || node.publish(&room("r"), "").await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn passwords_are_used_and_wrong_ones_refused() {
+    let server = RedisServer::start_with(&["--requirepass", "se:cret@"]);
+    let at = |password: &str| {
+        let url = format!("redis://:{password}@127.0.0.1:{}", server.port());
+        RedisConfig::new(url).deadline(DEADLINE)
+    };
+    let right = Node::with(at("se%3Acret%40")).await;
+    right.publish(&room("r"), "").await.unwrap();
+    right.broker.secret().await.unwrap();
+
+    let wrong = Node::with(at("other")).await;
+    assert_eq!(wrong.broker.status(), Status::Away);
+    assert_refused("publish", wrong.publish(&room("r"), "").await);
+    assert_refused("positions", wrong.position(&room("r")).await);
+    assert_unavailable("subscribe", wrong.subscribe(&room("r")).await);
+}
+
+#[tokio::test]
+async fn garbage_in_our_channels_is_skipped() {
+    let server = RedisServer::start();
+    let mut node = Node::start(&server).await;
+    node.subscribe(&room("r")).await.unwrap();
+    let garbage = ["", "hello", "\u{1}", "\u{1}1234567", "\u{1}12345678epoch ? payload", "\u{2}x"];
+    for payload in garbage {
+        assert_eq!(server.command(&["PUBLISH", "chat:{r.r}", payload]).await, "1");
+    }
+    node.publish(&room("r"), "good").await.unwrap();
+    assert_eq!(node.message().await.0, "good");
+    assert_eq!(node.broker.unreadable(), garbage.len() as u64);
+    assert_eq!(node.broker.status(), Status::Ready);
+}
+
+/// Redis does not answer, and the queue has room for one.
+#[tokio::test]
+async fn a_full_queue_makes_publishers_wait_no_longer_than_the_deadline() {
+    let server = RedisServer::start();
+    let node = Node::with(Node::config(&server).publish_queue(1)).await;
+    let topic = room("r");
+    server.pause();
+    let mut receipts = Vec::new();
+    let refused = loop {
+        match node.broker.publish(&topic, Bytes::new(), Delivery::Sequenced).await {
+            Ok(receipt) => receipts.push(receipt),
+            Err(error) => break error,
+        }
+    };
+    assert_unavailable::<()>("publish", Err(refused));
+    assert!(receipts.len() < 10, "{} found a place", receipts.len());
+    for receipt in receipts {
+        assert_unavailable("the receipt", receipt.await);
+    }
+    server.resume();
+}
+
+#[tokio::test]
+async fn who_reads_too_slowly_is_told() {
+    let server = RedisServer::start();
+    let mut node = Node::with(Node::config(&server).event_queue(4)).await;
+    let topic = room("r");
+    node.subscribe(&topic).await.unwrap();
+    for _ in 0..10 {
+        node.publish(&topic, "x").await.unwrap();
+    }
+    eventually("drops", async || node.broker.dropped() == 6).await;
+    for _ in 0..4 {
+        node.message().await;
+    }
+    assert_eq!(node.next().await, BrokerEvent::Lagged(vec![topic.clone()]));
+    node.publish(&topic, "again").await.unwrap();
+    assert_eq!(node.message().await.0, "again");
+}
+
+#[tokio::test]
+async fn positions_expire_in_time() {
+    let server = RedisServer::start();
+    let node = Node::with(Node::config(&server).position_ttl(Duration::from_secs(100))).await;
+    let ttl = async || {
+        let ttl = server.command(&["TTL", "chat:{r.r}:meta"]).await;
+        ttl.parse::<u64>().unwrap()
+    };
+    node.publish(&room("r"), "").await.unwrap();
+    assert!((190..=200).contains(&ttl().await));
+    server.command(&["EXPIRE", "chat:{r.r}:meta", "150"]).await;
+    node.publish(&room("r"), "").await.unwrap();
+    assert!((140..=150).contains(&ttl().await), "long enough");
+    server.command(&["EXPIRE", "chat:{r.r}:meta", "50"]).await;
+    node.publish(&room("r"), "").await.unwrap();
+    assert!((190..=200).contains(&ttl().await), "renewed");
+}

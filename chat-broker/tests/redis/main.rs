@@ -1,0 +1,31 @@
+//! The Redis broker keeps the promises of the trait, and more when Redis does not.
+
+mod answers;
+mod ends;
+mod outages;
+mod sharing;
+mod support;
+mod tls;
+
+use std::sync::Arc;
+
+use chat_broker::testing::{RedisServer, conformance};
+use chat_broker::{Broker, RedisBroker, RedisConfig};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance() {
+    let server = RedisServer::start();
+    conformance::run(async || connect(RedisConfig::new(server.url())).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance_with_many_connections() {
+    let server = RedisServer::start();
+    let config = RedisConfig::new(server.url()).publish_connections(4).publish_queue(16);
+    conformance::run(async || connect(config.clone()).await).await;
+}
+
+async fn connect(config: RedisConfig) -> (Arc<dyn Broker>, chat_broker::BrokerEvents) {
+    let (broker, events) = RedisBroker::connect(config).await.unwrap();
+    (Arc::new(broker), events)
+}

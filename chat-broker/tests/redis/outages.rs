@@ -1,0 +1,216 @@
+//! Redis goes away and comes back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use chat_broker::testing::RedisServer;
+use chat_broker::{Broker, BrokerEvent, Delivery, Status};
+use chat_core::{Position, Step};
+use tokio::task::yield_now;
+
+use crate::support::{DEADLINE, Node, PATIENCE, assert_unavailable, eventually, room};
+
+#[tokio::test]
+async fn a_node_starts_without_redis_and_connects_when_it_can() {
+    let mut server = RedisServer::start();
+    server.stop();
+    let mut node = Node::start(&server).await;
+    assert_eq!(node.broker.status(), Status::Away);
+    assert_unavailable("subscribe", node.subscribe(&room("r")).await);
+    server.restart();
+    node.wait_for(Status::Ready).await;
+    node.subscribe(&room("r")).await.unwrap();
+    node.publish(&room("r"), "hello").await.unwrap();
+    assert_eq!(node.message().await.0, "hello", "nothing was interrupted");
+}
+
+#[tokio::test]
+async fn an_outage_is_survived_and_reported() {
+    let mut server = RedisServer::start();
+    let mut node = Node::start(&server).await;
+    let (kept, dropped, failed) = (room("kept"), room("dropped"), room("failed"));
+    node.broker.subscribe(&[kept.clone(), dropped.clone()]).await.unwrap();
+    server.kill();
+    node.wait_for(Status::Away).await;
+    let began = Instant::now();
+
+    let in_time = async |what: &str, outcome: bool, started: Instant| {
+        assert!(outcome, "{what}");
+        assert!(started.elapsed() < DEADLINE * 2, "{what} took {:?}", started.elapsed());
+    };
+    for delivery in [Delivery::Sequenced, Delivery::Ephemeral] {
+        let started = Instant::now();
+        let outcome = node.deliver(&kept, "lost", delivery).await;
+        assert_unavailable("publish", outcome);
+        in_time("publish", true, started).await;
+    }
+    let started = Instant::now();
+    assert_unavailable("subscribe", node.subscribe(&failed).await);
+    in_time("subscribe", true, started).await;
+    let started = Instant::now();
+    assert_unavailable("positions", node.position(&kept).await);
+    assert_unavailable("secret", node.broker.secret().await);
+    in_time("positions and secret", true, started).await;
+    node.broker.unsubscribe(&[dropped.clone()]).await.expect("nothing to confirm");
+
+    // Longer than redis-rs tries on its own after a first failure.
+    tokio::time::sleep_until((began + Duration::from_secs(3)).into()).await;
+    server.restart();
+    assert_eq!(node.next().await, BrokerEvent::Interrupted);
+    node.wait_for(Status::Ready).await;
+    assert_eq!(node.publish(&kept, "back").await.unwrap().nodes, 1);
+    assert_eq!(node.message().await.0, "back");
+    for topic in [&dropped, &failed] {
+        assert_eq!(node.publish(topic, "").await.unwrap().nodes, 0, "{topic} left nothing");
+    }
+    node.subscribe(&failed).await.unwrap();
+    node.publish(&failed, "now it works").await.unwrap();
+    assert_eq!(node.message().await.0, "now it works");
+}
+
+#[tokio::test]
+async fn calls_that_outlast_an_outage_succeed() {
+    let mut server = RedisServer::start();
+    let mut node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let (before, during) = (room("before"), room("during"));
+    node.subscribe(&before).await.unwrap();
+    server.kill();
+    node.wait_for(Status::Away).await;
+    let restart = async {
+        yield_now().await;
+        server.restart();
+    };
+    let (subscribed, published, ()) =
+        tokio::join!(node.subscribe(&during), node.publish(&before, "waited"), restart);
+    subscribed.unwrap();
+    assert_eq!(published.unwrap().position.unwrap().offset, 1, "sent once");
+    node.publish(&during, "then").await.unwrap();
+    let mut texts = Vec::new();
+    while texts.last().is_none_or(|text| text != "then") {
+        match node.next().await {
+            BrokerEvent::Publication { payload, .. } => {
+                texts.push(String::from_utf8(payload.to_vec()).unwrap());
+            }
+            other => assert_eq!(other, BrokerEvent::Interrupted),
+        }
+    }
+    assert!(texts.len() <= 2, "nothing arrives twice: {texts:?}");
+}
+
+/// Connections are killed again and again under load: whatever is missed is reported.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_connections_come_back_and_holes_are_reported() {
+    let server = RedisServer::start();
+    let mut node = Node::start(&server).await;
+    let publisher = Node::start(&server).await;
+    let topic = room("busy");
+    node.subscribe(&topic).await.unwrap();
+    let stop = AtomicBool::new(false);
+    let publish = async {
+        let mut last = None;
+        while !stop.load(Ordering::Relaxed) {
+            // An error is as it should be: the connection was killed under it.
+            if let Ok(published) = publisher.publish(&topic, "tick").await {
+                last = published.position;
+            }
+        }
+        last
+    };
+    let kill = async {
+        for round in 0..20 {
+            let kind = if round % 2 == 0 { "pubsub" } else { "normal" };
+            eventually("connections to kill", async || {
+                server.command(&["CLIENT", "KILL", "TYPE", kind]).await != "0"
+            })
+            .await;
+        }
+        eventually("a publication that arrives", async || {
+            publisher.publish(&topic, "").await.is_ok_and(|published| published.nodes == 1)
+        })
+        .await;
+        stop.store(true, Ordering::Relaxed);
+    };
+    let (last, ()) = tokio::join!(publish, kill);
+    let last = last.expect("some were published");
+
+    let (mut at, mut reports) = (Position::default(), 0);
+    // A report stands in the hole that it tells of, or after its far edge.
+    let (mut report_since, mut unreported) = (false, false);
+    while at != last {
+        match node.next().await {
+            BrokerEvent::Publication { position, .. } => {
+                let next = position.unwrap();
+                match at.step_to(next) {
+                    Step::Next => {}
+                    Step::Gap => unreported = !report_since,
+                    Step::Repeat => panic!("{next:?} after {at:?}"),
+                }
+                (at, report_since) = (next, false);
+            }
+            BrokerEvent::Interrupted => {
+                reports += 1;
+                (report_since, unreported) = (true, false);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(reports > 0, "the subscriber was cut off");
+    assert!(!unreported, "a hole was not reported");
+    assert_eq!(node.publish(&topic, "end").await.unwrap().nodes, 1);
+    assert_eq!(node.message().await.0, "end");
+}
+
+#[tokio::test]
+async fn a_frozen_redis_is_noticed() {
+    let server = RedisServer::start();
+    let mut node = Node::start(&server).await;
+    node.subscribe(&room("r")).await.unwrap();
+    let frozen = Instant::now();
+    server.pause();
+    node.wait_for(Status::Away).await;
+    assert!(frozen.elapsed() < Duration::from_secs(4), "after {:?}", frozen.elapsed());
+    assert_unavailable("publish", node.publish(&room("r"), "lost").await);
+    tokio::time::sleep_until((frozen + Duration::from_secs(5)).into()).await;
+    server.resume();
+    assert_eq!(node.next().await, BrokerEvent::Interrupted);
+    node.wait_for(Status::Ready).await;
+    node.publish(&room("r"), "back").await.unwrap();
+    assert_eq!(node.message().await.0, "back");
+}
+
+#[tokio::test]
+async fn a_lost_counter_begins_a_new_epoch() {
+    let mut server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let topic = room("r");
+    node.subscribe(&topic).await.unwrap();
+    let mut epochs = Vec::new();
+    for round in 0..3 {
+        node.publish(&topic, "1").await.unwrap();
+        let second = node.publish(&topic, "2").await.unwrap().position.unwrap();
+        assert_eq!(second.offset, 2, "round {round}");
+        assert_eq!(node.position(&topic).await.unwrap(), second);
+        assert!(!epochs.contains(&second.epoch), "a new epoch");
+        epochs.push(second.epoch);
+        if round == 0 {
+            server.command(&["FLUSHALL"]).await;
+            assert_eq!(node.position(&topic).await.unwrap(), Position::default());
+        } else {
+            server.restart();
+            eventually("publishing again", async || node.publish(&room("x"), "").await.is_ok())
+                .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_epoch_outlives_a_restart_of_a_redis_that_remembers() {
+    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let node = Node::start(&server).await;
+    let topic = room("r");
+    let first = node.publish(&topic, "1").await.unwrap().position.unwrap();
+    server.restart();
+    eventually("publishing again", async || node.publish(&room("x"), "").await.is_ok()).await;
+    let second = node.publish(&topic, "2").await.unwrap().position.unwrap();
+    assert_eq!(second, Position { offset: 2, ..first });
+}

@@ -1,0 +1,67 @@
+//! What several deployments on one Redis see of each other, and operators of them.
+
+use chat_broker::testing::RedisServer;
+use chat_broker::{Broker, RedisConfig};
+use chat_core::{Position, Topic, UserId};
+
+use crate::support::{DEADLINE, Node, room};
+
+#[tokio::test]
+async fn prefixes_and_databases_keep_deployments_apart() {
+    let server = RedisServer::start();
+    let other_database = RedisConfig::new(format!("{}/3", server.url())).deadline(DEADLINE);
+    let mut nodes = vec![
+        Node::start(&server).await,
+        Node::with(Node::config(&server).prefix("other")).await,
+        Node::with(other_database).await,
+    ];
+    let topic = room("r");
+    for node in &nodes {
+        node.subscribe(&topic).await.unwrap();
+    }
+    nodes[0].publish(&topic, "only ours").await.unwrap();
+    let mut secrets = Vec::new();
+    for (n, node) in nodes.iter().enumerate() {
+        let expected = u64::from(n == 0);
+        assert_eq!(node.position(&topic).await.unwrap().offset, expected, "node {n}");
+        let secret = node.broker.secret().await.unwrap();
+        assert!(!secrets.contains(&secret), "each has its own");
+        secrets.push(secret);
+    }
+    for (n, node) in nodes.iter_mut().enumerate() {
+        let text = format!("of {n}");
+        assert_eq!(node.publish(&topic, &text).await.unwrap().nodes, 1, "node {n}");
+        if n == 0 {
+            assert_eq!(node.message().await.0, "only ours");
+        }
+        assert_eq!(node.message().await.0, text);
+    }
+}
+
+#[tokio::test]
+async fn only_the_documented_keys_and_channels_exist() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let (room, user) = (room("a {b}"), Topic::User(UserId::new("a {b}").unwrap()));
+    node.broker.subscribe(&[room.clone(), user.clone()]).await.unwrap();
+    assert_eq!(node.position(&room).await.unwrap(), Position::default());
+    assert_eq!(server.command(&["KEYS", "*"]).await, "", "reading makes nothing");
+    node.publish(&room, "").await.unwrap();
+    node.publish(&user, "").await.unwrap();
+    node.broker.secret().await.unwrap();
+
+    let sorted = |reply: String| {
+        let mut lines: Vec<_> = reply.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(
+        sorted(server.command(&["PUBSUB", "CHANNELS"]).await),
+        ["chat:{r.a%20%7Bb%7D}", "chat:{u.a%20%7Bb%7D}"]
+    );
+    assert_eq!(
+        sorted(server.command(&["KEYS", "*"]).await),
+        ["chat:secret", "chat:{r.a%20%7Bb%7D}:meta", "chat:{u.a%20%7Bb%7D}:meta"]
+    );
+    assert_eq!(server.command(&["PUBSUB", "NUMPAT"]).await, "0", "never a pattern");
+}

@@ -1,0 +1,112 @@
+//! A node under test, and waiting with a deadline.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chat_broker::testing::RedisServer;
+use chat_broker::{
+    Broker, BrokerError, BrokerEvent, BrokerEvents, Delivery, Published, RedisBroker, RedisConfig,
+    Status,
+};
+use chat_core::{Position, RoomId, Topic};
+use tokio::time::{sleep, timeout};
+
+/// How long anything may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The deadline of the brokers here: failures should not take long.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(1);
+
+pub(crate) struct Node {
+    pub(crate) broker: RedisBroker,
+    pub(crate) events: BrokerEvents,
+    inbox: VecDeque<BrokerEvent>,
+}
+
+impl Node {
+    pub(crate) async fn start(server: &RedisServer) -> Self {
+        Self::with(Self::config(server)).await
+    }
+
+    pub(crate) fn config(server: &RedisServer) -> RedisConfig {
+        RedisConfig::new(server.url()).deadline(DEADLINE)
+    }
+
+    pub(crate) async fn with(config: RedisConfig) -> Self {
+        let (broker, events) = RedisBroker::connect(config).await.unwrap();
+        Self { broker, events, inbox: VecDeque::new() }
+    }
+
+    pub(crate) async fn subscribe(&self, topic: &Topic) -> Result<(), BrokerError> {
+        self.broker.subscribe(std::slice::from_ref(topic)).await
+    }
+
+    pub(crate) async fn publish(
+        &self,
+        topic: &Topic,
+        text: &str,
+    ) -> Result<Published, BrokerError> {
+        self.deliver(topic, text, Delivery::Sequenced).await
+    }
+
+    pub(crate) async fn deliver(
+        &self,
+        topic: &Topic,
+        text: &str,
+        delivery: Delivery,
+    ) -> Result<Published, BrokerError> {
+        let payload = Bytes::copy_from_slice(text.as_bytes());
+        self.broker.publish(topic, payload, delivery).await?.await
+    }
+
+    pub(crate) async fn position(&self, topic: &Topic) -> Result<Position, BrokerError> {
+        let positions = self.broker.positions(std::slice::from_ref(topic)).await?;
+        Ok(positions[0])
+    }
+
+    pub(crate) async fn next(&mut self) -> BrokerEvent {
+        while self.inbox.is_empty() {
+            let mut events = Vec::new();
+            let more = timeout(PATIENCE, self.events.recv(&mut events)).await;
+            assert!(more.expect("an event should have come"), "the events ended");
+            self.inbox.extend(events);
+        }
+        self.inbox.pop_front().unwrap()
+    }
+
+    /// The payload and position of the next event, which must be a publication.
+    pub(crate) async fn message(&mut self) -> (String, Option<Position>) {
+        match self.next().await {
+            BrokerEvent::Publication { payload, position, .. } => {
+                (String::from_utf8(payload.to_vec()).unwrap(), position)
+            }
+            other => panic!("expected a publication, got {other:?}"),
+        }
+    }
+
+    pub(crate) async fn wait_for(&self, status: Status) {
+        eventually(&format!("{status:?}"), async || self.broker.status() == status).await;
+    }
+}
+
+/// Waits until `condition` holds, and fails if it does not within [`PATIENCE`].
+pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited too long for: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub(crate) fn room(name: &str) -> Topic {
+    Topic::Room(RoomId::new(name).unwrap())
+}
+
+pub(crate) fn assert_unavailable<T: std::fmt::Debug>(what: &str, outcome: Result<T, BrokerError>) {
+    assert!(matches!(outcome, Err(BrokerError::Unavailable(_))), "{what}: {outcome:?}");
+}
+
+pub(crate) fn assert_refused<T: std::fmt::Debug>(what: &str, outcome: Result<T, BrokerError>) {
+    assert!(matches!(outcome, Err(BrokerError::Refused(_))), "{what}: {outcome:?}");
+}

@@ -1,0 +1,159 @@
+//! Which web pages may use this server: one rule for WebSocket handshakes and for CORS.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use axum::http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_MAX_AGE, HOST, ORIGIN, VARY,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+
+/// Whether a request may come from where it says.
+///
+/// Accepted are requests without `Origin` (not from a page), pages of the same host on
+/// any port, pages of this machine if the server is asked for by a name of this machine,
+/// and the origins in `listed`.
+pub(crate) fn is_allowed(headers: &HeaderMap, listed: &[String]) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return true };
+    let Ok(origin) = origin.to_str() else { return false };
+    listed.iter().any(|listed| listed.trim_end_matches('/').eq_ignore_ascii_case(origin))
+        || is_same_host(origin, headers)
+}
+
+fn is_same_host(origin: &str, headers: &HeaderMap) -> bool {
+    match (host_of_page(origin), host(headers)) {
+        (Some(page), Some(server)) => page == server || is_loopback(&page) && is_loopback(&server),
+        _ => false,
+    }
+}
+
+/// The host in an origin such as `https://chat.example:8443`.
+fn host_of_page(origin: &str) -> Option<String> {
+    let uri: Uri = origin.parse().ok()?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.path() != "/" {
+        return None;
+    }
+    host_of(uri.authority()?.as_str())
+}
+
+/// The host that the client asked for, in lower case and without a port.
+pub(crate) fn host(headers: &HeaderMap) -> Option<String> {
+    host_of(headers.get(HOST)?.to_str().ok()?)
+}
+
+fn host_of(authority: &str) -> Option<String> {
+    let authority: axum::http::uri::Authority = authority.parse().ok()?;
+    let is_plain = !authority.as_str().contains('@') && !authority.host().is_empty();
+    is_plain.then(|| authority.host().to_ascii_lowercase())
+}
+
+fn is_loopback(host: &str) -> bool {
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    host == "localhost"
+        || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+        || v6.and_then(|v6| v6.parse::<Ipv6Addr>().ok()).is_some_and(|v6| v6.is_loopback())
+}
+
+/// The answer to a page whose origin is not allowed.
+pub(crate) fn refuse() -> Response {
+    let text = "this origin is not allowed; see --allow-origin\n";
+    (StatusCode::FORBIDDEN, [(VARY, "origin")], text).into_response()
+}
+
+/// What a response tells the browser of who may read it.
+pub(crate) struct Cors {
+    /// The page, if it may.
+    reader: Option<HeaderValue>,
+}
+
+impl Cors {
+    pub(crate) fn of(headers: &HeaderMap, listed: &[String]) -> Self {
+        let origin = headers.get(ORIGIN).filter(|_| is_allowed(headers, listed));
+        Self { reader: origin.cloned() }
+    }
+
+    pub(crate) fn apply(self, mut response: Response) -> Response {
+        let headers = response.headers_mut();
+        headers.append(VARY, HeaderValue::from_static("origin"));
+        if let Some(reader) = self.reader {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, reader);
+        }
+        response
+    }
+
+    /// The answer to a browser that asks before it posts.
+    pub(crate) fn preflight(self) -> Response {
+        let fields = [
+            (ACCESS_CONTROL_ALLOW_METHODS, "POST"),
+            (ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type"),
+            (ACCESS_CONTROL_MAX_AGE, "600"),
+        ];
+        self.apply((StatusCode::NO_CONTENT, fields).into_response())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(origin: &str, host: &str, listed: &[&str]) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(ORIGIN, origin.parse().unwrap());
+        headers.insert(HOST, host.parse().unwrap());
+        let listed: Vec<_> = listed.iter().map(ToString::to_string).collect();
+        is_allowed(&headers, &listed)
+    }
+
+    #[test]
+    fn who_has_no_origin_is_no_page() {
+        assert!(is_allowed(&HeaderMap::new(), &[]));
+    }
+
+    #[test]
+    fn the_same_host_on_any_port() {
+        assert!(allowed("http://chat.example:5173", "chat.example:8080", &[]));
+        assert!(allowed("https://Chat.Example", "chat.example", &[]));
+        assert!(allowed("http://10.0.0.5:1", "10.0.0.5:2", &[]));
+    }
+
+    #[test]
+    fn names_of_this_machine_among_themselves() {
+        for page in ["http://localhost:5173", "http://127.0.0.1", "http://127.8.8.8", "http://[::1]:9"] {
+            assert!(allowed(page, "localhost:8080", &[]), "{page}");
+            assert!(allowed(page, "[::1]:8080", &[]), "{page}");
+            assert!(!allowed(page, "chat.example", &[]), "{page}");
+        }
+        assert!(!allowed("http://chat.example", "localhost:8080", &[]));
+    }
+
+    #[test]
+    fn nobody_else() {
+        for page in [
+            "http://evil.example",
+            "http://chat.example.evil.example",
+            "http://evilchat.example",
+            "http://chat.example@evil.example",
+            "http://evil.example@chat.example",
+            "http://chat.example/path",
+            "file://chat.example",
+            "chat.example",
+            "//chat.example",
+            "null",
+            "",
+        ] {
+            assert!(!allowed(page, "chat.example:8080", &[]), "{page}");
+        }
+    }
+
+    #[test]
+    fn whoever_is_listed() {
+        let listed = ["https://app.example", "https://other.example:444/", "null"];
+        for page in ["https://app.example", "HTTPS://APP.example", "https://other.example:444", "null"] {
+            assert!(allowed(page, "chat.example", &listed), "{page}");
+        }
+        for page in ["http://app.example", "https://app.example:444", "https://x.app.example"] {
+            assert!(!allowed(page, "chat.example", &listed), "{page}");
+        }
+    }
+}

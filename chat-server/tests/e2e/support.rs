@@ -1,0 +1,209 @@
+//! Processes of the program, and Redis between them.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use chat_broker::testing::RedisServer;
+use chat_transport::testing::WsClient;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A running `chat-server`, killed when it is dropped.
+pub(crate) struct Chat {
+    child: Child,
+    port: u16,
+    log: Arc<Log>,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    grew: Condvar,
+}
+
+impl Log {
+    /// Also for a test that failed while it looked.
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The program with a clean environment.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chat-server"));
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+impl Chat {
+    /// Alone, on a free port.
+    pub(crate) fn alone() -> Self {
+        Self::start(command().args(["--port", "0"]))
+    }
+
+    /// One of many, on a free port.
+    pub(crate) fn on(redis: &RedisServer) -> Self {
+        Self::start(command().env("PORT", "0").env("REDIS_URL", redis.url()))
+    }
+
+    /// Two of many, ready to serve.
+    pub(crate) async fn pair(redis: &RedisServer) -> (Self, Self) {
+        let (a, b) = (Self::on(redis), Self::on(redis));
+        a.until_ready().await;
+        b.until_ready().await;
+        (a, b)
+    }
+
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("chat-server starts");
+        let log = Arc::new(Log::default());
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let writer = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                writer.lines().push(line);
+                writer.grew.notify_all();
+            }
+        });
+        let mut chat = Self { child, port: 0, log };
+        const ADDRESS: &str = "listening on http://127.0.0.1:";
+        let line = chat.until_logged(ADDRESS);
+        let port = line.split(ADDRESS).nth(1).unwrap();
+        let port = port.split(|next: char| !next.is_ascii_digit()).next().unwrap();
+        chat.port = port.parse().expect("a port");
+        chat
+    }
+
+    /// The address of a path, for a WebSocket.
+    pub(crate) fn ws(&self, path: &str) -> String {
+        format!("ws://127.0.0.1:{}{path}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A client without a subprotocol, at `/`.
+    pub(crate) async fn client(&self) -> WsClient {
+        WsClient::connect(&self.ws("/")).await
+    }
+
+    /// A client of the native protocol.
+    pub(crate) async fn native(&self) -> WsClient {
+        let protocol = [("Sec-WebSocket-Protocol", "chat.v1")];
+        let client = WsClient::connect_with(&self.ws("/ws"), &protocol).await;
+        assert_eq!(client.protocol(), Some("chat.v1"));
+        client
+    }
+
+    /// Waits for a line that ends in, or holds, `text`, and returns it.
+    pub(crate) fn until_logged(&self, text: &str) -> String {
+        self.until_logged_times(text, 1)
+    }
+
+    /// Waits for the `times`th line that holds `text`, and returns it.
+    pub(crate) fn until_logged_times(&self, text: &str, times: usize) -> String {
+        let mut lines = self.log.lines();
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let mut found = lines.iter().filter(|line| line.contains(text));
+            if let Some(line) = found.nth(times - 1) {
+                return line.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no {text:?} in the log:\n{}", lines.join("\n"));
+            lines = self.log.grew.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
+    /// The message texts of the log so far.
+    pub(crate) fn logged(&self, text: &str) -> usize {
+        self.log.lines().iter().filter(|line| line.contains(text)).count()
+    }
+
+    pub(crate) async fn until_ready(&self) {
+        self.until_status("/readyz", 200).await;
+    }
+
+    /// Asks until the answer has this status.
+    pub(crate) async fn until_status(&self, path: &str, status: u16) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.http("GET", path).await.0 != status {
+            assert!(Instant::now() < deadline, "{path} never answered {status}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A request without a body: status, head and body of the answer.
+    pub(crate) async fn http(&self, method: &str, path: &str) -> (u16, String, String) {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost:{}\r\n", self.port);
+        self.raw(&format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n")).await
+    }
+
+    pub(crate) async fn raw(&self, request: &str) -> (u16, String, String) {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+        let exchange = async {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let answer = tokio::time::timeout(DEADLINE, exchange).await.expect("an answer");
+        let status = answer.split(' ').nth(1).expect("a status").parse().unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        (status, head.to_ascii_lowercase(), body.to_owned())
+    }
+
+    /// Sends a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) fn exit(&mut self) -> ExitStatus {
+        wait(&mut self.child)
+    }
+}
+
+impl Drop for Chat {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("log of the server on port {}:", self.port);
+            eprintln!("{}", self.log.lines().join("\n"));
+        }
+    }
+}
+
+/// Runs the program to its end: exit code, stdout and stderr.
+pub(crate) fn run(command: &mut Command) -> (i32, String, String) {
+    let mut child = command.spawn().expect("chat-server starts");
+    let status = wait(&mut child);
+    let (mut out, mut err) = (String::new(), String::new());
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    (status.code().expect("an exit code"), out, err)
+}
+
+fn wait(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            panic!("chat-server did not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

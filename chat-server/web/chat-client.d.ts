@@ -1,0 +1,195 @@
+/** Types of `chat-client.js`. */
+
+export interface User {
+  /** Names the user on every server. */
+  id: string;
+  name: string;
+  /** `#RRGGBB` */
+  color: string;
+}
+
+/** A place in a room's sequence of messages. */
+export interface Position {
+  epoch: string;
+  offset: number;
+}
+
+export interface Limits {
+  /** Longest text of a message, in bytes of UTF-8. */
+  message_bytes: number;
+  frame_bytes: number;
+  /** Rooms that one connection may be in. */
+  rooms: number;
+  /** Sends that may be unanswered before the server reads no further. */
+  in_flight: number;
+}
+
+export interface Welcome {
+  session: string;
+  resume?: string;
+  user: User;
+  node: string;
+  protocol: number;
+  heartbeat_ms: number;
+  limits: Limits;
+}
+
+export interface Message {
+  room: string;
+  /** Rises by one within an epoch; absent in a room without history. */
+  offset?: number;
+  user: User;
+  message: string;
+  data?: unknown;
+  /** Milliseconds since 1970. */
+  at: number;
+  key?: string;
+}
+
+export interface Joined {
+  room: string;
+  epoch?: string;
+  offset?: number;
+  /** Whether nothing was missed since the last connection. */
+  recovered: boolean;
+  members: User[];
+  /** How many members there are; the list may be shorter. */
+  count: number;
+  messages: Message[];
+}
+
+export interface Members {
+  room: string;
+  members: User[];
+  count: number;
+}
+
+export interface History {
+  room: string;
+  messages: Message[];
+  /** Whether there are older ones. */
+  more: boolean;
+}
+
+export interface Sent {
+  key: string;
+  /** The message's place; absent in a room without history. */
+  offset?: number;
+  epoch?: string;
+}
+
+/**
+ * - `idle`: not connected yet
+ * - `connecting`
+ * - `online`: welcome; rooms are being joined or are joined
+ * - `waiting`: lost; the next attempt is in `retryInMs`
+ * - `closed`: over, until `connect()` is called again
+ */
+export type State = "idle" | "connecting" | "online" | "waiting" | "closed";
+
+export interface StateChange {
+  state: State;
+  /** The WebSocket close code that led here. */
+  code?: number;
+  reason?: string;
+  retryInMs?: number;
+}
+
+export type Presence =
+  | { room: string; event: "joined" | "left"; user: User }
+  | { room: string; event: "count"; count: number };
+
+export interface ChatEvents {
+  state: StateChange;
+  /** `rejoined`: after a reconnect. The messages of `messages` also come as `message`. */
+  joined: Joined & { rejoined: boolean };
+  message: Message;
+  presence: Presence;
+  typing: { room: string; user: User; typing: boolean };
+  direct: { user: User; message: string; data?: unknown; at: number };
+  /** Messages of a room were missed, and will not come by themselves. */
+  gap: { room: string; epoch?: string; offset?: number };
+  /** A room could not be joined again; the client is no longer in it. */
+  refused: { room: string; error: ChatError };
+  goodbye: { reason: string; reconnect: boolean; after_ms: number };
+  /** An error of the server that answers no request. */
+  error: ChatError;
+}
+
+/**
+ * `code` is one of the server's, or `offline` (no connection), `disconnected` (lost before
+ * the answer), `timeout`, `queue_full` (too many sends wait), `closed`.
+ */
+export class ChatError extends Error {
+  constructor(code: string, message: string, more?: { retryAfterMs?: number; key?: string });
+  readonly code: string;
+  /** When to try again. */
+  readonly retryAfterMs?: number;
+  /** Of a send: try again with the same key, and it is not delivered twice. */
+  readonly key?: string;
+}
+
+export interface ChatOptions {
+  /** The user's name. Without one the server makes one up. */
+  name?: string;
+  /** `resume` of an earlier client: be the same user. */
+  resume?: string;
+  /** A token, or what gives one, asked at each connection. */
+  token?: string | (() => string | Promise<string>);
+  /** The WebSocket class, where the runtime has none of its own. */
+  WebSocket?: new (url: string, protocols?: string | string[]) => unknown;
+  /** Sends that may wait for an answer. Default 100. */
+  queueLimit?: number;
+  /** Default 15,000. */
+  requestTimeoutMs?: number;
+  /** From the first byte to the welcome. Default 10,000. */
+  connectTimeoutMs?: number;
+  /** The first pause before a reconnect is a random one below this. Default 500. */
+  backoffBaseMs?: number;
+  /** No pause is longer. Default 20,000. */
+  backoffCapMs?: number;
+  /** Silence after which the server is asked whether it is there. Default 25,000. */
+  pingAfterMs?: number;
+  /** How long it may take to answer that. Default 10,000. */
+  pongTimeoutMs?: number;
+}
+
+export class ChatClient extends EventTarget {
+  /** `url`: `wss://HOST/ws`. Nothing is connected before `connect()`. */
+  constructor(url: string | URL, options?: ChatOptions);
+
+  readonly state: State;
+  /** Who this client is, once it was welcome. */
+  readonly user: User | null;
+  readonly limits: Limits | null;
+  /** Which server it was last connected to. */
+  readonly node: string | null;
+  /** What makes a later client the same user. A secret. */
+  readonly resume: string | undefined;
+  /** The rooms that the client is in, or will be once connected. */
+  readonly rooms: string[];
+
+  /** Calls `handler` with the detail of each event; returns what ends that. */
+  on<K extends keyof ChatEvents>(type: K, handler: (detail: ChatEvents[K]) => void): () => void;
+
+  /** Connects; in state `waiting`, at once. Resolves once welcome. */
+  connect(): Promise<Welcome>;
+  /** Ends the connection for good. */
+  close(): void;
+  /** Takes another name, which costs a new connection. */
+  rename(name: string): Promise<Welcome>;
+
+  /** Joins a room: now, or once connected, and again after each reconnect. `history`: how
+   *  many of the latest messages to bring. */
+  join(room: string, options?: { history?: number }): Promise<Joined>;
+  leave(room: string): Promise<void>;
+
+  /** Resolves once the server has taken the message. Waits while there is no connection. */
+  send(room: string, message: string, options?: { data?: unknown; key?: string }): Promise<Sent>;
+  /** `delivered`: how many servers hold the user; 0: offline. */
+  direct(to: string, message: string, options?: { data?: unknown }): Promise<{ delivered: number }>;
+  /** Throttled; call it at each key stroke. */
+  typing(room: string, typing: boolean): void;
+  members(room: string): Promise<Members>;
+  history(room: string, options?: { before?: number; limit?: number }): Promise<History>;
+}

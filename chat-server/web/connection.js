@@ -1,0 +1,50 @@
+// The state of the connection, in words.
+
+import { announce } from "./announce.js";
+import { byId } from "./dom.js";
+
+const WORDS = {
+  idle: "Not connected",
+  connecting: "Connecting …",
+  online: "Connected",
+  waiting: "Reconnecting …",
+  closed: "Disconnected",
+};
+
+let countdown = null;
+let wasLost = false;
+
+export function showConnection({ state, retryInMs, reason }, client) {
+  clearInterval(countdown);
+  byId("dot").className = `dot ${state}`;
+  byId("connection").textContent = WORDS[state];
+  byId("connection").title = client.node ? `Server ${client.node}` : "";
+  byId("banner").hidden = state === "online";
+  byId("banner").classList.toggle("final", state === "closed");
+  byId("retry").hidden = state === "connecting";
+  byId("retry").textContent = state === "closed" ? "Connect again" : "Try now";
+  if (state === "waiting") count(Date.now() + retryInMs);
+  else say(state === "closed" ? `Disconnected: ${reason}` : wasLost ? "Reconnecting …" : "Connecting …");
+  tell(state, reason);
+}
+
+function say(text) {
+  byId("banner-text").textContent = text;
+}
+
+function count(until) {
+  const tick = () => {
+    const seconds = Math.max(1, Math.ceil((until - Date.now()) / 1000));
+    say(`Connection lost. Trying again in ${seconds} s.`);
+  };
+  tick();
+  countdown = setInterval(tick, 1000);
+}
+
+/** Once at the loss and once at the return, however many attempts lie between. */
+function tell(state, reason) {
+  if (state === "waiting" && !wasLost) announce("The connection was lost. Reconnecting.");
+  if (state === "online" && wasLost) announce("Connected again.");
+  if (state === "closed") announce(`Disconnected: ${reason}`);
+  if (state !== "connecting") wasLost = state !== "online";
+}

@@ -1,0 +1,195 @@
+// The messages of a room, of which only a window is ever in the page: a room with ten
+// thousand messages costs as much as one with two hundred.
+
+import { avatar, day, isSameDay, linked, make, paint, time } from "./dom.js";
+
+/** Entries added at a time when one scrolls. */
+const CHUNK = 100;
+/** Most entries in the page. */
+const MOST = 400;
+/** So near to an end, in pixels, the next chunk is fetched. */
+const NEAR = 600;
+/** So near to the end, in pixels, one is at the end. */
+const AT_END = 60;
+/** Messages of one user within this time stand together. */
+const TOGETHER_MS = 5 * 60_000;
+
+export class Log {
+  #scroller;
+  #list;
+  #room = null;
+  /** The window, as indices that count entries ever added to the room. */
+  #start = 0;
+  #end = 0;
+  /** Whether the newest messages are followed. */
+  #follows = true;
+  #isDue = false;
+  #onFollow;
+
+  /** `onFollow(follows)` is called when one scrolls away from the newest message or back. */
+  constructor(scroller, list, onFollow) {
+    this.#scroller = scroller;
+    this.#list = list;
+    this.#onFollow = onFollow;
+    scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    new ResizeObserver(() => this.#follows && this.#toEnd()).observe(scroller);
+  }
+
+  get follows() {
+    return this.#follows;
+  }
+
+  show(room) {
+    this.#room = room;
+    this.toNewest();
+  }
+
+  /** Shows the newest messages, and follows them. */
+  toNewest() {
+    this.#list.replaceChildren();
+    this.#end = this.#last();
+    this.#start = this.#end;
+    this.#prepend();
+    this.#setFollows(true);
+    this.#toEnd();
+  }
+
+  /** Something was added to the room: it is shown with the next frame. */
+  changed() {
+    if (this.#isDue) return;
+    this.#isDue = true;
+    requestAnimationFrame(() => {
+      this.#isDue = false;
+      this.#update();
+    });
+  }
+
+  #first() {
+    return this.#room.dropped;
+  }
+
+  #last() {
+    return this.#room.dropped + this.#room.entries.length;
+  }
+
+  #entry(index) {
+    return this.#room.entries[index - this.#room.dropped];
+  }
+
+  #update() {
+    if (!this.#room) return;
+    if (this.#start < this.#first() || (this.#follows && this.#last() - this.#end > MOST)) {
+      this.toNewest();
+    } else if (this.#follows) {
+      this.#append(this.#last());
+      this.#trimTop();
+      this.#toEnd();
+    } else {
+      this.#append(Math.min(this.#last(), this.#start + MOST));
+    }
+  }
+
+  #scrolled() {
+    const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
+    const below = scrollHeight - clientHeight - scrollTop;
+    if (scrollTop < NEAR && this.#start > this.#first()) {
+      this.#keepPlace(() => this.#prepend());
+      this.#trimBottom();
+    } else if (below < NEAR && this.#end < this.#last()) {
+      this.#append(Math.min(this.#last(), this.#end + CHUNK));
+      this.#keepPlace(() => this.#trimTop());
+    }
+    // What came since the last frame is not shown yet, and is no reason to stop.
+    const isAtNewest = this.#follows || this.#end === this.#last();
+    this.#setFollows(below < AT_END && isAtNewest);
+  }
+
+  #setFollows(follows) {
+    if (follows === this.#follows) return;
+    this.#follows = follows;
+    this.#onFollow(follows);
+  }
+
+  #toEnd() {
+    this.#scroller.scrollTop = this.#scroller.scrollHeight;
+  }
+
+  /** What one reads stays where it is while the list changes above it. */
+  #keepPlace(change) {
+    const below = this.#scroller.scrollHeight - this.#scroller.scrollTop;
+    change();
+    this.#scroller.scrollTop = this.#scroller.scrollHeight - below;
+  }
+
+  #append(end) {
+    this.#list.append(...this.#rows(this.#end, Math.max(end, this.#end)));
+    this.#end = Math.max(end, this.#end);
+  }
+
+  #prepend() {
+    const start = Math.max(this.#first(), this.#start - CHUNK);
+    this.#list.prepend(...this.#rows(start, this.#start));
+    this.#start = start;
+  }
+
+  #trimTop() {
+    const surplus = this.#end - this.#start - MOST;
+    for (let n = 0; n < surplus; n += 1) this.#list.firstElementChild.remove();
+    this.#start += Math.max(0, surplus);
+  }
+
+  #trimBottom() {
+    const surplus = this.#end - this.#start - MOST;
+    for (let n = 0; n < surplus; n += 1) this.#list.lastElementChild.remove();
+    this.#end -= Math.max(0, surplus);
+  }
+
+  #rows(start, end) {
+    const rows = [];
+    for (let index = start; index < end; index += 1) {
+      rows.push(row(this.#entry(index), this.#entry(index - 1)));
+    }
+    return rows;
+  }
+}
+
+/** The row of an entry; one row each, so that rows can be counted. */
+function row(entry, before) {
+  const isNewDay = !before || !isSameDay(before.at, entry.at);
+  const item = entry.notice === undefined ? message(entry, before, isNewDay) : notice(entry);
+  if (isNewDay) item.prepend(make("div", { class: "day" }, make("span", {}, day(entry.at))));
+  return item;
+}
+
+function notice({ notice: text, at }) {
+  return make("li", { class: "notice" }, make("p", {}, text, " ", time(at)));
+}
+
+function message(entry, before, isNewDay) {
+  const { user, text, at, isOwn } = entry;
+  const goesOn =
+    !isNewDay && before.user?.id === user.id && at - before.at < TOGETHER_MS;
+  const kind = `message${isOwn ? " own" : ""}${goesOn ? " goes-on" : ""}`;
+  const item = make("li", { class: kind });
+  const name = paint(make("span", { class: "name" }, isOwn ? "You" : user.name), user);
+  const head = make("div", { class: goesOn ? "hidden" : "head" }, name, " ", time(at));
+  const text_ = make("p", { class: "text", dir: "auto" }, ...linked(text));
+  item.append(make("div", { class: "line" }, avatar(user), make("div", { class: "body" }, head, text_)));
+  return item;
+}
+
+/** One's own message on its way; `onRetry` if it did not get there. */
+export function unsentRow({ text, error }, onRetry, onDiscard) {
+  const state = make("p", { class: "state" }, error ? `Not sent: ${error}` : "Sending …");
+  const item = make("li", { class: `message own unsent${error ? " failed" : ""}` });
+  if (error) {
+    const retry = make("button", { type: "button", class: "small", "data-testid": "resend" }, "Send again");
+    const discard = make("button", { type: "button", class: "small" }, "Discard");
+    retry.addEventListener("click", onRetry);
+    discard.addEventListener("click", onDiscard);
+    state.append(" ", retry, " ", discard);
+  }
+  const body = make("div", { class: "body" }, make("p", { class: "text", dir: "auto" }, text), state);
+  item.append(make("div", { class: "line" }, body));
+  return item;
+}

@@ -1,0 +1,91 @@
+// Where this page is, which server it talks to, and what it remembers between reloads.
+
+/** The address under which the server's routes lie: this file is `web/place.js` there. */
+const BASE = new URL("../", import.meta.url);
+
+const query = new URLSearchParams(location.search);
+
+/** `?port=8081`: another server on the same host. */
+const port = /^\d{1,5}$/.test(query.get("port") ?? "") ? query.get("port") : null;
+
+function onServer(path) {
+  const url = new URL(path, BASE);
+  if (port) url.port = port;
+  return url;
+}
+
+export function socketUrl() {
+  const url = onServer("ws");
+  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  return url.href;
+}
+
+/** Asks the server for a room that nobody can guess. */
+export async function createRoom() {
+  const response = await fetch(onServer("create-room"), { method: "POST" });
+  if (!response.ok) throw new Error(`The server answered ${response.status}.`);
+  return (await response.json()).roomId;
+}
+
+/** The address of a room. Dots would be taken for folders in the path. */
+export function linkTo(room) {
+  const inQuery = room === "." || room === "..";
+  const url = new URL(inQuery ? "" : `join-room/${encodeURIComponent(room)}`, BASE);
+  if (inQuery) url.searchParams.set("room", room);
+  if (port) url.searchParams.set("port", port);
+  return url.href;
+}
+
+export function linkToStart() {
+  const url = new URL(BASE);
+  if (port) url.searchParams.set("port", port);
+  return url.href;
+}
+
+/** What the address says: a room to join, a name to go by. */
+export function asked() {
+  const [, inPath] = location.pathname.match(/\/join-room\/([^/]+)$/) ?? [];
+  return {
+    room: query.get("room") || (inPath && decode(inPath)) || null,
+    name: query.get("user") || query.get("username") || null,
+  };
+}
+
+function decode(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return null;
+  }
+}
+
+/** What this tab remembers: `{name, resume, rooms, current}`. Another tab is another user. */
+export const session = {
+  load: () => read(sessionStorage) ?? {},
+  save: (value) => write(sessionStorage, value),
+};
+
+/** The name that was last chosen in this browser. */
+export const lastName = {
+  load: () => read(localStorage)?.name ?? "",
+  save: (name) => write(localStorage, { name }),
+};
+
+const KEY = "chat";
+
+// Storage may be forbidden, full, or hold what another page wrote.
+function read(storage) {
+  try {
+    return JSON.parse(storage.getItem(KEY));
+  } catch {
+    return null;
+  }
+}
+
+function write(storage, value) {
+  try {
+    storage.setItem(KEY, JSON.stringify(value));
+  } catch {
+    // Then it is forgotten.
+  }
+}
