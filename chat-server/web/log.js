@@ -78,7 +78,8 @@ export class Log {
 
   #update() {
     if (!this.#room) return;
-    if (this.#start < this.#first() || (this.#follows && this.#last() - this.#end > MOST)) {
+    const isFarBehind = this.#follows && this.#last() - this.#end > CHUNK;
+    if (isFarBehind || this.#start < this.#first()) {
       this.toNewest();
     } else if (this.#follows) {
       this.#append(this.#last());

@@ -11,7 +11,7 @@
 //! use std::sync::Arc;
 //! use bytes::Bytes;
 //! use chat_core::{Delivery, Frames};
-//! use chat_transport::{Incoming, Session, TransportConfig};
+//! use chat_transport::{End, Incoming, Session, TransportConfig};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
 //! // A client that is through with the handshake, and sends "hi" in a masked frame.
@@ -30,6 +30,12 @@
 //! let mut answer = [0; 7];
 //! session.drive(client.read_exact(&mut answer)).await?;
 //! assert_eq!(&answer, b"\x81\x05hello");
+//!
+//! // The client closes. What the application had to clean up comes before the goodbye, which
+//! // a bad client can draw out.
+//! client.write_all(b"\x88\x80\0\0\0\0").await?;
+//! assert_eq!(session.recv().await, None);
+//! assert!(matches!(session.finish().await, End::ByPeer { code: None, .. }));
 //! # Ok(())
 //! # }
 //! ```

@@ -1,0 +1,106 @@
+//! Our hub inside an axum application of your own, with your own routes and a protocol of
+//! your own: every line that somebody writes to `/live/ROOM` is heard by all who are
+//! connected there, on every server of the bus.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use chat_broker::{Delivery, Hub, HubConfig, MemoryBroker};
+use chat_core::{
+    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Frames, Message, RoomId,
+    Topic, User, UserId, envelope,
+};
+use chat_transport::{Incoming, Outbox, Session, TransportConfig, handshake};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+
+/// A member is the outbox of its connection.
+#[derive(Clone)]
+struct Member(Outbox);
+
+impl Deliver for Member {
+    fn deliver(&self, batch: &Batch) -> Delivered {
+        for (event, _) in batch.events() {
+            if let Event::Message(message) = event {
+                let outcome = self.0.send(&Frames::text(message.text));
+                if outcome != Delivered::Queued {
+                    return outcome;
+                }
+            }
+        }
+        Delivered::Queued
+    }
+
+    fn close(&self, reason: CloseReason) {
+        self.0.close(reason);
+    }
+}
+
+#[derive(Clone)]
+struct App {
+    hub: Hub<Member>,
+    transport: Arc<TransportConfig>,
+    next: Arc<AtomicU64>,
+}
+
+async fn live(State(app): State<App>, Path(room): Path<String>, mut request: Request) -> Response {
+    let Ok(room) = RoomId::new(room) else { return StatusCode::BAD_REQUEST.into_response() };
+    let answer = match handshake::respond(&request, &[]) {
+        Ok(answer) => answer,
+        Err(refused) => return refused.response().map(axum::body::Body::from).into_response(),
+    };
+    if let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() {
+        tokio::spawn(async move {
+            if let Ok(stream) = upgrade.await {
+                talk(app, Topic::Room(room), stream).await;
+            }
+        });
+    }
+    answer.map(|()| axum::body::Body::empty())
+}
+
+async fn talk(app: App, room: Topic, stream: Upgraded) {
+    let mut session = Session::new(TokioIo::new(stream), Bytes::new(), app.transport);
+    let id = ConnectionId(app.next.fetch_add(1, Ordering::Relaxed));
+    let member = Member(session.outbox().clone());
+    let Ok(_place) = session.drive(app.hub.join(&room, id, member, |_| {})).await else {
+        session.outbox().close(CloseReason::InternalError);
+        session.finish().await;
+        return;
+    };
+    let Ok(user) = UserId::new(format!("guest-{}", id.0)) else { return };
+    let user = User::new(user, None);
+    while let Some(incoming) = session.recv().await {
+        let Incoming::Text(text) = incoming else { continue };
+        let message = Message { user: user.as_sender(), text: &text, data: None, key: None, at: 0 };
+        let payload = envelope::encode(&Event::Message(message));
+        let published = app.hub.broker().publish(&room, payload, Delivery::Sequenced);
+        if session.drive(published).await.is_err() {
+            session.outbox().close(CloseReason::InternalError);
+        }
+    }
+    session.finish().await;
+}
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let (broker, events) = MemoryBroker::connect();
+    let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+    tokio::spawn(driver.run());
+
+    let app = App { hub, transport: Arc::default(), next: Arc::default() };
+    let routes = Router::new()
+        .route("/", get(|| async { "an application of your own\n" }))
+        .route("/live/{room}", get(live))
+        .with_state(app);
+    let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(3000);
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, routes).await
+}

@@ -1,0 +1,101 @@
+//! Every example runs and does what it says.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use chat_transport::testing::WsClient;
+
+/// Its own unit test is the point of this one.
+#[allow(dead_code, reason = "as an example it has a main")]
+#[path = "../unit_test.rs"]
+mod with_unit_test;
+
+/// Cargo builds the examples beside this test.
+fn example(name: &str) -> Command {
+    let test = std::env::current_exe().expect("a path");
+    let target: PathBuf = test.ancestors().nth(2).expect("target/debug").join("examples").join(name);
+    let mut command = Command::new(target);
+    command.env_remove("REDIS_URL").env("PORT", "0").stdout(Stdio::piped());
+    command
+}
+
+fn output(name: &str) -> String {
+    let output = example(name).output().expect("the example starts");
+    assert!(output.status.success(), "{name}: {:?}", output.status);
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// A server that is killed when the test is over.
+struct Running(Child, String);
+
+impl Running {
+    /// Starts an example and reads the address that it prints.
+    fn start(name: &str) -> Self {
+        let mut child = example(name).spawn().expect("the example starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit("//").next().unwrap().trim_end_matches('/').to_owned();
+        Self(child, address)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn hub_without_sockets() {
+    let output = output("hub_without_sockets");
+    assert!(output.starts_with("message 1 is taken\nmessage 2 is taken\n"), "{output}");
+    assert!(output.contains(": is anybody here?\nmembers now: 0\n"), "{output}");
+}
+
+#[test]
+fn custom_broker() {
+    assert_eq!(output("custom_broker"), "the broker keeps its promises\n");
+}
+
+#[test]
+fn unit_test() {
+    assert_eq!(output("unit_test"), "reported\n");
+}
+
+#[test]
+fn two_servers() {
+    let output = output("two_servers");
+    assert!(output.contains("Bob, on B, hears {\"type\":\"chat\",\"sender\":\"Alice\""), "{output}");
+}
+
+#[tokio::test]
+async fn echo_session() {
+    let server = Running::start("echo_session");
+    let mut client = WsClient::connect(&format!("ws://{}/", server.1)).await;
+    client.send("héllo").await;
+    client.expect("héllo").await;
+    let large = vec![7; 16 << 20];
+    client.send_binary(large.clone()).await;
+    assert_eq!(client.recv_binary().await, large);
+}
+
+#[tokio::test]
+async fn axum_hub() {
+    let server = Running::start("axum_hub");
+    let mut page = TcpStream::connect(&server.1).unwrap();
+    page.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    page.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("an application of your own\n"), "{answer}");
+
+    let room = format!("ws://{}/live/lobby", server.1);
+    let (mut ann, mut bob) = (WsClient::connect(&room).await, WsClient::connect(&room).await);
+    // Whoever hears itself is in the room.
+    bob.send("bob is here").await;
+    bob.expect("bob is here").await;
+    ann.send("hello").await;
+    bob.expect("hello").await;
+}

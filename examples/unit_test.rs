@@ -1,0 +1,63 @@
+//! An application that speaks to rooms, and its unit test on the broker in memory: no
+//! Redis, no socket, no sleep. Run the test with `cargo test -p examples a_broken_build`.
+
+use std::sync::Arc;
+
+use chat_broker::{Broker, BrokerError, Delivery, MemoryBroker};
+use chat_core::{Event, InvalidName, Message, RoomId, Topic, User, UserId, UserName, envelope};
+
+/// Part of an application: tells a team's room how a build went.
+struct BuildBot {
+    broker: Arc<dyn Broker>,
+    user: User,
+}
+
+impl BuildBot {
+    fn new(broker: Arc<dyn Broker>) -> Result<Self, InvalidName> {
+        let user = User::new(UserId::new("build-bot")?, Some(UserName::new("Build Bot")?));
+        Ok(Self { broker, user })
+    }
+
+    async fn report(&self, team: &RoomId, passed: bool) -> Result<(), BrokerError> {
+        let text = if passed { "the build passed" } else { "the build is broken" };
+        let message = Message { user: self.user.as_sender(), text, data: None, key: None, at: 0 };
+        let payload = envelope::encode(&Event::Message(message));
+        let topic = Topic::Room(team.clone());
+        self.broker.publish(&topic, payload, Delivery::Sequenced).await?.await?;
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // In production: `RedisBroker::connect(RedisConfig::new(url)).await?`
+    let (broker, _events) = MemoryBroker::connect();
+    BuildBot::new(Arc::new(broker))?.report(&RoomId::new("team")?, true).await?;
+    println!("reported");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_broker::{BrokerEvent, MemoryBus};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_broken_build_is_reported_to_the_team() {
+        let bus = MemoryBus::new();
+        let (bot, _) = bus.connect();
+        let (observer, mut events) = bus.connect();
+        let team = RoomId::new("team").unwrap();
+        observer.subscribe(&[Topic::Room(team.clone())]).await.unwrap();
+
+        BuildBot::new(Arc::new(bot)).unwrap().report(&team, false).await.unwrap();
+
+        let mut received = Vec::new();
+        assert!(events.recv(&mut received).await);
+        let BrokerEvent::Publication { payload, .. } = &received[0] else { panic!() };
+        let Ok(Event::Message(message)) = envelope::decode(payload) else { panic!() };
+        assert_eq!(message.text, "the build is broken");
+        assert_eq!(message.user.name, "Build Bot");
+    }
+}
