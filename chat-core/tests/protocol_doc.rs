@@ -1,0 +1,143 @@
+//! `docs/protocol.md` says what the code does: every client frame in it is decoded, every
+//! server frame in it is encoded, and no frame or code is left out.
+
+use std::collections::BTreeSet;
+
+use chat_core::reply::{Joined, Limits, Ok as Acknowledged, Welcome};
+use chat_core::{
+    CloseReason, Dialect, Direct, Epoch, ErrorCode, Event, Message, Position, Presence,
+    PresenceChange, Rejection, Reply, RoomId, Topic, User, UserId, UserName,
+};
+use serde_json::value::RawValue;
+
+const DOC: &str = include_str!("../../docs/protocol.md");
+
+/// The frames in all blocks of a kind.
+fn frames(kind: &str) -> Vec<&'static str> {
+    let blocks = DOC.split("```json ").skip(1).filter_map(|rest| rest.strip_prefix(kind));
+    blocks.flat_map(|rest| rest.split("```").next().unwrap().trim().lines()).collect()
+}
+
+fn kind(frame: &str) -> String {
+    let value: serde_json::Value = serde_json::from_str(frame).unwrap();
+    value["type"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn client_frames_are_understood() {
+    let mut seen = BTreeSet::new();
+    for frame in frames("client") {
+        Dialect::Native.decode(frame).unwrap_or_else(|error| panic!("{frame}: {error}"));
+        assert_eq!(Dialect::recognise(frame), Some(Dialect::Native), "{frame}");
+        seen.insert(kind(frame));
+    }
+    let all = ["direct", "hello", "history", "join", "leave", "members", "ping", "send", "typing"];
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), all, "every type has an example");
+}
+
+fn raw(json: &str) -> Box<RawValue> {
+    RawValue::from_string(json.to_owned()).unwrap()
+}
+
+fn reply(reply: &Reply<'_>) -> String {
+    Dialect::Native.reply(reply).unwrap().texts().next().unwrap().to_owned()
+}
+
+#[test]
+fn server_frames_are_what_the_code_says() {
+    let user = User::new(UserId::new("n5p2-17").unwrap(), Some(UserName::new("Ann").unwrap()));
+    let epoch = Epoch::parse(b"JLITNcWY").unwrap();
+    let room = RoomId::new("general").unwrap();
+    let id: Vec<_> = (0..10).map(|id| raw(&id.to_string())).collect();
+    let id = |n: usize| Some(&*id[n]);
+    let limits =
+        Limits { message_bytes: 32_768, frame_bytes: 65_536, rooms: 128, in_flight: 64 };
+    let refused = Rejection {
+        retry_after_ms: Some(1000),
+        ..Rejection::new(
+            ErrorCode::BrokerUnavailable,
+            "The message bus does not answer: whether this was carried out is unknown.",
+        )
+    }
+    .to_request(id(7));
+    let members = [&user];
+    let mut made: Vec<String> = [
+        Reply::Welcome(Welcome {
+            id: id(1),
+            session: "n5p2-17",
+            resume: Some("6f1c.n5p2-17"),
+            user: &user,
+            node: "n5p2",
+            protocol: 1,
+            heartbeat_ms: 25_000,
+            limits,
+        }),
+        Reply::Joined(Joined {
+            id: id(2),
+            room: &room,
+            epoch,
+            offset: 41,
+            recovered: false,
+            members: &members,
+            count: 1,
+            messages: &[],
+        }),
+        Reply::Left { id: id(5), room: &room },
+        Reply::Members { id: id(6), room: &room, members: &members, count: 1 },
+        Reply::Ok(Acknowledged {
+            id: id(7),
+            offset: Some(42),
+            epoch: Some(epoch),
+            ..Acknowledged::default()
+        }),
+        Reply::Ok(Acknowledged { id: id(8), delivered: Some(1), ..Acknowledged::default() }),
+        Reply::Pong { id: id(9) },
+        Reply::from(&refused),
+        Reply::Goodbye { reason: "shutdown", reconnect: true, after_ms: 0 },
+    ]
+    .iter()
+    .map(reply)
+    .collect();
+
+    let at = 1_795_400_235_072;
+    let sender = user.as_sender();
+    let data = raw(r#"{"emoji":"👋"}"#);
+    let presence = |change| Event::Presence(Presence { user: sender, change, announced: true });
+    let events = [
+        presence(PresenceChange::Joined),
+        presence(PresenceChange::Left),
+        Event::Message(Message {
+            user: sender,
+            text: "hi",
+            data: Some(&data),
+            key: Some("m-1"),
+            at,
+        }),
+        Event::Gap(Position { epoch, offset: 57 }),
+        Event::Direct(Direct { user: sender, frame: r#"{"to":"bob","message":"psst"}"#, at }),
+        Event::Typing { user: sender, typing: true },
+    ];
+    let position = Some(Position { epoch, offset: 42 });
+    let topic = Topic::Room(room.clone());
+    for event in &events {
+        let mut text = Vec::new();
+        assert!(Dialect::Native.encode(&topic, event, position, &mut text));
+        made.push(String::from_utf8(text).unwrap());
+    }
+
+    let documented: BTreeSet<_> = frames("server").into_iter().map(str::to_owned).collect();
+    assert_eq!(documented, made.into_iter().collect());
+}
+
+#[test]
+fn every_code_is_listed() {
+    for code in ErrorCode::ALL {
+        assert!(DOC.contains(&format!("| `{}` |", code.as_str())), "{}", code.as_str());
+    }
+    for reason in CloseReason::ALL {
+        let line = DOC.lines().find(|line| line.starts_with(&format!("| {} |", reason.code())));
+        let line = line.unwrap_or_else(|| panic!("{reason:?}"));
+        let advice = if reason.may_reconnect() { "| yes |" } else { "| no |" };
+        assert!(line.ends_with(advice), "{line}");
+    }
+}
