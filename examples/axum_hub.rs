@@ -13,8 +13,8 @@ use axum::routing::get;
 use bytes::Bytes;
 use chat_broker::{Delivery, Hub, HubConfig, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Frames, Message, RoomId,
-    Topic, User, UserId, envelope,
+    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Frames, Message,
+    RoomId, Topic, User, UserId, envelope,
 };
 use chat_transport::{Incoming, Outbox, Session, TransportConfig, handshake};
 use hyper::upgrade::{OnUpgrade, Upgraded};

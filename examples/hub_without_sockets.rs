@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use chat_broker::{Delivery, Hub, HubConfig, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Message, RoomId, Topic,
-    User, UserId, envelope,
+    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Message, RoomId,
+    Topic, User, UserId, envelope,
 };
 use tokio::sync::mpsc;
 

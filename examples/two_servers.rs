@@ -21,7 +21,8 @@ async fn serve(redis: &str) -> Result<(Server, SocketAddr), Box<dyn std::error::
 
 /// Joins the room, and waits until the server has let the client in.
 async fn join(address: SocketAddr, name: &str) -> WsClient {
-    let mut client = WsClient::connect(&format!("ws://{address}/join-room/lobby?user={name}")).await;
+    let mut client =
+        WsClient::connect(&format!("ws://{address}/join-room/lobby?user={name}")).await;
     client.recv().await;
     client
 }

@@ -3,7 +3,7 @@
 //! Binary, so that a receiving server finds the parts without parsing JSON:
 //!
 //! ```text
-//! version u8 | kind u8 | flags u8 | at u64 | field* 
+//! version u8 | kind u8 | flags u8 | at u64 | field*
 //! field = length u32 | bytes          (big endian, like all numbers here)
 //! ```
 //!
@@ -129,8 +129,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, EnvelopeError> {
             at,
         }),
         k if k == Kind::Presence as u8 => {
-            let change =
-                if has(flag::ON) { PresenceChange::Joined } else { PresenceChange::Left };
+            let change = if has(flag::ON) { PresenceChange::Joined } else { PresenceChange::Left };
             Event::Presence(Presence { user, change, announced: has(flag::ANNOUNCED) })
         }
         k if k == Kind::Typing as u8 => Event::Typing { user, typing: has(flag::ON) },

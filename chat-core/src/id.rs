@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn any_utf8_without_control_characters_is_a_name() {
-        for name in ["general", "日本語", "a b", "{x}:*?[]", "..", "👩‍👩‍👧", &"x".repeat(128)] {
+        for name in ["general", "日本語", "a b", "{x}:*?[]", "..", "👩‍👩‍👧", &"x".repeat(128)]
+        {
             assert_eq!(RoomId::new(name).unwrap().as_str(), name);
         }
     }

@@ -70,10 +70,7 @@ pub struct Left<S = ()> {
 
 impl<M, S> Default for Registry<M, S> {
     fn default() -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
-        }
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
     }
 }
 
@@ -149,7 +146,10 @@ impl<M: Clone, S: Default> Registry<M, S> {
     /// All topics that have members.
     #[must_use]
     pub fn topics(&self) -> Vec<Topic> {
-        self.shards.iter().flat_map(|shard| lock(shard).keys().cloned().collect::<Vec<_>>()).collect()
+        self.shards
+            .iter()
+            .flat_map(|shard| lock(shard).keys().cloned().collect::<Vec<_>>())
+            .collect()
     }
 
     /// How many topics have members.

@@ -1,5 +1,7 @@
 //! The frames of every dialect, verbatim.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
 use chat_core::reply::Joined;
 use chat_core::{
     Command, Dialect, Direct, Epoch, ErrorCode, Event, Message, Position, Presence, PresenceChange,
@@ -101,10 +103,7 @@ fn typing_and_gaps_are_native_alone() {
     assert_eq!(rest, [None, None, None]);
     let gap = Event::Gap(Position { epoch: Epoch::parse(b"abcdefgh").unwrap(), offset: 9 });
     let [native, rest @ ..] = encoded(&gap, None);
-    assert_eq!(
-        native.unwrap(),
-        r#"{"type":"gap","room":"room1","epoch":"abcdefgh","offset":9}"#
-    );
+    assert_eq!(native.unwrap(), r#"{"type":"gap","room":"room1","epoch":"abcdefgh","offset":9}"#);
     assert_eq!(rest, [None, None, None]);
 }
 
@@ -173,7 +172,9 @@ fn seed_frames_are_understood() {
     let Command::Switch { room, name: Some(name) } = decode(Dialect::Rooms, join) else { panic!() };
     assert_eq!((room.as_str(), name.as_str()), ("general", "Alice"));
     let username = r#"{"type":"join_room","room":"general","username":"Bob"}"#;
-    let Command::Switch { name: Some(name), .. } = decode(Dialect::Rooms, username) else { panic!() };
+    let Command::Switch { name: Some(name), .. } = decode(Dialect::Rooms, username) else {
+        panic!()
+    };
     assert_eq!(name.as_str(), "Bob");
     let nameless = r#"{"type":"join_room","room":"general"}"#;
     assert!(matches!(decode(Dialect::Rooms, nameless), Command::Switch { name: None, .. }));

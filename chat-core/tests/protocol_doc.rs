@@ -1,6 +1,8 @@
 //! `docs/protocol.md` says what the code does: every client frame in it is decoded, every
 //! server frame in it is encoded, and no frame or code is left out.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
 use std::collections::BTreeSet;
 
 use chat_core::reply::{Joined, Limits, Ok as Acknowledged, Welcome};
@@ -50,8 +52,7 @@ fn server_frames_are_what_the_code_says() {
     let room = RoomId::new("general").unwrap();
     let id: Vec<_> = (0..10).map(|id| raw(&id.to_string())).collect();
     let id = |n: usize| Some(&*id[n]);
-    let limits =
-        Limits { message_bytes: 32_768, frame_bytes: 65_536, rooms: 128, in_flight: 64 };
+    let limits = Limits { message_bytes: 32_768, frame_bytes: 65_536, rooms: 128, in_flight: 64 };
     let refused = Rejection {
         retry_after_ms: Some(1000),
         ..Rejection::new(

@@ -72,7 +72,8 @@ where
     }
     // The rooms are told at once, however long the goodbye takes. Boxed, so that the task
     // of a living connection has no place for it.
-    let (end, ()) = Box::pin(async { tokio::join!(session.finish(), connection.leave_all()) }).await;
+    let (end, ()) =
+        Box::pin(async { tokio::join!(session.finish(), connection.leave_all()) }).await;
     state.metrics.closed(&end);
 }
 
@@ -193,10 +194,9 @@ impl Connection {
             Command::Unsubscribe { room } => self.unsubscribe(&room).await,
             Command::Typing { room, typing } => self.typing(&room, typing).await,
             Command::Members { room } => self.members(id, &room),
-            Command::History { .. } => Err(Rejection::new(
-                ErrorCode::HistoryDisabled,
-                "This server keeps no history.",
-            )),
+            Command::History { .. } => {
+                Err(Rejection::new(ErrorCode::HistoryDisabled, "This server keeps no history."))
+            }
             Command::Ping => {
                 self.member.reply(&Reply::Pong { id });
                 Ok(())
@@ -296,4 +296,3 @@ fn unavailable(error: &BrokerError) -> Rejection {
         )
     }
 }
-

@@ -22,8 +22,8 @@ use tokio::net::TcpStream;
 
 use crate::connection::{self, Opening};
 use crate::identity::random_id;
-use crate::metrics;
 use crate::origin::{self, Cors};
+use crate::scrape;
 use crate::state::State;
 use crate::web;
 
@@ -153,7 +153,7 @@ async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, &'static str)
 async fn show_metrics(Shared(state): Shared<Arc<State>>) -> Response {
     const OPEN_METRICS: HeaderValue =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    match metrics::render(&state) {
+    match scrape::render(&state) {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

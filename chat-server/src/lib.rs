@@ -34,6 +34,7 @@ mod identity;
 mod member;
 mod metrics;
 mod origin;
+mod scrape;
 mod server;
 mod state;
 mod web;

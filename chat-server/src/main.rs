@@ -42,9 +42,8 @@ async fn run(settings: Settings) -> Result<(), String> {
 fn start_log(settings: &Settings) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
         .map_err(|error| format!("invalid value {:?} for log: {error}", settings.log))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stdout().is_terminal());
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stdout().is_terminal());
     match settings.log_format {
         LogFormat::Human => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

@@ -1,21 +1,11 @@
-//! What an operator asks of a server, as Prometheus reads it.
+//! What a server counts.
 
-use std::fmt;
-use std::sync::Arc;
-
-use chat_broker::{Hub, Status};
 use chat_core::ErrorCode;
 use chat_transport::End;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-
-use crate::member::Member;
-use crate::state::State;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
@@ -61,60 +51,18 @@ impl Metrics {
         };
         self.closed.get_or_create(&CloseLabel { code }).inc();
     }
-}
 
-/// The page that Prometheus reads.
-pub(crate) fn render(state: &Arc<State>) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("chat");
-    let metrics = &state.metrics;
-    registry.register("received_frames", "Text frames from clients", metrics.received_frames.clone());
-    registry.register("received_bytes", "Bytes of text from clients", metrics.received_bytes.clone());
-    registry.register("published", "Messages handed to the broker", metrics.published.clone());
-    registry.register("rejected", "Frames refused, by error code", metrics.rejected.clone());
-    registry.register(
-        "closed",
-        "Connections ended, by close code; 0: a code of the client's own, 1006: none",
-        metrics.closed.clone(),
-    );
-    registry.register_collector(Box::new(Live(Arc::clone(state))));
-    let mut text = String::new();
-    encode(&mut text, &registry)?;
-    Ok(text)
-}
-
-/// What is read at the moment of asking.
-#[derive(Debug)]
-struct Live(Arc<State>);
-
-impl Collector for Live {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let state = &self.0;
-        let mut gauge = |name, help, value: i64| metric(&mut encoder, name, help, &ConstGauge::new(value));
-        gauge("connections", "Open connections", state.sessions.len() as i64)?;
-        gauge("topics", "Rooms and users with members here", state.hub.topics() as i64)?;
-        gauge("ready", "Whether clients should be sent here", i64::from(state.is_ready()))?;
-        let broker = state.hub.broker().status() == Status::Ready;
-        gauge("broker_up", "Whether the broker answers", i64::from(broker))?;
-        hub(&mut encoder, &state.hub)
+    /// Puts the counters on the page that Prometheus reads.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let (frames, bytes) = (self.received_frames.clone(), self.received_bytes.clone());
+        registry.register("received_frames", "Text frames from clients", frames);
+        registry.register("received_bytes", "Bytes of text from clients", bytes);
+        registry.register("published", "Messages handed to the broker", self.published.clone());
+        registry.register("rejected", "Frames refused, by error code", self.rejected.clone());
+        registry.register(
+            "closed",
+            "Connections ended, by close code; 0: a code of the client's own, 1006: none",
+            self.closed.clone(),
+        );
     }
-}
-
-fn hub(encoder: &mut DescriptorEncoder<'_>, hub: &Hub<Member>) -> fmt::Result {
-    let stats = hub.stats();
-    let mut counter = |name, help, value| metric(encoder, name, help, &ConstCounter::new(value));
-    counter("broker_received", "Publications that came from the broker", stats.received)?;
-    counter("deliveries", "Batches handed to members", stats.deliveries)?;
-    counter("slow_consumers", "Connections closed for reading too slowly", stats.slow_consumers)?;
-    counter("gaps", "Gaps that rooms were told of", stats.gaps)?;
-    counter("repeats", "Publications dropped because the room had them", stats.repeats)
-}
-
-fn metric(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    metric: &impl EncodeMetric,
-) -> fmt::Result {
-    let encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
-    metric.encode(encoder)
 }

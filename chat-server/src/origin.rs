@@ -119,7 +119,9 @@ mod tests {
 
     #[test]
     fn names_of_this_machine_among_themselves() {
-        for page in ["http://localhost:5173", "http://127.0.0.1", "http://127.8.8.8", "http://[::1]:9"] {
+        for page in
+            ["http://localhost:5173", "http://127.0.0.1", "http://127.8.8.8", "http://[::1]:9"]
+        {
             assert!(allowed(page, "localhost:8080", &[]), "{page}");
             assert!(allowed(page, "[::1]:8080", &[]), "{page}");
             assert!(!allowed(page, "chat.example", &[]), "{page}");
@@ -149,7 +151,9 @@ mod tests {
     #[test]
     fn whoever_is_listed() {
         let listed = ["https://app.example", "https://other.example:444/", "null"];
-        for page in ["https://app.example", "HTTPS://APP.example", "https://other.example:444", "null"] {
+        for page in
+            ["https://app.example", "HTTPS://APP.example", "https://other.example:444", "null"]
+        {
             assert!(allowed(page, "chat.example", &listed), "{page}");
         }
         for page in ["http://app.example", "https://app.example:444", "https://x.app.example"] {

@@ -75,7 +75,6 @@ impl Server {
     ///
     /// When the application shuts down, call [`shutdown`](Self::shutdown): axum does not
     /// wait for WebSockets.
-    #[must_use]
     pub fn router(&self) -> Router {
         http::router(Arc::clone(&self.state))
     }

@@ -100,7 +100,7 @@ struct Layer {
     public_url: Option<String>,
 
     /// Origins of web pages that may use this server besides those on its own host, such
-    /// as https://app.example; separated by commas
+    /// as https://app.example; separated by commas [default: none]
     #[arg(long, env, value_name = "ORIGIN", value_delimiter = ',')]
     allow_origin: Option<Vec<String>>,
 
@@ -150,7 +150,8 @@ impl Layer {
             server.drain_timeout = timeout;
         }
         server.public_url = filled(self.public_url);
-        server.allow_origin = self.allow_origin.unwrap_or_default();
+        let origins = self.allow_origin.unwrap_or_default();
+        server.allow_origin = origins.into_iter().filter_map(|origin| trimmed(&origin)).collect();
         server.transport = transport;
         Settings {
             port: self.port.unwrap_or(8080),
@@ -167,6 +168,10 @@ impl Layer {
 /// `REDIS_URL=` says what an absent `REDIS_URL` says.
 fn filled(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
+}
+
+fn trimmed(text: &str) -> Option<String> {
+    filled(Some(text.trim().to_owned()))
 }
 
 impl Settings {
@@ -270,19 +275,32 @@ mod tests {
         assert_eq!(parse("10s"), Ok(10_000));
         assert_eq!(parse("5m"), Ok(300_000));
         assert_eq!(parse("24h"), Ok(86_400_000));
-        for wrong in ["", "10", "s", "-1s", "1.5s", "10 s", "1d", "99999999999999999999s", "9999999h"] {
+        for wrong in
+            ["", "10", "s", "-1s", "1.5s", "10 s", "1d", "99999999999999999999s", "9999999h"]
+        {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn a_layer_wins_over_the_file() {
-        let file: Layer = toml::from_str("port = 1\nredis-url = \"redis://a\"\nping-interval = \"0s\"").unwrap();
+        let file: Layer =
+            toml::from_str("port = 1\nredis-url = \"redis://a\"\nping-interval = \"0s\"").unwrap();
         let flags = Layer { port: Some(2), redis_url: Some(String::new()), ..Layer::default() };
         let settings = flags.over(file).into_settings();
         assert_eq!(settings.port, 2);
         assert_eq!(settings.redis_url, None, "empty is none, and still wins");
         assert_eq!(settings.server.transport.heartbeat, None);
+    }
+
+    #[test]
+    fn origins_are_separated_by_commas() {
+        let origins = |text: &str| {
+            let cli = Cli::try_parse_from(["chat-server", "--allow-origin", text]).unwrap();
+            cli.layer.into_settings().server.allow_origin
+        };
+        assert_eq!(origins("https://a.example, null"), ["https://a.example", "null"]);
+        assert_eq!(origins(""), Vec::<String>::new(), "nobody, not whoever sends nothing");
     }
 
     #[test]

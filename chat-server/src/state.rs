@@ -133,7 +133,10 @@ impl Sessions {
     }
 
     fn all(&self) -> Vec<Member> {
-        self.shards.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect()
+        self.shards
+            .iter()
+            .flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>())
+            .collect()
     }
 
     /// Waits until there are no connections.

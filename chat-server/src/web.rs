@@ -51,18 +51,18 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "chat-client.js": JAVASCRIPT,
         "chat-client.d.ts": TYPESCRIPT,
         "chat-connection.js": JAVASCRIPT,
-        "connection.js": JAVASCRIPT,
         "dom.js": JAVASCRIPT,
         "favicon.svg": SVG,
         "log.js": JAVASCRIPT,
         "place.js": JAVASCRIPT,
         "room.js": JAVASCRIPT,
+        "share.js": JAVASCRIPT,
         "sides.js": JAVASCRIPT,
+        "status.js": JAVASCRIPT,
         "style.css": CSS,
     };
-    let asset = |(name, content_type, content)| {
-        Asset { name, content_type, content, etag: etag(content) }
-    };
+    let asset =
+        |(name, content_type, content)| Asset { name, content_type, content, etag: etag(content) };
     files.into_iter().map(asset).collect()
 });
 
@@ -92,7 +92,7 @@ pub(crate) fn page(uri: &OriginalUri, headers: &HeaderMap) -> Response {
     let base = match path.rsplit_once('/') {
         Some((parent, _)) if parent.ends_with("/join-room") => "../".to_owned(),
         Some((_, "")) | None => "./".to_owned(),
-        Some((_, folder)) => format!("{folder}/"),
+        Some((_, folder)) => format!("./{folder}/"),
     };
     let html = include_str!("../web/index.html").replace("{base}", &escape(&base));
     let mut response = file("text/html; charset=utf-8", &html, &etag(&html), headers);
@@ -167,7 +167,7 @@ mod tests {
             ("/", "\"./web/app.js\""),
             ("/?room=a/b", "\"./web/app.js\""),
             ("/join-room/x%2Fy", "\"../web/app.js\""),
-            ("/chat", "\"chat/web/app.js\""),
+            ("/chat", "\"./chat/web/app.js\""),
             ("/chat/", "\"./web/app.js\""),
             ("/chat/join-room/x", "\"../web/app.js\""),
         ] {

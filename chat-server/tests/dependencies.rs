@@ -1,6 +1,8 @@
 //! Which crate may know which: core knows none of ours, broker and transport know core and
 //! not each other, the server knows all.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
@@ -43,6 +45,7 @@ fn the_dependency_rule() {
 #[test]
 fn no_further_package_at_the_top() {
     let packages: Vec<_> = dependencies().into_keys().collect();
-    let expected = ["benches", "chat-broker", "chat-core", "chat-server", "chat-transport", "examples"];
+    let expected =
+        ["benches", "chat-broker", "chat-core", "chat-server", "chat-transport", "examples"];
     assert_eq!(packages, expected);
 }

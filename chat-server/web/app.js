@@ -6,8 +6,9 @@ import { byId } from "./dom.js";
 import { Log, unsentRow } from "./log.js";
 import { asked, createRoom, lastName, linkTo, linkToStart, session, socketUrl } from "./place.js";
 import { Room } from "./room.js";
-import { showConnection } from "./connection.js";
+import { openShare } from "./share.js";
 import { showMembers, showRooms, showTypists } from "./sides.js";
+import { showConnection } from "./status.js";
 
 /** The latest messages that a newcomer asks for. */
 const HISTORY = 50;
@@ -59,7 +60,7 @@ function switchTo(room) {
   refresh();
   save();
   // On a touch screen the keyboard would cover what one came to read.
-  byId(matchMedia("(pointer: fine)").matches ? "message" : "title").focus();
+  byId(matchMedia("(pointer: coarse)").matches ? "title" : "message").focus();
 }
 
 function drop(room, why) {
@@ -148,7 +149,7 @@ async function create(showError) {
   }
   byId("add-dialog").close();
   enter(id);
-  openShare();
+  openShare(linkTo(id));
 }
 
 byId("start-form").addEventListener("submit", (event) => {
@@ -330,34 +331,13 @@ function showTitle() {
   if (current) document.title = `${unread ? `(${unread}) ` : ""}${current.id} · Chat`;
 }
 
-function openShare() {
-  byId("link").value = linkTo(current.id);
-  byId("copy").textContent = "Copy link";
-  byId("share-dialog").showModal();
-  byId("copy").focus();
-}
-
-async function copyLink() {
-  const field = byId("link");
-  try {
-    await navigator.clipboard.writeText(field.value);
-  } catch {
-    // Without TLS there is no clipboard but this.
-    field.select();
-    document.execCommand("copy");
-  }
-  byId("copy").textContent = "Copied";
-  announce("The link was copied.");
-}
-
 function closePeople() {
   byId("chat").classList.remove("shows-people");
   byId("people").setAttribute("aria-expanded", "false");
 }
 
-byId("share").addEventListener("click", openShare);
-byId("empty-share").addEventListener("click", openShare);
-byId("copy").addEventListener("click", copyLink);
+byId("share").addEventListener("click", () => openShare(linkTo(current.id)));
+byId("empty-share").addEventListener("click", () => openShare(linkTo(current.id)));
 byId("leave").addEventListener("click", leave);
 byId("newest").addEventListener("click", () => log.toNewest());
 byId("retry").addEventListener("click", () => client.connect().catch(() => {}));

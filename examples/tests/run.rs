@@ -15,7 +15,8 @@ mod with_unit_test;
 /// Cargo builds the examples beside this test.
 fn example(name: &str) -> Command {
     let test = std::env::current_exe().expect("a path");
-    let target: PathBuf = test.ancestors().nth(2).expect("target/debug").join("examples").join(name);
+    let target: PathBuf =
+        test.ancestors().nth(2).expect("target/debug").join("examples").join(name);
     let mut command = Command::new(target);
     command.env_remove("REDIS_URL").env("PORT", "0").stdout(Stdio::piped());
     command
@@ -68,7 +69,10 @@ fn unit_test() {
 #[test]
 fn two_servers() {
     let output = output("two_servers");
-    assert!(output.contains("Bob, on B, hears {\"type\":\"chat\",\"sender\":\"Alice\""), "{output}");
+    assert!(
+        output.contains("Bob, on B, hears {\"type\":\"chat\",\"sender\":\"Alice\""),
+        "{output}"
+    );
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ enum Turn<M> {
     /// The topic has something pending.
     Cut(Topic),
     /// The rest of a batch.
-    Rest(Job<M>),
+    Rest(Box<Job<M>>),
 }
 
 /// A batch on its way to the members of the moment in which it was cut.
@@ -98,7 +98,7 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>) {
         };
         let served = match turn {
             Turn::Cut(topic) => shared.cut(topic).map_or(0, |job| shared.serve(job)),
-            Turn::Rest(job) => shared.serve(job),
+            Turn::Rest(job) => shared.serve(*job),
         };
         budget = budget.saturating_sub(served);
         if budget == 0 {
@@ -138,7 +138,7 @@ impl<M: Deliver + Clone> Shared<M> {
         let served = group.len();
         job.next += 1;
         if job.next < job.members.groups().len() {
-            self.fan_out.queue().turns.push_back(Turn::Rest(job));
+            self.fan_out.queue().turns.push_back(Turn::Rest(Box::new(job)));
         } else {
             self.finish(job.batch.topic());
         }

@@ -153,7 +153,9 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         let wanted = self.shared.registry.contains(&topic);
         let (state, call) = match (self.states.get(&topic), wanted) {
             (None | Some(State::Failed), true) => (State::Busy, Some(Call::Subscribe)),
-            (Some(State::Subscribed | State::Lingering(_)), true) if self.somebody_waits(&topic) => {
+            (Some(State::Subscribed | State::Lingering(_)), true)
+                if self.somebody_waits(&topic) =>
+            {
                 (State::Busy, Some(Call::Welcome))
             }
             (Some(State::Lingering(_)), true) => (State::Subscribed, None),
@@ -200,7 +202,8 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
 
     fn stop_lingering(&mut self, topic: Topic) {
         // Somebody may have come and gone since, and the time begun anew.
-        let over = |state: &State| matches!(state, State::Lingering(until) if *until <= Instant::now());
+        let over =
+            |state: &State| matches!(state, State::Lingering(until) if *until <= Instant::now());
         if self.states.get(&topic).is_some_and(over) && !self.shared.registry.contains(&topic) {
             self.states.insert(topic.clone(), State::Busy);
             self.waiting[Call::Unsubscribe as usize].push_back(topic);

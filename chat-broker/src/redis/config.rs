@@ -10,7 +10,6 @@ use redis::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::names::Names;
 use crate::error::BrokerError;
 
 /// Longest prefix, in bytes.
@@ -150,10 +149,6 @@ impl RedisConfig {
             None => Client::open(info),
         };
         client.map_err(BrokerError::config)
-    }
-
-    pub(super) fn names(&self, client: &Client) -> Names {
-        Names::new(&self.prefix, client.get_connection_info().redis_settings().db())
     }
 
     fn check(&self) -> Result<(), BrokerError> {

@@ -23,16 +23,17 @@ mod link;
 mod names;
 mod publisher;
 mod queue;
+mod rewound;
 mod store;
 mod subscriber;
 mod wire;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use chat_core::{Position, Topic};
+use redis::Client;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -43,6 +44,7 @@ use crate::broker::{Broker, Delivery, Receipt, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
 use health::Health;
+use names::Names;
 use publisher::Publisher;
 use store::Store;
 use subscriber::Subscriber;
@@ -53,16 +55,35 @@ use subscriber::Subscriber;
 /// [`close`](Broker::close) sends that first.
 #[derive(Debug)]
 pub struct RedisBroker {
+    shared: Arc<Shared>,
     publisher: Publisher,
     subscriber: Arc<Subscriber>,
     store: Store,
-    health: Arc<Health>,
     closing: watch::Sender<bool>,
-    deadline: Duration,
     /// The tasks that publish: they end by themselves after `closing`.
     publishing: Mutex<JoinSet<()>>,
     /// The task that subscribes.
     subscribing: Mutex<JoinSet<()>>,
+}
+
+/// What the connections of a broker have in common.
+#[derive(Debug)]
+struct Shared {
+    config: RedisConfig,
+    client: Client,
+    names: Names,
+    health: Arc<Health>,
+}
+
+impl Shared {
+    fn new(config: RedisConfig) -> Result<Self, BrokerError> {
+        let client = config.client()?;
+        let database = client.get_connection_info().redis_settings().db();
+        let names = Names::new(&config.prefix, database);
+        // One more subscribes.
+        let health = Health::new(config.publish_connections + 1);
+        Ok(Self { config, client, names, health })
+    }
 }
 
 impl RedisBroker {
@@ -78,30 +99,28 @@ impl RedisBroker {
     /// # Cancel safety
     /// A call that is dropped leaves nothing behind.
     pub async fn connect(config: RedisConfig) -> Result<(Self, BrokerEvents), BrokerError> {
-        let client = config.client()?;
-        let names = Arc::new(config.names(&client));
-        let health = Health::new(config.publish_connections + 1);
-        let (closing, closed) = watch::channel(false);
-
-        let mut publishing = JoinSet::new();
-        let publisher =
-            Publisher::start(&config, &client, &names, &health, &closed, &mut publishing);
         let (events, receiver) = events::channel(config.event_queue);
-        let subscriber = Subscriber::new(Arc::clone(&names), events, config.deadline);
-        let mut subscribing = JoinSet::new();
-        subscribing.spawn(Arc::clone(&subscriber).run(client.clone(), health.side()));
+        let shared = Arc::new(Shared::new(config)?);
+        let store = Store::new(Arc::clone(&shared))?;
 
+        let subscriber = Subscriber::new(Arc::clone(&shared), events);
+        let mut subscribing = JoinSet::new();
+        subscribing.spawn(Arc::clone(&subscriber).run());
+
+        let (closing, closed) = watch::channel(false);
+        let mut publishing = JoinSet::new();
+        let publisher = Publisher::start(&shared, &subscriber, &closed, &mut publishing);
+
+        shared.health.first_report().await;
         let broker = Self {
+            shared,
             publisher,
             subscriber,
-            store: Store::new(&client, names, config.deadline)?,
-            health,
+            store,
             closing,
-            deadline: config.deadline,
             publishing: Mutex::new(publishing),
             subscribing: Mutex::new(subscribing),
         };
-        broker.health.first_report().await;
         Ok((broker, receiver))
     }
 
@@ -147,7 +166,9 @@ impl Broker for RedisBroker {
 
     async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
         self.open()?;
-        self.store.positions(topics).await
+        let positions = self.store.positions(topics).await?;
+        self.subscriber.saw(topics, &positions);
+        Ok(positions)
     }
 
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {
@@ -158,7 +179,7 @@ impl Broker for RedisBroker {
     fn status(&self) -> Status {
         if *self.closing.borrow() {
             Status::Closed
-        } else if self.health.is_ready() {
+        } else if self.shared.health.is_ready() {
             Status::Ready
         } else {
             Status::Away
@@ -169,7 +190,7 @@ impl Broker for RedisBroker {
         self.closing.send_replace(true);
         let mut publishing = self.publishing.lock().await;
         let drained = async { while publishing.join_next().await.is_some() {} };
-        if timeout(self.deadline, drained).await.is_err() {
+        if timeout(self.shared.config.deadline, drained).await.is_err() {
             tracing::warn!("redis did not take all publications before the end");
         }
         publishing.shutdown().await;

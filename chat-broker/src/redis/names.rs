@@ -70,6 +70,10 @@ impl Address {
         &self.meta
     }
 
+    pub(super) fn of_channel(channel: &str) -> Self {
+        Self { meta: [channel, META].concat() }
+    }
+
     pub(super) fn into_channel(mut self) -> String {
         self.meta.truncate(self.meta.len() - META.len());
         self.meta

@@ -2,21 +2,19 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::{Epoch, Position, Topic};
-use redis::{Client, Pipeline, RedisError, RedisResult, Value};
+use redis::{Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
-use super::config::RedisConfig;
-use super::health::{Health, Side};
+use super::health::Side;
 use super::link::{Backoff, Link, PING_INTERVAL, broker_error};
-use super::names::Names;
 use super::queue::{Job, Queue};
-use super::wire;
+use super::subscriber::Subscriber;
+use super::{Shared, rewound, wire};
 use crate::broker::{Delivery, Published, Receipt};
 use crate::error::BrokerError;
 use crate::random;
@@ -29,9 +27,8 @@ const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// The near end of the queues.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    names: Arc<Names>,
+    shared: Arc<Shared>,
     lanes: Vec<Lane>,
-    deadline: Duration,
 }
 
 #[derive(Debug)]
@@ -44,26 +41,24 @@ impl Publisher {
     /// Starts a task in `tasks` for each connection; they end when `closing` turns true and
     /// their queues are empty.
     pub(super) fn start(
-        config: &RedisConfig,
-        client: &Client,
-        names: &Arc<Names>,
-        health: &Arc<Health>,
+        shared: &Arc<Shared>,
+        subscriber: &Arc<Subscriber>,
         closing: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
-        let lanes = (0..config.publish_connections).map(|_| {
-            let (jobs, receiver) = mpsc::channel(config.publish_queue);
-            let sender = LaneTask {
-                client: client.clone(),
+        let lanes = (0..shared.config.publish_connections).map(|_| {
+            let (jobs, receiver) = mpsc::channel(shared.config.publish_queue);
+            let task = LaneTask {
+                shared: Arc::clone(shared),
+                subscriber: Arc::clone(subscriber),
                 queue: Queue::new(receiver, closing.clone()),
-                side: health.side(),
-                position_ttl: config.position_ttl,
+                side: shared.health.side(),
                 script: String::new(),
             };
-            tasks.spawn(sender.run());
+            tasks.spawn(task.run());
             Lane { jobs, room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)) }
         });
-        Self { names: Arc::clone(names), lanes: lanes.collect(), deadline: config.deadline }
+        Self { shared: Arc::clone(shared), lanes: lanes.collect() }
     }
 
     /// See [`Broker::publish`](crate::Broker::publish).
@@ -73,9 +68,9 @@ impl Publisher {
         payload: Bytes,
         delivery: Delivery,
     ) -> Result<Receipt, BrokerError> {
-        let deadline = Instant::now() + self.deadline;
+        let deadline = Instant::now() + self.shared.config.deadline;
         let lane = self.lane(topic);
-        let address = self.names.address(topic);
+        let address = self.shared.names.address(topic);
         let bytes = u32::try_from(payload.len().min(MAX_QUEUED_BYTES)).unwrap_or(u32::MAX);
         let place = async {
             let room = Arc::clone(&lane.room).acquire_many_owned(bytes).await;
@@ -100,10 +95,11 @@ impl Publisher {
 
 /// Owns one connection to publish on.
 struct LaneTask {
-    client: Client,
+    shared: Arc<Shared>,
+    /// Knows how far the topics have come.
+    subscriber: Arc<Subscriber>,
     queue: Queue,
     side: Side,
-    position_ttl: Duration,
     /// What Redis calls the script.
     script: String,
 }
@@ -113,8 +109,8 @@ impl LaneTask {
         let mut backoff = Backoff::default();
         let mut cause = BrokerError::unavailable("redis was not reached yet");
         loop {
-            let client = self.client.clone();
-            let open = async move { Link::open(&client, |_| {}).await };
+            let shared = Arc::clone(&self.shared);
+            let open = async move { Link::open(&shared.client, |_| {}).await };
             let Some(opened) = self.meanwhile(open, &cause).await else { return };
             let started = Instant::now();
             let error = match opened {
@@ -149,6 +145,7 @@ impl LaneTask {
     /// Publishes until the connection breaks, or the broker is closing and nothing is left.
     async fn serve(&mut self, mut link: Link) -> RedisResult<()> {
         self.script = link.load_script(SCRIPT).await?;
+        rewound::delete(&mut link, &self.subscriber.seen()).await?;
         self.side.set_up();
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -187,6 +184,7 @@ impl LaneTask {
     }
 
     fn pipeline(&self, jobs: &[Job]) -> Pipeline {
+        let ttl = self.shared.config.position_ttl.as_secs();
         let mut pipeline = Pipeline::with_capacity(jobs.len());
         pipeline.ignore_errors();
         for job in jobs {
@@ -195,7 +193,7 @@ impl LaneTask {
                     let epoch = Epoch::from_random(random::bits());
                     pipeline.cmd("EVALSHA").arg(&self.script).arg(1).arg(job.address.meta());
                     pipeline.arg(job.address.channel()).arg(epoch.as_str());
-                    pipeline.arg(self.position_ttl.as_secs()).arg(&job.payload[..]);
+                    pipeline.arg(ttl).arg(&job.payload[..]);
                 }
                 Delivery::Ephemeral => {
                     let message = wire::ephemeral(&job.payload);

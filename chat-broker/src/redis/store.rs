@@ -1,15 +1,14 @@
 //! What is read and written now and then, through a small pool of connections.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chat_core::{Epoch, Position, Topic};
 use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime};
-use redis::{Client, FromRedisValue, Pipeline, RedisError};
+use redis::{FromRedisValue, Pipeline, RedisError};
 use tokio::time::timeout;
 
+use super::Shared;
 use super::link::{broker_error, connection_config};
-use super::names::Names;
 use crate::error::BrokerError;
 
 /// Connections at most.
@@ -20,29 +19,25 @@ const MAX_TOPICS: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Store {
+    shared: Arc<Shared>,
     pool: Pool,
-    names: Arc<Names>,
-    deadline: Duration,
 }
 
 impl Store {
-    pub(super) fn new(
-        client: &Client,
-        names: Arc<Names>,
-        deadline: Duration,
-    ) -> Result<Self, BrokerError> {
-        let info = client.get_connection_info().clone();
+    pub(super) fn new(shared: Arc<Shared>) -> Result<Self, BrokerError> {
+        let info = shared.client.get_connection_info().clone();
         let manager =
             Manager::new_with_config(info, connection_config()).map_err(BrokerError::config)?;
+        let deadline = Some(shared.config.deadline);
         let pool = Pool::builder(manager)
             .max_size(POOL_SIZE)
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(deadline))
-            .create_timeout(Some(deadline))
-            .recycle_timeout(Some(deadline))
+            .wait_timeout(deadline)
+            .create_timeout(deadline)
+            .recycle_timeout(deadline)
             .build()
             .map_err(BrokerError::config)?;
-        Ok(Self { pool, names, deadline })
+        Ok(Self { shared, pool })
     }
 
     /// See [`Broker::positions`](crate::Broker::positions).
@@ -52,7 +47,7 @@ impl Store {
             for topics in topics.chunks(MAX_TOPICS) {
                 let mut commands = Pipeline::with_capacity(topics.len());
                 for topic in topics {
-                    let address = self.names.address(topic);
+                    let address = self.shared.names.address(topic);
                     commands.cmd("HMGET").arg(address.meta()).arg("epoch").arg("offset");
                 }
                 let stored: Vec<(Option<Vec<u8>>, Option<u64>)> = self.query(&commands).await?;
@@ -72,7 +67,7 @@ impl Store {
             .secure_random
             .fill(&mut proposal)
             .map_err(|_| BrokerError::unavailable("the operating system gives no random bytes"))?;
-        let key = self.names.secret();
+        let key = self.shared.names.secret();
         let mut commands = Pipeline::with_capacity(2);
         commands.cmd("SET").arg(&key).arg(&proposal).arg("NX").ignore();
         commands.cmd("GET").arg(&key);
@@ -93,7 +88,7 @@ impl Store {
         &self,
         work: impl Future<Output = Result<T, BrokerError>>,
     ) -> Result<T, BrokerError> {
-        timeout(self.deadline, work)
+        timeout(self.shared.config.deadline, work)
             .await
             .unwrap_or_else(|_| Err(BrokerError::unavailable("redis did not answer in time")))
     }

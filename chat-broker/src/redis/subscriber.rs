@@ -7,18 +7,16 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::Topic;
-use redis::{Client, RedisError, RedisResult, Value};
+use chat_core::{Position, Topic};
+use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::health::Side;
 use super::link::{Backoff, Link, PING_INTERVAL};
-use super::names::Names;
-use super::wire;
+use super::names::Address;
+use super::{Shared, rewound, wire};
 use crate::error::BrokerError;
 use crate::events::EventSender;
 
@@ -29,9 +27,8 @@ const MAX_CHANNELS: usize = 512;
 /// What callers, the task and the reader of the socket share.
 #[derive(Debug)]
 pub(super) struct Subscriber {
-    names: Arc<Names>,
+    shared: Arc<Shared>,
     events: EventSender,
-    deadline: Duration,
     interest: Mutex<Interest>,
     changed: Notify,
     progress: watch::Sender<Progress>,
@@ -56,6 +53,8 @@ struct Wanted {
     topic: Topic,
     /// The version of the latest call that asked for it.
     asked: u64,
+    /// How far this node has seen its sequence come.
+    seen: Position,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -67,11 +66,10 @@ struct Progress {
 }
 
 impl Subscriber {
-    pub(super) fn new(names: Arc<Names>, events: EventSender, deadline: Duration) -> Arc<Self> {
+    pub(super) fn new(shared: Arc<Shared>, events: EventSender) -> Arc<Self> {
         Arc::new(Self {
-            names,
+            shared,
             events,
-            deadline,
             interest: Mutex::default(),
             changed: Notify::new(),
             progress: watch::Sender::default(),
@@ -107,6 +105,24 @@ impl Subscriber {
         self.progress.send_modify(|progress| progress.closed = true);
     }
 
+    /// Takes note of positions that were read.
+    pub(super) fn saw(&self, topics: &[Topic], positions: &[Position]) {
+        let channels = self.channels(topics);
+        let mut interest = self.interest();
+        for (channel, position) in channels.iter().zip(positions) {
+            if let Some(wanted) = interest.wanted.get_mut(channel) {
+                wanted.saw(*position);
+            }
+        }
+    }
+
+    /// How far this node has seen the sequences of its topics come.
+    pub(super) fn seen(&self) -> Vec<(Address, Position)> {
+        let interest = self.interest();
+        let seen = interest.wanted.iter().filter(|(_, wanted)| wanted.seen != Position::default());
+        seen.map(|(channel, wanted)| (Address::of_channel(channel), wanted.seen)).collect()
+    }
+
     /// How many payloads were in no form of ours.
     pub(super) fn unreadable(&self) -> u64 {
         self.unreadable.load(Ordering::Relaxed)
@@ -118,12 +134,13 @@ impl Subscriber {
     }
 
     /// Keeps Redis in agreement, for ever.
-    pub(super) async fn run(self: Arc<Self>, client: Client, mut side: Side) {
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut side = self.shared.health.side();
         let mut backoff = Backoff::default();
         let mut was_connected = false;
         loop {
             let started = Instant::now();
-            let error = match self.connect(&client).await {
+            let error = match self.connect().await {
                 Ok((link, version)) => {
                     if was_connected {
                         self.events.interrupted();
@@ -143,11 +160,12 @@ impl Subscriber {
     }
 
     /// Connects and subscribes to all that is wanted; returns the version of that.
-    async fn connect(self: &Arc<Self>, client: &Client) -> RedisResult<(Link, u64)> {
+    async fn connect(self: &Arc<Self>) -> RedisResult<(Link, u64)> {
         let connection = self.interest().next_connection();
         let subscriber = Arc::clone(self);
         let receive = move |message| subscriber.receive(connection, message);
-        let mut link = Link::open(client, receive).await?;
+        let mut link = Link::open(&self.shared.client, receive).await?;
+        rewound::delete(&mut link, &self.seen()).await?;
         let (channels, version) = self.interest().all();
         for channels in channels.chunks(MAX_CHANNELS) {
             link.subscribe(channels).await?;
@@ -192,15 +210,16 @@ impl Subscriber {
             return;
         };
         // Held until the event is queued: after `unsubscribe` has returned, none is.
-        let interest = self.interest();
-        let Some(topic) = interest.topic(connection, &channel) else { return };
+        let mut interest = self.interest();
+        let Some(wanted) = interest.wanted(connection, &channel) else { return };
         match wire::decode(Bytes::from(payload)) {
             Some((position, payload)) => {
-                self.events.publication(topic.clone(), payload, position);
+                wanted.seen = position.unwrap_or(wanted.seen);
+                self.events.publication(wanted.topic.clone(), payload, position);
             }
             None => {
                 self.unreadable.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(%topic, "a payload in no form of ours");
+                tracing::debug!(topic = %wanted.topic, "a payload in no form of ours");
             }
         }
     }
@@ -208,7 +227,7 @@ impl Subscriber {
     async fn progress(&self, done: impl Fn(&Progress) -> bool) -> Result<(), BrokerError> {
         let mut progress = self.progress.subscribe();
         let wait = progress.wait_for(|progress| progress.closed || done(progress));
-        match timeout(self.deadline, wait).await {
+        match timeout(self.shared.config.deadline, wait).await {
             Ok(Ok(progress)) if !progress.closed => Ok(()),
             Ok(_) => Err(BrokerError::Closed),
             Err(_) => Err(BrokerError::unavailable("redis did not confirm in time")),
@@ -228,7 +247,7 @@ impl Subscriber {
     }
 
     fn channels(&self, topics: &[Topic]) -> Vec<String> {
-        topics.iter().map(|topic| self.names.address(topic).into_channel()).collect()
+        topics.iter().map(|topic| self.shared.names.address(topic).into_channel()).collect()
     }
 
     fn interest(&self) -> MutexGuard<'_, Interest> {
@@ -248,8 +267,8 @@ impl Interest {
     fn want(&mut self, channels: &[String], topics: &[Topic]) -> u64 {
         self.version += 1;
         for (channel, topic) in channels.iter().zip(topics) {
-            let wanted = Wanted { topic: topic.clone(), asked: self.version };
-            self.wanted.insert(channel.clone(), wanted);
+            let new = || Wanted { topic: topic.clone(), asked: 0, seen: Position::default() };
+            self.wanted.entry(channel.clone()).or_insert_with(new).asked = self.version;
         }
         self.note(channels)
     }
@@ -302,11 +321,20 @@ impl Interest {
         Changes { subscribe, unsubscribe, version: self.version }
     }
 
-    fn topic(&self, connection: u64, channel: &[u8]) -> Option<&Topic> {
+    fn wanted(&mut self, connection: u64, channel: &[u8]) -> Option<&mut Wanted> {
         if connection != self.connection {
             return None;
         }
-        let wanted = self.wanted.get(std::str::from_utf8(channel).ok()?)?;
-        Some(&wanted.topic)
+        self.wanted.get_mut(std::str::from_utf8(channel).ok()?)
+    }
+}
+
+impl Wanted {
+    /// A position that was read may be older than what has arrived since.
+    fn saw(&mut self, position: Position) {
+        let is_later = self.seen.epoch == position.epoch && self.seen.offset < position.offset;
+        if is_later || self.seen == Position::default() {
+            self.seen = position;
+        }
     }
 }

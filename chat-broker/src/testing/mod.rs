@@ -5,5 +5,6 @@
 pub mod conformance;
 mod node;
 mod redis_server;
+mod resp;
 
 pub use redis_server::RedisServer;

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,11 +10,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs, process};
 
+use tokio::time::timeout;
+
+use super::resp;
+use crate::random;
+
 /// How long a server may take to answer after its start.
 const START_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a server may take to end after SIGTERM.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a command may take.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Where servers listen: below the ports that systems give to outgoing connections, of
+/// which one might else take the port of a server that is away.
+const PORTS: Range<u16> = 16_000..32_000;
 
 /// How many ports are tried before giving up: another process may take one between its
 /// choice and the server's bind.
@@ -118,20 +131,16 @@ impl RedisServer {
         self.signal("CONT");
     }
 
-    /// Sends one command and returns the reply as `redis-cli` prints it, without the last
-    /// line break: `server.command(&["CLIENT", "KILL", "TYPE", "pubsub"])`.
+    /// Sends one command and returns the reply as text: `server.command(&["CLIENT", "KILL",
+    /// "TYPE", "pubsub"])`. An error begins with its code; of an array each element is a
+    /// line, and nothing is an empty line.
     ///
     /// # Cancel safety
     /// A call that is dropped may have sent the command.
     pub async fn command(&self, arguments: &[&str]) -> String {
-        let output = tokio::process::Command::new("redis-cli")
-            .args(["-p", &self.port.to_string()])
-            .args(arguments)
-            .output()
-            .await
-            .unwrap_or_else(|error| panic!("redis-cli: {error}: {INSTALL_HINT}"));
-        let reply = String::from_utf8_lossy(&output.stdout);
-        reply.trim_end_matches('\n').to_owned()
+        let command = resp::command(self.port, arguments);
+        let reply = timeout(COMMAND_DEADLINE, command).await.expect("redis-server does not answer");
+        reply.unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
     }
 
     fn is_running(&mut self) -> bool {
@@ -209,8 +218,9 @@ fn answers(port: u16, id: u32) -> bool {
 }
 
 fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its address").port()
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let any = || PORTS.start + (random::bits() % u64::from(PORTS.end - PORTS.start)) as u16;
+    std::iter::repeat_with(any).take(1000).find(is_free).expect("a free port")
 }
 
 fn new_directory() -> PathBuf {

@@ -1,5 +1,7 @@
 //! The real program, driven over real sockets, with a real Redis between its processes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
 mod direct;
 mod mixed;
 mod native;

@@ -69,7 +69,10 @@ async fn a_conversation_across_servers() {
 
     let left = ask(&mut c, json!({"type": "leave", "id": 9, "room": "general"})).await;
     assert_eq!(left, json!({"type": "left", "id": 9, "room": "general"}));
-    assert_eq!(ask(&mut c, json!({"type": "ping", "id": 3})).await, json!({"type": "pong", "id": 3}));
+    assert_eq!(
+        ask(&mut c, json!({"type": "ping", "id": 3})).await,
+        json!({"type": "pong", "id": 3})
+    );
 }
 
 #[tokio::test]
@@ -171,9 +174,7 @@ async fn members_and_typing() {
 
 #[tokio::test]
 async fn every_error_has_its_code_and_the_request_its_id() {
-    let server = Chat::start(
-        crate::support::command().args(["--port", "0", "--max-rooms", "2"]),
-    );
+    let server = Chat::start(crate::support::command().args(["--port", "0", "--max-rooms", "2"]));
     let mut client = server.native().await;
     join(&mut client, "general").await;
     let long = "x".repeat(32_769);
@@ -199,8 +200,14 @@ async fn every_error_has_its_code_and_the_request_its_id() {
         (r#"{"id":5,"type":"join","room":"a\nb"}"#.to_owned(), "room_name_invalid"),
         (format!(r#"{{"id":5,"type":"join","room":"{}"}}"#, "x".repeat(129)), "room_name_invalid"),
         (r#"{"id":5,"type":"join","room":"r","since":{"epoch":"x"}}"#.to_owned(), "bad_field"),
-        (r#"{"id":5,"type":"join","room":"r","since":{"epoch":"","offset":1e400}}"#.to_owned(), "bad_field"),
-        (r#"{"id":5,"type":"join","room":"r","since":{"epoch":"","offset":-1}}"#.to_owned(), "bad_field"),
+        (
+            r#"{"id":5,"type":"join","room":"r","since":{"epoch":"","offset":1e400}}"#.to_owned(),
+            "bad_field",
+        ),
+        (
+            r#"{"id":5,"type":"join","room":"r","since":{"epoch":"","offset":-1}}"#.to_owned(),
+            "bad_field",
+        ),
         (r#"{"id":5,"type":"send","room":"elsewhere","message":"x"}"#.to_owned(), "not_in_room"),
         (r#"{"id":5,"type":"leave","room":"elsewhere"}"#.to_owned(), "not_in_room"),
         (r#"{"id":5,"type":"members","room":"elsewhere"}"#.to_owned(), "not_in_room"),
@@ -208,7 +215,10 @@ async fn every_error_has_its_code_and_the_request_its_id() {
         (r#"{"id":5,"type":"direct","to":"","message":"x"}"#.to_owned(), "bad_field"),
         (r#"{"id":5,"type":"history","room":"general"}"#.to_owned(), "history_disabled"),
         (r#"{"id":5,"type":"hello","name":"Late"}"#.to_owned(), "forbidden"),
-        (format!(r#"{{"id":5,"type":"send","room":"general","message":"{long}"}}"#), "message_too_long"),
+        (
+            format!(r#"{{"id":5,"type":"send","room":"general","message":"{long}"}}"#),
+            "message_too_long",
+        ),
     ];
     for (frame, code) in table {
         client.send(&frame).await;

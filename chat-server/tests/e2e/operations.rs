@@ -34,7 +34,8 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
 fn help_names_every_setting_and_its_default() {
     let (code, help, _) = run(command().arg("--help"));
     assert_eq!(code, 0);
-    for setting in ["--config", "--port", "--host", "--redis-url", "--redis-prefix", "--log-format"] {
+    for setting in ["--config", "--port", "--host", "--redis-url", "--redis-prefix", "--log-format"]
+    {
         assert!(help.contains(setting), "{setting}");
         let variable = setting.trim_start_matches('-').replace('-', "_").to_uppercase();
         assert!(help.contains(&format!("[env: {variable}")), "{variable}");
@@ -47,11 +48,11 @@ async fn flags_win_over_the_environment_and_that_over_the_file() {
     let file = std::env::temp_dir().join(format!("chat-order-{}.toml", std::process::id()));
     std::fs::write(&file, "port = 1\nmax-rooms = 3\nping-interval = \"7s\"\n").unwrap();
     let server = Chat::start(
-        command()
-            .arg("--config")
-            .arg(&file)
-            .args(["--port", "0", "--log-format", "json"])
-            .envs([("PORT", "2"), ("MAX_ROOMS", "5"), ("REDIS_URL", "")]),
+        command().arg("--config").arg(&file).args(["--port", "0", "--log-format", "json"]).envs([
+            ("PORT", "2"),
+            ("MAX_ROOMS", "5"),
+            ("REDIS_URL", ""),
+        ]),
     );
     let mut client = server.native().await;
     client.send(r#"{"type":"hello"}"#).await;
@@ -150,7 +151,10 @@ async fn handshakes_that_are_none() {
         (format!("GET /ws HTTP/1.1\r\n{upgrade}{key}Sec-WebSocket-Version: 8\r\n"), 426),
         (format!("GET /ws HTTP/1.1\r\n{upgrade}Sec-WebSocket-Version: 13\r\n"), 400),
         (format!("POST /ws HTTP/1.1\r\n{upgrade}{key}Sec-WebSocket-Version: 13\r\n"), 405),
-        (format!("GET /join-room/a%00b HTTP/1.1\r\n{upgrade}{key}Sec-WebSocket-Version: 13\r\n"), 400),
+        (
+            format!("GET /join-room/a%00b HTTP/1.1\r\n{upgrade}{key}Sec-WebSocket-Version: 13\r\n"),
+            400,
+        ),
         (format!("GET /?userId= HTTP/1.1\r\n{upgrade}{key}Sec-WebSocket-Version: 13\r\n"), 400),
         ("NONSENSE\r\n".to_owned(), 400),
     ];

@@ -19,7 +19,8 @@ async fn join(client: &mut WsClient, room: &str, user: &str) {
 /// The colour in a chat frame, once the frame is what it should be.
 async fn chat(client: &mut WsClient, sender: &str, message: &str) -> String {
     let frame = client.recv().await;
-    let color = serde_json::from_str::<Value>(&frame).unwrap()["color"].as_str().unwrap().to_owned();
+    let color =
+        serde_json::from_str::<Value>(&frame).unwrap()["color"].as_str().unwrap().to_owned();
     assert_eq!(color.len(), 7, "{color}");
     let expected =
         format!(r#"{{"type":"chat","sender":"{sender}","color":"{color}","message":"{message}"}}"#);

@@ -10,7 +10,8 @@ const HEY: &str = r#"{"type":"sendMessage","roomId":"room1","message":"hey cashi
 async fn two_servers_behind_one_redis() {
     let redis = RedisServer::start();
     let (first, second) = Chat::pair(&redis).await;
-    let (mut a, mut b, mut c) = (first.client().await, second.client().await, second.client().await);
+    let (mut a, mut b, mut c) =
+        (first.client().await, second.client().await, second.client().await);
 
     a.send(r#"{"type":"SUBSCRIBE","room":"room1"}"#).await;
     b.send(r#"{"type":"SUBSCRIBE","room":"room1"}"#).await;

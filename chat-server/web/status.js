@@ -35,7 +35,7 @@ function say(text) {
 function count(until) {
   const tick = () => {
     const seconds = Math.max(1, Math.ceil((until - Date.now()) / 1000));
-    say(`Connection lost. Trying again in ${seconds} s.`);
+    say(`Connection lost. Trying again in ${seconds}\u00a0s.`);
   };
   tick();
   countdown = setInterval(tick, 1000);

@@ -1,0 +1,96 @@
+//! The real program, for a browser to visit.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use chat_broker::testing::RedisServer;
+
+/// A running `chat-server`, killed when it is dropped.
+pub(crate) struct Server {
+    process: Child,
+    port: u16,
+    arguments: Vec<String>,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_on(redis: &RedisServer) -> Self {
+        Self::start_with(&["--redis-url", &redis.url()])
+    }
+
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
+        let (process, port) = spawn(0, &arguments);
+        Self { process, port, arguments }
+    }
+
+    /// Ends the process without a word.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again, on the same port.
+    pub(crate) fn restart(&mut self) {
+        (self.process, _) = spawn(self.port, &self.arguments);
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address of a path, for a browser.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://localhost:{}{path}", self.port)
+    }
+
+    /// Sends a request with these header lines. Returns the status, the head in lower
+    /// case, and the body.
+    pub(crate) fn request(&self, line: &str, headers: &[&str]) -> (u16, String, String) {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        write!(stream, "{line} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head.to_ascii_lowercase(), body.to_owned())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Starts the program and waits until it listens.
+fn spawn(port: u16, arguments: &[String]) -> (Child, u16) {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_chat-server"))
+        .env_clear()
+        .args(["--port", &port.to_string()])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(process.stdout.take().unwrap()).lines();
+    let port = loop {
+        let line = log.next().expect("the program listens").unwrap();
+        let Some((_, address)) = line.split_once("listening on http://127.0.0.1:") else {
+            continue;
+        };
+        let digits = address.split(|next: char| !next.is_ascii_digit()).next().unwrap();
+        break digits.parse().unwrap();
+    };
+    // Someone must read on, or the program would block.
+    std::thread::spawn(move || log.for_each(drop));
+    (process, port)
+}
