@@ -218,6 +218,32 @@ async fn a_join_that_is_given_up_leaves_nothing() {
     assert_eq!(*calls.lock().unwrap(), ["subscribe 1", "unsubscribe 1"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_position_read_for_somebody_else_is_not_taken_for_a_newcomers() {
+    let (broker, events) = Spy::new();
+    let (gate, bus) = (Arc::clone(&broker.gate), Arc::clone(&broker.inner));
+    broker.stale_next.store(1, Ordering::SeqCst);
+    let hub = start(broker, events);
+    let topic = room("r");
+    let (first, _ear) = member(8);
+    // The position is read for the first, who gives up while the answer is on its way.
+    let joining = hub.join(&topic, ConnectionId(1), first, |_| {});
+    assert!(tokio::time::timeout(Duration::from_millis(100), joining).await.is_err());
+    say(&*bus, &topic, "heard by nobody").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    let second = tokio::spawn({
+        let (hub, topic) = (hub.clone(), topic.clone());
+        async move { join(&hub, &topic, 2).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    gate.notify_one();
+    let (_place, mut ear, position) = second.await.unwrap();
+    assert_eq!(position, 1);
+    say(&*bus, &topic, "hello").await;
+    assert_eq!(ear.hear().await, "2 hello");
+}
+
 #[tokio::test]
 async fn a_slow_member_is_closed_and_the_others_hear_all() {
     let bus = MemoryBus::new();
@@ -326,6 +352,8 @@ struct Spy {
     calls: Arc<Mutex<Vec<String>>>,
     fail_next: AtomicUsize,
     hang_next: AtomicUsize,
+    /// Positions that are read at once and handed over when the gate opens.
+    stale_next: AtomicUsize,
     gate: Arc<Notify>,
 }
 
@@ -337,6 +365,7 @@ impl Spy {
             calls: Arc::default(),
             fail_next: AtomicUsize::new(0),
             hang_next: AtomicUsize::new(0),
+            stale_next: AtomicUsize::new(0),
             gate: Arc::default(),
         };
         (spy, events)
@@ -372,7 +401,11 @@ impl Broker for Spy {
         self.inner.unsubscribe(topics).await
     }
     async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
-        self.inner.positions(topics).await
+        let positions = self.inner.positions(topics).await;
+        if Self::take(&self.stale_next) {
+            self.gate.notified().await;
+        }
+        positions
     }
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {
         self.inner.secret().await

@@ -48,6 +48,11 @@ fn a_message() {
     );
     assert_eq!(direct, None);
 
+    let first = Position { offset: 1, ..position };
+    let [native, ..] = encoded(&message(None, None), Some(first));
+    let expected = format!(r#""offset":1,"epoch":"{}","user""#, first.epoch.as_str());
+    assert!(native.unwrap().contains(&expected), "the first of a sequence names it");
+
     let data = RawValue::from_string(r#"{"n": 1}"#.to_owned()).unwrap();
     let [native, ..] = encoded(&message(Some(&data), Some("k")), None);
     assert!(native.unwrap().ends_with(r#""data":{"n": 1},"at":1700,"key":"k"}"#));

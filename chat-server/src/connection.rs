@@ -10,8 +10,8 @@ use std::sync::Arc;
 use chat_broker::{BrokerError, Membership, Receipt};
 use chat_core::reply::{Ok as Acknowledged, Welcome};
 use chat_core::{
-    CloseReason, Command, ConnectionId, Dialect, ErrorCode, Hello, Rejection, Reply, Request,
-    RoomId, Topic, User, UserId, UserName,
+    CloseReason, Command, ConnectionId, Deliver, Dialect, ErrorCode, Hello, Rejection, Reply,
+    Request, RoomId, Topic, User, UserId, UserName,
 };
 use chat_transport::{Incoming, Session};
 use serde_json::value::RawValue;
@@ -114,6 +114,10 @@ impl Connection {
         let outbox = session.outbox().clone();
         let member = Member::new(user, dialect.unwrap_or(Dialect::Native), outbox);
         state.sessions.insert(id, member.clone());
+        if state.is_draining() {
+            // Those who were here before have been told.
+            member.close(CloseReason::GoingAway);
+        }
         let mut connection = Self {
             state,
             id,

@@ -219,22 +219,15 @@ export class ChatClient extends EventTarget {
     if (!entry) return;
     const { position } = entry;
     if (position && frame.offset !== undefined) {
+      // The first message of a sequence says which one it is.
+      if (frame.epoch && frame.epoch !== position.epoch) {
+        Object.assign(position, { epoch: frame.epoch, offset: 0 });
+      }
       if (frame.offset <= position.offset) return;
       if (frame.offset > position.offset + 1) this.#emit("gap", { room: frame.room, ...position });
       position.offset = frame.offset;
-      this.#learnEpoch(entry);
     }
     this.#deliver(frame);
-  }
-
-  /** A room in which nothing was ever sent has no epoch. Its first message gives it one,
-   *  which the answer to another `join` tells. */
-  async #learnEpoch(entry) {
-    if (entry.position.epoch !== "" || entry.isLearning) return;
-    entry.isLearning = true;
-    const learned = this.#connection.request({ type: "join", room: entry.room });
-    await learned.catch(() => {});
-    entry.isLearning = false;
   }
 
   #onGap(frame) {

@@ -95,6 +95,8 @@ struct Interest<'a, M> {
 enum State {
     /// Part of a call, or about to be.
     Busy,
+    /// The same, and the last member has left since, or the first come.
+    Moved,
     Subscribed,
     /// Subscribed, without members, until then.
     Lingering(Instant),
@@ -159,6 +161,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                 (State::Busy, Some(Call::Welcome))
             }
             (Some(State::Lingering(_)), true) => (State::Subscribed, None),
+            (Some(State::Busy), _) => (State::Moved, None),
             (Some(State::Subscribed), false) => {
                 let until = self.set_timer(self.shared.config.linger, Timer::Linger(topic.clone()));
                 (State::Lingering(until), None)
@@ -169,6 +172,12 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             self.waiting[call as usize].push_back(topic.clone());
         }
         self.states.insert(topic, state);
+    }
+
+    /// Whether the last member has left, or the first come, since the topic's call began.
+    fn has_moved(&self, topic: &Topic) -> bool {
+        self.states.get(topic) == Some(&State::Moved)
+            || self.shared.edges.queue().moved.contains(topic)
     }
 
     fn somebody_waits(&self, topic: &Topic) -> bool {
@@ -270,7 +279,11 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                     if call == Call::Subscribe {
                         log_subscribed(&topic);
                     }
-                    self.shared.welcome(&topic, position);
+                    // Whoever came after the last one left meanwhile did not hear what
+                    // followed the position, which was read too early for them.
+                    if !self.has_moved(&topic) {
+                        self.shared.welcome(&topic, position);
+                    }
                     self.states.insert(topic.clone(), State::Subscribed);
                     self.look_at(topic);
                 }

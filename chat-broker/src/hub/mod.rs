@@ -126,18 +126,13 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         welcome: impl FnOnce(Snapshot<'_, M>) + Send + 'static,
     ) -> Result<Membership<M>, BrokerError> {
         let entered = self.shared.registry.join_with(topic, id, member, |room, joined| {
-            let members = room.members().clone();
-            match &mut room.state.phase {
-                Phase::Live { cut, .. } => {
-                    welcome(Snapshot { position: *cut, members: &members });
-                    None
-                }
-                Phase::Waiting(waiters) => {
-                    let (done, waiting) = oneshot::channel();
-                    waiters.push(Waiter { id, welcome: Box::new(welcome), done });
-                    Some((joined.first, waiting))
-                }
+            if let Phase::Live { cut, .. } = room.state.phase {
+                welcome(Snapshot { position: cut, members: room.members() });
+                return None;
             }
+            let (done, waiting) = oneshot::channel();
+            room.state.wait(Waiter { id, welcome: Box::new(welcome), done });
+            Some((joined.first, waiting))
         });
         let membership = Membership { shared: Arc::clone(&self.shared), topic: topic.clone(), id };
         if let Some((first, waiting)) = entered {

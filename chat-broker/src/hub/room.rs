@@ -66,6 +66,13 @@ pub(super) enum Accepted {
 }
 
 impl<M> RoomState<M> {
+    /// Adds somebody to those who wait for the room to go live.
+    pub(super) fn wait(&mut self, waiter: Waiter<M>) {
+        if let Phase::Waiting(waiters) = &mut self.phase {
+            waiters.push(waiter);
+        }
+    }
+
     /// Takes a publication from the broker.
     pub(super) fn accept(&mut self, payload: Bytes, position: Option<Position>) -> Accepted {
         let item = Item::Envelope(payload, position);

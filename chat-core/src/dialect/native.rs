@@ -48,6 +48,8 @@ enum Frame<'a> {
         room: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         offset: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        epoch: Option<Epoch>,
         user: UserField<'a>,
         message: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,6 +106,8 @@ pub(super) fn encode(
         Event::Message(Message { user, text, data, key, at }) => Frame::Message {
             room,
             offset: position.map(|position| position.offset),
+            // The first of a sequence tells which one it is; the others belong to the same.
+            epoch: position.filter(|position| position.offset == 1).map(|first| first.epoch),
             user: user.into(),
             message: text,
             data,

@@ -132,35 +132,39 @@ impl Connection {
         Ok(())
     }
 
-    /// Leaves a room and says so to those who stay.
-    async fn depart(&self, place: Place) {
+    /// Leaves a room and says so to those who stay. Returns whether that could be said.
+    async fn depart(&self, place: Place) -> bool {
         let Place { membership, announced, .. } = place;
         let topic = membership.topic().clone();
         drop(membership);
-        self.announce(topic, PresenceChange::Left, announced).await;
+        self.announce(topic, PresenceChange::Left, announced).await
     }
 
     /// The end of the connection.
     pub(super) async fn leave_all(&mut self) {
         self.inbox = None;
         for place in std::mem::take(&mut self.places) {
-            self.depart(place).await;
+            // A broker that is away would make every room wait; the places are dropped.
+            if !self.depart(place).await {
+                return;
+            }
         }
     }
 
-    async fn announce(&self, topic: Topic, change: PresenceChange, announced: bool) {
+    async fn announce(&self, topic: Topic, change: PresenceChange, announced: bool) -> bool {
         let user = self.member.user.as_sender();
-        self.tell(&topic, &Event::Presence(Presence { user, change, announced })).await;
+        self.tell(&topic, &Event::Presence(Presence { user, change, announced })).await
     }
 
-    /// Publishes what nobody waits for. A broker that is away loses it; what people said
-    /// goes another way.
-    async fn tell(&self, topic: &Topic, event: &Event<'_>) {
+    /// Publishes what nobody waits for, and returns whether the broker had a place for it.
+    /// A broker that is away loses it; what people said goes another way.
+    async fn tell(&self, topic: &Topic, event: &Event<'_>) -> bool {
         let payload = envelope::encode(event);
         let told = self.state.hub.broker().publish(topic, payload, Delivery::Ephemeral).await;
-        if let Err(error) = told {
+        if let Err(error) = &told {
             tracing::debug!(%error, %topic, "could not announce");
         }
+        told.is_ok()
     }
 
     pub(super) async fn typing(&mut self, room: &RoomId, typing: bool) -> Result<(), Rejection> {

@@ -5,6 +5,7 @@
 mod direct;
 mod mixed;
 mod native;
+mod nginx;
 mod operations;
 mod outage;
 mod rooms;

@@ -11,7 +11,8 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     let file = std::env::temp_dir().join(format!("chat-settings-{}.toml", std::process::id()));
     std::fs::write(&file, "port = 8080\nmax-rooms = \"many\"\n").unwrap();
     let file = file.to_str().unwrap();
-    let table: [(&[&str], &[(&str, &str)], &str); 8] = [
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let table: [Case<'_>; 8] = [
         (&["--port", "eight"], &[], "--port"),
         (&["--port", "70000"], &[], "--port"),
         (&[], &[("PORT", "x")], "--port"),

@@ -146,18 +146,7 @@ impl Chat {
     }
 
     pub(crate) async fn raw(&self, request: &str) -> (u16, String, String) {
-        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
-        let exchange = async {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
-            answer
-        };
-        let answer = tokio::time::timeout(DEADLINE, exchange).await.expect("an answer");
-        let status = answer.split(' ').nth(1).expect("a status").parse().unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        (status, head.to_ascii_lowercase(), body.to_owned())
+        exchange(self.port, request).await
     }
 
     /// Sends a signal by name.
@@ -182,6 +171,22 @@ impl Drop for Chat {
             eprintln!("{}", self.log.lines().join("\n"));
         }
     }
+}
+
+/// Sends a request to a port of this machine: status, head and body of the answer.
+pub(crate) async fn exchange(port: u16, request: &str) -> (u16, String, String) {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = tokio::time::timeout(DEADLINE, exchange).await.expect("an answer");
+    let status = answer.split(' ').nth(1).expect("a status").parse().unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    (status, head.to_ascii_lowercase(), body.to_owned())
 }
 
 /// Runs the program to its end: exit code, stdout and stderr.

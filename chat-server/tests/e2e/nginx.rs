@@ -1,0 +1,276 @@
+//! Two servers behind a real nginx, with the configuration that the documentation shows.
+
+mod instance;
+mod tls;
+
+use std::time::Instant;
+
+use chat_broker::testing::RedisServer;
+use chat_transport::testing::{WsClient, raw_handshake, read_head};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::support::{Chat, DEADLINE, command, exchange};
+use instance::Nginx;
+
+/// What the documentation draws: nginx, two servers, one Redis.
+struct Site {
+    nginx: Nginx,
+    first: Chat,
+    second: Chat,
+    redis: RedisServer,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let redis = RedisServer::start();
+        let (first, second) = Chat::pair(&redis).await;
+        let nginx = Nginx::start([first.port(), second.port()]);
+        Self { nginx, first, second, redis }
+    }
+
+    /// Two clients in the room `r`, of which one is on the first server and one on the
+    /// second, and the second server's name.
+    async fn one_on_each(&self) -> (WsClient, WsClient, String) {
+        let port = self.nginx.port();
+        let ((mut a, on_a), (mut b, on_b)) = (native(port).await, native(port).await);
+        let (_, second) = native(self.second.port()).await;
+        assert_ne!(on_a, on_b);
+        join(&mut a, "r").await;
+        join(&mut b, "r").await;
+        if on_a == second { (b, a, second) } else { (a, b, second) }
+    }
+}
+
+/// A client of the native protocol, and the name of the server where it is.
+async fn native(port: u16) -> (WsClient, String) {
+    let url = format!("ws://127.0.0.1:{port}/ws");
+    let mut client = WsClient::connect_with(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await;
+    assert_eq!(client.protocol(), Some("chat.v1"));
+    client.send(r#"{"type":"hello"}"#).await;
+    let welcome = client.recv_json().await;
+    let node = welcome["node"].as_str().expect("the name of a server").to_owned();
+    (client, node)
+}
+
+async fn join(client: &mut WsClient, room: &str) {
+    client.send_json(&json!({"type": "join", "room": room})).await;
+    assert_eq!(next(client, "joined").await["room"], room);
+}
+
+async fn say(client: &mut WsClient, room: &str, message: &str) {
+    client.send_json(&json!({"type": "send", "room": room, "message": message})).await;
+}
+
+/// The next frame of a type. The comings of others are passed over.
+async fn next(client: &mut WsClient, kind: &str) -> Value {
+    loop {
+        let frame = client.recv_json().await;
+        if frame["type"] == kind {
+            return frame;
+        }
+    }
+}
+
+/// Clients of two dialects, spread over both servers by whatever listens on `port`.
+async fn chat_through(port: u16, site: &Site, room: &str) {
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(native(port).await);
+    }
+    assert_ne!(clients[0].1, clients[1].1, "round robin");
+    assert_eq!(clients[0].1, clients[2].1, "round robin");
+    assert_eq!(clients[1].1, clients[3].1, "round robin");
+
+    let url = format!("ws://127.0.0.1:{port}/");
+    let (mut a, mut b) = (WsClient::connect(&url).await, WsClient::connect(&url).await);
+    for client in [&mut a, &mut b] {
+        client.send(&format!(r#"{{"type":"SUBSCRIBE","room":"{room}"}}"#)).await;
+    }
+    for server in [&site.first, &site.second] {
+        server.until_logged(&format!("subscribing on the pub sub to room: {room}"));
+    }
+    let hey = format!(r#"{{"type":"sendMessage","roomId":"{room}","message":"hey"}}"#);
+    for (client, _) in &mut clients {
+        join(client, room).await;
+    }
+    a.send(&hey).await;
+    a.expect(&hey).await;
+    b.expect(&hey).await;
+    for (client, _) in &mut clients {
+        assert_eq!(next(client, "message").await["message"], "hey");
+    }
+    say(&mut clients[0].0, room, "hello").await;
+    for (client, _) in &mut clients {
+        assert_eq!(next(client, "message").await["message"], "hello");
+    }
+    let hello = hey.replace("hey", "hello");
+    a.expect(&hello).await;
+    b.expect(&hello).await;
+}
+
+#[tokio::test]
+async fn clients_go_round_and_meet() {
+    let site = Site::start().await;
+    chat_through(site.nginx.port(), &site, "plain").await;
+}
+
+/// On more than one thread: the tunnel goes on while the test waits for a log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn clients_go_round_and_meet_over_tls() {
+    let site = Site::start().await;
+    let port = tls::tunnel(site.nginx.tls_port(), &site.nginx.certificate()).await;
+    chat_through(port, &site, "secret").await;
+}
+
+/// A request through nginx for `chat.example`.
+async fn ask(port: u16, line: &str, header: &str) -> (u16, String, String) {
+    let head = format!("{line} HTTP/1.1\r\nHost: chat.example\r\nConnection: close\r\n");
+    exchange(port, &format!("{head}Content-Length: 0\r\n{header}\r\n")).await
+}
+
+#[tokio::test]
+async fn the_servers_know_the_host() {
+    let site = Site::start().await;
+    let port = site.nginx.port();
+    for _ in 0..2 {
+        let (status, _, body) = ask(port, "POST /create-room", "").await;
+        assert_eq!(status, 201, "{body}");
+        let created: Value = serde_json::from_str(&body).unwrap();
+        let room = created["roomId"].as_str().unwrap();
+        assert_eq!(created["url"], format!("http://chat.example/join-room/{room}"));
+    }
+    // The rule for origins compares with the host, too.
+    let own = ask(port, "POST /create-room", "Origin: https://chat.example\r\n").await;
+    assert_eq!(own.0, 201);
+    let other = ask(port, "POST /create-room", "Origin: https://evil.example\r\n").await;
+    assert_eq!(other.0, 403);
+    let (status, head, _) = ask(port, "GET /", "").await;
+    assert_eq!(status, 200);
+    assert!(head.contains("wss://chat.example:*"), "{head}");
+}
+
+#[tokio::test]
+async fn links_are_those_of_the_public_url() {
+    let server =
+        Chat::start(command().args(["--port", "0", "--public-url", "https://chat.example"]));
+    let nginx = Nginx::start([server.port(), server.port()]);
+    let port = tls::tunnel(nginx.tls_port(), &nginx.certificate()).await;
+    let (_, _, body) = ask(port, "POST /create-room", "").await;
+    assert!(body.contains(r#""url":"https://chat.example/join-room/"#), "{body}");
+}
+
+#[tokio::test]
+async fn what_operators_ask_is_not_public() {
+    let site = Site::start().await;
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let (status, _, body) = ask(site.nginx.port(), &format!("GET {path}"), "").await;
+        assert_eq!(status, 404, "{path}: {body}");
+        assert_eq!(site.first.http("GET", path).await.0, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn who_was_on_a_server_that_died_goes_on_elsewhere() {
+    let mut site = Site::start().await;
+    let port = site.nginx.port();
+    let (_on_first, mut on_second, second) = site.one_on_each().await;
+    let address = format!("127.0.0.1:{port}");
+    let mut raw = (raw_handshake(&address, "/").await, raw_handshake(&address, "/").await);
+
+    site.first.signal("KILL");
+    site.first.exit();
+    let mut rest = (Vec::new(), Vec::new());
+    let one_ends = async {
+        tokio::select! {
+            _ = raw.0.read_to_end(&mut rest.0) => {}
+            _ = raw.1.read_to_end(&mut rest.1) => {}
+        }
+    };
+    tokio::time::timeout(DEADLINE, one_ends).await.expect("nginx hands the end on");
+
+    for message in ["I", "am", "back"] {
+        let (mut back, node) = native(port).await;
+        assert_eq!(node, second, "no client meets the dead server");
+        join(&mut back, "r").await;
+        say(&mut back, "r", message).await;
+        assert_eq!(next(&mut on_second, "message").await["message"], message);
+    }
+
+    let port_of_first = site.first.port().to_string();
+    let environment = [("PORT", port_of_first), ("REDIS_URL", site.redis.url())];
+    site.first = Chat::start(command().envs(environment));
+    let deadline = Instant::now() + DEADLINE;
+    while native(port).await.1 == second {
+        assert!(Instant::now() < deadline, "the server that came back is not found");
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_taken_out_and_nobody_is_refused() {
+    let mut site = Site::start().await;
+    let port = site.nginx.port();
+    let (mut on_first, mut on_second, second) = site.one_on_each().await;
+
+    let address = format!("server 127.0.0.1:{} ", site.first.port());
+    site.nginx.reconfigure(&address, &format!("{address}down "));
+    let deadline = Instant::now() + DEADLINE;
+    let mut in_a_row = 0;
+    while in_a_row < 4 {
+        assert!(Instant::now() < deadline, "nginx still asks the first server");
+        in_a_row = if native(port).await.1 == second { in_a_row + 1 } else { 0 };
+    }
+
+    // Who is there may stay until the server says goodbye.
+    say(&mut on_first, "r", "still here").await;
+    assert_eq!(next(&mut on_second, "message").await["message"], "still here");
+    site.first.signal("TERM");
+    assert_eq!(next(&mut on_first, "goodbye").await["reconnect"], true);
+    assert_eq!(on_first.recv_close().await.0, 1001);
+    assert_eq!(site.first.exit().code(), Some(0));
+    assert_eq!(native(port).await.1, second);
+}
+
+/// A server that is shutting down: it refuses every request with 503, and hands over what
+/// it was asked.
+async fn draining() -> (u16, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (asked, questions) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let head = read_head(&mut stream).await;
+            let answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            asked.send(head.to_ascii_lowercase()).unwrap();
+        }
+    });
+    (port, questions)
+}
+
+#[tokio::test]
+async fn a_server_that_is_shutting_down_is_passed_over() {
+    let (draining, mut questions) = draining().await;
+    let server = Chat::alone();
+    let nginx = Nginx::start([draining, server.port()]);
+    let url = format!("ws://127.0.0.1:{}/", nginx.port());
+    let forged = [("X-Forwarded-For", "10.9.8.7")];
+    for _ in 0..2 {
+        let mut client = WsClient::connect_with(&url, &forged).await;
+        client.send(r#"{"type":"ping"}"#).await;
+        client.expect(r#"{"type":"pong"}"#).await;
+    }
+    let question = questions.try_recv().expect("the first or the second went there");
+    for line in [
+        &format!("host: 127.0.0.1:{}", nginx.port()),
+        "connection: upgrade",
+        "upgrade: websocket",
+        "x-forwarded-for: 127.0.0.1",
+        "x-forwarded-proto: http",
+    ] {
+        assert!(question.lines().any(|found| found == line), "{line} in:\n{question}");
+    }
+    assert!(!question.contains("10.9.8.7"), "{question}");
+}
