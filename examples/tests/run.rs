@@ -86,14 +86,38 @@ async fn echo_session() {
     assert_eq!(client.recv_binary().await, large);
 }
 
+/// What an HTTP server answers.
+fn get(address: &str, path: &str) -> String {
+    let mut page = TcpStream::connect(address).unwrap();
+    write!(page, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    page.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn axum_server() {
+    let mut server = Running::start("axum_server");
+    assert!(get(&server.1, "/").ends_with("an application of your own\n"));
+    assert!(get(&server.1, "/chat").contains("text/html"));
+    assert!(get(&server.1, "/chat/readyz").ends_with("ready\n"));
+
+    let url = format!("ws://{}/chat/ws", server.1);
+    let mut client = WsClient::connect_with(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await;
+    client.send(r#"{"type":"hello"}"#).await;
+    assert_eq!(client.recv_json().await["limits"]["rooms"], 16);
+
+    let id = server.0.id().to_string();
+    assert!(Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
+    assert_eq!(client.recv_json().await["type"], "goodbye");
+    assert_eq!(client.recv_close().await.0, 1001);
+    assert!(server.0.wait().unwrap().success());
+}
+
 #[tokio::test]
 async fn axum_hub() {
     let server = Running::start("axum_hub");
-    let mut page = TcpStream::connect(&server.1).unwrap();
-    page.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    page.read_to_string(&mut answer).unwrap();
-    assert!(answer.ends_with("an application of your own\n"), "{answer}");
+    assert!(get(&server.1, "/").ends_with("an application of your own\n"));
 
     let room = format!("ws://{}/live/lobby", server.1);
     let (mut ann, mut bob) = (WsClient::connect(&room).await, WsClient::connect(&room).await);

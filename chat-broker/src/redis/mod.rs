@@ -19,6 +19,7 @@
 
 mod config;
 mod health;
+mod interest;
 mod link;
 mod names;
 mod publisher;

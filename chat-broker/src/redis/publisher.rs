@@ -282,3 +282,70 @@ fn published(reply: Value) -> RedisResult<Published> {
 fn count(nodes: i64) -> u32 {
     u32::try_from(nodes).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use chat_core::RoomId;
+
+    use super::*;
+    use crate::redis::names::Names;
+
+    async fn job(room: &str) -> Job {
+        let topic = Topic::Room(RoomId::new(room).unwrap());
+        Job {
+            address: Names::new("chat", 0).address(&topic),
+            payload: Bytes::new(),
+            delivery: Delivery::Sequenced,
+            deadline: Instant::now(),
+            receipt: Receipt::pending().0,
+            _room: Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap(),
+        }
+    }
+
+    fn reply(bytes: &str) -> Value {
+        redis::parse_redis_value(bytes.as_bytes()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_later_ones_have_overtaken_is_not_sent_again() {
+        let jobs = [job("a").await, job("b").await, job("a").await, job("b").await];
+        let lacking = || reply("-NOSCRIPT No matching script\r\n");
+        let overtaken = |replies: &[Value]| -> Vec<bool> {
+            (0..jobs.len()).map(|n| is_overtaken(&jobs, replies, n)).collect()
+        };
+        let all_lack = [lacking(), lacking(), lacking(), lacking()];
+        assert_eq!(overtaken(&all_lack), [false; 4]);
+        let second_of_a_went_through = [lacking(), lacking(), reply(":1\r\n"), lacking()];
+        assert_eq!(overtaken(&second_of_a_went_through), [true, false, false, false]);
+    }
+
+    #[test]
+    fn answers() {
+        let sequenced = published(reply("*3\r\n:7\r\n$8\r\nabcdEF12\r\n:2\r\n")).unwrap();
+        let position = Position { epoch: Epoch::parse(b"abcdEF12").unwrap(), offset: 7 };
+        assert_eq!(sequenced, Published { position: Some(position), nodes: 2 });
+        let ephemeral = published(reply(":3\r\n")).unwrap();
+        assert_eq!(ephemeral, Published { position: None, nodes: 3 });
+        for odd in ["$2\r\nhi\r\n", "*1\r\n:1\r\n", "*3\r\n:7\r\n$2\r\nhi\r\n:2\r\n"] {
+            assert!(matches!(
+                broker_error(published(reply(odd)).unwrap_err()),
+                BrokerError::Refused(_)
+            ));
+        }
+        let errors = [
+            ("OOM", true),
+            ("READONLY", true),
+            ("NOAUTH", true),
+            ("WRONGTYPE", true),
+            ("MOVED", true),
+            ("LOADING", false),
+            ("BUSY", false),
+            ("MASTERDOWN", false),
+        ];
+        for (code, is_refused) in errors {
+            let error = published(reply(&format!("-{code} why\r\n"))).unwrap_err();
+            let outcome = broker_error(error);
+            assert_eq!(matches!(outcome, BrokerError::Refused(_)), is_refused, "{outcome:?}");
+        }
+    }
+}

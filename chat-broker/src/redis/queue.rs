@@ -105,3 +105,94 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use chat_core::{RoomId, Topic};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::broker::Receipt;
+    use crate::redis::names::Names;
+
+    struct Setup {
+        jobs: mpsc::Sender<Job>,
+        closing: watch::Sender<bool>,
+        queue: Queue,
+    }
+
+    fn setup() -> Setup {
+        let (jobs, receiver) = mpsc::channel(1000);
+        let (closing, closed) = watch::channel(false);
+        Setup { jobs, closing, queue: Queue::new(receiver, closed) }
+    }
+
+    async fn job(bytes: usize, deadline: Instant) -> (Job, Receipt) {
+        let (receipt, pending) = Receipt::pending();
+        let room = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let job = Job {
+            address: Names::new("chat", 0).address(&Topic::Room(RoomId::new("r").unwrap())),
+            payload: vec![0; bytes].into(),
+            delivery: Delivery::Sequenced,
+            deadline,
+            receipt,
+            _room: room,
+        };
+        (job, pending)
+    }
+
+    #[tokio::test]
+    async fn batches_are_bounded_and_keep_their_order() {
+        let Setup { jobs, mut queue, .. } = setup();
+        for bytes in [MAX_BATCH_BYTES - 1, 1, 2, MAX_BATCH_BYTES + 1].into_iter().chain(0..300) {
+            let (job, _) = job(bytes, Instant::now()).await;
+            jobs.send(job).await.unwrap();
+        }
+        let mut sizes = Vec::new();
+        let mut put_back = false;
+        while sizes.len() < 304 {
+            assert!(queue.wait().await);
+            let batch = queue.take_batch();
+            let bytes: usize = batch.iter().map(|job| job.payload.len()).sum();
+            assert!(batch.len() == 1 || bytes <= MAX_BATCH_BYTES, "{} of {bytes}", batch.len());
+            assert!((1..=MAX_BATCH).contains(&batch.len()));
+            if std::mem::replace(&mut put_back, true) {
+                sizes.extend(batch.iter().map(|job| job.payload.len()));
+            } else {
+                queue.put_back(batch);
+            }
+        }
+        let expected = [MAX_BATCH_BYTES - 1, 1, 2, MAX_BATCH_BYTES + 1].into_iter().chain(0..300);
+        assert!(sizes.into_iter().eq(expected));
+        assert!(queue.take_batch().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_too_long_fails_and_the_rest_stays() {
+        let Setup { jobs, closing, mut queue } = setup();
+        let late = BrokerError::unavailable("late");
+        let now = Instant::now();
+        let (first, first_receipt) = job(0, now + Duration::from_secs(1)).await;
+        let (second, mut second_receipt) = job(0, now + Duration::from_secs(2)).await;
+        jobs.send(first).await.unwrap();
+        jobs.send(second).await.unwrap();
+        tokio::select! {
+            () = queue.expire_all(&late) => panic!("one still waits"),
+            outcome = first_receipt => assert!(matches!(outcome, Err(BrokerError::Unavailable(_)))),
+        }
+        assert_eq!(now.elapsed().as_secs(), 1);
+        tokio::select! {
+            biased;
+            _ = &mut second_receipt => panic!("its time has not come"),
+            () = std::future::ready(()) => {}
+        }
+        closing.send_replace(true);
+        queue.expire_all(&late).await;
+        assert_eq!(now.elapsed().as_secs(), 2);
+        assert!(matches!(second_receipt.await, Err(BrokerError::Unavailable(_))));
+        assert!(!queue.wait().await, "closed and empty");
+    }
+}

@@ -12,9 +12,8 @@ use redis::{Pipeline, RedisResult, Value};
 use super::link::Link;
 use super::names::Address;
 
-/// Deletes a counter unless another node has seen to it since it was read.
-///
-/// KEYS[1] hash of the topic; ARGV: 1 epoch, 2 offset that were seen
+/// Deletes a counter, unless another node has seen to it since it was read. The key is the
+/// hash of the topic, the arguments are the epoch and the offset that were seen.
 const SCRIPT: &str = "\
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
 if stored[1] == ARGV[1] and tonumber(stored[2]) < tonumber(ARGV[2]) then

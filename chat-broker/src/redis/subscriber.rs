@@ -4,7 +4,6 @@
 //! while it is connected and from the whole when it has connected again. Callers wait
 //! until what they changed has been confirmed.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +13,7 @@ use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::interest::{Changes, Interest};
 use super::link::{Backoff, Link, PING_INTERVAL};
 use super::names::Address;
 use super::{Shared, rewound, wire};
@@ -33,28 +33,6 @@ pub(super) struct Subscriber {
     changed: Notify,
     progress: watch::Sender<Progress>,
     unreadable: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Interest {
-    /// By channel.
-    wanted: HashMap<String, Wanted>,
-    /// Channels to look at again; `None` while there is no connection, since the next one
-    /// looks at all.
-    changes: Option<HashSet<String>>,
-    /// Rises with every change.
-    version: u64,
-    /// Rises with every connection: what an earlier one still reads is ignored.
-    connection: u64,
-}
-
-#[derive(Debug)]
-struct Wanted {
-    topic: Topic,
-    /// The version of the latest call that asked for it.
-    asked: u64,
-    /// How far this node has seen its sequence come.
-    seen: Position,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -80,11 +58,11 @@ impl Subscriber {
     /// See [`Broker::subscribe`](crate::Broker::subscribe).
     pub(super) async fn subscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
         let channels = self.channels(topics);
-        let version = self.interest().want(&channels, topics);
+        let version = self.interest().add(&channels, topics);
         self.changed.notify_one();
         let outcome = self.progress(|progress| progress.confirmed >= version).await;
         if outcome.is_err() {
-            self.interest().forget(&channels, version);
+            self.interest().take_back(&channels, version);
             self.changed.notify_one();
         }
         outcome
@@ -93,7 +71,7 @@ impl Subscriber {
     /// See [`Broker::unsubscribe`](crate::Broker::unsubscribe). Without a connection there
     /// is nothing to confirm.
     pub(super) async fn unsubscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
-        let version = self.interest().drop_all(&self.channels(topics));
+        let version = self.interest().remove(&self.channels(topics));
         self.changed.notify_one();
         self.progress(|progress| !progress.connected || progress.confirmed >= version).await
     }
@@ -107,20 +85,12 @@ impl Subscriber {
 
     /// Takes note of positions that were read.
     pub(super) fn saw(&self, topics: &[Topic], positions: &[Position]) {
-        let channels = self.channels(topics);
-        let mut interest = self.interest();
-        for (channel, position) in channels.iter().zip(positions) {
-            if let Some(wanted) = interest.wanted.get_mut(channel) {
-                wanted.saw(*position);
-            }
-        }
+        self.interest().saw(&self.channels(topics), positions);
     }
 
     /// How far this node has seen the sequences of its topics come.
     pub(super) fn seen(&self) -> Vec<(Address, Position)> {
-        let interest = self.interest();
-        let seen = interest.wanted.iter().filter(|(_, wanted)| wanted.seen != Position::default());
-        seen.map(|(channel, wanted)| (Address::of_channel(channel), wanted.seen)).collect()
+        self.interest().seen()
     }
 
     /// How many payloads were in no form of ours.
@@ -161,16 +131,14 @@ impl Subscriber {
 
     /// Connects and subscribes to all that is wanted; returns the version of that.
     async fn connect(self: &Arc<Self>) -> RedisResult<(Link, u64)> {
-        let connection = self.interest().next_connection();
+        let connection = self.interest().connecting();
         let subscriber = Arc::clone(self);
         let receive = move |message| subscriber.receive(connection, message);
         let mut link = Link::open(&self.shared.client, receive).await?;
         rewound::delete(&mut link, &self.seen()).await?;
-        let (channels, version) = self.interest().all();
-        for channels in channels.chunks(MAX_CHANNELS) {
-            link.subscribe(channels).await?;
-        }
-        Ok((link, version))
+        let all = self.interest().all();
+        tell(&mut link, &all).await?;
+        Ok((link, all.version))
     }
 
     /// Tells Redis of changes until the connection breaks.
@@ -180,7 +148,7 @@ impl Subscriber {
         loop {
             let outcome = tokio::select! {
                 error = link.lost() => Err(error),
-                () = self.changed.notified() => self.tell(&mut link).await,
+                () = self.changed.notified() => self.tell_changes(&mut link).await,
                 _ = ping.tick() => link.ping().await,
             };
             if let Err(error) = outcome {
@@ -189,14 +157,9 @@ impl Subscriber {
         }
     }
 
-    async fn tell(&self, link: &mut Link) -> RedisResult<()> {
-        let changes = self.interest().take_changes();
-        for channels in changes.subscribe.chunks(MAX_CHANNELS) {
-            link.subscribe(channels).await?;
-        }
-        for channels in changes.unsubscribe.chunks(MAX_CHANNELS) {
-            link.unsubscribe(channels).await?;
-        }
+    async fn tell_changes(&self, link: &mut Link) -> RedisResult<()> {
+        let changes = self.interest().changes();
+        tell(link, &changes).await?;
         self.confirm(changes.version);
         Ok(())
     }
@@ -211,7 +174,7 @@ impl Subscriber {
         };
         // Held until the event is queued: after `unsubscribe` has returned, none is.
         let mut interest = self.interest();
-        let Some(wanted) = interest.wanted(connection, &channel) else { return };
+        let Some(wanted) = interest.recipient(connection, &channel) else { return };
         match wire::decode(Bytes::from(payload)) {
             Some((position, payload)) => {
                 wanted.seen = position.unwrap_or(wanted.seen);
@@ -255,86 +218,12 @@ impl Subscriber {
     }
 }
 
-/// What Redis is to be told.
-#[derive(Debug, Default)]
-struct Changes {
-    subscribe: Vec<String>,
-    unsubscribe: Vec<String>,
-    version: u64,
-}
-
-impl Interest {
-    fn want(&mut self, channels: &[String], topics: &[Topic]) -> u64 {
-        self.version += 1;
-        for (channel, topic) in channels.iter().zip(topics) {
-            let new = || Wanted { topic: topic.clone(), asked: 0, seen: Position::default() };
-            self.wanted.entry(channel.clone()).or_insert_with(new).asked = self.version;
-        }
-        self.note(channels)
+async fn tell(link: &mut Link, changes: &Changes) -> RedisResult<()> {
+    for channels in changes.subscribe.chunks(MAX_CHANNELS) {
+        link.subscribe(channels).await?;
     }
-
-    /// Takes back what the call of this version asked for, unless a later one did too.
-    fn forget(&mut self, channels: &[String], version: u64) {
-        self.version += 1;
-        for channel in channels {
-            if self.wanted.get(channel).is_some_and(|wanted| wanted.asked == version) {
-                self.wanted.remove(channel);
-            }
-        }
-        self.note(channels);
+    for channels in changes.unsubscribe.chunks(MAX_CHANNELS) {
+        link.unsubscribe(channels).await?;
     }
-
-    fn drop_all(&mut self, channels: &[String]) -> u64 {
-        self.version += 1;
-        for channel in channels {
-            self.wanted.remove(channel);
-        }
-        self.note(channels)
-    }
-
-    fn note(&mut self, channels: &[String]) -> u64 {
-        if let Some(changes) = &mut self.changes {
-            changes.extend(channels.iter().cloned());
-        }
-        self.version
-    }
-
-    fn next_connection(&mut self) -> u64 {
-        self.connection += 1;
-        self.connection
-    }
-
-    fn disconnected(&mut self) {
-        self.connection += 1;
-        self.changes = None;
-    }
-
-    fn all(&mut self) -> (Vec<String>, u64) {
-        self.changes = Some(HashSet::new());
-        (self.wanted.keys().cloned().collect(), self.version)
-    }
-
-    fn take_changes(&mut self) -> Changes {
-        let changed = self.changes.as_mut().map(std::mem::take).unwrap_or_default();
-        let (subscribe, unsubscribe) =
-            changed.into_iter().partition(|channel| self.wanted.contains_key(channel));
-        Changes { subscribe, unsubscribe, version: self.version }
-    }
-
-    fn wanted(&mut self, connection: u64, channel: &[u8]) -> Option<&mut Wanted> {
-        if connection != self.connection {
-            return None;
-        }
-        self.wanted.get_mut(std::str::from_utf8(channel).ok()?)
-    }
-}
-
-impl Wanted {
-    /// A position that was read may be older than what has arrived since.
-    fn saw(&mut self, position: Position) {
-        let is_later = self.seen.epoch == position.epoch && self.seen.offset < position.offset;
-        if is_later || self.seen == Position::default() {
-            self.seen = position;
-        }
-    }
+    Ok(())
 }

@@ -1,5 +1,12 @@
 //! The Redis broker keeps the promises of the trait, and more when Redis does not.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic, in its helpers too"
+)]
+
 mod answers;
 mod ends;
 mod outages;

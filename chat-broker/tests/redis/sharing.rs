@@ -1,10 +1,10 @@
 //! What several deployments on one Redis see of each other, and operators of them.
 
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, RedisConfig};
+use chat_broker::{Broker, BrokerEvent, Delivery, RedisConfig};
 use chat_core::{Position, Topic, UserId};
 
-use crate::support::{DEADLINE, Node, room};
+use crate::support::{DEADLINE, Node, eventually, room};
 
 #[tokio::test]
 async fn prefixes_and_databases_keep_deployments_apart() {
@@ -64,4 +64,38 @@ async fn only_the_documented_keys_and_channels_exist() {
         ["chat:secret", "chat:{r.a%20%7Bb%7D}:meta", "chat:{u.a%20%7Bb%7D}:meta"]
     );
     assert_eq!(server.command(&["PUBSUB", "NUMPAT"]).await, "0", "never a pattern");
+}
+
+/// What `docs/redis.md` tells operators to permit.
+const PERMISSIONS: &str = "+eval +evalsha +script|load +hmget +hget +hset +hincrby +ttl +expire \
+    +del +get +set +publish +subscribe +unsubscribe +ping +hello +select +client|setinfo +unwatch";
+
+#[tokio::test]
+async fn the_documented_permissions_are_enough() {
+    let mut server = RedisServer::start();
+    let mut arguments = vec!["ACL", "SETUSER", "chat", "on", ">secret", "~chat:*", "&chat:*"];
+    arguments.extend(PERMISSIONS.split_whitespace());
+    let permit = async |server: &RedisServer| {
+        assert_eq!(server.command(&arguments).await, "OK");
+    };
+    permit(&server).await;
+    let url = format!("redis://chat:secret@127.0.0.1:{}", server.port());
+    let mut node = Node::with(RedisConfig::new(url).deadline(DEADLINE)).await;
+    let topic = room("r");
+    node.subscribe(&topic).await.unwrap();
+    node.deliver(&topic, "typing", Delivery::Ephemeral).await.unwrap();
+    node.publish(&topic, "in the snapshot").await.unwrap();
+    assert_eq!(server.command(&["SAVE"]).await, "OK");
+    node.publish(&topic, "not in it").await.unwrap();
+    node.broker.secret().await.unwrap();
+    node.broker.unsubscribe(&[room("other")]).await.unwrap();
+    for _ in 0..3 {
+        node.message().await;
+    }
+
+    server.restart();
+    permit(&server).await;
+    assert_eq!(node.next().await, BrokerEvent::Interrupted);
+    eventually("publishing", async || node.publish(&topic, "again").await.is_ok()).await;
+    assert_eq!(node.position(&topic).await.unwrap().offset, 1, "the old counter is gone");
 }
