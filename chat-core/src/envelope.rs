@@ -7,7 +7,14 @@
 //! field = length u32 | bytes          (big endian, like all numbers here)
 //! ```
 //!
-//! The fields of each kind are in [`Kind`]. Whoever reads a version or a kind that it does
+//! | kind | | fields after the sender's `id`, `name` and `color` |
+//! |---|---|---|
+//! | 1 | message | `text`, `data` (flag 1), `key` (flag 2) |
+//! | 2 | presence | none; flag 4: joined, else left; flag 8: announced |
+//! | 3 | typing | none; flag 4: typing, else stopped |
+//! | 4 | direct | the sender's frame |
+//!
+//! Whoever reads a version or a kind that it does
 //! not know skips the envelope: a newer server may share the bus. Positions are not in
 //! here: the broker gives them.
 
@@ -19,18 +26,12 @@ use crate::event::{Direct, Event, Message, Presence, PresenceChange, Sender};
 const VERSION: u8 = 1;
 const HEADER: usize = 11;
 
-/// The kinds of envelope; in brackets their fields after the sender's `id`, `name`,
-/// `color`.
 #[derive(Debug, Clone, Copy)]
 #[repr(u8)]
 enum Kind {
-    /// `[text, data?, key?]`
     Message = 1,
-    /// `[]`
     Presence = 2,
-    /// `[]`
     Typing = 3,
-    /// `[frame]`
     Direct = 4,
 }
 

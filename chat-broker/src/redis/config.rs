@@ -176,6 +176,8 @@ impl RedisConfig {
     fn connection_info(&self) -> redis::RedisResult<ConnectionInfo> {
         let info = self.url.as_str().into_connection_info()?;
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        // One command less to permit, and Redis before 7.2 does not know it.
+        let redis = redis.set_skip_set_lib_name();
         let tcp = TcpSettings::default()
             .set_nodelay(true)
             .set_keepalive(TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE));
