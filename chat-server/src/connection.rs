@@ -7,7 +7,7 @@ mod send;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use chat_broker::{BrokerError, Membership, Receipt};
+use chat_broker::{BrokerError, Membership, Receipt, Status};
 use chat_core::reply::{Ok as Acknowledged, Welcome};
 use chat_core::{
     CloseReason, Command, ConnectionId, Deliver, Dialect, ErrorCode, Hello, Rejection, Reply,
@@ -242,9 +242,19 @@ impl Connection {
         })
     }
 
+    /// Whoever has been welcomed can be written to, unless the broker is away: then both
+    /// that and the resume secret have to wait, and the client need not.
     async fn welcome(&self, id: Option<&RawValue>) {
-        let user = &self.member.user;
-        let resume = self.state.resume.issue(&**self.state.hub.broker(), &user.id).await.ok();
+        let (user, broker) = (&self.member.user, &**self.state.hub.broker());
+        let mut resume = None;
+        if broker.status() == Status::Ready {
+            if let Some(inbox) = &self.inbox
+                && let Err(error) = inbox.subscribed().await
+            {
+                tracing::debug!(%error, "welcomed without an inbox");
+            }
+            resume = self.state.resume.issue(broker, &user.id).await.ok();
+        }
         self.member.reply(&Reply::Welcome(Welcome {
             id,
             session: &self.state.session_name(self.id),

@@ -337,7 +337,9 @@ impl<M: Deliver + Clone> Shared<M> {
             Phase::Live { .. } => Vec::new(),
         });
         for waiter in waiters.unwrap_or_default() {
-            self.leave(topic, waiter.id);
+            if !waiter.stays {
+                self.leave(topic, waiter.id);
+            }
             let _ = waiter.done.send(Err(error.clone()));
         }
     }

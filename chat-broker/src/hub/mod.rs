@@ -131,7 +131,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                 return None;
             }
             let (done, waiting) = oneshot::channel();
-            room.state.wait(Waiter { id, welcome: Box::new(welcome), done });
+            room.state.wait(Waiter { id, welcome: Box::new(welcome), stays: false, done });
             Some((joined.first, waiting))
         });
         let membership = Membership { shared: Arc::clone(&self.shared), topic: topic.clone(), id };
@@ -226,6 +226,30 @@ impl<M: Deliver + Clone> Membership<M> {
                 look(Snapshot { position: cut, members: room.members() });
             }
         });
+    }
+
+    /// Waits until the topic is subscribed: what is published from then on arrives. Only
+    /// for a member that was [attached](Hub::attach) is it not so already.
+    ///
+    /// # Errors
+    /// What [`Broker::subscribe`] reports. The member stays, and so does the wish: the hub
+    /// tries again by itself.
+    ///
+    /// # Cancel safety
+    /// Safe: the membership does not depend on it.
+    pub async fn subscribed(&self) -> Result<(), BrokerError> {
+        let waiting = self.shared.registry.update(&self.topic, |room| {
+            if let Phase::Live { .. } = room.state.phase {
+                return None;
+            }
+            let (done, waiting) = oneshot::channel();
+            room.state.wait(Waiter { id: self.id, welcome: Box::new(|_| {}), stays: true, done });
+            Some(waiting)
+        });
+        match waiting.flatten() {
+            Some(waiting) => waiting.await.unwrap_or(Err(BrokerError::Closed)),
+            None => Ok(()),
+        }
     }
 
     /// Puts another handle in the place of this member's.

@@ -49,6 +49,8 @@ pub(super) enum Phase<M> {
 pub(super) struct Waiter<M> {
     pub(super) id: ConnectionId,
     pub(super) welcome: Welcome<M>,
+    /// Remains a member even if the room cannot go live for now.
+    pub(super) stays: bool,
     pub(super) done: oneshot::Sender<Result<(), BrokerError>>,
 }
 

@@ -3,9 +3,10 @@
 mod instance;
 mod tls;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
+use chat_transport::TransportConfig;
 use chat_transport::testing::{WsClient, raw_handshake, read_head};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -80,9 +81,8 @@ async fn chat_through(port: u16, site: &Site, room: &str) {
     for _ in 0..4 {
         clients.push(native(port).await);
     }
-    assert_ne!(clients[0].1, clients[1].1, "round robin");
-    assert_eq!(clients[0].1, clients[2].1, "round robin");
-    assert_eq!(clients[1].1, clients[3].1, "round robin");
+    assert_ne!(clients[0].1, clients[1].1, "by turns");
+    assert_ne!(clients[2].1, clients[3].1, "by turns");
 
     let url = format!("ws://127.0.0.1:{port}/");
     let (mut a, mut b) = (WsClient::connect(&url).await, WsClient::connect(&url).await);
@@ -123,6 +123,17 @@ async fn clients_go_round_and_meet_over_tls() {
     let site = Site::start().await;
     let port = tls::tunnel(site.nginx.tls_port(), &site.nginx.certificate()).await;
     chat_through(port, &site, "secret").await;
+}
+
+#[tokio::test]
+async fn a_page_is_not_a_turn() {
+    let site = Site::start().await;
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        assert_eq!(ask(site.nginx.port(), "GET /", "").await.0, 200);
+        clients.push(native(site.nginx.port()).await);
+    }
+    assert_ne!(clients[0].1, clients[1].1);
 }
 
 /// A request through nginx for `chat.example`.
@@ -231,6 +242,14 @@ async fn a_server_is_taken_out_and_nobody_is_refused() {
     assert_eq!(on_first.recv_close().await.0, 1001);
     assert_eq!(site.first.exit().code(), Some(0));
     assert_eq!(native(port).await.1, second);
+}
+
+#[test]
+fn the_server_notices_a_dead_client_before_nginx_does() {
+    let (_, rest) = instance::DOCUMENTED.split_once("proxy_read_timeout ").unwrap();
+    let patience: u64 = rest.split_once("s;").unwrap().0.parse().unwrap();
+    let heartbeat = TransportConfig::default().heartbeat.unwrap();
+    assert!(heartbeat.interval + heartbeat.timeout < Duration::from_secs(patience));
 }
 
 /// A server that is shutting down: it refuses every request with 503, and hands over what

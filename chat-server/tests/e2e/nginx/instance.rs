@@ -10,7 +10,7 @@ use std::{env, fs, process, thread};
 use crate::support::DEADLINE;
 
 /// What `docs/nginx.md` shows.
-const DOCUMENTED: &str = include_str!("../../../../docs/nginx/nginx.conf");
+pub(super) const DOCUMENTED: &str = include_str!("../../../../docs/nginx/nginx.conf");
 
 const INSTALL_HINT: &str = "install it with `apt-get install nginx-light` (Debian, Ubuntu)";
 
