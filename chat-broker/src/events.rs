@@ -39,6 +39,7 @@ pub fn channel(capacity: usize) -> (EventSender, BrokerEvents) {
     let shared = Arc::new(Shared {
         queue: Mutex::new(Queue { open: true, ..Queue::default() }),
         wake: Notify::new(),
+        taken: Notify::new(),
         capacity,
     });
     (EventSender { shared: Arc::clone(&shared) }, BrokerEvents { shared })
@@ -50,7 +51,10 @@ const MAX_BYTES: usize = 64 << 20;
 #[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
+    /// Something was queued.
     wake: Notify,
+    /// The queue was emptied.
+    taken: Notify,
     capacity: usize,
 }
 
@@ -68,6 +72,10 @@ impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn is_full(&self, queue: &Queue) -> bool {
+        queue.events.len() >= self.capacity || queue.bytes >= MAX_BYTES
+    }
 }
 
 /// The broker's end. Dropping it ends the events.
@@ -81,8 +89,7 @@ impl EventSender {
     /// queued.
     pub fn publication(&self, topic: Topic, payload: Bytes, position: Option<Position>) -> bool {
         let mut queue = self.shared.queue();
-        let full = queue.events.len() >= self.shared.capacity || queue.bytes >= MAX_BYTES;
-        if full {
+        if self.shared.is_full(&queue) {
             queue.lagged.insert(topic);
             queue.dropped += 1;
             return false;
@@ -90,6 +97,26 @@ impl EventSender {
         queue.bytes += payload.len();
         self.push(queue, BrokerEvent::Publication { topic, payload, position });
         true
+    }
+
+    /// Whether the next publication would be dropped.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.shared.is_full(&self.shared.queue())
+    }
+
+    /// Waits until the queue is not full, for brokers that can make a publisher wait.
+    ///
+    /// # Cancel safety
+    /// Safe: it changes nothing.
+    pub async fn not_full(&self) {
+        loop {
+            let taken = self.shared.taken.notified();
+            if !self.is_full() {
+                return;
+            }
+            taken.await;
+        }
     }
 
     /// Reports [`BrokerEvent::Interrupted`].
@@ -165,6 +192,7 @@ impl BrokerEvents {
             events.append(&mut queue.events);
         }
         queue.bytes = 0;
+        self.shared.taken.notify_waiters();
         if !queue.lagged.is_empty() {
             events.push(BrokerEvent::Lagged(queue.lagged.drain().collect()));
         }

@@ -70,7 +70,7 @@ pub mod testing;
 pub use broker::{Broker, Delivery, Published, Receipt, ReceiptSender, Status};
 pub use error::BrokerError;
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
-pub use hub::{Hub, HubConfig, HubDriver, HubStats, Membership, Snapshot};
+pub use hub::{Hub, HubConfig, HubDriver, HubStats, Membership, Seat, Snapshot};
 pub use memory::{MemoryBroker, MemoryBus};
 #[cfg(feature = "redis")]
 pub use redis::{RedisBroker, RedisConfig};

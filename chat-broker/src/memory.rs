@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use std::time::Duration;
+
 use bytes::Bytes;
 use chat_core::{Epoch, Position, Topic};
 
@@ -19,6 +21,10 @@ const MAX_TOPICS: usize = 1_000_000;
 
 /// Publications that a node's events hold before they lag.
 const EVENT_QUEUE: usize = 8192;
+
+/// How long a publication waits for a subscriber whose queue is full; then it is dropped
+/// there, and the subscriber is told.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Locks that a bus spreads its topics over.
 const SHARDS: usize = 64;
@@ -143,6 +149,7 @@ impl Broker for MemoryBroker {
         delivery: Delivery,
     ) -> Result<Receipt, BrokerError> {
         self.open()?;
+        self.room_for(topic).await;
         let published = self.bus.shard(topic).publish(topic, payload, delivery);
         Ok(Receipt::ready(Ok(published)))
     }
@@ -184,6 +191,17 @@ impl Broker for MemoryBroker {
     }
 }
 
+impl MemoryBroker {
+    /// Publishing takes no time here, so a publisher could outrun its readers without end:
+    /// it waits for a subscriber whose queue is full, but not for one that reads no more.
+    async fn room_for(&self, topic: &Topic) {
+        let crowded = self.bus.shard(topic).crowded(topic);
+        if let Some(events) = crowded {
+            let _ = tokio::time::timeout(PATIENCE, events.not_full()).await;
+        }
+    }
+}
+
 impl Drop for MemoryBroker {
     fn drop(&mut self) {
         self.leave();
@@ -216,6 +234,12 @@ impl Shard {
             events.publication(topic.clone(), payload.clone(), position);
         }
         Published { position, nodes: u32::try_from(subscribers.len()).unwrap_or(u32::MAX) }
+    }
+
+    /// A subscriber whose queue is full, if there is one.
+    fn crowded(&self, topic: &Topic) -> Option<Arc<EventSender>> {
+        let subscribers = &self.topics.get(topic)?.subscribers;
+        subscribers.iter().map(|(_, events)| events).find(|events| events.is_full()).cloned()
     }
 
     fn next_position(&mut self, topic: &Topic) -> Position {

@@ -310,6 +310,61 @@ async fn what_was_missed_is_told_whether_or_not_something_follows() {
     assert_eq!(hub.stats().repeats, 1);
 }
 
+/// Whoever has left hears nothing more, also if the batch was cut before.
+#[tokio::test]
+async fn nothing_is_delivered_to_whoever_has_left() {
+    let bus = MemoryBus::new();
+    let (broker, events) = bus.connect();
+    let (publisher, _events) = bus.connect();
+    let hub = start(broker, events);
+    let topic = room("big");
+    let mut crowd = Vec::new();
+    for id in 0..1_000 {
+        crowd.push(join(&hub, &topic, id).await);
+    }
+    let (place, mut last, _) = join(&hub, &topic, 5_000).await;
+    say(&publisher, &topic, "x").await;
+    // The first group has it; the last member's group is a few turns behind.
+    assert_eq!(crowd[0].1.hear().await, "1 x");
+    assert!(last.0.try_recv().is_err());
+    drop(place);
+    assert_eq!(crowd[999].1.hear().await, "1 x");
+    say(&publisher, &topic, "y").await;
+    assert_eq!(crowd[999].1.hear().await, "2 y");
+    assert!(last.0.try_recv().is_err(), "heard something after it had left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_whose_position_could_not_be_read_is_let_go_again() {
+    let (broker, events) = Spy::new();
+    broker.lost_next.store(1, Ordering::SeqCst);
+    let calls = Arc::clone(&broker.calls);
+    let hub = start(broker, events);
+    let (first, _ear) = member(8);
+    assert!(hub.join(&room("r"), ConnectionId(1), first, |_| {}).await.is_err());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(*calls.lock().unwrap(), ["subscribe 1", "unsubscribe 1"]);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_driver_that_is_gone() {
+    let (broker, events) = Spy::new();
+    broker.hang_next.store(1, Ordering::SeqCst);
+    let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+    let driver = tokio::spawn(driver.run());
+    let joining = tokio::spawn({
+        let hub = hub.clone();
+        async move { hub.join(&room("r"), ConnectionId(1), member(8).0, |_| {}).await.map(drop) }
+    });
+    while hub.topics() == 0 {
+        tokio::task::yield_now().await;
+    }
+    driver.abort();
+    assert!(matches!(joining.await.unwrap(), Err(BrokerError::Closed)));
+    let late = hub.join(&room("r"), ConnectionId(2), member(8).0, |_| {}).await;
+    assert!(matches!(late, Err(BrokerError::Closed)));
+}
+
 /// A big room takes turns with a small one: the small room's message does not wait for all
 /// members of the big one.
 #[tokio::test]
@@ -355,6 +410,8 @@ struct Spy {
     calls: Arc<Mutex<Vec<String>>>,
     fail_next: AtomicUsize,
     hang_next: AtomicUsize,
+    /// Positions that cannot be read.
+    lost_next: AtomicUsize,
     /// Positions that are read at once and handed over when the gate opens.
     stale_next: AtomicUsize,
     gate: Arc<Notify>,
@@ -368,6 +425,7 @@ impl Spy {
             calls: Arc::default(),
             fail_next: AtomicUsize::new(0),
             hang_next: AtomicUsize::new(0),
+            lost_next: AtomicUsize::new(0),
             stale_next: AtomicUsize::new(0),
             gate: Arc::default(),
         };
@@ -404,6 +462,9 @@ impl Broker for Spy {
         self.inner.unsubscribe(topics).await
     }
     async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
+        if Self::take(&self.lost_next) {
+            return Err(BrokerError::unavailable("told to fail"));
+        }
         let positions = self.inner.positions(topics).await;
         if Self::take(&self.stale_next) {
             self.gate.notified().await;

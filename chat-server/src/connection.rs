@@ -47,6 +47,10 @@ impl Opening {
     }
 }
 
+/// Frames and answers that a busy connection works through before it lets others run: one
+/// read of a socket may hold hundreds.
+const FRAMES_PER_TURN: u32 = 32;
+
 /// Serves a client until one side ends the connection.
 pub(crate) async fn serve<S>(state: Arc<State>, mut session: Session<S>, opening: Opening)
 where
@@ -56,7 +60,12 @@ where
     if let Some(room) = opening.room {
         session.drive(Box::pin(connection.switch(None, room, None))).await;
     }
+    let mut turn = 0_u32;
     loop {
+        turn = (turn + 1) % FRAMES_PER_TURN;
+        if turn == 0 {
+            session.drive(tokio::task::yield_now()).await;
+        }
         if connection.in_flight.len() >= state.config.max_in_flight {
             session.drive(connection.answer()).await;
             continue;

@@ -1,10 +1,11 @@
 //! Who a connection belongs to, without authentication.
 
+use std::sync::OnceLock;
+
 use chat_broker::{Broker, BrokerError};
 use chat_core::UserId;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use tokio::sync::OnceCell;
 
 /// Letters and digits that are hard to mistake for one another.
 const ALPHABET: &[u8; 32] = b"23456789abcdefghijkmnpqrstuvwxyz";
@@ -24,7 +25,7 @@ pub(crate) fn random_id(len: usize) -> String {
 /// can be the same user again on any of them.
 #[derive(Debug, Default)]
 pub(crate) struct Resume {
-    secret: OnceCell<[u8; 32]>,
+    secret: OnceLock<[u8; 32]>,
 }
 
 impl Resume {
@@ -52,7 +53,14 @@ impl Resume {
     }
 
     async fn mac(&self, broker: &dyn Broker, id: &UserId) -> Result<Hmac<Sha256>, BrokerError> {
-        let secret = self.secret.get_or_try_init(|| broker.secret()).await?;
+        let secret = match self.secret.get() {
+            Some(secret) => secret,
+            None => {
+                // Side by side: all attempts get the same bytes, or fail after one deadline.
+                let secret = broker.secret().await?;
+                self.secret.get_or_init(|| secret)
+            }
+        };
         // A key shorter than a block is padded with zeros (RFC 2104, section 2).
         let mut key = [0; 64];
         key[..secret.len()].copy_from_slice(secret);

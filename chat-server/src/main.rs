@@ -26,14 +26,19 @@ async fn main() -> ExitCode {
 
 async fn run(settings: Settings) -> Result<(), String> {
     start_log(&settings)?;
+    let told = told_to_stop().map_err(|error| format!("cannot listen for signals: {error}"))?;
+    let mut told = std::pin::pin!(told);
     let listeners = listen(&settings).await?;
-    let server = with_broker(&settings).await?.config(settings.server()).start();
+    let builder = tokio::select! {
+        builder = with_broker(&settings) => builder?,
+        () = &mut told => return Ok(()),
+    };
+    let server = builder.config(settings.server()).start();
     for listener in &listeners {
         if let Ok(address) = listener.local_addr() {
             info!("listening on http://{address}");
         }
     }
-    let told = told_to_stop().map_err(|error| format!("cannot listen for signals: {error}"))?;
     server.serve(listeners, told).await;
     info!("stopped");
     Ok(())
@@ -42,8 +47,11 @@ async fn run(settings: Settings) -> Result<(), String> {
 fn start_log(settings: &Settings) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
         .map_err(|error| format!("invalid value {:?} for log: {error}", settings.log))?;
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stdout().is_terminal());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stdout().is_terminal())
+        // A reader of the log that goes away must not take the server with it.
+        .log_internal_errors(false);
     match settings.log_format {
         LogFormat::Human => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

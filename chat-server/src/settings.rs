@@ -8,6 +8,7 @@ use chat_server::ServerConfig;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, ValueEnum};
 use serde::Deserialize;
+use tracing_subscriber::filter::LevelFilter;
 
 /// What the program runs with.
 #[derive(Debug)]
@@ -135,7 +136,8 @@ impl Layer {
         }
     }
 
-    fn into_settings(self) -> Settings {
+    fn into_settings(self) -> Result<Settings, String> {
+        self.check()?;
         let mut server = ServerConfig::default();
         let mut transport = server.transport.clone();
         server.max_message_bytes = self.max_message_bytes.unwrap_or(server.max_message_bytes);
@@ -153,7 +155,7 @@ impl Layer {
         let origins = self.allow_origin.unwrap_or_default();
         server.allow_origin = origins.into_iter().filter_map(|origin| trimmed(&origin)).collect();
         server.transport = transport;
-        Settings {
+        Ok(Settings {
             port: self.port.unwrap_or(8080),
             host: filled(self.host),
             redis_url: filled(self.redis_url),
@@ -161,9 +163,50 @@ impl Layer {
             log: filled(self.log).unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or_default(),
             server,
+        })
+    }
+
+    /// What a type alone does not say of a value.
+    fn check(&self) -> Result<(), String> {
+        let at_least = |name: &str, value: Option<usize>, least: usize| match value {
+            Some(value) if value < least => {
+                Err(format!("invalid value '{value}' for {name}: at least {least}"))
+            }
+            _ => Ok(()),
+        };
+        at_least("max-rooms", self.max_rooms, 1)?;
+        at_least("max-message-bytes", self.max_message_bytes, 1)?;
+        at_least("outbox-bytes", self.outbox_bytes, MAX_FRAME)?;
+        if let Some(bytes) = self.max_message_bytes.filter(|bytes| *bytes >= MAX_FRAME) {
+            return Err(format!(
+                "invalid value '{bytes}' for max-message-bytes: a frame has {MAX_FRAME} bytes"
+            ));
         }
+        if self.pong_timeout.is_some_and(|Period(timeout)| timeout.is_zero()) {
+            return Err("invalid value '0s' for pong-timeout: longer than nothing".to_owned());
+        }
+        let is_web = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        if let Some(url) = self.public_url.as_deref().filter(|url| !url.is_empty() && !is_web(url))
+        {
+            return Err(format!("invalid value '{url}' for public-url: http://… or https://…"));
+        }
+        let levels = self
+            .log
+            .as_deref()
+            .unwrap_or_default()
+            .split(',')
+            .filter(|level| !level.is_empty() && !level.contains(['=', '[']));
+        for level in levels {
+            if level.parse::<LevelFilter>().is_err() {
+                return Err(format!("invalid value '{level}' for log: no such level"));
+            }
+        }
+        Ok(())
     }
 }
+
+/// The largest frame that a client may send.
+const MAX_FRAME: usize = 65_536;
 
 /// `REDIS_URL=` says what an absent `REDIS_URL` says.
 fn filled(text: Option<String>) -> Option<String> {
@@ -179,7 +222,7 @@ impl Settings {
     pub(crate) fn load() -> Result<Self, Exit> {
         let Cli { config, layer } = Cli::try_parse().map_err(Exit::Usage)?;
         let file = config.map_or(Ok(Layer::default()), |path| read(&path).map_err(Exit::File))?;
-        Ok(layer.over(file).into_settings())
+        layer.over(file).into_settings().map_err(Exit::Value)
     }
 
     pub(crate) fn server(&self) -> ServerConfig {
@@ -236,6 +279,8 @@ pub(crate) enum Exit {
     Usage(clap::Error),
     /// The configuration file.
     File(String),
+    /// A value out of its range.
+    Value(String),
 }
 
 impl Exit {
@@ -253,7 +298,7 @@ impl Exit {
                 let line = text.lines().next().unwrap_or_default();
                 complain(line.trim_start_matches("error: "))
             }
-            Self::File(error) => complain(&error),
+            Self::File(error) | Self::Value(error) => complain(&error),
         }
     }
 }
@@ -287,7 +332,7 @@ mod tests {
         let file: Layer =
             toml::from_str("port = 1\nredis-url = \"redis://a\"\nping-interval = \"0s\"").unwrap();
         let flags = Layer { port: Some(2), redis_url: Some(String::new()), ..Layer::default() };
-        let settings = flags.over(file).into_settings();
+        let settings = flags.over(file).into_settings().unwrap();
         assert_eq!(settings.port, 2);
         assert_eq!(settings.redis_url, None, "empty is none, and still wins");
         assert_eq!(settings.server.transport.heartbeat, None);
@@ -297,7 +342,7 @@ mod tests {
     fn origins_are_separated_by_commas() {
         let origins = |text: &str| {
             let cli = Cli::try_parse_from(["chat-server", "--allow-origin", text]).unwrap();
-            cli.layer.into_settings().server.allow_origin
+            cli.layer.into_settings().unwrap().server.allow_origin
         };
         assert_eq!(origins("https://a.example, null"), ["https://a.example", "null"]);
         assert_eq!(origins(""), Vec::<String>::new(), "nobody, not whoever sends nothing");

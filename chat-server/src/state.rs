@@ -26,7 +26,7 @@ pub(crate) struct State {
     pub(crate) sessions: Sessions,
     pub(crate) metrics: Metrics,
     draining: AtomicBool,
-    _driver: Driver,
+    driver: Driver,
 }
 
 /// The hub's task. It ends when the broker is closed, or with the server.
@@ -50,7 +50,7 @@ impl State {
             sessions: Sessions::default(),
             metrics: Metrics::default(),
             draining: AtomicBool::new(false),
-            _driver: driver,
+            driver,
         }
     }
 
@@ -72,7 +72,9 @@ impl State {
 
     /// Whether a balancer should send clients here.
     pub(crate) fn is_ready(&self) -> bool {
-        !self.is_draining() && self.hub.broker().status() == Status::Ready
+        !self.is_draining()
+            && !self.driver.0.is_finished()
+            && self.hub.broker().status() == Status::Ready
     }
 
     pub(crate) fn is_draining(&self) -> bool {

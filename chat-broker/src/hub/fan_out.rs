@@ -2,8 +2,8 @@
 //!
 //! A topic stands in the queue at most once, so one loop serves it at a time and order
 //! holds. A turn serves one group of members and puts the topic back at the end: a room of
-//! ten thousand does not stall a room of five. What arrives for a topic meanwhile makes
-//! one batch of its next turn.
+//! ten thousand does not stall a room of five. What arrives for a topic meanwhile is for
+//! its next turn.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +12,7 @@ use chat_core::{Batch, CloseReason, Deliver, Delivery, GROUP, Members, Topic};
 use tokio::sync::Notify;
 
 use super::room::{Phase, RoomState};
+use super::seat::Seat;
 use super::{Counters, Shared};
 
 /// Deliveries before the loop lets others on its thread run.
@@ -41,7 +42,7 @@ enum Turn<M> {
 /// A batch on its way to the members of the moment in which it was cut.
 struct Job<M> {
     batch: Batch,
-    members: Members<M>,
+    members: Members<Seat<M>>,
     /// The next group of members to be served.
     next: usize,
 }
@@ -73,10 +74,18 @@ impl<M> FanOut<M> {
         }
     }
 
-    /// What was pending in the room is no longer.
-    pub(super) fn forget(&self, room: &mut RoomState<M>) {
-        self.queue().backlog -= std::mem::take(&mut room.counted);
+    /// Counts what is pending in the room now, after some of it was taken.
+    pub(super) fn recount(&self, room: &mut RoomState<M>) {
+        let left = room.pending.len().min(room.counted);
+        self.queue().backlog -= room.counted - left;
+        room.counted = left;
         self.drained.notify_one();
+    }
+
+    /// The room is gone, and what was pending in it.
+    pub(super) fn forget(&self, mut room: RoomState<M>) {
+        room.pending.clear();
+        self.recount(&mut room);
     }
 
     /// Waits until fewer than `limit` publications wait for fan-out.
@@ -109,13 +118,19 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>) {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
-    /// Makes one batch of all that is pending in a topic.
+    /// Makes one batch of what is pending in a topic.
     fn cut(&self, topic: Topic) -> Option<Job<M>> {
-        let (items, members) = self.registry.update(&topic, |room| {
+        let cut = self.registry.update(&topic, |room| {
             let items = room.state.cut();
-            self.fan_out.forget(&mut room.state);
-            (items, room.members().clone())
-        })?;
+            self.fan_out.recount(&mut room.state);
+            if items.is_empty() {
+                // The turn of a room that was here before; this one is not live yet.
+                room.state.queued = false;
+                return None;
+            }
+            Some((items, room.members().clone()))
+        });
+        let (items, members) = cut.flatten()?;
         Some(Job { batch: Batch::new(topic, items), members, next: 0 })
     }
 
@@ -124,12 +139,12 @@ impl<M: Deliver + Clone> Shared<M> {
     fn serve(&self, mut job: Job<M>) -> usize {
         let group = job.members.groups().get(job.next).map_or(&[][..], |group| group);
         let mut delivered = 0;
-        for (_, member) in group {
-            match member.deliver(&job.batch) {
+        for (_, seat) in group {
+            match seat.deliver(&job.batch) {
                 Delivery::Queued => delivered += 1,
                 Delivery::Full => {
                     Counters::add(&self.counters.slow_consumers, 1);
-                    member.close(CloseReason::SlowConsumer);
+                    seat.close(CloseReason::SlowConsumer);
                 }
                 Delivery::Skipped | Delivery::Closed => {}
             }

@@ -1,5 +1,7 @@
 //! From the broker's events to the rooms.
 
+use std::sync::atomic::Ordering;
+
 use chat_core::{Deliver, Topic};
 
 use super::room::Accepted;
@@ -14,6 +16,7 @@ const MAX_BACKLOG: usize = 16_384;
 pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, mut events: BrokerEvents) {
     let mut batch = Vec::new();
     while events.recv(&mut batch).await {
+        shared.counters.ingesting.store(true, Ordering::Relaxed);
         for event in batch.drain(..) {
             match event {
                 BrokerEvent::Publication { topic, payload, position } => {
@@ -24,6 +27,8 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, mut events: Brok
             }
         }
         shared.fan_out.below(MAX_BACKLOG).await;
+        Counters::add(&shared.counters.rounds, 1);
+        shared.counters.ingesting.store(false, Ordering::Relaxed);
     }
 }
 

@@ -6,6 +6,7 @@
 //! that call is over. Topics are gathered into one call while others are under way.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -100,8 +101,11 @@ enum State {
     Subscribed,
     /// Subscribed, without members, until then.
     Lingering(Instant),
-    /// Not subscribed: the broker was away. Tried again at the timer.
-    Failed,
+    /// The broker was away before the room could go live. Tried again at the timer.
+    Failed {
+        /// Where it failed: at the subscription, or after it.
+        subscribed: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,13 +124,27 @@ const KINDS: [Call; 4] = [Call::Subscribe, Call::Welcome, Call::Unsubscribe, Cal
 enum Timer {
     Linger(Topic),
     Retry(Topic),
-    Check(Topic, Position),
+    Check(Check),
     Recheck(Topic),
+}
+
+/// A room that may have missed something.
+#[derive(Debug)]
+struct Check {
+    topic: Topic,
+    /// Where the broker's sequence stood …
+    position: Position,
+    /// … when the room had seen this, …
+    then: Position,
+    /// … and as many takings from the events queue had been worked through.
+    rounds: u64,
 }
 
 struct Outcome {
     call: Call,
     topics: Vec<Topic>,
+    /// The topics are subscribed, whatever became of the rest.
+    subscribed: bool,
     /// Of each topic, for all calls but [`Call::Unsubscribe`].
     positions: Result<Vec<Position>, BrokerError>,
 }
@@ -154,7 +172,14 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
     fn look_at(&mut self, topic: Topic) {
         let wanted = self.shared.registry.contains(&topic);
         let (state, call) = match (self.states.get(&topic), wanted) {
-            (None | Some(State::Failed), true) => (State::Busy, Some(Call::Subscribe)),
+            (None | Some(State::Failed { subscribed: false }), true) => {
+                (State::Busy, Some(Call::Subscribe))
+            }
+            (Some(State::Failed { subscribed: true }), true) => (State::Busy, Some(Call::Welcome)),
+            (Some(State::Subscribed), false) if topic.as_room().is_none() => {
+                // Whoever writes to a user is told how many servers hold that user.
+                (State::Busy, Some(Call::Unsubscribe))
+            }
             (Some(State::Subscribed | State::Lingering(_)), true)
                 if self.somebody_waits(&topic) =>
             {
@@ -200,7 +225,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             match self.timers.pop_front() {
                 Some((_, Timer::Linger(topic))) => self.stop_lingering(topic),
                 Some((_, Timer::Retry(topic))) => self.retry(topic),
-                Some((_, Timer::Check(topic, position))) => self.check(&topic, position),
+                Some((_, Timer::Check(check))) => self.check(check),
                 Some((_, Timer::Recheck(topic))) => {
                     self.waiting[Call::Check as usize].push_back(topic);
                 }
@@ -220,22 +245,39 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
     }
 
     fn retry(&mut self, topic: Topic) {
-        if self.states.get(&topic) == Some(&State::Failed) {
-            if self.shared.registry.contains(&topic) {
-                self.look_at(topic);
-            } else {
-                self.states.remove(&topic);
-            }
+        let Some(State::Failed { subscribed }) = self.states.get(&topic).copied() else { return };
+        if self.shared.registry.contains(&topic) {
+            self.look_at(topic);
+        } else if subscribed {
+            self.states.insert(topic.clone(), State::Busy);
+            self.waiting[Call::Unsubscribe as usize].push_back(topic);
+        } else {
+            self.states.remove(&topic);
         }
     }
 
-    fn check(&self, topic: &Topic, position: Position) {
-        self.shared.registry.update(topic, |room| {
-            if room.state.check(position) {
+    fn check(&mut self, check: Check) {
+        let counters = &self.shared.counters;
+        // What was in the queue when the position was read must have reached its room.
+        let rounds = counters.rounds.load(Ordering::Relaxed);
+        if counters.ingesting.load(Ordering::Relaxed) && rounds < check.rounds + 2 {
+            self.set_timer(GRACE, Timer::Check(check));
+            return;
+        }
+        let Check { topic, position, then, .. } = check;
+        self.shared.registry.update(&topic, |room| {
+            if room.state.check(position, then) {
                 Counters::add(&self.shared.counters.gaps, 1);
-                self.shared.fan_out.enqueue(topic, &mut room.state);
+                self.shared.fan_out.enqueue(&topic, &mut room.state);
             }
         });
+    }
+
+    fn set_check(&mut self, topic: Topic, position: Position) {
+        let seen = self.shared.registry.update(&topic, |room| room.state.seen()).flatten();
+        let Some(then) = seen else { return };
+        let rounds = self.shared.counters.rounds.load(Ordering::Relaxed);
+        self.set_timer(GRACE, Timer::Check(Check { topic, position, then, rounds }));
     }
 
     fn start_calls(&mut self) {
@@ -245,18 +287,19 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                 let topics: Vec<_> = waiting.drain(..waiting.len().min(CALL_TOPICS)).collect();
                 let broker = &*self.shared.broker;
                 self.calls.push(Box::pin(async move {
-                    let positions = call.run(broker, &topics).await;
-                    Outcome { call, topics, positions }
+                    let (subscribed, positions) = call.run(broker, &topics).await;
+                    Outcome { call, topics, subscribed, positions }
                 }));
             }
         }
     }
 
-    fn settle(&mut self, Outcome { call, topics, positions }: Outcome) {
+    fn settle(&mut self, outcome: Outcome) {
+        let Outcome { call, topics, subscribed, positions } = outcome;
         match (call, positions) {
             (Call::Check, Ok(positions)) => {
                 for (topic, position) in topics.into_iter().zip(positions) {
-                    self.set_timer(GRACE, Timer::Check(topic, position));
+                    self.set_check(topic, position);
                 }
             }
             (Call::Check, Err(_)) => {
@@ -291,8 +334,11 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             (Call::Subscribe | Call::Welcome, Err(error)) => {
                 warn!(%error, topics = topics.len(), "could not subscribe");
                 for topic in topics {
+                    if call == Call::Subscribe && subscribed {
+                        log_subscribed(&topic);
+                    }
                     self.shared.turn_away(&topic, &error);
-                    self.states.insert(topic.clone(), State::Failed);
+                    self.states.insert(topic.clone(), State::Failed { subscribed });
                     self.set_timer(RETRY, Timer::Retry(topic));
                 }
             }
@@ -301,23 +347,30 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
 }
 
 impl Call {
+    /// Whether the topics are subscribed afterwards, and where they stand.
     async fn run(
         self,
         broker: &dyn Broker,
         topics: &[Topic],
-    ) -> Result<Vec<Position>, BrokerError> {
+    ) -> (bool, Result<Vec<Position>, BrokerError>) {
         match self {
-            Self::Unsubscribe => return broker.unsubscribe(topics).await.map(|()| Vec::new()),
-            Self::Subscribe => broker.subscribe(topics).await?,
-            Self::Welcome | Self::Check => {}
+            Self::Unsubscribe => (false, broker.unsubscribe(topics).await.map(|()| Vec::new())),
+            Self::Subscribe => match broker.subscribe(topics).await {
+                Ok(()) => (true, positions(broker, topics).await),
+                Err(error) => (false, Err(error)),
+            },
+            Self::Welcome | Self::Check => (true, positions(broker, topics).await),
         }
-        // A user's topic has no sequence.
-        let rooms: Vec<Topic> =
-            topics.iter().filter(|topic| topic.as_room().is_some()).cloned().collect();
-        let mut positions = broker.positions(&rooms).await?.into_iter();
-        let position_of = |topic: &Topic| topic.as_room().and_then(|_| positions.next());
-        Ok(topics.iter().map(position_of).map(Option::unwrap_or_default).collect())
     }
+}
+
+/// The position of each topic; a user's topic has no sequence.
+async fn positions(broker: &dyn Broker, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
+    let rooms: Vec<Topic> =
+        topics.iter().filter(|topic| topic.as_room().is_some()).cloned().collect();
+    let mut positions = broker.positions(&rooms).await?.into_iter();
+    let position_of = |topic: &Topic| topic.as_room().and_then(|_| positions.next());
+    Ok(topics.iter().map(position_of).map(Option::unwrap_or_default).collect())
 }
 
 impl<M: Deliver + Clone> Shared<M> {

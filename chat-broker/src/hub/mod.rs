@@ -24,10 +24,11 @@ mod fan_out;
 mod ingest;
 mod interest;
 mod room;
+mod seat;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chat_core::{ConnectionId, Deliver, Members, Registry, Topic};
@@ -41,6 +42,7 @@ use interest::Edges;
 use room::{Phase, RoomState, Waiter};
 
 pub use room::Snapshot;
+pub use seat::Seat;
 
 /// Settings of a [`Hub`].
 #[derive(Debug, Clone, Copy)]
@@ -76,12 +78,14 @@ pub struct Hub<M> {
 }
 
 struct Shared<M> {
-    registry: Registry<M, RoomState<M>>,
+    registry: Registry<Seat<M>, RoomState<M>>,
     broker: Arc<dyn Broker>,
     config: HubConfig,
     edges: Edges,
     fan_out: FanOut<M>,
     counters: Counters,
+    /// The driver is gone: nobody will be welcomed any more.
+    ended: AtomicBool,
 }
 
 impl<M: Deliver + Clone + 'static> Hub<M> {
@@ -100,6 +104,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             edges: Edges::default(),
             fan_out: FanOut::default(),
             counters: Counters::default(),
+            ended: AtomicBool::new(false),
         });
         (Self { shared: Arc::clone(&shared) }, HubDriver { shared, events })
     }
@@ -125,7 +130,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         member: M,
         welcome: impl FnOnce(Snapshot<'_, M>) + Send + 'static,
     ) -> Result<Membership<M>, BrokerError> {
-        let entered = self.shared.registry.join_with(topic, id, member, |room, joined| {
+        let seat = Seat::new(member);
+        let entered = self.shared.registry.join_with(topic, id, seat.clone(), |room, joined| {
             if let Phase::Live { cut, .. } = room.state.phase {
                 welcome(Snapshot { position: cut, members: room.members() });
                 return None;
@@ -134,12 +140,12 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             room.state.wait(Waiter { id, welcome: Box::new(welcome), stays: false, done });
             Some((joined.first, waiting))
         });
-        let membership = Membership { shared: Arc::clone(&self.shared), topic: topic.clone(), id };
+        let membership = self.membership(topic, id, seat);
         if let Some((first, waiting)) = entered {
             if first {
                 self.shared.edges.push(topic.clone());
             }
-            waiting.await.unwrap_or(Err(BrokerError::Closed))?;
+            self.shared.answer(waiting).await?;
         }
         Ok(membership)
     }
@@ -149,15 +155,20 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     /// done. For topics that have no sequence to be in step with.
     #[must_use = "dropping the membership leaves the topic"]
     pub fn attach(&self, topic: &Topic, id: ConnectionId, member: M) -> Membership<M> {
-        if self.shared.registry.join(topic, id, member).first {
+        let seat = Seat::new(member);
+        if self.shared.registry.join(topic, id, seat.clone()).first {
             self.shared.edges.push(topic.clone());
         }
-        Membership { shared: Arc::clone(&self.shared), topic: topic.clone(), id }
+        self.membership(topic, id, seat)
+    }
+
+    fn membership(&self, topic: &Topic, id: ConnectionId, seat: Seat<M>) -> Membership<M> {
+        Membership { shared: Arc::clone(&self.shared), topic: topic.clone(), id, seat }
     }
 
     /// A snapshot of the topic's members on this server.
     #[must_use]
-    pub fn members(&self, topic: &Topic) -> Members<M> {
+    pub fn members(&self, topic: &Topic) -> Members<Seat<M>> {
         self.shared.registry.members(topic)
     }
 }
@@ -197,19 +208,39 @@ impl<M> fmt::Debug for Hub<M> {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
+    /// The answer to somebody who waits for a room; none will come once the driver is gone.
+    async fn answer(
+        &self,
+        mut waiting: oneshot::Receiver<Result<(), BrokerError>>,
+    ) -> Result<(), BrokerError> {
+        if self.ended.load(Ordering::Acquire) {
+            return waiting.try_recv().unwrap_or(Err(BrokerError::Closed));
+        }
+        waiting.await.unwrap_or(Err(BrokerError::Closed))
+    }
+
+    /// The driver is gone, by the end of the events or by a panic.
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        for topic in self.registry.topics() {
+            self.registry.update(&topic, |room| room.state.give_up());
+        }
+    }
+
     fn leave(&self, topic: &Topic, id: ConnectionId) {
-        if let Some(mut room) = self.registry.leave(topic, id).last {
-            self.fan_out.forget(&mut room);
+        if let Some(room) = self.registry.leave(topic, id).last {
+            self.fan_out.forget(room);
             self.edges.push(topic.clone());
         }
     }
 }
 
-/// A place in a topic. Dropping it leaves the topic.
+/// A place in a topic. Dropping it leaves the topic: nothing is delivered afterwards.
 pub struct Membership<M: Deliver + Clone> {
     shared: Arc<Shared<M>>,
     topic: Topic,
     id: ConnectionId,
+    seat: Seat<M>,
 }
 
 impl<M: Deliver + Clone> Membership<M> {
@@ -247,20 +278,20 @@ impl<M: Deliver + Clone> Membership<M> {
             Some(waiting)
         });
         match waiting.flatten() {
-            Some(waiting) => waiting.await.unwrap_or(Err(BrokerError::Closed)),
+            Some(waiting) => self.shared.answer(waiting).await,
             None => Ok(()),
         }
     }
 
     /// Puts another handle in the place of this member's.
     pub fn replace(&self, member: M) {
-        // The topic has this member, so it cannot be the first.
-        self.shared.registry.join(&self.topic, self.id, member);
+        self.seat.replace(member);
     }
 }
 
 impl<M: Deliver + Clone> Drop for Membership<M> {
     fn drop(&mut self) {
+        self.seat.vacate();
         self.shared.leave(&self.topic, self.id);
     }
 }
@@ -284,11 +315,21 @@ impl<M: Deliver + Clone + 'static> HubDriver<M> {
     /// Not safe: what it had taken from the broker is lost. Drop it only with the hub.
     pub async fn run(self) {
         let Self { shared, events } = self;
+        let shared = EndGuard(shared);
         tokio::select! {
-            () = ingest::run(&shared, events) => {}
-            () = fan_out::run(&shared) => {}
-            () = interest::run(&shared) => {}
+            () = ingest::run(&shared.0, events) => {}
+            () = fan_out::run(&shared.0) => {}
+            () = interest::run(&shared.0) => {}
         }
+    }
+}
+
+/// However the work ends, nobody is left waiting for it.
+struct EndGuard<M: Deliver + Clone>(Arc<Shared<M>>);
+
+impl<M: Deliver + Clone> Drop for EndGuard<M> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -321,6 +362,10 @@ struct Counters {
     slow_consumers: AtomicU64,
     gaps: AtomicU64,
     repeats: AtomicU64,
+    /// Takings from the events queue that have been worked through.
+    rounds: AtomicU64,
+    /// A taking is being worked through.
+    ingesting: AtomicBool,
 }
 
 impl Counters {

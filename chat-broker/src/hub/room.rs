@@ -6,11 +6,17 @@ use bytes::Bytes;
 use chat_core::{ConnectionId, Item, Members, Position, Step};
 use tokio::sync::oneshot;
 
+use super::seat::Seat;
 use crate::error::BrokerError;
 
 /// What arrives before the room's position is known is kept for the members who wait, up
 /// to this many publications; beyond it the oldest go, and the members are told of a gap.
 const MAX_HELD: usize = 1024;
+
+/// Publications in one batch, and their bytes but for the last one's: a batch fits into an
+/// outbox that is not empty.
+const BATCH_ITEMS: usize = 256;
+const BATCH_BYTES: usize = 256 * 1024;
 
 /// What a newcomer is told of a room.
 #[derive(Debug)]
@@ -18,7 +24,7 @@ pub struct Snapshot<'a, M> {
     /// Where the room's sequence stands for this member.
     pub position: Position,
     /// The members on this server, the newcomer included.
-    pub members: &'a Members<M>,
+    pub members: &'a Members<Seat<M>>,
 }
 
 /// What the hub keeps of a topic while it has members.
@@ -101,7 +107,7 @@ impl<M> RoomState<M> {
 
     /// The topic is subscribed and stands at `position`: welcomes everybody who waits.
     /// What arrived since the subscription and lies after `position` stays pending.
-    pub(super) fn go_live(&mut self, position: Position, members: &Members<M>) {
+    pub(super) fn go_live(&mut self, position: Position, members: &Members<Seat<M>>) {
         let live = Phase::Live { seen: position, cut: position };
         let Phase::Waiting(waiters) = std::mem::replace(&mut self.phase, live) else { return };
         for Waiter { welcome, done, .. } in waiters {
@@ -116,11 +122,21 @@ impl<M> RoomState<M> {
         }
     }
 
-    /// Says whether the members have missed something, given that the room's sequence has
-    /// come as far as `position`; if so they will be told.
-    pub(super) fn check(&mut self, position: Position) -> bool {
+    /// The latest publication accepted, if the room is live.
+    pub(super) fn seen(&self) -> Option<Position> {
+        match self.phase {
+            Phase::Live { seen, .. } => Some(seen),
+            Phase::Waiting(_) => None,
+        }
+    }
+
+    /// Says whether the members have missed something, given that the broker's sequence
+    /// stood at `position` when the room had seen `then`; if so they will be told.
+    pub(super) fn check(&mut self, position: Position, then: Position) -> bool {
         let Phase::Live { seen, .. } = &mut self.phase else { return false };
-        if *seen == position || seen.step_to(position) == Step::Repeat {
+        // A sequence that began in between has told of itself.
+        let began_anew = seen.epoch != then.epoch;
+        if began_anew || *seen == position || seen.step_to(position) == Step::Repeat {
             return false;
         }
         *seen = position;
@@ -128,14 +144,39 @@ impl<M> RoomState<M> {
         true
     }
 
-    /// Takes everything pending, for the members of this moment.
+    /// Takes what is pending, oldest first, for the members of this moment: as much as
+    /// makes one batch.
     pub(super) fn cut(&mut self) -> Vec<Item> {
-        if let Phase::Live { seen, cut } = &mut self.phase {
-            *cut = *seen;
-            std::mem::take(&mut self.pending)
-        } else {
-            Vec::new()
+        let Phase::Live { cut, .. } = &mut self.phase else { return Vec::new() };
+        let mut bytes = 0;
+        let mut fits = |item: &Item| {
+            let before = bytes;
+            bytes += item_bytes(item);
+            before < BATCH_BYTES
+        };
+        let count = self.pending.iter().take(BATCH_ITEMS).take_while(|item| fits(item)).count();
+        let rest = self.pending.split_off(count);
+        let items = std::mem::replace(&mut self.pending, rest);
+        let last = items.iter().rev().find_map(|item| match item {
+            Item::Envelope(_, position) => *position,
+            Item::Gap(position) => Some(*position),
+        });
+        *cut = last.unwrap_or(*cut);
+        items
+    }
+
+    /// Nobody will be welcomed any more: those who wait are let go.
+    pub(super) fn give_up(&mut self) {
+        if let Phase::Waiting(waiters) = &mut self.phase {
+            waiters.clear();
         }
+    }
+}
+
+fn item_bytes(item: &Item) -> usize {
+    match item {
+        Item::Envelope(payload, _) => payload.len(),
+        Item::Gap(_) => 0,
     }
 }
 
@@ -209,12 +250,40 @@ mod tests {
     #[test]
     fn a_check_finds_what_was_missed_at_the_end() {
         let mut room = live_at(5);
-        assert!(!room.check(at(5)));
-        assert!(!room.check(at(4)), "what was read before the latest arrived");
-        assert!(room.check(at(7)));
-        assert!(!room.check(at(7)));
+        assert!(!room.check(at(5), at(5)));
+        assert!(!room.check(at(4), at(5)), "what was read before the latest arrived");
+        assert!(room.check(at(7), at(5)));
+        assert!(!room.check(at(7), at(7)));
         assert_eq!(cut(&mut room), [-7]);
-        assert!(room.check(Position::default()), "the broker was emptied");
+        assert!(room.check(Position::default(), at(7)), "the broker was emptied");
+    }
+
+    #[test]
+    fn a_check_does_not_undo_a_sequence_that_began_since() {
+        let mut room = live_at(5);
+        let anew = Position { epoch: Epoch::from_random(8), offset: 1 };
+        assert_eq!(room.accept(Bytes::new(), Some(anew)), Accepted::AfterGap);
+        assert!(!room.check(Position::default(), at(5)));
+        assert!(!room.check(at(9), at(5)));
+        assert_eq!(room.seen(), Some(anew));
+    }
+
+    #[test]
+    fn a_burst_is_cut_into_batches_and_newcomers_join_between_them() {
+        let mut room = live_at(0);
+        for offset in 1..=300 {
+            accept(&mut room, offset);
+        }
+        assert_eq!(cut(&mut room).len(), BATCH_ITEMS);
+        let Phase::Live { cut: joins_at, .. } = room.phase else { panic!() };
+        assert_eq!(joins_at, at(256));
+        assert_eq!(cut(&mut room).len(), 44);
+
+        for offset in 301..=303 {
+            room.accept(Bytes::from(vec![0; BATCH_BYTES - 1]), Some(at(offset)));
+        }
+        assert_eq!(cut(&mut room), [301, 302]);
+        assert_eq!(cut(&mut room), [303]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chat_broker::{Delivery, Membership, Snapshot};
+use chat_broker::{Delivery, Membership, Seat, Snapshot};
 use chat_core::reply::Joined;
 use chat_core::{
     Dialect, ErrorCode, Event, Members, Position, Presence, PresenceChange, Rejection, Reply,
@@ -26,10 +26,9 @@ pub(super) struct Place {
     typing: Option<(bool, Instant)>,
 }
 
-/// The same typing state is passed on once in this time …
-const TYPING_REPEAT: Duration = Duration::from_secs(1);
-/// … and another one after this.
-const TYPING_CHANGE: Duration = Duration::from_millis(100);
+/// How often it is passed on that somebody still writes; a tenth of it lies between a stop
+/// and the next start.
+const TYPING_PAUSE: Duration = Duration::from_secs(1);
 
 impl Connection {
     pub(super) fn place(&self, room: &RoomId) -> Option<&Place> {
@@ -171,10 +170,12 @@ impl Connection {
         let now = Instant::now();
         let place = self.places.iter_mut().find(|place| place.room == *room);
         let place = place.ok_or_else(not_in_a_room)?;
-        let throttled = place.typing.is_some_and(|(before, at)| {
-            let pause = if before == typing { TYPING_REPEAT } else { TYPING_CHANGE };
-            now.duration_since(at) < pause
-        });
+        // Stopping is told once, and at once; starting once in a while.
+        let throttled = match place.typing {
+            Some((true, at)) => typing && now.duration_since(at) < TYPING_PAUSE,
+            Some((false, at)) => !typing || now.duration_since(at) < TYPING_PAUSE / 10,
+            None => false,
+        };
         if !throttled {
             place.typing = Some((typing, now));
             let topic = place.membership.topic().clone();
@@ -188,7 +189,8 @@ impl Connection {
         let place = self.place(room).ok_or_else(not_in_a_room)?;
         let max = self.state.config.max_listed_members;
         place.membership.look(|snapshot| {
-            let (members, count) = list(snapshot.members, max);
+            let (users, count) = list(snapshot.members, &self.member, max);
+            let members: Vec<&User> = users.iter().map(|user| &**user).collect();
             self.member.reply(&Reply::Members { id, room, members: &members, count });
         });
         Ok(())
@@ -207,10 +209,11 @@ struct Welcome {
 impl Welcome {
     fn say(self, snapshot: Snapshot<'_, Member>) {
         let position = snapshot.position;
-        let (members, count) = match self.member.dialect {
-            Dialect::Native => list(snapshot.members, self.max_listed),
+        let (users, count) = match self.member.dialect {
+            Dialect::Native => list(snapshot.members, &self.member, self.max_listed),
             _ => (Vec::new(), 0),
         };
+        let members: Vec<&User> = users.iter().map(|user| &**user).collect();
         self.member.reply(&Reply::Joined(Joined {
             id: self.id.as_deref(),
             room: &self.room,
@@ -226,12 +229,20 @@ impl Welcome {
     }
 }
 
-/// The users in a room, each once, at most `max` of them; and how many there are. Beyond
-/// `max` connections they are not told apart, and the count is that of connections.
-fn list(members: &Members<Member>, max: usize) -> (Vec<&User>, usize) {
-    let mut seen = HashSet::new();
-    let users = members.iter().take(max).map(|(_, member)| &*member.user);
-    let users: Vec<_> = users.filter(|user| seen.insert(&user.id)).collect();
+/// The users in a room, each once and the asker first, at most `max` of them; and how many
+/// there are. Beyond `max` connections they are not told apart, and the count is that of
+/// connections.
+fn list(members: &Members<Seat<Member>>, asker: &Member, max: usize) -> (Vec<Arc<User>>, usize) {
+    let mut seen = HashSet::from([asker.user.id.clone()]);
+    let mut users = vec![Arc::clone(&asker.user)];
+    for (_, seat) in members.iter().take(max) {
+        if let Some(member) = seat.member()
+            && seen.insert(member.user.id.clone())
+        {
+            users.push(Arc::clone(&member.user));
+        }
+    }
+    users.truncate(max.max(1));
     let count = if members.len() > max { members.len() } else { users.len() };
     (users, count)
 }

@@ -151,6 +151,27 @@ async fn order_is_one_for_all_and_offsets_rise_by_one() {
     }
 }
 
+/// One client that does not wait, on the in-memory broker: the room hears all of it.
+#[tokio::test]
+async fn a_flood_of_one_sender_loses_nothing() {
+    const MESSAGES: usize = 30_000;
+    let server = Chat::alone();
+    let mut reader = server.native().await;
+    join(&mut reader, "flood").await;
+    let mut writer = server.client().await;
+    let writing = tokio::spawn(async move {
+        for _ in 0..MESSAGES {
+            writer.send(r#"{"type":"sendMessage","roomId":"flood","message":"x"}"#).await;
+        }
+        writer
+    });
+    for offset in 1..=MESSAGES {
+        let frame = reader.recv_json().await;
+        assert_eq!((&frame["type"], &frame["offset"]), (&json!("message"), &json!(offset)));
+    }
+    writing.await.unwrap();
+}
+
 #[tokio::test]
 async fn members_and_typing() {
     let server = Chat::alone();
@@ -169,6 +190,8 @@ async fn members_and_typing() {
     let frame = b.recv_json().await;
     assert_eq!((&frame["type"], &frame["typing"]), (&json!("typing"), &json!(true)));
     assert_eq!(frame["user"], ann["user"]);
+    a.send_json(&json!({"type": "typing", "room": "general", "typing": false})).await;
+    assert_eq!(b.recv_json().await["typing"], false, "stopping is told at once");
     b.expect_silence().await;
 }
 

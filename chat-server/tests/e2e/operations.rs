@@ -12,7 +12,12 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&file, "port = 8080\nmax-rooms = \"many\"\n").unwrap();
     let file = file.to_str().unwrap();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 8] = [
+    let table: [Case<'_>; 13] = [
+        (&["--log", "nonsense"], &[], "nonsense"),
+        (&["--max-rooms", "0"], &[], "max-rooms"),
+        (&["--max-message-bytes", "1000000"], &[], "max-message-bytes"),
+        (&["--pong-timeout", "0s"], &[], "pong-timeout"),
+        (&["--public-url", "chat.example"], &[], "public-url"),
         (&["--port", "eight"], &[], "--port"),
         (&["--port", "70000"], &[], "--port"),
         (&[], &[("PORT", "x")], "--port"),
@@ -140,6 +145,28 @@ async fn a_client_that_will_not_go_does_not_hold_the_end_up() {
     server.signal("TERM");
     assert_eq!(server.exit().code(), Some(0));
     drop(stuck);
+}
+
+/// Whoever read the log went away, as with `chat-server 2>&1 | head -1`.
+#[tokio::test]
+async fn a_log_that_nobody_reads_is_no_harm() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut child = command()
+        .args(["--port", "0"])
+        .stdout(writer.try_clone().unwrap())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(reader));
+    let address = lines.by_ref().map(Result::unwrap).find_map(|line| {
+        line.split("http://127.0.0.1:").nth(1).map(|port| format!("ws://127.0.0.1:{port}/"))
+    });
+    drop(lines);
+    let mut client = WsClient::connect(&address.unwrap()).await;
+    client.send(r#"{"type":"join","room":"r"}"#).await;
+    assert_eq!(client.recv_json().await["type"], "joined");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[tokio::test]

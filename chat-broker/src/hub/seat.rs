@@ -1,0 +1,62 @@
+//! A member's place in a topic.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chat_core::{Batch, CloseReason, Deliver, Delivery};
+
+/// A member's place in a topic, as snapshots of the members hold it. Once the member has
+/// left, nothing is delivered through it, whoever still holds a snapshot.
+pub struct Seat<M>(Arc<Mutex<Option<M>>>);
+
+impl<M: Clone> Seat<M> {
+    /// The member, unless it has left.
+    #[must_use]
+    pub fn member(&self) -> Option<M> {
+        self.taken().clone()
+    }
+}
+
+impl<M> Seat<M> {
+    pub(super) fn new(member: M) -> Self {
+        Self(Arc::new(Mutex::new(Some(member))))
+    }
+
+    /// Puts another handle in the place of the member's.
+    pub(super) fn replace(&self, member: M) {
+        *self.taken() = Some(member);
+    }
+
+    /// The member leaves. A delivery that is under way is over when this returns.
+    pub(super) fn vacate(&self) {
+        self.taken().take();
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Option<M>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M: Deliver> Seat<M> {
+    pub(super) fn deliver(&self, batch: &Batch) -> Delivery {
+        self.taken().as_ref().map_or(Delivery::Closed, |member| member.deliver(batch))
+    }
+
+    pub(super) fn close(&self, reason: CloseReason) {
+        if let Some(member) = &*self.taken() {
+            member.close(reason);
+        }
+    }
+}
+
+impl<M> Clone for Seat<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<M> fmt::Debug for Seat<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").finish_non_exhaustive()
+    }
+}
