@@ -48,7 +48,7 @@ pub use seat::Seat;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct HubConfig {
-    /// How long a topic stays subscribed after its last member left, in case somebody
+    /// How long a room stays subscribed after its last member left, in case somebody
     /// comes back. Default 1 s. Longer spares the broker work when people come and go;
     /// meanwhile their messages arrive for nobody.
     pub linger: Duration,
