@@ -20,6 +20,7 @@
 //! [`Hub`] is what connections hold. [`HubDriver`] is the work behind it: three loops in
 //! one future, which the caller spawns.
 
+mod call;
 mod fan_out;
 mod ingest;
 mod interest;
