@@ -54,6 +54,7 @@ impl Publisher {
                 queue: Queue::new(receiver, closing.clone()),
                 side: shared.health.side(),
                 script: String::new(),
+                refused: false,
             };
             tasks.spawn(task.run());
             Lane { jobs, room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)) }
@@ -102,6 +103,8 @@ struct LaneTask {
     side: Side,
     /// What Redis calls the script.
     script: String,
+    /// Redis refuses publications, and the log has said so.
+    refused: bool,
 }
 
 impl LaneTask {
@@ -222,6 +225,7 @@ impl LaneTask {
                 continue;
             }
             let outcome = published(reply);
+            self.tell_refusal(&outcome);
             if let Err(error) = &outcome
                 && wants_reconnect(error)
             {
@@ -234,6 +238,22 @@ impl LaneTask {
             self.script = link.load_script(SCRIPT).await?;
         }
         broken.map_or(Ok(()), Err)
+    }
+
+    /// One line in the log when Redis begins to refuse publications (out of memory, no
+    /// permission), and one when it takes them again.
+    fn tell_refusal(&mut self, outcome: &RedisResult<Published>) {
+        match outcome {
+            Err(error) if !self.refused && refuses_all(error) => {
+                self.refused = true;
+                tracing::warn!(%error, "redis refuses publications");
+            }
+            Ok(_) if self.refused => {
+                self.refused = false;
+                tracing::info!("redis takes publications again");
+            }
+            _ => {}
+        }
     }
 }
 
@@ -251,6 +271,11 @@ fn is_overtaken(jobs: &[Job], replies: &[Value], n: usize) -> bool {
 
 fn lacks_script(reply: &Value) -> bool {
     matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT")
+}
+
+/// Answers that concern the server, and not a topic whose key is not what it should be.
+fn refuses_all(error: &RedisError) -> bool {
+    matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM" | "READONLY"))
 }
 
 /// Answers after which another server may be found at the same address, or this one with
