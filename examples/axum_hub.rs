@@ -80,7 +80,7 @@ async fn talk(app: App, room: Topic, stream: Upgraded) {
         let Incoming::Text(text) = incoming else { continue };
         let message = Message { user: user.as_sender(), text: &text, data: None, key: None, at: 0 };
         let payload = envelope::encode(&Event::Message(message));
-        let published = app.hub.broker().publish(&room, payload, Delivery::Sequenced);
+        let published = app.hub.broker().publish(&room, payload, Delivery::kept());
         if session.drive(published).await.is_err() {
             session.outbox().close(CloseReason::InternalError);
         }

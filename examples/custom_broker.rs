@@ -58,7 +58,7 @@ impl Broker for ListBroker {
     ) -> Result<Receipt, BrokerError> {
         // One lock around giving the offset and handing the message on: one order for all.
         let mut bus = self.open()?;
-        let position = (delivery == Delivery::Sequenced).then(|| {
+        let position = (delivery == Delivery::kept()).then(|| {
             let start = Position { epoch: Epoch::from_random(1), offset: 0 };
             let position = bus.positions.entry(topic.clone()).or_insert(start);
             position.offset += 1;

@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for text in ["hello", "is anybody here?"] {
         let message = Message { user: ann.as_sender(), text, data: None, key: None, at: 0 };
         let payload = envelope::encode(&Event::Message(message));
-        let receipt = hub.broker().publish(&lobby, payload, Delivery::Sequenced).await?;
+        let receipt = hub.broker().publish(&lobby, payload, Delivery::kept()).await?;
         let offset = receipt.await?.position.map_or(0, |position| position.offset);
         println!("message {offset} is taken");
     }

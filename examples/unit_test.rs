@@ -23,7 +23,7 @@ impl BuildBot {
         let message = Message { user: self.user.as_sender(), text, data: None, key: None, at: 0 };
         let payload = envelope::encode(&Event::Message(message));
         let topic = Topic::Room(team.clone());
-        self.broker.publish(&topic, payload, Delivery::Sequenced).await?.await?;
+        self.broker.publish(&topic, payload, Delivery::kept()).await?.await?;
         Ok(())
     }
 }

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chat_core::{Position, Topic};
+use chat_core::{History, Occupancy, Occupant, Position, Range, Retention, Topic, UserId};
 use tokio::sync::oneshot;
 
 use crate::error::BrokerError;
@@ -25,16 +26,25 @@ use crate::error::BrokerError;
 /// # What an implementation promises
 /// * **Order.** All nodes see the publications of a topic in one order. What one task
 ///   publishes to a topic stands in that order as it was handed over.
-/// * **Positions.** A [`Delivery::Sequenced`] publication gets the next offset of its
-///   topic, one above the last, in an epoch that changes only when the counter was lost.
-///   Giving the offset and handing the message on is one atomic step.
+/// * **Positions.** A [`Delivery::Kept`] publication gets the next offset of its topic, one
+///   above the last, in an epoch that changes only when the counter or what it counted was
+///   lost: no offset of an epoch ever means two publications. Giving the offset, keeping the
+///   publication and handing it on is one atomic step.
+/// * **History.** What was acknowledged as kept can be read, by any node, as long as its
+///   [`Retention`] says.
+/// * **Keys.** A publication with the key of an earlier one of the last five minutes in the
+///   same topic is answered as that was, and neither kept nor handed on.
 /// * **At most once.** A publication reaches a subscribed node once or not at all, and a
 ///   node that may have missed some is told by
 ///   [`BrokerEvent::Interrupted`](crate::BrokerEvent::Interrupted) or
-///   [`BrokerEvent::Lagged`](crate::BrokerEvent::Lagged).
+///   [`BrokerEvent::Lagged`](crate::BrokerEvent::Lagged); it reads the history.
 /// * **Interest.** A node gets nothing of a topic that it has not asked for. After
 ///   `subscribe` has returned, everything published later arrives; after `unsubscribe`
 ///   has returned, nothing does.
+/// * **Presence.** A user is in a topic while at least one node says so. Each coming and
+///   going is an event to the subscribed nodes, numbered without a hole. What a node said
+///   holds until it says otherwise, whatever becomes of connections and of the backend's
+///   data; when the node is gone without a word, its users are, within 15 seconds.
 /// * **Outages.** However long the backend is away, the broker reconnects and subscribes
 ///   again by itself. Meanwhile calls fail with
 ///   [`BrokerError::Unavailable`] within a bounded time; none waits for ever.
@@ -86,7 +96,7 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// As for [`subscribe`](Self::subscribe).
     async fn unsubscribe(&self, topics: &[Topic]) -> Result<(), BrokerError>;
 
-    /// The place after the latest sequenced publication of each topic, in the order asked;
+    /// The place after the latest kept publication of each topic, in the order asked;
     /// [`Position::default`] for a topic that has none. Never creates anything.
     ///
     /// # Errors
@@ -95,6 +105,39 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// Safe: a read.
     async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError>;
+
+    /// Parts of the histories of topics, in the order asked, each as it stood at one moment
+    /// between the call and its return. Never creates anything.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if the backend did not answer in time.
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    async fn history(&self, reads: &[HistoryRead]) -> Result<Vec<History>, BrokerError>;
+
+    /// Says that `occupant` is in `topic` at this node, from now on. Returns at once: the
+    /// broker sees to it that the backend agrees, before what is published to the topic
+    /// after this call, if it can be reached. Saying it again changes nothing.
+    fn enter(&self, topic: &Topic, occupant: Occupant);
+
+    /// Says that `user` is in `topic` at this node no more. As [`enter`](Self::enter), but
+    /// the backend learns of it after what was published to the topic before this call.
+    fn leave(&self, topic: &Topic, user: &UserId);
+
+    /// Who is in each topic, at all nodes, in the order asked. Of a topic with more than
+    /// `limit` occupants only the count. Never creates anything.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if the backend did not answer in time.
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    async fn occupancy(
+        &self,
+        topics: &[Topic],
+        limit: usize,
+    ) -> Result<Vec<Occupancy>, BrokerError>;
 
     /// 32 random bytes that all nodes of this bus share and nobody else knows; made by
     /// whichever node asks first. For signing what one node says and another must believe.
@@ -111,7 +154,8 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 
     /// Ends the broker: what was accepted is sent, if the backend takes it within the
     /// deadline; later calls fail with [`BrokerError::Closed`], and the events end.
-    /// Closing twice is no error.
+    /// Whoever is still said to be in a topic leaves it within ten seconds, unannounced if
+    /// another node says the same by then. Closing twice is no error.
     ///
     /// # Cancel safety
     /// A call that is dropped may leave accepted messages unsent.
@@ -119,14 +163,28 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 }
 
 /// How a publication is delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Delivery {
-    /// With a place in the topic's sequence: what people said.
-    Sequenced,
-    /// Without one, and forgotten at once: typing, comings and goings, direct messages.
-    /// The cheaper way.
+    /// With a place in the topic's sequence, and kept in its history: what people said.
+    Kept {
+        /// How much of the topic's history is kept from here on.
+        retention: Retention,
+        /// Names the publication within its topic, for whoever may publish it again; see
+        /// [`Broker`]. It should hold who publishes.
+        key: Option<Arc<str>>,
+    },
+    /// Without a place, and forgotten at once: typing, direct messages, and all in topics
+    /// without history. The cheaper way.
     Ephemeral,
+}
+
+impl Delivery {
+    /// [`Delivery::Kept`] without a key, as long as by default.
+    #[must_use]
+    pub fn kept() -> Self {
+        Self::Kept { retention: Retention::default(), key: None }
+    }
 }
 
 /// What the backend said of a publication.
@@ -134,8 +192,27 @@ pub enum Delivery {
 pub struct Published {
     /// Its place in the topic's sequence; `None` for [`Delivery::Ephemeral`].
     pub position: Option<Position>,
-    /// How many nodes it was handed to.
+    /// How many nodes it was handed to; 0 for a repeated one.
     pub nodes: u32,
+    /// It was published before, under the same key: the position is that of the first time.
+    pub repeated: bool,
+}
+
+/// A part of a topic's history to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryRead {
+    /// Of which topic.
+    pub topic: Topic,
+    /// Which part.
+    pub range: Range,
+    /// How many publications at most. A read ends early, but never empty, once it holds
+    /// more than [`HistoryRead::MAX_BYTES`].
+    pub limit: u32,
+}
+
+impl HistoryRead {
+    /// Payload of one read, in bytes; the publication that reaches it is the last.
+    pub const MAX_BYTES: usize = 256 * 1024;
 }
 
 /// Whether the backend answers.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use chat_core::{Position, Topic};
+use chat_core::{Occupant, Position, PresenceChange, Topic};
 use tokio::sync::Notify;
 
 /// What a broker tells its node.
@@ -18,8 +18,21 @@ pub enum BrokerEvent {
         /// What, as it was handed to [`publish`](crate::Broker::publish).
         payload: Bytes,
         /// Its place in the topic's sequence, if it was
-        /// [sequenced](crate::Delivery::Sequenced).
+        /// [kept](crate::Delivery::Kept).
         position: Option<Position>,
+    },
+    /// Somebody came to a topic that the node is subscribed to, or left it.
+    Presence {
+        /// Where.
+        topic: Topic,
+        /// Coming or going.
+        change: PresenceChange,
+        /// Who.
+        occupant: Occupant,
+        /// One above that of the topic's change before.
+        version: u64,
+        /// How many are there now.
+        count: u32,
     },
     /// The node read too slowly: publications to these topics were dropped.
     Lagged(Vec<Topic>),
@@ -88,14 +101,36 @@ impl EventSender {
     /// Queues a publication, or drops it if the queue is full. Returns whether it was
     /// queued.
     pub fn publication(&self, topic: Topic, payload: Bytes, position: Option<Position>) -> bool {
+        self.offer(BrokerEvent::Publication { topic, payload, position })
+    }
+
+    /// Queues a change of presence, or drops it if the queue is full. Returns whether it
+    /// was queued.
+    pub fn presence(
+        &self,
+        topic: Topic,
+        change: PresenceChange,
+        occupant: Occupant,
+        version: u64,
+        count: u32,
+    ) -> bool {
+        self.offer(BrokerEvent::Presence { topic, change, occupant, version, count })
+    }
+
+    fn offer(&self, event: BrokerEvent) -> bool {
         let mut queue = self.shared.queue();
+        let (topic, bytes) = match &event {
+            BrokerEvent::Publication { topic, payload, .. } => (topic, payload.len()),
+            BrokerEvent::Presence { topic, occupant, .. } => (topic, occupant.info.len()),
+            BrokerEvent::Lagged(_) | BrokerEvent::Interrupted => return false,
+        };
         if self.shared.is_full(&queue) {
-            queue.lagged.insert(topic);
+            queue.lagged.insert(topic.clone());
             queue.dropped += 1;
             return false;
         }
-        queue.bytes += payload.len();
-        self.push(queue, BrokerEvent::Publication { topic, payload, position });
+        queue.bytes += bytes;
+        self.push(queue, event);
         true
     }
 

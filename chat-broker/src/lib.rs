@@ -46,7 +46,7 @@
 //! let user = Sender { id: "u1", name: "Quiet Otter", color: "#FF6B6B" };
 //! let said = Event::Message(Message { user, text: "hi", data: None, key: None, at: 0 });
 //! let payload = envelope::encode(&said);
-//! let receipt = elsewhere.publish(&room, payload, Delivery::Sequenced).await?;
+//! let receipt = elsewhere.publish(&room, payload, Delivery::kept()).await?;
 //! assert_eq!(receipt.await?.position.unwrap().offset, 1);
 //! assert_eq!(
 //!     inbox.recv().await.as_deref(),
@@ -67,7 +67,7 @@ mod redis;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use broker::{Broker, Delivery, Published, Receipt, ReceiptSender, Status};
+pub use broker::{Broker, Delivery, HistoryRead, Published, Receipt, ReceiptSender, Status};
 pub use error::BrokerError;
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
 pub use hub::{Hub, HubConfig, HubDriver, HubStats, Membership, Seat, Snapshot};

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::{Epoch, Position, Topic};
+use chat_core::{Epoch, History, Occupancy, Occupant, Position, Topic, UserId};
 
-use crate::broker::{Broker, Delivery, Published, Receipt, Status};
+use crate::broker::{Broker, Delivery, HistoryRead, Published, Receipt, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents, EventSender};
 use crate::random;
@@ -177,6 +177,20 @@ impl Broker for MemoryBroker {
         Ok(topics.iter().map(|topic| self.bus.shard(topic).position(topic)).collect())
     }
 
+    async fn history(&self, _: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
+        self.open()?;
+        Err(BrokerError::unavailable("not built yet"))
+    }
+
+    fn enter(&self, _: &Topic, _: Occupant) {}
+
+    fn leave(&self, _: &Topic, _: &UserId) {}
+
+    async fn occupancy(&self, _: &[Topic], _: usize) -> Result<Vec<Occupancy>, BrokerError> {
+        self.open()?;
+        Err(BrokerError::unavailable("not built yet"))
+    }
+
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {
         self.open()?;
         Ok(self.bus.secret)
@@ -226,14 +240,18 @@ impl Shard {
 
     fn publish(&mut self, topic: &Topic, payload: Bytes, delivery: Delivery) -> Published {
         let position = match delivery {
-            Delivery::Sequenced => Some(self.next_position(topic)),
+            Delivery::Kept { .. } => Some(self.next_position(topic)),
             Delivery::Ephemeral => None,
         };
         let subscribers = self.topics.get(topic).map_or(&[][..], |entry| &entry.subscribers);
         for (_, events) in subscribers {
             events.publication(topic.clone(), payload.clone(), position);
         }
-        Published { position, nodes: u32::try_from(subscribers.len()).unwrap_or(u32::MAX) }
+        Published {
+            position,
+            nodes: u32::try_from(subscribers.len()).unwrap_or(u32::MAX),
+            repeated: false,
+        }
     }
 
     /// A subscriber whose queue is full, if there is one.
@@ -323,7 +341,7 @@ mod tests {
 
     async fn publish(broker: &MemoryBroker, name: &str) -> Position {
         let receipt =
-            broker.publish(&topic(name), Bytes::new(), Delivery::Sequenced).await.unwrap();
+            broker.publish(&topic(name), Bytes::new(), Delivery::kept()).await.unwrap();
         receipt.await.unwrap().position.unwrap()
     }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+use crate::history::Range;
 use crate::id::{RoomId, UserId, UserName};
 use crate::position::Position;
 
@@ -58,12 +59,12 @@ pub enum Command<'a> {
         /// Whether the client writes now.
         typing: bool,
     },
-    /// Asks for earlier messages. (native)
+    /// Asks for earlier messages, or for later ones. (native)
     History {
         /// Of which room.
         room: RoomId,
-        /// Only messages below this offset.
-        before: Option<u64>,
+        /// Which of them.
+        range: Range,
         /// How many at most.
         limit: Option<u32>,
     },
@@ -80,6 +81,8 @@ pub enum Command<'a> {
         room: RoomId,
         /// What the user wants to be called there.
         name: Option<UserName>,
+        /// How many of the latest messages the client wants.
+        history: u32,
     },
     /// Says something in the room entered last. (rooms: `chat_message`)
     Say {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::close::CloseReason;
 use crate::dialect::Dialect;
 use crate::envelope;
-use crate::event::Event;
+use crate::event::{Event, Presence, PresenceChange};
 use crate::frames::{Frames, FramesBuilder};
 use crate::position::Position;
 use crate::topic::Topic;
@@ -56,7 +56,23 @@ pub enum Item {
     /// sequence if it has one.
     Envelope(Bytes, Option<Position>),
     /// See [`Event::Gap`].
-    Gap(Position),
+    Gap(Option<Position>),
+    /// Somebody came or left: the envelope of the [`Event::Presence`] that tells of the
+    /// coming.
+    Presence(PresenceChange, Bytes),
+    /// See [`Event::Count`].
+    Count(u32),
+}
+
+impl Item {
+    /// The bytes that it holds.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Envelope(bytes, _) | Self::Presence(_, bytes) => bytes.len(),
+            Self::Gap(_) | Self::Count(_) => 0,
+        }
+    }
 }
 
 impl Batch {
@@ -75,9 +91,18 @@ impl Batch {
     /// The events, each with its place in the room's sequence if it has one. Envelopes of
     /// an unknown version are left out.
     pub fn events(&self) -> impl Iterator<Item = (Event<'_>, Option<Position>)> {
-        self.items.iter().filter_map(|item| match item {
-            Item::Envelope(bytes, position) => Some((envelope::decode(bytes).ok()?, *position)),
-            Item::Gap(position) => Some((Event::Gap(*position), None)),
+        self.items.iter().filter_map(|item| {
+            Some(match item {
+                Item::Envelope(bytes, position) => (envelope::decode(bytes).ok()?, *position),
+                Item::Gap(position) => (Event::Gap(*position), None),
+                Item::Presence(change, bytes) => {
+                    let Ok(Event::Presence(presence)) = envelope::decode(bytes) else {
+                        return None;
+                    };
+                    (Event::Presence(Presence { change: *change, ..presence }), None)
+                }
+                Item::Count(count) => (Event::Count(*count), None),
+            })
         })
     }
 

@@ -24,9 +24,13 @@ pub enum Event<'a> {
     },
     /// Somebody wrote to one user.
     Direct(Direct<'a>),
-    /// Messages of the room were missed and cannot be had again. Made by the server that
-    /// missed them, never sent through a broker.
-    Gap(Position),
+    /// So many are in the room: what a big room is told instead of each coming and going.
+    /// Made by the server, never sent through a broker.
+    Count(u32),
+    /// Messages of the room were missed and cannot be had again; those that follow come
+    /// after the position, if the room has a history. Made by the server that missed them,
+    /// never sent through a broker.
+    Gap(Option<Position>),
 }
 
 /// The user an event speaks of.

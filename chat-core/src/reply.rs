@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{ErrorCode, Rejection};
 use crate::id::RoomId;
-use crate::position::Epoch;
+use crate::position::Position;
 use crate::user::User;
 
 /// A frame for one client alone.
@@ -40,6 +40,21 @@ pub enum Reply<'a> {
         members: &'a [&'a User],
         /// How many there are.
         count: usize,
+    },
+    /// Answers `history`.
+    History {
+        #[allow(missing_docs)]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+        /// Which room.
+        room: &'a RoomId,
+        /// Where the room's sequence stands.
+        #[serde(flatten)]
+        position: Position,
+        /// The messages, as they stand in their frames, oldest first.
+        messages: &'a [&'a RawValue],
+        /// Whether there are more beyond them, in the direction asked for.
+        more: bool,
     },
     /// Answers `ping`.
     Pong {
@@ -103,18 +118,18 @@ pub struct Joined<'a> {
     pub id: Option<&'a RawValue>,
     /// Which room.
     pub room: &'a RoomId,
-    /// With `offset`, where the room's sequence stands: what follows on this connection
-    /// are the messages after it.
-    pub epoch: Epoch,
-    /// See `epoch`.
-    pub offset: u64,
+    /// Where the room's sequence stands after `messages`: what follows on this connection
+    /// are the messages after it. `None` in a room without history.
+    #[serde(flatten)]
+    pub position: Option<Position>,
     /// Whether the client has missed nothing since the place that it gave.
     pub recovered: bool,
     /// Those in the room, at most as many as the server lists.
     pub members: &'a [&'a User],
     /// How many there are.
     pub count: usize,
-    /// The latest messages.
+    /// What the client has missed, or the latest messages, as they stand in their frames;
+    /// oldest first.
     pub messages: &'a [&'a RawValue],
 }
 
@@ -125,11 +140,8 @@ pub struct Ok<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<&'a RawValue>,
     /// The message's place in the room's sequence.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub offset: Option<u64>,
-    /// Which sequence.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub epoch: Option<Epoch>,
+    #[serde(flatten)]
+    pub position: Option<Position>,
     /// How many servers hold the user that a direct message went to; 0: offline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivered: Option<u32>,

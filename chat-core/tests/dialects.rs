@@ -106,7 +106,7 @@ fn typing_and_gaps_are_native_alone() {
         r##"{"type":"typing","room":"room1","user":{"id":"u1","name":"Alice","color":"#FF6B6B"},"typing":true}"##
     );
     assert_eq!(rest, [None, None, None]);
-    let gap = Event::Gap(Position { epoch: Epoch::parse(b"abcdefgh").unwrap(), offset: 9 });
+    let gap = Event::Gap(Some(Position { epoch: Epoch::parse(b"abcdefgh").unwrap(), offset: 9 }));
     let [native, rest @ ..] = encoded(&gap, None);
     assert_eq!(native.unwrap(), r#"{"type":"gap","room":"room1","epoch":"abcdefgh","offset":9}"#);
     assert_eq!(rest, [None, None, None]);
@@ -118,8 +118,7 @@ fn a_newcomer_to_a_room() {
     let joined = Reply::Joined(Joined {
         id: None,
         room: &general,
-        epoch: Epoch::NONE,
-        offset: 0,
+        position: Some(Position::default()),
         recovered: false,
         members: &[],
         count: 0,
@@ -174,7 +173,7 @@ fn first_frames_name_their_dialect() {
 fn seed_frames_are_understood() {
     let decode = |dialect: Dialect, frame| dialect.decode(frame).unwrap().command;
     let join = r#"{"type":"join_room","room":"general","user":"Alice"}"#;
-    let Command::Switch { room, name: Some(name) } = decode(Dialect::Rooms, join) else { panic!() };
+    let Command::Switch { room, name: Some(name), .. } = decode(Dialect::Rooms, join) else { panic!() };
     assert_eq!((room.as_str(), name.as_str()), ("general", "Alice"));
     let username = r#"{"type":"join_room","room":"general","username":"Bob"}"#;
     let Command::Switch { name: Some(name), .. } = decode(Dialect::Rooms, username) else {

@@ -62,6 +62,10 @@ fn server_frames_are_what_the_code_says() {
     }
     .to_request(id(7));
     let members = [&user];
+    let earlier = raw(concat!(
+        r##"{"type":"message","room":"general","offset":42,"user":{"id":"n5p2-17","name":"Ann","##,
+        r##""color":"#B56AD9"},"message":"hi","at":1795400235072}"##
+    ));
     let mut made: Vec<String> = [
         Reply::Welcome(Welcome {
             id: id(1),
@@ -76,19 +80,33 @@ fn server_frames_are_what_the_code_says() {
         Reply::Joined(Joined {
             id: id(2),
             room: &room,
-            epoch,
-            offset: 41,
+            position: Some(Position { epoch, offset: 41 }),
             recovered: false,
             members: &members,
             count: 1,
             messages: &[],
         }),
+        Reply::Joined(Joined {
+            id: id(3),
+            room: &room,
+            position: Some(Position { epoch, offset: 42 }),
+            recovered: true,
+            members: &members,
+            count: 1,
+            messages: &[&earlier],
+        }),
+        Reply::History {
+            id: id(4),
+            room: &room,
+            position: Position { epoch, offset: 42 },
+            messages: &[&earlier],
+            more: true,
+        },
         Reply::Left { id: id(5), room: &room },
         Reply::Members { id: id(6), room: &room, members: &members, count: 1 },
         Reply::Ok(Acknowledged {
             id: id(7),
-            offset: Some(42),
-            epoch: Some(epoch),
+            position: Some(Position { epoch, offset: 42 }),
             ..Acknowledged::default()
         }),
         Reply::Ok(Acknowledged { id: id(8), delivered: Some(1), ..Acknowledged::default() }),
@@ -114,7 +132,9 @@ fn server_frames_are_what_the_code_says() {
             key: Some("m-1"),
             at,
         }),
-        Event::Gap(Position { epoch, offset: 57 }),
+        Event::Gap(Some(Position { epoch, offset: 57 })),
+        Event::Gap(None),
+        Event::Count(1_204),
         Event::Direct(Direct { user: sender, frame: r#"{"to":"bob","message":"psst"}"#, at }),
         Event::Typing { user: sender, typing: true },
     ];

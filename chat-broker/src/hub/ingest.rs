@@ -22,6 +22,7 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, mut events: Brok
                 BrokerEvent::Publication { topic, payload, position } => {
                     shared.ingest(&topic, |room| room.accept(payload, position));
                 }
+                BrokerEvent::Presence { .. } => {}
                 BrokerEvent::Lagged(topics) => shared.edges.check(topics),
                 BrokerEvent::Interrupted => shared.edges.check(shared.registry.topics()),
             }

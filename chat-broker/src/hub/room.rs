@@ -96,7 +96,7 @@ impl<M> RoomState<M> {
             Step::Repeat => return Accepted::Repeat,
             Step::Gap => {
                 let before = Position { offset: next.offset - 1, ..next };
-                self.pending.push(Item::Gap(before));
+                self.pending.push(Item::Gap(Some(before)));
             }
             Step::Next => {}
         }
@@ -140,7 +140,7 @@ impl<M> RoomState<M> {
             return false;
         }
         *seen = position;
-        self.pending.push(Item::Gap(position));
+        self.pending.push(Item::Gap(Some(position)));
         true
     }
 
@@ -151,7 +151,7 @@ impl<M> RoomState<M> {
         let mut bytes = 0;
         let mut fits = |item: &Item| {
             let before = bytes;
-            bytes += item_bytes(item);
+            bytes += item.size();
             before < BATCH_BYTES
         };
         let count = self.pending.iter().take(BATCH_ITEMS).take_while(|item| fits(item)).count();
@@ -159,7 +159,8 @@ impl<M> RoomState<M> {
         let items = std::mem::replace(&mut self.pending, rest);
         let last = items.iter().rev().find_map(|item| match item {
             Item::Envelope(_, position) => *position,
-            Item::Gap(position) => Some(*position),
+            Item::Gap(position) => *position,
+            Item::Presence(..) | Item::Count(_) => None,
         });
         *cut = last.unwrap_or(*cut);
         items
@@ -170,13 +171,6 @@ impl<M> RoomState<M> {
         if let Phase::Waiting(waiters) = &mut self.phase {
             waiters.clear();
         }
-    }
-}
-
-fn item_bytes(item: &Item) -> usize {
-    match item {
-        Item::Envelope(payload, _) => payload.len(),
-        Item::Gap(_) => 0,
     }
 }
 
@@ -214,7 +208,8 @@ mod tests {
     fn cut(room: &mut RoomState<()>) -> Vec<i64> {
         let offset = |item: Item| match item {
             Item::Envelope(_, position) => position.unwrap().offset as i64,
-            Item::Gap(position) => -(position.offset as i64),
+            Item::Gap(position) => -(position.unwrap().offset as i64),
+            other => panic!("{other:?}"),
         };
         room.cut().into_iter().map(offset).collect()
     }

@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chat_core::{Position, Topic};
+use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
 use redis::Client;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
@@ -41,7 +41,7 @@ use tokio::time::timeout;
 
 pub use config::RedisConfig;
 
-use crate::broker::{Broker, Delivery, Receipt, Status};
+use crate::broker::{Broker, Delivery, HistoryRead, Receipt, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
 use health::Health;
@@ -170,6 +170,20 @@ impl Broker for RedisBroker {
         let positions = self.store.positions(topics).await?;
         self.subscriber.saw(topics, &positions);
         Ok(positions)
+    }
+
+    async fn history(&self, _: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
+        self.open()?;
+        Err(BrokerError::unavailable("not built yet"))
+    }
+
+    fn enter(&self, _: &Topic, _: Occupant) {}
+
+    fn leave(&self, _: &Topic, _: &UserId) {}
+
+    async fn occupancy(&self, _: &[Topic], _: usize) -> Result<Vec<Occupancy>, BrokerError> {
+        self.open()?;
+        Err(BrokerError::unavailable("not built yet"))
     }
 
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {

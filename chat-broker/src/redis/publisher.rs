@@ -192,7 +192,7 @@ impl LaneTask {
         pipeline.ignore_errors();
         for job in jobs {
             match job.delivery {
-                Delivery::Sequenced => {
+                Delivery::Kept { .. } => {
                     let epoch = Epoch::from_random(random::bits());
                     pipeline.cmd("EVALSHA").arg(&self.script).arg(1).arg(job.address.meta());
                     pipeline.arg(job.address.channel()).arg(epoch.as_str());
@@ -287,13 +287,13 @@ fn wants_reconnect(error: &RedisError) -> bool {
 /// Reads what the script or `PUBLISH` returned.
 fn published(reply: Value) -> RedisResult<Published> {
     match reply {
-        Value::Int(nodes) => Ok(Published { position: None, nodes: count(nodes) }),
+        Value::Int(nodes) => Ok(Published { position: None, nodes: count(nodes), repeated: false }),
         Value::Array(fields) => {
             let (offset, epoch, nodes): (u64, Vec<u8>, i64) =
                 redis::from_redis_value(Value::Array(fields))?;
             let epoch = Epoch::parse(&epoch)
                 .ok_or((redis::ErrorKind::UnexpectedReturnType, "malformed epoch in redis"))?;
-            Ok(Published { position: Some(Position { epoch, offset }), nodes: count(nodes) })
+            Ok(Published { position: Some(Position { epoch, offset }), nodes: count(nodes), repeated: false })
         }
         reply => {
             let reply = reply.extract_error()?;
@@ -320,7 +320,7 @@ mod tests {
         Job {
             address: Names::new("chat", 0).address(&topic),
             payload: Bytes::new(),
-            delivery: Delivery::Sequenced,
+            delivery: Delivery::kept(),
             deadline: Instant::now(),
             receipt: Receipt::pending().0,
             _room: Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap(),
@@ -348,9 +348,9 @@ mod tests {
     fn answers() {
         let sequenced = published(reply("*3\r\n:7\r\n$8\r\nabcdEF12\r\n:2\r\n")).unwrap();
         let position = Position { epoch: Epoch::parse(b"abcdEF12").unwrap(), offset: 7 };
-        assert_eq!(sequenced, Published { position: Some(position), nodes: 2 });
+        assert_eq!(sequenced, Published { position: Some(position), nodes: 2, repeated: false });
         let ephemeral = published(reply(":3\r\n")).unwrap();
-        assert_eq!(ephemeral, Published { position: None, nodes: 3 });
+        assert_eq!(ephemeral, Published { position: None, nodes: 3, repeated: false });
         for odd in ["$2\r\nhi\r\n", "*1\r\n:1\r\n", "*3\r\n:7\r\n$2\r\nhi\r\n:2\r\n"] {
             assert!(matches!(
                 broker_error(published(reply(odd)).unwrap_err()),

@@ -136,7 +136,7 @@ mod tests {
         let job = Job {
             address: Names::new("chat", 0).address(&Topic::Room(RoomId::new("r").unwrap())),
             payload: vec![0; bytes].into(),
-            delivery: Delivery::Sequenced,
+            delivery: Delivery::kept(),
             deadline,
             receipt,
             _room: room,

@@ -48,7 +48,7 @@ impl Node {
     }
 
     pub(super) async fn publish(&self, topic: &Topic, payload: impl Into<Bytes>) -> Position {
-        let published = self.deliver(topic, payload, Delivery::Sequenced).await;
+        let published = self.deliver(topic, payload, Delivery::kept()).await;
         published.position.expect("a sequenced publication has a position")
     }
 

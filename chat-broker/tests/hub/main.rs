@@ -81,7 +81,7 @@ fn said(text: &str) -> Bytes {
 }
 
 async fn say(broker: &impl Broker, topic: &Topic, text: &str) {
-    broker.publish(topic, said(text), Delivery::Sequenced).await.unwrap().await.unwrap();
+    broker.publish(topic, said(text), Delivery::kept()).await.unwrap().await.unwrap();
 }
 
 async fn join(hub: &Hub<Member>, topic: &Topic, id: u64) -> (Membership<Member>, Ear, u64) {
@@ -396,8 +396,8 @@ async fn a_big_room_does_not_stall_a_small_one() {
     places.push(hub.join(&room("small"), ConnectionId(9_999), member, |_| {}).await.unwrap());
 
     // Nothing else runs on this thread until both are published.
-    let big = publisher.publish(&room("big"), said("x"), Delivery::Sequenced).await.unwrap();
-    let small = publisher.publish(&room("small"), said("x"), Delivery::Sequenced).await.unwrap();
+    let big = publisher.publish(&room("big"), said("x"), Delivery::kept()).await.unwrap();
+    let small = publisher.publish(&room("small"), said("x"), Delivery::kept()).await.unwrap();
     let _ = (big.await, small.await);
     while log.lock().unwrap().len() < 5_001 {
         tokio::task::yield_now().await;

@@ -23,7 +23,7 @@ async fn a_flushed_script_is_loaded_again() {
         let mut receipts = Vec::new();
         for n in 0..COUNT {
             let payload = Bytes::from(n.to_string());
-            receipts.push(node.broker.publish(&topic, payload, Delivery::Sequenced).await.unwrap());
+            receipts.push(node.broker.publish(&topic, payload, Delivery::kept()).await.unwrap());
             tokio::task::yield_now().await;
         }
         for (n, receipt) in (1..).zip(receipts) {
@@ -128,7 +128,7 @@ async fn a_full_queue_makes_publishers_wait_no_longer_than_the_deadline() {
     server.pause();
     let mut receipts = Vec::new();
     let refused = loop {
-        match node.broker.publish(&topic, Bytes::new(), Delivery::Sequenced).await {
+        match node.broker.publish(&topic, Bytes::new(), Delivery::kept()).await {
             Ok(receipt) => receipts.push(receipt),
             Err(error) => break error,
         }

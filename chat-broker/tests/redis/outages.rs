@@ -38,7 +38,7 @@ async fn an_outage_is_survived_and_reported() {
         assert!(outcome, "{what}");
         assert!(started.elapsed() < DEADLINE * 2, "{what} took {:?}", started.elapsed());
     };
-    for delivery in [Delivery::Sequenced, Delivery::Ephemeral] {
+    for delivery in [Delivery::kept(), Delivery::Ephemeral] {
         let started = Instant::now();
         let outcome = node.deliver(&kept, "lost", delivery).await;
         assert_unavailable("publish", outcome);

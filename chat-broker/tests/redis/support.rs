@@ -47,7 +47,7 @@ impl Node {
         topic: &Topic,
         text: &str,
     ) -> Result<Published, BrokerError> {
-        self.deliver(topic, text, Delivery::Sequenced).await
+        self.deliver(topic, text, Delivery::kept()).await
     }
 
     pub(crate) async fn deliver(

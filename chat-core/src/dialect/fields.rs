@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::command::Content;
 use crate::error::{ErrorCode, Rejection};
+use crate::history::Range;
 use crate::id::{InvalidName, RoomId, UserId, UserName};
 use crate::position::{Epoch, Position};
 
@@ -36,6 +37,7 @@ pub(super) struct Fields<'a> {
     since: Option<&'a RawValue>,
     history: Option<&'a RawValue>,
     before: Option<&'a RawValue>,
+    after: Option<&'a RawValue>,
     limit: Option<&'a RawValue>,
 }
 
@@ -132,8 +134,17 @@ impl<'a> Fields<'a> {
         optional("history", self.history, parse)
     }
 
-    pub(super) fn before(&self) -> Field<Option<u64>> {
-        optional("before", self.before, parse)
+    /// Which part of a history: `before`, `after`, or neither.
+    pub(super) fn range(&self) -> Field<Range> {
+        let before = optional("before", self.before, parse)?.map(Range::Before);
+        let after = optional("after", self.after, parse)?.map(Range::After);
+        match (before, after) {
+            (Some(_), Some(_)) => Err(Rejection::new(
+                ErrorCode::BadField,
+                "A frame has \"before\" or \"after\", and not both.",
+            )),
+            (before, after) => Ok(before.or(after).unwrap_or(Range::Latest)),
+        }
     }
 
     pub(super) fn limit(&self) -> Field<Option<u32>> {

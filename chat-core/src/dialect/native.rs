@@ -31,7 +31,7 @@ pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> 
         "typing" => Command::Typing { room: fields.room()?, typing: fields.typing()? },
         "history" => Command::History {
             room: fields.room()?,
-            before: fields.before()?,
+            range: fields.range()?,
             limit: fields.limit()?,
         },
         "members" => Command::Members { room: fields.room()? },
@@ -61,7 +61,10 @@ enum Frame<'a> {
     Presence {
         room: &'a str,
         event: &'static str,
-        user: UserField<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<UserField<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count: Option<u32>,
     },
     Typing {
         room: &'a str,
@@ -77,8 +80,10 @@ enum Frame<'a> {
     },
     Gap {
         room: &'a str,
-        epoch: Epoch,
-        offset: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        epoch: Option<Epoch>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        offset: Option<u64>,
     },
 }
 
@@ -119,7 +124,10 @@ pub(super) fn encode(
                 PresenceChange::Joined => "joined",
                 PresenceChange::Left => "left",
             };
-            Frame::Presence { room, event, user: user.into() }
+            Frame::Presence { room, event, user: Some(user.into()), count: None }
+        }
+        Event::Count(count) => {
+            Frame::Presence { room, event: "count", user: None, count: Some(count) }
         }
         Event::Typing { user, typing } => Frame::Typing { room, user: user.into(), typing },
         Event::Direct(Direct { user, frame, at }) => {
@@ -127,7 +135,11 @@ pub(super) fn encode(
             let (Some(message), data) = fields.raw_content() else { return false };
             Frame::Direct { user: user.into(), message, data, at }
         }
-        Event::Gap(Position { epoch, offset }) => Frame::Gap { room, epoch, offset },
+        Event::Gap(position) => Frame::Gap {
+            room,
+            epoch: position.map(|position| position.epoch),
+            offset: position.map(|position| position.offset),
+        },
     };
     append_json(out, &frame)
 }

@@ -14,7 +14,11 @@ pub(super) const TYPES: [&str; 3] = ["join_room", "chat_message", "leave_room"];
 pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
     Ok(match &*fields.required_kind()? {
         "chat_message" => Command::Say { message: fields.message()? },
-        "join_room" => Command::Switch { room: fields.room()?, name: fields.user_or_username()? },
+        "join_room" => Command::Switch {
+            room: fields.room()?,
+            name: fields.user_or_username()?,
+            history: fields.history()?.unwrap_or(0),
+        },
         "leave_room" => Command::Exit,
         kind => return Err(unknown_type(kind)),
     })

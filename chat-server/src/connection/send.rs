@@ -56,7 +56,7 @@ impl Connection {
             key: content.key.as_deref(),
             at: now(),
         }));
-        Ok(Outgoing { topic: Topic::Room(room), payload, delivery: Delivery::Sequenced })
+        Ok(Outgoing { topic: Topic::Room(room), payload, delivery: Delivery::kept() })
     }
 
     fn check(&self, content: &Content<'_>) -> Result<(), Rejection> {

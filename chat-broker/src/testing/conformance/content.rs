@@ -32,8 +32,8 @@ where
         all_bytes.iter().copied().cycle().take(1 << 20).collect(),
     ];
     for payload in payloads {
-        for delivery in [Delivery::Sequenced, Delivery::Ephemeral] {
-            node.deliver(&topic, payload.clone(), delivery).await;
+        for delivery in [Delivery::kept(), Delivery::Ephemeral] {
+            node.deliver(&topic, payload.clone(), delivery.clone()).await;
             let arrived = node.next().await.payload;
             assert!(arrived == payload, "{delivery:?}, {} bytes", payload.len());
         }
@@ -84,7 +84,7 @@ where
     node.subscribe(&topics).await;
     for (n, topic) in topics.iter().enumerate() {
         let text = n.to_string();
-        let published = node.deliver(topic, text.clone(), Delivery::Sequenced).await;
+        let published = node.deliver(topic, text.clone(), Delivery::kept()).await;
         assert_eq!(published.nodes, 1, "{topic}");
         let message = node.next().await;
         assert_eq!((&message.topic, &message.payload[..]), (topic, text.as_bytes()));
@@ -127,14 +127,14 @@ where
     a.subscribe(topics).await;
     b.subscribe(topics).await;
     assert_eq!(a.broker.status(), Status::Ready);
-    let accepted = a.broker.publish(&topic, Bytes::new(), Delivery::Sequenced);
+    let accepted = a.broker.publish(&topic, Bytes::new(), Delivery::kept());
     let receipt = step("publish", accepted).await;
     a.broker.close().await;
     step("what was accepted before", receipt).await;
     a.broker.close().await;
 
     assert_eq!(a.broker.status(), Status::Closed);
-    let publish = a.broker.publish(&topic, Bytes::new(), Delivery::Sequenced).await;
+    let publish = a.broker.publish(&topic, Bytes::new(), Delivery::kept()).await;
     assert!(matches!(publish, Err(BrokerError::Closed)), "publish: {publish:?}");
     for (what, outcome) in [
         ("subscribe", a.broker.subscribe(topics).await),

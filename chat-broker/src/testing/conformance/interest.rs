@@ -59,7 +59,7 @@ where
     node.subscribe(&[]).await;
     node.unsubscribe(&[stranger, room("stranger")]).await;
     node.unsubscribe(&[]).await;
-    let published = node.deliver(&topic, "once", Delivery::Sequenced).await;
+    let published = node.deliver(&topic, "once", Delivery::kept()).await;
     assert_eq!(published.nodes, 1, "one node, however often it subscribed");
     assert_eq!(node.arrived().await.len(), 1, "one copy");
     node.unsubscribe(std::slice::from_ref(&topic)).await;
@@ -123,9 +123,9 @@ where
     let (a, b) = (Node::new(connect().await), Node::new(connect().await));
     let topic = room("count");
     let topics = std::slice::from_ref(&topic);
-    for (delivery, name) in [(Delivery::Sequenced, "sequenced"), (Delivery::Ephemeral, "ephemeral")]
+    for (delivery, name) in [(Delivery::kept(), "sequenced"), (Delivery::Ephemeral, "ephemeral")]
     {
-        let count = async || a.deliver(&topic, "", delivery).await.nodes;
+        let count = async || a.deliver(&topic, "", delivery.clone()).await.nodes;
         assert_eq!(count().await, 0, "{name}, nobody subscribed");
         b.subscribe(topics).await;
         assert_eq!(count().await, 1, "{name}, one other node");
@@ -152,7 +152,7 @@ where
     node.subscribe(&topics).await;
     let mut receipts = Vec::new();
     for topic in &topics {
-        let place = node.broker.publish(topic, Bytes::new(), Delivery::Sequenced);
+        let place = node.broker.publish(topic, Bytes::new(), Delivery::kept());
         receipts.push(step("publish", place).await);
     }
     for receipt in receipts {

@@ -82,7 +82,7 @@ where
     let mut receipts = Vec::new();
     for n in 0..COUNT {
         let payload = Bytes::copy_from_slice(&n.to_be_bytes());
-        let place = node.broker.publish(&topic, payload, Delivery::Sequenced);
+        let place = node.broker.publish(&topic, payload, Delivery::kept());
         receipts.push(step("a place in the queue", place).await);
     }
     let mut told = Vec::new();
