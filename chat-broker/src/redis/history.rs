@@ -42,7 +42,7 @@ impl Shared {
         };
         call.arg(address.channel()).arg(Epoch::from_random(random::bits()).as_str());
         call.arg(job.id.as_bytes()).arg(retention.messages.max(1)).arg(ttl.as_millis() as u64);
-        call.arg(meta_ttl.as_secs()).arg(u8::from(job.resend)).arg(&job.payload[..]);
+        call.arg(meta_ttl.as_secs()).arg(&job.payload[..]);
     }
 }
 

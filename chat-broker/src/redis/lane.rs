@@ -13,7 +13,7 @@ use super::mark::Mark;
 use super::peer::Peer;
 use super::queue::{Job, Queue};
 use super::subscriber::Subscriber;
-use super::{Shared, lineage, script, wire};
+use super::{Shared, lineage, recover, script, wire};
 use crate::broker::{Delivery, Published};
 use crate::error::BrokerError;
 
@@ -85,6 +85,7 @@ impl LaneTask {
 
     /// Publishes until the connection breaks, or the broker is closing and nothing is left.
     async fn serve(&mut self, mut link: Link) -> RedisResult<()> {
+        self.recover(&mut link).await?;
         self.side.set_up();
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -119,19 +120,45 @@ impl LaneTask {
     }
 
     /// After a connection that broke Redis may have all of `jobs`, or none. What is kept
-    /// is sent again: Redis finds it by its id. The rest must not arrive twice.
+    /// can be found, and waits for that; the rest must not be sent twice.
     fn send_again(&mut self, jobs: Vec<Job>, cause: &BrokerError) {
         let mut again = Vec::with_capacity(jobs.len());
         for mut job in jobs {
             match job.delivery {
                 Delivery::Kept { .. } => {
-                    job.resend = true;
+                    job.sent = true;
                     again.push(job);
                 }
                 Delivery::Ephemeral => job.settle(Err(cause.clone())),
             }
         }
         self.queue.put_back(again);
+    }
+
+    /// Settles what was published on an earlier connection; the rest is sent as if new.
+    async fn recover(&mut self, link: &mut Link) -> RedisResult<()> {
+        let jobs = self.queue.take_sent();
+        let found = match recover::find(link, &self.shared.scripts, &jobs).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.queue.put_back(jobs);
+                return Err(error);
+            }
+        };
+        let (mut again, mut seen) = (Vec::new(), Vec::new());
+        for (mut job, position) in jobs.into_iter().zip(found) {
+            if let Some(position) = position {
+                seen.push((job.address.clone(), Mark { position, id: Some(job.id) }));
+                let published = Published { position: Some(position), nodes: 0, repeated: false };
+                job.settle(Ok(published));
+            } else {
+                job.sent = false;
+                again.push(job);
+            }
+        }
+        self.subscriber.published(seen);
+        self.queue.put_back(again);
+        Ok(())
     }
 
     fn pipeline(&self, jobs: &[Job]) -> Pipeline {
@@ -203,7 +230,7 @@ impl LaneTask {
     }
 }
 
-/// A connection on which what was sent on the one before may be sent again.
+/// A connection that may be used: nothing more happens on the one before.
 async fn connect(
     shared: Arc<Shared>,
     subscriber: Arc<Subscriber>,

@@ -75,6 +75,9 @@ impl Link {
 
     /// Sends commands in one go. The answers stand in their order, errors among them.
     pub(super) async fn send(&mut self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
         commands.query_async(&mut self.connection).await
     }
 

@@ -30,6 +30,7 @@ mod names;
 mod peer;
 mod publisher;
 mod queue;
+mod recover;
 mod script;
 mod store;
 mod subscriber;

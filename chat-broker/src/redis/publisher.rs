@@ -72,8 +72,7 @@ impl Publisher {
             .map_err(|_| BrokerError::unavailable("the queue of publications stayed full"))??;
         let (receipt, pending) = Receipt::pending();
         let id = MessageId::random();
-        let resend = false;
-        place.send(Job { address, payload, delivery, id, resend, deadline, receipt, _room });
+        place.send(Job { address, payload, delivery, id, sent: false, deadline, receipt, _room });
         Ok(pending)
     }
 

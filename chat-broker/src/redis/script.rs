@@ -9,6 +9,7 @@ use redis::{Pipeline, RedisError, RedisResult, ToRedisArgs, Value};
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) publish: Script,
+    pub(super) recover: Script,
     pub(super) history: Script,
     pub(super) lineage: Script,
 }
@@ -25,13 +26,14 @@ impl Scripts {
     pub(super) fn new() -> Self {
         Self {
             publish: Script::new(include_str!("scripts/publish.lua")),
+            recover: Script::new(include_str!("scripts/recover.lua")),
             history: Script::new(include_str!("scripts/history.lua")),
             lineage: Script::new(include_str!("scripts/lineage.lua")),
         }
     }
 
-    fn all(&self) -> [&Script; 3] {
-        [&self.publish, &self.history, &self.lineage]
+    fn all(&self) -> [&Script; 4] {
+        [&self.publish, &self.recover, &self.history, &self.lineage]
     }
 
     /// Stores them all in Redis.

@@ -196,18 +196,6 @@ async fn a_lost_counter_begins_a_new_epoch() {
     }
 }
 
-#[tokio::test]
-async fn an_epoch_outlives_a_restart_of_a_redis_that_remembers() {
-    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let node = Node::start(&server).await;
-    let topic = room("r");
-    let first = node.publish(&topic, "1").await.unwrap().position.unwrap();
-    server.restart();
-    eventually("publishing again", async || node.publish(&room("x"), "").await.is_ok()).await;
-    let second = node.publish(&topic, "2").await.unwrap().position.unwrap();
-    assert_eq!(second, Position { offset: 2, ..first });
-}
-
 /// The server dies and returns with a snapshot in which the room has come less far.
 #[tokio::test]
 async fn no_offset_is_given_out_twice_after_a_restart_with_older_data() {
