@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Pipeline, PushInfo, PushKind, RedisError, RedisResult, Value,
+    AsyncConnectionConfig, Client, FromRedisValue, Pipeline, PushInfo, PushKind, RedisError,
+    RedisResult, Value,
 };
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -78,6 +79,11 @@ impl Link {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
+        commands.query_async(&mut self.connection).await
+    }
+
+    /// As [`send`](Self::send), but an error among the answers is the outcome.
+    pub(super) async fn query<T: FromRedisValue>(&mut self, commands: &Pipeline) -> RedisResult<T> {
         commands.query_async(&mut self.connection).await
     }
 
