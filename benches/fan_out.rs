@@ -52,8 +52,7 @@ fn fan_out(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(members), |b| {
             b.to_async(&runtime).iter(async || {
                 let before = counter.load(Ordering::Relaxed);
-                let receipt =
-                    publisher.publish(&room, payload(), Delivery::kept()).await.unwrap();
+                let receipt = publisher.publish(&room, payload(), Delivery::kept()).await.unwrap();
                 receipt.await.unwrap();
                 while counter.load(Ordering::Relaxed) < before + members {
                     tokio::task::yield_now().await;

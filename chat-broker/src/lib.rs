@@ -70,7 +70,9 @@ pub mod testing;
 pub use broker::{Broker, Delivery, HistoryRead, Published, Receipt, ReceiptSender, Status};
 pub use error::BrokerError;
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
-pub use hub::{Hub, HubConfig, HubDriver, HubStats, Membership, Seat, Snapshot};
+pub use hub::{
+    HistoryRules, Hub, HubConfig, HubDriver, HubStats, Membership, Seat, Snapshot, Welcomed,
+};
 pub use memory::{MemoryBroker, MemoryBus};
 #[cfg(feature = "redis")]
 pub use redis::{RedisBroker, RedisConfig};

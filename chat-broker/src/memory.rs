@@ -340,8 +340,7 @@ mod tests {
     }
 
     async fn publish(broker: &MemoryBroker, name: &str) -> Position {
-        let receipt =
-            broker.publish(&topic(name), Bytes::new(), Delivery::kept()).await.unwrap();
+        let receipt = broker.publish(&topic(name), Bytes::new(), Delivery::kept()).await.unwrap();
         receipt.await.unwrap().position.unwrap()
     }
 

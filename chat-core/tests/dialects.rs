@@ -173,7 +173,9 @@ fn first_frames_name_their_dialect() {
 fn seed_frames_are_understood() {
     let decode = |dialect: Dialect, frame| dialect.decode(frame).unwrap().command;
     let join = r#"{"type":"join_room","room":"general","user":"Alice"}"#;
-    let Command::Switch { room, name: Some(name), .. } = decode(Dialect::Rooms, join) else { panic!() };
+    let Command::Switch { room, name: Some(name), .. } = decode(Dialect::Rooms, join) else {
+        panic!()
+    };
     assert_eq!((room.as_str(), name.as_str()), ("general", "Alice"));
     let username = r#"{"type":"join_room","room":"general","username":"Bob"}"#;
     let Command::Switch { name: Some(name), .. } = decode(Dialect::Rooms, username) else {

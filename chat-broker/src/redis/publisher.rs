@@ -293,7 +293,11 @@ fn published(reply: Value) -> RedisResult<Published> {
                 redis::from_redis_value(Value::Array(fields))?;
             let epoch = Epoch::parse(&epoch)
                 .ok_or((redis::ErrorKind::UnexpectedReturnType, "malformed epoch in redis"))?;
-            Ok(Published { position: Some(Position { epoch, offset }), nodes: count(nodes), repeated: false })
+            Ok(Published {
+                position: Some(Position { epoch, offset }),
+                nodes: count(nodes),
+                repeated: false,
+            })
         }
         reply => {
             let reply = reply.extract_error()?;
