@@ -311,9 +311,16 @@ impl<M: Deliver + Clone> Membership<M> {
         });
     }
 
-    /// For a member that is [catching up](Welcomed::CatchingUp): calls `catch_up` as
-    /// [`Hub::join`] calls `welcome`, and if it says that the member is up to date, what
-    /// follows on the snapshot is delivered to `member`. Returns what it said.
+    /// Whether the member hears nothing yet; see [`Welcomed::CatchingUp`].
+    #[must_use]
+    pub fn is_catching_up(&self) -> bool {
+        self.seat.is_vacant()
+    }
+
+    /// Begins anew to listen: calls `catch_up` as [`Hub::join`] calls `welcome`. If it says
+    /// that the member is up to date, what follows on the snapshot is delivered to `member`,
+    /// and nothing else; if not, the member hears nothing until another call. Returns what
+    /// it said.
     pub fn listen(
         &mut self,
         member: M,
@@ -321,8 +328,9 @@ impl<M: Deliver + Clone> Membership<M> {
     ) -> Welcomed {
         let welcomed = self.shared.registry.update(&self.topic, |room| {
             let welcomed = catch_up(room.state.snapshot(room.members())?);
+            // Another seat: the one before stands in batches that are on their way.
+            self.seat.vacate();
             if welcomed == Welcomed::UpToDate {
-                // Another seat: the one before stands in batches that are on their way.
                 let seat = Seat::new(member);
                 room.replace(self.id, seat.clone());
                 self.seat = seat;

@@ -24,7 +24,7 @@ pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> 
         "join" => Command::Join {
             room: fields.room()?,
             since: fields.since()?,
-            history: fields.history()?.unwrap_or(0),
+            history: fields.history()?,
         },
         "leave" => Command::Leave { room: fields.room()? },
         "direct" => Command::Direct { to: fields.to()?, content: fields.content()? },
