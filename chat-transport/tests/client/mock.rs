@@ -95,15 +95,22 @@ pub(crate) struct Peer(WebSocketStream<TcpStream>);
 impl Peer {
     /// The next frame, which is of this type.
     pub(crate) async fn recv(&mut self, kind: &str) -> Value {
+        match within(kind, self.next()).await {
+            Frame::Text(text) => {
+                let frame: Value = serde_json::from_str(text.as_str()).unwrap();
+                assert_eq!(frame["type"], kind, "{frame}");
+                frame
+            }
+            other => panic!("wanted {kind}, got {other:?}"),
+        }
+    }
+
+    /// The next frame that is not a ping or a pong.
+    async fn next(&mut self) -> Frame {
         loop {
-            match within(kind, self.0.next()).await.expect("the client is there").unwrap() {
-                Frame::Text(text) => {
-                    let frame: Value = serde_json::from_str(text.as_str()).unwrap();
-                    assert_eq!(frame["type"], kind, "{frame}");
-                    return frame;
-                }
+            match self.0.next().await.expect("the client is there").unwrap() {
                 Frame::Ping(_) | Frame::Pong(_) => {}
-                other => panic!("wanted {kind}, got {other:?}"),
+                frame => return frame,
             }
         }
     }
@@ -209,6 +216,11 @@ pub(crate) async fn expect_offsets(events: &mut Events, offsets: &[u64]) {
         let position = next_message(events).await.position.unwrap();
         assert_eq!((position.epoch.as_str(), position.offset), (EPOCH, *offset));
     }
+}
+
+/// Waits until the client is welcome.
+pub(crate) async fn online(events: &mut Events) {
+    while next_state(events).await != State::Online {}
 }
 
 /// Wants nothing from the client: what is asked here is the next frame.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::mock::{
     EPOCH, Mock, ann, expect_offsets, joined, joined_frame, message, next_message, next_of_room,
-    next_state, quick, welcome,
+    next_state, online, quick, welcome,
 };
 
 fn offset(position: Option<Position>) -> u64 {
@@ -63,7 +63,6 @@ async fn what_else_happens_in_a_room() {
     peer.send(json!({"type":"error","code":"rate_limited","message":"Slow."})).await;
     peer.send(json!({"type":"of a later version"})).await;
     peer.send(message(1)).await;
-    let is = |event: &Event, wanted: &str| assert!(format!("{event:?}").starts_with(wanted));
     for wanted in [
         "Presence { room: \"general\", change: Left, user: User { id: \"ann\"",
         "Count { room: \"general\", count: 1204 }",
@@ -72,7 +71,8 @@ async fn what_else_happens_in_a_room() {
         "Error(Rejection { code: \"rate_limited\"",
         "Message(Message { room: \"general\", position: Some(Position { epoch: Epoch(\"JLITNcWY\")",
     ] {
-        is(&next_of_room(&mut events).await, wanted);
+        let event = format!("{:?}", next_of_room(&mut events).await);
+        assert!(event.starts_with(wanted), "wanted\n  {wanted}\ngot\n  {event}");
     }
 }
 
@@ -229,6 +229,7 @@ async fn a_room_that_was_left_is_not_joined_again() {
     drop(peer);
 
     let mut peer = mock.welcome().await;
+    online(&mut events).await;
     let (members, request) = tokio::join!(client.members("general"), async {
         let request = peer.recv("members").await;
         peer.refuse(&request, "not_in_room").await;
