@@ -44,7 +44,7 @@ async fn print(mut events: Events) {
         match event {
             Event::Message(message) => println!("{}: {}", message.user.name, message.text),
             Event::Joined { room, members, .. } => {
-                println!("* in {room}, with {} members", members.count);
+                println!("* in {room}, {} there", members.count);
             }
             Event::Presence { change, user, .. } => println!("* {}: {change:?}", user.name),
             Event::Gap { .. } => println!("* some messages are lost"),

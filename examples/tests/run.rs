@@ -82,7 +82,7 @@ fn client() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{:?}", output.status);
     let output = String::from_utf8(output.stdout).expect("text");
-    assert!(output.contains("* in lobby, with 1 members\n"), "{output}");
+    assert!(output.contains("* in lobby, 1 there\n"), "{output}");
     assert!(output.contains("* that was message 1\n"), "{output}");
 }
 
