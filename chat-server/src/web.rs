@@ -48,9 +48,12 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
     let files = assets! {
         "app.js": JAVASCRIPT,
         "announce.js": JAVASCRIPT,
+        "chat-answer.js": JAVASCRIPT,
         "chat-client.js": JAVASCRIPT,
         "chat-client.d.ts": TYPESCRIPT,
         "chat-connection.js": JAVASCRIPT,
+        "chat-room.js": JAVASCRIPT,
+        "chat-sends.js": JAVASCRIPT,
         "dom.js": JAVASCRIPT,
         "favicon.svg": SVG,
         "log.js": JAVASCRIPT,

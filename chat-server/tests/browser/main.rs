@@ -3,8 +3,11 @@
 
 mod answers;
 mod client;
+mod copies;
 mod embed;
+mod fake;
 mod layout;
+mod sends;
 mod server;
 mod webdriver;
 
