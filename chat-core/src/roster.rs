@@ -103,7 +103,9 @@ impl Roster {
         if version <= known {
             return;
         }
-        if version != known + 1 {
+        // Whoever comes to an empty room is all there is, whatever happened before.
+        let is_first = self.count == 0 && count == 1 && change == PresenceChange::Joined;
+        if version != known + 1 && !is_first {
             self.wants_snapshot = true;
             return;
         }

@@ -15,8 +15,8 @@ use crate::error::BrokerError;
 /// Longest prefix, in bytes.
 const MAX_PREFIX: usize = 64;
 
-/// Longest lifetime of positions.
-const MAX_POSITION_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// Longest lifetime of anything.
+pub(super) const MAX_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// After how long without traffic the kernel probes a connection.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -163,7 +163,7 @@ impl RedisConfig {
             "a queue must have room for one"
         } else if self.deadline.is_zero() {
             "the deadline must be longer than nothing"
-        } else if !(Duration::from_secs(1)..=MAX_POSITION_TTL).contains(&self.position_ttl) {
+        } else if !(Duration::from_secs(1)..=MAX_TTL).contains(&self.position_ttl) {
             "the lifetime of positions is a second to ten years"
         } else if !self.ca_certificate.iter().all(|pem| holds_certificate(pem)) {
             "there is no certificate in the PEM"

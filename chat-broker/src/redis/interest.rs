@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use chat_core::{Position, Topic};
 
+use super::mark::{Mark, Marks};
 use super::names::Address;
 
 /// Every change has a version; whoever made it waits until Redis agrees up to that.
@@ -17,6 +18,8 @@ pub(super) struct Interest {
     version: u64,
     /// Rises with every connection: what an earlier one still reads is ignored.
     connection: u64,
+    /// Of topics that are not wanted.
+    marks: Marks,
 }
 
 #[derive(Debug)]
@@ -25,7 +28,7 @@ pub(super) struct Wanted {
     /// The version of the latest call that asked for it.
     asked: u64,
     /// How far this node has seen its sequence come.
-    pub(super) seen: Position,
+    pub(super) seen: Mark,
 }
 
 /// What Redis is to be told, so that it agrees up to `version`.
@@ -41,7 +44,10 @@ impl Interest {
     pub(super) fn add(&mut self, channels: &[String], topics: &[Topic]) -> u64 {
         let version = self.change(channels);
         for (channel, topic) in channels.iter().zip(topics) {
-            let new = || Wanted { topic: topic.clone(), asked: 0, seen: Position::default() };
+            let new = || {
+                let seen = self.marks.remove(channel).unwrap_or_default();
+                Wanted { topic: topic.clone(), asked: 0, seen }
+            };
             self.wanted.entry(channel.clone()).or_insert_with(new).asked = version;
         }
         version
@@ -50,7 +56,7 @@ impl Interest {
     /// Wants these no more; returns the version of the change.
     pub(super) fn remove(&mut self, channels: &[String]) -> u64 {
         for channel in channels {
-            self.wanted.remove(channel);
+            self.drop_wanted(channel);
         }
         self.change(channels)
     }
@@ -60,10 +66,18 @@ impl Interest {
     pub(super) fn take_back(&mut self, channels: &[String], version: u64) {
         for channel in channels {
             if self.wanted.get(channel).is_some_and(|wanted| wanted.asked == version) {
-                self.wanted.remove(channel);
+                self.drop_wanted(channel);
             }
         }
         self.change(channels);
+    }
+
+    fn drop_wanted(&mut self, channel: &str) {
+        if let Some((channel, Wanted { seen, .. })) = self.wanted.remove_entry(channel)
+            && seen != Mark::default()
+        {
+            self.marks.insert(channel, seen);
+        }
     }
 
     fn change(&mut self, channels: &[String]) -> u64 {
@@ -109,29 +123,29 @@ impl Interest {
         self.wanted.get_mut(std::str::from_utf8(channel).ok()?)
     }
 
-    /// Takes note of positions that were read.
-    pub(super) fn saw(&mut self, channels: &[String], positions: &[Position]) {
-        for (channel, position) in channels.iter().zip(positions) {
-            if let Some(wanted) = self.wanted.get_mut(channel) {
-                wanted.saw(*position);
-            }
+    /// Takes note of what was read of a topic that is wanted.
+    pub(super) fn read(&mut self, channel: &str, mark: Mark) {
+        if let Some(wanted) = self.wanted.get_mut(channel) {
+            wanted.seen.advance(mark);
+        }
+    }
+
+    /// Takes note of a publication of this node.
+    pub(super) fn published(&mut self, channel: String, mark: Mark) {
+        match self.wanted.get_mut(&channel) {
+            Some(wanted) => wanted.seen.advance(mark),
+            // The answers of one topic come in its order.
+            None => self.marks.insert(channel, mark),
         }
     }
 
     /// How far the sequences have been seen to come, where anything was seen.
-    pub(super) fn seen(&self) -> Vec<(Address, Position)> {
-        let seen = self.wanted.iter().filter(|(_, wanted)| wanted.seen != Position::default());
-        seen.map(|(channel, wanted)| (Address::of_channel(channel), wanted.seen)).collect()
-    }
-}
-
-impl Wanted {
-    /// A position that was read may be older than what has arrived since.
-    fn saw(&mut self, position: Position) {
-        let is_later = self.seen.epoch == position.epoch && self.seen.offset < position.offset;
-        if is_later || self.seen == Position::default() {
-            self.seen = position;
-        }
+    pub(super) fn seen(&self) -> Vec<(Address, Mark)> {
+        let wanted = self.wanted.iter().map(|(channel, wanted)| (channel, wanted.seen));
+        let seen = wanted.filter(|(_, seen)| seen.position != Position::default());
+        seen.chain(self.marks.iter())
+            .map(|(channel, seen)| (Address::of_channel(channel), seen))
+            .collect()
     }
 }
 
@@ -205,17 +219,25 @@ mod tests {
     }
 
     #[test]
-    fn a_position_that_was_read_late_does_not_count() {
-        let at = |epoch: &[u8], offset| Position { epoch: Epoch::parse(epoch).unwrap(), offset };
-        let mut interest = Interest::default();
-        add(&mut interest, &["a"]);
-        let mut see = |position| {
-            interest.saw(&channels(&["a"]), &[position]);
-            interest.seen()[0].1
+    fn what_was_seen_is_remembered_whether_wanted_or_not() {
+        let mark = |offset| Mark {
+            position: Position { epoch: Epoch::parse(b"aaaaaaaa").unwrap(), offset },
+            id: None,
         };
-        assert_eq!(see(at(b"aaaaaaaa", 3)), at(b"aaaaaaaa", 3));
-        assert_eq!(see(at(b"aaaaaaaa", 2)), at(b"aaaaaaaa", 3));
-        assert_eq!(see(at(b"bbbbbbbb", 9)), at(b"aaaaaaaa", 3));
-        assert_eq!(see(at(b"aaaaaaaa", 4)), at(b"aaaaaaaa", 4));
+        let mut interest = Interest::default();
+        let seen = |interest: &Interest| -> Vec<u64> {
+            interest.seen().iter().map(|(_, seen)| seen.position.offset).collect()
+        };
+        interest.read("a", mark(1));
+        assert_eq!(seen(&interest), [0; 0], "to read a topic is not to use it");
+        interest.published("a".to_owned(), mark(2));
+        assert_eq!(seen(&interest), [2]);
+        add(&mut interest, &["a"]);
+        assert_eq!(seen(&interest), [2]);
+        interest.read("a", mark(3));
+        interest.published("a".to_owned(), mark(2));
+        assert_eq!(seen(&interest), [3]);
+        interest.remove(&channels(&["a"]));
+        assert_eq!(seen(&interest), [3]);
     }
 }

@@ -12,6 +12,7 @@ use redis::{
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::script::Scripts;
 use crate::error::BrokerError;
 use crate::random;
 
@@ -26,8 +27,8 @@ pub(super) const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A connection that says when it is lost. Dropping it closes it.
 ///
-/// After an error of [`send`](Self::send), [`ping`](Self::ping) and their like, drop it: redis-rs keeps
-/// using a connection that does not answer.
+/// After an error of [`send`](Self::send), [`ping`](Self::ping) and their like, drop it:
+/// redis-rs keeps using a connection that does not answer.
 #[derive(Debug)]
 pub(super) struct Link {
     connection: MultiplexedConnection,
@@ -77,9 +78,8 @@ impl Link {
         commands.query_async(&mut self.connection).await
     }
 
-    /// Stores a script, and returns the name to call it by.
-    pub(super) async fn load_script(&mut self, script: &str) -> RedisResult<String> {
-        redis::cmd("SCRIPT").arg("LOAD").arg(script).query_async(&mut self.connection).await
+    pub(super) async fn load(&mut self, scripts: &Scripts) -> RedisResult<()> {
+        scripts.load(&mut self.connection).await
     }
 
     pub(super) async fn subscribe(&mut self, channels: &[String]) -> RedisResult<()> {

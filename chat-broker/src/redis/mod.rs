@@ -17,14 +17,20 @@
 //! answered for two: a lost one is noticed at once, a silent one within four seconds. Each
 //! reconnects by itself for ever.
 
+mod answer;
 mod config;
 mod health;
+mod history;
 mod interest;
+mod lane;
+mod lineage;
 mod link;
+mod mark;
 mod names;
+mod peer;
 mod publisher;
 mod queue;
-mod rewound;
+mod script;
 mod store;
 mod subscriber;
 mod wire;
@@ -47,6 +53,7 @@ use crate::events::{self, BrokerEvents};
 use health::Health;
 use names::Names;
 use publisher::Publisher;
+use script::Scripts;
 use store::Store;
 use subscriber::Subscriber;
 
@@ -73,6 +80,7 @@ struct Shared {
     config: RedisConfig,
     client: Client,
     names: Names,
+    scripts: Scripts,
     health: Arc<Health>,
 }
 
@@ -83,7 +91,7 @@ impl Shared {
         let names = Names::new(&config.prefix, database);
         // One more subscribes.
         let health = Health::new(config.publish_connections + 1);
-        Ok(Self { config, client, names, health })
+        Ok(Self { config, client, names, scripts: Scripts::new(), health })
     }
 }
 
@@ -167,14 +175,17 @@ impl Broker for RedisBroker {
 
     async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
         self.open()?;
-        let positions = self.store.positions(topics).await?;
-        self.subscriber.saw(topics, &positions);
-        Ok(positions)
+        let marks = self.store.positions(topics).await?;
+        self.subscriber.read(topics.iter().cloned().zip(marks.iter().copied()));
+        Ok(marks.into_iter().map(|mark| mark.position).collect())
     }
 
-    async fn history(&self, _: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
+    async fn history(&self, reads: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
         self.open()?;
-        Err(BrokerError::unavailable("not built yet"))
+        let (histories, marks) = self.store.history(reads).await?.into_iter().unzip();
+        let marks: Vec<_> = marks;
+        self.subscriber.read(reads.iter().map(|read| read.topic.clone()).zip(marks));
+        Ok(histories)
     }
 
     fn enter(&self, _: &Topic, _: Occupant) {}

@@ -3,13 +3,15 @@
 //! | name | kind | content |
 //! |---|---|---|
 //! | `<prefix>:{r.<room>}`, `<prefix>:{u.<user>}` | channel | publications, see [`wire`](super::wire) |
-//! | `<prefix>:{r.<room>}:meta`, `<prefix>:{u.<user>}:meta` | hash | `epoch`, `offset` of the last sequenced publication |
+//! | `<channel>:meta` | hash | `epoch`, `offset` and `id` of the last kept publication |
+//! | `<channel>:log` | stream | the history |
+//! | `<channel>:k:<key>` | string | which publication had this key |
 //! | `<prefix>:secret` | string | 32 random bytes |
 //!
-//! A room or user stands in them percent-encoded (RFC 3986, section 2.1: all but letters,
-//! digits, `-`, `.`, `_` and `~`), so that no name is a pattern, a separator or a hash tag.
-//! The hash tag, the part in braces, puts the channel and the key of a topic into one
-//! slot of a Redis Cluster.
+//! A room, a user or a key stands in them percent-encoded (RFC 3986, section 2.1: all but
+//! letters, digits, `-`, `.`, `_` and `~`), so that no name is a pattern, a separator or a
+//! hash tag. The hash tag, the part in braces, puts the channel and the keys of a topic
+//! into one slot of a Redis Cluster.
 //!
 //! The databases of one Redis share their channels: a database other than 0 is therefore
 //! part of the prefix, as in `chat@3`.
@@ -27,7 +29,7 @@ pub(super) struct Names {
 }
 
 /// Where a topic is in Redis.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address {
     meta: String,
 }
@@ -68,6 +70,17 @@ impl Address {
 
     pub(super) fn meta(&self) -> &str {
         &self.meta
+    }
+
+    pub(super) fn log(&self) -> String {
+        [self.channel(), ":log"].concat()
+    }
+
+    /// Of the publication that has this key.
+    pub(super) fn record(&self, key: &str) -> String {
+        let mut record = [self.channel(), ":k:"].concat();
+        percent_encode(key, &mut record);
+        record
     }
 
     pub(super) fn of_channel(channel: &str) -> Self {
@@ -111,6 +124,8 @@ mod tests {
         let address = Names::new("chat", 0).address(&room("a b{*}%é"));
         assert_eq!(address.channel(), "chat:{r.a%20b%7B%2A%7D%25%C3%A9}");
         assert_eq!(address.meta(), "chat:{r.a%20b%7B%2A%7D%25%C3%A9}:meta");
+        assert_eq!(address.log(), "chat:{r.a%20b%7B%2A%7D%25%C3%A9}:log");
+        assert_eq!(address.record("u 1:x"), "chat:{r.a%20b%7B%2A%7D%25%C3%A9}:k:u%201%3Ax");
         let user = Topic::User(UserId::new("a").unwrap());
         assert_eq!(Names::new("chat", 3).address(&user).into_channel(), "chat@3:{u.a}");
         assert_eq!(Names::new("chat", 3).secret(), "chat@3:secret");

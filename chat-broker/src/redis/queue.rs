@@ -5,6 +5,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::names::Address;
+use super::wire::MessageId;
 use crate::broker::{Delivery, Published, ReceiptSender};
 use crate::error::BrokerError;
 
@@ -21,6 +22,9 @@ pub(super) struct Job {
     pub(super) address: Address,
     pub(super) payload: Bytes,
     pub(super) delivery: Delivery,
+    pub(super) id: MessageId,
+    /// It was sent before, on a connection that broke: Redis may have it.
+    pub(super) resend: bool,
     /// Until when it may wait to be sent.
     pub(super) deadline: Instant,
     pub(super) receipt: ReceiptSender,
@@ -41,11 +45,13 @@ pub(super) struct Queue {
     closing: watch::Receiver<bool>,
     /// Taken from `jobs`, not sent yet; at most [`MAX_BATCH`].
     pending: Vec<Job>,
+    /// How many were ever taken from `jobs`.
+    taken: u64,
 }
 
 impl Queue {
     pub(super) fn new(jobs: mpsc::Receiver<Job>, closing: watch::Receiver<bool>) -> Self {
-        Self { jobs, closing, pending: Vec::new() }
+        Self { jobs, closing, pending: Vec::new(), taken: 0 }
     }
 
     /// Waits until there is something to send. Returns `false` when the broker is closing
@@ -56,7 +62,10 @@ impl Queue {
     pub(super) async fn wait(&mut self) -> bool {
         while self.pending.is_empty() {
             tokio::select! {
-                taken = self.jobs.recv_many(&mut self.pending, MAX_BATCH) => return taken > 0,
+                taken = self.jobs.recv_many(&mut self.pending, MAX_BATCH) => {
+                    self.taken += taken as u64;
+                    return taken > 0;
+                }
                 _ = self.closing.wait_for(|closing| *closing), if !self.jobs.is_closed() => {
                     self.jobs.close();
                 }
@@ -76,7 +85,12 @@ impl Queue {
         self.pending.drain(..count).collect()
     }
 
-    /// Puts back what was taken and not sent, in front.
+    /// How many have left the queue for good, in their order.
+    pub(super) fn done(&self) -> u64 {
+        self.taken - self.pending.len() as u64
+    }
+
+    /// Puts back what was taken and is to be sent (again), in front.
     pub(super) fn put_back(&mut self, jobs: Vec<Job>) {
         self.pending.splice(..0, jobs);
     }
@@ -137,6 +151,8 @@ mod tests {
             address: Names::new("chat", 0).address(&Topic::Room(RoomId::new("r").unwrap())),
             payload: vec![0; bytes].into(),
             delivery: Delivery::kept(),
+            id: MessageId::random(),
+            resend: false,
             deadline,
             receipt,
             _room: room,

@@ -9,6 +9,9 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::link::{broker_error, connection_config};
+use super::mark::Mark;
+use super::script;
+use super::wire::MessageId;
 use crate::error::BrokerError;
 
 /// Connections at most.
@@ -19,7 +22,7 @@ const MAX_TOPICS: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Store {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pool: Pool,
 }
 
@@ -41,21 +44,23 @@ impl Store {
     }
 
     /// See [`Broker::positions`](crate::Broker::positions).
-    pub(super) async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
+    pub(super) async fn positions(&self, topics: &[Topic]) -> Result<Vec<Mark>, BrokerError> {
         let read = async {
-            let mut positions = Vec::with_capacity(topics.len());
+            let mut marks = Vec::with_capacity(topics.len());
             for topics in topics.chunks(MAX_TOPICS) {
                 let mut commands = Pipeline::with_capacity(topics.len());
                 for topic in topics {
                     let address = self.shared.names.address(topic);
-                    commands.cmd("HMGET").arg(address.meta()).arg("epoch").arg("offset");
+                    commands.cmd("HMGET").arg(address.meta()).arg(&["epoch", "offset", "id"]);
                 }
-                let stored: Vec<(Option<Vec<u8>>, Option<u64>)> = self.query(&commands).await?;
-                for stored in stored {
-                    positions.push(position(stored)?);
+                let stored: Vec<(Option<Vec<u8>>, Option<u64>, Option<Vec<u8>>)> =
+                    self.query(&commands).await?;
+                for (epoch, offset, id) in stored {
+                    let id = id.and_then(|id| MessageId::parse(&id));
+                    marks.push(Mark { position: position(epoch, offset)?, id });
                 }
             }
-            Ok(positions)
+            Ok(marks)
         };
         self.in_time(read).await
     }
@@ -75,16 +80,29 @@ impl Store {
         stored.try_into().map_err(|_| BrokerError::refused("the secret in redis is not 32 bytes"))
     }
 
-    async fn query<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, BrokerError> {
+    /// Sends commands in one go. Scripts that Redis does not know are stored first, and
+    /// all is sent again: only for what may be done twice.
+    pub(super) async fn query<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<T, BrokerError> {
         let mut connection = self.pool.get().await.map_err(pool_error)?;
-        commands.query_async(&mut connection).await.map_err(|error: RedisError| {
+        let mut outcome = commands.query_async(&mut connection).await;
+        if outcome.as_ref().is_err_and(script::was_unknown) {
+            outcome = match self.shared.scripts.load(&mut connection).await {
+                Ok(()) => commands.query_async(&mut connection).await,
+                Err(error) => Err(error),
+            };
+        }
+        outcome.map_err(|error: RedisError| {
             // It may be the connection: the next caller should not get it.
             drop(Connection::take(connection));
             broker_error(error)
         })
     }
 
-    async fn in_time<T>(
+    /// Fails `work` when the deadline has passed.
+    pub(super) async fn in_time<T>(
         &self,
         work: impl Future<Output = Result<T, BrokerError>>,
     ) -> Result<T, BrokerError> {
@@ -94,7 +112,11 @@ impl Store {
     }
 }
 
-fn position((epoch, offset): (Option<Vec<u8>>, Option<u64>)) -> Result<Position, BrokerError> {
+/// Reads a position as it is stored.
+pub(super) fn position(
+    epoch: Option<Vec<u8>>,
+    offset: Option<u64>,
+) -> Result<Position, BrokerError> {
     let (Some(epoch), Some(offset)) = (epoch, offset) else { return Ok(Position::default()) };
     let epoch = Epoch::parse(&epoch);
     let epoch = epoch.ok_or_else(|| BrokerError::refused("malformed epoch in redis"))?;

@@ -8,15 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use chat_core::{Position, Topic};
+use chat_core::Topic;
 use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::interest::{Changes, Interest};
 use super::link::{Backoff, Link, PING_INTERVAL};
+use super::mark::Mark;
 use super::names::Address;
-use super::{Shared, rewound, wire};
+use super::wire::Message;
+use super::{Shared, lineage, wire};
 use crate::error::BrokerError;
 use crate::events::EventSender;
 
@@ -83,13 +85,27 @@ impl Subscriber {
         self.progress.send_modify(|progress| progress.closed = true);
     }
 
-    /// Takes note of positions that were read.
-    pub(super) fn saw(&self, topics: &[Topic], positions: &[Position]) {
-        self.interest().saw(&self.channels(topics), positions);
+    /// Takes note of what was read.
+    pub(super) fn read(&self, topics: impl Iterator<Item = (Topic, Mark)>) {
+        let names = &self.shared.names;
+        let read: Vec<_> =
+            topics.map(|(topic, mark)| (names.address(&topic).into_channel(), mark)).collect();
+        let mut interest = self.interest();
+        for (channel, mark) in read {
+            interest.read(&channel, mark);
+        }
     }
 
-    /// How far this node has seen the sequences of its topics come.
-    pub(super) fn seen(&self) -> Vec<(Address, Position)> {
+    /// Takes note of what this node has published.
+    pub(super) fn published(&self, publications: Vec<(Address, Mark)>) {
+        let mut interest = self.interest();
+        for (address, mark) in publications {
+            interest.published(address.into_channel(), mark);
+        }
+    }
+
+    /// How far this node has seen the sequences of topics come.
+    pub(super) fn seen(&self) -> Vec<(Address, Mark)> {
         self.interest().seen()
     }
 
@@ -135,7 +151,8 @@ impl Subscriber {
         let subscriber = Arc::clone(self);
         let receive = move |message| subscriber.receive(connection, message);
         let mut link = Link::open(&self.shared.client, receive).await?;
-        rewound::delete(&mut link, &self.seen()).await?;
+        link.load(&self.shared.scripts).await?;
+        lineage::check(&mut link, &self.shared.scripts, &self.seen()).await?;
         let all = self.interest().all();
         tell(&mut link, &all).await?;
         Ok((link, all.version))
@@ -176,9 +193,12 @@ impl Subscriber {
         let mut interest = self.interest();
         let Some(wanted) = interest.recipient(connection, &channel) else { return };
         match wire::decode(Bytes::from(payload)) {
-            Some((position, payload)) => {
-                wanted.seen = position.unwrap_or(wanted.seen);
-                self.events.publication(wanted.topic.clone(), payload, position);
+            Some(Message::Ephemeral(payload)) => {
+                self.events.publication(wanted.topic.clone(), payload, None);
+            }
+            Some(Message::Kept { position, id, payload }) => {
+                wanted.seen = Mark { position, id: Some(id) };
+                self.events.publication(wanted.topic.clone(), payload, Some(position));
             }
             None => {
                 self.unreadable.fetch_add(1, Ordering::Relaxed);

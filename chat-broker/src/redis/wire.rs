@@ -3,19 +3,47 @@
 //! | first byte | then | |
 //! |---|---|---|
 //! | 0 | payload | ephemeral |
-//! | 1 | offset, 8 bytes, big endian; epoch, 8 letters or digits; payload | sequenced |
+//! | 2 | offset, 8 bytes; epoch, 8 letters or digits; id, 8 bytes; payload | kept |
 //!
-//! `publish.lua` writes the second form.
+//! Numbers are unsigned and big endian. The scripts write all but the first form.
 
 use bytes::{Buf, Bytes};
 use chat_core::{Epoch, Position};
 
+use crate::random;
+
 const EPHEMERAL: u8 = 0;
-const SEQUENCED: u8 = 1;
-const SEQUENCED_HEADER: usize = 1 + 8 + Epoch::LEN;
+const KEPT: u8 = 2;
 
 /// The greatest offset: Lua counts in doubles.
-const MAX_OFFSET: u64 = 1 << 53;
+pub(super) const MAX_OFFSET: u64 = 1 << 53;
+
+/// Tells a publication from another that was given the same position by a Redis that came
+/// back with older data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MessageId([u8; 8]);
+
+impl MessageId {
+    pub(super) fn random() -> Self {
+        Self(random::bits().to_be_bytes())
+    }
+
+    /// Reads one as it is stored.
+    pub(super) fn parse(stored: &[u8]) -> Option<Self> {
+        stored.try_into().ok().map(Self)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// What stands in a channel.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    Ephemeral(Bytes),
+    Kept { position: Position, id: MessageId, payload: Bytes },
+}
 
 pub(super) fn ephemeral(payload: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(1 + payload.len());
@@ -25,23 +53,25 @@ pub(super) fn ephemeral(payload: &[u8]) -> Vec<u8> {
 }
 
 /// Takes the header off, without a copy; `None` for what is not ours.
-pub(super) fn decode(mut message: Bytes) -> Option<(Option<Position>, Bytes)> {
-    match *message.first()? {
-        EPHEMERAL => {
-            message.advance(1);
-            Some((None, message))
-        }
-        SEQUENCED => {
-            let header: &[u8; SEQUENCED_HEADER] = message.first_chunk()?;
-            let (offset, epoch) = header[1..].split_first_chunk()?;
-            let position =
-                Position { epoch: Epoch::parse(epoch)?, offset: u64::from_be_bytes(*offset) };
-            let plausible = (1..=MAX_OFFSET).contains(&position.offset);
-            message.advance(SEQUENCED_HEADER);
-            plausible.then_some((Some(position), message))
+pub(super) fn decode(mut message: Bytes) -> Option<Message> {
+    match message.try_get_u8().ok()? {
+        EPHEMERAL => Some(Message::Ephemeral(message)),
+        KEPT => {
+            let offset = message.try_get_u64().ok()?;
+            let epoch = Epoch::parse(&take::<{ Epoch::LEN }>(&mut message)?)?;
+            let id = MessageId(take(&mut message)?);
+            let plausible = (1..=MAX_OFFSET).contains(&offset);
+            let position = Position { epoch, offset };
+            plausible.then_some(Message::Kept { position, id, payload: message })
         }
         _ => None,
     }
+}
+
+fn take<const N: usize>(message: &mut Bytes) -> Option<[u8; N]> {
+    let taken = *message.first_chunk()?;
+    message.advance(N);
+    Some(taken)
 }
 
 #[cfg(test)]
@@ -50,15 +80,17 @@ mod tests {
 
     use super::*;
 
-    const SEVENTH: &[u8] = b"\x01\0\0\0\0\0\0\0\x07abcdEF12hello";
+    const SEVENTH: &[u8] = b"\x02\0\0\0\0\0\0\0\x07abcdEF12\xff\0\x01\x02\x03\x04\x05\x06hello";
 
     #[test]
-    fn both_forms() {
-        let seventh = Position { epoch: Epoch::parse(b"abcdEF12").unwrap(), offset: 7 };
+    fn every_form() {
+        let position = Position { epoch: Epoch::parse(b"abcdEF12").unwrap(), offset: 7 };
+        let id = MessageId([0xff, 0, 1, 2, 3, 4, 5, 6]);
         let hello = Bytes::from("hello");
-        assert_eq!(decode(Bytes::from_static(SEVENTH)), Some((Some(seventh), hello.clone())));
-        assert_eq!(decode(ephemeral(b"hello").into()), Some((None, hello)));
-        assert_eq!(decode(ephemeral(b"").into()), Some((None, Bytes::new())));
+        let seventh = Message::Kept { position, id, payload: hello.clone() };
+        assert_eq!(decode(Bytes::from_static(SEVENTH)), Some(seventh));
+        assert_eq!(decode(ephemeral(b"hello").into()), Some(Message::Ephemeral(hello)));
+        assert_eq!(decode(ephemeral(b"").into()), Some(Message::Ephemeral(Bytes::new())));
     }
 
     #[test]
@@ -69,14 +101,17 @@ mod tests {
         offset_zero[8] = 0;
         let mut offset_huge = SEVENTH.to_vec();
         offset_huge[1] = 1;
+        let mut of_an_old_version = SEVENTH.to_vec();
+        of_an_old_version[0] = 1;
         let cases = [
             vec![],
             vec![2],
             b"hello".to_vec(),
-            SEVENTH[..16].to_vec(),
+            SEVENTH[..24].to_vec(),
             wrong_epoch,
             offset_zero,
             offset_huge,
+            of_an_old_version,
         ];
         for message in cases {
             assert_eq!(decode(message.clone().into()), None, "{message:?}");
@@ -86,8 +121,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_decoded_or_refused(message in proptest::collection::vec(any::<u8>(), 0..64)) {
-            if let Some((_, payload)) = decode(message.clone().into()) {
-                prop_assert!(message.ends_with(&payload));
+            match decode(message.clone().into()) {
+                Some(Message::Ephemeral(payload) | Message::Kept { payload, .. }) => {
+                    prop_assert!(message.ends_with(&payload));
+                }
+                None => {}
             }
         }
     }

@@ -9,6 +9,8 @@
 
 mod answers;
 mod ends;
+mod history;
+mod keys;
 mod outages;
 mod sharing;
 mod support;

@@ -2,9 +2,9 @@
 
 use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, BrokerEvent, Delivery, RedisConfig};
-use chat_core::{Position, Topic, UserId};
+use chat_core::{History, Position, Range, Topic, UserId};
 
-use crate::support::{DEADLINE, Node, eventually, room};
+use crate::support::{DEADLINE, Node, eventually, keyed, room};
 
 #[tokio::test]
 async fn prefixes_and_databases_keep_deployments_apart() {
@@ -45,8 +45,9 @@ async fn only_the_documented_keys_and_channels_exist() {
     let (room, user) = (room("a {b}"), Topic::User(UserId::new("a {b}").unwrap()));
     node.broker.subscribe(&[room.clone(), user.clone()]).await.unwrap();
     assert_eq!(node.position(&room).await.unwrap(), Position::default());
+    assert_eq!(node.history(&room, Range::Latest, 9).await, History::default());
     assert_eq!(server.command(&["KEYS", "*"]).await, "", "reading makes nothing");
-    node.publish(&room, "").await.unwrap();
+    node.deliver(&room, "", keyed("* {x}")).await.unwrap();
     node.publish(&user, "").await.unwrap();
     node.broker.secret().await.unwrap();
 
@@ -61,14 +62,22 @@ async fn only_the_documented_keys_and_channels_exist() {
     );
     assert_eq!(
         sorted(server.command(&["KEYS", "*"]).await),
-        ["chat:secret", "chat:{r.a%20%7Bb%7D}:meta", "chat:{u.a%20%7Bb%7D}:meta"]
+        [
+            "chat:secret",
+            "chat:{r.a%20%7Bb%7D}:k:%2A%20%7Bx%7D",
+            "chat:{r.a%20%7Bb%7D}:log",
+            "chat:{r.a%20%7Bb%7D}:meta",
+            "chat:{u.a%20%7Bb%7D}:log",
+            "chat:{u.a%20%7Bb%7D}:meta",
+        ]
     );
     assert_eq!(server.command(&["PUBSUB", "NUMPAT"]).await, "0", "never a pattern");
 }
 
 /// What `docs/redis.md` tells operators to permit.
-const PERMISSIONS: &str = "+eval +evalsha +script|load +hmget +hget +hset +hincrby +ttl +expire \
-    +del +get +set +publish +subscribe +unsubscribe +ping +hello +select +unwatch";
+const PERMISSIONS: &str = "+evalsha +script|load +hmget +hset +xadd +xrange +xrevrange +exists \
+    +del +ttl +expire +pexpire +get +set +publish +subscribe +unsubscribe +ping +hello +select \
+    +unwatch +info +client|id +client|kill";
 
 #[tokio::test]
 async fn the_documented_permissions_are_enough() {
@@ -86,7 +95,8 @@ async fn the_documented_permissions_are_enough() {
     node.deliver(&topic, "typing", Delivery::Ephemeral).await.unwrap();
     node.publish(&topic, "in the snapshot").await.unwrap();
     assert_eq!(server.command(&["SAVE"]).await, "OK");
-    node.publish(&topic, "not in it").await.unwrap();
+    node.deliver(&topic, "not in it", keyed("k")).await.unwrap();
+    assert_eq!(node.history(&topic, Range::Latest, 9).await.entries.len(), 2);
     node.broker.secret().await.unwrap();
     node.broker.unsubscribe(&[room("other")]).await.unwrap();
     for _ in 0..3 {

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
 use chat_broker::{
-    Broker, BrokerError, BrokerEvent, BrokerEvents, Delivery, Published, RedisBroker, RedisConfig,
-    Status,
+    Broker, BrokerError, BrokerEvent, BrokerEvents, Delivery, HistoryRead, Published, RedisBroker,
+    RedisConfig, Status,
 };
-use chat_core::{Position, RoomId, Topic};
+use chat_core::{History, Position, Range, Retention, RoomId, Topic};
 use tokio::time::{sleep, timeout};
 
 /// How long anything may take.
@@ -60,6 +60,13 @@ impl Node {
         self.broker.publish(topic, payload, delivery).await?.await
     }
 
+    pub(crate) async fn history(&self, topic: &Topic, range: Range, limit: u32) -> History {
+        let read = HistoryRead { topic: topic.clone(), range, limit };
+        let histories = self.broker.history(&[read]).await.unwrap();
+        assert_eq!(histories.len(), 1);
+        histories.into_iter().next().unwrap()
+    }
+
     pub(crate) async fn position(&self, topic: &Topic) -> Result<Position, BrokerError> {
         let positions = self.broker.positions(std::slice::from_ref(topic)).await?;
         Ok(positions[0])
@@ -101,6 +108,22 @@ pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
 
 pub(crate) fn room(name: &str) -> Topic {
     Topic::Room(RoomId::new(name).unwrap())
+}
+
+/// The latest so many, for an hour.
+pub(crate) fn latest(messages: u32) -> Delivery {
+    let retention = Retention { messages, ttl: Duration::from_secs(3600) };
+    Delivery::Kept { retention, key: None }
+}
+
+pub(crate) fn keyed(key: &str) -> Delivery {
+    Delivery::Kept { retention: Retention::default(), key: Some(key.into()) }
+}
+
+/// What was said, oldest first.
+pub(crate) fn texts(history: &History) -> Vec<String> {
+    let text = |payload: &Bytes| String::from_utf8(payload.to_vec()).unwrap();
+    history.entries.iter().map(|entry| text(&entry.payload)).collect()
 }
 
 pub(crate) fn assert_unavailable<T: std::fmt::Debug>(what: &str, outcome: Result<T, BrokerError>) {

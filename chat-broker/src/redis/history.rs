@@ -1,0 +1,100 @@
+//! Keeping and reading what was said.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chat_core::{Entry, Epoch, History, Range};
+use redis::Pipeline;
+
+use super::Shared;
+use super::config::MAX_TTL;
+use super::mark::Mark;
+use super::queue::Job;
+use super::store::{Store, position};
+use super::wire::{MAX_OFFSET, MessageId};
+use crate::broker::{Delivery, HistoryRead};
+use crate::error::BrokerError;
+use crate::random;
+
+/// Reads in one pipeline: of 256 KiB each at most, so that the answer to all comes in time.
+const MAX_READS: usize = 16;
+
+/// How much longer than its log the meta of a topic lives: a log without it is lost.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// What `history.lua` returns: epoch, offset, id of the newest, offset of the oldest,
+/// payloads.
+type Reply = (Vec<u8>, u64, Vec<u8>, u64, Vec<Vec<u8>>);
+
+impl Shared {
+    /// Adds a publication that is kept to `commands`.
+    pub(super) fn add_kept(&self, commands: &mut Pipeline, job: &Job) {
+        let Delivery::Kept { retention, key } = &job.delivery else { return };
+        let ttl = retention.ttl.clamp(Duration::from_secs(1), MAX_TTL);
+        let meta_ttl = self.config.position_ttl.max(ttl + MARGIN);
+        let (address, log) = (&job.address, job.address.log());
+        let call = match key {
+            Some(key) => {
+                let record = address.record(key);
+                self.scripts.publish.call(commands, &[address.meta(), &log, &record])
+            }
+            None => self.scripts.publish.call(commands, &[address.meta(), &log]),
+        };
+        call.arg(address.channel()).arg(Epoch::from_random(random::bits()).as_str());
+        call.arg(job.id.as_bytes()).arg(retention.messages.max(1)).arg(ttl.as_millis() as u64);
+        call.arg(meta_ttl.as_secs()).arg(u8::from(job.resend)).arg(&job.payload[..]);
+    }
+}
+
+impl Store {
+    /// See [`Broker::history`](crate::Broker::history); with each part the latest
+    /// publication that it tells of.
+    pub(super) async fn history(
+        &self,
+        reads: &[HistoryRead],
+    ) -> Result<Vec<(History, Mark)>, BrokerError> {
+        let work = async {
+            let mut histories = Vec::with_capacity(reads.len());
+            for reads in reads.chunks(MAX_READS) {
+                let mut commands = Pipeline::with_capacity(reads.len());
+                for read in reads {
+                    self.add_read(&mut commands, read);
+                }
+                let replies: Vec<Reply> = self.query(&commands).await?;
+                for (read, reply) in reads.iter().zip(replies) {
+                    histories.push(history(read.range, reply)?);
+                }
+            }
+            Ok(histories)
+        };
+        self.in_time(work).await
+    }
+
+    fn add_read(&self, commands: &mut Pipeline, read: &HistoryRead) {
+        let address = self.shared.names.address(&read.topic);
+        let (command, from) = match read.range {
+            Range::After(offset) => ("XRANGE", (offset.min(MAX_OFFSET) + 1).to_string()),
+            Range::Before(offset) => {
+                ("XREVRANGE", offset.clamp(1, MAX_OFFSET).saturating_sub(1).to_string())
+            }
+            Range::Latest => ("XREVRANGE", "+".to_owned()),
+        };
+        let call = self.shared.scripts.history.call(commands, &[address.meta(), &address.log()]);
+        call.arg(command).arg(from).arg(read.limit).arg(HistoryRead::MAX_BYTES);
+    }
+}
+
+fn history(range: Range, reply: Reply) -> Result<(History, Mark), BrokerError> {
+    let (epoch, offset, id, oldest, mut payloads) = reply;
+    let position = position(Some(epoch), Some(offset))?;
+    if !matches!(range, Range::After(_)) {
+        payloads.reverse();
+    }
+    let entries: Vec<Entry> = (oldest..)
+        .zip(payloads)
+        .map(|(offset, payload)| Entry { offset, payload: Bytes::from(payload) })
+        .collect();
+    let is_top = entries.last().is_some_and(|last| last.offset == offset);
+    let id = if is_top { MessageId::parse(&id) } else { None };
+    Ok((History { position, entries }, Mark { position, id }))
+}

@@ -1,0 +1,100 @@
+//! How far topics have been seen to come.
+
+use std::collections::HashMap;
+
+use chat_core::Position;
+
+use super::wire::MessageId;
+
+/// Topics that are remembered at most, beside those that the node is subscribed to.
+const MAX_MARKS: usize = 4096;
+
+/// The latest kept publication of a topic that this node knows of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Mark {
+    pub(super) position: Position,
+    /// Unknown if the topic is one of which nothing was kept.
+    pub(super) id: Option<MessageId>,
+}
+
+impl Mark {
+    /// Takes note of one that was read or answered: it may be older than what has arrived
+    /// since.
+    pub(super) fn advance(&mut self, to: Self) {
+        let (here, there) = (self.position, to.position);
+        let is_later = here.epoch == there.epoch
+            && (here.offset < there.offset || here.offset == there.offset && self.id.is_none());
+        if is_later || here == Position::default() {
+            *self = to;
+        }
+    }
+}
+
+/// The marks of topics that the node has used of late, by channel: the half that was used
+/// longest ago is forgotten when there are too many.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    latest: HashMap<String, Mark>,
+    earlier: HashMap<String, Mark>,
+}
+
+impl Marks {
+    pub(super) fn insert(&mut self, channel: String, mark: Mark) {
+        if self.latest.len() >= MAX_MARKS / 2 && !self.latest.contains_key(&channel) {
+            self.earlier = std::mem::take(&mut self.latest);
+        }
+        self.latest.insert(channel, mark);
+    }
+
+    pub(super) fn remove(&mut self, channel: &str) -> Option<Mark> {
+        let earlier = self.earlier.remove(channel);
+        self.latest.remove(channel).or(earlier)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, Mark)> {
+        let earlier =
+            self.earlier.iter().filter(|(channel, _)| !self.latest.contains_key(*channel));
+        self.latest.iter().chain(earlier).map(|(channel, mark)| (channel, *mark))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_core::Epoch;
+
+    use super::*;
+
+    fn at(epoch: &[u8], offset: u64) -> Mark {
+        let id = MessageId::parse(&offset.to_be_bytes());
+        Mark { position: Position { epoch: Epoch::parse(epoch).unwrap(), offset }, id }
+    }
+
+    #[test]
+    fn what_was_read_late_does_not_count() {
+        let mut mark = Mark::default();
+        let mut advance = |to| {
+            mark.advance(to);
+            mark
+        };
+        assert_eq!(advance(at(b"aaaaaaaa", 3)), at(b"aaaaaaaa", 3));
+        assert_eq!(advance(at(b"aaaaaaaa", 2)), at(b"aaaaaaaa", 3));
+        assert_eq!(advance(at(b"bbbbbbbb", 9)), at(b"aaaaaaaa", 3));
+        assert_eq!(advance(at(b"aaaaaaaa", 4)), at(b"aaaaaaaa", 4));
+        assert_eq!(advance(Mark { id: None, ..at(b"aaaaaaaa", 4) }), at(b"aaaaaaaa", 4));
+    }
+
+    #[test]
+    fn the_latest_are_remembered() {
+        let mut marks = Marks::default();
+        for n in 1..=10_000 {
+            marks.insert(n.to_string(), at(b"aaaaaaaa", n));
+            marks.insert("busy".to_owned(), at(b"aaaaaaaa", n));
+            assert!(marks.iter().count() <= MAX_MARKS);
+        }
+        for n in 10_000 - MAX_MARKS as u64 / 2 + 2..=10_000 {
+            assert_eq!(marks.remove(&n.to_string()), Some(at(b"aaaaaaaa", n)));
+        }
+        assert_eq!(marks.remove("busy"), Some(at(b"aaaaaaaa", 10_000)));
+        assert_eq!((marks.remove("busy"), marks.remove("1")), (None, None));
+    }
+}

@@ -1,0 +1,58 @@
+//! Which Redis is at the other end of a connection.
+
+use redis::{Pipeline, RedisResult, Value};
+
+use super::link::Link;
+
+/// One process of Redis, and our connection as it numbers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Peer {
+    /// Random, new with each start; `None` if we may not ask.
+    pub(super) run_id: Option<String>,
+    connection: Option<i64>,
+}
+
+impl Peer {
+    pub(super) async fn of(link: &mut Link) -> RedisResult<Self> {
+        let mut ask = Pipeline::with_capacity(2);
+        ask.ignore_errors();
+        ask.cmd("INFO").arg("server").cmd("CLIENT").arg("ID");
+        let mut replies = link.send(&ask).await?.into_iter();
+        let mut next = || replies.next().unwrap_or(Value::Nil);
+        let info: Option<String> = redis::from_redis_value(next()).ok();
+        let run_id = info.as_deref().and_then(run_id).map(str::to_owned);
+        Ok(Self { run_id, connection: redis::from_redis_value(next()).ok() })
+    }
+
+    /// Sees to it that an earlier connection to the same process does nothing more: what
+    /// was sent on it may still wait there, and must not be carried out after what is sent
+    /// again on this one.
+    pub(super) async fn end(&self, earlier: &Self, link: &mut Link) -> RedisResult<()> {
+        let Some(connection) = earlier.connection else { return Ok(()) };
+        if self.run_id.is_none() || self.run_id != earlier.run_id {
+            return Ok(());
+        }
+        let mut kill = Pipeline::with_capacity(1);
+        kill.ignore_errors();
+        kill.cmd("CLIENT").arg("KILL").arg("ID").arg(connection);
+        link.send(&kill).await.map(drop)
+    }
+}
+
+fn run_id(info: &str) -> Option<&str> {
+    info.lines().find_map(|line| line.strip_prefix("run_id:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_run_id_is_found() {
+        assert_eq!(
+            run_id("# Server\r\nredis_version:7\r\nrun_id:4f2a\r\ntcp_port:1\r\n"),
+            Some("4f2a")
+        );
+        assert_eq!(run_id("# Server\r\n"), None);
+    }
+}

@@ -1,0 +1,77 @@
+//! The scripts that Redis runs, and the names it knows them by.
+
+use std::sync::OnceLock;
+
+use redis::aio::ConnectionLike;
+use redis::{Pipeline, RedisError, RedisResult, ToRedisArgs, Value};
+
+/// All scripts.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    pub(super) publish: Script,
+    pub(super) history: Script,
+    pub(super) lineage: Script,
+}
+
+/// A script. Its name is a hash of its text, the same in every Redis; it is learned when
+/// the script is stored for the first time.
+#[derive(Debug)]
+pub(super) struct Script {
+    text: &'static str,
+    name: OnceLock<String>,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self {
+            publish: Script::new(include_str!("scripts/publish.lua")),
+            history: Script::new(include_str!("scripts/history.lua")),
+            lineage: Script::new(include_str!("scripts/lineage.lua")),
+        }
+    }
+
+    fn all(&self) -> [&Script; 3] {
+        [&self.publish, &self.history, &self.lineage]
+    }
+
+    /// Stores them all in Redis.
+    pub(super) async fn load(&self, connection: &mut impl ConnectionLike) -> RedisResult<()> {
+        let mut commands = Pipeline::new();
+        for script in self.all() {
+            commands.cmd("SCRIPT").arg("LOAD").arg(script.text);
+        }
+        let names: Vec<String> = commands.query_async(connection).await?;
+        for (script, name) in self.all().into_iter().zip(names) {
+            // It can only have been set to the same.
+            let _ = script.name.set(name);
+        }
+        Ok(())
+    }
+}
+
+impl Script {
+    fn new(text: &'static str) -> Self {
+        Self { text, name: OnceLock::new() }
+    }
+
+    /// Adds a call to `commands`; the arguments follow.
+    pub(super) fn call<'a>(
+        &self,
+        commands: &'a mut Pipeline,
+        keys: &[impl ToRedisArgs],
+    ) -> &'a mut Pipeline {
+        // Redis knows no script without a name, and says so.
+        let name = self.name.get().map_or("", String::as_str);
+        commands.cmd("EVALSHA").arg(name).arg(keys.len()).arg(keys)
+    }
+}
+
+/// Whether Redis did not run a script because it does not know it (any more).
+pub(super) fn is_unknown(reply: &Value) -> bool {
+    matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT")
+}
+
+/// As [`is_unknown`], for an answer that has become an error.
+pub(super) fn was_unknown(error: &RedisError) -> bool {
+    error.code() == Some("NOSCRIPT")
+}

@@ -1,0 +1,44 @@
+-- Reads a part of a topic's history, and where the topic stands. Writes nothing.
+--
+-- KEYS     1 meta   2 log
+-- ARGV     1 XRANGE or XREVRANGE   2 where to begin   3 most entries   4 payload to stop at
+-- returns  { epoch, offset, id of the newest entry, offset of the oldest, { payloads } };
+--          the payloads in the order of reading, their offsets without a hole
+
+local meta, log = KEYS[1], KEYS[2]
+local command, from, left, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local forward = command == 'XRANGE'
+local step, to = forward and 1 or -1, forward and '+' or '-'
+
+local stored = redis.call('HMGET', meta, 'epoch', 'offset')
+if not (stored[1] and stored[2]) then return { '', '0', '', 0, {} } end
+local payloads, oldest, newest_id, expected = {}, 0, '', nil
+
+-- Takes an entry; says whether to go on.
+local function take(entry)
+  local offset = tonumber(string.match(entry[1], '^%d+'))
+  if expected and offset ~= expected then return false end
+  expected = offset + step
+  local payload, id = entry[2][2], entry[2][4]
+  if forward or newest_id == '' then newest_id = id end
+  if not forward or oldest == 0 then oldest = offset end
+  payloads[#payloads + 1] = payload
+  left, room = left - 1, room - #payload
+  from = string.format('%d', expected)
+  return left > 0 and room > 0
+end
+
+-- In blocks: what does not fit was hardly read in vain.
+local more = left > 0
+while more do
+  local block = math.min(left, 16)
+  local entries = redis.call(command, log, from, to, 'COUNT', block)
+  more = #entries == block
+  for _, entry in ipairs(entries) do
+    if not take(entry) then
+      more = false
+      break
+    end
+  end
+end
+return { stored[1], stored[2], newest_id, oldest, payloads }

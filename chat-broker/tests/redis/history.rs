@@ -1,0 +1,195 @@
+//! What is kept, for how long, and how it is read.
+
+use std::time::Duration;
+
+use chat_broker::testing::RedisServer;
+use chat_broker::{Broker, Delivery, HistoryRead};
+use chat_core::{History, Range, Retention};
+
+use crate::support::{Node, assert_refused, latest, room, texts};
+
+async fn say(node: &Node, name: &str, delivery: &Delivery, numbers: std::ops::RangeInclusive<u32>) {
+    for n in numbers {
+        node.deliver(&room(name), &n.to_string(), delivery.clone()).await.unwrap();
+    }
+}
+
+fn numbers(numbers: std::ops::RangeInclusive<u32>) -> Vec<String> {
+    numbers.map(|n| n.to_string()).collect()
+}
+
+#[tokio::test]
+async fn exactly_as_many_are_kept_as_were_asked_for() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    say(&node, "r", &latest(7), 1..=250).await;
+    assert_eq!(server.command(&["XLEN", "chat:{r.r}:log"]).await, "7");
+    let history = node.history(&room("r"), Range::After(0), 1000).await;
+    assert_eq!(texts(&history), numbers(244..=250));
+    assert_eq!((history.entries[0].offset, history.position.offset), (244, 250));
+}
+
+#[tokio::test]
+async fn every_part_can_be_read() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    say(&node, "r", &latest(50), 1..=100).await;
+    let topic = room("r");
+    let position = node.position(&topic).await.unwrap();
+    for (range, limit, expected) in [
+        (Range::Latest, 3, numbers(98..=100)),
+        (Range::Latest, 100, numbers(51..=100)),
+        (Range::Latest, 0, Vec::new()),
+        (Range::After(70), 20, numbers(71..=90)),
+        (Range::After(90), 20, numbers(91..=100)),
+        (Range::After(10), 2, numbers(51..=52)),
+        (Range::After(100), 20, Vec::new()),
+        (Range::After(u64::MAX), 20, Vec::new()),
+        (Range::Before(71), 20, numbers(51..=70)),
+        (Range::Before(100), 17, numbers(83..=99)),
+        (Range::Before(51), 20, Vec::new()),
+        (Range::Before(1), 20, Vec::new()),
+        (Range::Before(0), 20, Vec::new()),
+        (Range::Before(u64::MAX), 1, numbers(100..=100)),
+    ] {
+        let history = node.history(&topic, range, limit).await;
+        assert_eq!(texts(&history), expected, "{range:?}, {limit}");
+        assert_eq!(history.position, position);
+        let offsets = history.entries.iter().map(|entry| entry.offset.to_string());
+        assert!(offsets.eq(expected), "{range:?}, {limit}");
+    }
+}
+
+#[tokio::test]
+async fn a_read_ends_when_it_is_large_enough() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let topic = room("r");
+    let payload = "x".repeat(HistoryRead::MAX_BYTES / 4);
+    for _ in 0..40 {
+        node.publish(&topic, &payload).await.unwrap();
+    }
+    node.publish(&topic, &"y".repeat(2 * HistoryRead::MAX_BYTES)).await.unwrap();
+    for (range, count, last) in [
+        (Range::After(0), 4, 4),
+        (Range::After(38), 3, 41),
+        (Range::After(40), 1, 41),
+        (Range::Latest, 1, 41),
+        (Range::Before(41), 4, 40),
+    ] {
+        let entries = node.history(&topic, range, 100).await.entries;
+        assert_eq!(entries.len(), count, "{range:?}");
+        assert_eq!(entries.last().unwrap().offset, last, "{range:?}");
+    }
+}
+
+#[tokio::test]
+async fn many_reads_in_one_call_keep_their_order() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    say(&node, "a", &latest(9), 1..=5).await;
+    let read = |name: &str, range| HistoryRead { topic: room(name), range, limit: 2 };
+    let reads: Vec<_> = (0..50)
+        .flat_map(|_| {
+            [read("a", Range::Latest), read("none", Range::Latest), read("a", Range::After(0))]
+        })
+        .collect();
+    let histories = node.broker.history(&reads).await.unwrap();
+    assert_eq!(histories.len(), reads.len());
+    for three in histories.chunks(3) {
+        assert_eq!(texts(&three[0]), numbers(4..=5));
+        assert_eq!(three[1], History::default());
+        assert_eq!(texts(&three[2]), numbers(1..=2));
+    }
+    assert_eq!(node.broker.history(&[]).await.unwrap(), []);
+}
+
+/// Somebody deleted an entry: what is read has no hole all the same.
+#[tokio::test]
+async fn a_hole_is_never_in_what_is_read() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    say(&node, "r", &latest(90), 1..=40).await;
+    server.command(&["XDEL", "chat:{r.r}:log", "20-0"]).await;
+    for (range, expected) in [
+        (Range::After(10), numbers(11..=19)),
+        (Range::After(19), numbers(21..=40)),
+        (Range::Latest, numbers(21..=40)),
+        (Range::Before(20), numbers(1..=19)),
+    ] {
+        assert_eq!(texts(&node.history(&room("r"), range, 99).await), expected, "{range:?}");
+    }
+}
+
+#[tokio::test]
+async fn everything_expires_in_its_time() {
+    let server = RedisServer::start();
+    let config = Node::config(&server).position_ttl(Duration::from_secs(100));
+    let node = Node::with(config).await;
+    let ttl = async |command: &str, key: &str| {
+        server.command(&[command, key]).await.parse::<u64>().unwrap()
+    };
+    let publish = async |seconds| {
+        let retention = Retention { messages: 9, ttl: Duration::from_secs(seconds) };
+        let delivery = Delivery::Kept { retention, key: Some("k".into()) };
+        node.deliver(&room("r"), "", delivery).await.unwrap();
+        server.command(&["DEL", "chat:{r.r}:k:k"]).await;
+    };
+    for seconds in [20, 2000, 5] {
+        publish(seconds).await;
+        let exact = ttl("PTTL", "chat:{r.r}:log").await;
+        assert!((seconds * 1000 - 500..=seconds * 1000).contains(&exact), "{exact}");
+        assert!(ttl("TTL", "chat:{r.r}:meta").await > seconds + 30, "meta outlives the log");
+    }
+    server.command(&["EXPIRE", "chat:{r.r}:meta", "150"]).await;
+    publish(5).await;
+    assert!((140..=150).contains(&ttl("TTL", "chat:{r.r}:meta").await), "long enough");
+    server.command(&["EXPIRE", "chat:{r.r}:meta", "50"]).await;
+    publish(5).await;
+    assert!((190..=200).contains(&ttl("TTL", "chat:{r.r}:meta").await), "renewed");
+}
+
+#[tokio::test]
+async fn a_history_that_expired_keeps_its_place() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    say(&node, "r", &latest(9), 1..=5).await;
+    let before = node.position(&room("r")).await.unwrap();
+    server.command(&["DEL", "chat:{r.r}:log"]).await;
+    let history = node.history(&room("r"), Range::After(3), 9).await;
+    assert_eq!((history.position, history.entries.len()), (before, 0));
+    say(&node, "r", &latest(9), 6..=6).await;
+    let history = node.history(&room("r"), Range::After(3), 9).await;
+    assert_eq!((texts(&history), history.position.epoch), (numbers(6..=6), before.epoch));
+}
+
+/// Redis has lost the counter and not what it counted.
+#[tokio::test]
+async fn a_log_without_its_counter_stops_nobody() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    say(&node, "r", &latest(9), 1..=5).await;
+    let before = node.position(&room("r")).await.unwrap();
+    server.command(&["DEL", "chat:{r.r}:meta"]).await;
+    assert_eq!(node.history(&room("r"), Range::Latest, 9).await, History::default());
+    say(&node, "r", &latest(9), 6..=7).await;
+    let history = node.history(&room("r"), Range::Latest, 9).await;
+    assert_eq!(texts(&history), numbers(6..=7));
+    assert_eq!(history.position.offset, 2);
+    assert_ne!(history.position.epoch, before.epoch);
+}
+
+/// Nothing is written when something will fail.
+#[tokio::test]
+async fn a_refused_publication_leaves_nothing() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    say(&node, "r", &latest(9), 1..=2).await;
+    server.command(&["RENAME", "chat:{r.r}:log", "elsewhere"]).await;
+    server.command(&["SET", "chat:{r.r}:log", "x"]).await;
+    assert_refused("publish", node.publish(&room("r"), "3").await);
+    assert_eq!(node.position(&room("r")).await.unwrap().offset, 2);
+    server.command(&["RENAME", "elsewhere", "chat:{r.r}:log"]).await;
+    say(&node, "r", &latest(9), 3..=3).await;
+    assert_eq!(texts(&node.history(&room("r"), Range::Latest, 9).await), numbers(1..=3));
+}
