@@ -44,7 +44,8 @@ fn fan_out(c: &mut Criterion) {
             let mut places = Vec::new();
             for id in 0..members {
                 let member = Counting(Arc::clone(&counter));
-                places.push(hub.join(&room, ConnectionId(id), member, |_| {}).await.unwrap());
+                let joining = hub.join(&room, ConnectionId(id), member, None, |_| {});
+                places.push(joining.await.unwrap());
             }
             places
         });

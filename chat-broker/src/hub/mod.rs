@@ -106,8 +106,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     ///
     /// `welcome` is called once, before anything is delivered to the member for this topic:
     /// what is delivered afterwards follows on the position in the [`Snapshot`], with no gap
-    /// and no repeat, unless it returns [`Welcomed::CatchingUp`]. It runs under the topic's
-    /// lock: it may put something into the member's outbox, and must not block or call the
+    /// and no repeat, unless it returns [`Welcomed::CatchingUp`] (to return nothing is to be
+    /// up to date). It runs under the topic's lock: it may put something into the member's outbox, and must not block or call the
     /// hub.
     ///
     /// # Errors
@@ -116,18 +116,18 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     ///
     /// # Cancel safety
     /// A call that is dropped leaves the topic again.
-    pub async fn join(
+    pub async fn join<W: Into<Welcomed>>(
         &self,
         topic: &Topic,
         id: ConnectionId,
         member: M,
         occupant: Option<Occupant>,
-        welcome: impl FnOnce(Snapshot<'_, M>) -> Welcomed + Send + 'static,
+        welcome: impl FnOnce(Snapshot<'_, M>) -> W + Send + 'static,
     ) -> Result<Membership<M>, BrokerError> {
         let seat = Seat::new(member);
         let newcomer = seat.clone();
         let welcome = move |snapshot: Snapshot<'_, M>| {
-            if welcome(snapshot) == Welcomed::CatchingUp {
+            if welcome(snapshot).into() == Welcomed::CatchingUp {
                 newcomer.vacate();
             }
         };

@@ -56,6 +56,12 @@ pub enum Welcomed {
     CatchingUp,
 }
 
+impl From<()> for Welcomed {
+    fn from((): ()) -> Self {
+        Self::UpToDate
+    }
+}
+
 /// What the hub keeps of a topic while it has members.
 pub(super) struct RoomState<M> {
     pub(super) phase: Phase<M>,
