@@ -57,12 +57,14 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "dom.js": JAVASCRIPT,
         "favicon.svg": SVG,
         "log.js": JAVASCRIPT,
+        "older.js": JAVASCRIPT,
         "place.js": JAVASCRIPT,
         "room.js": JAVASCRIPT,
         "share.js": JAVASCRIPT,
         "sides.js": JAVASCRIPT,
         "status.js": JAVASCRIPT,
         "style.css": CSS,
+        "unsent.js": JAVASCRIPT,
     };
     let asset =
         |(name, content_type, content)| Asset { name, content_type, content, etag: etag(content) };
