@@ -28,7 +28,6 @@ export class RoomCopy {
       if (news.length > 0) missed.offset = news[0].offset - 1;
       return { missed, messages: news };
     }
-    if (isSame) this.position.offset = Math.max(known.offset, this.position.offset);
     return { messages: [...news, ...held.filter((message) => this.#isNext(message))] };
   }
 

@@ -113,7 +113,7 @@ fn repairs_a_hole_over_errors_and_losses(tab: &Tab<'_>) {
             return { since, heard };",
     );
     assert_eq!(result["since"], json!({"epoch": "abcdefgh", "offset": 5}));
-    assert_eq!(result["heard"], json!(["joined", "rejoined", 6, 7, 8]));
+    assert_eq!(result["heard"], json!(["joined", "rejoined", 6, 7, "anew"]));
 }
 
 fn tells_what_is_gone_for_good(tab: &Tab<'_>) {

@@ -67,7 +67,7 @@ const SETUP: &str = "
         const heard = [];
         chat.on('joined', ({ rejoined }) => heard.push(rejoined ? 'rejoined' : 'joined'));
         chat.on('gap', ({ offset }) => heard.push(offset === undefined ? 'gap' : `gap ${offset}`));
-        chat.on('message', ({ offset, message }) => heard.push(offset ?? message));
+        chat.on('message', ({ offset, message }) => heard.push(message || offset));
         chat.connect();
         await sockets[0].welcome();
         const join = chat.join('r');

@@ -89,6 +89,7 @@ fn go_again_over_a_new_connection(tab: &Tab<'_>) {
             await sockets[0].ok(1, {{ offset: 6 }});
             await sockets[0].asked('send', 2);
             sockets[0].end(1006);
+            sent.push(chat.send('r', 'k4', {{ key: 'k4' }}));
             await soon(() => sockets[1]);
             await sockets[1].welcome();
             const {{ resume }} = await sockets[1].asked('hello');
@@ -103,6 +104,7 @@ fn go_again_over_a_new_connection(tab: &Tab<'_>) {
             await sockets[2].welcome();
             await sockets[2].joined({{ epoch: 'abcdefgh', offset: 7 }}, {{ recovered: true }});
             await sockets[2].ok(1, {{ offset: 8 }});
+            await sockets[2].ok(2, {{ offset: 9 }});
             const offsets = (await Promise.all(sent)).map(({{ offset }}) => offset);
             chat.close();
             return {{ resume, early, keys: sockets.map(keysOn), offsets }};"
@@ -110,8 +112,8 @@ fn go_again_over_a_new_connection(tab: &Tab<'_>) {
     );
     assert_eq!(result["resume"], "secret");
     assert_eq!(result["early"], json!([]), "not before the room is joined");
-    assert_eq!(result["keys"], json!([["k1", "k2"], ["k3"], ["k3"]]), "the second was taken");
-    assert_eq!(result["offsets"], json!([6, 7, 8]));
+    assert_eq!(result["keys"], json!([["k1", "k2"], ["k3"], ["k3", "k4"]]), "the second was taken");
+    assert_eq!(result["offsets"], json!([6, 7, 8, 9]));
 }
 
 fn go_no_more_when_it_is_too_late(tab: &Tab<'_>) {
