@@ -25,7 +25,7 @@
 //!
 //! # Panics
 //! A promise that is not kept is a panic that names it, and so is a case that takes longer
-//! than a minute.
+//! than a minute. [`run`] prints the name of the case, too.
 
 mod content;
 mod departure;
@@ -129,7 +129,19 @@ where
     );
 }
 
-async fn within(case: &str, work: impl Future<Output = ()>) {
+/// Says which case it was that failed: the panic may come from a step that all share.
+struct Case(&'static str);
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the case that failed: {}", self.0);
+        }
+    }
+}
+
+async fn within(case: &'static str, work: impl Future<Output = ()>) {
+    let _named = Case(case);
     if timeout(CASE_DEADLINE, work).await.is_err() {
         panic!("{case} took longer than {CASE_DEADLINE:?}");
     }
