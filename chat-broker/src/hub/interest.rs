@@ -52,6 +52,8 @@ struct Interest<'a, M> {
     reading: HashSet<Topic>,
     /// Rooms with a timer for the count of their members.
     counting: HashSet<Topic>,
+    /// Subscribed, and not in the log yet.
+    unlogged: HashSet<Topic>,
     /// Work for the next calls, by kind.
     waiting: [VecDeque<Topic>; 4],
     calls: FuturesUnordered<BoxFuture<'a, Outcome>>,
@@ -88,6 +90,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             states: HashMap::new(),
             reading: HashSet::new(),
             counting: HashSet::new(),
+            unlogged: HashSet::new(),
             waiting: Default::default(),
             calls: FuturesUnordered::new(),
             timers: VecDeque::new(),
@@ -104,9 +107,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         }
         self.wait_for(Kind::Check, check);
         for topic in news {
-            if self.counting.insert(topic.clone()) {
-                self.set_timer(NEWS, Timer::Count(topic));
-            }
+            self.tell_count_soon(topic);
         }
     }
 
@@ -201,6 +202,12 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         }
     }
 
+    fn tell_count_soon(&mut self, topic: Topic) {
+        if self.counting.insert(topic.clone()) {
+            self.set_timer(NEWS, Timer::Count(topic));
+        }
+    }
+
     fn tell_count(&mut self, topic: &Topic) {
         self.counting.remove(topic);
         self.shared.update(topic, |room, _| room.tell_count());
@@ -266,7 +273,9 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
 
     fn subscribed(&mut self, topics: Vec<Topic>) {
         for topic in topics {
-            log_subscribed(&topic);
+            if topic.as_room().is_some() {
+                self.unlogged.insert(topic.clone());
+            }
             self.states.insert(topic.clone(), State::Subscribed);
             self.look_at(topic);
         }
@@ -285,10 +294,15 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         let ReadResult { mut histories, mut occupancies } = result;
         for topic in topics {
             let (history, occupancy) = (histories.remove(&topic), occupancies.remove(&topic));
-            let taken = self
-                .shared
-                .update(&topic, |room, members| room.finish_reads(history, occupancy, members));
-            self.shared.count(taken.unwrap_or_default());
+            let taken = self.shared.update(&topic, |room, members| {
+                (room.finish_reads(history, occupancy, members), room.has_news())
+            });
+            let (taken, has_news) = taken.unwrap_or_default();
+            self.shared.count(taken);
+            if has_news {
+                self.tell_count_soon(topic.clone());
+            }
+            self.log_subscribed(&topic);
             self.reading.remove(&topic);
             // Another may be wanted: of the next page, or of a room that began meanwhile.
             self.want_reads(topic);
@@ -300,6 +314,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         for topic in topics {
             self.shared.update(&topic, |room, _| room.fail_reads());
             self.shared.turn_away(&topic, error);
+            self.log_subscribed(&topic);
             self.reading.remove(&topic);
             self.set_timer(RETRY, Timer::Read(topic));
         }
@@ -310,6 +325,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             warn!(%error, "could not unsubscribe in time");
         }
         for topic in topics {
+            self.log_subscribed(&topic);
             log_unsubscribed(&topic);
             self.states.remove(&topic);
             self.look_at(topic);
@@ -322,6 +338,25 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             self.shared.update(&topic, |room, _| room.check(position));
             self.want_reads(topic);
         }
+    }
+}
+
+// The wording of both lines is a contract: clients' authors look for them. Whoever has seen
+// the first may rely on it that the room's members hear what is said from then on.
+
+impl<M> Interest<'_, M> {
+    fn log_subscribed(&mut self, topic: &Topic) {
+        if self.unlogged.remove(topic)
+            && let Some(room) = topic.as_room()
+        {
+            info!("subscribing on the pub sub to room: {room}");
+        }
+    }
+}
+
+fn log_unsubscribed(topic: &Topic) {
+    if let Some(room) = topic.as_room() {
+        info!("unsubscribing from the pub sub from room: {room}");
     }
 }
 
@@ -338,19 +373,5 @@ impl<M: Deliver + Clone> Shared<M> {
             }
             let _ = waiter.done.send(Err(error.clone()));
         }
-    }
-}
-
-// The wording of both lines is a contract: clients' authors look for them.
-
-fn log_subscribed(topic: &Topic) {
-    if let Some(room) = topic.as_room() {
-        info!("subscribing on the pub sub to room: {room}");
-    }
-}
-
-fn log_unsubscribed(topic: &Topic) {
-    if let Some(room) = topic.as_room() {
-        info!("unsubscribing from the pub sub from room: {room}");
     }
 }

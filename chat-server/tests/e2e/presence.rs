@@ -6,7 +6,7 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use crate::support::{Chat, ask, command, join, next_of};
+use crate::support::{Chat, DEADLINE, ask, command, join, next_of};
 
 fn names(frame: &Value) -> Vec<String> {
     let members = frame["members"].as_array().expect("members").iter();
@@ -168,8 +168,7 @@ async fn a_big_room_is_told_its_number() {
     for n in 0..40 {
         let server = if n % 2 == 0 { &first } else { &second };
         let mut client = server.native().await;
-        let joined = ask(&mut client, "joined", json!({"type": "join", "room": "r"})).await;
-        assert!(joined["count"].as_u64().unwrap() > n / 2, "{joined}");
+        ask(&mut client, "joined", json!({"type": "join", "room": "r"})).await;
         crowd.push(client);
     }
     let (mut singles, mut counts) = (0, 0);
@@ -190,7 +189,16 @@ async fn a_big_room_is_told_its_number() {
     for client in &mut crowd {
         ask(client, "left", json!({"type": "leave", "room": "r"})).await;
     }
-    while next_of(&mut watcher, "presence").await["count"] != 1 {}
-    let members = ask(&mut watcher, "members", json!({"type": "members", "room": "r"})).await;
-    assert_eq!((names(&members), &members["count"]), (vec!["Watcher".into()], &json!(1)));
+    // A small room is told of single ones again: the last may be either.
+    let last = |frame: &Value| frame["count"] == 1 || frame["event"] == "left";
+    while !last(&next_of(&mut watcher, "presence").await) {}
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let members = ask(&mut watcher, "members", json!({"type": "members", "room": "r"})).await;
+        if members["count"] == 1 {
+            assert_eq!(names(&members), ["Watcher"]);
+            break;
+        }
+        assert!(Instant::now() < deadline, "{members}");
+    }
 }
