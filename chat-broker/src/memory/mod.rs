@@ -52,11 +52,12 @@ const SHARDS: usize = 64;
 ///   [kept](Delivery::Kept) in. Past 1,000,000 topics those that have waited longest are
 ///   dropped with their histories, except those with subscribers or occupants; such a topic
 ///   begins a new epoch.
-/// * **Histories** share 256 MiB, or as many bytes as [`with_history_bytes`] says, each
-///   publication reckoned at 64 bytes beside its payload. When that is exceeded, the topics
-///   that have gone longest without a publication lose their whole history, until a quarter
-///   is free; one topic alone keeps a quarter of it at most, and loses its oldest. A history
-///   whose time is over is given up when its topic is next used, or for want of memory.
+/// * **Histories** share 256 MiB, or as many bytes as [`with_history_bytes`] says; beside
+///   the payload, a publication is reckoned at 64 bytes and a history at 256. When that is
+///   exceeded, the topics that have gone longest without a publication lose their whole
+///   history, until a quarter is free. One topic alone keeps a quarter of it at most, and
+///   loses its oldest. A history whose time is over is given up when its topic is next used,
+///   or for want of memory.
 /// * **Keys.** The latest 16,384 of the topics that share one of 64 locks, 1,048,576 in all.
 ///
 /// [`with_history_bytes`]: Self::with_history_bytes

@@ -78,7 +78,7 @@ mod tests {
             payload: Bytes::new(),
             delivery: Delivery::kept(),
             id: MessageId::random(),
-            resend: false,
+            sent: false,
             deadline: Instant::now(),
             receipt: Receipt::pending().0,
             _room: Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap(),

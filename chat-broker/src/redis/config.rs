@@ -18,6 +18,10 @@ const MAX_PREFIX: usize = 64;
 /// Longest lifetime of anything.
 pub(super) const MAX_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// Shortest and longest lease of a node.
+const MIN_LEASE: Duration = Duration::from_millis(100);
+const MAX_LEASE: Duration = Duration::from_secs(60 * 60);
+
 /// After how long without traffic the kernel probes a connection.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
@@ -43,6 +47,8 @@ pub struct RedisConfig {
     pub(super) event_queue: usize,
     pub(super) deadline: Duration,
     pub(super) position_ttl: Duration,
+    pub(super) lease: Duration,
+    pub(super) grace: Duration,
 }
 
 impl RedisConfig {
@@ -58,6 +64,8 @@ impl RedisConfig {
             event_queue: 8192,
             deadline: Duration::from_secs(5),
             position_ttl: Duration::from_secs(24 * 60 * 60),
+            lease: Duration::from_secs(10),
+            grace: Duration::from_secs(5),
         }
     }
 
@@ -133,6 +141,23 @@ impl RedisConfig {
         self
     }
 
+    /// How long a node that is not heard of counts as alive, 100 ms to an hour; default
+    /// 10 s. Its users leave within this time and 5 s more, if there is another node. A
+    /// node that could not reach Redis for longer enters its users anew.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// How long the users of a node that was [closed](crate::Broker::close) may take to
+    /// come back elsewhere without being announced, up to an hour; default 5 s.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
     /// What connects with these settings.
     pub(super) fn client(&self) -> Result<Client, BrokerError> {
         self.check()?;
@@ -165,6 +190,10 @@ impl RedisConfig {
             "the deadline must be longer than nothing"
         } else if !(Duration::from_secs(1)..=MAX_TTL).contains(&self.position_ttl) {
             "the lifetime of positions is a second to ten years"
+        } else if !(MIN_LEASE..=MAX_LEASE).contains(&self.lease) {
+            "the lease is 100 ms to an hour"
+        } else if self.grace > MAX_LEASE {
+            "the grace is an hour at most"
         } else if !self.ca_certificate.iter().all(|pem| holds_certificate(pem)) {
             "there is no certificate in the PEM"
         } else {
@@ -202,6 +231,8 @@ impl fmt::Debug for RedisConfig {
             .field("event_queue", &self.event_queue)
             .field("deadline", &self.deadline)
             .field("position_ttl", &self.position_ttl)
+            .field("lease", &self.lease)
+            .field("grace", &self.grace)
             .finish()
     }
 }
@@ -250,6 +281,9 @@ mod tests {
             good.clone().deadline(Duration::ZERO),
             good.clone().position_ttl(Duration::from_millis(999)),
             good.clone().position_ttl(Duration::MAX),
+            good.clone().lease(Duration::from_millis(99)),
+            good.clone().lease(Duration::MAX),
+            good.clone().grace(Duration::MAX),
             good.clone().url("rediss://host").ca_certificate("no certificate"),
         ] {
             assert!(matches!(bad.client(), Err(BrokerError::Config(_))), "{bad:?}");

@@ -10,8 +10,8 @@ use super::Shared;
 use super::config::MAX_TTL;
 use super::mark::Mark;
 use super::queue::Job;
-use super::store::{Store, position};
-use super::wire::{MAX_OFFSET, MessageId};
+use super::store::{Store, malformed};
+use super::wire::MAX_OFFSET;
 use crate::broker::{Delivery, HistoryRead};
 use crate::error::BrokerError;
 use crate::random;
@@ -42,7 +42,7 @@ impl Shared {
         };
         call.arg(address.channel()).arg(Epoch::from_random(random::bits()).as_str());
         call.arg(job.id.as_bytes()).arg(retention.messages.max(1)).arg(ttl.as_millis() as u64);
-        call.arg(meta_ttl.as_secs()).arg(u8::from(job.resend)).arg(&job.payload[..]);
+        call.arg(meta_ttl.as_secs()).arg(&job.payload[..]);
     }
 }
 
@@ -86,7 +86,8 @@ impl Store {
 
 fn history(range: Range, reply: Reply) -> Result<(History, Mark), BrokerError> {
     let (epoch, offset, id, oldest, mut payloads) = reply;
-    let position = position(Some(epoch), Some(offset))?;
+    let stored = (Some(epoch), Some(offset), Some(id));
+    let mut mark = Mark::parse(stored).ok_or_else(malformed)?;
     if !matches!(range, Range::After(_)) {
         payloads.reverse();
     }
@@ -94,7 +95,9 @@ fn history(range: Range, reply: Reply) -> Result<(History, Mark), BrokerError> {
         .zip(payloads)
         .map(|(offset, payload)| Entry { offset, payload: Bytes::from(payload) })
         .collect();
-    let is_top = entries.last().is_some_and(|last| last.offset == offset);
-    let id = if is_top { MessageId::parse(&id) } else { None };
-    Ok((History { position, entries }, Mark { position, id }))
+    if entries.last().is_none_or(|newest| newest.offset != offset) {
+        // The id is of another publication.
+        mark.id = None;
+    }
+    Ok((History { position: mark.position, entries }, mark))
 }

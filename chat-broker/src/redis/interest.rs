@@ -18,6 +18,8 @@ pub(super) struct Interest {
     version: u64,
     /// Rises with every connection: what an earlier one still reads is ignored.
     connection: u64,
+    /// Something was received since [`take_heard`](Self::take_heard).
+    heard: bool,
     /// Of topics that are not wanted.
     marks: Marks,
 }
@@ -120,7 +122,13 @@ impl Interest {
         if connection != self.connection {
             return None;
         }
+        self.heard = true;
         self.wanted.get_mut(std::str::from_utf8(channel).ok()?)
+    }
+
+    /// Whether anything was received since the last call.
+    pub(super) fn take_heard(&mut self) -> bool {
+        std::mem::take(&mut self.heard)
     }
 
     /// Takes note of what was read of a topic that is wanted.
@@ -214,8 +222,11 @@ mod tests {
         interest.disconnected();
         assert!(interest.recipient(first, b"a").is_none());
         let second = interest.connecting();
+        interest.take_heard();
         assert!(interest.recipient(second, b"a").is_some());
+        assert!(interest.take_heard() && !interest.take_heard());
         assert!(interest.recipient(first, b"a").is_none());
+        assert!(!interest.take_heard());
     }
 
     #[test]

@@ -7,13 +7,15 @@ use redis::{Pipeline, RedisResult, Value};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::answer::{is_overtaken, published, refuses_all, wants_reconnect};
+use super::claims::{Changes, Claims};
 use super::health::Side;
 use super::link::{Backoff, Link, PING_INTERVAL, broker_error};
 use super::mark::Mark;
 use super::peer::Peer;
+use super::presence::{self, Presence};
 use super::queue::{Job, Queue};
 use super::subscriber::Subscriber;
-use super::{Shared, lineage, script, wire};
+use super::{Shared, lineage, recover, script, wire};
 use crate::broker::{Delivery, Published};
 use crate::error::BrokerError;
 
@@ -22,7 +24,9 @@ pub(super) struct LaneTask {
     shared: Arc<Shared>,
     /// Knows how far the topics have come.
     subscriber: Arc<Subscriber>,
+    presence: Arc<Presence>,
     queue: Queue,
+    claims: Arc<Claims>,
     side: Side,
     /// Of the latest connection.
     peer: Option<Peer>,
@@ -31,11 +35,19 @@ pub(super) struct LaneTask {
 }
 
 impl LaneTask {
-    pub(super) fn new(shared: &Arc<Shared>, subscriber: &Arc<Subscriber>, queue: Queue) -> Self {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        subscriber: &Arc<Subscriber>,
+        presence: &Arc<Presence>,
+        queue: Queue,
+        claims: Arc<Claims>,
+    ) -> Self {
         Self {
             shared: Arc::clone(shared),
             subscriber: Arc::clone(subscriber),
+            presence: Arc::clone(presence),
             queue,
+            claims,
             side: shared.health.side(),
             peer: None,
             refused: false,
@@ -53,6 +65,7 @@ impl LaneTask {
             let Some(connected) = self.meanwhile(connect, &cause).await else { return };
             let error = match connected {
                 Ok((link, peer)) => {
+                    self.presence.connected(peer.run_id.as_deref());
                     self.peer = Some(peer);
                     match self.serve(link).await {
                         Ok(()) => return,
@@ -85,6 +98,7 @@ impl LaneTask {
 
     /// Publishes until the connection breaks, or the broker is closing and nothing is left.
     async fn serve(&mut self, mut link: Link) -> RedisResult<()> {
+        self.recover(&mut link).await?;
         self.side.set_up();
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -93,39 +107,53 @@ impl LaneTask {
                 biased;
                 error = link.lost() => return Err(error),
                 more = self.queue.wait() => {
-                    if !more {
+                    let sent = self.send_batch(&mut link).await?;
+                    if !more && !sent {
                         return Ok(());
                     }
+                }
+                () = self.claims.changed() => {
                     self.send_batch(&mut link).await?;
                 }
-                _ = ping.tick() => link.ping().await?,
+                _ = ping.tick() => {
+                    self.claims.retry();
+                    link.ping().await?;
+                }
             }
         }
     }
 
-    async fn send_batch(&mut self, link: &mut Link) -> RedisResult<()> {
+    /// Sends what waits: comings, publications, goings. Returns whether there was anything.
+    async fn send_batch(&mut self, link: &mut Link) -> RedisResult<bool> {
         self.queue.expire(&BrokerError::unavailable("redis came back too late"));
-        let jobs = self.queue.take_batch();
-        if jobs.is_empty() {
-            return Ok(());
+        // Whoever came before one of these did so before the next line.
+        let mut jobs = self.queue.take_batch();
+        let changes = self.claims.take(self.queue.done());
+        if changes.more {
+            self.queue.put_back(std::mem::take(&mut jobs));
         }
-        match link.send(&self.pipeline(&jobs)).await {
-            Ok(replies) => self.settle(link, jobs, replies).await,
+        if jobs.is_empty() && changes.is_empty() {
+            return Ok(false);
+        }
+        match link.send(&self.pipeline(&jobs, &changes)).await {
+            Ok(replies) => self.settle(link, jobs, changes, replies).await?,
             Err(error) => {
+                self.claims.settle(changes, []);
                 self.send_again(jobs, &broker_error(error.clone()));
-                Err(error)
+                return Err(error);
             }
         }
+        Ok(true)
     }
 
     /// After a connection that broke Redis may have all of `jobs`, or none. What is kept
-    /// is sent again: Redis finds it by its id. The rest must not arrive twice.
+    /// can be found, and waits for that; the rest must not be sent twice.
     fn send_again(&mut self, jobs: Vec<Job>, cause: &BrokerError) {
         let mut again = Vec::with_capacity(jobs.len());
         for mut job in jobs {
             match job.delivery {
                 Delivery::Kept { .. } => {
-                    job.resend = true;
+                    job.sent = true;
                     again.push(job);
                 }
                 Delivery::Ephemeral => job.settle(Err(cause.clone())),
@@ -134,9 +162,37 @@ impl LaneTask {
         self.queue.put_back(again);
     }
 
-    fn pipeline(&self, jobs: &[Job]) -> Pipeline {
-        let mut pipeline = Pipeline::with_capacity(jobs.len());
+    /// Settles what was published on an earlier connection; the rest is sent as if new.
+    async fn recover(&mut self, link: &mut Link) -> RedisResult<()> {
+        let jobs = self.queue.take_sent();
+        let found = match recover::find(link, &self.shared.scripts, &jobs).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.queue.put_back(jobs);
+                return Err(error);
+            }
+        };
+        let (mut again, mut seen) = (Vec::new(), Vec::new());
+        for (mut job, position) in jobs.into_iter().zip(found) {
+            if let Some(position) = position {
+                seen.push((job.address.clone(), Mark { position, id: Some(job.id) }));
+                let published = Published { position: Some(position), nodes: 0, repeated: false };
+                job.settle(Ok(published));
+            } else {
+                job.sent = false;
+                again.push(job);
+            }
+        }
+        self.subscriber.published(seen);
+        self.queue.put_back(again);
+        Ok(())
+    }
+
+    fn pipeline(&self, jobs: &[Job], changes: &Changes) -> Pipeline {
+        let changed = changes.enters.len() + changes.leaves.len();
+        let mut pipeline = Pipeline::with_capacity(jobs.len() + changed);
         pipeline.ignore_errors();
+        self.shared.add_enters(&mut pipeline, changes);
         for job in jobs {
             match &job.delivery {
                 Delivery::Kept { .. } => self.shared.add_kept(&mut pipeline, job),
@@ -146,6 +202,7 @@ impl LaneTask {
                 }
             }
         }
+        self.shared.add_leaves(&mut pipeline, changes);
         pipeline
     }
 
@@ -155,8 +212,25 @@ impl LaneTask {
         &mut self,
         link: &mut Link,
         jobs: Vec<Job>,
-        replies: Vec<Value>,
+        changes: Changes,
+        mut replies: Vec<Value>,
     ) -> RedisResult<()> {
+        let lacks_scripts = replies.iter().any(script::is_unknown);
+        let after_enters = replies.split_off(changes.enters.len().min(replies.len()));
+        let enters = std::mem::replace(&mut replies, after_enters);
+        let leaves = replies.split_off(jobs.len().min(replies.len()));
+        if enters.contains(&Value::Int(0)) {
+            self.presence.doubt.notify_one();
+        }
+        self.claims.settle(changes, enters.iter().chain(&leaves).map(presence::outcome));
+        let settled = self.settle_jobs(jobs, replies);
+        if lacks_scripts {
+            link.load(&self.shared.scripts).await?;
+        }
+        settled
+    }
+
+    fn settle_jobs(&mut self, jobs: Vec<Job>, replies: Vec<Value>) -> RedisResult<()> {
         let overtaken: Vec<bool> =
             (0..jobs.len()).map(|n| is_overtaken(&jobs, &replies, n)).collect();
         let (mut unexecuted, mut seen) = (Vec::new(), Vec::new());
@@ -179,10 +253,7 @@ impl LaneTask {
             job.settle(outcome.map_err(broker_error));
         }
         self.subscriber.published(seen);
-        if !unexecuted.is_empty() {
-            self.queue.put_back(unexecuted);
-            link.load(&self.shared.scripts).await?;
-        }
+        self.queue.put_back(unexecuted);
         broken.map_or(Ok(()), Err)
     }
 
@@ -203,7 +274,7 @@ impl LaneTask {
     }
 }
 
-/// A connection on which what was sent on the one before may be sent again.
+/// A connection that may be used: nothing more happens on the one before.
 async fn connect(
     shared: Arc<Shared>,
     subscriber: Arc<Subscriber>,

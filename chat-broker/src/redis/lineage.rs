@@ -17,7 +17,7 @@
 use redis::{Pipeline, RedisResult, Value};
 
 use super::link::Link;
-use super::mark::Mark;
+use super::mark::{Mark, Stored};
 use super::names::Address;
 use super::script::Scripts;
 use super::wire::MessageId;
@@ -63,10 +63,10 @@ pub(super) async fn check(
 /// Whether a closer look is needed: mostly a topic stands where it was seen. What is
 /// missing or unreadable gives out no offset twice.
 fn is_doubtful(seen: Mark, stored: Value) -> bool {
-    let stored: Result<(Vec<u8>, u64, Option<Vec<u8>>), _> = redis::from_redis_value(stored);
-    stored.is_ok_and(|(epoch, offset, id)| {
-        let stands = offset == seen.position.offset
-            && (seen.id.is_none() || seen.id == id.and_then(|id| MessageId::parse(&id)));
-        epoch == seen.position.epoch.as_str().as_bytes() && !stands
+    let stored = redis::from_redis_value::<Stored>(stored).ok().and_then(Mark::parse);
+    stored.is_some_and(|stored| {
+        let stands =
+            stored.position == seen.position && (seen.id.is_none() || seen.id == stored.id);
+        stored.position.epoch == seen.position.epoch && !stands
     })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use chat_core::Position;
+use chat_core::{Epoch, Position};
 
 use super::wire::MessageId;
 
@@ -17,7 +17,17 @@ pub(super) struct Mark {
     pub(super) id: Option<MessageId>,
 }
 
+/// `epoch`, `offset` and `id`, as they are stored.
+pub(super) type Stored = (Option<Vec<u8>>, Option<u64>, Option<Vec<u8>>);
+
 impl Mark {
+    /// Reads one; the default if nothing is stored, `None` if it makes no sense.
+    pub(super) fn parse((epoch, offset, id): Stored) -> Option<Self> {
+        let (Some(epoch), Some(offset)) = (epoch, offset) else { return Some(Self::default()) };
+        let position = Position { epoch: Epoch::parse(&epoch)?, offset };
+        Some(Self { position, id: id.and_then(|id| MessageId::parse(&id)) })
+    }
+
     /// Takes note of one that was read or answered: it may be older than what has arrived
     /// since.
     pub(super) fn advance(&mut self, to: Self) {
@@ -60,8 +70,6 @@ impl Marks {
 
 #[cfg(test)]
 mod tests {
-    use chat_core::Epoch;
-
     use super::*;
 
     fn at(epoch: &[u8], offset: u64) -> Mark {

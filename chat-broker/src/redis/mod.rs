@@ -18,18 +18,23 @@
 //! reconnects by itself for ever.
 
 mod answer;
+mod claims;
 mod config;
 mod health;
 mod history;
 mod interest;
 mod lane;
+mod lease;
 mod lineage;
 mod link;
 mod mark;
 mod names;
 mod peer;
+mod presence;
 mod publisher;
 mod queue;
+mod reaper;
+mod recover;
 mod script;
 mod store;
 mod subscriber;
@@ -41,9 +46,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
 use redis::Client;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 pub use config::RedisConfig;
 
@@ -51,6 +56,7 @@ use crate::broker::{Broker, Delivery, HistoryRead, Receipt, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
 use health::Health;
+use lease::LeaseTask;
 use names::Names;
 use publisher::Publisher;
 use script::Scripts;
@@ -66,12 +72,15 @@ pub struct RedisBroker {
     shared: Arc<Shared>,
     publisher: Publisher,
     subscriber: Arc<Subscriber>,
-    store: Store,
+    store: Arc<Store>,
     closing: watch::Sender<bool>,
+    retiring: watch::Sender<bool>,
     /// The tasks that publish: they end by themselves after `closing`.
     publishing: Mutex<JoinSet<()>>,
     /// The task that subscribes.
     subscribing: Mutex<JoinSet<()>>,
+    /// The task that keeps the lease: it ends by itself after `retiring`. The other reaps.
+    leasing: Mutex<JoinSet<()>>,
 }
 
 /// What the connections of a broker have in common.
@@ -89,8 +98,8 @@ impl Shared {
         let client = config.client()?;
         let database = client.get_connection_info().redis_settings().db();
         let names = Names::new(&config.prefix, database);
-        // One more subscribes.
-        let health = Health::new(config.publish_connections + 1);
+        // One more subscribes, and one keeps the lease.
+        let health = Health::new(config.publish_connections + 2);
         Ok(Self { config, client, names, scripts: Scripts::new(), health })
     }
 }
@@ -110,15 +119,22 @@ impl RedisBroker {
     pub async fn connect(config: RedisConfig) -> Result<(Self, BrokerEvents), BrokerError> {
         let (events, receiver) = events::channel(config.event_queue);
         let shared = Arc::new(Shared::new(config)?);
-        let store = Store::new(Arc::clone(&shared))?;
+        let store = Arc::new(Store::new(Arc::clone(&shared))?);
 
-        let subscriber = Subscriber::new(Arc::clone(&shared), events);
+        let subscriber = Subscriber::new(Arc::clone(&store), events);
         let mut subscribing = JoinSet::new();
         subscribing.spawn(Arc::clone(&subscriber).run());
 
         let (closing, closed) = watch::channel(false);
         let mut publishing = JoinSet::new();
-        let publisher = Publisher::start(&shared, &subscriber, &closed, &mut publishing);
+        let (publisher, presence) =
+            Publisher::start(&shared, &subscriber, &closed, &mut publishing);
+
+        let (retiring, retired) = watch::channel(false);
+        let (condemned, to_reap) = mpsc::channel(1);
+        let mut leasing = JoinSet::new();
+        leasing.spawn(LeaseTask::new(&shared, &presence, condemned).run(retired));
+        leasing.spawn(reaper::run(Arc::clone(&store), to_reap));
 
         shared.health.first_report().await;
         let broker = Self {
@@ -127,8 +143,10 @@ impl RedisBroker {
             subscriber,
             store,
             closing,
+            retiring,
             publishing: Mutex::new(publishing),
             subscribing: Mutex::new(subscribing),
+            leasing: Mutex::new(leasing),
         };
         Ok((broker, receiver))
     }
@@ -188,13 +206,25 @@ impl Broker for RedisBroker {
         Ok(histories)
     }
 
-    fn enter(&self, _: &Topic, _: Occupant) {}
+    fn enter(&self, topic: &Topic, occupant: Occupant) {
+        if self.open().is_ok() {
+            self.publisher.enter(topic, occupant);
+        }
+    }
 
-    fn leave(&self, _: &Topic, _: &UserId) {}
+    fn leave(&self, topic: &Topic, user: &UserId) {
+        if self.open().is_ok() {
+            self.publisher.leave(topic, user);
+        }
+    }
 
-    async fn occupancy(&self, _: &[Topic], _: usize) -> Result<Vec<Occupancy>, BrokerError> {
+    async fn occupancy(
+        &self,
+        topics: &[Topic],
+        limit: usize,
+    ) -> Result<Vec<Occupancy>, BrokerError> {
         self.open()?;
-        Err(BrokerError::unavailable("not built yet"))
+        self.store.occupancy(topics, limit).await
     }
 
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {
@@ -214,12 +244,19 @@ impl Broker for RedisBroker {
 
     async fn close(&self) {
         self.closing.send_replace(true);
+        let deadline = Instant::now() + self.shared.config.deadline;
         let mut publishing = self.publishing.lock().await;
         let drained = async { while publishing.join_next().await.is_some() {} };
-        if timeout(self.shared.config.deadline, drained).await.is_err() {
+        if timeout_at(deadline, drained).await.is_err() {
             tracing::warn!("redis did not take all publications before the end");
         }
         publishing.shutdown().await;
+        // The lease goes after what depends on it; the reaper ends with it.
+        self.retiring.send_replace(true);
+        let mut leasing = self.leasing.lock().await;
+        let retired = async { while leasing.join_next().await.is_some() {} };
+        let _ = timeout_at(deadline, retired).await;
+        leasing.shutdown().await;
         self.subscribing.lock().await.shutdown().await;
         self.subscriber.close();
     }

@@ -6,6 +6,11 @@
 //! | `<channel>:meta` | hash | `epoch`, `offset` and `id` of the last kept publication |
 //! | `<channel>:log` | stream | the history |
 //! | `<channel>:k:<key>` | string | which publication had this key |
+//! | `<channel>:members` | hash | who is there, see `scripts/change.lua` |
+//! | `<channel>:on:<node>` | set | users that a node holds there |
+//! | `<prefix>:rooms:<node>` | set | channels in which a node holds somebody |
+//! | `<prefix>:nodes` | sorted set | nodes, by when their leases end |
+//! | `<prefix>:node:<node>` | channel | what a node sends to itself |
 //! | `<prefix>:secret` | string | 32 random bytes |
 //!
 //! A room, a user or a key stands in them percent-encoded (RFC 3986, section 2.1: all but
@@ -20,6 +25,8 @@ use std::fmt::Write;
 
 use chat_core::Topic;
 
+use crate::random;
+
 const META: &str = ":meta";
 
 /// Makes the names of one deployment.
@@ -29,7 +36,7 @@ pub(super) struct Names {
 }
 
 /// Where a topic is in Redis.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Address {
     meta: String,
 }
@@ -61,6 +68,21 @@ impl Names {
     pub(super) fn secret(&self) -> String {
         format!("{}:secret", self.prefix)
     }
+
+    /// Channels in which a node holds somebody.
+    pub(super) fn rooms(&self, node: &str) -> String {
+        format!("{}:rooms:{node}", self.prefix)
+    }
+
+    /// The leases of all nodes.
+    pub(super) fn nodes(&self) -> String {
+        format!("{}:nodes", self.prefix)
+    }
+
+    /// The channel in which a node hears itself.
+    pub(super) fn node(&self, node: &str) -> String {
+        format!("{}:node:{node}", self.prefix)
+    }
 }
 
 impl Address {
@@ -83,6 +105,16 @@ impl Address {
         record
     }
 
+    /// Who is there.
+    pub(super) fn members(&self) -> String {
+        [self.channel(), ":members"].concat()
+    }
+
+    /// Users that a node holds there.
+    pub(super) fn held(&self, node: &str) -> String {
+        [self.channel(), ":on:", node].concat()
+    }
+
     pub(super) fn of_channel(channel: &str) -> Self {
         Self { meta: [channel, META].concat() }
     }
@@ -91,6 +123,11 @@ impl Address {
         self.meta.truncate(self.meta.len() - META.len());
         self.meta
     }
+}
+
+/// The name of a node: no other has it, nor had.
+pub(super) fn new_node() -> String {
+    format!("{:016x}", random::bits())
 }
 
 fn percent_encode(name: &str, into: &mut String) {

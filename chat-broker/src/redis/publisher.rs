@@ -2,15 +2,18 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use chat_core::Topic;
+use chat_core::{Occupant, Topic, UserId};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
+use super::claims::{Claims, Key};
 use super::lane::LaneTask;
+use super::presence::Presence;
 use super::queue::{Job, Queue};
 use super::subscriber::Subscriber;
 use super::wire::MessageId;
@@ -31,6 +34,9 @@ pub(super) struct Publisher {
 struct Lane {
     jobs: mpsc::Sender<Job>,
     room: Arc<Semaphore>,
+    /// How many publications were accepted.
+    accepted: AtomicU64,
+    claims: Arc<Claims>,
 }
 
 impl Publisher {
@@ -41,14 +47,19 @@ impl Publisher {
         subscriber: &Arc<Subscriber>,
         closing: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
-    ) -> Self {
-        let lanes = (0..shared.config.publish_connections).map(|_| {
+    ) -> (Self, Arc<Presence>) {
+        let connections = 0..shared.config.publish_connections;
+        let claims: Vec<Arc<Claims>> = connections.map(|_| Arc::default()).collect();
+        let presence = Presence::new(claims.clone());
+        let lanes = claims.into_iter().map(|claims| {
             let (jobs, receiver) = mpsc::channel(shared.config.publish_queue);
             let queue = Queue::new(receiver, closing.clone());
-            tasks.spawn(LaneTask::new(shared, subscriber, queue).run());
-            Lane { jobs, room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)) }
+            let task = LaneTask::new(shared, subscriber, &presence, queue, Arc::clone(&claims));
+            tasks.spawn(task.run());
+            let room = Arc::new(Semaphore::new(MAX_QUEUED_BYTES));
+            Lane { jobs, room, accepted: AtomicU64::new(0), claims }
         });
-        Self { shared: Arc::clone(shared), lanes: lanes.collect() }
+        (Self { shared: Arc::clone(shared), lanes: lanes.collect() }, Arc::clone(&presence))
     }
 
     /// See [`Broker::publish`](crate::Broker::publish).
@@ -72,9 +83,22 @@ impl Publisher {
             .map_err(|_| BrokerError::unavailable("the queue of publications stayed full"))??;
         let (receipt, pending) = Receipt::pending();
         let id = MessageId::random();
-        let resend = false;
-        place.send(Job { address, payload, delivery, id, resend, deadline, receipt, _room });
+        lane.accepted.fetch_add(1, Ordering::SeqCst);
+        place.send(Job { address, payload, delivery, id, sent: false, deadline, receipt, _room });
         Ok(pending)
+    }
+
+    /// See [`Broker::enter`](crate::Broker::enter).
+    pub(super) fn enter(&self, topic: &Topic, Occupant { user, info }: Occupant) {
+        let address = self.shared.names.address(topic);
+        self.lane(topic).claims.enter(Key { address, user }, info);
+    }
+
+    /// See [`Broker::leave`](crate::Broker::leave).
+    pub(super) fn leave(&self, topic: &Topic, user: &UserId) {
+        let lane = self.lane(topic);
+        let key = Key { address: self.shared.names.address(topic), user: user.clone() };
+        lane.claims.leave(key, lane.accepted.load(Ordering::SeqCst));
     }
 
     /// Always the same for a topic, which keeps its order.

@@ -23,8 +23,8 @@ pub(super) struct Job {
     pub(super) payload: Bytes,
     pub(super) delivery: Delivery,
     pub(super) id: MessageId,
-    /// It was sent before, on a connection that broke: Redis may have it.
-    pub(super) resend: bool,
+    /// It was sent on a connection that broke: Redis may have it.
+    pub(super) sent: bool,
     /// Until when it may wait to be sent.
     pub(super) deadline: Instant,
     pub(super) receipt: ReceiptSender,
@@ -90,6 +90,12 @@ impl Queue {
         self.taken - self.pending.len() as u64
     }
 
+    /// Takes what was sent already: it stands in front.
+    pub(super) fn take_sent(&mut self) -> Vec<Job> {
+        let count = self.pending.iter().take_while(|job| job.sent).count();
+        self.pending.drain(..count).collect()
+    }
+
     /// Puts back what was taken and is to be sent (again), in front.
     pub(super) fn put_back(&mut self, jobs: Vec<Job>) {
         self.pending.splice(..0, jobs);
@@ -152,7 +158,7 @@ mod tests {
             payload: vec![0; bytes].into(),
             delivery: Delivery::kept(),
             id: MessageId::random(),
-            resend: false,
+            sent: false,
             deadline,
             receipt,
             _room: room,

@@ -9,8 +9,14 @@ use redis::{Pipeline, RedisError, RedisResult, ToRedisArgs, Value};
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) publish: Script,
+    pub(super) recover: Script,
     pub(super) history: Script,
     pub(super) lineage: Script,
+    pub(super) enter: Script,
+    pub(super) leave: Script,
+    pub(super) reap: Script,
+    pub(super) renew: Script,
+    pub(super) occupancy: Script,
 }
 
 /// A script. Its name is a hash of its text, the same in every Redis; it is learned when
@@ -25,13 +31,30 @@ impl Scripts {
     pub(super) fn new() -> Self {
         Self {
             publish: Script::new(include_str!("scripts/publish.lua")),
+            recover: Script::new(include_str!("scripts/recover.lua")),
             history: Script::new(include_str!("scripts/history.lua")),
             lineage: Script::new(include_str!("scripts/lineage.lua")),
+            enter: Script::new(concat!(
+                include_str!("scripts/change.lua"),
+                include_str!("scripts/enter.lua")
+            )),
+            leave: Script::new(concat!(
+                include_str!("scripts/change.lua"),
+                include_str!("scripts/leave.lua")
+            )),
+            reap: Script::new(concat!(
+                include_str!("scripts/change.lua"),
+                include_str!("scripts/reap.lua")
+            )),
+            renew: Script::new(include_str!("scripts/renew.lua")),
+            occupancy: Script::new(include_str!("scripts/occupancy.lua")),
         }
     }
 
-    fn all(&self) -> [&Script; 3] {
-        [&self.publish, &self.history, &self.lineage]
+    fn all(&self) -> [&Script; 9] {
+        let Self { publish, recover, history, lineage, enter, leave, reap, renew, occupancy } =
+            self;
+        [publish, recover, history, lineage, enter, leave, reap, renew, occupancy]
     }
 
     /// Stores them all in Redis.
@@ -60,9 +83,12 @@ impl Script {
         commands: &'a mut Pipeline,
         keys: &[impl ToRedisArgs],
     ) -> &'a mut Pipeline {
-        // Redis knows no script without a name, and says so.
-        let name = self.name.get().map_or("", String::as_str);
-        commands.cmd("EVALSHA").arg(name).arg(keys.len()).arg(keys)
+        match self.name.get() {
+            Some(name) => commands.cmd("EVALSHA").arg(name),
+            // Nobody has stored it yet.
+            None => commands.cmd("EVAL").arg(self.text),
+        };
+        commands.arg(keys.len()).arg(keys)
     }
 }
 
@@ -71,7 +97,8 @@ pub(super) fn is_unknown(reply: &Value) -> bool {
     matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT")
 }
 
-/// As [`is_unknown`], for an answer that has become an error.
+/// As [`is_unknown`], for the error that the answers have become.
 pub(super) fn was_unknown(error: &RedisError) -> bool {
-    error.code() == Some("NOSCRIPT")
+    let errors = error.clone().into_server_errors();
+    errors.is_some_and(|errors| errors.iter().any(|(_, error)| error.code() == "NOSCRIPT"))
 }

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use chat_core::{Epoch, Position, Topic};
+use chat_core::Topic;
 use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime};
 use redis::{FromRedisValue, Pipeline, RedisError};
 use tokio::time::timeout;
 
 use super::Shared;
 use super::link::{broker_error, connection_config};
-use super::mark::Mark;
-use super::script;
-use super::wire::MessageId;
+use super::mark::{Mark, Stored};
+use super::{script, wire};
 use crate::error::BrokerError;
 
 /// Connections at most.
@@ -53,11 +52,8 @@ impl Store {
                     let address = self.shared.names.address(topic);
                     commands.cmd("HMGET").arg(address.meta()).arg(&["epoch", "offset", "id"]);
                 }
-                let stored: Vec<(Option<Vec<u8>>, Option<u64>, Option<Vec<u8>>)> =
-                    self.query(&commands).await?;
-                for (epoch, offset, id) in stored {
-                    let id = id.and_then(|id| MessageId::parse(&id));
-                    marks.push(Mark { position: position(epoch, offset)?, id });
+                for stored in self.query::<Vec<Stored>>(&commands).await? {
+                    marks.push(Mark::parse(stored).ok_or_else(malformed)?);
                 }
             }
             Ok(marks)
@@ -78,6 +74,13 @@ impl Store {
         commands.cmd("GET").arg(&key);
         let (stored,): (Vec<u8>,) = self.in_time(self.query(&commands)).await?;
         stored.try_into().map_err(|_| BrokerError::refused("the secret in redis is not 32 bytes"))
+    }
+
+    /// Sends something to a channel; returns whether Redis took it.
+    pub(super) async fn probe(&self, channel: &str) -> bool {
+        let mut commands = Pipeline::with_capacity(1);
+        commands.cmd("PUBLISH").arg(channel).arg(wire::ephemeral(b"")).ignore();
+        self.in_time(self.query::<()>(&commands)).await.is_ok()
     }
 
     /// Sends commands in one go. Scripts that Redis does not know are stored first, and
@@ -112,15 +115,8 @@ impl Store {
     }
 }
 
-/// Reads a position as it is stored.
-pub(super) fn position(
-    epoch: Option<Vec<u8>>,
-    offset: Option<u64>,
-) -> Result<Position, BrokerError> {
-    let (Some(epoch), Some(offset)) = (epoch, offset) else { return Ok(Position::default()) };
-    let epoch = Epoch::parse(&epoch);
-    let epoch = epoch.ok_or_else(|| BrokerError::refused("malformed epoch in redis"))?;
-    Ok(Position { epoch, offset })
+pub(super) fn malformed() -> BrokerError {
+    BrokerError::refused("malformed epoch in redis")
 }
 
 fn pool_error(error: PoolError) -> BrokerError {

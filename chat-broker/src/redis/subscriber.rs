@@ -4,8 +4,10 @@
 //! while it is connected and from the whole when it has connected again. Callers wait
 //! until what they changed has been confirmed.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::Topic;
@@ -16,7 +18,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use super::interest::{Changes, Interest};
 use super::link::{Backoff, Link, PING_INTERVAL};
 use super::mark::Mark;
-use super::names::Address;
+use super::names::{self, Address};
+use super::store::Store;
 use super::wire::Message;
 use super::{Shared, lineage, wire};
 use crate::error::BrokerError;
@@ -26,10 +29,20 @@ use crate::events::EventSender;
 /// does not hold up Redis for long.
 const MAX_CHANNELS: usize = 512;
 
+/// For how long nothing must have been received before a connection is probed.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a probe may take.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What callers, the task and the reader of the socket share.
 #[derive(Debug)]
 pub(super) struct Subscriber {
     shared: Arc<Shared>,
+    /// What sends the probes.
+    store: Arc<Store>,
+    /// The channel of this node alone.
+    own: String,
     events: EventSender,
     interest: Mutex<Interest>,
     changed: Notify,
@@ -46,9 +59,13 @@ struct Progress {
 }
 
 impl Subscriber {
-    pub(super) fn new(shared: Arc<Shared>, events: EventSender) -> Arc<Self> {
+    pub(super) fn new(store: Arc<Store>, events: EventSender) -> Arc<Self> {
+        let shared = Arc::clone(&store.shared);
+        let own = shared.names.node(&names::new_node());
         Arc::new(Self {
             shared,
+            store,
+            own,
             events,
             interest: Mutex::default(),
             changed: Notify::new(),
@@ -153,6 +170,7 @@ impl Subscriber {
         let mut link = Link::open(&self.shared.client, receive).await?;
         link.load(&self.shared.scripts).await?;
         lineage::check(&mut link, &self.shared.scripts, &self.seen()).await?;
+        link.subscribe(std::slice::from_ref(&self.own)).await?;
         let all = self.interest().all();
         tell(&mut link, &all).await?;
         Ok((link, all.version))
@@ -162,14 +180,35 @@ impl Subscriber {
     async fn serve(&self, mut link: Link) -> RedisError {
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut starved = pin!(self.starved());
         loop {
             let outcome = tokio::select! {
                 error = link.lost() => Err(error),
+                error = &mut starved => Err(error),
                 () = self.changed.notified() => self.tell_changes(&mut link).await,
                 _ = ping.tick() => link.ping().await,
             };
             if let Err(error) = outcome {
                 return error;
+            }
+        }
+    }
+
+    /// Waits until nothing is delivered any more on a connection that answers as it should:
+    /// its server may be one that nobody publishes to (a primary that became a replica), or
+    /// may have lost its subscriptions. A node to which nothing is sent sends something to
+    /// itself.
+    async fn starved(&self) -> RedisError {
+        loop {
+            self.interest().take_heard();
+            sleep(PROBE_INTERVAL).await;
+            if self.interest().take_heard() || !self.store.probe(&self.own).await {
+                continue;
+            }
+            sleep(PROBE_PATIENCE).await;
+            if !self.interest().take_heard() {
+                let cause = "nothing is delivered on this connection";
+                return std::io::Error::new(std::io::ErrorKind::TimedOut, cause).into();
             }
         }
     }
@@ -199,6 +238,9 @@ impl Subscriber {
             Some(Message::Kept { position, id, payload }) => {
                 wanted.seen = Mark { position, id: Some(id) };
                 self.events.publication(wanted.topic.clone(), payload, Some(position));
+            }
+            Some(Message::Presence { change, occupant, version, count }) => {
+                self.events.presence(wanted.topic.clone(), change, occupant, version, count);
             }
             None => {
                 self.unreadable.fetch_add(1, Ordering::Relaxed);

@@ -4,16 +4,19 @@
 //! |---|---|---|
 //! | 0 | payload | ephemeral |
 //! | 2 | offset, 8 bytes; epoch, 8 letters or digits; id, 8 bytes; payload | kept |
+//! | 3, 4 | version, 8 bytes; count, 4 bytes; length, 2 bytes; user; info | came, left |
 //!
 //! Numbers are unsigned and big endian. The scripts write all but the first form.
 
 use bytes::{Buf, Bytes};
-use chat_core::{Epoch, Position};
+use chat_core::{Epoch, Occupant, Position, PresenceChange, UserId};
 
 use crate::random;
 
 const EPHEMERAL: u8 = 0;
 const KEPT: u8 = 2;
+const JOINED: u8 = 3;
+const LEFT: u8 = 4;
 
 /// The greatest offset: Lua counts in doubles.
 pub(super) const MAX_OFFSET: u64 = 1 << 53;
@@ -43,6 +46,7 @@ impl MessageId {
 pub(super) enum Message {
     Ephemeral(Bytes),
     Kept { position: Position, id: MessageId, payload: Bytes },
+    Presence { change: PresenceChange, occupant: Occupant, version: u64, count: u32 },
 }
 
 pub(super) fn ephemeral(payload: &[u8]) -> Vec<u8> {
@@ -64,8 +68,22 @@ pub(super) fn decode(mut message: Bytes) -> Option<Message> {
             let position = Position { epoch, offset };
             plausible.then_some(Message::Kept { position, id, payload: message })
         }
+        JOINED => presence(PresenceChange::Joined, message),
+        LEFT => presence(PresenceChange::Left, message),
         _ => None,
     }
+}
+
+fn presence(change: PresenceChange, mut message: Bytes) -> Option<Message> {
+    let version = message.try_get_u64().ok()?;
+    let count = message.try_get_u32().ok()?;
+    let length = usize::from(message.try_get_u16().ok()?);
+    if message.len() < length {
+        return None;
+    }
+    let user = message.split_to(length);
+    let user = UserId::new(std::str::from_utf8(&user).ok()?).ok()?;
+    Some(Message::Presence { change, occupant: Occupant { user, info: message }, version, count })
 }
 
 fn take<const N: usize>(message: &mut Bytes) -> Option<[u8; N]> {
@@ -89,6 +107,15 @@ mod tests {
         let hello = Bytes::from("hello");
         let seventh = Message::Kept { position, id, payload: hello.clone() };
         assert_eq!(decode(Bytes::from_static(SEVENTH)), Some(seventh));
+        let came = b"\x03\0\0\0\0\0\0\0\x09\0\0\0\x02\0\x03u 1hello";
+        let left = [b"\x04", &came[1..]].concat();
+        for (message, change) in
+            [(came.to_vec(), PresenceChange::Joined), (left, PresenceChange::Left)]
+        {
+            let occupant = Occupant { user: UserId::new("u 1").unwrap(), info: hello.clone() };
+            let expected = Message::Presence { change, occupant, version: 9, count: 2 };
+            assert_eq!(decode(message.into()), Some(expected));
+        }
         assert_eq!(decode(ephemeral(b"hello").into()), Some(Message::Ephemeral(hello)));
         assert_eq!(decode(ephemeral(b"").into()), Some(Message::Ephemeral(Bytes::new())));
     }
@@ -108,6 +135,9 @@ mod tests {
             vec![2],
             b"hello".to_vec(),
             SEVENTH[..24].to_vec(),
+            b"\x03\0\0\0\0\0\0\0\x09\0\0\0\x02\0\x04u 1".to_vec(),
+            b"\x03\0\0\0\0\0\0\0\x09\0\0\0\x02\0\0info".to_vec(),
+            b"\x04\0\0\0\0\0\0\0\x09\0\0\0\x02\0\x01\xffinfo".to_vec(),
             wrong_epoch,
             offset_zero,
             offset_huge,
@@ -124,6 +154,9 @@ mod tests {
             match decode(message.clone().into()) {
                 Some(Message::Ephemeral(payload) | Message::Kept { payload, .. }) => {
                     prop_assert!(message.ends_with(&payload));
+                }
+                Some(Message::Presence { occupant, .. }) => {
+                    prop_assert!(message.ends_with(&occupant.info));
                 }
                 None => {}
             }

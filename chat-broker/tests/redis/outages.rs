@@ -8,6 +8,7 @@ use chat_broker::{Broker, BrokerEvent, Delivery, Status};
 use chat_core::{Position, Step};
 use tokio::task::yield_now;
 
+use crate::proxy::Proxy;
 use crate::support::{DEADLINE, Node, PATIENCE, assert_unavailable, eventually, room};
 
 #[tokio::test]
@@ -171,6 +172,37 @@ async fn a_frozen_redis_is_noticed() {
     assert_eq!(node.message().await.0, "back");
 }
 
+/// The connection answers every PING, and nothing that is published arrives on it.
+#[tokio::test]
+async fn a_connection_that_delivers_nothing_is_replaced() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port());
+    let mut node = Node::with(Node::config(&server).url(url)).await;
+    let topic = room("r");
+    node.subscribe(&topic).await.unwrap();
+    node.publish(&topic, "1").await.unwrap();
+    assert_eq!(node.message().await.0, "1");
+    let deaf = Instant::now();
+    proxy.swallow_messages();
+    assert_eq!(node.publish(&topic, "swallowed").await.unwrap().nodes, 1);
+    assert_eq!(node.next().await, BrokerEvent::Interrupted);
+    assert!(deaf.elapsed() < Duration::from_secs(13), "{:?}", deaf.elapsed());
+    assert_eq!(node.publish(&topic, "2").await.unwrap().nodes, 1, "the old one is gone");
+    assert_eq!(node.message().await.0, "2");
+}
+
+/// Nothing is published for long: that alone is no reason.
+#[tokio::test]
+async fn a_connection_on_which_nothing_happens_is_kept() {
+    let server = RedisServer::start();
+    let mut node = Node::start(&server).await;
+    node.subscribe(&room("r")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(13)).await;
+    assert_eq!(node.arrived().await, []);
+    assert_eq!(node.broker.unreadable(), 0);
+}
+
 #[tokio::test]
 async fn a_lost_counter_begins_a_new_epoch() {
     let mut server = RedisServer::start();
@@ -194,18 +226,6 @@ async fn a_lost_counter_begins_a_new_epoch() {
                 .await;
         }
     }
-}
-
-#[tokio::test]
-async fn an_epoch_outlives_a_restart_of_a_redis_that_remembers() {
-    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let node = Node::start(&server).await;
-    let topic = room("r");
-    let first = node.publish(&topic, "1").await.unwrap().position.unwrap();
-    server.restart();
-    eventually("publishing again", async || node.publish(&room("x"), "").await.is_ok()).await;
-    let second = node.publish(&topic, "2").await.unwrap().position.unwrap();
-    assert_eq!(second, Position { offset: 2, ..first });
 }
 
 /// The server dies and returns with a snapshot in which the room has come less far.

@@ -1,8 +1,10 @@
 //! What several deployments on one Redis see of each other, and operators of them.
 
+use std::time::Duration;
+
 use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, BrokerEvent, Delivery, RedisConfig};
-use chat_core::{History, Position, Range, Topic, UserId};
+use chat_core::{History, Occupancy, Position, Range, Topic, UserId};
 
 use crate::support::{DEADLINE, Node, eventually, keyed, room};
 
@@ -46,27 +48,34 @@ async fn only_the_documented_keys_and_channels_exist() {
     node.broker.subscribe(&[room.clone(), user.clone()]).await.unwrap();
     assert_eq!(node.position(&room).await.unwrap(), Position::default());
     assert_eq!(node.history(&room, Range::Latest, 9).await, History::default());
-    assert_eq!(server.command(&["KEYS", "*"]).await, "", "reading makes nothing");
+    assert_eq!(node.occupancy(&room, 9).await, Occupancy::default());
+    assert_eq!(server.command(&["KEYS", "*"]).await, "chat:nodes", "reading makes nothing");
     node.deliver(&room, "", keyed("* {x}")).await.unwrap();
     node.publish(&user, "").await.unwrap();
+    node.enter(&room, "anna");
+    node.wait_for_occupants(&room, &["anna"]).await;
     node.broker.secret().await.unwrap();
+    let id = server.command(&["ZRANGE", "chat:nodes", "0", "-1"]).await;
 
     let sorted = |reply: String| {
         let mut lines: Vec<_> = reply.lines().map(str::to_owned).collect();
         lines.sort();
         lines
     };
-    assert_eq!(
-        sorted(server.command(&["PUBSUB", "CHANNELS"]).await),
-        ["chat:{r.a%20%7Bb%7D}", "chat:{u.a%20%7Bb%7D}"]
-    );
+    let channels = sorted(server.command(&["PUBSUB", "CHANNELS"]).await);
+    assert!(channels[0].starts_with("chat:node:"), "{channels:?}");
+    assert_eq!(channels[1..], ["chat:{r.a%20%7Bb%7D}", "chat:{u.a%20%7Bb%7D}"]);
     assert_eq!(
         sorted(server.command(&["KEYS", "*"]).await),
         [
+            "chat:nodes",
+            &format!("chat:rooms:{id}"),
             "chat:secret",
             "chat:{r.a%20%7Bb%7D}:k:%2A%20%7Bx%7D",
             "chat:{r.a%20%7Bb%7D}:log",
+            "chat:{r.a%20%7Bb%7D}:members",
             "chat:{r.a%20%7Bb%7D}:meta",
+            &format!("chat:{{r.a%20%7Bb%7D}}:on:{id}"),
             "chat:{u.a%20%7Bb%7D}:log",
             "chat:{u.a%20%7Bb%7D}:meta",
         ]
@@ -74,10 +83,23 @@ async fn only_the_documented_keys_and_channels_exist() {
     assert_eq!(server.command(&["PUBSUB", "NUMPAT"]).await, "0", "never a pattern");
 }
 
+/// Somebody comes, and leaves with a node that dies, and one that does not.
+async fn presence_works(node: &Node, config: RedisConfig) {
+    let (dying, topic) = (Node::with(config).await, room("presence"));
+    dying.enter(&topic, "anna");
+    node.enter(&topic, "ben");
+    node.wait_for_occupants(&topic, &["anna", "ben"]).await;
+    drop(dying.broker);
+    node.wait_for_occupants(&topic, &["ben"]).await;
+    node.leave(&topic, "ben");
+    node.wait_for_occupants(&topic, &[]).await;
+}
+
 /// What `docs/redis.md` tells operators to permit.
-const PERMISSIONS: &str = "+evalsha +script|load +hmget +hset +xadd +xrange +xrevrange +exists \
-    +del +ttl +expire +pexpire +get +set +publish +subscribe +unsubscribe +ping +hello +select \
-    +unwatch +info +client|id +client|kill";
+const PERMISSIONS: &str = "+eval +evalsha +script|load +hget +hmget +hset +hdel +hlen +hgetall \
+    +xadd +xrange +xrevrange +zadd +zscore +zrangebyscore +zrem +sadd +srem +spop +srandmember \
+    +exists +del +ttl +expire +pexpire +time +get +set +publish +subscribe +unsubscribe +ping \
+    +hello +select +unwatch +info +client|id +client|kill";
 
 #[tokio::test]
 async fn the_documented_permissions_are_enough() {
@@ -89,8 +111,10 @@ async fn the_documented_permissions_are_enough() {
     };
     permit(&server).await;
     let url = format!("redis://chat:secret@127.0.0.1:{}", server.port());
-    let mut node = Node::with(RedisConfig::new(url).deadline(DEADLINE)).await;
+    let config = RedisConfig::new(url).deadline(DEADLINE).lease(Duration::from_millis(300));
+    let mut node = Node::with(config.clone()).await;
     let topic = room("r");
+    presence_works(&node, config).await;
     node.subscribe(&topic).await.unwrap();
     node.deliver(&topic, "typing", Delivery::Ephemeral).await.unwrap();
     node.publish(&topic, "in the snapshot").await.unwrap();

@@ -9,7 +9,9 @@ use chat_broker::{
     Broker, BrokerError, BrokerEvent, BrokerEvents, Delivery, HistoryRead, Published, RedisBroker,
     RedisConfig, Status,
 };
-use chat_core::{History, Position, Range, Retention, RoomId, Topic};
+use chat_core::{
+    History, Occupancy, Occupant, Position, PresenceChange, Range, Retention, RoomId, Topic, UserId,
+};
 use tokio::time::{sleep, timeout};
 
 /// How long anything may take.
@@ -67,6 +69,64 @@ impl Node {
         histories.into_iter().next().unwrap()
     }
 
+    pub(crate) fn enter(&self, topic: &Topic, name: &str) {
+        self.broker.enter(topic, Occupant { user: user(name), info: info_of(name) });
+    }
+
+    pub(crate) fn leave(&self, topic: &Topic, name: &str) {
+        self.broker.leave(topic, &user(name));
+    }
+
+    /// Who is in `topic`, in their order.
+    pub(crate) async fn occupants(&self, topic: &Topic) -> Vec<String> {
+        let Occupancy { count, occupants, .. } = self.occupancy(topic, 1_000_000).await;
+        assert_eq!(count as usize, occupants.len());
+        let mut names = Vec::new();
+        for Occupant { user, info } in occupants {
+            assert_eq!(info, info_of(user.as_str()));
+            names.push(user.as_str().to_owned());
+        }
+        names.sort();
+        names
+    }
+
+    pub(crate) async fn occupancy(&self, topic: &Topic, limit: usize) -> Occupancy {
+        let topics = std::slice::from_ref(topic);
+        self.broker.occupancy(topics, limit).await.unwrap().remove(0)
+    }
+
+    pub(crate) async fn wait_for_occupants(&self, topic: &Topic, expected: &[&str]) {
+        let what = format!("{expected:?} in {topic}");
+        eventually(&what, async || self.occupants(topic).await == expected).await;
+    }
+
+    /// `+name` or `-name`, the version and the count of the next event, which must be a
+    /// change of presence.
+    pub(crate) async fn change(&mut self) -> (String, u64, u32) {
+        match self.next().await {
+            BrokerEvent::Presence { change, occupant, version, count, .. } => {
+                let sign = if change == PresenceChange::Joined { '+' } else { '-' };
+                assert_eq!(occupant.info, info_of(occupant.user.as_str()));
+                (format!("{sign}{}", occupant.user), version, count)
+            }
+            other => panic!("expected a change, got {other:?}"),
+        }
+    }
+
+    /// What has arrived by now: everything before a publication of this moment.
+    pub(crate) async fn arrived(&mut self) -> Vec<BrokerEvent> {
+        let fence = room("fence");
+        self.subscribe(&fence).await.unwrap();
+        self.deliver(&fence, "", Delivery::Ephemeral).await.unwrap();
+        let mut events = Vec::new();
+        loop {
+            match self.next().await {
+                BrokerEvent::Publication { topic, .. } if topic == fence => return events,
+                event => events.push(event),
+            }
+        }
+    }
+
     pub(crate) async fn position(&self, topic: &Topic) -> Result<Position, BrokerError> {
         let positions = self.broker.positions(std::slice::from_ref(topic)).await?;
         Ok(positions[0])
@@ -104,6 +164,14 @@ pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
         assert!(Instant::now() < deadline, "waited too long for: {what}");
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+pub(crate) fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+fn info_of(name: &str) -> Bytes {
+    Bytes::from(format!("info: of {name}"))
 }
 
 pub(crate) fn room(name: &str) -> Topic {

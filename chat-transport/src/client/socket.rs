@@ -143,7 +143,11 @@ impl Socket {
             let frame = CloseFrame { code: 1000.into(), reason: "".into() };
             // It fails where the server closed first.
             let _ = self.stream.close(Some(frame)).await;
-            while let Some(Ok(_)) = self.stream.next().await {}
+            while let Some(Ok(message)) = self.stream.next().await {
+                if message.is_close() {
+                    break;
+                }
+            }
         };
         let _ = timeout(CLOSE_TIMEOUT, end).await;
     }

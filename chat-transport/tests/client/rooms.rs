@@ -237,7 +237,7 @@ async fn a_room_that_was_left_is_not_joined_again() {
     });
     assert_eq!(request["room"], "general");
     assert!(matches!(members, Err(ClientError::Rejected(why)) if why.code == "not_in_room"));
-    client.close().await;
+    tokio::join!(client.close(), async { while let Some(Ok(_)) = peer.recv_raw().await {} });
     while let Some(event) = events.recv().await {
         assert!(matches!(event, Event::State(_)), "{event:?}");
     }

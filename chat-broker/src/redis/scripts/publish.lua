@@ -4,30 +4,16 @@
 -- KEYS     1 meta: epoch, offset and id of the last   2 log   3 record of the key (optional)
 -- ARGV     1 channel   2 epoch for a sequence that begins   3 id of the publication
 --          4 entries kept   5 lifetime of the log (ms)   6 least lifetime of meta (s)
---          7 '1' if it was sent before   8 payload
+--          7 payload
 -- returns  { offset, epoch, subscribed connections, 1 if an earlier one has the key }
 
 local meta, log, record = KEYS[1], KEYS[2], KEYS[3]
-local channel, id, kept, payload = ARGV[1], ARGV[3], tonumber(ARGV[4]), ARGV[8]
-
--- The offset of an entry of this id; the latest are looked at first.
-local function find()
-  local before, left = '+', kept
-  while left > 0 do
-    local entries = redis.call('XREVRANGE', log, before, '-', 'COUNT', math.min(left, 32))
-    for _, entry in ipairs(entries) do
-      local offset = tonumber(string.match(entry[1], '^%d+'))
-      if entry[2][4] == id then return offset end
-      before = string.format('%d', offset - 1)
-    end
-    if #entries < 32 then return nil end
-    left = left - 32
-  end
-end
+local channel, id, payload = ARGV[1], ARGV[3], ARGV[7]
 
 if record then
   local first = redis.call('GET', record)
   if first then
+    -- Sent again after its answer was lost, it is no repetition.
     local own = string.sub(first, 9, 16) == id
     return { tonumber(string.sub(first, 17)), string.sub(first, 1, 8), 0, own and 0 or 1 }
   end
@@ -39,9 +25,6 @@ if not (epoch and #epoch == 8 and offset) then
   -- Of the sequence before: its ids may lie above ours, and its entries are not ours. Only
   -- if there is one: for want of memory Redis refuses a script no more after a first write.
   if redis.call('EXISTS', log) == 1 then redis.call('DEL', log) end
-elseif ARGV[7] == '1' then
-  local found = find()
-  if found then return { found, epoch, 0, 0 } end
 end
 offset = offset + 1
 local place = string.format('%d', offset)

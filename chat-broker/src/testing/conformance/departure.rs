@@ -46,10 +46,11 @@ async fn users_leave_once<F>(connect: &F, limit: Duration, end: impl AsyncFnOnce
 where
     F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
 {
+    const TOPICS: usize = 20;
     const USERS: u32 = 5;
     let (ending, mut staying) = (Node::new(connect().await), Node::new(connect().await));
     let mut watcher = Node::new(connect().await);
-    let topics = [room("first"), room("second")];
+    let topics: Vec<Topic> = (0..TOPICS).map(|n| room(&format!("departure {n}"))).collect();
     for node in [&staying, &watcher] {
         node.subscribe(&topics).await;
     }
@@ -67,15 +68,14 @@ where
     }
     for node in [&mut staying, &mut watcher] {
         let events = node.arrived_events().await;
-        assert_eq!(events.len(), 2 * (USERS as usize + 2), "all came: {events:?}");
+        assert_eq!(events.len(), TOPICS * (USERS as usize + 2), "all came: {events:?}");
     }
 
-    let start = Instant::now();
+    let deadline = Instant::now() + limit + SLACK;
     end(ending).await;
-    let at_watcher =
-        departures(&mut watcher, 2 * (USERS as usize - 1), start + limit + SLACK).await;
-    let at_staying =
-        departures(&mut staying, 2 * (USERS as usize - 1), start + limit + SLACK).await;
+    let gone = TOPICS * (USERS as usize - 1);
+    let at_watcher = departures(&mut watcher, gone, deadline).await;
+    let at_staying = departures(&mut staying, gone, deadline).await;
     for topic in &topics {
         let changes = &at_watcher[topic];
         assert_eq!(changes, &at_staying[topic], "all nodes are told the same");

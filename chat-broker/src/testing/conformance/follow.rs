@@ -35,12 +35,12 @@ impl<'a> Follower<'a> {
         Self { node, topic, timeline, page, told: Vec::new() }
     }
 
-    /// Does the reads that are wanted.
-    async fn read(&mut self) {
-        while let Some(range) = self.timeline.begin_read() {
-            let history = self.node.history(self.topic, range, self.page).await;
-            self.timeline.finish_read(history, &mut self.told);
-        }
+    /// Does one read, if one is wanted. Returns whether it was.
+    async fn read(&mut self) -> bool {
+        let Some(range) = self.timeline.begin_read() else { return false };
+        let history = self.node.history(self.topic, range, self.page).await;
+        self.timeline.finish_read(history, &mut self.told);
+        true
     }
 
     fn accept(&mut self, position: Position, payload: Bytes) {
@@ -102,9 +102,10 @@ where
             let snapshot: Vec<_> =
                 follower.timeline.recent().latest(opened.offset, 100, 1 << 20).cloned().collect();
             while follower.told.len() < LIVE {
+                let is_whole = !follower.timeline.wants_read();
+                assert!(is_whole, "what arrives follows on what was read");
                 let (position, payload) = follower.next().await;
                 follower.accept(position, payload);
-                follower.read().await;
             }
             let before = snapshot.into_iter().map(|entry| (entry.offset, entry.payload));
             let all: Vec<_> = before.chain(follower.told()).collect();
@@ -155,11 +156,11 @@ where
             let (position, payload) = follower.next().await;
             if !is_lost(position.offset) {
                 follower.accept(position, payload);
-                follower.read().await;
+                while follower.read().await {}
             }
         }
         follower.timeline.suspect();
-        follower.read().await;
+        while follower.read().await {}
         follower.told()
     };
     let (told, ()) = tokio::join!(follow, publish);

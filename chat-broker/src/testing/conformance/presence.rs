@@ -30,43 +30,8 @@ where
     for node in [&a, &watcher] {
         node.subscribe(std::slice::from_ref(&topic)).await;
     }
-    a.broker.enter(&topic, occupant("u"));
-    let came = watcher.change().await;
-    assert_joined(&came, &topic, "u", 1);
-    assert!(came.version > 0, "0 is the version of a topic with nobody in it");
-    let version = came.version;
-
-    a.broker.enter(&topic, occupant("u"));
-    b.broker.enter(&topic, occupant("u"));
-    b.broker.enter(&topic, occupant("u"));
-    // What this node said before is known once this is.
-    b.deliver(&topic, "fence", Delivery::Ephemeral).await;
-    assert_eq!(&watcher.next().await.payload[..], b"fence");
-    b.broker.enter(&topic, occupant("v"));
-    let came = watcher.change().await;
-    assert_joined(&came, &topic, "v", 2);
-    assert_eq!(came.version, version + 1, "it is numbered without a hole");
-    let occupants = vec![occupant("u"), occupant("v")];
-    let expected = Occupancy { version: version + 1, count: 2, occupants };
-    for node in [&a, &b, &watcher] {
-        assert_eq!(node.occupancy(&topic, 10).await, expected);
-    }
-
-    a.broker.leave(&topic, &user("u"));
-    a.broker.leave(&topic, &user("u"));
-    a.broker.leave(&topic, &user("v"));
-    b.broker.leave(&topic, &user("stranger"));
-    watcher.assert_quiet("another node still says so").await;
-    assert_eq!(watcher.occupancy(&topic, 10).await, expected);
-    b.broker.leave(&topic, &user("u"));
-    let left = watcher.change().await;
-    assert_left(&left, &topic, "u", 1);
-    assert_eq!(left.version, version + 2);
-    b.broker.leave(&topic, &user("v"));
-    let left = watcher.change().await;
-    assert_left(&left, &topic, "v", 0);
-    assert_eq!(left.version, version + 3);
-    assert_eq!(watcher.occupancy(&topic, 10).await, Occupancy::default());
+    let version = two_users_come(&a, &b, &mut watcher, &topic).await;
+    two_users_go(&a, &b, &mut watcher, &topic, version).await;
 
     a.broker.enter(&topic, occupant("u"));
     let came = watcher.change().await;
@@ -82,6 +47,52 @@ where
         .collect();
     assert!(at_a.into_iter().eq(version..=version + 4), "a node hears of its own users, too");
     b.assert_quiet("a node that is not subscribed is not told").await;
+}
+
+/// One user comes at both nodes, and another at one. Returns the version of the first.
+async fn two_users_come(a: &Node, b: &Node, watcher: &mut Node, topic: &Topic) -> u64 {
+    a.broker.enter(topic, occupant("u"));
+    let came = watcher.change().await;
+    assert_joined(&came, topic, "u", 1);
+    assert!(came.version > 0, "0 is the version of a topic with nobody in it");
+    let version = came.version;
+
+    a.broker.enter(topic, occupant("u"));
+    b.broker.enter(topic, occupant("u"));
+    b.broker.enter(topic, occupant("u"));
+    // What this node said before is known once this is.
+    b.deliver(topic, "fence", Delivery::Ephemeral).await;
+    assert_eq!(&watcher.next().await.payload[..], b"fence");
+    b.broker.enter(topic, occupant("v"));
+    let came = watcher.change().await;
+    assert_joined(&came, topic, "v", 2);
+    assert_eq!(came.version, version + 1, "it is numbered without a hole");
+    let occupants = vec![occupant("u"), occupant("v")];
+    let expected = Occupancy { version: version + 1, count: 2, occupants };
+    for node in [a, b, &*watcher] {
+        assert_eq!(node.occupancy(topic, 10).await, expected);
+    }
+    version
+}
+
+/// Both go again, from wherever they are.
+async fn two_users_go(a: &Node, b: &Node, watcher: &mut Node, topic: &Topic, version: u64) {
+    let expected = watcher.occupancy(topic, 10).await;
+    a.broker.leave(topic, &user("u"));
+    a.broker.leave(topic, &user("u"));
+    a.broker.leave(topic, &user("v"));
+    b.broker.leave(topic, &user("stranger"));
+    watcher.assert_quiet("another node still says so").await;
+    assert_eq!(watcher.occupancy(topic, 10).await, expected);
+    b.broker.leave(topic, &user("u"));
+    let left = watcher.change().await;
+    assert_left(&left, topic, "u", 1);
+    assert_eq!(left.version, version + 2);
+    b.broker.leave(topic, &user("v"));
+    let left = watcher.change().await;
+    assert_left(&left, topic, "v", 0);
+    assert_eq!(left.version, version + 3);
+    assert_eq!(watcher.occupancy(topic, 10).await, Occupancy::default());
 }
 
 /// A topic that nobody listened to, and that emptied meanwhile, does not count back.

@@ -1,0 +1,309 @@
+//! Who is where at this node, and what Redis has not been told of it yet.
+//!
+//! What counts is what is wanted now: a user who left and came back before Redis was told
+//! is no news. What was not answered is told again, which changes nothing if Redis knew.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use chat_core::UserId;
+use tokio::sync::Notify;
+
+use super::names::Address;
+
+/// Comings, and goings, in one pipeline at most.
+const MAX_CHANGES: usize = 256;
+
+/// The claims that one connection tells Redis of.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// As which node; nothing is told before it has a lease.
+    node: Option<Arc<str>>,
+    claims: HashMap<Key, Claim>,
+    entering: BTreeMap<Turn, Key>,
+    leaving: BTreeMap<Turn, Key>,
+    /// What Redis refused, until the next attempt.
+    refused: HashSet<Key>,
+    next: u64,
+}
+
+/// A user in a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) address: Address,
+    pub(super) user: UserId,
+}
+
+#[derive(Debug)]
+struct Claim {
+    /// `None`: the user has left.
+    info: Option<Bytes>,
+    told: Told,
+    /// Where it waits to be told, coming or going.
+    turn: Option<Turn>,
+}
+
+/// Whether Redis knows of a coming.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    No,
+    /// It has not answered, or not yet.
+    Maybe,
+    Yes,
+}
+
+/// What comes first is told first. A going waits until as many publications were sent as
+/// had been accepted before it.
+type Turn = (u64, u64);
+
+/// What goes into one pipeline.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) node: Arc<str>,
+    pub(super) enters: Vec<(Key, Bytes)>,
+    pub(super) leaves: Vec<Key>,
+    /// There are more comings than fit: they must be told before any publication.
+    pub(super) more: bool,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Done,
+    /// It is to be told again.
+    Unanswered,
+    /// It is to be told again, but not at once.
+    Refused,
+}
+
+impl Changes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.enters.is_empty() && self.leaves.is_empty()
+    }
+}
+
+impl Claims {
+    /// See [`Broker::enter`](crate::Broker::enter).
+    pub(super) fn enter(&self, key: Key, info: Bytes) {
+        self.state().enter(key, info);
+        self.changed.notify_one();
+    }
+
+    /// See [`Broker::leave`](crate::Broker::leave); `accepted` publications came before.
+    pub(super) fn leave(&self, key: Key, accepted: u64) {
+        self.state().leave(key, accepted);
+        self.changed.notify_one();
+    }
+
+    /// Begins anew as `node`, of which Redis knows nothing.
+    pub(super) fn begin(&self, node: &Arc<str>) {
+        self.state().begin(node);
+        self.changed.notify_one();
+    }
+
+    /// What is to be told after `sent` publications.
+    pub(super) fn take(&self, sent: u64) -> Changes {
+        self.state().take(sent)
+    }
+
+    /// Takes note of what became of changes, in their order.
+    pub(super) fn settle(&self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
+        self.state().settle(changes, outcomes);
+        if self.has_changes() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// What was refused is told again.
+    pub(super) fn retry(&self) {
+        self.state().retry();
+        if self.has_changes() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Whether something is to be told now or after some publications.
+    pub(super) fn has_changes(&self) -> bool {
+        let state = self.state();
+        state.node.is_some() && !(state.entering.is_empty() && state.leaving.is_empty())
+    }
+
+    /// Waits until something is to be told.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Whether Redis holds nobody for this node.
+    pub(super) fn is_empty(&self) -> bool {
+        self.state().claims.is_empty()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn enter(&mut self, key: Key, info: Bytes) {
+        let turn = (0, self.turn());
+        let new = || Claim { info: None, told: Told::No, turn: None };
+        let claim = self.claims.entry(key.clone()).or_insert_with(new);
+        if claim.info.is_some() {
+            return;
+        }
+        claim.info = Some(info);
+        if let Some(turn) = claim.turn.take() {
+            // The going was not told yet, and is none.
+            self.leaving.remove(&turn);
+            if claim.told == Told::Yes {
+                return;
+            }
+        }
+        claim.turn = Some(turn);
+        self.entering.insert(turn, key);
+    }
+
+    fn leave(&mut self, key: Key, accepted: u64) {
+        let turn = (accepted, self.turn());
+        let Some(claim) = self.claims.get_mut(&key).filter(|claim| claim.info.is_some()) else {
+            return;
+        };
+        claim.info = None;
+        if let Some(turn) = claim.turn.take() {
+            self.entering.remove(&turn);
+        }
+        if claim.told == Told::No {
+            self.claims.remove(&key);
+        } else {
+            claim.turn = Some(turn);
+            self.leaving.insert(turn, key);
+        }
+    }
+
+    fn begin(&mut self, node: &Arc<str>) {
+        self.node = Some(Arc::clone(node));
+        self.entering.clear();
+        self.leaving.clear();
+        self.refused.clear();
+        self.claims.retain(|_, claim| claim.info.is_some());
+        for (key, claim) in &mut self.claims {
+            self.next += 1;
+            let turn = (0, self.next);
+            *claim = Claim { info: claim.info.take(), told: Told::No, turn: Some(turn) };
+            self.entering.insert(turn, key.clone());
+        }
+    }
+
+    fn take(&mut self, sent: u64) -> Changes {
+        let Some(node) = self.node.clone() else { return Changes::default() };
+        let mut changes = Changes { node, ..Changes::default() };
+        while changes.enters.len() < MAX_CHANGES
+            && let Some((turn, key)) = self.entering.pop_first()
+        {
+            let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn == Some(turn));
+            let Some(claim) = waiting else { continue };
+            (claim.turn, claim.told) = (None, Told::Maybe);
+            changes.enters.extend(claim.info.clone().map(|info| (key, info)));
+        }
+        changes.more = !self.entering.is_empty();
+        while !changes.more
+            && changes.leaves.len() < MAX_CHANGES
+            && let Some(first) = self.leaving.first_entry().filter(|first| first.key().0 <= sent)
+        {
+            let (turn, key) = first.remove_entry();
+            let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn == Some(turn));
+            let Some(claim) = waiting else { continue };
+            claim.turn = None;
+            if claim.told == Told::No {
+                self.claims.remove(&key);
+            } else {
+                changes.leaves.push(key);
+            }
+        }
+        changes
+    }
+
+    fn settle(&mut self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
+        if self.node.as_ref() != Some(&changes.node) {
+            // Of a node that this one was before.
+            return;
+        }
+        let mut outcomes = outcomes.into_iter();
+        for (key, _) in changes.enters {
+            self.settle_enter(key, outcomes.next().unwrap_or(Outcome::Unanswered));
+        }
+        for key in changes.leaves {
+            self.settle_leave(key, outcomes.next().unwrap_or(Outcome::Unanswered));
+        }
+    }
+
+    fn settle_enter(&mut self, key: Key, outcome: Outcome) {
+        let turn = (0, self.turn());
+        let Some(claim) = self.claims.get_mut(&key) else { return };
+        match outcome {
+            Outcome::Done => claim.told = Told::Yes,
+            Outcome::Unanswered if claim.info.is_some() && claim.turn.is_none() => {
+                claim.turn = Some(turn);
+                self.entering.insert(turn, key);
+            }
+            // The going will be told.
+            Outcome::Unanswered => {}
+            Outcome::Refused => {
+                claim.told = Told::No;
+                self.refused.insert(key);
+            }
+        }
+    }
+
+    fn settle_leave(&mut self, key: Key, outcome: Outcome) {
+        let turn = (0, self.turn());
+        let Some(claim) = self.claims.get_mut(&key) else { return };
+        match outcome {
+            Outcome::Done => {
+                claim.told = Told::No;
+                if claim.info.is_none() {
+                    self.claims.remove(&key);
+                }
+            }
+            Outcome::Unanswered if claim.info.is_none() && claim.turn.is_none() => {
+                claim.turn = Some(turn);
+                self.leaving.insert(turn, key);
+            }
+            // Something is told anyway.
+            Outcome::Unanswered => claim.told = Told::Maybe,
+            Outcome::Refused => {
+                self.refused.insert(key);
+            }
+        }
+    }
+
+    fn retry(&mut self) {
+        for key in std::mem::take(&mut self.refused) {
+            let turn = (0, self.turn());
+            let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn.is_none());
+            let Some(claim) = waiting else { continue };
+            let queue = match (claim.info.is_some(), claim.told) {
+                (true, Told::No) => &mut self.entering,
+                (false, Told::Maybe | Told::Yes) => &mut self.leaving,
+                _ => continue,
+            };
+            claim.turn = Some(turn);
+            queue.insert(turn, key);
+        }
+    }
+
+    fn turn(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}

@@ -1,0 +1,226 @@
+//! The lease by which a node is alive.
+//!
+//! Whoever does not renew it is dead for all others, and its users leave. A node that finds
+//! itself without (it was paused, or Redis was emptied) comes back as another node and says
+//! everything anew; so it does when Redis is another process, which may have come back with
+//! older data. Of the node that it was the lease runs out, after its users have been entered
+//! anew: nobody is announced.
+//!
+//! A node judges others only after it has renewed its own lease steadily for as long as
+//! one lasts. So, when Redis was away, nobody is taken for dead before everybody had time to
+//! come back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Pipeline, RedisResult};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::Shared;
+use super::health::Side;
+use super::link::Link;
+use super::names;
+use super::presence::Presence;
+use super::script::was_unknown;
+
+/// Renewals are never further apart: the dead are found within 5 s of the end of a lease.
+const MAX_INTERVAL: Duration = Duration::from_millis(2500);
+
+/// Keeps the lease of this node, on a connection of its own.
+pub(super) struct LeaseTask {
+    shared: Arc<Shared>,
+    presence: Arc<Presence>,
+    /// Where condemned nodes go.
+    condemned: mpsc::Sender<Vec<String>>,
+    link: Option<Link>,
+    side: Side,
+    node: Arc<str>,
+    /// The node has a lease.
+    held: bool,
+    steadiness: Steadiness,
+}
+
+impl LeaseTask {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        presence: &Arc<Presence>,
+        condemned: mpsc::Sender<Vec<String>>,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            presence: Arc::clone(presence),
+            condemned,
+            link: None,
+            side: shared.health.side(),
+            node: names::new_node().into(),
+            held: false,
+            steadiness: Steadiness::new(shared.config.lease),
+        }
+    }
+
+    /// Renews until `retired`.
+    pub(super) async fn run(mut self, mut retired: watch::Receiver<bool>) {
+        let mut tick = interval((self.shared.config.lease / 4).min(MAX_INTERVAL));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = retired.wait_for(|retired| *retired) => break,
+                _ = tick.tick() => {}
+                () = self.presence.doubt.notified() => {}
+            }
+            if self.presence.take_changed() {
+                (self.node, self.held) = (names::new_node().into(), false);
+            }
+            self.try_to_renew().await;
+        }
+        if let Err(error) = self.retire().await {
+            tracing::debug!(%error, "the lease runs out by itself");
+        }
+    }
+
+    /// Twice, if the connection may have broken since it was used.
+    async fn try_to_renew(&mut self) {
+        let was_connected = self.link.is_some();
+        let mut outcome = self.renew().await;
+        if outcome.is_err() {
+            self.steadiness.fail();
+            if was_connected {
+                outcome = self.renew().await;
+            }
+        }
+        match outcome {
+            Ok(()) => self.side.set_up(),
+            Err(error) => {
+                self.steadiness.fail();
+                self.side.set_down(&error);
+            }
+        }
+    }
+
+    async fn renew(&mut self) -> RedisResult<()> {
+        let now = Instant::now();
+        let may_condemn = self.steadiness.lasts(now);
+        let (is_held, condemned) = self.call(self.shared.config.lease, may_condemn).await?;
+        if !is_held {
+            tracing::warn!("this node was taken for dead, or redis was emptied: it begins anew");
+            (self.node, self.held) = (names::new_node().into(), false);
+            self.call(self.shared.config.lease, false).await?;
+        }
+        self.steadiness.succeed(now);
+        if !std::mem::replace(&mut self.held, true) {
+            self.presence.begin(&self.node);
+        }
+        if !condemned.is_empty() {
+            // If the reaper is busy, they are found again.
+            let _ = self.condemned.try_send(condemned);
+        }
+        Ok(())
+    }
+
+    /// Renews the lease of `self.node`; returns whether there was one, or none was needed,
+    /// and nodes to be reaped.
+    async fn call(
+        &mut self,
+        lease: Duration,
+        may_condemn: bool,
+    ) -> RedisResult<(bool, Vec<String>)> {
+        let keys = [self.shared.names.nodes()];
+        let mut commands = Pipeline::with_capacity(1);
+        let call = self.shared.scripts.renew.call(&mut commands, &keys);
+        call.arg(&*self.node).arg(lease.as_millis() as u64);
+        call.arg(u8::from(!self.held)).arg(u8::from(may_condemn));
+        let ((is_held, condemned),) = self.send(&commands).await?;
+        Ok((is_held, condemned))
+    }
+
+    /// Gives the lease back; users that are still here have time to come back elsewhere.
+    async fn retire(&mut self) -> RedisResult<()> {
+        if !self.held {
+            return Ok(());
+        }
+        if !self.presence.is_empty() {
+            return self.call(self.shared.config.grace, false).await.map(drop);
+        }
+        let names = &self.shared.names;
+        let mut commands = Pipeline::with_capacity(2);
+        commands.cmd("DEL").arg(names.rooms(&self.node)).ignore();
+        commands.cmd("ZREM").arg(names.nodes()).arg(&*self.node).ignore();
+        self.send(&commands).await
+    }
+
+    /// Sends commands, on a new connection if there is none.
+    async fn send<T: redis::FromRedisValue>(&mut self, commands: &Pipeline) -> RedisResult<T> {
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => Link::open(&self.shared.client, |_| {}).await?,
+        };
+        let mut outcome = link.query(commands).await;
+        if outcome.as_ref().is_err_and(was_unknown) {
+            link.load(&self.shared.scripts).await?;
+            outcome = link.query(commands).await;
+        }
+        let outcome = outcome?;
+        self.link = Some(link);
+        Ok(outcome)
+    }
+}
+
+/// For how long the lease was renewed without a failure or a pause.
+#[derive(Debug)]
+struct Steadiness {
+    lease: Duration,
+    /// The first and the last success.
+    run: Option<(Instant, Instant)>,
+}
+
+impl Steadiness {
+    fn new(lease: Duration) -> Self {
+        Self { lease, run: None }
+    }
+
+    fn succeed(&mut self, now: Instant) {
+        let first = self.current(now).unwrap_or(now);
+        self.run = Some((first, now));
+    }
+
+    fn fail(&mut self) {
+        self.run = None;
+    }
+
+    /// Whether it has lasted as long as a lease.
+    fn lasts(&self, now: Instant) -> bool {
+        self.current(now).is_some_and(|first| now - first >= self.lease)
+    }
+
+    fn current(&self, now: Instant) -> Option<Instant> {
+        self.run.filter(|(_, last)| now - *last <= self.lease / 2).map(|(first, _)| first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_was_steady_for_a_lease_judges() {
+        let lease = Duration::from_secs(8);
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut steadiness = Steadiness::new(lease);
+        let mut renew = |seconds: std::ops::RangeInclusive<u32>, steadiness: &mut Steadiness| {
+            seconds
+                .map(|n| {
+                    let now = start + second * n;
+                    let lasts = steadiness.lasts(now);
+                    steadiness.succeed(now);
+                    lasts
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(renew(0..=9, &mut steadiness), [[false; 8].as_slice(), &[true; 2]].concat());
+        steadiness.fail();
+        assert_eq!(renew(10..=18, &mut steadiness), [[false; 8].as_slice(), &[true]].concat());
+        assert_eq!(renew(22..=22, &mut steadiness), [true], "half a lease is no pause");
+        assert_eq!(renew(27..=35, &mut steadiness), [[false; 8].as_slice(), &[true]].concat());
+    }
+}

@@ -1,0 +1,142 @@
+//! Who is where, at this node and at all.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use chat_core::{Occupancy, Occupant, Topic, UserId};
+use redis::{Pipeline, Value};
+use tokio::sync::Notify;
+
+use super::Shared;
+use super::claims::{Changes, Claims, Outcome};
+use super::script::is_unknown;
+use super::store::Store;
+use crate::error::BrokerError;
+
+/// Reads in one pipeline.
+const MAX_READS: usize = 16;
+
+/// What `occupancy.lua` returns: version, count, fields of the hash.
+type Reply = (u64, u32, Vec<(Vec<u8>, Vec<u8>)>);
+
+/// What this node says, and as which node.
+#[derive(Debug)]
+pub(super) struct Presence {
+    lanes: Vec<Arc<Claims>>,
+    server: Mutex<Server>,
+    /// The lease is to be looked at.
+    pub(super) doubt: Notify,
+}
+
+/// The Redis process that knows what this node says.
+#[derive(Debug, Default)]
+struct Server {
+    /// `None` before the first connection; an empty one is unknown.
+    run_id: Option<String>,
+    /// It is another than before, and may know less.
+    changed: bool,
+}
+
+impl Presence {
+    pub(super) fn new(lanes: Vec<Arc<Claims>>) -> Arc<Self> {
+        Arc::new(Self { lanes, server: Mutex::default(), doubt: Notify::new() })
+    }
+
+    /// A connection to publish on was made.
+    pub(super) fn connected(&self, run_id: Option<&str>) {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let run_id = run_id.unwrap_or_default();
+        server.changed |=
+            server.run_id.as_ref().is_some_and(|known| run_id.is_empty() || known != run_id);
+        server.run_id = Some(run_id.to_owned());
+        drop(server);
+        self.doubt.notify_one();
+    }
+
+    /// Whether Redis is another process than at the last call.
+    pub(super) fn take_changed(&self) -> bool {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut server.changed)
+    }
+
+    /// Says everything anew, as `node`.
+    pub(super) fn begin(&self, node: &Arc<str>) {
+        for lane in &self.lanes {
+            lane.begin(node);
+        }
+    }
+
+    /// Whether nobody is anywhere at this node, and Redis knows.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.is_empty())
+    }
+}
+
+impl Shared {
+    /// Adds comings to `commands`.
+    pub(super) fn add_enters(&self, commands: &mut Pipeline, changes: &Changes) {
+        let node = &*changes.node;
+        let (rooms, nodes) = (self.names.rooms(node), self.names.nodes());
+        for (key, info) in &changes.enters {
+            let address = &key.address;
+            let keys = [&address.members(), &address.held(node), &rooms, &nodes];
+            let call = self.scripts.enter.call(commands, &keys).arg(address.channel());
+            call.arg(node).arg(key.user.as_str()).arg(&info[..]);
+        }
+    }
+
+    /// Adds goings to `commands`.
+    pub(super) fn add_leaves(&self, commands: &mut Pipeline, changes: &Changes) {
+        let rooms = self.names.rooms(&changes.node);
+        for key in &changes.leaves {
+            let address = &key.address;
+            let keys = [&address.members(), &address.held(&changes.node), &rooms];
+            let call = self.scripts.leave.call(commands, &keys);
+            call.arg(address.channel()).arg(key.user.as_str());
+        }
+    }
+}
+
+/// What the reply to a change means.
+pub(super) fn outcome(reply: &Value) -> Outcome {
+    match reply {
+        Value::Int(1) => Outcome::Done,
+        reply if is_unknown(reply) => Outcome::Unanswered,
+        _ => Outcome::Refused,
+    }
+}
+
+impl Store {
+    /// See [`Broker::occupancy`](crate::Broker::occupancy).
+    pub(super) async fn occupancy(
+        &self,
+        topics: &[Topic],
+        limit: usize,
+    ) -> Result<Vec<Occupancy>, BrokerError> {
+        let work = async {
+            let mut occupancies = Vec::with_capacity(topics.len());
+            for topics in topics.chunks(MAX_READS) {
+                let mut commands = Pipeline::with_capacity(topics.len());
+                for topic in topics {
+                    let members = self.shared.names.address(topic).members();
+                    self.shared.scripts.occupancy.call(&mut commands, &[members]).arg(limit);
+                }
+                let replies: Vec<Reply> = self.query(&commands).await?;
+                occupancies.extend(replies.into_iter().map(occupancy));
+            }
+            Ok(occupancies)
+        };
+        self.in_time(work).await
+    }
+}
+
+fn occupancy((version, count, members): Reply) -> Occupancy {
+    Occupancy { version, count, occupants: members.into_iter().filter_map(occupant).collect() }
+}
+
+/// Reads a member; the version, which is none, has no name.
+fn occupant((user, member): (Vec<u8>, Vec<u8>)) -> Option<Occupant> {
+    let user = UserId::new(std::str::from_utf8(&user).ok()?).ok()?;
+    let colon = member.iter().position(|byte| *byte == b':')?;
+    Some(Occupant { user, info: Bytes::from(member).slice(colon + 1..) })
+}

@@ -1,0 +1,16 @@
+-- A node says that a user is in a topic.
+--
+-- KEYS     … 4 leases of all nodes
+-- ARGV     … 2 node   3 user   4 info
+-- returns  0 if the node has no lease: it was taken for dead, and must not come back in
+--          parts
+
+local user, info = ARGV[3], ARGV[4]
+local nodes = look_up(user)
+if tonumber(redis.call('ZSCORE', KEYS[4], ARGV[2]) or 0) == 0 then return 0 end
+if redis.call('SADD', held, user) == 1 then
+  redis.call('SADD', topics, channel)
+  redis.call('HSET', members, user, nodes + 1 .. ':' .. info)
+  if nodes == 0 then announce(3, user, info) end
+end
+return 1

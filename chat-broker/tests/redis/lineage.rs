@@ -1,0 +1,150 @@
+//! Redis comes back with older data, or with what another node made of it.
+
+use std::fs;
+
+use chat_broker::testing::RedisServer;
+use chat_broker::{Broker, BrokerEvent};
+use chat_core::{Position, Range, Step};
+
+use crate::support::{Node, eventually, latest, room, texts};
+
+/// Whether nodes publish again after an outage.
+async fn wait_until_back(node: &Node) {
+    eventually("publishing again", async || node.publish(&room("x"), "").await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn an_epoch_outlives_every_kind_of_restart_of_a_redis_that_remembers() {
+    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let node = Node::start(&server).await;
+    let (heard, told) = (room("heard"), room("told"));
+    node.subscribe(&heard).await.unwrap();
+    let first = [
+        node.publish(&heard, "0").await.unwrap().position.unwrap(),
+        node.publish(&told, "0").await.unwrap().position.unwrap(),
+    ];
+    for round in 1..=4 {
+        if round % 2 == 0 {
+            server.kill();
+        } else {
+            server.stop();
+        }
+        server.restart();
+        wait_until_back(&node).await;
+        for (topic, first) in [(&heard, first[0]), (&told, first[1])] {
+            let next = node.publish(topic, &round.to_string()).await.unwrap().position.unwrap();
+            assert_eq!(next, Position { offset: round + 1, ..first }, "{topic}");
+        }
+    }
+    let history = node.history(&told, Range::Latest, 9).await;
+    assert_eq!(texts(&history), ["0", "1", "2", "3", "4"]);
+}
+
+/// The node was subscribed to one room, published to another, and knows only the place of a
+/// third; all stand lower in the copy.
+#[tokio::test]
+async fn an_older_copy_begins_new_epochs() {
+    let mut server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let topics = [room("heard"), room("told"), room("read")];
+    for topic in &topics {
+        node.publish(topic, "in the copy").await.unwrap();
+    }
+    assert_eq!(server.command(&["SAVE"]).await, "OK");
+    node.broker.subscribe(&[topics[0].clone(), topics[2].clone()]).await.unwrap();
+    let stranger = Node::start(&server).await;
+    let mut before = Vec::new();
+    for (publisher, topic) in [(&stranger, 0), (&node, 1), (&stranger, 2)] {
+        let published = publisher.publish(&topics[topic], "not in it").await.unwrap();
+        before.push(published.position.unwrap());
+    }
+    node.position(&topics[2]).await.unwrap();
+    stranger.broker.close().await;
+    server.restart();
+    wait_until_back(&node).await;
+    for (topic, before) in topics.iter().zip(before) {
+        let after = node.publish(topic, "after").await.unwrap().position.unwrap();
+        assert_eq!(before.step_to(after), Step::Gap, "{topic}: {after:?} after {before:?}");
+        assert_eq!(texts(&node.history(topic, Range::Latest, 9).await), ["after"], "{topic}");
+    }
+}
+
+/// While a node is away, another that knows nothing gives out offsets a second time.
+async fn offsets_are_used_again(before: u32, again: u32, kept: u32, is_new_epoch: bool) {
+    let mut server = RedisServer::start();
+    let topic = room("r");
+    let node = Node::start(&server).await;
+    node.deliver(&topic, "in the copy", latest(kept)).await.unwrap();
+    assert_eq!(server.command(&["SAVE"]).await, "OK");
+    let mut seen = Position::default();
+    for _ in 0..before {
+        seen = node.deliver(&topic, "lost", latest(kept)).await.unwrap().position.unwrap();
+    }
+    server.kill();
+    // A process of its own would come back at the same time: this one cannot yet.
+    let mut other = RedisServer::start();
+    other.stop();
+    fs::copy(server.directory().join("dump.rdb"), other.directory().join("dump.rdb")).unwrap();
+    other.restart();
+    let stranger = Node::start(&other).await;
+    for _ in 0..again {
+        let position = stranger.deliver(&topic, "again", latest(kept)).await.unwrap().position;
+        assert_eq!(position.unwrap().epoch, seen.epoch);
+    }
+    assert_eq!(other.command(&["SAVE"]).await, "OK");
+    fs::copy(other.directory().join("dump.rdb"), server.directory().join("dump.rdb")).unwrap();
+    server.restart();
+    wait_until_back(&node).await;
+    let after = node.deliver(&topic, "after", latest(kept)).await.unwrap().position.unwrap();
+    assert_eq!(after.epoch != seen.epoch, is_new_epoch, "{after:?} after {seen:?}");
+}
+
+#[tokio::test]
+async fn offsets_used_again_begin_a_new_epoch() {
+    offsets_are_used_again(3, 3, 100, true).await;
+    offsets_are_used_again(3, 9, 100, true).await;
+    offsets_are_used_again(3, 2, 100, true).await;
+}
+
+/// Whoever stands at what was seen is told of a gap anyway.
+#[tokio::test]
+async fn offsets_used_again_before_all_that_is_kept_do_not() {
+    offsets_are_used_again(3, 9, 2, false).await;
+}
+
+/// The log has expired, and not the id of the latest.
+#[tokio::test]
+async fn an_offset_used_again_is_noticed_without_a_log() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let before = node.publish(&room("r"), "").await.unwrap().position.unwrap();
+    for (id, is_same) in [(None, true), (Some("12345678"), false)] {
+        server.command(&["DEL", "chat:{r.r}:log"]).await;
+        if let Some(id) = id {
+            server.command(&["HSET", "chat:{r.r}:meta", "id", id]).await;
+        }
+        let killed = server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+        assert_ne!(killed, "0");
+        wait_until_back(&node).await;
+        let position = node.position(&room("r")).await.unwrap();
+        assert_eq!(position == before, is_same, "{position:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_redis_emptied_under_a_node_begins_new_epochs() {
+    let server = RedisServer::start();
+    let mut node = Node::start(&server).await;
+    let topic = room("r");
+    node.subscribe(&topic).await.unwrap();
+    let before = node.publish(&topic, "1").await.unwrap().position.unwrap();
+    server.command(&["FLUSHALL"]).await;
+    let after = node.publish(&topic, "2").await.unwrap().position.unwrap();
+    assert_eq!(before.step_to(after), Step::Gap);
+    for expected in [before, after] {
+        match node.next().await {
+            BrokerEvent::Publication { position, .. } => assert_eq!(position, Some(expected)),
+            other => panic!("{other:?}"),
+        }
+    }
+}

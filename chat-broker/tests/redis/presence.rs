@@ -1,0 +1,166 @@
+//! Who is where, as long as nothing goes wrong.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use chat_broker::testing::RedisServer;
+use chat_broker::{Broker, BrokerEvent, Delivery};
+use chat_core::{Occupancy, Occupant, PresenceChange, Topic};
+
+use crate::support::{Node, eventually, room, user};
+
+#[tokio::test]
+async fn a_user_at_two_nodes_is_one_occupant() {
+    let server = RedisServer::start();
+    let (mut a, b) = (Node::start(&server).await, Node::start(&server).await);
+    let topic = room("r");
+    a.subscribe(&topic).await.unwrap();
+    assert_eq!(a.occupancy(&topic, 9).await, Occupancy::default());
+    for node in [&a, &b, &a] {
+        node.enter(&topic, "anna");
+    }
+    let (change, first, count) = a.change().await;
+    assert_eq!((change.as_str(), count), ("+anna", 1));
+    b.enter(&topic, "ben");
+    assert_eq!(a.change().await, ("+ben".to_owned(), first + 1, 2));
+    for node in [&a, &b] {
+        assert_eq!(node.occupants(&topic).await, ["anna", "ben"]);
+        assert_eq!(node.occupancy(&topic, 2).await.version, first + 1);
+    }
+    a.leave(&topic, "anna");
+    a.leave(&topic, "nobody");
+    assert_eq!(b.occupants(&topic).await, ["anna", "ben"]);
+    b.leave(&topic, "anna");
+    assert_eq!(a.change().await, ("-anna".to_owned(), first + 2, 1));
+    b.leave(&topic, "ben");
+    assert_eq!(a.change().await, ("-ben".to_owned(), first + 3, 0));
+    assert_eq!(a.occupancy(&topic, 9).await, Occupancy::default());
+    assert_eq!(a.arrived().await, []);
+
+    b.enter(&topic, "anna");
+    assert!(a.change().await.1 > first + 3, "versions rise for ever");
+}
+
+#[tokio::test]
+async fn a_long_list_is_only_counted() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let topic = room("r");
+    for n in 0..1000 {
+        node.enter(&topic, &n.to_string());
+    }
+    eventually("all", async || node.occupancy(&topic, 0).await.count == 1000).await;
+    let occupancy = node.occupancy(&topic, 999).await;
+    assert_eq!((occupancy.count, occupancy.occupants.len()), (1000, 0));
+    assert_eq!(node.occupants(&topic).await.len(), 1000);
+    let topics: Vec<Topic> = (0..50).map(|n| room(if n % 2 == 0 { "r" } else { "s" })).collect();
+    let counts = node.broker.occupancy(&topics, 9).await.unwrap();
+    assert!(
+        counts.iter().zip(0..50).all(|(one, n)| one.count == if n % 2 == 0 { 1000 } else { 0 })
+    );
+    assert_eq!(counts.len(), 50);
+}
+
+/// A coming is told before what is published after it, a going after what was published
+/// before it.
+#[tokio::test]
+async fn presence_keeps_its_place_among_publications() {
+    const ROUNDS: usize = 20;
+    const EACH: usize = 300;
+    let server = RedisServer::start();
+    let (mut listener, node) = (Node::start(&server).await, Node::start(&server).await);
+    let topic = room("r");
+    listener.subscribe(&topic).await.unwrap();
+    let mut receipts = Vec::new();
+    for n in 0..ROUNDS {
+        let who = n.to_string();
+        node.enter(&topic, &who);
+        node.publish(&topic, &who).await.unwrap();
+        for n in 1..EACH {
+            let delivery = if n % 2 == 0 { Delivery::kept() } else { Delivery::Ephemeral };
+            let place = node.broker.publish(&topic, Bytes::from(who.clone()), delivery);
+            receipts.push(place.await.unwrap());
+        }
+        node.leave(&topic, &who);
+    }
+    let (mut here, mut heard) = (HashSet::new(), vec![0; ROUNDS]);
+    while heard.iter().sum::<usize>() < EACH * ROUNDS || !here.is_empty() {
+        match listener.next().await {
+            BrokerEvent::Presence { change: PresenceChange::Joined, occupant, .. } => {
+                assert!(here.insert(occupant.user));
+            }
+            BrokerEvent::Presence { occupant, .. } => {
+                let who: usize = occupant.user.as_str().parse().unwrap();
+                assert!(here.remove(&occupant.user));
+                assert_eq!(heard[who], EACH, "{who} left before what was published");
+            }
+            BrokerEvent::Publication { payload, .. } => {
+                let who = std::str::from_utf8(&payload).unwrap();
+                assert!(here.contains(&user(who)), "{who} came after what was published");
+                heard[who.parse::<usize>().unwrap()] += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_whoever_has_left() {
+    let server = RedisServer::start();
+    let keys = async || server.command(&["DBSIZE"]).await.parse::<u32>().unwrap();
+    let node = Node::with(Node::config(&server).publish_connections(3)).await;
+    let topics: Vec<Topic> = (0..50).map(|n| room(&n.to_string())).collect();
+    eventually("a lease", async || keys().await == 1).await;
+    for topic in &topics {
+        for name in ["anna", "ben"] {
+            node.enter(topic, name);
+        }
+    }
+    node.broker
+        .enter(&Topic::User(user("anna")), Occupant { user: user("ben"), info: Bytes::new() });
+    // Of each topic who is there and whom the node holds; the node's topics, and the lease.
+    eventually("all", async || keys().await == 51 * 2 + 2).await;
+    for topic in &topics {
+        for name in ["anna", "ben"] {
+            node.leave(topic, name);
+        }
+    }
+    node.broker.leave(&Topic::User(user("anna")), &user("ben"));
+    eventually("nothing but the lease", async || keys().await == 1).await;
+    node.broker.close().await;
+    assert_eq!(keys().await, 0);
+}
+
+#[tokio::test]
+async fn a_flushed_script_loses_nobody() {
+    let server = RedisServer::start();
+    let mut node = Node::start(&server).await;
+    let topic = room("r");
+    node.subscribe(&topic).await.unwrap();
+    for n in 0..20 {
+        server.command(&["SCRIPT", "FLUSH"]).await;
+        node.enter(&topic, &n.to_string());
+        assert_eq!(node.change().await.0, format!("+{n}"));
+        server.command(&["SCRIPT", "FLUSH"]).await;
+        node.leave(&topic, &n.to_string());
+        assert_eq!(node.change().await.0, format!("-{n}"));
+    }
+}
+
+/// Redis has no memory for those who come; they come when there is some.
+#[tokio::test]
+async fn who_was_refused_comes_when_there_is_room() {
+    let server = RedisServer::start();
+    let mut node = Node::start(&server).await;
+    let topic = room("r");
+    node.subscribe(&topic).await.unwrap();
+    node.enter(&topic, "anna");
+    assert_eq!(node.change().await.0, "+anna");
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    node.enter(&topic, "ben");
+    node.leave(&topic, "anna");
+    assert_eq!(node.change().await.0, "-anna");
+    assert_eq!(node.occupants(&topic).await, [""; 0]);
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(node.change().await.0, "+ben");
+}

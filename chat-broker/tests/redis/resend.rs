@@ -1,0 +1,184 @@
+//! What was sent and not answered is sent again, and published once.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chat_broker::testing::RedisServer;
+use chat_broker::{Broker, BrokerEvent, Delivery, Receipt, Status};
+use chat_core::{Position, Range};
+use tokio::task::yield_now;
+use tokio::time::sleep;
+
+use crate::support::{Node, PATIENCE, assert_unavailable, eventually, latest, room};
+
+/// Receipts that one publisher leaves open.
+const UNDER_WAY: usize = 64;
+
+/// Publishes numbered messages until `stop`, the larger part of each `padding`; every one
+/// must be taken. Returns where each stands.
+async fn publish_until(stop: &AtomicBool, node: &Node, who: char, padding: usize) -> Vec<Position> {
+    let (mut positions, mut receipts) = (Vec::new(), VecDeque::<Receipt>::new());
+    let mut number = 0;
+    let padding = "x".repeat(padding);
+    while !stop.load(Ordering::Relaxed) || !receipts.is_empty() {
+        if !stop.load(Ordering::Relaxed) {
+            let payload = Bytes::from(format!("{who} {number} {padding}"));
+            let topic = room("r");
+            let place = node.broker.publish(&topic, payload, latest(1_000_000)).await;
+            receipts.push_back(place.unwrap());
+            number += 1;
+            yield_now().await;
+        }
+        if receipts.len() >= UNDER_WAY || stop.load(Ordering::Relaxed) {
+            let published = receipts.pop_front().unwrap().await.expect("all are taken");
+            assert!(!published.repeated, "it has no key");
+            positions.push(published.position.unwrap());
+        }
+    }
+    positions
+}
+
+/// All that was published stands in the history once, where its publisher was told.
+async fn assert_all_stand_once(node: &Node, told: &[(char, Vec<Position>)]) {
+    let (mut after, mut next) = (0, std::collections::HashMap::new());
+    loop {
+        let history = node.history(&room("r"), Range::After(after), 1000).await;
+        let Some(last) = history.entries.last() else { break };
+        assert_eq!(history.entries[0].offset, after + 1);
+        after = last.offset;
+        for entry in &history.entries {
+            let text = std::str::from_utf8(&entry.payload).unwrap();
+            let (who, rest) = text.split_at(1);
+            let number: usize = rest.split(' ').nth(1).unwrap().parse().unwrap();
+            let who = who.chars().next().unwrap();
+            let expected = next.entry(who).or_insert(0);
+            assert_eq!(number, *expected, "{who}: each once and in order");
+            *expected += 1;
+            let (_, positions) = told.iter().find(|(name, _)| *name == who).unwrap();
+            assert_eq!(positions[number], Position { offset: entry.offset, ..history.position });
+        }
+    }
+    for (who, positions) in told {
+        assert_eq!(next.get(who), Some(&positions.len()), "{who}");
+    }
+}
+
+async fn node(server: &RedisServer, connections: usize) -> Node {
+    let config = Node::config(server).deadline(PATIENCE).publish_connections(connections);
+    Node::with(config).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_connections_lose_and_double_nothing() {
+    let server = RedisServer::start();
+    let (a, b) = (node(&server, 1).await, node(&server, 2).await);
+    let stop = AtomicBool::new(false);
+    let kill = async {
+        for _ in 0..8 {
+            eventually("connections to kill", async || {
+                server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await != "0"
+            })
+            .await;
+            // Two connections at most wait for a second at most.
+            eventually("both nodes", async || {
+                a.broker.status() == Status::Ready && b.broker.status() == Status::Ready
+            })
+            .await;
+        }
+        stop.store(true, Ordering::Relaxed);
+    };
+    let (of_a, of_b, of_c, ()) = tokio::join!(
+        publish_until(&stop, &a, 'a', 100),
+        publish_until(&stop, &b, 'b', 100),
+        publish_until(&stop, &b, 'c', 100),
+        kill
+    );
+    assert_all_stand_once(&a, &[('a', of_a), ('b', of_b), ('c', of_c)]).await;
+}
+
+/// Redis is frozen for so long that the nodes give their connections up, with much still on
+/// the way in them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_redis_loses_and_doubles_nothing() {
+    let server = RedisServer::start();
+    let (a, b) = (node(&server, 1).await, node(&server, 1).await);
+    let stop = AtomicBool::new(false);
+    let freeze = async {
+        for _ in 0..2 {
+            server.pause();
+            a.wait_for(Status::Away).await;
+            // Until some attempts to connect have failed.
+            sleep(Duration::from_secs(1)).await;
+            server.resume();
+            a.wait_for(Status::Ready).await;
+            b.wait_for(Status::Ready).await;
+        }
+        stop.store(true, Ordering::Relaxed);
+    };
+    let (of_a, of_b, ()) = tokio::join!(
+        publish_until(&stop, &a, 'a', 8000),
+        publish_until(&stop, &b, 'b', 8000),
+        freeze
+    );
+    assert!(of_a.len() > UNDER_WAY, "publishing went on");
+    assert_all_stand_once(&a, &[('a', of_a), ('b', of_b)]).await;
+}
+
+/// At most once: what is not kept is not sent again, nor what was answered too late.
+#[tokio::test]
+async fn what_is_not_kept_fails_at_once() {
+    let server = RedisServer::start();
+    let mut node = node(&server, 1).await;
+    let topic = room("r");
+    node.subscribe(&topic).await.unwrap();
+    server.pause();
+    let began = Instant::now();
+    let (typing, message, ()) = tokio::join!(
+        async {
+            let outcome = node.deliver(&room("r"), "typing", Delivery::Ephemeral).await;
+            assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+            outcome
+        },
+        node.publish(&topic, "message"),
+        async {
+            sleep(Duration::from_secs(3)).await;
+            server.resume();
+        },
+    );
+    assert_unavailable("typing", typing);
+    assert_eq!(message.unwrap().position.unwrap().offset, 1);
+    node.wait_for(Status::Ready).await;
+    node.publish(&room("r"), "end").await.unwrap();
+    let mut texts = Vec::new();
+    while texts.last().is_none_or(|text| text != "end") {
+        if let BrokerEvent::Publication { payload, .. } = node.next().await {
+            texts.push(String::from_utf8(payload.to_vec()).unwrap());
+        }
+    }
+    assert!(texts.iter().filter(|text| *text == "message").count() <= 1, "{texts:?}");
+    let history = node.history(&room("r"), Range::Latest, 9).await;
+    assert_eq!(crate::support::texts(&history), ["message", "end"]);
+}
+
+/// A repeated publication under a key that was the first one's own is no repetition.
+#[tokio::test]
+async fn the_first_with_a_key_is_the_first_when_sent_again() {
+    let server = RedisServer::start();
+    let node = node(&server, 1).await;
+    let delivery = |n: u32| crate::support::keyed(&n.to_string());
+    server.pause();
+    let publish = async |n: u32| node.deliver(&room("r"), "", delivery(n)).await.unwrap();
+    let ((), first, second) = tokio::join!(
+        async {
+            node.wait_for(Status::Away).await;
+            server.resume();
+        },
+        publish(1),
+        publish(2),
+    );
+    assert!(!first.repeated && !second.repeated);
+    assert_eq!(second.position.unwrap().offset, 2);
+    assert!(publish(1).await.repeated);
+}
