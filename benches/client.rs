@@ -11,8 +11,7 @@ use tokio::runtime::Runtime;
 const LATEST: u32 = 50;
 
 async fn connect(url: &str) -> Client {
-    let (client, mut events) =
-        Client::connect([url], ClientConfig::default()).expect("an address");
+    let (client, mut events) = Client::connect([url], ClientConfig::default()).expect("an address");
     tokio::spawn(async move { while events.recv().await.is_some() {} });
     client
 }
