@@ -139,6 +139,33 @@ fn what_is_gone_for_good_is_told_and_what_is_left_is_shown() {
 }
 
 #[test]
+fn what_is_said_just_before_a_loss_is_said_once() {
+    let server = Server::start();
+    let network = Proxy::to(server.port());
+    let browser = Browser::start();
+    let bob = browser.open(&server.url("/?user=Bob&room=general"));
+    bob.until_shows("log", "You joined the room.");
+    let address = format!("/?port={}&user=Alice&room=general", network.port());
+    let alice = browser.open(&server.url(&address));
+    bob.until_shows("log", "Alice joined the room.");
+    network.swallow_answers();
+    for n in 0..3 {
+        alice.fill("message", &format!("number {n}."));
+        alice.click("send");
+    }
+    bob.until_shows("log", "number 0.");
+    alice.until_shows("unsent", "number 0.");
+    network.cut();
+    network.restore();
+    for tab in [&alice, &bob] {
+        tab.until_shows("log", "number 2.");
+        assert_eq!(numbers(tab), json!(range(0, 3)));
+    }
+    alice.until("document.querySelector('#unsent').innerText === ''", &[]);
+    browser.assert_no_errors(&[AWAY]);
+}
+
+#[test]
 fn what_is_said_while_redis_does_not_answer_is_said_once() {
     let redis = RedisServer::start();
     let server = Server::start_on(&redis);
@@ -156,7 +183,7 @@ fn what_is_said_while_redis_does_not_answer_is_said_once() {
     server.until_refused("broker_unavailable");
     redis.resume();
     alice.until_shows("log", "number 2.");
-    alice.until_shows("unsent", "");
+    alice.until("document.querySelector('#unsent').innerText === ''", &[]);
     flood(&bob, "general", 3, 1);
     for tab in [&alice, &bob] {
         tab.until_shows("log", "number 3.");

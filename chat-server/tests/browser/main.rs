@@ -117,6 +117,10 @@ fn a_restart_of_the_server_is_survived() {
     assert_eq!(alice.until(colour, &[]), before, "the same user");
     let once = "document.querySelector('#log').innerText.split('Said while').length === 2";
     alice.until(once, &[]);
+    for tab in [&alice, &bob] {
+        let log = tab.run("return document.querySelector('#log').innerText", &[]);
+        assert!(!log.as_str().unwrap().contains("missing"), "nothing was missed: {log}");
+    }
     browser.assert_no_errors(&[AWAY]);
 }
 

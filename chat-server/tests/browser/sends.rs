@@ -89,7 +89,6 @@ fn go_again_over_a_new_connection(tab: &Tab<'_>) {
             await sockets[0].ok(1, {{ offset: 6 }});
             await sockets[0].asked('send', 2);
             sockets[0].end(1006);
-            sent.push(chat.send('r', 'k4', {{ key: 'k4' }}));
             await soon(() => sockets[1]);
             await sockets[1].welcome();
             const {{ resume }} = await sockets[1].asked('hello');
@@ -100,6 +99,7 @@ fn go_again_over_a_new_connection(tab: &Tab<'_>) {
             }});
             await sockets[1].asked('send');
             sockets[1].end(1006);
+            sent.push(chat.send('r', 'k4', {{ key: 'k4' }}));
             await soon(() => sockets[2]);
             await sockets[2].welcome();
             await sockets[2].joined({{ epoch: 'abcdefgh', offset: 7 }}, {{ recovered: true }});
