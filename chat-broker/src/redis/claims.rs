@@ -227,6 +227,7 @@ impl State {
             if claim.told == Told::No {
                 self.claims.remove(&key);
             } else {
+                claim.told = Told::Maybe;
                 changes.leaves.push(key);
             }
         }
@@ -258,8 +259,8 @@ impl State {
             }
             // The going will be told.
             Outcome::Unanswered => {}
+            // An earlier attempt may have gone through.
             Outcome::Refused => {
-                claim.told = Told::No;
                 self.refused.insert(key);
             }
         }
@@ -279,8 +280,8 @@ impl State {
                 claim.turn = Some(turn);
                 self.leaving.insert(turn, key);
             }
-            // Something is told anyway.
-            Outcome::Unanswered => claim.told = Told::Maybe,
+            // The coming will be told.
+            Outcome::Unanswered => {}
             Outcome::Refused => {
                 self.refused.insert(key);
             }
@@ -293,7 +294,7 @@ impl State {
             let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn.is_none());
             let Some(claim) = waiting else { continue };
             let queue = match (claim.info.is_some(), claim.told) {
-                (true, Told::No) => &mut self.entering,
+                (true, Told::No | Told::Maybe) => &mut self.entering,
                 (false, Told::Maybe | Told::Yes) => &mut self.leaving,
                 _ => continue,
             };
@@ -305,5 +306,186 @@ impl State {
     fn turn(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use chat_core::{RoomId, Topic};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::redis::names::Names;
+
+    fn key(user: u8) -> Key {
+        let address = Names::new("chat", 0).address(&Topic::Room(RoomId::new("r").unwrap()));
+        Key { address, user: UserId::new(format!("u{user}")).unwrap() }
+    }
+
+    fn claims() -> Claims {
+        let claims = Claims::default();
+        claims.begin(&"node".into());
+        claims
+    }
+
+    fn users(keys: &[Key]) -> Vec<&str> {
+        keys.iter().map(|key| key.user.as_str()).collect()
+    }
+
+    fn done(claims: &Claims, sent: u64) -> Changes {
+        let changes = claims.take(sent);
+        let told = Changes {
+            node: Arc::clone(&changes.node),
+            enters: changes.enters.clone(),
+            leaves: changes.leaves.clone(),
+            more: changes.more,
+        };
+        claims.settle(changes, std::iter::repeat(Outcome::Done));
+        told
+    }
+
+    #[test]
+    fn nothing_is_told_before_there_is_a_node() {
+        let claims = Claims::default();
+        claims.enter(key(1), Bytes::new());
+        assert!(claims.take(0).is_empty() && !claims.has_changes());
+        claims.begin(&"node".into());
+        assert_eq!(done(&claims, 0).enters.len(), 1);
+        assert!(!claims.has_changes() && !claims.is_empty());
+    }
+
+    #[test]
+    fn a_going_waits_for_what_was_published_before_it() {
+        let claims = claims();
+        for user in 1..=3 {
+            claims.enter(key(user), Bytes::new());
+        }
+        done(&claims, 0);
+        claims.leave(key(1), 5);
+        claims.leave(key(2), 7);
+        assert!(done(&claims, 4).is_empty());
+        assert_eq!(users(&done(&claims, 6).leaves), ["u1"]);
+        claims.enter(key(2), Bytes::new());
+        assert!(done(&claims, 9).is_empty(), "who came back in time has not left");
+        claims.leave(key(3), 9);
+        claims.leave(key(2), 9);
+        assert_eq!(users(&done(&claims, 9).leaves), ["u3", "u2"]);
+        assert!(claims.is_empty());
+    }
+
+    #[test]
+    fn comings_come_first_however_many() {
+        let claims = claims();
+        claims.enter(key(0), Bytes::new());
+        done(&claims, 0);
+        claims.leave(key(0), 0);
+        for user in 1..=200 {
+            let address = key(0).address;
+            for room in 0..3 {
+                let user = UserId::new(format!("{user} {room}")).unwrap();
+                claims.enter(Key { address: address.clone(), user }, Bytes::new());
+            }
+        }
+        let sizes: Vec<_> = std::iter::repeat_with(|| done(&claims, 0))
+            .map(|changes| (changes.enters.len(), changes.leaves.len(), changes.more))
+            .take(3)
+            .collect();
+        assert_eq!(sizes, [(256, 0, true), (256, 0, true), (88, 1, false)]);
+    }
+
+    /// What Redis holds for a node, and what happens to it.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Enter(u8),
+        Leave(u8),
+        /// Takes changes that are settled by the next of these.
+        Tell(Vec<u8>),
+        Retry,
+        Begin,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0u8..4).prop_map(Step::Enter),
+            4 => (0u8..4).prop_map(Step::Leave),
+            4 => prop::collection::vec(0u8..5, 8).prop_map(Step::Tell),
+            1 => Just(Step::Retry),
+            1 => Just(Step::Begin),
+        ]
+    }
+
+    /// Settles `changes` by fate: done, unanswered though done, unanswered, refused.
+    fn settle(claims: &Claims, changes: Changes, fates: &[u8], held: &mut BTreeSet<String>) {
+        let mut outcomes = Vec::new();
+        let enters = changes.enters.iter().map(|(key, _)| (key, true));
+        let all = enters.chain(changes.leaves.iter().map(|key| (key, false)));
+        for ((key, comes), fate) in all.zip(fates.iter().cycle()) {
+            if *fate < 3 {
+                let user = key.user.as_str().to_owned();
+                if comes {
+                    held.insert(user)
+                } else {
+                    held.remove(&user)
+                };
+            }
+            outcomes.push(match fate {
+                0 | 1 => Outcome::Done,
+                2 | 3 => Outcome::Unanswered,
+                _ => Outcome::Refused,
+            });
+        }
+        claims.settle(changes, outcomes);
+    }
+
+    proptest! {
+        /// Whatever is lost and refused on the way, Redis comes to hold what is wanted.
+        #[test]
+        fn redis_comes_to_the_truth(steps in prop::collection::vec(step(), 0..60)) {
+            let (claims, mut wanted, mut held) = (claims(), BTreeSet::new(), BTreeSet::new());
+            let mut under_way: Option<(Changes, Vec<u8>)> = None;
+            let mut nodes = 0;
+            for step in steps {
+                match step {
+                    Step::Enter(user) => {
+                        wanted.insert(format!("u{user}"));
+                        claims.enter(key(user), Bytes::new());
+                    }
+                    Step::Leave(user) => {
+                        wanted.remove(&format!("u{user}"));
+                        claims.leave(key(user), 0);
+                    }
+                    Step::Tell(fates) => {
+                        if let Some((changes, fates)) = under_way.take() {
+                            settle(&claims, changes, &fates, &mut held);
+                        }
+                        under_way = Some((claims.take(0), fates));
+                    }
+                    Step::Retry => claims.retry(),
+                    Step::Begin => {
+                        if let Some((changes, fates)) = under_way.take() {
+                            claims.begin(&format!("node {nodes}").into());
+                            settle(&claims, changes, &fates, &mut held);
+                        }
+                        nodes += 1;
+                        claims.begin(&format!("node {nodes}").into());
+                        held.clear();
+                    }
+                }
+                let state = claims.state();
+                prop_assert!(state.entering.len() + state.leaving.len() <= 4);
+                prop_assert!(state.claims.len() <= 4 && state.refused.len() <= 4);
+            }
+            if let Some((changes, fates)) = under_way.take() {
+                settle(&claims, changes, &fates, &mut held);
+            }
+            claims.retry();
+            while claims.has_changes() {
+                settle(&claims, claims.take(0), &[0], &mut held);
+            }
+            prop_assert_eq!(&held, &wanted);
+            prop_assert_eq!(claims.is_empty(), wanted.is_empty());
+        }
     }
 }

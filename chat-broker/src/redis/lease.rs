@@ -207,7 +207,7 @@ mod tests {
         let lease = Duration::from_secs(8);
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut steadiness = Steadiness::new(lease);
-        let mut renew = |seconds: std::ops::RangeInclusive<u32>, steadiness: &mut Steadiness| {
+        let renew = |seconds: std::ops::RangeInclusive<u32>, steadiness: &mut Steadiness| {
             seconds
                 .map(|n| {
                     let now = start + second * n;

@@ -1,21 +1,25 @@
 //! The broker over Redis: servers on many machines in sync through its pub/sub.
 //!
 //! ```text
-//! publish ──► queue ──► task, 1 of n ──► connection ──► EVALSHA, PUBLISH ─┐
-//!                                                                       Redis
-//! events ◄── queue ◄── connection of the subscriber ◄──── pushed messages ┘
-//!                       ▲
-//! subscribe ──► task ───┘ SUBSCRIBE
-//! positions, secret ──► pool of connections ──► HMGET, GET
+//! publish ──────► queue ──► lane, 1 of n ──► connection ──► publish.lua, PUBLISH ─┐
+//! enter, leave ─► claims ──────┘                            enter.lua, leave.lua ─┤
+//!                                                                               Redis
+//! events ◄─────── queue ◄── subscriber ◄──── connection ◄──── pushed messages ◄───┘
+//!                            ▲
+//! subscribe ─────────────────┘ SUBSCRIBE
+//! history, positions, occupancy, secret ──► pool of connections ──► scripts that read
+//! lease ──► connection ──► renew.lua ──► the dead ──► reaper ──► pool ──► reap.lua
 //! ```
 //!
-//! A sequenced publication is one script, which counts and publishes in one atomic step,
-//! so what subscribers get of a topic stands in the order of its offsets. Names, keys and
-//! payload layouts are described in `docs/redis.md`.
+//! What changes a topic is one script, so what subscribers get of it stands in the order of
+//! its offsets and versions. Names, keys and payload layouts are described in
+//! `docs/redis.md`.
 //!
 //! Every connection is asked each second whether it lives, and given up when it has not
 //! answered for two: a lost one is noticed at once, a silent one within four seconds. Each
-//! reconnects by itself for ever.
+//! reconnects by itself for ever. What was kept and not answered is
+//! [looked for](recover) before it is sent again; sequences that Redis lost or forgot in
+//! part [end](lineage).
 
 mod answer;
 mod claims;
@@ -65,8 +69,9 @@ use subscriber::Subscriber;
 
 /// A node of a chat whose servers meet in one Redis.
 ///
-/// Dropping it closes its connections at once and loses what it has not sent;
-/// [`close`](Broker::close) sends that first.
+/// Dropping it closes its connections at once and loses what it has not sent, and its users
+/// leave when its [lease](RedisConfig::lease) has run out; [`close`](Broker::close) sends
+/// that first, and hands the users over.
 #[derive(Debug)]
 pub struct RedisBroker {
     shared: Arc<Shared>,

@@ -22,20 +22,26 @@ mod support;
 mod tls;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chat_broker::testing::{RedisServer, conformance};
 use chat_broker::{Broker, RedisBroker, RedisConfig};
 
+/// Short: the suite waits until the users of a dead node have left.
+const LEASE: Duration = Duration::from_secs(1);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conformance() {
     let server = RedisServer::start();
-    conformance::run(async || connect(RedisConfig::new(server.url())).await).await;
+    let config = RedisConfig::new(server.url()).lease(LEASE);
+    conformance::run(async || connect(config.clone()).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conformance_with_many_connections() {
     let server = RedisServer::start();
-    let config = RedisConfig::new(server.url()).publish_connections(4).publish_queue(16);
+    let config = RedisConfig::new(server.url()).lease(LEASE);
+    let config = config.publish_connections(4).publish_queue(16);
     conformance::run(async || connect(config.clone()).await).await;
 }
 

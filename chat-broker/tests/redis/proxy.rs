@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -10,54 +10,58 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// A proxy that can be paused, and can swallow what Redis pushes. Dropping it ends its
-/// connections.
+/// A proxy that can hold connections, and can swallow what Redis pushes on them.
 pub(crate) struct Proxy {
     port: u16,
-    paused: watch::Sender<bool>,
-    deaf: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     accept: JoinHandle<()>,
+}
+
+/// Connections are numbered from 0.
+struct Shared {
+    next: AtomicU64,
+    /// Nothing passes on the connections below this one.
+    held: watch::Sender<u64>,
+    /// Messages are swallowed on the connections below this one.
+    deaf: AtomicU64,
 }
 
 impl Proxy {
     pub(crate) async fn start(server: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (paused, gate) = watch::channel(false);
-        let deaf = Arc::new(AtomicBool::new(false));
-        let swallow = Arc::clone(&deaf);
-        let accept = tokio::spawn(async move {
-            while let Ok((near, _)) = listener.accept().await {
-                let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await else {
-                    continue;
-                };
-                let ((near_read, near_write), (far_read, far_write)) =
-                    (near.into_split(), far.into_split());
-                tokio::spawn(pass_on(near_read, far_write, gate.clone()));
-                let replies = pass_replies(far_read, near_write, gate.clone(), swallow.clone());
-                tokio::spawn(replies);
-            }
+        let shared = Arc::new(Shared {
+            next: AtomicU64::new(0),
+            held: watch::Sender::new(0),
+            deaf: AtomicU64::new(0),
         });
-        Self { port, paused, deaf, accept }
+        let accept = tokio::spawn(accept(listener, server, Arc::clone(&shared)));
+        Self { port, shared, accept }
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Nothing passes, in either direction, and nothing is closed.
+    /// Nothing passes any more, and nothing is closed.
     pub(crate) fn pause(&self) {
-        self.paused.send_replace(true);
+        self.shared.held.send_replace(u64::MAX);
     }
 
+    /// Nothing passes on the connections that there are; new ones work as they should.
+    pub(crate) fn hold_present(&self) {
+        self.shared.held.send_replace(self.shared.next.load(Ordering::SeqCst));
+    }
+
+    /// What was held passes on, in its order.
     pub(crate) fn resume(&self) {
-        self.paused.send_replace(false);
+        self.shared.held.send_replace(0);
     }
 
     /// Messages that Redis pushes are swallowed on the connections that there are; new ones
     /// work as they should.
     pub(crate) fn swallow_messages(&self) {
-        self.deaf.store(true, Ordering::SeqCst);
+        self.shared.deaf.store(self.shared.next.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 }
 
@@ -67,14 +71,34 @@ impl Drop for Proxy {
     }
 }
 
-async fn open(gate: &mut watch::Receiver<bool>) -> bool {
-    gate.wait_for(|paused| !paused).await.is_ok()
+impl Shared {
+    /// Waits until the connection is not held.
+    async fn pass(&self, number: u64) {
+        let _ = self.held.subscribe().wait_for(|held| *held <= number).await;
+    }
 }
 
-async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: watch::Receiver<bool>) {
+async fn accept(listener: TcpListener, server: u16, shared: Arc<Shared>) {
+    while let Ok((near, _)) = listener.accept().await {
+        let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await else { continue };
+        let number = shared.next.fetch_add(1, Ordering::SeqCst);
+        let ((near_read, near_write), (far_read, far_write)) =
+            (near.into_split(), far.into_split());
+        tokio::spawn(pass_commands(near_read, far_write, number, Arc::clone(&shared)));
+        tokio::spawn(pass_replies(far_read, near_write, number, Arc::clone(&shared)));
+    }
+}
+
+async fn pass_commands(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    number: u64,
+    shared: Arc<Shared>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length) = from.read(&mut buffer).await {
-        if length == 0 || !open(&mut gate).await || to.write_all(&buffer[..length]).await.is_err() {
+        shared.pass(number).await;
+        if length == 0 || to.write_all(&buffer[..length]).await.is_err() {
             return;
         }
     }
@@ -84,18 +108,17 @@ async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: watc
 async fn pass_replies(
     from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    mut gate: watch::Receiver<bool>,
-    deaf: Arc<AtomicBool>,
+    number: u64,
+    shared: Arc<Shared>,
 ) {
-    let began_deaf = deaf.load(Ordering::SeqCst);
     let mut from = BufReader::new(from);
     while let Ok(reply) = one_reply(&mut from).await {
-        let is_message =
-            reply.starts_with(b">") && reply.windows(11).any(|part| part == b"$7\r\nmessage");
-        if is_message && !began_deaf && deaf.load(Ordering::SeqCst) {
+        let is_message = reply.starts_with(b">3\r\n$7\r\nmessage\r\n");
+        if is_message && number < shared.deaf.load(Ordering::SeqCst) {
             continue;
         }
-        if !open(&mut gate).await || to.write_all(&reply).await.is_err() {
+        shared.pass(number).await;
+        if to.write_all(&reply).await.is_err() {
             return;
         }
     }

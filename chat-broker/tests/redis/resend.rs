@@ -11,7 +11,8 @@ use chat_core::{Position, Range};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use crate::support::{Node, PATIENCE, assert_unavailable, eventually, latest, room};
+use crate::proxy::Proxy;
+use crate::support::{Node, PATIENCE, assert_unavailable, eventually, keyed, latest, room, texts};
 
 /// Receipts that one publisher leaves open.
 const UNDER_WAY: usize = 64;
@@ -126,6 +127,28 @@ async fn a_frozen_redis_loses_and_doubles_nothing() {
     assert_all_stand_once(&a, &[('a', of_a), ('b', of_b)]).await;
 }
 
+/// What was sent on a connection that was given up is still on its way, and would reach
+/// Redis after it was sent again.
+#[tokio::test]
+async fn a_late_connection_doubles_nothing() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port());
+    let node = Node::with(Node::config(&server).url(url).deadline(PATIENCE)).await;
+    proxy.hold_present();
+    let published = node.publish(&room("r"), "once").await.unwrap();
+    assert_eq!(published.position.unwrap().offset, 1);
+    proxy.resume();
+    eventually("the end of what was held", async || {
+        // Three of the node, and the one that asks.
+        server.command(&["CLIENT", "LIST"]).await.lines().count() == 4
+    })
+    .await;
+    node.publish(&room("r"), "then").await.unwrap();
+    let history = node.history(&room("r"), Range::Latest, 9).await;
+    assert_eq!(texts(&history), ["once", "then"]);
+}
+
 /// At most once: what is not kept is not sent again, nor what was answered too late.
 #[tokio::test]
 async fn what_is_not_kept_fails_at_once() {
@@ -151,15 +174,15 @@ async fn what_is_not_kept_fails_at_once() {
     assert_eq!(message.unwrap().position.unwrap().offset, 1);
     node.wait_for(Status::Ready).await;
     node.publish(&room("r"), "end").await.unwrap();
-    let mut texts = Vec::new();
-    while texts.last().is_none_or(|text| text != "end") {
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|text| text != "end") {
         if let BrokerEvent::Publication { payload, .. } = node.next().await {
-            texts.push(String::from_utf8(payload.to_vec()).unwrap());
+            heard.push(String::from_utf8(payload.to_vec()).unwrap());
         }
     }
-    assert!(texts.iter().filter(|text| *text == "message").count() <= 1, "{texts:?}");
+    assert!(heard.iter().filter(|text| *text == "message").count() <= 1, "{heard:?}");
     let history = node.history(&room("r"), Range::Latest, 9).await;
-    assert_eq!(crate::support::texts(&history), ["message", "end"]);
+    assert_eq!(texts(&history), ["message", "end"]);
 }
 
 /// A repeated publication under a key that was the first one's own is no repetition.
@@ -167,7 +190,7 @@ async fn what_is_not_kept_fails_at_once() {
 async fn the_first_with_a_key_is_the_first_when_sent_again() {
     let server = RedisServer::start();
     let node = node(&server, 1).await;
-    let delivery = |n: u32| crate::support::keyed(&n.to_string());
+    let delivery = |n: u32| keyed(&n.to_string());
     server.pause();
     let publish = async |n: u32| node.deliver(&room("r"), "", delivery(n)).await.unwrap();
     let ((), first, second) = tokio::join!(
