@@ -44,7 +44,8 @@ fn fan_out(c: &mut Criterion) {
             let mut places = Vec::new();
             for id in 0..members {
                 let member = Counting(Arc::clone(&counter));
-                places.push(hub.join(&room, ConnectionId(id), member, |_| {}).await.unwrap());
+                let joining = hub.join(&room, ConnectionId(id), member, None, |_| {});
+                places.push(joining.await.unwrap());
             }
             places
         });
@@ -52,8 +53,7 @@ fn fan_out(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(members), |b| {
             b.to_async(&runtime).iter(async || {
                 let before = counter.load(Ordering::Relaxed);
-                let receipt =
-                    publisher.publish(&room, payload(), Delivery::kept()).await.unwrap();
+                let receipt = publisher.publish(&room, payload(), Delivery::kept()).await.unwrap();
                 receipt.await.unwrap();
                 while counter.load(Ordering::Relaxed) < before + members {
                     tokio::task::yield_now().await;

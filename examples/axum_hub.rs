@@ -69,7 +69,7 @@ async fn talk(app: App, room: Topic, stream: Upgraded) {
     let mut session = Session::new(TokioIo::new(stream), Bytes::new(), app.transport);
     let id = ConnectionId(app.next.fetch_add(1, Ordering::Relaxed));
     let member = Member(session.outbox().clone());
-    let Ok(_place) = session.drive(app.hub.join(&room, id, member, |_| {})).await else {
+    let Ok(_place) = session.drive(app.hub.join(&room, id, member, None, |_| {})).await else {
         session.outbox().close(CloseReason::InternalError);
         session.finish().await;
         return;

@@ -1,97 +1,250 @@
-//! A broker of one's own: anything that can carry bytes between servers. This one is a
-//! list of channels behind a lock; it then runs the suite that every broker must pass.
+//! A broker of one's own: anything that can carry bytes between servers, and keep them.
+//! This one is a map behind a lock; it then runs the suite that every broker must pass.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use chat_broker::testing::conformance;
 use chat_broker::{
-    Broker, BrokerError, BrokerEvents, Delivery, EventSender, Published, Receipt, Status, events,
+    Broker, BrokerError, BrokerEvents, Delivery, EventSender, HistoryRead, Published, Receipt,
+    Status, events,
 };
-use chat_core::{Epoch, Position, Topic};
+use chat_core::{
+    Entry, Epoch, History, Occupancy, Occupant, Position, PresenceChange, Range, Retention, Topic,
+    UserId,
+};
 
-/// What all nodes share.
+/// What all nodes share. One lock around all of it: one order for all, and every step is
+/// whole.
 #[derive(Debug, Default)]
 struct Bus {
-    positions: HashMap<Topic, Position>,
-    nodes: Vec<Node>,
+    /// A real one forgets those that nobody uses.
+    rooms: HashMap<Topic, Room>,
+    nodes: u64,
 }
 
-#[derive(Debug)]
-struct Node {
-    topics: HashSet<Topic>,
-    /// Taken away when the node is closed, which ends its events.
-    events: Option<EventSender>,
+#[derive(Debug, Default)]
+struct Room {
+    subscribers: HashMap<u64, Arc<EventSender>>,
+    position: Position,
+    history: VecDeque<Entry>,
+    expires: Option<Instant>,
+    keys: HashMap<Arc<str>, (Instant, Position)>,
+    /// The information of each, and the nodes that say so.
+    occupants: BTreeMap<UserId, (Bytes, BTreeSet<u64>)>,
+    version: u64,
+}
+
+impl Room {
+    fn publish(&mut self, topic: &Topic, payload: Bytes, delivery: Delivery) -> Published {
+        let mut position = None;
+        if let Delivery::Kept { retention, key } = delivery {
+            self.keys.retain(|_, (at, _)| at.elapsed() < Duration::from_secs(300));
+            if let Some((_, first)) = key.as_ref().and_then(|key| self.keys.get(key)) {
+                return Published { position: Some(*first), nodes: 0, repeated: true };
+            }
+            self.keep(payload.clone(), retention);
+            self.keys.extend(key.map(|key| (key, (Instant::now(), self.position))));
+            position = Some(self.position);
+        }
+        for events in self.subscribers.values() {
+            // A node that reads too slowly is told what it missed by the queue itself.
+            events.publication(topic.clone(), payload.clone(), position);
+        }
+        Published { position, nodes: self.subscribers.len() as u32, repeated: false }
+    }
+
+    fn keep(&mut self, payload: Bytes, retention: Retention) {
+        self.expire();
+        if self.position == Position::default() {
+            // Another one each time, for the counter is lost with the process.
+            self.position.epoch = Epoch::from_random(RandomState::new().hash_one(()));
+        }
+        self.position.offset += 1;
+        self.history.push_back(Entry { offset: self.position.offset, payload });
+        let excess = self.history.len().saturating_sub(retention.messages as usize);
+        self.history.drain(..excess);
+        self.expires = Instant::now().checked_add(retention.ttl);
+    }
+
+    fn expire(&mut self) {
+        if self.expires.is_some_and(|expires| expires <= Instant::now()) {
+            self.history.clear();
+        }
+    }
+
+    fn read(&mut self, read: &HistoryRead) -> History {
+        self.expire();
+        let part: Vec<&Entry> = match read.range {
+            Range::After(offset) => self.history.iter().filter(|e| e.offset > offset).collect(),
+            Range::Before(offset) => {
+                self.history.iter().rev().filter(|e| e.offset < offset).collect()
+            }
+            Range::Latest => self.history.iter().rev().collect(),
+        };
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            let fits = bytes < HistoryRead::MAX_BYTES;
+            bytes += entry.payload.len();
+            fits
+        };
+        let mut entries: Vec<Entry> =
+            part.into_iter().take(read.limit as usize).take_while(fits).cloned().collect();
+        entries.sort_by_key(|entry| entry.offset);
+        History { position: self.position, entries }
+    }
+
+    fn enter(&mut self, topic: &Topic, node: u64, Occupant { user, info }: Occupant) {
+        let (info, nodes) = self.occupants.entry(user.clone()).or_insert((info, BTreeSet::new()));
+        let came = nodes.is_empty();
+        nodes.insert(node);
+        if came {
+            let occupant = Occupant { user, info: info.clone() };
+            self.tell(topic, PresenceChange::Joined, &occupant);
+        }
+    }
+
+    fn leave(&mut self, topic: &Topic, node: u64, user: &UserId) {
+        let Some((_, nodes)) = self.occupants.get_mut(user) else { return };
+        nodes.remove(&node);
+        if nodes.is_empty()
+            && let Some((user, (info, _))) = self.occupants.remove_entry(user)
+        {
+            self.tell(topic, PresenceChange::Left, &Occupant { user, info });
+        }
+    }
+
+    fn tell(&mut self, topic: &Topic, change: PresenceChange, occupant: &Occupant) {
+        self.version += 1;
+        let (version, count) = (self.version, self.occupants.len() as u32);
+        for events in self.subscribers.values() {
+            events.presence(topic.clone(), change, occupant.clone(), version, count);
+        }
+    }
+
+    fn occupancy(&self, limit: usize) -> Occupancy {
+        let count = self.occupants.len();
+        let listed = self.occupants.iter().filter(|_| count <= limit);
+        let occupants =
+            listed.map(|(user, (info, _))| Occupant { user: user.clone(), info: info.clone() });
+        Occupancy {
+            version: if count == 0 { 0 } else { self.version },
+            count: count as u32,
+            occupants: occupants.collect(),
+        }
+    }
 }
 
 /// One node's handle on the bus.
 #[derive(Debug)]
-struct ListBroker {
+struct MapBroker {
     bus: Arc<Mutex<Bus>>,
-    index: usize,
+    node: u64,
+    /// Taken away when the node is closed, which ends its events.
+    events: Mutex<Option<Arc<EventSender>>>,
 }
 
-impl ListBroker {
-    fn connect(bus: &Arc<Mutex<Bus>>) -> (Self, BrokerEvents) {
+impl MapBroker {
+    fn connect(shared: &Arc<Mutex<Bus>>) -> (Self, BrokerEvents) {
         let (sender, receiver) = events::channel(8192);
-        let mut nodes = bus.lock().unwrap_or_else(PoisonError::into_inner);
-        nodes.nodes.push(Node { topics: HashSet::new(), events: Some(sender) });
-        (Self { bus: Arc::clone(bus), index: nodes.nodes.len() - 1 }, receiver)
+        let mut bus = lock(shared);
+        bus.nodes += 1;
+        let events = Mutex::new(Some(Arc::new(sender)));
+        (Self { bus: Arc::clone(shared), node: bus.nodes, events }, receiver)
     }
 
     /// The bus, unless this node was closed.
-    fn open(&self) -> Result<MutexGuard<'_, Bus>, BrokerError> {
-        let bus = self.bus.lock().unwrap_or_else(PoisonError::into_inner);
-        if bus.nodes[self.index].events.is_some() { Ok(bus) } else { Err(BrokerError::Closed) }
+    fn open(&self) -> Result<(MutexGuard<'_, Bus>, Arc<EventSender>), BrokerError> {
+        let bus = lock(&self.bus);
+        let events = lock(&self.events).clone().ok_or(BrokerError::Closed)?;
+        Ok((bus, events))
+    }
+
+    /// What becomes of a node at its end. A bus between processes would have to find out
+    /// by itself that a node is gone.
+    fn end(&self) {
+        let mut bus = lock(&self.bus);
+        lock(&self.events).take();
+        for (topic, room) in &mut bus.rooms {
+            room.subscribers.remove(&self.node);
+            for user in room.occupants.keys().cloned().collect::<Vec<_>>() {
+                room.leave(topic, self.node, &user);
+            }
+        }
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[async_trait]
-impl Broker for ListBroker {
+impl Broker for MapBroker {
     async fn publish(
         &self,
         topic: &Topic,
         payload: Bytes,
         delivery: Delivery,
     ) -> Result<Receipt, BrokerError> {
-        // One lock around giving the offset and handing the message on: one order for all.
-        let mut bus = self.open()?;
-        let position = (delivery == Delivery::kept()).then(|| {
-            let start = Position { epoch: Epoch::from_random(1), offset: 0 };
-            let position = bus.positions.entry(topic.clone()).or_insert(start);
-            position.offset += 1;
-            *position
-        });
-        let mut nodes = 0;
-        for node in bus.nodes.iter().filter(|node| node.topics.contains(topic)) {
-            if let Some(events) = &node.events {
-                // A node that reads too slowly is told what it missed by the queue itself.
-                events.publication(topic.clone(), payload.clone(), position);
-                nodes += 1;
-            }
-        }
-        Ok(Receipt::ready(Ok(Published { position, nodes })))
+        let (mut bus, _) = self.open()?;
+        let room = bus.rooms.entry(topic.clone()).or_default();
+        Ok(Receipt::ready(Ok(room.publish(topic, payload, delivery))))
     }
 
     async fn subscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
-        self.open()?.nodes[self.index].topics.extend(topics.iter().cloned());
+        let (mut bus, events) = self.open()?;
+        for topic in topics {
+            let room = bus.rooms.entry(topic.clone()).or_default();
+            room.subscribers.insert(self.node, Arc::clone(&events));
+        }
         Ok(())
     }
 
     async fn unsubscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
-        let mut bus = self.open()?;
+        let (mut bus, _) = self.open()?;
         for topic in topics {
-            bus.nodes[self.index].topics.remove(topic);
+            bus.rooms.get_mut(topic).and_then(|room| room.subscribers.remove(&self.node));
         }
         Ok(())
     }
 
     async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
-        let bus = self.open()?;
-        let position = |topic| bus.positions.get(topic).copied().unwrap_or_default();
+        let (bus, _) = self.open()?;
+        let position = |topic| bus.rooms.get(topic).map(|room| room.position).unwrap_or_default();
         Ok(topics.iter().map(position).collect())
+    }
+
+    async fn history(&self, reads: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
+        let (mut bus, _) = self.open()?;
+        let mut read = |read: &HistoryRead| Some(bus.rooms.get_mut(&read.topic)?.read(read));
+        Ok(reads.iter().map(|one| read(one).unwrap_or_default()).collect())
+    }
+
+    fn enter(&self, topic: &Topic, occupant: Occupant) {
+        if let Ok((mut bus, _)) = self.open() {
+            let room = bus.rooms.entry(topic.clone()).or_default();
+            room.enter(topic, self.node, occupant);
+        }
+    }
+
+    fn leave(&self, topic: &Topic, user: &UserId) {
+        if let Some(room) = lock(&self.bus).rooms.get_mut(topic) {
+            room.leave(topic, self.node, user);
+        }
+    }
+
+    async fn occupancy(
+        &self,
+        topics: &[Topic],
+        limit: usize,
+    ) -> Result<Vec<Occupancy>, BrokerError> {
+        let (bus, _) = self.open()?;
+        let occupancy = |topic| bus.rooms.get(topic).map(|room| room.occupancy(limit));
+        Ok(topics.iter().map(|topic| occupancy(topic).unwrap_or_default()).collect())
     }
 
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {
@@ -104,11 +257,13 @@ impl Broker for ListBroker {
     }
 
     async fn close(&self) {
-        if let Ok(mut bus) = self.open() {
-            let node = &mut bus.nodes[self.index];
-            node.events = None;
-            node.topics.clear();
-        }
+        self.end();
+    }
+}
+
+impl Drop for MapBroker {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -116,7 +271,7 @@ impl Broker for ListBroker {
 async fn main() {
     let bus = Arc::new(Mutex::new(Bus::default()));
     conformance::run(async || {
-        let (broker, events) = ListBroker::connect(&bus);
+        let (broker, events) = MapBroker::connect(&bus);
         (Arc::new(broker) as Arc<dyn Broker>, events)
     })
     .await;

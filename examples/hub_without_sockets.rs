@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let lobby = Topic::Room(RoomId::new("lobby")?);
     let (sender, mut heard) = mpsc::channel(16);
-    let place = hub.join(&lobby, ConnectionId(1), Member(sender), |_| {}).await?;
+    let place = hub.join(&lobby, ConnectionId(1), Member(sender), None, |_| {}).await?;
 
     let ann = User::new(UserId::new("ann")?, None);
     for text in ["hello", "is anybody here?"] {

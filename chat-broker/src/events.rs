@@ -163,6 +163,19 @@ impl EventSender {
         }
     }
 
+    /// Reports [`BrokerEvent::Lagged`], for a broker that knows of a loss before this queue.
+    pub fn lagged(&self, topics: Vec<Topic>) {
+        let mut queue = self.shared.queue();
+        // One report names a topic once, however much was lost before it is read.
+        match queue.events.last_mut() {
+            Some(BrokerEvent::Lagged(told)) => {
+                let told_before: HashSet<_> = told.iter().cloned().collect();
+                told.extend(topics.into_iter().filter(|topic| !told_before.contains(topic)));
+            }
+            _ => self.push(queue, BrokerEvent::Lagged(topics)),
+        }
+    }
+
     /// How many publications were dropped because the queue was full.
     #[must_use]
     pub fn dropped(&self) -> u64 {

@@ -40,7 +40,7 @@
 //! // Somebody joins here …
 //! let room = Topic::Room(RoomId::new("room1")?);
 //! let (sender, mut inbox) = mpsc::channel(8);
-//! let _place = hub.join(&room, ConnectionId(1), Member(sender), |_| {}).await?;
+//! let _place = hub.join(&room, ConnectionId(1), Member(sender), None, |_| {}).await?;
 //!
 //! // … and hears what is said there.
 //! let user = Sender { id: "u1", name: "Quiet Otter", color: "#FF6B6B" };
@@ -70,7 +70,9 @@ pub mod testing;
 pub use broker::{Broker, Delivery, HistoryRead, Published, Receipt, ReceiptSender, Status};
 pub use error::BrokerError;
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
-pub use hub::{Hub, HubConfig, HubDriver, HubStats, Membership, Seat, Snapshot};
+pub use hub::{
+    HistoryRules, Hub, HubConfig, HubDriver, HubStats, Membership, Seat, Snapshot, Welcomed,
+};
 pub use memory::{MemoryBroker, MemoryBus};
 #[cfg(feature = "redis")]
 pub use redis::{RedisBroker, RedisConfig};

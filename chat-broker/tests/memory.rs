@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chat_broker::testing::conformance;
+use chat_broker::testing::{FaultyBroker, conformance};
 use chat_broker::{Broker, MemoryBus};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -11,6 +11,17 @@ async fn conformance() {
     conformance::run(async || {
         let (broker, events) = bus.connect();
         (Arc::new(broker) as Arc<dyn Broker>, events)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance_behind_faults_that_do_not_happen() {
+    let bus = MemoryBus::new();
+    conformance::run(async || {
+        let (broker, events) = bus.connect();
+        let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
+        (broker as Arc<dyn Broker>, events)
     })
     .await;
 }

@@ -31,7 +31,7 @@ pub enum Command<'a> {
         /// Where the client's copy of the room ends.
         since: Option<Position>,
         /// How many of the latest messages the client wants.
-        history: u32,
+        history: Option<u32>,
     },
     /// Leaves a room. (native)
     Leave {

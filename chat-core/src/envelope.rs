@@ -196,10 +196,7 @@ mod tests {
         bytes[0] = 2;
         assert_eq!(decode(&bytes).unwrap_err(), EnvelopeError::UnknownVersion(2));
         assert_eq!(decode(b"hello").unwrap_err(), EnvelopeError::Malformed);
-        assert_eq!(
-            decode(&encode(&Event::Gap(None))).unwrap_err(),
-            EnvelopeError::Malformed
-        );
+        assert_eq!(decode(&encode(&Event::Gap(None))).unwrap_err(), EnvelopeError::Malformed);
     }
 
     proptest! {

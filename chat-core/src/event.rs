@@ -1,5 +1,6 @@
 //! What a room, or a user, is told: neutral of any dialect.
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::position::Position;
@@ -34,7 +35,7 @@ pub enum Event<'a> {
 }
 
 /// The user an event speaks of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Sender<'a> {
     /// [`UserId`](crate::UserId).
     pub id: &'a str,

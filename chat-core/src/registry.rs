@@ -48,6 +48,22 @@ impl<M, S> Room<M, S> {
     pub fn members(&self) -> &Members<M> {
         &self.members
     }
+
+    /// The members, and the state to be changed.
+    #[must_use]
+    pub fn split(&mut self) -> (&Members<M>, &mut S) {
+        (&self.members, &mut self.state)
+    }
+
+    /// Puts another handle in the place of a member's; nothing for who is not a member.
+    pub fn replace(&mut self, id: ConnectionId, member: M)
+    where
+        M: Clone,
+    {
+        if self.members.get(id).is_some() {
+            self.members.insert(id, member);
+        }
+    }
 }
 
 /// What [`Registry::join`] did.

@@ -1,11 +1,15 @@
 //! What the server says to one client, in the native protocol.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use crate::dialect::native;
+use crate::envelope;
 use crate::error::{ErrorCode, Rejection};
+use crate::event::Sender;
+use crate::history::Entry;
 use crate::id::RoomId;
-use crate::position::Position;
+use crate::position::{Epoch, Position};
 use crate::user::User;
 
 /// A frame for one client alone.
@@ -37,7 +41,7 @@ pub enum Reply<'a> {
         /// Which room.
         room: &'a RoomId,
         /// Those in it, at most as many as the server lists.
-        members: &'a [&'a User],
+        members: &'a [Sender<'a>],
         /// How many there are.
         count: usize,
     },
@@ -51,8 +55,8 @@ pub enum Reply<'a> {
         /// Where the room's sequence stands.
         #[serde(flatten)]
         position: Position,
-        /// The messages, as they stand in their frames, oldest first.
-        messages: &'a [&'a RawValue],
+        /// The messages, oldest first.
+        messages: Page<'a>,
         /// Whether there are more beyond them, in the direction asked for.
         more: bool,
     },
@@ -125,12 +129,38 @@ pub struct Joined<'a> {
     /// Whether the client has missed nothing since the place that it gave.
     pub recovered: bool,
     /// Those in the room, at most as many as the server lists.
-    pub members: &'a [&'a User],
+    pub members: &'a [Sender<'a>],
     /// How many there are.
     pub count: usize,
-    /// What the client has missed, or the latest messages, as they stand in their frames;
-    /// oldest first.
-    pub messages: &'a [&'a RawValue],
+    /// What the client has missed, or the latest messages; oldest first.
+    pub messages: Page<'a>,
+}
+
+/// Messages of a room's history. In a frame they stand as in frames of their own.
+#[derive(Debug, Clone, Copy)]
+pub struct Page<'a> {
+    room: &'a RoomId,
+    epoch: Epoch,
+    entries: &'a [&'a Entry],
+}
+
+impl<'a> Page<'a> {
+    /// Messages of `room`, oldest first, of one epoch.
+    #[must_use]
+    pub fn new(room: &'a RoomId, epoch: Epoch, entries: &'a [&'a Entry]) -> Self {
+        Self { room, epoch, entries }
+    }
+}
+
+impl Serialize for Page<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.entries.iter().filter_map(|entry| {
+            let position = Position { epoch: self.epoch, offset: entry.offset };
+            // What a newer version wrote is left out, as it is when it arrives.
+            let event = envelope::decode(&entry.payload).ok()?;
+            native::frame(self.room.as_str(), &event, Some(position))
+        }))
+    }
 }
 
 /// See [`Reply::Ok`].

@@ -72,6 +72,12 @@ impl Roster {
         self.listed.as_ref()
     }
 
+    /// Whether there was no snapshot yet.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.version.is_none()
+    }
+
     /// Changes may have been missed.
     pub fn suspect(&mut self) {
         self.wants_snapshot = true;
@@ -97,7 +103,9 @@ impl Roster {
         if version <= known {
             return;
         }
-        if version != known + 1 {
+        // Whoever comes to an empty room is all there is, whatever happened before.
+        let is_first = self.count == 0 && count == 1 && change == PresenceChange::Joined;
+        if version != known + 1 && !is_first {
             self.wants_snapshot = true;
             return;
         }
@@ -138,7 +146,9 @@ impl Roster {
                 snapshot.occupants.into_iter().map(|one| (one.user, one.info)).collect();
             if let Some(before) = &self.listed {
                 let left = before.iter().filter(|(user, _)| !now.contains_key(*user));
-                out.extend(left.map(|(_, info)| Item::Presence(PresenceChange::Left, info.clone())));
+                out.extend(
+                    left.map(|(_, info)| Item::Presence(PresenceChange::Left, info.clone())),
+                );
                 let came = now.iter().filter(|(user, _)| !before.contains_key(*user));
                 out.extend(
                     came.map(|(_, info)| Item::Presence(PresenceChange::Joined, info.clone())),

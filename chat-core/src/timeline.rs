@@ -117,12 +117,7 @@ impl Timeline {
     }
 
     /// Takes a publication; what can be passed on goes to `out`.
-    pub fn accept(
-        &mut self,
-        position: Position,
-        payload: Bytes,
-        out: &mut Vec<Item>,
-    ) -> Accepted {
+    pub fn accept(&mut self, position: Position, payload: Bytes, out: &mut Vec<Item>) -> Accepted {
         let Some(seen) = self.seen else {
             self.hold(position, payload);
             return Accepted::Held;
@@ -151,9 +146,7 @@ impl Timeline {
     /// Whether a room that stood at `position` on the broker tells of something missed.
     #[must_use]
     pub fn is_behind(&self, position: Position) -> bool {
-        self.seen.is_some_and(|seen| {
-            seen.epoch != position.epoch || seen.offset < position.offset
-        })
+        self.seen.is_some_and(|seen| seen.epoch != position.epoch || seen.offset < position.offset)
     }
 
     /// Begins a read, if one is wanted and none is under way.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-use chat_core::reply::Joined;
+use chat_core::reply::{Joined, Page};
 use chat_core::{
     Command, Dialect, Direct, Epoch, ErrorCode, Event, Message, Position, Presence, PresenceChange,
     Rejection, Reply, RoomId, Sender, Topic,
@@ -122,7 +122,7 @@ fn a_newcomer_to_a_room() {
         recovered: false,
         members: &[],
         count: 0,
-        messages: &[],
+        messages: Page::new(&general, Epoch::NONE, &[]),
     });
     let text = |dialect: Dialect| {
         dialect.reply(&joined).map(|frames| frames.texts().next().unwrap().to_owned())
@@ -173,7 +173,9 @@ fn first_frames_name_their_dialect() {
 fn seed_frames_are_understood() {
     let decode = |dialect: Dialect, frame| dialect.decode(frame).unwrap().command;
     let join = r#"{"type":"join_room","room":"general","user":"Alice"}"#;
-    let Command::Switch { room, name: Some(name), .. } = decode(Dialect::Rooms, join) else { panic!() };
+    let Command::Switch { room, name: Some(name), .. } = decode(Dialect::Rooms, join) else {
+        panic!()
+    };
     assert_eq!((room.as_str(), name.as_str()), ("general", "Alice"));
     let username = r#"{"type":"join_room","room":"general","username":"Bob"}"#;
     let Command::Switch { name: Some(name), .. } = decode(Dialect::Rooms, username) else {

@@ -5,14 +5,16 @@
 
 use std::collections::BTreeSet;
 
-use chat_core::reply::{Joined, Limits, Ok as Acknowledged, Welcome};
+use chat_core::reply::{Joined, Limits, Ok as Acknowledged, Page, Welcome};
 use chat_core::{
-    CloseReason, Dialect, Direct, Epoch, ErrorCode, Event, Message, Position, Presence,
-    PresenceChange, Rejection, Reply, RoomId, Topic, User, UserId, UserName,
+    CloseReason, Dialect, Direct, Entry, Epoch, ErrorCode, Event, Message, Position, Presence,
+    PresenceChange, Rejection, Reply, RoomId, Topic, User, UserId, UserName, envelope,
 };
 use serde_json::value::RawValue;
 
 const DOC: &str = include_str!("../../docs/protocol.md");
+
+const AT: u64 = 1_795_400_235_072;
 
 /// The frames in all blocks of a kind.
 fn frames(kind: &str) -> Vec<&'static str> {
@@ -61,11 +63,18 @@ fn server_frames_are_what_the_code_says() {
         )
     }
     .to_request(id(7));
-    let members = [&user];
-    let earlier = raw(concat!(
-        r##"{"type":"message","room":"general","offset":42,"user":{"id":"n5p2-17","name":"Ann","##,
-        r##""color":"#B56AD9"},"message":"hi","at":1795400235072}"##
-    ));
+    let members = [user.as_sender()];
+    let said = |data: Option<&'static RawValue>| Message {
+        user: user.as_sender(),
+        text: "hi",
+        data,
+        key: None,
+        at: AT,
+    };
+    let payload = envelope::encode(&Event::Message(said(None)));
+    let earlier = Entry { offset: 42, payload };
+    let (nothing, earlier) = ([], [&earlier]);
+    let (nothing, earlier) = (Page::new(&room, epoch, &nothing), Page::new(&room, epoch, &earlier));
     let mut made: Vec<String> = [
         Reply::Welcome(Welcome {
             id: id(1),
@@ -84,7 +93,7 @@ fn server_frames_are_what_the_code_says() {
             recovered: false,
             members: &members,
             count: 1,
-            messages: &[],
+            messages: nothing,
         }),
         Reply::Joined(Joined {
             id: id(3),
@@ -93,13 +102,13 @@ fn server_frames_are_what_the_code_says() {
             recovered: true,
             members: &members,
             count: 1,
-            messages: &[&earlier],
+            messages: earlier,
         }),
         Reply::History {
             id: id(4),
             room: &room,
             position: Position { epoch, offset: 42 },
-            messages: &[&earlier],
+            messages: earlier,
             more: true,
         },
         Reply::Left { id: id(5), room: &room },
@@ -118,7 +127,6 @@ fn server_frames_are_what_the_code_says() {
     .map(reply)
     .collect();
 
-    let at = 1_795_400_235_072;
     let sender = user.as_sender();
     let data = raw(r#"{"emoji":"👋"}"#);
     let presence = |change| Event::Presence(Presence { user: sender, change, announced: true });
@@ -130,12 +138,12 @@ fn server_frames_are_what_the_code_says() {
             text: "hi",
             data: Some(&data),
             key: Some("m-1"),
-            at,
+            at: AT,
         }),
         Event::Gap(Some(Position { epoch, offset: 57 })),
         Event::Gap(None),
         Event::Count(1_204),
-        Event::Direct(Direct { user: sender, frame: r#"{"to":"bob","message":"psst"}"#, at }),
+        Event::Direct(Direct { user: sender, frame: r#"{"to":"bob","message":"psst"}"#, at: AT }),
         Event::Typing { user: sender, typing: true },
     ];
     let position = Some(Position { epoch, offset: 42 });

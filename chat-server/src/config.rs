@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chat_broker::HubConfig;
 use chat_core::reply::Limits;
 use chat_transport::TransportConfig;
 
@@ -11,6 +12,8 @@ use chat_transport::TransportConfig;
 pub struct ServerConfig {
     /// Frames, outboxes and heartbeats of the connections.
     pub transport: TransportConfig,
+    /// Rooms: their history, presence, lingering.
+    pub hub: HubConfig,
     /// Longest text of a message, in bytes of UTF-8. Default 32,768. A longer one is
     /// refused with `message_too_long`.
     pub max_message_bytes: usize,
@@ -37,6 +40,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             transport: TransportConfig::default(),
+            hub: HubConfig::default(),
             max_message_bytes: 32_768,
             max_rooms: 128,
             max_in_flight: 64,
@@ -65,6 +69,7 @@ macro_rules! setters {
 
 setters! {
     transport: TransportConfig,
+    hub: HubConfig,
     max_message_bytes: usize,
     max_rooms: usize,
     max_in_flight: usize,

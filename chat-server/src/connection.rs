@@ -1,6 +1,9 @@
 //! One connection, from its first frame to its end: the only place where transport and
 //! hub meet.
 
+mod history;
+mod members;
+mod recovery;
 mod rooms;
 mod send;
 
@@ -19,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::member::Member;
 use crate::state::State;
+use recovery::Wish;
 use rooms::Place;
 
 /// What is known of a client before its first frame.
@@ -32,6 +36,8 @@ pub(crate) struct Opening {
     pub(crate) name: Option<UserName>,
     /// `/join-room/{roomId}`.
     pub(crate) room: Option<RoomId>,
+    /// `?history=`.
+    pub(crate) history: u32,
 }
 
 impl Opening {
@@ -58,7 +64,7 @@ where
 {
     let mut connection = Connection::open(Arc::clone(&state), &session, &opening);
     if let Some(room) = opening.room {
-        session.drive(Box::pin(connection.switch(None, room, None))).await;
+        session.drive(Box::pin(connection.switch(None, room, None, opening.history))).await;
     }
     let mut turn = 0_u32;
     loop {
@@ -79,10 +85,10 @@ where
             },
         }
     }
-    // The rooms are told at once, however long the goodbye takes. Boxed, so that the task
-    // of a living connection has no place for it.
-    let (end, ()) =
-        Box::pin(async { tokio::join!(session.finish(), connection.leave_all()) }).await;
+    // The rooms are told at once, however long the goodbye takes.
+    connection.leave_all();
+    // Boxed, so that the task of a living connection has no place for it.
+    let end = Box::pin(session.finish()).await;
     state.metrics.closed(&end);
 }
 
@@ -196,20 +202,21 @@ impl Connection {
     async fn execute(&mut self, id: Option<&RawValue>, command: Command<'_>) {
         let done = match command {
             Command::Hello(hello) => self.hello(id, hello).await,
-            Command::Join { room, since, .. } => self.join(id, room, since).await,
-            Command::Leave { room } => self.leave(id, &room).await,
-            Command::Switch { room, name } => {
-                self.switch(id, room, name).await;
+            Command::Join { room, since, history } => {
+                let wish = Wish { since, history };
+                self.enter(id, room, wish, true).await
+            }
+            Command::Leave { room } => self.leave(id, &room),
+            Command::Switch { room, name, history } => {
+                self.switch(id, room, name, history).await;
                 Ok(())
             }
-            Command::Exit => self.exit().await,
+            Command::Exit => self.exit(),
             Command::Subscribe { room } => self.subscribe(room).await,
-            Command::Unsubscribe { room } => self.unsubscribe(&room).await,
+            Command::Unsubscribe { room } => self.go(&room),
             Command::Typing { room, typing } => self.typing(&room, typing).await,
             Command::Members { room } => self.members(id, &room),
-            Command::History { .. } => {
-                Err(Rejection::new(ErrorCode::HistoryDisabled, "This server keeps no history."))
-            }
+            Command::History { room, range, limit } => self.history(id, &room, range, limit).await,
             Command::Ping => {
                 self.member.reply(&Reply::Pong { id });
                 Ok(())
@@ -286,8 +293,7 @@ impl Connection {
         match outcome {
             Ok(published) => self.member.reply(&Reply::Ok(Acknowledged {
                 id: id.as_deref(),
-                offset: published.position.map(|position| position.offset),
-                epoch: published.position.map(|position| position.epoch),
+                position: published.position,
                 delivered: direct.then_some(published.nodes),
             })),
             Err(error) => self.reject(&unavailable(&error).to_request(id.as_deref())),

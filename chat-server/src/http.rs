@@ -47,6 +47,7 @@ struct ClientQuery {
     user_id: Option<String>,
     user: Option<String>,
     username: Option<String>,
+    history: Option<u32>,
 }
 
 impl ClientQuery {
@@ -58,6 +59,7 @@ impl ClientQuery {
             user_id: user_id.map_err(|why| BadRequest::name("userId", why))?,
             name: name.map_err(|why| BadRequest::name("user", why))?,
             room,
+            history: self.history.unwrap_or(0),
         })
     }
 }

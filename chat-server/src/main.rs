@@ -96,7 +96,10 @@ async fn with_broker(settings: &Settings) -> Result<ServerBuilder, String> {
 
 #[cfg(feature = "redis")]
 async fn with_redis(settings: &Settings, url: &str) -> Result<ServerBuilder, String> {
-    let config = chat_broker::RedisConfig::new(url).prefix(&settings.redis_prefix);
+    let config = chat_broker::RedisConfig::new(url)
+        .prefix(&settings.redis_prefix)
+        .lease(settings.presence_lease)
+        .grace(settings.server().hub.grace);
     let (broker, events) = chat_broker::RedisBroker::connect(config)
         .await
         .map_err(|error| format!("invalid value for redis-url: {error}"))?;

@@ -37,6 +37,26 @@ impl Member {
         }
     }
 
+    /// Takes events that are for this client alone.
+    pub(crate) fn take(&self, batch: &Batch) {
+        if self.deliver(batch) == Delivery::Full {
+            self.outbox.close(CloseReason::SlowConsumer);
+        }
+    }
+
+    pub(crate) fn is_native(&self) -> bool {
+        self.dialect == Dialect::Native
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.outbox.is_closed()
+    }
+
+    /// Waits until at most so many bytes wait for the client, or it is gone.
+    pub(crate) async fn drained_to(&self, bytes: usize) {
+        self.outbox.drained_to(bytes).await;
+    }
+
     /// Sends frames that are ready. A client that does not take them is a slow consumer.
     pub(crate) fn send(&self, frames: &Frames) {
         if self.outbox.send(frames) == Delivery::Full {

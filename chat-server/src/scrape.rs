@@ -48,8 +48,14 @@ fn hub(encoder: &mut DescriptorEncoder<'_>, hub: &Hub<Member>) -> fmt::Result {
     counter("broker_received", "Publications that came from the broker", stats.received)?;
     counter("deliveries", "Batches handed to members", stats.deliveries)?;
     counter("slow_consumers", "Connections closed for reading too slowly", stats.slow_consumers)?;
+    counter("repaired", "Messages missed and read from the history unnoticed", stats.repaired)?;
     counter("gaps", "Gaps that rooms were told of", stats.gaps)?;
-    counter("repeats", "Publications dropped because the room had them", stats.repeats)
+    counter("repeats", "Publications dropped because the room had them", stats.repeats)?;
+    let longest = ConstGauge::new(stats.longest_repair.as_secs_f64());
+    let help = "The longest time that a room was known to miss messages";
+    metric(encoder, "longest_repair_seconds", help, &longest)?;
+    let held = ConstGauge::new(stats.recent_bytes as i64);
+    metric(encoder, "recent_bytes", "Messages held in memory for newcomers", &held)
 }
 
 fn metric(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use chat_broker::{Broker, BrokerEvents, Hub, HubConfig, MemoryBroker};
+use chat_broker::{Broker, BrokerEvents, Hub, MemoryBroker};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -58,7 +58,7 @@ impl ServerBuilder {
             let (broker, events) = MemoryBroker::connect();
             (Arc::new(broker), events)
         });
-        let (hub, driver) = Hub::new(broker, events, HubConfig::default());
+        let (hub, driver) = Hub::new(broker, events, self.config.hub.clone());
         let driver = Driver(tokio::spawn(driver.run()));
         Server { state: Arc::new(State::new(self.config, hub, driver)) }
     }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use chat_broker::{HistoryRules, HubConfig};
+use chat_core::Retention;
 use chat_server::ServerConfig;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, ValueEnum};
@@ -17,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) host: Option<String>,
     pub(crate) redis_url: Option<String>,
     pub(crate) redis_prefix: String,
+    /// How long a server that is gone holds its users in rooms.
+    pub(crate) presence_lease: Duration,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
     server: ServerConfig,
@@ -69,6 +73,33 @@ struct Layer {
     #[arg(long, env, value_name = "TEXT")]
     redis_prefix: Option<String>,
 
+    /// Messages that a room keeps, at least; 0: none, the cheapest way [default: 256]
+    #[arg(long, env, value_name = "MESSAGES")]
+    history: Option<u32>,
+
+    /// How long after the latest message a room keeps them [default: 24h]
+    #[arg(long, env, value_name = "TIME")]
+    history_ttl: Option<Period>,
+
+    /// Users in a room above which it is told their number, once a second, instead of each
+    /// coming and going [default: 200]
+    #[arg(long, env, value_name = "USERS")]
+    presence_limit: Option<usize>,
+
+    /// How long a user whose connection was lost stays in a room, in case of a return
+    /// [default: 5s]
+    #[arg(long, env, value_name = "TIME")]
+    presence_grace: Option<Period>,
+
+    /// How long the users of a server that died stay in rooms [default: 10s]
+    #[arg(long, env, value_name = "TIME")]
+    presence_lease: Option<Period>,
+
+    /// Rooms that differ: `[[rooms]]` in the file, each with `name`, in which * stands for
+    /// any text, and `history` or `history-ttl`. The first that matches counts.
+    #[arg(skip)]
+    rooms: Option<Vec<RoomClass>>,
+
     /// Longest text of a message, in bytes [default: 32768]
     #[arg(long, env, value_name = "BYTES")]
     max_message_bytes: Option<usize>,
@@ -115,6 +146,15 @@ struct Layer {
     log_format: Option<LogFormat>,
 }
 
+/// A class of rooms, by a pattern of their names.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct RoomClass {
+    name: String,
+    history: Option<u32>,
+    history_ttl: Option<Period>,
+}
+
 impl Layer {
     /// This layer, and below it `file` where it is silent.
     fn over(self, file: Self) -> Self {
@@ -123,6 +163,12 @@ impl Layer {
             host: self.host.or(file.host),
             redis_url: self.redis_url.or(file.redis_url),
             redis_prefix: self.redis_prefix.or(file.redis_prefix),
+            history: self.history.or(file.history),
+            history_ttl: self.history_ttl.or(file.history_ttl),
+            presence_limit: self.presence_limit.or(file.presence_limit),
+            presence_grace: self.presence_grace.or(file.presence_grace),
+            presence_lease: self.presence_lease.or(file.presence_lease),
+            rooms: self.rooms.or(file.rooms),
             max_message_bytes: self.max_message_bytes.or(file.max_message_bytes),
             max_rooms: self.max_rooms.or(file.max_rooms),
             outbox_bytes: self.outbox_bytes.or(file.outbox_bytes),
@@ -151,6 +197,7 @@ impl Layer {
         if let Some(Period(timeout)) = self.drain_timeout {
             server.drain_timeout = timeout;
         }
+        server.hub = self.hub();
         server.public_url = filled(self.public_url);
         let origins = self.allow_origin.unwrap_or_default();
         server.allow_origin = origins.into_iter().filter_map(|origin| trimmed(&origin)).collect();
@@ -160,10 +207,27 @@ impl Layer {
             host: filled(self.host),
             redis_url: filled(self.redis_url),
             redis_prefix: filled(self.redis_prefix).unwrap_or_else(|| "chat".to_owned()),
+            presence_lease: self.presence_lease.map_or(PRESENCE_LEASE, |lease| lease.0),
             log: filled(self.log).unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or_default(),
             server,
         })
+    }
+
+    fn hub(&self) -> HubConfig {
+        let Retention { messages, ttl } = Retention::default();
+        let messages = self.history.unwrap_or(messages);
+        let ttl = self.history_ttl.map_or(ttl, |ttl| ttl.0);
+        let mut rules = HistoryRules::new(retention(messages, ttl));
+        for class in self.rooms.iter().flatten() {
+            let messages = class.history.unwrap_or(messages);
+            let ttl = class.history_ttl.map_or(ttl, |ttl| ttl.0);
+            rules = rules.class(&class.name, retention(messages, ttl));
+        }
+        let mut hub = HubConfig::default().history(rules);
+        hub.presence_limit = self.presence_limit.unwrap_or(hub.presence_limit);
+        hub.grace = self.presence_grace.map_or(hub.grace, |grace| grace.0);
+        hub
     }
 
     /// What a type alone does not say of a value.
@@ -175,6 +239,20 @@ impl Layer {
             _ => Ok(()),
         };
         at_least("max-rooms", self.max_rooms, 1)?;
+        let classes = || self.rooms.iter().flatten();
+        let histories = classes().map(|class| class.history).chain([self.history]);
+        if let Some(messages) = histories.flatten().find(|messages| *messages > MAX_HISTORY) {
+            return Err(format!(
+                "invalid value '{messages}' for history: at most {MAX_HISTORY} messages"
+            ));
+        }
+        let mut ttls = classes().map(|class| class.history_ttl).chain([self.history_ttl]);
+        if ttls.any(|ttl| ttl.is_some_and(|Period(ttl)| ttl < SHORTEST_TTL)) {
+            return Err("invalid value for history-ttl: at least 1s".to_owned());
+        }
+        if self.presence_lease.is_some_and(|Period(lease)| lease < SHORTEST_LEASE) {
+            return Err("invalid value for presence-lease: at least 1s".to_owned());
+        }
         at_least("max-message-bytes", self.max_message_bytes, 1)?;
         at_least("outbox-bytes", self.outbox_bytes, MAX_FRAME)?;
         if let Some(bytes) = self.max_message_bytes.filter(|bytes| *bytes >= MAX_FRAME) {
@@ -204,6 +282,19 @@ impl Layer {
         Ok(())
     }
 }
+
+/// `None` if nothing is kept.
+fn retention(messages: u32, ttl: Duration) -> Option<Retention> {
+    (messages > 0).then_some(Retention { messages, ttl })
+}
+
+/// The most that a room may keep: a history is a cache, not an archive.
+const MAX_HISTORY: u32 = 100_000;
+
+const SHORTEST_TTL: Duration = Duration::from_secs(1);
+
+const PRESENCE_LEASE: Duration = Duration::from_secs(10);
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
 /// The largest frame that a client may send.
 const MAX_FRAME: usize = 65_536;
@@ -346,6 +437,27 @@ mod tests {
         };
         assert_eq!(origins("https://a.example, null"), ["https://a.example", "null"]);
         assert_eq!(origins(""), Vec::<String>::new(), "nobody, not whoever sends nothing");
+    }
+
+    #[test]
+    fn classes_of_rooms_differ_in_what_they_keep() {
+        let file = "history = 10\n[[rooms]]\nname = \"game-*\"\nhistory = 0\n\
+                    [[rooms]]\nname = \"*\"\nhistory-ttl = \"1h\"";
+        let file: Layer = toml::from_str(file).unwrap();
+        let settings = Layer::default().over(file).into_settings().unwrap();
+        let of = |name| settings.server.hub.history.of(&chat_core::RoomId::new(name).unwrap());
+        assert_eq!(of("game-1"), None);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(of("general"), Some(Retention { messages: 10, ttl: hour }));
+        for wrong in ["[[rooms]]\nhistory = 1", "[[rooms]]\nname = \"a\"\nhistori = 1"] {
+            assert!(toml::from_str::<Layer>(wrong).is_err(), "{wrong}");
+        }
+        let none = Layer { history: Some(0), ..Layer::default() };
+        let none = none.into_settings().unwrap().server.hub.history;
+        assert_eq!(none.of(&chat_core::RoomId::new("r").unwrap()), None);
+        for wrong in ["history = 100001", "history-ttl = \"10ms\"", "presence-lease = \"0s\""] {
+            assert!(toml::from_str::<Layer>(wrong).unwrap().into_settings().is_err(), "{wrong}");
+        }
     }
 
     #[test]

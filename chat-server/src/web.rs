@@ -48,18 +48,23 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
     let files = assets! {
         "app.js": JAVASCRIPT,
         "announce.js": JAVASCRIPT,
+        "chat-answer.js": JAVASCRIPT,
         "chat-client.js": JAVASCRIPT,
         "chat-client.d.ts": TYPESCRIPT,
         "chat-connection.js": JAVASCRIPT,
+        "chat-room.js": JAVASCRIPT,
+        "chat-sends.js": JAVASCRIPT,
         "dom.js": JAVASCRIPT,
         "favicon.svg": SVG,
         "log.js": JAVASCRIPT,
+        "older.js": JAVASCRIPT,
         "place.js": JAVASCRIPT,
         "room.js": JAVASCRIPT,
         "share.js": JAVASCRIPT,
         "sides.js": JAVASCRIPT,
         "status.js": JAVASCRIPT,
         "style.css": CSS,
+        "unsent.js": JAVASCRIPT,
     };
     let asset =
         |(name, content_type, content)| Asset { name, content_type, content, etag: etag(content) };

@@ -3,15 +3,20 @@
 import { ChatClient } from "./chat-client.js";
 import { announce } from "./announce.js";
 import { byId } from "./dom.js";
-import { Log, unsentRow } from "./log.js";
+import { Log } from "./log.js";
+import { loadOlder, showOlder } from "./older.js";
 import { asked, createRoom, lastName, linkTo, linkToStart, session, socketUrl } from "./place.js";
 import { Room } from "./room.js";
 import { openShare } from "./share.js";
 import { showMembers, showRooms, showTypists } from "./sides.js";
-import { showConnection } from "./status.js";
+import { reconnectSoon, showConnection } from "./status.js";
+import { Unsent } from "./unsent.js";
 
 /** The latest messages that a newcomer asks for. */
 const HISTORY = 50;
+
+/** How long a message may be on its way: servers know it again for five minutes. */
+const SEND_TIMEOUT_MS = 4 * 60_000;
 
 /** In a room with more people their coming and going is not worth a line each. */
 const CROWD = 100;
@@ -24,13 +29,19 @@ let name = wish.name ?? saved.name;
 const client = new ChatClient(socketUrl(), {
   name: name || undefined,
   resume: isSomeoneElse ? undefined : saved.resume,
+  sendTimeoutMs: SEND_TIMEOUT_MS,
 });
 const rooms = new Map();
 let current = null;
 
-const log = new Log(byId("scroller"), byId("log"), (follows) => (byId("newest").hidden = follows));
-const keyPrefix = Array.from(crypto.getRandomValues(new Uint32Array(3)), (n) => n.toString(36)).join("");
-let lastKey = 0;
+const log = new Log(byId("scroller"), byId("log"), {
+  follows: (follows) => (byId("newest").hidden = follows),
+  top: () => goBack(current),
+});
+const unsent = new Unsent(client, (room, error) => {
+  if (error && room === current) announce(`Not sent: ${error.message}`);
+  changed(room);
+});
 
 // Rooms: enter, switch, leave.
 
@@ -38,9 +49,15 @@ function enter(id) {
   if (!rooms.has(id)) {
     const room = new Room(id);
     rooms.set(id, room);
-    client.join(id, { history: HISTORY }).catch((error) => {
-      if (rooms.get(id) === room && error.code !== "closed") drop(room, error.message);
-    });
+    client.join(id, { history: HISTORY }).then(
+      () => {
+        room.notice("You joined the room.");
+        changed(room);
+      },
+      (error) => {
+        if (rooms.get(id) === room && error.code !== "closed") drop(room, error.message);
+      },
+    );
   }
   switchTo(rooms.get(id));
 }
@@ -193,37 +210,50 @@ client.on("joined", (joined) => {
   if (!room) return;
   room.welcome(joined);
   room.came(client.user);
-  if (!joined.rejoined) room.notice("You joined the room.");
   for (const [key, { isTaken }] of room.unsent) {
     if (isTaken) room.unsent.delete(key);
   }
   changed(room);
 });
 
-client.on("gap", ({ room: id }) => {
-  const room = rooms.get(id);
-  room?.notice("The connection was away. Messages may be missing here.");
+client.on("gap", (gap) => {
+  const room = rooms.get(gap.room);
+  if (!room) return;
+  room.gap(gap);
+  room.notice("The connection was away. Messages may be missing here.");
   changed(room);
 });
 
-client.on("message", ({ room: id, user, message: text, at, key }) => {
-  const room = rooms.get(id);
+client.on("message", (message) => {
+  const room = rooms.get(message.room);
   if (!room) return;
-  const isOwn = user.id === client.user.id;
-  room.add({ user, text, at, isOwn });
+  const { user, key, offset } = message;
+  const entry = toEntry(message);
+  room.add(entry);
   room.typed(user, false);
-  if (isOwn) room.unsent.delete(key);
-  else if (room !== current || document.hidden) room.unread += 1;
-  if (room === current && !isOwn) announce(`${user.name}: ${text}`, "new messages");
+  if (entry.isOwn) room.unsent.delete(key);
+  else if (!(offset <= room.past)) hear(room, entry);
   changed(room);
 });
+
+function toEntry({ user, message: text, at, offset }) {
+  return { user, text, at, offset, isOwn: user.id === client.user.id };
+}
+
+/** Something new from somebody else. */
+function hear(room, { user, text }) {
+  if (room !== current || document.hidden) room.unread += 1;
+  if (room === current) announce(`${user.name}: ${text}`, "new messages");
+}
 
 client.on("presence", ({ room: id, event, user, count }) => {
   const room = rooms.get(id);
   if (!room) return;
+  const isStale = event === "count" ? count < room.members.size : room.isCrowd;
+  if (isStale) room.listAnew(client).then(() => changed(room), () => {});
   if (event === "count") {
-    room.count = count;
-  } else if (user.id !== client.user.id) {
+    room.crowd(count);
+  } else if (!isStale && user.id !== client.user.id) {
     if (event === "joined") room.came(user);
     else room.left(user);
     if (room.count <= CROWD) room.notice(`${user.name} ${event} the room.`);
@@ -247,36 +277,6 @@ client.on("refused", ({ room, error }) => {
 
 // Speaking.
 
-function speak(room, text, key = `${keyPrefix}-${(lastKey += 1)}`) {
-  room.unsent.set(key, { text });
-  client.send(room.id, text, { key }).then(
-    () => {
-      if (room.unsent.has(key)) room.unsent.set(key, { text, isTaken: true });
-    },
-    (error) => {
-      if (!room.unsent.has(key)) return;
-      room.unsent.set(key, { text, error: error.message });
-      if (room === current) announce(`Not sent: ${error.message}`);
-      changed(room);
-    },
-  );
-  changed(room);
-}
-
-function showUnsent() {
-  const rows = [...current.unsent].map(([key, { text, error, isTaken }]) => {
-    const room = current;
-    const discard = () => {
-      room.unsent.delete(key);
-      changed(room);
-    };
-    const row = unsentRow({ text, error }, () => speak(room, text, key), discard);
-    row.classList.toggle("taken", Boolean(isTaken));
-    return row;
-  });
-  byId("unsent").replaceChildren(...rows);
-}
-
 byId("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const field = byId("message");
@@ -285,7 +285,7 @@ byId("composer").addEventListener("submit", (event) => {
   field.value = "";
   client.typing(current.id, false);
   if (!log.follows) log.toNewest();
-  speak(current, text);
+  unsent.say(current, text);
 });
 
 byId("message").addEventListener("keydown", (event) => {
@@ -299,6 +299,11 @@ byId("message").addEventListener("input", ({ target }) => {
 });
 
 // Around the room.
+
+/** Asks for what was said before the oldest message. */
+function goBack(room) {
+  loadOlder(client, room, toEntry, () => changed(room));
+}
 
 function changed(room) {
   if (room === current && room) log.changed();
@@ -320,7 +325,8 @@ function refresh() {
     if (!current) return;
     showMembers(current, client.user);
     showTypists(current);
-    showUnsent();
+    showOlder(current);
+    unsent.show(current);
     byId("empty").hidden = current.unsent.size > 0 || current.entries.some((entry) => entry.user);
     log.changed();
   });
@@ -340,7 +346,10 @@ byId("share").addEventListener("click", () => openShare(linkTo(current.id)));
 byId("empty-share").addEventListener("click", () => openShare(linkTo(current.id)));
 byId("leave").addEventListener("click", leave);
 byId("newest").addEventListener("click", () => log.toNewest());
-byId("retry").addEventListener("click", () => client.connect().catch(() => {}));
+byId("older").addEventListener("click", () => {
+  current.older = "ready";
+  goBack(current);
+});
 byId("people").addEventListener("click", ({ currentTarget }) => {
   const isOpen = byId("chat").classList.toggle("shows-people");
   currentTarget.setAttribute("aria-expanded", String(isOpen));
@@ -361,12 +370,9 @@ document.addEventListener("visibilitychange", () => {
   if (document.hidden || !current) return;
   current.unread = 0;
   refresh();
-  if (client.state === "waiting") client.connect().catch(() => {});
 });
 
-window.addEventListener("online", () => {
-  if (client.state === "waiting") client.connect().catch(() => {});
-});
+reconnectSoon(client);
 
 // The icon is asked for late, and its address is relative to the page's, which changes.
 const icon = document.querySelector("link[rel=icon]");

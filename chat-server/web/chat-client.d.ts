@@ -36,8 +36,10 @@ export interface Welcome {
 
 export interface Message {
   room: string;
-  /** Rises by one within an epoch; absent in a room without history. */
+  /** Rises by one; absent in a room without history. */
   offset?: number;
+  /** In the first message of a sequence. */
+  epoch?: string;
   user: User;
   message: string;
   data?: unknown;
@@ -48,13 +50,15 @@ export interface Message {
 
 export interface Joined {
   room: string;
+  /** Where the room stands after `messages`; absent in a room without history. */
   epoch?: string;
   offset?: number;
-  /** Whether nothing was missed since the last connection. */
+  /** After a reconnect: whether nothing is missed for good. */
   recovered: boolean;
   members: User[];
   /** How many members there are; the list may be shorter. */
   count: number;
+  /** The latest ones, or what was missed; if that is much, the rest follows as `message`. */
   messages: Message[];
 }
 
@@ -64,10 +68,11 @@ export interface Members {
   count: number;
 }
 
-export interface History {
+export interface History extends Position {
   room: string;
+  /** Oldest first. */
   messages: Message[];
-  /** Whether there are older ones. */
+  /** Whether there are more beyond them, in the direction asked for. */
   more: boolean;
 }
 
@@ -101,13 +106,14 @@ export type Presence =
 
 export interface ChatEvents {
   state: StateChange;
-  /** `rejoined`: after a reconnect. The messages of `messages` also come as `message`. */
+  /** `rejoined`: after a reconnect. What is new of `messages` comes as `message`, too. */
   joined: Joined & { rejoined: boolean };
   message: Message;
   presence: Presence;
   typing: { room: string; user: User; typing: boolean };
   direct: { user: User; message: string; data?: unknown; at: number };
-  /** Messages of a room were missed, and will not come by themselves. */
+  /** The messages of a room up to `offset` are lost for good. In a room without history
+   *  there is no position, and it is only possible that some were. */
   gap: { room: string; epoch?: string; offset?: number };
   /** A room could not be joined again; the client is no longer in it. */
   refused: { room: string; error: ChatError };
@@ -138,8 +144,11 @@ export interface ChatOptions {
   token?: string | (() => string | Promise<string>);
   /** The WebSocket class, where the runtime has none of its own. */
   WebSocket?: new (url: string, protocols?: string | string[]) => unknown;
-  /** Sends that may wait for an answer. Default 100. */
+  /** Sends that may wait for an answer, in all rooms. Default 100. */
   queueLimit?: number;
+  /** How long a send may take with all that it is tried again. Default 30,000; the server
+   *  tells repeats from new ones for five minutes. */
+  sendTimeoutMs?: number;
   /** Default 15,000. */
   requestTimeoutMs?: number;
   /** From the first byte to the welcome. Default 10,000. */
@@ -184,12 +193,17 @@ export class ChatClient extends EventTarget {
   join(room: string, options?: { history?: number }): Promise<Joined>;
   leave(room: string): Promise<void>;
 
-  /** Resolves once the server has taken the message. Waits while there is no connection. */
+  /** Resolves once the server has taken the message. The messages of a room go in order,
+   *  each once, over errors that pass and new connections; see `sendTimeoutMs`. */
   send(room: string, message: string, options?: { data?: unknown; key?: string }): Promise<Sent>;
   /** `delivered`: how many servers hold the user; 0: offline. */
   direct(to: string, message: string, options?: { data?: unknown }): Promise<{ delivered: number }>;
   /** Throttled; call it at each key stroke. */
   typing(room: string, typing: boolean): void;
   members(room: string): Promise<Members>;
-  history(room: string, options?: { before?: number; limit?: number }): Promise<History>;
+  /** Messages before or after an offset, or the newest; at most `limit`, or 256. */
+  history(
+    room: string,
+    options?: { before?: number; after?: number; limit?: number },
+  ): Promise<History>;
 }

@@ -2,34 +2,32 @@
 // WebSocket. It touches no page: docs/web-client.md tells how to use it, chat-client.d.ts
 // has its types.
 
-import { ChatError, Connection, deferred } from "./chat-connection.js";
+import { ChatError, deferred, pauseAfter } from "./chat-answer.js";
+import { Connection } from "./chat-connection.js";
+import { RoomCopy } from "./chat-room.js";
+import { Sends } from "./chat-sends.js";
 
 export { ChatError };
 
 /** How often the same typing state is worth telling. */
 const TYPING_REPEAT_MS = 2_000;
 
-/** The pause before a room is tried again that could not be joined for lack of an answer. */
-const REJOIN_MS = 1_000;
-
 export class ChatClient extends EventTarget {
   #connection;
-  #queueLimit;
+  #sends;
   /** Rooms to be in, by id; a reconnect joins them again. */
   #rooms = new Map();
-  /** Sends without an answer, oldest first. */
-  #sends = [];
 
   constructor(url, options = {}) {
     super();
-    this.#queueLimit = options.queueLimit ?? 100;
     this.#connection = new Connection(url, options, {
       changed: (detail) => this.#emit("state", detail),
-      frame: (frame) => this.#onFrame(frame),
-      welcomed: () => this.#rooms.forEach((entry) => this.#enter(entry)),
+      frame: (frame, asked) => this.#onFrame(frame, asked),
+      welcomed: () => this.#onWelcomed(),
       lost: () => this.#onLost(),
       ended: (error) => this.#onEnded(error),
     });
+    this.#sends = new Sends(this.#connection, options);
   }
 
   get state() {
@@ -77,11 +75,12 @@ export class ChatClient extends EventTarget {
 
   join(room, { history } = {}) {
     const known = this.#rooms.get(room);
-    const entry = known ?? { room, history, joined: false, rejoins: false, waiting: [] };
+    if (known?.joined) return this.#connection.request({ type: "join", room, history });
+    const entry = known ?? newEntry(room, history);
     this.#rooms.set(room, entry);
     const answer = deferred();
     entry.waiting.push(answer);
-    if (this.#connection.isOnline && (!known || entry.joined)) this.#enter(entry);
+    if (this.#connection.isOnline && !known) this.#enter(entry);
     return answer.promise;
   }
 
@@ -101,14 +100,10 @@ export class ChatClient extends EventTarget {
     if (new TextEncoder().encode(message).length > limit) {
       return refuse("message_too_long", `A message has at most ${limit} bytes.`);
     }
-    if (this.#sends.length >= this.#queueLimit) {
+    if (this.#sends.isFull) {
       return refuse("queue_full", "Too many messages wait to be sent.");
     }
-    const frame = { type: "send", room, message, data, key };
-    const send = { frame, answer: deferred(), onTheWire: false };
-    this.#sends.push(send);
-    this.#flush();
-    return send.answer.promise;
+    return this.#sends.add({ type: "send", room, message, data, key });
   }
 
   direct(to, message, { data } = {}) {
@@ -129,14 +124,14 @@ export class ChatClient extends EventTarget {
     return this.#connection.request({ type: "members", room });
   }
 
-  history(room, { before, limit } = {}) {
-    return this.#connection.request({ type: "history", room, before, limit });
+  history(room, { before, after, limit } = {}) {
+    return this.#connection.request({ type: "history", room, before, after, limit });
   }
 
-  #onFrame(frame) {
+  #onFrame(frame, asked) {
     switch (frame.type) {
       case "joined":
-        return this.#onJoined(frame);
+        return this.#onJoined(frame, asked);
       case "message":
         return this.#onMessage(frame);
       case "gap":
@@ -151,34 +146,40 @@ export class ChatClient extends EventTarget {
     }
   }
 
+  #onWelcomed() {
+    for (const entry of this.#rooms.values()) {
+      if (!entry.asked) this.#enter(entry);
+    }
+  }
+
   #onLost() {
-    for (const entry of this.#rooms.values()) entry.joined = false;
-    for (const send of this.#sends) send.onTheWire = false;
+    this.#sends.disconnect();
+    for (const entry of this.#rooms.values()) {
+      entry.copy.disconnect();
+      Object.assign(entry, { joined: false, asked: null });
+    }
   }
 
   #onEnded(error) {
     for (const { waiting } of this.#rooms.values()) {
       for (const answer of waiting.splice(0)) answer.reject(error);
     }
-    for (const send of [...this.#sends]) this.#finish(send, (answer) => answer.reject(error));
+    this.#sends.end(error);
   }
 
-  // Rooms.
-
+  /** Joins a room; what was missed since its copy ended comes with the answer. */
   async #enter(entry) {
-    const { room, joined, rejoins, position } = entry;
-    const { welcome } = this.#connection;
-    const since = joined ? undefined : position;
-    const history = rejoins ? undefined : entry.history;
+    const { room, history, rejoins, copy } = entry;
+    const since = copy.position;
+    // A room that cannot say what was missed would say what is known already.
+    const asked = { type: "join", room, since, history: rejoins && !since ? undefined : history };
+    entry.asked = asked;
     try {
-      await this.#connection.request({ type: "join", room, since, history });
+      await this.#connection.request(asked);
     } catch (error) {
-      const isWanted = () =>
-        this.#rooms.get(room) === entry && this.#connection.welcome === welcome && !entry.joined;
-      if (!isWanted() || error.code === "disconnected" || error.code === "offline") return;
+      if (entry.asked !== asked || error.code === "offline") return;
       if (error.code === "timeout" || error.retryAfterMs !== undefined) {
-        const pause = (error.retryAfterMs ?? REJOIN_MS) * (1 + Math.random());
-        setTimeout(() => isWanted() && this.#enter(entry), pause);
+        setTimeout(() => entry.asked === asked && this.#enter(entry), pauseAfter(error));
       } else {
         this.#abandon(entry, error);
         if (rejoins) this.#emit("refused", { room, error });
@@ -189,96 +190,43 @@ export class ChatClient extends EventTarget {
   /** Is no longer in a room, and will not be by itself. */
   #abandon(entry, error) {
     this.#rooms.delete(entry.room);
+    Object.assign(entry, { joined: false, asked: null });
     for (const answer of entry.waiting.splice(0)) answer.reject(error);
-    const theirs = this.#sends.filter((send) => send.frame.room === entry.room);
-    for (const send of theirs) this.#finish(send, (answer) => answer.reject(error));
+    this.#sends.abandon(entry.room, error);
   }
 
-  #onJoined(frame) {
-    const { room, epoch, recovered, messages = [] } = frame;
+  #onJoined(frame, asked) {
+    const { room } = frame;
     const entry = this.#rooms.get(room);
-    if (!entry) return;
-    const known = entry.position;
-    entry.position = positionOf(frame);
-    if (!entry.joined) {
-      const rejoined = entry.rejoins;
-      entry.joined = entry.rejoins = true;
-      this.#emit("joined", { ...frame, rejoined });
-      if (rejoined && !recovered) this.#emit("gap", { room, ...entry.position });
-      for (const message of messages) {
-        const isKnown = known && known.epoch === epoch && message.offset <= known.offset;
-        if (!isKnown) this.#deliver({ ...message, room });
-      }
+    // Other joins are those of a room that one is in, and change nothing.
+    if (!entry || asked === undefined || entry.asked !== asked) return;
+    const { joined: isRepair, rejoins: rejoined } = entry;
+    const { missed, messages } = entry.copy.enter(frame);
+    Object.assign(entry, { asked: null, joined: true, rejoins: true });
+    if (!isRepair) this.#emit("joined", { ...frame, rejoined });
+    if (rejoined && missed) this.#emit("gap", { room, ...missed });
+    for (const message of messages) {
+      if (this.#rooms.get(room) === entry) this.#deliver(message, entry);
     }
     for (const answer of entry.waiting.splice(0)) answer.resolve(frame);
-    this.#flush();
+    if (entry.joined) this.#sends.open(room);
   }
 
   #onMessage(frame) {
     const entry = this.#rooms.get(frame.room);
-    if (!entry) return;
-    const { position } = entry;
-    if (position && frame.offset !== undefined) {
-      // The first message of a sequence says which one it is.
-      if (frame.epoch && frame.epoch !== position.epoch) {
-        Object.assign(position, { epoch: frame.epoch, offset: 0 });
-      }
-      if (frame.offset <= position.offset) return;
-      if (frame.offset > position.offset + 1) this.#emit("gap", { room: frame.room, ...position });
-      position.offset = frame.offset;
-    }
-    this.#deliver(frame);
+    if (!entry?.joined) return;
+    if (entry.copy.take(frame)) this.#deliver(frame, entry);
+    else if (entry.copy.hasHole && !entry.asked) this.#enter(entry);
   }
 
   #onGap(frame) {
     const entry = this.#rooms.get(frame.room);
-    if (!entry) return;
-    entry.position = positionOf(frame);
-    this.#emit("gap", frame);
+    if (entry?.joined && entry.copy.skip(frame)) this.#emit("gap", frame);
   }
 
-  #deliver(frame) {
-    if (frame.key !== undefined && frame.user.id === this.user?.id) this.#onOwn(frame);
-    this.#emit("message", frame);
-  }
-
-  // Sends.
-
-  /** Sends what waits for its room. What was lost with a connection goes out again, under
-   *  the same key. */
-  #flush() {
-    for (const send of this.#sends) {
-      if (!send.onTheWire && this.#rooms.get(send.frame.room)?.joined) this.#dispatch(send);
-    }
-  }
-
-  async #dispatch(send) {
-    const { room, key } = send.frame;
-    send.onTheWire = true;
-    try {
-      const { offset, epoch } = await this.#connection.request(send.frame);
-      const position = this.#rooms.get(room)?.position;
-      if (position?.epoch === "" && epoch) position.epoch = epoch;
-      this.#finish(send, (answer) => answer.resolve({ key, offset, epoch }));
-    } catch (error) {
-      if (error.code === "disconnected" || error.code === "offline") return;
-      error.key = key;
-      this.#finish(send, (answer) => answer.reject(error));
-    }
-  }
-
-  /** One's own message came back: it was taken, even if the answer was lost. */
-  #onOwn({ room, key, offset }) {
-    const send = this.#sends.find(({ frame }) => frame.key === key && frame.room === room);
-    const epoch = this.#rooms.get(room)?.position?.epoch;
-    if (send) this.#finish(send, (answer) => answer.resolve({ key, offset, epoch }));
-  }
-
-  #finish(send, settle) {
-    const index = this.#sends.indexOf(send);
-    if (index < 0) return;
-    this.#sends.splice(index, 1);
-    settle(send.answer);
+  #deliver(message, { copy }) {
+    if (message.key !== undefined) this.#sends.seen(message, copy.position?.epoch);
+    this.#emit("message", message);
   }
 
   #emit(type, detail) {
@@ -286,8 +234,11 @@ export class ChatClient extends EventTarget {
   }
 }
 
-function positionOf({ epoch, offset }) {
-  return offset === undefined ? undefined : { epoch, offset };
+/** A room to be in. `joined`: it is so on this connection; `rejoins`: it was so before;
+ *  `asked`: the join that is to be answered; `waiting`: who waits for the first one. */
+function newEntry(room, history) {
+  const copy = new RoomCopy();
+  return { room, history, copy, joined: false, rejoins: false, asked: null, waiting: [] };
 }
 
 function randomKey() {

@@ -1,6 +1,8 @@
 // One connection after another to a chat server: welcome, requests and their answers,
 // loss and return. Rooms and messages are the business of chat-client.js.
 
+import { ChatError, deferred } from "./chat-answer.js";
+
 /** Close codes after which the server does not want this client back by itself. */
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4002, 4003, 4004]);
 const TOKEN_EXPIRED = 4004;
@@ -19,30 +21,6 @@ const DEFAULTS = {
   pingAfterMs: 25_000,
   pongTimeoutMs: 10_000,
 };
-
-/** What went wrong: `code` is the server's, or one of this client's own. */
-export class ChatError extends Error {
-  constructor(code, message, { retryAfterMs, key } = {}) {
-    super(message);
-    this.name = "ChatError";
-    this.code = code;
-    this.retryAfterMs = retryAfterMs;
-    this.key = key;
-  }
-
-  static fromFrame({ code, message, retry_after_ms: retryAfterMs }) {
-    return new ChatError(code, message, { retryAfterMs });
-  }
-}
-
-/** A promise with its two ends at hand. */
-export function deferred() {
-  const parts = {};
-  parts.promise = new Promise((resolve, reject) => Object.assign(parts, { resolve, reject }));
-  // Whoever does not ask for the outcome is not told of a rejection.
-  parts.promise.catch(() => {});
-  return parts;
-}
 
 export class Connection {
   state = "idle";
@@ -65,9 +43,9 @@ export class Connection {
   #timers = {};
 
   /**
-   * `hooks`: `changed(detail)` at each change of state, `frame(frame)` for each frame
-   * before its request is answered, `welcomed()`, `lost()`, and `ended(error)` when the
-   * connection will not come back by itself.
+   * `hooks`: `changed(detail)` at each change of state, `frame(frame, asked)` for each frame
+   * before its request, which is `asked`, is answered, `welcomed()`, `lost()`, and
+   * `ended(error)` when the connection will not come back by itself.
    */
   constructor(url, options, hooks) {
     this.#url = String(url);
@@ -115,7 +93,7 @@ export class Connection {
       this.#requests.delete(id);
       answer.reject(new ChatError("timeout", "The server did not answer in time."));
     }, timeoutMs);
-    this.#requests.set(id, { answer, timer });
+    this.#requests.set(id, { asked: frame, answer, timer });
     return answer.promise;
   }
 
@@ -179,7 +157,7 @@ export class Connection {
     }
     if (frame.type === "welcome") this.#onWelcome(frame);
     if (frame.type === "goodbye") this.#goodbye = frame;
-    this.#hooks.frame(frame);
+    this.#hooks.frame(frame, this.#requests.get(frame.id)?.asked);
     this.#answer(frame);
   }
 

@@ -18,19 +18,20 @@ export class Log {
   #scroller;
   #list;
   #room = null;
-  /** The window, as indices that count entries ever added to the room. */
+  /** The window, as indices of the room's entries. */
   #start = 0;
   #end = 0;
   /** Whether the newest messages are followed. */
   #follows = true;
   #isDue = false;
-  #onFollow;
+  #hooks;
 
-  /** `onFollow(follows)` is called when one scrolls away from the newest message or back. */
-  constructor(scroller, list, onFollow) {
+  /** `hooks`: `follows(follows)` is called when one scrolls away from the newest message or
+   *  back, and `top()` when one sees the first. */
+  constructor(scroller, list, hooks) {
     this.#scroller = scroller;
     this.#list = list;
-    this.#onFollow = onFollow;
+    this.#hooks = hooks;
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     new ResizeObserver(() => this.#follows && this.#toEnd()).observe(scroller);
   }
@@ -65,15 +66,15 @@ export class Log {
   }
 
   #first() {
-    return this.#room.dropped;
+    return this.#room.first;
   }
 
   #last() {
-    return this.#room.dropped + this.#room.entries.length;
+    return this.#room.first + this.#room.entries.length;
   }
 
   #entry(index) {
-    return this.#room.entries[index - this.#room.dropped];
+    return this.#room.entries[index - this.#room.first];
   }
 
   #update() {
@@ -88,27 +89,39 @@ export class Log {
     } else {
       this.#append(Math.min(this.#last(), this.#start + MOST));
     }
+    this.#reachUp();
   }
 
   #scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
     const below = scrollHeight - clientHeight - scrollTop;
-    if (scrollTop < NEAR && this.#start > this.#first()) {
-      this.#keepPlace(() => this.#prepend());
-      this.#trimBottom();
-    } else if (below < NEAR && this.#end < this.#last()) {
+    if (below < NEAR && this.#end < this.#last()) {
       this.#append(Math.min(this.#last(), this.#end + CHUNK));
       this.#keepPlace(() => this.#trimTop());
     }
     // What came since the last frame is not shown yet, and is no reason to stop.
     const isAtNewest = this.#follows || this.#end === this.#last();
     this.#setFollows(below < AT_END && isAtNewest);
+    this.#reachUp();
+  }
+
+  /** Near the top, shows what is above it, and asks for what is not there. */
+  #reachUp() {
+    const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
+    const fitsIn = scrollHeight - clientHeight < AT_END;
+    if (scrollTop >= NEAR || (this.#follows && !fitsIn)) return;
+    if (this.#start === this.#first()) {
+      this.#hooks.top();
+    } else {
+      this.#keepPlace(() => this.#prepend());
+      this.#trimBottom();
+    }
   }
 
   #setFollows(follows) {
     if (follows === this.#follows) return;
     this.#follows = follows;
-    this.#onFollow(follows);
+    this.#hooks.follows(follows);
   }
 
   #toEnd() {
@@ -129,7 +142,11 @@ export class Log {
 
   #prepend() {
     const start = Math.max(this.#first(), this.#start - CHUNK);
-    this.#list.prepend(...this.#rows(start, this.#start));
+    // What was the first looks different below another.
+    const known = this.#list.firstElementChild;
+    const seam = known ? this.#rows(this.#start, this.#start + 1) : [];
+    known?.remove();
+    this.#list.prepend(...this.#rows(start, this.#start), ...seam);
     this.#start = start;
   }
 
@@ -176,21 +193,5 @@ function message(entry, before, isNewDay) {
   const head = make("div", { class: goesOn ? "hidden" : "head" }, name, " ", time(at));
   const text_ = make("p", { class: "text", dir: "auto" }, ...linked(text));
   item.append(make("div", { class: "line" }, avatar(user), make("div", { class: "body" }, head, text_)));
-  return item;
-}
-
-/** One's own message on its way; `onRetry` if it did not get there. */
-export function unsentRow({ text, error }, onRetry, onDiscard) {
-  const state = make("p", { class: "state" }, error ? `Not sent: ${error}` : "Sending …");
-  const item = make("li", { class: `message own unsent${error ? " failed" : ""}` });
-  if (error) {
-    const retry = make("button", { type: "button", class: "small", "data-testid": "resend" }, "Send again");
-    const discard = make("button", { type: "button", class: "small" }, "Discard");
-    retry.addEventListener("click", onRetry);
-    discard.addEventListener("click", onDiscard);
-    state.append(" ", retry, " ", discard);
-  }
-  const body = make("div", { class: "body" }, make("p", { class: "text", dir: "auto" }, text), state);
-  item.append(make("div", { class: "line" }, body));
   return item;
 }

@@ -7,13 +7,23 @@ const KEPT = 20_000;
 const TYPING_MS = 5_000;
 
 export class Room {
-  /** Messages and notices, oldest first. The index of the first is `dropped`. */
+  /** Messages and notices, oldest first. */
   entries = [];
-  dropped = 0;
+  /** The index of the first. It rises when old ones are dropped, and falls when older ones
+   *  come: an entry's own index never changes. */
+  first = 0;
+  /** The sequence that the oldest message belongs to. */
+  epoch = null;
+  /** Of the messages before it: `ready` to be asked for, `asked`, `failed`, or `none`. */
+  older = "none";
+  /** Messages up to this one were said before one came. */
+  past = 0;
   /** One's own messages that the room has not seen, by key. */
   unsent = new Map();
   members = new Map();
   count = 0;
+  /** Whether only their number is known to be right. */
+  isCrowd = false;
   typing = new Map();
   unread = 0;
   draft = "";
@@ -25,20 +35,60 @@ export class Room {
   add(entry) {
     this.entries.push(entry);
     if (this.entries.length > KEPT * 1.1) {
-      this.dropped += this.entries.length - KEPT;
+      this.first += this.entries.length - KEPT;
       this.entries.splice(0, this.entries.length - KEPT);
     }
+  }
+
+  prepend(entries) {
+    this.entries.unshift(...entries);
+    this.first -= entries.length;
+  }
+
+  /** The offset of the oldest message, if there are older ones and room for them. */
+  get before() {
+    if (this.entries.length >= KEPT) return undefined;
+    const oldest = this.entries.find((entry) => entry.offset !== undefined)?.offset;
+    return oldest > 1 ? oldest : undefined;
   }
 
   notice(text, at = Date.now()) {
     this.add({ notice: text, at });
   }
 
-  /** The server's own list, after a join. */
-  welcome({ members, count }) {
+  /** One has come, for the first time or again. */
+  welcome({ rejoined, epoch, offset, members, count }) {
+    if (!rejoined) {
+      this.epoch = epoch;
+      this.past = offset ?? 0;
+    }
+    this.older = offset === undefined ? "none" : "ready";
+    this.typing.clear();
+    this.list({ members, count });
+  }
+
+  /** The messages after this are not those that came before. */
+  gap({ epoch }) {
+    if (this.before === undefined) this.epoch = epoch;
+    this.past = 0;
+  }
+
+  /** The server's own list. */
+  list({ members, count }) {
     this.members = new Map(members.map((user) => [user.id, user]));
     this.count = Math.max(count, this.members.size);
-    this.typing.clear();
+    this.isCrowd = false;
+  }
+
+  /** Asks the server for it, when this one is no longer right. */
+  async listAnew(client) {
+    this.list(await client.members(this.id));
+  }
+
+  /** So many that their comings and goings are not told. */
+  crowd(count) {
+    this.count = count;
+    this.isCrowd = true;
   }
 
   came(user) {

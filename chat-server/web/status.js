@@ -28,6 +28,16 @@ export function showConnection({ state, retryInMs, reason }, client) {
   tell(state, reason);
 }
 
+/** Does not wait any longer for the next attempt when there is reason to hope, or when one
+ *  is told to. */
+export function reconnectSoon(client) {
+  const connect = () => client.connect().catch(() => {});
+  const hope = () => client.state === "waiting" && connect();
+  byId("retry").addEventListener("click", connect);
+  document.addEventListener("visibilitychange", () => document.hidden || hope());
+  window.addEventListener("online", hope);
+}
+
 function say(text) {
   byId("banner-text").textContent = text;
 }

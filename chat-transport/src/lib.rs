@@ -63,8 +63,12 @@
 //! | any other breach of RFC 6455 | | 1002 |
 //!
 //! Extensions, `permessage-deflate` among them, are not offered.
+//!
+//! The other end of a connection is in the module `client`, behind the feature of that name.
 
 mod accept;
+#[cfg(feature = "client")]
+pub mod client;
 mod codec;
 mod config;
 mod error;

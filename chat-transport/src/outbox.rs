@@ -1,8 +1,9 @@
 //! What waits to be written to one peer.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use chat_core::{CloseReason, Delivery, Frames};
@@ -55,6 +56,8 @@ struct Queue {
     refused: u64,
     /// The session's task, while it waits for something to write.
     waker: Option<Waker>,
+    /// Whoever waits for the outbox to drain.
+    waiter: Option<Waker>,
     /// Where to write at once.
     tcp: Option<SharedTcp>,
 }
@@ -141,6 +144,23 @@ impl Outbox {
         self.lock().depth
     }
 
+    /// Waits until at most `bytes` wait to be written, or the session is closed: for whoever
+    /// has more to send than fits. One task may wait at a time.
+    ///
+    /// # Cancel safety
+    /// Safe: it changes nothing.
+    pub async fn drained_to(&self, bytes: usize) {
+        poll_fn(|cx| {
+            let mut queue = self.lock();
+            if queue.depth.bytes <= bytes || queue.goodbye.is_some() {
+                return Poll::Ready(());
+            }
+            queue.waiter = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// How many times [`send`](Self::send) found no room.
     #[must_use]
     pub fn refused(&self) -> u64 {
@@ -210,6 +230,7 @@ impl Outbox {
         queue.tcp = None;
         queue.waker = None;
         queue.clear();
+        wake_waiter(queue);
     }
 
     /// With which reason this side closed it, if it did.
@@ -240,7 +261,9 @@ impl Outbox {
 
     /// The first `count` bytes have been written.
     pub(crate) fn written(&self, count: usize) {
-        self.lock().advance(count);
+        let mut queue = self.lock();
+        queue.advance(count);
+        wake_waiter(queue);
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -251,9 +274,18 @@ impl Outbox {
 /// Wakes the session's task, without the lock.
 fn wake(mut queue: MutexGuard<'_, Queue>) {
     let waker = queue.waker.take();
-    drop(queue);
+    wake_waiter(queue);
     if let Some(waker) = waker {
         waker.wake();
+    }
+}
+
+/// Wakes whoever waits for the outbox to drain, without the lock.
+fn wake_waiter(mut queue: MutexGuard<'_, Queue>) {
+    let waiter = queue.waiter.take();
+    drop(queue);
+    if let Some(waiter) = waiter {
+        waiter.wake();
     }
 }
 

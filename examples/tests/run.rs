@@ -75,6 +75,17 @@ fn two_servers() {
     );
 }
 
+#[test]
+fn client() {
+    let mut child = example("client").stdin(Stdio::piped()).spawn().expect("the example starts");
+    child.stdin.take().unwrap().write_all(b"hello\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{:?}", output.status);
+    let output = String::from_utf8(output.stdout).expect("text");
+    assert!(output.contains("* in lobby, 1 there\n"), "{output}");
+    assert!(output.contains("* that was message 1\n"), "{output}");
+}
+
 #[tokio::test]
 async fn echo_session() {
     let server = Running::start("echo_session");

@@ -1,47 +1,72 @@
 //! What the hub asks of the broker for topics, many at a time.
 
-use chat_core::{Position, Topic};
+use std::collections::HashMap;
 
-use crate::broker::Broker;
+use chat_core::{History, Occupancy, Position, Topic};
+use futures_util::future::{OptionFuture, join};
+
+use crate::broker::{Broker, HistoryRead};
 use crate::error::BrokerError;
 
+/// In the order in which they are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Call {
+pub(super) enum Kind {
     Subscribe,
-    /// The topic is subscribed already, and somebody came.
-    Welcome,
+    /// The histories and occupants of rooms that want them.
+    Read,
     Unsubscribe,
-    /// The topic may have missed something.
+    /// Whether rooms stand where the broker does.
     Check,
 }
 
-/// In the order in which they are made.
-pub(super) const KINDS: [Call; 4] =
-    [Call::Subscribe, Call::Welcome, Call::Unsubscribe, Call::Check];
+pub(super) const KINDS: [Kind; 4] = [Kind::Subscribe, Kind::Read, Kind::Unsubscribe, Kind::Check];
 
-impl Call {
-    /// Whether the topics are subscribed afterwards, and where they stand.
-    pub(super) async fn run(
-        self,
-        broker: &dyn Broker,
-        topics: &[Topic],
-    ) -> (bool, Result<Vec<Position>, BrokerError>) {
+impl Kind {
+    /// Topics in one call. A read may bring a quarter of a MiB for each.
+    pub(super) fn max_topics(self) -> usize {
         match self {
-            Self::Unsubscribe => (false, broker.unsubscribe(topics).await.map(|()| Vec::new())),
-            Self::Subscribe => match broker.subscribe(topics).await {
-                Ok(()) => (true, positions(broker, topics).await),
-                Err(error) => (false, Err(error)),
-            },
-            Self::Welcome | Self::Check => (true, positions(broker, topics).await),
+            Self::Subscribe | Self::Unsubscribe | Self::Check => 512,
+            Self::Read => 32,
         }
     }
 }
 
-/// The position of each topic; a user's topic has no sequence.
-async fn positions(broker: &dyn Broker, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
-    let rooms: Vec<Topic> =
-        topics.iter().filter(|topic| topic.as_room().is_some()).cloned().collect();
-    let mut positions = broker.positions(&rooms).await?.into_iter();
-    let position_of = |topic: &Topic| topic.as_room().and_then(|_| positions.next());
-    Ok(topics.iter().map(position_of).map(Option::unwrap_or_default).collect())
+/// A call that is over.
+pub(super) enum Outcome {
+    Subscribed(Vec<Topic>, Result<(), BrokerError>),
+    Read(Vec<Topic>, Result<ReadResult, BrokerError>),
+    Unsubscribed(Vec<Topic>, Result<(), BrokerError>),
+    Checked(Vec<Topic>, Result<Vec<Position>, BrokerError>),
+}
+
+/// What rooms want to read.
+#[derive(Default)]
+pub(super) struct Reads {
+    pub(super) histories: Vec<HistoryRead>,
+    /// Topics whose occupants are wanted.
+    pub(super) occupancies: Vec<Topic>,
+}
+
+/// What was read, by topic.
+pub(super) struct ReadResult {
+    pub(super) histories: HashMap<Topic, History>,
+    pub(super) occupancies: HashMap<Topic, Occupancy>,
+}
+
+pub(super) async fn read(
+    broker: &dyn Broker,
+    reads: Reads,
+    limit: usize,
+) -> Result<ReadResult, BrokerError> {
+    let Reads { histories, occupancies } = reads;
+    let history = (!histories.is_empty()).then(|| broker.history(&histories));
+    let occupancy = (!occupancies.is_empty()).then(|| broker.occupancy(&occupancies, limit));
+    let (history, occupancy) =
+        join(OptionFuture::from(history), OptionFuture::from(occupancy)).await;
+    let (history, occupancy) = (history.transpose()?, occupancy.transpose()?);
+    let topics = histories.into_iter().map(|read| read.topic);
+    Ok(ReadResult {
+        histories: topics.zip(history.unwrap_or_default()).collect(),
+        occupancies: occupancies.into_iter().zip(occupancy.unwrap_or_default()).collect(),
+    })
 }

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chat_core::{Batch, CloseReason, Deliver, Delivery, GROUP, Members, Topic};
 use tokio::sync::Notify;
 
-use super::room::{Phase, RoomState};
+use super::room::RoomState;
 use super::seat::Seat;
 use super::{Counters, Shared};
 
@@ -61,7 +61,7 @@ impl<M> FanOut<M> {
 
     /// Has a topic served that may have something pending. Called under its lock.
     pub(super) fn enqueue(&self, topic: &Topic, room: &mut RoomState<M>) {
-        if room.pending.is_empty() || matches!(room.phase, Phase::Waiting(_)) {
+        if room.pending.is_empty() || room.is_waiting() {
             return;
         }
         let mut queue = self.queue();

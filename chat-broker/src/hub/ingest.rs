@@ -1,10 +1,8 @@
 //! From the broker's events to the rooms.
 
-use std::sync::atomic::Ordering;
-
 use chat_core::{Deliver, Topic};
 
-use super::room::Accepted;
+use super::room::{RoomState, Taken};
 use super::{Counters, Shared};
 use crate::events::{BrokerEvent, BrokerEvents};
 
@@ -16,36 +14,59 @@ const MAX_BACKLOG: usize = 16_384;
 pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, mut events: BrokerEvents) {
     let mut batch = Vec::new();
     while events.recv(&mut batch).await {
-        shared.counters.ingesting.store(true, Ordering::Relaxed);
         for event in batch.drain(..) {
-            match event {
-                BrokerEvent::Publication { topic, payload, position } => {
-                    shared.ingest(&topic, |room| room.accept(payload, position));
-                }
-                BrokerEvent::Presence { .. } => {}
-                BrokerEvent::Lagged(topics) => shared.edges.check(topics),
-                BrokerEvent::Interrupted => shared.edges.check(shared.registry.topics()),
-            }
+            shared.ingest(event);
         }
         shared.fan_out.below(MAX_BACKLOG).await;
-        Counters::add(&shared.counters.rounds, 1);
-        shared.counters.ingesting.store(false, Ordering::Relaxed);
     }
 }
 
 impl<M: Deliver + Clone> Shared<M> {
-    /// Hands something to a topic's room, if it has members, and has it served.
-    fn ingest(&self, topic: &Topic, accept: impl FnOnce(&mut super::RoomState<M>) -> Accepted) {
-        Counters::add(&self.counters.received, 1);
-        let accepted = self.registry.update(topic, |room| {
-            let accepted = accept(&mut room.state);
-            self.fan_out.enqueue(topic, &mut room.state);
-            accepted
+    fn ingest(&self, event: BrokerEvent) {
+        match event {
+            BrokerEvent::Publication { topic, payload, position } => {
+                Counters::add(&self.counters.received, 1);
+                self.take_in(&topic, |room| room.accept(payload, position));
+            }
+            BrokerEvent::Presence { topic, change, occupant, version, count } => {
+                self.take_in(&topic, |room| {
+                    room.change_presence(version, count, change, occupant);
+                    Taken::default()
+                });
+            }
+            BrokerEvent::Lagged(topics) => {
+                for topic in topics {
+                    self.take_in(&topic, RoomState::suspect);
+                }
+            }
+            BrokerEvent::Interrupted => self.interrupted(),
+        }
+    }
+
+    /// Hands something to a topic's room, if it has members, and has it seen to.
+    fn take_in(&self, topic: &Topic, take: impl FnOnce(&mut RoomState<M>) -> Taken) {
+        let taken = self.update(topic, |room, _| {
+            (take(room), room.wants_reads(), room.has_news() && !room.is_waiting())
         });
-        match accepted {
-            Some(Accepted::AfterGap) => Counters::add(&self.counters.gaps, 1),
-            Some(Accepted::Repeat) => Counters::add(&self.counters.repeats, 1),
-            Some(Accepted::InOrder) | None => {}
+        let Some((taken, wants_reads, has_news)) = taken else { return };
+        self.count(taken);
+        if wants_reads {
+            self.edges.read(topic.clone());
+        }
+        if has_news {
+            self.edges.news(topic.clone());
+        }
+    }
+
+    /// Rooms with a history are checked, many in one call; the others can only be told.
+    fn interrupted(&self) {
+        for topic in self.registry.topics() {
+            let Some(room) = topic.as_room() else { continue };
+            if self.config.history.of(room).is_some() {
+                self.edges.check(topic);
+            } else {
+                self.take_in(&topic, RoomState::suspect);
+            }
         }
     }
 }

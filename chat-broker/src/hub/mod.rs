@@ -17,58 +17,42 @@
 //!  └──────────────────────────────────────────┘
 //! ```
 //!
-//! [`Hub`] is what connections hold. [`HubDriver`] is the work behind it: three loops in
+//! [`Hub`] is what connections hold. [`HubDriver`] is the work behind it: four loops in
 //! one future, which the caller spawns.
 
 mod call;
+mod config;
+mod edges;
 mod fan_out;
 mod ingest;
 mod interest;
+mod presence;
 mod room;
 mod seat;
+mod stats;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use chat_core::{ConnectionId, Deliver, Members, Registry, Topic};
+use chat_core::{
+    ConnectionId, Deliver, Members, Occupant, Registry, Retention, RoomId, Topic, UserId,
+};
 use tokio::sync::oneshot;
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
+use edges::Edges;
 use fan_out::FanOut;
-use interest::Edges;
-use room::{Phase, RoomState, Waiter};
+use presence::Presence;
+use room::{RoomState, Waiter};
+use stats::Counters;
 
-pub use room::Snapshot;
+pub use config::{HistoryRules, HubConfig};
+pub use room::{Snapshot, Welcomed};
 pub use seat::Seat;
-
-/// Settings of a [`Hub`].
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct HubConfig {
-    /// How long a room stays subscribed after its last member left, in case somebody
-    /// comes back. Default 1 s. Longer spares the broker work when people come and go;
-    /// meanwhile their messages arrive for nobody.
-    pub linger: Duration,
-}
-
-impl Default for HubConfig {
-    fn default() -> Self {
-        Self { linger: Duration::from_secs(1) }
-    }
-}
-
-impl HubConfig {
-    /// Sets [`linger`](Self::linger).
-    #[must_use]
-    pub fn linger(mut self, linger: Duration) -> Self {
-        self.linger = linger;
-        self
-    }
-}
+pub use stats::HubStats;
 
 /// The members of all topics on this server, kept in step with a broker.
 ///
@@ -84,7 +68,10 @@ struct Shared<M> {
     config: HubConfig,
     edges: Edges,
     fan_out: FanOut<M>,
+    presence: Presence,
     counters: Counters,
+    /// Memory that all rooms hold for newcomers.
+    recent_bytes: AtomicUsize,
     /// The driver is gone: nobody will be welcomed any more.
     ended: AtomicBool,
 }
@@ -104,7 +91,9 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             config,
             edges: Edges::default(),
             fan_out: FanOut::default(),
+            presence: Presence::default(),
             counters: Counters::default(),
+            recent_bytes: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         });
         (Self { shared: Arc::clone(&shared) }, HubDriver { shared, events })
@@ -112,41 +101,58 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
 
     /// Makes `member` a member of `topic` until the [`Membership`] is dropped.
     ///
-    /// Returns when the topic is subscribed. `welcome` is called once, before anything is
-    /// delivered to the member for this topic: what is delivered afterwards follows on the
-    /// position in the [`Snapshot`], with no gap and no repeat. It runs under the topic's
-    /// lock: it may put something into the member's outbox, and must not block or call the
+    /// Returns when the topic is subscribed. `occupant` is who is told to be in the room
+    /// from then on, to all servers; `None` for nobody.
+    ///
+    /// `welcome` is called once, before anything is delivered to the member for this topic:
+    /// what is delivered afterwards follows on the position in the [`Snapshot`], with no gap
+    /// and no repeat, unless it returns [`Welcomed::CatchingUp`] (to return nothing is to be
+    /// up to date). It runs under the topic's lock: it may put something into the member's outbox, and must not block or call the
     /// hub.
     ///
     /// # Errors
-    /// What [`Broker::subscribe`] and [`Broker::positions`] report, if this is the first
-    /// member of the topic here. Then `member` is not a member.
+    /// What [`Broker::subscribe`], [`Broker::history`] and [`Broker::occupancy`] report, if
+    /// this is the first member of the topic here. Then `member` is not a member.
     ///
     /// # Cancel safety
     /// A call that is dropped leaves the topic again.
-    pub async fn join(
+    pub async fn join<W: Into<Welcomed>>(
         &self,
         topic: &Topic,
         id: ConnectionId,
         member: M,
-        welcome: impl FnOnce(Snapshot<'_, M>) + Send + 'static,
+        occupant: Option<Occupant>,
+        welcome: impl FnOnce(Snapshot<'_, M>) -> W + Send + 'static,
     ) -> Result<Membership<M>, BrokerError> {
         let seat = Seat::new(member);
+        let newcomer = seat.clone();
+        let welcome = move |snapshot: Snapshot<'_, M>| {
+            if welcome(snapshot).into() == Welcomed::CatchingUp {
+                newcomer.vacate();
+            }
+        };
         let entered = self.shared.registry.join_with(topic, id, seat.clone(), |room, joined| {
-            if let Phase::Live { cut, .. } = room.state.phase {
-                welcome(Snapshot { position: cut, members: room.members() });
+            if joined.first {
+                room.state.begin(topic, &self.shared.config);
+            }
+            if let Some(snapshot) = room.state.snapshot(room.members()) {
+                welcome(snapshot);
                 return None;
             }
             let (done, waiting) = oneshot::channel();
             room.state.wait(Waiter { id, welcome: Box::new(welcome), stays: false, done });
             Some((joined.first, waiting))
         });
-        let membership = self.membership(topic, id, seat);
+        let mut membership = self.membership(topic, id, seat);
         if let Some((first, waiting)) = entered {
             if first {
-                self.shared.edges.push(topic.clone());
+                self.shared.edges.moved(topic.clone());
             }
             self.shared.answer(waiting).await?;
+        }
+        if let Some(occupant) = occupant {
+            membership.user = Some(occupant.user.clone());
+            self.shared.enter(topic, occupant);
         }
         Ok(membership)
     }
@@ -157,14 +163,21 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     #[must_use = "dropping the membership leaves the topic"]
     pub fn attach(&self, topic: &Topic, id: ConnectionId, member: M) -> Membership<M> {
         let seat = Seat::new(member);
-        if self.shared.registry.join(topic, id, seat.clone()).first {
-            self.shared.edges.push(topic.clone());
+        let first = self.shared.registry.join_with(topic, id, seat.clone(), |room, joined| {
+            if joined.first {
+                room.state.begin(topic, &self.shared.config);
+            }
+            joined.first
+        });
+        if first {
+            self.shared.edges.moved(topic.clone());
         }
         self.membership(topic, id, seat)
     }
 
     fn membership(&self, topic: &Topic, id: ConnectionId, seat: Seat<M>) -> Membership<M> {
-        Membership { shared: Arc::clone(&self.shared), topic: topic.clone(), id, seat }
+        let shared = Arc::clone(&self.shared);
+        Membership { shared, topic: topic.clone(), id, seat, user: None, is_lost: false }
     }
 
     /// A snapshot of the topic's members on this server.
@@ -181,10 +194,16 @@ impl<M> Hub<M> {
         &self.shared.broker
     }
 
+    /// What `room` keeps of its history; `None` if nothing.
+    #[must_use]
+    pub fn retention(&self, room: &RoomId) -> Option<Retention> {
+        self.shared.config.history.of(room)
+    }
+
     /// What the hub has counted since it was made.
     #[must_use]
     pub fn stats(&self) -> HubStats {
-        self.shared.counters.read()
+        self.shared.stats()
     }
 }
 
@@ -230,18 +249,52 @@ impl<M: Deliver + Clone> Shared<M> {
 
     fn leave(&self, topic: &Topic, id: ConnectionId) {
         if let Some(room) = self.registry.leave(topic, id).last {
+            self.recent_bytes.fetch_sub(room.recent_bytes(), Ordering::Relaxed);
             self.fan_out.forget(room);
-            self.edges.push(topic.clone());
+            self.edges.moved(topic.clone());
+        }
+    }
+
+    /// Changes a room that has members, and has it served what it is given to tell. Keeps
+    /// the account of the memory that rooms hold for newcomers.
+    fn update<R>(
+        &self,
+        topic: &Topic,
+        change: impl FnOnce(&mut RoomState<M>, &Members<Seat<M>>) -> R,
+    ) -> Option<R> {
+        self.registry.update(topic, |room| {
+            let (members, state) = room.split();
+            let before = state.recent_bytes();
+            let result = change(state, members);
+            self.account(before, state);
+            self.fan_out.enqueue(topic, state);
+            result
+        })
+    }
+
+    fn account(&self, before: usize, room: &mut RoomState<M>) {
+        let after = room.recent_bytes();
+        let total = self.recent_bytes.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+        if after > before
+            && total.wrapping_add(after).wrapping_sub(before) > self.config.recent_bytes
+        {
+            room.shed();
+            let freed = after - room.recent_bytes();
+            self.recent_bytes.fetch_sub(freed, Ordering::Relaxed);
         }
     }
 }
 
-/// A place in a topic. Dropping it leaves the topic: nothing is delivered afterwards.
+/// A place in a topic. Dropping it leaves the topic: nothing is delivered afterwards, and
+/// the others are told at once that the user has left, if this was the user's last place.
 pub struct Membership<M: Deliver + Clone> {
     shared: Arc<Shared<M>>,
     topic: Topic,
     id: ConnectionId,
     seat: Seat<M>,
+    /// Who is told to be in the room by this.
+    user: Option<UserId>,
+    is_lost: bool,
 }
 
 impl<M: Deliver + Clone> Membership<M> {
@@ -254,10 +307,37 @@ impl<M: Deliver + Clone> Membership<M> {
     /// Looks at the topic as [`Hub::join`]'s `welcome` does, under the same rules.
     pub fn look(&self, look: impl FnOnce(Snapshot<'_, M>)) {
         self.shared.registry.update(&self.topic, |room| {
-            if let Phase::Live { cut, .. } = room.state.phase {
-                look(Snapshot { position: cut, members: room.members() });
-            }
+            room.state.snapshot(room.members()).map(look);
         });
+    }
+
+    /// Whether the member hears nothing yet; see [`Welcomed::CatchingUp`].
+    #[must_use]
+    pub fn is_catching_up(&self) -> bool {
+        self.seat.is_vacant()
+    }
+
+    /// Begins anew to listen: calls `catch_up` as [`Hub::join`] calls `welcome`. If it says
+    /// that the member is up to date, what follows on the snapshot is delivered to `member`,
+    /// and nothing else; if not, the member hears nothing until another call. Returns what
+    /// it said.
+    pub fn listen(
+        &mut self,
+        member: M,
+        catch_up: impl FnOnce(Snapshot<'_, M>) -> Welcomed,
+    ) -> Welcomed {
+        let welcomed = self.shared.registry.update(&self.topic, |room| {
+            let welcomed = catch_up(room.state.snapshot(room.members())?);
+            // Another seat: the one before stands in batches that are on their way.
+            self.seat.vacate();
+            if welcomed == Welcomed::UpToDate {
+                let seat = Seat::new(member);
+                room.replace(self.id, seat.clone());
+                self.seat = seat;
+            }
+            Some(welcomed)
+        });
+        welcomed.flatten().unwrap_or(Welcomed::CatchingUp)
     }
 
     /// Waits until the topic is subscribed: what is published from then on arrives. Only
@@ -271,7 +351,7 @@ impl<M: Deliver + Clone> Membership<M> {
     /// Safe: the membership does not depend on it.
     pub async fn subscribed(&self) -> Result<(), BrokerError> {
         let waiting = self.shared.registry.update(&self.topic, |room| {
-            if let Phase::Live { .. } = room.state.phase {
+            if !room.state.is_waiting() {
                 return None;
             }
             let (done, waiting) = oneshot::channel();
@@ -288,12 +368,21 @@ impl<M: Deliver + Clone> Membership<M> {
     pub fn replace(&self, member: M) {
         self.seat.replace(member);
     }
+
+    /// Leaves the topic as one whose connection was lost: the others are told only if the
+    /// user is not back in time, here or on another server; see [`HubConfig::grace`].
+    pub fn lose(mut self) {
+        self.is_lost = true;
+    }
 }
 
 impl<M: Deliver + Clone> Drop for Membership<M> {
     fn drop(&mut self) {
         self.seat.vacate();
         self.shared.leave(&self.topic, self.id);
+        if let Some(user) = &self.user {
+            self.shared.exit(&self.topic, user, self.is_lost);
+        }
     }
 }
 
@@ -321,6 +410,7 @@ impl<M: Deliver + Clone + 'static> HubDriver<M> {
             () = ingest::run(&shared.0, events) => {}
             () = fan_out::run(&shared.0) => {}
             () = interest::run(&shared.0) => {}
+            () = presence::run(&shared.0) => {}
         }
     }
 }
@@ -337,51 +427,5 @@ impl<M: Deliver + Clone> Drop for EndGuard<M> {
 impl<M> fmt::Debug for HubDriver<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HubDriver").finish_non_exhaustive()
-    }
-}
-
-/// What a [`Hub`] has counted since it was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct HubStats {
-    /// Publications that came from the broker.
-    pub received: u64,
-    /// Batches handed to members: one for each member and batch.
-    pub deliveries: u64,
-    /// Members closed because they read too slowly.
-    pub slow_consumers: u64,
-    /// Gaps that members were told of: one for each room and gap.
-    pub gaps: u64,
-    /// Publications dropped because the room had them already.
-    pub repeats: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    received: AtomicU64,
-    deliveries: AtomicU64,
-    slow_consumers: AtomicU64,
-    gaps: AtomicU64,
-    repeats: AtomicU64,
-    /// Takings from the events queue that have been worked through.
-    rounds: AtomicU64,
-    /// A taking is being worked through.
-    ingesting: AtomicBool,
-}
-
-impl Counters {
-    fn add(counter: &AtomicU64, n: u64) {
-        counter.fetch_add(n, Ordering::Relaxed);
-    }
-
-    fn read(&self) -> HubStats {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        HubStats {
-            received: get(&self.received),
-            deliveries: get(&self.deliveries),
-            slow_consumers: get(&self.slow_consumers),
-            gaps: get(&self.gaps),
-            repeats: get(&self.repeats),
-        }
     }
 }

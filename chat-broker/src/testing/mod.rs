@@ -3,8 +3,10 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
 
 pub mod conformance;
+mod faulty;
 mod node;
 mod redis_server;
 mod resp;
 
+pub use faulty::{Call, FaultyBroker, Told};
 pub use redis_server::RedisServer;

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::{Position, RoomId, Topic};
+use chat_core::{
+    History, Occupancy, Occupant, Position, PresenceChange, Range, RoomId, Topic, UserId,
+};
 use tokio::time::timeout;
 
-use crate::broker::{Broker, Delivery, Published};
+use crate::broker::{Broker, Delivery, HistoryRead, Published};
 use crate::error::BrokerError;
 use crate::events::{BrokerEvent, BrokerEvents};
 use crate::random;
@@ -25,6 +27,16 @@ pub(super) struct Message {
     pub(super) topic: Topic,
     pub(super) payload: Bytes,
     pub(super) position: Option<Position>,
+}
+
+/// A coming or going.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) topic: Topic,
+    pub(super) change: PresenceChange,
+    pub(super) occupant: Occupant,
+    pub(super) version: u64,
+    pub(super) count: u32,
 }
 
 pub(super) struct Node {
@@ -69,20 +81,40 @@ impl Node {
         positions[0]
     }
 
-    /// The next publication; a report of lost ones is a failure.
-    pub(super) async fn next(&mut self) -> Message {
+    pub(super) async fn history(&self, topic: &Topic, range: Range, limit: u32) -> History {
+        let read = HistoryRead { topic: topic.clone(), range, limit };
+        let mut histories = step("history", self.broker.history(&[read])).await;
+        assert_eq!(histories.len(), 1, "one answer to one read");
+        histories.remove(0)
+    }
+
+    pub(super) async fn occupancy(&self, topic: &Topic, limit: usize) -> Occupancy {
+        let topics = std::slice::from_ref(topic);
+        let mut occupancies = step("occupancy", self.broker.occupancy(topics, limit)).await;
+        assert_eq!(occupancies.len(), 1, "one answer for one topic");
+        let mut occupancy = occupancies.remove(0);
+        occupancy.occupants.sort_by(|a, b| a.user.cmp(&b.user));
+        occupancy
+    }
+
+    /// The next event, whatever it is.
+    pub(super) async fn event(&mut self) -> BrokerEvent {
+        self.event_within(STEP_DEADLINE).await
+    }
+
+    pub(super) async fn event_within(&mut self, deadline: Duration) -> BrokerEvent {
         while self.inbox.is_empty() {
             let mut events = Vec::new();
-            let more = timeout(STEP_DEADLINE, self.events.recv(&mut events)).await;
-            assert!(more.expect("a publication should have arrived"), "the events ended");
+            let more = timeout(deadline, self.events.recv(&mut events)).await;
+            assert!(more.expect("an event should have arrived"), "the events ended");
             self.inbox.extend(events);
         }
-        match self.inbox.pop_front() {
-            Some(BrokerEvent::Publication { topic, payload, position }) => {
-                Message { topic, payload, position }
-            }
-            other => panic!("expected a publication, got {other:?}"),
-        }
+        self.inbox.pop_front().expect("it is not empty")
+    }
+
+    /// The next event, which is a publication: a report of lost ones is a failure.
+    pub(super) async fn next(&mut self) -> Message {
+        message(self.event().await)
     }
 
     pub(super) async fn take(&mut self, count: usize) -> Vec<Message> {
@@ -93,25 +125,52 @@ impl Node {
         messages
     }
 
+    /// The next event, which is a coming or going.
+    pub(super) async fn change(&mut self) -> Change {
+        change(self.event().await)
+    }
+
     /// All that arrives before a publication of this moment.
-    pub(super) async fn arrived(&mut self) -> Vec<Message> {
+    pub(super) async fn arrived_events(&mut self) -> Vec<BrokerEvent> {
         let fence = self.fence.clone();
         self.subscribe(std::slice::from_ref(&fence)).await;
         self.deliver(&fence, Bytes::new(), Delivery::Ephemeral).await;
-        let mut messages = Vec::new();
+        let mut events = Vec::new();
         loop {
-            let message = self.next().await;
-            if message.topic == fence {
-                return messages;
+            match self.event().await {
+                BrokerEvent::Publication { topic, .. } if topic == fence => return events,
+                event => events.push(event),
             }
-            messages.push(message);
         }
+    }
+
+    /// All that arrives before a publication of this moment, which is publications.
+    pub(super) async fn arrived(&mut self) -> Vec<Message> {
+        self.arrived_events().await.into_iter().map(message).collect()
     }
 
     /// Fails unless nothing arrives before a publication of this moment.
     pub(super) async fn assert_quiet(&mut self, why: &str) {
-        let messages = self.arrived().await;
-        assert!(messages.is_empty(), "{why}: {messages:?}");
+        let events = self.arrived_events().await;
+        assert!(events.is_empty(), "{why}: {events:?}");
+    }
+}
+
+fn message(event: BrokerEvent) -> Message {
+    match event {
+        BrokerEvent::Publication { topic, payload, position } => {
+            Message { topic, payload, position }
+        }
+        other => panic!("expected a publication, got {other:?}"),
+    }
+}
+
+pub(super) fn change(event: BrokerEvent) -> Change {
+    match event {
+        BrokerEvent::Presence { topic, change, occupant, version, count } => {
+            Change { topic, change, occupant, version, count }
+        }
+        other => panic!("expected a coming or going, got {other:?}"),
     }
 }
 
@@ -134,4 +193,13 @@ pub(super) fn room(name: &str) -> Topic {
 
 pub(super) fn named<E: Debug>(name: &str, topic: impl FnOnce(String) -> Result<Topic, E>) -> Topic {
     topic(format!("{name} {:016x}", random::bits())).expect("a valid name")
+}
+
+pub(super) fn user(name: &str) -> UserId {
+    UserId::new(name).expect("a valid name")
+}
+
+/// Somebody whose information is the name.
+pub(super) fn occupant(name: &str) -> Occupant {
+    Occupant { user: user(name), info: Bytes::from(format!("about {name}")) }
 }

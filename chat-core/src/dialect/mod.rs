@@ -5,7 +5,7 @@
 
 mod direct;
 mod fields;
-mod native;
+pub(crate) mod native;
 mod rooms;
 mod topics;
 

@@ -24,7 +24,7 @@ pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> 
         "join" => Command::Join {
             room: fields.room()?,
             since: fields.since()?,
-            history: fields.history()?.unwrap_or(0),
+            history: fields.history()?,
         },
         "leave" => Command::Leave { room: fields.room()? },
         "direct" => Command::Direct { to: fields.to()?, content: fields.content()? },
@@ -43,14 +43,14 @@ pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> 
 /// The frames for all members of a room.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Frame<'a> {
+pub(crate) enum Frame<'a> {
     Message {
         room: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         offset: Option<u64>,
         #[serde(skip_serializing_if = "Option::is_none")]
         epoch: Option<Epoch>,
-        user: UserField<'a>,
+        user: Sender<'a>,
         message: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         data: Option<&'a RawValue>,
@@ -62,17 +62,17 @@ enum Frame<'a> {
         room: &'a str,
         event: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
-        user: Option<UserField<'a>>,
+        user: Option<Sender<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         count: Option<u32>,
     },
     Typing {
         room: &'a str,
-        user: UserField<'a>,
+        user: Sender<'a>,
         typing: bool,
     },
     Direct {
-        user: UserField<'a>,
+        user: Sender<'a>,
         message: &'a RawValue,
         #[serde(skip_serializing_if = "Option::is_none")]
         data: Option<&'a RawValue>,
@@ -87,33 +87,28 @@ enum Frame<'a> {
     },
 }
 
-#[derive(Serialize)]
-struct UserField<'a> {
-    id: &'a str,
-    name: &'a str,
-    color: &'a str,
-}
-
-impl<'a> From<Sender<'a>> for UserField<'a> {
-    fn from(Sender { id, name, color }: Sender<'a>) -> Self {
-        Self { id, name, color }
-    }
-}
-
 pub(super) fn encode(
     topic: &Topic,
     event: &Event<'_>,
     position: Option<Position>,
     out: &mut Vec<u8>,
 ) -> bool {
-    let room = topic.name();
-    let frame = match *event {
+    frame(topic.name(), event, position).is_some_and(|frame| append_json(out, &frame))
+}
+
+/// The frame that tells of `event`; `None` if it makes no sense.
+pub(crate) fn frame<'a>(
+    room: &'a str,
+    event: &Event<'a>,
+    position: Option<Position>,
+) -> Option<Frame<'a>> {
+    Some(match *event {
         Event::Message(Message { user, text, data, key, at }) => Frame::Message {
             room,
             offset: position.map(|position| position.offset),
             // The first of a sequence tells which one it is; the others belong to the same.
             epoch: position.filter(|position| position.offset == 1).map(|first| first.epoch),
-            user: user.into(),
+            user,
             message: text,
             data,
             at,
@@ -124,22 +119,21 @@ pub(super) fn encode(
                 PresenceChange::Joined => "joined",
                 PresenceChange::Left => "left",
             };
-            Frame::Presence { room, event, user: Some(user.into()), count: None }
+            Frame::Presence { room, event, user: Some(user), count: None }
         }
         Event::Count(count) => {
             Frame::Presence { room, event: "count", user: None, count: Some(count) }
         }
-        Event::Typing { user, typing } => Frame::Typing { room, user: user.into(), typing },
+        Event::Typing { user, typing } => Frame::Typing { room, user, typing },
         Event::Direct(Direct { user, frame, at }) => {
-            let Ok(fields) = Fields::parse(frame) else { return false };
-            let (Some(message), data) = fields.raw_content() else { return false };
-            Frame::Direct { user: user.into(), message, data, at }
+            let fields = Fields::parse(frame).ok()?;
+            let (message, data) = fields.raw_content();
+            Frame::Direct { user, message: message?, data, at }
         }
         Event::Gap(position) => Frame::Gap {
             room,
             epoch: position.map(|position| position.epoch),
             offset: position.map(|position| position.offset),
         },
-    };
-    append_json(out, &frame)
+    })
 }

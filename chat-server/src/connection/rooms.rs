@@ -1,17 +1,17 @@
 //! Coming to rooms and leaving them.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chat_broker::{Delivery, Membership, Seat, Snapshot};
-use chat_core::reply::Joined;
+use chat_broker::{Delivery, Membership, Snapshot, Welcomed};
 use chat_core::{
-    Dialect, ErrorCode, Event, Members, Position, Presence, PresenceChange, Rejection, Reply,
-    RoomId, Topic, User, UserName, envelope,
+    Dialect, ErrorCode, Event, Occupant, Presence, PresenceChange, Rejection, Reply, RoomId, Topic,
+    User, UserName, envelope,
 };
 use serde_json::value::RawValue;
 
+use super::members;
+use super::recovery::{Newcomer, Wish};
 use super::send::not_in_a_room;
 use super::{Connection, unavailable};
 use crate::member::Member;
@@ -19,9 +19,7 @@ use crate::member::Member;
 /// A room that the client is in.
 pub(super) struct Place {
     pub(super) membership: Membership<Member>,
-    room: RoomId,
-    /// The `rooms` dialect was told that the client came, and will be told that it left.
-    announced: bool,
+    pub(super) room: RoomId,
     /// What was last passed on of the client's typing, and when.
     typing: Option<(bool, Instant)>,
 }
@@ -35,31 +33,15 @@ impl Connection {
         self.places.iter().find(|place| place.room == *room)
     }
 
-    pub(super) async fn join(
-        &mut self,
-        id: Option<&RawValue>,
-        room: RoomId,
-        since: Option<Position>,
-    ) -> Result<(), Rejection> {
-        self.enter(id, room, since, true).await
-    }
-
-    pub(super) async fn leave(
-        &mut self,
-        id: Option<&RawValue>,
-        room: &RoomId,
-    ) -> Result<(), Rejection> {
-        self.go(room).await?;
+    pub(super) fn leave(&mut self, id: Option<&RawValue>, room: &RoomId) -> Result<(), Rejection> {
+        self.go(room)?;
         self.member.reply(&Reply::Left { id, room });
         Ok(())
     }
 
+    /// `SUBSCRIBE`: the `rooms` dialect is not told.
     pub(super) async fn subscribe(&mut self, room: RoomId) -> Result<(), Rejection> {
-        self.enter(None, room, None, false).await
-    }
-
-    pub(super) async fn unsubscribe(&mut self, room: &RoomId) -> Result<(), Rejection> {
-        self.go(room).await
+        self.enter(None, room, Wish::default(), false).await
     }
 
     /// `join_room`: one room at a time. An error is told here: the caller may be the URL.
@@ -68,46 +50,48 @@ impl Connection {
         id: Option<&RawValue>,
         room: RoomId,
         name: Option<UserName>,
+        history: u32,
     ) {
         let known = &self.member.user;
         let user = User::new(known.id.clone(), name.or_else(|| Some(known.name.clone())));
         let renamed = user != **known;
         if self.current.as_ref().is_some_and(|current| *current != room || renamed) {
             // There is a current room, so this leaves it.
-            let _ = self.exit().await;
+            let _ = self.exit();
         }
         if renamed {
             self.become_member(Arc::new(user), self.member.dialect);
         }
-        match self.enter(id, room.clone(), None, true).await {
+        let wish = Wish { since: None, history: Some(history) };
+        match self.enter(id, room.clone(), wish, true).await {
             Ok(()) => self.current = Some(room),
             Err(rejection) => self.reject(&rejection.to_request(id)),
         }
     }
 
     /// `leave_room`.
-    pub(super) async fn exit(&mut self) -> Result<(), Rejection> {
+    pub(super) fn exit(&mut self) -> Result<(), Rejection> {
         let room = self.current.take().ok_or_else(not_in_a_room)?;
-        self.go(&room).await
+        self.go(&room)
     }
 
-    async fn enter(
+    pub(super) async fn enter(
         &mut self,
         id: Option<&RawValue>,
         room: RoomId,
-        since: Option<Position>,
+        wish: Wish,
         announced: bool,
     ) -> Result<(), Rejection> {
-        let welcome = Welcome {
+        let newcomer = Newcomer {
             member: self.member.clone(),
             id: id.map(ToOwned::to_owned),
             room: room.clone(),
-            since,
+            wish,
             max_listed: self.state.config.max_listed_members,
         };
-        if let Some(place) = self.place(&room) {
-            place.membership.look(|snapshot| welcome.say(snapshot));
-            return Ok(());
+        if let Some(index) = self.places.iter().position(|place| place.room == room) {
+            let outcome = self.enter_again(index, newcomer).await;
+            return outcome.map_err(|error| unavailable(&error));
         }
         let max = self.state.config.max_rooms;
         if self.places.len() >= max {
@@ -115,55 +99,63 @@ impl Connection {
             return Err(Rejection::new(ErrorCode::TooManyRooms, message));
         }
         let topic = Topic::Room(room.clone());
-        let member = self.member.clone();
-        let joining =
-            self.state.hub.join(&topic, self.id, member, move |snapshot| welcome.say(snapshot));
-        let membership = joining.await.map_err(|error| unavailable(&error))?;
-        self.places.push(Place { membership, room, announced, typing: None });
-        self.announce(topic, PresenceChange::Joined, announced).await;
+        let (member, occupant) = (self.member.clone(), self.occupant(announced));
+        let welcome = {
+            let newcomer = newcomer.clone();
+            move |snapshot: Snapshot<'_, Member>| newcomer.welcome(&snapshot)
+        };
+        let joining = self.state.hub.join(&topic, self.id, member, Some(occupant), welcome);
+        let mut membership = joining.await.map_err(|error| unavailable(&error))?;
+        if membership.is_catching_up() {
+            let caught_up = newcomer.catch_up(&self.state.hub, &mut membership).await;
+            caught_up.map_err(|error| unavailable(&error))?;
+        }
+        self.places.push(Place { membership, room, typing: None });
         Ok(())
     }
 
-    async fn go(&mut self, room: &RoomId) -> Result<(), Rejection> {
+    /// Joining again changes nothing, unless something is to be recovered.
+    async fn enter_again(
+        &mut self,
+        index: usize,
+        newcomer: Newcomer,
+    ) -> Result<(), chat_broker::BrokerError> {
+        let hub = self.state.hub.clone();
+        let Some(Place { membership, .. }) = self.places.get_mut(index) else { return Ok(()) };
+        if newcomer.wish.since.is_none() {
+            membership.look(|snapshot| newcomer.tell_of_room(&snapshot));
+            return Ok(());
+        }
+        match membership.listen(self.member.clone(), |snapshot| newcomer.welcome(&snapshot)) {
+            Welcomed::UpToDate => Ok(()),
+            Welcomed::CatchingUp => newcomer.catch_up(&hub, membership).await,
+        }
+    }
+
+    fn occupant(&self, announced: bool) -> Occupant {
+        let user = self.member.user.as_sender();
+        let change = PresenceChange::Joined;
+        Occupant {
+            user: self.member.user.id.clone(),
+            info: envelope::encode(&Event::Presence(Presence { user, change, announced })),
+        }
+    }
+
+    /// Leaves a room; those who stay are told at once.
+    pub(super) fn go(&mut self, room: &RoomId) -> Result<(), Rejection> {
         let index = self.places.iter().position(|place| place.room == *room);
-        let place = self.places.swap_remove(index.ok_or_else(not_in_a_room)?);
-        self.depart(place).await;
+        self.places.swap_remove(index.ok_or_else(not_in_a_room)?);
         Ok(())
     }
 
-    /// Leaves a room and says so to those who stay. Returns whether that could be said.
-    async fn depart(&self, place: Place) -> bool {
-        let Place { membership, announced, .. } = place;
-        let topic = membership.topic().clone();
-        drop(membership);
-        self.announce(topic, PresenceChange::Left, announced).await
-    }
-
-    /// The end of the connection.
-    pub(super) async fn leave_all(&mut self) {
+    /// The end of the connection. A client of the native protocol may come back.
+    pub(super) fn leave_all(&mut self) {
         self.inbox = None;
         for place in std::mem::take(&mut self.places) {
-            // A broker that is away would make every room wait; the places are dropped.
-            if !self.depart(place).await {
-                return;
+            if self.member.dialect == Dialect::Native {
+                place.membership.lose();
             }
         }
-    }
-
-    async fn announce(&self, topic: Topic, change: PresenceChange, announced: bool) -> bool {
-        let user = self.member.user.as_sender();
-        self.tell(&topic, &Event::Presence(Presence { user, change, announced })).await
-    }
-
-    /// Publishes what nobody waits for, and returns whether the broker had a place for it.
-    /// A broker that is away loses it; what people said goes another way.
-    async fn tell(&self, topic: &Topic, event: &Event<'_>) -> bool {
-        let payload = envelope::encode(event);
-        let told = self.state.hub.broker().publish(topic, payload, Delivery::Ephemeral).await;
-        if let Err(error) = &told {
-            tracing::debug!(%error, %topic, "could not announce");
-        }
-        told.is_ok()
     }
 
     pub(super) async fn typing(&mut self, room: &RoomId, typing: bool) -> Result<(), Rejection> {
@@ -185,64 +177,24 @@ impl Connection {
         Ok(())
     }
 
+    /// Publishes what nobody waits for. A broker that is away loses it; what people said
+    /// goes another way.
+    async fn tell(&self, topic: &Topic, event: &Event<'_>) {
+        let payload = envelope::encode(event);
+        let told = self.state.hub.broker().publish(topic, payload, Delivery::Ephemeral).await;
+        if let Err(error) = told {
+            tracing::debug!(%error, %topic, "could not announce");
+        }
+    }
+
     pub(super) fn members(&self, id: Option<&RawValue>, room: &RoomId) -> Result<(), Rejection> {
         let place = self.place(room).ok_or_else(not_in_a_room)?;
         let max = self.state.config.max_listed_members;
         place.membership.look(|snapshot| {
-            let (users, count) = list(snapshot.members, &self.member, max);
-            let members: Vec<&User> = users.iter().map(|user| &**user).collect();
-            self.member.reply(&Reply::Members { id, room, members: &members, count });
+            members::list(&snapshot, &self.member.user, max, |members, count| {
+                self.member.reply(&Reply::Members { id, room, members, count });
+            });
         });
         Ok(())
     }
-}
-
-/// What a newcomer is told, once the room is ready.
-struct Welcome {
-    member: Member,
-    id: Option<Box<RawValue>>,
-    room: RoomId,
-    since: Option<Position>,
-    max_listed: usize,
-}
-
-impl Welcome {
-    fn say(self, snapshot: Snapshot<'_, Member>) {
-        let position = snapshot.position;
-        let (users, count) = match self.member.dialect {
-            Dialect::Native => list(snapshot.members, &self.member, self.max_listed),
-            _ => (Vec::new(), 0),
-        };
-        let members: Vec<&User> = users.iter().map(|user| &**user).collect();
-        self.member.reply(&Reply::Joined(Joined {
-            id: self.id.as_deref(),
-            room: &self.room,
-            epoch: position.epoch,
-            offset: position.offset,
-            // Without history there is nothing to give again: only who missed nothing is
-            // whole.
-            recovered: self.since == Some(position),
-            members: &members,
-            count,
-            messages: &[],
-        }));
-    }
-}
-
-/// The users in a room, each once and the asker first, at most `max` of them; and how many
-/// there are. Beyond `max` connections they are not told apart, and the count is that of
-/// connections.
-fn list(members: &Members<Seat<Member>>, asker: &Member, max: usize) -> (Vec<Arc<User>>, usize) {
-    let mut seen = HashSet::from([asker.user.id.clone()]);
-    let mut users = vec![Arc::clone(&asker.user)];
-    for (_, seat) in members.iter().take(max) {
-        if let Some(member) = seat.member()
-            && seen.insert(member.user.id.clone())
-        {
-            users.push(Arc::clone(&member.user));
-        }
-    }
-    users.truncate(max.max(1));
-    let count = if members.len() > max { members.len() } else { users.len() };
-    (users, count)
 }

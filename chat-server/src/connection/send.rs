@@ -1,6 +1,7 @@
 //! Messages: to a room, or to a user.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -49,6 +50,10 @@ impl Connection {
 
     fn to_room(&self, room: RoomId, content: &Content<'_>) -> Result<Outgoing, Rejection> {
         self.check(content)?;
+        let delivery = match self.state.hub.retention(&room) {
+            Some(retention) => Delivery::Kept { retention, key: self.key(content) },
+            None => Delivery::Ephemeral,
+        };
         let payload = envelope::encode(&Event::Message(Message {
             user: self.member.user.as_sender(),
             text: &content.message,
@@ -56,7 +61,13 @@ impl Connection {
             key: content.key.as_deref(),
             at: now(),
         }));
-        Ok(Outgoing { topic: Topic::Room(room), payload, delivery: Delivery::kept() })
+        Ok(Outgoing { topic: Topic::Room(room), payload, delivery })
+    }
+
+    /// The client's key for a message, told apart from the keys of other users.
+    fn key(&self, content: &Content<'_>) -> Option<Arc<str>> {
+        // A name holds no control character.
+        content.key.as_deref().map(|key| format!("{}\n{key}", self.member.user.id).into())
     }
 
     fn check(&self, content: &Content<'_>) -> Result<(), Rejection> {

@@ -3,7 +3,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
 
@@ -61,6 +62,16 @@ impl Server {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, head.to_ascii_lowercase(), body.to_owned())
+    }
+
+    /// Waits until it has refused something with this code.
+    pub(crate) fn until_refused(&self, code: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let refused = format!("code=\"{code}\"");
+        while !self.request("GET /metrics", &["Host: localhost"]).2.contains(&refused) {
+            assert!(Instant::now() < deadline, "never refused with {code}");
+            sleep(Duration::from_millis(50));
+        }
     }
 }
 

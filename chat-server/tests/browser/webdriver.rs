@@ -107,6 +107,10 @@ impl Tab<'_> {
         self.call("POST", "/url", &json!({"url": url}));
     }
 
+    pub(crate) fn close(self) {
+        self.call("DELETE", "/window", &Value::Null);
+    }
+
     /// `light` or `dark`
     pub(crate) fn set_theme(&self, theme: &str) {
         let theme = json!({"name": "prefers-color-scheme", "value": theme});

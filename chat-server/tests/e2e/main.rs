@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 mod direct;
+mod history;
 mod mixed;
 mod native;
 mod nginx;
 mod operations;
 mod outage;
+mod presence;
 mod rooms;
 mod support;
 mod topics;

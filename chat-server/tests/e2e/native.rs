@@ -65,6 +65,10 @@ async fn a_conversation_across_servers() {
     assert_eq!(again["recovered"], true, "nothing was missed");
     let behind = json!({"epoch": ok["epoch"], "offset": 0});
     let again = ask(&mut c, json!({"type": "join", "room": "general", "since": behind})).await;
+    assert_eq!(again["recovered"], true);
+    assert_eq!(again["messages"], json!([message]), "what was missed");
+    let other = json!({"epoch": "abcdefgh", "offset": 1});
+    let again = ask(&mut c, json!({"type": "join", "room": "general", "since": other})).await;
     assert_eq!(again["recovered"], false, "it never pretends");
 
     let left = ask(&mut c, json!({"type": "leave", "id": 9, "room": "general"})).await;
@@ -236,7 +240,8 @@ async fn every_error_has_its_code_and_the_request_its_id() {
         (r#"{"id":5,"type":"members","room":"elsewhere"}"#.to_owned(), "not_in_room"),
         (r#"{"id":5,"type":"typing","room":"general","typing":1}"#.to_owned(), "bad_field"),
         (r#"{"id":5,"type":"direct","to":"","message":"x"}"#.to_owned(), "bad_field"),
-        (r#"{"id":5,"type":"history","room":"general"}"#.to_owned(), "history_disabled"),
+        (r#"{"id":5,"type":"history","room":"elsewhere"}"#.to_owned(), "not_in_room"),
+        (r#"{"id":5,"type":"history","room":"general","before":-1}"#.to_owned(), "bad_field"),
         (r#"{"id":5,"type":"hello","name":"Late"}"#.to_owned(), "forbidden"),
         (
             format!(r#"{{"id":5,"type":"send","room":"general","message":"{long}"}}"#),

@@ -1,19 +1,12 @@
 //! Redis goes away and comes back; slow clients.
 
+use std::time::{Duration, Instant};
+
 use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use crate::support::Chat;
-
-async fn next_of(client: &mut WsClient, kind: &str) -> Value {
-    loop {
-        let frame = client.recv_json().await;
-        if frame["type"] == kind {
-            return frame;
-        }
-    }
-}
+use crate::support::{Chat, DEADLINE, ask, next_of};
 
 /// Sends until the message is taken.
 async fn say(client: &mut WsClient, text: &str) -> Value {
@@ -69,21 +62,90 @@ async fn clients_stay_connected_while_redis_restarts() {
 }
 
 #[tokio::test]
-async fn a_lost_subscription_is_noticed_and_what_was_missed_is_told() {
+async fn a_lost_subscription_is_noticed_by_nobody() {
     let redis = RedisServer::start();
     let (first, second) = Chat::pair(&redis).await;
     let (mut a, mut b) = (in_room(&first).await, in_room(&second).await);
-    for round in 0..5 {
+    for round in 1..=20 {
         redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-        // Whether it came through or was missed depends on the moment; silence is wrong.
-        let ok = say(&mut a, &format!("round {round}")).await;
-        loop {
-            let frame = b.recv_json().await;
-            match frame["type"].as_str() {
-                Some("message" | "gap") if frame["offset"] == ok["offset"] => break,
-                _ => {}
-            }
+        say(&mut a, &format!("round {round}")).await;
+        let frame = next_message_or_gap(&mut b).await;
+        assert_eq!((&frame["type"], &frame["offset"]), (&json!("message"), &json!(round)));
+    }
+    let (_, _, page) = second.http("GET", "/metrics").await;
+    assert!(page.contains("chat_gaps_total 0"), "{page}");
+    assert!(!page.contains("chat_repaired_total 0"), "something was missed: {page}");
+}
+
+async fn next_message_or_gap(client: &mut WsClient) -> Value {
+    loop {
+        let frame = client.recv_json().await;
+        if frame["type"] == "message" || frame["type"] == "gap" {
+            return frame;
         }
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_with_its_data_is_noticed_by_nobody() {
+    let mut redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let (first, second) = Chat::pair(&redis).await;
+    let (mut a, mut b) = (in_room(&first).await, in_room(&second).await);
+    let before = say(&mut a, "before").await;
+    for round in 1..=2 {
+        if round == 1 {
+            redis.stop();
+        }
+        redis.restart();
+        // It waits for Redis.
+        let send = json!({"type": "send", "room": "r", "message": "after", "key": round});
+        let bad_key = ask(&mut a, "error", send).await;
+        assert_eq!(bad_key["code"], "bad_field", "a key is a text");
+        let key = round.to_string();
+        let send = json!({"type": "send", "room": "r", "message": "after", "key": key});
+        let after = ask(&mut a, "ok", send.clone()).await;
+        assert_eq!((&after["offset"], &after["epoch"]), (&json!(1 + round), &before["epoch"]));
+        assert_eq!(ask(&mut a, "ok", send).await, after, "once");
+    }
+    for offset in 1..=3 {
+        let frame = next_message_or_gap(&mut b).await;
+        assert_eq!((&frame["type"], &frame["offset"]), (&json!("message"), &json!(offset)));
+    }
+    // Whoever was away meanwhile has missed nothing, either.
+    let since = json!({"epoch": before["epoch"], "offset": 1});
+    let mut back = second.native().await;
+    let frame = json!({"type": "join", "room": "r", "since": since});
+    let joined = ask(&mut back, "joined", frame).await;
+    assert_eq!(joined["recovered"], true);
+    assert_eq!(joined["messages"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_emptied_redis_is_told_to_everybody_and_nobody_hangs() {
+    let mut redis = RedisServer::start();
+    let (first, second) = Chat::pair(&redis).await;
+    let (mut a, mut b) = (in_room(&first).await, in_room(&second).await);
+    let before = say(&mut a, "before").await;
+    next_of(&mut b, "message").await;
+    redis.restart();
+    for client in [&mut a, &mut b] {
+        next_of(client, "gap").await;
+    }
+    let after = say(&mut a, "after").await;
+    assert_ne!(after["epoch"], before["epoch"], "no offset means two messages");
+    let frame = next_of(&mut b, "message").await;
+    assert_eq!((&frame["offset"], &frame["epoch"]), (&json!(1), &after["epoch"]));
+    let since = json!({"epoch": before["epoch"], "offset": 1});
+    let mut back = second.native().await;
+    let frame = json!({"type": "join", "room": "r", "since": since});
+    let joined = ask(&mut back, "joined", frame).await;
+    assert_eq!((&joined["recovered"], &joined["epoch"]), (&json!(false), &after["epoch"]));
+    assert_eq!(joined["messages"][0]["message"], "after");
+    // All are members again.
+    let deadline = Instant::now() + DEADLINE;
+    while ask(&mut b, "members", json!({"type": "members", "room": "r"})).await["count"] != 3 {
+        assert!(Instant::now() < deadline, "somebody is missing");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -102,7 +164,14 @@ async fn a_client_that_does_not_read_is_cut_alone() {
     }
     let (_, (code, _)) = stalled.recv_until_close().await;
     assert_eq!(code, 4000);
-    let (_, _, page) = server.http("GET", "/metrics").await;
-    assert!(page.contains("chat_slow_consumers_total 1"), "{page}");
-    assert!(page.contains("chat_closed_total{code=\"4000\"} 1"), "{page}");
+    // It is counted when the goodbye is over.
+    let counted = ["chat_slow_consumers_total 1", "chat_closed_total{code=\"4000\"} 1"];
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let (_, _, page) = server.http("GET", "/metrics").await;
+        if counted.iter().all(|line| page.contains(line)) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{page}");
+    }
 }

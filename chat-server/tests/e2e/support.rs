@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -171,6 +172,29 @@ impl Drop for Chat {
             eprintln!("{}", self.log.lines().join("\n"));
         }
     }
+}
+
+/// The next frame of this type.
+pub(crate) async fn next_of(client: &mut WsClient, kind: &str) -> Value {
+    loop {
+        let frame = client.recv_json().await;
+        if frame["type"] == kind {
+            return frame;
+        }
+    }
+}
+
+/// Sends a frame, and gives the next one of this type.
+pub(crate) async fn ask(client: &mut WsClient, answer: &str, frame: Value) -> Value {
+    client.send_json(&frame).await;
+    next_of(client, answer).await
+}
+
+/// Joins a room, and hears of it.
+pub(crate) async fn join(client: &mut WsClient, room: &str) -> Value {
+    let joined = ask(client, "joined", json!({"type": "join", "room": room})).await;
+    assert_eq!(next_of(client, "presence").await["event"], "joined", "its own coming");
+    joined
 }
 
 /// Sends a request to a port of this machine: status, head and body of the answer.

@@ -8,7 +8,7 @@ use chat_core::{RoomId, Topic, UserId};
 use crate::broker::{Broker, Delivery, Status};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
-use crate::testing::node::{Node, room, step};
+use crate::testing::node::{Node, occupant, room, step, user};
 
 /// Payloads of any bytes and of 0 bytes to 1 MiB arrive as they were sent.
 ///
@@ -40,6 +40,30 @@ where
     }
 }
 
+/// Names with characters that mean something to a backend.
+pub(super) const NAMES: [&str; 20] = [
+    "*",
+    "?",
+    "[a-z]",
+    "{}",
+    "{a}",
+    "a",
+    "a:b",
+    "a b",
+    " ",
+    "%",
+    "%41",
+    "A",
+    "..",
+    "日本語",
+    "👩‍👩‍👧",
+    "\\",
+    "\"",
+    "'",
+    "$1",
+    "|",
+];
+
 /// Names with characters that mean something to a backend are names like any other, and
 /// rooms and users of one name are different topics.
 ///
@@ -50,29 +74,7 @@ where
     F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
 {
     let mut node = Node::new(connect().await);
-    let names = [
-        "*",
-        "?",
-        "[a-z]",
-        "{}",
-        "{a}",
-        "a",
-        "a:b",
-        "a b",
-        " ",
-        "%",
-        "%41",
-        "A",
-        "..",
-        "日本語",
-        "👩‍👩‍👧",
-        "\\",
-        "\"",
-        "'",
-        "$1",
-        "|",
-    ];
-    let mut topics: Vec<Topic> = names.iter().map(|name| room(name)).collect();
+    let mut topics: Vec<Topic> = NAMES.iter().map(|name| room(name)).collect();
     // The random part alone would keep them apart: two that differ in one character only.
     let long = "x".repeat(127);
     for end in ["y", "*"] {
@@ -140,10 +142,14 @@ where
         ("subscribe", a.broker.subscribe(topics).await),
         ("unsubscribe", a.broker.unsubscribe(topics).await),
         ("positions", a.broker.positions(topics).await.map(drop)),
+        ("history", a.broker.history(&[]).await.map(drop)),
+        ("occupancy", a.broker.occupancy(topics, 9).await.map(drop)),
         ("secret", a.broker.secret().await.map(drop)),
     ] {
         assert!(matches!(outcome, Err(BrokerError::Closed)), "{what}: {outcome:?}");
     }
+    a.broker.enter(&topic, occupant("nobody"));
+    a.broker.leave(&topic, &user("nobody"));
     let mut rest = Vec::new();
     while a.events.recv(&mut rest).await {}
     b.publish(&topic, "the other goes on").await;

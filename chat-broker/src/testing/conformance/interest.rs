@@ -123,8 +123,7 @@ where
     let (a, b) = (Node::new(connect().await), Node::new(connect().await));
     let topic = room("count");
     let topics = std::slice::from_ref(&topic);
-    for (delivery, name) in [(Delivery::kept(), "sequenced"), (Delivery::Ephemeral, "ephemeral")]
-    {
+    for (delivery, name) in [(Delivery::kept(), "sequenced"), (Delivery::Ephemeral, "ephemeral")] {
         let count = async || a.deliver(&topic, "", delivery.clone()).await.nodes;
         assert_eq!(count().await, 0, "{name}, nobody subscribed");
         b.subscribe(topics).await;

@@ -25,29 +25,49 @@
 //!
 //! # Panics
 //! A promise that is not kept is a panic that names it, and so is a case that takes longer
-//! than a minute.
+//! than a minute. [`run`] prints the name of the case, too.
 
 mod content;
+mod departure;
+mod follow;
+mod history;
 mod interest;
+mod keys;
+mod presence;
 mod sequence;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_core::Position;
+use chat_core::{Position, PresenceChange, Topic};
 use tokio::time::timeout;
 
-use super::node::Message;
+use super::node::{Change, Message, occupant};
 use crate::broker::Broker;
 use crate::events::BrokerEvents;
 
 pub use content::{
     closing_is_final, names_do_not_mix, payloads_pass_unchanged, the_secret_is_shared,
 };
+pub use departure::{
+    a_user_at_two_nodes_goes_with_the_last, users_of_a_closed_node_leave_once,
+    users_of_a_dead_node_leave_once,
+};
+pub use follow::{joining_in_a_flood_misses_nothing, what_was_missed_is_read_from_the_history};
+pub use history::{
+    a_page_has_a_bounded_size, history_goes_when_its_time_is_over, history_is_kept_by_count,
+    history_is_read_in_pages_both_ways, many_histories_in_one_call, reads_create_nothing,
+};
 pub use interest::{
     churn_loses_nothing_after_the_last_subscribe, many_topics_in_one_call, nodes_are_counted,
     only_subscribed_topics_arrive, subscribing_twice_and_unsubscribing_strangers_are_fine,
+};
+pub use keys::{a_key_is_published_once, a_key_is_published_once_by_all_at_once, keys_do_not_mix};
+pub use presence::{
+    a_snapshot_and_what_follows_have_no_hole, occupants_are_listed_up_to_a_limit,
+    presence_is_numbered_upwards, presence_keeps_its_place_among_publications,
+    presence_passes_unchanged, users_come_and_go_once,
 };
 pub use sequence::{
     ephemeral_publications_take_no_offset, offsets_are_contiguous_and_equal_on_all_nodes,
@@ -86,10 +106,42 @@ where
         the_secret_is_shared,
         closing_is_final,
         many_topics_in_one_call,
+        history_is_read_in_pages_both_ways,
+        a_page_has_a_bounded_size,
+        history_is_kept_by_count,
+        reads_create_nothing,
+        history_goes_when_its_time_is_over,
+        many_histories_in_one_call,
+        a_key_is_published_once,
+        keys_do_not_mix,
+        a_key_is_published_once_by_all_at_once,
+        joining_in_a_flood_misses_nothing,
+        what_was_missed_is_read_from_the_history,
+        users_come_and_go_once,
+        presence_is_numbered_upwards,
+        occupants_are_listed_up_to_a_limit,
+        presence_keeps_its_place_among_publications,
+        presence_passes_unchanged,
+        a_snapshot_and_what_follows_have_no_hole,
+        users_of_a_dead_node_leave_once,
+        users_of_a_closed_node_leave_once,
+        a_user_at_two_nodes_goes_with_the_last,
     );
 }
 
-async fn within(case: &str, work: impl Future<Output = ()>) {
+/// Says which case it was that failed: the panic may come from a step that all share.
+struct Case(&'static str);
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the case that failed: {}", self.0);
+        }
+    }
+}
+
+async fn within(case: &'static str, work: impl Future<Output = ()>) {
+    let _named = Case(case);
     if timeout(CASE_DEADLINE, work).await.is_err() {
         panic!("{case} took longer than {CASE_DEADLINE:?}");
     }
@@ -108,4 +160,19 @@ fn assert_contiguous_from(positions: &[Position], first: u64) {
     for (offset, position) in (first..).zip(positions) {
         assert_eq!(*position, Position { epoch, offset }, "the offsets have no hole");
     }
+}
+
+fn assert_joined(change: &Change, topic: &Topic, name: &str, count: u32) {
+    assert_change(change, PresenceChange::Joined, topic, name, count);
+}
+
+fn assert_left(change: &Change, topic: &Topic, name: &str, count: u32) {
+    assert_change(change, PresenceChange::Left, topic, name, count);
+}
+
+fn assert_change(actual: &Change, change: PresenceChange, topic: &Topic, name: &str, count: u32) {
+    let version = actual.version;
+    let expected =
+        Change { topic: topic.clone(), change, occupant: occupant(name), version, count };
+    assert_eq!(*actual, expected);
 }

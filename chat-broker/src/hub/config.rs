@@ -1,0 +1,189 @@
+//! Settings of a hub, and which rooms keep a history.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chat_core::{Retention, RoomId};
+
+/// Settings of a [`Hub`](super::Hub).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct HubConfig {
+    /// How long a room stays subscribed after its last member left, in case somebody
+    /// comes back. Default 1 s. Longer spares the broker work when people come and go;
+    /// meanwhile their messages arrive for nobody.
+    pub linger: Duration,
+    /// Which rooms keep a history, and how much of it. Default: all, 256 messages for
+    /// 24 hours. All servers of one broker need the same rules.
+    pub history: HistoryRules,
+    /// The latest messages of rooms with members that are held in memory, so that whoever
+    /// joins is served without asking the broker: payload over all rooms, in bytes. Default
+    /// 64 MiB. Beyond it rooms that are busy give up their older half.
+    pub recent_bytes: usize,
+    /// In rooms with more users than this, single comings and goings are not told, but the
+    /// count, at most once a second. Default 200.
+    pub presence_limit: usize,
+    /// How long a user whose connection was lost stays in a room, in case it comes back.
+    /// Default 5 s.
+    pub grace: Duration,
+}
+
+impl Default for HubConfig {
+    fn default() -> Self {
+        Self {
+            linger: Duration::from_secs(1),
+            history: HistoryRules::default(),
+            recent_bytes: 64 << 20,
+            presence_limit: 200,
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+impl HubConfig {
+    /// Sets [`linger`](Self::linger).
+    #[must_use]
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// Sets [`history`](Self::history).
+    #[must_use]
+    pub fn history(mut self, history: HistoryRules) -> Self {
+        self.history = history;
+        self
+    }
+
+    /// Sets [`recent_bytes`](Self::recent_bytes).
+    #[must_use]
+    pub fn recent_bytes(mut self, recent_bytes: usize) -> Self {
+        self.recent_bytes = recent_bytes;
+        self
+    }
+
+    /// Sets [`presence_limit`](Self::presence_limit).
+    #[must_use]
+    pub fn presence_limit(mut self, presence_limit: usize) -> Self {
+        self.presence_limit = presence_limit;
+        self
+    }
+
+    /// Sets [`grace`](Self::grace).
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+}
+
+/// Which rooms keep a history: a default for all, and classes of rooms, by patterns of
+/// their names, that differ.
+///
+/// ```
+/// use std::time::Duration;
+/// use chat_broker::HistoryRules;
+/// use chat_core::{Retention, RoomId};
+///
+/// let long = Retention { messages: 10_000, ttl: Duration::from_secs(7 * 24 * 3600) };
+/// let rules = HistoryRules::new(Some(Retention::default()))
+///     .class("game-*", None)
+///     .class("support-*", Some(long));
+/// assert_eq!(rules.of(&RoomId::new("support-42")?), Some(long));
+/// assert_eq!(rules.of(&RoomId::new("game-7")?), None);
+/// # Ok::<(), chat_core::InvalidName>(())
+/// ```
+///
+/// A clone shares the rules.
+#[derive(Debug, Clone)]
+pub struct HistoryRules {
+    default: Option<Retention>,
+    classes: Arc<Vec<(String, Option<Retention>)>>,
+}
+
+impl Default for HistoryRules {
+    fn default() -> Self {
+        Self::new(Some(Retention::default()))
+    }
+}
+
+impl HistoryRules {
+    /// One rule for all rooms; `None` for no history.
+    #[must_use]
+    pub fn new(default: Option<Retention>) -> Self {
+        Self { default, classes: Arc::default() }
+    }
+
+    /// Another rule for the rooms whose names match `pattern`, in which `*` stands for any
+    /// text. The first class that matches counts.
+    #[must_use]
+    pub fn class(mut self, pattern: impl Into<String>, retention: Option<Retention>) -> Self {
+        Arc::make_mut(&mut self.classes).push((pattern.into(), retention));
+        self
+    }
+
+    /// What `room` keeps.
+    #[must_use]
+    pub fn of(&self, room: &RoomId) -> Option<Retention> {
+        let class = self.classes.iter().find(|(pattern, _)| matches(pattern, room.as_str()));
+        class.map_or(self.default, |(_, retention)| *retention)
+    }
+}
+
+/// Whether `name` is `pattern` with some text for each `*`.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        // The earliest place leaves the most for the parts that follow.
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        for (pattern, name) in [
+            ("a", "a"),
+            ("*", ""),
+            ("*", "anything"),
+            ("a*", "a"),
+            ("a*", "abc"),
+            ("*c", "abc"),
+            ("a*c", "abbc"),
+            ("a*b*c", "aXbXbc"),
+            ("*é*", "café au lait"),
+            ("**", "x"),
+        ] {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in
+            [("a", "ab"), ("a", ""), ("a*", "b"), ("*c", "cb"), ("ab*b", "ab"), ("a*b*c", "acb")]
+        {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn the_first_class_that_matches_counts() {
+        let some = |messages| Some(Retention { messages, ..Retention::default() });
+        let rules = HistoryRules::new(some(1)).class("a*", some(2)).class("*", None);
+        let of = |name| rules.of(&RoomId::new(name).unwrap());
+        assert_eq!((of("abc"), of("b")), (some(2), None));
+        assert_eq!(HistoryRules::default().of(&RoomId::new("b").unwrap()), some(256));
+    }
+}

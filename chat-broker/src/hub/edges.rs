@@ -1,0 +1,63 @@
+//! What happened to topics that the [interest](super::interest) loop has to see to.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use chat_core::Topic;
+use tokio::sync::Notify;
+
+/// Topics to be looked at. Bounded by the number of topics.
+#[derive(Debug, Default)]
+pub(super) struct Edges {
+    queue: Mutex<EdgeQueue>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct EdgeQueue {
+    /// The first member came, or the last one left.
+    pub(super) moved: HashSet<Topic>,
+    /// The room wants to read.
+    pub(super) read: HashSet<Topic>,
+    /// The room may have missed something.
+    pub(super) check: HashSet<Topic>,
+    /// The room has a count to tell.
+    pub(super) news: HashSet<Topic>,
+}
+
+impl Edges {
+    pub(super) fn moved(&self, topic: Topic) {
+        self.push(|queue| queue.moved.insert(topic));
+    }
+
+    pub(super) fn read(&self, topic: Topic) {
+        self.push(|queue| queue.read.insert(topic));
+    }
+
+    pub(super) fn check(&self, topic: Topic) {
+        self.push(|queue| queue.check.insert(topic));
+    }
+
+    pub(super) fn news(&self, topic: Topic) {
+        self.push(|queue| queue.news.insert(topic));
+    }
+
+    /// Waits until there is something.
+    pub(super) async fn changed(&self) {
+        self.wake.notified().await;
+    }
+
+    pub(super) fn take(&self) -> EdgeQueue {
+        std::mem::take(&mut *self.queue())
+    }
+
+    fn push(&self, insert: impl FnOnce(&mut EdgeQueue) -> bool) {
+        if insert(&mut self.queue()) {
+            self.wake.notify_one();
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, EdgeQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,109 @@
+//! Which users this server holds in which rooms: what the broker is told of.
+//!
+//! One user is one occupant, however many connections there are. Whoever left by losing a
+//! connection is kept for a while, in case of a return to whichever server.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use chat_core::{Occupant, Topic, UserId};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::Shared;
+
+/// The users of this server, by room.
+#[derive(Debug, Default)]
+pub(super) struct Presence {
+    state: Mutex<State>,
+    /// Somebody was lost.
+    lost: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: HashMap<(Topic, UserId), Held>,
+    /// Whoever was lost, in the order in which their time is up: all have equally long.
+    lost: VecDeque<(Instant, Topic, UserId)>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    connections: u32,
+    /// Until when a return is waited for, if there are none.
+    until: Option<Instant>,
+}
+
+impl Presence {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M> Shared<M> {
+    /// One more connection of a user is in a room.
+    pub(super) fn enter(&self, topic: &Topic, occupant: Occupant) {
+        let mut state = self.presence.state();
+        match state.held.entry((topic.clone(), occupant.user.clone())) {
+            Entry::Occupied(mut held) => {
+                held.get_mut().connections += 1;
+                held.get_mut().until = None;
+            }
+            Entry::Vacant(place) => {
+                place.insert(Held { connections: 1, until: None });
+                // Under the lock, so that the broker hears of it in this order.
+                self.broker.enter(topic, occupant);
+            }
+        }
+    }
+
+    /// One connection less; `is_lost` if it may come back.
+    pub(super) fn exit(&self, topic: &Topic, user: &UserId, is_lost: bool) {
+        let mut state = self.presence.state();
+        let key = (topic.clone(), user.clone());
+        let Some(held) = state.held.get_mut(&key) else { return };
+        held.connections -= 1;
+        if held.connections > 0 {
+            return;
+        }
+        if is_lost {
+            let until = Instant::now() + self.config.grace;
+            held.until = Some(until);
+            state.lost.push_back((until, key.0, key.1));
+            self.presence.lost.notify_one();
+        } else {
+            state.held.remove(&key);
+            self.broker.leave(topic, user);
+        }
+    }
+
+    /// Lets those go whose time is up. Returns when the next one's is.
+    fn let_go(&self) -> Option<Instant> {
+        let mut state = self.presence.state();
+        let now = Instant::now();
+        while let Some((until, ..)) = state.lost.front() {
+            if *until > now {
+                return Some(*until);
+            }
+            let (until, topic, user) = state.lost.pop_front()?;
+            let key = (topic, user);
+            // Whoever has come back since, or was lost again, has another time.
+            if state.held.get(&key).is_some_and(|held| held.until == Some(until)) {
+                state.held.remove(&key);
+                self.broker.leave(&key.0, &key.1);
+            }
+        }
+        None
+    }
+}
+
+/// Works for ever.
+pub(super) async fn run<M>(shared: &Shared<M>) {
+    loop {
+        match shared.let_go() {
+            Some(next) => sleep_until(next).await,
+            None => shared.presence.lost.notified().await,
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What a hub counts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::Shared;
+use super::room::Taken;
+
+/// What a [`Hub`](super::Hub) has counted since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct HubStats {
+    /// Publications that came from the broker.
+    pub received: u64,
+    /// Batches handed to members: one for each member and batch.
+    pub deliveries: u64,
+    /// Members closed because they read too slowly.
+    pub slow_consumers: u64,
+    /// Messages that were missed, and read from the history before any member noticed.
+    pub repaired: u64,
+    /// The longest time from the moment in which messages were known to be missing to the
+    /// moment in which a room had them.
+    pub longest_repair: Duration,
+    /// Gaps that members were told of: one for each room and gap.
+    pub gaps: u64,
+    /// Publications dropped because the room had them already.
+    pub repeats: u64,
+    /// Messages held in memory for newcomers: their payload in bytes.
+    pub recent_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) received: AtomicU64,
+    pub(super) deliveries: AtomicU64,
+    pub(super) slow_consumers: AtomicU64,
+    repaired: AtomicU64,
+    longest_repair_us: AtomicU64,
+    gaps: AtomicU64,
+    repeats: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+impl<M> Shared<M> {
+    pub(super) fn count(&self, taken: Taken) {
+        let counters = &self.counters;
+        if taken == Taken::default() {
+            return;
+        }
+        Counters::add(&counters.repeats, u64::from(taken.repeat));
+        Counters::add(&counters.gaps, taken.gaps);
+        Counters::add(&counters.repaired, taken.repaired);
+        if let Some(time) = taken.missing_for {
+            counters.longest_repair_us.fetch_max(time.as_micros() as u64, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn stats(&self) -> HubStats {
+        let counters = &self.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        HubStats {
+            received: get(&counters.received),
+            deliveries: get(&counters.deliveries),
+            slow_consumers: get(&counters.slow_consumers),
+            repaired: get(&counters.repaired),
+            longest_repair: Duration::from_micros(get(&counters.longest_repair_us)),
+            gaps: get(&counters.gaps),
+            repeats: get(&counters.repeats),
+            recent_bytes: self.recent_bytes.load(Ordering::Relaxed),
+        }
+    }
+}

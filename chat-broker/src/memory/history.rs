@@ -1,0 +1,228 @@
+//! What topics keep of what was published to them, within one budget for the whole bus.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use chat_core::{Entry, Range, Retention};
+use tokio::time::Instant;
+
+use crate::broker::HistoryRead;
+
+/// What a history and each publication in it are reckoned at, beside the payload.
+const PER_HISTORY: usize = 256;
+const PER_PUBLICATION: usize = 64;
+
+/// The memory that all histories of a bus share.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limit: usize,
+    held: AtomicUsize,
+    /// Rises with every publication: the age of what is idle.
+    clock: AtomicU64,
+}
+
+impl Budget {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, held: AtomicUsize::new(0), clock: AtomicU64::new(0) }
+    }
+
+    pub(super) fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.held() > self.limit
+    }
+
+    /// What may stay when memory is reclaimed: the rest is room for what comes, so that
+    /// the next time is not soon.
+    pub(super) fn target(&self) -> usize {
+        self.limit / 4 * 3
+    }
+
+    /// A topic alone never has so much that it would have to go as a whole.
+    fn per_topic(&self) -> usize {
+        self.limit / 4
+    }
+}
+
+/// The latest publications of one topic, oldest first. The offset of the last is known to
+/// the topic.
+#[derive(Debug)]
+pub(super) struct Log {
+    payloads: VecDeque<Bytes>,
+    bytes: usize,
+    /// `None` is so far ahead that no clock tells it.
+    expires: Option<Instant>,
+    budget: Arc<Budget>,
+}
+
+impl Log {
+    pub(super) fn new(budget: &Arc<Budget>) -> Self {
+        budget.held.fetch_add(PER_HISTORY, Ordering::Relaxed);
+        Self {
+            payloads: VecDeque::new(),
+            bytes: PER_HISTORY,
+            expires: None,
+            budget: Arc::clone(budget),
+        }
+    }
+
+    pub(super) fn push(&mut self, payload: Bytes, retention: Retention, now: Instant) {
+        let before = self.bytes;
+        self.bytes += cost(&payload);
+        self.payloads.push_back(payload);
+        let messages = retention.messages.max(1) as usize;
+        while self.payloads.len() > messages
+            || (self.bytes > self.budget.per_topic() && self.payloads.len() > 1)
+        {
+            let Some(oldest) = self.payloads.pop_front() else { break };
+            self.bytes -= cost(&oldest);
+        }
+        let held = &self.budget.held;
+        if self.bytes > before {
+            held.fetch_add(self.bytes - before, Ordering::Relaxed);
+        } else if self.bytes < before {
+            held.fetch_sub(before - self.bytes, Ordering::Relaxed);
+        }
+        self.expires = now.checked_add(retention.ttl);
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    /// A part of the log, whose latest publication has the offset `last`.
+    pub(super) fn read(&self, last: u64, range: Range, limit: u32) -> Vec<Entry> {
+        let len = self.payloads.len();
+        let first = (last + 1).saturating_sub(len as u64);
+        let index = |offset: u64| offset.saturating_sub(first).min(len as u64) as usize;
+        let (from, to) = match range {
+            Range::After(offset) => (index(offset.saturating_add(1)), len),
+            Range::Before(offset) => (0, index(offset)),
+            Range::Latest => (0, len),
+        };
+        let mut bytes = 0;
+        let fits = |payload: &&Bytes| {
+            let fits = bytes < HistoryRead::MAX_BYTES;
+            bytes += payload.len();
+            fits
+        };
+        let (limit, part) = (limit as usize, self.payloads.range(from..to));
+        let part = if let Range::After(_) = range {
+            from..from + part.take(limit).take_while(fits).count()
+        } else {
+            to - part.rev().take(limit).take_while(fits).count()..to
+        };
+        (first + part.start as u64..)
+            .zip(self.payloads.range(part))
+            .map(|(offset, payload)| Entry { offset, payload: payload.clone() })
+            .collect()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+fn cost(payload: &Bytes) -> usize {
+    payload.len() + PER_PUBLICATION
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn retention(messages: u32) -> Retention {
+        Retention { messages, ..Retention::default() }
+    }
+
+    fn offsets(entries: &[Entry]) -> Vec<u64> {
+        entries.iter().map(|entry| entry.offset).collect()
+    }
+
+    #[tokio::test]
+    async fn a_read_ends_with_the_publication_that_reaches_the_bound() {
+        let mut log = Log::new(&Arc::new(Budget::new(256 << 20)));
+        let half = Bytes::from(vec![0; HistoryRead::MAX_BYTES / 2]);
+        for _ in 0..5 {
+            log.push(half.clone(), retention(10), Instant::now());
+        }
+        assert_eq!(offsets(&log.read(5, Range::After(1), 10)), [2, 3]);
+        assert_eq!(offsets(&log.read(5, Range::Before(5), 10)), [3, 4]);
+        assert_eq!(offsets(&log.read(5, Range::Latest, 10)), [4, 5]);
+        log.push(Bytes::from(vec![0; HistoryRead::MAX_BYTES * 2]), retention(10), Instant::now());
+        assert_eq!(offsets(&log.read(6, Range::Latest, 10)), [6], "never empty");
+    }
+
+    #[tokio::test]
+    async fn one_topic_may_have_a_quarter_of_the_budget() {
+        let budget = Arc::new(Budget::new(64 << 10));
+        let mut log = Log::new(&budget);
+        for _ in 0..100 {
+            log.push(Bytes::from(vec![0; 1 << 10]), retention(u32::MAX), Instant::now());
+        }
+        assert!(log.bytes() <= 16 << 10, "{} bytes", log.bytes());
+        assert!(log.read(100, Range::Latest, 100).len() > 10);
+        log.push(Bytes::from(vec![0; 32 << 10]), retention(u32::MAX), Instant::now());
+        assert_eq!(offsets(&log.read(101, Range::Latest, 100)), [101], "the latest stays");
+        assert_eq!(budget.held(), log.bytes());
+        drop(log);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_time_that_no_clock_tells_never_comes() {
+        let mut log = Log::new(&Arc::new(Budget::new(1 << 20)));
+        let retention = Retention { messages: 0, ttl: Duration::MAX };
+        log.push(Bytes::new(), retention, Instant::now());
+        assert!(!log.is_expired(Instant::now()));
+        assert_eq!(offsets(&log.read(1, Range::Latest, 9)), [1], "at least one is kept");
+    }
+
+    proptest! {
+        #[test]
+        fn a_read_is_a_part_of_what_is_kept(
+            (pushed, kept, limit) in (0u64..40, 1u32..20, 0u32..25),
+            range in prop_oneof![
+                (0u64..50).prop_map(Range::After),
+                Just(Range::After(u64::MAX)),
+                (0u64..50).prop_map(Range::Before),
+                Just(Range::Latest),
+            ],
+        ) {
+            let mut log = Log::new(&Arc::new(Budget::new(1 << 20)));
+            for n in 0..pushed {
+                log.push(Bytes::from(vec![n as u8]), retention(kept), Instant::now());
+            }
+            let oldest = pushed.saturating_sub(u64::from(kept)) + 1;
+            let all = oldest..=pushed;
+            let limit = limit as usize;
+            let mut expected: Vec<u64> = match range {
+                Range::After(after) => all.filter(|n| *n > after).take(limit).collect(),
+                Range::Before(before) => all.rev().filter(|n| *n < before).take(limit).collect(),
+                Range::Latest => all.rev().take(limit).collect(),
+            };
+            expected.sort_unstable();
+            let read = log.read(pushed, range, limit as u32);
+            prop_assert_eq!(offsets(&read), expected);
+            prop_assert!(read.iter().all(|entry| entry.payload[..] == [(entry.offset - 1) as u8]));
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! A broker for servers that live in one process: tests, and a deployment of one server.
+
+mod history;
+mod keys;
+mod presence;
+mod shard;
+#[cfg(test)]
+mod tests;
+mod topic;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
+
+use self::history::Budget;
+use self::shard::Shard;
+use crate::broker::{Broker, Delivery, HistoryRead, Published, Receipt, Status};
+use crate::error::BrokerError;
+use crate::events::{self, BrokerEvents, EventSender};
+use crate::random;
+
+/// Topics that a bus keeps, at most, beside those that a node holds.
+const MAX_TOPICS: usize = 1_000_000;
+
+/// Keys that a bus keeps, at most.
+const MAX_KEYS: usize = 1 << 20;
+
+/// What the histories of a bus take, in bytes, unless told otherwise.
+const HISTORY_BYTES: usize = 256 << 20;
+
+/// Publications that a node's events hold before they lag.
+const EVENT_QUEUE: usize = 8192;
+
+/// How long a publication waits for a subscriber whose queue is full; then it is dropped
+/// there, and the subscriber is told.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Locks that a bus spreads its topics over.
+const SHARDS: usize = 64;
+
+/// What the nodes of one process share. Everything is lost with the process.
+///
+/// A clone is the same bus.
+///
+/// # Memory
+/// * **Topics.** About 200 bytes are kept for each topic that something was
+///   [kept](Delivery::Kept) in. Past 1,000,000 topics those that have waited longest are
+///   dropped with their histories, except those with subscribers or occupants; such a topic
+///   begins a new epoch.
+/// * **Histories** share 256 MiB, or as many bytes as [`with_history_bytes`] says; beside
+///   the payload, a publication is reckoned at 64 bytes and a history at 256. When that is
+///   exceeded, the topics that have gone longest without a publication lose their whole
+///   history, until a quarter is free. One topic alone keeps a quarter of it at most, and
+///   loses its oldest. A history whose time is over is given up when its topic is next used,
+///   or for want of memory.
+/// * **Keys.** The latest 16,384 of the topics that share one of 64 locks, 1,048,576 in all.
+///
+/// [`with_history_bytes`]: Self::with_history_bytes
+#[derive(Debug, Clone)]
+pub struct MemoryBus {
+    shared: Arc<Shared>,
+}
+
+/// One node on a [`MemoryBus`].
+///
+/// It never fails before it is closed: the bus is always there. Dropping it closes it, and
+/// whoever it said to be in a topic has left at once.
+#[derive(Debug)]
+pub struct MemoryBroker {
+    bus: Arc<Shared>,
+    node: u64,
+    events: Arc<EventSender>,
+    closed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    shards: [Mutex<Shard>; SHARDS],
+    shard_of: RandomState,
+    budget: Arc<Budget>,
+    reclaiming: Mutex<()>,
+    secret: [u8; 32],
+    next_node: AtomicU64,
+}
+
+impl MemoryBus {
+    /// A bus without nodes.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_history_bytes(HISTORY_BYTES)
+    }
+
+    /// A bus without nodes whose histories take about so many bytes together.
+    #[must_use]
+    pub fn with_history_bytes(bytes: usize) -> Self {
+        Self::with_limits(MAX_TOPICS, bytes)
+    }
+
+    fn with_limits(topics: usize, history_bytes: usize) -> Self {
+        let budget = Arc::new(Budget::new(history_bytes));
+        let shard = || Shard::new(topics.div_ceil(SHARDS), MAX_KEYS / SHARDS, Arc::clone(&budget));
+        let mut secret = [0; 32];
+        for bytes in secret.chunks_exact_mut(8) {
+            bytes.copy_from_slice(&random::bits().to_ne_bytes());
+        }
+        Self {
+            shared: Arc::new(Shared {
+                shards: std::array::from_fn(|_| Mutex::new(shard())),
+                shard_of: RandomState::new(),
+                budget,
+                reclaiming: Mutex::new(()),
+                secret,
+                next_node: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// Adds a node.
+    #[must_use]
+    pub fn connect(&self) -> (MemoryBroker, BrokerEvents) {
+        let (events, receiver) = events::channel(EVENT_QUEUE);
+        let broker = MemoryBroker {
+            bus: Arc::clone(&self.shared),
+            node: self.shared.next_node.fetch_add(1, Ordering::Relaxed),
+            events: Arc::new(events),
+            closed: AtomicBool::new(false),
+        };
+        (broker, receiver)
+    }
+}
+
+impl Default for MemoryBus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryBroker {
+    /// A node alone on a bus of its own.
+    #[must_use]
+    pub fn connect() -> (Self, BrokerEvents) {
+        MemoryBus::new().connect()
+    }
+
+    fn open(&self) -> Result<(), BrokerError> {
+        if self.closed.load(Ordering::Acquire) { Err(BrokerError::Closed) } else { Ok(()) }
+    }
+
+    fn disconnect(&self) {
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            for shard in &self.bus.shards {
+                lock(shard).remove_node(self.node);
+            }
+            self.events.close();
+        }
+    }
+
+    /// The shard of a topic, for a change that this node's end undoes: whoever closes sweeps
+    /// the shard after this.
+    fn open_shard(&self, topic: &Topic) -> Result<MutexGuard<'_, Shard>, BrokerError> {
+        let shard = self.bus.shard(topic);
+        self.open().map(|()| shard)
+    }
+}
+
+#[async_trait]
+impl Broker for MemoryBroker {
+    async fn publish(
+        &self,
+        topic: &Topic,
+        payload: Bytes,
+        delivery: Delivery,
+    ) -> Result<Receipt, BrokerError> {
+        self.open()?;
+        let published = match self.bus.publish(topic, payload, delivery) {
+            Ok(published) => published,
+            // Publishing takes no time here, so a publisher could outrun its readers without
+            // end: it waits for a subscriber whose queue is full, but not for one that reads
+            // no more.
+            Err(Crowded { events, payload, delivery }) => {
+                let _ = tokio::time::timeout(PATIENCE, events.not_full()).await;
+                self.bus.shard(topic).publish(topic, payload, delivery)
+            }
+        };
+        if self.bus.budget.is_exceeded() {
+            self.bus.reclaim();
+        }
+        Ok(Receipt::ready(Ok(published)))
+    }
+
+    async fn subscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
+        for topic in topics {
+            self.open_shard(topic)?.subscribe(topic, self.node, &self.events);
+        }
+        self.open()
+    }
+
+    async fn unsubscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
+        self.open()?;
+        for topic in topics {
+            self.bus.shard(topic).unsubscribe(topic, self.node);
+        }
+        Ok(())
+    }
+
+    async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
+        self.open()?;
+        Ok(topics.iter().map(|topic| self.bus.shard(topic).position(topic)).collect())
+    }
+
+    async fn history(&self, reads: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
+        self.open()?;
+        Ok(reads.iter().map(|read| self.bus.shard(&read.topic).read(read)).collect())
+    }
+
+    fn enter(&self, topic: &Topic, occupant: Occupant) {
+        if let Ok(mut shard) = self.open_shard(topic) {
+            shard.enter(topic, self.node, occupant);
+        }
+    }
+
+    fn leave(&self, topic: &Topic, user: &UserId) {
+        self.bus.shard(topic).leave(topic, self.node, user);
+    }
+
+    async fn occupancy(
+        &self,
+        topics: &[Topic],
+        limit: usize,
+    ) -> Result<Vec<Occupancy>, BrokerError> {
+        self.open()?;
+        Ok(topics.iter().map(|topic| self.bus.shard(topic).occupancy(topic, limit)).collect())
+    }
+
+    async fn secret(&self) -> Result<[u8; 32], BrokerError> {
+        self.open()?;
+        Ok(self.bus.secret)
+    }
+
+    fn status(&self) -> Status {
+        if self.closed.load(Ordering::Acquire) { Status::Closed } else { Status::Ready }
+    }
+
+    async fn close(&self) {
+        self.disconnect();
+    }
+}
+
+impl Drop for MemoryBroker {
+    fn drop(&mut self) {
+        self.disconnect();
+    }
+}
+
+/// A publication that was not made, and the subscriber that has no room for it.
+struct Crowded {
+    events: Arc<EventSender>,
+    payload: Bytes,
+    delivery: Delivery,
+}
+
+impl Shared {
+    fn shard(&self, topic: &Topic) -> MutexGuard<'_, Shard> {
+        let index = self.shard_of.hash_one(topic) as usize % SHARDS;
+        lock(&self.shards[index])
+    }
+
+    fn publish(
+        &self,
+        topic: &Topic,
+        payload: Bytes,
+        delivery: Delivery,
+    ) -> Result<Published, Crowded> {
+        let mut shard = self.shard(topic);
+        match shard.crowded(topic) {
+            Some(events) => Err(Crowded { events, payload, delivery }),
+            None => Ok(shard.publish(topic, payload, delivery)),
+        }
+    }
+
+    /// Makes room for what will be kept next: the topics that have gone longest without a
+    /// publication lose their histories.
+    fn reclaim(&self) {
+        // Somebody else is at it: one is enough.
+        let Ok(_guard) = self.reclaiming.try_lock() else { return };
+        let mut histories: Vec<(u64, usize)> = Vec::new();
+        for shard in &self.shards {
+            histories.extend(lock(shard).histories());
+        }
+        histories.sort_unstable();
+        let mut kept = 0;
+        let newest_to_go = histories.iter().rev().find(|(_, bytes)| {
+            kept += bytes;
+            kept > self.budget.target()
+        });
+        if let Some((used, _)) = newest_to_go {
+            for shard in &self.shards {
+                lock(shard).drop_histories(*used);
+            }
+        }
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,66 @@
+//! Who is in a topic, and which nodes say so.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use chat_core::{Occupant, UserId};
+
+/// The occupants of one topic.
+#[derive(Debug, Default)]
+pub(super) struct Occupants(BTreeMap<UserId, Stay>);
+
+#[derive(Debug)]
+struct Stay {
+    /// As the first node told it.
+    info: Bytes,
+    /// Those that say so: never none.
+    nodes: Vec<u64>,
+}
+
+impl Occupants {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn list(&self) -> Vec<Occupant> {
+        let occupant = |(user, stay): (&UserId, &Stay)| Occupant {
+            user: user.clone(),
+            info: stay.info.clone(),
+        };
+        self.0.iter().map(occupant).collect()
+    }
+
+    /// A node says that somebody is here. Returns whether nobody said so before.
+    pub(super) fn enter(&mut self, node: u64, occupant: &Occupant) -> bool {
+        let Some(stay) = self.0.get_mut(&occupant.user) else {
+            let stay = Stay { info: occupant.info.clone(), nodes: vec![node] };
+            self.0.insert(occupant.user.clone(), stay);
+            return true;
+        };
+        if !stay.nodes.contains(&node) {
+            stay.nodes.push(node);
+        }
+        false
+    }
+
+    /// A node says it no more. Returns who is gone, if no other node says it.
+    pub(super) fn leave(&mut self, node: u64, user: &UserId) -> Option<Occupant> {
+        let stay = self.0.get_mut(user)?;
+        stay.nodes.retain(|other| *other != node);
+        if !stay.nodes.is_empty() {
+            return None;
+        }
+        let (user, Stay { info, .. }) = self.0.remove_entry(user)?;
+        Some(Occupant { user, info })
+    }
+
+    /// Whoever is here according to a node.
+    pub(super) fn of_node(&self, node: u64) -> Vec<UserId> {
+        let here = self.0.iter().filter(|(_, stay)| stay.nodes.contains(&node));
+        here.map(|(user, _)| user.clone()).collect()
+    }
+}

@@ -1,0 +1,120 @@
+//! One topic on the bus: who listens, where it stands, what it keeps, who is in it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chat_core::{
+    Epoch, History, Occupancy, Occupant, Position, PresenceChange, Retention, Topic, UserId,
+};
+use tokio::time::Instant;
+
+use super::history::{Budget, Log};
+use super::presence::Occupants;
+use crate::broker::HistoryRead;
+use crate::events::EventSender;
+use crate::random;
+
+#[derive(Debug, Default)]
+pub(super) struct TopicState {
+    pub(super) subscribers: Vec<(u64, Arc<EventSender>)>,
+    pub(super) position: Position,
+    /// When it was last published to, by the clock of the bus.
+    pub(super) used: u64,
+    pub(super) log: Option<Box<Log>>,
+    pub(super) occupants: Occupants,
+    /// Of the latest change of the occupants, or of whatever topic was here before.
+    pub(super) version: u64,
+}
+
+impl TopicState {
+    /// Gives a publication its place, and keeps it.
+    pub(super) fn keep(
+        &mut self,
+        payload: Bytes,
+        retention: Retention,
+        budget: &Arc<Budget>,
+        now: Instant,
+    ) -> Position {
+        if self.position == Position::default() {
+            self.position.epoch = Epoch::from_random(random::bits());
+        }
+        self.position.offset += 1;
+        self.used = budget.tick();
+        self.expire(now);
+        let log = self.log.get_or_insert_with(|| Box::new(Log::new(budget)));
+        log.push(payload, retention, now);
+        self.position
+    }
+
+    pub(super) fn read(&mut self, read: &HistoryRead, now: Instant) -> History {
+        self.expire(now);
+        let position = self.position;
+        let entries = match &self.log {
+            Some(log) => log.read(position.offset, read.range, read.limit),
+            None => Vec::new(),
+        };
+        History { position, entries }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.log.take_if(|log| log.is_expired(now));
+    }
+
+    pub(super) fn subscribe(&mut self, node: u64, events: &Arc<EventSender>) {
+        if !self.subscribers.iter().any(|(subscriber, _)| *subscriber == node) {
+            self.subscribers.push((node, Arc::clone(events)));
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, node: u64) {
+        self.subscribers.retain(|(subscriber, _)| *subscriber != node);
+    }
+
+    pub(super) fn enter(&mut self, topic: &Topic, node: u64, occupant: Occupant) {
+        if self.occupants.enter(node, &occupant) {
+            self.tell(topic, PresenceChange::Joined, &occupant);
+        }
+    }
+
+    pub(super) fn leave(&mut self, topic: &Topic, node: u64, user: &UserId) {
+        if let Some(gone) = self.occupants.leave(node, user) {
+            self.tell(topic, PresenceChange::Left, &gone);
+        }
+    }
+
+    /// The node listens no more, and says nothing of anybody.
+    pub(super) fn remove_node(&mut self, topic: &Topic, node: u64) {
+        self.unsubscribe(node);
+        for user in self.occupants.of_node(node) {
+            self.leave(topic, node, &user);
+        }
+    }
+
+    fn tell(&mut self, topic: &Topic, change: PresenceChange, occupant: &Occupant) {
+        self.version += 1;
+        let (version, count) = (self.version, self.occupants.count());
+        for (_, events) in &self.subscribers {
+            events.presence(topic.clone(), change, occupant.clone(), version, count);
+        }
+    }
+
+    pub(super) fn occupancy(&self, limit: usize) -> Occupancy {
+        let count = self.occupants.count();
+        let is_listed = count as usize <= limit;
+        Occupancy {
+            version: if count == 0 { 0 } else { self.version },
+            count,
+            occupants: if is_listed { self.occupants.list() } else { Vec::new() },
+        }
+    }
+
+    /// Some node would miss it.
+    pub(super) fn is_held(&self) -> bool {
+        !self.subscribers.is_empty() || !self.occupants.is_empty()
+    }
+
+    /// Nothing would be lost with it.
+    pub(super) fn is_void(&self) -> bool {
+        !self.is_held() && self.position == Position::default()
+    }
+}

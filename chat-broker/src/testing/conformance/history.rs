@@ -1,0 +1,259 @@
+//! What is kept, how it is read, and when it goes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chat_core::{Entry, History, Occupancy, Position, Range, Retention, Topic};
+
+use crate::broker::{Broker, Delivery, HistoryRead};
+use crate::events::BrokerEvents;
+use crate::testing::node::{Node, room, step};
+
+/// More than is ever asked for here.
+const MANY: u32 = 10_000;
+
+/// How much more than was asked for a backend may keep that trims in blocks.
+const BLOCK: usize = 128;
+
+/// A history is read from either end in pages, by any node; each answer tells where the
+/// topic stands, and has nothing but what was kept.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn history_is_read_in_pages_both_ways<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+    let topic = room("pages");
+    for n in 1..=25 {
+        a.publish(&topic, n.to_string()).await;
+        a.deliver(&topic, "typing", Delivery::Ephemeral).await;
+    }
+    let position = a.position(&topic).await;
+    let pages = [
+        (Range::After(0), 10, 1..=10),
+        (Range::After(10), 10, 11..=20),
+        (Range::After(20), 10, 21..=25),
+        (Range::After(24), MANY, 25..=25),
+        (Range::After(0), MANY, 1..=25),
+        (Range::Before(26), 10, 16..=25),
+        (Range::Before(16), 10, 6..=15),
+        (Range::Before(6), 10, 1..=5),
+        (Range::Before(2), MANY, 1..=1),
+        (Range::Before(1 << 53), 2, 24..=25),
+        (Range::Latest, 10, 16..=25),
+        (Range::Latest, 1, 25..=25),
+        (Range::Latest, MANY, 1..=25),
+    ];
+    let nothing = [
+        (Range::After(25), MANY),
+        (Range::After(1 << 53), MANY),
+        (Range::Before(1), MANY),
+        (Range::Before(0), MANY),
+        (Range::Latest, 0),
+        (Range::After(0), 0),
+    ];
+    let expected =
+        pages.into_iter().map(|(range, limit, offsets)| (range, limit, offsets.collect()));
+    let expected: Vec<(Range, u32, Vec<u64>)> =
+        expected.chain(nothing.map(|(range, limit)| (range, limit, vec![]))).collect();
+    let reads: Vec<HistoryRead> = expected
+        .iter()
+        .map(|&(range, limit, _)| HistoryRead { topic: topic.clone(), range, limit })
+        .collect();
+    for node in [&a, &b] {
+        let answers = step("history", node.broker.history(&reads)).await;
+        assert_eq!(answers.len(), reads.len(), "an answer to each read");
+        for (history, (range, limit, offsets)) in answers.into_iter().zip(&expected) {
+            let entries = offsets.iter().map(|&offset| entry(offset)).collect();
+            let expected = History { position, entries };
+            assert_eq!(history, expected, "{range:?}, at most {limit}");
+        }
+    }
+    assert_eq!(step("history", a.broker.history(&[])).await, []);
+}
+
+/// What the test above publishes.
+fn entry(offset: u64) -> Entry {
+    Entry { offset, payload: Bytes::from(offset.to_string()) }
+}
+
+/// A page ends with the publication that takes it beyond
+/// [`HistoryRead::MAX_BYTES`], and is never empty for that.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn a_page_has_a_bounded_size<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let node = Node::new(connect().await);
+    let topic = room("sizes");
+    let half = Bytes::from(vec![7; HistoryRead::MAX_BYTES / 2 + 1]);
+    for _ in 0..5 {
+        node.publish(&topic, half.clone()).await;
+    }
+    let read = async |range| {
+        let history = node.history(&topic, range, MANY).await;
+        let is_whole = |entry: &Entry| entry.payload == half || entry.offset > 5;
+        assert!(history.entries.iter().all(is_whole), "{range:?}: payloads are whole");
+        offsets(&history)
+    };
+    assert_eq!(read(Range::After(0)).await, [1, 2]);
+    assert_eq!(read(Range::After(2)).await, [3, 4]);
+    assert_eq!(read(Range::After(4)).await, [5]);
+    assert_eq!(read(Range::Before(5)).await, [3, 4]);
+    assert_eq!(read(Range::Latest).await, [4, 5]);
+    node.publish(&topic, vec![8; 3 * HistoryRead::MAX_BYTES]).await;
+    assert_eq!(read(Range::Latest).await, [6], "one that is larger comes alone");
+    assert_eq!(read(Range::After(5)).await, [6], "one that is larger comes alone");
+    assert_eq!(read(Range::After(4)).await, [5, 6]);
+}
+
+/// At least as many messages are kept as the latest publication says, and at most a block
+/// of 128 more; what is left has no hole.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn history_is_kept_by_count<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let node = Node::new(connect().await);
+    let topic = room("count");
+    let mut published = 0;
+    // Each step: so many messages more, of which so many are kept; so many are there then.
+    for (more, messages, at_least) in [(600, 100, 100), (300, 500, 400), (1, 10, 10), (1, 1, 1)] {
+        let retention = Retention { messages, ..Retention::default() };
+        let mut receipts = Vec::new();
+        for _ in 0..more {
+            published += 1;
+            let delivery = Delivery::Kept { retention, key: None };
+            let place = node.broker.publish(&topic, published.to_string().into(), delivery);
+            receipts.push(step("publish", place).await);
+        }
+        for receipt in receipts {
+            step("the receipt", receipt).await;
+        }
+        for range in [Range::Latest, Range::After(0)] {
+            let history = node.history(&topic, range, MANY).await;
+            let kept = history.entries.len();
+            assert!(kept >= at_least, "{messages} messages are kept: only {kept} are there");
+            assert!(kept <= messages as usize + BLOCK, "{messages} are kept: {kept} are there");
+            let oldest = published - kept as u64 + 1;
+            let expected = History {
+                position: Position { offset: published, ..history.position },
+                entries: (oldest..=published).map(entry).collect(),
+            };
+            assert_eq!(history, expected, "the latest {kept}, without a hole");
+        }
+    }
+}
+
+/// Reading a topic that nobody used tells of nothing and makes nothing.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn reads_create_nothing<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+    let topic = room("untouched");
+    for _ in 0..2 {
+        for node in [&a, &b] {
+            for range in [Range::Latest, Range::After(0), Range::After(7), Range::Before(7)] {
+                assert_eq!(node.history(&topic, range, 10).await, History::default());
+            }
+            assert_eq!(node.occupancy(&topic, 10).await, Occupancy::default());
+            assert_eq!(node.position(&topic).await, Position::default());
+        }
+    }
+    a.deliver(&topic, "typing", Delivery::Ephemeral).await;
+    assert_eq!(a.history(&topic, Range::Latest, 10).await, History::default());
+    assert_eq!(a.publish(&topic, "1").await.offset, 1);
+}
+
+/// A history goes as a whole when its time has passed since the latest publication, and
+/// not before; the offsets go on.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn history_goes_when_its_time_is_over<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    const TTL: Duration = Duration::from_secs(2);
+    let node = Node::new(connect().await);
+    let topic = room("expiry");
+    let publish = async || {
+        let retention = Retention { messages: 10, ttl: TTL };
+        let published = node.deliver(&topic, "x", Delivery::Kept { retention, key: None }).await;
+        published.position.expect("a position")
+    };
+    let start = Instant::now();
+    publish().await;
+    while start.elapsed() < TTL / 2 {
+        look_again().await;
+    }
+    let before_last = Instant::now();
+    let last = publish().await;
+    loop {
+        // Read first: the time that is taken afterwards is surely not too early.
+        let history = node.history(&topic, Range::Latest, 10).await;
+        assert_eq!(history.position, last, "the topic goes on");
+        if history.entries.is_empty() {
+            break;
+        }
+        assert_eq!(offsets(&history), [1, 2], "it goes as a whole");
+        assert!(before_last.elapsed() < TTL + Duration::from_secs(5), "it does not go");
+        look_again().await;
+    }
+    assert!(before_last.elapsed() >= TTL, "gone after {:?}", before_last.elapsed());
+    assert_eq!(publish().await, Position { offset: 3, ..last }, "the same sequence goes on");
+    let history = node.history(&topic, Range::After(0), 10).await;
+    assert_eq!(offsets(&history), [3], "what is gone does not come back");
+}
+
+/// A real clock is the subject: this is how often it is looked at.
+async fn look_again() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+/// Two thousand histories in one call, each its own.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn many_histories_in_one_call<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let node = Node::new(connect().await);
+    let topics: Vec<Topic> = (0..2000).map(|n| room(&format!("many {n}"))).collect();
+    let mut receipts = Vec::new();
+    for topic in &topics {
+        let payload = Bytes::from(topic.to_string());
+        receipts.push(step("publish", node.broker.publish(topic, payload, Delivery::kept())).await);
+    }
+    for receipt in receipts {
+        step("the receipt", receipt).await;
+    }
+    let read =
+        |topic: &Topic| HistoryRead { topic: topic.clone(), range: Range::Latest, limit: 10 };
+    let reads: Vec<_> = topics.iter().map(read).collect();
+    let histories = step("history", node.broker.history(&reads)).await;
+    assert_eq!(histories.len(), topics.len());
+    for (history, topic) in histories.iter().zip(&topics) {
+        let [entry] = &history.entries[..] else { panic!("{topic}: {history:?}") };
+        assert_eq!((entry.offset, history.position.offset), (1, 1));
+        assert_eq!(entry.payload, topic.to_string(), "each topic has its own");
+    }
+    let occupancies = step("occupancy", node.broker.occupancy(&topics, 10)).await;
+    assert_eq!(occupancies, vec![Occupancy::default(); topics.len()]);
+}
+
+fn offsets(history: &History) -> Vec<u64> {
+    history.entries.iter().map(|entry| entry.offset).collect()
+}

@@ -1,0 +1,125 @@
+//! What is published again under the same key.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chat_core::{Range, Retention, Topic};
+
+use super::assert_contiguous;
+use crate::broker::{Broker, Delivery, Published};
+use crate::events::BrokerEvents;
+use crate::testing::node::{Node, room, step};
+
+fn keyed(key: &str) -> Delivery {
+    Delivery::Kept { retention: Retention::default(), key: Some(key.into()) }
+}
+
+/// Asserts that something was published before, and stands where it did.
+fn assert_repeats(again: Published, first: Published) {
+    let expected = Published { nodes: 0, repeated: true, ..first };
+    assert_eq!(again, expected, "the answer of the first time");
+}
+
+/// What is published again, by the same node or another, is answered as the first time,
+/// and neither kept nor handed on; however much was published since, and whether or not
+/// the first is still kept.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn a_key_is_published_once<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let (mut a, b) = (Node::new(connect().await), Node::new(connect().await));
+    let topic = room("keys");
+    a.subscribe(std::slice::from_ref(&topic)).await;
+    let first = a.deliver(&topic, "first", keyed("k")).await;
+    assert!(!first.repeated && first.position.is_some_and(|position| position.offset == 1));
+    assert_eq!(first.nodes, 1);
+    assert_repeats(a.deliver(&topic, "again", keyed("k")).await, first);
+    assert_repeats(b.deliver(&topic, "elsewhere", keyed("k")).await, first);
+
+    let second = b.deliver(&topic, "second", keyed("l")).await;
+    assert!(!second.repeated && second.position.is_some_and(|position| position.offset == 2));
+    assert_repeats(a.deliver(&topic, "again", keyed("k")).await, first);
+    assert_repeats(a.deliver(&topic, "again", keyed("l")).await, second);
+    let third = a.deliver(&topic, "third", Delivery::kept()).await;
+    let history = b.history(&topic, Range::Latest, 10).await;
+    assert_eq!(Some(history.position), third.position);
+    let kept: Vec<_> = history.entries.iter().map(|entry| &entry.payload[..]).collect();
+    let expected: [&[u8]; 3] = [b"first", b"second", b"third"];
+    assert_eq!(kept, expected, "what was published again is not kept");
+    assert_eq!(a.arrived().await.len(), 3, "nor handed on");
+
+    let one = Retention { messages: 1, ..Retention::default() };
+    for _ in 0..300 {
+        a.deliver(&topic, "", Delivery::Kept { retention: one, key: None }).await;
+    }
+    let history = b.history(&topic, Range::After(0), 10).await;
+    assert!(history.entries[0].offset > 1, "the first is gone");
+    assert_repeats(b.deliver(&topic, "late", keyed("k")).await, first);
+}
+
+/// A key names a publication within its topic only, byte by byte, whatever it holds.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn keys_do_not_mix<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let node = Node::new(connect().await);
+    let long = "k".repeat(300);
+    let keys = ["a", "A", "a:b", "a\0b", "{a}", " ", "*", "%61", "日本語", "\r\n", &long];
+    let topics: Vec<Topic> = ["one", "two", "one:a"].map(room).into();
+    let mut told = Vec::new();
+    for topic in &topics {
+        let mut positions = Vec::new();
+        for key in keys {
+            let published = node.deliver(topic, key.to_owned(), keyed(key)).await;
+            assert!(!published.repeated, "{key:?} is new in {topic}");
+            positions.extend(published.position);
+            told.push((topic, key, published));
+        }
+        assert_eq!(positions.len(), keys.len());
+        assert_contiguous(&positions);
+    }
+    for (topic, key, first) in told {
+        assert_repeats(node.deliver(topic, "again", keyed(key)).await, first);
+    }
+}
+
+/// The same key from two nodes at once, and twice from one that does not wait for the
+/// first receipt: one publication, and all are told where it stands.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn a_key_is_published_once_by_all_at_once<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    const ROUNDS: usize = 50;
+    let (mut a, b) = (Node::new(connect().await), Node::new(connect().await));
+    let topic = room("races");
+    a.subscribe(std::slice::from_ref(&topic)).await;
+    let twice = async |node: &Node, key: &str| {
+        let publish = || node.broker.publish(&topic, Bytes::from(key.to_owned()), keyed(key));
+        let first = step("publish", publish()).await;
+        let second = step("publish", publish()).await;
+        [step("the receipt", first).await, step("the receipt", second).await]
+    };
+    for round in 0..ROUNDS {
+        let key = round.to_string();
+        let (at_a, at_b) = tokio::join!(twice(&a, &key), twice(&b, &key));
+        let told = [at_a, at_b].concat();
+        let new = told.iter().filter(|published| !published.repeated).count();
+        assert_eq!(new, 1, "one of them published it: {told:?}");
+        let offset = round as u64 + 1;
+        for published in &told {
+            let position = published.position.expect("a position");
+            assert_eq!(position.offset, offset, "all are told of the same: {told:?}");
+        }
+    }
+    let arrived = a.arrived().await;
+    assert_eq!(arrived.len(), ROUNDS, "each arrived once");
+}

@@ -1,0 +1,123 @@
+//! A line that events are lost on, or wait on.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chat_core::Topic;
+use tokio::sync::watch;
+
+use crate::events::{self, BrokerEvent, BrokerEvents, EventSender};
+
+/// Events that the line holds before it takes no more from the broker.
+const CAPACITY: usize = 8192;
+
+/// What the node is told in place of an event that is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Told {
+    /// Nothing, as if there had been none: no broker does this, but its bugs may.
+    #[default]
+    Nothing,
+    /// [`BrokerEvent::Lagged`], with the topic.
+    Lagged,
+    /// [`BrokerEvent::Interrupted`].
+    Interrupted,
+}
+
+/// The way of events from a broker to its node.
+#[derive(Debug)]
+pub(super) struct Line {
+    losses: Arc<Losses>,
+    is_held: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Losses {
+    publications: Loss,
+    presence: Loss,
+}
+
+/// So many are still to be lost.
+#[derive(Debug, Default)]
+struct Loss(Mutex<(usize, Told)>);
+
+impl Line {
+    pub(super) fn new(from: BrokerEvents) -> (Self, BrokerEvents) {
+        let (to, events) = events::channel(CAPACITY);
+        let line = Self { losses: Arc::default(), is_held: watch::Sender::default() };
+        tokio::spawn(carry(from, to, Arc::clone(&line.losses), line.is_held.subscribe()));
+        (line, events)
+    }
+
+    pub(super) fn lose_publications(&self, n: usize, told: Told) {
+        *self.losses.publications.lock() = (n, told);
+    }
+
+    pub(super) fn lose_presence(&self, n: usize, told: Told) {
+        *self.losses.presence.lock() = (n, told);
+    }
+
+    pub(super) fn hold(&self, is_held: bool) {
+        self.is_held.send_replace(is_held);
+    }
+}
+
+async fn carry(
+    mut from: BrokerEvents,
+    to: EventSender,
+    losses: Arc<Losses>,
+    mut is_held: watch::Receiver<bool>,
+) {
+    let mut batch = Vec::new();
+    while from.recv(&mut batch).await {
+        for event in batch.drain(..) {
+            to.not_full().await;
+            // An error means that the broker is gone: then nothing is held.
+            let _ = is_held.wait_for(|is_held| !is_held).await;
+            losses.pass(event, &to);
+        }
+    }
+}
+
+impl Losses {
+    fn pass(&self, event: BrokerEvent, to: &EventSender) {
+        match event {
+            BrokerEvent::Publication { topic, payload, position } => {
+                match self.publications.take() {
+                    Some(told) => told.tell(topic, to),
+                    None => drop(to.publication(topic, payload, position)),
+                }
+            }
+            BrokerEvent::Presence { topic, change, occupant, version, count } => {
+                match self.presence.take() {
+                    Some(told) => told.tell(topic, to),
+                    None => drop(to.presence(topic, change, occupant, version, count)),
+                }
+            }
+            BrokerEvent::Lagged(topics) => to.lagged(topics),
+            BrokerEvent::Interrupted => to.interrupted(),
+        }
+    }
+}
+
+impl Loss {
+    fn lock(&self) -> MutexGuard<'_, (usize, Told)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is told of this event, if it is lost.
+    fn take(&self) -> Option<Told> {
+        let mut loss = self.lock();
+        let (left, told) = *loss;
+        *loss = (left.checked_sub(1)?, told);
+        Some(told)
+    }
+}
+
+impl Told {
+    fn tell(self, topic: Topic, to: &EventSender) {
+        match self {
+            Self::Nothing => {}
+            Self::Lagged => to.lagged(vec![topic]),
+            Self::Interrupted => to.interrupted(),
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! A broker that misbehaves when told to.
+
+mod line;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
+use tokio::sync::watch;
+
+use self::line::Line;
+pub use self::line::Told;
+use crate::broker::{Broker, Delivery, HistoryRead, Receipt, Status};
+use crate::error::BrokerError;
+use crate::events::BrokerEvents;
+
+/// Any broker and its events, with faults: calls of one kind fail, hang or take their time,
+/// answers are held back, events are lost or late.
+///
+/// Without a fault everything passes unchanged. All times are tokio's, so they can be
+/// paused. Made for tests: the list of [calls](Self::calls) grows without bound.
+///
+/// ```
+/// use std::sync::Arc;
+/// use bytes::Bytes;
+/// use chat_broker::testing::{Call, FaultyBroker, Told};
+/// use chat_broker::{Broker, BrokerEvent, Delivery, MemoryBroker};
+/// use chat_core::{RoomId, Topic};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (broker, events) = MemoryBroker::connect();
+/// let (broker, mut events) = FaultyBroker::new(Arc::new(broker), events);
+/// let room = Topic::Room(RoomId::new("room1")?);
+///
+/// broker.fail_next(Call::Subscribe, 1);
+/// assert!(broker.subscribe(&[room.clone()]).await.is_err());
+/// broker.subscribe(&[room.clone()]).await?;
+/// assert_eq!(broker.calls(), [(Call::Subscribe, 1), (Call::Subscribe, 1)]);
+///
+/// broker.lose_publications(1, Told::Interrupted);
+/// broker.publish(&room, Bytes::new(), Delivery::kept()).await?.await?;
+/// let mut got = Vec::new();
+/// assert!(events.recv(&mut got).await);
+/// assert_eq!(got, [BrokerEvent::Interrupted]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct FaultyBroker {
+    inner: Arc<dyn Broker>,
+    calls: Mutex<Vec<(Call, usize)>>,
+    faults: watch::Sender<HashMap<Call, Faults>>,
+    line: Line,
+}
+
+/// A kind of call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Call {
+    /// [`Broker::publish`], up to the place in the queue.
+    Publish,
+    /// The [`Receipt`] of a publication, which has been made: failing it leaves the
+    /// publisher in the dark.
+    Receipt,
+    /// [`Broker::subscribe`].
+    Subscribe,
+    /// [`Broker::unsubscribe`].
+    Unsubscribe,
+    /// [`Broker::positions`].
+    Positions,
+    /// [`Broker::history`].
+    History,
+    /// [`Broker::enter`], which is counted and has no faults.
+    Enter,
+    /// [`Broker::leave`], which is counted and has no faults.
+    Leave,
+    /// [`Broker::occupancy`].
+    Occupancy,
+    /// [`Broker::secret`].
+    Secret,
+}
+
+/// What is to go wrong with the calls of one kind.
+#[derive(Debug, Default)]
+struct Faults {
+    /// So many fail.
+    fail: usize,
+    /// So many hang before they are made.
+    hang: usize,
+    /// So many are made, and answered late.
+    hold: usize,
+    /// How often those that waited were let go.
+    released: u64,
+    delay: Duration,
+}
+
+/// What goes wrong with one call.
+struct Fate {
+    fails: bool,
+    hangs: bool,
+    is_held: bool,
+    /// It waits until this has passed.
+    released: u64,
+    delay: Duration,
+}
+
+impl FaultyBroker {
+    /// Wraps a broker. The events pass through a task on the current runtime, which ends
+    /// with them.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn new(broker: Arc<dyn Broker>, events: BrokerEvents) -> (Arc<Self>, BrokerEvents) {
+        let (line, events) = Line::new(events);
+        let faulty =
+            Self { inner: broker, calls: Mutex::default(), faults: watch::Sender::default(), line };
+        (Arc::new(faulty), events)
+    }
+
+    /// The calls so far, in order, each with how many topics it was for. A receipt is no
+    /// call.
+    #[must_use]
+    pub fn calls(&self) -> Vec<(Call, usize)> {
+        self.log().clone()
+    }
+
+    /// How many calls of this kind there were.
+    #[must_use]
+    pub fn count(&self, call: Call) -> usize {
+        self.log().iter().filter(|(made, _)| *made == call).count()
+    }
+
+    /// The next `n` calls fail with [`BrokerError::Unavailable`] and do not reach the broker.
+    pub fn fail_next(&self, call: Call, n: usize) {
+        self.fault(call, |faults| faults.fail = n);
+    }
+
+    /// The next `n` calls hang, before they reach the broker, until they are
+    /// [released](Self::release).
+    pub fn hang_next(&self, call: Call, n: usize) {
+        self.fault(call, |faults| faults.hang = n);
+    }
+
+    /// The next `n` calls reach the broker at once, and their answers are held back until
+    /// they are [released](Self::release).
+    pub fn hold_next(&self, call: Call, n: usize) {
+        self.fault(call, |faults| faults.hold = n);
+    }
+
+    /// Lets go all calls of this kind that hang or are held back; none does any more.
+    pub fn release(&self, call: Call) {
+        self.fault(call, |faults| {
+            faults.released += 1;
+            (faults.hang, faults.hold) = (0, 0);
+        });
+    }
+
+    /// From now on such a call takes so much longer, before it reaches the broker.
+    pub fn delay(&self, call: Call, delay: Duration) {
+        self.fault(call, |faults| faults.delay = delay);
+    }
+
+    /// The next `n` publications are lost on their way to the node. Another number replaces
+    /// what is left of the last.
+    pub fn lose_publications(&self, n: usize, told: Told) {
+        self.line.lose_publications(n, told);
+    }
+
+    /// The next `n` changes of presence are lost on their way to the node.
+    pub fn lose_presence(&self, n: usize, told: Told) {
+        self.line.lose_presence(n, told);
+    }
+
+    /// Events stay where they are from now on.
+    pub fn hold_events(&self) {
+        self.line.hold(true);
+    }
+
+    /// Events arrive again, those that were held first.
+    pub fn release_events(&self) {
+        self.line.hold(false);
+    }
+
+    fn log(&self) -> MutexGuard<'_, Vec<(Call, usize)>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fault(&self, call: Call, change: impl FnOnce(&mut Faults)) {
+        self.faults.send_modify(|faults| change(faults.entry(call).or_default()));
+    }
+
+    fn fate(&self, call: Call) -> Fate {
+        let mut fate = None;
+        self.fault(call, |faults| {
+            let take = |n: &mut usize| {
+                let is_left = *n > 0;
+                *n -= usize::from(is_left);
+                is_left
+            };
+            fate = Some(Fate {
+                fails: take(&mut faults.fail),
+                hangs: take(&mut faults.hang),
+                is_held: take(&mut faults.hold),
+                released: faults.released,
+                delay: faults.delay,
+            });
+        });
+        fate.expect("the change is made at once")
+    }
+
+    /// Makes a call, with whatever is to go wrong.
+    async fn make<T>(
+        &self,
+        call: Call,
+        topics: usize,
+        work: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        self.log().push((call, topics));
+        self.fate(call).befall(call, self.faults.subscribe(), work).await
+    }
+
+    fn receipt(&self, receipt: Receipt) -> Receipt {
+        let fate = self.fate(Call::Receipt);
+        if !(fate.fails || fate.hangs || fate.is_held || fate.delay > Duration::ZERO) {
+            return receipt;
+        }
+        let (sender, late) = Receipt::pending();
+        let faults = self.faults.subscribe();
+        tokio::spawn(async move {
+            sender.settle(fate.befall(Call::Receipt, faults, receipt).await);
+        });
+        late
+    }
+}
+
+impl Fate {
+    async fn befall<T>(
+        self,
+        call: Call,
+        mut faults: watch::Receiver<HashMap<Call, Faults>>,
+        work: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        let mut released = async || {
+            let is_past = |faults: &HashMap<_, Faults>| {
+                faults.get(&call).is_some_and(|faults| faults.released > self.released)
+            };
+            // An error means that the broker is gone: nobody can release what waits.
+            let _ = faults.wait_for(is_past).await;
+        };
+        if self.delay > Duration::ZERO {
+            tokio::time::sleep(self.delay).await;
+        }
+        if self.hangs {
+            released().await;
+        }
+        if self.fails {
+            return Err(BrokerError::unavailable("told to fail"));
+        }
+        let outcome = work.await;
+        if self.is_held {
+            released().await;
+        }
+        outcome
+    }
+}
+
+#[async_trait]
+impl Broker for FaultyBroker {
+    async fn publish(
+        &self,
+        topic: &Topic,
+        payload: Bytes,
+        delivery: Delivery,
+    ) -> Result<Receipt, BrokerError> {
+        let work = self.inner.publish(topic, payload, delivery);
+        self.make(Call::Publish, 1, work).await.map(|receipt| self.receipt(receipt))
+    }
+
+    async fn subscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
+        self.make(Call::Subscribe, topics.len(), self.inner.subscribe(topics)).await
+    }
+
+    async fn unsubscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
+        self.make(Call::Unsubscribe, topics.len(), self.inner.unsubscribe(topics)).await
+    }
+
+    async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
+        self.make(Call::Positions, topics.len(), self.inner.positions(topics)).await
+    }
+
+    async fn history(&self, reads: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
+        self.make(Call::History, reads.len(), self.inner.history(reads)).await
+    }
+
+    fn enter(&self, topic: &Topic, occupant: Occupant) {
+        self.log().push((Call::Enter, 1));
+        self.inner.enter(topic, occupant);
+    }
+
+    fn leave(&self, topic: &Topic, user: &UserId) {
+        self.log().push((Call::Leave, 1));
+        self.inner.leave(topic, user);
+    }
+
+    async fn occupancy(
+        &self,
+        topics: &[Topic],
+        limit: usize,
+    ) -> Result<Vec<Occupancy>, BrokerError> {
+        self.make(Call::Occupancy, topics.len(), self.inner.occupancy(topics, limit)).await
+    }
+
+    async fn secret(&self) -> Result<[u8; 32], BrokerError> {
+        self.make(Call::Secret, 0, self.inner.secret()).await
+    }
+
+    fn status(&self) -> Status {
+        self.inner.status()
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}

@@ -1,0 +1,93 @@
+//! From rooms to members: slow ones, those who left, big rooms beside small ones.
+
+use std::sync::{Arc, Mutex};
+
+use chat_broker::{Broker, Delivery, Hub, HubConfig, MemoryBus, Welcomed};
+use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered};
+
+use crate::support::{join, member, room, said, say, start};
+
+#[tokio::test]
+async fn a_slow_member_is_closed_and_the_others_hear_all() {
+    let bus = MemoryBus::new();
+    let hub = start(&bus);
+    let (publisher, _events) = bus.connect();
+    let topic = room("r");
+    let (slow, _unread) = member(3);
+    let closed = Arc::clone(&slow.closed);
+    let _slow =
+        hub.join(&topic, ConnectionId(1), slow, None, |_| Welcomed::UpToDate).await.unwrap();
+    let (_place, mut ear, _) = join(&hub, &topic, 2).await;
+    for n in 1..=100 {
+        say(&publisher, &topic, "x").await;
+        assert_eq!(ear.hear().await, format!("{n} x"));
+    }
+    assert_eq!(*closed.lock().unwrap(), Some(CloseReason::SlowConsumer));
+    assert!(hub.stats().slow_consumers > 0);
+}
+
+/// Whoever has left hears nothing more, also if the batch was cut before.
+#[tokio::test]
+async fn nothing_is_delivered_to_whoever_has_left() {
+    let bus = MemoryBus::new();
+    let hub = start(&bus);
+    let (publisher, _events) = bus.connect();
+    let topic = room("big");
+    let mut crowd = Vec::new();
+    for id in 0..1_000 {
+        crowd.push(join(&hub, &topic, id).await);
+    }
+    let (place, mut last, _) = join(&hub, &topic, 5_000).await;
+    say(&publisher, &topic, "x").await;
+    // The first group has it; the last member's group is a few turns behind.
+    assert_eq!(crowd[0].1.hear().await, "1 x");
+    assert!(last.0.try_recv().is_err());
+    drop(place);
+    assert_eq!(crowd[999].1.hear().await, "1 x");
+    say(&publisher, &topic, "y").await;
+    assert_eq!(crowd[999].1.hear().await, "2 y");
+    assert!(last.0.try_recv().is_err(), "heard something after it had left");
+}
+
+/// A big room takes turns with a small one: the small room's message does not wait for all
+/// members of the big one.
+#[tokio::test]
+async fn a_big_room_does_not_stall_a_small_one() {
+    #[derive(Clone)]
+    struct Logged(Arc<Mutex<Vec<&'static str>>>, &'static str);
+    impl Deliver for Logged {
+        fn deliver(&self, _: &Batch) -> Delivered {
+            self.0.lock().unwrap().push(self.1);
+            Delivered::Queued
+        }
+        fn close(&self, _: CloseReason) {}
+    }
+    let bus = MemoryBus::new();
+    let (broker, events) = bus.connect();
+    let (publisher, _events) = bus.connect();
+    let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+    tokio::spawn(driver.run());
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let up_to_date = |_: chat_broker::Snapshot<'_, Logged>| Welcomed::UpToDate;
+    let mut places = Vec::new();
+    for id in 0..5_000 {
+        let member = Logged(Arc::clone(&log), "big");
+        places.push(
+            hub.join(&room("big"), ConnectionId(id), member, None, up_to_date).await.unwrap(),
+        );
+    }
+    let member = Logged(Arc::clone(&log), "small");
+    places.push(
+        hub.join(&room("small"), ConnectionId(9_999), member, None, up_to_date).await.unwrap(),
+    );
+
+    // Nothing else runs on this thread until both are published.
+    let big = publisher.publish(&room("big"), said("x"), Delivery::kept()).await.unwrap();
+    let small = publisher.publish(&room("small"), said("x"), Delivery::kept()).await.unwrap();
+    let _ = (big.await, small.await);
+    while log.lock().unwrap().len() < 5_001 {
+        tokio::task::yield_now().await;
+    }
+    let turn = log.lock().unwrap().iter().position(|room| *room == "small").unwrap();
+    assert!(turn <= 512, "the small room was served after {turn} deliveries");
+}

@@ -1,0 +1,206 @@
+//! Coming to topics and leaving them, and what the broker is asked meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chat_broker::testing::Call;
+use chat_broker::{Broker, BrokerError, Hub, HubConfig, MemoryBus};
+use chat_core::ConnectionId;
+
+use crate::support::{faulty, join, member, room, say, start, start_with, try_join};
+
+#[tokio::test]
+async fn a_snapshot_and_what_follows_have_no_gap_and_no_repeat() {
+    let bus = MemoryBus::new();
+    let hub = start(&bus);
+    let (publisher, _events) = bus.connect();
+    let topic = room("busy");
+    let writing = tokio::spawn({
+        let topic = topic.clone();
+        async move {
+            for n in 1..=3_000 {
+                say(&publisher, &topic, &n.to_string()).await;
+                if n % 7 == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    });
+    let mut places = Vec::new();
+    for id in 0..50 {
+        places.push(join(&hub, &topic, id).await);
+        tokio::task::yield_now().await;
+    }
+    writing.await.unwrap();
+    for (_place, ear, position) in &mut places {
+        for offset in *position + 1..=3_000 {
+            assert_eq!(ear.hear().await, format!("{offset} {offset}"));
+        }
+    }
+    assert_eq!(hub.stats().gaps, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_lingers_and_is_then_let_go() {
+    let (hub, broker, _) = faulty();
+    let topic = room("r");
+    let calls = || (broker.count(Call::Subscribe), broker.count(Call::Unsubscribe));
+
+    let (place, ..) = join(&hub, &topic, 1).await;
+    drop(place);
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    let (place, ..) = join(&hub, &topic, 2).await;
+    drop(place);
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert_eq!(calls(), (1, 0));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(calls(), (1, 1));
+
+    let _place = join(&hub, &topic, 3).await;
+    assert_eq!(calls(), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_first_joins_make_few_calls() {
+    let (hub, broker, _) = faulty();
+    let joins = (0..1_000).map(|n| {
+        let hub = hub.clone();
+        tokio::spawn(async move { join(&hub, &room(&format!("r{n}")), n).await })
+    });
+    for join in joins.collect::<Vec<_>>() {
+        join.await.unwrap();
+    }
+    // Places were dropped with the tasks' results; only the joining matters.
+    let calls = broker.calls();
+    let topics =
+        |kind| calls.iter().filter(|(call, _)| *call == kind).map(|(_, n)| n).sum::<usize>();
+    assert_eq!((topics(Call::Subscribe), topics(Call::History)), (1_000, 1_000));
+    assert!(calls.len() < 100, "{} calls", calls.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn later_joins_ask_the_broker_nothing() {
+    let (hub, broker, publisher) = faulty();
+    let topic = room("r");
+    let _first = join(&hub, &topic, 0).await;
+    say(&publisher, &topic, "x").await;
+    let calls = broker.calls().len();
+    for id in 1..100 {
+        std::mem::forget(join(&hub, &topic, id).await);
+    }
+    assert_eq!(broker.calls().len(), calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_fails_with_the_broker_and_leaves_nothing() {
+    let (hub, broker, _) = faulty();
+    let topic = room("r");
+    for call in [Call::Subscribe, Call::History, Call::Occupancy] {
+        broker.fail_next(call, 1);
+        let refused = try_join(&hub, &topic, 1).await;
+        assert!(matches!(refused, Err(BrokerError::Unavailable(_))), "{call:?}");
+        assert!(hub.members(&topic).is_empty());
+        assert_eq!(hub.topics(), 0);
+    }
+    let _place = join(&hub, &topic, 2).await;
+    assert_eq!(broker.count(Call::Subscribe), 2, "it was subscribed when the read failed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_could_not_be_read_is_let_go_again() {
+    let (hub, broker, _) = faulty();
+    broker.fail_next(Call::History, 1);
+    assert!(try_join(&hub, &room("r"), 1).await.is_err());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((broker.count(Call::Subscribe), broker.count(Call::Unsubscribe)), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_attached_stays_through_an_outage() {
+    let (hub, broker, publisher) = faulty();
+    broker.fail_next(Call::Subscribe, 3);
+    let topic = chat_core::Topic::User(crate::support::user("u"));
+    let (first, mut ear) = member(8);
+    let place = hub.attach(&topic, ConnectionId(1), first);
+    // Three refusals, a second apart.
+    for _ in 0..3 {
+        assert!(place.subscribed().await.is_err());
+    }
+    place.subscribed().await.unwrap();
+    let payload = crate::support::said("there");
+    let delivery = chat_broker::Delivery::Ephemeral;
+    publisher.publish(&topic, payload, delivery).await.unwrap().await.unwrap();
+    ear.expect(&["there"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_that_is_given_up_leaves_nothing() {
+    let (hub, broker, _) = faulty();
+    broker.hang_next(Call::Subscribe, 1);
+    let topic = room("r");
+    let joining = try_join(&hub, &topic, 1);
+    assert!(tokio::time::timeout(Duration::from_secs(1), joining).await.is_err());
+    assert!(hub.members(&topic).is_empty());
+    broker.release(Call::Subscribe);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((broker.count(Call::Subscribe), broker.count(Call::Unsubscribe)), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_for_somebody_else_is_not_taken_for_a_newcomers() {
+    let (hub, broker, publisher) = faulty();
+    broker.hold_next(Call::History, 1);
+    let topic = room("r");
+    // The history is read for the first, who gives up while the answer is on its way.
+    let joining = try_join(&hub, &topic, 1);
+    assert!(tokio::time::timeout(Duration::from_millis(100), joining).await.is_err());
+    say(&publisher, &topic, "heard by nobody").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    let second = tokio::spawn({
+        let (hub, topic) = (hub.clone(), topic.clone());
+        async move { join(&hub, &topic, 2).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    broker.release(Call::History);
+    let (_place, mut ear, position) = second.await.unwrap();
+    assert_eq!(position, 1);
+    say(&publisher, &topic, "hello").await;
+    ear.expect(&["2 hello"]).await;
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_driver_that_is_gone() {
+    let bus = MemoryBus::new();
+    let (broker, events) = bus.connect();
+    let (broker, events) = chat_broker::testing::FaultyBroker::new(Arc::new(broker), events);
+    broker.hang_next(Call::Subscribe, 1);
+    let (hub, driver) = Hub::new(broker as Arc<dyn Broker>, events, HubConfig::default());
+    let driver = tokio::spawn(driver.run());
+    let joining = tokio::spawn({
+        let hub = hub.clone();
+        async move { try_join(&hub, &room("r"), 1).await.map(drop) }
+    });
+    while hub.topics() == 0 {
+        tokio::task::yield_now().await;
+    }
+    driver.abort();
+    assert!(matches!(joining.await.unwrap(), Err(BrokerError::Closed)));
+    let late = try_join(&hub, &room("r"), 2).await;
+    assert!(matches!(late, Err(BrokerError::Closed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_that_reads_slowly_keeps_nobody_else_waiting() {
+    let bus = MemoryBus::new();
+    let (hub, broker) = start_with(&bus, HubConfig::default());
+    broker.hang_next(Call::History, 1);
+    let stuck = tokio::spawn({
+        let hub = hub.clone();
+        async move { try_join(&hub, &room("stuck"), 1).await.map(drop) }
+    });
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let _place = join(&hub, &room("other"), 2).await;
+    broker.release(Call::History);
+    stuck.await.unwrap().unwrap();
+}

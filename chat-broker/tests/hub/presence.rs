@@ -1,0 +1,125 @@
+//! Who is in a room, as the hub tells the broker and as members hear.
+
+use std::time::Duration;
+
+use chat_broker::testing::{Call, Told};
+use chat_broker::{Broker, HubConfig, MemoryBus};
+use tokio::time::Instant;
+
+use crate::support::{enter, faulty, occupant, room, start, start_with, user};
+
+#[tokio::test(start_paused = true)]
+async fn comings_and_goings_are_told_on_all_servers_once_for_each_user() {
+    let bus = MemoryBus::new();
+    let (a, b) = (start(&bus), start(&bus));
+    let topic = room("r");
+    let (_watcher, mut ear) = enter(&b, &topic, 0, "watcher").await;
+    ear.expect(&["+watcher"]).await;
+    let (first, _) = enter(&a, &topic, 1, "ann").await;
+    let (second, _) = enter(&a, &topic, 2, "ann").await;
+    let (third, _) = enter(&b, &topic, 3, "ann").await;
+    ear.expect(&["+ann"]).await;
+    drop(first);
+    drop(third);
+    ear.expect_silence().await;
+    drop(second);
+    ear.expect(&["-ann"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_connection_is_told_after_the_grace_unless_it_comes_back() {
+    let bus = MemoryBus::new();
+    let (a, broker) = start_with(&bus, HubConfig::default());
+    let b = start(&bus);
+    let topic = room("r");
+    let (_watcher, mut ear) = enter(&b, &topic, 0, "watcher").await;
+    ear.expect(&["+watcher"]).await;
+    let (place, _) = enter(&a, &topic, 1, "ann").await;
+    ear.expect(&["+ann"]).await;
+
+    place.lose();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let (here, _) = enter(&a, &topic, 2, "ann").await;
+    here.lose();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let (elsewhere, _) = enter(&b, &topic, 3, "ann").await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(broker.count(Call::Enter), 1);
+    assert_eq!(broker.count(Call::Leave), 1, "this server lets go when the time is up");
+    ear.expect_silence().await;
+
+    let lost = Instant::now();
+    elsewhere.lose();
+    ear.expect(&["-ann"]).await;
+    assert_eq!(lost.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_another_tab_on_purpose_has_left() {
+    let bus = MemoryBus::new();
+    let hub = start(&bus);
+    let topic = room("r");
+    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    let (lost, _) = enter(&hub, &topic, 1, "ann").await;
+    let (left, _) = enter(&hub, &topic, 2, "ann").await;
+    ear.expect(&["+watcher", "+ann"]).await;
+    lost.lose();
+    drop(left);
+    ear.expect(&["-ann"]).await;
+    ear.expect_silence().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn missed_comings_and_goings_are_told_as_a_difference() {
+    for told in [Told::Lagged, Told::Interrupted, Told::Nothing] {
+        let (hub, broker, other) = faulty();
+        let topic = room("r");
+        other.enter(&topic, occupant("before"));
+        let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+        ear.expect(&["+watcher"]).await;
+        broker.lose_presence(2, told);
+        other.leave(&topic, &user("before"));
+        other.enter(&topic, occupant("missed"));
+        // What comes next shows the hole, if nothing told of it.
+        other.enter(&topic, occupant("seen"));
+        let mut heard = [ear.hear().await, ear.hear().await, ear.hear().await];
+        heard.sort();
+        assert_eq!(heard, ["+missed", "+seen", "-before"], "{told:?}");
+        ear.expect_silence().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_joins_is_told_as_a_few_counts() {
+    let bus = MemoryBus::new();
+    let (hub, _) = start_with(&bus, HubConfig::default().presence_limit(10));
+    let (other, _events) = bus.connect();
+    let topic = room("r");
+    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    for n in 0..2_000 {
+        other.enter(&topic, occupant(&format!("u{n}")));
+        if n % 500 == 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    let (mut singles, mut counts) = (0, Vec::new());
+    while counts.last() != Some(&2_001) {
+        match ear.hear().await.split_at(1) {
+            ("=", count) => counts.push(count.parse::<u32>().unwrap()),
+            _ => singles += 1,
+        }
+    }
+    assert!(singles <= 10, "{singles} single ones");
+    assert!(counts.len() <= 6 && counts.is_sorted(), "{counts:?}");
+    ear.expect_silence().await;
+
+    for n in 0..2_000 {
+        other.leave(&topic, &user(&format!("u{n}")));
+    }
+    let mut last = ear.hear().await;
+    while last != "-u1999" && last != "=1" {
+        last = ear.hear().await;
+    }
+    other.enter(&topic, occupant("one more"));
+    while ear.hear().await != "+one more" {}
+}

@@ -1,0 +1,256 @@
+//! Messages that did not arrive, and what members hear of it: nothing, if they can be had.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chat_broker::testing::{Call, Told};
+use chat_broker::{Broker, Delivery, HistoryRules, HubConfig, MemoryBus, Welcomed};
+use chat_core::{ConnectionId, Retention};
+
+use crate::support::{faulty, faulty_with, join, member, room, said, say, start_with, try_join};
+
+#[tokio::test(start_paused = true)]
+async fn a_hole_is_read_and_nobody_notices() {
+    for told in [Told::Nothing, Told::Lagged, Told::Interrupted] {
+        let (hub, broker, publisher) = faulty();
+        let topic = room("r");
+        let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+        say(&publisher, &topic, "a").await;
+        ear.expect(&["1 a"]).await;
+        let reads = broker.count(Call::History);
+        broker.lose_publications(3, told);
+        for text in ["b", "c", "d", "e"] {
+            say(&publisher, &topic, text).await;
+        }
+        ear.expect(&["2 b", "3 c", "4 d", "5 e"]).await;
+        ear.expect_silence().await;
+        let stats = hub.stats();
+        assert_eq!(stats.gaps, 0);
+        assert!((3..=4).contains(&stats.repaired), "{stats:?}");
+        assert!(broker.count(Call::History) - reads <= 3, "{told:?}: one read, or a few");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_missed_at_the_end_is_read_though_nothing_follows() {
+    for told in [Told::Lagged, Told::Interrupted] {
+        let (hub, broker, publisher) = faulty();
+        let topic = room("r");
+        let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+        broker.lose_publications(2, told);
+        say(&publisher, &topic, "a").await;
+        say(&publisher, &topic, "b").await;
+        ear.expect(&["1 a", "2 b"]).await;
+        ear.expect_silence().await;
+        assert_eq!(hub.stats().gaps, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interruption_reads_only_the_rooms_that_are_behind() {
+    let (hub, broker, publisher) = faulty();
+    let mut places = Vec::new();
+    for n in 0..1_000 {
+        places.push(join(&hub, &room(&format!("r{n}")), n).await);
+    }
+    let topics = |call| -> usize {
+        broker.calls().iter().filter(|(made, _)| *made == call).map(|(_, topics)| topics).sum()
+    };
+    let (reads, checks) = (topics(Call::History), topics(Call::Positions));
+    broker.lose_publications(3, Told::Interrupted);
+    for n in [7, 70, 700] {
+        say(&publisher, &room(&format!("r{n}")), "x").await;
+    }
+    for n in [7, 70, 700] {
+        places[n].1.expect(&["1 x"]).await;
+    }
+    assert_eq!(hub.stats().gaps, 0);
+    assert!(
+        topics(Call::History) - reads <= 9,
+        "{} rooms were read",
+        topics(Call::History) - reads
+    );
+    assert!(topics(Call::Positions) - checks >= 1_000);
+    let calls = broker.count(Call::Positions);
+    assert!(calls <= 3 * 4, "{calls} calls for a thousand rooms, three times");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repair_waits_for_the_broker_and_what_is_said_meanwhile_waits_too() {
+    let (hub, broker, publisher) = faulty();
+    let topic = room("r");
+    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    broker.lose_publications(1, Told::Nothing);
+    broker.fail_next(Call::History, 2);
+    for text in ["a", "b"] {
+        say(&publisher, &topic, text).await;
+    }
+    let (_late, mut late, position) = join(&hub, &topic, 2).await;
+    assert_eq!(position, 0, "a newcomer stands where the others do");
+    say(&publisher, &topic, "c").await;
+    for ear in [&mut ear, &mut late] {
+        ear.expect(&["1 a", "2 b", "3 c"]).await;
+    }
+    assert!(hub.stats().longest_repair >= Duration::from_secs(2), "{:?}", hub.stats());
+    ear.expect_silence().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_broker_no_longer_has_is_a_gap() {
+    let short = Retention { messages: 2, ..Retention::default() };
+    let rules = HistoryRules::new(Some(short));
+    let (hub, broker, publisher) = faulty_with(HubConfig::default().history(rules));
+    let topic = room("r");
+    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    broker.lose_publications(4, Told::Interrupted);
+    for text in ["a", "b", "c", "d", "e"] {
+        let delivery = Delivery::Kept { retention: short, key: None };
+        publisher.publish(&topic, said(text), delivery).await.unwrap().await.unwrap();
+    }
+    // How much is there depends on when it is read.
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|last| last != "5 e") {
+        heard.push(ear.hear().await);
+    }
+    assert!(heard.iter().any(|told| told.starts_with("gap ")), "{heard:?}");
+    assert!(hub.stats().gaps >= 1);
+}
+
+/// A room without history cannot know what it missed.
+#[tokio::test(start_paused = true)]
+async fn a_room_without_history_is_told_of_every_interruption() {
+    let rules = HistoryRules::new(None);
+    let (hub, broker, publisher) = faulty_with(HubConfig::default().history(rules));
+    let topic = room("r");
+    let (first, mut ear) = member(100);
+    let welcome = |snapshot: chat_broker::Snapshot<'_, _>| {
+        assert!(snapshot.position.is_none() && snapshot.recent.is_none());
+        Welcomed::UpToDate
+    };
+    let _place = hub.join(&topic, ConnectionId(1), first, None, welcome).await.unwrap();
+    assert_eq!(broker.count(Call::History), 0);
+    let say = async |text| {
+        publisher.publish(&topic, said(text), Delivery::Ephemeral).await.unwrap().await.unwrap();
+    };
+    say("a").await;
+    ear.expect(&["a"]).await;
+    broker.lose_publications(1, Told::Interrupted);
+    say("b").await;
+    say("c").await;
+    ear.expect(&["gap", "c"]).await;
+}
+
+/// Whoever has missed more than is at hand hears nothing, until it has caught up.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_catches_up_hears_what_follows_and_nothing_twice() {
+    let bus = MemoryBus::new();
+    let (hub, _) = start_with(&bus, HubConfig::default());
+    let (publisher, _events) = bus.connect();
+    let topic = room("r");
+    let (_other, mut other, _) = join(&hub, &topic, 1).await;
+    let (late, mut ear) = member(100);
+    let welcome = |_: chat_broker::Snapshot<'_, _>| Welcomed::CatchingUp;
+    let mut place = hub.join(&topic, ConnectionId(2), late.clone(), None, welcome).await.unwrap();
+    assert!(place.is_catching_up());
+    say(&publisher, &topic, "a").await;
+    other.expect(&["1 a"]).await;
+    let again = place.listen(late.clone(), |_| Welcomed::CatchingUp);
+    assert_eq!((again, place.is_catching_up()), (Welcomed::CatchingUp, true));
+    let listened = place.listen(late, |snapshot| {
+        assert_eq!(snapshot.position.unwrap().offset, 1);
+        Welcomed::UpToDate
+    });
+    assert_eq!((listened, place.is_catching_up()), (Welcomed::UpToDate, false));
+    say(&publisher, &topic, "b").await;
+    other.expect(&["2 b"]).await;
+    ear.expect(&["2 b"]).await;
+    drop(place);
+    say(&publisher, &topic, "c").await;
+    other.expect(&["3 c"]).await;
+    assert_eq!(ear.0.recv().await, None, "it has left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_for_newcomers_is_bounded_over_all_rooms() {
+    let config = HubConfig::default().recent_bytes(100_000);
+    let bus = MemoryBus::new();
+    let (hub, _) = start_with(&bus, config);
+    let (publisher, _events) = bus.connect();
+    let mut places = Vec::new();
+    for n in 0..100 {
+        places.push(join(&hub, &room(&format!("r{n}")), n).await);
+    }
+    let text = "x".repeat(500);
+    for _ in 0..20 {
+        for n in 0..100 {
+            say(&publisher, &room(&format!("r{n}")), &text).await;
+        }
+    }
+    for (_, ear, _) in &mut places {
+        for offset in 1..=20 {
+            assert_eq!(ear.hear().await, format!("{offset} {text}"));
+        }
+    }
+    let held = hub.stats().recent_bytes;
+    assert!((50_000..160_000).contains(&held), "{held} bytes are held");
+    drop(places);
+    assert_eq!(hub.stats().recent_bytes, 0);
+}
+
+/// Faults of every kind, at random times: in the end everybody has heard everything, once
+/// and in order.
+#[tokio::test(start_paused = true)]
+async fn through_any_faults_nothing_is_lost_repeated_or_reordered() {
+    // Fewer than the broker keeps.
+    const MESSAGES: u64 = 250;
+    for seed in 1..=20_u64 {
+        let mut random = seed;
+        let mut next = move |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % below
+        };
+        let bus = MemoryBus::new();
+        let (hub, broker) = start_with(&bus, HubConfig::default());
+        let (publisher, _events) = bus.connect();
+        let topic = room("r");
+        let (_place, mut ear, _) = join(&hub, &topic, 0).await;
+        broker.delay(Call::History, Duration::from_millis(next(30)));
+        broker.delay(Call::Positions, Duration::from_millis(next(30)));
+        let mut ears = Vec::new();
+        for n in 1..=MESSAGES {
+            match next(40) {
+                0 => broker.lose_publications(next(5) as usize, Told::Nothing),
+                1 => broker.lose_publications(next(20) as usize, Told::Lagged),
+                2 => broker.lose_publications(next(20) as usize, Told::Interrupted),
+                3 => broker.fail_next(Call::History, next(3) as usize),
+                4 => broker.fail_next(Call::Positions, next(3) as usize),
+                5 => broker.hold_events(),
+                6 => broker.release_events(),
+                7 => {
+                    // Newcomers in the middle of it, if the room can be joined.
+                    if let Ok(place) = try_join(&hub, &topic, 1_000 + n).await {
+                        drop(place);
+                        ears.push(join(&hub, &topic, n).await);
+                    }
+                }
+                8 => tokio::time::sleep(Duration::from_millis(next(100))).await,
+                _ => {}
+            }
+            say(&publisher, &topic, &n.to_string()).await;
+        }
+        broker.release_events();
+        broker.lose_publications(0, Told::Nothing);
+        say(&publisher, &topic, &(MESSAGES + 1).to_string()).await;
+        for offset in 1..=MESSAGES + 1 {
+            assert_eq!(ear.hear().await, format!("{offset} {offset}"), "seed {seed}");
+        }
+        for (_place, ear, position) in &mut ears {
+            for offset in *position + 1..=MESSAGES + 1 {
+                assert_eq!(ear.hear().await, format!("{offset} {offset}"), "seed {seed}");
+            }
+        }
+        assert_eq!(hub.stats().gaps, 0);
+        let broker: Arc<dyn Broker> = broker;
+        broker.close().await;
+    }
+}

@@ -1,0 +1,168 @@
+//! Members that keep what they hear, and a hub over a broker with faults.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chat_broker::testing::FaultyBroker;
+use chat_broker::{
+    Broker, BrokerError, Delivery, Hub, HubConfig, Membership, MemoryBroker, MemoryBus, Welcomed,
+};
+use chat_core::{
+    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Message, Occupant,
+    Position, Presence, PresenceChange, RoomId, Sender, Topic, UserId, envelope,
+};
+use tokio::sync::mpsc;
+
+/// A member that keeps what it is told: messages with their offsets, gaps as `gap N`, comings
+/// and goings as `+name` and `-name`, counts as `=N`.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    heard: mpsc::Sender<String>,
+    pub(crate) closed: Arc<Mutex<Option<CloseReason>>>,
+}
+
+impl Deliver for Member {
+    fn deliver(&self, batch: &Batch) -> Delivered {
+        for (event, position) in batch.events() {
+            if self.heard.try_send(told(&event, position)).is_err() {
+                return Delivered::Full;
+            }
+        }
+        Delivered::Queued
+    }
+
+    fn close(&self, reason: CloseReason) {
+        *self.closed.lock().unwrap() = Some(reason);
+    }
+}
+
+fn told(event: &Event<'_>, position: Option<Position>) -> String {
+    match event {
+        Event::Message(message) => match position {
+            Some(position) => format!("{} {}", position.offset, message.text),
+            None => message.text.to_owned(),
+        },
+        Event::Gap(Some(position)) => format!("gap {}", position.offset),
+        Event::Gap(None) => "gap".to_owned(),
+        Event::Presence(Presence { user, change: PresenceChange::Joined, .. }) => {
+            format!("+{}", user.name)
+        }
+        Event::Presence(Presence { user, .. }) => format!("-{}", user.name),
+        Event::Count(count) => format!("={count}"),
+        other => format!("{other:?}"),
+    }
+}
+
+pub(crate) struct Ear(pub(crate) mpsc::Receiver<String>);
+
+impl Ear {
+    pub(crate) async fn hear(&mut self) -> String {
+        let heard = tokio::time::timeout(Duration::from_secs(20), self.0.recv());
+        heard.await.expect("something to hear").expect("a member")
+    }
+
+    /// Wants exactly this next.
+    pub(crate) async fn expect(&mut self, all: &[&str]) {
+        for told in all {
+            assert_eq!(self.hear().await, *told);
+        }
+    }
+
+    /// Wants nothing for a while; with paused time it costs none.
+    pub(crate) async fn expect_silence(&mut self) {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(self.0.try_recv().ok(), None);
+    }
+}
+
+pub(crate) fn member(capacity: usize) -> (Member, Ear) {
+    let (heard, ear) = mpsc::channel(capacity);
+    (Member { heard, closed: Arc::default() }, Ear(ear))
+}
+
+pub(crate) fn start(bus: &MemoryBus) -> Hub<Member> {
+    start_with(bus, HubConfig::default()).0
+}
+
+/// A hub, and the broker with faults below it.
+pub(crate) fn start_with(bus: &MemoryBus, config: HubConfig) -> (Hub<Member>, Arc<FaultyBroker>) {
+    let (broker, events) = bus.connect();
+    let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
+    let (hub, driver) = Hub::new(Arc::clone(&broker) as Arc<dyn Broker>, events, config);
+    tokio::spawn(driver.run());
+    (hub, broker)
+}
+
+/// A hub with faults, and another node that publishes.
+pub(crate) fn faulty() -> (Hub<Member>, Arc<FaultyBroker>, MemoryBroker) {
+    faulty_with(HubConfig::default())
+}
+
+pub(crate) fn faulty_with(config: HubConfig) -> (Hub<Member>, Arc<FaultyBroker>, MemoryBroker) {
+    let bus = MemoryBus::new();
+    let (hub, broker) = start_with(&bus, config);
+    (hub, broker, bus.connect().0)
+}
+
+pub(crate) fn room(name: &str) -> Topic {
+    Topic::Room(RoomId::new(name).unwrap())
+}
+
+pub(crate) fn said(text: &str) -> Bytes {
+    let user = Sender { id: "u", name: "U", color: "#FFFFFF" };
+    envelope::encode(&Event::Message(Message { user, text, data: None, key: None, at: 0 }))
+}
+
+pub(crate) async fn say(broker: &impl Broker, topic: &Topic, text: &str) {
+    broker.publish(topic, said(text), Delivery::kept()).await.unwrap().await.unwrap();
+}
+
+/// Joins as nobody; returns the place, what it hears, and where the room stood.
+pub(crate) async fn join(
+    hub: &Hub<Member>,
+    topic: &Topic,
+    id: u64,
+) -> (Membership<Member>, Ear, u64) {
+    let (member, ear) = member(10_000);
+    let (tell, told) = std::sync::mpsc::channel();
+    let welcome = move |snapshot: chat_broker::Snapshot<'_, Member>| {
+        tell.send(snapshot.position.map_or(0, |position| position.offset)).unwrap();
+        Welcomed::UpToDate
+    };
+    let place = hub.join(topic, ConnectionId(id), member, None, welcome).await.unwrap();
+    (place, ear, told.try_recv().expect("welcomed before join returned"))
+}
+
+/// Tries to join as nobody.
+pub(crate) async fn try_join(
+    hub: &Hub<Member>,
+    topic: &Topic,
+    id: u64,
+) -> Result<Membership<Member>, BrokerError> {
+    hub.join(topic, ConnectionId(id), member(8).0, None, |_| Welcomed::UpToDate).await
+}
+
+pub(crate) fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+pub(crate) fn occupant(name: &str) -> Occupant {
+    let sender = Sender { id: name, name, color: "#FFFFFF" };
+    let (change, announced) = (PresenceChange::Joined, true);
+    let info = envelope::encode(&Event::Presence(Presence { user: sender, change, announced }));
+    Occupant { user: user(name), info }
+}
+
+/// Joins as somebody; returns the place and what it hears.
+pub(crate) async fn enter(
+    hub: &Hub<Member>,
+    topic: &Topic,
+    id: u64,
+    name: &str,
+) -> (Membership<Member>, Ear) {
+    let (member, ear) = member(10_000);
+    let joining =
+        hub.join(topic, ConnectionId(id), member, Some(occupant(name)), |_| Welcomed::UpToDate);
+    (joining.await.unwrap(), ear)
+}

@@ -1,0 +1,281 @@
+//! What a newcomer to a room has missed.
+//!
+//! Mostly the server holds it, and the newcomer is told under the room's lock. Else the
+//! newcomer becomes a member who hears nothing yet, reads page after page of the history as
+//! fast as the client takes them, and begins to listen where the last page ends.
+
+use std::time::Duration;
+
+use chat_broker::{BrokerError, HistoryRead, Hub, Membership, Snapshot, Welcomed};
+use chat_core::reply::{Joined, Page};
+use chat_core::{
+    Batch, CloseReason, Deliver, Entry, History, Item, Position, Range, Recent, Reply, RoomId,
+    Topic,
+};
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep};
+
+use super::members;
+use crate::member::Member;
+
+/// Payload of messages in one frame, in bytes.
+const FRAME_BYTES: usize = 256 * 1024;
+
+/// Messages in one page, at most.
+pub(super) const PAGE: u32 = 256;
+
+/// Messages for whoever could not recover and did not say how many.
+const NEWEST: u32 = 50;
+
+/// What may wait for the client before the next page is read, in bytes.
+const PAGE_PAUSE: usize = 64 * 1024;
+
+/// How often it is looked whether this server has come as far as the client.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How long that may take: a server that hears nothing of the broker has given up by then.
+const BEHIND: Duration = Duration::from_secs(10);
+
+/// What the client wants to know of the room's past.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wish {
+    /// Where its copy ends.
+    pub(super) since: Option<Position>,
+    /// How many of the latest messages it wants.
+    pub(super) history: Option<u32>,
+}
+
+/// Somebody on the way into a room.
+#[derive(Debug, Clone)]
+pub(super) struct Newcomer {
+    pub(super) member: Member,
+    pub(super) id: Option<Box<RawValue>>,
+    pub(super) room: RoomId,
+    pub(super) wish: Wish,
+    pub(super) max_listed: usize,
+}
+
+impl Newcomer {
+    /// Tells the newcomer of the room, if all that it has to be told is at hand.
+    pub(super) fn welcome(&self, snapshot: &Snapshot<'_, Member>) -> Welcomed {
+        let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
+            self.tell_joined(snapshot, None, &[], false);
+            return Welcomed::UpToDate;
+        };
+        let messages = match self.wish.since {
+            Some(since) => missed(recent, since, position),
+            None => self.newest(recent, position),
+        };
+        let Some(messages) = messages else { return Welcomed::CatchingUp };
+        self.tell_joined(snapshot, Some(position), &messages, self.wish.since.is_some());
+        Welcomed::UpToDate
+    }
+
+    /// Tells of the room somebody who is in it, with as much of its past as is at hand.
+    pub(super) fn tell_of_room(&self, snapshot: &Snapshot<'_, Member>) {
+        let (position, wanted) = (snapshot.position, self.latest());
+        let messages: Vec<_> = match (position, snapshot.recent) {
+            (Some(Position { offset, .. }), Some(recent)) => {
+                recent.latest(offset, wanted, FRAME_BYTES).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.tell_joined(snapshot, position, &messages, false);
+    }
+
+    /// As many of the newest messages as the client wants, or as a frame takes; `None` if
+    /// there may be more than are at hand.
+    fn newest<'a>(&self, recent: &'a Recent, position: Position) -> Option<Vec<&'a Entry>> {
+        let wanted = self.latest();
+        let newest: Vec<_> = recent.latest(position.offset, wanted, FRAME_BYTES).collect();
+        let oldest = newest.first().map_or(position.offset + 1, |first| first.offset);
+        let is_cut_short = newest.first().is_some_and(|_| recent.oldest() < Some(oldest));
+        (newest.len() == wanted || oldest == 1 || is_cut_short).then_some(newest)
+    }
+
+    /// Tells the newcomer of the room and of its past, from the history, and lets it listen.
+    ///
+    /// A client that was told of the room and then cannot be told the rest is closed, so
+    /// that it comes back with its place.
+    pub(super) async fn catch_up(
+        &self,
+        hub: &Hub<Member>,
+        membership: &mut Membership<Member>,
+    ) -> Result<(), BrokerError> {
+        let (history, recovered) = self.first_page(hub).await?;
+        let mut here = Position { offset: last_offset(&history), ..history.position };
+        if recovered && let Some(since) = self.wish.since {
+            here.offset = here.offset.max(since.offset);
+        }
+        let messages: Vec<&Entry> = history.entries.iter().collect();
+        membership.look(|snapshot| self.tell_joined(&snapshot, Some(here), &messages, recovered));
+        if let Err(error) = self.follow(hub, membership, here).await {
+            tracing::debug!(%error, room = %self.room, "a client could not catch up");
+            self.member.close(CloseReason::InternalError);
+        }
+        Ok(())
+    }
+
+    /// The page that the client is told of first, and whether its copy goes on there.
+    async fn first_page(&self, hub: &Hub<Member>) -> Result<(History, bool), BrokerError> {
+        if let Some(since) = self.wish.since {
+            let history = self.read(hub, Range::After(since.offset), PAGE).await?;
+            let is_known = history.position.offset >= since.offset;
+            let is_first = since == Position::default()
+                && history.entries.first().is_none_or(|first| first.offset == 1);
+            if is_known && (history.follows(since) || is_first) {
+                return Ok((history, true));
+            }
+        }
+        let wanted = self.latest() as u32;
+        if wanted == 0 {
+            let history = self.read(hub, Range::Latest, 1).await?;
+            return Ok((History { entries: Vec::new(), ..history }, false));
+        }
+        Ok((self.read(hub, Range::Latest, wanted).await?, false))
+    }
+
+    /// Reads on from `here` until the room can be listened to.
+    async fn follow(
+        &self,
+        hub: &Hub<Member>,
+        membership: &mut Membership<Member>,
+        mut here: Position,
+    ) -> Result<(), BrokerError> {
+        let mut deadline = Instant::now() + BEHIND;
+        loop {
+            let listening =
+                membership.listen(self.member.clone(), |snapshot| self.go_on(&snapshot, here));
+            if listening == Welcomed::UpToDate || self.member.is_closed() {
+                return Ok(());
+            }
+            self.member.drained_to(PAGE_PAUSE).await;
+            let history = self.read(hub, Range::After(here.offset), PAGE).await?;
+            let next = self.tell_page(here, &history);
+            if next == here {
+                // This server has yet to hear of what the client has seen on another.
+                if Instant::now() > deadline {
+                    return Err(BrokerError::unavailable("the server fell behind the broker"));
+                }
+                sleep(LOOK_AGAIN).await;
+            } else {
+                deadline = Instant::now() + BEHIND;
+            }
+            here = next;
+        }
+    }
+
+    /// Tells what lies between `here` and the room, if it is at hand.
+    fn go_on(&self, snapshot: &Snapshot<'_, Member>, here: Position) -> Welcomed {
+        let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
+            return Welcomed::UpToDate;
+        };
+        let Some(missed) = missed(recent, here, position) else { return Welcomed::CatchingUp };
+        self.tell_messages(position, missed.into_iter());
+        Welcomed::UpToDate
+    }
+
+    /// Tells the messages of a page that follows on `here`, or that they do not follow.
+    /// Returns where the client stands then.
+    fn tell_page(&self, here: Position, history: &History) -> Position {
+        let is_same = here.epoch == history.position.epoch || here == Position::default();
+        if !is_same {
+            // The next page is read from the beginning of the new sequence.
+            let begins = Position { offset: 0, ..history.position };
+            self.tell(vec![Item::Gap(Some(begins))]);
+            return begins;
+        }
+        let first = history.entries.first().map_or(history.position.offset + 1, |e| e.offset);
+        if first > here.offset + 1 {
+            let before = Position { offset: first - 1, ..history.position };
+            self.tell(vec![Item::Gap(Some(before))]);
+        }
+        self.tell_messages(history.position, history.entries.iter());
+        let offset = last_offset(history).max(here.offset);
+        // In an empty room there is no sequence to stand in.
+        if offset == 0 { here } else { Position { offset, ..history.position } }
+    }
+
+    fn tell_joined(
+        &self,
+        snapshot: &Snapshot<'_, Member>,
+        position: Option<Position>,
+        messages: &[&Entry],
+        recovered: bool,
+    ) {
+        let epoch = position.unwrap_or_default().epoch;
+        members::list(snapshot, &self.member.user, self.max_listed, |members, count| {
+            self.member.reply(&Reply::Joined(Joined {
+                id: self.id.as_deref(),
+                room: &self.room,
+                position,
+                recovered,
+                members,
+                count,
+                messages: Page::new(&self.room, epoch, messages),
+            }));
+        });
+        // In the native protocol they are part of the frame.
+        if !self.member.is_native() {
+            self.tell_messages(position.unwrap_or_default(), messages.iter().copied());
+        }
+    }
+
+    fn tell_messages<'a>(&self, position: Position, entries: impl Iterator<Item = &'a Entry>) {
+        let item = |entry: &Entry| {
+            let position = Position { offset: entry.offset, ..position };
+            Item::Envelope(entry.payload.clone(), Some(position))
+        };
+        self.tell(entries.map(item).collect());
+    }
+
+    fn tell(&self, items: Vec<Item>) {
+        if !items.is_empty() {
+            self.member.take(&Batch::new(Topic::Room(self.room.clone()), items));
+        }
+    }
+
+    /// How many of the latest messages the client is told of, when it cannot recover.
+    fn latest(&self) -> usize {
+        let unasked = if self.wish.since.is_some() { NEWEST } else { 0 };
+        self.wish.history.unwrap_or(unasked).min(PAGE) as usize
+    }
+
+    async fn read(
+        &self,
+        hub: &Hub<Member>,
+        range: Range,
+        limit: u32,
+    ) -> Result<History, BrokerError> {
+        read(hub, &self.room, range, limit).await
+    }
+}
+
+/// What lies between two positions; `None` if it is not at hand, or more than a frame takes.
+fn missed(recent: &Recent, since: Position, upto: Position) -> Option<Vec<&Entry>> {
+    // Whoever saw nothing of any sequence has missed this one from its beginning.
+    let is_same = since.epoch == upto.epoch || since == Position::default();
+    if !is_same || since.offset > upto.offset {
+        return None;
+    }
+    let missed: Vec<_> = recent.between(since.offset, upto.offset)?.collect();
+    let bytes: usize = missed.iter().map(|entry| entry.payload.len()).sum();
+    (bytes <= FRAME_BYTES).then_some(missed)
+}
+
+/// One page of a room's history.
+pub(super) async fn read(
+    hub: &Hub<Member>,
+    room: &RoomId,
+    range: Range,
+    limit: u32,
+) -> Result<History, BrokerError> {
+    let read = HistoryRead { topic: Topic::Room(room.clone()), range, limit };
+    let histories = hub.broker().history(std::slice::from_ref(&read)).await?;
+    histories.into_iter().next().ok_or_else(|| BrokerError::unavailable("no history was read"))
+}
+
+/// Where a page ends.
+fn last_offset(history: &History) -> u64 {
+    history.entries.last().map_or(history.position.offset, |last| last.offset)
+}

@@ -1,0 +1,298 @@
+//! What a room keeps: for newcomers, for those who page back, and for those who were away.
+
+use chat_broker::testing::RedisServer;
+use chat_transport::testing::WsClient;
+use serde_json::{Value, json};
+
+use crate::support::{Chat, ask, command, join, next_of};
+
+/// Says so many messages, one after the other: "1", "2" … Returns when the server of the
+/// client, who is in the room, has them all.
+async fn say(client: &mut WsClient, room: &str, numbers: std::ops::RangeInclusive<u64>) {
+    for n in numbers {
+        client
+            .send_json(&json!({"type": "send", "room": room, "message": n.to_string(), "id": n}))
+            .await;
+        let (mut answered, mut heard) = (false, false);
+        while !(answered && heard) {
+            let frame = client.recv_json().await;
+            answered |= frame["type"] == "ok" && frame["id"] == n;
+            heard |= frame["type"] == "message" && frame["message"] == n.to_string();
+        }
+    }
+}
+
+fn texts(messages: &Value) -> Vec<String> {
+    let messages = messages.as_array().expect("messages").iter();
+    messages.map(|message| message["message"].as_str().unwrap().to_owned()).collect()
+}
+
+fn numbers(numbers: std::ops::RangeInclusive<u64>) -> Vec<String> {
+    numbers.map(|n| n.to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_newcomer_sees_the_latest_and_pages_both_ways() {
+    let redis = RedisServer::start();
+    let (first, second) = Chat::pair(&redis).await;
+    let mut writer = first.native().await;
+    join(&mut writer, "r").await;
+    say(&mut writer, "r", 1..=30).await;
+
+    // On the server that holds them, and on one that has yet to read them.
+    for server in [&first, &second] {
+        let mut late = server.native().await;
+        let joined =
+            ask(&mut late, "joined", json!({"type": "join", "room": "r", "history": 5})).await;
+        assert_eq!(texts(&joined["messages"]), numbers(26..=30));
+        assert_eq!((&joined["offset"], &joined["recovered"]), (&json!(30), &json!(false)));
+        let message = &joined["messages"][0];
+        assert_eq!((&message["type"], &message["offset"]), (&json!("message"), &json!(26)));
+
+        let mut before = 26;
+        for (page, more) in [(16..=25, true), (6..=15, true), (1..=5, false)] {
+            let frame =
+                json!({"type": "history", "room": "r", "before": before, "limit": 10, "id": "h"});
+            let answer = ask(&mut late, "history", frame).await;
+            before = *page.start();
+            assert_eq!(texts(&answer["messages"]), numbers(page));
+            assert_eq!((&answer["more"], &answer["id"]), (&json!(more), &json!("h")));
+            assert_eq!(answer["offset"], 30);
+        }
+        let frame = json!({"type": "history", "room": "r", "after": 20, "limit": 6});
+        let answer = ask(&mut late, "history", frame).await;
+        assert_eq!((texts(&answer["messages"]), &answer["more"]), (numbers(21..=26), &json!(true)));
+        let answer = ask(&mut late, "history", json!({"type": "history", "room": "r"})).await;
+        assert_eq!(texts(&answer["messages"]), numbers(1..=30));
+        let frame = json!({"type": "history", "room": "r", "after": 30});
+        let answer = ask(&mut late, "history", frame).await;
+        assert_eq!((&answer["messages"], &answer["more"]), (&json!([]), &json!(false)));
+        let both = json!({"type": "history", "room": "r", "after": 1, "before": 9});
+        assert_eq!(ask(&mut late, "error", both).await["code"], "bad_field");
+    }
+}
+
+#[tokio::test]
+async fn earlier_dialects_see_the_latest_after_the_welcome() {
+    let redis = RedisServer::start();
+    let (first, second) = Chat::pair(&redis).await;
+    let mut writer = first.native().await;
+    join(&mut writer, "r").await;
+    say(&mut writer, "r", 1..=9).await;
+    for server in [&first, &second] {
+        let mut by_frame = server.client().await;
+        by_frame.send(r#"{"type":"join_room","room":"r","user":"Al","history":3}"#).await;
+        let by_url = WsClient::connect(&server.ws("/join-room/r?user=Al&history=3")).await;
+        for mut client in [by_frame, by_url] {
+            let welcome = client.recv_json().await;
+            assert_eq!(welcome["message"], "You successfully joined room: r ");
+            for text in numbers(7..=9) {
+                let chat = client.recv_json().await;
+                assert_eq!((&chat["type"], &chat["message"]), (&json!("chat"), &json!(text)));
+            }
+            assert_eq!(client.recv_json().await["message"], "Al joined the room");
+            client.send(r#"{"type":"leave_room"}"#).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_room_without_history_has_no_positions() {
+    let directory = std::env::temp_dir().join(format!("chat-rooms-{}.toml", std::process::id()));
+    std::fs::write(&directory, "[[rooms]]\nname = \"game-*\"\nhistory = 0\n").unwrap();
+    let redis = RedisServer::start();
+    let start = || {
+        let config = directory.to_str().unwrap();
+        Chat::start(command().args([
+            "--port",
+            "0",
+            "--config",
+            config,
+            "--redis-url",
+            &redis.url(),
+        ]))
+    };
+    let (first, second) = (start(), start());
+    first.until_ready().await;
+    second.until_ready().await;
+    let _ = std::fs::remove_file(&directory);
+
+    let (mut a, mut b) = (first.native().await, second.native().await);
+    let since = json!({"epoch": "abcdefgh", "offset": 4});
+    let frame = json!({"type": "join", "room": "game-1", "since": since, "history": 9});
+    let joined = ask(&mut a, "joined", frame).await;
+    assert_eq!((joined.get("offset"), joined.get("epoch")), (None, None));
+    assert_eq!((&joined["recovered"], &joined["messages"]), (&json!(false), &json!([])));
+    join(&mut b, "game-1").await;
+    let send = json!({"type": "send", "room": "game-1", "message": "x", "key": "k"});
+    let ok = ask(&mut a, "ok", send).await;
+    assert_eq!((ok.get("offset"), ok.get("epoch")), (None, None));
+    let message = next_of(&mut b, "message").await;
+    assert_eq!((message.get("offset"), &message["key"]), (None, &json!("k")));
+    let refused = ask(&mut a, "error", json!({"type": "history", "room": "game-1"})).await;
+    assert_eq!(refused["code"], "history_disabled");
+    let keys = redis.command(&["KEYS", "*game*"]).await;
+    assert!(!keys.contains(":log") && !keys.contains(":meta"), "nothing of it is kept: {keys}");
+
+    redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    let gap = next_of(&mut b, "gap").await;
+    assert_eq!(gap, json!({"type": "gap", "room": "game-1"}), "it cannot know what it missed");
+
+    join(&mut a, "general").await;
+    let ok = ask(&mut a, "ok", json!({"type": "send", "room": "general", "message": "x"})).await;
+    assert_eq!(ok["offset"], 1, "other rooms keep theirs");
+}
+
+#[tokio::test]
+async fn whoever_comes_back_gets_all_that_was_missed() {
+    let redis = RedisServer::start();
+    let (first, second) = Chat::pair(&redis).await;
+    let (mut writer, mut reader) = (first.native().await, first.native().await);
+    join(&mut writer, "r").await;
+    let joined = join(&mut reader, "r").await;
+    assert_eq!((&joined["epoch"], &joined["offset"]), (&json!(""), &json!(0)));
+    drop(reader);
+    say(&mut writer, "r", 1..=20).await;
+
+    // From an empty room, on the same server and on another.
+    let nothing = json!({"epoch": "", "offset": 0});
+    let mut epoch = Value::Null;
+    for server in [&first, &second] {
+        let mut back = server.native().await;
+        let frame = json!({"type": "join", "room": "r", "since": nothing});
+        let joined = ask(&mut back, "joined", frame).await;
+        assert_eq!(
+            (&joined["recovered"], texts(&joined["messages"])),
+            (&json!(true), numbers(1..=20))
+        );
+        epoch = joined["epoch"].clone();
+        let since = json!({"epoch": epoch, "offset": 17});
+        let frame = json!({"type": "join", "room": "r", "since": since});
+        let again = ask(&mut back, "joined", frame).await;
+        assert_eq!(
+            (&again["recovered"], texts(&again["messages"])),
+            (&json!(true), numbers(18..=20))
+        );
+        let since = json!({"epoch": epoch, "offset": 20});
+        let frame = json!({"type": "join", "room": "r", "since": since});
+        let again = ask(&mut back, "joined", frame).await;
+        assert_eq!((&again["recovered"], &again["messages"]), (&json!(true), &json!([])));
+    }
+
+    // What cannot be recovered is said to be lost, with the newest page.
+    for (since, why) in [
+        (json!({"epoch": epoch, "offset": 21}), "beyond the top"),
+        (json!({"epoch": epoch, "offset": 9_007_199_254_740_991_u64}), "far beyond"),
+        (json!({"epoch": "ABCDEFGH", "offset": 3}), "another epoch"),
+    ] {
+        let mut back = second.native().await;
+        let frame = json!({"type": "join", "room": "r", "since": since, "history": 4});
+        let joined = ask(&mut back, "joined", frame).await;
+        assert_eq!((&joined["recovered"], &joined["offset"]), (&json!(false), &json!(20)), "{why}");
+        assert_eq!(texts(&joined["messages"]), numbers(17..=20), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_short_history_says_what_it_has_lost() {
+    let redis = RedisServer::start();
+    let start = || {
+        Chat::start(command().args(["--port", "0", "--history", "5", "--redis-url", &redis.url()]))
+    };
+    let (first, second) = (start(), start());
+    first.until_ready().await;
+    second.until_ready().await;
+    let mut writer = first.native().await;
+    join(&mut writer, "r").await;
+    say(&mut writer, "r", 1..=12).await;
+    let mut reader = second.native().await;
+    let joined =
+        ask(&mut reader, "joined", json!({"type": "join", "room": "r", "history": 99})).await;
+    assert_eq!(texts(&joined["messages"]), numbers(8..=12));
+    for server in [&first, &second] {
+        for (offset, recovered, messages) in
+            [(7, true, 8..=12), (6, false, 8..=12), (10, true, 11..=12), (1, false, 8..=12)]
+        {
+            let since = json!({"epoch": joined["epoch"], "offset": offset});
+            let mut back = server.native().await;
+            let frame = json!({"type": "join", "room": "r", "since": since});
+            let again = ask(&mut back, "joined", frame).await;
+            assert_eq!(again["recovered"], recovered, "since {offset}");
+            assert_eq!(texts(&again["messages"]), numbers(messages), "since {offset}");
+        }
+    }
+}
+
+/// More than a frame takes: the rest follows in frames of its own, as fast as it is read,
+/// while others go on talking.
+#[tokio::test]
+async fn a_lot_that_was_missed_comes_in_pages() {
+    const MISSED: u64 = 120;
+    let redis = RedisServer::start();
+    let (first, second) = Chat::pair(&redis).await;
+    let mut writer = first.native().await;
+    join(&mut writer, "r").await;
+    let padding = "x".repeat(20_000);
+    let send = |n: u64| json!({"type": "send", "room": "r", "message": format!("{n} {padding}")});
+    for n in 1..=MISSED {
+        ask(&mut writer, "ok", send(n)).await;
+    }
+    let mut said = MISSED;
+    for server in [&first, &second] {
+        let mut back = server.native().await;
+        let since = json!({"epoch": "", "offset": 0});
+        back.send_json(&json!({"type": "join", "room": "r", "since": since})).await;
+        let all = said + 20;
+        let writing = async {
+            for n in said + 1..=all {
+                ask(&mut writer, "ok", send(n)).await;
+            }
+        };
+        let reading = async {
+            let joined = next_of(&mut back, "joined").await;
+            assert_eq!(joined["recovered"], true);
+            let in_frame = joined["messages"].as_array().unwrap();
+            assert!(!in_frame.is_empty() && in_frame.len() < MISSED as usize);
+            assert_eq!(joined["offset"], in_frame.len());
+            for (message, offset) in in_frame.iter().zip(1_u64..) {
+                assert_eq!(message["offset"], offset);
+            }
+            for offset in in_frame.len() as u64 + 1..=all {
+                let message = next_of(&mut back, "message").await;
+                assert_eq!(message["offset"], offset, "no gap, no repeat");
+            }
+        };
+        tokio::join!(writing, reading);
+        said = all;
+    }
+}
+
+#[tokio::test]
+async fn the_same_key_is_the_same_message_through_any_server() {
+    let redis = RedisServer::start();
+    let (first, second) = Chat::pair(&redis).await;
+    let mut reader = second.native().await;
+    join(&mut reader, "r").await;
+    let mut ann = first.native().await;
+    let welcome = ask(&mut ann, "welcome", json!({"type": "hello", "name": "Ann"})).await;
+    join(&mut ann, "r").await;
+    let send = json!({"type": "send", "room": "r", "message": "once", "key": "k"});
+    let first_ok = ask(&mut ann, "ok", send.clone()).await;
+    drop(ann);
+    let mut again = second.native().await;
+    let hello = json!({"type": "hello", "name": "Ann", "resume": welcome["resume"]});
+    ask(&mut again, "welcome", hello).await;
+    // It is back in time: nobody hears of it.
+    ask(&mut again, "joined", json!({"type": "join", "room": "r"})).await;
+    assert_eq!(ask(&mut again, "ok", send.clone()).await, first_ok);
+
+    let mut bob = second.native().await;
+    join(&mut bob, "r").await;
+    let ok = ask(&mut bob, "ok", send).await;
+    assert_eq!(ok["offset"], 2, "another user's key is another key");
+    for offset in 1..=2 {
+        let message = next_of(&mut reader, "message").await;
+        assert_eq!((&message["offset"], &message["key"]), (&json!(offset), &json!("k")));
+    }
+    reader.expect_silence().await;
+}

@@ -1,0 +1,204 @@
+//! Who is in a room, on all servers.
+
+use std::time::{Duration, Instant};
+
+use chat_broker::testing::RedisServer;
+use chat_transport::testing::WsClient;
+use serde_json::{Value, json};
+
+use crate::support::{Chat, DEADLINE, ask, command, join, next_of};
+
+fn names(frame: &Value) -> Vec<String> {
+    let members = frame["members"].as_array().expect("members").iter();
+    let mut names: Vec<String> =
+        members.map(|user| user["name"].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+async fn enter(server: &Chat, name: &str) -> (WsClient, Value) {
+    let mut client = server.native().await;
+    let welcome = ask(&mut client, "welcome", json!({"type": "hello", "name": name})).await;
+    join(&mut client, "r").await;
+    (client, welcome)
+}
+
+/// The next coming or going.
+async fn presence(client: &mut WsClient) -> (String, String) {
+    let frame = next_of(client, "presence").await;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    (text(&frame["event"]), text(&frame["user"]["name"]))
+}
+
+fn told(event: &str, name: &str) -> (String, String) {
+    (event.to_owned(), name.to_owned())
+}
+
+#[tokio::test]
+async fn members_are_those_of_all_servers() {
+    let redis = RedisServer::start();
+    let (first, second) = Chat::pair(&redis).await;
+    let (mut ann, _) = enter(&first, "Ann").await;
+    let (mut bob, _) = enter(&second, "Bob").await;
+    assert_eq!(presence(&mut ann).await, told("joined", "Bob"));
+    let (_cid, _) = enter(&second, "Cid").await;
+    for client in [&mut ann, &mut bob] {
+        assert_eq!(presence(client).await, told("joined", "Cid"));
+        let members = ask(client, "members", json!({"type": "members", "room": "r"})).await;
+        assert_eq!(
+            (names(&members), &members["count"]),
+            (vec!["Ann".into(), "Bob".into(), "Cid".into()], &json!(3))
+        );
+    }
+    let mut dan = first.native().await;
+    ask(&mut dan, "welcome", json!({"type": "hello", "name": "Dan"})).await;
+    let joined = ask(&mut dan, "joined", json!({"type": "join", "room": "r"})).await;
+    assert_eq!(joined["members"][0]["name"], "Dan", "the newcomer first");
+    assert_eq!((names(&joined).len(), &joined["count"]), (4, &json!(4)));
+}
+
+#[tokio::test]
+async fn three_tabs_are_one_member() {
+    let redis = RedisServer::start();
+    let (first, second) = Chat::pair(&redis).await;
+    let (mut watcher, _) = enter(&first, "Watcher").await;
+    let (mut tab, welcome) = enter(&first, "Ann").await;
+    assert_eq!(presence(&mut watcher).await, told("joined", "Ann"));
+    let mut tabs = Vec::new();
+    for server in [&first, &second] {
+        let mut client = server.native().await;
+        let hello = json!({"type": "hello", "name": "Ann", "resume": welcome["resume"]});
+        ask(&mut client, "welcome", hello).await;
+        let joined = ask(&mut client, "joined", json!({"type": "join", "room": "r"})).await;
+        assert_eq!(
+            (names(&joined), &joined["count"]),
+            (vec!["Ann".into(), "Watcher".into()], &json!(2))
+        );
+        tabs.push(client);
+    }
+    for client in &mut tabs {
+        ask(client, "left", json!({"type": "leave", "room": "r"})).await;
+    }
+    watcher.expect_silence().await;
+    ask(&mut tab, "left", json!({"type": "leave", "room": "r"})).await;
+    assert_eq!(presence(&mut watcher).await, told("left", "Ann"));
+}
+
+#[tokio::test]
+async fn a_lost_connection_has_time_to_come_back_anywhere() {
+    let redis = RedisServer::start();
+    let start = || {
+        let args = ["--port", "0", "--presence-grace", "1s", "--redis-url", &redis.url()];
+        Chat::start(command().args(args))
+    };
+    let (first, second) = (start(), start());
+    first.until_ready().await;
+    second.until_ready().await;
+    let (mut watcher, _) = enter(&second, "Watcher").await;
+    let (mut ann, welcome) = enter(&first, "Ann").await;
+    assert_eq!(presence(&mut watcher).await, told("joined", "Ann"));
+    let hello = json!({"type": "hello", "name": "Ann", "resume": welcome["resume"]});
+    for server in [&first, &second, &first] {
+        drop(ann);
+        ann = server.native().await;
+        ask(&mut ann, "welcome", hello.clone()).await;
+        ask(&mut ann, "joined", json!({"type": "join", "room": "r"})).await;
+    }
+    // Longer than the grace of all of them; then somebody leaves for good.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let gone = Instant::now();
+    drop(ann);
+    assert_eq!(presence(&mut watcher).await, told("left", "Ann"), "and nothing before");
+    assert!(gone.elapsed() > Duration::from_millis(800), "after {:?}", gone.elapsed());
+
+    let (mut bob, _) = enter(&first, "Bob").await;
+    assert_eq!(presence(&mut watcher).await, told("joined", "Bob"));
+    let gone = Instant::now();
+    ask(&mut bob, "left", json!({"type": "leave", "room": "r"})).await;
+    assert_eq!(presence(&mut watcher).await, told("left", "Bob"));
+    assert!(gone.elapsed() < Duration::from_millis(800), "who leaves has left at once");
+}
+
+#[tokio::test]
+async fn a_server_that_dies_takes_its_members_along() {
+    let redis = RedisServer::start();
+    let start = || {
+        let args = ["--port", "0", "--presence-lease", "1s", "--redis-url", &redis.url()];
+        Chat::start(command().args(args))
+    };
+    let (first, second, third) = (start(), start(), start());
+    for server in [&first, &second, &third] {
+        server.until_ready().await;
+    }
+    let (mut watcher, _) = enter(&second, "Watcher").await;
+    let (_on_third, _) = enter(&third, "Third").await;
+    assert_eq!(presence(&mut watcher).await, told("joined", "Third"));
+    let (_ann, welcome) = enter(&first, "Ann").await;
+    let (_bob, _) = enter(&first, "Bob").await;
+    for name in ["Ann", "Bob"] {
+        assert_eq!(presence(&mut watcher).await, told("joined", name));
+    }
+    // Ann has another tab elsewhere.
+    let mut tab = third.native().await;
+    let hello = json!({"type": "hello", "name": "Ann", "resume": welcome["resume"]});
+    ask(&mut tab, "welcome", hello).await;
+    ask(&mut tab, "joined", json!({"type": "join", "room": "r"})).await;
+
+    let died = Instant::now();
+    drop(first);
+    assert_eq!(presence(&mut watcher).await, told("left", "Bob"), "Ann is still there");
+    assert!(died.elapsed() < Duration::from_secs(1 + 5), "after {:?}", died.elapsed());
+    let members = ask(&mut watcher, "members", json!({"type": "members", "room": "r"})).await;
+    assert_eq!(names(&members), ["Ann", "Third", "Watcher"]);
+    watcher.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_big_room_is_told_its_number() {
+    let redis = RedisServer::start();
+    let start = || {
+        let args = ["--port", "0", "--presence-limit", "5", "--redis-url", &redis.url()];
+        Chat::start(command().args(args))
+    };
+    let (first, second) = (start(), start());
+    first.until_ready().await;
+    second.until_ready().await;
+    let (mut watcher, _) = enter(&first, "Watcher").await;
+    let mut crowd = Vec::new();
+    for n in 0..40 {
+        let server = if n % 2 == 0 { &first } else { &second };
+        let mut client = server.native().await;
+        ask(&mut client, "joined", json!({"type": "join", "room": "r"})).await;
+        crowd.push(client);
+    }
+    let (mut singles, mut counts) = (0, 0);
+    loop {
+        let frame = next_of(&mut watcher, "presence").await;
+        if frame["event"] == "count" {
+            counts += 1;
+            if frame["count"] == 41 {
+                break;
+            }
+        } else {
+            singles += 1;
+        }
+    }
+    assert!(singles <= 4 && counts <= 10, "{singles} single ones, {counts} counts");
+    let members = ask(&mut watcher, "members", json!({"type": "members", "room": "r"})).await;
+    assert_eq!(members["count"], 41);
+    for client in &mut crowd {
+        ask(client, "left", json!({"type": "leave", "room": "r"})).await;
+    }
+    // A small room is told of single ones again: the last may be either.
+    let last = |frame: &Value| frame["count"] == 1 || frame["event"] == "left";
+    while !last(&next_of(&mut watcher, "presence").await) {}
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let members = ask(&mut watcher, "members", json!({"type": "members", "room": "r"})).await;
+        if members["count"] == 1 {
+            assert_eq!(names(&members), ["Watcher"]);
+            break;
+        }
+        assert!(Instant::now() < deadline, "{members}");
+    }
+}

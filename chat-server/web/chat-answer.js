@@ -1,0 +1,33 @@
+// What comes of a request: an answer, now or later, or an error.
+
+/** When to try again, where the server does not say. */
+const RETRY_MS = 1_000;
+
+/** What went wrong: `code` is the server's, or one of this client's own. */
+export class ChatError extends Error {
+  constructor(code, message, { retryAfterMs, key } = {}) {
+    super(message);
+    this.name = "ChatError";
+    this.code = code;
+    this.retryAfterMs = retryAfterMs;
+    this.key = key;
+  }
+
+  static fromFrame({ code, message, retry_after_ms: retryAfterMs }) {
+    return new ChatError(code, message, { retryAfterMs });
+  }
+}
+
+/** The pause after an error before the next try: random, so that not all come at once. */
+export function pauseAfter({ retryAfterMs = RETRY_MS }) {
+  return retryAfterMs * (1 + Math.random());
+}
+
+/** A promise with its two ends at hand. */
+export function deferred() {
+  const parts = {};
+  parts.promise = new Promise((resolve, reject) => Object.assign(parts, { resolve, reject }));
+  // Whoever does not ask for the outcome is not told of a rejection.
+  parts.promise.catch(() => {});
+  return parts;
+}

@@ -1,0 +1,64 @@
+// One's own messages that the room has not seen yet.
+
+import { byId, make } from "./dom.js";
+
+/** Keys begin with it: no two pages use the same. */
+const PREFIX = Array.from(crypto.getRandomValues(new Uint32Array(3)), (n) => n.toString(36)).join("");
+let lastKey = 0;
+
+export class Unsent {
+  #client;
+  #onChange;
+
+  /** `onChange(room, error)` is called when there is something else to show, and with an
+   *  error if one was not sent. */
+  constructor(client, onChange) {
+    this.#client = client;
+    this.#onChange = onChange;
+  }
+
+  /** Says something in a room; once more what failed, under the same `key`. */
+  say(room, text, key = `${PREFIX}-${(lastKey += 1)}`) {
+    room.unsent.set(key, { text });
+    this.#client.send(room.id, text, { key }).then(
+      () => {
+        if (room.unsent.has(key)) room.unsent.set(key, { text, isTaken: true });
+      },
+      (error) => {
+        if (!room.unsent.has(key)) return;
+        room.unsent.set(key, { text, error: error.message });
+        this.#onChange(room, error);
+      },
+    );
+    this.#onChange(room);
+  }
+
+  show(room) {
+    const rows = [...room.unsent].map(([key, { text, error, isTaken }]) => {
+      const discard = () => {
+        room.unsent.delete(key);
+        this.#onChange(room);
+      };
+      const row = unsentRow({ text, error }, () => this.say(room, text, key), discard);
+      row.classList.toggle("taken", Boolean(isTaken));
+      return row;
+    });
+    byId("unsent").replaceChildren(...rows);
+  }
+}
+
+/** One's own message on its way; `onRetry` if it did not get there. */
+function unsentRow({ text, error }, onRetry, onDiscard) {
+  const state = make("p", { class: "state" }, error ? `Not sent: ${error}` : "Sending …");
+  const item = make("li", { class: `message own unsent${error ? " failed" : ""}` });
+  if (error) {
+    const retry = make("button", { type: "button", class: "small", "data-testid": "resend" }, "Send again");
+    const discard = make("button", { type: "button", class: "small" }, "Discard");
+    retry.addEventListener("click", onRetry);
+    discard.addEventListener("click", onDiscard);
+    state.append(" ", retry, " ", discard);
+  }
+  const body = make("div", { class: "body" }, make("p", { class: "text", dir: "auto" }, text), state);
+  item.append(make("div", { class: "line" }, body));
+  return item;
+}

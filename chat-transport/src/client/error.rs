@@ -1,0 +1,70 @@
+//! How calls of a client fail.
+
+use std::time::Duration;
+
+/// Why a call of a [`Client`](super::Client) failed.
+///
+/// Of a message that was to be sent, everything but [`OutcomeUnknown`](Self::OutcomeUnknown)
+/// says that the server did not take it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// Not an address: the client speaks to `ws://HOST[:PORT]/PATH`.
+    #[error("not a ws:// address: {0}")]
+    Url(String),
+    /// There is no connection at the moment.
+    #[error("there is no connection")]
+    Offline,
+    /// The connection was lost before the answer came.
+    #[error("the connection was lost before the answer")]
+    Disconnected,
+    /// The server did not answer in time, or there was no connection for as long.
+    #[error("no answer in time")]
+    Timeout,
+    /// The client is not in the room, or left it before the message was sent.
+    #[error("not in the room")]
+    NotInRoom,
+    /// Too many messages wait to be sent, or too many requests wait for an answer.
+    #[error("too many messages or requests wait")]
+    QueueFull,
+    /// The frame would be larger than the server allows, which would cost the connection.
+    #[error("larger than the server allows")]
+    TooLarge,
+    /// The server refused.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The message was handed to a server that did not confirm it in time. Sent again with
+    /// the same key, within five minutes of the first attempt, it is not delivered twice.
+    #[error("whether the message was taken is unknown")]
+    OutcomeUnknown {
+        /// The message's key.
+        key: String,
+    },
+    /// The client is closed.
+    #[error("the client is closed")]
+    Closed,
+}
+
+/// What the server's `error` frame says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Rejection {
+    /// For programs: one of [`ErrorCode`](chat_core::ErrorCode), or of a later server.
+    pub code: String,
+    /// For people: a sentence.
+    pub message: String,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+}
+
+/// The pause before something is tried again, if the server does not give one.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl Rejection {
+    /// How long to wait before the same is tried again, if that may help: as a span that
+    /// jitter is added to.
+    pub(super) fn retry(&self) -> Option<Duration> {
+        let passes = matches!(&*self.code, "broker_unavailable" | "rate_limited" | "internal");
+        self.retry_after.or(passes.then_some(RETRY_AFTER))
+    }
+}

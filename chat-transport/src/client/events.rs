@@ -1,0 +1,307 @@
+//! What a client tells its application.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use chat_core::{Position, PresenceChange};
+use futures_util::Stream;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use super::config::Resume;
+use super::error::{ClientError, Rejection};
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// The connection came or went.
+    State(State),
+    /// The client is in a room, for the first time or again. The messages that it asked for
+    /// or missed follow.
+    Joined {
+        /// Which room, here and below.
+        room: String,
+        /// After a reconnect, or to repair a hole.
+        rejoined: bool,
+        /// Whether nothing was missed. If it is false in a room that was rejoined, a
+        /// [`Gap`](Self::Gap) follows.
+        recovered: bool,
+        /// Who is there.
+        members: Members,
+    },
+    /// A message: each once, in the room's order, and none is left out but those that a
+    /// [`Gap`](Self::Gap) tells of.
+    Message(Message),
+    /// Somebody came to a room or left it.
+    Presence {
+        #[allow(missing_docs)]
+        room: String,
+        /// Coming or going.
+        change: PresenceChange,
+        /// Who.
+        user: User,
+    },
+    /// So many are in the room: what is told of a big one.
+    Count {
+        #[allow(missing_docs)]
+        room: String,
+        /// How many.
+        count: u32,
+    },
+    /// Messages of the room were missed and will not come.
+    Gap {
+        #[allow(missing_docs)]
+        room: String,
+        /// The next message is the one after it; `None` in a room without history.
+        position: Option<Position>,
+    },
+    /// Somebody writes, or stopped writing.
+    Typing {
+        #[allow(missing_docs)]
+        room: String,
+        /// Who.
+        user: User,
+        /// Whether they write now.
+        typing: bool,
+    },
+    /// A message to this user alone.
+    Direct {
+        /// Who sent it.
+        user: User,
+        /// The text.
+        text: String,
+        /// What the sender attached.
+        data: Option<Box<RawValue>>,
+        /// When the server took it, in milliseconds since 1970.
+        at: u64,
+    },
+    /// The server is about to close the connection.
+    Goodbye {
+        /// Why.
+        reason: String,
+        /// Whether the client will connect again.
+        reconnect: bool,
+        /// How long it will wait at least.
+        after: Duration,
+    },
+    /// A room could not be joined again: the client is no longer in it.
+    Refused {
+        #[allow(missing_docs)]
+        room: String,
+        /// Why.
+        error: ClientError,
+    },
+    /// An error of the server that answers no request.
+    Error(Rejection),
+}
+
+/// How a client stands with its servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// A connection is being made.
+    Connecting {
+        /// To which address.
+        url: String,
+    },
+    /// Welcome. Rooms are being joined, or are joined.
+    Online,
+    /// The connection was lost, or could not be made.
+    Waiting {
+        /// When the next one is tried.
+        retry_in: Duration,
+        /// What happened.
+        loss: Loss,
+    },
+    /// Over: no connection will be made any more.
+    Closed {
+        /// What happened.
+        loss: Loss,
+    },
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// The WebSocket close code, if there was one.
+    pub code: Option<u16>,
+    /// For people.
+    pub reason: String,
+}
+
+impl Loss {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
+        Self { code: None, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{} ({code})", self.reason),
+            None => f.write_str(&self.reason),
+        }
+    }
+}
+
+/// What a server said to this client at the beginning of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Welcome {
+    /// Who this client is.
+    pub user: User,
+    /// What makes a later client the same user; see
+    /// [`ClientConfig::resume`](super::ClientConfig::resume).
+    pub resume: Option<Resume>,
+    /// Names the connection, in the server's logs.
+    pub session: String,
+    /// Which server it is.
+    pub node: String,
+    /// Largest frame that the server takes, in bytes.
+    pub frame_bytes: usize,
+}
+
+/// A user as others see one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct User {
+    /// Names the user on every server.
+    pub id: String,
+    /// What people read.
+    pub name: String,
+    /// The colour of the name, `#RRGGBB`.
+    pub color: String,
+}
+
+/// Who is in a room.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Members {
+    /// The users, or some of them where there are many.
+    #[serde(rename = "members")]
+    pub users: Vec<User>,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// A message in a room.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Which room.
+    pub room: String,
+    /// The place after the message; `None` in a room without history.
+    pub position: Option<Position>,
+    /// Who sent it.
+    pub user: User,
+    /// The text.
+    pub text: String,
+    /// What the sender attached: any JSON.
+    pub data: Option<Box<RawValue>>,
+    /// The sender's name for the message.
+    pub key: Option<String>,
+    /// When the server took it, in milliseconds since 1970.
+    pub at: u64,
+}
+
+/// The answer of [`Client::join`](super::Client::join).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// Where the room's sequence of messages stands; `None` in a room without history.
+    pub position: Option<Position>,
+    /// Who is there, the client first.
+    pub members: Members,
+}
+
+/// The answer of [`Client::send`](super::Client::send): the message is in the room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// The place after it; `None` in a room without history.
+    pub position: Option<Position>,
+    /// Its key.
+    pub key: String,
+}
+
+/// The answer of [`Client::history`](super::Client::history).
+#[derive(Debug, Clone)]
+pub struct History {
+    /// Where the room's sequence stands.
+    pub position: Option<Position>,
+    /// Oldest first.
+    pub messages: Vec<Message>,
+    /// Whether there are more in the direction asked for.
+    pub more: bool,
+}
+
+/// The events of a client, in order.
+///
+/// The queue is bounded ([`event_queue`](super::ClientConfig::event_queue)), and nothing is
+/// dropped: when it is full, the client reads no further from the server until there is room
+/// again. Answers are not read then, either, so read events in a task of their own, or
+/// calls may wait for their timeouts. A server cuts a client that does not read for long;
+/// the client then connects again, and gets what it missed.
+///
+/// Whoever does not want events may drop this: they are then thrown away.
+#[derive(Debug)]
+pub struct Events(pub(super) mpsc::Receiver<Event>);
+
+impl Events {
+    /// The next event; `None` when the client is closed and all was read. The last one is
+    /// [`State::Closed`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub async fn recv(&mut self) -> Option<Event> {
+        self.0.recv().await
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+/// The sending end. What does not fit waits here, and the client lets nothing happen that
+/// makes more, but for what the application asks: one frame's events, and the end.
+#[derive(Debug)]
+pub(super) struct EventSender {
+    queue: mpsc::Sender<Event>,
+    waiting: VecDeque<Event>,
+}
+
+impl EventSender {
+    pub(super) fn new(queue: mpsc::Sender<Event>) -> Self {
+        Self { queue, waiting: VecDeque::new() }
+    }
+
+    pub(super) fn push(&mut self, event: Event) {
+        if self.is_blocked() {
+            self.waiting.push_back(event);
+        } else if let Err(mpsc::error::TrySendError::Full(event)) = self.queue.try_send(event) {
+            self.waiting.push_back(event);
+        }
+    }
+
+    /// Whether the application has to read before anything else may happen.
+    pub(super) fn is_blocked(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Waits until the queue has taken what waits. Nothing is lost when it is dropped.
+    pub(super) async fn drain(&mut self) {
+        while self.is_blocked() {
+            let Ok(place) = self.queue.reserve().await else {
+                self.waiting.clear();
+                return;
+            };
+            if let Some(event) = self.waiting.pop_front() {
+                place.send(event);
+            }
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! What the server says.
+
+use std::time::Duration;
+
+use chat_core::{Epoch, Step};
+use tokio::time::Instant;
+
+use super::backoff::jittered;
+use super::error::{ClientError, RETRY_AFTER, Rejection};
+use super::events::{Event, History, Joined, Loss, Message, Welcome};
+use super::frames::{Body, GapFrame, GoodbyeFrame, HistoryFrame, Incoming, JoinedFrame};
+use super::frames::{MessageFrame, OkFrame, Outgoing, PresenceFrame, WelcomeFrame};
+use super::requests::Request;
+use super::rooms::Place;
+use super::task::Task;
+
+impl Task {
+    pub(super) fn hear(&mut self, text: &str) {
+        let Incoming { id, body } = match Incoming::parse(text) {
+            Ok(incoming) => incoming,
+            Err(error) => {
+                // If it was a message, the next one shows the hole.
+                tracing::debug!(%error, "a frame that is not of the protocol");
+                return;
+            }
+        };
+        let request = id.and_then(|id| Some((id, self.requests.take(id)?)));
+        match body {
+            Body::Welcome(frame) => {
+                if let Some((_, Request::Hello)) = request {
+                    self.welcome(frame);
+                }
+            }
+            Body::Joined(frame) => self.joined(frame, request),
+            Body::Message(frame) => self.message(frame),
+            Body::Gap(frame) => self.gap(&frame),
+            Body::Presence(frame) => self.presence(frame),
+            Body::Typing(frame) => {
+                let (room, user, typing) = (frame.room, frame.user, frame.typing);
+                self.events.push(Event::Typing { room, user, typing });
+            }
+            Body::Direct(frame) => {
+                let (user, text, data, at) = (frame.user, frame.message, frame.data, frame.at);
+                self.events.push(Event::Direct { user, text, data, at });
+            }
+            Body::Goodbye(frame) => self.goodbye(frame),
+            Body::Error(rejection) => self.rejected(rejection, request),
+            Body::Ok(_) | Body::Left | Body::Members(_) | Body::History(_) | Body::Other => {
+                if let Some((id, request)) = request {
+                    self.answered(id, request, body);
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, frame: WelcomeFrame) {
+        let mut welcome = Welcome::from(frame);
+        // While the message bus is away there is no new one.
+        welcome.resume = welcome.resume.or(self.resume.take());
+        self.resume.clone_from(&welcome.resume);
+        let before = self.shared.borrow().welcome.as_ref().map(|before| before.user.id.clone());
+        if before.is_some_and(|before| before != welcome.user.id) {
+            self.sends.user_changed();
+        }
+        self.shared.send_modify(|shared| shared.welcome = Some(welcome));
+        self.online();
+        for room in self.rooms.names() {
+            self.enter(&room);
+        }
+    }
+
+    // Rooms.
+
+    /// Asks to come into a room, or to come in again from where one stands.
+    pub(super) fn enter(&mut self, name: &str) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let since = room.track.position();
+        let history = (!room.track.has_begun() && room.history > 0).then_some(room.history);
+        let id = self.requests.add(Request::Join(name.to_owned()));
+        room.place = Place::Asked(id);
+        if let Err(error) = self.post(&Outgoing::Join { id, room: name, since, history }) {
+            self.requests.take(id);
+            self.refused(name, error);
+        }
+    }
+
+    fn joined(&mut self, mut frame: JoinedFrame, request: Option<(u64, Request)>) {
+        let position = frame.position();
+        let (id, name) = match request {
+            Some((_, Request::JoinAgain(reply))) => {
+                let members = frame.into_members();
+                let _ = reply.send(Ok(Joined { position, members }));
+                return;
+            }
+            Some((id, Request::Join(name))) => (id, name),
+            _ => return,
+        };
+        // A room that was left meanwhile, and perhaps joined again, waits for another answer.
+        let Some(room) = self.rooms.get_mut(&name).filter(|room| room.place == Place::Asked(id))
+        else {
+            return;
+        };
+        let messages = std::mem::take(&mut frame.messages);
+        let offsets: Vec<u64> = messages.iter().filter_map(|message| message.offset).collect();
+        let rejoined = room.track.has_begun();
+        let entered = room.track.joined(position, frame.recovered, &offsets);
+        let members = frame.into_members();
+        room.place = Place::In;
+        room.answer(&Ok(Joined { position, members: members.clone() }));
+
+        let recovered = rejoined && entered.gap.is_none();
+        self.events.push(Event::Joined { room: name.clone(), rejoined, recovered, members });
+        if let Some(position) = entered.gap {
+            self.events.push(Event::Gap { room: name, position });
+        }
+        let epoch = position.map(|position| position.epoch);
+        for message in messages.into_iter().skip(entered.known) {
+            self.deliver(message, epoch);
+        }
+    }
+
+    fn message(&mut self, frame: MessageFrame) {
+        let Some(room) = self.rooms.get_mut(&frame.room).filter(|room| room.is_in()) else {
+            // What comes before `joined` is in it.
+            return;
+        };
+        match room.track.message(frame.offset, frame.epoch()) {
+            Step::Next => {
+                let epoch = room.track.position().map(|position| position.epoch);
+                self.deliver(frame, epoch);
+            }
+            Step::Repeat => {}
+            Step::Gap => {
+                tracing::debug!(room = frame.room, offset = frame.offset, "messages are missing");
+                self.enter(&frame.room);
+            }
+        }
+    }
+
+    fn deliver(&mut self, frame: MessageFrame, epoch: Option<Epoch>) {
+        let message = frame.within(epoch);
+        if let Some(key) = &message.key
+            && self.is_own(&message)
+        {
+            self.sends.came_back(&message.room, key, message.position);
+        }
+        self.events.push(Event::Message(message));
+    }
+
+    fn is_own(&self, message: &Message) -> bool {
+        let shared = self.shared.borrow();
+        shared.welcome.as_ref().is_some_and(|welcome| welcome.user.id == message.user.id)
+    }
+
+    fn gap(&mut self, frame: &GapFrame) {
+        if let Some(room) = self.rooms.get_mut(&frame.room).filter(|room| room.is_in()) {
+            let position = frame.position();
+            room.track.gap(position);
+            self.events.push(Event::Gap { room: frame.room.clone(), position });
+        }
+    }
+
+    fn presence(&mut self, frame: PresenceFrame) {
+        let room = frame.room;
+        self.events.push(match frame.event.split() {
+            Ok((change, user)) => Event::Presence { room, change, user },
+            Err(count) => Event::Count { room, count },
+        });
+    }
+
+    // Answers.
+
+    fn answered(&mut self, id: u64, request: Request, body: Body) {
+        match (request, body) {
+            (Request::Send(room), Body::Ok(frame)) => {
+                self.sends.succeed(&room, id, OkFrame::position(&frame));
+            }
+            (Request::Direct(reply), Body::Ok(frame)) => {
+                let _ = reply.send(Ok(frame.delivered.unwrap_or(0)));
+            }
+            (Request::Leave(reply), Body::Left) => {
+                let _ = reply.send(Ok(()));
+            }
+            (Request::Members(reply), Body::Members(members)) => {
+                let _ = reply.send(Ok(members));
+            }
+            (Request::History(reply), Body::History(frame)) => {
+                let _ = reply.send(Ok(page(frame)));
+            }
+            (request, body) => {
+                tracing::debug!(?request, ?body, "an answer of another kind");
+                self.unanswered(id, request);
+            }
+        }
+    }
+
+    fn rejected(&mut self, rejection: Rejection, request: Option<(u64, Request)>) {
+        let retry = rejection.retry();
+        match request {
+            None => self.events.push(Event::Error(rejection)),
+            Some((_, Request::Hello)) => self.unwelcome(&rejection),
+            Some((id, Request::Join(room))) => match retry {
+                Some(pause) => self.enter_later(&room, id, pause),
+                None if self.asked(&room, id) => self.refused(&room, rejection.into()),
+                None => {}
+            },
+            Some((id, Request::Send(room))) => match retry {
+                Some(pause) => {
+                    let uncertain = rejection.code != "rate_limited";
+                    self.sends.pause(&room, id, jittered(pause), uncertain);
+                }
+                None => self.sends.reject(&room, id, rejection.into()),
+            },
+            Some((_, request)) => request.fail(rejection.into()),
+        }
+    }
+
+    /// A request got no answer, or none that it can use.
+    pub(super) fn unanswered(&mut self, id: u64, request: Request) {
+        match request {
+            Request::Hello => self.lost(Loss::new("no welcome")),
+            Request::Join(room) => self.enter_later(&room, id, RETRY_AFTER),
+            // The key makes it safe.
+            Request::Send(room) => self.sends.pause(&room, id, Instant::now(), true),
+            request => request.fail(ClientError::Timeout),
+        }
+    }
+
+    fn unwelcome(&mut self, rejection: &Rejection) {
+        if rejection.code == "unauthorized" && self.resume.take().is_some() {
+            // The servers' secret is another one by now: be a new user.
+            self.hello();
+        } else if rejection.retry().is_some() {
+            self.lost(Loss::new(rejection.to_string()));
+        } else {
+            self.end(Loss::new(rejection.to_string()));
+        }
+    }
+
+    fn asked(&mut self, room: &str, id: u64) -> bool {
+        self.rooms.get_mut(room).is_some_and(|room| room.place == Place::Asked(id))
+    }
+
+    fn enter_later(&mut self, name: &str, id: u64, pause: Duration) {
+        if self.asked(name, id)
+            && let Some(room) = self.rooms.get_mut(name)
+        {
+            room.place = Place::Paused(jittered(pause));
+        }
+    }
+
+    /// A room cannot be joined.
+    fn refused(&mut self, name: &str, error: ClientError) {
+        let was_in = self.rooms.get_mut(name).is_some_and(|room| room.track.has_begun());
+        self.forget(name, &error);
+        if was_in {
+            self.events.push(Event::Refused { room: name.to_owned(), error });
+        }
+    }
+
+    fn goodbye(&mut self, frame: GoodbyeFrame) {
+        let GoodbyeFrame { reason, reconnect, after_ms } = frame.clone();
+        self.goodbye = Some(frame);
+        let after = Duration::from_millis(after_ms);
+        self.events.push(Event::Goodbye { reason, reconnect, after });
+    }
+}
+
+fn page(frame: HistoryFrame) -> History {
+    let position = frame.position();
+    let epoch = position.map(|position| position.epoch);
+    let messages = frame.messages.into_iter().map(|message| message.within(epoch)).collect();
+    History { position, messages, more: frame.more }
+}

@@ -1,0 +1,281 @@
+//! A client of the native protocol (`docs/protocol.md`), version 1, which keeps connected.
+//!
+//! A [`Client`] is a handle on a task that owns the connection; clones are cheap, and what
+//! happens comes as [`Events`]. It speaks `ws://`: put it behind something that does TLS.
+//!
+//! ```no_run
+//! use chat_transport::client::{Client, ClientConfig, Event};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let urls = ["ws://chat1.example/ws", "ws://chat2.example/ws"];
+//! let (client, mut events) = Client::connect(urls, ClientConfig::default().name("Ann"))?;
+//! tokio::spawn(async move {
+//!     while let Some(event) = events.recv().await {
+//!         if let Event::Message(message) = event {
+//!             println!("{}: {}", message.user.name, message.text);
+//!         }
+//!     }
+//! });
+//!
+//! client.join("general", 20).await?; // the latest 20 messages, and all that follow
+//! client.send("general", "hello").await?; // it is in the room's history now
+//! client.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it takes care of
+//! * After a loss it connects again, to the next address, after a random pause that grows;
+//!   it is the same user, and in the same rooms.
+//! * [`Event::Message`] comes once for each message of a room and in the room's order, over
+//!   all connections. What was missed is fetched; what cannot be had any more is told as
+//!   [`Event::Gap`].
+//! * [`Client::send`] tries until the server has confirmed the message, without sending it
+//!   twice: each has a key. Messages to one room go out one after another, in the order of
+//!   the calls, so none overtakes one that has to be sent again.
+//! * It answers the server's pings, and pings a silent server.
+//!
+//! # Bounds
+//! | what | limit | when it is reached |
+//! |---|---|---|
+//! | events not read | [`event_queue`](ClientConfig::event_queue) | the socket is not read; see [`Events`] |
+//! | messages not confirmed | [`send_queue`](ClientConfig::send_queue) | [`ClientError::QueueFull`] |
+//! | requests not answered | [`send_queue`](ClientConfig::send_queue) | [`ClientError::QueueFull`] |
+//! | a frame | what the server allows | [`ClientError::TooLarge`] |
+
+mod backoff;
+mod commands;
+mod config;
+mod error;
+mod events;
+mod frames;
+mod inbound;
+mod requests;
+mod rooms;
+mod sends;
+mod socket;
+mod task;
+mod track;
+
+pub use chat_core::{Epoch, Position, PresenceChange, Range};
+pub use config::{ClientConfig, Resume};
+pub use error::{ClientError, Rejection};
+pub use events::{
+    Event, Events, History, Joined, Loss, Members, Message, Sent, State, User, Welcome,
+};
+
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use backoff::random_key;
+use commands::{Command, Content};
+use requests::Reply;
+use task::{Shared, Task};
+
+/// Calls that may wait for the task, which never lets them wait for the network.
+const COMMANDS: usize = 64;
+
+/// A handle on a client. A clone is another handle on the same one; when the last is dropped,
+/// the client closes.
+#[derive(Debug, Clone)]
+pub struct Client {
+    commands: mpsc::Sender<Command>,
+    shared: watch::Receiver<Shared>,
+}
+
+impl Client {
+    /// Starts a client, as a task of the current runtime. `urls` are one or several `ws://`
+    /// addresses of servers that share their rooms: the first is tried first, and after a
+    /// loss the next.
+    ///
+    /// # Errors
+    /// [`ClientError::Url`]: an address is none, or there are none at all.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn connect<U: Into<String>>(
+        urls: impl IntoIterator<Item = U>,
+        config: ClientConfig,
+    ) -> Result<(Self, Events), ClientError> {
+        let urls: Vec<String> = urls.into_iter().map(Into::into).collect();
+        let Some(first) = urls.first().cloned() else {
+            return Err(ClientError::Url(String::new()));
+        };
+        urls.iter().try_for_each(|url| socket::check(url))?;
+        let (commands, taken) = mpsc::channel(COMMANDS);
+        let (sender, events) = mpsc::channel(config.event_queue.max(1));
+        let state = State::Connecting { url: first };
+        let (publish, shared) = watch::channel(Shared { state, welcome: None });
+        tokio::spawn(Task::new(urls, config, taken, sender, publish).run());
+        Ok((Self { commands, shared }, Events(events)))
+    }
+
+    /// Joins a room: now, or once there is a connection, and again after each loss. The
+    /// latest messages, as many as `history` says, come as events after [`Event::Joined`].
+    /// In a room that the client is in already, this only tells who is there.
+    ///
+    /// # Errors
+    /// The client is not in the room: [`Timeout`](ClientError::Timeout),
+    /// [`Rejected`](ClientError::Rejected), [`NotInRoom`](ClientError::NotInRoom) when it was
+    /// left meanwhile, [`Closed`](ClientError::Closed). (A second join can also fail like any
+    /// request, and leaves the client in the room.)
+    ///
+    /// # Cancel safety
+    /// When it is dropped, the client joins nevertheless.
+    pub async fn join(&self, room: &str, history: u32) -> Result<Joined, ClientError> {
+        let room = room.to_owned();
+        self.call(|reply| Command::Join { room, history, reply }).await
+    }
+
+    /// Leaves a room. Messages that were not confirmed yet fail.
+    ///
+    /// # Errors
+    /// [`NotInRoom`](ClientError::NotInRoom). After any other error the client has left, too;
+    /// the server learns of it now or when the connection ends.
+    ///
+    /// # Cancel safety
+    /// When it is dropped, the client leaves nevertheless.
+    pub async fn leave(&self, room: &str) -> Result<(), ClientError> {
+        let room = room.to_owned();
+        self.call(|reply| Command::Leave { room, reply }).await
+    }
+
+    /// Sends a message to a room that was joined, and waits until it is in the room's
+    /// history. While there is no connection it waits for one.
+    ///
+    /// # Errors
+    /// As [`send_with`](Self::send_with).
+    ///
+    /// # Cancel safety
+    /// When it is dropped, the message is sent nevertheless, if it was polled once.
+    pub async fn send(&self, room: &str, message: &str) -> Result<Sent, ClientError> {
+        self.send_with(room, message, None, None).await
+    }
+
+    /// Sends a message with `data`, or under a `key` of one's own (128 bytes at most, and
+    /// another one for each message of this user in this room). By default the key is random.
+    ///
+    /// # Errors
+    /// [`OutcomeUnknown`](ClientError::OutcomeUnknown) if a server had the message and did
+    /// not confirm it within [`send_timeout`](ClientConfig::send_timeout), or until the room
+    /// was left or the client closed. After any other error it was not sent:
+    /// [`NotInRoom`](ClientError::NotInRoom), [`QueueFull`](ClientError::QueueFull),
+    /// [`TooLarge`](ClientError::TooLarge), [`Timeout`](ClientError::Timeout),
+    /// [`Rejected`](ClientError::Rejected), [`Closed`](ClientError::Closed).
+    ///
+    /// # Cancel safety
+    /// When it is dropped, the message is sent nevertheless, if it was polled once.
+    pub async fn send_with(
+        &self,
+        room: &str,
+        message: &str,
+        data: Option<Box<RawValue>>,
+        key: Option<String>,
+    ) -> Result<Sent, ClientError> {
+        let (room, message) = (room.to_owned(), message.to_owned());
+        let content = Content { message, data, key: key.unwrap_or_else(random_key) };
+        self.call(|reply| Command::Send { room, content, reply }).await
+    }
+
+    /// Sends a message to all connections of one user. Returns how many servers hold the
+    /// user; 0: offline, and nothing is kept for later.
+    ///
+    /// # Errors
+    /// As [`members`](Self::members); nothing is sent twice, and whether it was sent is
+    /// unknown after [`Disconnected`](ClientError::Disconnected),
+    /// [`Timeout`](ClientError::Timeout) and a rejection as `broker_unavailable`.
+    ///
+    /// # Cancel safety
+    /// When it is dropped, the message is sent nevertheless, if it was polled once.
+    pub async fn direct(
+        &self,
+        to: &str,
+        message: &str,
+        data: Option<Box<RawValue>>,
+    ) -> Result<u32, ClientError> {
+        let (to, message) = (to.to_owned(), message.to_owned());
+        self.call(|reply| Command::Direct { to, message, data, reply }).await
+    }
+
+    /// Tells a room that the user writes, or stopped. Call it at each key stroke: the same is
+    /// told every two seconds at most, and not at all without a connection.
+    ///
+    /// # Errors
+    /// [`NotInRoom`](ClientError::NotInRoom), [`QueueFull`](ClientError::QueueFull),
+    /// [`Closed`](ClientError::Closed).
+    ///
+    /// # Cancel safety
+    /// When it is dropped, it may be told or not.
+    pub async fn typing(&self, room: &str, typing: bool) -> Result<(), ClientError> {
+        let room = room.to_owned();
+        self.call(|reply| Command::Typing { room, typing, reply }).await
+    }
+
+    /// Asks who is in a room.
+    ///
+    /// # Errors
+    /// [`Offline`](ClientError::Offline), [`Disconnected`](ClientError::Disconnected),
+    /// [`Timeout`](ClientError::Timeout), [`Rejected`](ClientError::Rejected),
+    /// [`QueueFull`](ClientError::QueueFull), [`TooLarge`](ClientError::TooLarge),
+    /// [`Closed`](ClientError::Closed).
+    ///
+    /// # Cancel safety
+    /// Nothing depends on it.
+    pub async fn members(&self, room: &str) -> Result<Members, ClientError> {
+        let room = room.to_owned();
+        self.call(|reply| Command::Members { room, reply }).await
+    }
+
+    /// Reads a page of a room's history, of `limit` messages at most, or as many as the
+    /// server likes.
+    ///
+    /// # Errors
+    /// As [`members`](Self::members).
+    ///
+    /// # Cancel safety
+    /// Nothing depends on it.
+    pub async fn history(
+        &self,
+        room: &str,
+        range: Range,
+        limit: Option<u32>,
+    ) -> Result<History, ClientError> {
+        let room = room.to_owned();
+        self.call(|reply| Command::History { room, range, limit, reply }).await
+    }
+
+    /// Ends the connection, for good, and waits until it has ended, for five seconds at most.
+    /// What was not answered fails.
+    ///
+    /// # Cancel safety
+    /// When it is dropped, the client closes nevertheless, if it was polled once.
+    pub async fn close(&self) {
+        // It fails if the client is closed.
+        let _ = self.call(Command::Close).await;
+    }
+
+    /// How the client stands with its servers.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.shared.borrow().state.clone()
+    }
+
+    /// Who the client is, once it was welcome.
+    #[must_use]
+    pub fn user(&self) -> Option<User> {
+        self.shared.borrow().welcome.as_ref().map(|welcome| welcome.user.clone())
+    }
+
+    /// What the server said at the beginning of the latest connection.
+    #[must_use]
+    pub fn welcome(&self) -> Option<Welcome> {
+        self.shared.borrow().welcome.clone()
+    }
+
+    async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ClientError> {
+        let (reply, outcome) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| ClientError::Closed)?;
+        outcome.await.unwrap_or(Err(ClientError::Closed))
+    }
+}

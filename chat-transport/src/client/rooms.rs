@@ -1,0 +1,203 @@
+//! The rooms that a client wants to be in.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::error::ClientError;
+use super::events::Joined;
+use super::requests::Reply;
+use super::track::Track;
+
+/// How often the same typing state is worth telling.
+const TYPING_REPEAT: Duration = Duration::from_secs(2);
+
+/// A room, from the first `join` to `leave`.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// How many of the latest messages the first `join` asks for.
+    pub(super) history: u32,
+    pub(super) place: Place,
+    pub(super) track: Track,
+    /// Calls of `join` that wait, and until when.
+    waiting: Vec<(Instant, Reply<Joined>)>,
+    typing: Option<(bool, Instant)>,
+}
+
+/// How the client stands with a room.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Not in it.
+    #[default]
+    Out,
+    /// The request with this id asks to come in.
+    Asked(u64),
+    /// The server wants to be asked again later.
+    Paused(Instant),
+    /// In it.
+    In,
+}
+
+impl Room {
+    pub(super) fn is_in(&self) -> bool {
+        self.place == Place::In
+    }
+
+    pub(super) fn wait(&mut self, deadline: Instant, reply: Reply<Joined>) {
+        self.waiting.push((deadline, reply));
+    }
+
+    /// Tells the calls that wait.
+    pub(super) fn answer(&mut self, outcome: &Result<Joined, ClientError>) {
+        for (_, reply) in self.waiting.drain(..) {
+            let _ = reply.send(outcome.clone());
+        }
+    }
+
+    /// Whether a change of typing is worth telling.
+    pub(super) fn types(&mut self, typing: bool, now: Instant) -> bool {
+        let is_old = match self.typing {
+            None => !typing,
+            Some((before, at)) => before == typing && (!typing || now - at < TYPING_REPEAT),
+        };
+        if !is_old {
+            self.typing = Some((typing, now));
+        }
+        !is_old
+    }
+}
+
+/// Rooms by name.
+#[derive(Debug, Default)]
+pub(super) struct Rooms(BTreeMap<String, Room>);
+
+impl Rooms {
+    pub(super) fn get_mut(&mut self, room: &str) -> Option<&mut Room> {
+        self.0.get_mut(room)
+    }
+
+    pub(super) fn get_or_add(&mut self, room: &str, history: u32) -> &mut Room {
+        let add = || Room { history, ..Room::default() };
+        self.0.entry(room.to_owned()).or_insert_with(add)
+    }
+
+    pub(super) fn remove(&mut self, room: &str) -> Option<Room> {
+        self.0.remove(room)
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// The connection was lost.
+    pub(super) fn lost(&mut self) {
+        for room in self.0.values_mut() {
+            room.place = Place::Out;
+            room.typing = None;
+        }
+    }
+
+    /// Rooms whose pause is over.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<String> {
+        let mut due = Vec::new();
+        for (name, room) in &mut self.0 {
+            if matches!(room.place, Place::Paused(until) if until <= now) {
+                room.place = Place::Out;
+                due.push(name.clone());
+            }
+        }
+        due
+    }
+
+    /// Fails the calls of `join` that ran out of time; gives the rooms that were never
+    /// joined and that nobody waits for any more.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<String> {
+        let mut given_up = Vec::new();
+        for (name, room) in &mut self.0 {
+            let expired = room.waiting.iter().take_while(|(until, _)| *until <= now).count();
+            for (_, reply) in room.waiting.drain(..expired) {
+                let _ = reply.send(Err(ClientError::Timeout));
+            }
+            if expired > 0 && room.waiting.is_empty() && !room.track.has_begun() {
+                given_up.push(name.clone());
+            }
+        }
+        given_up
+    }
+
+    /// When something is due next.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.0
+            .values()
+            .flat_map(|room| {
+                let pause = match room.place {
+                    Place::Paused(until) => Some(until),
+                    _ => None,
+                };
+                pause.into_iter().chain(room.waiting.first().map(|(until, _)| *until))
+            })
+            .min()
+    }
+
+    /// The client is closed.
+    pub(super) fn fail_all(&mut self, error: &ClientError) {
+        for room in std::mem::take(&mut self.0).values_mut() {
+            room.answer(&Err(error.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[test]
+    fn typing_is_told_once_in_a_while() {
+        let now = Instant::now();
+        let soon = now + Duration::from_secs(1);
+        let mut room = Room::default();
+        assert!(!room.types(false, now));
+        assert!(room.types(true, now));
+        assert!(!room.types(true, soon));
+        assert!(room.types(false, soon));
+        assert!(!room.types(false, soon + TYPING_REPEAT));
+        assert!(room.types(true, soon));
+        assert!(room.types(true, soon + TYPING_REPEAT));
+    }
+
+    #[test]
+    fn a_join_out_of_time_gives_the_room_up_unless_it_was_joined_before() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let mut rooms = Rooms::default();
+        let mut replies = Vec::new();
+        for (name, until) in [("new", now), ("new", later), ("old", now)] {
+            let (reply, outcome) = oneshot::channel();
+            rooms.get_or_add(name, 0).wait(until, reply);
+            replies.push(outcome);
+        }
+        rooms.get_mut("old").unwrap().track.joined(None, false, &[]);
+        assert_eq!(rooms.deadline(), Some(now));
+
+        assert!(rooms.expire(now).is_empty());
+        assert_eq!(replies[0].try_recv().unwrap(), Err(ClientError::Timeout));
+        assert!(replies[1].try_recv().is_err());
+        assert_eq!(replies[2].try_recv().unwrap(), Err(ClientError::Timeout));
+        assert_eq!(rooms.expire(later), ["new"]);
+        assert_eq!(replies[1].try_recv().unwrap(), Err(ClientError::Timeout));
+    }
+
+    #[test]
+    fn a_pause_ends() {
+        let now = Instant::now();
+        let mut rooms = Rooms::default();
+        rooms.get_or_add("r", 0).place = Place::Paused(now + Duration::from_secs(1));
+        assert!(rooms.take_due(now).is_empty());
+        assert_eq!(rooms.deadline(), Some(now + Duration::from_secs(1)));
+        assert_eq!(rooms.take_due(now + Duration::from_secs(1)), ["r"]);
+        assert!(rooms.take_due(now + Duration::from_secs(1)).is_empty());
+    }
+}

@@ -1,0 +1,177 @@
+//! One connection: the handshake, and frames in and out.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Sink, StreamExt};
+use http::header::SEC_WEBSOCKET_PROTOCOL;
+use http::{HeaderValue, Uri};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+use super::error::ClientError;
+use super::events::Loss;
+
+/// How long the end of a connection may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Checks an address.
+pub(super) fn check(url: &str) -> Result<(), ClientError> {
+    let is_good = url.parse::<Uri>().is_ok_and(|uri| {
+        uri.scheme_str() == Some("ws") && uri.host().is_some_and(|h| !h.is_empty())
+    });
+    if is_good { Ok(()) } else { Err(ClientError::Url(url.to_owned())) }
+}
+
+/// A connection after the handshake.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: WebSocketStream<TcpStream>,
+    waiting: VecDeque<Message>,
+    /// Since when the server has taken nothing of what it was to be sent.
+    stuck: Option<Instant>,
+    /// Writing failed. Reading may still tell why.
+    broken: bool,
+}
+
+/// What a server sends.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Text(String),
+    /// A sign of life.
+    Other,
+}
+
+impl Socket {
+    /// Connects to an address that was [checked](check).
+    pub(super) async fn open(url: String) -> Result<Self, Loss> {
+        let failed = |error: &dyn std::fmt::Display| Loss::new(error.to_string());
+        let mut request = url.into_client_request().map_err(|error| failed(&error))?;
+        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("chat.v1"));
+        let uri = request.uri();
+        let address =
+            format!("{}:{}", uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
+        let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
+        // A chat message waits for no other to share its packet.
+        let _ = stream.set_nodelay(true);
+        let (stream, _) = client_async(request, stream).await.map_err(|error| failed(&error))?;
+        Ok(Self { stream, waiting: VecDeque::new(), stuck: None, broken: false })
+    }
+
+    /// Queues a frame. What can be queued is bounded by what may be unanswered, and by
+    /// giving up a server that is [stuck](Self::stuck_since).
+    pub(super) fn push(&mut self, text: String) {
+        self.push_message(Message::text(text));
+    }
+
+    pub(super) fn ping(&mut self) {
+        self.push_message(Message::Ping(Bytes::new()));
+    }
+
+    fn push_message(&mut self, message: Message) {
+        if !self.broken {
+            self.waiting.push_back(message);
+        }
+    }
+
+    /// Since when the server has taken nothing of what it was to be sent.
+    pub(super) fn stuck_since(&self) -> Option<Instant> {
+        self.stuck
+    }
+
+    /// Writes what is queued and, if `reading`, waits for a frame. Nothing is lost when it is
+    /// dropped.
+    pub(super) async fn next(&mut self, reading: bool) -> Result<Heard, Loss> {
+        std::future::poll_fn(|cx| {
+            self.poll_write(cx);
+            if reading { self.poll_read(cx) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) {
+        if self.broken {
+            return;
+        }
+        match self.try_write(cx) {
+            Poll::Ready(Ok(())) => self.stuck = None,
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(%error, "writing to the server failed");
+                self.broken = true;
+                self.waiting.clear();
+            }
+            Poll::Pending => {
+                self.stuck.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    fn try_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let mut stream = Pin::new(&mut self.stream);
+        while !self.waiting.is_empty() {
+            ready!(stream.as_mut().poll_ready(cx))?;
+            if let Some(message) = self.waiting.pop_front() {
+                self.stuck = None;
+                stream.as_mut().start_send(message)?;
+            }
+        }
+        // Also the pongs, which the library queues by itself.
+        stream.poll_flush(cx)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Heard, Loss>> {
+        Poll::Ready(match ready!(self.stream.poll_next_unpin(cx)) {
+            Some(Ok(Message::Text(text))) => Ok(Heard::Text(text.as_str().to_owned())),
+            Some(Ok(Message::Close(frame))) => Err(loss_of(frame)),
+            Some(Ok(_)) => Ok(Heard::Other),
+            Some(Err(error)) => Err(Loss::new(error.to_string())),
+            None => Err(Loss::new("the connection ended")),
+        })
+    }
+
+    /// Ends the connection: a close frame, or the answer to the server's, and the rest of
+    /// what the server had to say, which nobody hears.
+    pub(super) async fn close(mut self) {
+        let end = async {
+            let frame = CloseFrame { code: 1000.into(), reason: "".into() };
+            // It fails where the server closed first.
+            let _ = self.stream.close(Some(frame)).await;
+            while let Some(Ok(message)) = self.stream.next().await {
+                if message.is_close() {
+                    break;
+                }
+            }
+        };
+        let _ = timeout(CLOSE_TIMEOUT, end).await;
+    }
+}
+
+fn loss_of(frame: Option<CloseFrame>) -> Loss {
+    match frame {
+        Some(frame) => Loss { code: Some(frame.code.into()), reason: frame.reason.to_string() },
+        None => Loss::new("the server closed the connection"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for url in ["ws://localhost", "ws://[::1]:8080/ws", "ws://chat.example/ws?userId=bob"] {
+            assert_eq!(check(url), Ok(()));
+        }
+        for url in ["", "localhost:8080", "wss://chat.example/ws", "http://x/", "ws://", "ws:///x"]
+        {
+            assert_eq!(check(url), Err(ClientError::Url(url.into())));
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! The task that owns a client's connections, one after another.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use chat_core::CloseReason;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::backoff::{Backoff, later};
+use super::commands::Command;
+use super::config::{ClientConfig, Resume};
+use super::error::ClientError;
+use super::events::{Event, EventSender, Loss, State, Welcome};
+use super::frames::{GoodbyeFrame, Outgoing};
+use super::requests::{Request, Requests};
+use super::rooms::Rooms;
+use super::sends::Sends;
+use super::socket::{Heard, Socket};
+
+/// How long a connection must have lasted before the next loss counts as the first again.
+const STABLE: Duration = Duration::from_secs(5);
+
+/// The limit of the protocol, until a server has told its own.
+const FRAME_BYTES: usize = 65_536;
+
+/// What handles may see.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) state: State,
+    pub(super) welcome: Option<Welcome>,
+}
+
+/// A client. The rest of its methods are with the [commands](super::commands) of handles and
+/// the [frames](super::inbound) of the server.
+pub(super) struct Task {
+    pub(super) config: ClientConfig,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) events: EventSender,
+    pub(super) shared: watch::Sender<Shared>,
+    pub(super) rooms: Rooms,
+    pub(super) sends: Sends,
+    pub(super) requests: Requests,
+    pub(super) goodbye: Option<GoodbyeFrame>,
+    pub(super) resume: Option<Resume>,
+    urls: Vec<String>,
+    /// Which of them is next.
+    next_url: usize,
+    backoff: Backoff,
+    link: Link,
+    clock: Clock,
+    is_closed: bool,
+}
+
+/// The connection.
+enum Link {
+    Waiting(Instant),
+    Opening(Pin<Box<dyn Future<Output = Result<Socket, Loss>> + Send>>),
+    Open(Box<Socket>),
+}
+
+/// What happens next on it.
+enum Step {
+    Retry,
+    Opened(Box<Socket>),
+    Heard(Heard),
+    Lost(Loss),
+}
+
+/// Deadlines of a connection. While the application does not read its events, nothing is
+/// heard, and the clock stands still.
+struct Clock {
+    /// When the server was last heard, or its connection begun.
+    heard: Instant,
+    pinged: bool,
+    online_since: Option<Instant>,
+}
+
+impl Link {
+    /// Writes, and goes on unless it is `blocked`. Nothing is lost when it is dropped.
+    async fn next(&mut self, blocked: bool) -> Step {
+        match self {
+            Self::Open(socket) => match socket.next(!blocked).await {
+                Ok(heard) => Step::Heard(heard),
+                Err(loss) => Step::Lost(loss),
+            },
+            _ if blocked => std::future::pending().await,
+            Self::Waiting(until) => {
+                sleep_until(*until).await;
+                Step::Retry
+            }
+            Self::Opening(opening) => match opening.as_mut().await {
+                Ok(socket) => Step::Opened(Box::new(socket)),
+                Err(loss) => Step::Lost(loss),
+            },
+        }
+    }
+}
+
+impl Task {
+    pub(super) fn new(
+        urls: Vec<String>,
+        config: ClientConfig,
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<Event>,
+        shared: watch::Sender<Shared>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            commands,
+            events: EventSender::new(events),
+            shared,
+            rooms: Rooms::default(),
+            sends: Sends::new(config.send_queue),
+            requests: Requests::new(config.request_timeout),
+            goodbye: None,
+            resume: config.resume.clone(),
+            urls,
+            next_url: 0,
+            backoff: Backoff::new(config.backoff_base, config.backoff_cap),
+            link: Link::Waiting(now),
+            clock: Clock { heard: now, pinged: false, online_since: None },
+            is_closed: false,
+            config,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        self.open();
+        while !self.is_closed {
+            self.tick(Instant::now());
+            let deadline = self.deadline();
+            let blocked = self.events.is_blocked();
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(Command::Close(reply)) => {
+                        self.close().await;
+                        let _ = reply.send(Ok(()));
+                    }
+                    Some(command) => self.obey(command),
+                    // The last handle is gone.
+                    None => self.close().await,
+                },
+                () = self.events.drain(), if blocked => self.clock.start(),
+                step = self.link.next(blocked) => self.advance(step),
+                () = until(deadline) => {}
+            }
+        }
+        // Calls that were not taken any more fail now; only events may still be read.
+        drop(self.commands);
+        self.events.drain().await;
+    }
+
+    fn advance(&mut self, step: Step) {
+        match step {
+            Step::Retry => self.open(),
+            Step::Opened(socket) => {
+                self.link = Link::Open(socket);
+                self.hello();
+            }
+            Step::Heard(heard) => {
+                if self.clock.online_since.is_some() {
+                    self.clock.start();
+                }
+                if let Heard::Text(text) = heard {
+                    self.hear(&text);
+                }
+            }
+            Step::Lost(loss) => self.lost(loss),
+        }
+    }
+
+    fn open(&mut self) {
+        let url = self.urls[self.next_url % self.urls.len()].clone();
+        self.link = Link::Opening(Box::pin(Socket::open(url.clone())));
+        self.clock.start();
+        self.clock.online_since = None;
+        self.set_state(State::Connecting { url });
+    }
+
+    pub(super) fn hello(&mut self) {
+        let id = self.requests.add(Request::Hello);
+        let Self { config, resume, .. } = self;
+        let (name, resume) = (config.name.clone(), resume.clone());
+        let resume = resume.as_ref().map(Resume::as_str);
+        if let Err(error) = self.post(&Outgoing::Hello { id, name: name.as_deref(), resume }) {
+            self.end(Loss::new(error.to_string()));
+        }
+    }
+
+    /// Puts a frame on the wire, if there is one.
+    pub(super) fn post(&mut self, frame: &Outgoing<'_>) -> Result<(), ClientError> {
+        let Link::Open(socket) = &mut self.link else { return Err(ClientError::Offline) };
+        let Ok(text) = serde_json::to_string(frame) else { return Err(ClientError::TooLarge) };
+        let welcome = &self.shared.borrow().welcome;
+        let limit = welcome.as_ref().map_or(FRAME_BYTES, |welcome| welcome.frame_bytes);
+        if text.len() > limit {
+            return Err(ClientError::TooLarge);
+        }
+        socket.push(text);
+        Ok(())
+    }
+
+    /// Whether frames go out as they come.
+    pub(super) fn is_fluent(&self) -> bool {
+        matches!(&self.link, Link::Open(socket) if socket.stuck_since().is_none())
+    }
+
+    pub(super) fn is_online(&self) -> bool {
+        self.clock.online_since.is_some()
+    }
+
+    /// The server has said welcome.
+    pub(super) fn online(&mut self) {
+        self.clock.start();
+        self.clock.online_since = Some(Instant::now());
+        self.set_state(State::Online);
+    }
+
+    // Time.
+
+    /// Does what is due.
+    fn tick(&mut self, now: Instant) {
+        while let Some((id, request)) = self.requests.take_expired(now) {
+            self.unanswered(id, request);
+        }
+        for room in self.rooms.expire(now) {
+            self.give_up(&room);
+        }
+        self.sends.expire(now);
+        for room in self.rooms.take_due(now) {
+            self.enter(&room);
+        }
+        self.flush(now);
+        if !self.events.is_blocked() {
+            self.watch(now);
+        }
+    }
+
+    /// Gives up a server that does not answer.
+    fn watch(&mut self, now: Instant) {
+        let Some(due) = self.clock.due(&self.config, &self.link) else { return };
+        if now < due {
+            return;
+        }
+        let Link::Open(socket) = &mut self.link else {
+            self.lost(Loss::new("no connection in time"));
+            return;
+        };
+        if self.clock.online_since.is_none() {
+            self.lost(Loss::new("no welcome in time"));
+        } else if self.clock.heard.checked_add(self.config.ping_after).is_none_or(|due| due > now) {
+            self.lost(Loss::new("the server reads nothing"));
+        } else if self.clock.pinged {
+            self.lost(Loss::new("no answer to a ping"));
+        } else {
+            self.clock.pinged = true;
+            socket.ping();
+        }
+    }
+
+    /// When something is due next.
+    fn deadline(&self) -> Option<Instant> {
+        let is_blocked = self.events.is_blocked();
+        let link = self.clock.due(&self.config, &self.link).filter(|_| !is_blocked);
+        let others = [self.requests.deadline(), self.rooms.deadline(), self.sends.deadline(), link];
+        others.into_iter().flatten().min()
+    }
+
+    // The end of a connection.
+
+    /// The connection is gone, or given up.
+    pub(super) fn lost(&mut self, loss: Loss) {
+        let goodbye = self.goodbye.take();
+        let is_welcome = match &goodbye {
+            Some(goodbye) => goodbye.reconnect,
+            None => loss.code.is_none_or(may_reconnect),
+        };
+        if !is_welcome {
+            let reason = goodbye.map_or(loss.reason, |goodbye| goodbye.reason);
+            self.end(Loss { reason, ..loss });
+            return;
+        }
+        if self.clock.online_since.take().is_some_and(|since| since.elapsed() >= STABLE) {
+            self.backoff.reset();
+        }
+        let asked = Duration::from_millis(goodbye.map_or(0, |goodbye| goodbye.after_ms));
+        let retry_in = asked.saturating_add(self.backoff.next());
+        self.next_url += 1;
+        self.suspend(Link::Waiting(later(retry_in)), &ClientError::Disconnected);
+        self.set_state(State::Waiting { retry_in, loss });
+    }
+
+    /// No connection will be made any more.
+    pub(super) fn end(&mut self, loss: Loss) {
+        self.suspend(Link::Waiting(Instant::now()), &ClientError::Closed);
+        self.rooms.fail_all(&ClientError::Closed);
+        self.sends.fail_all(&ClientError::Closed);
+        self.is_closed = true;
+        self.set_state(State::Closed { loss });
+    }
+
+    async fn close(&mut self) {
+        if let Link::Open(socket) = std::mem::replace(&mut self.link, Link::Waiting(Instant::now()))
+        {
+            socket.close().await;
+        }
+        let code = Some(CloseReason::Normal.code());
+        self.end(Loss { code, reason: "closed by the application".into() });
+    }
+
+    fn suspend(&mut self, link: Link, error: &ClientError) {
+        if let Link::Open(socket) = std::mem::replace(&mut self.link, link) {
+            // The server may take its time, and has no one to hear it.
+            tokio::spawn(socket.close());
+        }
+        self.clock.online_since = None;
+        self.rooms.lost();
+        self.sends.lost();
+        self.requests.fail_all(error);
+    }
+
+    fn set_state(&mut self, state: State) {
+        self.shared.send_modify(|shared| shared.state = state.clone());
+        self.events.push(Event::State(state));
+    }
+}
+
+impl Clock {
+    fn start(&mut self) {
+        self.heard = Instant::now();
+        self.pinged = false;
+    }
+
+    /// When a server that says nothing is asked, or given up.
+    fn due(&self, config: &ClientConfig, link: &Link) -> Option<Instant> {
+        if let Link::Waiting(_) = link {
+            return None;
+        }
+        let silence = config.ping_after.saturating_add(config.pong_timeout);
+        let patience = match (self.online_since, self.pinged) {
+            (None, _) => config.connect_timeout,
+            (Some(_), false) => config.ping_after,
+            (Some(_), true) => silence,
+        };
+        // One that takes nothing has as long as one that says nothing.
+        let stuck = match link {
+            Link::Open(socket) => socket.stuck_since().and_then(|since| since.checked_add(silence)),
+            _ => None,
+        };
+        self.heard.checked_add(patience).into_iter().chain(stuck).min()
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether a close code asks to come back; those of later servers do.
+fn may_reconnect(code: u16) -> bool {
+    let known = CloseReason::ALL.iter().find(|reason| reason.code() == code);
+    known.is_none_or(|reason| reason.may_reconnect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_that_mean_stay_away() {
+        let known = [
+            1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1011, 1013, 4000, 4001, 4002,
+            4003, 4004, 4005,
+        ];
+        let away: Vec<u16> = known.into_iter().filter(|code| !may_reconnect(*code)).collect();
+        assert_eq!(away, [1000, 1002, 1003, 1007, 1008, 1009, 4002, 4003, 4004]);
+    }
+}

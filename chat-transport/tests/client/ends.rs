@@ -1,0 +1,206 @@
+//! How connections end, and whether and when the client comes back.
+
+use std::time::Duration;
+
+use chat_transport::client::{Client, ClientConfig, ClientError, Event, Resume, State};
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message as Frame;
+
+use crate::mock::{Mock, joined, next, next_state, quick};
+
+/// In paused time: how long the client waits after the end that `end` makes.
+async fn pause_after(config: ClientConfig, end: impl AsyncFnOnce(crate::mock::Peer)) -> Duration {
+    let (mock, peer, _client, mut events) = joined(0, config).await;
+    end(peer).await;
+    loop {
+        match next_state(&mut events).await {
+            State::Waiting { retry_in, .. } => {
+                let begun = Instant::now();
+                mock.welcome().await;
+                let waited = begun.elapsed();
+                assert!(waited >= retry_in && waited < retry_in + Duration::from_millis(10));
+                return retry_in;
+            }
+            State::Closed { loss } => panic!("closed: {loss}"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_is_waited_after_and_a_goodbye_can_ask_for_more() {
+    for code in [1001, 1011, 1013, 4000, 4001, 4999] {
+        let pause = pause_after(ClientConfig::default(), async |peer| peer.close(code).await).await;
+        assert!(pause < Duration::from_millis(500), "{code}: {pause:?}");
+    }
+    let pause = pause_after(ClientConfig::default(), async |mut peer| {
+        let goodbye =
+            json!({"type":"goodbye","reason":"shutdown","reconnect":true,"after_ms":7000});
+        peer.send(goodbye).await;
+        peer.close(1001).await;
+    })
+    .await;
+    assert!(pause >= Duration::from_secs(7) && pause < Duration::from_millis(7500), "{pause:?}");
+}
+
+#[tokio::test]
+async fn codes_that_mean_stay_away() {
+    for code in [1000, 1002, 1003, 1007, 1008, 1009, 4002, 4003, 4004] {
+        let (_mock, peer, client, mut events) = joined(0, quick()).await;
+        peer.close(code).await;
+        let State::Closed { loss } = next_state(&mut events).await else { panic!("{code}") };
+        assert_eq!((loss.code, &*loss.reason), (Some(code), "so it is"));
+        assert!(events.recv().await.is_none());
+        assert_eq!(client.join("general", 0).await, Err(ClientError::Closed));
+        assert_eq!(client.state(), State::Closed { loss });
+    }
+}
+
+#[tokio::test]
+async fn a_goodbye_says_whether_to_come_back() {
+    let (_mock, mut peer, _client, mut events) = joined(0, quick()).await;
+    peer.send(json!({"type":"goodbye","reason":"moved","reconnect":false,"after_ms":0})).await;
+    peer.close(1001).await;
+    let Event::Goodbye { reason, reconnect, after } = next(&mut events).await else {
+        panic!("no goodbye")
+    };
+    assert_eq!((&*reason, reconnect, after), ("moved", false, Duration::ZERO));
+    let State::Closed { loss } = next_state(&mut events).await else { panic!("not closed") };
+    assert_eq!(loss.to_string(), "moved (1001)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_grow_until_a_connection_lasts() {
+    let mock = Mock::start().await;
+    let (base, cap) = (Duration::from_secs(10), Duration::from_secs(40));
+    let (_client, mut events) = mock.client(ClientConfig::default().backoff(base, cap));
+    let mut longest = [Duration::ZERO; 10];
+    for round in 0..100 {
+        let peer = mock.welcome().await;
+        // Of ten connections the first lasts.
+        if round % 10 == 0 {
+            tokio::time::sleep(Duration::from_secs(6)).await;
+        }
+        drop(peer);
+        let pause = loop {
+            if let State::Waiting { retry_in, .. } = next_state(&mut events).await {
+                break retry_in;
+            }
+        };
+        longest[round % 10] = longest[round % 10].max(pause);
+    }
+    assert!(longest[0] < base && longest[1] < 2 * base, "{longest:?}");
+    assert!(longest.iter().all(|pause| *pause < cap), "{longest:?}");
+    assert!(longest.iter().any(|pause| *pause > 2 * base), "{longest:?}");
+}
+
+#[tokio::test]
+async fn addresses_are_tried_in_turn() {
+    let (first, second) = (Mock::start().await, Mock::start().await);
+    let nobody = {
+        let gone = Mock::start().await;
+        gone.url.clone()
+    };
+    let urls = [&*first.url, &*nobody, &*second.url];
+    let (_client, mut events) = Client::connect(urls, quick()).unwrap();
+    drop(first.welcome().await);
+    drop(second.welcome().await);
+    let _peer = first.welcome().await;
+    let mut tried = Vec::new();
+    while tried.len() < 4 {
+        if let State::Connecting { url } = next_state(&mut events).await {
+            tried.push(url);
+        }
+    }
+    assert_eq!(tried, [&*first.url, &*nobody, &*second.url, &*first.url]);
+}
+
+#[test]
+fn what_is_no_address() {
+    let fails = |urls: &[&str]| match Client::connect(urls.iter().copied(), quick()) {
+        Err(ClientError::Url(url)) => url,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(fails(&["ws://localhost/ws", "wss://localhost/ws"]), "wss://localhost/ws");
+    assert_eq!(fails(&[]), "");
+}
+
+#[tokio::test]
+async fn a_refused_hello_is_the_end() {
+    let mock = Mock::start().await;
+    let (_client, mut events) = mock.client(quick().resume(Resume::new("secret.eve")));
+    let mut peer = mock.accept().await;
+    let hello = peer.recv("hello").await;
+    assert_eq!(hello["resume"], "secret.eve");
+    peer.refuse(&hello, "forbidden").await;
+    next_state(&mut events).await;
+    let State::Closed { loss } = next_state(&mut events).await else { panic!("not closed") };
+    assert_eq!((loss.code, &*loss.reason), (None, "forbidden: No."));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_a_welcome_is_given_up() {
+    let mock = Mock::start().await;
+    let (_client, mut events) = mock.client(ClientConfig::default());
+    let mut peer = mock.accept().await;
+    peer.recv("hello").await;
+    let begun = Instant::now();
+    next_state(&mut events).await;
+    let State::Waiting { loss, .. } = next_state(&mut events).await else { panic!("waits on") };
+    assert_eq!(loss.reason, "no welcome in time");
+    assert_eq!(begun.elapsed().as_secs(), 10);
+    mock.welcome().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_is_pinged_and_given_up() {
+    let (_mock, mut peer, _client, mut events) = joined(0, ClientConfig::default()).await;
+    let begun = Instant::now();
+    for round in 1..=2 {
+        let Some(Ok(Frame::Ping(_))) = peer.recv_raw().await else { panic!("not a ping") };
+        assert_eq!(begun.elapsed().as_secs(), 25 * round);
+        // The library answers with the next thing that it does.
+        peer.send_raw(Frame::Pong(Default::default())).await;
+    }
+    let State::Waiting { loss, .. } = next_state(&mut events).await else { panic!("waits on") };
+    assert_eq!(loss.reason, "no answer to a ping");
+    assert_eq!(begun.elapsed().as_secs(), 50 + 35);
+}
+
+#[tokio::test]
+async fn pings_are_answered_at_once() {
+    let (_mock, mut peer, _client, _events) = joined(0, quick()).await;
+    for payload in ["one", "two"] {
+        peer.send_raw(Frame::Ping(payload.into())).await;
+        let Some(Ok(Frame::Pong(answer))) = peer.recv_raw().await else { panic!("not a pong") };
+        assert_eq!(answer, payload);
+    }
+}
+
+#[tokio::test]
+async fn closing_ends_the_connection_and_the_events() {
+    let (_mock, mut peer, client, mut events) = joined(0, quick()).await;
+    let serve = async {
+        let Some(Ok(Frame::Close(Some(frame)))) = peer.recv_raw().await else { panic!("no close") };
+        assert_eq!(u16::from(frame.code), 1000);
+        while let Some(Ok(_)) = peer.recv_raw().await {}
+    };
+    tokio::join!(client.close(), serve);
+    let State::Closed { loss } = next_state(&mut events).await else { panic!("not closed") };
+    assert_eq!(loss.code, Some(1000));
+    assert!(events.recv().await.is_none());
+    client.close().await;
+}
+
+#[tokio::test]
+async fn the_last_handle_closes() {
+    let (_mock, mut peer, client, mut events) = joined(0, quick()).await;
+    let other = client.clone();
+    drop(client);
+    assert_eq!(other.state(), State::Online);
+    drop(other);
+    while let Some(Ok(_)) = peer.recv_raw().await {}
+    assert!(matches!(next_state(&mut events).await, State::Closed { .. }));
+    assert!(events.recv().await.is_none());
+}

@@ -1,0 +1,341 @@
+//! Rooms: joining, messages in order, and what is missed over a loss.
+
+use std::time::Duration;
+
+use chat_transport::client::{ClientConfig, ClientError, Event, Position, Range, State};
+use serde_json::json;
+
+use crate::mock::{
+    EPOCH, Mock, ann, expect_offsets, joined, joined_frame, message, next_message, next_of_room,
+    next_state, online, quick, welcome,
+};
+
+fn offset(position: Option<Position>) -> u64 {
+    position.unwrap().offset
+}
+
+#[tokio::test]
+async fn welcome_join_and_messages() {
+    let mock = Mock::start().await;
+    let (client, mut events) = mock.client(quick().name("Ann"));
+    let serve = async {
+        let mut peer = mock.accept().await;
+        let hello = peer.recv("hello").await;
+        assert_eq!((&hello["name"], hello.get("resume")), (&json!("Ann"), None));
+        peer.send(welcome(&hello, "ann")).await;
+        let join = peer.recv("join").await;
+        assert_eq!((&join["room"], &join["history"]), (&json!("general"), &json!(2)));
+        assert_eq!(join.get("since"), None);
+        peer.send(joined_frame(&join, 7, false, &[6, 7])).await;
+        peer
+    };
+    let (mut peer, outcome) = tokio::join!(serve, client.join("general", 2));
+    let outcome = outcome.unwrap();
+    assert_eq!((offset(outcome.position), outcome.members.count), (7, 1));
+    assert_eq!(client.user().unwrap().id, "ann");
+    assert_eq!(client.state(), State::Online);
+
+    let url = mock.url.clone();
+    assert_eq!(next_state(&mut events).await, State::Connecting { url });
+    assert_eq!(next_state(&mut events).await, State::Online);
+    let Event::Joined { room, rejoined, recovered, members } = next_of_room(&mut events).await
+    else {
+        panic!("wanted to be in the room first")
+    };
+    assert_eq!((&*room, rejoined, recovered, members.count), ("general", false, false, 1));
+    expect_offsets(&mut events, &[6, 7]).await;
+
+    let mut told = message(8);
+    told["data"] = json!({"n": 1});
+    peer.send(told).await;
+    let told = next_message(&mut events).await;
+    assert_eq!((&*told.text, &*told.user.name, told.at), ("m8", "Bob", 1_795_400_235_072));
+    assert_eq!(told.data.unwrap().get(), r#"{"n":1}"#);
+}
+
+#[tokio::test]
+async fn what_else_happens_in_a_room() {
+    let (_mock, mut peer, _client, mut events) = joined(0, quick()).await;
+    peer.send(json!({"type":"presence","room":"general","event":"left","user":ann()})).await;
+    peer.send(json!({"type":"presence","room":"general","event":"count","count":1204})).await;
+    peer.send(json!({"type":"typing","room":"general","user":ann(),"typing":true})).await;
+    peer.send(json!({"type":"direct","user":ann(),"message":"psst","at":1})).await;
+    peer.send(json!({"type":"error","code":"rate_limited","message":"Slow."})).await;
+    peer.send(json!({"type":"of a later version"})).await;
+    peer.send(message(1)).await;
+    for wanted in [
+        "Presence { room: \"general\", change: Left, user: User { id: \"ann\"",
+        "Count { room: \"general\", count: 1204 }",
+        "Typing { room: \"general\", user: User { id: \"ann\"",
+        "Direct { user: User { id: \"ann\", name: \"Ann\", color: \"#B56AD9\" }, text: \"psst\"",
+        "Error(Rejection { code: \"rate_limited\"",
+        "Message(Message { room: \"general\", position: Some(Position { epoch: Epoch(\"JLITNcWY\")",
+    ] {
+        let event = format!("{:?}", next_of_room(&mut events).await);
+        assert!(event.starts_with(wanted), "wanted\n  {wanted}\ngot\n  {event}");
+    }
+}
+
+#[tokio::test]
+async fn a_reconnect_resumes_without_gap_or_repeat() {
+    let (mock, mut peer, _client, mut events) = joined(41, quick()).await;
+    peer.send(message(42)).await;
+    expect_offsets(&mut events, &[42]).await;
+    drop(peer);
+
+    let mut peer = mock.accept().await;
+    let hello = peer.recv("hello").await;
+    assert_eq!(hello["resume"], "secret.ann");
+    peer.send(welcome(&hello, "ann")).await;
+    let join = peer.recv("join").await;
+    assert_eq!(join["since"], json!({"epoch":EPOCH,"offset":42}));
+    assert_eq!(join.get("history"), None);
+    // A live message that comes before the answer is in the answer, or comes again.
+    peer.send(message(46)).await;
+    peer.send(joined_frame(&join, 44, true, &[42, 43, 44])).await;
+    for offset in [44, 45, 46] {
+        peer.send(message(offset)).await;
+    }
+    let event = next_of_room(&mut events).await;
+    assert!(matches!(event, Event::Joined { rejoined: true, recovered: true, .. }), "{event:?}");
+    expect_offsets(&mut events, &[43, 44, 45, 46]).await;
+}
+
+#[tokio::test]
+async fn an_empty_room_is_recovered_from_its_first_message() {
+    let (mock, peer, _client, mut events) = joined(0, quick()).await;
+    drop(peer);
+    let mut peer = mock
+        .rejoin(|join| {
+            assert_eq!(join["since"], json!({"epoch":"","offset":0}));
+            joined_frame(join, 2, true, &[1, 2])
+        })
+        .await;
+    peer.send(message(3)).await;
+    assert!(matches!(next_of_room(&mut events).await, Event::Joined { recovered: true, .. }));
+    expect_offsets(&mut events, &[1, 2, 3]).await;
+}
+
+#[tokio::test]
+async fn a_hole_is_filled_by_joining_again() {
+    let (_mock, mut peer, _client, mut events) = joined(5, quick()).await;
+    peer.send(message(6)).await;
+    peer.send(message(9)).await;
+    peer.send(message(10)).await;
+    let join = peer.recv("join").await;
+    assert_eq!(join["since"], json!({"epoch":EPOCH,"offset":6}));
+    peer.send(joined_frame(&join, 9, true, &[7, 8, 9])).await;
+    peer.send(message(10)).await;
+    expect_offsets(&mut events, &[6]).await;
+    let event = next_of_room(&mut events).await;
+    assert!(matches!(event, Event::Joined { rejoined: true, recovered: true, .. }), "{event:?}");
+    expect_offsets(&mut events, &[7, 8, 9, 10]).await;
+}
+
+#[tokio::test]
+async fn what_is_gone_for_good_is_a_gap() {
+    let (mock, peer, _client, mut events) = joined(5, quick()).await;
+    drop(peer);
+    // The same sequence: the page has messages that are known, and begins after a hole.
+    let peer = mock.rejoin(|join| joined_frame(join, 91, false, &[90, 91])).await;
+    let event = next_of_room(&mut events).await;
+    assert!(matches!(event, Event::Joined { rejoined: true, recovered: false, .. }), "{event:?}");
+    let Event::Gap { room, position } = next_of_room(&mut events).await else { panic!("no gap") };
+    assert_eq!((&*room, offset(position)), ("general", 89));
+    expect_offsets(&mut events, &[90, 91]).await;
+    drop(peer);
+
+    // Another sequence: all of it is new, however low its offsets.
+    let mut peer = mock
+        .rejoin(|join| {
+            let mut joined = joined_frame(join, 2, false, &[2]);
+            joined["epoch"] = "ZZZZZZZZ".into();
+            joined
+        })
+        .await;
+    peer.send(message(3)).await;
+    next_of_room(&mut events).await;
+    let Event::Gap { position, .. } = next_of_room(&mut events).await else { panic!("no gap") };
+    assert_eq!((position.unwrap().epoch.as_str(), offset(position)), ("ZZZZZZZZ", 1));
+    for offset in [2, 3] {
+        let position = next_message(&mut events).await.position.unwrap();
+        assert_eq!((position.epoch.as_str(), position.offset), ("ZZZZZZZZ", offset));
+    }
+}
+
+#[tokio::test]
+async fn recovery_with_a_hole_in_it_is_a_gap() {
+    let (mock, peer, _client, mut events) = joined(5, quick()).await;
+    drop(peer);
+    let _peer = mock.rejoin(|join| joined_frame(join, 8, true, &[7, 8])).await;
+    assert!(matches!(next_of_room(&mut events).await, Event::Joined { recovered: false, .. }));
+    let Event::Gap { position, .. } = next_of_room(&mut events).await else { panic!("no gap") };
+    assert_eq!(offset(position), 6);
+    expect_offsets(&mut events, &[7, 8]).await;
+}
+
+#[tokio::test]
+async fn the_servers_gap_is_told_and_gone_on_from() {
+    let (_mock, mut peer, _client, mut events) = joined(5, quick()).await;
+    peer.send(json!({"type":"gap","room":"general","epoch":EPOCH,"offset":57})).await;
+    peer.send(message(58)).await;
+    let Event::Gap { position, .. } = next_of_room(&mut events).await else { panic!("no gap") };
+    assert_eq!(offset(position), 57);
+    expect_offsets(&mut events, &[58]).await;
+}
+
+#[tokio::test]
+async fn a_room_without_history() {
+    let mock = Mock::start().await;
+    let (client, mut events) = mock.client(quick());
+    let answer = |join: &serde_json::Value| {
+        json!({"type":"joined","id":join["id"],"room":"general","recovered":false,
+            "members":[ann()],"count":1,"messages":[]})
+    };
+    let (peer, outcome) = tokio::join!(mock.rejoin(answer), client.join("general", 5));
+    assert_eq!(outcome.unwrap().position, None);
+    assert!(matches!(next_of_room(&mut events).await, Event::Joined { rejoined: false, .. }));
+    drop(peer);
+    let mut peer = mock
+        .rejoin(|join| {
+            assert_eq!(join.get("since"), None);
+            answer(join)
+        })
+        .await;
+    let mut told = message(1);
+    told.as_object_mut().unwrap().remove("offset");
+    told.as_object_mut().unwrap().remove("epoch");
+    peer.send(told).await;
+    assert!(matches!(next_of_room(&mut events).await, Event::Joined { rejoined: true, .. }));
+    assert!(matches!(next_of_room(&mut events).await, Event::Gap { position: None, .. }));
+    assert_eq!(next_message(&mut events).await.position, None);
+}
+
+#[tokio::test]
+async fn a_room_that_was_left_is_not_joined_again() {
+    let (mock, mut peer, client, mut events) = joined(5, quick()).await;
+    let serve = async {
+        let leave = peer.recv("leave").await;
+        // These may be under way yet.
+        peer.send(message(6)).await;
+        peer.send(json!({"type":"left","id":leave["id"],"room":"general"})).await;
+        peer
+    };
+    let (peer, outcome) = tokio::join!(serve, client.leave("general"));
+    outcome.unwrap();
+    assert_eq!(client.leave("general").await, Err(ClientError::NotInRoom));
+    assert_eq!(client.send("general", "hi").await, Err(ClientError::NotInRoom));
+    assert_eq!(client.typing("general", true).await, Err(ClientError::NotInRoom));
+    drop(peer);
+
+    let mut peer = mock.welcome().await;
+    online(&mut events).await;
+    let (members, request) = tokio::join!(client.members("general"), async {
+        let request = peer.recv("members").await;
+        peer.refuse(&request, "not_in_room").await;
+        request
+    });
+    assert_eq!(request["room"], "general");
+    assert!(matches!(members, Err(ClientError::Rejected(why)) if why.code == "not_in_room"));
+    tokio::join!(client.close(), async { while let Some(Ok(_)) = peer.recv_raw().await {} });
+    while let Some(event) = events.recv().await {
+        assert!(matches!(event, Event::State(_)), "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_room_that_refuses() {
+    let (mock, mut peer, client, mut events) = joined(5, quick()).await;
+    let serve = async {
+        let join = peer.recv("join").await;
+        peer.refuse(&join, "too_many_rooms").await;
+        peer
+    };
+    let (peer, outcome) = tokio::join!(serve, client.join("other", 0));
+    assert!(matches!(outcome, Err(ClientError::Rejected(why)) if why.code == "too_many_rooms"));
+    drop(peer);
+
+    // It was joined before, so nobody waits for the answer.
+    let mut peer = mock.welcome().await;
+    let join = peer.recv("join").await;
+    assert_eq!(join["room"], "general");
+    peer.refuse(&join, "forbidden").await;
+    let Event::Refused { room, error } = next_of_room(&mut events).await else { panic!("told") };
+    assert_eq!(room, "general");
+    assert!(matches!(error, ClientError::Rejected(why) if why.code == "forbidden"));
+    assert_eq!(client.send("general", "hi").await, Err(ClientError::NotInRoom));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_is_tried_again_while_the_bus_is_away() {
+    let mock = Mock::start().await;
+    let (client, _events) = mock.client(ClientConfig::default());
+    let serve = async {
+        let mut peer = mock.welcome().await;
+        let join = peer.recv("join").await;
+        let refused = tokio::time::Instant::now();
+        peer.refuse(&join, "broker_unavailable").await;
+        let again = peer.recv("join").await;
+        let pause = refused.elapsed();
+        assert!(pause >= Duration::from_secs(1) && pause < Duration::from_secs(3), "{pause:?}");
+        assert_ne!(join["id"], again["id"]);
+        peer.send(joined_frame(&again, 3, false, &[])).await;
+        peer
+    };
+    let (_peer, outcome) = tokio::join!(serve, client.join("general", 0));
+    assert_eq!(offset(outcome.unwrap().position), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_without_an_answer_is_given_up() {
+    let mock = Mock::start().await;
+    let (client, _events) = mock
+        .client(ClientConfig::default().ping(Duration::from_secs(3600), Duration::from_secs(1)));
+    let serve = async {
+        let mut peer = mock.welcome().await;
+        let join = peer.recv("join").await;
+        assert_eq!(peer.recv("leave").await["room"], "general");
+        peer.send(joined_frame(&join, 3, false, &[])).await;
+        peer
+    };
+    let (_peer, outcome) = tokio::join!(serve, client.join("general", 0));
+    assert_eq!(outcome, Err(ClientError::Timeout));
+    assert_eq!(client.send("general", "hi").await, Err(ClientError::NotInRoom));
+}
+
+#[tokio::test]
+async fn requests() {
+    let (_mock, mut peer, client, _events) = joined(5, quick()).await;
+    let serve = async {
+        let join = peer.recv("join").await;
+        peer.send(joined_frame(&join, 5, false, &[])).await;
+        let request = peer.recv("history").await;
+        assert_eq!((&request["before"], &request["limit"]), (&json!(4), &json!(2)));
+        assert_eq!(request.get("after"), None);
+        peer.send(json!({"type":"history","id":request["id"],"room":"general","epoch":EPOCH,
+            "offset":5,"messages":[message(2), message(3)],"more":true}))
+            .await;
+        let request = peer.recv("direct").await;
+        assert_eq!((&request["to"], &request["message"]), (&json!("bob"), &json!("psst")));
+        peer.send(json!({"type":"ok","id":request["id"],"delivered":2})).await;
+        peer.recv("typing").await;
+        assert_eq!(peer.recv("typing").await["typing"], false);
+        let request = peer.recv("members").await;
+        peer.send(json!({"type":"members","id":request["id"],"room":"general",
+            "members":[ann()],"count":9}))
+            .await;
+    };
+    let ask = async {
+        // In the room already: this is only a look.
+        assert_eq!(offset(client.join("general", 9).await.unwrap().position), 5);
+        let page = client.history("general", Range::Before(4), Some(2)).await.unwrap();
+        let offsets: Vec<u64> = page.messages.iter().map(|m| offset(m.position)).collect();
+        assert_eq!((offsets, offset(page.position), page.more), (vec![2, 3], 5, true));
+        assert_eq!(client.direct("bob", "psst", None).await, Ok(2));
+        for typing in [true, true, true, false, false] {
+            client.typing("general", typing).await.unwrap();
+        }
+        assert_eq!(client.members("general").await.unwrap().count, 9);
+    };
+    tokio::join!(serve, ask);
+}

@@ -1,0 +1,113 @@
+//! An application that does not read its events.
+
+use std::time::Duration;
+
+use chat_transport::client::{ClientConfig, Event, State};
+use tokio::time::timeout;
+
+use crate::mock::{Peer, expect_offsets, joined, joined_frame, message, next, next_of_room, quick};
+
+/// Sends large messages until nothing goes on: the clock, which is paused, goes on only then.
+/// Returns the offset of the last.
+async fn fill(peer: &mut Peer, mut offset: u64) -> u64 {
+    loop {
+        offset += 1;
+        // More than any buffers between, if the client reads on.
+        assert!(offset < 10_000, "all was read");
+        let mut large = message(offset);
+        large["message"] = "x".repeat(16 * 1024).into();
+        if timeout(Duration::from_secs(1), peer.send(large)).await.is_err() {
+            return offset;
+        }
+    }
+}
+
+fn patient() -> ClientConfig {
+    quick().event_queue(4).ping(Duration::from_secs(3600), Duration::from_secs(1))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_server_is_not_read_and_nothing_is_lost() {
+    let (_mock, mut peer, client, mut events) = joined(0, patient()).await;
+    let last = fill(&mut peer, 0).await;
+    tokio::time::resume();
+    let told = async {
+        for offset in 1..=last + 1 {
+            expect_offsets(&mut events, &[offset]).await;
+        }
+    };
+    let serve = async {
+        // What the client has to say goes out meanwhile.
+        let send = peer.recv("send").await;
+        peer.send(message(last + 1)).await;
+        peer.ok(&send, last + 2).await;
+    };
+    let (sent, (), ()) = tokio::join!(client.send("general", "hi"), serve, told);
+    assert_eq!(sent.unwrap().position.unwrap().offset, last + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_cut_took_is_recovered() {
+    let (mock, mut peer, _client, mut events) = joined(0, patient()).await;
+    let last = fill(&mut peer, 0).await;
+    tokio::time::resume();
+    drop(peer);
+    let serve = mock.rejoin(|join| {
+        let since = join["since"]["offset"].as_u64().unwrap();
+        assert!(since > 0 && since < last);
+        let missed: Vec<u64> = (since + 1..=last).collect();
+        joined_frame(join, last, true, &missed)
+    });
+    let told = async {
+        let mut here = 0;
+        while here < last {
+            match next_of_room(&mut events).await {
+                Event::Message(message) => {
+                    here += 1;
+                    assert_eq!(message.position.unwrap().offset, here);
+                }
+                Event::Joined { recovered: true, .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    tokio::join!(serve, told);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_waits_for_no_reader() {
+    let (_mock, mut peer, client, mut events) = joined(0, patient()).await;
+    let last = fill(&mut peer, 0).await;
+    tokio::time::resume();
+    let serve = async { while let Some(Ok(_)) = peer.recv_raw().await {} };
+    tokio::join!(client.close(), serve);
+    // What had been read is still told, and then the end.
+    let mut here = 0;
+    loop {
+        match next(&mut events).await {
+            Event::Message(message) => {
+                here += 1;
+                assert_eq!(message.position.unwrap().offset, here);
+            }
+            Event::State(State::Closed { .. }) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(here >= 4 && here < last);
+    assert!(events.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn events_that_nobody_wants_hold_nothing_up() {
+    let (_mock, mut peer, client, events) = joined(0, patient()).await;
+    drop(events);
+    for offset in 1..=10 {
+        peer.send(message(offset)).await;
+    }
+    let serve = async {
+        let send = peer.recv("send").await;
+        peer.ok(&send, 11).await;
+    };
+    let (sent, ()) = tokio::join!(client.send("general", "hi"), serve);
+    assert_eq!(sent.unwrap().position.unwrap().offset, 11);
+}
