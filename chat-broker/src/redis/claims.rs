@@ -1,7 +1,8 @@
 //! Who is where at this node, and what Redis has not been told of it yet.
 //!
 //! What counts is what is wanted now: a user who left and came back before Redis was told
-//! is no news. What was not answered is told again, which changes nothing if Redis knew.
+//! is no news, nor is one who came and left, unless something was published in between: a
+//! visit. What was not answered is told again, which changes nothing if Redis knew.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,10 @@ use super::names::Address;
 
 /// Comings, and goings, in one pipeline at most.
 const MAX_CHANGES: usize = 256;
+
+/// Visits that wait to be told at most; in an outage they would become ever more. Any other
+/// is no news.
+const MAX_VISITS: usize = 1024;
 
 /// The claims that one connection tells Redis of.
 #[derive(Debug, Default)]
@@ -31,6 +36,7 @@ struct State {
     leaving: BTreeMap<Turn, Key>,
     /// What Redis refused, until the next attempt.
     refused: HashSet<Key>,
+    visits: usize,
     next: u64,
 }
 
@@ -43,8 +49,13 @@ pub(super) struct Key {
 
 #[derive(Debug)]
 struct Claim {
-    /// `None`: the user has left.
-    info: Option<Bytes>,
+    info: Bytes,
+    /// Otherwise the user has left.
+    here: bool,
+    /// Publications that were accepted before the coming.
+    since: u64,
+    /// The coming is to be told all the same, and the going after so many publications.
+    visit: Option<u64>,
     told: Told,
     /// Where it waits to be told, coming or going.
     turn: Option<Turn>,
@@ -90,9 +101,9 @@ impl Changes {
 }
 
 impl Claims {
-    /// See [`Broker::enter`](crate::Broker::enter).
-    pub(super) fn enter(&self, key: Key, info: Bytes) {
-        self.state().enter(key, info);
+    /// See [`Broker::enter`](crate::Broker::enter); `accepted` publications came before.
+    pub(super) fn enter(&self, key: Key, info: Bytes, accepted: u64) {
+        self.state().enter(key, info, accepted);
         self.changed.notify_one();
     }
 
@@ -153,15 +164,26 @@ impl Claims {
     }
 }
 
+impl Claim {
+    /// Of somebody who is not here yet.
+    fn new() -> Self {
+        let (info, told) = (Bytes::new(), Told::No);
+        Self { info, here: false, since: 0, visit: None, told, turn: None }
+    }
+}
+
 impl State {
-    fn enter(&mut self, key: Key, info: Bytes) {
+    fn enter(&mut self, key: Key, info: Bytes, accepted: u64) {
         let turn = (0, self.turn());
-        let new = || Claim { info: None, told: Told::No, turn: None };
-        let claim = self.claims.entry(key.clone()).or_insert_with(new);
-        if claim.info.is_some() {
+        let claim = self.claims.entry(key.clone()).or_insert_with(Claim::new);
+        if std::mem::replace(&mut claim.here, true) {
             return;
         }
-        claim.info = Some(info);
+        (claim.info, claim.since) = (info, accepted);
+        if claim.visit.take().is_some() {
+            self.visits -= 1;
+            return;
+        }
         if let Some(turn) = claim.turn.take() {
             // The going was not told yet, and is none.
             self.leaving.remove(&turn);
@@ -175,11 +197,15 @@ impl State {
 
     fn leave(&mut self, key: Key, accepted: u64) {
         let turn = (accepted, self.turn());
-        let Some(claim) = self.claims.get_mut(&key).filter(|claim| claim.info.is_some()) else {
-            return;
-        };
-        claim.info = None;
-        if let Some(turn) = claim.turn.take() {
+        let Some(claim) = self.claims.get_mut(&key).filter(|claim| claim.here) else { return };
+        claim.here = false;
+        if let Some(turn) = claim.turn {
+            if claim.since < accepted && self.visits < MAX_VISITS {
+                claim.visit = Some(accepted);
+                self.visits += 1;
+                return;
+            }
+            claim.turn = None;
             self.entering.remove(&turn);
         }
         if claim.told == Told::No {
@@ -195,11 +221,11 @@ impl State {
         self.entering.clear();
         self.leaving.clear();
         self.refused.clear();
-        self.claims.retain(|_, claim| claim.info.is_some());
+        self.claims.retain(|_, claim| claim.here || claim.visit.is_some());
         for (key, claim) in &mut self.claims {
             self.next += 1;
             let turn = (0, self.next);
-            *claim = Claim { info: claim.info.take(), told: Told::No, turn: Some(turn) };
+            (claim.told, claim.turn) = (Told::No, Some(turn));
             self.entering.insert(turn, key.clone());
         }
     }
@@ -212,8 +238,14 @@ impl State {
         {
             let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn == Some(turn));
             let Some(claim) = waiting else { continue };
-            (claim.turn, claim.told) = (None, Told::Maybe);
-            changes.enters.extend(claim.info.clone().map(|info| (key, info)));
+            (claim.told, claim.turn) = (Told::Maybe, None);
+            changes.enters.push((key.clone(), claim.info.clone()));
+            if let Some(accepted) = claim.visit.take() {
+                self.visits -= 1;
+                let turn = (accepted, turn.1);
+                claim.turn = Some(turn);
+                self.leaving.insert(turn, key);
+            }
         }
         changes.more = !self.entering.is_empty();
         while !changes.more
@@ -223,13 +255,8 @@ impl State {
             let (turn, key) = first.remove_entry();
             let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn == Some(turn));
             let Some(claim) = waiting else { continue };
-            claim.turn = None;
-            if claim.told == Told::No {
-                self.claims.remove(&key);
-            } else {
-                claim.told = Told::Maybe;
-                changes.leaves.push(key);
-            }
+            (claim.told, claim.turn) = (Told::Maybe, None);
+            changes.leaves.push(key);
         }
         changes
     }
@@ -253,13 +280,12 @@ impl State {
         let Some(claim) = self.claims.get_mut(&key) else { return };
         match outcome {
             Outcome::Done => claim.told = Told::Yes,
-            Outcome::Unanswered if claim.info.is_some() && claim.turn.is_none() => {
+            // Otherwise the going waits, or is under way itself.
+            Outcome::Unanswered if claim.here && claim.turn.is_none() => {
                 claim.turn = Some(turn);
                 self.entering.insert(turn, key);
             }
-            // The going will be told.
             Outcome::Unanswered => {}
-            // An earlier attempt may have gone through.
             Outcome::Refused => {
                 self.refused.insert(key);
             }
@@ -269,19 +295,17 @@ impl State {
     fn settle_leave(&mut self, key: Key, outcome: Outcome) {
         let turn = (0, self.turn());
         let Some(claim) = self.claims.get_mut(&key) else { return };
+        claim.told = if outcome == Outcome::Done { Told::No } else { Told::Maybe };
         match outcome {
-            Outcome::Done => {
-                claim.told = Told::No;
-                if claim.info.is_none() {
-                    self.claims.remove(&key);
-                }
+            Outcome::Done if !claim.here && claim.visit.is_none() => {
+                self.claims.remove(&key);
             }
-            Outcome::Unanswered if claim.info.is_none() && claim.turn.is_none() => {
+            // Otherwise the coming waits.
+            Outcome::Unanswered if claim.turn.is_none() => {
                 claim.turn = Some(turn);
                 self.leaving.insert(turn, key);
             }
-            // The coming will be told.
-            Outcome::Unanswered => {}
+            Outcome::Done | Outcome::Unanswered => {}
             Outcome::Refused => {
                 self.refused.insert(key);
             }
@@ -293,7 +317,7 @@ impl State {
             let turn = (0, self.turn());
             let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn.is_none());
             let Some(claim) = waiting else { continue };
-            let queue = match (claim.info.is_some(), claim.told) {
+            let queue = match (claim.here, claim.told) {
                 (true, Told::No | Told::Maybe) => &mut self.entering,
                 (false, Told::Maybe | Told::Yes) => &mut self.leaving,
                 _ => continue,
@@ -310,182 +334,5 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use chat_core::{RoomId, Topic};
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::redis::names::Names;
-
-    fn key(user: u8) -> Key {
-        let address = Names::new("chat", 0).address(&Topic::Room(RoomId::new("r").unwrap()));
-        Key { address, user: UserId::new(format!("u{user}")).unwrap() }
-    }
-
-    fn claims() -> Claims {
-        let claims = Claims::default();
-        claims.begin(&"node".into());
-        claims
-    }
-
-    fn users(keys: &[Key]) -> Vec<&str> {
-        keys.iter().map(|key| key.user.as_str()).collect()
-    }
-
-    fn done(claims: &Claims, sent: u64) -> Changes {
-        let changes = claims.take(sent);
-        let told = Changes {
-            node: Arc::clone(&changes.node),
-            enters: changes.enters.clone(),
-            leaves: changes.leaves.clone(),
-            more: changes.more,
-        };
-        claims.settle(changes, std::iter::repeat(Outcome::Done));
-        told
-    }
-
-    #[test]
-    fn nothing_is_told_before_there_is_a_node() {
-        let claims = Claims::default();
-        claims.enter(key(1), Bytes::new());
-        assert!(claims.take(0).is_empty() && !claims.has_changes());
-        claims.begin(&"node".into());
-        assert_eq!(done(&claims, 0).enters.len(), 1);
-        assert!(!claims.has_changes() && !claims.is_empty());
-    }
-
-    #[test]
-    fn a_going_waits_for_what_was_published_before_it() {
-        let claims = claims();
-        for user in 1..=3 {
-            claims.enter(key(user), Bytes::new());
-        }
-        done(&claims, 0);
-        claims.leave(key(1), 5);
-        claims.leave(key(2), 7);
-        assert!(done(&claims, 4).is_empty());
-        assert_eq!(users(&done(&claims, 6).leaves), ["u1"]);
-        claims.enter(key(2), Bytes::new());
-        assert!(done(&claims, 9).is_empty(), "who came back in time has not left");
-        claims.leave(key(3), 9);
-        claims.leave(key(2), 9);
-        assert_eq!(users(&done(&claims, 9).leaves), ["u3", "u2"]);
-        assert!(claims.is_empty());
-    }
-
-    #[test]
-    fn comings_come_first_however_many() {
-        let claims = claims();
-        claims.enter(key(0), Bytes::new());
-        done(&claims, 0);
-        claims.leave(key(0), 0);
-        for user in 1..=200 {
-            let address = key(0).address;
-            for room in 0..3 {
-                let user = UserId::new(format!("{user} {room}")).unwrap();
-                claims.enter(Key { address: address.clone(), user }, Bytes::new());
-            }
-        }
-        let sizes: Vec<_> = std::iter::repeat_with(|| done(&claims, 0))
-            .map(|changes| (changes.enters.len(), changes.leaves.len(), changes.more))
-            .take(3)
-            .collect();
-        assert_eq!(sizes, [(256, 0, true), (256, 0, true), (88, 1, false)]);
-    }
-
-    /// What Redis holds for a node, and what happens to it.
-    #[derive(Debug, Clone)]
-    enum Step {
-        Enter(u8),
-        Leave(u8),
-        /// Takes changes that are settled by the next of these.
-        Tell(Vec<u8>),
-        Retry,
-        Begin,
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            4 => (0u8..4).prop_map(Step::Enter),
-            4 => (0u8..4).prop_map(Step::Leave),
-            4 => prop::collection::vec(0u8..5, 8).prop_map(Step::Tell),
-            1 => Just(Step::Retry),
-            1 => Just(Step::Begin),
-        ]
-    }
-
-    /// Settles `changes` by fate: done, unanswered though done, unanswered, refused.
-    fn settle(claims: &Claims, changes: Changes, fates: &[u8], held: &mut BTreeSet<String>) {
-        let mut outcomes = Vec::new();
-        let enters = changes.enters.iter().map(|(key, _)| (key, true));
-        let all = enters.chain(changes.leaves.iter().map(|key| (key, false)));
-        for ((key, comes), fate) in all.zip(fates.iter().cycle()) {
-            if *fate < 3 {
-                let user = key.user.as_str().to_owned();
-                if comes {
-                    held.insert(user)
-                } else {
-                    held.remove(&user)
-                };
-            }
-            outcomes.push(match fate {
-                0 | 1 => Outcome::Done,
-                2 | 3 => Outcome::Unanswered,
-                _ => Outcome::Refused,
-            });
-        }
-        claims.settle(changes, outcomes);
-    }
-
-    proptest! {
-        /// Whatever is lost and refused on the way, Redis comes to hold what is wanted.
-        #[test]
-        fn redis_comes_to_the_truth(steps in prop::collection::vec(step(), 0..60)) {
-            let (claims, mut wanted, mut held) = (claims(), BTreeSet::new(), BTreeSet::new());
-            let mut under_way: Option<(Changes, Vec<u8>)> = None;
-            let mut nodes = 0;
-            for step in steps {
-                match step {
-                    Step::Enter(user) => {
-                        wanted.insert(format!("u{user}"));
-                        claims.enter(key(user), Bytes::new());
-                    }
-                    Step::Leave(user) => {
-                        wanted.remove(&format!("u{user}"));
-                        claims.leave(key(user), 0);
-                    }
-                    Step::Tell(fates) => {
-                        if let Some((changes, fates)) = under_way.take() {
-                            settle(&claims, changes, &fates, &mut held);
-                        }
-                        under_way = Some((claims.take(0), fates));
-                    }
-                    Step::Retry => claims.retry(),
-                    Step::Begin => {
-                        if let Some((changes, fates)) = under_way.take() {
-                            claims.begin(&format!("node {nodes}").into());
-                            settle(&claims, changes, &fates, &mut held);
-                        }
-                        nodes += 1;
-                        claims.begin(&format!("node {nodes}").into());
-                        held.clear();
-                    }
-                }
-                let state = claims.state();
-                prop_assert!(state.entering.len() + state.leaving.len() <= 4);
-                prop_assert!(state.claims.len() <= 4 && state.refused.len() <= 4);
-            }
-            if let Some((changes, fates)) = under_way.take() {
-                settle(&claims, changes, &fates, &mut held);
-            }
-            claims.retry();
-            while claims.has_changes() {
-                settle(&claims, claims.take(0), &[0], &mut held);
-            }
-            prop_assert_eq!(&held, &wanted);
-            prop_assert_eq!(claims.is_empty(), wanted.is_empty());
-        }
-    }
-}
+#[path = "claims_tests.rs"]
+mod tests;

@@ -90,15 +90,18 @@ impl Publisher {
 
     /// See [`Broker::enter`](crate::Broker::enter).
     pub(super) fn enter(&self, topic: &Topic, Occupant { user, info }: Occupant) {
-        let address = self.shared.names.address(topic);
-        self.lane(topic).claims.enter(Key { address, user }, info);
+        let lane = self.lane(topic);
+        lane.claims.enter(self.key(topic, user), info, lane.accepted());
     }
 
     /// See [`Broker::leave`](crate::Broker::leave).
     pub(super) fn leave(&self, topic: &Topic, user: &UserId) {
         let lane = self.lane(topic);
-        let key = Key { address: self.shared.names.address(topic), user: user.clone() };
-        lane.claims.leave(key, lane.accepted.load(Ordering::SeqCst));
+        lane.claims.leave(self.key(topic, user.clone()), lane.accepted());
+    }
+
+    fn key(&self, topic: &Topic, user: UserId) -> Key {
+        Key { address: self.shared.names.address(topic), user }
     }
 
     /// Always the same for a topic, which keeps its order.
@@ -106,5 +109,11 @@ impl Publisher {
         let mut hasher = DefaultHasher::new();
         topic.hash(&mut hasher);
         &self.lanes[hasher.finish() as usize % self.lanes.len()]
+    }
+}
+
+impl Lane {
+    fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::SeqCst)
     }
 }

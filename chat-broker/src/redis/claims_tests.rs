@@ -1,0 +1,216 @@
+use std::collections::BTreeSet;
+
+use chat_core::{RoomId, Topic};
+use proptest::prelude::*;
+
+use super::*;
+use crate::redis::names::Names;
+
+fn key(user: u8) -> Key {
+    let address = Names::new("chat", 0).address(&Topic::Room(RoomId::new("r").unwrap()));
+    Key { address, user: UserId::new(format!("u{user}")).unwrap() }
+}
+
+fn claims() -> Claims {
+    let claims = Claims::default();
+    claims.begin(&"node".into());
+    claims
+}
+
+fn users(keys: &[Key]) -> Vec<&str> {
+    keys.iter().map(|key| key.user.as_str()).collect()
+}
+
+fn done(claims: &Claims, sent: u64) -> Changes {
+    let changes = claims.take(sent);
+    let told = Changes {
+        node: Arc::clone(&changes.node),
+        enters: changes.enters.clone(),
+        leaves: changes.leaves.clone(),
+        more: changes.more,
+    };
+    claims.settle(changes, std::iter::repeat(Outcome::Done));
+    told
+}
+
+#[test]
+fn nothing_is_told_before_there_is_a_node() {
+    let claims = Claims::default();
+    claims.enter(key(1), Bytes::new(), 0);
+    assert!(claims.take(0).is_empty() && !claims.has_changes());
+    claims.begin(&"node".into());
+    assert_eq!(done(&claims, 0).enters.len(), 1);
+    assert!(!claims.has_changes() && !claims.is_empty());
+}
+
+#[test]
+fn a_going_waits_for_what_was_published_before_it() {
+    let claims = claims();
+    for user in 1..=3 {
+        claims.enter(key(user), Bytes::new(), 0);
+    }
+    done(&claims, 0);
+    claims.leave(key(1), 5);
+    claims.leave(key(2), 7);
+    assert!(done(&claims, 4).is_empty());
+    assert_eq!(users(&done(&claims, 6).leaves), ["u1"]);
+    claims.enter(key(2), Bytes::new(), 6);
+    assert!(done(&claims, 9).is_empty(), "who came back in time has not left");
+    claims.leave(key(3), 9);
+    claims.leave(key(2), 9);
+    assert_eq!(users(&done(&claims, 9).leaves), ["u3", "u2"]);
+    assert!(claims.is_empty());
+}
+
+#[test]
+fn a_visit_is_news_if_something_was_published() {
+    let claims = claims();
+    for (user, accepted) in [(1, 5), (2, 6), (3, 6)] {
+        claims.enter(key(user), Bytes::new(), 5);
+        claims.leave(key(user), accepted);
+    }
+    claims.enter(key(3), Bytes::new(), 6);
+    let first = done(&claims, 5);
+    let (came, _): (Vec<_>, Vec<_>) = first.enters.into_iter().unzip();
+    assert_eq!((users(&came), users(&first.leaves)), (vec!["u2", "u3"], vec![]));
+    assert_eq!(users(&done(&claims, 6).leaves), ["u2"]);
+
+    claims.enter(key(2), Bytes::new(), 6);
+    claims.leave(key(2), 7);
+    let at_once = done(&claims, 7);
+    assert_eq!((at_once.enters.len(), at_once.leaves.len()), (1, 1));
+    claims.leave(key(3), 7);
+    done(&claims, 7);
+    assert!(claims.is_empty());
+}
+
+#[test]
+fn visits_are_bounded() {
+    let claims = Claims::default();
+    for n in 0..2 * MAX_VISITS {
+        let user = UserId::new(n.to_string()).unwrap();
+        let key = Key { user, ..key(0) };
+        claims.enter(key.clone(), Bytes::new(), 0);
+        claims.leave(key, 1);
+    }
+    assert_eq!(claims.state().claims.len(), MAX_VISITS);
+}
+
+#[test]
+fn comings_come_first_however_many() {
+    let claims = claims();
+    claims.enter(key(0), Bytes::new(), 0);
+    done(&claims, 0);
+    claims.leave(key(0), 0);
+    for user in 1..=200 {
+        let address = key(0).address;
+        for room in 0..3 {
+            let user = UserId::new(format!("{user} {room}")).unwrap();
+            claims.enter(Key { address: address.clone(), user }, Bytes::new(), 0);
+        }
+    }
+    let sizes: Vec<_> = std::iter::repeat_with(|| done(&claims, 0))
+        .map(|changes| (changes.enters.len(), changes.leaves.len(), changes.more))
+        .take(3)
+        .collect();
+    assert_eq!(sizes, [(256, 0, true), (256, 0, true), (88, 1, false)]);
+}
+
+/// What Redis holds for a node, and what happens to it.
+#[derive(Debug, Clone)]
+enum Step {
+    Enter(u8),
+    Leave(u8),
+    Publish,
+    /// Takes changes that are settled by the next of these.
+    Tell(Vec<u8>),
+    Retry,
+    Begin,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0u8..4).prop_map(Step::Enter),
+        4 => (0u8..4).prop_map(Step::Leave),
+        4 => prop::collection::vec(0u8..5, 8).prop_map(Step::Tell),
+        2 => Just(Step::Publish),
+        1 => Just(Step::Retry),
+        1 => Just(Step::Begin),
+    ]
+}
+
+/// Settles `changes` by fate: done, unanswered though done, unanswered, refused.
+fn settle(claims: &Claims, changes: Changes, fates: &[u8], held: &mut BTreeSet<String>) {
+    let mut outcomes = Vec::new();
+    let enters = changes.enters.iter().map(|(key, _)| (key, true));
+    let all = enters.chain(changes.leaves.iter().map(|key| (key, false)));
+    for ((key, comes), fate) in all.zip(fates.iter().cycle()) {
+        if *fate < 3 {
+            let user = key.user.as_str().to_owned();
+            if comes {
+                held.insert(user)
+            } else {
+                held.remove(&user)
+            };
+        }
+        outcomes.push(match fate {
+            0 | 1 => Outcome::Done,
+            2 | 3 => Outcome::Unanswered,
+            _ => Outcome::Refused,
+        });
+    }
+    claims.settle(changes, outcomes);
+}
+
+proptest! {
+    /// Whatever is lost and refused on the way, Redis comes to hold what is wanted.
+    #[test]
+    fn redis_comes_to_the_truth(steps in prop::collection::vec(step(), 0..60)) {
+        let (claims, mut wanted, mut held) = (claims(), BTreeSet::new(), BTreeSet::new());
+        let mut under_way: Option<(Changes, Vec<u8>)> = None;
+        let (mut nodes, mut accepted) = (0, 0);
+        for step in steps {
+            match step {
+                Step::Enter(user) => {
+                    wanted.insert(format!("u{user}"));
+                    claims.enter(key(user), Bytes::new(), accepted);
+                }
+                Step::Leave(user) => {
+                    wanted.remove(&format!("u{user}"));
+                    claims.leave(key(user), accepted);
+                }
+                Step::Publish => accepted += 1,
+                Step::Tell(fates) => {
+                    if let Some((changes, fates)) = under_way.take() {
+                        settle(&claims, changes, &fates, &mut held);
+                    }
+                    under_way = Some((claims.take(accepted), fates));
+                }
+                Step::Retry => claims.retry(),
+                Step::Begin => {
+                    if let Some((changes, fates)) = under_way.take() {
+                        claims.begin(&format!("node {nodes}").into());
+                        settle(&claims, changes, &fates, &mut held);
+                    }
+                    nodes += 1;
+                    claims.begin(&format!("node {nodes}").into());
+                    held.clear();
+                }
+            }
+            let state = claims.state();
+            prop_assert!(state.entering.len() + state.leaving.len() <= 4);
+            prop_assert!(state.claims.len() <= 4 && state.refused.len() <= 4);
+                let visits = state.claims.values().filter(|claim| claim.visit.is_some());
+                prop_assert_eq!(state.visits, visits.count());
+        }
+        if let Some((changes, fates)) = under_way.take() {
+            settle(&claims, changes, &fates, &mut held);
+        }
+        claims.retry();
+        while claims.has_changes() {
+            settle(&claims, claims.take(accepted), &[0], &mut held);
+        }
+        prop_assert_eq!(&held, &wanted);
+        prop_assert_eq!(claims.is_empty(), wanted.is_empty());
+    }
+}
