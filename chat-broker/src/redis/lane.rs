@@ -106,6 +106,11 @@ impl LaneTask {
             tokio::select! {
                 biased;
                 error = link.lost() => return Err(error),
+                // However busy the connection is: what was refused is tried again.
+                _ = ping.tick() => {
+                    self.claims.retry();
+                    link.ping().await?;
+                }
                 more = self.queue.wait() => {
                     let sent = self.send_batch(&mut link).await?;
                     if !more && !sent {
@@ -114,10 +119,6 @@ impl LaneTask {
                 }
                 () = self.claims.changed() => {
                     self.send_batch(&mut link).await?;
-                }
-                _ = ping.tick() => {
-                    self.claims.retry();
-                    link.ping().await?;
                 }
             }
         }

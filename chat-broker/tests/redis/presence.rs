@@ -147,20 +147,31 @@ async fn a_flushed_script_loses_nobody() {
     }
 }
 
-/// Redis has no memory for those who come; they come when there is some.
-#[tokio::test]
+/// Redis has no memory for those who come; they come when there is some, however busy the
+/// connection is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_refused_comes_when_there_is_room() {
     let server = RedisServer::start();
-    let mut node = Node::start(&server).await;
+    let (mut watcher, node) = (Node::start(&server).await, Node::start(&server).await);
     let topic = room("r");
-    node.subscribe(&topic).await.unwrap();
+    watcher.subscribe(&topic).await.unwrap();
     node.enter(&topic, "anna");
-    assert_eq!(node.change().await.0, "+anna");
+    assert_eq!(watcher.change().await.0, "+anna");
     server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     node.enter(&topic, "ben");
     node.leave(&topic, "anna");
-    assert_eq!(node.change().await.0, "-anna");
-    assert_eq!(node.occupants(&topic).await, [""; 0]);
+    assert_eq!(watcher.change().await.0, "-anna");
+    assert_eq!(watcher.occupants(&topic).await, [""; 0]);
     server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    assert_eq!(node.change().await.0, "+ben");
+    let busy = async {
+        let elsewhere = room("elsewhere");
+        loop {
+            let place = node.broker.publish(&elsewhere, Bytes::new(), Delivery::Ephemeral);
+            drop(place.await.unwrap());
+        }
+    };
+    tokio::select! {
+        () = busy => {}
+        (change, ..) = watcher.change() => assert_eq!(change, "+ben"),
+    }
 }
