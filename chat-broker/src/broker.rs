@@ -42,7 +42,8 @@ use crate::error::BrokerError;
 ///   `subscribe` has returned, everything published later arrives; after `unsubscribe`
 ///   has returned, nothing does.
 /// * **Presence.** A user is in a topic while at least one node says so. Each coming and
-///   going is an event to the subscribed nodes, numbered without a hole. What a node said
+///   going is an event to the subscribed nodes, numbered without a hole as long as there is
+///   anybody, and never lower than before. What a node said
 ///   holds until it says otherwise, whatever becomes of connections and of the backend's
 ///   data; when the node is gone without a word, its users are, within 15 seconds.
 /// * **Outages.** However long the backend is away, the broker reconnects and subscribes

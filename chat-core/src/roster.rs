@@ -51,13 +51,23 @@ pub struct Roster {
     /// `None` in a big room.
     listed: Option<BTreeMap<UserId, Bytes>>,
     wants_snapshot: bool,
+    /// A change was taken since the snapshot that is under way was asked for.
+    moved: bool,
 }
 
 impl Roster {
     /// A room of which nothing is known; a snapshot is wanted.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, version: None, count: 0, told: 0, listed: None, wants_snapshot: true }
+        Self {
+            limit,
+            version: None,
+            count: 0,
+            told: 0,
+            listed: None,
+            wants_snapshot: true,
+            moved: false,
+        }
     }
 
     /// How many are in the room.
@@ -89,6 +99,11 @@ impl Roster {
         self.wants_snapshot
     }
 
+    /// A [snapshot](Self::set) is asked for now.
+    pub fn begin_snapshot(&mut self) {
+        self.moved = false;
+    }
+
     /// Takes a change; what the members are told goes to `out`. Ignored before the first
     /// snapshot, which will know of it.
     pub fn change(
@@ -110,6 +125,7 @@ impl Roster {
             return;
         }
         self.version = Some(version);
+        self.moved = true;
         self.count = count;
         let Some(listed) = &mut self.listed else {
             // Some below the limit, so that a room at the limit does not change to and fro.
@@ -132,8 +148,10 @@ impl Roster {
     pub fn set(&mut self, snapshot: Occupancy, out: &mut Vec<Item>) {
         self.wants_snapshot = false;
         let is_first = self.version.is_none();
-        if self.version.is_some_and(|known| snapshot.version != 0 && snapshot.version < known) {
-            // Older than what came since.
+        // Lower numbers are those of an older moment, unless nothing has changed since: then a
+        // broker that lost its data counts anew.
+        if self.moved && self.version.is_some_and(|known| snapshot.version < known) {
+            self.wants_snapshot = true;
             return;
         }
         self.version = Some(snapshot.version);
@@ -233,10 +251,16 @@ mod tests {
         roster.set(truth.snapshot(10), &mut out);
         assert_eq!(told(&mut out), ["-2", "+5"]);
         assert_eq!((roster.count(), roster.listed().unwrap().len()), (2, 2));
-        roster.set(Truth { version: 8, users: [2].into() }.snapshot(10), &mut out);
-        assert_eq!((roster.count(), out.len()), (2, 0), "an older moment undoes nothing");
+        roster.begin_snapshot();
+        roster.change(10, 3, PresenceChange::Joined, occupant(6), &mut out);
+        roster.set(Truth { version: 9, users: [3, 5].into() }.snapshot(10), &mut out);
+        assert_eq!(told(&mut out), ["+6"], "an older moment undoes nothing");
+        assert!(roster.wants_snapshot(), "and may have been read for a reason");
+        roster.begin_snapshot();
+        roster.set(Truth { version: 2, users: [3].into() }.snapshot(10), &mut out);
+        assert_eq!(told(&mut out), ["-5", "-6"], "the broker counts anew");
         roster.set(Occupancy::default(), &mut out);
-        assert_eq!(told(&mut out), ["-3", "-5"], "the broker was emptied");
+        assert_eq!(told(&mut out), ["-3"], "the broker was emptied");
     }
 
     #[test]
@@ -297,7 +321,10 @@ mod tests {
             };
             for (user, fate) in steps {
                 match fate {
-                    0 => delayed = Some(truth.snapshot(limit)),
+                    0 => {
+                        roster.begin_snapshot();
+                        delayed = Some(truth.snapshot(limit));
+                    }
                     1 => if let Some(snapshot) = delayed.take() {
                         roster.set(snapshot, &mut out);
                     },
@@ -319,6 +346,7 @@ mod tests {
                 }
                 follow(&roster, &mut out);
             }
+            roster.begin_snapshot();
             roster.set(truth.snapshot(limit), &mut out);
             follow(&roster, &mut out);
             prop_assert_eq!(roster.count() as usize, truth.users.len());

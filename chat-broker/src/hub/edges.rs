@@ -23,6 +23,8 @@ pub(super) struct EdgeQueue {
     pub(super) check: HashSet<Topic>,
     /// The room has a count to tell.
     pub(super) news: HashSet<Topic>,
+    /// The broker was away.
+    pub(super) interrupted: bool,
 }
 
 impl Edges {
@@ -40,6 +42,10 @@ impl Edges {
 
     pub(super) fn news(&self, topic: Topic) {
         self.push(|queue| queue.news.insert(topic));
+    }
+
+    pub(super) fn interrupted(&self) {
+        self.push(|queue| !std::mem::replace(&mut queue.interrupted, true));
     }
 
     /// Waits until there is something.

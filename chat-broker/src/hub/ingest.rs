@@ -63,10 +63,10 @@ impl<M: Deliver + Clone> Shared<M> {
         for topic in self.registry.topics() {
             let Some(room) = topic.as_room() else { continue };
             if self.config.history.of(room).is_some() {
-                self.edges.check(topic);
-            } else {
-                self.take_in(&topic, RoomState::suspect);
+                self.edges.check(topic.clone());
             }
+            self.take_in(&topic, RoomState::interrupt);
         }
+        self.edges.interrupted();
     }
 }

@@ -25,6 +25,9 @@ use crate::error::BrokerError;
 const CALLS: usize = 4;
 /// How soon what failed is tried again, for those who are still there.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long other servers may take to tell the broker of their users again, after an
+/// interruption that may have cost it its data.
+const SETTLING: Duration = Duration::from_secs(5);
 /// How often the members of a big room are told how many there are.
 const NEWS: Duration = Duration::from_secs(1);
 
@@ -54,6 +57,7 @@ struct Interest<'a, M> {
     counting: HashSet<Topic>,
     /// Subscribed, and not in the log yet.
     unlogged: HashSet<Topic>,
+    interruptions: u64,
     /// Work for the next calls, by kind.
     waiting: [VecDeque<Topic>; 4],
     calls: FuturesUnordered<BoxFuture<'a, Outcome>>,
@@ -81,6 +85,7 @@ enum Timer {
     Read(Topic),
     Check(Topic),
     Count(Topic),
+    Settle(u64),
 }
 
 impl<'a, M: Deliver + Clone> Interest<'a, M> {
@@ -91,6 +96,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             reading: HashSet::new(),
             counting: HashSet::new(),
             unlogged: HashSet::new(),
+            interruptions: 0,
             waiting: Default::default(),
             calls: FuturesUnordered::new(),
             timers: VecDeque::new(),
@@ -98,7 +104,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
     }
 
     fn take_edges(&mut self) {
-        let EdgeQueue { moved, read, check, news } = self.shared.edges.take();
+        let EdgeQueue { moved, read, check, news, interrupted } = self.shared.edges.take();
         for topic in moved {
             self.look_at(topic);
         }
@@ -108,6 +114,11 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         self.wait_for(Kind::Check, check);
         for topic in news {
             self.tell_count_soon(topic);
+        }
+        if interrupted {
+            // Another interruption begins the time anew: only the last timer counts.
+            self.interruptions += 1;
+            self.set_timer(SETTLING, Timer::Settle(self.interruptions));
         }
     }
 
@@ -180,6 +191,8 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                 Some((_, Timer::Read(topic))) => self.want_reads(topic),
                 Some((_, Timer::Check(topic))) => self.wait_for(Kind::Check, [topic]),
                 Some((_, Timer::Count(topic))) => self.tell_count(&topic),
+                Some((_, Timer::Settle(nth))) if nth == self.interruptions => self.settle_all(),
+                Some((_, Timer::Settle(_))) => {}
                 None => {}
             }
         }
@@ -211,6 +224,14 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
     fn tell_count(&mut self, topic: &Topic) {
         self.counting.remove(topic);
         self.shared.update(topic, |room, _| room.tell_count());
+    }
+
+    /// Whoever came or went while the broker was away is told now.
+    fn settle_all(&mut self) {
+        for topic in self.shared.registry.topics() {
+            self.shared.update(&topic, |room, _| room.settle());
+            self.want_reads(topic);
+        }
     }
 
     fn start_calls(&mut self) {

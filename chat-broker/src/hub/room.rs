@@ -79,6 +79,9 @@ pub(super) struct RoomState<M> {
     reading: bool,
     /// Since when messages are known to be missing.
     missing_since: Option<Instant>,
+    /// The broker was away, and other servers may have yet to tell it of their users: until
+    /// then they are not asked for.
+    unsettled: bool,
 }
 
 pub(super) enum Phase<M> {
@@ -193,6 +196,22 @@ impl<M> RoomState<M> {
         Taken { gaps: u64::from(is_told), ..Taken::default() }
     }
 
+    /// The broker was away, for this server if not for all: in a room without history
+    /// members can only be told.
+    pub(super) fn interrupt(&mut self) -> Taken {
+        let taken = if self.timeline.is_none() { self.suspect() } else { Taken::default() };
+        self.unsettled = !self.is_waiting();
+        taken
+    }
+
+    /// All servers have had time to tell the broker of their users.
+    pub(super) fn settle(&mut self) {
+        self.unsettled = false;
+        if let Some(roster) = &mut self.roster {
+            roster.suspect();
+        }
+    }
+
     /// The broker's sequence stands at `position`, after the room was subscribed again.
     pub(super) fn check(&mut self, position: Position) {
         if let Some(timeline) = &mut self.timeline
@@ -201,15 +220,15 @@ impl<M> RoomState<M> {
             timeline.suspect();
             self.missing_since.get_or_insert_with(Instant::now);
         }
-        if let Some(roster) = &mut self.roster {
-            roster.suspect();
-        }
     }
 
     /// Whether [`begin_reads`](Self::begin_reads) would begin one.
     pub(super) fn wants_reads(&self) -> bool {
-        self.timeline.as_ref().is_some_and(Timeline::wants_read)
-            || self.roster.as_ref().is_some_and(Roster::wants_snapshot)
+        self.timeline.as_ref().is_some_and(Timeline::wants_read) || self.wants_occupancy()
+    }
+
+    fn wants_occupancy(&self) -> bool {
+        !self.unsettled && self.roster.as_ref().is_some_and(Roster::wants_snapshot)
     }
 
     /// Adds what the room wants to read.
@@ -218,7 +237,10 @@ impl<M> RoomState<M> {
         if let Some(range) = self.timeline.as_mut().and_then(Timeline::begin_read) {
             reads.histories.push(HistoryRead { topic: topic.clone(), range, limit: READ_LIMIT });
         }
-        if self.roster.as_ref().is_some_and(Roster::wants_snapshot) {
+        if self.wants_occupancy()
+            && let Some(roster) = &mut self.roster
+        {
+            roster.begin_snapshot();
             reads.occupancies.push(topic.clone());
         }
     }
@@ -347,6 +369,7 @@ impl<M> Default for RoomState<M> {
             counted: 0,
             reading: false,
             missing_since: None,
+            unsettled: false,
         }
     }
 }

@@ -123,3 +123,22 @@ async fn a_storm_of_joins_is_told_as_a_few_counts() {
     other.enter(&topic, occupant("one more"));
     while ear.hear().await != "+one more" {}
 }
+
+/// After a broker came back empty, other servers tell it of their users one by one: nobody
+/// hears that they left.
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_comes_back_empty_makes_nobody_leave() {
+    let (hub, broker, other) = faulty();
+    let topic = room("r");
+    other.enter(&topic, occupant("ann"));
+    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    ear.expect(&["+watcher"]).await;
+    broker.lose_presence(2, Told::Interrupted);
+    other.leave(&topic, &user("ann"));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    other.enter(&topic, occupant("ann"));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    ear.expect_silence().await;
+    other.leave(&topic, &user("ann"));
+    ear.expect(&["-ann"]).await;
+}

@@ -36,7 +36,7 @@ where
     a.broker.enter(&topic, occupant("u"));
     let came = watcher.change().await;
     assert_joined(&came, &topic, "u", 1);
-    assert_eq!(came.version, version + 4, "an empty topic does not begin anew");
+    assert!(came.version > version + 3, "an empty topic may begin anew, and not lower");
     watcher.assert_quiet("all was told once").await;
     let at_a: Vec<u64> = a
         .arrived_events()
@@ -45,7 +45,8 @@ where
         .filter(|event| matches!(event, BrokerEvent::Presence { .. }))
         .map(|event| change(event).version)
         .collect();
-    assert!(at_a.into_iter().eq(version..=version + 4), "a node hears of its own users, too");
+    let told = (version..=version + 3).chain([came.version]);
+    assert!(at_a.into_iter().eq(told), "a node hears of its own users, too");
     b.assert_quiet("a node that is not subscribed is not told").await;
 }
 
