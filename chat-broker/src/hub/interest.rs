@@ -28,12 +28,15 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long other servers may take to tell the broker of their users again, after an
 /// interruption that may have cost it its data.
 const SETTLING: Duration = Duration::from_secs(5);
+/// How often all rooms are compared with the broker, whatever it told of them.
+const RECONCILE: Duration = Duration::from_secs(30);
 /// How often the members of a big room are told how many there are.
 const NEWS: Duration = Duration::from_secs(1);
 
 /// Works for ever.
 pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>) {
     let mut interest = Interest::new(shared);
+    interest.set_timer(RECONCILE, Timer::Reconcile);
     loop {
         interest.start_calls();
         let due = interest.timers.front().map(|(due, _)| *due);
@@ -86,6 +89,7 @@ enum Timer {
     Check(Topic),
     Count(Topic),
     Settle(u64),
+    Reconcile,
 }
 
 impl<'a, M: Deliver + Clone> Interest<'a, M> {
@@ -193,6 +197,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                 Some((_, Timer::Count(topic))) => self.tell_count(&topic),
                 Some((_, Timer::Settle(nth))) if nth == self.interruptions => self.settle_all(),
                 Some((_, Timer::Settle(_))) => {}
+                Some((_, Timer::Reconcile)) => self.reconcile(),
                 None => {}
             }
         }
@@ -231,6 +236,17 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         for topic in self.shared.registry.topics() {
             self.shared.update(&topic, |room, _| room.settle());
             self.want_reads(topic);
+        }
+    }
+
+    /// Finds what no event tells of: a broker that was emptied, for one.
+    fn reconcile(&mut self) {
+        self.set_timer(RECONCILE, Timer::Reconcile);
+        if self.waiting[Kind::Check as usize].is_empty() {
+            let history = &self.shared.config.history;
+            let mut rooms = self.shared.registry.topics();
+            rooms.retain(|topic| topic.as_room().is_some_and(|room| history.of(room).is_some()));
+            self.wait_for(Kind::Check, rooms);
         }
     }
 

@@ -46,6 +46,19 @@ async fn what_was_missed_at_the_end_is_read_though_nothing_follows() {
     }
 }
 
+/// Nothing tells of it and nothing follows: it is found all the same.
+#[tokio::test(start_paused = true)]
+async fn what_nobody_told_of_is_found_in_time() {
+    let (hub, broker, publisher) = faulty();
+    let topic = room("r");
+    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    broker.lose_publications(1, Told::Nothing);
+    say(&publisher, &topic, "a").await;
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    ear.expect(&["1 a"]).await;
+    assert_eq!(hub.stats().gaps, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_interruption_reads_only_the_rooms_that_are_behind() {
     let (hub, broker, publisher) = faulty();

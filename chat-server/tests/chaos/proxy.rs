@@ -1,5 +1,6 @@
 //! A TCP proxy whose connections can be cut.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -32,13 +33,16 @@ impl Proxy {
         self.target.store(port, Ordering::Relaxed);
     }
 
-    /// Cuts about this part of the connections, without a goodbye.
+    /// Cuts about this part of the connections, at random and without a goodbye.
     pub(crate) fn cut(&self, part: f64) {
         let mut connections = self.connections.lock().unwrap();
-        connections.retain(|connection| !connection.is_finished());
-        let count = (connections.len() as f64 * part) as usize;
-        // The oldest: after a few rounds everybody was cut.
-        connections.drain(..count).for_each(|connection| connection.abort());
+        connections.retain(|connection| {
+            let is_cut = RandomState::new().hash_one(()) as f64 / u64::MAX as f64 <= part;
+            if is_cut {
+                connection.abort();
+            }
+            !(is_cut || connection.is_finished())
+        });
     }
 }
 

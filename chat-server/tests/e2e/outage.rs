@@ -121,6 +121,33 @@ async fn a_redis_that_comes_back_with_its_data_is_noticed_by_nobody() {
 }
 
 #[tokio::test]
+async fn a_send_waits_for_redis_and_is_then_of_unknown_outcome() {
+    let mut redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let (first, second) = Chat::pair(&redis).await;
+    let (mut a, mut b) = (in_room(&first).await, in_room(&second).await);
+    redis.kill();
+    let began = Instant::now();
+    let send = json!({"type": "send", "room": "r", "message": "x", "key": "k", "id": 1});
+    let refused = ask(&mut a, "error", send.clone()).await;
+    let waited = began.elapsed();
+    assert_eq!((&refused["code"], &refused["id"]), (&json!("broker_unavailable"), &json!(1)));
+    assert!(refused["retry_after_ms"].is_u64(), "{refused}");
+    assert!((4.5..7.5).contains(&waited.as_secs_f64()), "after {waited:?}");
+
+    redis.restart();
+    first.until_ready().await;
+    second.until_ready().await;
+    for _ in 0..2 {
+        let ok = ask(&mut a, "ok", send.clone()).await;
+        assert_eq!(ok["offset"], 1, "once, however often it is sent");
+    }
+    assert_eq!(next_message_or_gap(&mut b).await["message"], "x");
+    let ok = ask(&mut a, "ok", json!({"type": "send", "room": "r", "message": "y"})).await;
+    assert_eq!(ok["offset"], 2);
+    assert_eq!(next_message_or_gap(&mut b).await["message"], "y");
+}
+
+#[tokio::test]
 async fn an_emptied_redis_is_told_to_everybody_and_nobody_hangs() {
     let mut redis = RedisServer::start();
     let (first, second) = Chat::pair(&redis).await;
