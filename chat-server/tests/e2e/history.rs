@@ -4,7 +4,7 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use crate::support::{Chat, ask, command, join, next_of};
+use crate::support::{Chat, ask, join, next_of};
 
 /// Says so many messages, one after the other: "1", "2" … Returns when the server of the
 /// client, who is in the room, has them all.
@@ -100,20 +100,8 @@ async fn a_room_without_history_has_no_positions() {
     let directory = std::env::temp_dir().join(format!("chat-rooms-{}.toml", std::process::id()));
     std::fs::write(&directory, "[[rooms]]\nname = \"game-*\"\nhistory = 0\n").unwrap();
     let redis = RedisServer::start();
-    let start = || {
-        let config = directory.to_str().unwrap();
-        Chat::start(command().args([
-            "--port",
-            "0",
-            "--config",
-            config,
-            "--redis-url",
-            &redis.url(),
-        ]))
-    };
-    let (first, second) = (start(), start());
-    first.until_ready().await;
-    second.until_ready().await;
+    let config = directory.to_str().unwrap();
+    let [first, second] = Chat::several(&redis, &["--config", config]).await;
     let _ = std::fs::remove_file(&directory);
 
     let (mut a, mut b) = (first.native().await, second.native().await);
@@ -195,12 +183,7 @@ async fn whoever_comes_back_gets_all_that_was_missed() {
 #[tokio::test]
 async fn a_short_history_says_what_it_has_lost() {
     let redis = RedisServer::start();
-    let start = || {
-        Chat::start(command().args(["--port", "0", "--history", "5", "--redis-url", &redis.url()]))
-    };
-    let (first, second) = (start(), start());
-    first.until_ready().await;
-    second.until_ready().await;
+    let [first, second] = Chat::several(&redis, &["--history", "5"]).await;
     let mut writer = first.native().await;
     join(&mut writer, "r").await;
     say(&mut writer, "r", 1..=12).await;

@@ -6,7 +6,7 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use crate::support::{Chat, DEADLINE, ask, command, join, next_of};
+use crate::support::{Chat, DEADLINE, ask, join, next_of};
 
 fn names(frame: &Value) -> Vec<String> {
     let members = frame["members"].as_array().expect("members").iter();
@@ -87,13 +87,7 @@ async fn three_tabs_are_one_member() {
 #[tokio::test]
 async fn a_lost_connection_has_time_to_come_back_anywhere() {
     let redis = RedisServer::start();
-    let start = || {
-        let args = ["--port", "0", "--presence-grace", "1s", "--redis-url", &redis.url()];
-        Chat::start(command().args(args))
-    };
-    let (first, second) = (start(), start());
-    first.until_ready().await;
-    second.until_ready().await;
+    let [first, second] = Chat::several(&redis, &["--presence-grace", "1s"]).await;
     let (mut watcher, _) = enter(&second, "Watcher").await;
     let (mut ann, welcome) = enter(&first, "Ann").await;
     assert_eq!(presence(&mut watcher).await, told("joined", "Ann"));
@@ -122,14 +116,7 @@ async fn a_lost_connection_has_time_to_come_back_anywhere() {
 #[tokio::test]
 async fn a_server_that_dies_takes_its_members_along() {
     let redis = RedisServer::start();
-    let start = || {
-        let args = ["--port", "0", "--presence-lease", "1s", "--redis-url", &redis.url()];
-        Chat::start(command().args(args))
-    };
-    let (first, second, third) = (start(), start(), start());
-    for server in [&first, &second, &third] {
-        server.until_ready().await;
-    }
+    let [first, second, third] = Chat::several(&redis, &["--presence-lease", "1s"]).await;
     let (mut watcher, _) = enter(&second, "Watcher").await;
     let (_on_third, _) = enter(&third, "Third").await;
     assert_eq!(presence(&mut watcher).await, told("joined", "Third"));
@@ -156,13 +143,7 @@ async fn a_server_that_dies_takes_its_members_along() {
 #[tokio::test]
 async fn a_big_room_is_told_its_number() {
     let redis = RedisServer::start();
-    let start = || {
-        let args = ["--port", "0", "--presence-limit", "5", "--redis-url", &redis.url()];
-        Chat::start(command().args(args))
-    };
-    let (first, second) = (start(), start());
-    first.until_ready().await;
-    second.until_ready().await;
+    let [first, second] = Chat::several(&redis, &["--presence-limit", "5"]).await;
     let (mut watcher, _) = enter(&first, "Watcher").await;
     let mut crowd = Vec::new();
     for n in 0..40 {

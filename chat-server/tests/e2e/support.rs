@@ -52,12 +52,21 @@ impl Chat {
         Self::start(command().env("PORT", "0").env("REDIS_URL", redis.url()))
     }
 
+    /// So many with further arguments, ready to serve.
+    pub(crate) async fn several<const N: usize>(redis: &RedisServer, args: &[&str]) -> [Self; N] {
+        let start = |_| {
+            Self::start(command().args(["--port", "0", "--redis-url", &redis.url()]).args(args))
+        };
+        let servers = std::array::from_fn(start);
+        for server in &servers {
+            server.until_ready().await;
+        }
+        servers
+    }
+
     /// Two of many, ready to serve.
     pub(crate) async fn pair(redis: &RedisServer) -> (Self, Self) {
-        let (a, b) = (Self::on(redis), Self::on(redis));
-        a.until_ready().await;
-        b.until_ready().await;
-        (a, b)
+        Self::several::<2>(redis, &[]).await.into()
     }
 
     pub(crate) fn start(command: &mut Command) -> Self {
