@@ -218,7 +218,8 @@ impl<M> RoomState<M> {
         if let Some(range) = self.timeline.as_mut().and_then(Timeline::begin_read) {
             reads.histories.push(HistoryRead { topic: topic.clone(), range, limit: READ_LIMIT });
         }
-        if self.roster.as_ref().is_some_and(Roster::wants_snapshot) {
+        if let Some(roster) = self.roster.as_mut().filter(|roster| roster.wants_snapshot()) {
+            roster.ask();
             reads.occupancies.push(topic.clone());
         }
     }
@@ -257,9 +258,14 @@ impl<M> RoomState<M> {
 
     /// The reads came to nothing.
     pub(super) fn fail_reads(&mut self) {
-        self.reading = false;
+        if !std::mem::take(&mut self.reading) {
+            return;
+        }
         if let Some(timeline) = &mut self.timeline {
             timeline.fail_read();
+        }
+        if let Some(roster) = &mut self.roster {
+            roster.suspect();
         }
     }
 

@@ -285,6 +285,7 @@ where
         for _ in 0..ROUNDS {
             node.subscribe(topics).await;
             let mut roster = Roster::new(100);
+            roster.ask();
             roster.set(node.occupancy(&topic, 100).await, &mut Vec::new());
             let mut told = Vec::new();
             while told.len() < LIVE {
@@ -296,6 +297,7 @@ where
         }
         node.subscribe(topics).await;
         let mut roster = Roster::new(100);
+        roster.ask();
         roster.set(node.occupancy(&topic, 100).await, &mut Vec::new());
         stop.store(true, Ordering::Relaxed);
         roster
