@@ -143,10 +143,11 @@ impl Timeline {
         self.want_read();
     }
 
-    /// Whether a room that stood at `position` on the broker tells of something missed.
+    /// Whether a room that stood at `position` on the broker may have missed something. A
+    /// read that has yet to open it may be of an earlier moment.
     #[must_use]
     pub fn is_behind(&self, position: Position) -> bool {
-        self.seen.is_some_and(|seen| seen.epoch != position.epoch || seen.offset < position.offset)
+        self.seen.is_none_or(|seen| seen.epoch != position.epoch || seen.offset < position.offset)
     }
 
     /// Begins a read, if one is wanted and none is under way.

@@ -254,3 +254,31 @@ async fn through_any_faults_nothing_is_lost_repeated_or_reordered() {
         broker.close().await;
     }
 }
+
+/// What is lost while a room opens may be missing in the read that opens it.
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_while_a_room_opens_is_read() {
+    let (hub, broker, publisher) = faulty();
+    let topic = room("r");
+    broker.hold_next(Call::History, 1);
+    let joining = async {
+        let (place, ear, position) = join(&hub, &topic, 1).await;
+        assert_eq!(position, 0, "the read is of the moment before");
+        (place, ear)
+    };
+    let losing = async {
+        while broker.count(Call::History) == 0 {
+            tokio::task::yield_now().await;
+        }
+        broker.lose_publications(1, Told::Interrupted);
+        say(&publisher, &topic, "a").await;
+        while broker.count(Call::Positions) == 0 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        broker.release(Call::History);
+    };
+    let ((_place, mut ear), ()) = tokio::join!(joining, losing);
+    ear.expect(&["1 a"]).await;
+    ear.expect_silence().await;
+}
