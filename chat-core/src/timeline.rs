@@ -192,10 +192,10 @@ impl Timeline {
         }
     }
 
-    fn open(&mut self, history: History) {
-        self.seen = Some(history.position);
-        for entry in history.entries {
-            self.recent.push(entry);
+    fn open(&mut self, History { position, entries }: History) {
+        self.seen = Some(position);
+        for Entry { offset, payload } in entries {
+            self.recent.push(Position { offset, ..position }, payload);
         }
     }
 
@@ -277,7 +277,7 @@ impl Timeline {
     }
 
     fn pass(&mut self, position: Position, payload: Bytes, out: &mut Vec<Item>) {
-        self.recent.push(Entry { offset: position.offset, payload: payload.clone() });
+        self.recent.push(position, payload.clone());
         self.seen = Some(position);
         out.push(Item::Envelope(payload, Some(position)));
     }

@@ -75,8 +75,8 @@ impl Newcomer {
     pub(super) fn tell_of_room(&self, snapshot: &Snapshot<'_, Member>) {
         let (position, wanted) = (snapshot.position, self.latest());
         let messages: Vec<_> = match (position, snapshot.recent) {
-            (Some(Position { offset, .. }), Some(recent)) => {
-                recent.latest(offset, wanted, FRAME_BYTES).collect()
+            (Some(position), Some(recent)) => {
+                recent.latest(position, wanted, FRAME_BYTES).collect()
             }
             _ => Vec::new(),
         };
@@ -87,7 +87,7 @@ impl Newcomer {
     /// there may be more than are at hand.
     fn newest<'a>(&self, recent: &'a Recent, position: Position) -> Option<Vec<&'a Entry>> {
         let wanted = self.latest();
-        let newest: Vec<_> = recent.latest(position.offset, wanted, FRAME_BYTES).collect();
+        let newest: Vec<_> = recent.latest(position, wanted, FRAME_BYTES).collect();
         let oldest = newest.first().map_or(position.offset + 1, |first| first.offset);
         let is_cut_short = newest.first().is_some_and(|_| recent.oldest() < Some(oldest));
         (newest.len() == wanted || oldest == 1 || is_cut_short).then_some(newest)
@@ -103,10 +103,7 @@ impl Newcomer {
         membership: &mut Membership<Member>,
     ) -> Result<(), BrokerError> {
         let (history, recovered) = self.first_page(hub).await?;
-        let mut here = Position { offset: last_offset(&history), ..history.position };
-        if recovered && let Some(since) = self.wish.since {
-            here.offset = here.offset.max(since.offset);
-        }
+        let here = Position { offset: last_offset(&history), ..history.position };
         let messages: Vec<&Entry> = history.entries.iter().collect();
         membership.look(|snapshot| self.tell_joined(&snapshot, Some(here), &messages, recovered));
         if let Err(error) = self.follow(hub, membership, here).await {
@@ -120,10 +117,7 @@ impl Newcomer {
     async fn first_page(&self, hub: &Hub<Member>) -> Result<(History, bool), BrokerError> {
         if let Some(since) = self.wish.since {
             let history = self.read(hub, Range::After(since.offset), PAGE).await?;
-            let is_known = history.position.offset >= since.offset;
-            let is_first = since == Position::default()
-                && history.entries.first().is_none_or(|first| first.offset == 1);
-            if is_known && (history.follows(since) || is_first) {
+            if history.follows(since) {
                 return Ok((history, true));
             }
         }
@@ -258,7 +252,7 @@ fn missed(recent: &Recent, since: Position, upto: Position) -> Option<Vec<&Entry
     if !is_same || since.offset > upto.offset {
         return None;
     }
-    let missed: Vec<_> = recent.between(since.offset, upto.offset)?.collect();
+    let missed: Vec<_> = recent.between(since.offset, upto)?.collect();
     let bytes: usize = missed.iter().map(|entry| entry.payload.len()).sum();
     (bytes <= FRAME_BYTES).then_some(missed)
 }
