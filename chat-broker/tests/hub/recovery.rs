@@ -282,3 +282,30 @@ async fn what_is_lost_while_a_room_opens_is_read() {
     ear.expect(&["1 a"]).await;
     ear.expect_silence().await;
 }
+
+/// However often the connection breaks while the broker does not answer.
+#[tokio::test(start_paused = true)]
+async fn interruptions_do_not_pile_up() {
+    let (hub, broker, publisher) = faulty();
+    let mut places = Vec::new();
+    for n in 0..10 {
+        places.push(join(&hub, &room(&format!("r{n}")), n).await);
+    }
+    let checked = || -> usize {
+        let calls = broker.calls();
+        let checks = calls.iter().filter(|(call, _)| *call == Call::Positions);
+        checks.map(|(_, topics)| topics).sum()
+    };
+    broker.hang_next(Call::Positions, 1_000);
+    broker.lose_publications(50, Told::Interrupted);
+    for _ in 0..50 {
+        say(&publisher, &room("r0"), "x").await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    broker.release(Call::Positions);
+    for offset in 1..=50 {
+        places[0].1.expect(&[&format!("{offset} x")]).await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!((50..100).contains(&checked()), "{} rooms were checked", checked());
+}
