@@ -4,7 +4,7 @@ use chat_core::reply::Page;
 use chat_core::{Entry, ErrorCode, History, Position, Range, Rejection, Reply, RoomId};
 use serde_json::value::RawValue;
 
-use super::recovery::{PAGE, PAGE_PAUSE, read};
+use super::recovery::{PAGE, read};
 use super::{Connection, unavailable};
 
 impl Connection {
@@ -19,7 +19,7 @@ impl Connection {
         if self.state.hub.retention(room).is_none() {
             return Err(Rejection::new(ErrorCode::HistoryDisabled, "This room keeps no history."));
         }
-        self.member.drained_to(PAGE_PAUSE).await;
+        self.member.drained().await;
         let limit = limit.unwrap_or(PAGE).clamp(1, PAGE);
         // One more than asked for says whether there are more.
         let read = read(&self.state.hub, room, range, limit + 1).await;

@@ -27,10 +27,6 @@ pub(super) const PAGE: u32 = 256;
 /// Messages for whoever could not recover and did not say how many.
 const NEWEST: u32 = 50;
 
-/// What may wait for the client before it is given another page, in bytes: however many
-/// rooms it asks for at once, it is not cut as one that reads too slowly.
-pub(super) const PAGE_PAUSE: usize = 64 * 1024;
-
 /// How often it is looked whether this server has come as far as the client.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -139,7 +135,7 @@ impl Newcomer {
     ) -> Result<(), BrokerError> {
         let mut deadline = Instant::now() + BEHIND;
         loop {
-            self.member.drained_to(PAGE_PAUSE).await;
+            self.member.drained().await;
             let listening =
                 membership.listen(self.member.clone(), |snapshot| self.go_on(&snapshot, here));
             if listening == Welcomed::UpToDate || self.member.is_closed() {

@@ -161,3 +161,21 @@ async fn many_rooms_with_much_to_tell_cost_nobody_the_connection() {
         }
     }
 }
+
+/// Six bytes of a frame for one of the history.
+#[tokio::test]
+async fn messages_that_grow_in_frames_can_be_caught_up_with() {
+    const MESSAGES: u64 = 250;
+    let world = World::start().await;
+    let text = "\u{1}".repeat(10_000);
+    for _ in 0..MESSAGES {
+        world.say("r", &text, Retention::default()).await;
+    }
+    let mut client = WsClient::connect_narrow(&format!("ws://{}/ws", world.address)).await;
+    client.send_json(&json!({"type": "hello"})).await;
+    let joined = join(&mut client, "r", Some(Position::default()), "joined").await;
+    assert_eq!(joined["recovered"], true);
+    for offset in joined["offset"].as_u64().unwrap() + 1..=MESSAGES {
+        assert_eq!(next_of(&mut client, "message").await["offset"], offset);
+    }
+}

@@ -11,7 +11,7 @@ use chat_core::{
 use serde_json::value::RawValue;
 
 use super::members;
-use super::recovery::{Newcomer, PAGE_PAUSE, Wish};
+use super::recovery::{Newcomer, Wish};
 use super::send::not_in_a_room;
 use super::{Connection, unavailable};
 use crate::member::Member;
@@ -82,7 +82,7 @@ impl Connection {
         wish: Wish,
         announced: bool,
     ) -> Result<(), Rejection> {
-        self.member.drained_to(PAGE_PAUSE).await;
+        self.member.drained().await;
         let newcomer = Newcomer {
             member: self.member.clone(),
             id: id.map(ToOwned::to_owned),

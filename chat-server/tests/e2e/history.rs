@@ -10,14 +10,13 @@ use crate::support::{Chat, ask, command, join, next_of};
 /// client, who is in the room, has them all.
 async fn say(client: &mut WsClient, room: &str, numbers: std::ops::RangeInclusive<u64>) {
     for n in numbers {
-        client
-            .send_json(&json!({"type": "send", "room": room, "message": n.to_string(), "id": n}))
-            .await;
+        let text = n.to_string();
+        client.send_json(&json!({"type": "send", "room": room, "message": text, "id": n})).await;
         let (mut answered, mut heard) = (false, false);
         while !(answered && heard) {
             let frame = client.recv_json().await;
             answered |= frame["type"] == "ok" && frame["id"] == n;
-            heard |= frame["type"] == "message" && frame["message"] == n.to_string();
+            heard |= frame["type"] == "message" && frame["message"] == *text;
         }
     }
 }
