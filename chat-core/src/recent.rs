@@ -66,6 +66,12 @@ impl Recent {
         self.entries.range(end - count..end)
     }
 
+    /// The most messages that are held.
+    #[must_use]
+    pub fn max_entries(&self) -> usize {
+        self.max_entries
+    }
+
     /// The offset of the oldest message here.
     #[must_use]
     pub fn oldest(&self) -> Option<u64> {

@@ -87,7 +87,9 @@ impl Newcomer {
         let newest: Vec<_> = recent.latest(position, wanted, FRAME_BYTES).collect();
         let oldest = newest.first().map_or(position.offset + 1, |first| first.offset);
         let is_cut_short = newest.first().is_some_and(|_| recent.oldest() < Some(oldest));
-        (newest.len() == wanted || oldest == 1 || is_cut_short).then_some(newest)
+        // A room that keeps fewer than a page has no more.
+        let is_enough = newest.len() >= wanted.min(recent.max_entries());
+        (is_enough || oldest == 1 || is_cut_short).then_some(newest)
     }
 
     /// Tells the newcomer of the room and of its past, from the history, and lets it listen.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chat_broker::testing::{Call, FaultyBroker};
-use chat_broker::{Broker, Delivery, MemoryBroker, MemoryBus};
+use chat_broker::{Broker, Delivery, HistoryRules, MemoryBroker, MemoryBus};
 use chat_core::{Event, Message, Retention, Sender, envelope};
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
@@ -23,11 +23,15 @@ struct World {
 
 impl World {
     async fn start() -> Self {
+        Self::start_with(ServerConfig::default()).await
+    }
+
+    async fn start_with(config: ServerConfig) -> Self {
         let bus = MemoryBus::new();
         let (broker, events) = bus.connect();
         let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
         let shared: Arc<dyn Broker> = Arc::clone(&broker) as _;
-        let server = Server::over(shared, events, ServerConfig::default());
+        let server = Server::over(shared, events, config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { server.serve(vec![listener], std::future::pending()).await });
@@ -178,4 +182,23 @@ async fn messages_that_grow_in_frames_can_be_caught_up_with() {
     for offset in joined["offset"].as_u64().unwrap() + 1..=MESSAGES {
         assert_eq!(next_of(&mut client, "message").await["offset"], offset);
     }
+}
+
+#[tokio::test]
+async fn a_room_that_keeps_little_is_told_of_without_asking_the_broker() {
+    let few = Retention { messages: 3, ..Retention::default() };
+    let mut config = ServerConfig::default();
+    config.hub = config.hub.history(HistoryRules::new(Some(few)));
+    let world = World::start_with(config).await;
+    for text in ["a", "b", "c", "d", "e"] {
+        world.say("r", text, few).await;
+    }
+    let mut first = world.client("ann").await;
+    join(&mut first, "r", None, "joined").await;
+    let reads = world.broker.count(Call::History);
+    let mut late = world.client("bob").await;
+    late.send_json(&json!({"type": "join", "room": "r", "history": 50})).await;
+    let joined = next_of(&mut late, "joined").await;
+    assert_eq!(joined["messages"].as_array().unwrap().len(), 3);
+    assert_eq!(world.broker.count(Call::History), reads);
 }
