@@ -65,11 +65,14 @@ pub enum Item {
 }
 
 impl Item {
-    /// The bytes that it holds.
+    /// About the bytes that it takes in a frame, where a control character takes six; not
+    /// counting what all frames have.
     #[must_use]
     pub fn size(&self) -> usize {
         match self {
-            Self::Envelope(bytes, _) | Self::Presence(_, bytes) => bytes.len(),
+            Self::Envelope(bytes, _) | Self::Presence(_, bytes) => {
+                bytes.len() + 5 * bytes.iter().filter(|byte| byte.is_ascii_control()).count()
+            }
             Self::Gap(_) | Self::Count(_) => 0,
         }
     }
@@ -123,5 +126,25 @@ impl Batch {
             }
         }
         frames.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Message, Sender};
+    use crate::id::RoomId;
+
+    #[test]
+    fn an_item_is_as_large_as_its_frame() {
+        let user = Sender { id: "u", name: "U", color: "#FFFFFF" };
+        for text in ["x".repeat(10_000), "\u{1}".repeat(10_000), "é\n".repeat(10_000)] {
+            let message = Message { user, text: &text, data: None, key: None, at: 0 };
+            let item = Item::Envelope(envelope::encode(&Event::Message(message)), None);
+            let (size, topic) = (item.size(), Topic::Room(RoomId::new("r").unwrap()));
+            let batch = Batch::new(topic, vec![item]);
+            let frame = batch.frames(Dialect::Native).unwrap().bytes().len();
+            assert!(frame <= size + 200, "{frame} bytes, and reckoned as {size}");
+        }
     }
 }

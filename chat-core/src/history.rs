@@ -53,14 +53,43 @@ pub struct History {
 }
 
 impl History {
-    /// Whether the entries follow on `offset` without a hole, and in the same sequence go
-    /// on to wherever they end.
+    /// Whether the entries, or the position if there are none, follow on `since` without a
+    /// hole. On [`Position::default`] follows the beginning of any sequence.
     #[must_use]
     pub fn follows(&self, since: Position) -> bool {
-        self.position.epoch == since.epoch
+        let is_same = self.position.epoch == since.epoch || since == Position::default();
+        is_same
             && match self.entries.first() {
-                Some(first) => first.offset == since.offset + 1,
+                Some(first) => since.offset.checked_add(1) == Some(first.offset),
                 None => self.position.offset == since.offset,
             }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Epoch;
+
+    #[test]
+    fn what_follows_on_a_position() {
+        let at = |epoch, offset| Position { epoch: Epoch::from_random(epoch), offset };
+        let history = |offset, entries: &[u64]| History {
+            position: at(1, offset),
+            entries: entries.iter().map(|n| Entry { offset: *n, payload: Bytes::new() }).collect(),
+        };
+        let nowhere = Position::default();
+        assert!(History::default().follows(nowhere));
+        assert!(history(9, &[6, 7]).follows(at(1, 5)));
+        assert!(history(9, &[]).follows(at(1, 9)));
+        assert!(history(2, &[1, 2]).follows(nowhere));
+
+        assert!(!history(9, &[7]).follows(at(1, 5)), "6 is gone");
+        assert!(!history(9, &[]).follows(at(1, 5)), "all of it is gone");
+        assert!(!history(9, &[6, 7]).follows(at(2, 5)), "another sequence");
+        assert!(!history(2, &[2]).follows(nowhere), "its beginning is gone");
+        assert!(!history(2, &[]).follows(nowhere), "all of it is gone");
+        assert!(!history(9, &[]).follows(at(1, u64::MAX)));
+        assert!(!history(9, &[1]).follows(at(1, u64::MAX)));
     }
 }

@@ -50,24 +50,18 @@ pub struct Roster {
     told: u32,
     /// `None` in a big room.
     listed: Option<BTreeMap<UserId, Bytes>>,
+    /// None is on its way that knows all.
     wants_snapshot: bool,
-    /// A change was taken since the snapshot that is under way was asked for.
-    moved: bool,
+    /// The version when the snapshot on its way was asked for.
+    asked_at: Option<u64>,
 }
 
 impl Roster {
     /// A room of which nothing is known; a snapshot is wanted.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            version: None,
-            count: 0,
-            told: 0,
-            listed: None,
-            wants_snapshot: true,
-            moved: false,
-        }
+        let (version, asked_at) = (None, None);
+        Self { limit, version, count: 0, told: 0, listed: None, wants_snapshot: true, asked_at }
     }
 
     /// How many are in the room.
@@ -93,15 +87,17 @@ impl Roster {
         self.wants_snapshot = true;
     }
 
-    /// Whether a [snapshot](Self::set) is wanted.
+    /// Whether a [snapshot](Self::set) is to be asked for.
     #[must_use]
     pub fn wants_snapshot(&self) -> bool {
         self.wants_snapshot
     }
 
-    /// A [snapshot](Self::set) is asked for now.
-    pub fn begin_snapshot(&mut self) {
-        self.moved = false;
+    /// A snapshot is asked for now, one at a time. If none comes of it, say
+    /// [`suspect`](Self::suspect).
+    pub fn ask(&mut self) {
+        self.wants_snapshot = false;
+        self.asked_at = self.version;
     }
 
     /// Takes a change; what the members are told goes to `out`. Ignored before the first
@@ -125,7 +121,6 @@ impl Roster {
             return;
         }
         self.version = Some(version);
-        self.moved = true;
         self.count = count;
         let Some(listed) = &mut self.listed else {
             // Some below the limit, so that a room at the limit does not change to and fro.
@@ -143,15 +138,13 @@ impl Roster {
         }
     }
 
-    /// Takes a snapshot, of [`limit`](Self::new) occupants at most; what changed since the
-    /// last one goes to `out`.
+    /// Takes the snapshot that was [asked](Self::ask) for, of [`limit`](Self::new) occupants
+    /// at most; what changed since the last one goes to `out`.
     pub fn set(&mut self, snapshot: Occupancy, out: &mut Vec<Item>) {
-        self.wants_snapshot = false;
         let is_first = self.version.is_none();
-        // Lower numbers are those of an older moment, unless nothing has changed since: then a
-        // broker that lost its data counts anew.
-        if self.moved && self.version.is_some_and(|known| snapshot.version < known) {
-            self.wants_snapshot = true;
+        if self.version != self.asked_at && self.version > Some(snapshot.version) {
+            // Older than what came since; but one of an empty room does not tell its age.
+            self.wants_snapshot |= snapshot.version == 0;
             return;
         }
         self.version = Some(snapshot.version);
@@ -207,7 +200,7 @@ mod tests {
     }
 
     /// What a broker knows of a room.
-    #[derive(Default)]
+    #[derive(Debug, Default)]
     struct Truth {
         version: u64,
         users: std::collections::BTreeSet<u32>,
@@ -238,6 +231,7 @@ mod tests {
         let (mut roster, mut out) = (Roster::new(10), Vec::new());
         roster.change(5, 1, PresenceChange::Joined, occupant(1), &mut out);
         let mut truth = Truth { version: 5, users: [1, 2].into() };
+        roster.ask();
         roster.set(truth.snapshot(10), &mut out);
         assert_eq!(told(&mut out), [""; 0], "the first snapshot is no news");
         roster.change(5, 2, PresenceChange::Joined, occupant(2), &mut out);
@@ -248,25 +242,53 @@ mod tests {
         roster.change(9, 2, PresenceChange::Joined, occupant(5), &mut out);
         assert!(roster.wants_snapshot() && out.is_empty(), "one was missed");
         truth = Truth { version: 9, users: [3, 5].into() };
+        roster.ask();
         roster.set(truth.snapshot(10), &mut out);
         assert_eq!(told(&mut out), ["-2", "+5"]);
         assert_eq!((roster.count(), roster.listed().unwrap().len()), (2, 2));
-        roster.begin_snapshot();
-        roster.change(10, 3, PresenceChange::Joined, occupant(6), &mut out);
-        roster.set(Truth { version: 9, users: [3, 5].into() }.snapshot(10), &mut out);
-        assert_eq!(told(&mut out), ["+6"], "an older moment undoes nothing");
-        assert!(roster.wants_snapshot(), "and may have been read for a reason");
-        roster.begin_snapshot();
-        roster.set(Truth { version: 2, users: [3].into() }.snapshot(10), &mut out);
-        assert_eq!(told(&mut out), ["-5", "-6"], "the broker counts anew");
+        roster.ask();
         roster.set(Occupancy::default(), &mut out);
-        assert_eq!(told(&mut out), ["-3"], "the broker was emptied");
+        assert_eq!(told(&mut out), ["-3", "-5"], "the broker was emptied");
+    }
+
+    #[test]
+    fn a_snapshot_of_an_older_moment_undoes_nothing() {
+        for (older, is_wanted_again) in
+            [(Truth { version: 5, users: [1].into() }, false), (Truth::default(), true)]
+        {
+            let (mut roster, mut out) = (Roster::new(10), Vec::new());
+            roster.ask();
+            roster.set(older.snapshot(10), &mut out);
+            roster.ask();
+            roster.change(6, 1, PresenceChange::Joined, occupant(1), &mut out);
+            roster.change(7, 2, PresenceChange::Joined, occupant(2), &mut out);
+            roster.set(older.snapshot(10), &mut out);
+            assert_eq!(roster.listed().unwrap().len(), 2);
+            assert_eq!(roster.wants_snapshot(), is_wanted_again, "{older:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_missed_since_a_snapshot_was_asked_for_is_asked_for_again() {
+        let (mut roster, mut out) = (Roster::new(10), Vec::new());
+        let truth = Truth { version: 5, users: [1].into() };
+        roster.ask();
+        roster.set(truth.snapshot(10), &mut out);
+        roster.ask();
+        roster.suspect();
+        roster.set(truth.snapshot(10), &mut out);
+        assert!(roster.wants_snapshot());
+        roster.ask();
+        roster.change(7, 3, PresenceChange::Joined, occupant(3), &mut out);
+        roster.set(truth.snapshot(10), &mut out);
+        assert!(roster.wants_snapshot(), "6 was missed");
     }
 
     #[test]
     fn a_big_room_is_told_its_count() {
         let (mut roster, mut out) = (Roster::new(4), Vec::new());
         let mut truth = Truth { version: 100, users: (0..4).collect() };
+        roster.ask();
         roster.set(truth.snapshot(4), &mut out);
         for n in 4..9 {
             roster.change(97 + u64::from(n), n + 1, PresenceChange::Joined, occupant(n), &mut out);
@@ -283,6 +305,7 @@ mod tests {
             assert_eq!(roster.wants_snapshot(), 11 - n <= 3, "a room at the limit stays big");
         }
         truth = Truth { version: 111, users: (0..3).collect() };
+        roster.ask();
         roster.set(truth.snapshot(4), &mut out);
         assert_eq!(told(&mut out), ["=3"]);
         assert_eq!(roster.listed().unwrap().len(), 3);
@@ -296,7 +319,8 @@ mod tests {
             steps in prop::collection::vec((0u32..8, 0u8..6), 0..200), limit in 1usize..7,
         ) {
             let (mut truth, mut roster, mut out) = (Truth::default(), Roster::new(limit), Vec::new());
-            let mut delayed = None;
+            // A snapshot that was asked for, and the answer once it is made.
+            let (mut asked, mut answer) = (false, None);
             let mut follower: Option<std::collections::BTreeSet<String>> = None;
             let mut follow = |roster: &Roster, out: &mut Vec<Item>| {
                 for line in told(out) {
@@ -321,12 +345,14 @@ mod tests {
             };
             for (user, fate) in steps {
                 match fate {
-                    0 => {
-                        roster.begin_snapshot();
-                        delayed = Some(truth.snapshot(limit));
+                    0 if roster.wants_snapshot() && !asked => {
+                        roster.ask();
+                        asked = true;
                     }
-                    1 => if let Some(snapshot) = delayed.take() {
+                    0 if asked => answer = answer.or_else(|| Some(truth.snapshot(limit))),
+                    1 => if let Some(snapshot) = answer.take() {
                         roster.set(snapshot, &mut out);
+                        asked = false;
                     },
                     _ => {
                         let change = if truth.users.insert(user) {
@@ -346,11 +372,22 @@ mod tests {
                 }
                 follow(&roster, &mut out);
             }
-            roster.begin_snapshot();
-            roster.set(truth.snapshot(limit), &mut out);
-            follow(&roster, &mut out);
+            if asked {
+                roster.set(answer.unwrap_or_else(|| truth.snapshot(limit)), &mut out);
+                follow(&roster, &mut out);
+            }
+            for _ in 0..3 {
+                if roster.wants_snapshot() {
+                    roster.ask();
+                    roster.set(truth.snapshot(limit), &mut out);
+                    follow(&roster, &mut out);
+                }
+            }
+            prop_assert!(!roster.wants_snapshot());
             prop_assert_eq!(roster.count() as usize, truth.users.len());
-            prop_assert_eq!(roster.listed().is_some(), truth.users.len() <= limit);
+            let is_small = roster.listed().is_some();
+            prop_assert!(truth.users.len() <= limit || !is_small);
+            prop_assert!(truth.users.len() > limit * 3 / 4 || is_small);
         }
     }
 }

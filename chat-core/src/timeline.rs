@@ -143,10 +143,11 @@ impl Timeline {
         self.want_read();
     }
 
-    /// Whether a room that stood at `position` on the broker tells of something missed.
+    /// Whether a room that stood at `position` on the broker may have missed something. A
+    /// read that has yet to open it may be of an earlier moment.
     #[must_use]
     pub fn is_behind(&self, position: Position) -> bool {
-        self.seen.is_some_and(|seen| seen.epoch != position.epoch || seen.offset < position.offset)
+        self.seen.is_none_or(|seen| seen.epoch != position.epoch || seen.offset < position.offset)
     }
 
     /// Begins a read, if one is wanted and none is under way.
@@ -191,10 +192,10 @@ impl Timeline {
         }
     }
 
-    fn open(&mut self, history: History) {
-        self.seen = Some(history.position);
-        for entry in history.entries {
-            self.recent.push(entry);
+    fn open(&mut self, History { position, entries }: History) {
+        self.seen = Some(position);
+        for Entry { offset, payload } in entries {
+            self.recent.push(Position { offset, ..position }, payload);
         }
     }
 
@@ -276,7 +277,7 @@ impl Timeline {
     }
 
     fn pass(&mut self, position: Position, payload: Bytes, out: &mut Vec<Item>) {
-        self.recent.push(Entry { offset: position.offset, payload: payload.clone() });
+        self.recent.push(position, payload.clone());
         self.seen = Some(position);
         out.push(Item::Envelope(payload, Some(position)));
     }

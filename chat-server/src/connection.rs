@@ -308,6 +308,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        // For a task that ended by a panic, or with its runtime.
+        self.leave_all();
         self.state.sessions.remove(self.id);
     }
 }

@@ -52,9 +52,10 @@ impl Member {
         self.outbox.is_closed()
     }
 
-    /// Waits until at most so many bytes wait for the client, or it is gone.
-    pub(crate) async fn drained_to(&self, bytes: usize) {
-        self.outbox.drained_to(bytes).await;
+    /// Waits until nothing waits for the client, or it is gone. Then it takes one answer of
+    /// any size: however much it asks for at once, it is not cut as one that reads too slowly.
+    pub(crate) async fn drained(&self) {
+        self.outbox.drained_to(0).await;
     }
 
     /// Sends frames that are ready. A client that does not take them is a slow consumer.

@@ -58,13 +58,21 @@ impl ServerBuilder {
             let (broker, events) = MemoryBroker::connect();
             (Arc::new(broker), events)
         });
-        let (hub, driver) = Hub::new(broker, events, self.config.hub.clone());
-        let driver = Driver(tokio::spawn(driver.run()));
-        Server { state: Arc::new(State::new(self.config, hub, driver)) }
+        Server::over(broker, events, self.config)
     }
 }
 
 impl Server {
+    pub(crate) fn over(
+        broker: Arc<dyn Broker>,
+        events: BrokerEvents,
+        config: ServerConfig,
+    ) -> Self {
+        let (hub, driver) = Hub::new(broker, events, config.hub.clone());
+        let driver = Driver(tokio::spawn(driver.run()));
+        Self { state: Arc::new(State::new(config, hub, driver)) }
+    }
+
     /// A builder with every default.
     #[must_use]
     pub fn builder() -> ServerBuilder {

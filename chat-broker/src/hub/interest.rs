@@ -56,6 +56,8 @@ struct Interest<'a, M> {
     states: HashMap<Topic, State>,
     /// Topics with reads under way, or waiting to begin.
     reading: HashSet<Topic>,
+    /// Rooms that wait to be checked.
+    checking: HashSet<Topic>,
     /// Rooms with a timer for the count of their members.
     counting: HashSet<Topic>,
     /// Subscribed, and not in the log yet.
@@ -70,10 +72,9 @@ struct Interest<'a, M> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Part of a call to subscribe or unsubscribe, or about to be.
+    /// Part of a call to subscribe or unsubscribe, or about to be. When that is over, the
+    /// topic is looked at again.
     Busy,
-    /// The same, and the last member has left since, or the first come.
-    Moved,
     Subscribed,
     /// Subscribed, without members, until then.
     Lingering(Instant),
@@ -98,6 +99,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             shared,
             states: HashMap::new(),
             reading: HashSet::new(),
+            checking: HashSet::new(),
             counting: HashSet::new(),
             unlogged: HashSet::new(),
             interruptions: 0,
@@ -115,7 +117,9 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         for topic in read {
             self.want_reads(topic);
         }
-        self.wait_for(Kind::Check, check);
+        for topic in check {
+            self.want_check(topic);
+        }
         for topic in news {
             self.tell_count_soon(topic);
         }
@@ -151,7 +155,6 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                 self.open(topic.clone());
                 State::Subscribed
             }
-            (Some(State::Busy), _) => State::Moved,
             _ => return,
         };
         self.states.insert(topic, state);
@@ -179,6 +182,14 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         }
     }
 
+    /// The room will be checked, by a call that is yet to be made: one under way may be of
+    /// the moment before.
+    fn want_check(&mut self, topic: Topic) {
+        if self.checking.insert(topic.clone()) {
+            self.wait_for(Kind::Check, [topic]);
+        }
+    }
+
     fn set_timer(&mut self, after: Duration, timer: Timer) -> Instant {
         let due = Instant::now() + after;
         let at = self.timers.partition_point(|(other, _)| *other <= due);
@@ -193,7 +204,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                 Some((_, Timer::Linger(topic))) => self.stop_lingering(topic),
                 Some((_, Timer::Subscribe(topic))) => self.retry(topic),
                 Some((_, Timer::Read(topic))) => self.want_reads(topic),
-                Some((_, Timer::Check(topic))) => self.wait_for(Kind::Check, [topic]),
+                Some((_, Timer::Check(topic))) => self.want_check(topic),
                 Some((_, Timer::Count(topic))) => self.tell_count(&topic),
                 Some((_, Timer::Settle(nth))) if nth == self.interruptions => self.settle_all(),
                 Some((_, Timer::Settle(_))) => {}
@@ -262,7 +273,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         }
     }
 
-    fn call(&self, kind: Kind, topics: Vec<Topic>) -> BoxFuture<'a, Outcome> {
+    fn call(&mut self, kind: Kind, topics: Vec<Topic>) -> BoxFuture<'a, Outcome> {
         let (broker, limit) = (&*self.shared.broker, self.shared.config.presence_limit);
         match kind {
             Kind::Subscribe => Box::pin(async move {
@@ -273,10 +284,15 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                 let outcome = broker.unsubscribe(&topics).await;
                 Outcome::Unsubscribed(topics, outcome)
             }),
-            Kind::Check => Box::pin(async move {
-                let outcome = broker.positions(&topics).await;
-                Outcome::Checked(topics, outcome)
-            }),
+            Kind::Check => {
+                for topic in &topics {
+                    self.checking.remove(topic);
+                }
+                Box::pin(async move {
+                    let outcome = broker.positions(&topics).await;
+                    Outcome::Checked(topics, outcome)
+                })
+            }
             Kind::Read => {
                 let mut reads = Reads::default();
                 for topic in &topics {

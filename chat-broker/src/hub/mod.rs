@@ -107,8 +107,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     /// `welcome` is called once, before anything is delivered to the member for this topic:
     /// what is delivered afterwards follows on the position in the [`Snapshot`], with no gap
     /// and no repeat, unless it returns [`Welcomed::CatchingUp`] (to return nothing is to be
-    /// up to date). It runs under the topic's lock: it may put something into the member's outbox, and must not block or call the
-    /// hub.
+    /// up to date). It runs under the topic's lock: it may put something into the member's
+    /// outbox, and must not block or call the hub.
     ///
     /// # Errors
     /// What [`Broker::subscribe`], [`Broker::history`] and [`Broker::occupancy`] report, if

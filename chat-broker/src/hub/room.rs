@@ -240,7 +240,7 @@ impl<M> RoomState<M> {
         if self.wants_occupancy()
             && let Some(roster) = &mut self.roster
         {
-            roster.begin_snapshot();
+            roster.ask();
             reads.occupancies.push(topic.clone());
         }
     }
@@ -279,9 +279,14 @@ impl<M> RoomState<M> {
 
     /// The reads came to nothing.
     pub(super) fn fail_reads(&mut self) {
-        self.reading = false;
+        if !std::mem::take(&mut self.reading) {
+            return;
+        }
         if let Some(timeline) = &mut self.timeline {
             timeline.fail_read();
+        }
+        if let Some(roster) = &mut self.roster {
+            roster.suspect();
         }
     }
 

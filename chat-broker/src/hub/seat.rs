@@ -31,7 +31,8 @@ impl<M> Seat<M> {
         self.taken().is_none()
     }
 
-    /// The member leaves, or does not listen yet. A delivery that is under way is over when this returns.
+    /// The member leaves, or does not listen yet. A delivery that is under way is over when
+    /// this returns.
     pub(super) fn vacate(&self) {
         self.taken().take();
     }

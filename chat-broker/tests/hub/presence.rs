@@ -142,3 +142,25 @@ async fn a_broker_that_comes_back_empty_makes_nobody_leave() {
     other.leave(&topic, &user("ann"));
     ear.expect(&["-ann"]).await;
 }
+
+/// The snapshot on its way may be of the moment before.
+#[tokio::test(start_paused = true)]
+async fn what_is_missed_while_a_snapshot_is_on_its_way_is_asked_for_again() {
+    let (hub, broker, other) = faulty();
+    let topic = room("r");
+    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    ear.expect(&["+watcher"]).await;
+    let asked = broker.count(Call::Occupancy);
+    broker.hold_next(Call::Occupancy, 1);
+    broker.lose_presence(1, Told::Lagged);
+    other.enter(&topic, occupant("first"));
+    while broker.count(Call::Occupancy) == asked {
+        tokio::task::yield_now().await;
+    }
+    broker.lose_presence(1, Told::Lagged);
+    other.enter(&topic, occupant("second"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    broker.release(Call::Occupancy);
+    ear.expect(&["+first", "+second"]).await;
+    ear.expect_silence().await;
+}

@@ -267,3 +267,58 @@ async fn through_any_faults_nothing_is_lost_repeated_or_reordered() {
         broker.close().await;
     }
 }
+
+/// What is lost while a room opens may be missing in the read that opens it.
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_while_a_room_opens_is_read() {
+    let (hub, broker, publisher) = faulty();
+    let topic = room("r");
+    broker.hold_next(Call::History, 1);
+    let joining = async {
+        let (place, ear, position) = join(&hub, &topic, 1).await;
+        assert_eq!(position, 0, "the read is of the moment before");
+        (place, ear)
+    };
+    let losing = async {
+        while broker.count(Call::History) == 0 {
+            tokio::task::yield_now().await;
+        }
+        broker.lose_publications(1, Told::Interrupted);
+        say(&publisher, &topic, "a").await;
+        while broker.count(Call::Positions) == 0 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        broker.release(Call::History);
+    };
+    let ((_place, mut ear), ()) = tokio::join!(joining, losing);
+    ear.expect(&["1 a"]).await;
+    ear.expect_silence().await;
+}
+
+/// However often the connection breaks while the broker does not answer.
+#[tokio::test(start_paused = true)]
+async fn interruptions_do_not_pile_up() {
+    let (hub, broker, publisher) = faulty();
+    let mut places = Vec::new();
+    for n in 0..10 {
+        places.push(join(&hub, &room(&format!("r{n}")), n).await);
+    }
+    let checked = || -> usize {
+        let calls = broker.calls();
+        let checks = calls.iter().filter(|(call, _)| *call == Call::Positions);
+        checks.map(|(_, topics)| topics).sum()
+    };
+    broker.hang_next(Call::Positions, 1_000);
+    broker.lose_publications(50, Told::Interrupted);
+    for _ in 0..50 {
+        say(&publisher, &room("r0"), "x").await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    broker.release(Call::Positions);
+    for offset in 1..=50 {
+        places[0].1.expect(&[&format!("{offset} x")]).await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!((50..100).contains(&checked()), "{} rooms were checked", checked());
+}

@@ -27,9 +27,6 @@ pub(super) const PAGE: u32 = 256;
 /// Messages for whoever could not recover and did not say how many.
 const NEWEST: u32 = 50;
 
-/// What may wait for the client before the next page is read, in bytes.
-const PAGE_PAUSE: usize = 64 * 1024;
-
 /// How often it is looked whether this server has come as far as the client.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -75,8 +72,8 @@ impl Newcomer {
     pub(super) fn tell_of_room(&self, snapshot: &Snapshot<'_, Member>) {
         let (position, wanted) = (snapshot.position, self.latest());
         let messages: Vec<_> = match (position, snapshot.recent) {
-            (Some(Position { offset, .. }), Some(recent)) => {
-                recent.latest(offset, wanted, FRAME_BYTES).collect()
+            (Some(position), Some(recent)) => {
+                recent.latest(position, wanted, FRAME_BYTES).collect()
             }
             _ => Vec::new(),
         };
@@ -87,10 +84,12 @@ impl Newcomer {
     /// there may be more than are at hand.
     fn newest<'a>(&self, recent: &'a Recent, position: Position) -> Option<Vec<&'a Entry>> {
         let wanted = self.latest();
-        let newest: Vec<_> = recent.latest(position.offset, wanted, FRAME_BYTES).collect();
+        let newest: Vec<_> = recent.latest(position, wanted, FRAME_BYTES).collect();
         let oldest = newest.first().map_or(position.offset + 1, |first| first.offset);
         let is_cut_short = newest.first().is_some_and(|_| recent.oldest() < Some(oldest));
-        (newest.len() == wanted || oldest == 1 || is_cut_short).then_some(newest)
+        // A room that keeps fewer than a page has no more.
+        let is_enough = newest.len() >= wanted.min(recent.max_entries());
+        (is_enough || oldest == 1 || is_cut_short).then_some(newest)
     }
 
     /// Tells the newcomer of the room and of its past, from the history, and lets it listen.
@@ -103,10 +102,7 @@ impl Newcomer {
         membership: &mut Membership<Member>,
     ) -> Result<(), BrokerError> {
         let (history, recovered) = self.first_page(hub).await?;
-        let mut here = Position { offset: last_offset(&history), ..history.position };
-        if recovered && let Some(since) = self.wish.since {
-            here.offset = here.offset.max(since.offset);
-        }
+        let here = Position { offset: last_offset(&history), ..history.position };
         let messages: Vec<&Entry> = history.entries.iter().collect();
         membership.look(|snapshot| self.tell_joined(&snapshot, Some(here), &messages, recovered));
         if let Err(error) = self.follow(hub, membership, here).await {
@@ -120,10 +116,7 @@ impl Newcomer {
     async fn first_page(&self, hub: &Hub<Member>) -> Result<(History, bool), BrokerError> {
         if let Some(since) = self.wish.since {
             let history = self.read(hub, Range::After(since.offset), PAGE).await?;
-            let is_known = history.position.offset >= since.offset;
-            let is_first = since == Position::default()
-                && history.entries.first().is_none_or(|first| first.offset == 1);
-            if is_known && (history.follows(since) || is_first) {
+            if history.follows(since) {
                 return Ok((history, true));
             }
         }
@@ -144,12 +137,12 @@ impl Newcomer {
     ) -> Result<(), BrokerError> {
         let mut deadline = Instant::now() + BEHIND;
         loop {
+            self.member.drained().await;
             let listening =
                 membership.listen(self.member.clone(), |snapshot| self.go_on(&snapshot, here));
             if listening == Welcomed::UpToDate || self.member.is_closed() {
                 return Ok(());
             }
-            self.member.drained_to(PAGE_PAUSE).await;
             let history = self.read(hub, Range::After(here.offset), PAGE).await?;
             let next = self.tell_page(here, &history);
             if next == here {
@@ -258,7 +251,7 @@ fn missed(recent: &Recent, since: Position, upto: Position) -> Option<Vec<&Entry
     if !is_same || since.offset > upto.offset {
         return None;
     }
-    let missed: Vec<_> = recent.between(since.offset, upto.offset)?.collect();
+    let missed: Vec<_> = recent.between(since.offset, upto)?.collect();
     let bytes: usize = missed.iter().map(|entry| entry.payload.len()).sum();
     (bytes <= FRAME_BYTES).then_some(missed)
 }
@@ -279,3 +272,7 @@ pub(super) async fn read(
 fn last_offset(history: &History) -> u64 {
     history.entries.last().map_or(history.position.offset, |last| last.offset)
 }
+
+#[cfg(test)]
+#[path = "recovery_tests.rs"]
+mod tests;

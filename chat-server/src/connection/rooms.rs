@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use chat_broker::{Delivery, Membership, Snapshot, Welcomed};
 use chat_core::{
-    Dialect, ErrorCode, Event, Occupant, Presence, PresenceChange, Rejection, Reply, RoomId, Topic,
-    User, UserName, envelope,
+    CloseReason, Deliver, ErrorCode, Event, Occupant, Presence, PresenceChange, Rejection, Reply,
+    RoomId, Topic, User, UserName, envelope,
 };
 use serde_json::value::RawValue;
 
@@ -82,6 +82,7 @@ impl Connection {
         wish: Wish,
         announced: bool,
     ) -> Result<(), Rejection> {
+        self.member.drained().await;
         let newcomer = Newcomer {
             member: self.member.clone(),
             id: id.map(ToOwned::to_owned),
@@ -106,15 +107,19 @@ impl Connection {
         };
         let joining = self.state.hub.join(&topic, self.id, member, Some(occupant), welcome);
         let mut membership = joining.await.map_err(|error| unavailable(&error))?;
-        if membership.is_catching_up() {
-            let caught_up = newcomer.catch_up(&self.state.hub, &mut membership).await;
-            caught_up.map_err(|error| unavailable(&error))?;
+        if membership.is_catching_up()
+            && let Err(error) = newcomer.catch_up(&self.state.hub, &mut membership).await
+        {
+            self.lose(membership);
+            return Err(unavailable(&error));
         }
         self.places.push(Place { membership, room, typing: None });
         Ok(())
     }
 
-    /// Joining again changes nothing, unless something is to be recovered.
+    /// Joining again changes nothing, unless something is to be recovered. If that fails, the
+    /// client hears nothing of the room any more: it is closed, so that it comes back with
+    /// its place.
     async fn enter_again(
         &mut self,
         index: usize,
@@ -128,7 +133,13 @@ impl Connection {
         }
         match membership.listen(self.member.clone(), |snapshot| newcomer.welcome(&snapshot)) {
             Welcomed::UpToDate => Ok(()),
-            Welcomed::CatchingUp => newcomer.catch_up(&hub, membership).await,
+            Welcomed::CatchingUp => {
+                let caught_up = newcomer.catch_up(&hub, membership).await;
+                if caught_up.is_err() {
+                    newcomer.member.close(CloseReason::InternalError);
+                }
+                caught_up
+            }
         }
     }
 
@@ -148,13 +159,18 @@ impl Connection {
         Ok(())
     }
 
-    /// The end of the connection. A client of the native protocol may come back.
+    /// The end of the connection.
     pub(super) fn leave_all(&mut self) {
         self.inbox = None;
         for place in std::mem::take(&mut self.places) {
-            if self.member.dialect == Dialect::Native {
-                place.membership.lose();
-            }
+            self.lose(place.membership);
+        }
+    }
+
+    /// Leaves a room without a wish to. A client of the native protocol may come back.
+    fn lose(&self, membership: Membership<Member>) {
+        if self.member.is_native() {
+            membership.lose();
         }
     }
 

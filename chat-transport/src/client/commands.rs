@@ -85,6 +85,10 @@ impl Task {
             });
             return;
         }
+        if room.waiting() >= self.config.send_queue.max(1) {
+            let _ = reply.send(Err(ClientError::QueueFull));
+            return;
+        }
         room.wait(deadline, reply);
         if room.place == Place::Out && self.is_online() {
             self.enter(name);

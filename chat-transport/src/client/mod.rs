@@ -42,6 +42,7 @@
 //! | events not read | [`event_queue`](ClientConfig::event_queue) | the socket is not read; see [`Events`] |
 //! | messages not confirmed | [`send_queue`](ClientConfig::send_queue) | [`ClientError::QueueFull`] |
 //! | requests not answered | [`send_queue`](ClientConfig::send_queue) | [`ClientError::QueueFull`] |
+//! | calls that wait to join one room | [`send_queue`](ClientConfig::send_queue) | [`ClientError::QueueFull`] |
 //! | a frame | what the server allows | [`ClientError::TooLarge`] |
 
 mod backoff;
@@ -119,7 +120,8 @@ impl Client {
     /// The client is not in the room: [`Timeout`](ClientError::Timeout),
     /// [`Rejected`](ClientError::Rejected), [`NotInRoom`](ClientError::NotInRoom) when it was
     /// left meanwhile, [`Closed`](ClientError::Closed). (A second join can also fail like any
-    /// request, and leaves the client in the room.)
+    /// request, or as [`QueueFull`](ClientError::QueueFull) while many wait for the first; the
+    /// client is in the room, or on the way, nevertheless.)
     ///
     /// # Cancel safety
     /// When it is dropped, the client joins nevertheless.

@@ -48,6 +48,11 @@ impl Room {
         self.waiting.push((deadline, reply));
     }
 
+    /// How many calls of `join` wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Tells the calls that wait.
     pub(super) fn answer(&mut self, outcome: &Result<Joined, ClientError>) {
         for (_, reply) in self.waiting.drain(..) {

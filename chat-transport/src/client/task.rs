@@ -232,15 +232,17 @@ impl Task {
             self.enter(&room);
         }
         self.flush(now);
-        if !self.events.is_blocked() {
-            self.watch(now);
-        }
+        self.watch(now);
     }
 
-    /// Gives up a server that does not answer.
+    /// Gives up a server that does not answer, or that takes nothing.
     fn watch(&mut self, now: Instant) {
-        let Some(due) = self.clock.due(&self.config, &self.link) else { return };
-        if now < due {
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        if is_due(stuck_until(&self.config, &self.link)) {
+            self.lost(Loss::new("the server reads nothing"));
+            return;
+        }
+        if self.events.is_blocked() || !is_due(self.clock.due(&self.config, &self.link)) {
             return;
         }
         let Link::Open(socket) = &mut self.link else {
@@ -249,8 +251,6 @@ impl Task {
         };
         if self.clock.online_since.is_none() {
             self.lost(Loss::new("no welcome in time"));
-        } else if self.clock.heard.checked_add(self.config.ping_after).is_none_or(|due| due > now) {
-            self.lost(Loss::new("the server reads nothing"));
         } else if self.clock.pinged {
             self.lost(Loss::new("no answer to a ping"));
         } else {
@@ -263,8 +263,9 @@ impl Task {
     fn deadline(&self) -> Option<Instant> {
         let is_blocked = self.events.is_blocked();
         let link = self.clock.due(&self.config, &self.link).filter(|_| !is_blocked);
-        let others = [self.requests.deadline(), self.rooms.deadline(), self.sends.deadline(), link];
-        others.into_iter().flatten().min()
+        let stuck = stuck_until(&self.config, &self.link);
+        let waiting = [self.requests.deadline(), self.rooms.deadline(), self.sends.deadline()];
+        waiting.into_iter().chain([link, stuck]).flatten().min()
     }
 
     // The end of a connection.
@@ -337,19 +338,24 @@ impl Clock {
         if let Link::Waiting(_) = link {
             return None;
         }
-        let silence = config.ping_after.saturating_add(config.pong_timeout);
         let patience = match (self.online_since, self.pinged) {
             (None, _) => config.connect_timeout,
             (Some(_), false) => config.ping_after,
-            (Some(_), true) => silence,
+            (Some(_), true) => silence(config),
         };
-        // One that takes nothing has as long as one that says nothing.
-        let stuck = match link {
-            Link::Open(socket) => socket.stuck_since().and_then(|since| since.checked_add(silence)),
-            _ => None,
-        };
-        self.heard.checked_add(patience).into_iter().chain(stuck).min()
+        self.heard.checked_add(patience)
     }
+}
+
+/// How long a server may be silent.
+fn silence(config: &ClientConfig) -> Duration {
+    config.ping_after.saturating_add(config.pong_timeout)
+}
+
+/// When a server that takes nothing is given up: it has as long as one that says nothing.
+fn stuck_until(config: &ClientConfig, link: &Link) -> Option<Instant> {
+    let Link::Open(socket) = link else { return None };
+    socket.stuck_since()?.checked_add(silence(config))
 }
 
 async fn until(deadline: Option<Instant>) {

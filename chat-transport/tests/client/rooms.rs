@@ -339,3 +339,14 @@ async fn requests() {
     };
     tokio::join!(serve, ask);
 }
+
+#[tokio::test]
+async fn calls_that_wait_to_join_are_bounded() {
+    let mock = Mock::start().await;
+    let (client, _events) = mock.client(quick().send_queue(2));
+    // There is no welcome, so they wait.
+    let _peer = mock.accept().await;
+    let joins = (0..3).map(|_| Box::pin(client.join("general", 0)));
+    let (first, index, waiting) = futures_util::future::select_all(joins).await;
+    assert_eq!((first.unwrap_err(), index, waiting.len()), (ClientError::QueueFull, 2, 2));
+}

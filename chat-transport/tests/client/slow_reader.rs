@@ -97,6 +97,25 @@ async fn closing_waits_for_no_reader() {
     assert!(events.recv().await.is_none());
 }
 
+/// Neither side reads: what the application has to say does not pile up for ever.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_nothing_is_given_up_meanwhile() {
+    let config = quick().event_queue(4).ping(Duration::from_secs(20), Duration::from_secs(1));
+    let (_mock, mut peer, client, _events) = joined(0, config).await;
+    fill(&mut peer, 0).await;
+    let text = "x".repeat(32 * 1024);
+    // More than any buffers between.
+    for _ in 0..20 {
+        let calls = (0..100).map(|_| client.direct("bob", &text, None));
+        futures_util::future::join_all(calls).await;
+        if let State::Waiting { loss, .. } = client.state() {
+            assert_eq!(loss.reason, "the server reads nothing");
+            return;
+        }
+    }
+    panic!("{:?}", client.state());
+}
+
 #[tokio::test]
 async fn events_that_nobody_wants_hold_nothing_up() {
     let (_mock, mut peer, client, events) = joined(0, patient()).await;

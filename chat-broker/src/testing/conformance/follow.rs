@@ -100,7 +100,7 @@ where
             follower.read().await;
             let opened = follower.timeline.seen().expect("the first read opens it");
             let snapshot: Vec<_> =
-                follower.timeline.recent().latest(opened.offset, 100, 1 << 20).cloned().collect();
+                follower.timeline.recent().latest(opened, 100, 1 << 20).cloned().collect();
             while follower.told.len() < LIVE {
                 let is_whole = !follower.timeline.wants_read();
                 assert!(is_whole, "what arrives follows on what was read");

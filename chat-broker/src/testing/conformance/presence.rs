@@ -286,6 +286,7 @@ where
         for _ in 0..ROUNDS {
             node.subscribe(topics).await;
             let mut roster = Roster::new(100);
+            roster.ask();
             roster.set(node.occupancy(&topic, 100).await, &mut Vec::new());
             let mut told = Vec::new();
             while told.len() < LIVE {
@@ -297,6 +298,7 @@ where
         }
         node.subscribe(topics).await;
         let mut roster = Roster::new(100);
+        roster.ask();
         roster.set(node.occupancy(&topic, 100).await, &mut Vec::new());
         stop.store(true, Ordering::Relaxed);
         roster
