@@ -18,7 +18,8 @@ pub struct HubConfig {
     pub history: HistoryRules,
     /// The latest messages of rooms with members that are held in memory, so that whoever
     /// joins is served without asking the broker: payload over all rooms, in bytes. Default
-    /// 64 MiB. Beyond it rooms that are busy give up their older half.
+    /// 64 MiB. Beyond it a busy room gives up its older half, unless it holds no more than its
+    /// share; so it can be twice as much at worst.
     pub recent_bytes: usize,
     /// In rooms with more users than this, single comings and goings are not told, but the
     /// count, at most once a second. Default 200.

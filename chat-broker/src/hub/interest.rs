@@ -6,20 +6,21 @@
 //! over. The same holds for reads. Topics are gathered into one call while others are under
 //! way.
 
+mod settle;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use chat_core::{Deliver, Position, Topic};
+use chat_core::{Deliver, Topic};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::Shared;
-use super::call::{self, KINDS, Kind, Outcome, ReadResult, Reads};
+use super::call::{self, KINDS, Kind, Outcome, Reads};
 use super::edges::EdgeQueue;
-use super::room::{Phase, RoomState};
-use crate::error::BrokerError;
+use super::room::RoomState;
 
 /// Calls to the broker at a time.
 const CALLS: usize = 4;
@@ -307,91 +308,6 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             }
         }
     }
-
-    fn settle(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Subscribed(topics, Ok(())) => self.subscribed(topics),
-            Outcome::Subscribed(topics, Err(error)) => self.not_subscribed(topics, &error),
-            Outcome::Read(topics, Ok(result)) => self.finish_reads(topics, result),
-            Outcome::Read(topics, Err(error)) => self.fail_reads(topics, &error),
-            Outcome::Unsubscribed(topics, outcome) => self.unsubscribed(topics, outcome),
-            Outcome::Checked(topics, Ok(positions)) => self.checked(topics, positions),
-            Outcome::Checked(topics, Err(_)) => {
-                for topic in topics {
-                    self.set_timer(RETRY, Timer::Check(topic));
-                }
-            }
-        }
-    }
-
-    fn subscribed(&mut self, topics: Vec<Topic>) {
-        for topic in topics {
-            if topic.as_room().is_some() {
-                self.unlogged.insert(topic.clone());
-            }
-            self.states.insert(topic.clone(), State::Subscribed);
-            self.look_at(topic);
-        }
-    }
-
-    fn not_subscribed(&mut self, topics: Vec<Topic>, error: &BrokerError) {
-        warn!(%error, topics = topics.len(), "could not subscribe");
-        for topic in topics {
-            self.shared.turn_away(&topic, error);
-            self.states.insert(topic.clone(), State::Failed);
-            self.set_timer(RETRY, Timer::Subscribe(topic));
-        }
-    }
-
-    fn finish_reads(&mut self, topics: Vec<Topic>, result: ReadResult) {
-        let ReadResult { mut histories, mut occupancies } = result;
-        for topic in topics {
-            let (history, occupancy) = (histories.remove(&topic), occupancies.remove(&topic));
-            let taken = self.shared.update(&topic, |room, members| {
-                (room.finish_reads(history, occupancy, members), room.has_news())
-            });
-            let (taken, has_news) = taken.unwrap_or_default();
-            self.shared.count(taken);
-            if has_news {
-                self.tell_count_soon(topic.clone());
-            }
-            self.log_subscribed(&topic);
-            self.reading.remove(&topic);
-            // Another may be wanted: of the next page, or of a room that began meanwhile.
-            self.want_reads(topic);
-        }
-    }
-
-    fn fail_reads(&mut self, topics: Vec<Topic>, error: &BrokerError) {
-        warn!(%error, topics = topics.len(), "could not read");
-        for topic in topics {
-            self.shared.update(&topic, |room, _| room.fail_reads());
-            self.shared.turn_away(&topic, error);
-            self.log_subscribed(&topic);
-            self.reading.remove(&topic);
-            self.set_timer(RETRY, Timer::Read(topic));
-        }
-    }
-
-    fn unsubscribed(&mut self, topics: Vec<Topic>, outcome: Result<(), BrokerError>) {
-        if let Err(error) = outcome {
-            warn!(%error, "could not unsubscribe in time");
-        }
-        for topic in topics {
-            self.log_subscribed(&topic);
-            log_unsubscribed(&topic);
-            self.states.remove(&topic);
-            self.look_at(topic);
-        }
-    }
-
-    /// After an interruption: rooms that are behind read what they missed.
-    fn checked(&mut self, topics: Vec<Topic>, positions: Vec<Position>) {
-        for (topic, position) in topics.into_iter().zip(positions) {
-            self.shared.update(&topic, |room, _| room.check(position));
-            self.want_reads(topic);
-        }
-    }
 }
 
 // The wording of both lines is a contract: clients' authors look for them. Whoever has seen
@@ -410,21 +326,5 @@ impl<M> Interest<'_, M> {
 fn log_unsubscribed(topic: &Topic) {
     if let Some(room) = topic.as_room() {
         info!("unsubscribing from the pub sub from room: {room}");
-    }
-}
-
-impl<M: Deliver + Clone> Shared<M> {
-    /// The topic could not be subscribed or read: those who wait for it are told and leave.
-    fn turn_away(&self, topic: &Topic, error: &BrokerError) {
-        let waiters = self.registry.update(topic, |room| match &mut room.state.phase {
-            Phase::Waiting(waiters) => std::mem::take(waiters),
-            Phase::Live { .. } => Vec::new(),
-        });
-        for waiter in waiters.unwrap_or_default() {
-            if !waiter.stays {
-                self.leave(topic, waiter.id);
-            }
-            let _ = waiter.done.send(Err(error.clone()));
-        }
     }
 }

@@ -26,6 +26,7 @@ mod edges;
 mod fan_out;
 mod ingest;
 mod interest;
+mod membership;
 mod presence;
 mod room;
 mod seat;
@@ -35,9 +36,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use chat_core::{
-    ConnectionId, Deliver, Members, Occupant, Registry, Retention, RoomId, Topic, UserId,
-};
+use chat_core::{ConnectionId, Deliver, Members, Occupant, Registry, Retention, RoomId, Topic};
 use tokio::sync::oneshot;
 
 use crate::broker::Broker;
@@ -50,6 +49,7 @@ use room::{RoomState, Waiter};
 use stats::Counters;
 
 pub use config::{HistoryRules, HubConfig};
+pub use membership::Membership;
 pub use room::{Snapshot, Welcomed};
 pub use seat::Seat;
 pub use stats::HubStats;
@@ -70,6 +70,8 @@ struct Shared<M> {
     fan_out: FanOut<M>,
     presence: Presence,
     counters: Counters,
+    /// Topics with members.
+    rooms: AtomicUsize,
     /// Memory that all rooms hold for newcomers.
     recent_bytes: AtomicUsize,
     /// The driver is gone: nobody will be welcomed any more.
@@ -93,6 +95,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             fan_out: FanOut::default(),
             presence: Presence::default(),
             counters: Counters::default(),
+            rooms: AtomicUsize::new(0),
             recent_bytes: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         });
@@ -133,7 +136,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         };
         let entered = self.shared.registry.join_with(topic, id, seat.clone(), |room, joined| {
             if joined.first {
-                room.state.begin(topic, &self.shared.config);
+                self.shared.begin(topic, &mut room.state);
             }
             if let Some(snapshot) = room.state.snapshot(room.members()) {
                 welcome(snapshot);
@@ -165,7 +168,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         let seat = Seat::new(member);
         let first = self.shared.registry.join_with(topic, id, seat.clone(), |room, joined| {
             if joined.first {
-                room.state.begin(topic, &self.shared.config);
+                self.shared.begin(topic, &mut room.state);
             }
             joined.first
         });
@@ -247,8 +250,14 @@ impl<M: Deliver + Clone> Shared<M> {
         }
     }
 
+    fn begin(&self, topic: &Topic, room: &mut RoomState<M>) {
+        self.rooms.fetch_add(1, Ordering::Relaxed);
+        room.begin(topic, &self.config);
+    }
+
     fn leave(&self, topic: &Topic, id: ConnectionId) {
         if let Some(room) = self.registry.leave(topic, id).last {
+            self.rooms.fetch_sub(1, Ordering::Relaxed);
             self.recent_bytes.fetch_sub(room.recent_bytes(), Ordering::Relaxed);
             self.fan_out.forget(room);
             self.edges.moved(topic.clone());
@@ -272,123 +281,18 @@ impl<M: Deliver + Clone> Shared<M> {
         })
     }
 
+    /// When all rooms together hold too much, a room that grows gives up half of what it
+    /// holds, but keeps its fair share: rooms that are quiet do not starve those that are not.
     fn account(&self, before: usize, room: &mut RoomState<M>) {
-        let after = room.recent_bytes();
-        let total = self.recent_bytes.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
-        if after > before
-            && total.wrapping_add(after).wrapping_sub(before) > self.config.recent_bytes
-        {
+        let (budget, after) = (self.config.recent_bytes, room.recent_bytes());
+        let grown = after.wrapping_sub(before);
+        let total = self.recent_bytes.fetch_add(grown, Ordering::Relaxed).wrapping_add(grown);
+        let share = budget / self.rooms.load(Ordering::Relaxed).max(1);
+        if after > before && total > budget && after > share {
             room.shed();
             let freed = after - room.recent_bytes();
             self.recent_bytes.fetch_sub(freed, Ordering::Relaxed);
         }
-    }
-}
-
-/// A place in a topic. Dropping it leaves the topic: nothing is delivered afterwards, and
-/// the others are told at once that the user has left, if this was the user's last place.
-pub struct Membership<M: Deliver + Clone> {
-    shared: Arc<Shared<M>>,
-    topic: Topic,
-    id: ConnectionId,
-    seat: Seat<M>,
-    /// Who is told to be in the room by this.
-    user: Option<UserId>,
-    is_lost: bool,
-}
-
-impl<M: Deliver + Clone> Membership<M> {
-    /// The topic.
-    #[must_use]
-    pub fn topic(&self) -> &Topic {
-        &self.topic
-    }
-
-    /// Looks at the topic as [`Hub::join`]'s `welcome` does, under the same rules.
-    pub fn look(&self, look: impl FnOnce(Snapshot<'_, M>)) {
-        self.shared.registry.update(&self.topic, |room| {
-            room.state.snapshot(room.members()).map(look);
-        });
-    }
-
-    /// Whether the member hears nothing yet; see [`Welcomed::CatchingUp`].
-    #[must_use]
-    pub fn is_catching_up(&self) -> bool {
-        self.seat.is_vacant()
-    }
-
-    /// Begins anew to listen: calls `catch_up` as [`Hub::join`] calls `welcome`. If it says
-    /// that the member is up to date, what follows on the snapshot is delivered to `member`,
-    /// and nothing else; if not, the member hears nothing until another call. Returns what
-    /// it said.
-    pub fn listen(
-        &mut self,
-        member: M,
-        catch_up: impl FnOnce(Snapshot<'_, M>) -> Welcomed,
-    ) -> Welcomed {
-        let welcomed = self.shared.registry.update(&self.topic, |room| {
-            let welcomed = catch_up(room.state.snapshot(room.members())?);
-            // Another seat: the one before stands in batches that are on their way.
-            self.seat.vacate();
-            if welcomed == Welcomed::UpToDate {
-                let seat = Seat::new(member);
-                room.replace(self.id, seat.clone());
-                self.seat = seat;
-            }
-            Some(welcomed)
-        });
-        welcomed.flatten().unwrap_or(Welcomed::CatchingUp)
-    }
-
-    /// Waits until the topic is subscribed: what is published from then on arrives. Only
-    /// for a member that was [attached](Hub::attach) is it not so already.
-    ///
-    /// # Errors
-    /// What [`Broker::subscribe`] reports. The member stays, and so does the wish: the hub
-    /// tries again by itself.
-    ///
-    /// # Cancel safety
-    /// Safe: the membership does not depend on it.
-    pub async fn subscribed(&self) -> Result<(), BrokerError> {
-        let waiting = self.shared.registry.update(&self.topic, |room| {
-            if !room.state.is_waiting() {
-                return None;
-            }
-            let (done, waiting) = oneshot::channel();
-            room.state.wait(Waiter { id: self.id, welcome: Box::new(|_| {}), stays: true, done });
-            Some(waiting)
-        });
-        match waiting.flatten() {
-            Some(waiting) => self.shared.answer(waiting).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Puts another handle in the place of this member's.
-    pub fn replace(&self, member: M) {
-        self.seat.replace(member);
-    }
-
-    /// Leaves the topic as one whose connection was lost: the others are told only if the
-    /// user is not back in time, here or on another server; see [`HubConfig::grace`].
-    pub fn lose(mut self) {
-        self.is_lost = true;
-    }
-}
-
-impl<M: Deliver + Clone> Drop for Membership<M> {
-    fn drop(&mut self) {
-        self.seat.vacate();
-        self.shared.leave(&self.topic, self.id);
-        if let Some(user) = &self.user {
-            self.shared.exit(&self.topic, user, self.is_lost);
-        }
-    }
-}
-
-impl<M: Deliver + Clone> fmt::Debug for Membership<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Membership").field("topic", &self.topic).field("id", &self.id).finish()
     }
 }
 

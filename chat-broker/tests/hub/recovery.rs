@@ -322,3 +322,34 @@ async fn interruptions_do_not_pile_up() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!((50..100).contains(&checked()), "{} rooms were checked", checked());
 }
+
+/// However much quiet rooms hold, a busy one keeps its share for newcomers.
+#[tokio::test(start_paused = true)]
+async fn quiet_rooms_do_not_starve_a_busy_one() {
+    let bus = MemoryBus::new();
+    let (hub, _) = start_with(&bus, HubConfig::default().recent_bytes(200_000));
+    let (publisher, _events) = bus.connect();
+    let text = "x".repeat(500);
+    let mut places = Vec::new();
+    for n in 0..19 {
+        let topic = room(&format!("quiet {n}"));
+        places.push(join(&hub, &topic, n).await);
+        for _ in 0..40 {
+            say(&publisher, &topic, &text).await;
+        }
+    }
+    let topic = room("busy");
+    let (_place, mut ear, _) = join(&hub, &topic, 99).await;
+    for offset in 1..=100 {
+        say(&publisher, &topic, &text).await;
+        assert_eq!(ear.hear().await, format!("{offset} {text}"));
+    }
+    let held = Arc::new(std::sync::Mutex::new(0));
+    let tell = Arc::clone(&held);
+    let welcome = move |snapshot: chat_broker::Snapshot<'_, _>| {
+        let position = snapshot.position.unwrap();
+        *tell.lock().unwrap() = snapshot.recent.unwrap().latest(position, 100, 1 << 20).count();
+    };
+    let _late = hub.join(&topic, ConnectionId(100), member(8).0, None, welcome).await.unwrap();
+    assert!(*held.lock().unwrap() >= 5, "{} messages are at hand", *held.lock().unwrap());
+}

@@ -202,3 +202,26 @@ async fn a_client_that_does_not_read_is_cut_alone() {
         assert!(Instant::now() < deadline, "{page}");
     }
 }
+
+/// Somebody has put something else where Redis keeps a room: the others are none the worse.
+#[tokio::test]
+async fn a_room_that_cannot_be_read_keeps_nobody_else_out() {
+    let redis = RedisServer::start();
+    let server = Chat::on(&redis);
+    server.until_ready().await;
+    redis.command(&["SET", "chat:{r.bad}:meta", "not a hash"]).await;
+    let mut clients = Vec::new();
+    for n in 0..16 {
+        let room = if n == 7 { "bad".to_owned() } else { format!("good-{n}") };
+        clients.push((server.native().await, room));
+    }
+    // All at once, so that they are read in one go.
+    for (client, room) in &mut clients {
+        client.send_json(&json!({"type": "join", "room": room})).await;
+    }
+    for (client, room) in &mut clients {
+        let answer = client.recv_json().await;
+        let expected = if room == "bad" { "error" } else { "joined" };
+        assert_eq!(answer["type"], expected, "{answer}");
+    }
+}

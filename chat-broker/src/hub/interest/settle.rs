@@ -1,0 +1,125 @@
+//! What becomes of topics when a call to the broker is over.
+
+use chat_core::{Deliver, Position, Topic};
+use tracing::warn;
+
+use super::{Interest, RETRY, State, Timer, log_unsubscribed};
+use crate::error::BrokerError;
+use crate::hub::Shared;
+use crate::hub::call::{Kind, Outcome, ReadResult};
+use crate::hub::room::Phase;
+
+impl<M: Deliver + Clone> Interest<'_, M> {
+    pub(super) fn settle(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Subscribed(topics, Ok(())) => self.subscribed(topics),
+            Outcome::Subscribed(topics, Err(error)) => self.not_subscribed(topics, &error),
+            Outcome::Read(topics, Ok(result)) => self.finish_reads(topics, result),
+            Outcome::Read(topics, Err(BrokerError::Refused(_))) if topics.len() > 1 => {
+                self.read_alone(topics);
+            }
+            Outcome::Read(topics, Err(error)) => self.fail_reads(topics, &error),
+            Outcome::Unsubscribed(topics, outcome) => self.unsubscribed(topics, outcome),
+            Outcome::Checked(topics, Ok(positions)) => self.checked(topics, positions),
+            Outcome::Checked(topics, Err(_)) => {
+                for topic in topics {
+                    self.set_timer(RETRY, Timer::Check(topic));
+                }
+            }
+        }
+    }
+
+    fn subscribed(&mut self, topics: Vec<Topic>) {
+        for topic in topics {
+            if topic.as_room().is_some() {
+                self.unlogged.insert(topic.clone());
+            }
+            self.states.insert(topic.clone(), State::Subscribed);
+            self.look_at(topic);
+        }
+    }
+
+    fn not_subscribed(&mut self, topics: Vec<Topic>, error: &BrokerError) {
+        warn!(%error, topics = topics.len(), "could not subscribe");
+        for topic in topics {
+            self.shared.turn_away(&topic, error);
+            self.states.insert(topic.clone(), State::Failed);
+            self.set_timer(RETRY, Timer::Subscribe(topic));
+        }
+    }
+
+    fn finish_reads(&mut self, topics: Vec<Topic>, result: ReadResult) {
+        let ReadResult { mut histories, mut occupancies } = result;
+        for topic in topics {
+            let (history, occupancy) = (histories.remove(&topic), occupancies.remove(&topic));
+            let taken = self.shared.update(&topic, |room, members| {
+                (room.finish_reads(history, occupancy, members), room.has_news())
+            });
+            let (taken, has_news) = taken.unwrap_or_default();
+            self.shared.count(taken);
+            if has_news {
+                self.tell_count_soon(topic.clone());
+            }
+            self.log_subscribed(&topic);
+            self.reading.remove(&topic);
+            // Another may be wanted: of the next page, or of a room that began meanwhile.
+            self.want_reads(topic);
+        }
+    }
+
+    /// One of them cannot be read, and the others should not have to wait for it.
+    fn read_alone(&mut self, topics: Vec<Topic>) {
+        for topic in topics {
+            self.shared.update(&topic, |room, _| room.fail_reads());
+            let call = self.call(Kind::Read, vec![topic]);
+            self.calls.push(call);
+        }
+    }
+
+    fn fail_reads(&mut self, topics: Vec<Topic>, error: &BrokerError) {
+        warn!(%error, topics = topics.len(), "could not read");
+        for topic in topics {
+            self.shared.update(&topic, |room, _| room.fail_reads());
+            self.shared.turn_away(&topic, error);
+            self.log_subscribed(&topic);
+            self.reading.remove(&topic);
+            self.set_timer(RETRY, Timer::Read(topic));
+        }
+    }
+
+    fn unsubscribed(&mut self, topics: Vec<Topic>, outcome: Result<(), BrokerError>) {
+        if let Err(error) = outcome {
+            warn!(%error, "could not unsubscribe in time");
+        }
+        for topic in topics {
+            self.log_subscribed(&topic);
+            log_unsubscribed(&topic);
+            self.states.remove(&topic);
+            self.look_at(topic);
+        }
+    }
+
+    /// After an interruption: rooms that are behind read what they missed.
+    fn checked(&mut self, topics: Vec<Topic>, positions: Vec<Position>) {
+        for (topic, position) in topics.into_iter().zip(positions) {
+            self.shared.update(&topic, |room, _| room.check(position));
+            self.want_reads(topic);
+        }
+    }
+}
+
+impl<M: Deliver + Clone> Shared<M> {
+    /// The topic could not be subscribed or read: those who wait for it are told and leave.
+    fn turn_away(&self, topic: &Topic, error: &BrokerError) {
+        let waiters = self.registry.update(topic, |room| match &mut room.state.phase {
+            Phase::Waiting(waiters) => std::mem::take(waiters),
+            Phase::Live { .. } => Vec::new(),
+        });
+        for waiter in waiters.unwrap_or_default() {
+            if !waiter.stays {
+                self.leave(topic, waiter.id);
+            }
+            let _ = waiter.done.send(Err(error.clone()));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Being in a topic, from the way in to the way out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use chat_core::{ConnectionId, Deliver, Topic, UserId};
+use tokio::sync::oneshot;
+
+use super::Shared;
+use super::room::{Snapshot, Waiter, Welcomed};
+use super::seat::Seat;
+use crate::error::BrokerError;
+
+/// A place in a topic. Dropping it leaves the topic: nothing is delivered afterwards, and
+/// the others are told at once that the user has left, if this was the user's last place.
+pub struct Membership<M: Deliver + Clone> {
+    pub(super) shared: Arc<Shared<M>>,
+    pub(super) topic: Topic,
+    pub(super) id: ConnectionId,
+    pub(super) seat: Seat<M>,
+    /// Who is told to be in the room by this.
+    pub(super) user: Option<UserId>,
+    pub(super) is_lost: bool,
+}
+
+impl<M: Deliver + Clone> Membership<M> {
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// Looks at the topic as [`Hub::join`]'s `welcome` does, under the same rules.
+    pub fn look(&self, look: impl FnOnce(Snapshot<'_, M>)) {
+        self.shared.registry.update(&self.topic, |room| {
+            room.state.snapshot(room.members()).map(look);
+        });
+    }
+
+    /// Whether the member hears nothing yet; see [`Welcomed::CatchingUp`].
+    #[must_use]
+    pub fn is_catching_up(&self) -> bool {
+        self.seat.is_vacant()
+    }
+
+    /// Begins anew to listen: calls `catch_up` as [`Hub::join`] calls `welcome`. If it says
+    /// that the member is up to date, what follows on the snapshot is delivered to `member`,
+    /// and nothing else; if not, the member hears nothing until another call. Returns what
+    /// it said.
+    pub fn listen(
+        &mut self,
+        member: M,
+        catch_up: impl FnOnce(Snapshot<'_, M>) -> Welcomed,
+    ) -> Welcomed {
+        let welcomed = self.shared.registry.update(&self.topic, |room| {
+            let welcomed = catch_up(room.state.snapshot(room.members())?);
+            // Another seat: the one before stands in batches that are on their way.
+            self.seat.vacate();
+            if welcomed == Welcomed::UpToDate {
+                let seat = Seat::new(member);
+                room.replace(self.id, seat.clone());
+                self.seat = seat;
+            }
+            Some(welcomed)
+        });
+        welcomed.flatten().unwrap_or(Welcomed::CatchingUp)
+    }
+
+    /// Waits until the topic is subscribed: what is published from then on arrives. Only
+    /// for a member that was [attached](Hub::attach) is it not so already.
+    ///
+    /// # Errors
+    /// What [`Broker::subscribe`] reports. The member stays, and so does the wish: the hub
+    /// tries again by itself.
+    ///
+    /// # Cancel safety
+    /// Safe: the membership does not depend on it.
+    pub async fn subscribed(&self) -> Result<(), BrokerError> {
+        let waiting = self.shared.registry.update(&self.topic, |room| {
+            if !room.state.is_waiting() {
+                return None;
+            }
+            let (done, waiting) = oneshot::channel();
+            room.state.wait(Waiter { id: self.id, welcome: Box::new(|_| {}), stays: true, done });
+            Some(waiting)
+        });
+        match waiting.flatten() {
+            Some(waiting) => self.shared.answer(waiting).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Puts another handle in the place of this member's.
+    pub fn replace(&self, member: M) {
+        self.seat.replace(member);
+    }
+
+    /// Leaves the topic as one whose connection was lost: the others are told only if the
+    /// user is not back in time, here or on another server; see [`HubConfig::grace`].
+    pub fn lose(mut self) {
+        self.is_lost = true;
+    }
+}
+
+impl<M: Deliver + Clone> Drop for Membership<M> {
+    fn drop(&mut self) {
+        self.seat.vacate();
+        self.shared.leave(&self.topic, self.id);
+        if let Some(user) = &self.user {
+            self.shared.exit(&self.topic, user, self.is_lost);
+        }
+    }
+}
+
+impl<M: Deliver + Clone> fmt::Debug for Membership<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Membership").field("topic", &self.topic).field("id", &self.id).finish()
+    }
+}
