@@ -1,5 +1,7 @@
 //! The program's settings: a file, the environment and flags, each over the one before.
 
+mod period;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +13,8 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, ValueEnum};
 use serde::Deserialize;
 use tracing_subscriber::filter::LevelFilter;
+
+use period::Period;
 
 /// What the program runs with.
 #[derive(Debug)]
@@ -330,39 +334,6 @@ fn read(path: &std::path::Path) -> Result<Layer, String> {
     })
 }
 
-/// A time such as `500ms`, `10s`, `5m` or `24h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Period(Duration);
-
-impl std::str::FromStr for Period {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
-        let number: u64 = digits.parse().map_err(|_| expected())?;
-        let millis = match &text[digits.len()..] {
-            "ms" => Some(number),
-            "s" => number.checked_mul(1000),
-            "m" => number.checked_mul(60_000),
-            "h" => number.checked_mul(3_600_000),
-            _ => None,
-        };
-        // A year and no more: sums with the present must not overflow.
-        let millis = millis.filter(|millis| *millis <= 365 * 24 * 3_600_000);
-        millis.map(|millis| Self(Duration::from_millis(millis))).ok_or_else(expected)
-    }
-}
-
-fn expected() -> String {
-    "expected a time such as 500ms, 10s, 5m or 24h".to_owned()
-}
-
-impl<'de> Deserialize<'de> for Period {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
 /// Why the program does not start.
 #[derive(Debug)]
 pub(crate) enum Exit {
@@ -403,20 +374,6 @@ pub(crate) fn complain(error: &str) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn periods() {
-        let parse = |text: &str| text.parse::<Period>().map(|period| period.0.as_millis());
-        assert_eq!(parse("500ms"), Ok(500));
-        assert_eq!(parse("10s"), Ok(10_000));
-        assert_eq!(parse("5m"), Ok(300_000));
-        assert_eq!(parse("24h"), Ok(86_400_000));
-        for wrong in
-            ["", "10", "s", "-1s", "1.5s", "10 s", "1d", "99999999999999999999s", "9999999h"]
-        {
-            assert!(parse(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_layer_wins_over_the_file() {
