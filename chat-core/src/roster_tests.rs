@@ -1,0 +1,214 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn occupant(n: u32) -> Occupant {
+    Occupant { user: UserId::new(format!("u{n}")).unwrap(), info: Bytes::from(format!("{n}")) }
+}
+
+/// What a broker knows of a room.
+#[derive(Debug, Default)]
+struct Truth {
+    version: u64,
+    users: std::collections::BTreeSet<u32>,
+}
+
+impl Truth {
+    fn snapshot(&self, limit: usize) -> Occupancy {
+        let is_small = self.users.len() <= limit;
+        let occupants = self.users.iter().filter(|_| is_small).map(|n| occupant(*n)).collect();
+        Occupancy { version: self.version, count: self.users.len() as u32, occupants }
+    }
+}
+
+fn told(out: &mut Vec<Item>) -> Vec<String> {
+    let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    out.drain(..)
+        .map(|item| match item {
+            Item::Presence(PresenceChange::Joined, info) => format!("+{}", text(info)),
+            Item::Presence(PresenceChange::Left, info) => format!("-{}", text(info)),
+            Item::Count(count) => format!("={count}"),
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn changes_are_told_once_and_missed_ones_after_a_snapshot() {
+    let (mut roster, mut out) = (Roster::new(10), Vec::new());
+    roster.change(5, 1, PresenceChange::Joined, occupant(1), &mut out);
+    let mut truth = Truth { version: 5, users: [1, 2].into() };
+    roster.ask();
+    roster.set(truth.snapshot(10), &mut out);
+    assert_eq!(told(&mut out), [""; 0], "the first snapshot is no news");
+    roster.change(5, 2, PresenceChange::Joined, occupant(2), &mut out);
+    roster.change(6, 3, PresenceChange::Joined, occupant(3), &mut out);
+    roster.change(7, 2, PresenceChange::Left, occupant(1), &mut out);
+    assert_eq!(told(&mut out), ["+3", "-1"]);
+
+    roster.change(9, 2, PresenceChange::Joined, occupant(5), &mut out);
+    assert!(roster.wants_snapshot() && out.is_empty(), "one was missed");
+    truth = Truth { version: 9, users: [3, 5].into() };
+    roster.ask();
+    roster.set(truth.snapshot(10), &mut out);
+    assert_eq!(told(&mut out), ["-2", "+5"]);
+    assert_eq!((roster.count(), roster.listed().unwrap().len()), (2, 2));
+    roster.ask();
+    roster.set(Occupancy::default(), &mut out);
+    assert_eq!(told(&mut out), ["-3", "-5"], "the broker was emptied");
+}
+
+#[test]
+fn a_snapshot_of_an_older_moment_undoes_nothing() {
+    for (older, is_wanted_again) in
+        [(Truth { version: 5, users: [1].into() }, false), (Truth::default(), true)]
+    {
+        let (mut roster, mut out) = (Roster::new(10), Vec::new());
+        roster.ask();
+        roster.set(older.snapshot(10), &mut out);
+        roster.ask();
+        roster.change(6, 1, PresenceChange::Joined, occupant(1), &mut out);
+        roster.change(7, 2, PresenceChange::Joined, occupant(2), &mut out);
+        roster.set(older.snapshot(10), &mut out);
+        assert_eq!(roster.listed().unwrap().len(), 2);
+        assert_eq!(roster.wants_snapshot(), is_wanted_again, "{older:?}");
+    }
+}
+
+#[test]
+fn what_was_missed_since_a_snapshot_was_asked_for_is_asked_for_again() {
+    let (mut roster, mut out) = (Roster::new(10), Vec::new());
+    let truth = Truth { version: 5, users: [1].into() };
+    roster.ask();
+    roster.set(truth.snapshot(10), &mut out);
+    roster.ask();
+    roster.suspect();
+    roster.set(truth.snapshot(10), &mut out);
+    assert!(roster.wants_snapshot());
+    roster.ask();
+    roster.change(7, 3, PresenceChange::Joined, occupant(3), &mut out);
+    roster.set(truth.snapshot(10), &mut out);
+    assert!(roster.wants_snapshot(), "6 was missed");
+}
+
+#[test]
+fn a_big_room_is_told_its_count() {
+    let (mut roster, mut out) = (Roster::new(4), Vec::new());
+    let mut truth = Truth { version: 100, users: (0..4).collect() };
+    roster.ask();
+    roster.set(truth.snapshot(4), &mut out);
+    for n in 4..9 {
+        roster.change(97 + u64::from(n), n + 1, PresenceChange::Joined, occupant(n), &mut out);
+    }
+    assert!(out.is_empty() && roster.listed().is_none());
+    assert!(roster.has_news());
+    roster.tell_count(&mut out);
+    roster.tell_count(&mut out);
+    assert_eq!(told(&mut out), ["=9"]);
+
+    for n in 3..9 {
+        let left = PresenceChange::Left;
+        roster.change(103 + u64::from(n), 11 - n, left, occupant(n), &mut out);
+        assert_eq!(roster.wants_snapshot(), 11 - n <= 3, "a room at the limit stays big");
+    }
+    truth = Truth { version: 111, users: (0..3).collect() };
+    roster.ask();
+    roster.set(truth.snapshot(4), &mut out);
+    assert_eq!(told(&mut out), ["=3"]);
+    assert_eq!(roster.listed().unwrap().len(), 3);
+}
+
+#[test]
+fn a_first_snapshot_that_does_not_know_what_came_meanwhile_is_followed_by_another() {
+    let (mut roster, mut out) = (Roster::new(10), Vec::new());
+    roster.ask();
+    roster.change(7, 1, PresenceChange::Joined, occupant(1), &mut out);
+    roster.set(Occupancy::default(), &mut out);
+    assert!(roster.wants_snapshot() && out.is_empty());
+    roster.ask();
+    roster.set(Truth { version: 7, users: [1].into() }.snapshot(10), &mut out);
+    assert_eq!(told(&mut out), ["+1"]);
+    assert!(!roster.wants_snapshot());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// However changes are lost and snapshots delayed, in the end the roster is right,
+    /// and whoever follows what was told knows the same.
+    #[test]
+    fn the_roster_comes_to_the_truth(
+        steps in prop::collection::vec((0u32..8, 0u8..6), 0..200), limit in 1usize..7,
+    ) {
+        let (mut truth, mut roster, mut out) = (Truth::default(), Roster::new(limit), Vec::new());
+        // A snapshot that was asked for, and the answer once it is made.
+        let (mut asked, mut answer) = (false, None);
+        let mut follower: Option<std::collections::BTreeSet<String>> = None;
+        let mut follow = |roster: &Roster, out: &mut Vec<Item>| {
+            for line in told(out) {
+                let (sign, who) = line.split_at(1);
+                if let Some(follower) = &mut follower {
+                    match sign {
+                        "+" => assert!(follower.insert(who.to_owned()), "{line}: there already"),
+                        "-" => assert!(follower.remove(who), "{line}: not there"),
+                        _ => {}
+                    }
+                }
+            }
+            // Whoever comes to a room, or to a small one that was big, is given a list.
+            match roster.listed() {
+                None => follower = None,
+                Some(listed) => {
+                    let names: std::collections::BTreeSet<String> = listed
+                        .values().map(|info| String::from_utf8(info.to_vec()).unwrap()).collect();
+                    assert_eq!(follower.get_or_insert_with(|| names.clone()), &names);
+                }
+            }
+        };
+        for (user, fate) in steps {
+            match fate {
+                0 if roster.wants_snapshot() && !asked => {
+                    roster.ask();
+                    asked = true;
+                }
+                0 if asked => answer = answer.or_else(|| Some(truth.snapshot(limit))),
+                1 => if let Some(snapshot) = answer.take() {
+                    roster.set(snapshot, &mut out);
+                    asked = false;
+                },
+                _ => {
+                    let change = if truth.users.insert(user) {
+                        PresenceChange::Joined
+                    } else {
+                        truth.users.remove(&user);
+                        PresenceChange::Left
+                    };
+                    truth.version += 1;
+                    let count = truth.users.len() as u32;
+                    if fate == 2 {
+                        roster.suspect();
+                    } else {
+                        roster.change(truth.version, count, change, occupant(user), &mut out);
+                    }
+                }
+            }
+            follow(&roster, &mut out);
+        }
+        if asked {
+            roster.set(answer.unwrap_or_else(|| truth.snapshot(limit)), &mut out);
+            follow(&roster, &mut out);
+        }
+        for _ in 0..3 {
+            if roster.wants_snapshot() {
+                roster.ask();
+                roster.set(truth.snapshot(limit), &mut out);
+                follow(&roster, &mut out);
+            }
+        }
+        prop_assert!(!roster.wants_snapshot());
+        prop_assert_eq!(roster.count() as usize, truth.users.len());
+        let is_small = roster.listed().is_some();
+        prop_assert!(truth.users.len() <= limit || !is_small);
+        prop_assert!(truth.users.len() > limit * 3 / 4 || is_small);
+    }
+}
