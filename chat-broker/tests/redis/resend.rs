@@ -12,7 +12,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use crate::proxy::Proxy;
-use crate::support::{Node, PATIENCE, eventually, keyed, latest, room, texts};
+use crate::support::{Node, PATIENCE, assert_unavailable, eventually, keyed, latest, room, texts};
 
 /// Receipts that one publisher leaves open.
 const UNDER_WAY: usize = 64;
@@ -217,4 +217,27 @@ async fn the_first_with_a_key_is_the_first_when_sent_again() {
     assert!(!first.repeated && !second.repeated);
     assert_eq!(second.position.unwrap().offset, 2);
     assert!(publish(1).await.repeated);
+}
+
+/// The room keeps one message: of two that were not answered only the second can be found.
+#[tokio::test]
+async fn what_a_later_one_has_overtaken_is_not_sent_again() {
+    let server = RedisServer::start();
+    let node = node(&server, 1).await;
+    let topic = room("r");
+    server.pause();
+    let publish = async |text: &str| node.deliver(&topic, text, latest(1)).await;
+    let ((), first, second) = tokio::join!(
+        async {
+            node.wait_for(Status::Away).await;
+            server.resume();
+        },
+        publish("first"),
+        publish("second"),
+    );
+    assert_unavailable("the outcome is unknown", first);
+    assert_eq!(second.unwrap().position.unwrap().offset, 2);
+    node.wait_for(Status::Ready).await;
+    let history = node.history(&topic, Range::Latest, 9).await;
+    assert_eq!((texts(&history), history.position.offset), (vec!["second".to_owned()], 2));
 }
