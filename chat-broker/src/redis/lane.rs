@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use redis::{Pipeline, RedisResult, Value};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::answer::{is_overtaken, published, refuses_all, wants_reconnect};
 use super::claims::{Changes, Claims};
 use super::health::Side;
-use super::link::{Backoff, Link, PING_INTERVAL, broker_error};
+use super::link::{Backoff, Link, PING_INTERVAL, RESPONSE_TIMEOUT, broker_error, timed_out};
 use super::mark::Mark;
 use super::peer::Peer;
 use super::presence::{self, Presence};
@@ -167,7 +167,11 @@ impl LaneTask {
     /// Settles what was published on an earlier connection; the rest is sent as if new.
     async fn recover(&mut self, link: &mut Link) -> RedisResult<()> {
         let jobs = self.queue.take_sent();
-        let fates = match recover::find(link, &self.shared.scripts, &jobs).await {
+        let Some(first) = jobs.first() else { return Ok(()) };
+        // However slow the search is, nobody waits for longer than for an answer.
+        let limit = first.deadline + RESPONSE_TIMEOUT;
+        let found = timeout_at(limit, recover::find(link, &self.shared.scripts, &jobs)).await;
+        let fates = match found.unwrap_or_else(|_| Err(timed_out())) {
             Ok(fates) => fates,
             Err(error) => {
                 self.queue.put_back(jobs);

@@ -21,7 +21,7 @@ use crate::random;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long Redis may take to answer before the connection counts as broken.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often an idle connection is asked whether it lives.
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -111,8 +111,8 @@ pub(super) fn connection_config() -> AsyncConnectionConfig {
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
 }
 
-fn timed_out() -> RedisError {
-    io::Error::new(io::ErrorKind::TimedOut, "connecting took too long").into()
+pub(super) fn timed_out() -> RedisError {
+    io::Error::new(io::ErrorKind::TimedOut, "redis took too long").into()
 }
 
 /// What a failed command means to who asked for it.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
@@ -240,4 +240,23 @@ async fn what_a_later_one_has_overtaken_is_not_sent_again() {
     node.wait_for(Status::Ready).await;
     let history = node.history(&topic, Range::Latest, 9).await;
     assert_eq!((texts(&history), history.position.offset), (vec!["second".to_owned()], 2));
+}
+
+/// The room is large and the network slow: to look for what was lost would take longer than the deadline.
+#[tokio::test]
+async fn a_slow_search_ends_in_time() {
+    let server = RedisServer::start();
+    let fill = "for n = 1, 70000 do redis.call('XADD', KEYS[1], n .. '-0', 'd', '', 'i', '') end
+        redis.call('HSET', KEYS[2], 'epoch', 'abcdEF12', 'offset', 70000, 'id', '12345678')";
+    let filled = server.command(&["EVAL", fill, "2", "chat:{r.r}:log", "chat:{r.r}:meta"]).await;
+    assert_eq!(filled, "");
+    let proxy = Proxy::start(server.port()).await;
+    let (url, deadline) = (format!("redis://127.0.0.1:{}", proxy.port()), Duration::from_secs(5));
+    let node = Node::with(Node::config(&server).url(url).deadline(deadline)).await;
+    proxy.hold_present();
+    proxy.delay(Duration::from_millis(400));
+    let started = Instant::now();
+    assert_unavailable("publish", node.deliver(&room("r"), "", latest(1_000_000)).await);
+    let took = started.elapsed();
+    assert!(took > deadline && took < deadline + Duration::from_secs(3), "{took:?}");
 }
