@@ -3,6 +3,7 @@
 use chat_core::{Epoch, Position};
 use redis::{RedisError, RedisResult, Value};
 
+use super::link::code;
 use super::queue::Job;
 use super::script::is_unknown;
 use crate::broker::Published;
@@ -21,13 +22,18 @@ pub(super) fn is_overtaken(jobs: &[Job], replies: &[Value], n: usize) -> bool {
 
 /// Answers that concern the server, and not a topic whose key is not what it should be.
 pub(super) fn refuses_all(error: &RedisError) -> bool {
-    matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM" | "READONLY"))
+    matches!(code(error).as_deref(), Some("OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM" | "READONLY"))
 }
 
 /// Answers after which another server may be found at the same address, or this one with
 /// other rights.
 pub(super) fn wants_reconnect(error: &RedisError) -> bool {
-    matches!(error.code(), Some("LOADING" | "MASTERDOWN" | "NOAUTH" | "READONLY"))
+    matches!(code(error).as_deref(), Some("LOADING" | "MASTERDOWN" | "NOAUTH" | "READONLY"))
+}
+
+/// Answers of a server that works and takes no writes for now.
+pub(super) fn takes_no_writes(error: &RedisError) -> bool {
+    matches!(code(error).as_deref(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
 }
 
 /// Reads what the script or `PUBLISH` returned.

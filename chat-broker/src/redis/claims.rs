@@ -61,7 +61,7 @@ struct Claim {
     turn: Option<Turn>,
 }
 
-/// Whether Redis knows of a coming.
+/// Whether Redis knows of a coming, with this info.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     No,
@@ -178,6 +178,9 @@ impl State {
         let claim = self.claims.entry(key.clone()).or_insert_with(Claim::new);
         if std::mem::replace(&mut claim.here, true) {
             return;
+        }
+        if claim.told == Told::Yes && claim.info != info {
+            claim.told = Told::Maybe;
         }
         (claim.info, claim.since) = (info, accepted);
         if claim.visit.take().is_some() {

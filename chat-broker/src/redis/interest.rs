@@ -1,11 +1,15 @@
 //! Which channels a node wants, and what Redis has not been told of it yet.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use chat_core::{Position, Topic};
+use chat_core::{Epoch, Position, Topic};
 
-use super::mark::{Mark, Marks};
+use super::mark::{Mark, Recent};
 use super::names::Address;
+
+/// Ended epochs of one topic that are remembered: a Redis that ends again and again comes
+/// back with the same copy until it has made another.
+const MAX_ENDED: usize = 8;
 
 /// Every change has a version; whoever made it waits until Redis agrees up to that.
 #[derive(Debug, Default)]
@@ -21,7 +25,9 @@ pub(super) struct Interest {
     /// Something was received since [`take_heard`](Self::take_heard).
     heard: bool,
     /// Of topics that are not wanted.
-    marks: Marks,
+    marks: Recent<Mark>,
+    /// The epochs that topics were in before.
+    ended: Recent<VecDeque<Epoch>>,
 }
 
 #[derive(Debug)]
@@ -143,15 +149,39 @@ impl Interest {
         match self.wanted.get_mut(&channel) {
             Some(wanted) => wanted.seen.advance(mark),
             // The answers of one topic come in its order.
-            None => self.marks.insert(channel, mark),
+            None => {
+                let before = self.marks.get(&channel).copied().unwrap_or_default().position.epoch;
+                if before != mark.position.epoch {
+                    self.ended(&channel, before);
+                }
+                self.marks.insert(channel, mark);
+            }
         }
     }
 
-    /// How far the sequences have been seen to come, where anything was seen.
+    /// Takes note that a topic has left an epoch for another.
+    pub(super) fn ended(&mut self, channel: &str, epoch: Epoch) {
+        if epoch != Epoch::NONE {
+            let mut ended = self.ended.remove(channel).unwrap_or_default();
+            ended.push_back(epoch);
+            if ended.len() > MAX_ENDED {
+                ended.pop_front();
+            }
+            self.ended.insert(channel.to_owned(), ended);
+        }
+    }
+
+    /// How far the sequences have been seen to come, where anything was seen, and the ends
+    /// of those before.
     pub(super) fn seen(&self) -> Vec<(Address, Mark)> {
         let wanted = self.wanted.iter().map(|(channel, wanted)| (channel, wanted.seen));
         let seen = wanted.filter(|(_, seen)| seen.position != Position::default());
-        seen.chain(self.marks.iter())
+        let marks = self.marks.iter().map(|(channel, mark)| (channel, *mark));
+        let ended = self.ended.iter().flat_map(|(channel, epochs)| {
+            epochs.iter().map(move |epoch| (channel, Mark::end_of(*epoch)))
+        });
+        seen.chain(marks)
+            .chain(ended)
             .map(|(channel, seen)| (Address::of_channel(channel), seen))
             .collect()
     }
@@ -159,7 +189,7 @@ impl Interest {
 
 #[cfg(test)]
 mod tests {
-    use chat_core::{Epoch, RoomId};
+    use chat_core::RoomId;
 
     use super::*;
 
@@ -250,5 +280,22 @@ mod tests {
         assert_eq!(seen(&interest), [3]);
         interest.remove(&channels(&["a"]));
         assert_eq!(seen(&interest), [3]);
+    }
+    #[test]
+    fn the_latest_of_the_ended_epochs_are_remembered() {
+        let epoch = |n: usize| Epoch::parse(format!("{n:08}").as_bytes()).unwrap();
+        let mut interest = Interest::default();
+        for n in 0..20 {
+            let position = Position { epoch: epoch(n), offset: 1 };
+            for _ in 0..2 {
+                interest.published("a".to_owned(), Mark { position, id: None });
+            }
+        }
+        let seen = interest.seen();
+        let mut expected: Vec<_> = (20 - MAX_ENDED - 1..20).map(epoch).collect();
+        expected.rotate_right(1);
+        let ends = seen.iter().map(|(_, mark)| mark.position.epoch);
+        assert_eq!(ends.collect::<Vec<_>>(), expected);
+        assert!(seen[1..].iter().all(|(_, mark)| mark.position.offset == u64::MAX));
     }
 }

@@ -4,16 +4,17 @@
 use std::sync::Arc;
 
 use redis::{Pipeline, RedisResult, Value};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::answer::{is_overtaken, published, refuses_all, wants_reconnect};
 use super::claims::{Changes, Claims};
 use super::health::Side;
-use super::link::{Backoff, Link, PING_INTERVAL, broker_error};
+use super::link::{Backoff, Link, PING_INTERVAL, RESPONSE_TIMEOUT, broker_error, timed_out};
 use super::mark::Mark;
 use super::peer::Peer;
 use super::presence::{self, Presence};
 use super::queue::{Job, Queue};
+use super::recover::Fate;
 use super::subscriber::Subscriber;
 use super::{Shared, lineage, recover, script, wire};
 use crate::broker::{Delivery, Published};
@@ -166,22 +167,33 @@ impl LaneTask {
     /// Settles what was published on an earlier connection; the rest is sent as if new.
     async fn recover(&mut self, link: &mut Link) -> RedisResult<()> {
         let jobs = self.queue.take_sent();
-        let found = match recover::find(link, &self.shared.scripts, &jobs).await {
-            Ok(found) => found,
+        let Some(first) = jobs.first() else { return Ok(()) };
+        // However slow the search is, nobody waits for longer than for an answer.
+        let limit = first.deadline + RESPONSE_TIMEOUT;
+        let found = timeout_at(limit, recover::find(link, &self.shared.scripts, &jobs)).await;
+        let fates = match found.unwrap_or_else(|_| Err(timed_out())) {
+            Ok(fates) => fates,
             Err(error) => {
                 self.queue.put_back(jobs);
                 return Err(error);
             }
         };
         let (mut again, mut seen) = (Vec::new(), Vec::new());
-        for (mut job, position) in jobs.into_iter().zip(found) {
-            if let Some(position) = position {
-                seen.push((job.address.clone(), Mark { position, id: Some(job.id) }));
-                let published = Published { position: Some(position), nodes: 0, repeated: false };
-                job.settle(Ok(published));
-            } else {
-                job.sent = false;
-                again.push(job);
+        for (mut job, fate) in jobs.into_iter().zip(fates) {
+            match fate {
+                Fate::Published(position) => {
+                    seen.push((job.address.clone(), Mark { position, id: Some(job.id) }));
+                    let published =
+                        Published { position: Some(position), nodes: 0, repeated: false };
+                    job.settle(Ok(published));
+                }
+                Fate::Missing => {
+                    job.sent = false;
+                    again.push(job);
+                }
+                Fate::Overtaken => {
+                    job.settle(Err(BrokerError::unavailable("the answer was lost")));
+                }
             }
         }
         self.subscriber.published(seen);

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Shared;
+use super::answer::takes_no_writes;
 use super::health::Side;
 use super::link::Link;
 use super::names;
@@ -39,6 +40,8 @@ pub(super) struct LeaseTask {
     /// The node has a lease.
     held: bool,
     steadiness: Steadiness,
+    /// Redis takes no writes, and the log has said so.
+    refused: bool,
 }
 
 impl LeaseTask {
@@ -56,6 +59,7 @@ impl LeaseTask {
             node: names::new_node().into(),
             held: false,
             steadiness: Steadiness::new(shared.config.lease),
+            refused: false,
         }
     }
 
@@ -90,7 +94,17 @@ impl LeaseTask {
             }
         }
         match outcome {
-            Ok(()) => self.side.set_up(),
+            Ok(()) => {
+                self.refused = false;
+                self.side.set_up();
+            }
+            Err(error) if takes_no_writes(&error) => {
+                self.steadiness.fail();
+                self.side.set_up();
+                if !std::mem::replace(&mut self.refused, true) {
+                    tracing::warn!(%error, "redis does not renew the lease of this node");
+                }
+            }
             Err(error) => {
                 self.steadiness.fail();
                 self.side.set_down(&error);
@@ -160,9 +174,10 @@ impl LeaseTask {
             link.load(&self.shared.scripts).await?;
             outcome = link.query(commands).await;
         }
-        let outcome = outcome?;
-        self.link = Some(link);
-        Ok(outcome)
+        if outcome.as_ref().err().is_none_or(takes_no_writes) {
+            self.link = Some(link);
+        }
+        outcome
     }
 }
 

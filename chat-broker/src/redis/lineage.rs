@@ -6,7 +6,9 @@
 //! has seen of each topic is compared with what is stored. The sequence is another one if
 //! * its offset stands lower, or
 //! * the entry at the offset that was seen has another id, or is missing though older
-//!   ones are there;
+//!   ones are there, or
+//! * the topic had left this epoch for another (a Redis that ends twice comes back twice
+//!   with the same copy);
 //!
 //! then the counter is deleted, and the topic begins a new epoch.
 //!
@@ -16,7 +18,7 @@
 
 use redis::{Pipeline, RedisResult, Value};
 
-use super::link::Link;
+use super::link::{Link, code};
 use super::mark::{Mark, Stored};
 use super::names::Address;
 use super::script::Scripts;
@@ -42,7 +44,7 @@ pub(super) async fn check(
         let mut compare = Pipeline::new();
         compare.ignore_errors();
         for ((address, mark), stored) in seen.iter().zip(stored) {
-            if is_doubtful(*mark, stored) {
+            if is_doubtful(*mark, answered(stored)?) {
                 let (Mark { position, id }, keys) = (mark, [address.meta(), &address.log()]);
                 let id = id.as_ref().map_or(&b""[..], MessageId::as_bytes);
                 let call = scripts.lineage.call(&mut compare, &keys);
@@ -50,14 +52,24 @@ pub(super) async fn check(
             }
         }
         if !compare.is_empty() {
-            let outcomes = link.send(&compare).await?;
-            ended += outcomes.iter().filter(|outcome| **outcome == Value::Int(1)).count();
+            for outcome in link.send(&compare).await? {
+                ended += usize::from(answered(outcome)? == Value::Int(1));
+            }
         }
     }
     if ended > 0 {
         tracing::warn!(topics = ended, "redis forgot messages: new epochs begin");
     }
     Ok(())
+}
+
+/// A refusal (for want of replicas, say) leaves an epoch that must end: the connection may
+/// not be used. Only a key of another type gives out no offset at all.
+fn answered(reply: Value) -> RedisResult<Value> {
+    match reply.extract_error() {
+        Err(error) if code(&error).as_deref() == Some("WRONGTYPE") => Ok(Value::Nil),
+        reply => reply,
+    }
 }
 
 /// Whether a closer look is needed: mostly a topic stands where it was seen. What is

@@ -21,7 +21,7 @@ use crate::random;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long Redis may take to answer before the connection counts as broken.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often an idle connection is asked whether it lives.
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,8 +70,12 @@ impl Link {
         io::Error::new(io::ErrorKind::ConnectionReset, "the connection was lost").into()
     }
 
+    /// Asks for a sign of life. That Redis cannot save its data is one: it says so instead.
     pub(super) async fn ping(&mut self) -> RedisResult<()> {
-        redis::cmd("PING").exec_async(&mut self.connection).await
+        match redis::cmd("PING").exec_async(&mut self.connection).await {
+            Err(error) if code(&error).as_deref() == Some("MISCONF") => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Sends commands in one go. The answers stand in their order, errors among them.
@@ -107,15 +111,15 @@ pub(super) fn connection_config() -> AsyncConnectionConfig {
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
 }
 
-fn timed_out() -> RedisError {
-    io::Error::new(io::ErrorKind::TimedOut, "connecting took too long").into()
+pub(super) fn timed_out() -> RedisError {
+    io::Error::new(io::ErrorKind::TimedOut, "redis took too long").into()
 }
 
 /// What a failed command means to who asked for it.
 pub(super) fn broker_error(error: RedisError) -> BrokerError {
     use redis::ErrorKind;
 
-    let refused = match error.code() {
+    let refused = match code(&error).as_deref() {
         Some(code) => !is_passing(code),
         None => matches!(
             error.kind(),
@@ -127,6 +131,20 @@ pub(super) fn broker_error(error: RedisError) -> BrokerError {
         ),
     };
     if refused { BrokerError::refused(error) } else { BrokerError::unavailable(error) }
+}
+
+/// The code of an error that Redis answered, of the first one in a pipeline. Of one inside a
+/// script it stands in the text, before Redis 7: `ERR Error running script (call to f_…):
+/// @user_script: 7: -OOM …`.
+pub(super) fn code(error: &RedisError) -> Option<String> {
+    let errors = error.clone().into_server_errors()?;
+    let (_, error) = errors.first()?;
+    let is_code = |word: &&str| word.len() > 1 && word.bytes().all(|b| b.is_ascii_uppercase());
+    let inside = error
+        .details()
+        .filter(|text| error.code() == "ERR" && text.starts_with("Error running script"))
+        .and_then(|text| text.split(' ').map(|word| word.trim_start_matches('-')).find(is_code));
+    Some(inside.unwrap_or(error.code()).to_owned())
 }
 
 /// Answers of a server that will work again by itself.
@@ -163,6 +181,27 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_code_of_an_error_inside_a_script_is_found() {
+        for (answer, expected) in [
+            ("-READONLY You can't write against a read only replica.", "READONLY"),
+            (
+                "-ERR Error running script (call to f_0a1b): @user_script: 21: -READONLY You can't",
+                "READONLY",
+            ),
+            (
+                "-ERR Error running script (call to f_0a1b): @user_script:8: WRONGTYPE Operation",
+                "WRONGTYPE",
+            ),
+            ("-ERR Error running script (call to f_0a1b): @user_script:8: attempt to", "ERR"),
+            ("-ERR unknown command OOM", "ERR"),
+        ] {
+            let reply = redis::parse_redis_value(format!("{answer}\r\n").as_bytes()).unwrap();
+            let code = code(&reply.extract_error().unwrap_err());
+            assert_eq!(code.as_deref(), Some(expected), "{answer}");
+        }
+    }
 
     #[test]
     fn the_backoff_grows_to_its_limit_and_begins_anew() {

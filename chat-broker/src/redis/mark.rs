@@ -7,7 +7,7 @@ use chat_core::{Epoch, Position};
 use super::wire::MessageId;
 
 /// Topics that are remembered at most, beside those that the node is subscribed to.
-const MAX_MARKS: usize = 4096;
+const MAX_TOPICS: usize = 4096;
 
 /// The latest kept publication of a topic that this node knows of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,6 +28,11 @@ impl Mark {
         Some(Self { position, id: id.and_then(|id| MessageId::parse(&id)) })
     }
 
+    /// Above all of an epoch that has ended: whatever stands in it again is an older copy.
+    pub(super) fn end_of(epoch: Epoch) -> Self {
+        Self { position: Position { epoch, offset: u64::MAX }, id: None }
+    }
+
     /// Takes note of one that was read or answered: it may be older than what has arrived
     /// since.
     pub(super) fn advance(&mut self, to: Self) {
@@ -40,31 +45,41 @@ impl Mark {
     }
 }
 
-/// The marks of topics that the node has used of late, by channel: the half that was used
-/// longest ago is forgotten when there are too many.
-#[derive(Debug, Default)]
-pub(super) struct Marks {
-    latest: HashMap<String, Mark>,
-    earlier: HashMap<String, Mark>,
+/// What is remembered of topics, by channel: the half that was remembered longest ago is
+/// forgotten when there are too many.
+#[derive(Debug)]
+pub(super) struct Recent<T> {
+    latest: HashMap<String, T>,
+    earlier: HashMap<String, T>,
 }
 
-impl Marks {
-    pub(super) fn insert(&mut self, channel: String, mark: Mark) {
-        if self.latest.len() >= MAX_MARKS / 2 && !self.latest.contains_key(&channel) {
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Self { latest: HashMap::new(), earlier: HashMap::new() }
+    }
+}
+
+impl<T> Recent<T> {
+    pub(super) fn insert(&mut self, channel: String, value: T) {
+        if self.latest.len() >= MAX_TOPICS / 2 && !self.latest.contains_key(&channel) {
             self.earlier = std::mem::take(&mut self.latest);
         }
-        self.latest.insert(channel, mark);
+        self.latest.insert(channel, value);
     }
 
-    pub(super) fn remove(&mut self, channel: &str) -> Option<Mark> {
+    pub(super) fn get(&self, channel: &str) -> Option<&T> {
+        self.latest.get(channel).or_else(|| self.earlier.get(channel))
+    }
+
+    pub(super) fn remove(&mut self, channel: &str) -> Option<T> {
         let earlier = self.earlier.remove(channel);
         self.latest.remove(channel).or(earlier)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, Mark)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &T)> {
         let earlier =
             self.earlier.iter().filter(|(channel, _)| !self.latest.contains_key(*channel));
-        self.latest.iter().chain(earlier).map(|(channel, mark)| (channel, *mark))
+        self.latest.iter().chain(earlier)
     }
 }
 
@@ -93,13 +108,13 @@ mod tests {
 
     #[test]
     fn the_latest_are_remembered() {
-        let mut marks = Marks::default();
+        let mut marks = Recent::default();
         for n in 1..=10_000 {
             marks.insert(n.to_string(), at(b"aaaaaaaa", n));
             marks.insert("busy".to_owned(), at(b"aaaaaaaa", n));
-            assert!(marks.iter().count() <= MAX_MARKS);
+            assert!(marks.iter().count() <= MAX_TOPICS);
         }
-        for n in 10_000 - MAX_MARKS as u64 / 2 + 2..=10_000 {
+        for n in 10_000 - MAX_TOPICS as u64 / 2 + 2..=10_000 {
             assert_eq!(marks.remove(&n.to_string()), Some(at(b"aaaaaaaa", n)));
         }
         assert_eq!(marks.remove("busy"), Some(at(b"aaaaaaaa", 10_000)));

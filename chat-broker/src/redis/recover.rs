@@ -2,9 +2,11 @@
 //!
 //! Redis may have executed them or not. The new connection first ends the old one, so that
 //! nothing on it is executed any more, and then looks for them in the logs by their ids:
-//! what is there was published, and the rest is sent again.
+//! what is there was published, and the rest is sent again. Only what precedes one that is
+//! there is not: it was published and trimmed since, or refused, and would be published a
+//! second time, or in the wrong place.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chat_core::{Epoch, Position};
 use redis::{Pipeline, RedisResult, Value};
@@ -18,8 +20,18 @@ use super::script::Scripts;
 const STEP: usize = 4096;
 
 /// Steps at most. More than 65,536 publications to one topic while a node connects again
-/// hide what was published before them.
+/// hide what was published before them; so do as many as the topic keeps.
 const MAX_STEPS: usize = 16;
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Published(Position),
+    /// It is not there, and nothing later that was sent with it.
+    Missing,
+    /// It is not there, but something later is.
+    Overtaken,
+}
 
 /// The search in one topic.
 struct Search {
@@ -29,12 +41,12 @@ struct Search {
     before: String,
 }
 
-/// Where each of `jobs` stands in its topic, if it does.
+/// What became of each of `jobs`, which were sent in this order.
 pub(super) async fn find(
     link: &mut Link,
     scripts: &Scripts,
     jobs: &[Job],
-) -> RedisResult<Vec<Option<Position>>> {
+) -> RedisResult<Vec<Fate>> {
     let mut found = vec![None; jobs.len()];
     let mut topics: HashMap<&str, Search> = HashMap::new();
     for (n, job) in jobs.iter().enumerate() {
@@ -53,7 +65,26 @@ pub(super) async fn find(
             search.take(replies.next().unwrap_or(Value::Nil), &mut found).is_some()
         });
     }
-    Ok(found)
+    Ok(fates(jobs, found))
+}
+
+fn fates(jobs: &[Job], found: Vec<Option<Position>>) -> Vec<Fate> {
+    let mut overtaking = HashSet::new();
+    let mut fates: Vec<Fate> = jobs
+        .iter()
+        .zip(found)
+        .rev()
+        .map(|(job, position)| match position {
+            Some(position) => {
+                overtaking.insert(job.address.channel());
+                Fate::Published(position)
+            }
+            None if overtaking.contains(job.address.channel()) => Fate::Overtaken,
+            None => Fate::Missing,
+        })
+        .collect();
+    fates.reverse();
+    fates
 }
 
 impl Search {

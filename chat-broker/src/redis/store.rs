@@ -61,18 +61,24 @@ impl Store {
         self.in_time(read).await
     }
 
-    /// Reads the secret, or proposes one.
+    /// Reads the secret, or proposes one: only if there is none, since a Redis that takes no
+    /// writes would refuse that, too.
     pub(super) async fn secret(&self) -> Result<[u8; 32], BrokerError> {
-        let mut proposal = [0; 32];
-        rustls::crypto::ring::default_provider()
-            .secure_random
-            .fill(&mut proposal)
-            .map_err(|_| BrokerError::unavailable("the operating system gives no random bytes"))?;
         let key = self.shared.names.secret();
-        let mut commands = Pipeline::with_capacity(2);
-        commands.cmd("SET").arg(&key).arg(&proposal).arg("NX").ignore();
-        commands.cmd("GET").arg(&key);
-        let (stored,): (Vec<u8>,) = self.in_time(self.query(&commands)).await?;
+        let mut get = Pipeline::with_capacity(1);
+        get.cmd("GET").arg(&key);
+        let work = async {
+            let (stored,): (Option<Vec<u8>>,) = self.query(&get).await?;
+            if let Some(stored) = stored {
+                return Ok(stored);
+            }
+            let mut propose = Pipeline::with_capacity(2);
+            propose.cmd("SET").arg(&key).arg(&new_secret()?).arg("NX").ignore();
+            propose.cmd("GET").arg(&key);
+            let (stored,) = self.query(&propose).await?;
+            Ok(stored)
+        };
+        let stored: Vec<u8> = self.in_time(work).await?;
         stored.try_into().map_err(|_| BrokerError::refused("the secret in redis is not 32 bytes"))
     }
 
@@ -113,6 +119,15 @@ impl Store {
             .await
             .unwrap_or_else(|_| Err(BrokerError::unavailable("redis did not answer in time")))
     }
+}
+
+fn new_secret() -> Result<[u8; 32], BrokerError> {
+    let mut secret = [0; 32];
+    rustls::crypto::ring::default_provider()
+        .secure_random
+        .fill(&mut secret)
+        .map_err(|_| BrokerError::unavailable("the operating system gives no random bytes"))?;
+    Ok(secret)
 }
 
 pub(super) fn malformed() -> BrokerError {

@@ -236,8 +236,12 @@ impl Subscriber {
                 self.events.publication(wanted.topic.clone(), payload, None);
             }
             Some(Message::Kept { position, id, payload }) => {
-                wanted.seen = Mark { position, id: Some(id) };
+                let mark = Mark { position, id: Some(id) };
+                let before = std::mem::replace(&mut wanted.seen, mark).position.epoch;
                 self.events.publication(wanted.topic.clone(), payload, Some(position));
+                if before != position.epoch {
+                    interest.ended(&String::from_utf8_lossy(&channel), before);
+                }
             }
             Some(Message::Presence { change, occupant, version, count }) => {
                 self.events.presence(wanted.topic.clone(), change, occupant, version, count);

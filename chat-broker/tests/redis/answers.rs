@@ -1,8 +1,11 @@
 //! Redis answers, but not what one would like to hear.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, BrokerEvent, Delivery, RedisConfig, Status};
+use chat_broker::{Broker, BrokerError, BrokerEvent, Delivery, RedisConfig, Status};
+use tokio::time::sleep;
 
 use crate::support::{
     DEADLINE, Node, PATIENCE, assert_refused, assert_unavailable, eventually, room,
@@ -68,6 +71,51 @@ async fn no_memory_is_refused_until_there_is_some() {
     node.publish(&room("r"), "").await.unwrap();
 }
 
+/// Another's script runs and runs: reads fail as they do when Redis is away.
+#[tokio::test]
+async fn a_busy_redis_is_unavailable() {
+    let server = RedisServer::start_with(&["--lua-time-limit", "50"]);
+    let node = Node::start(&server).await;
+    node.position(&room("r")).await.unwrap();
+    let endless = server.command(&["EVAL", "while true do end", "0"]);
+    let read = async {
+        eventually("an answer", async || {
+            let outcome = node.position(&room("r")).await;
+            if let Err(error) = &outcome {
+                assert!(matches!(error, BrokerError::Unavailable(_)), "{error}");
+            }
+            outcome.is_err_and(|error| error.to_string().contains("BUSY"))
+        })
+        .await;
+        server.command(&["SCRIPT", "KILL"]).await;
+    };
+    tokio::join!(endless, read);
+    eventually("an end", async || node.position(&room("r")).await.is_ok()).await;
+}
+
+/// Redis cannot save its data, and answers nothing but errors to whoever writes or pings.
+#[tokio::test]
+async fn a_full_disk_is_refused_and_the_rest_goes_on() {
+    let server = RedisServer::start_with(&["--save", "3600 1"]);
+    let lease = Duration::from_secs(1);
+    let mut node = Node::with(Node::config(&server).lease(lease)).await;
+    let topic = room("r");
+    node.subscribe(&topic).await.unwrap();
+    std::fs::remove_dir_all(server.directory()).unwrap();
+    server.command(&["BGSAVE"]).await;
+    eventually("a failure", async || server.command(&["PING"]).await.starts_with("MISCONF")).await;
+    let until = Instant::now() + lease * 3;
+    while Instant::now() < until {
+        assert_refused("kept", node.publish(&topic, "").await);
+        node.deliver(&topic, "heard", Delivery::Ephemeral).await.expect("nothing is written");
+        assert_eq!(node.message().await.0, "heard");
+        assert_eq!(node.broker.status(), Status::Ready);
+        sleep(Duration::from_millis(100)).await;
+    }
+    server.command(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]).await;
+    node.publish(&topic, "").await.unwrap();
+}
+
 #[tokio::test]
 async fn a_read_only_replica_is_refused_until_it_is_a_master() {
     let server = RedisServer::start();
@@ -76,7 +124,7 @@ async fn a_read_only_replica_is_refused_until_it_is_a_master() {
     eventually("READONLY", async || {
         matches!(
             node.publish(&room("r"), "").await,
-            Err(chat_broker::BrokerError::Refused(cause)) if cause.to_string().contains("ReadOnly")
+            Err(BrokerError::Refused(cause)) if cause.to_string().contains("ReadOnly")
         )
     })
     .await;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, BrokerEvent, RedisConfig};
+use chat_broker::{Broker, BrokerEvent, RedisConfig, Status};
 use chat_core::Topic;
 use tokio::time::sleep;
 
@@ -260,4 +260,24 @@ async fn killed_connections_lose_no_change() {
     for key in server.command(&["KEYS", "chat:*:on:*"]).await.lines() {
         assert!(key.is_empty(), "{key} is left");
     }
+}
+
+/// Whoever is alive stays so, the dead leave, and a new node begins.
+#[tokio::test]
+async fn leases_need_no_memory() {
+    let server = RedisServer::start();
+    let (node, dying) = (Node::with(config(&server)).await, Node::with(config(&server)).await);
+    let topic = room("r");
+    node.enter(&topic, "anna");
+    dying.enter(&topic, "ben");
+    node.broker.secret().await.unwrap();
+    node.wait_for_occupants(&topic, &["anna", "ben"]).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    sleep(LEASE * 2).await;
+    drop(dying.broker);
+    node.wait_for_occupants(&topic, &["anna"]).await;
+    assert_eq!(node.broker.status(), Status::Ready);
+    let new = Node::with(config(&server)).await;
+    new.wait_for(Status::Ready).await;
+    new.broker.secret().await.expect("it is there already");
 }

@@ -1,9 +1,10 @@
 //! Redis comes back with older data, or with what another node made of it.
 
+use std::collections::HashSet;
 use std::fs;
 
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, BrokerEvent};
+use chat_broker::{Broker, BrokerEvent, Status};
 use chat_core::{Position, Range, Step};
 
 use crate::support::{Node, eventually, latest, room, texts};
@@ -146,5 +147,49 @@ async fn a_redis_emptied_under_a_node_begins_new_epochs() {
             BrokerEvent::Publication { position, .. } => assert_eq!(position, Some(expected)),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// Redis has lost the latest and takes no writes yet, as after a failover without replicas:
+/// the epoch cannot be ended now, and must not be gone on with later.
+#[tokio::test]
+async fn an_epoch_that_cannot_be_ended_yet_is_not_gone_on_with() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let topic = room("r");
+    node.publish(&topic, "1").await.unwrap();
+    let before = node.publish(&topic, "lost").await.unwrap().position.unwrap();
+    server.command(&["HSET", "chat:{r.r}:meta", "offset", "1", "id", "12345678"]).await;
+    server.command(&["DEL", "chat:{r.r}:log"]).await;
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    assert_ne!(server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await, "0");
+    node.publish(&room("x"), "").await.expect_err("nothing can be kept");
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    wait_until_back(&node).await;
+    let after = node.publish(&topic, "2").await.unwrap().position.unwrap();
+    assert_eq!(before.step_to(after), Step::Gap, "{after:?} after {before:?}");
+}
+
+/// Redis ends again and again before it has made another snapshot.
+#[tokio::test]
+async fn an_epoch_that_has_ended_never_comes_back() {
+    let mut server = RedisServer::start();
+    let mut node = Node::start(&server).await;
+    let (heard, told) = (room("heard"), room("told"));
+    node.subscribe(&heard).await.unwrap();
+    let mut epochs = HashSet::new();
+    for topic in [&heard, &told] {
+        node.publish(topic, "in the copy").await.unwrap();
+    }
+    assert_eq!(server.command(&["SAVE"]).await, "OK");
+    for _ in 0..4 {
+        for topic in [&heard, &told] {
+            let position = node.publish(topic, "not in it").await.unwrap().position.unwrap();
+            assert!(epochs.insert(position.epoch), "{topic}: {position:?} in an old epoch");
+        }
+        node.arrived().await;
+        server.restart();
+        node.wait_for(Status::Away).await;
+        node.wait_for(Status::Ready).await;
     }
 }

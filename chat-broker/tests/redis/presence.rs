@@ -175,3 +175,26 @@ async fn who_was_refused_comes_when_there_is_room() {
         (change, ..) = watcher.change() => assert_eq!(change, "+ben"),
     }
 }
+
+/// Nobody has left, but whoever reads finds the new name.
+#[tokio::test]
+async fn who_comes_back_at_once_under_another_name_is_read_by_it() {
+    let server = RedisServer::start();
+    let mut node = Node::start(&server).await;
+    let topic = room("r");
+    node.subscribe(&topic).await.unwrap();
+    node.enter(&topic, "anna");
+    node.change().await;
+    let renamed = |info: &'static [u8]| Occupant { user: user("anna"), info: info.into() };
+    for _ in 0..2 {
+        node.leave(&topic, "anna");
+        node.broker.enter(&topic, renamed(b"another"));
+    }
+    eventually("the other name", async || {
+        node.occupancy(&topic, 9).await.occupants == [renamed(b"another")]
+    })
+    .await;
+    assert_eq!(node.arrived().await, []);
+    node.leave(&topic, "anna");
+    node.wait_for_occupants(&topic, &[]).await;
+}

@@ -3,12 +3,14 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 /// A proxy that can hold connections, and can swallow what Redis pushes on them.
 pub(crate) struct Proxy {
@@ -24,6 +26,8 @@ struct Shared {
     held: watch::Sender<u64>,
     /// Messages are swallowed on the connections below this one.
     deaf: AtomicU64,
+    /// For how long commands are under way, in milliseconds.
+    delay: AtomicU64,
 }
 
 impl Proxy {
@@ -34,6 +38,7 @@ impl Proxy {
             next: AtomicU64::new(0),
             held: watch::Sender::new(0),
             deaf: AtomicU64::new(0),
+            delay: AtomicU64::new(0),
         });
         let accept = tokio::spawn(accept(listener, server, Arc::clone(&shared)));
         Self { port, shared, accept }
@@ -56,6 +61,11 @@ impl Proxy {
     /// What was held passes on, in its order.
     pub(crate) fn resume(&self) {
         self.shared.held.send_replace(0);
+    }
+
+    /// Commands take this long to reach Redis.
+    pub(crate) fn delay(&self, time: Duration) {
+        self.shared.delay.store(time.as_millis() as u64, Ordering::SeqCst);
     }
 
     /// Messages that Redis pushes are swallowed on the connections that there are; new ones
@@ -98,6 +108,7 @@ async fn pass_commands(
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length) = from.read(&mut buffer).await {
         shared.pass(number).await;
+        sleep(Duration::from_millis(shared.delay.load(Ordering::SeqCst))).await;
         if length == 0 || to.write_all(&buffer[..length]).await.is_err() {
             return;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
@@ -12,7 +12,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use crate::proxy::Proxy;
-use crate::support::{Node, PATIENCE, eventually, keyed, latest, room, texts};
+use crate::support::{Node, PATIENCE, assert_unavailable, eventually, keyed, latest, room, texts};
 
 /// Receipts that one publisher leaves open.
 const UNDER_WAY: usize = 64;
@@ -217,4 +217,46 @@ async fn the_first_with_a_key_is_the_first_when_sent_again() {
     assert!(!first.repeated && !second.repeated);
     assert_eq!(second.position.unwrap().offset, 2);
     assert!(publish(1).await.repeated);
+}
+
+/// The room keeps one message: of two that were not answered only the second can be found.
+#[tokio::test]
+async fn what_a_later_one_has_overtaken_is_not_sent_again() {
+    let server = RedisServer::start();
+    let node = node(&server, 1).await;
+    let topic = room("r");
+    server.pause();
+    let publish = async |text: &str| node.deliver(&topic, text, latest(1)).await;
+    let ((), first, second) = tokio::join!(
+        async {
+            node.wait_for(Status::Away).await;
+            server.resume();
+        },
+        publish("first"),
+        publish("second"),
+    );
+    assert_unavailable("the outcome is unknown", first);
+    assert_eq!(second.unwrap().position.unwrap().offset, 2);
+    node.wait_for(Status::Ready).await;
+    let history = node.history(&topic, Range::Latest, 9).await;
+    assert_eq!((texts(&history), history.position.offset), (vec!["second".to_owned()], 2));
+}
+
+/// The room is large and the network slow: to look for what was lost would take longer than the deadline.
+#[tokio::test]
+async fn a_slow_search_ends_in_time() {
+    let server = RedisServer::start();
+    let fill = "for n = 1, 70000 do redis.call('XADD', KEYS[1], n .. '-0', 'd', '', 'i', '') end
+        redis.call('HSET', KEYS[2], 'epoch', 'abcdEF12', 'offset', 70000, 'id', '12345678')";
+    let filled = server.command(&["EVAL", fill, "2", "chat:{r.r}:log", "chat:{r.r}:meta"]).await;
+    assert_eq!(filled, "");
+    let proxy = Proxy::start(server.port()).await;
+    let (url, deadline) = (format!("redis://127.0.0.1:{}", proxy.port()), Duration::from_secs(5));
+    let node = Node::with(Node::config(&server).url(url).deadline(deadline)).await;
+    proxy.hold_present();
+    proxy.delay(Duration::from_millis(400));
+    let started = Instant::now();
+    assert_unavailable("publish", node.deliver(&room("r"), "", latest(1_000_000)).await);
+    let took = started.elapsed();
+    assert!(took > deadline && took < deadline + Duration::from_secs(3), "{took:?}");
 }

@@ -140,6 +140,64 @@ async fn a_server_that_dies_takes_its_members_along() {
     watcher.expect_silence().await;
 }
 
+/// A server is frozen for longer than its lease and goes on: nothing is left of what it said
+/// before, and whoever is still there comes back once.
+#[tokio::test]
+async fn a_frozen_server_loses_its_members_and_gets_them_back() {
+    let redis = RedisServer::start();
+    let start = || {
+        let args = ["--port", "0", "--presence-lease", "1s", "--presence-grace", "1s"];
+        Chat::start(command().args(args).args(["--redis-url", &redis.url()]))
+    };
+    let (frozen, other) = (start(), start());
+    frozen.until_ready().await;
+    other.until_ready().await;
+    let (mut watcher, _) = enter(&other, "Watcher").await;
+    let (mut ann, _) = enter(&frozen, "Ann").await;
+    let (bob, _) = enter(&frozen, "Bob").await;
+    for name in ["Ann", "Bob"] {
+        assert_eq!(presence(&mut watcher).await, told("joined", name));
+    }
+    frozen.signal("STOP");
+    let mut left = [presence(&mut watcher).await, presence(&mut watcher).await];
+    left.sort();
+    assert_eq!(left, [told("left", "Ann"), told("left", "Bob")]);
+    let members = ask(&mut watcher, "members", json!({"type": "members", "room": "r"})).await;
+    assert_eq!(names(&members), ["Watcher"]);
+    drop(bob);
+    // Several leases, and longer than any connection to Redis may be silent.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    frozen.signal("CONT");
+
+    // Bob may be back for the grace, since only now the server learns that he is lost.
+    let mut changes = Vec::new();
+    while !changes.contains(&told("joined", "Ann")) {
+        changes.push(presence(&mut watcher).await);
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    watcher.send_json(&json!({"type": "members", "room": "r"})).await;
+    let members = loop {
+        match watcher.recv_json().await {
+            frame if frame["type"] == "members" => break frame,
+            frame => {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                changes.push((text(&frame["event"]), text(&frame["user"]["name"])));
+            }
+        }
+    };
+    assert_eq!(names(&members), ["Ann", "Watcher"]);
+    let (of_ann, of_bob): (Vec<_>, Vec<_>) =
+        changes.into_iter().partition(|(_, name)| name == "Ann");
+    assert_eq!(of_ann, [told("joined", "Ann")]);
+    let back_and_gone = [told("joined", "Bob"), told("left", "Bob")];
+    assert!(of_bob.is_empty() || of_bob == back_and_gone, "{of_bob:?}");
+    let held = redis.command(&["KEYS", "chat:{r.r}:on:*"]).await;
+    let nodes = redis.command(&["ZCARD", "chat:nodes"]).await;
+    assert_eq!((held.lines().count(), nodes.as_str()), (2, "2"), "each under one name: {held}");
+    ann.send_json(&json!({"type": "send", "room": "r", "message": "back"})).await;
+    assert_eq!(next_of(&mut watcher, "message").await["message"], "back");
+}
+
 #[tokio::test]
 async fn a_big_room_is_told_its_number() {
     let redis = RedisServer::start();

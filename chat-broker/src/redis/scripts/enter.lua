@@ -6,11 +6,14 @@
 --          parts
 
 local user, info = ARGV[3], ARGV[4]
-local nodes = look_up(user)
+local nodes, known = look_up(user)
 if tonumber(redis.call('ZSCORE', KEYS[4], ARGV[2]) or 0) == 0 then return 0 end
 if redis.call('SADD', held, user) == 1 then
   redis.call('SADD', topics, channel)
   redis.call('HSET', members, user, nodes + 1 .. ':' .. info)
   if nodes == 0 then announce(3, user, info) end
+elseif nodes > 0 and known ~= info then
+  -- Back before the going was told, as somebody else: no news, but what is read is right.
+  redis.call('HSET', members, user, nodes .. ':' .. info)
 end
 return 1

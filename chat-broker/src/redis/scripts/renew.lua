@@ -10,6 +10,9 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lease, condemned = tonumber(ARGV[2]), {}
 local known = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
 if known == 0 and ARGV[3] ~= '1' then return { 0, condemned } end
+-- For want of memory Redis refuses a script no more after a first write, and this is one
+-- that it never refuses for that.
+redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZADD', KEYS[1], now + lease, ARGV[1])
 -- Only a node that renewed of late may judge: after a pause of Redis everybody is late.
 if ARGV[4] == '1' and known - now > lease / 2 then
