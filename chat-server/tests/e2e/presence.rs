@@ -145,13 +145,8 @@ async fn a_server_that_dies_takes_its_members_along() {
 #[tokio::test]
 async fn a_frozen_server_loses_its_members_and_gets_them_back() {
     let redis = RedisServer::start();
-    let start = || {
-        let args = ["--port", "0", "--presence-lease", "1s", "--presence-grace", "1s"];
-        Chat::start(command().args(args).args(["--redis-url", &redis.url()]))
-    };
-    let (frozen, other) = (start(), start());
-    frozen.until_ready().await;
-    other.until_ready().await;
+    let args = ["--presence-lease", "1s", "--presence-grace", "1s"];
+    let [frozen, other] = Chat::several(&redis, &args).await;
     let (mut watcher, _) = enter(&other, "Watcher").await;
     let (mut ann, _) = enter(&frozen, "Ann").await;
     let (bob, _) = enter(&frozen, "Bob").await;
