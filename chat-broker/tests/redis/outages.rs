@@ -279,3 +279,19 @@ async fn a_publication_waits_until_counters_that_went_back_are_gone() {
     let after = published.unwrap().position.unwrap();
     assert_ne!(after.epoch, before.epoch);
 }
+
+#[tokio::test]
+async fn ten_thousand_rooms_are_subscribed_again() {
+    let server = RedisServer::start();
+    let mut node = Node::start(&server).await;
+    let rooms: Vec<_> = (0..10_000).map(|n| room(&format!("r{n}"))).collect();
+    node.broker.subscribe(&rooms).await.unwrap();
+    let began = Instant::now();
+    server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    assert_eq!(node.next().await, BrokerEvent::Interrupted);
+    println!("ten thousand rooms took {:?}", began.elapsed());
+    for topic in rooms.iter().step_by(500) {
+        assert_eq!(node.publish(topic, "x").await.unwrap().nodes, 1, "{topic}");
+        assert_eq!(node.message().await.0, "x");
+    }
+}
