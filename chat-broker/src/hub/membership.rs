@@ -30,7 +30,7 @@ impl<M: Deliver + Clone> Membership<M> {
         &self.topic
     }
 
-    /// Looks at the topic as [`Hub::join`]'s `welcome` does, under the same rules.
+    /// Looks at the topic as [`Hub::join`](crate::Hub::join)'s `welcome` does, under the same rules.
     pub fn look(&self, look: impl FnOnce(Snapshot<'_, M>)) {
         self.shared.registry.update(&self.topic, |room| {
             room.state.snapshot(room.members()).map(look);
@@ -43,7 +43,7 @@ impl<M: Deliver + Clone> Membership<M> {
         self.seat.is_vacant()
     }
 
-    /// Begins anew to listen: calls `catch_up` as [`Hub::join`] calls `welcome`. If it says
+    /// Begins anew to listen: calls `catch_up` as [`Hub::join`](crate::Hub::join) calls `welcome`. If it says
     /// that the member is up to date, what follows on the snapshot is delivered to `member`,
     /// and nothing else; if not, the member hears nothing until another call. Returns what
     /// it said.
@@ -67,10 +67,10 @@ impl<M: Deliver + Clone> Membership<M> {
     }
 
     /// Waits until the topic is subscribed: what is published from then on arrives. Only
-    /// for a member that was [attached](Hub::attach) is it not so already.
+    /// for a member that was [attached](crate::Hub::attach) is it not so already.
     ///
     /// # Errors
-    /// What [`Broker::subscribe`] reports. The member stays, and so does the wish: the hub
+    /// What [`Broker::subscribe`](crate::Broker::subscribe) reports. The member stays, and so does the wish: the hub
     /// tries again by itself.
     ///
     /// # Cancel safety
@@ -96,7 +96,7 @@ impl<M: Deliver + Clone> Membership<M> {
     }
 
     /// Leaves the topic as one whose connection was lost: the others are told only if the
-    /// user is not back in time, here or on another server; see [`HubConfig::grace`].
+    /// user is not back in time, here or on another server; see [`HubConfig::grace`](crate::HubConfig::grace).
     pub fn lose(mut self) {
         self.is_lost = true;
     }
