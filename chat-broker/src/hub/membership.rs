@@ -30,7 +30,8 @@ impl<M: Deliver + Clone> Membership<M> {
         &self.topic
     }
 
-    /// Looks at the topic as [`Hub::join`](crate::Hub::join)'s `welcome` does, under the same rules.
+    /// Looks at the topic as the `welcome` of [`Hub::join`](crate::Hub::join) does, under the
+    /// same rules.
     pub fn look(&self, look: impl FnOnce(Snapshot<'_, M>)) {
         self.shared.registry.update(&self.topic, |room| {
             room.state.snapshot(room.members()).map(look);
@@ -43,10 +44,10 @@ impl<M: Deliver + Clone> Membership<M> {
         self.seat.is_vacant()
     }
 
-    /// Begins anew to listen: calls `catch_up` as [`Hub::join`](crate::Hub::join) calls `welcome`. If it says
-    /// that the member is up to date, what follows on the snapshot is delivered to `member`,
-    /// and nothing else; if not, the member hears nothing until another call. Returns what
-    /// it said.
+    /// Begins anew to listen: calls `catch_up` as [`Hub::join`](crate::Hub::join) calls
+    /// `welcome`. If it says that the member is up to date, what follows on the snapshot is
+    /// delivered to `member`, and nothing else; if not, the member hears nothing until
+    /// another call. Returns what it said.
     pub fn listen(
         &mut self,
         member: M,
