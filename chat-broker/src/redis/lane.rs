@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use chat_core::Position;
 use redis::{Pipeline, RedisResult, Value};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
@@ -10,7 +11,7 @@ use super::answer::{is_overtaken, published, refuses_all, wants_reconnect};
 use super::claims::{Changes, Claims};
 use super::health::Side;
 use super::link::{Backoff, Link, PING_INTERVAL, RESPONSE_TIMEOUT, broker_error, timed_out};
-use super::mark::Mark;
+use super::mark::{Mark, Recent};
 use super::peer::Peer;
 use super::presence::{self, Presence};
 use super::queue::{Job, Queue};
@@ -31,6 +32,8 @@ pub(super) struct LaneTask {
     side: Side,
     /// Of the latest connection.
     peer: Option<Peer>,
+    /// The latest answers in topics.
+    answered: Recent<Position>,
     /// Redis refuses publications, and the log has said so.
     refused: bool,
 }
@@ -51,6 +54,7 @@ impl LaneTask {
             claims,
             side: shared.health.side(),
             peer: None,
+            answered: Recent::default(),
             refused: false,
         }
     }
@@ -170,7 +174,10 @@ impl LaneTask {
         let Some(first) = jobs.first() else { return Ok(()) };
         // However slow the search is, nobody waits for longer than for an answer.
         let limit = first.deadline + RESPONSE_TIMEOUT;
-        let found = timeout_at(limit, recover::find(link, &self.shared.scripts, &jobs)).await;
+        let answered =
+            |job: &Job| self.answered.get(job.address.channel()).copied().unwrap_or_default();
+        let find = recover::find(link, &self.shared.scripts, &jobs, answered);
+        let found = timeout_at(limit, find).await;
         let fates = match found.unwrap_or_else(|_| Err(timed_out())) {
             Ok(fates) => fates,
             Err(error) => {
@@ -179,7 +186,7 @@ impl LaneTask {
             }
         };
         let (mut again, mut seen) = (Vec::new(), Vec::new());
-        for (mut job, fate) in jobs.into_iter().zip(fates) {
+        for (job, fate) in jobs.into_iter().zip(fates) {
             match fate {
                 Fate::Published(position) => {
                     seen.push((job.address.clone(), Mark { position, id: Some(job.id) }));
@@ -187,11 +194,10 @@ impl LaneTask {
                         Published { position: Some(position), nodes: 0, repeated: false };
                     job.settle(Ok(published));
                 }
-                Fate::Missing => {
-                    job.sent = false;
-                    again.push(job);
-                }
-                Fate::Overtaken => {
+                // The record of a key tells if it was published.
+                Fate::Unknown if job.has_key() => again.push(job.unsent()),
+                Fate::Missing => again.push(job.unsent()),
+                Fate::Overtaken | Fate::Unknown => {
                     job.settle(Err(BrokerError::unavailable("the answer was lost")));
                 }
             }
@@ -258,6 +264,7 @@ impl LaneTask {
             match &outcome {
                 Ok(Published { position: Some(position), repeated: false, .. }) => {
                     let mark = Mark { position: *position, id: Some(job.id) };
+                    self.answered.insert(job.address.channel().to_owned(), *position);
                     seen.push((job.address.clone(), mark));
                 }
                 Err(error) if wants_reconnect(error) => broken = Some(error.clone()),

@@ -33,6 +33,15 @@ pub(super) struct Job {
 }
 
 impl Job {
+    pub(super) fn has_key(&self) -> bool {
+        matches!(self.delivery, Delivery::Kept { key: Some(_), .. })
+    }
+
+    /// It is to be sent as if it never was.
+    pub(super) fn unsent(self) -> Self {
+        Self { sent: false, ..self }
+    }
+
     pub(super) fn settle(self, outcome: Result<Published, BrokerError>) {
         self.receipt.settle(outcome);
     }

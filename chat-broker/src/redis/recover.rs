@@ -2,9 +2,10 @@
 //!
 //! Redis may have executed them or not. The new connection first ends the old one, so that
 //! nothing on it is executed any more, and then looks for them in the logs by their ids:
-//! what is there was published, and the rest is sent again. Only what precedes one that is
+//! what is there was published, and the rest is sent again. But what precedes one that is
 //! there is not: it was published and trimmed since, or refused, and would be published a
-//! second time, or in the wrong place.
+//! second time, or in the wrong place. Nor is, unless it has a key, what may have been
+//! trimmed: where the log does not reach back to what was answered last.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,8 +20,8 @@ use super::script::Scripts;
 /// some 3 ms.
 const STEP: usize = 4096;
 
-/// Steps at most. More than 65,536 publications to one topic while a node connects again
-/// hide what was published before them; so do as many as the topic keeps.
+/// Steps at most. What 65,536 publications to one topic have followed while a node connected
+/// again is not found.
 const MAX_STEPS: usize = 16;
 
 /// What became of a publication.
@@ -31,27 +32,33 @@ pub(super) enum Fate {
     Missing,
     /// It is not there, but something later is.
     Overtaken,
+    /// It is not there, but may have been.
+    Unknown,
 }
 
 /// The search in one topic.
 struct Search {
     /// What is not found yet.
     jobs: Vec<usize>,
-    /// Where the next step begins.
-    before: String,
+    /// Where the next step begins; `None` when there is none.
+    before: Option<String>,
+    /// The topic's epoch, and the offset up to which its log keeps nothing, once all of it
+    /// was looked at.
+    floor: Option<Position>,
 }
 
-/// What became of each of `jobs`, which were sent in this order.
+/// What became of each of `jobs`, which were sent in this order, after `answered` was the
+/// latest answer in a topic.
 pub(super) async fn find(
     link: &mut Link,
     scripts: &Scripts,
     jobs: &[Job],
+    answered: impl Fn(&Job) -> Position,
 ) -> RedisResult<Vec<Fate>> {
     let mut found = vec![None; jobs.len()];
     let mut topics: HashMap<&str, Search> = HashMap::new();
     for (n, job) in jobs.iter().enumerate() {
-        let new = || Search { jobs: Vec::new(), before: "+".to_owned() };
-        topics.entry(job.address.channel()).or_insert_with(new).jobs.push(n);
+        topics.entry(job.address.channel()).or_default().jobs.push(n);
     }
     let mut searches: Vec<Search> = topics.into_values().collect();
     for _ in 0..MAX_STEPS {
@@ -61,14 +68,20 @@ pub(super) async fn find(
             search.add_step(&mut commands, scripts, jobs);
         }
         let mut replies = link.send(&commands).await?.into_iter();
-        searches.retain_mut(|search| {
-            search.take(replies.next().unwrap_or(Value::Nil), &mut found).is_some()
-        });
+        for search in searches.iter_mut().filter(|search| search.before.is_some()) {
+            search.take(replies.next().unwrap_or(Value::Nil), &mut found);
+        }
     }
-    Ok(fates(jobs, found))
+    let mut unknown = HashSet::new();
+    for search in &searches {
+        let is_sure = |job: &&Job| search.reaches(answered(job));
+        let missing = search.jobs.iter().filter_map(|n| jobs.get(*n));
+        unknown.extend(missing.filter(|job| !is_sure(job)).map(|job| job.address.channel()));
+    }
+    Ok(fates(jobs, found, &unknown))
 }
 
-fn fates(jobs: &[Job], found: Vec<Option<Position>>) -> Vec<Fate> {
+fn fates(jobs: &[Job], found: Vec<Option<Position>>, unknown: &HashSet<&str>) -> Vec<Fate> {
     let mut overtaking = HashSet::new();
     let mut fates: Vec<Fate> = jobs
         .iter()
@@ -80,6 +93,7 @@ fn fates(jobs: &[Job], found: Vec<Option<Position>>) -> Vec<Fate> {
                 Fate::Published(position)
             }
             None if overtaking.contains(job.address.channel()) => Fate::Overtaken,
+            None if unknown.contains(job.address.channel()) => Fate::Unknown,
             None => Fate::Missing,
         })
         .collect();
@@ -87,23 +101,34 @@ fn fates(jobs: &[Job], found: Vec<Option<Position>>) -> Vec<Fate> {
     fates
 }
 
+impl Default for Search {
+    fn default() -> Self {
+        Self { jobs: Vec::new(), before: Some("+".to_owned()), floor: None }
+    }
+}
+
 impl Search {
     fn add_step(&self, commands: &mut Pipeline, scripts: &Scripts, jobs: &[Job]) {
         let mut jobs = self.jobs.iter().filter_map(|n| jobs.get(*n)).peekable();
-        let Some(first) = jobs.peek() else { return };
+        let (Some(before), Some(first)) = (&self.before, jobs.peek()) else { return };
         let keys = [first.address.meta(), &first.address.log()];
-        let call = scripts.recover.call(commands, &keys).arg(&self.before).arg(STEP);
+        let call = scripts.recover.call(commands, &keys).arg(before).arg(STEP);
         for job in jobs {
             call.arg(job.id.as_bytes());
         }
     }
 
-    /// Takes what was found in a step; `None` when there is no more to be found. Of an odd
-    /// reply (a key of the wrong type) the publication itself will be told.
-    fn take(&mut self, reply: Value, found: &mut [Option<Position>]) -> Option<()> {
-        let reply: Result<(Vec<u8>, Vec<u64>, u64), _> = redis::from_redis_value(reply);
-        let (epoch, offsets, before) = reply.ok()?;
-        let epoch = Epoch::parse(&epoch)?;
+    /// Takes what was found in a step. After an odd reply (a key of the wrong type) there is
+    /// nothing to be found, and the publication itself will be told.
+    fn take(&mut self, reply: Value, found: &mut [Option<Position>]) {
+        let reply: Result<(Vec<u8>, Vec<u64>, u64, u64), _> = redis::from_redis_value(reply);
+        let parsed = reply.ok().and_then(|(epoch, offsets, before, floor)| {
+            Some((Epoch::parse(&epoch)?, offsets, before, floor))
+        });
+        let Some((epoch, offsets, before, floor)) = parsed else {
+            (self.before, self.floor) = (None, Some(Position::default()));
+            return;
+        };
         let mut offsets = offsets.into_iter();
         self.jobs.retain(|n| match (offsets.next(), found.get_mut(*n)) {
             (Some(offset), Some(found)) if offset > 0 => {
@@ -112,7 +137,55 @@ impl Search {
             }
             _ => true,
         });
-        self.before = before.to_string();
-        (before > 0 && !self.jobs.is_empty()).then_some(())
+        self.before = (before > 0 && !self.jobs.is_empty()).then(|| before.to_string());
+        if self.before.is_none() {
+            self.floor = Some(Position { epoch, offset: floor });
+        }
+    }
+
+    /// Whether all was looked at that came after `answered`.
+    fn reaches(&self, answered: Position) -> bool {
+        self.floor.is_some_and(|floor| {
+            let since = if answered.epoch == floor.epoch { answered.offset } else { 0 };
+            floor.offset <= since
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(text: &str) -> Value {
+        redis::parse_redis_value(text.as_bytes()).unwrap()
+    }
+
+    fn at(epoch: &[u8], offset: u64) -> Position {
+        Position { epoch: Epoch::parse(epoch).unwrap(), offset }
+    }
+
+    #[test]
+    fn what_may_have_been_trimmed_is_not_taken_for_missing() {
+        let mut found = [None; 2];
+        let mut search = Search { jobs: vec![0, 1], ..Search::default() };
+        search.take(reply("*4\r\n$8\r\nabcdEF12\r\n*2\r\n:0\r\n:9\r\n:4\r\n:0\r\n"), &mut found);
+        assert_eq!((found, search.jobs.len()), ([None, Some(at(b"abcdEF12", 9))], 1));
+        assert_eq!(search.before.as_deref(), Some("4"));
+        assert!(!search.reaches(at(b"abcdEF12", 8)), "it is not over");
+
+        search.take(reply("*4\r\n$8\r\nabcdEF12\r\n*1\r\n:0\r\n:0\r\n:3\r\n"), &mut found);
+        assert!(search.before.is_none());
+        assert!(search.reaches(at(b"abcdEF12", 3)), "the log goes back to what was answered");
+        assert!(!search.reaches(at(b"abcdEF12", 2)), "3 may have been it");
+        assert!(!search.reaches(at(b"ABCDEFGH", 7)), "nothing was answered in this epoch");
+    }
+
+    #[test]
+    fn where_nothing_can_be_found_nothing_was_published() {
+        for odd in ["*4\r\n$0\r\n\r\n*1\r\n:0\r\n:0\r\n:0\r\n", "-WRONGTYPE no stream\r\n"] {
+            let mut search = Search { jobs: vec![0], ..Search::default() };
+            search.take(reply(odd), &mut [None]);
+            assert!(search.before.is_none() && search.reaches(Position::default()), "{odd}");
+        }
     }
 }
