@@ -179,13 +179,17 @@ struct Due {
 
 fn send_for(load: &mut Load, seconds: f64, due: &mut Due) -> io::Result<()> {
     let end_ns = load.now_ns() + (seconds * 1e9) as u64;
+    let mut tick_ns = 0;
     loop {
         let now_ns = load.now_ns();
         if now_ns >= end_ns {
             return Ok(());
         }
-        load.give_up_sent_before(now_ns.saturating_sub(TIMEOUT_NS));
-        let mut until_ns = end_ns.min(now_ns + SECOND_NS / 10);
+        if now_ns >= tick_ns {
+            load.give_up_sent_before(now_ns.saturating_sub(TIMEOUT_NS));
+            tick_ns = now_ns + SECOND_NS / 10;
+        }
+        let mut until_ns = end_ns.min(tick_ns);
         if let Some(rate) = load.args.rate {
             while due.next_ns <= now_ns {
                 load.send_due(due.nth);
