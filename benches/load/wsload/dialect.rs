@@ -1,0 +1,90 @@
+//! What each server's clients say.
+
+use clap::ValueEnum;
+
+use crate::args::Url;
+use crate::plan::Client;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Dialect {
+    /// The protocol of this project
+    Native,
+    /// Its dialect `topics`: whoever sends need not have joined
+    Topics,
+    /// Socket.IO 4, whose server has the events `join` and `msg`
+    #[value(name = "socketio")]
+    SocketIo,
+    /// That of `wsload floor`
+    Floor,
+}
+
+/// What a client does about a frame without a mark.
+pub enum Reaction {
+    Nothing,
+    Answer(&'static str),
+    /// The server is ready for the join.
+    Open,
+}
+
+impl Dialect {
+    /// Whether only members may send to a room.
+    pub fn members_publish(self) -> bool {
+        self == Dialect::Native
+    }
+
+    /// Whether the end of the handshake is all that comes before the join.
+    pub fn opens_at_once(self) -> bool {
+        self != Dialect::SocketIo
+    }
+
+    /// Whether a server may lose a join: Socket.IO may say that a client is connected before
+    /// the server's handlers are in place.
+    pub fn joins_may_be_lost(self) -> bool {
+        self == Dialect::SocketIo
+    }
+
+    pub fn path(self, url: &Url, client: Client) -> String {
+        match self {
+            Dialect::Native | Dialect::Topics => url.path.clone(),
+            Dialect::SocketIo => "/socket.io/?EIO=4&transport=websocket".into(),
+            Dialect::Floor => match client {
+                Client::Member { room, .. } => format!("/member/{room}"),
+                Client::Publisher => "/publisher".into(),
+            },
+        }
+    }
+
+    pub fn join(self, room: usize) -> Option<String> {
+        match self {
+            Dialect::Native => Some(format!(r#"{{"type":"join","room":"room{room}"}}"#)),
+            Dialect::Topics => Some(format!(r#"{{"type":"SUBSCRIBE","room":"room{room}"}}"#)),
+            Dialect::SocketIo => Some(format!(r#"42["join","room{room}"]"#)),
+            Dialect::Floor => None,
+        }
+    }
+
+    /// What comes before and after the text of a message to this room.
+    pub fn envelope(self, room: usize) -> (String, &'static str) {
+        match self {
+            Dialect::Native => {
+                (format!(r#"{{"type":"send","room":"room{room}","message":""#), r#""}"#)
+            }
+            Dialect::Topics => {
+                (format!(r#"{{"type":"sendMessage","roomId":"room{room}","message":""#), r#""}"#)
+            }
+            Dialect::SocketIo => {
+                (format!(r#"42["msg",{{"room":"room{room}","message":""#), r#""}]"#)
+            }
+            Dialect::Floor => (format!("{room:06x}"), ""),
+        }
+    }
+
+    pub fn react(self, frame: &[u8]) -> Reaction {
+        match (self, frame) {
+            (Dialect::SocketIo, b"2") => Reaction::Answer("3"),
+            (Dialect::SocketIo, [b'0', ..]) => Reaction::Answer("40"),
+            (Dialect::SocketIo, [b'4', b'0', ..]) => Reaction::Open,
+            _ => Reaction::Nothing,
+        }
+    }
+}
