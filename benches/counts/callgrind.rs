@@ -1,0 +1,49 @@
+//! Counting, from both sides: the process that asks, and the piece that is counted.
+
+use std::process::Command;
+
+/// The argument before the name of a piece.
+pub(crate) const PIECE: &str = "--piece";
+
+/// Turns that are counted, so that what happens now and then, such as the growth of a
+/// buffer, has its share.
+const TURNS: u64 = 64;
+
+/// Instructions of one turn of a piece.
+///
+/// # Panics
+/// There is no valgrind, or the piece failed.
+pub(crate) fn count(name: &str) -> u64 {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg("--toggle-collect=*counted_by_callgrind*")
+        .arg(std::env::current_exe().expect("this program has a path"))
+        .args([PIECE, name])
+        .output()
+        .expect("valgrind is installed (Debian: apt-get install valgrind)");
+    let report = String::from_utf8_lossy(&output.stderr);
+    let total = report.lines().find_map(|line| line.split_once("Collected : "));
+    let total = total.and_then(|(_, total)| total.trim().parse::<u64>().ok()).unwrap_or(0);
+    assert!(output.status.success() && total > 0, "{name} was not counted:\n{report}");
+    total / TURNS
+}
+
+/// Has `work` counted, on something that `prepare` makes anew for each turn. The first turn
+/// is not counted: it finds nothing warm.
+pub(crate) fn turns<T>(mut prepare: impl FnMut() -> T, mut work: impl FnMut(T)) {
+    work(prepare());
+    for _ in 0..TURNS {
+        let mut prepared = Some(prepare());
+        counted_by_callgrind(&mut || {
+            if let Some(prepared) = prepared.take() {
+                work(prepared);
+            }
+        });
+    }
+}
+
+/// Callgrind knows it by its name.
+#[inline(never)]
+fn counted_by_callgrind(work: &mut dyn FnMut()) {
+    work();
+}

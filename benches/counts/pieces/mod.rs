@@ -1,0 +1,54 @@
+//! What is counted.
+
+mod broker;
+mod core;
+mod transport;
+
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use chat_core::{Event, Message, RoomId, Sender, Topic, envelope};
+
+/// A name, and what runs the piece.
+type Piece = (&'static str, fn());
+
+fn all() -> impl Iterator<Item = Piece> {
+    [core::PIECES, broker::PIECES, transport::PIECES].into_iter().flatten().copied()
+}
+
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    all().map(|(name, _)| name)
+}
+
+/// # Panics
+/// There is no such piece.
+pub(crate) fn run(name: &str) {
+    let (_, run) = all().find(|(other, _)| *other == name).expect("a piece of this name");
+    run();
+}
+
+/// What people say.
+const TEXT: &str = "The quick brown fox jumps over the lazy dog, and the dog, \"lazy\" as it is, \
+                    says nothing: it has seen foxes before, and will again.";
+
+fn message() -> Event<'static> {
+    let user = Sender { id: "n5p2-17", name: "Ann", color: "#FF6B6B" };
+    Event::Message(Message { user, text: TEXT, data: None, key: None, at: 1 })
+}
+
+fn payload() -> Bytes {
+    envelope::encode(&message())
+}
+
+fn room() -> Topic {
+    Topic::Room(RoomId::new("room1").expect("a name"))
+}
+
+/// The output of a future that has nothing to wait for.
+fn at_once<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("it waits"),
+    }
+}

@@ -1,0 +1,135 @@
+//! What a connection costs while nothing happens: bytes that the server has allocated, as
+//! its allocator counts them. The kernel's part, and what the allocator keeps to itself, are
+//! not in it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
+mod clients;
+
+use std::alloc::System;
+use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use chat_broker::HubConfig;
+use chat_server::{Server, ServerConfig};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+
+use clients::{Clients, Kind};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Few enough for the 1,024 files that a process may commonly have open.
+const CONNECTIONS: usize = 800;
+/// They are here before the others and stay, so that what the first of its kind costs once
+/// is not counted.
+const EARLIER: usize = 20;
+
+/// Bytes for each connection of the native protocol, in a room of five: 5,776 measured, and a
+/// tenth.
+const NATIVE: usize = 6_350;
+/// Bytes for each connection that has subscribed to a room of five: 4,841 measured, and a
+/// tenth.
+const TOPICS: usize = 5_325;
+/// Blocks that all connections together may leave behind: tables grow, and keep their size.
+/// About 110 measured; whatever each connection forgot would be 800.
+const LEFT_BLOCKS: usize = CONNECTIONS / 4;
+/// Bytes of these tables for each connection that is gone: 570 measured at most.
+const LEFT: usize = 700;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_native_connection_in_a_room() {
+    measure(Kind::Native, NATIVE);
+}
+
+#[test]
+fn a_subscribed_connection() {
+    measure(Kind::Topics, TOPICS);
+}
+
+fn measure(kind: Kind, budget: usize) {
+    let _alone = alone();
+    let host = Host::start();
+    let _earlier = Clients::open(host.port, kind, EARLIER);
+
+    let before = Live::now();
+    let idle = Clients::open(host.port, kind, CONNECTIONS);
+    assert_eq!(host.server.connections(), EARLIER + CONNECTIONS);
+    let each = (Live::now().bytes - before.bytes) / CONNECTIONS;
+    say(&format!("{kind:?}: {each} bytes for each idle connection, of {budget}"));
+    assert!(each <= budget, "{each} bytes for each idle connection; the budget is {budget}");
+
+    drop(idle);
+    let left =
+        Live { blocks: before.blocks + LEFT_BLOCKS, bytes: before.bytes + LEFT * CONNECTIONS };
+    left.until_reached();
+}
+
+/// The tests of one process share its allocator: not side by side.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is allocated and not freed.
+#[derive(Debug)]
+struct Live {
+    blocks: usize,
+    bytes: usize,
+}
+
+impl Live {
+    fn now() -> Self {
+        let stats = ALLOCATOR.stats();
+        Self {
+            blocks: stats.allocations - stats.deallocations,
+            bytes: stats.bytes_allocated - stats.bytes_deallocated,
+        }
+    }
+
+    /// Waits until no more than this is live.
+    fn until_reached(&self) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let live = Self::now();
+            if live.blocks <= self.blocks && live.bytes <= self.bytes {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{live:?} is kept, of {self:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A server of its own, with its threads.
+struct Host {
+    server: Server,
+    port: u16,
+    _runtime: Runtime,
+}
+
+impl Host {
+    fn start() -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let soon = Duration::from_millis(10);
+        let hub = HubConfig::default().linger(soon).grace(soon);
+        let (server, listener) = runtime.block_on(async {
+            let server = Server::builder().config(ServerConfig::default().hub(hub)).start();
+            (server, TcpListener::bind("127.0.0.1:0").await.unwrap())
+        });
+        let port = listener.local_addr().unwrap().port();
+        let serving = server.clone();
+        runtime.spawn(async move { serving.serve(vec![listener], std::future::pending()).await });
+        Self { server, port, _runtime: runtime }
+    }
+}
+
+/// The test harness keeps to itself what a passed test prints; not this.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
