@@ -23,7 +23,6 @@ impl Clients {
     /// So many clients of a kind, who have joined and are idle.
     pub(crate) fn open(port: u16, kind: Kind, count: usize) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "clients::run", "--ignored", "--nocapture"])
             .env(ORDER, format!("{port} {kind:?} {count}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -42,11 +41,14 @@ impl Drop for Clients {
     }
 }
 
-#[test]
-#[ignore = "the clients of the other tests"]
-fn run() {
-    // Whoever runs all ignored tests has no order for it.
-    let Ok(order) = std::env::var(ORDER) else { return };
+/// Whether this process was started to be the clients, which it then was.
+pub(crate) fn were_ordered() -> bool {
+    let Ok(order) = std::env::var(ORDER) else { return false };
+    run(&order);
+    true
+}
+
+fn run(order: &str) {
     let [port, kind, count] = *order.split(' ').collect::<Vec<_>>() else { panic!("{order}") };
     let kind = if kind == "Native" { Kind::Native } else { Kind::Topics };
     let port = port.parse().unwrap();
@@ -57,7 +59,7 @@ fn run() {
     for client in &mut clients {
         client.until_idle();
     }
-    writeln!(std::io::stdout(), "{IDLE}").unwrap();
+    println!("{IDLE}");
     // Until the other test kills this process, or is gone itself.
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
