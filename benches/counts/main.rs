@@ -8,6 +8,8 @@
 
 mod agreed;
 mod callgrind;
+#[path = "../crowd.rs"]
+mod crowd;
 mod pieces;
 
 use std::process::ExitCode;

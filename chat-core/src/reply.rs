@@ -23,7 +23,7 @@ pub enum Reply<'a> {
     Joined(Joined<'a>),
     /// Answers `leave`.
     Left {
-        /// See [`Request::id`](crate::Request::id), here and below.
+        /// That of the request: see [`Request::id`](crate::Request::id).
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
         /// Which room.
@@ -35,7 +35,7 @@ pub enum Reply<'a> {
     Error(Error<'a>),
     /// Answers `members`.
     Members {
-        #[allow(missing_docs)]
+        /// That of the request.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
         /// Which room.
@@ -47,7 +47,7 @@ pub enum Reply<'a> {
     },
     /// Answers `history`.
     History {
-        #[allow(missing_docs)]
+        /// That of the request.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
         /// Which room.
@@ -62,7 +62,7 @@ pub enum Reply<'a> {
     },
     /// Answers `ping`.
     Pong {
-        #[allow(missing_docs)]
+        /// That of the request.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
     },

@@ -1,5 +1,7 @@
 //! What was said before one came, and while one was away.
 
+use std::ops::Range;
+
 use chat_broker::testing::RedisServer;
 use serde_json::{Value, json};
 
@@ -67,8 +69,7 @@ fn older_messages_that_do_not_come_can_be_asked_for_again() {
     let browser = Browser::start();
     let writer = browser.open(&server.url("/"));
     flood(&writer, "general", 0, 80);
-    let address = format!("/?port={}&user=Reader&room=general", network.port());
-    let reader = browser.open(&server.url(&address));
+    let reader = browser.open(&server.url(&through(&network, "Reader")));
     reader.until_shows("log", "You joined the room.");
     network.cut();
     reader.until_shows("connection", "Reconnecting");
@@ -88,8 +89,7 @@ fn what_was_said_during_an_absence_is_recovered() {
     let network = Proxy::to(server.port());
     let browser = Browser::start();
     let writer = browser.open(&server.url("/?user=Writer&room=general"));
-    let address = format!("/?port={}&user=Reader&room=general", network.port());
-    let reader = browser.open(&server.url(&address));
+    let reader = browser.open(&server.url(&through(&network, "Reader")));
     writer.until_shows("log", "Reader joined the room.");
     flood(&writer, "general", 0, 3);
     reader.until_shows("log", "number 2.");
@@ -112,9 +112,8 @@ fn what_is_gone_for_good_is_told_and_what_is_left_is_shown() {
     let network = Proxy::to(server.port());
     let browser = Browser::start();
     let writer = browser.open(&server.url("/"));
-    let address = format!("/?port={}&user=Reader&room=general", network.port());
     flood(&writer, "general", 0, 60);
-    let reader = browser.open(&server.url(&address));
+    let reader = browser.open(&server.url(&through(&network, "Reader")));
     reader.until_shows("log", "You joined the room.");
     network.cut();
     reader.until_shows("connection", "Reconnecting");
@@ -143,16 +142,11 @@ fn what_is_said_just_before_a_loss_is_said_once() {
     let server = Server::start();
     let network = Proxy::to(server.port());
     let browser = Browser::start();
-    let bob = browser.open(&server.url("/?user=Bob&room=general"));
-    bob.until_shows("log", "You joined the room.");
-    let address = format!("/?port={}&user=Alice&room=general", network.port());
-    let alice = browser.open(&server.url(&address));
+    let bob = join(&browser, &server, "Bob");
+    let alice = browser.open(&server.url(&through(&network, "Alice")));
     bob.until_shows("log", "Alice joined the room.");
     network.swallow_answers();
-    for n in 0..3 {
-        alice.fill("message", &format!("number {n}."));
-        alice.click("send");
-    }
+    write(&alice, 0..3);
     bob.until_shows("log", "number 0.");
     alice.until_shows("unsent", "number 0.");
     network.cut();
@@ -170,15 +164,10 @@ fn what_is_said_while_redis_does_not_answer_is_said_once() {
     let redis = RedisServer::start();
     let server = Server::start_on(&redis);
     let browser = Browser::start();
-    let alice = browser.open(&server.url("/?user=Alice&room=general"));
-    alice.until_shows("log", "You joined the room.");
-    let bob = browser.open(&server.url("/?user=Bob&room=general"));
-    bob.until_shows("log", "You joined the room.");
+    let alice = join(&browser, &server, "Alice");
+    let bob = join(&browser, &server, "Bob");
     redis.pause();
-    for n in 0..3 {
-        alice.fill("message", &format!("number {n}."));
-        alice.click("send");
-    }
+    write(&alice, 0..3);
     alice.until_shows("unsent", "number 2.");
     server.until_refused("broker_unavailable");
     redis.resume();
@@ -198,17 +187,12 @@ fn what_is_said_while_redis_is_dead_is_said_once() {
     let mut redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let server = Server::start_on(&redis);
     let browser = Browser::start();
-    let alice = browser.open(&server.url("/?user=Alice&room=general"));
-    alice.until_shows("log", "You joined the room.");
-    let bob = browser.open(&server.url("/?user=Bob&room=general"));
-    bob.until_shows("log", "You joined the room.");
+    let alice = join(&browser, &server, "Alice");
+    let bob = join(&browser, &server, "Bob");
     flood(&bob, "general", 0, 1);
     alice.until_shows("log", "number 0.");
     redis.kill();
-    for n in 1..4 {
-        alice.fill("message", &format!("number {n}."));
-        alice.click("send");
-    }
+    write(&alice, 1..4);
     alice.until_shows("unsent", "number 3.");
     redis.restart();
     alice.until_shows("log", "number 3.");
@@ -218,6 +202,25 @@ fn what_is_said_while_redis_is_dead_is_said_once() {
         assert!(!notices(tab).contains("missing"), "{}", notices(tab));
     }
     browser.assert_no_errors(&[]);
+}
+
+/// The page of a user whose connection goes through `network`.
+fn through(network: &Proxy, user: &str) -> String {
+    format!("/?port={}&user={user}&room=general", network.port())
+}
+
+fn join<'a>(browser: &'a Browser, server: &Server, user: &str) -> Tab<'a> {
+    let tab = browser.open(&server.url(&format!("/?user={user}&room=general")));
+    tab.until_shows("log", "You joined the room.");
+    tab
+}
+
+/// Types numbered messages into the page.
+fn write(tab: &Tab<'_>, numbers: Range<u32>) {
+    for n in numbers {
+        tab.fill("message", &format!("number {n}."));
+        tab.click("send");
+    }
 }
 
 /// Says `count` messages in a room, numbered from `first`, by way of the page's module.

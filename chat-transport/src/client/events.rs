@@ -39,7 +39,7 @@ pub enum Event {
     Message(Message),
     /// Somebody came to a room or left it.
     Presence {
-        #[allow(missing_docs)]
+        /// Which room.
         room: String,
         /// Coming or going.
         change: PresenceChange,
@@ -48,21 +48,21 @@ pub enum Event {
     },
     /// So many are in the room: what is told of a big one.
     Count {
-        #[allow(missing_docs)]
+        /// Which room.
         room: String,
         /// How many.
         count: u32,
     },
     /// Messages of the room were missed and will not come.
     Gap {
-        #[allow(missing_docs)]
+        /// Which room.
         room: String,
         /// The next message is the one after it; `None` in a room without history.
         position: Option<Position>,
     },
     /// Somebody writes, or stopped writing.
     Typing {
-        #[allow(missing_docs)]
+        /// Which room.
         room: String,
         /// Who.
         user: User,
@@ -91,7 +91,7 @@ pub enum Event {
     },
     /// A room could not be joined again: the client is no longer in it.
     Refused {
-        #[allow(missing_docs)]
+        /// Which room.
         room: String,
         /// Why.
         error: ClientError,

@@ -241,6 +241,15 @@ mod tests {
         outcome
     }
 
+    /// Of two messages to "r", the first is on its way.
+    fn one_on_its_way(now: Instant) -> (Sends, Outcome, Outcome) {
+        let mut sends = Sends::new(10);
+        let a = push(&mut sends, "r", "a", now);
+        let b = push(&mut sends, "r", "b", now);
+        assert_eq!(dispatch(&mut sends, "r", 1, now), "a");
+        (sends, a, b)
+    }
+
     fn dispatch(sends: &mut Sends, room: &str, id: u64, now: Instant) -> String {
         let send = sends.next(room, now).expect("a message to send");
         send.dispatched(id);
@@ -288,10 +297,7 @@ mod tests {
     #[test]
     fn a_pause_holds_those_behind() {
         let now = Instant::now();
-        let mut sends = Sends::new(10);
-        let _a = push(&mut sends, "r", "a", now);
-        let _b = push(&mut sends, "r", "b", now);
-        dispatch(&mut sends, "r", 1, now);
+        let (mut sends, _a, _b) = one_on_its_way(now);
         let until = now + Duration::from_secs(1);
         sends.pause("r", 1, until, false);
         assert!(sends.next("r", now).is_none());
@@ -302,10 +308,7 @@ mod tests {
     #[test]
     fn what_was_lost_goes_first_and_again() {
         let now = Instant::now();
-        let mut sends = Sends::new(10);
-        let mut a = push(&mut sends, "r", "a", now);
-        let _b = push(&mut sends, "r", "b", now);
-        dispatch(&mut sends, "r", 1, now);
+        let (mut sends, mut a, _b) = one_on_its_way(now);
         sends.lost();
         assert_eq!(dispatch(&mut sends, "r", 2, now), "a");
         sends.succeed("r", 1, at(1));
@@ -361,10 +364,7 @@ mod tests {
     #[test]
     fn another_user_does_not_repeat() {
         let now = Instant::now();
-        let mut sends = Sends::new(10);
-        let mut a = push(&mut sends, "r", "a", now);
-        let _b = push(&mut sends, "r", "b", now);
-        dispatch(&mut sends, "r", 1, now);
+        let (mut sends, mut a, _b) = one_on_its_way(now);
         sends.lost();
         sends.user_changed();
         assert_eq!(error_of(&mut a), unknown("a"));
