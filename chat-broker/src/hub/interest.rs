@@ -59,6 +59,9 @@ struct Interest<'a, M> {
     reading: HashSet<Topic>,
     /// Rooms that wait to be checked.
     checking: HashSet<Topic>,
+    /// Topics with a timer after a call that failed, by kind: one each, however often calls
+    /// fail meanwhile.
+    failed: [HashSet<Topic>; 4],
     /// Rooms with a timer for the count of their members.
     counting: HashSet<Topic>,
     /// Subscribed, and not in the log yet.
@@ -67,7 +70,7 @@ struct Interest<'a, M> {
     /// Work for the next calls, by kind.
     waiting: [VecDeque<Topic>; 4],
     calls: FuturesUnordered<BoxFuture<'a, Outcome>>,
-    /// In the order in which they come due; each within a few seconds.
+    /// In the order in which they come due.
     timers: VecDeque<(Instant, Timer)>,
 }
 
@@ -86,9 +89,7 @@ enum State {
 #[derive(Debug)]
 enum Timer {
     Linger(Topic),
-    Subscribe(Topic),
-    Read(Topic),
-    Check(Topic),
+    Retry(Kind, Topic),
     Count(Topic),
     Settle(u64),
     Reconcile,
@@ -101,6 +102,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             states: HashMap::new(),
             reading: HashSet::new(),
             checking: HashSet::new(),
+            failed: Default::default(),
             counting: HashSet::new(),
             unlogged: HashSet::new(),
             interruptions: 0,
@@ -176,6 +178,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         let is_subscribed =
             matches!(self.states.get(&topic), Some(State::Subscribed | State::Lingering(_)));
         if is_subscribed
+            && !self.failed[Kind::Read as usize].contains(&topic)
             && self.shared.update(&topic, wants) == Some(true)
             && self.reading.insert(topic.clone())
         {
@@ -203,9 +206,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         while self.timers.front().is_some_and(|(due, _)| *due <= now) {
             match self.timers.pop_front() {
                 Some((_, Timer::Linger(topic))) => self.stop_lingering(topic),
-                Some((_, Timer::Subscribe(topic))) => self.retry(topic),
-                Some((_, Timer::Read(topic))) => self.want_reads(topic),
-                Some((_, Timer::Check(topic))) => self.want_check(topic),
+                Some((_, Timer::Retry(kind, topic))) => self.retry(kind, topic),
                 Some((_, Timer::Count(topic))) => self.tell_count(&topic),
                 Some((_, Timer::Settle(nth))) if nth == self.interruptions => self.settle_all(),
                 Some((_, Timer::Settle(_))) => {}
@@ -225,10 +226,22 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         }
     }
 
-    fn retry(&mut self, topic: Topic) {
-        if self.states.get(&topic) == Some(&State::Failed) {
-            self.states.remove(&topic);
-            self.look_at(topic);
+    fn retry_soon(&mut self, kind: Kind, topic: Topic) {
+        if self.failed[kind as usize].insert(topic.clone()) {
+            self.set_timer(RETRY, Timer::Retry(kind, topic));
+        }
+    }
+
+    fn retry(&mut self, kind: Kind, topic: Topic) {
+        self.failed[kind as usize].remove(&topic);
+        match kind {
+            Kind::Subscribe if self.states.get(&topic) == Some(&State::Failed) => {
+                self.states.remove(&topic);
+                self.look_at(topic);
+            }
+            Kind::Read => self.want_reads(topic),
+            Kind::Check if self.shared.registry.contains(&topic) => self.want_check(topic),
+            Kind::Subscribe | Kind::Unsubscribe | Kind::Check => {}
         }
     }
 
@@ -254,11 +267,11 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
     /// Finds what no event tells of: a broker that was emptied, for one.
     fn reconcile(&mut self) {
         self.set_timer(RECONCILE, Timer::Reconcile);
-        if self.waiting[Kind::Check as usize].is_empty() {
-            let history = &self.shared.config.history;
-            let mut rooms = self.shared.registry.topics();
-            rooms.retain(|topic| topic.as_room().is_some_and(|room| history.of(room).is_some()));
-            self.wait_for(Kind::Check, rooms);
+        let history = &self.shared.config.history;
+        for topic in self.shared.registry.topics() {
+            if topic.as_room().is_some_and(|room| history.of(room).is_some()) {
+                self.want_check(topic);
+            }
         }
     }
 

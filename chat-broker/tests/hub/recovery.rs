@@ -59,6 +59,47 @@ async fn what_nobody_told_of_is_found_in_time() {
     assert_eq!(hub.stats().gaps, 0);
 }
 
+/// Calls that fail are tried again by one timer, whatever asks for them meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_long_outage_is_asked_into_once_a_second() {
+    let (hub, broker, publisher) = faulty();
+    let topic = room("r");
+    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    let made = broker.count(Call::Positions) + broker.count(Call::History);
+    for call in [Call::Positions, Call::History] {
+        broker.delay(call, Duration::from_millis(300));
+        broker.fail_next(call, 10_000);
+    }
+    broker.lose_publications(1, Told::Nothing);
+    for n in 0..100 {
+        say(&publisher, &topic, &n.to_string()).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    let made = broker.count(Call::Positions) + broker.count(Call::History) - made;
+    assert!((200..=500).contains(&made), "{made} calls in 300 s");
+    for call in [Call::Positions, Call::History] {
+        broker.fail_next(call, 0);
+    }
+    for n in 0..100 {
+        ear.expect(&[&format!("{} {n}", n + 1)]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_that_ended_in_an_outage_is_asked_after_no_more() {
+    let (hub, broker, _publisher) = faulty();
+    let topic = room("r");
+    let (place, ..) = join(&hub, &topic, 1).await;
+    broker.fail_next(Call::Positions, 10_000);
+    tokio::time::sleep(Duration::from_secs(35)).await;
+    drop(place);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let made = broker.count(Call::Positions);
+    assert!(made > 0);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(broker.count(Call::Positions), made);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_interruption_reads_only_the_rooms_that_are_behind() {
     let (hub, broker, publisher) = faulty();

@@ -34,11 +34,13 @@ impl Task {
             Body::Joined(frame) => self.joined(frame, request),
             Body::Message(frame) => self.message(frame),
             Body::Gap(frame) => self.gap(&frame),
-            Body::Presence(frame) => self.presence(frame),
-            Body::Typing(frame) => {
+            Body::Presence(frame) if self.is_in(&frame.room) => self.presence(frame),
+            Body::Typing(frame) if self.is_in(&frame.room) => {
                 let (room, user, typing) = (frame.room, frame.user, frame.typing);
                 self.events.push(Event::Typing { room, user, typing });
             }
+            // Of a room that was left meanwhile.
+            Body::Typing(_) | Body::Presence(_) => {}
             Body::Direct(frame) => {
                 let (user, text, data, at) = (frame.user, frame.message, frame.data, frame.at);
                 self.events.push(Event::Direct { user, text, data, at });
@@ -158,6 +160,10 @@ impl Task {
             room.track.gap(position);
             self.events.push(Event::Gap { room: frame.room.clone(), position });
         }
+    }
+
+    fn is_in(&mut self, room: &str) -> bool {
+        self.rooms.get_mut(room).is_some_and(|room| room.is_in())
     }
 
     fn presence(&mut self, frame: PresenceFrame) {

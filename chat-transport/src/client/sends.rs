@@ -165,9 +165,14 @@ impl Sends {
         self.give_up_while(|send| send.uncertain);
     }
 
-    /// Gives up what ran out of time.
+    /// Gives up what ran out of time, and ends pauses, even if the room cannot send yet.
     pub(super) fn expire(&mut self, now: Instant) {
         self.give_up_while(|send| send.deadline <= now);
+        for send in self.rooms.values_mut().filter_map(VecDeque::front_mut) {
+            if matches!(send.stage, Stage::Paused(until) if until <= now) {
+                send.stage = Stage::Idle;
+            }
+        }
     }
 
     /// Gives up each room's messages up to the first that is none of these.
@@ -302,6 +307,18 @@ mod tests {
         sends.pause("r", 1, until, false);
         assert!(sends.next("r", now).is_none());
         assert_eq!(sends.deadline(), Some(until));
+        assert_eq!(dispatch(&mut sends, "r", 2, until), "a");
+    }
+
+    #[test]
+    fn a_pause_that_is_over_is_not_due_for_ever() {
+        let now = Instant::now();
+        let (mut sends, _a, _b) = one_on_its_way(now);
+        let until = now + Duration::from_secs(1);
+        sends.pause("r", 1, until, false);
+        sends.lost();
+        sends.expire(until);
+        assert_eq!(sends.deadline(), Some(now + LIFE));
         assert_eq!(dispatch(&mut sends, "r", 2, until), "a");
     }
 

@@ -3,7 +3,7 @@
 use chat_core::{Deliver, Position, Topic};
 use tracing::warn;
 
-use super::{Interest, RETRY, State, Timer, log_unsubscribed};
+use super::{Interest, State, log_unsubscribed};
 use crate::error::BrokerError;
 use crate::hub::Shared;
 use crate::hub::call::{Kind, Outcome, ReadResult};
@@ -23,7 +23,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
             Outcome::Checked(topics, Ok(positions)) => self.checked(topics, positions),
             Outcome::Checked(topics, Err(_)) => {
                 for topic in topics {
-                    self.set_timer(RETRY, Timer::Check(topic));
+                    self.retry_soon(Kind::Check, topic);
                 }
             }
         }
@@ -44,7 +44,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
         for topic in topics {
             self.shared.turn_away(&topic, error);
             self.states.insert(topic.clone(), State::Failed);
-            self.set_timer(RETRY, Timer::Subscribe(topic));
+            self.retry_soon(Kind::Subscribe, topic);
         }
     }
 
@@ -83,7 +83,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
             self.shared.turn_away(&topic, error);
             self.log_subscribed(&topic);
             self.reading.remove(&topic);
-            self.set_timer(RETRY, Timer::Read(topic));
+            self.retry_soon(Kind::Read, topic);
         }
     }
 
@@ -99,7 +99,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
         }
     }
 
-    /// After an interruption: rooms that are behind read what they missed.
+    /// Rooms that are behind read what they missed.
     fn checked(&mut self, topics: Vec<Topic>, positions: Vec<Position>) {
         for (topic, position) in topics.into_iter().zip(positions) {
             self.shared.update(&topic, |room, _| room.check(position));
