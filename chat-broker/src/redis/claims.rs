@@ -65,7 +65,9 @@ struct Claim {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     No,
-    /// It has not answered, or not yet.
+    /// It is told for the first time, and has not answered yet.
+    Asked,
+    /// It has not answered.
     Maybe,
     Yes,
 }
@@ -241,7 +243,8 @@ impl State {
         {
             let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn == Some(turn));
             let Some(claim) = waiting else { continue };
-            (claim.told, claim.turn) = (Told::Maybe, None);
+            claim.told = if claim.told == Told::No { Told::Asked } else { Told::Maybe };
+            claim.turn = None;
             changes.enters.push((key.clone(), claim.info.clone()));
             if let Some(accepted) = claim.visit.take() {
                 self.visits -= 1;
@@ -258,7 +261,10 @@ impl State {
             let (turn, key) = first.remove_entry();
             let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn == Some(turn));
             let Some(claim) = waiting else { continue };
-            (claim.told, claim.turn) = (Told::Maybe, None);
+            claim.turn = None;
+            if claim.told == Told::Yes {
+                claim.told = Told::Maybe;
+            }
             changes.leaves.push(key);
         }
         changes
@@ -281,15 +287,29 @@ impl State {
     fn settle_enter(&mut self, key: Key, outcome: Outcome) {
         let turn = (0, self.turn());
         let Some(claim) = self.claims.get_mut(&key) else { return };
+        let is_first = claim.told == Told::Asked;
         match outcome {
             Outcome::Done => claim.told = Told::Yes,
-            // Otherwise the going waits, or is under way itself.
-            Outcome::Unanswered if claim.here && claim.turn.is_none() => {
-                claim.turn = Some(turn);
-                self.entering.insert(turn, key);
+            Outcome::Unanswered => {
+                claim.told = Told::Maybe;
+                // Otherwise the going waits, or is under way itself.
+                if claim.here && claim.turn.is_none() {
+                    claim.turn = Some(turn);
+                    self.entering.insert(turn, key);
+                }
             }
-            Outcome::Unanswered => {}
+            // Nobody knows of it, so there is no going: else those who come and go would
+            // pile up for as long as Redis refuses.
+            Outcome::Refused if is_first && !claim.here && claim.visit.is_none() => {
+                if let Some(turn) = claim.turn {
+                    self.leaving.remove(&turn);
+                }
+                self.claims.remove(&key);
+            }
             Outcome::Refused => {
+                if is_first {
+                    claim.told = Told::No;
+                }
                 self.refused.insert(key);
             }
         }
@@ -323,7 +343,7 @@ impl State {
             let queue = match (claim.here, claim.told) {
                 (true, Told::No | Told::Maybe) => &mut self.entering,
                 (false, Told::Maybe | Told::Yes) => &mut self.leaving,
-                _ => continue,
+                (true, Told::Yes) | (false, Told::No) | (_, Told::Asked) => continue,
             };
             claim.turn = Some(turn);
             queue.insert(turn, key);

@@ -43,6 +43,29 @@ fn nothing_is_told_before_there_is_a_node() {
     assert!(!claims.has_changes() && !claims.is_empty());
 }
 
+/// Otherwise people who come and go would pile up.
+#[test]
+fn nothing_is_kept_of_who_came_and_went_while_redis_refuses() {
+    let claims = claims();
+    let refused = |sent| claims.settle(claims.take(sent), std::iter::repeat(Outcome::Refused));
+    for user in 0..200 {
+        claims.enter(key(user), Bytes::new(), 0);
+        if user % 2 == 0 {
+            refused(0);
+            claims.leave(key(user), 0);
+        } else {
+            let changes = claims.take(0);
+            // A visit: something was said meanwhile.
+            claims.leave(key(user), 1);
+            claims.settle(changes, std::iter::repeat(Outcome::Refused));
+        }
+        claims.retry();
+        refused(1);
+    }
+    assert!(claims.is_empty() && !claims.has_changes());
+    assert!(claims.state().refused.is_empty());
+}
+
 #[test]
 fn a_going_waits_for_what_was_published_before_it() {
     let claims = claims();

@@ -218,14 +218,19 @@ async fn a_room_that_was_left_is_not_joined_again() {
         let leave = peer.recv("leave").await;
         // These may be under way yet.
         peer.send(message(6)).await;
+        peer.send(json!({"type":"presence","room":"general","event":"left","user":ann()})).await;
+        peer.send(json!({"type":"typing","room":"general","user":ann(),"typing":true})).await;
         peer.send(json!({"type":"left","id":leave["id"],"room":"general"})).await;
         peer
     };
-    let (peer, outcome) = tokio::join!(serve, client.leave("general"));
+    let (mut peer, outcome) = tokio::join!(serve, client.leave("general"));
     outcome.unwrap();
     assert_eq!(client.leave("general").await, Err(ClientError::NotInRoom));
     assert_eq!(client.send("general", "hi").await, Err(ClientError::NotInRoom));
     assert_eq!(client.typing("general", true).await, Err(ClientError::NotInRoom));
+    peer.send(json!({"type":"direct","user":ann(),"message":"psst","at":1})).await;
+    let event = next_of_room(&mut events).await;
+    assert!(matches!(event, Event::Direct { .. }), "of a room that was left: {event:?}");
     drop(peer);
 
     let mut peer = mock.welcome().await;
