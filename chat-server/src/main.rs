@@ -100,9 +100,9 @@ async fn with_redis(settings: &Settings, url: &str) -> Result<ServerBuilder, Str
         .prefix(&settings.redis_prefix)
         .lease(settings.presence_lease)
         .grace(settings.server().hub.grace);
-    let (broker, events) = chat_broker::RedisBroker::connect(config)
-        .await
-        .map_err(|error| format!("invalid value for redis-url: {error}"))?;
+    let (broker, events) = chat_broker::RedisBroker::connect(config).await.map_err(|error| {
+        format!("invalid value for redis-url, redis-prefix or presence-…: {error}")
+    })?;
     Ok(Server::builder().broker(broker, events))
 }
 

@@ -95,7 +95,8 @@ struct Layer {
     #[arg(long, env, value_name = "TIME")]
     presence_grace: Option<Period>,
 
-    /// How long the users of a server that died stay in rooms [default: 10s]
+    /// How long a server that is not heard of counts as alive; its users leave at most 5 s
+    /// later [default: 10s]
     #[arg(long, env, value_name = "TIME")]
     presence_lease: Option<Period>,
 

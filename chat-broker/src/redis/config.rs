@@ -97,8 +97,8 @@ impl RedisConfig {
         self
     }
 
-    /// Connections to publish on; default 1, which carries more than 100,000 publications
-    /// a second to a near Redis. More help against latency; each costs a task, a socket and
+    /// Connections to publish on; default 1, which carries as much as one thread of
+    /// a near Redis takes. More help against latency; each costs a task, a socket and
     /// its own queue, and batches get smaller.
     #[must_use]
     pub fn publish_connections(mut self, connections: usize) -> Self {
@@ -134,7 +134,7 @@ impl RedisConfig {
 
     /// How long, at least, Redis keeps the position of a topic in which nothing is
     /// published, in whole seconds up to ten years; default 24 h. It is gone after twice
-    /// that, and the topic begins a new epoch. A position takes about 150 bytes in Redis.
+    /// that, and the topic begins a new epoch. A position takes about 100 bytes in Redis.
     #[must_use]
     pub fn position_ttl(mut self, ttl: Duration) -> Self {
         self.position_ttl = ttl;
