@@ -388,6 +388,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_set_is_as_the_help_says() {
+        let settings = Layer::default().into_settings().unwrap();
+        let hub = settings.server.hub;
+        let kept = hub.history.of(&chat_core::RoomId::new("r").unwrap());
+        let day = Duration::from_secs(24 * 3600);
+        assert_eq!(kept, Some(Retention { messages: 256, ttl: day }));
+        assert_eq!((hub.presence_limit, hub.grace), (200, Duration::from_secs(5)));
+        assert_eq!(settings.presence_lease, Duration::from_secs(10));
+    }
+
+    #[test]
     fn origins_are_separated_by_commas() {
         let origins = |text: &str| {
             let cli = Cli::try_parse_from(["chat-server", "--allow-origin", text]).unwrap();

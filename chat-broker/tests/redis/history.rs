@@ -1,12 +1,14 @@
 //! What is kept, for how long, and how it is read.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, Delivery, HistoryRead};
 use chat_core::{History, Range, Retention};
+use futures_util::future::join_all;
 
-use crate::support::{Node, assert_refused, latest, room, texts};
+use crate::proxy::Proxy;
+use crate::support::{Node, assert_refused, keyed, latest, room, texts};
 
 async fn say(node: &Node, name: &str, delivery: &Delivery, numbers: std::ops::RangeInclusive<u32>) {
     for n in numbers {
@@ -188,8 +190,27 @@ async fn a_refused_publication_leaves_nothing() {
     server.command(&["RENAME", "chat:{r.r}:log", "elsewhere"]).await;
     server.command(&["SET", "chat:{r.r}:log", "x"]).await;
     assert_refused("publish", node.publish(&room("r"), "3").await);
+    assert_refused("publish", node.deliver(&room("r"), "3", keyed("k")).await);
     assert_eq!(node.position(&room("r")).await.unwrap().offset, 2);
     server.command(&["RENAME", "elsewhere", "chat:{r.r}:log"]).await;
     say(&node, "r", &latest(9), 3..=3).await;
-    assert_eq!(texts(&node.history(&room("r"), Range::Latest, 9).await), numbers(1..=3));
+    let again = node.deliver(&room("r"), "4", keyed("k")).await.unwrap();
+    assert!(!again.repeated, "its key was not remembered");
+    assert_eq!(texts(&node.history(&room("r"), Range::Latest, 9).await), numbers(1..=4));
+}
+
+/// Each alone would take a way to Redis and back.
+#[tokio::test]
+async fn what_is_asked_at_once_goes_at_once() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port());
+    let node = Node::with(Node::config(&server).url(url)).await;
+    node.publish(&room("0"), "first").await.unwrap();
+    proxy.delay(Duration::from_millis(100));
+    let began = Instant::now();
+    let topics: Vec<_> = (0..200).map(|n| room(&n.to_string())).collect();
+    join_all(topics.iter().map(async |topic| node.publish(topic, "x").await.unwrap())).await;
+    assert_eq!(node.broker.positions(&topics).await.unwrap().len(), 200);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }

@@ -14,6 +14,7 @@ fn the_module() {
     let tab = browser.open(&server.url("/"));
     comes_back_after_the_codes_that_say_so(&tab);
     obeys_a_goodbye_and_asks_into_silence(&tab);
+    pauses_ever_longer_and_by_chance(&tab);
     tells_errors_to_who_asked(&tab);
     drops_a_resume_that_no_longer_counts(&tab);
     browser.assert_no_errors(&[]);
@@ -56,6 +57,30 @@ fn obeys_a_goodbye_and_asks_into_silence(tab: &Tab<'_>) {
             return { pauses, state: chat.state, connections: sockets.length };",
     );
     assert_eq!(result, json!({"pauses": [0, 30], "state": "closed", "connections": 3}));
+}
+
+fn pauses_ever_longer_and_by_chance(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        "const chance = [0.5, 0.5, 0.5, 0.25];
+            const random = Math.random;
+            const chat = client({ backoffBaseMs: 10, backoffCapMs: 40 });
+            const pauses = [];
+            chat.on('state', ({ retryInMs }) => retryInMs !== undefined && pauses.push(retryInMs));
+            chat.connect();
+            try {
+                Math.random = () => chance[pauses.length];
+                for (let n = 0; n < 4; n++) {
+                    await soon(() => sockets[n]);
+                    sockets[n].end(1006);
+                }
+            } finally {
+                Math.random = random;
+            }
+            chat.close();
+            return pauses;",
+    );
+    assert_eq!(result, json!([5, 10, 20, 10]));
 }
 
 fn tells_errors_to_who_asked(tab: &Tab<'_>) {

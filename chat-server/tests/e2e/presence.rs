@@ -34,6 +34,31 @@ fn told(event: &str, name: &str) -> (String, String) {
     (event.to_owned(), name.to_owned())
 }
 
+/// Only native sessions have a time to come back in.
+#[tokio::test]
+async fn who_speaks_an_earlier_dialect_has_left_at_once() {
+    let server = Chat::alone();
+    let (mut watcher, _) = enter(&server, "Watcher").await;
+    let subscribe = r#"{"type":"SUBSCRIBE","room":"r"}"#;
+    let join = r#"{"type":"join_room","room":"r","username":"Bob"}"#;
+    let unsubscribe = r#"{"type":"UNSUBSCRIBE","room":"r"}"#;
+    let leave = r#"{"type":"leave_room"}"#;
+    for (enter, leave) in
+        [(subscribe, Some(unsubscribe)), (subscribe, None), (join, Some(leave)), (join, None)]
+    {
+        let mut client = server.client().await;
+        client.send(enter).await;
+        assert_eq!(presence(&mut watcher).await.0, "joined", "{enter}");
+        let left = Instant::now();
+        match leave {
+            Some(frame) => client.send(frame).await,
+            None => drop(client),
+        }
+        assert_eq!(presence(&mut watcher).await.0, "left", "{enter}");
+        assert!(left.elapsed() < Duration::from_secs(4), "{enter}: {:?}", left.elapsed());
+    }
+}
+
 #[tokio::test]
 async fn members_are_those_of_all_servers() {
     let redis = RedisServer::start();
