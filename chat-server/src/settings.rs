@@ -258,11 +258,12 @@ impl Layer {
         if self.presence_lease.is_some_and(|Period(lease)| lease < SHORTEST_LEASE) {
             return Err("invalid value for presence-lease: at least 1s".to_owned());
         }
+        let max_frame = ServerConfig::default().transport.max_frame_bytes;
         at_least("max-message-bytes", self.max_message_bytes, 1)?;
-        at_least("outbox-bytes", self.outbox_bytes, MAX_FRAME)?;
-        if let Some(bytes) = self.max_message_bytes.filter(|bytes| *bytes >= MAX_FRAME) {
+        at_least("outbox-bytes", self.outbox_bytes, max_frame)?;
+        if let Some(bytes) = self.max_message_bytes.filter(|bytes| *bytes >= max_frame) {
             return Err(format!(
-                "invalid value '{bytes}' for max-message-bytes: a frame has {MAX_FRAME} bytes"
+                "invalid value '{bytes}' for max-message-bytes: a frame has {max_frame} bytes"
             ));
         }
         if self.pong_timeout.is_some_and(|Period(timeout)| timeout.is_zero()) {
@@ -300,9 +301,6 @@ const SHORTEST_TTL: Duration = Duration::from_secs(1);
 
 const PRESENCE_LEASE: Duration = Duration::from_secs(10);
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
-
-/// The largest frame that a client may send.
-const MAX_FRAME: usize = 65_536;
 
 /// `REDIS_URL=` says what an absent `REDIS_URL` says.
 fn filled(text: Option<String>) -> Option<String> {

@@ -31,6 +31,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const SETTLING: Duration = Duration::from_secs(5);
 /// How often all rooms are compared with the broker, whatever it told of them.
 const RECONCILE: Duration = Duration::from_secs(30);
+/// The longest that anything waits, whatever was configured: the clock ends somewhere.
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How often the members of a big room are told how many there are.
 const NEWS: Duration = Duration::from_secs(1);
 
@@ -195,7 +197,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
     }
 
     fn set_timer(&mut self, after: Duration, timer: Timer) -> Instant {
-        let due = Instant::now() + after;
+        let due = Instant::now() + after.min(LONGEST);
         let at = self.timers.partition_point(|(other, _)| *other <= due);
         self.timers.insert(at, (due, timer));
         due

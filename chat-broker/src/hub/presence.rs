@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
+use super::interest::LONGEST;
 
 /// The users of this server, by room.
 #[derive(Debug, Default)]
@@ -68,7 +69,7 @@ impl<M> Shared<M> {
             return;
         }
         if is_lost {
-            let until = Instant::now() + self.config.grace;
+            let until = Instant::now() + self.config.grace.min(LONGEST);
             held.until = Some(until);
             state.lost.push_back((until, key.0, key.1));
             self.presence.lost.notify_one();

@@ -212,7 +212,7 @@ impl<M> RoomState<M> {
         }
     }
 
-    /// The broker's sequence stands at `position`, after the room was subscribed again.
+    /// The broker's sequence stands at `position`.
     pub(super) fn check(&mut self, position: Position) {
         if let Some(timeline) = &mut self.timeline
             && timeline.is_behind(position)

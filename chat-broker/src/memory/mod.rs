@@ -10,7 +10,7 @@ mod topic;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -84,7 +84,7 @@ struct Shared {
     shard_of: RandomState,
     budget: Arc<Budget>,
     reclaiming: Mutex<()>,
-    secret: [u8; 32],
+    secret: OnceLock<[u8; 32]>,
     next_node: AtomicU64,
 }
 
@@ -104,17 +104,13 @@ impl MemoryBus {
     fn with_limits(topics: usize, history_bytes: usize) -> Self {
         let budget = Arc::new(Budget::new(history_bytes));
         let shard = || Shard::new(topics.div_ceil(SHARDS), MAX_KEYS / SHARDS, Arc::clone(&budget));
-        let mut secret = [0; 32];
-        for bytes in secret.chunks_exact_mut(8) {
-            bytes.copy_from_slice(&random::bits().to_ne_bytes());
-        }
         Self {
             shared: Arc::new(Shared {
                 shards: std::array::from_fn(|_| Mutex::new(shard())),
                 shard_of: RandomState::new(),
                 budget,
                 reclaiming: Mutex::new(()),
-                secret,
+                secret: OnceLock::new(),
                 next_node: AtomicU64::new(0),
             }),
         }
@@ -239,7 +235,11 @@ impl Broker for MemoryBroker {
 
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {
         self.open()?;
-        Ok(self.bus.secret)
+        if let Some(secret) = self.bus.secret.get() {
+            return Ok(*secret);
+        }
+        let secret = random::secret()?;
+        Ok(*self.bus.secret.get_or_init(|| secret))
     }
 
     fn status(&self) -> Status {

@@ -124,7 +124,7 @@ impl RedisConfig {
         self
     }
 
-    /// How long a call waits for Redis before it fails; default 5 s. A publication that
+    /// How long a call waits for Redis before it fails, an hour at most; default 5 s. A publication that
     /// was sent when its time came waits up to 2 s more for its answer.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -186,8 +186,8 @@ impl RedisConfig {
             "there must be a connection to publish on"
         } else if self.publish_queue == 0 || self.event_queue == 0 {
             "a queue must have room for one"
-        } else if self.deadline.is_zero() {
-            "the deadline must be longer than nothing"
+        } else if self.deadline.is_zero() || self.deadline > MAX_LEASE {
+            "the deadline is longer than nothing, and an hour at most"
         } else if !(Duration::from_secs(1)..=MAX_TTL).contains(&self.position_ttl) {
             "the lifetime of positions is a second to ten years"
         } else if !(MIN_LEASE..=MAX_LEASE).contains(&self.lease) {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use chat_core::{Epoch, Position, Topic};
 
-use super::mark::{Mark, Recent};
+use super::mark::{ByTopic, Mark};
 use super::names::Address;
 
 /// Ended epochs of one topic that are remembered: a Redis that ends again and again comes
@@ -25,9 +25,9 @@ pub(super) struct Interest {
     /// Something was received since [`take_heard`](Self::take_heard).
     heard: bool,
     /// Of topics that are not wanted.
-    marks: Recent<Mark>,
+    marks: ByTopic<Mark>,
     /// The epochs that topics were in before.
-    ended: Recent<VecDeque<Epoch>>,
+    ended: ByTopic<VecDeque<Epoch>>,
 }
 
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use super::answer::{is_overtaken, published, refuses_all, wants_reconnect};
 use super::claims::{Changes, Claims};
 use super::health::Side;
 use super::link::{Backoff, Link, PING_INTERVAL, RESPONSE_TIMEOUT, broker_error, timed_out};
-use super::mark::{Mark, Recent};
+use super::mark::{ByTopic, Mark};
 use super::peer::Peer;
 use super::presence::{self, Presence};
 use super::queue::{Job, Queue};
@@ -33,7 +33,7 @@ pub(super) struct LaneTask {
     /// Of the latest connection.
     peer: Option<Peer>,
     /// The latest answers in topics.
-    answered: Recent<Position>,
+    answered: ByTopic<Position>,
     /// Redis refuses publications, and the log has said so.
     refused: bool,
 }
@@ -54,7 +54,7 @@ impl LaneTask {
             claims,
             side: shared.health.side(),
             peer: None,
-            answered: Recent::default(),
+            answered: ByTopic::default(),
             refused: false,
         }
     }

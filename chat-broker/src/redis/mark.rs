@@ -48,18 +48,18 @@ impl Mark {
 /// What is remembered of topics, by channel: the half that was remembered longest ago is
 /// forgotten when there are too many.
 #[derive(Debug)]
-pub(super) struct Recent<T> {
+pub(super) struct ByTopic<T> {
     latest: HashMap<String, T>,
     earlier: HashMap<String, T>,
 }
 
-impl<T> Default for Recent<T> {
+impl<T> Default for ByTopic<T> {
     fn default() -> Self {
         Self { latest: HashMap::new(), earlier: HashMap::new() }
     }
 }
 
-impl<T> Recent<T> {
+impl<T> ByTopic<T> {
     pub(super) fn insert(&mut self, channel: String, value: T) {
         if self.latest.len() >= MAX_TOPICS / 2 && !self.latest.contains_key(&channel) {
             self.earlier = std::mem::take(&mut self.latest);
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_latest_are_remembered() {
-        let mut marks = Recent::default();
+        let mut marks = ByTopic::default();
         for n in 1..=10_000 {
             marks.insert(n.to_string(), at(b"aaaaaaaa", n));
             marks.insert("busy".to_owned(), at(b"aaaaaaaa", n));

@@ -12,6 +12,7 @@ use super::link::{broker_error, connection_config};
 use super::mark::{Mark, Stored};
 use super::{script, wire};
 use crate::error::BrokerError;
+use crate::random;
 
 /// Connections at most.
 const POOL_SIZE: usize = 4;
@@ -73,7 +74,7 @@ impl Store {
                 return Ok(stored);
             }
             let mut propose = Pipeline::with_capacity(2);
-            propose.cmd("SET").arg(&key).arg(&new_secret()?).arg("NX").ignore();
+            propose.cmd("SET").arg(&key).arg(&random::secret()?).arg("NX").ignore();
             propose.cmd("GET").arg(&key);
             let (stored,) = self.query(&propose).await?;
             Ok(stored)
@@ -119,15 +120,6 @@ impl Store {
             .await
             .unwrap_or_else(|_| Err(BrokerError::unavailable("redis did not answer in time")))
     }
-}
-
-fn new_secret() -> Result<[u8; 32], BrokerError> {
-    let mut secret = [0; 32];
-    rustls::crypto::ring::default_provider()
-        .secure_random
-        .fill(&mut secret)
-        .map_err(|_| BrokerError::unavailable("the operating system gives no random bytes"))?;
-    Ok(secret)
 }
 
 pub(super) fn malformed() -> BrokerError {

@@ -26,6 +26,22 @@ async fn comings_and_goings_are_told_on_all_servers_once_for_each_user() {
     ear.expect(&["-ann"]).await;
 }
 
+/// A configuration beyond the end of the clock.
+#[tokio::test(start_paused = true)]
+async fn times_without_an_end_are_only_long() {
+    let config = HubConfig::default().grace(Duration::MAX).linger(Duration::MAX);
+    let (hub, broker) = start_with(&MemoryBus::new(), config);
+    let topic = room("r");
+    let (place, mut ear) = enter(&hub, &topic, 1, "ann").await;
+    ear.expect(&["+ann"]).await;
+    place.lose();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!((broker.count(Call::Leave), broker.count(Call::Unsubscribe)), (0, 0));
+    let (_again, mut ear) = enter(&hub, &topic, 2, "ann").await;
+    ear.expect_silence().await;
+    assert_eq!(broker.count(Call::Enter), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lost_connection_is_told_after_the_grace_unless_it_comes_back() {
     let bus = MemoryBus::new();

@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep};
 use super::members;
 use crate::member::Member;
 
-/// Payload of messages in one frame, in bytes.
-const FRAME_BYTES: usize = 256 * 1024;
+/// Payload of messages in one page, in bytes: as much as a read of the broker brings.
+const PAGE_BYTES: usize = HistoryRead::MAX_BYTES;
 
 /// Messages in one page, at most.
 pub(super) const PAGE: u32 = 256;
@@ -72,9 +72,7 @@ impl Newcomer {
     pub(super) fn tell_of_room(&self, snapshot: &Snapshot<'_, Member>) {
         let (position, wanted) = (snapshot.position, self.latest());
         let messages: Vec<_> = match (position, snapshot.recent) {
-            (Some(position), Some(recent)) => {
-                recent.latest(position, wanted, FRAME_BYTES).collect()
-            }
+            (Some(position), Some(recent)) => recent.latest(position, wanted, PAGE_BYTES).collect(),
             _ => Vec::new(),
         };
         self.tell_joined(snapshot, position, &messages, false);
@@ -84,7 +82,7 @@ impl Newcomer {
     /// there may be more than are at hand.
     fn newest<'a>(&self, recent: &'a Recent, position: Position) -> Option<Vec<&'a Entry>> {
         let wanted = self.latest();
-        let newest: Vec<_> = recent.latest(position, wanted, FRAME_BYTES).collect();
+        let newest: Vec<_> = recent.latest(position, wanted, PAGE_BYTES).collect();
         let oldest = newest.first().map_or(position.offset + 1, |first| first.offset);
         let is_cut_short = newest.first().is_some_and(|_| recent.oldest() < Some(oldest));
         // A room that keeps fewer than a page has no more.
@@ -253,7 +251,7 @@ fn missed(recent: &Recent, since: Position, upto: Position) -> Option<Vec<&Entry
     }
     let missed: Vec<_> = recent.between(since.offset, upto)?.collect();
     let bytes: usize = missed.iter().map(|entry| entry.payload.len()).sum();
-    (bytes <= FRAME_BYTES).then_some(missed)
+    (bytes <= PAGE_BYTES).then_some(missed)
 }
 
 /// One page of a room's history.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chat_core::ErrorCode;
+
 /// Why a call of a [`Client`](super::Client) failed.
 ///
 /// Of a message that was to be sent, everything but [`OutcomeUnknown`](Self::OutcomeUnknown)
@@ -61,10 +63,16 @@ pub struct Rejection {
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl Rejection {
+    pub(super) fn is(&self, code: ErrorCode) -> bool {
+        self.code == code.as_str()
+    }
+
     /// How long to wait before the same is tried again, if that may help: as a span that
     /// jitter is added to.
     pub(super) fn retry(&self) -> Option<Duration> {
-        let passes = matches!(&*self.code, "broker_unavailable" | "rate_limited" | "internal");
+        let passes = [ErrorCode::BrokerUnavailable, ErrorCode::RateLimited, ErrorCode::Internal]
+            .into_iter()
+            .any(|code| self.is(code));
         self.retry_after.or(passes.then_some(RETRY_AFTER))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chat_core::{Epoch, Step};
+use chat_core::{Epoch, ErrorCode, Step};
 use tokio::time::Instant;
 
 use super::backoff::jittered;
@@ -212,7 +212,7 @@ impl Task {
             },
             Some((id, Request::Send(room))) => match retry {
                 Some(pause) => {
-                    let uncertain = rejection.code != "rate_limited";
+                    let uncertain = !rejection.is(ErrorCode::RateLimited);
                     self.sends.pause(&room, id, jittered(pause), uncertain);
                 }
                 None => self.sends.reject(&room, id, rejection.into()),
@@ -233,7 +233,7 @@ impl Task {
     }
 
     fn unwelcome(&mut self, rejection: &Rejection) {
-        if rejection.code == "unauthorized" && self.resume.take().is_some() {
+        if rejection.is(ErrorCode::Unauthorized) && self.resume.take().is_some() {
             // The servers' secret is another one by now: be a new user.
             self.hello();
         } else if rejection.retry().is_some() {

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use chat_core::Dialect;
 use futures_util::{Sink, StreamExt};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderValue, Uri};
@@ -54,7 +55,9 @@ impl Socket {
     pub(super) async fn open(url: String) -> Result<Self, Loss> {
         let failed = |error: &dyn std::fmt::Display| Loss::new(error.to_string());
         let mut request = url.into_client_request().map_err(|error| failed(&error))?;
-        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("chat.v1"));
+        request
+            .headers_mut()
+            .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(Dialect::SUBPROTOCOL));
         let uri = request.uri();
         let address =
             format!("{}:{}", uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
