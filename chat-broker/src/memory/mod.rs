@@ -116,6 +116,13 @@ impl MemoryBus {
         }
     }
 
+    /// Loses where a topic stands and its history, as a Redis that was emptied does: for
+    /// tests of those who must notice.
+    #[cfg(feature = "testing")]
+    pub fn lose(&self, topic: &Topic) {
+        self.shared.shard(topic).lose(topic);
+    }
+
     /// Adds a node.
     #[must_use]
     pub fn connect(&self) -> (MemoryBroker, BrokerEvents) {

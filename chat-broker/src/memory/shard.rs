@@ -85,6 +85,14 @@ impl Shard {
         state.map(|state| state.read(read, Instant::now())).unwrap_or_default()
     }
 
+    #[cfg(feature = "testing")]
+    pub(super) fn lose(&mut self, topic: &Topic) {
+        if let Some(state) = self.topics.get_mut(topic) {
+            state.lose();
+            self.forget_if_void(topic);
+        }
+    }
+
     pub(super) fn subscribe(&mut self, topic: &Topic, node: u64, events: &Arc<EventSender>) {
         self.state(topic).subscribe(node, events);
     }

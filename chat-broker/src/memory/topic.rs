@@ -56,6 +56,13 @@ impl TopicState {
         History { position, entries }
     }
 
+    /// Where it stood and what it kept are lost.
+    #[cfg(feature = "testing")]
+    pub(super) fn lose(&mut self) {
+        self.position = Position::default();
+        self.log = None;
+    }
+
     fn expire(&mut self, now: Instant) {
         self.log.take_if(|log| log.is_expired(now));
     }

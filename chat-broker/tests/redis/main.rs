@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use chat_broker::testing::{RedisServer, conformance};
 use chat_broker::{Broker, RedisBroker, RedisConfig};
+use chat_core::Topic;
 
 /// Short: the suite waits until the users of a dead node have left.
 const LEASE: Duration = Duration::from_secs(1);
@@ -43,6 +44,26 @@ async fn conformance_with_many_connections() {
     let config = RedisConfig::new(server.url()).lease(LEASE);
     let config = config.publish_connections(4).publish_queue(16);
     conformance::run(async || connect(config.clone()).await).await;
+}
+
+#[tokio::test]
+async fn epochs() {
+    let server = RedisServer::start();
+    let config = RedisConfig::new(server.url());
+    let lose = async |topic: &Topic| {
+        // The suite's names have letters, digits and one space.
+        let room = topic.as_room().unwrap().as_str().replace(' ', "%20");
+        let lost = server
+            .command(&[
+                "DEL",
+                &format!("chat:{{r.{room}}}:meta"),
+                &format!("chat:{{r.{room}}}:log"),
+            ])
+            .await;
+        assert_eq!(lost, "2");
+    };
+    let connect = async || connect(config.clone()).await;
+    conformance::a_lost_sequence_begins_a_new_epoch(connect, lose).await;
 }
 
 async fn connect(config: RedisConfig) -> (Arc<dyn Broker>, chat_broker::BrokerEvents) {

@@ -1,7 +1,8 @@
 //! The promises of [`Broker`], as tests that any implementation can be put to.
 //!
 //! [`run`] takes a way to connect one more node to a shared bus and goes through every
-//! case; each case can also be run alone.
+//! case; each case can also be run alone. [`a_lost_sequence_begins_a_new_epoch`] also takes a
+//! way to lose something.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -29,10 +30,12 @@
 
 mod content;
 mod departure;
+mod epoch;
 mod follow;
 mod history;
 mod interest;
 mod keys;
+mod model;
 mod presence;
 mod sequence;
 
@@ -54,6 +57,7 @@ pub use departure::{
     a_user_at_two_nodes_goes_with_the_last, users_of_a_closed_node_leave_once,
     users_of_a_dead_node_leave_once,
 };
+pub use epoch::a_lost_sequence_begins_a_new_epoch;
 pub use follow::{joining_in_a_flood_misses_nothing, what_was_missed_is_read_from_the_history};
 pub use history::{
     a_page_has_a_bounded_size, history_goes_when_its_time_is_over, history_is_kept_by_count,
@@ -64,6 +68,7 @@ pub use interest::{
     only_subscribed_topics_arrive, subscribing_twice_and_unsubscribing_strangers_are_fine,
 };
 pub use keys::{a_key_is_published_once, a_key_is_published_once_by_all_at_once, keys_do_not_mix};
+pub use model::any_mix_of_calls_does_as_a_model;
 pub use presence::{
     a_snapshot_and_what_follows_have_no_hole, occupants_are_listed_up_to_a_limit,
     presence_is_numbered_upwards, presence_keeps_its_place_among_publications,
@@ -115,6 +120,7 @@ where
         a_key_is_published_once,
         keys_do_not_mix,
         a_key_is_published_once_by_all_at_once,
+        any_mix_of_calls_does_as_a_model,
         joining_in_a_flood_misses_nothing,
         what_was_missed_is_read_from_the_history,
         users_come_and_go_once,

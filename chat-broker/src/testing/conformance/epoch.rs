@@ -1,0 +1,61 @@
+//! What a sequence that was lost leaves behind.
+
+use std::sync::Arc;
+
+use chat_core::{Position, Range, Topic};
+
+use crate::broker::{Broker, Delivery};
+use crate::events::BrokerEvents;
+use crate::testing::node::{Node, room};
+
+/// After the backend has lost a topic, no offset means two publications: what is published
+/// next begins a new epoch with offset 1, for all nodes, and nothing of before is in its
+/// history; who listened hears on. Other topics go on as they were.
+///
+/// Not a part of [`run`](super::run), because how to lose something is the backend's:
+/// `lose` removes the place and the history of a topic.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn a_lost_sequence_begins_a_new_epoch<F, L>(connect: F, lose: L)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+    L: AsyncFn(&Topic),
+{
+    let (mut a, b) = (Node::new(connect().await), Node::new(connect().await));
+    let (lost, other) = (room("lost"), room("other"));
+    a.subscribe(&[lost.clone(), other.clone()]).await;
+    for topic in [&lost, &other] {
+        for _ in 0..5 {
+            a.publish(topic, "before").await;
+        }
+    }
+    let (before, untouched) = (b.position(&lost).await, b.position(&other).await);
+    a.take(10).await;
+    lose(&lost).await;
+    assert_eq!(b.position(&lost).await, Position::default(), "as if nobody ever spoke");
+    let history = a.history(&lost, Range::After(0), 10).await;
+    assert_eq!((history.position, history.entries), (Position::default(), Vec::new()));
+    b.deliver(&lost, "ephemeral", Delivery::Ephemeral).await;
+    assert_eq!(a.next().await.position, None);
+
+    let mut epochs = vec![before.epoch];
+    for _ in 0..2 {
+        for (offset, node) in (1..).zip([&b, &a]) {
+            let position = node.publish(&lost, "after").await;
+            assert!(!epochs.contains(&position.epoch) || offset > 1, "a new epoch");
+            epochs.push(position.epoch);
+            assert_eq!(position.offset, offset);
+        }
+        let heard: Vec<_> = a.take(2).await.iter().filter_map(|heard| heard.position).collect();
+        let history = b.history(&lost, Range::After(0), 10).await;
+        let told = |offset| Position { offset, ..history.position };
+        assert_eq!(heard, [told(1), told(2)]);
+        assert_eq!(history.position, told(2));
+        assert_eq!(history.entries.len(), 2, "nothing of before");
+        assert!(!history.follows(before), "who was there before is told of a gap");
+        lose(&lost).await;
+    }
+    assert_eq!(a.position(&other).await, untouched);
+    assert_eq!(a.history(&other, Range::After(0), 10).await.entries.len(), 5);
+}

@@ -1,0 +1,130 @@
+//! Any mix of calls, against the simplest thing that keeps the promises.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range as Span;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chat_core::{Entry, Position, Range, Retention, Topic};
+
+use crate::broker::{Broker, Delivery};
+use crate::events::BrokerEvents;
+use crate::testing::node::{Node, room};
+
+/// Calls, in rooms each of which keeps another number of messages.
+const CALLS: u64 = 1_000;
+const KEPT: [u32; 3] = [1, 3, 40];
+
+/// A room as it should be.
+#[derive(Default)]
+struct Model {
+    offset: u64,
+    kept: VecDeque<Entry>,
+    keys: HashMap<u64, u64>,
+}
+
+impl Model {
+    /// Returns the offset, and whether the key was known.
+    fn publish(&mut self, payload: Bytes, key: Option<u64>, most: u32) -> (u64, bool) {
+        if let Some(first) = key.and_then(|key| self.keys.get(&key)) {
+            return (*first, true);
+        }
+        self.offset += 1;
+        self.kept.push_back(Entry { offset: self.offset, payload });
+        while self.kept.len() > most as usize {
+            self.kept.pop_front();
+        }
+        self.keys.extend(key.map(|key| (key, self.offset)));
+        (self.offset, false)
+    }
+
+    fn read(&self, range: Range, limit: usize) -> Vec<Entry> {
+        let kept = |is_in: &dyn Fn(u64) -> bool| -> Vec<Entry> {
+            self.kept.iter().filter(|entry| is_in(entry.offset)).cloned().collect()
+        };
+        let newest =
+            |mut entries: Vec<Entry>| entries.split_off(entries.len().saturating_sub(limit));
+        match range {
+            Range::After(offset) => {
+                let mut entries = kept(&|other| other > offset);
+                entries.truncate(limit);
+                entries
+            }
+            Range::Before(offset) => newest(kept(&|other| other < offset)),
+            Range::Latest => newest(kept(&|_| true)),
+        }
+    }
+}
+
+/// Numbers by chance, the same in each run.
+struct Chance(u64);
+
+impl Chance {
+    fn within(&mut self, span: Span<u64>) -> u64 {
+        // Knuth's MMIX generator; its high bits are the good ones.
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        span.start + (self.0 >> 33) % (span.end - span.start)
+    }
+}
+
+/// Publications with and without keys, reads and positions, by two nodes in turn, do as
+/// the simplest model of a room does.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn any_mix_of_calls_does_as_a_model<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let nodes = [Node::new(connect().await), Node::new(connect().await)];
+    let mut rooms = KEPT.map(|most| (room("model"), most, Model::default()));
+    let mut chance = Chance(1);
+    for nth in 0..CALLS {
+        let node = &nodes[chance.within(0..2) as usize];
+        let (topic, most, model) = &mut rooms[chance.within(0..3) as usize];
+        let around = model.offset.saturating_sub(5)..model.offset + 3;
+        match chance.within(0..8) {
+            0..3 => publish(node, topic, *most, model, nth, None).await,
+            3 => {
+                let key = chance.within(0..20);
+                publish(node, topic, *most, model, nth, Some(key)).await;
+            }
+            4 => assert_eq!(node.position(topic).await.offset, model.offset),
+            5 => read(node, topic, model, Range::Latest, chance.within(1..50)).await,
+            6 => {
+                let range = Range::After(chance.within(around));
+                read(node, topic, model, range, chance.within(1..5)).await;
+            }
+            _ => {
+                let range = Range::Before(chance.within(around));
+                read(node, topic, model, range, chance.within(1..5)).await;
+            }
+        }
+    }
+}
+
+async fn publish(
+    node: &Node,
+    topic: &Topic,
+    most: u32,
+    model: &mut Model,
+    nth: u64,
+    key: Option<u64>,
+) {
+    let payload = Bytes::from(nth.to_string());
+    let retention = Retention { messages: most, ..Retention::default() };
+    let name = key.map(|key| key.to_string().into());
+    let published =
+        node.deliver(topic, payload.clone(), Delivery::Kept { retention, key: name }).await;
+    let expected = model.publish(payload, key, most);
+    let told = (published.position.unwrap_or_default().offset, published.repeated);
+    assert_eq!(told, expected, "call {nth}, key {key:?}");
+}
+
+async fn read(node: &Node, topic: &Topic, model: &Model, range: Range, limit: u64) {
+    let history = node.history(topic, range, limit as u32).await;
+    let Position { offset, .. } = history.position;
+    let expected = model.read(range, limit as usize);
+    assert_eq!((offset, history.entries), (model.offset, expected), "{range:?}, {limit} at most");
+}
