@@ -57,39 +57,31 @@ impl Opening {
 /// read of a socket may hold hundreds.
 const FRAMES_PER_TURN: u32 = 32;
 
-/// Serves a client until one side ends the connection.
-pub(crate) async fn serve<S>(state: Arc<State>, mut session: Session<S>, opening: Opening)
+/// Serves a client until one side ends the connection: to be spawned.
+///
+/// An `async` block, since the parts of a connection would stand in an `async fn` twice: as
+/// its arguments, and as what it makes of them.
+pub(crate) fn serve<S>(
+    state: Arc<State>,
+    mut session: Session<S>,
+    opening: Opening,
+) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut connection = Connection::open(Arc::clone(&state), &session, &opening);
-    if let Some(room) = opening.room {
-        session.drive(Box::pin(connection.switch(None, room, None, opening.history))).await;
+    let mut connection = Connection::open(state, &session, &opening);
+    let Opening { room, history, .. } = opening;
+    async move {
+        if let Some(room) = room {
+            session.drive(Box::pin(connection.switch(None, room, None, history))).await;
+        }
+        connection.talk(&mut session).await;
+        // The rooms are told at once, however long the goodbye takes.
+        connection.leave_all();
+        // Boxed, so that the task of a living connection has no place for it.
+        let end = Box::pin(session.finish()).await;
+        connection.state.metrics.closed(&end);
     }
-    let mut turn = 0_u32;
-    loop {
-        turn = (turn + 1) % FRAMES_PER_TURN;
-        if turn == 0 {
-            session.drive(tokio::task::yield_now()).await;
-        }
-        if connection.in_flight.len() >= state.config.max_in_flight {
-            session.drive(connection.answer()).await;
-            continue;
-        }
-        tokio::select! {
-            () = connection.answer(), if !connection.in_flight.is_empty() => {}
-            incoming = session.recv() => match incoming {
-                Some(Incoming::Text(text)) => connection.on_text(&mut session, &text).await,
-                Some(_) => session.outbox().close(CloseReason::Unsupported),
-                None => break,
-            },
-        }
-    }
-    // The rooms are told at once, however long the goodbye takes.
-    connection.leave_all();
-    // Boxed, so that the task of a living connection has no place for it.
-    let end = Box::pin(session.finish()).await;
-    state.metrics.closed(&end);
 }
 
 /// A client, as the server knows it.
@@ -168,6 +160,33 @@ impl Connection {
         let places = self.places.iter().map(|place| &place.membership);
         for membership in places.chain(&self.inbox) {
             membership.replace(self.member.clone());
+        }
+    }
+
+    /// Takes frames and answers, until the session is over.
+    async fn talk<S>(&mut self, session: &mut Session<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut turn = 0_u32;
+        loop {
+            turn = (turn + 1) % FRAMES_PER_TURN;
+            if turn == 0 {
+                session.drive(tokio::task::yield_now()).await;
+            }
+            if self.in_flight.len() >= self.state.config.max_in_flight {
+                session.drive(self.answer()).await;
+                continue;
+            }
+            tokio::select! {
+                () = self.answer(), if !self.in_flight.is_empty() => {}
+                incoming = session.recv() => match incoming {
+                    // Boxed: it is there for a moment, and its place would stay.
+                    Some(Incoming::Text(text)) => Box::pin(self.on_text(session, &text)).await,
+                    Some(_) => session.outbox().close(CloseReason::Unsupported),
+                    None => return,
+                },
+            }
         }
     }
 

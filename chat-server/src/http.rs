@@ -198,7 +198,7 @@ impl Upgrade {
         opening.native = response.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL);
         tokio::spawn(async move {
             match on_upgrade.await {
-                Ok(upgraded) => serve(state, upgraded, opening).await,
+                Ok(upgraded) => serve(state, upgraded, opening),
                 Err(error) => tracing::debug!(%error, "a client left during the handshake"),
             }
         });
@@ -207,17 +207,17 @@ impl Upgrade {
 }
 
 /// Finds the TCP stream below, which can be written to directly; whatever else it is, is
-/// served as it is.
-async fn serve(state: Arc<State>, upgraded: Upgraded, opening: Opening) {
+/// served as it is. Either way by a task of its own, which holds nothing but the connection.
+fn serve(state: Arc<State>, upgraded: Upgraded, opening: Opening) {
     let transport = Arc::clone(&state.transport);
     match tcp_below(upgraded) {
         Ok((tcp, read)) => {
             let session = Session::new(SharedTcp::new(tcp), read, transport);
-            connection::serve(state, session, opening).await;
+            tokio::spawn(connection::serve(state, session, opening));
         }
         Err(upgraded) => {
             let session = Session::new(TokioIo::new(upgraded), Bytes::new(), transport);
-            connection::serve(state, session, opening).await;
+            tokio::spawn(connection::serve(state, session, opening));
         }
     }
 }

@@ -4,24 +4,37 @@ mod settings;
 
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use chat_server::{Server, ServerBuilder};
 use settings::{LogFormat, Settings};
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let settings = match Settings::load() {
         Ok(settings) => settings,
         Err(exit) => return exit.report(),
     };
-    match run(settings).await {
+    let outcome = runtime(settings.threads)
+        .map_err(|error| format!("cannot start threads: {error}"))
+        .and_then(|runtime| runtime.block_on(run(settings)));
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => settings::complain(&error),
     }
+}
+
+/// One thread needs nothing that several need to share work.
+fn runtime(threads: NonZeroUsize) -> io::Result<Runtime> {
+    let mut builder = match threads {
+        NonZeroUsize::MIN => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder.worker_threads(threads.get()).enable_all().build()
 }
 
 async fn run(settings: Settings) -> Result<(), String> {

@@ -2,6 +2,7 @@
 
 mod period;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub(crate) struct Settings {
     pub(crate) presence_lease: Duration,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
+    pub(crate) threads: NonZeroUsize,
     server: ServerConfig,
 }
 
@@ -131,6 +133,11 @@ struct Layer {
     #[arg(long, env, value_name = "TIME")]
     drain_timeout: Option<Period>,
 
+    /// Threads that serve clients [default: one for each core but one, which is left to the
+    /// kernel and to Redis]
+    #[arg(long, env)]
+    threads: Option<NonZeroUsize>,
+
     /// What the links of POST /create-room begin with [default: http:// and the Host of
     /// the request]
     #[arg(long, env, value_name = "URL")]
@@ -180,6 +187,7 @@ impl Layer {
             ping_interval: self.ping_interval.or(file.ping_interval),
             pong_timeout: self.pong_timeout.or(file.pong_timeout),
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
+            threads: self.threads.or(file.threads),
             public_url: self.public_url.or(file.public_url),
             allow_origin: self.allow_origin.or(file.allow_origin),
             log: self.log.or(file.log),
@@ -202,7 +210,8 @@ impl Layer {
         if let Some(Period(timeout)) = self.drain_timeout {
             server.drain_timeout = timeout;
         }
-        server.hub = self.hub();
+        let threads = self.threads.unwrap_or_else(default_threads);
+        server.hub = self.hub().workers(threads.get());
         server.public_url = filled(self.public_url);
         let origins = self.allow_origin.unwrap_or_default();
         server.allow_origin = origins.into_iter().filter_map(|origin| trimmed(&origin)).collect();
@@ -215,6 +224,7 @@ impl Layer {
             presence_lease: self.presence_lease.map_or(PRESENCE_LEASE, |lease| lease.0),
             log: filled(self.log).unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or_default(),
+            threads,
             server,
         })
     }
@@ -287,6 +297,13 @@ impl Layer {
         }
         Ok(())
     }
+}
+
+/// All cores but one. A server whose last core is shared with the kernel's half of its own
+/// sockets, and with Redis, wakes up for single messages and gathers none.
+fn default_threads() -> NonZeroUsize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    NonZeroUsize::new(cores - 1).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// `None` if nothing is kept.

@@ -1,11 +1,14 @@
 //! The WebSocket protocol without a socket: bytes in, messages out.
 //!
 //! tungstenite reads from a stream and answers on it. Here the stream is a slice that ends
-//! with the current frame, so tungstenite's buffer is empty between frames and can be
-//! released after a large one; and the answers are the session's to write, since they must
-//! not land inside a frame that is half written.
+//! with the current frame, so tungstenite's buffer is empty between frames; and the answers
+//! are the session's to write, since they must not land inside a frame that is half written.
+//! So between messages there is nothing in a [`WebSocketContext`] that belongs to one peer:
+//! a thread keeps one for whichever of its sessions has a message to decode.
 
+use std::cell::Cell;
 use std::io::{self, Cursor, Read, Write};
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use chat_core::CloseReason;
@@ -16,21 +19,27 @@ use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
 use crate::config::TransportConfig;
 
-/// Allocated for every session, and the step in which a frame is taken in.
-const READ_BUFFER: usize = 256;
+/// The step in which a frame is taken in.
+const READ_BUFFER: usize = 512;
 
-/// A message above this makes the codec release its buffer.
+/// After a message above this, which made tungstenite's buffer as large, the context is not
+/// used again.
 const KEPT_BUFFER: usize = 4 * 1024;
+
+thread_local! {
+    static SPARE: Cell<Option<Box<WebSocketContext>>> = const { Cell::new(None) };
+}
 
 /// Decodes what one client sends.
 #[derive(Debug)]
 pub(crate) struct Codec {
-    context: WebSocketContext,
+    /// There while a message is incomplete.
+    context: Option<Box<WebSocketContext>>,
     /// How much of the current frame is still to come.
     frame_left: u64,
     /// Frames of the message being put together.
     fragments: u32,
-    max_fragments: u32,
+    config: Arc<TransportConfig>,
 }
 
 /// A broken rule: how to close, and what it was.
@@ -41,17 +50,8 @@ pub(crate) struct Violation {
 }
 
 impl Codec {
-    pub(crate) fn new(config: &TransportConfig) -> Self {
-        let limits = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .max_message_size(Some(config.max_message_bytes))
-            .max_frame_size(Some(config.max_frame_bytes));
-        Self {
-            context: WebSocketContext::new(Role::Server, Some(limits)),
-            frame_left: 0,
-            fragments: 0,
-            max_fragments: config.max_fragments,
-        }
+    pub(crate) fn new(config: Arc<TransportConfig>) -> Self {
+        Self { context: None, frame_left: 0, fragments: 0, config }
     }
 
     /// The next message in `input`, which is moved past what was used. Without a message,
@@ -66,15 +66,18 @@ impl Codec {
             if here == 0 {
                 return Ok(None);
             }
-            let result = self.context.read(&mut Input(&bytes[..here]));
+            let mut context = self.context.take().unwrap_or_else(|| context(&self.config));
+            let result = context.read(&mut Input(&bytes[..here]));
             input.advance(here);
             self.frame_left -= here as u64;
             match result {
                 Ok(message) => {
-                    self.after(&message);
+                    self.after(&message, context);
                     return Ok(Some(message));
                 }
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.context = Some(context);
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -100,25 +103,42 @@ impl Codec {
 
     fn count_fragment(&mut self, kind: Data) -> Result<(), Violation> {
         self.fragments = if kind == Data::Continue { self.fragments + 1 } else { 1 };
-        if self.fragments > self.max_fragments {
+        if self.fragments > self.config.max_fragments {
             return Err(Violation {
                 reason: CloseReason::PolicyViolation,
-                detail: format!("more than {} fragments", self.max_fragments),
+                detail: format!("more than {} fragments", self.config.max_fragments),
             });
         }
         Ok(())
     }
 
-    fn after(&mut self, message: &Message) {
-        if !matches!(message, Message::Text(_) | Message::Binary(_)) {
+    fn after(&mut self, message: &Message, context: Box<WebSocketContext>) {
+        if matches!(message, Message::Text(_) | Message::Binary(_)) {
+            self.fragments = 0;
+        }
+        if message.is_close() {
             return;
         }
-        self.fragments = 0;
-        if message.len() > KEPT_BUFFER {
-            let limits = *self.context.get_config();
-            self.context = WebSocketContext::new(Role::Server, Some(limits));
+        if self.fragments > 0 {
+            // A ping or pong in the middle of a message.
+            self.context = Some(context);
+        } else if message.len() <= KEPT_BUFFER {
+            SPARE.set(Some(context));
         }
     }
+}
+
+/// The thread's own, or a new one.
+fn context(config: &TransportConfig) -> Box<WebSocketContext> {
+    let mut context = SPARE.take().unwrap_or_else(|| {
+        let limits = WebSocketConfig::default().read_buffer_size(READ_BUFFER);
+        Box::new(WebSocketContext::new(Role::Server, Some(limits)))
+    });
+    context.set_config(|limits| {
+        limits.max_message_size = Some(config.max_message_bytes);
+        limits.max_frame_size = Some(config.max_frame_bytes);
+    });
+    context
 }
 
 impl From<Error> for Violation {
@@ -185,6 +205,8 @@ fn encode(frame: Frame) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A client's frame, masked with zeros.
@@ -204,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_large_message_leaves_no_large_buffer() {
-        let mut codec = Codec::new(&TransportConfig::default());
+        let mut codec = Codec::new(Arc::default());
         let input = [frame(&[7; 65_536]), frame(b"next")].concat();
         let mut input = &input[..];
         let large = decode(&mut codec, &mut input);
@@ -217,7 +239,7 @@ mod tests {
 
     #[test]
     fn only_a_part_of_a_header_is_left_over() {
-        let mut codec = Codec::new(&TransportConfig::default());
+        let mut codec = Codec::new(Arc::default());
         let whole = frame(&[7; 1000]);
         for cut in 0..whole.len() {
             let mut input = &whole[..cut];
@@ -228,6 +250,70 @@ mod tests {
             let mut rest = &whole[cut - left..];
             assert_eq!(decode(&mut codec, &mut rest), vec![7; 1000]);
             assert!(rest.is_empty());
+        }
+    }
+
+    /// A message in fragments, with pings between them.
+    fn fragmented(text: &str, fragments: usize) -> Vec<u8> {
+        let size = text.len().div_ceil(fragments).max(1);
+        let mut parts: Vec<_> = text.as_bytes().chunks(size).collect();
+        if parts.is_empty() {
+            parts.push(b"");
+        }
+        let last = parts.len() - 1;
+        let mut bytes = Vec::new();
+        for (nth, part) in parts.into_iter().enumerate() {
+            let header = FrameHeader {
+                is_final: nth == last,
+                mask: Some([1, 2, 3, 4]),
+                opcode: OpCode::Data(if nth == 0 { Data::Text } else { Data::Continue }),
+                ..FrameHeader::default()
+            };
+            let frame = Frame::from_payload(header, Bytes::copy_from_slice(part));
+            bytes.extend_from_slice(&encode(frame));
+            if nth < last {
+                let mut ping = Frame::ping(Bytes::from_static(b"?"));
+                ping.header_mut().mask = Some([0; 4]);
+                bytes.extend_from_slice(&encode(ping));
+            }
+        }
+        bytes
+    }
+
+    proptest! {
+        /// Whatever pieces their bytes come in, sessions of one thread do not mix.
+        #[test]
+        fn sessions_that_share_a_context_do_not_mix(
+            texts in prop::collection::vec(
+                prop::collection::vec(("[a-z]{0,20}|[a-z]{300}|[a-z]{6000}", 1usize..4), 0..5), 3,
+            ),
+            turns in prop::collection::vec((0usize..3, 1usize..3000), 0..200),
+        ) {
+            let mut codecs: [Codec; 3] = std::array::from_fn(|_| Codec::new(Arc::default()));
+            let streams: Vec<Vec<u8>> = texts
+                .iter()
+                .map(|texts| texts.iter().flat_map(|(text, n)| fragmented(text, *n)).collect())
+                .collect();
+            let mut sent = [0_usize; 3];
+            let mut unread: [Vec<u8>; 3] = Default::default();
+            let mut heard: [Vec<String>; 3] = Default::default();
+            let to_the_end = (0..3).map(|who| (who, usize::MAX));
+            for (who, bytes) in turns.into_iter().chain(to_the_end) {
+                let end = sent[who].saturating_add(bytes).min(streams[who].len());
+                unread[who].extend_from_slice(&streams[who][sent[who]..end]);
+                sent[who] = end;
+                let mut input = &unread[who][..];
+                while let Some(message) = codecs[who].decode(&mut input).unwrap() {
+                    if let Message::Text(text) = message {
+                        heard[who].push(text.as_str().to_owned());
+                    }
+                }
+                unread[who] = input.to_vec();
+            }
+            for (heard, texts) in heard.iter().zip(&texts) {
+                prop_assert!(heard.iter().eq(texts.iter().map(|(text, _)| text)));
+            }
+            prop_assert!(codecs.iter().all(|codec| codec.context.is_none()), "nothing is kept");
         }
     }
 }

@@ -72,7 +72,7 @@ where
         let tcp = (&io as &dyn Any).downcast_ref::<SharedTcp>().cloned();
         Self {
             io,
-            codec: Codec::new(&config),
+            codec: Codec::new(Arc::clone(&config)),
             // A copy, which is mostly empty, lets go of the buffer it is a part of.
             unread: Bytes::copy_from_slice(&leftover),
             outbox: Outbox::new(&config, tcp),

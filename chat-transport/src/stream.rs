@@ -2,14 +2,14 @@
 //! sessions of a thread share.
 
 use std::cell::Cell;
-use std::io;
+use std::io::{self, Read};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A TCP stream whose session lets [`Outbox::send`](crate::Outbox::send) write to the socket
@@ -32,7 +32,29 @@ impl SharedTcp {
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(bytes)
     }
+
+    /// Reads what is there; `None` if nothing is.
+    ///
+    /// A read that leaves room in the buffer has emptied the socket. tokio is told so in the
+    /// same step, which spares the read that finds nothing: one of two for most messages.
+    fn try_read(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut read = None;
+        let tried = self.0.try_io(Interest::READABLE, || {
+            let count = (&*SockRef::from(&*self.0)).read(buf)?;
+            read = Some(count);
+            let is_empty = TELLS_EDGES && (1..buf.len()).contains(&count);
+            if is_empty { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match tried {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(read),
+        }
+    }
 }
+
+/// Where tokio waits with an edge-triggered epoll, whatever comes after a short read is
+/// announced anew.
+const TELLS_EDGES: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 impl From<TcpStream> for SharedTcp {
     fn from(stream: TcpStream) -> Self {
@@ -48,13 +70,9 @@ impl AsyncRead for SharedTcp {
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read(buf.initialize_unfilled()) {
-                Ok(count) => {
-                    buf.advance(count);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+            if let Some(count) = self.try_read(buf.initialize_unfilled())? {
+                buf.advance(count);
+                return Poll::Ready(Ok(()));
             }
         }
     }

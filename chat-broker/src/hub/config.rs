@@ -27,6 +27,9 @@ pub struct HubConfig {
     /// How long a user whose connection was lost stays in a room, in case it comes back.
     /// Default 5 s.
     pub grace: Duration,
+    /// How many threads deliver to members, the one that the hub's own task runs on included:
+    /// as many as there are cores for the server. Default 1, and no less.
+    pub workers: usize,
 }
 
 impl Default for HubConfig {
@@ -37,6 +40,7 @@ impl Default for HubConfig {
             recent_bytes: 64 << 20,
             presence_limit: 200,
             grace: Duration::from_secs(5),
+            workers: 1,
         }
     }
 }
@@ -74,6 +78,13 @@ impl HubConfig {
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// Sets [`workers`](Self::workers).
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
         self
     }
 }

@@ -1,12 +1,13 @@
 //! From the rooms to their members.
 //!
-//! A topic stands in the queue at most once, so one loop serves it at a time and order
-//! holds. A turn serves one group of members and puts the topic back at the end: a room of
-//! ten thousand does not stall a room of five. What arrives for a topic meanwhile is for
-//! its next turn.
+//! A topic has one batch under way at a time, so order holds. A turn serves one group of
+//! members; the rest of the batch goes to the end of a queue first, where any worker finds
+//! it: a room of ten thousand does not stall a room of five, and is served by all workers.
+//! What arrives for a topic meanwhile is for its next batch.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chat_core::{Batch, CloseReason, Deliver, Delivery, GROUP, Members, Topic};
 use tokio::sync::Notify;
@@ -15,48 +16,50 @@ use super::room::RoomState;
 use super::seat::Seat;
 use super::{Counters, Shared};
 
-/// Deliveries before the loop lets others on its thread run.
+/// Deliveries before a worker lets others on its thread run.
 const BUDGET: usize = GROUP;
 
 pub(super) struct FanOut<M> {
-    queue: Mutex<Queue<M>>,
-    /// There is work.
+    /// One for each worker, which helps out at the others when its own is empty.
+    queues: Box<[Mutex<VecDeque<Turn<M>>>]>,
+    /// Publications that wait for fan-out, over all topics.
+    backlog: AtomicUsize,
+    /// There is work for the first worker, which is always awake first.
     work: Notify,
+    /// There is more than it does at once.
+    more: Notify,
     /// The backlog went down.
     drained: Notify,
-}
-
-struct Queue<M> {
-    turns: VecDeque<Turn<M>>,
-    /// Publications that wait for fan-out, over all topics.
-    backlog: usize,
 }
 
 enum Turn<M> {
     /// The topic has something pending.
     Cut(Topic),
-    /// The rest of a batch.
-    Rest(Box<Job<M>>),
+    /// A batch, from this group of members on.
+    Rest(Arc<Job<M>>, usize),
 }
 
 /// A batch on its way to the members of the moment in which it was cut.
 struct Job<M> {
     batch: Batch,
     members: Members<Seat<M>>,
-    /// The next group of members to be served.
-    next: usize,
-}
-
-impl<M> Default for FanOut<M> {
-    fn default() -> Self {
-        let queue = Mutex::new(Queue { turns: VecDeque::new(), backlog: 0 });
-        Self { queue, work: Notify::new(), drained: Notify::new() }
-    }
+    /// Groups of members that have not been served.
+    left: AtomicUsize,
 }
 
 impl<M> FanOut<M> {
-    fn queue(&self) -> MutexGuard<'_, Queue<M>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn new(workers: usize) -> Self {
+        Self {
+            queues: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
+            backlog: AtomicUsize::new(0),
+            work: Notify::new(),
+            more: Notify::new(),
+            drained: Notify::new(),
+        }
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.queues.len()
     }
 
     /// Has a topic served that may have something pending. Called under its lock.
@@ -64,12 +67,10 @@ impl<M> FanOut<M> {
         if room.pending.is_empty() || room.is_waiting() {
             return;
         }
-        let mut queue = self.queue();
-        queue.backlog += room.pending.len() - room.counted;
+        self.backlog.fetch_add(room.pending.len() - room.counted, Ordering::Relaxed);
         room.counted = room.pending.len();
         if !std::mem::replace(&mut room.queued, true) {
-            queue.turns.push_back(Turn::Cut(topic.clone()));
-            drop(queue);
+            self.queue(room.queue).push_back(Turn::Cut(topic.clone()));
             self.work.notify_one();
         }
     }
@@ -77,7 +78,7 @@ impl<M> FanOut<M> {
     /// Counts what is pending in the room now, after some of it was taken.
     pub(super) fn recount(&self, room: &mut RoomState<M>) {
         let left = room.pending.len().min(room.counted);
-        self.queue().backlog -= room.counted - left;
+        self.backlog.fetch_sub(room.counted - left, Ordering::Relaxed);
         room.counted = left;
         self.drained.notify_one();
     }
@@ -90,25 +91,59 @@ impl<M> FanOut<M> {
 
     /// Waits until fewer than `limit` publications wait for fan-out.
     pub(super) async fn below(&self, limit: usize) {
-        while self.queue().backlog >= limit {
+        while self.backlog.load(Ordering::Relaxed) >= limit {
             self.drained.notified().await;
         }
     }
+
+    /// Puts the rest of a batch at the end, for whichever worker is free first.
+    fn put_back(&self, worker: usize, rest: Turn<M>) {
+        self.queue(worker).push_back(rest);
+        self.call_for_help();
+    }
+
+    fn take(&self, worker: usize) -> Option<Turn<M>> {
+        (worker..worker + self.workers()).find_map(|nth| {
+            let mut queue = self.queue(nth);
+            let turn = queue.pop_front();
+            if !queue.is_empty() {
+                self.call_for_help();
+            }
+            turn
+        })
+    }
+
+    fn call_for_help(&self) {
+        if self.workers() > 1 {
+            self.more.notify_one();
+        }
+    }
+
+    /// Waits until there may be something to take.
+    async fn called(&self, worker: usize) {
+        let call = if worker == 0 { &self.work } else { &self.more };
+        call.notified().await;
+    }
+
+    fn queue(&self, nth: usize) -> MutexGuard<'_, VecDeque<Turn<M>>> {
+        self.queues[nth % self.workers()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Works for ever.
-pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>) {
+/// Works for ever, as one of the workers.
+pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, worker: usize) {
     let fan_out = &shared.fan_out;
     let mut budget = BUDGET;
     loop {
-        let Some(turn) = fan_out.queue().turns.pop_front() else {
-            fan_out.work.notified().await;
+        let Some(turn) = fan_out.take(worker) else {
+            fan_out.called(worker).await;
             continue;
         };
-        let served = match turn {
-            Turn::Cut(topic) => shared.cut(topic).map_or(0, |job| shared.serve(job)),
-            Turn::Rest(job) => shared.serve(*job),
+        let next = match turn {
+            Turn::Cut(topic) => shared.cut(topic).map(|job| (Arc::new(job), 0)),
+            Turn::Rest(job, group) => Some((job, group)),
         };
+        let served = next.map_or(0, |(job, group)| shared.serve(&job, group, worker));
         budget = budget.saturating_sub(served);
         if budget == 0 {
             budget = BUDGET;
@@ -131,15 +166,20 @@ impl<M: Deliver + Clone> Shared<M> {
             Some((items, room.members().clone()))
         });
         let (items, members) = cut.flatten()?;
-        Some(Job { batch: Batch::new(topic, items), members, next: 0 })
+        let left = AtomicUsize::new(members.groups().len());
+        Some(Job { batch: Batch::new(topic, items), members, left })
     }
 
-    /// Serves the next group of members, and queues what remains to be done for the topic.
-    /// Returns how many were served.
-    fn serve(&self, mut job: Job<M>) -> usize {
-        let group = job.members.groups().get(job.next).map_or(&[][..], |group| group);
+    /// Serves one group of members; whoever serves the last one queues what remains to be
+    /// done for the topic. Returns how many were served.
+    fn serve(&self, job: &Arc<Job<M>>, group: usize, worker: usize) -> usize {
+        let groups = job.members.groups();
+        if group + 1 < groups.len() {
+            self.fan_out.put_back(worker, Turn::Rest(Arc::clone(job), group + 1));
+        }
+        let members = groups.get(group).map_or(&[][..], |group| group);
         let mut delivered = 0;
-        for (_, seat) in group {
+        for (_, seat) in members {
             match seat.deliver(&job.batch) {
                 Delivery::Queued => delivered += 1,
                 Delivery::Full => {
@@ -150,23 +190,20 @@ impl<M: Deliver + Clone> Shared<M> {
             }
         }
         Counters::add(&self.counters.deliveries, delivered);
-        let served = group.len();
-        job.next += 1;
-        if job.next < job.members.groups().len() {
-            self.fan_out.queue().turns.push_back(Turn::Rest(Box::new(job)));
-        } else {
-            self.finish(job.batch.topic());
+        // The next batch is cut by whoever sees that all others are done.
+        if job.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.finish(job.batch.topic(), worker);
         }
-        served
+        members.len()
     }
 
     /// Queues the topic again if something came in meanwhile.
-    fn finish(&self, topic: &Topic) {
+    fn finish(&self, topic: &Topic, worker: usize) {
         self.registry.update(topic, |room| {
             if room.state.pending.is_empty() {
                 room.state.queued = false;
             } else {
-                self.fan_out.queue().turns.push_back(Turn::Cut(topic.clone()));
+                self.fan_out.queue(worker).push_back(Turn::Cut(topic.clone()));
             }
         });
     }

@@ -18,7 +18,8 @@
 //! ```
 //!
 //! [`Hub`] is what connections hold. [`HubDriver`] is the work behind it: four loops in
-//! one future, which the caller spawns.
+//! one future, which the caller spawns; and further [`workers`](HubConfig::workers) of the
+//! fan-out, on a machine with many cores.
 
 mod call;
 mod config;
@@ -37,7 +38,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use chat_core::{ConnectionId, Deliver, Members, Occupant, Registry, Retention, RoomId, Topic};
-use tokio::sync::oneshot;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
@@ -90,9 +93,9 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         let shared = Arc::new(Shared {
             registry: Registry::new(),
             broker,
-            config,
             edges: Edges::default(),
-            fan_out: FanOut::default(),
+            fan_out: FanOut::new(config.workers),
+            config,
             presence: Presence::default(),
             counters: Counters::default(),
             rooms: AtomicUsize::new(0),
@@ -251,7 +254,7 @@ impl<M: Deliver + Clone> Shared<M> {
     }
 
     fn begin(&self, topic: &Topic, room: &mut RoomState<M>) {
-        self.rooms.fetch_add(1, Ordering::Relaxed);
+        room.queue = self.rooms.fetch_add(1, Ordering::Relaxed);
         room.begin(topic, &self.config);
     }
 
@@ -303,19 +306,49 @@ pub struct HubDriver<M> {
 }
 
 impl<M: Deliver + Clone + 'static> HubDriver<M> {
-    /// Works until the broker's events end, that is until the broker is closed.
+    /// Works until the broker's events end, that is until the broker is closed. All
+    /// [`workers`](HubConfig::workers) but one are threads of their own.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, if there are several workers.
     ///
     /// # Cancel safety
     /// Not safe: what it had taken from the broker is lost. Drop it only with the hub.
     pub async fn run(self) {
         let Self { shared, events } = self;
         let shared = EndGuard(shared);
+        // Dropped with this future, however it ends.
+        let (_working, over) = watch::channel(());
+        let mut helpers = JoinSet::new();
+        for worker in 1..shared.0.fan_out.workers() {
+            helpers.spawn_blocking(helper(Arc::clone(&shared.0), worker, over.clone()));
+        }
         tokio::select! {
             () = ingest::run(&shared.0, events) => {}
-            () = fan_out::run(&shared.0) => {}
+            () = fan_out::run(&shared.0, 0) => {}
+            // They work for ever, unless one panics.
+            Some(_) = helpers.join_next() => {}
             () = interest::run(&shared.0) => {}
             () = presence::run(&shared.0) => {}
         }
+    }
+}
+
+/// A further worker of the fan-out, on a thread of its own: a task would stand behind the
+/// task that wakes it, on the thread of that one.
+fn helper<M: Deliver + Clone + 'static>(
+    shared: Arc<Shared<M>>,
+    worker: usize,
+    mut over: watch::Receiver<()>,
+) -> impl FnOnce() {
+    let runtime = Handle::current();
+    move || {
+        runtime.block_on(async {
+            tokio::select! {
+                () = fan_out::run(&shared, worker) => {}
+                _ = over.changed() => {}
+            }
+        });
     }
 }
 

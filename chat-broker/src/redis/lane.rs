@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chat_core::Position;
 use redis::{Pipeline, RedisResult, Value};
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::answer::{is_overtaken, published, refuses_all, wants_reconnect};
@@ -117,6 +118,9 @@ impl LaneTask {
                     link.ping().await?;
                 }
                 more = self.queue.wait() => {
+                    // Whoever is ready to publish now does so first: one pipeline for all.
+                    yield_now().await;
+                    self.queue.take_more();
                     let sent = self.send_batch(&mut link).await?;
                     if !more && !sent {
                         return Ok(());

@@ -83,6 +83,15 @@ impl Queue {
         true
     }
 
+    /// Takes what has come since [`wait`](Self::wait) returned.
+    pub(super) fn take_more(&mut self) {
+        while self.pending.len() < MAX_BATCH {
+            let Ok(job) = self.jobs.try_recv() else { return };
+            self.pending.push(job);
+            self.taken += 1;
+        }
+    }
+
     /// Takes what goes into the next pipeline: never nothing, if there is something.
     pub(super) fn take_batch(&mut self) -> Vec<Job> {
         let mut bytes = 0;

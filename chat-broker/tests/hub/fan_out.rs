@@ -1,11 +1,12 @@
 //! From rooms to members: slow ones, those who left, big rooms beside small ones.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
 
 use chat_broker::{Broker, Delivery, Hub, HubConfig, MemoryBus, Welcomed};
-use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered};
+use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, GROUP};
 
-use crate::support::{join, member, room, said, say, start};
+use crate::support::{join, member, room, said, say, start, start_with};
 
 #[tokio::test]
 async fn a_slow_member_is_closed_and_the_others_hear_all() {
@@ -90,4 +91,79 @@ async fn a_big_room_does_not_stall_a_small_one() {
     }
     let turn = log.lock().unwrap().iter().position(|room| *room == "small").unwrap();
     assert!(turn <= 512, "the small room was served after {turn} deliveries");
+}
+
+/// Two groups of one room at once: with a single worker the barrier would hold for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_big_room_is_served_by_all_workers() {
+    #[derive(Clone)]
+    struct Meeting(Option<Arc<Barrier>>, tokio::sync::mpsc::Sender<()>);
+    impl Deliver for Meeting {
+        fn deliver(&self, _: &Batch) -> Delivered {
+            if let Some(barrier) = &self.0 {
+                barrier.wait();
+                self.1.try_send(()).unwrap();
+            }
+            Delivered::Queued
+        }
+        fn close(&self, _: CloseReason) {}
+    }
+    let bus = MemoryBus::new();
+    let (broker, events) = bus.connect();
+    let (publisher, _events) = bus.connect();
+    let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default().workers(2));
+    tokio::spawn(driver.run());
+    let (met, mut meetings) = tokio::sync::mpsc::channel(2);
+    let barrier = Arc::new(Barrier::new(2));
+    let mut places = Vec::new();
+    for id in 0..2 * GROUP {
+        let waits = (id % GROUP == 7).then(|| Arc::clone(&barrier));
+        let (topic, id) = (room("big"), ConnectionId(id as u64));
+        let up_to_date = |_: chat_broker::Snapshot<'_, Meeting>| Welcomed::UpToDate;
+        let joined = hub.join(&topic, id, Meeting(waits, met.clone()), None, up_to_date);
+        places.push(joined.await.unwrap());
+    }
+    let said = publisher.publish(&room("big"), said("x"), Delivery::kept()).await.unwrap();
+    let both = async {
+        meetings.recv().await.unwrap();
+        meetings.recv().await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(20), both).await.expect("they meet");
+    said.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn several_workers_keep_every_members_order() {
+    const MESSAGES: u64 = 300;
+    let bus = MemoryBus::new();
+    let (hub, _broker) = start_with(&bus, HubConfig::default().workers(4));
+    let (publisher, _events) = bus.connect();
+    let rooms: Vec<_> = (0..8).map(|nth| room(&format!("room {nth}"))).collect();
+    let mut crowd = Vec::new();
+    // The first room has three groups of members, the others one.
+    for id in 0..700 {
+        crowd.push(join(&hub, &rooms[0], id).await);
+    }
+    for (nth, topic) in rooms.iter().enumerate() {
+        for id in 0..3 {
+            crowd.push(join(&hub, topic, 1_000 + 10 * nth as u64 + id).await);
+        }
+    }
+    let publisher = Arc::new(publisher);
+    let publishing = rooms.into_iter().map(|topic| {
+        let publisher = Arc::clone(&publisher);
+        tokio::spawn(async move {
+            for n in 1..=MESSAGES {
+                say(&*publisher, &topic, &n.to_string()).await;
+            }
+        })
+    });
+    for published in publishing.collect::<Vec<_>>() {
+        published.await.unwrap();
+    }
+    for (_place, ear, _) in &mut crowd {
+        for n in 1..=MESSAGES {
+            assert_eq!(ear.hear().await, format!("{n} {n}"));
+        }
+    }
 }

@@ -113,6 +113,8 @@ impl Connection {
             self.lose(membership);
             return Err(unavailable(&error));
         }
+        // Most are in one room, and a vector that grows by itself begins with four.
+        self.places.reserve_exact(usize::from(self.places.is_empty()));
         self.places.push(Place { membership, room, typing: None });
         Ok(())
     }

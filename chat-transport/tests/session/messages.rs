@@ -1,14 +1,18 @@
 //! What comes in, however it is cut.
 
+use std::io::Write;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::{Delivery, Frames};
 use chat_transport::testing::{WsClient, raw_frame};
 use chat_transport::{Incoming, Session, TransportConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio::time::timeout;
 
 use crate::{echo_server, in_memory, on_tcp, text};
 
@@ -25,6 +29,28 @@ async fn echo_over_tcp() {
     }
     client.expect_silence().await;
     client.close().await;
+}
+
+/// What arrives while a read is under way that empties the socket is announced anew.
+#[tokio::test]
+async fn small_writes_are_never_missed() {
+    const MESSAGES: usize = 20_000;
+    let (client, mut session) = on_tcp(TransportConfig::default()).await;
+    client.set_nodelay(true).unwrap();
+    let client = client.into_std().unwrap();
+    let writer = thread::spawn(move || {
+        client.set_nonblocking(false).unwrap();
+        for nth in 0..MESSAGES {
+            (&client).write_all(&raw_frame(0x81, nth.to_string().as_bytes())).unwrap();
+        }
+        client
+    });
+    for nth in 0..MESSAGES {
+        let heard = timeout(Duration::from_secs(20), session.recv()).await.expect("a message");
+        assert_eq!(text(heard), nth.to_string());
+    }
+    drop(writer.join().unwrap());
+    assert_eq!(session.recv().await, None);
 }
 
 #[tokio::test]
