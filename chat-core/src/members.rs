@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::id::ConnectionId;
 
 /// Members in one group: how many one turn of the fan-out loop serves.
-pub const GROUP: usize = 256;
+pub const GROUP: usize = 64;
 
 /// The members of a room, in the order of their [`ConnectionId`]s.
 ///
@@ -124,16 +124,16 @@ mod tests {
     #[test]
     fn newcomers_fill_groups_and_snapshots_stand_still() {
         let mut members = Members::default();
-        for id in 0..600 {
+        for id in 0..150 {
             assert_eq!(members.insert(ConnectionId(id), id), None);
         }
         let sizes: Vec<_> = members.groups().iter().map(|group| group.len()).collect();
-        assert_eq!(sizes, [256, 256, 88]);
+        assert_eq!(sizes, [64, 64, 22]);
 
         let snapshot = members.clone();
-        members.remove(ConnectionId(300));
+        members.remove(ConnectionId(100));
         members.insert(ConnectionId(7), 70);
-        assert_eq!(snapshot.len(), 600);
+        assert_eq!(snapshot.len(), 150);
         assert_eq!(snapshot.get(ConnectionId(7)), Some(&7));
         assert_eq!(members.get(ConnectionId(7)), Some(&70));
         assert!(Arc::ptr_eq(&snapshot.groups()[2], &members.groups()[2]), "untouched: shared");

@@ -1,18 +1,14 @@
 //! A connection as rooms see it.
 
-use std::ops::Deref;
 use std::sync::Arc;
 
 use chat_core::{Batch, CloseReason, Deliver, Delivery, Dialect, Frames, Reply, User};
 use chat_transport::Outbox;
 
-/// A handle on a connection: who it is, what it speaks, and the way to it.
+/// A handle on a connection: who it is, what it speaks, and the way to it. By value, since
+/// whoever delivers to it goes by as few pointers as can be.
 #[derive(Debug, Clone)]
-pub(crate) struct Member(Arc<Parts>);
-
-/// See [`Member`].
-#[derive(Debug)]
-pub(crate) struct Parts {
+pub(crate) struct Member {
     /// Who.
     pub(crate) user: Arc<User>,
     /// What the client speaks.
@@ -22,7 +18,7 @@ pub(crate) struct Parts {
 
 impl Member {
     pub(crate) fn new(user: Arc<User>, dialect: Dialect, outbox: Outbox) -> Self {
-        Self(Arc::new(Parts { user, dialect, outbox }))
+        Self { user, dialect, outbox }
     }
 
     /// The same connection under another name, or in another dialect.
@@ -63,14 +59,6 @@ impl Member {
         if self.outbox.send(frames) == Delivery::Full {
             self.outbox.close(CloseReason::SlowConsumer);
         }
-    }
-}
-
-impl Deref for Member {
-    type Target = Parts;
-
-    fn deref(&self) -> &Parts {
-        &self.0
     }
 }
 

@@ -296,7 +296,7 @@ impl Queue {
 
     /// How much the socket took. An error is left to the session's task, which meets it too.
     fn write_now(&self, bytes: &[u8]) -> usize {
-        self.tcp.as_ref().and_then(|tcp| tcp.try_write(bytes).ok()).unwrap_or(0)
+        self.tcp.as_ref().and_then(|tcp| tcp.write_now(bytes).ok()).unwrap_or(0)
     }
 
     fn push(&mut self, bytes: Bytes, frames: usize) {

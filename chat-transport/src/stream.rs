@@ -28,8 +28,16 @@ impl SharedTcp {
         Self(Arc::new(stream))
     }
 
+    /// Writes what the socket takes at once. It is asked directly: what tokio knows of it lies
+    /// elsewhere in memory, and says as a rule that it can be written to.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        SockRef::from(&*self.0).send_with_flags(bytes, libc::MSG_NOSIGNAL)
+    }
+
     /// Writes what the socket takes at once.
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(bytes)
     }
 
