@@ -34,7 +34,8 @@ PERCENTILES = [
 def write(rows):
     results = Results(rows)
     PLOTS.mkdir(exist_ok=True)
-    sections = [about(results), cpu(results), throughput(results), latency(results), memory(results)]
+    sections = [about(results), cpu(results), throughput(results), latency(results)]
+    sections += [overload(results), memory(results)]
     sections += [growth(results, name) for name in GROWTH]
     page = PAGE.read_text()
     before, rest = page.split(BEGIN)
@@ -74,6 +75,7 @@ def about(results):
         counts = ", ".join(f"{number:,} {key}" for key, number in wrong.items())
         order = f"Of all messages: {counts}, by {', '.join(losers(results))}."
     times = "those of single runs" if runs == 1 else f"medians of {runs} alternating runs"
+    times += f" ({runs // 2 + 1} for growth)" if runs > 1 else ""
     figures = (
         f"The figures are {times} of {seconds:g} seconds; meanwhile other processes took {others:.2f} of"
         f" the {os.cpu_count()} cores on average. {order}"
@@ -153,6 +155,20 @@ def latency(results):
     return section("Latency", "From send to arrival in `rate`, ms.", table(results.peers, columns), "latency")
 
 
+def overload(results):
+    if not results.has("overload"):
+        return None
+    columns = [("deliveries per second", results.column("overload", "deliveries_per_second", factor=1e-3), thousands)]
+    for heading, key in PERCENTILES:
+        columns.append((heading, results.column("overload", key, factor=1e-3), number))
+    return section(
+        "Overload",
+        "1,500 messages per second into one room of 1,000: 1,500 k deliveries per second are wanted.\n"
+        "Latency in ms; whoever does not keep up falls behind by the length of the run.",
+        table(results.peers, columns),
+    )
+
+
 def memory(results):
     if not results.has("idle", "storm"):
         return None
@@ -200,8 +216,9 @@ def save_lines(name, *args, **options):
     (PLOTS / f"{name}.svg").write_text(plot.lines(*args, **options))
 
 
-def section(heading, text, lines, picture):
-    return f"### {heading}\n\n{text}\n\n{lines}\n\n![{heading}](performance/{picture}.svg)"
+def section(heading, text, lines, picture=None):
+    shown = f"\n\n![{heading}](performance/{picture}.svg)" if picture else ""
+    return f"### {heading}\n\n{text}\n\n{lines}{shown}"
 
 
 def table(peers, columns):

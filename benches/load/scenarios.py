@@ -43,7 +43,8 @@ PEERS = [
     Peer("axum, naive", [str(TARGET / "peers/release/axum-naive")], "#d9622b"),
     Peer("here, --history 0", ours("--history=0"), "#5fb4f0"),
     Peer("here", ours(), "#2474c8"),
-    Peer("here, native", ours(), "#1fa8a0", "native", grows=False),
+    Peer("here, 2 threads", ours("--history=0", "--threads=2"), "#9ad0f7", grows=False),
+    Peer("here, native", ours("--history=0"), "#1fa8a0", "native", grows=False),
 ]
 
 
@@ -61,6 +62,7 @@ SCENARIOS = [
     Scenario("one", "--members 1000"),
     Scenario("batch", "--members 1000 --window 16"),
     Scenario("rate", "--members 1000 --rate 20"),
+    Scenario("overload", "--members 1000 --rate 1500"),
     Scenario("rooms", "--members 1000 --rooms 200 --publishers 50 --window 4"),
     Scenario("idle", "--members 10000 --rooms 2000 --publishers 20 --idle --seconds 1"),
     Scenario("storm", "--members 5000 --rooms 1000 --publishers 20 --idle --seconds 0.1"),

@@ -65,6 +65,13 @@ pub enum Item {
 }
 
 impl Item {
+    fn payload_len(&self) -> usize {
+        match self {
+            Self::Envelope(bytes, _) | Self::Presence(_, bytes) => bytes.len(),
+            Self::Gap(_) | Self::Count(_) => 0,
+        }
+    }
+
     /// About the bytes that it takes in a frame, where a control character takes six; not
     /// counting what all frames have.
     #[must_use]
@@ -78,6 +85,9 @@ impl Item {
     }
 }
 
+/// About what a frame has besides the payload of its event: so the buffers need not grow.
+const AROUND: usize = 96;
+
 impl Batch {
     /// A batch of `items`, oldest first.
     #[must_use]
@@ -89,6 +99,12 @@ impl Batch {
     #[must_use]
     pub fn topic(&self) -> &Topic {
         &self.topic
+    }
+
+    /// Bytes of the envelopes in it: about what its frames have.
+    #[must_use]
+    pub fn payload_len(&self) -> usize {
+        self.items.iter().map(Item::payload_len).sum()
     }
 
     /// The events, each with its place in the room's sequence if it has one. Envelopes of
@@ -117,8 +133,9 @@ impl Batch {
     }
 
     fn encode(&self, dialect: Dialect) -> Option<Frames> {
-        let mut frames = FramesBuilder::default();
-        let mut text = Vec::new();
+        let payload = self.payload_len();
+        let mut frames = FramesBuilder::with_capacity(payload + AROUND * self.items.len());
+        let mut text = Vec::with_capacity(payload / self.items.len().max(1) + AROUND);
         for (event, position) in self.events() {
             text.clear();
             if dialect.encode(&self.topic, &event, position, &mut text) {

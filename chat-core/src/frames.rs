@@ -57,7 +57,7 @@ pub(crate) struct FramesBuilder {
 }
 
 impl FramesBuilder {
-    fn with_capacity(bytes: usize) -> Self {
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
         Self { bytes: BytesMut::with_capacity(bytes), count: 0 }
     }
 

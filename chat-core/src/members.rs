@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::id::ConnectionId;
 
 /// Members in one group: how many one turn of the fan-out loop serves.
-pub const GROUP: usize = 64;
+pub const GROUP: usize = 32;
 
 /// The members of a room, in the order of their [`ConnectionId`]s.
 ///
@@ -128,7 +128,7 @@ mod tests {
             assert_eq!(members.insert(ConnectionId(id), id), None);
         }
         let sizes: Vec<_> = members.groups().iter().map(|group| group.len()).collect();
-        assert_eq!(sizes, [64, 64, 22]);
+        assert_eq!(sizes, [32, 32, 32, 32, 22]);
 
         let snapshot = members.clone();
         members.remove(ConnectionId(100));

@@ -9,15 +9,18 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use chat_core::{Batch, CloseReason, Deliver, Delivery, GROUP, Members, Topic};
+use chat_core::{Batch, CloseReason, Deliver, Delivery, Members, Topic};
 use tokio::sync::Notify;
 
 use super::room::RoomState;
 use super::seat::Seat;
 use super::{Counters, Shared};
 
-/// Deliveries before a worker lets others on its thread run.
-const BUDGET: usize = GROUP;
+/// Bytes that a worker delivers before it lets others on its thread run: some 300 µs.
+const BUDGET: usize = 64 * 1024;
+
+/// A delivery costs as much as one of so many bytes, however small it is.
+const LEAST_COST: usize = 1024;
 
 pub(super) struct FanOut<M> {
     /// One for each worker, which helps out at the others when its own is empty.
@@ -45,6 +48,8 @@ struct Job<M> {
     members: Members<Seat<M>>,
     /// Groups of members that have not been served.
     left: AtomicUsize,
+    /// Of a delivery to one member.
+    cost: usize,
 }
 
 impl<M> FanOut<M> {
@@ -143,8 +148,8 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, worker: usize) {
             Turn::Cut(topic) => shared.cut(topic).map(|job| (Arc::new(job), 0)),
             Turn::Rest(job, group) => Some((job, group)),
         };
-        let served = next.map_or(0, |(job, group)| shared.serve(&job, group, worker));
-        budget = budget.saturating_sub(served);
+        let cost = next.map_or(0, |(job, group)| shared.serve(&job, group, worker));
+        budget = budget.saturating_sub(cost);
         if budget == 0 {
             budget = BUDGET;
             tokio::task::yield_now().await;
@@ -167,11 +172,13 @@ impl<M: Deliver + Clone> Shared<M> {
         });
         let (items, members) = cut.flatten()?;
         let left = AtomicUsize::new(members.groups().len());
-        Some(Job { batch: Batch::new(topic, items), members, left })
+        let batch = Batch::new(topic, items);
+        let cost = batch.payload_len().max(LEAST_COST);
+        Some(Job { batch, members, left, cost })
     }
 
     /// Serves one group of members; whoever serves the last one queues what remains to be
-    /// done for the topic. Returns how many were served.
+    /// done for the topic. Returns what it cost.
     fn serve(&self, job: &Arc<Job<M>>, group: usize, worker: usize) -> usize {
         let groups = job.members.groups();
         if group + 1 < groups.len() {
@@ -194,7 +201,7 @@ impl<M: Deliver + Clone> Shared<M> {
         if job.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.finish(job.batch.topic(), worker);
         }
-        members.len()
+        members.len() * job.cost
     }
 
     /// Queues the topic again if something came in meanwhile.

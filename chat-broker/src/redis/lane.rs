@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chat_core::Position;
 use redis::{Pipeline, RedisResult, Value};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
@@ -37,6 +38,8 @@ pub(super) struct LaneTask {
     answered: ByTopic<Position>,
     /// Redis refuses publications, and the log has said so.
     refused: bool,
+    /// On several threads a task that is woken runs before others that are ready.
+    is_woken_first: bool,
 }
 
 impl LaneTask {
@@ -57,6 +60,7 @@ impl LaneTask {
             peer: None,
             answered: ByTopic::default(),
             refused: false,
+            is_woken_first: Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread,
         }
     }
 
@@ -118,8 +122,10 @@ impl LaneTask {
                     link.ping().await?;
                 }
                 more = self.queue.wait() => {
-                    // Whoever is ready to publish now does so first: one pipeline for all.
-                    yield_now().await;
+                    if self.is_woken_first {
+                        // Whoever is ready to publish now does so first: one pipeline for all.
+                        yield_now().await;
+                    }
                     self.queue.take_more();
                     let sent = self.send_batch(&mut link).await?;
                     if !more && !sent {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use chat_broker::{Broker, Delivery, Hub, HubConfig, MemoryBus, Welcomed};
 use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, GROUP};
 
+use tokio::runtime::Builder;
+
 use crate::support::{join, member, room, said, say, start, start_with};
 
 #[tokio::test]
@@ -166,4 +168,23 @@ async fn several_workers_keep_every_members_order() {
             assert_eq!(ear.hear().await, format!("{n} {n}"));
         }
     }
+}
+
+/// A runtime that is dropped waits for its blocking threads, which the helpers are.
+#[test]
+fn helpers_end_with_the_hub() {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let bus = MemoryBus::new();
+        let (hub, _broker) = start_with(&bus, HubConfig::default().workers(3));
+        let (_place, mut ear, _) = join(&hub, &room("r"), 1).await;
+        say(&bus.connect().0, &room("r"), "x").await;
+        assert_eq!(ear.hear().await, "1 x");
+    });
+    let (dropped, is_dropped) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(runtime);
+        dropped.send(())
+    });
+    is_dropped.recv_timeout(Duration::from_secs(20)).expect("the helpers end");
 }

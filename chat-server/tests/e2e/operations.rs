@@ -12,12 +12,13 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&file, "port = 8080\nmax-rooms = \"many\"\n").unwrap();
     let file = file.to_str().unwrap();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 13] = [
+    let table: [Case<'_>; 14] = [
         (&["--log", "nonsense"], &[], "nonsense"),
         (&["--max-rooms", "0"], &[], "max-rooms"),
         (&["--max-message-bytes", "1000000"], &[], "max-message-bytes"),
         (&["--pong-timeout", "0s"], &[], "pong-timeout"),
         (&["--public-url", "chat.example"], &[], "public-url"),
+        (&["--threads", "0"], &[], "--threads"),
         (&["--port", "eight"], &[], "--port"),
         (&["--port", "70000"], &[], "--port"),
         (&[], &[("PORT", "x")], "--port"),
@@ -40,8 +41,7 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
 fn help_names_every_setting_and_its_default() {
     let (code, help, _) = run(command().arg("--help"));
     assert_eq!(code, 0);
-    for setting in ["--config", "--port", "--host", "--redis-url", "--redis-prefix", "--log-format"]
-    {
+    for setting in ["--config", "--port", "--host", "--redis-url", "--redis-prefix", "--threads"] {
         assert!(help.contains(setting), "{setting}");
         let variable = setting.trim_start_matches('-').replace('-', "_").to_uppercase();
         assert!(help.contains(&format!("[env: {variable}")), "{variable}");

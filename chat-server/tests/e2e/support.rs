@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,10 +35,14 @@ impl Log {
     }
 }
 
-/// The program with a clean environment.
+/// The program with a clean environment. Each has another number of threads, which is to make
+/// no difference.
 pub(crate) fn command() -> Command {
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    let threads = STARTED.fetch_add(1, Ordering::Relaxed) % 3 + 1;
     let mut command = Command::new(env!("CARGO_BIN_EXE_chat-server"));
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("THREADS", threads.to_string());
     command
 }
 

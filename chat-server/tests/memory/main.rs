@@ -32,12 +32,12 @@ const CONNECTIONS: usize = 800;
 /// is not counted.
 const EARLIER: usize = 20;
 
-/// Bytes for each connection of the native protocol, in a room of five: 5,776 measured, and a
+/// Bytes for each connection of the native protocol, in a room of five: 3,332 measured, and a
 /// tenth.
-const NATIVE: usize = 6_350;
-/// Bytes for each connection that has subscribed to a room of five: 4,841 measured, and a
+const NATIVE: usize = 3_665;
+/// Bytes for each connection that has subscribed to a room of five: 2,369 measured, and a
 /// tenth.
-const TOPICS: usize = 5_325;
+const TOPICS: usize = 2_605;
 /// Blocks that all connections together may leave behind: tables grow, and keep their size.
 /// About 110 measured; whatever each connection forgot would be 800.
 const LEFT_BLOCKS: usize = CONNECTIONS / 4;
