@@ -23,8 +23,10 @@ pub(crate) struct Settings {
     pub(crate) port: u16,
     pub(crate) host: Option<String>,
     pub(crate) redis_url: Option<String>,
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "of use to Redis alone"))]
     pub(crate) redis_prefix: String,
     /// How long a server that is gone holds its users in rooms.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "of use to Redis alone"))]
     pub(crate) presence_lease: Duration,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,

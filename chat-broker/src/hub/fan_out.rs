@@ -25,6 +25,8 @@ const LEAST_COST: usize = 1024;
 pub(super) struct FanOut<M> {
     /// One for each worker, which helps out at the others when its own is empty.
     queues: Box<[Mutex<VecDeque<Turn<M>>>]>,
+    /// Turns in all queues.
+    turns: AtomicUsize,
     /// Publications that wait for fan-out, over all topics.
     backlog: AtomicUsize,
     /// There is work for the first worker, which is always awake first.
@@ -56,6 +58,7 @@ impl<M> FanOut<M> {
     pub(super) fn new(workers: usize) -> Self {
         Self {
             queues: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
+            turns: AtomicUsize::new(0),
             backlog: AtomicUsize::new(0),
             work: Notify::new(),
             more: Notify::new(),
@@ -75,7 +78,7 @@ impl<M> FanOut<M> {
         self.backlog.fetch_add(room.pending.len() - room.counted, Ordering::Relaxed);
         room.counted = room.pending.len();
         if !std::mem::replace(&mut room.queued, true) {
-            self.queue(room.queue).push_back(Turn::Cut(topic.clone()));
+            self.push(room.queue, Turn::Cut(topic.clone()));
             self.work.notify_one();
         }
     }
@@ -103,19 +106,22 @@ impl<M> FanOut<M> {
 
     /// Puts the rest of a batch at the end, for whichever worker is free first.
     fn put_back(&self, worker: usize, rest: Turn<M>) {
-        self.queue(worker).push_back(rest);
+        self.push(worker, rest);
         self.call_for_help();
     }
 
+    fn push(&self, nth: usize, turn: Turn<M>) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        self.queue(nth).push_back(turn);
+    }
+
     fn take(&self, worker: usize) -> Option<Turn<M>> {
-        (worker..worker + self.workers()).find_map(|nth| {
-            let mut queue = self.queue(nth);
-            let turn = queue.pop_front();
-            if !queue.is_empty() {
-                self.call_for_help();
-            }
-            turn
-        })
+        let mut queues = worker..worker + self.workers();
+        let turn = queues.find_map(|nth| self.queue(nth).pop_front())?;
+        if self.turns.fetch_sub(1, Ordering::Relaxed) > 1 {
+            self.call_for_help();
+        }
+        Some(turn)
     }
 
     fn call_for_help(&self) {
@@ -210,7 +216,7 @@ impl<M: Deliver + Clone> Shared<M> {
             if room.state.pending.is_empty() {
                 room.state.queued = false;
             } else {
-                self.fan_out.queue(worker).push_back(Turn::Cut(topic.clone()));
+                self.fan_out.push(worker, Turn::Cut(topic.clone()));
             }
         });
     }
