@@ -75,12 +75,26 @@ def about(results):
         counts = ", ".join(f"{number:,} {key}" for key, number in wrong.items())
         order = f"Of all messages: {counts}, by {', '.join(losers(results))}."
     times = "those of single runs" if runs == 1 else f"medians of {runs} alternating runs"
-    times += f" ({runs // 2 + 1} for growth)" if runs > 1 else ""
+    times += fewer(results, runs)
     figures = (
         f"The figures are {times} of {seconds:g} seconds; meanwhile other processes took {others:.2f} of"
         f" the {os.cpu_count()} cores on average. {order}"
     )
     return "\n\n".join(textwrap.fill(paragraph, 100) for paragraph in (versions(), figures))
+
+
+def fewer(results, most):
+    """Of whom, and in which scenarios, there are fewer runs."""
+
+    def short(which):
+        names = dict.fromkeys(key[which] for key in results.runs)
+        counts = {name: max(len(runs) for key, runs in results.runs.items() if key[which] == name) for name in names}
+        return [name for name, count in counts.items() if count < most]
+
+    peers, scenarios = short(0), short(1)
+    of = f" of {', '.join(peers)}" if peers else ""
+    where = f" in {', '.join(scenarios)}" if scenarios else ""
+    return f" (fewer{of}{' and' if of and where else ''}{where})" if of or where else ""
 
 
 def losers(results):
