@@ -1,20 +1,20 @@
 //! The program's settings: a file, the environment and flags, each over the one before.
 
+mod check;
+mod exit;
 mod period;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use chat_broker::{HistoryRules, HubConfig};
 use chat_core::Retention;
 use chat_server::ServerConfig;
-use clap::error::ErrorKind;
 use clap::{Args, Parser, ValueEnum};
 use serde::Deserialize;
-use tracing_subscriber::filter::LevelFilter;
 
+pub(crate) use exit::{Exit, complain};
 use period::Period;
 
 /// What the program runs with.
@@ -246,59 +246,6 @@ impl Layer {
         hub.grace = self.presence_grace.map_or(hub.grace, |grace| grace.0);
         hub
     }
-
-    /// What a type alone does not say of a value.
-    fn check(&self) -> Result<(), String> {
-        let at_least = |name: &str, value: Option<usize>, least: usize| match value {
-            Some(value) if value < least => {
-                Err(format!("invalid value '{value}' for {name}: at least {least}"))
-            }
-            _ => Ok(()),
-        };
-        at_least("max-rooms", self.max_rooms, 1)?;
-        let classes = || self.rooms.iter().flatten();
-        let histories = classes().map(|class| class.history).chain([self.history]);
-        if let Some(messages) = histories.flatten().find(|messages| *messages > MAX_HISTORY) {
-            return Err(format!(
-                "invalid value '{messages}' for history: at most {MAX_HISTORY} messages"
-            ));
-        }
-        let mut ttls = classes().map(|class| class.history_ttl).chain([self.history_ttl]);
-        if ttls.any(|ttl| ttl.is_some_and(|Period(ttl)| ttl < SHORTEST_TTL)) {
-            return Err("invalid value for history-ttl: at least 1s".to_owned());
-        }
-        if self.presence_lease.is_some_and(|Period(lease)| lease < SHORTEST_LEASE) {
-            return Err("invalid value for presence-lease: at least 1s".to_owned());
-        }
-        let max_frame = ServerConfig::default().transport.max_frame_bytes;
-        at_least("max-message-bytes", self.max_message_bytes, 1)?;
-        at_least("outbox-bytes", self.outbox_bytes, max_frame)?;
-        if let Some(bytes) = self.max_message_bytes.filter(|bytes| *bytes >= max_frame) {
-            return Err(format!(
-                "invalid value '{bytes}' for max-message-bytes: a frame has {max_frame} bytes"
-            ));
-        }
-        if self.pong_timeout.is_some_and(|Period(timeout)| timeout.is_zero()) {
-            return Err("invalid value '0s' for pong-timeout: longer than nothing".to_owned());
-        }
-        let is_web = |url: &str| url.starts_with("http://") || url.starts_with("https://");
-        if let Some(url) = self.public_url.as_deref().filter(|url| !url.is_empty() && !is_web(url))
-        {
-            return Err(format!("invalid value '{url}' for public-url: http://… or https://…"));
-        }
-        let levels = self
-            .log
-            .as_deref()
-            .unwrap_or_default()
-            .split(',')
-            .filter(|level| !level.is_empty() && !level.contains(['=', '[']));
-        for level in levels {
-            if level.parse::<LevelFilter>().is_err() {
-                return Err(format!("invalid value '{level}' for log: no such level"));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// All cores but one. A server whose last core is shared with the kernel's half of its own
@@ -313,13 +260,7 @@ fn retention(messages: u32, ttl: Duration) -> Option<Retention> {
     (messages > 0).then_some(Retention { messages, ttl })
 }
 
-/// The most that a room may keep: a history is a cache, not an archive.
-const MAX_HISTORY: u32 = 100_000;
-
-const SHORTEST_TTL: Duration = Duration::from_secs(1);
-
 const PRESENCE_LEASE: Duration = Duration::from_secs(10);
-const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
 /// `REDIS_URL=` says what an absent `REDIS_URL` says.
 fn filled(text: Option<String>) -> Option<String> {
@@ -352,43 +293,6 @@ fn read(path: &std::path::Path) -> Result<Layer, String> {
     })
 }
 
-/// Why the program does not start.
-#[derive(Debug)]
-pub(crate) enum Exit {
-    /// A flag or a variable; or a wish for help.
-    Usage(clap::Error),
-    /// The configuration file.
-    File(String),
-    /// A value out of its range.
-    Value(String),
-}
-
-impl Exit {
-    /// Says so: help in full, anything else in one line.
-    pub(crate) fn report(self) -> ExitCode {
-        match self {
-            Self::Usage(error)
-                if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) =>
-            {
-                let _ = error.print();
-                ExitCode::SUCCESS
-            }
-            Self::Usage(error) => {
-                let text = error.to_string();
-                let line = text.lines().next().unwrap_or_default();
-                complain(line.trim_start_matches("error: "))
-            }
-            Self::File(error) | Self::Value(error) => complain(&error),
-        }
-    }
-}
-
-/// One line on stderr, and the exit code for bad settings.
-pub(crate) fn complain(error: &str) -> ExitCode {
-    eprintln!("chat-server: {error}");
-    ExitCode::from(2)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -413,6 +317,16 @@ mod tests {
         assert_eq!(kept, Some(Retention { messages: 256, ttl: day }));
         assert_eq!((hub.presence_limit, hub.grace), (200, Duration::from_secs(5)));
         assert_eq!(settings.presence_lease, Duration::from_secs(10));
+        assert_eq!(settings.threads, default_threads());
+    }
+
+    #[test]
+    fn every_thread_delivers() {
+        for threads in 1..=3 {
+            let layer = Layer { threads: NonZeroUsize::new(threads), ..Layer::default() };
+            let settings = layer.into_settings().unwrap();
+            assert_eq!((settings.threads.get(), settings.server.hub.workers), (threads, threads));
+        }
     }
 
     #[test]

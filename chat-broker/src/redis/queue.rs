@@ -210,6 +210,21 @@ mod tests {
         assert!(queue.take_batch().is_empty());
     }
 
+    #[tokio::test]
+    async fn who_publishes_meanwhile_is_in_the_same_batch() {
+        let Setup { jobs, mut queue, .. } = setup();
+        jobs.send(job(0, Instant::now()).await.0).await.unwrap();
+        assert!(queue.wait().await);
+        for _ in 0..MAX_BATCH {
+            jobs.send(job(0, Instant::now()).await.0).await.unwrap();
+        }
+        queue.take_more();
+        assert_eq!(queue.take_batch().len(), MAX_BATCH, "full, and one is left for the next");
+        assert_eq!(queue.done(), MAX_BATCH as u64);
+        assert!(queue.wait().await);
+        assert_eq!(queue.take_batch().len(), 1);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_waits_too_long_fails_and_the_rest_stays() {
         let Setup { jobs, closing, mut queue } = setup();
