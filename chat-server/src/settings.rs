@@ -135,8 +135,8 @@ struct Layer {
     #[arg(long, env, value_name = "TIME")]
     drain_timeout: Option<Period>,
 
-    /// Threads that serve clients [default: one for each core but one, which is left to the
-    /// kernel and to Redis]
+    /// Threads that serve clients; all but one of them have another beside them that helps to
+    /// deliver when there is much [default: one for each core but one]
     #[arg(long, env)]
     threads: Option<NonZeroUsize>,
 

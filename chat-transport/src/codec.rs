@@ -3,8 +3,9 @@
 //! tungstenite reads from a stream and answers on it. Here the stream is a slice that ends
 //! with the current frame, so tungstenite's buffer is empty between frames; and the answers
 //! are the session's to write, since they must not land inside a frame that is half written.
-//! So between messages there is nothing in a [`WebSocketContext`] that belongs to one peer:
-//! a thread keeps one for whichever of its sessions has a message to decode.
+//! So between messages there is nothing in a [`WebSocketContext`] that belongs to one peer, but
+//! for a pong, which goes where all its answers go: nowhere. A thread keeps one for whichever
+//! of its sessions has a message to decode.
 
 use std::cell::Cell;
 use std::io::{self, Cursor, Read, Write};
@@ -253,7 +254,7 @@ mod tests {
         }
     }
 
-    /// A message in fragments, with pings between them.
+    /// A message in fragments, with a ping after each.
     fn fragmented(text: &str, fragments: usize) -> Vec<u8> {
         let size = text.len().div_ceil(fragments).max(1);
         let mut parts: Vec<_> = text.as_bytes().chunks(size).collect();
@@ -271,13 +272,24 @@ mod tests {
             };
             let frame = Frame::from_payload(header, Bytes::copy_from_slice(part));
             bytes.extend_from_slice(&encode(frame));
-            if nth < last {
-                let mut ping = Frame::ping(Bytes::from_static(b"?"));
-                ping.header_mut().mask = Some([0; 4]);
-                bytes.extend_from_slice(&encode(ping));
-            }
+            let mut ping = Frame::ping(Bytes::from_static(b"?"));
+            ping.header_mut().mask = Some([0; 4]);
+            bytes.extend_from_slice(&encode(ping));
         }
         bytes
+    }
+
+    #[test]
+    fn sessions_that_share_a_context_keep_their_own_limits() {
+        let narrow = TransportConfig::default().max_message_bytes(10).max_frame_bytes(10);
+        let (mut narrow, mut wide) = (Codec::new(Arc::new(narrow)), Codec::new(Arc::default()));
+        for _ in 0..3 {
+            assert_eq!(decode(&mut wide, &mut &frame(&[7; 1000])[..]).len(), 1000);
+            assert_eq!(decode(&mut narrow, &mut &frame(b"0123456789")[..]), "0123456789");
+            let refused = narrow.decode(&mut &frame(&[7; 11])[..]).unwrap_err();
+            assert_eq!(refused.reason, CloseReason::TooBig);
+            narrow = Codec::new(Arc::clone(&narrow.config));
+        }
     }
 
     proptest! {

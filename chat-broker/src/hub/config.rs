@@ -28,7 +28,7 @@ pub struct HubConfig {
     /// Default 5 s.
     pub grace: Duration,
     /// How many threads deliver to members, the one that the hub's own task runs on included:
-    /// as many as there are cores for the server. Default 1, and no less.
+    /// as many as there are cores for the server. Default 1, no less, and at most 256.
     pub workers: usize,
 }
 

@@ -9,24 +9,29 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use chat_core::{Batch, CloseReason, Deliver, Delivery, Members, Topic};
+use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery, Members, Topic};
 use tokio::sync::Notify;
 
 use super::room::RoomState;
 use super::seat::Seat;
 use super::{Counters, Shared};
 
-/// Bytes that a worker delivers before it lets others on its thread run: some 300 µs.
+/// Bytes that a worker delivers before it lets others on its thread run.
 const BUDGET: usize = 64 * 1024;
 
 /// A delivery costs as much as one of so many bytes, however small it is.
 const LEAST_COST: usize = 1024;
+
+/// More threads than this are of no use, and tokio has not many more to give.
+const MAX_WORKERS: usize = 256;
 
 pub(super) struct FanOut<M> {
     /// One for each worker, which helps out at the others when its own is empty.
     queues: Box<[Mutex<VecDeque<Turn<M>>>]>,
     /// Turns in all queues.
     turns: AtomicUsize,
+    /// Rooms that have ever begun.
+    begun: AtomicUsize,
     /// Publications that wait for fan-out, over all topics.
     backlog: AtomicUsize,
     /// There is work for the first worker, which is always awake first.
@@ -38,14 +43,28 @@ pub(super) struct FanOut<M> {
 }
 
 enum Turn<M> {
-    /// The topic has something pending.
-    Cut(Topic),
-    /// A batch, from this group of members on.
-    Rest(Arc<Job<M>>, usize),
+    /// The room has something pending.
+    Cut(Room),
+    /// A batch, for the members from this one of this group on.
+    Rest(Arc<Job<M>>, Place),
+}
+
+/// A room, and not another of its name, which began after this one had ended.
+struct Room {
+    topic: Topic,
+    nth: usize,
+}
+
+/// Where a batch has come to.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    group: usize,
+    member: usize,
 }
 
 /// A batch on its way to the members of the moment in which it was cut.
 struct Job<M> {
+    nth: usize,
     batch: Batch,
     members: Members<Seat<M>>,
     /// Groups of members that have not been served.
@@ -57,8 +76,9 @@ struct Job<M> {
 impl<M> FanOut<M> {
     pub(super) fn new(workers: usize) -> Self {
         Self {
-            queues: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
+            queues: (0..workers.clamp(1, MAX_WORKERS)).map(|_| Mutex::default()).collect(),
             turns: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
             backlog: AtomicUsize::new(0),
             work: Notify::new(),
             more: Notify::new(),
@@ -70,6 +90,11 @@ impl<M> FanOut<M> {
         self.queues.len()
     }
 
+    /// Names a room among all that ever began, those of the same topic included.
+    pub(super) fn next_room(&self) -> usize {
+        self.begun.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Has a topic served that may have something pending. Called under its lock.
     pub(super) fn enqueue(&self, topic: &Topic, room: &mut RoomState<M>) {
         if room.pending.is_empty() || room.is_waiting() {
@@ -78,7 +103,8 @@ impl<M> FanOut<M> {
         self.backlog.fetch_add(room.pending.len() - room.counted, Ordering::Relaxed);
         room.counted = room.pending.len();
         if !std::mem::replace(&mut room.queued, true) {
-            self.push(room.queue, Turn::Cut(topic.clone()));
+            let nth = room.nth;
+            self.push(nth, Turn::Cut(Room { topic: topic.clone(), nth }));
             self.work.notify_one();
         }
     }
@@ -107,7 +133,7 @@ impl<M> FanOut<M> {
     /// Puts the rest of a batch at the end, for whichever worker is free first.
     fn put_back(&self, worker: usize, rest: Turn<M>) {
         self.push(worker, rest);
-        self.call_for_help();
+        self.call_for_help(worker);
     }
 
     fn push(&self, nth: usize, turn: Turn<M>) {
@@ -119,14 +145,17 @@ impl<M> FanOut<M> {
         let mut queues = worker..worker + self.workers();
         let turn = queues.find_map(|nth| self.queue(nth).pop_front())?;
         if self.turns.fetch_sub(1, Ordering::Relaxed) > 1 {
-            self.call_for_help();
+            self.call_for_help(worker);
         }
         Some(turn)
     }
 
-    fn call_for_help(&self) {
+    fn call_for_help(&self, worker: usize) {
         if self.workers() > 1 {
             self.more.notify_one();
+        }
+        if worker > 0 {
+            self.work.notify_one();
         }
     }
 
@@ -151,10 +180,10 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, worker: usize) {
             continue;
         };
         let next = match turn {
-            Turn::Cut(topic) => shared.cut(topic).map(|job| (Arc::new(job), 0)),
-            Turn::Rest(job, group) => Some((job, group)),
+            Turn::Cut(room) => shared.cut(room).map(|job| (Arc::new(job), Place::default())),
+            Turn::Rest(job, place) => Some((job, place)),
         };
-        let cost = next.map_or(0, |(job, group)| shared.serve(&job, group, worker));
+        let cost = next.map_or(0, |(job, place)| shared.serve(&job, place, worker));
         budget = budget.saturating_sub(cost);
         if budget == 0 {
             budget = BUDGET;
@@ -164,36 +193,50 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, worker: usize) {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
-    /// Makes one batch of what is pending in a topic.
-    fn cut(&self, topic: Topic) -> Option<Job<M>> {
+    /// Makes one batch of what is pending in a room.
+    fn cut(&self, Room { topic, nth }: Room) -> Option<Job<M>> {
         let cut = self.registry.update(&topic, |room| {
-            let items = room.state.cut();
-            self.fan_out.recount(&mut room.state);
-            if items.is_empty() {
-                // The turn of a room that was here before; this one is not live yet.
-                room.state.queued = false;
+            if room.state.nth != nth {
                 return None;
             }
+            let items = room.state.cut();
+            self.fan_out.recount(&mut room.state);
             Some((items, room.members().clone()))
         });
         let (items, members) = cut.flatten()?;
         let left = AtomicUsize::new(members.groups().len());
         let batch = Batch::new(topic, items);
         let cost = batch.payload_len().max(LEAST_COST);
-        Some(Job { batch, members, left, cost })
+        Some(Job { nth, batch, members, left, cost })
     }
 
-    /// Serves one group of members; whoever serves the last one queues what remains to be
-    /// done for the topic. Returns what it cost.
-    fn serve(&self, job: &Arc<Job<M>>, group: usize, worker: usize) -> usize {
+    /// Serves one group of members, or as many of it as the budget is for; whoever ends the
+    /// last group queues what remains to be done for the room. Returns what it cost.
+    fn serve(&self, job: &Arc<Job<M>>, place: Place, worker: usize) -> usize {
+        let Place { group, member } = place;
         let groups = job.members.groups();
-        if group + 1 < groups.len() {
-            self.fan_out.put_back(worker, Turn::Rest(Arc::clone(job), group + 1));
+        if member == 0 && group + 1 < groups.len() {
+            let next = Place { group: group + 1, member: 0 };
+            self.fan_out.put_back(worker, Turn::Rest(Arc::clone(job), next));
         }
-        let members = groups.get(group).map_or(&[][..], |group| group);
+        let rest = groups.get(group).map_or(&[][..], |group| &group[member..]);
+        let members = &rest[..rest.len().min((BUDGET / job.cost).max(1))];
+        self.deliver(&job.batch, members);
+        if members.len() < rest.len() {
+            // Not before: the group has ended when the last of it is served.
+            let next = Place { group, member: member + members.len() };
+            self.fan_out.put_back(worker, Turn::Rest(Arc::clone(job), next));
+        } else if job.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // The next batch is cut by whoever sees that all others are done.
+            self.finish(job, worker);
+        }
+        members.len() * job.cost
+    }
+
+    fn deliver(&self, batch: &Batch, members: &[(ConnectionId, Seat<M>)]) {
         let mut delivered = 0;
         for (_, seat) in members {
-            match seat.deliver(&job.batch) {
+            match seat.deliver(batch) {
                 Delivery::Queued => delivered += 1,
                 Delivery::Full => {
                     Counters::add(&self.counters.slow_consumers, 1);
@@ -203,21 +246,97 @@ impl<M: Deliver + Clone> Shared<M> {
             }
         }
         Counters::add(&self.counters.deliveries, delivered);
-        // The next batch is cut by whoever sees that all others are done.
-        if job.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.finish(job.batch.topic(), worker);
-        }
-        members.len() * job.cost
     }
 
-    /// Queues the topic again if something came in meanwhile.
-    fn finish(&self, topic: &Topic, worker: usize) {
+    /// Queues the room again if something came in meanwhile.
+    fn finish(&self, job: &Job<M>, worker: usize) {
+        let (topic, nth) = (job.batch.topic(), job.nth);
         self.registry.update(topic, |room| {
+            if room.state.nth != nth {
+                return;
+            }
             if room.state.pending.is_empty() {
                 room.state.queued = false;
             } else {
-                self.fan_out.push(worker, Turn::Cut(topic.clone()));
+                self.fan_out.push(worker, Turn::Cut(Room { topic: topic.clone(), nth }));
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use chat_core::{RoomId, UserId};
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::hub::room::Phase;
+    use crate::hub::{Hub, HubConfig};
+    use crate::memory::MemoryBroker;
+
+    #[derive(Clone)]
+    struct Nobody;
+
+    impl Deliver for Nobody {
+        fn deliver(&self, _: &Batch) -> Delivery {
+            Delivery::Queued
+        }
+
+        fn close(&self, _: CloseReason) {}
+    }
+
+    impl Shared<Nobody> {
+        fn open(&self, topic: &Topic) {
+            self.registry.join_with(topic, ConnectionId(1), Seat::new(Nobody), |room, _| {
+                self.begin(topic, &mut room.state);
+                room.state.phase = Phase::Live { cut: None };
+            });
+        }
+
+        fn hear(&self, topic: &Topic) {
+            self.update(topic, |room, _| room.accept(Bytes::from_static(b"x"), None));
+        }
+
+        fn next_cut(&self) -> Option<Job<Nobody>> {
+            match self.fan_out.take(0) {
+                Some(Turn::Cut(room)) => self.cut(room),
+                _ => panic!("a room has its turn"),
+            }
+        }
+    }
+
+    /// Else two turns would serve one room at a time, in whichever order.
+    #[test]
+    fn the_turn_of_a_room_that_has_ended_is_not_for_the_one_after_it() {
+        let (broker, events) = MemoryBroker::connect();
+        let (hub, _driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+        let (shared, topic) = (&hub.shared, Topic::User(UserId::new("u").unwrap()));
+        shared.open(&topic);
+        shared.hear(&topic);
+        shared.leave(&topic, ConnectionId(1));
+        shared.open(&topic);
+        shared.hear(&topic);
+
+        assert!(shared.next_cut().is_none(), "of the first room");
+        let job = Arc::new(shared.next_cut().expect("of the second"));
+        shared.hear(&topic);
+        assert!(shared.fan_out.take(0).is_none(), "one batch at a time");
+
+        shared.leave(&topic, ConnectionId(1));
+        shared.open(&topic);
+        shared.hear(&topic);
+        shared.serve(&job, Place::default(), 0);
+        assert!(shared.next_cut().is_some(), "of the third");
+        assert!(shared.fan_out.take(0).is_none(), "and not by the end of the second's");
+    }
+
+    #[test]
+    fn whoever_has_more_than_one_turn_calls_everybody() {
+        let fan_out = FanOut::<Nobody>::new(3);
+        let room = Room { topic: Topic::Room(RoomId::new("r").unwrap()), nth: 0 };
+        fan_out.put_back(2, Turn::Cut(room));
+        assert!(fan_out.called(0).now_or_never().is_some(), "the first worker too");
+        assert!(fan_out.called(1).now_or_never().is_some());
     }
 }

@@ -34,6 +34,7 @@ mod seat;
 mod stats;
 
 use std::fmt;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -254,7 +255,8 @@ impl<M: Deliver + Clone> Shared<M> {
     }
 
     fn begin(&self, topic: &Topic, room: &mut RoomState<M>) {
-        room.queue = self.rooms.fetch_add(1, Ordering::Relaxed);
+        self.rooms.fetch_add(1, Ordering::Relaxed);
+        room.nth = self.fan_out.next_room();
         room.begin(topic, &self.config);
     }
 
@@ -310,7 +312,8 @@ impl<M: Deliver + Clone + 'static> HubDriver<M> {
     /// [`workers`](HubConfig::workers) but one are threads of their own.
     ///
     /// # Panics
-    /// Outside of a tokio runtime, if there are several workers.
+    /// Outside of a tokio runtime, if there are several workers; and if a member's
+    /// [`deliver`](Deliver::deliver) does.
     ///
     /// # Cancel safety
     /// Not safe: what it had taken from the broker is lost. Drop it only with the hub.
@@ -326,8 +329,12 @@ impl<M: Deliver + Clone + 'static> HubDriver<M> {
         tokio::select! {
             () = ingest::run(&shared.0, events) => {}
             () = fan_out::run(&shared.0, 0) => {}
-            // They work for ever, unless one panics.
-            Some(_) = helpers.join_next() => {}
+            // They work for ever, unless one panics: so does this.
+            Some(Err(error)) = helpers.join_next() => {
+                if let Ok(panic) = error.try_into_panic() {
+                    resume_unwind(panic);
+                }
+            }
             () = interest::run(&shared.0) => {}
             () = presence::run(&shared.0) => {}
         }

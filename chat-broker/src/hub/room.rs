@@ -73,8 +73,9 @@ pub(super) struct RoomState<M> {
     pub(super) pending: Vec<Item>,
     /// The topic stands in the fan-out's queue, or is being served.
     pub(super) queued: bool,
-    /// In which of the fan-out's queues.
-    pub(super) queue: usize,
+    /// Tells it from others, of the same topic too; says in which of the fan-out's queues it
+    /// stands.
+    pub(super) nth: usize,
     /// How many of `pending` the fan-out counts in its backlog.
     pub(super) counted: usize,
     /// Reads are under way, and for this room: not for one of the same name before it.
@@ -373,7 +374,7 @@ impl<M> Default for RoomState<M> {
             roster: None,
             pending: Vec::new(),
             queued: false,
-            queue: 0,
+            nth: 0,
             counted: 0,
             reading: false,
             missing_since: None,

@@ -11,6 +11,9 @@ use super::period::Period;
 /// The most that a room may keep: a history is a cache, not an archive.
 const MAX_HISTORY: u32 = 100_000;
 
+/// As many as a hub has workers at most.
+const MAX_THREADS: usize = 256;
+
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
@@ -24,6 +27,9 @@ impl Layer {
             _ => Ok(()),
         };
         at_least("max-rooms", self.max_rooms, 1)?;
+        if let Some(threads) = self.threads.filter(|threads| threads.get() > MAX_THREADS) {
+            return Err(format!("invalid value '{threads}' for threads: at most {MAX_THREADS}"));
+        }
         let classes = || self.rooms.iter().flatten();
         let histories = classes().map(|class| class.history).chain([self.history]);
         if let Some(messages) = histories.flatten().find(|messages| *messages > MAX_HISTORY) {

@@ -12,13 +12,14 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&file, "port = 8080\nmax-rooms = \"many\"\n").unwrap();
     let file = file.to_str().unwrap();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 14] = [
+    let table: [Case<'_>; 15] = [
         (&["--log", "nonsense"], &[], "nonsense"),
         (&["--max-rooms", "0"], &[], "max-rooms"),
         (&["--max-message-bytes", "1000000"], &[], "max-message-bytes"),
         (&["--pong-timeout", "0s"], &[], "pong-timeout"),
         (&["--public-url", "chat.example"], &[], "public-url"),
         (&["--threads", "0"], &[], "--threads"),
+        (&["--threads", "257"], &[], "threads"),
         (&["--port", "eight"], &[], "--port"),
         (&["--port", "70000"], &[], "--port"),
         (&[], &[("PORT", "x")], "--port"),
@@ -41,7 +42,16 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
 fn help_names_every_setting_and_its_default() {
     let (code, help, _) = run(command().arg("--help"));
     assert_eq!(code, 0);
-    for setting in ["--config", "--port", "--host", "--redis-url", "--redis-prefix", "--threads"] {
+    let settings = [
+        "--config",
+        "--port",
+        "--host",
+        "--redis-url",
+        "--redis-prefix",
+        "--threads",
+        "--log-format",
+    ];
+    for setting in settings {
         assert!(help.contains(setting), "{setting}");
         let variable = setting.trim_start_matches('-').replace('-', "_").to_uppercase();
         assert!(help.contains(&format!("[env: {variable}")), "{variable}");

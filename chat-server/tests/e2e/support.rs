@@ -1,9 +1,9 @@
 //! Processes of the program, and Redis between them.
 
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,11 +35,16 @@ impl Log {
     }
 }
 
-/// The program with a clean environment. Each has another number of threads, which is to make
-/// no difference.
+thread_local! {
+    /// What a test has started: a test has a thread.
+    static STARTED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The program with a clean environment. Those of one test have other numbers of threads, which
+/// is to make no difference; the first has one that its name gives, the same in each run.
 pub(crate) fn command() -> Command {
-    static STARTED: AtomicUsize = AtomicUsize::new(0);
-    let threads = STARTED.fetch_add(1, Ordering::Relaxed) % 3 + 1;
+    let name = std::thread::current().name().map_or(0, str::len);
+    let threads = (name + STARTED.replace(STARTED.get() + 1)) % 3 + 1;
     let mut command = Command::new(env!("CARGO_BIN_EXE_chat-server"));
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env("THREADS", threads.to_string());
