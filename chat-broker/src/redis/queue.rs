@@ -212,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_publishes_meanwhile_is_in_the_same_batch() {
-        let Setup { jobs, mut queue, .. } = setup();
+        let Setup { jobs, closing: _open, mut queue } = setup();
         jobs.send(job(0, Instant::now()).await.0).await.unwrap();
         assert!(queue.wait().await);
         for _ in 0..MAX_BATCH {
