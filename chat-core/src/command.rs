@@ -75,6 +75,22 @@ pub enum Command<'a> {
     },
     /// Asks for a sign of life. (native)
     Ping,
+    /// Puts a user out of a room. (native)
+    Kick(Sanction<'a>),
+    /// Puts a user out of a room, and keeps it out for some time. (native)
+    Ban {
+        /// Who, where and why.
+        sanction: Sanction<'a>,
+        /// For how long, in seconds; `None`: for good.
+        seconds: Option<u64>,
+    },
+    /// Ends a ban. (native)
+    Unban {
+        /// In which room.
+        room: RoomId,
+        /// Whose.
+        user: UserId,
+    },
     /// Enters a room and leaves the one before. (rooms: `join_room`)
     Switch {
         /// Which.
@@ -119,6 +135,17 @@ pub struct Hello<'a> {
     pub name: Option<UserName>,
     /// The secret of an earlier `welcome`: the same user again.
     pub resume: Option<Cow<'a, str>>,
+}
+
+/// Who is put out of which room.
+#[derive(Debug, Clone)]
+pub struct Sanction<'a> {
+    /// Of which room.
+    pub room: RoomId,
+    /// Who.
+    pub user: UserId,
+    /// Why, for the user to read.
+    pub reason: Option<Cow<'a, str>>,
 }
 
 /// The parts of a message that the client writes.

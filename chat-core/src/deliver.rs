@@ -47,6 +47,8 @@ pub struct Batch {
     topic: Topic,
     items: Vec<Item>,
     frames: [OnceLock<Option<Frames>>; Dialect::COUNT],
+    /// For those who do not see who is in the room.
+    blind: [OnceLock<Option<Frames>>; Dialect::COUNT],
 }
 
 /// One event of a [`Batch`].
@@ -92,7 +94,7 @@ impl Batch {
     /// A batch of `items`, oldest first.
     #[must_use]
     pub fn new(topic: Topic, items: Vec<Item>) -> Self {
-        Self { topic, items, frames: Default::default() }
+        Self { topic, items, frames: Default::default(), blind: Default::default() }
     }
 
     /// Where the events happened.
@@ -129,14 +131,21 @@ impl Batch {
     /// any of it.
     #[must_use]
     pub fn frames(&self, dialect: Dialect) -> Option<&Frames> {
-        self.frames[dialect as usize].get_or_init(|| self.encode(dialect)).as_ref()
+        self.frames[dialect as usize].get_or_init(|| self.encode(dialect, |_| true)).as_ref()
     }
 
-    fn encode(&self, dialect: Dialect) -> Option<Frames> {
+    /// As [`frames`](Self::frames), for a member who does not see who is in the room.
+    #[must_use]
+    pub fn frames_without_presence(&self, dialect: Dialect) -> Option<&Frames> {
+        let is_told = |event: &Event<'_>| !matches!(event, Event::Presence(_) | Event::Count(_));
+        self.blind[dialect as usize].get_or_init(|| self.encode(dialect, is_told)).as_ref()
+    }
+
+    fn encode(&self, dialect: Dialect, is_told: impl Fn(&Event<'_>) -> bool) -> Option<Frames> {
         let payload = self.payload_len();
         let mut frames = FramesBuilder::with_capacity(payload + AROUND * self.items.len());
         let mut text = Vec::with_capacity(payload / self.items.len().max(1) + AROUND);
-        for (event, position) in self.events() {
+        for (event, position) in self.events().filter(|(event, _)| is_told(event)) {
             text.clear();
             if dialect.encode(&self.topic, &event, position, &mut text) {
                 frames.push(&text);

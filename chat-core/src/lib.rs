@@ -55,6 +55,7 @@
 //! | [`Command`], [`Event`] | what a client asks; what a room sees |
 //! | [`envelope`], [`Frames`] | an event between servers; bytes for a socket |
 //! | [`Dialect`] | an encoding that clients see |
+//! | [`Capability`], [`Grants`] | what a user may do, and in which rooms |
 //! | [`Registry`], [`Members`] | who is in which room on this server |
 //! | [`Position`] | a place in a room's sequence: offset and epoch |
 //! | [`Batch`], [`Deliver`] | events for all members of a room; a handle on one member |
@@ -67,9 +68,12 @@ pub mod envelope;
 mod error;
 mod event;
 mod frames;
+mod grants;
 mod history;
 mod id;
 mod members;
+mod nesting;
+mod pattern;
 mod position;
 mod recent;
 mod registry;
@@ -80,15 +84,18 @@ mod topic;
 mod user;
 
 pub use close::CloseReason;
-pub use command::{Command, Content, Hello, Request};
+pub use command::{Command, Content, Hello, Request, Sanction};
 pub use deliver::{Batch, Deliver, Delivery, Item};
 pub use dialect::Dialect;
 pub use error::{ErrorCode, Rejection};
 pub use event::{Direct, Event, Message, Presence, PresenceChange, Sender};
 pub use frames::Frames;
+pub use grants::{Capabilities, Capability, Grants};
 pub use history::{Entry, History, Range, Retention};
 pub use id::{ConnectionId, InvalidName, MAX_NAME_BYTES, RoomId, UserId, UserName};
 pub use members::{GROUP, Group, Members};
+pub use nesting::is_nested_deeper;
+pub use pattern::Pattern;
 pub use position::{Epoch, Position, Step};
 pub use recent::Recent;
 pub use registry::{Joined, Left, Registry, Room};

@@ -21,13 +21,20 @@ pub enum Reply<'a> {
     Welcome(Welcome<'a>),
     /// Answers `join`.
     Joined(Joined<'a>),
-    /// Answers `leave`.
+    /// Answers `leave`, or tells the client that it is in the room no more.
     Left {
         /// That of the request: see [`Request::id`](crate::Request::id).
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
         /// Which room.
         room: &'a RoomId,
+        /// Why, if the client did not ask for it: `kicked`, `banned`, or `forbidden` by a new
+        /// token.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+        /// What whoever did it wrote.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<&'a str>,
     },
     /// Answers `send` and `direct`.
     Ok(Ok<'a>),
@@ -95,6 +102,10 @@ pub struct Welcome<'a> {
     pub node: &'a str,
     /// The version of the protocol.
     pub protocol: u32,
+    /// When the token runs out, in milliseconds from now: the client should say `hello` with a
+    /// new one before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_in_ms: Option<u64>,
     /// How often the server pings an idle connection, in milliseconds; 0: never.
     pub heartbeat_ms: u64,
     /// What the server allows.

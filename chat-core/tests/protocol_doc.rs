@@ -35,7 +35,10 @@ fn client_frames_are_understood() {
         assert_eq!(Dialect::recognise(frame), Some(Dialect::Native), "{frame}");
         seen.insert(kind(frame));
     }
-    let all = ["direct", "hello", "history", "join", "leave", "members", "ping", "send", "typing"];
+    let all = [
+        "ban", "direct", "hello", "history", "join", "kick", "leave", "members", "ping", "send",
+        "typing", "unban",
+    ];
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), all, "every type has an example");
 }
 
@@ -75,17 +78,21 @@ fn server_frames_are_what_the_code_says() {
     let earlier = Entry { offset: 42, payload };
     let (nothing, earlier) = ([], [&earlier]);
     let (nothing, earlier) = (Page::new(&room, epoch, &nothing), Page::new(&room, epoch, &earlier));
+    let welcome = Welcome {
+        id: id(1),
+        session: "n5p2-17",
+        resume: Some("6f1c.n5p2-17"),
+        user: &user,
+        node: "n5p2",
+        protocol: 1,
+        expires_in_ms: None,
+        heartbeat_ms: 25_000,
+        limits,
+    };
+    let by_token = Welcome { resume: None, expires_in_ms: Some(3_600_000), ..welcome.clone() };
     let mut made: Vec<String> = [
-        Reply::Welcome(Welcome {
-            id: id(1),
-            session: "n5p2-17",
-            resume: Some("6f1c.n5p2-17"),
-            user: &user,
-            node: "n5p2",
-            protocol: 1,
-            heartbeat_ms: 25_000,
-            limits,
-        }),
+        Reply::Welcome(welcome),
+        Reply::Welcome(by_token),
         Reply::Joined(Joined {
             id: id(2),
             room: &room,
@@ -111,7 +118,8 @@ fn server_frames_are_what_the_code_says() {
             messages: earlier,
             more: true,
         },
-        Reply::Left { id: id(5), room: &room },
+        Reply::Left { id: id(5), room: &room, reason: None, message: None },
+        Reply::Left { id: None, room: &room, reason: Some("kicked"), message: Some("Calm down.") },
         Reply::Members { id: id(6), room: &room, members: &members, count: 1 },
         Reply::Ok(Acknowledged {
             id: id(7),
@@ -119,9 +127,10 @@ fn server_frames_are_what_the_code_says() {
             ..Acknowledged::default()
         }),
         Reply::Ok(Acknowledged { id: id(8), delivered: Some(1), ..Acknowledged::default() }),
+        Reply::Ok(Acknowledged { id: id(0), ..Acknowledged::default() }),
         Reply::Pong { id: id(9) },
         Reply::from(&refused),
-        Reply::Goodbye { reason: "shutdown", reconnect: true, after_ms: 0 },
+        Reply::Goodbye { reason: "shutdown", reconnect: true, after_ms: 1830 },
     ]
     .iter()
     .map(reply)

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::command::Content;
+use crate::command::{Content, Sanction};
 use crate::error::{ErrorCode, Rejection};
 use crate::history::Range;
 use crate::id::{InvalidName, RoomId, UserId, UserName};
@@ -13,6 +13,9 @@ use crate::position::{Epoch, Position};
 
 /// Longest `id` and `key`, in bytes as they stand in the frame.
 const MAX_TAG_BYTES: usize = 128;
+
+/// Longest reason of a sanction, in bytes.
+const MAX_REASON_BYTES: usize = 512;
 
 /// Raw values: a field that the frame's type does not use costs no more than a scan, and
 /// is not judged. `null` counts as absent.
@@ -39,6 +42,8 @@ pub(super) struct Fields<'a> {
     before: Option<&'a RawValue>,
     after: Option<&'a RawValue>,
     limit: Option<&'a RawValue>,
+    seconds: Option<&'a RawValue>,
+    reason: Option<&'a RawValue>,
 }
 
 type Field<T> = Result<T, Rejection>;
@@ -149,6 +154,21 @@ impl<'a> Fields<'a> {
 
     pub(super) fn limit(&self) -> Field<Option<u32>> {
         optional("limit", self.limit, parse)
+    }
+
+    pub(super) fn sanction(&self) -> Field<Sanction<'a>> {
+        let reason = optional("reason", self.reason, |raw| {
+            string(raw).filter(|reason| reason.len() <= MAX_REASON_BYTES)
+        })?;
+        Ok(Sanction { room: self.room()?, user: self.user_id()?, reason })
+    }
+
+    pub(super) fn user_id(&self) -> Field<UserId> {
+        required("user", self.user, |raw| UserId::new(string(raw)?).ok())
+    }
+
+    pub(super) fn seconds(&self) -> Field<Option<u64>> {
+        optional("seconds", self.seconds, parse)
     }
 }
 

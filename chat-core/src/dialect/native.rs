@@ -10,8 +10,10 @@ use crate::event::{Direct, Event, Message, Presence, PresenceChange, Sender};
 use crate::position::{Epoch, Position};
 use crate::topic::Topic;
 
-pub(super) const TYPES: [&str; 9] =
-    ["hello", "join", "leave", "send", "direct", "typing", "history", "members", "ping"];
+pub(super) const TYPES: [&str; 12] = [
+    "hello", "join", "leave", "send", "direct", "typing", "history", "members", "ping", "kick",
+    "ban", "unban",
+];
 
 pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
     Ok(match &*fields.required_kind()? {
@@ -36,6 +38,9 @@ pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> 
         },
         "members" => Command::Members { room: fields.room()? },
         "ping" => Command::Ping,
+        "kick" => Command::Kick(fields.sanction()?),
+        "ban" => Command::Ban { sanction: fields.sanction()?, seconds: fields.seconds()? },
+        "unban" => Command::Unban { room: fields.room()?, user: fields.user_id()? },
         kind => return Err(unknown_type(kind)),
     })
 }

@@ -1,0 +1,178 @@
+//! What a user may do, and where.
+
+use std::sync::Arc;
+
+use crate::id::{RoomId, UserId};
+use crate::pattern::Pattern;
+
+/// Something that a user may be allowed to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Capability {
+    /// To enter a room and hear what is said.
+    Join = 1,
+    /// To say something in a room, and to be seen typing.
+    Send = 2,
+    /// To write to a user.
+    Direct = 4,
+    /// To read what was said in a room before.
+    History = 8,
+    /// To see who is in a room.
+    Presence = 16,
+    /// To kick and to ban users.
+    Moderate = 32,
+}
+
+impl Capability {
+    /// Every capability.
+    pub const ALL: [Self; 6] =
+        [Self::Join, Self::Send, Self::Direct, Self::History, Self::Presence, Self::Moderate];
+
+    /// The name, as it stands in tokens.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Join => "join",
+            Self::Send => "send",
+            Self::Direct => "direct",
+            Self::History => "history",
+            Self::Presence => "presence",
+            Self::Moderate => "moderate",
+        }
+    }
+
+    /// The capability of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|capability| capability.as_str() == name)
+    }
+}
+
+/// A set of capabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capabilities(u8);
+
+impl Capabilities {
+    /// All of them.
+    #[must_use]
+    pub fn all() -> Self {
+        Capability::ALL.into_iter().collect()
+    }
+
+    /// All that a member of a room has as a rule: not [`Capability::Moderate`].
+    #[must_use]
+    pub fn member() -> Self {
+        Capability::ALL.into_iter().filter(|one| *one != Capability::Moderate).collect()
+    }
+
+    /// Whether `capability` is among them.
+    #[must_use]
+    pub const fn contains(self, capability: Capability) -> bool {
+        self.0 & capability as u8 != 0
+    }
+}
+
+impl FromIterator<Capability> for Capabilities {
+    fn from_iter<I: IntoIterator<Item = Capability>>(capabilities: I) -> Self {
+        Self(capabilities.into_iter().fold(0, |set, one| set | one as u8))
+    }
+}
+
+/// Where a user may do what: capabilities by patterns of names. What one rule grants no other
+/// takes away.
+///
+/// A rule is of rooms; one that begins with `@` is of users, to whom
+/// [`Capability::Direct`] allows to write. `*` is both.
+///
+/// ```
+/// use chat_core::{Capabilities, Capability, Grants, RoomId, UserId};
+///
+/// let read = [Capability::Join, Capability::History].into_iter().collect();
+/// let grants = Grants::new([
+///     ("news".into(), read),
+///     ("team-*".into(), Capabilities::member()),
+///     ("@support-*".into(), Capabilities::all()),
+/// ]);
+/// let (news, team) = (RoomId::new("news")?, RoomId::new("team-7")?);
+/// assert!(grants.allow(Capability::Join, &news) && !grants.allow(Capability::Send, &news));
+/// assert!(grants.allow(Capability::Send, &team));
+/// assert!(grants.allow_direct(&UserId::new("support-1")?));
+/// assert!(!grants.allow_direct(&UserId::new("team-7")?));
+/// # Ok::<(), chat_core::InvalidName>(())
+/// ```
+///
+/// A clone shares the rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grants(Arc<[(Pattern, Capabilities)]>);
+
+impl Grants {
+    /// These rules.
+    pub fn new(rules: impl IntoIterator<Item = (Pattern, Capabilities)>) -> Self {
+        Self(rules.into_iter().collect())
+    }
+
+    /// Everything that members do, everywhere: nobody is moderated.
+    #[must_use]
+    pub fn everywhere() -> Self {
+        Self::new([("*".into(), Capabilities::member())])
+    }
+
+    /// Whether `capability` is granted in `room`.
+    #[must_use]
+    pub fn allow(&self, capability: Capability, room: &RoomId) -> bool {
+        self.0.iter().any(|(pattern, capabilities)| {
+            let is_of_users = pattern.as_str().starts_with('@');
+            !is_of_users && capabilities.contains(capability) && pattern.matches(room.as_str())
+        })
+    }
+
+    /// Whether it is granted to write to `user`.
+    #[must_use]
+    pub fn allow_direct(&self, user: &UserId) -> bool {
+        self.0.iter().any(|(pattern, capabilities)| {
+            let is_of_all = pattern.as_str() == "*";
+            capabilities.contains(Capability::Direct)
+                && (is_of_all || pattern.matches_after('@', user.as_str()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capability_is_known_by_its_name() {
+        for capability in Capability::ALL {
+            assert_eq!(Capability::parse(capability.as_str()), Some(capability));
+            assert!(Capabilities::all().contains(capability));
+        }
+        assert_eq!(Capability::parse("fly"), None);
+        assert!(!Capabilities::member().contains(Capability::Moderate));
+        assert!(!Capabilities::default().contains(Capability::Join));
+    }
+
+    #[test]
+    fn rules_of_rooms_and_rules_of_users_stay_apart() {
+        let grants =
+            Grants::new([("@*".into(), Capabilities::all()), ("bob".into(), Capabilities::all())]);
+        let room = |name| RoomId::new(name).unwrap();
+        assert!(grants.allow(Capability::Join, &room("bob")));
+        for closed in ["@", "@bob", "alice"] {
+            assert!(!grants.allow(Capability::Join, &room(closed)), "{closed}");
+        }
+        let rooms_alone = Grants::new([("bob".into(), Capabilities::all())]);
+        assert!(!rooms_alone.allow_direct(&UserId::new("bob").unwrap()));
+        assert!(Grants::everywhere().allow_direct(&UserId::new("@bob").unwrap()));
+    }
+
+    #[test]
+    fn rules_add_up() {
+        let one = |capability| [capability].into_iter().collect();
+        let grants =
+            Grants::new([("*".into(), one(Capability::Join)), ("r".into(), one(Capability::Send))]);
+        let room = RoomId::new("r").unwrap();
+        assert!(grants.allow(Capability::Join, &room) && grants.allow(Capability::Send, &room));
+        assert!(!grants.allow(Capability::History, &room));
+    }
+}
