@@ -25,6 +25,9 @@ pub struct TransportConfig {
     /// How many frames one message may be cut into. Default 1,024. It bounds what a peer
     /// can make the server do for a message that never ends.
     pub max_fragments: u32,
+    /// How many pings and pongs a peer may send within a second before it is closed with
+    /// 1008. Default 1,000. They cost no memory, whatever their number: this bounds the work.
+    pub max_control_frames: u32,
     /// How long a message may take from its first byte to its last. Default 30 s.
     pub message_timeout: Duration,
     /// How many bytes may wait in an outbox. Default 1 MiB, on top of the few MiB that the
@@ -62,6 +65,7 @@ impl Default for TransportConfig {
             max_message_bytes: 64 * 1024,
             max_frame_bytes: 64 * 1024,
             max_fragments: 1024,
+            max_control_frames: 1000,
             message_timeout: Duration::from_secs(30),
             outbox_bytes: 1024 * 1024,
             outbox_frames: 4096,
@@ -98,6 +102,13 @@ impl TransportConfig {
     #[must_use]
     pub fn max_fragments(mut self, frames: u32) -> Self {
         self.max_fragments = frames;
+        self
+    }
+
+    /// Sets [`max_control_frames`](Self::max_control_frames).
+    #[must_use]
+    pub fn max_control_frames(mut self, frames: u32) -> Self {
+        self.max_control_frames = frames;
         self
     }
 

@@ -59,6 +59,7 @@
 //! | message, frame | [`max_message_bytes`](TransportConfig::max_message_bytes), [`max_frame_bytes`](TransportConfig::max_frame_bytes) | 1009 |
 //! | fragments, time for a message | [`max_fragments`](TransportConfig::max_fragments), [`message_timeout`](TransportConfig::message_timeout) | 1008 |
 //! | pongs waiting | 4 KiB | the newest alone is kept |
+//! | pings and pongs in a second | [`max_control_frames`](TransportConfig::max_control_frames) | 1008 |
 //! | text that is not UTF-8 | | 1007 |
 //! | any other breach of RFC 6455 | | 1002 |
 //!

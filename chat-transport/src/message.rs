@@ -14,6 +14,8 @@ pub enum Incoming {
     Text(Text),
     /// A binary message.
     Binary(Bytes),
+    /// Nothing from the peer: [`Outbox::notify`](crate::Outbox::notify) was called.
+    Notified,
 }
 
 /// The text of a message. A clone shares its bytes.

@@ -53,7 +53,11 @@ struct Queue {
     begun: bool,
     pongs: Pongs,
     goodbye: Option<Goodbye>,
+    /// The session's owner is to look around.
+    notified: bool,
     refused: u64,
+    /// Bytes that were taken, ever.
+    sent: u64,
     /// The session's task, while it waits for something to write.
     waker: Option<Waker>,
     /// Whoever waits for the outbox to drain.
@@ -85,6 +89,15 @@ enum Goodbye {
     Answered,
     /// The connection is gone.
     Gone,
+}
+
+/// How an outbox stands, for its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Open,
+    /// [`Outbox::notify`] was called since this was asked last.
+    Notified,
+    Closed,
 }
 
 /// What to write next.
@@ -132,6 +145,27 @@ impl Outbox {
         wake(queue);
     }
 
+    /// Has the session's [`recv`](crate::Session::recv) give
+    /// [`Incoming::Notified`](crate::Incoming::Notified), once however often this is called
+    /// before: for whoever holds the outbox and has news for the one who owns the session.
+    pub fn notify(&self) {
+        let mut queue = self.lock();
+        queue.notified = true;
+        wake(queue);
+    }
+
+    /// Whether the session's owner was [notified](Self::notify), and has not seen it yet.
+    #[must_use]
+    pub fn is_notified(&self) -> bool {
+        self.lock().notified
+    }
+
+    /// How many bytes it has taken, ever.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.lock().sent
+    }
+
     /// Whether nothing can be sent any more.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -144,15 +178,16 @@ impl Outbox {
         self.lock().depth
     }
 
-    /// Waits until at most `bytes` wait to be written, or the session is closed: for whoever
-    /// has more to send than fits. One task may wait at a time.
+    /// Waits until at most `bytes` wait to be written, or the session is closed, or its owner is
+    /// [notified](Self::notify): for whoever has more to send than fits. One task may wait at a
+    /// time.
     ///
     /// # Cancel safety
     /// Safe: it changes nothing.
     pub async fn drained_to(&self, bytes: usize) {
         poll_fn(|cx| {
             let mut queue = self.lock();
-            if queue.depth.bytes <= bytes || queue.goodbye.is_some() {
+            if queue.depth.bytes <= bytes || queue.goodbye.is_some() || queue.notified {
                 return Poll::Ready(());
             }
             queue.waiter = Some(cx.waker().clone());
@@ -177,9 +212,11 @@ impl Outbox {
             if !queue.has_room(bytes.len(), frames, self.0.max) {
                 return Delivery::Full;
             }
+            queue.sent += bytes.len() as u64;
             queue.push(bytes.clone(), frames);
             return Delivery::Queued;
         }
+        queue.sent += bytes.len() as u64;
         let written = queue.write_now(bytes);
         if written < bytes.len() {
             queue.push(bytes.slice(written..), frames);
@@ -231,6 +268,18 @@ impl Outbox {
         queue.waker = None;
         queue.clear();
         wake_waiter(queue);
+    }
+
+    /// How it stands. A notification is told once.
+    pub(crate) fn take_standing(&self) -> Standing {
+        let mut queue = self.lock();
+        if queue.goodbye.is_some() {
+            Standing::Closed
+        } else if std::mem::take(&mut queue.notified) {
+            Standing::Notified
+        } else {
+            Standing::Open
+        }
     }
 
     /// With which reason this side closed it, if it did.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use chat_core::{Delivery, Frames};
+use chat_core::{CloseReason, Delivery, Frames};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
@@ -20,7 +20,7 @@ use crate::codec::{self, Codec, Violation};
 use crate::config::TransportConfig;
 use crate::error::End;
 use crate::message::{Incoming, Text};
-use crate::outbox::{Next, Outbox};
+use crate::outbox::{Next, Outbox, Standing};
 use crate::stream::{SharedTcp, with_scratch};
 
 use clocks::{Clocks, Due};
@@ -135,7 +135,12 @@ where
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
         self.poll_write_out(cx);
-        while !self.is_over() {
+        loop {
+            match self.outbox.take_standing() {
+                Standing::Open => {}
+                Standing::Notified => return Poll::Ready(Some(Incoming::Notified)),
+                Standing::Closed => return Poll::Ready(None),
+            }
             match self.poll_message(cx) {
                 Poll::Ready(Ok(message)) => {
                     if let Some(incoming) = self.take_in(message) {
@@ -155,7 +160,6 @@ where
                 }
             }
         }
-        Poll::Ready(None)
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &Bytes, frames: usize) -> Poll<Delivery> {
@@ -222,8 +226,11 @@ where
         match message {
             Message::Text(text) => return Some(Incoming::Text(Text::new(text))),
             Message::Binary(bytes) => return Some(Incoming::Binary(bytes)),
-            Message::Ping(payload) => self.outbox.pong(payload),
-            Message::Pong(_) | Message::Frame(_) => {}
+            Message::Ping(payload) => {
+                self.count_control();
+                self.outbox.pong(payload);
+            }
+            Message::Pong(_) | Message::Frame(_) => self.count_control(),
             Message::Close(frame) => {
                 let (code, phrase) = frame
                     .as_ref()
@@ -235,6 +242,16 @@ where
             }
         }
         None
+    }
+
+    /// Pings and pongs are not the application's to count.
+    fn count_control(&mut self) {
+        if !self.clocks.may_control(self.config.max_control_frames) {
+            self.stop(Stop::Broken(Violation {
+                reason: CloseReason::PolicyViolation,
+                detail: "a flood of control frames".to_owned(),
+            }));
+        }
     }
 
     fn stop(&mut self, stop: Stop) {
@@ -300,7 +317,7 @@ where
     /// Acts on what is due, and waits for what is due next.
     fn poll_clocks(&mut self, cx: &mut Context<'_>, reading: bool) {
         loop {
-            match self.clocks.poll(cx, reading) {
+            match self.clocks.poll(cx, reading, &self.config) {
                 Poll::Pending => return,
                 Poll::Ready(Due::Ping) => {
                     self.outbox.ping();

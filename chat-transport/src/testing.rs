@@ -128,6 +128,17 @@ impl WsClient {
         self.send_message(Message::text(text)).await;
     }
 
+    /// Sends a text, unless the connection is closed; returns whether it was sent.
+    ///
+    /// # Panics
+    /// The server takes nothing.
+    ///
+    /// # Cancel safety
+    /// When it is dropped, the text may be sent or not.
+    pub async fn try_send(&mut self, text: &str) -> bool {
+        within("sending", self.socket.send(Message::text(text))).await.is_ok()
+    }
+
     /// Sends a value as JSON.
     ///
     /// # Panics

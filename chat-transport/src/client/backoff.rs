@@ -56,13 +56,13 @@ pub(super) fn random_key() -> String {
 }
 
 /// The part of `span` that `bits` are of 2^64.
-fn fraction(span: Duration, bits: u64) -> Duration {
+pub(super) fn fraction(span: Duration, bits: u64) -> Duration {
     let nanos = span.as_nanos().min(u128::from(u64::MAX));
     Duration::from_nanos(((nanos * u128::from(bits)) >> 64) as u64)
 }
 
 /// Bits of a hash function whose key is random for each thread and another one each time.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

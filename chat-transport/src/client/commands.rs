@@ -2,6 +2,7 @@
 
 use chat_core::Range;
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::backoff::later;
@@ -107,8 +108,14 @@ impl Task {
 
     /// A room that nobody waits for any more.
     pub(super) fn give_up(&mut self, name: &str) {
-        let (reply, _) = tokio::sync::oneshot::channel();
+        let (reply, _) = oneshot::channel();
         self.leave(name, reply);
+    }
+
+    /// Has the server forget that the client is in a room, if it is.
+    pub(super) fn step_out(&mut self, name: &str) {
+        let (reply, _) = oneshot::channel();
+        self.ask(Request::Leave(reply), |id| Outgoing::Leave { id, room: name });
     }
 
     /// Is no longer in a room, and will not be by itself. Gives its place.

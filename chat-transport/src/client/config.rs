@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::token::TokenSource;
+
 /// Settings of a [`Client`](super::Client).
 ///
 /// ```
@@ -22,6 +24,8 @@ pub struct ClientConfig {
     /// What an earlier client's [`Welcome::resume`](super::Welcome::resume) was, to be the
     /// same user.
     pub resume: Option<Resume>,
+    /// What the client shows to a server that asks for tokens: one from here for each `hello`.
+    pub token: Option<TokenSource>,
     /// From the first byte of a connection to the server's welcome. Default 10 s.
     pub connect_timeout: Duration,
     /// How long a request waits for its answer. Default 15 s.
@@ -51,6 +55,7 @@ impl Default for ClientConfig {
         Self {
             name: None,
             resume: None,
+            token: None,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(15),
             send_timeout: Duration::from_secs(30),
@@ -76,6 +81,32 @@ impl ClientConfig {
     #[must_use]
     pub fn resume(mut self, resume: Resume) -> Self {
         self.resume = Some(resume);
+        self
+    }
+
+    /// Sets [`token`](Self::token) to one that is always the same.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(TokenSource::fixed(token));
+        self
+    }
+
+    /// Sets [`token`](Self::token) to one that `ask` is asked for; see [`TokenSource::asked`].
+    ///
+    /// ```
+    /// use chat_transport::client::ClientConfig;
+    ///
+    /// # async fn from_the_backend() -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// let config = ClientConfig::default().token_from(from_the_backend);
+    /// ```
+    #[must_use]
+    pub fn token_from<A, F, E>(mut self, ask: A) -> Self
+    where
+        A: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = Result<String, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.token = Some(TokenSource::asked(ask));
         self
     }
 

@@ -89,6 +89,15 @@ pub enum Event {
         /// How long it will wait at least.
         after: Duration,
     },
+    /// The client was put out of a room, and does not join it again by itself.
+    Left {
+        /// Which room.
+        room: String,
+        /// `kicked`, `banned`, or `forbidden` by a new token.
+        reason: String,
+        /// What the moderator wrote.
+        message: Option<String>,
+    },
     /// A room could not be joined again: the client is no longer in it.
     Refused {
         /// Which room.
@@ -162,6 +171,8 @@ pub struct Welcome {
     pub session: String,
     /// Which server it is.
     pub node: String,
+    /// How long the client's token holds from then on, where there is one that ends.
+    pub expires_in: Option<Duration>,
     /// Largest frame that the server takes, in bytes.
     pub frame_bytes: usize,
 }

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::config::Resume;
 use super::error::Rejection;
 use super::events::{Members, Message, User, Welcome};
+use super::token::Token;
 
 /// What a client says.
 #[derive(Debug, Serialize)]
@@ -22,6 +23,8 @@ pub(super) enum Outgoing<'a> {
         name: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         resume: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        token: Option<&'a Token>,
     },
     Join {
         id: u64,
@@ -82,7 +85,7 @@ pub(super) struct Incoming {
 pub(super) enum Body {
     Welcome(WelcomeFrame),
     Joined(JoinedFrame),
-    Left,
+    Left(LeftFrame),
     Message(MessageFrame),
     Presence(PresenceFrame),
     Typing(TypingFrame),
@@ -109,7 +112,7 @@ impl Incoming {
         let body = match &*kind {
             "welcome" => Body::Welcome(serde_json::from_str(text)?),
             "joined" => Body::Joined(serde_json::from_str(text)?),
-            "left" => Body::Left,
+            "left" => Body::Left(serde_json::from_str(text)?),
             "message" => Body::Message(serde_json::from_str(text)?),
             "presence" => Body::Presence(serde_json::from_str(text)?),
             "typing" => Body::Typing(serde_json::from_str(text)?),
@@ -132,6 +135,7 @@ pub(super) struct WelcomeFrame {
     resume: Option<String>,
     user: User,
     node: String,
+    expires_in_ms: Option<u64>,
     limits: LimitsField,
 }
 
@@ -142,9 +146,10 @@ struct LimitsField {
 
 impl From<WelcomeFrame> for Welcome {
     fn from(frame: WelcomeFrame) -> Self {
-        let WelcomeFrame { session, resume, user, node, limits } = frame;
+        let WelcomeFrame { session, resume, user, node, expires_in_ms, limits } = frame;
         let resume = resume.map(Resume::new);
-        Self { user, resume, session, node, frame_bytes: limits.frame_bytes }
+        let expires_in = expires_in_ms.map(Duration::from_millis);
+        Self { user, resume, session, node, expires_in, frame_bytes: limits.frame_bytes }
     }
 }
 
@@ -168,6 +173,14 @@ impl JoinedFrame {
     pub(super) fn into_members(self) -> Members {
         Members { users: self.members, count: self.count }
     }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct LeftFrame {
+    pub(super) room: String,
+    /// Of a client that was put out.
+    pub(super) reason: Option<String>,
+    pub(super) message: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

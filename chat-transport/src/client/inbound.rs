@@ -9,10 +9,11 @@ use super::backoff::jittered;
 use super::error::{ClientError, RETRY_AFTER, Rejection};
 use super::events::{Event, History, Joined, Loss, Message, Welcome};
 use super::frames::{Body, GapFrame, GoodbyeFrame, HistoryFrame, Incoming, JoinedFrame};
-use super::frames::{MessageFrame, OkFrame, Outgoing, PresenceFrame, WelcomeFrame};
+use super::frames::{LeftFrame, MessageFrame, OkFrame, Outgoing, PresenceFrame, WelcomeFrame};
 use super::requests::Request;
 use super::rooms::Place;
 use super::task::Task;
+use super::token::Renewal;
 
 impl Task {
     pub(super) fn hear(&mut self, text: &str) {
@@ -26,11 +27,11 @@ impl Task {
         };
         let request = id.and_then(|id| Some((id, self.requests.take(id)?)));
         match body {
-            Body::Welcome(frame) => {
-                if let Some((_, Request::Hello)) = request {
-                    self.welcome(frame);
-                }
-            }
+            Body::Welcome(frame) => match request {
+                Some((_, Request::Hello)) => self.welcome(frame),
+                Some((_, Request::Renew)) => self.known_as(frame),
+                _ => {}
+            },
             Body::Joined(frame) => self.joined(frame, request),
             Body::Message(frame) => self.message(frame),
             Body::Gap(frame) => self.gap(&frame),
@@ -47,7 +48,8 @@ impl Task {
             }
             Body::Goodbye(frame) => self.goodbye(frame),
             Body::Error(rejection) => self.rejected(rejection, request),
-            Body::Ok(_) | Body::Left | Body::Members(_) | Body::History(_) | Body::Other => {
+            Body::Left(frame) if id.is_none() => self.put_out(frame),
+            Body::Ok(_) | Body::Left(_) | Body::Members(_) | Body::History(_) | Body::Other => {
                 if let Some((id, request)) = request {
                     self.answered(id, request, body);
                 }
@@ -56,6 +58,15 @@ impl Task {
     }
 
     fn welcome(&mut self, frame: WelcomeFrame) {
+        self.known_as(frame);
+        self.online();
+        for room in self.rooms.names() {
+            self.enter(&room);
+        }
+    }
+
+    /// The server says who the client is, and for how long.
+    fn known_as(&mut self, frame: WelcomeFrame) {
         let mut welcome = Welcome::from(frame);
         // While the message bus is away there is no new one.
         welcome.resume = welcome.resume.or(self.resume.take());
@@ -64,11 +75,8 @@ impl Task {
         if before.is_some_and(|before| before != welcome.user.id) {
             self.sends.user_changed();
         }
+        self.renewal = Renewal::before(welcome.expires_in, self.config.token.as_ref());
         self.shared.send_modify(|shared| shared.welcome = Some(welcome));
-        self.online();
-        for room in self.rooms.names() {
-            self.enter(&room);
-        }
     }
 
     // Rooms.
@@ -162,6 +170,21 @@ impl Task {
         }
     }
 
+    /// The server has put the client out of a room.
+    fn put_out(&mut self, frame: LeftFrame) {
+        let LeftFrame { room: name, reason, message } = frame;
+        // One that is only now asked for was not meant.
+        if !self.rooms.get_mut(&name).is_some_and(|room| room.track.has_begun()) {
+            return;
+        }
+        if let Some(Place::Asked(_)) = self.forget(&name, &ClientError::NotInRoom) {
+            // The answer may be that the client is in it again.
+            self.step_out(&name);
+        }
+        let reason = reason.unwrap_or_default();
+        self.events.push(Event::Left { room: name, reason, message });
+    }
+
     fn is_in(&mut self, room: &str) -> bool {
         self.rooms.get_mut(room).is_some_and(|room| room.is_in())
     }
@@ -184,7 +207,7 @@ impl Task {
             (Request::Direct(reply), Body::Ok(frame)) => {
                 let _ = reply.send(Ok(frame.delivered.unwrap_or(0)));
             }
-            (Request::Leave(reply), Body::Left) => {
+            (Request::Leave(reply), Body::Left(_)) => {
                 let _ = reply.send(Ok(()));
             }
             (Request::Members(reply), Body::Members(members)) => {
@@ -205,6 +228,7 @@ impl Task {
         match request {
             None => self.events.push(Event::Error(rejection)),
             Some((_, Request::Hello)) => self.unwelcome(&rejection),
+            Some((_, Request::Renew)) => self.renew_again(&rejection),
             Some((id, Request::Join(room))) => match retry {
                 Some(pause) => self.enter_later(&room, id, pause),
                 None if self.asked(&room, id) => self.refused(&room, rejection.into()),
@@ -225,6 +249,7 @@ impl Task {
     pub(super) fn unanswered(&mut self, id: u64, request: Request) {
         match request {
             Request::Hello => self.lost(Loss::new("no welcome")),
+            Request::Renew => self.renew_again(&"no answer"),
             Request::Join(room) => self.enter_later(&room, id, RETRY_AFTER),
             // The key makes it safe.
             Request::Send(room) => self.sends.pause(&room, id, Instant::now(), true),

@@ -34,6 +34,8 @@
 //! * [`Client::send`] tries until the server has confirmed the message, without sending it
 //!   twice: each has a key. Messages to one room go out one after another, in the order of
 //!   the calls, so none overtakes one that has to be sent again.
+//! * To a server that asks for tokens it shows one ([`ClientConfig::token`]); one that it can
+//!   ask for ([`ClientConfig::token_from`]) it renews before it runs out.
 //! * It answers the server's pings, and pings a silent server.
 //!
 //! # Bounds
@@ -57,6 +59,7 @@ mod rooms;
 mod sends;
 mod socket;
 mod task;
+mod token;
 mod track;
 
 pub use chat_core::{Epoch, Position, PresenceChange, Range};
@@ -65,6 +68,7 @@ pub use error::{ClientError, Rejection};
 pub use events::{
     Event, Events, History, Joined, Loss, Members, Message, Sent, State, User, Welcome,
 };
+pub use token::TokenSource;
 
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot, watch};

@@ -17,6 +17,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
 #[derive(Debug)]
 pub(super) enum Request {
     Hello,
+    /// To go on with a new token.
+    Renew,
     /// To come into a room.
     Join(String),
     /// To see a room that the client is in.
@@ -34,7 +36,7 @@ impl Request {
     /// longer waits is none of ours, here and wherever a reply is given.
     pub(super) fn fail(self, error: ClientError) {
         match self {
-            Self::Hello | Self::Join(_) | Self::Send(_) => {}
+            Self::Hello | Self::Renew | Self::Join(_) | Self::Send(_) => {}
             Self::JoinAgain(reply) => drop(reply.send(Err(error))),
             Self::Leave(reply) => drop(reply.send(Err(error))),
             Self::Direct(reply) => drop(reply.send(Err(error))),
@@ -60,7 +62,7 @@ impl Requests {
     /// How many callers wait.
     pub(super) fn called(&self) -> usize {
         let is_own = |request: &Request| {
-            matches!(request, Request::Hello | Request::Join(_) | Request::Send(_))
+            matches!(request, Request::Hello | Request::Renew | Request::Join(_) | Request::Send(_))
         };
         self.waiting.values().filter(|(_, request)| !is_own(request)).count()
     }

@@ -17,6 +17,7 @@ use super::requests::{Request, Requests};
 use super::rooms::Rooms;
 use super::sends::Sends;
 use super::socket::{Heard, Socket};
+use super::token::{Renewal, Token, TokenSource};
 
 /// How long a connection must have lasted before the next loss counts as the first again.
 const STABLE: Duration = Duration::from_secs(5);
@@ -43,6 +44,9 @@ pub(super) struct Task {
     pub(super) requests: Requests,
     pub(super) goodbye: Option<GoodbyeFrame>,
     pub(super) resume: Option<Resume>,
+    /// What is shown at the beginning of the present connection.
+    token: Option<Token>,
+    pub(super) renewal: Renewal,
     urls: Vec<String>,
     /// Which of them is next.
     next_url: usize,
@@ -55,14 +59,17 @@ pub(super) struct Task {
 /// The connection.
 enum Link {
     Waiting(Instant),
-    Opening(Pin<Box<dyn Future<Output = Result<Socket, Loss>> + Send>>),
+    Opening(Pin<Box<dyn Future<Output = Result<Opened, Loss>> + Send>>),
     Open(Box<Socket>),
 }
+
+/// A connection without a word yet, and the token to begin with.
+type Opened = (Socket, Option<Token>);
 
 /// What happens next on it.
 enum Step {
     Retry,
-    Opened(Box<Socket>),
+    Opened(Box<Opened>),
     Heard(Heard),
     Lost(Loss),
 }
@@ -90,7 +97,7 @@ impl Link {
                 Step::Retry
             }
             Self::Opening(opening) => match opening.as_mut().await {
-                Ok(socket) => Step::Opened(Box::new(socket)),
+                Ok(opened) => Step::Opened(Box::new(opened)),
                 Err(loss) => Step::Lost(loss),
             },
         }
@@ -115,6 +122,8 @@ impl Task {
             requests: Requests::new(config.request_timeout),
             goodbye: None,
             resume: config.resume.clone(),
+            token: None,
+            renewal: Renewal::Never,
             urls,
             next_url: 0,
             backoff: Backoff::new(config.backoff_base, config.backoff_cap),
@@ -143,6 +152,7 @@ impl Task {
                 },
                 () = self.events.drain(), if blocked => self.clock.start(),
                 step = self.link.next(blocked) => self.advance(step),
+                token = self.renewal.next() => self.renew(token),
                 () = until(deadline) => {}
             }
         }
@@ -154,8 +164,10 @@ impl Task {
     fn advance(&mut self, step: Step) {
         match step {
             Step::Retry => self.open(),
-            Step::Opened(socket) => {
-                self.link = Link::Open(socket);
+            Step::Opened(opened) => {
+                let (socket, token) = *opened;
+                self.link = Link::Open(Box::new(socket));
+                self.token = token;
                 self.hello();
             }
             Step::Heard(heard) => {
@@ -172,7 +184,7 @@ impl Task {
 
     fn open(&mut self) {
         let url = self.urls[self.next_url % self.urls.len()].clone();
-        self.link = Link::Opening(Box::pin(Socket::open(url.clone())));
+        self.link = Link::Opening(Box::pin(open(url.clone(), self.config.token.clone())));
         self.clock.start();
         self.clock.online_since = None;
         self.set_state(State::Connecting { url });
@@ -180,10 +192,11 @@ impl Task {
 
     pub(super) fn hello(&mut self) {
         let id = self.requests.add(Request::Hello);
-        let Self { config, resume, .. } = self;
-        let (name, resume) = (config.name.clone(), resume.clone());
-        let resume = resume.as_ref().map(Resume::as_str);
-        if let Err(error) = self.post(&Outgoing::Hello { id, name: name.as_deref(), resume }) {
+        let Self { config, resume, token, .. } = self;
+        let (name, resume, token) = (config.name.clone(), resume.clone(), token.clone());
+        let (name, resume) = (name.as_deref(), resume.as_ref().map(Resume::as_str));
+        let hello = Outgoing::Hello { id, name, resume, token: token.as_ref() };
+        if let Err(error) = self.post(&hello) {
             self.end(Loss::new(error.to_string()));
         }
     }
@@ -273,7 +286,10 @@ impl Task {
     /// The connection is gone, or given up.
     pub(super) fn lost(&mut self, loss: Loss) {
         let goodbye = self.goodbye.take();
+        let can_renew = loss.code == Some(CloseReason::TokenExpired.code())
+            && self.config.token.as_ref().is_some_and(TokenSource::renews);
         let is_welcome = match &goodbye {
+            _ if can_renew => true,
             Some(goodbye) => goodbye.reconnect,
             None => loss.code.is_none_or(may_reconnect),
         };
@@ -316,6 +332,7 @@ impl Task {
             tokio::spawn(socket.close());
         }
         self.clock.online_since = None;
+        self.renewal = Renewal::Never;
         self.rooms.lost();
         self.sends.lost();
         self.requests.fail_all(error);
@@ -356,6 +373,20 @@ fn silence(config: &ClientConfig) -> Duration {
 fn stuck_until(config: &ClientConfig, link: &Link) -> Option<Instant> {
     let Link::Open(socket) = link else { return None };
     socket.stuck_since()?.checked_add(silence(config))
+}
+
+async fn open(url: String, tokens: Option<TokenSource>) -> Result<Opened, Loss> {
+    // First: a server does not wait long for one.
+    let token = match tokens {
+        Some(tokens) => Some(
+            tokens
+                .token()
+                .await
+                .map_err(|error| Loss::new(format!("there is no token: {error}")))?,
+        ),
+        None => None,
+    };
+    Ok((Socket::open(url).await?, token))
 }
 
 async fn until(deadline: Option<Instant>) {

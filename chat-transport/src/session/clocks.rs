@@ -1,7 +1,7 @@
 //! The deadlines of a session.
 
+use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use chat_core::CloseReason;
 use tokio::time::Instant;
@@ -17,10 +17,17 @@ pub(super) struct Clocks {
     heartbeat: Option<Heartbeat>,
     /// Since when the peer has taken nothing.
     stalled: Option<Instant>,
-    write_timeout: Duration,
     /// Since when a message has been incomplete.
     incomplete: Option<Instant>,
-    message_timeout: Duration,
+    controls: Controls,
+}
+
+/// Pings and pongs of the current second.
+#[derive(Debug, Default)]
+struct Controls {
+    /// The second, counted from any moment.
+    second: u32,
+    count: u32,
 }
 
 /// Why a session is closed whose peer is stalled, or leaves a message incomplete.
@@ -38,10 +45,21 @@ impl Clocks {
             timer: Timer::default(),
             heartbeat: config.heartbeat.map(|config| Heartbeat::new(config, now)),
             stalled: None,
-            write_timeout: config.write_timeout,
             incomplete: None,
-            message_timeout: config.message_timeout,
+            controls: Controls::default(),
         }
+    }
+
+    /// A ping or a pong came in: whether there may be as many as that in a second.
+    pub(super) fn may_control(&mut self, max: u32) -> bool {
+        static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let second = BEGAN.elapsed().as_secs() as u32;
+        let controls = &mut self.controls;
+        if controls.second != second {
+            *controls = Controls { second, count: 0 };
+        }
+        controls.count = controls.count.saturating_add(1);
+        controls.count <= max
     }
 
     /// Bytes came in.
@@ -73,11 +91,16 @@ impl Clocks {
 
     /// What is due. While the session is not `reading`, silence is not held against the
     /// peer: its bytes may be waiting.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, reading: bool) -> Poll<Due> {
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        reading: bool,
+        config: &TransportConfig,
+    ) -> Poll<Due> {
         loop {
             let now = Instant::now();
-            let stalled = self.stalled.map(|since| after(since, self.write_timeout));
-            let incomplete = self.incomplete.map(|since| after(since, self.message_timeout));
+            let stalled = self.stalled.map(|since| after(since, config.write_timeout));
+            let incomplete = self.incomplete.map(|since| after(since, config.message_timeout));
             let mut deadlines = [stalled, incomplete.filter(|_| reading), None];
             for (deadline, reason) in deadlines.iter().zip(REASONS) {
                 if deadline.is_some_and(|deadline| deadline <= now) {

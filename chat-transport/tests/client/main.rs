@@ -7,3 +7,4 @@ mod mock;
 mod rooms;
 mod sends;
 mod slow_reader;
+mod tokens;

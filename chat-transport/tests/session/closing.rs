@@ -256,3 +256,15 @@ async fn finish_closes_an_open_session() {
     assert_eq!(session.recv().await, None);
     assert_eq!(session.send(&Frames::text("x")).await, Delivery::Closed);
 }
+
+#[tokio::test]
+async fn too_many_pings_in_a_second_are_a_breach() {
+    let (mut client, mut session) = on_tcp(TransportConfig::default().max_control_frames(10)).await;
+    for _ in 0..11 {
+        client.write_all(b"\x89\x80\0\0\0\0").await.unwrap();
+    }
+    assert_eq!(session.recv().await, None);
+    assert!(matches!(session.finish().await, End::Local(CloseReason::PolicyViolation)));
+    drop(session);
+    assert!(read_all(&mut client).await.ends_with(&close_frame(1008, "policy violation")));
+}

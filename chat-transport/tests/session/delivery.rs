@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use chat_core::{CloseReason, Delivery, Frames};
 use chat_transport::testing::WsClient;
-use chat_transport::{End, Outbox, Session, SharedTcp, TransportConfig, accept};
+use chat_transport::{End, Incoming, Outbox, Session, SharedTcp, TransportConfig, accept};
 use socket2::SockRef;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::{in_memory, on_tcp};
+use crate::{in_memory, on_tcp, text};
 
 /// A client that has a small receive buffer, and the session on its server's small socket.
 async fn narrow(config: TransportConfig) -> (WsClient, Session<SharedTcp>) {
@@ -210,4 +210,29 @@ async fn what_waits_is_written_together_and_whole() {
     session.drive(client.read_exact(&mut got)).await.unwrap();
     assert!(got == want);
     assert_eq!(session.outbox().depth(), Default::default());
+}
+
+#[tokio::test]
+async fn whoever_owns_the_session_is_notified_once() {
+    let (mut client, mut session) = in_memory(1024, TransportConfig::default());
+    let outbox = session.outbox().clone();
+    outbox.notify();
+    outbox.notify();
+    assert_eq!(session.recv().await, Some(Incoming::Notified));
+    client.write_all(b"\x81\x82\0\0\0\0hi").await.unwrap();
+    assert_eq!(text(session.recv().await), "hi", "once for both calls");
+    let waiting = tokio::spawn(async move { session.recv().await });
+    // Whether it waits by then or not.
+    outbox.notify();
+    assert_eq!(waiting.await.unwrap(), Some(Incoming::Notified));
+}
+
+#[tokio::test]
+async fn an_outbox_counts_what_it_takes() {
+    let (_client, session) = in_memory(16, TransportConfig::default().outbox_bytes(20));
+    let hello = Frames::text("hello");
+    assert_eq!(session.outbox().send(&hello), Delivery::Queued);
+    assert_eq!(session.outbox().send(&hello), Delivery::Queued);
+    assert_eq!(session.outbox().send(&hello), Delivery::Full);
+    assert_eq!(session.outbox().sent_bytes(), 14);
 }

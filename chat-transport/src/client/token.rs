@@ -1,0 +1,199 @@
+//! Tokens: where they come from, and when the next one is due.
+
+use std::error::Error;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::{Instant, sleep_until};
+
+use super::backoff::{fraction, jittered, later, random};
+use super::frames::Outgoing;
+use super::requests::Request;
+use super::task::Task;
+
+/// The pause, to which jitter is added, before a renewal that failed is tried again.
+const RENEW_AGAIN: Duration = Duration::from_secs(5);
+
+/// Tokens are not renewed more often, however soon they run out.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// Where a client's tokens come from: always the same one, or one asked for before each
+/// `hello`. `Debug` shows none.
+#[derive(Clone)]
+pub struct TokenSource(Source);
+
+#[derive(Clone)]
+enum Source {
+    Fixed(Token),
+    Asked(Arc<dyn Fn() -> Asking + Send + Sync>),
+}
+
+type Asking = Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send>>;
+
+/// Why there is no token.
+pub(super) type TokenError = Box<dyn Error + Send + Sync>;
+
+/// A token. A secret: `Debug` hides it.
+#[derive(Clone, Serialize)]
+#[serde(transparent)]
+pub(super) struct Token(String);
+
+impl TokenSource {
+    /// Always this token. When it has run out, the client is closed.
+    #[must_use]
+    pub fn fixed(token: impl Into<String>) -> Self {
+        Self(Source::Fixed(Token::new(token)))
+    }
+
+    /// A token that `ask` gives: asked for before each connection, and again in time before
+    /// the token of a connection runs out. While it fails, the client tries again, as after a
+    /// lost connection. It counts to the time that a connection may take
+    /// ([`connect_timeout`](super::ClientConfig::connect_timeout)).
+    #[must_use]
+    pub fn asked<A, F, E>(ask: A) -> Self
+    where
+        A: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = Result<String, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let ask = move || -> Asking {
+            let asking = ask();
+            Box::pin(async move { asking.await.map(Token::new).map_err(Into::into) })
+        };
+        Self(Source::Asked(Arc::new(ask)))
+    }
+
+    /// A token for a `hello`.
+    pub(super) async fn token(&self) -> Result<Token, TokenError> {
+        match &self.0 {
+            Source::Fixed(token) => Ok(token.clone()),
+            Source::Asked(ask) => ask().await,
+        }
+    }
+
+    /// Whether there may be another one.
+    pub(super) fn renews(&self) -> bool {
+        matches!(self.0, Source::Asked(_))
+    }
+}
+
+impl Token {
+    fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.renews() { "TokenSource(asked)" } else { "TokenSource(fixed)" })
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// The next token of a connection.
+pub(super) enum Renewal {
+    /// None is needed.
+    Never,
+    /// It is asked for then.
+    At(Instant, TokenSource),
+    /// It is asked for.
+    Asking(Asking),
+}
+
+impl Renewal {
+    /// In time before a token of `source` runs out.
+    pub(super) fn before(expires_in: Option<Duration>, source: Option<&TokenSource>) -> Self {
+        match (expires_in, source) {
+            (Some(time), Some(source)) if source.renews() => {
+                Self::At(later(in_time(time, random())), source.clone())
+            }
+            _ => Self::Never,
+        }
+    }
+
+    /// Soon after a renewal that failed.
+    pub(super) fn again(source: Option<&TokenSource>) -> Self {
+        source.map_or(Self::Never, |source| Self::At(jittered(RENEW_AGAIN), source.clone()))
+    }
+
+    /// The token, once. Nothing is lost when it is dropped.
+    pub(super) async fn next(&mut self) -> Result<Token, TokenError> {
+        loop {
+            match self {
+                Self::Never => std::future::pending().await,
+                Self::At(due, source) => {
+                    sleep_until(*due).await;
+                    let source = source.clone();
+                    *self = Self::Asking(Box::pin(async move { source.token().await }));
+                }
+                Self::Asking(asking) => {
+                    let token = asking.await;
+                    *self = Self::Never;
+                    return token;
+                }
+            }
+        }
+    }
+}
+
+impl Task {
+    /// Goes on with a new token.
+    pub(super) fn renew(&mut self, token: Result<Token, TokenError>) {
+        let token = match token {
+            Ok(token) => token,
+            Err(error) => return self.renew_again(&error),
+        };
+        let id = self.requests.add(Request::Renew);
+        let hello = Outgoing::Hello { id, name: None, resume: None, token: Some(&token) };
+        if let Err(error) = self.post(&hello) {
+            self.requests.take(id);
+            self.renew_again(&error);
+        }
+    }
+
+    /// There is no new token yet. If there is none in time, the server ends the connection.
+    pub(super) fn renew_again(&mut self, why: &dyn fmt::Display) {
+        tracing::debug!(%why, "the token could not be renewed");
+        self.renewal = Renewal::again(self.config.token.as_ref());
+    }
+}
+
+/// Between eight and nine tenths of the time that is left, so that those who came together do
+/// not ask together.
+fn in_time(expires_in: Duration, bits: u64) -> Duration {
+    let tenth = expires_in / 10;
+    (tenth * 8 + fraction(tenth, bits)).max(SHORTEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_renewed_in_time_and_not_all_the_time() {
+        let hour = Duration::from_secs(3600);
+        assert_eq!(in_time(hour, 0), hour / 10 * 8);
+        assert!(in_time(hour, u64::MAX) < hour / 10 * 9);
+        assert_eq!(in_time(Duration::ZERO, u64::MAX), SHORTEST);
+        assert!(in_time(Duration::MAX, u64::MAX) < Duration::MAX);
+    }
+
+    #[test]
+    fn nothing_shows_a_token() {
+        let config = super::super::ClientConfig::default().token("a.secret.b");
+        let asked = TokenSource::asked(|| async { Ok::<_, TokenError>("a.secret.b".to_owned()) });
+        for shown in
+            [format!("{config:?}"), format!("{asked:?}"), format!("{:?}", Token::new("a.secret.b"))]
+        {
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Tokens: shown, renewed in time, and kept to oneself; and rooms that a client is put out of.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use chat_transport::client::{ClientConfig, ClientError, Event, State};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::mock::{
+    Mock, Peer, ann, expect_silence, joined, joined_frame, message, next, next_of_room, next_state,
+    online, quick, welcome,
+};
+
+/// A backend that gives `token-1`, `token-2` and so on.
+fn numbered() -> ClientConfig {
+    let count = AtomicU32::new(0);
+    quick().token_from(move || {
+        let token = format!("token-{}", count.fetch_add(1, Ordering::Relaxed) + 1);
+        async move { Ok::<_, std::io::Error>(token) }
+    })
+}
+
+/// The answer to a `hello` with a token that is good for so long.
+fn welcome_for(hello: &Value, seconds: u64) -> Value {
+    let mut frame = welcome(hello, "ann");
+    frame["expires_in_ms"] = (seconds * 1000).into();
+    frame
+}
+
+/// The next connection, whose token is the one of this number and good for so long.
+async fn accept(mock: &Mock, number: u32, seconds: u64) -> Peer {
+    let mut peer = mock.accept().await;
+    let hello = peer.recv("hello").await;
+    assert_eq!(hello["token"], format!("token-{number}"));
+    peer.send(welcome_for(&hello, seconds)).await;
+    peer
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_renewed_before_it_runs_out() {
+    let mock = Mock::start().await;
+    let (client, mut events) = mock.client(numbered());
+    let mut peer = accept(&mock, 1, 50).await;
+    online(&mut events).await;
+    assert_eq!(client.welcome().unwrap().expires_in, Some(Duration::from_secs(50)));
+    let room = async {
+        let join = peer.recv("join").await;
+        peer.send(joined_frame(&join, 0, false, &[])).await;
+    };
+    tokio::join!(room, client.join("general", 0)).1.unwrap();
+
+    let begun = Instant::now();
+    let hello = peer.recv("hello").await;
+    let waited = begun.elapsed().as_secs();
+    assert!((39..=45).contains(&waited), "{waited} s");
+    assert_eq!((&hello["token"], hello.get("resume")), (&json!("token-2"), None));
+    // What fails is tried again.
+    peer.refuse(&hello, "unauthorized").await;
+    let hello = peer.recv("hello").await;
+    assert_eq!(hello["token"], "token-3");
+    peer.send(welcome_for(&hello, 20)).await;
+    // The client is in the room as before, and nobody is told anything.
+    peer.send(message(1)).await;
+    assert!(matches!(next_of_room(&mut events).await, Event::Joined { .. }));
+    assert!(matches!(next(&mut events).await, Event::Message(_)));
+    expect_silence(&mut peer, &client).await;
+    assert_eq!(client.welcome().unwrap().expires_in, Some(Duration::from_secs(20)));
+    assert_eq!(peer.recv("hello").await["token"], "token-4");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_has_run_out_costs_a_connection() {
+    let mock = Mock::start().await;
+    let (_client, mut events) = mock.client(numbered());
+    let mut peer = accept(&mock, 1, 3600).await;
+    let goodbye = json!({"type":"goodbye","reason":"token_expired","reconnect":false,"after_ms":0});
+    peer.send(goodbye.clone()).await;
+    peer.close(4004).await;
+    let _peer = accept(&mock, 2, 3600).await;
+    online(&mut events).await;
+    online(&mut events).await;
+
+    let (mock, mut peer, _client, mut events) = joined(0, quick().token("always the same")).await;
+    peer.send(goodbye).await;
+    peer.close(4004).await;
+    while let State::Connecting { .. } | State::Online = next_state(&mut events).await {}
+    drop(mock);
+    assert!(events.recv().await.is_none(), "closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fixed_token_is_shown_and_not_renewed() {
+    let mock = Mock::start().await;
+    let (client, mut events) = mock.client(quick().name("Ann").token("always the same"));
+    let mut peer = mock.accept().await;
+    let hello = peer.recv("hello").await;
+    assert_eq!(hello["token"], "always the same");
+    peer.send(welcome_for(&hello, 10)).await;
+    online(&mut events).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    expect_silence(&mut peer, &client).await;
+}
+
+#[tokio::test]
+async fn a_backend_without_a_token_is_asked_again() {
+    let mock = Mock::start().await;
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let config = quick().token_from(move || {
+        let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
+        async move { if is_first { Err("the backend is away") } else { Ok("token-1".to_owned()) } }
+    });
+    let (_client, mut events) = mock.client(config);
+    assert!(matches!(next_state(&mut events).await, State::Connecting { .. }));
+    let State::Waiting { loss, .. } = next_state(&mut events).await else { panic!("no loss") };
+    assert_eq!(loss.reason, "there is no token: the backend is away");
+    accept(&mock, 1, 3600).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_room_that_one_is_put_out_of_is_over() {
+    for reason in ["kicked", "banned", "forbidden"] {
+        let (mock, mut peer, client, mut events) = joined(0, quick()).await;
+        let put_out = async {
+            let send = peer.recv("send").await;
+            peer.send(
+                json!({"type":"left","room":"general","reason":reason,"message":"Calm down."}),
+            )
+            .await;
+            peer.refuse(&send, "not_in_room").await;
+        };
+        let (_, sent) = tokio::join!(put_out, client.send("general", "hi"));
+        assert!(matches!(sent, Err(ClientError::OutcomeUnknown { .. })), "{sent:?}");
+        let Event::Left { room, reason: told, message } = next(&mut events).await else {
+            panic!("not told")
+        };
+        assert_eq!((&*room, &*told, message.as_deref()), ("general", reason, Some("Calm down.")));
+        assert_eq!(client.send("general", "hi").await, Err(ClientError::NotInRoom));
+
+        drop(peer);
+        let mut peer = mock.welcome().await;
+        online(&mut events).await;
+        expect_silence(&mut peer, &client).await;
+    }
+}
+
+#[tokio::test]
+async fn being_put_out_while_joining_again_is_the_end_too() {
+    let (_mock, mut peer, client, mut events) = joined(5, quick()).await;
+    // A hole has the client join again.
+    peer.send(message(8)).await;
+    let join = peer.recv("join").await;
+    peer.send(json!({"type":"left","room":"general","reason":"kicked"})).await;
+    peer.send(joined_frame(&join, 8, true, &[6, 7, 8])).await;
+    assert_eq!(peer.recv("leave").await["room"], "general");
+    assert!(matches!(next(&mut events).await, Event::Left { message: None, .. }));
+    peer.send(json!({"type":"direct","user":ann(),"message":"psst","at":1})).await;
+    assert!(matches!(next(&mut events).await, Event::Direct { .. }), "nothing of the room");
+    assert_eq!(client.typing("general", true).await, Err(ClientError::NotInRoom));
+}
+
+#[tokio::test]
+async fn what_was_of_an_earlier_stay_does_not_end_a_new_one() {
+    let (_mock, mut peer, client, mut events) = joined(5, quick()).await;
+    let serve = async {
+        let leave = peer.recv("leave").await;
+        let join = peer.recv("join").await;
+        peer.send(json!({"type":"left","room":"general","reason":"kicked"})).await;
+        peer.refuse(&leave, "not_in_room").await;
+        peer.send(joined_frame(&join, 5, false, &[])).await;
+    };
+    let (_, (left, joined)) = tokio::join!(serve, async {
+        let leave = client.leave("general");
+        let join = client.join("general", 0);
+        tokio::join!(biased; leave, join)
+    });
+    left.unwrap_err();
+    joined.unwrap();
+    assert!(matches!(next(&mut events).await, Event::Joined { rejoined: false, .. }));
+}
