@@ -11,7 +11,7 @@ use bytes::Bytes;
 use chat_broker::testing::conformance;
 use chat_broker::{
     Broker, BrokerError, BrokerEvents, Delivery, EventSender, HistoryRead, Published, Receipt,
-    Status, events,
+    Record, Records, Status, events,
 };
 use chat_core::{
     Entry, Epoch, History, Occupancy, Occupant, Position, PresenceChange, Range, Retention, Topic,
@@ -24,7 +24,67 @@ use chat_core::{
 struct Bus {
     /// A real one forgets those that nobody uses.
     rooms: HashMap<Topic, Room>,
-    nodes: u64,
+    nodes: BTreeMap<u64, Arc<EventSender>>,
+    next_node: u64,
+    table: Table,
+}
+
+/// What all nodes share, by the version in which it was set or removed.
+#[derive(Debug, Default)]
+struct Table {
+    entries: BTreeMap<u64, (Instant, Record)>,
+    version: u64,
+    /// The latest version that was forgotten: whoever has read less must read all.
+    floor: u64,
+}
+
+impl Table {
+    /// Returns whether anything has changed.
+    fn set(
+        &mut self,
+        key: &str,
+        value: Option<Bytes>,
+        expires_in: Duration,
+    ) -> Result<bool, BrokerError> {
+        Record::check(key, value.as_ref())?;
+        let is_over = |(ends, _): &(Instant, Record)| *ends <= Instant::now();
+        let over = self.entries.iter().filter(|(_, entry)| is_over(entry));
+        self.floor = over.map(|(version, _)| *version).max().unwrap_or(0).max(self.floor);
+        self.entries.retain(|_, entry| !is_over(entry));
+
+        let known = self.entries.iter().find(|(_, (_, record))| record.key == key);
+        let is_there = known.is_some_and(|(_, (_, record))| record.value.is_some());
+        if !is_there && value.is_none() {
+            return Ok(false);
+        }
+        let live = self.entries.values().filter(|(_, record)| record.value.is_some());
+        if !is_there && live.count() >= Records::MAX {
+            return Err(BrokerError::refused("there are too many records"));
+        }
+        self.entries.retain(|_, (_, record)| record.key != key);
+        self.version += 1;
+        let expires_in = match value {
+            Some(_) => expires_in.clamp(Duration::from_millis(1), Record::MAX_LIFETIME),
+            None => Records::REMEMBERED,
+        };
+        let record = Record { key: key.to_owned(), value, expires_in };
+        self.entries.insert(self.version, (Instant::now() + expires_in, record));
+        Ok(true)
+    }
+
+    fn read(&self, after: u64) -> Records {
+        let complete = after == 0 || after < self.floor || after > self.version;
+        let from = if complete { 0 } else { after + 1 };
+        let record = |(_, (ends, record)): (&u64, &(Instant, Record))| {
+            let expires_in = ends.saturating_duration_since(Instant::now());
+            let value = record.value.clone().filter(|_| !expires_in.is_zero());
+            let expires_in = if value.is_some() { expires_in } else { Duration::ZERO };
+            Record { value, expires_in, key: record.key.clone() }
+        };
+        let mut records: Vec<Record> = self.entries.range(from..).map(record).collect();
+        records.retain(|record| !complete || record.value.is_some());
+        Records { version: self.version, complete, records }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -152,9 +212,10 @@ impl MapBroker {
     fn connect(shared: &Arc<Mutex<Bus>>) -> (Self, BrokerEvents) {
         let (sender, receiver) = events::channel(8192);
         let mut bus = lock(shared);
-        bus.nodes += 1;
-        let events = Mutex::new(Some(Arc::new(sender)));
-        (Self { bus: Arc::clone(shared), node: bus.nodes, events }, receiver)
+        bus.next_node += 1;
+        let (node, events) = (bus.next_node, Arc::new(sender));
+        bus.nodes.insert(node, Arc::clone(&events));
+        (Self { bus: Arc::clone(shared), node, events: Mutex::new(Some(events)) }, receiver)
     }
 
     /// The bus, unless this node was closed.
@@ -169,6 +230,7 @@ impl MapBroker {
     fn end(&self) {
         let mut bus = lock(&self.bus);
         lock(&self.events).take();
+        bus.nodes.remove(&self.node);
         for (topic, room) in &mut bus.rooms {
             room.subscribers.remove(&self.node);
             for user in room.occupants.keys().cloned().collect::<Vec<_>>() {
@@ -250,6 +312,23 @@ impl Broker for MapBroker {
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {
         // A real one makes it once, at random, and keeps it where all nodes find it.
         self.open().map(|_| [7; 32])
+    }
+
+    async fn set_record(
+        &self,
+        key: &str,
+        value: Option<Bytes>,
+        expires_in: Duration,
+    ) -> Result<(), BrokerError> {
+        let (mut bus, _) = self.open()?;
+        if bus.table.set(key, value, expires_in)? {
+            bus.nodes.values().for_each(|events| events.records_changed());
+        }
+        Ok(())
+    }
+
+    async fn records(&self, after: u64) -> Result<Records, BrokerError> {
+        self.open().map(|(bus, _)| bus.table.read(after))
     }
 
     fn status(&self) -> Status {

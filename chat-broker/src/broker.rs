@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,6 +13,8 @@ use chat_core::{History, Occupancy, Occupant, Position, Range, Retention, Topic,
 use tokio::sync::oneshot;
 
 use crate::error::BrokerError;
+use crate::records::Records;
+use crate::stats::BrokerStats;
 
 /// A bus for many servers: whatever one publishes to a topic reaches every server that
 /// is subscribed to it, the publisher included.
@@ -46,6 +49,11 @@ use crate::error::BrokerError;
 ///   anybody, and never lower than before. What a node said
 ///   holds until it says otherwise, whatever becomes of connections and of the backend's
 ///   data; when the node is gone without a word, its users are, within 15 seconds.
+/// * **Records.** All nodes share one small table. What is set in it is there, and in a place
+///   of the one order that all nodes see, before
+///   [`BrokerEvent::RecordsChanged`](crate::BrokerEvent::RecordsChanged) tells every node of
+///   it; a node that may have missed that is told so as of publications, and reads on from
+///   where it was.
 /// * **Outages.** However long the backend is away, the broker reconnects and subscribes
 ///   again by itself. Meanwhile calls fail with
 ///   [`BrokerError::Unavailable`] within a bounded time; none waits for ever.
@@ -150,8 +158,57 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// Safe: asking again gives the same bytes.
     async fn secret(&self) -> Result<[u8; 32], BrokerError>;
 
+    /// Sets a record of the table that all nodes of this bus share: a few things that must not
+    /// be forgotten, whichever node learned of them. It replaces the record of the same key;
+    /// `value` is `None` to remove that, which is no error if there is none.
+    ///
+    /// Every node is told by
+    /// [`BrokerEvent::RecordsChanged`](crate::BrokerEvent::RecordsChanged), this one included,
+    /// unless there was nothing to remove: to set and to tell is one atomic step. The record is
+    /// gone after `expires_in`, which is cut to
+    /// [`Record::MAX_LIFETIME`](crate::Record::MAX_LIFETIME) and counted by the backend's
+    /// clock, in whole milliseconds and one at least; nobody is told of that. A value of
+    /// nothing needs no time.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`] if [`Record::check`](crate::Record::check) refuses key or
+    /// value, and if it would be one more than [`Records::MAX`].
+    /// [`BrokerError::Unavailable`] if the backend did not answer in time: it may have been
+    /// set all the same. Setting it again does no harm.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped may have set the record.
+    async fn set_record(
+        &self,
+        key: &str,
+        value: Option<Bytes>,
+        expires_in: Duration,
+    ) -> Result<(), BrokerError>;
+
+    /// What has changed in the table of records since an earlier call returned the version
+    /// `after`: the latest of each key, in the order in which they were set.
+    ///
+    /// It is the whole table, without what is no more, and [`complete`](Records::complete)
+    /// says so, if `after` is 0, and whenever the backend cannot tell what has changed: it
+    /// remembers only for [`Records::REMEMBERED`] that a record was removed, and may have lost
+    /// what it knew. Versions rise with each change, and go on to rise after the backend has
+    /// lost all.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if the backend did not answer in time.
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    async fn records(&self, after: u64) -> Result<Records, BrokerError>;
+
     /// Whether the backend answers, as far as this node knows.
     fn status(&self) -> Status;
+
+    /// What this node has counted since it was made. Unless an implementation says otherwise,
+    /// nothing.
+    fn stats(&self) -> BrokerStats {
+        BrokerStats::default()
+    }
 
     /// Ends the broker: what was accepted is sent, if the backend takes it within the
     /// deadline; later calls fail with [`BrokerError::Closed`], and the events end.

@@ -37,8 +37,12 @@ pub enum BrokerEvent {
     /// The node read too slowly: publications to these topics were dropped.
     Lagged(Vec<Topic>),
     /// The connection was lost and is back, and every subscribed topic is subscribed
-    /// again: whatever was published to any of them in between was missed.
+    /// again: whatever was published to any of them in between was missed, and records may
+    /// have changed.
     Interrupted,
+    /// A node, maybe this one, has set a [record](crate::Broker::set_record), which can be read
+    /// now. Every node is told, whatever it is subscribed to; one event may stand for many.
+    RecordsChanged,
 }
 
 /// Makes a queue for the events of one node: `capacity` publications and 64 MiB of
@@ -78,6 +82,8 @@ struct Queue {
     /// Topics with dropped publications: bounded by the number of subscribed topics.
     lagged: HashSet<Topic>,
     dropped: u64,
+    /// One of the events says that records have changed.
+    records_changed: bool,
     open: bool,
 }
 
@@ -122,7 +128,9 @@ impl EventSender {
         let (topic, bytes) = match &event {
             BrokerEvent::Publication { topic, payload, .. } => (topic, payload.len()),
             BrokerEvent::Presence { topic, occupant, .. } => (topic, occupant.info.len()),
-            BrokerEvent::Lagged(_) | BrokerEvent::Interrupted => return false,
+            BrokerEvent::Lagged(_) | BrokerEvent::Interrupted | BrokerEvent::RecordsChanged => {
+                return false;
+            }
         };
         if self.shared.is_full(&queue) {
             queue.lagged.insert(topic.clone());
@@ -160,6 +168,15 @@ impl EventSender {
         // One report says it all, however often the connection breaks before it is read.
         if queue.events.last() != Some(&BrokerEvent::Interrupted) {
             self.push(queue, BrokerEvent::Interrupted);
+        }
+    }
+
+    /// Reports [`BrokerEvent::RecordsChanged`].
+    pub fn records_changed(&self) {
+        let mut queue = self.shared.queue();
+        // Whoever reads the first report reads all that was set.
+        if !std::mem::replace(&mut queue.records_changed, true) {
+            self.push(queue, BrokerEvent::RecordsChanged);
         }
     }
 
@@ -240,6 +257,7 @@ impl BrokerEvents {
             events.append(&mut queue.events);
         }
         queue.bytes = 0;
+        queue.records_changed = false;
         self.shared.taken.notify_waiters();
         if !queue.lagged.is_empty() {
             events.push(BrokerEvent::Lagged(queue.lagged.drain().collect()));
@@ -274,6 +292,21 @@ mod tests {
         sender.publication(topic("r"), Bytes::new(), None);
         assert!(events.recv(&mut got).await);
         assert_eq!(got.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn one_report_of_records_until_it_is_read_also_in_a_full_queue() {
+        let (sender, mut events) = channel(1);
+        for _ in 0..2 {
+            for _ in 0..3 {
+                sender.records_changed();
+                sender.publication(topic("r"), Bytes::new(), None);
+            }
+            let mut got = Vec::new();
+            assert!(events.recv(&mut got).await);
+            assert_eq!(got[0], BrokerEvent::RecordsChanged);
+            assert_eq!(got[1..], [BrokerEvent::Lagged(vec![topic("r")])]);
+        }
     }
 
     #[tokio::test]

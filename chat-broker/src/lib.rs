@@ -62,8 +62,10 @@ pub mod events;
 mod hub;
 mod memory;
 mod random;
+mod records;
 #[cfg(feature = "redis")]
 mod redis;
+mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -74,5 +76,7 @@ pub use hub::{
     HistoryRules, Hub, HubConfig, HubDriver, HubStats, Membership, Seat, Snapshot, Welcomed,
 };
 pub use memory::{MemoryBroker, MemoryBus};
+pub use records::{Record, Records};
 #[cfg(feature = "redis")]
 pub use redis::{RedisBroker, RedisConfig};
+pub use stats::{BrokerStats, Histogram, Latencies};

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery, Members, Topic};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::room::RoomState;
 use super::seat::Seat;
@@ -71,6 +72,8 @@ struct Job<M> {
     left: AtomicUsize,
     /// Of a delivery to one member.
     cost: usize,
+    /// Since when its first was pending.
+    since: Option<Instant>,
 }
 
 impl<M> FanOut<M> {
@@ -102,6 +105,7 @@ impl<M> FanOut<M> {
         }
         self.backlog.fetch_add(room.pending.len() - room.counted, Ordering::Relaxed);
         room.counted = room.pending.len();
+        room.pending_since.get_or_insert_with(Instant::now);
         if !std::mem::replace(&mut room.queued, true) {
             let nth = room.nth;
             self.push(nth, Turn::Cut(Room { topic: topic.clone(), nth }));
@@ -201,13 +205,15 @@ impl<M: Deliver + Clone> Shared<M> {
             }
             let items = room.state.cut();
             self.fan_out.recount(&mut room.state);
-            Some((items, room.members().clone()))
+            let since = room.state.pending_since;
+            room.state.pending_since = since.filter(|_| !room.state.pending.is_empty());
+            Some((items, room.members().clone(), since))
         });
-        let (items, members) = cut.flatten()?;
+        let (items, members, since) = cut.flatten()?;
         let left = AtomicUsize::new(members.groups().len());
         let batch = Batch::new(topic, items);
         let cost = batch.payload_len().max(LEAST_COST);
-        Some(Job { nth, batch, members, left, cost })
+        Some(Job { nth, batch, members, left, cost, since })
     }
 
     /// Serves one group of members, or as many of it as the budget is for; whoever ends the
@@ -251,6 +257,9 @@ impl<M: Deliver + Clone> Shared<M> {
     /// Queues the room again if something came in meanwhile.
     fn finish(&self, job: &Job<M>, worker: usize) {
         let (topic, nth) = (job.batch.topic(), job.nth);
+        if let Some(since) = job.since {
+            self.counters.fan_out.observe(since.elapsed());
+        }
         self.registry.update(topic, |room| {
             if room.state.nth != nth {
                 return;
@@ -265,78 +274,5 @@ impl<M: Deliver + Clone> Shared<M> {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use chat_core::{RoomId, UserId};
-    use futures_util::FutureExt;
-
-    use super::*;
-    use crate::hub::room::Phase;
-    use crate::hub::{Hub, HubConfig};
-    use crate::memory::MemoryBroker;
-
-    #[derive(Clone)]
-    struct Nobody;
-
-    impl Deliver for Nobody {
-        fn deliver(&self, _: &Batch) -> Delivery {
-            Delivery::Queued
-        }
-
-        fn close(&self, _: CloseReason) {}
-    }
-
-    impl Shared<Nobody> {
-        fn open(&self, topic: &Topic) {
-            self.registry.join_with(topic, ConnectionId(1), Seat::new(Nobody), |room, _| {
-                self.begin(topic, &mut room.state);
-                room.state.phase = Phase::Live { cut: None };
-            });
-        }
-
-        fn hear(&self, topic: &Topic) {
-            self.update(topic, |room, _| room.accept(Bytes::from_static(b"x"), None));
-        }
-
-        fn next_cut(&self) -> Option<Job<Nobody>> {
-            match self.fan_out.take(0) {
-                Some(Turn::Cut(room)) => self.cut(room),
-                _ => panic!("a room has its turn"),
-            }
-        }
-    }
-
-    /// Else two turns would serve one room at a time, in whichever order.
-    #[test]
-    fn the_turn_of_a_room_that_has_ended_is_not_for_the_one_after_it() {
-        let (broker, events) = MemoryBroker::connect();
-        let (hub, _driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
-        let (shared, topic) = (&hub.shared, Topic::User(UserId::new("u").unwrap()));
-        shared.open(&topic);
-        shared.hear(&topic);
-        shared.leave(&topic, ConnectionId(1));
-        shared.open(&topic);
-        shared.hear(&topic);
-
-        assert!(shared.next_cut().is_none(), "of the first room");
-        let job = Arc::new(shared.next_cut().expect("of the second"));
-        shared.hear(&topic);
-        assert!(shared.fan_out.take(0).is_none(), "one batch at a time");
-
-        shared.leave(&topic, ConnectionId(1));
-        shared.open(&topic);
-        shared.hear(&topic);
-        shared.serve(&job, Place::default(), 0);
-        assert!(shared.next_cut().is_some(), "of the third");
-        assert!(shared.fan_out.take(0).is_none(), "and not by the end of the second's");
-    }
-
-    #[test]
-    fn whoever_has_more_than_one_turn_calls_everybody() {
-        let fan_out = FanOut::<Nobody>::new(3);
-        let room = Room { topic: Topic::Room(RoomId::new("r").unwrap()), nth: 0 };
-        fan_out.put_back(2, Turn::Cut(room));
-        assert!(fan_out.called(0).now_or_never().is_some(), "the first worker too");
-        assert!(fan_out.called(1).now_or_never().is_some());
-    }
-}
+#[path = "fan_out_tests.rs"]
+mod tests;

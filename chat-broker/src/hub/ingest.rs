@@ -40,6 +40,7 @@ impl<M: Deliver + Clone> Shared<M> {
                 }
             }
             BrokerEvent::Interrupted => self.interrupted(),
+            BrokerEvent::RecordsChanged => self.records_changed.notify_one(),
         }
     }
 
@@ -68,5 +69,6 @@ impl<M: Deliver + Clone> Shared<M> {
             self.take_in(&topic, RoomState::interrupt);
         }
         self.edges.interrupted();
+        self.records_changed.notify_one();
     }
 }

@@ -40,7 +40,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use chat_core::{ConnectionId, Deliver, Members, Occupant, Registry, Retention, RoomId, Topic};
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::broker::Broker;
@@ -74,6 +74,8 @@ struct Shared<M> {
     fan_out: FanOut<M>,
     presence: Presence,
     counters: Counters,
+    /// The broker's records have changed, or may have.
+    records_changed: Notify,
     /// Topics with members.
     rooms: AtomicUsize,
     /// Memory that all rooms hold for newcomers.
@@ -99,6 +101,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             config,
             presence: Presence::default(),
             counters: Counters::default(),
+            records_changed: Notify::new(),
             rooms: AtomicUsize::new(0),
             recent_bytes: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
@@ -207,6 +210,19 @@ impl<M> Hub<M> {
         self.shared.config.history.of(room)
     }
 
+    /// Waits until the [records](Broker::records) of the broker are to be read again: until a
+    /// node has set one, or may have unnoticed ([`BrokerEvent::Interrupted`]), since this
+    /// returned the last time. For one caller at a time, who reads them once before the first
+    /// call; it never returns after the broker's events have ended.
+    ///
+    /// # Cancel safety
+    /// Safe: a call that is dropped has taken nothing.
+    ///
+    /// [`BrokerEvent::Interrupted`]: crate::BrokerEvent::Interrupted
+    pub async fn records_changed(&self) {
+        self.shared.records_changed.notified().await;
+    }
+
     /// What the hub has counted since it was made.
     #[must_use]
     pub fn stats(&self) -> HubStats {
@@ -219,6 +235,12 @@ impl<M: Deliver + Clone> Hub<M> {
     #[must_use]
     pub fn topics(&self) -> usize {
         self.shared.registry.len()
+    }
+
+    /// How many of them are rooms. Looks at each.
+    #[must_use]
+    pub fn rooms(&self) -> usize {
+        self.shared.registry.topics().iter().filter(|topic| topic.as_room().is_some()).count()
     }
 }
 

@@ -71,6 +71,8 @@ pub(super) struct RoomState<M> {
     roster: Option<Roster>,
     /// What the members have not been given yet, oldest first.
     pub(super) pending: Vec<Item>,
+    /// Since when something has been pending in a room that is live.
+    pub(super) pending_since: Option<Instant>,
     /// The topic stands in the fan-out's queue, or is being served.
     pub(super) queued: bool,
     /// Tells it from others, of the same topic too; says in which of the fan-out's queues it
@@ -373,6 +375,7 @@ impl<M> Default for RoomState<M> {
             timeline: None,
             roster: None,
             pending: Vec::new(),
+            pending_since: None,
             queued: false,
             nth: 0,
             counted: 0,

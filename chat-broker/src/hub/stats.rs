@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::room::Taken;
+use crate::stats::{Histogram, Latencies};
 
 /// What a [`Hub`](super::Hub) has counted since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +28,10 @@ pub struct HubStats {
     pub repeats: u64,
     /// Messages held in memory for newcomers: their payload in bytes.
     pub recent_bytes: usize,
+    /// From the moment in which a room was given something to tell, with nothing pending, to
+    /// the one in which the batch with it had been handed to all members here: once for each
+    /// batch.
+    pub fan_out: Latencies,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +43,7 @@ pub(super) struct Counters {
     longest_repair_us: AtomicU64,
     gaps: AtomicU64,
     repeats: AtomicU64,
+    pub(super) fan_out: Histogram,
 }
 
 impl Counters {
@@ -72,6 +78,7 @@ impl<M> Shared<M> {
             gaps: get(&counters.gaps),
             repeats: get(&counters.repeats),
             recent_bytes: self.recent_bytes.load(Ordering::Relaxed),
+            fan_out: counters.fan_out.snapshot(),
         }
     }
 }

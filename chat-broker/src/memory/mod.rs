@@ -3,6 +3,7 @@
 mod history;
 mod keys;
 mod presence;
+mod records;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -16,13 +17,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
+use tokio::time::Instant;
 
 use self::history::Budget;
+use self::records::Table;
 use self::shard::Shard;
 use crate::broker::{Broker, Delivery, HistoryRead, Published, Receipt, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents, EventSender};
 use crate::random;
+use crate::records::Records;
+use crate::stats::BrokerStats;
 
 /// Topics that a bus keeps, at most, beside those that a node holds.
 const MAX_TOPICS: usize = 1_000_000;
@@ -58,6 +63,7 @@ const SHARDS: usize = 64;
 ///   history, until a quarter is free. One topic alone keeps a quarter of it at most, and
 ///   loses its oldest. A history whose time is over is given up when its topic is next used,
 ///   or for want of memory.
+/// * **Records.** [`Records::MAX`], and as many keys of records that were removed.
 /// * **Keys.** The latest 16,384 of the topics that share one of 64 locks, 1,048,576 in all.
 ///
 /// [`with_history_bytes`]: Self::with_history_bytes
@@ -85,6 +91,7 @@ struct Shared {
     budget: Arc<Budget>,
     reclaiming: Mutex<()>,
     secret: OnceLock<[u8; 32]>,
+    records: Mutex<Table>,
     next_node: AtomicU64,
 }
 
@@ -111,6 +118,7 @@ impl MemoryBus {
                 budget,
                 reclaiming: Mutex::new(()),
                 secret: OnceLock::new(),
+                records: Mutex::default(),
                 next_node: AtomicU64::new(0),
             }),
         }
@@ -133,6 +141,7 @@ impl MemoryBus {
             events: Arc::new(events),
             closed: AtomicBool::new(false),
         };
+        lock(&self.shared.records).add_node(broker.node, &broker.events);
         (broker, receiver)
     }
 }
@@ -159,6 +168,7 @@ impl MemoryBroker {
             for shard in &self.bus.shards {
                 lock(shard).remove_node(self.node);
             }
+            lock(&self.bus.records).remove_node(self.node);
             self.events.close();
         }
     }
@@ -249,8 +259,27 @@ impl Broker for MemoryBroker {
         Ok(*self.bus.secret.get_or_init(|| secret))
     }
 
+    async fn set_record(
+        &self,
+        key: &str,
+        value: Option<Bytes>,
+        expires_in: Duration,
+    ) -> Result<(), BrokerError> {
+        self.open()?;
+        lock(&self.bus.records).set(key, value, expires_in, Instant::now())
+    }
+
+    async fn records(&self, after: u64) -> Result<Records, BrokerError> {
+        self.open()?;
+        Ok(lock(&self.bus.records).read(after, Instant::now()))
+    }
+
     fn status(&self) -> Status {
         if self.closed.load(Ordering::Acquire) { Status::Closed } else { Status::Ready }
+    }
+
+    fn stats(&self) -> BrokerStats {
+        BrokerStats { dropped: self.events.dropped(), ..BrokerStats::default() }
     }
 
     async fn close(&self) {
@@ -313,6 +342,6 @@ impl Shared {
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

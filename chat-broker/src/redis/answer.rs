@@ -20,20 +20,16 @@ pub(super) fn is_overtaken(jobs: &[Job], replies: &[Value], n: usize) -> bool {
             .any(|(later, reply)| !is_unknown(reply) && later.address == job.address)
 }
 
-/// Answers that concern the server, and not a topic whose key is not what it should be.
-pub(super) fn refuses_all(error: &RedisError) -> bool {
-    matches!(code(error).as_deref(), Some("OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM" | "READONLY"))
-}
-
 /// Answers after which another server may be found at the same address, or this one with
 /// other rights.
 pub(super) fn wants_reconnect(error: &RedisError) -> bool {
     matches!(code(error).as_deref(), Some("LOADING" | "MASTERDOWN" | "NOAUTH" | "READONLY"))
 }
 
-/// Answers of a server that works and takes no writes for now.
-pub(super) fn takes_no_writes(error: &RedisError) -> bool {
-    matches!(code(error).as_deref(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
+/// Answers of a server that does not do as it was asked, and may later, on the same
+/// connection.
+pub(super) fn is_refusal(error: &RedisError) -> bool {
+    code(error).is_some() && !wants_reconnect(error)
 }
 
 /// Reads what the script or `PUBLISH` returned.

@@ -1,4 +1,5 @@
-//! Whether all connections to Redis work, and one line in the log when that changes.
+//! Whether all connections to Redis work and do what they are for, and one line in the log
+//! when that changes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,28 +14,45 @@ pub(super) struct Health {
 
 #[derive(Debug)]
 struct State {
-    connections: usize,
-    up: usize,
-    /// Whether the last line in the log said that Redis is away.
-    away: bool,
+    /// Of each connection, `None` before it was tried.
+    sides: Vec<Option<Condition>>,
+    /// What the log has said since Redis was last up.
+    told: Vec<Condition>,
+    /// The latest answer of a Redis that refuses.
+    refusal: String,
+}
+
+/// Of one connection, and the worst of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Condition {
+    Up,
+    /// Redis answers, and refuses to do what it is asked.
+    Refused,
+    Down,
 }
 
 /// The health of one connection.
 #[derive(Debug)]
 pub(super) struct Side {
     health: Arc<Health>,
-    up: bool,
+    index: usize,
 }
 
 impl Health {
-    /// Of this many connections, none of which is up.
-    pub(super) fn new(connections: usize) -> Arc<Self> {
-        let state = State { connections, up: 0, away: false };
+    /// Of connections that are added by [`side`](Self::side).
+    pub(super) fn new() -> Arc<Self> {
+        let state = State { sides: Vec::new(), told: Vec::new(), refusal: String::new() };
         Arc::new(Self { state: watch::Sender::new(state) })
     }
 
+    /// Adds a connection, which is not up.
     pub(super) fn side(self: &Arc<Self>) -> Side {
-        Side { health: Arc::clone(self), up: false }
+        let mut index = 0;
+        self.state.send_modify(|state| {
+            index = state.sides.len();
+            state.sides.push(None);
+        });
+        Side { health: Arc::clone(self), index }
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -43,38 +61,102 @@ impl Health {
 
     /// Waits until all connections are up, or one has failed.
     pub(super) async fn first_report(&self) {
+        let is_over = |state: &State| state.is_ready() || !state.told.is_empty();
         // Fails if the sender is gone, which is `self`.
-        let _ = self.state.subscribe().wait_for(|state| state.is_ready() || state.away).await;
+        let _ = self.state.subscribe().wait_for(is_over).await;
     }
 }
 
 impl State {
     fn is_ready(&self) -> bool {
-        self.up == self.connections
+        self.sides.iter().all(|side| *side == Some(Condition::Up))
+    }
+
+    /// Says in the log what has changed, each once until Redis is back. A connection that was
+    /// not tried yet is no news.
+    fn tell(&mut self, cause: &dyn fmt::Display) {
+        let worst = self.sides.iter().flatten().max().copied().unwrap_or(Condition::Up);
+        if worst == Condition::Up {
+            if !self.told.is_empty() {
+                self.told.clear();
+                tracing::info!("redis is back");
+            }
+        } else if !self.told.contains(&worst) {
+            self.told.push(worst);
+            match worst {
+                Condition::Down => tracing::warn!(%cause, "redis is away, reconnecting"),
+                _ => tracing::warn!(cause = self.refusal, "redis refuses to write"),
+            }
+        }
     }
 }
 
 impl Side {
+    /// It works.
     pub(super) fn set_up(&mut self) {
-        if !std::mem::replace(&mut self.up, true) {
-            self.health.state.send_modify(|state| {
-                state.up += 1;
-                if state.is_ready() && state.away {
-                    state.away = false;
-                    tracing::info!("redis is back");
-                }
-            });
-        }
+        self.set(Condition::Up, &"");
     }
 
+    /// It is there, and Redis does not take what it is for.
+    pub(super) fn set_refused(&mut self, cause: &dyn fmt::Display) {
+        self.set(Condition::Refused, cause);
+    }
+
+    /// It is gone.
     pub(super) fn set_down(&mut self, cause: &dyn fmt::Display) {
-        let was_up = std::mem::replace(&mut self.up, false);
-        self.health.state.send_modify(|state| {
-            state.up -= usize::from(was_up);
-            if !state.away {
-                state.away = true;
-                tracing::warn!(%cause, "redis is away, reconnecting");
+        self.set(Condition::Down, cause);
+    }
+
+    fn set(&self, condition: Condition, cause: &dyn fmt::Display) {
+        self.health.state.send_if_modified(|state| {
+            let before = state.sides.get_mut(self.index).map(|side| side.replace(condition));
+            let is_new = before != Some(Some(condition));
+            if is_new {
+                if condition == Condition::Refused {
+                    state.refusal = cause.to_string();
+                }
+                state.tell(cause);
             }
+            is_new
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_ready_when_every_side_is_up() {
+        let health = Health::new();
+        let (mut first, mut second) = (health.side(), health.side());
+        let told = |expected: &[Condition], ready| {
+            assert_eq!(health.state.borrow().told, expected);
+            assert_eq!(health.is_ready(), ready);
+        };
+        first.set_up();
+        told(&[], false);
+        second.set_up();
+        told(&[], true);
+        second.set_down(&"gone");
+        first.set_down(&"gone");
+        told(&[Condition::Down], false);
+        first.set_refused(&"full");
+        second.set_up();
+        assert_eq!(health.state.borrow().refusal, "full");
+        told(&[Condition::Down, Condition::Refused], false);
+        second.set_down(&"gone");
+        second.set_up();
+        told(&[Condition::Down, Condition::Refused], false);
+        first.set_up();
+        told(&[], true);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_a_report() {
+        let health = Health::new();
+        let (mut refused, _untried) = (health.side(), health.side());
+        refused.set_refused(&"full");
+        health.first_report().await;
     }
 }

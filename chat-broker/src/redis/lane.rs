@@ -9,13 +9,14 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
-use super::answer::{is_overtaken, published, refuses_all, wants_reconnect};
+use super::answer::{is_overtaken, published, wants_reconnect};
 use super::claims::{Changes, Claims};
 use super::health::Side;
 use super::link::{Backoff, Link, PING_INTERVAL, RESPONSE_TIMEOUT, broker_error, timed_out};
 use super::mark::{ByTopic, Mark};
 use super::peer::Peer;
 use super::presence::{self, Presence};
+use super::probe::{Probe, Writes};
 use super::queue::{Job, Queue};
 use super::recover::Fate;
 use super::subscriber::Subscriber;
@@ -32,12 +33,11 @@ pub(super) struct LaneTask {
     queue: Queue,
     claims: Arc<Claims>,
     side: Side,
+    probe: Probe,
     /// Of the latest connection.
     peer: Option<Peer>,
     /// The latest answers in topics.
     answered: ByTopic<Position>,
-    /// Redis refuses publications, and the log has said so.
-    refused: bool,
     /// On several threads a task that is woken runs before others that are ready.
     is_woken_first: bool,
 }
@@ -57,9 +57,9 @@ impl LaneTask {
             queue,
             claims,
             side: shared.health.side(),
+            probe: Probe::new(&shared.names),
             peer: None,
             answered: ByTopic::default(),
-            refused: false,
             is_woken_first: Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread,
         }
     }
@@ -70,11 +70,18 @@ impl LaneTask {
         let mut cause = BrokerError::unavailable("redis was not reached yet");
         loop {
             let started = Instant::now();
-            let connect =
-                connect(Arc::clone(&self.shared), Arc::clone(&self.subscriber), self.peer.clone());
+            let connect = connect(
+                Arc::clone(&self.shared),
+                Arc::clone(&self.subscriber),
+                self.peer.clone(),
+                self.probe.clone(),
+            );
             let Some(connected) = self.meanwhile(connect, &cause).await else { return };
             let error = match connected {
                 Ok((link, peer)) => {
+                    if self.peer.is_some() {
+                        self.shared.counters.reconnected();
+                    }
                     self.presence.connected(peer.run_id.as_deref());
                     self.peer = Some(peer);
                     match self.serve(link).await {
@@ -109,18 +116,14 @@ impl LaneTask {
     /// Publishes until the connection breaks, or the broker is closing and nothing is left.
     async fn serve(&mut self, mut link: Link) -> RedisResult<()> {
         self.recover(&mut link).await?;
-        self.side.set_up();
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 error = link.lost() => return Err(error),
-                // However busy the connection is: what was refused is tried again.
-                _ = ping.tick() => {
-                    self.claims.retry();
-                    link.ping().await?;
-                }
+                // However busy the connection is.
+                _ = ping.tick() => self.probe(&mut link).await?,
                 more = self.queue.wait() => {
                     if self.is_woken_first {
                         // Whoever is ready to publish now does so first: one pipeline for all.
@@ -139,6 +142,18 @@ impl LaneTask {
         }
     }
 
+    /// Asks whether Redis takes what is to be kept; if so, what it refused is tried again.
+    async fn probe(&mut self, link: &mut Link) -> RedisResult<()> {
+        match self.probe.publish(link, &self.shared.scripts).await? {
+            Writes::Taken => {
+                self.side.set_up();
+                self.claims.retry();
+            }
+            Writes::Refused(error) => self.side.set_refused(&error),
+        }
+        Ok(())
+    }
+
     /// Sends what waits: comings, publications, goings. Returns whether there was anything.
     async fn send_batch(&mut self, link: &mut Link) -> RedisResult<bool> {
         self.queue.expire(&BrokerError::unavailable("redis came back too late"));
@@ -151,7 +166,8 @@ impl LaneTask {
         if jobs.is_empty() && changes.is_empty() {
             return Ok(false);
         }
-        match link.send(&self.pipeline(&jobs, &changes)).await {
+        let pipeline = self.pipeline(&jobs, &changes);
+        match self.shared.counters.timed(link.send(&pipeline)).await {
             Ok(replies) => self.settle(link, jobs, changes, replies).await?,
             Err(error) => {
                 self.claims.settle(changes, []);
@@ -270,7 +286,6 @@ impl LaneTask {
                 continue;
             }
             let outcome = published(reply);
-            self.tell_refusal(&outcome);
             match &outcome {
                 Ok(Published { position: Some(position), repeated: false, .. }) => {
                     let mark = Mark { position: *position, id: Some(job.id) };
@@ -286,22 +301,6 @@ impl LaneTask {
         self.queue.put_back(unexecuted);
         broken.map_or(Ok(()), Err)
     }
-
-    /// One line in the log when Redis begins to refuse publications (out of memory, no
-    /// permission), and one when it takes them again.
-    fn tell_refusal(&mut self, outcome: &RedisResult<Published>) {
-        match outcome {
-            Err(error) if !self.refused && refuses_all(error) => {
-                self.refused = true;
-                tracing::warn!(%error, "redis refuses publications");
-            }
-            Ok(_) if self.refused => {
-                self.refused = false;
-                tracing::info!("redis takes publications again");
-            }
-            _ => {}
-        }
-    }
 }
 
 /// A connection that may be used: nothing more happens on the one before.
@@ -309,6 +308,7 @@ async fn connect(
     shared: Arc<Shared>,
     subscriber: Arc<Subscriber>,
     earlier: Option<Peer>,
+    probe: Probe,
 ) -> RedisResult<(Link, Peer)> {
     let mut link = Link::open(&shared.client, |_| {}).await?;
     let peer = Peer::of(&mut link).await?;
@@ -316,6 +316,11 @@ async fn connect(
         peer.end(&earlier, &mut link).await?;
     }
     link.load(&shared.scripts).await?;
+    // First of all, so that a replica is not asked for all topics again and again.
+    probe.publish(&mut link, &shared.scripts).await?;
+    if let Some(policy) = &peer.eviction {
+        shared.eviction.seen(policy);
+    }
     lineage::check(&mut link, &shared.scripts, &subscriber.seen()).await?;
     Ok((link, peer))
 }

@@ -18,15 +18,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Shared;
-use super::answer::takes_no_writes;
+use super::answer::is_refusal;
 use super::health::Side;
-use super::link::Link;
+use super::link::{Link, PING_INTERVAL};
 use super::names;
 use super::presence::Presence;
 use super::script::was_unknown;
-
-/// Renewals are never further apart: the dead are found within 5 s of the end of a lease.
-const MAX_INTERVAL: Duration = Duration::from_millis(2500);
 
 /// Keeps the lease of this node, on a connection of its own.
 pub(super) struct LeaseTask {
@@ -35,13 +32,12 @@ pub(super) struct LeaseTask {
     /// Where condemned nodes go.
     condemned: mpsc::Sender<Vec<String>>,
     link: Option<Link>,
+    was_connected: bool,
     side: Side,
     node: Arc<str>,
     /// The node has a lease.
     held: bool,
     steadiness: Steadiness,
-    /// Redis takes no writes, and the log has said so.
-    refused: bool,
 }
 
 impl LeaseTask {
@@ -55,17 +51,18 @@ impl LeaseTask {
             presence: Arc::clone(presence),
             condemned,
             link: None,
+            was_connected: false,
             side: shared.health.side(),
             node: names::new_node().into(),
             held: false,
             steadiness: Steadiness::new(shared.config.lease),
-            refused: false,
         }
     }
 
-    /// Renews until `retired`.
+    /// Renews until `retired`: as often as other connections are asked whether they live,
+    /// since this asks the same.
     pub(super) async fn run(mut self, mut retired: watch::Receiver<bool>) {
-        let mut tick = interval((self.shared.config.lease / 4).min(MAX_INTERVAL));
+        let mut tick = interval((self.shared.config.lease / 4).min(PING_INTERVAL));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -89,26 +86,14 @@ impl LeaseTask {
         let mut outcome = self.renew().await;
         if outcome.is_err() {
             self.steadiness.fail();
-            if was_connected {
+            if was_connected && self.link.is_none() {
                 outcome = self.renew().await;
             }
         }
         match outcome {
-            Ok(()) => {
-                self.refused = false;
-                self.side.set_up();
-            }
-            Err(error) if takes_no_writes(&error) => {
-                self.steadiness.fail();
-                self.side.set_up();
-                if !std::mem::replace(&mut self.refused, true) {
-                    tracing::warn!(%error, "redis does not renew the lease of this node");
-                }
-            }
-            Err(error) => {
-                self.steadiness.fail();
-                self.side.set_down(&error);
-            }
+            Ok(()) => self.side.set_up(),
+            Err(error) if self.link.is_some() => self.side.set_refused(&error),
+            Err(error) => self.side.set_down(&error),
         }
     }
 
@@ -167,14 +152,20 @@ impl LeaseTask {
     async fn send<T: redis::FromRedisValue>(&mut self, commands: &Pipeline) -> RedisResult<T> {
         let mut link = match self.link.take() {
             Some(link) => link,
-            None => Link::open(&self.shared.client, |_| {}).await?,
+            None => {
+                let link = Link::open(&self.shared.client, |_| {}).await?;
+                if std::mem::replace(&mut self.was_connected, true) {
+                    self.shared.counters.reconnected();
+                }
+                link
+            }
         };
         let mut outcome = link.query(commands).await;
         if outcome.as_ref().is_err_and(was_unknown) {
             link.load(&self.shared.scripts).await?;
             outcome = link.query(commands).await;
         }
-        if outcome.as_ref().err().is_none_or(takes_no_writes) {
+        if outcome.as_ref().err().is_none_or(is_refusal) {
             self.link = Some(link);
         }
         outcome

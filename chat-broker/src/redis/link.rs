@@ -13,6 +13,7 @@ use redis::{
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::answer::is_refusal;
 use super::script::Scripts;
 use crate::error::BrokerError;
 use crate::random;
@@ -70,10 +71,11 @@ impl Link {
         io::Error::new(io::ErrorKind::ConnectionReset, "the connection was lost").into()
     }
 
-    /// Asks for a sign of life. That Redis cannot save its data is one: it says so instead.
+    /// Asks for a sign of life. A refusal is one: Redis says instead that it cannot save its
+    /// data, or that a script runs.
     pub(super) async fn ping(&mut self) -> RedisResult<()> {
         match redis::cmd("PING").exec_async(&mut self.connection).await {
-            Err(error) if code(&error).as_deref() == Some("MISCONF") => Ok(()),
+            Err(error) if is_refusal(&error) => Ok(()),
             outcome => outcome,
         }
     }

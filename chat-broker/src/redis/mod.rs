@@ -7,7 +7,7 @@
 //! events ◄─────── queue ◄── subscriber ◄──── connection ◄──── pushed messages ◄───┘
 //!                            ▲
 //! subscribe ─────────────────┘ SUBSCRIBE
-//! history, positions, occupancy, secret ──► pool of connections ──► scripts that read
+//! history, positions, occupancy, secret, records ──► pool of connections ──► scripts that read
 //! lease ──► connection ──► renew.lua ──► the dead ──► reaper ──► pool ──► reap.lua
 //! ```
 //!
@@ -17,13 +17,15 @@
 //!
 //! Every connection is asked each second whether it lives, and given up when it has not
 //! answered for two: a lost one is noticed at once, a silent one within four seconds. Each
-//! reconnects by itself for ever. What was kept and not answered is
+//! reconnects by itself for ever. Those that write are asked by a [write](probe): a Redis that
+//! refuses is [away](health), and keeps its connections. What was kept and not answered is
 //! [looked for](recover) before it is sent again; sequences that Redis lost or forgot in
 //! part [end](lineage).
 
 mod answer;
 mod claims;
 mod config;
+mod eviction;
 mod health;
 mod history;
 mod interest;
@@ -35,16 +37,20 @@ mod mark;
 mod names;
 mod peer;
 mod presence;
+mod probe;
 mod publisher;
 mod queue;
 mod reaper;
+mod records;
 mod recover;
 mod script;
+mod stats;
 mod store;
 mod subscriber;
 mod wire;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -55,15 +61,21 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 pub use config::RedisConfig;
+#[cfg(feature = "testing")]
+pub use wire::redis_payload;
 
 use crate::broker::{Broker, Delivery, HistoryRead, Receipt, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
+use crate::records::Records;
+use crate::stats::BrokerStats;
+use eviction::Eviction;
 use health::Health;
 use lease::LeaseTask;
 use names::Names;
 use publisher::Publisher;
 use script::Scripts;
+use stats::Counters;
 use store::Store;
 use subscriber::Subscriber;
 
@@ -96,6 +108,8 @@ struct Shared {
     names: Names,
     scripts: Scripts,
     health: Arc<Health>,
+    counters: Arc<Counters>,
+    eviction: Eviction,
 }
 
 impl Shared {
@@ -103,9 +117,9 @@ impl Shared {
         let client = config.client()?;
         let database = client.get_connection_info().redis_settings().db();
         let names = Names::new(&config.prefix, database);
-        // One more subscribes, and one keeps the lease.
-        let health = Health::new(config.publish_connections + 2);
-        Ok(Self { config, client, names, scripts: Scripts::new(), health })
+        let (scripts, health) = (Scripts::new(), Health::new());
+        let (counters, eviction) = (Arc::default(), Eviction::default());
+        Ok(Self { config, client, names, scripts, health, counters, eviction })
     }
 }
 
@@ -237,6 +251,22 @@ impl Broker for RedisBroker {
         self.store.secret().await
     }
 
+    async fn set_record(
+        &self,
+        key: &str,
+        value: Option<Bytes>,
+        expires_in: Duration,
+    ) -> Result<(), BrokerError> {
+        self.open()?;
+        self.store.set_record(key, value, expires_in).await
+    }
+
+    async fn records(&self, after: u64) -> Result<Records, BrokerError> {
+        self.open()?;
+        self.subscriber.reading_records();
+        self.store.records(after).await
+    }
+
     fn status(&self) -> Status {
         if *self.closing.borrow() {
             Status::Closed
@@ -244,6 +274,16 @@ impl Broker for RedisBroker {
             Status::Ready
         } else {
             Status::Away
+        }
+    }
+
+    fn stats(&self) -> BrokerStats {
+        BrokerStats {
+            round_trips: self.shared.counters.round_trips.snapshot(),
+            reconnects: self.shared.counters.reconnects(),
+            unreadable: self.unreadable(),
+            dropped: self.dropped(),
+            publish_queued: self.publisher.queued(),
         }
     }
 

@@ -11,7 +11,13 @@
 //! | `<prefix>:rooms:<node>` | set | channels in which a node holds somebody |
 //! | `<prefix>:nodes` | sorted set | nodes, by when their leases end |
 //! | `<prefix>:node:<node>` | channel | what a node sends to itself |
+//! | `<prefix>:{p.<random>}` | channel | what a connection publishes to see whether it can; it has `meta` and `log`, too |
 //! | `<prefix>:secret` | string | 32 random bytes |
+//! | `<prefix>:{records}` | channel | that a record was set |
+//! | `<prefix>:{records}:meta` | hash | `version`, `floor` and `run`, see `scripts/records.lua` |
+//! | `<prefix>:{records}:values` | hash | the records |
+//! | `<prefix>:{records}:versions` | sorted set | their keys, by when they were set or removed |
+//! | `<prefix>:{records}:ends` | sorted set | their keys, by when they are forgotten |
 //!
 //! A room, a user or a key stands in them percent-encoded (RFC 3986, section 2.1: all but
 //! letters, digits, `-`, `.`, `_` and `~`), so that no name is a pattern, a separator or a
@@ -65,8 +71,23 @@ impl Names {
         Address { meta }
     }
 
+    /// Of a topic of which nobody else knows.
+    pub(super) fn probe(&self) -> Address {
+        Address::of_channel(&format!("{}:{{p.{:016x}}}", self.prefix, random::bits()))
+    }
+
     pub(super) fn secret(&self) -> String {
         format!("{}:secret", self.prefix)
+    }
+
+    /// The channel that tells of records.
+    pub(super) fn records(&self) -> String {
+        format!("{}:{{records}}", self.prefix)
+    }
+
+    /// The keys that hold them, as the scripts want them.
+    pub(super) fn record_keys(&self) -> [String; 4] {
+        ["meta", "values", "versions", "ends"].map(|part| format!("{}:{part}", self.records()))
     }
 
     /// Channels in which a node holds somebody.
@@ -165,7 +186,10 @@ mod tests {
         assert_eq!(address.record("u 1:x"), "chat:{r.a%20b%7B%2A%7D%25%C3%A9}:k:u%201%3Ax");
         let user = Topic::User(UserId::new("a").unwrap());
         assert_eq!(Names::new("chat", 3).address(&user).into_channel(), "chat@3:{u.a}");
-        assert_eq!(Names::new("chat", 3).secret(), "chat@3:secret");
+        let third = Names::new("chat", 3);
+        assert_eq!(third.secret(), "chat@3:secret");
+        assert_eq!(third.records(), "chat@3:{records}");
+        assert_eq!(third.record_keys()[0], "chat@3:{records}:meta");
     }
 
     proptest! {

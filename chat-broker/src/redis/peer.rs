@@ -10,18 +10,23 @@ pub(super) struct Peer {
     /// Random, new with each start; `None` if we may not ask.
     pub(super) run_id: Option<String>,
     connection: Option<i64>,
+    /// By which it makes room when it is full; `None` if we may not ask.
+    pub(super) eviction: Option<String>,
 }
 
 impl Peer {
     pub(super) async fn of(link: &mut Link) -> RedisResult<Self> {
-        let mut ask = Pipeline::with_capacity(2);
+        let mut ask = Pipeline::with_capacity(3);
         ask.ignore_errors();
-        ask.cmd("INFO").arg("server").cmd("CLIENT").arg("ID");
+        ask.cmd("INFO").arg("server").cmd("INFO").arg("memory").cmd("CLIENT").arg("ID");
         let mut replies = link.send(&ask).await?.into_iter();
         let mut next = || replies.next().unwrap_or(Value::Nil);
-        let info: Option<String> = redis::from_redis_value(next()).ok();
-        let run_id = info.as_deref().and_then(run_id).map(str::to_owned);
-        Ok(Self { run_id, connection: redis::from_redis_value(next()).ok() })
+        let mut info = |name: &str| {
+            let info: Option<String> = redis::from_redis_value(next()).ok();
+            info.as_deref().and_then(|info| field(info, name)).map(str::to_owned)
+        };
+        let (run_id, eviction) = (info("run_id:"), info("maxmemory_policy:"));
+        Ok(Self { run_id, connection: redis::from_redis_value(next()).ok(), eviction })
     }
 
     /// Sees to it that an earlier connection to the same process does nothing more: what
@@ -39,8 +44,8 @@ impl Peer {
     }
 }
 
-fn run_id(info: &str) -> Option<&str> {
-    info.lines().find_map(|line| line.strip_prefix("run_id:"))
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name))
 }
 
 #[cfg(test)]
@@ -48,11 +53,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_run_id_is_found() {
-        assert_eq!(
-            run_id("# Server\r\nredis_version:7\r\nrun_id:4f2a\r\ntcp_port:1\r\n"),
-            Some("4f2a")
-        );
-        assert_eq!(run_id("# Server\r\n"), None);
+    fn a_field_is_found() {
+        let info = "# Server\r\nredis_version:7\r\nrun_id:4f2a\r\ntcp_port:1\r\n";
+        assert_eq!(field(info, "run_id:"), Some("4f2a"));
+        assert_eq!(field("# Server\r\n", "run_id:"), None);
     }
 }

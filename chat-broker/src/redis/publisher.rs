@@ -88,6 +88,12 @@ impl Publisher {
         Ok(pending)
     }
 
+    /// How many publications wait: for a place, to be sent, or to be answered.
+    pub(super) fn queued(&self) -> usize {
+        // Each holds the semaphore of its lane, which does so, too.
+        self.lanes.iter().map(|lane| Arc::strong_count(&lane.room) - 1).sum()
+    }
+
     /// See [`Broker::enter`](crate::Broker::enter).
     pub(super) fn enter(&self, topic: &Topic, Occupant { user, info }: Occupant) {
         let lane = self.lane(topic);

@@ -17,6 +17,8 @@ pub(super) struct Scripts {
     pub(super) reap: Script,
     pub(super) renew: Script,
     pub(super) occupancy: Script,
+    pub(super) set_record: Script,
+    pub(super) read_records: Script,
 }
 
 /// A script. Its name is a hash of its text, the same in every Redis; it is learned when
@@ -48,13 +50,33 @@ impl Scripts {
             )),
             renew: Script::new(include_str!("scripts/renew.lua")),
             occupancy: Script::new(include_str!("scripts/occupancy.lua")),
+            set_record: Script::new(concat!(
+                include_str!("scripts/records.lua"),
+                include_str!("scripts/set_record.lua")
+            )),
+            read_records: Script::new(concat!(
+                include_str!("scripts/records.lua"),
+                include_str!("scripts/read_records.lua")
+            )),
         }
     }
 
-    fn all(&self) -> [&Script; 9] {
-        let Self { publish, recover, history, lineage, enter, leave, reap, renew, occupancy } =
-            self;
-        [publish, recover, history, lineage, enter, leave, reap, renew, occupancy]
+    fn all(&self) -> [&Script; 11] {
+        let Self { publish, recover, history, lineage, .. } = self;
+        let Self { enter, leave, reap, renew, occupancy, set_record, read_records, .. } = self;
+        [
+            publish,
+            recover,
+            history,
+            lineage,
+            enter,
+            leave,
+            reap,
+            renew,
+            occupancy,
+            set_record,
+            read_records,
+        ]
     }
 
     /// Stores them all in Redis.

@@ -1,14 +1,16 @@
 //! What is read and written now and then, through a small pool of connections.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use chat_core::Topic;
-use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime};
-use redis::{FromRedisValue, Pipeline, RedisError};
+use deadpool_redis::{Connection, Hook, Manager, Pool, PoolError, Runtime};
+use redis::{FromRedisValue, Pipeline, PushInfo, PushKind};
 use tokio::time::timeout;
 
 use super::Shared;
-use super::link::{broker_error, connection_config};
+use super::answer::wants_reconnect;
+use super::link::{broker_error, code, connection_config};
 use super::mark::{Mark, Stored};
 use super::{script, wire};
 use crate::error::BrokerError;
@@ -29,8 +31,18 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self, BrokerError> {
         let info = shared.client.get_connection_info().clone();
-        let manager =
-            Manager::new_with_config(info, connection_config()).map_err(BrokerError::config)?;
+        let on_push = {
+            let counters = Arc::clone(&shared.counters);
+            move |push: PushInfo| {
+                if push.kind == PushKind::Disconnection {
+                    counters.lost();
+                }
+                Ok::<_, Infallible>(())
+            }
+        };
+        let config = connection_config().set_push_sender(on_push);
+        let manager = Manager::new_with_config(info, config).map_err(BrokerError::config)?;
+        let counters = Arc::clone(&shared.counters);
         let deadline = Some(shared.config.deadline);
         let pool = Pool::builder(manager)
             .max_size(POOL_SIZE)
@@ -38,6 +50,10 @@ impl Store {
             .wait_timeout(deadline)
             .create_timeout(deadline)
             .recycle_timeout(deadline)
+            .post_create(Hook::sync_fn(move |_, _| {
+                counters.opened();
+                Ok(())
+            }))
             .build()
             .map_err(BrokerError::config)?;
         Ok(Self { shared, pool })
@@ -97,18 +113,26 @@ impl Store {
         commands: &Pipeline,
     ) -> Result<T, BrokerError> {
         let mut connection = self.pool.get().await.map_err(pool_error)?;
-        let mut outcome = commands.query_async(&mut connection).await;
+        let counters = &self.shared.counters;
+        let mut outcome = counters.timed(commands.query_async(&mut connection)).await;
         if outcome.as_ref().is_err_and(script::was_unknown) {
             outcome = match self.shared.scripts.load(&mut connection).await {
-                Ok(()) => commands.query_async(&mut connection).await,
+                Ok(()) => counters.timed(commands.query_async(&mut connection)).await,
                 Err(error) => Err(error),
             };
         }
-        outcome.map_err(|error: RedisError| {
+        let error = match outcome {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if code(&error).is_none() || wants_reconnect(&error) {
             // It may be the connection: the next caller should not get it.
             drop(Connection::take(connection));
-            broker_error(error)
-        })
+            if error.is_timeout() {
+                counters.lost();
+            }
+        }
+        Err(broker_error(error))
     }
 
     /// Fails `work` when the deadline has passed.

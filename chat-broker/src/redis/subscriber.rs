@@ -5,7 +5,7 @@
 //! until what they changed has been confirmed.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +43,10 @@ pub(super) struct Subscriber {
     store: Arc<Store>,
     /// The channel of this node alone.
     own: String,
+    /// The channel that tells of records.
+    records: String,
+    /// Records were read while nobody would have told of a change to them.
+    read_unheard: AtomicBool,
     events: EventSender,
     interest: Mutex<Interest>,
     changed: Notify,
@@ -62,10 +66,13 @@ impl Subscriber {
     pub(super) fn new(store: Arc<Store>, events: EventSender) -> Arc<Self> {
         let shared = Arc::clone(&store.shared);
         let own = shared.names.node(&names::new_node());
+        let records = shared.names.records();
         Arc::new(Self {
             shared,
             store,
             own,
+            records,
+            read_unheard: AtomicBool::new(false),
             events,
             interest: Mutex::default(),
             changed: Notify::new(),
@@ -126,6 +133,13 @@ impl Subscriber {
         self.interest().seen()
     }
 
+    /// Records are about to be read: what changes later must be told.
+    pub(super) fn reading_records(&self) {
+        if !self.progress.borrow().connected {
+            self.read_unheard.store(true, Ordering::Release);
+        }
+    }
+
     /// How many payloads were in no form of ours.
     pub(super) fn unreadable(&self) -> u64 {
         self.unreadable.load(Ordering::Relaxed)
@@ -146,10 +160,15 @@ impl Subscriber {
             let error = match self.connect().await {
                 Ok((link, version)) => {
                     if was_connected {
+                        self.shared.counters.reconnected();
                         self.events.interrupted();
                     }
-                    was_connected = true;
                     self.confirm(version);
+                    let read_unheard = self.read_unheard.swap(false, Ordering::AcqRel);
+                    if read_unheard && !was_connected {
+                        self.events.records_changed();
+                    }
+                    was_connected = true;
                     side.set_up();
                     self.serve(link).await
                 }
@@ -170,7 +189,7 @@ impl Subscriber {
         let mut link = Link::open(&self.shared.client, receive).await?;
         link.load(&self.shared.scripts).await?;
         lineage::check(&mut link, &self.shared.scripts, &self.seen()).await?;
-        link.subscribe(std::slice::from_ref(&self.own)).await?;
+        link.subscribe(&[self.own.clone(), self.records.clone()]).await?;
         let all = self.interest().all();
         tell(&mut link, &all).await?;
         Ok((link, all.version))
@@ -230,7 +249,15 @@ impl Subscriber {
         };
         // Held until the event is queued: after `unsubscribe` has returned, none is.
         let mut interest = self.interest();
-        let Some(wanted) = interest.recipient(connection, &channel) else { return };
+        if !interest.hears(connection) {
+            return;
+        }
+        let Some(wanted) = interest.recipient(&channel) else {
+            if channel == self.records.as_bytes() {
+                self.events.records_changed();
+            }
+            return;
+        };
         match wire::decode(Bytes::from(payload)) {
             Some(Message::Ephemeral(payload)) => {
                 self.events.publication(wanted.topic.clone(), payload, None);

@@ -49,6 +49,17 @@ pub(super) enum Message {
     Presence { change: PresenceChange, occupant: Occupant, version: u64, count: u32 },
 }
 
+/// For tests of any input: what stands in a message of one of our channels behind its header;
+/// `None` for what is not ours.
+#[cfg(feature = "testing")]
+#[must_use]
+pub fn redis_payload(message: Bytes) -> Option<Bytes> {
+    decode(message).map(|message| match message {
+        Message::Ephemeral(payload) | Message::Kept { payload, .. } => payload,
+        Message::Presence { occupant, .. } => occupant.info,
+    })
+}
+
 pub(super) fn ephemeral(payload: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(1 + payload.len());
     message.push(EPHEMERAL);

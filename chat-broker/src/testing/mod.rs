@@ -10,3 +10,6 @@ mod resp;
 
 pub use faulty::{Call, FaultyBroker, Told};
 pub use redis_server::RedisServer;
+
+#[cfg(feature = "redis")]
+pub use crate::redis::redis_payload;

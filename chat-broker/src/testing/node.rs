@@ -17,6 +17,7 @@ use crate::broker::{Broker, Delivery, HistoryRead, Published};
 use crate::error::BrokerError;
 use crate::events::{BrokerEvent, BrokerEvents};
 use crate::random;
+use crate::records::Records;
 
 /// How long one step may take.
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
@@ -95,6 +96,19 @@ impl Node {
         let mut occupancy = occupancies.remove(0);
         occupancy.occupants.sort_by(|a, b| a.user.cmp(&b.user));
         occupancy
+    }
+
+    pub(super) async fn set_record(&self, key: &str, value: impl Into<Bytes>, lasts: Duration) {
+        let value = Some(value.into());
+        step("set a record", self.broker.set_record(key, value, lasts)).await;
+    }
+
+    pub(super) async fn remove_record(&self, key: &str) {
+        step("remove a record", self.broker.set_record(key, None, Duration::ZERO)).await;
+    }
+
+    pub(super) async fn records(&self, after: u64) -> Records {
+        step("records", self.broker.records(after)).await
     }
 
     /// The next event, whatever it is.

@@ -217,3 +217,45 @@ fn helpers_end_with_the_hub() {
     });
     is_dropped.recv_timeout(Duration::from_secs(20)).expect("the helpers end");
 }
+
+/// Takes a moment to take something.
+#[derive(Clone)]
+struct Slow;
+
+const MOMENT: Duration = Duration::from_millis(1);
+
+impl Deliver for Slow {
+    fn deliver(&self, _: &Batch) -> Delivered {
+        std::thread::sleep(MOMENT);
+        Delivered::Queued
+    }
+
+    fn close(&self, _: CloseReason) {}
+}
+
+#[tokio::test]
+async fn the_time_of_each_batch_is_taken_until_its_last_member_has_it() {
+    const MEMBERS: u32 = 2 * GROUP as u32 + 1;
+    let bus = MemoryBus::new();
+    let (broker, events) = bus.connect();
+    let (publisher, _events) = bus.connect();
+    let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+    tokio::spawn(driver.run());
+    let topic = room("r");
+    let mut places = Vec::new();
+    for id in 0..MEMBERS {
+        let id = ConnectionId(u64::from(id));
+        places.push(hub.join(&topic, id, Slow, None, |_| Welcomed::UpToDate).await.unwrap());
+    }
+    assert_eq!(hub.stats().fan_out.count(), 0);
+    for batches in 1..=3 {
+        say(&publisher, &topic, "x").await;
+        while hub.stats().fan_out.count() < batches {
+            tokio::task::yield_now().await;
+        }
+        let fan_out = hub.stats().fan_out;
+        assert_eq!(fan_out.count(), batches, "once for each batch, and not for each group");
+        let least = MOMENT * MEMBERS * batches as u32;
+        assert!(fan_out.sum() >= least, "{:?} for {least:?}", fan_out.sum());
+    }
+}

@@ -5,5 +5,6 @@
 mod fan_out;
 mod joining;
 mod presence;
+mod records;
 mod recovery;
 mod support;

@@ -3,8 +3,9 @@
 #![allow(
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a test fails by a panic, in its helpers too"
+    reason = "a test fails by a panic and says what it measured, in its helpers too"
 )]
 
 mod answers;
@@ -16,8 +17,11 @@ mod lineage;
 mod outages;
 mod presence;
 mod proxy;
+mod records;
+mod refusals;
 mod resend;
 mod sharing;
+mod stats;
 mod support;
 mod tls;
 

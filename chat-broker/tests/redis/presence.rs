@@ -7,7 +7,7 @@ use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, BrokerEvent, Delivery};
 use chat_core::{Occupancy, Occupant, PresenceChange, Topic};
 
-use crate::support::{Node, eventually, room, user};
+use crate::support::{Node, eventually, keys, room, user};
 
 #[tokio::test]
 async fn a_user_at_two_nodes_is_one_occupant() {
@@ -107,7 +107,7 @@ async fn presence_keeps_its_place_among_publications() {
 #[tokio::test]
 async fn nothing_is_left_of_whoever_has_left() {
     let server = RedisServer::start();
-    let keys = async || server.command(&["DBSIZE"]).await.parse::<u32>().unwrap();
+    let keys = async || keys(&server).await.len();
     let node = Node::with(Node::config(&server).publish_connections(3)).await;
     let topics: Vec<Topic> = (0..50).map(|n| room(&n.to_string())).collect();
     eventually("a lease", async || keys().await == 1).await;

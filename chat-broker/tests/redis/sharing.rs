@@ -6,7 +6,7 @@ use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, BrokerEvent, Delivery, RedisConfig};
 use chat_core::{History, Occupancy, Position, Range, Topic, UserId};
 
-use crate::support::{DEADLINE, Node, eventually, keyed, room};
+use crate::support::{DEADLINE, Node, eventually, keyed, keys, room};
 
 #[tokio::test]
 async fn prefixes_and_databases_keep_deployments_apart() {
@@ -49,12 +49,14 @@ async fn only_the_documented_keys_and_channels_exist() {
     assert_eq!(node.position(&room).await.unwrap(), Position::default());
     assert_eq!(node.history(&room, Range::Latest, 9).await, History::default());
     assert_eq!(node.occupancy(&room, 9).await, Occupancy::default());
-    assert_eq!(server.command(&["KEYS", "*"]).await, "chat:nodes", "reading makes nothing");
+    assert_eq!(node.broker.records(0).await.unwrap().version, 0);
+    assert_eq!(keys(&server).await, ["chat:nodes"], "reading makes nothing");
     node.deliver(&room, "", keyed("* {x}")).await.unwrap();
     node.publish(&user, "").await.unwrap();
     node.enter(&room, "anna");
     node.wait_for_occupants(&room, &["anna"]).await;
     node.broker.secret().await.unwrap();
+    node.broker.set_record("a", Some("x".into()), DEADLINE).await.unwrap();
     let id = server.command(&["ZRANGE", "chat:nodes", "0", "-1"]).await;
 
     let sorted = |reply: String| {
@@ -64,9 +66,10 @@ async fn only_the_documented_keys_and_channels_exist() {
     };
     let channels = sorted(server.command(&["PUBSUB", "CHANNELS"]).await);
     assert!(channels[0].starts_with("chat:node:"), "{channels:?}");
-    assert_eq!(channels[1..], ["chat:{r.a%20%7Bb%7D}", "chat:{u.a%20%7Bb%7D}"]);
+    let expected = ["chat:{r.a%20%7Bb%7D}", "chat:{records}", "chat:{u.a%20%7Bb%7D}"];
+    assert_eq!(channels[1..], expected);
     assert_eq!(
-        sorted(server.command(&["KEYS", "*"]).await),
+        keys(&server).await,
         [
             "chat:nodes",
             &format!("chat:rooms:{id}"),
@@ -76,10 +79,20 @@ async fn only_the_documented_keys_and_channels_exist() {
             "chat:{r.a%20%7Bb%7D}:members",
             "chat:{r.a%20%7Bb%7D}:meta",
             &format!("chat:{{r.a%20%7Bb%7D}}:on:{id}"),
+            "chat:{records}:ends",
+            "chat:{records}:meta",
+            "chat:{records}:values",
+            "chat:{records}:versions",
             "chat:{u.a%20%7Bb%7D}:log",
             "chat:{u.a%20%7Bb%7D}:meta",
         ]
     );
+    let probes = sorted(server.command(&["KEYS", "chat:{p.*"]).await);
+    assert_eq!(probes.len(), 2, "{probes:?}");
+    for probe in probes {
+        let ttl: i32 = server.command(&["TTL", &probe]).await.parse().unwrap();
+        assert!((1..=20).contains(&ttl), "{probe} lives for {ttl} s");
+    }
     assert_eq!(server.command(&["PUBSUB", "NUMPAT"]).await, "0", "never a pattern");
 }
 
@@ -97,9 +110,9 @@ async fn presence_works(node: &Node, config: RedisConfig) {
 
 /// What `docs/redis.md` tells operators to permit.
 const PERMISSIONS: &str = "+eval +evalsha +script|load +hget +hmget +hset +hdel +hlen +hgetall \
-    +xadd +xrange +xrevrange +zadd +zscore +zrangebyscore +zrem +sadd +srem +spop +srandmember \
-    +exists +del +ttl +expire +pexpire +time +get +set +publish +subscribe +unsubscribe +ping \
-    +hello +select +unwatch +info +client|id +client|kill";
+    +xadd +xrange +xrevrange +zadd +zcard +zscore +zrangebyscore +zrem +sadd +srem +spop \
+    +srandmember +exists +del +ttl +expire +pexpire +time +get +set +publish +subscribe \
+    +unsubscribe +ping +hello +select +unwatch +info +client|id +client|kill";
 
 #[tokio::test]
 async fn the_documented_permissions_are_enough() {
@@ -122,10 +135,15 @@ async fn the_documented_permissions_are_enough() {
     node.deliver(&topic, "not in it", keyed("k")).await.unwrap();
     assert_eq!(node.history(&topic, Range::Latest, 9).await.entries.len(), 2);
     node.broker.secret().await.unwrap();
-    node.broker.unsubscribe(&[room("other")]).await.unwrap();
-    for _ in 0..3 {
-        node.message().await;
+    for value in [Some("x".into()), None] {
+        node.broker.set_record("a", value, DEADLINE).await.unwrap();
     }
+    assert_ne!(node.broker.records(0).await.unwrap().version, 0);
+    node.broker.unsubscribe(&[room("other")]).await.unwrap();
+    let is_message = |event: &BrokerEvent| matches!(event, BrokerEvent::Publication { .. });
+    let events = node.arrived().await;
+    assert_eq!(events.iter().filter(|event| is_message(event)).count(), 3);
+    assert!(events.contains(&BrokerEvent::RecordsChanged));
 
     server.restart();
     permit(&server).await;

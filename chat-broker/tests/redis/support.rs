@@ -166,6 +166,18 @@ pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     }
 }
 
+/// All keys in their order, but for those that connections write to see whether they can.
+pub(crate) async fn keys(server: &RedisServer) -> Vec<String> {
+    let keys = server.command(&["KEYS", "*"]).await;
+    let mut keys: Vec<_> = keys
+        .lines()
+        .filter(|key| !key.is_empty() && !key.starts_with("chat:{p."))
+        .map(str::to_owned)
+        .collect();
+    keys.sort();
+    keys
+}
+
 pub(crate) fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
 }

@@ -1,6 +1,7 @@
 //! Payloads, names, the secret, and the end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::{RoomId, Topic, UserId};
@@ -145,6 +146,8 @@ where
         ("history", a.broker.history(&[]).await.map(drop)),
         ("occupancy", a.broker.occupancy(topics, 9).await.map(drop)),
         ("secret", a.broker.secret().await.map(drop)),
+        ("set_record", a.broker.set_record("closed", None, Duration::ZERO).await),
+        ("records", a.broker.records(0).await.map(drop)),
     ] {
         assert!(matches!(outcome, Err(BrokerError::Closed)), "{what}: {outcome:?}");
     }

@@ -37,6 +37,7 @@ mod interest;
 mod keys;
 mod model;
 mod presence;
+mod records;
 mod sequence;
 
 use std::future::Future;
@@ -73,6 +74,11 @@ pub use presence::{
     a_snapshot_and_what_follows_have_no_hole, occupants_are_listed_up_to_a_limit,
     presence_is_numbered_upwards, presence_keeps_its_place_among_publications,
     presence_passes_unchanged, users_come_and_go_once,
+};
+pub use records::{
+    a_record_that_expired_is_no_more, any_mix_of_records_is_read_by_all,
+    every_node_is_told_of_records, records_have_bounds, records_pass_unchanged,
+    the_latest_of_each_record_is_read_in_order, what_cannot_be_told_is_read_whole,
 };
 pub use sequence::{
     ephemeral_publications_take_no_offset, offsets_are_contiguous_and_equal_on_all_nodes,
@@ -123,6 +129,13 @@ where
         any_mix_of_calls_does_as_a_model,
         joining_in_a_flood_misses_nothing,
         what_was_missed_is_read_from_the_history,
+        records_pass_unchanged,
+        the_latest_of_each_record_is_read_in_order,
+        every_node_is_told_of_records,
+        a_record_that_expired_is_no_more,
+        what_cannot_be_told_is_read_whole,
+        records_have_bounds,
+        any_mix_of_records_is_read_by_all,
         users_come_and_go_once,
         presence_is_numbered_upwards,
         occupants_are_listed_up_to_a_limit,

@@ -57,10 +57,10 @@ impl Model {
 }
 
 /// Numbers by chance, the same in each run.
-struct Chance(u64);
+pub(super) struct Chance(pub(super) u64);
 
 impl Chance {
-    fn within(&mut self, span: Span<u64>) -> u64 {
+    pub(super) fn within(&mut self, span: Span<u64>) -> u64 {
         // Knuth's MMIX generator; its high bits are the good ones.
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -94,6 +94,7 @@ impl Losses {
             }
             BrokerEvent::Lagged(topics) => to.lagged(topics),
             BrokerEvent::Interrupted => to.interrupted(),
+            BrokerEvent::RecordsChanged => to.records_changed(),
         }
     }
 }

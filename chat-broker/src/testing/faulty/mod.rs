@@ -19,6 +19,8 @@ pub use self::line::Told;
 use crate::broker::{Broker, Delivery, HistoryRead, Receipt, Status};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
+use crate::records::Records;
+use crate::stats::BrokerStats;
 
 /// Any broker and its events, with faults: calls of one kind fail, hang or take their time,
 /// answers are held back, events are lost or late.
@@ -85,6 +87,10 @@ pub enum Call {
     Occupancy,
     /// [`Broker::secret`].
     Secret,
+    /// [`Broker::set_record`].
+    SetRecord,
+    /// [`Broker::records`].
+    Records,
 }
 
 /// What is to go wrong with the calls of one kind.
@@ -322,8 +328,26 @@ impl Broker for FaultyBroker {
         self.make(Call::Secret, 0, self.inner.secret()).await
     }
 
+    async fn set_record(
+        &self,
+        key: &str,
+        value: Option<Bytes>,
+        expires_in: Duration,
+    ) -> Result<(), BrokerError> {
+        let work = self.inner.set_record(key, value, expires_in);
+        self.make(Call::SetRecord, 0, work).await
+    }
+
+    async fn records(&self, after: u64) -> Result<Records, BrokerError> {
+        self.make(Call::Records, 0, self.inner.records(after)).await
+    }
+
     fn status(&self) -> Status {
         self.inner.status()
+    }
+
+    fn stats(&self) -> BrokerStats {
+        self.inner.stats()
     }
 
     async fn close(&self) {

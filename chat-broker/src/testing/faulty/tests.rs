@@ -41,6 +41,7 @@ fn told(events: Vec<BrokerEvent>) -> Vec<String> {
         BrokerEvent::Presence { change: PresenceChange::Left, .. } => "left".into(),
         BrokerEvent::Lagged(topics) => format!("lagged {}", topics.len()),
         BrokerEvent::Interrupted => "interrupted".into(),
+        BrokerEvent::RecordsChanged => "records".into(),
     };
     events.into_iter().map(text).collect()
 }

@@ -1,0 +1,100 @@
+use bytes::Bytes;
+use chat_core::{RoomId, UserId};
+use futures_util::FutureExt;
+
+use super::*;
+use crate::hub::room::Phase;
+use crate::hub::{Hub, HubConfig};
+use crate::memory::MemoryBroker;
+
+#[derive(Clone)]
+struct Nobody;
+
+impl Deliver for Nobody {
+    fn deliver(&self, _: &Batch) -> Delivery {
+        Delivery::Queued
+    }
+
+    fn close(&self, _: CloseReason) {}
+}
+
+impl Shared<Nobody> {
+    fn open(&self, topic: &Topic) {
+        self.registry.join_with(topic, ConnectionId(1), Seat::new(Nobody), |room, _| {
+            self.begin(topic, &mut room.state);
+            room.state.phase = Phase::Live { cut: None };
+        });
+    }
+
+    fn hear(&self, topic: &Topic) {
+        self.update(topic, |room, _| room.accept(Bytes::from_static(b"x"), None));
+    }
+
+    fn next_cut(&self) -> Option<Job<Nobody>> {
+        match self.fan_out.take(0) {
+            Some(Turn::Cut(room)) => self.cut(room),
+            _ => panic!("a room has its turn"),
+        }
+    }
+}
+
+/// Else two turns would serve one room at a time, in whichever order.
+#[test]
+fn the_turn_of_a_room_that_has_ended_is_not_for_the_one_after_it() {
+    let (broker, events) = MemoryBroker::connect();
+    let (hub, _driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+    let (shared, topic) = (&hub.shared, Topic::User(UserId::new("u").unwrap()));
+    shared.open(&topic);
+    shared.hear(&topic);
+    shared.leave(&topic, ConnectionId(1));
+    shared.open(&topic);
+    shared.hear(&topic);
+
+    assert!(shared.next_cut().is_none(), "of the first room");
+    let job = Arc::new(shared.next_cut().expect("of the second"));
+    shared.hear(&topic);
+    assert!(shared.fan_out.take(0).is_none(), "one batch at a time");
+
+    shared.leave(&topic, ConnectionId(1));
+    shared.open(&topic);
+    shared.hear(&topic);
+    shared.serve(&job, Place::default(), 0);
+    assert!(shared.next_cut().is_some(), "of the third");
+    assert!(shared.fan_out.take(0).is_none(), "and not by the end of the second's");
+}
+
+/// What did not fit has waited for as long as what did.
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_batch_begins_with_its_first() {
+    let (broker, events) = MemoryBroker::connect();
+    let (hub, _driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+    let (shared, topic) = (&hub.shared, Topic::User(UserId::new("u").unwrap()));
+    let second = || tokio::time::advance(std::time::Duration::from_secs(1));
+    shared.open(&topic);
+    let first = Instant::now();
+    for _ in 0..300 {
+        shared.hear(&topic);
+    }
+    second().await;
+    let job = Arc::new(shared.next_cut().expect("as much as fits"));
+    shared.serve(&job, Place::default(), 0);
+    second().await;
+    let rest = Arc::new(shared.next_cut().expect("the rest"));
+    assert_eq!((job.since, rest.since), (Some(first), Some(first)));
+    shared.hear(&topic);
+    let next = Instant::now();
+    second().await;
+    shared.serve(&rest, Place::default(), 0);
+    assert_eq!(shared.next_cut().expect("what came meanwhile").since, Some(next));
+    let fan_out = hub.stats().fan_out;
+    assert_eq!((fan_out.count(), fan_out.sum().as_secs()), (2, 1 + 3));
+}
+
+#[test]
+fn whoever_has_more_than_one_turn_calls_everybody() {
+    let fan_out = FanOut::<Nobody>::new(3);
+    let room = Room { topic: Topic::Room(RoomId::new("r").unwrap()), nth: 0 };
+    fan_out.put_back(2, Turn::Cut(room));
+    assert!(fan_out.called(0).now_or_never().is_some(), "the first worker too");
+    assert!(fan_out.called(1).now_or_never().is_some());
+}

@@ -1,0 +1,168 @@
+//! What is counted: how long things take, and what a broker tells of itself.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Counts durations by their length, from any number of threads at once and without a lock.
+///
+/// ```
+/// use std::time::Duration;
+/// use chat_broker::Histogram;
+///
+/// let histogram = Histogram::new();
+/// histogram.observe(Duration::from_micros(100));
+/// let latencies = histogram.snapshot();
+/// assert_eq!((latencies.count(), latencies.sum()), (1, Duration::from_micros(100)));
+/// assert_eq!(latencies.buckets().find(|(_, count)| *count > 0), Some((0.000_128, 1)));
+/// ```
+#[derive(Debug, Default)]
+pub struct Histogram {
+    counts: [AtomicU64; Latencies::BUCKETS],
+    sum_ns: AtomicU64,
+}
+
+/// What a [`Histogram`] had counted at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Latencies {
+    counts: [u64; Self::BUCKETS],
+    sum_ns: u64,
+}
+
+/// What a broker has counted since it was made; see [`Broker::stats`](crate::Broker::stats).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct BrokerStats {
+    /// How long the backend took to answer: once for whatever was sent to it in one go, from
+    /// there to the last answer. What was not answered is not in it.
+    pub round_trips: Latencies,
+    /// Connections that were opened anew after a loss.
+    pub reconnects: u64,
+    /// Messages that were skipped because no broker of this version can have written them.
+    pub unreadable: u64,
+    /// Publications that were dropped because the events were not read in time.
+    pub dropped: u64,
+    /// Publications that wait at this moment: for a place in the queue, to be sent, or to be
+    /// answered.
+    pub publish_queued: usize,
+}
+
+impl Histogram {
+    /// What lasts longer than this counts as this in the sum.
+    const LONGEST: Duration = Duration::from_secs(60 * 60);
+
+    /// A histogram of nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts one duration.
+    pub fn observe(&self, duration: Duration) {
+        let nanos = duration.min(Self::LONGEST).as_nanos() as u64;
+        self.counts[Latencies::bucket(nanos)].fetch_add(1, Ordering::Relaxed);
+        self.sum_ns.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// What was counted by now. Of what is counted meanwhile it may have a part.
+    #[must_use]
+    pub fn snapshot(&self) -> Latencies {
+        Latencies {
+            counts: self.counts.each_ref().map(|count| count.load(Ordering::Relaxed)),
+            sum_ns: self.sum_ns.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Latencies {
+    /// How many buckets there are: up to 64 µs, each of the others up to twice the one before,
+    /// the last but one up to 16.8 s, and the last for whatever took longer.
+    pub const BUCKETS: usize = 20;
+
+    /// The bound of the first, as a power of two in microseconds.
+    const FIRST: u32 = 6;
+
+    /// Each bucket's upper bound in seconds, which belongs to it, and how many durations are in
+    /// it and in none before; the bound of the last is infinite.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
+        (0..).zip(self.counts).map(|(n, count)| (Self::bound(n), count))
+    }
+
+    /// How many durations were counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// All durations together.
+    #[must_use]
+    pub fn sum(&self) -> Duration {
+        Duration::from_nanos(self.sum_ns)
+    }
+
+    fn bound(n: usize) -> f64 {
+        if n + 1 == Self::BUCKETS {
+            return f64::INFINITY;
+        }
+        Duration::from_micros(1 << (Self::FIRST as usize + n)).as_secs_f64()
+    }
+
+    fn bucket(nanos: u64) -> usize {
+        let micros = nanos.div_ceil(1000).max(1);
+        let power = micros.next_power_of_two().trailing_zeros();
+        (power.saturating_sub(Self::FIRST) as usize).min(Self::BUCKETS - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// Where one duration is counted.
+    fn bound_of(duration: Duration) -> f64 {
+        let histogram = Histogram::new();
+        histogram.observe(duration);
+        let counted: Vec<_> =
+            histogram.snapshot().buckets().filter(|(_, count)| *count > 0).collect();
+        assert!(matches!(counted[..], [(_, 1)]), "{counted:?}");
+        counted[0].0
+    }
+
+    #[test]
+    fn each_bound_belongs_to_its_bucket_and_what_is_longer_to_the_next() {
+        let bounds: Vec<f64> = Latencies::default().buckets().map(|(bound, _)| bound).collect();
+        assert_eq!(bounds.len(), Latencies::BUCKETS);
+        assert_eq!((bounds[0], bounds[18], bounds[19]), (0.000_064, 16.777_216, f64::INFINITY));
+        assert_eq!(bound_of(Duration::ZERO), bounds[0]);
+        for pair in bounds[..19].windows(2) {
+            assert_eq!(pair[1], 2.0 * pair[0]);
+        }
+        for (n, bound) in bounds[..19].iter().enumerate() {
+            let bound_ns = (bound * 1e9).round() as u64;
+            assert_eq!(bound_of(Duration::from_nanos(bound_ns)), *bound);
+            assert_eq!(bound_of(Duration::from_nanos(bound_ns - 1)), *bound);
+            assert_eq!(bound_of(Duration::from_nanos(bound_ns + 1)), bounds[n + 1]);
+        }
+        assert_eq!(bound_of(Duration::MAX), f64::INFINITY);
+    }
+
+    #[test]
+    fn nothing_is_lost_when_many_count_at_once() {
+        const THREADS: u64 = 4;
+        const EACH: u64 = 20_000;
+        let histogram = Histogram::new();
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    (1..=EACH).for_each(|n| histogram.observe(Duration::from_micros(n)));
+                });
+            }
+        });
+        let latencies = histogram.snapshot();
+        assert_eq!(latencies.count(), THREADS * EACH);
+        assert_eq!(latencies.sum(), Duration::from_micros(THREADS * EACH * (EACH + 1) / 2));
+        let counts: Vec<u64> = latencies.buckets().map(|(_, count)| count).take(3).collect();
+        assert_eq!(counts, [64, 64, 128].map(|n| n * THREADS));
+    }
+}

@@ -1,0 +1,327 @@
+//! The table that all nodes share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep};
+
+use super::model::Chance;
+use crate::broker::Broker;
+use crate::error::BrokerError;
+use crate::events::{BrokerEvent, BrokerEvents};
+use crate::random;
+use crate::records::{Record, Records};
+use crate::testing::node::Node;
+
+/// Longer than any case.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// So long that it is seen, and soon over.
+const SHORT: Duration = Duration::from_millis(200);
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A key that nobody used before.
+fn key(name: &str) -> String {
+    format!("{name} {:016x}", random::bits())
+}
+
+/// What somebody holds who reads the table from time to time.
+#[derive(Default)]
+struct Copy {
+    version: u64,
+    held: BTreeMap<String, (Bytes, Instant)>,
+}
+
+impl Copy {
+    async fn update(&mut self, node: &Node) -> Records {
+        let records = node.records(self.version).await;
+        assert!(records.complete || records.version >= self.version, "versions rise");
+        self.version = records.version;
+        if records.complete {
+            self.held.clear();
+        }
+        for Record { key, value, expires_in } in records.records.clone() {
+            assert_ne!(value.is_some(), expires_in.is_zero(), "{key} is there for a time, or not");
+            match value {
+                Some(value) => drop(self.held.insert(key, (value, Instant::now() + expires_in))),
+                None => drop(self.held.remove(&key)),
+            }
+        }
+        records
+    }
+
+    /// What is held now of this key.
+    fn get(&self, key: &str) -> Option<&Bytes> {
+        let held = self.held.get(key).filter(|(_, until)| *until > Instant::now());
+        held.map(|(value, _)| value)
+    }
+}
+
+/// The keys and values of what was read, without those of other cases.
+fn told<'a>(records: &'a Records, keys: &[&String]) -> Vec<(&'a str, Option<&'a [u8]>)> {
+    let ours = records.records.iter().filter(|record| keys.contains(&&record.key));
+    ours.map(|record| (record.key.as_str(), record.value.as_deref())).collect()
+}
+
+/// Keys and values are read by another node as they were set, whatever is in them, and with
+/// the time that is left.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn records_pass_unchanged<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+    let every_byte = Bytes::from_iter(0..=255u8);
+    let values = [Bytes::new(), every_byte, Bytes::from(vec![0; Record::MAX_VALUE])];
+    let long = "k".repeat(Record::MAX_KEY - 17);
+    let keys = ["a", "A", "a:b\0", "{a}*", "日本語 \r\n", "", &long].map(key);
+    for (nth, key) in keys.iter().enumerate() {
+        a.set_record(key, values[nth % values.len()].clone(), LONG).await;
+    }
+    let read = b.records(0).await;
+    for (nth, key) in keys.iter().enumerate() {
+        let record = read.records.iter().find(|record| record.key == *key);
+        let Record { value, expires_in, .. } = record.expect("it was set");
+        assert_eq!(value.as_ref(), Some(&values[nth % values.len()]), "{key:?}");
+        assert!(*expires_in <= LONG && *expires_in > LONG - PATIENCE * 3, "{expires_in:?}");
+        a.remove_record(key).await;
+    }
+    a.set_record(&keys[0], "x", Duration::MAX).await;
+    let read = b.records(read.version).await;
+    let lasts = read.records.last().map(|record| record.expires_in);
+    assert!(lasts.is_some_and(|lasts| lasts <= Record::MAX_LIFETIME), "{lasts:?}");
+    a.remove_record(&keys[0]).await;
+}
+
+/// Who asks for what has changed gets the latest of each key, in the order in which they
+/// were set, and of one that was removed that it is no more; who asks for all gets what there
+/// is.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn the_latest_of_each_record_is_read_in_order<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+    let keys = ["first", "second", "third"].map(key);
+    let [first, second, third] = &keys;
+    a.set_record(first, "1", LONG).await;
+    let start = b.records(0).await;
+    assert!(start.complete && start.version > 0);
+    assert_eq!(told(&start, &[first]), [(first.as_str(), Some(&b"1"[..]))]);
+
+    b.set_record(second, "2", LONG).await;
+    a.set_record(third, "3", LONG).await;
+    b.set_record(second, "4", LONG).await;
+    a.remove_record(first).await;
+    let changes = b.records(start.version).await;
+    assert!(!changes.complete && changes.version > start.version);
+    let expected =
+        [(third.as_str(), Some(&b"3"[..])), (second.as_str(), Some(b"4")), (first.as_str(), None)];
+    assert_eq!(told(&changes, &[first, second, third]), expected);
+    assert_eq!(changes.records.len(), 3, "and nothing else");
+
+    let all = a.records(0).await;
+    assert!(all.complete && all.version == changes.version);
+    assert_eq!(told(&all, &[first, second, third]), expected[..2]);
+    b.remove_record(first).await;
+    let nothing = a.records(changes.version).await;
+    assert_eq!(nothing, Records { version: changes.version, ..Records::default() });
+
+    b.set_record(first, "5", LONG).await;
+    let changes = a.records(changes.version).await;
+    assert_eq!(told(&changes, &[first, second, third]), [(first.as_str(), Some(&b"5"[..]))]);
+    for key in &keys {
+        a.remove_record(key).await;
+    }
+}
+
+/// Every node is told of what any node sets or removes, though it is subscribed to nothing;
+/// and then it can be read.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn every_node_is_told_of_records<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    const ROUNDS: u32 = 50;
+    let (mut a, mut b) = (Node::new(connect().await), Node::new(connect().await));
+    let key = key("told");
+    let mut copies = [Copy::default(), Copy::default()];
+    for (node, copy) in [&a, &b].into_iter().zip(&mut copies) {
+        copy.update(node).await;
+    }
+    for round in 0..ROUNDS {
+        let setter = if round % 2 == 0 { &a } else { &b };
+        if round % 10 == 9 {
+            setter.remove_record(&key).await;
+        } else {
+            setter.set_record(&key, round.to_string(), LONG).await;
+        }
+        for (node, copy) in [&mut a, &mut b].into_iter().zip(&mut copies) {
+            assert_eq!(node.event().await, BrokerEvent::RecordsChanged, "round {round}");
+            copy.update(node).await;
+            let expected = (round % 10 != 9).then(|| Bytes::from(round.to_string()));
+            assert_eq!(copy.get(&key), expected.as_ref(), "stored before it was told");
+        }
+    }
+    a.remove_record(&key).await;
+    for node in [&mut a, &mut b] {
+        node.assert_quiet("there was nothing to remove").await;
+    }
+}
+
+/// A record is gone when its time is over, for whoever reads it then, and for whoever has
+/// read it when it had more time; also after it was dropped to make room.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn a_record_that_expired_is_no_more<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+    let (short, other) = (key("short"), key("other"));
+    a.set_record(&short, "long", LONG).await;
+    let (mut copy, mut late) = (Copy::default(), Copy::default());
+    for copy in [&mut copy, &mut late] {
+        copy.update(&b).await;
+        assert!(copy.get(&short).is_some());
+    }
+    let set = Instant::now();
+    a.set_record(&short, "short", SHORT).await;
+    let version = b.records(0).await.version;
+    let is_there = async || !told(&b.records(0).await, &[&short]).is_empty();
+    while is_there().await {
+        assert!(set.elapsed() < PATIENCE, "its time is over");
+        sleep(SHORT / 10).await;
+    }
+    assert!(set.elapsed() >= SHORT, "it was there for its time");
+    let changes = copy.update(&b).await;
+    assert_eq!(changes.version, version, "nobody has changed anything");
+    assert_eq!(told(&changes, &[&short]), [(short.as_str(), None)]);
+    assert_eq!(copy.get(&short), None);
+
+    a.set_record(&other, "", LONG).await;
+    late.update(&b).await;
+    assert_eq!(late.get(&short), None, "who had read the one before is told, too");
+    assert!(late.get(&other).is_some());
+    a.set_record(&short, "again", LONG).await;
+    late.update(&b).await;
+    assert_eq!(late.get(&short), Some(&Bytes::from("again")));
+    for key in [&short, &other] {
+        a.remove_record(key).await;
+    }
+}
+
+/// Whoever asks with 0, or with a version that there never was, gets the whole table.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn what_cannot_be_told_is_read_whole<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let node = Node::new(connect().await);
+    let (key, gone) = (key("whole"), key("gone"));
+    node.set_record(&gone, "", LONG).await;
+    node.remove_record(&gone).await;
+    node.set_record(&key, "x", LONG).await;
+    let all = node.records(0).await;
+    assert_eq!(told(&all, &[&key, &gone]), [(key.as_str(), Some(&b"x"[..]))]);
+    for after in [0, all.version + 1, 1 << 53, u64::MAX] {
+        let read = node.records(after).await;
+        assert!(read.complete, "after {after}");
+        assert_eq!((read.version, read.records.len()), (all.version, all.records.len()));
+    }
+    assert!(!node.records(all.version).await.complete);
+    node.remove_record(&key).await;
+}
+
+/// A key or a value that is too long is refused, and changes nothing.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn records_have_bounds<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let node = Node::new(connect().await);
+    let version = node.records(0).await.version;
+    let long_key = "k".repeat(Record::MAX_KEY + 1);
+    let long_value = Bytes::from(vec![0; Record::MAX_VALUE + 1]);
+    for (key, value) in
+        [("", Some(Bytes::new())), (&long_key, None), ("too long a value", Some(long_value))]
+    {
+        let outcome = node.broker.set_record(key, value, LONG).await;
+        assert!(matches!(outcome, Err(BrokerError::Refused(_))), "{outcome:?}");
+    }
+    assert_eq!(node.records(version).await, Records { version, ..Records::default() });
+}
+
+/// Whatever two nodes set and remove at once, all who follow come to the same.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn any_mix_of_records_is_read_by_all<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    const CALLS: u64 = 300;
+    let setters = [Node::new(connect().await), Node::new(connect().await)];
+    let mut readers = [Node::new(connect().await), Node::new(connect().await)];
+    let keys: Vec<String> = (0..10).map(|n| key(&n.to_string())).collect();
+    let set = async |node: &Node, seed: u64| {
+        let mut chance = Chance(seed);
+        for nth in 0..CALLS {
+            let key = &keys[chance.within(0..10) as usize];
+            match chance.within(0..4) {
+                0 => node.remove_record(key).await,
+                1 => node.set_record(key, nth.to_string(), Duration::from_millis(1)).await,
+                _ => node.set_record(key, nth.to_string(), LONG).await,
+            }
+        }
+        node.set_record(&keys[seed as usize], format!("end {seed}"), LONG).await;
+    };
+    let ended = |copy: &Copy| {
+        let has_ended = |n: usize| copy.get(&keys[n]).is_some_and(|v| *v == format!("end {n}"));
+        has_ended(0) && has_ended(1)
+    };
+    let follow = async |node: &mut Node, copy: &mut Copy| {
+        while !ended(copy) {
+            assert_eq!(node.event().await, BrokerEvent::RecordsChanged);
+            copy.update(node).await;
+        }
+    };
+    let mut copies = [Copy::default(), Copy::default()];
+    let ([first, second], [one, other]) = (&mut readers, &mut copies);
+    let setting = async {
+        // The ends of both are the last.
+        tokio::join!(set(&setters[0], 0), set(&setters[1], 1));
+        for n in [0, 1] {
+            setters[n].set_record(&keys[n], format!("end {n}"), LONG).await;
+        }
+    };
+    tokio::join!(setting, follow(first, one), follow(second, other));
+    let mut whole = Copy::default();
+    // What was set for a millisecond is over.
+    sleep(SHORT).await;
+    for (node, copy) in readers.iter().zip(&mut copies) {
+        copy.update(node).await;
+        whole.update(node).await;
+        for key in &keys {
+            assert_eq!(copy.get(key), whole.get(key), "{key}");
+        }
+    }
+    for key in &keys {
+        setters[0].remove_record(key).await;
+    }
+}

@@ -1,0 +1,48 @@
+//! Whoever follows the records of the broker is called when there may be something to read.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chat_broker::testing::Told;
+use chat_broker::{Broker, Hub, MemoryBroker};
+use tokio::time::timeout;
+
+use crate::support::{Member, faulty, join, room, say};
+
+async fn set(broker: &MemoryBroker, key: &str) {
+    broker.set_record(key, Some(Bytes::new()), Duration::from_secs(60)).await.unwrap();
+}
+
+/// Whether there is something to read, or will be without more being done.
+async fn is_called(hub: &Hub<Member>) -> bool {
+    timeout(Duration::from_secs(60), hub.records_changed()).await.is_ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_calls_once_also_when_nobody_waits() {
+    let (hub, _broker, other) = faulty();
+    assert!(!is_called(&hub).await);
+    set(&other, "a").await;
+    assert!(is_called(&hub).await, "though it gave up waiting once");
+    assert_eq!(hub.broker().records(0).await.unwrap().records.len(), 1);
+    assert!(!is_called(&hub).await);
+    for key in ["b", "c"] {
+        set(&other, key).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(is_called(&hub).await);
+    assert!(!is_called(&hub).await, "once for both");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interruption_calls_too() {
+    let (hub, broker, other) = faulty();
+    let topic = room("r");
+    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    say(&other, &topic, "heard").await;
+    ear.expect(&["1 heard"]).await;
+    assert!(!is_called(&hub).await, "a message is no reason");
+    broker.lose_publications(1, Told::Interrupted);
+    say(&other, &topic, "lost").await;
+    assert!(is_called(&hub).await);
+}

@@ -1,0 +1,256 @@
+//! Redis answers and refuses to write: the node is away, keeps what it has, and comes back.
+
+use std::time::{Duration, Instant};
+
+use chat_broker::testing::RedisServer;
+use chat_broker::{Broker, Status};
+use tokio::time::sleep;
+
+use crate::support::{Node, assert_unavailable, eventually, room};
+
+/// Within two probes, of one second each, and a busy machine.
+const NOTICED: Duration = Duration::from_secs(4);
+
+/// For how long commands are counted.
+const COUNTED: Duration = Duration::from_secs(2);
+
+/// A script that does not end.
+const ENDLESS: [&str; 3] = ["EVAL", "while true do end", "0"];
+
+/// What makes Redis refuse, and what ends that.
+struct Refusal<'a> {
+    name: &'a str,
+    begin: &'a [&'a [&'a str]],
+    end: &'a [&'a [&'a str]],
+    /// Another server may be found at the address: it is connected to again and again.
+    reconnects: bool,
+}
+
+impl Refusal<'_> {
+    async fn run(&self, server: &RedisServer) {
+        let node = Node::start(server).await;
+        self.run_with(server, &node).await;
+    }
+
+    async fn run_with(&self, server: &RedisServer, node: &Node) {
+        let topic = room("r");
+        node.subscribe(&topic).await.unwrap();
+        node.publish(&topic, "before").await.unwrap();
+        let idle = Rate::over(server, COUNTED).await;
+        commands(server, self.begin).await;
+        let away = node.becomes(Status::Away).await;
+        node.publish(&topic, "refused").await.expect_err("nothing can be kept");
+        if self.reconnects {
+            // Until the pauses between attempts have grown.
+            sleep(COUNTED).await;
+        }
+        let refused = Rate::over(server, COUNTED).await;
+        assert_eq!(node.broker.status(), Status::Away);
+        commands(server, self.end).await;
+        let ready = node.becomes(Status::Ready).await;
+        node.publish(&topic, "after").await.expect("all goes on");
+        let name = self.name;
+        println!("{name}: away after {away:.1?}, ready after {ready:.1?}; {idle:?}, {refused:?}");
+        assert!(away < NOTICED, "{name}: away only after {away:?}");
+        assert!(ready < NOTICED, "{name}: ready only after {ready:?}");
+        assert!(refused.commands <= 10.0 * idle.commands, "{name}: {refused:?}, idle {idle:?}");
+        // Of three connections each tries again after a second on average.
+        let most = if self.reconnects { 10.0 } else { 0.1 };
+        assert!(refused.connections < most, "{name}: {refused:?}");
+    }
+}
+
+impl Node {
+    /// How long it takes until it has this status.
+    async fn becomes(&self, status: Status) -> Duration {
+        let began = Instant::now();
+        self.wait_for(status).await;
+        began.elapsed()
+    }
+}
+
+async fn commands(server: &RedisServer, commands: &[&[&str]]) {
+    for command in commands {
+        server.command(command).await;
+    }
+}
+
+/// What a server has to do, each second.
+#[derive(Debug)]
+struct Rate {
+    commands: f64,
+    connections: f64,
+}
+
+impl Rate {
+    async fn over(server: &RedisServer, time: Duration) -> Self {
+        let (began, before) = (Instant::now(), count(server).await);
+        sleep(time).await;
+        let (after, seconds) = (count(server).await, began.elapsed().as_secs_f64());
+        // One of each is ours.
+        let rate = |n: usize| (after[n] - before[n] - 1.0) / seconds;
+        Self { commands: rate(0), connections: rate(1) }
+    }
+}
+
+async fn count(server: &RedisServer) -> [f64; 2] {
+    let info = server.command(&["INFO", "stats"]).await;
+    ["total_commands_processed:", "total_connections_received:"].map(|name| {
+        info.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).expect("a number")
+    })
+}
+
+/// Side by side: mostly they wait.
+#[tokio::test]
+async fn redis_refuses_to_write() {
+    tokio::join!(
+        simple("no memory", &[], [&["CONFIG", "SET", "maxmemory"], &["1"], &["0"]]),
+        simple("no replicas", &[], [&["CONFIG", "SET", "min-replicas-to-write"], &["1"], &["0"]]),
+        simple("no XADD", &[], [&["ACL", "SETUSER", "default"], &["-xadd"], &["+xadd"]]),
+        simple("no EVALSHA", &[], [&["ACL", "SETUSER", "default"], &["-evalsha"], &["+evalsha"]]),
+        simple("no keys", &[], [&["ACL", "SETUSER", "default"], &["resetkeys"], &["~*"]]),
+        full_disk(),
+    );
+}
+
+/// Another server may be found at the address.
+#[tokio::test]
+async fn redis_is_not_the_one_to_write_to() {
+    let own = ["127.0.0.1", "1"];
+    let none = ["NO", "ONE"];
+    let stale = ["--replica-serve-stale-data", "no"];
+    tokio::join!(
+        simple("a replica", &[], [&["REPLICAOF"], &own, &none]),
+        simple("a replica without its primary", &stale, [&["REPLICAOF"], &own, &none]),
+        replica_that_was_written_to(),
+        other_password(),
+    );
+}
+
+/// One command with two endings.
+async fn simple(name: &str, arguments: &[&str], [head, begin, end]: [&[&str]; 3]) {
+    let (begin, end) = ([head, begin].concat(), [head, end].concat());
+    let reconnects = head == ["REPLICAOF"];
+    let refusal = Refusal { name, begin: &[&begin], end: &[&end], reconnects };
+    refusal.run(&RedisServer::start_with(arguments)).await;
+}
+
+async fn full_disk() {
+    let server = RedisServer::start_with(&["--save", "3600 1"]);
+    let node = Node::start(&server).await;
+    std::fs::remove_dir_all(server.directory()).unwrap();
+    let end = ["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"];
+    let refusal =
+        Refusal { name: "a full disk", begin: &[&["BGSAVE"]], end: &[&end], reconnects: false };
+    refusal.run_with(&server, &node).await;
+}
+
+async fn replica_that_was_written_to() {
+    let server = RedisServer::start_with(&["--replica-read-only", "no"]);
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    let refusal = Refusal {
+        name: "a replica that was written to",
+        begin: &[&["CONFIG", "SET", "replica-read-only", "yes"]],
+        end: &[&["CONFIG", "SET", "replica-read-only", "no"]],
+        reconnects: true,
+    };
+    refusal.run(&server).await;
+}
+
+async fn other_password() {
+    let server = RedisServer::start();
+    server.command(&["ACL", "SETUSER", "chat", "on", ">old", "~*", "&*", "+@all"]).await;
+    let url = format!("redis://chat:old@127.0.0.1:{}", server.port());
+    let node = Node::with(Node::config(&server).url(url)).await;
+    let change = ["ACL", "SETUSER", "chat", "resetpass", ">new"];
+    let refusal = Refusal {
+        name: "another password",
+        begin: &[&change, &["CLIENT", "KILL", "USER", "chat"]],
+        end: &[&["ACL", "SETUSER", "chat", ">old"]],
+        reconnects: true,
+    };
+    refusal.run_with(&server, &node).await;
+}
+
+/// Another's script runs and runs, and Redis says so.
+#[tokio::test]
+async fn a_slow_script() {
+    let server = RedisServer::start_with(&["--lua-time-limit", "50"]);
+    let node = Node::start(&server).await;
+    node.publish(&room("r"), "before").await.unwrap();
+    let before = count(&server).await[1];
+    let endless = server.command(&ENDLESS);
+    let watched = async {
+        let away = node.becomes(Status::Away).await;
+        let refused = node.publish(&room("r"), "").await;
+        assert_unavailable("publish", refused);
+        sleep(COUNTED).await;
+        assert_eq!(node.broker.status(), Status::Away);
+        server.command(&["SCRIPT", "KILL"]).await;
+        (away, node.becomes(Status::Ready).await)
+    };
+    let (_, (away, ready)) = tokio::join!(endless, watched);
+    println!("away after {away:.1?}, ready after {ready:.1?}");
+    assert!(away < NOTICED && ready < NOTICED, "{away:?}, {ready:?}");
+    node.publish(&room("r"), "after").await.unwrap();
+    // Of the two scripts, of this count, and at most one of a node that hears nothing.
+    let new = count(&server).await[1] - before;
+    assert!(new <= 4.0, "connections are kept, and {new} are new");
+}
+
+/// Another's script runs for longer than any answer may take, and Redis says nothing for as
+/// long as it does by default.
+#[tokio::test]
+async fn a_script_without_a_word() {
+    let server = RedisServer::start_with(&["--lua-time-limit", "5000"]);
+    let node = Node::start(&server).await;
+    let watched = async {
+        let away = node.becomes(Status::Away).await;
+        assert_unavailable("publish", node.publish(&room("r"), "").await);
+        assert_eq!(server.command(&["SCRIPT", "KILL"]).await, "OK");
+        (away, node.becomes(Status::Ready).await)
+    };
+    let (_, (away, ready)) = tokio::join!(server.command(&ENDLESS), watched);
+    println!("away after {away:.1?}, ready after {ready:.1?}");
+    // A probe, and the time for its answer.
+    assert!(away < NOTICED + Duration::from_secs(1) && ready < NOTICED, "{away:?}, {ready:?}");
+    node.publish(&room("r"), "after").await.unwrap();
+}
+
+/// Redis reads a large file before it serves anybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_loads_its_data() {
+    let mut server = RedisServer::start_with(&["--key-load-delay", "2000"]);
+    let node = Node::start(&server).await;
+    server.command(&["EVAL", "for n = 1, 1500 do redis.call('SET', n, n) end", "0"]).await;
+    assert_eq!(server.command(&["SAVE"]).await, "OK");
+    let loading = tokio::task::spawn_blocking(move || {
+        server.restart();
+        server
+    });
+    node.wait_for(Status::Away).await;
+    let _server = loading.await.unwrap();
+    let ready = node.becomes(Status::Ready).await;
+    println!("ready {ready:.1?} after the data was there");
+    assert!(ready < NOTICED, "{ready:?}");
+    node.publish(&room("r"), "after").await.unwrap();
+}
+
+/// Who was kept out by a refusal is told of when it ends, and not in a storm before.
+#[tokio::test]
+async fn comings_wait_for_the_end_of_a_refusal() {
+    const USERS: usize = 500;
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let topic = room("r");
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    node.wait_for(Status::Away).await;
+    for n in 0..USERS {
+        node.enter(&topic, &format!("user-{n}"));
+    }
+    let refused = Rate::over(&server, COUNTED).await;
+    let refused = refused.commands * COUNTED.as_secs_f64();
+    assert!(refused < 3.0 * USERS as f64, "each is tried once: {refused} commands");
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    eventually("everybody", async || node.occupancy(&topic, 0).await.count == USERS as u32).await;
+}
