@@ -5,6 +5,11 @@ use std::time::Duration;
 use chat_broker::HubConfig;
 use chat_core::reply::Limits;
 use chat_transport::TransportConfig;
+use ipnet::IpNet;
+
+use crate::limits::LimitsConfig;
+use crate::peer::ForwardedHeader;
+use crate::secret::Secret;
 
 /// Settings of a [`Server`](crate::Server). The defaults suit a public chat.
 #[derive(Debug, Clone)]
@@ -17,9 +22,8 @@ pub struct ServerConfig {
     /// Longest text of a message, in bytes of UTF-8. Default 32,768. A longer one is
     /// refused with `message_too_long`.
     pub max_message_bytes: usize,
-    /// Rooms that one connection may be in. Default 128. Each costs a place in the room
-    /// and, on the first member of this server, a subscription.
-    pub max_rooms: usize,
+    /// How much of the server clients may use.
+    pub limits: LimitsConfig,
     /// Sends of one connection that may be unanswered before its socket is read no
     /// further. Default 64.
     pub max_in_flight: usize,
@@ -27,6 +31,26 @@ pub struct ServerConfig {
     pub max_listed_members: usize,
     /// How long a shutdown waits for clients to take what is queued for them. Default 10 s.
     pub drain_timeout: Duration,
+    /// Over how long the clients of a server that shuts down come back elsewhere, at most:
+    /// half a millisecond for each. Default 5 s; never more than half of
+    /// [`drain_timeout`](Self::drain_timeout).
+    pub drain_spread: Duration,
+    /// With an [`Authenticator`](crate::Authenticator): how long a client may take to say who
+    /// it is before it is closed with 1008. Default 10 s.
+    pub auth_timeout: Duration,
+    /// How long after the end of its identity a connection may say `hello` with a new token,
+    /// before it is closed with 4004. Default 30 s.
+    pub token_grace: Duration,
+    /// What backends must show to use `/api`. Default: none, and there is no `/api`.
+    pub api_key: Option<Secret>,
+    /// Proxies whose word on where clients are is taken.
+    /// Default: none.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header that these proxies write. Default `X-Forwarded-For`.
+    pub forwarded_header: ForwardedHeader,
+    /// Whether the routes include `/metrics`. Default true. See
+    /// [`Server::operator_router`](crate::Server::operator_router) for serving it elsewhere.
+    pub serve_metrics: bool,
     /// What comes before `/join-room/…` in the link that `POST /create-room` gives.
     /// Default: `http://` and the request's `Host`.
     pub public_url: Option<String>,
@@ -42,10 +66,17 @@ impl Default for ServerConfig {
             transport: TransportConfig::default(),
             hub: HubConfig::default(),
             max_message_bytes: 32_768,
-            max_rooms: 128,
+            limits: LimitsConfig::default(),
             max_in_flight: 64,
             max_listed_members: 200,
             drain_timeout: Duration::from_secs(10),
+            drain_spread: Duration::from_secs(5),
+            auth_timeout: Duration::from_secs(10),
+            token_grace: Duration::from_secs(30),
+            api_key: None,
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::default(),
+            serve_metrics: true,
             public_url: None,
             allow_origin: Vec::new(),
         }
@@ -71,21 +102,28 @@ setters! {
     transport: TransportConfig,
     hub: HubConfig,
     max_message_bytes: usize,
-    max_rooms: usize,
+    limits: LimitsConfig,
     max_in_flight: usize,
     max_listed_members: usize,
     drain_timeout: Duration,
+    drain_spread: Duration,
+    auth_timeout: Duration,
+    token_grace: Duration,
+    api_key: Option<Secret>,
+    trusted_proxies: Vec<IpNet>,
+    forwarded_header: ForwardedHeader,
+    serve_metrics: bool,
     public_url: Option<String>,
     allow_origin: Vec<String>,
 }
 
 impl ServerConfig {
     /// What `welcome` tells a client.
-    pub(crate) fn limits(&self) -> Limits {
+    pub(crate) fn told_limits(&self) -> Limits {
         Limits {
             message_bytes: self.max_message_bytes,
             frame_bytes: self.transport.max_frame_bytes,
-            rooms: self.max_rooms,
+            rooms: self.limits.rooms.unwrap_or(u32::MAX as usize),
             in_flight: self.max_in_flight,
         }
     }

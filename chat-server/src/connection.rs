@@ -1,57 +1,42 @@
 //! One connection, from its first frame to its end: the only place where transport and
 //! hub meet.
 
+mod deadline;
+mod hello;
 mod history;
 mod members;
+mod opening;
+mod permit;
 mod recovery;
 mod rooms;
+mod sanctions;
 mod send;
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
-use chat_broker::{BrokerError, Membership, Receipt, Status};
-use chat_core::reply::{Ok as Acknowledged, Welcome};
+use chat_broker::{BrokerError, Membership, Receipt};
+use chat_core::reply::Ok as Acknowledged;
 use chat_core::{
-    CloseReason, Command, ConnectionId, Deliver, Dialect, ErrorCode, Hello, Rejection, Reply,
-    Request, RoomId, Topic, User, UserId, UserName,
+    CloseReason, Command, ConnectionId, Deliver, Dialect, ErrorCode, Rejection, Reply, Request,
+    RoomId, Topic, User,
 };
 use chat_transport::{Incoming, Session};
+use futures_util::FutureExt;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
+use crate::auth::Access;
+use crate::drain;
+use crate::limits::{Admission, Allowance};
 use crate::member::Member;
 use crate::state::State;
+pub(crate) use opening::Opening;
 use recovery::Wish;
 use rooms::Place;
-
-/// What is known of a client before its first frame.
-#[derive(Debug, Default)]
-pub(crate) struct Opening {
-    /// It asked for [`Dialect::SUBPROTOCOL`]: no first frame can say otherwise.
-    pub(crate) native: bool,
-    /// `?userId=`.
-    pub(crate) user_id: Option<UserId>,
-    /// `?user=` or `?username=`.
-    pub(crate) name: Option<UserName>,
-    /// `/join-room/{roomId}`.
-    pub(crate) room: Option<RoomId>,
-    /// `?history=`.
-    pub(crate) history: u32,
-}
-
-impl Opening {
-    /// What the client speaks unless its first frame says otherwise.
-    fn dialect(&self) -> Option<Dialect> {
-        if self.native {
-            Some(Dialect::Native)
-        } else if self.room.is_some() {
-            Some(Dialect::Rooms)
-        } else {
-            self.user_id.as_ref().map(|_| Dialect::Direct)
-        }
-    }
-}
 
 /// Frames and answers that a busy connection works through before it lets others run: one
 /// read of a socket may hold hundreds.
@@ -65,22 +50,34 @@ pub(crate) fn serve<S>(
     state: Arc<State>,
     mut session: Session<S>,
     opening: Opening,
+    admission: Admission,
 ) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut connection = Connection::open(state, &session, &opening);
-    let Opening { room, history, .. } = opening;
+    let mut connection = Connection::open(state, &session, &opening, admission);
+    // Boxed, since few have one, and its place would be there twice and stay.
+    let entry = opening.room.map(|room| Box::new((room, opening.history)));
     async move {
-        if let Some(room) = room {
-            session.drive(Box::pin(connection.switch(None, room, None, history))).await;
+        let talk = async {
+            if let Some((room, history)) = entry.map(|entry| *entry)
+                && !connection.member.is_closed()
+            {
+                session.drive(Box::pin(connection.switch(None, room, None, history))).await;
+            }
+            connection.talk(&mut session).await;
+        };
+        // What goes wrong with one client ends with it.
+        if AssertUnwindSafe(talk).catch_unwind().await.is_err() {
+            connection.state.metrics.panicked();
+            session.outbox().close(CloseReason::InternalError);
         }
-        connection.talk(&mut session).await;
         // The rooms are told at once, however long the goodbye takes.
         connection.leave_all();
         // Boxed, so that the task of a living connection has no place for it.
         let end = Box::pin(session.finish()).await;
-        connection.state.metrics.closed(&end);
+        let (sent_bytes, _) = connection.member.traffic();
+        connection.state.metrics.closed(&end, sent_bytes);
     }
 }
 
@@ -98,34 +95,48 @@ struct Connection {
     current: Option<RoomId>,
     /// Publications that the broker has not answered, oldest first.
     in_flight: VecDeque<InFlight>,
+    access: Access,
+    /// When it ends unless it says who it is.
+    ends: Option<Instant>,
+    allowance: Allowance,
+    /// The reading of the moderation's clock at the beginning.
+    since: u32,
 }
 
 /// A publication that the broker has not answered.
 struct InFlight {
     id: Option<Box<RawValue>>,
     receipt: Receipt,
+    /// When the client's frame was read.
+    begun: Instant,
     /// Answered by how many servers hold the user.
     direct: bool,
 }
 
 impl Connection {
-    fn open<S>(state: Arc<State>, session: &Session<S>, opening: &Opening) -> Self {
+    fn open<S>(
+        state: Arc<State>,
+        session: &Session<S>,
+        opening: &Opening,
+        admission: Admission,
+    ) -> Self {
         let id = state.sessions.next_id();
-        let user_id = opening.user_id.clone().unwrap_or_else(|| state.user_id(id));
-        let name = opening.name.clone().or_else(|| {
-            // Whoever is called by an id goes by it.
-            opening.user_id.as_ref().and_then(|id| UserName::new(id.as_str()).ok())
-        });
         let dialect = opening.dialect();
-        let user = Arc::new(User::new(user_id, name));
+        let user = Arc::new(opening.user(|| state.user_id(id)));
         let outbox = session.outbox().clone();
         let member = Member::new(user, dialect.unwrap_or(Dialect::Native), outbox);
         state.sessions.insert(id, member.clone());
         if state.is_draining() {
             // Those who were here before have been told.
-            member.close(CloseReason::GoingAway);
+            drain::tell(&member, Duration::ZERO);
         }
+        // Read after others can find the connection: no sanction falls between.
+        let since = state.moderation.now();
         let mut connection = Self {
+            access: opening.access.clone(),
+            ends: None,
+            allowance: Allowance::new(admission),
+            since,
             state,
             id,
             member,
@@ -135,6 +146,13 @@ impl Connection {
             current: None,
             in_flight: VecDeque::new(),
         };
+        if let Some(sentence) = connection.server_ban() {
+            connection.put_out(&sentence);
+        }
+        connection.set_deadline();
+        if opening.user_id.is_some() || connection.access.identity().is_some() {
+            connection.share_with_others();
+        }
         if dialect.is_some() {
             connection.open_inbox();
         }
@@ -144,6 +162,8 @@ impl Connection {
     /// Direct messages are for those whose dialect has them.
     fn open_inbox(&mut self) {
         let topic = match self.member.dialect {
+            // Nobody writes to somebody whom nobody knows yet.
+            _ if self.access.is_pending() => None,
             Dialect::Native | Dialect::Direct => Some(Topic::User(self.member.user.id.clone())),
             Dialect::Rooms | Dialect::Topics => None,
         };
@@ -157,9 +177,11 @@ impl Connection {
     fn become_member(&mut self, user: Arc<User>, dialect: Dialect) {
         self.member = self.member.with(user, dialect);
         self.state.sessions.insert(self.id, self.member.clone());
-        let places = self.places.iter().map(|place| &place.membership);
-        for membership in places.chain(&self.inbox) {
-            membership.replace(self.member.clone());
+        for place in &self.places {
+            place.membership.replace(self.member.seeing(place.sees_presence));
+        }
+        if let Some(inbox) = &self.inbox {
+            inbox.replace(self.member.clone());
         }
     }
 
@@ -169,6 +191,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut turn = 0_u32;
+        let mut alarm = None;
         loop {
             turn = (turn + 1) % FRAMES_PER_TURN;
             if turn == 0 {
@@ -178,11 +201,14 @@ impl Connection {
                 session.drive(self.answer()).await;
                 continue;
             }
+            deadline::set(&mut alarm, self.ends);
             tokio::select! {
+                () = deadline::ring(&mut alarm), if alarm.is_some() => self.run_out_of_time(),
                 () = self.answer(), if !self.in_flight.is_empty() => {}
                 incoming = session.recv() => match incoming {
                     // Boxed: it is there for a moment, and its place would stay.
                     Some(Incoming::Text(text)) => Box::pin(self.on_text(session, &text)).await,
+                    Some(Incoming::Notified) => self.look_around(),
                     Some(_) => session.outbox().close(CloseReason::Unsupported),
                     None => return,
                 },
@@ -198,13 +224,19 @@ impl Connection {
         if !self.recognised {
             self.recognise(text);
         }
-        match self.member.dialect.decode(text) {
-            Err(rejection) => self.reject(&rejection),
-            Ok(Request { id, command }) => match self.message(text, command) {
-                Ok(Ok(message)) => session.drive(self.publish(id, message)).await,
-                Ok(Err(command)) => session.drive(Box::pin(self.execute(id, command))).await,
-                Err(rejection) => self.reject(&rejection.to_request(id)),
-            },
+        let Request { id, command } = match self.decode(text) {
+            Ok(request) => request,
+            Err(rejection) => return self.reject(&rejection),
+        };
+        let permitted = match self.permit(&command) {
+            // The application decides, and may take its time.
+            None => session.drive(Box::pin(self.ask_to_permit(&command))).await,
+            Some(permitted) => permitted,
+        };
+        match permitted.and_then(|()| self.message(text, command)) {
+            Ok(Ok(message)) => session.drive(self.publish(id, message)).await,
+            Ok(Err(command)) => session.drive(Box::pin(self.execute(id, command))).await,
+            Err(rejection) => self.reject(&rejection.to_request(id)),
         }
     }
 
@@ -236,6 +268,9 @@ impl Connection {
             Command::Typing { room, typing } => self.typing(&room, typing).await,
             Command::Members { room } => self.members(id, &room),
             Command::History { room, range, limit } => self.history(id, &room, range, limit).await,
+            Command::Kick(sanction) => self.kick(id, &sanction).await,
+            Command::Ban { sanction, seconds } => self.ban(id, &sanction, seconds).await,
+            Command::Unban { room, user } => self.unban(id, &room, &user).await,
             Command::Ping => {
                 self.member.reply(&Reply::Pong { id });
                 Ok(())
@@ -247,68 +282,14 @@ impl Connection {
         }
     }
 
-    async fn hello(&mut self, id: Option<&RawValue>, hello: Hello<'_>) -> Result<(), Rejection> {
-        let known = &self.member.user;
-        let user_id = match &hello.resume {
-            Some(resume) => self.resumed(resume).await?,
-            None => known.id.clone(),
-        };
-        let name = hello.name.or_else(|| (user_id == known.id).then(|| known.name.clone()));
-        let user = Arc::new(User::new(user_id, name));
-        if *user != **known {
-            if !self.places.is_empty() {
-                return Err(Rejection::new(
-                    ErrorCode::Forbidden,
-                    "Say who you are before you join a room.",
-                ));
-            }
-            self.become_member(user, self.member.dialect);
-            self.open_inbox();
-        }
-        self.welcome(id).await;
-        Ok(())
-    }
-
-    async fn resumed(&self, resume: &str) -> Result<UserId, Rejection> {
-        let broker = &**self.state.hub.broker();
-        let proven = self.state.resume.verify(broker, resume).await;
-        proven.map_err(|error| unavailable(&error))?.ok_or_else(|| {
-            Rejection::new(ErrorCode::Unauthorized, "The resume secret proves nothing here.")
-        })
-    }
-
-    /// Whoever has been welcomed can be written to, unless the broker is away: then both
-    /// that and the resume secret have to wait, and the client need not.
-    async fn welcome(&self, id: Option<&RawValue>) {
-        let (user, broker) = (&self.member.user, &**self.state.hub.broker());
-        let mut resume = None;
-        if broker.status() == Status::Ready {
-            if let Some(inbox) = &self.inbox
-                && let Err(error) = inbox.subscribed().await
-            {
-                tracing::debug!(%error, "welcomed without an inbox");
-            }
-            resume = self.state.resume.issue(broker, &user.id).await.ok();
-        }
-        self.member.reply(&Reply::Welcome(Welcome {
-            id,
-            session: &self.state.session_name(self.id),
-            resume: resume.as_deref(),
-            user,
-            node: &self.state.node,
-            protocol: 1,
-            heartbeat_ms: self.state.heartbeat_ms(),
-            limits: self.state.config.limits(),
-        }));
-    }
-
     /// Waits for the broker's answer to the oldest publication, and passes it on.
     ///
     /// Cancel safe: the publication stays in the queue until its answer is there.
     async fn answer(&mut self) {
         let Some(oldest) = self.in_flight.front_mut() else { return };
         let outcome = (&mut oldest.receipt).await;
-        let Some(InFlight { id, direct, .. }) = self.in_flight.pop_front() else { return };
+        let Some(InFlight { id, begun, direct, .. }) = self.in_flight.pop_front() else { return };
+        self.state.metrics.answered(begun.elapsed());
         match outcome {
             Ok(published) => self.member.reply(&Reply::Ok(Acknowledged {
                 id: id.as_deref(),
@@ -319,9 +300,36 @@ impl Connection {
         }
     }
 
+    /// Refuses a frame. Whoever goes on and on with such frames is closed.
     fn reject(&self, rejection: &Rejection) {
         self.state.metrics.rejected(rejection.code);
         self.member.reply(&Reply::from(rejection));
+        let is_counted = !matches!(
+            rejection.code,
+            // Of the last the limits know more.
+            ErrorCode::BrokerUnavailable | ErrorCode::Internal | ErrorCode::RateLimited
+        );
+        if is_counted {
+            self.count_error();
+        }
+    }
+
+    /// The client has done something wrong.
+    fn count_error(&self) {
+        if let Err(excess) = self.allowance.error(&self.state.limits) {
+            self.state.metrics.limited(excess.limit);
+            self.member.close(CloseReason::PolicyViolation);
+        }
+    }
+
+    /// How long the client may take to read what waits for it before it gets more.
+    fn patience(&self) -> Duration {
+        self.state.transport.message_timeout
+    }
+
+    /// Other connections of the user use up the same allowance.
+    fn share_with_others(&mut self) {
+        self.allowance.share_with(self.state.limits.user(&self.member.user.id));
     }
 }
 

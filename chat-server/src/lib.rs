@@ -27,17 +27,35 @@
 //! # }
 //! ```
 
+mod api;
+mod auth;
 mod config;
 mod connection;
+mod drain;
 mod http;
 mod identity;
+mod limits;
+mod listener;
 mod member;
 mod metrics;
+mod moderation;
+mod operator;
 mod origin;
+mod peer;
+mod refusal;
 mod scrape;
+mod secret;
 mod server;
 mod state;
+mod upgrade;
 mod web;
 
+pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity};
+#[cfg(feature = "jwt")]
+pub use auth::{Audience, JwtAuthenticator, JwtSigner, TokenClaims};
 pub use config::ServerConfig;
+pub use ipnet::IpNet;
+pub use limits::{LimitsConfig, Rate};
+pub use peer::{ForwardedHeader, parse_network};
+pub use secret::Secret;
 pub use server::{Server, ServerBuilder};

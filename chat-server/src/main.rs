@@ -1,27 +1,36 @@
 //! The chat server as a program: settings, log, listeners, and a clean end.
 
+mod log;
 mod settings;
 
-use std::io::{self, IsTerminal};
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use chat_server::{Server, ServerBuilder};
-use settings::{LogFormat, Settings};
-use tokio::net::TcpListener;
+use chat_server::{Server, ServerBuilder, ServerConfig};
+use log::Log;
+use settings::{Settings, Task, Tokens};
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing::info;
 
 fn main() -> ExitCode {
-    let settings = match Settings::load() {
-        Ok(settings) => settings,
+    let settings = match Task::load() {
+        Ok(Task::Serve(settings)) => settings,
+        Ok(Task::Print(text)) => return settings::print(&text),
         Err(exit) => return exit.report(),
     };
-    let outcome = runtime(settings.threads)
-        .map_err(|error| format!("cannot start threads: {error}"))
-        .and_then(|runtime| runtime.block_on(run(settings)));
+    let outcome = log::start(&settings).and_then(|log| {
+        let runtime = runtime(settings.threads);
+        let runtime = runtime.map_err(|error| format!("cannot start threads: {error}"));
+        let outcome = runtime.and_then(|runtime| runtime.block_on(run(*settings, &log)));
+        log.flush();
+        outcome
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => settings::complain(&error),
@@ -37,59 +46,145 @@ fn runtime(threads: NonZeroUsize) -> io::Result<Runtime> {
     builder.worker_threads(threads.get()).enable_all().build()
 }
 
-async fn run(settings: Settings) -> Result<(), String> {
-    start_log(&settings)?;
-    let told = told_to_stop().map_err(|error| format!("cannot listen for signals: {error}"))?;
-    let mut told = std::pin::pin!(told);
+async fn run(settings: Settings, log: &Arc<Log>) -> Result<(), String> {
+    let mut signals =
+        Signals::new().map_err(|error| format!("cannot listen for signals: {error}"))?;
+    let config = with_system(&settings);
     let listeners = listen(&settings).await?;
+    let operators = listen_for_operators(&settings).await?;
     let builder = tokio::select! {
         builder = with_broker(&settings) => builder?,
-        () = &mut told => return Ok(()),
+        _ = signals.recv() => return Ok(()),
     };
-    let server = builder.config(settings.server()).start();
+    let server = with_tokens(builder, settings.tokens.as_ref())?.config(config).start();
+    if let Some(listener) = operators {
+        let router = server.operator_router();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+    }
     for listener in &listeners {
         if let Ok(address) = listener.local_addr() {
             info!("listening on http://{address}");
         }
     }
-    server.serve(listeners, told).await;
+    let (tell, told) = oneshot::channel();
+    let log = Arc::clone(log);
+    tokio::spawn(async move {
+        info!("{}: shutting down", signals.recv().await);
+        // Nobody waits for it if the server has ended by itself.
+        let _ = tell.send(());
+        info!("{} again: stopping at once", signals.recv().await);
+        log.flush();
+        std::process::exit(1);
+    });
+    server.serve(listeners, async { drop(told.await) }).await;
     info!("stopped");
     Ok(())
 }
 
-fn start_log(settings: &Settings) -> Result<(), String> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
-        .map_err(|error| format!("invalid value {:?} for log: {error}", settings.log))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stdout().is_terminal())
-        // A reader of the log that goes away must not take the server with it.
-        .log_internal_errors(false);
-    match settings.log_format {
-        LogFormat::Human => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+/// The settings, within what the system gives: as many files as it allows, and so many
+/// connections that some are left over for what the server itself needs.
+fn with_system(settings: &Settings) -> ServerConfig {
+    /// For Redis, the log, listeners, and what is over before it counts.
+    const SPARE: usize = 64;
+    let mut config = settings.server();
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) if settings.connections_by_system => {
+            let files = usize::try_from(files).unwrap_or(usize::MAX);
+            let least = |limit: Option<usize>, max: usize| limit.map(|limit| limit.min(max.max(1)));
+            let limits = &mut config.limits;
+            limits.http_connections = least(limits.http_connections, files / 4);
+            // Those who only ask are there besides, and may be silent.
+            let besides = limits.http_connections.map_or(SPARE, |asking| asking + SPARE);
+            limits.connections = least(limits.connections, files.saturating_sub(besides));
+        }
+        Ok(_) => {}
+        Err(error) => info!("the limit of open files stays as it is: {error}"),
     }
-    Ok(())
+    config
+}
+
+async fn listen_for_operators(settings: &Settings) -> Result<Option<TcpListener>, String> {
+    let Some(address) = settings.metrics_addr else { return Ok(None) };
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    if let Ok(address) = listener.local_addr() {
+        info!("metrics on http://{address}/metrics");
+    }
+    Ok(Some(listener))
+}
+
+#[cfg(feature = "jwt")]
+fn with_tokens(builder: ServerBuilder, tokens: Option<&Tokens>) -> Result<ServerBuilder, String> {
+    use chat_server::JwtAuthenticator;
+    use settings::TokenKey;
+
+    let Some(Tokens { key, audience, issuer }) = tokens else {
+        info!("no JWT_SECRET and no JWT_PUBLIC_KEY: anybody is let in under any name");
+        return Ok(builder);
+    };
+    let authenticator = match key {
+        TokenKey::Secret(secret) => JwtAuthenticator::with_secret(secret.as_bytes())
+            .map_err(|error| format!("invalid value for jwt-secret: {error}")),
+        TokenKey::Public(file) => {
+            let pem = std::fs::read(file)
+                .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+            JwtAuthenticator::with_public_key(&pem)
+                .map_err(|error| format!("invalid value for jwt-public-key: {error}"))
+        }
+    };
+    let mut authenticator = authenticator?;
+    if !audience.is_empty() {
+        authenticator = authenticator.audience(audience);
+    }
+    if !issuer.is_empty() {
+        authenticator = authenticator.issuer(issuer);
+    }
+    Ok(builder.authenticator(authenticator))
+}
+
+#[cfg(not(feature = "jwt"))]
+fn with_tokens(builder: ServerBuilder, tokens: Option<&Tokens>) -> Result<ServerBuilder, String> {
+    match tokens {
+        None => Ok(builder),
+        Some(_) => Err("this chat-server was built without the feature \"jwt\"".to_owned()),
+    }
 }
 
 /// Both loopback addresses, unless told otherwise.
 async fn listen(settings: &Settings) -> Result<Vec<TcpListener>, String> {
     let port = settings.port;
     let Some(host) = &settings.host else {
-        return listen_on_loopback(port).await;
+        return listen_on_loopback(port);
     };
-    let bind = TcpListener::bind((host.trim_matches(['[', ']']), port)).await;
-    bind.map(|listener| vec![listener])
-        .map_err(|error| format!("cannot listen on {host}, port {port}: {error}"))
+    let fail = |error: io::Error| format!("cannot listen on {host}, port {port}: {error}");
+    let addresses = lookup_host((host.trim_matches(['[', ']']), port)).await.map_err(fail)?;
+    let mut outcome = Err(io::ErrorKind::AddrNotAvailable.into());
+    for address in addresses {
+        outcome = bind(address);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome.map(|listener| vec![listener]).map_err(fail)
 }
 
-async fn listen_on_loopback(port: u16) -> Result<Vec<TcpListener>, String> {
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    /// Connections that wait to be accepted, as far as the system allows as many. Those beyond
+    /// try again by themselves after 1 s, 2 s, 4 s: too late for thousands who come at once.
+    const BACKLOG: u32 = 16 * 1024;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn listen_on_loopback(port: u16) -> Result<Vec<TcpListener>, String> {
     let fail = |error: io::Error| format!("cannot listen on port {port} of localhost: {error}");
-    let v4 = TcpListener::bind((IpAddr::from([127, 0, 0, 1]), port)).await.map_err(fail)?;
+    let v4 = bind(SocketAddr::from(([127, 0, 0, 1], port))).map_err(fail)?;
     // A port taken by the system is the same on both.
     let port = v4.local_addr().map_err(fail)?.port();
     let v6 = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port));
-    match TcpListener::bind(v6).await {
+    match bind(v6) {
         Ok(v6) => Ok(vec![v4, v6]),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(fail(error)),
         Err(error) => {
@@ -124,14 +219,23 @@ async fn with_redis(_: &Settings, _: &str) -> Result<ServerBuilder, String> {
     Err("this chat-server was built without the feature \"redis\"".to_owned())
 }
 
-/// Resolves at SIGTERM or Ctrl-C.
-fn told_to_stop() -> io::Result<impl Future<Output = ()> + Send> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+/// What tells the program to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
+    }
+
+    /// Waits for one, and says which.
+    async fn recv(&mut self) -> &'static str {
         tokio::select! {
-            _ = terminate.recv() => info!("SIGTERM: shutting down"),
-            _ = interrupt.recv() => info!("interrupted: shutting down"),
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "interrupted",
         }
-    })
+    }
 }

@@ -1,9 +1,11 @@
 //! A connection as rooms see it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chat_core::{Batch, CloseReason, Deliver, Delivery, Dialect, Frames, Reply, User};
 use chat_transport::Outbox;
+use tokio::time::timeout;
 
 /// A handle on a connection: who it is, what it speaks, and the way to it. By value, since
 /// whoever delivers to it goes by as few pointers as can be.
@@ -13,12 +15,19 @@ pub(crate) struct Member {
     pub(crate) user: Arc<User>,
     /// What the client speaks.
     pub(crate) dialect: Dialect,
+    /// It is not told who is in the room.
+    is_blind: bool,
     outbox: Outbox,
 }
 
 impl Member {
     pub(crate) fn new(user: Arc<User>, dialect: Dialect, outbox: Outbox) -> Self {
-        Self { user, dialect, outbox }
+        Self { user, dialect, is_blind: false, outbox }
+    }
+
+    /// The same connection, as one that is told who is in the room, or not.
+    pub(crate) fn seeing(&self, presence: bool) -> Self {
+        Self { is_blind: !presence, ..self.clone() }
     }
 
     /// The same connection under another name, or in another dialect.
@@ -44,14 +53,36 @@ impl Member {
         self.dialect == Dialect::Native
     }
 
+    pub(crate) fn sees_presence(&self) -> bool {
+        !self.is_blind
+    }
+
+    /// Has the connection look at what concerns it.
+    pub(crate) fn notify(&self) {
+        self.outbox.notify();
+    }
+
+    /// Bytes that were sent, ever, and that wait.
+    pub(crate) fn traffic(&self) -> (u64, usize) {
+        (self.outbox.sent_bytes(), self.outbox.depth().bytes)
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.outbox.is_closed()
     }
 
-    /// Waits until nothing waits for the client, or it is gone. Then it takes one answer of
-    /// any size: however much it asks for at once, it is not cut as one that reads too slowly.
-    pub(crate) async fn drained(&self) {
-        self.outbox.drained_to(0).await;
+    /// Waits until nothing waits for the client, or it is gone, or has to look around. Then it
+    /// takes one answer of any size: however much it asks for at once, it is not cut as one that
+    /// reads too slowly. It is, if it takes longer than `patience`.
+    pub(crate) async fn drained(&self, patience: Duration) {
+        if timeout(patience, self.outbox.drained_to(0)).await.is_err() {
+            self.outbox.close(CloseReason::SlowConsumer);
+        }
+    }
+
+    /// Something has changed that concerns the client, and it has not seen to it yet.
+    pub(crate) fn is_notified(&self) -> bool {
+        self.outbox.is_notified()
     }
 
     /// Sends frames that are ready. A client that does not take them is a slow consumer.
@@ -64,7 +95,12 @@ impl Member {
 
 impl Deliver for Member {
     fn deliver(&self, batch: &Batch) -> Delivery {
-        batch.frames(self.dialect).map_or(Delivery::Skipped, |frames| self.outbox.send(frames))
+        let frames = if self.is_blind {
+            batch.frames_without_presence(self.dialect)
+        } else {
+            batch.frames(self.dialect)
+        };
+        frames.map_or(Delivery::Skipped, |frames| self.outbox.send(frames))
     }
 
     fn close(&self, reason: CloseReason) {

@@ -1,5 +1,9 @@
 //! What a server counts.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use chat_broker::Histogram;
 use chat_core::ErrorCode;
 use chat_transport::End;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,6 +18,23 @@ pub(crate) struct Metrics {
     published: Counter,
     rejected: Family<CodeLabel, Counter>,
     closed: Family<CloseLabel, Counter>,
+    limited: Family<LimitLabel, Counter>,
+    refused: Family<StatusLabel, Counter>,
+    panics: Counter,
+    /// By connections that have ended.
+    sent_bytes: Counter,
+    /// From the client's frame to the broker's answer.
+    pub(crate) publishing: Arc<Histogram>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabel {
+    status: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -40,8 +61,34 @@ impl Metrics {
         self.rejected.get_or_create(&CodeLabel { code: code.as_str() }).inc();
     }
 
-    /// A connection has ended.
-    pub(crate) fn closed(&self, end: &End) {
+    /// A client met a limit.
+    pub(crate) fn limited(&self, limit: &'static str) {
+        self.limited.get_or_create(&LimitLabel { limit }).inc();
+    }
+
+    /// A handshake was refused.
+    pub(crate) fn refused(&self, status: u16) {
+        self.refused.get_or_create(&StatusLabel { status }).inc();
+    }
+
+    /// The task of a connection has panicked.
+    pub(crate) fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// The broker has answered a message.
+    pub(crate) fn answered(&self, time: Duration) {
+        self.publishing.observe(time);
+    }
+
+    /// What all connections were sent, those that are open having been sent `open` bytes.
+    pub(crate) fn sent_bytes(&self, open: u64) -> u64 {
+        self.sent_bytes.get() + open
+    }
+
+    /// A connection has ended that was sent so many bytes.
+    pub(crate) fn closed(&self, end: &End, sent_bytes: u64) {
+        self.sent_bytes.inc_by(sent_bytes);
         let code = match end {
             End::Local(reason) => reason.code(),
             // Codes that clients make up count as one: they must not make labels.
@@ -59,6 +106,10 @@ impl Metrics {
         registry.register("received_bytes", "Bytes of text from clients", bytes);
         registry.register("published", "Messages handed to the broker", self.published.clone());
         registry.register("rejected", "Frames refused, by error code", self.rejected.clone());
+        let (limited, refused) = (self.limited.clone(), self.refused.clone());
+        registry.register("limited", "Times that a client met a limit, by limit", limited);
+        registry.register("refused_handshakes", "Handshakes refused, by status", refused);
+        registry.register("panics", "Connections whose task panicked", self.panics.clone());
         registry.register(
             "closed",
             "Connections ended, by close code; 0: a code of the client's own, 1006: none",

@@ -9,12 +9,25 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
+use crate::refusal::Refusal;
+
+/// Refuses requests that may not come from where they say; and those with several hosts, which
+/// may be read in two ways: by whoever is in front of this server, and by it (RFC 9112, section
+/// 3.2).
+pub(crate) fn check(headers: &HeaderMap, listed: &[String]) -> Result<(), Refusal> {
+    if headers.get_all(HOST).iter().count() > 1 {
+        let message = "A request has one host, and not several.";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_field", message));
+    }
+    if is_allowed(headers, listed) { Ok(()) } else { Err(Refusal::origin()) }
+}
+
 /// Whether a request may come from where it says.
 ///
 /// Accepted are requests without `Origin` (not from a page), pages of the same host on
 /// any port, pages of this machine if the server is asked for by a name of this machine,
 /// and the origins in `listed`.
-pub(crate) fn is_allowed(headers: &HeaderMap, listed: &[String]) -> bool {
+fn is_allowed(headers: &HeaderMap, listed: &[String]) -> bool {
     let Some(origin) = headers.get(ORIGIN) else { return true };
     let Ok(origin) = origin.to_str() else { return false };
     listed.iter().any(|listed| listed.trim_end_matches('/').eq_ignore_ascii_case(origin))
@@ -53,12 +66,6 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost"
         || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
         || v6.and_then(|v6| v6.parse::<Ipv6Addr>().ok()).is_some_and(|v6| v6.is_loopback())
-}
-
-/// The answer to a page whose origin is not allowed.
-pub(crate) fn refuse() -> Response {
-    let text = "this origin is not allowed; see --allow-origin\n";
-    (StatusCode::FORBIDDEN, [(VARY, "origin")], text).into_response()
 }
 
 /// What a response tells the browser of who may read it.

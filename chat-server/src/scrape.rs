@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use chat_broker::{Hub, Status};
+use chat_broker::{BrokerStats, Hub, Latencies, Status};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
@@ -29,41 +31,91 @@ pub(crate) fn render(state: &Arc<State>) -> Result<String, fmt::Error> {
 struct Live(Arc<State>);
 
 impl Collector for Live {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let state = &self.0;
-        let mut gauge =
-            |name, help, value: i64| metric(&mut encoder, name, help, &ConstGauge::new(value));
-        gauge("connections", "Open connections", state.sessions.len() as i64)?;
-        gauge("topics", "Rooms and users with members here", state.hub.topics() as i64)?;
-        gauge("ready", "Whether clients should be sent here", i64::from(state.is_ready()))?;
-        let broker = state.hub.broker().status() == Status::Ready;
-        gauge("broker_up", "Whether the broker answers", i64::from(broker))?;
-        hub(&mut encoder, &state.hub)
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let (state, mut page) = (&self.0, Page(encoder));
+        sessions(&mut page, state)?;
+        let publishing = state.metrics.publishing.snapshot();
+        let help = "From reading a message of a client to the broker's answer";
+        page.histogram("publish_seconds", help, &publishing)?;
+        hub(&mut page, &state.hub)?;
+        let broker = state.hub.broker();
+        page.gauge("ready", "Whether clients should be sent here", state.is_ready().into())?;
+        let is_up = broker.status() == Status::Ready;
+        page.gauge("broker_up", "Whether the broker takes messages", is_up.into())?;
+        from_broker(&mut page, &broker.stats())
     }
 }
 
-fn hub(encoder: &mut DescriptorEncoder<'_>, hub: &Hub<Member>) -> fmt::Result {
-    let stats = hub.stats();
-    let mut counter = |name, help, value| metric(encoder, name, help, &ConstCounter::new(value));
-    counter("broker_received", "Publications that came from the broker", stats.received)?;
-    counter("deliveries", "Batches handed to members", stats.deliveries)?;
-    counter("slow_consumers", "Connections closed for reading too slowly", stats.slow_consumers)?;
-    counter("repaired", "Messages missed and read from the history unnoticed", stats.repaired)?;
-    counter("gaps", "Gaps that rooms were told of", stats.gaps)?;
-    counter("repeats", "Publications dropped because the room had them", stats.repeats)?;
-    let longest = ConstGauge::new(stats.longest_repair.as_secs_f64());
-    let help = "The longest time that a room was known to miss messages";
-    metric(encoder, "longest_repair_seconds", help, &longest)?;
-    let held = ConstGauge::new(stats.recent_bytes as i64);
-    metric(encoder, "recent_bytes", "Messages held in memory for newcomers", &held)
+fn sessions(page: &mut Page<'_>, state: &State) -> fmt::Result {
+    let (mut sent, mut waiting, mut longest) = (0, 0, 0);
+    let members = state.sessions.all();
+    for (bytes, depth) in members.iter().map(|member| member.traffic()) {
+        sent += bytes;
+        waiting += depth;
+        longest = longest.max(depth);
+    }
+    page.gauge("connections", "Open connections", members.len())?;
+    page.counter("sent_bytes", "Bytes for clients", state.metrics.sent_bytes(sent))?;
+    page.gauge("outbox_bytes", "Bytes that wait for clients to read", waiting)?;
+    page.gauge("outbox_bytes_max", "Those that wait for one client, at most", longest)
 }
 
-fn metric(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    metric: &impl EncodeMetric,
-) -> fmt::Result {
-    let encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
-    metric.encode(encoder)
+fn hub(page: &mut Page<'_>, hub: &Hub<Member>) -> fmt::Result {
+    let (topics, rooms, stats) = (hub.topics(), hub.rooms(), hub.stats());
+    page.gauge("topics", "Rooms and users with members here", topics)?;
+    page.gauge("rooms", "Rooms with members here", rooms)?;
+    page.counter("broker_received", "Publications that came from the broker", stats.received)?;
+    page.counter("deliveries", "Batches handed to members", stats.deliveries)?;
+    let help = "Connections closed for reading too slowly";
+    page.counter("slow_consumers", help, stats.slow_consumers)?;
+    let help = "Messages missed and read from the history unnoticed";
+    page.counter("repaired", help, stats.repaired)?;
+    page.counter("gaps", "Gaps that rooms were told of", stats.gaps)?;
+    page.counter("repeats", "Publications dropped because the room had them", stats.repeats)?;
+    let help = "From a room's first news to the last write or queue of all of it";
+    page.histogram("fan_out_seconds", help, &stats.fan_out)?;
+    let help = "The longest time that a room was known to miss messages";
+    page.seconds("longest_repair_seconds", help, stats.longest_repair)?;
+    let help = "Messages held in memory for newcomers";
+    page.gauge("recent_bytes", help, stats.recent_bytes)
+}
+
+fn from_broker(page: &mut Page<'_>, stats: &BrokerStats) -> fmt::Result {
+    let help = "Answers of the broker to what was sent in one go";
+    page.histogram("broker_round_trip_seconds", help, &stats.round_trips)?;
+    page.counter("broker_reconnects", "Connections opened anew after a loss", stats.reconnects)?;
+    let help = "Publications dropped because this server was too slow";
+    page.counter("broker_dropped", help, stats.dropped)?;
+    let help = "Messages in the broker that no server can have written";
+    page.counter("broker_unreadable", help, stats.unreadable)?;
+    let help = "Messages that wait for the broker's answer";
+    page.gauge("broker_queued", help, stats.publish_queued)
+}
+
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.metric(name, help, &ConstCounter::new(value))
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: usize) -> fmt::Result {
+        self.metric(name, help, &ConstGauge::new(value as i64))
+    }
+
+    fn seconds(&mut self, name: &str, help: &str, time: Duration) -> fmt::Result {
+        self.metric(name, help, &ConstGauge::new(time.as_secs_f64()))
+    }
+
+    fn metric(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
+        let encoder = self.0.encode_descriptor(name, help, None, metric.metric_type())?;
+        metric.encode(encoder)
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, latencies: &Latencies) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        let buckets: Vec<_> = latencies.buckets().collect();
+        let sum = latencies.sum().as_secs_f64();
+        encoder.encode_histogram::<NoLabelSet>(sum, latencies.count(), &buckets, None)
+    }
 }

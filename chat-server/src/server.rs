@@ -1,20 +1,17 @@
 //! A server: a broker, a hub and the connections of its clients.
 
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use chat_broker::{Broker, BrokerEvents, Hub, MemoryBroker};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
-use crate::http;
-use crate::state::{Driver, State};
+use crate::listener::accept;
+use crate::state::{State, Task};
+use crate::{http, operator};
 
 /// A chat server. A clone is another handle on the same one.
 ///
@@ -30,6 +27,8 @@ pub struct Server {
 pub struct ServerBuilder {
     config: ServerConfig,
     broker: Option<(Arc<dyn Broker>, BrokerEvents)>,
+    authenticator: Option<Arc<dyn Authenticator>>,
+    authorizer: Option<Arc<dyn Authorizer>>,
 }
 
 impl ServerBuilder {
@@ -43,8 +42,27 @@ impl ServerBuilder {
     /// What carries messages between servers. By default a [`MemoryBroker`]: this server
     /// is alone.
     #[must_use]
-    pub fn broker(mut self, broker: impl Broker, events: BrokerEvents) -> Self {
-        self.broker = Some((Arc::new(broker), events));
+    pub fn broker(self, broker: impl Broker, events: BrokerEvents) -> Self {
+        self.shared_broker(Arc::new(broker), events)
+    }
+
+    pub(crate) fn shared_broker(mut self, broker: Arc<dyn Broker>, events: BrokerEvents) -> Self {
+        self.broker = Some((broker, events));
+        self
+    }
+
+    /// What finds out who clients are. By default nothing does: they are who they say.
+    #[must_use]
+    pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.authenticator = Some(Arc::new(authenticator));
+        self
+    }
+
+    /// What decides what clients may do, once an [`authenticator`](Self::authenticator) has
+    /// found out who they are. By default the grants of their identity.
+    #[must_use]
+    pub fn authorizer(mut self, authorizer: impl Authorizer) -> Self {
+        self.authorizer = Some(Arc::new(authorizer));
         self
     }
 
@@ -54,25 +72,19 @@ impl ServerBuilder {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn start(self) -> Server {
-        let (broker, events) = self.broker.unwrap_or_else(|| {
+        let Self { config, broker, authenticator, authorizer } = self;
+        let (broker, events) = broker.unwrap_or_else(|| {
             let (broker, events) = MemoryBroker::connect();
             (Arc::new(broker), events)
         });
-        Server::over(broker, events, self.config)
+        let (hub, driver) = Hub::new(broker, events, config.hub.clone());
+        let driver = Task(tokio::spawn(driver.run()));
+        let state = State::new(config, hub, driver, authenticator, authorizer);
+        Server { state: Arc::new(state) }
     }
 }
 
 impl Server {
-    pub(crate) fn over(
-        broker: Arc<dyn Broker>,
-        events: BrokerEvents,
-        config: ServerConfig,
-    ) -> Self {
-        let (hub, driver) = Hub::new(broker, events, config.hub.clone());
-        let driver = Driver(tokio::spawn(driver.run()));
-        Self { state: Arc::new(State::new(config, hub, driver)) }
-    }
-
     /// A builder with every default.
     #[must_use]
     pub fn builder() -> ServerBuilder {
@@ -83,12 +95,21 @@ impl Server {
     ///
     /// When the application shuts down, call [`shutdown`](Self::shutdown): axum does not
     /// wait for WebSockets.
+    ///
+    /// Limits by address need to know where clients are: serve the application with
+    /// [`into_make_service_with_connect_info::<SocketAddr>`](Router::into_make_service_with_connect_info).
     pub fn router(&self) -> Router {
         http::router(Arc::clone(&self.state))
     }
 
+    /// `/healthz`, `/readyz` and `/metrics` alone, for an address that only operators reach.
+    pub fn operator_router(&self) -> Router {
+        operator::router().with_state(Arc::clone(&self.state))
+    }
+
     /// Serves clients on `listeners` until `shutdown` resolves; then drains, as
-    /// [`shutdown`](Self::shutdown) does, and returns.
+    /// [`shutdown`](Self::shutdown) does, and returns. Until then whoever comes is told that
+    /// the server shuts down.
     ///
     /// # Cancel safety
     /// Dropping the call stops accepting. Connections live on until they are shut down.
@@ -99,18 +120,16 @@ impl Server {
     ) {
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            accepting.spawn(accept(listener, self.router()));
+            accepting.spawn(accept(listener, self.router(), Arc::clone(&self.state)));
         }
         shutdown.await;
-        accepting.abort_all();
-        while accepting.join_next().await.is_some() {}
         self.shutdown().await;
     }
 
-    /// Tells every client to go elsewhere (`goodbye`, then close code 1001), waits until
-    /// they have been told, for [`drain_timeout`](ServerConfig::drain_timeout) at most,
-    /// and closes the broker. From here on the server is not ready and takes no new
-    /// clients.
+    /// From here on the server is not ready and takes no new clients. Tells every client to go
+    /// elsewhere (`goodbye`, then close code 1001), batch by batch and each at another time
+    /// ([`drain_spread`](ServerConfig::drain_spread)), waits until they are gone, for
+    /// [`drain_timeout`](ServerConfig::drain_timeout) at most, and closes the broker.
     ///
     /// # Cancel safety
     /// Clients that were not told yet keep their connections. Calling again goes on.
@@ -130,63 +149,5 @@ impl Server {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.state.sessions.len()
-    }
-}
-
-/// How long a client may take to send the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Accepts connections for ever.
-async fn accept(listener: TcpListener, router: Router) {
-    let mut pause = Pause::default();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                pause = Pause::default();
-                tokio::spawn(talk_http(stream, router.clone()));
-            }
-            // The client was gone before it was accepted: nothing is wrong here.
-            Err(error) if is_the_clients(&error) => {}
-            Err(error) => pause.after(&error).await,
-        }
-    }
-}
-
-async fn talk_http(stream: TcpStream, router: Router) {
-    // A chat message waits for no other to share its packet.
-    let _ = stream.set_nodelay(true);
-    let talk = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-        .with_upgrades();
-    if let Err(error) = talk.await {
-        tracing::debug!(%error, "an HTTP connection ended early");
-    }
-}
-
-fn is_the_clients(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-}
-
-/// What accepting does while the system has no file descriptors to give: wait, longer
-/// each time.
-#[derive(Debug)]
-struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(Duration::from_millis(10))
-    }
-}
-
-impl Pause {
-    const LONGEST: Duration = Duration::from_secs(1);
-
-    async fn after(&mut self, error: &io::Error) {
-        tracing::error!(%error, pause = ?self.0, "cannot accept connections");
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(Self::LONGEST);
     }
 }

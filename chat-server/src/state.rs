@@ -1,18 +1,21 @@
 //! What all connections of a server share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chat_broker::{Hub, Status};
-use chat_core::{CloseReason, ConnectionId, Deliver, Reply, UserId};
+use chat_core::{ConnectionId, UserId};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
 use crate::identity::{Resume, random_id};
+use crate::limits::Limits;
 use crate::member::Member;
 use crate::metrics::Metrics;
+use crate::moderation::Moderation;
 
 #[derive(Debug)]
 pub(crate) struct State {
@@ -20,37 +23,57 @@ pub(crate) struct State {
     /// The transport's part of `config`, as sessions share it.
     pub(crate) transport: Arc<chat_transport::TransportConfig>,
     pub(crate) hub: Hub<Member>,
+    /// Without one, clients are who they say they are.
+    pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
+    pub(crate) authorizer: Option<Arc<dyn Authorizer>>,
+    pub(crate) limits: Limits,
+    pub(crate) moderation: Arc<Moderation>,
     pub(crate) resume: Resume,
     /// Names this server process.
     pub(crate) node: String,
-    pub(crate) sessions: Sessions,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) metrics: Metrics,
-    draining: AtomicBool,
-    driver: Driver,
+    pub(crate) draining: AtomicBool,
+    driver: Task,
+    _moderator: Task,
 }
 
-/// The hub's task. It ends when the broker is closed, or with the server.
+/// Work behind the server. It ends when the broker is closed, or with the server.
 #[derive(Debug)]
-pub(crate) struct Driver(pub(crate) JoinHandle<()>);
+pub(crate) struct Task(pub(crate) JoinHandle<()>);
 
-impl Drop for Driver {
+impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
 impl State {
-    pub(crate) fn new(config: ServerConfig, hub: Hub<Member>, driver: Driver) -> Self {
+    /// Starts the work behind the server, too.
+    pub(crate) fn new(
+        config: ServerConfig,
+        hub: Hub<Member>,
+        driver: Task,
+        authenticator: Option<Arc<dyn Authenticator>>,
+        authorizer: Option<Arc<dyn Authorizer>>,
+    ) -> Self {
+        let (sessions, moderation) = (Arc::<Sessions>::default(), Arc::<Moderation>::default());
+        let moderator = Arc::clone(&moderation).run(hub.clone(), Arc::clone(&sessions));
         Self {
             transport: Arc::new(config.transport.clone()),
+            limits: Limits::new(config.limits.clone()),
             config,
             hub,
+            authenticator,
+            authorizer,
+            moderation,
             resume: Resume::default(),
             node: random_id(10),
-            sessions: Sessions::default(),
+            sessions,
             metrics: Metrics::default(),
             draining: AtomicBool::new(false),
             driver,
+            _moderator: Task(tokio::spawn(moderator)),
         }
     }
 
@@ -74,25 +97,12 @@ impl State {
     pub(crate) fn is_ready(&self) -> bool {
         !self.is_draining()
             && !self.driver.0.is_finished()
+            && self.moderation.is_known()
             && self.hub.broker().status() == Status::Ready
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
-
-    /// Tells all clients to go elsewhere, and waits until they have been told, for
-    /// `drain_timeout` at most.
-    pub(crate) async fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-        for member in self.sessions.all() {
-            member.reply(&Reply::Goodbye { reason: "shutdown", reconnect: true, after_ms: 0 });
-            member.close(CloseReason::GoingAway);
-        }
-        let all_gone = tokio::time::timeout(self.config.drain_timeout, self.sessions.none());
-        if all_gone.await.is_err() {
-            tracing::warn!(connections = self.sessions.len(), "clients did not leave in time");
-        }
+        self.draining.load(Ordering::SeqCst)
     }
 }
 
@@ -134,7 +144,20 @@ impl Sessions {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    fn all(&self) -> Vec<Member> {
+    /// Has the connections of these users look at what concerns them.
+    pub(crate) fn notify_users(&self, users: &[UserId]) {
+        if users.is_empty() {
+            return;
+        }
+        let users: HashSet<&UserId> = users.iter().collect();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            let concerned = shard.values().filter(|member| users.contains(&member.user.id));
+            concerned.for_each(Member::notify);
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Member> {
         self.shards
             .iter()
             .flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>())
@@ -142,7 +165,7 @@ impl Sessions {
     }
 
     /// Waits until there are no connections.
-    async fn none(&self) {
+    pub(crate) async fn none(&self) {
         loop {
             let gone = self.gone.notified();
             if self.len() == 0 {

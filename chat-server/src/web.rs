@@ -65,6 +65,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "status.js": JAVASCRIPT,
         "style.css": CSS,
         "unsent.js": JAVASCRIPT,
+        "words.js": JAVASCRIPT,
     };
     let asset =
         |(name, content_type, content)| Asset { name, content_type, content, etag: etag(content) };

@@ -19,7 +19,7 @@ impl Connection {
         if self.state.hub.retention(room).is_none() {
             return Err(Rejection::new(ErrorCode::HistoryDisabled, "This room keeps no history."));
         }
-        self.member.drained().await;
+        self.member.drained(self.patience()).await;
         let limit = limit.unwrap_or(PAGE).clamp(1, PAGE);
         // One more than asked for says whether there are more.
         let read = read(&self.state.hub, room, range, limit + 1).await;

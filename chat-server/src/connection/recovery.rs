@@ -10,7 +10,7 @@ use chat_broker::{BrokerError, HistoryRead, Hub, Membership, Snapshot, Welcomed}
 use chat_core::reply::{Joined, Page};
 use chat_core::{
     Batch, CloseReason, Deliver, Entry, History, Item, Position, Range, Recent, Reply, RoomId,
-    Topic,
+    Sender, Topic,
 };
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
@@ -42,6 +42,13 @@ pub(super) struct Wish {
     pub(super) history: Option<u32>,
 }
 
+impl Wish {
+    /// For those who may not know it.
+    pub(super) fn nothing() -> Self {
+        Self { since: None, history: Some(0) }
+    }
+}
+
 /// Somebody on the way into a room.
 #[derive(Debug, Clone)]
 pub(super) struct Newcomer {
@@ -49,6 +56,8 @@ pub(super) struct Newcomer {
     pub(super) id: Option<Box<RawValue>>,
     pub(super) room: RoomId,
     pub(super) wish: Wish,
+    /// How long it may take to read what waits for it.
+    pub(super) patience: Duration,
     pub(super) max_listed: usize,
 }
 
@@ -135,7 +144,11 @@ impl Newcomer {
     ) -> Result<(), BrokerError> {
         let mut deadline = Instant::now() + BEHIND;
         loop {
-            self.member.drained().await;
+            self.member.drained(self.patience).await;
+            if self.member.is_notified() {
+                // It begins anew, if it may.
+                return Err(BrokerError::unavailable("something has changed for the client"));
+            }
             let listening =
                 membership.listen(self.member.clone(), |snapshot| self.go_on(&snapshot, here));
             if listening == Welcomed::UpToDate || self.member.is_closed() {
@@ -195,7 +208,7 @@ impl Newcomer {
         recovered: bool,
     ) {
         let epoch = position.unwrap_or_default().epoch;
-        members::list(snapshot, &self.member.user, self.max_listed, |members, count| {
+        let tell = |members: &[Sender<'_>], count| {
             self.member.reply(&Reply::Joined(Joined {
                 id: self.id.as_deref(),
                 room: &self.room,
@@ -205,7 +218,12 @@ impl Newcomer {
                 count,
                 messages: Page::new(&self.room, epoch, messages),
             }));
-        });
+        };
+        if self.member.sees_presence() {
+            members::list(snapshot, &self.member.user, self.max_listed, tell);
+        } else {
+            tell(&[self.member.user.as_sender()], 1);
+        }
         // In the native protocol they are part of the frame.
         if !self.member.is_native() {
             self.tell_messages(position.unwrap_or_default(), messages.iter().copied());

@@ -31,7 +31,7 @@ impl World {
         let (broker, events) = bus.connect();
         let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
         let shared: Arc<dyn Broker> = Arc::clone(&broker) as _;
-        let server = Server::over(shared, events, config);
+        let server = Server::builder().shared_broker(shared, events).config(config).start();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { server.serve(vec![listener], std::future::pending()).await });

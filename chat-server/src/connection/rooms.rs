@@ -5,24 +5,33 @@ use std::time::{Duration, Instant};
 
 use chat_broker::{Delivery, Membership, Snapshot, Welcomed};
 use chat_core::{
-    CloseReason, Deliver, ErrorCode, Event, Occupant, Presence, PresenceChange, Rejection, Reply,
-    RoomId, Topic, User, UserName, envelope,
+    Capability, CloseReason, Deliver, ErrorCode, Event, Occupant, Presence, PresenceChange,
+    Rejection, Reply, RoomId, Topic, User, UserName, envelope,
 };
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
 use super::members;
 use super::recovery::{Newcomer, Wish};
 use super::send::not_in_a_room;
 use super::{Connection, unavailable};
+use crate::auth::Action;
 use crate::member::Member;
 
 /// A room that the client is in.
 pub(super) struct Place {
     pub(super) membership: Membership<Member>,
     pub(super) room: RoomId,
+    /// Whether the client is told who is there.
+    pub(super) sees_presence: bool,
+    /// The reading of the moderation's clock when it was entered.
+    pub(super) since: u32,
     /// What was last passed on of the client's typing, and when.
     typing: Option<(bool, Instant)>,
 }
+
+/// How long a join waits for the bans to be known.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often it is passed on that somebody still writes; a tenth of it lies between a stop
 /// and the next start.
@@ -35,7 +44,7 @@ impl Connection {
 
     pub(super) fn leave(&mut self, id: Option<&RawValue>, room: &RoomId) -> Result<(), Rejection> {
         self.go(room)?;
-        self.member.reply(&Reply::Left { id, room });
+        self.member.reply(&Reply::Left { id, room, reason: None, message: None });
         Ok(())
     }
 
@@ -53,6 +62,8 @@ impl Connection {
         history: u32,
     ) {
         let known = &self.member.user;
+        // Whoever is known by a token goes by the name that is in there.
+        let name = name.filter(|_| self.access.identity().is_none());
         let user = User::new(known.id.clone(), name.or_else(|| Some(known.name.clone())));
         let renamed = user != **known;
         if self.current.as_ref().is_some_and(|current| *current != room || renamed) {
@@ -82,25 +93,37 @@ impl Connection {
         wish: Wish,
         announced: bool,
     ) -> Result<(), Rejection> {
-        self.member.drained().await;
+        self.until_bans_are_known().await?;
+        self.not_banned(Action::join(&room))?;
+        self.member.drained(self.patience()).await;
+        if self.member.is_closed() {
+            // Nobody need hear of somebody who is gone.
+            return Ok(());
+        }
+        // Read before the room can tell of anything: no sanction falls between.
+        let since = self.state.moderation.now();
+        let sees_presence = self.may(Capability::Presence, &room).await;
+        let wish = if self.may(Capability::History, &room).await { wish } else { Wish::nothing() };
         let newcomer = Newcomer {
-            member: self.member.clone(),
+            member: self.member.seeing(sees_presence),
             id: id.map(ToOwned::to_owned),
             room: room.clone(),
             wish,
+            patience: self.patience(),
             max_listed: self.state.config.max_listed_members,
         };
         if let Some(index) = self.places.iter().position(|place| place.room == room) {
             let outcome = self.enter_again(index, newcomer).await;
             return outcome.map_err(|error| unavailable(&error));
         }
-        let max = self.state.config.max_rooms;
+        let max = self.state.limits.config().rooms.unwrap_or(usize::MAX);
         if self.places.len() >= max {
+            self.state.metrics.limited("rooms");
             let message = format!("A connection is in at most {max} rooms.");
             return Err(Rejection::new(ErrorCode::TooManyRooms, message));
         }
         let topic = Topic::Room(room.clone());
-        let (member, occupant) = (self.member.clone(), self.occupant(announced));
+        let (member, occupant) = (newcomer.member.clone(), self.occupant(announced));
         let welcome = {
             let newcomer = newcomer.clone();
             move |snapshot: Snapshot<'_, Member>| newcomer.welcome(&snapshot)
@@ -115,8 +138,19 @@ impl Connection {
         }
         // Most are in one room, and a vector that grows by itself begins with four.
         self.places.reserve_exact(usize::from(self.places.is_empty()));
-        self.places.push(Place { membership, room, typing: None });
+        self.places.push(Place { membership, room, sees_presence, since, typing: None });
+        // Whoever was put out on the way in was not there to be told.
+        self.look_around();
         Ok(())
+    }
+
+    /// Before, nobody can be let in.
+    async fn until_bans_are_known(&self) -> Result<(), Rejection> {
+        let moderation = &self.state.moderation;
+        if moderation.is_known() || timeout(PATIENCE, moderation.known()).await.is_ok() {
+            return Ok(());
+        }
+        Err(unavailable(&chat_broker::BrokerError::unavailable("the bans are not known yet")))
     }
 
     /// Joining again changes nothing, unless something is to be recovered. If that fails, the
@@ -128,12 +162,16 @@ impl Connection {
         newcomer: Newcomer,
     ) -> Result<(), chat_broker::BrokerError> {
         let hub = self.state.hub.clone();
-        let Some(Place { membership, .. }) = self.places.get_mut(index) else { return Ok(()) };
+        let Some(Place { membership, sees_presence, .. }) = self.places.get_mut(index) else {
+            return Ok(());
+        };
+        *sees_presence = newcomer.member.sees_presence();
         if newcomer.wish.since.is_none() {
             membership.look(|snapshot| newcomer.tell_of_room(&snapshot));
             return Ok(());
         }
-        match membership.listen(self.member.clone(), |snapshot| newcomer.welcome(&snapshot)) {
+        let member = newcomer.member.clone();
+        match membership.listen(member, |snapshot| newcomer.welcome(&snapshot)) {
             Welcomed::UpToDate => Ok(()),
             Welcomed::CatchingUp => {
                 let caught_up = newcomer.catch_up(&hub, membership).await;

@@ -10,6 +10,7 @@ use chat_core::{
     Command, Content, Direct, ErrorCode, Event, Message, Rejection, RoomId, Topic, envelope,
 };
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::{Connection, InFlight, unavailable};
 
@@ -87,13 +88,13 @@ impl Connection {
     /// Hands a message to the broker. Its answer follows later, in
     /// [`answer`](Connection::answer); what comes after it need not wait.
     pub(super) async fn publish(&mut self, id: Option<&RawValue>, message: Outgoing) {
-        let Outgoing { topic, payload, delivery } = message;
+        let (begun, Outgoing { topic, payload, delivery }) = (Instant::now(), message);
         self.state.metrics.published();
         match self.state.hub.broker().publish(&topic, payload, delivery).await {
             Ok(receipt) => {
                 let direct = matches!(topic, Topic::User(_));
                 let id = id.map(ToOwned::to_owned);
-                self.in_flight.push_back(InFlight { id, receipt, direct });
+                self.in_flight.push_back(InFlight { id, receipt, begun, direct });
             }
             Err(error) => self.reject(&unavailable(&error).to_request(id)),
         }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use chat_core::MAX_NAME_BYTES;
 use chat_server::ServerConfig;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::Layer;
+use super::layer::Layer;
 use super::period::Period;
 
 /// The most that a room may keep: a history is a cache, not an archive.
@@ -13,6 +14,9 @@ const MAX_HISTORY: u32 = 100_000;
 
 /// As many as a hub has workers at most.
 const MAX_THREADS: usize = 256;
+
+/// What can be guessed is no key.
+const SHORTEST_KEY: usize = 16;
 
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
@@ -44,7 +48,40 @@ impl Layer {
         if self.presence_lease.is_some_and(|Period(lease)| lease < SHORTEST_LEASE) {
             return Err("invalid value for presence-lease: at least 1s".to_owned());
         }
-        let max_frame = ServerConfig::default().transport.max_frame_bytes;
+        let max_frame =
+            self.max_frame_bytes.unwrap_or(ServerConfig::default().transport.max_frame_bytes);
+        at_least("max-frame-bytes", self.max_frame_bytes, 1024)?;
+        at_least("max-header-bytes", self.max_header_bytes, 8192)?;
+        at_least("outbox-frames", self.outbox_frames, 256)?;
+        at_least("max-connections", self.max_connections, 1)?;
+        at_least("max-connections-per-address", self.max_connections_per_address, 1)?;
+        at_least("max-name-bytes", self.max_name_bytes, 1)?;
+        at_least("max-json-depth", self.max_json_depth, 1)?;
+        if let Some(bytes) = self.max_name_bytes.filter(|bytes| *bytes > MAX_NAME_BYTES) {
+            return Err(format!(
+                "invalid value '{bytes}' for max-name-bytes: at most {MAX_NAME_BYTES}"
+            ));
+        }
+        let key = self.api_key.as_deref().unwrap_or_default().trim();
+        let is_shown = key.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        if (1..SHORTEST_KEY).contains(&key.len()) || !is_shown {
+            return Err(format!("invalid value for api-key: at least {SHORTEST_KEY} of ASCII"));
+        }
+        let is_zero = |period: Option<Period>| period.is_some_and(|Period(time)| time.is_zero());
+        for (name, period) in [
+            ("handshake-timeout", self.handshake_timeout),
+            ("message-timeout", self.message_timeout),
+            ("write-timeout", self.write_timeout),
+            ("auth-timeout", self.auth_timeout),
+            ("drain-timeout", self.drain_timeout),
+        ] {
+            if is_zero(period) {
+                return Err(format!("invalid value '0s' for {name}: longer than nothing"));
+            }
+        }
+        for origin in self.allow_origin.iter().flatten() {
+            check_origin(origin.trim())?;
+        }
         at_least("max-message-bytes", self.max_message_bytes, 1)?;
         at_least("outbox-bytes", self.outbox_bytes, max_frame)?;
         if let Some(bytes) = self.max_message_bytes.filter(|bytes| *bytes >= max_frame) {
@@ -73,4 +110,16 @@ impl Layer {
         }
         Ok(())
     }
+}
+
+/// What browsers send: a scheme and a host, perhaps a port, and no path.
+fn check_origin(origin: &str) -> Result<(), String> {
+    let host = origin.split_once("://").filter(|(scheme, _)| !scheme.is_empty());
+    let host = host.map(|(_, host)| host.trim_end_matches('/'));
+    let is_origin =
+        host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', ' ', '@']));
+    if is_origin || origin == "null" || origin.is_empty() {
+        return Ok(());
+    }
+    Err(format!("invalid value '{origin}' for allow-origin: such as https://app.example, or null"))
 }

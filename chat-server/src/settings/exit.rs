@@ -35,6 +35,13 @@ impl Exit {
     }
 }
 
+/// One line on stdout, and success.
+#[allow(clippy::print_stdout, reason = "what the program was asked for")]
+pub(crate) fn print(text: &str) -> ExitCode {
+    println!("{text}");
+    ExitCode::SUCCESS
+}
+
 /// One line on stderr, and the exit code for bad settings.
 pub(crate) fn complain(error: &str) -> ExitCode {
     eprintln!("chat-server: {error}");

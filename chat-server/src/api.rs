@@ -1,0 +1,225 @@
+//! `/api`: what backends ask, with a key.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::extract::rejection::{JsonRejection, PathRejection};
+use axum::extract::{DefaultBodyLimit, Path, Request, State as Shared};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use chat_broker::BrokerError;
+use chat_core::{RoomId, UserId};
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::moderation::{Kind, LONGEST_BAN, Moderation, Scope};
+use crate::refusal::Refusal;
+use crate::state::State;
+
+/// Bodies are small.
+const MAX_BODY: usize = 16 * 1024;
+
+/// Longest reason, in bytes.
+const MAX_REASON: usize = 512;
+
+/// The routes below `/api`; none where there is no key.
+pub(crate) fn router(state: &Arc<State>) -> Router<Arc<State>> {
+    if state.config.api_key.is_none() {
+        return Router::new();
+    }
+    Router::new()
+        .route("/api/users/{user}/disconnect", post(disconnect))
+        .route("/api/users/{user}/unban", post(unban))
+        .route("/api/rooms/{room}/kick", post(kick))
+        .route("/api/rooms/{room}/ban", post(ban_from_room))
+        .route("/api/rooms/{room}/unban", post(unban_from_room))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(Arc::clone(state), only_with_key))
+}
+
+async fn only_with_key(
+    Shared(state): Shared<Arc<State>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_known = state.config.api_key.as_ref().is_some_and(|key| {
+        given_key(request.headers()).is_some_and(|given| is_same(given, key.reveal()))
+    });
+    if is_known {
+        return next.run(request).await;
+    }
+    state.metrics.limited("api_key");
+    let message = "A valid API key is needed: Authorization: Bearer …";
+    Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()
+}
+
+fn given_key(headers: &HeaderMap) -> Option<&str> {
+    if let Some(key) = headers.get("x-api-key") {
+        return key.to_str().ok();
+    }
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
+}
+
+/// The time that it takes tells nothing but of hashes.
+fn is_same(given: &str, key: &str) -> bool {
+    Sha256::digest(given) == Sha256::digest(key)
+}
+
+/// What the body of a request may say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Order {
+    user: Option<String>,
+    reason: Option<String>,
+    /// When a ban ends, in milliseconds since 1970.
+    until: Option<u64>,
+    /// How long a ban lasts.
+    seconds: Option<u64>,
+}
+
+type Body = Result<Json<Order>, JsonRejection>;
+type Name = Result<Path<String>, PathRejection>;
+type Answer = Result<Json<serde_json::Value>, Refusal>;
+
+/// `POST /api/users/{id}/disconnect`: ends all connections of a user; with a time, it may not
+/// connect again before.
+async fn disconnect(
+    Shared(state): Shared<Arc<State>>,
+    user: Name,
+    OptionalBody(order): OptionalBody,
+) -> Answer {
+    let user = user_id(&user?.0)?;
+    let reason = order.reason()?;
+    let (kind, time) = match order.time()? {
+        Some(time) => (Kind::Ban, time),
+        None => (Kind::Kick, Duration::ZERO),
+    };
+    state.sentence(kind, Scope::Server, &user, time, reason).await
+}
+
+/// `POST /api/users/{id}/unban`
+async fn unban(Shared(state): Shared<Arc<State>>, user: Name) -> Answer {
+    state.pardon(Scope::Server, &user_id(&user?.0)?).await
+}
+
+/// `POST /api/rooms/{room}/kick`
+async fn kick(Shared(state): Shared<Arc<State>>, room: Name, order: Body) -> Answer {
+    let (room, Json(order)) = (room_id(&room?.0)?, order?);
+    let (user, reason) = (order.user()?, order.reason()?);
+    state.sentence(Kind::Kick, Scope::Room(&room), &user, Duration::ZERO, reason).await
+}
+
+/// `POST /api/rooms/{room}/ban`
+async fn ban_from_room(Shared(state): Shared<Arc<State>>, room: Name, order: Body) -> Answer {
+    let (room, Json(order)) = (room_id(&room?.0)?, order?);
+    let (user, reason) = (order.user()?, order.reason()?);
+    let time = order.time()?.unwrap_or(LONGEST_BAN);
+    state.sentence(Kind::Ban, Scope::Room(&room), &user, time, reason).await
+}
+
+/// `POST /api/rooms/{room}/unban`
+async fn unban_from_room(Shared(state): Shared<Arc<State>>, room: Name, order: Body) -> Answer {
+    let (room, Json(order)) = (room_id(&room?.0)?, order?);
+    state.pardon(Scope::Room(&room), &order.user()?).await
+}
+
+impl State {
+    async fn sentence(
+        &self,
+        kind: Kind,
+        scope: Scope<'_>,
+        user: &UserId,
+        time: Duration,
+        reason: Option<&str>,
+    ) -> Answer {
+        let broker = &**self.hub.broker();
+        let done = Moderation::sentence(broker, kind, scope, user, time, reason).await;
+        tracing::info!(?kind, ?scope, %user, ok = done.is_ok(), "sentenced by a backend");
+        answer(done)
+    }
+
+    async fn pardon(&self, scope: Scope<'_>, user: &UserId) -> Answer {
+        tracing::info!(?scope, %user, "pardoned by a backend");
+        answer(Moderation::pardon(&**self.hub.broker(), scope, user).await)
+    }
+}
+
+fn answer(done: Result<(), BrokerError>) -> Answer {
+    match done {
+        Ok(()) => Ok(Json(json!({"ok": true}))),
+        Err(error) => {
+            tracing::debug!(%error, "the broker did not take a sanction");
+            Err(match error {
+                BrokerError::Refused(_) => {
+                    let message = "The message bus refuses it: too many bans, or no more writes.";
+                    Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "refused", message)
+                }
+                _ => Refusal::unavailable("The message bus did not take it: try again."),
+            })
+        }
+    }
+}
+
+fn user_id(name: &str) -> Result<UserId, Refusal> {
+    UserId::new(name).map_err(|why| Refusal::name("user", why))
+}
+
+fn room_id(name: &str) -> Result<RoomId, Refusal> {
+    RoomId::new(name).map_err(|why| Refusal::name("room", why))
+}
+
+impl Order {
+    fn user(&self) -> Result<UserId, Refusal> {
+        let user = self.user.as_deref();
+        user_id(user.ok_or_else(|| bad("missing_field", "The body needs the field \"user\"."))?)
+    }
+
+    fn reason(&self) -> Result<Option<&str>, Refusal> {
+        match self.reason.as_deref() {
+            Some(reason) if reason.len() > MAX_REASON => {
+                Err(bad("bad_field", format!("\"reason\" has at most {MAX_REASON} bytes.")))
+            }
+            reason => Ok(reason),
+        }
+    }
+
+    /// How long from now on.
+    fn time(&self) -> Result<Option<Duration>, Refusal> {
+        match (self.until, self.seconds) {
+            (Some(_), Some(_)) => Err(bad("bad_field", "\"until\" or \"seconds\", not both.")),
+            (None, Some(0)) => Err(bad("bad_field", "A ban lasts a second at least.")),
+            (None, seconds) => Ok(seconds.map(Duration::from_secs)),
+            (Some(until), None) => {
+                let until = UNIX_EPOCH.checked_add(Duration::from_millis(until));
+                let left = until.and_then(|until| until.duration_since(SystemTime::now()).ok());
+                left.map(Some).ok_or_else(|| bad("bad_field", "\"until\" has passed."))
+            }
+        }
+    }
+}
+
+fn bad(code: &'static str, message: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, code, message)
+}
+
+/// A body that need not be there.
+struct OptionalBody(Order);
+
+impl<S: Send + Sync> axum::extract::FromRequest<S> for OptionalBody {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let bytes = bytes::Bytes::from_request(request, state).await.map_err(|_| {
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "bad_json", "The body is too large.")
+        })?;
+        if bytes.is_empty() {
+            return Ok(Self(Order::default()));
+        }
+        let order = serde_json::from_slice(&bytes);
+        order.map(Self).map_err(|error| bad("bad_json", format!("The body is malformed: {error}.")))
+    }
+}

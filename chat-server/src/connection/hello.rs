@@ -1,0 +1,160 @@
+//! Who the client says it is, and what proves it.
+
+use std::sync::Arc;
+
+use chat_broker::Status;
+use chat_core::reply::Welcome;
+use chat_core::{Capability, ErrorCode, Hello, Rejection, Reply, RoomId, User, UserId};
+use serde_json::value::RawValue;
+
+use super::{Connection, unavailable};
+use crate::auth::{Access, AuthError, Authenticator, Credentials, Identity};
+
+impl Connection {
+    pub(super) async fn hello(
+        &mut self,
+        id: Option<&RawValue>,
+        hello: Hello<'_>,
+    ) -> Result<(), Rejection> {
+        match self.state.authenticator.clone() {
+            Some(authenticator) => self.show_token(&*authenticator, hello.token.as_deref()).await?,
+            None => self.introduce(hello).await?,
+        }
+        self.welcome(id).await;
+        Ok(())
+    }
+
+    /// The client is who its token says; what it may do is what the newest token says.
+    async fn show_token(
+        &mut self,
+        authenticator: &dyn Authenticator,
+        token: Option<&str>,
+    ) -> Result<(), Rejection> {
+        let Some(token) = token else {
+            let missing = || not_let_in(&AuthError::Missing);
+            return if self.access.is_pending() { Err(missing()) } else { Ok(()) };
+        };
+        let credentials = Credentials { token: Some(token), ..Credentials::default() };
+        let identity = authenticator.authenticate(&credentials).await.map_err(|error| {
+            self.state.metrics.limited("token");
+            not_let_in(&error)
+        })?;
+        self.become_known(identity).await
+    }
+
+    async fn become_known(&mut self, identity: Identity) -> Result<(), Rejection> {
+        self.rename(User::new(identity.user.clone(), identity.name.clone()))?;
+        self.access = Access::Granted(Arc::new(identity));
+        self.begin_as_user();
+        self.set_deadline();
+        self.share_with_others();
+        self.open_inbox();
+        self.look_at_rooms_anew().await;
+        Ok(())
+    }
+
+    /// What was done to the user before does not concern this connection, but for bans: those
+    /// that come from now on find it.
+    fn begin_as_user(&mut self) {
+        if self.places.is_empty() {
+            self.since = self.state.moderation.now();
+        }
+        if let Some(sentence) = self.server_ban() {
+            self.put_out(&sentence);
+        }
+    }
+
+    /// Leaves rooms that a new token does not allow any more, and sees in the others what it
+    /// allows to see.
+    async fn look_at_rooms_anew(&mut self) {
+        let rooms: Vec<RoomId> = self.places.iter().map(|place| place.room.clone()).collect();
+        for room in rooms {
+            if !self.may(Capability::Join, &room).await {
+                self.put_out_of(&room, "forbidden", None);
+                continue;
+            }
+            let sees_presence = self.may(Capability::Presence, &room).await;
+            let member = self.member.seeing(sees_presence);
+            if let Some(place) = self.places.iter_mut().find(|place| place.room == room) {
+                place.sees_presence = sees_presence;
+                place.membership.replace(member);
+            }
+        }
+    }
+
+    /// Nobody asks for more than a name.
+    async fn introduce(&mut self, hello: Hello<'_>) -> Result<(), Rejection> {
+        let known = &self.member.user;
+        let user_id = match &hello.resume {
+            Some(resume) => self.resumed(resume).await?,
+            None => known.id.clone(),
+        };
+        let name = hello.name.or_else(|| (user_id == known.id).then(|| known.name.clone()));
+        let is_another = user_id != known.id;
+        self.rename(User::new(user_id, name))?;
+        if is_another {
+            self.share_with_others();
+            self.begin_as_user();
+        }
+        Ok(())
+    }
+
+    fn rename(&mut self, user: User) -> Result<(), Rejection> {
+        if user == *self.member.user {
+            return Ok(());
+        }
+        if !self.places.is_empty() {
+            return Err(Rejection::new(
+                ErrorCode::Forbidden,
+                "Say who you are before you join a room.",
+            ));
+        }
+        self.become_member(Arc::new(user), self.member.dialect);
+        self.open_inbox();
+        Ok(())
+    }
+
+    async fn resumed(&self, resume: &str) -> Result<UserId, Rejection> {
+        let broker = &**self.state.hub.broker();
+        let proven = self.state.resume.verify(broker, resume).await;
+        proven.map_err(|error| unavailable(&error))?.ok_or_else(|| {
+            Rejection::new(ErrorCode::Unauthorized, "The resume secret proves nothing here.")
+        })
+    }
+
+    /// Whoever has been welcomed can be written to, unless the broker is away: then both
+    /// that and the resume secret have to wait, and the client need not.
+    async fn welcome(&self, id: Option<&RawValue>) {
+        let (user, broker) = (&self.member.user, &**self.state.hub.broker());
+        let mut resume = None;
+        if broker.status() == Status::Ready && !self.access.is_pending() {
+            if let Some(inbox) = &self.inbox
+                && let Err(error) = inbox.subscribed().await
+            {
+                tracing::debug!(%error, "welcomed without an inbox");
+            }
+            if self.state.authenticator.is_none() {
+                resume = self.state.resume.issue(broker, &user.id).await.ok();
+            }
+        }
+        self.member.reply(&Reply::Welcome(Welcome {
+            id,
+            session: &self.state.session_name(self.id),
+            resume: resume.as_deref(),
+            user,
+            node: &self.state.node,
+            protocol: 1,
+            expires_in_ms: self.access.expires_in().map(|time| time.as_millis() as u64),
+            heartbeat_ms: self.state.heartbeat_ms(),
+            limits: self.state.config.told_limits(),
+        }));
+    }
+}
+
+fn not_let_in(error: &AuthError) -> Rejection {
+    let code = match error {
+        AuthError::Unavailable(_) => ErrorCode::BrokerUnavailable,
+        _ => ErrorCode::Unauthorized,
+    };
+    Rejection::new(code, format!("You are not let in: {error}."))
+}

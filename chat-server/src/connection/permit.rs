@@ -1,0 +1,180 @@
+//! Whether the client may do what it asks for: by its allowance, its token, and the bans that
+//! stand.
+
+use chat_broker::BrokerError;
+use chat_core::{
+    Capability, Command, ErrorCode, Rejection, Request, RoomId, UserId, UserName, is_nested_deeper,
+};
+
+use super::{Connection, unavailable};
+use crate::auth::{Action, unauthorized};
+use crate::limits::Excess;
+use crate::moderation::Scope;
+
+/// What a command needs.
+enum Need<'a> {
+    /// Nothing: it is how a client says who it is, and that it lives.
+    Nothing,
+    /// To have said who it is.
+    Identity,
+    Capability(Action<'a>),
+}
+
+impl Connection {
+    /// Reads a frame, within the limits for what is in it.
+    pub(super) fn decode<'a>(&self, text: &'a str) -> Result<Request<'a>, Rejection> {
+        let limits = self.state.limits.config();
+        if is_nested_deeper(text, limits.json_depth) {
+            let message = format!("A frame is at most {} deep.", limits.json_depth);
+            return Err(Rejection::new(ErrorCode::BadJson, message));
+        }
+        let request = self.member.dialect.decode(text)?;
+        let mut names = names(&request.command);
+        if let Some((code, name)) = names.find(|(_, name)| name.len() > limits.name_bytes) {
+            let message =
+                format!("A name has at most {} bytes, not {}.", limits.name_bytes, name.len());
+            let rejection = Rejection::new(code, message);
+            return Err(rejection.to_request(request.id));
+        }
+        drop(names);
+        Ok(request)
+    }
+
+    /// Whether the client may do that; `None` if the application is to be asked.
+    pub(super) fn permit(&self, command: &Command<'_>) -> Option<Result<(), Rejection>> {
+        if let Err(rejection) = self.within_limits(command) {
+            return Some(Err(rejection));
+        }
+        match need(command, self.current.as_ref()) {
+            Need::Nothing => Some(Ok(())),
+            Need::Identity if self.access.is_pending() => Some(Err(unauthorized())),
+            Need::Identity => Some(Ok(())),
+            Need::Capability(_)
+                if self.state.authorizer.is_some() && self.access.identity().is_some() =>
+            {
+                None
+            }
+            Need::Capability(action) => {
+                Some(self.access.judge(action).check().and_then(|()| self.not_banned(action)))
+            }
+        }
+    }
+
+    /// As [`permit`](Self::permit), by what the application says.
+    pub(super) async fn ask_to_permit(&self, command: &Command<'_>) -> Result<(), Rejection> {
+        let Need::Capability(action) = need(command, self.current.as_ref()) else { return Ok(()) };
+        self.access.ask(self.state.authorizer.as_deref(), action).await.check()?;
+        self.not_banned(action)
+    }
+
+    /// Whether the client may do that in the room besides what it asked for.
+    pub(super) async fn may(&self, capability: Capability, room: &RoomId) -> bool {
+        let action = Action::InRoom(capability, room);
+        self.access.ask(self.state.authorizer.as_deref(), action).await.check().is_ok()
+    }
+
+    fn within_limits(&self, command: &Command<'_>) -> Result<(), Rejection> {
+        let (limits, allowance) = (&self.state.limits, &self.allowance);
+        let mut within = allowance.frame(limits);
+        if within.is_ok() && is_join(command) {
+            within = allowance.join(limits);
+        }
+        if within.is_ok() && matches!(command, Command::Kick(_) | Command::Ban { .. }) {
+            within = allowance.sanction(limits);
+        }
+        within.map_err(|excess| {
+            // What others use up is not held against it.
+            if matches!(excess.limit, "connection_rate" | "join_rate") {
+                self.count_error();
+            }
+            self.too_much(excess)
+        })
+    }
+
+    fn too_much(&self, Excess { limit, retry_after }: Excess) -> Rejection {
+        self.state.metrics.limited(limit);
+        let message = "You do too much in too short a time: this was not carried out.";
+        // Rounded up: who comes back then is not too early.
+        let retry_after_ms = Some(retry_after.as_millis() as u64 + 1);
+        Rejection { retry_after_ms, ..Rejection::new(ErrorCode::RateLimited, message) }
+    }
+
+    pub(super) fn not_banned(&self, action: Action<'_>) -> Result<(), Rejection> {
+        let Action::InRoom(capability @ (Capability::Join | Capability::Send), room) = action
+        else {
+            return Ok(());
+        };
+        let moderation = &self.state.moderation;
+        match moderation.ban(Scope::Room(room), &self.member.user.id) {
+            // A join waits for the bans to be known.
+            None if capability == Capability::Send && !moderation.is_known() => {
+                Err(unavailable(&BrokerError::unavailable("the bans are not known yet")))
+            }
+            None => Ok(()),
+            Some(sentence) => {
+                let why = sentence.reason.as_deref().unwrap_or("no reason was given");
+                let message = format!("You are banned from this room: {why}");
+                Err(Rejection::new(ErrorCode::Forbidden, message))
+            }
+        }
+    }
+}
+
+fn need<'a>(command: &'a Command<'_>, current: Option<&'a RoomId>) -> Need<'a> {
+    use Capability::{History, Join, Moderate, Presence, Send};
+    let (capability, room) = match command {
+        Command::Hello(_) | Command::Ping => return Need::Nothing,
+        Command::Join { room, .. } | Command::Switch { room, .. } | Command::Subscribe { room } => {
+            (Join, room)
+        }
+        Command::Send { room, .. } | Command::Post { room, .. } | Command::Typing { room, .. } => {
+            (Send, room)
+        }
+        Command::Say { .. } => match current {
+            Some(room) => (Send, room),
+            None => return Need::Identity,
+        },
+        Command::Direct { to, .. } => return Need::Capability(Action::direct(to)),
+        Command::History { room, .. } => (History, room),
+        Command::Members { room } => (Presence, room),
+        Command::Kick(sanction) | Command::Ban { sanction, .. } => (Moderate, &sanction.room),
+        Command::Unban { room, .. } => (Moderate, room),
+        _ => return Need::Identity,
+    };
+    Need::Capability(Action::InRoom(capability, room))
+}
+
+fn is_join(command: &Command<'_>) -> bool {
+    matches!(command, Command::Join { .. } | Command::Switch { .. } | Command::Subscribe { .. })
+}
+
+/// The names that a command brings in, and what is said of one that is too long.
+fn names<'a>(command: &'a Command<'_>) -> impl Iterator<Item = (ErrorCode, &'a str)> {
+    let (room, user): (Option<&RoomId>, Option<&UserId>) = match command {
+        Command::Join { room, .. }
+        | Command::Leave { room }
+        | Command::Send { room, .. }
+        | Command::Typing { room, .. }
+        | Command::History { room, .. }
+        | Command::Members { room }
+        | Command::Switch { room, .. }
+        | Command::Subscribe { room }
+        | Command::Unsubscribe { room }
+        | Command::Post { room, .. } => (Some(room), None),
+        Command::Direct { to, .. } => (None, Some(to)),
+        Command::Kick(sanction) | Command::Ban { sanction, .. } => {
+            (Some(&sanction.room), Some(&sanction.user))
+        }
+        Command::Unban { room, user } => (Some(room), Some(user)),
+        _ => (None, None),
+    };
+    let name = match command {
+        Command::Hello(hello) => hello.name.as_ref(),
+        Command::Switch { name, .. } => name.as_ref(),
+        _ => None,
+    };
+    let users = user.map(UserId::as_str).into_iter().chain(name.map(UserName::as_str));
+    let rooms = room.map(RoomId::as_str).into_iter();
+    let rooms = rooms.map(|name| (ErrorCode::RoomNameInvalid, name));
+    rooms.chain(users.map(|name| (ErrorCode::BadField, name)))
+}

@@ -1,0 +1,139 @@
+//! Putting users out, and being put out.
+
+use std::time::Duration;
+
+use chat_broker::BrokerError;
+use chat_core::reply::Ok as Acknowledged;
+use chat_core::{CloseReason, Deliver, ErrorCode, Rejection, Reply, RoomId, Sanction, UserId};
+use serde_json::value::RawValue;
+
+use super::{Connection, unavailable};
+use crate::moderation::{Kind, LONGEST_BAN, Moderation, Scope, Sentence};
+
+impl Connection {
+    pub(super) async fn kick(
+        &self,
+        id: Option<&RawValue>,
+        sanction: &Sanction<'_>,
+    ) -> Result<(), Rejection> {
+        self.sentence(id, Kind::Kick, sanction, Duration::ZERO).await
+    }
+
+    pub(super) async fn ban(
+        &self,
+        id: Option<&RawValue>,
+        sanction: &Sanction<'_>,
+        seconds: Option<u64>,
+    ) -> Result<(), Rejection> {
+        if seconds == Some(0) {
+            let message = "A ban lasts a second at least.";
+            return Err(Rejection::new(ErrorCode::BadField, message));
+        }
+        let time = seconds.map_or(LONGEST_BAN, Duration::from_secs);
+        self.sentence(id, Kind::Ban, sanction, time).await
+    }
+
+    pub(super) async fn unban(
+        &self,
+        id: Option<&RawValue>,
+        room: &RoomId,
+        user: &UserId,
+    ) -> Result<(), Rejection> {
+        let (broker, by) = (&**self.state.hub.broker(), &self.member.user.id);
+        tracing::info!(%room, %user, %by, "pardoned by a moderator");
+        self.acknowledge(id, Moderation::pardon(broker, Scope::Room(room), user).await)
+    }
+
+    async fn sentence(
+        &self,
+        id: Option<&RawValue>,
+        kind: Kind,
+        sanction: &Sanction<'_>,
+        time: Duration,
+    ) -> Result<(), Rejection> {
+        if self.state.moderation.is_crowded() {
+            self.state.metrics.limited("sanctions");
+            let message = "There are too many bans: some have to end first.";
+            return Err(Rejection::new(ErrorCode::RateLimited, message));
+        }
+        let Sanction { room, user, reason } = sanction;
+        let (broker, scope) = (&**self.state.hub.broker(), Scope::Room(room));
+        let by = &self.member.user.id;
+        tracing::info!(?kind, %room, %user, %by, "sentenced by a moderator");
+        let reason = reason.as_deref();
+        let done = Moderation::sentence(broker, kind, scope, user, time, reason).await;
+        self.acknowledge(id, done)
+    }
+
+    fn acknowledge(
+        &self,
+        id: Option<&RawValue>,
+        done: Result<(), BrokerError>,
+    ) -> Result<(), Rejection> {
+        done.map_err(|error| unavailable(&error))?;
+        self.member.reply(&Reply::Ok(Acknowledged { id, ..Acknowledged::default() }));
+        Ok(())
+    }
+
+    /// The ban that keeps the user from this server.
+    pub(super) fn server_ban(&self) -> Option<Sentence> {
+        self.state.moderation.ban(Scope::Server, &self.member.user.id)
+    }
+
+    /// Sanctions have changed that may concern the client.
+    pub(super) fn look_around(&mut self) {
+        let (moderation, user) = (&self.state.moderation, &self.member.user.id);
+        if let Some(sentence) = moderation.judge(Scope::Server, user, self.since) {
+            return self.put_out(&sentence);
+        }
+        let sentences: Vec<(RoomId, Sentence)> = self
+            .places
+            .iter()
+            .filter_map(|place| {
+                let scope = Scope::Room(&place.room);
+                Some((place.room.clone(), moderation.judge(scope, user, place.since)?))
+            })
+            .collect();
+        for (room, sentence) in sentences {
+            self.put_out_of(&room, sentence.kind.told(), sentence.reason.as_deref());
+        }
+    }
+
+    /// Ends the connection. Nobody waits for it to come back.
+    pub(super) fn put_out(&mut self, sentence: &Sentence) {
+        self.places.clear();
+        let reason = sentence.kind.told();
+        self.member.reply(&Reply::Goodbye { reason, reconnect: false, after_ms: 0 });
+        self.member.close(sentence.kind.close_reason());
+    }
+
+    /// Leaves a room for the client. Dialects that have no word for it lose the connection.
+    pub(super) fn put_out_of(&mut self, room: &RoomId, reason: &str, message: Option<&str>) {
+        // It is there, or has been left meanwhile.
+        let _ = self.go(room);
+        if self.member.is_native() {
+            let reason = Some(reason);
+            self.member.reply(&Reply::Left { id: None, room, reason, message });
+        } else {
+            let is_ban = reason == Kind::Ban.told();
+            let kind = if is_ban { Kind::Ban } else { Kind::Kick };
+            self.member.close(kind.close_reason());
+        }
+    }
+}
+
+impl Kind {
+    fn told(self) -> &'static str {
+        match self {
+            Self::Kick => "kicked",
+            Self::Ban => "banned",
+        }
+    }
+
+    fn close_reason(self) -> CloseReason {
+        match self {
+            Self::Kick => CloseReason::Kicked,
+            Self::Ban => CloseReason::Banned,
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! How much of the server a client may use.
+//!
+//! | limit | when it is reached |
+//! |---|---|
+//! | connections, of all and of an address | 503 and 429 with `Retry-After` |
+//! | frames a second, of a connection, a user and an address; joins a second | `rate_limited`, with `retry_after_ms` |
+//! | refused frames | closed with 1008 |
+
+mod allowance;
+mod config;
+mod rate;
+mod shares;
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use chat_core::UserId;
+
+pub(crate) use allowance::{Allowance, Excess};
+pub use config::LimitsConfig;
+pub use rate::Rate;
+use shares::{Part, Shares};
+
+/// What all connections of a server use together.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    config: LimitsConfig,
+    connections: Arc<AtomicUsize>,
+    users: Shares<UserId>,
+    addresses: Shares<IpAddr>,
+    /// Connections that speak HTTP, of all listeners.
+    asking: Arc<AtomicUsize>,
+    asking_addresses: Shares<IpAddr>,
+    /// All times are since then.
+    began: Instant,
+}
+
+/// A connection's place among those that there may be.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    connections: Arc<AtomicUsize>,
+    address: Option<Part>,
+}
+
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The server is full.
+    Full,
+    /// The address has all the connections that it may have.
+    Address,
+}
+
+impl Limits {
+    pub(crate) fn new(config: LimitsConfig) -> Self {
+        Self {
+            config,
+            connections: Arc::default(),
+            users: Shares::default(),
+            addresses: Shares::default(),
+            asking: Arc::default(),
+            asking_addresses: Shares::default(),
+            began: Instant::now(),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &LimitsConfig {
+        &self.config
+    }
+
+    /// Takes a place for a connection from `address`.
+    pub(crate) fn admit(&self, address: Option<IpAddr>) -> Result<Admission, Refused> {
+        let max = self.config.connections;
+        let mut admission = Admission::take(&self.connections, max).ok_or(Refused::Full)?;
+        if let Some(address) = address.filter(|_| self.counts_addresses()) {
+            let max = self.config.connections_per_address.unwrap_or(usize::MAX);
+            let part = self.addresses.enter(network(address), max, self.now());
+            admission.address = Some(part.ok_or(Refused::Address)?);
+        }
+        Ok(admission)
+    }
+
+    /// Takes a place for a connection that speaks HTTP, from a socket of `address` if it is not
+    /// a proxy's: one address cannot have all places, if it may not have all connections.
+    pub(crate) fn admit_asking(&self, address: Option<IpAddr>) -> Result<Admission, Refused> {
+        let max = self.config.http_connections;
+        let mut admission = Admission::take(&self.asking, max).ok_or(Refused::Full)?;
+        if let (Some(address), Some(max)) = (address, self.config.connections_per_address) {
+            let part = self.asking_addresses.enter(network(address), max, self.now());
+            admission.address = Some(part.ok_or(Refused::Address)?);
+        }
+        Ok(admission)
+    }
+
+    /// The part that a connection has in what its user may use; `None` if that is unlimited.
+    pub(crate) fn user(&self, user: &UserId) -> Option<Part> {
+        if self.config.frames_per_user.is_none() && self.config.sanctions.is_none() {
+            return None;
+        }
+        self.users.enter(user.clone(), usize::MAX, self.now())
+    }
+
+    fn counts_addresses(&self) -> bool {
+        self.config.connections_per_address.is_some() || self.config.frames_per_address.is_some()
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+}
+
+impl Admission {
+    /// A place among those that `taken` counts.
+    fn take(taken: &Arc<AtomicUsize>, max: Option<usize>) -> Option<Self> {
+        let max = max.unwrap_or(usize::MAX);
+        let is_free = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+            (count < max).then_some(count + 1)
+        });
+        is_free.ok().map(|_| Self { connections: Arc::clone(taken), address: None })
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What counts as one address: of IPv6, the part that a subscriber is given (RFC 6177).
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_taken_and_given_back() {
+        let mut config = LimitsConfig::off();
+        config.connections = Some(3);
+        config.connections_per_address = Some(2);
+        let limits = Limits::new(config);
+        let address = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        let a = limits.admit(address("10.0.0.1")).unwrap();
+        let _b = limits.admit(address("::ffff:10.0.0.1")).unwrap();
+        assert_eq!(limits.admit(address("10.0.0.1")).unwrap_err(), Refused::Address);
+        let _c = limits.admit(address("2001:db8::1")).unwrap();
+        assert_eq!(limits.admit(address("2001:db8::2")).unwrap_err(), Refused::Full);
+        drop(a);
+        let _d = limits.admit(address("2001:db8::2")).unwrap();
+        assert_eq!(limits.connections.load(Ordering::Relaxed), 3, "refusals take no place");
+    }
+
+    #[test]
+    fn an_ipv6_subscriber_is_one_address() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:1.2.3.4"), of("1.2.3.4"));
+        assert_ne!(of("1.2.3.4"), of("1.2.3.5"));
+    }
+}

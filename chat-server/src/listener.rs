@@ -1,0 +1,128 @@
+//! Accepting connections, and speaking HTTP on them until they become WebSockets.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use crate::peer;
+use crate::state::State;
+
+/// The smallest head that hyper can be told to keep to.
+const SMALLEST_HEAD: usize = 8 * 1024;
+
+/// How long a connection may be used for requests; then it may finish the one in hand.
+const LIFETIME: Duration = Duration::from_secs(30);
+
+/// The whole answer to a connection above the limit: nothing is read of what it asks.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    retry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// Accepts connections for ever.
+pub(crate) fn accept(
+    listener: TcpListener,
+    router: Router,
+    state: Arc<State>,
+) -> impl Future<Output = ()> + Send + 'static {
+    let transport = &state.config.transport;
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(transport.handshake_timeout)
+        .max_buf_size(transport.max_head_bytes.max(SMALLEST_HEAD));
+    let patience = transport.handshake_timeout;
+    async move {
+        let mut pause = Pause::default();
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    pause = Pause::default();
+                    let address = peer.ip().to_canonical();
+                    let is_proxy = peer::is_trusted(address, &state.config.trusted_proxies);
+                    let place = state.limits.admit_asking((!is_proxy).then_some(address));
+                    let Ok(place) = place else {
+                        state.metrics.limited("http_connections");
+                        // It is closed either way.
+                        let _ = stream.try_write(FULL);
+                        continue;
+                    };
+                    let talk = talk_http(http.clone(), stream, peer, router.clone(), patience);
+                    let metrics = state.metrics.clone();
+                    tokio::spawn(async move {
+                        if talk.await.is_err_and(|error| error.is_timeout()) {
+                            metrics.limited("handshake_timeout");
+                        }
+                        drop(place);
+                    });
+                }
+                // The client was gone before it was accepted: nothing is wrong here.
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => pause.after(&error).await,
+            }
+        }
+    }
+}
+
+/// `patience` is how long the last answer may take.
+async fn talk_http(
+    http: http1::Builder,
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    patience: Duration,
+) -> hyper::Result<()> {
+    // A chat message waits for no other to share its packet.
+    let _ = stream.set_nodelay(true);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.call(request)
+    });
+    let talk = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let mut talk = pin!(talk);
+    // One that becomes a WebSocket ends here. Of the others, none may stay for ever by not
+    // reading its answers.
+    match timeout(LIFETIME, talk.as_mut()).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            talk.as_mut().graceful_shutdown();
+            timeout(patience, talk).await.unwrap_or(Ok(()))
+        }
+    }
+    .inspect_err(|error| tracing::debug!(%error, "an HTTP connection ended early"))
+}
+
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// What accepting does while the system has no file descriptors to give: wait, longer
+/// each time.
+#[derive(Debug)]
+struct Pause(Duration);
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self(Duration::from_millis(10))
+    }
+}
+
+impl Pause {
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    async fn after(&mut self, error: &io::Error) {
+        tracing::error!(%error, pause = ?self.0, "cannot accept connections");
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(Self::LONGEST);
+    }
+}

@@ -1,0 +1,115 @@
+//! The log: lines for stdout, which nobody waits for.
+//!
+//! A pipe that is not read blocks whoever writes to it. Here that is a thread of its own; what
+//! it does not get rid of waits in a bounded buffer, and is dropped and counted beyond that.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::settings::{LogFormat, Settings};
+
+/// How many bytes may wait to be written, and as many again may be on their way.
+const BUFFER: usize = 256 * 1024;
+
+/// How long the end of the program waits for its last lines to be taken.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Starts to log.
+pub(crate) fn start(settings: &Settings) -> Result<Arc<Log>, String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
+        .map_err(|error| format!("invalid value {:?} for log: {error}", settings.log))?;
+    let log = Arc::<Log>::default();
+    let writer = Arc::clone(&log);
+    thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || writer.write_on())
+        .map_err(|error| format!("cannot start threads: {error}"))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stdout().is_terminal())
+        .with_writer(Arc::clone(&log))
+        .log_internal_errors(false);
+    match settings.log_format {
+        LogFormat::Human => lines.init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(log)
+}
+
+/// What is on its way to stdout.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    dropped: u64,
+    /// Earlier lines are being written.
+    writing: bool,
+}
+
+impl Log {
+    /// Waits until all is written, but not long.
+    pub(crate) fn flush(&self) {
+        let is_busy = |waiting: &mut Waiting| waiting.writing || !waiting.lines.is_empty();
+        drop(self.changed.wait_timeout_while(self.lock(), PATIENCE, is_busy));
+    }
+
+    fn write_on(&self) {
+        let mut lines = Vec::new();
+        loop {
+            self.take(&mut lines);
+            // A reader of the log that has gone away must not take the server with it.
+            let _ = io::stdout().write_all(&lines);
+            let dropped = self.written();
+            if dropped > 0 {
+                tracing::warn!(dropped, "lines of the log were dropped: it is not read");
+            }
+        }
+    }
+
+    /// Waits for lines, and gives `lines` in exchange.
+    fn take(&self, lines: &mut Vec<u8>) {
+        lines.clear();
+        let nothing = |waiting: &mut Waiting| waiting.lines.is_empty();
+        let waiting = self.changed.wait_while(self.lock(), nothing);
+        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut waiting.lines, lines);
+        waiting.writing = true;
+    }
+
+    /// How many lines were dropped meanwhile.
+    fn written(&self) -> u64 {
+        let mut waiting = self.lock();
+        waiting.writing = false;
+        self.changed.notify_all();
+        std::mem::take(&mut waiting.dropped)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes each line at once, or drops it.
+impl Write for &Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut waiting = self.lock();
+        if waiting.lines.len() + line.len() <= BUFFER {
+            waiting.lines.extend_from_slice(line);
+            self.changed.notify_all();
+        } else {
+            waiting.dropped += 1;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

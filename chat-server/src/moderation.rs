@@ -1,0 +1,331 @@
+//! Who is put out: of a room, or of the server; once, or for some time.
+//!
+//! Each sanction is a record that all servers share through the broker: it is stored first,
+//! and every server acts on it when it hears that records have changed, after each lost
+//! connection, and at the latest when it looks by itself. Bans are then known here, without
+//! asking anybody, whenever somebody joins or sends.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chat_broker::{Broker, BrokerError, Hub, Record, Records};
+use chat_core::{RoomId, UserId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::identity::random_id;
+use crate::member::Member;
+use crate::state::Sessions;
+
+/// How long a kick stands for servers that could not hear of it.
+const KICK_STANDS: Duration = Duration::from_secs(60);
+
+/// Longest ban; one for good is as long.
+pub(crate) const LONGEST_BAN: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// How often it is looked for records without being told of any.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// How soon after a failure.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Where somebody is put out of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Scope<'a> {
+    Server,
+    Room(&'a RoomId),
+}
+
+/// What is done to somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// Put out once.
+    Kick,
+    /// Put out, and kept out.
+    Ban,
+}
+
+/// What somebody who is put out is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sentence {
+    pub(crate) kind: Kind,
+    pub(crate) reason: Option<Arc<str>>,
+}
+
+/// The sanctions that stand.
+#[derive(Debug, Default)]
+pub(crate) struct Moderation {
+    sanctions: RwLock<HashMap<String, Sanction>>,
+    /// One of [`UNKNOWN`], [`NONE`] and [`SOME`]: that none stand, the common case, costs a look.
+    standing: AtomicU8,
+    /// Counts what was acted on, so that a kick is for those alone who were there.
+    clock: AtomicU32,
+    /// They have been read once.
+    known: watch::Sender<bool>,
+}
+
+const UNKNOWN: u8 = 0;
+const NONE: u8 = 1;
+const SOME: u8 = 2;
+
+#[derive(Debug, Clone)]
+struct Sanction {
+    /// Tells it from an earlier one of the same kind, scope and user.
+    id: String,
+    reason: Option<Arc<str>>,
+    until: Instant,
+    /// The reading of the clock when this server acted on it.
+    acted: u32,
+}
+
+/// What stands in a record.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl Moderation {
+    /// Acts on what all servers agree on, until the broker is closed.
+    pub(crate) async fn run(self: Arc<Self>, hub: Hub<Member>, sessions: Arc<Sessions>) {
+        let (mut version, mut failed) = (0, false);
+        loop {
+            let pause = match hub.broker().records(version).await {
+                Ok(records) => {
+                    version = records.version;
+                    self.act_on(records, &sessions);
+                    if std::mem::take(&mut failed) {
+                        tracing::info!("bans and kicks can be read again");
+                    }
+                    LOOK
+                }
+                Err(BrokerError::Closed) => return,
+                Err(error) => {
+                    if !std::mem::replace(&mut failed, true) {
+                        tracing::warn!(%error, "bans and kicks cannot be read");
+                    }
+                    LOOK_AGAIN
+                }
+            };
+            tokio::select! {
+                () = hub.records_changed() => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Puts `user` out, for `time` if it is a ban. Returns when that is stored.
+    pub(crate) async fn sentence(
+        broker: &dyn Broker,
+        kind: Kind,
+        scope: Scope<'_>,
+        user: &UserId,
+        time: Duration,
+        reason: Option<&str>,
+    ) -> Result<(), BrokerError> {
+        let stored = Stored { id: random_id(12), reason: reason.map(str::to_owned) };
+        let value = serde_json::to_vec(&stored).map_err(BrokerError::config)?;
+        let value = Some(Bytes::from(value));
+        if kind == Kind::Ban {
+            let time = time.min(LONGEST_BAN);
+            broker.set_record(&key(Kind::Ban, scope, user), value.clone(), time).await?;
+        }
+        if kind == Kind::Kick || time < KICK_STANDS {
+            // A ban may be over before the last server hears of it.
+            broker.set_record(&key(Kind::Kick, scope, user), value, KICK_STANDS).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a ban. Returns when that is stored.
+    pub(crate) async fn pardon(
+        broker: &dyn Broker,
+        scope: Scope<'_>,
+        user: &UserId,
+    ) -> Result<(), BrokerError> {
+        broker.set_record(&key(Kind::Ban, scope, user), None, Duration::ZERO).await
+    }
+
+    /// Waits until the sanctions have been read once: before, nobody can be let in.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn known(&self) {
+        // Fails if the sender is gone, which is `self`.
+        let _ = self.known.subscribe().wait_for(|known| *known).await;
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.standing.load(Ordering::Acquire) != UNKNOWN
+    }
+
+    /// The present reading of the clock; see [`judge`](Self::judge).
+    pub(crate) fn now(&self) -> u32 {
+        self.clock.load(Ordering::Acquire)
+    }
+
+    /// Whether `user` is banned, and why.
+    pub(crate) fn ban(&self, scope: Scope<'_>, user: &UserId) -> Option<Sentence> {
+        self.find(Kind::Ban, scope, user).map(|(sentence, _)| sentence)
+    }
+
+    /// What is to be done to `user`, who has been there since the clock read `since`.
+    pub(crate) fn judge(&self, scope: Scope<'_>, user: &UserId, since: u32) -> Option<Sentence> {
+        let kick = || {
+            let (sentence, acted) = self.find(Kind::Kick, scope, user)?;
+            (acted > since).then_some(sentence)
+        };
+        self.ban(scope, user).or_else(kick)
+    }
+
+    /// Whether so many sanctions stand that what is left is for backends.
+    pub(crate) fn is_crowded(&self) -> bool {
+        let sanctions = self.sanctions.read().unwrap_or_else(PoisonError::into_inner);
+        sanctions.len() >= Records::MAX / 10 * 9
+    }
+
+    /// A sanction that stands, and the reading of the clock when this server acted on it.
+    fn find(&self, kind: Kind, scope: Scope<'_>, user: &UserId) -> Option<(Sentence, u32)> {
+        if self.standing.load(Ordering::Acquire) != SOME {
+            return None;
+        }
+        let sanctions = self.sanctions.read().unwrap_or_else(PoisonError::into_inner);
+        let sanction = sanctions.get(&key(kind, scope, user))?;
+        let stands = sanction.until > Instant::now();
+        stands.then(|| (Sentence { kind, reason: sanction.reason.clone() }, sanction.acted))
+    }
+
+    fn act_on(&self, Records { complete, records, .. }: Records, sessions: &Sessions) {
+        let news = self.take_in(complete, records);
+        self.known.send_replace(true);
+        sessions.notify_users(&news);
+    }
+
+    /// Returns the users whom something new concerns.
+    fn take_in(&self, complete: bool, records: Vec<Record>) -> Vec<UserId> {
+        let mut sanctions = self.sanctions.write().unwrap_or_else(PoisonError::into_inner);
+        let before = if complete { std::mem::take(&mut *sanctions) } else { HashMap::default() };
+        let now = Instant::now();
+        // Whoever was kicked before this server knew of anything was not here.
+        let is_first = !self.is_known();
+        let acted = self.clock.load(Ordering::Relaxed).wrapping_add(1);
+        let mut news = Vec::new();
+        for Record { key, value, expires_in } in records {
+            let stored = value.and_then(|value| serde_json::from_slice::<Stored>(&value).ok());
+            let (Some(stored), Some(user)) = (stored, user_of(&key)) else {
+                sanctions.remove(&key);
+                continue;
+            };
+            let known = before.get(&key).or(sanctions.get(&key));
+            let known = known.filter(|known| known.id == stored.id).map(|known| known.acted);
+            if known.is_none() {
+                news.push(user);
+            }
+            let sanction = Sanction {
+                id: stored.id,
+                reason: stored.reason.map(Into::into),
+                until: now.checked_add(expires_in).unwrap_or(now + LONGEST_BAN),
+                acted: known.unwrap_or(if is_first { 0 } else { acted }),
+            };
+            sanctions.insert(key, sanction);
+        }
+        sanctions.retain(|_, sanction| sanction.until > now);
+        let standing = if sanctions.is_empty() { NONE } else { SOME };
+        self.standing.store(standing, Ordering::Release);
+        self.clock.store(acted, Ordering::Release);
+        news
+    }
+}
+
+/// Names hold no line breaks.
+fn key(kind: Kind, scope: Scope<'_>, user: &UserId) -> String {
+    let kind = match kind {
+        Kind::Kick => "kick",
+        Kind::Ban => "ban",
+    };
+    match scope {
+        Scope::Server => format!("{kind}\n{user}"),
+        Scope::Room(room) => format!("{kind}\n{user}\n{room}"),
+    }
+}
+
+fn user_of(key: &str) -> Option<UserId> {
+    UserId::new(key.split('\n').nth(1)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(key: String, id: &str, expires_in: Duration) -> Record {
+        let value = format!(r#"{{"id":"{id}","reason":"because"}}"#);
+        Record { key, value: Some(value.into()), expires_in }
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_kick_is_for_those_who_are_there_and_a_ban_for_all() {
+        let (room, user) = (RoomId::new("r").unwrap(), UserId::new("u").unwrap());
+        let (here, other) = (Scope::Room(&room), UserId::new("o").unwrap());
+        let moderation = Moderation::default();
+        let old = vec![record(key(Kind::Kick, here, &other), "0", HOUR)];
+        moderation.take_in(true, old);
+        let before = moderation.now();
+        assert_eq!(moderation.judge(here, &other, 0), None, "it was kicked from elsewhere");
+        assert_eq!(moderation.judge(here, &user, before), None);
+        let kick = || vec![record(key(Kind::Kick, here, &user), "1", HOUR)];
+        assert_eq!(moderation.take_in(false, kick()), std::slice::from_ref(&user));
+        let kicked = moderation.judge(here, &user, before).unwrap();
+        assert_eq!((kicked.kind, kicked.reason.as_deref()), (Kind::Kick, Some("because")));
+        assert_eq!(moderation.judge(here, &user, moderation.now()), None, "who came back");
+        assert_eq!(moderation.judge(Scope::Server, &user, before), None);
+        assert_eq!(moderation.judge(here, &other, before), None);
+
+        let back = moderation.now();
+        assert!(moderation.take_in(true, kick()).is_empty(), "read again");
+        assert_eq!(moderation.judge(here, &user, back), None, "and not acted on again");
+
+        moderation.take_in(false, vec![record(key(Kind::Ban, Scope::Server, &user), "2", HOUR)]);
+        assert!(moderation.ban(Scope::Server, &user).is_some());
+        assert!(moderation.judge(Scope::Server, &user, moderation.now()).is_some());
+        assert_eq!(moderation.ban(here, &user), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sanctions_end() {
+        let user = UserId::new("u").unwrap();
+        let moderation = Moderation::default();
+        let ban = |time| vec![record(key(Kind::Ban, Scope::Server, &user), "1", time)];
+        moderation.take_in(false, ban(HOUR));
+        sleep(HOUR).await;
+        assert_eq!(moderation.ban(Scope::Server, &user), None, "by itself");
+        moderation.take_in(false, ban(HOUR));
+        let pardon =
+            Record { key: key(Kind::Ban, Scope::Server, &user), value: None, expires_in: HOUR };
+        moderation.take_in(false, vec![pardon]);
+        assert_eq!(moderation.ban(Scope::Server, &user), None, "by a pardon");
+        moderation.take_in(false, ban(HOUR));
+        moderation.take_in(true, Vec::new());
+        assert_eq!(moderation.ban(Scope::Server, &user), None, "with the data of Redis");
+        assert_eq!(moderation.standing.load(Ordering::Relaxed), NONE);
+    }
+
+    #[test]
+    fn what_is_not_a_sanction_is_passed_over() {
+        let moderation = Moderation::default();
+        let odd = ["", "ban", "ban\n", "other\nkey"].map(|key| record(key.to_owned(), "1", HOUR));
+        moderation.take_in(true, odd.to_vec());
+        let broken = Record {
+            key: "ban\nu".to_owned(),
+            value: Some(Bytes::from_static(b"?")),
+            expires_in: HOUR,
+        };
+        moderation.take_in(false, vec![broken]);
+        assert_eq!(moderation.ban(Scope::Server, &UserId::new("u").unwrap()), None);
+    }
+}

@@ -1,0 +1,46 @@
+//! What operators and balancers ask.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State as Shared;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use chat_broker::Status;
+
+use crate::scrape;
+use crate::state::State;
+
+/// Health and metrics.
+pub(crate) fn router() -> Router<Arc<State>> {
+    health().route("/metrics", get(show_metrics))
+}
+
+/// Health alone.
+pub(crate) fn health() -> Router<Arc<State>> {
+    Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(readyz))
+}
+
+/// `GET /readyz`: whether a balancer should send clients here.
+async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, &'static str) {
+    if state.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else if state.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else if state.hub.broker().status() == Status::Ready && !state.moderation.is_known() {
+        (StatusCode::SERVICE_UNAVAILABLE, "the bans are not known yet\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the broker takes no messages\n")
+    }
+}
+
+/// `GET /metrics`: Prometheus text.
+async fn show_metrics(Shared(state): Shared<Arc<State>>) -> Response {
+    const OPEN_METRICS: HeaderValue =
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    match scrape::render(&state) {
+        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

@@ -1,0 +1,168 @@
+//! Where a client is, also behind proxies.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::extract::ConnectInfo;
+use axum::http::{Extensions, HeaderMap, HeaderName, header};
+use ipnet::IpNet;
+
+use crate::config::ServerConfig;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The longest way of proxies that is followed.
+const MAX_HOPS: usize = 32;
+
+/// The client's address: that of the socket, or, if that is of a proxy in `trusted`, what the
+/// proxies say of whom they speak for. `None` where the listener does not say.
+pub(crate) fn address(
+    headers: &HeaderMap,
+    extensions: &Extensions,
+    config: &ServerConfig,
+) -> Option<IpAddr> {
+    let trusted = &config.trusted_proxies;
+    let ConnectInfo(socket) = extensions.get::<ConnectInfo<SocketAddr>>()?;
+    let socket = socket.ip().to_canonical();
+    if !is_trusted(socket, trusted) {
+        return Some(socket);
+    }
+    Some(furthest(&hops(headers, config.forwarded_header), socket, trusted))
+}
+
+/// Follows the way back from the nearest proxy, as long as each is trusted: whoever is not may
+/// have written all that lies before.
+fn furthest(hops: &[IpAddr], socket: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let mut nearest = socket;
+    for hop in hops.iter().rev() {
+        if !is_trusted(nearest, trusted) {
+            break;
+        }
+        nearest = *hop;
+    }
+    nearest
+}
+
+pub(crate) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|net| net.contains(&address))
+}
+
+/// The header in which proxies note where requests come from. One alone is read: a proxy that
+/// writes the one may pass the other on as the client made it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For: 192.0.2.60, 10.0.0.1`
+    #[default]
+    XForwardedFor,
+    /// `Forwarded: for=192.0.2.60;proto=https` (RFC 7239)
+    Forwarded,
+}
+
+/// The addresses that proxies have noted, the client's first. An entry that is no address ends
+/// the way: what lies before it is unknown.
+fn hops(headers: &HeaderMap, header: ForwardedHeader) -> Vec<IpAddr> {
+    let is_forwarded = header == ForwardedHeader::Forwarded;
+    let name = if is_forwarded { header::FORWARDED } else { X_FORWARDED_FOR };
+    let lines: Vec<&str> =
+        headers.get_all(name).iter().map(|line| line.to_str().unwrap_or("?")).collect();
+    let entries = lines.iter().rev().flat_map(|line| line.rsplit(','));
+    let addresses =
+        entries.map(|entry| if is_forwarded { of_forwarded(entry) } else { of_host(entry) });
+    let mut hops: Vec<IpAddr> = addresses.map_while(|hop| hop).take(MAX_HOPS).collect();
+    hops.reverse();
+    hops
+}
+
+/// `for=192.0.2.60;proto=http`, `for="[2001:db8::17]:4711"`
+fn of_forwarded(entry: &str) -> Option<IpAddr> {
+    entry.split(';').find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("for").then(|| of_host(value.trim().trim_matches('"')))?
+    })
+}
+
+/// An address, with or without a port.
+fn of_host(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let address = text.parse().ok().or_else(bare);
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    address.or_else(with_port).map(|address: IpAddr| address.to_canonical())
+}
+
+/// Reads a network such as `10.0.0.0/8`, or an address:
+/// one of [`trusted_proxies`](crate::ServerConfig::trusted_proxies).
+///
+/// # Errors
+/// A sentence that says what is wrong with `text`.
+pub fn parse_network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>()
+        .or_else(|_| address())
+        .map_err(|_| format!("'{text}' is neither an address nor a network such as 10.0.0.0/8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(socket: &str, headers: &[(&'static str, &str)], trusted: &[&str]) -> String {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        let mut extensions = Extensions::new();
+        extensions.insert(ConnectInfo(SocketAddr::new(socket.parse().unwrap(), 1)));
+        let trusted = trusted.iter().map(|net| parse_network(net).unwrap()).collect();
+        let is_forwarded = headers.iter().any(|(name, _)| *name == "forwarded");
+        let header =
+            if is_forwarded { ForwardedHeader::Forwarded } else { ForwardedHeader::XForwardedFor };
+        let config = ServerConfig::default().trusted_proxies(trusted).forwarded_header(header);
+        address(&map, &extensions, &config).unwrap().to_string()
+    }
+
+    #[test]
+    fn a_header_of_a_stranger_says_nothing() {
+        let spoofed = [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=1.2.3.4")];
+        assert_eq!(seen("9.9.9.9", &spoofed, &[]), "9.9.9.9");
+        assert_eq!(seen("9.9.9.9", &spoofed, &["10.0.0.0/8"]), "9.9.9.9");
+    }
+
+    #[test]
+    fn a_trusted_proxy_says_whom_it_speaks_for() {
+        let trusted = ["10.0.0.0/8", "127.0.0.1"];
+        let forwarded = |text: &str| seen("10.1.1.1", &[("forwarded", text)], &trusted);
+        let listed = |text: &str| seen("10.1.1.1", &[("x-forwarded-for", text)], &trusted);
+        assert_eq!(listed("1.2.3.4"), "1.2.3.4");
+        assert_eq!(listed("6.6.6.6, 1.2.3.4, 10.2.2.2"), "1.2.3.4", "what lies before is spoofed");
+        assert_eq!(listed("10.3.3.3"), "10.3.3.3", "a client inside");
+        assert_eq!(listed("unknown"), "10.1.1.1");
+        assert_eq!(listed("1.2.3.4, unknown"), "10.1.1.1");
+        assert_eq!(listed("[2001:db8::17]:4711"), "2001:db8::17");
+        assert_eq!(listed("1.2.3.4:99"), "1.2.3.4");
+        assert_eq!(forwarded("for=192.0.2.60;proto=http;by=203.0.113.43"), "192.0.2.60");
+        assert_eq!(forwarded("proto=https;For=\"[2001:db8:cafe::17]:4711\""), "2001:db8:cafe::17");
+        assert_eq!(forwarded("for=6.6.6.6, for=1.2.3.4"), "1.2.3.4");
+        assert_eq!(forwarded("for=_hidden"), "10.1.1.1");
+        let both = [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "1.2.3.4")];
+        assert_eq!(seen("127.0.0.1", &both, &trusted), "1.2.3.4", "lines add up");
+        let one_of_two = [("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=1.2.3.4")];
+        assert_eq!(seen("127.0.0.1", &one_of_two, &trusted), "1.2.3.4", "the one that is set");
+    }
+
+    #[test]
+    fn networks() {
+        assert!(parse_network("10.0.0.0/8").is_ok() && parse_network(" ::1 ").is_ok());
+        for wrong in ["", "10.0.0.0/33", "host", "10.0.0"] {
+            assert!(parse_network(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_read(line in "[ -~]{0,64}") {
+            let _ = seen("10.1.1.1", &[("forwarded", &line)], &["10.0.0.0/8"]);
+            let _ = seen("10.1.1.1", &[("x-forwarded-for", &line)], &["10.0.0.0/8"]);
+        }
+    }
+}

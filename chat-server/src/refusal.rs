@@ -1,0 +1,120 @@
+//! Requests that are not served, and why.
+
+use std::time::Duration;
+
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chat_core::InvalidName;
+use serde::Serialize;
+
+use crate::auth::AuthError;
+use crate::limits::Refused;
+
+/// Why a request is not served: a status, a code for programs, a sentence for people.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    code: &'static str,
+    message: String,
+    retry_after: Option<Duration>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None }
+    }
+
+    /// A client does well to come back after this time, and not before.
+    pub(crate) fn retry_after(mut self, time: Duration) -> Self {
+        self.retry_after = Some(time);
+        self
+    }
+
+    pub(crate) fn name(field: &str, why: InvalidName) -> Self {
+        let code = if field == "room" { "room_name_invalid" } else { "bad_field" };
+        let message = format!("The value of \"{field}\" {why}.");
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    pub(crate) fn forbidden() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "You may not do that there.")
+    }
+
+    pub(crate) fn origin() -> Self {
+        let message = "This origin is not allowed; see --allow-origin.";
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    pub(crate) fn draining() -> Self {
+        let message = "This server shuts down: another one is there for you.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message)
+            .retry_after(Duration::from_secs(1))
+    }
+
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "broker_unavailable", message)
+            .retry_after(Duration::from_secs(1))
+    }
+}
+
+impl From<AuthError> for Refusal {
+    fn from(error: AuthError) -> Self {
+        let message = format!("You are not let in: {error}.");
+        match error {
+            AuthError::Unavailable(_) => Self::unavailable(message),
+            _ => Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message),
+        }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        let (status, message) = match refused {
+            Refused::Full => (StatusCode::SERVICE_UNAVAILABLE, "This server is full."),
+            Refused::Address => {
+                (StatusCode::TOO_MANY_REQUESTS, "There are too many connections of your address.")
+            }
+        };
+        Self::new(status, "over_capacity", message).retry_after(Duration::from_secs(5))
+    }
+}
+
+impl From<QueryRejection> for Refusal {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_field", rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for Refusal {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "room_name_invalid", rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for Refusal {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), "bad_json", rejection.body_text())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = axum::Json(Body { code: self.code, message: &self.message });
+        let mut response = (self.status, body).into_response();
+        if let Some(time) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, time.as_secs().into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let bearer = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+        }
+        response
+    }
+}
