@@ -5,12 +5,13 @@ import { announce } from "./announce.js";
 import { byId } from "./dom.js";
 import { Log } from "./log.js";
 import { loadOlder, showOlder } from "./older.js";
-import { asked, createRoom, lastName, linkTo, linkToStart, session, socketUrl } from "./place.js";
+import { asked, createRoom, lastName, linkTo, linkToStart, session, socketUrl, takeToken } from "./place.js";
 import { Room } from "./room.js";
 import { openShare } from "./share.js";
 import { showMembers, showRooms, showTypists } from "./sides.js";
 import { reconnectSoon, showConnection } from "./status.js";
 import { Unsent } from "./unsent.js";
+import { errorInWords, putOutInWords } from "./words.js";
 
 /** The latest messages that a newcomer asks for. */
 const HISTORY = 50;
@@ -22,6 +23,7 @@ const SEND_TIMEOUT_MS = 4 * 60_000;
 const CROWD = 100;
 
 const saved = session.load();
+const token = takeToken() ?? saved.token;
 const wish = asked();
 const isSomeoneElse = wish.name !== null && wish.name !== saved.name;
 
@@ -29,6 +31,7 @@ let name = wish.name ?? saved.name;
 const client = new ChatClient(socketUrl(), {
   name: name || undefined,
   resume: isSomeoneElse ? undefined : saved.resume,
+  token,
   sendTimeoutMs: SEND_TIMEOUT_MS,
 });
 const rooms = new Map();
@@ -36,7 +39,7 @@ let current = null;
 
 const log = new Log(byId("scroller"), byId("log"), {
   follows: (follows) => (byId("newest").hidden = follows),
-  top: () => goBack(current),
+  top: () => current && goBack(current),
 });
 const unsent = new Unsent(client, (room, error) => {
   if (error && room === current) announce(`Not sent: ${error.message}`);
@@ -55,7 +58,7 @@ function enter(id) {
         changed(room);
       },
       (error) => {
-        if (rooms.get(id) === room && error.code !== "closed") drop(room, error.message);
+        if (rooms.get(id) === room && error.code !== "closed") drop(room, errorInWords(error, token));
       },
     );
   }
@@ -113,7 +116,7 @@ function switchBy(step) {
 
 function save() {
   const ids = [...rooms.keys()];
-  session.save({ name, resume: client.resume, rooms: ids, current: current?.id });
+  session.save({ name, resume: client.resume, token, rooms: ids, current: current?.id });
 }
 
 // The way in.
@@ -123,11 +126,13 @@ function showStart({ room = "", error = "" } = {}) {
   byId("chat").hidden = true;
   byId("start").hidden = false;
   byId("name").value = name ?? lastName.load();
+  // Whoever has a token has a name.
+  for (const part of document.querySelectorAll("[for=name], #name")) part.hidden = Boolean(token);
   byId("room").value = room;
   byId("start-error").textContent = error;
   if (!error && wish.room === null) history.replaceState(null, "", linkToStart());
   document.title = "Chat";
-  byId(error ? "room" : "name").focus();
+  byId(error || token ? "room" : "name").focus();
 }
 
 function invite(room) {
@@ -151,7 +156,7 @@ function showRefusal(error) {
   const room = current?.id ?? "";
   for (const id of rooms.keys()) client.leave(id).catch(() => {});
   rooms.clear();
-  showStart({ room, error: error.message });
+  showStart({ room, error: errorInWords(error, token) });
   save();
 }
 
@@ -159,7 +164,7 @@ function showRefusal(error) {
 async function create(showError) {
   let id;
   try {
-    id = await createRoom();
+    id = await createRoom(token);
   } catch (error) {
     showError(`The room could not be made. ${error.message}`);
     return;
@@ -272,7 +277,15 @@ client.on("typing", ({ room: id, user, typing }) => {
 });
 
 client.on("refused", ({ room, error }) => {
-  if (rooms.has(room)) drop(rooms.get(room), error.message);
+  if (rooms.has(room)) drop(rooms.get(room), errorInWords(error, token));
+});
+
+client.on("left", (left) => {
+  if (rooms.has(left.room)) drop(rooms.get(left.room), putOutInWords(left));
+});
+
+client.on("delayed", ({ room, key, error }) => {
+  if (rooms.has(room)) unsent.delay(rooms.get(room), key, errorInWords(error, token));
 });
 
 // Speaking.
@@ -378,10 +391,18 @@ reconnectSoon(client);
 const icon = document.querySelector("link[rel=icon]");
 icon.href = icon.href;
 
+// Another token in the address of a page that is open.
+window.addEventListener("hashchange", () => {
+  const another = takeToken();
+  if (another === null) return;
+  session.save({ ...session.load(), token: another });
+  location.reload();
+});
+
 // Begin: where the tab was before a reload, or where its address says, or at the start.
 
 const known = isSomeoneElse ? [] : (saved.rooms ?? []);
-if (known.length > 0 || (wish.room !== null && wish.name !== null)) {
+if (known.length > 0 || (wish.room !== null && (wish.name !== null || token))) {
   client.connect().catch(showRefusal);
   known.forEach(enter);
   const first = wish.room ?? saved.current ?? known[0];

@@ -30,6 +30,8 @@ export interface Welcome {
   user: User;
   node: string;
   protocol: number;
+  /** How long the token holds from then on, where there is one. */
+  expires_in_ms?: number;
   heartbeat_ms: number;
   limits: Limits;
 }
@@ -115,6 +117,11 @@ export interface ChatEvents {
   /** The messages of a room up to `offset` are lost for good. In a room without history
    *  there is no position, and it is only possible that some were. */
   gap: { room: string; epoch?: string; offset?: number };
+  /** The client was put out of a room, and does not join it again by itself. `reason` is
+   *  `kicked`, `banned`, or `forbidden` by a new token; `message` is the moderator's. */
+  left: { room: string; reason: string; message?: string };
+  /** A send was refused for a reason that passes, and is tried again by itself. */
+  delayed: { room: string; key: string; error: ChatError };
   /** A room could not be joined again; the client is no longer in it. */
   refused: { room: string; error: ChatError };
   goodbye: { reason: string; reconnect: boolean; after_ms: number };
@@ -140,7 +147,8 @@ export interface ChatOptions {
   name?: string;
   /** `resume` of an earlier client: be the same user. */
   resume?: string;
-  /** A token, or what gives one, asked at each connection. */
+  /** A token, or what gives one: asked at each connection, and before a token runs out. If it
+   *  fails, it is asked again later. */
   token?: string | (() => string | Promise<string>);
   /** The WebSocket class, where the runtime has none of its own. */
   WebSocket?: new (url: string, protocols?: string | string[]) => unknown;

@@ -27,7 +27,7 @@ export class ChatClient extends EventTarget {
       lost: () => this.#onLost(),
       ended: (error) => this.#onEnded(error),
     });
-    this.#sends = new Sends(this.#connection, options);
+    this.#sends = new Sends(this.#connection, options, (delay) => this.#emit("delayed", delay));
   }
 
   get state() {
@@ -141,6 +141,9 @@ export class ChatClient extends EventTarget {
       case "direct":
       case "goodbye":
         return this.#emit(frame.type, frame);
+      case "left":
+        // With an id it is an answer.
+        return frame.id === undefined && this.#onPutOut(frame);
       case "error":
         if (frame.id === undefined) this.#emit("error", ChatError.fromFrame(frame));
     }
@@ -222,6 +225,16 @@ export class ChatClient extends EventTarget {
   #onGap(frame) {
     const entry = this.#rooms.get(frame.room);
     if (entry?.joined && entry.copy.skip(frame)) this.#emit("gap", frame);
+  }
+
+  #onPutOut({ room, reason, message }) {
+    const entry = this.#rooms.get(room);
+    // One that is only now asked for was not meant.
+    if (!entry?.rejoins) return;
+    // The answer to a join under way may be that the client is in it again.
+    if (entry.asked) this.#connection.request({ type: "leave", room }).catch(() => {});
+    this.#abandon(entry, new ChatError("not_in_room", "You were put out of the room."));
+    this.#emit("left", { room, reason, message });
   }
 
   #deliver(message, { copy }) {

@@ -1,11 +1,17 @@
 // One connection after another to a chat server: welcome, requests and their answers,
 // loss and return. Rooms and messages are the business of chat-client.js.
 
-import { ChatError, deferred } from "./chat-answer.js";
+import { ChatError, deferred, pauseAfter } from "./chat-answer.js";
 
 /** Close codes after which the server does not want this client back by itself. */
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4002, 4003, 4004]);
 const TOKEN_EXPIRED = 4004;
+
+/** How long after a token could not be renewed that is tried again, at least. */
+const RENEW_AGAIN_MS = 5_000;
+
+/** The shortest and the longest time to wait for: beyond it timers run at once. */
+const [SHORTEST_MS, LONGEST_MS] = [1_000, 2 ** 31 - 1];
 
 /** What a browser reports when a connection ended without a close frame. */
 const LOST = 1006;
@@ -123,14 +129,50 @@ export class Connection {
   }
 
   async #hello(socket) {
-    const { token } = this.#options;
+    let token;
     try {
-      const proof = typeof token === "function" ? await token() : token;
-      if (socket !== this.#socket) return;
+      token = await this.#token();
+    } catch (error) {
+      if (socket === this.#socket) this.#lose(`There is no token: ${error?.message ?? error}`);
+      return;
+    }
+    if (socket !== this.#socket) return;
+    try {
       const { name, resume } = this;
-      await this.request({ type: "hello", name, resume, token: proof });
+      await this.request({ type: "hello", name, resume, token });
     } catch (error) {
       if (socket === this.#socket) this.#unwelcome(error);
+    }
+  }
+
+  async #token() {
+    const { token } = this.#options;
+    return typeof token === "function" ? token() : token;
+  }
+
+  get #canRenew() {
+    return typeof this.#options.token === "function";
+  }
+
+  /** Between eight and nine tenths of the time that a token has left, so that those who came
+   *  together do not ask together. */
+  #renewBefore(expiresInMs) {
+    if (this.#canRenew) this.#renewIn(Math.max(SHORTEST_MS, expiresInMs * (0.8 + 0.1 * Math.random())));
+  }
+
+  #renewIn(ms) {
+    clearTimeout(this.#timers.renew);
+    this.#timers.renew = setTimeout(() => this.#renew(this.#socket), Math.min(ms, LONGEST_MS));
+  }
+
+  /** If there is no new token in time, the server ends the connection. */
+  async #renew(socket) {
+    try {
+      const token = await this.#token();
+      if (socket === this.#socket) await this.request({ type: "hello", token });
+    } catch {
+      const pause = pauseAfter({ retryAfterMs: RENEW_AGAIN_MS });
+      if (socket === this.#socket) this.#renewIn(pause);
     }
   }
 
@@ -174,6 +216,8 @@ export class Connection {
     clearTimeout(this.#timers.connect);
     this.welcome = frame;
     this.resume = frame.resume ?? this.resume;
+    if (frame.expires_in_ms !== undefined) this.#renewBefore(frame.expires_in_ms);
+    if (this.isOnline) return;
     this.#onlineSince = Date.now();
     this.#watch();
     this.#change({ state: "online" });
@@ -208,8 +252,8 @@ export class Connection {
   #closed(code, reason) {
     this.#forget();
     const goodbye = this.#goodbye;
-    const canRenew = code === TOKEN_EXPIRED && typeof this.#options.token === "function";
-    const comeBack = goodbye ? goodbye.reconnect : canRenew || !FINAL_CODES.has(code);
+    const mayRenew = code === TOKEN_EXPIRED && this.#canRenew;
+    const comeBack = mayRenew || (goodbye ? goodbye.reconnect : !FINAL_CODES.has(code));
     if (!comeBack) {
       this.#end(code, goodbye?.reason ?? reason);
       return;

@@ -14,13 +14,16 @@ export class Sends {
   #connection;
   #limit;
   #timeoutMs;
+  #onDelay;
   /** By room, oldest first. Only the first of each is ever on the wire. */
   #queues = new Map();
   #count = 0;
   /** The rooms that the client is in. */
   #open = new Set();
 
-  constructor(connection, { queueLimit = 100, sendTimeoutMs = 30_000 }) {
+  /** `onDelay({room, key, error})`: a message is tried again later. */
+  constructor(connection, { queueLimit = 100, sendTimeoutMs = 30_000 }, onDelay) {
+    this.#onDelay = onDelay;
     this.#connection = connection;
     this.#limit = queueLimit;
     this.#timeoutMs = sendTimeoutMs;
@@ -92,8 +95,13 @@ export class Sends {
     } catch (error) {
       send.error = error;
       if (send.attempt !== attempt || LOST.has(error.code)) return;
-      if (!PASSING.has(error.code)) this.#fail(send, error);
-      else setTimeout(() => send.attempt === attempt && this.#attempt(send), pauseAfter(error));
+      if (!PASSING.has(error.code)) {
+        this.#fail(send, error);
+        return;
+      }
+      setTimeout(() => send.attempt === attempt && this.#attempt(send), pauseAfter(error));
+      const { room, key } = send.frame;
+      this.#onDelay({ room, key, error });
     }
   }
 

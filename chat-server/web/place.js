@@ -21,8 +21,9 @@ export function socketUrl() {
 }
 
 /** Asks the server for a room that nobody can guess. */
-export async function createRoom() {
-  const response = await fetch(onServer("create-room"), { method: "POST" });
+export async function createRoom(token) {
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const response = await fetch(onServer("create-room"), { method: "POST", headers });
   if (!response.ok) throw new Error(`The server answered ${response.status}.`);
   return (await response.json()).roomId;
 }
@@ -51,6 +52,19 @@ export function asked() {
   };
 }
 
+/** Takes the token out of the address, `#token=` or `?token=`, where others could read it. */
+export function takeToken() {
+  const url = new URL(location.href);
+  const inHash = new URLSearchParams(url.hash.slice(1));
+  const token = inHash.get("token") ?? url.searchParams.get("token");
+  if (token === null) return null;
+  inHash.delete("token");
+  url.hash = inHash.toString();
+  url.searchParams.delete("token");
+  history.replaceState(null, "", url.href);
+  return token || null;
+}
+
 function decode(text) {
   try {
     return decodeURIComponent(text);
@@ -59,7 +73,7 @@ function decode(text) {
   }
 }
 
-/** What this tab remembers: `{name, resume, rooms, current}`. Another tab is another user. */
+/** What this tab remembers: `{name, resume, token, rooms, current}`. Another tab is another user. */
 export const session = {
   load: () => read(sessionStorage) ?? {},
   save: (value) => write(sessionStorage, value),

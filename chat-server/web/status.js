@@ -2,6 +2,7 @@
 
 import { announce } from "./announce.js";
 import { byId } from "./dom.js";
+import { endInWords } from "./words.js";
 
 const WORDS = {
   idle: "Not connected",
@@ -14,7 +15,8 @@ const WORDS = {
 let countdown = null;
 let wasLost = false;
 
-export function showConnection({ state, retryInMs, reason }, client) {
+export function showConnection({ state, retryInMs, code, reason }, client) {
+  const end = endInWords({ code, reason });
   clearInterval(countdown);
   byId("dot").className = `dot ${state}`;
   byId("connection").textContent = WORDS[state];
@@ -24,8 +26,8 @@ export function showConnection({ state, retryInMs, reason }, client) {
   byId("retry").hidden = state === "connecting";
   byId("retry").textContent = state === "closed" ? "Connect again" : "Try now";
   if (state === "waiting") count(Date.now() + retryInMs);
-  else say(state === "closed" ? `Disconnected: ${reason}` : wasLost ? "Reconnecting …" : "Connecting …");
-  tell(state, reason);
+  else say(state === "closed" ? `Disconnected: ${end}` : wasLost ? "Reconnecting …" : "Connecting …");
+  tell(state, end);
 }
 
 /** Does not wait any longer for the next attempt when there is reason to hope, or when one
@@ -52,9 +54,9 @@ function count(until) {
 }
 
 /** Once at the loss and once at the return, however many attempts lie between. */
-function tell(state, reason) {
+function tell(state, end) {
   if (state === "waiting" && !wasLost) announce("The connection was lost. Reconnecting.");
   if (state === "online" && wasLost) announce("Connected again.");
-  if (state === "closed") announce(`Disconnected: ${reason}`);
+  if (state === "closed") announce(`Disconnected: ${end}`);
   if (state !== "connecting") wasLost = state !== "online";
 }

@@ -33,13 +33,21 @@ export class Unsent {
     this.#onChange(room);
   }
 
+  /** A message is not taken yet, and is tried again by itself. */
+  delay(room, key, why) {
+    const sending = room.unsent.get(key);
+    if (!sending || sending.isTaken) return;
+    room.unsent.set(key, { ...sending, delay: why });
+    this.#onChange(room);
+  }
+
   show(room) {
-    const rows = [...room.unsent].map(([key, { text, error, isTaken }]) => {
+    const rows = [...room.unsent].map(([key, { text, error, delay, isTaken }]) => {
       const discard = () => {
         room.unsent.delete(key);
         this.#onChange(room);
       };
-      const row = unsentRow({ text, error }, () => this.say(room, text, key), discard);
+      const row = unsentRow({ text, error, delay }, () => this.say(room, text, key), discard);
       row.classList.toggle("taken", Boolean(isTaken));
       return row;
     });
@@ -48,8 +56,9 @@ export class Unsent {
 }
 
 /** One's own message on its way; `onRetry` if it did not get there. */
-function unsentRow({ text, error }, onRetry, onDiscard) {
-  const state = make("p", { class: "state" }, error ? `Not sent: ${error}` : "Sending …");
+function unsentRow({ text, error, delay }, onRetry, onDiscard) {
+  const waits = delay ? `${delay} Sending in a moment …` : "Sending …";
+  const state = make("p", { class: "state" }, error ? `Not sent: ${error}` : waits);
   const item = make("li", { class: `message own unsent${error ? " failed" : ""}` });
   if (error) {
     const retry = make("button", { type: "button", class: "small", "data-testid": "resend" }, "Send again");

@@ -1,0 +1,33 @@
+// What went wrong, in words for people.
+
+const NO_TOKEN =
+  "This chat asks for a token. Open it with the link that you were given, or add #token=… to its address.";
+
+const ENDS = {
+  4002: "a moderator ended the connection.",
+  4003: "you are banned.",
+  4004: "your access has run out. Open the link that you were given once more, or get a new one.",
+};
+
+const PUT_OUT = {
+  kicked: "You were put out of the room",
+  banned: "You are banned from the room",
+};
+
+/** Why the connection is over. */
+export function endInWords({ code, reason }) {
+  return ENDS[code] ?? reason;
+}
+
+/** Why one is not in a room any more. */
+export function putOutInWords({ reason, message }) {
+  const what = PUT_OUT[reason] ?? "You are not allowed in the room any more";
+  return message ? `${what}: ${message}` : `${what}.`;
+}
+
+/** Why something was refused. */
+export function errorInWords({ code, message }, hasToken) {
+  if (code === "unauthorized") return hasToken ? `${message} Get a new link.` : NO_TOKEN;
+  if (code === "rate_limited") return "That was too fast.";
+  return message;
+}
