@@ -10,7 +10,7 @@ use chat_server::{Server, ServerConfig};
 async fn main() -> std::io::Result<()> {
     // In production: `RedisBroker::connect(RedisConfig::new(url)).await?`
     let (broker, events) = MemoryBroker::connect();
-    let config = ServerConfig::default().max_rooms(16);
+    let config = ServerConfig::default().max_message_bytes(4096);
     let chat = Server::builder().broker(broker, events).config(config).start();
 
     let routes = Router::new()

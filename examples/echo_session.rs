@@ -3,7 +3,8 @@
 //! `PORT=9001 cargo run --release -p examples --example echo_session`
 //!
 //! It waits for room in the outbox instead of dropping, and its limits are those of the
-//! Autobahn test suite, whose largest message has 16 MiB.
+//! Autobahn test suite, whose largest message has 16 MiB; `MAX_MESSAGE_BYTES=65536` gives it that
+//! of a server.
 
 #![allow(clippy::print_stdout, reason = "it says where it listens")]
 
@@ -14,7 +15,7 @@ use chat_core::Frames;
 use chat_transport::{Incoming, SharedTcp, TransportConfig, accept};
 use tokio::net::{TcpListener, TcpStream};
 
-const MAX_MESSAGE: usize = 16 * 1024 * 1024;
+const LARGEST: usize = 16 * 1024 * 1024;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,7 +23,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     println!("listening on ws://{}", listener.local_addr()?);
 
-    let config = TransportConfig::default().max_message_bytes(MAX_MESSAGE).max_fragments(100_000);
+    let bytes = std::env::var("MAX_MESSAGE_BYTES").map_or(Ok(LARGEST), |bytes| bytes.parse())?;
+    let config = TransportConfig::default().max_message_bytes(bytes).max_fragments(100_000);
     let config = Arc::new(config);
     loop {
         let (stream, _) = listener.accept().await?;

@@ -97,6 +97,16 @@ async fn echo_session() {
     assert_eq!(client.recv_binary().await, large);
 }
 
+/// The next frame of this type, whatever comes before.
+async fn next_of(kind: &str, client: &mut WsClient) -> serde_json::Value {
+    loop {
+        let frame = client.recv_json().await;
+        if frame["type"] == kind {
+            return frame;
+        }
+    }
+}
+
 /// What an HTTP server answers.
 fn get(address: &str, path: &str) -> String {
     let mut page = TcpStream::connect(address).unwrap();
@@ -116,13 +126,36 @@ async fn axum_server() {
     let url = format!("ws://{}/chat/ws", server.1);
     let mut client = WsClient::connect_with(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await;
     client.send(r#"{"type":"hello"}"#).await;
-    assert_eq!(client.recv_json().await["limits"]["rooms"], 16);
+    assert_eq!(client.recv_json().await["limits"]["message_bytes"], 4096);
 
     let id = server.0.id().to_string();
     assert!(Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
     assert_eq!(client.recv_json().await["type"], "goodbye");
     assert_eq!(client.recv_close().await.0, 1001);
     assert!(server.0.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn authenticator() {
+    let server = Running::start("authenticator");
+    let connect = async |key: &str| {
+        let url = format!("ws://{}/ws?token={key}", server.1);
+        WsClient::connect_with(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await
+    };
+    let (mut ann, mut bob) = (connect("key-of-ann").await, connect("key-of-bob").await);
+    for client in [&mut ann, &mut bob] {
+        client.send(r#"{"type":"join","room":"news"}"#).await;
+        next_of("joined", client).await;
+    }
+    let news = r#"{"type":"send","room":"news","message":"hello","key":"1"}"#;
+    bob.send(news).await;
+    assert_eq!(next_of("error", &mut bob).await["code"], "forbidden");
+    ann.send(news).await;
+    let told = next_of("message", &mut bob).await;
+    assert_eq!((&told["user"]["name"], &told["message"]), (&"Ann".into(), &"hello".into()));
+
+    let url = format!("ws://{}/ws?token=nobody", server.1);
+    assert_eq!(WsClient::try_connect(&url, &[]).await.unwrap_err().as_u16(), 401);
 }
 
 #[tokio::test]

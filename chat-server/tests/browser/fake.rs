@@ -32,12 +32,12 @@ const SETUP: &str = "
             await soon(() => this.frames(type).length >= nth);
             return this.frames(type)[nth - 1];
         }
-        async welcome(userId = 'u1') {
-            this.open();
-            const { id } = await this.asked('hello');
+        async welcome(userId = 'u1', more) {
+            if (this.readyState === 0) this.open();
+            const { id } = this.frames('hello').at(-1) ?? (await this.asked('hello'));
             const user = { id: userId, name: 'Ann', color: '#FF6B6B' };
             const limits = { message_bytes: 10 };
-            this.say({ type: 'welcome', id, user, resume: 'secret', limits });
+            this.say({ type: 'welcome', id, user, resume: 'secret', limits, ...more });
         }
         async ok(nth, place) {
             const { id } = await this.asked('send', nth);

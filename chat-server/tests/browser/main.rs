@@ -12,6 +12,7 @@ mod presence;
 mod proxy;
 mod sends;
 mod server;
+mod tokens;
 mod webdriver;
 
 use chat_broker::testing::RedisServer;
@@ -248,7 +249,7 @@ fn rooms_keep_their_unread_messages_and_a_reload_keeps_the_rooms() {
 
 #[test]
 fn ten_thousand_messages_are_shown_through_a_window() {
-    let server = Server::start();
+    let server = Server::start_with(&["--limits", "off"]);
     let browser = Browser::start();
     let tab = browser.open(&server.url("/?user=Reader&room=busy"));
     tab.until_shows("log", "You joined the room.");

@@ -53,15 +53,28 @@ impl Server {
     /// Sends a request with these header lines. Returns the status, the head in lower
     /// case, and the body.
     pub(crate) fn request(&self, line: &str, headers: &[&str]) -> (u16, String, String) {
+        self.send(line, headers, "")
+    }
+
+    fn send(&self, line: &str, headers: &[&str], body: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
-        write!(stream, "{line} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n").unwrap();
+        write!(stream, "{line} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n{body}").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, head.to_ascii_lowercase(), body.to_owned())
+    }
+
+    /// Posts a JSON body to the API, with its key.
+    pub(crate) fn post(&self, path: &str, key: &str, body: &str) {
+        let (key, length) =
+            (format!("X-Api-Key: {key}"), format!("Content-Length: {}", body.len()));
+        let headers = [&*key, "Host: localhost", "Content-Type: application/json", &*length];
+        let (status, _, answer) = self.send(&format!("POST {path}"), &headers, body);
+        assert_eq!(status, 200, "{answer}");
     }
 
     /// Waits until it has refused something with this code.

@@ -2,14 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
+mod auth;
+mod client;
 mod direct;
 mod history;
+mod limits;
 mod mixed;
+mod moderation;
 mod native;
 mod nginx;
 mod operations;
 mod outage;
 mod presence;
+mod redis_faults;
 mod rooms;
 mod support;
 mod topics;

@@ -201,7 +201,8 @@ async fn members_and_typing() {
 
 #[tokio::test]
 async fn every_error_has_its_code_and_the_request_its_id() {
-    let server = Chat::start(crate::support::command().args(["--port", "0", "--max-rooms", "2"]));
+    let settings = ["--port", "0", "--limits", "on", "--max-rooms", "2"];
+    let server = Chat::start(crate::support::command().args(settings));
     let mut client = server.native().await;
     join(&mut client, "general").await;
     let long = "x".repeat(32_769);

@@ -12,8 +12,14 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&file, "port = 8080\nmax-rooms = \"many\"\n").unwrap();
     let file = file.to_str().unwrap();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 15] = [
+    let table: [Case<'_>; 21] = [
         (&["--log", "nonsense"], &[], "nonsense"),
+        (&["--drain-timeout", "0s"], &[], "drain-timeout"),
+        (&["--api-key", "short"], &[], "api-key"),
+        (&[], &[("API_KEY", "ein Schlüssel für alle")], "api-key"),
+        (&["--allow-origin", "app.example"], &[], "allow-origin"),
+        (&["--trusted-proxies", "10.0.0.0/33"], &[], "trusted-proxies"),
+        (&["--rate", "0"], &[], "--rate"),
         (&["--max-rooms", "0"], &[], "max-rooms"),
         (&["--max-message-bytes", "1000000"], &[], "max-message-bytes"),
         (&["--pong-timeout", "0s"], &[], "pong-timeout"),
@@ -67,6 +73,7 @@ async fn flags_win_over_the_environment_and_that_over_the_file() {
         command().arg("--config").arg(&file).args(["--port", "0", "--log-format", "json"]).envs([
             ("PORT", "2"),
             ("MAX_ROOMS", "5"),
+            ("LIMITS", "on"),
             ("REDIS_URL", ""),
         ]),
     );
@@ -107,6 +114,11 @@ async fn health_and_metrics() {
         "chat_rejected_total{code=\"bad_json\"} 1",
         "chat_broker_up 1",
         "chat_topics 2",
+        "chat_rooms 1",
+        "chat_publish_seconds_count 1",
+        "chat_publish_seconds_bucket{le=\"+Inf\"} 1",
+        "chat_outbox_bytes 0",
+        "chat_panics_total 0",
     ] {
         assert!(page.lines().any(|found| found == line), "{line} in:\n{page}");
     }

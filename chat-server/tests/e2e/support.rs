@@ -47,7 +47,8 @@ pub(crate) fn command() -> Command {
     let threads = (name + STARTED.replace(STARTED.get() + 1)) % 3 + 1;
     let mut command = Command::new(env!("CARGO_BIN_EXE_chat-server"));
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.env("THREADS", threads.to_string());
+    // Tests of the limits say so.
+    command.env("THREADS", threads.to_string()).env("LIMITS", "off");
     command
 }
 
@@ -108,6 +109,12 @@ impl Chat {
         self.port
     }
 
+    /// The id of the process.
+    #[allow(dead_code, reason = "for other tests that share this file")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A client without a subprotocol, at `/`.
     pub(crate) async fn client(&self) -> WsClient {
         WsClient::connect(&self.ws("/")).await
@@ -146,6 +153,12 @@ impl Chat {
         self.log.lines().iter().filter(|line| line.contains(text)).count()
     }
 
+    /// The lines of the log so far.
+    #[allow(dead_code, reason = "for other tests that share this file")]
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lines().clone()
+    }
+
     pub(crate) async fn until_ready(&self) {
         self.until_status("/readyz", 200).await;
     }
@@ -174,6 +187,13 @@ impl Chat {
         let pid = self.child.id().to_string();
         let status = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
         assert!(status.success());
+    }
+
+    /// Memory that the process holds, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let pid = self.child.id().to_string();
+        let output = Command::new("ps").args(["-o", "rss=", "-p", &pid]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
     }
 
     /// Waits for the end of the process.

@@ -1,0 +1,76 @@
+//! What clients say does not stand in the log as a line of the log.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{Chat, ask, command, join};
+use crate::wire::{connect, read_to_end};
+
+/// A word to look for, beside what would forge a line, colour it or end a string.
+const MARK: &str = "f0rged";
+const FORGED: &str = "\r\n2026-01-01T00:00:00Z  INFO f0rged \u{1b}[31m\" ' \\ \u{0}";
+
+#[tokio::test]
+async fn nothing_that_a_client_says_is_a_line_of_the_log() {
+    for format in ["human", "json"] {
+        let mut command = command();
+        command.env("LIMITS", "off").env("LOG", "trace").env("LOG_FORMAT", format);
+        let server = Chat::start(command.env("PORT", "0"));
+        say_everything(&server).await;
+        assert_eq!(server.http("GET", "/healthz").await.0, 200);
+        let lines = server.log();
+        assert!(lines.len() > 1, "{format}: nothing was logged");
+        for line in lines {
+            assert!(is_genuine(&line), "{format}: a line that the server did not write: {line:?}");
+            assert!(!line.contains(char::is_control), "{format}: a terminal would obey {line:?}");
+        }
+    }
+}
+
+/// Whether a line begins as those of the server do; those forged here are of another day.
+fn is_genuine(line: &str) -> bool {
+    let is_dated = |text: &str| text.starts_with("20") && !text.starts_with("2026-01-01");
+    match serde_json::from_str::<Value>(line) {
+        Ok(line) => line["timestamp"].as_str().is_some_and(is_dated),
+        Err(_) => is_dated(line),
+    }
+}
+
+/// The mark in each place that a client fills.
+async fn say_everything(server: &Chat) {
+    let mut client = server.native().await;
+    for frame in [
+        json!({"type": "hello", "name": FORGED}),
+        json!({"type": FORGED}),
+        json!({"type": "join", "room": FORGED}),
+        json!({"type": "hello", "resume": FORGED}),
+        json!({"type": "hello", "resume": format!("00.{FORGED}")}),
+        json!({"type": "ping", "id": [FORGED]}),
+        json!([FORGED]),
+    ] {
+        ask(&mut client, "error", frame).await;
+    }
+    join(&mut client, "f0rged \" ' \\").await;
+    let message = json!({"type": "send", "room": "f0rged \" ' \\", "message": FORGED, "data": FORGED, "key": MARK});
+    ask(&mut client, "ok", message).await;
+    let direct = json!({"type": "direct", "to": "f0rged \"", "message": FORGED});
+    ask(&mut client, "ok", direct).await;
+    client.send(&format!("{{\"type\":\"{FORGED}")).await;
+    client.recv().await;
+    client.close().await;
+    for request in [
+        format!("GET /{MARK}\u{1b}[31m HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        format!(
+            "GET /join-room/%0d%0a{MARK}%1b[31m HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        ),
+        format!("GET / HTTP/1.1\r\nHost: a\r\nX-{MARK}: \u{1b}[31m\r\nConnection: close\r\n\r\n"),
+        format!("{MARK}\u{1b}[31m \r\n\r\n"),
+    ] {
+        let mut stream = connect(server.port()).await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        read_to_end(&mut stream, Duration::from_secs(10)).await;
+    }
+}

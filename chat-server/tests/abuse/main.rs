@@ -1,0 +1,50 @@
+//! Bad input on the real server: each has its documented answer, and nobody else notices.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
+mod bystanders;
+mod floods;
+mod frames;
+mod log;
+mod names;
+#[allow(dead_code, reason = "what other tests use of it is not all used here")]
+mod process;
+mod requests;
+mod silence;
+#[path = "../e2e/support.rs"]
+#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
+mod support;
+mod texts;
+mod vanishing;
+mod wire;
+
+use std::io::Write;
+
+use chat_broker::testing::RedisServer;
+use support::{Chat, command};
+
+/// What a table of bad input may leave behind, in KiB: what the allocator keeps, and no more.
+const LEFT_BEHIND: u64 = 4 * 1024;
+
+/// A server that is alone, and does not count what one client sends.
+fn unlimited() -> Chat {
+    Chat::start(command().env("LIMITS", "off").env("PORT", "0"))
+}
+
+/// Two servers that do not count what one client sends.
+async fn unlimited_pair(redis: &RedisServer) -> (Chat, Chat) {
+    let start = || {
+        let mut command = command();
+        command.env("LIMITS", "off").env("PORT", "0").env("REDIS_URL", redis.url());
+        Chat::start(&mut command)
+    };
+    let pair = (start(), start());
+    pair.0.until_ready().await;
+    pair.1.until_ready().await;
+    pair
+}
+
+/// A line that is shown also when the test succeeds.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "abuse: {line}");
+}

@@ -1,0 +1,222 @@
+//! The page and the module on a server that asks for tokens.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chat_core::UserId;
+use chat_server::{JwtSigner, TokenClaims};
+use serde_json::json;
+
+use crate::fake::run;
+use crate::server::Server;
+use crate::webdriver::{Browser, Tab};
+
+const SECRET: &str = "a secret of thirty-two bytes or more";
+const KEY: &str = "a key for backends";
+
+fn start() -> Server {
+    Server::start_with(&["--jwt-secret", SECRET, "--api-key", KEY, "--token-grace", "1s"])
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Ann's token, good for the rooms of this pattern.
+fn token(rooms: &str, lifetime: Duration) -> String {
+    let mut claims = TokenClaims::new(&UserId::new("u-ann").unwrap(), lifetime);
+    claims.name = Some("Ann".to_owned());
+    let member = ["join", "send", "history", "presence"].map(str::to_owned);
+    claims.rooms = Some(BTreeMap::from([(rooms.to_owned(), member.to_vec())]));
+    JwtSigner::with_secret(SECRET.as_bytes()).unwrap().sign(&claims).unwrap()
+}
+
+#[test]
+fn the_page_says_that_a_token_is_needed_and_takes_it_from_its_address() {
+    let server = start();
+    let browser = Browser::start();
+    let tab = browser.open(&server.url("/?room=general"));
+    tab.click("join");
+    tab.until_shows("start-error", "This chat asks for a token.");
+
+    let token = token("general", HOUR);
+    tab.go(&server.url(&format!("/?room=general#token={token}")));
+    tab.until_shows("log", "You joined the room.");
+    tab.until_shows("me", "Ann");
+    hides(&tab, &token);
+    tab.run("location.reload()", &[]);
+    tab.until_shows("connection", "Connected");
+    tab.until_shows("log", "You joined the room.");
+    hides(&tab, &token);
+    browser.assert_no_errors(&[]);
+}
+
+/// Neither the address nor the link for others tells the token.
+fn hides(tab: &Tab<'_>, token: &str) {
+    tab.click("share");
+    let link = tab.until("document.querySelector('[data-testid=link]').value", &[]);
+    tab.click("share-close");
+    let address = tab.run("return location.href", &[]);
+    for shown in [&link, &address] {
+        assert!(shown.as_str().unwrap().ends_with("/join-room/general"), "{shown}");
+    }
+    let page = tab.run("return document.documentElement.outerHTML", &[]);
+    assert!(!page.as_str().unwrap().contains(token));
+}
+
+#[test]
+fn a_token_in_the_query_and_a_room_of_ones_own() {
+    let server = start();
+    let browser = Browser::start();
+    let tab = browser.open(&server.url(&format!("/?token={}", token("*", HOUR))));
+    tab.until_shows("room", "");
+    tab.until_hidden("name");
+    assert_eq!(tab.run("return location.search + location.hash", &[]), "");
+    tab.click("create");
+    tab.until_shows("link", "");
+    let link = tab.until("document.querySelector('[data-testid=link]').value", &[]);
+    assert!(!link.as_str().unwrap().contains("token"), "{link}");
+    tab.click("share-close");
+    tab.until_shows("me", "Ann");
+    tab.until_shows("log", "You joined the room.");
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn the_page_says_what_moderators_did() {
+    let server = start();
+    let browser = Browser::start();
+    let token = token("*", HOUR);
+    let open = |room: &str| browser.open(&server.url(&format!("/?room={room}#token={token}")));
+    let tab = open("general");
+    tab.until_shows("log", "You joined the room.");
+    let calm = r#"{"user":"u-ann","reason":"Calm down."}"#;
+    server.post("/api/rooms/general/kick", KEY, calm);
+    tab.until_shows("start-error", "You were put out of the room: Calm down.");
+    tab.click("join");
+    tab.until_shows("log", "You joined the room.");
+    server.post("/api/rooms/general/ban", KEY, calm);
+    tab.until_shows("start-error", "You are banned from the room: Calm down.");
+    tab.click("join");
+    tab.until_shows("start-error", "You are banned from this room: Calm down.");
+
+    let tab = open("other");
+    tab.until_shows("log", "You joined the room.");
+    server.post("/api/users/u-ann/disconnect", KEY, "{}");
+    tab.until_shows("banner", "Disconnected: a moderator ended the connection.");
+    tab.click("retry");
+    tab.until_hidden("banner");
+    server.post("/api/users/u-ann/disconnect", KEY, r#"{"seconds":60}"#);
+    tab.until_shows("banner", "Disconnected: you are banned.");
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn the_page_says_what_a_token_does_not_allow_and_that_it_has_run_out() {
+    let server = start();
+    let browser = Browser::start();
+    let narrow = token("general", HOUR);
+    let tab = browser.open(&server.url(&format!("/?room=secret#token={narrow}")));
+    tab.until_shows("start-error", "You may not do that there.");
+
+    let short = token("*", Duration::from_secs(2));
+    let tab = browser.open(&server.url(&format!("/?room=general#token={short}")));
+    tab.until_shows("banner", "Disconnected: your access has run out.");
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn the_page_says_that_somebody_is_too_fast_and_sends_in_the_end() {
+    let server = Server::start_with(&["--rate", "1/4"]);
+    let browser = Browser::start();
+    let tab = browser.open(&server.url("/?user=Ann&room=general"));
+    tab.until_shows("log", "You joined the room.");
+    for n in 1..=5 {
+        tab.fill("message", &format!("number {n}"));
+        tab.click("send");
+    }
+    tab.until_shows("unsent", "That was too fast. Sending in a moment");
+    for n in 1..=5 {
+        tab.until_shows("log", &format!("number {n}"));
+    }
+    tab.until_shows("unsent", "");
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn the_module() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let tab = browser.open(&server.url("/"));
+    renews_in_time_and_stays_where_it_is(&tab);
+    asks_again_for_a_token_that_does_not_come(&tab);
+    ends_a_room_that_it_is_put_out_of(&tab);
+    browser.assert_no_errors(&[]);
+}
+
+fn renews_in_time_and_stays_where_it_is(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        "let count = 0;
+            const { chat } = await member({ token: async () => `t${++count}` });
+            const [first] = sockets;
+            await first.welcome('u1', { expires_in_ms: 1500 });
+            await first.asked('hello', 2);
+            await first.refuse('hello', 2, 'broker_unavailable');
+            await first.welcome('u1', { expires_in_ms: 0 });
+            await first.asked('hello', 3);
+            first.say({ type: 'goodbye', reason: 'token_expired', reconnect: false, after_ms: 0 });
+            first.end(4004);
+            await soon(() => sockets[1]);
+            await sockets[1].welcome();
+            const tokens = sockets.map((socket) => socket.frames('hello').map(({ token }) => token));
+            const joins = sockets.map((socket) => socket.frames('join').length);
+            chat.close();
+            return { tokens, joins };",
+    );
+    assert_eq!(result, json!({"tokens": [["t1", "t2", "t3"], ["t4"]], "joins": [1, 1]}));
+}
+
+fn asks_again_for_a_token_that_does_not_come(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        "let count = 0;
+            const token = async () => {
+                count += 1;
+                if (count === 1) throw new Error('the backend is away');
+                return `t${count}`;
+            };
+            const chat = client({ token, backoffBaseMs: 1 });
+            const reasons = [];
+            chat.on('state', ({ reason }) => reason && reasons.push(reason));
+            chat.connect();
+            sockets[0].open();
+            await soon(() => sockets[1]);
+            await sockets[1].welcome();
+            const { state } = chat;
+            chat.close();
+            return [state, reasons[0], sockets[1].sent[0].token];",
+    );
+    let expected = json!(["online", "There is no token: the backend is away", "t2"]);
+    assert_eq!(result, expected);
+}
+
+fn ends_a_room_that_it_is_put_out_of(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        "const { chat, heard } = await member();
+            chat.on('left', ({ reason, message }) => heard.push(`${reason}: ${message}`));
+            const sent = codeOf(chat.send('r', 'hi'));
+            await sockets[0].asked('send');
+            sockets[0].say({ type: 'left', room: 'r', reason: 'kicked', message: 'Out.' });
+            const { rooms } = chat;
+            sockets[0].end(1006);
+            await soon(() => sockets[1]);
+            await sockets[1].welcome();
+            const joins = sockets[1].frames('join').length;
+            chat.close();
+            return { heard, sent: await sent, rooms, joins };",
+    );
+    let expected = json!({
+        "heard": ["joined", "kicked: Out."], "sent": "not_in_room", "rooms": [], "joins": 0,
+    });
+    assert_eq!(result, expected);
+}

@@ -1,0 +1,471 @@
+//! Who gets in with which token, and what they may do.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chat_broker::testing::RedisServer;
+use chat_core::UserId;
+use chat_server::{Audience, JwtSigner, TokenClaims};
+use chat_transport::testing::WsClient;
+use serde_json::{Value, json};
+
+use crate::support::{Chat, ask, command, exchange, next_of, run};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const NATIVE: (&str, &str) = ("Sec-WebSocket-Protocol", "chat.v1");
+
+fn server(args: &[&str]) -> Chat {
+    Chat::start(command().args(["--port", "0"]).env("JWT_SECRET", SECRET).args(args))
+}
+
+fn claims(user: &str) -> TokenClaims {
+    TokenClaims::new(&UserId::new(user).unwrap(), Duration::from_secs(600))
+}
+
+fn sign(claims: &TokenClaims) -> String {
+    JwtSigner::with_secret(SECRET.as_bytes()).unwrap().sign(claims).unwrap()
+}
+
+fn token(user: &str) -> String {
+    sign(&claims(user))
+}
+
+fn granting(user: &str, rules: &[(&str, &[&str])]) -> String {
+    let rule = |(pattern, names): &(&str, &[&str])| {
+        ((*pattern).to_owned(), names.iter().map(ToString::to_string).collect())
+    };
+    let mut claims = claims(user);
+    claims.rooms = Some(rules.iter().map(rule).collect::<BTreeMap<_, Vec<_>>>());
+    sign(&claims)
+}
+
+async fn native(server: &Chat, token: &str) -> WsClient {
+    WsClient::connect_with(&server.ws(&format!("/ws?token={token}")), &[NATIVE]).await
+}
+
+async fn welcome(client: &mut WsClient, frame: Value) -> Value {
+    ask(client, "welcome", frame).await
+}
+
+async fn refusal(client: &mut WsClient, frame: Value) -> String {
+    ask(client, "error", frame).await["code"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_token_names_the_user_wherever_it_stands() {
+    let server = server(&[]);
+    let mut ann = claims("ann");
+    ann.name = Some("Ann".to_owned());
+    let token = sign(&ann);
+    let bearer = format!("Bearer {token}");
+    let url = format!("/ws?userId=eve&user=Eve&token={token}");
+    let mut in_url = WsClient::connect_with(&server.ws(&url), &[NATIVE]).await;
+    let headers = [NATIVE, ("Authorization", bearer.as_str())];
+    let mut in_header = WsClient::connect_with(&server.ws("/ws?userId=eve"), &headers).await;
+    let mut in_hello = server.native().await;
+    let hello = json!({"type": "hello", "name": "Eve", "token": token});
+    for (client, frame) in [
+        (&mut in_url, json!({"type": "hello", "name": "Eve"})),
+        (&mut in_header, json!({"type": "hello"})),
+        (&mut in_hello, hello),
+    ] {
+        let welcome = welcome(client, frame).await;
+        assert_eq!(welcome["user"]["id"], "ann");
+        assert_eq!(welcome["user"]["name"], "Ann");
+        assert!(welcome.get("resume").is_none(), "a secret that would prove the name");
+        assert!(welcome["expires_in_ms"].as_u64().unwrap() > 590_000, "{welcome}");
+    }
+    assert_eq!(server.logged(&token), 0);
+}
+
+#[tokio::test]
+async fn nobody_is_let_in_without_a_good_token() {
+    let server = server(&["--log", "trace", "--jwt-audience", "chat", "--jwt-issuer", "us"]);
+    let signed = |change: &dyn Fn(&mut TokenClaims)| {
+        let mut claims = claims("ann");
+        claims.aud = Some(Audience::One("chat".to_owned()));
+        claims.iss = Some("us".to_owned());
+        change(&mut claims);
+        sign(&claims)
+    };
+    let good = signed(&|_| {});
+    native(&server, &good).await;
+    let now = TokenClaims::new(&UserId::new("x").unwrap(), Duration::ZERO).exp;
+    let other_secret = JwtSigner::with_secret(&[7; 32]).unwrap().sign(&claims("ann")).unwrap();
+    let (head, rest) = good.split_once('.').unwrap();
+    let (body, signature) = rest.split_once('.').unwrap();
+    // {"alg":"none"} and {"alg":"HS512"}
+    let none = format!("eyJhbGciOiJub25lIn0.{body}.");
+    let none_signed = format!("eyJhbGciOiJub25lIn0.{body}.{signature}");
+    let other_algorithm = format!("eyJhbGciOiJIUzUxMiJ9.{body}.{signature}");
+    let bad = [
+        signed(&|claims| claims.exp = now - 60),
+        signed(&|claims| claims.nbf = Some(now + 60)),
+        signed(&|claims| claims.aud = Some(Audience::One("other".to_owned()))),
+        signed(&|claims| claims.aud = None),
+        signed(&|claims| claims.iss = Some("them".to_owned())),
+        signed(&|claims| claims.iss = None),
+        signed(&|claims| claims.sub = String::new()),
+        signed(&|claims| claims.sub = "a".repeat(129)),
+        signed(&|claims| claims.rooms = Some([("*".to_owned(), vec!["fly".to_owned()])].into())),
+        other_secret,
+        none,
+        none_signed,
+        other_algorithm,
+        format!("{head}.{body}.{}", "A".repeat(signature.len())),
+        format!("{good}x"),
+        "x".repeat(9_000),
+        "not.a.token".to_owned(),
+        String::new(),
+    ];
+    for token in &bad {
+        let url = server.ws(&format!("/ws?token={token}"));
+        let refused = WsClient::try_connect(&url, &[NATIVE]).await;
+        assert_eq!(refused.err().map(|status| status.as_u16()), Some(401), "{token}");
+        let mut client = server.native().await;
+        let hello = json!({"type": "hello", "token": token});
+        assert_eq!(refusal(&mut client, hello).await, "unauthorized", "{token}");
+    }
+    let (_, _, page) = server.http("GET", "/metrics").await;
+    assert!(page.contains("chat_limited_total{limit=\"token\"} 36"), "{page}");
+    // At the level at which everything is logged.
+    for secret in bad.iter().filter(|token| token.len() > 20).map(String::as_str).chain([SECRET]) {
+        assert_eq!(server.logged(secret), 0, "{secret}");
+    }
+    assert_eq!(server.logged(signature), 0);
+}
+
+#[tokio::test]
+async fn before_a_token_nothing_is_carried_out_in_any_dialect() {
+    let server = server(&["--auth-timeout", "2s"]);
+    let mut listener = native(&server, &token("ann")).await;
+    ask(&mut listener, "joined", json!({"type": "join", "room": "r"})).await;
+    next_of(&mut listener, "presence").await;
+
+    let mut quiet = server.native().await;
+    ask(&mut quiet, "pong", json!({"type": "ping"})).await;
+    let native = [
+        json!({"type": "join", "room": "r"}),
+        json!({"type": "leave", "room": "r"}),
+        json!({"type": "send", "room": "r", "message": "x"}),
+        json!({"type": "direct", "to": "ann", "message": "x"}),
+        json!({"type": "typing", "room": "r", "typing": true}),
+        json!({"type": "history", "room": "r"}),
+        json!({"type": "members", "room": "r"}),
+        json!({"type": "kick", "room": "r", "user": "ann"}),
+        json!({"type": "hello", "name": "Eve"}),
+    ];
+    for frame in native {
+        assert_eq!(refusal(&mut quiet, frame.clone()).await, "unauthorized", "{frame}");
+    }
+    for frame in [
+        json!({"type": "join_room", "room": "r", "user": "Eve"}),
+        json!({"type": "SUBSCRIBE", "room": "r"}),
+        json!({"type": "sendMessage", "roomId": "r", "message": "x"}),
+        json!({"to": "ann", "message": "x"}),
+    ] {
+        let mut client = server.client().await;
+        assert_eq!(refusal(&mut client, frame.clone()).await, "unauthorized", "{frame}");
+    }
+    let mut by_id = WsClient::connect(&server.ws("/?userId=ann")).await;
+    assert_eq!(refusal(&mut by_id, json!({"to": "ann", "message": "x"})).await, "unauthorized");
+    // A dialect that cannot say hello gets no connection.
+    let refused = WsClient::try_connect(&server.ws("/join-room/r"), &[]).await;
+    assert_eq!(refused.err().map(|status| status.as_u16()), Some(401));
+    assert_eq!(server.http("POST", "/create-room").await.0, 401);
+    assert_eq!(server.http("POST", "/create-room?token=x").await.0, 401);
+    let path = format!("/create-room?token={}", token("ann"));
+    assert_eq!(server.http("POST", &path).await.0, 201);
+    assert_eq!(server.http("GET", "/join-room/r").await.0, 200, "the page is for everybody");
+
+    // Nothing of all that was heard.
+    listener.send_json(&json!({"type": "ping"})).await;
+    assert_eq!(listener.recv_json().await["type"], "pong");
+    // Whoever shows no token in time goes.
+    assert_eq!(quiet.recv_close().await.0, 1008);
+}
+
+#[tokio::test]
+async fn every_dialect_takes_a_token_in_the_url() {
+    let server = server(&[]);
+    let url = |path: &str, user: &str| server.ws(&format!("{path}token={}", token(user)));
+    let mut ann = WsClient::connect(&url("/join-room/r?", "ann")).await;
+    ann.recv().await;
+    ann.recv().await;
+    let mut bob = WsClient::connect(&url("/?userId=eve&", "bob")).await;
+    bob.send_json(&json!({"type": "SUBSCRIBE", "room": "r"})).await;
+    bob.send_json(&json!({"type": "sendMessage", "roomId": "r", "message": "here"})).await;
+    assert_eq!(next_of(&mut bob, "sendMessage").await["message"], "here");
+    ann.send_json(&json!({"type": "chat_message", "message": "hi"})).await;
+    assert_eq!(next_of(&mut bob, "sendMessage").await["message"], "hi");
+    let mut carl = WsClient::connect(&url("/?userId=eve&", "carl")).await;
+    // Until the server listens for him, nothing reaches him.
+    let (mut dan, direct) = (
+        native(&server, &token("dan")).await,
+        json!({"type": "direct", "to": "carl", "message": "hi"}),
+    );
+    while ask(&mut dan, "ok", direct.clone()).await["delivered"] == 0 {}
+    assert_eq!(carl.recv_json().await["message"], "hi");
+    carl.send_json(&json!({"to": "carl", "message": "to myself"})).await;
+    assert_eq!(carl.recv_json().await["message"], "to myself");
+}
+
+#[tokio::test]
+async fn each_verb_needs_its_capability() {
+    let redis = RedisServer::start();
+    let start = || {
+        Chat::start(
+            command().env("REDIS_URL", redis.url()).args(["--port", "0"]).env("JWT_SECRET", SECRET),
+        )
+    };
+    let (first, second) = (start(), start());
+    first.until_ready().await;
+    second.until_ready().await;
+    let everything = granting("owner", &[("*", &["*"])]);
+    let mut owner = native(&first, &everything).await;
+    ask(&mut owner, "joined", json!({"type": "join", "room": "r"})).await;
+    ask(&mut owner, "ok", json!({"type": "send", "room": "r", "message": "before"})).await;
+
+    let verbs = [
+        ("join", json!({"type": "join", "room": "r"})),
+        ("send", json!({"type": "send", "room": "r", "message": "x"})),
+        ("send", json!({"type": "typing", "room": "r", "typing": true})),
+        ("history", json!({"type": "history", "room": "r"})),
+        ("presence", json!({"type": "members", "room": "r"})),
+        ("direct", json!({"type": "direct", "to": "r", "message": "x"})),
+        ("moderate", json!({"type": "kick", "room": "r", "user": "nobody"})),
+        ("moderate", json!({"type": "ban", "room": "r", "user": "nobody", "seconds": 1})),
+        ("moderate", json!({"type": "unban", "room": "r", "user": "nobody"})),
+    ];
+    for lacking in ["join", "send", "history", "presence", "direct", "moderate"] {
+        let all = ["join", "send", "history", "presence", "direct", "moderate"];
+        let others: Vec<_> = all.into_iter().filter(|one| *one != lacking).collect();
+        let rules: [(&str, &[&str]); 2] = [("r", &others), ("@*", &others)];
+        let mut client = native(&second, &granting("guest", &rules)).await;
+        if lacking != "join" {
+            let since = json!({"epoch": "", "offset": 0});
+            let join = json!({"type": "join", "room": "r", "history": 10, "since": since});
+            let joined = ask(&mut client, "joined", join).await;
+            let messages = joined["messages"].as_array().unwrap().len();
+            assert_eq!(messages > 0, lacking != "history", "{joined}");
+            assert_eq!(joined["count"] == 2, lacking != "presence", "{joined}");
+        }
+        for (needed, frame) in &verbs {
+            let mut frame = frame.clone();
+            frame["id"] = json!(format!("{lacking}-{frame}").chars().take(40).collect::<String>());
+            client.send_json(&frame).await;
+            client.send_json(&json!({"type": "ping", "id": "end"})).await;
+            let mut refused = None;
+            loop {
+                let answer = client.recv_json().await;
+                match answer["type"].as_str().unwrap() {
+                    "error" if answer["id"] == frame["id"] => {
+                        refused = Some(answer["code"].clone())
+                    }
+                    "presence" => assert_ne!(lacking, "presence", "{answer}"),
+                    "pong" => break,
+                    _ => {}
+                }
+            }
+            let is_forbidden = refused == Some(json!("forbidden"));
+            assert_eq!(is_forbidden, *needed == lacking, "{frame} without {lacking}: {refused:?}");
+        }
+    }
+    // Whether the room is there or not makes no difference.
+    let mut stranger = native(&second, &granting("eve", &[("mine", &["*"])])).await;
+    for (_, mut frame) in verbs {
+        let mut answers = Vec::new();
+        for room in ["r", "no-such-room"] {
+            let place = if frame["to"].is_string() { "to" } else { "room" };
+            frame[place] = json!(room);
+            answers.push(ask(&mut stranger, "error", frame.clone()).await);
+        }
+        assert_eq!(answers[0], answers[1]);
+        assert_eq!(answers[0]["code"], "forbidden");
+    }
+    let path =
+        |room: &str| format!("/join-room/{room}?token={}", granting("eve", &[("mine", &["*"])]));
+    let status = |room: &str| {
+        let url = second.ws(&path(room));
+        async move { WsClient::try_connect(&url, &[]).await.err().map(|status| status.as_u16()) }
+    };
+    assert_eq!((status("r").await, status("no-such-room").await), (Some(403), Some(403)));
+    assert_eq!(status("mine").await, None);
+    // Other dialects.
+    let url = second.ws(&format!("/?token={}", granting("eve", &[("mine", &["*"])])));
+    for frame in [
+        json!({"type": "SUBSCRIBE", "room": "r"}),
+        json!({"type": "sendMessage", "roomId": "r", "message": "x"}),
+        json!({"type": "join_room", "room": "r"}),
+        json!({"to": "owner", "message": "x"}),
+    ] {
+        let mut client = WsClient::connect(&url).await;
+        assert_eq!(refusal(&mut client, frame.clone()).await, "forbidden", "{frame}");
+    }
+    let mut blind = native(&first, &granting("blind", &[("r", &["join"])])).await;
+    let joined = ask(&mut blind, "joined", json!({"type": "join", "room": "r"})).await;
+    assert_eq!(joined["members"].as_array().unwrap().len(), 1, "{joined}");
+    ask(&mut owner, "ok", json!({"type": "send", "room": "r", "message": "after"})).await;
+    assert_eq!(blind.recv_json().await["message"], "after", "and no presence before it");
+}
+
+#[tokio::test]
+async fn a_token_runs_out_and_may_be_renewed() {
+    let server = server(&["--token-grace", "1s"]);
+    let short = || {
+        let claims = TokenClaims::new(&UserId::new("ann").unwrap(), Duration::from_secs(2));
+        sign(&claims)
+    };
+    let (mut renewed, mut forgotten) =
+        (native(&server, &short()).await, native(&server, &short()).await);
+    let mut other = WsClient::connect(&server.ws(&format!("/?token={}", short()))).await;
+    for client in [&mut renewed, &mut forgotten] {
+        ask(client, "joined", json!({"type": "join", "room": "r"})).await;
+    }
+    let stranger = json!({"type": "hello", "token": token("bob")});
+    assert_eq!(refusal(&mut renewed, stranger).await, "forbidden", "nobody becomes another");
+    let hello = json!({"type": "hello", "token": granting("ann", &[("*", &["join", "send"])])});
+    let again = welcome(&mut renewed, hello).await;
+    assert!(again["expires_in_ms"].as_u64().unwrap() > 590_000);
+    let goodbye = next_of(&mut forgotten, "goodbye").await;
+    assert_eq!(
+        (&goodbye["reason"], &goodbye["reconnect"]),
+        (&json!("token_expired"), &json!(false))
+    );
+    assert_eq!(forgotten.recv_close().await.0, 4004);
+    assert_eq!(other.recv_until_close().await.1.0, 4004, "whatever it speaks");
+    // What the new token allows counts; what it does not allow is left.
+    ask(&mut renewed, "ok", json!({"type": "send", "room": "r", "message": "still here"})).await;
+    assert_eq!(refusal(&mut renewed, json!({"type": "history", "room": "r"})).await, "forbidden");
+    let narrow = json!({"type": "hello", "token": granting("ann", &[("other", &["*"])])});
+    renewed.send_json(&narrow).await;
+    let left = next_of(&mut renewed, "left").await;
+    assert_eq!((&left["room"], &left["reason"]), (&json!("r"), &json!("forbidden")));
+}
+
+/// What a new token allows counts for rooms that the client is in, too.
+#[tokio::test]
+async fn a_new_token_changes_what_is_seen() {
+    let server = server(&[]);
+    let token = |capabilities: &[&str]| granting("ann", &[("r", capabilities)]);
+    let mut ann = native(&server, &token(&["join", "presence"])).await;
+    ask(&mut ann, "joined", json!({"type": "join", "room": "r"})).await;
+    next_of(&mut ann, "presence").await;
+    let mut guests = Vec::new();
+    for (capabilities, sees) in
+        [(&["join"][..], false), (&["join", "presence"], true), (&["join"], false)]
+    {
+        welcome(&mut ann, json!({"type": "hello", "token": token(capabilities)})).await;
+        let mut guest = native(
+            &server,
+            &granting(&format!("guest-{}", guests.len()), &[("r", &["join", "send"])]),
+        )
+        .await;
+        ask(&mut guest, "joined", json!({"type": "join", "room": "r"})).await;
+        ask(&mut guest, "ok", json!({"type": "send", "room": "r", "message": "here"})).await;
+        guests.push(guest);
+        let first = ann.recv_json().await;
+        assert_eq!(first["type"] == "presence", sees, "{first}");
+        if sees {
+            next_of(&mut ann, "message").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn moderators_have_a_rate() {
+    let server = server(&["--limits", "on"]);
+    let mut moderator = native(&server, &granting("mo", &[("r", &["*"])])).await;
+    let mut refused = Vec::new();
+    for n in 0..35 {
+        let ban = json!({"type": "ban", "room": "r", "user": format!("user-{n}"), "seconds": 60});
+        moderator.send_json(&ban).await;
+        let answer = moderator.recv_json().await;
+        if answer["type"] == "error" {
+            refused.push(answer["code"].clone());
+        }
+    }
+    assert!((3..=5).contains(&refused.len()), "{refused:?}");
+    assert!(refused.iter().all(|code| code == "rate_limited"));
+}
+
+#[tokio::test]
+async fn keys_of_every_kind() {
+    let directory = std::env::temp_dir().join(format!("chat-keys-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    for (kind, arguments) in [
+        ("rsa", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"][..]),
+        ("ec", &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]),
+        ("ed", &["-algorithm", "ED25519"]),
+    ] {
+        let file = |name: &str| directory.join(format!("{kind}-{name}.pem")).display().to_string();
+        let openssl = |arguments: &[&str]| {
+            let output = std::process::Command::new("openssl").args(arguments).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        };
+        openssl(&[&["genpkey"], arguments, &["-out", &file("private")]].concat());
+        openssl(&["pkey", "-in", &file("private"), "-pubout", "-out", &file("public")]);
+        let server =
+            Chat::start(command().args(["--port", "0", "--jwt-public-key", &file("public")]));
+        let make = |user: &str| {
+            let wish = ["token", "--user", user, "--private-key", &file("private")];
+            let (code, token, error) = run(command().args(wish));
+            assert_eq!((code, &*error), (0, ""), "{kind}");
+            token.trim().to_owned()
+        };
+        let mut client = native(&server, &make("ann")).await;
+        assert_eq!(welcome(&mut client, json!({"type": "hello"})).await["user"]["id"], "ann");
+        // The public key is no secret: nobody signs with it.
+        let public = std::fs::read(file("public")).unwrap();
+        let forged = JwtSigner::with_secret(&public).unwrap().sign(&claims("eve")).unwrap();
+        let refused =
+            WsClient::try_connect(&server.ws(&format!("/ws?token={forged}")), &[NATIVE]).await;
+        assert_eq!(refused.err().map(|status| status.as_u16()), Some(401), "{kind}");
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[tokio::test]
+async fn the_program_makes_tokens_and_refuses_what_would_not_hold() {
+    let server = server(&[]);
+    let wish = ["token", "--user", "ann", "--name", "Ann", "--ttl", "5m", "--room", "r=join"];
+    let (code, token, _) = run(command().env("JWT_SECRET", SECRET).args(wish));
+    assert_eq!(code, 0);
+    let mut client = native(&server, token.trim()).await;
+    let welcome = welcome(&mut client, json!({"type": "hello"})).await;
+    assert_eq!(welcome["user"]["name"], "Ann");
+    assert!(welcome["expires_in_ms"].as_u64().unwrap() <= 300_000);
+    assert_eq!(refusal(&mut client, json!({"type": "join", "room": "other"})).await, "forbidden");
+
+    for (args, secret, named) in [
+        (&["token", "--user", "a"][..], None, "JWT_SECRET"),
+        (&["token", "--user", "a"], Some("short"), "32 bytes"),
+        (&["token", "--user", "", "--ttl", "1m"], Some(SECRET), "--user"),
+        (&["token", "--user", "a", "--room", "r=fly"], Some(SECRET), "fly"),
+        (&["token", "--user", "a", "--private-key", "/nonexistent"], None, "/nonexistent"),
+        (&["--port", "0"], Some("short"), "jwt-secret"),
+        (&["--port", "0", "--jwt-public-key", "/nonexistent"], None, "/nonexistent"),
+        (&["--port", "0", "--jwt-public-key", "/dev/null"], None, "jwt-public-key"),
+        (&["--port", "0", "--jwt-audience", "chat"], None, "jwt-secret"),
+        (&["--port", "0", "--jwt-public-key", "x"], Some(SECRET), "not both"),
+    ] {
+        let mut command = command();
+        command.args(args).envs(secret.map(|secret| ("JWT_SECRET", secret)));
+        let (code, _, error) = run(&mut command);
+        assert_eq!(code, 2, "{args:?}");
+        assert!(error.contains(named) && error.lines().count() == 1, "{args:?}: {error}");
+        assert!(secret.is_none_or(|secret| secret != SECRET || !error.contains(secret)));
+    }
+}
+
+#[tokio::test]
+async fn without_a_key_the_log_says_that_anybody_is_let_in() {
+    let server = Chat::alone();
+    server.until_logged("anybody is let in under any name");
+    assert_eq!(server.logged("anybody is let in"), 1);
+    let request = format!(
+        "POST /create-room HTTP/1.1\r\nHost: localhost:{}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        server.port()
+    );
+    assert_eq!(exchange(server.port(), &request).await.0, 201);
+}

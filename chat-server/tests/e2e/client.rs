@@ -1,0 +1,90 @@
+//! The client of the transport, on servers that ask for tokens and put people out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use chat_core::UserId;
+use chat_server::{JwtSigner, TokenClaims};
+use chat_transport::client::{Client, ClientConfig, Event, Events, State};
+use tokio::time::timeout;
+
+use crate::support::{Chat, DEADLINE, command, exchange};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const KEY: &str = "a key for backends";
+
+/// A backend that gives Ann tokens for three seconds.
+#[derive(Default)]
+struct Backend {
+    is_away: AtomicBool,
+    asked: AtomicU32,
+}
+
+impl Backend {
+    fn token(&self) -> Result<String, String> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err("the backend is away".to_owned());
+        }
+        let claims = TokenClaims::new(&UserId::new("ann").unwrap(), Duration::from_secs(3));
+        Ok(JwtSigner::with_secret(SECRET.as_bytes()).unwrap().sign(&claims).unwrap())
+    }
+}
+
+async fn next(events: &mut Events) -> Event {
+    timeout(DEADLINE, events.recv()).await.expect("an event in time").expect("another event")
+}
+
+#[tokio::test]
+async fn the_client_stays_for_longer_than_a_token_and_goes_when_it_is_put_out() {
+    let mut program = command();
+    program.env("JWT_SECRET", SECRET).env("API_KEY", KEY);
+    let server = Chat::start(program.args(["--port", "0", "--token-grace", "1s"]));
+    let backend = Arc::new(Backend::default());
+    let asked = Arc::clone(&backend);
+    let config = ClientConfig::default().token_from(move || {
+        let token = asked.token();
+        async move { token }
+    });
+    let (client, mut events) = Client::connect([server.ws("/ws")], config).unwrap();
+    client.join("r", 0).await.unwrap();
+    while !matches!(next(&mut events).await, Event::Joined { .. }) {}
+    let still_there = async {
+        while backend.asked.load(Ordering::Relaxed) < 4 {
+            client.send("r", "still here").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    timeout(DEADLINE, still_there).await.expect("three renewals");
+
+    let body = r#"{"user":"ann","reason":"calm down"}"#;
+    let request = format!(
+        "POST /api/rooms/r/kick HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: {KEY}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(exchange(server.port(), &request).await.0, 200);
+    loop {
+        match next(&mut events).await {
+            Event::Left { room, reason, message } => {
+                let told = (&*room, &*reason, message.as_deref());
+                assert_eq!(told, ("r", "kicked", Some("calm down")));
+                break;
+            }
+            Event::Message(_) | Event::Presence { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    // Without a new token the connection ends, and with the next one there is another.
+    backend.is_away.store(true, Ordering::Relaxed);
+    while !matches!(
+        next(&mut events).await,
+        Event::State(State::Waiting { loss, .. }) if loss.code == Some(4004)
+    ) {}
+    backend.is_away.store(false, Ordering::Relaxed);
+    while !matches!(next(&mut events).await, Event::State(State::Online)) {}
+    assert_eq!(client.user().unwrap().id, "ann");
+    client.join("r", 0).await.unwrap();
+}

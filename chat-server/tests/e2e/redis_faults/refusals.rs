@@ -1,0 +1,183 @@
+//! Redis refuses, in every way that it has: everybody is told, and nobody is the worse for it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chat_broker::testing::RedisServer;
+use serde_json::json;
+
+use super::crowd::Crowd;
+use super::{ANSWERED, pause, say};
+use crate::support::{Chat, command};
+
+/// How long a refusal lasts at least.
+const REFUSED: Duration = Duration::from_secs(2);
+
+const SECRET: &str = "hunter2";
+
+struct Refusal<'a> {
+    name: &'a str,
+    redis: Arc<RedisServer>,
+    begin: &'a [&'a [&'a str]],
+    end: &'a [&'a [&'a str]],
+    /// What the log says once.
+    said: &'a str,
+}
+
+impl Refusal<'_> {
+    /// What happens to two servers full of people.
+    async fn run(&self) {
+        let Self { name, redis, said, .. } = self;
+        let user = ["ACL", "SETUSER", "chat", "on", &format!(">{SECRET}"), "~*", "&*", "+@all"];
+        redis.command(&user).await;
+        let servers = [self.server().await, self.server().await];
+        let crowd = Crowd::on(&[&servers[0], &servers[1]]).await;
+        pause(Duration::from_millis(500)).await;
+
+        self.commands(self.begin).await;
+        let began = Instant::now();
+        for server in &servers {
+            server.until_status("/readyz", 503).await;
+        }
+        let away = began.elapsed();
+        let (_, _, page) = servers[0].http("GET", "/metrics").await;
+        assert!(page.contains("chat_broker_up 0"), "{name}: {page}");
+        let come = newcomer(&servers[0]).await;
+        pause(REFUSED).await;
+        self.commands(self.end).await;
+        let ended = Instant::now();
+        for server in &servers {
+            server.until_ready().await;
+        }
+        let ready = ended.elapsed();
+        pause(Duration::from_secs(1)).await;
+
+        let verdict = crowd.finish(ended).await;
+        say(&format!(
+            "{name}: 503 after {away:.1?}, a newcomer was answered after {come:.1?}, 200 after \
+             {ready:.1?}; {verdict}"
+        ));
+        verdict.is_whole();
+        assert!(verdict.refused > 0, "{name}: nobody was told");
+        for server in &servers {
+            let lines = [said, "redis is back"].map(|line| server.logged(line));
+            assert_eq!(lines, [1, 1], "{name}: said once each");
+            assert_eq!(server.logged(SECRET), 0, "{name}: a secret");
+        }
+    }
+
+    async fn server(&self) -> Chat {
+        let url = format!("redis://chat:{SECRET}@127.0.0.1:{}", self.redis.port());
+        let server = Chat::start(command().args(["--port", "0", "--redis-url", &url]));
+        server.until_ready().await;
+        server
+    }
+
+    async fn commands(&self, commands: &[&[&str]]) {
+        for command in commands {
+            if *command == ENDLESS {
+                let redis = Arc::clone(&self.redis);
+                tokio::spawn(async move { redis.command(ENDLESS).await });
+            } else {
+                self.redis.command(command).await;
+            }
+        }
+    }
+}
+
+/// Somebody comes to a server whose Redis refuses: in, or told that it cannot be.
+async fn newcomer(server: &Chat) -> Duration {
+    let began = Instant::now();
+    let mut client = server.native().await;
+    client.send_json(&json!({"type": "join", "room": "other"})).await;
+    let answer = client.recv_json().await;
+    let is_told = answer["type"] == "joined" || answer["code"] == "broker_unavailable";
+    assert!(is_told, "{answer}");
+    assert!(began.elapsed() < ANSWERED, "after {:?}", began.elapsed());
+    began.elapsed()
+}
+
+const REFUSES: &str = "redis refuses to write";
+const AWAY: &str = "redis is away";
+
+/// A script that does not end.
+const ENDLESS: &[&str] = &["EVAL", "while true do end", "0"];
+
+async fn refusal(name: &str, arguments: &[&str], [head, begin, end]: [&[&str]; 3], said: &str) {
+    let redis = Arc::new(RedisServer::start_with(arguments));
+    let (begin, end) = ([head, begin].concat(), [head, end].concat());
+    Refusal { name, redis, begin: &[&begin], end: &[&end], said }.run().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_takes_no_writes() {
+    tokio::join!(
+        refusal("OOM", &[], [&["CONFIG", "SET", "maxmemory"], &["1"], &["0"]], REFUSES),
+        refusal(
+            "NOREPLICAS",
+            &[],
+            [&["CONFIG", "SET", "min-replicas-to-write"], &["1"], &["0"]],
+            REFUSES
+        ),
+        refusal(
+            "NOPERM",
+            &[],
+            [&["ACL", "SETUSER", "chat"], &["-xadd", "-evalsha"], &["+xadd", "+evalsha"]],
+            REFUSES
+        ),
+        full_disk(),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_another_one() {
+    let (own, none) = (["127.0.0.1", "1"], ["NO", "ONE"]);
+    let stale = ["--replica-serve-stale-data", "no"];
+    tokio::join!(
+        refusal("READONLY", &[], [&["REPLICAOF"], &own, &none], AWAY),
+        refusal("MASTERDOWN", &stale, [&["REPLICAOF"], &own, &none], AWAY),
+        other_password(),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_runs_a_script() {
+    let script = |name, limit, said| async move {
+        let redis = Arc::new(RedisServer::start_with(&["--lua-time-limit", limit]));
+        let kill = &[&["SCRIPT", "KILL"][..]];
+        Refusal { name, redis, begin: &[ENDLESS], end: kill, said }.run().await;
+    };
+    tokio::join!(script("BUSY", "50", REFUSES), script("silence", "5000", AWAY));
+}
+
+async fn full_disk() {
+    let redis = Arc::new(RedisServer::start_with(&["--save", "3600 1"]));
+    std::fs::remove_dir_all(redis.directory()).unwrap();
+    let end: &[&[&str]] = &[&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]];
+    Refusal { name: "MISCONF", redis, begin: &[&["BGSAVE"]], end, said: REFUSES }.run().await;
+}
+
+async fn other_password() {
+    let redis = Arc::new(RedisServer::start());
+    let password = format!(">{SECRET}");
+    let change: &[&str] = &["ACL", "SETUSER", "chat", "resetpass", ">new"];
+    let back: &[&str] = &["ACL", "SETUSER", "chat", &password];
+    let begin: &[&[&str]] = &[change, &["CLIENT", "KILL", "USER", "chat"]];
+    Refusal { name: "WRONGPASS", redis, begin, end: &[back], said: AWAY }.run().await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_at_the_start_is_said_and_not_shown() {
+    let redis = RedisServer::start_with(&["--requirepass", "right"]);
+    for url in [
+        format!("redis://:{SECRET}@127.0.0.1:{}", redis.port()),
+        format!("redis://127.0.0.1:{}", redis.port()),
+    ] {
+        let server =
+            Chat::start(command().args(["--port", "0", "--log", "trace", "--redis-url", &url]));
+        server.until_logged(AWAY);
+        assert_eq!(server.http("GET", "/readyz").await.0, 503);
+        newcomer(&server).await;
+        assert_eq!((server.logged(AWAY), server.logged(SECRET)), (1, 0));
+    }
+}

@@ -1,0 +1,116 @@
+//! Faults within a server: its own, and of what reads its log.
+
+use std::io::{BufRead, BufReader};
+use std::process::Child;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chat_core::UserId;
+use chat_server::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity, Server};
+use chat_transport::testing::WsClient;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use crate::raw::Raw;
+use crate::say;
+use crate::support::{ask, command, exchange, join, next_of};
+
+/// Believes what it is told.
+#[derive(Debug)]
+struct Trusting;
+
+#[async_trait]
+impl Authenticator for Trusting {
+    async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError> {
+        let user = client.token.ok_or(AuthError::Missing)?;
+        Ok(Identity::new(UserId::new(user).map_err(|why| AuthError::invalid(why.to_string()))?))
+    }
+}
+
+/// Cannot cope with one of the users.
+#[derive(Debug)]
+struct Faulty;
+
+#[async_trait]
+impl Authorizer for Faulty {
+    async fn allows(&self, who: &Identity, _: Action<'_>) -> bool {
+        assert!(who.user.as_str() != "mallory", "a fault of the application's");
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_ends_one_connection() {
+    let server = Server::builder().authenticator(Trusting).authorizer(Faulty).start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = tokio::spawn({
+        let server = server.clone();
+        async move { server.serve(vec![listener], std::future::pending()).await }
+    });
+    let client = async |user: &str| {
+        let url = format!("ws://127.0.0.1:{port}/ws?token={user}");
+        WsClient::connect_with(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await
+    };
+    let (mut ann, mut bob, mut mallory) =
+        (client("ann").await, client("bob").await, client("mallory").await);
+    join(&mut ann, "r").await;
+    join(&mut bob, "r").await;
+    mallory.send_json(&json!({"type": "join", "room": "r"})).await;
+    assert_eq!(mallory.recv_until_close().await.1.0, 1011);
+    for n in 0..10 {
+        ask(&mut ann, "ok", json!({"type": "send", "room": "r", "message": n.to_string()})).await;
+        assert_eq!(next_of(&mut bob, "message").await["message"], n.to_string());
+    }
+    let page =
+        exchange(port, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.2;
+    for line in ["chat_panics_total 1", "chat_connections 2", "chat_closed_total{code=\"1011\"} 1"]
+    {
+        assert!(page.contains(&format!("\n{line}\n")), "{line} in\n{page}");
+    }
+    serving.abort();
+}
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The log goes to a pipe whose reader has stopped reading, as with `chat-server | sleep 1000`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_not_read_holds_nothing_up() {
+    /// Each is worth a line: more than the pipe and the server hold.
+    const ROOMS: usize = 6_000;
+    let (reader, writer) = std::io::pipe().unwrap();
+    let process = command().args(["--port", "0"]).stdout(writer).spawn().unwrap();
+    let process = Running(process);
+    let mut lines = BufReader::new(reader).lines().map(Result::unwrap);
+    let port = lines.find_map(|line| {
+        let port = line.split("http://127.0.0.1:").nth(1)?;
+        port.split(|next: char| !next.is_ascii_digit()).next()?.parse().ok()
+    });
+    // Nobody reads any further, and the reader stays.
+    let mut client = Raw::connect(port.unwrap()).await.unwrap();
+    let talk = async {
+        for n in 0..ROOMS {
+            let room = format!("{n:-<128}");
+            let join = json!({"type": "join", "room": room});
+            client.ask("joined", &join).await.expect("the server goes on");
+        }
+    };
+    timeout(Duration::from_secs(60), talk).await.expect("the server waits for its log");
+    // What was too much was dropped, and that is told to whoever reads on.
+    let told = tokio::task::spawn_blocking(move || {
+        lines.find(|line| line.contains("lines of the log were dropped"))
+    });
+    let told = timeout(Duration::from_secs(20), told).await;
+    let told = told.expect("nobody is told").unwrap().expect("the server lives");
+    say(&format!("a log that is not read, under {ROOMS} rooms: {told}"));
+    drop(process);
+}

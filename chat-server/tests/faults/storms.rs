@@ -1,0 +1,193 @@
+//! Thousands who come at once, and one who says as much as thousands.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use chat_broker::testing::RedisServer;
+use serde_json::json;
+use tokio::task::{JoinSet, block_in_place};
+use tokio::time::{sleep, timeout};
+
+use crate::bystanders::Bystanders;
+use crate::process::Process;
+use crate::raw::{Frame, Raw};
+use crate::support::{Chat, ask, command, join};
+use crate::{alone, aside, long, metric, say};
+
+/// How long a storm may take, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What one client in a large room may cost a server, in KiB, and what storms leave in its
+/// allocator.
+const EACH_KIB: u64 = 32;
+
+/// Commands to Redis for each who comes, at most: a presence, and what the servers ask anyway.
+const COMMANDS: u64 = 20;
+
+/// Has so many clients come to one room at once; those who are refused try again. Returns them
+/// when all are in, and how many were refused before.
+pub(crate) async fn storm(port: u16, clients: usize) -> (Vec<Raw>, usize) {
+    let refused = Arc::<AtomicUsize>::default();
+    let mut all = JoinSet::new();
+    for _ in 0..clients {
+        let refused = Arc::clone(&refused);
+        all.spawn(async move {
+            loop {
+                let mut raw = match Raw::connect(port).await {
+                    Ok(raw) => raw,
+                    Err(status) => {
+                        assert!(status == 503 || status == 0, "status {status}");
+                        refused.fetch_add(1, Ordering::Relaxed);
+                        sleep(Duration::from_secs(1)).await;
+                        continue;
+                    }
+                };
+                let join = json!({"type": "join", "room": "crowded", "history": 10});
+                let joined = raw.ask("joined", &join).await.expect("nobody is cut");
+                assert_eq!(joined["messages"].as_array().unwrap().len(), 10);
+                return raw;
+            }
+        });
+    }
+    let all = timeout(PATIENCE, all.join_all()).await.expect("not all are in");
+    (all, refused.load(Ordering::Relaxed))
+}
+
+/// A room with something to read in it.
+pub(crate) async fn furnish(server: &Chat) {
+    let mut writer = server.native().await;
+    join(&mut writer, "crowded").await;
+    for n in 0..50 {
+        let send = json!({"type": "send", "room": "crowded", "message": n.to_string()});
+        ask(&mut writer, "ok", send).await;
+    }
+    ask(&mut writer, "left", json!({"type": "leave", "room": "crowded"})).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_who_come_at_once_are_all_let_in() {
+    let _alone = alone().await;
+    let redis = RedisServer::start();
+    let clients = if long() { 10_000 } else { 5_000 };
+    let [server] = Chat::several::<1>(&redis, &[]).await;
+    furnish(&server).await;
+    let stop = Arc::<AtomicBool>::default();
+    let talk = talk(server.port(), Arc::clone(&stop));
+    let talk = std::thread::spawn(move || aside(talk));
+    let process = Process(server.pid());
+    let (rss, commands, began) = (process.rss_kib(), commands(&redis).await, Instant::now());
+    let (crowd, refused) = storm(server.port(), clients).await;
+    let took = began.elapsed();
+    let grown = process.rss_kib().saturating_sub(rss);
+    let asked = self::commands(&redis).await - commands;
+    stop.store(true, Ordering::Relaxed);
+    let slowest = block_in_place(|| talk.join()).expect("others are served meanwhile");
+    say(&format!(
+        "{clients} came at once: all in after {took:.1?}, {refused} refused before, RSS {grown} \
+         KiB more, {:.1} commands to Redis for each; the slowest answer to others took {slowest:.1?}",
+        asked as f64 / clients as f64
+    ));
+    assert!(grown < clients as u64 * EACH_KIB, "{grown} KiB more");
+    assert!(asked < clients as u64 * COMMANDS, "{asked} commands");
+    // All of them are there, and hear what is said.
+    let mut crowd = crowd;
+    let mut writer = server.native().await;
+    ask(&mut writer, "joined", json!({"type": "join", "room": "crowded"})).await;
+    // The number of a large room may be a second old.
+    let deadline = Instant::now() + PATIENCE;
+    let members = json!({"type": "members", "room": "crowded"});
+    while ask(&mut writer, "members", members.clone()).await["count"] != clients + 1 {
+        assert!(Instant::now() < deadline, "somebody is missing");
+        sleep(Duration::from_millis(100)).await;
+    }
+    ask(&mut writer, "ok", json!({"type": "send", "room": "crowded", "message": "all"})).await;
+    for raw in &mut crowd {
+        assert_eq!(raw.next_of("message").await.expect("nobody is cut")["message"], "all");
+    }
+}
+
+/// Says one thing after the other in another room; the longest time to an answer.
+async fn talk(port: u16, stop: Arc<AtomicBool>) -> Duration {
+    let mut raw = Raw::connect(port).await.expect("a connection");
+    raw.ask("joined", &json!({"type": "join", "room": "elsewhere"})).await.expect("let in");
+    let mut slowest = Duration::ZERO;
+    for n in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let began = Instant::now();
+        let (text, room) = (n.to_string(), "elsewhere");
+        let send = json!({"type": "send", "room": room, "message": text, "key": text});
+        raw.ask("ok", &send).await.expect("an answer");
+        slowest = slowest.max(began.elapsed());
+        sleep(Duration::from_millis(100)).await;
+    }
+    slowest
+}
+
+async fn commands(redis: &RedisServer) -> u64 {
+    let info = redis.command(&["INFO", "stats"]).await;
+    let line = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
+    line.expect("the statistic").trim().parse().unwrap()
+}
+
+/// One client sends as fast as it can, comes back when it is put out, and goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_costs_the_others_nothing() {
+    const TIME: Duration = Duration::from_secs(3);
+    let _alone = alone().await;
+    let server = Chat::start(command().args([
+        "--port",
+        "0",
+        "--limits",
+        "on",
+        "--rate",
+        "300/600",
+        "--rate-per-user",
+        "off",
+    ]));
+    let quiet = aside(Bystanders::at(&server));
+    sleep(TIME).await;
+    let quiet = quiet.were_served().await;
+
+    let stop = Arc::<AtomicBool>::default();
+    let flood = tokio::spawn(flood(server.port(), Arc::clone(&stop)));
+    let loud = aside(Bystanders::at(&server));
+    sleep(TIME).await;
+    let loud = loud.were_served().await;
+    stop.store(true, Ordering::Relaxed);
+    let (sent, cuts) = flood.await.unwrap();
+    say(&format!(
+        "a flood of {sent} frames in {TIME:?}, put out {cuts} times; {loud}; without it {quiet}"
+    ));
+    assert!(sent > 3_000, "no flood: {sent} frames");
+    assert!(cuts > 0, "nobody was put out");
+    let count = |text: &str| text.split(' ').nth(1).unwrap().parse::<f64>().unwrap();
+    assert!(count(&loud) > count(&quiet) / 4.0, "{loud}, and without the flood {quiet}");
+    assert!(metric(&server, "chat_closed_total{code=\"1008\"}").await > 0);
+}
+
+/// How many frames it sent, and how often it was put out.
+async fn flood(port: u16, stop: Arc<AtomicBool>) -> (usize, usize) {
+    let (mut sent, mut cuts) = (0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(mut raw) = Raw::connect(port).await else { continue };
+        raw.ask("joined", &json!({"type": "join", "room": "flooded"})).await;
+        let send = json!({"type": "send", "room": "flooded", "message": "x"});
+        while !stop.load(Ordering::Relaxed) && raw.send(&send).await {
+            sent += 1;
+        }
+        // What was answered meanwhile, up to the close frame.
+        while let Some(frame) = raw.next().await {
+            if let Frame::Close(code) = frame {
+                assert_eq!(code, 1008);
+            }
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        cuts += 1;
+    }
+    (sent, cuts)
+}

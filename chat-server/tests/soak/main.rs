@@ -1,0 +1,65 @@
+//! A server that runs for long is as one that has just begun: what came and went leaves nothing.
+//!
+//! A crowd talks all the time, on two servers over one Redis; around it, clients of all dialects
+//! come, talk, leave, vanish, read slowly and break rules. `SOAK_SECONDS` says for how long; by
+//! default a minute.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
+mod churn;
+#[path = "../chaos/clients.rs"]
+mod clients;
+mod level;
+#[path = "../abuse/process.rs"]
+#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
+mod process;
+#[path = "../e2e/support.rs"]
+#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
+mod support;
+#[path = "../chaos/verdict.rs"]
+mod verdict;
+mod world;
+
+use std::io::Write;
+use std::time::Duration;
+
+use churn::Churn;
+use clients::Crowd;
+use level::Level;
+use verdict::Verdict;
+use world::World;
+
+/// Those who stay, and their rooms.
+const CROWD: usize = 40;
+const ROOMS: usize = 8;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_and_goes_leaves_nothing() {
+    let world = World::start().await;
+    let crowd = Crowd::join(&world, CROWD, ROOMS).await;
+    let whole = duration();
+    // What a server takes once, it has taken after a while.
+    let warm_up = (whole / 4).min(Duration::from_secs(60));
+    Churn::of(&world).go_on_for(warm_up).await;
+    let before = Level::settled(&world, CROWD).await;
+    say(&format!("after {} s: {before}", warm_up.as_secs()));
+    let churn = Churn::of(&world).go_on_for(whole - warm_up).await;
+    let after = Level::settled(&world, CROWD).await;
+    say(&format!("after {} s: {after}; {churn}", whole.as_secs()));
+    let verdict = Verdict::of(&crowd.finish().await);
+    say(&format!("{verdict}"));
+    after.is_no_higher_than(&before);
+    crowd.check_members().await.unwrap();
+    assert_eq!((verdict.lost, verdict.doubled, verdict.reordered, verdict.gaps), (0, 0, 0, 0));
+    assert!(verdict.acknowledged > 1_000, "hardly anything was said");
+}
+
+fn duration() -> Duration {
+    let seconds = std::env::var("SOAK_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+}
+
+/// A line that is shown also when the test succeeds.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "soak: {line}");
+}
