@@ -81,6 +81,9 @@ pub enum Reply<'a> {
         reconnect: bool,
         /// When to come back, in milliseconds from now.
         after_ms: u64,
+        /// What whoever ended it wrote.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<&'a str>,
     },
 }
 

@@ -130,7 +130,8 @@ fn server_frames_are_what_the_code_says() {
         Reply::Ok(Acknowledged { id: id(0), ..Acknowledged::default() }),
         Reply::Pong { id: id(9) },
         Reply::from(&refused),
-        Reply::Goodbye { reason: "shutdown", reconnect: true, after_ms: 1830 },
+        Reply::Goodbye { reason: "shutdown", reconnect: true, after_ms: 1830, message: None },
+        Reply::Goodbye { reason: "banned", reconnect: false, after_ms: 0, message: Some("Spam.") },
     ]
     .iter()
     .map(reply)

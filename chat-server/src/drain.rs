@@ -49,7 +49,8 @@ impl State {
 /// Says goodbye to a client that is to come back after this time, to another server.
 pub(crate) fn tell(member: &Member, after: Duration) {
     let after_ms = after.as_millis() as u64;
-    member.reply(&Reply::Goodbye { reason: "shutdown", reconnect: true, after_ms });
+    let reason = "shutdown";
+    member.reply(&Reply::Goodbye { reason, reconnect: true, after_ms, message: None });
     member.close(CloseReason::GoingAway);
 }
 

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing::info;
+use tracing::{info, warn};
 
 fn main() -> ExitCode {
     let settings = match Task::load() {
@@ -49,6 +49,9 @@ fn runtime(threads: NonZeroUsize) -> io::Result<Runtime> {
 async fn run(settings: Settings, log: &Arc<Log>) -> Result<(), String> {
     let mut signals =
         Signals::new().map_err(|error| format!("cannot listen for signals: {error}"))?;
+    if settings.limits_are_off {
+        warn!("limits are off: rates and counts are not limited, whatever else is set");
+    }
     let config = with_system(&settings);
     let listeners = listen(&settings).await?;
     let operators = listen_for_operators(&settings).await?;
@@ -124,12 +127,12 @@ fn with_tokens(builder: ServerBuilder, tokens: Option<&Tokens>) -> Result<Server
     };
     let authenticator = match key {
         TokenKey::Secret(secret) => JwtAuthenticator::with_secret(secret.as_bytes())
-            .map_err(|error| format!("invalid value for jwt-secret: {error}")),
+            .map_err(|error| format!("invalid value for jwt-secret: {}", error.why())),
         TokenKey::Public(file) => {
             let pem = std::fs::read(file)
                 .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
             JwtAuthenticator::with_public_key(&pem)
-                .map_err(|error| format!("invalid value for jwt-public-key: {error}"))
+                .map_err(|error| format!("invalid value for jwt-public-key: {}", error.why()))
         }
     };
     let mut authenticator = authenticator?;

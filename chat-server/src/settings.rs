@@ -39,6 +39,7 @@ pub(crate) struct Settings {
     server: ServerConfig,
     /// Whether the number of connections is for the system to limit.
     pub(crate) connections_by_system: bool,
+    pub(crate) limits_are_off: bool,
 }
 
 /// What tokens clients need.
@@ -116,7 +117,7 @@ impl Task {
         let layer = layer.over(file);
         let task = match command {
             None => layer.into_settings().map(|settings| Self::Serve(Box::new(settings))),
-            Some(Command::Token(wish)) => wish.grant(layer.jwt_secret.as_deref()).map(Self::Print),
+            Some(Command::Token(wish)) => wish.grant(&layer).map(Self::Print),
         };
         task.map_err(Exit::Value)
     }

@@ -140,6 +140,8 @@ fn reason(kind: &ErrorKind) -> &'static str {
         ErrorKind::ImmatureSignature => "its time has not come yet",
         ErrorKind::InvalidAudience => "it is for another audience",
         ErrorKind::InvalidIssuer => "it is of another issuer",
+        ErrorKind::MissingRequiredClaim(claim) if claim == "aud" => "it has no \"aud\"",
+        ErrorKind::MissingRequiredClaim(claim) if claim == "iss" => "it has no \"iss\"",
         ErrorKind::MissingRequiredClaim(_) => "a claim is missing",
         ErrorKind::InvalidClaimFormat(_) | ErrorKind::Json(_) => "a claim is malformed",
         ErrorKind::InvalidSignature => "its signature is wrong",

@@ -176,4 +176,13 @@ impl AuthError {
     pub fn invalid(why: impl Into<String>) -> Self {
         Self::Invalid(why.into())
     }
+
+    /// The reason alone, without what it is the reason of.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Missing => "a token is needed",
+            Self::Invalid(why) | Self::Unavailable(why) => why,
+        }
+    }
 }

@@ -23,7 +23,12 @@ impl Connection {
             self.member.close(CloseReason::PolicyViolation);
         } else {
             let reason = "token_expired";
-            self.member.reply(&Reply::Goodbye { reason, reconnect: false, after_ms: 0 });
+            self.member.reply(&Reply::Goodbye {
+                reason,
+                reconnect: false,
+                after_ms: 0,
+                message: None,
+            });
             self.member.close(CloseReason::TokenExpired);
         }
     }

@@ -106,7 +106,7 @@ impl Connection {
         if !self.places.is_empty() {
             return Err(Rejection::new(
                 ErrorCode::Forbidden,
-                "Say who you are before you join a room.",
+                "Say who you are before you join a room; in one you stay who you are.",
             ));
         }
         self.become_member(Arc::new(user), self.member.dialect);

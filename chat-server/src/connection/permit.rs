@@ -29,15 +29,15 @@ impl Connection {
             return Err(Rejection::new(ErrorCode::BadJson, message));
         }
         let request = self.member.dialect.decode(text)?;
-        let mut names = names(&request.command);
-        if let Some((code, name)) = names.find(|(_, name)| name.len() > limits.name_bytes) {
-            let message =
-                format!("A name has at most {} bytes, not {}.", limits.name_bytes, name.len());
-            let rejection = Rejection::new(code, message);
-            return Err(rejection.to_request(request.id));
+        let (max, id) = (limits.name_bytes, request.id);
+        let too_long = names(&request.command).find(|(_, name)| name.len() > max);
+        match too_long.map(|(code, name)| (code, name.len())) {
+            None => Ok(request),
+            Some((code, length)) => {
+                let message = format!("A name has at most {max} bytes, not {length}.");
+                Err(Rejection::new(code, message).to_request(id))
+            }
         }
-        drop(names);
-        Ok(request)
     }
 
     /// Whether the client may do that; `None` if the application is to be asked.

@@ -102,8 +102,9 @@ impl Connection {
     /// Ends the connection. Nobody waits for it to come back.
     pub(super) fn put_out(&mut self, sentence: &Sentence) {
         self.places.clear();
-        let reason = sentence.kind.told();
-        self.member.reply(&Reply::Goodbye { reason, reconnect: false, after_ms: 0 });
+        let (reason, message) = (sentence.kind.told(), sentence.reason.as_deref());
+        let goodbye = Reply::Goodbye { reason, reconnect: false, after_ms: 0, message };
+        self.member.reply(&goodbye);
         self.member.close(sentence.kind.close_reason());
     }
 

@@ -74,6 +74,7 @@ impl Layer {
             threads,
             server,
             connections_by_system,
+            limits_are_off: self.limits == Some(Switch::Off),
         })
     }
 

@@ -26,8 +26,10 @@ impl Exit {
                 ExitCode::SUCCESS
             }
             Self::Usage(error) => {
+                // The first part, without usage and hints.
                 let text = error.to_string();
-                let line = text.lines().next().unwrap_or_default();
+                let part = text.lines().take_while(|line| !line.trim().is_empty());
+                let line = part.map(str::trim).collect::<Vec<_>>().join(" ");
                 complain(line.trim_start_matches("error: "))
             }
             Self::File(error) | Self::Value(error) => complain(&error),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::layer::Layer;
 use super::period::Period;
 
 /// What the token is to say.
@@ -27,11 +28,11 @@ pub(super) struct Wish {
     #[arg(long, value_name = "TIME", default_value = "1h")]
     ttl: Period,
 
-    /// For whom it is: the claim `aud`
+    /// For whom it is: the claim `aud` [default: the first of JWT_AUDIENCE]
     #[arg(long, value_name = "NAME")]
     audience: Option<String>,
 
-    /// Who says so: the claim `iss`
+    /// Who says so: the claim `iss` [default: the first of JWT_ISSUER]
     #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
 
@@ -43,10 +44,15 @@ pub(super) struct Wish {
 impl Wish {
     /// The token.
     #[cfg(feature = "jwt")]
-    pub(super) fn grant(&self, secret: Option<&str>) -> Result<String, String> {
+    pub(super) fn grant(&self, settings: &Layer) -> Result<String, String> {
         use chat_core::UserId;
         use chat_server::{Audience, JwtSigner, TokenClaims};
 
+        if self.ttl.0.is_zero() {
+            return Err("invalid value '0s' for --ttl: longer than nothing".to_owned());
+        }
+        let secret = settings.jwt_secret.as_deref().filter(|secret| !secret.is_empty());
+        let first = |names: &Option<Vec<String>>| names.iter().flatten().next().cloned();
         let signer = match (&self.private_key, secret) {
             (Some(file), _) => {
                 let pem = std::fs::read(file)
@@ -60,19 +66,20 @@ impl Wish {
                 );
             }
         };
-        let signer = signer.map_err(|error| error.to_string())?;
+        let signer = signer.map_err(|error| error.why().to_owned())?;
         let user = UserId::new(&self.user)
             .map_err(|why| format!("invalid value '{}' for --user: it {why}", self.user))?;
         let mut claims = TokenClaims::new(&user, self.ttl.0);
         claims.name.clone_from(&self.name);
-        claims.aud = self.audience.clone().map(Audience::One);
-        claims.iss.clone_from(&self.issuer);
+        let audience = self.audience.clone().or_else(|| first(&settings.jwt_audience));
+        claims.aud = audience.map(Audience::One);
+        claims.iss = self.issuer.clone().or_else(|| first(&settings.jwt_issuer));
         claims.rooms = self.rules()?;
-        signer.sign(&claims).map_err(|error| error.to_string())
+        signer.sign(&claims).map_err(|error| error.why().to_owned())
     }
 
     #[cfg(not(feature = "jwt"))]
-    pub(super) fn grant(&self, _: Option<&str>) -> Result<String, String> {
+    pub(super) fn grant(&self, _: &Layer) -> Result<String, String> {
         Err("this chat-server was built without the feature \"jwt\"".to_owned())
     }
 

@@ -180,7 +180,8 @@ async fn a_user_is_disconnected_everywhere_and_kept_out_if_a_time_is_given() {
     let mut native = user(&first, "bob").await;
     ask(&mut native, "pong", json!({"type": "ping"})).await;
     order(&second, "/api/users/bob/disconnect", json!({"seconds": 600, "reason": "spam"})).await;
-    assert_eq!(next_of(&mut native, "goodbye").await["reason"], "banned");
+    let goodbye = next_of(&mut native, "goodbye").await;
+    assert_eq!((&goodbye["reason"], &goodbye["message"]), (&json!("banned"), &json!("spam")));
     assert_eq!(native.recv_close().await.0, 4003);
     for server in [&first, &second] {
         // Whoever comes before a server has heard of it is let in, and put out.
