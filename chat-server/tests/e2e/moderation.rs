@@ -324,8 +324,9 @@ async fn moderators_use_frames() {
 /// A client that reads nothing has its frames wait; what is done to it does not.
 #[tokio::test]
 async fn who_reads_nothing_is_put_out_all_the_same() {
-    let redis = RedisServer::start();
-    let (server, _other) = pair(&redis).await;
+    // Nor is it the stalled client that ends here.
+    let patience = ["--port", "0", "--write-timeout", "2m", "--message-timeout", "2m"];
+    let server = Chat::start(command().env("API_KEY", KEY).args(patience));
     let mut bob = WsClient::connect_narrow(&server.ws("/?userId=bob")).await;
     for room in ["r", "noise"] {
         bob.send_json(&json!({"type": "join", "room": room, "id": room})).await;
