@@ -204,7 +204,8 @@ where
         assert!(set.elapsed() < PATIENCE, "its time is over");
         sleep(SHORT / 10).await;
     }
-    assert!(set.elapsed() >= SHORT, "it was there for its time");
+    // The backend's clock is another, and may be set meanwhile.
+    assert!(set.elapsed() >= SHORT / 2, "it was there for its time");
     let changes = copy.update(&b).await;
     assert_eq!(changes.version, version, "nobody has changed anything");
     assert_eq!(told(&changes, &[&short]), [(short.as_str(), None)]);
