@@ -17,6 +17,7 @@ for n = 1, #found, 2 do
   local key, version = found[n], tonumber(found[n + 1])
   local left = tonumber(redis.call('ZSCORE', ends, key) or 0) - now
   local value = left > 0 and redis.call('HGET', values, key)
-  page[#page + 1] = { key, version, value, value and left or 0 }
+  -- Whole milliseconds: the one that has begun is not promised.
+  page[#page + 1] = { key, version, value, value and math.max(left - 1, 1) or 0 }
 end
 return { last, floor, is_all and 1 or 0, page }

@@ -41,7 +41,8 @@ else
   is_kept = redis.call('ZCARD', versions) <= most
 end
 redis.call('ZADD', versions, version, key)
-redis.call('ZADD', ends, now + ARGV[5], key)
+-- The millisecond that has begun does not count: nothing ends before its time.
+redis.call('ZADD', ends, now + ARGV[5] + 1, key)
 if not is_kept then forget(key) end
 if last == 0 or stored[3] ~= run then floor = version end
 redis.call('HSET', meta, 'version', string.format('%d', version),
