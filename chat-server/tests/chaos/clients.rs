@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use chat_transport::client::{Client, ClientConfig, Event, Events, Position};
+use chat_transport::client::{Client, ClientConfig, Event, Events};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::verdict::Record;
 use crate::world::World;
 
 /// Between two messages of a client.
@@ -17,19 +18,6 @@ const PACE: Duration = Duration::from_millis(400);
 
 /// How long anything may take in the end.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What one client has said and heard.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Record {
-    pub(crate) room: String,
-    /// Acknowledged, with the moment of it.
-    pub(crate) acknowledged: Vec<(String, Option<Position>, Instant)>,
-    /// In the order in which they came.
-    pub(crate) heard: Vec<(String, Option<Position>, Instant)>,
-    pub(crate) gaps: usize,
-    /// Sends whose outcome stayed unknown.
-    pub(crate) unknown: usize,
-}
 
 pub(crate) struct Crowd {
     talkers: Vec<Talker>,

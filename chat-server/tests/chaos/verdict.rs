@@ -4,7 +4,20 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::clients::Record;
+use chat_transport::client::Position;
+
+/// What one client has said and heard.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Record {
+    pub(crate) room: String,
+    /// Acknowledged, with the moment of it.
+    pub(crate) acknowledged: Vec<(String, Option<Position>, Instant)>,
+    /// In the order in which they came.
+    pub(crate) heard: Vec<(String, Option<Position>, Instant)>,
+    pub(crate) gaps: usize,
+    /// Sends whose outcome stayed unknown.
+    pub(crate) unknown: usize,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
@@ -25,10 +38,11 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    pub(crate) fn of(records: &[Record]) -> Self {
-        let mut verdict = Self { clients: records.len(), ..Self::default() };
+    pub(crate) fn of<'a>(records: impl IntoIterator<Item = &'a Record> + Clone) -> Self {
+        let mut verdict = Self::default();
         let mut said: HashMap<&str, Vec<(&str, Instant)>> = HashMap::new();
-        for record in records {
+        for record in records.clone() {
+            verdict.clients += 1;
             verdict.acknowledged += record.acknowledged.len();
             verdict.unknown += record.unknown;
             verdict.gaps += record.gaps;

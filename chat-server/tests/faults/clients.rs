@@ -15,6 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::eventually;
 use crate::raw::{AGAIN, Frame, Raw};
+use crate::verdict::Record;
 
 /// Between two messages of a speaker, at least.
 const PACE: Duration = Duration::from_millis(200);
@@ -28,17 +29,10 @@ const JITTER: Duration = Duration::from_secs(1);
 /// How long anything may take in the end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What one client has said and heard.
+/// What became of one client.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Record {
-    pub(crate) room: String,
-    /// Acknowledged, with the moment of it.
-    pub(crate) acknowledged: Vec<(String, Option<Position>, Instant)>,
-    /// In the order in which they came.
-    pub(crate) heard: Vec<(String, Option<Position>, Instant)>,
-    pub(crate) gaps: usize,
-    /// Sends whose outcome stayed unknown.
-    pub(crate) unknown: usize,
+pub(crate) struct Journey {
+    pub(crate) talk: Record,
     /// Each time that it was in the room.
     pub(crate) stays: Vec<Stay>,
     unanswered: bool,
@@ -61,7 +55,7 @@ pub(crate) struct Stay {
 pub(crate) type Ports = Arc<Mutex<Vec<u16>>>;
 
 pub(crate) struct Herd {
-    records: Vec<Arc<Mutex<Record>>>,
+    journeys: Vec<Arc<Mutex<Journey>>>,
     tasks: Vec<JoinHandle<()>>,
     talking: watch::Sender<bool>,
 }
@@ -70,12 +64,15 @@ impl Herd {
     /// All join their rooms at the first server; the first in each room is a speaker.
     pub(crate) async fn join(clients: usize, rooms: usize, ports: &Ports) -> Self {
         let (talking, talk) = watch::channel(false);
-        let mut herd = Self { records: Vec::new(), tasks: Vec::new(), talking };
+        let mut herd = Self { journeys: Vec::new(), tasks: Vec::new(), talking };
         let door = Arc::new(Semaphore::new(200));
         for n in 0..clients {
             let room = format!("room-{}", n % rooms);
-            let record = Arc::new(Mutex::new(Record { room, ..Record::default() }));
-            herd.records.push(Arc::clone(&record));
+            let journey = Arc::new(Mutex::new(Journey {
+                talk: Record { room, ..Record::default() },
+                ..Journey::default()
+            }));
+            herd.journeys.push(Arc::clone(&journey));
             let roamer = Roamer {
                 n,
                 ports: Arc::clone(ports),
@@ -86,7 +83,7 @@ impl Herd {
                 place: Position::default(),
                 said: 0,
                 say_again: None,
-                record,
+                journey,
                 talk: talk.clone(),
             };
             herd.tasks.push(tokio::spawn(roamer.run(Arc::clone(&door))));
@@ -101,39 +98,39 @@ impl Herd {
 
     /// Waits until everybody has been in the room so many times.
     pub(crate) async fn until_stays(&self, least: usize) {
-        let all = async || self.all(|record| record.stays.len() >= least);
+        let all = async || self.all(|journey| journey.stays.len() >= least);
         eventually("all clients to be in their rooms", all).await;
     }
 
     /// Waits until somebody was told to go.
     pub(crate) async fn until_told(&self) {
         let some =
-            async || !self.all(|record| record.stays.iter().all(|stay| stay.after.is_none()));
+            async || !self.all(|journey| journey.stays.iter().all(|stay| stay.after.is_none()));
         eventually("a goodbye", some).await;
     }
 
     /// Nobody says anything more; returns when everybody has heard all that was
     /// acknowledged, or has had enough time for it.
-    pub(crate) async fn finish(&self) -> Vec<Record> {
+    pub(crate) async fn finish(&self) -> Vec<Journey> {
         self.talking.send_replace(false);
-        eventually("answers", async || self.all(|record| !record.unanswered)).await;
+        eventually("answers", async || self.all(|journey| !journey.unanswered)).await;
         let mut said: HashMap<String, usize> = HashMap::new();
-        for record in &self.records {
-            let record = record.lock().unwrap();
-            *said.entry(record.room.clone()).or_default() += record.acknowledged.len();
+        for journey in &self.journeys {
+            let journey = journey.lock().unwrap();
+            *said.entry(journey.talk.room.clone()).or_default() += journey.talk.acknowledged.len();
         }
         let heard = async {
-            while !self.all(|record| record.heard.len() >= said[&record.room]) {
+            while !self.all(|journey| journey.talk.heard.len() >= said[&journey.talk.room]) {
                 sleep(Duration::from_millis(50)).await;
             }
         };
         // Whoever is still missing something has lost it.
         let _ = timeout(PATIENCE, heard).await;
-        self.records.iter().map(|record| record.lock().unwrap().clone()).collect()
+        self.journeys.iter().map(|journey| journey.lock().unwrap().clone()).collect()
     }
 
-    fn all(&self, is_so: impl Fn(&Record) -> bool) -> bool {
-        self.records.iter().all(|record| is_so(&record.lock().unwrap()))
+    fn all(&self, is_so: impl Fn(&Journey) -> bool) -> bool {
+        self.journeys.iter().all(|journey| is_so(&journey.lock().unwrap()))
     }
 }
 
@@ -156,7 +153,7 @@ struct Roamer {
     said: u64,
     /// When to say that again.
     say_again: Option<Instant>,
-    record: Arc<Mutex<Record>>,
+    journey: Arc<Mutex<Journey>>,
     talk: watch::Receiver<bool>,
 }
 
@@ -215,7 +212,7 @@ impl Roamer {
         let hello = json!({"type": "hello", "name": name, "resume": self.resume});
         let welcome = raw.ask("welcome", &hello).await?;
         self.resume = welcome["resume"].as_str().map(str::to_owned).or(self.resume.take());
-        let is_back = !self.record.lock().unwrap().stays.is_empty();
+        let is_back = !self.journey.lock().unwrap().stays.is_empty();
         let since = is_back.then_some(self.place);
         let join = json!({"type": "join", "room": self.room, "since": since});
         let joined = raw.ask("joined", &join).await?;
@@ -228,13 +225,13 @@ impl Roamer {
             self.hear(message);
         }
         let stay = Stay { came: Some(came), away, recovered, ..Stay::default() };
-        self.record.lock().unwrap().stays.push(stay);
+        self.journey.lock().unwrap().stays.push(stay);
         Some(())
     }
 
     /// Until the connection ends.
     async fn stay(&mut self, raw: &mut Raw) {
-        self.say_again = self.record.lock().unwrap().unanswered.then(Instant::now);
+        self.say_again = self.journey.lock().unwrap().unanswered.then(Instant::now);
         let mut pace = interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -248,7 +245,8 @@ impl Roamer {
             match frame {
                 Some(Frame::Text(text)) => self.on_text(&text),
                 Some(Frame::Close(code)) => {
-                    return self.record.lock().unwrap().stays.last_mut().unwrap().code = Some(code);
+                    return self.journey.lock().unwrap().stays.last_mut().unwrap().code =
+                        Some(code);
                 }
                 None => return,
             }
@@ -259,9 +257,9 @@ impl Roamer {
     async fn speak(&mut self, raw: &mut Raw) {
         if self.say_again.is_some_and(|at| at <= Instant::now()) {
             self.say_again = None;
-        } else if !self.record.lock().unwrap().unanswered && *self.talk.borrow() {
+        } else if !self.journey.lock().unwrap().unanswered && *self.talk.borrow() {
             self.said += 1;
-            self.record.lock().unwrap().unanswered = true;
+            self.journey.lock().unwrap().unanswered = true;
         } else {
             return;
         }
@@ -279,17 +277,17 @@ impl Roamer {
             "message" => self.hear(frame),
             "ok" => {
                 let place = self.place_of(&frame);
-                let mut record = self.record.lock().unwrap();
-                record.acknowledged.push((self.text(), Some(place), Instant::now()));
-                record.unanswered = false;
+                let mut journey = self.journey.lock().unwrap();
+                journey.talk.acknowledged.push((self.text(), Some(place), Instant::now()));
+                journey.unanswered = false;
             }
             "gap" => {
-                self.record.lock().unwrap().gaps += 1;
+                self.journey.lock().unwrap().talk.gaps += 1;
                 self.place = self.place_of(&frame);
             }
             "goodbye" => {
                 let after = frame.after_ms.map(Duration::from_millis);
-                self.record.lock().unwrap().stays.last_mut().unwrap().after = after;
+                self.journey.lock().unwrap().stays.last_mut().unwrap().after = after;
             }
             "error" => {
                 assert_eq!(frame.code.as_deref(), Some("broker_unavailable"));
@@ -303,7 +301,7 @@ impl Roamer {
     fn hear(&mut self, message: Heard) {
         self.place = self.place_of(&message);
         let heard = (message.message.expect("a text"), Some(self.place), Instant::now());
-        self.record.lock().unwrap().heard.push(heard);
+        self.journey.lock().unwrap().talk.heard.push(heard);
     }
 
     fn place_of(&self, frame: &Heard) -> Position {
@@ -314,7 +312,7 @@ impl Roamer {
 
     /// Before it comes back: as it was told, or a while that is its own.
     fn pause(&self) -> Duration {
-        let after = self.record.lock().unwrap().stays.last().and_then(|stay| stay.after);
+        let after = self.journey.lock().unwrap().stays.last().and_then(|stay| stay.after);
         after.unwrap_or_else(|| JITTER.mul_f64((self.n as f64 * 0.618).fract()))
     }
 }

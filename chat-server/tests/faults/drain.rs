@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
-use crate::clients::{Herd, Ports, Record};
+use crate::clients::{Herd, Journey, Ports};
 use crate::raw::Raw;
 use crate::support::{Chat, command, join};
 use crate::verdict::Verdict;
@@ -30,9 +30,9 @@ fn ports(servers: &[Chat]) -> Ports {
 
 /// What was acknowledged has reached everybody, once and in order, and whoever came back was
 /// told that nothing was missing.
-fn nothing_is_lost(what: &str, records: &[Record]) {
-    let verdict = Verdict::of(records);
-    let back = || records.iter().flat_map(|record| &record.stays[1..]);
+fn nothing_is_lost(what: &str, journeys: &[Journey]) {
+    let verdict = Verdict::of(journeys.iter().map(|journey| &journey.talk));
+    let back = || journeys.iter().flat_map(|journey| &journey.stays[1..]);
     let longest = back().map(|stay| stay.away).max().unwrap_or_default();
     say(&format!("{what}: {verdict}; nobody was away for more than {longest:.1?}"));
     assert!(verdict.acknowledged > 100, "hardly anything was said");
@@ -64,29 +64,29 @@ async fn clients_of_a_server_that_drains_go_on_at_another_one_by_one() {
     let drained = began.elapsed();
     assert!(drained < DRAIN + SLACK, "the server took {drained:?}");
     herd.until_stays(2).await;
-    let records = herd.finish().await;
+    let journeys = herd.finish().await;
 
-    for record in &records {
-        let [first, second] = record.stays.as_slice() else { panic!("{:?}", record.stays) };
+    for journey in &journeys {
+        let [first, second] = journey.stays.as_slice() else { panic!("{:?}", journey.stays) };
         assert_eq!((first.code, second.code), (Some(1001), None));
         assert!(first.after.is_some(), "no goodbye");
     }
     nothing_is_lost(
         &format!("{clients} clients moved; the server ended after {drained:.1?}"),
-        &records,
+        &journeys,
     );
-    is_spread(&records, began);
+    is_spread(&journeys, began);
 }
 
 /// Nobody comes with the whole crowd.
-fn is_spread(records: &[Record], began: Instant) {
-    let after = records.iter().map(|record| record.stays[0].after.unwrap().as_secs_f64());
+fn is_spread(journeys: &[Journey], began: Instant) {
+    let after = journeys.iter().map(|journey| journey.stays[0].after.unwrap().as_secs_f64());
     let [told, came] = [
         fullest_tenth(after.collect()),
         fullest_tenth(
-            records
+            journeys
                 .iter()
-                .map(|record| (record.stays[1].came.unwrap() - began).as_secs_f64())
+                .map(|journey| (journey.stays[1].came.unwrap() - began).as_secs_f64())
                 .collect(),
         ),
     ];
@@ -98,7 +98,7 @@ fn is_spread(records: &[Record], began: Instant) {
         came.0,
         came.1 * 100.0,
     ));
-    assert!(told.0 >= 0.4 * records.len() as f64 / 2_000.0, "all within {} s", told.0);
+    assert!(told.0 >= 0.4 * journeys.len() as f64 / 2_000.0, "all within {} s", told.0);
     assert!(told.1 < 0.15, "told to come at once: {}", told.1);
     assert!(came.1 < 0.4, "came at once: {}", came.1);
 }
@@ -128,10 +128,10 @@ async fn clients_of_a_server_that_is_killed_go_on_at_another() {
     let began = Instant::now();
     herd.until_stays(2).await;
     let back = began.elapsed();
-    let records = herd.finish().await;
+    let journeys = herd.finish().await;
     nothing_is_lost(
         &format!("a server was killed, {clients} clients were back after {back:.1?}"),
-        &records,
+        &journeys,
     );
     assert_eq!(metric(&second, "chat_connections").await, clients as u64);
 }

@@ -191,11 +191,11 @@ async fn a_server_that_is_starved_of_cpu_loses_nobody() {
     sleep(Duration::from_secs(5)).await;
     drop(busy);
     let served = bystanders.were_served().await;
-    let records = herd.finish().await;
-    let verdict = Verdict::of(&records);
+    let journeys = herd.finish().await;
+    let verdict = Verdict::of(journeys.iter().map(|journey| &journey.talk));
     say(&format!("{} busy processes: {verdict}; {served}", 2 * cores));
     assert_eq!((verdict.lost, verdict.doubled, verdict.reordered, verdict.gaps), (0, 0, 0, 0));
-    assert!(records.iter().all(|record| record.stays.len() == 1), "somebody was cut");
+    assert!(journeys.iter().all(|journey| journey.stays.len() == 1), "somebody was cut");
     // Nor did the other server take this one for dead.
     let send = json!({"type": "send", "room": "room-0", "message": "end"});
     watcher.send_json(&send).await;
