@@ -1,0 +1,74 @@
+//! Tokens that run out, and those that follow on them.
+
+use std::time::Duration;
+
+use chat_core::UserId;
+use chat_server::TokenClaims;
+use chat_transport::testing::WsClient;
+use serde_json::json;
+
+use super::{granting, native, refusal, server, sign, token, welcome};
+use crate::support::{ask, next_of};
+
+#[tokio::test]
+async fn a_token_runs_out_and_may_be_renewed() {
+    let server = server(&["--token-grace", "1s"]);
+    let short = || {
+        let claims = TokenClaims::new(&UserId::new("ann").unwrap(), Duration::from_secs(2));
+        sign(&claims)
+    };
+    let (mut renewed, mut forgotten) =
+        (native(&server, &short()).await, native(&server, &short()).await);
+    let mut other = WsClient::connect(&server.ws(&format!("/?token={}", short()))).await;
+    for client in [&mut renewed, &mut forgotten] {
+        ask(client, "joined", json!({"type": "join", "room": "r"})).await;
+    }
+    let stranger = json!({"type": "hello", "token": token("bob")});
+    assert_eq!(refusal(&mut renewed, stranger).await, "forbidden", "nobody becomes another");
+    let hello = json!({"type": "hello", "token": granting("ann", &[("*", &["join", "send"])])});
+    let again = welcome(&mut renewed, hello).await;
+    assert!(again["expires_in_ms"].as_u64().unwrap() > 590_000);
+    let goodbye = next_of(&mut forgotten, "goodbye").await;
+    assert_eq!(
+        (&goodbye["reason"], &goodbye["reconnect"]),
+        (&json!("token_expired"), &json!(false))
+    );
+    assert_eq!(forgotten.recv_close().await.0, 4004);
+    assert_eq!(other.recv_until_close().await.1.0, 4004, "whatever it speaks");
+    // What the new token allows counts; what it does not allow is left.
+    ask(&mut renewed, "ok", json!({"type": "send", "room": "r", "message": "still here"})).await;
+    assert_eq!(refusal(&mut renewed, json!({"type": "history", "room": "r"})).await, "forbidden");
+    let narrow = json!({"type": "hello", "token": granting("ann", &[("other", &["*"])])});
+    renewed.send_json(&narrow).await;
+    let left = next_of(&mut renewed, "left").await;
+    assert_eq!((&left["room"], &left["reason"]), (&json!("r"), &json!("forbidden")));
+}
+
+/// What a new token allows counts for rooms that the client is in, too.
+#[tokio::test]
+async fn a_new_token_changes_what_is_seen() {
+    let server = server(&[]);
+    let token = |capabilities: &[&str]| granting("ann", &[("r", capabilities)]);
+    let mut ann = native(&server, &token(&["join", "presence"])).await;
+    ask(&mut ann, "joined", json!({"type": "join", "room": "r"})).await;
+    next_of(&mut ann, "presence").await;
+    let mut guests = Vec::new();
+    for (capabilities, sees) in
+        [(&["join"][..], false), (&["join", "presence"], true), (&["join"], false)]
+    {
+        welcome(&mut ann, json!({"type": "hello", "token": token(capabilities)})).await;
+        let mut guest = native(
+            &server,
+            &granting(&format!("guest-{}", guests.len()), &[("r", &["join", "send"])]),
+        )
+        .await;
+        ask(&mut guest, "joined", json!({"type": "join", "room": "r"})).await;
+        ask(&mut guest, "ok", json!({"type": "send", "room": "r", "message": "here"})).await;
+        guests.push(guest);
+        let first = ann.recv_json().await;
+        assert_eq!(first["type"] == "presence", sees, "{first}");
+        if sees {
+            next_of(&mut ann, "message").await;
+        }
+    }
+}
