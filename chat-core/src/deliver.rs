@@ -109,12 +109,16 @@ impl Batch {
         self.items.iter().map(Item::payload_len).sum()
     }
 
-    /// The events, each with its place in the room's sequence if it has one. Envelopes of
-    /// an unknown version are left out.
+    /// The events, each with its place in the room's sequence if it has one. An envelope that
+    /// cannot be read, of a later version for one, is a gap if it has a place, and else left out.
     pub fn events(&self) -> impl Iterator<Item = (Event<'_>, Option<Position>)> {
         self.items.iter().filter_map(|item| {
             Some(match item {
-                Item::Envelope(bytes, position) => (envelope::decode(bytes).ok()?, *position),
+                Item::Envelope(bytes, position) => match envelope::decode(bytes) {
+                    Ok(event) => (event, *position),
+                    // Of a place in the sequence its members are told, even if not what is there.
+                    Err(_) => (Event::Gap(Some((*position)?)), None),
+                },
                 Item::Gap(position) => (Event::Gap(*position), None),
                 Item::Presence(change, bytes) => {
                     let Ok(Event::Presence(presence)) = envelope::decode(bytes) else {
@@ -160,6 +164,20 @@ mod tests {
     use super::*;
     use crate::event::{Message, Sender};
     use crate::id::RoomId;
+    use crate::position::Epoch;
+
+    #[test]
+    fn what_cannot_be_read_is_no_silent_hole() {
+        let topic = Topic::Room(RoomId::new("r").unwrap());
+        let (unknown, epoch) = (Bytes::from_static(b"\x63?"), Epoch::parse(b"abcdEF12").unwrap());
+        let place = Some(Position { epoch, offset: 7 });
+        let items = vec![Item::Envelope(unknown.clone(), place), Item::Envelope(unknown, None)];
+        let batch = Batch::new(topic, items);
+        let frames = batch.frames(Dialect::Native).unwrap();
+        let gap = r#"{"type":"gap","room":"r","epoch":"abcdEF12","offset":7}"#;
+        assert_eq!(frames.texts().collect::<Vec<_>>(), [gap]);
+        assert!(batch.frames(Dialect::Topics).is_none(), "it has no word for it");
+    }
 
     #[test]
     fn an_item_is_as_large_as_its_frame() {

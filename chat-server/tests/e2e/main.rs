@@ -5,6 +5,7 @@
 mod auth;
 mod client;
 mod direct;
+mod embedded;
 mod history;
 mod limits;
 mod mixed;
@@ -18,3 +19,4 @@ mod redis_faults;
 mod rooms;
 mod support;
 mod topics;
+mod versions;

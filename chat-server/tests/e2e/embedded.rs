@@ -1,0 +1,63 @@
+//! A server within an application, whose own parts may be slow.
+
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use chat_core::{RoomId, UserId};
+use chat_server::{
+    Action, AuthError, Authenticator, Authorizer, Credentials, Identity, Server, ServerConfig,
+};
+use chat_transport::testing::WsClient;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::support::ask;
+
+/// Answers to some tokens, and never to "slow".
+#[derive(Debug)]
+struct Slow;
+
+#[async_trait]
+impl Authenticator for Slow {
+    async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError> {
+        match client.token.ok_or(AuthError::Missing)? {
+            "slow" => pending().await,
+            user => Ok(Identity::new(UserId::new(user).map_err(|_| AuthError::Missing)?)),
+        }
+    }
+}
+
+#[async_trait]
+impl Authorizer for Slow {
+    async fn allows(&self, _: &Identity, what: Action<'_>) -> bool {
+        if matches!(what, Action::InRoom(_, room) if *room == RoomId::new("slow").unwrap()) {
+            pending::<()>().await;
+        }
+        true
+    }
+}
+
+#[tokio::test]
+async fn an_application_that_does_not_answer_holds_nobody_for_ever() {
+    let config = ServerConfig::default().auth_timeout(Duration::from_millis(500));
+    let server = Server::builder().config(config).authenticator(Slow).authorizer(Slow).start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = tokio::spawn(async move { server.serve(vec![listener], pending()).await });
+    let native = [("Sec-WebSocket-Protocol", "chat.v1")];
+    let url = |token: &str| format!("ws://127.0.0.1:{port}/ws?token={token}");
+
+    let refused = WsClient::try_connect(&url("slow"), &native).await;
+    assert_eq!(refused.err().map(|status| status.as_u16()), Some(503));
+    let mut ann = WsClient::connect_with(&url("ann"), &native).await;
+    let hello = json!({"type": "hello", "token": "slow"});
+    assert_eq!(ask(&mut ann, "error", hello).await["code"], "broker_unavailable");
+
+    let began = Instant::now();
+    let join = json!({"type": "join", "room": "slow"});
+    assert_eq!(ask(&mut ann, "error", join).await["code"], "forbidden");
+    assert!(began.elapsed() >= Duration::from_secs(4), "it was asked");
+    ask(&mut ann, "joined", json!({"type": "join", "room": "r"})).await;
+    serving.abort();
+}
