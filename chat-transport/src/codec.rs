@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, W
 use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
 use crate::config::TransportConfig;
+use crate::error::Breach;
 
 /// The step in which a frame is taken in.
 const READ_BUFFER: usize = 512;
@@ -47,6 +48,8 @@ pub(crate) struct Codec {
 #[derive(Debug)]
 pub(crate) struct Violation {
     pub(crate) reason: CloseReason,
+    /// The rule is a limit of ours.
+    pub(crate) breach: Option<Breach>,
     pub(crate) detail: String,
 }
 
@@ -107,6 +110,7 @@ impl Codec {
         if self.fragments > self.config.max_fragments {
             return Err(Violation {
                 reason: CloseReason::PolicyViolation,
+                breach: Some(Breach::Fragments),
                 detail: format!("more than {} fragments", self.config.max_fragments),
             });
         }
@@ -144,12 +148,12 @@ fn context(config: &TransportConfig) -> Box<WebSocketContext> {
 
 impl From<Error> for Violation {
     fn from(error: Error) -> Self {
-        let reason = match error {
-            Error::Capacity(_) => CloseReason::TooBig,
-            Error::Utf8(_) => CloseReason::InvalidUtf8,
-            _ => CloseReason::ProtocolError,
+        let (reason, breach) = match error {
+            Error::Capacity(_) => (CloseReason::TooBig, Some(Breach::Size)),
+            Error::Utf8(_) => (CloseReason::InvalidUtf8, None),
+            _ => (CloseReason::ProtocolError, None),
         };
-        Self { reason, detail: error.to_string() }
+        Self { reason, breach, detail: error.to_string() }
     }
 }
 

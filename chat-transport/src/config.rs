@@ -41,7 +41,7 @@ pub struct TransportConfig {
     /// How long a goodbye may take: what is queued, the close frame, the peer's answer.
     /// Default 5 s.
     pub close_timeout: Duration,
-    /// When to ping; `None` never does. Default: after 25 s, with 20 s for an answer. Costs
+    /// When to ping; `None` never does. Default: after 25 s, with 10 s for an answer. Costs
     /// one frame each way per idle session and interval.
     pub heartbeat: Option<HeartbeatConfig>,
     /// How long a peer may take to send the head of its request. Default 10 s.
@@ -73,7 +73,7 @@ impl Default for TransportConfig {
             close_timeout: Duration::from_secs(5),
             heartbeat: Some(HeartbeatConfig {
                 interval: Duration::from_secs(25),
-                timeout: Duration::from_secs(20),
+                timeout: Duration::from_secs(10),
             }),
             handshake_timeout: Duration::from_secs(10),
             max_head_bytes: 16 * 1024,

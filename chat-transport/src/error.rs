@@ -21,6 +21,25 @@ pub enum TransportError {
     Io(#[from] io::Error),
 }
 
+/// The limit that a peer went beyond, and that ended its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Breach {
+    /// [`max_frame_bytes`](crate::TransportConfig::max_frame_bytes) or
+    /// [`max_message_bytes`](crate::TransportConfig::max_message_bytes).
+    Size,
+    /// [`max_fragments`](crate::TransportConfig::max_fragments).
+    Fragments,
+    /// [`max_control_frames`](crate::TransportConfig::max_control_frames).
+    ControlFrames,
+    /// [`message_timeout`](crate::TransportConfig::message_timeout).
+    MessageTime,
+    /// [`write_timeout`](crate::TransportConfig::write_timeout).
+    WriteTime,
+    /// [`heartbeat`](crate::TransportConfig::heartbeat).
+    Heartbeat,
+}
+
 /// How a session ended.
 #[derive(Debug)]
 #[non_exhaustive]

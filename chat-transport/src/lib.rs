@@ -85,7 +85,7 @@ mod timer;
 
 pub use accept::{Accepted, accept};
 pub use config::{HeartbeatConfig, TransportConfig};
-pub use error::{End, TransportError};
+pub use error::{Breach, End, TransportError};
 pub use handshake::HandshakeError;
 pub use message::{Incoming, Text};
 pub use outbox::{Depth, Outbox};

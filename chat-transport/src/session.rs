@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::codec::{self, Codec, Violation};
 use crate::config::TransportConfig;
-use crate::error::End;
+use crate::error::{Breach, End};
 use crate::message::{Incoming, Text};
 use crate::outbox::{Next, Outbox, Standing};
 use crate::stream::{SharedTcp, with_scratch};
@@ -42,6 +42,7 @@ pub struct Session<S> {
     config: Arc<TransportConfig>,
     /// How it ended, unless this side closed.
     end: Option<End>,
+    breach: Option<Breach>,
     peer: Peer,
 }
 
@@ -80,6 +81,7 @@ where
             clocks: Clocks::new(&config, Instant::now()),
             config,
             end: None,
+            breach: None,
             peer: Peer::Talking,
         }
     }
@@ -249,6 +251,7 @@ where
         if !self.clocks.may_control(self.config.max_control_frames) {
             self.stop(Stop::Broken(Violation {
                 reason: CloseReason::PolicyViolation,
+                breach: Some(Breach::ControlFrames),
                 detail: "a flood of control frames".to_owned(),
             }));
         }
@@ -265,6 +268,7 @@ where
             Stop::Broken(violation) => {
                 tracing::debug!(reason = violation.reason.as_str(), "{}", violation.detail);
                 self.peer = Peer::Broken;
+                self.breach = violation.breach;
                 self.outbox.close(violation.reason);
             }
         }
@@ -323,7 +327,10 @@ where
                     self.outbox.ping();
                     self.poll_write_out(cx);
                 }
-                Poll::Ready(Due::Close(reason)) => return self.outbox.close(reason),
+                Poll::Ready(Due::Close(reason, breach)) => {
+                    self.breach = Some(breach);
+                    return self.outbox.close(reason);
+                }
             }
         }
     }
@@ -334,6 +341,12 @@ impl<S> Session<S> {
     #[must_use]
     pub fn outbox(&self) -> &Outbox {
         &self.outbox
+    }
+
+    /// The limit that the peer went beyond, if one has ended the session.
+    #[must_use]
+    pub fn breach(&self) -> Option<Breach> {
+        self.breach
     }
 
     fn is_over(&self) -> bool {

@@ -88,6 +88,8 @@ pub enum Event {
         reconnect: bool,
         /// How long it will wait at least.
         after: Duration,
+        /// What whoever ended it wrote.
+        message: Option<String>,
     },
     /// The client was put out of a room, and does not join it again by itself.
     Left {

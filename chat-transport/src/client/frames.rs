@@ -311,6 +311,7 @@ pub(super) struct GoodbyeFrame {
     pub(super) reconnect: bool,
     #[serde(default)]
     pub(super) after_ms: u64,
+    pub(super) message: Option<String>,
 }
 
 /// [`Epoch`] as it stands in frames.

@@ -290,10 +290,10 @@ impl Task {
     }
 
     fn goodbye(&mut self, frame: GoodbyeFrame) {
-        let GoodbyeFrame { reason, reconnect, after_ms } = frame.clone();
+        let GoodbyeFrame { reason, reconnect, after_ms, message } = frame.clone();
         self.goodbye = Some(frame);
         let after = Duration::from_millis(after_ms);
-        self.events.push(Event::Goodbye { reason, reconnect, after });
+        self.events.push(Event::Goodbye { reason, reconnect, after, message });
     }
 }
 

@@ -7,6 +7,7 @@ use chat_core::CloseReason;
 use tokio::time::Instant;
 
 use crate::config::TransportConfig;
+use crate::error::Breach;
 use crate::heartbeat::{Beat, Heartbeat};
 use crate::timer::{Timer, after};
 
@@ -31,12 +32,15 @@ struct Controls {
 }
 
 /// Why a session is closed whose peer is stalled, or leaves a message incomplete.
-const REASONS: [CloseReason; 2] = [CloseReason::SlowConsumer, CloseReason::PolicyViolation];
+const REASONS: [(CloseReason, Breach); 2] = [
+    (CloseReason::SlowConsumer, Breach::WriteTime),
+    (CloseReason::PolicyViolation, Breach::MessageTime),
+];
 
 /// What is due.
 pub(super) enum Due {
     Ping,
-    Close(CloseReason),
+    Close(CloseReason, Breach),
 }
 
 impl Clocks {
@@ -102,15 +106,15 @@ impl Clocks {
             let stalled = self.stalled.map(|since| after(since, config.write_timeout));
             let incomplete = self.incomplete.map(|since| after(since, config.message_timeout));
             let mut deadlines = [stalled, incomplete.filter(|_| reading), None];
-            for (deadline, reason) in deadlines.iter().zip(REASONS) {
+            for (deadline, (reason, breach)) in deadlines.iter().zip(REASONS) {
                 if deadline.is_some_and(|deadline| deadline <= now) {
-                    return Poll::Ready(Due::Close(reason));
+                    return Poll::Ready(Due::Close(reason, breach));
                 }
             }
             match self.heartbeat.as_mut().map(|heartbeat| heartbeat.poll(now)) {
                 Some(Beat::Ping) => return Poll::Ready(Due::Ping),
                 Some(Beat::Lost) if reading => {
-                    return Poll::Ready(Due::Close(CloseReason::HeartbeatLost));
+                    return Poll::Ready(Due::Close(CloseReason::HeartbeatLost, Breach::Heartbeat));
                 }
                 Some(Beat::Wait(until)) => deadlines[2] = Some(until),
                 Some(Beat::Lost) | None => {}

@@ -60,12 +60,15 @@ async fn codes_that_mean_stay_away() {
 #[tokio::test]
 async fn a_goodbye_says_whether_to_come_back() {
     let (_mock, mut peer, _client, mut events) = joined(0, quick()).await;
-    peer.send(json!({"type":"goodbye","reason":"moved","reconnect":false,"after_ms":0})).await;
+    peer.send(json!({"type":"goodbye","reason":"moved","reconnect":false,"after_ms":0,
+        "message":"Away."}))
+        .await;
     peer.close(1001).await;
-    let Event::Goodbye { reason, reconnect, after } = next(&mut events).await else {
+    let Event::Goodbye { reason, reconnect, after, message } = next(&mut events).await else {
         panic!("no goodbye")
     };
     assert_eq!((&*reason, reconnect, after), ("moved", false, Duration::ZERO));
+    assert_eq!(message.as_deref(), Some("Away."));
     let State::Closed { loss } = next_state(&mut events).await else { panic!("not closed") };
     assert_eq!(loss.to_string(), "moved (1001)");
 }

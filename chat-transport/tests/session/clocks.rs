@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chat_core::{CloseReason, Delivery, Frames};
 use chat_transport::testing::raw_frame;
-use chat_transport::{End, TransportConfig};
+use chat_transport::{Breach, End, TransportConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -32,7 +32,8 @@ async fn a_silent_peer_is_pinged_and_then_lost() {
     };
     let server = async {
         assert_eq!(session.recv().await, None);
-        assert_eq!(start.elapsed(), secs(70));
+        assert_eq!(start.elapsed(), secs(60));
+        assert_eq!(session.breach(), Some(Breach::Heartbeat));
         let end = session.finish().await;
         assert!(matches!(end, End::Local(CloseReason::HeartbeatLost)), "{end:?}");
         drop(session);
@@ -98,6 +99,7 @@ async fn a_stalled_peer_is_cut() {
     let start = Instant::now();
     assert_eq!(session.recv().await, None);
     assert_eq!(start.elapsed(), secs(10));
+    assert_eq!(session.breach(), Some(Breach::WriteTime));
 
     // Only the frame that was half written comes out whole before the close frame.
     let (end, bytes) = tokio::join!(session.finish(), async {
@@ -139,6 +141,7 @@ async fn a_message_must_end() {
     let server = async {
         assert_eq!(session.recv().await, None);
         assert_eq!(start.elapsed(), secs(30));
+        assert_eq!(session.breach(), Some(Breach::MessageTime));
         let end = session.finish().await;
         assert!(matches!(end, End::Local(CloseReason::PolicyViolation)), "{end:?}");
         drop(session);

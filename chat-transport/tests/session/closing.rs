@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chat_core::{CloseReason, Delivery, Frames};
 use chat_transport::testing::{DEADLINE, raw_frame, raw_handshake};
-use chat_transport::{End, Incoming, Session, TransportConfig};
+use chat_transport::{Breach, End, Incoming, Session, TransportConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -267,4 +267,25 @@ async fn too_many_pings_in_a_second_are_a_breach() {
     assert!(matches!(session.finish().await, End::Local(CloseReason::PolicyViolation)));
     drop(session);
     assert!(read_all(&mut client).await.ends_with(&close_frame(1008, "policy violation")));
+}
+
+#[tokio::test]
+async fn the_limit_that_ended_a_session_is_known() {
+    let pings = raw_frame(0x89, b"").repeat(4);
+    for (bytes, breach) in [
+        (raw_frame(0x81, &[b'x'; 11]), Some(Breach::Size)),
+        ([raw_frame(0x01, b"123456"), raw_frame(0x80, b"123456")].concat(), Some(Breach::Size)),
+        ([raw_frame(0x01, b""), raw_frame(0x00, b"").repeat(3)].concat(), Some(Breach::Fragments)),
+        (pings, Some(Breach::ControlFrames)),
+        (b"\x81\x02hi".to_vec(), None),
+        (raw_frame(0x81, b"\xff"), None),
+        (raw_frame(0x88, b""), None),
+    ] {
+        let config =
+            TransportConfig::default().max_message_bytes(10).max_fragments(3).max_control_frames(3);
+        let (mut client, mut session) = in_memory(1024, config);
+        client.write_all(&bytes).await.unwrap();
+        assert_eq!(session.recv().await, None, "{bytes:?}");
+        assert_eq!(session.breach(), breach, "{bytes:?}");
+    }
 }
