@@ -137,6 +137,9 @@ pub struct Hello<'a> {
     pub resume: Option<Cow<'a, str>>,
 }
 
+/// Longest reason of a sanction, in bytes.
+pub const MAX_REASON_BYTES: usize = 512;
+
 /// Who is put out of which room.
 #[derive(Debug, Clone)]
 pub struct Sanction<'a> {

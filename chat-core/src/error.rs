@@ -23,6 +23,8 @@ pub enum ErrorCode {
     NotInRoom,
     /// The connection is in as many rooms as it may be.
     TooManyRooms,
+    /// As many bans stand as may.
+    TooManyBans,
     /// The text is longer than allowed.
     MessageTooLong,
     /// Too much in too short a time.
@@ -41,7 +43,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BadJson,
         Self::UnknownType,
         Self::MissingField,
@@ -49,6 +51,7 @@ impl ErrorCode {
         Self::RoomNameInvalid,
         Self::NotInRoom,
         Self::TooManyRooms,
+        Self::TooManyBans,
         Self::MessageTooLong,
         Self::RateLimited,
         Self::Unauthorized,
@@ -69,6 +72,7 @@ impl ErrorCode {
             Self::RoomNameInvalid => "room_name_invalid",
             Self::NotInRoom => "not_in_room",
             Self::TooManyRooms => "too_many_rooms",
+            Self::TooManyBans => "too_many_bans",
             Self::MessageTooLong => "message_too_long",
             Self::RateLimited => "rate_limited",
             Self::Unauthorized => "unauthorized",

@@ -84,7 +84,7 @@ mod topic;
 mod user;
 
 pub use close::CloseReason;
-pub use command::{Command, Content, Hello, Request, Sanction};
+pub use command::{Command, Content, Hello, MAX_REASON_BYTES, Request, Sanction};
 pub use deliver::{Batch, Deliver, Delivery, Item};
 pub use dialect::Dialect;
 pub use error::{ErrorCode, Rejection};

@@ -5,26 +5,24 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, Path, Request, State as Shared};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use chat_broker::BrokerError;
-use chat_core::{RoomId, UserId};
+use chat_core::{MAX_REASON_BYTES, RoomId, UserId};
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::moderation::{Kind, LONGEST_BAN, Moderation, Scope};
+use crate::auth::bearer;
+use crate::moderation::{By, Kind, LONGEST_BAN, Moderation, NO_TIME, Scope};
 use crate::refusal::Refusal;
 use crate::state::State;
 
 /// Bodies are small.
 const MAX_BODY: usize = 16 * 1024;
-
-/// Longest reason, in bytes.
-const MAX_REASON: usize = 512;
 
 /// The routes below `/api`; none where there is no key.
 pub(crate) fn router(state: &Arc<State>) -> Router<Arc<State>> {
@@ -61,7 +59,7 @@ fn given_key(headers: &HeaderMap) -> Option<&str> {
     if let Some(key) = headers.get("x-api-key") {
         return key.to_str().ok();
     }
-    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
+    bearer(headers)
 }
 
 /// The time that it takes tells nothing but of hashes.
@@ -92,7 +90,7 @@ async fn disconnect(
     user: Name,
     OptionalBody(order): OptionalBody,
 ) -> Answer {
-    let user = user_id(&user?.0)?;
+    let user = user_id(&name(user)?)?;
     let reason = order.reason()?;
     let (kind, time) = match order.time()? {
         Some(time) => (Kind::Ban, time),
@@ -103,19 +101,19 @@ async fn disconnect(
 
 /// `POST /api/users/{id}/unban`
 async fn unban(Shared(state): Shared<Arc<State>>, user: Name) -> Answer {
-    state.pardon(Scope::Server, &user_id(&user?.0)?).await
+    state.pardon(Scope::Server, &user_id(&name(user)?)?).await
 }
 
 /// `POST /api/rooms/{room}/kick`
 async fn kick(Shared(state): Shared<Arc<State>>, room: Name, order: Body) -> Answer {
-    let (room, Json(order)) = (room_id(&room?.0)?, order?);
+    let (room, Json(order)) = (room_id(&name(room)?)?, order?);
     let (user, reason) = (order.user()?, order.reason()?);
     state.sentence(Kind::Kick, Scope::Room(&room), &user, Duration::ZERO, reason).await
 }
 
 /// `POST /api/rooms/{room}/ban`
 async fn ban_from_room(Shared(state): Shared<Arc<State>>, room: Name, order: Body) -> Answer {
-    let (room, Json(order)) = (room_id(&room?.0)?, order?);
+    let (room, Json(order)) = (room_id(&name(room)?)?, order?);
     let (user, reason) = (order.user()?, order.reason()?);
     let time = order.time()?.unwrap_or(LONGEST_BAN);
     state.sentence(Kind::Ban, Scope::Room(&room), &user, time, reason).await
@@ -123,7 +121,7 @@ async fn ban_from_room(Shared(state): Shared<Arc<State>>, room: Name, order: Bod
 
 /// `POST /api/rooms/{room}/unban`
 async fn unban_from_room(Shared(state): Shared<Arc<State>>, room: Name, order: Body) -> Answer {
-    let (room, Json(order)) = (room_id(&room?.0)?, order?);
+    let (room, Json(order)) = (room_id(&name(room)?)?, order?);
     state.pardon(Scope::Room(&room), &order.user()?).await
 }
 
@@ -136,15 +134,12 @@ impl State {
         time: Duration,
         reason: Option<&str>,
     ) -> Answer {
-        let broker = &**self.hub.broker();
-        let done = Moderation::sentence(broker, kind, scope, user, time, reason).await;
-        tracing::info!(?kind, ?scope, %user, ok = done.is_ok(), "sentenced by a backend");
-        answer(done)
+        let (broker, by) = (&**self.hub.broker(), By::Backend);
+        answer(Moderation::sentence(broker, by, kind, scope, user, time, reason).await)
     }
 
     async fn pardon(&self, scope: Scope<'_>, user: &UserId) -> Answer {
-        tracing::info!(?scope, %user, "pardoned by a backend");
-        answer(Moderation::pardon(&**self.hub.broker(), scope, user).await)
+        answer(Moderation::pardon(&**self.hub.broker(), By::Backend, scope, user).await)
     }
 }
 
@@ -164,6 +159,11 @@ fn answer(done: Result<(), BrokerError>) -> Answer {
     }
 }
 
+/// Of a user or a room, in the path.
+fn name(path: Name) -> Result<String, Refusal> {
+    path.map(|Path(name)| name).map_err(|rejection| bad("bad_field", rejection.body_text()))
+}
+
 fn user_id(name: &str) -> Result<UserId, Refusal> {
     UserId::new(name).map_err(|why| Refusal::name("user", why))
 }
@@ -180,8 +180,8 @@ impl Order {
 
     fn reason(&self) -> Result<Option<&str>, Refusal> {
         match self.reason.as_deref() {
-            Some(reason) if reason.len() > MAX_REASON => {
-                Err(bad("bad_field", format!("\"reason\" has at most {MAX_REASON} bytes.")))
+            Some(reason) if reason.len() > MAX_REASON_BYTES => {
+                Err(bad("bad_field", format!("\"reason\" has at most {MAX_REASON_BYTES} bytes.")))
             }
             reason => Ok(reason),
         }
@@ -191,7 +191,7 @@ impl Order {
     fn time(&self) -> Result<Option<Duration>, Refusal> {
         match (self.until, self.seconds) {
             (Some(_), Some(_)) => Err(bad("bad_field", "\"until\" or \"seconds\", not both.")),
-            (None, Some(0)) => Err(bad("bad_field", "A ban lasts a second at least.")),
+            (None, Some(0)) => Err(bad("bad_field", NO_TIME)),
             (None, seconds) => Ok(seconds.map(Duration::from_secs)),
             (Some(until), None) => {
                 let until = UNIX_EPOCH.checked_add(Duration::from_millis(until));
@@ -213,8 +213,8 @@ impl<S: Send + Sync> axum::extract::FromRequest<S> for OptionalBody {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let bytes = bytes::Bytes::from_request(request, state).await.map_err(|_| {
-            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "bad_json", "The body is too large.")
+        let bytes = bytes::Bytes::from_request(request, state).await.map_err(|rejection| {
+            Refusal::new(rejection.status(), "bad_json", rejection.body_text())
         })?;
         if bytes.is_empty() {
             return Ok(Self(Order::default()));

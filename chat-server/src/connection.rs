@@ -77,7 +77,7 @@ where
         // Boxed, so that the task of a living connection has no place for it.
         let end = Box::pin(session.finish()).await;
         let (sent_bytes, _) = connection.member.traffic();
-        connection.state.metrics.closed(&end, sent_bytes);
+        connection.state.metrics.closed(&end, session.breach(), sent_bytes);
     }
 }
 
@@ -346,11 +346,12 @@ const RETRY_AFTER_MS: u64 = 1000;
 
 fn unavailable(error: &BrokerError) -> Rejection {
     tracing::debug!(%error, "the broker did not take a request");
+    let message = match error {
+        BrokerError::Refused(_) => "The message bus refuses this for now.",
+        _ => "The message bus does not answer: whether this was carried out is unknown.",
+    };
     Rejection {
         retry_after_ms: Some(RETRY_AFTER_MS),
-        ..Rejection::new(
-            ErrorCode::BrokerUnavailable,
-            "The message bus does not answer: whether this was carried out is unknown.",
-        )
+        ..Rejection::new(ErrorCode::BrokerUnavailable, message)
     }
 }

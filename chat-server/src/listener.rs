@@ -15,6 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+use crate::limits::Limits;
 use crate::peer;
 use crate::state::State;
 
@@ -28,12 +29,21 @@ const LIFETIME: Duration = Duration::from_secs(30);
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     retry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
+/// What is behind a listener.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(crate) router: Router,
+    /// How many may come in.
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) state: Arc<State>,
+}
+
 /// Accepts connections for ever.
 pub(crate) fn accept(
     listener: TcpListener,
-    router: Router,
-    state: Arc<State>,
+    gate: Gate,
 ) -> impl Future<Output = ()> + Send + 'static {
+    let Gate { router, limits, state } = gate;
     let transport = &state.config.transport;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -48,8 +58,8 @@ pub(crate) fn accept(
                     pause = Pause::default();
                     let address = peer.ip().to_canonical();
                     let is_proxy = peer::is_trusted(address, &state.config.trusted_proxies);
-                    let place = state.limits.admit_asking((!is_proxy).then_some(address));
-                    let Ok(place) = place else {
+                    let place = limits.admit_asking((!is_proxy).then_some(address));
+                    let Some(place) = place else {
                         state.metrics.limited("http_connections");
                         // It is closed either way.
                         let _ = stream.try_write(FULL);
@@ -58,8 +68,14 @@ pub(crate) fn accept(
                     let talk = talk_http(http.clone(), stream, peer, router.clone(), patience);
                     let metrics = state.metrics.clone();
                     tokio::spawn(async move {
-                        if talk.await.is_err_and(|error| error.is_timeout()) {
-                            metrics.limited("handshake_timeout");
+                        match talk.await {
+                            Err(error) if error.is_timeout() => {
+                                metrics.limited("handshake_timeout")
+                            }
+                            Err(error) if error.is_parse_too_large() => {
+                                metrics.limited("head_size")
+                            }
+                            _ => {}
                         }
                         drop(place);
                     });

@@ -61,8 +61,8 @@ async fn run(settings: Settings, log: &Arc<Log>) -> Result<(), String> {
     };
     let server = with_tokens(builder, settings.tokens.as_ref())?.config(config).start();
     if let Some(listener) = operators {
-        let router = server.operator_router();
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        let server = server.clone();
+        tokio::spawn(async move { server.serve_operators(listener).await });
     }
     for listener in &listeners {
         if let Ok(address) = listener.local_addr() {

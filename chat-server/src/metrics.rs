@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_broker::Histogram;
-use chat_core::ErrorCode;
-use chat_transport::End;
+use chat_core::{CloseReason, ErrorCode};
+use chat_transport::{Breach, End};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -25,6 +25,19 @@ pub(crate) struct Metrics {
     sent_bytes: Counter,
     /// From the client's frame to the broker's answer.
     pub(crate) publishing: Arc<Histogram>,
+}
+
+/// The limit, as metrics name it.
+fn name(breach: Breach) -> &'static str {
+    match breach {
+        Breach::Size => "frame_size",
+        Breach::Fragments => "fragments",
+        Breach::ControlFrames => "control_frames",
+        Breach::MessageTime => "message_time",
+        Breach::WriteTime => "write_time",
+        Breach::Heartbeat => "heartbeat",
+        _ => "other",
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -87,7 +100,12 @@ impl Metrics {
     }
 
     /// A connection has ended that was sent so many bytes.
-    pub(crate) fn closed(&self, end: &End, sent_bytes: u64) {
+    pub(crate) fn closed(&self, end: &End, breach: Option<Breach>, sent_bytes: u64) {
+        match (breach, end) {
+            (Some(breach), _) => self.limited(name(breach)),
+            (None, End::Local(CloseReason::SlowConsumer)) => self.limited("outbox"),
+            _ => {}
+        }
         self.sent_bytes.inc_by(sent_bytes);
         let code = match end {
             End::Local(reason) => reason.code(),

@@ -6,6 +6,7 @@
 //! asking anybody, whenever somebody joins or sends.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -25,7 +26,10 @@ use crate::state::Sessions;
 const KICK_STANDS: Duration = Duration::from_secs(60);
 
 /// Longest ban; one for good is as long.
-pub(crate) const LONGEST_BAN: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub(crate) const LONGEST_BAN: Duration = Record::MAX_LIFETIME;
+
+/// What is said to a ban of no time.
+pub(crate) const NO_TIME: &str = "A ban lasts a second at least.";
 
 /// How often it is looked for records without being told of any.
 const LOOK: Duration = Duration::from_secs(10);
@@ -38,6 +42,31 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 pub(crate) enum Scope<'a> {
     Server,
     Room(&'a RoomId),
+}
+
+/// Who puts somebody out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum By<'a> {
+    Backend,
+    Moderator(&'a UserId),
+}
+
+impl fmt::Display for By<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Backend => f.write_str("a backend"),
+            Self::Moderator(user) => write!(f, "moderator {user}"),
+        }
+    }
+}
+
+impl fmt::Display for Scope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server => f.write_str("all servers"),
+            Self::Room(room) => write!(f, "room {room}"),
+        }
+    }
 }
 
 /// What is done to somebody.
@@ -119,9 +148,11 @@ impl Moderation {
         }
     }
 
-    /// Puts `user` out, for `time` if it is a ban. Returns when that is stored.
+    /// Puts `user` out, for `time` if it is a ban. Returns when that is stored; the log tells of
+    /// it then, and of who did it.
     pub(crate) async fn sentence(
         broker: &dyn Broker,
+        by: By<'_>,
         kind: Kind,
         scope: Scope<'_>,
         user: &UserId,
@@ -131,24 +162,34 @@ impl Moderation {
         let stored = Stored { id: random_id(12), reason: reason.map(str::to_owned) };
         let value = serde_json::to_vec(&stored).map_err(BrokerError::config)?;
         let value = Some(Bytes::from(value));
-        if kind == Kind::Ban {
-            let time = time.min(LONGEST_BAN);
-            broker.set_record(&key(Kind::Ban, scope, user), value.clone(), time).await?;
-        }
-        if kind == Kind::Kick || time < KICK_STANDS {
-            // A ban may be over before the last server hears of it.
-            broker.set_record(&key(Kind::Kick, scope, user), value, KICK_STANDS).await?;
-        }
-        Ok(())
+        let set = async |kind, time| {
+            broker.set_record(&key(kind, scope, user), value.clone(), time).await
+        };
+        let done = async {
+            if kind == Kind::Ban {
+                set(Kind::Ban, time.min(LONGEST_BAN)).await?;
+            }
+            if kind == Kind::Kick || time < KICK_STANDS {
+                // A ban may be over before the last server hears of it.
+                set(Kind::Kick, KICK_STANDS).await?;
+            }
+            Ok(())
+        };
+        let done = done.await;
+        tracing::info!(%by, ?kind, %scope, %user, ok = done.is_ok(), "a sentence");
+        done
     }
 
-    /// Ends a ban. Returns when that is stored.
+    /// Ends a ban. Returns when that is stored; the log tells of it then.
     pub(crate) async fn pardon(
         broker: &dyn Broker,
+        by: By<'_>,
         scope: Scope<'_>,
         user: &UserId,
     ) -> Result<(), BrokerError> {
-        broker.set_record(&key(Kind::Ban, scope, user), None, Duration::ZERO).await
+        let done = broker.set_record(&key(Kind::Ban, scope, user), None, Duration::ZERO).await;
+        tracing::info!(%by, %scope, %user, ok = done.is_ok(), "a pardon");
+        done
     }
 
     /// Waits until the sanctions have been read once: before, nobody can be let in.

@@ -12,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use tokio::runtime::Handle;
 
 use crate::member::Member;
 use crate::state::State;
@@ -39,6 +40,10 @@ impl Collector for Live {
         page.histogram("publish_seconds", help, &publishing)?;
         hub(&mut page, &state.hub)?;
         let broker = state.hub.broker();
+        if let Ok(runtime) = Handle::try_current() {
+            let tasks = runtime.metrics().num_alive_tasks();
+            page.gauge("tasks", "Tasks of the runtime", tasks)?;
+        }
         page.gauge("ready", "Whether clients should be sent here", state.is_ready().into())?;
         let is_up = broker.status() == Status::Ready;
         page.gauge("broker_up", "Whether the broker takes messages", is_up.into())?;

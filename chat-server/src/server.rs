@@ -9,9 +9,13 @@ use tokio::task::JoinSet;
 
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
-use crate::listener::accept;
+use crate::limits::{Limits, LimitsConfig};
+use crate::listener::{Gate, accept};
 use crate::state::{State, Task};
 use crate::{http, operator};
+
+/// Connections of operators at a time.
+const OPERATORS: usize = 64;
 
 /// A chat server. A clone is another handle on the same one.
 ///
@@ -107,6 +111,18 @@ impl Server {
         operator::router().with_state(Arc::clone(&self.state))
     }
 
+    /// Serves [`operator_router`](Self::operator_router) on `listener` for ever: at most 64
+    /// connections at a time, which clients cannot take away.
+    ///
+    /// # Cancel safety
+    /// Dropping the call stops serving.
+    pub async fn serve_operators(&self, listener: TcpListener) {
+        let mut few = LimitsConfig::off();
+        few.http_connections = Some(OPERATORS);
+        let (limits, state) = (Arc::new(Limits::new(few)), Arc::clone(&self.state));
+        accept(listener, Gate { router: self.operator_router(), limits, state }).await;
+    }
+
     /// Serves clients on `listeners` until `shutdown` resolves; then drains, as
     /// [`shutdown`](Self::shutdown) does, and returns. Until then whoever comes is told that
     /// the server shuts down.
@@ -120,7 +136,8 @@ impl Server {
     ) {
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            accepting.spawn(accept(listener, self.router(), Arc::clone(&self.state)));
+            let (limits, state) = (Arc::clone(&self.state.limits), Arc::clone(&self.state));
+            accepting.spawn(accept(listener, Gate { router: self.router(), limits, state }));
         }
         shutdown.await;
         self.shutdown().await;

@@ -26,7 +26,7 @@ pub(crate) struct State {
     /// Without one, clients are who they say they are.
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
     pub(crate) authorizer: Option<Arc<dyn Authorizer>>,
-    pub(crate) limits: Limits,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) moderation: Arc<Moderation>,
     pub(crate) resume: Resume,
     /// Names this server process.
@@ -61,7 +61,7 @@ impl State {
         let moderator = Arc::clone(&moderation).run(hub.clone(), Arc::clone(&sessions));
         Self {
             transport: Arc::new(config.transport.clone()),
-            limits: Limits::new(config.limits.clone()),
+            limits: Arc::new(Limits::new(config.limits.clone())),
             config,
             hub,
             authenticator,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 use chat_core::{Dialect, RoomId};
@@ -23,7 +23,7 @@ use crate::moderation::Scope;
 use crate::refusal::Refusal;
 use crate::secret::Secret;
 use crate::state::State;
-use crate::{origin, peer};
+use crate::{auth, origin, peer};
 
 /// A request that may want to become a WebSocket.
 pub(crate) struct Upgrade {
@@ -121,11 +121,12 @@ pub(crate) async fn access(
     let Some(authenticator) = &state.authenticator else { return Ok(Access::Open) };
     let (headers, extensions) = (&parts.headers, &parts.extensions);
     let credentials = Credentials {
-        token: bearer(headers).or(in_url),
+        token: auth::bearer(headers).or(in_url),
         headers: Some(headers),
         address: peer::address(headers, extensions, &state.config),
     };
-    match authenticator.authenticate(&credentials).await {
+    let patience = state.config.auth_timeout;
+    match auth::authenticate(&**authenticator, &credentials, patience).await {
         Ok(identity) => Ok(Access::Granted(Arc::new(identity))),
         Err(AuthError::Missing) => Ok(Access::Pending),
         Err(error) => {
@@ -133,12 +134,6 @@ pub(crate) async fn access(
             Err(error.into())
         }
     }
-}
-
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// Whoever may not be here, or not in the room that the URL names, need not be let in first.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::command::{Content, Sanction};
+use crate::command::{Content, MAX_REASON_BYTES, Sanction};
 use crate::error::{ErrorCode, Rejection};
 use crate::history::Range;
 use crate::id::{InvalidName, RoomId, UserId, UserName};
@@ -13,9 +13,6 @@ use crate::position::{Epoch, Position};
 
 /// Longest `id` and `key`, in bytes as they stand in the frame.
 const MAX_TAG_BYTES: usize = 128;
-
-/// Longest reason of a sanction, in bytes.
-const MAX_REASON_BYTES: usize = 512;
 
 /// Raw values: a field that the frame's type does not use costs no more than a scan, and
 /// is not judged. `null` counts as absent.

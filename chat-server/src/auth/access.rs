@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use chat_core::{Capability, ErrorCode, Grants, Rejection, RoomId, UserId};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Action, Authorizer, Identity};
+
+/// How long an authorizer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How far a connection has been let in.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +51,11 @@ impl Access {
     ) -> Verdict {
         match (self, authorizer) {
             (Self::Granted(identity), Some(authorizer)) => {
-                let is_allowed = authorizer.allows(identity, action).await;
+                let asked = timeout(PATIENCE, authorizer.allows(identity, action)).await;
+                let is_allowed = asked.unwrap_or_else(|_| {
+                    tracing::warn!(?action, "the authorizer gave no answer in time");
+                    false
+                });
                 if is_allowed { Verdict::Allowed } else { Verdict::Forbidden }
             }
             _ => self.judge(action),

@@ -16,11 +16,12 @@ mod signer;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
 use chat_core::{Capability, Grants, RoomId, UserId, UserName};
+use tokio::time::timeout;
 
 pub(crate) use access::{Access, Verdict, unauthorized};
 #[cfg(feature = "jwt")]
@@ -65,20 +66,23 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     /// client may still say a token in `hello`; any other error refuses it.
     ///
     /// # Cancel safety
-    /// The call is dropped when the client goes away: it must change nothing.
+    /// The call is dropped after [`auth_timeout`](crate::ServerConfig::auth_timeout), and the
+    /// client told to try again: it must change nothing.
     async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError>;
 }
 
 /// Decides, verb by verb, instead of the [`Grants`] of an [`Identity`].
 ///
 /// It is asked on the server that carries the verb out, for every frame that needs a
-/// capability, and its answer is waited for: an answer from far away belongs into a cache.
+/// capability; at a join also for `presence` and `history`; for the rooms that a client is in when
+/// it shows a new token. Its answer is waited for, and the client's next frame meanwhile not read:
+/// an answer from far away belongs into a cache.
 #[async_trait]
 pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
     /// Whether `who` may do `what`. A panic refuses, and costs the client its connection.
     ///
     /// # Cancel safety
-    /// The call may be dropped: it must change nothing.
+    /// The call is dropped after 5 s, which is a refusal: it must change nothing.
     async fn allows(&self, who: &Identity, what: Action<'_>) -> bool;
 }
 
@@ -169,6 +173,24 @@ pub enum AuthError {
     /// Nobody can say for now.
     #[error("tokens cannot be checked now: {0}")]
     Unavailable(String),
+}
+
+/// Asks `authenticator`, for as long as a client may take to say who it is.
+pub(crate) async fn authenticate(
+    authenticator: &dyn Authenticator,
+    client: &Credentials<'_>,
+    patience: Duration,
+) -> Result<Identity, AuthError> {
+    timeout(patience, authenticator.authenticate(client))
+        .await
+        .unwrap_or_else(|_| Err(AuthError::Unavailable("it took too long".to_owned())))
+}
+
+/// The token in `Authorization: Bearer …`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 impl AuthError {

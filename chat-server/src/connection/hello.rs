@@ -7,8 +7,9 @@ use chat_core::reply::Welcome;
 use chat_core::{Capability, ErrorCode, Hello, Rejection, Reply, RoomId, User, UserId};
 use serde_json::value::RawValue;
 
+use super::sanctions::Departure;
 use super::{Connection, unavailable};
-use crate::auth::{Access, AuthError, Authenticator, Credentials, Identity};
+use crate::auth::{self, Access, AuthError, Authenticator, Credentials, Identity};
 
 impl Connection {
     pub(super) async fn hello(
@@ -35,7 +36,8 @@ impl Connection {
             return if self.access.is_pending() { Err(missing()) } else { Ok(()) };
         };
         let credentials = Credentials { token: Some(token), ..Credentials::default() };
-        let identity = authenticator.authenticate(&credentials).await.map_err(|error| {
+        let asked = auth::authenticate(authenticator, &credentials, self.state.config.auth_timeout);
+        let identity = asked.await.map_err(|error| {
             self.state.metrics.limited("token");
             not_let_in(&error)
         })?;
@@ -70,7 +72,7 @@ impl Connection {
         let rooms: Vec<RoomId> = self.places.iter().map(|place| place.room.clone()).collect();
         for room in rooms {
             if !self.may(Capability::Join, &room).await {
-                self.put_out_of(&room, "forbidden", None);
+                self.put_out_of(&room, Departure::Forbidden, None);
                 continue;
             }
             let sees_presence = self.may(Capability::Presence, &room).await;

@@ -8,7 +8,7 @@ use chat_core::{CloseReason, Deliver, ErrorCode, Rejection, Reply, RoomId, Sanct
 use serde_json::value::RawValue;
 
 use super::{Connection, unavailable};
-use crate::moderation::{Kind, LONGEST_BAN, Moderation, Scope, Sentence};
+use crate::moderation::{By, Kind, LONGEST_BAN, Moderation, NO_TIME, Scope, Sentence};
 
 impl Connection {
     pub(super) async fn kick(
@@ -26,8 +26,7 @@ impl Connection {
         seconds: Option<u64>,
     ) -> Result<(), Rejection> {
         if seconds == Some(0) {
-            let message = "A ban lasts a second at least.";
-            return Err(Rejection::new(ErrorCode::BadField, message));
+            return Err(Rejection::new(ErrorCode::BadField, NO_TIME));
         }
         let time = seconds.map_or(LONGEST_BAN, Duration::from_secs);
         self.sentence(id, Kind::Ban, sanction, time).await
@@ -39,9 +38,8 @@ impl Connection {
         room: &RoomId,
         user: &UserId,
     ) -> Result<(), Rejection> {
-        let (broker, by) = (&**self.state.hub.broker(), &self.member.user.id);
-        tracing::info!(%room, %user, %by, "pardoned by a moderator");
-        self.acknowledge(id, Moderation::pardon(broker, Scope::Room(room), user).await)
+        let (broker, by) = (&**self.state.hub.broker(), By::Moderator(&self.member.user.id));
+        self.acknowledge(id, Moderation::pardon(broker, by, Scope::Room(room), user).await)
     }
 
     async fn sentence(
@@ -54,14 +52,12 @@ impl Connection {
         if self.state.moderation.is_crowded() {
             self.state.metrics.limited("sanctions");
             let message = "There are too many bans: some have to end first.";
-            return Err(Rejection::new(ErrorCode::RateLimited, message));
+            return Err(Rejection::new(ErrorCode::TooManyBans, message));
         }
         let Sanction { room, user, reason } = sanction;
         let (broker, scope) = (&**self.state.hub.broker(), Scope::Room(room));
-        let by = &self.member.user.id;
-        tracing::info!(?kind, %room, %user, %by, "sentenced by a moderator");
-        let reason = reason.as_deref();
-        let done = Moderation::sentence(broker, kind, scope, user, time, reason).await;
+        let (by, reason) = (By::Moderator(&self.member.user.id), reason.as_deref());
+        let done = Moderation::sentence(broker, by, kind, scope, user, time, reason).await;
         self.acknowledge(id, done)
     }
 
@@ -95,7 +91,8 @@ impl Connection {
             })
             .collect();
         for (room, sentence) in sentences {
-            self.put_out_of(&room, sentence.kind.told(), sentence.reason.as_deref());
+            let message = sentence.reason.as_deref();
+            self.put_out_of(&room, Departure::Sentenced(sentence.kind), message);
         }
     }
 
@@ -109,16 +106,38 @@ impl Connection {
     }
 
     /// Leaves a room for the client. Dialects that have no word for it lose the connection.
-    pub(super) fn put_out_of(&mut self, room: &RoomId, reason: &str, message: Option<&str>) {
+    pub(super) fn put_out_of(&mut self, room: &RoomId, why: Departure, message: Option<&str>) {
         // It is there, or has been left meanwhile.
         let _ = self.go(room);
         if self.member.is_native() {
-            let reason = Some(reason);
+            let reason = Some(why.told());
             self.member.reply(&Reply::Left { id: None, room, reason, message });
         } else {
-            let is_ban = reason == Kind::Ban.told();
-            let kind = if is_ban { Kind::Ban } else { Kind::Kick };
-            self.member.close(kind.close_reason());
+            self.member.close(why.close_reason());
+        }
+    }
+}
+
+/// Why somebody is in a room no more who did not leave it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Departure {
+    Sentenced(Kind),
+    /// By a new token.
+    Forbidden,
+}
+
+impl Departure {
+    fn told(self) -> &'static str {
+        match self {
+            Self::Sentenced(kind) => kind.told(),
+            Self::Forbidden => "forbidden",
+        }
+    }
+
+    fn close_reason(self) -> CloseReason {
+        match self {
+            Self::Sentenced(kind) => kind.close_reason(),
+            Self::Forbidden => CloseReason::PolicyViolation,
         }
     }
 }

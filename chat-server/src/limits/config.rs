@@ -16,7 +16,8 @@ pub struct LimitsConfig {
     pub http_connections: Option<usize>,
     /// Connections from one address (of IPv6: from one /64). Default none: behind a balancer
     /// that is not [trusted](crate::ServerConfig::trusted_proxies) all users have one. One
-    /// above it is answered with 429.
+    /// above it is answered with 429; one that has not asked for anything yet, with 503. An address
+    /// may have as many of either kind.
     pub connections_per_address: Option<usize>,
     /// Frames from one connection. Default 50 a second, 300 at once: who reconnects joins all
     /// its rooms at once.

@@ -84,14 +84,13 @@ impl Limits {
 
     /// Takes a place for a connection that speaks HTTP, from a socket of `address` if it is not
     /// a proxy's: one address cannot have all places, if it may not have all connections.
-    pub(crate) fn admit_asking(&self, address: Option<IpAddr>) -> Result<Admission, Refused> {
-        let max = self.config.http_connections;
-        let mut admission = Admission::take(&self.asking, max).ok_or(Refused::Full)?;
+    pub(crate) fn admit_asking(&self, address: Option<IpAddr>) -> Option<Admission> {
+        let mut admission = Admission::take(&self.asking, self.config.http_connections)?;
         if let (Some(address), Some(max)) = (address, self.config.connections_per_address) {
             let part = self.asking_addresses.enter(network(address), max, self.now());
-            admission.address = Some(part.ok_or(Refused::Address)?);
+            admission.address = Some(part?);
         }
-        Ok(admission)
+        Some(admission)
     }
 
     /// The part that a connection has in what its user may use; `None` if that is unlimited.

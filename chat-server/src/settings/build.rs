@@ -116,9 +116,6 @@ impl Layer {
 
     /// What tokens clients need; `None` if none.
     fn tokens(&self) -> Result<Option<Tokens>, String> {
-        let names = |names: &Option<Vec<String>>| {
-            names.iter().flatten().filter_map(|name| trimmed(name)).collect::<Vec<_>>()
-        };
         let (audience, issuer) = (names(&self.jwt_audience), names(&self.jwt_issuer));
         let key = match (filled(self.jwt_secret.clone()), self.jwt_public_key.clone()) {
             (Some(_), Some(_)) => return Err("jwt-secret or jwt-public-key, not both".to_owned()),
@@ -169,6 +166,11 @@ const PRESENCE_LEASE: Duration = Duration::from_secs(10);
 /// `REDIS_URL=` says what an absent `REDIS_URL` says.
 fn filled(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
+}
+
+/// Those that are not empty.
+pub(super) fn names(given: &Option<Vec<String>>) -> Vec<String> {
+    given.iter().flatten().filter_map(|name| trimmed(name)).collect()
 }
 
 fn trimmed(text: &str) -> Option<String> {

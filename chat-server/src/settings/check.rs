@@ -18,6 +18,9 @@ const MAX_THREADS: usize = 256;
 /// What can be guessed is no key.
 const SHORTEST_KEY: usize = 16;
 
+/// As many as the pings and pongs of a client that is well.
+const FEWEST_CONTROLS: usize = 10;
+
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,8 @@ impl Layer {
         at_least("max-frame-bytes", self.max_frame_bytes, 1024)?;
         at_least("max-header-bytes", self.max_header_bytes, 8192)?;
         at_least("outbox-frames", self.outbox_frames, 256)?;
+        let controls = self.max_control_frames.map(|frames| frames as usize);
+        at_least("max-control-frames", controls, FEWEST_CONTROLS)?;
         at_least("max-connections", self.max_connections, 1)?;
         at_least("max-connections-per-address", self.max_connections_per_address, 1)?;
         at_least("max-name-bytes", self.max_name_bytes, 1)?;

@@ -80,7 +80,7 @@ pub(crate) struct Layer {
     pub(super) ping_interval: Option<Period>,
 
     /// How long a pinged client may stay silent before it is closed with code 4001
-    /// [default: 20s]
+    /// [default: 10s]
     #[arg(long, env, value_name = "TIME")]
     pub(super) pong_timeout: Option<Period>,
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::build::names;
 use super::layer::Layer;
 use super::period::Period;
 
@@ -52,7 +53,7 @@ impl Wish {
             return Err("invalid value '0s' for --ttl: longer than nothing".to_owned());
         }
         let secret = settings.jwt_secret.as_deref().filter(|secret| !secret.is_empty());
-        let first = |names: &Option<Vec<String>>| names.iter().flatten().next().cloned();
+        let first = |given| names(given).into_iter().next();
         let signer = match (&self.private_key, secret) {
             (Some(file), _) => {
                 let pem = std::fs::read(file)
