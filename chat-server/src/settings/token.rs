@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+#[cfg(feature = "jwt")]
 use super::build::names;
 use super::layer::Layer;
 use super::period::Period;
