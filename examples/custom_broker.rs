@@ -63,10 +63,7 @@ impl Table {
         }
         self.entries.retain(|_, (_, record)| record.key != key);
         self.version += 1;
-        let expires_in = match value {
-            Some(_) => expires_in.clamp(Duration::from_millis(1), Record::MAX_LIFETIME),
-            None => Records::REMEMBERED,
-        };
+        let expires_in = Record::lifetime(value.as_ref(), expires_in);
         let record = Record { key: key.to_owned(), value, expires_in };
         self.entries.insert(self.version, (Instant::now() + expires_in, record));
         Ok(true)

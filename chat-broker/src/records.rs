@@ -30,6 +30,9 @@ impl Record {
     /// Longest lifetime: ten years. What should last longer lasts as long as this.
     pub const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+    /// Shortest lifetime: a record that is set was there.
+    const MIN_LIFETIME: Duration = Duration::from_millis(1);
+
     /// Whether a record may have this key and this value: what a broker checks before
     /// anything else.
     ///
@@ -43,6 +46,17 @@ impl Record {
             Err(BrokerError::refused("the value of a record is 4096 bytes at most"))
         } else {
             Ok(())
+        }
+    }
+
+    /// How long a record with this value is kept that is to be there for `expires_in`:
+    /// something, and [`Record::MAX_LIFETIME`] at most. That it was removed, which is to
+    /// have no value, is known for [`Records::REMEMBERED`].
+    #[must_use]
+    pub fn lifetime(value: Option<&Bytes>, expires_in: Duration) -> Duration {
+        match value {
+            Some(_) => expires_in.clamp(Self::MIN_LIFETIME, Self::MAX_LIFETIME),
+            None => Records::REMEMBERED,
         }
     }
 }
@@ -69,5 +83,25 @@ impl Records {
 
     pub(crate) fn full() -> BrokerError {
         BrokerError::refused("there are 100,000 records")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifetime_has_its_limits_and_a_removal_its_own() {
+        let value = Bytes::from_static(b"x");
+        let (minute, most) = (Duration::from_secs(60), Record::MAX_LIFETIME);
+        for (wanted, expected) in [
+            (Duration::ZERO, Duration::from_millis(1)),
+            (minute, minute),
+            (most, most),
+            (Duration::MAX, most),
+        ] {
+            assert_eq!(Record::lifetime(Some(&value), wanted), expected);
+            assert_eq!(Record::lifetime(None, wanted), Records::REMEMBERED);
+        }
     }
 }

@@ -85,12 +85,8 @@ impl Table {
     fn add(&mut self, key: Arc<str>, value: Option<Bytes>, expires_in: Duration, now: Instant) {
         self.version += 1;
         let version = self.version;
-        let lifetime = match value {
-            Some(_) => expires_in.clamp(Duration::from_millis(1), Record::MAX_LIFETIME),
-            None => Records::REMEMBERED,
-        };
-        let (end, is_kept) =
-            (now + lifetime, value.is_some() || self.versions.len() < Records::MAX);
+        let end = now + Record::lifetime(value.as_ref(), expires_in);
+        let is_kept = value.is_some() || self.versions.len() < Records::MAX;
         self.live += usize::from(value.is_some());
         self.versions.insert(Arc::clone(&key), version);
         self.ends.insert((end, version));

@@ -68,8 +68,9 @@ impl Health {
 }
 
 impl State {
+    /// Of a broker without connections nothing is known.
     fn is_ready(&self) -> bool {
-        self.sides.iter().all(|side| *side == Some(Condition::Up))
+        !self.sides.is_empty() && self.sides.iter().all(|side| *side == Some(Condition::Up))
     }
 
     /// Says in the log what has changed, each once until Redis is back. A connection that was
@@ -93,17 +94,17 @@ impl State {
 
 impl Side {
     /// It works.
-    pub(super) fn set_up(&mut self) {
+    pub(super) fn set_up(&self) {
         self.set(Condition::Up, &"");
     }
 
     /// It is there, and Redis does not take what it is for.
-    pub(super) fn set_refused(&mut self, cause: &dyn fmt::Display) {
+    pub(super) fn set_refused(&self, cause: &dyn fmt::Display) {
         self.set(Condition::Refused, cause);
     }
 
     /// It is gone.
-    pub(super) fn set_down(&mut self, cause: &dyn fmt::Display) {
+    pub(super) fn set_down(&self, cause: &dyn fmt::Display) {
         self.set(Condition::Down, cause);
     }
 
@@ -129,7 +130,8 @@ mod tests {
     #[test]
     fn it_is_ready_when_every_side_is_up() {
         let health = Health::new();
-        let (mut first, mut second) = (health.side(), health.side());
+        assert!(!health.is_ready(), "there is no side");
+        let (first, second) = (health.side(), health.side());
         let told = |expected: &[Condition], ready| {
             assert_eq!(health.state.borrow().told, expected);
             assert_eq!(health.is_ready(), ready);
@@ -155,7 +157,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_is_a_report() {
         let health = Health::new();
-        let (mut refused, _untried) = (health.side(), health.side());
+        let (refused, _untried) = (health.side(), health.side());
         refused.set_refused(&"full");
         health.first_report().await;
     }

@@ -123,6 +123,14 @@ impl Interest {
         Changes { subscribe, unsubscribe, version: self.version }
     }
 
+    /// Redis was not told of these: they are looked at again.
+    pub(super) fn put_back(&mut self, untold: Changes) {
+        if let Some(changes) = &mut self.changes {
+            changes.extend(untold.subscribe);
+            changes.extend(untold.unsubscribe);
+        }
+    }
+
     /// Whether a message counts that this connection read.
     pub(super) fn hears(&mut self, connection: u64) -> bool {
         let is_latest = connection == self.connection;
@@ -227,6 +235,23 @@ mod tests {
     }
 
     #[test]
+    fn what_redis_was_not_told_is_told_again_unless_it_has_changed() {
+        let mut interest = Interest::default();
+        add(&mut interest, &["a", "b"]);
+        interest.all();
+        add(&mut interest, &["c", "d"]);
+        interest.remove(&channels(&["a"]));
+        let untold = interest.changes();
+        interest.remove(&channels(&["d"]));
+        interest.put_back(untold);
+        let mut again = interest.changes();
+        again.unsubscribe.sort();
+        assert_eq!(again.subscribe, channels(&["c"]));
+        assert_eq!(again.unsubscribe, channels(&["a", "d"]));
+        assert!(interest.changes().subscribe.is_empty());
+    }
+
+    #[test]
     fn the_last_word_on_a_channel_counts() {
         let mut interest = Interest::default();
         interest.all();
@@ -285,6 +310,7 @@ mod tests {
         interest.remove(&channels(&["a"]));
         assert_eq!(seen(&interest), [3]);
     }
+
     #[test]
     fn the_latest_of_the_ended_epochs_are_remembered() {
         let epoch = |n: usize| Epoch::parse(format!("{n:08}").as_bytes()).unwrap();

@@ -6,7 +6,7 @@
 
 use redis::{Pipeline, RedisError, RedisResult, Value};
 
-use super::answer::wants_reconnect;
+use super::answer::is_refusal;
 use super::link::{Link, code};
 use super::names::{Address, Names};
 use super::script::{Scripts, is_unknown};
@@ -35,22 +35,31 @@ impl Probe {
     /// Publishes. It is an error if Redis does not answer, or if another server should be
     /// looked for at its address.
     pub(super) async fn publish(&self, link: &mut Link, scripts: &Scripts) -> RedisResult<Writes> {
+        match self.try_to_publish(link, scripts).await {
+            Ok(()) => Ok(Writes::Taken),
+            // Somebody has put something else there: that concerns this topic alone.
+            Err(error) if code(&error).as_deref() == Some("WRONGTYPE") => Ok(Writes::Taken),
+            Err(error) if is_refusal(&error) => Ok(Writes::Refused(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Twice, if Redis does not know the script: nothing was written then.
+    async fn try_to_publish(&self, link: &mut Link, scripts: &Scripts) -> RedisResult<()> {
+        let mut reply = self.send(link, scripts).await?;
+        if is_unknown(&reply) {
+            link.load(scripts).await?;
+            reply = self.send(link, scripts).await?;
+        }
+        reply.extract_error().map(drop)
+    }
+
+    async fn send(&self, link: &mut Link, scripts: &Scripts) -> RedisResult<Value> {
         let mut commands = Pipeline::with_capacity(1);
         commands.ignore_errors();
         let call = scripts.publish.call(&mut commands, &[self.address.meta(), &self.address.log()]);
         call.arg(self.address.channel()).arg("12345678").arg(MessageId::random().as_bytes());
         call.arg(1).arg(TTL * 1000).arg(TTL).arg("");
-        let reply = link.send(&commands).await?.pop().unwrap_or(Value::Nil);
-        if is_unknown(&reply) {
-            link.load(scripts).await?;
-            return Ok(Writes::Taken);
-        }
-        match reply.extract_error() {
-            Ok(_) => Ok(Writes::Taken),
-            Err(error) if wants_reconnect(&error) => Err(error),
-            // Somebody has put something else there: that concerns this topic alone.
-            Err(error) if code(&error).as_deref() == Some("WRONGTYPE") => Ok(Writes::Taken),
-            Err(error) => Ok(Writes::Refused(error)),
-        }
+        Ok(link.send(&commands).await?.pop().unwrap_or(Value::Nil))
     }
 }

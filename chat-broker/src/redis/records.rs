@@ -28,10 +28,7 @@ impl Store {
         expires_in: Duration,
     ) -> Result<(), BrokerError> {
         Record::check(key, value.as_ref())?;
-        let lifetime = match value {
-            Some(_) => expires_in.clamp(Duration::from_millis(1), Record::MAX_LIFETIME),
-            None => Records::REMEMBERED,
-        };
+        let lifetime = Record::lifetime(value.as_ref(), expires_in);
         let names = &self.shared.names;
         let mut commands = Pipeline::with_capacity(1);
         let call = self.shared.scripts.set_record.call(&mut commands, &names.record_keys());

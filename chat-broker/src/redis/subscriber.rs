@@ -15,6 +15,8 @@ use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::answer::is_refusal;
+use super::health::Side;
 use super::interest::{Changes, Interest};
 use super::link::{Backoff, Link, PING_INTERVAL};
 use super::mark::Mark;
@@ -30,7 +32,7 @@ use crate::events::EventSender;
 const MAX_CHANNELS: usize = 512;
 
 /// For how long nothing must have been received before a connection is probed.
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long a probe may take.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
@@ -41,6 +43,7 @@ pub(super) struct Subscriber {
     shared: Arc<Shared>,
     /// What sends the probes.
     store: Arc<Store>,
+    side: Side,
     /// The channel of this node alone.
     own: String,
     /// The channel that tells of records.
@@ -59,7 +62,16 @@ struct Progress {
     connected: bool,
     /// Redis agrees with the interest up to this version.
     confirmed: u64,
+    /// Redis has refused to be told of what came up to this version.
+    refused: u64,
     closed: bool,
+}
+
+impl Progress {
+    /// Redis has answered to all up to this version.
+    fn is_told(&self, version: u64) -> bool {
+        self.confirmed.max(self.refused) >= version
+    }
 }
 
 impl Subscriber {
@@ -67,9 +79,11 @@ impl Subscriber {
         let shared = Arc::clone(&store.shared);
         let own = shared.names.node(&names::new_node());
         let records = shared.names.records();
+        let side = shared.health.side();
         Arc::new(Self {
             shared,
             store,
+            side,
             own,
             records,
             read_unheard: AtomicBool::new(false),
@@ -86,7 +100,12 @@ impl Subscriber {
         let channels = self.channels(topics);
         let version = self.interest().add(&channels, topics);
         self.changed.notify_one();
-        let outcome = self.progress(|progress| progress.confirmed >= version).await;
+        let outcome = match self.progress(|progress| progress.is_told(version)).await {
+            Ok(progress) if progress.confirmed < version => {
+                Err(BrokerError::unavailable("redis refuses to subscribe"))
+            }
+            outcome => outcome.map(drop),
+        };
         if outcome.is_err() {
             self.interest().take_back(&channels, version);
             self.changed.notify_one();
@@ -95,11 +114,12 @@ impl Subscriber {
     }
 
     /// See [`Broker::unsubscribe`](crate::Broker::unsubscribe). Without a connection there
-    /// is nothing to confirm.
+    /// is nothing to confirm, and what Redis refuses it is told again.
     pub(super) async fn unsubscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
         let version = self.interest().remove(&self.channels(topics));
         self.changed.notify_one();
-        self.progress(|progress| !progress.connected || progress.confirmed >= version).await
+        let is_over = |progress: &Progress| !progress.connected || progress.is_told(version);
+        self.progress(is_over).await.map(drop)
     }
 
     /// Ends the events, and fails all who wait.
@@ -152,7 +172,6 @@ impl Subscriber {
 
     /// Keeps Redis in agreement, for ever.
     pub(super) async fn run(self: Arc<Self>) {
-        let mut side = self.shared.health.side();
         let mut backoff = Backoff::default();
         let mut was_connected = false;
         loop {
@@ -169,14 +188,14 @@ impl Subscriber {
                         self.events.records_changed();
                     }
                     was_connected = true;
-                    side.set_up();
+                    self.side.set_up();
                     self.serve(link).await
                 }
                 Err(error) => error,
             };
             self.disconnected();
             backoff.connected_for(started.elapsed());
-            side.set_down(&error);
+            self.side.set_down(&error);
             sleep(backoff.next()).await;
         }
     }
@@ -205,7 +224,7 @@ impl Subscriber {
                 error = link.lost() => Err(error),
                 error = &mut starved => Err(error),
                 () = self.changed.notified() => self.tell_changes(&mut link).await,
-                _ = ping.tick() => link.ping().await,
+                _ = ping.tick() => self.ping(&mut link).await,
             };
             if let Err(error) = outcome {
                 return error;
@@ -232,10 +251,28 @@ impl Subscriber {
         }
     }
 
+    /// Asks for a sign of life, and tells Redis again what it has refused.
+    async fn ping(&self, link: &mut Link) -> RedisResult<()> {
+        link.ping().await?;
+        self.tell_changes(link).await
+    }
+
+    /// It is no error that Redis answers and refuses: the connection is none the worse.
     async fn tell_changes(&self, link: &mut Link) -> RedisResult<()> {
         let changes = self.interest().changes();
-        tell(link, &changes).await?;
-        self.confirm(changes.version);
+        match tell(link, &changes).await {
+            Ok(()) => {
+                self.confirm(changes.version);
+                self.side.set_up();
+            }
+            Err(error) if is_refusal(&error) => {
+                let version = changes.version;
+                self.interest().put_back(changes);
+                self.side.set_refused(&error);
+                self.progress.send_modify(|progress| progress.refused = version);
+            }
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
@@ -280,11 +317,11 @@ impl Subscriber {
         }
     }
 
-    async fn progress(&self, done: impl Fn(&Progress) -> bool) -> Result<(), BrokerError> {
+    async fn progress(&self, done: impl Fn(&Progress) -> bool) -> Result<Progress, BrokerError> {
         let mut progress = self.progress.subscribe();
         let wait = progress.wait_for(|progress| progress.closed || done(progress));
         match timeout(self.shared.config.deadline, wait).await {
-            Ok(Ok(progress)) if !progress.closed => Ok(()),
+            Ok(Ok(progress)) if !progress.closed => Ok(*progress),
             Ok(_) => Err(BrokerError::Closed),
             Err(_) => Err(BrokerError::unavailable("redis did not confirm in time")),
         }
@@ -319,4 +356,19 @@ async fn tell(link: &mut Link, changes: &Changes) -> RedisResult<()> {
         link.unsubscribe(channels).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{RedisConfig, events};
+
+    #[tokio::test]
+    async fn a_broker_is_not_ready_before_it_subscribes() {
+        let shared = Arc::new(Shared::new(RedisConfig::new("redis://127.0.0.1")).unwrap());
+        let store = Arc::new(Store::new(Arc::clone(&shared)).unwrap());
+        let _subscriber = Subscriber::new(store, events::channel(1).0);
+        shared.health.side().set_up();
+        assert!(!shared.health.is_ready(), "nothing is heard yet");
+    }
 }

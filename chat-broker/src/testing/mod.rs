@@ -5,10 +5,12 @@
 pub mod conformance;
 mod faulty;
 mod node;
+mod redis_proxy;
 mod redis_server;
 mod resp;
 
 pub use faulty::{Call, FaultyBroker, Told};
+pub use redis_proxy::{ConnectionKind, RedisProxy, Way};
 pub use redis_server::RedisServer;
 
 #[cfg(feature = "redis")]

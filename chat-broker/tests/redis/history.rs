@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{RedisProxy, RedisServer};
 use chat_broker::{Broker, Delivery, HistoryRead};
 use chat_core::{History, Range, Retention};
 use futures_util::future::join_all;
 
-use crate::proxy::Proxy;
 use crate::support::{Node, assert_refused, keyed, latest, room, texts};
 
 async fn say(node: &Node, name: &str, delivery: &Delivery, numbers: std::ops::RangeInclusive<u32>) {
@@ -203,9 +202,8 @@ async fn a_refused_publication_leaves_nothing() {
 #[tokio::test]
 async fn what_is_asked_at_once_goes_at_once() {
     let server = RedisServer::start();
-    let proxy = Proxy::start(server.port()).await;
-    let url = format!("redis://127.0.0.1:{}", proxy.port());
-    let node = Node::with(Node::config(&server).url(url)).await;
+    let proxy = RedisProxy::start(&server).await;
+    let node = Node::with(Node::config(&server).url(proxy.url())).await;
     node.publish(&room("0"), "first").await.unwrap();
     proxy.delay(Duration::from_millis(100));
     let began = Instant::now();

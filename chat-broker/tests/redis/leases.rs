@@ -3,12 +3,11 @@
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{RedisProxy, RedisServer};
 use chat_broker::{Broker, BrokerEvent, RedisConfig};
 use chat_core::Topic;
 use tokio::time::sleep;
 
-use crate::proxy::Proxy;
 use crate::support::{Node, PATIENCE, eventually, keys, room};
 
 const LEASE: Duration = Duration::from_secs(1);
@@ -79,9 +78,8 @@ async fn the_users_of_a_dead_node_leave_once() {
 async fn a_node_that_was_paused_enters_its_users_anew() {
     let server = RedisServer::start();
     let mut watcher = Node::with(config(&server)).await;
-    let proxy = Proxy::start(server.port()).await;
-    let url = format!("redis://127.0.0.1:{}", proxy.port());
-    let paused = Node::with(config(&server).url(url)).await;
+    let proxy = RedisProxy::start(&server).await;
+    let paused = Node::with(config(&server).url(proxy.url())).await;
     let topic = room("r");
     watcher.subscribe(&topic).await.unwrap();
     paused.enter(&topic, "anna");
@@ -91,14 +89,14 @@ async fn a_node_that_was_paused_enters_its_users_anew() {
     sleep(LEASE * 2).await;
     watcher.arrived().await;
 
-    proxy.pause();
+    proxy.hold();
     watcher.wait_for_occupants(&topic, &[]).await;
     let mut left = changes_within(&mut watcher, Duration::ZERO).await;
     left.sort();
     assert_eq!(left, ["-anna", "-ben", "-carl"]);
     paused.leave(&topic, "ben");
     paused.enter(&topic, "dora");
-    proxy.resume();
+    proxy.release();
     watcher.wait_for_occupants(&topic, &["anna", "carl", "dora"]).await;
     let mut came = changes_within(&mut watcher, LEASE).await;
     came.sort();

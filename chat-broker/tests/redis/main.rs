@@ -16,7 +16,6 @@ mod leases;
 mod lineage;
 mod outages;
 mod presence;
-mod proxy;
 mod records;
 mod refusals;
 mod resend;

@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{RedisProxy, RedisServer};
 use chat_broker::{Broker, BrokerError, BrokerEvent, Record, Records, Status};
 
-use crate::proxy::Proxy;
 use crate::support::{Node, PATIENCE, assert_refused, eventually};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -47,9 +46,8 @@ async fn an_emptied_redis_is_an_empty_table_whose_versions_go_on() {
 #[tokio::test]
 async fn who_was_not_told_is_told_to_ask() {
     let server = RedisServer::start();
-    let proxy = Proxy::start(server.port()).await;
-    let url = format!("redis://127.0.0.1:{}", proxy.port());
-    let mut deaf = Node::with(Node::config(&server).url(url)).await;
+    let proxy = RedisProxy::start(&server).await;
+    let mut deaf = Node::with(Node::config(&server).url(proxy.url())).await;
     let mut other = Node::start(&server).await;
     let before = read(&deaf, 0).await;
     proxy.swallow_messages();
@@ -70,10 +68,9 @@ async fn who_was_not_told_is_told_to_ask() {
 #[tokio::test]
 async fn who_read_before_it_was_connected_is_told_to_ask() {
     let server = RedisServer::start();
-    let proxy = Proxy::start(server.port()).await;
-    let url = format!("redis://127.0.0.1:{}", proxy.port());
+    let proxy = RedisProxy::start(&server).await;
     server.command(&["ACL", "SETUSER", "default", "-subscribe"]).await;
-    let mut early = Node::with(Node::config(&server).url(url)).await;
+    let mut early = Node::with(Node::config(&server).url(proxy.url())).await;
     assert_eq!(early.broker.status(), Status::Away);
     let before = read(&early, 0).await;
     let other = Node::start(&server).await;

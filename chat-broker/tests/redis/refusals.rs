@@ -6,13 +6,16 @@ use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, Status};
 use tokio::time::sleep;
 
-use crate::support::{Node, assert_unavailable, eventually, room};
+use crate::support::{Node, PATIENCE, assert_unavailable, eventually, room};
 
 /// Within two probes, of one second each, and a busy machine.
 const NOTICED: Duration = Duration::from_secs(4);
 
-/// For how long commands are counted.
-const COUNTED: Duration = Duration::from_secs(2);
+/// For how long commands are counted: for longer than any pause between attempts to connect.
+const COUNTED: Duration = Duration::from_secs(3);
+
+/// How often a busy machine may have broken a connection while it was counted.
+const ATTEMPTS: usize = 4;
 
 /// A script that does not end.
 const ENDLESS: [&str; 3] = ["EVAL", "while true do end", "0"];
@@ -44,7 +47,7 @@ impl Refusal<'_> {
             // Until the pauses between attempts have grown.
             sleep(COUNTED).await;
         }
-        let refused = Rate::over(server, COUNTED).await;
+        let refused = self.rate(server).await;
         assert_eq!(node.broker.status(), Status::Away);
         commands(server, self.end).await;
         let ready = node.becomes(Status::Ready).await;
@@ -57,6 +60,17 @@ impl Refusal<'_> {
         // Of three connections each tries again after a second on average.
         let most = if self.reconnects { 10.0 } else { 0.1 };
         assert!(refused.connections < most, "{name}: {refused:?}");
+    }
+
+    /// While it lasts. Whoever does not keep its connections makes one in each of these times.
+    async fn rate(&self, server: &RedisServer) -> Rate {
+        let mut rate = Rate::over(server, COUNTED).await;
+        for _ in 1..ATTEMPTS {
+            if !self.reconnects && rate.connections > 0.0 {
+                rate = Rate::over(server, COUNTED).await;
+            }
+        }
+        rate
     }
 }
 
@@ -178,7 +192,7 @@ async fn a_slow_script() {
     let server = RedisServer::start_with(&["--lua-time-limit", "50"]);
     let node = Node::start(&server).await;
     node.publish(&room("r"), "before").await.unwrap();
-    let before = count(&server).await[1];
+    let (began, before) = (Instant::now(), count(&server).await[1]);
     let endless = server.command(&ENDLESS);
     let watched = async {
         let away = node.becomes(Status::Away).await;
@@ -193,9 +207,64 @@ async fn a_slow_script() {
     println!("away after {away:.1?}, ready after {ready:.1?}");
     assert!(away < NOTICED && ready < NOTICED, "{away:?}, {ready:?}");
     node.publish(&room("r"), "after").await.unwrap();
-    // Of the two scripts, of this count, and at most one of a node that hears nothing.
+    assert_eq!(node.broker.stats().reconnects, 0, "connections are kept");
+    // Of the two scripts, of this count, and each two seconds of a node that hears nothing.
     let new = count(&server).await[1] - before;
-    assert!(new <= 4.0, "connections are kept, and {new} are new");
+    assert!(new <= 4.0 + began.elapsed().as_secs_f64() / 2.0, "{new} connections are new");
+}
+
+/// Whoever would subscribe meanwhile is told at once, and what was refused is said again on the
+/// same connection.
+#[tokio::test]
+async fn a_subscription_that_is_refused_costs_no_connection() {
+    let server = RedisServer::start_with(&["--lua-time-limit", "50"]);
+    let mut node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let (kept, left, late) = (room("kept"), room("left"), room("late"));
+    node.broker.subscribe(&[kept.clone(), left.clone()]).await.unwrap();
+    let watched = async {
+        node.wait_for(Status::Away).await;
+        let began = Instant::now();
+        assert_unavailable("subscribe", node.subscribe(&late).await);
+        node.broker.unsubscribe(std::slice::from_ref(&left)).await.expect("it is told again");
+        let told = began.elapsed();
+        server.command(&["SCRIPT", "KILL"]).await;
+        told
+    };
+    let (_, told) = tokio::join!(server.command(&ENDLESS), watched);
+    println!("told after {told:.1?}");
+    assert!(told < PATIENCE / 2, "only after {told:?}");
+    node.wait_for(Status::Ready).await;
+    assert_eq!(node.broker.stats().reconnects, 0, "connections are kept");
+    eventually("the end of a subscription", async || {
+        node.publish(&left, "").await.is_ok_and(|published| published.nodes == 0)
+    })
+    .await;
+    node.subscribe(&late).await.unwrap();
+    for topic in [&kept, &late] {
+        assert_eq!(node.publish(topic, "after").await.unwrap().nodes, 1);
+        assert_eq!(node.message().await.0, "after", "nothing was interrupted");
+    }
+}
+
+/// A probe that Redis did not run for the lack of a script has shown nothing.
+#[tokio::test]
+async fn a_lost_script_is_no_end_of_a_refusal() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    // Between two renewals of the lease, which stores the scripts again.
+    sleep(Duration::from_millis(500)).await;
+    server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+    eventually("new connections", async || node.broker.stats().reconnects >= 2).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    node.wait_for(Status::Away).await;
+    let refused = Instant::now();
+    while refused.elapsed() < COUNTED {
+        assert_eq!(server.command(&["SCRIPT", "FLUSH"]).await, "OK");
+        assert_eq!(node.broker.status(), Status::Away);
+        sleep(Duration::from_millis(10)).await;
+    }
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    node.wait_for(Status::Ready).await;
 }
 
 /// Another's script runs for longer than any answer may take, and Redis says nothing for as

@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{RedisProxy, RedisServer};
 use chat_broker::{Broker, BrokerEvent, Delivery, Receipt, RedisConfig, Status};
 use chat_core::{Position, Range};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use crate::proxy::Proxy;
 use crate::support::{Node, PATIENCE, assert_unavailable, eventually, keyed, latest, room, texts};
 
 /// Receipts that one publisher leaves open.
@@ -142,13 +141,12 @@ async fn a_frozen_redis_loses_and_doubles_nothing() {
 #[tokio::test]
 async fn a_late_connection_doubles_nothing() {
     let server = RedisServer::start();
-    let proxy = Proxy::start(server.port()).await;
-    let url = format!("redis://127.0.0.1:{}", proxy.port());
-    let node = idle(Node::config(&server).url(url).deadline(PATIENCE)).await;
+    let proxy = RedisProxy::start(&server).await;
+    let node = idle(Node::config(&server).url(proxy.url()).deadline(PATIENCE)).await;
     proxy.hold_present();
     let published = node.publish(&room("r"), "once").await.unwrap();
     assert_eq!(published.position.unwrap().offset, 1);
-    proxy.resume();
+    proxy.release();
     eventually("the end of what was held", async || {
         // Three of the node, and the one that asks.
         server.command(&["CLIENT", "LIST"]).await.lines().count() == 4
@@ -261,9 +259,9 @@ async fn a_slow_search_ends_in_time() {
         redis.call('HSET', KEYS[2], 'epoch', 'abcdEF12', 'offset', 70000, 'id', '12345678')";
     let filled = server.command(&["EVAL", fill, "2", "chat:{r.r}:log", "chat:{r.r}:meta"]).await;
     assert_eq!(filled, "");
-    let proxy = Proxy::start(server.port()).await;
-    let (url, deadline) = (format!("redis://127.0.0.1:{}", proxy.port()), Duration::from_secs(5));
-    let node = idle(Node::config(&server).url(url).deadline(deadline)).await;
+    let proxy = RedisProxy::start(&server).await;
+    let deadline = Duration::from_secs(5);
+    let node = idle(Node::config(&server).url(proxy.url()).deadline(deadline)).await;
     proxy.hold_present();
     proxy.delay(Duration::from_millis(400));
     let started = Instant::now();

@@ -71,22 +71,39 @@ async fn every_connection_that_is_opened_anew_is_counted_once() {
     node.position(&topic).await.unwrap();
     assert_eq!(reconnects(), 0, "the first is no reconnect");
 
+    // A busy machine may break one besides: at most as many are counted as Redis has seen.
+    let before = received(&server).await;
     assert_eq!(server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await, "1");
-    eventually("the subscriber", async || reconnects() == 1).await;
+    eventually("the subscriber", async || reconnects() >= 1).await;
     server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
     eventually("the others", async || {
         // The pool opens one when it is asked for one.
         let _ = node.position(&topic).await;
-        reconnects() == 4
+        reconnects() >= 4
     })
     .await;
+    let counted = reconnects();
+    // The two commands and this question are ours.
+    let new = received(&server).await - before - 3;
+    assert!(counted <= new, "{counted} are counted, and there were {new}");
     eventually("publishing", async || node.publish(&topic, "").await.is_ok()).await;
     server.command(&["SET", "chat:{r.bad}:meta", "x"]).await;
-    for _ in 0..3 {
-        assert_refused("positions", node.position(&room("bad")).await);
-    }
-    node.position(&topic).await.unwrap();
-    assert_eq!(reconnects(), 4, "an answer that is an error is an answer");
+    eventually("an error that is an answer", async || {
+        let before = reconnects();
+        for _ in 0..3 {
+            assert_refused("positions", node.position(&room("bad")).await);
+        }
+        node.position(&topic).await.unwrap();
+        reconnects() == before
+    })
+    .await;
+}
+
+/// How many connections Redis has seen, that of the question among them.
+async fn received(server: &RedisServer) -> u64 {
+    let info = server.command(&["INFO", "stats"]).await;
+    let count = |line: &str| line.strip_prefix("total_connections_received:")?.parse().ok();
+    info.lines().find_map(count).expect("the number")
 }
 
 #[tokio::test]

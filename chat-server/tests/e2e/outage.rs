@@ -1,5 +1,7 @@
 //! Redis goes away and comes back; slow clients.
 
+use std::collections::HashMap;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
@@ -155,10 +157,12 @@ async fn an_emptied_redis_is_told_to_everybody_and_nobody_hangs() {
     let before = say(&mut a, "before").await;
     next_of(&mut b, "message").await;
     redis.restart();
+    let ended = Instant::now();
     for client in [&mut a, &mut b] {
         next_of(client, "gap").await;
     }
     let after = say(&mut a, "after").await;
+    println!("said again {:.2?} after the end", ended.elapsed());
     assert_ne!(after["epoch"], before["epoch"], "no offset means two messages");
     let frame = next_of(&mut b, "message").await;
     assert_eq!((&frame["offset"], &frame["epoch"]), (&json!(1), &after["epoch"]));
@@ -174,6 +178,97 @@ async fn an_emptied_redis_is_told_to_everybody_and_nobody_hangs() {
         assert!(Instant::now() < deadline, "somebody is missing");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A copy of its data takes the place of what Redis has learned since: what had been said is
+/// lost, and nothing is taken for something else.
+#[tokio::test]
+async fn a_redis_that_comes_back_with_an_older_copy_begins_a_new_epoch() {
+    let mut redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let (first, second) = Chat::pair(&redis).await;
+    let (mut a, mut b) = (in_room(&first).await, in_room(&second).await);
+    let (directory, copy) =
+        (redis.directory().to_owned(), redis.directory().with_extension("copy"));
+    let mut places = Places::default();
+    let mut seen = Value::Null;
+    for range in [1..=10, 11..=20] {
+        for n in range {
+            seen = say(&mut a, &n.to_string()).await;
+            places.say(&seen, &n.to_string());
+        }
+        redis.stop();
+        if !copy.exists() {
+            run("cp", &["-R", directory.to_str().unwrap(), copy.to_str().unwrap()]);
+            redis.restart();
+        }
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+    std::fs::rename(&copy, &directory).unwrap();
+    redis.restart();
+    let ended = Instant::now();
+    let after = say(&mut a, "after 1").await;
+    let recovered = ended.elapsed();
+    assert_ne!(after["epoch"], seen["epoch"], "no offset means two messages");
+    places.say(&after, "after 1");
+    for n in 2..=20 {
+        let text = format!("after {n}");
+        places.say(&say(&mut a, &text).await, &text);
+    }
+    let (mut heard, mut gaps) = (Vec::new(), 0);
+    while heard.last().is_none_or(|text| text != "after 20") {
+        let frame = next_message_or_gap(&mut b).await;
+        if frame["type"] == "gap" {
+            gaps += 1;
+        } else {
+            heard.push(places.hear(&frame));
+        }
+    }
+    println!("said again {recovered:.2?} after the end");
+    assert_eq!(heard.len(), 40, "{heard:?}");
+    assert_eq!(gaps, 1, "told once");
+
+    let since = json!({"epoch": seen["epoch"], "offset": 15});
+    let mut back = second.native().await;
+    let frame = json!({"type": "join", "room": "r", "since": since});
+    let joined = ask(&mut back, "joined", frame).await;
+    assert_eq!((&joined["recovered"], &joined["epoch"]), (&json!(false), &after["epoch"]));
+    for message in joined["messages"].as_array().unwrap() {
+        places.hear(message);
+    }
+}
+
+/// What stands where: never two texts in one place.
+#[derive(Default)]
+struct Places {
+    texts: HashMap<(String, u64), String>,
+    /// The epoch stands in the first message of one.
+    epoch: String,
+}
+
+impl Places {
+    /// This was acknowledged with this `ok`.
+    fn say(&mut self, ok: &Value, text: &str) {
+        self.put(ok["epoch"].as_str().unwrap().to_owned(), &ok["offset"], text);
+    }
+
+    fn hear(&mut self, message: &Value) -> String {
+        if let Some(epoch) = message["epoch"].as_str() {
+            epoch.clone_into(&mut self.epoch);
+        }
+        let text = message["message"].as_str().unwrap();
+        self.put(self.epoch.clone(), &message["offset"], text);
+        text.to_owned()
+    }
+
+    fn put(&mut self, epoch: String, offset: &Value, text: &str) {
+        let place = (epoch, offset.as_u64().unwrap());
+        let before = self.texts.entry(place).or_insert_with(|| text.to_owned());
+        assert_eq!(before, text, "two texts in one place");
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    assert!(Command::new(program).args(arguments).status().unwrap().success());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use chat_broker::testing::RedisServer;
 use serde_json::json;
 
 use super::crowd::Crowd;
-use super::{pause, say};
+use super::{metric, pause, say};
 use crate::support::{Chat, DEADLINE, ask, join};
 
 /// Redis makes room where it likes: whoever comes back is not told that nothing is missing.
@@ -107,10 +107,14 @@ async fn garbage_is_nobodys_message() {
     let ended = Instant::now();
     first.until_ready().await;
     second.until_ready().await;
-    pause(Duration::from_secs(1)).await;
+    crowd.until_all_said_since(ended).await;
     let verdict = crowd.finish(ended).await;
-    say(&format!("garbage, {} kinds of keys, FLUSHALL: {verdict}", keys.lines().count()));
+    let unreadable = "chat_broker_unreadable_total";
+    let counted = [metric(&first, unreadable).await, metric(&second, unreadable).await];
+    let kinds = keys.lines().count();
+    say(&format!("garbage ({counted:?} counted), {kinds} kinds of keys, FLUSHALL: {verdict}"));
     verdict.is_told();
+    assert!(counted.iter().all(|count| *count > 0.0), "{counted:?}");
     // All are members again.
     let mut last = first.native().await;
     join(&mut last, "r").await;

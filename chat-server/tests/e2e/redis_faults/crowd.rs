@@ -11,8 +11,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::verdict::Verdict;
-use crate::support::{Chat, next_of};
+use super::pause;
+use super::verdict::{ENOUGH, Verdict};
+use crate::support::{Chat, DEADLINE, next_of};
 
 /// Between two messages of one.
 const PACE: Duration = Duration::from_millis(100);
@@ -63,6 +64,8 @@ struct Board {
     talking: AtomicUsize,
     /// By room.
     acked: Mutex<HashMap<String, HashSet<String>>>,
+    /// When each member was acknowledged something, the last time.
+    latest: Mutex<HashMap<String, Instant>>,
 }
 
 /// What all are to do.
@@ -77,24 +80,33 @@ pub(super) struct Crowd {
     members: Vec<JoinHandle<Record>>,
     board: Arc<Board>,
     phase: watch::Sender<Phase>,
+    hurries: bool,
 }
 
 impl Crowd {
     /// Nobody yet.
     pub(super) fn new() -> Self {
         let phase = watch::Sender::new(Phase::Listen);
-        Self { members: Vec::new(), board: Arc::default(), phase }
+        Self { members: Vec::new(), board: Arc::default(), phase, hurries: false }
     }
 
     /// Two on each of these servers, who all meet in the room "r", and talk.
     pub(super) async fn on(servers: &[&Chat]) -> Self {
-        let mut crowd = Self::new();
+        Self::new().talking_on(servers).await
+    }
+
+    /// As [`on`](Self::on), of people who make no pause.
+    pub(super) async fn in_a_hurry_on(servers: &[&Chat]) -> Self {
+        Self { hurries: true, ..Self::new() }.talking_on(servers).await
+    }
+
+    async fn talking_on(mut self, servers: &[&Chat]) -> Self {
         for server in servers {
-            crowd.join(server, "r", true).await;
-            crowd.join(server, "r", false).await;
+            self.join(server, "r", true).await;
+            self.join(server, "r", false).await;
         }
-        crowd.begin();
-        crowd
+        self.begin();
+        self
     }
 
     /// Everybody is there.
@@ -114,6 +126,7 @@ impl Crowd {
             client,
             record: Record { name, room: room.to_owned(), place, ..Record::default() },
             keyed,
+            hurries: self.hurries,
             number: 0,
             sending: None,
             pinged: None,
@@ -121,6 +134,23 @@ impl Crowd {
         self.board.talking.fetch_add(1, Ordering::SeqCst);
         let (board, phase) = (Arc::clone(&self.board), self.phase.subscribe());
         self.members.push(tokio::spawn(member.live(board, phase)));
+    }
+
+    /// Waits until everybody was acknowledged something after this moment, and enough was said
+    /// in each room to be judged.
+    pub(super) async fn until_all_said_since(&self, moment: Instant) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let latest = self.board.latest.lock().unwrap().clone();
+            let since = latest.values().filter(|at| **at >= moment).count();
+            let is_enough =
+                self.board.acked.lock().unwrap().values().all(|acked| acked.len() >= ENOUGH);
+            if since == self.members.len() && is_enough {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{since} of {} go on", self.members.len());
+            pause(Duration::from_millis(20)).await;
+        }
     }
 
     /// Nobody says anything new; returns when everybody has heard all that was acknowledged,
@@ -153,6 +183,8 @@ struct Member {
     client: WsClient,
     record: Record,
     keyed: bool,
+    /// It says the next thing as soon as the last one is answered.
+    hurries: bool,
     number: u64,
     sending: Option<Sending>,
     pinged: Option<Instant>,
@@ -173,7 +205,13 @@ impl Member {
         let mut ended = None;
         loop {
             tokio::select! {
-                frame = self.client.recv_json() => self.take(&frame, &board),
+                frame = self.client.recv_json() => {
+                    self.take(&frame, &board);
+                    if self.hurries {
+                        let phase = *phase.borrow();
+                        self.say(phase).await;
+                    }
+                }
                 _ = tick.tick() => {
                     self.ping().await;
                     let phase = *phase.borrow();
@@ -244,7 +282,9 @@ impl Member {
             let mut acked = board.acked.lock().unwrap();
             acked.entry(self.record.room.clone()).or_default().insert(sending.text.clone());
             self.record.acked.push(sending.text);
-            self.record.acked_at.push(Instant::now());
+            let now = Instant::now();
+            self.record.acked_at.push(now);
+            board.latest.lock().unwrap().insert(self.record.name.clone(), now);
             return;
         }
         assert_eq!(frame["code"], "broker_unavailable", "{frame}");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use chat_broker::testing::RedisServer;
 
 use super::crowd::Crowd;
-use super::{lasting, pause, say};
+use super::{lasting, pause, say, until_told};
 use crate::support::Chat;
 
 /// With all that it has acknowledged.
@@ -16,21 +16,24 @@ const RECOVERED: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_redis_loses_and_doubles_nothing() {
-    for time in lasting([2, 30, 300]) {
+    for time in lasting(&[2, 30, 300]) {
         let mut redis = RedisServer::start_with(&DURABLE);
         let (first, second) = Chat::pair(&redis).await;
         let crowd = Crowd::on(&[&first, &second]).await;
         pause(Duration::from_secs(1)).await;
         redis.kill();
-        pause(time).await;
+        let away = until_told(&[&first, &second], 503).await;
+        pause(time.saturating_sub(away)).await;
         redis.restart();
         let ended = Instant::now();
-        first.until_ready().await;
-        second.until_ready().await;
-        pause(Duration::from_secs(1)).await;
+        let ready = until_told(&[&first, &second], 200).await;
+        crowd.until_all_said_since(ended).await;
         let connections = stat(&redis, "total_connections_received:").await;
         let verdict = crowd.finish(ended).await;
-        say(&format!("killed for {time:?}: {verdict}; {connections} connections to it since"));
+        say(&format!(
+            "killed for {time:?}: 503 after {away:.1?}, 200 after {ready:.1?}; {verdict}; \
+             {connections} connections to it since"
+        ));
         verdict.is_whole();
         assert!(verdict.recovery < RECOVERED, "{verdict}");
         // Three of each server, up to four to read, and some that came too early.
@@ -44,23 +47,26 @@ async fn a_killed_redis_loses_and_doubles_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_redis_fills_no_memory_and_doubles_nothing() {
-    for time in lasting([4, 30]) {
+    for time in lasting(&[4, 30]) {
         let redis = RedisServer::start();
         let (first, second) = Chat::pair(&redis).await;
         let crowd = Crowd::on(&[&first, &second]).await;
         pause(Duration::from_secs(1)).await;
         let before = first.resident_kib();
         redis.pause();
-        pause(time).await;
+        let away = until_told(&[&first, &second], 503).await;
+        pause(time.saturating_sub(away)).await;
         let during = first.resident_kib();
         redis.resume();
         let ended = Instant::now();
-        first.until_ready().await;
-        second.until_ready().await;
-        pause(Duration::from_secs(1)).await;
+        let ready = until_told(&[&first, &second], 200).await;
+        crowd.until_all_said_since(ended).await;
         let verdict = crowd.finish(ended).await;
         let grown = during.saturating_sub(before);
-        say(&format!("frozen for {time:?}: {verdict}; {before} KiB, and {grown} more"));
+        say(&format!(
+            "frozen for {time:?}: 503 after {away:.1?}, 200 after {ready:.1?}; {verdict}; \
+             {before} KiB, and {grown} more"
+        ));
         verdict.is_whole();
         assert!(verdict.recovery < RECOVERED, "{verdict}");
         assert!(grown < 8 * 1024, "memory grew by {grown} KiB");

@@ -7,7 +7,7 @@ use chat_broker::testing::RedisServer;
 use serde_json::json;
 
 use super::crowd::Crowd;
-use super::{ANSWERED, pause, say};
+use super::{ANSWERED, pause, say, until_told};
 use crate::support::{Chat, command};
 
 /// How long a refusal lasts at least.
@@ -31,26 +31,20 @@ impl Refusal<'_> {
         let user = ["ACL", "SETUSER", "chat", "on", &format!(">{SECRET}"), "~*", "&*", "+@all"];
         redis.command(&user).await;
         let servers = [self.server().await, self.server().await];
-        let crowd = Crowd::on(&[&servers[0], &servers[1]]).await;
+        let both = [&servers[0], &servers[1]];
+        let crowd = Crowd::on(&both).await;
         pause(Duration::from_millis(500)).await;
 
         self.commands(self.begin).await;
-        let began = Instant::now();
-        for server in &servers {
-            server.until_status("/readyz", 503).await;
-        }
-        let away = began.elapsed();
+        let away = until_told(&both, 503).await;
         let (_, _, page) = servers[0].http("GET", "/metrics").await;
         assert!(page.contains("chat_broker_up 0"), "{name}: {page}");
         let come = newcomer(&servers[0]).await;
         pause(REFUSED).await;
         self.commands(self.end).await;
         let ended = Instant::now();
-        for server in &servers {
-            server.until_ready().await;
-        }
-        let ready = ended.elapsed();
-        pause(Duration::from_secs(1)).await;
+        let ready = until_told(&both, 200).await;
+        crowd.until_all_said_since(ended).await;
 
         let verdict = crowd.finish(ended).await;
         say(&format!(

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use super::ANSWERED;
 use super::crowd::{Heard, Record};
 
+/// Messages without which there is nothing to judge.
+pub(super) const ENOUGH: usize = 21;
+
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
     pub(super) acked: usize,
@@ -22,7 +25,9 @@ pub(super) struct Verdict {
     /// The longest time from a send to its answer.
     pub(super) longest_answer: Duration,
     pub(super) longest_pong: Duration,
-    /// From the end of the fault until the last one was acknowledged something.
+    /// From the end of the fault until the first one was acknowledged something.
+    pub(super) first: Option<Duration>,
+    /// And the last one.
     pub(super) recovery: Duration,
 }
 
@@ -39,7 +44,9 @@ impl Verdict {
             verdict.longest_pong = verdict.longest_pong.max(record.longest_pong);
             let after = record.acked_at.iter().find(|at| **at >= ended);
             let after = after.expect("everybody can say something again");
-            verdict.recovery = verdict.recovery.max(*after - ended);
+            let after = *after - ended;
+            verdict.first = Some(verdict.first.map_or(after, |first| first.min(after)));
+            verdict.recovery = verdict.recovery.max(after);
         }
         for record in records {
             verdict.judge(record, &acked[record.room.as_str()]);
@@ -83,7 +90,7 @@ impl Verdict {
 
     /// What was missed was told, and nobody waited for too long.
     pub(super) fn is_told(&self) {
-        assert!(self.acked > 20, "hardly anything was said: {self}");
+        assert!(self.acked >= ENOUGH, "hardly anything was said: {self}");
         assert_eq!((self.doubled, self.reordered, self.holes), (0, 0, 0), "{self}");
         assert!(self.longest_answer < ANSWERED, "{self}");
         assert!(self.longest_pong < ANSWERED, "{self}");
@@ -97,9 +104,10 @@ impl fmt::Display for Verdict {
             f,
             "{acked} acknowledged, {refused} refused; lost {lost}, doubled {doubled}, reordered \
              {reordered}, silent holes {holes}, gaps told {gaps}; longest answer {:.1} s, pong \
-             {:.1} s; all go on {:.1} s after the end",
+             {:.1} s; the first goes on {:.2} s after the end, the last {:.2} s",
             self.longest_answer.as_secs_f64(),
             self.longest_pong.as_secs_f64(),
+            self.first.unwrap_or_default().as_secs_f64(),
             self.recovery.as_secs_f64(),
         )
     }
