@@ -6,6 +6,7 @@ use chat_broker::testing::RedisServer;
 
 use super::crowd::Crowd;
 use super::{lasting, pause, say};
+use crate::process::Process;
 use crate::support::Chat;
 
 /// With all that it has acknowledged.
@@ -49,10 +50,10 @@ async fn a_frozen_redis_fills_no_memory_and_doubles_nothing() {
         let (first, second) = Chat::pair(&redis).await;
         let crowd = Crowd::on(&[&first, &second]).await;
         pause(Duration::from_secs(1)).await;
-        let before = first.resident_kib();
+        let before = Process(first.pid()).rss_kib();
         redis.pause();
         pause(time).await;
-        let during = first.resident_kib();
+        let during = Process(first.pid()).rss_kib();
         redis.resume();
         let ended = Instant::now();
         first.until_ready().await;
