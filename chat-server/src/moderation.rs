@@ -369,4 +369,26 @@ mod tests {
         moderation.take_in(false, vec![broken]);
         assert_eq!(moderation.ban(Scope::Server, &UserId::new("u").unwrap()), None);
     }
+
+    proptest::proptest! {
+        /// Whatever may stand in Redis: what is no sanction is none, and the others go on.
+        #[test]
+        fn any_record_is_read(
+            name in "(kick|ban|\\PC{0,3})(\n(u|\\PC{0,8})){0,3}",
+            value in r#"\{"id":("x"|7|"(\\u[0-9a-f]{4}){0,2}")(,"reason":("\PC{0,8}"|null|\[))?\}?"#,
+            bytes in proptest::option::of(proptest::collection::vec(0..=255_u8, 0..32)),
+            seconds in 0..=u64::MAX,
+        ) {
+            let (user, moderation) = (UserId::new("me").unwrap(), Moderation::default());
+            let value = bytes.unwrap_or(value.into_bytes());
+            let odd = Record {
+                key: name,
+                value: Some(value.into()),
+                expires_in: Duration::from_secs(seconds),
+            };
+            let ban = record(key(Kind::Ban, Scope::Server, &user), "1", HOUR);
+            moderation.take_in(true, vec![odd, ban]);
+            proptest::prop_assert!(moderation.ban(Scope::Server, &user).is_some());
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! What `docs/` quotes is what the examples say, and its links lead somewhere.
+//! What `docs/` quotes is what the examples say, and the links of all pages lead somewhere.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,22 +34,66 @@ fn quotations_are_those_of_the_example_named_before_them() {
 
 #[test]
 fn links_lead_somewhere() {
-    let pages = [
-        "start.md",
-        "authentication.md",
-        "embedding.md",
-        "nginx.md",
-        "operating.md",
-        "web-client.md",
-        "../SECURITY.md",
-        "../README.md",
-    ];
-    for name in pages {
-        let page = page(name);
-        for link in page.split("](").skip(1) {
-            let link = link.split([')', '#']).next().unwrap();
-            let folder = docs().join(name).parent().unwrap().to_path_buf();
-            assert!(link.is_empty() || folder.join(link).exists(), "{name}: {link}");
+    let pages = pages(&docs().join("..").canonicalize().unwrap());
+    assert!(pages.len() >= 10, "{pages:?}");
+    let mut anchors = 0;
+    for page in &pages {
+        for link in links(&prose(page)) {
+            let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = page.parent().unwrap().join(path);
+            let target = if path.is_empty() { page.clone() } else { target };
+            assert!(target.exists(), "{}: {link}", page.display());
+            if !anchor.is_empty() {
+                anchors += 1;
+                let known = headings(&prose(&target));
+                assert!(known.iter().any(|one| one == anchor), "{}: {link}", page.display());
+            }
         }
     }
+    assert!(anchors >= 10, "{anchors} links to headings");
+}
+
+/// All pages of the repository: what lies below `folder`, but for what is built or hidden.
+fn pages(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        !name.starts_with('.') && !path.join("CACHEDIR.TAG").exists() && name != "node_modules"
+    };
+    let (folders, files): (Vec<_>, Vec<_>) =
+        entries.filter(is_ours).partition(|path| path.is_dir() && !path.is_symlink());
+    let here = files.into_iter().filter(|path| path.extension().is_some_and(|end| end == "md"));
+    here.chain(folders.iter().flat_map(|folder| pages(folder))).collect()
+}
+
+/// A page without its blocks of code, in which nothing is a link or a heading.
+fn prose(page: &Path) -> String {
+    let text = fs::read_to_string(page).unwrap();
+    text.split("\n```").step_by(2).collect::<Vec<_>>().join("\n")
+}
+
+/// Those to files.
+fn links(prose: &str) -> Vec<String> {
+    let links = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    links.filter(|link| !link.contains("://")).map(str::to_owned).collect()
+}
+
+/// The anchors of a page, by the rule of GitHub: letters, digits, hyphens and underscores of a
+/// heading, small, with hyphens for spaces; and a number for one that was there before.
+fn headings(prose: &str) -> Vec<String> {
+    let mut anchors: Vec<String> = Vec::new();
+    let lines = prose.lines().filter(|line| line.starts_with('#'));
+    for heading in lines.map(|line| line.trim_start_matches('#').trim().to_lowercase()) {
+        // Of a link, its text alone is shown.
+        let shown = heading.split("](").enumerate().map(|(n, part)| match n {
+            0 => part,
+            _ => part.split_once(')').map_or("", |(_, after)| after),
+        });
+        let shown: String = shown.collect();
+        let kept = |next: &char| next.is_alphanumeric() || matches!(next, ' ' | '-' | '_');
+        let anchor: String = shown.chars().filter(kept).collect::<String>().replace(' ', "-");
+        let before = anchors.iter().filter(|one| **one == anchor).count();
+        anchors.push(if before == 0 { anchor } else { format!("{anchor}-{before}") });
+    }
+    anchors
 }

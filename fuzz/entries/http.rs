@@ -47,8 +47,9 @@ pub fn handshake(input: &[u8]) {
     });
 }
 
-/// A request in lines: method and target, then headers. It has an answer below 500, whatever
-/// it is; or 503, from the status page of a server that is not ready yet.
+/// A request in lines: method and target, then headers, and after an empty line its body. It has
+/// an answer below 500, whatever it is; or 503, from the status page of a server that is not
+/// ready yet.
 pub fn request(input: &[u8]) {
     let Some(request) = parse(input) else { return };
     let status = block_on(async {
@@ -59,7 +60,9 @@ pub fn request(input: &[u8]) {
 }
 
 fn parse(input: &[u8]) -> Option<Request<Body>> {
-    let mut lines = input.split(|byte| *byte == b'\n');
+    let end = input.windows(2).position(|two| two == b"\n\n");
+    let (head, body) = end.map_or((input, &b""[..]), |end| (&input[..end], &input[end + 2..]));
+    let mut lines = head.split(|byte| *byte == b'\n');
     let line = lines.next()?;
     let space = line.iter().position(|byte| *byte == b' ')?;
     let mut request = Request::builder().method(&line[..space]).uri(&line[space + 1..]);
@@ -69,7 +72,7 @@ fn parse(input: &[u8]) -> Option<Request<Body>> {
         request = request.header(name, HeaderValue::from_bytes(&line[colon + 1..]).ok()?);
     }
     let proxy = SocketAddr::from(([127, 0, 0, 1], 1));
-    request.extension(ConnectInfo(proxy)).body(Body::empty()).ok()
+    request.extension(ConnectInfo(proxy)).body(Body::from(body.to_vec())).ok()
 }
 
 /// Of a server that the thread keeps: it asks for tokens, has a key for backends, and takes the

@@ -207,6 +207,30 @@ mod tests {
         assert_eq!(settings.threads, default_threads());
     }
 
+    /// Behind a proxy that does not tell them apart, all clients have one address.
+    #[test]
+    fn addresses_are_limited_where_they_are_told_apart() {
+        let limits = |file: &str| {
+            let file: Layer = toml::from_str(file).unwrap();
+            let limits = file.into_settings().unwrap().server.limits;
+            (limits.connections_per_address, limits.frames_per_address)
+        };
+        let (trusted, values) = (
+            "trusted-proxies = [\"10.0.0.0/8\"]\n",
+            "max-connections-per-address = 7\nrate-per-address = \"8/9\"\n",
+        );
+        let given = (Some(7), Some(Rate::new(8, 9)));
+        assert_eq!(limits(""), (None, None));
+        assert_eq!(limits("trusted-proxies = []"), (None, None));
+        assert_eq!(limits("trusted-proxies = [\" \"]"), (None, None));
+        assert_eq!(limits(trusted), (Some(100), Some(Rate::new(500, 3000))));
+        assert_eq!(limits(values), given);
+        assert_eq!(limits(&format!("{trusted}{values}")), given);
+        let off = format!("{trusted}rate-per-address = \"off\"");
+        assert_eq!(limits(&off), (Some(100), None));
+        assert_eq!(limits(&format!("limits = \"off\"\n{trusted}{values}")), (None, None));
+    }
+
     #[test]
     fn every_thread_delivers() {
         for threads in 1..=3 {

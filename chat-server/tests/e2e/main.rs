@@ -8,6 +8,7 @@ mod direct;
 mod embedded;
 mod history;
 mod limits;
+mod metrics;
 mod mixed;
 mod moderation;
 mod native;
@@ -15,6 +16,9 @@ mod nginx;
 mod operations;
 mod outage;
 mod presence;
+#[path = "../abuse/process.rs"]
+#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
+mod process;
 mod redis_faults;
 mod rooms;
 mod support;

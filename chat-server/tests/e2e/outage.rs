@@ -77,7 +77,16 @@ async fn a_lost_subscription_is_noticed_by_nobody() {
     let (_, _, page) = second.http("GET", "/metrics").await;
     assert!(page.contains("chat_gaps_total 0"), "{page}");
     assert!(!page.contains("chat_repaired_total 0"), "something was missed: {page}");
+    // Each loss is counted, if there is time to connect before the next.
+    for _ in 0..5 {
+        let before = (first.metric(RECONNECTS).await, second.metric(RECONNECTS).await);
+        redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        first.until_metric(RECONNECTS, |now| now > before.0).await;
+        second.until_metric(RECONNECTS, |now| now > before.1).await;
+    }
 }
+
+const RECONNECTS: &str = "chat_broker_reconnects_total";
 
 async fn next_message_or_gap(client: &mut WsClient) -> Value {
     loop {

@@ -182,18 +182,34 @@ impl Chat {
         exchange(self.port, request).await
     }
 
+    /// What is on the page of metrics under this name, with its labels; 0 if nothing is yet.
+    #[allow(dead_code, reason = "for other tests that share this file")]
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let (status, _, page) = self.http("GET", "/metrics").await;
+        assert_eq!(status, 200, "{page}");
+        let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        page.lines().find_map(value).unwrap_or(0)
+    }
+
+    /// Waits until that is as it should be.
+    #[allow(dead_code, reason = "for other tests that share this file")]
+    pub(crate) async fn until_metric(&self, name: &str, is_so: impl Fn(u64) -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let found = self.metric(name).await;
+            if is_so(found) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name} is {found}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         let status = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
         assert!(status.success());
-    }
-
-    /// Memory that the process holds, in KiB.
-    pub(crate) fn resident_kib(&self) -> u64 {
-        let pid = self.child.id().to_string();
-        let output = Command::new("ps").args(["-o", "rss=", "-p", &pid]).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
     }
 
     /// Waits for the end of the process.

@@ -4,7 +4,7 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::json;
 
-use super::{SECRET, granting, native, refusal, server};
+use super::{SECRET, granting, native, refusal};
 use crate::support::{Chat, ask, command};
 
 #[tokio::test]
@@ -104,21 +104,4 @@ async fn each_verb_needs_its_capability() {
     assert_eq!(joined["members"].as_array().unwrap().len(), 1, "{joined}");
     ask(&mut owner, "ok", json!({"type": "send", "room": "r", "message": "after"})).await;
     assert_eq!(blind.recv_json().await["message"], "after", "and no presence before it");
-}
-
-#[tokio::test]
-async fn moderators_have_a_rate() {
-    let server = server(&["--limits", "on"]);
-    let mut moderator = native(&server, &granting("mo", &[("r", &["*"])])).await;
-    let mut refused = Vec::new();
-    for n in 0..35 {
-        let ban = json!({"type": "ban", "room": "r", "user": format!("user-{n}"), "seconds": 60});
-        moderator.send_json(&ban).await;
-        let answer = moderator.recv_json().await;
-        if answer["type"] == "error" {
-            refused.push(answer["code"].clone());
-        }
-    }
-    assert!((3..=5).contains(&refused.len()), "{refused:?}");
-    assert!(refused.iter().all(|code| code == "rate_limited"));
 }

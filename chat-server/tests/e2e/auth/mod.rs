@@ -14,10 +14,10 @@ use serde_json::Value;
 
 use crate::support::{Chat, ask, command};
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const NATIVE: (&str, &str) = ("Sec-WebSocket-Protocol", "chat.v1");
 
-fn server(args: &[&str]) -> Chat {
+pub(crate) fn server(args: &[&str]) -> Chat {
     Chat::start(command().args(["--port", "0"]).env("JWT_SECRET", SECRET).args(args))
 }
 
@@ -33,7 +33,7 @@ fn token(user: &str) -> String {
     sign(&claims(user))
 }
 
-fn granting(user: &str, rules: &[(&str, &[&str])]) -> String {
+pub(crate) fn granting(user: &str, rules: &[(&str, &[&str])]) -> String {
     let rule = |(pattern, names): &(&str, &[&str])| {
         ((*pattern).to_owned(), names.iter().map(ToString::to_string).collect())
     };
@@ -42,7 +42,7 @@ fn granting(user: &str, rules: &[(&str, &[&str])]) -> String {
     sign(&claims)
 }
 
-async fn native(server: &Chat, token: &str) -> WsClient {
+pub(crate) async fn native(server: &Chat, token: &str) -> WsClient {
     WsClient::connect_with(&server.ws(&format!("/ws?token={token}")), &[NATIVE]).await
 }
 

@@ -1,25 +1,22 @@
 //! Tokens that run out, and those that follow on them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chat_core::UserId;
 use chat_server::TokenClaims;
 use chat_transport::testing::WsClient;
 use serde_json::json;
 
-use super::{granting, native, refusal, server, sign, token, welcome};
+use super::{claims, granting, native, refusal, server, sign, token, welcome};
 use crate::support::{ask, next_of};
 
 #[tokio::test]
 async fn a_token_runs_out_and_may_be_renewed() {
-    let server = server(&["--token-grace", "1s"]);
-    let short = || {
-        let claims = TokenClaims::new(&UserId::new("ann").unwrap(), Duration::from_secs(2));
-        sign(&claims)
-    };
+    let server = server(&["--token-grace", "3s"]);
+    let began = Instant::now();
     let (mut renewed, mut forgotten) =
-        (native(&server, &short()).await, native(&server, &short()).await);
-    let mut other = WsClient::connect(&server.ws(&format!("/?token={}", short()))).await;
+        (native(&server, &short(2)).await, native(&server, &short(2)).await);
+    let mut other = WsClient::connect(&server.ws(&format!("/?token={}", short(2)))).await;
     for client in [&mut renewed, &mut forgotten] {
         ask(client, "joined", json!({"type": "join", "room": "r"})).await;
     }
@@ -33,6 +30,8 @@ async fn a_token_runs_out_and_may_be_renewed() {
         (&goodbye["reason"], &goodbye["reconnect"]),
         (&json!("token_expired"), &json!(false))
     );
+    // The grace, and at least one second of the token, which ends with a whole one.
+    assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
     assert_eq!(forgotten.recv_close().await.0, 4004);
     assert_eq!(other.recv_until_close().await.1.0, 4004, "whatever it speaks");
     // What the new token allows counts; what it does not allow is left.
@@ -42,6 +41,27 @@ async fn a_token_runs_out_and_may_be_renewed() {
     renewed.send_json(&narrow).await;
     let left = next_of(&mut renewed, "left").await;
     assert_eq!((&left["room"], &left["reason"]), (&json!("r"), &json!("forbidden")));
+}
+
+/// Of Ann, for so many seconds.
+fn short(seconds: u64) -> String {
+    sign(&TokenClaims::new(&UserId::new("ann").unwrap(), Duration::from_secs(seconds)))
+}
+
+#[tokio::test]
+async fn within_the_grace_a_token_may_be_renewed_after_its_end() {
+    let server = server(&["--token-grace", "60s"]);
+    let mut ann = native(&server, &short(2)).await;
+    let left = welcome(&mut ann, json!({"type": "hello"})).await["expires_in_ms"].clone();
+    ask(&mut ann, "joined", json!({"type": "join", "room": "r"})).await;
+    tokio::time::sleep(Duration::from_millis(left.as_u64().unwrap() + 100)).await;
+    let mut old = claims("ann");
+    old.exp -= 660;
+    let late = json!({"type": "hello", "token": sign(&old)});
+    assert_eq!(refusal(&mut ann, late).await, "unauthorized", "it has run out as well");
+    let again = welcome(&mut ann, json!({"type": "hello", "token": token("ann")})).await;
+    assert!(again["expires_in_ms"].as_u64().unwrap() > 590_000, "{again}");
+    ask(&mut ann, "ok", json!({"type": "send", "room": "r", "message": "still here"})).await;
 }
 
 /// What a new token allows counts for rooms that the client is in, too.

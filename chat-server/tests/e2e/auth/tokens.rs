@@ -85,8 +85,21 @@ async fn nobody_is_let_in_without_a_good_token() {
         let hello = json!({"type": "hello", "token": token});
         assert_eq!(refusal(&mut client, hello).await, "unauthorized", "{token}");
     }
-    let (_, _, page) = server.http("GET", "/metrics").await;
-    assert!(page.contains("chat_limited_total{limit=\"token\"} 36"), "{page}");
+    // In a header, nothing is no token.
+    let (_, in_headers) = bad.split_last().unwrap();
+    for token in in_headers {
+        let bearer = format!("Bearer {token}");
+        let headers = [NATIVE, ("Authorization", bearer.as_str())];
+        let refused = WsClient::try_connect(&server.ws("/ws"), &headers).await;
+        assert_eq!(refused.err().map(|status| status.as_u16()), Some(401), "{token}");
+        let request = format!(
+            "POST /create-room HTTP/1.1\r\nHost: localhost\r\nAuthorization: {bearer}\r\n\
+             Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        assert_eq!(server.raw(&request).await.0, 401, "{token}");
+    }
+    let counted = server.metric("chat_limited_total{limit=\"token\"}").await;
+    assert_eq!(counted, 2 * (bad.len() + in_headers.len()) as u64);
     // At the level at which everything is logged.
     for secret in bad.iter().filter(|token| token.len() > 20).map(String::as_str).chain([SECRET]) {
         assert_eq!(server.logged(secret), 0, "{secret}");

@@ -6,6 +6,7 @@ use chat_broker::testing::{ConnectionKind, RedisProxy, RedisServer, Way};
 
 use super::crowd::Crowd;
 use super::{metric, pause, say, until_told};
+use crate::process::Process;
 use crate::support::{Chat, DEADLINE, command, join};
 
 /// How long it may take until a connection is known to be broken and made anew.
@@ -135,11 +136,11 @@ async fn one_way(kind: ConnectionKind, way: Way) {
 async fn a_thin_line_is_slow_and_nothing_else() {
     let setup = Setup::start(&[]).await;
     setup.proxy.slow_down(10_000);
-    let before = setup.behind.resident_kib();
+    let before = Process(setup.behind.pid()).rss_kib();
     let crowd = Crowd::on(&[&setup.behind, &setup.other]).await;
     let began = Instant::now();
     pause(Duration::from_secs(4)).await;
-    let grown = setup.behind.resident_kib().saturating_sub(before);
+    let grown = Process(setup.behind.pid()).rss_kib().saturating_sub(before);
     setup.proxy.slow_down(0);
     let verdict = crowd.finish(began).await;
     say(&format!("10 KB/s with stalls: {verdict}; memory grew by {grown} KiB"));

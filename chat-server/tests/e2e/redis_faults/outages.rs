@@ -6,6 +6,7 @@ use chat_broker::testing::RedisServer;
 
 use super::crowd::Crowd;
 use super::{lasting, pause, say, until_told};
+use crate::process::Process;
 use crate::support::Chat;
 
 /// With all that it has acknowledged.
@@ -52,11 +53,11 @@ async fn a_frozen_redis_fills_no_memory_and_doubles_nothing() {
         let (first, second) = Chat::pair(&redis).await;
         let crowd = Crowd::on(&[&first, &second]).await;
         pause(Duration::from_secs(1)).await;
-        let before = first.resident_kib();
+        let before = Process(first.pid()).rss_kib();
         redis.pause();
         let away = until_told(&[&first, &second], 503).await;
         pause(time.saturating_sub(away)).await;
-        let during = first.resident_kib();
+        let during = Process(first.pid()).rss_kib();
         redis.resume();
         let ended = Instant::now();
         let ready = until_told(&[&first, &second], 200).await;

@@ -1,0 +1,121 @@
+//! How much of the server a client may use.
+
+mod places;
+mod rates;
+mod settings;
+
+use std::time::Instant;
+
+use chat_transport::testing::{WsClient, raw_frame, raw_handshake};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::auth::{SECRET, granting, native};
+use crate::support::{Chat, DEADLINE, ask, command, next_of};
+
+const NATIVE: (&str, &str) = ("Sec-WebSocket-Protocol", "chat.v1");
+
+fn server(args: &[&str]) -> Chat {
+    Chat::start(command().args(["--port", "0", "--limits", "on"]).args(args))
+}
+
+async fn limited(server: &Chat, limit: &str) -> u64 {
+    server.metric(&format!("chat_limited_total{{limit=\"{limit}\"}}")).await
+}
+
+/// How many frames were carried out, and what was said of the others.
+#[derive(Debug, Default)]
+struct Outcome {
+    done: u64,
+    refused: Vec<Value>,
+}
+
+/// Sends all frames at once, and reads an answer to each: one of type `done`, or an error.
+async fn at_once(
+    client: &mut WsClient,
+    done: &str,
+    frames: impl IntoIterator<Item = Value>,
+) -> Outcome {
+    let mut left = 0;
+    for frame in frames {
+        client.send_json(&frame).await;
+        left += 1;
+    }
+    let mut outcome = Outcome::default();
+    while left > 0 {
+        let answer = client.recv_json().await;
+        if answer["type"] == done {
+            outcome.done += 1;
+        } else if answer["type"] == "error" {
+            assert_eq!(answer["code"], "rate_limited", "{answer}");
+            outcome.refused.push(answer);
+        } else {
+            continue;
+        }
+        left -= 1;
+    }
+    outcome
+}
+
+async fn pings(client: &mut WsClient, count: usize) -> Outcome {
+    at_once(client, "pong", (0..count).map(|id| json!({"type": "ping", "id": id}))).await
+}
+
+/// All of a burst was carried out, and no more beyond it than one for each second since `began`,
+/// however slow this machine is.
+fn is_one_a_second(done: u64, burst: u64, began: Instant) {
+    let most = burst + began.elapsed().as_secs();
+    assert!((burst..=most).contains(&done), "{done} done; {burst} at once, {most} by now");
+}
+
+/// The bytes that come on a connection until it ends.
+async fn until_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let read = stream.read_to_end(&mut bytes);
+    tokio::time::timeout(DEADLINE, read).await.expect("an end").expect("a clean one");
+    bytes
+}
+
+#[tokio::test]
+async fn limits_off_lifts_every_rate_and_count_and_no_bound() {
+    let rates = [
+        ["--rate", "1/1"],
+        ["--rate-per-user", "1/1"],
+        ["--rate-per-address", "1/1"],
+        ["--join-rate", "1/1"],
+        ["--error-rate", "1/1"],
+        ["--sanction-rate", "1/1"],
+    ];
+    let counts = [
+        ["--max-rooms", "1"],
+        ["--max-connections", "1"],
+        ["--max-connections-per-address", "1"],
+        ["--max-control-frames", "1"],
+        ["--trusted-proxies", "127.0.0.0/8,::1"],
+    ];
+    let mut program = command();
+    program.args(["--port", "0"]).args(rates.as_flattened()).args(counts.as_flattened());
+    let server = Chat::start(program.env("JWT_SECRET", SECRET).env("LIMITS", "off"));
+    let token = granting("a", &[("*", &["*"])]);
+    let (mut client, mut other) = (native(&server, &token).await, native(&server, &token).await);
+    for client in [&mut client, &mut other] {
+        assert_eq!(pings(client, 500).await.done, 500);
+    }
+    for n in 0..200 {
+        ask(&mut client, "joined", json!({"type": "join", "room": n.to_string()})).await;
+        ask(&mut client, "ok", json!({"type": "kick", "room": "0", "user": n.to_string()})).await;
+        client.send("{").await;
+        next_of(&mut client, "error").await;
+    }
+    let path = format!("/ws?token={token}");
+    let mut raw = raw_handshake(&format!("127.0.0.1:{}", server.port()), &path).await;
+    raw.write_all(&raw_frame(0x89, b"").repeat(100)).await.unwrap();
+    raw.write_all(&raw_frame(0x88, &1000_u16.to_be_bytes())).await.unwrap();
+    assert!(until_end(&mut raw).await.ends_with(&[0x88, 2, 0x03, 0xe8]), "no breach");
+
+    let (_, _, page) = server.http("GET", "/metrics").await;
+    assert!(!page.contains("chat_limited_total{"), "{page}");
+    client.send(&"x".repeat(65_537)).await;
+    assert_eq!(client.recv_until_close().await.1.0, 1009);
+}

@@ -1,0 +1,157 @@
+//! Bans: who is put out and stays out, for a time.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use chat_broker::testing::RedisServer;
+use chat_transport::testing::WsClient;
+use serde_json::json;
+
+use super::{KEY, is_forbidden, order, pair, user};
+use crate::support::{Chat, DEADLINE, ask, command, next_of};
+
+#[tokio::test]
+async fn who_is_banned_may_neither_join_nor_send_until_the_time_is_over() {
+    let redis = RedisServer::start();
+    let (first, second) = pair(&redis).await;
+    let (mut here, mut there) = (user(&first, "bob").await, user(&second, "bob").await);
+    ask(&mut here, "joined", json!({"type": "join", "room": "r"})).await;
+    // A client that sends without being in the room.
+    let mut outside = WsClient::connect(&first.ws("/?userId=bob")).await;
+    outside.send_json(&json!({"type": "sendMessage", "roomId": "r", "message": "before"})).await;
+    next_of(&mut here, "message").await;
+
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let ban = json!({"user": "bob", "reason": "spam", "until": now + 600_000});
+    order(&second, "/api/rooms/r/ban", ban).await;
+    assert_eq!(next_of(&mut here, "left").await["reason"], "banned");
+    let send = json!({"type": "sendMessage", "roomId": "r", "message": "x"});
+    for client in [&mut here, &mut there] {
+        // The server on the other side may have yet to hear of it.
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            client.send_json(&json!({"type": "join", "room": "r"})).await;
+            let answer = client.recv_json().await;
+            match answer["type"].as_str() {
+                Some("error") => {
+                    assert_eq!(answer["code"], "forbidden");
+                    assert!(answer["message"].as_str().unwrap().ends_with("spam"), "{answer}");
+                    break;
+                }
+                _ => assert!(Instant::now() < deadline, "{answer}"),
+            }
+        }
+        ask(client, "joined", json!({"type": "join", "room": "elsewhere"})).await;
+    }
+    is_forbidden(&mut outside, send.clone()).await;
+    let by_url = WsClient::try_connect(&first.ws("/join-room/r?userId=bob&history=9"), &[]).await;
+    assert_eq!(by_url.err().map(|status| status.as_u16()), Some(403));
+    // A server that starts later knows of it, too.
+    let third = Chat::start(command().env("REDIS_URL", redis.url()).args(["--port", "0"]));
+    third.until_ready().await;
+    let mut late = user(&third, "bob").await;
+    is_forbidden(&mut late, json!({"type": "join", "room": "r"})).await;
+
+    order(&first, "/api/rooms/r/unban", json!({"user": "bob"})).await;
+    let deadline = Instant::now() + DEADLINE;
+    for client in [&mut here, &mut there, &mut late] {
+        loop {
+            client.send_json(&json!({"type": "join", "room": "r"})).await;
+            let answer = loop {
+                let answer = client.recv_json().await;
+                if answer["type"] == "joined" || answer["type"] == "error" {
+                    break answer;
+                }
+            };
+            if answer["type"] == "joined" {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{answer}");
+        }
+    }
+    // A ban ends by itself.
+    order(&first, "/api/rooms/r/ban", json!({"user": "bob", "seconds": 1})).await;
+    next_of(&mut here, "left").await;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        here.send_json(&json!({"type": "join", "room": "r"})).await;
+        let answer = here.recv_json().await;
+        if answer["type"] == "joined" {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{answer}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_user_is_disconnected_everywhere_and_kept_out_if_a_time_is_given() {
+    let redis = RedisServer::start();
+    let (first, second) = pair(&redis).await;
+    let mut native = user(&first, "bob").await;
+    ask(&mut native, "joined", json!({"type": "join", "room": "r"})).await;
+    let mut topics = WsClient::connect(&second.ws("/?userId=bob")).await;
+    topics.send_json(&json!({"type": "SUBSCRIBE", "room": "r"})).await;
+    second.until_logged("subscribing on the pub sub to room: r");
+    let mut ann = user(&second, "ann").await;
+    order(&second, "/api/users/bob/disconnect", json!({})).await;
+    let goodbye = next_of(&mut native, "goodbye").await;
+    assert_eq!((&goodbye["reason"], &goodbye["reconnect"]), (&json!("kicked"), &json!(false)));
+    assert_eq!(native.recv_close().await.0, 4002);
+    assert_eq!(topics.recv_until_close().await.1.0, 4002);
+    ask(&mut ann, "pong", json!({"type": "ping"})).await;
+
+    let mut native = user(&first, "bob").await;
+    ask(&mut native, "pong", json!({"type": "ping"})).await;
+    order(&second, "/api/users/bob/disconnect", json!({"seconds": 600, "reason": "spam"})).await;
+    let goodbye = next_of(&mut native, "goodbye").await;
+    assert_eq!((&goodbye["reason"], &goodbye["message"]), (&json!("banned"), &json!("spam")));
+    assert_eq!(native.recv_close().await.0, 4003);
+    for server in [&first, &second] {
+        // Whoever comes before a server has heard of it is let in, and put out.
+        until(server, Some(403)).await;
+    }
+    order(&first, "/api/users/bob/unban", json!({})).await;
+    until(&first, None).await;
+}
+
+/// Connects as bob until that is answered in this way.
+async fn until(server: &Chat, refused: Option<u16>) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let again = WsClient::try_connect(&server.ws("/ws?userId=bob"), &[]).await;
+        if again.err().map(|status| status.as_u16()) == refused {
+            return;
+        }
+        assert!(Instant::now() < deadline, "never {refused:?}");
+    }
+}
+
+/// A client that reads nothing has its frames wait; what is done to it does not.
+#[tokio::test]
+async fn who_reads_nothing_is_put_out_all_the_same() {
+    // Nor is it the stalled client that ends here.
+    let patience = ["--port", "0", "--write-timeout", "2m", "--message-timeout", "2m"];
+    let server = Chat::start(command().env("API_KEY", KEY).args(patience));
+    let mut bob = WsClient::connect_narrow(&server.ws("/?userId=bob")).await;
+    for room in ["r", "noise"] {
+        bob.send_json(&json!({"type": "join", "room": room, "id": room})).await;
+    }
+    let mut ann = user(&server, "ann").await;
+    for room in ["r", "noise"] {
+        ask(&mut ann, "joined", json!({"type": "join", "room": room})).await;
+    }
+    let text = "x".repeat(30_000);
+    let deadline = Instant::now() + DEADLINE;
+    while server.metric("chat_outbox_bytes_max").await < 300_000 {
+        ask(&mut ann, "ok", json!({"type": "send", "room": "noise", "message": text})).await;
+        assert!(Instant::now() < deadline, "it all goes somewhere");
+    }
+    bob.send_json(&json!({"type": "join", "room": "r"})).await;
+    order(&server, "/api/rooms/r/ban", json!({"user": "bob", "seconds": 600})).await;
+    let deadline = Instant::now() + DEADLINE;
+    while ask(&mut ann, "members", json!({"type": "members", "room": "r"})).await["count"] != 1 {
+        assert!(Instant::now() < deadline, "bob is still there");
+    }
+    order(&server, "/api/users/bob/disconnect", json!({})).await;
+    server.until_metric("chat_connections", |open| open == 1).await;
+}

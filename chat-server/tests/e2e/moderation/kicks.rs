@@ -1,0 +1,91 @@
+//! Kicks: who is put out and may come back.
+
+use std::time::Instant;
+
+use chat_broker::testing::RedisServer;
+use chat_transport::testing::WsClient;
+use serde_json::json;
+
+use super::{KEY, order, pair, post, user};
+use crate::support::{Chat, ask, command, join, next_of};
+
+#[tokio::test]
+async fn who_is_kicked_leaves_on_every_server_and_may_come_back() {
+    let redis = RedisServer::start();
+    let (first, second) = pair(&redis).await;
+    let (mut here, mut there) = (user(&first, "bob").await, user(&second, "bob").await);
+    let mut ann = user(&second, "ann").await;
+    join(&mut ann, "r").await;
+    for client in [&mut here, &mut there] {
+        ask(client, "joined", json!({"type": "join", "room": "r"})).await;
+        ask(client, "joined", json!({"type": "join", "room": "other"})).await;
+    }
+    next_of(&mut ann, "presence").await;
+    let mut old = WsClient::connect(&first.ws("/join-room/r?userId=bob")).await;
+    next_of(&mut old, "system").await;
+
+    let asked = Instant::now();
+    order(&first, "/api/rooms/r/kick", json!({"user": "bob", "reason": "calm down"})).await;
+    for client in [&mut here, &mut there] {
+        let left = next_of(client, "left").await;
+        assert_eq!(
+            left,
+            json!({"type": "left", "room": "r", "reason": "kicked", "message": "calm down"})
+        );
+        let error =
+            ask(client, "error", json!({"type": "send", "room": "r", "message": "x"})).await;
+        assert_eq!(error["code"], "not_in_room");
+        ask(client, "ok", json!({"type": "send", "room": "other", "message": "x"})).await;
+    }
+    assert_eq!(old.recv_until_close().await.1.0, 4002, "it has no word for it");
+    eprintln!("moderation: a kick took {:?} on both servers", asked.elapsed());
+    let gone = next_of(&mut ann, "presence").await;
+    assert_eq!((&gone["event"], &gone["user"]["id"]), (&json!("left"), &json!("bob")));
+    let joined = ask(&mut here, "joined", json!({"type": "join", "room": "r"})).await;
+    assert_eq!(joined["count"], 2);
+    ask(&mut here, "ok", json!({"type": "send", "room": "r", "message": "back"})).await;
+}
+
+#[tokio::test]
+async fn a_sanction_is_stored_before_it_is_acted_on_and_survives_a_lost_word() {
+    let redis = RedisServer::start();
+    let (first, second) = pair(&redis).await;
+    let mut bob = user(&second, "bob").await;
+    ask(&mut bob, "joined", json!({"type": "join", "room": "r"})).await;
+    for round in 0..10 {
+        // Whatever is announced meanwhile is lost.
+        redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        order(&first, "/api/rooms/r/kick", json!({"user": "bob"})).await;
+        assert_eq!(next_of(&mut bob, "left").await["reason"], "kicked", "round {round}");
+        ask(&mut bob, "joined", json!({"type": "join", "room": "r"})).await;
+    }
+    // Without Redis nothing is promised.
+    redis.pause();
+    let body = r#"{"user":"bob"}"#;
+    let (status, answer) = post(&first, KEY, "/api/rooms/r/ban", body).await;
+    redis.resume();
+    assert_eq!(status, 503, "{answer}");
+    assert!(answer.contains("broker_unavailable"), "{answer}");
+}
+
+/// Who was put out before a connection said whose it is was another connection.
+#[tokio::test]
+async fn a_kick_is_not_for_those_who_come_later() {
+    let redis = RedisServer::start();
+    let (server, _other) = pair(&redis).await;
+    let (mut early, mut witness) = (server.native().await, user(&server, "eve").await);
+    order(&server, "/api/users/eve/disconnect", json!({})).await;
+    assert_eq!(witness.recv_until_close().await.1.0, 4002, "the server has acted on it");
+    let mut eve = user(&server, "eve").await;
+    let resume = ask(&mut eve, "welcome", json!({"type": "hello"})).await["resume"].clone();
+    ask(&mut early, "welcome", json!({"type": "hello", "resume": resume})).await;
+    let joined = ask(&mut early, "joined", json!({"type": "join", "room": "r"})).await;
+    assert_eq!(joined["members"][0]["id"], "eve");
+    ask(&mut early, "ok", json!({"type": "send", "room": "r", "message": "here"})).await;
+    // Nor is one that a server has learned of by starting later.
+    let third = Chat::start(command().env("REDIS_URL", redis.url()).args(["--port", "0"]));
+    third.until_ready().await;
+    let mut late = user(&third, "eve").await;
+    ask(&mut late, "joined", json!({"type": "join", "room": "r"})).await;
+    ask(&mut late, "ok", json!({"type": "send", "room": "r", "message": "here"})).await;
+}

@@ -1,0 +1,85 @@
+//! Who may put users out: backends with a key, moderators with a token.
+
+use std::time::Instant;
+
+use chat_broker::testing::RedisServer;
+use serde_json::json;
+
+use super::{KEY, is_forbidden, pair, post};
+use crate::auth::{SECRET, granting, native};
+use crate::support::{Chat, DEADLINE, ask, next_of};
+
+#[tokio::test]
+async fn the_api_is_for_those_with_the_key() {
+    let redis = RedisServer::start();
+    let (server, _) = pair(&redis).await;
+    let without = Chat::alone();
+    let paths = ["/api/users/bob/disconnect", "/api/rooms/r/kick", "/api/rooms/r/ban"];
+    for path in paths {
+        assert_eq!(post(&without, KEY, path, "{}").await.0, 404, "{path}");
+        assert_eq!(post(&without, "", path, "{}").await.0, 404, "{path}");
+        for wrong in ["", "x", "a key for backend", "a key for backends "] {
+            let (status, answer) = post(&server, wrong, path, r#"{"user":"bob"}"#).await;
+            // Blanks around a header's value are not part of it.
+            let is_right = wrong.trim() == KEY;
+            assert_eq!(status, if is_right { 200 } else { 401 }, "{path} {wrong}: {answer}");
+        }
+    }
+    for (path, body, status, code) in [
+        ("/api/rooms/r/kick", "", 400, "bad_json"),
+        ("/api/rooms/r/kick", "{", 400, "bad_json"),
+        ("/api/rooms/r/kick", "{}", 400, "missing_field"),
+        ("/api/rooms/r/kick", r#"{"user":""}"#, 400, "bad_field"),
+        ("/api/rooms/r/kick", r#"{"user":7}"#, 422, "bad_json"),
+        ("/api/rooms/r/kick", r#"{"usr":"bob"}"#, 422, "bad_json"),
+        ("/api/rooms/%00/kick", r#"{"user":"bob"}"#, 400, "room_name_invalid"),
+        ("/api/rooms/r/ban", r#"{"user":"bob","until":1}"#, 400, "bad_field"),
+        ("/api/rooms/r/ban", r#"{"user":"bob","seconds":0}"#, 400, "bad_field"),
+        ("/api/rooms/r/ban", r#"{"user":"bob","until":1,"seconds":1}"#, 400, "bad_field"),
+        ("/api/users/bob/disconnect", "{", 400, "bad_json"),
+        ("/api/nothing", "{}", 404, "not_found"),
+    ] {
+        let (got, answer) = post(&server, KEY, path, body).await;
+        assert_eq!(got, status, "{path} {body}: {answer}");
+        assert!(answer.contains(code), "{path} {body}: {answer}");
+    }
+    let long = json!({"user": "bob", "reason": "x".repeat(513)}).to_string();
+    assert_eq!(post(&server, KEY, "/api/rooms/r/kick", &long).await.0, 400);
+    let huge = format!("{{\"user\":\"{}\"}}", "x".repeat(20_000));
+    assert_eq!(post(&server, KEY, "/api/rooms/r/kick", &huge).await.0, 413);
+    assert_eq!(server.http("GET", "/api/rooms/r/kick").await.0, 405);
+    assert_eq!(server.logged(KEY), 0);
+}
+
+#[tokio::test]
+async fn moderators_use_frames() {
+    let redis = RedisServer::start();
+    let secret = ["--jwt-secret", SECRET];
+    let [first, second] = Chat::several::<2>(&redis, &secret).await;
+    let token = |user: &str, capabilities: &[&str]| granting(user, &[("r", capabilities)]);
+    let mut moderator = native(&first, &token("mo", &["*"])).await;
+    let mut bob = native(&second, &token("bob", &["join", "send"])).await;
+    ask(&mut bob, "joined", json!({"type": "join", "room": "r"})).await;
+    let kick = json!({"type": "kick", "id": 1, "room": "r", "user": "bob", "reason": "calm"});
+    is_forbidden(&mut bob, kick.clone()).await;
+    assert_eq!(ask(&mut moderator, "ok", kick).await, json!({"type": "ok", "id": 1}));
+    assert_eq!(next_of(&mut bob, "left").await["message"], "calm");
+    ask(&mut bob, "joined", json!({"type": "join", "room": "r"})).await;
+    let ban = json!({"type": "ban", "room": "r", "user": "bob"});
+    ask(&mut moderator, "ok", ban).await;
+    assert_eq!(next_of(&mut bob, "left").await["reason"], "banned");
+    is_forbidden(&mut bob, json!({"type": "join", "room": "r"})).await;
+    ask(&mut moderator, "ok", json!({"type": "unban", "room": "r", "user": "bob"})).await;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        bob.send_json(&json!({"type": "join", "room": "r"})).await;
+        if bob.recv_json().await["type"] == "joined" {
+            break;
+        }
+        assert!(Instant::now() < deadline);
+    }
+    let long = json!({"type": "kick", "room": "r", "user": "bob", "reason": "x".repeat(513)});
+    assert_eq!(ask(&mut moderator, "error", long).await["code"], "bad_field");
+    let no_time = json!({"type": "ban", "room": "r", "user": "bob", "seconds": 0});
+    assert_eq!(ask(&mut moderator, "error", no_time).await["code"], "bad_field");
+}
