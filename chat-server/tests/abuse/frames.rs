@@ -3,10 +3,11 @@
 use chat_transport::testing::raw_frame;
 use tokio::io::AsyncWriteExt;
 
-use crate::bystanders::Bystanders;
-use crate::process::Process;
+use crate::shared::bystanders::Bystanders;
+use crate::shared::process::Process;
+use crate::shared::say;
 use crate::wire::{close_code, closed_after, websocket};
-use crate::{LEFT_BEHIND, say, unlimited};
+use crate::{LEFT_BEHIND, unlimited};
 
 const BROKEN: u16 = 1002;
 const BINARY: u16 = 1003;
@@ -95,7 +96,7 @@ fn table() -> Vec<(&'static str, Vec<u8>, u16)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_broken_rule_has_its_close_code() {
     let server = unlimited();
-    let bystanders = Bystanders::at(&server).await;
+    let bystanders = Bystanders::at(server.port()).await;
     let process = Process(server.pid());
     let table = table();
     // Twice, so that what is measured is what grows, and not what a first time takes.
@@ -110,7 +111,7 @@ async fn each_broken_rule_has_its_close_code() {
     let grown = process.rss_kib().saturating_sub(before);
     assert!(grown < LEFT_BEHIND, "{} cases left {grown} KiB behind", table.len());
     let served = bystanders.were_served().await;
-    say(&format!("{} broken frames: {grown} KiB more, {served}", table.len()));
+    say(&format!("{} broken frames: {grown} KiB more; bystanders: {served}", table.len()));
 }
 
 /// Memory for what is announced is not there before it comes: 200 connections that announce

@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-mod bystanders;
 mod floods;
 mod frames;
 mod log;
 mod names;
-#[allow(dead_code, reason = "what other tests use of it is not all used here")]
-mod process;
 mod requests;
+#[path = "../shared/mod.rs"]
+#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
+mod shared;
 mod silence;
 #[path = "../e2e/support.rs"]
 #[allow(dead_code, reason = "what the other tests use of it is not all used here")]
@@ -17,8 +17,6 @@ mod support;
 mod texts;
 mod vanishing;
 mod wire;
-
-use std::io::Write;
 
 use chat_broker::testing::RedisServer;
 use support::{Chat, command};
@@ -42,9 +40,4 @@ async fn unlimited_pair(redis: &RedisServer) -> (Chat, Chat) {
     pair.0.until_ready().await;
     pair.1.until_ready().await;
     pair
-}
-
-/// A line that is shown also when the test succeeds.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "abuse: {line}");
 }

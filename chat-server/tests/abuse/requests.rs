@@ -5,11 +5,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::bystanders::Bystanders;
-use crate::process::Process;
+use crate::shared::bystanders::Bystanders;
+use crate::shared::process::Process;
+use crate::shared::say;
 use crate::support::Chat;
 use crate::wire::{connect, read_to_end};
-use crate::{LEFT_BEHIND, say, unlimited};
+use crate::{LEFT_BEHIND, unlimited};
 
 /// How long an answer may take, and then the end: a client that says nothing has 10 s.
 const END: Duration = Duration::from_secs(15);
@@ -115,7 +116,7 @@ fn smuggled() -> Vec<(&'static str, Vec<u8>, Answer)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_handshake_is_answered_and_ended() {
     let server = unlimited();
-    let bystanders = Bystanders::at(&server).await;
+    let bystanders = Bystanders::at(server.port()).await;
     let process = Process(server.pid());
     let table = [handshakes(), smuggled()].concat();
     let mut wrong = Vec::new();
@@ -138,7 +139,7 @@ async fn what_is_no_handshake_is_answered_and_ended() {
     let grown = process.rss_kib().saturating_sub(before);
     assert!(grown < LEFT_BEHIND, "{} requests left {grown} KiB behind", table.len());
     let served = bystanders.were_served().await;
-    say(&format!("{} requests: {grown} KiB more, {served}", table.len()));
+    say(&format!("{} requests: {grown} KiB more; bystanders: {served}", table.len()));
 }
 
 /// What the server says to this, in lower case. It ends the connection by itself or when it has

@@ -7,11 +7,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::bystanders::Bystanders;
-use crate::process::Process;
+use crate::shared::bystanders::Bystanders;
+use crate::shared::process::Process;
+use crate::shared::say;
 use crate::support::Chat;
+use crate::unlimited;
 use crate::wire::{close_code, connect, read_to_end, websocket};
-use crate::{say, unlimited};
 
 /// How many keep silent.
 const SILENT: usize = 1000;
@@ -113,7 +114,7 @@ async fn answers_that_are_not_read_are_not_kept_for_ever() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_drips_is_ended() {
     let server = unlimited();
-    let bystanders = Bystanders::at(&server).await;
+    let bystanders = Bystanders::at(server.port()).await;
     let mut stream = websocket(server.port()).await;
     let frame = raw_frame(0x81, &[b'x'; 125]);
     let began = Instant::now();
@@ -128,7 +129,10 @@ async fn a_message_that_drips_is_ended() {
         assert!(began.elapsed() < MESSAGE_TIMEOUT + SLACK, "it goes on and on");
     }
     let took = began.elapsed();
-    say(&format!("a byte a second: closed after {took:.1?}, {}", bystanders.were_served().await));
+    say(&format!(
+        "a byte a second: closed after {took:.1?}; bystanders: {}",
+        bystanders.were_served().await
+    ));
     assert!(took > MESSAGE_TIMEOUT - SLACK, "closed after {took:?} already");
 }
 

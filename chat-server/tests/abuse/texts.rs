@@ -4,10 +4,11 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use crate::bystanders::Bystanders;
-use crate::process::Process;
+use crate::shared::bystanders::Bystanders;
+use crate::shared::process::Process;
+use crate::shared::say;
 use crate::support::{ask, join, next_of};
-use crate::{LEFT_BEHIND, say, unlimited, unlimited_pair};
+use crate::{LEFT_BEHIND, unlimited, unlimited_pair};
 
 /// As deep as a frame holds.
 fn nested(depth: usize) -> String {
@@ -95,7 +96,7 @@ fn refused() -> Vec<(String, &'static str)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_text_has_one_error_and_costs_nothing() {
     let server = unlimited();
-    let bystanders = Bystanders::at(&server).await;
+    let bystanders = Bystanders::at(server.port()).await;
     let process = Process(server.pid());
     let mut client = server.native().await;
     join(&mut client, "edge").await;
@@ -117,7 +118,7 @@ async fn a_wrong_text_has_one_error_and_costs_nothing() {
     let grown = process.rss_kib().saturating_sub(before);
     assert!(grown < LEFT_BEHIND, "{} texts left {grown} KiB behind", table.len());
     say(&format!(
-        "{} wrong texts: {grown} KiB more, {}",
+        "{} wrong texts: {grown} KiB more; bystanders: {}",
         table.len(),
         bystanders.were_served().await
     ));

@@ -7,8 +7,8 @@ use chat_transport::testing::{WsClient, raw_frame};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use crate::process::Process;
-use crate::say;
+use crate::shared::process::Process;
+use crate::shared::say;
 use crate::support::{Chat, ask, command, join, next_of};
 use crate::wire::{read_frame, websocket};
 

@@ -7,16 +7,19 @@
 
 mod clients;
 mod proxy;
+#[path = "../shared/mod.rs"]
+#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
+mod shared;
 #[path = "../e2e/support.rs"]
 #[allow(dead_code, reason = "what the other tests use of it is not all used here")]
 mod support;
 mod verdict;
 mod world;
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use clients::Crowd;
+use shared::say;
 use verdict::Verdict;
 use world::World;
 
@@ -113,9 +116,4 @@ fn duration() -> Duration {
 
 async fn pause(seconds: u64) {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
-}
-
-/// A line that is shown also when the test succeeds.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "chaos: {line}");
 }

@@ -13,8 +13,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::eventually;
 use crate::raw::{AGAIN, Frame, Raw};
+use crate::shared::eventually;
 use crate::verdict::Record;
 
 /// Between two messages of a speaker, at least.

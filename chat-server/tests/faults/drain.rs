@@ -11,9 +11,10 @@ use tokio::time::sleep;
 
 use crate::clients::{Herd, Journey, Ports};
 use crate::raw::Raw;
+use crate::shared::{eventually, metric, say};
 use crate::support::{Chat, command, join};
 use crate::verdict::Verdict;
-use crate::{alone, eventually, long, metric, say};
+use crate::{alone, long};
 
 /// How long a server takes to drain at most, by default.
 const DRAIN: Duration = Duration::from_secs(10);

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::raw::Raw;
-use crate::say;
+use crate::shared::say;
 use crate::support::{ask, command, exchange, join, next_of};
 
 /// Believes what it is told.

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::proxy::Proxy;
 use crate::raw::Raw;
+use crate::shared::{say, until_metric};
 use crate::support::{Chat, ask, join, next_of};
-use crate::{say, until_metric};
 
 /// The network between a client and its server is gone: neither hears of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use chat_broker::testing::RedisServer;
 use serde_json::json;
 use tokio::task::{JoinSet, block_in_place};
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 
-use crate::bystanders::Bystanders;
-use crate::process::Process;
 use crate::raw::{Frame, Raw};
+use crate::shared::bystanders::Bystanders;
+use crate::shared::process::Process;
+use crate::shared::{metric, say};
 use crate::support::{Chat, ask, command, join};
-use crate::{alone, aside, long, metric, say};
+use crate::{alone, aside, long};
 
 /// How long a storm may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -132,62 +133,75 @@ async fn commands(redis: &RedisServer) -> u64 {
     line.expect("the statistic").trim().parse().unwrap()
 }
 
-/// One client sends as fast as it can, comes back when it is put out, and goes on.
+/// One client sends 10,000 frames a second, comes back when it is put out, and goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_costs_the_others_nothing() {
     const TIME: Duration = Duration::from_secs(3);
+    /// The flood, the clients and the server have the same cores, and so have others: a part of
+    /// the messages may be missing, and in one of so many rounds it is no more than that.
+    const ROUNDS: usize = 3;
+    const PART: f64 = 0.8;
     let _alone = alone().await;
-    let server = Chat::start(command().args([
-        "--port",
-        "0",
-        "--limits",
-        "on",
-        "--rate",
-        "300/600",
-        "--rate-per-user",
-        "off",
-    ]));
-    let quiet = aside(Bystanders::at(&server));
-    sleep(TIME).await;
-    let quiet = quiet.were_served().await;
+    let args = ["--port", "0", "--limits", "on", "--rate", "300/600", "--rate-per-user", "off"];
+    let server = Chat::start(command().args(args));
+    let closed = async || metric(&server, "chat_closed_total{code=\"1008\"}").await;
+    let mut best = 0.0_f64;
+    for _ in 0..ROUNDS {
+        let bystanders = aside(Bystanders::at(server.port()));
+        bystanders.quiet().await;
+        sleep(TIME).await;
+        let quiet = bystanders.were_served().await;
 
-    let stop = Arc::<AtomicBool>::default();
-    let flood = tokio::spawn(flood(server.port(), Arc::clone(&stop)));
-    let loud = aside(Bystanders::at(&server));
-    sleep(TIME).await;
-    let loud = loud.were_served().await;
-    stop.store(true, Ordering::Relaxed);
-    let (sent, cuts) = flood.await.unwrap();
-    say(&format!(
-        "a flood of {sent} frames in {TIME:?}, put out {cuts} times; {loud}; without it {quiet}"
-    ));
-    assert!(sent > 3_000, "no flood: {sent} frames");
-    assert!(cuts > 0, "nobody was put out");
-    let count = |text: &str| text.split(' ').nth(1).unwrap().parse::<f64>().unwrap();
-    assert!(count(&loud) > count(&quiet) / 4.0, "{loud}, and without the flood {quiet}");
-    assert!(metric(&server, "chat_closed_total{code=\"1008\"}").await > 0);
+        let before = closed().await;
+        let stop = Arc::<AtomicBool>::default();
+        let loud = aside(Bystanders::at(server.port()));
+        let flood = tokio::spawn(flood(server.port(), Arc::clone(&stop)));
+        sleep(TIME).await;
+        let loud = loud.were_served().await;
+        stop.store(true, Ordering::Relaxed);
+        let sent = flood.await.unwrap();
+        let cuts = closed().await - before;
+        let part = loud.count() as f64 / quiet.count() as f64;
+        say(&format!(
+            "a flood of {sent} frames in {TIME:?}, put out {cuts} times; bystanders: {loud}; \
+             before: {quiet}"
+        ));
+        assert!(sent > 10_000, "no flood: {sent} frames");
+        // The server's word for it, and more than the end of the test may have made one of.
+        assert!(cuts > 1, "put out {cuts} times");
+        best = best.max(part);
+        if part >= PART {
+            break;
+        }
+    }
+    assert!(best >= PART, "the others had {:.0} % of their messages at best", best * 100.0);
 }
 
-/// How many frames it sent, and how often it was put out.
-async fn flood(port: u16, stop: Arc<AtomicBool>) -> (usize, usize) {
-    let (mut sent, mut cuts) = (0, 0);
+/// How many frames it sent.
+async fn flood(port: u16, stop: Arc<AtomicBool>) -> usize {
+    const AT_ONCE: usize = 100;
+    let mut pace = interval(Duration::from_millis(10));
+    let mut sent = 0;
+    let send = json!({"type": "send", "room": "flooded", "message": "x"});
     while !stop.load(Ordering::Relaxed) {
         let Ok(mut raw) = Raw::connect(port).await else { continue };
         raw.ask("joined", &json!({"type": "join", "room": "flooded"})).await;
-        let send = json!({"type": "send", "room": "flooded", "message": "x"});
-        while !stop.load(Ordering::Relaxed) && raw.send(&send).await {
-            sent += 1;
+        let mut is_taken = true;
+        while is_taken && !stop.load(Ordering::Relaxed) {
+            pace.tick().await;
+            for _ in 0..AT_ONCE {
+                is_taken = is_taken && raw.send(&send).await;
+                sent += usize::from(is_taken);
+            }
         }
         // What was answered meanwhile, up to the close frame.
-        while let Some(frame) = raw.next().await {
-            if let Frame::Close(code) = frame {
-                assert_eq!(code, 1008);
-            }
-            if stop.load(Ordering::Relaxed) {
-                break;
+        while !stop.load(Ordering::Relaxed) {
+            match raw.next().await {
+                Some(Frame::Close(code)) => assert_eq!(code, 1008),
+                Some(_) => {}
+                None => break,
             }
         }
-        cuts += 1;
     }
-    (sent, cuts)
+    sent
 }

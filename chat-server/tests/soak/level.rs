@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::process::Process;
+use crate::shared::process::Process;
+use crate::shared::value_of;
 use crate::support::Chat;
 use crate::world::World;
 
@@ -33,6 +34,8 @@ struct Use {
     files: usize,
     connections: usize,
     topics: usize,
+    /// Of the runtime: those of connections, rooms, and Redis.
+    tasks: usize,
 }
 
 impl Level {
@@ -77,6 +80,7 @@ impl Level {
         assert_eq!(self.marks(), before.marks(), "keys, channels, topics");
         for (now, then) in self.servers.iter().zip(&before.servers) {
             assert_eq!(now.threads, then.threads, "threads");
+            assert!(now.tasks <= then.tasks + POOLED, "tasks: {self}; before: {before}");
             assert!(now.files <= then.files + POOLED, "files: {self}; before: {before}");
             let most = then.rss_kib + then.rss_kib / 10 + SLACK_KIB;
             assert!(now.rss_kib <= most, "memory: {self}; before: {before}");
@@ -88,27 +92,25 @@ impl Use {
     async fn of(server: &Chat) -> Self {
         let process = Process(server.pid());
         let (_, _, page) = server.http("GET", "/metrics").await;
-        let metric = |name: &str| {
-            let value = page.lines().find_map(|line| line.strip_prefix(name)).expect(name);
-            value.trim().parse().expect(name)
-        };
+        let metric = |name: &str| value_of(&page, name).expect(name) as usize;
         Self {
             rss_kib: process.rss_kib(),
             threads: process.threads(),
             files: process.files(),
-            connections: metric("chat_connections "),
-            topics: metric("chat_topics "),
+            connections: metric("chat_connections"),
+            topics: metric("chat_topics"),
+            tasks: metric("chat_tasks"),
         }
     }
 }
 
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Use { rss_kib, threads, files, connections, topics } in &self.servers {
+        for Use { rss_kib, threads, files, connections, topics, tasks } in &self.servers {
             write!(
                 f,
                 "{rss_kib} KiB, {threads} threads, {files} files, {connections} connections, \
-                 {topics} topics; "
+                 {topics} topics, {tasks} tasks; "
             )?;
         }
         write!(f, "Redis: {} keys, {} channels", self.keys, self.channels)

@@ -10,9 +10,9 @@ mod churn;
 #[path = "../chaos/clients.rs"]
 mod clients;
 mod level;
-#[path = "../abuse/process.rs"]
+#[path = "../shared/mod.rs"]
 #[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod process;
+mod shared;
 #[path = "../e2e/support.rs"]
 #[allow(dead_code, reason = "what the other tests use of it is not all used here")]
 mod support;
@@ -20,12 +20,12 @@ mod support;
 mod verdict;
 mod world;
 
-use std::io::Write;
 use std::time::Duration;
 
 use churn::Churn;
 use clients::Crowd;
 use level::Level;
+use shared::say;
 use verdict::Verdict;
 use world::World;
 
@@ -57,9 +57,4 @@ async fn what_comes_and_goes_leaves_nothing() {
 fn duration() -> Duration {
     let seconds = std::env::var("SOAK_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(60))
-}
-
-/// A line that is shown also when the test succeeds.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "soak: {line}");
 }
