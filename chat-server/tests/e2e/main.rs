@@ -16,11 +16,11 @@ mod nginx;
 mod operations;
 mod outage;
 mod presence;
-#[path = "../abuse/process.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod process;
 mod redis_faults;
 mod rooms;
+#[path = "../shared/mod.rs"]
+#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
+mod shared;
 mod support;
 mod topics;
 mod versions;

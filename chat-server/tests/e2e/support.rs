@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::str::FromStr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -182,13 +183,19 @@ impl Chat {
         exchange(self.port, request).await
     }
 
-    /// What is on the page of metrics under this name, with its labels; 0 if nothing is yet.
+    /// A number of `/metrics`; 0 if it has a label that nothing was counted under yet.
     #[allow(dead_code, reason = "for other tests that share this file")]
     pub(crate) async fn metric(&self, name: &str) -> u64 {
-        let (status, _, page) = self.http("GET", "/metrics").await;
-        assert_eq!(status, 200, "{page}");
-        let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
-        page.lines().find_map(value).unwrap_or(0)
+        let (_, _, page) = self.http("GET", "/metrics").await;
+        match value_of(&page, name) {
+            None if name.contains('{') => 0,
+            value => value.unwrap_or_else(|| {
+                panic!(
+                    "no {name} in
+{page}"
+                )
+            }),
+        }
     }
 
     /// Waits until that is as it should be.
@@ -250,6 +257,11 @@ pub(crate) async fn join(client: &mut WsClient, room: &str) -> Value {
     let joined = ask(client, "joined", json!({"type": "join", "room": room})).await;
     assert_eq!(next_of(client, "presence").await["event"], "joined", "its own coming");
     joined
+}
+
+/// What a page of metrics says of one.
+pub(crate) fn value_of<N: FromStr>(page: &str, name: &str) -> Option<N> {
+    page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// Sends a request to a port of this machine: status, head and body of the answer.

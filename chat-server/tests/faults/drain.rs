@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::clients::{Herd, Journey, Ports};
 use crate::raw::Raw;
-use crate::shared::{eventually, metric, say};
+use crate::shared::{eventually, say};
 use crate::support::{Chat, command, join};
 use crate::verdict::Verdict;
 use crate::{alone, long};
@@ -134,7 +134,7 @@ async fn clients_of_a_server_that_is_killed_go_on_at_another() {
         &format!("a server was killed, {clients} clients were back after {back:.1?}"),
         &journeys,
     );
-    assert_eq!(metric(&second, "chat_connections").await, clients as u64);
+    assert_eq!(second.metric("chat_connections").await, clients as u64);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -177,7 +177,7 @@ async fn neither_a_client_nor_redis_holds_up_the_end() {
         for _ in 0..20 {
             writer.ask("ok", &json!({"type": "send", "room": "r", "message": text})).await.unwrap();
         }
-        metric(&server, "chat_outbox_bytes").await > 0
+        server.metric("chat_outbox_bytes").await > 0
     })
     .await;
     redis.pause();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::proxy::Proxy;
 use crate::raw::Raw;
-use crate::shared::{say, until_metric};
+use crate::shared::say;
 use crate::support::{Chat, ask, join, next_of};
 
 /// The network between a client and its server is gone: neither hears of it.
@@ -35,7 +35,7 @@ async fn a_client_on_a_dead_line_is_gone_in_time() {
         PING + GRACE
     ));
     assert!(took < Duration::from_secs(10), "it left after {took:?}");
-    until_metric(&server, "chat_closed_total{code=\"4001\"}", 1).await;
+    server.until_metric("chat_closed_total{code=\"4001\"}", |now| now >= 1).await;
     drop(client);
 }
 

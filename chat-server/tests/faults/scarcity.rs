@@ -14,7 +14,7 @@ use crate::clients::Herd;
 use crate::raw::Raw;
 use crate::shared::bystanders::Bystanders;
 use crate::shared::process::Process;
-use crate::shared::{eventually, metric, say};
+use crate::shared::{eventually, say};
 use crate::storms::{furnish, storm};
 use crate::support::{Chat, ask, command};
 use crate::verdict::Verdict;
@@ -144,7 +144,7 @@ async fn a_crowd_of_slow_readers_stays_within_the_memory() {
     let process = Process(server.pid());
     let mut most = 0;
     let mut said = 0;
-    while metric(&server, "chat_slow_consumers_total").await < SLOW as u64 {
+    while server.metric("chat_slow_consumers_total").await < SLOW as u64 {
         assert!(said < 3_000, "not cut after {said} messages");
         said += 10;
         for _ in 0..10 {

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use crate::raw::{Frame, Raw};
 use crate::shared::bystanders::Bystanders;
 use crate::shared::process::Process;
-use crate::shared::{metric, say, until_metric};
+use crate::shared::say;
 use crate::support::Chat;
 use crate::{alone, aside, long};
 
@@ -68,7 +68,7 @@ async fn among(slow: usize, good: usize) {
     let text = "x".repeat(TEXT);
     let send = json!({"type": "send", "room": "r", "message": text});
     let (mut said, mut most) = (0_u64, 0);
-    while metric(&server, "chat_slow_consumers_total").await < slow as u64 {
+    while server.metric("chat_slow_consumers_total").await < slow as u64 {
         assert!(said < 3_000, "not cut after {said} messages");
         for _ in 0..10 {
             let ok = writer.ask("ok", &send).await.expect("the writer is not cut");
@@ -80,7 +80,7 @@ async fn among(slow: usize, good: usize) {
     wake.send_replace(true);
     let grown = most.saturating_sub(before);
     let served = bystanders.were_served().await;
-    until_metric(&server, "chat_closed_total{code=\"4000\"}", slow as u64).await;
+    server.until_metric("chat_closed_total{code=\"4000\"}", |now| now >= slow as u64).await;
     crate::shared::eventually("the good ones to have heard all", async || {
         heard.load(Ordering::Relaxed) == said * good as u64
     })

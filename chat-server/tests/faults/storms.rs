@@ -12,7 +12,7 @@ use tokio::time::{interval, sleep, timeout};
 use crate::raw::{Frame, Raw};
 use crate::shared::bystanders::Bystanders;
 use crate::shared::process::Process;
-use crate::shared::{metric, say};
+use crate::shared::say;
 use crate::support::{Chat, ask, command, join};
 use crate::{alone, aside, long};
 
@@ -144,7 +144,7 @@ async fn a_flood_costs_the_others_nothing() {
     let _alone = alone().await;
     let args = ["--port", "0", "--limits", "on", "--rate", "300/600", "--rate-per-user", "off"];
     let server = Chat::start(command().args(args));
-    let closed = async || metric(&server, "chat_closed_total{code=\"1008\"}").await;
+    let closed = async || server.metric("chat_closed_total{code=\"1008\"}").await;
     let mut best = 0.0_f64;
     for _ in 0..ROUNDS {
         let bystanders = aside(Bystanders::at(server.port()));

@@ -4,8 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::shared::process::Process;
-use crate::shared::value_of;
-use crate::support::Chat;
+use crate::support::{Chat, value_of};
 use crate::world::World;
 
 /// How long it may take until all that belongs to those who went is gone: the graces of users
@@ -92,7 +91,7 @@ impl Use {
     async fn of(server: &Chat) -> Self {
         let process = Process(server.pid());
         let (_, _, page) = server.http("GET", "/metrics").await;
-        let metric = |name: &str| value_of(&page, name).expect(name) as usize;
+        let metric = |name: &str| value_of(&page, name).expect(name);
         Self {
             rss_kib: process.rss_kib(),
             threads: process.threads(),

@@ -91,7 +91,7 @@ async fn limits_off_lifts_every_rate_and_count_and_no_bound() {
         ["--max-rooms", "1"],
         ["--max-connections", "1"],
         ["--max-connections-per-address", "1"],
-        ["--max-control-frames", "1"],
+        ["--max-control-frames", "10"],
         ["--trusted-proxies", "127.0.0.0/8,::1"],
     ];
     let mut program = command();

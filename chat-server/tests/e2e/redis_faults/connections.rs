@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use chat_broker::testing::{ConnectionKind, RedisProxy, RedisServer, Way};
 
 use super::crowd::Crowd;
-use super::{metric, pause, say, until_told};
-use crate::process::Process;
-use crate::support::{Chat, DEADLINE, command, join};
+use super::{pause, until_told};
+use crate::shared::process::Process;
+use crate::shared::say;
+use crate::support::{Chat, DEADLINE, command, join, value_of};
 
 /// How long it may take until a connection is known to be broken and made anew.
 const RECOVERED: Duration = Duration::from_secs(10);
@@ -87,7 +88,9 @@ async fn connections_that_are_killed_under_load_lose_nothing() {
         let rate = verdict.acked as f64 / time;
         let mut longest = 0.0_f64;
         for server in [&first, &second] {
-            longest = longest.max(metric(server, "chat_longest_repair_seconds").await);
+            let (_, _, page) = server.http("GET", "/metrics").await;
+            let repair = value_of(&page, "chat_longest_repair_seconds");
+            longest = longest.max(repair.expect("the number"));
         }
         say(&format!(
             "{KILLS} times all {kind} connections in {time:.0} s, {rate:.0} messages/s: {verdict}; \

@@ -6,7 +6,8 @@ use chat_broker::testing::RedisServer;
 use serde_json::json;
 
 use super::crowd::Crowd;
-use super::{metric, pause, say};
+use super::pause;
+use crate::shared::say;
 use crate::support::{Chat, DEADLINE, ask, join};
 
 /// Redis makes room where it likes: whoever comes back is not told that nothing is missing.
@@ -110,11 +111,11 @@ async fn garbage_is_nobodys_message() {
     crowd.until_all_said_since(ended).await;
     let verdict = crowd.finish(ended).await;
     let unreadable = "chat_broker_unreadable_total";
-    let counted = [metric(&first, unreadable).await, metric(&second, unreadable).await];
+    let counted = [first.metric(unreadable).await, second.metric(unreadable).await];
     let kinds = keys.lines().count();
     say(&format!("garbage ({counted:?} counted), {kinds} kinds of keys, FLUSHALL: {verdict}"));
     verdict.is_told();
-    assert!(counted.iter().all(|count| *count > 0.0), "{counted:?}");
+    assert!(counted.iter().all(|count| *count > 0), "{counted:?}");
     // All are members again.
     let mut last = first.native().await;
     join(&mut last, "r").await;

@@ -11,7 +11,6 @@ mod outages;
 mod refusals;
 mod verdict;
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use crate::support::Chat;
@@ -44,18 +43,6 @@ async fn until_told(servers: &[&Chat], status: u16) -> Duration {
     let took = began.elapsed();
     assert!(took < TOLD, "{status} after {took:?}");
     took
-}
-
-/// A number of `/metrics`.
-async fn metric(server: &Chat, name: &str) -> f64 {
-    let (_, _, page) = server.http("GET", "/metrics").await;
-    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
-    page.lines().find_map(value).expect("the number")
-}
-
-/// A line that is shown also when the test succeeds.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "redis faults: {line}");
 }
 
 /// A pause that is a part of the fault, or time for people to talk.

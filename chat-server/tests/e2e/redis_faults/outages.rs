@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use chat_broker::testing::RedisServer;
 
 use super::crowd::Crowd;
-use super::{lasting, pause, say, until_told};
-use crate::process::Process;
+use super::{lasting, pause, until_told};
+use crate::shared::process::Process;
+use crate::shared::say;
 use crate::support::Chat;
 
 /// With all that it has acknowledged.

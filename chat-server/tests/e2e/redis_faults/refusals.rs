@@ -7,7 +7,8 @@ use chat_broker::testing::RedisServer;
 use serde_json::json;
 
 use super::crowd::Crowd;
-use super::{ANSWERED, pause, say, until_told};
+use super::{ANSWERED, pause, until_told};
+use crate::shared::say;
 use crate::support::{Chat, command};
 
 /// How long a refusal lasts at least.
