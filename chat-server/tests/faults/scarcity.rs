@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
+use chat_transport::testing::WsClient;
 use serde_json::json;
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::clients::Herd;
@@ -16,7 +17,7 @@ use crate::shared::bystanders::Bystanders;
 use crate::shared::process::Process;
 use crate::shared::{eventually, say};
 use crate::storms::{furnish, storm};
-use crate::support::{Chat, ask, command};
+use crate::support::{Chat, ask, command, join};
 use crate::verdict::Verdict;
 use crate::{alone, aside};
 
@@ -186,8 +187,7 @@ async fn a_server_that_is_starved_of_cpu_loses_nobody() {
     let args = ["--ping-interval", "1s", "--pong-timeout", "5s"];
     let [server, other] = Chat::several::<2>(&redis, &args).await;
     let herd = Herd::join(100, 10, &Arc::new(Mutex::new(vec![server.port()]))).await;
-    let mut watcher = other.native().await;
-    ask(&mut watcher, "joined", json!({"type": "join", "room": "room-0"})).await;
+    let watcher = watch(&other).await;
     let bystanders = aside(Bystanders::at(server.port()));
     let quiet = bystanders.quiet().await;
     herd.talk();
@@ -203,15 +203,25 @@ async fn a_server_that_is_starved_of_cpu_loses_nobody() {
     assert_eq!((verdict.lost, verdict.doubled, verdict.reordered, verdict.gaps), (0, 0, 0, 0));
     assert!(journeys.iter().all(|journey| journey.stays.len() == 1), "somebody was cut");
     // Nor did the other server take this one for dead.
-    let send = json!({"type": "send", "room": "room-0", "message": "end"});
-    watcher.send_json(&send).await;
-    loop {
-        let frame = watcher.recv_json().await;
-        assert!(frame["event"] != "left", "{frame}");
-        if frame["type"] == "ok" {
-            break;
+    let mut last = other.native().await;
+    join(&mut last, "room-0").await;
+    ask(&mut last, "ok", json!({"type": "send", "room": "room-0", "message": "end"})).await;
+    let _watcher = watcher.await.unwrap();
+    let members = ask(&mut last, "members", json!({"type": "members", "room": "room-0"})).await;
+    assert_eq!(members["count"], 12);
+}
+
+/// Hears "end" in the end, and until then of nobody who left.
+async fn watch(server: &Chat) -> JoinHandle<WsClient> {
+    let mut watcher = server.native().await;
+    join(&mut watcher, "room-0").await;
+    tokio::spawn(async move {
+        loop {
+            let frame = watcher.recv_json().await;
+            assert!(frame["event"] != "left", "{frame}");
+            if frame["message"] == "end" {
+                return watcher;
+            }
         }
-    }
-    let members = ask(&mut watcher, "members", json!({"type": "members", "room": "room-0"})).await;
-    assert_eq!(members["count"], 11);
+    })
 }
