@@ -63,6 +63,20 @@ pub(crate) struct Herd {
 impl Herd {
     /// All join their rooms at the first server; the first in each room is a speaker.
     pub(crate) async fn join(clients: usize, rooms: usize, ports: &Ports) -> Self {
+        Self::start(clients, rooms, ports, |_| 0).await
+    }
+
+    /// As [`join`](Self::join), at all servers by turns, in each room.
+    pub(crate) async fn spread(clients: usize, rooms: usize, ports: &Ports) -> Self {
+        Self::start(clients, rooms, ports, |n| n / rooms).await
+    }
+
+    async fn start(
+        clients: usize,
+        rooms: usize,
+        ports: &Ports,
+        at: impl Fn(usize) -> usize,
+    ) -> Self {
         let (talking, talk) = watch::channel(false);
         let mut herd = Self { journeys: Vec::new(), tasks: Vec::new(), talking };
         let door = Arc::new(Semaphore::new(200));
@@ -76,7 +90,7 @@ impl Herd {
             let roamer = Roamer {
                 n,
                 ports: Arc::clone(ports),
-                at: 0,
+                at: at(n),
                 room: format!("room-{}", n % rooms),
                 speaks: n < rooms,
                 resume: None,

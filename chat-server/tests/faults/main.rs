@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 mod clients;
+mod clock;
 mod drain;
 mod nodes;
 mod proxy;
