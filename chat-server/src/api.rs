@@ -17,7 +17,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::auth::bearer;
-use crate::moderation::{By, Kind, LONGEST_BAN, Moderation, NO_TIME, Scope};
+use crate::moderation::{self, By, Kind, LONGEST_BAN, NO_TIME, Scope};
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -135,11 +135,11 @@ impl State {
         reason: Option<&str>,
     ) -> Answer {
         let (broker, by) = (&**self.hub.broker(), By::Backend);
-        answer(Moderation::sentence(broker, by, kind, scope, user, time, reason).await)
+        answer(moderation::put_out(broker, by, kind, scope, user, time, reason).await)
     }
 
     async fn pardon(&self, scope: Scope<'_>, user: &UserId) -> Answer {
-        answer(Moderation::pardon(&**self.hub.broker(), By::Backend, scope, user).await)
+        answer(moderation::unban(&**self.hub.broker(), By::Backend, scope, user).await)
     }
 }
 

@@ -46,6 +46,7 @@ mod refusal;
 mod scrape;
 mod secret;
 mod server;
+mod sessions;
 mod state;
 mod upgrade;
 mod web;

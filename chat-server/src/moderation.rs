@@ -1,89 +1,33 @@
 //! Who is put out: of a room, or of the server; once, or for some time.
 //!
-//! Each sanction is a record that all servers share through the broker: it is stored first,
+//! Each [`sentence`] is a record that all servers share through the broker: it is stored first,
 //! and every server acts on it when it hears that records have changed, after each lost
 //! connection, and at the latest when it looks by itself. Bans are then known here, without
 //! asking anybody, whenever somebody joins or sends.
 
+mod sentence;
+
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use bytes::Bytes;
-use chat_broker::{Broker, BrokerError, Hub, Record, Records};
-use chat_core::{RoomId, UserId};
-use serde::{Deserialize, Serialize};
+use chat_broker::{BrokerError, Hub, Record, Records};
+use chat_core::UserId;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::identity::random_id;
+pub(crate) use sentence::{By, Kind, LONGEST_BAN, NO_TIME, Scope, Sentence, put_out, unban};
+use sentence::{Stored, key, user_of};
+
 use crate::member::Member;
-use crate::state::Sessions;
-
-/// How long a kick stands for servers that could not hear of it.
-const KICK_STANDS: Duration = Duration::from_secs(60);
-
-/// Longest ban; one for good is as long.
-pub(crate) const LONGEST_BAN: Duration = Record::MAX_LIFETIME;
-
-/// What is said to a ban of no time.
-pub(crate) const NO_TIME: &str = "A ban lasts a second at least.";
+use crate::sessions::Sessions;
 
 /// How often it is looked for records without being told of any.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// How soon after a failure.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-
-/// Where somebody is put out of.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Scope<'a> {
-    Server,
-    Room(&'a RoomId),
-}
-
-/// Who puts somebody out.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum By<'a> {
-    Backend,
-    Moderator(&'a UserId),
-}
-
-impl fmt::Display for By<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Backend => f.write_str("a backend"),
-            Self::Moderator(user) => write!(f, "moderator {user}"),
-        }
-    }
-}
-
-impl fmt::Display for Scope<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Server => f.write_str("all servers"),
-            Self::Room(room) => write!(f, "room {room}"),
-        }
-    }
-}
-
-/// What is done to somebody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
-    /// Put out once.
-    Kick,
-    /// Put out, and kept out.
-    Ban,
-}
-
-/// What somebody who is put out is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Sentence {
-    pub(crate) kind: Kind,
-    pub(crate) reason: Option<Arc<str>>,
-}
 
 /// The sanctions that stand.
 #[derive(Debug, Default)]
@@ -109,14 +53,6 @@ struct Sanction {
     until: Instant,
     /// The reading of the clock when this server acted on it.
     acted: u32,
-}
-
-/// What stands in a record.
-#[derive(Debug, Serialize, Deserialize)]
-struct Stored {
-    id: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
 }
 
 impl Moderation {
@@ -146,50 +82,6 @@ impl Moderation {
                 () = sleep(pause) => {}
             }
         }
-    }
-
-    /// Puts `user` out, for `time` if it is a ban. Returns when that is stored; the log tells of
-    /// it then, and of who did it.
-    pub(crate) async fn sentence(
-        broker: &dyn Broker,
-        by: By<'_>,
-        kind: Kind,
-        scope: Scope<'_>,
-        user: &UserId,
-        time: Duration,
-        reason: Option<&str>,
-    ) -> Result<(), BrokerError> {
-        let stored = Stored { id: random_id(12), reason: reason.map(str::to_owned) };
-        let value = serde_json::to_vec(&stored).map_err(BrokerError::config)?;
-        let value = Some(Bytes::from(value));
-        let set = async |kind, time| {
-            broker.set_record(&key(kind, scope, user), value.clone(), time).await
-        };
-        let done = async {
-            if kind == Kind::Ban {
-                set(Kind::Ban, time.min(LONGEST_BAN)).await?;
-            }
-            if kind == Kind::Kick || time < KICK_STANDS {
-                // A ban may be over before the last server hears of it.
-                set(Kind::Kick, KICK_STANDS).await?;
-            }
-            Ok(())
-        };
-        let done = done.await;
-        tracing::info!(%by, ?kind, %scope, %user, ok = done.is_ok(), "a sentence");
-        done
-    }
-
-    /// Ends a ban. Returns when that is stored; the log tells of it then.
-    pub(crate) async fn pardon(
-        broker: &dyn Broker,
-        by: By<'_>,
-        scope: Scope<'_>,
-        user: &UserId,
-    ) -> Result<(), BrokerError> {
-        let done = broker.set_record(&key(Kind::Ban, scope, user), None, Duration::ZERO).await;
-        tracing::info!(%by, %scope, %user, ok = done.is_ok(), "a pardon");
-        done
     }
 
     /// Waits until the sanctions have been read once: before, nobody can be let in.
@@ -282,24 +174,11 @@ impl Moderation {
     }
 }
 
-/// Names hold no line breaks.
-fn key(kind: Kind, scope: Scope<'_>, user: &UserId) -> String {
-    let kind = match kind {
-        Kind::Kick => "kick",
-        Kind::Ban => "ban",
-    };
-    match scope {
-        Scope::Server => format!("{kind}\n{user}"),
-        Scope::Room(room) => format!("{kind}\n{user}\n{room}"),
-    }
-}
-
-fn user_of(key: &str) -> Option<UserId> {
-    UserId::new(key.split('\n').nth(1)?).ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use chat_core::RoomId;
+
     use super::*;
 
     fn record(key: String, id: &str, expires_in: Duration) -> Record {

@@ -8,7 +8,7 @@ use chat_core::{CloseReason, Deliver, ErrorCode, Rejection, Reply, RoomId, Sanct
 use serde_json::value::RawValue;
 
 use super::{Connection, unavailable};
-use crate::moderation::{By, Kind, LONGEST_BAN, Moderation, NO_TIME, Scope, Sentence};
+use crate::moderation::{self, By, Kind, LONGEST_BAN, NO_TIME, Scope, Sentence};
 
 impl Connection {
     pub(super) async fn kick(
@@ -39,7 +39,7 @@ impl Connection {
         user: &UserId,
     ) -> Result<(), Rejection> {
         let (broker, by) = (&**self.state.hub.broker(), By::Moderator(&self.member.user.id));
-        self.acknowledge(id, Moderation::pardon(broker, by, Scope::Room(room), user).await)
+        self.acknowledge(id, moderation::unban(broker, by, Scope::Room(room), user).await)
     }
 
     async fn sentence(
@@ -57,7 +57,7 @@ impl Connection {
         let Sanction { room, user, reason } = sanction;
         let (broker, scope) = (&**self.state.hub.broker(), Scope::Room(room));
         let (by, reason) = (By::Moderator(&self.member.user.id), reason.as_deref());
-        let done = Moderation::sentence(broker, by, kind, scope, user, time, reason).await;
+        let done = moderation::put_out(broker, by, kind, scope, user, time, reason).await;
         self.acknowledge(id, done)
     }
 

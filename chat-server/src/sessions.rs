@@ -1,0 +1,88 @@
+//! The connections of this server.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use chat_core::{ConnectionId, UserId};
+use tokio::sync::Notify;
+
+use crate::member::Member;
+
+/// By their numbers.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    shards: [Mutex<HashMap<ConnectionId, Member>>; Sessions::SHARDS],
+    next: AtomicU64,
+    gone: Notify,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { shards: Default::default(), next: AtomicU64::new(1), gone: Notify::new() }
+    }
+}
+
+impl Sessions {
+    const SHARDS: usize = 16;
+
+    pub(crate) fn next_id(&self) -> ConnectionId {
+        ConnectionId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Adds a connection, or changes its handle.
+    pub(crate) fn insert(&self, id: ConnectionId, member: Member) {
+        self.shard(id).insert(id, member);
+    }
+
+    pub(crate) fn remove(&self, id: ConnectionId) {
+        let mut shard = self.shard(id);
+        shard.remove(&id);
+        if shard.is_empty() {
+            self.gone.notify_waiters();
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Has the connections of these users look at what concerns them.
+    pub(crate) fn notify_users(&self, users: &[UserId]) {
+        if users.is_empty() {
+            return;
+        }
+        let users: HashSet<&UserId> = users.iter().collect();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            let concerned = shard.values().filter(|member| users.contains(&member.user.id));
+            concerned.for_each(Member::notify);
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Member> {
+        self.shards
+            .iter()
+            .flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// Waits until there are no connections.
+    pub(crate) async fn none(&self) {
+        loop {
+            let gone = self.gone.notified();
+            if self.len() == 0 {
+                return;
+            }
+            gone.await;
+        }
+    }
+
+    fn shard(&self, id: ConnectionId) -> MutexGuard<'_, HashMap<ConnectionId, Member>> {
+        lock(&self.shards[id.0 as usize % Self::SHARDS])
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
