@@ -36,7 +36,7 @@ pub struct ServerConfig {
     /// [`drain_timeout`](Self::drain_timeout).
     pub drain_spread: Duration,
     /// With an [`Authenticator`](crate::Authenticator): how long a client may take to say who
-    /// it is before it is closed with 1008. Default 10 s.
+    /// it is before it is closed with 1008, and how long that may take to be judged. Default 10 s.
     pub auth_timeout: Duration,
     /// How long after the end of its identity a connection may say `hello` with a new token,
     /// before it is closed with 4004. Default 30 s.
