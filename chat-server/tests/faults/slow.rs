@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use crate::raw::{Frame, Raw};
 use crate::shared::bystanders::Bystanders;
 use crate::shared::process::Process;
-use crate::shared::say;
+use crate::shared::{eventually, say};
 use crate::support::Chat;
 use crate::{alone, aside, long};
 
@@ -81,7 +81,7 @@ async fn among(slow: usize, good: usize) {
     let grown = most.saturating_sub(before);
     let served = bystanders.were_served().await;
     server.until_metric("chat_closed_total{code=\"4000\"}", |now| now >= slow as u64).await;
-    crate::shared::eventually("the good ones to have heard all", async || {
+    eventually("the good ones to have heard all", async || {
         heard.load(Ordering::Relaxed) == said * good as u64
     })
     .await;
