@@ -72,8 +72,9 @@ enum Told {
     Yes,
 }
 
-/// What comes first is told first. A going waits until as many publications were sent as
-/// had been accepted before it.
+/// Publications that were accepted before, and a number: what comes first is told first. A
+/// coming is told before the publications that come after it, a going after those that came
+/// before it.
 type Turn = (u64, u64);
 
 /// What goes into one pipeline.
@@ -82,8 +83,8 @@ pub(super) struct Changes {
     pub(super) node: Arc<str>,
     pub(super) enters: Vec<(Key, Bytes)>,
     pub(super) leaves: Vec<Key>,
-    /// There are more comings than fit: they must be told before any publication.
-    pub(super) more: bool,
+    /// There are more comings than fit: they must be told before any publication after so many.
+    pub(super) hold_after: Option<u64>,
 }
 
 /// What became of a change.
@@ -121,7 +122,7 @@ impl Claims {
         self.changed.notify_one();
     }
 
-    /// What is to be told after `sent` publications.
+    /// What is to be told with, and after, `sent` publications.
     pub(super) fn take(&self, sent: u64) -> Changes {
         self.state().take(sent)
     }
@@ -176,7 +177,7 @@ impl Claim {
 
 impl State {
     fn enter(&mut self, key: Key, info: Bytes, accepted: u64) {
-        let turn = (0, self.turn());
+        let turn = (accepted, self.turn());
         let claim = self.claims.entry(key.clone()).or_insert_with(Claim::new);
         if std::mem::replace(&mut claim.here, true) {
             return;
@@ -229,7 +230,7 @@ impl State {
         self.claims.retain(|_, claim| claim.here || claim.visit.is_some());
         for (key, claim) in &mut self.claims {
             self.next += 1;
-            let turn = (0, self.next);
+            let turn = (claim.since, self.next);
             (claim.told, claim.turn) = (Told::No, Some(turn));
             self.entering.insert(turn, key.clone());
         }
@@ -253,9 +254,9 @@ impl State {
                 self.leaving.insert(turn, key);
             }
         }
-        changes.more = !self.entering.is_empty();
-        while !changes.more
-            && changes.leaves.len() < MAX_CHANGES
+        changes.hold_after = self.entering.first_key_value().map(|((since, _), _)| *since);
+        let sent = changes.hold_after.map_or(sent, |after| sent.min(after));
+        while changes.leaves.len() < MAX_CHANGES
             && let Some(first) = self.leaving.first_entry().filter(|first| first.key().0 <= sent)
         {
             let (turn, key) = first.remove_entry();
@@ -285,7 +286,7 @@ impl State {
     }
 
     fn settle_enter(&mut self, key: Key, outcome: Outcome) {
-        let turn = (0, self.turn());
+        let next = self.turn();
         let Some(claim) = self.claims.get_mut(&key) else { return };
         let is_first = claim.told == Told::Asked;
         match outcome {
@@ -294,6 +295,7 @@ impl State {
                 claim.told = Told::Maybe;
                 // Otherwise the going waits, or is under way itself.
                 if claim.here && claim.turn.is_none() {
+                    let turn = (claim.since, next);
                     claim.turn = Some(turn);
                     self.entering.insert(turn, key);
                 }
@@ -337,12 +339,12 @@ impl State {
 
     fn retry(&mut self) {
         for key in std::mem::take(&mut self.refused) {
-            let turn = (0, self.turn());
+            let next = self.turn();
             let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn.is_none());
             let Some(claim) = waiting else { continue };
-            let queue = match (claim.here, claim.told) {
-                (true, Told::No | Told::Maybe) => &mut self.entering,
-                (false, Told::Maybe | Told::Yes) => &mut self.leaving,
+            let (queue, turn) = match (claim.here, claim.told) {
+                (true, Told::No | Told::Maybe) => (&mut self.entering, (claim.since, next)),
+                (false, Told::Maybe | Told::Yes) => (&mut self.leaving, (0, next)),
                 (true, Told::Yes) | (false, Told::No) | (_, Told::Asked) => continue,
             };
             claim.turn = Some(turn);

@@ -27,7 +27,7 @@ fn done(claims: &Claims, sent: u64) -> Changes {
         node: Arc::clone(&changes.node),
         enters: changes.enters.clone(),
         leaves: changes.leaves.clone(),
-        more: changes.more,
+        hold_after: changes.hold_after,
     };
     claims.settle(changes, std::iter::repeat(Outcome::Done));
     told
@@ -120,23 +120,20 @@ fn visits_are_bounded() {
 }
 
 #[test]
-fn comings_come_first_however_many() {
+fn comings_come_before_what_is_published_after_them_however_many() {
     let claims = claims();
     claims.enter(key(0), Bytes::new(), 0);
     done(&claims, 0);
-    claims.leave(key(0), 0);
-    for user in 1..=200 {
-        let address = key(0).address;
-        for room in 0..3 {
-            let user = UserId::new(format!("{user} {room}")).unwrap();
-            claims.enter(Key { address: address.clone(), user }, Bytes::new(), 0);
-        }
+    claims.leave(key(0), 1);
+    for n in 0..600 {
+        let user = UserId::new(format!("of many {n}")).unwrap();
+        claims.enter(Key { user, ..key(0) }, Bytes::new(), n / 300);
     }
-    let sizes: Vec<_> = std::iter::repeat_with(|| done(&claims, 0))
-        .map(|changes| (changes.enters.len(), changes.leaves.len(), changes.more))
+    let sizes: Vec<_> = std::iter::repeat_with(|| done(&claims, 2))
+        .map(|changes| (changes.enters.len(), changes.leaves.len(), changes.hold_after))
         .take(3)
         .collect();
-    assert_eq!(sizes, [(256, 0, true), (256, 0, true), (88, 1, false)]);
+    assert_eq!(sizes, [(256, 0, Some(0)), (256, 1, Some(1)), (88, 0, None)]);
 }
 
 /// What Redis holds for a node, and what happens to it.

@@ -159,9 +159,11 @@ impl LaneTask {
         self.queue.expire(&BrokerError::unavailable("redis came back too late"));
         // Whoever came before one of these did so before the next line.
         let mut jobs = self.queue.take_batch();
-        let changes = self.claims.take(self.queue.done());
-        if changes.more {
-            self.queue.put_back(std::mem::take(&mut jobs));
+        let done = self.queue.done();
+        let changes = self.claims.take(done);
+        if let Some(after) = changes.hold_after {
+            let held = usize::try_from(done.saturating_sub(after)).unwrap_or(usize::MAX);
+            self.queue.put_back(jobs.split_off(jobs.len().saturating_sub(held)));
         }
         if jobs.is_empty() && changes.is_empty() {
             return Ok(false);

@@ -104,6 +104,31 @@ async fn presence_keeps_its_place_among_publications() {
     }
 }
 
+/// However many come after a publication, it does not wait for them.
+#[tokio::test]
+async fn a_crowd_that_comes_later_holds_nobody_up() {
+    const EACH: usize = 2_000;
+    /// What goes into one pipeline with it.
+    const AT_ONCE: usize = 256;
+    let server = RedisServer::start();
+    let mut node = Node::with(Node::config(&server).publish_connections(1)).await;
+    let (crowded, elsewhere) = (room("crowded"), room("elsewhere"));
+    node.subscribe(&crowded).await.unwrap();
+    node.subscribe(&elsewhere).await.unwrap();
+    let come = |from: usize| {
+        (from..from + EACH).for_each(|n| node.enter(&crowded, &n.to_string()));
+    };
+    come(0);
+    let place = node.broker.publish(&elsewhere, Bytes::from("x"), Delivery::kept()).await.unwrap();
+    come(EACH);
+    place.await.unwrap();
+    let mut came = 0;
+    while let BrokerEvent::Presence { .. } = node.next().await {
+        came += 1;
+    }
+    assert!((EACH..EACH + AT_ONCE).contains(&came), "{came} of {EACH} came before");
+}
+
 #[tokio::test]
 async fn nothing_is_left_of_whoever_has_left() {
     let server = RedisServer::start();
