@@ -15,10 +15,7 @@ use crate::support::{Chat, DEADLINE, ask};
 #[tokio::test]
 async fn a_full_server_says_when_to_come_back() {
     let server = server(&["--max-connections", "3"]);
-    let mut clients = Vec::new();
-    for _ in 0..3 {
-        clients.push(server.native().await);
-    }
+    let mut clients = several(&server, 3).await;
     let (status, answer) = handshake(&server, "").await;
     assert_eq!(status, 503);
     assert!(answer.contains("retry-after: ") && answer.contains("over_capacity"), "{answer}");
@@ -30,6 +27,14 @@ async fn a_full_server_says_when_to_come_back() {
     while WsClient::try_connect(&server.ws("/ws"), &[NATIVE]).await.is_err() {
         assert!(Instant::now() < deadline, "the place of one who left is free");
     }
+}
+
+async fn several(server: &Chat, count: usize) -> Vec<WsClient> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        clients.push(server.native().await);
+    }
+    clients
 }
 
 /// A handshake by hand: status and head of the answer.
@@ -55,10 +60,7 @@ async fn handshake(server: &Chat, headers: &str) -> (u16, String) {
 async fn an_address_is_that_of_the_socket_unless_a_trusted_proxy_says_otherwise() {
     // So many speak HTTP at once, too, and those who are about to end may still count.
     let direct = server(&["--max-connections-per-address", "20"]);
-    let mut clients = Vec::new();
-    for _ in 0..20 {
-        clients.push(direct.native().await);
-    }
+    let _clients = several(&direct, 20).await;
     for spoofed in ["", "X-Forwarded-For: 9.9.9.9\r\n", "Forwarded: for=9.9.9.9\r\n"] {
         let (status, answer) = handshake(&direct, spoofed).await;
         assert_eq!(status, 429, "{spoofed}");

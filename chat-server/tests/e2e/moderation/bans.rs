@@ -6,7 +6,7 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::json;
 
-use super::{KEY, is_forbidden, order, pair, user};
+use super::{KEY, is_forbidden, member, order, pair, user};
 use crate::support::{Chat, DEADLINE, ask, command, next_of};
 
 #[tokio::test]
@@ -87,8 +87,7 @@ async fn who_is_banned_may_neither_join_nor_send_until_the_time_is_over() {
 async fn a_user_is_disconnected_everywhere_and_kept_out_if_a_time_is_given() {
     let redis = RedisServer::start();
     let (first, second) = pair(&redis).await;
-    let mut native = user(&first, "bob").await;
-    ask(&mut native, "joined", json!({"type": "join", "room": "r"})).await;
+    let mut native = member(&first, "bob").await;
     let mut topics = WsClient::connect(&second.ws("/?userId=bob")).await;
     topics.send_json(&json!({"type": "SUBSCRIBE", "room": "r"})).await;
     second.until_logged("subscribing on the pub sub to room: r");

@@ -6,16 +6,15 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::json;
 
-use super::{KEY, order, pair, post, user};
-use crate::support::{Chat, ask, command, join, next_of};
+use super::{KEY, member, order, pair, post, user};
+use crate::support::{Chat, ask, command, next_of};
 
 #[tokio::test]
 async fn who_is_kicked_leaves_on_every_server_and_may_come_back() {
     let redis = RedisServer::start();
     let (first, second) = pair(&redis).await;
     let (mut here, mut there) = (user(&first, "bob").await, user(&second, "bob").await);
-    let mut ann = user(&second, "ann").await;
-    join(&mut ann, "r").await;
+    let mut ann = member(&second, "ann").await;
     for client in [&mut here, &mut there] {
         ask(client, "joined", json!({"type": "join", "room": "r"})).await;
         ask(client, "joined", json!({"type": "join", "room": "other"})).await;
@@ -50,8 +49,7 @@ async fn who_is_kicked_leaves_on_every_server_and_may_come_back() {
 async fn a_sanction_is_stored_before_it_is_acted_on_and_survives_a_lost_word() {
     let redis = RedisServer::start();
     let (first, second) = pair(&redis).await;
-    let mut bob = user(&second, "bob").await;
-    ask(&mut bob, "joined", json!({"type": "join", "room": "r"})).await;
+    let mut bob = member(&second, "bob").await;
     for round in 0..10 {
         // Whatever is announced meanwhile is lost.
         redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;

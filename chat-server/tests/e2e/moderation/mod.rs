@@ -8,7 +8,7 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::Value;
 
-use crate::support::{Chat, ask, command, exchange};
+use crate::support::{Chat, ask, command, exchange, join};
 
 const KEY: &str = "a key for backends";
 
@@ -28,6 +28,13 @@ async fn pair(redis: &RedisServer) -> (Chat, Chat) {
 async fn user(server: &Chat, id: &str) -> WsClient {
     let protocol = [("Sec-WebSocket-Protocol", "chat.v1")];
     WsClient::connect_with(&server.ws(&format!("/ws?userId={id}")), &protocol).await
+}
+
+/// One who is in the room "r".
+async fn member(server: &Chat, id: &str) -> WsClient {
+    let mut client = user(server, id).await;
+    join(&mut client, "r").await;
+    client
 }
 
 async fn post(server: &Chat, key: &str, path: &str, body: &str) -> (u16, String) {
