@@ -126,6 +126,24 @@ pub struct Limits {
     pub rooms: usize,
     /// Sends that may be unanswered before the server reads no further.
     pub in_flight: usize,
+    /// Frames from one connection. A server reads a faster client later; absent: unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frames: Option<RateLimit>,
+    /// Joins of one connection, as for `frames`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joins: Option<RateLimit>,
+    /// Bytes of frames from one connection, as for `frames`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<RateLimit>,
+}
+
+/// A token bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RateLimit {
+    /// In the long run.
+    pub per_second: u64,
+    /// At once.
+    pub burst: u64,
 }
 
 /// See [`Reply::Joined`].

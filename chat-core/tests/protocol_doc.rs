@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use chat_core::reply::{Joined, Limits, Ok as Acknowledged, Page, Welcome};
+use chat_core::reply::{Joined, Limits, Ok as Acknowledged, Page, RateLimit, Welcome};
 use chat_core::{
     CloseReason, Dialect, Direct, Entry, Epoch, ErrorCode, Event, Message, Position, Presence,
     PresenceChange, Rejection, Reply, RoomId, Topic, User, UserId, UserName, envelope,
@@ -57,7 +57,15 @@ fn server_frames_are_what_the_code_says() {
     let room = RoomId::new("general").unwrap();
     let id: Vec<_> = (0..10).map(|id| raw(&id.to_string())).collect();
     let id = |n: usize| Some(&*id[n]);
-    let limits = Limits { message_bytes: 32_768, frame_bytes: 65_536, rooms: 128, in_flight: 64 };
+    let limits = Limits {
+        message_bytes: 32_768,
+        frame_bytes: 233_472,
+        rooms: 128,
+        in_flight: 64,
+        frames: Some(RateLimit { per_second: 50, burst: 300 }),
+        joins: Some(RateLimit { per_second: 10, burst: 256 }),
+        bytes: Some(RateLimit { per_second: 262_144, burst: 524_288 }),
+    };
     let refused = Rejection {
         retry_after_ms: Some(1000),
         ..Rejection::new(

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use chat_broker::HubConfig;
-use chat_core::reply::Limits;
+use chat_core::reply::{Limits, RateLimit};
 use chat_transport::TransportConfig;
 use ipnet::IpNet;
 
-use crate::limits::LimitsConfig;
+use crate::limits::{LimitsConfig, Rate};
 use crate::peer::ForwardedHeader;
 use crate::secret::Secret;
 
@@ -125,6 +125,13 @@ impl ServerConfig {
             frame_bytes: self.transport.max_frame_bytes,
             rooms: self.limits.rooms.unwrap_or(u32::MAX as usize),
             in_flight: self.max_in_flight,
+            frames: self.limits.frames.map(told),
+            joins: self.limits.joins.map(told),
+            bytes: None,
         }
     }
+}
+
+fn told(rate: Rate) -> RateLimit {
+    RateLimit { per_second: rate.per_second().into(), burst: rate.burst().into() }
 }

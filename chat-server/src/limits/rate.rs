@@ -29,6 +29,14 @@ impl Rate {
         Self { per_second: per_second.max(1), burst: burst.max(1) }
     }
 
+    pub(crate) fn per_second(self) -> u32 {
+        self.per_second
+    }
+
+    pub(crate) fn burst(self) -> u32 {
+        self.burst
+    }
+
     /// For one event, in nanoseconds.
     fn interval(self) -> u64 {
         SECOND / u64::from(self.per_second)
