@@ -34,6 +34,8 @@ pub enum Delivery {
     Skipped,
     /// No room: the member reads too slowly.
     Full,
+    /// No room, and the member stays: the batch was dropped.
+    Dropped,
     /// The connection has ended.
     Closed,
 }

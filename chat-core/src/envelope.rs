@@ -12,7 +12,8 @@
 //! | 1 | message | `text`, `data` (flag 1), `key` (flag 2) |
 //! | 2 | presence | none; flag 4: joined, else left; flag 8: announced |
 //! | 3 | typing | none; flag 4: typing, else stopped |
-//! | 4 | direct | the sender's frame |
+//! | 4 | direct | the sender's frame; with flag 16 the request: `session`, `id` or nothing |
+//! | 5 | undelivered | the request: `session`, `id` or nothing; the sender's are those of the recipient |
 //!
 //! Whoever reads a version or a kind that it does
 //! not know skips the envelope: a newer server may share the bus. Positions are not in
@@ -21,7 +22,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::value::RawValue;
 
-use crate::event::{Direct, Event, Message, Presence, PresenceChange, Sender};
+use crate::event::{
+    Direct, Event, Message, Presence, PresenceChange, RequestRef, Sender, Undelivered,
+};
 
 const VERSION: u8 = 1;
 const HEADER: usize = 11;
@@ -33,6 +36,7 @@ enum Kind {
     Presence = 2,
     Typing = 3,
     Direct = 4,
+    Undelivered = 5,
 }
 
 mod flag {
@@ -41,6 +45,7 @@ mod flag {
     /// The user joined, or is typing; else left, or stopped.
     pub(super) const ON: u8 = 4;
     pub(super) const ANNOUNCED: u8 = 8;
+    pub(super) const REQUEST: u8 = 16;
 }
 
 /// Why bytes are not an envelope that this version reads.
@@ -79,8 +84,13 @@ pub fn encode(event: &Event<'_>) -> Bytes {
         Event::Typing { user, typing } => {
             write(Kind::Typing, set(flag::ON, *typing), 0, *user, &[])
         }
-        Event::Direct(Direct { user, frame, at }) => {
-            write(Kind::Direct, 0, *at, *user, &[Some(*frame)])
+        Event::Direct(Direct { user, frame, at, request }) => {
+            let flags = set(flag::REQUEST, request.is_some());
+            let fields = [Some(*frame), request.map(|r| r.session), request.map(|r| r.id)];
+            write(Kind::Direct, flags, *at, *user, &fields)
+        }
+        Event::Undelivered(Undelivered { to, request }) => {
+            write(Kind::Undelivered, 0, 0, *to, &[Some(request.session), Some(request.id)])
         }
         Event::Gap(_) | Event::Count(_) => Bytes::new(),
     }
@@ -134,7 +144,15 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, EnvelopeError> {
             Event::Presence(Presence { user, change, announced: has(flag::ANNOUNCED) })
         }
         k if k == Kind::Typing as u8 => Event::Typing { user, typing: has(flag::ON) },
-        k if k == Kind::Direct as u8 => Event::Direct(Direct { user, frame: fields.next()?, at }),
+        k if k == Kind::Direct as u8 => Event::Direct(Direct {
+            user,
+            frame: fields.next()?,
+            at,
+            request: if has(flag::REQUEST) { Some(fields.next_request()?) } else { None },
+        }),
+        k if k == Kind::Undelivered as u8 => {
+            Event::Undelivered(Undelivered { to: user, request: fields.next_request()? })
+        }
         unknown => return Err(EnvelopeError::UnknownKind(unknown)),
     })
 }
@@ -149,6 +167,10 @@ impl<'a> Fields<'a> {
             .ok_or(EnvelopeError::Malformed)?;
         self.0 = rest;
         std::str::from_utf8(field).map_err(|_| EnvelopeError::Malformed)
+    }
+
+    fn next_request(&mut self) -> Result<RequestRef<'a>, EnvelopeError> {
+        Ok(RequestRef { session: self.next()?, id: self.next()? })
     }
 
     fn next_json(&mut self) -> Result<&'a RawValue, EnvelopeError> {
@@ -185,7 +207,12 @@ mod tests {
             }
         }
         round_trip(&Event::Typing { user: ALICE, typing: true });
-        round_trip(&Event::Direct(Direct { user: ALICE, frame: r#"{"to":"bob"}"#, at: 9 }));
+        let request = RequestRef { session: "n-1", id: "7" };
+        for request in [None, Some(request)] {
+            let frame = r#"{"to":"bob"}"#;
+            round_trip(&Event::Direct(Direct { user: ALICE, frame, at: 9, request }));
+        }
+        round_trip(&Event::Undelivered(Undelivered { to: ALICE, request }));
     }
 
     #[test]

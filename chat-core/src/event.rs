@@ -25,6 +25,8 @@ pub enum Event<'a> {
     },
     /// Somebody wrote to one user.
     Direct(Direct<'a>),
+    /// A message to one user was dropped: what the sender of an [`Event::Direct`] receives.
+    Undelivered(Undelivered<'a>),
     /// So many are in the room: what a big room is told instead of each coming and going.
     /// Made by the server, never sent through a broker.
     Count(u32),
@@ -91,4 +93,25 @@ pub struct Direct<'a> {
     pub frame: &'a str,
     /// When the server took it, in milliseconds since 1970.
     pub at: u64,
+    /// The request to name if the message is dropped; `None` if its sender cannot receive an
+    /// [`Event::Undelivered`].
+    pub request: Option<RequestRef<'a>>,
+}
+
+/// A direct message that a connection of the recipient did not get: its outbox was full.
+#[derive(Debug, Clone, Copy)]
+pub struct Undelivered<'a> {
+    /// The recipient.
+    pub to: Sender<'a>,
+    /// The request that sent the message.
+    pub request: RequestRef<'a>,
+}
+
+/// A request of one connection, as other servers can name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestRef<'a> {
+    /// The `session` of the connection's `welcome`.
+    pub session: &'a str,
+    /// The request's `id` as it stands in the frame; empty if the request has none.
+    pub id: &'a str,
 }

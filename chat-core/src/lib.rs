@@ -88,7 +88,9 @@ pub use command::{Command, Content, Hello, MAX_REASON_BYTES, Request, Sanction};
 pub use deliver::{Batch, Deliver, Delivery, Item};
 pub use dialect::Dialect;
 pub use error::{ErrorCode, Rejection};
-pub use event::{Direct, Event, Message, Presence, PresenceChange, Sender};
+pub use event::{
+    Direct, Event, Message, Presence, PresenceChange, RequestRef, Sender, Undelivered,
+};
 pub use frames::Frames;
 pub use grants::{Capabilities, Capability, Grants};
 pub use history::{Entry, History, Range, Retention};

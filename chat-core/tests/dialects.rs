@@ -88,7 +88,7 @@ fn comings_and_goings() {
 #[test]
 fn a_direct_message_is_passed_on_as_it_is() {
     let frame = r#"{ "to":"bob","message":"h\u0069","data":[1],"x":{} }"#;
-    let event = Event::Direct(Direct { user: ALICE, frame, at: 5 });
+    let event = Event::Direct(Direct { user: ALICE, frame, at: 5, request: None });
     let [native, rooms, topics, direct] = encoded(&event, None);
     assert_eq!(
         native.unwrap(),

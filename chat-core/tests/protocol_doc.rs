@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use chat_core::reply::{Joined, Limits, Ok as Acknowledged, Page, RateLimit, Welcome};
 use chat_core::{
     CloseReason, Dialect, Direct, Entry, Epoch, ErrorCode, Event, Message, Position, Presence,
-    PresenceChange, Rejection, Reply, RoomId, Topic, User, UserId, UserName, envelope,
+    PresenceChange, Rejection, Reply, RequestRef, RoomId, Sender, Topic, Undelivered, User, UserId,
+    UserName, envelope,
 };
 use serde_json::value::RawValue;
 
@@ -161,7 +162,16 @@ fn server_frames_are_what_the_code_says() {
         Event::Gap(Some(Position { epoch, offset: 57 })),
         Event::Gap(None),
         Event::Count(1_204),
-        Event::Direct(Direct { user: sender, frame: r#"{"to":"bob","message":"psst"}"#, at: AT }),
+        Event::Direct(Direct {
+            user: sender,
+            frame: r#"{"to":"bob","message":"psst"}"#,
+            at: AT,
+            request: None,
+        }),
+        Event::Undelivered(Undelivered {
+            to: Sender { id: "bob", ..sender },
+            request: RequestRef { session: "n5p2-17", id: "8" },
+        }),
         Event::Typing { user: sender, typing: true },
     ];
     let position = Some(Position { epoch, offset: 42 });

@@ -20,7 +20,7 @@ pub struct ServerConfig {
     /// Rooms: their history, presence, lingering.
     pub hub: HubConfig,
     /// Longest text of a message, in bytes of UTF-8. Default 32,768. A longer one is
-    /// refused with `message_too_long`.
+    /// refused with `message_too_long`. See [`frame_bytes`](Self::frame_bytes) for the frames.
     pub max_message_bytes: usize,
     /// How much of the server clients may use.
     pub limits: LimitsConfig,
@@ -60,12 +60,15 @@ pub struct ServerConfig {
     pub allow_origin: Vec<String>,
 }
 
+const MESSAGE_BYTES: usize = 32_768;
+
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
-            transport: TransportConfig::default(),
+            transport: TransportConfig::default()
+                .max_message_bytes(Self::frame_bytes(MESSAGE_BYTES)),
             hub: HubConfig::default(),
-            max_message_bytes: 32_768,
+            max_message_bytes: MESSAGE_BYTES,
             limits: LimitsConfig::default(),
             max_in_flight: 64,
             max_listed_members: 200,
@@ -118,16 +121,26 @@ setters! {
 }
 
 impl ServerConfig {
-    /// What `welcome` tells a client.
-    pub(crate) fn told_limits(&self) -> Limits {
+    /// The bytes of the largest frame that a message with so many bytes of text, and of `data`,
+    /// may take: a byte of text may come as an escape of six (`\u001b`), and `data` as it stands.
+    #[must_use]
+    pub const fn frame_bytes(max_message_bytes: usize) -> usize {
+        const REST: usize = 4096;
+        max_message_bytes.saturating_mul(7).saturating_add(REST)
+    }
+
+    /// What `welcome` tells a client that may use `factor` times as much as others.
+    pub(crate) fn told_limits(&self, factor: u32) -> Limits {
+        let rates = &self.limits.connection;
+        let told = |rate: Option<Rate>| rate.map(|rate| told(rate.times(factor)));
         Limits {
             message_bytes: self.max_message_bytes,
             frame_bytes: self.transport.max_frame_bytes,
             rooms: self.limits.rooms.unwrap_or(u32::MAX as usize),
             in_flight: self.max_in_flight,
-            frames: self.limits.frames.map(told),
-            joins: self.limits.joins.map(told),
-            bytes: None,
+            frames: told(rates.frames),
+            joins: told(rates.joins),
+            bytes: told(rates.received_bytes),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One connection, from its first frame to its end: the only place where transport and
 //! hub meet.
 
+mod budget;
 mod deadline;
 mod hello;
 mod history;
@@ -20,8 +21,8 @@ use std::time::Duration;
 use chat_broker::{BrokerError, Membership, Receipt};
 use chat_core::reply::Ok as Acknowledged;
 use chat_core::{
-    CloseReason, Command, ConnectionId, Deliver, Dialect, ErrorCode, Rejection, Reply, Request,
-    RoomId, Topic, User,
+    CloseReason, Command, ConnectionId, Dialect, ErrorCode, Rejection, Reply, Request, RoomId,
+    Topic, User,
 };
 use chat_transport::{Incoming, Session};
 use futures_util::FutureExt;
@@ -31,7 +32,7 @@ use tokio::time::Instant;
 
 use crate::auth::Access;
 use crate::drain;
-use crate::limits::{Admission, Allowance};
+use crate::limits::{Admission, RateLimiter};
 use crate::member::Member;
 use crate::state::State;
 pub(crate) use opening::Opening;
@@ -98,7 +99,7 @@ struct Connection {
     access: Access,
     /// When it ends unless it says who it is.
     ends: Option<Instant>,
-    allowance: Allowance,
+    limiter: RateLimiter,
     /// The reading of the moderation's clock at the beginning.
     since: u32,
 }
@@ -124,7 +125,8 @@ impl Connection {
         let dialect = opening.dialect();
         let user = Arc::new(opening.user(|| state.user_id(id)));
         let outbox = session.outbox().clone();
-        let member = Member::new(user, dialect.unwrap_or(Dialect::Native), outbox);
+        let dialect_or_default = dialect.unwrap_or(Dialect::Native);
+        let member = Member::new(user, dialect_or_default, outbox, state.drops.clone());
         state.sessions.insert(id, member.clone());
         if state.is_draining() {
             // Those who were here before have been told.
@@ -135,7 +137,7 @@ impl Connection {
         let mut connection = Self {
             access: opening.access.clone(),
             ends: None,
-            allowance: Allowance::new(admission),
+            limiter: RateLimiter::new(admission),
             since,
             state,
             id,
@@ -224,16 +226,25 @@ impl Connection {
         if !self.recognised {
             self.recognise(text);
         }
-        let Request { id, command } = match self.decode(text) {
+        let decoded = self.decode(text);
+        let cost = self.cost(text.len(), decoded.as_ref().ok().map(|request| &request.command));
+        let paid = self.pay(session, cost).await;
+        if self.member.is_closed() {
+            return;
+        }
+        let Request { id, command } = match decoded {
             Ok(request) => request,
             Err(rejection) => return self.reject(&rejection),
         };
+        if let Err(rejection) = paid {
+            return self.reject(&rejection.to_request(id));
+        }
         let permitted = match self.permit(&command) {
             // The application decides, and may take its time.
             None => session.drive(Box::pin(self.ask_to_permit(&command))).await,
             Some(permitted) => permitted,
         };
-        match permitted.and_then(|()| self.message(text, command)) {
+        match permitted.and_then(|()| self.message(id, text, command)) {
             Ok(Ok(message)) => session.drive(self.publish(id, message)).await,
             Ok(Err(command)) => session.drive(Box::pin(self.execute(id, command))).await,
             Err(rejection) => self.reject(&rejection.to_request(id)),
@@ -291,35 +302,22 @@ impl Connection {
         let Some(InFlight { id, begun, direct, .. }) = self.in_flight.pop_front() else { return };
         self.state.metrics.answered(begun.elapsed());
         match outcome {
-            Ok(published) => self.member.reply(&Reply::Ok(Acknowledged {
-                id: id.as_deref(),
-                position: published.position,
-                delivered: direct.then_some(published.nodes),
-            })),
+            Ok(published) => {
+                self.pay_for_room(published.position);
+                self.member.reply(&Reply::Ok(Acknowledged {
+                    id: id.as_deref(),
+                    position: published.position,
+                    delivered: direct.then_some(published.nodes),
+                }));
+            }
             Err(error) => self.reject(&unavailable(&error).to_request(id.as_deref())),
         }
     }
 
-    /// Refuses a frame. Whoever goes on and on with such frames is closed.
+    /// Refuses a frame. It has cost the client as much as any other.
     fn reject(&self, rejection: &Rejection) {
         self.state.metrics.rejected(rejection.code);
         self.member.reply(&Reply::from(rejection));
-        let is_counted = !matches!(
-            rejection.code,
-            // Of the last the limits know more.
-            ErrorCode::BrokerUnavailable | ErrorCode::Internal | ErrorCode::RateLimited
-        );
-        if is_counted {
-            self.count_error();
-        }
-    }
-
-    /// The client has done something wrong.
-    fn count_error(&self) {
-        if let Err(excess) = self.allowance.error(&self.state.limits) {
-            self.state.metrics.limited(excess.limit);
-            self.member.close(CloseReason::PolicyViolation);
-        }
     }
 
     /// How long the client may take to read what waits for it before it gets more.
@@ -327,9 +325,10 @@ impl Connection {
         self.state.transport.message_timeout
     }
 
-    /// Other connections of the user use up the same allowance.
+    /// Other connections of the user use up the same budgets.
     fn share_with_others(&mut self) {
-        self.allowance.share_with(self.state.limits.user(&self.member.user.id));
+        self.limiter.set_factor(self.access.identity().map_or(1, |known| known.limit_factor));
+        self.limiter.share_with(self.state.limits.user(&self.member.user.id));
     }
 }
 

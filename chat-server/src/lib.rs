@@ -48,6 +48,7 @@ mod secret;
 mod server;
 mod sessions;
 mod state;
+mod undelivered;
 mod upgrade;
 mod web;
 
@@ -56,7 +57,7 @@ pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identi
 pub use auth::{Audience, JwtAuthenticator, JwtSigner, TokenClaims};
 pub use config::ServerConfig;
 pub use ipnet::IpNet;
-pub use limits::{LimitsConfig, Rate};
+pub use limits::{LimitsConfig, Rate, Rates};
 pub use peer::{ForwardedHeader, parse_network};
 pub use secret::Secret;
 pub use server::{Server, ServerBuilder};

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_core::{Batch, CloseReason, Deliver, Delivery, Dialect, Frames, Reply, User};
+use chat_core::{Batch, CloseReason, Deliver, Delivery, Dialect, Frames, Reply, Topic, User};
 use chat_transport::Outbox;
 use tokio::time::timeout;
+
+use crate::undelivered::Drops;
 
 /// A handle on a connection: who it is, what it speaks, and the way to it. By value, since
 /// whoever delivers to it goes by as few pointers as can be.
@@ -18,11 +20,12 @@ pub(crate) struct Member {
     /// It is not told who is in the room.
     is_blind: bool,
     outbox: Outbox,
+    drops: Drops,
 }
 
 impl Member {
-    pub(crate) fn new(user: Arc<User>, dialect: Dialect, outbox: Outbox) -> Self {
-        Self { user, dialect, is_blind: false, outbox }
+    pub(crate) fn new(user: Arc<User>, dialect: Dialect, outbox: Outbox, drops: Drops) -> Self {
+        Self { user, dialect, is_blind: false, outbox, drops }
     }
 
     /// The same connection, as one that is told who is in the room, or not.
@@ -32,14 +35,17 @@ impl Member {
 
     /// The same connection under another name, or in another dialect.
     pub(crate) fn with(&self, user: Arc<User>, dialect: Dialect) -> Self {
-        Self::new(user, dialect, self.outbox.clone())
+        Self::new(user, dialect, self.outbox.clone(), self.drops.clone())
     }
 
-    /// Says something to this client alone, if its dialect has a word for it.
-    pub(crate) fn reply(&self, reply: &Reply<'_>) {
-        if let Some(frames) = self.dialect.reply(reply) {
-            self.send(&frames);
-        }
+    /// Says something to this client alone, if its dialect has a word for it. Returns how many
+    /// bytes that took.
+    pub(crate) fn reply(&self, reply: &Reply<'_>) -> usize {
+        let frames = self.dialect.reply(reply);
+        frames.as_ref().map_or(0, |frames| {
+            self.send(frames);
+            frames.bytes().len()
+        })
     }
 
     /// Takes events that are for this client alone.
@@ -80,6 +86,12 @@ impl Member {
         }
     }
 
+    /// Waits until the connection is closed (`false`), or has to look at what concerns it (`true`,
+    /// once).
+    pub(crate) async fn interrupted(&self) -> bool {
+        self.outbox.interrupted().await
+    }
+
     /// Something has changed that concerns the client, and it has not seen to it yet.
     pub(crate) fn is_notified(&self) -> bool {
         self.outbox.is_notified()
@@ -100,7 +112,17 @@ impl Deliver for Member {
         } else {
             batch.frames(self.dialect)
         };
-        frames.map_or(Delivery::Skipped, |frames| self.outbox.send(frames))
+        let Some(frames) = frames else { return Delivery::Skipped };
+        if matches!(batch.topic(), Topic::Room(_)) {
+            return self.outbox.send(frames);
+        }
+        // Anybody may write to a user: what is too much is dropped, and closes nobody.
+        let delivery = self.outbox.send_droppable(frames);
+        if delivery == Delivery::Full {
+            self.drops.report(&self.user, batch);
+            return Delivery::Dropped;
+        }
+        delivery
     }
 
     fn close(&self, reason: CloseReason) {

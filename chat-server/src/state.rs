@@ -15,6 +15,7 @@ use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::moderation::Moderation;
 use crate::sessions::Sessions;
+use crate::undelivered::{self, Drops};
 
 #[derive(Debug)]
 pub(crate) struct State {
@@ -33,8 +34,10 @@ pub(crate) struct State {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) metrics: Metrics,
     pub(crate) draining: AtomicBool,
+    pub(crate) drops: Drops,
     driver: Task,
     _moderator: Task,
+    _reporter: Task,
 }
 
 /// Work behind the server. It ends when the broker is closed, or with the server.
@@ -57,6 +60,8 @@ impl State {
         authorizer: Option<Arc<dyn Authorizer>>,
     ) -> Self {
         let (sessions, moderation) = (Arc::<Sessions>::default(), Arc::<Moderation>::default());
+        let (drops, dropped) = undelivered::channel();
+        let reporter = tokio::spawn(undelivered::publish(dropped, Arc::clone(hub.broker())));
         let moderator = Arc::clone(&moderation).run(hub.clone(), Arc::clone(&sessions));
         Self {
             transport: Arc::new(config.transport.clone()),
@@ -71,8 +76,10 @@ impl State {
             sessions,
             metrics: Metrics::default(),
             draining: AtomicBool::new(false),
+            drops,
             driver,
             _moderator: Task(tokio::spawn(moderator)),
+            _reporter: Task(reporter),
         }
     }
 

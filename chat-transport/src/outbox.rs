@@ -131,6 +131,16 @@ impl Outbox {
         delivery
     }
 
+    /// Sends `frames` as [`send`](Self::send) does, if they fit into the first half of the
+    /// outbox: for what may be dropped, which then leaves room for what must not be. A
+    /// [`Delivery::Full`] is not counted as refused.
+    #[must_use = "frames are dropped when the peer reads too slowly"]
+    pub fn send_droppable(&self, frames: &Frames) -> Delivery {
+        let Depth { frames: most_frames, bytes } = self.0.max;
+        let half = Depth { frames: most_frames / 2, bytes: bytes / 2 };
+        self.offer_within(half, frames.bytes(), frames.count() as usize)
+    }
+
     /// Closes: what is queued is written, then a close frame with the code and phrase of
     /// `reason`. For [`CloseReason::SlowConsumer`] what is queued is dropped, but for the
     /// rest of what is half written.
@@ -178,6 +188,27 @@ impl Outbox {
         self.lock().depth
     }
 
+    /// Waits until the session is closed (`false`) or its owner is [notified](Self::notify)
+    /// (`true`), which then has been seen: for an owner that waits for something else than the
+    /// peer's messages. One task may wait at a time, here or in [`drained_to`](Self::drained_to).
+    ///
+    /// # Cancel safety
+    /// Safe: a notification that was not returned stays.
+    pub async fn interrupted(&self) -> bool {
+        poll_fn(|cx| {
+            let mut queue = self.lock();
+            if queue.goodbye.is_some() {
+                return Poll::Ready(false);
+            }
+            if std::mem::take(&mut queue.notified) {
+                return Poll::Ready(true);
+            }
+            queue.waiter = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Waits until at most `bytes` wait to be written, or the session is closed, or its owner is
     /// [notified](Self::notify): for whoever has more to send than fits. One task may wait at a
     /// time.
@@ -204,12 +235,17 @@ impl Outbox {
 
     /// Takes `bytes`, which hold `frames` whole frames, unless there is no room.
     pub(crate) fn offer(&self, bytes: &Bytes, frames: usize) -> Delivery {
+        self.offer_within(self.0.max, bytes, frames)
+    }
+
+    /// Takes them unless more than `max` would wait then.
+    fn offer_within(&self, max: Depth, bytes: &Bytes, frames: usize) -> Delivery {
         let mut queue = self.lock();
         if queue.goodbye.is_some() {
             return Delivery::Closed;
         }
         if !queue.chunks.is_empty() {
-            if !queue.has_room(bytes.len(), frames, self.0.max) {
+            if !queue.has_room(bytes.len(), frames, max) {
                 return Delivery::Full;
             }
             queue.sent += bytes.len() as u64;

@@ -41,7 +41,8 @@ fn passed_on(frame: &str, command: &Command<'_>) {
         Command::Say { message } => said(&general(), &plain(message)),
         Command::Post { room, message } => said(room, &plain(message)),
         Command::Direct { content, .. } => {
-            let bytes = codec::encode(&Event::Direct(Direct { user: USER, frame, at: 1 }));
+            let bytes =
+                codec::encode(&Event::Direct(Direct { user: USER, frame, at: 1, request: None }));
             let Event::Direct(direct) = codec::decode(&bytes).unwrap() else { panic!("a kind") };
             assert_eq!(direct.frame, frame);
             let shown = shown(Dialect::Native, &general(), &Event::Direct(direct));

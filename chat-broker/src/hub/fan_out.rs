@@ -248,6 +248,7 @@ impl<M: Deliver + Clone> Shared<M> {
                     Counters::add(&self.counters.slow_consumers, 1);
                     seat.close(CloseReason::SlowConsumer);
                 }
+                Delivery::Dropped => Counters::add(&self.counters.dropped, 1),
                 Delivery::Skipped | Delivery::Closed => {}
             }
         }

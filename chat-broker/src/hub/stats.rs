@@ -17,6 +17,8 @@ pub struct HubStats {
     pub deliveries: u64,
     /// Members closed because they read too slowly.
     pub slow_consumers: u64,
+    /// Batches that members dropped for want of room: [`Delivery::Dropped`](chat_core::Delivery).
+    pub dropped: u64,
     /// Messages that were missed, and read from the history before any member noticed.
     pub repaired: u64,
     /// The longest time from the moment in which messages were known to be missing to the
@@ -39,6 +41,7 @@ pub(super) struct Counters {
     pub(super) received: AtomicU64,
     pub(super) deliveries: AtomicU64,
     pub(super) slow_consumers: AtomicU64,
+    pub(super) dropped: AtomicU64,
     repaired: AtomicU64,
     longest_repair_us: AtomicU64,
     gaps: AtomicU64,
@@ -73,6 +76,7 @@ impl<M> Shared<M> {
             received: get(&counters.received),
             deliveries: get(&counters.deliveries),
             slow_consumers: get(&counters.slow_consumers),
+            dropped: get(&counters.dropped),
             repaired: get(&counters.repaired),
             longest_repair: Duration::from_micros(get(&counters.longest_repair_us)),
             gaps: get(&counters.gaps),

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::{Fields, append_json, unknown_type};
 use crate::command::{Command, Hello};
 use crate::error::Rejection;
-use crate::event::{Direct, Event, Message, Presence, PresenceChange, Sender};
+use crate::event::{Direct, Event, Message, Presence, PresenceChange, Sender, Undelivered};
 use crate::position::{Epoch, Position};
 use crate::topic::Topic;
 
@@ -83,6 +83,12 @@ pub(crate) enum Frame<'a> {
         data: Option<&'a RawValue>,
         at: u64,
     },
+    Undelivered {
+        session: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+        to: &'a str,
+    },
     Gap {
         room: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,11 +136,16 @@ pub(crate) fn frame<'a>(
             Frame::Presence { room, event: "count", user: None, count: Some(count) }
         }
         Event::Typing { user, typing } => Frame::Typing { room, user, typing },
-        Event::Direct(Direct { user, frame, at }) => {
+        Event::Direct(Direct { user, frame, at, .. }) => {
             let fields = Fields::parse(frame).ok()?;
             let (message, data) = fields.raw_content();
             Frame::Direct { user, message: message?, data, at }
         }
+        Event::Undelivered(Undelivered { to, request }) => Frame::Undelivered {
+            session: request.session,
+            id: serde_json::from_str(request.id).ok(),
+            to: to.id,
+        },
         Event::Gap(position) => Frame::Gap {
             room,
             epoch: position.map(|position| position.epoch),

@@ -11,6 +11,9 @@ use super::{AuthError, Identity};
 /// Rules that a token may hold.
 const MAX_RULES: usize = 256;
 
+/// The most that a token may raise the limits.
+const MAX_FACTOR: u32 = 1000;
+
 /// What a token says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -34,6 +37,9 @@ pub struct TokenClaims {
     /// Capabilities by patterns of rooms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rooms: Option<BTreeMap<String, Vec<String>>>,
+    /// How many times as much as others the bearer may use, 1 to 1,000: for bots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_factor: Option<u32>,
 }
 
 /// One audience, or several.
@@ -61,8 +67,13 @@ impl TokenClaims {
         let name = self.name.map(UserName::new).transpose();
         let name = name.map_err(|why| AuthError::invalid(format!("the claim \"name\" {why}")))?;
         let grants = self.rooms.map_or_else(|| Ok(Grants::everywhere()), grants)?;
+        let factor = self.limit_factor.unwrap_or(1);
+        if !(1..=MAX_FACTOR).contains(&factor) {
+            return Err(AuthError::invalid("the claim \"limit_factor\" is not 1 to 1000"));
+        }
         let expires = UNIX_EPOCH.checked_add(Duration::from_secs(self.exp));
-        Ok(Identity::new(user).name(name).grants(grants).expires(expires))
+        let identity = Identity::new(user).name(name).grants(grants).expires(expires);
+        Ok(identity.limit_factor(factor))
     }
 }
 

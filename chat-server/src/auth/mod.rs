@@ -129,13 +129,16 @@ pub struct Identity {
     pub grants: Grants,
     /// When this is true no more. `None`: never.
     pub expires: Option<SystemTime>,
+    /// How many times as much as others the user may use of what
+    /// [`LimitsConfig`](crate::LimitsConfig) limits by rates: for bots. Default 1.
+    pub limit_factor: u32,
 }
 
 impl Identity {
     /// A user with a made-up name, who may do in every room what members do, for ever.
     #[must_use]
     pub fn new(user: UserId) -> Self {
-        Self { user, name: None, grants: Grants::everywhere(), expires: None }
+        Self { user, name: None, grants: Grants::everywhere(), expires: None, limit_factor: 1 }
     }
 
     /// Sets [`name`](Self::name).
@@ -149,6 +152,13 @@ impl Identity {
     #[must_use]
     pub fn grants(mut self, grants: Grants) -> Self {
         self.grants = grants;
+        self
+    }
+
+    /// Sets [`limit_factor`](Self::limit_factor).
+    #[must_use]
+    pub fn limit_factor(mut self, factor: u32) -> Self {
+        self.limit_factor = factor;
         self
     }
 

@@ -148,7 +148,7 @@ impl Connection {
             protocol: 1,
             expires_in_ms: self.access.expires_in().map(|time| time.as_millis() as u64),
             heartbeat_ms: self.state.heartbeat_ms(),
-            limits: self.state.config.told_limits(),
+            limits: self.state.config.told_limits(self.limiter.factor()),
         }));
     }
 }

@@ -1,5 +1,4 @@
-//! Whether the client may do what it asks for: by its allowance, its token, and the bans that
-//! stand.
+//! Whether the client may do what it asks for: by its token, and the bans that stand.
 
 use chat_broker::BrokerError;
 use chat_core::{
@@ -8,7 +7,6 @@ use chat_core::{
 
 use super::{Connection, unavailable};
 use crate::auth::{Action, unauthorized};
-use crate::limits::Excess;
 use crate::moderation::Scope;
 
 /// What a command needs.
@@ -42,9 +40,6 @@ impl Connection {
 
     /// Whether the client may do that; `None` if the application is to be asked.
     pub(super) fn permit(&self, command: &Command<'_>) -> Option<Result<(), Rejection>> {
-        if let Err(rejection) = self.within_limits(command) {
-            return Some(Err(rejection));
-        }
         match need(command, self.current.as_ref()) {
             Need::Nothing => Some(Ok(())),
             Need::Identity if self.access.is_pending() => Some(Err(unauthorized())),
@@ -71,32 +66,6 @@ impl Connection {
     pub(super) async fn may(&self, capability: Capability, room: &RoomId) -> bool {
         let action = Action::InRoom(capability, room);
         self.access.ask(self.state.authorizer.as_deref(), action).await.check().is_ok()
-    }
-
-    fn within_limits(&self, command: &Command<'_>) -> Result<(), Rejection> {
-        let (limits, allowance) = (&self.state.limits, &self.allowance);
-        let mut within = allowance.frame(limits);
-        if within.is_ok() && is_join(command) {
-            within = allowance.join(limits);
-        }
-        if within.is_ok() && matches!(command, Command::Kick(_) | Command::Ban { .. }) {
-            within = allowance.sanction(limits);
-        }
-        within.map_err(|excess| {
-            // What others use up is not held against it.
-            if matches!(excess.limit, "connection_rate" | "join_rate") {
-                self.count_error();
-            }
-            self.too_much(excess)
-        })
-    }
-
-    fn too_much(&self, Excess { limit, retry_after }: Excess) -> Rejection {
-        self.state.metrics.limited(limit);
-        let message = "You do too much in too short a time: this was not carried out.";
-        // Rounded up: who comes back then is not too early.
-        let retry_after_ms = Some(retry_after.as_millis() as u64 + 1);
-        Rejection { retry_after_ms, ..Rejection::new(ErrorCode::RateLimited, message) }
     }
 
     pub(super) fn not_banned(&self, action: Action<'_>) -> Result<(), Rejection> {
@@ -142,10 +111,6 @@ fn need<'a>(command: &'a Command<'_>, current: Option<&'a RoomId>) -> Need<'a> {
         _ => return Need::Identity,
     };
     Need::Capability(Action::InRoom(capability, room))
-}
-
-fn is_join(command: &Command<'_>) -> bool {
-    matches!(command, Command::Join { .. } | Command::Switch { .. } | Command::Subscribe { .. })
 }
 
 /// The names that a command brings in, and what is said of one that is too long.

@@ -4,6 +4,8 @@
 //! newcomer becomes a member who hears nothing yet, reads page after page of the history as
 //! fast as the client takes them, and begins to listen where the last page ends.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chat_broker::{BrokerError, HistoryRead, Hub, Membership, Snapshot, Welcomed};
@@ -59,6 +61,8 @@ pub(super) struct Newcomer {
     /// How long it may take to read what waits for it.
     pub(super) patience: Duration,
     pub(super) max_listed: usize,
+    /// What its answers cost, in bytes.
+    pub(super) answered: Arc<AtomicUsize>,
 }
 
 impl Newcomer {
@@ -209,7 +213,7 @@ impl Newcomer {
     ) {
         let epoch = position.unwrap_or_default().epoch;
         let tell = |members: &[Sender<'_>], count| {
-            self.member.reply(&Reply::Joined(Joined {
+            let bytes = self.member.reply(&Reply::Joined(Joined {
                 id: self.id.as_deref(),
                 room: &self.room,
                 position,
@@ -218,6 +222,7 @@ impl Newcomer {
                 count,
                 messages: Page::new(&self.room, epoch, messages),
             }));
+            self.count(bytes);
         };
         if self.member.sees_presence() {
             members::list(snapshot, &self.member.user, self.max_listed, tell);
@@ -240,8 +245,14 @@ impl Newcomer {
 
     fn tell(&self, items: Vec<Item>) {
         if !items.is_empty() {
-            self.member.take(&Batch::new(Topic::Room(self.room.clone()), items));
+            let batch = Batch::new(Topic::Room(self.room.clone()), items);
+            self.count(batch.payload_len());
+            self.member.take(&batch);
         }
+    }
+
+    fn count(&self, bytes: usize) {
+        self.answered.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// How many of the latest messages the client is told of, when it cannot recover.
@@ -256,7 +267,9 @@ impl Newcomer {
         range: Range,
         limit: u32,
     ) -> Result<History, BrokerError> {
-        read(hub, &self.room, range, limit).await
+        let history = read(hub, &self.room, range, limit).await?;
+        self.count(history.entries.iter().map(|entry| entry.payload.len()).sum());
+        Ok(history)
     }
 }
 

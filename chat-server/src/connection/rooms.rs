@@ -1,6 +1,7 @@
 //! Coming to rooms and leaving them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use chat_broker::{Delivery, Membership, Snapshot, Welcomed};
@@ -16,6 +17,7 @@ use super::recovery::{Newcomer, Wish};
 use super::send::not_in_a_room;
 use super::{Connection, unavailable};
 use crate::auth::Action;
+use crate::limits::RoomSlot;
 use crate::member::Member;
 
 /// A room that the client is in.
@@ -26,6 +28,10 @@ pub(super) struct Place {
     pub(super) sees_presence: bool,
     /// The reading of the moderation's clock when it was entered.
     pub(super) since: u32,
+    /// What this connection has added to the room's history; see [`super::budget`].
+    pub(super) kept_bytes: usize,
+    /// Counts among the rooms of the user.
+    _slot: Option<RoomSlot>,
     /// What was last passed on of the client's typing, and when.
     typing: Option<(bool, Instant)>,
 }
@@ -111,24 +117,42 @@ impl Connection {
             wish,
             patience: self.patience(),
             max_listed: self.state.config.max_listed_members,
+            answered: Arc::default(),
         };
-        if let Some(index) = self.places.iter().position(|place| place.room == room) {
-            let outcome = self.enter_again(index, newcomer).await;
-            return outcome.map_err(|error| unavailable(&error));
-        }
+        let answered = Arc::clone(&newcomer.answered);
+        let entered = match self.places.iter().position(|place| place.room == room) {
+            Some(index) => {
+                let outcome = self.enter_again(index, newcomer).await;
+                outcome.map_err(|error| unavailable(&error))
+            }
+            None => self.enter_first(room, newcomer, since, announced).await,
+        };
+        self.pay_for_answer(answered.load(Ordering::Relaxed));
+        entered
+    }
+
+    async fn enter_first(
+        &mut self,
+        room: RoomId,
+        newcomer: Newcomer,
+        since: u32,
+        announced: bool,
+    ) -> Result<(), Rejection> {
         let max = self.state.limits.config().rooms.unwrap_or(usize::MAX);
         if self.places.len() >= max {
-            self.state.metrics.limited("rooms");
             let message = format!("A connection is in at most {max} rooms.");
-            return Err(Rejection::new(ErrorCode::TooManyRooms, message));
+            return Err(self.too_many_rooms("rooms", message));
         }
+        let slot = self.limiter.room(&self.state.limits).map_err(|max| {
+            self.too_many_rooms("user_rooms", format!("A user is in at most {max} rooms here."))
+        })?;
         let topic = Topic::Room(room.clone());
         let (member, occupant) = (newcomer.member.clone(), self.occupant(announced));
         let welcome = {
             let newcomer = newcomer.clone();
             move |snapshot: Snapshot<'_, Member>| newcomer.welcome(&snapshot)
         };
-        let joining = self.state.hub.join(&topic, self.id, member, Some(occupant), welcome);
+        let joining = self.state.hub.join(&topic, self.id, member.clone(), Some(occupant), welcome);
         let mut membership = joining.await.map_err(|error| unavailable(&error))?;
         if membership.is_catching_up()
             && let Err(error) = newcomer.catch_up(&self.state.hub, &mut membership).await
@@ -138,10 +162,23 @@ impl Connection {
         }
         // Most are in one room, and a vector that grows by itself begins with four.
         self.places.reserve_exact(usize::from(self.places.is_empty()));
-        self.places.push(Place { membership, room, sees_presence, since, typing: None });
+        self.places.push(Place {
+            membership,
+            room,
+            sees_presence: member.sees_presence(),
+            since,
+            kept_bytes: 0,
+            _slot: slot,
+            typing: None,
+        });
         // Whoever was put out on the way in was not there to be told.
         self.look_around();
         Ok(())
+    }
+
+    fn too_many_rooms(&self, limit: &'static str, message: String) -> Rejection {
+        self.state.metrics.limited(limit);
+        Rejection::new(ErrorCode::TooManyRooms, message)
     }
 
     /// Before, nobody can be let in.
@@ -243,14 +280,20 @@ impl Connection {
         }
     }
 
-    pub(super) fn members(&self, id: Option<&RawValue>, room: &RoomId) -> Result<(), Rejection> {
+    pub(super) fn members(
+        &mut self,
+        id: Option<&RawValue>,
+        room: &RoomId,
+    ) -> Result<(), Rejection> {
         let place = self.place(room).ok_or_else(not_in_a_room)?;
         let max = self.state.config.max_listed_members;
+        let mut bytes = 0;
         place.membership.look(|snapshot| {
             members::list(&snapshot, &self.member.user, max, |members, count| {
-                self.member.reply(&Reply::Members { id, room, members, count });
+                bytes = self.member.reply(&Reply::Members { id, room, members, count });
             });
         });
+        self.pay_for_answer(bytes);
         Ok(())
     }
 }

@@ -7,7 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use chat_broker::Delivery;
 use chat_core::{
-    Command, Content, Direct, ErrorCode, Event, Message, Rejection, RoomId, Topic, envelope,
+    Command, Content, Direct, ErrorCode, Event, Message, Rejection, RequestRef, RoomId, Topic,
+    envelope,
 };
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -25,6 +26,7 @@ impl Connection {
     /// Makes a message of a command that is one; gives any other back.
     pub(super) fn message<'a>(
         &self,
+        id: Option<&RawValue>,
         frame: &str,
         command: Command<'a>,
     ) -> Result<Result<Outgoing, Command<'a>>, Rejection> {
@@ -41,7 +43,13 @@ impl Connection {
             Command::Direct { to, content } => {
                 self.check(&content)?;
                 let user = self.member.user.as_sender();
-                let payload = envelope::encode(&Event::Direct(Direct { user, frame, at: now() }));
+                let session = self.state.session_name(self.id);
+                let request = self
+                    .member
+                    .is_native()
+                    .then(|| RequestRef { session: &session, id: id.map_or("", RawValue::get) });
+                let direct = Direct { user, frame, at: now(), request };
+                let payload = envelope::encode(&Event::Direct(direct));
                 Outgoing { topic: Topic::User(to), payload, delivery: Delivery::Ephemeral }
             }
             command => return Ok(Err(command)),

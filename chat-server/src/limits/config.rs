@@ -1,5 +1,8 @@
 //! Settings of the limits.
 
+use std::time::Duration;
+
+use super::cost::Rates;
 use super::rate::Rate;
 
 /// Limits on what clients may use. `None` is no limit.
@@ -19,25 +22,27 @@ pub struct LimitsConfig {
     /// above it is answered with 429; one that has not asked for anything yet, with 503. An address
     /// may have as many of either kind.
     pub connections_per_address: Option<usize>,
-    /// Frames from one connection. Default 50 a second, 300 at once: who reconnects joins all
-    /// its rooms at once.
-    pub frames: Option<Rate>,
-    /// Frames from all connections of a user on this server, if the user is known by more than
-    /// a connection. Default 100 a second, 600 at once.
-    pub frames_per_user: Option<Rate>,
-    /// Frames from one address. Default none, as for the connections.
-    pub frames_per_address: Option<Rate>,
-    /// Joins of one connection. Default 10 a second, 256 at once.
-    pub joins: Option<Rate>,
-    /// Kicks and bans by one user, over all its connections on this server. Default 1 a second,
-    /// 30 at once. Backends have no such limit.
-    pub sanctions: Option<Rate>,
-    /// Frames of one connection that are refused for the client's fault. Default 1 a second,
-    /// 100 at once; one above it closes the connection with 1008.
-    pub errors: Option<Rate>,
-    /// Rooms that one connection may be in. Default 128. Each costs a place in the room and,
+    /// What one connection may use. Defaults, a second and at once: 50 and 300 frames, of 256 and
+    /// 512 KiB; 2 and 16 MiB of answers; 16,000 bytes and 3 MiB kept in Redis; 10 and 256 joins.
+    pub connection: Rates,
+    /// What all connections of a user on this server may use together, if the user is known by
+    /// more than a connection. Defaults: 100 and 1,500 frames; 1 and 30 kicks and bans (backends
+    /// have no such limit); 4 and 32 MiB of answers; of received and kept bytes as much as one
+    /// connection.
+    pub user: Rates,
+    /// What all connections from an address may use together. Default none, as for the
+    /// connections; [`per_address`](Self::per_address) has those of the program with trusted
+    /// proxies.
+    pub address: Rates,
+    /// How long a frame may wait for what its user or address has used up. Default 5 s. One that
+    /// would wait longer is refused with `rate_limited`.
+    pub max_wait: Duration,
+    /// Rooms that one connection may be in. Default 128. Each costs memory here and in Redis and,
     /// on the first member of this server, a subscription.
     pub rooms: Option<usize>,
+    /// Rooms that all connections of a user on this server may be in together: a room counts once
+    /// for each connection. Default 2,048.
+    pub rooms_per_user: Option<usize>,
     /// Longest name of a room or a user, in bytes. Default and at most
     /// [`MAX_NAME_BYTES`](chat_core::MAX_NAME_BYTES), 128.
     pub name_bytes: usize,
@@ -52,20 +57,55 @@ impl Default for LimitsConfig {
             connections: Some(100_000),
             http_connections: Some(4096),
             connections_per_address: None,
-            frames: Some(Rate::new(50, 300)),
-            frames_per_user: Some(Rate::new(100, 600)),
-            frames_per_address: None,
-            joins: Some(Rate::new(10, 256)),
-            sanctions: Some(Rate::new(1, 30)),
-            errors: Some(Rate::new(1, 100)),
+            connection: Rates {
+                frames: Some(Rate::new(50, 300)),
+                received_bytes: Some(RECEIVED),
+                answer_bytes: Some(Rate::new(2 * MIB, 16 * MIB)),
+                kept_bytes: Some(KEPT),
+                joins: Some(Rate::new(10, 256)),
+                sanctions: None,
+            },
+            user: Rates {
+                frames: Some(Rate::new(100, 1500)),
+                received_bytes: Some(RECEIVED),
+                answer_bytes: Some(Rate::new(4 * MIB, 32 * MIB)),
+                kept_bytes: Some(KEPT),
+                joins: None,
+                sanctions: Some(Rate::new(1, 30)),
+            },
+            address: Rates::default(),
+            max_wait: Duration::from_secs(5),
             rooms: Some(128),
+            rooms_per_user: Some(2048),
             name_bytes: chat_core::MAX_NAME_BYTES,
             json_depth: 64,
         }
     }
 }
 
+const MIB: u32 = 1024 * 1024;
+
+/// A member on a line of 20 Mbit/s reads 2,400 KiB a second, and has an outbox of 1 MiB: one
+/// sender, with a burst of half of it, cannot fill it.
+const RECEIVED: Rate = Rate::new(256 * 1024, 512 * 1024);
+
+/// At most 64 MB in an hour, and 3.5 MB in the first 20 s.
+const KEPT: Rate = Rate::new(16_000, 3 * MIB);
+
 impl LimitsConfig {
+    /// The rates of an address behind which there may be an office, or a part of a mobile network.
+    #[must_use]
+    pub fn per_address() -> Rates {
+        Rates {
+            frames: Some(Rate::new(500, 5000)),
+            received_bytes: Some(Rate::new(2 * MIB, 8 * MIB)),
+            answer_bytes: Some(Rate::new(32 * MIB, 256 * MIB)),
+            kept_bytes: Some(Rate::new(160_000, 32 * MIB)),
+            joins: None,
+            sanctions: None,
+        }
+    }
+
     /// No rate and no count is limited: for load tests, and behind something that does.
     #[must_use]
     pub fn off() -> Self {
@@ -73,14 +113,16 @@ impl LimitsConfig {
             connections: None,
             http_connections: None,
             connections_per_address: None,
-            frames: None,
-            frames_per_user: None,
-            frames_per_address: None,
-            joins: None,
-            sanctions: None,
-            errors: None,
+            connection: Rates::default(),
+            user: Rates::default(),
+            address: Rates::default(),
             rooms: None,
+            rooms_per_user: None,
             ..Self::default()
         }
+    }
+
+    pub(super) fn has_no_rates(&self) -> bool {
+        [&self.connection, &self.user, &self.address].iter().all(|rates| rates.is_unlimited())
     }
 }

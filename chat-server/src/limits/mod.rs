@@ -3,11 +3,14 @@
 //! | limit | when it is reached |
 //! |---|---|
 //! | connections, of all and of an address | 503 and 429 with `Retry-After` |
-//! | frames a second, of a connection, a user and an address; joins a second | `rate_limited`, with `retry_after_ms` |
-//! | refused frames | closed with 1008 |
+//! | frames, bytes, answers, bytes kept in Redis, joins; of a connection, a user and an address | the connection is not read until it has budget again; `rate_limited` if that takes longer than [`LimitsConfig::max_wait`] |
+//!
+//! A connection that is not read is slowed down by TCP: nothing is lost or reordered, the client
+//! need not know, and a client that floods gets no more than its rate.
 
-mod allowance;
 mod config;
+mod cost;
+mod limiter;
 mod rate;
 mod shares;
 
@@ -18,15 +21,19 @@ use std::time::{Duration, Instant};
 
 use chat_core::UserId;
 
-pub(crate) use allowance::{Allowance, Excess};
 pub use config::LimitsConfig;
+pub use cost::Rates;
+pub(crate) use cost::{Cost, Resource, Wait};
+pub(crate) use limiter::{Charge, RateLimiter};
 pub use rate::Rate;
+pub(crate) use shares::RoomSlot;
 use shares::{Part, Shares};
 
 /// What all connections of a server use together.
 #[derive(Debug)]
 pub(crate) struct Limits {
     config: LimitsConfig,
+    has_no_rates: bool,
     connections: Arc<AtomicUsize>,
     users: Shares<UserId>,
     addresses: Shares<IpAddr>,
@@ -56,6 +63,7 @@ pub(crate) enum Refused {
 impl Limits {
     pub(crate) fn new(config: LimitsConfig) -> Self {
         Self {
+            has_no_rates: config.has_no_rates(),
             config,
             connections: Arc::default(),
             users: Shares::default(),
@@ -95,14 +103,14 @@ impl Limits {
 
     /// The part that a connection has in what its user may use; `None` if that is unlimited.
     pub(crate) fn user(&self, user: &UserId) -> Option<Part> {
-        if self.config.frames_per_user.is_none() && self.config.sanctions.is_none() {
+        if self.config.user.is_unlimited() && self.config.rooms_per_user.is_none() {
             return None;
         }
         self.users.enter(user.clone(), usize::MAX, self.now())
     }
 
     fn counts_addresses(&self) -> bool {
-        self.config.connections_per_address.is_some() || self.config.frames_per_address.is_some()
+        self.config.connections_per_address.is_some() || !self.config.address.is_unlimited()
     }
 
     fn now(&self) -> Duration {

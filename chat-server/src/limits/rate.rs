@@ -1,23 +1,19 @@
-//! Token buckets: how many at once, and how many a second in the long run.
+//! Token buckets: how much at once, and how much a second in the long run.
+//!
+//! A bucket is kept as the time at which it will be full again (the generic cell rate algorithm
+//! of ITU-T I.371), which is one number. It may be overdrawn: whoever takes more than is there
+//! waits until the bucket is back at nothing, and so has a place in the order of all who wait.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How often something may happen.
+/// How often something may happen, or how much of something may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     per_second: u32,
     burst: u32,
-}
-
-/// A bucket of tokens, one of which each event takes. Kept as the time at which it will be
-/// full again (the generic cell rate algorithm of ITU-T I.371), which is one number.
-#[derive(Debug, Default)]
-pub(crate) struct Bucket {
-    /// Nanoseconds since the same moment as all times that it is asked with.
-    full_at: AtomicU64,
 }
 
 const SECOND: u64 = 1_000_000_000;
@@ -25,52 +21,105 @@ const SECOND: u64 = 1_000_000_000;
 impl Rate {
     /// `per_second` in the long run, and up to `burst` at once. Both are at least 1.
     #[must_use]
-    pub fn new(per_second: u32, burst: u32) -> Self {
-        Self { per_second: per_second.max(1), burst: burst.max(1) }
+    pub const fn new(per_second: u32, burst: u32) -> Self {
+        const fn at_least_one(number: u32) -> u32 {
+            if number == 0 { 1 } else { number }
+        }
+        Self { per_second: at_least_one(per_second), burst: at_least_one(burst) }
     }
 
-    pub(crate) fn per_second(self) -> u32 {
+    /// In the long run.
+    #[must_use]
+    pub fn per_second(self) -> u32 {
         self.per_second
     }
 
-    pub(crate) fn burst(self) -> u32 {
+    /// At once.
+    #[must_use]
+    pub fn burst(self) -> u32 {
         self.burst
     }
 
-    /// For one event, in nanoseconds.
-    fn interval(self) -> u64 {
-        SECOND / u64::from(self.per_second)
+    /// As many times as much.
+    pub(crate) fn times(self, factor: u32) -> Self {
+        Self {
+            per_second: self.per_second.saturating_mul(factor),
+            burst: self.burst.saturating_mul(factor),
+        }
+    }
+
+    /// Takes `cost` from a bucket that is full at `full_at`; returns when it will be full then.
+    fn take(self, full_at: u64, cost: u64, now: u64) -> u64 {
+        full_at.max(now).saturating_add(self.nanos(cost))
+    }
+
+    /// How long it takes until a bucket that is full at `full_at` is not overdrawn.
+    fn wait(self, full_at: u64, now: u64) -> Duration {
+        let covered_at = full_at.saturating_sub(self.nanos(self.burst.into()));
+        Duration::from_nanos(covered_at.saturating_sub(now))
+    }
+
+    /// The time in which `tokens` come in.
+    fn nanos(self, tokens: u64) -> u64 {
+        tokens.saturating_mul(SECOND) / u64::from(self.per_second)
     }
 }
 
+/// The bucket of one owner. All times that it is given are since the same moment.
+#[derive(Debug, Default)]
+pub(crate) struct Bucket {
+    full_at: u64,
+}
+
 impl Bucket {
-    /// Takes a token; or says in how long there will be one. `now` is the time since a moment
-    /// that is always the same.
-    pub(crate) fn take(&self, rate: Rate, now: Duration) -> Result<(), Duration> {
-        let now = now.as_nanos() as u64;
-        let interval = rate.interval();
-        let capacity = interval.saturating_mul(u64::from(rate.burst));
-        let taken = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-            let after = full_at.max(now) + interval;
-            (after - now <= capacity).then_some(after)
-        });
-        taken.map(drop).map_err(|full_at| {
-            Duration::from_nanos((full_at.max(now) + interval).saturating_sub(now + capacity))
-        })
+    /// Takes `cost`, and returns how long to wait until the bucket covers it.
+    pub(crate) fn take(&mut self, rate: Rate, cost: u64, now: Duration) -> Duration {
+        let now = nanos(now);
+        self.full_at = rate.take(self.full_at, cost, now);
+        rate.wait(self.full_at, now)
+    }
+}
+
+/// A [`Bucket`] that several share: those who wait are served in the order in which they took.
+#[derive(Debug, Default)]
+pub(crate) struct SharedBucket {
+    full_at: AtomicU64,
+}
+
+impl SharedBucket {
+    /// As [`Bucket::take`].
+    pub(crate) fn take(&self, rate: Rate, cost: u64, now: Duration) -> Duration {
+        let now = nanos(now);
+        let take = |full_at| Some(rate.take(full_at, cost, now));
+        let updated = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        let (Ok(before) | Err(before)) = updated;
+        rate.wait(rate.take(before, cost, now), now)
     }
 
     /// Whether nothing is missing from it: a new one is the same.
     pub(crate) fn is_full(&self, now: Duration) -> bool {
-        self.full_at.load(Ordering::Relaxed) <= now.as_nanos() as u64
+        self.full_at.load(Ordering::Relaxed) <= nanos(now)
     }
 }
 
-/// `50/100`: 50 a second, and 100 at once. `50`: as many at once as in a second.
+fn nanos(time: Duration) -> u64 {
+    time.as_nanos() as u64
+}
+
+/// `50/100`: 50 a second, and 100 at once. `50`: as many at once as in a second. `64K/1M`: with
+/// units of 1,024 and of 1,048,576.
 impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.parse().ok().filter(|number: &u32| *number > 0);
+        let number = |text: &str| {
+            let (digits, unit) = match text.as_bytes().last() {
+                Some(b'K') => (&text[..text.len() - 1], 1024),
+                Some(b'M') => (&text[..text.len() - 1], 1024 * 1024),
+                _ => (text, 1),
+            };
+            digits.parse::<u32>().ok()?.checked_mul(unit).filter(|number| *number > 0)
+        };
         let (per_second, burst) = text.split_once('/').unwrap_or((text, text));
         match (number(per_second), number(burst)) {
             (Some(per_second), Some(burst)) => Ok(Self { per_second, burst }),
@@ -87,41 +136,75 @@ impl fmt::Display for Rate {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const START: Duration = Duration::from_secs(1000);
 
     #[test]
-    fn a_burst_and_then_one_for_each_interval() {
-        let (bucket, rate) = (Bucket::default(), Rate::new(10, 3));
-        let start = Duration::from_secs(1000);
-        for _ in 0..3 {
-            assert_eq!(bucket.take(rate, start), Ok(()));
-        }
-        assert_eq!(bucket.take(rate, start), Err(100 * MS));
-        assert_eq!(bucket.take(rate, start + 40 * MS), Err(60 * MS), "refusals cost nothing");
-        assert_eq!(bucket.take(rate, start + 100 * MS), Ok(()));
-        assert_eq!(bucket.take(rate, start + 100 * MS), Err(100 * MS));
-        assert!(!bucket.is_full(start + 399 * MS));
-        assert!(bucket.is_full(start + 400 * MS));
-        let later = start + 10_000 * MS;
-        let taken = (0..10).filter(|_| bucket.take(rate, later).is_ok()).count();
-        assert_eq!(taken, 3, "what was not used is not saved up");
+    fn burst_is_free_and_then_each_waits_for_its_turn() {
+        let (mut bucket, rate) = (Bucket::default(), Rate::new(10, 3));
+        let waits: Vec<_> = (0..6).map(|_| bucket.take(rate, 1, START)).collect();
+        let zero = Duration::ZERO;
+        assert_eq!(waits, [zero, zero, zero, 100 * MS, 200 * MS, 300 * MS]);
+        let later = START + 10_000 * MS;
+        let free = (0..10).filter(|_| bucket.take(rate, 1, later).is_zero()).count();
+        assert_eq!(free, 3, "what was not used is not saved up");
     }
 
     #[test]
-    fn in_the_long_run_it_is_the_rate() {
-        let (bucket, rate) = (Bucket::default(), Rate::new(50, 100));
-        let taken = (0..60_000).filter(|n| bucket.take(rate, MS * *n).is_ok()).count();
-        assert!((3_090..=3_110).contains(&taken), "{taken} in a minute");
+    fn wait_is_over_when_it_was_promised() {
+        let (bucket, rate) = (SharedBucket::default(), Rate::new(10, 3));
+        assert_eq!(bucket.take(rate, 5, START), 200 * MS);
+        assert_eq!(bucket.take(rate, 0, START + 200 * MS), Duration::ZERO);
+        assert_eq!(bucket.take(rate, 0, START + 199 * MS), MS);
+        assert!(!bucket.is_full(START + 499 * MS));
+        assert!(bucket.is_full(START + 500 * MS));
     }
 
     #[test]
     fn rates_as_settings_give_them() {
         assert_eq!("50/100".parse(), Ok(Rate::new(50, 100)));
         assert_eq!("7".parse(), Ok(Rate::new(7, 7)));
-        for wrong in ["", "0", "1/0", "/", "-1", "1.5", "1/2/3", "99999999999"] {
+        assert_eq!("64K/2M".parse(), Ok(Rate::new(65_536, 2_097_152)));
+        for wrong in ["", "0", "1/0", "/", "-1", "1.5", "1/2/3", "99999999999", "K", "4096M", "1k"]
+        {
             assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        /// A client that waits as it is told never uses more than the rate allows, and gets all
+        /// that it allows.
+        #[test]
+        fn long_run_is_the_rate(
+            per_second in 1_u32..100_000, burst in 1_u32..100_000,
+            costs in prop::collection::vec(1_u64..2000, 1..200),
+        ) {
+            let (mut bucket, rate) = (Bucket::default(), Rate::new(per_second, burst));
+            let (mut now, mut used) = (START, 0);
+            for cost in costs {
+                now += bucket.take(rate, cost, now);
+                used += cost;
+                let earned = (now - START).as_secs_f64() * f64::from(per_second);
+                let allowed = f64::from(burst) + earned;
+                prop_assert!(used as f64 <= allowed * 1.001 + 1.0, "{used} of {allowed}");
+                if now > START {
+                    prop_assert!(used as f64 >= allowed * 0.999 - 1.0, "{used} of {allowed}");
+                }
+            }
+        }
+
+        /// Takers of a shared bucket are served one after another, each after its own cost.
+        #[test]
+        fn shared_bucket_serves_in_turn(costs in prop::collection::vec(1_u64..50, 2..50)) {
+            let (bucket, rate) = (SharedBucket::default(), Rate::new(1000, 1));
+            let waits: Vec<_> = costs.iter().map(|cost| bucket.take(rate, *cost, START)).collect();
+            for (pair, cost) in waits.windows(2).zip(&costs[1..]) {
+                prop_assert_eq!(pair[1] - pair[0], MS * *cost as u32);
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::rate::Bucket;
+use super::cost::SharedBuckets;
 
 const SHARDS: usize = 16;
 
@@ -28,8 +28,9 @@ struct Shard<K> {
 #[derive(Debug, Default)]
 pub(crate) struct Share {
     connections: AtomicUsize,
-    frames: Bucket,
-    sanctions: Bucket,
+    /// Rooms that these connections are in, together.
+    rooms: AtomicUsize,
+    buckets: SharedBuckets,
 }
 
 /// A connection's part in a share.
@@ -65,7 +66,7 @@ impl<K: Eq + Hash> Shard<K> {
         }
         self.shares.retain(|_, share| {
             let is_used = share.connections.load(Ordering::Relaxed) > 0;
-            is_used || !share.frames.is_full(now) || !share.sanctions.is_full(now)
+            is_used || !share.buckets.are_full(now)
         });
         self.tidy_at = (2 * self.shares.len()).max(FEW);
     }
@@ -82,14 +83,25 @@ impl<K> Default for Shares<K> {
 }
 
 impl Part {
-    /// Of all frames.
-    pub(crate) fn frames(&self) -> &Bucket {
-        &self.0.frames
+    pub(crate) fn buckets(&self) -> &SharedBuckets {
+        &self.0.buckets
     }
 
-    /// Of kicks and bans.
-    pub(crate) fn sanctions(&self) -> &Bucket {
-        &self.0.sanctions
+    /// A place among `max` rooms; `None` if all are taken.
+    pub(crate) fn room(&self, max: usize) -> Option<RoomSlot> {
+        let take = |rooms| (rooms < max).then_some(rooms + 1);
+        let taken = self.0.rooms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        taken.is_ok().then(|| RoomSlot(Arc::clone(&self.0)))
+    }
+}
+
+/// A membership that counts among the rooms of a user.
+#[derive(Debug)]
+pub(crate) struct RoomSlot(Arc<Share>);
+
+impl Drop for RoomSlot {
+    fn drop(&mut self) {
+        self.0.rooms.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -103,6 +115,7 @@ impl Drop for Part {
 mod tests {
     use super::*;
     use crate::limits::Rate;
+    use crate::limits::cost::{Cost, Rates};
 
     #[test]
     fn so_many_of_one_key_and_no_more() {
@@ -116,17 +129,22 @@ mod tests {
     }
 
     #[test]
-    fn the_bucket_outlives_the_connection_and_not_for_ever() {
-        let (shares, rate) = (Shares::default(), Rate::new(1, 1));
+    fn buckets_outlive_the_connection_until_they_are_full() {
+        let shares = Shares::default();
+        let rates = Rates { frames: Some(Rate::new(1, 1)), ..Rates::default() };
         let now = Duration::from_secs(5);
+        let wait = |part: &Part| {
+            let buckets = part.buckets();
+            buckets.take(&Cost::frame(0), &rates, 1, &SharedBuckets::OF_USER, now).time
+        };
         let part = shares.enter(0, 9, now).unwrap();
-        assert!(part.frames().take(rate, now).is_ok());
+        assert_eq!(wait(&part), Duration::ZERO);
         drop(part);
         let back = shares.enter(0, 9, now).unwrap();
-        assert!(back.frames().take(rate, now).is_err(), "the same bucket");
+        assert_eq!(wait(&back), Duration::from_secs(1), "the same buckets");
         drop(back);
         for key in 1..100_000 {
-            drop(shares.enter(key, 9, now + Duration::from_secs(1)));
+            drop(shares.enter(key, 9, now + Duration::from_secs(2)));
         }
         let held: usize =
             shares.shards.iter().map(|shard| shard.lock().unwrap().shares.len()).sum();

@@ -34,7 +34,8 @@ impl Layer {
             _ => self.max_control_frames.unwrap_or(transport.max_control_frames),
         };
         transport.outbox_frames = self.outbox_frames.unwrap_or(transport.outbox_frames);
-        transport.max_frame_bytes = self.max_frame_bytes.unwrap_or(transport.max_frame_bytes);
+        let least_frame = ServerConfig::frame_bytes(server.max_message_bytes);
+        transport.max_frame_bytes = self.max_frame_bytes.unwrap_or(least_frame);
         transport.max_message_bytes = transport.max_frame_bytes;
         transport.max_head_bytes = self.max_header_bytes.unwrap_or(transport.max_head_bytes);
         transport.handshake_timeout = period(self.handshake_timeout, transport.handshake_timeout);
@@ -86,19 +87,33 @@ impl Layer {
         // Behind proxies that tell them apart, addresses are worth counting.
         if addresses_are_known {
             limits.connections_per_address = Some(CONNECTIONS_PER_ADDRESS);
-            limits.frames_per_address = Some(Rate::new(500, 3000));
+            limits.address = LimitsConfig::per_address();
         }
-        let rate = |given: Option<Limit>, default| given.map_or(default, |limit| limit.0);
+        let set = |rate: &mut Option<Rate>, given: Option<Limit>| {
+            *rate = given.map_or(*rate, |limit| limit.0);
+        };
         limits.connections = self.max_connections.or(limits.connections);
         limits.connections_per_address =
             self.max_connections_per_address.or(limits.connections_per_address);
-        limits.frames = rate(self.rate, limits.frames);
-        limits.frames_per_user = rate(self.rate_per_user, limits.frames_per_user);
-        limits.frames_per_address = rate(self.rate_per_address, limits.frames_per_address);
-        limits.joins = rate(self.join_rate, limits.joins);
-        limits.sanctions = rate(self.sanction_rate, limits.sanctions);
-        limits.errors = rate(self.error_rate, limits.errors);
+        let (connection, user) = (&mut limits.connection, &mut limits.user);
+        set(&mut connection.frames, self.rate);
+        set(&mut connection.received_bytes, self.byte_rate);
+        set(&mut connection.answer_bytes, self.answer_rate);
+        set(&mut connection.kept_bytes, self.kept_rate);
+        set(&mut connection.joins, self.join_rate);
+        set(&mut user.frames, self.rate_per_user);
+        set(&mut user.received_bytes, self.byte_rate_per_user);
+        set(&mut user.answer_bytes, self.answer_rate_per_user);
+        set(&mut user.kept_bytes, self.kept_rate_per_user);
+        set(&mut user.sanctions, self.sanction_rate);
+        let address = &mut limits.address;
+        set(&mut address.frames, self.rate_per_address);
+        set(&mut address.received_bytes, self.byte_rate_per_address);
+        set(&mut address.answer_bytes, self.answer_rate_per_address);
+        set(&mut address.kept_bytes, self.kept_rate_per_address);
+        limits.max_wait = self.max_wait.map_or(limits.max_wait, |wait| wait.0);
         limits.rooms = self.max_rooms.or(limits.rooms);
+        limits.rooms_per_user = self.max_rooms_per_user.or(limits.rooms_per_user);
         limits
     }
 
@@ -213,7 +228,7 @@ mod tests {
         let limits = |file: &str| {
             let file: Layer = toml::from_str(file).unwrap();
             let limits = file.into_settings().unwrap().server.limits;
-            (limits.connections_per_address, limits.frames_per_address)
+            (limits.connections_per_address, limits.address.frames)
         };
         let (trusted, values) = (
             "trusted-proxies = [\"10.0.0.0/8\"]\n",
@@ -223,7 +238,7 @@ mod tests {
         assert_eq!(limits(""), (None, None));
         assert_eq!(limits("trusted-proxies = []"), (None, None));
         assert_eq!(limits("trusted-proxies = [\" \"]"), (None, None));
-        assert_eq!(limits(trusted), (Some(100), Some(Rate::new(500, 3000))));
+        assert_eq!(limits(trusted), (Some(100), Some(Rate::new(500, 5000))));
         assert_eq!(limits(values), given);
         assert_eq!(limits(&format!("{trusted}{values}")), given);
         let off = format!("{trusted}rate-per-address = \"off\"");

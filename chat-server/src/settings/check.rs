@@ -51,14 +51,16 @@ impl Layer {
         if self.presence_lease.is_some_and(|Period(lease)| lease < SHORTEST_LEASE) {
             return Err("invalid value for presence-lease: at least 1s".to_owned());
         }
-        let max_frame =
-            self.max_frame_bytes.unwrap_or(ServerConfig::default().transport.max_frame_bytes);
+        let message_bytes =
+            self.max_message_bytes.unwrap_or(ServerConfig::default().max_message_bytes);
+        let max_frame = self.max_frame_bytes.unwrap_or(ServerConfig::frame_bytes(message_bytes));
         at_least("max-frame-bytes", self.max_frame_bytes, 1024)?;
         at_least("max-header-bytes", self.max_header_bytes, 8192)?;
         at_least("outbox-frames", self.outbox_frames, 256)?;
         let controls = self.max_control_frames.map(|frames| frames as usize);
         at_least("max-control-frames", controls, FEWEST_CONTROLS)?;
         at_least("max-connections", self.max_connections, 1)?;
+        at_least("max-rooms-per-user", self.max_rooms_per_user, 1)?;
         at_least("max-connections-per-address", self.max_connections_per_address, 1)?;
         at_least("max-name-bytes", self.max_name_bytes, 1)?;
         at_least("max-json-depth", self.max_json_depth, 1)?;

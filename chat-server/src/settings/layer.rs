@@ -123,18 +123,67 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "CONNECTIONS")]
     pub(super) max_connections_per_address: Option<usize>,
 
-    /// Frames of one connection: a second / at once; or off [default: 50/300]
+    /// Rooms that all connections of a user may be in together [default: 2048]
+    #[arg(long, env, value_name = "ROOMS")]
+    pub(super) max_rooms_per_user: Option<usize>,
+
+    /// Frames of one connection: a second / at once; or off. A connection beyond a rate is read
+    /// later [default: 50/300]
     #[arg(long, env)]
     pub(super) rate: Option<Limit>,
 
-    /// Frames of all connections of a user [default: 100/600]
+    /// Frames of all connections of a user [default: 100/1500]
     #[arg(long, env, value_name = "RATE")]
     pub(super) rate_per_user: Option<Limit>,
 
-    /// Frames of all connections from one address [default: off; 500/3000 with
+    /// Frames of all connections from one address [default: off; 500/5000 with
     /// --trusted-proxies]
     #[arg(long, env, value_name = "RATE")]
     pub(super) rate_per_address: Option<Limit>,
+
+    /// Bytes of frames of one connection [default: 256K/512K]
+    #[arg(long, env, value_name = "RATE")]
+    pub(super) byte_rate: Option<Limit>,
+
+    /// Bytes of frames of all connections of a user [default: 256K/512K]
+    #[arg(long, env, value_name = "RATE")]
+    pub(super) byte_rate_per_user: Option<Limit>,
+
+    /// Bytes of frames of all connections from one address [default: off; 2M/8M with
+    /// --trusted-proxies]
+    #[arg(long, env, value_name = "RATE")]
+    pub(super) byte_rate_per_address: Option<Limit>,
+
+    /// Bytes of what one connection asks for: joined, members, history [default: 2M/16M]
+    #[arg(long, env, value_name = "RATE")]
+    pub(super) answer_rate: Option<Limit>,
+
+    /// Bytes of what all connections of a user ask for [default: 4M/32M]
+    #[arg(long, env, value_name = "RATE")]
+    pub(super) answer_rate_per_user: Option<Limit>,
+
+    /// Bytes of what all connections from one address ask for [default: off; 32M/256M with
+    /// --trusted-proxies]
+    #[arg(long, env, value_name = "RATE")]
+    pub(super) answer_rate_per_address: Option<Limit>,
+
+    /// Bytes that the messages of one connection add to Redis [default: 16000/3M]
+    #[arg(long, env, value_name = "RATE")]
+    pub(super) kept_rate: Option<Limit>,
+
+    /// Bytes that the messages of all connections of a user add to Redis [default: 16000/3M]
+    #[arg(long, env, value_name = "RATE")]
+    pub(super) kept_rate_per_user: Option<Limit>,
+
+    /// Bytes that the messages of all connections from one address add to Redis [default: off;
+    /// 160000/32M with --trusted-proxies]
+    #[arg(long, env, value_name = "RATE")]
+    pub(super) kept_rate_per_address: Option<Limit>,
+
+    /// How long a frame may wait for what its user or address has used up before it is refused
+    /// [default: 5s]
+    #[arg(long, env, value_name = "TIME")]
+    pub(super) max_wait: Option<Period>,
 
     /// Joins of one connection [default: 10/256]
     #[arg(long, env, value_name = "RATE")]
@@ -143,11 +192,6 @@ pub(crate) struct Layer {
     /// Kicks and bans by one user [default: 1/30]
     #[arg(long, env, value_name = "RATE")]
     pub(super) sanction_rate: Option<Limit>,
-
-    /// Refused frames of one connection; one above it is closed with code 1008
-    /// [default: 1/100]
-    #[arg(long, env, value_name = "RATE")]
-    pub(super) error_rate: Option<Limit>,
 
     /// Pings and pongs of one connection in a second; one above it is closed with code 1008
     /// [default: 1000]
@@ -162,8 +206,8 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "LEVELS")]
     pub(super) max_json_depth: Option<usize>,
 
-    /// Largest frame from a client, in bytes; a larger one is closed with code 1009
-    /// [default: 65536]
+    /// Largest frame from a client, in bytes; a larger one is closed with code 1009 [default: 7
+    /// times --max-message-bytes and 4096, so that no text is too long by its escapes: 233472]
     #[arg(long, env, value_name = "BYTES")]
     pub(super) max_frame_bytes: Option<usize>,
 
@@ -322,8 +366,18 @@ impl Layer {
             rate,
             rate_per_user,
             rate_per_address,
+            byte_rate,
+            byte_rate_per_user,
+            byte_rate_per_address,
+            answer_rate,
+            answer_rate_per_user,
+            answer_rate_per_address,
+            kept_rate,
+            kept_rate_per_user,
+            kept_rate_per_address,
+            max_wait,
+            max_rooms_per_user,
             join_rate,
-            error_rate,
             sanction_rate,
             max_control_frames,
             max_name_bytes,

@@ -26,6 +26,10 @@ pub(super) struct Wish {
     #[arg(long = "room", value_name = "RULE")]
     rooms: Vec<String>,
 
+    /// How many times as much as others the bearer may use, for bots: 1 to 1000 [default: 1]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit_factor: Option<u32>,
+
     /// How long it is good for
     #[arg(long, value_name = "TIME", default_value = "1h")]
     ttl: Period,
@@ -77,6 +81,7 @@ impl Wish {
         claims.aud = audience.map(Audience::One);
         claims.iss = self.issuer.clone().or_else(|| first(&settings.jwt_issuer));
         claims.rooms = self.rules()?;
+        claims.limit_factor = self.limit_factor;
         signer.sign(&claims).map_err(|error| error.why().to_owned())
     }
 

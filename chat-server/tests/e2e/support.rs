@@ -48,8 +48,7 @@ pub(crate) fn command() -> Command {
     let threads = (name + STARTED.replace(STARTED.get() + 1)) % 3 + 1;
     let mut command = Command::new(env!("CARGO_BIN_EXE_chat-server"));
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // Tests of the limits say so.
-    command.env("THREADS", threads.to_string()).env("LIMITS", "off");
+    command.env("THREADS", threads.to_string());
     command
 }
 
