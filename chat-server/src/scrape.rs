@@ -73,6 +73,8 @@ fn hub(page: &mut Page<'_>, hub: &Hub<Member>) -> fmt::Result {
     page.counter("deliveries", "Batches handed to members", stats.deliveries)?;
     let help = "Connections closed for reading too slowly";
     page.counter("slow_consumers", help, stats.slow_consumers)?;
+    let help = "Batches of direct messages dropped because an outbox was full";
+    page.counter("direct_dropped", help, stats.dropped)?;
     let help = "Messages missed and read from the history unnoticed";
     page.counter("repaired", help, stats.repaired)?;
     page.counter("gaps", "Gaps that rooms were told of", stats.gaps)?;

@@ -6,7 +6,7 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use crate::support::Chat;
+use crate::support::{Chat, FAST, command};
 
 async fn ask(client: &mut WsClient, frame: Value) -> Value {
     client.send_json(&frame).await;
@@ -159,7 +159,7 @@ async fn order_is_one_for_all_and_offsets_rise_by_one() {
 #[tokio::test]
 async fn a_flood_of_one_sender_loses_nothing() {
     const MESSAGES: usize = 30_000;
-    let server = Chat::alone();
+    let server = Chat::start(command().args(["--port", "0"]).args(FAST));
     let mut reader = server.native().await;
     join(&mut reader, "flood").await;
     let mut writer = server.client().await;

@@ -41,6 +41,21 @@ thread_local! {
     static STARTED: Cell<usize> = const { Cell::new(0) };
 }
 
+/// Rates for tests that fill outboxes and queues: what a server of today's machines can bear.
+#[allow(dead_code, reason = "for other tests that share this file")]
+pub(crate) const FAST: [&str; 10] = [
+    "--rate=50000",
+    "--rate-per-user=50000",
+    "--byte-rate=500M",
+    "--byte-rate-per-user=500M",
+    "--kept-rate=500M",
+    "--kept-rate-per-user=500M",
+    "--answer-rate=500M",
+    "--answer-rate-per-user=500M",
+    "--join-rate=50000",
+    "--max-frame-bytes=65536",
+];
+
 /// The program with a clean environment. Those of one test have other numbers of threads, which
 /// is to make no difference; the first has one that its name gives, the same in each run.
 pub(crate) fn command() -> Command {

@@ -1,175 +1,233 @@
-//! How many frames, of whom, in what time.
+//! What a budget that is spent does: it slows, and neither refuses nor closes.
 //!
-//! All rates are one a second, and the bursts so large that what a slow machine adds to them is
-//! little; it is reckoned with.
+//! Times are compared with the least that the rate allows; a slow machine takes longer.
 
 use std::time::{Duration, Instant};
 
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use super::{NATIVE, at_once, is_one_a_second, limited, pings, server};
+use super::{NATIVE, at_once, limited, pings, server};
 use crate::auth;
 use crate::support::{Chat, ask, join, next_of};
 
-#[tokio::test]
-async fn too_many_frames_are_refused_and_the_client_is_told_when_to_go_on() {
-    let server = server(&["--rate", "1/300"]);
-    let mut client = server.native().await;
+/// Runs `work`, which uses `amount` of something at `per_second` and `burst` at once: it takes at
+/// least as long as that.
+pub(super) async fn at_the_rate<T>(
+    amount: u32,
+    per_second: u32,
+    burst: u32,
+    work: impl Future<Output = T>,
+) -> T {
     let began = Instant::now();
-    let outcome = pings(&mut client, 350).await;
-    is_one_a_second(outcome.done, 300, began);
-    assert_eq!(limited(&server, "connection_rate").await, outcome.refused.len() as u64);
-    for refused in &outcome.refused {
-        assert!(refused["id"].is_u64(), "{refused}");
-        pause_of(refused);
-    }
-    // Whoever waits as long as it is told to is heard.
-    let refused = loop {
-        client.send_json(&json!({"type": "ping", "id": "again"})).await;
-        let answer = client.recv_json().await;
-        if answer["type"] == "error" {
-            break answer;
-        }
-    };
-    tokio::time::sleep(pause_of(&refused)).await;
-    client.send_json(&json!({"type": "ping"})).await;
-    assert_eq!(client.recv_json().await["type"], "pong");
-    // Each connection has its own.
-    assert_eq!(pings(&mut server.native().await, 300).await.done, 300);
-}
-
-/// For which a client is told to wait.
-fn pause_of(refused: &Value) -> Duration {
-    let pause = refused["retry_after_ms"].as_u64().unwrap();
-    assert!((1..=1001).contains(&pause), "{refused}");
-    Duration::from_millis(pause)
+    let done = work.await;
+    let least = Duration::from_secs_f64(f64::from(amount - burst) / f64::from(per_second));
+    let took = began.elapsed();
+    assert!(took >= least.mul_f64(0.98), "{amount} in {took:?} instead of {least:?}");
+    done
 }
 
 #[tokio::test]
-async fn whoever_goes_on_and_on_is_closed_and_nobody_else_notices() {
-    let server = server(&["--rate", "1/100", "--error-rate", "1/50"]);
-    let (mut ann, mut bob) = (server.native().await, server.native().await);
-    join(&mut ann, "r").await;
-    join(&mut bob, "r").await;
-    next_of(&mut ann, "presence").await;
-    let (mut flood, began) = (server.native().await, Instant::now());
-    until_deaf(&mut flood, r#"{"type":"ping"}"#).await;
-    let (frames, (code, _)) = flood.recv_until_close().await;
-    assert_eq!(code, 1008);
-    let pongs = frames.iter().filter(|frame| frame.contains("pong")).count();
-    is_one_a_second(pongs as u64, 100, began);
-    is_one_a_second((frames.len() - pongs) as u64, 50, began);
-    for n in 0..20 {
-        ask(&mut ann, "ok", json!({"type": "send", "room": "r", "message": n.to_string()})).await;
-        assert_eq!(next_of(&mut bob, "message").await["message"], n.to_string());
+async fn flood_is_slowed_and_loses_nothing() {
+    let server = server(&["--rate", "100/200"]);
+    let (mut flood, mut other) = (server.native().await, server.native().await);
+    let outcome = at_the_rate(500, 100, 200, async {
+        let (flooded, ()) = tokio::join!(pings(&mut flood, 500), async {
+            for _ in 0..20 {
+                let began = Instant::now();
+                ask(&mut other, "pong", json!({"type": "ping"})).await;
+                assert!(began.elapsed() < Duration::from_secs(2), "another client waits");
+            }
+        });
+        flooded
+    });
+    let outcome = outcome.await;
+    assert_eq!((outcome.done, outcome.refused.len()), (500, 0));
+    assert!(limited(&server, "connection_frames").await > 200);
+}
+
+/// A client that waits for each answer, with the settings that a server has by default.
+#[tokio::test]
+async fn thousand_sends_in_a_row_arrive_once_and_in_order() {
+    let server = Chat::alone();
+    let (mut sender, mut reader) = (server.native().await, server.native().await);
+    join(&mut sender, "r").await;
+    join(&mut reader, "r").await;
+    at_the_rate(1001, 50, 300, async {
+        for n in 1..=1000 {
+            let send = json!({"type": "send", "room": "r", "message": "x", "key": n.to_string()});
+            assert_eq!(ask(&mut sender, "ok", send).await["offset"], n);
+        }
+    })
+    .await;
+    for n in 1..=1000 {
+        assert_eq!(next_of(&mut reader, "message").await["offset"], n);
     }
-    assert_eq!(limited(&server, "errors").await, 1);
-    // Bad frames are as bad as too many, and so is what may not be done.
+}
+
+#[tokio::test]
+async fn bad_frames_cost_what_others_cost_and_close_nobody() {
+    let server = server(&["--rate", "100/100"]);
     for text in ["{", r#"{"type":"send","room":"r","message":"not there"}"#] {
-        let (mut broken, began) = (server.native().await, Instant::now());
-        until_deaf(&mut broken, text).await;
-        let (frames, (code, _)) = broken.recv_until_close().await;
-        assert_eq!(code, 1008, "{text}");
-        // What is wrong with the one that is too many is said, too.
-        is_one_a_second(frames.len() as u64 - 1, 50, began);
-    }
-    assert_eq!(limited(&server, "errors").await, 3);
-}
-
-/// Says the same until the server, which has closed by then, takes nothing more; 2,000 times at
-/// most.
-async fn until_deaf(client: &mut WsClient, text: &str) {
-    for _ in 0..2_000 {
-        if !client.try_send(text).await {
-            break;
-        }
+        let mut broken = server.native().await;
+        at_the_rate(300, 100, 100, async {
+            for _ in 0..300 {
+                broken.send(text).await;
+            }
+            for _ in 0..300 {
+                assert_eq!(broken.recv_json().await["type"], "error");
+            }
+        })
+        .await;
+        ask(&mut broken, "pong", json!({"type": "ping"})).await;
     }
 }
 
 #[tokio::test]
-async fn the_connections_of_a_user_share_an_allowance() {
-    let server = server(&["--rate", "off", "--rate-per-user", "1/300"]);
+async fn connections_of_a_user_share_a_budget_and_take_turns() {
+    let server = server(&["--rate", "off", "--rate-per-user", "100/100"]);
     let connect = async |user: &str| {
         WsClient::connect_with(&server.ws(&format!("/ws?userId={user}")), &[NATIVE]).await
     };
-    share(&server, async || connect("ann").await, "user_rate").await;
-    assert_eq!(pings(&mut connect("bob").await, 300).await.done, 300);
-    // Nobody is told apart who has no name.
+    share(&server, async || connect("ann").await, "user_frames").await;
+    assert_eq!(pings(&mut connect("bob").await, 100).await.done, 100);
+    // A client without a name shares with nobody.
+    let (began, before) = (Instant::now(), limited(&server, "user_frames").await);
     assert_eq!(pings(&mut server.native().await, 500).await.done, 500);
+    assert_eq!(limited(&server, "user_frames").await, before, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
-async fn the_connections_of_an_address_share_an_allowance() {
-    let rates = ["--rate", "off", "--rate-per-user", "off", "--rate-per-address", "1/300"];
+async fn connections_of_an_address_share_a_budget() {
+    let rates = ["--rate", "off", "--rate-per-user", "off", "--rate-per-address", "100/100"];
     let direct = server(&rates);
-    share(&direct, async || direct.native().await, "address_rate").await;
+    share(&direct, async || direct.native().await, "address_frames").await;
 
     let proxied = server(&[&rates[..], &["--trusted-proxies", "127.0.0.1,::1"]].concat());
     let connect = async |address: &str| {
         let headers = [NATIVE, ("X-Forwarded-For", address)];
         WsClient::connect_with(&proxied.ws("/ws"), &headers).await
     };
-    share(&proxied, async || connect("1.2.3.4").await, "address_rate").await;
-    assert_eq!(pings(&mut connect("1.2.3.5").await, 300).await.done, 300);
+    share(&proxied, async || connect("1.2.3.4").await, "address_frames").await;
+    let (mut other, before) = (connect("1.2.3.5").await, limited(&proxied, "address_frames").await);
+    assert_eq!(pings(&mut other, 90).await.done, 90);
+    assert_eq!(limited(&proxied, "address_frames").await, before);
 }
 
-/// These connections have 300 frames among them, and one a second.
+/// These connections have 100 frames among them, and 100 a second. One that floods leaves the
+/// others their turns.
 async fn share(server: &Chat, connect: impl AsyncFn() -> WsClient, limit: &str) {
     let (mut one, mut two) = (connect().await, connect().await);
-    let began = Instant::now();
-    assert_eq!(pings(&mut one, 250).await.done, 250);
-    let second = pings(&mut two, 100).await;
-    is_one_a_second(250 + second.done, 300, began);
-    // To come back helps nothing.
+    at_the_rate(404, 100, 100, async {
+        let (flooded, ()) = tokio::join!(pings(&mut one, 400), async {
+            for _ in 0..4 {
+                let began = Instant::now();
+                assert_eq!(pings(&mut two, 1).await.done, 1);
+                assert!(began.elapsed() < Duration::from_secs(2), "its turn does not come");
+            }
+        });
+        assert_eq!(flooded.done, 400);
+    })
+    .await;
+    // A new connection has no new budget.
     drop((one, two));
-    let third = pings(&mut connect().await, 50).await;
-    is_one_a_second(250 + second.done + third.done, 300, began);
-    let refused = [second.refused, third.refused].concat();
-    assert!(refused.iter().all(|refused| refused["retry_after_ms"].is_u64()), "{refused:?}");
-    assert_eq!(limited(server, limit).await, refused.len() as u64);
+    at_the_rate(100, 100, 1, async {
+        assert_eq!(pings(&mut connect().await, 100).await.done, 100);
+    })
+    .await;
+    assert!(limited(server, limit).await > 300);
+}
+
+#[tokio::test]
+async fn refusal_says_when_and_holds_its_word() {
+    let server = server(&["--rate-per-user", "1/10", "--max-wait", "100ms"]);
+    let url = server.ws("/ws?userId=ann");
+    let mut client = WsClient::connect_with(&url, &[NATIVE]).await;
+    let began = Instant::now();
+    let outcome = pings(&mut client, 30).await;
+    assert!((10..=10 + began.elapsed().as_secs() * 2).contains(&outcome.done), "{outcome:?}");
+    for refused in &outcome.refused {
+        assert!(refused["id"].is_u64(), "{refused}");
+        pause_of(refused);
+    }
+    // Other connections of the user stand in line behind it, and take nothing of its place.
+    let mut other = WsClient::connect_with(&url, &[NATIVE]).await;
+    for n in 0..3 {
+        let refused = loop {
+            let answer = client_ping(&mut client).await;
+            if answer["type"] == "error" {
+                break answer;
+            }
+        };
+        pings(&mut other, 5).await;
+        tokio::time::sleep(pause_of(&refused)).await;
+        assert_eq!(client_ping(&mut client).await["type"], "pong", "{n}");
+    }
+}
+
+async fn client_ping(client: &mut WsClient) -> Value {
+    client.send_json(&json!({"type": "ping"})).await;
+    client.recv_json().await
+}
+
+/// For how long a client is told to wait.
+fn pause_of(refused: &Value) -> Duration {
+    let pause = refused["retry_after_ms"].as_u64().unwrap();
+    assert!((1..=5_000).contains(&pause), "{refused}");
+    Duration::from_millis(pause)
 }
 
 #[tokio::test]
 async fn joins_have_a_rate_of_their_own() {
-    let server = server(&["--join-rate", "1/100", "--max-rooms", "1000"]);
+    let server = server(&["--join-rate", "50/100", "--max-rooms", "1000"]);
     let mut client = server.native().await;
     let joins = |verb: &'static str| {
-        (0..150).map(move |n| json!({"type": verb, "room": n.to_string(), "id": n}))
+        (0..200).map(move |n| json!({"type": verb, "room": n.to_string(), "id": n}))
     };
-    let began = Instant::now();
-    let outcome = at_once(&mut client, "joined", joins("join")).await;
-    is_one_a_second(outcome.done, 100, began);
-    assert!(outcome.refused.iter().all(|refused| refused["id"].is_u64()), "{outcome:?}");
-    ask(&mut client, "ok", json!({"type": "send", "room": "0", "message": "x"})).await;
-    let refused = outcome.refused.len() as u64;
-    assert_eq!(limited(&server, "join_rate").await, refused);
+    let joined = at_the_rate(200, 50, 100, at_once(&mut client, "joined", joins("join"))).await;
+    assert_eq!(joined.done, 200);
+    assert!(limited(&server, "connection_joins").await > 50);
     let mut topics = server.client().await;
-    for frame in joins("SUBSCRIBE") {
-        topics.send_json(&frame).await;
-    }
-    assert_eq!(topics.recv_json().await["code"], "rate_limited");
-    assert!(limited(&server, "join_rate").await > refused);
+    at_the_rate(200, 50, 100, async {
+        for frame in joins("SUBSCRIBE") {
+            topics.send_json(&frame).await;
+        }
+        // The only answer that the dialect has: the last room is joined by then.
+        topics.send_json(&json!({"type": "SUBSCRIBE", "room": ""})).await;
+        assert_eq!(topics.recv_json().await["code"], "room_name_invalid");
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn moderators_have_a_rate() {
-    for (args, burst) in [(&[][..], 30), (&["--sanction-rate", "1/2"], 2)] {
-        let args = [&["--limits", "on"], args].concat();
-        let server = auth::server(&args);
-        let token = auth::granting("mo", &[("r", &["*"])]);
-        let (mut moderator, began) = (auth::native(&server, &token).await, Instant::now());
-        let bans = (0..burst + 50).map(|n| {
-            let user = format!("user-{n}");
-            json!({"type": "ban", "room": "r", "user": user, "seconds": 60})
-        });
-        let outcome = at_once(&mut moderator, "ok", bans).await;
-        is_one_a_second(outcome.done, burst, began);
-        assert_eq!(limited(&server, "sanction_rate").await, outcome.refused.len() as u64);
-        // That of its user, whatever connection it uses.
-        let again = json!({"type": "kick", "room": "r", "user": "user-0"});
-        let other = &mut auth::native(&server, &token).await;
-        let more = at_once(other, "ok", std::iter::repeat_n(again, 20)).await;
-        is_one_a_second(outcome.done + more.done, burst, began);
+    let server = auth::server(&["--sanction-rate", "10/30"]);
+    let token = auth::granting("mo", &[("r", &["*"])]);
+    let mut moderator = auth::native(&server, &token).await;
+    let ban = |n: u32| json!({"type": "ban", "room": "r", "user": n.to_string(), "seconds": 60});
+    let outcome = at_once(&mut moderator, "ok", (0..50).map(ban));
+    assert_eq!(at_the_rate(50, 10, 30, outcome).await.done, 50);
+    assert!(limited(&server, "user_sanctions").await > 15);
+    // That of its user, whatever connection it uses.
+    let mut other = auth::native(&server, &token).await;
+    let more = at_once(&mut other, "ok", (0..10).map(ban));
+    assert_eq!(at_the_rate(10, 10, 1, more).await.done, 10);
+}
+
+#[tokio::test]
+async fn token_raises_the_rates_of_a_bot() {
+    let server = auth::server(&["--rate", "10/10", "--rate-per-user", "10/10"]);
+    let claims = json!({"sub": "bot", "limit_factor": 50, "exp": 4_000_000_000_u64});
+    let mut bot = auth::native(&server, &auth::signed(&claims)).await;
+    let welcome = ask(&mut bot, "welcome", json!({"type": "hello"})).await;
+    assert_eq!(welcome["limits"]["frames"], json!({"per_second": 500, "burst": 500}));
+    assert_eq!(pings(&mut bot, 450).await.done, 450);
+    assert_eq!(limited(&server, "connection_frames").await, 0);
+    assert_eq!(limited(&server, "user_frames").await, 0);
+    for wrong in [json!(0), json!(1001), json!(-1), json!("10")] {
+        let claims = json!({"sub": "bot", "limit_factor": wrong, "exp": 4_000_000_000_u64});
+        let path = server.ws(&format!("/ws?token={}", auth::signed(&claims)));
+        let refused = WsClient::try_connect(&path, &[NATIVE]).await;
+        assert_eq!(refused.err().map(|status| status.as_u16()), Some(401), "{claims}");
     }
 }

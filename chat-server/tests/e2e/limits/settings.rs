@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::{limited, server, until_end};
-use crate::support::{Chat, DEADLINE, ask, join};
+use crate::support::{Chat, DEADLINE, FAST, ask, join};
 
 #[tokio::test]
 async fn sizes_are_settings() {
@@ -107,8 +107,8 @@ async fn what_waits_for_a_client_is_a_setting() {
     for (setting, value, most) in
         [("--outbox-bytes", "65536", 65_536), ("--outbox-frames", "256", 400_000)]
     {
-        let patient = ["--write-timeout", "2m", "--rate", "off"];
-        let server = server(&[&patient[..], &[setting, value]].concat());
+        let args = ["--write-timeout", "2m", setting, value];
+        let server = server(&[&FAST[..], &args].concat());
         let (mut writer, _stalled) = stall(&server).await;
         let deadline = Instant::now() + DEADLINE;
         while server.metric("chat_slow_consumers_total").await == 0 {
@@ -122,7 +122,7 @@ async fn what_waits_for_a_client_is_a_setting() {
 
 #[tokio::test]
 async fn how_long_a_client_may_take_nothing_is_a_setting() {
-    let server = server(&["--write-timeout", "1s", "--rate", "off"]);
+    let server = server(&[&FAST[..], &["--write-timeout", "1s"]].concat());
     let (_writer, _stalled) = stall(&server).await;
     let began = Instant::now();
     server.until_metric("chat_closed_total{code=\"4000\"}", |closed| closed == 1).await;
