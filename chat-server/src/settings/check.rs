@@ -91,6 +91,13 @@ impl Layer {
         }
         at_least("max-message-bytes", self.max_message_bytes, 1)?;
         at_least("outbox-bytes", self.outbox_bytes, max_frame)?;
+        let outbox = ServerConfig::default().transport.outbox_bytes;
+        if self.outbox_bytes.is_none() && max_frame > outbox {
+            return Err(format!(
+                "invalid value '{message_bytes}' for max-message-bytes: its frame may have \
+                 {max_frame} bytes, and outbox-bytes is {outbox}"
+            ));
+        }
         if let Some(bytes) = self.max_message_bytes.filter(|bytes| *bytes >= max_frame) {
             return Err(format!(
                 "invalid value '{bytes}' for max-message-bytes: a frame has {max_frame} bytes"

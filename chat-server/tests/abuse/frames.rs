@@ -20,6 +20,9 @@ fn announced(bytes: u64) -> Vec<u8> {
     [&[0x81, 0xff][..], &bytes.to_be_bytes(), &[0; 4]].concat()
 }
 
+/// The largest frame that a server takes by default, in bytes.
+const MOST: usize = 233_472;
+
 /// Within a message that has begun.
 fn within(frame: Vec<u8>) -> Vec<u8> {
     [raw_frame(0x01, b"x"), frame].concat()
@@ -30,7 +33,7 @@ fn close_frame(code: u16) -> Vec<u8> {
 }
 
 fn over_the_limit(fragments: usize) -> Vec<u8> {
-    let part = vec![b'x'; 65_536 / fragments];
+    let part = vec![b'x'; MOST / fragments];
     let parts = (0..fragments).map(|n| raw_frame(if n == 0 { 0x01 } else { 0x00 }, &part));
     [parts.collect::<Vec<_>>().concat(), raw_frame(0x80, b"x")].concat()
 }
@@ -75,8 +78,8 @@ fn table() -> Vec<(&'static str, Vec<u8>, u16)> {
         ("2^63 - 1 announced", announced(u64::MAX >> 1), TOO_BIG),
         ("2^64 - 1 announced", announced(u64::MAX), TOO_BIG),
         ("100 MiB announced", announced(100 << 20), TOO_BIG),
-        ("a byte over the limit", raw_frame(0x81, &[b'x'; 65_537]), TOO_BIG),
-        ("a byte over the limit, binary", raw_frame(0x82, &[0; 65_537]), TOO_BIG),
+        ("a byte over the limit", raw_frame(0x81, &[b'x'; MOST + 1]), TOO_BIG),
+        ("a byte over the limit, binary", raw_frame(0x82, &[0; MOST + 1]), TOO_BIG),
         ("two fragments over the limit", over_the_limit(2), TOO_BIG),
         ("512 fragments over the limit", over_the_limit(512), TOO_BIG),
         ("1,025 fragments", within(raw_frame(0x00, b"").repeat(1024)), FRAGMENTS),
@@ -120,14 +123,14 @@ async fn each_broken_rule_has_its_close_code() {
 async fn what_is_announced_takes_no_memory() {
     let server = unlimited();
     let process = Process(server.pid());
-    for bytes in [65_536_u64, 100 << 20] {
+    for bytes in [MOST as u64, 100 << 20] {
         assert_eq!(closed_after(server.port(), &announced(u64::MAX >> 1)).await, Some(TOO_BIG));
         let before = process.rss_kib();
         let mut waiting = Vec::new();
         for _ in 0..200 {
             let mut stream = websocket(server.port()).await;
             stream.write_all(&announced(bytes)).await.unwrap();
-            if bytes > 65_536 {
+            if bytes > MOST as u64 {
                 assert_eq!(close_code(&mut stream).await, Some(TOO_BIG));
             }
             waiting.push(stream);

@@ -19,21 +19,21 @@ mod vanishing;
 mod wire;
 
 use chat_broker::testing::RedisServer;
-use support::{Chat, command};
+use support::{Chat, FAST, command};
 
 /// What a table of bad input may leave behind, in KiB: what the allocator keeps, and no more.
 const LEFT_BEHIND: u64 = 4 * 1024;
 
-/// A server that is alone, and does not count what one client sends.
+/// A server that is alone, and that no client of these tests keeps busy.
 fn unlimited() -> Chat {
-    Chat::start(command().env("LIMITS", "off").env("PORT", "0"))
+    Chat::start(command().env("PORT", "0").args(FAST).args(["--max-control-frames", "1000000"]))
 }
 
-/// Two servers that do not count what one client sends.
+/// Two of these.
 async fn unlimited_pair(redis: &RedisServer) -> (Chat, Chat) {
     let start = || {
         let mut command = command();
-        command.env("LIMITS", "off").env("PORT", "0").env("REDIS_URL", redis.url());
+        command.env("PORT", "0").env("REDIS_URL", redis.url()).args(FAST);
         Chat::start(&mut command)
     };
     let pair = (start(), start());

@@ -216,6 +216,9 @@ async fn handshakes_that_are_none() {
     assert!(server.http("GET", "/ws").await.1.contains("upgrade: websocket"));
 }
 
+/// The largest frame that a server takes by default.
+const FRAME_BYTES: usize = 233_472;
+
 #[tokio::test]
 async fn close_codes() {
     let server = Chat::alone();
@@ -224,11 +227,11 @@ async fn close_codes() {
     assert_eq!(binary.recv_close().await.0, 1003);
 
     let mut large = server.native().await;
-    large.send(&"x".repeat(65_537)).await;
+    large.send(&"x".repeat(FRAME_BYTES + 1)).await;
     assert_eq!(large.recv_close().await.0, 1009);
 
     let mut fits = server.native().await;
-    let padding = " ".repeat(65_536 - r#"{"type":"ping"}"#.len());
+    let padding = " ".repeat(FRAME_BYTES - r#"{"type":"ping"}"#.len());
     fits.send(&format!(r#"{{"type":"ping"}}{padding}"#)).await;
     fits.expect(r#"{"type":"pong"}"#).await;
 }

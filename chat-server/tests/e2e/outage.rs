@@ -8,7 +8,7 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use crate::support::{Chat, DEADLINE, ask, next_of};
+use crate::support::{Chat, DEADLINE, FAST, ask, command, next_of};
 
 /// Sends until the message is taken.
 async fn say(client: &mut WsClient, text: &str) -> Value {
@@ -282,7 +282,7 @@ fn run(program: &str, arguments: &[&str]) {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_cut_alone() {
-    let server = Chat::alone();
+    let server = Chat::start(command().args(["--port", "0"]).args(FAST));
     let mut stalled = WsClient::connect_narrow(&server.ws("/")).await;
     stalled.send(r#"{"type":"SUBSCRIBE","room":"r"}"#).await;
     server.until_logged("subscribing on the pub sub to room: r");

@@ -43,7 +43,7 @@ thread_local! {
 
 /// Rates for tests that fill outboxes and queues: what a server of today's machines can bear.
 #[allow(dead_code, reason = "for other tests that share this file")]
-pub(crate) const FAST: [&str; 10] = [
+pub(crate) const FAST: [&str; 9] = [
     "--rate=50000",
     "--rate-per-user=50000",
     "--byte-rate=500M",
@@ -53,7 +53,6 @@ pub(crate) const FAST: [&str; 10] = [
     "--answer-rate=500M",
     "--answer-rate-per-user=500M",
     "--join-rate=50000",
-    "--max-frame-bytes=65536",
 ];
 
 /// The program with a clean environment. Those of one test have other numbers of threads, which

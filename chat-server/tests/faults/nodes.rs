@@ -88,7 +88,8 @@ async fn a_log_that_is_not_read_holds_nothing_up() {
     /// Each is worth a line: more than the pipe and the server hold.
     const ROOMS: usize = 6_000;
     let (reader, writer) = std::io::pipe().unwrap();
-    let process = command().args(["--port", "0"]).stdout(writer).spawn().unwrap();
+    let args = ["--port", "0", "--limits", "off", "--log", "info,chat_broker=debug"];
+    let process = command().args(args).stdout(writer).spawn().unwrap();
     let process = Running(process);
     let mut lines = BufReader::new(reader).lines().map(Result::unwrap);
     let port = lines.find_map(|line| {

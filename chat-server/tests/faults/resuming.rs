@@ -111,8 +111,7 @@ async fn members(client: &mut WsClient) -> Value {
 async fn coming_and_going_twice_changes_nothing_and_rooms_are_counted() {
     const MOST: usize = 128;
     let redis = RedisServer::start();
-    let rates =
-        ["rate", "rate-per-user", "join-rate", "error-rate"].map(|rate| format!("--{rate}=off"));
+    let rates = ["rate", "rate-per-user", "join-rate"].map(|rate| format!("--{rate}=off"));
     let mut args = vec!["--limits", "on"];
     args.extend(rates.iter().map(String::as_str));
     let [server] = Chat::several::<1>(&redis, &args).await;

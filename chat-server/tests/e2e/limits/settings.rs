@@ -107,7 +107,7 @@ async fn what_waits_for_a_client_is_a_setting() {
     for (setting, value, most) in
         [("--outbox-bytes", "65536", 65_536), ("--outbox-frames", "256", 400_000)]
     {
-        let args = ["--write-timeout", "2m", setting, value];
+        let args = ["--write-timeout", "2m", "--max-frame-bytes", "65536", setting, value];
         let server = server(&[&FAST[..], &args].concat());
         let (mut writer, _stalled) = stall(&server).await;
         let deadline = Instant::now() + DEADLINE;
