@@ -75,6 +75,14 @@ fn server_frames_are_what_the_code_says() {
         )
     }
     .to_request(id(7));
+    let limited = Rejection {
+        retry_after_ms: Some(6100),
+        ..Rejection::new(
+            ErrorCode::RateLimited,
+            "Your user or your address does too much: this was not carried out.",
+        )
+    }
+    .to_request(id(7));
     let members = [user.as_sender()];
     let said = |data: Option<&'static RawValue>| Message {
         user: user.as_sender(),
@@ -139,6 +147,7 @@ fn server_frames_are_what_the_code_says() {
         Reply::Ok(Acknowledged { id: id(0), ..Acknowledged::default() }),
         Reply::Pong { id: id(9) },
         Reply::from(&refused),
+        Reply::from(&limited),
         Reply::Goodbye { reason: "shutdown", reconnect: true, after_ms: 1830, message: None },
         Reply::Goodbye { reason: "banned", reconnect: false, after_ms: 0, message: Some("Spam.") },
     ]

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::{limited, server, until_end};
-use crate::support::{Chat, DEADLINE, FAST, ask, join};
+use crate::support::{Chat, DEADLINE, FAST, ask, join, next_of};
 
 #[tokio::test]
 async fn sizes_are_settings() {
@@ -148,4 +148,66 @@ async fn say(writer: &mut WsClient, length: usize) {
     let text = "x".repeat(length);
     // Until it has been handed to all.
     ask(writer, "message", json!({"type": "send", "room": "r", "message": text})).await;
+}
+
+/// Python's and PHP's JSON write all that is not ASCII as escapes.
+#[tokio::test]
+async fn any_legal_text_fits_in_a_frame() {
+    let server = Chat::alone();
+    let mut client = server.native().await;
+    join(&mut client, "r").await;
+    let escaped = |escape: &str, count: usize| {
+        let text = escape.repeat(count);
+        format!(r#"{{"type":"send","room":"r","message":"{text}"}}"#)
+    };
+    for (escape, bytes) in [("\\u0436", 2), ("\\u4e2d", 3), ("\\n", 1), ("\\u001b", 1)] {
+        let most = 32_768 / bytes;
+        client.send(&escaped(escape, most)).await;
+        next_of(&mut client, "ok").await;
+        client.send(&escaped(escape, most + 1)).await;
+        assert_eq!(next_of(&mut client, "error").await["code"], "message_too_long", "{escape}");
+    }
+    // With as much of data, an id, a key and a room whose names are escaped as well.
+    let (room, tag) = ("\\u0436".repeat(64), "x".repeat(126));
+    client.send(&format!(r#"{{"type":"join","room":"{room}"}}"#)).await;
+    next_of(&mut client, "joined").await;
+    let data = format!("\"{}\"", "d".repeat(32_766));
+    let text = "\\u001b".repeat(32_768);
+    client
+        .send(&format!(
+            r#"{{"type":"send","id":"{tag}","key":"{tag}","room":"{room}","message":"{text}","data":{data}}}"#
+        ))
+        .await;
+    next_of(&mut client, "ok").await;
+}
+
+/// docs/protocol.md promises clients that no frame is larger.
+#[tokio::test]
+async fn no_frame_of_a_server_has_two_mebibytes() {
+    const MOST: usize = 2 * 1024 * 1024;
+    let server = server(&FAST);
+    let mut writer = server.native().await;
+    join(&mut writer, "r").await;
+    for _ in 0..20 {
+        let text = "\u{1b}".repeat(32_768);
+        ask(&mut writer, "ok", json!({"type": "send", "room": "r", "message": text})).await;
+    }
+    let mut largest = 0;
+    for frame in [
+        json!({"type": "join", "room": "r", "since": {"epoch": "", "offset": 0}}),
+        json!({"type": "join", "room": "r", "history": 256}),
+        json!({"type": "history", "room": "r", "after": 0}),
+    ] {
+        let mut reader = server.native().await;
+        ask(&mut reader, "joined", json!({"type": "join", "room": "r"})).await;
+        reader.send_json(&frame).await;
+        let answer = loop {
+            let text = reader.recv().await;
+            if text.len() > 100_000 {
+                break text;
+            }
+        };
+        largest = largest.max(answer.len());
+    }
+    assert!((MOST / 2..MOST).contains(&largest), "{largest} bytes");
 }
