@@ -166,11 +166,11 @@ where
     let nodes = [Node::new(connect().await), Node::new(connect().await)];
     let topic = room("bytes");
     let (mut model, mut before) = (VecDeque::new(), Position::default());
-    let large = vec![300; 20];
+    let large = [300; 20];
     let mixed = [10, 250, 0, 400, 90, 101, 100, 350, 20, 500, 10, 1000, 10, 999].repeat(2);
-    let small = vec![100; 25];
+    let small = [100; 25];
     // One that is larger than all may be, and what follows on it.
-    let beyond = vec![5000, 1, 5000, 5000, 200];
+    let beyond = [5000, 1, 5000, 5000, 200];
     for (messages, bytes) in [(10, 1000), (4, 1000), (10, 600), (10, 4)] {
         let retention = Retention { messages, bytes, ..Retention::default() };
         for size in large.iter().chain(&mixed).chain(&small).chain(&beyond).chain(&mixed) {
