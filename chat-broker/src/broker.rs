@@ -201,7 +201,8 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// Safe: a read.
     async fn records(&self, after: u64) -> Result<Records, BrokerError>;
 
-    /// Whether the backend answers, as far as this node knows.
+    /// Whether the backend answers, as far as this node knows. A backend that is
+    /// [full](BrokerStats::full) is [`Status::Ready`]: no other node has more room.
     fn status(&self) -> Status;
 
     /// What this node has counted since it was made. Unless an implementation says otherwise,

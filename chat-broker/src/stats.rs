@@ -44,6 +44,13 @@ pub struct BrokerStats {
     /// Publications that wait at this moment: for a place in the queue, to be sent, or to be
     /// answered.
     pub publish_queued: usize,
+    /// Whether the backend refuses what is to be [kept](crate::Delivery::Kept) for want of memory,
+    /// on all nodes alike. Everything else goes on.
+    pub full: bool,
+    /// Memory that the backend uses, in bytes, as of some seconds ago; 0 if that is not known.
+    pub memory_used: u64,
+    /// The most that it may use, in bytes; 0 if there is no limit, or if that is not known.
+    pub memory_max: u64,
 }
 
 impl Histogram {

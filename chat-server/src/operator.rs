@@ -26,6 +26,9 @@ pub(crate) fn health() -> Router<Arc<State>> {
 async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, &'static str) {
     if state.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else if state.is_ready() && state.hub.broker().stats().full {
+        // So it is for every other server.
+        (StatusCode::OK, "ready, but the broker is full: rooms with history refuse messages\n")
     } else if state.is_ready() {
         (StatusCode::OK, "ready\n")
     } else if state.hub.broker().status() == Status::Ready && !state.moderation.is_known() {

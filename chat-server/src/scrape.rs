@@ -96,7 +96,17 @@ fn from_broker(page: &mut Page<'_>, stats: &BrokerStats) -> fmt::Result {
     let help = "Messages in the broker that no server can have written";
     page.counter("broker_unreadable", help, stats.unreadable)?;
     let help = "Messages that wait for the broker's answer";
-    page.gauge("broker_queued", help, stats.publish_queued)
+    page.gauge("broker_queued", help, stats.publish_queued)?;
+    let help = "Whether the broker refuses what rooms keep, for want of memory";
+    page.gauge("broker_full", help, stats.full.into())?;
+    // There is none, or it does not tell.
+    if stats.memory_used == 0 {
+        return Ok(());
+    }
+    let help = "Memory that Redis uses (used_memory)";
+    page.bytes("redis_memory_used_bytes", help, stats.memory_used)?;
+    let help = "The most that it may use (maxmemory); 0: no limit";
+    page.bytes("redis_memory_max_bytes", help, stats.memory_max)
 }
 
 struct Page<'a>(DescriptorEncoder<'a>);
@@ -108,6 +118,10 @@ impl Page<'_> {
 
     fn gauge(&mut self, name: &str, help: &str, value: usize) -> fmt::Result {
         self.metric(name, help, &ConstGauge::new(value as i64))
+    }
+
+    fn bytes(&mut self, name: &str, help: &str, bytes: u64) -> fmt::Result {
+        self.metric(name, help, &ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX)))
     }
 
     fn seconds(&mut self, name: &str, help: &str, time: Duration) -> fmt::Result {

@@ -142,9 +142,9 @@ impl LaneTask {
         }
     }
 
-    /// Asks whether Redis takes what is to be kept; if so, what it refused is tried again.
+    /// Asks whether Redis takes what is written; if so, what it refused is tried again.
     async fn probe(&mut self, link: &mut Link) -> RedisResult<()> {
-        match self.probe.publish(link, &self.shared.scripts).await? {
+        match self.probe.publish(link, &self.shared).await? {
             Writes::Taken => {
                 self.side.set_up();
                 self.claims.retry();
@@ -319,7 +319,7 @@ async fn connect(
     }
     link.load(&shared.scripts).await?;
     // First of all, so that a replica is not asked for all topics again and again.
-    probe.publish(&mut link, &shared.scripts).await?;
+    probe.publish(&mut link, &shared).await?;
     if let Some(policy) = &peer.eviction {
         shared.eviction.seen(policy);
     }

@@ -18,11 +18,12 @@
 //! Every connection is asked each second whether it lives, and given up when it has not
 //! answered for two: a lost one is noticed at once, a silent one within four seconds. Each
 //! reconnects by itself for ever. Those that write are asked by a [write](probe): a Redis that
-//! refuses is [away](health), and keeps its connections. What was kept and not answered is
+//! refuses is [away](health), and keeps its connections; one that is [full](capacity) is not. What was kept and not answered is
 //! [looked for](recover) before it is sent again; sequences that Redis lost or forgot in
 //! part [end](lineage).
 
 mod answer;
+mod capacity;
 mod claims;
 mod config;
 mod eviction;
@@ -69,6 +70,7 @@ use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
 use crate::records::Records;
 use crate::stats::BrokerStats;
+use capacity::{Capacity, Memory};
 use eviction::Eviction;
 use health::Health;
 use lease::LeaseTask;
@@ -110,6 +112,7 @@ struct Shared {
     health: Arc<Health>,
     counters: Arc<Counters>,
     eviction: Eviction,
+    capacity: Capacity,
 }
 
 impl Shared {
@@ -119,7 +122,8 @@ impl Shared {
         let names = Names::new(&config.prefix, database);
         let (scripts, health) = (Scripts::new(), Health::new());
         let (counters, eviction) = (Arc::default(), Eviction::default());
-        Ok(Self { config, client, names, scripts, health, counters, eviction })
+        let capacity = Capacity::default();
+        Ok(Self { config, client, names, scripts, health, counters, eviction, capacity })
     }
 }
 
@@ -278,12 +282,16 @@ impl Broker for RedisBroker {
     }
 
     fn stats(&self) -> BrokerStats {
+        let Memory { used, max } = self.shared.capacity.memory();
         BrokerStats {
             round_trips: self.shared.counters.round_trips.snapshot(),
             reconnects: self.shared.counters.reconnects(),
             unreadable: self.unreadable(),
             dropped: self.dropped(),
             publish_queued: self.publisher.queued(),
+            full: self.shared.capacity.is_full(),
+            memory_used: used,
+            memory_max: max,
         }
     }
 

@@ -2,14 +2,17 @@
 //!
 //! A Redis that answers may refuse to write: it is full, cannot save, lacks replicas, or may
 //! not be written to by us. So each connection that publishes does so once a second, in a
-//! topic of its own that nobody hears: whatever refuses a message refuses that, too.
+//! topic of its own that nobody hears: whatever refuses a message refuses that, too. One that is
+//! full refuses what is to be kept and nothing else, and still counts as [working](super::capacity).
 
 use redis::{Pipeline, RedisError, RedisResult, Value};
 
+use super::Shared;
 use super::answer::is_refusal;
+use super::capacity::Memory;
 use super::link::{Link, code};
 use super::names::{Address, Names};
-use super::script::{Scripts, is_unknown};
+use super::script::is_unknown;
 use super::wire::MessageId;
 
 /// How long Redis keeps what was published, in seconds; twice that at most.
@@ -23,6 +26,7 @@ pub(super) struct Probe {
 
 /// What Redis said.
 pub(super) enum Writes {
+    /// It takes them, but for those that need memory if it is full.
     Taken,
     Refused(RedisError),
 }
@@ -34,32 +38,51 @@ impl Probe {
 
     /// Publishes. It is an error if Redis does not answer, or if another server should be
     /// looked for at its address.
-    pub(super) async fn publish(&self, link: &mut Link, scripts: &Scripts) -> RedisResult<Writes> {
-        match self.try_to_publish(link, scripts).await {
-            Ok(()) => Ok(Writes::Taken),
+    pub(super) async fn publish(&self, link: &mut Link, shared: &Shared) -> RedisResult<Writes> {
+        let Err(error) = self.try_to_publish(link, shared).await else {
+            shared.capacity.taken();
+            return Ok(Writes::Taken);
+        };
+        match code(&error).as_deref() {
+            Some("OOM") => {
+                shared.capacity.refused(&error);
+                Ok(Writes::Taken)
+            }
             // Somebody has put something else there: that concerns this topic alone.
-            Err(error) if code(&error).as_deref() == Some("WRONGTYPE") => Ok(Writes::Taken),
-            Err(error) if is_refusal(&error) => Ok(Writes::Refused(error)),
-            Err(error) => Err(error),
+            Some("WRONGTYPE") => Ok(Writes::Taken),
+            _ if is_refusal(&error) => Ok(Writes::Refused(error)),
+            _ => Err(error),
         }
     }
 
     /// Twice, if Redis does not know the script: nothing was written then.
-    async fn try_to_publish(&self, link: &mut Link, scripts: &Scripts) -> RedisResult<()> {
-        let mut reply = self.send(link, scripts).await?;
+    async fn try_to_publish(&self, link: &mut Link, shared: &Shared) -> RedisResult<()> {
+        let mut reply = self.send(link, shared).await?;
         if is_unknown(&reply) {
-            link.load(scripts).await?;
-            reply = self.send(link, scripts).await?;
+            link.load(&shared.scripts).await?;
+            reply = self.send(link, shared).await?;
         }
         reply.extract_error().map(drop)
     }
 
-    async fn send(&self, link: &mut Link, scripts: &Scripts) -> RedisResult<Value> {
-        let mut commands = Pipeline::with_capacity(1);
+    async fn send(&self, link: &mut Link, shared: &Shared) -> RedisResult<Value> {
+        let mut commands = Pipeline::with_capacity(2);
         commands.ignore_errors();
-        let call = scripts.publish.call(&mut commands, &[self.address.meta(), &self.address.log()]);
+        let keys = [self.address.meta(), &self.address.log()];
+        let call = shared.scripts.publish.call(&mut commands, &keys);
         call.arg(self.address.channel()).arg("12345678").arg(MessageId::random().as_bytes());
-        call.arg(1).arg(TTL * 1000).arg(TTL).arg("");
-        Ok(link.send(&commands).await?.pop().unwrap_or(Value::Nil))
+        call.arg(1).arg("0/0").arg(TTL * 1000).arg(TTL).arg("");
+        if shared.capacity.is_due() {
+            commands.cmd("INFO").arg("memory");
+        }
+        let mut replies = link.send(&commands).await?.into_iter();
+        let outcome = replies.next().unwrap_or(Value::Nil);
+        // Whoever may not ask does without.
+        if let Some(info) =
+            replies.next().and_then(|info| redis::from_redis_value::<String>(info).ok())
+        {
+            shared.capacity.set(Memory::parse(&info));
+        }
+        Ok(outcome)
     }
 }

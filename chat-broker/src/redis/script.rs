@@ -17,6 +17,7 @@ pub(super) struct Scripts {
     pub(super) reap: Script,
     pub(super) renew: Script,
     pub(super) occupancy: Script,
+    pub(super) secret: Script,
     pub(super) set_record: Script,
     pub(super) read_records: Script,
 }
@@ -50,6 +51,7 @@ impl Scripts {
             )),
             renew: Script::new(include_str!("scripts/renew.lua")),
             occupancy: Script::new(include_str!("scripts/occupancy.lua")),
+            secret: Script::new(include_str!("scripts/secret.lua")),
             set_record: Script::new(concat!(
                 include_str!("scripts/records.lua"),
                 include_str!("scripts/set_record.lua")
@@ -61,9 +63,10 @@ impl Scripts {
         }
     }
 
-    fn all(&self) -> [&Script; 11] {
+    fn all(&self) -> [&Script; 12] {
         let Self { publish, recover, history, lineage, .. } = self;
-        let Self { enter, leave, reap, renew, occupancy, set_record, read_records, .. } = self;
+        let Self { enter, leave, reap, renew, occupancy, secret, set_record, read_records, .. } =
+            self;
         [
             publish,
             recover,
@@ -74,6 +77,7 @@ impl Scripts {
             reap,
             renew,
             occupancy,
+            secret,
             set_record,
             read_records,
         ]

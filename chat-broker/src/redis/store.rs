@@ -78,24 +78,12 @@ impl Store {
         self.in_time(read).await
     }
 
-    /// Reads the secret, or proposes one: only if there is none, since a Redis that takes no
-    /// writes would refuse that, too.
+    /// Reads the secret, or proposes one.
     pub(super) async fn secret(&self) -> Result<[u8; 32], BrokerError> {
-        let key = self.shared.names.secret();
-        let mut get = Pipeline::with_capacity(1);
-        get.cmd("GET").arg(&key);
-        let work = async {
-            let (stored,): (Option<Vec<u8>>,) = self.query(&get).await?;
-            if let Some(stored) = stored {
-                return Ok(stored);
-            }
-            let mut propose = Pipeline::with_capacity(2);
-            propose.cmd("SET").arg(&key).arg(&random::secret()?).arg("NX").ignore();
-            propose.cmd("GET").arg(&key);
-            let (stored,) = self.query(&propose).await?;
-            Ok(stored)
-        };
-        let stored: Vec<u8> = self.in_time(work).await?;
+        let mut commands = Pipeline::with_capacity(1);
+        let call = self.shared.scripts.secret.call(&mut commands, &[self.shared.names.secret()]);
+        call.arg(&random::secret()?);
+        let (stored,): (Vec<u8>,) = self.in_time(self.query(&commands)).await?;
         stored.try_into().map_err(|_| BrokerError::refused("the secret in redis is not 32 bytes"))
     }
 

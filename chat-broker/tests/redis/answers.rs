@@ -60,16 +60,6 @@ async fn a_key_of_the_wrong_type_is_refused() {
     assert_eq!(node.broker.status(), Status::Ready);
 }
 
-#[tokio::test]
-async fn no_memory_is_refused_until_there_is_some() {
-    let server = RedisServer::start();
-    let node = Node::start(&server).await;
-    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    assert_refused("publish", node.publish(&room("r"), "").await);
-    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    node.publish(&room("r"), "").await.unwrap();
-}
-
 /// Another's script runs and runs: reads fail as they do when Redis is away.
 #[tokio::test]
 async fn a_busy_redis_is_unavailable() {

@@ -10,6 +10,7 @@
 
 mod answers;
 mod ends;
+mod full;
 mod history;
 mod keys;
 mod leases;

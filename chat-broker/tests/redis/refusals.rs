@@ -118,7 +118,6 @@ async fn count(server: &RedisServer) -> [f64; 2] {
 #[tokio::test]
 async fn redis_refuses_to_write() {
     tokio::join!(
-        simple("no memory", &[], [&["CONFIG", "SET", "maxmemory"], &["1"], &["0"]]),
         simple("no replicas", &[], [&["CONFIG", "SET", "min-replicas-to-write"], &["1"], &["0"]]),
         simple("no XADD", &[], [&["ACL", "SETUSER", "default"], &["-xadd"], &["+xadd"]]),
         simple("no EVALSHA", &[], [&["ACL", "SETUSER", "default"], &["-evalsha"], &["+evalsha"]]),
@@ -252,7 +251,7 @@ async fn a_lost_script_is_no_end_of_a_refusal() {
     let server = RedisServer::start();
     // Each renewal of a lease stores the scripts again: here there is none.
     let node = Node::with(Node::config(&server).lease(20 * COUNTED)).await;
-    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
     node.wait_for(Status::Away).await;
     let refused = Instant::now();
     while refused.elapsed() < COUNTED {
@@ -260,7 +259,7 @@ async fn a_lost_script_is_no_end_of_a_refusal() {
         assert_eq!(node.broker.status(), Status::Away);
         sleep(Duration::from_millis(10)).await;
     }
-    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
     node.wait_for(Status::Ready).await;
 }
 
@@ -309,7 +308,7 @@ async fn comings_wait_for_the_end_of_a_refusal() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let topic = room("r");
-    server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
     node.wait_for(Status::Away).await;
     for n in 0..USERS {
         node.enter(&topic, &format!("user-{n}"));
@@ -317,6 +316,6 @@ async fn comings_wait_for_the_end_of_a_refusal() {
     let refused = Rate::over(&server, COUNTED).await;
     let refused = refused.commands * COUNTED.as_secs_f64();
     assert!(refused < 3.0 * USERS as f64, "each is tried once: {refused} commands");
-    server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
     eventually("everybody", async || node.occupancy(&topic, 0).await.count == USERS as u32).await;
 }

@@ -7,6 +7,7 @@
 mod connections;
 mod contents;
 mod crowd;
+mod full;
 mod outages;
 mod refusals;
 mod verdict;

@@ -107,7 +107,6 @@ async fn refusal(name: &str, arguments: &[&str], [head, begin, end]: [&[&str]; 3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_takes_no_writes() {
     tokio::join!(
-        refusal("OOM", &[], [&["CONFIG", "SET", "maxmemory"], &["1"], &["0"]], REFUSES),
         refusal(
             "NOREPLICAS",
             &[],
