@@ -12,14 +12,11 @@ use crate::limits::{Charge, Cost, Resource, Wait};
 /// first block of a stream (measured with Redis 7.0).
 const NEW_ROOM: usize = 5_600;
 
-/// What Redis takes for a message beside its text and its data: names, offset and their places.
-const MESSAGE: usize = 250;
+/// What Redis takes for a message beside its text, its data and the names in it.
+const MESSAGE: usize = 60;
 
-/// What Redis takes for the record of a key beside the names in it, which are percent-encoded.
-const KEY: usize = 250;
-
-/// Bytes of a byte that is percent-encoded.
-const ENCODED: usize = 3;
+/// What Redis takes for the record of a key beside the names in it.
+const KEY: usize = 200;
 
 impl Connection {
     /// Waits until the client's budgets cover a frame. Meanwhile nothing is read from the client:
@@ -81,46 +78,44 @@ impl Connection {
             }
             Some(Command::Kick(_) | Command::Ban { .. }) => frame.and(Resource::Sanctions, 1),
             Some(Command::Send { room, content }) => {
-                frame.and(Resource::Kept, self.kept_bytes(room, content))
+                let data = content.data.map_or(0, |data| data.get().len());
+                let kept = self.kept_bytes(room, content.message.len() + data);
+                frame.and(Resource::Kept, kept + self.kept_key(room, content))
             }
             Some(Command::Say { message }) => {
-                let bytes = self
-                    .current
-                    .clone()
-                    .map_or(0, |room| self.kept_message(&room, message.len() + MESSAGE));
-                frame.and(Resource::Kept, bytes)
+                let room = self.current.clone();
+                let kept = room.map_or(0, |room| self.kept_bytes(&room, message.len()));
+                frame.and(Resource::Kept, kept)
             }
             Some(Command::Post { room, message }) => {
-                frame.and(Resource::Kept, self.kept_message(room, message.len() + MESSAGE))
+                frame.and(Resource::Kept, self.kept_bytes(room, message.len()))
             }
             _ => frame,
         }
     }
 
-    /// What Redis takes for a message and the record of its key.
-    fn kept_bytes(&mut self, room: &RoomId, content: &Content<'_>) -> usize {
-        let data = content.data.map_or(0, |data| data.get().len());
-        let message = self.kept_message(room, content.message.len() + data + MESSAGE);
-        if self.state.hub.retention(room).is_none() {
-            return 0;
-        }
-        let names =
-            |key: &str| room.as_str().len() + self.member.user.id.as_str().len() + key.len();
-        message + content.key.as_deref().map_or(0, |key| KEY + ENCODED * names(key))
-    }
-
     /// What a message of so many bytes adds to a room's history: nothing any more once as much as
     /// the room keeps came from this connection, since it replaces other messages then.
-    fn kept_message(&mut self, room: &RoomId, bytes: usize) -> usize {
+    fn kept_bytes(&mut self, room: &RoomId, bytes: usize) -> usize {
         let Some(retention) = self.state.hub.retention(room) else { return 0 };
+        let user = &self.member.user;
+        let bytes = bytes + MESSAGE + user.id.as_str().len() + user.name.as_str().len();
         let Some(place) = self.places.iter_mut().find(|place| place.room == *room) else {
             return bytes;
         };
-        let added = bytes.min(
-            (1 << 20_usize).max(retention.messages as usize * 0).saturating_sub(place.kept_bytes),
-        );
+        let added = bytes.min(retention.bytes.saturating_sub(place.kept_bytes));
         place.kept_bytes += added;
         added
+    }
+
+    /// What Redis takes for the record of a message's key.
+    fn kept_key(&self, room: &RoomId, content: &Content<'_>) -> usize {
+        let Some(key) = content.key.as_deref() else { return 0 };
+        if self.state.hub.retention(room).is_none() {
+            return 0;
+        }
+        let names = [room.as_str(), self.member.user.id.as_str(), key];
+        KEY + names.into_iter().map(percent_encoded_len).sum::<usize>()
     }
 
     /// The broker has kept a message: the first of a room costs more than itself.
@@ -134,4 +129,10 @@ impl Connection {
     pub(super) fn pay_for_answer(&mut self, bytes: usize) {
         self.limiter.debit(&self.state.limits, Cost::default().and(Resource::Answered, bytes));
     }
+}
+
+/// The length of a name in a key of Redis.
+fn percent_encoded_len(name: &str) -> usize {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    name.bytes().map(|byte| if is_plain(byte) { 1 } else { 3 }).sum()
 }

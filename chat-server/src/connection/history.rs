@@ -9,6 +9,9 @@ use super::recovery::{PAGE, read};
 use super::{Connection, unavailable};
 use crate::member::Member;
 
+/// How many times as much a page costs that the broker has to read.
+const READ: usize = 2;
+
 /// A page, and where the room stood then.
 struct HistoryPage {
     position: Position,
@@ -19,7 +22,7 @@ struct HistoryPage {
 
 impl Connection {
     pub(super) async fn history(
-        &self,
+        &mut self,
         id: Option<&RawValue>,
         room: &RoomId,
         range: Range,
@@ -31,13 +34,15 @@ impl Connection {
         }
         self.member.drained(self.patience()).await;
         let limit = limit.unwrap_or(PAGE).clamp(1, PAGE);
-        let page = match self.held_page(room, range, limit) {
-            Some(page) => page,
+        let (page, factor) = match self.held_page(room, range, limit) {
+            Some(page) => (page, 1),
             None => {
-                self.read_page(room, range, limit).await.map_err(|error| unavailable(&error))?
+                let page = self.read_page(room, range, limit).await;
+                (page.map_err(|error| unavailable(&error))?, READ)
             }
         };
-        self.show(id, room, &page);
+        let bytes = self.show(id, room, &page);
+        self.pay_for_answer(factor * bytes);
         Ok(())
     }
 
@@ -81,11 +86,12 @@ impl Connection {
         before.is_ok_and(|history| !history.entries.is_empty())
     }
 
-    fn show(&self, id: Option<&RawValue>, room: &RoomId, page: &HistoryPage) {
+    /// Returns how many bytes that took.
+    fn show(&self, id: Option<&RawValue>, room: &RoomId, page: &HistoryPage) -> usize {
         let HistoryPage { position, ref entries, more } = *page;
         let messages: Vec<&Entry> = entries.iter().collect();
         let messages = Page::new(room, position.epoch, &messages);
-        self.member.reply(&Reply::History { id, room, position, messages, more });
+        self.member.reply(&Reply::History { id, room, position, messages, more })
     }
 }
 

@@ -23,7 +23,7 @@ pub struct LimitsConfig {
     /// may have as many of either kind.
     pub connections_per_address: Option<usize>,
     /// What one connection may use. Defaults, a second and at once: 50 and 300 frames, of 256 and
-    /// 512 KiB; 2 and 16 MiB of answers; 16,000 bytes and 3 MiB kept in Redis; 10 and 256 joins.
+    /// 512 KiB; 2 and 16 MiB of answers; 15,000 bytes and 3 MiB kept in Redis; 10 and 256 joins.
     pub connection: Rates,
     /// What all connections of a user on this server may use together, if the user is known by
     /// more than a connection. Defaults: 100 and 1,500 frames; 1 and 30 kicks and bans (backends
@@ -41,7 +41,7 @@ pub struct LimitsConfig {
     /// on the first member of this server, a subscription.
     pub rooms: Option<usize>,
     /// Rooms that all connections of a user on this server may be in together: a room counts once
-    /// for each connection. Default 2,048.
+    /// for each connection. Default 1,536.
     pub rooms_per_user: Option<usize>,
     /// Longest name of a room or a user, in bytes. Default and at most
     /// [`MAX_NAME_BYTES`](chat_core::MAX_NAME_BYTES), 128.
@@ -76,7 +76,7 @@ impl Default for LimitsConfig {
             address: Rates::default(),
             max_wait: Duration::from_secs(5),
             rooms: Some(128),
-            rooms_per_user: Some(2048),
+            rooms_per_user: Some(ROOMS_PER_USER),
             name_bytes: chat_core::MAX_NAME_BYTES,
             json_depth: 64,
         }
@@ -89,8 +89,13 @@ const MIB: u32 = 1024 * 1024;
 /// sender, with a burst of half of it, cannot fill it.
 const RECEIVED: Rate = Rate::new(256 * 1024, 512 * 1024);
 
-/// At most 64 MB in an hour, and 3.5 MB in the first 20 s.
-const KEPT: Rate = Rate::new(16_000, 3 * MIB);
+/// With what the presence of a user in [`ROOMS_PER_USER`] rooms takes, a user adds less than 8 MB
+/// to Redis in 20 s and less than 64 MB in an hour. The 50 messages a second of
+/// a connection, in one room and with keys, come to less than this.
+const KEPT: Rate = Rate::new(15_000, 3 * MIB);
+
+/// See [`KEPT`]. Twelve times what one connection may join.
+const ROOMS_PER_USER: usize = 1536;
 
 impl LimitsConfig {
     /// The rates of an address behind which there may be an office, or a part of a mobile network.
@@ -100,7 +105,7 @@ impl LimitsConfig {
             frames: Some(Rate::new(500, 5000)),
             received_bytes: Some(Rate::new(2 * MIB, 8 * MIB)),
             answer_bytes: Some(Rate::new(32 * MIB, 256 * MIB)),
-            kept_bytes: Some(Rate::new(160_000, 32 * MIB)),
+            kept_bytes: Some(Rate::new(150_000, 32 * MIB)),
             joins: None,
             sanctions: None,
         }
@@ -124,5 +129,23 @@ impl LimitsConfig {
 
     pub(super) fn has_no_rates(&self) -> bool {
         [&self.connection, &self.user, &self.address].iter().all(|rates| rates.is_unlimited())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Redis takes for the first user in a room, with the longest names (docs/redis.md).
+    const PRESENCE: u64 = 2_630;
+
+    #[test]
+    fn one_user_adds_little_to_redis() {
+        let after = |seconds: u64| {
+            let kept = u64::from(KEPT.burst()) + seconds * u64::from(KEPT.per_second());
+            kept + ROOMS_PER_USER as u64 * PRESENCE
+        };
+        assert!(after(20) < 8_000_000, "{} bytes in 20 s", after(20));
+        assert!(after(3600) < 64_000_000, "{} bytes in an hour", after(3600));
     }
 }

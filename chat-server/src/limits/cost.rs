@@ -69,9 +69,9 @@ pub struct Rates {
     /// Bytes of answers that may be large: `joined`, `members` and `history`. A page that is
     /// read from Redis counts twice.
     pub answer_bytes: Option<Rate>,
-    /// Bytes that messages take in Redis: 5,600 for a room that is new there, and for each message
-    /// its text, its data, 250, and 250 and the names in it for its key. In a room that the
-    /// connection is in, messages count until they come to the room's
+    /// Bytes that messages take in Redis: 5,600 for a room that is new there; for each message its
+    /// text, its data, the names in it and 60; for its key 200, and its names as they are encoded.
+    /// In a room that the connection is in, messages count until they come to the room's
     /// [`Retention::bytes`](chat_core::Retention::bytes): from there on they replace others.
     pub kept_bytes: Option<Rate>,
     /// Joins.

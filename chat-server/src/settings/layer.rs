@@ -128,7 +128,7 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "CONNECTIONS")]
     pub(super) max_connections_per_address: Option<usize>,
 
-    /// Rooms that all connections of a user may be in together [default: 2048]
+    /// Rooms that all connections of a user may be in together [default: 1536]
     #[arg(long, env, value_name = "ROOMS")]
     pub(super) max_rooms_per_user: Option<usize>,
 
@@ -172,16 +172,16 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "RATE")]
     pub(super) answer_rate_per_address: Option<Limit>,
 
-    /// Bytes that the messages of one connection add to Redis [default: 16000/3M]
+    /// Bytes that the messages of one connection add to Redis [default: 15000/3M]
     #[arg(long, env, value_name = "RATE")]
     pub(super) kept_rate: Option<Limit>,
 
-    /// Bytes that the messages of all connections of a user add to Redis [default: 16000/3M]
+    /// Bytes that the messages of all connections of a user add to Redis [default: 15000/3M]
     #[arg(long, env, value_name = "RATE")]
     pub(super) kept_rate_per_user: Option<Limit>,
 
     /// Bytes that the messages of all connections from one address add to Redis [default: off;
-    /// 160000/32M with --trusted-proxies]
+    /// 150000/32M with --trusted-proxies]
     #[arg(long, env, value_name = "RATE")]
     pub(super) kept_rate_per_address: Option<Limit>,
 

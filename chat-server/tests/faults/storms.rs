@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use chat_broker::testing::RedisServer;
 use serde_json::json;
 use tokio::task::{JoinSet, block_in_place};
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
-use crate::raw::{Frame, Raw};
+use crate::raw::Raw;
 use crate::shared::bystanders::Bystanders;
 use crate::shared::process::Process;
 use crate::shared::say;

@@ -79,7 +79,7 @@ async fn new_rooms_and_kept_messages_have_a_rate() {
 /// In a room that a connection has filled it replaces what is there, and adds nothing.
 #[tokio::test]
 async fn messages_that_replace_others_are_free() {
-    let server = server(&["--kept-rate", "1000/200000"]);
+    let server = server(&["--kept-rate", "1000/200000", "--history-bytes", "100000"]);
     let mut client = server.native().await;
     join(&mut client, "r").await;
     let text = "x".repeat(2_000);
