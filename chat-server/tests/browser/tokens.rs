@@ -167,6 +167,55 @@ fn slow_token_is_no_obstacle() {
     browser.assert_no_errors(&[]);
 }
 
+/// What one server was given, its other ports are not.
+#[test]
+fn page_keeps_its_secrets_to_the_server_that_they_are_for() {
+    let (page, other) = (start(), start());
+    let browser = Browser::start();
+    let tab = browser.open(&page.url("/"));
+    // As it was stored when it did not say whose it is.
+    let old = format!(
+        "sessionStorage.setItem('chat', JSON.stringify({{ token: '{}' }}))",
+        token("*", HOUR)
+    );
+    tab.run(&old, &[]);
+    tab.go(&page.url("/?room=general"));
+    tab.click("join");
+    tab.until_shows("start-error", "This chat asks for a token.");
+    assert_eq!(tab.run("return sessionStorage.getItem('chat')", &[]), json!(null));
+
+    tab.go(&page.url(&format!("/?room=general#token={}", token("*", HOUR))));
+    tab.until_shows("log", "You joined the room.");
+    let at_other = format!("/?room=general&port={}", other.port());
+    tab.go(&page.url(&at_other));
+    tab.click("join");
+    tab.until_shows("start-error", "This chat asks for a token.");
+    let server = format!("localhost:{}", other.port());
+    let stored = format!("return sessionStorage.getItem('chat http://{server}') ?? ''");
+    let stored = tab.run(&stored, &[]);
+    assert!(!stored.as_str().unwrap().contains("token"), "{stored}");
+
+    // One of its own is no obstacle, and the first one is kept.
+    tab.go(&page.url(&format!("{at_other}#token={}", token("*", HOUR))));
+    tab.until_shows("log", "You joined the room.");
+    tab.go(&page.url("/?room=general"));
+    tab.until_shows("log", "You joined the room.");
+    let servers = "return Object.keys(sessionStorage).length";
+    assert_eq!(tab.run(servers, &[]), 2);
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn page_works_without_storage() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let tab = browser.open_without_storage(&server.url("/?user=Ann&room=general"));
+    tab.until_shows("log", "You joined the room.");
+    let blocked = "try { return String(sessionStorage) } catch { return 'blocked' }";
+    assert_eq!(tab.run(blocked, &[]), "blocked");
+    browser.assert_no_errors(&[]);
+}
+
 #[test]
 fn the_module() {
     let server = Server::start();
