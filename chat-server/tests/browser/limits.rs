@@ -41,6 +41,7 @@ fn what_is_too_large_is_not_sent(tab: &Tab<'_>) {
                 chat.send('r', '\\u0444'.repeat(16_385)),
                 chat.send('r', '', {{ data: large }}),
                 chat.send('r', '', {{ data: loop }}),
+                chat.send('r', '\\ud83d'),
                 chat.send('r', '', {{ key: huge }}),
                 chat.direct('u2', large),
                 chat.direct('u2', '', {{ data: large }}),
@@ -58,8 +59,22 @@ fn what_is_too_large_is_not_sent(tab: &Tab<'_>) {
         ),
     );
     let [long, large, room] = ["message_too_long", "too_large", "room_name_invalid"];
-    let codes =
-        [long, long, long, "bad_field", large, long, long, large, room, room, room, room, room];
+    let codes = [
+        long,
+        long,
+        long,
+        "bad_field",
+        "bad_field",
+        large,
+        long,
+        long,
+        large,
+        room,
+        room,
+        room,
+        room,
+        room,
+    ];
     assert_eq!(result, json!({"codes": codes, "state": "online", "sent": 0}));
 }
 

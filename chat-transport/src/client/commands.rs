@@ -140,7 +140,11 @@ impl Task {
         };
         match checked {
             Ok(()) => self.sends.push(room, content, reply),
-            Err(error) => drop(reply.send(Err(error))),
+            Err(error) => {
+                // Its place is free when its caller learns this.
+                drop(content);
+                let _ = reply.send(Err(error));
+            }
         }
     }
 

@@ -39,9 +39,11 @@ impl Task {
     /// Has a request of the application wait for its turn.
     pub(super) fn ask(&mut self, request: Request, frame: &Outgoing<'_>) {
         let frame = frame.encode();
+        // There is one leave for each join at most, and without it the client would stay.
+        let is_bounded = matches!(request, Request::Leave(_));
         if !self.is_online() {
             request.fail(ClientError::Offline);
-        } else if self.requests.called() + self.calls.len() >= self.config.send_queue {
+        } else if !is_bounded && self.waiting_requests() >= self.config.send_queue {
             request.fail(ClientError::QueueFull);
         } else if let Err(error) = self.limits.check_frame(frame.len() + ID_BYTES) {
             request.fail(error);
@@ -49,6 +51,10 @@ impl Task {
             let number = self.next_turn_number();
             self.calls.push_back(Call { request, turn: Turn { number, frame } });
         }
+    }
+
+    fn waiting_requests(&self) -> usize {
+        self.requests.called() + self.calls.len()
     }
 
     /// Has a room wait for its turn to be joined, or to be joined again from where the client
