@@ -12,6 +12,10 @@ const [POLICY_VIOLATION, TOO_BIG, TOKEN_EXPIRED] = [1008, 1009, 4004];
 /** Requests of the application that may wait for their turns, or for their answers. */
 const MOST_REQUESTS = 1_000;
 
+/** Requests that may be unanswered: a server that shares a rate among the connections of a user
+ *  reads each of them more slowly than it said, and none is to time out for it. */
+const MOST_UNANSWERED = 128;
+
 /** What the server has to publish. */
 const MESSAGES = new Set(["send", "direct"]);
 
@@ -140,7 +144,7 @@ export class Connection {
   #flush() {
     clearTimeout(this.#timers.flush);
     let wait = Infinity;
-    for (let index = 0; index < this.#outbox.length; ) {
+    for (let index = 0; index < this.#outbox.length && this.#requests.size < MOST_UNANSWERED; ) {
       const { frame, bytes, answer, isWanted } = this.#outbox[index];
       const isJoin = frame.type === "join";
       if (!isWanted()) {

@@ -18,6 +18,7 @@ fn the_module_and_its_pace() {
     bytes_wait_for_their_rate(&tab);
     waiting_for_its_turn_makes_no_message_late(&tab);
     messages_unanswered_are_limited_over_all_rooms(&tab);
+    requests_unanswered_are_limited(&tab);
     requests_that_wait_are_limited(&tab);
     browser.assert_no_errors(&[]);
 }
@@ -137,6 +138,22 @@ fn messages_unanswered_are_limited_over_all_rooms(tab: &Tab<'_>) {
             return counts;",
     );
     assert_eq!(run(tab, &script), json!([6, 4, 2, 1]));
+}
+
+/// A server may read a client more slowly than its `welcome` said, if others share its rate.
+fn requests_unanswered_are_limited(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        "const { chat } = await member();
+            for (let n = 0; n < 200; n += 1) chat.members('r');
+            const count = sockets[0].frames('members').length;
+            const { id } = await sockets[0].asked('members');
+            sockets[0].say({ type: 'error', id, code: 'not_in_room', message: 'No.' });
+            await sockets[0].asked('members', 129);
+            chat.close();
+            return count;",
+    );
+    assert_eq!(result, 128);
 }
 
 fn requests_that_wait_are_limited(tab: &Tab<'_>) {

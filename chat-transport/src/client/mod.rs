@@ -49,6 +49,7 @@
 //! | events not read | [`event_queue`](ClientConfig::event_queue) | the socket is not read; see [`Events`] |
 //! | messages not confirmed | [`send_queue`](ClientConfig::send_queue) | [`Client::send`] waits; [`Client::try_send`] fails with [`ClientError::QueueFull`] |
 //! | messages sent and not answered | what the server allows (by default 64), and 64 KiB or one message | the next one waits |
+//! | requests of all kinds sent and not answered | 128 | the next one waits |
 //! | requests not answered | [`send_queue`](ClientConfig::send_queue) | [`ClientError::QueueFull`] |
 //! | calls that wait to join one room | [`send_queue`](ClientConfig::send_queue) | [`ClientError::QueueFull`] |
 //! | frames, joins and bytes per second | what the server allows | the next one waits; `typing` is not sent |

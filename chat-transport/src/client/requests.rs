@@ -86,6 +86,11 @@ impl Requests {
         Self { waiting: BTreeMap::new(), last_id: 0, timeout }
     }
 
+    /// How many are on the wire.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// How many callers wait.
     pub(super) fn called(&self) -> usize {
         self.waiting.values().filter(|posted| !posted.request.is_own()).count()

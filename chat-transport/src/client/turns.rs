@@ -18,6 +18,10 @@ use super::task::Task;
 /// at its own rate is then read, and answered, long before a request times out.
 const UNANSWERED_BYTES: usize = 64 * 1024;
 
+/// Requests of all kinds that may be unanswered, for the same reason: a server that shares a
+/// rate among the connections of a user reads each of them more slowly than it said.
+const UNANSWERED: usize = 128;
+
 /// Something that is ready to leave.
 #[derive(Debug)]
 pub(super) struct Turn {
@@ -108,6 +112,9 @@ impl Task {
 
     /// What leaves next, and when it may; `None`: at once.
     fn next_turn(&self, now: Instant) -> Option<(Next, Option<Instant>)> {
+        if self.requests.len() >= UNANSWERED {
+            return None;
+        }
         let call = self.calls.front().filter(|Call { request, turn }| {
             !request.is_message() || self.may_be_unanswered(turn.frame.len())
         });

@@ -273,3 +273,24 @@ async fn messages_unanswered_are_limited_over_all_rooms() {
         peer.recv("send").await;
     }
 }
+
+/// A server may read a client more slowly than its `welcome` said, if others share its rate.
+#[tokio::test(start_paused = true)]
+async fn requests_unanswered_are_limited() {
+    let mock = Mock::start().await;
+    let (client, mut events) = mock.client(ClientConfig::default().send_queue(1_000));
+    let mut peer = mock.welcome().await;
+    online(&mut events).await;
+    read(events);
+    for _ in 0..200 {
+        let client = client.clone();
+        tokio::spawn(async move { client.members("r").await });
+    }
+    let mut unanswered = Vec::new();
+    while let Ok(request) = timeout(Duration::from_secs(1), peer.recv("members")).await {
+        unanswered.push(request);
+    }
+    assert_eq!(unanswered.len(), 128);
+    peer.refuse(&unanswered[0], "not_in_room").await;
+    peer.recv("members").await;
+}
