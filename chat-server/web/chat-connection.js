@@ -57,7 +57,7 @@ export class Connection {
   #connecting = null;
   /** The attempt that waits for a token before it connects. */
   #asking = null;
-  /** The token that is being asked for: what comes late serves the next attempt. */
+  /** The pending call for a token: a late token is used by the next attempt. */
   #nextToken = null;
   /** Of the present connection. */
   #token;
@@ -132,7 +132,7 @@ export class Connection {
     return answer.promise;
   }
 
-  /** Sends a frame that is not answered, and not worth to wait. Tells whether it was sent. */
+  /** Sends a frame that is not answered, if it need not wait. Returns whether it was sent. */
   post(frame) {
     const text = JSON.stringify(frame);
     const isTurn = this.isOnline && this.#outbox.length === 0 && this.#pace.wait(bytesOf(text)) === 0;
@@ -404,8 +404,8 @@ export class Connection {
     this.#change({ state: "waiting", retryInMs, code, reason });
   }
 
-  /** Which frame was too large the server does not say: none of the smaller ones, which are sent
-   *  again where their keys allow it. */
+  /** 1009 does not name the frame that was too large. Only the largest message fails; the other
+   *  sends go out again under their keys. */
   #failLargest() {
     this.#take(this.#pace.largest)?.answer.reject(tooLarge());
   }

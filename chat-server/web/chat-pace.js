@@ -10,7 +10,7 @@ const MARGIN = 16;
  *  at its own rate is then read, and answered, long before a request times out. */
 const UNANSWERED_BYTES = 64 * 1024;
 
-/** What the server allows to be unanswered, where it does not say. */
+/** Messages that may be unanswered, if the server gives no limit. */
 const IN_FLIGHT = 64;
 
 export class Pace {

@@ -92,7 +92,7 @@ export class Sends {
     for (const room of [...this.#queues.keys()]) this.abandon(room, error);
   }
 
-  /** The first message of a room goes out, if it may, or is watched until it may. */
+  /** Sends the first message of a room if it may be sent, else watches its deadline. */
   #next(queue) {
     const [send] = queue.sends;
     if (send && !send.attempt && this.#open.has(queue.room)) this.#attempt(queue, send);
@@ -161,7 +161,7 @@ export class Sends {
     this.#next(queue);
   }
 
-  /** The first `count` messages of a room have failed; `why` says of each with what error. */
+  /** Fails the first `count` messages of a room, each with the error that `why(send)` returns. */
   #fail(queue, count, why) {
     for (const send of this.#remove(queue, count)) {
       const { code, message, retryAfterMs } = why(send);

@@ -90,7 +90,7 @@ export const lastName = {
 const KEY = "chat";
 const SESSION = `${KEY} ${onServer("").origin}`;
 
-// Where it does not say whose the secrets are, as it once did not, they are nobody's.
+// Earlier versions stored the secrets without the server that they belong to.
 write(() => sessionStorage, KEY, undefined);
 
 // Storage may be forbidden, which asking for it shows, or full, or hold what another page wrote.

@@ -11,8 +11,8 @@ export class Unsent {
   #client;
   #onChange;
 
-  /** `onChange(room, why)` is called when there is something else to show, and says why if one
-   *  was not sent. */
+  /** `onChange(room, why)` is called when there is something else to show; `why` is set if a
+   *  message was not sent. */
   constructor(client, onChange) {
     this.#client = client;
     this.#onChange = onChange;

@@ -167,13 +167,13 @@ fn slow_token_is_no_obstacle() {
     browser.assert_no_errors(&[]);
 }
 
-/// What one server was given, its other ports are not.
+/// `?port=` names another server, which gets none of them.
 #[test]
 fn page_keeps_its_secrets_to_the_server_that_they_are_for() {
     let (page, other) = (start(), start());
     let browser = Browser::start();
     let tab = browser.open(&page.url("/"));
-    // As it was stored when it did not say whose it is.
+    // As earlier versions stored it, without its server.
     let old = format!(
         "sessionStorage.setItem('chat', JSON.stringify({{ token: '{}' }}))",
         token("*", HOUR)
@@ -291,7 +291,7 @@ fn connects_when_it_has_its_token(tab: &Tab<'_>) {
             chat.connect();
             await new Promise((resolve) => setTimeout(resolve, 100));
             const early = sockets.length;
-            // An attempt that is given up leaves its token to the next.
+            // The next attempt uses the token of one that was abandoned.
             const renamed = chat.rename('Bob');
             give('late');
             await soon(() => sockets[0]);

@@ -46,41 +46,41 @@ impl Task {
             Command::Leave { room, reply } => self.leave(&room, reply),
             Command::Send { room, content, reply } => self.send(&room, content, reply),
             Command::Direct { to, message, data, reply } => {
-                let (request, data) = (Request::Direct(reply), data.as_deref());
-                match self.limits.check_message(&message, data) {
-                    Ok(()) => {
-                        self.ask(request, &Outgoing::Direct { to: &to, message: &message, data });
-                    }
-                    Err(error) => request.fail(error),
-                }
+                let data = data.as_deref();
+                let checked = self.limits.check_message(&message, data);
+                let frame = Outgoing::Direct { to: &to, message: &message, data };
+                self.ask_checked(checked, Request::Direct(reply), &frame);
             }
             Command::Typing { room, typing, reply } => {
                 let _ = reply.send(self.typing(&room, typing));
             }
             Command::Members { room, reply } => {
-                let request = Request::Members(reply);
-                match check_room(&room) {
-                    Ok(()) => self.ask(request, &Outgoing::Members { room: &room }),
-                    Err(error) => request.fail(error),
-                }
+                let frame = Outgoing::Members { room: &room };
+                self.ask_checked(check_room(&room), Request::Members(reply), &frame);
             }
             Command::History { room, range, limit, reply } => {
-                let request = Request::History(reply);
                 let (before, after) = match range {
                     Range::Before(offset) => (Some(offset), None),
                     Range::After(offset) => (None, Some(offset)),
                     Range::Latest => (None, None),
                 };
-                match check_room(&room) {
-                    Ok(()) => {
-                        let frame = Outgoing::History { room: &room, before, after, limit };
-                        self.ask(request, &frame);
-                    }
-                    Err(error) => request.fail(error),
-                }
+                let frame = Outgoing::History { room: &room, before, after, limit };
+                self.ask_checked(check_room(&room), Request::History(reply), &frame);
             }
             // The loop's business.
             Command::Close(_) => {}
+        }
+    }
+
+    fn ask_checked(
+        &mut self,
+        checked: Result<(), ClientError>,
+        request: Request,
+        frame: &Outgoing<'_>,
+    ) {
+        match checked {
+            Ok(()) => self.ask(request, frame),
+            Err(error) => request.fail(error),
         }
     }
 
@@ -141,14 +141,14 @@ impl Task {
         match checked {
             Ok(()) => self.sends.push(room, content, reply),
             Err(error) => {
-                // Its place is free when its caller learns this.
+                // The place is free before the caller gets the error, and may send again.
                 drop(content);
                 let _ = reply.send(Err(error));
             }
         }
     }
 
-    /// Not worth to wait for its turn: the next key stroke tells the same.
+    /// A typing state does not wait for its turn: the next key stroke sends the same.
     fn typing(&mut self, name: &str, typing: bool) -> Result<(), ClientError> {
         let now = Instant::now();
         let frame = Outgoing::Typing { room: name, typing }.encode();

@@ -249,8 +249,9 @@ impl Task {
         }
     }
 
-    /// The server closed the connection with 1009. Which frame was too large it does not say:
-    /// it was none of the smaller ones, which are sent again where their keys allow it.
+    /// The server closed the connection with 1009, which does not name the frame that was too
+    /// large. Only the largest message fails; the other sends go out again under their keys.
+    /// Each such end fails one message, so the same end does not repeat without limit.
     pub(super) fn fail_largest_message(&mut self) {
         let Some((id, request, bytes)) = self.requests.take_largest_message() else { return };
         let error = ClientError::TooLarge { bytes };

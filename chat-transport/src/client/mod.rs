@@ -207,11 +207,11 @@ impl Client {
     /// [`Closed`](ClientError::Closed).
     ///
     /// # Cancel safety
-    /// A call that is dropped before it was polled, or while it waits for a place, has not sent
-    /// its message. One that has its place hands the message to the client's task within the
-    /// same poll, or when the task is next ready to take it: from then on the message is sent
-    /// even if the call is dropped, and only its outcome is lost. Which of these it was a
-    /// dropped call cannot tell; give a `key`, and sending the message again under it is safe.
+    /// A call that is dropped before its first poll, or while it waits for a place, does not send
+    /// its message. A call that has its place passes the message to the client's task, in the
+    /// same poll unless 64 other calls wait for the task; from then on the message is sent even
+    /// if the call is dropped, and only its outcome is lost. With a `key` it is safe to send the
+    /// message again after a call was dropped.
     pub async fn send_with(
         &self,
         room: &str,
@@ -263,7 +263,7 @@ impl Client {
 
     /// Sends a message to all connections of one user. Returns how many servers hold the
     /// user; 0: offline, and nothing is kept for later. If one of the connections then does
-    /// not read fast enough, [`Event::Undelivered`] tells so.
+    /// not read fast enough, the client gets [`Event::Undelivered`].
     ///
     /// # Errors
     /// As [`members`](Self::members), and [`MessageTooLong`](ClientError::MessageTooLong).

@@ -20,8 +20,8 @@ pub(super) struct Room {
     pub(super) history: u32,
     pub(super) place: Place,
     pub(super) track: Track,
-    /// Whether the present connection has asked to come in: the server may have the client in
-    /// it, whatever became of the answer.
+    /// Whether a join was sent on the present connection: the client may be in the room on the
+    /// server even if the answer was lost or late.
     pub(super) was_asked: bool,
     /// Calls of `join` that wait, and until when.
     waiting: Vec<(Instant, Reply<Joined>)>,
@@ -54,8 +54,8 @@ impl Room {
         self.place == Place::In
     }
 
-    /// The request to join leaves, with this id. That it had to wait for its turn is not the
-    /// fault of the calls, which get that time back.
+    /// The join is sent, with this id. The time for which it waited for its turn is added to the
+    /// deadlines of the calls.
     pub(super) fn ask(&mut self, id: u64, now: Instant) {
         if let Place::Due { since, .. } = self.place {
             for (deadline, _) in &mut self.waiting {

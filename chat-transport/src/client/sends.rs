@@ -76,7 +76,7 @@ impl Send {
         let _ = reply.send(Err(if unknown { ClientError::OutcomeUnknown { key } } else { why }));
     }
 
-    /// Its place is free before its caller learns the outcome, and may send the next one.
+    /// The place is free before the caller gets the outcome, and may send the next message.
     fn leave_queue(self) -> (String, Reply<Sent>) {
         drop(self.content.place);
         (self.content.key, self.reply)
@@ -87,8 +87,8 @@ impl Send {
 #[derive(Debug)]
 struct Queue {
     sends: VecDeque<Send>,
-    /// When the first message began to be tried, or the one before it had its outcome: those
-    /// behind it are not late before that.
+    /// When the first message was first sent, or the one before it had its outcome. The timeout
+    /// of the others begins no earlier: they wait for the server's rates, not for an outage.
     since: Instant,
 }
 
@@ -129,8 +129,8 @@ impl Sends {
         });
     }
 
-    /// Has the first message of each room that `is_in` wait for its turn. What `frame` refuses
-    /// to make one of is given up.
+    /// Queues the first message of each room that the client `is_in` for its turn. A message that
+    /// `frame` rejects fails.
     pub(super) fn line_up(
         &mut self,
         mut is_in: impl FnMut(&str) -> bool,
@@ -290,7 +290,7 @@ impl Sends {
         matches!(front.stage, Stage::InFlight(in_flight) if in_flight == id).then_some(front)
     }
 
-    /// Takes a message out whose outcome the server has told.
+    /// Removes a message whose outcome the server has sent.
     fn remove(&mut self, room: &str, index: usize) -> Option<Send> {
         let queue = self.rooms.get_mut(room)?;
         let send = queue.sends.remove(index)?;

@@ -2,7 +2,8 @@
 //! to, at the [pace](super::pace) of the connection.
 //!
 //! A join that its own rate holds back is passed over, and so is a message while too many are
-//! unanswered. All others wait for the first, however large it is, so that none waits for ever.
+//! unanswered. All others wait for the first, however large it is: small frames do not starve a
+//! large one.
 
 use tokio::time::Instant;
 
