@@ -12,6 +12,7 @@ const SETUP: &str = "
     class Socket {
         readyState = 0;
         sent = [];
+        times = [];
         constructor(url, protocols) {
             Object.assign(this, { url, protocols });
             sockets.push(this);
@@ -20,7 +21,10 @@ const SETUP: &str = "
             this.readyState = 1;
             this.onopen();
         }
-        send(text) { this.sent.push(JSON.parse(text)); }
+        send(text) {
+            this.sent.push(JSON.parse(text));
+            this.times.push(performance.now());
+        }
         say(frame) { this.onmessage({ data: JSON.stringify(frame) }); }
         close(code) { this.readyState = 3; }
         end(code) {
