@@ -104,6 +104,8 @@ impl CloseReason {
     pub const fn may_reconnect(self) -> bool {
         match self {
             Self::GoingAway
+            | Self::PolicyViolation
+            | Self::TooBig
             | Self::InternalError
             | Self::OverCapacity
             | Self::SlowConsumer
@@ -112,8 +114,6 @@ impl CloseReason {
             | Self::ProtocolError
             | Self::Unsupported
             | Self::InvalidUtf8
-            | Self::PolicyViolation
-            | Self::TooBig
             | Self::Kicked
             | Self::Banned
             | Self::TokenExpired => false,

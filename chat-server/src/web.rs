@@ -52,6 +52,8 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "chat-client.js": JAVASCRIPT,
         "chat-client.d.ts": TYPESCRIPT,
         "chat-connection.js": JAVASCRIPT,
+        "chat-limits.js": JAVASCRIPT,
+        "chat-pace.js": JAVASCRIPT,
         "chat-room.js": JAVASCRIPT,
         "chat-sends.js": JAVASCRIPT,
         "dom.js": JAVASCRIPT,

@@ -41,8 +41,8 @@ const log = new Log(byId("scroller"), byId("log"), {
   follows: (follows) => (byId("newest").hidden = follows),
   top: () => current && goBack(current),
 });
-const unsent = new Unsent(client, (room, error) => {
-  if (error && room === current) announce(`Not sent: ${error.message}`);
+const unsent = new Unsent(client, (room, why) => {
+  if (why && room === current) announce(`Not sent: ${why}`);
   changed(room);
 });
 

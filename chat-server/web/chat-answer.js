@@ -31,3 +31,10 @@ export function deferred() {
   parts.promise.catch(() => {});
   return parts;
 }
+
+/** A promise that is rejected already. */
+export function rejected(error) {
+  const { promise, reject } = deferred();
+  reject(error);
+  return promise;
+}

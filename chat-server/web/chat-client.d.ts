@@ -15,13 +15,26 @@ export interface Position {
 }
 
 export interface Limits {
-  /** Longest text of a message, in bytes of UTF-8. */
+  /** Longest text of a message, and longest `data` as JSON, in bytes of UTF-8. */
   message_bytes: number;
+  /** Largest frame, in bytes. */
   frame_bytes: number;
   /** Rooms that one connection may be in. */
   rooms: number;
   /** Sends that may be unanswered before the server reads no further. */
   in_flight: number;
+  /** How fast a connection may send; absent: unlimited. The client keeps these by itself. */
+  frames?: RateLimit;
+  joins?: RateLimit;
+  bytes?: RateLimit;
+}
+
+/** A token bucket. */
+export interface RateLimit {
+  /** In the long run. */
+  per_second: number;
+  /** At once. */
+  burst: number;
 }
 
 export interface Welcome {
@@ -114,6 +127,9 @@ export interface ChatEvents {
   presence: Presence;
   typing: { room: string; user: User; typing: boolean };
   direct: { user: User; message: string; data?: unknown; at: number };
+  /** A message that this client sent with `direct` was dropped: one of the recipient's
+   *  connections did not read fast enough. `to` is the recipient's id. */
+  undelivered: { to: string; session: string; id?: number };
   /** The messages of a room up to `offset` are lost for good. In a room without history
    *  there is no position, and it is only possible that some were. */
   gap: { room: string; epoch?: string; offset?: number };
@@ -130,8 +146,11 @@ export interface ChatEvents {
 }
 
 /**
- * `code` is one of the server's, or `offline` (no connection), `disconnected` (lost before
- * the answer), `timeout`, `queue_full` (too many sends wait), `closed`.
+ * `code` is one of the server's, or `offline` (no connection; not sent), `disconnected` (lost
+ * before the answer), `timeout`, `queue_full` (too many sends or requests wait; not sent),
+ * `too_large` (the frame is above the limit), `closed`. `message_too_long`,
+ * `room_name_invalid` and, for `data` that is no JSON, `bad_field` may also come from the
+ * client itself, before anything is sent.
  */
 export class ChatError extends Error {
   constructor(code: string, message: string, more?: { retryAfterMs?: number; key?: string });
@@ -147,19 +166,24 @@ export interface ChatOptions {
   name?: string;
   /** `resume` of an earlier client: be the same user. */
   resume?: string;
-  /** A token, or what gives one: asked at each connection, and before a token runs out. If it
-   *  fails, it is asked again later. */
+  /** A token, or what gives one: asked before each connection, and before a token runs out. If
+   *  it fails, or takes longer than two minutes, it is asked again later. */
   token?: string | (() => string | Promise<string>);
   /** The WebSocket class, where the runtime has none of its own. */
   WebSocket?: new (url: string, protocols?: string | string[]) => unknown;
-  /** Sends that may wait for an answer, in all rooms. Default 100. */
+  /** Sends that may wait to be sent, or for an answer, in all rooms. Default 20,000. */
   queueLimit?: number;
-  /** How long a send may take with all that it is tried again. Default 30,000; the server
-   *  tells repeats from new ones for five minutes. */
+  /** Bytes of their frames, at which no further send is taken. Default 16 MiB. */
+  queueBytes?: number;
+  /** How long a send may take with all that it is tried again, from its first attempt; before
+   *  that, how long it may wait without a connection, or without any message of its room being
+   *  answered. The time that it waits for its turn at the server's rates does not count.
+   *  Default 30,000; the server tells repeats from new ones for five minutes. */
   sendTimeoutMs?: number;
-  /** Default 15,000. */
+  /** From when a request is sent. Default 15,000. */
   requestTimeoutMs?: number;
-  /** From the first byte to the welcome. Default 10,000. */
+  /** From the first byte to the welcome, without the time that a token takes before.
+   *  Default 10,000. */
   connectTimeoutMs?: number;
   /** The first pause before a reconnect is a random one below this. Default 500. */
   backoffBaseMs?: number;
@@ -185,6 +209,10 @@ export class ChatClient extends EventTarget {
   readonly resume: string | undefined;
   /** The rooms that the client is in, or will be once connected. */
   readonly rooms: string[];
+  /** Whether as many sends wait as may: the next one would be refused with `queue_full`. */
+  readonly isFull: boolean;
+  /** How many sends wait to be sent, or for an answer. */
+  readonly queued: number;
 
   /** Calls `handler` with the detail of each event; returns what ends that. */
   on<K extends keyof ChatEvents>(type: K, handler: (detail: ChatEvents[K]) => void): () => void;
@@ -202,11 +230,12 @@ export class ChatClient extends EventTarget {
   leave(room: string): Promise<void>;
 
   /** Resolves once the server has taken the message. The messages of a room go in order,
-   *  each once, over errors that pass and new connections; see `sendTimeoutMs`. */
+   *  each once, at the server's rates, over errors that pass and new connections; see
+   *  `sendTimeoutMs`. Rejects with `queue_full` if `isFull`: await a send before that. */
   send(room: string, message: string, options?: { data?: unknown; key?: string }): Promise<Sent>;
-  /** `delivered`: how many servers hold the user; 0: offline. */
+  /** `delivered`: how many servers hold the user; 0: offline. See the event `undelivered`. */
   direct(to: string, message: string, options?: { data?: unknown }): Promise<{ delivered: number }>;
-  /** Throttled; call it at each key stroke. */
+  /** Throttled, and not sent while anything else waits to be; call it at each key stroke. */
   typing(room: string, typing: boolean): void;
   members(room: string): Promise<Members>;
   /** Messages before or after an offset, or the newest; at most `limit`, or 256. */

@@ -2,8 +2,9 @@
 // WebSocket. It touches no page: docs/web-client.md tells how to use it, chat-client.d.ts
 // has its types.
 
-import { ChatError, deferred, pauseAfter } from "./chat-answer.js";
+import { ChatError, deferred, pauseAfter, rejected } from "./chat-answer.js";
 import { Connection } from "./chat-connection.js";
+import { refusalOf } from "./chat-limits.js";
 import { RoomCopy } from "./chat-room.js";
 import { Sends } from "./chat-sends.js";
 
@@ -50,6 +51,16 @@ export class ChatClient extends EventTarget {
     return this.#connection.resume;
   }
 
+  /** Whether a `send` would be refused with `queue_full`. */
+  get isFull() {
+    return this.#sends.isFull;
+  }
+
+  /** How many messages wait to be sent, or for their answers. */
+  get queued() {
+    return this.#sends.count;
+  }
+
   get rooms() {
     return [...this.#rooms.keys()];
   }
@@ -74,8 +85,10 @@ export class ChatClient extends EventTarget {
   }
 
   join(room, { history } = {}) {
+    const refusal = refusalOf({ room }, this.limits);
+    if (refusal) return rejected(refusal);
     const known = this.#rooms.get(room);
-    if (known?.joined) return this.#connection.request({ type: "join", room, history });
+    if (known?.joined) return this.#connection.ask({ type: "join", room, history });
     const entry = known ?? newEntry(room, history);
     this.#rooms.set(room, entry);
     const answer = deferred();
@@ -88,26 +101,26 @@ export class ChatClient extends EventTarget {
     const entry = this.#rooms.get(room);
     if (!entry) return;
     this.#abandon(entry, new ChatError("not_in_room", "The room was left."));
-    if (this.#connection.isOnline) await this.#connection.request({ type: "leave", room });
+    // Of a join that has not left the server knows nothing.
+    if (entry.isKnown) await this.#connection.request({ type: "leave", room });
   }
 
   send(room, message, { data, key = randomKey() } = {}) {
-    const refuse = (code, text) => Promise.reject(new ChatError(code, text, { key }));
-    const limit = this.limits?.message_bytes ?? Infinity;
+    const refuse = ({ code, message }) => rejected(new ChatError(code, message, { key }));
+    const frame = { type: "send", room, message, data, key };
     if (!this.#rooms.has(room)) {
-      return refuse("not_in_room", "Join the room first.");
+      return refuse(new ChatError("not_in_room", "Join the room first."));
     }
-    if (new TextEncoder().encode(message).length > limit) {
-      return refuse("message_too_long", `A message has at most ${limit} bytes.`);
-    }
+    const refusal = refusalOf(frame, this.limits);
+    if (refusal) return refuse(refusal);
     if (this.#sends.isFull) {
-      return refuse("queue_full", "Too many messages wait to be sent.");
+      return refuse(new ChatError("queue_full", "Too many messages wait to be sent."));
     }
-    return this.#sends.add({ type: "send", room, message, data, key });
+    return this.#sends.add(frame);
   }
 
   direct(to, message, { data } = {}) {
-    return this.#connection.request({ type: "direct", to, message, data });
+    return this.#connection.ask({ type: "direct", to, message, data });
   }
 
   typing(room, typing) {
@@ -116,16 +129,15 @@ export class ChatClient extends EventTarget {
     const { typing: before = false, at = 0 } = entry.typing ?? {};
     const now = Date.now();
     if (before === typing && (!typing || now - at < TYPING_REPEAT_MS)) return;
-    entry.typing = { typing, at: now };
-    this.#connection.post({ type: "typing", room, typing });
+    if (this.#connection.post({ type: "typing", room, typing })) entry.typing = { typing, at: now };
   }
 
   members(room) {
-    return this.#connection.request({ type: "members", room });
+    return this.#connection.ask({ type: "members", room });
   }
 
   history(room, { before, after, limit } = {}) {
-    return this.#connection.request({ type: "history", room, before, after, limit });
+    return this.#connection.ask({ type: "history", room, before, after, limit });
   }
 
   #onFrame(frame, asked) {
@@ -139,6 +151,7 @@ export class ChatClient extends EventTarget {
       case "presence":
       case "typing":
       case "direct":
+      case "undelivered":
       case "goodbye":
         return this.#emit(frame.type, frame);
       case "left":
@@ -159,7 +172,7 @@ export class ChatClient extends EventTarget {
     this.#sends.disconnect();
     for (const entry of this.#rooms.values()) {
       entry.copy.disconnect();
-      Object.assign(entry, { joined: false, asked: null });
+      Object.assign(entry, { joined: false, asked: null, isKnown: false });
     }
   }
 
@@ -178,7 +191,10 @@ export class ChatClient extends EventTarget {
     const asked = { type: "join", room, since, history: rejoins && !since ? undefined : history };
     entry.asked = asked;
     try {
-      await this.#connection.request(asked);
+      await this.#connection.request(asked, {
+        isWanted: () => entry.asked === asked,
+        onSent: () => (entry.isKnown = true),
+      });
     } catch (error) {
       if (entry.asked !== asked || error.code === "offline") return;
       if (error.code === "timeout" || error.retryAfterMs !== undefined) {
@@ -248,10 +264,11 @@ export class ChatClient extends EventTarget {
 }
 
 /** A room to be in. `joined`: it is so on this connection; `rejoins`: it was so before;
- *  `asked`: the join that is to be answered; `waiting`: who waits for the first one. */
+ *  `asked`: the join that is to be answered; `isKnown`: one has been sent on this connection;
+ *  `waiting`: who waits for the first one. */
 function newEntry(room, history) {
   const copy = new RoomCopy();
-  return { room, history, copy, joined: false, rejoins: false, asked: null, waiting: [] };
+  return { room, history, copy, joined: false, rejoins: false, asked: null, isKnown: false, waiting: [] };
 }
 
 function randomKey() {

@@ -1,11 +1,26 @@
 // One connection after another to a chat server: welcome, requests and their answers,
 // loss and return. Rooms and messages are the business of chat-client.js.
 
-import { ChatError, deferred, pauseAfter } from "./chat-answer.js";
+import { ChatError, deferred, pauseAfter, rejected } from "./chat-answer.js";
+import { ID_BYTES, bytesOf, refusalOf, tooLarge } from "./chat-limits.js";
+import { Pace } from "./chat-pace.js";
 
 /** Close codes after which the server does not want this client back by itself. */
-const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4002, 4003, 4004]);
-const TOKEN_EXPIRED = 4004;
+const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 4002, 4003, 4004]);
+const [POLICY_VIOLATION, TOO_BIG, TOKEN_EXPIRED] = [1008, 1009, 4004];
+
+/** Requests of the application that may wait for their turns, or for their answers. */
+const MOST_REQUESTS = 1_000;
+
+/** Requests that may be unanswered: a server that shares a rate among the connections of a user
+ *  reads each of them more slowly than it said, and none is to time out for it. */
+const MOST_UNANSWERED = 128;
+
+/** What the server has to publish. */
+const MESSAGES = new Set(["send", "direct"]);
+
+/** How long the application has for a token before it is asked again. */
+const TOKEN_MS = 120_000;
 
 /** How long after a token could not be renewed that is tried again, at least. */
 const RENEW_AGAIN_MS = 5_000;
@@ -16,8 +31,9 @@ const [SHORTEST_MS, LONGEST_MS] = [1_000, 2 ** 31 - 1];
 /** What a browser reports when a connection ended without a close frame. */
 const LOST = 1006;
 
-/** How long a connection must have lasted before the next loss counts as the first again. */
-const STABLE_MS = 5_000;
+/** How long a connection must have lasted before the next loss counts as the first again; and
+ *  one that the server ended for what was sent, which may well happen again. */
+const [STABLE_MS, STABLE_AFTER_VIOLATION_MS] = [5_000, 60_000];
 
 const DEFAULTS = {
   requestTimeoutMs: 15_000,
@@ -39,6 +55,15 @@ export class Connection {
   #hooks;
   #socket = null;
   #connecting = null;
+  /** The attempt that waits for a token before it connects. */
+  #asking = null;
+  /** The pending call for a token: a late token is used by the next attempt. */
+  #nextToken = null;
+  /** Of the present connection. */
+  #token;
+  #pace = new Pace();
+  /** Requests that wait for their turns, in order. */
+  #outbox = [];
   /** Requests on the wire, by id. */
   #requests = new Map();
   #lastId = 0;
@@ -70,7 +95,7 @@ export class Connection {
     if (this.isOnline) return Promise.resolve(this.welcome);
     this.#connecting ??= deferred();
     const { promise } = this.#connecting;
-    if (!this.#socket) this.#open();
+    if (!this.#socket && !this.#asking) this.#open();
     return promise;
   }
 
@@ -87,31 +112,123 @@ export class Connection {
     this.#end(1000, "The connection was closed.");
   }
 
-  /** Sends a frame that is answered. Resolves to the answer. */
-  request(frame, { timeoutMs = this.#options.requestTimeoutMs } = {}) {
-    const answer = deferred();
-    const id = (this.#lastId += 1);
-    if (!this.post({ ...frame, id })) {
-      answer.reject(new ChatError("offline", "There is no connection."));
-      return answer.promise;
+  /** As `request`, for the application, of whose requests not too many may wait. */
+  ask(frame) {
+    if (this.#outbox.length + this.#requests.size >= MOST_REQUESTS) {
+      return rejected(new ChatError("queue_full", "Too many requests wait."));
     }
-    const timer = setTimeout(() => {
-      this.#requests.delete(id);
-      answer.reject(new ChatError("timeout", "The server did not answer in time."));
-    }, timeoutMs);
-    this.#requests.set(id, { asked: frame, answer, timer });
+    return this.request(frame);
+  }
+
+  /** Sends a frame that is answered, when it is its turn. Resolves to the answer. `onSent` is
+   *  called when it leaves; it does not if it is not `isWanted` any more. */
+  request(frame, { isWanted = () => true, onSent = () => {} } = {}) {
+    const refusal = this.isOnline ? refusalOf(frame, this.welcome.limits) : offline();
+    if (refusal) return rejected(refusal);
+    const answer = deferred();
+    const text = JSON.stringify(frame);
+    this.#outbox.push({ frame, text, bytes: bytesOf(text) + ID_BYTES, answer, isWanted, onSent });
+    this.#flush();
     return answer.promise;
   }
 
-  /** Sends a frame that is not answered. Tells whether there was a connection. */
+  /** Sends a frame that is not answered, if it need not wait. Returns whether it was sent. */
   post(frame) {
+    const text = JSON.stringify(frame);
+    const isTurn = this.isOnline && this.#outbox.length === 0 && this.#pace.wait(bytesOf(text)) === 0;
+    return isTurn && this.#write(text);
+  }
+
+  /** Sends what may leave now. Joins that their own rate holds back are passed over, and so are
+   *  messages while too many are unanswered; all others wait for the first, however large. */
+  #flush() {
+    clearTimeout(this.#timers.flush);
+    let wait = Infinity;
+    for (let index = 0; index < this.#outbox.length && this.#requests.size < MOST_UNANSWERED; ) {
+      const { frame, bytes, answer, isWanted } = this.#outbox[index];
+      const isJoin = frame.type === "join";
+      if (!isWanted()) {
+        this.#outbox.splice(index, 1);
+        answer.reject(offline());
+      } else if (isJoin && this.#pace.joinWait > 0) {
+        wait = Math.min(wait, this.#pace.joinWait);
+        index += 1;
+      } else if (MESSAGES.has(frame.type) && !this.#pace.fits(bytes)) {
+        index += 1;
+      } else if (this.#pace.wait(bytes) > 0) {
+        wait = Math.min(wait, this.#pace.wait(bytes));
+        break;
+      } else {
+        this.#send(this.#outbox.splice(index, 1)[0]);
+      }
+    }
+    if (wait < Infinity) this.#timers.flush = setTimeout(() => this.#flush(), Math.ceil(wait));
+  }
+
+  /** Puts a request on the wire. It has its time from now on. */
+  #send({ frame, text = JSON.stringify(frame), answer, onSent, timeoutMs = this.#options.requestTimeoutMs }) {
+    const id = (this.#lastId += 1);
+    const whole = `{"id":${id},${text.slice(1)}`;
+    if (!this.#write(whole, frame.type === "join")) {
+      answer.reject(offline());
+      return;
+    }
+    if (MESSAGES.has(frame.type)) this.#pace.sent(id, bytesOf(whole));
+    const timer = setTimeout(() => {
+      this.#take(id);
+      answer.reject(new ChatError("timeout", "The server did not answer in time."));
+      this.#flush();
+    }, timeoutMs);
+    this.#requests.set(id, { asked: frame, answer, timer });
+    onSent?.();
+  }
+
+  /** Sends a request that does not wait for its turn. */
+  #sendAtOnce(frame, timeoutMs) {
+    const answer = deferred();
+    this.#send({ frame, answer, timeoutMs });
+    return answer.promise;
+  }
+
+  #write(text, isJoin) {
     if (this.#socket?.readyState !== 1) return false;
-    this.#socket.send(JSON.stringify(frame));
+    this.#pace.spend(bytesOf(text), isJoin);
+    this.#socket.send(text);
     return true;
+  }
+
+  /** The request that this id answers. */
+  #take(id) {
+    const request = this.#requests.get(id);
+    this.#requests.delete(id);
+    this.#pace.answered(id);
+    clearTimeout(request?.timer);
+    return request;
   }
 
   #open() {
     clearTimeout(this.#timers.retry);
+    this.#goodbye = null;
+    if (!this.#canRenew) {
+      this.#connect(this.#options.token);
+      return;
+    }
+    // Before there is a connection: the server does not wait long for a token.
+    const attempt = (this.#asking = {});
+    this.#change({ state: "connecting" });
+    this.#askToken().then(
+      (token) => {
+        if (attempt === this.#asking) this.#connect(token);
+      },
+      (error) => {
+        if (attempt === this.#asking) this.#closed(LOST, `There is no token: ${error?.message ?? error}`);
+      },
+    );
+  }
+
+  #connect(token) {
+    this.#asking = null;
+    this.#token = token;
     const { WebSocket, connectTimeoutMs } = this.#options;
     try {
       this.#socket = new WebSocket(this.#url, ["chat.v1"]);
@@ -120,34 +237,35 @@ export class Connection {
       return;
     }
     const socket = this.#socket;
-    this.#goodbye = null;
     socket.onopen = () => this.#hello(socket);
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = ({ code, reason }) => this.#closed(code, reason);
     this.#timers.connect = setTimeout(() => this.#lose("no welcome in time"), connectTimeoutMs);
-    this.#change({ state: "connecting" });
+    if (this.state !== "connecting") this.#change({ state: "connecting" });
   }
 
   async #hello(socket) {
-    let token;
-    try {
-      token = await this.#token();
-    } catch (error) {
-      if (socket === this.#socket) this.#lose(`There is no token: ${error?.message ?? error}`);
+    const { name, resume } = this;
+    const hello = { type: "hello", name, resume, token: this.#token };
+    const refusal = refusalOf(hello, this.welcome?.limits);
+    if (refusal) {
+      this.#unwelcome(refusal);
       return;
     }
-    if (socket !== this.#socket) return;
+    // Without limits, until the server gives them.
+    this.#pace = new Pace();
     try {
-      const { name, resume } = this;
-      await this.request({ type: "hello", name, resume, token });
+      await this.#sendAtOnce(hello);
     } catch (error) {
       if (socket === this.#socket) this.#unwelcome(error);
     }
   }
 
-  async #token() {
+  /** A new token, of the one call that is made at a time. */
+  #askToken() {
     const { token } = this.#options;
-    return typeof token === "function" ? token() : token;
+    this.#nextToken ??= within(TOKEN_MS, async () => token()).finally(() => (this.#nextToken = null));
+    return this.#nextToken;
   }
 
   get #canRenew() {
@@ -168,8 +286,11 @@ export class Connection {
   /** If there is no new token in time, the server ends the connection. */
   async #renew(socket) {
     try {
-      const token = await this.#token();
-      if (socket === this.#socket) await this.request({ type: "hello", token });
+      const hello = { type: "hello", token: await this.#askToken() };
+      if (socket !== this.#socket) return;
+      const refusal = refusalOf(hello, this.welcome.limits);
+      if (refusal) throw refusal;
+      await this.#sendAtOnce(hello);
     } catch {
       const pause = pauseAfter({ retryAfterMs: RENEW_AGAIN_MS });
       if (socket === this.#socket) this.#renewIn(pause);
@@ -197,17 +318,21 @@ export class Connection {
     } catch {
       return;
     }
+    // Its id is that of a request that may still be answered, perhaps of another connection.
+    if (frame.type === "undelivered") {
+      if (frame.session === this.welcome?.session) this.#hooks.frame(frame);
+      return;
+    }
     if (frame.type === "welcome") this.#onWelcome(frame);
     if (frame.type === "goodbye") this.#goodbye = frame;
     this.#hooks.frame(frame, this.#requests.get(frame.id)?.asked);
     this.#answer(frame);
+    this.#flush();
   }
 
   #answer(frame) {
-    const request = this.#requests.get(frame.id);
+    const request = this.#take(frame.id);
     if (!request) return;
-    this.#requests.delete(frame.id);
-    clearTimeout(request.timer);
     if (frame.type === "error") request.answer.reject(ChatError.fromFrame(frame));
     else request.answer.resolve(frame);
   }
@@ -218,12 +343,20 @@ export class Connection {
     this.resume = frame.resume ?? this.resume;
     if (frame.expires_in_ms !== undefined) this.#renewBefore(frame.expires_in_ms);
     if (this.isOnline) return;
+    this.#beginPace(frame);
     this.#onlineSince = Date.now();
     this.#watch();
     this.#change({ state: "online" });
     this.#connecting?.resolve(frame);
     this.#connecting = null;
     this.#hooks.welcomed();
+  }
+
+  /** A connection begins, with all that its rates allow but for the `hello`. */
+  #beginPace({ id, limits }) {
+    const hello = this.#requests.get(id)?.asked;
+    this.#pace = new Pace(limits);
+    this.#pace.spend(bytesOf(JSON.stringify(hello)));
   }
 
   /** A page cannot see the server's pings, so it asks when nothing was heard for a while. */
@@ -235,7 +368,7 @@ export class Connection {
       return;
     }
     const socket = this.#socket;
-    this.request({ type: "ping" }, { timeoutMs: pongTimeoutMs }).then(
+    this.#sendAtOnce({ type: "ping" }, pongTimeoutMs).then(
       () => socket === this.#socket && this.#watch(),
       () => socket === this.#socket && this.#lose("no answer to a ping"),
     );
@@ -250,6 +383,13 @@ export class Connection {
 
   /** The connection has ended. */
   #closed(code, reason) {
+    if (code === TOO_BIG && !this.isOnline) {
+      // It was the `hello`, and would be again.
+      this.#forget();
+      this.#end(code, tooLarge().message, "too_large");
+      return;
+    }
+    if (code === TOO_BIG) this.#failLargest();
     this.#forget();
     const goodbye = this.#goodbye;
     const mayRenew = code === TOKEN_EXPIRED && this.#canRenew;
@@ -259,15 +399,23 @@ export class Connection {
       return;
     }
     this.#suspend();
-    const retryInMs = goodbye?.after_ms > 0 ? goodbye.after_ms : this.#backoff();
+    const retryInMs = goodbye?.after_ms > 0 ? goodbye.after_ms : this.#backoff(code);
     this.#timers.retry = setTimeout(() => this.#open(), retryInMs);
     this.#change({ state: "waiting", retryInMs, code, reason });
   }
 
+  /** 1009 does not name the frame that was too large. Only the largest message fails; the other
+   *  sends go out again under their keys. */
+  #failLargest() {
+    this.#take(this.#pace.largest)?.answer.reject(tooLarge());
+  }
+
   /** Exponential, with full jitter: those who were lost together do not return together. */
-  #backoff() {
+  #backoff(code) {
     const { backoffBaseMs, backoffCapMs } = this.#options;
-    if (this.#onlineSince && Date.now() - this.#onlineSince >= STABLE_MS) this.#attempt = 0;
+    const isViolation = code === POLICY_VIOLATION || code === TOO_BIG;
+    const stableMs = isViolation ? STABLE_AFTER_VIOLATION_MS : STABLE_MS;
+    if (this.#onlineSince && Date.now() - this.#onlineSince >= stableMs) this.#attempt = 0;
     this.#onlineSince = 0;
     const most = Math.min(backoffCapMs, backoffBaseMs * 2 ** this.#attempt);
     this.#attempt += 1;
@@ -280,17 +428,16 @@ export class Connection {
     const socket = this.#socket;
     if (socket) socket.onopen = socket.onmessage = socket.onclose = null;
     this.#socket = null;
+    this.#asking = null;
     return socket;
   }
 
   #suspend() {
     this.#hooks.lost();
     const lost = new ChatError("disconnected", "The connection was lost before the answer.");
-    for (const { answer, timer } of this.#requests.values()) {
-      clearTimeout(timer);
-      answer.reject(lost);
-    }
-    this.#requests.clear();
+    for (const id of [...this.#requests.keys()]) this.#take(id).answer.reject(lost);
+    // They have not left, so nothing about them is unknown.
+    for (const { answer } of this.#outbox.splice(0)) answer.reject(offline());
   }
 
   #end(code, reason, errorCode = "closed") {
@@ -305,5 +452,22 @@ export class Connection {
   #change(detail) {
     this.state = detail.state;
     this.#hooks.changed(detail);
+  }
+}
+
+function offline() {
+  return new ChatError("offline", "There is no connection.");
+}
+
+/** What `ask` gives within some time, or an error. */
+async function within(ms, ask) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`none within ${ms / 1000} s`)), ms);
+  });
+  try {
+    return await Promise.race([ask(), late]);
+  } finally {
+    clearTimeout(timer);
   }
 }

@@ -3,6 +3,7 @@
 // taken once however often it is sent.
 
 import { ChatError, deferred, pauseAfter } from "./chat-answer.js";
+import { bytesOf } from "./chat-limits.js";
 
 /** Errors after which a send may succeed when it is tried again. */
 const PASSING = new Set(["broker_unavailable", "rate_limited", "internal", "timeout"]);
@@ -13,120 +14,170 @@ const LOST = new Set(["disconnected", "offline"]);
 export class Sends {
   #connection;
   #limit;
+  #limitBytes;
   #timeoutMs;
   #onDelay;
-  /** By room, oldest first. Only the first of each is ever on the wire. */
+  /** By room: its messages, oldest first, of which only the first is ever on the wire; and
+   *  `since` when they move: the others are not late before. */
   #queues = new Map();
   #count = 0;
+  #bytes = 0;
   /** The rooms that the client is in. */
   #open = new Set();
 
   /** `onDelay({room, key, error})`: a message is tried again later. */
-  constructor(connection, { queueLimit = 100, sendTimeoutMs = 30_000 }, onDelay) {
+  constructor(connection, options, onDelay) {
+    const { queueLimit = 20_000, queueBytes = 16 * 1024 * 1024, sendTimeoutMs = 30_000 } = options;
     this.#onDelay = onDelay;
     this.#connection = connection;
     this.#limit = queueLimit;
+    this.#limitBytes = queueBytes;
     this.#timeoutMs = sendTimeoutMs;
   }
 
   get isFull() {
-    return this.#count >= this.#limit;
+    return this.#count >= this.#limit || this.#bytes >= this.#limitBytes;
+  }
+
+  get count() {
+    return this.#count;
   }
 
   /** Queues a message of a room. Resolves to its place. */
   add(frame) {
-    const send = { frame, answer: deferred(), attempt: null, user: null, error: null };
-    send.timer = setTimeout(() => this.#expire(send), this.#timeoutMs);
-    const queue = this.#queues.get(frame.room) ?? [];
+    const now = Date.now();
+    const bytes = bytesOf(JSON.stringify(frame));
+    const send = { frame, bytes, answer: deferred(), addedAt: now, attempt: null, user: null, error: null };
+    const queue = this.#queues.get(frame.room) ?? { room: frame.room, sends: [], since: now };
     this.#queues.set(frame.room, queue);
-    queue.push(send);
+    queue.sends.push(send);
     this.#count += 1;
-    this.#next(frame.room);
+    this.#bytes += bytes;
+    if (queue.sends.length === 1) this.#next(queue);
     return send.answer.promise;
   }
 
   /** The client is in a room, and sends what waits for it. */
   open(room) {
     this.#open.add(room);
-    this.#next(room);
+    const queue = this.#queues.get(room);
+    if (queue) this.#next(queue);
   }
 
   /** The connection was lost, and with it the answers. */
   disconnect() {
     this.#open.clear();
-    for (const [send] of this.#queues.values()) send.attempt = null;
+    for (const queue of this.#queues.values()) {
+      queue.sends[0].attempt = null;
+      this.#watch(queue);
+    }
   }
 
   /** A message came by: if it is one of these, it was taken, even if the answer was lost. */
   seen({ room, key, user, offset }, epoch) {
-    const [send] = this.#queues.get(room) ?? [];
+    const queue = this.#queues.get(room);
+    const [send] = queue?.sends ?? [];
     if (send?.user !== user.id || send.frame.key !== key) return;
-    this.#finish(send, () => send.answer.resolve({ key, offset, epoch }));
+    this.#taken(queue, send, { offset, epoch });
   }
 
   /** The client is no longer in a room. */
   abandon(room, error) {
     this.#open.delete(room);
-    for (const send of this.#queues.get(room)?.slice() ?? []) this.#fail(send, error);
+    const queue = this.#queues.get(room);
+    if (queue) this.#fail(queue, queue.sends.length, () => error);
   }
 
   end(error) {
     for (const room of [...this.#queues.keys()]) this.abandon(room, error);
   }
 
-  #next(room) {
-    const [send] = this.#queues.get(room) ?? [];
-    if (send && !send.attempt && this.#open.has(room)) this.#attempt(send);
+  /** Sends the first message of a room if it may be sent, else watches its deadline. */
+  #next(queue) {
+    const [send] = queue.sends;
+    if (send && !send.attempt && this.#open.has(queue.room)) this.#attempt(queue, send);
+    else this.#watch(queue);
   }
 
-  async #attempt(send) {
-    const attempt = (send.attempt = {});
+  async #attempt(queue, send) {
     const user = this.#connection.welcome.user.id;
-    send.user ??= user;
-    if (send.user !== user) {
+    if (send.user !== null && send.user !== user) {
       // The server would not know that it was sent before.
-      this.#fail(send, send.error ?? new ChatError("disconnected", "The connection was lost."));
+      const lost = new ChatError("disconnected", "The connection was lost.");
+      this.#fail(queue, 1, ({ error }) => error ?? lost);
       return;
     }
+    const attempt = (send.attempt = { isDue: true });
+    const isWanted = () => send.attempt === attempt;
+    const onSent = () => {
+      attempt.isDue = false;
+      if (send.user === null) queue.since = Date.now();
+      send.user = user;
+      this.#watch(queue);
+    };
+    this.#watch(queue);
     try {
-      const { offset, epoch } = await this.#connection.request(send.frame);
-      const { key } = send.frame;
-      this.#finish(send, () => send.answer.resolve({ key, offset, epoch }));
+      this.#taken(queue, send, await this.#connection.request(send.frame, { isWanted, onSent }));
     } catch (error) {
       send.error = error;
-      if (send.attempt !== attempt || LOST.has(error.code)) return;
+      // The connection that it was too large for is over, and would be again.
+      if (error.code !== "too_large" && (!isWanted() || LOST.has(error.code))) return;
       if (!PASSING.has(error.code)) {
-        this.#fail(send, error);
+        if (queue.sends[0] === send) this.#fail(queue, 1, () => error);
         return;
       }
-      setTimeout(() => send.attempt === attempt && this.#attempt(send), pauseAfter(error));
+      setTimeout(() => isWanted() && this.#attempt(queue, send), pauseAfter(error));
       const { room, key } = send.frame;
       this.#onDelay({ room, key, error });
     }
   }
 
-  #expire(send) {
+  /** Waits until a room's first message is late, which it is not while it waits for its turn. */
+  #watch(queue) {
+    clearTimeout(queue.timer);
+    const [send] = queue.sends;
+    if (!send || send.attempt?.isDue) return;
+    queue.timer = setTimeout(() => this.#expire(queue), this.#lateAt(queue, send) - Date.now());
+  }
+
+  #lateAt({ since }, { addedAt }) {
+    return Math.max(addedAt, since) + this.#timeoutMs;
+  }
+
+  /** Those behind the first that is late may be so, too. */
+  #expire(queue) {
+    const now = Date.now();
+    const inTime = queue.sends.findIndex((send) => this.#lateAt(queue, send) > now);
     const late = new ChatError("timeout", "The message was not taken in time.");
-    this.#fail(send, send.error ?? late);
+    this.#fail(queue, inTime < 0 ? queue.sends.length : inTime, ({ error }) => error ?? late);
   }
 
-  #fail(send, { code, message, retryAfterMs }) {
-    const error = new ChatError(code, message, { retryAfterMs, key: send.frame.key });
-    this.#finish(send, () => send.answer.reject(error));
+  #taken(queue, send, { offset, epoch }) {
+    if (queue.sends[0] !== send) return;
+    const { key } = send.frame;
+    queue.since = Date.now();
+    this.#remove(queue, 1);
+    send.answer.resolve({ key, offset, epoch });
+    this.#next(queue);
   }
 
-  /** Ends a send, once, and lets the next one go. */
-  #finish(send, settle) {
-    const { room } = send.frame;
-    const queue = this.#queues.get(room);
-    const index = queue?.indexOf(send) ?? -1;
-    if (index < 0) return;
-    clearTimeout(send.timer);
-    send.attempt = null;
-    queue.splice(index, 1);
-    this.#count -= 1;
-    if (queue.length === 0) this.#queues.delete(room);
-    settle();
-    this.#next(room);
+  /** Fails the first `count` messages of a room, each with the error that `why(send)` returns. */
+  #fail(queue, count, why) {
+    for (const send of this.#remove(queue, count)) {
+      const { code, message, retryAfterMs } = why(send);
+      send.answer.reject(new ChatError(code, message, { retryAfterMs, key: send.frame.key }));
+    }
+    this.#next(queue);
+  }
+
+  #remove(queue, count) {
+    const removed = queue.sends.splice(0, count);
+    for (const send of removed) {
+      send.attempt = null;
+      this.#count -= 1;
+      this.#bytes -= send.bytes;
+    }
+    if (queue.sends.length === 0) this.#queues.delete(queue.room);
+    return removed;
   }
 }

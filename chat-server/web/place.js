@@ -73,32 +73,39 @@ function decode(text) {
   }
 }
 
-/** What this tab remembers: `{name, resume, token, rooms, current}`. Another tab is another user. */
+/** What this tab remembers of the server that the page talks to, and of no other: `token` and
+ *  `resume` are secrets between the two, and any address may name another port. `{name, resume,
+ *  token, rooms, current}`. Another tab is another user. */
 export const session = {
-  load: () => read(sessionStorage) ?? {},
-  save: (value) => write(sessionStorage, value),
+  load: () => read(() => sessionStorage, SESSION) ?? {},
+  save: (value) => write(() => sessionStorage, SESSION, value),
 };
 
 /** The name that was last chosen in this browser. */
 export const lastName = {
-  load: () => read(localStorage)?.name ?? "",
-  save: (name) => write(localStorage, { name }),
+  load: () => read(() => localStorage, KEY)?.name ?? "",
+  save: (name) => write(() => localStorage, KEY, { name }),
 };
 
 const KEY = "chat";
+const SESSION = `${KEY} ${onServer("").origin}`;
 
-// Storage may be forbidden, full, or hold what another page wrote.
-function read(storage) {
+// Earlier versions stored the secrets without the server that they belong to.
+write(() => sessionStorage, KEY, undefined);
+
+// Storage may be forbidden, which asking for it shows, or full, or hold what another page wrote.
+function read(storage, key) {
   try {
-    return JSON.parse(storage.getItem(KEY));
+    return JSON.parse(storage().getItem(key));
   } catch {
     return null;
   }
 }
 
-function write(storage, value) {
+function write(storage, key, value) {
   try {
-    storage.setItem(KEY, JSON.stringify(value));
+    if (value === undefined) storage().removeItem(key);
+    else storage().setItem(key, JSON.stringify(value));
   } catch {
     // Then it is forgotten.
   }

@@ -1,6 +1,7 @@
 // One's own messages that the room has not seen yet.
 
 import { byId, make } from "./dom.js";
+import { errorInWords } from "./words.js";
 
 /** Keys begin with it: no two pages use the same. */
 const PREFIX = Array.from(crypto.getRandomValues(new Uint32Array(3)), (n) => n.toString(36)).join("");
@@ -10,8 +11,8 @@ export class Unsent {
   #client;
   #onChange;
 
-  /** `onChange(room, error)` is called when there is something else to show, and with an
-   *  error if one was not sent. */
+  /** `onChange(room, why)` is called when there is something else to show; `why` is set if a
+   *  message was not sent. */
   constructor(client, onChange) {
     this.#client = client;
     this.#onChange = onChange;
@@ -26,8 +27,9 @@ export class Unsent {
       },
       (error) => {
         if (!room.unsent.has(key)) return;
-        room.unsent.set(key, { text, error: error.message });
-        this.#onChange(room, error);
+        const why = errorInWords(error);
+        room.unsent.set(key, { text, error: why });
+        this.#onChange(room, why);
       },
     );
     this.#onChange(room);

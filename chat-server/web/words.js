@@ -9,6 +9,14 @@ const ENDS = {
   4004: "your access has run out. Open the link that you were given once more, or get a new one.",
 };
 
+const NOT_SENT = {
+  message_too_long: "The message is too long. Send it in parts.",
+  too_large: "That is too large to be sent.",
+  queue_full: "Too many messages wait to be sent. Try again in a moment.",
+  rate_limited: "That was too fast.",
+  room_name_invalid: "This is no name for a room: it is too long, or has characters that a name cannot have.",
+};
+
 const PUT_OUT = {
   kicked: "You were put out of the room",
   banned: "You are banned from the room",
@@ -28,6 +36,5 @@ export function putOutInWords({ reason, message }) {
 /** Why something was refused. */
 export function errorInWords({ code, message }, hasToken) {
   if (code === "unauthorized") return hasToken ? `${message} Get a new link.` : NO_TOKEN;
-  if (code === "rate_limited") return "That was too fast.";
-  return message;
+  return NOT_SENT[code] ?? message;
 }

@@ -4,7 +4,7 @@
 use crate::webdriver::Tab;
 
 /// Makes `sockets`, the connections in the order of their making; `client(options)`, and
-/// `member(options, position)`, one that is in room `r` and what it hears there; and
+/// `member(options, position, welcome)`, one that is in room `r` and what it hears there; and
 /// `soon(condition)`, which waits.
 const SETUP: &str = "
     const { ChatClient } = await import('/web/chat-client.js');
@@ -12,6 +12,7 @@ const SETUP: &str = "
     class Socket {
         readyState = 0;
         sent = [];
+        times = [];
         constructor(url, protocols) {
             Object.assign(this, { url, protocols });
             sockets.push(this);
@@ -20,7 +21,10 @@ const SETUP: &str = "
             this.readyState = 1;
             this.onopen();
         }
-        send(text) { this.sent.push(JSON.parse(text)); }
+        send(text) {
+            this.sent.push(JSON.parse(text));
+            this.times.push(performance.now());
+        }
         say(frame) { this.onmessage({ data: JSON.stringify(frame) }); }
         close(code) { this.readyState = 3; }
         end(code) {
@@ -62,14 +66,15 @@ const SETUP: &str = "
     const user = { id: 'u2', name: 'Bob', color: '#F28C38' };
     const message = (offset, more) => ({ type: 'message', room: 'r', offset, user, message: '', ...more });
     const client = (options) => new ChatClient('ws://chat.example/ws', { WebSocket: Socket, name: 'Ann', ...options });
-    const member = async (options, position = { epoch: 'abcdefgh', offset: 5 }) => {
+    const member = async (options, position = { epoch: 'abcdefgh', offset: 5 }, welcome) => {
         const chat = client({ backoffBaseMs: 1, ...options });
         const heard = [];
         chat.on('joined', ({ rejoined }) => heard.push(rejoined ? 'rejoined' : 'joined'));
         chat.on('gap', ({ offset }) => heard.push(offset === undefined ? 'gap' : `gap ${offset}`));
         chat.on('message', ({ offset, message }) => heard.push(message || offset));
         chat.connect();
-        await sockets[0].welcome();
+        await soon(() => sockets[0]);
+        await sockets[0].welcome('u1', welcome);
         const join = chat.join('r');
         await sockets[0].joined(position);
         await join;

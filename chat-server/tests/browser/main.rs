@@ -8,6 +8,8 @@ mod embed;
 mod fake;
 mod history;
 mod layout;
+mod limits;
+mod pace;
 mod presence;
 mod proxy;
 mod sends;
@@ -249,20 +251,21 @@ fn rooms_keep_their_unread_messages_and_a_reload_keeps_the_rooms() {
 
 #[test]
 fn ten_thousand_messages_are_shown_through_a_window() {
-    let server = Server::start_with(&["--limits", "off"]);
+    let server = Server::start();
     let browser = Browser::start();
     let tab = browser.open(&server.url("/?user=Reader&room=busy"));
     tab.until_shows("log", "You joined the room.");
-    let flood = "const socket = new WebSocket(`ws://${location.host}/ws`, 'chat.v1');
-        const say = (frame) => socket.send(JSON.stringify({ room: 'busy', ...frame }));
-        await new Promise((resolve) => (socket.onopen = resolve));
-        say({ type: 'join' });
-        for (let id = 0; id < 10_000; id += 1) say({ type: 'send', id, message: `number ${id}.` });
-        await new Promise((resolve) => {
-            socket.onmessage = ({ data }) => JSON.parse(data).id === 9999 && resolve();
-        });
-        socket.close();";
-    tab.run_async(flood, &[]);
+    // Forty clients, one after another, none of which sends more than it may at once.
+    let flood = "const { ChatClient } = await import('/web/chat-client.js');
+        const client = new ChatClient(`ws://${location.host}/ws`);
+        await client.connect();
+        await client.join('busy');
+        const numbers = Array.from({ length: 250 }, (_, n) => FIRST + n);
+        await Promise.all(numbers.map((n) => client.send('busy', `number ${n}.`)));
+        client.close();";
+    for first in (0..10_000).step_by(250) {
+        tab.run_async(&flood.replace("FIRST", &first.to_string()), &[]);
+    }
     tab.until_shows("log", "number 9999.");
     let rows = "document.querySelectorAll('#log > li').length";
     let at_most = |most: u64| {

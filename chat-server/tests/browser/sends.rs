@@ -121,9 +121,10 @@ fn go_no_more_when_it_is_too_late(tab: &Tab<'_>) {
         tab,
         &format!(
             "{KEYS}
-            const {{ chat }} = await member({{ sendTimeoutMs: 60 }});
+            const {{ chat }} = await member({{ sendTimeoutMs: 200 }});
             const first = chat.send('r', '', {{ key: 'k1' }});
             await sockets[0].refuse('send', 1, 'broker_unavailable', {{ retry_after_ms: 1000 }});
+            await new Promise((resolve) => setTimeout(resolve, 100));
             const second = chat.send('r', '', {{ key: 'k2' }}).catch((error) => error.code);
             const error = await first.catch((error) => error);
             const outcome = await second;
@@ -177,4 +178,20 @@ fn are_refused_when_too_many_wait_or_one_is_too_long(tab: &Tab<'_>) {
     );
     let expected = ["queue_full", "message_too_long", "none", "not_in_room", "not_in_room"];
     assert_eq!(result, json!(expected));
+
+    let result = run(
+        tab,
+        "const { chat } = await member({ queueBytes: 300 });
+            let sent = 0;
+            for (; !chat.isFull; sent += 1) chat.send('r', '0123456789');
+            const refused = await codeOf(chat.send('r', ''));
+            const { queued } = chat;
+            chat.leave('r').catch(() => {});
+            const { isFull, queued: rest } = chat;
+            chat.close();
+            return { sent, refused, queued, isFull, rest };",
+    );
+    let expected =
+        json!({"sent": 4, "refused": "queue_full", "queued": 4, "isFull": false, "rest": 0});
+    assert_eq!(result, expected);
 }

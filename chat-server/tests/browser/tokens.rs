@@ -123,8 +123,9 @@ fn the_page_says_what_a_token_does_not_allow_and_that_it_has_run_out() {
     browser.assert_no_errors(&[]);
 }
 
+/// It knows the rate, so the server has nothing to refuse.
 #[test]
-fn the_page_says_that_somebody_is_too_fast_and_sends_in_the_end() {
+fn page_keeps_the_rate_of_the_server() {
     let server = Server::start_with(&["--rate", "1/4"]);
     let browser = Browser::start();
     let tab = browser.open(&server.url("/?user=Ann&room=general"));
@@ -133,11 +134,85 @@ fn the_page_says_that_somebody_is_too_fast_and_sends_in_the_end() {
         tab.fill("message", &format!("number {n}"));
         tab.click("send");
     }
-    tab.until_shows("unsent", "That was too fast. Sending in a moment");
+    tab.until_shows("unsent", "Sending …");
     for n in 1..=5 {
         tab.until_shows("log", &format!("number {n}"));
     }
     tab.until_shows("unsent", "");
+    let (_, _, metrics) = server.request("GET /metrics", &["Host: localhost"]);
+    assert!(!metrics.contains("code=\"rate_limited\""), "{metrics}");
+    browser.assert_no_errors(&[]);
+}
+
+/// The module with a token that takes longer than the server waits for one.
+#[test]
+fn slow_token_is_no_obstacle() {
+    let server = Server::start_with(&["--jwt-secret", SECRET, "--auth-timeout", "1s"]);
+    let browser = Browser::start();
+    let tab = browser.open(&server.url("/"));
+    let script = "const { ChatClient } = await import('/web/chat-client.js');
+        const token = async () => {
+            await new Promise((resolve) => setTimeout(resolve, 1500));
+            return arguments[0];
+        };
+        const chat = new ChatClient(`ws://${location.host}/ws`, { token });
+        const states = [];
+        chat.on('state', ({ state }) => states.push(state));
+        const { user } = await chat.connect();
+        chat.close();
+        return [user.name, states];";
+    let script = script.replace("arguments[0]", &json!(token("*", HOUR)).to_string());
+    let expected = json!(["Ann", ["connecting", "online", "closed"]]);
+    assert_eq!(tab.run_async(&script, &[]), expected);
+    browser.assert_no_errors(&[]);
+}
+
+/// `?port=` names another server, which gets none of them.
+#[test]
+fn page_keeps_its_secrets_to_the_server_that_they_are_for() {
+    let (page, other) = (start(), start());
+    let browser = Browser::start();
+    let tab = browser.open(&page.url("/"));
+    // As earlier versions stored it, without its server.
+    let old = format!(
+        "sessionStorage.setItem('chat', JSON.stringify({{ token: '{}' }}))",
+        token("*", HOUR)
+    );
+    tab.run(&old, &[]);
+    tab.go(&page.url("/?room=general"));
+    tab.click("join");
+    tab.until_shows("start-error", "This chat asks for a token.");
+    assert_eq!(tab.run("return sessionStorage.getItem('chat')", &[]), json!(null));
+
+    tab.go(&page.url(&format!("/?room=general#token={}", token("*", HOUR))));
+    tab.until_shows("log", "You joined the room.");
+    let at_other = format!("/?room=general&port={}", other.port());
+    tab.go(&page.url(&at_other));
+    tab.click("join");
+    tab.until_shows("start-error", "This chat asks for a token.");
+    let server = format!("localhost:{}", other.port());
+    let stored = format!("return sessionStorage.getItem('chat http://{server}') ?? ''");
+    let stored = tab.run(&stored, &[]);
+    assert!(!stored.as_str().unwrap().contains("token"), "{stored}");
+
+    // One of its own is no obstacle, and the first one is kept.
+    tab.go(&page.url(&format!("{at_other}#token={}", token("*", HOUR))));
+    tab.until_shows("log", "You joined the room.");
+    tab.go(&page.url("/?room=general"));
+    tab.until_shows("log", "You joined the room.");
+    let servers = "return Object.keys(sessionStorage).length";
+    assert_eq!(tab.run(servers, &[]), 2);
+    browser.assert_no_errors(&[]);
+}
+
+#[test]
+fn page_works_without_storage() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let tab = browser.open_without_storage(&server.url("/?user=Ann&room=general"));
+    tab.until_shows("log", "You joined the room.");
+    let blocked = "try { return String(sessionStorage) } catch { return 'blocked' }";
+    assert_eq!(tab.run(blocked, &[]), "blocked");
     browser.assert_no_errors(&[]);
 }
 
@@ -148,6 +223,7 @@ fn the_module() {
     let tab = browser.open(&server.url("/"));
     renews_in_time_and_stays_where_it_is(&tab);
     asks_again_for_a_token_that_does_not_come(&tab);
+    connects_when_it_has_its_token(&tab);
     ends_a_room_that_it_is_put_out_of(&tab);
     browser.assert_no_errors(&[]);
 }
@@ -188,14 +264,44 @@ fn asks_again_for_a_token_that_does_not_come(tab: &Tab<'_>) {
             const reasons = [];
             chat.on('state', ({ reason }) => reason && reasons.push(reason));
             chat.connect();
-            sockets[0].open();
-            await soon(() => sockets[1]);
-            await sockets[1].welcome();
+            await soon(() => sockets[0]);
+            await sockets[0].welcome();
             const { state } = chat;
             chat.close();
-            return [state, reasons[0], sockets[1].sent[0].token];",
+            return [state, reasons[0], sockets[0].sent[0].token];",
     );
     let expected = json!(["online", "There is no token: the backend is away", "t2"]);
+    assert_eq!(result, expected);
+}
+
+/// The server does not wait for it, so there is no connection before.
+fn connects_when_it_has_its_token(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        "let count = 0;
+            let give;
+            const token = () => {
+                count += 1;
+                return new Promise((resolve) => (give = resolve));
+            };
+            const chat = client({ token, connectTimeoutMs: 30 });
+            const states = [];
+            chat.on('state', ({ state }) => states.push(state));
+            const connected = chat.connect();
+            chat.connect();
+            await new Promise((resolve) => setTimeout(resolve, 100));
+            const early = sockets.length;
+            // The next attempt uses the token of one that was abandoned.
+            const renamed = chat.rename('Bob');
+            give('late');
+            await soon(() => sockets[0]);
+            await sockets[0].welcome();
+            await Promise.all([connected, renamed]);
+            chat.close();
+            return { early, states, count, token: sockets[0].sent[0].token, sockets: sockets.length };",
+    );
+    let states = ["connecting", "connecting", "online", "closed"];
+    let expected = json!({"early": 0, "states": states, "count": 1, "token": "late", "sockets": 1});
     assert_eq!(result, expected);
 }
 

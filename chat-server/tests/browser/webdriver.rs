@@ -67,6 +67,18 @@ impl Browser {
         tab
     }
 
+    /// The same with all storage forbidden.
+    pub(crate) fn open_without_storage(&self, url: &str) -> Tab<'_> {
+        let tab = self.blank();
+        let source = "for (const storage of ['sessionStorage', 'localStorage']) {
+            const get = () => { throw new DOMException('forbidden', 'SecurityError'); };
+            Object.defineProperty(window, storage, { get });
+        }";
+        tab.emulate("Page.addScriptToEvaluateOnNewDocument", &json!({"source": source}));
+        tab.go(url);
+        tab
+    }
+
     fn blank(&self) -> Tab<'_> {
         let window = self.call("POST", "/window/new", &json!({"type": "window"}));
         Tab { browser: self, handle: window["handle"].as_str().unwrap().to_owned() }

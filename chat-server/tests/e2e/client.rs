@@ -1,5 +1,6 @@
 //! The client of the transport, on servers that ask for tokens and put people out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use chat_core::UserId;
 use chat_server::{JwtSigner, TokenClaims};
 use chat_transport::client::{Client, ClientConfig, Event, Events, State};
+use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use crate::support::{Chat, DEADLINE, command, exchange};
@@ -34,6 +36,50 @@ impl Backend {
 
 async fn next(events: &mut Events) -> Event {
     timeout(DEADLINE, events.recv()).await.expect("an event in time").expect("another event")
+}
+
+/// Reads as many messages, and gives the texts of each room's; and the events that follow.
+async fn read(mut events: Events, mut count: usize) -> (BTreeMap<String, Vec<String>>, Events) {
+    let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    while count > 0 {
+        if let Event::Message(message) = events.recv().await.expect("another event") {
+            texts.entry(message.room).or_default().push(message.text);
+            count -= 1;
+        }
+    }
+    (texts, events)
+}
+
+/// With the limits that a server has if nothing is set, it has nothing to refuse.
+#[tokio::test]
+async fn clients_keep_the_rates_of_the_server() {
+    let server = Chat::start(command().args(["--port", "0"]));
+    let rooms: Vec<String> = (0..128).map(|n| format!("room-{n}")).collect();
+    let texts: Vec<String> = (0..4).map(|n| format!("m{n}")).collect();
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let (client, events) =
+            Client::connect([server.ws("/ws")], ClientConfig::default()).unwrap();
+        clients.push((client, tokio::spawn(read(events, texts.len() * rooms.len()))));
+    }
+    let joins =
+        clients.iter().flat_map(|(client, _)| rooms.iter().map(|room| client.join(room, 0)));
+    for joined in join_all(joins.collect::<Vec<_>>()).await {
+        joined.unwrap();
+    }
+    let sender = &clients[0].0;
+    let sends = texts.iter().flat_map(|text| rooms.iter().map(|room| sender.send(room, text)));
+    for sent in join_all(sends.collect::<Vec<_>>()).await {
+        sent.unwrap();
+    }
+    for (client, reading) in &mut clients {
+        let reading = timeout(DEADLINE, reading).await.expect("all messages in time");
+        let (received, _events) = reading.unwrap();
+        assert!(rooms.iter().all(|room| received[room] == texts));
+        assert_eq!(client.state(), State::Online);
+    }
+    let (_, _, metrics) = server.http("GET", "/metrics").await;
+    assert!(!metrics.contains("code=\"rate_limited\""), "{metrics}");
 }
 
 #[tokio::test]

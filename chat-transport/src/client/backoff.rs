@@ -48,7 +48,7 @@ pub(super) fn later(pause: Duration) -> Instant {
     Instant::now() + pause.min(FOREVER)
 }
 
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub(super) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// A name for a message: 96 random bits.
 pub(super) fn random_key() -> String {

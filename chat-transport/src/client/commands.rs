@@ -9,10 +9,12 @@ use super::backoff::later;
 use super::error::ClientError;
 use super::events::{History, Joined, Members, Sent};
 use super::frames::Outgoing;
+use super::limits::check_room;
 use super::requests::{Reply, Request};
 use super::rooms::Place;
-use super::sends::Send;
+use super::sends::Content;
 use super::task::Task;
+use super::turns::Turn;
 
 /// A call of a handle.
 #[derive(Debug)]
@@ -27,33 +29,34 @@ pub(super) enum Command {
     Close(Reply<()>),
 }
 
+/// A request of the application that waits for its turn.
 #[derive(Debug)]
-pub(super) struct Content {
-    pub(super) message: String,
-    pub(super) data: Option<Box<RawValue>>,
-    pub(super) key: String,
+pub(super) struct Call {
+    pub(super) request: Request,
+    pub(super) turn: Turn,
 }
 
 impl Task {
     pub(super) fn obey(&mut self, command: Command) {
         match command {
-            Command::Join { room, history, reply } => self.join(&room, history, reply),
+            Command::Join { room, history, reply } => match check_room(&room) {
+                Ok(()) => self.join(&room, history, reply),
+                Err(error) => drop(reply.send(Err(error))),
+            },
             Command::Leave { room, reply } => self.leave(&room, reply),
             Command::Send { room, content, reply } => self.send(&room, content, reply),
             Command::Direct { to, message, data, reply } => {
                 let data = data.as_deref();
-                self.ask(Request::Direct(reply), |id| Outgoing::Direct {
-                    id,
-                    to: &to,
-                    message: &message,
-                    data,
-                });
+                let checked = self.limits.check_message(&message, data);
+                let frame = Outgoing::Direct { to: &to, message: &message, data };
+                self.ask_checked(checked, Request::Direct(reply), &frame);
             }
             Command::Typing { room, typing, reply } => {
                 let _ = reply.send(self.typing(&room, typing));
             }
             Command::Members { room, reply } => {
-                self.ask(Request::Members(reply), |id| Outgoing::Members { id, room: &room });
+                let frame = Outgoing::Members { room: &room };
+                self.ask_checked(check_room(&room), Request::Members(reply), &frame);
             }
             Command::History { room, range, limit, reply } => {
                 let (before, after) = match range {
@@ -61,16 +64,23 @@ impl Task {
                     Range::After(offset) => (None, Some(offset)),
                     Range::Latest => (None, None),
                 };
-                self.ask(Request::History(reply), |id| Outgoing::History {
-                    id,
-                    room: &room,
-                    before,
-                    after,
-                    limit,
-                });
+                let frame = Outgoing::History { room: &room, before, after, limit };
+                self.ask_checked(check_room(&room), Request::History(reply), &frame);
             }
             // The loop's business.
             Command::Close(_) => {}
+        }
+    }
+
+    fn ask_checked(
+        &mut self,
+        checked: Result<(), ClientError>,
+        request: Request,
+        frame: &Outgoing<'_>,
+    ) {
+        match checked {
+            Ok(()) => self.ask(request, frame),
+            Err(error) => request.fail(error),
         }
     }
 
@@ -78,12 +88,8 @@ impl Task {
         let deadline = later(self.config.request_timeout);
         let room = self.rooms.get_or_add(name, history);
         if room.is_in() {
-            self.ask(Request::JoinAgain(reply), |id| Outgoing::Join {
-                id,
-                room: name,
-                since: None,
-                history: None,
-            });
+            let frame = Outgoing::Join { room: name, since: None, history: None };
+            self.ask(Request::JoinAgain(reply), &frame);
             return;
         }
         if room.waiting() >= self.config.send_queue.max(1) {
@@ -97,10 +103,11 @@ impl Task {
     }
 
     fn leave(&mut self, name: &str, reply: Reply<()>) {
+        let was_asked = self.rooms.get_mut(name).is_some_and(|room| room.was_asked);
         if self.forget(name, &ClientError::NotInRoom).is_none() {
             let _ = reply.send(Err(ClientError::NotInRoom));
-        } else if self.is_online() {
-            self.ask(Request::Leave(reply), |id| Outgoing::Leave { id, room: name });
+        } else if was_asked {
+            self.ask(Request::Leave(reply), &Outgoing::Leave { room: name });
         } else {
             let _ = reply.send(Ok(()));
         }
@@ -115,7 +122,7 @@ impl Task {
     /// Has the server forget that the client is in a room, if it is.
     pub(super) fn step_out(&mut self, name: &str) {
         let (reply, _) = oneshot::channel();
-        self.ask(Request::Leave(reply), |id| Outgoing::Leave { id, room: name });
+        self.ask(Request::Leave(reply), &Outgoing::Leave { room: name });
     }
 
     /// Is no longer in a room, and will not be by itself. Gives its place.
@@ -127,69 +134,31 @@ impl Task {
     }
 
     fn send(&mut self, room: &str, content: Content, reply: Reply<Sent>) {
-        if self.rooms.get_mut(room).is_none() {
-            let _ = reply.send(Err(ClientError::NotInRoom));
-            return;
-        }
-        let Content { message, data, key } = content;
-        let deadline = later(self.config.send_timeout);
-        self.sends.push(room, Send::new(message, data, key, deadline, reply));
-    }
-
-    /// Puts on the wire what may go.
-    pub(super) fn flush(&mut self, now: Instant) {
-        for name in self.sends.rooms() {
-            if self.rooms.get_mut(&name).is_some_and(|room| room.is_in()) {
-                while self.flush_next(&name, now) {}
-            }
-        }
-    }
-
-    /// Returns whether the next one of the room may be tried.
-    fn flush_next(&mut self, room: &str, now: Instant) -> bool {
-        let Some(send) = self.sends.next(room, now) else { return false };
-        let (message, key) = (send.message.clone(), send.key.clone());
-        let data = send.data.clone();
-        let id = self.requests.add(Request::Send(room.to_owned()));
-        let frame =
-            Outgoing::Send { id, room, message: &message, data: data.as_deref(), key: &key };
-        match self.post(&frame) {
-            Ok(()) => {
-                if let Some(send) = self.sends.next(room, now) {
-                    send.dispatched(id);
-                }
-                false
-            }
+        let checked = match self.rooms.get_mut(room) {
+            Some(_) => self.limits.check_message(&content.message, content.data.as_deref()),
+            None => Err(ClientError::NotInRoom),
+        };
+        match checked {
+            Ok(()) => self.sends.push(room, content, reply),
             Err(error) => {
-                self.requests.take(id);
-                self.sends.give_up(room, error);
-                true
+                // The place is free before the caller gets the error, and may send again.
+                drop(content);
+                let _ = reply.send(Err(error));
             }
         }
     }
 
+    /// A typing state does not wait for its turn: the next key stroke sends the same.
     fn typing(&mut self, name: &str, typing: bool) -> Result<(), ClientError> {
+        let now = Instant::now();
+        let frame = Outgoing::Typing { room: name, typing }.encode();
+        let may_leave = self.is_fluent()
+            && self.flush_at().is_none()
+            && self.pace.ready_at(frame.len()).is_none_or(|at| at <= now);
         let room = self.rooms.get_mut(name).ok_or(ClientError::NotInRoom)?;
-        let is_news = room.is_in() && room.types(typing, Instant::now());
-        if is_news && self.is_fluent() {
-            self.post(&Outgoing::Typing { room: name, typing })?;
+        if may_leave && room.is_in() && room.types(typing, now) {
+            self.write(frame);
         }
         Ok(())
-    }
-
-    /// Sends a request that one caller waits for.
-    fn ask<'a>(&mut self, request: Request, frame: impl FnOnce(u64) -> Outgoing<'a>) {
-        if !self.is_online() {
-            request.fail(ClientError::Offline);
-        } else if self.requests.called() >= self.config.send_queue {
-            request.fail(ClientError::QueueFull);
-        } else {
-            let id = self.requests.add(request);
-            if let Err(error) = self.post(&frame(id))
-                && let Some(request) = self.requests.take(id)
-            {
-                request.fail(error);
-            }
-        }
     }
 }

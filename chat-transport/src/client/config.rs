@@ -26,15 +26,21 @@ pub struct ClientConfig {
     pub resume: Option<Resume>,
     /// What the client shows to a server that asks for tokens: one from here for each `hello`.
     pub token: Option<TokenSource>,
-    /// From the first byte of a connection to the server's welcome. Default 10 s.
+    /// From the first byte of a connection to the server's welcome. What it takes to get a
+    /// token before is not part of it. Default 10 s.
     pub connect_timeout: Duration,
-    /// How long a request waits for its answer. Default 15 s.
+    /// How long a request waits for its answer, from when it is sent. Default 15 s.
     pub request_timeout: Duration,
-    /// How long a message is tried to be sent, over as many connections as it takes.
-    /// Default 30 s. Servers remember a key for five minutes: stay well below.
+    /// How long a message is tried to be sent, over as many connections as it takes: from its
+    /// first attempt. Before that, how long it may wait without a connection, or without any
+    /// message of its room being answered; the time that it waits for its turn at the server's
+    /// rates does not count. Default 30 s. Servers remember a key for five minutes: stay well
+    /// below.
     pub send_timeout: Duration,
-    /// Messages that may wait to be sent, and requests that may wait for an answer; further
-    /// ones fail with [`QueueFull`](super::ClientError::QueueFull). Default 100.
+    /// Messages that may wait to be sent or confirmed, at least one; further ones
+    /// [wait](super::Client::send), or fail with [`QueueFull`](super::ClientError::QueueFull) if
+    /// they were only to be [tried](super::Client::try_send). Also the requests that may wait
+    /// for an answer; further ones fail. Default 100.
     pub send_queue: usize,
     /// Events that may wait to be read, at least one. Default 256. When as many wait, the
     /// socket is not read either; see [`Events`](super::Events).

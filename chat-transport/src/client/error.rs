@@ -29,9 +29,24 @@ pub enum ClientError {
     /// Too many messages wait to be sent, or too many requests wait for an answer.
     #[error("too many messages or requests wait")]
     QueueFull,
-    /// The frame would be larger than the server allows, which would cost the connection.
-    #[error("larger than the server allows")]
-    TooLarge,
+    /// Not the name of a room: that has 1 to 128 bytes of UTF-8, and no control characters.
+    #[error("the name of a room has 1 to 128 bytes and no control characters")]
+    RoomName,
+    /// The text of the message, or its `data`, is longer than the server allows
+    /// ([`Welcome::message_bytes`](super::Welcome::message_bytes)).
+    #[error("a message has at most {limit} bytes, and so has its data")]
+    MessageTooLong {
+        /// The longest text, and the longest `data`, in bytes.
+        limit: usize,
+    },
+    /// The frame is larger than the server allows
+    /// ([`Welcome::frame_bytes`](super::Welcome::frame_bytes)), or was the largest on its way
+    /// when the server closed the connection with 1009.
+    #[error("a frame of {bytes} bytes is larger than the server allows")]
+    TooLarge {
+        /// The size of the frame, in bytes.
+        bytes: usize,
+    },
     /// The server refused.
     #[error(transparent)]
     Rejected(#[from] Rejection),

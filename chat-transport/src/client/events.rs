@@ -80,6 +80,12 @@ pub enum Event {
         /// When the server took it, in milliseconds since 1970.
         at: u64,
     },
+    /// A message that this client sent with [`Client::direct`](super::Client::direct) was
+    /// dropped: one of the recipient's connections did not read fast enough.
+    Undelivered {
+        /// The id of the recipient.
+        to: String,
+    },
     /// The server is about to close the connection.
     Goodbye {
         /// Why.
@@ -175,7 +181,9 @@ pub struct Welcome {
     pub node: String,
     /// How long the client's token holds from then on, where there is one that ends.
     pub expires_in: Option<Duration>,
-    /// Largest frame that the server takes, in bytes.
+    /// The longest text of a message that the server takes, and the longest `data`, in bytes.
+    pub message_bytes: usize,
+    /// The largest frame that the server takes, in bytes.
     pub frame_bytes: usize,
 }
 

@@ -11,14 +11,14 @@ use serde_json::value::RawValue;
 use super::config::Resume;
 use super::error::Rejection;
 use super::events::{Members, Message, User, Welcome};
+use super::limits::Limits;
 use super::token::Token;
 
-/// What a client says.
+/// What a client sends. A request gets its [id](with_id) when it leaves.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Outgoing<'a> {
     Hello {
-        id: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         name: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -27,7 +27,6 @@ pub(super) enum Outgoing<'a> {
         token: Option<&'a Token>,
     },
     Join {
-        id: u64,
         room: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         since: Option<Position>,
@@ -35,11 +34,9 @@ pub(super) enum Outgoing<'a> {
         history: Option<u32>,
     },
     Leave {
-        id: u64,
         room: &'a str,
     },
     Send {
-        id: u64,
         room: &'a str,
         message: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,7 +44,6 @@ pub(super) enum Outgoing<'a> {
         key: &'a str,
     },
     Direct {
-        id: u64,
         to: &'a str,
         message: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,11 +54,9 @@ pub(super) enum Outgoing<'a> {
         typing: bool,
     },
     Members {
-        id: u64,
         room: &'a str,
     },
     History {
-        id: u64,
         room: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         before: Option<u64>,
@@ -71,6 +65,21 @@ pub(super) enum Outgoing<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         limit: Option<u32>,
     },
+}
+
+/// What an id adds to a frame, in bytes, at most.
+pub(super) const ID_BYTES: usize = r#""id":18446744073709551615,"#.len();
+
+impl Outgoing<'_> {
+    pub(super) fn encode(&self) -> String {
+        // Texts, numbers and JSON that was parsed before: nothing that cannot be written.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// The frame of a request, of an [encoded](Outgoing::encode) one.
+pub(super) fn with_id(frame: &str, id: u64) -> String {
+    format!(r#"{{"id":{id},{}"#, frame.get(1..).unwrap_or("}"))
 }
 
 /// What a server says.
@@ -96,6 +105,7 @@ pub(super) enum Body {
     Members(Members),
     History(HistoryFrame),
     Goodbye(GoodbyeFrame),
+    Undelivered(UndeliveredFrame),
     /// A type that this client has no use for.
     Other,
 }
@@ -123,6 +133,7 @@ impl Incoming {
             "members" => Body::Members(serde_json::from_str(text)?),
             "history" => Body::History(serde_json::from_str(text)?),
             "goodbye" => Body::Goodbye(serde_json::from_str(text)?),
+            "undelivered" => Body::Undelivered(serde_json::from_str(text)?),
             _ => Body::Other,
         };
         Ok(Self { id: id.and_then(|id| id.get().parse().ok()), body })
@@ -136,20 +147,16 @@ pub(super) struct WelcomeFrame {
     user: User,
     node: String,
     expires_in_ms: Option<u64>,
-    limits: LimitsField,
-}
-
-#[derive(Debug, Deserialize)]
-struct LimitsField {
-    frame_bytes: usize,
+    pub(super) limits: Limits,
 }
 
 impl From<WelcomeFrame> for Welcome {
     fn from(frame: WelcomeFrame) -> Self {
         let WelcomeFrame { session, resume, user, node, expires_in_ms, limits } = frame;
+        let Limits { message_bytes, frame_bytes, .. } = limits;
         let resume = resume.map(Resume::new);
         let expires_in = expires_in_ms.map(Duration::from_millis);
-        Self { user, resume, session, node, expires_in, frame_bytes: limits.frame_bytes }
+        Self { user, resume, session, node, expires_in, message_bytes, frame_bytes }
     }
 }
 
@@ -314,6 +321,14 @@ pub(super) struct GoodbyeFrame {
     pub(super) message: Option<String>,
 }
 
+/// A direct message that a server could not pass on.
+#[derive(Debug, Deserialize)]
+pub(super) struct UndeliveredFrame {
+    /// The connection that sent it.
+    pub(super) session: String,
+    pub(super) to: String,
+}
+
 /// [`Epoch`] as it stands in frames.
 #[derive(Debug, Clone, Copy)]
 struct EpochField(Epoch);
@@ -364,13 +379,13 @@ mod tests {
 
     #[test]
     fn what_is_absent_is_not_sent() {
-        let frame = Outgoing::Join { id: 1, room: "r", since: None, history: None };
-        assert_eq!(serde_json::to_string(&frame).unwrap(), r#"{"type":"join","id":1,"room":"r"}"#);
+        let frame = Outgoing::Join { room: "r", since: None, history: None };
+        assert_eq!(frame.encode(), r#"{"type":"join","room":"r"}"#);
         let since = Some(Position { epoch: Epoch::from_random(0), offset: 4 });
-        let frame = Outgoing::Join { id: 1, room: "r", since, history: Some(2) };
+        let frame = Outgoing::Join { room: "r", since, history: Some(2) };
         assert_eq!(
-            serde_json::to_string(&frame).unwrap(),
-            r#"{"type":"join","id":1,"room":"r","since":{"epoch":"00000000","offset":4},"history":2}"#
+            with_id(&frame.encode(), 1),
+            r#"{"id":1,"type":"join","room":"r","since":{"epoch":"00000000","offset":4},"history":2}"#
         );
     }
 }

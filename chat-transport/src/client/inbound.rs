@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use super::backoff::jittered;
 use super::error::{ClientError, RETRY_AFTER, Rejection};
 use super::events::{Event, History, Joined, Loss, Message, Welcome};
+use super::frames::WelcomeFrame;
 use super::frames::{Body, GapFrame, GoodbyeFrame, HistoryFrame, Incoming, JoinedFrame};
-use super::frames::{LeftFrame, MessageFrame, OkFrame, Outgoing, PresenceFrame, WelcomeFrame};
+use super::frames::{LeftFrame, MessageFrame, OkFrame, PresenceFrame, UndeliveredFrame};
 use super::requests::Request;
 use super::rooms::Place;
 use super::task::Task;
@@ -25,7 +26,12 @@ impl Task {
                 return;
             }
         };
-        let request = id.and_then(|id| Some((id, self.requests.take(id)?)));
+        let request = match body {
+            // Its id is that of a request that may still be answered, perhaps of another
+            // connection of this user.
+            Body::Undelivered(_) => None,
+            _ => id.and_then(|id| Some((id, self.requests.take(id)?))),
+        };
         match body {
             Body::Welcome(frame) => match request {
                 Some((_, Request::Hello)) => self.welcome(frame),
@@ -46,6 +52,7 @@ impl Task {
                 let (user, text, data, at) = (frame.user, frame.message, frame.data, frame.at);
                 self.events.push(Event::Direct { user, text, data, at });
             }
+            Body::Undelivered(frame) => self.undelivered(frame),
             Body::Goodbye(frame) => self.goodbye(frame),
             Body::Error(rejection) => self.rejected(rejection, request),
             Body::Left(frame) if id.is_none() => self.put_out(frame),
@@ -58,6 +65,7 @@ impl Task {
     }
 
     fn welcome(&mut self, frame: WelcomeFrame) {
+        self.begin_pace(frame.limits.rates);
         self.known_as(frame);
         self.online();
         for room in self.rooms.names() {
@@ -67,6 +75,7 @@ impl Task {
 
     /// The server says who the client is, and for how long.
     fn known_as(&mut self, frame: WelcomeFrame) {
+        self.limits = frame.limits;
         let mut welcome = Welcome::from(frame);
         // While the message bus is away there is no new one.
         welcome.resume = welcome.resume.or(self.resume.take());
@@ -80,19 +89,6 @@ impl Task {
     }
 
     // Rooms.
-
-    /// Asks to come into a room, or to come in again from where one stands.
-    pub(super) fn enter(&mut self, name: &str) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        let since = room.track.position();
-        let history = (!room.track.has_begun() && room.history > 0).then_some(room.history);
-        let id = self.requests.add(Request::Join(name.to_owned()));
-        room.place = Place::Asked(id);
-        if let Err(error) = self.post(&Outgoing::Join { id, room: name, since, history }) {
-            self.requests.take(id);
-            self.refused(name, error);
-        }
-    }
 
     fn joined(&mut self, mut frame: JoinedFrame, request: Option<(u64, Request)>) {
         let position = frame.position();
@@ -155,6 +151,14 @@ impl Task {
             self.sends.came_back(&message.room, key, message.position);
         }
         self.events.push(Event::Message(message));
+    }
+
+    fn undelivered(&mut self, frame: UndeliveredFrame) {
+        let UndeliveredFrame { session, to } = frame;
+        let welcome = &self.shared.borrow().welcome;
+        if welcome.as_ref().is_some_and(|welcome| welcome.session == session) {
+            self.events.push(Event::Undelivered { to });
+        }
     }
 
     fn is_own(&self, message: &Message) -> bool {
@@ -242,6 +246,18 @@ impl Task {
                 None => self.sends.reject(&room, id, rejection.into()),
             },
             Some((_, request)) => request.fail(rejection.into()),
+        }
+    }
+
+    /// The server closed the connection with 1009, which does not name the frame that was too
+    /// large. Only the largest message fails; the other sends go out again under their keys.
+    /// Each such end fails one message, so the same end does not repeat without limit.
+    pub(super) fn fail_largest_message(&mut self) {
+        let Some((id, request, bytes)) = self.requests.take_largest_message() else { return };
+        let error = ClientError::TooLarge { bytes };
+        match request {
+            Request::Send(room) => self.sends.reject(&room, id, error),
+            request => request.fail(error),
         }
     }
 

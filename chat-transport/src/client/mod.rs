@@ -37,14 +37,24 @@
 //! * To a server that asks for tokens it shows one ([`ClientConfig::token`]); one that it can
 //!   ask for ([`ClientConfig::token_from`]) it renews before it runs out.
 //! * It answers the server's pings, and pings a silent server.
+//! * It keeps the rates of frames, joins and bytes that the server gives in `welcome`, less a
+//!   sixteenth of each burst, so that the server never has to slow it. Requests, joins and
+//!   messages wait for their turns in the order in which they could be sent, and their timeouts
+//!   begin when they are.
+//! * After every end that may be temporary it connects again; a limit that it broke is one.
 //!
 //! # Bounds
 //! | what | limit | when it is reached |
 //! |---|---|---|
 //! | events not read | [`event_queue`](ClientConfig::event_queue) | the socket is not read; see [`Events`] |
-//! | messages not confirmed | [`send_queue`](ClientConfig::send_queue) | [`ClientError::QueueFull`] |
+//! | messages not confirmed | [`send_queue`](ClientConfig::send_queue) | [`Client::send`] waits; [`Client::try_send`] fails with [`ClientError::QueueFull`] |
+//! | messages sent and not answered | what the server allows (by default 64), and 64 KiB or one message | the next one waits |
+//! | requests of all kinds sent and not answered | 128 | the next one waits |
 //! | requests not answered | [`send_queue`](ClientConfig::send_queue) | [`ClientError::QueueFull`] |
 //! | calls that wait to join one room | [`send_queue`](ClientConfig::send_queue) | [`ClientError::QueueFull`] |
+//! | frames, joins and bytes per second | what the server allows | the next one waits; `typing` is not sent |
+//! | the text of a message, and its `data` | what the server allows | [`ClientError::MessageTooLong`] |
+//! | the name of a room | 128 bytes | [`ClientError::RoomName`] |
 //! | a frame | what the server allows | [`ClientError::TooLarge`] |
 
 mod backoff;
@@ -54,6 +64,8 @@ mod error;
 mod events;
 mod frames;
 mod inbound;
+mod limits;
+mod pace;
 mod requests;
 mod rooms;
 mod sends;
@@ -61,6 +73,7 @@ mod socket;
 mod task;
 mod token;
 mod track;
+mod turns;
 
 pub use chat_core::{Epoch, Position, PresenceChange, Range};
 pub use config::{ClientConfig, Resume};
@@ -70,12 +83,16 @@ pub use events::{
 };
 pub use token::TokenSource;
 
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
+use tokio::task::unconstrained;
 
 use backoff::random_key;
-use commands::{Command, Content};
+use commands::Command;
 use requests::Reply;
+use sends::Content;
 use task::{Shared, Task};
 
 /// Calls that may wait for the task, which never lets them wait for the network.
@@ -87,6 +104,8 @@ const COMMANDS: usize = 64;
 pub struct Client {
     commands: mpsc::Sender<Command>,
     shared: watch::Receiver<Shared>,
+    /// Places in the send queue.
+    places: Arc<Semaphore>,
 }
 
 impl Client {
@@ -112,8 +131,10 @@ impl Client {
         let (sender, events) = mpsc::channel(config.event_queue.max(1));
         let state = State::Connecting { url: first };
         let (publish, shared) = watch::channel(Shared { state, welcome: None });
-        tokio::spawn(Task::new(urls, config, taken, sender, publish).run());
-        Ok((Self { commands, shared }, Events(events)))
+        let places = Arc::new(Semaphore::new(config.send_queue.clamp(1, Semaphore::MAX_PERMITS)));
+        let task = Task::new(urls, config, taken, sender, publish, Arc::clone(&places));
+        tokio::spawn(task.run());
+        Ok((Self { commands, shared, places }, Events(events)))
     }
 
     /// Joins a room: now, or once there is a connection, and again after each loss. The
@@ -121,8 +142,8 @@ impl Client {
     /// In a room that the client is in already, this only tells who is there.
     ///
     /// # Errors
-    /// The client is not in the room: [`Timeout`](ClientError::Timeout),
-    /// [`Rejected`](ClientError::Rejected), [`NotInRoom`](ClientError::NotInRoom) when it was
+    /// The client is not in the room: [`RoomName`](ClientError::RoomName),
+    /// [`Timeout`](ClientError::Timeout), [`Rejected`](ClientError::Rejected), [`NotInRoom`](ClientError::NotInRoom) when it was
     /// left meanwhile, [`Closed`](ClientError::Closed). (A second join can also fail like any
     /// request, or as [`QueueFull`](ClientError::QueueFull) while many wait for the first; the
     /// client is in the room, or on the way, nevertheless.)
@@ -148,30 +169,49 @@ impl Client {
     }
 
     /// Sends a message to a room that was joined, and waits until it is in the room's
-    /// history. While there is no connection it waits for one.
+    /// history. While there is no connection it waits for one. While as many messages wait as
+    /// [`send_queue`](ClientConfig::send_queue) allows, it waits for a place among them, for as
+    /// long as that takes; places are given in the order of the calls.
     ///
     /// # Errors
     /// As [`send_with`](Self::send_with).
     ///
     /// # Cancel safety
-    /// When it is dropped, the message is sent nevertheless, if it was polled once.
+    /// As [`send_with`](Self::send_with).
     pub async fn send(&self, room: &str, message: &str) -> Result<Sent, ClientError> {
         self.send_with(room, message, None, None).await
     }
 
+    /// [`send`](Self::send) that does not wait for a place in the send queue.
+    ///
+    /// # Errors
+    /// As [`try_send_with`](Self::try_send_with).
+    ///
+    /// # Cancel safety
+    /// As [`send_with`](Self::send_with).
+    pub async fn try_send(&self, room: &str, message: &str) -> Result<Sent, ClientError> {
+        self.try_send_with(room, message, None, None).await
+    }
+
     /// Sends a message with `data`, or under a `key` of one's own (128 bytes at most, and
     /// another one for each message of this user in this room). By default the key is random.
+    /// Like [`send`](Self::send) it waits for a place in the send queue.
     ///
     /// # Errors
     /// [`OutcomeUnknown`](ClientError::OutcomeUnknown) if a server had the message and did
     /// not confirm it within [`send_timeout`](ClientConfig::send_timeout), or until the room
     /// was left or the client closed. After any other error it was not sent:
-    /// [`NotInRoom`](ClientError::NotInRoom), [`QueueFull`](ClientError::QueueFull),
-    /// [`TooLarge`](ClientError::TooLarge), [`Timeout`](ClientError::Timeout),
-    /// [`Rejected`](ClientError::Rejected), [`Closed`](ClientError::Closed).
+    /// [`NotInRoom`](ClientError::NotInRoom),
+    /// [`MessageTooLong`](ClientError::MessageTooLong), [`TooLarge`](ClientError::TooLarge),
+    /// [`Timeout`](ClientError::Timeout), [`Rejected`](ClientError::Rejected),
+    /// [`Closed`](ClientError::Closed).
     ///
     /// # Cancel safety
-    /// When it is dropped, the message is sent nevertheless, if it was polled once.
+    /// A call that is dropped before its first poll, or while it waits for a place, does not send
+    /// its message. A call that has its place passes the message to the client's task, in the
+    /// same poll unless 64 other calls wait for the task; from then on the message is sent even
+    /// if the call is dropped, and only its outcome is lost. With a `key` it is safe to send the
+    /// message again after a call was dropped.
     pub async fn send_with(
         &self,
         room: &str,
@@ -179,18 +219,57 @@ impl Client {
         data: Option<Box<RawValue>>,
         key: Option<String>,
     ) -> Result<Sent, ClientError> {
+        let place = unconstrained(Arc::clone(&self.places).acquire_owned()).await;
+        let place = place.map_err(|_| ClientError::Closed)?;
+        self.send_from(place, room, message, data, key).await
+    }
+
+    /// [`send_with`](Self::send_with) that does not wait for a place in the send queue.
+    ///
+    /// # Errors
+    /// [`QueueFull`](ClientError::QueueFull) if as many messages wait as
+    /// [`send_queue`](ClientConfig::send_queue) allows; else as
+    /// [`send_with`](Self::send_with).
+    ///
+    /// # Cancel safety
+    /// As [`send_with`](Self::send_with).
+    pub async fn try_send_with(
+        &self,
+        room: &str,
+        message: &str,
+        data: Option<Box<RawValue>>,
+        key: Option<String>,
+    ) -> Result<Sent, ClientError> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|error| match error {
+            TryAcquireError::Closed => ClientError::Closed,
+            TryAcquireError::NoPermits => ClientError::QueueFull,
+        })?;
+        self.send_from(place, room, message, data, key).await
+    }
+
+    async fn send_from(
+        &self,
+        place: OwnedSemaphorePermit,
+        room: &str,
+        message: &str,
+        data: Option<Box<RawValue>>,
+        key: Option<String>,
+    ) -> Result<Sent, ClientError> {
         let (room, message) = (room.to_owned(), message.to_owned());
-        let content = Content { message, data, key: key.unwrap_or_else(random_key) };
+        let content = Content { message, data, key: key.unwrap_or_else(random_key), place };
         self.call(|reply| Command::Send { room, content, reply }).await
     }
 
     /// Sends a message to all connections of one user. Returns how many servers hold the
-    /// user; 0: offline, and nothing is kept for later.
+    /// user; 0: offline, and nothing is kept for later. If one of the connections then does
+    /// not read fast enough, the client gets [`Event::Undelivered`].
     ///
     /// # Errors
-    /// As [`members`](Self::members); nothing is sent twice, and whether it was sent is
-    /// unknown after [`Disconnected`](ClientError::Disconnected),
-    /// [`Timeout`](ClientError::Timeout) and a rejection as `broker_unavailable`.
+    /// As [`members`](Self::members), and [`MessageTooLong`](ClientError::MessageTooLong).
+    /// Nothing is sent twice, and whether it was sent is unknown after
+    /// [`Disconnected`](ClientError::Disconnected), [`Timeout`](ClientError::Timeout) and a
+    /// rejection as `broker_unavailable`.
     ///
     /// # Cancel safety
     /// When it is dropped, the message is sent nevertheless, if it was polled once.
@@ -205,11 +284,11 @@ impl Client {
     }
 
     /// Tells a room that the user writes, or stopped. Call it at each key stroke: the same is
-    /// told every two seconds at most, and not at all without a connection.
+    /// told every two seconds at most, and not at all without a connection or while anything
+    /// else waits to be sent.
     ///
     /// # Errors
-    /// [`NotInRoom`](ClientError::NotInRoom), [`QueueFull`](ClientError::QueueFull),
-    /// [`Closed`](ClientError::Closed).
+    /// [`NotInRoom`](ClientError::NotInRoom), [`Closed`](ClientError::Closed).
     ///
     /// # Cancel safety
     /// When it is dropped, it may be told or not.
@@ -223,8 +302,8 @@ impl Client {
     /// # Errors
     /// [`Offline`](ClientError::Offline), [`Disconnected`](ClientError::Disconnected),
     /// [`Timeout`](ClientError::Timeout), [`Rejected`](ClientError::Rejected),
-    /// [`QueueFull`](ClientError::QueueFull), [`TooLarge`](ClientError::TooLarge),
-    /// [`Closed`](ClientError::Closed).
+    /// [`QueueFull`](ClientError::QueueFull), [`RoomName`](ClientError::RoomName),
+    /// [`TooLarge`](ClientError::TooLarge), [`Closed`](ClientError::Closed).
     ///
     /// # Cancel safety
     /// Nothing depends on it.
@@ -281,7 +360,10 @@ impl Client {
 
     async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ClientError> {
         let (reply, outcome) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| ClientError::Closed)?;
+        // Calls keep their order, for which tokio's budget has no regard: those that it makes
+        // yield are polled in reverse.
+        let taken = unconstrained(self.commands.send(command(reply))).await;
+        taken.map_err(|_| ClientError::Closed)?;
         outcome.await.unwrap_or(Err(ClientError::Closed))
     }
 }

@@ -20,6 +20,9 @@ pub(super) struct Room {
     pub(super) history: u32,
     pub(super) place: Place,
     pub(super) track: Track,
+    /// Whether a join was sent on the present connection: the client may be in the room on the
+    /// server even if the answer was lost or late.
+    pub(super) was_asked: bool,
     /// Calls of `join` that wait, and until when.
     waiting: Vec<(Instant, Reply<Joined>)>,
     typing: Option<(bool, Instant)>,
@@ -31,6 +34,13 @@ pub(super) enum Place {
     /// Not in it.
     #[default]
     Out,
+    /// The request to join leaves when it is its turn.
+    Due {
+        /// Which turn.
+        turn: u64,
+        /// Since when.
+        since: Instant,
+    },
     /// The request with this id asks to come in.
     Asked(u64),
     /// The server wants to be asked again later.
@@ -42,6 +52,18 @@ pub(super) enum Place {
 impl Room {
     pub(super) fn is_in(&self) -> bool {
         self.place == Place::In
+    }
+
+    /// The join is sent, with this id. The time for which it waited for its turn is added to the
+    /// deadlines of the calls.
+    pub(super) fn ask(&mut self, id: u64, now: Instant) {
+        if let Place::Due { since, .. } = self.place {
+            for (deadline, _) in &mut self.waiting {
+                *deadline += now - since;
+            }
+        }
+        self.place = Place::Asked(id);
+        self.was_asked = true;
     }
 
     pub(super) fn wait(&mut self, deadline: Instant, reply: Reply<Joined>) {
@@ -99,8 +121,18 @@ impl Rooms {
     pub(super) fn lost(&mut self) {
         for room in self.0.values_mut() {
             room.place = Place::Out;
+            room.was_asked = false;
             room.typing = None;
         }
+    }
+
+    /// The turn, and the room, of the join that has waited longest.
+    pub(super) fn first_due(&self) -> Option<(u64, &str)> {
+        let due = self.0.iter().filter_map(|(name, room)| match room.place {
+            Place::Due { turn, .. } => Some((turn, name.as_str())),
+            Place::Out | Place::Asked(_) | Place::Paused(_) | Place::In => None,
+        });
+        due.min()
     }
 
     /// Rooms whose pause is over.
@@ -115,11 +147,15 @@ impl Rooms {
         due
     }
 
-    /// Fails the calls of `join` that ran out of time; gives the rooms that were never
+    /// Fails the calls of `join` that ran out of time, which they do not while the room waits
+    /// for its turn; gives the rooms that were never
     /// joined and that nobody waits for any more.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<String> {
         let mut given_up = Vec::new();
         for (name, room) in &mut self.0 {
+            if matches!(room.place, Place::Due { .. }) {
+                continue;
+            }
             let expired = room.waiting.iter().take_while(|(until, _)| *until <= now).count();
             for (_, reply) in room.waiting.drain(..expired) {
                 let _ = reply.send(Err(ClientError::Timeout));
@@ -136,11 +172,13 @@ impl Rooms {
         self.0
             .values()
             .flat_map(|room| {
-                let pause = match room.place {
-                    Place::Paused(until) => Some(until),
-                    _ => None,
+                let call = room.waiting.first().map(|(until, _)| *until);
+                let (pause, call) = match room.place {
+                    Place::Paused(until) => (Some(until), call),
+                    Place::Due { .. } => (None, None),
+                    Place::Out | Place::Asked(_) | Place::In => (None, call),
                 };
-                pause.into_iter().chain(room.waiting.first().map(|(until, _)| *until))
+                pause.into_iter().chain(call)
             })
             .min()
     }
@@ -193,6 +231,21 @@ mod tests {
         assert_eq!(replies[2].try_recv().unwrap(), Err(ClientError::Timeout));
         assert_eq!(rooms.expire(later), ["new"]);
         assert_eq!(replies[1].try_recv().unwrap(), Err(ClientError::Timeout));
+    }
+
+    #[test]
+    fn waiting_for_its_turn_takes_no_time_from_a_join() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(60);
+        let mut rooms = Rooms::default();
+        let (reply, _outcome) = oneshot::channel();
+        let room = rooms.get_or_add("r", 0);
+        room.wait(now + Duration::from_secs(15), reply);
+        room.place = Place::Due { turn: 1, since: now };
+        assert!(rooms.expire(later).is_empty());
+        assert_eq!(rooms.deadline(), None);
+        rooms.get_mut("r").unwrap().ask(1, later);
+        assert_eq!(rooms.deadline(), Some(later + Duration::from_secs(15)));
     }
 
     #[test]

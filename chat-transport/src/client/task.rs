@@ -1,29 +1,34 @@
 //! The task that owns a client's connections, one after another.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chat_core::CloseReason;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::backoff::{Backoff, later};
-use super::commands::Command;
+use super::commands::{Call, Command};
 use super::config::{ClientConfig, Resume};
 use super::error::ClientError;
 use super::events::{Event, EventSender, Loss, State, Welcome};
-use super::frames::{GoodbyeFrame, Outgoing};
+use super::frames::{GoodbyeFrame, ID_BYTES, Outgoing};
+use super::limits::Limits;
+use super::pace::{Pace, Rates};
 use super::requests::{Request, Requests};
 use super::rooms::Rooms;
 use super::sends::Sends;
 use super::socket::{Heard, Socket};
-use super::token::{Renewal, Token, TokenSource};
+use super::token::{Asking, Renewal, Token, TokenSource};
 
 /// How long a connection must have lasted before the next loss counts as the first again.
 const STABLE: Duration = Duration::from_secs(5);
 
-/// The limit of the protocol, until a server has told its own.
-const FRAME_BYTES: usize = 65_536;
+/// The same for a connection that the server ended for what the client sent: that may well
+/// happen again.
+const STABLE_AFTER_VIOLATION: Duration = Duration::from_secs(60);
 
 /// What handles may see.
 #[derive(Debug)]
@@ -42,10 +47,19 @@ pub(super) struct Task {
     pub(super) rooms: Rooms,
     pub(super) sends: Sends,
     pub(super) requests: Requests,
+    /// Requests of the application that wait for their turns, in order.
+    pub(super) calls: VecDeque<Call>,
+    /// Turns that were given.
+    pub(super) turns: u64,
+    pub(super) limits: Limits,
+    /// Of the present connection.
+    pub(super) pace: Pace,
     pub(super) goodbye: Option<GoodbyeFrame>,
     pub(super) resume: Option<Resume>,
     /// What is shown at the beginning of the present connection.
     token: Option<Token>,
+    /// The size of the frame that shows it.
+    hello_bytes: usize,
     pub(super) renewal: Renewal,
     urls: Vec<String>,
     /// Which of them is next.
@@ -59,17 +73,17 @@ pub(super) struct Task {
 /// The connection.
 enum Link {
     Waiting(Instant),
-    Opening(Pin<Box<dyn Future<Output = Result<Opened, Loss>> + Send>>),
+    /// There is none before there is a token for it: a server does not wait long for one.
+    Asking(Asking),
+    Opening(Pin<Box<dyn Future<Output = Result<Socket, Loss>> + Send>>),
     Open(Box<Socket>),
 }
-
-/// A connection without a word yet, and the token to begin with.
-type Opened = (Socket, Option<Token>);
 
 /// What happens next on it.
 enum Step {
     Retry,
-    Opened(Box<Opened>),
+    Token(Token),
+    Opened(Box<Socket>),
     Heard(Heard),
     Lost(Loss),
 }
@@ -96,8 +110,12 @@ impl Link {
                 sleep_until(*until).await;
                 Step::Retry
             }
+            Self::Asking(asking) => match asking.as_mut().await {
+                Ok(token) => Step::Token(token),
+                Err(error) => Step::Lost(Loss::new(format!("there is no token: {error}"))),
+            },
             Self::Opening(opening) => match opening.as_mut().await {
-                Ok(opened) => Step::Opened(Box::new(opened)),
+                Ok(socket) => Step::Opened(Box::new(socket)),
                 Err(loss) => Step::Lost(loss),
             },
         }
@@ -111,6 +129,7 @@ impl Task {
         commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<Event>,
         shared: watch::Sender<Shared>,
+        places: Arc<Semaphore>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -118,11 +137,16 @@ impl Task {
             events: EventSender::new(events),
             shared,
             rooms: Rooms::default(),
-            sends: Sends::new(config.send_queue),
+            sends: Sends::new(places, config.send_timeout),
             requests: Requests::new(config.request_timeout),
+            calls: VecDeque::new(),
+            turns: 0,
+            limits: Limits::default(),
+            pace: Pace::new(Rates::default(), now),
             goodbye: None,
             resume: config.resume.clone(),
             token: None,
+            hello_bytes: 0,
             renewal: Renewal::Never,
             urls,
             next_url: 0,
@@ -164,10 +188,12 @@ impl Task {
     fn advance(&mut self, step: Step) {
         match step {
             Step::Retry => self.open(),
-            Step::Opened(opened) => {
-                let (socket, token) = *opened;
-                self.link = Link::Open(Box::new(socket));
-                self.token = token;
+            Step::Token(token) => {
+                self.token = Some(token);
+                self.connect();
+            }
+            Step::Opened(socket) => {
+                self.link = Link::Open(socket);
                 self.hello();
             }
             Step::Heard(heard) => {
@@ -183,35 +209,48 @@ impl Task {
     }
 
     fn open(&mut self) {
-        let url = self.urls[self.next_url % self.urls.len()].clone();
-        self.link = Link::Opening(Box::pin(open(url.clone(), self.config.token.clone())));
+        self.set_state(State::Connecting { url: self.url() });
+        match &self.config.token {
+            Some(source) => self.link = Link::Asking(source.token()),
+            None => self.connect(),
+        }
+    }
+
+    fn connect(&mut self) {
+        self.link = Link::Opening(Box::pin(Socket::open(self.url())));
         self.clock.start();
         self.clock.online_since = None;
-        self.set_state(State::Connecting { url });
+    }
+
+    fn url(&self) -> String {
+        self.urls[self.next_url % self.urls.len()].clone()
     }
 
     pub(super) fn hello(&mut self) {
-        let id = self.requests.add(Request::Hello);
         let Self { config, resume, token, .. } = self;
-        let (name, resume, token) = (config.name.clone(), resume.clone(), token.clone());
-        let (name, resume) = (name.as_deref(), resume.as_ref().map(Resume::as_str));
-        let hello = Outgoing::Hello { id, name, resume, token: token.as_ref() };
-        if let Err(error) = self.post(&hello) {
-            self.end(Loss::new(error.to_string()));
+        let name = config.name.as_deref();
+        let resume = resume.as_ref().map(Resume::as_str);
+        let frame = Outgoing::Hello { name, resume, token: token.as_ref() }.encode();
+        self.hello_bytes = frame.len() + ID_BYTES;
+        match self.limits.check_frame(self.hello_bytes) {
+            Ok(()) => self.post(Request::Hello, &frame),
+            Err(error) => self.end(Loss::new(error.to_string())),
         }
     }
 
+    /// A connection begins, with all that its rates allow but for the `hello`.
+    pub(super) fn begin_pace(&mut self, rates: Rates) {
+        let now = Instant::now();
+        self.pace = Pace::new(rates, now);
+        self.pace.spend(self.hello_bytes, now);
+    }
+
     /// Puts a frame on the wire, if there is one.
-    pub(super) fn post(&mut self, frame: &Outgoing<'_>) -> Result<(), ClientError> {
-        let Link::Open(socket) = &mut self.link else { return Err(ClientError::Offline) };
-        let Ok(text) = serde_json::to_string(frame) else { return Err(ClientError::TooLarge) };
-        let welcome = &self.shared.borrow().welcome;
-        let limit = welcome.as_ref().map_or(FRAME_BYTES, |welcome| welcome.frame_bytes);
-        if text.len() > limit {
-            return Err(ClientError::TooLarge);
+    pub(super) fn write(&mut self, frame: String) {
+        if let Link::Open(socket) = &mut self.link {
+            self.pace.spend(frame.len(), Instant::now());
+            socket.push(frame);
         }
-        socket.push(text);
-        Ok(())
     }
 
     /// Whether frames go out as they come.
@@ -278,7 +317,7 @@ impl Task {
         let link = self.clock.due(&self.config, &self.link).filter(|_| !is_blocked);
         let stuck = stuck_until(&self.config, &self.link);
         let waiting = [self.requests.deadline(), self.rooms.deadline(), self.sends.deadline()];
-        waiting.into_iter().chain([link, stuck]).flatten().min()
+        waiting.into_iter().chain([self.flush_at(), link, stuck]).flatten().min()
     }
 
     // The end of a connection.
@@ -288,8 +327,11 @@ impl Task {
         let goodbye = self.goodbye.take();
         let can_renew = loss.code == Some(CloseReason::TokenExpired.code())
             && self.config.token.as_ref().is_some_and(TokenSource::renews);
+        let is_too_large = loss.code == Some(CloseReason::TooBig.code());
         let is_welcome = match &goodbye {
             _ if can_renew => true,
+            // It was the `hello`, and would be again.
+            _ if is_too_large && !self.is_online() => false,
             Some(goodbye) => goodbye.reconnect,
             None => loss.code.is_none_or(may_reconnect),
         };
@@ -298,7 +340,12 @@ impl Task {
             self.end(Loss { reason, ..loss });
             return;
         }
-        if self.clock.online_since.take().is_some_and(|since| since.elapsed() >= STABLE) {
+        if is_too_large {
+            self.fail_largest_message();
+        }
+        let is_violation = is_too_large || loss.code == Some(CloseReason::PolicyViolation.code());
+        let stable = if is_violation { STABLE_AFTER_VIOLATION } else { STABLE };
+        if self.clock.online_since.take().is_some_and(|since| since.elapsed() >= stable) {
             self.backoff.reset();
         }
         let asked = Duration::from_millis(goodbye.map_or(0, |goodbye| goodbye.after_ms));
@@ -336,6 +383,14 @@ impl Task {
         self.rooms.lost();
         self.sends.lost();
         self.requests.fail_all(error);
+        // They have not left, so nothing about them is unknown.
+        let never_sent = match error {
+            ClientError::Disconnected => &ClientError::Offline,
+            error => error,
+        };
+        for call in std::mem::take(&mut self.calls) {
+            call.request.fail(never_sent.clone());
+        }
     }
 
     fn set_state(&mut self, state: State) {
@@ -352,7 +407,8 @@ impl Clock {
 
     /// When a server that says nothing is asked, or given up.
     fn due(&self, config: &ClientConfig, link: &Link) -> Option<Instant> {
-        if let Link::Waiting(_) = link {
+        // How long a token takes is limited by its source.
+        if let Link::Waiting(_) | Link::Asking(_) = link {
             return None;
         }
         let patience = match (self.online_since, self.pinged) {
@@ -373,20 +429,6 @@ fn silence(config: &ClientConfig) -> Duration {
 fn stuck_until(config: &ClientConfig, link: &Link) -> Option<Instant> {
     let Link::Open(socket) = link else { return None };
     socket.stuck_since()?.checked_add(silence(config))
-}
-
-async fn open(url: String, tokens: Option<TokenSource>) -> Result<Opened, Loss> {
-    // First: a server does not wait long for one.
-    let token = match tokens {
-        Some(tokens) => Some(
-            tokens
-                .token()
-                .await
-                .map_err(|error| Loss::new(format!("there is no token: {error}")))?,
-        ),
-        None => None,
-    };
-    Ok((Socket::open(url).await?, token))
 }
 
 async fn until(deadline: Option<Instant>) {
@@ -413,6 +455,6 @@ mod tests {
             4003, 4004, 4005,
         ];
         let away: Vec<u16> = known.into_iter().filter(|code| !may_reconnect(*code)).collect();
-        assert_eq!(away, [1000, 1002, 1003, 1007, 1008, 1009, 4002, 4003, 4004]);
+        assert_eq!(away, [1000, 1002, 1003, 1007, 4002, 4003, 4004]);
     }
 }

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::backoff::{fraction, jittered, later, random};
-use super::frames::Outgoing;
+use super::frames::{ID_BYTES, Outgoing};
 use super::requests::Request;
 use super::task::Task;
 
 /// The pause, to which jitter is added, before a renewal that failed is tried again.
 const RENEW_AGAIN: Duration = Duration::from_secs(5);
+
+/// A source that takes longer is asked again.
+const ASK_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Tokens are not renewed more often, however soon they run out.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -31,7 +34,7 @@ enum Source {
     Asked(Arc<dyn Fn() -> Asking + Send + Sync>),
 }
 
-type Asking = Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send>>;
+pub(super) type Asking = Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send>>;
 
 /// Why there is no token.
 pub(super) type TokenError = Box<dyn Error + Send + Sync>;
@@ -50,8 +53,9 @@ impl TokenSource {
 
     /// A token that `ask` gives: asked for before each connection, and again in time before
     /// the token of a connection runs out. While it fails, the client tries again, as after a
-    /// lost connection. It counts to the time that a connection may take
-    /// ([`connect_timeout`](super::ClientConfig::connect_timeout)).
+    /// lost connection, and also if it takes longer than two minutes. The client connects when
+    /// it has the token, so that does not count to
+    /// [`connect_timeout`](super::ClientConfig::connect_timeout).
     #[must_use]
     pub fn asked<A, F, E>(ask: A) -> Self
     where
@@ -67,10 +71,16 @@ impl TokenSource {
     }
 
     /// A token for a `hello`.
-    pub(super) async fn token(&self) -> Result<Token, TokenError> {
+    pub(super) fn token(&self) -> Asking {
         match &self.0 {
-            Source::Fixed(token) => Ok(token.clone()),
-            Source::Asked(ask) => ask().await,
+            Source::Fixed(token) => Box::pin(std::future::ready(Ok(token.clone()))),
+            Source::Asked(ask) => {
+                let asking = ask();
+                Box::pin(async move {
+                    let late = |_| format!("none within {} s", ASK_TIMEOUT.as_secs());
+                    timeout(ASK_TIMEOUT, asking).await.map_err(late)?
+                })
+            }
         }
     }
 
@@ -131,8 +141,7 @@ impl Renewal {
                 Self::Never => std::future::pending().await,
                 Self::At(due, source) => {
                     sleep_until(*due).await;
-                    let source = source.clone();
-                    *self = Self::Asking(Box::pin(async move { source.token().await }));
+                    *self = Self::Asking(source.token());
                 }
                 Self::Asking(asking) => {
                     let token = asking.await;
@@ -151,11 +160,10 @@ impl Task {
             Ok(token) => token,
             Err(error) => return self.renew_again(&error),
         };
-        let id = self.requests.add(Request::Renew);
-        let hello = Outgoing::Hello { id, name: None, resume: None, token: Some(&token) };
-        if let Err(error) = self.post(&hello) {
-            self.requests.take(id);
-            self.renew_again(&error);
+        let frame = Outgoing::Hello { name: None, resume: None, token: Some(&token) }.encode();
+        match self.limits.check_frame(frame.len() + ID_BYTES) {
+            Ok(()) => self.post(Request::Renew, &frame),
+            Err(error) => self.renew_again(&error),
         }
     }
 

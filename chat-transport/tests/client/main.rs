@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+mod direct;
 mod ends;
+mod limits;
 mod mock;
+mod pace;
 mod rooms;
 mod sends;
 mod slow_reader;

@@ -63,6 +63,14 @@ impl Mock {
         peer
     }
 
+    /// The next connection, after the welcome of Ann with these rates.
+    pub(crate) async fn welcome_at(&self, rates: Value) -> Peer {
+        let mut peer = self.accept().await;
+        let hello = peer.recv("hello").await;
+        peer.send(welcome_at(&hello, rates)).await;
+        peer
+    }
+
     /// The next connection, in whose room `general` Ann has come again: the answer is made
     /// of the request.
     pub(crate) async fn rejoin(&self, answer: impl FnOnce(&Value) -> Value) -> Peer {
@@ -152,7 +160,15 @@ pub(crate) fn welcome(hello: &Value, user: &str) -> Value {
     json!({"type":"welcome","id":hello["id"],"session":"n-1","resume":format!("secret.{user}"),
         "user":{"id":user,"name":"Ann","color":"#B56AD9"},"node":"n","protocol":1,
         "heartbeat_ms":25000,
-        "limits":{"message_bytes":32768,"frame_bytes":65536,"rooms":128,"in_flight":64}})
+        "limits":{"message_bytes":32768,"frame_bytes":233_472,"rooms":128,"in_flight":64}})
+}
+
+/// The welcome of Ann by a server with these rates: `{"frames":{"per_second":1,"burst":2}}`.
+pub(crate) fn welcome_at(hello: &Value, rates: Value) -> Value {
+    let mut welcome = welcome(hello, "ann");
+    let limits = welcome["limits"].as_object_mut().unwrap();
+    limits.extend(rates.as_object().unwrap().clone());
+    welcome
 }
 
 /// The answer to `join`: the room stands at `offset`, after the messages of `offsets`.

@@ -355,3 +355,32 @@ async fn calls_that_wait_to_join_are_bounded() {
     let (first, index, waiting) = futures_util::future::select_all(joins).await;
     assert_eq!((first.unwrap_err(), index, waiting.len()), (ClientError::QueueFull, 2, 2));
 }
+
+/// More than requests may wait: one that was not sent would leave the client in the room.
+#[tokio::test]
+async fn leaves_are_not_refused() {
+    let mock = Mock::start().await;
+    let (client, _events) = mock.client(quick().send_queue(2));
+    let rooms: Vec<String> = (0..10).map(|n| format!("room-{n}")).collect();
+    let serve = async {
+        let mut peer = mock.welcome().await;
+        for _ in 0..10 {
+            let join = peer.recv("join").await;
+            peer.send(joined_frame(&join, 0, false, &[])).await;
+        }
+        peer
+    };
+    let joins = futures_util::future::join_all(rooms.iter().map(|room| client.join(room, 0)));
+    let (mut peer, joined) = tokio::join!(serve, joins);
+    assert!(joined.iter().all(Result::is_ok), "{joined:?}");
+
+    let serve = async {
+        for _ in 0..10 {
+            let leave = peer.recv("leave").await;
+            peer.send(json!({"type":"left","id":leave["id"],"room":leave["room"]})).await;
+        }
+    };
+    let leaves = futures_util::future::join_all(rooms.iter().map(|room| client.leave(room)));
+    let ((), left) = tokio::join!(serve, leaves);
+    assert!(left.iter().all(Result::is_ok), "{left:?}");
+}

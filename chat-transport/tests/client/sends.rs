@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chat_transport::client::{ClientConfig, ClientError, Sent, State};
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -161,31 +162,71 @@ async fn a_refusal_is_final_and_holds_nothing_up() {
         let second = peer.recv("send").await;
         peer.ok(&second, 1).await;
     };
-    let large = "\u{1}".repeat(20_000);
-    let (a, b, c, ()) = tokio::join!(
-        client.send("general", "a"),
-        client.send("general", &large),
-        client.send("general", "c"),
-        serve
-    );
+    let (a, b, ()) = tokio::join!(client.send("general", "a"), client.send("general", "b"), serve);
     assert!(matches!(a, Err(ClientError::Rejected(why)) if why.code == "message_too_long"));
-    // As a frame it has six times as many bytes, which would have cost the connection.
-    assert_eq!(b, Err(ClientError::TooLarge));
-    assert_eq!(place(&c).1, 1);
+    assert_eq!(place(&b).1, 1);
 }
 
 #[tokio::test]
-async fn the_queue_is_bounded() {
+async fn send_waits_for_a_place_and_try_send_does_not() {
     let (_mock, mut peer, client, _events) = joined(0, quick().send_queue(2)).await;
     let serve = async {
         let first = peer.recv("send").await;
-        assert_eq!(client.send("general", "c").await, Err(ClientError::QueueFull));
+        assert_eq!(client.try_send("general", "d").await, Err(ClientError::QueueFull));
+        let outcome = client.try_send_with("general", "d", None, Some("k".into())).await;
+        assert_eq!(outcome, Err(ClientError::QueueFull));
         peer.ok(&first, 1).await;
-        let second = peer.recv("send").await;
-        peer.ok(&second, 2).await;
+        for offset in 2..=3 {
+            let send = peer.recv("send").await;
+            peer.ok(&send, offset).await;
+        }
     };
-    let (a, b, ()) = tokio::join!(client.send("general", "a"), client.send("general", "b"), serve);
-    assert_eq!((place(&a).1, place(&b).1), (1, 2));
+    let sends = join_all(["a", "b", "c"].map(|text| client.send("general", text)));
+    let (outcomes, ()) = tokio::join!(sends, serve);
+    assert_eq!(outcomes.iter().map(|sent| place(sent).1).collect::<Vec<_>>(), [1, 2, 3]);
+
+    let serve = async {
+        let send = peer.recv("send").await;
+        assert_eq!(send["message"], "e");
+        peer.ok(&send, 4).await;
+    };
+    let (sent, ()) = tokio::join!(client.try_send("general", "e"), serve);
+    assert_eq!(place(&sent).1, 4);
+}
+
+#[tokio::test]
+async fn send_that_is_dropped_while_it_waits_for_a_place_is_not_sent() {
+    let (_mock, mut peer, client, _events) = joined(0, quick().send_queue(1)).await;
+    let serve = async {
+        let first = peer.recv("send").await;
+        let mut waiting = Box::pin(client.send("general", "dropped"));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(waiting);
+        peer.ok(&first, 1).await;
+        expect_silence(&mut peer, &client).await;
+    };
+    let (sent, ()) = tokio::join!(client.send("general", "a"), serve);
+    assert_eq!(place(&sent).1, 1);
+
+    // Once it has its place, it is sent even if it is dropped.
+    let mut placed = Box::pin(client.send("general", "b"));
+    assert!(placed.as_mut().now_or_never().is_none());
+    drop(placed);
+    assert_eq!(peer.recv("send").await["message"], "b");
+}
+
+#[tokio::test]
+async fn send_that_waits_for_a_place_ends_with_the_client() {
+    let (_mock, mut peer, client, _events) = joined(0, quick().send_queue(1)).await;
+    let serve = async {
+        peer.recv("send").await;
+        let close = async { while let Some(Ok(_)) = peer.recv_raw().await {} };
+        tokio::join!(client.close(), close);
+    };
+    let (_, waiting, ()) =
+        tokio::join!(client.send("general", "a"), client.send("general", "b"), serve);
+    assert_eq!(waiting, Err(ClientError::Closed));
+    assert_eq!(client.try_send("general", "c").await, Err(ClientError::Closed));
 }
 
 #[tokio::test(start_paused = true)]

@@ -120,6 +120,54 @@ async fn a_backend_without_a_token_is_asked_again() {
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 
+/// The server does not wait for it, so there is no connection before.
+#[tokio::test(start_paused = true)]
+async fn token_that_takes_long_is_waited_for_and_used() {
+    for seconds in [3, 15, 50] {
+        let mock = Mock::start().await;
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        let config = ClientConfig::default().token_from(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            async move {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                Ok::<_, std::io::Error>("late".to_owned())
+            }
+        });
+        let begun = Instant::now();
+        let (_client, mut events) = mock.client(config);
+        let mut peer = mock.accept().await;
+        assert_eq!(begun.elapsed().as_secs(), seconds);
+        let hello = peer.recv("hello").await;
+        assert_eq!(hello["token"], "late");
+        peer.send(welcome_for(&hello, 3600)).await;
+        assert!(matches!(next_state(&mut events).await, State::Connecting { .. }));
+        assert_eq!(next_state(&mut events).await, State::Online);
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_that_never_comes_is_asked_for_again() {
+    let mock = Mock::start().await;
+    let count = AtomicU32::new(0);
+    let config = quick().token_from(move || {
+        let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            if is_first {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, std::io::Error>("token-1".to_owned())
+        }
+    });
+    let (_client, mut events) = mock.client(config);
+    assert!(matches!(next_state(&mut events).await, State::Connecting { .. }));
+    tokio::time::sleep(Duration::from_secs(119)).await;
+    let State::Waiting { loss, .. } = next_state(&mut events).await else { panic!("no loss") };
+    assert_eq!(loss.reason, "there is no token: none within 120 s");
+    accept(&mock, 1, 3600).await;
+}
+
 #[tokio::test]
 async fn a_room_that_one_is_put_out_of_is_over() {
     for reason in ["kicked", "banned", "forbidden"] {

@@ -1,0 +1,53 @@
+// What the server would refuse, and what is therefore not sent: a frame above the limit would
+// cost the connection, and all that is on its way there.
+
+import { ChatError } from "./chat-answer.js";
+
+/** Longest name of a room, in bytes. */
+const NAME_BYTES = 128;
+
+/** What an id adds to a frame, in bytes, at most. */
+export const ID_BYTES = '"id":9007199254740991,'.length;
+
+/** Largest frame of a server that is not set otherwise. */
+const FRAME_BYTES = 233_472;
+
+const encoder = new TextEncoder();
+
+export function bytesOf(text = "") {
+  return encoder.encode(text).length;
+}
+
+/** Why a frame cannot be sent, or nothing. `limits` are those of `welcome`, if there was one. */
+export function refusalOf(frame, limits) {
+  const { room, message } = frame;
+  if (room !== undefined && !isRoomName(room)) {
+    const rule = `The name of a room has 1 to ${NAME_BYTES} bytes and no control characters.`;
+    return new ChatError("room_name_invalid", rule);
+  }
+  // JSON carries half a character, but the server does not read it: there would be no answer.
+  if (/\p{Cs}/u.test(message)) return new ChatError("bad_field", "The text has half a character.");
+  let text;
+  let data;
+  try {
+    text = JSON.stringify(frame);
+    data = JSON.stringify(frame.data);
+  } catch (error) {
+    return new ChatError("bad_field", `The data cannot be written as JSON: ${error.message}`);
+  }
+  const { message_bytes: messageBytes = Infinity, frame_bytes: frameBytes = FRAME_BYTES } = limits ?? {};
+  if (bytesOf(message) > messageBytes || bytesOf(data) > messageBytes) {
+    const rule = `A message has at most ${messageBytes} bytes, and so has its data.`;
+    return new ChatError("message_too_long", rule);
+  }
+  return bytesOf(text) + ID_BYTES > frameBytes ? tooLarge() : undefined;
+}
+
+export function tooLarge() {
+  return new ChatError("too_large", "That is larger than the server allows.");
+}
+
+function isRoomName(room) {
+  const bytes = bytesOf(room);
+  return bytes > 0 && bytes <= NAME_BYTES && !/\p{Cc}/u.test(room);
+}

@@ -1,0 +1,203 @@
+//! The pace of a connection: token buckets by the rates of the server's `welcome`.
+//!
+//! The server reads a client that is faster later, and its pings with it. A client that keeps
+//! the pace itself is never slowed, and chooses what leaves first.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::Instant;
+
+/// The part of each burst that is left unused, as its inverse: frames that the network delays
+/// reach the server in bursts that the client did not send.
+const MARGIN: u64 = 16;
+
+const SECOND: u128 = 1_000_000_000;
+
+/// The rates of a `welcome`; what is absent is unlimited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Rates {
+    frames: Option<Rate>,
+    joins: Option<Rate>,
+    bytes: Option<Rate>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+struct Rate {
+    per_second: u64,
+    burst: u64,
+}
+
+/// What is left of the rates of one connection.
+#[derive(Debug)]
+pub(super) struct Pace {
+    frames: Option<Bucket>,
+    joins: Option<Bucket>,
+    bytes: Option<Bucket>,
+}
+
+/// A token bucket, kept as the time at which it will be full (the generic cell rate algorithm
+/// of ITU-T I.371).
+#[derive(Debug)]
+struct Bucket {
+    rate: Rate,
+    full_at: Instant,
+}
+
+impl Pace {
+    /// Full buckets, as those of a new connection.
+    pub(super) fn new(rates: Rates, now: Instant) -> Self {
+        let bucket = |rate: Option<Rate>| rate.map(|rate| Bucket::new(rate, now));
+        Self {
+            frames: bucket(rates.frames),
+            joins: bucket(rates.joins),
+            bytes: bucket(rates.bytes),
+        }
+    }
+
+    /// When a frame of so many bytes may leave; `None`: at once.
+    pub(super) fn ready_at(&self, bytes: usize) -> Option<Instant> {
+        let frame = self.frames.as_ref().and_then(|bucket| bucket.ready_at(1));
+        frame.max(self.bytes.as_ref().and_then(|bucket| bucket.ready_at(bytes as u64)))
+    }
+
+    /// When the next join may leave, as far as the rate of joins goes.
+    pub(super) fn join_ready_at(&self) -> Option<Instant> {
+        self.joins.as_ref().and_then(|bucket| bucket.ready_at(1))
+    }
+
+    /// A frame leaves, whether it was ready or does not wait.
+    pub(super) fn spend(&mut self, bytes: usize, now: Instant) {
+        if let Some(bucket) = &mut self.frames {
+            bucket.take(1, now);
+        }
+        if let Some(bucket) = &mut self.bytes {
+            bucket.take(bytes as u64, now);
+        }
+    }
+
+    /// The frame that leaves is a join.
+    pub(super) fn spend_join(&mut self, now: Instant) {
+        if let Some(bucket) = &mut self.joins {
+            bucket.take(1, now);
+        }
+    }
+}
+
+impl Bucket {
+    fn new(Rate { per_second, burst }: Rate, now: Instant) -> Self {
+        let burst = (burst - burst / MARGIN).max(1);
+        Self { rate: Rate { per_second: per_second.max(1), burst }, full_at: now }
+    }
+
+    /// When there are so many tokens. What is larger than the bucket leaves when it is full.
+    fn ready_at(&self, tokens: u64) -> Option<Instant> {
+        let missing = self.rate.burst - tokens.min(self.rate.burst);
+        self.full_at.checked_sub(self.span(missing))
+    }
+
+    fn take(&mut self, tokens: u64, now: Instant) {
+        self.full_at = self.full_at.max(now) + self.span(tokens);
+    }
+
+    /// The time in which so many tokens come.
+    fn span(&self, tokens: u64) -> Duration {
+        let nanos = (u128::from(tokens) * SECOND).div_ceil(u128::from(self.rate.per_second));
+        Duration::from_nanos(nanos.min(MOST_NANOS) as u64)
+    }
+}
+
+/// A hundred years: no bucket is empty for longer, and no clock overflows.
+const MOST_NANOS: u128 = 100 * 365 * 24 * 60 * 60 * SECOND;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rate(per_second: u64, burst: u64) -> Option<Rate> {
+        Some(Rate { per_second, burst })
+    }
+
+    fn pace(frames: Option<Rate>, joins: Option<Rate>, bytes: Option<Rate>) -> (Pace, Instant) {
+        let now = Instant::now();
+        (Pace::new(Rates { frames, joins, bytes }, now), now)
+    }
+
+    fn is_ready(ready_at: Option<Instant>, now: Instant) -> bool {
+        ready_at.is_none_or(|at| at <= now)
+    }
+
+    #[test]
+    fn burst_and_then_one_per_interval() {
+        let (mut pace, now) = pace(rate(10, 3), None, None);
+        for _ in 0..3 {
+            assert!(is_ready(pace.ready_at(1_000_000), now));
+            pace.spend(1_000_000, now);
+        }
+        assert_eq!(pace.ready_at(1), Some(now + Duration::from_millis(100)));
+        assert!(is_ready(pace.join_ready_at(), now), "joins are unlimited");
+    }
+
+    #[test]
+    fn part_of_a_large_burst_is_left() {
+        let (mut pace, now) = pace(rate(50, 300), None, None);
+        let sent = (0..300).take_while(|_| {
+            let ready = is_ready(pace.ready_at(1), now);
+            pace.spend(1, now);
+            ready
+        });
+        assert_eq!(sent.count(), 300 - 300 / 16);
+    }
+
+    #[test]
+    fn frame_above_the_burst_leaves_when_the_bucket_is_full() {
+        let (mut pace, now) = pace(None, None, rate(100, 10));
+        assert!(is_ready(pace.ready_at(50), now));
+        pace.spend(50, now);
+        assert_eq!(pace.ready_at(1_000), Some(now + Duration::from_millis(500)));
+        assert_eq!(pace.ready_at(1), Some(now + Duration::from_millis(410)));
+    }
+
+    #[test]
+    fn extreme_rates_do_not_overflow() {
+        for extreme in [rate(0, 0), rate(1, u64::MAX), rate(u64::MAX, 1), rate(u64::MAX, u64::MAX)]
+        {
+            let (mut pace, now) = pace(extreme, extreme, extreme);
+            for _ in 0..3 {
+                pace.spend(usize::MAX, now);
+                pace.spend_join(now);
+            }
+            let _ = (pace.ready_at(usize::MAX), pace.join_ready_at());
+        }
+    }
+
+    proptest! {
+        /// A client that waits for `ready_at` is within the server's bucket at every moment.
+        #[test]
+        fn pace_stays_within_the_rate(
+            per_second in 1..200_u64,
+            burst in 1..400_u64,
+            gaps in proptest::collection::vec(0..2_000_u64, 1..200),
+        ) {
+            let start = Instant::now();
+            let mut pace = Pace::new(
+                Rates { frames: rate(per_second, burst), joins: None, bytes: None },
+                start,
+            );
+            let mut now = start;
+            let mut level = burst as f64;
+            let mut before = start;
+            for gap in gaps {
+                now += Duration::from_millis(gap);
+                now = pace.ready_at(1).map_or(now, |at| now.max(at));
+                pace.spend(1, now);
+                level += now.duration_since(before).as_secs_f64() * per_second as f64;
+                level = level.min(burst as f64) - 1.0;
+                before = now;
+                prop_assert!(level > -1e-6, "{level}");
+            }
+        }
+    }
+}
