@@ -31,6 +31,40 @@ async fn a_slow_member_is_closed_and_the_others_hear_all() {
     assert!(hub.stats().slow_consumers > 0);
 }
 
+/// Drops every batch, and keeps why it was closed.
+#[derive(Clone, Default)]
+struct Dropping(Arc<Mutex<Option<CloseReason>>>);
+
+impl Deliver for Dropping {
+    fn deliver(&self, _: &Batch) -> Delivered {
+        Delivered::Dropped
+    }
+
+    fn close(&self, reason: CloseReason) {
+        *self.0.lock().unwrap() = Some(reason);
+    }
+}
+
+#[tokio::test]
+async fn member_that_drops_a_batch_stays() {
+    let bus = MemoryBus::new();
+    let (broker, events) = bus.connect();
+    let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+    tokio::spawn(driver.run());
+    let (publisher, _events) = bus.connect();
+    let (topic, member) = (room("r"), Dropping::default());
+    let join = hub.join(&topic, ConnectionId(1), member.clone(), None, |_| Welcomed::UpToDate);
+    let _membership = join.await.unwrap();
+    say(&publisher, &topic, "x").await;
+    let dropped = async {
+        while hub.stats().dropped == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), dropped).await.expect("a dropped batch");
+    assert_eq!((*member.0.lock().unwrap(), hub.stats().slow_consumers), (None, 0));
+}
+
 /// Whoever has left hears nothing more, also if the batch was cut before.
 #[tokio::test]
 async fn nothing_is_delivered_to_whoever_has_left() {
