@@ -52,6 +52,11 @@ impl Refusal {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
+    pub(crate) fn host() -> Self {
+        let message = "This server does not answer for this host; see --allow-host.";
+        Self::new(StatusCode::FORBIDDEN, "host_not_allowed", message)
+    }
+
     pub(crate) fn draining() -> Self {
         let message = "This server shuts down: another one is there for you.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message)

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
+use crate::host::Hosts;
 use crate::identity::{Resume, random_id};
 use crate::limits::Limits;
 use crate::member::Member;
@@ -21,6 +22,8 @@ pub(crate) struct State {
     pub(crate) config: ServerConfig,
     /// The transport's part of `config`, as sessions share it.
     pub(crate) transport: Arc<chat_transport::TransportConfig>,
+    /// Those that it answers for.
+    pub(crate) hosts: Hosts,
     pub(crate) hub: Hub<Member>,
     /// Without one, clients are who they say they are.
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
@@ -61,6 +64,7 @@ impl State {
         Self {
             transport: Arc::new(config.transport.clone()),
             limits: Arc::new(Limits::new(config.limits.clone())),
+            hosts: Hosts::new(&config.allow_host, config.public_url.as_deref()),
             config,
             hub,
             authenticator,

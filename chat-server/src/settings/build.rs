@@ -58,6 +58,7 @@ impl Layer {
             self.max_connections.is_none() && self.limits != Some(Switch::Off);
         server.api_key = self.api_key.as_deref().and_then(trimmed).map(Secret::new);
         server.public_url = filled(self.public_url);
+        server.allow_host = names(&self.allow_host);
         let origins = self.allow_origin.unwrap_or_default();
         server.allow_origin = origins.into_iter().filter_map(|origin| trimmed(&origin)).collect();
         server.transport = transport;

@@ -87,6 +87,9 @@ impl Layer {
         for origin in self.allow_origin.iter().flatten() {
             check_origin(origin.trim())?;
         }
+        for host in self.allow_host.iter().flatten() {
+            check_host(host.trim())?;
+        }
         at_least("max-message-bytes", self.max_message_bytes, 1)?;
         at_least("outbox-bytes", self.outbox_bytes, max_frame)?;
         if let Some(bytes) = self.max_message_bytes.filter(|bytes| *bytes >= max_frame) {
@@ -115,6 +118,16 @@ impl Layer {
         }
         Ok(())
     }
+}
+
+/// A host, perhaps with a port; `*` and a leading `*.` or `.` are patterns.
+fn check_host(host: &str) -> Result<(), String> {
+    let name = host.strip_prefix("*.").or_else(|| host.strip_prefix('.')).unwrap_or(host);
+    let is_host = !name.is_empty() && !name.contains(['/', '*', ' ', '@', '?', '#']);
+    if is_host || host == "*" || host.is_empty() {
+        return Ok(());
+    }
+    Err(format!("invalid value '{host}' for allow-host: such as chat.example, or *"))
 }
 
 /// What browsers send: a scheme and a host, perhaps a port, and no path.

@@ -103,6 +103,12 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "URL")]
     pub(super) public_url: Option<String>,
 
+    /// Hosts that clients may ask for besides that of --public-url, localhost and addresses, such
+    /// as chat.example or .chat.example for all names below it; separated by commas; * is any
+    /// [default: none]
+    #[arg(long, env, value_name = "HOST", value_delimiter = ',')]
+    pub(super) allow_host: Option<Vec<String>>,
+
     /// Origins of web pages that may use this server besides those on its own host, such
     /// as https://app.example; separated by commas [default: none]
     #[arg(long, env, value_name = "ORIGIN", value_delimiter = ',')]
@@ -315,6 +321,7 @@ impl Layer {
             drain_spread,
             threads,
             public_url,
+            allow_host,
             allow_origin,
             limits,
             max_connections,

@@ -61,11 +61,13 @@ async fn say_everything(server: &Chat) {
     client.recv().await;
     client.close().await;
     for request in [
-        format!("GET /{MARK}\u{1b}[31m HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        format!("GET /{MARK}\u{1b}[31m HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
         format!(
-            "GET /join-room/%0d%0a{MARK}%1b[31m HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+            "GET /join-room/%0d%0a{MARK}%1b[31m HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         ),
-        format!("GET / HTTP/1.1\r\nHost: a\r\nX-{MARK}: \u{1b}[31m\r\nConnection: close\r\n\r\n"),
+        format!(
+            "GET / HTTP/1.1\r\nHost: localhost\r\nX-{MARK}: \u{1b}[31m\r\nConnection: close\r\n\r\n"
+        ),
         format!("{MARK}\u{1b}[31m \r\n\r\n"),
     ] {
         let mut stream = connect(server.port()).await;
