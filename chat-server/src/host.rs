@@ -15,11 +15,11 @@ use axum::http::uri::{Authority, Uri};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use chat_transport::handshake;
 
 use crate::log_budget::OncePerMinute;
 use crate::refusal::Refusal;
 use crate::state::State;
-use crate::upgrade;
 
 /// The longest name of DNS: what is logged of a host ends there.
 const LONGEST_NAME: usize = 253;
@@ -109,7 +109,7 @@ pub(crate) async fn check(
         Ok(()) => next.run(request).await,
         Err(refusal) => {
             state.metrics.limited("host");
-            if upgrade::is_asked_for(request.headers()) {
+            if handshake::is_requested(request.headers()) {
                 state.metrics.refused(refusal.status.as_u16());
             }
             refusal.into_response()

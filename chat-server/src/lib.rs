@@ -32,6 +32,7 @@ mod auth;
 mod config;
 mod connection;
 mod drain;
+mod header_list;
 mod host;
 mod http;
 mod identity;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 use chat_core::{Dialect, RoomId};
@@ -35,16 +35,9 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let asked_for = is_asked_for(&parts.headers);
+        let asked_for = handshake::is_requested(&parts.headers);
         Ok(Self { asked_for, on_upgrade: parts.extensions.remove::<OnUpgrade>() })
     }
-}
-
-/// Whether a request wants to become a WebSocket.
-pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
-    headers.get(header::UPGRADE).is_some_and(|upgrade| {
-        upgrade.as_bytes().to_ascii_lowercase().windows(9).any(|word| word == b"websocket")
-    })
 }
 
 impl Upgrade {

@@ -66,6 +66,11 @@ fn handshakes() -> Vec<(&'static str, Vec<u8>, Answer)> {
         ),
         ("POST", spoiled(GOOD[0], "POST /ws HTTP/1.1", ""), (405, "allow: get")),
         ("HTTP/1.0", spoiled(GOOD[0], "GET /ws HTTP/1.0", ""), (400, "")),
+        (
+            "lists on several lines",
+            spoiled(GOOD[3], "Upgrade: h2c, WebSocket", "Connection: keep-alive"),
+            (101, ""),
+        ),
         ("a page elsewhere", with("Origin: https://evil.example"), (403, "")),
         ("a bad room", spoiled(GOOD[0], "GET /join-room/a%0Ab HTTP/1.1", ""), (400, "")),
         ("a room not UTF-8", spoiled(GOOD[0], "GET /join-room/%ff HTTP/1.1", ""), (400, "")),
