@@ -1,22 +1,25 @@
 //! Accepting connections, and speaking HTTP on them until they become WebSockets.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::limits::Limits;
+use crate::limits::{Bucket, Limits};
 use crate::peer;
+use crate::refusal::Refusal;
 use crate::state::State;
 
 /// The smallest head that hyper can be told to keep to.
@@ -65,7 +68,13 @@ pub(crate) fn accept(
                         let _ = stream.try_write(FULL);
                         continue;
                     };
-                    let talk = talk_http(http.clone(), stream, peer, router.clone(), patience);
+                    let pace = Pace {
+                        limits: Arc::clone(&limits),
+                        state: Arc::clone(&state),
+                        bucket: (!is_proxy).then(Bucket::default),
+                    };
+                    let talk =
+                        talk_http(http.clone(), stream, peer, router.clone(), pace, patience);
                     let metrics = state.metrics.clone();
                     tokio::spawn(async move {
                         match talk.await {
@@ -94,6 +103,7 @@ async fn talk_http(
     stream: TcpStream,
     peer: SocketAddr,
     router: Router,
+    pace: Pace,
     patience: Duration,
 ) -> hyper::Result<()> {
     // A chat message waits for no other to share its packet.
@@ -101,7 +111,18 @@ async fn talk_http(
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.call(request)
+        let (turn, router) = (pace.turn(&request), router.clone());
+        async move {
+            match turn {
+                Ok(wait) => {
+                    if !wait.is_zero() {
+                        sleep(wait).await;
+                    }
+                    router.call(request).await
+                }
+                Err(refusal) => Ok(last(refusal)),
+            }
+        }
     });
     let talk = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut talk = pin!(talk);
@@ -115,6 +136,37 @@ async fn talk_http(
         }
     }
     .inspect_err(|error| tracing::debug!(%error, "an HTTP connection ended early"))
+}
+
+/// How often a connection may ask.
+struct Pace {
+    limits: Arc<Limits>,
+    state: Arc<State>,
+    /// The connection's own; none if it is a proxy's, which has those of many clients.
+    bucket: Option<Bucket>,
+}
+
+impl Pace {
+    /// How long a request waits before it is served: those behind it on the connection wait, too.
+    fn turn<B>(&self, request: &hyper::Request<B>) -> Result<Duration, Refusal> {
+        let address = peer::address(request.headers(), request.extensions(), &self.state.config);
+        // What a proxy asks for itself is nobody's.
+        let is_own =
+            |address: &IpAddr| peer::is_trusted(*address, &self.state.config.trusted_proxies);
+        let address = address.filter(|address| self.bucket.is_some() || !is_own(address));
+        let turn = self.limits.request(self.bucket.as_ref(), address);
+        if turn.as_ref().map_or(true, |wait| !wait.is_zero()) {
+            self.state.metrics.limited("http_rate");
+        }
+        turn.map_err(|excess| Refusal::http_rate(excess.retry_after))
+    }
+}
+
+/// An answer after which the connection ends: what is pipelined behind it is not read.
+fn last(refusal: Refusal) -> Response {
+    let mut response = refusal.into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn is_the_clients(error: &io::Error) -> bool {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chat_broker::{Hub, Status};
 use chat_core::{ConnectionId, UserId};
+use chat_transport::OutboxStats;
 use tokio::task::JoinHandle;
 
 use crate::auth::{Authenticator, Authorizer};
@@ -34,6 +35,8 @@ pub(crate) struct State {
     /// Names this server process.
     pub(crate) node: String,
     pub(crate) sessions: Arc<Sessions>,
+    /// What clients were sent, and what waits for them.
+    pub(crate) outboxes: OutboxStats,
     pub(crate) metrics: Metrics,
     pub(crate) draining: AtomicBool,
     driver: Task,
@@ -73,6 +76,7 @@ impl State {
             resume: Resume::default(),
             node: random_id(10),
             sessions,
+            outboxes: OutboxStats::new(),
             metrics: Metrics::default(),
             draining: AtomicBool::new(false),
             driver,

@@ -164,11 +164,17 @@ fn serve(state: Arc<State>, upgraded: Upgraded, opening: Opening, admission: Adm
     let transport = Arc::clone(&state.transport);
     match tcp_below(upgraded) {
         Ok((tcp, read)) => {
-            let session = Session::new(SharedTcp::new(tcp), read, transport);
+            let session =
+                Session::with_stats(SharedTcp::new(tcp), read, transport, &state.outboxes);
             tokio::spawn(connection::serve(state, session, opening, admission));
         }
         Err(upgraded) => {
-            let session = Session::new(TokioIo::new(upgraded), Bytes::new(), transport);
+            let session = Session::with_stats(
+                TokioIo::new(upgraded),
+                Bytes::new(),
+                transport,
+                &state.outboxes,
+            );
             tokio::spawn(connection::serve(state, session, opening, admission));
         }
     }

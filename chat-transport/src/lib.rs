@@ -78,6 +78,7 @@ mod heartbeat;
 mod message;
 mod outbox;
 mod session;
+mod stats;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -90,4 +91,5 @@ pub use handshake::HandshakeError;
 pub use message::{Incoming, Text};
 pub use outbox::{Depth, Outbox};
 pub use session::Session;
+pub use stats::OutboxStats;
 pub use stream::SharedTcp;

@@ -21,6 +21,7 @@ use crate::config::TransportConfig;
 use crate::error::{Breach, End};
 use crate::message::{Incoming, Text};
 use crate::outbox::{Next, Outbox, Standing};
+use crate::stats::{OutboxStats, Stripe};
 use crate::stream::{SharedTcp, with_scratch};
 
 use clocks::{Clocks, Due};
@@ -70,13 +71,33 @@ where
     /// after it. On a [`SharedTcp`] the outbox writes from its caller's thread.
     #[must_use]
     pub fn new(io: S, leftover: Bytes, config: Arc<TransportConfig>) -> Self {
+        Self::made(io, leftover, config, None)
+    }
+
+    /// [`new`](Self::new), for a session that adds to `stats` what its outbox takes.
+    #[must_use]
+    pub fn with_stats(
+        io: S,
+        leftover: Bytes,
+        config: Arc<TransportConfig>,
+        stats: &OutboxStats,
+    ) -> Self {
+        Self::made(io, leftover, config, Some(stats.stripe()))
+    }
+
+    fn made(
+        io: S,
+        leftover: Bytes,
+        config: Arc<TransportConfig>,
+        stripe: Option<Arc<Stripe>>,
+    ) -> Self {
         let tcp = (&io as &dyn Any).downcast_ref::<SharedTcp>().cloned();
         Self {
             io,
             codec: Codec::new(Arc::clone(&config)),
             // A copy, which is mostly empty, lets go of the buffer it is a part of.
             unread: Bytes::copy_from_slice(&leftover),
-            outbox: Outbox::new(&config, tcp),
+            outbox: Outbox::new(&config, tcp, stripe),
             unflushed: false,
             clocks: Clocks::new(&config, Instant::now()),
             config,

@@ -5,10 +5,12 @@
 //! | connections, of all and of an address | 503 and 429 with `Retry-After` |
 //! | frames a second, of a connection, a user and an address; joins a second | `rate_limited`, with `retry_after_ms` |
 //! | refused frames | closed with 1008 |
+//! | requests by HTTP, of a connection and an address | they wait; 429 with `Retry-After` after 5 s |
 
 mod allowance;
 mod config;
 mod rate;
+mod requests;
 mod shares;
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -20,6 +22,7 @@ use chat_core::UserId;
 
 pub(crate) use allowance::{Allowance, Excess};
 pub use config::LimitsConfig;
+pub(crate) use rate::Bucket;
 pub use rate::Rate;
 use shares::{Part, Shares};
 
@@ -33,6 +36,8 @@ pub(crate) struct Limits {
     /// Connections that speak HTTP, of all listeners.
     asking: Arc<AtomicUsize>,
     asking_addresses: Shares<IpAddr>,
+    /// What addresses ask by HTTP.
+    requesting: Shares<IpAddr>,
     /// All times are since then.
     began: Instant,
 }
@@ -62,6 +67,7 @@ impl Limits {
             addresses: Shares::default(),
             asking: Arc::default(),
             asking_addresses: Shares::default(),
+            requesting: Shares::default(),
             began: Instant::now(),
         }
     }

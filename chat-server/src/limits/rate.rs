@@ -59,6 +59,26 @@ impl Bucket {
         })
     }
 
+    /// Takes a token that may not be there yet, and says in how long it is; without taking it, if
+    /// that is longer than `longest`.
+    pub(crate) fn reserve_slot(
+        &self,
+        rate: Rate,
+        now: Duration,
+        longest: Duration,
+    ) -> Result<Duration, Duration> {
+        let now = now.as_nanos() as u64;
+        let interval = rate.interval();
+        let capacity = interval.saturating_mul(u64::from(rate.burst));
+        let wait = |full_at: u64| {
+            Duration::from_nanos((full_at.max(now) + interval).saturating_sub(now + capacity))
+        };
+        let reserved = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
+            (wait(full_at) <= longest).then(|| full_at.max(now) + interval)
+        });
+        reserved.map(wait).map_err(wait)
+    }
+
     /// Whether nothing is missing from it: a new one is the same.
     pub(crate) fn is_full(&self, now: Duration) -> bool {
         self.full_at.load(Ordering::Relaxed) <= now.as_nanos() as u64

@@ -30,6 +30,7 @@ pub(crate) struct Share {
     connections: AtomicUsize,
     frames: Bucket,
     sanctions: Bucket,
+    requests: Bucket,
 }
 
 /// A connection's part in a share.
@@ -65,7 +66,8 @@ impl<K: Eq + Hash> Shard<K> {
         }
         self.shares.retain(|_, share| {
             let is_used = share.connections.load(Ordering::Relaxed) > 0;
-            is_used || !share.frames.is_full(now) || !share.sanctions.is_full(now)
+            let buckets = [&share.frames, &share.sanctions, &share.requests];
+            is_used || buckets.into_iter().any(|bucket| !bucket.is_full(now))
         });
         self.tidy_at = (2 * self.shares.len()).max(FEW);
     }
@@ -85,6 +87,11 @@ impl Part {
     /// Of all frames.
     pub(crate) fn frames(&self) -> &Bucket {
         &self.0.frames
+    }
+
+    /// Of requests by HTTP.
+    pub(crate) fn requests(&self) -> &Bucket {
+        &self.0.requests
     }
 
     /// Of kicks and bans.

@@ -88,11 +88,15 @@ impl Layer {
         if addresses_are_known {
             limits.connections_per_address = Some(CONNECTIONS_PER_ADDRESS);
             limits.frames_per_address = Some(Rate::new(500, 3000));
+            limits.http_requests_per_address = Some(Rate::new(100, 500));
         }
         let rate = |given: Option<Limit>, default| given.map_or(default, |limit| limit.0);
         limits.connections = self.max_connections.or(limits.connections);
         limits.connections_per_address =
             self.max_connections_per_address.or(limits.connections_per_address);
+        limits.http_requests = rate(self.http_rate, limits.http_requests);
+        limits.http_requests_per_address =
+            rate(self.http_rate_per_address, limits.http_requests_per_address);
         limits.frames = rate(self.rate, limits.frames);
         limits.frames_per_user = rate(self.rate_per_user, limits.frames_per_user);
         limits.frames_per_address = rate(self.rate_per_address, limits.frames_per_address);

@@ -129,6 +129,16 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "CONNECTIONS")]
     pub(super) max_connections_per_address: Option<usize>,
 
+    /// Requests by HTTP on one connection, handshakes included: a second / at once; or off. One
+    /// that is too early waits [default: 50/200]
+    #[arg(long, env, value_name = "RATE")]
+    pub(super) http_rate: Option<Limit>,
+
+    /// Requests by HTTP from one address; one that would wait for longer than 5 s gets 429
+    /// [default: off; 100/500 with --trusted-proxies]
+    #[arg(long, env, value_name = "RATE")]
+    pub(super) http_rate_per_address: Option<Limit>,
+
     /// Frames of one connection: a second / at once; or off [default: 50/300]
     #[arg(long, env)]
     pub(super) rate: Option<Limit>,
@@ -326,6 +336,8 @@ impl Layer {
             limits,
             max_connections,
             max_connections_per_address,
+            http_rate,
+            http_rate_per_address,
             rate,
             rate_per_user,
             rate_per_address,

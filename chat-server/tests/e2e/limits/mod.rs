@@ -2,6 +2,7 @@
 
 mod places;
 mod rates;
+mod requests;
 mod settings;
 
 use std::time::Instant;
