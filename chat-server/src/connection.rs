@@ -77,6 +77,8 @@ where
         // Boxed, so that the task of a living connection has no place for it.
         let end = Box::pin(session.finish()).await;
         connection.state.metrics.closed(&end, session.breach());
+        // The socket is gone before its place is another's.
+        drop(session);
     }
 }
 

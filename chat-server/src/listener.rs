@@ -10,6 +10,7 @@ use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use chat_transport::SharedTcp;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -46,48 +47,18 @@ pub(crate) fn accept(
     listener: TcpListener,
     gate: Gate,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let Gate { router, limits, state } = gate;
-    let transport = &state.config.transport;
+    let transport = &gate.state.config.transport;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(transport.handshake_timeout)
         .max_buf_size(transport.max_head_bytes.max(SMALLEST_HEAD));
-    let patience = transport.handshake_timeout;
     async move {
         let mut pause = Pause::default();
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     pause = Pause::default();
-                    let address = peer.ip().to_canonical();
-                    let is_proxy = peer::is_trusted(address, &state.config.trusted_proxies);
-                    let place = limits.admit_asking((!is_proxy).then_some(address));
-                    let Some(place) = place else {
-                        state.metrics.limited("http_connections");
-                        // It is closed either way.
-                        let _ = stream.try_write(FULL);
-                        continue;
-                    };
-                    let pace = Pace {
-                        limits: Arc::clone(&limits),
-                        state: Arc::clone(&state),
-                        bucket: (!is_proxy).then(Bucket::default),
-                    };
-                    let talk =
-                        talk_http(http.clone(), stream, peer, router.clone(), pace, patience);
-                    let metrics = state.metrics.clone();
-                    tokio::spawn(async move {
-                        match talk.await {
-                            Err(error) if error.is_timeout() => {
-                                metrics.limited("handshake_timeout")
-                            }
-                            Err(error) if error.is_parse_too_large() => {
-                                metrics.limited("head_size")
-                            }
-                            _ => {}
-                        }
-                        drop(place);
-                    });
+                    gate.let_in(&http, stream, peer);
                 }
                 // The client was gone before it was accepted: nothing is wrong here.
                 Err(error) if is_the_clients(&error) => {}
@@ -97,17 +68,46 @@ pub(crate) fn accept(
     }
 }
 
-/// `patience` is how long the last answer may take.
+impl Gate {
+    /// Serves a connection by a task of its own, if there is a place for it.
+    fn let_in(&self, http: &http1::Builder, stream: TcpStream, peer: SocketAddr) {
+        let (limits, state) = (Arc::clone(&self.limits), Arc::clone(&self.state));
+        let address = peer.ip().to_canonical();
+        let is_proxy = peer::is_trusted(address, &state.config.trusted_proxies);
+        let Some(place) = limits.admit_asking((!is_proxy).then_some(address)) else {
+            state.metrics.limited("http_connections");
+            // It is closed either way.
+            let _ = stream.try_write(FULL);
+            return;
+        };
+        let tcp = SharedTcp::bounded(stream, state.config.transport.socket_buffer_bytes);
+        let patience = state.config.transport.handshake_timeout;
+        let metrics = state.metrics.clone();
+        let pace = Pace { limits, state, bucket: (!is_proxy).then(Bucket::default) };
+        let talk = talk_http(http.clone(), tcp.clone(), peer, self.router.clone(), pace, patience);
+        tokio::spawn(async move {
+            match talk.await {
+                Err(error) if error.is_timeout() => metrics.limited("handshake_timeout"),
+                Err(error) if error.is_parse_too_large() => metrics.limited("head_size"),
+                _ => {}
+            }
+            // What the client has not read is gone before its place is another's.
+            tcp.end().await;
+            drop(place);
+        });
+    }
+}
+
+/// Speaks HTTP on a connection until it ends, or becomes a WebSocket. `patience` is how long the
+/// last answer may take.
 async fn talk_http(
     http: http1::Builder,
-    stream: TcpStream,
+    tcp: SharedTcp,
     peer: SocketAddr,
     router: Router,
     pace: Pace,
     patience: Duration,
 ) -> hyper::Result<()> {
-    // A chat message waits for no other to share its packet.
-    let _ = stream.set_nodelay(true);
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
@@ -124,7 +124,7 @@ async fn talk_http(
             }
         }
     });
-    let talk = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let talk = http.serve_connection(TokioIo::new(tcp), service).with_upgrades();
     let mut talk = pin!(talk);
     // One that becomes a WebSocket ends here. Of the others, none may stay for ever by not
     // reading its answers.

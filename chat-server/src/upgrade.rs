@@ -164,8 +164,7 @@ fn serve(state: Arc<State>, upgraded: Upgraded, opening: Opening, admission: Adm
     let transport = Arc::clone(&state.transport);
     match tcp_below(upgraded) {
         Ok((tcp, read)) => {
-            let session =
-                Session::with_stats(SharedTcp::new(tcp), read, transport, &state.outboxes);
+            let session = Session::with_stats(tcp, read, transport, &state.outboxes);
             tokio::spawn(connection::serve(state, session, opening, admission));
         }
         Err(upgraded) => {
@@ -182,11 +181,11 @@ fn serve(state: Arc<State>, upgraded: Upgraded, opening: Opening, admission: Adm
 
 /// The stream, and what was read from it beyond the request: by our own listener, or by
 /// axum's.
-fn tcp_below(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
-    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+fn tcp_below(upgraded: Upgraded) -> Result<(SharedTcp, Bytes), Upgraded> {
+    let upgraded = match upgraded.downcast::<TokioIo<SharedTcp>>() {
         Ok(parts) => return Ok((parts.io.into_inner(), parts.read_buf)),
         Err(upgraded) => upgraded,
     };
     let parts = auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded)?;
-    Ok((parts.io.into_inner(), parts.read_buf))
+    Ok((SharedTcp::new(parts.io.into_inner()), parts.read_buf))
 }

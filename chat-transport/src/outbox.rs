@@ -266,11 +266,18 @@ impl Outbox {
         if queue.goodbye.is_none() {
             queue.goodbye = Some(Goodbye::Gone);
         }
-        queue.tcp = None;
         queue.waker = None;
         queue.report();
         queue.clear();
         wake_waiter(queue);
+    }
+
+    /// [`abandon`](Self::abandon), and lets go of the socket, of which nothing stays.
+    pub(crate) fn release(&self) {
+        if let Some(tcp) = self.lock().tcp.take() {
+            tcp.leave_nothing();
+        }
+        self.abandon();
     }
 
     /// How it stands. A notification is told once.

@@ -30,7 +30,7 @@ use clocks::{Clocks, Due};
 ///
 /// It does nothing by itself: [`recv`](Self::recv), [`drive`](Self::drive) and
 /// [`send`](Self::send) move it on, and spawn nothing. Dropping it closes the stream without
-/// a goodbye; [`finish`](Self::finish) says one.
+/// a goodbye, and resets a [`SharedTcp`]; [`finish`](Self::finish) says one.
 #[derive(Debug)]
 pub struct Session<S> {
     io: S,
@@ -92,6 +92,9 @@ where
         stripe: Option<Arc<Stripe>>,
     ) -> Self {
         let tcp = (&io as &dyn Any).downcast_ref::<SharedTcp>().cloned();
+        if let Some(tcp) = &tcp {
+            tcp.bound(config.socket_buffer_bytes);
+        }
         Self {
             io,
             codec: Codec::new(Arc::clone(&config)),
@@ -377,7 +380,7 @@ impl<S> Session<S> {
 
 impl<S> Drop for Session<S> {
     fn drop(&mut self) {
-        self.outbox.abandon();
+        self.outbox.release();
     }
 }
 

@@ -34,6 +34,8 @@ impl Layer {
             _ => self.max_control_frames.unwrap_or(transport.max_control_frames),
         };
         transport.outbox_frames = self.outbox_frames.unwrap_or(transport.outbox_frames);
+        transport.socket_buffer_bytes =
+            self.socket_buffer_bytes.unwrap_or(transport.socket_buffer_bytes);
         transport.max_frame_bytes = self.max_frame_bytes.unwrap_or(transport.max_frame_bytes);
         transport.max_message_bytes = transport.max_frame_bytes;
         transport.max_head_bytes = self.max_header_bytes.unwrap_or(transport.max_head_bytes);

@@ -21,6 +21,9 @@ const SHORTEST_KEY: usize = 16;
 /// As many as the pings and pongs of a client that is well.
 const FEWEST_CONTROLS: usize = 10;
 
+/// With less, a connection waits for its peer every few frames.
+const SMALLEST_BUFFER: usize = 16 * 1024;
+
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
@@ -56,6 +59,8 @@ impl Layer {
         at_least("max-frame-bytes", self.max_frame_bytes, 1024)?;
         at_least("max-header-bytes", self.max_header_bytes, 8192)?;
         at_least("outbox-frames", self.outbox_frames, 256)?;
+        let buffer = self.socket_buffer_bytes.filter(|bytes| *bytes > 0);
+        at_least("socket-buffer-bytes", buffer, SMALLEST_BUFFER)?;
         let controls = self.max_control_frames.map(|frames| frames as usize);
         at_least("max-control-frames", controls, FEWEST_CONTROLS)?;
         at_least("max-connections", self.max_connections, 1)?;

@@ -183,6 +183,11 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "BYTES")]
     pub(super) max_frame_bytes: Option<usize>,
 
+    /// What the kernel may hold for a connection in either direction, in bytes of data; 0 leaves it
+    /// to the kernel, which grows it to several MiB [default: 131072]
+    #[arg(long, env, value_name = "BYTES")]
+    pub(super) socket_buffer_bytes: Option<usize>,
+
     /// Frames that may be queued for a client [default: 4096]
     #[arg(long, env, value_name = "FRAMES")]
     pub(super) outbox_frames: Option<usize>,
@@ -348,6 +353,7 @@ impl Layer {
             max_name_bytes,
             max_json_depth,
             max_frame_bytes,
+            socket_buffer_bytes,
             outbox_frames,
             max_header_bytes,
             handshake_timeout,
