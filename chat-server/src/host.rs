@@ -7,7 +7,6 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::extract::{Request, State as Shared};
 use axum::http::header::{HOST, HeaderValue};
@@ -29,7 +28,6 @@ const LONGEST_NAME: usize = 253;
 pub(crate) struct Hosts {
     allowed: Vec<Pattern>,
     warned: OncePerMinute,
-    began: Instant,
 }
 
 /// An entry of [`allow_host`](crate::ServerConfig::allow_host), in lower case.
@@ -48,7 +46,7 @@ impl Hosts {
     pub(crate) fn new(allow_host: &[String], public_url: Option<&str>) -> Self {
         let public = public_url.and_then(host_of_url).map(Pattern::Host);
         let allowed = allow_host.iter().map(|entry| Pattern::new(entry)).chain(public).collect();
-        Self { allowed, warned: OncePerMinute::default(), began: Instant::now() }
+        Self { allowed, warned: OncePerMinute::new() }
     }
 
     /// Whether `authority` names this server.
@@ -61,7 +59,7 @@ impl Hosts {
     }
 
     fn warn(&self, authority: &Authority) {
-        if self.warned.allows(self.began.elapsed()) {
+        if self.warned.is_due() {
             let host = authority.host();
             let host = host.get(..LONGEST_NAME).unwrap_or(host);
             tracing::warn!(
@@ -98,8 +96,7 @@ impl Pattern {
 }
 
 /// Refuses requests for another server, and those that two servers in a row may read in two ways
-/// (RFC 9112, section 3.2). What is passed on has a `Host` that is the one to go by, except where
-/// HTTP/2 has none.
+/// (RFC 9112, section 3.2). What is passed on has a `Host` that is the one to go by.
 pub(crate) async fn check(
     Shared(state): Shared<Arc<State>>,
     mut request: Request,

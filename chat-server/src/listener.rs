@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use crate::limits::{Bucket, Limits};
+use crate::log_budget::OncePerMinute;
 use crate::peer;
 use crate::refusal::Refusal;
 use crate::state::State;
@@ -189,7 +190,11 @@ impl Pause {
     const LONGEST: Duration = Duration::from_secs(1);
 
     async fn after(&mut self, error: &io::Error) {
-        tracing::error!(%error, pause = ?self.0, "cannot accept connections");
+        // Clients that take the last file and give it back would make one of these each time.
+        static LOGGED: OncePerMinute = OncePerMinute::new();
+        if LOGGED.is_due() {
+            tracing::error!(%error, pause = ?self.0, "cannot accept connections");
+        }
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(Self::LONGEST);
     }

@@ -1,20 +1,30 @@
 //! Lines of the log that a client can cause as often as it likes.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Lets one line a minute through.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct OncePerMinute {
-    /// In milliseconds since the same moment as all times that it is asked with.
+    /// When the next line may be written, in milliseconds since the first one of any kind.
     next: AtomicU64,
 }
 
 impl OncePerMinute {
     const MINUTE_MS: u64 = 60_000;
 
-    /// Whether the line may be written. `now` is the time since a moment that is always the same.
-    pub(crate) fn allows(&self, now: Duration) -> bool {
+    pub(crate) const fn new() -> Self {
+        Self { next: AtomicU64::new(0) }
+    }
+
+    /// Whether the line may be written now.
+    pub(crate) fn is_due(&self) -> bool {
+        static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        self.allows(BEGAN.elapsed())
+    }
+
+    fn allows(&self, now: Duration) -> bool {
         let now = now.as_millis() as u64;
         let taken = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
             (now >= next).then_some(now + Self::MINUTE_MS)
@@ -29,7 +39,7 @@ mod tests {
 
     #[test]
     fn one_line_a_minute() {
-        let line = OncePerMinute::default();
+        let line = OncePerMinute::new();
         let at = |seconds| line.allows(Duration::from_secs(seconds));
         assert!(at(0));
         assert!(!at(0) && !at(59));

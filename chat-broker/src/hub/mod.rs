@@ -27,6 +27,7 @@ mod edges;
 mod fan_out;
 mod ingest;
 mod interest;
+mod log_budget;
 mod membership;
 mod presence;
 mod room;
