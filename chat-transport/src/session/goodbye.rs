@@ -73,10 +73,9 @@ where
         }
         loop {
             let heard_out = self.peer != Peer::Talking || goodbye.ended || goodbye.waited;
-            if goodbye.written && heard_out && !goodbye.shut {
-                if Pin::new(&mut self.io).poll_shutdown(cx).is_ready() {
-                    goodbye.shut_down();
-                }
+            let is_due = goodbye.written && heard_out && !goodbye.shut;
+            if is_due && Pin::new(&mut self.io).poll_shutdown(cx).is_ready() {
+                goodbye.shut_down();
             }
             if !goodbye.ended && self.poll_discard(cx, goodbye).is_ready() {
                 continue;
@@ -85,7 +84,7 @@ where
                 return Poll::Ready(());
             }
             if Instant::now() >= goodbye.deadline {
-                if goodbye.written && !goodbye.shut && self.tcp().is_some() {
+                if goodbye.written && !goodbye.waited && self.tcp().is_some() {
                     // It may have read all and just not answer: then it sees an end, no reset.
                     goodbye.waited = true;
                     continue;

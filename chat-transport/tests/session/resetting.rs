@@ -24,7 +24,7 @@ async fn how_it_ends(stream: &mut TcpStream) -> Result<(), ErrorKind> {
             }
         }
     };
-    timeout(DEADLINE, end).await.expect("an end")
+    timeout(DEADLINE, end).await.unwrap()
 }
 
 #[tokio::test]
@@ -55,7 +55,7 @@ async fn slow_client_that_reads_at_last_gets_the_close_frame() {
         assert_eq!(how_it_ends(&mut client).await, Ok(()));
     };
     let whole = async { tokio::join!(session.finish(), peer) };
-    timeout(DEADLINE, whole).await.expect("an end");
+    timeout(DEADLINE, whole).await.unwrap();
 }
 
 #[tokio::test]
