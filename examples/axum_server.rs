@@ -10,7 +10,10 @@ use chat_server::{Server, ServerConfig};
 async fn main() -> std::io::Result<()> {
     // In production: `RedisBroker::connect(RedisConfig::new(url)).await?`
     let (broker, events) = MemoryBroker::connect();
-    let config = ServerConfig::default().max_message_bytes(4096);
+    let config = ServerConfig::default()
+        .max_message_bytes(4096)
+        // The name that browsers know this application by.
+        .allow_host(vec!["chat.example".to_owned()]);
     let chat = Server::builder().broker(broker, events).config(config).start();
 
     let routes = Router::new()

@@ -8,6 +8,8 @@
 mod frames_entry;
 #[path = "entries/http.rs"]
 mod http_entry;
+#[path = "entries/lists.rs"]
+mod lists_entry;
 #[path = "entries/session.rs"]
 mod session_entry;
 #[allow(dead_code, unused_imports, reason = "the program uses the rest")]
@@ -17,6 +19,7 @@ mod token_entry;
 
 pub use frames_entry::{envelope, frames};
 pub use http_entry::{handshake, request};
+pub use lists_entry::forwarded;
 pub use session_entry::session;
 pub use token_entry::token;
 use tokio::runtime::{Builder, Runtime};
@@ -32,6 +35,7 @@ pub const ALL: &[Entry] = &[
     ("session", session),
     ("handshake", handshake),
     ("request", request),
+    ("forwarded", forwarded),
     ("settings", settings),
     ("token", token),
 ];

@@ -54,6 +54,13 @@ pub struct ServerConfig {
     /// What comes before `/join-room/…` in the link that `POST /create-room` gives.
     /// Default: `http://` and the request's `Host`.
     pub public_url: Option<String>,
+    /// Hosts that this server answers for, such as `chat.example`, besides that of
+    /// [`public_url`](Self::public_url), addresses and names of this machine (`localhost`). A
+    /// request for another host is refused with 403 (`host_not_allowed`): its name may be that of
+    /// a page which leads browsers here (DNS rebinding). An entry without a port is for every
+    /// port; `.chat.example` is for all names below it; `*` for every host, where something in
+    /// front checks them. `/healthz` and `/readyz` are not checked. Default: none.
+    pub allow_host: Vec<String>,
     /// Origins of web pages, such as `https://app.example`, that may connect, create rooms
     /// and import the modules, besides those on the host that the server is asked for by.
     /// `null` stands for pages without an origin. Default: none.
@@ -81,6 +88,7 @@ impl Default for ServerConfig {
             forwarded_header: ForwardedHeader::default(),
             serve_metrics: true,
             public_url: None,
+            allow_host: Vec::new(),
             allow_origin: Vec::new(),
         }
     }
@@ -117,6 +125,7 @@ setters! {
     forwarded_header: ForwardedHeader,
     serve_metrics: bool,
     public_url: Option<String>,
+    allow_host: Vec<String>,
     allow_origin: Vec<String>,
 }
 

@@ -77,8 +77,9 @@ where
         connection.leave_all();
         // Boxed, so that the task of a living connection has no place for it.
         let end = Box::pin(session.finish()).await;
-        let (sent_bytes, _) = connection.member.traffic();
-        connection.state.metrics.closed(&end, session.breach(), sent_bytes);
+        connection.state.metrics.closed(&end, session.breach());
+        // The socket is gone before its place is another's.
+        drop(session);
     }
 }
 

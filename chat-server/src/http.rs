@@ -6,6 +6,7 @@ use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{OriginalUri, Path, Query, Request, State as Shared};
 use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use chat_core::{RoomId, UserId, UserName};
@@ -18,20 +19,23 @@ use crate::refusal::Refusal;
 use crate::secret::Secret;
 use crate::state::State;
 use crate::upgrade::{self, Upgrade};
-use crate::{api, operator, web};
+use crate::{api, host, operator, web};
 
 pub(crate) fn router(state: Arc<State>) -> Router {
-    let operator = if state.config.serve_metrics { operator::router() } else { operator::health() };
+    let metrics = if state.config.serve_metrics { operator::metrics() } else { Router::new() };
     Router::new()
         .route("/", get(root))
         .route("/ws", get(socket))
         .route("/create-room", post(create_room).options(may_create_room))
         .route("/join-room/{room}", get(join_room))
-        .merge(operator)
+        .merge(metrics)
         .merge(web::router())
         .merge(api::router(&state))
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "not_found", "There is nothing."))
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(Arc::clone(&state), host::check))
+        // Balancers ask for it by whatever name they have.
+        .merge(operator::health())
         .with_state(state)
 }
 

@@ -1,22 +1,27 @@
 //! Accepting connections, and speaking HTTP on them until they become WebSockets.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use chat_transport::SharedTcp;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::limits::Limits;
+use crate::limits::{Limits, SharedBucket};
+use crate::log_budget::OncePerMinute;
 use crate::peer;
+use crate::refusal::Refusal;
 use crate::state::State;
 
 /// The smallest head that hyper can be told to keep to.
@@ -43,42 +48,18 @@ pub(crate) fn accept(
     listener: TcpListener,
     gate: Gate,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let Gate { router, limits, state } = gate;
-    let transport = &state.config.transport;
+    let transport = &gate.state.config.transport;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(transport.handshake_timeout)
         .max_buf_size(transport.max_head_bytes.max(SMALLEST_HEAD));
-    let patience = transport.handshake_timeout;
     async move {
         let mut pause = Pause::default();
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     pause = Pause::default();
-                    let address = peer.ip().to_canonical();
-                    let is_proxy = peer::is_trusted(address, &state.config.trusted_proxies);
-                    let place = limits.admit_asking((!is_proxy).then_some(address));
-                    let Some(place) = place else {
-                        state.metrics.limited("http_connections");
-                        // It is closed either way.
-                        let _ = stream.try_write(FULL);
-                        continue;
-                    };
-                    let talk = talk_http(http.clone(), stream, peer, router.clone(), patience);
-                    let metrics = state.metrics.clone();
-                    tokio::spawn(async move {
-                        match talk.await {
-                            Err(error) if error.is_timeout() => {
-                                metrics.limited("handshake_timeout")
-                            }
-                            Err(error) if error.is_parse_too_large() => {
-                                metrics.limited("head_size")
-                            }
-                            _ => {}
-                        }
-                        drop(place);
-                    });
+                    gate.let_in(&http, stream, peer);
                 }
                 // The client was gone before it was accepted: nothing is wrong here.
                 Err(error) if is_the_clients(&error) => {}
@@ -88,22 +69,63 @@ pub(crate) fn accept(
     }
 }
 
-/// `patience` is how long the last answer may take.
+impl Gate {
+    /// Serves a connection by a task of its own, if there is a place for it.
+    fn let_in(&self, http: &http1::Builder, stream: TcpStream, peer: SocketAddr) {
+        let (limits, state) = (Arc::clone(&self.limits), Arc::clone(&self.state));
+        let address = peer.ip().to_canonical();
+        let is_proxy = peer::is_trusted(address, &state.config.trusted_proxies);
+        let Some(place) = limits.admit_asking((!is_proxy).then_some(address)) else {
+            state.metrics.limited("http_connections");
+            // It is closed either way.
+            let _ = stream.try_write(FULL);
+            return;
+        };
+        let tcp = SharedTcp::bounded(stream, state.config.transport.socket_buffer_bytes);
+        let patience = state.config.transport.handshake_timeout;
+        let metrics = state.metrics.clone();
+        let pace = Pace { limits, state, bucket: (!is_proxy).then(SharedBucket::default) };
+        let talk = talk_http(http.clone(), tcp.clone(), peer, self.router.clone(), pace, patience);
+        tokio::spawn(async move {
+            match talk.await {
+                Err(error) if error.is_timeout() => metrics.limited("handshake_timeout"),
+                Err(error) if error.is_parse_too_large() => metrics.limited("head_size"),
+                _ => {}
+            }
+            // What the client has not read is gone before its place is another's.
+            tcp.end().await;
+            drop(place);
+        });
+    }
+}
+
+/// Speaks HTTP on a connection until it ends, or becomes a WebSocket. `patience` is how long the
+/// last answer may take.
 async fn talk_http(
     http: http1::Builder,
-    stream: TcpStream,
+    tcp: SharedTcp,
     peer: SocketAddr,
     router: Router,
+    pace: Pace,
     patience: Duration,
 ) -> hyper::Result<()> {
-    // A chat message waits for no other to share its packet.
-    let _ = stream.set_nodelay(true);
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.call(request)
+        let (turn, router) = (pace.turn(&request), router.clone());
+        async move {
+            match turn {
+                Ok(wait) => {
+                    if !wait.is_zero() {
+                        sleep(wait).await;
+                    }
+                    router.call(request).await
+                }
+                Err(refusal) => Ok(last(refusal)),
+            }
+        }
     });
-    let talk = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let talk = http.serve_connection(TokioIo::new(tcp), service).with_upgrades();
     let mut talk = pin!(talk);
     // One that becomes a WebSocket ends here. Of the others, none may stay for ever by not
     // reading its answers.
@@ -115,6 +137,37 @@ async fn talk_http(
         }
     }
     .inspect_err(|error| tracing::debug!(%error, "an HTTP connection ended early"))
+}
+
+/// How often a connection may ask.
+struct Pace {
+    limits: Arc<Limits>,
+    state: Arc<State>,
+    /// The connection's own; none if it is a proxy's, which has those of many clients.
+    bucket: Option<SharedBucket>,
+}
+
+impl Pace {
+    /// How long a request waits before it is served: those behind it on the connection wait, too.
+    fn turn<B>(&self, request: &hyper::Request<B>) -> Result<Duration, Refusal> {
+        let address = peer::address(request.headers(), request.extensions(), &self.state.config);
+        // What a proxy asks for itself is nobody's.
+        let is_own =
+            |address: &IpAddr| peer::is_trusted(*address, &self.state.config.trusted_proxies);
+        let address = address.filter(|address| self.bucket.is_some() || !is_own(address));
+        let turn = self.limits.request(self.bucket.as_ref(), address);
+        if turn.as_ref().map_or(true, |wait| !wait.is_zero()) {
+            self.state.metrics.limited("http_rate");
+        }
+        turn.map_err(|wait| Refusal::http_rate(wait.time))
+    }
+}
+
+/// An answer after which the connection ends: what is pipelined behind it is not read.
+fn last(refusal: Refusal) -> Response {
+    let mut response = refusal.into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn is_the_clients(error: &io::Error) -> bool {
@@ -137,7 +190,11 @@ impl Pause {
     const LONGEST: Duration = Duration::from_secs(1);
 
     async fn after(&mut self, error: &io::Error) {
-        tracing::error!(%error, pause = ?self.0, "cannot accept connections");
+        // Clients that take the last file and give it back would make one of these each time.
+        static LOGGED: OncePerMinute = OncePerMinute::new();
+        if LOGGED.is_due() {
+            tracing::error!(%error, pause = ?self.0, "cannot accept connections");
+        }
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(Self::LONGEST);
     }

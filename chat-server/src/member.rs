@@ -68,11 +68,6 @@ impl Member {
         self.outbox.notify();
     }
 
-    /// Bytes that were sent, ever, and that wait.
-    pub(crate) fn traffic(&self) -> (u64, usize) {
-        (self.outbox.sent_bytes(), self.outbox.depth().bytes)
-    }
-
     pub(crate) fn is_closed(&self) -> bool {
         self.outbox.is_closed()
     }

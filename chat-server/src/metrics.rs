@@ -21,8 +21,6 @@ pub(crate) struct Metrics {
     limited: Family<LimitLabel, Counter>,
     refused: Family<StatusLabel, Counter>,
     panics: Counter,
-    /// By connections that have ended.
-    sent_bytes: Counter,
     /// From the client's frame to the broker's answer.
     pub(crate) publishing: Arc<Histogram>,
 }
@@ -94,19 +92,13 @@ impl Metrics {
         self.publishing.observe(time);
     }
 
-    /// What all connections were sent, those that are open having been sent `open` bytes.
-    pub(crate) fn sent_bytes(&self, open: u64) -> u64 {
-        self.sent_bytes.get() + open
-    }
-
-    /// A connection has ended that was sent so many bytes.
-    pub(crate) fn closed(&self, end: &End, breach: Option<Breach>, sent_bytes: u64) {
+    /// A connection has ended.
+    pub(crate) fn closed(&self, end: &End, breach: Option<Breach>) {
         match (breach, end) {
             (Some(breach), _) => self.limited(name(breach)),
             (None, End::Local(CloseReason::SlowConsumer)) => self.limited("outbox"),
             _ => {}
         }
-        self.sent_bytes.inc_by(sent_bytes);
         let code = match end {
             End::Local(reason) => reason.code(),
             // Codes that clients make up count as one: they must not make labels.

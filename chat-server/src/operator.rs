@@ -14,7 +14,12 @@ use crate::state::State;
 
 /// Health and metrics.
 pub(crate) fn router() -> Router<Arc<State>> {
-    health().route("/metrics", get(show_metrics))
+    health().merge(metrics())
+}
+
+/// Metrics alone.
+pub(crate) fn metrics() -> Router<Arc<State>> {
+    Router::new().route("/metrics", get(show_metrics))
 }
 
 /// Health alone.

@@ -1,24 +1,18 @@
 //! Which web pages may use this server: one rule for WebSocket handshakes and for CORS.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_MAX_AGE, HOST, ORIGIN, VARY,
+    ACCESS_CONTROL_MAX_AGE, ORIGIN, VARY,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
+use crate::host::{self, host_of_url, is_loopback};
 use crate::refusal::Refusal;
 
-/// Refuses requests that may not come from where they say; and those with several hosts, which
-/// may be read in two ways: by whoever is in front of this server, and by it (RFC 9112, section
-/// 3.2).
+/// Refuses requests that may not come from where they say. The host is one of this server's:
+/// [`host::check`] comes first.
 pub(crate) fn check(headers: &HeaderMap, listed: &[String]) -> Result<(), Refusal> {
-    if headers.get_all(HOST).iter().count() > 1 {
-        let message = "A request has one host, and not several.";
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_field", message));
-    }
     if is_allowed(headers, listed) { Ok(()) } else { Err(Refusal::origin()) }
 }
 
@@ -35,7 +29,7 @@ fn is_allowed(headers: &HeaderMap, listed: &[String]) -> bool {
 }
 
 fn is_same_host(origin: &str, headers: &HeaderMap) -> bool {
-    match (host_of_page(origin), host(headers)) {
+    match (host_of_page(origin), host::requested(headers)) {
         (Some(page), Some(server)) => page == server || is_loopback(&page) && is_loopback(&server),
         _ => false,
     }
@@ -47,25 +41,7 @@ fn host_of_page(origin: &str) -> Option<String> {
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.path() != "/" {
         return None;
     }
-    host_of(uri.authority()?.as_str())
-}
-
-/// The host that the client asked for, in lower case and without a port.
-pub(crate) fn host(headers: &HeaderMap) -> Option<String> {
-    host_of(headers.get(HOST)?.to_str().ok()?)
-}
-
-fn host_of(authority: &str) -> Option<String> {
-    let authority: axum::http::uri::Authority = authority.parse().ok()?;
-    let is_plain = !authority.as_str().contains('@') && !authority.host().is_empty();
-    is_plain.then(|| authority.host().to_ascii_lowercase())
-}
-
-fn is_loopback(host: &str) -> bool {
-    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    host == "localhost"
-        || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
-        || v6.and_then(|v6| v6.parse::<Ipv6Addr>().ok()).is_some_and(|v6| v6.is_loopback())
+    host_of_url(origin)
 }
 
 /// What a response tells the browser of who may read it.
@@ -107,7 +83,7 @@ mod tests {
     fn allowed(origin: &str, host: &str, listed: &[&str]) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(ORIGIN, origin.parse().unwrap());
-        headers.insert(HOST, host.parse().unwrap());
+        headers.insert(axum::http::header::HOST, host.parse().unwrap());
         let listed: Vec<_> = listed.iter().map(ToString::to_string).collect();
         is_allowed(&headers, &listed)
     }

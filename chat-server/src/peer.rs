@@ -7,6 +7,7 @@ use axum::http::{Extensions, HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 
 use crate::config::ServerConfig;
+use crate::header_list::{elements, parameters};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -57,27 +58,33 @@ pub enum ForwardedHeader {
     Forwarded,
 }
 
-/// The addresses that proxies have noted, the client's first. An entry that is no address ends
-/// the way: what lies before it is unknown.
+/// The addresses that proxies have noted, the client's first: all lines are one list. An entry that
+/// is no address ends the way: what lies before it is unknown.
 fn hops(headers: &HeaderMap, header: ForwardedHeader) -> Vec<IpAddr> {
-    let is_forwarded = header == ForwardedHeader::Forwarded;
-    let name = if is_forwarded { header::FORWARDED } else { X_FORWARDED_FOR };
-    let lines: Vec<&str> =
-        headers.get_all(name).iter().map(|line| line.to_str().unwrap_or("?")).collect();
-    let entries = lines.iter().rev().flat_map(|line| line.rsplit(','));
-    let addresses =
-        entries.map(|entry| if is_forwarded { of_forwarded(entry) } else { of_host(entry) });
-    let mut hops: Vec<IpAddr> = addresses.map_while(|hop| hop).take(MAX_HOPS).collect();
+    let name = match header {
+        ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
+        ForwardedHeader::Forwarded => header::FORWARDED,
+    };
+    let mut noted = Vec::new();
+    for line in headers.get_all(name) {
+        let line = line.to_str().unwrap_or("?");
+        match header {
+            // No rule gives quotes a meaning here. If they had one, a client that sends a quote
+            // would hide what proxies add behind it.
+            ForwardedHeader::XForwardedFor => noted.extend(line.split(',').map(of_host)),
+            ForwardedHeader::Forwarded => noted.extend(elements(line).map(of_forwarded)),
+        }
+    }
+    let mut hops: Vec<_> = noted.into_iter().rev().map_while(|hop| hop).take(MAX_HOPS).collect();
     hops.reverse();
     hops
 }
 
 /// `for=192.0.2.60;proto=http`, `for="[2001:db8::17]:4711"`
-fn of_forwarded(entry: &str) -> Option<IpAddr> {
-    entry.split(';').find_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("for").then(|| of_host(value.trim().trim_matches('"')))?
-    })
+fn of_forwarded(element: &str) -> Option<IpAddr> {
+    let parameters = parameters(element)?;
+    let (_, value) = parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
+    of_host(value)
 }
 
 /// An address, with or without a port.
@@ -148,6 +155,51 @@ mod tests {
         assert_eq!(seen("127.0.0.1", &both, &trusted), "1.2.3.4", "lines add up");
         let one_of_two = [("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=1.2.3.4")];
         assert_eq!(seen("127.0.0.1", &one_of_two, &trusted), "1.2.3.4", "the one that is set");
+    }
+
+    /// What nginx makes of `for=$remote_addr;host="$host"` if a client makes up the host.
+    #[test]
+    fn quoted_text_of_a_client_adds_no_address() {
+        let forwarded = |text: &str| seen("10.1.1.1", &[("forwarded", text)], &["10.0.0.0/8"]);
+        for host in ["a,for=6.6.6.1", "a;for=6.6.6.1", r"a\,for=6.6.6.1", ",for=6.6.6.1,", "a=b;c"]
+        {
+            assert_eq!(forwarded(&format!("for=1.2.3.4;host=\"{host}\"")), "1.2.3.4", "{host}");
+            assert_eq!(forwarded(&format!("host=\"{host}\";for=1.2.3.4")), "1.2.3.4", "{host}");
+        }
+        assert_eq!(forwarded("for=1.2.3.4, for=10.2.2.2;host=\"a,for=6.6.6.1\""), "1.2.3.4");
+    }
+
+    #[test]
+    fn malformed_element_ends_the_way() {
+        let forwarded = |text: &str| seen("10.1.1.1", &[("forwarded", text)], &["10.0.0.0/8"]);
+        for malformed in [
+            "for=6.6.6.1;for=1.2.3.4",
+            "for=6.6.6.1;FOR=6.6.6.1",
+            "for=6.6.6.1;host=\"a",
+            "for=6.6.6.1 proto=http",
+            "for =6.6.6.1",
+            "proto=http",
+            "",
+        ] {
+            assert_eq!(forwarded(malformed), "10.1.1.1", "{malformed}");
+            let behind = format!("{malformed}, for=10.2.2.2");
+            // An open quote hides what follows it, too.
+            let nearest = if malformed.ends_with("\"a") { "10.1.1.1" } else { "10.2.2.2" };
+            assert_eq!(forwarded(&behind), nearest, "{behind}");
+        }
+        let two_lines = [("forwarded", "for=6.6.6.6;host=\"a"), ("forwarded", "for=1.2.3.4")];
+        assert_eq!(
+            seen("10.1.1.1", &two_lines, &["10.0.0.0/8"]),
+            "1.2.3.4",
+            "a line is read alone"
+        );
+    }
+
+    #[test]
+    fn quotes_mean_nothing_in_x_forwarded_for() {
+        let listed = |text: &str| seen("10.1.1.1", &[("x-forwarded-for", text)], &["10.0.0.0/8"]);
+        assert_eq!(listed("\"6.6.6.6, 1.2.3.4"), "1.2.3.4");
+        assert_eq!(listed("\"6.6.6.6\", 10.2.2.2"), "10.2.2.2");
     }
 
     #[test]

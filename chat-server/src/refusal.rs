@@ -52,6 +52,17 @@ impl Refusal {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
+    pub(crate) fn host() -> Self {
+        let message = "This server does not answer for this host; see --allow-host.";
+        Self::new(StatusCode::FORBIDDEN, "host_not_allowed", message)
+    }
+
+    pub(crate) fn http_rate(retry_after: Duration) -> Self {
+        let message = "There are too many requests: ask more slowly.";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message)
+            .retry_after(Duration::from_secs(retry_after.as_secs() + 1))
+    }
+
     pub(crate) fn draining() -> Self {
         let message = "This server shuts down: another one is there for you.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chat_broker::{BrokerStats, Hub, Latencies, Status};
 use prometheus_client::collector::Collector;
@@ -52,17 +52,12 @@ impl Collector for Live {
 }
 
 fn sessions(page: &mut Page<'_>, state: &State) -> fmt::Result {
-    let (mut sent, mut waiting, mut longest) = (0, 0, 0);
-    let members = state.sessions.all();
-    for (bytes, depth) in members.iter().map(|member| member.traffic()) {
-        sent += bytes;
-        waiting += depth;
-        longest = longest.max(depth);
-    }
-    page.gauge("connections", "Open connections", members.len())?;
-    page.counter("sent_bytes", "Bytes for clients", state.metrics.sent_bytes(sent))?;
-    page.gauge("outbox_bytes", "Bytes that wait for clients to read", waiting)?;
-    page.gauge("outbox_bytes_max", "Those that wait for one client, at most", longest)
+    let outboxes = &state.outboxes;
+    page.gauge("connections", "Open connections", state.sessions.len())?;
+    page.counter("sent_bytes", "Bytes for clients", outboxes.sent_bytes())?;
+    page.gauge("outbox_bytes", "Bytes that wait for clients to read", outboxes.waiting_bytes())?;
+    let help = "The most that waited for one client in the last half minute";
+    page.gauge("outbox_bytes_max", help, outboxes.peak_bytes(Instant::now()))
 }
 
 fn hub(page: &mut Page<'_>, hub: &Hub<Member>) -> fmt::Result {

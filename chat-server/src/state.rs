@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chat_broker::{Hub, Status};
 use chat_core::{ConnectionId, UserId};
+use chat_transport::OutboxStats;
 use tokio::task::JoinHandle;
 
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
+use crate::host::Hosts;
 use crate::identity::{Resume, random_id};
 use crate::limits::Limits;
 use crate::member::Member;
@@ -22,6 +24,8 @@ pub(crate) struct State {
     pub(crate) config: ServerConfig,
     /// The transport's part of `config`, as sessions share it.
     pub(crate) transport: Arc<chat_transport::TransportConfig>,
+    /// Those that it answers for.
+    pub(crate) hosts: Hosts,
     pub(crate) hub: Hub<Member>,
     /// Without one, clients are who they say they are.
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
@@ -32,6 +36,8 @@ pub(crate) struct State {
     /// Names this server process.
     pub(crate) node: String,
     pub(crate) sessions: Arc<Sessions>,
+    /// What clients were sent, and what waits for them.
+    pub(crate) outboxes: OutboxStats,
     pub(crate) metrics: Metrics,
     pub(crate) draining: AtomicBool,
     pub(crate) drops: Drops,
@@ -66,6 +72,7 @@ impl State {
         Self {
             transport: Arc::new(config.transport.clone()),
             limits: Arc::new(Limits::new(config.limits.clone())),
+            hosts: Hosts::new(&config.allow_host, config.public_url.as_deref()),
             config,
             hub,
             authenticator,
@@ -74,6 +81,7 @@ impl State {
             resume: Resume::default(),
             node: random_id(10),
             sessions,
+            outboxes: OutboxStats::new(),
             metrics: Metrics::default(),
             draining: AtomicBool::new(false),
             drops,

@@ -35,9 +35,7 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let asked_for = parts.headers.get(header::UPGRADE).is_some_and(|upgrade| {
-            upgrade.as_bytes().to_ascii_lowercase().windows(9).any(|word| word == b"websocket")
-        });
+        let asked_for = handshake::is_requested(&parts.headers);
         Ok(Self { asked_for, on_upgrade: parts.extensions.remove::<OnUpgrade>() })
     }
 }
@@ -166,11 +164,16 @@ fn serve(state: Arc<State>, upgraded: Upgraded, opening: Opening, admission: Adm
     let transport = Arc::clone(&state.transport);
     match tcp_below(upgraded) {
         Ok((tcp, read)) => {
-            let session = Session::new(SharedTcp::new(tcp), read, transport);
+            let session = Session::with_stats(tcp, read, transport, &state.outboxes);
             tokio::spawn(connection::serve(state, session, opening, admission));
         }
         Err(upgraded) => {
-            let session = Session::new(TokioIo::new(upgraded), Bytes::new(), transport);
+            let session = Session::with_stats(
+                TokioIo::new(upgraded),
+                Bytes::new(),
+                transport,
+                &state.outboxes,
+            );
             tokio::spawn(connection::serve(state, session, opening, admission));
         }
     }
@@ -178,11 +181,11 @@ fn serve(state: Arc<State>, upgraded: Upgraded, opening: Opening, admission: Adm
 
 /// The stream, and what was read from it beyond the request: by our own listener, or by
 /// axum's.
-fn tcp_below(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
-    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+fn tcp_below(upgraded: Upgraded) -> Result<(SharedTcp, Bytes), Upgraded> {
+    let upgraded = match upgraded.downcast::<TokioIo<SharedTcp>>() {
         Ok(parts) => return Ok((parts.io.into_inner(), parts.read_buf)),
         Err(upgraded) => upgraded,
     };
     let parts = auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded)?;
-    Ok((parts.io.into_inner(), parts.read_buf))
+    Ok((SharedTcp::new(parts.io.into_inner()), parts.read_buf))
 }

@@ -14,7 +14,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use sha2::{Digest, Sha256};
 
-use crate::origin::{self, Cors};
+use crate::host;
+use crate::origin::Cors;
 use crate::state::State;
 
 /// `GET /web/{file}`: what the page is made of, and what other pages import.
@@ -104,7 +105,7 @@ pub(crate) fn page(uri: &OriginalUri, headers: &HeaderMap) -> Response {
     };
     let html = include_str!("../web/index.html").replace("{base}", &escape(&base));
     let mut response = file("text/html; charset=utf-8", &html, &etag(&html), headers);
-    response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy(origin::host(headers)));
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy(host::requested(headers)));
     response
 }
 

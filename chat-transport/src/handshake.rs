@@ -60,11 +60,41 @@ pub fn respond<B>(
     if request.headers().get_all(SEC_WEBSOCKET_KEY).iter().count() > 1 {
         return Err(HandshakeError::Key);
     }
-    let mut response = create_response_with_body(request, || ())?;
+    let mut response = create_response_with_body(&with_one_token_each(request), || ())?;
     if let Some(protocol) = choose(request.headers(), protocols) {
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, protocol);
     }
     Ok(response)
+}
+
+/// Whether a request asks for a WebSocket: `Upgrade` is a list, in any case and on any number of
+/// lines, of which `websocket` is one.
+#[must_use]
+pub fn is_requested(headers: &HeaderMap) -> bool {
+    has_token(headers, UPGRADE, "websocket")
+}
+
+/// The request as tungstenite reads it: `Connection` and `Upgrade` with the one token that counts,
+/// and not with the lists that they may be.
+fn with_one_token_each<B>(request: &Request<B>) -> Request<()> {
+    let mut plain = Request::new(());
+    plain.method_mut().clone_from(request.method());
+    *plain.version_mut() = request.version();
+    plain.headers_mut().clone_from(request.headers());
+    for (name, token) in [(CONNECTION, "upgrade"), (UPGRADE, "websocket")] {
+        if has_token(request.headers(), name.clone(), token) {
+            plain.headers_mut().insert(name, HeaderValue::from_static(token));
+        } else {
+            plain.headers_mut().remove(name);
+        }
+    }
+    plain
+}
+
+/// All lines of a header are one list (RFC 9110, section 5.3). A line that is not ASCII has none.
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|listed| listed.trim().eq_ignore_ascii_case(token))
 }
 
 fn choose(headers: &HeaderMap, protocols: &[&str]) -> Option<HeaderValue> {

@@ -54,6 +54,7 @@
 //! | what | limit | when it is reached |
 //! |---|---|---|
 //! | outbox | [`outbox_bytes`](TransportConfig::outbox_bytes), [`outbox_frames`](TransportConfig::outbox_frames) | [`Delivery::Full`](chat_core::Delivery::Full), counted by [`Outbox::refused`] |
+//! | the kernel's buffers of a [`SharedTcp`] | [`socket_buffer_bytes`](TransportConfig::socket_buffer_bytes) | the outbox fills |
 //! | a peer that takes nothing | [`write_timeout`](TransportConfig::write_timeout) | 4000 |
 //! | a silent peer | [`heartbeat`](TransportConfig::heartbeat) | ping, then 4001 |
 //! | message, frame | [`max_message_bytes`](TransportConfig::max_message_bytes), [`max_frame_bytes`](TransportConfig::max_frame_bytes) | 1009 |
@@ -78,6 +79,7 @@ mod heartbeat;
 mod message;
 mod outbox;
 mod session;
+mod stats;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -90,4 +92,5 @@ pub use handshake::HandshakeError;
 pub use message::{Incoming, Text};
 pub use outbox::{Depth, Outbox};
 pub use session::Session;
+pub use stats::OutboxStats;
 pub use stream::SharedTcp;

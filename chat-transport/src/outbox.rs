@@ -10,6 +10,7 @@ use chat_core::{CloseReason, Delivery, Frames};
 
 use crate::codec;
 use crate::config::TransportConfig;
+use crate::stats::Stripe;
 use crate::stream::SharedTcp;
 
 /// Chunks smaller than this are copied together for one write.
@@ -56,8 +57,11 @@ struct Queue {
     /// The session's owner is to look around.
     notified: bool,
     refused: u64,
-    /// Bytes that were taken, ever.
-    sent: u64,
+    /// Bytes that were taken and are not in the stripe yet: nothing that threads share is
+    /// written for each frame.
+    unreported: u64,
+    /// Where the server sums up what its outboxes take.
+    stripe: Option<Arc<Stripe>>,
     /// The session's task, while it waits for something to write.
     waker: Option<Waker>,
     /// Whoever waits for the outbox to drain.
@@ -113,9 +117,13 @@ impl Outbox {
     #[cfg(test)]
     pub(crate) const SHARED_BYTES: usize = size_of::<Shared>();
 
-    pub(crate) fn new(config: &TransportConfig, tcp: Option<SharedTcp>) -> Self {
+    pub(crate) fn new(
+        config: &TransportConfig,
+        tcp: Option<SharedTcp>,
+        stripe: Option<Arc<Stripe>>,
+    ) -> Self {
         let max = Depth { frames: config.outbox_frames, bytes: config.outbox_bytes };
-        Self(Arc::new(Shared { queue: Mutex::new(Queue { tcp, ..Queue::default() }), max }))
+        Self(Arc::new(Shared { queue: Mutex::new(Queue { tcp, stripe, ..Queue::default() }), max }))
     }
 
     /// Sends `frames`: to the socket at once if nothing waits and the session is on a
@@ -168,12 +176,6 @@ impl Outbox {
     #[must_use]
     pub fn is_notified(&self) -> bool {
         self.lock().notified
-    }
-
-    /// How many bytes it has taken, ever.
-    #[must_use]
-    pub fn sent_bytes(&self) -> u64 {
-        self.lock().sent
     }
 
     /// Whether nothing can be sent any more.
@@ -248,11 +250,11 @@ impl Outbox {
             if !queue.has_room(bytes.len(), frames, max) {
                 return Delivery::Full;
             }
-            queue.sent += bytes.len() as u64;
+            queue.unreported += bytes.len() as u64;
             queue.push(bytes.clone(), frames);
             return Delivery::Queued;
         }
-        queue.sent += bytes.len() as u64;
+        queue.unreported += bytes.len() as u64;
         let written = queue.write_now(bytes);
         if written < bytes.len() {
             queue.push(bytes.slice(written..), frames);
@@ -300,10 +302,18 @@ impl Outbox {
         if queue.goodbye.is_none() {
             queue.goodbye = Some(Goodbye::Gone);
         }
-        queue.tcp = None;
         queue.waker = None;
+        queue.report();
         queue.clear();
         wake_waiter(queue);
+    }
+
+    /// [`abandon`](Self::abandon), and lets go of the socket, of which nothing stays.
+    pub(crate) fn release(&self) {
+        if let Some(tcp) = self.lock().tcp.take() {
+            tcp.leave_nothing();
+        }
+        self.abandon();
     }
 
     /// How it stands. A notification is told once.
@@ -333,6 +343,7 @@ impl Outbox {
         if !queue.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             queue.waker = Some(waker.clone());
         }
+        queue.report();
         queue.say_goodbye();
         let copy = queue.chunks.len() > 1;
         match queue.chunks.front() {
@@ -384,9 +395,21 @@ impl Queue {
         self.tcp.as_ref().and_then(|tcp| tcp.write_now(bytes).ok()).unwrap_or(0)
     }
 
+    /// Adds what was taken since the last time to what the server has sent.
+    fn report(&mut self) {
+        if self.unreported > 0
+            && let Some(stripe) = &self.stripe
+        {
+            stripe.sent(std::mem::take(&mut self.unreported));
+        }
+    }
+
     fn push(&mut self, bytes: Bytes, frames: usize) {
         self.depth.bytes += bytes.len();
         self.depth.frames += frames;
+        if let Some(stripe) = &self.stripe {
+            stripe.queued(bytes.len(), self.depth.bytes);
+        }
         self.chunks.push_back(Chunk { bytes, frames });
     }
 
@@ -414,7 +437,16 @@ impl Queue {
         }
     }
 
+    /// So many bytes wait no longer.
+    fn unqueue(&mut self, bytes: usize) {
+        self.depth.bytes -= bytes;
+        if let Some(stripe) = &self.stripe {
+            stripe.unqueued(bytes);
+        }
+    }
+
     fn clear(&mut self) {
+        self.unqueue(self.depth.bytes);
         self.chunks = VecDeque::new();
         self.depth = Depth::default();
         self.begun = false;
@@ -438,13 +470,14 @@ impl Queue {
         while let Some(first) = self.chunks.front_mut() {
             if count < first.bytes.len() {
                 first.bytes.advance(count);
-                self.depth.bytes -= count;
+                self.unqueue(count);
                 self.begun |= count > 0;
                 return;
             }
-            count -= first.bytes.len();
-            self.depth.bytes -= first.bytes.len();
-            self.depth.frames -= first.frames;
+            let (bytes, frames) = (first.bytes.len(), first.frames);
+            count -= bytes;
+            self.unqueue(bytes);
+            self.depth.frames -= frames;
             self.begun = false;
             self.chunks.pop_front();
         }

@@ -21,6 +21,7 @@ use crate::config::TransportConfig;
 use crate::error::{Breach, End};
 use crate::message::{Incoming, Text};
 use crate::outbox::{Next, Outbox, Standing};
+use crate::stats::{OutboxStats, Stripe};
 use crate::stream::{SharedTcp, with_scratch};
 
 use clocks::{Clocks, Due};
@@ -29,7 +30,7 @@ use clocks::{Clocks, Due};
 ///
 /// It does nothing by itself: [`recv`](Self::recv), [`drive`](Self::drive) and
 /// [`send`](Self::send) move it on, and spawn nothing. Dropping it closes the stream without
-/// a goodbye; [`finish`](Self::finish) says one.
+/// a goodbye, and resets a [`SharedTcp`]; [`finish`](Self::finish) says one.
 #[derive(Debug)]
 pub struct Session<S> {
     io: S,
@@ -70,13 +71,36 @@ where
     /// after it. On a [`SharedTcp`] the outbox writes from its caller's thread.
     #[must_use]
     pub fn new(io: S, leftover: Bytes, config: Arc<TransportConfig>) -> Self {
+        Self::made(io, leftover, config, None)
+    }
+
+    /// [`new`](Self::new), for a session that adds to `stats` what its outbox takes.
+    #[must_use]
+    pub fn with_stats(
+        io: S,
+        leftover: Bytes,
+        config: Arc<TransportConfig>,
+        stats: &OutboxStats,
+    ) -> Self {
+        Self::made(io, leftover, config, Some(stats.stripe()))
+    }
+
+    fn made(
+        io: S,
+        leftover: Bytes,
+        config: Arc<TransportConfig>,
+        stripe: Option<Arc<Stripe>>,
+    ) -> Self {
         let tcp = (&io as &dyn Any).downcast_ref::<SharedTcp>().cloned();
+        if let Some(tcp) = &tcp {
+            tcp.bound(config.socket_buffer_bytes);
+        }
         Self {
             io,
             codec: Codec::new(Arc::clone(&config)),
             // A copy, which is mostly empty, lets go of the buffer it is a part of.
             unread: Bytes::copy_from_slice(&leftover),
-            outbox: Outbox::new(&config, tcp),
+            outbox: Outbox::new(&config, tcp, stripe),
             unflushed: false,
             clocks: Clocks::new(&config, Instant::now()),
             config,
@@ -356,7 +380,7 @@ impl<S> Session<S> {
 
 impl<S> Drop for Session<S> {
     fn drop(&mut self) {
-        self.outbox.abandon();
+        self.outbox.release();
     }
 }
 

@@ -2,15 +2,18 @@
 //! sessions of a thread share.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::{self, Read};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 
 /// A TCP stream whose session lets [`Outbox::send`](crate::Outbox::send) write to the socket
 /// on the caller's thread, without waking the session's task.
@@ -26,6 +29,74 @@ impl SharedTcp {
         // A socket that cannot be set up is dead, which the first read tells.
         let _ = stream.set_nodelay(true);
         Self(Arc::new(stream))
+    }
+
+    /// [`new`](Self::new), and has the kernel hold about so many bytes of data in either direction
+    /// ([`socket_buffer_bytes`](crate::TransportConfig::socket_buffer_bytes)).
+    #[must_use]
+    pub fn bounded(stream: TcpStream, bytes: usize) -> Self {
+        let tcp = Self::new(stream);
+        tcp.bound(bytes);
+        tcp
+    }
+
+    /// 0 leaves it to the kernel.
+    pub(crate) fn bound(&self, bytes: usize) {
+        if bytes > 0 {
+            let socket = SockRef::from(&*self.0);
+            // As above.
+            let _ = socket.set_send_buffer_size(bytes);
+            let _ = socket.set_recv_buffer_size(bytes);
+        }
+    }
+
+    /// Ends the connection, unless another handle goes on with it, so that nothing stays in the
+    /// kernel: ends this side, drops what still comes in, and waits until the peer has taken all
+    /// and ended its side as well, for 1 s at most. After that the connection is reset.
+    ///
+    /// # Cancel safety
+    /// When it is dropped, the connection is reset.
+    pub async fn end(self) {
+        let Some(stream) = Arc::into_inner(self.0) else { return };
+        let tcp = ResetOnDrop(Self(Arc::new(stream)));
+        let _ = SockRef::from(&*tcp.0.0).shutdown(Shutdown::Write);
+        let _ = timeout(END, tcp.0.is_over()).await;
+    }
+
+    async fn is_over(&self) {
+        let mut discarded = 0;
+        while discarded <= LINGER_BYTES {
+            let read = poll_fn(|cx| {
+                with_scratch(|scratch| {
+                    let mut buf = ReadBuf::new(scratch);
+                    let read = Pin::new(&mut self.clone()).poll_read(cx, &mut buf);
+                    read.map(|read| read.map(|()| buf.filled().len()))
+                })
+            });
+            match read.await {
+                Ok(count @ 1..) => discarded += count,
+                Ok(0) | Err(_) => break,
+            }
+        }
+        let mut looks = Looks::default();
+        while !self.is_closed() {
+            sleep(looks.pause()).await;
+        }
+    }
+
+    /// Whether nothing of the connection is left: each side has ended and has all that was sent,
+    /// or it was reset. The kernel wakes nobody when the last acknowledgement comes.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.peer_addr().is_err()
+    }
+
+    /// Has the connection reset when the last handle is dropped, if anything of it is left then:
+    /// the kernel would go on for minutes to offer a peer what it does not read, and no limit
+    /// counts that memory.
+    pub(crate) fn leave_nothing(&self) {
+        if !self.is_closed() {
+            let _ = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
+        }
     }
 
     /// Writes what the socket takes at once. It is asked directly: what tokio knows of it lies
@@ -57,6 +128,42 @@ impl SharedTcp {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(read),
         }
+    }
+}
+
+struct ResetOnDrop(SharedTcp);
+
+impl Drop for ResetOnDrop {
+    fn drop(&mut self) {
+        self.0.leave_nothing();
+    }
+}
+
+/// How long a peer may take, once this side has ended, to take what was sent and to end its side.
+pub(crate) const END: Duration = Duration::from_secs(1);
+
+/// How much of what a peer still sends is read and dropped: a connection that is closed with input
+/// unread is reset, and what was sent is lost.
+pub(crate) const LINGER_BYTES: usize = 1024 * 1024;
+
+/// When to look again whether a connection is closed.
+#[derive(Debug)]
+pub(crate) struct Looks(Duration);
+
+impl Default for Looks {
+    fn default() -> Self {
+        Self(Duration::from_millis(1))
+    }
+}
+
+impl Looks {
+    const LONGEST: Duration = Duration::from_millis(100);
+
+    /// How long to wait until the next one: about as long as has passed already.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(Self::LONGEST);
+        pause
     }
 }
 

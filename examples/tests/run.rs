@@ -110,7 +110,7 @@ async fn next_of(kind: &str, client: &mut WsClient) -> serde_json::Value {
 /// What an HTTP server answers.
 fn get(address: &str, path: &str) -> String {
     let mut page = TcpStream::connect(address).unwrap();
-    write!(page, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    write!(page, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     page.read_to_string(&mut answer).unwrap();
     answer

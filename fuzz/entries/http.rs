@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::http::header::HOST;
 use axum::http::{HeaderName, HeaderValue, Request};
 use chat_server::{Secret, Server, ServerConfig, parse_network};
 use chat_transport::{TransportConfig, TransportError, accept};
@@ -71,6 +72,10 @@ fn parse(input: &[u8]) -> Option<Request<Body>> {
         let name = HeaderName::from_bytes(&line[..colon]).ok()?;
         request = request.header(name, HeaderValue::from_bytes(&line[colon + 1..]).ok()?);
     }
+    // Nothing but the rule for hosts is reached without one.
+    if request.headers_ref().is_some_and(|headers| !headers.contains_key(HOST)) {
+        request = request.header(HOST, "localhost");
+    }
     let proxy = SocketAddr::from(([127, 0, 0, 1], 1));
     request.extension(ConnectInfo(proxy)).body(Body::from(body.to_vec())).ok()
 }
@@ -86,6 +91,7 @@ fn router() -> Router {
 
 fn make_router() -> Router {
     let mut config = ServerConfig::default().api_key(Some(Secret::new("a key for backends")));
+    config.allow_host = vec!["a".to_owned(), ".example".to_owned()];
     config.trusted_proxies = vec![parse_network("127.0.0.1").unwrap()];
     let authenticator = super::token_entry::authenticator();
     Server::builder().config(config).authenticator(authenticator).start().router()

@@ -15,12 +15,14 @@ use chat_core::{Deliver, Topic};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep_until};
-use tracing::info;
+use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::call::{self, KINDS, Kind, Outcome, Reads};
 use super::edges::EdgeQueue;
+use super::log_budget::{LogBudget, MINUTE};
 use super::room::RoomState;
+use crate::error::BrokerError;
 
 /// Calls to the broker at a time.
 const CALLS: usize = 4;
@@ -33,6 +35,11 @@ const SETTLING: Duration = Duration::from_secs(5);
 const RECONCILE: Duration = Duration::from_secs(30);
 /// The longest that anything waits, whatever was configured: the clock ends somewhere.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Lines of rooms that are subscribed and unsubscribed, in a minute: a client can join and leave
+/// as many as its rate of joins allows.
+const ROOM_LINES: u32 = 100;
+/// Lines of calls that failed, in a minute: while the broker is away, each join can be one.
+const FAILURE_LINES: u32 = 10;
 /// How often the members of a big room are told how many there are.
 const NEWS: Duration = Duration::from_secs(1);
 
@@ -68,6 +75,10 @@ struct Interest<'a, M> {
     counting: HashSet<Topic>,
     /// Subscribed, and not in the log yet.
     unlogged: HashSet<Topic>,
+    room_lines: LogBudget,
+    failure_lines: LogBudget,
+    /// There is a timer for the lines that were left out.
+    will_sum_up: bool,
     interruptions: u64,
     /// Work for the next calls, by kind.
     waiting: [VecDeque<Topic>; 4],
@@ -95,6 +106,7 @@ enum Timer {
     Count(Topic),
     Settle(u64),
     Reconcile,
+    SumUp,
 }
 
 impl<'a, M: Deliver + Clone> Interest<'a, M> {
@@ -107,6 +119,9 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             failed: Default::default(),
             counting: HashSet::new(),
             unlogged: HashSet::new(),
+            room_lines: LogBudget::new(ROOM_LINES),
+            failure_lines: LogBudget::new(FAILURE_LINES),
+            will_sum_up: false,
             interruptions: 0,
             waiting: Default::default(),
             calls: FuturesUnordered::new(),
@@ -213,6 +228,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                 Some((_, Timer::Settle(nth))) if nth == self.interruptions => self.settle_all(),
                 Some((_, Timer::Settle(_))) => {}
                 Some((_, Timer::Reconcile)) => self.reconcile(),
+                Some((_, Timer::SumUp)) => self.sum_up(),
                 None => {}
             }
         }
@@ -328,18 +344,54 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
 // The wording of both lines is a contract: clients' authors look for them. Whoever has seen
 // the first may rely on it that the room's members hear what is said from then on.
 
-impl<M> Interest<'_, M> {
+impl<M: Deliver + Clone> Interest<'_, M> {
     fn log_subscribed(&mut self, topic: &Topic) {
         if self.unlogged.remove(topic)
             && let Some(room) = topic.as_room()
         {
-            info!("subscribing on the pub sub to room: {room}");
+            if self.may_log(|all| &mut all.room_lines) {
+                info!("subscribing on the pub sub to room: {room}");
+            } else {
+                debug!("subscribing on the pub sub to room: {room}");
+            }
         }
     }
-}
 
-fn log_unsubscribed(topic: &Topic) {
-    if let Some(room) = topic.as_room() {
-        info!("unsubscribing from the pub sub from room: {room}");
+    fn log_unsubscribed(&mut self, topic: &Topic) {
+        if let Some(room) = topic.as_room() {
+            if self.may_log(|all| &mut all.room_lines) {
+                info!("unsubscribing from the pub sub from room: {room}");
+            } else {
+                debug!("unsubscribing from the pub sub from room: {room}");
+            }
+        }
+    }
+
+    fn log_failure(&mut self, what: &str, error: &BrokerError, topics: usize) {
+        if self.may_log(|all| &mut all.failure_lines) {
+            warn!(%error, topics, "{what}");
+        } else {
+            debug!(%error, topics, "{what}");
+        }
+    }
+
+    /// Whether a line is logged by itself; if not, the number of such lines will be.
+    fn may_log(&mut self, budget: impl FnOnce(&mut Self) -> &mut LogBudget) -> bool {
+        let may_log = budget(self).take(Instant::now());
+        if !may_log && !self.will_sum_up {
+            self.will_sum_up = true;
+            self.set_timer(MINUTE, Timer::SumUp);
+        }
+        may_log
+    }
+
+    fn sum_up(&mut self) {
+        self.will_sum_up = false;
+        if let Some(lines) = self.room_lines.take_left_out() {
+            info!(lines, "rooms were subscribed and unsubscribed, not logged one by one at info");
+        }
+        if let Some(lines) = self.failure_lines.take_left_out() {
+            warn!(lines, "calls to the broker failed, not logged one by one at warn");
+        }
     }
 }

@@ -27,6 +27,7 @@ mod edges;
 mod fan_out;
 mod ingest;
 mod interest;
+mod log_budget;
 mod membership;
 mod presence;
 mod room;
@@ -76,7 +77,7 @@ struct Shared<M> {
     counters: Counters,
     /// The broker's records have changed, or may have.
     records_changed: Notify,
-    /// Topics with members.
+    /// Rooms with members.
     rooms: AtomicUsize,
     /// Memory that all rooms hold for newcomers.
     recent_bytes: AtomicUsize,
@@ -238,10 +239,10 @@ impl<M: Deliver + Clone> Hub<M> {
         self.shared.registry.len()
     }
 
-    /// How many of them are rooms. Looks at each.
+    /// How many of them are rooms.
     #[must_use]
     pub fn rooms(&self) -> usize {
-        self.shared.registry.topics().iter().filter(|topic| topic.as_room().is_some()).count()
+        self.shared.rooms.load(Ordering::Relaxed)
     }
 }
 
@@ -278,14 +279,18 @@ impl<M: Deliver + Clone> Shared<M> {
     }
 
     fn begin(&self, topic: &Topic, room: &mut RoomState<M>) {
-        self.rooms.fetch_add(1, Ordering::Relaxed);
+        if topic.as_room().is_some() {
+            self.rooms.fetch_add(1, Ordering::Relaxed);
+        }
         room.nth = self.fan_out.next_room();
         room.begin(topic, &self.config);
     }
 
     fn leave(&self, topic: &Topic, id: ConnectionId) {
         if let Some(room) = self.registry.leave(topic, id).last {
-            self.rooms.fetch_sub(1, Ordering::Relaxed);
+            if topic.as_room().is_some() {
+                self.rooms.fetch_sub(1, Ordering::Relaxed);
+            }
             self.recent_bytes.fetch_sub(room.recent_bytes(), Ordering::Relaxed);
             self.fan_out.forget(room);
             self.edges.moved(topic.clone());

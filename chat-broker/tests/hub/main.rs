@@ -4,6 +4,7 @@
 
 mod fan_out;
 mod joining;
+mod logging;
 mod presence;
 mod records;
 mod recovery;

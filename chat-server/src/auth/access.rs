@@ -7,6 +7,7 @@ use chat_core::{Capability, ErrorCode, Grants, Rejection, RoomId, UserId};
 use tokio::time::{Instant, timeout};
 
 use super::{Action, Authorizer, Identity};
+use crate::log_budget::OncePerMinute;
 
 /// How long an authorizer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,7 +54,11 @@ impl Access {
             (Self::Granted(identity), Some(authorizer)) => {
                 let asked = timeout(PATIENCE, authorizer.allows(identity, action)).await;
                 let is_allowed = asked.unwrap_or_else(|_| {
-                    tracing::warn!(?action, "the authorizer gave no answer in time");
+                    // Each frame of each client may be one.
+                    static WARNED: OncePerMinute = OncePerMinute::new();
+                    if WARNED.is_due() {
+                        tracing::warn!(?action, "the authorizer gave no answer in time");
+                    }
                     false
                 });
                 if is_allowed { Verdict::Allowed } else { Verdict::Forbidden }

@@ -17,6 +17,14 @@ pub struct LimitsConfig {
     /// Connections that speak HTTP: they are asking for something, or have yet to become
     /// WebSockets. Default 4,096. One above it is answered with 503.
     pub http_connections: Option<usize>,
+    /// Requests by HTTP on one connection, handshakes included, where the server
+    /// [listens by itself](crate::Server::serve). Default 50 a second, 200 at once. One that is too
+    /// early waits for its turn, and those that are pipelined behind it do, too. Connections of
+    /// [trusted](crate::ServerConfig::trusted_proxies) proxies have no such limit.
+    pub http_requests: Option<Rate>,
+    /// Requests by HTTP from one address, in the same way; one that would wait for longer than
+    /// 5 s is answered with 429. Default none, as for the connections.
+    pub http_requests_per_address: Option<Rate>,
     /// Connections from one address (of IPv6: from one /64). Default none: behind a balancer
     /// that is not [trusted](crate::ServerConfig::trusted_proxies) all users have one. One
     /// above it is answered with 429; one that has not asked for anything yet, with 503. An address
@@ -56,6 +64,8 @@ impl Default for LimitsConfig {
         Self {
             connections: Some(100_000),
             http_connections: Some(4096),
+            http_requests: Some(Rate::new(50, 200)),
+            http_requests_per_address: None,
             connections_per_address: None,
             connection: Rates {
                 frames: Some(Rate::new(50, 300)),
@@ -117,6 +127,8 @@ impl LimitsConfig {
         Self {
             connections: None,
             http_connections: None,
+            http_requests: None,
+            http_requests_per_address: None,
             connections_per_address: None,
             connection: Rates::default(),
             user: Rates::default(),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | connections, of all and of an address | 503 and 429 with `Retry-After` |
 //! | frames, bytes, answers, bytes kept in Redis, joins; of a connection, a user and an address | the connection is not read until it has budget again; `rate_limited` if that takes longer than [`LimitsConfig::max_wait`] |
+//! | requests by HTTP, of a connection and an address | they wait; 429 with `Retry-After` after [`LimitsConfig::max_wait`] |
 //!
 //! A connection that is not read is slowed down by TCP: nothing is lost or reordered, the client
 //! need not know, and a client that floods gets no more than its rate.
@@ -12,6 +13,7 @@ mod config;
 mod cost;
 mod limiter;
 mod rate;
+mod requests;
 mod shares;
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -26,6 +28,7 @@ pub use cost::Rates;
 pub(crate) use cost::{Cost, Resource, Wait};
 pub(crate) use limiter::{Charge, RateLimiter};
 pub use rate::Rate;
+pub(crate) use rate::SharedBucket;
 pub(crate) use shares::RoomSlot;
 use shares::{Part, Shares};
 
@@ -40,6 +43,8 @@ pub(crate) struct Limits {
     /// Connections that speak HTTP, of all listeners.
     asking: Arc<AtomicUsize>,
     asking_addresses: Shares<IpAddr>,
+    /// What addresses ask by HTTP.
+    requesting: Shares<IpAddr>,
     /// All times are since then.
     began: Instant,
 }
@@ -70,6 +75,7 @@ impl Limits {
             addresses: Shares::default(),
             asking: Arc::default(),
             asking_addresses: Shares::default(),
+            requesting: Shares::default(),
             began: Instant::now(),
         }
     }

@@ -96,6 +96,25 @@ impl SharedBucket {
         rate.wait(rate.take(before, cost, now), now)
     }
 
+    /// Takes one, and returns how long to wait.
+    ///
+    /// # Errors
+    /// The wait would be longer than `longest`: nothing was taken.
+    pub(crate) fn take_within(
+        &self,
+        rate: Rate,
+        now: Duration,
+        longest: Duration,
+    ) -> Result<Duration, Duration> {
+        let now = nanos(now);
+        let take = |full_at| rate.take(full_at, 1, now);
+        let wait = |before| rate.wait(take(before), now);
+        let taken = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
+            (wait(full_at) <= longest).then(|| take(full_at))
+        });
+        taken.map(wait).map_err(wait)
+    }
+
     /// Whether nothing is missing from it: a new one is the same.
     pub(crate) fn is_full(&self, now: Duration) -> bool {
         self.full_at.load(Ordering::Relaxed) <= nanos(now)

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::cost::SharedBuckets;
+use super::rate::SharedBucket;
 
 const SHARDS: usize = 16;
 
@@ -31,6 +32,8 @@ pub(crate) struct Share {
     /// Rooms that these connections are in, together.
     rooms: AtomicUsize,
     buckets: SharedBuckets,
+    /// Of requests by HTTP.
+    requests: SharedBucket,
 }
 
 /// A connection's part in a share.
@@ -66,7 +69,7 @@ impl<K: Eq + Hash> Shard<K> {
         }
         self.shares.retain(|_, share| {
             let is_used = share.connections.load(Ordering::Relaxed) > 0;
-            is_used || !share.buckets.are_full(now)
+            is_used || !share.buckets.are_full(now) || !share.requests.is_full(now)
         });
         self.tidy_at = (2 * self.shares.len()).max(FEW);
     }
@@ -85,6 +88,11 @@ impl<K> Default for Shares<K> {
 impl Part {
     pub(crate) fn buckets(&self) -> &SharedBuckets {
         &self.0.buckets
+    }
+
+    /// Of requests by HTTP.
+    pub(crate) fn requests(&self) -> &SharedBucket {
+        &self.0.requests
     }
 
     /// A place among `max` rooms; `None` if all are taken.

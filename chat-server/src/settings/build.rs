@@ -36,6 +36,8 @@ impl Layer {
         transport.outbox_frames = self.outbox_frames.unwrap_or(transport.outbox_frames);
         let least_frame = ServerConfig::frame_bytes(server.max_message_bytes);
         transport.max_frame_bytes = self.max_frame_bytes.unwrap_or(least_frame);
+        transport.socket_buffer_bytes =
+            self.socket_buffer_bytes.unwrap_or(transport.socket_buffer_bytes);
         transport.max_message_bytes = transport.max_frame_bytes;
         transport.max_head_bytes = self.max_header_bytes.unwrap_or(transport.max_head_bytes);
         transport.handshake_timeout = period(self.handshake_timeout, transport.handshake_timeout);
@@ -59,6 +61,7 @@ impl Layer {
             self.max_connections.is_none() && self.limits != Some(Switch::Off);
         server.api_key = self.api_key.as_deref().and_then(trimmed).map(Secret::new);
         server.public_url = filled(self.public_url);
+        server.allow_host = names(&self.allow_host);
         let origins = self.allow_origin.unwrap_or_default();
         server.allow_origin = origins.into_iter().filter_map(|origin| trimmed(&origin)).collect();
         server.transport = transport;
@@ -88,6 +91,7 @@ impl Layer {
         if addresses_are_known {
             limits.connections_per_address = Some(CONNECTIONS_PER_ADDRESS);
             limits.address = LimitsConfig::per_address();
+            limits.http_requests_per_address = Some(Rate::new(100, 500));
         }
         let set = |rate: &mut Option<Rate>, given: Option<Limit>| {
             *rate = given.map_or(*rate, |limit| limit.0);
@@ -95,6 +99,8 @@ impl Layer {
         limits.connections = self.max_connections.or(limits.connections);
         limits.connections_per_address =
             self.max_connections_per_address.or(limits.connections_per_address);
+        set(&mut limits.http_requests, self.http_rate);
+        set(&mut limits.http_requests_per_address, self.http_rate_per_address);
         let (connection, user) = (&mut limits.connection, &mut limits.user);
         set(&mut connection.frames, self.rate);
         set(&mut connection.received_bytes, self.byte_rate);

@@ -21,6 +21,9 @@ const SHORTEST_KEY: usize = 16;
 /// As many as the pings and pongs of a client that is well.
 const FEWEST_CONTROLS: usize = 10;
 
+/// With less, a connection waits for its peer every few frames.
+const SMALLEST_BUFFER: usize = 16 * 1024;
+
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
@@ -60,6 +63,8 @@ impl Layer {
         at_least("max-frame-bytes", self.max_frame_bytes, 1024)?;
         at_least("max-header-bytes", self.max_header_bytes, 8192)?;
         at_least("outbox-frames", self.outbox_frames, 256)?;
+        let buffer = self.socket_buffer_bytes.filter(|bytes| *bytes > 0);
+        at_least("socket-buffer-bytes", buffer, SMALLEST_BUFFER)?;
         let controls = self.max_control_frames.map(|frames| frames as usize);
         at_least("max-control-frames", controls, FEWEST_CONTROLS)?;
         at_least("max-connections", self.max_connections, 1)?;
@@ -91,6 +96,9 @@ impl Layer {
         }
         for origin in self.allow_origin.iter().flatten() {
             check_origin(origin.trim())?;
+        }
+        for host in self.allow_host.iter().flatten() {
+            check_host(host.trim())?;
         }
         at_least("max-message-bytes", self.max_message_bytes, 1)?;
         at_least("outbox-bytes", self.outbox_bytes, max_frame)?;
@@ -127,6 +135,16 @@ impl Layer {
         }
         Ok(())
     }
+}
+
+/// A host, perhaps with a port; `*` and a leading `*.` or `.` are patterns.
+fn check_host(host: &str) -> Result<(), String> {
+    let name = host.strip_prefix("*.").or_else(|| host.strip_prefix('.')).unwrap_or(host);
+    let is_host = !name.is_empty() && !name.contains(['/', '*', ' ', '@', '?', '#']);
+    if is_host || host == "*" || host.is_empty() {
+        return Ok(());
+    }
+    Err(format!("invalid value '{host}' for allow-host: such as chat.example, or *"))
 }
 
 /// What browsers send: a scheme and a host, perhaps a port, and no path.

@@ -108,6 +108,12 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "URL")]
     pub(super) public_url: Option<String>,
 
+    /// Hosts that clients may ask for besides that of --public-url, localhost and addresses, such
+    /// as chat.example or .chat.example for all names below it; separated by commas; * is any
+    /// [default: none]
+    #[arg(long, env, value_name = "HOST", value_delimiter = ',')]
+    pub(super) allow_host: Option<Vec<String>>,
+
     /// Origins of web pages that may use this server besides those on its own host, such
     /// as https://app.example; separated by commas [default: none]
     #[arg(long, env, value_name = "ORIGIN", value_delimiter = ',')]
@@ -131,6 +137,16 @@ pub(crate) struct Layer {
     /// Rooms that all connections of a user may be in together [default: 1536]
     #[arg(long, env, value_name = "ROOMS")]
     pub(super) max_rooms_per_user: Option<usize>,
+
+    /// Requests by HTTP on one connection, handshakes included: a second / at once; or off. One
+    /// that is too early waits [default: 50/200]
+    #[arg(long, env, value_name = "RATE")]
+    pub(super) http_rate: Option<Limit>,
+
+    /// Requests by HTTP from one address; one that would wait for longer than 5 s gets 429
+    /// [default: off; 100/500 with --trusted-proxies]
+    #[arg(long, env, value_name = "RATE")]
+    pub(super) http_rate_per_address: Option<Limit>,
 
     /// Frames of one connection: a second / at once; or off. A connection beyond a rate is read
     /// later [default: 50/300]
@@ -215,6 +231,11 @@ pub(crate) struct Layer {
     /// times --max-message-bytes and 4096, so that no text is too long by its escapes: 233472]
     #[arg(long, env, value_name = "BYTES")]
     pub(super) max_frame_bytes: Option<usize>,
+
+    /// What the kernel may hold for a connection in either direction, in bytes of data; 0 leaves it
+    /// to the kernel, which grows it to several MiB [default: 131072]
+    #[arg(long, env, value_name = "BYTES")]
+    pub(super) socket_buffer_bytes: Option<usize>,
 
     /// Frames that may be queued for a client [default: 4096]
     #[arg(long, env, value_name = "FRAMES")]
@@ -366,10 +387,13 @@ impl Layer {
             drain_spread,
             threads,
             public_url,
+            allow_host,
             allow_origin,
             limits,
             max_connections,
             max_connections_per_address,
+            http_rate,
+            http_rate_per_address,
             rate,
             rate_per_user,
             rate_per_address,
@@ -390,6 +414,7 @@ impl Layer {
             max_name_bytes,
             max_json_depth,
             max_frame_bytes,
+            socket_buffer_bytes,
             outbox_frames,
             max_header_bytes,
             handshake_timeout,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{Chat, ask, command, join};
+use crate::unlimited;
 use crate::wire::{connect, read_to_end};
 
 /// A word to look for, beside what would forge a line, colour it or end a string.
@@ -61,11 +62,15 @@ async fn say_everything(server: &Chat) {
     client.recv().await;
     client.close().await;
     for request in [
-        format!("GET /{MARK}\u{1b}[31m HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        format!("GET /{MARK}\u{1b}[31m HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
         format!(
-            "GET /join-room/%0d%0a{MARK}%1b[31m HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+            "GET /join-room/%0d%0a{MARK}%1b[31m HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         ),
-        format!("GET / HTTP/1.1\r\nHost: a\r\nX-{MARK}: \u{1b}[31m\r\nConnection: close\r\n\r\n"),
+        format!(
+            "GET / HTTP/1.1\r\nHost: localhost\r\nX-{MARK}: \u{1b}[31m\r\nConnection: close\r\n\r\n"
+        ),
+        format!("GET / HTTP/1.1\r\nHost: {MARK}.example\r\nConnection: close\r\n\r\n"),
+        format!("GET http://{MARK}\u{1b}[31m/ HTTP/1.1\r\nHost: {MARK}\u{1b}\r\n\r\n"),
         format!("{MARK}\u{1b}[31m \r\n\r\n"),
     ] {
         let mut stream = connect(server.port()).await;
@@ -73,4 +78,25 @@ async fn say_everything(server: &Chat) {
         stream.shutdown().await.unwrap();
         read_to_end(&mut stream, Duration::from_secs(10)).await;
     }
+}
+
+/// Each room is subscribed and unsubscribed once, which is two lines for those who look for them.
+#[tokio::test]
+async fn client_that_joins_and_leaves_many_rooms_writes_few_lines() {
+    const ROOMS: usize = 2000;
+    let server = unlimited();
+    let mut client = server.native().await;
+    for n in 0..ROOMS {
+        let room = format!("room-{n}");
+        client.send_json(&json!({"type": "join", "room": room})).await;
+        client.send_json(&json!({"type": "leave", "room": room, "id": n})).await;
+        while client.recv_json().await["id"] != n {}
+    }
+    server.until_metric("chat_rooms", |rooms| rooms == 0).await;
+    server.until_logged("subscribing on the pub sub to room: room-0");
+    let lines = server.log();
+    let of_rooms = lines.iter().filter(|line| line.contains("ubscribing")).count();
+    // A minute may end meanwhile.
+    assert!((1..=200).contains(&of_rooms), "{of_rooms} lines");
+    assert!(lines.len() < 250, "{} lines", lines.len());
 }

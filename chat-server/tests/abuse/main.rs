@@ -15,6 +15,7 @@ mod silence;
 #[allow(dead_code, reason = "what the other tests use of it is not all used here")]
 mod support;
 mod texts;
+mod unread;
 mod vanishing;
 mod wire;
 

@@ -61,11 +61,16 @@ fn handshakes() -> Vec<(&'static str, Vec<u8>, Answer)> {
         ("no connection", spoiled(GOOD[2], "", ""), (426, "upgrade: websocket")),
         (
             "a plain GET",
-            b"GET /ws HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
+            b"GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
             (426, "upgrade: websocket"),
         ),
         ("POST", spoiled(GOOD[0], "POST /ws HTTP/1.1", ""), (405, "allow: get")),
         ("HTTP/1.0", spoiled(GOOD[0], "GET /ws HTTP/1.0", ""), (400, "")),
+        (
+            "lists on several lines",
+            spoiled(GOOD[3], "Upgrade: h2c, WebSocket", "Connection: keep-alive"),
+            (101, ""),
+        ),
         ("a page elsewhere", with("Origin: https://evil.example"), (403, "")),
         ("a bad room", spoiled(GOOD[0], "GET /join-room/a%0Ab HTTP/1.1", ""), (400, "")),
         ("a room not UTF-8", spoiled(GOOD[0], "GET /join-room/%ff HTTP/1.1", ""), (400, "")),
@@ -87,8 +92,14 @@ fn smuggled() -> Vec<(&'static str, Vec<u8>, Answer)> {
         ("70 KiB of headers", headers(70, 1024), (431, "")),
         ("a header of 500 KiB", headers(1, 500 << 10), (431, "")),
         ("two hosts", with("Host: other"), (400, "")),
-        // Not to be misread by anybody, and some checks of balancers have none.
-        ("no host", spoiled(GOOD[1], "", ""), (101, "")),
+        ("no host", spoiled(GOOD[1], "", ""), (400, "")),
+        ("a foreign host", spoiled(GOOD[1], "Host: evil.example", ""), (403, "")),
+        (
+            "a foreign host in the target",
+            spoiled(GOOD[0], "GET http://evil.example/ws HTTP/1.1", ""),
+            (403, ""),
+        ),
+        ("a host and a user", spoiled(GOOD[1], "Host: localhost@evil.example", ""), (400, "")),
         ("a bad Transfer-Encoding", with("Transfer-Encoding: xchunked"), (400, "")),
         ("two lengths", with("Content-Length: 1\r\nContent-Length: 2"), (400, "")),
         (

@@ -28,11 +28,11 @@ const BEGINNINGS: [&[u8]; 8] = [
     b"",
     b"\r\n\r\n\n\n",
     b"G",
-    b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /",
-    b"POST /create-room HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
-    b"GET /ws HTTP/1.1\r\nHost: a\r\n",
-    b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r",
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /",
+    b"POST /create-room HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n",
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\n",
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,7 +88,7 @@ async fn answers_that_are_not_read_are_not_kept_for_ever() {
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         let mut stream = connect(server.port()).await;
-        let requests = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(10_000);
+        let requests = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(10_000);
         // It waits as soon as the server waits.
         let written = tokio::spawn(async move {
             let _ = stream.write_all(&requests).await;

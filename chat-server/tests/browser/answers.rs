@@ -3,10 +3,11 @@
 use crate::server::Server;
 
 const HOST: &str = "Host: chat.example:8080";
+const OURS: [&str; 2] = ["--allow-host", "chat.example"];
 
 #[test]
 fn the_page_is_locked_down_and_cached_by_its_content() {
-    let server = Server::start();
+    let server = Server::start_with(&OURS);
     for path in ["/", "/join-room/general"] {
         let (status, head, body) = server.request(&format!("GET {path}"), &[HOST]);
         assert_eq!(status, 200);
@@ -36,7 +37,9 @@ fn the_page_is_locked_down_and_cached_by_its_content() {
 
 #[test]
 fn pages_elsewhere_import_and_post_only_if_allowed() {
-    let server = Server::start_with(&["--allow-origin", "https://app.example,https://b.example"]);
+    let server = Server::start_with(
+        &[&OURS[..], &["--allow-origin", "https://app.example,https://b.example"]].concat(),
+    );
     let (evil, other_port) = ("Origin: http://evil.example", "Origin: http://chat.example:5173");
     for origin in [other_port, "Origin: https://app.example", "Origin: https://b.example"] {
         let allowed = format!("access-control-allow-origin: {}", origin.replace("Origin: ", ""));
@@ -64,7 +67,7 @@ fn pages_elsewhere_import_and_post_only_if_allowed() {
 
 #[test]
 fn handshakes_follow_the_same_rule() {
-    let server = Server::start();
+    let server = Server::start_with(&OURS);
     let upgrade = [
         HOST,
         "Upgrade: websocket",

@@ -7,6 +7,7 @@ mod client;
 mod direct;
 mod embedded;
 mod history;
+mod hosts;
 mod limits;
 mod metrics;
 mod mixed;

@@ -27,7 +27,8 @@ struct Site {
 impl Site {
     async fn start() -> Self {
         let redis = RedisServer::start();
-        let (first, second) = Chat::pair(&redis).await;
+        let name = ["--allow-host", "chat.example"];
+        let [first, second] = Chat::several(&redis, &name).await;
         let nginx = Nginx::start([first.port(), second.port()]);
         Self { nginx, first, second, redis }
     }

@@ -12,14 +12,16 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&file, "port = 8080\nmax-rooms = \"many\"\n").unwrap();
     let file = file.to_str().unwrap();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 21] = [
+    let table: [Case<'_>; 23] = [
         (&["--log", "nonsense"], &[], "nonsense"),
         (&["--drain-timeout", "0s"], &[], "drain-timeout"),
         (&["--api-key", "short"], &[], "api-key"),
         (&[], &[("API_KEY", "ein Schlüssel für alle")], "api-key"),
+        (&["--allow-host", "https://chat.example"], &[], "allow-host"),
         (&["--allow-origin", "app.example"], &[], "allow-origin"),
         (&["--trusted-proxies", "10.0.0.0/33"], &[], "trusted-proxies"),
         (&["--rate", "0"], &[], "--rate"),
+        (&["--socket-buffer-bytes", "4096"], &[], "socket-buffer-bytes"),
         (&["--max-rooms", "0"], &[], "max-rooms"),
         (&["--max-message-bytes", "1000000"], &[], "max-message-bytes"),
         (&["--pong-timeout", "0s"], &[], "pong-timeout"),

@@ -64,7 +64,9 @@ async fn a_panic_ends_one_connection() {
         assert_eq!(next_of(&mut bob, "message").await["message"], n.to_string());
     }
     let page =
-        exchange(port, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.2;
+        exchange(port, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .2;
     for line in ["chat_panics_total 1", "chat_connections 2", "chat_closed_total{code=\"1011\"} 1"]
     {
         assert!(page.contains(&format!("\n{line}\n")), "{line} in\n{page}");

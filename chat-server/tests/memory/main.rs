@@ -13,6 +13,8 @@
 mod clients;
 
 use std::alloc::System;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use chat_broker::HubConfig;
@@ -60,12 +62,20 @@ fn measure(kind: Kind, budget: usize) {
     let host = Host::start();
     let _earlier = Clients::open(host.port, kind, EARLIER);
 
+    // The first one fills tables.
+    host.scrape();
+    let few_scraped = host.scrape();
     let before = Live::now();
     let idle = Clients::open(host.port, kind, CONNECTIONS);
     assert_eq!(host.server.connections(), EARLIER + CONNECTIONS);
     let each = (Live::now().bytes - before.bytes) / CONNECTIONS;
     println!("{kind:?}: {each} bytes for each idle connection, of {budget}");
     assert!(each <= budget, "{each} bytes for each idle connection; the budget is {budget}");
+
+    let (few, many) = (few_scraped, host.scrape());
+    println!("{kind:?}: {many} bytes for a scrape, {few} with {EARLIER} connections");
+    // A buffer may double once more for longer numbers; a handle on each connection is more.
+    assert!(many < few + CONNECTIONS * 32, "a scrape looks at each connection");
 
     drop(idle);
     let left =
@@ -123,5 +133,25 @@ impl Host {
         let serving = server.clone();
         runtime.spawn(async move { serving.serve(vec![listener], std::future::pending()).await });
         Self { server, port, _runtime: runtime }
+    }
+
+    /// What the server allocates for the page of Prometheus.
+    fn scrape(&self) -> usize {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let before = ALLOCATOR.stats().bytes_allocated;
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        // Read into what is there already: only the server allocates.
+        let mut page = [0; 64 * 1024];
+        let mut read = 0;
+        loop {
+            match stream.read(&mut page[read..]).unwrap() {
+                0 => break,
+                count => read += count,
+            }
+        }
+        let allocated = ALLOCATOR.stats().bytes_allocated - before;
+        assert!(page.starts_with(b"HTTP/1.1 200 OK"));
+        allocated
     }
 }

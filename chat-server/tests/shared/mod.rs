@@ -2,6 +2,7 @@
 
 pub(crate) mod bystanders;
 pub(crate) mod process;
+pub(crate) mod sockets;
 
 use std::io::Write;
 use std::time::{Duration, Instant};

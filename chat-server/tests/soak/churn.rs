@@ -212,7 +212,9 @@ impl Visitor {
         }
         client.send_binary("x").await;
         assert_eq!(client.recv_until_close().await.1.0, 1003);
-        for request in ["GET /ws HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "?\r\n\r\n"] {
+        for request in
+            ["GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "?\r\n\r\n"]
+        {
             let (status, ..) = exchange(self.port, request).await;
             assert!(matches!(status, 400 | 426), "{status}");
         }

@@ -1,8 +1,9 @@
 //! The last part of a session: the close frames, and the end of the stream.
 
+use std::any::Any;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use chat_core::CloseReason;
@@ -11,14 +12,11 @@ use tokio::time::Instant;
 
 use super::{Peer, Session, Stop};
 use crate::error::End;
-use crate::stream::with_scratch;
+use crate::stream::{END, LINGER_BYTES, Looks, SharedTcp, with_scratch};
 use crate::timer::after;
 
 /// How long the peer may take to answer once all is written.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// How much of what the peer still sends is read and thrown away.
-const LINGER_BYTES: usize = 1024 * 1024;
 
 /// How far a goodbye is.
 struct Goodbye {
@@ -30,6 +28,9 @@ struct Goodbye {
     /// The peer's side has ended, or is of no interest any more.
     ended: bool,
     discarded: usize,
+    /// The peer's answer has been waited for long enough.
+    waited: bool,
+    looks: Looks,
 }
 
 impl<S> Session<S>
@@ -44,15 +45,20 @@ where
     /// once all is written. Meanwhile up to 1 MiB of input is read and dropped: a stream that
     /// is closed with input unread is reset, and the close frame lost.
     ///
+    /// On a [`SharedTcp`] nothing stays in the kernel: then this side is shut down, and the peer
+    /// has another second to take all and to end its side. A connection of which something is left
+    /// by then, or to which not all could be written, is reset when the session is dropped.
+    ///
     /// # Cancel safety
     /// It can be called again: the goodbye goes on, with a new deadline.
     pub async fn finish(&mut self) -> End {
         self.outbox.close(CloseReason::Normal);
-        if !matches!(self.end, Some(End::Lost(_))) {
-            let mut goodbye = Goodbye::new(after(Instant::now(), self.config.close_timeout));
-            poll_fn(|cx| self.poll_finish(cx, &mut goodbye)).await;
+        let mut goodbye = Goodbye::new(after(Instant::now(), self.config.close_timeout));
+        if matches!(self.end, Some(End::Lost(_))) {
+            goodbye.nothing_to_say();
         }
-        self.outbox.abandon();
+        poll_fn(|cx| self.poll_finish(cx, &mut goodbye)).await;
+        self.outbox.release();
         let closed = || self.outbox.closed_with().map(End::Local);
         self.end.take().or_else(closed).unwrap_or(End::Lost(None))
     }
@@ -66,20 +72,37 @@ where
             }
         }
         loop {
-            if goodbye.written && goodbye.ended {
-                return Poll::Ready(());
-            }
-            let heard_out = goodbye.written && self.peer != Peer::Talking;
-            if heard_out && !goodbye.shut {
-                goodbye.shut = Pin::new(&mut self.io).poll_shutdown(cx).is_ready();
+            let heard_out = self.peer != Peer::Talking || goodbye.ended || goodbye.waited;
+            let is_due = goodbye.written && heard_out && !goodbye.shut;
+            if is_due && Pin::new(&mut self.io).poll_shutdown(cx).is_ready() {
+                goodbye.shut_down();
             }
             if !goodbye.ended && self.poll_discard(cx, goodbye).is_ready() {
                 continue;
             }
-            if goodbye.shut && self.peer == Peer::Done {
+            if self.is_finished(goodbye) {
                 return Poll::Ready(());
             }
-            return self.clocks.poll_until(cx, goodbye.deadline);
+            if Instant::now() >= goodbye.deadline {
+                if goodbye.written && !goodbye.waited && self.tcp().is_some() {
+                    // It may have read all and just not answer: then it sees an end, no reset.
+                    goodbye.waited = true;
+                    continue;
+                }
+                return Poll::Ready(());
+            }
+            ready!(self.clocks.poll_until(cx, goodbye.next_look()));
+        }
+    }
+
+    fn tcp(&self) -> Option<&SharedTcp> {
+        (&self.io as &dyn Any).downcast_ref()
+    }
+
+    fn is_finished(&self, goodbye: &Goodbye) -> bool {
+        match self.tcp() {
+            Some(tcp) => goodbye.has_overrun() || goodbye.shut && tcp.is_closed(),
+            None => goodbye.written && goodbye.ended || goodbye.shut && self.peer == Peer::Done,
         }
     }
 
@@ -112,7 +135,21 @@ where
 
 impl Goodbye {
     fn new(deadline: Instant) -> Self {
-        Self { deadline, written: false, shut: false, ended: false, discarded: 0 }
+        Self {
+            deadline,
+            written: false,
+            shut: false,
+            ended: false,
+            discarded: 0,
+            waited: false,
+            looks: Looks::default(),
+        }
+    }
+
+    /// The peer is gone, or has ended its side without a close frame.
+    fn nothing_to_say(&mut self) {
+        self.written = true;
+        self.ended = true;
     }
 
     fn all_written(&mut self) {
@@ -120,8 +157,27 @@ impl Goodbye {
         self.deadline = self.deadline.min(Instant::now() + LINGER);
     }
 
+    fn shut_down(&mut self) {
+        self.shut = true;
+        self.deadline = Instant::now() + END;
+    }
+
+    /// When to look again, unless something comes in before: of the last acknowledgement
+    /// nobody is told.
+    fn next_look(&mut self) -> Instant {
+        if self.shut && self.ended {
+            self.deadline.min(Instant::now() + self.looks.pause())
+        } else {
+            self.deadline
+        }
+    }
+
+    fn has_overrun(&self) -> bool {
+        self.discarded > LINGER_BYTES
+    }
+
     fn discard(&mut self, bytes: Option<usize>) {
         self.discarded += bytes.unwrap_or(0);
-        self.ended = bytes.is_none() || self.discarded > LINGER_BYTES;
+        self.ended = bytes.is_none() || self.has_overrun();
     }
 }

@@ -48,6 +48,32 @@ async fn the_example_of_the_rfc_is_accepted() {
 }
 
 #[tokio::test]
+async fn connection_and_upgrade_are_lists() {
+    let lines = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n";
+    for listed in [
+        "Connection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
+        "Connection: upgrade\r\nUpgrade: h2c, WebSocket\r\n",
+        "Connection:\tkeep-alive,\tUPGRADE\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n",
+    ] {
+        let request = REQUEST.replace(lines, listed);
+        let (accepted, answer) = answer(request.as_bytes(), TransportConfig::default()).await;
+        assert!(accepted.is_ok(), "{listed}: {answer}");
+        assert!(answer.contains("\r\nupgrade: websocket\r\n"), "{answer}");
+    }
+    for other in [
+        "Connection: keep-alive\r\nUpgrade: websocket\r\n",
+        "Connection: not-upgrade\r\nUpgrade: websocket\r\n",
+        "Connection: Upgrade\r\nUpgrade: websockets\r\n",
+        "Connection: Upgrade\r\nUpgrade: h2c websocket\r\n",
+    ] {
+        let request = REQUEST.replace(lines, other);
+        let (accepted, answer) = answer(request.as_bytes(), TransportConfig::default()).await;
+        assert!(accepted.is_err(), "{other}");
+        assert!(answer.starts_with("HTTP/1.1 426 "), "{other}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn refusals_have_a_status() {
     let without = |line: &str| REQUEST.replace(line, "");
     let with = |line: &str| REQUEST.replace("Host: h\r\n", line);

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use chat_core::{CloseReason, Delivery, Frames};
 use chat_transport::testing::WsClient;
-use chat_transport::{End, Incoming, Outbox, Session, SharedTcp, TransportConfig, accept};
+use chat_transport::{
+    End, Incoming, Outbox, OutboxStats, Session, SharedTcp, TransportConfig, accept,
+};
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::TcpListener;
 
 use crate::{in_memory, on_tcp, text};
@@ -229,10 +232,21 @@ async fn whoever_owns_the_session_is_notified_once() {
 
 #[tokio::test]
 async fn an_outbox_counts_what_it_takes() {
-    let (_client, session) = in_memory(16, TransportConfig::default().outbox_bytes(20));
+    let stats = OutboxStats::new();
+    let (client, server) = duplex(16);
+    let config = TransportConfig::default().outbox_bytes(20);
+    let mut session = Session::with_stats(server, Bytes::new(), Arc::new(config), &stats);
     let hello = Frames::text("hello");
     assert_eq!(session.outbox().send(&hello), Delivery::Queued);
     assert_eq!(session.outbox().send(&hello), Delivery::Queued);
     assert_eq!(session.outbox().send(&hello), Delivery::Full);
-    assert_eq!(session.outbox().sent_bytes(), 14);
+    assert_eq!(stats.waiting_bytes(), 14);
+    assert_eq!((stats.sent_bytes(), stats.peak_bytes(Instant::now())), (0, 14), "not written yet");
+    session.drive(tokio::task::yield_now()).await;
+    assert_eq!((stats.sent_bytes(), stats.waiting_bytes()), (14, 0));
+    drop(client);
+    assert_eq!(session.outbox().send(&hello), Delivery::Queued);
+    assert_eq!(stats.waiting_bytes(), 7);
+    drop(session);
+    assert_eq!((stats.sent_bytes(), stats.waiting_bytes()), (21, 0), "nothing waits for nobody");
 }

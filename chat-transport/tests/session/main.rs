@@ -7,6 +7,7 @@ mod clocks;
 mod closing;
 mod delivery;
 mod messages;
+mod resetting;
 
 use std::sync::Arc;
 

@@ -1,9 +1,8 @@
 //! What becomes of topics when a call to the broker is over.
 
 use chat_core::{Deliver, Position, Topic};
-use tracing::warn;
 
-use super::{Interest, State, log_unsubscribed};
+use super::{Interest, State};
 use crate::error::BrokerError;
 use crate::hub::Shared;
 use crate::hub::call::{Kind, Outcome, ReadResult};
@@ -40,7 +39,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     }
 
     fn not_subscribed(&mut self, topics: Vec<Topic>, error: &BrokerError) {
-        warn!(%error, topics = topics.len(), "could not subscribe");
+        self.log_failure("could not subscribe", error, topics.len());
         for topic in topics {
             self.shared.turn_away(&topic, error);
             self.states.insert(topic.clone(), State::Failed);
@@ -77,7 +76,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     }
 
     fn fail_reads(&mut self, topics: Vec<Topic>, error: &BrokerError) {
-        warn!(%error, topics = topics.len(), "could not read");
+        self.log_failure("could not read", error, topics.len());
         for topic in topics {
             self.shared.update(&topic, |room, _| room.fail_reads());
             self.shared.turn_away(&topic, error);
@@ -89,11 +88,11 @@ impl<M: Deliver + Clone> Interest<'_, M> {
 
     fn unsubscribed(&mut self, topics: Vec<Topic>, outcome: Result<(), BrokerError>) {
         if let Err(error) = outcome {
-            warn!(%error, "could not unsubscribe in time");
+            self.log_failure("could not unsubscribe in time", &error, topics.len());
         }
         for topic in topics {
             self.log_subscribed(&topic);
-            log_unsubscribed(&topic);
+            self.log_unsubscribed(&topic);
             self.states.remove(&topic);
             self.look_at(topic);
         }

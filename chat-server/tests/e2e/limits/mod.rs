@@ -5,6 +5,7 @@ mod direct;
 mod obeying;
 mod places;
 mod rates;
+mod requests;
 mod settings;
 
 use chat_transport::testing::{WsClient, raw_frame, raw_handshake};

@@ -140,4 +140,4 @@ async fn those_who_speak_http_have_places_of_their_own() {
     serving.abort();
 }
 
-const METRICS: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+const METRICS: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";

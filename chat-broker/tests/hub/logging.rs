@@ -1,0 +1,82 @@
+//! What a hub writes into the log.
+
+use std::fmt::{Debug, Write};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chat_broker::MemoryBus;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+use crate::support::{join, room, start};
+
+/// The lines at the default level.
+#[derive(Debug, Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn with(&self, text: &str) -> Vec<String> {
+        let lines = self.0.lock().unwrap();
+        lines.iter().filter(|line| line.contains(text)).cloned().collect()
+    }
+}
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(format!("{}", event.metadata().level()));
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        write!(self.0, " {}={value:?}", field.name()).unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_of_rooms_are_logged_one_by_one_up_to_a_budget() {
+    let lines = Lines::default();
+    let _default = tracing::subscriber::set_default(lines.clone());
+    let hub = start(&MemoryBus::new());
+    const ROOMS: usize = 300;
+    for n in 0..ROOMS {
+        drop(join(&hub, &room(&format!("room-{n}")), 1).await);
+    }
+    // They linger for a second; the number follows within a minute.
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    let (first, last) = ("subscribing on the pub sub to room: room-0", "from room: room-299");
+    assert_eq!(lines.with(first), [format!("INFO message={first}")]);
+    assert_eq!(lines.with(last), Vec::<String>::new());
+    assert_eq!(lines.with("ubscribing").len(), 100);
+    let summary = lines.with("not logged one by one");
+    assert_eq!(summary.len(), 1, "{summary:?}");
+    assert!(summary[0].contains(&format!("lines={}", 2 * ROOMS - 100)), "{summary:?}");
+
+    // Another minute has another budget, and nothing to sum up.
+    let line = "unsubscribing from the pub sub from room: later";
+    drop(join(&hub, &room("later"), 1).await);
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(lines.with(line), [format!("INFO message={line}")]);
+    assert_eq!(lines.with("not logged one by one").len(), 1);
+}

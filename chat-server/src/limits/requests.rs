@@ -1,0 +1,81 @@
+//! How often clients may ask by HTTP. A request that is too early waits for its turn, which slows
+//! down whoever asks one after the other; it is refused if that would take too long.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::cost::Wait;
+use super::rate::SharedBucket;
+use super::shares::Part;
+use super::{Limits, network};
+
+impl Limits {
+    /// How long a request has to wait: for the turn of its connection, which has `bucket`, and of
+    /// its address. Either is `None` where it has no limit.
+    ///
+    /// # Errors
+    /// It would wait too long, and is not served.
+    pub(crate) fn request(
+        &self,
+        bucket: Option<&SharedBucket>,
+        address: Option<IpAddr>,
+    ) -> Result<Duration, Wait> {
+        let (config, now) = (&self.config, self.now());
+        let reserve = |bucket: Option<&SharedBucket>, rate| match (bucket, rate) {
+            (Some(bucket), Some(rate)) => bucket
+                .take_within(rate, now, config.max_wait)
+                .map_err(|time| Wait { limit: "http_rate", time }),
+            _ => Ok(Duration::ZERO),
+        };
+        let of_connection = reserve(bucket, config.http_requests)?;
+        let rate = config.http_requests_per_address;
+        let part = address
+            .filter(|_| rate.is_some())
+            .and_then(|address| self.requesting.enter(network(address), usize::MAX, now));
+        let of_address = reserve(part.as_ref().map(Part::requests), rate)?;
+        Ok(of_connection.max(of_address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{LimitsConfig, Rate};
+
+    fn limits(of_connection: Option<Rate>, of_address: Option<Rate>) -> Limits {
+        let mut config = LimitsConfig::off();
+        config.http_requests = of_connection;
+        config.http_requests_per_address = of_address;
+        Limits::new(config)
+    }
+
+    #[test]
+    fn requests_of_a_connection_wait_for_their_turn() {
+        let (limits, bucket) = (limits(Some(Rate::new(10, 3)), None), SharedBucket::default());
+        let waits: Vec<_> = (0..5).map(|_| limits.request(Some(&bucket), None).unwrap()).collect();
+        assert!(waits[..3].iter().all(Duration::is_zero), "{waits:?}");
+        assert!(waits[3] > Duration::from_millis(50) && waits[4] > waits[3], "{waits:?}");
+        let other = SharedBucket::default();
+        assert_eq!(limits.request(Some(&other), None), Ok(Duration::ZERO));
+        assert_eq!(limits.request(None, None), Ok(Duration::ZERO), "a proxy");
+    }
+
+    #[test]
+    fn request_that_would_wait_long_is_refused_and_takes_no_turn() {
+        let limits = limits(None, Some(Rate::new(1, 1)));
+        let ask = |address: &str| limits.request(None, Some(address.parse().unwrap()));
+        let waits: Vec<_> = (0..6).map(|_| ask("10.0.0.1").unwrap()).collect();
+        assert!(
+            waits[5] > Duration::from_secs(4) && waits[5] <= limits.config.max_wait,
+            "{waits:?}"
+        );
+        for _ in 0..100 {
+            let Wait { limit, time: retry_after } = ask("10.0.0.1").unwrap_err();
+            assert_eq!(limit, "http_rate");
+            assert!(retry_after > limits.config.max_wait && retry_after <= Duration::from_secs(6));
+        }
+        assert_eq!(ask("10.0.0.2"), Ok(Duration::ZERO));
+        assert_eq!(ask("2001:db8::1"), Ok(Duration::ZERO));
+        assert!(ask("2001:db8::2").unwrap() > Duration::ZERO, "one subscriber");
+    }
+}
