@@ -65,7 +65,7 @@ fn server_frames_are_what_the_code_says() {
         in_flight: 64,
         frames: Some(RateLimit { per_second: 50, burst: 300 }),
         joins: Some(RateLimit { per_second: 10, burst: 256 }),
-        bytes: Some(RateLimit { per_second: 262_144, burst: 524_288 }),
+        bytes: Some(RateLimit { per_second: 262_144, burst: 262_144 }),
     };
     let refused = Rejection {
         retry_after_ms: Some(1000),

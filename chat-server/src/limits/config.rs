@@ -30,8 +30,8 @@ pub struct LimitsConfig {
     /// above it is answered with 429; one that has not asked for anything yet, with 503. An address
     /// may have as many of either kind.
     pub connections_per_address: Option<usize>,
-    /// What one connection may use. Defaults, a second and at once: 50 and 300 frames, of 256 and
-    /// 512 KiB; 2 and 16 MiB of answers; 15,000 bytes and 3 MiB kept in Redis; 10 and 256 joins.
+    /// What one connection may use. Defaults, a second and at once: 50 and 300 frames; 256 KiB of them;
+    /// 2 and 16 MiB of answers; 15,000 bytes and 3 MiB kept in Redis; 10 and 256 joins.
     pub connection: Rates,
     /// What all connections of a user on this server may use together, if the user is known by
     /// more than a connection. Defaults: 100 and 1,500 frames; 1 and 30 kicks and bans (backends
@@ -95,9 +95,9 @@ impl Default for LimitsConfig {
 
 const MIB: u32 = 1024 * 1024;
 
-/// A member on a line of 20 Mbit/s reads 2,400 KiB a second, and has an outbox of 1 MiB: one
-/// sender, with a burst of half of it, cannot fill it.
-const RECEIVED: Rate = Rate::new(256 * 1024, 512 * 1024);
+/// A member on a line of 20 Mbit/s reads 2,400 KiB a second, and has an outbox of 1 MiB, half of
+/// which direct messages may fill: one sender, with a burst of half of the rest, closes nobody.
+const RECEIVED: Rate = Rate::new(256 * 1024, 256 * 1024);
 
 /// With what the presence of a user in [`ROOMS_PER_USER`] rooms takes, a user adds less than 8 MB
 /// to Redis in 20 s and less than 64 MB in an hour. The 50 messages a second of

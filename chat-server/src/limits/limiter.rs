@@ -39,7 +39,7 @@ impl Reservation {
     /// How long it is until then.
     fn left(&self, now: Duration) -> Option<Wait> {
         let time = self.at.saturating_sub(now);
-        (!time.is_zero()).then_some(Wait { time, limit: "reservation" })
+        (!time.is_zero()).then_some(Wait { time, limit: "early_retry" })
     }
 }
 

@@ -162,11 +162,11 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "RATE")]
     pub(super) rate_per_address: Option<Limit>,
 
-    /// Bytes of frames of one connection [default: 256K/512K]
+    /// Bytes of frames of one connection [default: 256K/256K]
     #[arg(long, env, value_name = "RATE")]
     pub(super) byte_rate: Option<Limit>,
 
-    /// Bytes of frames of all connections of a user [default: 256K/512K]
+    /// Bytes of frames of all connections of a user [default: 256K/256K]
     #[arg(long, env, value_name = "RATE")]
     pub(super) byte_rate_per_user: Option<Limit>,
 

@@ -125,8 +125,10 @@ async fn one_user_adds_little_to_redis() {
             }
             let nth = n as usize % connections.len();
             for frame in frames(n) {
-                let sending = connections[nth].send_json(&frame);
-                let _ = timeout(Duration::from_millis(50), sending).await;
+                let client = &mut connections[nth];
+                let _ = timeout(Duration::from_millis(50), client.send_json(&frame)).await;
+                // A client that does not read what it has asked for is closed.
+                while timeout(Duration::from_millis(1), client.recv()).await.is_ok() {}
             }
             if n % 50 == 0 {
                 most = most.max(used_memory(&redis).await - before);

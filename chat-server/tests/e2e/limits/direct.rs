@@ -100,6 +100,8 @@ async fn reader_on_a_line_of_20_mbit_is_not_closed() {
                     _ => json!({"type": "send", "room": "r", "message": text}),
                 };
                 sender.send_json(&frame).await;
+                // A client that does not read what it has asked for is closed.
+                while timeout(Duration::from_millis(1), sender.recv()).await.is_ok() {}
             }
         }));
     }

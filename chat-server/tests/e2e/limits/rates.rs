@@ -231,3 +231,51 @@ async fn token_raises_the_rates_of_a_bot() {
         assert_eq!(refused.err().map(|status| status.as_u16()), Some(401), "{claims}");
     }
 }
+
+#[tokio::test]
+async fn rooms_of_a_user_are_counted_over_connections() {
+    let server = server(&["--max-rooms-per-user", "3"]);
+    let url = server.ws("/ws?userId=ann");
+    let (mut one, mut other) = (
+        WsClient::connect_with(&url, &[NATIVE]).await,
+        WsClient::connect_with(&url, &[NATIVE]).await,
+    );
+    let room = |name: &str| json!({"type": "join", "room": name});
+    ask(&mut one, "joined", room("a")).await;
+    ask(&mut one, "joined", room("b")).await;
+    ask(&mut other, "joined", room("a")).await;
+    for client in [&mut one, &mut other] {
+        assert_eq!(ask(client, "error", room("c")).await["code"], "too_many_rooms");
+        ask(client, "joined", room("a")).await;
+    }
+    assert_eq!(limited(&server, "user_rooms").await, 2);
+    ask(&mut one, "left", json!({"type": "leave", "room": "b"})).await;
+    ask(&mut other, "joined", room("c")).await;
+    // A connection that ends leaves its rooms to the others, and another user has its own.
+    drop(other);
+    server.until_metric("chat_connections", |open| open == 1).await;
+    ask(&mut one, "joined", room("b")).await;
+    ask(&mut server.native().await, "joined", room("a")).await;
+}
+
+#[tokio::test]
+async fn typing_is_passed_on_once_a_second() {
+    let server = Chat::alone();
+    let (mut typist, mut reader) = (server.native().await, server.native().await);
+    join(&mut typist, "r").await;
+    join(&mut reader, "r").await;
+    let began = Instant::now();
+    for _ in 0..200 {
+        typist.send_json(&json!({"type": "typing", "room": "r", "typing": true})).await;
+    }
+    ask(&mut typist, "ok", json!({"type": "send", "room": "r", "message": "done"})).await;
+    let mut passed = 0;
+    loop {
+        match reader.recv_json().await["type"].as_str() {
+            Some("typing") => passed += 1,
+            Some("message") => break,
+            _ => {}
+        }
+    }
+    assert!(passed <= 1 + began.elapsed().as_secs(), "{passed} in {:?}", began.elapsed());
+}

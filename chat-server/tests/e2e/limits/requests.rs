@@ -32,7 +32,8 @@ async fn pipelined_requests_wait_for_their_turn() {
 
 #[tokio::test]
 async fn limits_off_lifts_the_rate_of_requests() {
-    let server = Chat::start(command().args(["--port", "0", "--http-rate", "1/1"]));
+    let server =
+        Chat::start(command().args(["--port", "0", "--limits", "off", "--http-rate", "1/1"]));
     let (more, last) = (get("/healthz", ""), get("/healthz", "Connection: close\r\n"));
     let mut stream = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
     stream.write_all((more.repeat(9) + &last).as_bytes()).await.unwrap();
