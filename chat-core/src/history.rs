@@ -51,15 +51,18 @@ impl Retention {
     /// By how many bytes a payload of `size` bytes is larger than its share.
     #[must_use]
     pub fn excess(&self, size: usize) -> usize {
-        size.saturating_sub(self.share())
+        // Most are not, which takes no division to find.
+        let all = size.checked_mul(self.messages.max(1) as usize);
+        let is_within = all.is_some_and(|all| all <= self.bytes);
+        if is_within { 0 } else { size.saturating_sub(self.share()) }
     }
 
     /// Whether so many messages may be kept, if they are larger than their shares by `excess`
     /// bytes together.
     #[must_use]
     pub fn allows(&self, messages: usize, excess: usize) -> bool {
-        let is_within = |messages| excess <= self.bytes - messages * self.share();
-        messages <= 1 || messages <= self.messages as usize && is_within(messages)
+        let is_within = || excess == 0 || excess <= self.bytes - messages * self.share();
+        messages <= 1 || messages <= self.messages as usize && is_within()
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Recent {
     /// By how much the messages are larger than their shares.
     excess: usize,
     retention: Retention,
+    /// Of each message: [`Retention::share`].
+    share: usize,
     max_entries: usize,
     max_bytes: usize,
 }
@@ -47,6 +49,7 @@ impl Recent {
             bytes: 0,
             excess: 0,
             retention,
+            share: retention.share(),
             max_entries: max_entries.min(retention.messages as usize).max(1),
             max_bytes,
         }
@@ -198,7 +201,7 @@ impl Recent {
         }
         self.newest = offset;
         self.bytes += payload.len();
-        self.excess += self.retention.excess(payload.len());
+        self.excess += payload.len().saturating_sub(self.share);
         self.entries.push_back(Entry { offset, payload });
     }
 
@@ -246,7 +249,7 @@ impl Recent {
     fn drop_oldest(&mut self) -> Option<u64> {
         let oldest = self.entries.pop_front()?;
         self.bytes -= oldest.payload.len();
-        self.excess -= self.retention.excess(oldest.payload.len());
+        self.excess -= oldest.payload.len().saturating_sub(self.share);
         Some(oldest.offset)
     }
 }

@@ -146,7 +146,7 @@ impl Outbox {
     pub fn send_droppable(&self, frames: &Frames) -> Delivery {
         let Depth { frames: most_frames, bytes } = self.0.max;
         let half = Depth { frames: most_frames / 2, bytes: bytes / 2 };
-        self.offer_within(half, frames.bytes(), frames.count() as usize)
+        self.offer_within(&half, frames.bytes(), frames.count() as usize)
     }
 
     /// Closes: what is queued is written, then a close frame with the code and phrase of
@@ -237,11 +237,12 @@ impl Outbox {
 
     /// Takes `bytes`, which hold `frames` whole frames, unless there is no room.
     pub(crate) fn offer(&self, bytes: &Bytes, frames: usize) -> Delivery {
-        self.offer_within(self.0.max, bytes, frames)
+        self.offer_within(&self.0.max, bytes, frames)
     }
 
     /// Takes them unless more than `max` would wait then.
-    fn offer_within(&self, max: Depth, bytes: &Bytes, frames: usize) -> Delivery {
+    #[inline]
+    fn offer_within(&self, max: &Depth, bytes: &Bytes, frames: usize) -> Delivery {
         let mut queue = self.lock();
         if queue.goodbye.is_some() {
             return Delivery::Closed;
@@ -386,7 +387,7 @@ fn wake_waiter(mut queue: MutexGuard<'_, Queue>) {
 }
 
 impl Queue {
-    fn has_room(&self, bytes: usize, frames: usize, max: Depth) -> bool {
+    fn has_room(&self, bytes: usize, frames: usize, max: &Depth) -> bool {
         self.depth.bytes + bytes <= max.bytes && self.depth.frames + frames <= max.frames
     }
 

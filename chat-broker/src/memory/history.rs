@@ -103,7 +103,8 @@ impl Log {
     }
 
     fn set_retention(&mut self, retention: Retention) {
-        if retention.share() != self.retention.share() {
+        let bounds = |retention: Retention| (retention.bytes, retention.messages);
+        if bounds(retention) != bounds(self.retention) {
             self.excess = self.payloads.iter().map(|payload| retention.excess(payload.len())).sum();
         }
         self.retention = retention;
