@@ -2,7 +2,7 @@
 
 use chat_broker::testing::RedisServer;
 
-use crate::support::{Chat, command};
+use crate::support::{Chat, FAST, command};
 
 pub(crate) struct World {
     pub(crate) redis: RedisServer,
@@ -33,11 +33,11 @@ fn server(redis: &RedisServer) -> Chat {
     let mut command = command();
     command.envs([
         ("PORT", "0"),
-        ("LIMITS", "off"),
         ("HISTORY", "20"),
         ("HISTORY_TTL", "2s"),
         ("PRESENCE_GRACE", "1s"),
         ("OUTBOX_BYTES", "131072"),
+        ("MAX_FRAME_BYTES", "65536"),
     ]);
-    Chat::start(command.env("REDIS_URL", redis.url()))
+    Chat::start(command.env("REDIS_URL", redis.url()).args(FAST))
 }
