@@ -123,8 +123,11 @@ impl Room {
         }
         self.position.offset += 1;
         self.history.push_back(Entry { offset: self.position.offset, payload });
-        let excess = self.history.len().saturating_sub(retention.messages as usize);
-        self.history.drain(..excess);
+        // A real one remembers the sum.
+        let excess = |entry: &Entry| retention.excess(entry.payload.len());
+        while !retention.allows(self.history.len(), self.history.iter().map(excess).sum()) {
+            self.history.pop_front();
+        }
         self.expires = Instant::now().checked_add(retention.ttl);
     }
 

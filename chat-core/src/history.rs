@@ -6,20 +6,60 @@ use bytes::Bytes;
 
 use crate::position::Position;
 
-/// How much of a room's history is kept.
+/// How much of a room's history is kept: the latest messages that meet both bounds,
+/// [`messages`](Self::messages) and [`bytes`](Self::bytes), and always the newest one.
+///
+/// For the bound in bytes a message counts as its size, but as an equal [share](Self::share) of it
+/// at least. So a room whose messages are no larger than that is bounded by their number alone, and
+/// a backend has nothing to add up.
+///
+/// ```
+/// use chat_core::Retention;
+///
+/// let retention = Retention { messages: 100, bytes: 10_000, ..Retention::default() };
+/// assert_eq!(retention.share(), 100);
+/// assert_eq!((retention.excess(99), retention.excess(101)), (0, 1));
+/// assert!(retention.allows(100, 0) && retention.allows(99, 100));
+/// assert!(!retention.allows(100, 1));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Retention {
-    /// The latest messages, at least this many; at least 1. A backend that trims in blocks
-    /// may keep some more.
+    /// The latest messages: this many at most, at least 1. A backend that trims in blocks may keep
+    /// some more. Default 256.
     pub messages: u32,
-    /// How long after the latest message they are kept; at least a second.
+    /// Payload of all of them, in bytes, at most; the newest message is kept even if it alone is
+    /// larger. Default 1 MiB.
+    pub bytes: usize,
+    /// How long after the latest message they are kept; at least a second. Default 24 hours.
     pub ttl: Duration,
 }
 
 impl Default for Retention {
-    /// 256 messages, for 24 hours.
+    /// 256 messages and 1 MiB, for 24 hours.
     fn default() -> Self {
-        Self { messages: 256, ttl: Duration::from_secs(24 * 60 * 60) }
+        Self { messages: 256, bytes: 1 << 20, ttl: Duration::from_secs(24 * 60 * 60) }
+    }
+}
+
+impl Retention {
+    /// The part of [`bytes`](Self::bytes) that each of the messages may have, in bytes.
+    #[must_use]
+    pub fn share(&self) -> usize {
+        self.bytes / self.messages.max(1) as usize
+    }
+
+    /// By how many bytes a payload of `size` bytes is larger than its share.
+    #[must_use]
+    pub fn excess(&self, size: usize) -> usize {
+        size.saturating_sub(self.share())
+    }
+
+    /// Whether so many messages may be kept, if they are larger than their shares by `excess`
+    /// bytes together.
+    #[must_use]
+    pub fn allows(&self, messages: usize, excess: usize) -> bool {
+        let is_within = |messages| excess <= self.bytes - messages * self.share();
+        messages <= 1 || messages <= self.messages as usize && is_within(messages)
     }
 }
 
@@ -70,6 +110,18 @@ impl History {
 mod tests {
     use super::*;
     use crate::position::Epoch;
+
+    #[test]
+    fn small_messages_are_bounded_by_their_number_alone() {
+        for (messages, bytes) in [(256, 1 << 20), (7, 100), (10, 3), (1, 0), (2, usize::MAX)] {
+            let retention = Retention { messages, bytes, ..Retention::default() };
+            let (all, share) = (messages as usize, retention.share());
+            assert_eq!((retention.excess(share), retention.excess(share + 1)), (0, 1));
+            assert!(retention.allows(all, 0), "{retention:?}");
+            assert!(!retention.allows(all + 1, 0), "{retention:?}");
+            assert!(retention.allows(1, usize::MAX), "the newest is always kept");
+        }
+    }
 
     #[test]
     fn what_follows_on_a_position() {

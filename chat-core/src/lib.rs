@@ -97,7 +97,7 @@ pub use members::{GROUP, Group, Members};
 pub use nesting::is_nested_deeper;
 pub use pattern::Pattern;
 pub use position::{Epoch, Position, Step};
-pub use recent::Recent;
+pub use recent::{Recent, RecentPage};
 pub use registry::{Joined, Left, Registry, Room};
 pub use reply::Reply;
 pub use roster::{Occupancy, Occupant, Roster};

@@ -4,26 +4,115 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::history::Entry;
+use crate::history::{Entry, Range, Retention};
 use crate::position::{Epoch, Position};
 
-/// The latest messages of one sequence, oldest first, each offset one above the last.
+/// The latest messages of one sequence, oldest first, each offset one above the last; never one
+/// that the broker has trimmed, if all servers publish with the same [`Retention`].
 #[derive(Debug, Clone)]
 pub struct Recent {
     epoch: Epoch,
     entries: VecDeque<Entry>,
+    /// The offset of the latest message, whether it is held or not.
+    newest: u64,
+    /// Up to this offset the broker keeps nothing, as far as is known; 0 if it is not.
+    floor: u64,
     bytes: usize,
+    /// By how much the messages are larger than their shares.
+    excess: usize,
+    retention: Retention,
     max_entries: usize,
     max_bytes: usize,
 }
 
+/// A part of a room's history that [`Recent`] holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecentPage<'a> {
+    /// Oldest first.
+    pub entries: Vec<&'a Entry>,
+    /// Whether there are more in the direction of reading.
+    pub more: bool,
+}
+
 impl Recent {
-    /// Room for so many messages, and for so many bytes of payload; the newest is kept even
-    /// if it alone is larger.
+    /// Room for so many messages, and for so many bytes of payload, of a room that keeps as much as
+    /// `retention` says; the newest is held even if it alone is larger.
     #[must_use]
-    pub fn new(max_entries: usize, max_bytes: usize) -> Self {
-        let (epoch, entries) = (Epoch::NONE, VecDeque::new());
-        Self { epoch, entries, bytes: 0, max_entries, max_bytes }
+    pub fn new(retention: Retention, max_entries: usize, max_bytes: usize) -> Self {
+        Self {
+            epoch: Epoch::NONE,
+            entries: VecDeque::new(),
+            newest: 0,
+            floor: 0,
+            bytes: 0,
+            excess: 0,
+            retention,
+            max_entries: max_entries.min(retention.messages as usize).max(1),
+            max_bytes,
+        }
+    }
+
+    /// What the broker would answer to a read of `range` when the room stood at `upto`: `limit`
+    /// messages at most, and the one that reaches `bytes` of payload is the last. `None` if what is
+    /// held here does not tell.
+    #[must_use]
+    pub fn page(
+        &self,
+        range: Range,
+        upto: Position,
+        limit: usize,
+        bytes: usize,
+    ) -> Option<RecentPage<'_>> {
+        let is_same = self.epoch == upto.epoch && upto.offset <= self.newest;
+        if upto.offset > 0 && !is_same || upto.offset < self.floor {
+            return None;
+        }
+        match range {
+            Range::After(after) if after > upto.offset => None,
+            Range::After(after) => self.page_after(after, upto.offset, limit, bytes),
+            Range::Before(before) => {
+                let end = before.saturating_sub(1).min(upto.offset);
+                self.page_back_from(end, limit, bytes)
+            }
+            Range::Latest => self.page_back_from(upto.offset, limit, bytes),
+        }
+    }
+
+    fn page_after(
+        &self,
+        after: u64,
+        end: u64,
+        limit: usize,
+        bytes: usize,
+    ) -> Option<RecentPage<'_>> {
+        // What is gone is left out.
+        let first = after.max(self.floor) + 1;
+        if first > end {
+            return Some(RecentPage { entries: Vec::new(), more: false });
+        }
+        let held = self.entries.range(self.index(first)?..=self.index(end)?);
+        let entries: Vec<_> = held.take(limit).take_while(fits(bytes)).collect();
+        let more = entries.last().is_some_and(|last| last.offset < end);
+        Some(RecentPage { entries, more })
+    }
+
+    fn page_back_from(&self, end: u64, limit: usize, bytes: usize) -> Option<RecentPage<'_>> {
+        if end <= self.floor {
+            return Some(RecentPage { entries: Vec::new(), more: false });
+        }
+        let end = self.index(end)?;
+        let held = self.entries.range(..=end);
+        let count = held.rev().take(limit).take_while(fits(bytes)).count();
+        let entries: Vec<_> = self.entries.range(end + 1 - count..=end).collect();
+        let more = entries.first().is_some_and(|first| first.offset > self.floor + 1);
+        // Of what lies before all that is held nothing is known.
+        (!more || count <= end).then_some(RecentPage { entries, more })
+    }
+
+    /// Where a message stands among those that are held.
+    fn index(&self, offset: u64) -> Option<usize> {
+        let index = offset.checked_sub(self.oldest()?)? as usize;
+        (index < self.entries.len()).then_some(index)
     }
 
     /// The messages with offsets above `after` and up to `upto`, oldest first. `None` if
@@ -84,16 +173,44 @@ impl Recent {
         self.bytes
     }
 
-    /// Adds the message that follows on the newest; one that does not begins anew.
-    pub(crate) fn push(&mut self, Position { epoch, offset }: Position, payload: Bytes) {
-        let follows = |newest: &Entry| self.epoch == epoch && newest.offset + 1 == offset;
-        if !self.entries.back().is_some_and(follows) {
+    /// Adds a message that was just published, which follows on the newest; one that does not
+    /// begins anew.
+    pub(crate) fn push(&mut self, position: Position, payload: Bytes) {
+        self.append(position, payload);
+        // The broker has trimmed by the same rule.
+        while let Some(trimmed) = self.trim() {
+            self.floor = trimmed;
+        }
+        self.bound();
+    }
+
+    /// As [`push`](Self::push), for a message of the past: the room may have kept more then.
+    pub(crate) fn load(&mut self, position: Position, payload: Bytes) {
+        self.append(position, payload);
+        while self.trim().is_some() {}
+        self.bound();
+    }
+
+    fn append(&mut self, Position { epoch, offset }: Position, payload: Bytes) {
+        if self.epoch != epoch || self.newest.checked_add(1) != Some(offset) {
             self.clear();
             self.epoch = epoch;
         }
+        self.newest = offset;
         self.bytes += payload.len();
+        self.excess += self.retention.excess(payload.len());
         self.entries.push_back(Entry { offset, payload });
-        while self.entries.len() > self.max_entries.max(1)
+    }
+
+    /// Drops the oldest if the room keeps it no longer; returns its offset.
+    fn trim(&mut self) -> Option<u64> {
+        let is_kept = self.retention.allows(self.entries.len(), self.excess);
+        if is_kept { None } else { self.drop_oldest() }
+    }
+
+    /// Drops what is more than is to be held here.
+    fn bound(&mut self) {
+        while self.entries.len() > self.max_entries
             || (self.bytes > self.max_bytes && self.entries.len() > 1)
         {
             self.drop_oldest();
@@ -108,15 +225,39 @@ impl Recent {
         self.entries.shrink_to(2 * self.entries.len());
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.entries.clear();
-        self.bytes = 0;
+    /// The broker keeps nothing of the sequence up to here.
+    pub(crate) fn begin(&mut self, Position { epoch, offset }: Position) {
+        self.clear();
+        self.epoch = epoch;
+        (self.newest, self.floor) = (offset, offset);
     }
 
-    fn drop_oldest(&mut self) {
-        if let Some(oldest) = self.entries.pop_front() {
-            self.bytes -= oldest.payload.len();
-        }
+    /// The time of all messages is over, unless others have followed that this server missed.
+    pub(crate) fn expire(&mut self) {
+        while self.drop_oldest().is_some() {}
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        (self.newest, self.floor) = (0, 0);
+        (self.bytes, self.excess) = (0, 0);
+    }
+
+    fn drop_oldest(&mut self) -> Option<u64> {
+        let oldest = self.entries.pop_front()?;
+        self.bytes -= oldest.payload.len();
+        self.excess -= self.retention.excess(oldest.payload.len());
+        Some(oldest.offset)
+    }
+}
+
+/// Takes messages until one has reached so many bytes.
+fn fits(bytes: usize) -> impl FnMut(&&Entry) -> bool {
+    let mut size = 0;
+    move |entry| {
+        let fits = size < bytes;
+        size += entry.payload.len();
+        fits
     }
 }
 
@@ -129,8 +270,13 @@ mod tests {
         Position { epoch: Epoch::from_random(1), offset }
     }
 
+    /// Holds four messages, and 100 bytes.
+    fn few() -> Recent {
+        Recent::new(Retention::default(), 4, 100)
+    }
+
     fn recent(offsets: std::ops::RangeInclusive<u64>) -> Recent {
-        let mut recent = Recent::new(4, 100);
+        let mut recent = few();
         for offset in offsets {
             recent.push(at(offset), Bytes::from(vec![0; 10]));
         }
@@ -151,7 +297,7 @@ mod tests {
         assert_eq!(offsets(recent.between(3, at(3)).unwrap()), [0; 0], "nothing is wanted");
         assert!(recent.between(4, at(9)).is_none(), "5 is gone");
         assert!(recent.between(8, at(10)).is_none(), "10 has not come");
-        assert!(Recent::new(4, 100).between(0, at(1)).is_none());
+        assert!(few().between(0, at(1)).is_none());
     }
 
     #[test]

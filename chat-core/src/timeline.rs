@@ -116,6 +116,11 @@ impl Timeline {
         self.recent.shed();
     }
 
+    /// The time of what was passed on so far is over.
+    pub fn expire(&mut self) {
+        self.recent.expire();
+    }
+
     /// Takes a publication; what can be passed on goes to `out`.
     pub fn accept(&mut self, position: Position, payload: Bytes, out: &mut Vec<Item>) -> Accepted {
         let Some(seen) = self.seen else {
@@ -194,8 +199,11 @@ impl Timeline {
 
     fn open(&mut self, History { position, entries }: History) {
         self.seen = Some(position);
+        if entries.is_empty() {
+            self.recent.begin(position);
+        }
         for Entry { offset, payload } in entries {
-            self.recent.push(Position { offset, ..position }, payload);
+            self.recent.load(Position { offset, ..position }, payload);
         }
     }
 

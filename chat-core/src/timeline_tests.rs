@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::history::Retention;
 use crate::position::Epoch;
 
 fn at(epoch: u64, offset: u64) -> Position {
@@ -58,7 +59,12 @@ struct Server {
 
 impl Server {
     fn new() -> Self {
-        Self { timeline: Timeline::new(Recent::new(8, 1000)), out: Vec::new(), here: None, gaps: 0 }
+        Self {
+            timeline: Timeline::new(Recent::new(Retention::default(), 8, 1000)),
+            out: Vec::new(),
+            here: None,
+            gaps: 0,
+        }
     }
 
     fn accept(&mut self, position: Position) -> Accepted {

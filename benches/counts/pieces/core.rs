@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use chat_core::{
-    Batch, ConnectionId, Dialect, Epoch, History, Item, Position, Recent, Registry, Timeline,
-    envelope,
+    Batch, ConnectionId, Dialect, Epoch, History, Item, Position, Recent, Registry, Retention,
+    Timeline, envelope,
 };
 
 use super::{Piece, TEXT, message, payload, room};
@@ -69,7 +69,7 @@ fn join_and_leave() {
 }
 
 fn accept() {
-    let mut timeline = Timeline::new(Recent::new(256, 512 * 1024));
+    let mut timeline = Timeline::new(Recent::new(Retention::default(), 256, 512 * 1024));
     let mut out = Vec::new();
     timeline.begin_read();
     let epoch = Epoch::from_random(1);

@@ -97,7 +97,8 @@ impl HubConfig {
 /// use chat_broker::HistoryRules;
 /// use chat_core::{Pattern, Retention, RoomId};
 ///
-/// let long = Retention { messages: 10_000, ttl: Duration::from_secs(7 * 24 * 3600) };
+/// let week = Duration::from_secs(7 * 24 * 3600);
+/// let long = Retention { messages: 10_000, bytes: 16 << 20, ttl: week };
 /// let rules = HistoryRules::new(Some(Retention::default()))
 ///     .class("game-*", None)
 ///     .class("support-*", Some(long));

@@ -34,6 +34,7 @@ impl<M: Deliver + Clone> Membership<M> {
     /// same rules.
     pub fn look(&self, look: impl FnOnce(Snapshot<'_, M>)) {
         self.shared.registry.update(&self.topic, |room| {
+            room.state.expire();
             room.state.snapshot(room.members()).map(look);
         });
     }
@@ -54,6 +55,7 @@ impl<M: Deliver + Clone> Membership<M> {
         catch_up: impl FnOnce(Snapshot<'_, M>) -> Welcomed,
     ) -> Welcomed {
         let welcomed = self.shared.registry.update(&self.topic, |room| {
+            room.state.expire();
             let welcomed = catch_up(room.state.snapshot(room.members())?);
             // Another seat: the one before stands in batches that are on their way.
             self.seat.vacate();

@@ -145,6 +145,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             if joined.first {
                 self.shared.begin(topic, &mut room.state);
             }
+            room.state.expire();
             if let Some(snapshot) = room.state.snapshot(room.members()) {
                 welcome(snapshot);
                 return None;

@@ -1,11 +1,12 @@
 //! A room on this server, between the broker and its members.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::{
     ConnectionId, History, Item, Members, Occupancy, Occupant, Position, PresenceChange, Recent,
-    Retention, Roster, Timeline, Topic, timeline,
+    Roster, Timeline, Topic, timeline,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -26,7 +27,7 @@ const BATCH_ITEMS: usize = 256;
 const BATCH_BYTES: usize = 256 * 1024;
 
 /// The latest messages of one room that are held for newcomers, and their payload.
-const RECENT_MESSAGES: u32 = 256;
+const RECENT_MESSAGES: usize = 256;
 const RECENT_BYTES: usize = 512 * 1024;
 
 /// Messages in one read of a history.
@@ -37,8 +38,8 @@ const READ_LIMIT: u32 = 256;
 pub struct Snapshot<'a, M> {
     /// Where the room's sequence stands for this member; `None` in a room without history.
     pub position: Option<Position>,
-    /// The latest messages, up to the position and perhaps beyond it; `None` in a room
-    /// without history.
+    /// The latest messages, up to the position and perhaps beyond it, as long as they are kept;
+    /// `None` in a room without history.
     pub recent: Option<&'a Recent>,
     /// Who is in the room on all servers; `None` for a user's own topic.
     pub roster: Option<&'a Roster>,
@@ -67,6 +68,10 @@ pub(super) struct RoomState<M> {
     pub(super) phase: Phase<M>,
     /// The room's sequence; `None` without history.
     timeline: Option<Timeline>,
+    /// How long after the latest message the room keeps its history.
+    ttl: Option<Duration>,
+    /// When that time is over; `None` without history, and if no clock tells it.
+    expires: Option<Instant>,
     /// Who is in the room; `None` for a user's own topic.
     roster: Option<Roster>,
     /// What the members have not been given yet, oldest first.
@@ -120,17 +125,17 @@ pub(super) struct Taken {
     /// Messages that had been missed and were read.
     pub(super) repaired: u64,
     /// How long they had been known to be missing.
-    pub(super) missing_for: Option<std::time::Duration>,
+    pub(super) missing_for: Option<Duration>,
 }
 
 impl<M> RoomState<M> {
     /// The room begins: what is kept of it depends on what it is.
     pub(super) fn begin(&mut self, topic: &Topic, config: &HubConfig) {
         if let Some(room) = topic.as_room() {
-            let recent = |Retention { messages, .. }| {
-                Recent::new(messages.min(RECENT_MESSAGES) as usize, RECENT_BYTES)
-            };
-            self.timeline = config.history.of(room).map(recent).map(Timeline::new);
+            let retention = config.history.of(room);
+            let recent = |retention| Recent::new(retention, RECENT_MESSAGES, RECENT_BYTES);
+            self.timeline = retention.map(recent).map(Timeline::new);
+            self.ttl = retention.map(|retention| retention.ttl);
             self.roster = Some(Roster::new(config.presence_limit));
         }
     }
@@ -157,14 +162,34 @@ impl<M> RoomState<M> {
         })
     }
 
+    /// Drops the messages whose time is over, as the broker does: before a
+    /// [`snapshot`](Self::snapshot) of the room.
+    pub(super) fn expire(&mut self) {
+        if let Some(timeline) = &mut self.timeline
+            && self.expires.take_if(|expires| *expires <= Instant::now()).is_some()
+        {
+            timeline.expire();
+        }
+    }
+
+    /// The time of all messages begins again with a new one. With those that a room was opened
+    /// with it began earlier, which is not known.
+    fn renew(&mut self) {
+        self.expires = self.ttl.and_then(|ttl| Instant::now().checked_add(ttl));
+    }
+
     /// Takes a publication from the broker.
     pub(super) fn accept(&mut self, payload: Bytes, position: Option<Position>) -> Taken {
         let mut taken = Taken::default();
+        self.expire();
         if let (Some(timeline), Some(position)) = (&mut self.timeline, position) {
             let accepted = timeline.accept(position, payload, &mut self.pending);
             taken.repeat = accepted == timeline::Accepted::Repeat;
             if timeline.seen().is_some() && timeline.wants_read() {
                 self.missing_since.get_or_insert_with(Instant::now);
+            }
+            if accepted == timeline::Accepted::InOrder {
+                self.renew();
             }
         } else {
             self.push(Item::Envelope(payload, None));
@@ -266,6 +291,7 @@ impl<M> RoomState<M> {
         }
         let mut opened = None;
         if let (Some(timeline), Some(history)) = (&mut self.timeline, history) {
+            let seen = timeline.seen();
             match timeline.finish_read(history, &mut self.pending) {
                 timeline::Finished::Opened(position) => opened = Some(position),
                 timeline::Finished::Repaired(messages) => taken.repaired = messages as u64,
@@ -273,6 +299,9 @@ impl<M> RoomState<M> {
             }
             if !timeline.wants_read() {
                 taken.missing_for = self.missing_since.take().map(|since| since.elapsed());
+            }
+            if timeline.seen() != seen {
+                self.renew();
             }
         }
         let is_known = opened.is_some() || self.timeline.is_none();
@@ -373,6 +402,8 @@ impl<M> Default for RoomState<M> {
         Self {
             phase: Phase::Waiting(Vec::new()),
             timeline: None,
+            ttl: None,
+            expires: None,
             roster: None,
             pending: Vec::new(),
             pending_since: None,

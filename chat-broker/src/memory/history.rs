@@ -58,6 +58,10 @@ impl Budget {
 pub(super) struct Log {
     payloads: VecDeque<Bytes>,
     bytes: usize,
+    /// As the latest publication said.
+    retention: Retention,
+    /// By how much the publications are larger than their shares.
+    excess: usize,
     /// `None` is so far ahead that no clock tells it.
     expires: Option<Instant>,
     budget: Arc<Budget>,
@@ -69,6 +73,8 @@ impl Log {
         Self {
             payloads: VecDeque::new(),
             bytes: PER_HISTORY,
+            retention: Retention::default(),
+            excess: 0,
             expires: None,
             budget: Arc::clone(budget),
         }
@@ -76,14 +82,16 @@ impl Log {
 
     pub(super) fn push(&mut self, payload: Bytes, retention: Retention, now: Instant) {
         let before = self.bytes;
+        self.set_retention(retention);
         self.bytes += cost(&payload);
+        self.excess += retention.excess(payload.len());
         self.payloads.push_back(payload);
-        let messages = retention.messages.max(1) as usize;
-        while self.payloads.len() > messages
+        while !retention.allows(self.payloads.len(), self.excess)
             || (self.bytes > self.budget.per_topic() && self.payloads.len() > 1)
         {
             let Some(oldest) = self.payloads.pop_front() else { break };
             self.bytes -= cost(&oldest);
+            self.excess -= retention.excess(oldest.len());
         }
         let held = &self.budget.held;
         if self.bytes > before {
@@ -92,6 +100,13 @@ impl Log {
             held.fetch_sub(before - self.bytes, Ordering::Relaxed);
         }
         self.expires = now.checked_add(retention.ttl);
+    }
+
+    fn set_retention(&mut self, retention: Retention) {
+        if retention.share() != self.retention.share() {
+            self.excess = self.payloads.iter().map(|payload| retention.excess(payload.len())).sum();
+        }
+        self.retention = retention;
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -175,12 +190,13 @@ mod tests {
     async fn one_topic_may_have_a_quarter_of_the_budget() {
         let budget = Arc::new(Budget::new(64 << 10));
         let mut log = Log::new(&budget);
+        let unbounded = Retention { bytes: usize::MAX, ..retention(u32::MAX) };
         for _ in 0..100 {
-            log.push(Bytes::from(vec![0; 1 << 10]), retention(u32::MAX), Instant::now());
+            log.push(Bytes::from(vec![0; 1 << 10]), unbounded, Instant::now());
         }
         assert!(log.bytes() <= 16 << 10, "{} bytes", log.bytes());
         assert!(log.read(100, Range::Latest, 100).len() > 10);
-        log.push(Bytes::from(vec![0; 32 << 10]), retention(u32::MAX), Instant::now());
+        log.push(Bytes::from(vec![0; 32 << 10]), unbounded, Instant::now());
         assert_eq!(offsets(&log.read(101, Range::Latest, 100)), [101], "the latest stays");
         assert_eq!(budget.held(), log.bytes());
         drop(log);
@@ -190,13 +206,37 @@ mod tests {
     #[tokio::test]
     async fn a_time_that_no_clock_tells_never_comes() {
         let mut log = Log::new(&Arc::new(Budget::new(1 << 20)));
-        let retention = Retention { messages: 0, ttl: Duration::MAX };
+        let retention = Retention { messages: 0, ttl: Duration::MAX, ..Retention::default() };
         log.push(Bytes::new(), retention, Instant::now());
         assert!(!log.is_expired(Instant::now()));
         assert_eq!(offsets(&log.read(1, Range::Latest, 9)), [1], "at least one is kept");
     }
 
     proptest! {
+        #[test]
+        fn kept_publications_are_within_both_bounds(
+            pushes in prop::collection::vec((0..300_usize, 1..6_u32, 0..1000_usize), 1..60),
+            changes in 1..20_usize,
+        ) {
+            let mut log = Log::new(&Arc::new(Budget::new(1 << 20)));
+            let mut model: Vec<usize> = Vec::new();
+            for (n, (size, ..)) in pushes.iter().enumerate() {
+                // Each is valid for some publications.
+                let (_, messages, bytes) = pushes[n / changes];
+                let retention = Retention { messages, bytes, ..Retention::default() };
+                log.push(Bytes::from(vec![0; *size]), retention, Instant::now());
+                model.push(*size);
+                let excess = |sizes: &[usize]| sizes.iter().map(|s| retention.excess(*s)).sum();
+                while !retention.allows(model.len(), excess(&model)) {
+                    model.remove(0);
+                }
+                let kept = log.read(n as u64 + 1, Range::Latest, 100);
+                let kept: Vec<usize> = kept.iter().map(|entry| entry.payload.len()).collect();
+                prop_assert!(kept.len() == 1 || kept.iter().sum::<usize>() <= bytes);
+                prop_assert_eq!(&kept, &model);
+            }
+        }
+
         #[test]
         fn a_read_is_a_part_of_what_is_kept(
             (pushed, kept, limit) in (0u64..40, 1u32..20, 0u32..25),

@@ -79,7 +79,8 @@ async fn a_node_leaves_nothing_behind() {
 async fn a_history_goes_its_time_after_the_latest_publication() {
     let (broker, _events) = MemoryBroker::connect();
     let for_ten = || {
-        let retention = Retention { messages: 10, ttl: Duration::from_secs(10) };
+        let retention =
+            Retention { messages: 10, ttl: Duration::from_secs(10), ..Retention::default() };
         Delivery::Kept { retention, key: None }
     };
     for _ in 0..3 {

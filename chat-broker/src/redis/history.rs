@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::{Entry, Epoch, History, Range};
+use chat_core::{Entry, Epoch, History, Range, Retention};
 use redis::Pipeline;
 
 use super::Shared;
@@ -21,6 +21,9 @@ const MAX_READS: usize = 16;
 
 /// How much longer than its log the meta of a topic lives: a log without it is lost.
 const MARGIN: Duration = Duration::from_secs(60);
+
+/// Above any history, and no more than numbers in Lua are exact for.
+const MAX_BYTES: usize = usize::MAX >> 11;
 
 /// What `history.lua` returns: epoch, offset, id of the newest, offset of the oldest,
 /// payloads.
@@ -41,8 +44,19 @@ impl Shared {
             None => self.scripts.publish.call(commands, &[address.meta(), &log]),
         };
         call.arg(address.channel()).arg(Epoch::from_random(random::bits()).as_str());
-        call.arg(job.id.as_bytes()).arg(retention.messages.max(1)).arg(ttl.as_millis() as u64);
-        call.arg(meta_ttl.as_secs()).arg(&job.payload[..]);
+        call.arg(job.id.as_bytes()).arg(retention.messages.max(1));
+        call.arg(limits(*retention, job.payload.len()));
+        call.arg(ttl.as_millis() as u64).arg(meta_ttl.as_secs()).arg(&job.payload[..]);
+    }
+}
+
+/// The bound in bytes as `publish.lua` wants it.
+fn limits(retention: Retention, size: usize) -> String {
+    let bounded = Retention { bytes: retention.bytes.min(MAX_BYTES), ..retention };
+    let (bytes, share) = (bounded.bytes, bounded.share());
+    match bounded.excess(size) {
+        0 => format!("{bytes}/{share}"),
+        excess => format!("{bytes}/{share}!{excess}"),
     }
 }
 

@@ -71,7 +71,7 @@ impl Probe {
         let keys = [self.address.meta(), &self.address.log()];
         let call = shared.scripts.publish.call(&mut commands, &keys);
         call.arg(self.address.channel()).arg("12345678").arg(MessageId::random().as_bytes());
-        call.arg(1).arg(TTL * 1000).arg(TTL).arg("");
+        call.arg(1).arg("0/0").arg(TTL * 1000).arg(TTL).arg("");
         if shared.capacity.is_due() {
             commands.cmd("INFO").arg("memory");
         }

@@ -7,7 +7,7 @@ use chat_broker::{Broker, Delivery, HistoryRead};
 use chat_core::{History, Range, Retention};
 use futures_util::future::join_all;
 
-use crate::support::{Node, assert_refused, keyed, latest, room, texts};
+use crate::support::{Node, assert_refused, bytes, keyed, latest, room, texts};
 
 async fn say(node: &Node, name: &str, delivery: &Delivery, numbers: std::ops::RangeInclusive<u32>) {
     for n in numbers {
@@ -28,6 +28,76 @@ async fn exactly_as_many_are_kept_as_were_asked_for() {
     let history = node.history(&room("r"), Range::After(0), 1000).await;
     assert_eq!(texts(&history), numbers(244..=250));
     assert_eq!((history.entries[0].offset, history.position.offset), (244, 250));
+}
+
+/// Calls of commands that read a log.
+async fn reads_of_logs(server: &RedisServer) -> u64 {
+    let stats = server.command(&["INFO", "commandstats"]).await;
+    let calls = |name: &str| -> u64 {
+        let line = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":calls="));
+        line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+    };
+    ["cmdstat_xlen", "cmdstat_xrange", "cmdstat_xrevrange"].map(calls).iter().sum()
+}
+
+/// What most messages are must stay cheap.
+#[tokio::test]
+async fn small_messages_are_trimmed_without_reading_the_log() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let share = "x".repeat(1000);
+    let say = async |text: &str, times: usize| {
+        for _ in 0..times {
+            let retention = Retention { messages: 10, bytes: 10_000, ..Retention::default() };
+            let delivery = Delivery::Kept { retention, key: None };
+            node.deliver(&room("r"), text, delivery).await.unwrap();
+        }
+    };
+    say("first", 1).await;
+    let before = reads_of_logs(&server).await;
+    say(&share, 30).await;
+    assert_eq!(reads_of_logs(&server).await, before);
+    // Until a large one has been trimmed.
+    say(&"x".repeat(5000), 1).await;
+    say(&share, 30).await;
+    let after = reads_of_logs(&server).await;
+    assert!(after > before);
+    say(&share, 30).await;
+    assert_eq!(reads_of_logs(&server).await, after);
+    assert_eq!(server.command(&["HGET", "chat:{r.r}:meta", "size"]).await, "10000/1000");
+}
+
+/// An older server has not written it, a log has expired, or Redis was emptied in part.
+#[tokio::test]
+async fn size_of_a_history_that_is_wrong_is_corrected() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let (meta, log) = ("chat:{r.r}:meta", "chat:{r.r}:log");
+    let large = "x".repeat(400);
+    let say = async |times: usize| {
+        for _ in 0..times {
+            node.deliver(&room("r"), &large, bytes(1000)).await.unwrap();
+        }
+        server.command(&["XLEN", log]).await
+    };
+    assert_eq!(say(5).await, "2");
+    let size = server.command(&["HGET", meta, "size"]).await;
+    for damage in [
+        &["HDEL", meta, "size"][..],
+        &["HSET", meta, "size", "garbage"],
+        &["HSET", meta, "size", "1000/500+7"],
+        &["HSET", meta, "size", "1000/3+999999"],
+        &["DEL", log],
+        &["DEL", meta],
+    ] {
+        server.command(damage).await;
+        let kept = say(1).await;
+        let is_known = damage[0] != "DEL" && damage != ["HSET", meta, "size", "1000/3+999999"];
+        let expected = if is_known { "2" } else { "1" };
+        assert_eq!(kept, expected, "{damage:?}");
+        assert_eq!(say(3).await, "2", "{damage:?}");
+        assert_eq!(server.command(&["HGET", meta, "size"]).await, size, "{damage:?}");
+    }
 }
 
 #[tokio::test]
@@ -68,9 +138,10 @@ async fn a_read_ends_when_it_is_large_enough() {
     let topic = room("r");
     let payload = "x".repeat(HistoryRead::MAX_BYTES / 4);
     for _ in 0..40 {
-        node.publish(&topic, &payload).await.unwrap();
+        node.deliver(&topic, &payload, latest(100)).await.unwrap();
     }
-    node.publish(&topic, &"y".repeat(2 * HistoryRead::MAX_BYTES)).await.unwrap();
+    let large = "y".repeat(2 * HistoryRead::MAX_BYTES);
+    node.deliver(&topic, &large, latest(100)).await.unwrap();
     for (range, count, last) in [
         (Range::After(0), 4, 4),
         (Range::After(38), 3, 41),
@@ -131,7 +202,8 @@ async fn everything_expires_in_its_time() {
         server.command(&[command, key]).await.parse::<u64>().unwrap()
     };
     let publish = async |seconds| {
-        let retention = Retention { messages: 9, ttl: Duration::from_secs(seconds) };
+        let retention =
+            Retention { messages: 9, ttl: Duration::from_secs(seconds), ..Retention::default() };
         let delivery = Delivery::Kept { retention, key: Some("k".into()) };
         node.deliver(&room("r"), "", delivery).await.unwrap();
         server.command(&["DEL", "chat:{r.r}:k:k"]).await;

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chat_broker::testing::{RedisProxy, RedisServer};
+use chat_broker::testing::{ConnectionKind, RedisProxy, RedisServer, Way};
 use chat_broker::{Broker, BrokerEvent, Delivery, Receipt, RedisConfig, Status};
 use chat_core::{Position, Range};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use crate::support::{Node, PATIENCE, assert_unavailable, eventually, keyed, latest, room, texts};
+use crate::support::{
+    Node, PATIENCE, assert_unavailable, bytes, eventually, keyed, latest, room, texts,
+};
 
 /// Receipts that one publisher leaves open.
 const UNDER_WAY: usize = 64;
@@ -248,6 +250,34 @@ async fn what_a_later_one_has_overtaken_is_not_sent_again() {
     node.wait_for(Status::Ready).await;
     let history = node.history(&topic, Range::Latest, 9).await;
     assert_eq!((texts(&history), history.position.offset), (vec!["second".to_owned()], 2));
+}
+
+/// The room keeps few bytes: one that was not answered has been trimmed when it is looked for, and
+/// would be published a second time. Its key tells.
+#[tokio::test]
+async fn message_that_may_have_been_trimmed_for_its_bytes_is_not_sent_again() {
+    let server = RedisServer::start();
+    let proxy = RedisProxy::start(&server).await;
+    let node = idle(Node::config(&server).url(proxy.url()).deadline(PATIENCE)).await;
+    let other = Node::start(&server).await;
+    let topic = room("r");
+    let Delivery::Kept { retention, .. } = bytes(1000) else { panic!("it is kept") };
+    let key = Some("k".into());
+    proxy.block(ConnectionKind::Commands, Way::FromRedis);
+    let (unknown, known, ()) = tokio::join!(
+        node.deliver(&topic, "no key", bytes(1000)),
+        node.deliver(&topic, "key", Delivery::Kept { retention, key }),
+        async {
+            eventually("both", async || other.position(&topic).await.unwrap().offset == 2).await;
+            other.deliver(&topic, &"x".repeat(2000), bytes(1000)).await.unwrap();
+            node.wait_for(Status::Away).await;
+            proxy.release();
+        },
+    );
+    assert_unavailable("the outcome is unknown", unknown);
+    let known = known.unwrap();
+    assert_eq!((known.position.unwrap().offset, known.repeated), (2, false));
+    assert_eq!(node.position(&topic).await.unwrap().offset, 3, "nothing was sent again");
 }
 
 /// The room is large and the network slow: to look for what was lost would take longer than

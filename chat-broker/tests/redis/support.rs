@@ -192,8 +192,14 @@ pub(crate) fn room(name: &str) -> Topic {
 
 /// The latest so many, for an hour.
 pub(crate) fn latest(messages: u32) -> Delivery {
-    let retention = Retention { messages, ttl: Duration::from_secs(3600) };
+    let ttl = Duration::from_secs(3600);
+    let retention = Retention { messages, ttl, bytes: usize::MAX };
     Delivery::Kept { retention, key: None }
+}
+
+/// The latest that are so many bytes.
+pub(crate) fn bytes(bytes: usize) -> Delivery {
+    Delivery::Kept { retention: Retention { bytes, ..Retention::default() }, key: None }
 }
 
 pub(crate) fn keyed(key: &str) -> Delivery {

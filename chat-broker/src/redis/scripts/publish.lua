@@ -1,41 +1,101 @@
 -- Gives a publication the next offset of its topic, keeps it, and hands it on, in one
 -- atomic step. What can fail comes before the first write: nothing is rolled back.
 --
--- KEYS     1 meta: epoch, offset and id of the last   2 log   3 record of the key (optional)
+-- KEYS     1 meta: epoch, offset and id of the last, size of all   2 log
+--          3 record of the key (optional)
 -- ARGV     1 channel   2 epoch for a sequence that begins   3 id of the publication
---          4 entries kept   5 lifetime of the log (ms)   6 least lifetime of meta (s)
---          7 payload
+--          4 entries kept   5 '<bytes>/<share>': of their payload, and the part of it that each may
+--          have; followed by '!<excess>' if the payload is larger than that
+--          6 lifetime of the log (ms)   7 least lifetime of meta (s)   8 payload
 -- returns  { offset, epoch, subscribed connections, 1 if an earlier one has the key }
 
+-- Looked up once, which is a hundredth of the time.
+local call = redis.call
 local meta, log, record = KEYS[1], KEYS[2], KEYS[3]
-local channel, id, payload = ARGV[1], ARGV[3], ARGV[7]
+local channel, id, kept, payload = ARGV[1], ARGV[3], ARGV[4], ARGV[8]
 
 if record then
-  local first = redis.call('GET', record)
+  local first = call('GET', record)
   if first then
     -- Sent again after its answer was lost, it is no repetition.
     local own = string.sub(first, 9, 16) == id
     return { tonumber(string.sub(first, 17)), string.sub(first, 1, 8), 0, own and 0 or 1 }
   end
 end
-local stored = redis.call('HMGET', meta, 'epoch', 'offset')
-local epoch, offset = stored[1], tonumber(stored[2])
+local stored = call('HMGET', meta, 'epoch', 'offset', 'size')
+local epoch, offset, size = stored[1], tonumber(stored[2]), stored[3]
 if not (epoch and #epoch == 8 and offset) then
-  epoch, offset = ARGV[2], 0
+  epoch, offset, size = ARGV[2], 0, nil
   -- Of the sequence before: its ids may lie above ours, and its entries are not ours. Only
   -- if there is one: for want of memory Redis refuses a script no more after a first write.
-  if redis.call('EXISTS', log) == 1 then redis.call('DEL', log) end
+  if call('EXISTS', log) == 1 then call('DEL', log) end
+end
+
+-- While no entry is larger than its share, '<bytes>/<share>' is the size, and MAXLEN alone holds
+-- both bounds. Else what they are larger by is known, too: '<bytes>/<share>+<excess>'.
+local fitting = size
+if size ~= ARGV[5] then
+  local limits, bytes, share, own = string.match(ARGV[5], '^((%d+)/(%d+))!?(%d*)$')
+  bytes, share, own = tonumber(bytes), tonumber(share), tonumber(own) or 0
+  local most, count, excess = tonumber(kept), 1, own
+
+  local function fits(count, excess)
+    return count <= 1 or count <= most and count * share + excess <= bytes
+  end
+  local function excess_of(entry) return math.max(#entry[2][2] - share, 0) end
+  local function beside(entry, step)
+    return string.format('%d', string.match(entry[1], '^%d+') + step)
+  end
+
+  -- By other limits, or by none: what is there is measured, the newest first.
+  local function measure()
+    local last, block = '+', 16
+    repeat
+      local entries = call('XREVRANGE', log, last, '-', 'COUNT', block)
+      for _, entry in ipairs(entries) do
+        local more = excess + excess_of(entry)
+        if not fits(count + 1, more) then return end
+        count, excess, last = count + 1, more, beside(entry, -1)
+      end
+    until #entries < block
+  end
+
+  -- Drops the oldest: at once as many as there are too many, and then one by one.
+  local function shrink()
+    local first = '-'
+    while not fits(count, excess) do
+      local block = math.min(math.max(count - most, 1), 64)
+      local entries = call('XRANGE', log, first, '+', 'COUNT', block)
+      if #entries == 0 then return end
+      for _, entry in ipairs(entries) do
+        count, excess, first = count - 1, excess - excess_of(entry), beside(entry, 1)
+      end
+    end
+  end
+
+  local known, before = string.match(size or '', '^(%d+/%d+)%+?(%d*)$')
+  if known == limits then
+    local length = call('XLEN', log)
+    count, excess = count + length, excess + (tonumber(before) or 0)
+    shrink()
+    -- A log that has expired leaves its size behind.
+    if count == 1 then excess = own end
+  else
+    measure()
+  end
+  kept, fitting = count, excess > 0 and string.format('%s+%d', limits, excess) or limits
 end
 offset = offset + 1
 local place = string.format('%d', offset)
-redis.call('XADD', log, 'MAXLEN', ARGV[4], place .. '-0', 'd', payload, 'i', id)
-redis.call('PEXPIRE', log, ARGV[5])
-redis.call('HSET', meta, 'epoch', epoch, 'offset', place, 'id', id)
+call('XADD', log, 'MAXLEN', kept, place .. '-0', 'd', payload, 'i', id)
+call('PEXPIRE', log, ARGV[6])
+call('HSET', meta, 'epoch', epoch, 'offset', place, 'id', id)
+if size ~= fitting then call('HSET', meta, 'size', fitting) end
 -- Doubled, so that a busy topic is not written to twice for each publication.
-if redis.call('TTL', meta) < tonumber(ARGV[6]) then
-  redis.call('EXPIRE', meta, 2 * ARGV[6])
+if call('TTL', meta) < tonumber(ARGV[7]) then
+  call('EXPIRE', meta, 2 * ARGV[7])
 end
 local message = '\2' .. struct.pack('>I8', offset) .. epoch .. id .. payload
-local nodes = redis.call('PUBLISH', channel, message)
-if record then redis.call('SET', record, epoch .. id .. place, 'EX', 300) end
+local nodes = call('PUBLISH', channel, message)
+if record then call('SET', record, epoch .. id .. place, 'EX', 300) end
 return { offset, epoch, nodes, 0 }

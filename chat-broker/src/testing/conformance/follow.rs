@@ -15,7 +15,7 @@ use crate::testing::node::{Node, room};
 
 /// Everything that these tests publish is kept.
 fn delivery() -> Delivery {
-    let retention = Retention { messages: 1_000_000, ..Retention::default() };
+    let retention = Retention { messages: 1_000_000, bytes: usize::MAX, ..Retention::default() };
     Delivery::Kept { retention, key: None }
 }
 
@@ -31,7 +31,7 @@ struct Follower<'a> {
 impl<'a> Follower<'a> {
     /// A follower that knows nothing yet.
     fn new(node: &'a mut Node, topic: &'a Topic, page: u32) -> Self {
-        let timeline = Timeline::new(Recent::new(64, 1 << 20));
+        let timeline = Timeline::new(Recent::new(Retention::default(), 64, 1 << 20));
         Self { node, topic, timeline, page, told: Vec::new() }
     }
 

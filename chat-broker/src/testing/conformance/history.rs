@@ -1,5 +1,6 @@
 //! What is kept, how it is read, and when it goes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -152,6 +153,55 @@ where
     }
 }
 
+/// The payload that a history holds is bounded, and so is its number of messages; what is within
+/// both bounds, by the rule of [`Retention`], is kept. The newest message always is, and the
+/// sequence goes on.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn history_is_kept_by_bytes<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let nodes = [Node::new(connect().await), Node::new(connect().await)];
+    let topic = room("bytes");
+    let (mut model, mut before) = (VecDeque::new(), Position::default());
+    let large = [300; 20];
+    let mixed = [10, 250, 0, 400, 90, 101, 100, 350, 20, 500, 10, 1000, 10, 999].repeat(2);
+    let small = [100; 25];
+    // One that is larger than all may be, and what follows on it.
+    let beyond = [5000, 1, 5000, 5000, 200];
+    for (messages, bytes) in [(10, 1000), (4, 1000), (10, 600), (10, 4)] {
+        let retention = Retention { messages, bytes, ..Retention::default() };
+        for size in large.iter().chain(&mixed).chain(&small).chain(&beyond).chain(&mixed) {
+            let node = &nodes[before.offset as usize % 2];
+            let delivery = Delivery::Kept { retention, key: None };
+            let position = node.deliver(&topic, vec![b'x'; *size], delivery).await.position;
+            let position = position.expect("a position");
+            assert_eq!(position.offset, before.offset + 1);
+            assert!(position.epoch == before.epoch || before == Position::default());
+            before = position;
+
+            model.push_back(*size);
+            let excess = |model: &VecDeque<usize>| model.iter().map(|s| retention.excess(*s)).sum();
+            while !retention.allows(model.len(), excess(&model)) {
+                model.pop_front();
+            }
+            let history = node.history(&topic, Range::Latest, MANY).await;
+            let kept: Vec<usize> = history.entries.iter().map(|e| e.payload.len()).collect();
+            let sum: usize = kept.iter().sum();
+            assert!(kept.len() == 1 || sum <= bytes, "{retention:?}: {kept:?} are there");
+            assert!(
+                kept.iter().rev().take(model.len()).eq(model.iter().rev()),
+                "{kept:?}: {model:?}"
+            );
+            let first = position.offset + 1 - kept.len() as u64;
+            assert!(offsets(&history).into_iter().eq(first..=position.offset), "no hole");
+            assert_eq!(history.position, position);
+        }
+    }
+}
+
 /// Reading a topic that nobody used tells of nothing and makes nothing.
 ///
 /// # Cancel safety
@@ -189,7 +239,7 @@ where
     let node = Node::new(connect().await);
     let topic = room("expiry");
     let publish = async || {
-        let retention = Retention { messages: 10, ttl: TTL };
+        let retention = Retention { messages: 10, ttl: TTL, ..Retention::default() };
         let published = node.deliver(&topic, "x", Delivery::Kept { retention, key: None }).await;
         published.position.expect("a position")
     };

@@ -61,8 +61,9 @@ pub use departure::{
 pub use epoch::a_lost_sequence_begins_a_new_epoch;
 pub use follow::{joining_in_a_flood_misses_nothing, what_was_missed_is_read_from_the_history};
 pub use history::{
-    a_page_has_a_bounded_size, history_goes_when_its_time_is_over, history_is_kept_by_count,
-    history_is_read_in_pages_both_ways, many_histories_in_one_call, reads_create_nothing,
+    a_page_has_a_bounded_size, history_goes_when_its_time_is_over, history_is_kept_by_bytes,
+    history_is_kept_by_count, history_is_read_in_pages_both_ways, many_histories_in_one_call,
+    reads_create_nothing,
 };
 pub use interest::{
     churn_loses_nothing_after_the_last_subscribe, many_topics_in_one_call, nodes_are_counted,
@@ -120,6 +121,7 @@ where
         history_is_read_in_pages_both_ways,
         a_page_has_a_bounded_size,
         history_is_kept_by_count,
+        history_is_kept_by_bytes,
         reads_create_nothing,
         history_goes_when_its_time_is_over,
         many_histories_in_one_call,

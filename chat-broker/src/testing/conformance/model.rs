@@ -11,9 +11,12 @@ use crate::broker::{Broker, Delivery};
 use crate::events::BrokerEvents;
 use crate::testing::node::{Node, room};
 
-/// Calls, in rooms each of which keeps another number of messages.
-const CALLS: u64 = 1_000;
-const KEPT: [u32; 3] = [1, 3, 40];
+/// Calls, in rooms each of which keeps another number of messages, or of bytes.
+const CALLS: u64 = 1_500;
+const KEPT: [(u32, usize); 5] = [(1, 1 << 20), (3, 1 << 20), (40, 1 << 20), (40, 8_000), (8, 400)];
+
+/// The longest payload, in bytes: above the share of a message in the last two.
+const LONGEST: u64 = 600;
 
 /// A room as it should be.
 #[derive(Default)]
@@ -25,13 +28,14 @@ struct Model {
 
 impl Model {
     /// Returns the offset, and whether the key was known.
-    fn publish(&mut self, payload: Bytes, key: Option<u64>, most: u32) -> (u64, bool) {
+    fn publish(&mut self, payload: Bytes, key: Option<u64>, retention: Retention) -> (u64, bool) {
         if let Some(first) = key.and_then(|key| self.keys.get(&key)) {
             return (*first, true);
         }
         self.offset += 1;
         self.kept.push_back(Entry { offset: self.offset, payload });
-        while self.kept.len() > most as usize {
+        let excess = |entry: &Entry| retention.excess(entry.payload.len());
+        while !retention.allows(self.kept.len(), self.kept.iter().map(excess).sum()) {
             self.kept.pop_front();
         }
         self.keys.extend(key.map(|key| (key, self.offset)));
@@ -78,17 +82,22 @@ where
     F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
 {
     let nodes = [Node::new(connect().await), Node::new(connect().await)];
-    let mut rooms = KEPT.map(|most| (room("model"), most, Model::default()));
+    let mut rooms = KEPT.map(|(messages, bytes)| {
+        let retention = Retention { messages, bytes, ..Retention::default() };
+        (room("model"), retention, Model::default())
+    });
     let mut chance = Chance(1);
     for nth in 0..CALLS {
         let node = &nodes[chance.within(0..2) as usize];
-        let (topic, most, model) = &mut rooms[chance.within(0..3) as usize];
+        let (topic, retention, model) = &mut rooms[chance.within(0..5) as usize];
         let around = model.offset.saturating_sub(5)..model.offset + 3;
         match chance.within(0..8) {
-            0..3 => publish(node, topic, *most, model, nth, None).await,
-            3 => {
-                let key = chance.within(0..20);
-                publish(node, topic, *most, model, nth, Some(key)).await;
+            kind @ 0..4 => {
+                // Most are small.
+                let size = chance.within(0..LONGEST) / chance.within(1..8);
+                let payload = Bytes::from(format!("{nth} {:1$}", "", size as usize));
+                let key = (kind == 3).then(|| chance.within(0..20));
+                publish(node, topic, *retention, model, payload, key).await;
             }
             4 => assert_eq!(node.position(topic).await.offset, model.offset),
             5 => read(node, topic, model, Range::Latest, chance.within(1..50)).await,
@@ -107,19 +116,17 @@ where
 async fn publish(
     node: &Node,
     topic: &Topic,
-    most: u32,
+    retention: Retention,
     model: &mut Model,
-    nth: u64,
+    payload: Bytes,
     key: Option<u64>,
 ) {
-    let payload = Bytes::from(nth.to_string());
-    let retention = Retention { messages: most, ..Retention::default() };
     let name = key.map(|key| key.to_string().into());
     let published =
         node.deliver(topic, payload.clone(), Delivery::Kept { retention, key: name }).await;
-    let expected = model.publish(payload, key, most);
+    let expected = model.publish(payload, key, retention);
     let told = (published.position.unwrap_or_default().offset, published.repeated);
-    assert_eq!(told, expected, "call {nth}, key {key:?}");
+    assert_eq!(told, expected, "key {key:?}");
 }
 
 async fn read(node: &Node, topic: &Topic, model: &Model, range: Range, limit: u64) {
