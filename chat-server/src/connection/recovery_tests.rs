@@ -172,8 +172,9 @@ async fn messages_that_grow_in_frames_can_be_caught_up_with() {
     const MESSAGES: u64 = 250;
     let world = World::start().await;
     let text = "\u{1}".repeat(10_000);
+    let all = Retention { bytes: usize::MAX, ..Retention::default() };
     for _ in 0..MESSAGES {
-        world.say("r", &text, Retention::default()).await;
+        world.say("r", &text, all).await;
     }
     let mut client = WsClient::connect_narrow(&format!("ws://{}/ws", world.address)).await;
     client.send_json(&json!({"type": "hello"})).await;

@@ -133,14 +133,20 @@ impl Layer {
     }
 
     fn hub(&self) -> HubConfig {
-        let Retention { messages, ttl } = Retention::default();
-        let messages = self.history.unwrap_or(messages);
-        let ttl = self.history_ttl.map_or(ttl, |ttl| ttl.0);
-        let mut rules = HistoryRules::new(retention(messages, ttl));
+        let default = Retention::default();
+        let all = Retention {
+            messages: self.history.unwrap_or(default.messages),
+            bytes: self.history_bytes.unwrap_or(default.bytes),
+            ttl: self.history_ttl.map_or(default.ttl, |ttl| ttl.0),
+        };
+        let mut rules = HistoryRules::new(if_any(all));
         for class in self.rooms.iter().flatten() {
-            let messages = class.history.unwrap_or(messages);
-            let ttl = class.history_ttl.map_or(ttl, |ttl| ttl.0);
-            rules = rules.class(&class.name, retention(messages, ttl));
+            let retention = Retention {
+                messages: class.history.unwrap_or(all.messages),
+                bytes: class.history_bytes.unwrap_or(all.bytes),
+                ttl: class.history_ttl.map_or(all.ttl, |ttl| ttl.0),
+            };
+            rules = rules.class(&class.name, if_any(retention));
         }
         let mut hub = HubConfig::default().history(rules);
         hub.presence_limit = self.presence_limit.unwrap_or(hub.presence_limit);
@@ -157,8 +163,8 @@ fn default_threads() -> NonZeroUsize {
 }
 
 /// `None` if nothing is kept.
-fn retention(messages: u32, ttl: Duration) -> Option<Retention> {
-    (messages > 0).then_some(Retention { messages, ttl })
+fn if_any(retention: Retention) -> Option<Retention> {
+    (retention.messages > 0).then_some(retention)
 }
 
 const PRESENCE_LEASE: Duration = Duration::from_secs(10);
@@ -201,7 +207,7 @@ mod tests {
         let hub = settings.server.hub;
         let kept = hub.history.of(&chat_core::RoomId::new("r").unwrap());
         let day = Duration::from_secs(24 * 3600);
-        assert_eq!(kept, Some(Retention { messages: 256, ttl: day }));
+        assert_eq!(kept, Some(Retention { messages: 256, bytes: 1 << 20, ttl: day }));
         assert_eq!((hub.presence_limit, hub.grace), (200, Duration::from_secs(5)));
         assert_eq!(settings.presence_lease, Duration::from_secs(10));
         assert_eq!(settings.threads, default_threads());
@@ -252,21 +258,30 @@ mod tests {
 
     #[test]
     fn classes_of_rooms_differ_in_what_they_keep() {
-        let file = "history = 10\n[[rooms]]\nname = \"game-*\"\nhistory = 0\n\
+        let file = "history = 10\nhistory-bytes = 5000\n\
+                    [[rooms]]\nname = \"game-*\"\nhistory = 0\n\
+                    [[rooms]]\nname = \"files-*\"\nhistory-bytes = 900000\n\
                     [[rooms]]\nname = \"*\"\nhistory-ttl = \"1h\"";
         let file: Layer = toml::from_str(file).unwrap();
         let settings = Layer::default().over(file).into_settings().unwrap();
         let of = |name| settings.server.hub.history.of(&chat_core::RoomId::new(name).unwrap());
         assert_eq!(of("game-1"), None);
         let hour = Duration::from_secs(3600);
-        assert_eq!(of("general"), Some(Retention { messages: 10, ttl: hour }));
+        assert_eq!(of("general"), Some(Retention { messages: 10, bytes: 5000, ttl: hour }));
+        let ttl = Retention::default().ttl;
+        assert_eq!(of("files-1"), Some(Retention { messages: 10, bytes: 900_000, ttl }));
         for wrong in ["[[rooms]]\nhistory = 1", "[[rooms]]\nname = \"a\"\nhistori = 1"] {
             assert!(toml::from_str::<Layer>(wrong).is_err(), "{wrong}");
         }
         let none = Layer { history: Some(0), ..Layer::default() };
         let none = none.into_settings().unwrap().server.hub.history;
         assert_eq!(none.of(&chat_core::RoomId::new("r").unwrap()), None);
-        for wrong in ["history = 100001", "history-ttl = \"10ms\"", "presence-lease = \"0s\""] {
+        for wrong in [
+            "history = 100001",
+            "history-bytes = 0",
+            "history-ttl = \"10ms\"",
+            "presence-lease = \"0s\"",
+        ] {
             assert!(toml::from_str::<Layer>(wrong).unwrap().into_settings().is_err(), "{wrong}");
         }
     }

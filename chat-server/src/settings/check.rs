@@ -44,6 +44,9 @@ impl Layer {
                 "invalid value '{messages}' for history: at most {MAX_HISTORY} messages"
             ));
         }
+        for bytes in classes().map(|class| class.history_bytes).chain([self.history_bytes]) {
+            at_least("history-bytes", bytes, 1)?;
+        }
         let mut ttls = classes().map(|class| class.history_ttl).chain([self.history_ttl]);
         if ttls.any(|ttl| ttl.is_some_and(|Period(ttl)| ttl < SHORTEST_TTL)) {
             return Err("invalid value for history-ttl: at least 1s".to_owned());

@@ -34,9 +34,14 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "TEXT")]
     pub(super) redis_prefix: Option<String>,
 
-    /// Messages that a room keeps, at least; 0: none, the cheapest way [default: 256]
+    /// Messages that a room keeps, at most; 0: none, the cheapest way [default: 256]
     #[arg(long, env, value_name = "MESSAGES")]
     pub(super) history: Option<u32>,
+
+    /// Payload of these messages, in bytes, at most; the newest is kept in any case. Each counts as
+    /// an equal share at least [default: 1048576]
+    #[arg(long, env, value_name = "BYTES")]
+    pub(super) history_bytes: Option<usize>,
 
     /// How long after the latest message a room keeps them [default: 24h]
     #[arg(long, env, value_name = "TIME")]
@@ -58,7 +63,7 @@ pub(crate) struct Layer {
     pub(super) presence_lease: Option<Period>,
 
     /// Rooms that differ: `[[rooms]]` in the file, each with `name`, in which * stands for
-    /// any text, and `history` or `history-ttl`. The first that matches counts.
+    /// any text, and `history`, `history-bytes` or `history-ttl`. The first that matches counts.
     #[arg(skip)]
     pub(super) rooms: Option<Vec<RoomClass>>,
 
@@ -276,6 +281,7 @@ pub(super) enum Header {
 pub(super) struct RoomClass {
     pub(super) name: String,
     pub(super) history: Option<u32>,
+    pub(super) history_bytes: Option<usize>,
     pub(super) history_ttl: Option<Period>,
 }
 
@@ -301,6 +307,7 @@ impl Layer {
             redis_url,
             redis_prefix,
             history,
+            history_bytes,
             history_ttl,
             presence_limit,
             presence_grace,

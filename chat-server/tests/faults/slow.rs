@@ -44,8 +44,8 @@ async fn as_many_slow_readers_as_good_ones_cost_the_good_ones_nothing() {
 async fn among(slow: usize, good: usize) {
     let _alone = alone().await;
     let redis = RedisServer::start();
-    let [server] =
-        Chat::several::<1>(&redis, &["--history", "4000", "--presence-limit", "4"]).await;
+    let args = ["--history", "4000", "--history-bytes", "100000000", "--presence-limit", "4"];
+    let [server] = Chat::several::<1>(&redis, &args).await;
     let (wake, asleep) = watch::channel(false);
     let mut slow_ones = Vec::new();
     for n in 0..slow {

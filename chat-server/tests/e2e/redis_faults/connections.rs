@@ -72,7 +72,8 @@ const KILLS: usize = 20;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_are_killed_under_load_lose_nothing() {
     let redis = RedisServer::start();
-    let [first, second] = Chat::several(&redis, &["--history", "100000"]).await;
+    let args = ["--history", "100000", "--history-bytes", "100000000"];
+    let [first, second] = Chat::several(&redis, &args).await;
     // One that subscribes; one that publishes and one for the lease. The question has one, too.
     for (kind, connections) in [("pubsub", 2), ("normal", 2 * 2 + 1)] {
         let crowd = Crowd::in_a_hurry_on(&[&first, &second]).await;
