@@ -263,6 +263,8 @@ fn fits(bytes: usize) -> impl FnMut(&&Entry) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// In the sequence of the tests.
@@ -332,5 +334,165 @@ mod tests {
         assert_eq!((recent.oldest(), recent.bytes()), (Some(20), 0), "no hole inside");
         recent.shed();
         assert_eq!(recent.oldest(), None);
+    }
+
+    /// What a broker keeps of the sequence.
+    #[derive(Debug, Default)]
+    struct Store {
+        sizes: Vec<usize>,
+        /// The offset of the oldest that is kept, less one.
+        trimmed: usize,
+    }
+
+    impl Store {
+        fn publish(&mut self, size: usize, retention: Retention) -> Position {
+            self.sizes.push(size);
+            let excess = |sizes: &[usize]| sizes.iter().map(|size| retention.excess(*size)).sum();
+            while let kept = &self.sizes[self.trimmed..]
+                && !retention.allows(kept.len(), excess(kept))
+            {
+                self.trimmed += 1;
+            }
+            self.position()
+        }
+
+        fn position(&self) -> Position {
+            at(self.sizes.len() as u64)
+        }
+
+        fn size(&self, offset: u64) -> usize {
+            self.sizes[offset as usize - 1]
+        }
+
+        fn payload(&self, offset: u64) -> Bytes {
+            Bytes::from(vec![offset as u8; self.size(offset)])
+        }
+
+        /// Offsets of a page of what is kept up to `upto`, and whether there are more.
+        fn read(&self, range: Range, upto: u64, limit: usize, bytes: usize) -> (Vec<u64>, bool) {
+            let kept = self.trimmed as u64 + 1..=upto;
+            let (mut part, is_forward): (Vec<u64>, _) = match range {
+                Range::After(after) => (kept.filter(|n| *n > after).collect(), true),
+                Range::Before(before) => (kept.rev().filter(|n| *n < before).collect(), false),
+                Range::Latest => (kept.rev().collect(), false),
+            };
+            let all = part.len();
+            let mut sum = 0;
+            let fits = part.iter().take(limit).take_while(|offset| {
+                let fits = sum < bytes;
+                sum += self.size(**offset);
+                fits
+            });
+            let count = fits.count();
+            part.truncate(count);
+            if !is_forward {
+                part.reverse();
+            }
+            (part, count < all)
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Publish(usize),
+        /// The broker has dropped all, and so does the server.
+        Expire,
+        Shed,
+        /// The server gives the room up, and opens it again with so many messages.
+        Open(usize),
+        /// The server does not hear of some, and is told of a gap.
+        Miss(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            12 => prop_oneof![0..20_usize, 0..200_usize].prop_map(Step::Publish),
+            1 => Just(Step::Expire),
+            1 => Just(Step::Shed),
+            1 => (0..12_usize).prop_map(Step::Open),
+            1 => (0..4_usize).prop_map(Step::Miss),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn page_is_what_the_broker_would_answer(
+            (messages, bytes) in (1..12_u32, 0..600_usize),
+            (max_entries, max_bytes) in (1..16_usize, 0..800_usize),
+            steps in prop::collection::vec(step(), 1..40),
+            (limit, page_bytes) in (1..8_usize, 1..300_usize),
+        ) {
+            let retention = Retention { messages, bytes, ..Retention::default() };
+            let mut store = Store::default();
+            let mut recent = Recent::new(retention, max_entries, max_bytes);
+            let mut is_whole = max_entries >= messages as usize && max_bytes >= bytes.max(200);
+            let mut seen = Position::default();
+            for step in steps {
+                is_whole &= matches!(step, Step::Publish(_));
+                match step {
+                    Step::Publish(size) => {
+                        seen = store.publish(size, retention);
+                        recent.push(seen, store.payload(seen.offset));
+                    }
+                    Step::Expire => {
+                        store.trimmed = store.sizes.len();
+                        recent.expire();
+                    }
+                    Step::Shed => recent.shed(),
+                    Step::Open(count) => {
+                        recent = Recent::new(retention, max_entries, max_bytes);
+                        seen = if store.sizes.is_empty() { seen } else { store.position() };
+                        let (read, _) = store.read(Range::Latest, seen.offset, count, usize::MAX);
+                        if store.trimmed == store.sizes.len() {
+                            recent.begin(seen);
+                        }
+                        for offset in read {
+                            recent.load(at(offset), store.payload(offset));
+                        }
+                    }
+                    Step::Miss(count) => {
+                        for _ in 0..count {
+                            seen = store.publish(1, retention);
+                        }
+                        recent.clear();
+                    }
+                }
+                for upto in seen.offset.saturating_sub(2)..=seen.offset {
+                    let upto = Position { offset: upto, ..seen };
+                    let around = (store.trimmed as u64).saturating_sub(1)..seen.offset + 3;
+                    let ranges = around.flat_map(|n| [Range::After(n), Range::Before(n)]);
+                    for range in ranges.chain([Range::Latest, Range::Before(u64::MAX)]) {
+                        let page = recent.page(range, upto, limit, page_bytes);
+                        let is_ahead = matches!(range, Range::After(n) if n > upto.offset);
+                        let is_held = is_whole && !is_ahead && store.trimmed as u64 <= upto.offset;
+                        prop_assert!(page.is_some() || !is_held, "{range:?} up to {upto:?}");
+                        let Some(page) = page else { continue };
+                        let (expected, more) = store.read(range, upto.offset, limit, page_bytes);
+                        let held = page.entries.iter().map(|e| (e.offset, e.payload.clone()));
+                        let expected = expected.into_iter().map(|n| (n, store.payload(n)));
+                        prop_assert_eq!(held.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+                        prop_assert_eq!(page.more, more, "{:?} up to {:?}", range, upto);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Its oldest messages are trimmed by the next publication, not by a server that keeps fewer.
+    #[test]
+    fn history_of_a_longer_retention_is_left_to_the_broker() {
+        let retention = Retention { messages: 3, ..Retention::default() };
+        let mut recent = Recent::new(retention, 9, 1000);
+        for offset in 1..=8 {
+            recent.load(at(offset), Bytes::new());
+        }
+        let page = |recent: &Recent, limit| {
+            let page = recent.page(Range::Latest, at(recent.newest), limit, 1000)?;
+            Some((page.entries.first().map(|first| first.offset), page.more))
+        };
+        assert_eq!(page(&recent, 2), Some((Some(7), true)));
+        assert_eq!(page(&recent, 3), None, "there may be more");
+        recent.push(at(9), Bytes::new());
+        assert_eq!(page(&recent, 3), Some((Some(7), false)));
     }
 }

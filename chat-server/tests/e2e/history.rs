@@ -205,13 +205,119 @@ async fn a_short_history_says_what_it_has_lost() {
     }
 }
 
+/// How often Redis was asked for entries of a history.
+async fn reads(redis: &RedisServer) -> u64 {
+    let stats = redis.command(&["INFO", "commandstats"]).await;
+    let calls = |name: &str| -> u64 {
+        let line = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":calls="));
+        line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+    };
+    calls("cmdstat_xrange") + calls("cmdstat_xrevrange")
+}
+
+async fn history(client: &mut WsClient, mut frame: Value) -> Value {
+    frame["type"] = json!("history");
+    frame["room"] = json!("r");
+    ask(client, "history", frame).await
+}
+
+/// All of a room's history, page by page from its end.
+async fn all_pages(client: &mut WsClient, limit: u64) -> Vec<String> {
+    let (mut all, mut before) = (Vec::new(), json!(null));
+    loop {
+        let mut frame = json!({"limit": limit});
+        if !before.is_null() {
+            frame["before"] = before;
+        }
+        let page = history(client, frame).await;
+        all.splice(0..0, texts(&page["messages"]));
+        if page["more"] == false {
+            return all;
+        }
+        before = page["messages"][0]["offset"].clone();
+    }
+}
+
+#[tokio::test]
+async fn held_history_is_paged_without_asking_redis() {
+    let redis = RedisServer::start();
+    let (first, second) = Chat::pair(&redis).await;
+    let (mut ann, mut bob) = (first.native().await, second.native().await);
+    join(&mut ann, "r").await;
+    join(&mut bob, "r").await;
+    say(&mut ann, "r", 1..=300).await;
+    while next_of(&mut bob, "message").await["message"] != "300" {}
+    let before = reads(&redis).await;
+    for client in [&mut ann, &mut bob] {
+        for limit in [3, 50, 256] {
+            assert_eq!(all_pages(client, limit).await, numbers(45..=300));
+        }
+        for (after, limit, expected, more) in [
+            (0, 10, 45..=54, true),
+            (44, 256, 45..=300, false),
+            (290, 10, 291..=300, false),
+            (289, 10, 290..=299, true),
+        ] {
+            let page = history(client, json!({"after": after, "limit": limit})).await;
+            assert_eq!(texts(&page["messages"]), numbers(expected), "after {after}");
+            assert_eq!((&page["more"], &page["offset"]), (&json!(more), &json!(300)));
+        }
+        let beginning = history(client, json!({"before": 45})).await;
+        assert_eq!((&beginning["messages"], &beginning["more"]), (&json!([]), &json!(false)));
+    }
+    assert_eq!(reads(&redis).await, before);
+    history(&mut ann, json!({"after": 301})).await;
+    assert_eq!(reads(&redis).await, before + 1, "it may have missed something");
+}
+
+/// More than a server holds, less than it may, or not what it should be.
+#[tokio::test]
+async fn history_that_is_not_held_is_read() {
+    let redis = RedisServer::start();
+    let [long] = Chat::several::<1>(&redis, &["--history", "400"]).await;
+    let mut ann = long.native().await;
+    join(&mut ann, "r").await;
+    say(&mut ann, "r", 1..=350).await;
+    assert_eq!(all_pages(&mut ann, 100).await, numbers(1..=350));
+
+    // Its settings count from the next message on.
+    let [short] = Chat::several::<1>(&redis, &["--history", "10"]).await;
+    let mut bob = short.native().await;
+    join(&mut bob, "r").await;
+    assert_eq!(all_pages(&mut bob, 100).await, numbers(1..=350));
+    say(&mut bob, "r", 351..=351).await;
+    let before = reads(&redis).await;
+    assert_eq!(all_pages(&mut bob, 4).await, numbers(342..=351));
+    assert_eq!(reads(&redis).await, before);
+}
+
+#[tokio::test]
+async fn expired_history_is_not_shown() {
+    let redis = RedisServer::start();
+    let [server] = Chat::several::<1>(&redis, &["--history-ttl", "1s"]).await;
+    let mut ann = server.native().await;
+    join(&mut ann, "r").await;
+    say(&mut ann, "r", 1..=3).await;
+    assert_eq!(all_pages(&mut ann, 9).await, numbers(1..=3));
+    let deadline = std::time::Instant::now() + crate::support::DEADLINE;
+    while !all_pages(&mut ann, 9).await.is_empty() {
+        assert!(std::time::Instant::now() < deadline, "it is still shown");
+    }
+    assert_eq!(redis.command(&["EXISTS", "chat:{r.r}:log"]).await, "0", "not before its time");
+    let mut late = server.native().await;
+    let joined = ask(&mut late, "joined", json!({"type": "join", "room": "r", "history": 9})).await;
+    assert_eq!((&joined["messages"], &joined["offset"]), (&json!([]), &json!(3)));
+    say(&mut ann, "r", 4..=4).await;
+    assert_eq!(all_pages(&mut ann, 9).await, numbers(4..=4));
+}
+
 /// More than a frame takes: the rest follows in frames of its own, as fast as it is read,
 /// while others go on talking.
 #[tokio::test]
 async fn a_lot_that_was_missed_comes_in_pages() {
     const MISSED: u64 = 120;
     let redis = RedisServer::start();
-    let (first, second) = Chat::pair(&redis).await;
+    let [first, second] = Chat::several(&redis, &["--history-bytes", "10000000"]).await;
     let mut writer = first.native().await;
     join(&mut writer, "r").await;
     let padding = "x".repeat(20_000);
