@@ -115,6 +115,15 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// Safe: a read.
     async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError>;
 
+    /// How far this node knows `topic` to have come, without asking the backend: at least to the
+    /// latest publication whose [`Receipt`] it has resolved. So a server that answers from its own
+    /// memory knows whether a client may have been told of more. `None` if nothing is known, which
+    /// is what a node says of topics that it is not subscribed to, and by default.
+    fn known_position(&self, topic: &Topic) -> Option<Position> {
+        let _ = topic;
+        None
+    }
+
     /// Parts of the histories of topics, in the order asked, each as it stood at one moment
     /// between the call and its return. Never creates anything.
     ///

@@ -104,7 +104,7 @@ impl Recent {
         let held = self.entries.range(..=end);
         let count = held.rev().take(limit).take_while(fits(bytes)).count();
         let entries: Vec<_> = self.entries.range(end + 1 - count..=end).collect();
-        let more = entries.first().is_some_and(|first| first.offset > self.floor + 1);
+        let more = entries.first().is_some_and(|first| !self.begins_with(first.offset));
         // Of what lies before all that is held nothing is known.
         (!more || count <= end).then_some(RecentPage { entries, more })
     }
@@ -153,6 +153,18 @@ impl Recent {
         };
         let count = self.entries.range(..end).rev().take(limit).take_while(fits).count();
         self.entries.range(end - count..end)
+    }
+
+    /// Whether the broker keeps nothing before the message with this offset, as far as is known.
+    #[must_use]
+    pub fn begins_with(&self, offset: u64) -> bool {
+        offset <= self.floor + 1
+    }
+
+    /// What the room keeps.
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        self.retention
     }
 
     /// The most messages that are held.

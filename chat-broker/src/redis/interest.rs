@@ -170,6 +170,11 @@ impl Interest {
         }
     }
 
+    /// How far a topic that is subscribed has been seen to come.
+    pub(super) fn known_position(&self, channel: &str) -> Option<Position> {
+        self.wanted.get(channel).map(|wanted| wanted.seen.position)
+    }
+
     /// Takes note that a topic has left an epoch for another.
     pub(super) fn ended(&mut self, channel: &str, epoch: Epoch) {
         if epoch != Epoch::NONE {
