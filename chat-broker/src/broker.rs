@@ -115,10 +115,11 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// Safe: a read.
     async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError>;
 
-    /// How far this node knows `topic` to have come, without asking the backend: at least to the
-    /// latest publication whose [`Receipt`] it has resolved. So a server that answers from its own
-    /// memory knows whether a client may have been told of more. `None` if nothing is known, which
-    /// is what a node says of topics that it is not subscribed to, and by default.
+    /// The position of `topic` as far as this node knows it, without asking the backend. It covers
+    /// each publication whose [`Receipt`] this node has resolved, so a server that answers from its
+    /// own memory can check whether a client has been acknowledged a later one. `None`, which is the
+    /// default, if the node does not know it; a node need not know topics that it is not subscribed
+    /// to.
     fn known_position(&self, topic: &Topic) -> Option<Position> {
         let _ = topic;
         None

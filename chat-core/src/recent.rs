@@ -53,8 +53,8 @@ impl Recent {
     }
 
     /// What the broker would answer to a read of `range` when the room stood at `upto`: `limit`
-    /// messages at most, and the one that reaches `bytes` of payload is the last. `None` if what is
-    /// held here does not tell.
+    /// messages at most, and the one that reaches `bytes` of payload is the last. `None` if that
+    /// cannot be known from what is held here.
     #[must_use]
     pub fn page(
         &self,
@@ -86,7 +86,7 @@ impl Recent {
         bytes: usize,
     ) -> Option<RecentPage<'_>> {
         // What is gone is left out.
-        let first = after.max(self.floor) + 1;
+        let first = after.max(self.floor).saturating_add(1);
         if first > end {
             return Some(RecentPage { entries: Vec::new(), more: false });
         }
@@ -158,7 +158,7 @@ impl Recent {
     /// Whether the broker keeps nothing before the message with this offset, as far as is known.
     #[must_use]
     pub fn begins_with(&self, offset: u64) -> bool {
-        offset <= self.floor + 1
+        offset <= self.floor.saturating_add(1)
     }
 
     /// What the room keeps.
@@ -185,8 +185,8 @@ impl Recent {
         self.bytes
     }
 
-    /// Adds a message that was just published, which follows on the newest; one that does not
-    /// begins anew.
+    /// Adds a message that was just published. If it does not follow on the newest, all that is
+    /// held is dropped first.
     pub(crate) fn push(&mut self, position: Position, payload: Bytes) {
         self.append(position, payload);
         // The broker has trimmed by the same rule.
@@ -412,7 +412,7 @@ mod tests {
         Shed,
         /// The server gives the room up, and opens it again with so many messages.
         Open(usize),
-        /// The server does not hear of some, and is told of a gap.
+        /// The server misses some, and passes on a gap.
         Miss(usize),
     }
 

@@ -68,7 +68,7 @@ pub(super) struct RoomState<M> {
     pub(super) phase: Phase<M>,
     /// The room's sequence; `None` without history.
     timeline: Option<Timeline>,
-    /// When the room keeps its history no longer; `None` without history, and if no clock tells it.
+    /// When the history expires; `None` without history, and if that is too far ahead for a clock.
     expires: Option<Instant>,
     /// Who is in the room; `None` for a user's own topic.
     roster: Option<Roster>,

@@ -170,7 +170,7 @@ impl Interest {
         }
     }
 
-    /// How far a topic that is subscribed has been seen to come.
+    /// The latest position of a subscribed topic that was received, read or acknowledged.
     pub(super) fn known_position(&self, channel: &str) -> Option<Position> {
         self.wanted.get(channel).map(|wanted| wanted.seen.position)
     }

@@ -305,7 +305,7 @@ impl LaneTask {
         broken.map_or(Ok(()), Err)
     }
 
-    /// Notes what was published before anybody is told of it: whoever is asks for it at once.
+    /// Notes the positions before the receipts resolve: a client may ask for its message at once.
     fn finish(
         &self,
         settled: Vec<(Job, Result<Published, BrokerError>)>,

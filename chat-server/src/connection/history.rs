@@ -12,7 +12,7 @@ use super::recovery::{LOOK_AGAIN, PAGE, read};
 use super::{Connection, unavailable};
 use crate::member::Member;
 
-/// How long a room may take to come as far as the broker before the broker is asked.
+/// How long a page waits for the hub to catch up with the broker before it is read from the broker.
 const BEHIND: Duration = Duration::from_millis(100);
 
 /// A page, and where the room stood then.
@@ -50,8 +50,8 @@ impl Connection {
     /// The page from this server's memory, if all of it is there: what most clients ask for costs
     /// the broker nothing, however often they do.
     ///
-    /// Whoever was told `ok` finds the message in it: the broker may answer a publication before it
-    /// arrives here, so the room has a moment to come as far.
+    /// A client that received `ok` finds its message in the page: the broker may acknowledge a
+    /// publication before it arrives at the hub, so the page waits until the hub has it.
     async fn held_page(&self, room: &RoomId, range: Range, limit: u32) -> Option<HistoryPage> {
         let membership = &self.place(room)?.membership;
         let known = self.state.hub.broker().known_position(membership.topic()).unwrap_or_default();
@@ -111,7 +111,7 @@ impl Connection {
 /// What the hub holds of a page.
 enum Held {
     Page(HistoryPage),
-    /// The hub has yet to come as far as the broker.
+    /// The hub has yet to receive what the broker has acknowledged.
     Behind,
     Missing,
 }

@@ -146,11 +146,11 @@ where
     assert_eq!(step("positions", b.broker.positions(&[])).await, []);
 }
 
-/// A node knows a topic to have come as far as it has told publishers, or knows nothing.
+/// The position that a node knows covers the receipts that it has resolved.
 ///
 /// # Cancel safety
 /// As for [`run`](super::run).
-pub async fn known_positions_are_those_of_receipts_at_least<F>(connect: &F)
+pub async fn known_position_covers_receipts<F>(connect: &F)
 where
     F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
 {
