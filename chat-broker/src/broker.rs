@@ -115,6 +115,16 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// Safe: a read.
     async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError>;
 
+    /// The position of `topic` as far as this node knows it, without asking the backend. It covers
+    /// each publication whose [`Receipt`] this node has resolved, so a server that answers from its
+    /// own memory can check whether a client has been acknowledged a later one. `None`, which is the
+    /// default, if the node does not know it; a node need not know topics that it is not subscribed
+    /// to.
+    fn known_position(&self, topic: &Topic) -> Option<Position> {
+        let _ = topic;
+        None
+    }
+
     /// Parts of the histories of topics, in the order asked, each as it stood at one moment
     /// between the call and its return. Never creates anything.
     ///

@@ -45,7 +45,7 @@ pub struct BrokerStats {
     /// answered.
     pub publish_queued: usize,
     /// Whether the backend refuses what is to be [kept](crate::Delivery::Kept) for want of memory,
-    /// on all nodes alike. Everything else goes on.
+    /// on all nodes alike. It takes everything else.
     pub full: bool,
     /// Memory that the backend uses, in bytes, as of some seconds ago; 0 if that is not known.
     pub memory_used: u64,

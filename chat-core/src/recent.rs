@@ -56,8 +56,8 @@ impl Recent {
     }
 
     /// What the broker would answer to a read of `range` when the room stood at `upto`: `limit`
-    /// messages at most, and the one that reaches `bytes` of payload is the last. `None` if what is
-    /// held here does not tell.
+    /// messages at most, and the one that reaches `bytes` of payload is the last. `None` if that
+    /// cannot be known from what is held here.
     #[must_use]
     pub fn page(
         &self,
@@ -89,7 +89,7 @@ impl Recent {
         bytes: usize,
     ) -> Option<RecentPage<'_>> {
         // What is gone is left out.
-        let first = after.max(self.floor) + 1;
+        let first = after.max(self.floor).saturating_add(1);
         if first > end {
             return Some(RecentPage { entries: Vec::new(), more: false });
         }
@@ -107,7 +107,7 @@ impl Recent {
         let held = self.entries.range(..=end);
         let count = held.rev().take(limit).take_while(fits(bytes)).count();
         let entries: Vec<_> = self.entries.range(end + 1 - count..=end).collect();
-        let more = entries.first().is_some_and(|first| first.offset > self.floor + 1);
+        let more = entries.first().is_some_and(|first| !self.begins_with(first.offset));
         // Of what lies before all that is held nothing is known.
         (!more || count <= end).then_some(RecentPage { entries, more })
     }
@@ -158,6 +158,18 @@ impl Recent {
         self.entries.range(end - count..end)
     }
 
+    /// Whether the broker keeps nothing before the message with this offset, as far as is known.
+    #[must_use]
+    pub fn begins_with(&self, offset: u64) -> bool {
+        offset <= self.floor.saturating_add(1)
+    }
+
+    /// What the room keeps.
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        self.retention
+    }
+
     /// The most messages that are held.
     #[must_use]
     pub fn max_entries(&self) -> usize {
@@ -176,8 +188,8 @@ impl Recent {
         self.bytes
     }
 
-    /// Adds a message that was just published, which follows on the newest; one that does not
-    /// begins anew.
+    /// Adds a message that was just published. If it does not follow on the newest, all that is
+    /// held is dropped first.
     pub(crate) fn push(&mut self, position: Position, payload: Bytes) {
         self.append(position, payload);
         // The broker has trimmed by the same rule.
@@ -403,7 +415,7 @@ mod tests {
         Shed,
         /// The server gives the room up, and opens it again with so many messages.
         Open(usize),
-        /// The server does not hear of some, and is told of a gap.
+        /// The server misses some, and passes on a gap.
         Miss(usize),
     }
 

@@ -94,7 +94,7 @@ fn from_broker(page: &mut Page<'_>, stats: &BrokerStats) -> fmt::Result {
     page.gauge("broker_queued", help, stats.publish_queued)?;
     let help = "Whether the broker refuses what rooms keep, for want of memory";
     page.gauge("broker_full", help, stats.full.into())?;
-    // There is none, or it does not tell.
+    // Without Redis, and without the right to ask it.
     if stats.memory_used == 0 {
         return Ok(());
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chat_core::{ConnectionId, Deliver, Topic, UserId};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::Shared;
 use super::room::{Snapshot, Waiter, Welcomed};
@@ -34,7 +35,7 @@ impl<M: Deliver + Clone> Membership<M> {
     /// same rules.
     pub fn look(&self, look: impl FnOnce(Snapshot<'_, M>)) {
         self.shared.registry.update(&self.topic, |room| {
-            room.state.expire();
+            room.state.expire(Instant::now());
             room.state.snapshot(room.members()).map(look);
         });
     }
@@ -55,7 +56,7 @@ impl<M: Deliver + Clone> Membership<M> {
         catch_up: impl FnOnce(Snapshot<'_, M>) -> Welcomed,
     ) -> Welcomed {
         let welcomed = self.shared.registry.update(&self.topic, |room| {
-            room.state.expire();
+            room.state.expire(Instant::now());
             let welcomed = catch_up(room.state.snapshot(room.members())?);
             // Another seat: the one before stands in batches that are on their way.
             self.seat.vacate();

@@ -43,6 +43,7 @@ use chat_core::{ConnectionId, Deliver, Members, Occupant, Registry, Retention, R
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
@@ -146,7 +147,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             if joined.first {
                 self.shared.begin(topic, &mut room.state);
             }
-            room.state.expire();
+            room.state.expire(Instant::now());
             if let Some(snapshot) = room.state.snapshot(room.members()) {
                 welcome(snapshot);
                 return None;

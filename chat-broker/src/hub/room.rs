@@ -68,9 +68,7 @@ pub(super) struct RoomState<M> {
     pub(super) phase: Phase<M>,
     /// The room's sequence; `None` without history.
     timeline: Option<Timeline>,
-    /// How long after the latest message the room keeps its history.
-    ttl: Option<Duration>,
-    /// When that time is over; `None` without history, and if no clock tells it.
+    /// When the history expires; `None` without history, and if that is too far ahead for a clock.
     expires: Option<Instant>,
     /// Who is in the room; `None` for a user's own topic.
     roster: Option<Roster>,
@@ -132,10 +130,8 @@ impl<M> RoomState<M> {
     /// The room begins: what is kept of it depends on what it is.
     pub(super) fn begin(&mut self, topic: &Topic, config: &HubConfig) {
         if let Some(room) = topic.as_room() {
-            let retention = config.history.of(room);
             let recent = |retention| Recent::new(retention, RECENT_MESSAGES, RECENT_BYTES);
-            self.timeline = retention.map(recent).map(Timeline::new);
-            self.ttl = retention.map(|retention| retention.ttl);
+            self.timeline = config.history.of(room).map(recent).map(Timeline::new);
             self.roster = Some(Roster::new(config.presence_limit));
         }
     }
@@ -164,9 +160,9 @@ impl<M> RoomState<M> {
 
     /// Drops the messages whose time is over, as the broker does: before a
     /// [`snapshot`](Self::snapshot) of the room.
-    pub(super) fn expire(&mut self) {
+    pub(super) fn expire(&mut self, now: Instant) {
         if let Some(timeline) = &mut self.timeline
-            && self.expires.take_if(|expires| *expires <= Instant::now()).is_some()
+            && self.expires.take_if(|expires| *expires <= now).is_some()
         {
             timeline.expire();
         }
@@ -174,22 +170,24 @@ impl<M> RoomState<M> {
 
     /// The time of all messages begins again with a new one. With those that a room was opened
     /// with it began earlier, which is not known.
-    fn renew(&mut self) {
-        self.expires = self.ttl.and_then(|ttl| Instant::now().checked_add(ttl));
+    fn renew(&mut self, now: Instant) {
+        let ttl = self.timeline.as_ref().map(|timeline| timeline.recent().retention().ttl);
+        self.expires = ttl.and_then(|ttl| now.checked_add(ttl));
     }
 
     /// Takes a publication from the broker.
     pub(super) fn accept(&mut self, payload: Bytes, position: Option<Position>) -> Taken {
         let mut taken = Taken::default();
-        self.expire();
+        let now = Instant::now();
+        self.expire(now);
         if let (Some(timeline), Some(position)) = (&mut self.timeline, position) {
             let accepted = timeline.accept(position, payload, &mut self.pending);
             taken.repeat = accepted == timeline::Accepted::Repeat;
             if timeline.seen().is_some() && timeline.wants_read() {
-                self.missing_since.get_or_insert_with(Instant::now);
+                self.missing_since.get_or_insert(now);
             }
             if accepted == timeline::Accepted::InOrder {
-                self.renew();
+                self.renew(now);
             }
         } else {
             self.push(Item::Envelope(payload, None));
@@ -301,7 +299,7 @@ impl<M> RoomState<M> {
                 taken.missing_for = self.missing_since.take().map(|since| since.elapsed());
             }
             if timeline.seen() != seen {
-                self.renew();
+                self.renew(Instant::now());
             }
         }
         let is_known = opened.is_some() || self.timeline.is_none();
@@ -402,7 +400,6 @@ impl<M> Default for RoomState<M> {
         Self {
             phase: Phase::Waiting(Vec::new()),
             timeline: None,
-            ttl: None,
             expires: None,
             roster: None,
             pending: Vec::new(),

@@ -226,6 +226,10 @@ impl Broker for MemoryBroker {
         Ok(topics.iter().map(|topic| self.bus.shard(topic).position(topic)).collect())
     }
 
+    fn known_position(&self, topic: &Topic) -> Option<Position> {
+        Some(self.bus.shard(topic).position(topic))
+    }
+
     async fn history(&self, reads: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
         self.open()?;
         Ok(reads.iter().map(|read| self.bus.shard(&read.topic).read(read)).collect())

@@ -170,6 +170,11 @@ impl Interest {
         }
     }
 
+    /// The latest position of a subscribed topic that was received, read or acknowledged.
+    pub(super) fn known_position(&self, channel: &str) -> Option<Position> {
+        self.wanted.get(channel).map(|wanted| wanted.seen.position)
+    }
+
     /// Takes note that a topic has left an epoch for another.
     pub(super) fn ended(&mut self, channel: &str, epoch: Epoch) {
         if epoch != Epoch::NONE {

@@ -14,6 +14,7 @@ use super::claims::{Changes, Claims};
 use super::health::Side;
 use super::link::{Backoff, Link, PING_INTERVAL, RESPONSE_TIMEOUT, broker_error, timed_out};
 use super::mark::{ByTopic, Mark};
+use super::names::Address;
 use super::peer::Peer;
 use super::presence::{self, Presence};
 use super::probe::{Probe, Writes};
@@ -213,24 +214,24 @@ impl LaneTask {
                 return Err(error);
             }
         };
-        let (mut again, mut seen) = (Vec::new(), Vec::new());
+        let (mut again, mut seen, mut settled) = (Vec::new(), Vec::new(), Vec::new());
         for (job, fate) in jobs.into_iter().zip(fates) {
             match fate {
                 Fate::Published(position) => {
                     seen.push((job.address.clone(), Mark { position, id: Some(job.id) }));
                     let published =
                         Published { position: Some(position), nodes: 0, repeated: false };
-                    job.settle(Ok(published));
+                    settled.push((job, Ok(published)));
                 }
                 // The record of a key tells if it was published.
                 Fate::Unknown if job.has_key() => again.push(job.unsent()),
                 Fate::Missing => again.push(job.unsent()),
                 Fate::Overtaken | Fate::Unknown => {
-                    job.settle(Err(BrokerError::unavailable("the answer was lost")));
+                    settled.push((job, Err(BrokerError::unavailable("the answer was lost"))));
                 }
             }
         }
-        self.subscriber.published(seen);
+        self.finish(settled, seen);
         self.queue.put_back(again);
         Ok(())
     }
@@ -280,7 +281,7 @@ impl LaneTask {
     fn settle_jobs(&mut self, jobs: Vec<Job>, replies: Vec<Value>) -> RedisResult<()> {
         let overtaken: Vec<bool> =
             (0..jobs.len()).map(|n| is_overtaken(&jobs, &replies, n)).collect();
-        let (mut unexecuted, mut seen) = (Vec::new(), Vec::new());
+        let (mut unexecuted, mut seen, mut settled) = (Vec::new(), Vec::new(), Vec::new());
         let mut broken = None;
         for ((job, reply), overtaken) in jobs.into_iter().zip(replies).zip(overtaken) {
             if script::is_unknown(&reply) && !overtaken {
@@ -297,11 +298,23 @@ impl LaneTask {
                 Err(error) if wants_reconnect(error) => broken = Some(error.clone()),
                 _ => {}
             }
-            job.settle(outcome.map_err(broker_error));
+            settled.push((job, outcome.map_err(broker_error)));
         }
-        self.subscriber.published(seen);
+        self.finish(settled, seen);
         self.queue.put_back(unexecuted);
         broken.map_or(Ok(()), Err)
+    }
+
+    /// Notes the positions before the receipts resolve: a client may ask for its message at once.
+    fn finish(
+        &self,
+        settled: Vec<(Job, Result<Published, BrokerError>)>,
+        seen: Vec<(Address, Mark)>,
+    ) {
+        self.subscriber.published(seen);
+        for (job, outcome) in settled {
+            job.settle(outcome);
+        }
     }
 }
 

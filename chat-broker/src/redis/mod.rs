@@ -221,6 +221,10 @@ impl Broker for RedisBroker {
         Ok(marks.into_iter().map(|mark| mark.position).collect())
     }
 
+    fn known_position(&self, topic: &Topic) -> Option<Position> {
+        self.subscriber.known_position(&self.shared.names.address(topic))
+    }
+
     async fn history(&self, reads: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
         self.open()?;
         let (histories, marks) = self.store.history(reads).await?.into_iter().unzip();

@@ -1,9 +1,9 @@
 //! Whether Redis takes what is to be kept.
 //!
-//! A Redis that answers may refuse to write: it is full, cannot save, lacks replicas, or may
-//! not be written to by us. So each connection that publishes does so once a second, in a
-//! topic of its own that nobody hears: whatever refuses a message refuses that, too. One that is
-//! full refuses what is to be kept and nothing else, and still counts as [working](super::capacity).
+//! A Redis that answers may refuse to write: it cannot save, lacks replicas, or has taken the right
+//! to write from us. So each connection that publishes does so once a second, to a topic of its own
+//! without subscribers: what refuses a message refuses the probe. A Redis that is full refuses what is
+//! to be kept and nothing else, and counts as [working](super::capacity).
 
 use redis::{Pipeline, RedisError, RedisResult, Value};
 
@@ -77,7 +77,7 @@ impl Probe {
         }
         let mut replies = link.send(&commands).await?.into_iter();
         let outcome = replies.next().unwrap_or(Value::Nil);
-        // Whoever may not ask does without.
+        // Without the right to `INFO` it stays unknown.
         if let Some(info) =
             replies.next().and_then(|info| redis::from_redis_value::<String>(info).ok())
         {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::Topic;
+use chat_core::{Position, Topic};
 use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -146,6 +146,11 @@ impl Subscriber {
         for (address, mark) in publications {
             interest.published(address.into_channel(), mark);
         }
+    }
+
+    /// See [`Broker::known_position`](crate::Broker::known_position).
+    pub(super) fn known_position(&self, address: &Address) -> Option<Position> {
+        self.interest().known_position(address.channel())
     }
 
     /// How far this node has seen the sequences of topics come.

@@ -1,4 +1,4 @@
-//! Redis is full: rooms refuse what they would keep, and everything else goes on.
+//! Redis is full: it refuses messages of rooms with history, and nothing else.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn refused_message_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn everything_else_goes_on() {
+async fn full_redis_takes_everything_else() {
     let server = RedisServer::start();
     let (mut watcher, node) = (Node::start(&server).await, Node::start(&server).await);
     let topic = room("r");
@@ -103,4 +103,31 @@ async fn memory_of_redis_is_known() {
     assert_eq!(node.broker.status(), Status::Ready);
     let stats = node.broker.stats();
     assert_eq!((stats.memory_used, stats.memory_max), (0, 0), "it may not ask");
+}
+
+/// As an attacker does: message after message, in room after room, to the very limit.
+#[tokio::test]
+async fn messages_fill_redis_and_stop_nothing_else() {
+    const MORE: u64 = 4 << 20;
+    let server = RedisServer::start();
+    let (mut watcher, node) = (Node::start(&server).await, Node::start(&server).await);
+    let topic = room("r");
+    watcher.subscribe(&topic).await.unwrap();
+    let max = node.broker.stats().memory_used + MORE;
+    server.command(&["CONFIG", "SET", "maxmemory", &max.to_string()]).await;
+    let large = "x".repeat(30_000);
+    let mut refused = 0;
+    for n in 0..4 * MORE / 30_000 {
+        let outcome = node.publish(&room(&format!("{}", n % 10)), &large).await;
+        refused += usize::from(outcome.is_err());
+        let name = n.to_string();
+        node.enter(&topic, &name);
+        assert_eq!(watcher.change().await.0, format!("+{name}"), "{refused} were refused");
+        node.deliver(&topic, &name, Delivery::Ephemeral).await.unwrap();
+        assert_eq!(watcher.message().await.0, name);
+        assert_eq!(node.broker.status(), Status::Ready);
+    }
+    assert!(refused > 100, "{refused} were refused");
+    eventually("a full redis", async || node.broker.stats().full).await;
+    assert_eq!(watcher.broker.status(), Status::Ready);
 }

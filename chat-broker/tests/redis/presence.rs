@@ -172,9 +172,9 @@ async fn a_flushed_script_loses_nobody() {
     }
 }
 
-/// Redis refuses those who come; they come when it takes them, however busy the connection is.
+/// A join that Redis refuses is retried until Redis takes it, however busy the connection is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_was_refused_comes_when_redis_takes_them() {
+async fn refused_join_is_retried() {
     let server = RedisServer::start();
     let (mut watcher, node) = (Node::start(&server).await, Node::start(&server).await);
     let topic = room("r");

@@ -252,8 +252,8 @@ async fn what_a_later_one_has_overtaken_is_not_sent_again() {
     assert_eq!((texts(&history), history.position.offset), (vec!["second".to_owned()], 2));
 }
 
-/// The room keeps few bytes: one that was not answered has been trimmed when it is looked for, and
-/// would be published a second time. Its key tells.
+/// The room keeps few bytes: a message that was not answered is trimmed before it is looked for, and
+/// would be published a second time. With a key its outcome is known.
 #[tokio::test]
 async fn message_that_may_have_been_trimmed_for_its_bytes_is_not_sent_again() {
     let server = RedisServer::start();

@@ -1,13 +1,19 @@
 //! Paging through a room's history.
 
+use std::time::Duration;
+
 use chat_broker::{BrokerError, HistoryRead, Snapshot};
 use chat_core::reply::Page;
 use chat_core::{Entry, ErrorCode, History, Position, Range, Rejection, Reply, RoomId};
 use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep};
 
-use super::recovery::{PAGE, read};
+use super::recovery::{LOOK_AGAIN, PAGE, read};
 use super::{Connection, unavailable};
 use crate::member::Member;
+
+/// How long a page waits for the hub to catch up with the broker before it is read from the broker.
+const BEHIND: Duration = Duration::from_millis(100);
 
 /// How many times as much a page costs that the broker has to read.
 const READ: usize = 2;
@@ -34,7 +40,7 @@ impl Connection {
         }
         self.member.drained(self.patience()).await;
         let limit = limit.unwrap_or(PAGE).clamp(1, PAGE);
-        let (page, factor) = match self.held_page(room, range, limit) {
+        let (page, factor) = match self.held_page(room, range, limit).await {
             Some(page) => (page, 1),
             None => {
                 let page = self.read_page(room, range, limit).await;
@@ -48,12 +54,25 @@ impl Connection {
 
     /// The page from this server's memory, if all of it is there: what most clients ask for costs
     /// the broker nothing, however often they do.
-    fn held_page(&self, room: &RoomId, range: Range, limit: u32) -> Option<HistoryPage> {
-        let place = self.place(room).filter(|place| !place.membership.is_catching_up())?;
-        let mut page = None;
-        // Encoded later, outside of the room's lock.
-        place.membership.look(|snapshot| page = page_of(&snapshot, range, limit));
-        page
+    ///
+    /// A client that received `ok` finds its message in the page: the broker may acknowledge a
+    /// publication before it arrives at the hub, so the page waits until the hub has it.
+    async fn held_page(&self, room: &RoomId, range: Range, limit: u32) -> Option<HistoryPage> {
+        let membership = &self.place(room)?.membership;
+        let known = self.state.hub.broker().known_position(membership.topic()).unwrap_or_default();
+        let deadline = Instant::now() + BEHIND;
+        loop {
+            let mut held = Held::Missing;
+            if !membership.is_catching_up() {
+                // Encoded later, outside of the room's lock.
+                membership.look(|snapshot| held = Held::of(&snapshot, known, range, limit));
+            }
+            match held {
+                Held::Page(page) => return Some(page),
+                Held::Behind if Instant::now() < deadline => sleep(LOOK_AGAIN).await,
+                Held::Behind | Held::Missing => return None,
+            }
+        }
     }
 
     async fn read_page(
@@ -95,11 +114,32 @@ impl Connection {
     }
 }
 
-fn page_of(snapshot: &Snapshot<'_, Member>, range: Range, limit: u32) -> Option<HistoryPage> {
-    let (position, recent) = (snapshot.position?, snapshot.recent?);
-    let page = recent.page(range, position, limit as usize, HistoryRead::MAX_BYTES)?;
-    let entries = page.entries.into_iter().cloned().collect();
-    Some(HistoryPage { position, entries, more: page.more })
+/// What the hub holds of a page.
+enum Held {
+    Page(HistoryPage),
+    /// The hub has yet to receive what the broker has acknowledged.
+    Behind,
+    Missing,
+}
+
+impl Held {
+    fn of(snapshot: &Snapshot<'_, Member>, known: Position, range: Range, limit: u32) -> Self {
+        let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
+            return Self::Missing;
+        };
+        if known != Position::default() && position.epoch != known.epoch {
+            return Self::Missing;
+        }
+        if position.offset < known.offset {
+            return Self::Behind;
+        }
+        let Some(page) = recent.page(range, position, limit as usize, HistoryRead::MAX_BYTES)
+        else {
+            return Self::Missing;
+        };
+        let entries = page.entries.into_iter().cloned().collect();
+        Self::Page(HistoryPage { position, entries, more: page.more })
+    }
 }
 
 /// Whether a read may have ended for its bytes: then it says nothing of what lies before it. One

@@ -30,7 +30,7 @@ pub(super) const PAGE: u32 = 256;
 const NEWEST: u32 = 50;
 
 /// How often it is looked whether this server has come as far as the client.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// How long that may take: a server that hears nothing of the broker has given up by then.
 const BEHIND: Duration = Duration::from_secs(10);
@@ -100,7 +100,7 @@ impl Newcomer {
         let is_cut_short = newest.first().is_some_and(|_| recent.oldest() < Some(oldest));
         // A room that keeps fewer than a page has no more.
         let is_enough = newest.len() >= wanted.min(recent.max_entries());
-        (is_enough || oldest == 1 || is_cut_short).then_some(newest)
+        (is_enough || recent.begins_with(oldest) || is_cut_short).then_some(newest)
     }
 
     /// Tells the newcomer of the room and of its past, from the history, and lets it listen.

@@ -203,3 +203,21 @@ async fn a_room_that_keeps_little_is_told_of_without_asking_the_broker() {
     assert_eq!(joined["messages"].as_array().unwrap().len(), 3);
     assert_eq!(world.broker.count(Call::History), reads);
 }
+
+#[tokio::test]
+async fn expired_room_is_joined_without_asking_the_broker() {
+    let world = World::start().await;
+    let brief = Retention { ttl: Duration::ZERO, ..Retention::default() };
+    world.say("r", "a", brief).await;
+    let mut first = world.client("ann").await;
+    join(&mut first, "r", None, "joined").await;
+    let reads = world.broker.count(Call::History);
+    let mut late = world.client("bob").await;
+    late.send_json(&json!({"type": "join", "room": "r", "history": 50})).await;
+    let joined = next_of(&mut late, "joined").await;
+    assert_eq!((&joined["messages"], &joined["offset"]), (&json!([]), &json!(1)));
+    late.send_json(&json!({"type": "history", "room": "r", "after": 0})).await;
+    let page = next_of(&mut late, "history").await;
+    assert_eq!((&page["messages"], &page["more"]), (&json!([]), &json!(false)));
+    assert_eq!(world.broker.count(Call::History), reads);
+}

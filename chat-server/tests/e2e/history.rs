@@ -270,6 +270,21 @@ async fn held_history_is_paged_without_asking_redis() {
     assert_eq!(reads(&redis).await, before + 1, "it may have missed something");
 }
 
+/// Its sender may read it at once, before it arrives where the others get it from.
+#[tokio::test]
+async fn acknowledged_message_is_in_the_history() {
+    let redis = RedisServer::start();
+    let (server, _other) = Chat::pair(&redis).await;
+    let mut ann = server.native().await;
+    join(&mut ann, "r").await;
+    for n in 1..=300 {
+        let text = n.to_string();
+        ask(&mut ann, "ok", json!({"type": "send", "room": "r", "message": text})).await;
+        let page = history(&mut ann, json!({"limit": 1})).await;
+        assert_eq!(texts(&page["messages"]), [text]);
+    }
+}
+
 /// More than a server holds, less than it may, or not what it should be.
 #[tokio::test]
 async fn history_that_is_not_held_is_read() {

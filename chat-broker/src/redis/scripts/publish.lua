@@ -87,10 +87,14 @@ if size ~= ARGV[5] then
 end
 offset = offset + 1
 local place = string.format('%d', offset)
-call('XADD', log, 'MAXLEN', kept, place .. '-0', 'd', payload, 'i', id)
+call('XADD', log, 'MAXLEN', kept, place, 'd', payload, 'i', id)
 call('PEXPIRE', log, ARGV[6])
-call('HSET', meta, 'epoch', epoch, 'offset', place, 'id', id)
-if size ~= fitting then call('HSET', meta, 'size', fitting) end
+if size == fitting then
+  call('HSET', meta, 'offset', place, 'id', id)
+else
+  -- A sequence that begins has no size yet.
+  call('HSET', meta, 'epoch', epoch, 'offset', place, 'id', id, 'size', fitting)
+end
 -- Doubled, so that a busy topic is not written to twice for each publication.
 if call('TTL', meta) < tonumber(ARGV[7]) then
   call('EXPIRE', meta, 2 * ARGV[7])

@@ -82,9 +82,9 @@ pub use records::{
     the_latest_of_each_record_is_read_in_order, what_cannot_be_told_is_read_whole,
 };
 pub use sequence::{
-    ephemeral_publications_take_no_offset, offsets_are_contiguous_and_equal_on_all_nodes,
-    pipelined_publications_keep_their_order, positions_create_nothing,
-    two_publishers_share_one_order,
+    ephemeral_publications_take_no_offset, known_position_covers_receipts,
+    offsets_are_contiguous_and_equal_on_all_nodes, pipelined_publications_keep_their_order,
+    positions_create_nothing, two_publishers_share_one_order,
 };
 
 /// How long a case may take.
@@ -109,6 +109,7 @@ where
         pipelined_publications_keep_their_order,
         ephemeral_publications_take_no_offset,
         positions_create_nothing,
+        known_position_covers_receipts,
         only_subscribed_topics_arrive,
         subscribing_twice_and_unsubscribing_strangers_are_fine,
         churn_loses_nothing_after_the_last_subscribe,

@@ -145,3 +145,21 @@ where
     assert_eq!(positions, [Position::default(), last, Position::default(), last]);
     assert_eq!(step("positions", b.broker.positions(&[])).await, []);
 }
+
+/// The position that a node knows covers the receipts that it has resolved.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn known_position_covers_receipts<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let node = Node::new(connect().await);
+    let topic = room("known");
+    node.subscribe(std::slice::from_ref(&topic)).await;
+    for _ in 0..100 {
+        let position = node.publish(&topic, "x").await;
+        let known = node.broker.known_position(&topic);
+        assert!(known.is_none_or(|known| known == position), "{known:?} after {position:?}");
+    }
+}

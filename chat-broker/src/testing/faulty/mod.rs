@@ -302,6 +302,10 @@ impl Broker for FaultyBroker {
         self.make(Call::Positions, topics.len(), self.inner.positions(topics)).await
     }
 
+    fn known_position(&self, topic: &Topic) -> Option<Position> {
+        self.inner.known_position(topic)
+    }
+
     async fn history(&self, reads: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
         self.make(Call::History, reads.len(), self.inner.history(reads)).await
     }
