@@ -5,7 +5,7 @@
 //! | connections, of all and of an address | 503 and 429 with `Retry-After` |
 //! | frames a second, of a connection, a user and an address; joins a second | `rate_limited`, with `retry_after_ms` |
 //! | refused frames | closed with 1008 |
-//! | requests by HTTP, of a connection and an address | they wait; 429 with `Retry-After` after 5 s |
+//! | requests by HTTP, of a connection and an address | they are delayed; 429 with `Retry-After` after 5 s |
 
 mod allowance;
 mod config;
@@ -36,7 +36,7 @@ pub(crate) struct Limits {
     /// Connections that speak HTTP, of all listeners.
     asking: Arc<AtomicUsize>,
     asking_addresses: Shares<IpAddr>,
-    /// What addresses ask by HTTP.
+    /// The HTTP request rates of addresses.
     requesting: Shares<IpAddr>,
     /// All times are since then.
     began: Instant,

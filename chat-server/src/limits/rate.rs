@@ -59,8 +59,8 @@ impl Bucket {
         })
     }
 
-    /// Takes a token that may not be there yet, and says in how long it is; without taking it, if
-    /// that is longer than `longest`.
+    /// Takes a token in advance and returns the time until it is available. If that is longer than
+    /// `longest`, takes none and returns the time as an error. `now` as in [`take`](Self::take).
     pub(crate) fn reserve_slot(
         &self,
         rate: Rate,

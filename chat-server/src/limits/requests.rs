@@ -1,5 +1,5 @@
-//! How often clients may ask by HTTP. A request that is too early waits for its turn, which slows
-//! down whoever asks one after the other; it is refused if that would take too long.
+//! The rate of HTTP requests. A request above the rate is delayed, which slows down pipelined
+//! requests behind it as well; it is refused if the delay would be too long.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use super::rate::Bucket;
 use super::shares::Part;
 use super::{Excess, Limits, network};
 
-/// How long a request waits for its turn at most.
+/// The longest delay of a request.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 impl Limits {
-    /// How long a request has to wait: for the turn of its connection, which has `bucket`, and of
-    /// its address. Either is `None` where it has no limit.
+    /// How long to delay a request of a connection with this `bucket` and of this `address`. `None`
+    /// is not limited.
     ///
     /// # Errors
-    /// It would wait too long, and is not served.
+    /// The delay would be longer than 5 s: the request is to be refused.
     pub(crate) fn request(
         &self,
         bucket: Option<&Bucket>,
