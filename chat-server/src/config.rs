@@ -54,12 +54,13 @@ pub struct ServerConfig {
     /// What comes before `/join-room/…` in the link that `POST /create-room` gives.
     /// Default: `http://` and the request's `Host`.
     pub public_url: Option<String>,
-    /// Hosts that this server answers for, such as `chat.example`, besides that of
-    /// [`public_url`](Self::public_url), addresses and names of this machine (`localhost`). A
-    /// request for another host is refused with 403 (`host_not_allowed`): its name may be that of
-    /// a page which leads browsers here (DNS rebinding). An entry without a port is for every
-    /// port; `.chat.example` is for all names below it; `*` for every host, where something in
-    /// front checks them. `/healthz` and `/readyz` are not checked. Default: none.
+    /// Hosts that this server answers for, such as `chat.example`, in addition to the host of
+    /// [`public_url`](Self::public_url), IP addresses and loopback names. A request for another
+    /// host is refused with 403 (`host_not_allowed`): otherwise a page whose own name resolves to
+    /// this server (DNS rebinding) could use it with the rights of its visitor. An entry without a
+    /// port is for every port; `.chat.example` is for all names below it; `*` is for every host,
+    /// where a proxy in front checks them. `/healthz` and `/readyz` are not checked.
+    /// Default: none.
     pub allow_host: Vec<String>,
     /// Origins of web pages, such as `https://app.example`, that may connect, create rooms
     /// and import the modules, besides those on the host that the server is asked for by.

@@ -78,7 +78,7 @@ where
         // Boxed, so that the task of a living connection has no place for it.
         let end = Box::pin(session.finish()).await;
         connection.state.metrics.closed(&end, session.breach());
-        // The socket is gone before its place is another's.
+        // The socket is closed before the connection's slot is released.
         drop(session);
     }
 }

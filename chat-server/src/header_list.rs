@@ -10,7 +10,7 @@ pub(crate) fn elements(line: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The parameters of an element, such as `for=192.0.2.60;host="a, b"`; `None` if one is malformed
-/// or is there twice, since servers differ in which one they go by. Names compare without case.
+/// or occurs twice, since servers differ in which one they use. Names compare without case.
 pub(crate) fn parameters(element: &str) -> Option<Vec<(&str, Cow<'_, str>)>> {
     let mut found: Vec<(&str, Cow<'_, str>)> = Vec::new();
     for pair in split(element, ';').filter(|pair| !pair.is_empty()) {
@@ -39,8 +39,8 @@ fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     parts.map(|part| part.trim_matches([' ', '\t']))
 }
 
-/// The value of a parameter. Without quotes it may have what a token has not but an address has:
-/// not every proxy quotes those.
+/// The value of a parameter. Without quotes it may contain more than a token, such as the colon of
+/// an address: not every proxy quotes those.
 fn unquoted(value: &str) -> Option<Cow<'_, str>> {
     let Some(inner) = value.strip_prefix('"') else {
         let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');

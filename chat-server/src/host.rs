@@ -1,9 +1,9 @@
 //! Which hosts this server answers for.
 //!
-//! A browser takes a page for one of this server's if both have the same name. Names belong to
-//! whoever owns the domain: a page at `http://evil.example` whose name resolves to this server's
-//! address a moment later (DNS rebinding) would pass every check of origins. So a request must be
-//! for a host that is known to be this server's.
+//! A browser treats a page and a server with the same host name as one origin, and the owner of a
+//! domain decides what its name resolves to. A page at `http://evil.example` whose name resolves to
+//! this server's address a moment later (DNS rebinding) would pass every check of origins. So a
+//! request must be for a host that is known to be this server's.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::log_budget::OncePerMinute;
 use crate::refusal::Refusal;
 use crate::state::State;
 
-/// The longest name of DNS: what is logged of a host ends there.
+/// The longest DNS name. A longer host is cut in the log.
 const LONGEST_NAME: usize = 253;
 
 /// The hosts of one server.
@@ -34,7 +34,7 @@ pub(crate) struct Hosts {
 #[derive(Debug, PartialEq, Eq)]
 enum Pattern {
     Any,
-    /// Every name below this one, which begins with a dot.
+    /// Every name below this one. The text begins with a dot.
     Below(String),
     /// A host, on any port.
     Host(String),
@@ -50,7 +50,7 @@ impl Hosts {
     }
 
     /// Whether `authority` names this server.
-    fn are_ours(&self, authority: &Authority) -> bool {
+    fn contain(&self, authority: &Authority) -> bool {
         let Some(host) = host_of(authority) else { return false };
         is_address(&host) || is_local_name(&host) || {
             let with_port = authority.port().map(|port| format!("{host}:{port}"));
@@ -95,14 +95,14 @@ impl Pattern {
     }
 }
 
-/// Refuses requests for another server, and those that two servers in a row may read in two ways
-/// (RFC 9112, section 3.2). What is passed on has a `Host` that is the one to go by.
+/// Refuses requests for other hosts, and requests without one unambiguous host (RFC 9112, section
+/// 3.2). In requests that pass, `Host` is the host of the request target if that has one.
 pub(crate) async fn check(
     Shared(state): Shared<Arc<State>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    match of_request(&state.hosts, &mut request) {
+    match check_request(&state.hosts, &mut request) {
         Ok(()) => next.run(request).await,
         Err(refusal) => {
             state.metrics.limited("host");
@@ -114,20 +114,20 @@ pub(crate) async fn check(
     }
 }
 
-fn of_request(hosts: &Hosts, request: &mut Request) -> Result<(), Refusal> {
+fn check_request(hosts: &Hosts, request: &mut Request) -> Result<(), Refusal> {
     let invalid = || {
         let message = "A request has one host, and a valid one.";
         Refusal::new(StatusCode::BAD_REQUEST, "bad_field", message)
     };
     let authority = match request.uri().authority() {
-        // The target counts over the header.
+        // The host of an absolute-form target takes precedence over the header.
         Some(authority) => authority.clone(),
-        None => sent(request.headers()).ok_or_else(invalid)?,
+        None => host_header(request.headers()).ok_or_else(invalid)?,
     };
     if host_of(&authority).is_none() || request.headers().get_all(HOST).iter().count() > 1 {
         return Err(invalid());
     }
-    if !hosts.are_ours(&authority) {
+    if !hosts.contain(&authority) {
         hosts.warn(&authority);
         return Err(Refusal::host());
     }
@@ -136,13 +136,13 @@ fn of_request(hosts: &Hosts, request: &mut Request) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn sent(headers: &HeaderMap) -> Option<Authority> {
+fn host_header(headers: &HeaderMap) -> Option<Authority> {
     headers.get(HOST)?.to_str().ok()?.parse().ok()
 }
 
-/// The host that a checked request is for, in lower case and without a port.
+/// The host of a request that has passed [`check`], in lower case and without a port.
 pub(crate) fn requested(headers: &HeaderMap) -> Option<String> {
-    host_of(&sent(headers)?)
+    host_of(&host_header(headers)?)
 }
 
 /// The host of a URL with a scheme, in lower case and without a port.
@@ -150,7 +150,7 @@ pub(crate) fn host_of_url(url: &str) -> Option<String> {
     host_of(url.parse::<Uri>().ok()?.authority()?)
 }
 
-/// In lower case, without a port, and without the dot that ends a name which is complete.
+/// The host in lower case, without a port and without the trailing dot of an absolute name.
 fn host_of(authority: &Authority) -> Option<String> {
     let host = authority.host().to_ascii_lowercase();
     let host = host.strip_suffix('.').map(str::to_owned).unwrap_or(host);
@@ -158,17 +158,17 @@ fn host_of(authority: &Authority) -> Option<String> {
     is_plain.then_some(host)
 }
 
-/// Whether no name has to be resolved, by which somebody could lead a browser here.
+/// Whether the host is an address: it is not resolved, so DNS rebinding cannot use it.
 fn is_address(host: &str) -> bool {
     host.parse::<Ipv4Addr>().is_ok() || v6(host).is_some()
 }
 
-/// Whether the name is one of the machine that asks, in every browser (RFC 6761, section 6.3).
+/// Whether every browser resolves the name to its own machine (RFC 6761, section 6.3).
 fn is_local_name(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 
-/// Whether the host is the machine that asks.
+/// Whether the host is the client's own machine.
 pub(crate) fn is_loopback(host: &str) -> bool {
     is_local_name(host)
         || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn are_ours(hosts: &Hosts, authority: &str) -> bool {
-        hosts.are_ours(&authority.parse().unwrap())
+        hosts.contain(&authority.parse().unwrap())
     }
 
     #[test]
@@ -265,7 +265,7 @@ mod tests {
             request = request.header(HOST, *host);
         }
         let mut request = request.body(axum::body::Body::empty()).unwrap();
-        of_request(&hosts(&[], None), &mut request)
+        check_request(&hosts(&[], None), &mut request)
             .map(|()| requested(request.headers()))
             .map_err(|refusal| refusal.status.as_u16())
     }
@@ -290,14 +290,13 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever an entry does not name is not allowed by it.
         #[test]
-        fn no_name_is_ours_without_an_entry(name in "[a-z0-9.-]{1,40}", port in 1..u16::MAX) {
+        fn name_without_an_entry_is_foreign(name in "[a-z0-9.-]{1,40}", port in 1..u16::MAX) {
             let authority = format!("{name}:{port}");
             if let Ok(authority) = authority.parse::<Authority>() {
                 let name = name.strip_suffix('.').unwrap_or(&name);
                 let is_known = is_address(name) || is_local_name(name);
-                proptest::prop_assert_eq!(hosts(&[], None).are_ours(&authority), is_known && !name.is_empty());
+                proptest::prop_assert_eq!(hosts(&[], None).contain(&authority), is_known && !name.is_empty());
             }
         }
     }

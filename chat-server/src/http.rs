@@ -34,7 +34,7 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "not_found", "There is nothing."))
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(Arc::clone(&state), host::check))
-        // Balancers ask for it by whatever name they have.
+        // Health checks use any name for the server.
         .merge(operator::health())
         .with_state(state)
 }

@@ -59,7 +59,7 @@ pub(crate) fn accept(
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     pause = Pause::default();
-                    gate.let_in(&http, stream, peer);
+                    gate.serve(&http, stream, peer);
                 }
                 // The client was gone before it was accepted: nothing is wrong here.
                 Err(error) if is_the_clients(&error) => {}
@@ -70,8 +70,8 @@ pub(crate) fn accept(
 }
 
 impl Gate {
-    /// Serves a connection by a task of its own, if there is a place for it.
-    fn let_in(&self, http: &http1::Builder, stream: TcpStream, peer: SocketAddr) {
+    /// Serves a connection in a task of its own, unless the limit of HTTP connections is reached.
+    fn serve(&self, http: &http1::Builder, stream: TcpStream, peer: SocketAddr) {
         let (limits, state) = (Arc::clone(&self.limits), Arc::clone(&self.state));
         let address = peer.ip().to_canonical();
         let is_proxy = peer::is_trusted(address, &state.config.trusted_proxies);
@@ -84,15 +84,15 @@ impl Gate {
         let tcp = SharedTcp::bounded(stream, state.config.transport.socket_buffer_bytes);
         let patience = state.config.transport.handshake_timeout;
         let metrics = state.metrics.clone();
-        let pace = Pace { limits, state, bucket: (!is_proxy).then(SharedBucket::default) };
-        let talk = talk_http(http.clone(), tcp.clone(), peer, self.router.clone(), pace, patience);
+        let pacer = Pacer { limits, state, bucket: (!is_proxy).then(SharedBucket::default) };
+        let talk = talk_http(http.clone(), tcp.clone(), peer, self.router.clone(), pacer, patience);
         tokio::spawn(async move {
             match talk.await {
                 Err(error) if error.is_timeout() => metrics.limited("handshake_timeout"),
                 Err(error) if error.is_parse_too_large() => metrics.limited("head_size"),
                 _ => {}
             }
-            // What the client has not read is gone before its place is another's.
+            // The slot is released after the socket, whose unread answers the kernel would keep.
             tcp.end().await;
             drop(place);
         });
@@ -106,13 +106,13 @@ async fn talk_http(
     tcp: SharedTcp,
     peer: SocketAddr,
     router: Router,
-    pace: Pace,
+    pacer: Pacer,
     patience: Duration,
 ) -> hyper::Result<()> {
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        let (turn, router) = (pace.turn(&request), router.clone());
+        let (turn, router) = (pacer.reserve(&request), router.clone());
         async move {
             match turn {
                 Ok(wait) => {
@@ -121,7 +121,7 @@ async fn talk_http(
                     }
                     router.call(request).await
                 }
-                Err(refusal) => Ok(last(refusal)),
+                Err(refusal) => Ok(closing(refusal)),
             }
         }
     });
@@ -139,19 +139,19 @@ async fn talk_http(
     .inspect_err(|error| tracing::debug!(%error, "an HTTP connection ended early"))
 }
 
-/// How often a connection may ask.
-struct Pace {
+/// The request rate of a connection.
+struct Pacer {
     limits: Arc<Limits>,
     state: Arc<State>,
-    /// The connection's own; none if it is a proxy's, which has those of many clients.
+    /// `None` for a connection of a trusted proxy, which carries requests of many clients.
     bucket: Option<SharedBucket>,
 }
 
-impl Pace {
-    /// How long a request waits before it is served: those behind it on the connection wait, too.
-    fn turn<B>(&self, request: &hyper::Request<B>) -> Result<Duration, Refusal> {
+impl Pacer {
+    /// How long a request has to wait before it is served. hyper reads no further request meanwhile.
+    fn reserve<B>(&self, request: &hyper::Request<B>) -> Result<Duration, Refusal> {
         let address = peer::address(request.headers(), request.extensions(), &self.state.config);
-        // What a proxy asks for itself is nobody's.
+        // Requests of a proxy itself, such as health checks, have no address of a client.
         let is_own =
             |address: &IpAddr| peer::is_trusted(*address, &self.state.config.trusted_proxies);
         let address = address.filter(|address| self.bucket.is_some() || !is_own(address));
@@ -163,8 +163,8 @@ impl Pace {
     }
 }
 
-/// An answer after which the connection ends: what is pipelined behind it is not read.
-fn last(refusal: Refusal) -> Response {
+/// A response that ends the connection: requests pipelined behind it are not read.
+fn closing(refusal: Refusal) -> Response {
     let mut response = refusal.into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
@@ -190,7 +190,8 @@ impl Pause {
     const LONGEST: Duration = Duration::from_secs(1);
 
     async fn after(&mut self, error: &io::Error) {
-        // Clients that take the last file and give it back would make one of these each time.
+        // Clients that open and close connections at the limit of files can trigger this line
+        // 100 times a second.
         static LOGGED: OncePerMinute = OncePerMinute::new();
         if LOGGED.is_due() {
             tracing::error!(%error, pause = ?self.0, "cannot accept connections");

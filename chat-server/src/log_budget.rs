@@ -1,13 +1,13 @@
-//! Lines of the log that a client can cause as often as it likes.
+//! Log lines that a client can trigger at any rate.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Lets one line a minute through.
+/// Permits one log line a minute.
 #[derive(Debug)]
 pub(crate) struct OncePerMinute {
-    /// When the next line may be written, in milliseconds since the first one of any kind.
+    /// When the next line is permitted, in milliseconds since the first call of `is_due`.
     next: AtomicU64,
 }
 
@@ -18,7 +18,7 @@ impl OncePerMinute {
         Self { next: AtomicU64::new(0) }
     }
 
-    /// Whether the line may be written now.
+    /// Whether the line may be written now. If so, the next one may be in a minute.
     pub(crate) fn is_due(&self) -> bool {
         static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
         self.allows(BEGAN.elapsed())

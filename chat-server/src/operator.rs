@@ -17,7 +17,7 @@ pub(crate) fn router() -> Router<Arc<State>> {
     health().merge(metrics())
 }
 
-/// Metrics alone.
+/// `/metrics` alone.
 pub(crate) fn metrics() -> Router<Arc<State>> {
     Router::new().route("/metrics", get(show_metrics))
 }

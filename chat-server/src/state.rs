@@ -24,7 +24,7 @@ pub(crate) struct State {
     pub(crate) config: ServerConfig,
     /// The transport's part of `config`, as sessions share it.
     pub(crate) transport: Arc<chat_transport::TransportConfig>,
-    /// Those that it answers for.
+    /// The hosts that this server answers for.
     pub(crate) hosts: Hosts,
     pub(crate) hub: Hub<Member>,
     /// Without one, clients are who they say they are.
@@ -36,7 +36,7 @@ pub(crate) struct State {
     /// Names this server process.
     pub(crate) node: String,
     pub(crate) sessions: Arc<Sessions>,
-    /// What clients were sent, and what waits for them.
+    /// Bytes sent to clients, and bytes that wait for them.
     pub(crate) outboxes: OutboxStats,
     pub(crate) metrics: Metrics,
     pub(crate) draining: AtomicBool,

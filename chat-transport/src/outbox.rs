@@ -57,10 +57,10 @@ struct Queue {
     /// The session's owner is to look around.
     notified: bool,
     refused: u64,
-    /// Bytes that were taken and are not in the stripe yet: nothing that threads share is
-    /// written for each frame.
+    /// Bytes that were taken and are not in the stripe yet: a send writes to no memory that
+    /// threads share.
     unreported: u64,
-    /// Where the server sums up what its outboxes take.
+    /// The sums of the server that this outbox adds to.
     stripe: Option<Arc<Stripe>>,
     /// The session's task, while it waits for something to write.
     waker: Option<Waker>,
@@ -309,10 +309,11 @@ impl Outbox {
         wake_waiter(queue);
     }
 
-    /// [`abandon`](Self::abandon), and lets go of the socket, of which nothing stays.
+    /// [`abandon`](Self::abandon), and drops the handle on the socket, which is reset unless it is
+    /// closed.
     pub(crate) fn release(&self) {
         if let Some(tcp) = self.lock().tcp.take() {
-            tcp.leave_nothing();
+            tcp.reset_unless_closed();
         }
         self.abandon();
     }
@@ -396,7 +397,7 @@ impl Queue {
         self.tcp.as_ref().and_then(|tcp| tcp.write_now(bytes).ok()).unwrap_or(0)
     }
 
-    /// Adds what was taken since the last time to what the server has sent.
+    /// Adds what was taken since the last call to the stripe.
     fn report(&mut self) {
         if self.unreported > 0
             && let Some(stripe) = &self.stripe
@@ -438,7 +439,7 @@ impl Queue {
         }
     }
 
-    /// So many bytes wait no longer.
+    /// Removes bytes from the depth and from the stripe.
     fn unqueue(&mut self, bytes: usize) {
         self.depth.bytes -= bytes;
         if let Some(stripe) = &self.stripe {

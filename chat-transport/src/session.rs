@@ -71,7 +71,7 @@ where
     /// after it. On a [`SharedTcp`] the outbox writes from its caller's thread.
     #[must_use]
     pub fn new(io: S, leftover: Bytes, config: Arc<TransportConfig>) -> Self {
-        Self::made(io, leftover, config, None)
+        Self::with_stripe(io, leftover, config, None)
     }
 
     /// [`new`](Self::new), for a session that adds to `stats` what its outbox takes.
@@ -82,10 +82,10 @@ where
         config: Arc<TransportConfig>,
         stats: &OutboxStats,
     ) -> Self {
-        Self::made(io, leftover, config, Some(stats.stripe()))
+        Self::with_stripe(io, leftover, config, Some(stats.stripe()))
     }
 
-    fn made(
+    fn with_stripe(
         io: S,
         leftover: Bytes,
         config: Arc<TransportConfig>,

@@ -1,4 +1,4 @@
-//! What the outboxes of a server have taken, and what waits in them.
+//! Sums over the outboxes of a server: bytes sent, and bytes that wait.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ pub struct OutboxStats {
     peak: Mutex<Peak>,
 }
 
-/// Enough for threads that write to different sessions to seldom meet.
+/// Enough stripes for threads that write to different sessions to rarely share one.
 const STRIPES: usize = 16;
 
 /// The share of some outboxes, on a cache line of its own.
@@ -35,7 +35,7 @@ impl OutboxStats {
         Self::default()
     }
 
-    /// Bytes that outboxes have taken, ever. What an outbox has taken is added when the task of
+    /// Bytes that outboxes have taken in total. What an outbox has taken is added when the task of
     /// its session runs next: with a [heartbeat](crate::TransportConfig::heartbeat), after its
     /// interval at the latest.
     #[must_use]
@@ -49,8 +49,8 @@ impl OutboxStats {
         self.stripes.iter().map(|stripe| stripe.waiting.load(Ordering::Relaxed)).sum()
     }
 
-    /// The most bytes that have waited in one outbox at a time, of late: in the last 15 to 30 s,
-    /// or since this was asked before, if that is longer ago. `now` does not go back.
+    /// The most bytes that waited in one outbox at a time: in the last 15 to 30 s, or since the
+    /// previous call if that was longer ago. `now` is not to go back.
     #[must_use]
     pub fn peak_bytes(&self, now: Instant) -> usize {
         let mut peak = self.peak.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,10 +74,10 @@ impl Stripe {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// So many more bytes wait; with them it is `depth` in one outbox.
+    /// `bytes` more wait in an outbox in which `depth` wait with them.
     pub(crate) fn queued(&self, bytes: usize, depth: usize) {
         self.waiting.fetch_add(bytes, Ordering::Relaxed);
-        // Few are the largest.
+        // Read first: a new maximum is rare, and the cache line stays shared.
         if depth > self.peak.load(Ordering::Relaxed) {
             self.peak.fetch_max(depth, Ordering::Relaxed);
         }
@@ -88,11 +88,11 @@ impl Stripe {
     }
 }
 
-/// The time before that which the stripes have the peak of.
+/// The peak of the period before the one in the stripes.
 #[derive(Debug, Default)]
 struct Peak {
     before: usize,
-    /// When the current time began.
+    /// The start of the current period.
     began: Option<Instant>,
 }
 

@@ -50,9 +50,9 @@ impl SharedTcp {
         }
     }
 
-    /// Ends the connection, unless another handle goes on with it, so that nothing stays in the
-    /// kernel: ends this side, drops what still comes in, and waits until the peer has taken all
-    /// and ended its side as well, for 1 s at most. After that the connection is reset.
+    /// Closes the connection so that the kernel keeps nothing of it; does nothing if there is another
+    /// handle. Shuts down this side, discards input, and waits until the peer has received
+    /// everything and has shut down its side, for 1 s at most. After that the connection is reset.
     ///
     /// # Cancel safety
     /// When it is dropped, the connection is reset.
@@ -60,10 +60,11 @@ impl SharedTcp {
         let Some(stream) = Arc::into_inner(self.0) else { return };
         let tcp = ResetOnDrop(Self(Arc::new(stream)));
         let _ = SockRef::from(&*tcp.0.0).shutdown(Shutdown::Write);
-        let _ = timeout(END, tcp.0.is_over()).await;
+        let _ = timeout(END, tcp.0.closed()).await;
     }
 
-    async fn is_over(&self) {
+    /// Discards input until the connection is closed, or the peer sends too much.
+    async fn closed(&self) {
         let mut discarded = 0;
         while discarded <= LINGER_BYTES {
             let read = poll_fn(|cx| {
@@ -78,22 +79,22 @@ impl SharedTcp {
                 Ok(0) | Err(_) => break,
             }
         }
-        let mut looks = Looks::default();
+        let mut probes = Probes::default();
         while !self.is_closed() {
-            sleep(looks.pause()).await;
+            sleep(probes.pause()).await;
         }
     }
 
-    /// Whether nothing of the connection is left: each side has ended and has all that was sent,
-    /// or it was reset. The kernel wakes nobody when the last acknowledgement comes.
+    /// Whether the kernel holds nothing of the connection any more: both sides have sent FIN and
+    /// have acknowledged everything, or it was reset. There is no readiness event for it.
     pub(crate) fn is_closed(&self) -> bool {
         self.0.peer_addr().is_err()
     }
 
-    /// Has the connection reset when the last handle is dropped, if anything of it is left then:
-    /// the kernel would go on for minutes to offer a peer what it does not read, and no limit
-    /// counts that memory.
-    pub(crate) fn leave_nothing(&self) {
+    /// Has the kernel reset the connection when the last handle is dropped, unless it is closed.
+    /// Otherwise the kernel would keep for minutes what the peer does not read, and no limit counts
+    /// that memory.
+    pub(crate) fn reset_unless_closed(&self) {
         if !self.is_closed() {
             let _ = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
         }
@@ -131,35 +132,37 @@ impl SharedTcp {
     }
 }
 
+/// Resets the connection when a wait for its end is over or cancelled.
 struct ResetOnDrop(SharedTcp);
 
 impl Drop for ResetOnDrop {
     fn drop(&mut self) {
-        self.0.leave_nothing();
+        self.0.reset_unless_closed();
     }
 }
 
-/// How long a peer may take, once this side has ended, to take what was sent and to end its side.
+/// How long a peer may take, once this side is shut down, to receive what was sent and to shut down
+/// its side.
 pub(crate) const END: Duration = Duration::from_secs(1);
 
-/// How much of what a peer still sends is read and dropped: a connection that is closed with input
-/// unread is reset, and what was sent is lost.
+/// How much input is discarded at the end: the kernel resets a connection that is closed with
+/// unread input, and the peer loses what was sent.
 pub(crate) const LINGER_BYTES: usize = 1024 * 1024;
 
-/// When to look again whether a connection is closed.
+/// When to check again whether a connection is closed.
 #[derive(Debug)]
-pub(crate) struct Looks(Duration);
+pub(crate) struct Probes(Duration);
 
-impl Default for Looks {
+impl Default for Probes {
     fn default() -> Self {
         Self(Duration::from_millis(1))
     }
 }
 
-impl Looks {
+impl Probes {
     const LONGEST: Duration = Duration::from_millis(100);
 
-    /// How long to wait until the next one: about as long as has passed already.
+    /// The time until the next check: about as long as has passed already.
     pub(crate) fn pause(&mut self) -> Duration {
         let pause = self.0;
         self.0 = (pause * 2).min(Self::LONGEST);

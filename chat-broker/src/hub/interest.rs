@@ -35,10 +35,11 @@ const SETTLING: Duration = Duration::from_secs(5);
 const RECONCILE: Duration = Duration::from_secs(30);
 /// The longest that anything waits, whatever was configured: the clock ends somewhere.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// Lines of rooms that are subscribed and unsubscribed, in a minute: a client can join and leave
-/// as many as its rate of joins allows.
+/// Log lines for subscribed and unsubscribed rooms per minute. A client can trigger as many as its
+/// join rate allows.
 const ROOM_LINES: u32 = 100;
-/// Lines of calls that failed, in a minute: while the broker is away, each join can be one.
+/// Log lines for failed calls per minute. While the broker is unavailable, each join can trigger
+/// one.
 const FAILURE_LINES: u32 = 10;
 /// How often the members of a big room are told how many there are.
 const NEWS: Duration = Duration::from_secs(1);
@@ -77,8 +78,8 @@ struct Interest<'a, M> {
     unlogged: HashSet<Topic>,
     room_lines: LogBudget,
     failure_lines: LogBudget,
-    /// There is a timer for the lines that were left out.
-    will_sum_up: bool,
+    /// A timer is set for the number of suppressed lines.
+    summary_is_due: bool,
     interruptions: u64,
     /// Work for the next calls, by kind.
     waiting: [VecDeque<Topic>; 4],
@@ -106,7 +107,7 @@ enum Timer {
     Count(Topic),
     Settle(u64),
     Reconcile,
-    SumUp,
+    LogSummary,
 }
 
 impl<'a, M: Deliver + Clone> Interest<'a, M> {
@@ -121,7 +122,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             unlogged: HashSet::new(),
             room_lines: LogBudget::new(ROOM_LINES),
             failure_lines: LogBudget::new(FAILURE_LINES),
-            will_sum_up: false,
+            summary_is_due: false,
             interruptions: 0,
             waiting: Default::default(),
             calls: FuturesUnordered::new(),
@@ -228,7 +229,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                 Some((_, Timer::Settle(nth))) if nth == self.interruptions => self.settle_all(),
                 Some((_, Timer::Settle(_))) => {}
                 Some((_, Timer::Reconcile)) => self.reconcile(),
-                Some((_, Timer::SumUp)) => self.sum_up(),
+                Some((_, Timer::LogSummary)) => self.log_summary(),
                 None => {}
             }
         }
@@ -375,22 +376,23 @@ impl<M: Deliver + Clone> Interest<'_, M> {
         }
     }
 
-    /// Whether a line is logged by itself; if not, the number of such lines will be.
+    /// Whether a line is logged individually. If not, a summary with the number of such lines
+    /// follows within a minute.
     fn may_log(&mut self, budget: impl FnOnce(&mut Self) -> &mut LogBudget) -> bool {
         let may_log = budget(self).take(Instant::now());
-        if !may_log && !self.will_sum_up {
-            self.will_sum_up = true;
-            self.set_timer(MINUTE, Timer::SumUp);
+        if !may_log && !self.summary_is_due {
+            self.summary_is_due = true;
+            self.set_timer(MINUTE, Timer::LogSummary);
         }
         may_log
     }
 
-    fn sum_up(&mut self) {
-        self.will_sum_up = false;
-        if let Some(lines) = self.room_lines.take_left_out() {
+    fn log_summary(&mut self) {
+        self.summary_is_due = false;
+        if let Some(lines) = self.room_lines.take_suppressed() {
             info!(lines, "rooms were subscribed and unsubscribed, not logged one by one at info");
         }
-        if let Some(lines) = self.failure_lines.take_left_out() {
+        if let Some(lines) = self.failure_lines.take_suppressed() {
             warn!(lines, "calls to the broker failed, not logged one by one at warn");
         }
     }

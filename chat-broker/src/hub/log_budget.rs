@@ -1,4 +1,4 @@
-//! Lines of the log that clients can cause as often as they like.
+//! Log lines that clients can trigger at any rate.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use tokio::time::Instant;
 
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
-/// How many lines of a minute are logged one by one. Of those beyond only their number is kept.
+/// How many lines are logged individually in each minute. Further lines are only counted.
 #[derive(Debug)]
 pub(super) struct LogBudget {
     per_minute: u32,
-    /// When the minute ends that began with its first line.
+    /// The end of the current minute, which starts with its first line.
     ends: Option<Instant>,
     logged: u32,
-    left_out: u64,
+    suppressed: u64,
 }
 
 impl LogBudget {
     pub(super) const fn new(per_minute: u32) -> Self {
-        Self { per_minute, ends: None, logged: 0, left_out: 0 }
+        Self { per_minute, ends: None, logged: 0, suppressed: 0 }
     }
 
-    /// Whether one more line is logged by itself.
+    /// Whether one more line is logged individually; it is counted otherwise.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         if self.ends.is_none_or(|ends| now >= ends) {
             self.ends = Some(now + MINUTE);
@@ -31,14 +31,14 @@ impl LogBudget {
         if is_within {
             self.logged += 1;
         } else {
-            self.left_out += 1;
+            self.suppressed += 1;
         }
         is_within
     }
 
-    /// How many lines were not, since this was asked last; `None` for none.
-    pub(super) fn take_left_out(&mut self) -> Option<u64> {
-        Some(std::mem::take(&mut self.left_out)).filter(|lines| *lines > 0)
+    /// How many lines were only counted since the last call; `None` for none.
+    pub(super) fn take_suppressed(&mut self) -> Option<u64> {
+        Some(std::mem::take(&mut self.suppressed)).filter(|lines| *lines > 0)
     }
 }
 
@@ -57,7 +57,7 @@ mod tests {
         assert_eq!(logged(59, 3), 1);
         assert_eq!(logged(60, 5), 3, "the next minute");
         assert_eq!(logged(500, 1), 1);
-        assert_eq!(budget.take_left_out(), Some(4));
-        assert_eq!(budget.take_left_out(), None);
+        assert_eq!(budget.take_suppressed(), Some(4));
+        assert_eq!(budget.take_suppressed(), None);
     }
 }

@@ -4,7 +4,6 @@
 
 mod fan_out;
 mod joining;
-mod logging;
 mod presence;
 mod records;
 mod recovery;

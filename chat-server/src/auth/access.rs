@@ -54,7 +54,7 @@ impl Access {
             (Self::Granted(identity), Some(authorizer)) => {
                 let asked = timeout(PATIENCE, authorizer.allows(identity, action)).await;
                 let is_allowed = asked.unwrap_or_else(|_| {
-                    // Each frame of each client may be one.
+                    // Every frame of every client can trigger this line.
                     static WARNED: OncePerMinute = OncePerMinute::new();
                     if WARNED.is_due() {
                         tracing::warn!(?action, "the authorizer gave no answer in time");

@@ -76,7 +76,9 @@ impl Connection {
             Some(Command::Members { .. } | Command::History { .. }) => {
                 frame.and(Resource::Answered, 1)
             }
-            Some(Command::Kick(_) | Command::Ban { .. }) => frame.and(Resource::Sanctions, 1),
+            Some(Command::Kick(_) | Command::Ban { .. } | Command::Unban { .. }) => {
+                frame.and(Resource::Sanctions, 1)
+            }
             Some(Command::Send { room, content }) => {
                 let data = content.data.map_or(0, |data| data.get().len());
                 let kept = self.kept_bytes(room, content.message.len() + data);

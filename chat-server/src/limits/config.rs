@@ -18,12 +18,12 @@ pub struct LimitsConfig {
     /// WebSockets. Default 4,096. One above it is answered with 503.
     pub http_connections: Option<usize>,
     /// Requests by HTTP on one connection, handshakes included, where the server
-    /// [listens by itself](crate::Server::serve). Default 50 a second, 200 at once. One that is too
-    /// early waits for its turn, and those that are pipelined behind it do, too. Connections of
+    /// [listens by itself](crate::Server::serve). Default 50 a second, 200 at once. A request above
+    /// the rate is delayed, and so are those pipelined behind it. Connections of
     /// [trusted](crate::ServerConfig::trusted_proxies) proxies have no such limit.
     pub http_requests: Option<Rate>,
-    /// Requests by HTTP from one address, in the same way; one that would wait for longer than
-    /// 5 s is answered with 429. Default none, as for the connections.
+    /// Requests by HTTP from one address, in the same way; a request that would be delayed for
+    /// longer than 5 s is answered with 429. Default none, as for the connections.
     pub http_requests_per_address: Option<Rate>,
     /// Connections from one address (of IPv6: from one /64). Default none: behind a balancer
     /// that is not [trusted](crate::ServerConfig::trusted_proxies) all users have one. One

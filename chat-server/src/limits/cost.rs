@@ -18,7 +18,7 @@ pub(crate) enum Resource {
     Kept,
     /// Joins: commands to Redis, and events to all members.
     Joins,
-    /// Kicks and bans: records that all servers hold.
+    /// Kicks, bans and unbans: records that all servers hold, and lines in the log.
     Sanctions,
 }
 
@@ -76,7 +76,7 @@ pub struct Rates {
     pub kept_bytes: Option<Rate>,
     /// Joins.
     pub joins: Option<Rate>,
-    /// Kicks and bans.
+    /// Kicks, bans and unbans.
     pub sanctions: Option<Rate>,
 }
 

@@ -138,12 +138,12 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "ROOMS")]
     pub(super) max_rooms_per_user: Option<usize>,
 
-    /// Requests by HTTP on one connection, handshakes included: a second / at once; or off. One
-    /// that is too early waits [default: 50/200]
+    /// Requests by HTTP on one connection, handshakes included: a second / at once; or off. A
+    /// request above the rate is delayed [default: 50/200]
     #[arg(long, env, value_name = "RATE")]
     pub(super) http_rate: Option<Limit>,
 
-    /// Requests by HTTP from one address; one that would wait for longer than 5 s gets 429
+    /// Requests by HTTP from one address; one delayed for longer than 5 s gets 429
     /// [default: off; 100/500 with --trusted-proxies]
     #[arg(long, env, value_name = "RATE")]
     pub(super) http_rate_per_address: Option<Limit>,

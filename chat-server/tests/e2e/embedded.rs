@@ -12,7 +12,7 @@ use chat_transport::testing::WsClient;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::support::ask;
+use crate::support::{ask, exchange};
 
 /// Answers to some tokens, and never to "slow".
 #[derive(Debug)]
@@ -59,5 +59,31 @@ async fn an_application_that_does_not_answer_holds_nobody_for_ever() {
     assert_eq!(ask(&mut ann, "error", join).await["code"], "forbidden");
     assert!(began.elapsed() >= Duration::from_secs(4), "it was asked");
     ask(&mut ann, "joined", json!({"type": "join", "room": "r"})).await;
+    serving.abort();
+}
+
+/// The rule for hosts is one of the routes of the server, wherever they are mounted.
+#[tokio::test]
+async fn hosts_are_checked_below_a_path_of_an_application() {
+    let config = ServerConfig::default().allow_host(vec!["app.example".to_owned()]);
+    let server = Server::builder().config(config).start();
+    let own = axum::routing::get(async || "an application");
+    let routes = axum::Router::new().route("/", own).nest("/chat", server.router());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = tokio::spawn(async move { axum::serve(listener, routes).await });
+    for (path, host, status) in [
+        ("/chat", "app.example", 200),
+        ("/chat", "localhost", 200),
+        ("/chat", "evil.example", 403),
+        ("/chat/ws", "evil.example", 403),
+        ("/chat/nothing", "evil.example", 403),
+        ("/chat/healthz", "evil.example", 200),
+        ("/", "evil.example", 200),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let (answer, _, body) = exchange(port, &request).await;
+        assert_eq!(answer, status, "{path} of {host}: {body}");
+    }
     serving.abort();
 }

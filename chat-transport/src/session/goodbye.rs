@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{Peer, Session, Stop};
 use crate::error::End;
-use crate::stream::{END, LINGER_BYTES, Looks, SharedTcp, with_scratch};
+use crate::stream::{END, LINGER_BYTES, Probes, SharedTcp, with_scratch};
 use crate::timer::after;
 
 /// How long the peer may take to answer once all is written.
@@ -30,7 +30,7 @@ struct Goodbye {
     discarded: usize,
     /// The peer's answer has been waited for long enough.
     waited: bool,
-    looks: Looks,
+    probes: Probes,
 }
 
 impl<S> Session<S>
@@ -55,7 +55,7 @@ where
         self.outbox.close(CloseReason::Normal);
         let mut goodbye = Goodbye::new(after(Instant::now(), self.config.close_timeout));
         if matches!(self.end, Some(End::Lost(_))) {
-            goodbye.nothing_to_say();
+            goodbye.skip_close_frames();
         }
         poll_fn(|cx| self.poll_finish(cx, &mut goodbye)).await;
         self.outbox.release();
@@ -85,13 +85,13 @@ where
             }
             if Instant::now() >= goodbye.deadline {
                 if goodbye.written && !goodbye.waited && self.tcp().is_some() {
-                    // It may have read all and just not answer: then it sees an end, no reset.
+                    // A client that has read everything but sends no close frame gets FIN, not RST.
                     goodbye.waited = true;
                     continue;
                 }
                 return Poll::Ready(());
             }
-            ready!(self.clocks.poll_until(cx, goodbye.next_look()));
+            ready!(self.clocks.poll_until(cx, goodbye.next_check()));
         }
     }
 
@@ -142,12 +142,12 @@ impl Goodbye {
             ended: false,
             discarded: 0,
             waited: false,
-            looks: Looks::default(),
+            probes: Probes::default(),
         }
     }
 
-    /// The peer is gone, or has ended its side without a close frame.
-    fn nothing_to_say(&mut self) {
+    /// The peer has shut down its side without a close frame, or the connection failed.
+    fn skip_close_frames(&mut self) {
         self.written = true;
         self.ended = true;
     }
@@ -162,11 +162,11 @@ impl Goodbye {
         self.deadline = Instant::now() + END;
     }
 
-    /// When to look again, unless something comes in before: of the last acknowledgement
-    /// nobody is told.
-    fn next_look(&mut self) -> Instant {
+    /// When to check again unless the socket becomes readable before. Once the peer has shut down
+    /// its side, the last acknowledgement makes no event.
+    fn next_check(&mut self) -> Instant {
         if self.shut && self.ended {
-            self.deadline.min(Instant::now() + self.looks.pause())
+            self.deadline.min(Instant::now() + self.probes.pause())
         } else {
             self.deadline
         }

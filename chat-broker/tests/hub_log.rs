@@ -1,4 +1,11 @@
-//! What a hub writes into the log.
+//! What a hub logs. A test program of its own, since tracing caches for the whole process whether a
+//! line has a subscriber.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
+#[path = "hub/support.rs"]
+#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
+mod support;
 
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
@@ -9,7 +16,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::support::{join, room, start};
+use support::{join, room, start};
 
 /// The lines at the default level.
 #[derive(Debug, Clone, Default)]
@@ -57,7 +64,7 @@ impl Visit for Line {
 #[tokio::test(start_paused = true)]
 async fn lines_of_rooms_are_logged_one_by_one_up_to_a_budget() {
     let lines = Lines::default();
-    let _default = tracing::subscriber::set_default(lines.clone());
+    tracing::subscriber::set_global_default(lines.clone()).unwrap();
     let hub = start(&MemoryBus::new());
     const ROOMS: usize = 300;
     for n in 0..ROOMS {
