@@ -85,7 +85,8 @@ async fn flood(port: u16, frame: Value) {
     write.write_all(&raw_frame(0x81, join.as_bytes())).await.unwrap();
     let frame = raw_frame(0x81, frame.to_string().as_bytes());
     let sending = async { while write.write_all(&frame).await.is_ok() {} };
-    let reading = tokio::io::copy(&mut read, &mut tokio::io::sink());
+    let mut nowhere = tokio::io::sink();
+    let reading = tokio::io::copy(&mut read, &mut nowhere);
     tokio::select! {
         () = sending => {}
         _ = reading => {}
