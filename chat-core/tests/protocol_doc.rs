@@ -79,7 +79,7 @@ fn server_frames_are_what_the_code_says() {
         retry_after_ms: Some(6100),
         ..Rejection::new(
             ErrorCode::RateLimited,
-            "Your user or your address does too much: this was not carried out.",
+            "This is too much in too short a time, and was not carried out.",
         )
     }
     .to_request(id(7));

@@ -240,6 +240,7 @@ impl Connection {
         if let Err(rejection) = paid {
             return self.reject(&rejection.to_request(id));
         }
+        self.count_kept(&command);
         let permitted = match self.permit(&command) {
             // The application decides, and may take its time.
             None => session.drive(Box::pin(self.ask_to_permit(&command))).await,

@@ -1,6 +1,6 @@
 //! What a frame costs, and waiting until the client's budgets cover it.
 
-use chat_core::{Command, Content, ErrorCode, Position, Rejection, RoomId};
+use chat_core::{Command, ErrorCode, Position, Rejection, RoomId};
 use chat_transport::Session;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Duration, Instant, sleep_until};
@@ -23,8 +23,7 @@ impl Connection {
     /// TCP slows it down, and what it has sent keeps its order.
     ///
     /// # Errors
-    /// The user or the address has used up so much that the frame would wait for longer than the
-    /// client should.
+    /// The frame would wait for longer than a client should.
     pub(super) async fn pay<S>(
         &mut self,
         session: &mut Session<S>,
@@ -58,16 +57,16 @@ impl Connection {
         }
     }
 
-    fn too_much(&self, Wait { limit, time }: Wait) -> Rejection {
+    fn too_much(&self, Wait { limit, time, .. }: Wait) -> Rejection {
         self.state.metrics.limited(limit);
-        let message = "Your user or your address does too much: this was not carried out.";
+        let message = "This is too much in too short a time, and was not carried out.";
         // Rounded up: who comes back then is not too early.
         let retry_after_ms = Some(time.as_millis() as u64 + 1);
         Rejection { retry_after_ms, ..Rejection::new(ErrorCode::RateLimited, message) }
     }
 
     /// What a frame of so many bytes costs; without a command it cannot be read.
-    pub(super) fn cost(&mut self, bytes: usize, command: Option<&Command<'_>>) -> Cost {
+    pub(super) fn cost(&self, bytes: usize, command: Option<&Command<'_>>) -> Cost {
         let frame = Cost::frame(bytes);
         match command {
             Some(Command::Join { .. } | Command::Switch { .. } | Command::Subscribe { .. }) => {
@@ -79,43 +78,55 @@ impl Connection {
             Some(Command::Kick(_) | Command::Ban { .. } | Command::Unban { .. }) => {
                 frame.and(Resource::Sanctions, 1)
             }
-            Some(Command::Send { room, content }) => {
-                let data = content.data.map_or(0, |data| data.get().len());
-                let kept = self.kept_bytes(room, content.message.len() + data);
-                frame.and(Resource::Kept, kept + self.kept_key(room, content))
-            }
-            Some(Command::Say { message }) => {
-                let room = self.current.clone();
-                let kept = room.map_or(0, |room| self.kept_bytes(&room, message.len()));
-                frame.and(Resource::Kept, kept)
-            }
-            Some(Command::Post { room, message }) => {
-                frame.and(Resource::Kept, self.kept_bytes(room, message.len()))
-            }
-            _ => frame,
+            Some(command) => frame.and(Resource::Kept, self.kept_bytes(command)),
+            None => frame,
         }
     }
 
-    /// What a message of so many bytes adds to a room's history: nothing any more once as much as
-    /// the room keeps came from this connection, since it replaces other messages then.
-    fn kept_bytes(&mut self, room: &RoomId, bytes: usize) -> usize {
-        let Some(retention) = self.state.hub.retention(room) else { return 0 };
-        let user = &self.member.user;
-        let bytes = bytes + MESSAGE + user.id.as_str().len() + user.name.as_str().len();
-        let Some(place) = self.places.iter_mut().find(|place| place.room == *room) else {
-            return bytes;
+    /// What a message adds to Redis.
+    fn kept_bytes(&self, command: &Command<'_>) -> usize {
+        let Some((room, bytes)) = self.message_bytes(command) else { return 0 };
+        let key = match command {
+            Command::Send { content, .. } => content.key.as_deref(),
+            _ => None,
         };
-        let added = bytes.min(retention.bytes.saturating_sub(place.kept_bytes));
-        place.kept_bytes += added;
-        added
+        match self.place(room) {
+            Some(place) if place.room_bytes == 0 => 0,
+            // Once as much as the room keeps came from this connection, it replaces other messages.
+            Some(place) => {
+                let added = bytes.min(place.room_bytes - place.kept_bytes);
+                added + key.map_or(0, |key| self.kept_key(room, key))
+            }
+            None => self.state.hub.retention(room).map_or(0, |_| bytes),
+        }
+    }
+
+    /// A message that has been paid for counts as added to its room.
+    pub(super) fn count_kept(&mut self, command: &Command<'_>) {
+        let Some((room, bytes)) = self.message_bytes(command) else { return };
+        let index = self.places.iter().position(|place| place.room == *room);
+        if let Some(place) = index.and_then(|index| self.places.get_mut(index)) {
+            place.kept_bytes = place.room_bytes.min(place.kept_bytes + bytes);
+        }
+    }
+
+    /// The room of a message, and what it takes in a history.
+    fn message_bytes<'a>(&'a self, command: &'a Command<'_>) -> Option<(&'a RoomId, usize)> {
+        let (room, bytes) = match command {
+            Command::Send { room, content } => {
+                let data = content.data.map_or(0, |data| data.get().len());
+                (room, content.message.len() + data)
+            }
+            Command::Say { message } => (self.current.as_ref()?, message.len()),
+            Command::Post { room, message } => (room, message.len()),
+            _ => return None,
+        };
+        let user = &self.member.user;
+        Some((room, bytes + MESSAGE + user.id.as_str().len() + user.name.as_str().len()))
     }
 
     /// What Redis takes for the record of a message's key.
-    fn kept_key(&self, room: &RoomId, content: &Content<'_>) -> usize {
-        let Some(key) = content.key.as_deref() else { return 0 };
-        if self.state.hub.retention(room).is_none() {
-            return 0;
-        }
+    fn kept_key(&self, room: &RoomId, key: &str) -> usize {
         let names = [room.as_str(), self.member.user.id.as_str(), key];
         KEY + names.into_iter().map(percent_encoded_len).sum::<usize>()
     }

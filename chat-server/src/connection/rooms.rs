@@ -28,7 +28,9 @@ pub(super) struct Place {
     pub(super) sees_presence: bool,
     /// The reading of the moderation's clock when it was entered.
     pub(super) since: u32,
-    /// What this connection has added to the room's history; see [`super::budget`].
+    /// What the room's history keeps, in bytes; 0 if it has none.
+    pub(super) room_bytes: usize,
+    /// What this connection has added to it; see [`super::budget`].
     pub(super) kept_bytes: usize,
     /// Counts among the rooms of the user.
     _slot: Option<RoomSlot>,
@@ -162,11 +164,13 @@ impl Connection {
         }
         // Most are in one room, and a vector that grows by itself begins with four.
         self.places.reserve_exact(usize::from(self.places.is_empty()));
+        let room_bytes = self.state.hub.retention(&room).map_or(0, |kept| kept.bytes);
         self.places.push(Place {
             membership,
             room,
             sees_presence: member.sees_presence(),
             since,
+            room_bytes,
             kept_bytes: 0,
             _slot: slot,
             typing: None,

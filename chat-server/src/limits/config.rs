@@ -42,8 +42,8 @@ pub struct LimitsConfig {
     /// connections; [`per_address`](Self::per_address) has those of the program with trusted
     /// proxies.
     pub address: Rates,
-    /// How long a frame may wait for what its user or address has used up. Default 5 s. One that
-    /// would wait longer is refused with `rate_limited`.
+    /// How long a frame may wait for rates that are used up. Default 5 s. One that would wait
+    /// longer is refused with `rate_limited`, and a request by HTTP with 429.
     pub max_wait: Duration,
     /// Rooms that one connection may be in. Default 128. Each costs memory here and in Redis and,
     /// on the first member of this server, a subscription.

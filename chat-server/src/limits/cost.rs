@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::rate::{Bucket, Rate, SharedBucket};
 
 /// What is limited. Each has a bucket per connection, per user and per address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Resource {
     /// Frames received: the server's CPU.
+    #[default]
     Frames,
     /// Bytes of frames received: the bandwidth of the members who get them.
     Received,
@@ -47,6 +48,15 @@ impl Cost {
 
     pub(crate) fn of(&self, resource: Resource) -> u64 {
         self.0[resource as usize]
+    }
+
+    /// The part of it that every frame has.
+    pub(crate) fn of_any_frame(&self) -> Self {
+        let mut part = Self::default();
+        for resource in [Resource::Frames, Resource::Received] {
+            part.0[resource as usize] = self.of(resource);
+        }
+        part
     }
 
     /// What is left of it when so much is paid.
@@ -111,6 +121,8 @@ pub(crate) struct Wait {
     pub(crate) time: Duration,
     /// As metrics name it.
     pub(crate) limit: &'static str,
+    /// What there is too little of.
+    pub(crate) resource: Resource,
 }
 
 impl Wait {
@@ -135,7 +147,7 @@ fn take_each(
             && let Some(rate) = rates.of(resource)
         {
             let time = take(nth, rate.times(factor), amount);
-            wait = wait.or(Wait { time, limit: names[nth] });
+            wait = wait.or(Wait { time, limit: names[nth], resource });
         }
     }
     wait

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cost::{Buckets, Cost, SharedBuckets, Wait};
+use super::cost::{Buckets, Cost, Resource, SharedBuckets, Wait};
 use super::shares::{Part, RoomSlot};
 use super::{Admission, Limits};
 
@@ -24,6 +24,8 @@ pub(crate) struct RateLimiter {
 struct Reservation {
     at: Duration,
     cost: Cost,
+    /// What there was too little of: frames that need none of it are another matter.
+    resource: Resource,
 }
 
 /// What a frame has to wait for.
@@ -33,14 +35,6 @@ pub(crate) struct Charge {
     pub(crate) wait: Wait,
     /// It is refused: when it may come again.
     pub(crate) refused: Option<Wait>,
-}
-
-impl Reservation {
-    /// How long it is until then.
-    fn left(&self, now: Duration) -> Option<Wait> {
-        let time = self.at.saturating_sub(now);
-        (!time.is_zero()).then_some(Wait { time, limit: "early_retry" })
-    }
 }
 
 impl RateLimiter {
@@ -64,32 +58,35 @@ impl RateLimiter {
 
     /// Takes `cost` from all buckets of the connection.
     ///
-    /// The connection's own buckets never refuse: one frame is waited for at a time, so the wait
-    /// is as long as what that frame costs. The shared ones refuse what would wait longer than
-    /// [`LimitsConfig::max_wait`](super::LimitsConfig::max_wait), and keep its place: if it comes
-    /// again after that time, it has been paid for.
+    /// A frame that would wait longer than [`LimitsConfig::max_wait`](super::LimitsConfig::max_wait)
+    /// is refused, and its place is kept: if it comes again after that time, it has been paid for.
+    /// The connection has one such place; the newest counts.
     pub(crate) fn take(&mut self, limits: &Limits, cost: Cost) -> Charge {
         if limits.has_no_rates {
             return Charge::default();
         }
         let (config, now) = (limits.config(), limits.now());
-        // A refused frame, too: refusals come at the pace of the connection's own rate.
+        let mut cost = cost;
+        if let Some(reserved) = self.reserved.take_if(|kept| cost.of(kept.resource) > 0) {
+            if now < reserved.at {
+                // Early retries are refused at the pace of the connection's own rate.
+                let wait =
+                    self.own.take(&cost.of_any_frame(), &config.connection, self.factor, now);
+                let (time, resource) = (reserved.at - now, reserved.resource);
+                self.reserved = Some(reserved);
+                let refused = Some(Wait { time, limit: "early_retry", resource });
+                return Charge { wait, refused };
+            }
+            cost = cost.less(reserved.cost);
+        }
         let own = self.own.take(&cost, &config.connection, self.factor, now);
-        if let Some(left) = self.reserved.as_ref().and_then(|reserved| reserved.left(now)) {
-            return Charge { wait: own, refused: Some(left) };
+        let wait = own.or(self.take_shared(limits, &cost, now));
+        if wait.time > config.max_wait {
+            let (at, resource) = (now + wait.time, wait.resource);
+            self.reserved = Some(Box::new(Reservation { at, cost, resource }));
+            return Charge { wait: Wait::default(), refused: Some(wait) };
         }
-        let cost = self.less_what_is_paid(cost);
-        let shared = self.take_shared(limits, &cost, now);
-        if shared.time > config.max_wait {
-            self.reserved = Some(Box::new(Reservation { at: now + shared.time, cost }));
-            return Charge { wait: own, refused: Some(shared) };
-        }
-        Charge { wait: own.or(shared), refused: None }
-    }
-
-    /// What is left of `cost` after a reservation, which pays for one frame.
-    fn less_what_is_paid(&mut self, cost: Cost) -> Cost {
-        self.reserved.take().map_or(cost, |reserved| cost.less(reserved.cost))
+        Charge { wait, refused: None }
     }
 
     /// Takes what something has turned out to cost. The next frame of that kind waits for it.
@@ -129,7 +126,7 @@ impl RateLimiter {
 mod tests {
     use chat_core::UserId;
 
-    use super::super::cost::{Rates, Resource};
+    use super::super::cost::Rates;
     use super::super::{LimitsConfig, Rate};
     use super::*;
 
@@ -174,6 +171,24 @@ mod tests {
         assert!(late.take(&limits, frames(1)).refused.is_some());
         late.reserved.as_mut().unwrap().at = Duration::ZERO;
         assert!(late.take(&limits, frames(5)).refused.is_some(), "the other four are not paid for");
+    }
+
+    #[test]
+    fn own_bucket_refuses_what_would_wait_long() {
+        let mut config = LimitsConfig::off();
+        let (frames, kept_bytes) = (Some(Rate::new(1000, 1000)), Some(Rate::new(1, 1)));
+        config.connection = Rates { frames, kept_bytes, ..Rates::default() };
+        let limits = Limits::new(config);
+        let mut limiter = connection(&limits);
+        let message = Cost::frame(10).and(Resource::Kept, 100);
+        let refused = limiter.take(&limits, message).refused.unwrap();
+        assert_eq!((refused.limit, refused.resource), ("connection_kept_bytes", Resource::Kept));
+        // What needs nothing of it goes on, and does not use up the place.
+        assert_eq!(limiter.take(&limits, Cost::frame(10)), Charge::default());
+        assert_eq!(limiter.take(&limits, message).refused.unwrap().limit, "early_retry");
+        limiter.reserved.as_mut().unwrap().at = Duration::ZERO;
+        assert_eq!(limiter.take(&limits, Cost::frame(10)), Charge::default());
+        assert_eq!(limiter.take(&limits, message), Charge::default(), "it was paid for");
     }
 
     #[test]

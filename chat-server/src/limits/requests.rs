@@ -24,7 +24,7 @@ impl Limits {
         let reserve = |bucket: Option<&SharedBucket>, rate| match (bucket, rate) {
             (Some(bucket), Some(rate)) => bucket
                 .take_within(rate, now, config.max_wait)
-                .map_err(|time| Wait { limit: "http_rate", time }),
+                .map_err(|time| Wait { limit: "http_rate", time, ..Wait::default() }),
             _ => Ok(Duration::ZERO),
         };
         let of_connection = reserve(bucket, config.http_requests)?;
@@ -70,7 +70,7 @@ mod tests {
             "{waits:?}"
         );
         for _ in 0..100 {
-            let Wait { limit, time: retry_after } = ask("10.0.0.1").unwrap_err();
+            let Wait { limit, time: retry_after, .. } = ask("10.0.0.1").unwrap_err();
             assert_eq!(limit, "http_rate");
             assert!(retry_after > limits.config.max_wait && retry_after <= Duration::from_secs(6));
         }

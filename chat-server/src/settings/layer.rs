@@ -201,8 +201,7 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "RATE")]
     pub(super) kept_rate_per_address: Option<Limit>,
 
-    /// How long a frame may wait for what its user or address has used up before it is refused
-    /// [default: 5s]
+    /// How long a frame may wait for rates that are used up before it is refused [default: 5s]
     #[arg(long, env, value_name = "TIME")]
     pub(super) max_wait: Option<Period>,
 
