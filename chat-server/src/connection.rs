@@ -64,7 +64,7 @@ where
             if let Some((room, history)) = entry.map(|entry| *entry)
                 && !connection.member.is_closed()
             {
-                session.drive(Box::pin(connection.switch(None, room, None, history))).await;
+                Box::pin(connection.enter_by_url(&mut session, room, history)).await;
             }
             connection.talk(&mut session).await;
         };
@@ -113,6 +113,8 @@ struct InFlight {
     begun: Instant,
     /// Answered by how many servers hold the user.
     direct: bool,
+    /// It was paid for as the first message of its room.
+    is_new_room: bool,
 }
 
 impl Connection {
@@ -228,8 +230,14 @@ impl Connection {
             self.recognise(text);
         }
         let decoded = self.decode(text);
-        let cost = self.cost(text.len(), decoded.as_ref().ok().map(|request| &request.command));
-        let paid = self.pay(session, cost).await;
+        let command = decoded.as_ref().ok().map(|request| &request.command);
+        let cost = self.cost(text.len(), command);
+        let paid = if command.is_some_and(Self::is_unrefused) {
+            self.pay_unrefused(session, cost).await;
+            Ok(())
+        } else {
+            self.pay(session, cost).await
+        };
         if self.member.is_closed() {
             return;
         }
@@ -240,6 +248,7 @@ impl Connection {
         if let Err(rejection) = paid {
             return self.reject(&rejection.to_request(id));
         }
+        let is_new_room = self.may_be_new(&command);
         self.count_kept(&command);
         let permitted = match self.permit(&command) {
             // The application decides, and may take its time.
@@ -247,7 +256,7 @@ impl Connection {
             Some(permitted) => permitted,
         };
         match permitted.and_then(|()| self.message(id, text, command)) {
-            Ok(Ok(message)) => session.drive(self.publish(id, message)).await,
+            Ok(Ok(message)) => session.drive(self.publish(id, message, is_new_room)).await,
             Ok(Err(command)) => session.drive(Box::pin(self.execute(id, command))).await,
             Err(rejection) => self.reject(&rejection.to_request(id)),
         }
@@ -301,11 +310,17 @@ impl Connection {
     async fn answer(&mut self) {
         let Some(oldest) = self.in_flight.front_mut() else { return };
         let outcome = (&mut oldest.receipt).await;
-        let Some(InFlight { id, begun, direct, .. }) = self.in_flight.pop_front() else { return };
+        let Some(InFlight { id, begun, direct, is_new_room, .. }) = self.in_flight.pop_front()
+        else {
+            return;
+        };
         self.state.metrics.answered(begun.elapsed());
         match outcome {
             Ok(published) => {
-                self.pay_for_room(published.position);
+                let is_first = published.position.is_some_and(|position| position.offset == 1);
+                if is_new_room && !is_first {
+                    self.refund_room();
+                }
                 self.member.reply(&Reply::Ok(Acknowledged {
                     id: id.as_deref(),
                     position: published.position,

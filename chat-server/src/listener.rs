@@ -159,7 +159,7 @@ impl Pacer {
         if turn.as_ref().map_or(true, |wait| !wait.is_zero()) {
             self.state.metrics.limited("http_rate");
         }
-        turn.map_err(|wait| Refusal::http_rate(wait.time))
+        turn.map_err(Refusal::http_rate)
     }
 }
 

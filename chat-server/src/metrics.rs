@@ -21,6 +21,8 @@ pub(crate) struct Metrics {
     limited: Family<LimitLabel, Counter>,
     refused: Family<StatusLabel, Counter>,
     panics: Counter,
+    /// Reports of dropped direct messages that found no room.
+    pub(crate) lost_reports: Counter,
     /// From the client's frame to the broker's answer.
     pub(crate) publishing: Arc<Histogram>,
 }
@@ -119,6 +121,8 @@ impl Metrics {
         let (limited, refused) = (self.limited.clone(), self.refused.clone());
         registry.register("limited", "Times that a client met a limit, by limit", limited);
         registry.register("refused_handshakes", "Handshakes refused, by status", refused);
+        let help = "Reports of dropped direct messages that were lost";
+        registry.register("undelivered_lost", help, self.lost_reports.clone());
         registry.register("panics", "Connections whose task panicked", self.panics.clone());
         registry.register(
             "closed",

@@ -66,7 +66,8 @@ impl State {
         authorizer: Option<Arc<dyn Authorizer>>,
     ) -> Self {
         let (sessions, moderation) = (Arc::<Sessions>::default(), Arc::<Moderation>::default());
-        let (drops, dropped) = undelivered::channel();
+        let metrics = Metrics::default();
+        let (drops, dropped) = undelivered::channel(metrics.lost_reports.clone());
         let reporter = tokio::spawn(undelivered::publish(dropped, Arc::clone(hub.broker())));
         let moderator = Arc::clone(&moderation).run(hub.clone(), Arc::clone(&sessions));
         Self {
@@ -82,7 +83,7 @@ impl State {
             node: random_id(10),
             sessions,
             outboxes: OutboxStats::new(),
-            metrics: Metrics::default(),
+            metrics,
             draining: AtomicBool::new(false),
             drops,
             driver,

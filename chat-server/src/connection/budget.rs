@@ -1,22 +1,22 @@
 //! What a frame costs, and waiting until the client's budgets cover it.
 
-use chat_core::{Command, ErrorCode, Position, Rejection, RoomId};
+use chat_core::{Command, ErrorCode, Rejection, RoomId};
 use chat_transport::Session;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::Connection;
-use crate::limits::{Charge, Cost, Resource, Wait};
+use crate::limits::{Charge, Cost, Refusal, Resource, Wait};
 
 /// What Redis takes for the history of a room that is new there, in bytes: most of it is the
 /// first block of a stream (measured with Redis 7.0).
-const NEW_ROOM: usize = 5_600;
+const NEW_ROOM_BYTES: usize = 5_600;
 
 /// What Redis takes for a message beside its text, its data and the names in it.
-const MESSAGE: usize = 60;
+const MESSAGE_BYTES: usize = 60;
 
 /// What Redis takes for the record of a key beside the names in it.
-const KEY: usize = 200;
+const KEY_BYTES: usize = 200;
 
 impl Connection {
     /// Waits until the client's budgets cover a frame. Meanwhile nothing is read from the client:
@@ -33,21 +33,40 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let Charge { wait, refused } = self.limiter.take(&self.state.limits, cost);
-        if !wait.time.is_zero() {
-            self.state.metrics.limited(wait.limit);
-            // Boxed: few wait.
-            Box::pin(session.drive(self.pause(wait.time))).await;
-        }
+        self.wait_out(session, wait).await;
         refused.map_or(Ok(()), |refused| Err(self.too_much(refused)))
     }
 
-    /// Goes on answering and obeys sanctions, and reads nothing.
+    /// As [`pay`](Self::pay), for what is never refused.
+    pub(super) async fn pay_unrefused<S>(&mut self, session: &mut Session<S>, cost: Cost)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let Charge { wait, .. } = self.limiter.take_unrefused(&self.state.limits, cost);
+        self.wait_out(session, wait).await;
+    }
+
+    async fn wait_out<S>(&mut self, session: &mut Session<S>, wait: Option<Wait>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let Some(wait) = wait else { return };
+        self.state.metrics.limited(wait.limit());
+        // Boxed: few wait.
+        Box::pin(session.drive(self.pause(wait.time))).await;
+    }
+
+    /// Sends answers, enforces sanctions and the end of the client's token, and reads nothing.
     async fn pause(&mut self, time: Duration) {
         let until = Instant::now() + time;
         let member = self.member.clone();
         loop {
+            let ends = self.ends.filter(|ends| *ends < until);
             tokio::select! {
-                () = sleep_until(until) => return,
+                () = sleep_until(ends.unwrap_or(until)) => match ends {
+                    Some(_) => self.run_out_of_time(),
+                    None => return,
+                },
                 () = self.answer(), if !self.in_flight.is_empty() => {}
                 is_notified = member.interrupted() => match is_notified {
                     true => self.look_around(),
@@ -57,12 +76,25 @@ impl Connection {
         }
     }
 
-    fn too_much(&self, Wait { limit, time, .. }: Wait) -> Rejection {
+    fn too_much(&self, Refusal { limit, retry_after }: Refusal) -> Rejection {
         self.state.metrics.limited(limit);
         let message = "This is too much in too short a time, and was not carried out.";
-        // Rounded up: who comes back then is not too early.
-        let retry_after_ms = Some(time.as_millis() as u64 + 1);
+        // Rounded up: a client that comes back then is not too early.
+        let retry_after_ms = Some(retry_after.as_millis() as u64 + 1);
         Rejection { retry_after_ms, ..Rejection::new(ErrorCode::RateLimited, message) }
+    }
+
+    /// Whether a command is never refused: a client that ends something, says who it is or asks
+    /// for a sign of life must get through, whatever its user has used up.
+    pub(super) fn is_unrefused(command: &Command<'_>) -> bool {
+        matches!(
+            command,
+            Command::Ping
+                | Command::Hello(_)
+                | Command::Leave { .. }
+                | Command::Exit
+                | Command::Unsubscribe { .. }
+        )
     }
 
     /// What a frame of so many bytes costs; without a command it cannot be read.
@@ -90,14 +122,27 @@ impl Connection {
             Command::Send { content, .. } => content.key.as_deref(),
             _ => None,
         };
+        let new_room = if self.may_be_new(command) { NEW_ROOM_BYTES } else { 0 };
         match self.place(room) {
             Some(place) if place.room_bytes == 0 => 0,
             // Once as much as the room keeps came from this connection, it replaces other messages.
             Some(place) => {
                 let added = bytes.min(place.room_bytes - place.kept_bytes);
-                added + key.map_or(0, |key| self.kept_key(room, key))
+                new_room + added + key.map_or(0, |key| self.kept_key(room, key))
             }
-            None => self.state.hub.retention(room).map_or(0, |_| bytes),
+            None => self.state.hub.retention(room).map_or(0, |_| new_room + bytes),
+        }
+    }
+
+    /// Whether a message may be the first of its room. It is paid for as such before it is sent,
+    /// or a client that does not wait for the answer would have the room for nothing.
+    pub(super) fn may_be_new(&self, command: &Command<'_>) -> bool {
+        let Some((room, _)) = self.message_bytes(command) else { return false };
+        match self.place(room) {
+            Some(place) => place.room_bytes > 0 && place.may_be_new,
+            None => {
+                matches!(command, Command::Post { .. }) && self.state.hub.retention(room).is_some()
+            }
         }
     }
 
@@ -107,6 +152,7 @@ impl Connection {
         let index = self.places.iter().position(|place| place.room == *room);
         if let Some(place) = index.and_then(|index| self.places.get_mut(index)) {
             place.kept_bytes = place.room_bytes.min(place.kept_bytes + bytes);
+            place.may_be_new = false;
         }
     }
 
@@ -122,20 +168,19 @@ impl Connection {
             _ => return None,
         };
         let user = &self.member.user;
-        Some((room, bytes + MESSAGE + user.id.as_str().len() + user.name.as_str().len()))
+        Some((room, bytes + MESSAGE_BYTES + user.id.as_str().len() + user.name.as_str().len()))
     }
 
     /// What Redis takes for the record of a message's key.
     fn kept_key(&self, room: &RoomId, key: &str) -> usize {
         let names = [room.as_str(), self.member.user.id.as_str(), key];
-        KEY + names.into_iter().map(percent_encoded_len).sum::<usize>()
+        KEY_BYTES + names.into_iter().map(percent_encoded_len).sum::<usize>()
     }
 
-    /// The broker has kept a message: the first of a room costs more than itself.
-    pub(super) fn pay_for_room(&mut self, position: Option<Position>) {
-        if position.is_some_and(|position| position.offset == 1) {
-            self.limiter.debit(&self.state.limits, Cost::default().and(Resource::Kept, NEW_ROOM));
-        }
+    /// A message that was paid for as the first of its room was none.
+    pub(super) fn refund_room(&mut self) {
+        let room = Cost::default().and(Resource::Kept, NEW_ROOM_BYTES);
+        self.limiter.refund(&self.state.limits, room);
     }
 
     /// An answer has turned out to be so large.

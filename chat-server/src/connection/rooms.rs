@@ -9,7 +9,9 @@ use chat_core::{
     Capability, CloseReason, Deliver, ErrorCode, Event, Occupant, Presence, PresenceChange,
     Rejection, Reply, RoomId, Topic, User, UserName, envelope,
 };
+use chat_transport::Session;
 use serde_json::value::RawValue;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::members;
@@ -17,7 +19,7 @@ use super::recovery::{Newcomer, Wish};
 use super::send::not_in_a_room;
 use super::{Connection, unavailable};
 use crate::auth::Action;
-use crate::limits::RoomSlot;
+use crate::limits::{Cost, Resource, RoomSlot};
 use crate::member::Member;
 
 /// A room that the client is in.
@@ -30,6 +32,8 @@ pub(super) struct Place {
     pub(super) since: u32,
     /// What the room's history keeps, in bytes; 0 if it has none.
     pub(super) room_bytes: usize,
+    /// Nothing may have been kept in it yet, as far as this connection knows.
+    pub(super) may_be_new: bool,
     /// What this connection has added to it; see [`super::budget`].
     pub(super) kept_bytes: usize,
     /// Counts among the rooms of the user.
@@ -85,6 +89,22 @@ impl Connection {
         match self.enter(id, room.clone(), wish, true).await {
             Ok(()) => self.current = Some(room),
             Err(rejection) => self.reject(&rejection.to_request(id)),
+        }
+    }
+
+    /// `/join-room/{room}`: costs what the frame would.
+    pub(super) async fn enter_by_url<S>(
+        &mut self,
+        session: &mut Session<S>,
+        room: RoomId,
+        history: u32,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let cost = Cost::frame(0).and(Resource::Joins, 1).and(Resource::Answered, 1);
+        match self.pay(session, cost).await {
+            Ok(()) => session.drive(self.switch(None, room, None, history)).await,
+            Err(rejection) => self.reject(&rejection),
         }
     }
 
@@ -165,12 +185,17 @@ impl Connection {
         // Most are in one room, and a vector that grows by itself begins with four.
         self.places.reserve_exact(usize::from(self.places.is_empty()));
         let room_bytes = self.state.hub.retention(&room).map_or(0, |kept| kept.bytes);
+        let mut may_be_new = true;
+        membership.look(|snapshot| {
+            may_be_new = snapshot.position.is_none_or(|position| position.offset == 0);
+        });
         self.places.push(Place {
             membership,
             room,
             sees_presence: member.sees_presence(),
             since,
             room_bytes,
+            may_be_new,
             kept_bytes: 0,
             _slot: slot,
             typing: None,

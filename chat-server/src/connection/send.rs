@@ -95,14 +95,19 @@ impl Connection {
 
     /// Hands a message to the broker. Its answer follows later, in
     /// [`answer`](Connection::answer); what comes after it need not wait.
-    pub(super) async fn publish(&mut self, id: Option<&RawValue>, message: Outgoing) {
+    pub(super) async fn publish(
+        &mut self,
+        id: Option<&RawValue>,
+        message: Outgoing,
+        is_new_room: bool,
+    ) {
         let (begun, Outgoing { topic, payload, delivery }) = (Instant::now(), message);
         self.state.metrics.published();
         match self.state.hub.broker().publish(&topic, payload, delivery).await {
             Ok(receipt) => {
                 let direct = matches!(topic, Topic::User(_));
                 let id = id.map(ToOwned::to_owned);
-                self.in_flight.push_back(InFlight { id, receipt, begun, direct });
+                self.in_flight.push_back(InFlight { id, receipt, begun, direct, is_new_room });
             }
             Err(error) => self.reject(&unavailable(&error).to_request(id)),
         }

@@ -5,10 +5,9 @@ use std::time::Duration;
 use super::rate::{Bucket, Rate, SharedBucket};
 
 /// What is limited. Each has a bucket per connection, per user and per address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resource {
     /// Frames received: the server's CPU.
-    #[default]
     Frames,
     /// Bytes of frames received: the bandwidth of the members who get them.
     Received,
@@ -50,21 +49,35 @@ impl Cost {
         self.0[resource as usize]
     }
 
-    /// The part of it that every frame has.
-    pub(crate) fn of_any_frame(&self) -> Self {
-        let mut part = Self::default();
+    /// The part that every frame has, and the rest.
+    pub(crate) fn split_frame(self) -> (Self, Self) {
+        let (mut frame, mut rest) = (Self::default(), self);
         for resource in [Resource::Frames, Resource::Received] {
-            part.0[resource as usize] = self.of(resource);
+            frame.0[resource as usize] = std::mem::take(&mut rest.0[resource as usize]);
         }
-        part
+        (frame, rest)
+    }
+
+    /// Both together.
+    pub(crate) fn plus(mut self, other: &Self) -> Self {
+        for (sum, other) in self.0.iter_mut().zip(other.0) {
+            *sum += other;
+        }
+        self
     }
 
     /// What is left of it when so much is paid.
-    pub(crate) fn less(mut self, paid: Self) -> Self {
+    pub(crate) fn less(mut self, paid: &Self) -> Self {
         for (left, paid) in self.0.iter_mut().zip(paid.0) {
             *left = left.saturating_sub(paid);
         }
         self
+    }
+
+    /// The resources that it takes, and how much of each.
+    fn parts(&self) -> impl Iterator<Item = (Resource, u64)> {
+        let all = Resource::ALL.into_iter().zip(self.0);
+        all.filter(|(_, amount)| *amount > 0)
     }
 }
 
@@ -115,94 +128,151 @@ pub(crate) struct Buckets([Bucket; Resource::COUNT]);
 #[derive(Debug, Default)]
 pub(crate) struct SharedBuckets([SharedBucket; Resource::COUNT]);
 
-/// In how long a cost is covered, and which limit makes it so long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// For how long a cost is not covered, and what there is too little of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wait {
     pub(crate) time: Duration,
-    /// As metrics name it.
-    pub(crate) limit: &'static str,
-    /// What there is too little of.
     pub(crate) resource: Resource,
+    /// Whose buckets they are: the first word of a limit's name.
+    pub(crate) owner: Owner,
+}
+
+/// Whose buckets a cost is taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Connection,
+    User,
+    Address,
 }
 
 impl Wait {
-    /// The longer of two.
-    pub(crate) fn or(self, other: Self) -> Self {
-        if other.time > self.time { other } else { self }
+    /// The limit, as metrics name it.
+    pub(crate) fn limit(&self) -> &'static str {
+        use Owner::{Address, Connection, User};
+        match (self.owner, self.resource) {
+            (Connection, Resource::Frames) => "connection_frames",
+            (Connection, Resource::Received) => "connection_received_bytes",
+            (Connection, Resource::Answered) => "connection_answer_bytes",
+            (Connection, Resource::Kept) => "connection_kept_bytes",
+            (Connection, Resource::Joins) => "connection_joins",
+            (Connection, Resource::Sanctions) => "connection_sanctions",
+            (User, Resource::Frames) => "user_frames",
+            (User, Resource::Received) => "user_received_bytes",
+            (User, Resource::Answered) => "user_answer_bytes",
+            (User, Resource::Kept) => "user_kept_bytes",
+            (User, Resource::Joins) => "user_joins",
+            (User, Resource::Sanctions) => "user_sanctions",
+            (Address, Resource::Frames) => "address_frames",
+            (Address, Resource::Received) => "address_received_bytes",
+            (Address, Resource::Answered) => "address_answer_bytes",
+            (Address, Resource::Kept) => "address_kept_bytes",
+            (Address, Resource::Joins) => "address_joins",
+            (Address, Resource::Sanctions) => "address_sanctions",
+        }
     }
 }
 
-/// Takes a cost from several buckets with `take`, each by its rate; returns the longest wait.
-fn take_each(
+/// The longer of two waits.
+pub(crate) fn longer(one: Option<Wait>, other: Option<Wait>) -> Option<Wait> {
+    match (one, other) {
+        (Some(one), Some(other)) if other.time > one.time => Some(other),
+        (Some(one), _) => Some(one),
+        (None, other) => other,
+    }
+}
+
+/// Applies `each` to every resource that a cost takes and that has a rate; returns the longest of
+/// the times that it gives.
+fn longest_of(
     cost: &Cost,
     rates: &Rates,
     factor: u32,
-    names: &[&'static str; Resource::COUNT],
-    mut take: impl FnMut(usize, Rate, u64) -> Duration,
-) -> Wait {
-    let mut wait = Wait::default();
-    for resource in Resource::ALL {
-        let (nth, amount) = (resource as usize, cost.of(resource));
-        if amount > 0
-            && let Some(rate) = rates.of(resource)
-        {
-            let time = take(nth, rate.times(factor), amount);
-            wait = wait.or(Wait { time, limit: names[nth], resource });
+    owner: Owner,
+    mut each: impl FnMut(usize, Rate, u64) -> Duration,
+) -> Option<Wait> {
+    let mut longest = None;
+    for (resource, amount) in cost.parts() {
+        if let Some(rate) = rates.of(resource) {
+            let time = each(resource as usize, rate.times(factor), amount);
+            let wait = (!time.is_zero()).then_some(Wait { time, resource, owner });
+            longest = longer(longest, wait);
         }
     }
-    wait
+    longest
 }
 
 impl Buckets {
-    /// The names of the limits, as metrics give them.
-    const NAMES: [&str; Resource::COUNT] = [
-        "connection_frames",
-        "connection_received_bytes",
-        "connection_answer_bytes",
-        "connection_kept_bytes",
-        "connection_joins",
-        "connection_sanctions",
-    ];
+    /// Takes `cost`, and returns how long to wait until it is covered. With a `factor` above 1 all
+    /// rates are as many times as high.
+    pub(crate) fn take(
+        &mut self,
+        cost: &Cost,
+        rates: &Rates,
+        factor: u32,
+        now: Duration,
+    ) -> Option<Wait> {
+        longest_of(cost, rates, factor, Owner::Connection, |nth, rate, amount| {
+            self.0[nth].take(rate, amount, now)
+        })
+    }
 
-    /// Takes `cost`; with a `factor` above 1 all rates are as many times as high.
-    pub(crate) fn take(&mut self, cost: &Cost, rates: &Rates, factor: u32, now: Duration) -> Wait {
-        let take = |nth: usize, rate, amount| self.0[nth].take(rate, amount, now);
-        take_each(cost, rates, factor, &Self::NAMES, take)
+    /// As [`take`](Self::take), without taking it.
+    pub(crate) fn wait_for(
+        &self,
+        cost: &Cost,
+        rates: &Rates,
+        factor: u32,
+        now: Duration,
+    ) -> Option<Wait> {
+        longest_of(cost, rates, factor, Owner::Connection, |nth, rate, amount| {
+            self.0[nth].wait_for(rate, amount, now)
+        })
+    }
+
+    /// Gives `cost` back.
+    pub(crate) fn refund(&mut self, cost: &Cost, rates: &Rates, factor: u32) {
+        longest_of(cost, rates, factor, Owner::Connection, |nth, rate, amount| {
+            self.0[nth].refund(rate, amount);
+            Duration::ZERO
+        });
     }
 }
 
 impl SharedBuckets {
-    /// The names of the limits of a user.
-    pub(crate) const OF_USER: [&str; Resource::COUNT] = [
-        "user_frames",
-        "user_received_bytes",
-        "user_answer_bytes",
-        "user_kept_bytes",
-        "user_joins",
-        "user_sanctions",
-    ];
-
-    /// The names of the limits of an address.
-    pub(crate) const OF_ADDRESS: [&str; Resource::COUNT] = [
-        "address_frames",
-        "address_received_bytes",
-        "address_answer_bytes",
-        "address_kept_bytes",
-        "address_joins",
-        "address_sanctions",
-    ];
-
     /// As [`Buckets::take`].
     pub(crate) fn take(
         &self,
         cost: &Cost,
         rates: &Rates,
         factor: u32,
-        names: &[&'static str; Resource::COUNT],
+        owner: Owner,
         now: Duration,
-    ) -> Wait {
-        let take = |nth: usize, rate, amount| self.0[nth].take(rate, amount, now);
-        take_each(cost, rates, factor, names, take)
+    ) -> Option<Wait> {
+        longest_of(cost, rates, factor, owner, |nth, rate, amount| {
+            self.0[nth].take(rate, amount, now)
+        })
+    }
+
+    /// As [`Buckets::wait_for`].
+    pub(crate) fn wait_for(
+        &self,
+        cost: &Cost,
+        rates: &Rates,
+        factor: u32,
+        owner: Owner,
+        now: Duration,
+    ) -> Option<Wait> {
+        longest_of(cost, rates, factor, owner, |nth, rate, amount| {
+            self.0[nth].wait_for(rate, amount, now)
+        })
+    }
+
+    /// As [`Buckets::refund`].
+    pub(crate) fn refund(&self, cost: &Cost, rates: &Rates, factor: u32, owner: Owner) {
+        longest_of(cost, rates, factor, owner, |nth, rate, amount| {
+            self.0[nth].refund(rate, amount);
+            Duration::ZERO
+        });
     }
 
     /// Whether nothing is missing: new ones are the same.

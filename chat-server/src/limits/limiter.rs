@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::cost::{Buckets, Cost, Resource, SharedBuckets, Wait};
+use super::cost::{Buckets, Cost, Owner, Resource, Wait, longer};
 use super::shares::{Part, RoomSlot};
-use super::{Admission, Limits};
+use super::{Admission, Limits, Rates};
 
 /// A connection's own buckets, and its parts in those that it shares.
 #[derive(Debug)]
@@ -15,7 +15,9 @@ pub(crate) struct RateLimiter {
     own: Buckets,
     /// As many times as much is allowed.
     factor: u32,
-    reserved: Option<Box<Reservation>>,
+    /// One for each resource at most.
+    #[allow(clippy::box_collection, reason = "few connections have one, and all have the field")]
+    reserved: Option<Box<Vec<Reservation>>>,
 }
 
 /// What a connection has paid for before it may have it: a frame that was refused, and that the
@@ -24,7 +26,7 @@ pub(crate) struct RateLimiter {
 struct Reservation {
     at: Duration,
     cost: Cost,
-    /// What there was too little of: frames that need none of it are another matter.
+    /// What there was too little of.
     resource: Resource,
 }
 
@@ -32,9 +34,17 @@ struct Reservation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Charge {
     /// Before it is carried out, or refused.
-    pub(crate) wait: Wait,
-    /// It is refused: when it may come again.
-    pub(crate) refused: Option<Wait>,
+    pub(crate) wait: Option<Wait>,
+    pub(crate) refused: Option<Refusal>,
+}
+
+/// A frame would wait for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// When it may come again.
+    pub(crate) retry_after: Duration,
+    /// As metrics name it.
+    pub(crate) limit: &'static str,
 }
 
 impl RateLimiter {
@@ -60,40 +70,66 @@ impl RateLimiter {
     ///
     /// A frame that would wait longer than [`LimitsConfig::max_wait`](super::LimitsConfig::max_wait)
     /// is refused, and its place is kept: if it comes again after that time, it has been paid for.
-    /// The connection has one such place; the newest counts.
+    /// The connection has one place for each resource. No place is kept in buckets that are
+    /// overdrawn by twice that time, so that what was reserved and never used ends soon.
+    ///
+    /// Any frame waits for the connection's own rate of frames, also one that is refused.
     pub(crate) fn take(&mut self, limits: &Limits, cost: Cost) -> Charge {
         if limits.has_no_rates {
             return Charge::default();
         }
-        let (config, now) = (limits.config(), limits.now());
-        let mut cost = cost;
-        if let Some(reserved) = self.reserved.take_if(|kept| cost.of(kept.resource) > 0) {
-            if now < reserved.at {
-                // Early retries are refused at the pace of the connection's own rate.
-                let wait =
-                    self.own.take(&cost.of_any_frame(), &config.connection, self.factor, now);
-                let (time, resource) = (reserved.at - now, reserved.resource);
-                self.reserved = Some(reserved);
-                let refused = Some(Wait { time, limit: "early_retry", resource });
-                return Charge { wait, refused };
+        let (max_wait, now) = (limits.config().max_wait, limits.now());
+        let (frame, _) = cost.split_frame();
+        let pace = self.own.take(&frame, &limits.config().connection, self.factor, now);
+        let refused = |refusal| Charge { wait: pace, refused: Some(refusal) };
+        if let Some(retry_after) = self.too_early(&cost, now) {
+            return refused(Refusal { retry_after, limit: "early_retry" });
+        }
+        let left = cost.less(&self.reserved_for(&cost));
+        match self.wait_for(limits, left, now) {
+            Some(wait) if wait.time > max_wait => {
+                if wait.time <= 2 * max_wait {
+                    self.take_rest(limits, left, now);
+                    self.reserve(Reservation {
+                        at: now + wait.time,
+                        cost: left,
+                        resource: wait.resource,
+                    });
+                }
+                refused(Refusal { retry_after: wait.time, limit: wait.limit() })
             }
-            cost = cost.less(reserved.cost);
+            wait => {
+                self.use_up(&cost);
+                self.take_rest(limits, left, now);
+                Charge { wait: longer(pace, wait), refused: None }
+            }
         }
-        let own = self.own.take(&cost, &config.connection, self.factor, now);
-        let wait = own.or(self.take_shared(limits, &cost, now));
-        if wait.time > config.max_wait {
-            let (at, resource) = (now + wait.time, wait.resource);
-            self.reserved = Some(Box::new(Reservation { at, cost, resource }));
-            return Charge { wait: Wait::default(), refused: Some(wait) };
+    }
+
+    /// Takes `cost` of a frame that is never refused and waits for nothing but the connection's own
+    /// rate of frames: a ping, or the end of something.
+    pub(crate) fn take_unrefused(&mut self, limits: &Limits, cost: Cost) -> Charge {
+        if limits.has_no_rates {
+            return Charge::default();
         }
+        let now = limits.now();
+        let (frame, _) = cost.split_frame();
+        let wait = self.own.take(&frame, &limits.config().connection, self.factor, now);
+        self.take_rest(limits, cost, now);
         Charge { wait, refused: None }
     }
 
     /// Takes what something has turned out to cost. The next frame of that kind waits for it.
     pub(crate) fn debit(&mut self, limits: &Limits, cost: Cost) {
-        let now = limits.now();
-        self.own.take(&cost, &limits.config().connection, self.factor, now);
-        self.take_shared(limits, &cost, now);
+        self.take_rest(limits, cost, limits.now());
+    }
+
+    /// Gives back what something did not cost.
+    pub(crate) fn refund(&mut self, limits: &Limits, cost: Cost) {
+        self.own.refund(&cost, &limits.config().connection, self.factor);
+        for (part, rates, owner) in self.shared(limits) {
+            part.buckets().refund(&cost, rates, self.factor, owner);
+        }
     }
 
     /// A place among the rooms that the connections of the user may be in.
@@ -109,16 +145,67 @@ impl RateLimiter {
         }
     }
 
-    fn take_shared(&self, limits: &Limits, cost: &Cost, now: Duration) -> Wait {
-        let (config, factor) = (limits.config(), self.factor);
-        let take = |part: Option<&Part>, rates, names| {
-            part.map_or(Wait::default(), |part| {
-                part.buckets().take(cost, rates, factor, names, now)
-            })
-        };
-        let user = take(self.user.as_ref(), &config.user, &SharedBuckets::OF_USER);
+    /// How long it is until a frame with this cost may come that was refused before.
+    fn too_early(&self, cost: &Cost, now: Duration) -> Option<Duration> {
+        let needed = self.reservations().filter(|kept| cost.of(kept.resource) > 0);
+        let left = needed.map(|kept| kept.at.saturating_sub(now)).max()?;
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// What has been paid for frames of this kind.
+    fn reserved_for(&self, cost: &Cost) -> Cost {
+        let needed = self.reservations().filter(|kept| cost.of(kept.resource) > 0);
+        needed.fold(Cost::default(), |paid, kept| paid.plus(&kept.cost))
+    }
+
+    fn reservations(&self) -> impl Iterator<Item = &Reservation> {
+        self.reserved.iter().flat_map(|reserved| reserved.iter())
+    }
+
+    fn reserve(&mut self, reservation: Reservation) {
+        let reserved = self.reserved.get_or_insert_default();
+        reserved.retain(|kept| kept.resource != reservation.resource);
+        reserved.push(reservation);
+    }
+
+    /// The reservations of frames of this kind have served.
+    fn use_up(&mut self, cost: &Cost) {
+        if let Some(reserved) = &mut self.reserved {
+            reserved.retain(|kept| cost.of(kept.resource) == 0);
+            if reserved.is_empty() {
+                self.reserved = None;
+            }
+        }
+    }
+
+    /// How long to wait for `cost`, but for the connection's own rate of frames.
+    fn wait_for(&self, limits: &Limits, cost: Cost, now: Duration) -> Option<Wait> {
+        let (_, rest) = cost.split_frame();
+        let own = self.own.wait_for(&rest, &limits.config().connection, self.factor, now);
+        self.shared(limits).fold(own, |wait, (part, rates, owner)| {
+            longer(wait, part.buckets().wait_for(&cost, rates, self.factor, owner, now))
+        })
+    }
+
+    /// Takes `cost`, but for what the connection's own rate of frames has given already.
+    fn take_rest(&mut self, limits: &Limits, cost: Cost, now: Duration) {
+        let (_, rest) = cost.split_frame();
+        self.own.take(&rest, &limits.config().connection, self.factor, now);
+        for (part, rates, owner) in self.shared(limits) {
+            part.buckets().take(&cost, rates, self.factor, owner, now);
+        }
+    }
+
+    /// The buckets that the connection shares, and their rates.
+    fn shared<'a>(
+        &'a self,
+        limits: &'a Limits,
+    ) -> impl Iterator<Item = (&'a Part, &'a Rates, Owner)> {
+        let config = limits.config();
+        let user = self.user.as_ref().map(|part| (part, &config.user, Owner::User));
         let address = self.admission.address.as_ref();
-        user.or(take(address, &config.address, &SharedBuckets::OF_ADDRESS))
+        let address = address.map(|part| (part, &config.address, Owner::Address));
+        user.into_iter().chain(address)
     }
 }
 
@@ -126,7 +213,6 @@ impl RateLimiter {
 mod tests {
     use chat_core::UserId;
 
-    use super::super::cost::Rates;
     use super::super::{LimitsConfig, Rate};
     use super::*;
 
@@ -151,44 +237,105 @@ mod tests {
         let limits = limits(Rate::new(100, 100));
         let (mut greedy, mut late) = (connection(&limits), connection(&limits));
         // An hour's worth: the clock of the test is real, and does not matter by then.
-        let _ = greedy.take(&limits, frames(360_000));
+        greedy.debit(&limits, frames(700));
         let refused = late.take(&limits, frames(1)).refused.unwrap();
         let again = late.take(&limits, frames(1)).refused.unwrap();
-        assert!(again.time <= refused.time, "the place is kept: {again:?} after {refused:?}");
-        let other = connection(&limits).take(&limits, frames(1)).refused.unwrap();
-        assert!(other.time > again.time, "those who come later wait for longer");
+        assert!(again.retry_after <= refused.retry_after, "{again:?} after {refused:?}");
+        assert_eq!(again.limit, "early_retry");
 
-        late.reserved.as_mut().unwrap().at = Duration::ZERO;
+        ripen(&mut late);
         assert_eq!(late.take(&limits, frames(1)), Charge::default(), "it was paid for");
         assert!(late.take(&limits, frames(1)).refused.is_some(), "once");
+    }
+
+    /// The time of all reservations has come.
+    fn ripen(limiter: &mut RateLimiter) {
+        limiter.reserved.as_mut().unwrap().iter_mut().for_each(|kept| kept.at = Duration::ZERO);
     }
 
     #[test]
     fn reservation_pays_for_no_more_than_was_asked() {
         let limits = limits(Rate::new(100, 100));
         let mut late = connection(&limits);
-        let _ = connection(&limits).take(&limits, frames(360_000));
+        connection(&limits).debit(&limits, frames(700));
         assert!(late.take(&limits, frames(1)).refused.is_some());
-        late.reserved.as_mut().unwrap().at = Duration::ZERO;
+        ripen(&mut late);
         assert!(late.take(&limits, frames(5)).refused.is_some(), "the other four are not paid for");
     }
 
+    /// However many connections ask and never come back.
     #[test]
-    fn own_bucket_refuses_what_would_wait_long() {
+    fn overdraft_is_bounded() {
+        let limits = limits(Rate::new(100, 100));
+        for _ in 0..10_000 {
+            let charge = connection(&limits).take(&limits, frames(10));
+            let longest = charge.refused.map_or(Duration::ZERO, |refused| refused.retry_after);
+            assert!(longest < Duration::from_secs(11), "{longest:?}");
+        }
+    }
+
+    #[test]
+    fn ends_and_pings_are_never_refused() {
+        let limits = limits(Rate::new(100, 100));
+        let mut late = connection(&limits);
+        connection(&limits).debit(&limits, frames(700));
+        assert!(late.take(&limits, frames(1)).refused.is_some());
+        assert_eq!(late.take_unrefused(&limits, frames(1)), Charge::default());
+        ripen(&mut late);
+        late.take_unrefused(&limits, frames(1));
+        assert_eq!(late.take(&limits, frames(1)), Charge::default(), "the place is still there");
+    }
+
+    fn own(frames: Rate, kept_bytes: Rate, sanctions: Rate) -> Limits {
         let mut config = LimitsConfig::off();
-        let (frames, kept_bytes) = (Some(Rate::new(1000, 1000)), Some(Rate::new(1, 1)));
-        config.connection = Rates { frames, kept_bytes, ..Rates::default() };
-        let limits = Limits::new(config);
+        let (kept_bytes, sanctions) = (Some(kept_bytes), Some(sanctions));
+        config.connection =
+            Rates { frames: Some(frames), kept_bytes, sanctions, ..Rates::default() };
+        Limits::new(config)
+    }
+
+    #[test]
+    fn each_resource_has_a_place_of_its_own() {
+        let limits = own(Rate::new(1000, 1000), Rate::new(10, 10), Rate::new(1, 1));
         let mut limiter = connection(&limits);
-        let message = Cost::frame(10).and(Resource::Kept, 100);
-        let refused = limiter.take(&limits, message).refused.unwrap();
-        assert_eq!((refused.limit, refused.resource), ("connection_kept_bytes", Resource::Kept));
-        // What needs nothing of it goes on, and does not use up the place.
+        let message = Cost::frame(10).and(Resource::Kept, 80);
+        let ban = Cost::frame(10).and(Resource::Sanctions, 9);
+        let refused =
+            |limiter: &mut RateLimiter, cost| limiter.take(&limits, cost).refused.unwrap();
+        assert_eq!(refused(&mut limiter, message).limit, "connection_kept_bytes");
+        assert_eq!(refused(&mut limiter, ban).limit, "connection_sanctions");
+        // What needs nothing of them goes on, and uses up no place.
         assert_eq!(limiter.take(&limits, Cost::frame(10)), Charge::default());
-        assert_eq!(limiter.take(&limits, message).refused.unwrap().limit, "early_retry");
-        limiter.reserved.as_mut().unwrap().at = Duration::ZERO;
-        assert_eq!(limiter.take(&limits, Cost::frame(10)), Charge::default());
-        assert_eq!(limiter.take(&limits, message), Charge::default(), "it was paid for");
+        assert_eq!(refused(&mut limiter, message).limit, "early_retry");
+        ripen(&mut limiter);
+        for cost in [Cost::frame(10), message, ban] {
+            assert_eq!(limiter.take(&limits, cost), Charge::default(), "it was paid for");
+        }
+    }
+
+    /// Refused or not, of one kind or of several: all wait for the rate of frames.
+    #[test]
+    fn refusals_come_at_the_rate_of_frames() {
+        let limits = own(Rate::new(10, 10), Rate::new(1, 1), Rate::new(1, 1));
+        let mut limiter = connection(&limits);
+        let (kept, sanctions) = (Resource::Kept, Resource::Sanctions);
+        for resource in [kept, sanctions].into_iter().cycle().take(100) {
+            let charge = limiter.take(&limits, Cost::frame(1).and(resource, 100));
+            assert!(charge.refused.is_some());
+        }
+        let wait = limiter.take(&limits, Cost::frame(1)).wait.unwrap();
+        assert!(wait.time > Duration::from_secs(8), "{wait:?}");
+    }
+
+    #[test]
+    fn refund_gives_back() {
+        let limits = own(Rate::new(1000, 1000), Rate::new(1, 100), Rate::new(1, 1));
+        let mut limiter = connection(&limits);
+        let room = Cost::default().and(Resource::Kept, 100);
+        for _ in 0..10 {
+            assert_eq!(limiter.take(&limits, room), Charge::default());
+            limiter.refund(&limits, room);
+        }
     }
 
     #[test]
@@ -199,7 +346,7 @@ mod tests {
         let mut bot = connection(&limits);
         bot.set_factor(3);
         assert_eq!(bot.take(&limits, frames(30)), Charge::default());
-        assert!(!bot.take(&limits, frames(1)).wait.time.is_zero());
+        assert!(bot.take(&limits, frames(1)).wait.is_some());
     }
 
     #[test]

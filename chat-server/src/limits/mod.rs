@@ -26,7 +26,7 @@ use chat_core::UserId;
 pub use config::LimitsConfig;
 pub use cost::Rates;
 pub(crate) use cost::{Cost, Resource, Wait};
-pub(crate) use limiter::{Charge, RateLimiter};
+pub(crate) use limiter::{Charge, RateLimiter, Refusal};
 pub use rate::Rate;
 pub(crate) use rate::SharedBucket;
 pub(crate) use shares::RoomSlot;

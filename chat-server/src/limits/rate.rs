@@ -1,8 +1,8 @@
 //! Token buckets: how much at once, and how much a second in the long run.
 //!
 //! A bucket is kept as the time at which it will be full again (the generic cell rate algorithm
-//! of ITU-T I.371), which is one number. It may be overdrawn: whoever takes more than is there
-//! waits until the bucket is back at nothing, and so has a place in the order of all who wait.
+//! of ITU-T I.371), which is one number. It may be overdrawn: a connection that takes more than
+//! is there waits until the bucket is back at nothing, and so has a place in the order of all that wait.
 
 use std::fmt;
 use std::str::FromStr;
@@ -78,6 +78,17 @@ impl Bucket {
         self.full_at = rate.take(self.full_at, cost, now);
         rate.wait(self.full_at, now)
     }
+
+    /// How long to wait after taking `cost`.
+    pub(crate) fn wait_for(&self, rate: Rate, cost: u64, now: Duration) -> Duration {
+        let now = nanos(now);
+        rate.wait(rate.take(self.full_at, cost, now), now)
+    }
+
+    /// Gives `cost` back.
+    pub(crate) fn refund(&mut self, rate: Rate, cost: u64) {
+        self.full_at = self.full_at.saturating_sub(rate.nanos(cost));
+    }
 }
 
 /// A [`Bucket`] that several share: those who wait are served in the order in which they took.
@@ -94,6 +105,18 @@ impl SharedBucket {
         let updated = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         let (Ok(before) | Err(before)) = updated;
         rate.wait(rate.take(before, cost, now), now)
+    }
+
+    /// As [`Bucket::wait_for`].
+    pub(crate) fn wait_for(&self, rate: Rate, cost: u64, now: Duration) -> Duration {
+        let now = nanos(now);
+        rate.wait(rate.take(self.full_at.load(Ordering::Relaxed), cost, now), now)
+    }
+
+    /// As [`Bucket::refund`].
+    pub(crate) fn refund(&self, rate: Rate, cost: u64) {
+        let refund = |full_at: u64| Some(full_at.saturating_sub(rate.nanos(cost)));
+        let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, refund);
     }
 
     /// Takes one, and returns how long to wait.

@@ -123,7 +123,7 @@ impl Drop for Part {
 mod tests {
     use super::*;
     use crate::limits::Rate;
-    use crate::limits::cost::{Cost, Rates};
+    use crate::limits::cost::{Cost, Owner, Rates};
 
     #[test]
     fn so_many_of_one_key_and_no_more() {
@@ -143,7 +143,8 @@ mod tests {
         let now = Duration::from_secs(5);
         let wait = |part: &Part| {
             let buckets = part.buckets();
-            buckets.take(&Cost::frame(0), &rates, 1, &SharedBuckets::OF_USER, now).time
+            let wait = buckets.take(&Cost::frame(0), &rates, 1, Owner::User, now);
+            wait.map_or(Duration::ZERO, |wait| wait.time)
         };
         let part = shares.enter(0, 9, now).unwrap();
         assert_eq!(wait(&part), Duration::ZERO);

