@@ -135,6 +135,12 @@ pub struct Limits {
     /// Bytes of frames from one connection, as for `frames`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<RateLimit>,
+    /// Bytes of `joined`, `members` and `history`, as for `frames`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<RateLimit>,
+    /// Bytes that messages add to the rooms' histories, as for `frames`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<RateLimit>,
 }
 
 /// A token bucket.

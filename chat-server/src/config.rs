@@ -151,6 +151,8 @@ impl ServerConfig {
             frames: told(rates.frames),
             joins: told(rates.joins),
             bytes: told(rates.received_bytes),
+            answers: told(rates.answer_bytes),
+            kept: told(rates.kept_bytes),
         }
     }
 }

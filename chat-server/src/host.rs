@@ -154,8 +154,18 @@ pub(crate) fn host_of_url(url: &str) -> Option<String> {
 fn host_of(authority: &Authority) -> Option<String> {
     let host = authority.host().to_ascii_lowercase();
     let host = host.strip_suffix('.').map(str::to_owned).unwrap_or(host);
-    let is_plain = !authority.as_str().contains('@') && !host.is_empty();
+    let is_plain = !authority.as_str().contains('@') && !host.is_empty() && ends_in_port(authority);
     is_plain.then_some(host)
+}
+
+/// Whether nothing but a port follows the host, as not in `[::1].example` or `localhost:x`.
+fn ends_in_port(authority: &Authority) -> bool {
+    let rest = authority.as_str().strip_prefix(authority.host());
+    match rest.map(|rest| rest.strip_prefix(':').ok_or(rest)) {
+        Some(Ok(port)) => port.is_empty() || port.parse::<u16>().is_ok(),
+        Some(Err(rest)) => rest.is_empty(),
+        None => false,
+    }
 }
 
 /// Whether the host is an address: it is not resolved, so DNS rebinding cannot use it.
@@ -190,6 +200,18 @@ mod tests {
 
     fn are_ours(hosts: &Hosts, authority: &str) -> bool {
         hosts.contain(&authority.parse().unwrap())
+    }
+
+    #[test]
+    fn what_follows_the_host_is_a_port() {
+        let host = |authority: &str| authority.parse().ok().as_ref().and_then(host_of);
+        for valid in ["localhost", "localhost:", "localhost:80", "[::1]:8080", "[::1]"] {
+            assert!(host(valid).is_some(), "{valid}");
+        }
+        for wrong in ["[::1]evil", "[::1].evil.com", "localhost:abc", "localhost:99999", "[::1]:8x"]
+        {
+            assert_eq!(host(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

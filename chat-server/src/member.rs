@@ -111,7 +111,7 @@ impl Deliver for Member {
         if matches!(batch.topic(), Topic::Room(_)) {
             return self.outbox.send(frames);
         }
-        // Anybody may write to a user: what is too much is dropped, and closes nobody.
+        // Any user may write to this one: what is too much is dropped, and does not close it.
         let delivery = self.outbox.send_droppable(frames);
         if delivery == Delivery::Full {
             self.drops.report(&self.user, batch);

@@ -32,7 +32,7 @@ async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, &'static str)
     if state.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else if state.is_ready() && state.hub.broker().stats().full {
-        // So it is for every other server.
+        // No other server has more room: clients need not be sent elsewhere.
         (StatusCode::OK, "ready, but the broker is full: rooms with history refuse messages\n")
     } else if state.is_ready() {
         (StatusCode::OK, "ready\n")

@@ -23,6 +23,10 @@ pub(crate) fn check(headers: &HeaderMap, listed: &[String]) -> Result<(), Refusa
 /// and the origins in `listed`.
 fn is_allowed(headers: &HeaderMap, listed: &[String]) -> bool {
     let Some(origin) = headers.get(ORIGIN) else { return true };
+    // Which of several counts may be read in two ways.
+    if headers.get_all(ORIGIN).iter().count() > 1 {
+        return false;
+    }
     let Ok(origin) = origin.to_str() else { return false };
     listed.iter().any(|listed| listed.trim_end_matches('/').eq_ignore_ascii_case(origin))
         || is_same_host(origin, headers)
@@ -110,6 +114,16 @@ mod tests {
             assert!(!allowed(page, "chat.example", &[]), "{page}");
         }
         assert!(!allowed("http://chat.example", "localhost:8080", &[]));
+    }
+
+    #[test]
+    fn two_origins_are_refused() {
+        let mut headers = HeaderMap::new();
+        headers.insert(axum::http::header::HOST, "chat.example".parse().unwrap());
+        for _ in 0..2 {
+            headers.append(ORIGIN, "http://chat.example".parse().unwrap());
+        }
+        assert!(!is_allowed(&headers, &[]));
     }
 
     #[test]

@@ -67,7 +67,8 @@ fn hops(headers: &HeaderMap, header: ForwardedHeader) -> Vec<IpAddr> {
     };
     let mut noted = Vec::new();
     for line in headers.get_all(name) {
-        let line = line.to_str().unwrap_or("?");
+        // Bytes that are no text spoil their own element, and not those that proxies have added.
+        let line = &*String::from_utf8_lossy(line.as_bytes());
         match header {
             // No rule gives quotes a meaning here. If they had one, a client that sends a quote
             // would hide what proxies add behind it.
@@ -167,6 +168,24 @@ mod tests {
             assert_eq!(forwarded(&format!("host=\"{host}\";for=1.2.3.4")), "1.2.3.4", "{host}");
         }
         assert_eq!(forwarded("for=1.2.3.4, for=10.2.2.2;host=\"a,for=6.6.6.1\""), "1.2.3.4");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_hide_no_address() {
+        let trusted = [parse_network("10.0.0.0/8").unwrap()].to_vec();
+        for (name, header, line) in [
+            ("x-forwarded-for", ForwardedHeader::XForwardedFor, &b"\xff, 1.2.3.4"[..]),
+            ("forwarded", ForwardedHeader::Forwarded, &b"host=\"\xff\", for=1.2.3.4"[..]),
+        ] {
+            let mut map = HeaderMap::new();
+            map.append(name, axum::http::HeaderValue::from_bytes(line).unwrap());
+            let mut extensions = Extensions::new();
+            extensions.insert(ConnectInfo(SocketAddr::from(([10, 1, 1, 1], 1))));
+            let config =
+                ServerConfig::default().trusted_proxies(trusted.clone()).forwarded_header(header);
+            let seen = address(&map, &extensions, &config).unwrap();
+            assert_eq!(seen.to_string(), "1.2.3.4", "{name}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 import { ChatError, deferred, pauseAfter, rejected } from "./chat-answer.js";
 import { Connection } from "./chat-connection.js";
-import { refusalOf } from "./chat-limits.js";
+import { nameRefusal, refusalOf } from "./chat-limits.js";
 import { RoomCopy } from "./chat-room.js";
 import { Sends } from "./chat-sends.js";
 
@@ -80,6 +80,8 @@ export class ChatClient extends EventTarget {
   }
 
   rename(name) {
+    const refusal = nameRefusal(name);
+    if (refusal) return rejected(refusal);
     this.#connection.name = name;
     return this.#connection.reconnect();
   }

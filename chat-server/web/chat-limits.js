@@ -3,7 +3,7 @@
 
 import { ChatError } from "./chat-answer.js";
 
-/** Longest name of a room, in bytes. */
+/** Longest name of a room or a user, in bytes. */
 const NAME_BYTES = 128;
 
 /** What an id adds to a frame, in bytes, at most. */
@@ -21,7 +21,7 @@ export function bytesOf(text = "") {
 /** Why a frame cannot be sent, or nothing. `limits` are those of `welcome`, if there was one. */
 export function refusalOf(frame, limits) {
   const { room, message } = frame;
-  if (room !== undefined && !isRoomName(room)) {
+  if (room !== undefined && !isName(room)) {
     const rule = `The name of a room has 1 to ${NAME_BYTES} bytes and no control characters.`;
     return new ChatError("room_name_invalid", rule);
   }
@@ -47,7 +47,13 @@ export function tooLarge() {
   return new ChatError("too_large", "That is larger than the server allows.");
 }
 
-function isRoomName(room) {
-  const bytes = bytesOf(room);
-  return bytes > 0 && bytes <= NAME_BYTES && !/\p{Cc}/u.test(room);
+/** Why a user cannot have this name, or nothing. */
+export function nameRefusal(name) {
+  if (name === undefined || isName(name)) return undefined;
+  return new ChatError("bad_field", `A name has 1 to ${NAME_BYTES} bytes and no control characters.`);
+}
+
+function isName(name) {
+  const bytes = bytesOf(name);
+  return bytes > 0 && bytes <= NAME_BYTES && !/[\p{Cc}\p{Cs}]/u.test(name);
 }

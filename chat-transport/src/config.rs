@@ -37,7 +37,8 @@ pub struct TransportConfig {
     /// over 100 ms.
     pub socket_buffer_bytes: usize,
     /// How many bytes may wait in an outbox. Default 1 MiB, on top of
-    /// [`socket_buffer_bytes`](Self::socket_buffer_bytes). One entry above the limit is let in if nothing else waits.
+    /// [`socket_buffer_bytes`](Self::socket_buffer_bytes). One entry above the limit is accepted if
+    /// nothing else waits.
     pub outbox_bytes: usize,
     /// How many frames may wait in an outbox. Default 4,096. An entry costs about 40 bytes
     /// beside its frames, which all members of a room share.

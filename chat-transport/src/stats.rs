@@ -29,7 +29,7 @@ pub(crate) struct Stripe {
 }
 
 impl OutboxStats {
-    /// Sums of nothing.
+    /// Statistics of no outbox yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

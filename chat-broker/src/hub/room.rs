@@ -168,8 +168,8 @@ impl<M> RoomState<M> {
         }
     }
 
-    /// The time of all messages begins again with a new one. With those that a room was opened
-    /// with it began earlier, which is not known.
+    /// Each new message extends the lifetime of all. The age of messages that a room was opened
+    /// with is not known: it counts from then.
     fn renew(&mut self, now: Instant) {
         let ttl = self.timeline.as_ref().map(|timeline| timeline.recent().retention().ttl);
         self.expires = ttl.and_then(|ttl| now.checked_add(ttl));

@@ -30,9 +30,9 @@ pub struct LimitsConfig {
     /// above it is answered with 429; one that has not asked for anything yet, with 503. An address
     /// may have as many of either kind.
     pub connections_per_address: Option<usize>,
-    /// What one connection may use. Defaults, a second and at once: 50 and 300 frames; 256 KiB of them;
-    /// 4 and 64 MiB of answers, so
-    /// that a client which has missed megabytes in 128 rooms gets them at once; 15,000 bytes and 3 MiB kept in Redis; 10 and 256 joins.
+    /// What one connection may use. Defaults, a second and at once: 50 and 300 frames; 256 KiB of
+    /// frames; 4 and 64 MiB of answers, so that a client which has missed megabytes in 128 rooms
+    /// gets them at once; 15,000 bytes and 3 MiB kept in Redis; 10 and 256 joins.
     pub connection: Rates,
     /// What all connections of a user on this server may use together, if the user is known by
     /// more than a connection. Defaults: 100 and 1,500 frames; 1 and 30 kicks and bans (backends

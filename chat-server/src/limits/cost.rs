@@ -49,13 +49,16 @@ impl Cost {
         self.0[resource as usize]
     }
 
-    /// The part that every frame has, and the rest.
-    pub(crate) fn split_frame(self) -> (Self, Self) {
-        let (mut frame, mut rest) = (Self::default(), self);
+    /// What it takes besides what every frame does.
+    pub(crate) fn besides_frame(mut self) -> Self {
         for resource in [Resource::Frames, Resource::Received] {
-            frame.0[resource as usize] = std::mem::take(&mut rest.0[resource as usize]);
+            self.0[resource as usize] = 0;
         }
-        (frame, rest)
+        self
+    }
+
+    pub(crate) fn is_zero(&self) -> bool {
+        self.0 == [0; Resource::COUNT]
     }
 
     /// Both together.
@@ -214,6 +217,25 @@ impl Buckets {
         longest_of(cost, rates, factor, Owner::Connection, |nth, rate, amount| {
             self.0[nth].take(rate, amount, now)
         })
+    }
+
+    /// As [`take`](Self::take), of the part that every frame has, and nothing else: all frames pass
+    /// here.
+    pub(crate) fn take_frame(
+        &mut self,
+        cost: &Cost,
+        rates: &Rates,
+        factor: u32,
+        now: Duration,
+    ) -> Option<Wait> {
+        let mut take = |resource, rate: Option<Rate>| {
+            let (rate, amount) = (rate?, cost.of(resource));
+            let rate = if factor == 1 { rate } else { rate.times(factor) };
+            let time = self.0[resource as usize].take(rate, amount, now);
+            (!time.is_zero()).then_some(Wait { time, resource, owner: Owner::Connection })
+        };
+        let frames = take(Resource::Frames, rates.frames);
+        longer(frames, take(Resource::Received, rates.received_bytes))
     }
 
     /// As [`take`](Self::take), without taking it.

@@ -79,8 +79,10 @@ impl RateLimiter {
             return Charge::default();
         }
         let (max_wait, now) = (limits.config().max_wait, limits.now());
-        let (frame, _) = cost.split_frame();
-        let pace = self.own.take(&frame, &limits.config().connection, self.factor, now);
+        let pace = self.take_frame(limits, &cost, now);
+        if self.has_nothing_else(&cost) {
+            return Charge { wait: pace, refused: None };
+        }
         let refused = |refusal| Charge { wait: pace, refused: Some(refusal) };
         if let Some(retry_after) = self.too_early(&cost, now) {
             return refused(Refusal { retry_after, limit: "early_retry" });
@@ -113,8 +115,7 @@ impl RateLimiter {
             return Charge::default();
         }
         let now = limits.now();
-        let (frame, _) = cost.split_frame();
-        let wait = self.own.take(&frame, &limits.config().connection, self.factor, now);
+        let wait = self.take_frame(limits, &cost, now);
         self.take_rest(limits, cost, now);
         Charge { wait, refused: None }
     }
@@ -143,6 +144,17 @@ impl RateLimiter {
             (Some(user), Some(max)) => user.room(max).map(Some).ok_or(max),
             _ => Ok(None),
         }
+    }
+
+    /// Takes what every frame costs from the connection's own buckets.
+    fn take_frame(&mut self, limits: &Limits, cost: &Cost, now: Duration) -> Option<Wait> {
+        self.own.take_frame(cost, &limits.config().connection, self.factor, now)
+    }
+
+    /// Whether a frame with this cost is done with when that is taken.
+    fn has_nothing_else(&self, cost: &Cost) -> bool {
+        let is_alone = self.user.is_none() && self.admission.address.is_none();
+        is_alone && self.reserved.is_none() && cost.besides_frame().is_zero()
     }
 
     /// How long it is until a frame with this cost may come that was refused before.
@@ -180,7 +192,7 @@ impl RateLimiter {
 
     /// How long to wait for `cost`, but for the connection's own rate of frames.
     fn wait_for(&self, limits: &Limits, cost: Cost, now: Duration) -> Option<Wait> {
-        let (_, rest) = cost.split_frame();
+        let rest = cost.besides_frame();
         let own = self.own.wait_for(&rest, &limits.config().connection, self.factor, now);
         self.shared(limits).fold(own, |wait, (part, rates, owner)| {
             longer(wait, part.buckets().wait_for(&cost, rates, self.factor, owner, now))
@@ -189,7 +201,7 @@ impl RateLimiter {
 
     /// Takes `cost`, but for what the connection's own rate of frames has given already.
     fn take_rest(&mut self, limits: &Limits, cost: Cost, now: Duration) {
-        let (_, rest) = cost.split_frame();
+        let rest = cost.besides_frame();
         self.own.take(&rest, &limits.config().connection, self.factor, now);
         for (part, rates, owner) in self.shared(limits) {
             part.buckets().take(&cost, rates, self.factor, owner, now);

@@ -1,5 +1,5 @@
-//! How often clients may ask by HTTP. A request that is too early waits for its turn, which slows
-//! down whoever asks one after the other; it is refused if that would take too long.
+//! How often clients may ask by HTTP. A request above the rate is delayed, and those behind it on
+//! the connection, too. It is refused if that would take too long.
 
 use std::net::IpAddr;
 use std::time::Duration;

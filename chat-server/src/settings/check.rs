@@ -141,10 +141,13 @@ impl Layer {
 fn check_host(host: &str) -> Result<(), String> {
     let name = host.strip_prefix("*.").or_else(|| host.strip_prefix('.')).unwrap_or(host);
     let is_host = !name.is_empty() && !name.contains(['/', '*', ' ', '@', '?', '#']);
-    if is_host || host == "*" || host.is_empty() {
+    // Browsers ask for the ASCII form of a name, and nothing else is compared.
+    if is_host && host.is_ascii() || host == "*" || host.is_empty() {
         return Ok(());
     }
-    Err(format!("invalid value '{host}' for allow-host: such as chat.example, or *"))
+    Err(format!(
+        "invalid value '{host}' for allow-host: such as chat.example, xn--mnchen-3ya.example or *"
+    ))
 }
 
 /// What browsers send: a scheme and a host, perhaps a port, and no path.

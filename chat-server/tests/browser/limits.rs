@@ -51,6 +51,9 @@ fn what_is_too_large_is_not_sent(tab: &Tab<'_>) {
                 chat.join('a\\nb'),
                 chat.members(large),
                 chat.history(large),
+                chat.rename(''),
+                chat.rename('n'.repeat(129)),
+                chat.rename('a\\nb'),
             ].map(codeOf));
             const {{ state }} = chat;
             const sent = sockets[0].sent.length - before;
@@ -74,6 +77,9 @@ fn what_is_too_large_is_not_sent(tab: &Tab<'_>) {
         room,
         room,
         room,
+        "bad_field",
+        "bad_field",
+        "bad_field",
     ];
     assert_eq!(result, json!({"codes": codes, "state": "online", "sent": 0}));
 }

@@ -12,7 +12,8 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&file, "port = 8080\nmax-rooms = \"many\"\n").unwrap();
     let file = file.to_str().unwrap();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 23] = [
+    let table: [Case<'_>; 24] = [
+        (&["--allow-host", "münchen.example"], &[], "allow-host"),
         (&["--log", "nonsense"], &[], "nonsense"),
         (&["--drain-timeout", "0s"], &[], "drain-timeout"),
         (&["--api-key", "short"], &[], "api-key"),

@@ -38,7 +38,7 @@
 //!   ask for ([`ClientConfig::token_from`]) it renews before it runs out.
 //! * It answers the server's pings, and pings a silent server.
 //! * It keeps the rates of frames, joins and bytes that the server gives in `welcome`, less a
-//!   sixteenth of each burst, so that the server never has to slow it. Requests, joins and
+//!   sixteenth of each burst, so that the server seldom has to slow it. Requests, joins and
 //!   messages wait for their turns in the order in which they could be sent, and their timeouts
 //!   begin when they are.
 //! * After every end that may be temporary it connects again; a limit that it broke is one.
