@@ -229,25 +229,16 @@ impl Connection {
         if !self.recognised {
             self.recognise(text);
         }
-        let decoded = self.decode(text);
-        let command = decoded.as_ref().ok().map(|request| &request.command);
-        let cost = self.cost(text.len(), command);
-        let paid = if command.is_some_and(Self::is_unrefused) {
-            self.pay_unrefused(session, cost).await;
-            Ok(())
-        } else {
-            self.pay(session, cost).await
+        let admitted = match self.admit(text) {
+            (admitted, None) => admitted,
+            // Boxed: few wait.
+            (admitted, Some(wait)) => Box::pin(self.wait_with(session, wait, admitted)).await,
         };
-        if self.member.is_closed() {
-            return;
-        }
-        let Request { id, command } = match decoded {
+        let Request { id, command } = match admitted {
             Ok(request) => request,
+            Err(_) if self.member.is_closed() => return,
             Err(rejection) => return self.reject(&rejection),
         };
-        if let Err(rejection) = paid {
-            return self.reject(&rejection.to_request(id));
-        }
         let is_new_room = self.may_be_new(&command);
         self.count_kept(&command);
         let permitted = match self.permit(&command) {

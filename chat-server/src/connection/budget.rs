@@ -1,6 +1,6 @@
 //! What a frame costs, and waiting until the client's budgets cover it.
 
-use chat_core::{Command, ErrorCode, Rejection, RoomId};
+use chat_core::{Command, ErrorCode, Rejection, Request, RoomId};
 use chat_transport::Session;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Duration, Instant, sleep_until};
@@ -19,41 +19,62 @@ const MESSAGE_BYTES: usize = 60;
 const KEY_BYTES: usize = 200;
 
 impl Connection {
-    /// Waits until the client's budgets cover a frame. Meanwhile nothing is read from the client:
-    /// TCP slows it down, and what it has sent keeps its order.
+    /// Reads a frame, and takes what it costs from the client's budgets. The frame is to be carried
+    /// out, or refused, after the wait.
     ///
-    /// # Errors
-    /// The frame would wait for longer than a client should.
-    pub(super) async fn pay<S>(
+    /// No `async fn`: what it works with would stand in the task while the frame is carried out.
+    pub(super) fn admit<'a>(
+        &mut self,
+        text: &'a str,
+    ) -> (Result<Request<'a>, Rejection>, Option<Wait>) {
+        let decoded = self.decode(text);
+        let command = decoded.as_ref().ok().map(|request| &request.command);
+        let cost = self.cost(text.len(), command);
+        let charge = if command.is_some_and(is_unrefused) {
+            self.limiter.take_unrefused(&self.state.limits, cost)
+        } else {
+            self.limiter.take(&self.state.limits, cost)
+        };
+        match (decoded, charge.refused) {
+            (Ok(Request { id, .. }), Some(refused)) => {
+                (Err(self.too_much(refused).to_request(id)), charge.wait)
+            }
+            (decoded, _) => (decoded, charge.wait),
+        }
+    }
+
+    /// Waits, and gives the frame back, unless the connection is closed meanwhile.
+    pub(super) async fn wait_with<'a, S>(
         &mut self,
         session: &mut Session<S>,
-        cost: Cost,
-    ) -> Result<(), Rejection>
+        wait: Wait,
+        admitted: Result<Request<'a>, Rejection>,
+    ) -> Result<Request<'a>, Rejection>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let Charge { wait, refused } = self.limiter.take(&self.state.limits, cost);
         self.wait_out(session, wait).await;
-        refused.map_or(Ok(()), |refused| Err(self.too_much(refused)))
+        if self.member.is_closed() {
+            // Nobody is there to be answered.
+            return Err(Rejection::new(ErrorCode::Internal, "The connection is closed."));
+        }
+        admitted
     }
 
-    /// As [`pay`](Self::pay), for what is never refused.
-    pub(super) async fn pay_unrefused<S>(&mut self, session: &mut Session<S>, cost: Cost)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-    {
-        let Charge { wait, .. } = self.limiter.take_unrefused(&self.state.limits, cost);
-        self.wait_out(session, wait).await;
+    /// Takes what a room costs that the URL names.
+    pub(super) fn charge_join(&mut self) -> Charge {
+        let cost = Cost::frame(0).and(Resource::Joins, 1).and(Resource::Answered, 1);
+        self.limiter.take(&self.state.limits, cost)
     }
 
-    async fn wait_out<S>(&mut self, session: &mut Session<S>, wait: Option<Wait>)
+    /// Waits until the client's budgets cover a frame. Meanwhile nothing is read from the client:
+    /// TCP slows it down, and what it has sent keeps its order.
+    pub(super) async fn wait_out<S>(&mut self, session: &mut Session<S>, wait: Wait)
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let Some(wait) = wait else { return };
         self.state.metrics.limited(wait.limit());
-        // Boxed: few wait.
-        Box::pin(session.drive(self.pause(wait.time))).await;
+        session.drive(self.pause(wait.time)).await;
     }
 
     /// Sends answers, enforces sanctions and the end of the client's token, and reads nothing.
@@ -76,7 +97,8 @@ impl Connection {
         }
     }
 
-    fn too_much(&self, Refusal { limit, retry_after }: Refusal) -> Rejection {
+    /// The answer to a frame that would wait for longer than a client should.
+    pub(super) fn too_much(&self, Refusal { limit, retry_after }: Refusal) -> Rejection {
         self.state.metrics.limited(limit);
         let message = "This is too much in too short a time, and was not carried out.";
         // Rounded up: a client that comes back then is not too early.
@@ -84,21 +106,7 @@ impl Connection {
         Rejection { retry_after_ms, ..Rejection::new(ErrorCode::RateLimited, message) }
     }
 
-    /// Whether a command is never refused: a client that ends something, says who it is or asks
-    /// for a sign of life must get through, whatever its user has used up.
-    pub(super) fn is_unrefused(command: &Command<'_>) -> bool {
-        matches!(
-            command,
-            Command::Ping
-                | Command::Hello(_)
-                | Command::Leave { .. }
-                | Command::Exit
-                | Command::Unsubscribe { .. }
-        )
-    }
-
-    /// What a frame of so many bytes costs; without a command it cannot be read.
-    pub(super) fn cost(&self, bytes: usize, command: Option<&Command<'_>>) -> Cost {
+    fn cost(&self, bytes: usize, command: Option<&Command<'_>>) -> Cost {
         let frame = Cost::frame(bytes);
         match command {
             Some(Command::Join { .. } | Command::Switch { .. } | Command::Subscribe { .. }) => {
@@ -187,6 +195,19 @@ impl Connection {
     pub(super) fn pay_for_answer(&mut self, bytes: usize) {
         self.limiter.debit(&self.state.limits, Cost::default().and(Resource::Answered, bytes));
     }
+}
+
+/// Whether a command is never refused: a client that ends something, says who it is or asks for a
+/// sign of life must get through, whatever its user has used up.
+fn is_unrefused(command: &Command<'_>) -> bool {
+    matches!(
+        command,
+        Command::Ping
+            | Command::Hello(_)
+            | Command::Leave { .. }
+            | Command::Exit
+            | Command::Unsubscribe { .. }
+    )
 }
 
 /// The length of a name in a key of Redis.

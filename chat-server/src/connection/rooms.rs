@@ -19,7 +19,7 @@ use super::recovery::{Newcomer, Wish};
 use super::send::not_in_a_room;
 use super::{Connection, unavailable};
 use crate::auth::Action;
-use crate::limits::{Cost, Resource, RoomSlot};
+use crate::limits::{Charge, RoomSlot};
 use crate::member::Member;
 
 /// A room that the client is in.
@@ -101,10 +101,13 @@ impl Connection {
     ) where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let cost = Cost::frame(0).and(Resource::Joins, 1).and(Resource::Answered, 1);
-        match self.pay(session, cost).await {
-            Ok(()) => session.drive(self.switch(None, room, None, history)).await,
-            Err(rejection) => self.reject(&rejection),
+        let Charge { wait, refused } = self.charge_join();
+        if let Some(wait) = wait {
+            self.wait_out(session, wait).await;
+        }
+        match refused {
+            None => session.drive(self.switch(None, room, None, history)).await,
+            Some(refused) => self.reject(&self.too_much(refused)),
         }
     }
 

@@ -80,7 +80,7 @@ impl RateLimiter {
         }
         let (max_wait, now) = (limits.config().max_wait, limits.now());
         let pace = self.take_frame(limits, &cost, now);
-        if self.has_nothing_else(&cost) {
+        if self.reserved.is_none() && self.has_nothing_else(&cost) {
             return Charge { wait: pace, refused: None };
         }
         let refused = |refusal| Charge { wait: pace, refused: Some(refusal) };
@@ -116,7 +116,9 @@ impl RateLimiter {
         }
         let now = limits.now();
         let wait = self.take_frame(limits, &cost, now);
-        self.take_rest(limits, cost, now);
+        if !self.has_nothing_else(&cost) {
+            self.take_rest(limits, cost, now);
+        }
         Charge { wait, refused: None }
     }
 
@@ -154,7 +156,7 @@ impl RateLimiter {
     /// Whether a frame with this cost is done with when that is taken.
     fn has_nothing_else(&self, cost: &Cost) -> bool {
         let is_alone = self.user.is_none() && self.admission.address.is_none();
-        is_alone && self.reserved.is_none() && cost.besides_frame().is_zero()
+        is_alone && cost.besides_frame().is_zero()
     }
 
     /// How long it is until a frame with this cost may come that was refused before.
