@@ -66,7 +66,7 @@ fn server_frames_are_what_the_code_says() {
         frames: Some(RateLimit { per_second: 50, burst: 300 }),
         joins: Some(RateLimit { per_second: 10, burst: 256 }),
         bytes: Some(RateLimit { per_second: 262_144, burst: 262_144 }),
-        answers: Some(RateLimit { per_second: 4_194_304, burst: 67_108_864 }),
+        answers: Some(RateLimit { per_second: 2_097_152, burst: 16_777_216 }),
         kept: Some(RateLimit { per_second: 15_000, burst: 3_145_728 }),
     };
     let refused = Rejection {

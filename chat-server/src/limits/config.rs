@@ -31,12 +31,12 @@ pub struct LimitsConfig {
     /// may have as many of either kind.
     pub connections_per_address: Option<usize>,
     /// What one connection may use. Defaults, a second and at once: 50 and 300 frames; 256 KiB of
-    /// frames; 4 and 64 MiB of answers, so that a client which has missed megabytes in 128 rooms
+    /// frames; 2 and 16 MiB of answers, so that a client which has missed megabytes in 128 rooms
     /// gets them at once; 15,000 bytes and 3 MiB kept in Redis; 10 and 256 joins.
     pub connection: Rates,
     /// What all connections of a user on this server may use together, if the user is known by
     /// more than a connection. Defaults: 100 and 1,500 frames; 1 and 30 kicks and bans (backends
-    /// have no such limit); 8 and 128 MiB of answers; of received and kept bytes as much as one
+    /// have no such limit); 4 and 32 MiB of answers; of received and kept bytes as much as one
     /// connection.
     pub user: Rates,
     /// What all connections from an address may use together. Default none, as for the
@@ -71,7 +71,7 @@ impl Default for LimitsConfig {
             connection: Rates {
                 frames: Some(Rate::new(50, 300)),
                 received_bytes: Some(RECEIVED),
-                answer_bytes: Some(Rate::new(4 * MIB, 64 * MIB)),
+                answer_bytes: Some(Rate::new(2 * MIB, 16 * MIB)),
                 kept_bytes: Some(KEPT),
                 joins: Some(Rate::new(10, 256)),
                 sanctions: None,
@@ -79,7 +79,7 @@ impl Default for LimitsConfig {
             user: Rates {
                 frames: Some(Rate::new(100, 1500)),
                 received_bytes: Some(RECEIVED),
-                answer_bytes: Some(Rate::new(8 * MIB, 128 * MIB)),
+                answer_bytes: Some(Rate::new(4 * MIB, 32 * MIB)),
                 kept_bytes: Some(KEPT),
                 joins: None,
                 sanctions: Some(Rate::new(1, 30)),
@@ -115,7 +115,7 @@ impl LimitsConfig {
         Rates {
             frames: Some(Rate::new(500, 5000)),
             received_bytes: Some(Rate::new(2 * MIB, 8 * MIB)),
-            answer_bytes: Some(Rate::new(32 * MIB, 512 * MIB)),
+            answer_bytes: Some(Rate::new(32 * MIB, 256 * MIB)),
             kept_bytes: Some(Rate::new(150_000, 32 * MIB)),
             joins: None,
             sanctions: None,

@@ -175,15 +175,15 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "RATE")]
     pub(super) byte_rate_per_address: Option<Limit>,
 
-    /// Bytes of what one connection asks for: joined, members, history [default: 4M/64M]
+    /// Bytes of what one connection asks for: joined, members, history [default: 2M/16M]
     #[arg(long, env, value_name = "RATE")]
     pub(super) answer_rate: Option<Limit>,
 
-    /// Bytes of what all connections of a user ask for [default: 8M/128M]
+    /// Bytes of what all connections of a user ask for [default: 4M/32M]
     #[arg(long, env, value_name = "RATE")]
     pub(super) answer_rate_per_user: Option<Limit>,
 
-    /// Bytes of what all connections from one address ask for [default: off; 32M/512M with
+    /// Bytes of what all connections from one address ask for [default: off; 32M/256M with
     /// --trusted-proxies]
     #[arg(long, env, value_name = "RATE")]
     pub(super) answer_rate_per_address: Option<Limit>,
