@@ -27,6 +27,9 @@ export interface Limits {
   frames?: RateLimit;
   joins?: RateLimit;
   bytes?: RateLimit;
+  /** Of `joined`, `members` and `history`, and of what messages add to histories, in bytes. */
+  answers?: RateLimit;
+  kept?: RateLimit;
 }
 
 /** A token bucket. */
