@@ -188,7 +188,7 @@ impl Connection {
     /// A message that was paid for as the first of its room was none.
     pub(super) fn refund_room(&mut self) {
         let room = Cost::default().and(Resource::Kept, NEW_ROOM_BYTES);
-        self.limiter.refund(&self.state.limits, room);
+        self.limiter.give_back(&self.state.limits, room);
     }
 
     /// An answer has turned out to be so large.

@@ -238,19 +238,6 @@ impl Buckets {
         longer(frames, take(Resource::Received, rates.received_bytes))
     }
 
-    /// As [`take`](Self::take), without taking it.
-    pub(crate) fn wait_for(
-        &self,
-        cost: &Cost,
-        rates: &Rates,
-        factor: u32,
-        now: Duration,
-    ) -> Option<Wait> {
-        longest_of(cost, rates, factor, Owner::Connection, |nth, rate, amount| {
-            self.0[nth].wait_for(rate, amount, now)
-        })
-    }
-
     /// Gives `cost` back.
     pub(crate) fn refund(&mut self, cost: &Cost, rates: &Rates, factor: u32) {
         longest_of(cost, rates, factor, Owner::Connection, |nth, rate, amount| {
@@ -272,20 +259,6 @@ impl SharedBuckets {
     ) -> Option<Wait> {
         longest_of(cost, rates, factor, owner, |nth, rate, amount| {
             self.0[nth].take(rate, amount, now)
-        })
-    }
-
-    /// As [`Buckets::wait_for`].
-    pub(crate) fn wait_for(
-        &self,
-        cost: &Cost,
-        rates: &Rates,
-        factor: u32,
-        owner: Owner,
-        now: Duration,
-    ) -> Option<Wait> {
-        longest_of(cost, rates, factor, owner, |nth, rate, amount| {
-            self.0[nth].wait_for(rate, amount, now)
         })
     }
 

@@ -83,26 +83,26 @@ impl RateLimiter {
         if self.reserved.is_none() && self.has_nothing_else(&cost) {
             return Charge { wait: pace, refused: None };
         }
-        let refused = |refusal| Charge { wait: pace, refused: Some(refusal) };
+        let refused = |retry_after, limit| Charge {
+            wait: pace,
+            refused: Some(Refusal { retry_after, limit }),
+        };
         if let Some(retry_after) = self.too_early(&cost, now) {
-            return refused(Refusal { retry_after, limit: "early_retry" });
+            return refused(retry_after, "early_retry");
         }
         let left = cost.less(&self.reserved_for(&cost));
-        match self.wait_for(limits, left, now) {
+        match self.take_rest(limits, left, now) {
             Some(wait) if wait.time > max_wait => {
-                if wait.time <= 2 * max_wait {
-                    self.take_rest(limits, left, now);
-                    self.reserve(Reservation {
-                        at: now + wait.time,
-                        cost: left,
-                        resource: wait.resource,
-                    });
+                if wait.time > 2 * max_wait {
+                    self.give_back(limits, left);
+                } else {
+                    let at = now + wait.time;
+                    self.reserve(Reservation { at, cost: left, resource: wait.resource });
                 }
-                refused(Refusal { retry_after: wait.time, limit: wait.limit() })
+                refused(wait.time, wait.limit())
             }
             wait => {
                 self.use_up(&cost);
-                self.take_rest(limits, left, now);
                 Charge { wait: longer(pace, wait), refused: None }
             }
         }
@@ -127,9 +127,10 @@ impl RateLimiter {
         self.take_rest(limits, cost, limits.now());
     }
 
-    /// Gives back what something did not cost.
-    pub(crate) fn refund(&mut self, limits: &Limits, cost: Cost) {
-        self.own.refund(&cost, &limits.config().connection, self.factor);
+    /// Gives back what something did not cost, but for the connection's own rate of frames.
+    pub(crate) fn give_back(&mut self, limits: &Limits, cost: Cost) {
+        let rest = cost.besides_frame();
+        self.own.refund(&rest, &limits.config().connection, self.factor);
         for (part, rates, owner) in self.shared(limits) {
             part.buckets().refund(&cost, rates, self.factor, owner);
         }
@@ -192,22 +193,14 @@ impl RateLimiter {
         }
     }
 
-    /// How long to wait for `cost`, but for the connection's own rate of frames.
-    fn wait_for(&self, limits: &Limits, cost: Cost, now: Duration) -> Option<Wait> {
+    /// Takes `cost`, but for what the connection's own rate of frames has given already; returns how
+    /// long to wait until it is covered.
+    fn take_rest(&mut self, limits: &Limits, cost: Cost, now: Duration) -> Option<Wait> {
         let rest = cost.besides_frame();
-        let own = self.own.wait_for(&rest, &limits.config().connection, self.factor, now);
+        let own = self.own.take(&rest, &limits.config().connection, self.factor, now);
         self.shared(limits).fold(own, |wait, (part, rates, owner)| {
-            longer(wait, part.buckets().wait_for(&cost, rates, self.factor, owner, now))
+            longer(wait, part.buckets().take(&cost, rates, self.factor, owner, now))
         })
-    }
-
-    /// Takes `cost`, but for what the connection's own rate of frames has given already.
-    fn take_rest(&mut self, limits: &Limits, cost: Cost, now: Duration) {
-        let rest = cost.besides_frame();
-        self.own.take(&rest, &limits.config().connection, self.factor, now);
-        for (part, rates, owner) in self.shared(limits) {
-            part.buckets().take(&cost, rates, self.factor, owner, now);
-        }
     }
 
     /// The buckets that the connection shares, and their rates.
@@ -342,13 +335,13 @@ mod tests {
     }
 
     #[test]
-    fn refund_gives_back() {
+    fn what_is_given_back_can_be_taken_again() {
         let limits = own(Rate::new(1000, 1000), Rate::new(1, 100), Rate::new(1, 1));
         let mut limiter = connection(&limits);
         let room = Cost::default().and(Resource::Kept, 100);
         for _ in 0..10 {
             assert_eq!(limiter.take(&limits, room), Charge::default());
-            limiter.refund(&limits, room);
+            limiter.give_back(&limits, room);
         }
     }
 

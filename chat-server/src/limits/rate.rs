@@ -80,12 +80,6 @@ impl Bucket {
         rate.wait(self.full_at, now)
     }
 
-    /// How long to wait after taking `cost`.
-    pub(crate) fn wait_for(&self, rate: Rate, cost: u64, now: Duration) -> Duration {
-        let now = nanos(now);
-        rate.wait(rate.take(self.full_at, cost, now), now)
-    }
-
     /// Gives `cost` back.
     pub(crate) fn refund(&mut self, rate: Rate, cost: u64) {
         self.full_at = self.full_at.saturating_sub(rate.nanos(cost));
@@ -106,12 +100,6 @@ impl SharedBucket {
         let updated = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         let (Ok(before) | Err(before)) = updated;
         rate.wait(rate.take(before, cost, now), now)
-    }
-
-    /// As [`Bucket::wait_for`].
-    pub(crate) fn wait_for(&self, rate: Rate, cost: u64, now: Duration) -> Duration {
-        let now = nanos(now);
-        rate.wait(rate.take(self.full_at.load(Ordering::Relaxed), cost, now), now)
     }
 
     /// As [`Bucket::refund`].
