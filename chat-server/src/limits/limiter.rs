@@ -109,15 +109,16 @@ impl RateLimiter {
     }
 
     /// Takes `cost` of a frame that is never refused and waits for nothing but the connection's own
-    /// rate of frames: a ping, or the end of something.
+    /// rate of frames: a ping, or the end of something. It never overdraws a bucket: others who
+    /// share it would wait for a frame that did not.
     pub(crate) fn take_unrefused(&mut self, limits: &Limits, cost: Cost) -> Charge {
         if limits.has_no_rates {
             return Charge::default();
         }
         let now = limits.now();
         let wait = self.take_frame(limits, &cost, now);
-        if !self.has_nothing_else(&cost) {
-            self.take_rest(limits, cost, now);
+        if !self.has_nothing_else(&cost) && self.take_rest(limits, cost, now).is_some() {
+            self.give_back(limits, cost);
         }
         Charge { wait, refused: None }
     }
@@ -291,6 +292,16 @@ mod tests {
         ripen(&mut late);
         late.take_unrefused(&limits, frames(1));
         assert_eq!(late.take(&limits, frames(1)), Charge::default(), "the place is still there");
+    }
+
+    #[test]
+    fn pings_do_not_overdraw_what_others_share() {
+        let limits = limits(Rate::new(100, 100));
+        for _ in 0..10_000 {
+            connection(&limits).take_unrefused(&limits, frames(1));
+        }
+        let wait = connection(&limits).take(&limits, frames(1)).wait;
+        assert!(wait.is_none_or(|wait| wait.time < Duration::from_millis(20)), "{wait:?}");
     }
 
     fn own(frames: Rate, kept_bytes: Rate, sanctions: Rate) -> Limits {
