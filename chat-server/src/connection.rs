@@ -230,14 +230,14 @@ impl Connection {
             self.recognise(text);
         }
         let admitted = match self.admit(text) {
-            (admitted, None) => admitted,
+            (admitted, None) => Some(admitted),
             // Boxed: few wait.
             (admitted, Some(wait)) => Box::pin(self.wait_with(session, wait, admitted)).await,
         };
         let Request { id, command } = match admitted {
-            Ok(request) => request,
-            Err(_) if self.member.is_closed() => return,
-            Err(rejection) => return self.reject(&rejection),
+            Some(Ok(request)) => request,
+            Some(Err(rejection)) => return self.reject(&rejection),
+            None => return,
         };
         let is_new_room = self.may_be_new(&command);
         self.count_kept(&command);

@@ -43,22 +43,19 @@ impl Connection {
         }
     }
 
-    /// Waits, and gives the frame back, unless the connection is closed meanwhile.
+    /// Waits, and returns the frame; `None` if the connection was closed by then, so that a user who
+    /// is banned during the wait sends nothing more.
     pub(super) async fn wait_with<'a, S>(
         &mut self,
         session: &mut Session<S>,
         wait: Wait,
         admitted: Result<Request<'a>, Rejection>,
-    ) -> Result<Request<'a>, Rejection>
+    ) -> Option<Result<Request<'a>, Rejection>>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         self.wait_out(session, wait).await;
-        if self.member.is_closed() {
-            // Nobody is there to be answered.
-            return Err(Rejection::new(ErrorCode::Internal, "The connection is closed."));
-        }
-        admitted
+        (!self.member.is_closed()).then_some(admitted)
     }
 
     /// Takes what a room costs that the URL names.

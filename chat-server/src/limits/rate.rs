@@ -207,7 +207,7 @@ mod tests {
     }
 
     proptest! {
-        /// A client that waits as it is told never uses more than the rate allows, and gets all
+        /// A client that waits as long as it has to never uses more than the rate allows, and gets all
         /// that it allows.
         #[test]
         fn long_run_is_the_rate(

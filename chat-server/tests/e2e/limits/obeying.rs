@@ -1,4 +1,4 @@
-//! Clients that do as they are told, with the settings that a server has by default: none of them
+//! Clients that keep to the protocol, with the settings that a server has by default: none of them
 //! is refused or closed, however much they do at once.
 
 use std::time::{Duration, Instant};

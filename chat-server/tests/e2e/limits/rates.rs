@@ -160,7 +160,7 @@ async fn retry_after_ms_holds() {
     assert!(limited(&server, "user_frames").await > 0);
 }
 
-/// How long a client is told to wait that sends until it is refused.
+/// Sends until a frame is refused; its `retry_after_ms`.
 async fn first_refusal(client: &mut WsClient) -> Duration {
     let mut id = 0;
     loop {
@@ -189,7 +189,7 @@ async fn direct(client: &mut WsClient) -> Value {
     client.recv_json().await
 }
 
-/// For how long a client is told to wait.
+/// The `retry_after_ms` of a refusal.
 fn pause_of(refused: &Value) -> Duration {
     let pause = refused["retry_after_ms"].as_u64().unwrap();
     assert!((1..=1_000).contains(&pause), "{refused}");
