@@ -154,3 +154,25 @@ async fn who_reads_nothing_is_put_out_all_the_same() {
     order(&server, "/api/users/bob/disconnect", json!({})).await;
     server.until_metric("chat_connections", |open| open == 1).await;
 }
+
+/// The frame waits for the rate of bytes, and is not carried out after the wait.
+#[tokio::test]
+async fn user_who_is_disconnected_while_a_frame_waits_sends_nothing_more() {
+    let args = ["--port", "0", "--byte-rate", "100/1000"];
+    let server = Chat::start(command().env("API_KEY", KEY).args(args));
+    let mut watcher = member(&server, "watcher").await;
+    // In this dialect a message needs no membership, which would end with the connection.
+    let mut bob = WsClient::connect(&server.ws("/?userId=bob")).await;
+    let post = |text: &str| json!({"type": "sendMessage", "roomId": "r", "message": text});
+    bob.send_json(&post("before")).await;
+    assert_eq!(next_of(&mut watcher, "message").await["message"], "before");
+    // More than ten seconds' worth.
+    bob.send_json(&post(&"waits".repeat(400))).await;
+    let waits = "chat_limited_total{limit=\"connection_received_bytes\"}";
+    server.until_metric(waits, |waits| waits == 1).await;
+    order(&server, "/api/users/bob/disconnect", json!({})).await;
+    assert_eq!(bob.recv_until_close().await.1.0, 4002);
+    server.until_metric("chat_connections", |open| open == 1).await;
+    watcher.send_json(&json!({"type": "send", "room": "r", "message": "end"})).await;
+    assert_eq!(next_of(&mut watcher, "message").await["message"], "end");
+}
