@@ -218,3 +218,54 @@ fn other(what: &str) -> AuthError {
 fn damaged() -> AuthError {
     AuthError::invalid("the key in the PEM is damaged")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The public key of this kind in the tokens of other libraries.
+    fn pem(kind: &str) -> String {
+        let libraries = include_str!("../../tests/e2e/auth/libraries.json");
+        let libraries: serde_json::Value = serde_json::from_str(libraries).unwrap();
+        libraries["keys"][kind].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn kind_of_the_key_decides_the_algorithms() {
+        let algorithms = |key: VerificationKey| {
+            let algorithms = key.kind.algorithms().iter();
+            algorithms.map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
+        };
+        for (kind, expected) in [
+            ("rsa", "RS256 RS384 RS512 PS256 PS384 PS512"),
+            ("p256", "ES256"),
+            ("p384", "ES384"),
+            ("ed25519", "EdDSA Ed25519"),
+        ] {
+            assert_eq!(
+                algorithms(VerificationKey::public(pem(kind).as_bytes()).unwrap()),
+                expected
+            );
+        }
+        let secret = VerificationKey::secret(&[7; 32]).unwrap();
+        assert_eq!(algorithms(secret), "HS256 HS384 HS512");
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_key_is_an_error(
+            kind in prop::sample::select(vec!["rsa", "p256", "p384", "ed25519"]),
+            place in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
+        ) {
+            let mut der = only_block(pem(kind).as_bytes()).unwrap().into_contents();
+            let place = place.index(der.len());
+            der[place] = byte;
+            let _ = of_public_key_info(&der);
+            let whole = der.len();
+            der.truncate(cut.index(whole));
+            prop_assert!(of_public_key_info(&der).is_err());
+        }
+    }
+}
