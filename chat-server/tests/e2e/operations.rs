@@ -1,10 +1,14 @@
 //! What an operator sees: settings, health, limits, and a clean end.
 
+use std::time::{Duration, Instant};
+
 use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::time::sleep;
 
-use crate::support::{Chat, command, run};
+use crate::support::{Chat, DEADLINE, command, run};
 
 #[test]
 fn a_bad_setting_is_one_line_and_exit_code_2() {
@@ -278,8 +282,10 @@ async fn program_serves_and_ends_well_at_every_level_of_the_log() {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut server =
             Chat::start_on(command().args(["--port", &port.to_string(), "--log", level]), port);
-        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        let deadline = Instant::now() + DEADLINE;
+        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            assert!(Instant::now() < deadline, "nobody listens with --log {level}");
+            sleep(Duration::from_millis(10)).await;
         }
         let mut client = server.native().await;
         client.send(r#"{"type":"join","room":"r"}"#).await;
