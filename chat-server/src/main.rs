@@ -172,8 +172,10 @@ async fn with_redis(settings: &Settings, url: &str) -> Result<ServerBuilder, Exi
         .grace(settings.server().hub.grace);
     let connected = chat_broker::RedisBroker::connect(config).await;
     // The other settings have been checked.
-    let (broker, events) =
-        connected.map_err(|error| settings::Invalid::hidden("redis-url", error.to_string()))?;
+    let (broker, events) = connected.map_err(|error| {
+        let why = format!("such as redis://USER:PASSWORD@HOST:6379/0: {error}");
+        settings::Invalid::hidden("redis-url", why)
+    })?;
     Ok(Server::builder().broker(broker, events))
 }
 

@@ -6,6 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use chat_core::UserId;
 use serde::{Deserialize, Serialize};
 
+/// The last second of the year 9999, and the latest time in a token: what is later is a time in
+/// another unit. What it leaves in milliseconds is below 2^53, which every client can read.
+pub(super) const LATEST_SECOND: u64 = 253_402_300_799;
+
 /// What a token says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -15,7 +19,7 @@ pub struct TokenClaims {
     /// The user's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// When the token expires, in seconds since 1970.
+    /// When the token expires, in seconds since 1970; not after the year 9999.
     pub exp: u64,
     /// When it begins to count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,11 +49,11 @@ pub enum Audience {
 }
 
 impl TokenClaims {
-    /// Claims of a user, good for `lifetime` from now.
+    /// Claims of a user, good for `lifetime` from now, and not after the year 9999.
     #[must_use]
     pub fn new(user: &UserId, lifetime: Duration) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let exp = now.saturating_add(lifetime).as_secs();
+        let exp = now.saturating_add(lifetime).as_secs().min(LATEST_SECOND);
         Self { sub: user.as_str().to_owned(), exp, ..Self::default() }
     }
 }

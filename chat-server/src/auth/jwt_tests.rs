@@ -220,6 +220,13 @@ fn whole_numbers_are_integers_however_they_are_written() {
 }
 
 #[test]
+fn token_for_ever_is_valid() {
+    let claims = crate::TokenClaims::new(&chat_core::UserId::new("ann").unwrap(), Duration::MAX);
+    let token = crate::JwtSigner::with_secret(SECRET).unwrap().sign(&claims).unwrap();
+    assert!(verify(&token).is_ok());
+}
+
+#[test]
 fn audiences_and_issuers_are_checked() {
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
     let strict = authenticator().audience(&names(&["chat", "talk"])).issuer(&names(&["us"]));

@@ -7,6 +7,7 @@ use chat_core::{Capabilities, Capability, Grants, Pattern, UserId, UserName};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::claims::LATEST_SECOND;
 use super::token_header::{even_null, shown};
 use super::{AuthError, Identity};
 
@@ -15,10 +16,6 @@ const MAX_RULES: usize = 256;
 
 /// The most that a token may raise the limits.
 const MAX_FACTOR: u32 = 1000;
-
-/// The last second of the year 9999. What is later is a time in another unit; and what it leaves in
-/// milliseconds is below 2^53, which every client can read.
-const LATEST: f64 = 253_402_300_799.0;
 
 /// The claims that count, of whatever type. `null` is as good as none, but for `rooms`: a backend
 /// that has lost its rules must not grant everything.
@@ -99,7 +96,7 @@ fn time(name: &str, value: Option<&Value>) -> Result<Option<SystemTime>, AuthErr
     if seconds < 0.0 {
         return Err(claim(name, "is before 1970"));
     }
-    if seconds > LATEST {
+    if seconds > LATEST_SECOND as f64 {
         let hint = "is after the year 9999: in seconds since 1970, not in milliseconds";
         return Err(claim(name, hint));
     }

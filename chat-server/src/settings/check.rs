@@ -183,9 +183,8 @@ impl Layer {
             let why = "it is the key itself, and the name of a file with it is needed";
             return Err(Invalid::hidden("jwt-public-key", why));
         }
-        let is_web = |url: &str| url.starts_with("http://") || url.starts_with("https://");
-        if let Some(url) = self.public_url.as_deref().filter(|url| !url.is_empty() && !is_web(url))
-        {
+        let url = self.public_url.as_deref().map_or("", trim);
+        if !url.is_empty() && !is_web_address(url) {
             return Err(Invalid::new("public-url", url, "such as https://chat.example"));
         }
         let log = self.log.as_deref().unwrap_or_default();
@@ -198,6 +197,16 @@ impl Layer {
         }
         Ok(())
     }
+}
+
+/// A scheme and a host, perhaps with a port and a path: what links begin with.
+fn is_web_address(url: &str) -> bool {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty()
+            && !rest.starts_with(['/', ':'])
+            && !rest.contains(|char: char| char.is_whitespace() || ['?', '#'].contains(&char))
+    })
 }
 
 fn within(

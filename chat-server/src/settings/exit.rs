@@ -1,5 +1,6 @@
 //! Why the program does not start, as it says so.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
@@ -67,17 +68,23 @@ fn usage(error: &clap::Error, sources: &Sources) -> String {
 }
 
 /// One line on stdout, and success.
-#[allow(clippy::print_stdout, reason = "what the program was asked for")]
 pub(crate) fn print(text: &str, sources: &Sources) -> ExitCode {
     for warning in sources.warnings() {
-        eprintln!("chat-server: {warning}");
+        say(&warning);
     }
-    println!("{text}");
-    ExitCode::SUCCESS
+    match writeln!(io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// One line on stderr, and the exit code for bad settings.
 fn complain(error: &str) -> ExitCode {
-    eprintln!("chat-server: {error}");
+    say(error);
     ExitCode::from(2)
+}
+
+/// `eprintln!` would panic if nobody reads it.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "chat-server: {line}");
 }

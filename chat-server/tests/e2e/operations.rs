@@ -19,7 +19,7 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&wrong, "\u{feff}# A comment.\r\nport = 0\r\nhistory = 100001\r\n").unwrap();
     let wrong = wrong.as_str();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 48] = [
+    let table: [Case<'_>; 50] = [
         (&["--allow-host", "münchen.example"], &[], "--allow-host: such as"),
         (&["--log", "nonsense"], &[], "'nonsense' for --log: a level is off, error"),
         (&[], &[("LOG", "info,nonsense")], "'nonsense' for LOG"),
@@ -45,6 +45,8 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         (&["--outbox-bytes", "100000"], &[], "--outbox-bytes: a frame may have 233472"),
         (&["--pong-timeout", "0s"], &[], "--pong-timeout: 1ms to"),
         (&["--public-url", "chat.example"], &[], "--public-url: such as https://chat.example"),
+        (&[], &[("PUBLIC_URL", "https://")], "PUBLIC_URL: such as"),
+        (&[], &[("PUBLIC_URL", "https://a.example/?x")], "PUBLIC_URL: such as"),
         (&["--threads", "0"], &[], "--threads: at least 1"),
         (&["--threads", "257"], &[], "--threads: at most 256"),
         (&["--port", "eight"], &[], "'eight' for --port: expected a whole number"),
