@@ -82,10 +82,8 @@ pub(super) fn check_secret(secret: &[u8]) -> Result<(), AuthError> {
         return Err(AuthError::invalid("it is a key in PEM: a public key belongs in a file"));
     }
     if secret.len() < MIN_SECRET_BYTES {
-        return Err(AuthError::invalid(format!(
-            "the secret has {} bytes, and less than {MIN_SECRET_BYTES} bytes can be guessed",
-            secret.len()
-        )));
+        let why = format!("the secret has less than {MIN_SECRET_BYTES} bytes");
+        return Err(AuthError::invalid(why));
     }
     Ok(())
 }

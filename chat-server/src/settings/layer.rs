@@ -328,11 +328,11 @@ fn key(file: &str, byte: usize) -> Option<String> {
 }
 
 /// Whether there was something to trim.
-fn trim_text(text: &mut Option<String>) -> bool {
-    text.as_mut().is_some_and(|text| {
-        let trimmed = trim(text).to_owned();
-        trimmed != std::mem::replace(text, trimmed.clone())
-    })
+fn trim_text(text: &mut String) -> bool {
+    let trimmed = trim(text).to_owned();
+    let is_changed = trimmed != *text;
+    *text = trimmed;
+    is_changed
 }
 
 /// A text that an error does not show, even where it is none.
@@ -383,21 +383,23 @@ impl Layer {
 
     /// Takes the white space off the ends of all texts, and returns which secrets had some.
     pub(super) fn trim(&mut self) -> Vec<&'static str> {
-        for text in [&mut self.host, &mut self.redis_prefix, &mut self.public_url, &mut self.log] {
+        let texts = [&mut self.host, &mut self.redis_prefix, &mut self.public_url, &mut self.log];
+        for text in texts.into_iter().flatten() {
             trim_text(text);
         }
-        let path = self.jwt_public_key.as_mut();
-        if let Some((path, text)) = path.and_then(|path| Some((trim(path.to_str()?).into(), path)))
+        if let Some(file) = &mut self.jwt_public_key
+            && let Some(text) = file.to_str()
         {
-            *text = path;
+            *file = trim(text).into();
         }
+        // A blank one stays, and is too short: nothing would let in anybody.
+        let jwt_secret = self.jwt_secret.as_mut().filter(|secret| !trim(secret).is_empty());
         let secrets = [
-            ("jwt-secret", &mut self.jwt_secret),
-            ("api-key", &mut self.api_key),
-            ("redis-url", &mut self.redis_url),
+            ("jwt-secret", jwt_secret),
+            ("api-key", self.api_key.as_mut()),
+            ("redis-url", self.redis_url.as_mut()),
         ];
-        let changed = |(setting, text)| trim_text(text).then_some(setting);
-        secrets.into_iter().filter_map(changed).collect()
+        secrets.into_iter().filter_map(|(name, text)| trim_text(text?).then_some(name)).collect()
     }
 
     /// This layer, and below it `file` where it is silent.

@@ -19,7 +19,7 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&wrong, "\u{feff}# A comment.\r\nport = 0\r\nhistory = 100001\r\n").unwrap();
     let wrong = wrong.as_str();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 50] = [
+    let table: [Case<'_>; 51] = [
         (&["--allow-host", "münchen.example"], &[], "--allow-host: such as"),
         (&["--log", "nonsense"], &[], "'nonsense' for --log: a level is off, error"),
         (&[], &[("LOG", "info,nonsense")], "'nonsense' for LOG"),
@@ -80,6 +80,7 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         (&["--config", file], &[], "line 2, max-rooms: invalid type"),
         (&["--config", wrong], &[], "line 3): at most 100000"),
         (&["--config", wrong, "--history", "1", "--pong-timeout", "0s"], &[], "for --pong-timeout"),
+        (&["--port", "0"], &[("JWT_SECRET", " \r\n")], "for JWT_SECRET: the secret has less than"),
         (&["--port", "0", "--redis-url", "http://x"], &[], "for --redis-url"),
         (&["--port", "0"], &[("REDIS_URL", "redis://user:pass word@")], "for REDIS_URL"),
     ];
