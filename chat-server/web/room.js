@@ -1,5 +1,7 @@
 // What the page knows of one room.
 
+import { serverNow } from "./clock.js";
+
 /** Entries kept for scrolling back. */
 const KEPT = 20_000;
 
@@ -52,8 +54,8 @@ export class Room {
     return oldest > 1 ? oldest : undefined;
   }
 
-  notice(text, at = Date.now()) {
-    this.add({ notice: text, at });
+  notice(text) {
+    this.add({ notice: text, at: serverNow() });
   }
 
   /** One has come, for the first time or again. */
@@ -103,15 +105,14 @@ export class Room {
   }
 
   typed(user, typing) {
-    if (typing) this.typing.set(user.id, { user, until: Date.now() + TYPING_MS });
+    if (typing) this.typing.set(user.id, { user, until: performance.now() + TYPING_MS });
     else this.typing.delete(user.id);
   }
 
   /** Who types now. */
   typists() {
-    const now = Date.now();
     for (const [id, { until }] of this.typing) {
-      if (until <= now) this.typing.delete(id);
+      if (until <= performance.now()) this.typing.delete(id);
     }
     return [...this.typing.values()].map(({ user }) => user);
   }

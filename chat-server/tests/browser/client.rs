@@ -96,11 +96,12 @@ fn tells_errors_to_who_asked(tab: &Tab<'_>) {
             const refused = await codeOf(join);
             const timeout = await codeOf(chat.members('r'));
             const { rooms } = chat;
+            const outside = await codeOf(chat.send('r', ''));
             const direct = chat.direct('u2', 'hi');
             chat.close();
-            return [offline, refused, rooms.length, timeout, await codeOf(direct), await codeOf(chat.send('r', ''))];",
+            return [offline, refused, rooms.length, timeout, outside, await codeOf(direct)];",
         );
-    let expected = json!(["offline", "forbidden", 0, "timeout", "disconnected", "not_in_room"]);
+    let expected = json!(["offline", "forbidden", 0, "timeout", "not_in_room", "disconnected"]);
     assert_eq!(result, expected);
 }
 

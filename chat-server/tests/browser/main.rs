@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 mod answers;
+mod calls;
 mod client;
 mod copies;
 mod embed;
+mod faults;
 mod fake;
 mod history;
 mod layout;
@@ -12,8 +14,10 @@ mod limits;
 mod pace;
 mod presence;
 mod proxy;
+mod runtimes;
 mod sends;
 mod server;
+mod signs;
 mod tokens;
 mod webdriver;
 

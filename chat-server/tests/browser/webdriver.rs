@@ -98,7 +98,7 @@ impl Browser {
     fn call(&self, method: &str, path: &str, body: &Value) -> Value {
         self.driver
             .call(method, &format!("{}{path}", self.session), body)
-            .unwrap_or_else(|error| panic!("{method} {path} {body}: {error}"))
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}, for {body}"))
     }
 }
 

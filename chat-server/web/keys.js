@@ -1,0 +1,18 @@
+// Keys that are meant for an input method, and not for the page.
+
+/** What an input method reports for any key that it takes. */
+const PROCESSED = 229;
+
+/** Within this time a key is the one that ended a composition. */
+const ENDING_MS = 100;
+
+let endedAt = -Infinity;
+
+// Safari ends a composition before it reports the key that did so, at times as an ordinary one.
+document.addEventListener("compositionend", ({ timeStamp }) => (endedAt = timeStamp), true);
+document.addEventListener("keyup", () => (endedAt = -Infinity), true);
+
+/** Whether a key that goes down belongs to a composition, its end included. */
+export function isComposing({ isComposing, keyCode, timeStamp }) {
+  return isComposing || keyCode === PROCESSED || timeStamp - endedAt < ENDING_MS;
+}
