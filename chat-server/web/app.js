@@ -171,8 +171,10 @@ function takeName() {
   lastName.save(chosen);
   const isNew = chosen !== (name ?? "");
   name = chosen;
-  const welcome = isNew ? client.rename(chosen || undefined) : client.connect();
-  welcome.catch(showRefusal);
+  // A closed client takes no name before it connects again.
+  const connects = !isNew || client.state === "closed";
+  const welcome = connects ? client.connect() : undefined;
+  (isNew ? client.rename(chosen || undefined) : welcome).catch(showRefusal);
 }
 
 /** The server does not want this name, or this page. */

@@ -34,8 +34,11 @@ export class Room {
     this.id = id;
   }
 
+  /** `dayAt` is the time whose day an entry stands under: the days of a list never run back,
+   *  though the clocks of two servers may differ. */
   add(entry) {
-    this.entries.push(entry);
+    const before = this.entries.at(-1)?.dayAt ?? entry.at;
+    this.entries.push({ ...entry, dayAt: Math.max(before, entry.at) });
     if (this.entries.length > KEPT * 1.1) {
       this.first += this.entries.length - KEPT;
       this.entries.splice(0, this.entries.length - KEPT);
@@ -43,7 +46,7 @@ export class Room {
   }
 
   prepend(entries) {
-    this.entries.unshift(...entries);
+    this.entries.unshift(...entries.map((entry) => ({ ...entry, dayAt: entry.at })));
     this.first -= entries.length;
   }
 

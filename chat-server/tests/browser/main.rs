@@ -1,10 +1,12 @@
 //! The web client in a real browser, on real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
+mod accessibility;
 mod answers;
 mod calls;
 mod client;
 mod copies;
+mod devices;
 mod embed;
 mod faults;
 mod fake;
@@ -53,7 +55,7 @@ fn two_tabs_on_two_servers() {
     alice.fill("message", "Hello yourself");
     alice.click("send");
     bob.until_shows("log", "Hello yourself");
-    bob.until_shows("unsent", "");
+    bob.until_hidden("unsent");
     let servers = "document.querySelector('#connection').title";
     assert_ne!(alice.until(servers, &[]), bob.until(servers, &[]), "two servers");
 

@@ -100,13 +100,19 @@ fn closed_client_takes_no_sign(tab: &Tab<'_>) {
         tab,
         &format!(
             "{SIGNS}
+            let listeners = 0;
+            const {{ addEventListener, removeEventListener }} = window;
+            window.addEventListener = (...args) => addEventListener(...args, void (listeners += 1));
+            window.removeEventListener = (...args) => removeEventListener(...args, void (listeners -= 1));
             const {{ chat }} = await member();
+            const before = listeners;
             chat.close();
+            Object.assign(window, {{ addEventListener, removeEventListener }});
             for (const sign of signs) sign();
-            return [chat.state, sockets.length];"
+            return [chat.state, sockets.length, before > 0, listeners];"
         ),
     );
-    assert_eq!(result, json!(["closed", 1]));
+    assert_eq!(result, json!(["closed", 1, true, 0]));
 }
 
 fn missing_answer_finds_a_dead_line_before_the_send_fails(tab: &Tab<'_>) {
