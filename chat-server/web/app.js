@@ -2,7 +2,7 @@
 
 import { ChatClient } from "./chat-client.js";
 import { announce } from "./announce.js";
-import { readClock, seeTime } from "./clock.js";
+import { correctClock, readClock, seeTime } from "./clock.js";
 import { byId } from "./dom.js";
 import { isComposing } from "./keys.js";
 import { Log } from "./log.js";
@@ -234,6 +234,7 @@ byId("add-create").addEventListener("click", () => {
 
 client.on("state", (change) => {
   if (change.state === "online") {
+    correctClock();
     save();
     joinTheRest();
   }

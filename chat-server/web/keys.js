@@ -3,8 +3,9 @@
 /** What an input method reports for any key that it takes. */
 const PROCESSED = 229;
 
-/** Within this time a key is the one that ended a composition. */
-const ENDING_MS = 100;
+/** Within this time a key is the one that ended a composition. On Android none is: keyboards there
+ *  end the word that they compose before they report the Enter that follows on it. */
+const ENDING_MS = /Android/.test(navigator.userAgent) ? 0 : 100;
 
 let endedAt = -Infinity;
 

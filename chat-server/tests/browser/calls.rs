@@ -284,10 +284,7 @@ fn closed_client_connects_again(tab: &Tab<'_>) {
     );
     let since = json!({"epoch": "abcdefgh", "offset": 5});
     let heard = ["joined", "rejoined"];
-    assert_eq!(
-        result,
-        json!({"since": since, "heard": heard, "joins": 1, "pending": "closed"})
-    );
+    assert_eq!(result, json!({"since": since, "heard": heard, "joins": 1, "pending": "closed"}));
 }
 
 fn clock_that_is_set_moves_no_deadline(tab: &Tab<'_>) {

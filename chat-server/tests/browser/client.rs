@@ -85,8 +85,8 @@ fn pauses_ever_longer_and_by_chance(tab: &Tab<'_>) {
 
 fn tells_errors_to_who_asked(tab: &Tab<'_>) {
     let result = run(
-            tab,
-            "const chat = client({ requestTimeoutMs: 20 });
+        tab,
+        "const chat = client({ requestTimeoutMs: 20 });
             const offline = await codeOf(chat.members('r'));
             chat.connect();
             await sockets[0].welcome();
@@ -100,7 +100,7 @@ fn tells_errors_to_who_asked(tab: &Tab<'_>) {
             const direct = chat.direct('u2', 'hi');
             chat.close();
             return [offline, refused, rooms.length, timeout, outside, await codeOf(direct)];",
-        );
+    );
     let expected = json!(["offline", "forbidden", 0, "timeout", "not_in_room", "disconnected"]);
     assert_eq!(result, expected);
 }

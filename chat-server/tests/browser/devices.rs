@@ -36,11 +36,13 @@ fn clock_that_is_days_off_makes_no_headings() {
     say(&writer, "before");
     for days in [2, -2] {
         let name = format!("Ann{days}").replace('-', "x");
-        let tab = browser
-            .open_after(&clock(days), &server.url(&format!("/?user={name}&room=general")));
+        let tab =
+            browser.open_after(&clock(days), &server.url(&format!("/?user={name}&room=general")));
         tab.until_shows("log", "You joined the room.");
         say(&writer, &format!("after {days}"));
         tab.until_shows("log", &format!("after {days}"));
+        // It is set once more while the page is open.
+        tab.run(&clock(1), &[]);
         let visitor = browser.open(&server.url(&format!("/?user=Cid{name}&room=general")));
         tab.until_shows("log", &format!("Cid{name} joined the room."));
         visitor.close();
@@ -80,9 +82,15 @@ fn say(tab: &Tab<'_>, text: &str) {
 fn enter_that_ends_a_composition_sends_nothing() {
     let server = Server::start();
     let browser = Browser::start();
-    let tab = browser.open(&server.url("/?user=Ann&room=general"));
-    tab.until_shows("log", "You joined the room.");
-    let sent = |events: &str| {
+    let open = |device: &str| {
+        let script =
+            format!("Object.defineProperty(navigator, 'userAgent', {{ value: '{device}' }})");
+        let tab = browser.open_after(&script, &server.url("/?user=Ann&room=general"));
+        tab.until_shows("log", "You joined the room.");
+        tab
+    };
+    let (tab, phone) = (open("Macintosh"), open("Linux; Android 15"));
+    let sent_on = |tab: &Tab<'_>, events: &str| {
         let script = format!(
             "const field = document.getElementById('message');
             field.focus();
@@ -100,6 +108,7 @@ fn enter_that_ends_a_composition_sends_nothing() {
         );
         tab.run_async(&script, &[])
     };
+    let sent = |events: &str| sent_on(&tab, events);
     let chrome = "fire('compositionstart');
         fire('keydown', { keyCode: 229, isComposing: true });
         fire('compositionend');";
@@ -115,9 +124,8 @@ fn enter_that_ends_a_composition_sends_nothing() {
     }
     // The next one is meant for the page, and so is one after a composition that another key, or
     // the mouse, has ended.
-    let next = [chrome, firefox, safari, safari_of_old].map(|events| {
-        format!("{events} fire('keyup'); fire('keydown', {{ keyCode: 13 }});")
-    });
+    let next = [chrome, firefox, safari, safari_of_old]
+        .map(|events| format!("{events} fire('keyup'); fire('keydown', {{ keyCode: 13 }});"));
     let space = "fire('compositionstart');
         fire('keydown', { key: ' ', keyCode: 229, isComposing: true });
         fire('compositionend');
@@ -130,5 +138,8 @@ fn enter_that_ends_a_composition_sends_nothing() {
     for events in next.iter().map(String::as_str).chain([space, mouse]) {
         assert_eq!(sent(events), true, "{events}");
     }
+    // A keyboard of Android ends the word before Enter.
+    assert_eq!(sent_on(&phone, safari_of_old), true);
+    assert_eq!(sent_on(&phone, safari), false);
     browser.assert_no_errors(&[]);
 }

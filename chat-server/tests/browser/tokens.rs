@@ -36,6 +36,14 @@ fn the_page_says_that_a_token_is_needed_and_takes_it_from_its_address() {
     let tab = browser.open(&server.url("/?room=general"));
     tab.click("join");
     tab.until_shows("start-error", "This chat asks for a token.");
+    // Another name changes nothing; the client that was refused connects once more.
+    let welcomes = "window.attempts = 0;
+        const error = document.getElementById('start-error');
+        new MutationObserver(() => error.textContent && (attempts += 1)).observe(error, { childList: true })";
+    tab.run(welcomes, &[]);
+    tab.fill("name", "Bob");
+    tab.click("join");
+    tab.until("attempts > 0", &[]);
 
     let token = token("general", HOUR);
     tab.go(&server.url(&format!("/?room=general#token={token}")));
@@ -102,8 +110,14 @@ fn the_page_says_what_moderators_did() {
     tab.until_shows("log", "You joined the room.");
     server.post("/api/users/u-ann/disconnect", KEY, "{}");
     tab.until_shows("banner", "Disconnected: a moderator ended the connection.");
+    // A room that is added without a connection is joined with the next one.
+    tab.click("add-room");
+    tab.fill("add-name", "third");
+    tab.click("add-join");
+    tab.until_shows("title", "third");
     tab.click("retry");
     tab.until_hidden("banner");
+    tab.until_shows("log", "You joined the room.");
     server.post("/api/users/u-ann/disconnect", KEY, r#"{"seconds":60}"#);
     tab.until_shows("banner", "Disconnected: you are banned.");
     browser.assert_no_errors(&[]);
