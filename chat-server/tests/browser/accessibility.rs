@@ -166,7 +166,7 @@ fn check(tab: &Tab<'_>, state: &str) {
         tab.run(&source, &[]);
     }
     let all = "{ rules: { 'target-size': { enabled: true } } }";
-    let colours = "{ runOnly: ['cat.color'] }";
+    let colours = "{ runOnly: ['color-contrast', 'link-in-text-block'] }";
     for (theme, options) in [("light", all), ("dark", colours)] {
         tab.set_theme(theme);
         let script = format!(
