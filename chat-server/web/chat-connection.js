@@ -513,7 +513,8 @@ export class Connection {
     const socket = this.#socket;
     if (socket) {
       socket.onopen = socket.onmessage = socket.onclose = null;
-      // `ws` throws an error that nobody takes, and one follows when a connection is given up.
+      // `ws` has an error when a connection is closed before it is open, and throws it where
+      // there is no handler.
       socket.onerror = () => {};
     }
     this.#socket = null;

@@ -22,8 +22,9 @@ export class Sends {
   #limitBytes;
   #timeoutMs;
   #onDelay;
-  /** By room: its messages, oldest first, of which only the first is ever on the wire; and
-   *  `since` when they move: the others are not late before. */
+  /** By room: its messages, oldest first, of which only the first is ever on the wire; `since`
+   *  when they move: the others are not late before; and whether that time was renewed since,
+   *  `isRenewed`, because the process slept. */
   #queues = new Map();
   #count = 0;
   #bytes = 0;
@@ -120,7 +121,7 @@ export class Sends {
     const isWanted = () => send.attempt === attempt;
     const onSent = () => {
       attempt.isDue = false;
-      if (send.user === null) queue.since = now();
+      if (send.user === null) moved(queue);
       send.user = user;
       send.sentAt ??= moment();
       this.#watch(queue);
@@ -147,12 +148,14 @@ export class Sends {
     clearDeadline(queue.deadline);
     const [send] = queue.sends;
     if (!send || send.attempt?.isDue) return;
-    const onSlept = () => {
-      queue.since = now();
+    const expire = () => this.#expire(queue);
+    // Once: in a page that is hidden for long every timer is late.
+    const renew = () => {
+      Object.assign(queue, { since: now(), isRenewed: true });
       this.#watch(queue);
     };
     const ms = Math.max(0, Math.ceil(this.#lateAt(queue, send) - now()));
-    queue.deadline = setDeadline(ms, () => this.#expire(queue), onSlept);
+    queue.deadline = setDeadline(ms, expire, queue.isRenewed ? expire : renew);
   }
 
   #lateAt({ since }, { addedAt }) {
@@ -168,7 +171,7 @@ export class Sends {
   #taken(queue, send, { offset, epoch }) {
     if (queue.sends[0] !== send) return;
     const { key } = send.frame;
-    queue.since = now();
+    moved(queue);
     this.#remove(queue, 1);
     send.answer.resolve({ key, offset, epoch });
     this.#next(queue);
@@ -193,6 +196,11 @@ export class Sends {
     if (queue.sends.length === 0) this.#queues.delete(queue.room);
     return removed;
   }
+}
+
+/** The messages of a room move: one has left for the first time, or was taken. */
+function moved(queue) {
+  Object.assign(queue, { since: now(), isRenewed: false });
 }
 
 /** Why a message that was not taken in time has failed. */
