@@ -10,6 +10,7 @@ import { loadOlder, showOlder } from "./older.js";
 import {
   asked,
   createRoom,
+  hasToken,
   lastName,
   linkTo,
   linkToStart,
@@ -425,10 +426,7 @@ icon.href = icon.href;
 
 // Another token in the address of a page that is open.
 window.addEventListener("hashchange", () => {
-  const another = takeToken();
-  if (another === null) return;
-  session.save({ ...session.load(), token: another });
-  location.reload();
+  if (hasToken()) location.reload();
 });
 
 // Begin: where the tab was before a reload, or where its address says, or at the start.

@@ -7,11 +7,25 @@ const PROCESSED = 229;
  *  end the word that they compose before they report the Enter that follows on it. */
 const ENDING_MS = /Android/.test(navigator.userAgent) ? 0 : 100;
 
+let isDown = false;
 let endedAt = -Infinity;
 
-// Safari ends a composition before it reports the key that did so, at times as an ordinary one.
-document.addEventListener("compositionend", ({ timeStamp }) => (endedAt = timeStamp), true);
-document.addEventListener("keyup", () => (endedAt = -Infinity), true);
+// Safari ends a composition before it reports the key that did so, at times as an ordinary one. A
+// composition that ends while a key is down was ended by that one; for Korean, Chrome on macOS
+// reports it again, then for the page.
+const listeners = {
+  keydown: () => (isDown = true),
+  keyup: () => {
+    isDown = false;
+    endedAt = -Infinity;
+  },
+  compositionend: ({ timeStamp }) => {
+    if (!isDown) endedAt = timeStamp;
+  },
+};
+for (const [type, listener] of Object.entries(listeners)) {
+  document.addEventListener(type, listener, { capture: true });
+}
 
 /** Whether a key that goes down belongs to a composition, its end included. */
 export function isComposing({ isComposing, keyCode, timeStamp }) {

@@ -52,6 +52,11 @@ export function asked() {
   };
 }
 
+/** Whether there is a token in the part of the address that may change without a load. */
+export function hasToken() {
+  return new URLSearchParams(location.hash.slice(1)).has("token");
+}
+
 /** Takes the token out of the address, `#token=` or `?token=`, where others could read it. */
 export function takeToken() {
   const url = new URL(location.href);

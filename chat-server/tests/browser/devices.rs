@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use crate::server::Server;
+use crate::tokens::{HOUR, start as start_with_tokens, token};
 use crate::webdriver::{Browser, Tab};
 
 #[test]
@@ -23,6 +24,13 @@ fn page_works_with_all_storage_blocked() {
     tab.until_shows("log", "Nothing is stored");
     tab.go(&server.url("/?user=Ann&room=general"));
     tab.until_shows("log", "Nothing is stored");
+
+    let server = start_with_tokens();
+    tab.go(&server.url("/join-room/general"));
+    tab.until_shows("room", "");
+    tab.run("location.hash = `token=${arguments[0]}`", &[&token("*", HOUR)]);
+    tab.until_shows("log", "You joined the room.");
+    assert_eq!(tab.run("return location.hash", &[]), "");
     browser.assert_no_errors(&[]);
 }
 
@@ -135,7 +143,8 @@ fn enter_that_ends_a_composition_sends_nothing() {
         fire('compositionend');
         await new Promise((resolve) => setTimeout(resolve, 150));
         fire('keydown', { keyCode: 13 });";
-    for events in next.iter().map(String::as_str).chain([space, mouse]) {
+    let korean = &*format!("{chrome} fire('keydown', {{ keyCode: 13 }});");
+    for events in next.iter().map(String::as_str).chain([space, mouse, korean]) {
         assert_eq!(sent(events), true, "{events}");
     }
     // A keyboard of Android ends the word before Enter.
