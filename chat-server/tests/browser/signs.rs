@@ -132,7 +132,7 @@ fn missing_answer_finds_a_dead_line_before_the_send_fails(tab: &Tab<'_>) {
     assert_eq!(result, "none");
 }
 
-/// It answers nothing in time, and is heard all the same.
+/// It answers late, but sends other frames.
 fn slow_server_is_not_dead(tab: &Tab<'_>) {
     let result = run(
         tab,
