@@ -17,6 +17,7 @@ fn the_module() {
     pauses_ever_longer_and_by_chance(&tab);
     tells_errors_to_who_asked(&tab);
     drops_a_resume_that_no_longer_counts(&tab);
+    ends_where_no_connection_can_be_made(&tab);
     browser.assert_no_errors(&[]);
 }
 
@@ -119,4 +120,15 @@ fn drops_a_resume_that_no_longer_counts(tab: &Tab<'_>) {
             return tries;",
     );
     assert_eq!(result, json!(["old", null]));
+}
+
+fn ends_where_no_connection_can_be_made(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        "const chats = [client({ WebSocket: null }), new ChatClient('http://[')];
+            const reasons = await Promise.all(chats.map((chat) => chat.connect().catch(({ message }) => message)));
+            return [chats.map(({ state }) => state), reasons[0], reasons[1].length > 0];",
+    );
+    let reason = "This runtime has no WebSocket: give a class as an option.";
+    assert_eq!(result, json!([["closed", "closed"], reason, true]));
 }
