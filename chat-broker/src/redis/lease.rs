@@ -153,7 +153,7 @@ impl LeaseTask {
         let mut link = match self.link.take() {
             Some(link) => link,
             None => {
-                let link = Link::open(&self.shared.client, |_| {}).await?;
+                let link = Link::open(&self.shared, |_| {}).await?;
                 if std::mem::replace(&mut self.was_connected, true) {
                     self.shared.counters.reconnected();
                 }
@@ -162,7 +162,7 @@ impl LeaseTask {
         };
         let mut outcome = link.query(commands).await;
         if outcome.as_ref().is_err_and(was_unknown) {
-            link.load(&self.shared.scripts).await?;
+            link.load().await?;
             outcome = link.query(commands).await;
         }
         if outcome.as_ref().err().is_none_or(is_refusal) {

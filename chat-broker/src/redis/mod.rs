@@ -23,6 +23,7 @@
 //! part [end](lineage).
 
 mod answer;
+mod backoff;
 mod capacity;
 mod claims;
 mod config;
@@ -44,6 +45,8 @@ mod queue;
 mod reaper;
 mod records;
 mod recover;
+mod refusals;
+mod rights;
 mod script;
 mod stats;
 mod store;
@@ -56,7 +59,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
-use redis::Client;
+use redis::aio::ConnectionLike;
+use redis::{Client, RedisResult};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -76,6 +80,7 @@ use health::Health;
 use lease::LeaseTask;
 use names::Names;
 use publisher::Publisher;
+use refusals::Refusals;
 use script::Scripts;
 use stats::Counters;
 use store::Store;
@@ -113,18 +118,34 @@ struct Shared {
     counters: Arc<Counters>,
     eviction: Eviction,
     capacity: Capacity,
+    refusals: Refusals,
 }
 
 impl Shared {
     fn new(config: RedisConfig) -> Result<Self, BrokerError> {
         let client = config.client()?;
-        let database = client.get_connection_info().redis_settings().db();
-        let names = Names::new(&config.prefix, database);
+        let names = Names::new(&config.prefix, database_of(&client));
         let (scripts, health) = (Scripts::new(), Health::new());
         let (counters, eviction) = (Arc::default(), Eviction::default());
-        let capacity = Capacity::default();
-        Ok(Self { config, client, names, scripts, health, counters, eviction, capacity })
+        let (capacity, refusals) = (Capacity::default(), Refusals::default());
+        Ok(Self { config, client, names, scripts, health, counters, eviction, capacity, refusals })
     }
+
+    /// The number of the database that each connection selects.
+    fn database(&self) -> i64 {
+        database_of(&self.client)
+    }
+
+    /// Stores all scripts in Redis.
+    async fn load_scripts(&self, connection: &mut impl ConnectionLike) -> RedisResult<()> {
+        let outcome = self.scripts.load(connection).await;
+        self.refusals.count_error("SCRIPT LOAD", &outcome);
+        outcome
+    }
+}
+
+fn database_of(client: &Client) -> i64 {
+    client.get_connection_info().redis_settings().db()
 }
 
 impl RedisBroker {
@@ -296,6 +317,7 @@ impl Broker for RedisBroker {
             full: self.shared.capacity.is_full(),
             memory_used: used,
             memory_max: max,
+            refusals: self.shared.refusals.snapshot(),
         }
     }
 

@@ -11,7 +11,7 @@
 //! | `<prefix>:rooms:<node>` | set | channels in which a node holds somebody |
 //! | `<prefix>:nodes` | sorted set | nodes, by when their leases end |
 //! | `<prefix>:node:<node>` | channel | what a node sends to itself |
-//! | `<prefix>:{p.<random>}` | channel | what a connection publishes to see whether it can; it has `meta` and `log`, too |
+//! | `<prefix>:{p.<random>}` | channel | what a connection publishes to see whether it can; it has `meta` and `log`, too; `rights` is what it writes and removes at once |
 //! | `<prefix>:secret` | string | 32 random bytes |
 //! | `<prefix>:{records}` | channel | that a record was set |
 //! | `<prefix>:{records}:meta` | hash | `version`, `floor` and `run`, see `scripts/records.lua` |
@@ -117,6 +117,11 @@ impl Address {
 
     pub(super) fn log(&self) -> String {
         [self.channel(), ":log"].concat()
+    }
+
+    /// What a [probe](super::rights) writes to and removes at once.
+    pub(super) fn scratch(&self) -> String {
+        [self.channel(), ":rights"].concat()
     }
 
     /// Of the publication that has this key.

@@ -26,6 +26,7 @@ pub(super) struct Scripts {
 /// the script is stored for the first time.
 #[derive(Debug)]
 pub(super) struct Script {
+    file: &'static str,
     text: &'static str,
     name: OnceLock<String>,
 }
@@ -33,33 +34,39 @@ pub(super) struct Script {
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
-            publish: Script::new(include_str!("scripts/publish.lua")),
-            recover: Script::new(include_str!("scripts/recover.lua")),
-            history: Script::new(include_str!("scripts/history.lua")),
-            lineage: Script::new(include_str!("scripts/lineage.lua")),
-            enter: Script::new(concat!(
-                include_str!("scripts/change.lua"),
-                include_str!("scripts/enter.lua")
-            )),
-            leave: Script::new(concat!(
-                include_str!("scripts/change.lua"),
-                include_str!("scripts/leave.lua")
-            )),
-            reap: Script::new(concat!(
-                include_str!("scripts/change.lua"),
-                include_str!("scripts/reap.lua")
-            )),
-            renew: Script::new(include_str!("scripts/renew.lua")),
-            occupancy: Script::new(include_str!("scripts/occupancy.lua")),
-            secret: Script::new(include_str!("scripts/secret.lua")),
-            set_record: Script::new(concat!(
-                include_str!("scripts/records.lua"),
-                include_str!("scripts/set_record.lua")
-            )),
-            read_records: Script::new(concat!(
-                include_str!("scripts/records.lua"),
-                include_str!("scripts/read_records.lua")
-            )),
+            publish: Script::new("publish.lua", include_str!("scripts/publish.lua")),
+            recover: Script::new("recover.lua", include_str!("scripts/recover.lua")),
+            history: Script::new("history.lua", include_str!("scripts/history.lua")),
+            lineage: Script::new("lineage.lua", include_str!("scripts/lineage.lua")),
+            enter: Script::new(
+                "enter.lua",
+                concat!(include_str!("scripts/change.lua"), include_str!("scripts/enter.lua")),
+            ),
+            leave: Script::new(
+                "leave.lua",
+                concat!(include_str!("scripts/change.lua"), include_str!("scripts/leave.lua")),
+            ),
+            reap: Script::new(
+                "reap.lua",
+                concat!(include_str!("scripts/change.lua"), include_str!("scripts/reap.lua")),
+            ),
+            renew: Script::new("renew.lua", include_str!("scripts/renew.lua")),
+            occupancy: Script::new("occupancy.lua", include_str!("scripts/occupancy.lua")),
+            secret: Script::new("secret.lua", include_str!("scripts/secret.lua")),
+            set_record: Script::new(
+                "set_record.lua",
+                concat!(
+                    include_str!("scripts/records.lua"),
+                    include_str!("scripts/set_record.lua")
+                ),
+            ),
+            read_records: Script::new(
+                "read_records.lua",
+                concat!(
+                    include_str!("scripts/records.lua"),
+                    include_str!("scripts/read_records.lua")
+                ),
+            ),
         }
     }
 
@@ -83,6 +90,14 @@ impl Scripts {
         ]
     }
 
+    /// The file of the script that is called by this name or text.
+    pub(super) fn file_of(&self, called: &str) -> Option<&'static str> {
+        let is_called = |script: &&Script| {
+            script.text == called || script.name.get().is_some_and(|name| name == called)
+        };
+        self.all().into_iter().find(is_called).map(|script| script.file)
+    }
+
     /// Stores them all in Redis.
     pub(super) async fn load(&self, connection: &mut impl ConnectionLike) -> RedisResult<()> {
         let mut commands = Pipeline::new();
@@ -99,8 +114,8 @@ impl Scripts {
 }
 
 impl Script {
-    fn new(text: &'static str) -> Self {
-        Self { text, name: OnceLock::new() }
+    fn new(file: &'static str, text: &'static str) -> Self {
+        Self { file, text, name: OnceLock::new() }
     }
 
     /// Adds a call to `commands`; the arguments follow.

@@ -1,23 +1,32 @@
 //! What is read and written now and then, through a small pool of connections.
+//!
+//! Whoever finds all of them in use opens another. If that fails (Redis is at `maxclients`, this
+//! process is out of files, a password was changed), the next one that becomes free serves as well.
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chat_core::Topic;
 use deadpool_redis::{Connection, Hook, Manager, Pool, PoolError, Runtime};
-use redis::{FromRedisValue, Pipeline, PushInfo, PushKind};
-use tokio::time::timeout;
+use redis::{FromRedisValue, Pipeline, PushInfo, PushKind, RedisResult};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::answer::wants_reconnect;
 use super::link::{broker_error, code, connection_config};
 use super::mark::{Mark, Stored};
+use super::refusals::CONNECT;
 use super::{script, wire};
 use crate::error::BrokerError;
 use crate::random;
 
 /// Connections at most.
 const POOL_SIZE: usize = 4;
+
+/// For how long a connection is not opened again after that has failed while others serve.
+const REST: Duration = Duration::from_secs(1);
 
 /// Topics in one pipeline.
 const MAX_TOPICS: usize = 256;
@@ -26,6 +35,8 @@ const MAX_TOPICS: usize = 256;
 pub(super) struct Store {
     pub(super) shared: Arc<Shared>,
     pool: Pool,
+    /// One for each connection that may be in use: who has to wait for one does so in order.
+    turns: Arc<Semaphore>,
 }
 
 impl Store {
@@ -56,7 +67,7 @@ impl Store {
             }))
             .build()
             .map_err(BrokerError::config)?;
-        Ok(Self { shared, pool })
+        Ok(Self { shared, pool, turns: Arc::new(Semaphore::new(POOL_SIZE)) })
     }
 
     /// See [`Broker::positions`](crate::Broker::positions).
@@ -95,32 +106,68 @@ impl Store {
     }
 
     /// Sends commands in one go. Scripts that Redis does not know are stored first, and
-    /// all is sent again: only for what may be done twice.
+    /// all is sent again; so it is when the connection breaks meanwhile: only for what may be done
+    /// twice.
     pub(super) async fn query<T: FromRedisValue>(
         &self,
         commands: &Pipeline,
     ) -> Result<T, BrokerError> {
-        let mut connection = self.pool.get().await.map_err(pool_error)?;
-        let counters = &self.shared.counters;
+        let outcome = self.try_query(commands).await?;
+        match outcome {
+            // Not one that was silent: whoever waited for that has waited long enough.
+            Err(error) if error.is_connection_dropped() => self.try_query(commands).await?,
+            outcome => outcome,
+        }
+        .map_err(broker_error)
+    }
+
+    async fn try_query<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<RedisResult<T>, BrokerError> {
+        let (mut connection, _turn) = self.connection().await?;
+        let Shared { counters, refusals, scripts, .. } = &*self.shared;
         let mut outcome = counters.timed(commands.query_async(&mut connection)).await;
         if outcome.as_ref().is_err_and(script::was_unknown) {
-            outcome = match self.shared.scripts.load(&mut connection).await {
+            outcome = match self.shared.load_scripts(&mut connection).await {
                 Ok(()) => counters.timed(commands.query_async(&mut connection)).await,
                 Err(error) => Err(error),
             };
         }
-        let error = match outcome {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        if code(&error).is_none() || wants_reconnect(&error) {
+        refusals.count_pipeline(commands, &outcome, scripts);
+        if let Err(error) = &outcome
+            && (code(error).is_none() || wants_reconnect(error))
+        {
             // It may be the connection: the next caller should not get it.
             drop(Connection::take(connection));
             if error.is_timeout() {
                 counters.lost();
             }
         }
-        Err(broker_error(error))
+        Ok(outcome)
+    }
+
+    /// A connection, and the turn to use it.
+    async fn connection(&self) -> Result<(Connection, OwnedSemaphorePermit), BrokerError> {
+        loop {
+            let turn = Arc::clone(&self.turns).acquire_owned().await;
+            let turn = turn.map_err(BrokerError::unavailable)?;
+            let error = match self.pool.get().await {
+                Ok(connection) => return Ok((connection, turn)),
+                Err(error) => error,
+            };
+            if let PoolError::Backend(error) = &error {
+                self.shared.refusals.count_error::<()>(CONNECT, &Err(error.clone()));
+            }
+            if self.pool.status().size == 0 {
+                return Err(pool_error(error));
+            }
+            // Those that there are serve all, one turn for each of them at least.
+            tokio::spawn(async move {
+                sleep(REST).await;
+                drop(turn);
+            });
+        }
     }
 
     /// Fails `work` when the deadline has passed.

@@ -67,6 +67,13 @@ async fn half_open(kind: ConnectionKind) {
 /// How often connections are killed.
 const KILLS: usize = 20;
 
+/// In which time, where they are not waited for.
+const KILLED_FOR: Duration = Duration::from_secs(7);
+
+/// Of all together, each well below what one client may send.
+const MESSAGES_PER_SECOND: u32 = 320;
+const MEMBERS: u32 = 8;
+
 /// Of both servers, as soon as they are there again: the pauses between attempts grow to seconds,
 /// in which more is said than a room keeps by default.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,6 +106,34 @@ async fn connections_that_are_killed_under_load_lose_nothing() {
         ));
         verdict.is_whole();
         assert!(rate > 4.0 / 0.1, "no faster than with pauses: {rate:.0} messages/s");
+    }
+}
+
+/// Each server is without its connections for less time than a room of 300 messages a second keeps
+/// by default, however often they are killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_connections_leave_no_gap_in_a_default_history() {
+    let redis = RedisServer::start();
+    let [first, second] = Chat::several(&redis, &[]).await;
+    for kinds in [&["pubsub"][..], &["pubsub", "normal"]] {
+        let mut crowd = Crowd::paced(MEMBERS, MESSAGES_PER_SECOND);
+        for n in 0..MEMBERS {
+            crowd.join([&first, &second][n as usize % 2], "r", n % 3 == 0).await;
+        }
+        crowd.begin();
+        let began = Instant::now();
+        for kill in 1..=KILLS as u32 {
+            pause((KILLED_FOR * kill / KILLS as u32).saturating_sub(began.elapsed())).await;
+            for kind in kinds {
+                redis.command(&["CLIENT", "KILL", "TYPE", kind]).await;
+            }
+        }
+        let (ended, time) = (Instant::now(), began.elapsed().as_secs_f64());
+        crowd.until_all_said_since(ended).await;
+        let verdict = crowd.finish(ended).await;
+        let rate = verdict.acked as f64 / time;
+        say(&format!("{kinds:?} {KILLS} times in {time:.1} s, {rate:.0} messages/s: {verdict}"));
+        verdict.is_whole();
     }
 }
 
