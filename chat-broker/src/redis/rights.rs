@@ -61,3 +61,50 @@ pub(super) fn add_all(commands: &mut Pipeline, probe: &Address, database: i64) {
     add("UNWATCH", &[]);
     add("PING", &[]);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::redis::names::Names;
+    use crate::redis::script::Scripts;
+
+    fn tried() -> BTreeSet<String> {
+        let mut commands = Pipeline::new();
+        add_all(&mut commands, &Names::new("chat", 5).probe(), 5);
+        let word = |word: redis::Arg<&[u8]>| match word {
+            redis::Arg::Simple(word) => String::from_utf8(word.to_vec()).unwrap(),
+            _ => panic!("a cursor"),
+        };
+        commands.cmd_iter().map(|command| command.args_iter().next().map(word).unwrap()).collect()
+    }
+
+    #[test]
+    fn every_command_of_a_script_is_tried() {
+        let tried = tried();
+        // What set_record.lua can do without.
+        let is_needed = |command: &&str| *command != "INFO";
+        for script in Scripts::new().all() {
+            for call in script.text().split("call('").skip(1) {
+                let command = call.split('\'').next().unwrap();
+                let is_tried = tried.contains(command) || !is_needed(&command);
+                assert!(is_tried, "{command} of {}", script.file());
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_that_is_tried_is_documented() {
+        let page = include_str!("../../../docs/redis.md");
+        let (_, line) = page.split_once("\nACL SETUSER ").unwrap();
+        let documented: BTreeSet<&str> = line.lines().next().unwrap().split(" +").skip(1).collect();
+        for command in tried() {
+            let name = match &*command {
+                "SCRIPT" => "script|load".to_owned(),
+                name => name.to_ascii_lowercase(),
+            };
+            assert!(documented.contains(&*name), "{name}");
+        }
+    }
+}

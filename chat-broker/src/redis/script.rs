@@ -70,7 +70,7 @@ impl Scripts {
         }
     }
 
-    fn all(&self) -> [&Script; 12] {
+    pub(super) fn all(&self) -> [&Script; 12] {
         let Self { publish, recover, history, lineage, .. } = self;
         let Self { enter, leave, reap, renew, occupancy, secret, set_record, read_records, .. } =
             self;
@@ -95,7 +95,7 @@ impl Scripts {
         let is_called = |script: &&Script| {
             script.text == called || script.name.get().is_some_and(|name| name == called)
         };
-        self.all().into_iter().find(is_called).map(|script| script.file)
+        self.all().into_iter().find(is_called).map(Script::file)
     }
 
     /// Stores them all in Redis.
@@ -116,6 +116,15 @@ impl Scripts {
 impl Script {
     fn new(file: &'static str, text: &'static str) -> Self {
         Self { file, text, name: OnceLock::new() }
+    }
+
+    pub(super) fn file(&self) -> &'static str {
+        self.file
+    }
+
+    #[cfg(test)]
+    pub(super) fn text(&self) -> &'static str {
+        self.text
     }
 
     /// Adds a call to `commands`; the arguments follow.

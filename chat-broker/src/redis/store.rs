@@ -105,27 +105,33 @@ impl Store {
         self.in_time(self.query::<()>(&commands)).await.is_ok()
     }
 
-    /// Sends commands in one go. Scripts that Redis does not know are stored first, and
-    /// all is sent again; so it is when the connection breaks meanwhile: only for what may be done
-    /// twice.
+    /// Sends commands in one go; see [`ask`](Self::ask).
     pub(super) async fn query<T: FromRedisValue>(
         &self,
         commands: &Pipeline,
     ) -> Result<T, BrokerError> {
-        let outcome = self.try_query(commands).await?;
-        match outcome {
-            // Not one that was silent: whoever waited for that has waited long enough.
-            Err(error) if error.is_connection_dropped() => self.try_query(commands).await?,
-            outcome => outcome,
-        }
-        .map_err(broker_error)
+        self.ask(commands).await?.map_err(broker_error)
     }
 
-    async fn try_query<T: FromRedisValue>(
+    /// Sends commands in one go. Scripts that Redis does not know are stored first, and
+    /// all is sent again; so it is when the connection breaks meanwhile: only for what may be done
+    /// twice. The inner error is what Redis, or the connection to it, makes of them.
+    async fn ask<T: FromRedisValue>(
         &self,
         commands: &Pipeline,
     ) -> Result<RedisResult<T>, BrokerError> {
-        let (mut connection, _turn) = self.connection().await?;
+        match self.ask_once(commands).await? {
+            // Not one that was silent: whoever waited for that has waited long enough.
+            Err(error) if error.is_connection_dropped() => self.ask_once(commands).await,
+            outcome => Ok(outcome),
+        }
+    }
+
+    async fn ask_once<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<RedisResult<T>, BrokerError> {
+        let (_turn, mut connection) = self.connection().await?;
         let Shared { counters, refusals, scripts, .. } = &*self.shared;
         let mut outcome = counters.timed(commands.query_async(&mut connection)).await;
         if outcome.as_ref().is_err_and(script::was_unknown) {
@@ -147,13 +153,13 @@ impl Store {
         Ok(outcome)
     }
 
-    /// A connection, and the turn to use it.
-    async fn connection(&self) -> Result<(Connection, OwnedSemaphorePermit), BrokerError> {
+    /// The turn to use a connection, and the connection. It must be given back before the turn is.
+    async fn connection(&self) -> Result<(OwnedSemaphorePermit, Connection), BrokerError> {
         loop {
             let turn = Arc::clone(&self.turns).acquire_owned().await;
             let turn = turn.map_err(BrokerError::unavailable)?;
             let error = match self.pool.get().await {
-                Ok(connection) => return Ok((connection, turn)),
+                Ok(connection) => return Ok((turn, connection)),
                 Err(error) => error,
             };
             if let PoolError::Backend(error) = &error {
