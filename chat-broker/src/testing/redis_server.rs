@@ -82,6 +82,15 @@ impl RedisServer {
         panic!("redis-server did not start, see {}", log_file(&directory).display());
     }
 
+    /// Whether the program was built with TLS.
+    #[must_use]
+    pub fn has_tls() -> bool {
+        // Without a certificate it ends at once, and says for which of the two reasons.
+        let output = command().args(["--port", "0", "--tls-port", "1"]).output();
+        let output = output.unwrap_or_else(|error| no_program(&error));
+        String::from_utf8_lossy(&output.stdout).contains("tls-cert-file")
+    }
+
     /// `redis://127.0.0.1:<port>`
     #[must_use]
     pub fn url(&self) -> String {
@@ -170,11 +179,18 @@ impl Drop for RedisServer {
     }
 }
 
+fn command() -> Command {
+    Command::new(env::var_os(PROGRAM).unwrap_or_else(|| "redis-server".into()))
+}
+
+fn no_program(error: &io::Error) -> ! {
+    panic!("{}: {error}: {INSTALL_HINT}", command().get_program().display());
+}
+
 /// Starts a server and waits until it answers; `None` if it ended first, as it does when
 /// the port was taken.
 fn spawn(port: u16, directory: &Path, arguments: &[String]) -> Option<Child> {
-    let program = env::var_os(PROGRAM).unwrap_or_else(|| "redis-server".into());
-    let mut child = Command::new(&program)
+    let mut child = command()
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
         .arg("--dir")
@@ -186,7 +202,7 @@ fn spawn(port: u16, directory: &Path, arguments: &[String]) -> Option<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap_or_else(|error| panic!("{}: {error}: {INSTALL_HINT}", program.display()));
+        .unwrap_or_else(|error| no_program(&error));
     let deadline = Instant::now() + START_DEADLINE;
     loop {
         if child.try_wait().expect("wait for redis-server").is_some() {

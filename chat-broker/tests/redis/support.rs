@@ -1,6 +1,7 @@
 //! A node under test, and waiting with a deadline.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -164,6 +165,12 @@ pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
         assert!(Instant::now() < deadline, "waited too long for: {what}");
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Says why a test is skipped, where the harness does not hold it back.
+pub(crate) fn skip(why: &str) {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
 }
 
 /// All keys in their order, but for those that connections write to see whether they can.

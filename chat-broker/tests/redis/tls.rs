@@ -8,7 +8,7 @@ use std::{env, fs, process};
 use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, RedisConfig, Status};
 
-use crate::support::{DEADLINE, Node, assert_unavailable, room};
+use crate::support::{DEADLINE, Node, assert_unavailable, room, skip};
 
 /// A directory with a certificate for `localhost` that vouches for itself, and its key.
 struct Certificate(PathBuf);
@@ -46,6 +46,10 @@ impl Drop for Certificate {
 
 #[tokio::test]
 async fn tls_with_a_private_authority() {
+    if !RedisServer::has_tls() {
+        skip("the server of these tests was built without TLS");
+        return;
+    }
     let certificate = Certificate::new();
     let (cert, key) = (certificate.path("cert.pem"), certificate.path("key.pem"));
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();

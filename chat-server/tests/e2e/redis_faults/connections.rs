@@ -212,12 +212,12 @@ async fn a_server_that_reads_too_slowly_is_cut_off_and_misses_nothing_untold() {
         setup.proxy.block(ConnectionKind::PubSub, Way::FromRedis);
         // When the way is full of it, what is said waits behind it, and is lost with the rest.
         while buffered(&setup.redis).await < 100_000 && began.elapsed() < DEADLINE {
-            flood(&setup.redis, 10).await;
+            flood(&setup.redis, 60).await;
             // For Redis, to pass on what it can.
             pause(Duration::from_millis(50)).await;
         }
         pause(Duration::from_millis(300)).await;
-        flood(&setup.redis, 50).await;
+        flood(&setup.redis, 300).await;
         setup.proxy.release();
         cut = overflows(&setup.redis);
     }
@@ -235,10 +235,11 @@ async fn a_server_that_reads_too_slowly_is_cut_off_and_misses_nothing_untold() {
     assert!(!page.contains("chat_repaired_total 0"), "it was repaired: {page}");
 }
 
-/// So many messages of 60 KB to those who are alone.
+/// So many messages of 10 KB to those who are alone. Valkey 9 does not copy larger ones for each
+/// subscriber, and hardly counts them in what it holds for one.
 async fn flood(redis: &RedisServer, messages: u32) {
     let script = "for n = 1, ARGV[1] do
-        redis.call('PUBLISH', 'chat:{r.alone}', string.rep('x', 60000)) end";
+        redis.call('PUBLISH', 'chat:{r.alone}', string.rep('x', 10000)) end";
     redis.command(&["EVAL", script, "0", &messages.to_string()]).await;
 }
 
