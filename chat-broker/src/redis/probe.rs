@@ -106,7 +106,7 @@ impl Probe {
         let mut replies = link.send_uncounted(&commands).await?;
         for reply in replies.iter_mut().skip(rights_begin) {
             // Whatever else it says, the right is there.
-            if !is_no_right(reply) {
+            if !is_missing(reply) {
                 *reply = Value::Nil;
             }
         }
@@ -125,6 +125,9 @@ impl Probe {
     }
 }
 
-fn is_no_right(reply: &Value) -> bool {
-    matches!(reply, Value::ServerError(error) if error.code() == "NOPERM")
+/// Whether Redis does not permit a command, or does not have it (under this name).
+fn is_missing(reply: &Value) -> bool {
+    let Value::ServerError(error) = reply else { return false };
+    let is_unknown = |text: &str| text.starts_with("unknown command");
+    error.code() == "NOPERM" || error.details().is_some_and(is_unknown)
 }

@@ -116,6 +116,15 @@ async fn missing_optional_rights_are_counted_and_no_reason_to_be_away() {
     assert_eq!(node.broker.status(), Status::Ready);
 }
 
+/// As some do with what they take for dangerous.
+#[tokio::test]
+async fn renamed_command_is_missing() {
+    let server = RedisServer::start_with(&["--rename-command", "HGETALL", "OTHER"]);
+    let node = Node::start(&server).await;
+    assert_eq!(node.broker.status(), Status::Away);
+    assert!(refusals(&node, "HGETALL", "ERR") > 0, "{:?}", node.broker.stats().refusals);
+}
+
 /// Keys and channels of others, as commands: `NOPERM` as well.
 #[tokio::test]
 async fn rights_to_other_keys_are_no_rights() {

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use chat_broker::testing::{ConnectionKind, RedisProxy, RedisServer, Way};
+use serde_json::json;
 
 use super::crowd::Crowd;
 use super::{pause, until_told};
 use crate::shared::process::Process;
 use crate::shared::say;
-use crate::support::{Chat, DEADLINE, command, join, value_of};
+use crate::support::{Chat, DEADLINE, command, join, next_of, value_of};
 
 /// How long it may take until a connection is known to be broken and made anew.
 const RECOVERED: Duration = Duration::from_secs(10);
@@ -135,6 +136,30 @@ async fn killed_connections_leave_no_gap_in_a_default_history() {
         say(&format!("{kinds:?} {KILLS} times in {time:.1} s, {rate:.0} messages/s: {verdict}"));
         verdict.is_whole();
     }
+}
+
+/// One connection reads what many joins at once need.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joins_succeed_while_redis_is_at_maxclients() {
+    let redis = RedisServer::start();
+    let server = Chat::on(&redis);
+    server.until_ready().await;
+    redis.command(&["CONFIG", "SET", "maxclients", "1"]).await;
+    let mut clients = Vec::new();
+    for n in 0..30 {
+        let mut client = server.native().await;
+        client.send_json(&json!({"type": "join", "room": format!("room-{n}")})).await;
+        clients.push(client);
+    }
+    for client in &mut clients {
+        next_of(client, "joined").await;
+        let history = json!({"type": "history", "room": "room-0", "id": "h"});
+        client.send_json(&history).await;
+    }
+    assert_eq!(server.http("GET", "/readyz").await.0, 200);
+    let refused = "chat_broker_refused_total{command=\"connect\",cause=\"MAXCLIENTS\"}";
+    server.until_metric(refused, |count| count > 0).await;
+    server.until_logged("cause=\"MAXCLIENTS\"");
 }
 
 /// Waits until Redis has so many connections of a kind.
