@@ -190,7 +190,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
 
     fn membership(&self, topic: &Topic, id: ConnectionId, seat: Seat<M>) -> Membership<M> {
         let shared = Arc::clone(&self.shared);
-        Membership { shared, topic: topic.clone(), id, seat, user: None, is_lost: false }
+        let (topic, user) = (topic.clone(), None);
+        Membership { shared, topic, id, seat, user, is_lost: false, is_detached: false }
     }
 
     /// A snapshot of the topic's members on this server.

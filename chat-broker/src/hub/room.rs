@@ -72,6 +72,8 @@ pub(super) struct RoomState<M> {
     expires: Option<Instant>,
     /// Who is in the room; `None` for a user's own topic.
     roster: Option<Roster>,
+    /// Who waits for the roster to reach a version.
+    awaited: Vec<(u64, oneshot::Sender<()>)>,
     /// What the members have not been given yet, oldest first.
     pub(super) pending: Vec<Item>,
     /// Since when something has been pending in a room that is live.
@@ -205,6 +207,28 @@ impl<M> RoomState<M> {
     ) {
         if let Some(roster) = &mut self.roster {
             roster.change(version, count, change, occupant, &mut self.pending);
+            self.tell_reached();
+        }
+    }
+
+    /// Waits until the roster knows all changes up to `version`; `None` if it does, or is not
+    /// read yet.
+    pub(super) fn reach(&mut self, version: u64) -> Option<oneshot::Receiver<()>> {
+        let roster = self.roster.as_ref()?;
+        if roster.is_unknown() || roster.has_reached(version) {
+            return None;
+        }
+        let (reached, waiting) = oneshot::channel();
+        self.awaited.push((version, reached));
+        Some(waiting)
+    }
+
+    fn tell_reached(&mut self) {
+        let Some(roster) = &self.roster else { return };
+        let is_over = |one: &mut (u64, _)| roster.has_reached(one.0);
+        for (_, reached) in self.awaited.extract_if(.., is_over) {
+            // Whoever stopped waiting needs no answer.
+            let _ = reached.send(());
         }
     }
 
@@ -286,6 +310,7 @@ impl<M> RoomState<M> {
         }
         if let (Some(roster), Some(occupancy)) = (&mut self.roster, occupancy) {
             roster.set(occupancy, &mut self.pending);
+            self.tell_reached();
         }
         let mut opened = None;
         if let (Some(timeline), Some(history)) = (&mut self.timeline, history) {
@@ -402,6 +427,7 @@ impl<M> Default for RoomState<M> {
             timeline: None,
             expires: None,
             roster: None,
+            awaited: Vec::new(),
             pending: Vec::new(),
             pending_since: None,
             queued: false,

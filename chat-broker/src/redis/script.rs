@@ -15,6 +15,7 @@ pub(super) struct Scripts {
     pub(super) enter: Script,
     pub(super) leave: Script,
     pub(super) reap: Script,
+    pub(super) reconcile: Script,
     pub(super) renew: Script,
     pub(super) occupancy: Script,
     pub(super) secret: Script,
@@ -49,6 +50,10 @@ impl Scripts {
                 include_str!("scripts/change.lua"),
                 include_str!("scripts/reap.lua")
             )),
+            reconcile: Script::new(concat!(
+                include_str!("scripts/change.lua"),
+                include_str!("scripts/reconcile.lua")
+            )),
             renew: Script::new(include_str!("scripts/renew.lua")),
             occupancy: Script::new(include_str!("scripts/occupancy.lua")),
             secret: Script::new(include_str!("scripts/secret.lua")),
@@ -63,10 +68,10 @@ impl Scripts {
         }
     }
 
-    fn all(&self) -> [&Script; 12] {
+    fn all(&self) -> [&Script; 13] {
         let Self { publish, recover, history, lineage, .. } = self;
-        let Self { enter, leave, reap, renew, occupancy, secret, set_record, read_records, .. } =
-            self;
+        let Self { enter, leave, reap, reconcile, renew, occupancy, .. } = self;
+        let Self { secret, set_record, read_records, .. } = self;
         [
             publish,
             recover,
@@ -75,6 +80,7 @@ impl Scripts {
             enter,
             leave,
             reap,
+            reconcile,
             renew,
             occupancy,
             secret,

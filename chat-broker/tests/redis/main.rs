@@ -11,6 +11,7 @@
 mod answers;
 mod ends;
 mod full;
+mod healing;
 mod history;
 mod keys;
 mod leases;
