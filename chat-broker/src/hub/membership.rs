@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::room::{Snapshot, Waiter, Welcomed};
+use super::room::{Awaited, Snapshot, Waiter, Welcomed};
 use super::seat::Seat;
 use crate::broker::Departure;
 use crate::error::BrokerError;
@@ -121,11 +121,7 @@ impl<M: Deliver + Clone> Membership<M> {
         async move {
             let Some(departure) = departure else { return };
             let Some(version) = departure.await else { return };
-            let reached = shared.registry.update(&topic, |room| room.state.reach(version));
-            if let Some(Some(reached)) = reached {
-                // It fails if the room has ended here, and is known to nobody.
-                let _ = reached.await;
-            }
+            shared.until(&topic, Awaited::Version(version)).await;
         }
     }
 

@@ -21,6 +21,7 @@ use super::{Connection, unavailable};
 use crate::auth::Action;
 use crate::limits::{Charge, RoomSlot};
 use crate::member::Member;
+use crate::state::SHOWN;
 
 /// A room that the client is in.
 pub(super) struct Place {
@@ -47,9 +48,6 @@ pub(super) struct Place {
 /// How long a join waits for the bans to be known.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the answer to a leave waits for the broker.
-const LEAVING: Duration = Duration::from_secs(1);
-
 /// How often it is passed on that somebody still writes; a tenth of it lies between a stop
 /// and the next start.
 const TYPING_PAUSE: Duration = Duration::from_secs(1);
@@ -68,7 +66,7 @@ impl Connection {
     ) -> Result<(), Rejection> {
         let leaving = self.take_place(room)?.membership.leave();
         if self.state.hub.broker().status() == Status::Ready {
-            let _ = timeout(LEAVING, leaving).await;
+            let _ = timeout(SHOWN, leaving).await;
         }
         self.member.reply(&Reply::Left { id, room, reason: None, message: None });
         Ok(())
