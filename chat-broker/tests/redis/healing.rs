@@ -259,3 +259,38 @@ async fn keys_of_presence_have_a_lifetime() {
     })
     .await;
 }
+
+/// What comparing costs a Redis while nothing happens, spread over a round of three leases.
+#[tokio::test]
+async fn idle_rooms_cost_a_few_commands_each_round() {
+    const ROOMS: usize = 300;
+    const LEASE: Duration = Duration::from_secs(2);
+    const MEASURED: Duration = Duration::from_secs(3);
+    let server = RedisServer::start();
+    let node = Node::with(config(&server).lease(LEASE)).await;
+    node.enter(&room("0"), "ann");
+    node.wait_for_occupants(&room("0"), &["ann"]).await;
+    let idle = commands(&server, MEASURED).await;
+    for n in 1..ROOMS {
+        node.enter(&room(&n.to_string()), "ann");
+    }
+    node.wait_for_occupants(&room(&(ROOMS - 1).to_string()), &["ann"]).await;
+    // Until the node may go through the members.
+    sleep(LEASE * 2).await;
+    let busy = commands(&server, MEASURED).await;
+    let each = (busy - idle) * (3 * LEASE).as_secs_f64() / ROOMS as f64;
+    println!("{ROOMS} rooms: {busy:.0} commands a second, {idle:.0} without, {each:.1} for a room");
+    assert!(each < 20.0, "{each} commands for each room in a round");
+}
+
+/// How many commands Redis has run, each second, those in scripts counted.
+async fn commands(server: &RedisServer, time: Duration) -> f64 {
+    let count = async || {
+        let info = server.command(&["INFO", "stats"]).await;
+        let line = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
+        line.unwrap().trim().parse::<f64>().unwrap()
+    };
+    let (began, before) = (Instant::now(), count().await);
+    sleep(time).await;
+    (count().await - before) / began.elapsed().as_secs_f64()
+}

@@ -110,8 +110,8 @@ async fn presence_works(node: &Node, config: RedisConfig) {
 
 /// What `docs/redis.md` tells operators to permit.
 const PERMISSIONS: &str = "+eval +evalsha +script|load +hget +hmget +hset +hdel +hlen +hgetall \
-    +xadd +xlen +xrange +xrevrange +zadd +zcard +zscore +zrangebyscore +zrem +sadd +srem +spop \
-    +srandmember +exists +del +ttl +expire +pexpire +time +get +set +publish +subscribe \
+    +xadd +xlen +xrange +xrevrange +zadd +zcard +zscore +zrangebyscore +zrem +sadd +srem +sismember \
+    +hscan +srandmember +exists +del +ttl +expire +pexpire +time +get +set +publish +subscribe \
     +unsubscribe +ping +hello +select +unwatch +info +client|id +client|kill";
 
 #[tokio::test]

@@ -32,10 +32,14 @@ local function prove()
   call('PUBLISH', channel .. ':', '')
 end
 
--- How many nodes hold a user according to the members, and the info; no info if it is not there.
-local function look_up(user)
-  local nodes, info = string.match(call('HGET', members, user) or '', '^(%d+):(.*)$')
+-- How many nodes hold a user according to a member, and the info; no info if it cannot be read.
+local function parse(member)
+  local nodes, info = string.match(member or '', '^(%d+):(.*)$')
   return tonumber(nodes) or 0, info
+end
+
+local function look_up(user)
+  return parse(call('HGET', members, user))
 end
 
 -- How many nodes hold a user, by what they say themselves. A node that died counts until its

@@ -32,9 +32,10 @@ if cursor == '' or not is_first() then return { '', unknown } end
 local part = call('HSCAN', members, cursor, 'COUNT', 100)
 for n = 1, #part[2], 2 do
   local user = part[2][n]
-  local before, info = look_up(user)
-  local now = user == '' and before or count_nodes(user)
-  if now and (now ~= before or not info and user ~= '') then
+  local before, info = parse(part[2][n + 1])
+  -- The version has no name.
+  local now = user ~= '' and count_nodes(user)
+  if now and (now ~= before or not info) then
     prove()
     -- What cannot be read is removed, too: its nodes say it again.
     set_nodes(user, info or '', before, info and now or 0)
