@@ -44,9 +44,10 @@ use crate::stats::BrokerStats;
 /// * **Interest.** A node gets nothing of a topic that it has not asked for. After
 ///   `subscribe` has returned, everything published later arrives; after `unsubscribe`
 ///   has returned, nothing does.
-/// * **Presence.** A user is in a topic while at least one node says so. Each coming and
-///   going is an event to the subscribed nodes, numbered without a hole as long as there is
-///   anybody, and never lower than before. What a node said
+/// * **Presence.** A user is in a topic while at least one node says so, with the
+///   information that any node gave last. Each coming and going, and each change of the
+///   information, is an event to the subscribed nodes, numbered without a hole as long as
+///   there is anybody, and never lower than before. What a node said
 ///   holds until it says otherwise, whatever becomes of connections and of the backend's
 ///   data; when the node is gone without a word, its users are, within 15 seconds.
 /// * **Records.** All nodes share one small table. What is set in it is there, and in a place
@@ -137,12 +138,15 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 
     /// Says that `occupant` is in `topic` at this node, from now on. Returns at once: the
     /// broker sees to it that the backend agrees, before what is published to the topic
-    /// after this call, if it can be reached. Saying it again changes nothing.
+    /// after this call, if it can be reached. Saying the same again changes nothing; other
+    /// information replaces what any node said before, which is a
+    /// [`PresenceChange::Renamed`](chat_core::PresenceChange::Renamed).
     fn enter(&self, topic: &Topic, occupant: Occupant);
 
     /// Says that `user` is in `topic` at this node no more. As [`enter`](Self::enter), but
     /// the backend learns of it after what was published to the topic before this call.
-    fn leave(&self, topic: &Topic, user: &UserId);
+    /// The [`Departure`] resolves when it has, and may be dropped.
+    fn leave(&self, topic: &Topic, user: &UserId) -> Departure;
 
     /// Who is in each topic, at all nodes, in the order asked. Of a topic with more than
     /// `limit` occupants only the count. Never creates anything.
@@ -333,6 +337,53 @@ impl ReceiptSender {
     /// Settles the receipt. Nobody may be waiting any more; that is no error.
     pub fn settle(self, outcome: Result<Published, BrokerError>) {
         let _ = self.0.send(outcome);
+    }
+}
+
+/// The pending answer to a [`Broker::leave`]: the version of the event that tells the nodes of it.
+/// `None` if no event does: another node says that the user is there, the user is back, or was
+/// never there, or the broker was closed.
+///
+/// # Cancel safety
+/// Dropping it does not take the leave back.
+#[derive(Debug)]
+pub struct Departure(oneshot::Receiver<u64>);
+
+/// Settles a [`Departure`]; dropped unused, there is no event.
+#[derive(Debug)]
+pub struct DepartureSender(oneshot::Sender<u64>);
+
+impl Departure {
+    /// A departure that is settled already.
+    #[must_use]
+    pub fn ready(version: Option<u64>) -> Self {
+        let (sender, departure) = Self::pending();
+        if let Some(version) = version {
+            sender.settle(version);
+        }
+        departure
+    }
+
+    /// A departure, and what settles it.
+    #[must_use]
+    pub fn pending() -> (DepartureSender, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (DepartureSender(sender), Self(receiver))
+    }
+}
+
+impl DepartureSender {
+    /// Settles the departure. Nobody may be waiting any more; that is no error.
+    pub fn settle(self, version: u64) {
+        let _ = self.0.send(version);
+    }
+}
+
+impl Future for Departure {
+    type Output = Option<u64>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.get_mut().0).poll(cx).map(Result::ok)
     }
 }
 

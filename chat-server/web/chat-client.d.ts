@@ -119,7 +119,7 @@ export interface StateChange {
 }
 
 export type Presence =
-  | { room: string; event: "joined" | "left"; user: User }
+  | { room: string; event: "joined" | "left" | "renamed"; user: User }
   | { room: string; event: "count"; count: number };
 
 export interface ChatEvents {

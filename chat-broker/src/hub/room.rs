@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chat_core::{
     ConnectionId, History, Item, Members, Occupancy, Occupant, Position, PresenceChange, Recent,
-    Roster, Timeline, Topic, timeline,
+    Roster, Timeline, Topic, UserId, timeline,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -72,6 +72,8 @@ pub(super) struct RoomState<M> {
     expires: Option<Instant>,
     /// Who is in the room; `None` for a user's own topic.
     roster: Option<Roster>,
+    /// Who waits for the roster to show something.
+    awaited: Vec<(Awaited, oneshot::Sender<()>)>,
     /// What the members have not been given yet, oldest first.
     pub(super) pending: Vec<Item>,
     /// Since when something has been pending in a room that is live.
@@ -109,6 +111,24 @@ pub(super) struct Waiter<M> {
     /// Remains a member even if the room cannot go live for now.
     pub(super) stays: bool,
     pub(super) done: oneshot::Sender<Result<(), BrokerError>>,
+}
+
+/// What a roster is to show.
+#[derive(Debug)]
+pub(super) enum Awaited {
+    /// All changes up to this version.
+    Version(u64),
+    /// That a user is not listed.
+    Absence(UserId),
+}
+
+impl Awaited {
+    fn is_shown_by(&self, roster: &Roster) -> bool {
+        match self {
+            Self::Version(version) => roster.has_reached(*version),
+            Self::Absence(user) => roster.listed().is_none_or(|listed| !listed.contains_key(user)),
+        }
+    }
 }
 
 type Welcome<M> = Box<dyn FnOnce(Snapshot<'_, M>) + Send>;
@@ -205,6 +225,29 @@ impl<M> RoomState<M> {
     ) {
         if let Some(roster) = &mut self.roster {
             roster.change(version, count, change, occupant, &mut self.pending);
+            self.tell_awaited();
+        }
+    }
+
+    /// Waits until the roster shows something; `None` if it does, or is not read yet.
+    pub(super) fn until(&mut self, awaited: Awaited) -> Option<oneshot::Receiver<()>> {
+        let roster = self.roster.as_ref()?;
+        if roster.is_unknown() || awaited.is_shown_by(roster) {
+            return None;
+        }
+        // Of those who stopped waiting, who would pile up while the broker is away.
+        self.awaited.retain(|(_, shown)| !shown.is_closed());
+        let (shown, waiting) = oneshot::channel();
+        self.awaited.push((awaited, shown));
+        Some(waiting)
+    }
+
+    fn tell_awaited(&mut self) {
+        let Some(roster) = &self.roster else { return };
+        let is_shown = |(awaited, _): &mut (Awaited, _)| awaited.is_shown_by(roster);
+        for (_, shown) in self.awaited.extract_if(.., is_shown) {
+            // Whoever stopped waiting needs no answer.
+            let _ = shown.send(());
         }
     }
 
@@ -286,6 +329,7 @@ impl<M> RoomState<M> {
         }
         if let (Some(roster), Some(occupancy)) = (&mut self.roster, occupancy) {
             roster.set(occupancy, &mut self.pending);
+            self.tell_awaited();
         }
         let mut opened = None;
         if let (Some(timeline), Some(history)) = (&mut self.timeline, history) {
@@ -402,6 +446,7 @@ impl<M> Default for RoomState<M> {
             timeline: None,
             expires: None,
             roster: None,
+            awaited: Vec::new(),
             pending: Vec::new(),
             pending_since: None,
             queued: false,

@@ -276,7 +276,8 @@ impl LaneTask {
         if enters.contains(&Value::Int(0)) {
             self.presence.doubt.notify_one();
         }
-        self.claims.settle(changes, enters.iter().chain(&leaves).map(presence::outcome));
+        let enters = enters.iter().map(presence::entered);
+        self.claims.settle(changes, enters.chain(leaves.iter().map(presence::left)));
         let settled = self.settle_jobs(jobs, replies);
         if lacks_scripts {
             link.load().await?;

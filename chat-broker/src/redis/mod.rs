@@ -9,6 +9,7 @@
 //! subscribe ─────────────────┘ SUBSCRIBE
 //! history, positions, occupancy, secret, records ──► pool of connections ──► scripts that read
 //! lease ──► connection ──► renew.lua ──► the dead ──► reaper ──► pool ──► reap.lua
+//! reconciler ──► pool ──► reconcile.lua ──► what Redis has lost ──► claims
 //! ```
 //!
 //! What changes a topic is one script, so what subscribers get of it stands in the order of
@@ -43,6 +44,7 @@ mod probe;
 mod publisher;
 mod queue;
 mod reaper;
+mod reconciler;
 mod records;
 mod recover;
 mod refusals;
@@ -69,7 +71,7 @@ pub use config::RedisConfig;
 #[cfg(feature = "testing")]
 pub use wire::redis_payload;
 
-use crate::broker::{Broker, Delivery, HistoryRead, Receipt, Status};
+use crate::broker::{Broker, Delivery, Departure, HistoryRead, Receipt, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
 use crate::records::Records;
@@ -79,6 +81,7 @@ use eviction::Eviction;
 use health::Health;
 use lease::LeaseTask;
 use names::Names;
+use presence::Presence;
 use publisher::Publisher;
 use refusals::Refusals;
 use script::Scripts;
@@ -95,6 +98,7 @@ use subscriber::Subscriber;
 pub struct RedisBroker {
     shared: Arc<Shared>,
     publisher: Publisher,
+    presence: Arc<Presence>,
     subscriber: Arc<Subscriber>,
     store: Arc<Store>,
     closing: watch::Sender<bool>,
@@ -103,7 +107,8 @@ pub struct RedisBroker {
     publishing: Mutex<JoinSet<()>>,
     /// The task that subscribes.
     subscribing: Mutex<JoinSet<()>>,
-    /// The task that keeps the lease: it ends by itself after `retiring`. The other reaps.
+    /// The task that keeps the lease: it ends by itself after `retiring`. The others reap, and
+    /// reconcile.
     leasing: Mutex<JoinSet<()>>,
 }
 
@@ -179,11 +184,13 @@ impl RedisBroker {
         let mut leasing = JoinSet::new();
         leasing.spawn(LeaseTask::new(&shared, &presence, condemned).run(retired));
         leasing.spawn(reaper::run(Arc::clone(&store), to_reap));
+        leasing.spawn(reconciler::run(Arc::clone(&store), Arc::clone(&presence)));
 
         shared.health.first_report().await;
         let broker = Self {
             shared,
             publisher,
+            presence,
             subscriber,
             store,
             closing,
@@ -260,9 +267,10 @@ impl Broker for RedisBroker {
         }
     }
 
-    fn leave(&self, topic: &Topic, user: &UserId) {
-        if self.open().is_ok() {
-            self.publisher.leave(topic, user);
+    fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
+        match self.open() {
+            Ok(()) => self.publisher.leave(topic, user),
+            Err(_) => Departure::ready(None),
         }
     }
 
@@ -272,7 +280,7 @@ impl Broker for RedisBroker {
         limit: usize,
     ) -> Result<Vec<Occupancy>, BrokerError> {
         self.open()?;
-        self.store.occupancy(topics, limit).await
+        self.store.occupancy(topics, limit, self.presence.may_judge()).await
     }
 
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {

@@ -42,7 +42,7 @@ pub(super) struct Names {
 }
 
 /// Where a topic is in Redis.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Address {
     meta: String,
 }

@@ -17,7 +17,7 @@ use super::presence::Presence;
 use super::queue::{Job, Queue};
 use super::subscriber::Subscriber;
 use super::wire::MessageId;
-use crate::broker::{Delivery, Receipt};
+use crate::broker::{Delivery, Departure, Receipt};
 use crate::error::BrokerError;
 
 /// Payload that waits for one connection at most, in bytes.
@@ -101,9 +101,9 @@ impl Publisher {
     }
 
     /// See [`Broker::leave`](crate::Broker::leave).
-    pub(super) fn leave(&self, topic: &Topic, user: &UserId) {
+    pub(super) fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
         let lane = self.lane(topic);
-        lane.claims.leave(self.key(topic, user.clone()), lane.accepted());
+        lane.claims.leave(self.key(topic, user.clone()), lane.accepted())
     }
 
     fn key(&self, topic: &Topic, user: UserId) -> Key {

@@ -15,6 +15,7 @@ pub(super) struct Scripts {
     pub(super) enter: Script,
     pub(super) leave: Script,
     pub(super) reap: Script,
+    pub(super) reconcile: Script,
     pub(super) renew: Script,
     pub(super) occupancy: Script,
     pub(super) secret: Script,
@@ -50,6 +51,10 @@ impl Scripts {
                 "reap.lua",
                 concat!(include_str!("scripts/change.lua"), include_str!("scripts/reap.lua")),
             ),
+            reconcile: Script::new(
+                "reconcile.lua",
+                concat!(include_str!("scripts/change.lua"), include_str!("scripts/reconcile.lua")),
+            ),
             renew: Script::new("renew.lua", include_str!("scripts/renew.lua")),
             occupancy: Script::new("occupancy.lua", include_str!("scripts/occupancy.lua")),
             secret: Script::new("secret.lua", include_str!("scripts/secret.lua")),
@@ -70,10 +75,10 @@ impl Scripts {
         }
     }
 
-    pub(super) fn all(&self) -> [&Script; 12] {
+    pub(super) fn all(&self) -> [&Script; 13] {
         let Self { publish, recover, history, lineage, .. } = self;
-        let Self { enter, leave, reap, renew, occupancy, secret, set_record, read_records, .. } =
-            self;
+        let Self { enter, leave, reap, reconcile, renew, occupancy, .. } = self;
+        let Self { secret, set_record, read_records, .. } = self;
         [
             publish,
             recover,
@@ -82,6 +87,7 @@ impl Scripts {
             enter,
             leave,
             reap,
+            reconcile,
             renew,
             occupancy,
             secret,

@@ -12,6 +12,7 @@ mod answers;
 mod crowded;
 mod ends;
 mod full;
+mod healing;
 mod history;
 mod keys;
 mod leases;

@@ -17,7 +17,7 @@ use chat_core::{
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
-use super::members;
+use super::members::{self, Asker};
 use crate::member::Member;
 
 /// Payload of messages in one page, in bytes: as much as a read of the broker brings.
@@ -58,6 +58,8 @@ pub(super) struct Newcomer {
     pub(super) id: Option<Box<RawValue>>,
     pub(super) room: RoomId,
     pub(super) wish: Wish,
+    /// It is not in the room yet; else it joins again.
+    pub(super) is_joining: bool,
     /// How long it may take to read what waits for it.
     pub(super) patience: Duration,
     pub(super) max_listed: usize,
@@ -225,7 +227,8 @@ impl Newcomer {
             self.count(bytes);
         };
         if self.member.sees_presence() {
-            members::list(snapshot, &self.member.user, self.max_listed, tell);
+            let asker = Asker { user: &self.member.user, is_joining: self.is_joining };
+            members::list(snapshot, asker, self.max_listed, tell);
         } else {
             tell(&[self.member.user.as_sender()], 1);
         }

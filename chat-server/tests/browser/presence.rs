@@ -23,6 +23,22 @@ fn a_reload_is_not_told_and_a_closed_tab_is() {
     browser.assert_no_errors(&[]);
 }
 
+/// A user returns under another name, within the grace.
+#[test]
+fn list_shows_the_latest_name() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let alice = browser.open(&server.url("/?user=Alice&room=general"));
+    alice.until_shows("log", "You joined the room.");
+    let bob = browser.open(&server.url("/?user=Bob&room=general"));
+    alice.until_shows("members", "Bob");
+    bob.go(&server.url("/?user=Bobby&room=general"));
+    alice.until_shows("members", "Bobby");
+    alice.until_shows("log", "Bob is now Bobby.");
+    alice.until(COUNT, &["2"]);
+    browser.assert_no_errors(&[]);
+}
+
 #[test]
 fn of_a_crowd_the_number_is_shown() {
     let server = Server::start_with(&["--presence-limit", "2"]);

@@ -72,9 +72,9 @@ pub use interest::{
 pub use keys::{a_key_is_published_once, a_key_is_published_once_by_all_at_once, keys_do_not_mix};
 pub use model::any_mix_of_calls_does_as_a_model;
 pub use presence::{
-    a_snapshot_and_what_follows_have_no_hole, occupants_are_listed_up_to_a_limit,
-    presence_is_numbered_upwards, presence_keeps_its_place_among_publications,
-    presence_passes_unchanged, users_come_and_go_once,
+    a_snapshot_and_what_follows_have_no_hole, latest_name_of_a_user_counts,
+    occupants_are_listed_up_to_a_limit, presence_is_numbered_upwards,
+    presence_keeps_its_place_among_publications, presence_passes_unchanged, users_come_and_go_once,
 };
 pub use records::{
     a_record_that_expired_is_no_more, any_mix_of_records_is_read_by_all,
@@ -140,6 +140,7 @@ where
         records_have_bounds,
         any_mix_of_records_is_read_by_all,
         users_come_and_go_once,
+        latest_name_of_a_user_counts,
         presence_is_numbered_upwards,
         occupants_are_listed_up_to_a_limit,
         presence_keeps_its_place_among_publications,

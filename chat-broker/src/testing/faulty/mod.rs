@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use self::line::Line;
 pub use self::line::Told;
-use crate::broker::{Broker, Delivery, HistoryRead, Receipt, Status};
+use crate::broker::{Broker, Delivery, Departure, HistoryRead, Receipt, Status};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
 use crate::records::Records;
@@ -315,9 +315,9 @@ impl Broker for FaultyBroker {
         self.inner.enter(topic, occupant);
     }
 
-    fn leave(&self, topic: &Topic, user: &UserId) {
+    fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
         self.log().push((Call::Leave, 1));
-        self.inner.leave(topic, user);
+        self.inner.leave(topic, user)
     }
 
     async fn occupancy(

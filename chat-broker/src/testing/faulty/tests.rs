@@ -38,7 +38,7 @@ fn told(events: Vec<BrokerEvent>) -> Vec<String> {
     let text = |event| match event {
         BrokerEvent::Publication { payload, .. } => format!("{payload:?}"),
         BrokerEvent::Presence { change: PresenceChange::Joined, .. } => "joined".into(),
-        BrokerEvent::Presence { change: PresenceChange::Left, .. } => "left".into(),
+        BrokerEvent::Presence { .. } => "left".into(),
         BrokerEvent::Lagged(topics) => format!("lagged {}", topics.len()),
         BrokerEvent::Interrupted => "interrupted".into(),
         BrokerEvent::RecordsChanged => "records".into(),
