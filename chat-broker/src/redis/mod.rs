@@ -42,9 +42,11 @@ mod probe;
 mod publisher;
 mod queue;
 mod reaper;
+mod record_copy;
 mod records;
 mod recover;
 mod script;
+mod secret;
 mod stats;
 mod store;
 mod subscriber;
@@ -272,7 +274,10 @@ impl Broker for RedisBroker {
     async fn records(&self, after: u64) -> Result<Records, BrokerError> {
         self.open()?;
         self.subscriber.reading_records();
-        self.store.records(after).await
+        let records = self.store.records(after).await?;
+        // Callers read every few seconds, and this is as often as the secret is looked after.
+        self.store.keep_secret().await;
+        Ok(records)
     }
 
     fn status(&self) -> Status {

@@ -20,6 +20,7 @@ pub(super) struct Scripts {
     pub(super) secret: Script,
     pub(super) set_record: Script,
     pub(super) read_records: Script,
+    pub(super) restore_records: Script,
 }
 
 /// A script. Its name is a hash of its text, the same in every Redis; it is learned when
@@ -60,13 +61,17 @@ impl Scripts {
                 include_str!("scripts/records.lua"),
                 include_str!("scripts/read_records.lua")
             )),
+            restore_records: Script::new(concat!(
+                include_str!("scripts/records.lua"),
+                include_str!("scripts/restore_records.lua")
+            )),
         }
     }
 
-    fn all(&self) -> [&Script; 12] {
+    fn all(&self) -> [&Script; 13] {
         let Self { publish, recover, history, lineage, .. } = self;
-        let Self { enter, leave, reap, renew, occupancy, secret, set_record, read_records, .. } =
-            self;
+        let Self { enter, leave, reap, renew, occupancy, secret, .. } = self;
+        let Self { set_record, read_records, restore_records, .. } = self;
         [
             publish,
             recover,
@@ -80,6 +85,7 @@ impl Scripts {
             secret,
             set_record,
             read_records,
+            restore_records,
         ]
     }
 

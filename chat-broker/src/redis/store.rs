@@ -12,9 +12,10 @@ use super::Shared;
 use super::answer::wants_reconnect;
 use super::link::{broker_error, code, connection_config};
 use super::mark::{Mark, Stored};
+use super::records::RecordState;
+use super::secret::SecretState;
 use super::{script, wire};
 use crate::error::BrokerError;
-use crate::random;
 
 /// Connections at most.
 const POOL_SIZE: usize = 4;
@@ -25,6 +26,8 @@ const MAX_TOPICS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) shared: Arc<Shared>,
+    pub(super) records: RecordState,
+    pub(super) secret: SecretState,
     pool: Pool,
 }
 
@@ -56,7 +59,7 @@ impl Store {
             }))
             .build()
             .map_err(BrokerError::config)?;
-        Ok(Self { shared, pool })
+        Ok(Self { shared, records: RecordState::default(), secret: SecretState::default(), pool })
     }
 
     /// See [`Broker::positions`](crate::Broker::positions).
@@ -76,15 +79,6 @@ impl Store {
             Ok(marks)
         };
         self.in_time(read).await
-    }
-
-    /// Reads the secret, or proposes one.
-    pub(super) async fn secret(&self) -> Result<[u8; 32], BrokerError> {
-        let mut commands = Pipeline::with_capacity(1);
-        let call = self.shared.scripts.secret.call(&mut commands, &[self.shared.names.secret()]);
-        call.arg(&random::secret()?);
-        let (stored,): (Vec<u8>,) = self.in_time(self.query(&commands)).await?;
-        stored.try_into().map_err(|_| BrokerError::refused("the secret in redis is not 32 bytes"))
     }
 
     /// Sends something to a channel; returns whether Redis took it.

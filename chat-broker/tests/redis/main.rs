@@ -15,6 +15,7 @@ mod history;
 mod keys;
 mod leases;
 mod lineage;
+mod lost_records;
 mod outages;
 mod presence;
 mod records;
