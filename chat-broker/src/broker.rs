@@ -280,6 +280,40 @@ pub struct HistoryRead {
 }
 
 impl HistoryRead {
+    /// Whether `history` can be an answer to this: entries without a hole, oldest first, as many as
+    /// were asked for at most, within the range and up to the position.
+    ///
+    /// # Errors
+    /// [`BrokerError::Damaged`]: it is none, and whoever went on with it could read for ever.
+    pub fn check(&self, history: &History) -> Result<(), BrokerError> {
+        let History { position, entries } = history;
+        let offsets = || entries.iter().map(|entry| entry.offset);
+        let (first, last) = (offsets().next().unwrap_or(1), offsets().last().unwrap_or(0));
+        let is_in_range = match self.range {
+            _ if entries.is_empty() => true,
+            Range::After(offset) => first > offset,
+            Range::Before(offset) => last < offset,
+            Range::Latest => true,
+        };
+        let wrong = if position.offset > Position::MAX_OFFSET {
+            "a position beyond all"
+        } else if entries.len() > self.limit as usize {
+            "more messages than were asked for"
+        } else if first == 0 || last > position.offset {
+            "messages outside of the sequence"
+        } else if !offsets()
+            .zip(offsets().skip(1))
+            .all(|(one, next)| one.checked_add(1) == Some(next))
+        {
+            "messages that do not follow on each other"
+        } else if !is_in_range {
+            "messages that were not asked for"
+        } else {
+            return Ok(());
+        };
+        Err(BrokerError::damaged(self.topic.clone(), format!("its history has {wrong}")))
+    }
+
     /// Payload of one read, in bytes; the publication that reaches it is the last.
     pub const MAX_BYTES: usize = 256 * 1024;
 }

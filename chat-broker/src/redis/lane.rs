@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::answer::{is_overtaken, published, wants_reconnect};
 use super::claims::{Changes, Claims};
+use super::damage::{PRESENCE, SEQUENCE};
 use super::health::Side;
 use super::link::{Backoff, Link, PING_INTERVAL, RESPONSE_TIMEOUT, broker_error, timed_out};
 use super::mark::{ByTopic, Mark};
@@ -270,6 +271,12 @@ impl LaneTask {
         if enters.contains(&Value::Int(0)) {
             self.presence.doubt.notify_one();
         }
+        let changed = changes.enters.iter().map(|(key, _)| key).chain(&changes.leaves);
+        for (key, reply) in changed.zip(enters.iter().chain(&leaves)) {
+            if let Value::ServerError(error) = reply {
+                self.shared.damage.note(&key.address, PRESENCE, error);
+            }
+        }
         self.claims.settle(changes, enters.iter().chain(&leaves).map(presence::outcome));
         let settled = self.settle_jobs(jobs, replies);
         if lacks_scripts {
@@ -298,7 +305,9 @@ impl LaneTask {
                 Err(error) if wants_reconnect(error) => broken = Some(error.clone()),
                 _ => {}
             }
-            settled.push((job, outcome.map_err(broker_error)));
+            let damage = &self.shared.damage;
+            let outcome = outcome.map_err(|error| damage.explain(&job.address, SEQUENCE, error));
+            settled.push((job, outcome));
         }
         self.finish(settled, seen);
         self.queue.put_back(unexecuted);

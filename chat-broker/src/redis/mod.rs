@@ -26,6 +26,7 @@ mod answer;
 mod capacity;
 mod claims;
 mod config;
+mod damage;
 mod eviction;
 mod health;
 mod history;
@@ -73,6 +74,7 @@ use crate::events::{self, BrokerEvents};
 use crate::records::Records;
 use crate::stats::BrokerStats;
 use capacity::{Capacity, Memory};
+use damage::Damage;
 use eviction::Eviction;
 use health::Health;
 use lease::LeaseTask;
@@ -115,6 +117,7 @@ struct Shared {
     counters: Arc<Counters>,
     eviction: Eviction,
     capacity: Capacity,
+    damage: Damage,
 }
 
 impl Shared {
@@ -124,8 +127,8 @@ impl Shared {
         let names = Names::new(&config.prefix, database);
         let (scripts, health) = (Scripts::new(), Health::new());
         let (counters, eviction) = (Arc::default(), Eviction::default());
-        let capacity = Capacity::default();
-        Ok(Self { config, client, names, scripts, health, counters, eviction, capacity })
+        let (capacity, damage) = (Capacity::default(), Damage::default());
+        Ok(Self { config, client, names, scripts, health, counters, eviction, capacity, damage })
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::Shared;
 use super::claims::{Changes, Claims, Outcome};
+use super::damage::PRESENCE;
 use super::script::is_unknown;
 use super::store::Store;
 use crate::error::BrokerError;
@@ -116,12 +117,13 @@ impl Store {
         let work = async {
             let mut occupancies = Vec::with_capacity(topics.len());
             for topics in topics.chunks(MAX_READS) {
+                let addresses = self.addresses(topics);
                 let mut commands = Pipeline::with_capacity(topics.len());
-                for topic in topics {
-                    let members = self.shared.names.address(topic).members();
+                for address in &addresses {
+                    let members = address.members();
                     self.shared.scripts.occupancy.call(&mut commands, &[members]).arg(limit);
                 }
-                let replies: Vec<Reply> = self.query(&commands).await?;
+                let replies: Vec<Reply> = self.query_each(&commands, &addresses, PRESENCE).await?;
                 occupancies.extend(replies.into_iter().map(occupancy));
             }
             Ok(occupancies)

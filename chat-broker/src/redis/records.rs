@@ -77,7 +77,8 @@ impl Store {
         call.arg(names.records()).arg(key).arg(u8::from(value.is_some()));
         call.arg(value.map_or(&b""[..], |value| value)).arg(lifetime.as_millis() as u64);
         call.arg(Records::MAX).arg(self.records.version.load(Ordering::Acquire));
-        let (outcome,) = self.query(&commands).await?;
+        let (outcome,) =
+            self.query_shared(&commands, &self.shared.names.record_keys_text()).await?;
         Ok(outcome)
     }
 
@@ -118,11 +119,7 @@ impl Store {
 
     /// Reads what has changed. A node that has never seen a table, and finds none, asks the others
     /// for theirs before it believes that.
-    async fn read_table(
-        &self,
-        copy: &RecordCopy,
-        after: u64,
-    ) -> Result<Table, BrokerError> {
+    async fn read_table(&self, copy: &RecordCopy, after: u64) -> Result<Table, BrokerError> {
         let table = self.read_pages(copy, after).await?;
         let is_missing = table.id.is_empty() && copy.known().0.is_empty();
         if is_missing && !self.records.has_asked.swap(true, Ordering::AcqRel) {
@@ -148,7 +145,7 @@ impl Store {
             call.arg(&from).arg(PAGE).arg(before.0).arg(before.1);
             call.arg(known_version).arg(known_table);
             let ((version, floor, is_first_of_all, id, next, page),): (Reply,) =
-                self.query(&commands).await?;
+                self.query_shared(&commands, &self.shared.names.record_keys_text()).await?;
             if is_first_of_all {
                 table.rows.clear();
                 table.complete = true;
@@ -180,7 +177,8 @@ impl Store {
                 call.arg(key).arg(version).arg(u8::from(value.is_some()));
                 call.arg(value.as_deref().unwrap_or_default()).arg(left.as_millis() as u64);
             }
-            let (written,): (u64,) = self.query(&commands).await?;
+            let (written,): (u64,) =
+                self.query_shared(&commands, &self.shared.names.record_keys_text()).await?;
             restored += written;
         }
         if restored > 0 && records > 0 {

@@ -54,11 +54,12 @@ impl Store {
     async fn propose_secret(&self, secret: Secret) -> Result<(Secret, bool), BrokerError> {
         let mut commands = Pipeline::with_capacity(1);
         let key = self.shared.names.secret();
-        self.shared.scripts.secret.call(&mut commands, &[key]).arg(&secret);
-        let ((stored, is_new),): ((Vec<u8>, bool),) = self.in_time(self.query(&commands)).await?;
+        self.shared.scripts.secret.call(&mut commands, &[&key]).arg(&secret);
+        let ask = self.query_shared(&commands, &key);
+        let ((stored, is_new),): ((Vec<u8>, bool),) = self.in_time(ask).await?;
         let stored = stored
             .try_into()
-            .map_err(|_| BrokerError::refused("the secret in redis is not 32 bytes"))?;
+            .map_err(|_| BrokerError::refused(format!("{key}: the secret is not 32 bytes")))?;
         Ok((stored, is_new))
     }
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use chat_core::Topic;
 use deadpool_redis::{Connection, Hook, Manager, Pool, PoolError, Runtime};
-use redis::{FromRedisValue, Pipeline, PushInfo, PushKind};
+use redis::{FromRedisValue, Pipeline, PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::time::timeout;
 
 use super::Shared;
 use super::answer::wants_reconnect;
+use super::damage::SEQUENCE;
 use super::link::{broker_error, code, connection_config};
 use super::mark::{Mark, Stored};
+use super::names::Address;
 use super::records::RecordState;
 use super::secret::SecretState;
 use super::{script, wire};
@@ -67,18 +69,37 @@ impl Store {
         let read = async {
             let mut marks = Vec::with_capacity(topics.len());
             for topics in topics.chunks(MAX_TOPICS) {
+                let addresses = self.addresses(topics);
                 let mut commands = Pipeline::with_capacity(topics.len());
-                for topic in topics {
-                    let address = self.shared.names.address(topic);
+                for address in &addresses {
                     commands.cmd("HMGET").arg(address.meta()).arg(&["epoch", "offset", "id"]);
                 }
-                for stored in self.query::<Vec<Stored>>(&commands).await? {
-                    marks.push(Mark::parse(stored).ok_or_else(malformed)?);
-                }
+                let stored = self.query_each(&commands, &addresses, SEQUENCE).await?;
+                marks.extend(
+                    addresses
+                        .iter()
+                        .zip(stored)
+                        .map(|(address, stored)| self.mark(address, stored)),
+                );
             }
             Ok(marks)
         };
         self.in_time(read).await
+    }
+
+    pub(super) fn addresses<'a>(
+        &self,
+        topics: impl IntoIterator<Item = &'a Topic>,
+    ) -> Vec<Address> {
+        topics.into_iter().map(|topic| self.shared.names.address(topic)).collect()
+    }
+
+    /// Reads a position. One that makes no sense is none: the next publication begins a new epoch.
+    pub(super) fn mark(&self, address: &Address, stored: Stored) -> Mark {
+        Mark::parse(stored).unwrap_or_else(|| {
+            self.shared.damage.note_position(address);
+            Mark::default()
+        })
     }
 
     /// Sends something to a channel; returns whether Redis took it.
@@ -88,12 +109,57 @@ impl Store {
         self.in_time(self.query::<()>(&commands)).await.is_ok()
     }
 
-    /// Sends commands in one go. Scripts that Redis does not know are stored first, and
-    /// all is sent again: only for what may be done twice.
+    /// Sends one command for each address; the answers stand in their order. What is wrong with the
+    /// keys of one topic is said of that one.
+    pub(super) async fn query_each<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+        addresses: &[Address],
+        keys: &'static str,
+    ) -> Result<Vec<T>, BrokerError> {
+        let damage = &self.shared.damage;
+        let replies: Vec<Value> = match self.ask(commands).await? {
+            Ok(replies) => replies,
+            Err(error) => {
+                let failed = first_failed(&error).and_then(|n| addresses.get(n));
+                return Err(match failed {
+                    Some(address) => damage.explain(address, keys, error),
+                    None => broker_error(error),
+                });
+            }
+        };
+        let answers = replies.into_iter().zip(addresses).map(|(reply, address)| {
+            let answer = redis::from_redis_value(reply);
+            answer.map_err(|error| damage.explain(address, keys, error.into()))
+        });
+        answers.collect()
+    }
+
+    /// Sends commands on keys that all topics share. What is wrong with those is said of them.
+    pub(super) async fn query_shared<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+        keys: &str,
+    ) -> Result<T, BrokerError> {
+        let answer = self.ask(commands).await?;
+        answer.map_err(|error| self.shared.damage.explain_shared(keys, error))
+    }
+
+    /// Sends commands in one go; see [`ask`](Self::ask).
     pub(super) async fn query<T: FromRedisValue>(
         &self,
         commands: &Pipeline,
     ) -> Result<T, BrokerError> {
+        self.ask(commands).await?.map_err(broker_error)
+    }
+
+    /// Sends commands in one go. Scripts that Redis does not know are stored first, and
+    /// all is sent again: only for what may be done twice. The inner error is what Redis, or the
+    /// connection to it, makes of them.
+    async fn ask<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<RedisResult<T>, BrokerError> {
         let mut connection = self.pool.get().await.map_err(pool_error)?;
         let counters = &self.shared.counters;
         let mut outcome = counters.timed(commands.query_async(&mut connection)).await;
@@ -103,18 +169,16 @@ impl Store {
                 Err(error) => Err(error),
             };
         }
-        let error = match outcome {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        if code(&error).is_none() || wants_reconnect(&error) {
+        if let Err(error) = &outcome
+            && (code(error).is_none() || wants_reconnect(error))
+        {
             // It may be the connection: the next caller should not get it.
             drop(Connection::take(connection));
             if error.is_timeout() {
                 counters.lost();
             }
         }
-        Err(broker_error(error))
+        Ok(outcome)
     }
 
     /// Fails `work` when the deadline has passed.
@@ -128,8 +192,10 @@ impl Store {
     }
 }
 
-pub(super) fn malformed() -> BrokerError {
-    BrokerError::refused("malformed epoch in redis")
+/// Which of the commands failed first.
+fn first_failed(error: &RedisError) -> Option<usize> {
+    let errors = error.clone().into_server_errors()?;
+    errors.first().map(|(nth, _)| *nth)
 }
 
 fn pool_error(error: PoolError) -> BrokerError {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_broker::testing::Call;
+use chat_broker::testing::{Call, FaultyBroker};
 use chat_broker::{Broker, BrokerError, Hub, HubConfig, MemoryBus};
 use chat_core::ConnectionId;
 
@@ -203,4 +203,43 @@ async fn a_room_that_reads_slowly_keeps_nobody_else_waiting() {
     let _place = join(&hub, &room("other"), 2).await;
     broker.release(Call::History);
     stuck.await.unwrap().unwrap();
+}
+
+/// A broker that gives one answer too few, or one too many: joins fail, and none waits for ever.
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_missing_or_too_many_fail_the_join() {
+    for call in [Call::History, Call::Occupancy] {
+        for fault in [FaultyBroker::shorten_next, FaultyBroker::lengthen_next] {
+            let (hub, broker, _) = faulty();
+            fault(&broker, call, usize::MAX);
+            let joins = ["a", "b", "c"].map(|name| {
+                let hub = hub.clone();
+                tokio::spawn(async move { try_join(&hub, &room(name), 1).await })
+            });
+            for join in joins {
+                let refused = join.await.unwrap();
+                assert!(matches!(refused, Err(BrokerError::Refused(_))), "{refused:?}");
+            }
+            broker.release(call);
+            try_join(&hub, &room("a"), 2).await.expect("a broker that answers");
+        }
+    }
+}
+
+/// All rooms of one call, of which the broker gives one answer too few, once.
+#[tokio::test(start_paused = true)]
+async fn rooms_of_a_call_that_was_not_answered_are_read_again() {
+    let (hub, broker, publisher) = faulty();
+    for call in [Call::History, Call::Positions] {
+        broker.shorten_next(call, 1);
+        let joins = (0..8).map(|n| {
+            let hub = hub.clone();
+            tokio::spawn(async move { join(&hub, &room(&format!("{call:?} {n}")), n).await })
+        });
+        for (n, joining) in joins.collect::<Vec<_>>().into_iter().enumerate() {
+            let (_place, mut ear, _) = joining.await.unwrap();
+            say(&publisher, &room(&format!("{call:?} {n}")), "x").await;
+            assert_eq!(ear.hear().await, "1 x");
+        }
+    }
 }

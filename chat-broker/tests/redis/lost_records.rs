@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, BrokerError, BrokerEvent, RedisBroker, Records, Status};
+use chat_broker::{Broker, BrokerError, BrokerEvent, Records, RedisBroker, Status};
 use tokio::task::JoinHandle;
 
 use crate::support::{Node, eventually};

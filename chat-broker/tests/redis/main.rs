@@ -9,6 +9,7 @@
 )]
 
 mod answers;
+mod damage;
 mod ends;
 mod full;
 mod history;

@@ -15,26 +15,32 @@ local meta, log, record = KEYS[1], KEYS[2], KEYS[3]
 local channel, id, kept, payload = ARGV[1], ARGV[3], ARGV[4], ARGV[8]
 
 if record then
-  local first = call('GET', record)
-  if first then
+  -- Anything else is no record of ours, and replaced.
+  local known, first_id, place =
+    string.match(call('GET', record) or '', '^(%w%w%w%w%w%w%w%w)(........)(%d+)$')
+  if known then
     -- Sent again after its answer was lost, it is no repetition.
-    local own = string.sub(first, 9, 16) == id
-    return { tonumber(string.sub(first, 17)), string.sub(first, 1, 8), 0, own and 0 or 1 }
+    return { tonumber(place), known, 0, first_id == id and 0 or 1 }
   end
 end
 local stored = call('HMGET', meta, 'epoch', 'offset', 'size')
-local epoch, offset, size = stored[1], tonumber(stored[2]), stored[3]
-if not (epoch and #epoch == 8 and offset) then
+local epoch, offset, size = stored[1], tonumber(stored[2] or nil), stored[3]
+local is_position = epoch and string.find(epoch, '^%w%w%w%w%w%w%w%w$')
+  and offset and offset >= 0 and offset < 2 ^ 53 and offset % 1 == 0
+
+-- The sequence begins, and what is in the log is of another: its ids may lie above ours. Deleted only
+-- if there is one: for want of memory Redis refuses a script no more after a first write.
+local function begin()
   epoch, offset, size = ARGV[2], 0, nil
-  -- Of the sequence before: its ids may lie above ours, and its entries are not ours. Only
-  -- if there is one: for want of memory Redis refuses a script no more after a first write.
   if call('EXISTS', log) == 1 then call('DEL', log) end
 end
+if not is_position then begin() end
 
 -- While no entry is larger than its share, '<bytes>/<share>' is the size, and MAXLEN alone holds
 -- both bounds. Else what they are larger by is known, too: '<bytes>/<share>+<excess>'.
-local fitting = size
-if size ~= ARGV[5] then
+-- Returns the size, and how many entries fit.
+local function fit()
+  if size == ARGV[5] then return size, kept end
   local limits, bytes, share, own = string.match(ARGV[5], '^((%d+)/(%d+))!?(%d*)$')
   bytes, share, own = tonumber(bytes), tonumber(share), tonumber(own) or 0
   local most, count, excess = tonumber(kept), 1, own
@@ -83,11 +89,20 @@ if size ~= ARGV[5] then
   else
     measure()
   end
-  kept, fitting = count, excess > 0 and string.format('%s+%d', limits, excess) or limits
+  return excess > 0 and string.format('%s+%d', limits, excess) or limits, count
+end
+
+-- Redis takes no id below the latest of the log: then meta is an older copy than the log.
+local fitting, room = fit()
+local added = redis.pcall('XADD', log, 'MAXLEN', room, string.format('%d', offset + 1),
+  'd', payload, 'i', id)
+if type(added) == 'table' then
+  if string.find(added.err, 'equal or smaller', 1, true) then begin() end
+  fitting, room = fit()
+  call('XADD', log, 'MAXLEN', room, string.format('%d', offset + 1), 'd', payload, 'i', id)
 end
 offset = offset + 1
 local place = string.format('%d', offset)
-call('XADD', log, 'MAXLEN', kept, place, 'd', payload, 'i', id)
 call('PEXPIRE', log, ARGV[6])
 if size == fitting then
   call('HSET', meta, 'offset', place, 'id', id)
