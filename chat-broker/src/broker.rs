@@ -384,3 +384,49 @@ impl Future for Receipt {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chat_core::{Entry, Epoch, RoomId};
+
+    use super::*;
+
+    #[test]
+    fn history_that_cannot_be_an_answer_is_none() {
+        let read = |range| {
+            let topic = Topic::Room(RoomId::new("r").expect("a name"));
+            HistoryRead { topic, range, limit: 3 }
+        };
+        let history = |offset, offsets: &[u64]| History {
+            position: Position { epoch: Epoch::from_random(1), offset },
+            entries: offsets.iter().map(|n| Entry { offset: *n, payload: Bytes::new() }).collect(),
+        };
+        for (range, offset, offsets) in [
+            (Range::Latest, 0, &[][..]),
+            (Range::Latest, 9, &[7, 8, 9]),
+            (Range::After(2), 9, &[5, 6]),
+            (Range::After(9), 9, &[]),
+            (Range::Before(9), 9, &[8]),
+            (Range::Before(u64::MAX), 1, &[1]),
+        ] {
+            let outcome = read(range).check(&history(offset, offsets));
+            assert!(outcome.is_ok(), "{range:?}: {offsets:?} of {offset}: {outcome:?}");
+        }
+        for (range, offset, offsets) in [
+            (Range::Latest, 9, &[6, 7, 8, 9][..]),
+            (Range::Latest, 9, &[9, 8]),
+            (Range::Latest, 9, &[8, 8]),
+            (Range::Latest, 9, &[7, 9]),
+            (Range::Latest, 9, &[9, 10]),
+            (Range::Latest, 9, &[0, 1]),
+            (Range::Latest, u64::MAX, &[u64::MAX]),
+            (Range::After(3), 9, &[3, 4]),
+            (Range::After(3), 9, &[1]),
+            (Range::Before(3), 9, &[2, 3]),
+            (Range::Before(3), 9, &[7]),
+        ] {
+            let outcome = read(range).check(&history(offset, offsets));
+            assert!(outcome.is_err(), "{range:?}: {offsets:?} of {offset}");
+        }
+    }
+}

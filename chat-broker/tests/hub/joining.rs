@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_broker::testing::{Call, FaultyBroker};
+use chat_broker::testing::{Call, FaultyBroker, Told};
 use chat_broker::{Broker, BrokerError, Hub, HubConfig, MemoryBus};
-use chat_core::ConnectionId;
+use chat_core::{ConnectionId, Topic};
 
 use crate::support::{faulty, join, member, room, say, start, start_with, try_join};
 
@@ -242,4 +242,35 @@ async fn rooms_of_a_call_that_was_not_answered_are_read_again() {
             assert_eq!(ear.hear().await, "1 x");
         }
     }
+}
+
+/// What is stored of two rooms is damaged: the others are joined, read and repaired.
+#[tokio::test(start_paused = true)]
+async fn damaged_rooms_fail_alone_until_they_are_mended() {
+    let (hub, broker, publisher) = faulty();
+    let rooms: Vec<Topic> = (0..8).map(|n| room(&n.to_string())).collect();
+    let damaged = [rooms[2].clone(), rooms[5].clone()];
+    broker.damage(&damaged);
+    let joins = rooms.iter().cloned().map(|topic| {
+        let hub = hub.clone();
+        tokio::spawn(async move { try_join(&hub, &topic, 1).await })
+    });
+    for (topic, joining) in rooms.iter().zip(joins.collect::<Vec<_>>()) {
+        let failed = joining.await.unwrap().err();
+        let expected = damaged.contains(topic).then_some(topic);
+        assert_eq!(failed.as_ref().and_then(BrokerError::topic), expected);
+    }
+    broker.damage(&[]);
+    let mut members = Vec::new();
+    for topic in &rooms {
+        members.push(join(&hub, topic, 2).await);
+    }
+    // All are checked at once, and one is behind.
+    broker.damage(&damaged);
+    broker.lose_publications(1, Told::Interrupted);
+    say(&publisher, &rooms[7], "missed").await;
+    assert_eq!(members[7].1.hear().await, "1 missed");
+    broker.damage(&[]);
+    say(&publisher, &rooms[2], "mended").await;
+    assert_eq!(members[2].1.hear().await, "1 mended");
 }

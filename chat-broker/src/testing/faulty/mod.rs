@@ -4,7 +4,7 @@ mod line;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -59,6 +59,7 @@ pub struct FaultyBroker {
     inner: Arc<dyn Broker>,
     calls: Mutex<Vec<(Call, usize)>>,
     faults: watch::Sender<HashMap<Call, Faults>>,
+    damaged: Mutex<HashSet<Topic>>,
     line: Line,
 }
 
@@ -130,8 +131,13 @@ impl FaultyBroker {
     #[must_use]
     pub fn new(broker: Arc<dyn Broker>, events: BrokerEvents) -> (Arc<Self>, BrokerEvents) {
         let (line, events) = Line::new(events);
-        let faulty =
-            Self { inner: broker, calls: Mutex::default(), faults: watch::Sender::default(), line };
+        let faulty = Self {
+            inner: broker,
+            calls: Mutex::default(),
+            faults: watch::Sender::default(),
+            damaged: Mutex::default(),
+            line,
+        };
         (Arc::new(faulty), events)
     }
 
@@ -163,6 +169,13 @@ impl FaultyBroker {
     /// they are [released](Self::release).
     pub fn hold_next(&self, call: Call, n: usize) {
         self.fault(call, |faults| faults.hold = n);
+    }
+
+    /// Calls of [`Broker::positions`], [`Broker::history`] and [`Broker::occupancy`] for one of these
+    /// topics fail with [`BrokerError::Damaged`] from now on; for others they do not any more.
+    pub fn damage(&self, topics: &[Topic]) {
+        *self.damaged.lock().unwrap_or_else(PoisonError::into_inner) =
+            topics.iter().cloned().collect();
     }
 
     /// The next `n` calls lack the last of their answers. For
@@ -249,10 +262,18 @@ impl FaultyBroker {
     async fn make_for_each<T: Clone>(
         &self,
         call: Call,
-        topics: usize,
+        topics: impl ExactSizeIterator<Item = &Topic>,
         work: impl Future<Output = Result<Vec<T>, BrokerError>>,
     ) -> Result<Vec<T>, BrokerError> {
-        let mut answers = self.make(call, topics, work).await?;
+        let count = topics.len();
+        let damaged = {
+            let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+            topics.into_iter().find(|topic| damaged.contains(*topic)).cloned()
+        };
+        let mut answers = self.make(call, count, work).await?;
+        if let Some(topic) = damaged {
+            return Err(BrokerError::damaged(topic, "told to be"));
+        }
         self.fault(call, |faults| {
             if take(&mut faults.shorten) {
                 answers.pop();
@@ -337,7 +358,7 @@ impl Broker for FaultyBroker {
     }
 
     async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
-        self.make_for_each(Call::Positions, topics.len(), self.inner.positions(topics)).await
+        self.make_for_each(Call::Positions, topics.iter(), self.inner.positions(topics)).await
     }
 
     fn known_position(&self, topic: &Topic) -> Option<Position> {
@@ -345,7 +366,12 @@ impl Broker for FaultyBroker {
     }
 
     async fn history(&self, reads: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
-        self.make_for_each(Call::History, reads.len(), self.inner.history(reads)).await
+        self.make_for_each(
+            Call::History,
+            reads.iter().map(|read| &read.topic),
+            self.inner.history(reads),
+        )
+        .await
     }
 
     fn enter(&self, topic: &Topic, occupant: Occupant) {
@@ -363,7 +389,8 @@ impl Broker for FaultyBroker {
         topics: &[Topic],
         limit: usize,
     ) -> Result<Vec<Occupancy>, BrokerError> {
-        self.make_for_each(Call::Occupancy, topics.len(), self.inner.occupancy(topics, limit)).await
+        self.make_for_each(Call::Occupancy, topics.iter(), self.inner.occupancy(topics, limit))
+            .await
     }
 
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {
