@@ -336,6 +336,7 @@ async fn connect(
 ) -> RedisResult<(Link, Peer)> {
     let mut link = Link::open(&shared.client, |_| {}).await?;
     let peer = Peer::of(&mut link).await?;
+    peer.check()?;
     if let Some(earlier) = earlier {
         peer.end(&earlier, &mut link).await?;
     }

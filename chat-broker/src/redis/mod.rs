@@ -22,6 +22,7 @@
 //! [looked for](recover) before it is sent again; sequences that Redis lost or forgot in
 //! part [end](lineage).
 
+mod address;
 mod answer;
 mod capacity;
 mod claims;
@@ -51,6 +52,7 @@ mod secret;
 mod stats;
 mod store;
 mod subscriber;
+mod tls;
 mod wire;
 
 use std::sync::Arc;
