@@ -17,8 +17,8 @@ mod config {
 
     use chat_broker::RedisConfig;
 
+    use super::super::Settings;
     use super::RedisTls;
-    use crate::settings::Settings;
 
     impl Settings {
         /// The settings for the Redis at `url`.
