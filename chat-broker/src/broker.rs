@@ -201,7 +201,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// It is the whole table, without what is no more, and [`complete`](Records::complete)
     /// says so, if `after` is 0, and whenever the backend cannot tell what has changed: it
     /// remembers only for [`Records::REMEMBERED`] that a record was removed, and may have lost
-    /// what it knew. Versions rise with each change, and go on to rise after the backend has
+    /// what it knew. What this node has read of that is written again, unless another node knows
+    /// of a later change: a record ends when it is removed, or its time is over, as long as one
+    /// node that has read it runs and goes on to read. Versions rise with each change, and go on to rise after the backend has
     /// lost all.
     ///
     /// # Errors
