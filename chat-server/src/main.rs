@@ -207,12 +207,11 @@ async fn with_broker(settings: &Settings) -> Result<ServerBuilder, String> {
 
 #[cfg(feature = "redis")]
 async fn with_redis(settings: &Settings, url: &str) -> Result<ServerBuilder, String> {
-    let config = chat_broker::RedisConfig::new(url)
-        .prefix(&settings.redis_prefix)
-        .lease(settings.presence_lease)
-        .grace(settings.server().hub.grace);
+    let config = settings.redis(url)?;
     let (broker, events) = chat_broker::RedisBroker::connect(config).await.map_err(|error| {
-        format!("invalid value for redis-url, redis-prefix or presence-…: {error}")
+        format!(
+            "invalid value for redis-url, redis-ca, redis-cert, redis-key or redis-prefix: {error}"
+        )
     })?;
     Ok(Server::builder().broker(broker, events))
 }

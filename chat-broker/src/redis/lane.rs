@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
 use super::answer::{is_overtaken, published, wants_reconnect};
 use super::backoff::Backoff;
 use super::claims::{Changes, Claims};
+use super::damage::{PRESENCE, SEQUENCE};
 use super::health::Side;
 use super::link::{Link, PING_INTERVAL, RESPONSE_TIMEOUT, broker_error, timed_out};
 use super::mark::{ByTopic, Mark};
@@ -276,6 +277,12 @@ impl LaneTask {
         if enters.contains(&Value::Int(0)) {
             self.presence.doubt.notify_one();
         }
+        let changed = changes.enters.iter().map(|enter| &enter.key).chain(&changes.leaves);
+        for (key, reply) in changed.zip(enters.iter().chain(&leaves)) {
+            if let Value::ServerError(error) = reply {
+                self.shared.damage.note(&key.address, PRESENCE, error);
+            }
+        }
         let enters = enters.iter().map(presence::entered);
         self.claims.settle(changes, enters.chain(leaves.iter().map(presence::left)));
         let settled = self.settle_jobs(jobs, replies);
@@ -305,7 +312,9 @@ impl LaneTask {
                 Err(error) if wants_reconnect(error) => broken = Some(error.clone()),
                 _ => {}
             }
-            settled.push((job, outcome.map_err(broker_error)));
+            let damage = &self.shared.damage;
+            let outcome = outcome.map_err(|error| damage.explain(&job.address, SEQUENCE, error));
+            settled.push((job, outcome));
         }
         self.finish(settled, seen);
         self.queue.put_back(unexecuted);
@@ -334,6 +343,7 @@ async fn connect(
 ) -> RedisResult<(Link, Peer)> {
     let mut link = Link::open(&shared, |_| {}).await?;
     let peer = Peer::of(&mut link).await?;
+    peer.check()?;
     if let Some(earlier) = earlier {
         peer.end(&earlier, &mut link).await?;
     }

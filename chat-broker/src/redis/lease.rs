@@ -100,7 +100,10 @@ impl LeaseTask {
         }
         match outcome {
             Ok(()) => self.side.set_up(),
-            Err(error) if self.link.is_some() => self.side.set_refused(&error),
+            Err(error) if self.link.is_some() => {
+                self.shared.damage.note_shared(&self.shared.names.nodes(), &error);
+                self.side.set_refused(&error);
+            }
             Err(error) => self.side.set_down(&error),
         }
     }

@@ -23,11 +23,13 @@
 //! [looked for](recover) before it is sent again; sequences that Redis lost or forgot in
 //! part [end](lineage).
 
+mod address;
 mod answer;
 mod backoff;
 mod capacity;
 mod claims;
 mod config;
+mod damage;
 mod eviction;
 mod health;
 mod history;
@@ -45,14 +47,17 @@ mod publisher;
 mod queue;
 mod reaper;
 mod reconciler;
+mod record_copy;
 mod records;
 mod recover;
 mod refusals;
 mod rights;
 mod script;
+mod secret;
 mod stats;
 mod store;
 mod subscriber;
+mod tls;
 mod wire;
 
 use std::sync::Arc;
@@ -77,6 +82,7 @@ use crate::events::{self, BrokerEvents};
 use crate::records::Records;
 use crate::stats::BrokerStats;
 use capacity::{Capacity, Memory};
+use damage::Damage;
 use eviction::Eviction;
 use health::Health;
 use lease::LeaseTask;
@@ -124,6 +130,7 @@ struct Shared {
     eviction: Eviction,
     capacity: Capacity,
     refusals: Refusals,
+    damage: Damage,
 }
 
 impl Shared {
@@ -132,8 +139,19 @@ impl Shared {
         let names = Names::new(&config.prefix, database_of(&client));
         let (scripts, health) = (Scripts::new(), Health::new());
         let (counters, eviction) = (Arc::default(), Eviction::default());
-        let (capacity, refusals) = (Capacity::default(), Refusals::default());
-        Ok(Self { config, client, names, scripts, health, counters, eviction, capacity, refusals })
+        let (capacity, damage, refusals) = Default::default();
+        Ok(Self {
+            config,
+            client,
+            names,
+            scripts,
+            health,
+            counters,
+            eviction,
+            capacity,
+            damage,
+            refusals,
+        })
     }
 
     /// The number of the database that each connection selects.
@@ -301,7 +319,10 @@ impl Broker for RedisBroker {
     async fn records(&self, after: u64) -> Result<Records, BrokerError> {
         self.open()?;
         self.subscriber.reading_records();
-        self.store.records(after).await
+        let records = self.store.records(after).await?;
+        // Callers read every few seconds, and this is as often as the secret is looked after.
+        self.store.keep_secret().await;
+        Ok(records)
     }
 
     fn status(&self) -> Status {

@@ -29,7 +29,7 @@
 
 use std::fmt::Write;
 
-use chat_core::Topic;
+use chat_core::{RoomId, Topic, UserId};
 
 use crate::random;
 
@@ -90,6 +90,11 @@ impl Names {
         ["meta", "values", "versions", "ends"].map(|part| format!("{}:{part}", self.records()))
     }
 
+    /// The same for people.
+    pub(super) fn record_keys_text(&self) -> String {
+        format!("{}:meta, :values, :versions or :ends", self.records())
+    }
+
     /// Channels in which a node holds somebody.
     pub(super) fn rooms(&self, node: &str) -> String {
         format!("{}:rooms:{node}", self.prefix)
@@ -141,6 +146,18 @@ impl Address {
         [self.channel(), ":on:", node].concat()
     }
 
+    /// The topic; `None` if it is none of this form.
+    pub(super) fn topic(&self) -> Option<Topic> {
+        let (_, tag) = self.channel().strip_suffix('}')?.rsplit_once(":{")?;
+        let (kind, name) = tag.split_once('.')?;
+        let name = percent_decode(name)?;
+        match kind {
+            "r" => RoomId::new(name).ok().map(Topic::Room),
+            "u" => UserId::new(name).ok().map(Topic::User),
+            _ => None,
+        }
+    }
+
     pub(super) fn of_channel(channel: &str) -> Self {
         Self { meta: [channel, META].concat() }
     }
@@ -167,9 +184,23 @@ fn percent_encode(name: &str, into: &mut String) {
     }
 }
 
+fn percent_decode(name: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                (digit()? * 16 + digit()?) as u8
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use chat_core::{RoomId, UserId};
     use proptest::prelude::*;
 
     use super::*;
@@ -203,6 +234,15 @@ mod tests {
             let channel = channel(&room(&name));
             let encoded = channel.strip_prefix("chat:{r.").unwrap().strip_suffix('}').unwrap();
             prop_assert!(encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(&b)));
+        }
+
+        #[test]
+        fn topics_are_known_by_their_channels(name in "\\PC{1,32}", channel in "\\PC{0,16}") {
+            for topic in [RoomId::new(&*name).ok().map(Topic::Room), UserId::new(&*name).ok().map(Topic::User)] {
+                let Some(topic) = topic else { continue };
+                prop_assert_eq!(Names::new("a:b", 3).address(&topic).topic(), Some(topic));
+            }
+            let _ = Address::of_channel(&channel).topic();
         }
 
         #[test]

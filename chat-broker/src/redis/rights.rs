@@ -27,12 +27,13 @@ pub(super) fn add_all(commands: &mut Pipeline, probe: &Address, database: i64) {
     add("HMGET", &[meta, "offset"]);
     add("HLEN", &[meta]);
     add("HGETALL", &[meta]);
+    add("HSCAN", &[meta, "0"]);
     add("HSET", &[scratch, "", ""]);
     add("HDEL", &[scratch, ""]);
     add("SADD", &[scratch, ""]);
     add("SRANDMEMBER", &[scratch]);
     add("SREM", &[scratch, ""]);
-    add("SPOP", &[scratch]);
+    add("SISMEMBER", &[scratch, ""]);
     add("XADD", &[scratch, "NOMKSTREAM", "*", "", ""]);
     add("XLEN", &[log]);
     add("XRANGE", &[log, "-", "+", "COUNT", "1"]);

@@ -21,6 +21,7 @@ pub(super) struct Scripts {
     pub(super) secret: Script,
     pub(super) set_record: Script,
     pub(super) read_records: Script,
+    pub(super) restore_records: Script,
 }
 
 /// A script. Its name is a hash of its text, the same in every Redis; it is learned when
@@ -72,13 +73,20 @@ impl Scripts {
                     include_str!("scripts/read_records.lua")
                 ),
             ),
+            restore_records: Script::new(
+                "restore_records.lua",
+                concat!(
+                    include_str!("scripts/records.lua"),
+                    include_str!("scripts/restore_records.lua")
+                ),
+            ),
         }
     }
 
-    pub(super) fn all(&self) -> [&Script; 13] {
+    pub(super) fn all(&self) -> [&Script; 14] {
         let Self { publish, recover, history, lineage, .. } = self;
         let Self { enter, leave, reap, reconcile, renew, occupancy, .. } = self;
-        let Self { secret, set_record, read_records, .. } = self;
+        let Self { secret, set_record, read_records, restore_records, .. } = self;
         [
             publish,
             recover,
@@ -93,6 +101,7 @@ impl Scripts {
             secret,
             set_record,
             read_records,
+            restore_records,
         ]
     }
 

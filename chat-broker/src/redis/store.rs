@@ -9,18 +9,21 @@ use std::time::Duration;
 
 use chat_core::Topic;
 use deadpool_redis::{Connection, Hook, Manager, Pool, PoolError, Runtime};
-use redis::{FromRedisValue, Pipeline, PushInfo, PushKind, RedisResult};
+use redis::{FromRedisValue, Pipeline, PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::answer::wants_reconnect;
+use super::damage::SEQUENCE;
 use super::link::{broker_error, code, connection_config};
 use super::mark::{Mark, Stored};
+use super::names::Address;
+use super::records::RecordState;
 use super::refusals::CONNECT;
+use super::secret::SecretState;
 use super::{script, wire};
 use crate::error::BrokerError;
-use crate::random;
 
 /// Connections at most.
 const POOL_SIZE: usize = 4;
@@ -34,6 +37,8 @@ const MAX_TOPICS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) shared: Arc<Shared>,
+    pub(super) records: RecordState,
+    pub(super) secret: SecretState,
     pool: Pool,
     /// One for each connection that may be in use: who has to wait for one does so in order.
     turns: Arc<Semaphore>,
@@ -67,7 +72,9 @@ impl Store {
             }))
             .build()
             .map_err(BrokerError::config)?;
-        Ok(Self { shared, pool, turns: Arc::new(Semaphore::new(POOL_SIZE)) })
+        let (records, secret) = Default::default();
+        let turns = Arc::new(Semaphore::new(POOL_SIZE));
+        Ok(Self { shared, records, secret, pool, turns })
     }
 
     /// See [`Broker::positions`](crate::Broker::positions).
@@ -75,27 +82,37 @@ impl Store {
         let read = async {
             let mut marks = Vec::with_capacity(topics.len());
             for topics in topics.chunks(MAX_TOPICS) {
+                let addresses = self.addresses(topics);
                 let mut commands = Pipeline::with_capacity(topics.len());
-                for topic in topics {
-                    let address = self.shared.names.address(topic);
+                for address in &addresses {
                     commands.cmd("HMGET").arg(address.meta()).arg(&["epoch", "offset", "id"]);
                 }
-                for stored in self.query::<Vec<Stored>>(&commands).await? {
-                    marks.push(Mark::parse(stored).ok_or_else(malformed)?);
-                }
+                let stored = self.query_each(&commands, &addresses, SEQUENCE).await?;
+                marks.extend(
+                    addresses
+                        .iter()
+                        .zip(stored)
+                        .map(|(address, stored)| self.mark(address, stored)),
+                );
             }
             Ok(marks)
         };
         self.in_time(read).await
     }
 
-    /// Reads the secret, or proposes one.
-    pub(super) async fn secret(&self) -> Result<[u8; 32], BrokerError> {
-        let mut commands = Pipeline::with_capacity(1);
-        let call = self.shared.scripts.secret.call(&mut commands, &[self.shared.names.secret()]);
-        call.arg(&random::secret()?);
-        let (stored,): (Vec<u8>,) = self.in_time(self.query(&commands)).await?;
-        stored.try_into().map_err(|_| BrokerError::refused("the secret in redis is not 32 bytes"))
+    pub(super) fn addresses<'a>(
+        &self,
+        topics: impl IntoIterator<Item = &'a Topic>,
+    ) -> Vec<Address> {
+        topics.into_iter().map(|topic| self.shared.names.address(topic)).collect()
+    }
+
+    /// Reads a position. One that makes no sense is none: the next publication begins a new epoch.
+    pub(super) fn mark(&self, address: &Address, stored: Stored) -> Mark {
+        Mark::parse(stored).unwrap_or_else(|| {
+            self.shared.damage.note_position(address);
+            Mark::default()
+        })
     }
 
     /// Sends something to a channel; returns whether Redis took it.
@@ -103,6 +120,42 @@ impl Store {
         let mut commands = Pipeline::with_capacity(1);
         commands.cmd("PUBLISH").arg(channel).arg(wire::ephemeral(b"")).ignore();
         self.in_time(self.query::<()>(&commands)).await.is_ok()
+    }
+
+    /// Sends one command for each address; the answers stand in their order. What is wrong with the
+    /// keys of one topic is said of that one.
+    pub(super) async fn query_each<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+        addresses: &[Address],
+        keys: &'static str,
+    ) -> Result<Vec<T>, BrokerError> {
+        let damage = &self.shared.damage;
+        let replies: Vec<Value> = match self.ask(commands).await? {
+            Ok(replies) => replies,
+            Err(error) => {
+                let failed = first_failed(&error).and_then(|n| addresses.get(n));
+                return Err(match failed {
+                    Some(address) => damage.explain(address, keys, error),
+                    None => broker_error(error),
+                });
+            }
+        };
+        let answers = replies.into_iter().zip(addresses).map(|(reply, address)| {
+            let answer = redis::from_redis_value(reply);
+            answer.map_err(|error| damage.explain(address, keys, error.into()))
+        });
+        answers.collect()
+    }
+
+    /// Sends commands on keys that all topics share. What is wrong with those is said of them.
+    pub(super) async fn query_shared<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+        keys: &str,
+    ) -> Result<T, BrokerError> {
+        let answer = self.ask(commands).await?;
+        answer.map_err(|error| self.shared.damage.explain_shared(keys, error))
     }
 
     /// Sends commands in one go; see [`ask`](Self::ask).
@@ -187,8 +240,10 @@ impl Store {
     }
 }
 
-pub(super) fn malformed() -> BrokerError {
-    BrokerError::refused("malformed epoch in redis")
+/// Which of the commands failed first.
+fn first_failed(error: &RedisError) -> Option<usize> {
+    let errors = error.clone().into_server_errors()?;
+    errors.first().map(|(nth, _)| *nth)
 }
 
 fn pool_error(error: PoolError) -> BrokerError {

@@ -10,6 +10,7 @@
 
 mod answers;
 mod crowded;
+mod damage;
 mod ends;
 mod full;
 mod healing;
@@ -17,6 +18,7 @@ mod history;
 mod keys;
 mod leases;
 mod lineage;
+mod lost_records;
 mod outages;
 mod presence;
 mod records;

@@ -223,6 +223,12 @@ pub(crate) fn assert_unavailable<T: std::fmt::Debug>(what: &str, outcome: Result
     assert!(matches!(outcome, Err(BrokerError::Unavailable(_))), "{what}: {outcome:?}");
 }
 
+/// What is stored of `topic` is at fault, and the error says so.
+pub(crate) fn assert_damaged<T: std::fmt::Debug>(topic: &Topic, outcome: Result<T, BrokerError>) {
+    let damaged = outcome.as_ref().err().and_then(BrokerError::topic);
+    assert_eq!(damaged, Some(topic), "{outcome:?}");
+}
+
 pub(crate) fn assert_refused<T: std::fmt::Debug>(what: &str, outcome: Result<T, BrokerError>) {
     assert!(matches!(outcome, Err(BrokerError::Refused(_))), "{what}: {outcome:?}");
 }

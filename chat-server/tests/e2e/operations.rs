@@ -12,7 +12,7 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&file, "port = 8080\nmax-rooms = \"many\"\n").unwrap();
     let file = file.to_str().unwrap();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 24] = [
+    let table: [Case<'_>; 30] = [
         (&["--allow-host", "münchen.example"], &[], "allow-host"),
         (&["--log", "nonsense"], &[], "nonsense"),
         (&["--drain-timeout", "0s"], &[], "drain-timeout"),
@@ -37,6 +37,16 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         (&["--config", "/nonexistent.toml"], &[], "/nonexistent.toml"),
         (&["--config", file], &[], "line 2"),
         (&["--port", "0", "--redis-url", "http://x"], &[], "redis-url"),
+        (&["--port", "0", "--redis-url", "rediss://x/#insecure"], &[], "redis-ca"),
+        (&["--port", "0", "--redis-url", "redis://x?db=1"], &[], "redis://host/3"),
+        (&["--port", "0", "--redis-url", "redis://x", "--redis-ca", file], &[], "redis-ca"),
+        (
+            &["--port", "0", "--redis-url", "rediss://x"],
+            &[("REDIS_CA", "/nonexistent.pem")],
+            "redis-ca: cannot read /nonexistent.pem",
+        ),
+        (&["--port", "0", "--redis-url", "rediss://x", "--redis-cert", file], &[], "redis-key"),
+        (&["--port", "0", "--redis-url", "rediss://x", "--redis-key", file], &[], "redis-cert"),
     ];
     for (flags, environment, named) in table {
         let (code, out, err) = run(command().args(flags).envs(environment.iter().copied()));
@@ -56,6 +66,9 @@ fn help_names_every_setting_and_its_default() {
         "--port",
         "--host",
         "--redis-url",
+        "--redis-ca",
+        "--redis-cert",
+        "--redis-key",
         "--redis-prefix",
         "--threads",
         "--log-format",
@@ -65,6 +78,7 @@ fn help_names_every_setting_and_its_default() {
         let variable = setting.trim_start_matches('-').replace('-', "_").to_uppercase();
         assert!(help.contains(&format!("[env: {variable}")), "{variable}");
     }
+    assert!(help.contains("unix:///"), "a socket is an address of Redis");
     assert!(help.matches("[default: ").count() >= 10, "{help}");
 }
 

@@ -14,12 +14,18 @@ impl<M: Deliver + Clone> Interest<'_, M> {
             Outcome::Subscribed(topics, Ok(())) => self.subscribed(topics),
             Outcome::Subscribed(topics, Err(error)) => self.not_subscribed(topics, &error),
             Outcome::Read(topics, Ok(result)) => self.finish_reads(topics, result),
-            Outcome::Read(topics, Err(BrokerError::Refused(_))) if topics.len() > 1 => {
-                self.read_alone(topics);
-            }
+            Outcome::Read(
+                topics,
+                Err(error @ (BrokerError::Refused(_) | BrokerError::Damaged { .. })),
+            ) if topics.len() > 1 => self.read_apart(topics, &error),
             Outcome::Read(topics, Err(error)) => self.fail_reads(topics, &error),
             Outcome::Unsubscribed(topics, outcome) => self.unsubscribed(topics, outcome),
             Outcome::Checked(topics, Ok(positions)) => self.checked(topics, positions),
+            Outcome::Checked(topics, Err(error @ BrokerError::Damaged { .. }))
+                if topics.len() > 1 =>
+            {
+                self.call_apart(Kind::Check, topics, &error);
+            }
             Outcome::Checked(topics, Err(_)) => {
                 for topic in topics {
                     self.retry_soon(Kind::Check, topic);
@@ -67,10 +73,23 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     }
 
     /// One of them cannot be read, and the others should not have to wait for it.
-    fn read_alone(&mut self, topics: Vec<Topic>) {
-        for topic in topics {
-            self.shared.update(&topic, |room, _| room.fail_reads());
-            let call = self.call(Kind::Read, vec![topic]);
+    fn read_apart(&mut self, topics: Vec<Topic>, error: &BrokerError) {
+        for topic in &topics {
+            self.shared.update(topic, |room, _| room.fail_reads());
+        }
+        self.call_apart(Kind::Read, topics, error);
+    }
+
+    /// Makes a call again that failed for one of its topics: for that one, and for the others. If
+    /// the broker does not say which it was, for each alone.
+    fn call_apart(&mut self, kind: Kind, mut topics: Vec<Topic>, error: &BrokerError) {
+        let failed = topics.iter().position(|topic| error.topic() == Some(topic));
+        let parts = match failed {
+            Some(failed) => vec![vec![topics.swap_remove(failed)], topics],
+            None => topics.into_iter().map(|topic| vec![topic]).collect(),
+        };
+        for topics in parts {
+            let call = self.call(kind, topics);
             self.calls.push(call);
         }
     }
