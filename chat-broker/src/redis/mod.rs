@@ -41,6 +41,7 @@ mod link;
 mod mark;
 mod names;
 mod peer;
+mod pool;
 mod presence;
 mod probe;
 mod publisher;

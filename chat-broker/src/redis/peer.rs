@@ -30,7 +30,8 @@ impl Peer {
             run_id: field(&server, "run_id:"),
             connection: redis::from_redis_value(next()).ok(),
             eviction: field(&memory, "maxmemory_policy:"),
-            mode: field(&server, "redis_mode:"),
+            // Valkey has another name for it.
+            mode: field(&server, "redis_mode:").or_else(|| field(&server, "server_mode:")),
         })
     }
 

@@ -57,7 +57,6 @@ const COMMANDS: &[&str] = &[
     "TIME",
     "TTL",
     "UNSUBSCRIBE",
-    "UNWATCH",
     "XADD",
     "XLEN",
     "XRANGE",

@@ -55,12 +55,11 @@ pub(super) fn add_all(commands: &mut Pipeline, probe: &Address, database: i64) {
     add("PUBLISH", &[probe.channel(), ""]);
     add("EVAL", &["return 0", "0"]);
     add("SCRIPT", &["LOAD", "return 0"]);
-    // The first commands of each connection, and what a pool asks before it hands one out.
+    // The first commands of each connection.
     add("HELLO", &[]);
     if database != 0 {
         add("SELECT", &[&database.to_string()]);
     }
-    add("UNWATCH", &[]);
     add("PING", &[]);
 }
 

@@ -3,24 +3,23 @@
 //! Whoever finds all of them in use opens another. If that fails (Redis is at `maxclients`, this
 //! process is out of files, a password was changed), the next one that becomes free serves as well.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chat_core::Topic;
-use deadpool_redis::{Connection, Hook, Manager, Pool, PoolError, Runtime};
-use redis::{FromRedisValue, Pipeline, PushInfo, PushKind, RedisError, RedisResult, Value};
+use deadpool::managed::{Object, PoolError};
+use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::answer::wants_reconnect;
 use super::damage::SEQUENCE;
-use super::link::{broker_error, code, connection_config};
+use super::link::{broker_error, code};
 use super::mark::{Mark, Stored};
 use super::names::Address;
+use super::pool::{self, Connector, Pool};
 use super::records::RecordState;
-use super::refusals::CONNECT;
 use super::secret::SecretState;
 use super::{script, wire};
 use crate::error::BrokerError;
@@ -46,32 +45,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self, BrokerError> {
-        let info = shared.client.get_connection_info().clone();
-        let on_push = {
-            let counters = Arc::clone(&shared.counters);
-            move |push: PushInfo| {
-                if push.kind == PushKind::Disconnection {
-                    counters.lost();
-                }
-                Ok::<_, Infallible>(())
-            }
-        };
-        let config = connection_config().set_push_sender(on_push);
-        let manager = Manager::new_with_config(info, config).map_err(BrokerError::config)?;
-        let counters = Arc::clone(&shared.counters);
-        let deadline = Some(shared.config.deadline);
-        let pool = Pool::builder(manager)
-            .max_size(POOL_SIZE)
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(deadline)
-            .create_timeout(deadline)
-            .recycle_timeout(deadline)
-            .post_create(Hook::sync_fn(move |_, _| {
-                counters.opened();
-                Ok(())
-            }))
-            .build()
-            .map_err(BrokerError::config)?;
+        let pool = pool::open(&shared, POOL_SIZE)?;
         let (records, secret) = Default::default();
         let turns = Arc::new(Semaphore::new(POOL_SIZE));
         Ok(Self { shared, records, secret, pool, turns })
@@ -186,10 +160,10 @@ impl Store {
     ) -> Result<RedisResult<T>, BrokerError> {
         let (_turn, mut connection) = self.connection().await?;
         let Shared { counters, refusals, scripts, .. } = &*self.shared;
-        let mut outcome = counters.timed(commands.query_async(&mut connection)).await;
+        let mut outcome = counters.timed(commands.query_async(&mut *connection)).await;
         if outcome.as_ref().is_err_and(script::was_unknown) {
-            outcome = match self.shared.load_scripts(&mut connection).await {
-                Ok(()) => counters.timed(commands.query_async(&mut connection)).await,
+            outcome = match self.shared.load_scripts(&mut *connection).await {
+                Ok(()) => counters.timed(commands.query_async(&mut *connection)).await,
                 Err(error) => Err(error),
             };
         }
@@ -198,7 +172,7 @@ impl Store {
             && (code(error).is_none() || wants_reconnect(error))
         {
             // It may be the connection: the next caller should not get it.
-            drop(Connection::take(connection));
+            drop(Object::take(connection));
             if error.is_timeout() {
                 counters.lost();
             }
@@ -207,7 +181,7 @@ impl Store {
     }
 
     /// The turn to use a connection, and the connection. It must be given back before the turn is.
-    async fn connection(&self) -> Result<(OwnedSemaphorePermit, Connection), BrokerError> {
+    async fn connection(&self) -> Result<(OwnedSemaphorePermit, Object<Connector>), BrokerError> {
         loop {
             let turn = Arc::clone(&self.turns).acquire_owned().await;
             let turn = turn.map_err(BrokerError::unavailable)?;
@@ -215,9 +189,6 @@ impl Store {
                 Ok(connection) => return Ok((turn, connection)),
                 Err(error) => error,
             };
-            if let PoolError::Backend(error) = &error {
-                self.shared.refusals.count_error::<()>(CONNECT, &Err(error.clone()));
-            }
             if self.pool.status().size == 0 {
                 return Err(pool_error(error));
             }
@@ -246,7 +217,7 @@ fn first_failed(error: &RedisError) -> Option<usize> {
     errors.first().map(|(nth, _)| *nth)
 }
 
-fn pool_error(error: PoolError) -> BrokerError {
+fn pool_error(error: PoolError<RedisError>) -> BrokerError {
     match error {
         PoolError::Backend(error) => broker_error(error),
         error => BrokerError::unavailable(error),

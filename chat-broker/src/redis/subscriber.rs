@@ -318,7 +318,12 @@ impl Subscriber {
             }
             Some(Message::Kept { position, id, payload }) => {
                 let mark = Mark { position, id: Some(id) };
-                let before = std::mem::replace(&mut wanted.seen, mark).position.epoch;
+                let seen = wanted.seen.position;
+                let before = seen.epoch;
+                // The answer to a later one of this node may have come first, on its connection.
+                if before != position.epoch || seen.offset <= position.offset {
+                    wanted.seen = mark;
+                }
                 self.events.publication(wanted.topic.clone(), payload, Some(position));
                 if before != position.epoch {
                     interest.ended(&String::from_utf8_lossy(&channel), before);
