@@ -172,15 +172,24 @@ impl RedisConfig {
         self
     }
 
+    /// Whether these settings can work, as far as that can be known without a connection.
+    ///
+    /// # Errors
+    /// [`BrokerError::Config`]: they cannot; [`RedisBroker::connect`](super::RedisBroker::connect)
+    /// would say the same.
+    pub fn check(&self) -> Result<(), BrokerError> {
+        self.client().map(drop)
+    }
+
     /// What connects with these settings.
     pub(super) fn client(&self) -> Result<Client, BrokerError> {
-        self.check()?;
+        self.check_values()?;
         address::check(&self.url).map_err(BrokerError::config)?;
         let info = self.connection_info().map_err(BrokerError::config)?;
         self.tls.client(info).map_err(BrokerError::config)
     }
 
-    fn check(&self) -> Result<(), BrokerError> {
+    fn check_values(&self) -> Result<(), BrokerError> {
         let in_prefix = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
         let wrong = if !(1..=MAX_PREFIX).contains(&self.prefix.len())
             || !self.prefix.bytes().all(in_prefix)

@@ -274,3 +274,24 @@ async fn damaged_rooms_fail_alone_until_they_are_mended() {
     say(&publisher, &rooms[2], "mended").await;
     assert_eq!(members[2].1.hear().await, "1 mended");
 }
+
+/// However many rooms are damaged, each costs a few calls.
+#[tokio::test(start_paused = true)]
+async fn many_damaged_rooms_cost_few_calls() {
+    const ROOMS: usize = 256;
+    let (hub, broker, publisher) = faulty();
+    let rooms: Vec<Topic> = (0..ROOMS).map(|n| room(&n.to_string())).collect();
+    let mut members = Vec::new();
+    for topic in &rooms {
+        members.push(join(&hub, topic, 1).await);
+    }
+    broker.damage(&rooms[1..]);
+    let before = broker.calls().len();
+    broker.lose_publications(1, Told::Interrupted);
+    say(&publisher, &rooms[0], "missed").await;
+    assert_eq!(members[0].1.hear().await, "1 missed");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let topics: usize = broker.calls()[before..].iter().map(|(_, topics)| topics).sum();
+    let calls = broker.calls().len() - before;
+    assert!(calls < 4 * ROOMS && topics < 12 * ROOMS, "{calls} calls for {topics} topics");
+}

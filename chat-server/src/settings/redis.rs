@@ -15,45 +15,73 @@ pub(super) struct RedisTls {
 mod config {
     use std::path::Path;
 
-    use chat_broker::RedisConfig;
+    use chat_broker::{BrokerError, RedisConfig};
 
     use super::super::Settings;
+    use super::super::sources::Invalid;
     use super::RedisTls;
 
     impl Settings {
-        /// The settings for the Redis at `url`.
+        /// The settings for the Redis at `url`. They are checked one by one, so that an error names
+        /// the one that is wrong.
         ///
         /// # Errors
-        /// A file cannot be read, or one that belongs to another is missing.
-        pub(crate) fn redis(&self, url: &str) -> Result<RedisConfig, String> {
+        /// One cannot be used, or its file cannot be read.
+        pub(crate) fn redis(&self, url: &str) -> Result<RedisConfig, Invalid> {
             let config = RedisConfig::new(url)
                 .prefix(&self.redis_prefix)
                 .lease(self.presence_lease)
                 .grace(self.server().hub.grace);
+            config.check().map_err(|error| {
+                let why = format!("such as redis://USER:PASSWORD@HOST:6379/0: {}", cause(&error));
+                Invalid::hidden("redis-url", why)
+            })?;
             self.redis_tls.add_to(config)
         }
     }
 
     impl RedisTls {
-        fn add_to(&self, mut config: RedisConfig) -> Result<RedisConfig, String> {
+        fn add_to(&self, mut config: RedisConfig) -> Result<RedisConfig, Invalid> {
             if let Some(path) = &self.authority {
                 config = config.ca_certificate(read("redis-ca", path)?);
+                check("redis-ca", path, &config)?;
             }
             match (&self.certificate, &self.key) {
-                (Some(certificate), Some(key)) => {
-                    let certificate = read("redis-cert", certificate)?;
-                    Ok(config.client_certificate(certificate, read("redis-key", key)?))
+                (None, None) => {}
+                (Some(path), None) => {
+                    return Err(invalid("redis-cert", path, "it needs redis-key"));
                 }
-                (None, None) => Ok(config),
-                (Some(_), None) => Err("redis-cert needs redis-key".to_owned()),
-                (None, Some(_)) => Err("redis-key needs redis-cert".to_owned()),
+                (None, Some(path)) => {
+                    return Err(invalid("redis-key", path, "it needs redis-cert"));
+                }
+                (Some(path), Some(key)) => {
+                    let certificate = read("redis-cert", path)?;
+                    config = config.client_certificate(certificate, read("redis-key", key)?);
+                    check("redis-cert", path, &config)?;
+                }
             }
+            Ok(config)
         }
     }
 
-    fn read(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
-        std::fs::read(path).map_err(|error| {
-            format!("invalid value for {setting}: cannot read {}: {error}", path.display())
-        })
+    fn check(setting: &'static str, path: &Path, config: &RedisConfig) -> Result<(), Invalid> {
+        config.check().map_err(|error| invalid(setting, path, &cause(&error)))
+    }
+
+    fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, Invalid> {
+        std::fs::read(path)
+            .map_err(|error| invalid(setting, path, &format!("cannot read it: {error}")))
+    }
+
+    /// Without a word on whose settings they are.
+    fn cause(error: &BrokerError) -> String {
+        match error {
+            BrokerError::Config(cause) => cause.to_string(),
+            error => error.to_string(),
+        }
+    }
+
+    fn invalid(setting: &'static str, path: &Path, why: &str) -> Invalid {
+        Invalid::new(setting, path.display(), why)
     }
 }
