@@ -149,14 +149,14 @@ impl RedisBroker {
         let shared = Arc::new(Shared::new(config)?);
         let store = Arc::new(Store::new(Arc::clone(&shared))?);
 
-        let subscriber = Subscriber::new(Arc::clone(&store), events);
+        let presence = Presence::new(shared.config.publish_connections);
+        let subscriber = Subscriber::new(Arc::clone(&store), &presence, events);
         let mut subscribing = JoinSet::new();
         subscribing.spawn(Arc::clone(&subscriber).run());
 
         let (closing, closed) = watch::channel(false);
         let mut publishing = JoinSet::new();
-        let (publisher, presence) =
-            Publisher::start(&shared, &subscriber, &closed, &mut publishing);
+        let publisher = Publisher::start(&shared, &subscriber, &presence, &closed, &mut publishing);
 
         let (retiring, retired) = watch::channel(false);
         let (condemned, to_reap) = mpsc::channel(1);
