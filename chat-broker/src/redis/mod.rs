@@ -102,8 +102,8 @@ pub struct RedisBroker {
     publishing: Mutex<JoinSet<()>>,
     /// The task that subscribes.
     subscribing: Mutex<JoinSet<()>>,
-    /// The task that keeps the lease: it ends by itself after `retiring`. The others reap, and
-    /// reconcile.
+    /// The task that keeps the lease: it ends by itself after `retiring`, and so does the one that
+    /// reaps. The one that reconciles ends after `closing`.
     leasing: Mutex<JoinSet<()>>,
 }
 
@@ -163,7 +163,7 @@ impl RedisBroker {
         let mut leasing = JoinSet::new();
         leasing.spawn(LeaseTask::new(&shared, &presence, condemned).run(retired));
         leasing.spawn(reaper::run(Arc::clone(&store), to_reap));
-        leasing.spawn(reconciler::run(Arc::clone(&store), Arc::clone(&presence)));
+        leasing.spawn(reconciler::run(Arc::clone(&store), Arc::clone(&presence), closed));
 
         shared.health.first_report().await;
         let broker = Self {

@@ -154,6 +154,26 @@ impl Follower {
     }
 }
 
+/// A key is of another kind: its room cannot be mended, and all others are.
+#[tokio::test]
+async fn room_that_cannot_be_read_keeps_no_other_from_being_mended() {
+    let server = RedisServer::start();
+    let node = Node::with(config(&server)).await;
+    for name in ["a", "b", "c"] {
+        node.enter(&room(name), "ann");
+        node.wait_for_occupants(&room(name), &["ann"]).await;
+    }
+    server.command(&["SET", "chat:{r.b}:members", "x"]).await;
+    for _ in 0..2 {
+        server.command(&["DEL", "chat:{r.a}:members", "chat:{r.c}:members"]).await;
+        for name in ["a", "c"] {
+            node.wait_for_occupants(&room(name), &["ann"]).await;
+        }
+    }
+    server.command(&["DEL", "chat:{r.b}:members"]).await;
+    node.wait_for_occupants(&room("b"), &["ann"]).await;
+}
+
 /// The node that had the name before says it again first, and the latest counts all the same.
 #[tokio::test]
 async fn latest_name_outlives_the_data_of_redis() {
