@@ -62,15 +62,20 @@ impl Drop for Task {
 }
 
 impl State {
-    /// Waits until a user who was put out of a room is not in its lists here. A broker that is away
-    /// can say nothing of that: nobody waits for it.
+    /// Waits until a user who was put out is not in the lists here. A broker that is away can say
+    /// nothing of that: nobody waits for it.
     pub(crate) async fn until_put_out(&self, scope: Scope<'_>, user: &UserId) {
-        let Scope::Room(room) = scope else { return };
-        if self.hub.broker().status() == Status::Ready {
-            let topic = Topic::Room(room.clone());
-            // A user who comes back at once, or whose connection is lost, is still listed.
-            let _ = timeout(SHOWN, self.hub.absent(&topic, user)).await;
+        if self.hub.broker().status() != Status::Ready {
+            return;
         }
+        let absent = async {
+            match scope {
+                Scope::Room(room) => self.hub.absent(&Topic::Room(room.clone()), user).await,
+                Scope::Server => self.hub.absent_everywhere(user).await,
+            }
+        };
+        // A user who comes back at once, or whose connection is lost, is still listed.
+        let _ = timeout(SHOWN, absent).await;
     }
 
     /// Starts the work behind the server, too.

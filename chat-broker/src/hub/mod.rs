@@ -206,6 +206,16 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         self.shared.until(topic, Awaited::Absence(user.clone())).await;
     }
 
+    /// As [`absent`](Self::absent), for all topics with members here.
+    ///
+    /// # Cancel safety
+    /// Safe: it changes nothing.
+    pub async fn absent_everywhere(&self, user: &UserId) {
+        for topic in self.shared.registry.topics() {
+            self.absent(&topic, user).await;
+        }
+    }
+
     /// A snapshot of the topic's members on this server.
     #[must_use]
     pub fn members(&self, topic: &Topic) -> Members<Seat<M>> {

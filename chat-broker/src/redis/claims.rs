@@ -151,6 +151,16 @@ impl Claims {
         self.changed.notify_one();
     }
 
+    /// Another node has said another info of a user: if this one has to tell Redis again, it is that.
+    pub(super) fn renamed(&self, key: &Key, info: &Bytes) {
+        if let Some(claim) = self.state().claims.get_mut(key)
+            && claim.told == Told::Yes
+            && !claim.is_latest
+        {
+            claim.info = info.clone();
+        }
+    }
+
     /// How many users are in topics, each counted once for each topic.
     pub(super) fn len(&self) -> usize {
         self.state().claims.len()

@@ -114,8 +114,8 @@ pub struct RedisBroker {
     publishing: Mutex<JoinSet<()>>,
     /// The task that subscribes.
     subscribing: Mutex<JoinSet<()>>,
-    /// The task that keeps the lease: it ends by itself after `retiring`. The others reap, and
-    /// reconcile.
+    /// The task that keeps the lease: it ends by itself after `retiring`, and so does the one that
+    /// reaps. The one that reconciles ends after `closing`.
     leasing: Mutex<JoinSet<()>>,
 }
 
@@ -189,21 +189,21 @@ impl RedisBroker {
         let shared = Arc::new(Shared::new(config)?);
         let store = Arc::new(Store::new(Arc::clone(&shared))?);
 
-        let subscriber = Subscriber::new(Arc::clone(&store), events);
+        let presence = Presence::new(shared.config.publish_connections);
+        let subscriber = Subscriber::new(Arc::clone(&store), &presence, events);
         let mut subscribing = JoinSet::new();
         subscribing.spawn(Arc::clone(&subscriber).run());
 
         let (closing, closed) = watch::channel(false);
         let mut publishing = JoinSet::new();
-        let (publisher, presence) =
-            Publisher::start(&shared, &subscriber, &closed, &mut publishing);
+        let publisher = Publisher::start(&shared, &subscriber, &presence, &closed, &mut publishing);
 
         let (retiring, retired) = watch::channel(false);
         let (condemned, to_reap) = mpsc::channel(1);
         let mut leasing = JoinSet::new();
         leasing.spawn(LeaseTask::new(&shared, &presence, condemned).run(retired));
         leasing.spawn(reaper::run(Arc::clone(&store), to_reap));
-        leasing.spawn(reconciler::run(Arc::clone(&store), Arc::clone(&presence)));
+        leasing.spawn(reconciler::run(Arc::clone(&store), Arc::clone(&presence), closed));
 
         shared.health.first_report().await;
         let broker = Self {

@@ -1,5 +1,6 @@
 //! Who is where, at this node and at all.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,8 +10,9 @@ use redis::{Pipeline, Value};
 use tokio::sync::Notify;
 
 use super::Shared;
-use super::claims::{Changes, Claims, Enter, Outcome};
+use super::claims::{Changes, Claims, Enter, Key, Outcome};
 use super::damage::PRESENCE;
+use super::names::Address;
 use super::script::is_unknown;
 use super::store::Store;
 use crate::error::BrokerError;
@@ -42,7 +44,9 @@ struct Server {
 }
 
 impl Presence {
-    pub(super) fn new(lanes: Vec<Arc<Claims>>) -> Arc<Self> {
+    /// With as many lanes as there are connections to tell Redis on.
+    pub(super) fn new(connections: usize) -> Arc<Self> {
+        let lanes = (0..connections).map(|_| Arc::default()).collect();
         let may_judge = AtomicBool::new(false);
         Arc::new(Self { lanes, server: Mutex::default(), doubt: Notify::new(), may_judge })
     }
@@ -74,6 +78,19 @@ impl Presence {
     /// What the connections tell Redis of, one for each.
     pub(super) fn lanes(&self) -> &[Arc<Claims>] {
         &self.lanes
+    }
+
+    /// The lane of a topic: always the same, which keeps its order.
+    pub(super) fn lane_of(&self, topic: &Topic) -> usize {
+        let mut hasher = DefaultHasher::new();
+        topic.hash(&mut hasher);
+        hasher.finish() as usize % self.lanes.len()
+    }
+
+    /// A node has said another info of a user, who may be at this one, too.
+    pub(super) fn renamed(&self, topic: &Topic, address: Address, occupant: &Occupant) {
+        let key = Key { address, user: occupant.user.clone() };
+        self.lanes[self.lane_of(topic)].renamed(&key, &occupant.info);
     }
 
     pub(super) fn may_judge(&self) -> bool {

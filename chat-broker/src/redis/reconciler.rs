@@ -9,7 +9,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::Pipeline;
+use redis::{Pipeline, Value};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::claims::{Claims, Key};
@@ -29,8 +30,19 @@ const MAX_USERS: usize = 128;
 /// What `reconcile.lua` returns: where the next part of the members begins, and users.
 type Reply = (Vec<u8>, Vec<String>);
 
-/// Works for ever.
-pub(super) async fn run(store: Arc<Store>, presence: Arc<Presence>) {
+/// Works until `closing` turns true.
+pub(super) async fn run(
+    store: Arc<Store>,
+    presence: Arc<Presence>,
+    mut closing: watch::Receiver<bool>,
+) {
+    tokio::select! {
+        _ = closing.wait_for(|closing| *closing) => {}
+        () = reconcile(&store, &presence) => {}
+    }
+}
+
+async fn reconcile(store: &Store, presence: &Presence) {
     let round = (3 * store.shared.config.lease).min(LONGEST_ROUND);
     let mut tick = interval(round / TICKS);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -39,9 +51,9 @@ pub(super) async fn run(store: Arc<Store>, presence: Arc<Presence>) {
     loop {
         tick.tick().await;
         for (lane, round) in presence.lanes().iter().zip(&mut rounds) {
-            match round.tick(&store, &presence, lane).await {
+            match round.tick(store, presence, lane).await {
                 Ok(()) => is_told = false,
-                // The same users are looked at with the next tick.
+                // Who was not looked at is, with the next tick.
                 Err(BrokerError::Refused(error)) if !std::mem::replace(&mut is_told, true) => {
                     tracing::warn!(%error, "presence cannot be compared with redis");
                 }
@@ -69,6 +81,7 @@ impl Round {
         lane: &Claims,
     ) -> Result<(), BrokerError> {
         self.due += lane.len();
+        let mut refused = None;
         let mut left = self.due / TICKS as usize;
         self.due %= TICKS as usize;
         while left > 0 {
@@ -77,7 +90,8 @@ impl Round {
             match users.last().cloned() {
                 Some(last) => {
                     left -= users.len();
-                    self.look_at(store, presence, lane, &node, users).await?;
+                    let outcome = self.look_at(store, presence, lane, &node, users).await?;
+                    refused = refused.or(outcome);
                     self.last = Some(last);
                 }
                 // The next round begins, unless there is nobody.
@@ -85,10 +99,11 @@ impl Round {
                 None => {}
             }
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
-    /// Has Redis compare the rooms of some users, who stand in the order of their rooms.
+    /// Has Redis compare the rooms of some users, who stand in the order of their rooms. Returns what
+    /// it refused for one of them.
     async fn look_at(
         &self,
         store: &Store,
@@ -96,7 +111,7 @@ impl Round {
         lane: &Claims,
         node: &str,
         users: Vec<Key>,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<Option<BrokerError>, BrokerError> {
         let begun = self.last.as_ref().map(|last| &last.address);
         let rooms: Vec<&[Key]> = users.chunk_by(|a, b| a.address == b.address).collect();
         // The members of a room are gone through once in a round.
@@ -107,16 +122,23 @@ impl Round {
                 (room, if is_new && presence.may_judge() { b"0".to_vec() } else { Vec::new() })
             })
             .collect();
-        let mut unknown: Vec<Key> = Vec::new();
+        let (mut unknown, mut refused) = (Vec::<Key>::new(), None);
         let mut is_first = true;
         while !parts.is_empty() {
             let mut commands = Pipeline::with_capacity(parts.len());
+            // A room whose keys are of another kind keeps no other from being mended.
+            commands.ignore_errors();
             for (room, cursor) in &parts {
                 let listed = if is_first { room } else { &[][..] };
                 add_part(&mut commands, store, node, &room[0], cursor, listed);
             }
-            let replies: Vec<Reply> = store.in_time(store.query(&commands)).await?;
-            for ((room, cursor), (next, lost)) in parts.iter_mut().zip(replies) {
+            let replies: Vec<Value> = store.in_time(store.query(&commands)).await?;
+            for ((room, cursor), reply) in parts.iter_mut().zip(replies) {
+                let (next, lost) =
+                    redis::from_redis_value::<Reply>(reply).unwrap_or_else(|error| {
+                        refused.get_or_insert(error);
+                        Reply::default()
+                    });
                 *cursor = next;
                 let is_lost = |key: &&Key| lost.iter().any(|user| user == key.user.as_str());
                 unknown.extend(room.iter().filter(is_lost).cloned());
@@ -128,7 +150,7 @@ impl Round {
             tracing::info!(users = unknown.len(), "redis has lost users of this node: told again");
             lane.tell_again(unknown);
         }
-        Ok(())
+        Ok(refused.map(BrokerError::refused))
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::{Position, Topic};
+use chat_core::{Position, PresenceChange, Topic};
 use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -22,6 +22,7 @@ use super::interest::{Changes, Interest};
 use super::link::{Link, PING_INTERVAL};
 use super::mark::Mark;
 use super::names::{self, Address};
+use super::presence::Presence;
 use super::store::Store;
 use super::wire::Message;
 use super::{Shared, lineage, wire};
@@ -44,6 +45,7 @@ pub(super) struct Subscriber {
     shared: Arc<Shared>,
     /// What sends the probes.
     store: Arc<Store>,
+    presence: Arc<Presence>,
     side: Side,
     /// The channel of this node alone.
     own: String,
@@ -78,7 +80,11 @@ impl Progress {
 }
 
 impl Subscriber {
-    pub(super) fn new(store: Arc<Store>, events: EventSender) -> Arc<Self> {
+    pub(super) fn new(
+        store: Arc<Store>,
+        presence: &Arc<Presence>,
+        events: EventSender,
+    ) -> Arc<Self> {
         let shared = Arc::clone(&store.shared);
         let own = shared.names.node(&names::new_node());
         let unused = [&*own, ":unused"].concat();
@@ -87,6 +93,7 @@ impl Subscriber {
         Arc::new(Self {
             shared,
             store,
+            presence: Arc::clone(presence),
             side,
             own,
             unused,
@@ -330,6 +337,10 @@ impl Subscriber {
                 }
             }
             Some(Message::Presence { change, occupant, version, count }) => {
+                if change == PresenceChange::Renamed {
+                    let address = Address::of_channel(&String::from_utf8_lossy(&channel));
+                    self.presence.renamed(&wanted.topic, address, &occupant);
+                }
                 self.events.presence(wanted.topic.clone(), change, occupant, version, count);
             }
             None => {
@@ -398,7 +409,7 @@ mod tests {
     async fn a_broker_is_not_ready_before_it_subscribes() {
         let shared = Arc::new(Shared::new(RedisConfig::new("redis://127.0.0.1")).unwrap());
         let store = Arc::new(Store::new(Arc::clone(&shared)).unwrap());
-        let _subscriber = Subscriber::new(store, events::channel(1).0);
+        let _subscriber = Subscriber::new(store, &Presence::new(1), events::channel(1).0);
         shared.health.side().set_up();
         assert!(!shared.health.is_ready(), "nothing is heard yet");
     }

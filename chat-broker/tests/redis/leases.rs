@@ -193,7 +193,8 @@ async fn nobody_is_reaped_after_an_outage() {
 async fn closing_hands_users_over() {
     let server = RedisServer::start();
     let mut watcher = Node::with(config(&server)).await;
-    let closing = Node::with(config(&server).grace(Duration::from_secs(2))).await;
+    let closing = config(&server).grace(Duration::from_secs(2)).deadline(PATIENCE);
+    let closing = Node::with(closing).await;
     let topic = room("r");
     watcher.subscribe(&topic).await.unwrap();
     for name in ["anna", "ben", "carl"] {
@@ -205,6 +206,7 @@ async fn closing_hands_users_over() {
     closing.leave(&topic, "carl");
     let closed = Instant::now();
     closing.broker.close().await;
+    assert!(closed.elapsed() < PATIENCE / 3, "it waited for something: {:?}", closed.elapsed());
     watcher.enter(&topic, "anna");
     assert_eq!(watcher.change().await.0, "-carl");
     assert_eq!(watcher.change().await.0, "-ben");

@@ -28,7 +28,6 @@ local function prove()
   call('HDEL', members, NOBODY)
   call('SREM', held, NOBODY)
   call('SREM', topics, NOBODY)
-  call('EXPIRE', held, LIFETIME)
   call('PUBLISH', channel .. ':', '')
 end
 
@@ -96,9 +95,9 @@ local function tidy()
   if call('EXISTS', held) == 0 then call('SREM', topics, channel) end
 end
 
--- Keeps the keys for another lifetime.
+-- Keeps the keys for another lifetime. Without the right to they live as long as they are used.
 local function look_after()
-  call('EXPIRE', members, LIFETIME)
-  call('EXPIRE', held, LIFETIME)
-  call('EXPIRE', topics, LIFETIME)
+  redis.pcall('EXPIRE', members, LIFETIME)
+  redis.pcall('EXPIRE', held, LIFETIME)
+  redis.pcall('EXPIRE', topics, LIFETIME)
 end

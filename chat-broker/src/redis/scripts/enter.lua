@@ -11,7 +11,7 @@ prove()
 local before, known = look_up(user)
 local version = call('HGET', members, '')
 local is_new = call('SADD', held, user) == 1
-call('SADD', topics, channel)
+local is_new_here = call('SADD', topics, channel) == 1
 -- Said again: what the members say may have been lost, or is out of step.
 local nodes = is_new and before + 1 or count_nodes(user) or math.max(before, 1)
 local latest = known and not is_latest and known or info
@@ -30,5 +30,5 @@ if not (known and version) then
 elseif latest ~= known then
   announce(5, next_version(), user, latest)
 end
-if is_new then look_after() end
+if is_new_here then look_after() end
 return 1
