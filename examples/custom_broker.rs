@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chat_broker::testing::conformance;
 use chat_broker::{
-    Broker, BrokerError, BrokerEvents, Delivery, EventSender, HistoryRead, Published, Receipt,
-    Record, Records, Status, events,
+    Broker, BrokerError, BrokerEvents, Delivery, Departure, EventSender, HistoryRead, Published,
+    Receipt, Record, Records, Status, events,
 };
 use chat_core::{
     Entry, Epoch, History, Occupancy, Occupant, Position, PresenceChange, Range, Retention, Topic,
@@ -159,23 +159,26 @@ impl Room {
     }
 
     fn enter(&mut self, topic: &Topic, node: u64, Occupant { user, info }: Occupant) {
-        let (info, nodes) = self.occupants.entry(user.clone()).or_insert((info, BTreeSet::new()));
-        let came = nodes.is_empty();
+        let (known, nodes) = self.occupants.entry(user.clone()).or_default();
+        let change =
+            if nodes.is_empty() { PresenceChange::Joined } else { PresenceChange::Renamed };
         nodes.insert(node);
-        if came {
-            let occupant = Occupant { user, info: info.clone() };
-            self.tell(topic, PresenceChange::Joined, &occupant);
+        let before = std::mem::replace(known, info.clone());
+        if change == PresenceChange::Joined || before != info {
+            self.tell(topic, change, &Occupant { user, info });
         }
     }
 
-    fn leave(&mut self, topic: &Topic, node: u64, user: &UserId) {
-        let Some((_, nodes)) = self.occupants.get_mut(user) else { return };
+    /// Returns the version of the event, if there is one.
+    fn leave(&mut self, topic: &Topic, node: u64, user: &UserId) -> Option<u64> {
+        let (_, nodes) = self.occupants.get_mut(user)?;
         nodes.remove(&node);
-        if nodes.is_empty()
-            && let Some((user, (info, _))) = self.occupants.remove_entry(user)
-        {
-            self.tell(topic, PresenceChange::Left, &Occupant { user, info });
+        if !nodes.is_empty() {
+            return None;
         }
+        let (user, (info, _)) = self.occupants.remove_entry(user)?;
+        self.tell(topic, PresenceChange::Left, &Occupant { user, info });
+        Some(self.version)
     }
 
     fn tell(&mut self, topic: &Topic, change: PresenceChange, occupant: &Occupant) {
@@ -293,10 +296,10 @@ impl Broker for MapBroker {
         }
     }
 
-    fn leave(&self, topic: &Topic, user: &UserId) {
-        if let Some(room) = lock(&self.bus).rooms.get_mut(topic) {
-            room.leave(topic, self.node, user);
-        }
+    fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
+        let mut bus = lock(&self.bus);
+        let room = bus.rooms.get_mut(topic);
+        Departure::ready(room.and_then(|room| room.leave(topic, self.node, user)))
     }
 
     async fn occupancy(

@@ -44,9 +44,10 @@ use crate::stats::BrokerStats;
 /// * **Interest.** A node gets nothing of a topic that it has not asked for. After
 ///   `subscribe` has returned, everything published later arrives; after `unsubscribe`
 ///   has returned, nothing does.
-/// * **Presence.** A user is in a topic while at least one node says so. Each coming and
-///   going is an event to the subscribed nodes, numbered without a hole as long as there is
-///   anybody, and never lower than before. What a node said
+/// * **Presence.** A user is in a topic while at least one node says so, with the
+///   information that any node gave last. Each coming and going, and each change of the
+///   information, is an event to the subscribed nodes, numbered without a hole as long as
+///   there is anybody, and never lower than before. What a node said
 ///   holds until it says otherwise, whatever becomes of connections and of the backend's
 ///   data; when the node is gone without a word, its users are, within 15 seconds.
 /// * **Records.** All nodes share one small table. What is set in it is there, and in a place
@@ -137,12 +138,15 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 
     /// Says that `occupant` is in `topic` at this node, from now on. Returns at once: the
     /// broker sees to it that the backend agrees, before what is published to the topic
-    /// after this call, if it can be reached. Saying it again changes nothing.
+    /// after this call, if it can be reached. Saying the same again changes nothing; other
+    /// information replaces what any node said before, which is a
+    /// [`PresenceChange::Renamed`](chat_core::PresenceChange::Renamed).
     fn enter(&self, topic: &Topic, occupant: Occupant);
 
     /// Says that `user` is in `topic` at this node no more. As [`enter`](Self::enter), but
     /// the backend learns of it after what was published to the topic before this call.
-    fn leave(&self, topic: &Topic, user: &UserId);
+    /// The [`Departure`] resolves when it has, and may be dropped.
+    fn leave(&self, topic: &Topic, user: &UserId) -> Departure;
 
     /// Who is in each topic, at all nodes, in the order asked. Of a topic with more than
     /// `limit` occupants only the count. Never creates anything.
@@ -201,7 +205,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// It is the whole table, without what is no more, and [`complete`](Records::complete)
     /// says so, if `after` is 0, and whenever the backend cannot tell what has changed: it
     /// remembers only for [`Records::REMEMBERED`] that a record was removed, and may have lost
-    /// what it knew. Versions rise with each change, and go on to rise after the backend has
+    /// what it knew. What this node has read of that is written again, unless another node knows
+    /// of a later change: a record ends when it is removed, or its time is over, as long as one
+    /// node that has read it runs and goes on to read. Versions rise with each change, and go on to rise after the backend has
     /// lost all.
     ///
     /// # Errors
@@ -280,6 +286,40 @@ pub struct HistoryRead {
 }
 
 impl HistoryRead {
+    /// Whether `history` can be an answer to this: entries without a hole, oldest first, as many as
+    /// were asked for at most, within the range and up to the position.
+    ///
+    /// # Errors
+    /// [`BrokerError::Damaged`]: it is none, and whoever went on with it could read for ever.
+    pub fn check(&self, history: &History) -> Result<(), BrokerError> {
+        let History { position, entries } = history;
+        let offsets = || entries.iter().map(|entry| entry.offset);
+        let (first, last) = (offsets().next().unwrap_or(1), offsets().last().unwrap_or(0));
+        let is_in_range = match self.range {
+            _ if entries.is_empty() => true,
+            Range::After(offset) => first > offset,
+            Range::Before(offset) => last < offset,
+            Range::Latest => true,
+        };
+        let wrong = if position.offset > Position::MAX_OFFSET {
+            "a position beyond all"
+        } else if entries.len() > self.limit as usize {
+            "more messages than were asked for"
+        } else if first == 0 || last > position.offset {
+            "messages outside of the sequence"
+        } else if !offsets()
+            .zip(offsets().skip(1))
+            .all(|(one, next)| one.checked_add(1) == Some(next))
+        {
+            "messages that do not follow on each other"
+        } else if !is_in_range {
+            "messages that were not asked for"
+        } else {
+            return Ok(());
+        };
+        Err(BrokerError::damaged(self.topic.clone(), format!("its history has {wrong}")))
+    }
+
     /// Payload of one read, in bytes; the publication that reaches it is the last.
     pub const MAX_BYTES: usize = 256 * 1024;
 }
@@ -336,6 +376,53 @@ impl ReceiptSender {
     }
 }
 
+/// The pending answer to a [`Broker::leave`]: the version of the event that tells the nodes of it.
+/// `None` if no event does: another node says that the user is there, the user is back, or was
+/// never there, or the broker was closed.
+///
+/// # Cancel safety
+/// Dropping it does not take the leave back.
+#[derive(Debug)]
+pub struct Departure(oneshot::Receiver<u64>);
+
+/// Settles a [`Departure`]; dropped unused, there is no event.
+#[derive(Debug)]
+pub struct DepartureSender(oneshot::Sender<u64>);
+
+impl Departure {
+    /// A departure that is settled already.
+    #[must_use]
+    pub fn ready(version: Option<u64>) -> Self {
+        let (sender, departure) = Self::pending();
+        if let Some(version) = version {
+            sender.settle(version);
+        }
+        departure
+    }
+
+    /// A departure, and what settles it.
+    #[must_use]
+    pub fn pending() -> (DepartureSender, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (DepartureSender(sender), Self(receiver))
+    }
+}
+
+impl DepartureSender {
+    /// Settles the departure. Nobody may be waiting any more; that is no error.
+    pub fn settle(self, version: u64) {
+        let _ = self.0.send(version);
+    }
+}
+
+impl Future for Departure {
+    type Output = Option<u64>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.get_mut().0).poll(cx).map(Result::ok)
+    }
+}
+
 impl Future for Receipt {
     type Output = Result<Published, BrokerError>;
 
@@ -347,6 +434,52 @@ impl Future for Receipt {
             ReceiptState::Pending(receiver) => {
                 Pin::new(receiver).poll(cx).map(|sent| sent.unwrap_or(Err(BrokerError::Closed)))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_core::{Entry, Epoch, RoomId};
+
+    use super::*;
+
+    #[test]
+    fn history_that_cannot_be_an_answer_is_none() {
+        let read = |range| {
+            let topic = Topic::Room(RoomId::new("r").expect("a name"));
+            HistoryRead { topic, range, limit: 3 }
+        };
+        let history = |offset, offsets: &[u64]| History {
+            position: Position { epoch: Epoch::from_random(1), offset },
+            entries: offsets.iter().map(|n| Entry { offset: *n, payload: Bytes::new() }).collect(),
+        };
+        for (range, offset, offsets) in [
+            (Range::Latest, 0, &[][..]),
+            (Range::Latest, 9, &[7, 8, 9]),
+            (Range::After(2), 9, &[5, 6]),
+            (Range::After(9), 9, &[]),
+            (Range::Before(9), 9, &[8]),
+            (Range::Before(u64::MAX), 1, &[1]),
+        ] {
+            let outcome = read(range).check(&history(offset, offsets));
+            assert!(outcome.is_ok(), "{range:?}: {offsets:?} of {offset}: {outcome:?}");
+        }
+        for (range, offset, offsets) in [
+            (Range::Latest, 9, &[6, 7, 8, 9][..]),
+            (Range::Latest, 9, &[9, 8]),
+            (Range::Latest, 9, &[8, 8]),
+            (Range::Latest, 9, &[7, 9]),
+            (Range::Latest, 9, &[9, 10]),
+            (Range::Latest, 9, &[0, 1]),
+            (Range::Latest, u64::MAX, &[u64::MAX]),
+            (Range::After(3), 9, &[3, 4]),
+            (Range::After(3), 9, &[1]),
+            (Range::Before(3), 9, &[2, 3]),
+            (Range::Before(3), 9, &[7]),
+        ] {
+            let outcome = read(range).check(&history(offset, offsets));
+            assert!(outcome.is_err(), "{range:?}: {offsets:?} of {offset}");
         }
     }
 }

@@ -21,11 +21,11 @@ pub enum BrokerEvent {
         /// [kept](crate::Delivery::Kept).
         position: Option<Position>,
     },
-    /// Somebody came to a topic that the node is subscribed to, or left it.
+    /// A user came to a topic that the node is subscribed to, left it, or has another name there.
     Presence {
         /// Where.
         topic: Topic,
-        /// Coming or going.
+        /// What happened.
         change: PresenceChange,
         /// Who.
         occupant: Occupant,

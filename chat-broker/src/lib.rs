@@ -69,7 +69,10 @@ mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use broker::{Broker, Delivery, HistoryRead, Published, Receipt, ReceiptSender, Status};
+pub use broker::{
+    Broker, Delivery, Departure, DepartureSender, HistoryRead, Published, Receipt, ReceiptSender,
+    Status,
+};
 pub use error::BrokerError;
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
 pub use hub::{
@@ -79,4 +82,4 @@ pub use memory::{MemoryBroker, MemoryBus};
 pub use records::{Record, Records};
 #[cfg(feature = "redis")]
 pub use redis::{RedisBroker, RedisConfig};
-pub use stats::{BrokerStats, Histogram, Latencies};
+pub use stats::{BrokerStats, CommandRefusals, Histogram, Latencies};

@@ -61,8 +61,8 @@ pub enum Item {
     Envelope(Bytes, Option<Position>),
     /// See [`Event::Gap`].
     Gap(Option<Position>),
-    /// Somebody came or left: the envelope of the [`Event::Presence`] that tells of the
-    /// coming.
+    /// A user joined, left or was renamed: the envelope of the [`Event::Presence`] that tells of
+    /// the user's joining, by the latest name.
     Presence(PresenceChange, Bytes),
     /// See [`Event::Count`].
     Count(u32),

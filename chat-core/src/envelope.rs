@@ -10,7 +10,7 @@
 //! | kind | | fields after the sender's `id`, `name` and `color` |
 //! |---|---|---|
 //! | 1 | message | `text`, `data` (flag 1), `key` (flag 2) |
-//! | 2 | presence | none; flag 4: joined, else left; flag 8: announced |
+//! | 2 | presence | none; flag 4: in the room, else left; flag 8: announced |
 //! | 3 | typing | none; flag 4: typing, else stopped |
 //! | 4 | direct | the sender's frame; with flag 16 the request: `session`, `id` or nothing |
 //! | 5 | undelivered | the request: `session`, `id` or nothing; the sender's are those of the recipient |
@@ -42,7 +42,7 @@ enum Kind {
 mod flag {
     pub(super) const DATA: u8 = 1;
     pub(super) const KEY: u8 = 2;
-    /// The user joined, or is typing; else left, or stopped.
+    /// The user is in the room, or is typing; else left, or stopped.
     pub(super) const ON: u8 = 4;
     pub(super) const ANNOUNCED: u8 = 8;
     pub(super) const REQUEST: u8 = 16;
@@ -65,6 +65,9 @@ pub enum EnvelopeError {
 
 /// Writes `event` as bytes for [`decode`].
 ///
+/// [`PresenceChange::Renamed`] is read as `Joined`: both say that the user is in the room, and the
+/// broker's event says which of them happened.
+///
 /// An [`Event::Gap`] and an [`Event::Count`] concern one server alone; they give an empty
 /// envelope, which every reader skips.
 #[must_use]
@@ -77,8 +80,8 @@ pub fn encode(event: &Event<'_>) -> Bytes {
             write(Kind::Message, flags, *at, *user, &fields)
         }
         Event::Presence(Presence { user, change, announced }) => {
-            let joined = *change == PresenceChange::Joined;
-            let flags = set(flag::ON, joined) | set(flag::ANNOUNCED, *announced);
+            let is_here = *change != PresenceChange::Left;
+            let flags = set(flag::ON, is_here) | set(flag::ANNOUNCED, *announced);
             write(Kind::Presence, flags, 0, *user, &[])
         }
         Event::Typing { user, typing } => {
@@ -164,6 +167,26 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, EnvelopeError> {
     })
 }
 
+/// The envelope of a user's presence after a later one, `now`, replaced `before`; `None` if both
+/// name the user alike. Whether the join was announced stays as it was: a dialect that was not
+/// told of the join is not told of the leave.
+pub(crate) fn renamed(before: &Bytes, now: &Bytes) -> Option<Bytes> {
+    if before == now {
+        return None;
+    }
+    let (Ok(Event::Presence(known)), Ok(Event::Presence(latest))) = (decode(before), decode(now))
+    else {
+        return Some(now.clone());
+    };
+    if known.user == latest.user {
+        return None;
+    }
+    if known.announced == latest.announced {
+        return Some(now.clone());
+    }
+    Some(encode(&Event::Presence(Presence { announced: known.announced, ..latest })))
+}
+
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -239,6 +262,23 @@ mod tests {
         assert_eq!(decode(&bytes).unwrap_err(), EnvelopeError::UnknownVersion(2));
         assert_eq!(decode(b"hello").unwrap_err(), EnvelopeError::Malformed);
         assert_eq!(decode(&encode(&Event::Gap(None))).unwrap_err(), EnvelopeError::Malformed);
+    }
+
+    #[test]
+    fn only_another_name_renames_and_the_announcement_stays() {
+        let presence = |name, announced| {
+            let user = Sender { name, ..ALICE };
+            encode(&Event::Presence(Presence { user, change: PresenceChange::Joined, announced }))
+        };
+        let quiet = presence("Alice", false);
+        assert_eq!(renamed(&quiet, &quiet), None);
+        assert_eq!(renamed(&quiet, &presence("Alice", true)), None);
+        for announced in [true, false] {
+            let latest = presence("Al", announced);
+            assert_eq!(renamed(&quiet, &latest), Some(presence("Al", false)));
+        }
+        let unreadable = Bytes::from_static(b"?");
+        assert_eq!(renamed(&quiet, &unreadable), Some(unreadable));
     }
 
     proptest! {

@@ -14,7 +14,7 @@ use crate::position::Position;
 pub enum Event<'a> {
     /// Somebody said something in a room.
     Message(Message<'a>),
-    /// Somebody came to a room or left it.
+    /// A user joined a room, left it, or has another name there.
     Presence(Presence<'a>),
     /// Somebody writes, or stopped writing.
     Typing {
@@ -62,25 +62,28 @@ pub struct Message<'a> {
     pub at: u64,
 }
 
-/// A coming or going.
+/// A change of who is in a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Presence<'a> {
-    /// Who.
+    /// Who, by the latest name.
     pub user: Sender<'a>,
-    /// Coming or going.
+    /// What happened.
     pub change: PresenceChange,
     /// Whether the `rooms` dialect is told, too. It is not told of those who
     /// `SUBSCRIBE`: in the system that dialect comes from there are none.
     pub announced: bool,
 }
 
-/// Coming or going.
+/// What changed about a user in a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PresenceChange {
     /// The user came.
     Joined,
     /// The user left.
     Left,
+    /// The user is still there and has another name.
+    Renamed,
 }
 
 /// A message to one user.

@@ -1,6 +1,6 @@
 //! Who is in a room, on all servers, as one server knows it.
 //!
-//! A broker numbers the comings and goings of a room; a snapshot carries the number of the
+//! A broker numbers the comings, goings and new names of a room; a snapshot carries the number of the
 //! latest that it knows. So a server that holds a snapshot and hears of each change knows
 //! who is there without asking, notices what it missed, and after another snapshot tells
 //! its members the difference.
@@ -9,13 +9,19 @@
 //! told, nor is the list kept: only the count, so that a storm of joins costs each member
 //! nothing.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
 use crate::deliver::Item;
+use crate::envelope;
 use crate::event::PresenceChange;
 use crate::id::UserId;
+
+/// How many changes a late one can be behind at most. A broker whose versions begin with the time in
+/// microseconds begins further below when it was emptied after its clock was set back.
+const LATEST: u64 = 1_000_000;
 
 /// Somebody in a room, on whichever server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +29,7 @@ pub struct Occupant {
     /// Who: one user is one occupant, however many connections there are.
     pub user: UserId,
     /// The envelope of the [presence event](crate::Event::Presence) that tells of the
-    /// coming.
+    /// coming, by the latest name.
     pub info: Bytes,
 }
 
@@ -125,6 +131,7 @@ impl Roster {
             return;
         };
         if version <= known {
+            self.wants_snapshot |= known - version > LATEST;
             return;
         }
         // Whoever comes to an empty room is all there is, whatever happened before.
@@ -141,13 +148,15 @@ impl Roster {
             return;
         };
         let told = match change {
-            PresenceChange::Joined => listed.insert(occupant.user, occupant.info.clone()).is_none(),
-            PresenceChange::Left => listed.remove(&occupant.user).is_some(),
+            PresenceChange::Joined | PresenceChange::Renamed => take_in(listed, occupant),
+            PresenceChange::Left => {
+                listed.remove(&occupant.user).map(|info| Item::Presence(PresenceChange::Left, info))
+            }
         };
         if listed.len() > self.limit {
             self.listed = None;
-        } else if told {
-            out.push(Item::Presence(change, occupant.info));
+        } else {
+            out.extend(told);
         }
     }
 
@@ -167,25 +176,25 @@ impl Roster {
         if !is_whole || snapshot.occupants.len() > self.limit {
             self.listed = None;
         } else {
-            let now: BTreeMap<_, _> =
-                snapshot.occupants.into_iter().map(|one| (one.user, one.info)).collect();
-            if let Some(before) = &self.listed {
-                let left = before.iter().filter(|(user, _)| !now.contains_key(*user));
-                out.extend(
-                    left.map(|(_, info)| Item::Presence(PresenceChange::Left, info.clone())),
-                );
-                let came = now.iter().filter(|(user, _)| !before.contains_key(*user));
-                out.extend(
-                    came.map(|(_, info)| Item::Presence(PresenceChange::Joined, info.clone())),
-                );
-            } else if !is_first && self.told != self.count {
-                out.push(Item::Count(self.count));
+            if let Some(listed) = &mut self.listed {
+                turn_into(listed, snapshot.occupants, out);
+            } else {
+                if !is_first && self.told != self.count {
+                    out.push(Item::Count(self.count));
+                }
+                let all = snapshot.occupants.into_iter().map(|one| (one.user, one.info));
+                self.listed = Some(all.collect());
             }
-            self.listed = Some(now);
         }
         if is_first || self.listed.is_some() {
             self.told = self.count;
         }
+    }
+
+    /// Whether all changes up to this version are known.
+    #[must_use]
+    pub fn has_reached(&self, version: u64) -> bool {
+        self.version >= Some(version)
     }
 
     /// Whether the members of a big room have a [count](Self::tell_count) to be told.
@@ -201,6 +210,34 @@ impl Roster {
             out.push(Item::Count(self.count));
         }
     }
+}
+
+/// Lists an occupant, who may be listed by another name. Returns what the members are told.
+fn take_in(listed: &mut BTreeMap<UserId, Bytes>, occupant: Occupant) -> Option<Item> {
+    match listed.entry(occupant.user) {
+        Entry::Vacant(place) => {
+            place.insert(occupant.info.clone());
+            Some(Item::Presence(PresenceChange::Joined, occupant.info))
+        }
+        Entry::Occupied(mut known) => {
+            let info = envelope::renamed(known.get(), &occupant.info)?;
+            known.insert(info.clone());
+            Some(Item::Presence(PresenceChange::Renamed, info))
+        }
+    }
+}
+
+/// Makes `occupants` of what is `listed`; the difference goes to `out`.
+fn turn_into(listed: &mut BTreeMap<UserId, Bytes>, occupants: Vec<Occupant>, out: &mut Vec<Item>) {
+    let here: BTreeSet<UserId> = occupants.iter().map(|one| one.user.clone()).collect();
+    listed.retain(|user, info| {
+        let stays = here.contains(user);
+        if !stays {
+            out.push(Item::Presence(PresenceChange::Left, info.clone()));
+        }
+        stays
+    });
+    out.extend(occupants.into_iter().filter_map(|occupant| take_in(listed, occupant)));
 }
 
 #[cfg(test)]

@@ -3,7 +3,12 @@ use proptest::prelude::*;
 use super::*;
 
 fn occupant(n: u32) -> Occupant {
-    Occupant { user: UserId::new(format!("u{n}")).unwrap(), info: Bytes::from(format!("{n}")) }
+    named(n, &n.to_string())
+}
+
+fn named(n: u32, name: &str) -> Occupant {
+    let user = UserId::new(format!("u{n}")).unwrap();
+    Occupant { user, info: Bytes::copy_from_slice(name.as_bytes()) }
 }
 
 /// What a broker knows of a room.
@@ -27,6 +32,7 @@ fn told(out: &mut Vec<Item>) -> Vec<String> {
         .map(|item| match item {
             Item::Presence(PresenceChange::Joined, info) => format!("+{}", text(info)),
             Item::Presence(PresenceChange::Left, info) => format!("-{}", text(info)),
+            Item::Presence(PresenceChange::Renamed, info) => format!("~{}", text(info)),
             Item::Count(count) => format!("={count}"),
             other => panic!("{other:?}"),
         })
@@ -89,6 +95,41 @@ fn what_was_missed_since_a_snapshot_was_asked_for_is_asked_for_again() {
     roster.change(7, 3, PresenceChange::Joined, occupant(3), &mut out);
     roster.set(truth.snapshot(10), &mut out);
     assert!(roster.wants_snapshot(), "6 was missed");
+}
+
+#[test]
+fn latest_name_is_told_and_listed() {
+    let (mut roster, mut out) = (Roster::new(10), Vec::new());
+    roster.ask();
+    roster.set(Truth { version: 5, users: [1, 2].into() }.snapshot(10), &mut out);
+    roster.change(6, 2, PresenceChange::Renamed, named(1, "one"), &mut out);
+    roster.change(7, 2, PresenceChange::Renamed, named(1, "one"), &mut out);
+    // A broker that was emptied says again who is there, by the name of now.
+    roster.change(8, 2, PresenceChange::Joined, named(2, "two"), &mut out);
+    assert_eq!(told(&mut out), ["~one", "~two"], "the same name is no news");
+    let occupants = vec![named(1, "uno"), named(2, "two")];
+    roster.ask();
+    roster.set(Occupancy { version: 9, count: 2, occupants }, &mut out);
+    assert_eq!(told(&mut out), ["~uno"], "it was missed");
+    roster.change(10, 1, PresenceChange::Left, named(1, "one"), &mut out);
+    assert_eq!(told(&mut out), ["-uno"], "by the name that was told last");
+}
+
+/// A broker was emptied after its clock was set back: its versions begin further below.
+#[test]
+fn versions_far_below_are_of_another_beginning() {
+    const HOUR: u64 = 3_600_000_000;
+    for (version, is_wanted) in [(9 * HOUR - 1, false), (8 * HOUR, true)] {
+        let (mut roster, mut out) = (Roster::new(10), Vec::new());
+        roster.ask();
+        roster.set(Truth { version: 9 * HOUR, users: [1].into() }.snapshot(10), &mut out);
+        roster.change(version, 1, PresenceChange::Joined, occupant(2), &mut out);
+        assert_eq!((roster.wants_snapshot(), out.len()), (is_wanted, 0), "{version}");
+        roster.ask();
+        roster.set(Truth { version, users: [2].into() }.snapshot(10), &mut out);
+        roster.change(version + 1, 2, PresenceChange::Joined, occupant(3), &mut out);
+        assert_eq!(told(&mut out), ["-1", "+2", "+3"]);
+    }
 }
 
 #[test]

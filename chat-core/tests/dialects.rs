@@ -83,6 +83,9 @@ fn comings_and_goings() {
     let [native, rooms, ..] = presence(PresenceChange::Joined, false);
     assert!(native.is_some());
     assert_eq!(rooms, None, "subscribers come unannounced");
+    let [native, others @ ..] = presence(PresenceChange::Renamed, true);
+    assert!(native.unwrap().contains(r#""event":"renamed""#));
+    assert_eq!(others, [const { None }; 3], "other dialects have no word for it");
 }
 
 #[test]

@@ -163,6 +163,7 @@ fn server_frames_are_what_the_code_says() {
     let events = [
         presence(PresenceChange::Joined),
         presence(PresenceChange::Left),
+        presence(PresenceChange::Renamed),
         Event::Message(Message {
             user: sender,
             text: "hi",

@@ -135,7 +135,11 @@ impl State {
         reason: Option<&str>,
     ) -> Answer {
         let (broker, by) = (&**self.hub.broker(), By::Backend);
-        answer(moderation::put_out(broker, by, kind, scope, user, time, reason).await)
+        let done = moderation::put_out(broker, by, kind, scope, user, time, reason).await;
+        if done.is_ok() {
+            self.until_put_out(scope, user).await;
+        }
+        answer(done)
     }
 
     async fn pardon(&self, scope: Scope<'_>, user: &UserId) -> Answer {

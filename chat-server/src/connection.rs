@@ -180,10 +180,14 @@ impl Connection {
 
     /// The client is known by another name from here on, or speaks another dialect.
     fn become_member(&mut self, user: Arc<User>, dialect: Dialect) {
+        let is_renamed = user != self.member.user;
         self.member = self.member.with(user, dialect);
         self.state.sessions.insert(self.id, self.member.clone());
         for place in &self.places {
             place.membership.replace(self.member.seeing(place.sees_presence));
+            if is_renamed {
+                place.membership.rename(self.occupant(place.announced));
+            }
         }
         if let Some(inbox) = &self.inbox {
             inbox.replace(self.member.clone());
@@ -270,7 +274,7 @@ impl Connection {
                 let wish = Wish { since, history };
                 self.enter(id, room, wish, true).await
             }
-            Command::Leave { room } => self.leave(id, &room),
+            Command::Leave { room } => self.leave(id, &room).await,
             Command::Switch { room, name, history } => {
                 self.switch(id, room, name, history).await;
                 Ok(())
@@ -355,6 +359,9 @@ fn unavailable(error: &BrokerError) -> Rejection {
     tracing::debug!(%error, "the broker did not take a request");
     let message = match error {
         BrokerError::Refused(_) => "The message bus refuses this for now.",
+        BrokerError::Damaged { .. } => {
+            "What the message bus holds of this room is damaged: its operator can mend that."
+        }
         _ => "The message bus does not answer: whether this was carried out is unknown.",
     };
     Rejection {

@@ -166,16 +166,10 @@ async fn with_broker(settings: &Settings) -> Result<ServerBuilder, Exit> {
 
 #[cfg(feature = "redis")]
 async fn with_redis(settings: &Settings, url: &str) -> Result<ServerBuilder, Exit> {
-    let config = chat_broker::RedisConfig::new(url)
-        .prefix(&settings.redis_prefix)
-        .lease(settings.presence_lease)
-        .grace(settings.server().hub.grace);
-    let connected = chat_broker::RedisBroker::connect(config).await;
-    // The other settings have been checked.
-    let (broker, events) = connected.map_err(|error| {
-        let why = format!("such as redis://USER:PASSWORD@HOST:6379/0: {error}");
-        settings::Invalid::hidden("redis-url", why)
-    })?;
+    let connected = chat_broker::RedisBroker::connect(settings.redis(url)?).await;
+    // What the settings are made of has been checked.
+    let (broker, events) =
+        connected.map_err(|error| settings::Invalid::hidden("redis-url", error.to_string()))?;
     Ok(Server::builder().broker(broker, events))
 }
 

@@ -6,6 +6,7 @@ mod exit;
 mod layer;
 mod period;
 mod rate;
+mod redis;
 mod sources;
 mod token;
 
@@ -29,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) host: Option<String>,
     pub(crate) metrics_addr: Option<SocketAddr>,
     pub(crate) redis_url: Option<String>,
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "of use to Redis alone"))]
+    redis_tls: redis::RedisTls,
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "of use to Redis alone"))]
     pub(crate) redis_prefix: String,
     /// How long a server that is gone holds its users in rooms.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use chat_broker::{Hub, Status};
-use chat_core::{ConnectionId, UserId};
+use chat_core::{ConnectionId, Topic, UserId};
 use chat_transport::OutboxStats;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
@@ -15,9 +17,12 @@ use crate::identity::{Resume, random_id};
 use crate::limits::Limits;
 use crate::member::Member;
 use crate::metrics::Metrics;
-use crate::moderation::Moderation;
+use crate::moderation::{Moderation, Scope};
 use crate::sessions::Sessions;
 use crate::undelivered::{self, Drops};
+
+/// How long an answer waits until the lists of this server show what it says.
+pub(crate) const SHOWN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct State {
@@ -57,6 +62,22 @@ impl Drop for Task {
 }
 
 impl State {
+    /// Waits until a user who was put out is not in the lists here. A broker that is away can say
+    /// nothing of that: nobody waits for it.
+    pub(crate) async fn until_put_out(&self, scope: Scope<'_>, user: &UserId) {
+        if self.hub.broker().status() != Status::Ready {
+            return;
+        }
+        let absent = async {
+            match scope {
+                Scope::Room(room) => self.hub.absent(&Topic::Room(room.clone()), user).await,
+                Scope::Server => self.hub.absent_everywhere(user).await,
+            }
+        };
+        // A user who comes back at once, or whose connection is lost, is still listed.
+        let _ = timeout(SHOWN, absent).await;
+    }
+
     /// Starts the work behind the server, too.
     pub(crate) fn new(
         config: ServerConfig,

@@ -291,7 +291,10 @@ client.on("presence", ({ room: id, event, user, count }) => {
   if (isStale) room.listAnew(client).then(() => changed(room), () => {});
   if (event === "count") {
     room.crowd(count);
-  } else if (!isStale && user.id !== client.user.id) {
+  } else if (event === "renamed") {
+    const before = room.renamed(user);
+    if (before && user.id !== client.user.id) room.notice(`${before} is now ${user.name}.`);
+  } else if (!isStale && user.id !== client.user.id && ["joined", "left"].includes(event)) {
     if (event === "joined") room.came(user);
     else room.left(user);
     if (room.count <= CROWD) room.notice(`${user.name} ${event} the room.`);

@@ -123,7 +123,7 @@ export type StateChange = {
 );
 
 export type Presence =
-  | { room: string; event: "joined" | "left"; user: User }
+  | { room: string; event: "joined" | "left" | "renamed"; user: User }
   | { room: string; event: "count"; count: number };
 
 export interface ChatEvents {

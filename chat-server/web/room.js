@@ -101,6 +101,13 @@ export class Room {
     this.members.set(user.id, user);
   }
 
+  /** Returns the name before, of someone who is listed. */
+  renamed(user) {
+    const before = this.members.get(user.id)?.name;
+    if (before !== undefined) this.members.set(user.id, user);
+    return before;
+  }
+
   left(user) {
     this.typing.delete(user.id);
     // Someone beyond the listed ones may be counted, too.

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use chat_core::{ConnectionId, Deliver, Topic, UserId};
+use chat_core::{ConnectionId, Deliver, Occupant, Position, Topic, UserId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::room::{Snapshot, Waiter, Welcomed};
+use super::room::{Awaited, Snapshot, Waiter, Welcomed};
 use super::seat::Seat;
+use crate::broker::Departure;
 use crate::error::BrokerError;
 
 /// A place in a topic. Dropping it leaves the topic: nothing is delivered afterwards, and
@@ -22,6 +23,7 @@ pub struct Membership<M: Deliver + Clone> {
     /// Who is told to be in the room by this.
     pub(super) user: Option<UserId>,
     pub(super) is_lost: bool,
+    pub(super) is_detached: bool,
 }
 
 impl<M: Deliver + Clone> Membership<M> {
@@ -44,6 +46,19 @@ impl<M: Deliver + Clone> Membership<M> {
     #[must_use]
     pub fn is_catching_up(&self) -> bool {
         self.seat.is_vacant()
+    }
+
+    /// Waits until the topic no longer stands at `from`, the position of a [`Snapshot`]: until more
+    /// has been delivered to its members, the latest of which may still be on its way. Returns at
+    /// once if it stands elsewhere.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is taken.
+    pub async fn moved_on(&self, from: Option<Position>) {
+        let moved = self.shared.registry.update(&self.topic, |room| room.state.moved_on(from));
+        if let Some(moved) = moved.flatten() {
+            moved.await;
+        }
     }
 
     /// Begins anew to listen: calls `catch_up` as [`Hub::join`](crate::Hub::join) calls
@@ -99,6 +114,38 @@ impl<M: Deliver + Clone> Membership<M> {
         self.seat.replace(member);
     }
 
+    /// Changes what is told of the user to `occupant`, who must be the same user, to all servers.
+    pub fn rename(&self, occupant: Occupant) {
+        if self.user.as_ref() == Some(&occupant.user) {
+            self.shared.rename(&self.topic, occupant);
+        }
+    }
+
+    /// Leaves the topic at once, as dropping it does. The future resolves when the
+    /// [roster](Snapshot::roster) of this server shows it: when the user is not in it, unless
+    /// another connection or server holds the user. While the broker is away that takes as long,
+    /// so give it a time limit.
+    ///
+    /// # Cancel safety
+    /// The topic is left before the future is polled; dropping it changes nothing.
+    pub fn leave(mut self) -> impl Future<Output = ()> + Send + use<M> {
+        let departure = self.detach();
+        let (shared, topic) = (Arc::clone(&self.shared), self.topic.clone());
+        async move {
+            let Some(departure) = departure else { return };
+            let Some(version) = departure.await else { return };
+            shared.until(&topic, Awaited::Version(version)).await;
+        }
+    }
+
+    fn detach(&mut self) -> Option<Departure> {
+        self.is_detached = true;
+        self.seat.vacate();
+        self.shared.leave(&self.topic, self.id);
+        let user = self.user.take()?;
+        self.shared.exit(&self.topic, &user, self.is_lost)
+    }
+
     /// Leaves the topic as one whose connection was lost: the others are told only if the
     /// user is not back in time, here or on another server; see [`HubConfig::grace`](crate::HubConfig::grace).
     pub fn lose(mut self) {
@@ -108,10 +155,9 @@ impl<M: Deliver + Clone> Membership<M> {
 
 impl<M: Deliver + Clone> Drop for Membership<M> {
     fn drop(&mut self) {
-        self.seat.vacate();
-        self.shared.leave(&self.topic, self.id);
-        if let Some(user) = &self.user {
-            self.shared.exit(&self.topic, user, self.is_lost);
+        // Unless that was done already.
+        if !self.is_detached {
+            self.detach();
         }
     }
 }

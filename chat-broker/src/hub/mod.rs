@@ -39,19 +39,21 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use chat_core::{ConnectionId, Deliver, Members, Occupant, Registry, Retention, RoomId, Topic};
+use chat_core::{
+    ConnectionId, Deliver, History, Members, Occupant, Registry, Retention, RoomId, Topic, UserId,
+};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, HistoryRead};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
 use edges::Edges;
 use fan_out::FanOut;
 use presence::Presence;
-use room::{RoomState, Waiter};
+use room::{Awaited, RoomState, Waiter};
 use stats::Counters;
 
 pub use config::{HistoryRules, HubConfig};
@@ -190,7 +192,28 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
 
     fn membership(&self, topic: &Topic, id: ConnectionId, seat: Seat<M>) -> Membership<M> {
         let shared = Arc::clone(&self.shared);
-        Membership { shared, topic: topic.clone(), id, seat, user: None, is_lost: false }
+        let (topic, user) = (topic.clone(), None);
+        Membership { shared, topic, id, seat, user, is_lost: false, is_detached: false }
+    }
+
+    /// Waits until the roster of `topic` on this server does not list `user`; not at all if the topic
+    /// has no members here, or too many to be listed. While the broker is away that takes as long,
+    /// so give it a time limit.
+    ///
+    /// # Cancel safety
+    /// Safe: it changes nothing.
+    pub async fn absent(&self, topic: &Topic, user: &UserId) {
+        self.shared.until(topic, Awaited::Absence(user.clone())).await;
+    }
+
+    /// As [`absent`](Self::absent), for all topics with members here.
+    ///
+    /// # Cancel safety
+    /// Safe: it changes nothing.
+    pub async fn absent_everywhere(&self, user: &UserId) {
+        for topic in self.shared.registry.topics() {
+            self.absent(&topic, user).await;
+        }
     }
 
     /// A snapshot of the topic's members on this server.
@@ -205,6 +228,20 @@ impl<M> Hub<M> {
     #[must_use]
     pub fn broker(&self) -> &Arc<dyn Broker> {
         &self.shared.broker
+    }
+
+    /// A part of a topic's history, as [`Broker::history`] gives it: an answer to another question is
+    /// an error.
+    ///
+    /// # Errors
+    /// What [`Broker::history`] reports; and if the answer is none, [`BrokerError::Damaged`] or
+    /// [`BrokerError::Refused`].
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    pub async fn history(&self, read: HistoryRead) -> Result<History, BrokerError> {
+        let histories = call::histories(&*self.shared.broker, &[read]).await?;
+        histories.into_iter().next().ok_or_else(|| BrokerError::refused("no history was read"))
     }
 
     /// What `room` keeps of its history; `None` if nothing.
@@ -260,6 +297,15 @@ impl<M> fmt::Debug for Hub<M> {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
+    /// Waits until the roster of a topic shows something, if it is known here.
+    async fn until(&self, topic: &Topic, awaited: Awaited) {
+        let shown = self.registry.update(topic, |room| room.state.until(awaited));
+        if let Some(Some(shown)) = shown {
+            // It fails if the room has ended here, and is known to nobody.
+            let _ = shown.await;
+        }
+    }
+
     /// The answer to somebody who waits for a room; none will come once the driver is gone.
     async fn answer(
         &self,

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
 use super::interest::LONGEST;
+use crate::broker::Departure;
 
 /// The users of this server, by room.
 #[derive(Debug, Default)]
@@ -53,30 +54,40 @@ impl<M> Shared<M> {
             }
             Entry::Vacant(place) => {
                 place.insert(Held { connections: 1, until: None });
-                // Under the lock, so that the broker hears of it in this order.
-                self.broker.enter(topic, occupant);
             }
+        }
+        // Under the lock, so that the broker hears of it in this order. Also of a user who is there:
+        // the latest connection may have another name.
+        self.broker.enter(topic, occupant);
+    }
+
+    /// A user who is in a room has another name there.
+    pub(super) fn rename(&self, topic: &Topic, occupant: Occupant) {
+        let state = self.presence.state();
+        if state.held.contains_key(&(topic.clone(), occupant.user.clone())) {
+            self.broker.enter(topic, occupant);
         }
     }
 
-    /// One connection less; `is_lost` if it may come back.
-    pub(super) fn exit(&self, topic: &Topic, user: &UserId, is_lost: bool) {
+    /// One connection less; `is_lost` if it may come back. If this was the last one and is not
+    /// lost, the user leaves.
+    pub(super) fn exit(&self, topic: &Topic, user: &UserId, is_lost: bool) -> Option<Departure> {
         let mut state = self.presence.state();
         let key = (topic.clone(), user.clone());
-        let Some(held) = state.held.get_mut(&key) else { return };
+        let held = state.held.get_mut(&key)?;
         held.connections -= 1;
         if held.connections > 0 {
-            return;
+            return None;
         }
         if is_lost {
             let until = Instant::now() + self.config.grace.min(LONGEST);
             held.until = Some(until);
             state.lost.push_back((until, key.0, key.1));
             self.presence.lost.notify_one();
-        } else {
-            state.held.remove(&key);
-            self.broker.leave(topic, user);
+            return None;
         }
+        state.held.remove(&key);
+        Some(self.broker.leave(topic, user))
     }
 
     /// Lets those go whose time is up. Returns when the next one's is.
@@ -92,7 +103,7 @@ impl<M> Shared<M> {
             // Whoever has come back since, or was lost again, has another time.
             if state.held.get(&key).is_some_and(|held| held.until == Some(until)) {
                 state.held.remove(&key);
-                self.broker.leave(&key.0, &key.1);
+                drop(self.broker.leave(&key.0, &key.1));
             }
         }
         None

@@ -1,14 +1,16 @@
 //! A room on this server, between the broker and its members.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::{
     ConnectionId, History, Item, Members, Occupancy, Occupant, Position, PresenceChange, Recent,
-    Roster, Timeline, Topic, timeline,
+    Roster, Timeline, Topic, UserId, timeline,
 };
-use tokio::sync::oneshot;
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::call::Reads;
@@ -72,6 +74,8 @@ pub(super) struct RoomState<M> {
     expires: Option<Instant>,
     /// Who is in the room; `None` for a user's own topic.
     roster: Option<Roster>,
+    /// Who waits for the roster to show something.
+    awaited: Vec<(Awaited, oneshot::Sender<()>)>,
     /// What the members have not been given yet, oldest first.
     pub(super) pending: Vec<Item>,
     /// Since when something has been pending in a room that is live.
@@ -85,6 +89,8 @@ pub(super) struct RoomState<M> {
     pub(super) counted: usize,
     /// Reads are under way, and for this room: not for one of the same name before it.
     reading: bool,
+    /// Wakes those who wait for the next cut, if there are any.
+    moved: Option<Arc<Notify>>,
     /// Since when messages are known to be missing.
     missing_since: Option<Instant>,
     /// The broker was away, and other servers may have yet to tell it of their users: until
@@ -109,6 +115,24 @@ pub(super) struct Waiter<M> {
     /// Remains a member even if the room cannot go live for now.
     pub(super) stays: bool,
     pub(super) done: oneshot::Sender<Result<(), BrokerError>>,
+}
+
+/// What a roster is to show.
+#[derive(Debug)]
+pub(super) enum Awaited {
+    /// All changes up to this version.
+    Version(u64),
+    /// That a user is not listed.
+    Absence(UserId),
+}
+
+impl Awaited {
+    fn is_shown_by(&self, roster: &Roster) -> bool {
+        match self {
+            Self::Version(version) => roster.has_reached(*version),
+            Self::Absence(user) => roster.listed().is_none_or(|listed| !listed.contains_key(user)),
+        }
+    }
 }
 
 type Welcome<M> = Box<dyn FnOnce(Snapshot<'_, M>) + Send>;
@@ -205,6 +229,29 @@ impl<M> RoomState<M> {
     ) {
         if let Some(roster) = &mut self.roster {
             roster.change(version, count, change, occupant, &mut self.pending);
+            self.tell_awaited();
+        }
+    }
+
+    /// Waits until the roster shows something; `None` if it does, or is not read yet.
+    pub(super) fn until(&mut self, awaited: Awaited) -> Option<oneshot::Receiver<()>> {
+        let roster = self.roster.as_ref()?;
+        if roster.is_unknown() || awaited.is_shown_by(roster) {
+            return None;
+        }
+        // Of those who stopped waiting, who would pile up while the broker is away.
+        self.awaited.retain(|(_, shown)| !shown.is_closed());
+        let (shown, waiting) = oneshot::channel();
+        self.awaited.push((awaited, shown));
+        Some(waiting)
+    }
+
+    fn tell_awaited(&mut self) {
+        let Some(roster) = &self.roster else { return };
+        let is_shown = |(awaited, _): &mut (Awaited, _)| awaited.is_shown_by(roster);
+        for (_, shown) in self.awaited.extract_if(.., is_shown) {
+            // Whoever stopped waiting needs no answer.
+            let _ = shown.send(());
         }
     }
 
@@ -286,6 +333,7 @@ impl<M> RoomState<M> {
         }
         if let (Some(roster), Some(occupancy)) = (&mut self.roster, occupancy) {
             roster.set(occupancy, &mut self.pending);
+            self.tell_awaited();
         }
         let mut opened = None;
         if let (Some(timeline), Some(history)) = (&mut self.timeline, history) {
@@ -376,8 +424,19 @@ impl<M> RoomState<M> {
             Item::Envelope(_, position) | Item::Gap(position) => *position,
             Item::Presence(..) | Item::Count(_) => None,
         });
-        *cut = last.or(*cut);
+        if last.is_some() {
+            *cut = last;
+            if let Some(moved) = self.moved.take() {
+                moved.notify_waiters();
+            }
+        }
         items
+    }
+
+    /// Waits for the next cut that moves the room on, if it stands at `from`.
+    pub(super) fn moved_on(&mut self, from: Option<Position>) -> Option<OwnedNotified> {
+        let stands = matches!(self.phase, Phase::Live { cut } if cut == from);
+        stands.then(|| Arc::clone(self.moved.get_or_insert_default()).notified_owned())
     }
 
     /// Nobody will be welcomed any more: those who wait are let go.
@@ -402,12 +461,14 @@ impl<M> Default for RoomState<M> {
             timeline: None,
             expires: None,
             roster: None,
+            awaited: Vec::new(),
             pending: Vec::new(),
             pending_since: None,
             queued: false,
             nth: 0,
             counted: 0,
             reading: false,
+            moved: None,
             missing_since: None,
             unsettled: false,
         }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use self::history::Budget;
 use self::records::Table;
 use self::shard::Shard;
-use crate::broker::{Broker, Delivery, HistoryRead, Published, Receipt, Status};
+use crate::broker::{Broker, Delivery, Departure, HistoryRead, Published, Receipt, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents, EventSender};
 use crate::random;
@@ -241,8 +241,8 @@ impl Broker for MemoryBroker {
         }
     }
 
-    fn leave(&self, topic: &Topic, user: &UserId) {
-        self.bus.shard(topic).leave(topic, self.node, user);
+    fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
+        Departure::ready(self.bus.shard(topic).leave(topic, self.node, user))
     }
 
     async fn occupancy(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use chat_core::{Occupant, UserId};
+use chat_core::{Occupant, PresenceChange, UserId};
 
 /// The occupants of one topic.
 #[derive(Debug, Default)]
@@ -11,7 +11,7 @@ pub(super) struct Occupants(BTreeMap<UserId, Stay>);
 
 #[derive(Debug)]
 struct Stay {
-    /// As the first node told it.
+    /// As a node told it last.
     info: Bytes,
     /// Those that say so: never none.
     nodes: Vec<u64>,
@@ -34,17 +34,18 @@ impl Occupants {
         self.0.iter().map(occupant).collect()
     }
 
-    /// A node says that somebody is here. Returns whether nobody said so before.
-    pub(super) fn enter(&mut self, node: u64, occupant: &Occupant) -> bool {
+    /// A node says that a user is here. Returns what changes by that, if anything does.
+    pub(super) fn enter(&mut self, node: u64, occupant: &Occupant) -> Option<PresenceChange> {
         let Some(stay) = self.0.get_mut(&occupant.user) else {
             let stay = Stay { info: occupant.info.clone(), nodes: vec![node] };
             self.0.insert(occupant.user.clone(), stay);
-            return true;
+            return Some(PresenceChange::Joined);
         };
         if !stay.nodes.contains(&node) {
             stay.nodes.push(node);
         }
-        false
+        let before = std::mem::replace(&mut stay.info, occupant.info.clone());
+        (before != stay.info).then_some(PresenceChange::Renamed)
     }
 
     /// A node says it no more. Returns who is gone, if no other node says it.

@@ -108,11 +108,10 @@ impl Shard {
         self.state(topic).enter(topic, node, occupant);
     }
 
-    pub(super) fn leave(&mut self, topic: &Topic, node: u64, user: &UserId) {
-        if let Some(state) = self.topics.get_mut(topic) {
-            state.leave(topic, node, user);
-            self.forget_if_void(topic);
-        }
+    pub(super) fn leave(&mut self, topic: &Topic, node: u64, user: &UserId) -> Option<u64> {
+        let version = self.topics.get_mut(topic)?.leave(topic, node, user);
+        self.forget_if_void(topic);
+        version
     }
 
     pub(super) fn occupancy(&self, topic: &Topic, limit: usize) -> Occupancy {

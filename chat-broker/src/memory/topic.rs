@@ -78,15 +78,16 @@ impl TopicState {
     }
 
     pub(super) fn enter(&mut self, topic: &Topic, node: u64, occupant: Occupant) {
-        if self.occupants.enter(node, &occupant) {
-            self.tell(topic, PresenceChange::Joined, &occupant);
+        if let Some(change) = self.occupants.enter(node, &occupant) {
+            self.tell(topic, change, &occupant);
         }
     }
 
-    pub(super) fn leave(&mut self, topic: &Topic, node: u64, user: &UserId) {
-        if let Some(gone) = self.occupants.leave(node, user) {
-            self.tell(topic, PresenceChange::Left, &gone);
-        }
+    /// Returns the version of the event, if there is one.
+    pub(super) fn leave(&mut self, topic: &Topic, node: u64, user: &UserId) -> Option<u64> {
+        let gone = self.occupants.leave(node, user)?;
+        self.tell(topic, PresenceChange::Left, &gone);
+        Some(self.version)
     }
 
     /// The node listens no more, and says nothing of anybody.

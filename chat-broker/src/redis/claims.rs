@@ -5,6 +5,7 @@
 //! visit. What was not answered is told again, which changes nothing if Redis knew.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use chat_core::UserId;
 use tokio::sync::Notify;
 
 use super::names::Address;
+use crate::broker::{Departure, DepartureSender};
 
 /// Comings, and goings, in one pipeline at most.
 const MAX_CHANGES: usize = 256;
@@ -31,17 +33,20 @@ pub(super) struct Claims {
 struct State {
     /// As which node; nothing is told before it has a lease.
     node: Option<Arc<str>>,
-    claims: HashMap<Key, Claim>,
+    /// In an order, so that they can be looked through in parts.
+    claims: BTreeMap<Key, Claim>,
     entering: BTreeMap<Turn, Key>,
     leaving: BTreeMap<Turn, Key>,
     /// What Redis refused, until the next attempt.
     refused: HashSet<Key>,
+    /// Who waits for goings to be told.
+    departures: HashMap<Key, Vec<DepartureSender>>,
     visits: usize,
     next: u64,
 }
 
 /// A user in a topic.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) address: Address,
     pub(super) user: UserId,
@@ -50,6 +55,8 @@ pub(super) struct Key {
 #[derive(Debug)]
 struct Claim {
     info: Bytes,
+    /// It was said since Redis was told last, and replaces what other nodes said before.
+    is_latest: bool,
     /// Otherwise the user has left.
     here: bool,
     /// Publications that were accepted before the coming.
@@ -81,16 +88,27 @@ type Turn = (u64, u64);
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) node: Arc<str>,
-    pub(super) enters: Vec<(Key, Bytes)>,
+    pub(super) enters: Vec<Enter>,
     pub(super) leaves: Vec<Key>,
     /// There are more comings than fit: they must be told before any publication after so many.
     pub(super) hold_after: Option<u64>,
+}
+
+/// A coming.
+#[derive(Debug, Clone)]
+pub(super) struct Enter {
+    pub(super) key: Key,
+    pub(super) info: Bytes,
+    /// The info replaces what other nodes said before.
+    pub(super) is_latest: bool,
 }
 
 /// What became of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Done,
+    /// It is done, and nodes are told of it under this version.
+    Announced(u64),
     /// It is to be told again.
     Unanswered,
     /// It is to be told again, but not at once.
@@ -111,9 +129,41 @@ impl Claims {
     }
 
     /// See [`Broker::leave`](crate::Broker::leave); `accepted` publications came before.
-    pub(super) fn leave(&self, key: Key, accepted: u64) {
-        self.state().leave(key, accepted);
+    pub(super) fn leave(&self, key: Key, accepted: u64) -> Departure {
+        let departure = self.state().leave(key, accepted);
         self.changed.notify_one();
+        departure
+    }
+
+    /// The node, and the next so many users after `last`, in their order, of whom it has told
+    /// Redis.
+    pub(super) fn after(&self, last: Option<&Key>, most: usize) -> Option<(Arc<str>, Vec<Key>)> {
+        let state = self.state();
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = state.claims.range((from, Bound::Unbounded));
+        let told = next.filter(|(_, claim)| claim.told == Told::Yes).map(|(key, _)| key.clone());
+        Some((state.node.clone()?, told.take(most).collect()))
+    }
+
+    /// Redis does not know of them: if they are still here, it is told again.
+    pub(super) fn tell_again(&self, keys: Vec<Key>) {
+        self.state().tell_again(keys);
+        self.changed.notify_one();
+    }
+
+    /// Another node has said another info of a user: if this one has to tell Redis again, it is that.
+    pub(super) fn renamed(&self, key: &Key, info: &Bytes) {
+        if let Some(claim) = self.state().claims.get_mut(key)
+            && claim.told == Told::Yes
+            && !claim.is_latest
+        {
+            claim.info = info.clone();
+        }
+    }
+
+    /// How many users are in topics, each counted once for each topic.
+    pub(super) fn len(&self) -> usize {
+        self.state().claims.len()
     }
 
     /// Begins anew as `node`, of which Redis knows nothing.
@@ -171,7 +221,7 @@ impl Claim {
     /// Of somebody who is not here yet.
     fn new() -> Self {
         let (info, told) = (Bytes::new(), Told::No);
-        Self { info, here: false, since: 0, visit: None, told, turn: None }
+        Self { info, is_latest: true, here: false, since: 0, visit: None, told, turn: None }
     }
 }
 
@@ -179,13 +229,14 @@ impl State {
     fn enter(&mut self, key: Key, info: Bytes, accepted: u64) {
         let turn = (accepted, self.turn());
         let claim = self.claims.entry(key.clone()).or_insert_with(Claim::new);
-        if std::mem::replace(&mut claim.here, true) {
+        let was_here = std::mem::replace(&mut claim.here, true);
+        // Another node may have said another since: even the same is told.
+        (claim.info, claim.is_latest) = (info, true);
+        self.departures.remove(&key);
+        if was_here && claim.turn.is_some() {
             return;
         }
-        if claim.told == Told::Yes && claim.info != info {
-            claim.told = Told::Maybe;
-        }
-        (claim.info, claim.since) = (info, accepted);
+        claim.since = accepted;
         if claim.visit.take().is_some() {
             self.visits -= 1;
             return;
@@ -193,23 +244,24 @@ impl State {
         if let Some(turn) = claim.turn.take() {
             // The going was not told yet, and is none.
             self.leaving.remove(&turn);
-            if claim.told == Told::Yes {
-                return;
-            }
         }
         claim.turn = Some(turn);
         self.entering.insert(turn, key);
     }
 
-    fn leave(&mut self, key: Key, accepted: u64) {
+    fn leave(&mut self, key: Key, accepted: u64) -> Departure {
         let turn = (accepted, self.turn());
-        let Some(claim) = self.claims.get_mut(&key).filter(|claim| claim.here) else { return };
+        let (sender, departure) = Departure::pending();
+        let Some(claim) = self.claims.get_mut(&key).filter(|claim| claim.here) else {
+            return departure;
+        };
         claim.here = false;
         if let Some(turn) = claim.turn {
             if claim.since < accepted && self.visits < MAX_VISITS {
                 claim.visit = Some(accepted);
                 self.visits += 1;
-                return;
+                self.departures.entry(key).or_default().push(sender);
+                return departure;
             }
             claim.turn = None;
             self.entering.remove(&turn);
@@ -218,8 +270,10 @@ impl State {
             self.claims.remove(&key);
         } else {
             claim.turn = Some(turn);
+            self.departures.entry(key.clone()).or_default().push(sender);
             self.leaving.insert(turn, key);
         }
+        departure
     }
 
     fn begin(&mut self, node: &Arc<str>) {
@@ -227,6 +281,7 @@ impl State {
         self.entering.clear();
         self.leaving.clear();
         self.refused.clear();
+        self.departures.clear();
         self.claims.retain(|_, claim| claim.here || claim.visit.is_some());
         for (key, claim) in &mut self.claims {
             self.next += 1;
@@ -246,7 +301,8 @@ impl State {
             let Some(claim) = waiting else { continue };
             claim.told = if claim.told == Told::No { Told::Asked } else { Told::Maybe };
             claim.turn = None;
-            changes.enters.push((key.clone(), claim.info.clone()));
+            let (info, is_latest) = (claim.info.clone(), claim.is_latest);
+            changes.enters.push(Enter { key: key.clone(), info, is_latest });
             if let Some(accepted) = claim.visit.take() {
                 self.visits -= 1;
                 let turn = (accepted, turn.1);
@@ -277,7 +333,7 @@ impl State {
             return;
         }
         let mut outcomes = outcomes.into_iter();
-        for (key, _) in changes.enters {
+        for Enter { key, .. } in changes.enters {
             self.settle_enter(key, outcomes.next().unwrap_or(Outcome::Unanswered));
         }
         for key in changes.leaves {
@@ -290,7 +346,11 @@ impl State {
         let Some(claim) = self.claims.get_mut(&key) else { return };
         let is_first = claim.told == Told::Asked;
         match outcome {
-            Outcome::Done => claim.told = Told::Yes,
+            Outcome::Done | Outcome::Announced(_) => {
+                claim.told = Told::Yes;
+                // Otherwise a later one waits.
+                claim.is_latest &= claim.here && claim.turn.is_some();
+            }
             Outcome::Unanswered => {
                 claim.told = Told::Maybe;
                 // Otherwise the going waits, or is under way itself.
@@ -307,6 +367,7 @@ impl State {
                     self.leaving.remove(&turn);
                 }
                 self.claims.remove(&key);
+                self.departures.remove(&key);
             }
             Outcome::Refused => {
                 if is_first {
@@ -320,9 +381,17 @@ impl State {
     fn settle_leave(&mut self, key: Key, outcome: Outcome) {
         let turn = (0, self.turn());
         let Some(claim) = self.claims.get_mut(&key) else { return };
-        claim.told = if outcome == Outcome::Done { Told::No } else { Told::Maybe };
+        let is_done = matches!(outcome, Outcome::Done | Outcome::Announced(_));
+        claim.told = if is_done { Told::No } else { Told::Maybe };
+        if is_done {
+            for departure in self.departures.remove(&key).into_iter().flatten() {
+                if let Outcome::Announced(version) = outcome {
+                    departure.settle(version);
+                }
+            }
+        }
         match outcome {
-            Outcome::Done if !claim.here && claim.visit.is_none() => {
+            _ if is_done && !claim.here && claim.visit.is_none() => {
                 self.claims.remove(&key);
             }
             // Otherwise the coming waits.
@@ -330,10 +399,22 @@ impl State {
                 claim.turn = Some(turn);
                 self.leaving.insert(turn, key);
             }
-            Outcome::Done | Outcome::Unanswered => {}
+            Outcome::Done | Outcome::Announced(_) | Outcome::Unanswered => {}
             Outcome::Refused => {
                 self.refused.insert(key);
             }
+        }
+    }
+
+    fn tell_again(&mut self, keys: Vec<Key>) {
+        for key in keys {
+            let next = self.turn();
+            let is_idle =
+                |claim: &&mut Claim| claim.here && claim.told == Told::Yes && claim.turn.is_none();
+            let Some(claim) = self.claims.get_mut(&key).filter(is_idle) else { continue };
+            let turn = (claim.since, next);
+            (claim.told, claim.turn) = (Told::Maybe, Some(turn));
+            self.entering.insert(turn, key);
         }
     }
 

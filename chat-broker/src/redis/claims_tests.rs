@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use chat_core::{RoomId, Topic};
 use proptest::prelude::*;
@@ -78,11 +78,56 @@ fn a_going_waits_for_what_was_published_before_it() {
     assert!(done(&claims, 4).is_empty());
     assert_eq!(users(&done(&claims, 6).leaves), ["u1"]);
     claims.enter(key(2), Bytes::new(), 6);
-    assert!(done(&claims, 9).is_empty(), "who came back in time has not left");
+    assert!(done(&claims, 9).leaves.is_empty(), "who came back in time has not left");
     claims.leave(key(3), 9);
     claims.leave(key(2), 9);
     assert_eq!(users(&done(&claims, 9).leaves), ["u3", "u2"]);
     assert!(claims.is_empty());
+}
+
+/// Another node may have said another name since, so the latest is told even if it is the same.
+#[test]
+fn every_name_is_told_once_as_the_latest() {
+    let claims = claims();
+    let told = |claims: &Claims| {
+        let enters = done(claims, 0).enters.into_iter();
+        enters.map(|enter| (enter.info, enter.is_latest)).collect::<Vec<_>>()
+    };
+    let (ann, anna) = (Bytes::from("Ann"), Bytes::from("Anna"));
+    claims.enter(key(1), ann.clone(), 0);
+    claims.enter(key(1), anna.clone(), 0);
+    assert_eq!(told(&claims), [(anna.clone(), true)], "the one before was never told");
+    claims.enter(key(1), anna.clone(), 0);
+    assert_eq!(told(&claims), [(anna.clone(), true)]);
+    let under_way = {
+        claims.enter(key(1), ann.clone(), 0);
+        claims.take(0)
+    };
+    claims.enter(key(1), anna.clone(), 0);
+    claims.settle(under_way, [Outcome::Done]);
+    assert_eq!(told(&claims), [(anna.clone(), true)]);
+    claims.begin(&"another".into());
+    assert_eq!(told(&claims), [(anna, false)], "by then another node may have said a later one");
+}
+
+#[tokio::test]
+async fn departure_resolves_when_the_leave_was_carried_out() {
+    let claims = claims();
+    for user in 1..=4 {
+        claims.enter(key(user), Bytes::new(), 0);
+    }
+    done(&claims, 0);
+    let leave = |user| claims.leave(key(user), 0);
+    let (announced, elsewhere, back) = (leave(1), leave(2), leave(3));
+    claims.enter(key(3), Bytes::new(), 0);
+    assert_eq!(back.await, None, "the user is back");
+    let outcomes = [Outcome::Done, Outcome::Announced(7), Outcome::Done];
+    claims.settle(claims.take(0), outcomes);
+    assert_eq!((announced.await, elsewhere.await), (Some(7), None));
+    assert_eq!(claims.leave(key(1), 0).await, None, "who is not there cannot leave");
+    let forgotten = leave(4);
+    claims.begin(&"another".into());
+    assert_eq!(forgotten.await, None, "another node was there, and its lease runs out");
 }
 
 #[test]
@@ -94,7 +139,7 @@ fn a_visit_is_news_if_something_was_published() {
     }
     claims.enter(key(3), Bytes::new(), 6);
     let first = done(&claims, 5);
-    let (came, _): (Vec<_>, Vec<_>) = first.enters.into_iter().unzip();
+    let came: Vec<_> = first.enters.into_iter().map(|enter| enter.key).collect();
     assert_eq!((users(&came), users(&first.leaves)), (vec!["u2", "u3"], vec![]));
     assert_eq!(users(&done(&claims, 6).leaves), ["u2"]);
 
@@ -139,39 +184,48 @@ fn comings_come_before_what_is_published_after_them_however_many() {
 /// What Redis holds for a node, and what happens to it.
 #[derive(Debug, Clone)]
 enum Step {
-    Enter(u8),
+    /// Under one of several names.
+    Enter(u8, u8),
     Leave(u8),
     Publish,
     /// Takes changes that are settled by the next of these.
     Tell(Vec<u8>),
     Retry,
     Begin,
+    /// Redis loses a user.
+    Lose(u8),
+    /// Redis is compared with what was told.
+    Reconcile,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0u8..4).prop_map(Step::Enter),
+        4 => (0u8..4, 0u8..3).prop_map(|(user, name)| Step::Enter(user, name)),
         4 => (0u8..4).prop_map(Step::Leave),
         4 => prop::collection::vec(0u8..5, 8).prop_map(Step::Tell),
         2 => Just(Step::Publish),
         1 => Just(Step::Retry),
         1 => Just(Step::Begin),
+        1 => (0u8..4).prop_map(Step::Lose),
+        1 => Just(Step::Reconcile),
     ]
 }
 
+/// The users that Redis holds, or should, by their names.
+type Users = BTreeMap<String, Bytes>;
+
 /// Settles `changes` by fate: done, unanswered though done, unanswered, refused.
-fn settle(claims: &Claims, changes: Changes, fates: &[u8], held: &mut BTreeSet<String>) {
+fn settle(claims: &Claims, changes: Changes, fates: &[u8], held: &mut Users) {
     let mut outcomes = Vec::new();
-    let enters = changes.enters.iter().map(|(key, _)| (key, true));
-    let all = enters.chain(changes.leaves.iter().map(|key| (key, false)));
-    for ((key, comes), fate) in all.zip(fates.iter().cycle()) {
-        if *fate < 3 {
-            let user = key.user.as_str().to_owned();
-            if comes {
-                held.insert(user)
-            } else {
-                held.remove(&user)
-            };
+    let enters = changes.enters.iter().map(|enter| (&enter.key, Some(enter)));
+    let all = enters.chain(changes.leaves.iter().map(|key| (key, None)));
+    for ((key, enter), fate) in all.zip(fates.iter().cycle()) {
+        let user = key.user.as_str().to_owned();
+        match enter {
+            _ if *fate >= 3 => {}
+            Some(Enter { info, is_latest: true, .. }) => drop(held.insert(user, info.clone())),
+            Some(Enter { info, .. }) => drop(held.entry(user).or_insert_with(|| info.clone())),
+            None => drop(held.remove(&user)),
         }
         outcomes.push(match fate {
             0 | 1 => Outcome::Done,
@@ -182,18 +236,25 @@ fn settle(claims: &Claims, changes: Changes, fates: &[u8], held: &mut BTreeSet<S
     claims.settle(changes, outcomes);
 }
 
+fn reconcile(claims: &Claims, held: &Users) {
+    let (_, mut told) = claims.after(None, 9).unwrap();
+    told.retain(|key| !held.contains_key(key.user.as_str()));
+    claims.tell_again(told);
+}
+
 proptest! {
     /// Whatever is lost and refused on the way, Redis comes to hold what is wanted.
     #[test]
     fn redis_comes_to_the_truth(steps in prop::collection::vec(step(), 0..60)) {
-        let (claims, mut wanted, mut held) = (claims(), BTreeSet::new(), BTreeSet::new());
+        let (claims, mut wanted, mut held) = (claims(), Users::new(), Users::new());
         let mut under_way: Option<(Changes, Vec<u8>)> = None;
         let (mut nodes, mut accepted) = (0, 0);
         for step in steps {
             match step {
-                Step::Enter(user) => {
-                    wanted.insert(format!("u{user}"));
-                    claims.enter(key(user), Bytes::new(), accepted);
+                Step::Enter(user, name) => {
+                    let info = Bytes::from(vec![name]);
+                    wanted.insert(format!("u{user}"), info.clone());
+                    claims.enter(key(user), info, accepted);
                 }
                 Step::Leave(user) => {
                     wanted.remove(&format!("u{user}"));
@@ -207,6 +268,8 @@ proptest! {
                     under_way = Some((claims.take(accepted), fates));
                 }
                 Step::Retry => claims.retry(),
+                Step::Lose(user) => drop(held.remove(&format!("u{user}"))),
+                Step::Reconcile => reconcile(&claims, &held),
                 Step::Begin => {
                     if let Some((changes, fates)) = under_way.take() {
                         claims.begin(&format!("node {nodes}").into());
@@ -227,9 +290,13 @@ proptest! {
             settle(&claims, changes, &fates, &mut held);
         }
         claims.retry();
-        while claims.has_changes() {
-            settle(&claims, claims.take(accepted), &[0], &mut held);
+        for _ in 0..2 {
+            while claims.has_changes() {
+                settle(&claims, claims.take(accepted), &[0], &mut held);
+            }
+            reconcile(&claims, &held);
         }
+        prop_assert!(claims.state().departures.is_empty());
         prop_assert_eq!(&held, &wanted);
         prop_assert_eq!(claims.is_empty(), wanted.is_empty());
     }

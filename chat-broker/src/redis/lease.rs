@@ -25,6 +25,11 @@ use super::names;
 use super::presence::Presence;
 use super::script::was_unknown;
 
+/// A lease further ahead than this, and than those of this node, is not believed: Redis' clock was
+/// set back. A node that is alive renews its lease each second, so one with longer leases than
+/// ours loses nothing by that.
+const LONGEST_LEASE: Duration = Duration::from_secs(10);
+
 /// Keeps the lease of this node, on a connection of its own.
 pub(super) struct LeaseTask {
     shared: Arc<Shared>,
@@ -35,6 +40,8 @@ pub(super) struct LeaseTask {
     was_connected: bool,
     side: Side,
     node: Arc<str>,
+    /// Which node this one was until it lost its lease, as long as Redis has not been told.
+    former: Option<Arc<str>>,
     /// The node has a lease.
     held: bool,
     steadiness: Steadiness,
@@ -54,6 +61,7 @@ impl LeaseTask {
             was_connected: false,
             side: shared.health.side(),
             node: names::new_node().into(),
+            former: None,
             held: false,
             steadiness: Steadiness::new(shared.config.lease),
         }
@@ -71,7 +79,7 @@ impl LeaseTask {
                 () = self.presence.doubt.notified() => {}
             }
             if self.presence.take_changed() {
-                (self.node, self.held) = (names::new_node().into(), false);
+                self.begin_anew();
             }
             self.try_to_renew().await;
         }
@@ -85,28 +93,38 @@ impl LeaseTask {
         let was_connected = self.link.is_some();
         let mut outcome = self.renew().await;
         if outcome.is_err() {
-            self.steadiness.fail();
+            self.fail();
             if was_connected && self.link.is_none() {
                 outcome = self.renew().await;
             }
         }
         match outcome {
             Ok(()) => self.side.set_up(),
-            Err(error) if self.link.is_some() => self.side.set_refused(&error),
+            Err(error) if self.link.is_some() => {
+                self.shared.damage.note_shared(&self.shared.names.nodes(), &error);
+                self.side.set_refused(&error);
+            }
             Err(error) => self.side.set_down(&error),
         }
     }
 
     async fn renew(&mut self) -> RedisResult<()> {
         let now = Instant::now();
-        let may_condemn = self.steadiness.lasts(now);
-        let (is_held, condemned) = self.call(self.shared.config.lease, may_condemn).await?;
+        let may_judge = self.steadiness.lasts(now);
+        let Renewed { mut is_late, is_held, condemned } =
+            self.call(self.shared.config.lease, may_judge).await?;
         if !is_held {
             tracing::warn!("this node was taken for dead, or redis was emptied: it begins anew");
-            (self.node, self.held) = (names::new_node().into(), false);
+            self.begin_anew();
             self.call(self.shared.config.lease, false).await?;
+            is_late = true;
+        }
+        self.former = None;
+        if is_late {
+            self.fail();
         }
         self.steadiness.succeed(now);
+        self.presence.set_may_judge(self.steadiness.lasts(now));
         if !std::mem::replace(&mut self.held, true) {
             self.presence.begin(&self.node);
         }
@@ -117,20 +135,33 @@ impl LeaseTask {
         Ok(())
     }
 
-    /// Renews the lease of `self.node`; returns whether there was one, or none was needed,
-    /// and nodes to be reaped.
-    async fn call(
-        &mut self,
-        lease: Duration,
-        may_condemn: bool,
-    ) -> RedisResult<(bool, Vec<String>)> {
-        let keys = [self.shared.names.nodes()];
+    /// Redis does not know the node any more, or may not.
+    fn begin_anew(&mut self) {
+        let before = std::mem::replace(&mut self.node, names::new_node().into());
+        if std::mem::take(&mut self.held) {
+            self.former = Some(before);
+        }
+    }
+
+    /// What this node has found out of others no longer counts.
+    fn fail(&mut self) {
+        self.steadiness.fail();
+        self.presence.set_may_judge(false);
+    }
+
+    /// Renews the lease of `self.node`.
+    async fn call(&mut self, lease: Duration, may_judge: bool) -> RedisResult<Renewed> {
+        let (names, config) = (&self.shared.names, &self.shared.config);
+        let former = self.former.as_deref().unwrap_or_default();
+        let keys = [names.nodes(), names.rooms(former)];
+        let longest = config.lease.max(config.grace).max(LONGEST_LEASE);
         let mut commands = Pipeline::with_capacity(1);
         let call = self.shared.scripts.renew.call(&mut commands, &keys);
         call.arg(&*self.node).arg(lease.as_millis() as u64);
-        call.arg(u8::from(!self.held)).arg(u8::from(may_condemn));
-        let ((is_held, condemned),) = self.send(&commands).await?;
-        Ok((is_held, condemned))
+        call.arg(u8::from(!self.held)).arg(u8::from(may_judge));
+        call.arg(longest.as_millis() as u64).arg(former);
+        let ((is_held, condemned, is_late),) = self.send(&commands).await?;
+        Ok(Renewed { is_held, condemned, is_late })
     }
 
     /// Gives the lease back; users that are still here have time to come back elsewhere.
@@ -153,7 +184,7 @@ impl LeaseTask {
         let mut link = match self.link.take() {
             Some(link) => link,
             None => {
-                let link = Link::open(&self.shared.client, |_| {}).await?;
+                let link = Link::open(&self.shared, |_| {}).await?;
                 if std::mem::replace(&mut self.was_connected, true) {
                     self.shared.counters.reconnected();
                 }
@@ -162,7 +193,7 @@ impl LeaseTask {
         };
         let mut outcome = link.query(commands).await;
         if outcome.as_ref().is_err_and(was_unknown) {
-            link.load(&self.shared.scripts).await?;
+            link.load().await?;
             outcome = link.query(commands).await;
         }
         if outcome.as_ref().err().is_none_or(is_refusal) {
@@ -170,6 +201,16 @@ impl LeaseTask {
         }
         outcome
     }
+}
+
+/// What Redis says to a renewal.
+struct Renewed {
+    /// There was a lease, or none was needed.
+    is_held: bool,
+    /// Nodes to be reaped.
+    condemned: Vec<String>,
+    /// By Redis' clock the last renewal was long ago: others may be as late as this node.
+    is_late: bool,
 }
 
 /// For how long the lease was renewed without a failure or a pause.

@@ -9,6 +9,7 @@
 //! subscribe ─────────────────┘ SUBSCRIBE
 //! history, positions, occupancy, secret, records ──► pool of connections ──► scripts that read
 //! lease ──► connection ──► renew.lua ──► the dead ──► reaper ──► pool ──► reap.lua
+//! reconciler ──► pool ──► reconcile.lua ──► what Redis has lost ──► claims
 //! ```
 //!
 //! What changes a topic is one script, so what subscribers get of it stands in the order of
@@ -22,10 +23,13 @@
 //! [looked for](recover) before it is sent again; sequences that Redis lost or forgot in
 //! part [end](lineage).
 
+mod address;
 mod answer;
+mod backoff;
 mod capacity;
 mod claims;
 mod config;
+mod damage;
 mod eviction;
 mod health;
 mod history;
@@ -37,17 +41,24 @@ mod link;
 mod mark;
 mod names;
 mod peer;
+mod pool;
 mod presence;
 mod probe;
 mod publisher;
 mod queue;
 mod reaper;
+mod reconciler;
+mod record_copy;
 mod records;
 mod recover;
+mod refusals;
+mod rights;
 mod script;
+mod secret;
 mod stats;
 mod store;
 mod subscriber;
+mod tls;
 mod wire;
 
 use std::sync::Arc;
@@ -56,7 +67,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
-use redis::Client;
+use redis::aio::ConnectionLike;
+use redis::{Client, RedisResult};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -65,17 +77,20 @@ pub use config::RedisConfig;
 #[cfg(feature = "testing")]
 pub use wire::redis_payload;
 
-use crate::broker::{Broker, Delivery, HistoryRead, Receipt, Status};
+use crate::broker::{Broker, Delivery, Departure, HistoryRead, Receipt, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
 use crate::records::Records;
 use crate::stats::BrokerStats;
 use capacity::{Capacity, Memory};
+use damage::Damage;
 use eviction::Eviction;
 use health::Health;
 use lease::LeaseTask;
 use names::Names;
+use presence::Presence;
 use publisher::Publisher;
+use refusals::Refusals;
 use script::Scripts;
 use stats::Counters;
 use store::Store;
@@ -90,6 +105,7 @@ use subscriber::Subscriber;
 pub struct RedisBroker {
     shared: Arc<Shared>,
     publisher: Publisher,
+    presence: Arc<Presence>,
     subscriber: Arc<Subscriber>,
     store: Arc<Store>,
     closing: watch::Sender<bool>,
@@ -98,7 +114,8 @@ pub struct RedisBroker {
     publishing: Mutex<JoinSet<()>>,
     /// The task that subscribes.
     subscribing: Mutex<JoinSet<()>>,
-    /// The task that keeps the lease: it ends by itself after `retiring`. The other reaps.
+    /// The task that keeps the lease: it ends by itself after `retiring`, and so does the one that
+    /// reaps. The one that reconciles ends after `closing`.
     leasing: Mutex<JoinSet<()>>,
 }
 
@@ -113,18 +130,46 @@ struct Shared {
     counters: Arc<Counters>,
     eviction: Eviction,
     capacity: Capacity,
+    refusals: Refusals,
+    damage: Damage,
 }
 
 impl Shared {
     fn new(config: RedisConfig) -> Result<Self, BrokerError> {
         let client = config.client()?;
-        let database = client.get_connection_info().redis_settings().db();
-        let names = Names::new(&config.prefix, database);
+        let names = Names::new(&config.prefix, database_of(&client));
         let (scripts, health) = (Scripts::new(), Health::new());
         let (counters, eviction) = (Arc::default(), Eviction::default());
-        let capacity = Capacity::default();
-        Ok(Self { config, client, names, scripts, health, counters, eviction, capacity })
+        let (capacity, damage, refusals) = Default::default();
+        Ok(Self {
+            config,
+            client,
+            names,
+            scripts,
+            health,
+            counters,
+            eviction,
+            capacity,
+            damage,
+            refusals,
+        })
     }
+
+    /// The number of the database that each connection selects.
+    fn database(&self) -> i64 {
+        database_of(&self.client)
+    }
+
+    /// Stores all scripts in Redis.
+    async fn load_scripts(&self, connection: &mut impl ConnectionLike) -> RedisResult<()> {
+        let outcome = self.scripts.load(connection).await;
+        self.refusals.count_error("SCRIPT LOAD", &outcome);
+        outcome
+    }
+}
+
+fn database_of(client: &Client) -> i64 {
+    client.get_connection_info().redis_settings().db()
 }
 
 impl RedisBroker {
@@ -144,25 +189,27 @@ impl RedisBroker {
         let shared = Arc::new(Shared::new(config)?);
         let store = Arc::new(Store::new(Arc::clone(&shared))?);
 
-        let subscriber = Subscriber::new(Arc::clone(&store), events);
+        let presence = Presence::new(shared.config.publish_connections);
+        let subscriber = Subscriber::new(Arc::clone(&store), &presence, events);
         let mut subscribing = JoinSet::new();
         subscribing.spawn(Arc::clone(&subscriber).run());
 
         let (closing, closed) = watch::channel(false);
         let mut publishing = JoinSet::new();
-        let (publisher, presence) =
-            Publisher::start(&shared, &subscriber, &closed, &mut publishing);
+        let publisher = Publisher::start(&shared, &subscriber, &presence, &closed, &mut publishing);
 
         let (retiring, retired) = watch::channel(false);
         let (condemned, to_reap) = mpsc::channel(1);
         let mut leasing = JoinSet::new();
         leasing.spawn(LeaseTask::new(&shared, &presence, condemned).run(retired));
         leasing.spawn(reaper::run(Arc::clone(&store), to_reap));
+        leasing.spawn(reconciler::run(Arc::clone(&store), Arc::clone(&presence), closed));
 
         shared.health.first_report().await;
         let broker = Self {
             shared,
             publisher,
+            presence,
             subscriber,
             store,
             closing,
@@ -239,9 +286,10 @@ impl Broker for RedisBroker {
         }
     }
 
-    fn leave(&self, topic: &Topic, user: &UserId) {
-        if self.open().is_ok() {
-            self.publisher.leave(topic, user);
+    fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
+        match self.open() {
+            Ok(()) => self.publisher.leave(topic, user),
+            Err(_) => Departure::ready(None),
         }
     }
 
@@ -251,7 +299,7 @@ impl Broker for RedisBroker {
         limit: usize,
     ) -> Result<Vec<Occupancy>, BrokerError> {
         self.open()?;
-        self.store.occupancy(topics, limit).await
+        self.store.occupancy(topics, limit, self.presence.may_judge()).await
     }
 
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {
@@ -272,7 +320,10 @@ impl Broker for RedisBroker {
     async fn records(&self, after: u64) -> Result<Records, BrokerError> {
         self.open()?;
         self.subscriber.reading_records();
-        self.store.records(after).await
+        let records = self.store.records(after).await?;
+        // Callers read every few seconds, and this is as often as the secret is looked after.
+        self.store.keep_secret().await;
+        Ok(records)
     }
 
     fn status(&self) -> Status {
@@ -296,6 +347,7 @@ impl Broker for RedisBroker {
             full: self.shared.capacity.is_full(),
             memory_used: used,
             memory_max: max,
+            refusals: self.shared.refusals.snapshot(),
         }
     }
 

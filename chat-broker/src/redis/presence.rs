@@ -1,5 +1,7 @@
 //! Who is where, at this node and at all.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -8,7 +10,9 @@ use redis::{Pipeline, Value};
 use tokio::sync::Notify;
 
 use super::Shared;
-use super::claims::{Changes, Claims, Outcome};
+use super::claims::{Changes, Claims, Enter, Key, Outcome};
+use super::damage::PRESENCE;
+use super::names::Address;
 use super::script::is_unknown;
 use super::store::Store;
 use crate::error::BrokerError;
@@ -26,6 +30,8 @@ pub(super) struct Presence {
     server: Mutex<Server>,
     /// The lease is to be looked at.
     pub(super) doubt: Notify,
+    /// This node has had its lease for long enough to say that another has none.
+    may_judge: AtomicBool,
 }
 
 /// The Redis process that knows what this node says.
@@ -38,8 +44,11 @@ struct Server {
 }
 
 impl Presence {
-    pub(super) fn new(lanes: Vec<Arc<Claims>>) -> Arc<Self> {
-        Arc::new(Self { lanes, server: Mutex::default(), doubt: Notify::new() })
+    /// With as many lanes as there are connections to tell Redis on.
+    pub(super) fn new(connections: usize) -> Arc<Self> {
+        let lanes = (0..connections).map(|_| Arc::default()).collect();
+        let may_judge = AtomicBool::new(false);
+        Arc::new(Self { lanes, server: Mutex::default(), doubt: Notify::new(), may_judge })
     }
 
     /// A connection to publish on was made.
@@ -66,6 +75,32 @@ impl Presence {
         }
     }
 
+    /// What the connections tell Redis of, one for each.
+    pub(super) fn lanes(&self) -> &[Arc<Claims>] {
+        &self.lanes
+    }
+
+    /// The lane of a topic: always the same, which keeps its order.
+    pub(super) fn lane_of(&self, topic: &Topic) -> usize {
+        let mut hasher = DefaultHasher::new();
+        topic.hash(&mut hasher);
+        hasher.finish() as usize % self.lanes.len()
+    }
+
+    /// A node has said another info of a user, who may be at this one, too.
+    pub(super) fn renamed(&self, topic: &Topic, address: Address, occupant: &Occupant) {
+        let key = Key { address, user: occupant.user.clone() };
+        self.lanes[self.lane_of(topic)].renamed(&key, &occupant.info);
+    }
+
+    pub(super) fn may_judge(&self) -> bool {
+        self.may_judge.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_may_judge(&self, may_judge: bool) {
+        self.may_judge.store(may_judge, Ordering::Relaxed);
+    }
+
     /// Whether nobody is anywhere at this node, and Redis knows.
     pub(super) fn is_empty(&self) -> bool {
         self.lanes.iter().all(|lane| lane.is_empty())
@@ -77,30 +112,41 @@ impl Shared {
     pub(super) fn add_enters(&self, commands: &mut Pipeline, changes: &Changes) {
         let node = &*changes.node;
         let (rooms, nodes) = (self.names.rooms(node), self.names.nodes());
-        for (key, info) in &changes.enters {
+        for Enter { key, info, is_latest } in &changes.enters {
             let address = &key.address;
             let keys = [&address.members(), &address.held(node), &rooms, &nodes];
             let call = self.scripts.enter.call(commands, &keys).arg(address.channel());
-            call.arg(node).arg(key.user.as_str()).arg(&info[..]);
+            call.arg(node).arg(key.user.as_str()).arg(&info[..]).arg(u8::from(*is_latest));
         }
     }
 
     /// Adds goings to `commands`.
     pub(super) fn add_leaves(&self, commands: &mut Pipeline, changes: &Changes) {
-        let rooms = self.names.rooms(&changes.node);
+        let node = &*changes.node;
+        let (rooms, nodes) = (self.names.rooms(node), self.names.nodes());
         for key in &changes.leaves {
             let address = &key.address;
-            let keys = [&address.members(), &address.held(&changes.node), &rooms];
+            let keys = [&address.members(), &address.held(node), &rooms, &nodes];
             let call = self.scripts.leave.call(commands, &keys);
-            call.arg(address.channel()).arg(key.user.as_str());
+            call.arg(address.channel()).arg(node).arg(key.user.as_str());
         }
     }
 }
 
-/// What the reply to a change means.
-pub(super) fn outcome(reply: &Value) -> Outcome {
+/// What the reply to a coming means.
+pub(super) fn entered(reply: &Value) -> Outcome {
     match reply {
         Value::Int(1) => Outcome::Done,
+        reply if is_unknown(reply) => Outcome::Unanswered,
+        _ => Outcome::Refused,
+    }
+}
+
+/// What the reply to a going means.
+pub(super) fn left(reply: &Value) -> Outcome {
+    match reply {
+        Value::Int(0) => Outcome::Done,
+        Value::Int(version) => Outcome::Announced(version.unsigned_abs()),
         reply if is_unknown(reply) => Outcome::Unanswered,
         _ => Outcome::Refused,
     }
@@ -112,16 +158,20 @@ impl Store {
         &self,
         topics: &[Topic],
         limit: usize,
+        may_judge: bool,
     ) -> Result<Vec<Occupancy>, BrokerError> {
+        let nodes = self.shared.names.nodes();
         let work = async {
             let mut occupancies = Vec::with_capacity(topics.len());
             for topics in topics.chunks(MAX_READS) {
+                let addresses = self.addresses(topics);
                 let mut commands = Pipeline::with_capacity(topics.len());
-                for topic in topics {
-                    let members = self.shared.names.address(topic).members();
-                    self.shared.scripts.occupancy.call(&mut commands, &[members]).arg(limit);
+                for address in &addresses {
+                    let keys = [&address.members(), &nodes];
+                    let call = self.shared.scripts.occupancy.call(&mut commands, &keys);
+                    call.arg(limit).arg(address.channel()).arg(u8::from(may_judge));
                 }
-                let replies: Vec<Reply> = self.query(&commands).await?;
+                let replies: Vec<Reply> = self.query_each(&commands, &addresses, PRESENCE).await?;
                 occupancies.extend(replies.into_iter().map(occupancy));
             }
             Ok(occupancies)

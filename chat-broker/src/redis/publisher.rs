@@ -1,6 +1,5 @@
 //! The near end of publishing: queues, one for each connection.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,7 +16,7 @@ use super::presence::Presence;
 use super::queue::{Job, Queue};
 use super::subscriber::Subscriber;
 use super::wire::MessageId;
-use crate::broker::{Delivery, Receipt};
+use crate::broker::{Delivery, Departure, Receipt};
 use crate::error::BrokerError;
 
 /// Payload that waits for one connection at most, in bytes.
@@ -27,6 +26,7 @@ const MAX_QUEUED_BYTES: usize = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Publisher {
     shared: Arc<Shared>,
+    presence: Arc<Presence>,
     lanes: Vec<Lane>,
 }
 
@@ -45,21 +45,20 @@ impl Publisher {
     pub(super) fn start(
         shared: &Arc<Shared>,
         subscriber: &Arc<Subscriber>,
+        presence: &Arc<Presence>,
         closing: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
-    ) -> (Self, Arc<Presence>) {
-        let connections = 0..shared.config.publish_connections;
-        let claims: Vec<Arc<Claims>> = connections.map(|_| Arc::default()).collect();
-        let presence = Presence::new(claims.clone());
-        let lanes = claims.into_iter().map(|claims| {
+    ) -> Self {
+        let lanes = presence.lanes().iter().map(|claims| {
             let (jobs, receiver) = mpsc::channel(shared.config.publish_queue);
             let queue = Queue::new(receiver, closing.clone());
-            let task = LaneTask::new(shared, subscriber, &presence, queue, Arc::clone(&claims));
+            let task = LaneTask::new(shared, subscriber, presence, queue, Arc::clone(claims));
             tasks.spawn(task.run());
             let room = Arc::new(Semaphore::new(MAX_QUEUED_BYTES));
-            Lane { jobs, room, accepted: AtomicU64::new(0), claims }
+            Lane { jobs, room, accepted: AtomicU64::new(0), claims: Arc::clone(claims) }
         });
-        (Self { shared: Arc::clone(shared), lanes: lanes.collect() }, Arc::clone(&presence))
+        let lanes = lanes.collect();
+        Self { shared: Arc::clone(shared), presence: Arc::clone(presence), lanes }
     }
 
     /// See [`Broker::publish`](crate::Broker::publish).
@@ -101,20 +100,17 @@ impl Publisher {
     }
 
     /// See [`Broker::leave`](crate::Broker::leave).
-    pub(super) fn leave(&self, topic: &Topic, user: &UserId) {
+    pub(super) fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
         let lane = self.lane(topic);
-        lane.claims.leave(self.key(topic, user.clone()), lane.accepted());
+        lane.claims.leave(self.key(topic, user.clone()), lane.accepted())
     }
 
     fn key(&self, topic: &Topic, user: UserId) -> Key {
         Key { address: self.shared.names.address(topic), user }
     }
 
-    /// Always the same for a topic, which keeps its order.
     fn lane(&self, topic: &Topic) -> &Lane {
-        let mut hasher = DefaultHasher::new();
-        topic.hash(&mut hasher);
-        &self.lanes[hasher.finish() as usize % self.lanes.len()]
+        &self.lanes[self.presence.lane_of(topic)]
     }
 }
 

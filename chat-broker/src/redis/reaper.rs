@@ -47,8 +47,9 @@ async fn reap(store: &Store, node: &str) -> Result<(), BrokerError> {
         let mut reap = Pipeline::with_capacity(channels.len());
         for channel in &channels {
             let address = Address::of_channel(channel);
-            let keys = [&address.members(), &address.held(node), &topics];
-            store.shared.scripts.reap.call(&mut reap, &keys).arg(channel).arg(MAX_USERS).ignore();
+            let keys = [&address.members(), &address.held(node), &topics, &names.nodes()];
+            let call = store.shared.scripts.reap.call(&mut reap, &keys);
+            call.arg(channel).arg(node).arg(MAX_USERS).ignore();
         }
         store.query::<()>(&reap).await?;
     }

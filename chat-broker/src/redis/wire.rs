@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0 | payload | ephemeral |
 //! | 2 | offset, 8 bytes; epoch, 8 letters or digits; id, 8 bytes; payload | kept |
-//! | 3, 4 | version, 8 bytes; count, 4 bytes; length, 2 bytes; user; info | came, left |
+//! | 3, 4, 5 | version, 8 bytes; count, 4 bytes; length, 2 bytes; user; info | came, left, has another info |
 //!
 //! Numbers are unsigned and big endian. The scripts write all but the first form.
 
@@ -17,9 +17,10 @@ const EPHEMERAL: u8 = 0;
 const KEPT: u8 = 2;
 const JOINED: u8 = 3;
 const LEFT: u8 = 4;
+const RENAMED: u8 = 5;
 
 /// The greatest offset: Lua counts in doubles.
-pub(super) const MAX_OFFSET: u64 = 1 << 53;
+pub(super) const MAX_OFFSET: u64 = Position::MAX_OFFSET;
 
 /// Tells a publication from another that was given the same position by a Redis that came
 /// back with older data.
@@ -81,6 +82,7 @@ pub(super) fn decode(mut message: Bytes) -> Option<Message> {
         }
         JOINED => presence(PresenceChange::Joined, message),
         LEFT => presence(PresenceChange::Left, message),
+        RENAMED => presence(PresenceChange::Renamed, message),
         _ => None,
     }
 }
@@ -120,9 +122,12 @@ mod tests {
         assert_eq!(decode(Bytes::from_static(SEVENTH)), Some(seventh));
         let came = b"\x03\0\0\0\0\0\0\0\x09\0\0\0\x02\0\x03u 1hello";
         let left = [b"\x04", &came[1..]].concat();
-        for (message, change) in
-            [(came.to_vec(), PresenceChange::Joined), (left, PresenceChange::Left)]
-        {
+        let renamed = [b"\x05", &came[1..]].concat();
+        for (message, change) in [
+            (came.to_vec(), PresenceChange::Joined),
+            (left, PresenceChange::Left),
+            (renamed, PresenceChange::Renamed),
+        ] {
             let occupant = Occupant { user: UserId::new("u 1").unwrap(), info: hello.clone() };
             let expected = Message::Presence { change, occupant, version: 9, count: 2 };
             assert_eq!(decode(message.into()), Some(expected));

@@ -30,7 +30,7 @@ pub(super) struct Message {
     pub(super) position: Option<Position>,
 }
 
-/// A coming or going.
+/// A change of who is in a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) topic: Topic,

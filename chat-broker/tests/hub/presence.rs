@@ -6,7 +6,9 @@ use chat_broker::testing::{Call, Told};
 use chat_broker::{Broker, HubConfig, MemoryBus};
 use tokio::time::Instant;
 
-use crate::support::{enter, faulty, occupant, room, start, start_with, user};
+use crate::support::{
+    enter, enter_as, faulty, member, named, occupant, room, start, start_with, user,
+};
 
 #[tokio::test(start_paused = true)]
 async fn comings_and_goings_are_told_on_all_servers_once_for_each_user() {
@@ -39,7 +41,7 @@ async fn times_without_an_end_are_only_long() {
     assert_eq!((broker.count(Call::Leave), broker.count(Call::Unsubscribe)), (0, 0));
     let (_again, mut ear) = enter(&hub, &topic, 2, "ann").await;
     ear.expect_silence().await;
-    assert_eq!(broker.count(Call::Enter), 1);
+    assert_eq!(broker.count(Call::Leave), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,7 +62,6 @@ async fn a_lost_connection_is_told_after_the_grace_unless_it_comes_back() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     let (elsewhere, _) = enter(&b, &topic, 3, "ann").await;
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(broker.count(Call::Enter), 1);
     assert_eq!(broker.count(Call::Leave), 1, "this server lets go when the time is up");
     ear.expect_silence().await;
 
@@ -68,6 +69,65 @@ async fn a_lost_connection_is_told_after_the_grace_unless_it_comes_back() {
     elsewhere.lose();
     ear.expect(&["-ann"]).await;
     assert_eq!(lost.elapsed().as_secs(), 5);
+}
+
+/// However a user comes by another name: on the same server, on another one, after the connection
+/// was lost, or by a new token.
+#[tokio::test(start_paused = true)]
+async fn members_are_told_the_latest_name_of_a_user() {
+    let bus = MemoryBus::new();
+    let (a, b) = (start(&bus), start(&bus));
+    let topic = room("r");
+    let (_watcher, mut ear) = enter(&b, &topic, 0, "watcher").await;
+    let (first, _) = enter_as(&a, &topic, 1, named("u", "Ann")).await;
+    ear.expect(&["+watcher", "+Ann"]).await;
+    let (second, _) = enter_as(&a, &topic, 2, named("u", "Anna")).await;
+    ear.expect(&["~Anna"]).await;
+    let (third, _) = enter_as(&b, &topic, 3, named("u", "Annie")).await;
+    ear.expect(&["~Annie"]).await;
+    second.rename(named("u", "Anne"));
+    second.rename(named("u", "Anne"));
+    second.rename(occupant("another"));
+    ear.expect(&["~Anne"]).await;
+    drop(second);
+    drop(third);
+    ear.expect_silence().await;
+    first.lose();
+    let (back, _) = enter_as(&a, &topic, 4, named("u", "Ann")).await;
+    ear.expect(&["~Ann"]).await;
+    drop(back);
+    ear.expect(&["-Ann"]).await;
+    ear.expect_silence().await;
+}
+
+/// Whoever is told that a user has left finds nobody in the list, without waiting for it.
+#[tokio::test(start_paused = true)]
+async fn roster_shows_a_leave_when_it_resolves() {
+    let bus = MemoryBus::new();
+    let (hub, other) = (start(&bus), start(&bus));
+    let topic = room("r");
+    let (watcher, _ear) = enter(&hub, &topic, 0, "watcher").await;
+    let listed = || {
+        let mut users = Vec::new();
+        watcher.look(|snapshot| {
+            let listed = snapshot.roster.unwrap().listed().unwrap();
+            users.extend(listed.keys().map(|user| user.as_str().to_owned()));
+        });
+        users
+    };
+    for n in 1..20 {
+        let (place, _) = enter(&hub, &topic, n, "ann").await;
+        place.leave().await;
+        assert!(!listed().contains(&"ann".to_owned()), "{n}: {:?}", listed());
+    }
+    let (here, _) = enter(&hub, &topic, 20, "ann").await;
+    let (_there, _) = enter(&other, &topic, 1, "ann").await;
+    here.leave().await;
+    assert_eq!(listed(), ["ann", "watcher"], "another server holds the user");
+    let (last, _) = enter(&other, &room("empty"), 2, "ann").await;
+    last.leave().await;
+    let (nobody, _ear) = member(1);
+    hub.attach(&topic, chat_core::ConnectionId(21), nobody).leave().await;
 }
 
 #[tokio::test(start_paused = true)]

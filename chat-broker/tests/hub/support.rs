@@ -14,8 +14,8 @@ use chat_core::{
 };
 use tokio::sync::mpsc;
 
-/// A member that keeps what it is told: messages with their offsets, gaps as `gap N`, comings
-/// and goings as `+name` and `-name`, counts as `=N`.
+/// A member that keeps what it is told: messages with their offsets, gaps as `gap N`, comings,
+/// goings and new names as `+name`, `-name` and `~name`, counts as `=N`.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
     heard: mpsc::Sender<String>,
@@ -47,6 +47,9 @@ fn told(event: &Event<'_>, position: Option<Position>) -> String {
         Event::Gap(None) => "gap".to_owned(),
         Event::Presence(Presence { user, change: PresenceChange::Joined, .. }) => {
             format!("+{}", user.name)
+        }
+        Event::Presence(Presence { user, change: PresenceChange::Renamed, .. }) => {
+            format!("~{}", user.name)
         }
         Event::Presence(Presence { user, .. }) => format!("-{}", user.name),
         Event::Count(count) => format!("={count}"),
@@ -148,10 +151,15 @@ pub(crate) fn user(name: &str) -> UserId {
 }
 
 pub(crate) fn occupant(name: &str) -> Occupant {
-    let sender = Sender { id: name, name, color: "#FFFFFF" };
+    named(name, name)
+}
+
+/// A user under a name that is not the id.
+pub(crate) fn named(id: &str, name: &str) -> Occupant {
+    let sender = Sender { id, name, color: "#FFFFFF" };
     let (change, announced) = (PresenceChange::Joined, true);
     let info = envelope::encode(&Event::Presence(Presence { user: sender, change, announced }));
-    Occupant { user: user(name), info }
+    Occupant { user: user(id), info }
 }
 
 /// Joins as somebody; returns the place and what it hears.
@@ -161,8 +169,16 @@ pub(crate) async fn enter(
     id: u64,
     name: &str,
 ) -> (Membership<Member>, Ear) {
+    enter_as(hub, topic, id, occupant(name)).await
+}
+
+pub(crate) async fn enter_as(
+    hub: &Hub<Member>,
+    topic: &Topic,
+    id: u64,
+    occupant: Occupant,
+) -> (Membership<Member>, Ear) {
     let (member, ear) = member(10_000);
-    let joining =
-        hub.join(topic, ConnectionId(id), member, Some(occupant(name)), |_| Welcomed::UpToDate);
+    let joining = hub.join(topic, ConnectionId(id), member, Some(occupant), |_| Welcomed::UpToDate);
     (joining.await.unwrap(), ear)
 }

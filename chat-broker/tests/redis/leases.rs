@@ -8,7 +8,7 @@ use chat_broker::{Broker, BrokerEvent, RedisConfig};
 use chat_core::Topic;
 use tokio::time::sleep;
 
-use crate::support::{Node, PATIENCE, eventually, keys, room};
+use crate::support::{Node, PATIENCE, eventually, keys, latest, room};
 
 const LEASE: Duration = Duration::from_secs(1);
 
@@ -193,7 +193,8 @@ async fn nobody_is_reaped_after_an_outage() {
 async fn closing_hands_users_over() {
     let server = RedisServer::start();
     let mut watcher = Node::with(config(&server)).await;
-    let closing = Node::with(config(&server).grace(Duration::from_secs(2))).await;
+    let closing = config(&server).grace(Duration::from_secs(2)).deadline(PATIENCE);
+    let closing = Node::with(closing).await;
     let topic = room("r");
     watcher.subscribe(&topic).await.unwrap();
     for name in ["anna", "ben", "carl"] {
@@ -205,6 +206,7 @@ async fn closing_hands_users_over() {
     closing.leave(&topic, "carl");
     let closed = Instant::now();
     closing.broker.close().await;
+    assert!(closed.elapsed() < PATIENCE / 3, "it waited for something: {:?}", closed.elapsed());
     watcher.enter(&topic, "anna");
     assert_eq!(watcher.change().await.0, "-carl");
     assert_eq!(watcher.change().await.0, "-ben");
@@ -231,7 +233,8 @@ async fn killed_connections_lose_no_change() {
             } else {
                 node.enter(&topic, &name)
             }
-            node.publish(&topic, "").await.unwrap();
+            // None is trimmed before its publisher, back from a lost connection, looks for it.
+            node.deliver(&topic, "", latest(1000)).await.unwrap();
         }
         for n in 0..7 {
             node.leave(&topic, &format!("{who}{n}"));

@@ -129,6 +129,7 @@ pub(crate) fn frame<'a>(
             let event = match change {
                 PresenceChange::Joined => "joined",
                 PresenceChange::Left => "left",
+                PresenceChange::Renamed => "renamed",
             };
             Frame::Presence { room, event, user: Some(user), count: None }
         }

@@ -45,6 +45,7 @@ pub(super) fn encode(event: &Event<'_>, out: &mut Vec<u8>) -> bool {
             let verb = match change {
                 PresenceChange::Joined => "joined",
                 PresenceChange::Left => "left",
+                PresenceChange::Renamed => return false,
             };
             append_json(out, &system(&format!("{} {verb} the room", user.name)))
         }

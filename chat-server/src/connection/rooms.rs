@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use chat_broker::{Delivery, Membership, Snapshot, Welcomed};
+use chat_broker::{Delivery, Membership, Snapshot, Status, Welcomed};
 use chat_core::{
     Capability, CloseReason, Deliver, ErrorCode, Event, Occupant, Presence, PresenceChange,
     Rejection, Reply, RoomId, Topic, User, UserName, envelope,
@@ -14,13 +14,14 @@ use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use super::members;
+use super::members::{self, Asker};
 use super::recovery::{Newcomer, Wish};
 use super::send::not_in_a_room;
 use super::{Connection, unavailable};
 use crate::auth::Action;
 use crate::limits::{Charge, RoomSlot};
 use crate::member::Member;
+use crate::state::SHOWN;
 
 /// A room that the client is in.
 pub(super) struct Place {
@@ -28,6 +29,8 @@ pub(super) struct Place {
     pub(super) room: RoomId,
     /// Whether the client is told who is there.
     pub(super) sees_presence: bool,
+    /// Whether the `rooms` dialect is told that the client is there.
+    pub(super) announced: bool,
     /// The reading of the moderation's clock when it was entered.
     pub(super) since: u32,
     /// What the room's history keeps, in bytes; 0 if it has none.
@@ -54,8 +57,17 @@ impl Connection {
         self.places.iter().find(|place| place.room == *room)
     }
 
-    pub(super) fn leave(&mut self, id: Option<&RawValue>, room: &RoomId) -> Result<(), Rejection> {
-        self.go(room)?;
+    /// Leaves a room, and answers when [lists](members::list) of this server show it. A broker that
+    /// is away can say nothing of other servers that hold the user: the answer does not wait for it.
+    pub(super) async fn leave(
+        &mut self,
+        id: Option<&RawValue>,
+        room: &RoomId,
+    ) -> Result<(), Rejection> {
+        let leaving = self.take_place(room)?.membership.leave();
+        if self.state.hub.broker().status() == Status::Ready {
+            let _ = timeout(SHOWN, leaving).await;
+        }
         self.member.reply(&Reply::Left { id, room, reason: None, message: None });
         Ok(())
     }
@@ -140,6 +152,7 @@ impl Connection {
             id: id.map(ToOwned::to_owned),
             room: room.clone(),
             wish,
+            is_joining: self.place(&room).is_none(),
             patience: self.patience(),
             max_listed: self.state.config.max_listed_members,
             answered: Arc::default(),
@@ -196,6 +209,7 @@ impl Connection {
             membership,
             room,
             sees_presence: member.sees_presence(),
+            announced,
             since,
             room_bytes,
             may_be_new,
@@ -252,7 +266,7 @@ impl Connection {
         }
     }
 
-    fn occupant(&self, announced: bool) -> Occupant {
+    pub(super) fn occupant(&self, announced: bool) -> Occupant {
         let user = self.member.user.as_sender();
         let change = PresenceChange::Joined;
         Occupant {
@@ -263,9 +277,12 @@ impl Connection {
 
     /// Leaves a room; those who stay are told at once.
     pub(super) fn go(&mut self, room: &RoomId) -> Result<(), Rejection> {
+        self.take_place(room).map(drop)
+    }
+
+    fn take_place(&mut self, room: &RoomId) -> Result<Place, Rejection> {
         let index = self.places.iter().position(|place| place.room == *room);
-        self.places.swap_remove(index.ok_or_else(not_in_a_room)?);
-        Ok(())
+        Ok(self.places.swap_remove(index.ok_or_else(not_in_a_room)?))
     }
 
     /// The end of the connection.
@@ -321,7 +338,8 @@ impl Connection {
         let max = self.state.config.max_listed_members;
         let mut bytes = 0;
         place.membership.look(|snapshot| {
-            members::list(&snapshot, &self.member.user, max, |members, count| {
+            let asker = Asker { user: &self.member.user, is_joining: false };
+            members::list(&snapshot, asker, max, |members, count| {
                 bytes = self.member.reply(&Reply::Members { id, room, members, count });
             });
         });

@@ -58,6 +58,9 @@ impl Connection {
         let (broker, scope) = (&**self.state.hub.broker(), Scope::Room(room));
         let (by, reason) = (By::Moderator(&self.member.user.id), reason.as_deref());
         let done = moderation::put_out(broker, by, kind, scope, user, time, reason).await;
+        if done.is_ok() {
+            self.state.until_put_out(scope, user).await;
+        }
         self.acknowledge(id, done)
     }
 

@@ -10,6 +10,7 @@ use chat_server::{ForwardedHeader, IpNet, LimitsConfig, Rate, Secret, ServerConf
 use super::layer::{Header, Layer, Switch};
 use super::period::Period;
 use super::rate::Limit;
+use super::redis::RedisTls;
 use super::sources::{Invalid, trim};
 use super::{Settings, TokenKey, Tokens};
 
@@ -71,6 +72,11 @@ impl Layer {
             host: filled(self.host),
             metrics_addr: self.metrics_addr,
             redis_url: filled(self.redis_url),
+            redis_tls: RedisTls {
+                authority: self.redis_ca.filter(|path| !path.as_os_str().is_empty()),
+                certificate: self.redis_cert.filter(|path| !path.as_os_str().is_empty()),
+                key: self.redis_key.filter(|path| !path.as_os_str().is_empty()),
+            },
             redis_prefix: filled(self.redis_prefix).unwrap_or_else(|| "chat".to_owned()),
             presence_lease: self.presence_lease.map_or(PRESENCE_LEASE, |lease| lease.0),
             tokens,

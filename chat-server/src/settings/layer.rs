@@ -24,11 +24,27 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "ADDRESS")]
     pub(super) host: Option<String>,
 
-    /// Redis that keeps servers in sync: redis://[USER:PASSWORD@]HOST:PORT[/DB], or rediss://
-    /// for TLS [default: none; rooms live in this process alone]
+    /// Redis that keeps servers in sync: redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], rediss:// for
+    /// TLS, or unix:///PATH for a socket. Redis 6 or later, or Valkey [default: none; rooms live in
+    /// this process alone]
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     #[serde(default, deserialize_with = "hidden")]
     pub(super) redis_url: Option<String>,
+
+    /// A file with the certificates of those who vouch for Redis' own, in PEM, for rediss://
+    /// [default: those of the operating system, or of the file in SSL_CERT_FILE]
+    #[arg(long, env, value_name = "FILE")]
+    pub(super) redis_ca: Option<PathBuf>,
+
+    /// A file with the certificate that this server shows to Redis (tls-auth-clients), in PEM,
+    /// followed by those that lead to an authority which Redis trusts; with --redis-key
+    /// [default: none]
+    #[arg(long, env, value_name = "FILE")]
+    pub(super) redis_cert: Option<PathBuf>,
+
+    /// A file with the private key of --redis-cert, in PEM, without a password [default: none]
+    #[arg(long, env, value_name = "FILE")]
+    pub(super) redis_key: Option<PathBuf>,
 
     /// What the names of Redis keys and channels begin with; servers that share it share
     /// rooms [default: chat]
@@ -387,10 +403,16 @@ impl Layer {
         for text in texts.into_iter().flatten() {
             trim_text(text);
         }
-        if let Some(file) = &mut self.jwt_public_key
-            && let Some(text) = file.to_str()
-        {
-            *file = trim(text).into();
+        let files = [
+            &mut self.jwt_public_key,
+            &mut self.redis_ca,
+            &mut self.redis_cert,
+            &mut self.redis_key,
+        ];
+        for file in files.into_iter().flatten() {
+            if let Some(text) = file.to_str() {
+                *file = trim(text).into();
+            }
         }
         // A blank one stays, and is too short: nothing would let in anybody.
         let jwt_secret = self.jwt_secret.as_mut().filter(|secret| !trim(secret).is_empty());
@@ -413,6 +435,9 @@ impl Layer {
             port,
             host,
             redis_url,
+            redis_ca,
+            redis_cert,
+            redis_key,
             redis_prefix,
             history,
             history_bytes,

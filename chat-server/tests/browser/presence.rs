@@ -23,6 +23,27 @@ fn a_reload_is_not_told_and_a_closed_tab_is() {
     browser.assert_no_errors(&[]);
 }
 
+/// A client of the module takes another name: it returns within the grace.
+#[test]
+fn list_shows_the_latest_name() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let alice = browser.open(&server.url("/?user=Alice&room=general"));
+    alice.until_shows("log", "You joined the room.");
+    let bob = browser.open(&server.url("/"));
+    let rename = "const { ChatClient } = await import('/web/chat-client.js');
+        const address = new URL('/ws', location).href.replace('http', 'ws');
+        window.bob = new ChatClient(address, { name: 'Bob' });
+        await window.bob.connect();
+        await window.bob.join('general');
+        await window.bob.rename('Bobby');";
+    bob.run_async(rename, &[]);
+    alice.until_shows("members", "Bobby");
+    alice.until_shows("log", "Bob is now Bobby.");
+    alice.until(COUNT, &["2"]);
+    browser.assert_no_errors(&[]);
+}
+
 #[test]
 fn of_a_crowd_the_number_is_shown() {
     let server = Server::start_with(&["--presence-limit", "2"]);

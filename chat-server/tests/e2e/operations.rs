@@ -19,7 +19,7 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&wrong, "\u{feff}# A comment.\r\nport = 0\r\nhistory = 100001\r\n").unwrap();
     let wrong = wrong.as_str();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 51] = [
+    let table: [Case<'_>; 59] = [
         (&["--allow-host", "münchen.example"], &[], "--allow-host: such as"),
         (&["--log", "nonsense"], &[], "'nonsense' for --log: a level is off, error"),
         (&[], &[("LOG", "info,nonsense")], "'nonsense' for LOG"),
@@ -83,6 +83,43 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         (&["--port", "0"], &[("JWT_SECRET", " \r\n")], "for JWT_SECRET: the secret has less than"),
         (&["--port", "0", "--redis-url", "http://x"], &[], "for --redis-url"),
         (&["--port", "0"], &[("REDIS_URL", "redis://user:pass word@")], "for REDIS_URL"),
+        (&["--port", "0", "--redis-url", "rediss://x/#insecure"], &[], "redis-ca"),
+        (&["--port", "0"], &[("REDIS_URL", "redis://x?db=1")], "for REDIS_URL: such as"),
+        (&["--port", "0", "--redis-url", "redis://x", "--redis-ca", file], &[], "for --redis-ca"),
+        (
+            &["--port", "0", "--redis-url", "rediss://x"],
+            &[("REDIS_CA", "/nonexistent.pem")],
+            "'/nonexistent.pem' for REDIS_CA: cannot read it",
+        ),
+        (
+            &["--port", "0", "--redis-url", "rediss://x", "--redis-ca", file],
+            &[],
+            "for --redis-ca: there is no certificate",
+        ),
+        (
+            &["--port", "0", "--redis-url", "rediss://x", "--redis-cert", file],
+            &[],
+            "for --redis-cert: it needs redis-key",
+        ),
+        (
+            &["--port", "0", "--redis-url", "rediss://x"],
+            &[("REDIS_KEY", file)],
+            "for REDIS_KEY: it needs redis-cert",
+        ),
+        (
+            &[
+                "--port",
+                "0",
+                "--redis-url",
+                "rediss://x",
+                "--redis-cert",
+                file,
+                "--redis-key",
+                file,
+            ],
+            &[],
+            "for --redis-cert: there is no client certificate",
+        ),
     ];
     for (flags, environment, named) in table {
         let (code, out, err) = run(command().args(flags).envs(environment.iter().copied()));
@@ -129,6 +166,9 @@ fn help_names_every_setting_and_its_default() {
         "--port",
         "--host",
         "--redis-url",
+        "--redis-ca",
+        "--redis-cert",
+        "--redis-key",
         "--redis-prefix",
         "--threads",
         "--log-format",
@@ -138,6 +178,7 @@ fn help_names_every_setting_and_its_default() {
         let variable = setting.trim_start_matches('-').replace('-', "_").to_uppercase();
         assert!(help.contains(&format!("[env: {variable}")), "{variable}");
     }
+    assert!(help.contains("unix:///"), "a socket is an address of Redis");
     assert!(help.matches("[default: ").count() >= 10, "{help}");
 }
 

@@ -82,6 +82,96 @@ async fn members_are_those_of_all_servers() {
     assert_eq!((names(&joined).len(), &joined["count"]), (4, &json!(4)));
 }
 
+/// One user, several names: of a second connection, on this server or another, and of one that
+/// returns within the grace.
+#[tokio::test]
+async fn latest_name_is_listed_and_told_everywhere() {
+    let redis = RedisServer::start();
+    let (first, second) = Chat::pair(&redis).await;
+    renames(&first, &second).await;
+    let alone = Chat::alone();
+    renames(&alone, &alone).await;
+}
+
+async fn renames(first: &Chat, second: &Chat) {
+    let (mut watcher, _) = enter(second, "Watcher").await;
+    let mut reader = first.client().await;
+    reader.send(r#"{"type":"join_room","room":"r","username":"Reader"}"#).await;
+    assert_eq!(presence(&mut watcher).await, told("joined", "Reader"));
+    let (mut tab, welcome) = enter(first, "Ann").await;
+    assert_eq!(presence(&mut watcher).await, told("joined", "Ann"));
+    let mut tabs = Vec::new();
+    for (server, name) in [(first, "Anna"), (second, "Annie"), (first, "Ann"), (second, "Nan")] {
+        let mut client = server.native().await;
+        let hello = json!({"type": "hello", "name": name, "resume": welcome["resume"]});
+        ask(&mut client, "welcome", hello).await;
+        let joined = ask(&mut client, "joined", json!({"type": "join", "room": "r"})).await;
+        let expected = [name, "Reader", "Watcher"];
+        assert_eq!(names(&joined), expected, "to who joins by it");
+        assert_eq!(presence(&mut watcher).await, told("renamed", name));
+        for asker in [&mut watcher, &mut client, &mut tab] {
+            let members = ask(asker, "members", json!({"type": "members", "room": "r"})).await;
+            assert_eq!(names(&members), expected);
+            assert_eq!(members["count"], 3);
+        }
+        let mut newcomer = second.native().await;
+        let hello = json!({"type": "hello", "name": "New"});
+        ask(&mut newcomer, "welcome", hello).await;
+        let joined = ask(&mut newcomer, "joined", json!({"type": "join", "room": "r"})).await;
+        assert_eq!(names(&joined), [name, "New", "Reader", "Watcher"], "to a newcomer");
+        ask(&mut newcomer, "left", json!({"type": "leave", "room": "r"})).await;
+        assert_eq!(presence(&mut watcher).await, told("joined", "New"));
+        assert_eq!(presence(&mut watcher).await, told("left", "New"));
+        tabs.push(client);
+    }
+    // The connections are lost, and one comes back in time.
+    drop((tab, tabs));
+    let mut back = second.native().await;
+    let hello = json!({"type": "hello", "name": "Back", "resume": welcome["resume"]});
+    ask(&mut back, "welcome", hello).await;
+    ask(&mut back, "joined", json!({"type": "join", "room": "r"})).await;
+    assert_eq!(presence(&mut watcher).await, told("renamed", "Back"));
+    drop(back);
+    assert_eq!(presence(&mut watcher).await, told("left", "Back"));
+    let lines = ["joined room: r ", "Reader joined", "Ann joined", "New joined", "New left"];
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|line: &String| !line.starts_with("Back")) {
+        heard.push(reader.recv_json().await["message"].as_str().unwrap().to_owned());
+    }
+    for line in &heard[..heard.len() - 1] {
+        assert!(lines.iter().any(|known| line.contains(known)), "{heard:?}");
+    }
+    assert_eq!(heard.last().unwrap(), "Back left the room");
+}
+
+/// A user is in the lists of a server from the moment in which it answers the join until it answers
+/// the leave.
+#[tokio::test]
+async fn joins_and_leaves_are_listed_when_they_are_answered() {
+    let redis = RedisServer::start();
+    for server in [Chat::alone(), Chat::on(&redis)] {
+        server.until_ready().await;
+        let (mut ann, _) = enter(&server, "Ann").await;
+        let (mut bob, _) = enter(&server, "Bob").await;
+        let mut cid = server.native().await;
+        ask(&mut cid, "welcome", json!({"type": "hello", "name": "Cid"})).await;
+        let (join, leave) =
+            (json!({"type": "join", "room": "r"}), json!({"type": "leave", "room": "r"}));
+        for round in 0..20 {
+            let members = ask(&mut ann, "members", json!({"type": "members", "room": "r"})).await;
+            assert_eq!(names(&members), ["Ann", "Bob"], "{round}");
+            assert_eq!(members["count"], 2, "{round}");
+            ask(&mut bob, "left", leave.clone()).await;
+            let members = ask(&mut ann, "members", json!({"type": "members", "room": "r"})).await;
+            assert_eq!((names(&members), &members["count"]), (vec!["Ann".into()], &json!(1)));
+            let joined = ask(&mut cid, "joined", join.clone()).await;
+            assert_eq!(names(&joined), ["Ann", "Cid"], "{round}: to a newcomer");
+            ask(&mut cid, "left", leave.clone()).await;
+            ask(&mut bob, "joined", join.clone()).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn three_tabs_are_one_member() {
     let redis = RedisServer::start();

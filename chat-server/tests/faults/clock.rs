@@ -1,9 +1,10 @@
-//! A wall clock that jumps, at one of two servers.
+//! A wall clock that jumps, at one of two servers or at Redis.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, fs, process};
 
 use chat_broker::testing::RedisServer;
@@ -60,6 +61,78 @@ impl WallClock {
 impl Drop for WallClock {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.file);
+    }
+}
+
+/// A Redis that goes by a clock of its own.
+struct Redis {
+    process: Child,
+    url: String,
+}
+
+impl Redis {
+    fn start(clock: &WallClock) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = Command::new("redis-server");
+        let command = clock.worn_by(&mut command).args(["--port", &port.to_string()]);
+        // The allocator of Debian's Redis asks for the time before libfaketime can tell it.
+        let preload = "/usr/$LIB/faketime/libfaketimeMT.so.1 libc.so.6";
+        let command =
+            command.env("LD_PRELOAD", preload).args(["--save", "", "--bind", "127.0.0.1"]);
+        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Self { process, url: format!("redis://127.0.0.1:{port}") }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The users of a dead server leave though its lease seems to last for an hour, and those of
+/// servers that are alive stay when the clock is right again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_of_a_dead_server_leave_though_the_clock_of_redis_was_set_back() {
+    let _alone = alone().await;
+    let clock = WallClock::new("redis");
+    let redis = Redis::start(&clock);
+    let args = ["--port", "0", "--redis-url", &redis.url, "--presence-lease", "1s"];
+    let start = || Chat::start(command().args(args));
+    let (dying, living, other) = (start(), start(), start());
+    let (mut ann, mut bob, mut cid) = {
+        for server in [&dying, &living, &other] {
+            server.until_ready().await;
+        }
+        (dying.native().await, living.native().await, other.native().await)
+    };
+    for client in [&mut ann, &mut bob, &mut cid] {
+        join(client, "r").await;
+    }
+    // Until the servers may judge each other.
+    sleep(Duration::from_secs(3)).await;
+    clock.jump(-HOUR);
+    drop(dying);
+    let died = Instant::now();
+    let list = async |client: &mut WsClient| {
+        ask(client, "members", json!({"type": "members", "room": "r"})).await["count"].clone()
+    };
+    while list(&mut bob).await != 2 {
+        assert!(died.elapsed() < Duration::from_secs(30), "the user of the dead server is left");
+        sleep(Duration::from_millis(200)).await;
+    }
+    say(&format!("a clock of Redis that is set back: the dead left after {:?}", died.elapsed()));
+    for jump in [0, HOUR, 0] {
+        clock.jump(jump);
+        for _ in 0..20 {
+            sleep(Duration::from_millis(200)).await;
+            assert_eq!(
+                (list(&mut bob).await, list(&mut cid).await),
+                (json!(2), json!(2)),
+                "{jump}"
+            );
+        }
     }
 }
 

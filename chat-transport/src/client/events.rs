@@ -37,13 +37,13 @@ pub enum Event {
     /// A message: each once, in the room's order, and none is left out but those that a
     /// [`Gap`](Self::Gap) tells of.
     Message(Message),
-    /// Somebody came to a room or left it.
+    /// A user joined a room, left it, or has another name there.
     Presence {
         /// Which room.
         room: String,
-        /// Coming or going.
+        /// What happened.
         change: PresenceChange,
-        /// Who.
+        /// Who, by the latest name.
         user: User,
     },
     /// So many are in the room: what is told of a big one.

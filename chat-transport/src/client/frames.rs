@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::config::Resume;
 use super::error::Rejection;
-use super::events::{Members, Message, User, Welcome};
+use super::events::{Event, Members, Message, User, Welcome};
 use super::limits::Limits;
 use super::token::Token;
 
@@ -240,19 +240,35 @@ pub(super) struct PresenceFrame {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum PresenceEvent {
-    Joined { user: User },
-    Left { user: User },
-    Count { count: u32 },
+    Joined {
+        user: User,
+    },
+    Left {
+        user: User,
+    },
+    Renamed {
+        user: User,
+    },
+    Count {
+        count: u32,
+    },
+    /// Of a later version.
+    #[serde(other)]
+    Other,
 }
 
-impl PresenceEvent {
-    /// A count, or who came or went.
-    pub(super) fn split(self) -> Result<(PresenceChange, User), u32> {
-        match self {
-            Self::Joined { user } => Ok((PresenceChange::Joined, user)),
-            Self::Left { user } => Ok((PresenceChange::Left, user)),
-            Self::Count { count } => Err(count),
-        }
+impl PresenceFrame {
+    /// The event for the application; `None` if this client does not know it.
+    pub(super) fn into_event(self) -> Option<Event> {
+        let room = self.room;
+        let (change, user) = match self.event {
+            PresenceEvent::Joined { user } => (PresenceChange::Joined, user),
+            PresenceEvent::Left { user } => (PresenceChange::Left, user),
+            PresenceEvent::Renamed { user } => (PresenceChange::Renamed, user),
+            PresenceEvent::Count { count } => return Some(Event::Count { room, count }),
+            PresenceEvent::Other => return None,
+        };
+        Some(Event::Presence { room, change, user })
     }
 }
 
@@ -359,6 +375,9 @@ mod tests {
             let incoming = Incoming::parse(frame).unwrap_or_else(|why| panic!("{why}: {frame}"));
             let is_other = matches!(incoming.body, Body::Other);
             assert_eq!(is_other, frame.contains(r#""type":"pong""#), "{frame}");
+            if let Body::Presence(presence) = incoming.body {
+                assert!(presence.into_event().is_some(), "{frame}");
+            }
             assert_eq!(incoming.id.is_some(), frame.contains(r#","id":"#), "{frame}");
             count += 1;
         }

@@ -10,7 +10,7 @@ use super::error::{ClientError, RETRY_AFTER, Rejection};
 use super::events::{Event, History, Joined, Loss, Message, Welcome};
 use super::frames::WelcomeFrame;
 use super::frames::{Body, GapFrame, GoodbyeFrame, HistoryFrame, Incoming, JoinedFrame};
-use super::frames::{LeftFrame, MessageFrame, OkFrame, PresenceFrame, UndeliveredFrame};
+use super::frames::{LeftFrame, MessageFrame, OkFrame, UndeliveredFrame};
 use super::requests::Request;
 use super::rooms::Place;
 use super::task::Task;
@@ -41,7 +41,11 @@ impl Task {
             Body::Joined(frame) => self.joined(frame, request),
             Body::Message(frame) => self.message(frame),
             Body::Gap(frame) => self.gap(&frame),
-            Body::Presence(frame) if self.is_in(&frame.room) => self.presence(frame),
+            Body::Presence(frame) if self.is_in(&frame.room) => {
+                if let Some(event) = frame.into_event() {
+                    self.events.push(event);
+                }
+            }
             Body::Typing(frame) if self.is_in(&frame.room) => {
                 let (room, user, typing) = (frame.room, frame.user, frame.typing);
                 self.events.push(Event::Typing { room, user, typing });
@@ -191,14 +195,6 @@ impl Task {
 
     fn is_in(&mut self, room: &str) -> bool {
         self.rooms.get_mut(room).is_some_and(|room| room.is_in())
-    }
-
-    fn presence(&mut self, frame: PresenceFrame) {
-        let room = frame.room;
-        self.events.push(match frame.event.split() {
-            Ok((change, user)) => Event::Presence { room, change, user },
-            Err(count) => Event::Count { room, count },
-        });
     }
 
     // Answers.

@@ -57,6 +57,8 @@ async fn welcome_join_and_messages() {
 async fn what_else_happens_in_a_room() {
     let (_mock, mut peer, _client, mut events) = joined(0, quick()).await;
     peer.send(json!({"type":"presence","room":"general","event":"left","user":ann()})).await;
+    peer.send(json!({"type":"presence","room":"general","event":"renamed","user":ann()})).await;
+    peer.send(json!({"type":"presence","room":"general","event":"of a later version"})).await;
     peer.send(json!({"type":"presence","room":"general","event":"count","count":1204})).await;
     peer.send(json!({"type":"typing","room":"general","user":ann(),"typing":true})).await;
     peer.send(json!({"type":"direct","user":ann(),"message":"psst","at":1})).await;
@@ -65,6 +67,7 @@ async fn what_else_happens_in_a_room() {
     peer.send(message(1)).await;
     for wanted in [
         "Presence { room: \"general\", change: Left, user: User { id: \"ann\"",
+        "Presence { room: \"general\", change: Renamed, user: User { id: \"ann\"",
         "Count { room: \"general\", count: 1204 }",
         "Typing { room: \"general\", user: User { id: \"ann\"",
         "Direct { user: User { id: \"ann\", name: \"Ann\", color: \"#B56AD9\" }, text: \"psst\"",

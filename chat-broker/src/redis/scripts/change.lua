@@ -1,46 +1,103 @@
--- What enter.lua, leave.lua and reap.lua begin with.
+-- What enter.lua, leave.lua, reap.lua and reconcile.lua begin with.
+--
+-- Who is in a topic is what the nodes say: each has a set of the users that it holds there.
+-- `members` says for all of them how many nodes hold a user, so that one read tells who is there,
+-- and the first and the last node are known.
 --
 -- KEYS     1 members of the topic: user -> '<nodes>:<info>', '' -> version
 --          2 users that the node holds in it   3 topics in which the node holds somebody
--- ARGV     1 channel of the topic
+--          4 leases of all nodes
+-- ARGV     1 channel of the topic   2 node
 
-local members, held, topics, channel = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local call = redis.call
+local members, held, topics, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local channel, node = ARGV[1], ARGV[2]
 
--- Announces a coming (3) or going (4), after the write, under the next version. The first
--- of a topic is the time, so that versions rise though an empty topic leaves nothing.
-local function announce(kind, user, info)
-  local version = redis.call('HGET', members, '')
+-- Keys that no node has looked after for so long belong to no node, in seconds. Longer than an
+-- outage, and than a clock is set wrong by.
+local LIFETIME = 24 * 3600
+
+-- No user has this name.
+local NOBODY = '\0'
+
+-- Runs what a change needs in a form that changes nothing. So what Redis refuses, for want of a
+-- right or because a key is of another kind, it refuses before anything is written; HSET and SADD
+-- have no such form, and each script writes them first. And a full Redis refuses a script nothing
+-- after its first write, and a removal it never refuses.
+local function prove()
+  call('HDEL', members, NOBODY)
+  call('SREM', held, NOBODY)
+  call('SREM', topics, NOBODY)
+  call('PUBLISH', channel .. ':', '')
+end
+
+-- How many nodes hold a user according to a member, and the info; no info if it cannot be read.
+local function parse(member)
+  local nodes, info = string.match(member or '', '^(%d+):(.*)$')
+  return tonumber(nodes) or 0, info
+end
+
+local function look_up(user)
+  return parse(call('HGET', members, user))
+end
+
+-- How many nodes hold a user, by what they say themselves. A node that died counts until its
+-- users have left. No number without the right to ask.
+local nodes_with_a_lease
+local function count_nodes(user)
+  nodes_with_a_lease = nodes_with_a_lease or call('ZRANGEBYSCORE', leases, '-inf', '+inf')
+  local count = 0
+  for _, one in ipairs(nodes_with_a_lease) do
+    local is_held = redis.pcall('SISMEMBER', channel .. ':on:' .. one, user)
+    if type(is_held) == 'table' then return nil end
+    count = count + is_held
+  end
+  return count
+end
+
+-- Takes the next version. The first of a topic is the time, so that versions rise though an
+-- empty topic leaves nothing.
+local function next_version()
+  local version = tonumber(call('HGET', members, ''))
   if version then
-    version = tonumber(version) + 1
+    version = version + 1
   else
-    local time = redis.call('TIME')
+    local time = call('TIME')
     version = time[1] * 1000000 + time[2]
   end
-  redis.call('HSET', members, '', string.format('%d', version))
-  local count = redis.call('HLEN', members) - 1
-  if count == 0 then redis.call('DEL', members) end
+  call('HSET', members, '', string.format('%d', version))
+  return version
+end
+
+-- Announces that a user came (3), left (4) or has another info (5), after the write.
+local function announce(kind, version, user, info)
+  local count = call('HLEN', members) - 1
+  -- The last field takes the key along.
+  if count == 0 then call('HDEL', members, '') end
   local head = struct.pack('>I8I4I2', version, count, #user)
-  redis.call('PUBLISH', channel, string.char(kind) .. head .. user .. info)
+  call('PUBLISH', channel, string.char(kind) .. head .. user .. info)
 end
 
--- How many nodes hold a user, and the info.
-local function look_up(user)
-  local member = redis.call('HGET', members, user)
-  if not member then return 0, '' end
-  local colon = string.find(member, ':', 1, true)
-  return tonumber(string.sub(member, 1, colon - 1)), string.sub(member, colon + 1)
-end
-
--- One node less holds a user.
-local function release(user, nodes, info)
-  if nodes > 1 then
-    redis.call('HSET', members, user, nodes - 1 .. ':' .. info)
-  elseif redis.call('HDEL', members, user) == 1 then
-    announce(4, user, info)
+-- A user is held by so many nodes now. Returns the version of the event; 0 if there is none.
+local function set_nodes(user, info, before, now)
+  if now == 0 then
+    local version = next_version()
+    call('HDEL', members, user)
+    announce(4, version, user, info)
+    return version
   end
+  if now ~= before then call('HSET', members, user, now .. ':' .. info) end
+  return 0
 end
 
 -- Forgets the topic when the node holds nobody in it any more.
 local function tidy()
-  if redis.call('EXISTS', held) == 0 then redis.call('SREM', topics, channel) end
+  if call('EXISTS', held) == 0 then call('SREM', topics, channel) end
+end
+
+-- Keeps the keys for another lifetime. Without the right to they live as long as they are used.
+local function look_after()
+  redis.pcall('EXPIRE', members, LIFETIME)
+  redis.pcall('EXPIRE', held, LIFETIME)
+  redis.pcall('EXPIRE', topics, LIFETIME)
 end

@@ -1,22 +1,34 @@
 -- A node says that a user is in a topic.
 --
--- KEYS     … 4 leases of all nodes
--- ARGV     … 2 node   3 user   4 info
+-- ARGV     … 3 user   4 info   5 '1': this is the latest info of the user, else what the node
+--          has said before: the members may know a later one
 -- returns  0 if the node has no lease: it was taken for dead, and must not come back in
 --          parts
 
-local user, info = ARGV[3], ARGV[4]
-local nodes, known = look_up(user)
-if tonumber(redis.call('ZSCORE', KEYS[4], ARGV[2]) or 0) == 0 then return 0 end
--- A full Redis refuses a script nothing after its first write, and a removal it never refuses:
--- joins need so little that they go on.
-redis.call('SREM', held, '')
-if redis.call('SADD', held, user) == 1 then
-  redis.call('SADD', topics, channel)
-  redis.call('HSET', members, user, nodes + 1 .. ':' .. info)
-  if nodes == 0 then announce(3, user, info) end
-elseif nodes > 0 and known ~= info then
-  -- Back before the going was told, as somebody else: no news, but what is read is right.
-  redis.call('HSET', members, user, nodes .. ':' .. info)
+local user, info, is_latest = ARGV[3], ARGV[4], ARGV[5] == '1'
+if tonumber(call('ZSCORE', leases, node) or 0) == 0 then return 0 end
+prove()
+local before, known = look_up(user)
+local version = call('HGET', members, '')
+local is_new = call('SADD', held, user) == 1
+local is_new_here = call('SADD', topics, channel) == 1
+-- Said again: what the members say may have been lost, or is out of step.
+local nodes = is_new and before + 1 or count_nodes(user) or math.max(before, 1)
+local latest = known and not is_latest and known or info
+if nodes ~= before or latest ~= known then
+  local written = redis.pcall('HSET', members, user, nodes .. ':' .. latest)
+  if type(written) == 'table' then
+    if is_new then
+      call('SREM', held, user)
+      tidy()
+    end
+    return written
+  end
 end
+if not (known and version) then
+  announce(3, next_version(), user, latest)
+elseif latest ~= known then
+  announce(5, next_version(), user, latest)
+end
+if is_new_here then look_after() end
 return 1

@@ -1,10 +1,16 @@
 -- A node says that a user is in a topic no more.
 --
--- ARGV     … 2 user
+-- ARGV     … 3 user
+-- returns  the version of the event; 0 if there is none
 
-local nodes, info = look_up(ARGV[2])
-if redis.call('SREM', held, ARGV[2]) == 1 then
-  release(ARGV[2], nodes, info)
-  tidy()
-end
-return 1
+local user = ARGV[3]
+local before, info = look_up(user)
+prove()
+-- What it is already, as the proof of HSET.
+if info then call('HSET', members, user, before .. ':' .. info) end
+local was_held = call('SREM', held, user) == 1
+tidy()
+if not info then return 0 end
+-- If the set of the node was lost, only the others know whether the user is still there.
+local now = was_held and before - 1 or count_nodes(user) or before
+return set_nodes(user, info, before, math.max(now, 0))

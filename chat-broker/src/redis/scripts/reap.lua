@@ -1,12 +1,20 @@
 -- Some of the users leave whom a dead node held in a topic.
 --
--- ARGV     … 2 how many at most
+-- ARGV     … 3 how many at most
 -- returns  how many there were
 
-redis.call('HLEN', members)
-local users = redis.call('SPOP', held, ARGV[2])
+prove()
+local users = call('SRANDMEMBER', held, ARGV[3])
 for _, user in ipairs(users) do
-  release(user, look_up(user))
+  local before, info = look_up(user)
+  if info then
+    -- What it is already, as the proof of HSET.
+    call('HSET', members, user, before .. ':' .. info)
+    call('SREM', held, user)
+    set_nodes(user, info, before, count_nodes(user) or math.max(before - 1, 0))
+  else
+    call('SREM', held, user)
+  end
 end
 tidy()
 return #users

@@ -28,6 +28,7 @@
 //! A promise that is not kept is a panic that names it, and so is a case that takes longer
 //! than a minute. [`run`] prints the name of the case, too.
 
+mod answers;
 mod content;
 mod departure;
 mod epoch;
@@ -51,6 +52,7 @@ use super::node::{Change, Message, occupant};
 use crate::broker::Broker;
 use crate::events::BrokerEvents;
 
+pub use answers::each_topic_is_answered_in_the_order_asked;
 pub use content::{
     closing_is_final, names_do_not_mix, payloads_pass_unchanged, the_secret_is_shared,
 };
@@ -72,9 +74,9 @@ pub use interest::{
 pub use keys::{a_key_is_published_once, a_key_is_published_once_by_all_at_once, keys_do_not_mix};
 pub use model::any_mix_of_calls_does_as_a_model;
 pub use presence::{
-    a_snapshot_and_what_follows_have_no_hole, occupants_are_listed_up_to_a_limit,
-    presence_is_numbered_upwards, presence_keeps_its_place_among_publications,
-    presence_passes_unchanged, users_come_and_go_once,
+    a_snapshot_and_what_follows_have_no_hole, latest_name_of_a_user_counts,
+    occupants_are_listed_up_to_a_limit, presence_is_numbered_upwards,
+    presence_keeps_its_place_among_publications, presence_passes_unchanged, users_come_and_go_once,
 };
 pub use records::{
     a_record_that_expired_is_no_more, any_mix_of_records_is_read_by_all,
@@ -119,6 +121,7 @@ where
         the_secret_is_shared,
         closing_is_final,
         many_topics_in_one_call,
+        each_topic_is_answered_in_the_order_asked,
         history_is_read_in_pages_both_ways,
         a_page_has_a_bounded_size,
         history_is_kept_by_count,
@@ -140,6 +143,7 @@ where
         records_have_bounds,
         any_mix_of_records_is_read_by_all,
         users_come_and_go_once,
+        latest_name_of_a_user_counts,
         presence_is_numbered_upwards,
         occupants_are_listed_up_to_a_limit,
         presence_keeps_its_place_among_publications,

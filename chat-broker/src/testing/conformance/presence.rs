@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use chat_core::{Item, Occupancy, Occupant, PresenceChange, Roster, Topic};
+use futures_util::FutureExt;
 use tokio::task::yield_now;
 
 use super::content::NAMES;
 use super::{assert_joined, assert_left};
-use crate::broker::{Broker, Delivery};
+use crate::broker::{Broker, Delivery, Departure};
 use crate::events::{BrokerEvent, BrokerEvents};
-use crate::testing::node::{Node, change, occupant, room, step, user};
+use crate::testing::node::{Change, Node, change, occupant, room, step, user};
 
 /// However many nodes say it, and however often, a user comes once, with the first, and
 /// goes once, with the last. The subscribed nodes are told of both, and of nothing else, in
@@ -94,6 +95,51 @@ async fn two_users_go(a: &Node, b: &Node, watcher: &mut Node, topic: &Topic, ver
     assert_left(&left, topic, "v", 0);
     assert_eq!(left.version, version + 3);
     assert_eq!(watcher.occupancy(topic, 10).await, Occupancy::default());
+}
+
+/// What a node says of a user last is what counts, whichever node it is: in the list, in an event
+/// of its own, and when the user leaves.
+///
+/// # Cancel safety
+/// As for [`run`](super::run).
+pub async fn latest_name_of_a_user_counts<F>(connect: &F)
+where
+    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
+{
+    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+    let mut watcher = Node::new(connect().await);
+    let topic = room("names");
+    watcher.subscribe(std::slice::from_ref(&topic)).await;
+    let named = |name: &str| Occupant { info: Bytes::from(name.to_owned()), ..occupant("u") };
+    a.broker.enter(&topic, named("Ann"));
+    let mut version = watcher.change().await.version;
+    // One node changes the name, another has a second name, the first has its name again.
+    for (node, name) in [(&a, "Anna"), (&b, "Annie"), (&a, "Anna"), (&b, "Annie")] {
+        for _ in 0..2 {
+            node.broker.enter(&topic, named(name));
+        }
+        version += 1;
+        let renamed = watcher.change().await;
+        let (change, occupant) = (PresenceChange::Renamed, named(name));
+        assert_eq!(
+            renamed,
+            Change { topic: topic.clone(), change, occupant, version, count: 1 },
+            "it is told once"
+        );
+        let expected = Occupancy { version, count: 1, occupants: vec![named(name)] };
+        assert_eq!(watcher.occupancy(&topic, 9).await, expected);
+    }
+    assert_eq!(resolved(b.broker.leave(&topic, &user("u"))).await, None, "another node is left");
+    assert_eq!(resolved(a.broker.leave(&topic, &user("u"))).await, Some(version + 1));
+    let left = watcher.change().await;
+    assert_eq!((left.change, left.version), (PresenceChange::Left, version + 1));
+    assert_eq!(left.occupant, named("Annie"), "by the latest name, though it is of another node");
+    assert_eq!(resolved(a.broker.leave(&topic, &user("u"))).await, None, "who is not there");
+    watcher.assert_quiet("all was told").await;
+}
+
+async fn resolved(departure: Departure) -> Option<u64> {
+    step("the departure", departure.map(Ok)).await
 }
 
 /// A topic that nobody listened to, and that emptied meanwhile, does not count back.

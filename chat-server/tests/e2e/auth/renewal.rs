@@ -43,6 +43,52 @@ async fn a_token_runs_out_and_may_be_renewed() {
     assert_eq!((&left["room"], &left["reason"]), (&json!("r"), &json!("forbidden")));
 }
 
+/// A user has changed the name meanwhile: the renewal goes through, and everybody sees the new one.
+#[tokio::test]
+async fn renewed_token_may_have_another_name() {
+    let server = server(&[]);
+    let named = |name: &str| {
+        let mut claims = claims("ann");
+        claims.name = Some(name.to_owned());
+        sign(&claims)
+    };
+    let mut watcher = native(&server, &token("bob")).await;
+    let mut ann = native(&server, &named("Ann")).await;
+    for (client, rooms) in [(&mut watcher, &["r", "s"][..]), (&mut ann, &["r", "s"])] {
+        for room in rooms {
+            ask(client, "joined", json!({"type": "join", "room": room})).await;
+        }
+    }
+    let hello = json!({"type": "hello", "token": named("Anna")});
+    assert_eq!(welcome(&mut ann, hello.clone()).await["user"]["name"], "Anna");
+    let mut renamed = Vec::new();
+    while renamed.len() < 2 {
+        let frame = next_of(&mut watcher, "presence").await;
+        if frame["event"] == "renamed" {
+            assert_eq!(
+                (&frame["user"]["id"], &frame["user"]["name"]),
+                (&json!("ann"), &json!("Anna"))
+            );
+            renamed.push(frame["room"].as_str().unwrap().to_owned());
+        }
+    }
+    renamed.sort();
+    assert_eq!(renamed, ["r", "s"], "in each room");
+    ask(&mut ann, "ok", json!({"type": "send", "room": "r", "message": "hi"})).await;
+    assert_eq!(next_of(&mut watcher, "message").await["user"]["name"], "Anna");
+    // The same token again is no news.
+    welcome(&mut ann, hello).await;
+    ask(&mut ann, "left", json!({"type": "leave", "room": "r"})).await;
+    let left = loop {
+        // That the watcher joined may be told late.
+        match next_of(&mut watcher, "presence").await {
+            frame if frame["event"] == "joined" => {}
+            frame => break frame,
+        }
+    };
+    assert_eq!((&left["event"], &left["user"]["name"]), (&json!("left"), &json!("Anna")));
+}
+
 /// Of Ann, for so many seconds.
 fn short(seconds: u64) -> String {
     sign(&TokenClaims::new(&UserId::new("ann").unwrap(), Duration::from_secs(seconds)))
@@ -91,4 +137,21 @@ async fn a_new_token_changes_what_is_seen() {
             next_of(&mut ann, "message").await;
         }
     }
+}
+
+/// A client that waits for its budget is not read, and its token ends all the same.
+#[tokio::test]
+async fn token_that_ends_during_a_wait_for_the_budget_ends_the_connection() {
+    let rate = ["--byte-rate", "1000/1000", "--max-wait", "5m", "--token-grace", "1s"];
+    let server = server(&rate);
+    let mut ann = native(&server, &short(3)).await;
+    ask(&mut ann, "joined", json!({"type": "join", "room": "r"})).await;
+    let began = Instant::now();
+    // This overdraws the budget, and waits for a minute.
+    let long = "x".repeat(60_000);
+    ann.send_json(&json!({"type": "send", "room": "r", "message": long})).await;
+    let goodbye = next_of(&mut ann, "goodbye").await;
+    assert_eq!(goodbye["reason"], "token_expired");
+    assert_eq!(ann.recv_close().await.0, 4004);
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }

@@ -45,6 +45,26 @@ async fn who_is_kicked_leaves_on_every_server_and_may_come_back() {
     ask(&mut here, "ok", json!({"type": "send", "room": "r", "message": "back"})).await;
 }
 
+/// Wherever the user is: the answer says that it is done.
+#[tokio::test]
+async fn kicked_user_is_not_listed_after_the_answer() {
+    let redis = RedisServer::start();
+    let (first, second) = pair(&redis).await;
+    let mut ann = member(&first, "ann").await;
+    for (round, server) in [&first, &second].into_iter().cycle().take(10).enumerate() {
+        let mut bob = member(server, "bob").await;
+        while next_of(&mut ann, "presence").await["event"] != "joined" {}
+        match round % 4 {
+            0 | 1 => order(&first, "/api/rooms/r/kick", json!({"user": "bob"})).await,
+            _ => order(&first, "/api/users/bob/disconnect", json!({})).await,
+        }
+        let members = ask(&mut ann, "members", json!({"type": "members", "room": "r"})).await;
+        assert_eq!(members["count"], 1, "{round}: {members}");
+        let told = if round % 4 < 2 { "left" } else { "goodbye" };
+        assert_eq!(next_of(&mut bob, told).await["reason"], "kicked");
+    }
+}
+
 #[tokio::test]
 async fn a_sanction_is_stored_before_it_is_acted_on_and_survives_a_lost_word() {
     let redis = RedisServer::start();

@@ -1,0 +1,339 @@
+//! Keys of presence are lost, Redis refuses parts of a change, its clock is shifted: in the end
+//! members and living nodes agree.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use chat_broker::testing::RedisServer;
+use chat_broker::{Broker, BrokerEvent, RedisConfig};
+use chat_core::{Occupant, Roster, Topic};
+use futures_util::future::join_all;
+use tokio::time::sleep;
+
+use crate::support::{Node, PATIENCE, eventually, keys, room, user};
+
+const LEASE: Duration = Duration::from_secs(1);
+
+/// What is lost, in the names of Redis: `<members>` and the like stand for keys.
+const LOSSES: [&[&str]; 12] = [
+    &["DEL", "<members>"],
+    &["DEL", "<on a>"],
+    &["DEL", "<on b>"],
+    &["DEL", "<rooms a>"],
+    &["DEL", "<rooms b>"],
+    &["DEL", "<nodes>"],
+    &["DEL", "<members>", "<on a>", "<on b>", "<rooms a>", "<rooms b>", "<nodes>"],
+    &["DEL", "<on a>", "<rooms a>", "<nodes>"],
+    &["HDEL", "<members>", ""],
+    &["HDEL", "<members>", "both"],
+    &["HSET", "<members>", "ghost", "1:info: of ghost", "ann", "7:info: of ann", "junk", "junk"],
+    &["ZREM", "<nodes>", "<a>"],
+];
+
+/// What happens next, before anything can have been mended.
+#[derive(Debug, Clone, Copy)]
+enum Then {
+    Nothing,
+    UsersLeave,
+    NodeDies,
+}
+
+/// Every key, one at a time and all together, and whatever follows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_keys_are_written_again_and_users_who_left_are_removed() {
+    let server = RedisServer::start();
+    let cases = LOSSES.iter().flat_map(|loss| {
+        [Then::Nothing, Then::UsersLeave, Then::NodeDies].map(|then| (*loss, then))
+    });
+    join_all(cases.enumerate().map(|(n, (loss, then))| heal(&server, n, loss, then))).await;
+}
+
+async fn heal(server: &RedisServer, n: usize, loss: &[&str], then: Then) {
+    let prefix = format!("chat-{n}");
+    let node = || Node::with(config(server).prefix(&prefix));
+    let nodes = async || {
+        let names = server.command(&["ZRANGE", &format!("{prefix}:nodes"), "0", "-1"]).await;
+        names.lines().map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let (a, topic) = (node().await, room("r"));
+    eventually("a lease", async || nodes().await.len() == 1).await;
+    let name_of_a = nodes().await.pop_first().unwrap();
+    let b = node().await;
+    eventually("another lease", async || nodes().await.len() == 2).await;
+    let name_of_b = nodes().await.into_iter().find(|name| *name != name_of_a).unwrap();
+    for name in ["ann", "both"] {
+        a.enter(&topic, name);
+    }
+    for name in ["ben", "both"] {
+        b.enter(&topic, name);
+    }
+    let mut follower = Follower::new(b, &topic).await;
+    follower.until(&["ann", "ben", "both"], "at the beginning").await;
+    // Until the nodes may judge each other.
+    sleep(LEASE * 2).await;
+
+    let key = |name: &str| match name {
+        "<members>" => format!("{prefix}:{{r.r}}:members"),
+        "<on a>" => format!("{prefix}:{{r.r}}:on:{name_of_a}"),
+        "<on b>" => format!("{prefix}:{{r.r}}:on:{name_of_b}"),
+        "<rooms a>" => format!("{prefix}:rooms:{name_of_a}"),
+        "<rooms b>" => format!("{prefix}:rooms:{name_of_b}"),
+        "<nodes>" => format!("{prefix}:nodes"),
+        "<a>" => name_of_a.clone(),
+        other => other.to_owned(),
+    };
+    let command: Vec<String> = loss.iter().copied().map(key).collect();
+    server.command(&command.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let what = format!("{loss:?}, then {then:?}");
+    match then {
+        Then::Nothing => follower.until(&["ann", "ben", "both"], &what).await,
+        Then::UsersLeave => {
+            a.leave(&topic, "ann");
+            a.leave(&topic, "both");
+            follower.until(&["ben", "both"], &what).await;
+        }
+        Then::NodeDies => {
+            drop(a.broker);
+            follower.until(&["ben", "both"], &what).await;
+        }
+    }
+    // What Redis says is complete again, too: users leave as ever.
+    follower.node.leave(&topic, "ben");
+    follower.node.leave(&topic, "both");
+    let rest: &[&str] = if matches!(then, Then::Nothing) { &["ann", "both"] } else { &[] };
+    follower.until(rest, &what).await;
+}
+
+fn config(server: &RedisServer) -> RedisConfig {
+    Node::config(server).lease(LEASE).grace(Duration::from_millis(500)).deadline(PATIENCE)
+}
+
+/// Follows who is in a topic as a hub does: by events, and by reading where they leave a hole.
+struct Follower {
+    node: Node,
+    topic: Topic,
+    roster: Roster,
+}
+
+impl Follower {
+    async fn new(node: Node, topic: &Topic) -> Self {
+        node.subscribe(topic).await.unwrap();
+        Self { node, topic: topic.clone(), roster: Roster::new(100) }
+    }
+
+    /// Waits until it knows of these, and Redis too.
+    async fn until(&mut self, expected: &[&str], what: &str) {
+        let deadline = Instant::now() + 3 * PATIENCE;
+        loop {
+            for event in self.node.arrived().await {
+                if let BrokerEvent::Presence { change, occupant, version, count, .. } = event {
+                    self.roster.change(version, count, change, occupant, &mut Vec::new());
+                }
+            }
+            if self.roster.wants_snapshot() {
+                self.roster.ask();
+                let snapshot = self.node.occupancy(&self.topic, 100).await;
+                self.roster.set(snapshot, &mut Vec::new());
+            }
+            let listed: Vec<&str> =
+                self.roster.listed().into_iter().flatten().map(|(user, _)| user.as_str()).collect();
+            let read = self.node.occupancy(&self.topic, 100).await;
+            let mut stored: Vec<&str> =
+                read.occupants.iter().map(|one| one.user.as_str()).collect();
+            stored.sort_unstable();
+            let count = self.roster.count() as usize;
+            if (&*listed, &*stored, count) == (expected, expected, expected.len()) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{what}: {listed:?} of {count}, in Redis {stored:?}, expected {expected:?}"
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// A key is of another kind: its room cannot be mended, and all others are.
+#[tokio::test]
+async fn room_that_cannot_be_read_keeps_no_other_from_being_mended() {
+    let server = RedisServer::start();
+    let node = Node::with(config(&server)).await;
+    for name in ["a", "b", "c"] {
+        node.enter(&room(name), "ann");
+        node.wait_for_occupants(&room(name), &["ann"]).await;
+    }
+    server.command(&["SET", "chat:{r.b}:members", "x"]).await;
+    for _ in 0..2 {
+        server.command(&["DEL", "chat:{r.a}:members", "chat:{r.c}:members"]).await;
+        for name in ["a", "c"] {
+            node.wait_for_occupants(&room(name), &["ann"]).await;
+        }
+    }
+    server.command(&["DEL", "chat:{r.b}:members"]).await;
+    node.wait_for_occupants(&room("b"), &["ann"]).await;
+}
+
+/// The node that had the name before says it again first, and the latest counts all the same.
+#[tokio::test]
+async fn latest_name_outlives_the_data_of_redis() {
+    let server = RedisServer::start();
+    let (mut a, b) = (Node::with(config(&server)).await, Node::with(config(&server)).await);
+    let topic = room("r");
+    a.subscribe(&topic).await.unwrap();
+    let named = |name: &'static str| Occupant { user: user("u"), info: name.into() };
+    a.broker.enter(&topic, named("before"));
+    eventually("the first name", async || a.occupancy(&topic, 9).await.count == 1).await;
+    b.broker.enter(&topic, named("latest"));
+    let latest = [named("latest")];
+    eventually("the latest name", async || a.occupancy(&topic, 9).await.occupants == latest).await;
+    a.arrived().await;
+    // Of the two only one has anything to say.
+    drop(b);
+    for lost in [&["DEL", "chat:{r.r}:members"][..], &["FLUSHALL"]] {
+        server.command(lost).await;
+        eventually("the name is back", async || a.occupancy(&topic, 9).await.count == 1).await;
+        assert_eq!(a.occupancy(&topic, 9).await.occupants, latest, "{lost:?}");
+    }
+}
+
+/// Whatever right is missing as a user leaves or joins, nothing is done in part, and all is done
+/// when Redis allows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_change_leaves_nothing_behind_and_is_made_later() {
+    let commands = ["hdel", "hset", "srem", "sadd", "publish", "hget"];
+    join_all(commands.map(|command| async move {
+        let server = RedisServer::start();
+        let (mut watcher, node) = (Node::start(&server).await, Node::start(&server).await);
+        let topic = room("r");
+        watcher.subscribe(&topic).await.unwrap();
+        node.enter(&topic, "ann");
+        node.enter(&topic, "ben");
+        watcher.wait_for_occupants(&topic, &["ann", "ben"]).await;
+        watcher.arrived().await;
+        let stored = async || {
+            let mut stored = Vec::new();
+            for key in keys(&server).await {
+                // Leases are renewed.
+                if key != "chat:nodes" {
+                    let digest = "return redis.sha1hex(redis.call('DUMP', KEYS[1]))";
+                    let digest = server.command(&["EVAL", digest, "1", &key]).await;
+                    stored.push((key, digest));
+                }
+            }
+            stored
+        };
+        // To leave needs no SADD.
+        let expected = if command == "sadd" { Vec::new() } else { stored().await };
+        server.command(&["ACL", "SETUSER", "default", &format!("-{command}")]).await;
+        node.leave(&topic, "ann");
+        node.leave(&topic, "ben");
+        node.enter(&topic, "carl");
+        node.enter(&room("new"), "dora");
+        // For as long as what was refused is tried again some times.
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(stored().await, expected, "without {command}");
+        server.command(&["ACL", "SETUSER", "default", &format!("+{command}")]).await;
+        watcher.wait_for_occupants(&topic, &["carl"]).await;
+        watcher.wait_for_occupants(&room("new"), &["dora"]).await;
+        let mut told: Vec<String> = Vec::new();
+        while told.len() < 3 {
+            told.push(watcher.change().await.0);
+        }
+        told.sort();
+        assert_eq!(told, ["+carl", "-ann", "-ben"], "without {command}");
+        assert_eq!(watcher.arrived().await, []);
+    }))
+    .await;
+}
+
+/// The clock of Redis is set back as a node dies: its lease would last for an hour more.
+#[tokio::test]
+async fn lease_further_ahead_than_leases_last_is_cut() {
+    let server = RedisServer::start();
+    let (watcher, dying) = (Node::with(config(&server)).await, Node::with(config(&server)).await);
+    let topic = room("r");
+    watcher.enter(&topic, "stays");
+    dying.enter(&topic, "ann");
+    watcher.wait_for_occupants(&topic, &["ann", "stays"]).await;
+    drop(dying.broker);
+    let ahead = async |seconds: &str| {
+        // As leases look when the clock was set back by so much.
+        let shift = "for _, node in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do \
+                     redis.call('ZINCRBY', KEYS[1], ARGV[1] * 1000, node) end";
+        server.command(&["EVAL", shift, "1", "chat:nodes", seconds]).await;
+    };
+    ahead("3600").await;
+    let began = Instant::now();
+    watcher.wait_for_occupants(&topic, &["stays"]).await;
+    println!("the users of the dead node left after {:?}", began.elapsed());
+    eventually("the dead node is forgotten", async || {
+        server.command(&["ZCARD", "chat:nodes"]).await == "1"
+    })
+    .await;
+}
+
+/// A node that speaks of nobody any more has nothing in Redis, and what it could not remove ends by
+/// itself.
+#[tokio::test]
+async fn keys_of_presence_have_a_lifetime() {
+    let server = RedisServer::start();
+    let node = Node::with(config(&server)).await;
+    node.enter(&room("r"), "ann");
+    node.wait_for_occupants(&room("r"), &["ann"]).await;
+    let presence = async || {
+        let mut keys = keys(&server).await;
+        keys.retain(|key| key != "chat:nodes");
+        keys
+    };
+    assert_eq!(presence().await.len(), 3);
+    for key in presence().await {
+        let left: u64 = server.command(&["TTL", &key]).await.parse().expect("a lifetime");
+        assert!((86_000..=86_400).contains(&left), "{key}: {left} s");
+        server.command(&["EXPIRE", &key, "60"]).await;
+    }
+    eventually("another lifetime", async || {
+        for key in presence().await {
+            if server.command(&["TTL", &key]).await.parse::<u64>().unwrap() <= 60 {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+}
+
+/// What comparing costs a Redis while nothing happens, spread over a round of three leases.
+#[tokio::test]
+async fn idle_rooms_cost_a_few_commands_each_round() {
+    const ROOMS: usize = 300;
+    const LEASE: Duration = Duration::from_secs(2);
+    const MEASURED: Duration = Duration::from_secs(3);
+    let server = RedisServer::start();
+    let node = Node::with(config(&server).lease(LEASE)).await;
+    node.enter(&room("0"), "ann");
+    node.wait_for_occupants(&room("0"), &["ann"]).await;
+    let idle = commands(&server, MEASURED).await;
+    for n in 1..ROOMS {
+        node.enter(&room(&n.to_string()), "ann");
+    }
+    node.wait_for_occupants(&room(&(ROOMS - 1).to_string()), &["ann"]).await;
+    // Until the node may go through the members.
+    sleep(LEASE * 2).await;
+    let busy = commands(&server, MEASURED).await;
+    let each = (busy - idle) * (3 * LEASE).as_secs_f64() / ROOMS as f64;
+    println!("{ROOMS} rooms: {busy:.0} commands a second, {idle:.0} without, {each:.1} for a room");
+    assert!(each < 20.0, "{each} commands for each room in a round");
+}
+
+/// How many commands Redis has run, each second, those in scripts counted.
+async fn commands(server: &RedisServer, time: Duration) -> f64 {
+    let count = async || {
+        let info = server.command(&["INFO", "stats"]).await;
+        let line = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
+        line.unwrap().trim().parse::<f64>().unwrap()
+    };
+    let (began, before) = (Instant::now(), count().await);
+    sleep(time).await;
+    (count().await - before) / began.elapsed().as_secs_f64()
+}
