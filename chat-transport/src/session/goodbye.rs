@@ -7,16 +7,20 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use chat_core::CloseReason;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::{Peer, Session, Stop};
 use crate::error::End;
-use crate::stream::{END, LINGER_BYTES, Probes, SharedTcp, with_scratch};
+use crate::stream::{END, LINGER, LINGER_BYTES, Probes, SharedTcp, poll_discard};
 use crate::timer::after;
 
 /// How long the peer may take to answer once all is written.
-const LINGER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// How many bytes of messages are read while its answer is awaited. They are decoded, which costs
+/// more than to throw them away.
+const MESSAGE_BYTES: usize = 1024 * 1024;
 
 /// How far a goodbye is.
 struct Goodbye {
@@ -28,6 +32,8 @@ struct Goodbye {
     /// The peer's side has ended, or is of no interest any more.
     ended: bool,
     discarded: usize,
+    /// Until when input is discarded while more arrives, of a peer whose bytes are not decoded.
+    linger_until: Option<Instant>,
     /// The peer's answer has been waited for long enough.
     waited: bool,
     probes: Probes,
@@ -43,7 +49,9 @@ where
     ///
     /// Takes at most [`close_timeout`](crate::TransportConfig::close_timeout), and at most 2 s
     /// once all is written. Meanwhile up to 1 MiB of input is read and dropped: a stream that
-    /// is closed with input unread is reset, and the close frame lost.
+    /// is closed with input unread is reset, and the close frame lost. A peer that has broken a rule
+    /// is likely in the middle of a large message: of it 32 MiB are dropped, for up to 30 s while
+    /// more arrives within a second.
     ///
     /// On a [`SharedTcp`] nothing stays in the kernel: then this side is shut down, and the peer
     /// has another second to take all and to end its side. A connection of which something is left
@@ -75,7 +83,7 @@ where
             let heard_out = self.peer != Peer::Talking || goodbye.ended || goodbye.waited;
             let is_due = goodbye.written && heard_out && !goodbye.shut;
             if is_due && Pin::new(&mut self.io).poll_shutdown(cx).is_ready() {
-                goodbye.shut_down();
+                goodbye.shut_down(self.peer);
             }
             if !goodbye.ended && self.poll_discard(cx, goodbye).is_ready() {
                 continue;
@@ -109,7 +117,7 @@ where
     /// Reads something and throws it away, but for a close frame.
     fn poll_discard(&mut self, cx: &mut Context<'_>, goodbye: &mut Goodbye) -> Poll<()> {
         if self.peer != Peer::Talking {
-            return self.poll_discard_bytes(cx).map(|read| goodbye.discard(read));
+            return poll_discard(Pin::new(&mut self.io), cx).map(|read| goodbye.discard(read));
         }
         self.poll_message(cx).map(|message| match message {
             Ok(message) => {
@@ -122,15 +130,6 @@ where
             Err(Stop::Io(_)) => goodbye.discard(None),
         })
     }
-
-    /// How much was read; `None` at the end.
-    fn poll_discard_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {
-        with_scratch(|scratch| {
-            let mut buf = ReadBuf::new(scratch);
-            let result = Pin::new(&mut self.io).poll_read(cx, &mut buf);
-            result.map(|read| read.ok().map(|()| buf.filled().len()).filter(|read| *read > 0))
-        })
-    }
 }
 
 impl Goodbye {
@@ -141,6 +140,7 @@ impl Goodbye {
             shut: false,
             ended: false,
             discarded: 0,
+            linger_until: None,
             waited: false,
             probes: Probes::default(),
         }
@@ -154,12 +154,16 @@ impl Goodbye {
 
     fn all_written(&mut self) {
         self.written = true;
-        self.deadline = self.deadline.min(Instant::now() + LINGER);
+        self.deadline = self.deadline.min(Instant::now() + ANSWER);
     }
 
-    fn shut_down(&mut self) {
+    fn shut_down(&mut self, peer: Peer) {
+        let now = Instant::now();
         self.shut = true;
-        self.deadline = Instant::now() + END;
+        self.deadline = now + END;
+        if peer == Peer::Broken {
+            self.linger_until = Some(now + LINGER);
+        }
     }
 
     /// When to check again unless the socket becomes readable before. Once the peer has shut down
@@ -173,11 +177,15 @@ impl Goodbye {
     }
 
     fn has_overrun(&self) -> bool {
-        self.discarded > LINGER_BYTES
+        let max = if self.linger_until.is_some() { LINGER_BYTES } else { MESSAGE_BYTES };
+        self.discarded > max
     }
 
     fn discard(&mut self, bytes: Option<usize>) {
         self.discarded += bytes.unwrap_or(0);
         self.ended = bytes.is_none() || self.has_overrun();
+        if let Some(until) = self.linger_until.filter(|_| !self.ended) {
+            self.deadline = until.min(Instant::now() + END);
+        }
     }
 }

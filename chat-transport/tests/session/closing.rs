@@ -161,6 +161,49 @@ async fn violations_are_told_by_their_code() {
     }
 }
 
+/// A client that reads nothing before it has sent all of a large frame: it learns why.
+#[tokio::test]
+async fn close_frame_reaches_a_client_that_sends_megabytes() {
+    for megabytes in [3, 20] {
+        let (mut client, session) = on_tcp(TransportConfig::default()).await;
+        let peer = async {
+            client.write_all(&raw_frame(0x82, &vec![7; megabytes << 20])).await.unwrap();
+            let bytes = read_all(&mut client).await;
+            drop(client);
+            bytes
+        };
+        let ((_, end), bytes) = tokio::join!(run(session), peer);
+        assert_eq!(bytes, close_frame(1009, "message too big"), "{megabytes} MiB");
+        assert!(matches!(end, End::Local(CloseReason::TooBig)), "{end:?}");
+    }
+}
+
+/// What a peer may make the server discard, and for how long, has an end.
+#[tokio::test(start_paused = true)]
+async fn lingering_is_bounded() {
+    let huge = b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\0\0\0\0";
+    // It sends a little, again and again; and it sends as much as it can.
+    for (pause, piece, seconds) in
+        [(Duration::from_millis(900), 1, 30), (Duration::ZERO, 1 << 20, 0)]
+    {
+        let (mut client, session) = in_memory(1 << 20, TransportConfig::default());
+        client.write_all(huge).await.unwrap();
+        let start = Instant::now();
+        let peer = async {
+            let (mut sent, piece) = (0, vec![7; piece]);
+            while client.write_all(&piece).await.is_ok() {
+                sent += piece.len();
+                tokio::time::sleep(pause).await;
+            }
+            sent
+        };
+        let ((_, end), sent) = tokio::join!(run(session), peer);
+        assert!(matches!(end, End::Local(CloseReason::TooBig)), "{end:?}");
+        assert_eq!(start.elapsed().as_secs(), seconds, "{sent} bytes");
+        assert!(sent <= 36 << 20, "{sent} bytes");
+    }
+}
+
 #[tokio::test]
 async fn limits_are_inclusive() {
     let url = echo_server(TransportConfig::default().max_fragments(4)).await;
