@@ -45,6 +45,8 @@ mod moderation;
 mod operator;
 mod origin;
 mod peer;
+mod public_url;
+mod query;
 mod refusal;
 mod scrape;
 mod secret;
@@ -58,7 +60,7 @@ mod web;
 pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity};
 #[cfg(feature = "jwt")]
 pub use auth::{Audience, JwtAuthenticator, JwtSigner, TokenClaims};
-pub use config::ServerConfig;
+pub use config::{InvalidConfig, ServerConfig};
 pub use ipnet::IpNet;
 pub use limits::{LimitsConfig, Rate, Rates};
 pub use peer::{ForwardedHeader, parse_network};

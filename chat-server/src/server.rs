@@ -108,7 +108,7 @@ impl Server {
 
     /// `/healthz`, `/readyz` and `/metrics` alone, for an address that only operators reach.
     pub fn operator_router(&self) -> Router {
-        operator::router().with_state(Arc::clone(&self.state))
+        operator::router(Arc::clone(&self.state))
     }
 
     /// Serves [`operator_router`](Self::operator_router) on `listener` for ever: at most 64

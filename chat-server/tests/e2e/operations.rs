@@ -12,8 +12,16 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&file, "port = 8080\nmax-rooms = \"many\"\n").unwrap();
     let file = file.to_str().unwrap();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 24] = [
-        (&["--allow-host", "münchen.example"], &[], "allow-host"),
+    let table: [Case<'_>; 32] = [
+        (&["--allow-host", "chat.example:port"], &[], "allow-host"),
+        (&["--allow-host", "chat.*.example"], &[], "allow-host"),
+        (&["--allow-origin", "*"], &[], "allow-origin"),
+        (&["--allow-origin", "https://*.app.example"], &[], "list each"),
+        (&["--allow-origin", "https://app.example/path"], &[], "no path"),
+        (&["--allow-origin", "https://app.example:99999"], &[], "allow-origin"),
+        (&["--keep-alive-timeout", "10ms"], &[], "keep-alive-timeout"),
+        (&[], &[("PUBLIC_URL", "https://user@chat.example")], "public-url: a link"),
+        (&["--public-url", "https://chat.example?room=x"], &[], "public-url"),
         (&["--log", "nonsense"], &[], "nonsense"),
         (&["--drain-timeout", "0s"], &[], "drain-timeout"),
         (&["--api-key", "short"], &[], "api-key"),
@@ -44,6 +52,8 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         assert_eq!(err.trim_end().lines().count(), 1, "one line: {err}");
         assert!(err.contains(named), "{named} in {err}");
     }
+    let (_, _, err) = run(command().env("PUBLIC_URL", "https://user:secret@chat.example"));
+    assert!(err.contains("public-url") && !err.contains("secret"), "{err}");
     std::fs::remove_file(file).unwrap();
 }
 
