@@ -45,8 +45,9 @@ pub(crate) use stream::HttpStream;
 /// The smallest head that hyper can be told to keep to.
 const SMALLEST_HEAD: usize = 8 * 1024;
 
-/// How long the body of a request and its response may take, besides the waits that are settings.
-const REQUEST: Duration = Duration::from_secs(30);
+/// How long the server may work on a response, besides the waits that are settings, and how long a
+/// client may take to receive it.
+const RESPONSE: Duration = Duration::from_secs(30);
 
 /// The whole answer to a connection above the limit: nothing is read of what it asks.
 static FULL: LazyLock<String> = LazyLock::new(|| {
@@ -136,9 +137,9 @@ impl Gate {
         let talk = talk_http(http.clone(), stream, requests);
         tokio::spawn(async move {
             match talk.await {
-                Ended::TooLate(Phase::Head) => metrics.limited("handshake_timeout"),
-                Ended::TooLate(Phase::Request | Phase::Written) => {
-                    metrics.limited("request_timeout");
+                Ended::TooLate(Phase::Head | Phase::Body) => metrics.limited("handshake_timeout"),
+                Ended::TooLate(Phase::Work | Phase::Response) => {
+                    metrics.limited("response_timeout");
                 }
                 Ended::ByError(error) if error.is_parse_too_large() => metrics.limited("head_size"),
                 Ended::TooLate(Phase::Idle) | Ended::ByError(_) | Ended::Done => {}
@@ -164,7 +165,9 @@ fn turn_away(stream: TcpStream, turned_away: &Arc<Semaphore>) {
 fn times(config: &ServerConfig) -> Times {
     Times {
         head: config.transport.handshake_timeout,
-        request: REQUEST + config.auth_timeout + config.limits.max_wait,
+        body: config.transport.handshake_timeout,
+        work: RESPONSE + config.auth_timeout + config.limits.max_wait,
+        response: RESPONSE,
         // Not before the time that the client was told.
         idle: config.keep_alive_timeout + Duration::from_secs(1),
     }
@@ -221,9 +224,9 @@ impl Requests {
         request: hyper::Request<Incoming>,
     ) -> Result<hyper::Response<ResponseBody>, Infallible> {
         self.clock.requested();
-        let is_understood = KeepAlive::is_understood(&request);
+        let is_default = KeepAlive::is_default(&request);
         let (parts, body) = request.into_parts();
-        let (body, is_unread) = RequestBody::new(body);
+        let (body, is_unread) = RequestBody::new(body, Arc::clone(&self.clock));
         let mut request = hyper::Request::from_parts(parts, body);
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let mut response = match self.pacer.reserve(&request) {
@@ -235,7 +238,7 @@ impl Requests {
             }
             Err(refusal) => closing(refusal),
         };
-        self.keep_alive.announce(&mut response, is_understood, is_unread.load(Ordering::Relaxed));
+        self.keep_alive.announce(&mut response, is_default, is_unread.load(Ordering::Relaxed));
         Ok(response.map(|body| ResponseBody::new(body, Arc::clone(&self.clock))))
     }
 }

@@ -16,13 +16,20 @@ use super::clock::Clock;
 pub(super) struct RequestBody {
     body: Incoming,
     is_unread: Arc<AtomicBool>,
+    clock: Arc<Clock>,
 }
 
 impl RequestBody {
     /// `is_unread` is valid once the body is dropped, or has been read to its end.
-    pub(super) fn new(body: Incoming) -> (Self, Arc<AtomicBool>) {
+    pub(super) fn new(body: Incoming, clock: Arc<Clock>) -> (Self, Arc<AtomicBool>) {
         let is_unread = Arc::new(AtomicBool::new(!body.is_end_stream()));
-        (Self { body, is_unread: Arc::clone(&is_unread) }, is_unread)
+        (Self { body, is_unread: Arc::clone(&is_unread), clock }, is_unread)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.clock.took_body();
     }
 }
 
@@ -37,6 +44,7 @@ impl HttpBody for RequestBody {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if frame.is_none() || self.body.is_end_stream() {
             self.is_unread.store(false, Ordering::Relaxed);
+            self.clock.took_body();
         }
         Poll::Ready(frame)
     }

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What each phase of an HTTP connection may take.
+/// How long each phase of an HTTP connection may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
-    /// From the first byte of a head, or from the connection, to the end of the head.
     pub(super) head: Duration,
-    /// From there until the response has been written: the body, the work, and the client's reading.
-    pub(super) request: Duration,
-    /// From there to the first byte of the next head.
+    pub(super) body: Duration,
+    pub(super) work: Duration,
+    pub(super) response: Duration,
     pub(super) idle: Duration,
 }
 
@@ -32,12 +31,14 @@ struct State {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The client sends a head.
+    /// The client sends a head: from its first byte, or from the beginning of the connection.
     Head,
-    /// The request is served.
-    Request,
-    /// All of the response is with hyper, which may have to wait to write it.
-    Written,
+    /// The client sends a body.
+    Body,
+    /// The server works on the response.
+    Work,
+    /// The client receives the response: hyper has all of it, and may have to wait to write it.
+    Response,
     /// The client may send a further request.
     Idle,
 }
@@ -56,21 +57,23 @@ impl Clock {
 
     /// A head is complete.
     pub(super) fn requested(&self) {
-        *self.state() = State { phase: Phase::Request, since: Instant::now() };
+        *self.state() = State { phase: Phase::Body, since: Instant::now() };
+    }
+
+    /// The body is complete, or nobody wants the rest of it.
+    pub(super) fn took_body(&self) {
+        self.pass(Phase::Body, Phase::Work);
     }
 
     /// hyper has all of the response.
     pub(super) fn responded(&self) {
-        let mut state = self.state();
-        if state.phase == Phase::Request {
-            // The client has as long to read it as the request has.
-            state.phase = Phase::Written;
-        }
+        self.pass(Phase::Body, Phase::Response);
+        self.pass(Phase::Work, Phase::Response);
     }
 
     /// All that hyper had is with the kernel.
     pub(super) fn flushed(&self) {
-        self.pass(Phase::Written, Phase::Idle);
+        self.pass(Phase::Response, Phase::Idle);
     }
 
     /// The phase, and when it has taken too long.
@@ -78,7 +81,9 @@ impl Clock {
         let state = self.state();
         let time = match state.phase {
             Phase::Head => self.times.head,
-            Phase::Request | Phase::Written => self.times.request,
+            Phase::Body => self.times.body,
+            Phase::Work => self.times.work,
+            Phase::Response => self.times.response,
             Phase::Idle => self.times.idle,
         };
         (state.phase, state.since + time)
@@ -103,8 +108,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_phase_has_its_time() {
         let seconds = Duration::from_secs;
-        let times = Times { head: seconds(10), request: seconds(30), idle: seconds(150) };
-        let clock = Clock::new(times);
+        let clock = Clock::new(Times {
+            head: seconds(10),
+            body: seconds(20),
+            work: seconds(60),
+            response: seconds(30),
+            idle: seconds(150),
+        });
         let left = || {
             let (phase, deadline) = clock.deadline();
             (phase, (deadline - Instant::now()).as_secs())
@@ -116,9 +126,13 @@ mod tests {
         tokio::time::advance(seconds(1)).await;
         clock.received();
         clock.flushed();
-        assert_eq!(left(), (Phase::Request, 29));
+        assert_eq!(left(), (Phase::Body, 19), "nor does it for a body");
+        clock.took_body();
+        assert_eq!(left(), (Phase::Work, 60));
         clock.responded();
-        assert_eq!(left(), (Phase::Written, 29), "until the client has read it");
+        tokio::time::advance(seconds(1)).await;
+        clock.responded();
+        assert_eq!(left(), (Phase::Response, 29), "until the client has read it");
         clock.flushed();
         tokio::time::advance(seconds(100)).await;
         clock.flushed();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::header::{CONNECTION, HeaderName, HeaderValue};
+use axum::http::header::{CONNECTION, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, StatusCode, Version};
 use axum::response::Response;
 
@@ -22,15 +22,19 @@ pub(super) struct KeepAlive {
 }
 
 impl KeepAlive {
-    /// Whether the client of a request may know what `Keep-Alive` is about. hyper does for the others
-    /// what they expect.
-    pub(super) fn is_understood<B>(request: &hyper::Request<B>) -> bool {
-        request.version() == Version::HTTP_11 && !says_close(request.headers())
+    /// Whether hyper keeps the connection after this request: unless the response says otherwise, and
+    /// without a word of ours. After chunks it may close, if a length was given as well, which it
+    /// does not show; and what a client of HTTP/1.0 expects it knows best.
+    pub(super) fn is_default<B>(request: &hyper::Request<B>) -> bool {
+        let headers = request.headers();
+        request.version() == Version::HTTP_11
+            && !headers.contains_key(TRANSFER_ENCODING)
+            && !says_close(headers)
     }
 
     /// Says in `response` whether the connection stays. It does not if the body of the request `is_unread`:
     /// the rest of it cannot be told from a further request.
-    pub(super) fn announce(&self, response: &mut Response, is_understood: bool, is_unread: bool) {
+    pub(super) fn announce(&self, response: &mut Response, is_default: bool, is_unread: bool) {
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         if is_upgrade || says_close(headers) {
@@ -38,7 +42,7 @@ impl KeepAlive {
         }
         if is_unread || !self.is_offered() {
             headers.append(CONNECTION, HeaderValue::from_static("close"));
-        } else if is_understood {
+        } else if is_default {
             let seconds = self.state.config.keep_alive_timeout.as_secs();
             headers.append(CONNECTION, HeaderValue::from_static("keep-alive"));
             if let Ok(value) = HeaderValue::try_from(format!("timeout={seconds}")) {

@@ -84,7 +84,7 @@ async fn last_response_says_that_it_is_the_last() {
             "POST /create-room HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
              2\r\n{}\r\n0\r\n\r\n"
                 .to_owned(),
-            "connection: keep-alive",
+            "",
             true,
         ),
     ] {
