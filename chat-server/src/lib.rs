@@ -21,7 +21,7 @@
 //! # async fn main() -> std::io::Result<()> {
 //! let (broker, events) = MemoryBroker::connect(); // or RedisBroker::connect(config).await?
 //! let chat = Server::builder().broker(broker, events).start();
-//! let app = Router::new().route("/hello", get(|| async { "hi" })).nest("/chat", chat.router());
+//! let app = Router::new().route("/hello", get(|| async { "hi" })).nest_service("/chat", chat.router());
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
 //! axum::serve(listener, app).await // clients connect to ws://127.0.0.1:3000/chat/ws
 //! # }

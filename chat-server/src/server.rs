@@ -95,7 +95,9 @@ impl Server {
         ServerBuilder::default()
     }
 
-    /// The routes, for an axum application: merge them, or nest them under a path.
+    /// The routes, for an axum application: merge them, or nest them under a path. With
+    /// [`nest_service`](Router::nest_service) `/chat` and `/chat/` are the page, with
+    /// [`nest`](Router::nest) `/chat` alone.
     ///
     /// When the application shuts down, call [`shutdown`](Self::shutdown): axum does not
     /// wait for WebSockets.

@@ -22,9 +22,9 @@ pub(super) struct KeepAlive {
 }
 
 impl KeepAlive {
-    /// Whether hyper keeps the connection after this request: unless the response says otherwise, and
-    /// without a word of ours. After chunks it may close, if a length was given as well, which it
-    /// does not show; and what a client of HTTP/1.0 expects it knows best.
+    /// Whether hyper keeps the connection after this request if the response says nothing. After
+    /// chunks it may close: a length beside them, of which it shows nothing, ends the connection. For
+    /// HTTP/1.0 it adds the header itself.
     pub(super) fn is_default<B>(request: &hyper::Request<B>) -> bool {
         let headers = request.headers();
         request.version() == Version::HTTP_11
@@ -32,8 +32,8 @@ impl KeepAlive {
             && !says_close(headers)
     }
 
-    /// Says in `response` whether the connection stays. It does not if the body of the request `is_unread`:
-    /// the rest of it cannot be told from a further request.
+    /// Says in `response` whether the connection stays. It does not if the body of the request
+    /// `is_unread`: hyper then closes it.
     pub(super) fn announce(&self, response: &mut Response, is_default: bool, is_unread: bool) {
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();

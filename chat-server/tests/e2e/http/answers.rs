@@ -185,6 +185,19 @@ async fn handshake_is_read_as_lists() {
     }
 }
 
+/// Browsers then give the connection up, and other clients go on without one.
+#[tokio::test]
+async fn offer_of_unknown_subprotocols_gets_none() {
+    let server = server(&[]);
+    for (offer, chosen) in [("v9", None), ("v9, chat.v2", None), ("v9, chat.v1", Some("chat.v1"))] {
+        let headers = format!("Sec-WebSocket-Protocol: {offer}\r\n{UPGRADE}");
+        let (status, head) = ask(server.port(), "GET /ws", &headers).await;
+        assert_eq!(status, 101, "{offer}: {head}");
+        let named = head.split("sec-websocket-protocol: ").nth(1);
+        assert_eq!(named.and_then(|rest| rest.split("\r\n").next()), chosen, "{offer}: {head}");
+    }
+}
+
 /// Some proxies send `Connection: upgrade` with every request, and `Upgrade` only if it was there.
 #[tokio::test]
 async fn page_is_for_those_who_ask_for_no_upgrade() {
