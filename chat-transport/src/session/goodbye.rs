@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{Peer, Session, Stop};
 use crate::error::End;
-use crate::stream::{END, LINGER, LINGER_BYTES, Probes, SharedTcp, poll_discard};
+use crate::stream::{END, LINGER, LINGER_BYTES, LINGER_PAUSE, Probes, SharedTcp, poll_discard};
 use crate::timer::after;
 
 /// How long the peer may take to answer once all is written.
@@ -34,6 +34,8 @@ struct Goodbye {
     discarded: usize,
     /// Until when input is discarded while more arrives, of a peer whose bytes are not decoded.
     linger_until: Option<Instant>,
+    /// When to discard on: not as fast as the peer can send.
+    rests_until: Option<Instant>,
     /// The peer's answer has been waited for long enough.
     waited: bool,
     probes: Probes,
@@ -85,7 +87,7 @@ where
             if is_due && Pin::new(&mut self.io).poll_shutdown(cx).is_ready() {
                 goodbye.shut_down(self.peer);
             }
-            if !goodbye.ended && self.poll_discard(cx, goodbye).is_ready() {
+            if goodbye.discards() && self.poll_discard(cx, goodbye).is_ready() {
                 continue;
             }
             if self.is_finished(goodbye) {
@@ -141,6 +143,7 @@ impl Goodbye {
             ended: false,
             discarded: 0,
             linger_until: None,
+            rests_until: None,
             waited: false,
             probes: Probes::default(),
         }
@@ -172,8 +175,13 @@ impl Goodbye {
         if self.shut && self.ended {
             self.deadline.min(Instant::now() + self.probes.pause())
         } else {
-            self.deadline
+            self.rests_until.map_or(self.deadline, |rest| self.deadline.min(rest))
         }
+    }
+
+    fn discards(&mut self) -> bool {
+        self.rests_until = self.rests_until.filter(|rest| Instant::now() < *rest);
+        !self.ended && self.rests_until.is_none()
     }
 
     fn has_overrun(&self) -> bool {
@@ -185,7 +193,9 @@ impl Goodbye {
         self.discarded += bytes.unwrap_or(0);
         self.ended = bytes.is_none() || self.has_overrun();
         if let Some(until) = self.linger_until.filter(|_| !self.ended) {
-            self.deadline = until.min(Instant::now() + END);
+            let now = Instant::now();
+            self.deadline = until.min(now + END);
+            self.rests_until = Some(now + LINGER_PAUSE);
         }
     }
 }

@@ -29,9 +29,9 @@ async fn answer_to_a_large_body_is_received() {
         ("/create-room", "", 413, "body_too_large"),
         ("/api/rooms/r/kick", key, 413, "body_too_large"),
         ("/nothing", "", 413, "body_too_large"),
-        ("/ws", "", 413, "body_too_large"),
     ] {
-        for megabytes in [1, 5, 20] {
+        let sizes = if path == "/create-room" { &[1, 5, 20][..] } else { &[2] };
+        for megabytes in sizes {
             let body = vec![b'x'; megabytes << 20];
             let head = format!(
                 "POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {}\r\n\r\n",
