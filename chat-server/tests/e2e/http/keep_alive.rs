@@ -136,14 +136,14 @@ async fn idle_connections_leave_half_of_the_places() {
     }
 }
 
-/// Balancers keep connections busy for hours.
+/// Balancers keep connections busy for hours. The server ended them after half a minute once.
 #[tokio::test]
 async fn used_connection_is_not_cut() {
     let server = server(&["--keep-alive-timeout", "2s", "--handshake-timeout", "1s"]);
     let mut stream = connect(server.port()).await;
     let began = Instant::now();
     let mut requests = 0;
-    while began.elapsed() < Duration::from_secs(5) {
+    while began.elapsed() < Duration::from_secs(32) {
         let (status, head, _) = ask_on(&mut stream, GET).await;
         assert!(status == 200 && head.contains("keep-alive: timeout=2"), "{requests}: {head}");
         requests += 1;
