@@ -32,16 +32,20 @@ impl Origins {
     /// Refuses requests that may not come from where they say. The host is one of this server's:
     /// [`host::check`] comes first.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        if self.allow(headers) {
-            return Ok(());
-        }
-        self.warn(headers);
-        Err(Refusal::origin())
+        if self.allow_or_warn(headers) { Ok(()) } else { Err(Refusal::origin()) }
     }
 
     pub(crate) fn cors(&self, headers: &HeaderMap) -> Cors {
-        let origin = headers.get(ORIGIN).filter(|_| self.allow(headers));
+        let origin = headers.get(ORIGIN).filter(|_| self.allow_or_warn(headers));
         Cors { reader: origin.cloned() }
+    }
+
+    fn allow_or_warn(&self, headers: &HeaderMap) -> bool {
+        let is_allowed = self.allow(headers);
+        if !is_allowed {
+            self.warn(headers);
+        }
+        is_allowed
     }
 
     /// Whether a request may come from where it says.

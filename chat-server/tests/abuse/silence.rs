@@ -104,6 +104,8 @@ async fn answers_that_are_not_read_are_not_kept_for_ever() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let (took, grown) = (began.elapsed(), process.rss_kib().saturating_sub(before));
+    let limited = "chat_limited_total{limit=\"response_timeout\"}";
+    assert_eq!(server.metric(limited).await, CLIENTS as u64);
     say(&format!(
         "{CLIENTS} clients that read no answers: gone after {took:.1?}, {grown} KiB more"
     ));

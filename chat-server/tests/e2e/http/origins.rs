@@ -28,6 +28,21 @@ async fn foreign_origin_is_logged_once_a_minute() {
     assert_eq!(server.metric(refused).await, 106);
 }
 
+/// Which the browser refuses by itself: it asks first, or may not read the answer.
+#[tokio::test]
+async fn foreign_origin_of_cors_is_logged() {
+    let server = server(&[]);
+    for (line, origin) in [
+        ("OPTIONS /create-room", "https://asks.example"),
+        ("GET /web/chat-client.js", "https://imports.example"),
+    ] {
+        let headers = format!("Origin: {origin}\r\nConnection: close\r\n");
+        let (_, head) = ask(server.port(), line, &headers).await;
+        assert!(!head.contains("access-control-allow-origin"), "{head}");
+        server.until_logged(origin);
+    }
+}
+
 #[tokio::test]
 async fn refused_handshakes_are_counted_by_reason() {
     let server = server(&[]);
