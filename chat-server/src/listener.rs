@@ -166,10 +166,10 @@ fn times(config: &ServerConfig) -> Times {
     Times {
         head: config.transport.handshake_timeout,
         body: config.transport.handshake_timeout,
-        work: RESPONSE + config.auth_timeout + config.limits.max_wait,
+        work: RESPONSE.saturating_add(config.auth_timeout).saturating_add(config.limits.max_wait),
         response: RESPONSE,
         // Not before the time that the client was told.
-        idle: config.keep_alive_timeout + Duration::from_secs(1),
+        idle: config.keep_alive_timeout.saturating_add(Duration::from_secs(1)),
     }
 }
 

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// What counts as for ever: a setting may be larger than what an `Instant` can hold.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How long each phase of an HTTP connection may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
@@ -86,7 +89,7 @@ impl Clock {
             Phase::Response => self.times.response,
             Phase::Idle => self.times.idle,
         };
-        (state.phase, state.since + time)
+        (state.phase, state.since + time.min(LONGEST))
     }
 
     fn pass(&self, from: Phase, to: Phase) {
@@ -139,5 +142,11 @@ mod tests {
         assert_eq!(left(), (Phase::Idle, 50));
         clock.received();
         assert_eq!(left(), (Phase::Head, 10));
+    }
+
+    #[test]
+    fn any_setting_is_a_time() {
+        let max = Duration::MAX;
+        Clock::new(Times { head: max, body: max, work: max, response: max, idle: max }).deadline();
     }
 }
