@@ -216,3 +216,28 @@ impl ServerConfig {
 fn told(rate: Rate) -> RateLimit {
     RateLimit { per_second: rate.per_second().into(), burst: rate.burst().into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_checked_by_name() {
+        let texts = |text: &str| vec!["*".to_owned(), text.to_owned()];
+        let config = ServerConfig::default;
+        for (config, setting) in [
+            (config().public_url(Some("chat.example".to_owned())), "public-url"),
+            (config().allow_host(texts("https://chat.example")), "allow-host"),
+            (config().allow_origin(texts("app.example")), "allow-origin"),
+        ] {
+            let error = config.check().unwrap_err();
+            assert_eq!(error.setting, setting);
+            assert!(error.to_string().contains(&error.value), "{error}");
+        }
+        let valid = config().public_url(Some("https://chat.example/chat".to_owned()));
+        let valid = valid.allow_host(texts(".chat.example"));
+        assert_eq!(valid.allow_origin(vec!["null".to_owned()]).check(), Ok(()));
+        let secret = config().public_url(Some("https://ann:secret@chat.example".to_owned()));
+        assert!(!secret.check().unwrap_err().to_string().contains("secret"));
+    }
+}
