@@ -22,6 +22,17 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// more than to throw them away.
 const MESSAGE_BYTES: usize = 1024 * 1024;
 
+/// How long a peer that is lingered for must send nothing before this side is shut down. When one side
+/// of a tunnel ends, a proxy ends both (nginx does), and resets a client that still sends.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// The wait for a peer that may be in the middle of a large message, whose bytes are not decoded.
+struct Linger {
+    until: Instant,
+    /// When bytes came last.
+    latest: Instant,
+}
+
 /// How far a goodbye is.
 struct Goodbye {
     deadline: Instant,
@@ -32,10 +43,8 @@ struct Goodbye {
     /// The peer's side has ended, or is of no interest any more.
     ended: bool,
     discarded: usize,
-    /// Until when input is discarded while more arrives, of a peer whose bytes are not decoded.
-    linger_until: Option<Instant>,
-    /// When to discard on: not as fast as the peer can send.
-    rests_until: Option<Instant>,
+    /// Of a peer that has broken a rule.
+    linger: Option<Linger>,
     /// The peer's answer has been waited for long enough.
     waited: bool,
     probes: Probes,
@@ -82,10 +91,17 @@ where
             }
         }
         loop {
-            let heard_out = self.peer != Peer::Talking || goodbye.ended || goodbye.waited;
+            if self.peer == Peer::Broken {
+                goodbye.linger();
+            }
+            let heard_out = match self.peer {
+                Peer::Talking => goodbye.ended || goodbye.waited,
+                Peer::Broken => goodbye.ended || goodbye.waited || goodbye.is_quiet(),
+                Peer::Done => true,
+            };
             let is_due = goodbye.written && heard_out && !goodbye.shut;
             if is_due && Pin::new(&mut self.io).poll_shutdown(cx).is_ready() {
-                goodbye.shut_down(self.peer);
+                goodbye.shut_down();
             }
             if goodbye.discards() && self.poll_discard(cx, goodbye).is_ready() {
                 continue;
@@ -142,8 +158,7 @@ impl Goodbye {
             shut: false,
             ended: false,
             discarded: 0,
-            linger_until: None,
-            rests_until: None,
+            linger: None,
             waited: false,
             probes: Probes::default(),
         }
@@ -160,42 +175,52 @@ impl Goodbye {
         self.deadline = self.deadline.min(Instant::now() + ANSWER);
     }
 
-    fn shut_down(&mut self, peer: Peer) {
-        let now = Instant::now();
+    fn shut_down(&mut self) {
         self.shut = true;
-        self.deadline = now + END;
-        if peer == Peer::Broken {
-            self.linger_until = Some(now + LINGER);
-        }
+        self.deadline = Instant::now() + END;
+    }
+
+    fn linger(&mut self) {
+        let now = Instant::now();
+        self.linger.get_or_insert(Linger { until: now + LINGER, latest: now });
+    }
+
+    /// Whether a peer that is lingered for has stopped sending.
+    fn is_quiet(&self) -> bool {
+        self.linger.as_ref().is_none_or(|linger| Instant::now() >= linger.latest + QUIET)
     }
 
     /// When to check again unless the socket becomes readable before. Once the peer has shut down
     /// its side, the last acknowledgement makes no event.
     fn next_check(&mut self) -> Instant {
+        let now = Instant::now();
         if self.shut && self.ended {
-            self.deadline.min(Instant::now() + self.probes.pause())
-        } else {
-            self.rests_until.map_or(self.deadline, |rest| self.deadline.min(rest))
+            return self.deadline.min(now + self.probes.pause());
         }
+        let latest = self.linger.as_ref().map(|linger| linger.latest);
+        let checks = latest.into_iter().flat_map(|at| [at + LINGER_PAUSE, at + QUIET]);
+        checks.filter(|at| *at > now).chain([self.deadline]).min().unwrap_or(self.deadline)
     }
 
-    fn discards(&mut self) -> bool {
-        self.rests_until = self.rests_until.filter(|rest| Instant::now() < *rest);
-        !self.ended && self.rests_until.is_none()
+    /// Whether to read on: of a peer that is lingered for, not as fast as it can send.
+    fn discards(&self) -> bool {
+        let rests = |linger: &Linger| Instant::now() < linger.latest + LINGER_PAUSE;
+        !self.ended && !self.linger.as_ref().is_some_and(rests)
     }
 
     fn has_overrun(&self) -> bool {
-        let max = if self.linger_until.is_some() { LINGER_BYTES } else { MESSAGE_BYTES };
+        let max = if self.linger.is_some() { LINGER_BYTES } else { MESSAGE_BYTES };
         self.discarded > max
     }
 
     fn discard(&mut self, bytes: Option<usize>) {
         self.discarded += bytes.unwrap_or(0);
         self.ended = bytes.is_none() || self.has_overrun();
-        if let Some(until) = self.linger_until.filter(|_| !self.ended) {
-            let now = Instant::now();
-            self.deadline = until.min(now + END);
-            self.rests_until = Some(now + LINGER_PAUSE);
+        if let Some(linger) = self.linger.as_mut().filter(|_| !self.ended) {
+            linger.latest = Instant::now();
+            if self.written {
+                self.deadline = linger.until.min(linger.latest + END);
+            }
         }
     }
 }

@@ -178,6 +178,30 @@ async fn close_frame_reaches_a_client_that_sends_megabytes() {
     }
 }
 
+/// A proxy ends both sides of a tunnel when one of them ends, and the client would lose the close
+/// frame to a reset.
+#[tokio::test]
+async fn stream_is_not_shut_down_while_a_refused_frame_arrives() {
+    let (mut client, session) = on_tcp(TransportConfig::default()).await;
+    let peer = async {
+        let (mut read, mut write) = client.split();
+        let sent = async {
+            write.write_all(&raw_frame(0x82, &[7; 70_000])[..100]).await.unwrap();
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                write.write_all(&[7; 6_990]).await.unwrap();
+            }
+            Instant::now()
+        };
+        let received = async { (read_all(&mut read).await, Instant::now()) };
+        let (sent, (bytes, ended)) = tokio::join!(sent, received);
+        assert_eq!(bytes, close_frame(1009, "message too big"));
+        assert!(ended > sent, "the end came before all was sent");
+        drop(client);
+    };
+    tokio::join!(run(session), peer);
+}
+
 /// What a peer may make the server discard, and for how long, has an end.
 #[tokio::test(start_paused = true)]
 async fn lingering_is_bounded() {
