@@ -168,7 +168,7 @@ fn times(config: &ServerConfig) -> Times {
         body: config.transport.handshake_timeout,
         work: RESPONSE.saturating_add(config.auth_timeout).saturating_add(config.limits.max_wait),
         response: RESPONSE,
-        // Not before the time that the client was told.
+        // Not before the announced time.
         idle: config.keep_alive_timeout.saturating_add(Duration::from_secs(1)),
     }
 }

@@ -139,7 +139,7 @@ pub(crate) fn serialized(text: &str) -> Result<String, &'static str> {
         return Err("an origin begins with a scheme, like https://app.example");
     }
     if !authority.is_ascii() || authority.is_empty() && scheme != "file" {
-        return Err("after the scheme of an origin comes a host in ASCII");
+        return Err("an origin has a host in ASCII after its scheme");
     }
     Ok(plain)
 }

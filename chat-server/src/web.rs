@@ -107,7 +107,7 @@ pub(crate) fn page(state: &State, original: &Uri, own: &Uri, headers: &HeaderMap
     response
 }
 
-/// The path of the public URL, for a browser that comes by it. A proxy may have taken that path away:
+/// The path of the public URL, for a browser that uses it. A proxy may have taken that path away:
 /// whether the browser is at `/chat` or at `/chat/`, the server does not see.
 fn public_base(state: &State, original: &Uri, own: &Uri, headers: &HeaderMap) -> Option<String> {
     let url = state.public_url.as_ref()?;

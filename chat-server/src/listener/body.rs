@@ -61,7 +61,7 @@ impl HttpBody for RequestBody {
     }
 }
 
-/// The body of a response, which tells the clock when hyper has all of it.
+/// The body of a response, which notifies the clock when hyper has all of it.
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     body: Body,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What counts as for ever: a setting may be larger than what an `Instant` can hold.
+/// The longest time: a setting may be larger than what an `Instant` can hold.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How long each phase of an HTTP connection may take.
@@ -53,7 +53,7 @@ impl Clock {
         Self { times, state: Mutex::new(state) }
     }
 
-    /// Bytes came in.
+    /// Bytes were received.
     pub(super) fn received(&self) {
         self.pass(Phase::Idle, Phase::Head);
     }

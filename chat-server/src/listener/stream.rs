@@ -1,5 +1,5 @@
-//! The stream below hyper: it tells the clock what happens, and gives a body to what hyper answers by
-//! itself.
+//! The stream below hyper: it notifies the clock of reads and flushes, and gives a body to what hyper
+//! answers by itself.
 
 use std::io;
 use std::pin::Pin;

@@ -1,5 +1,4 @@
-//! The module in a page of somebody else's, the one in the documentation; and the page in an
-//! application of somebody else's.
+//! The module in another page, the one in the documentation; and the page in another application.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;

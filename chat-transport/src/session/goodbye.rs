@@ -29,7 +29,7 @@ const QUIET: Duration = Duration::from_millis(300);
 /// The wait for a peer that may be in the middle of a large message, whose bytes are not decoded.
 struct Linger {
     until: Instant,
-    /// When bytes came last.
+    /// When bytes were received last.
     latest: Instant,
 }
 

@@ -185,7 +185,7 @@ async fn handshake_is_read_as_lists() {
     }
 }
 
-/// Browsers then give the connection up, and other clients go on without one.
+/// Browsers then fail the connection; other clients use it without a subprotocol.
 #[tokio::test]
 async fn offer_of_unknown_subprotocols_gets_none() {
     let server = server(&[]);

@@ -1,4 +1,4 @@
-//! What a client of HTTP sees: each answer, and how the connection goes on.
+//! What a client of HTTP sees: each answer, and whether the connection stays open.
 
 mod answers;
 mod keep_alive;

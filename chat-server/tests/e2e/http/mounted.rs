@@ -114,7 +114,7 @@ async fn proxy_may_take_a_path_away() {
             assert!(file.starts_with("/chat/web/"), "{address}: {file}");
         }
     }
-    // And whoever comes without the proxy finds the page as well.
+    // The page works without the proxy, too.
     for path in ["/", "/join-room/x", "/join-room/x/"] {
         let address = format!("http://localhost:{port}{path}").parse().unwrap();
         for file in files(port, &address, path).await {
