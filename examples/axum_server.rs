@@ -18,7 +18,7 @@ async fn main() -> std::io::Result<()> {
 
     let routes = Router::new()
         .route("/", get(|| async { "an application of your own\n" }))
-        .nest("/chat", chat.router());
+        .nest_service("/chat", chat.router());
     let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(3000);
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("listening on http://{}", listener.local_addr()?);

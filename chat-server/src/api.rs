@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::{JsonRejection, PathRejection};
-use axum::extract::{DefaultBodyLimit, Path, Request, State as Shared};
+use axum::extract::{FromRequest, Path, Request, State as Shared};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use bytes::Bytes;
 use chat_broker::BrokerError;
 use chat_core::{MAX_REASON_BYTES, RoomId, UserId};
 use serde::Deserialize;
@@ -20,9 +21,6 @@ use crate::auth::bearer;
 use crate::moderation::{self, By, Kind, LONGEST_BAN, NO_TIME, Scope};
 use crate::refusal::Refusal;
 use crate::state::State;
-
-/// Bodies are small.
-const MAX_BODY: usize = 16 * 1024;
 
 /// The routes below `/api`; none where there is no key.
 pub(crate) fn router(state: &Arc<State>) -> Router<Arc<State>> {
@@ -35,7 +33,6 @@ pub(crate) fn router(state: &Arc<State>) -> Router<Arc<State>> {
         .route("/api/rooms/{room}/kick", post(kick))
         .route("/api/rooms/{room}/ban", post(ban_from_room))
         .route("/api/rooms/{room}/unban", post(unban_from_room))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(Arc::clone(state), only_with_key))
 }
 
@@ -165,7 +162,8 @@ fn answer(done: Result<(), BrokerError>) -> Answer {
 
 /// Of a user or a room, in the path.
 fn name(path: Name) -> Result<String, Refusal> {
-    path.map(|Path(name)| name).map_err(|rejection| bad("bad_field", rejection.body_text()))
+    let Path(name) = path?;
+    Ok(name)
 }
 
 fn user_id(name: &str) -> Result<UserId, Refusal> {
@@ -215,17 +213,17 @@ fn bad(code: &'static str, message: impl Into<String>) -> Refusal {
 /// A body that need not be there.
 struct OptionalBody(Order);
 
-impl<S: Send + Sync> axum::extract::FromRequest<S> for OptionalBody {
+impl<S: Send + Sync> FromRequest<S> for OptionalBody {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let bytes = bytes::Bytes::from_request(request, state).await.map_err(|rejection| {
-            Refusal::new(rejection.status(), "bad_json", rejection.body_text())
-        })?;
+        let (parts, body) = request.into_parts();
+        let bytes = Bytes::from_request(Request::new(body), state).await?;
         if bytes.is_empty() {
             return Ok(Self(Order::default()));
         }
-        let order = serde_json::from_slice(&bytes);
-        order.map(Self).map_err(|error| bad("bad_json", format!("The body is malformed: {error}.")))
+        let request = Request::from_parts(parts, bytes.into());
+        let Json(order) = Json::from_request(request, state).await?;
+        Ok(Self(order))
     }
 }

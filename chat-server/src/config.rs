@@ -7,8 +7,11 @@ use chat_core::reply::{Limits, RateLimit};
 use chat_transport::TransportConfig;
 use ipnet::IpNet;
 
+use crate::host::Pattern;
 use crate::limits::{LimitsConfig, Rate};
+use crate::origin::serialized;
 use crate::peer::ForwardedHeader;
+use crate::public_url::PublicUrl;
 use crate::secret::Secret;
 
 /// Settings of a [`Server`](crate::Server). The defaults suit a public chat.
@@ -41,6 +44,14 @@ pub struct ServerConfig {
     /// How long after the end of its identity a connection may say `hello` with a new token,
     /// before it is closed with 4004. Default 30 s.
     pub token_grace: Duration,
+    /// How long an HTTP connection may be idle between two requests, where the server
+    /// [listens by itself](crate::Server::serve). Responses announce it (`Keep-Alive: timeout=150`).
+    /// Default 150 s, since a balancer must not keep connections for longer: nginx does so for 60 s,
+    /// an Application Load Balancer of AWS for 60 s, Traefik for 90 s, Caddy for 120 s. 0 closes
+    /// connections after each response. While more than half of the
+    /// [HTTP connections](LimitsConfig::http_connections) are taken, every response closes its
+    /// connection, but for those of [trusted proxies](Self::trusted_proxies).
+    pub keep_alive_timeout: Duration,
     /// What backends must show to use `/api`. Default: none, and there is no `/api`.
     pub api_key: Option<Secret>,
     /// Proxies whose word on where clients are is taken.
@@ -51,21 +62,39 @@ pub struct ServerConfig {
     /// Whether the routes include `/metrics`. Default true. See
     /// [`Server::operator_router`](crate::Server::operator_router) for serving it elsewhere.
     pub serve_metrics: bool,
-    /// What comes before `/join-room/…` in the link that `POST /create-room` gives.
-    /// Default: `http://` and the request's `Host`.
+    /// What comes before `/join-room/…` in the link that `POST /create-room` gives, such as
+    /// `https://chat.example`; the path under which an application nests the routes is added unless
+    /// this ends in it. Behind TLS it is needed, as the server does not see that the client uses TLS.
+    /// Default: `http://`, the request's `Host`, and that path.
     pub public_url: Option<String>,
     /// Hosts that this server answers for, such as `chat.example`, in addition to the host of
     /// [`public_url`](Self::public_url), IP addresses and loopback names. A request for another
     /// host is refused with 403 (`host_not_allowed`): otherwise a page whose own name resolves to
     /// this server (DNS rebinding) could use it with the rights of its visitor. An entry without a
     /// port is for every port; `.chat.example` is for all names below it; `*` is for every host,
-    /// where a proxy in front checks them. `/healthz` and `/readyz` are not checked.
+    /// where a proxy in front checks them. `/healthz` and `/readyz` are not checked. Names may have
+    /// letters beyond ASCII, which are compared in the form that browsers send (`xn--…`).
     /// Default: none.
     pub allow_host: Vec<String>,
     /// Origins of web pages, such as `https://app.example`, that may connect, create rooms
     /// and import the modules, besides those on the host that the server is asked for by.
-    /// `null` stands for pages without an origin. Default: none.
+    /// `null` stands for pages without an origin. Compared as the URL standard says: without a
+    /// default port, names in lower case and in the form `xn--…`. Origins of other schemes, such as
+    /// `capacitor://localhost` or `file://`, are compared as they are. Default: none.
     pub allow_origin: Vec<String>,
+}
+
+/// A setting that cannot be what it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid value '{value}' for {setting}: {why}")]
+#[non_exhaustive]
+pub struct InvalidConfig {
+    /// The name of the setting, such as `public-url`.
+    pub setting: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What is wrong with it.
+    pub why: &'static str,
 }
 
 const MESSAGE_BYTES: usize = 32_768;
@@ -84,6 +113,7 @@ impl Default for ServerConfig {
             drain_spread: Duration::from_secs(5),
             auth_timeout: Duration::from_secs(10),
             token_grace: Duration::from_secs(30),
+            keep_alive_timeout: Duration::from_secs(150),
             api_key: None,
             trusted_proxies: Vec::new(),
             forwarded_header: ForwardedHeader::default(),
@@ -121,6 +151,7 @@ setters! {
     drain_spread: Duration,
     auth_timeout: Duration,
     token_grace: Duration,
+    keep_alive_timeout: Duration,
     api_key: Option<Secret>,
     trusted_proxies: Vec<IpNet>,
     forwarded_header: ForwardedHeader,
@@ -131,6 +162,31 @@ setters! {
 }
 
 impl ServerConfig {
+    /// Checks the settings that are texts. A server that is started with one that is not valid logs
+    /// an error and ignores it: that host or origin is refused, or links have no public URL.
+    ///
+    /// # Errors
+    /// The first that is not valid of [`public_url`](Self::public_url),
+    /// [`allow_host`](Self::allow_host) and [`allow_origin`](Self::allow_origin).
+    pub fn check(&self) -> Result<(), InvalidConfig> {
+        let invalid = |setting, value: &str, why| InvalidConfig {
+            setting,
+            // Never a password in a log.
+            value: if value.contains('@') { "…".to_owned() } else { value.to_owned() },
+            why,
+        };
+        if let Some(url) = &self.public_url {
+            PublicUrl::parse(url).map_err(|why| invalid("public-url", url, why))?;
+        }
+        for host in &self.allow_host {
+            Pattern::parse(host).map_err(|why| invalid("allow-host", host, why))?;
+        }
+        for origin in &self.allow_origin {
+            serialized(origin).map_err(|why| invalid("allow-origin", origin, why))?;
+        }
+        Ok(())
+    }
+
     /// The bytes of the largest frame that a message with so many bytes of text, and of `data`,
     /// may take: a byte of text may come as an escape of six (`\u001b`), and `data` as it stands.
     #[must_use]
@@ -159,4 +215,29 @@ impl ServerConfig {
 
 fn told(rate: Rate) -> RateLimit {
     RateLimit { per_second: rate.per_second().into(), burst: rate.burst().into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_checked_by_name() {
+        let texts = |text: &str| vec!["*".to_owned(), text.to_owned()];
+        let config = ServerConfig::default;
+        for (config, setting) in [
+            (config().public_url(Some("chat.example".to_owned())), "public-url"),
+            (config().allow_host(texts("https://chat.example")), "allow-host"),
+            (config().allow_origin(texts("app.example")), "allow-origin"),
+        ] {
+            let error = config.check().unwrap_err();
+            assert_eq!(error.setting, setting);
+            assert!(error.to_string().contains(&error.value), "{error}");
+        }
+        let valid = config().public_url(Some("https://chat.example/chat".to_owned()));
+        let valid = valid.allow_host(texts(".chat.example"));
+        assert_eq!(valid.allow_origin(vec!["null".to_owned()]).check(), Ok(()));
+        let secret = config().public_url(Some("https://ann:secret@chat.example".to_owned()));
+        assert!(!secret.check().unwrap_err().to_string().contains("secret"));
+    }
 }

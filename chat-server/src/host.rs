@@ -11,12 +11,14 @@ use std::sync::Arc;
 use axum::extract::{Request, State as Shared};
 use axum::http::header::{HOST, HeaderValue};
 use axum::http::uri::{Authority, Uri};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chat_transport::handshake;
+use url::Host;
 
 use crate::log_budget::OncePerMinute;
+use crate::public_url::PublicUrl;
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -30,31 +32,44 @@ pub(crate) struct Hosts {
     warned: OncePerMinute,
 }
 
-/// An entry of [`allow_host`](crate::ServerConfig::allow_host), in lower case.
+/// An entry of [`allow_host`](crate::ServerConfig::allow_host), with names as browsers write them: in
+/// lower case and in ASCII.
 #[derive(Debug, PartialEq, Eq)]
-enum Pattern {
+pub(crate) enum Pattern {
     Any,
     /// Every name below this one. The text begins with a dot.
     Below(String),
     /// A host, on any port.
     Host(String),
     /// A host and its port.
-    HostAndPort(String),
+    HostAndPort(String, u16),
 }
 
 impl Hosts {
-    pub(crate) fn new(allow_host: &[String], public_url: Option<&str>) -> Self {
-        let public = public_url.and_then(host_of_url).map(Pattern::Host);
-        let allowed = allow_host.iter().map(|entry| Pattern::new(entry)).chain(public).collect();
-        Self { allowed, warned: OncePerMinute::new() }
+    /// Entries of `allow_host` that are not valid allow no host.
+    pub(crate) fn new(allow_host: &[String], public_url: Option<&PublicUrl>) -> Self {
+        let public = public_url.map(|url| Pattern::Host(url.host().to_owned()));
+        let listed = allow_host.iter().filter_map(|entry| Pattern::parse(entry).ok());
+        Self { allowed: listed.chain(public).collect(), warned: OncePerMinute::new() }
     }
 
     /// Whether `authority` names this server.
     fn contain(&self, authority: &Authority) -> bool {
         let Some(host) = host_of(authority) else { return false };
         is_address(&host) || is_local_name(&host) || {
-            let with_port = authority.port().map(|port| format!("{host}:{port}"));
-            self.allowed.iter().any(|pattern| pattern.matches(&host, with_port.as_deref()))
+            let port = authority.port_u16();
+            self.allowed.iter().any(|pattern| pattern.matches(&host, port))
+        }
+    }
+
+    /// The headers are those of a request that [`check_form`] lets pass.
+    fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        match host_header(headers) {
+            Some(authority) if !self.contain(&authority) => {
+                self.warn(&authority);
+                Err(Refusal::host())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -72,68 +87,124 @@ impl Hosts {
 }
 
 impl Pattern {
-    fn new(entry: &str) -> Self {
-        let entry = entry.trim().to_ascii_lowercase();
+    /// # Errors
+    /// What is wrong with the entry.
+    pub(crate) fn parse(entry: &str) -> Result<Self, &'static str> {
+        let entry = entry.trim();
         if entry == "*" {
-            return Self::Any;
+            return Ok(Self::Any);
         }
-        let below = entry.strip_prefix('*').unwrap_or(&entry);
-        if below.starts_with('.') {
-            return Self::Below(below.to_owned());
+        let below = entry.strip_prefix('*').unwrap_or(entry).strip_prefix('.');
+        let name = below.unwrap_or(entry);
+        let has_port = |(name, port): &(&str, &str)| !name.ends_with(':') && !port.contains(']');
+        match (name.rsplit_once(':').filter(has_port), below) {
+            (None, None) => Ok(Self::Host(ascii(name)?)),
+            (None, Some(name)) => Ok(Self::Below(format!(".{}", ascii(name)?))),
+            (Some((name, port)), None) => {
+                let port = port.parse().map_err(|_| "what follows the host is not a port")?;
+                Ok(Self::HostAndPort(ascii(name)?, port))
+            }
+            (Some(_), Some(_)) => Err("a pattern is for every port"),
         }
-        let has_port = entry.parse::<Authority>().is_ok_and(|entry| entry.port().is_some());
-        if has_port { Self::HostAndPort(entry) } else { Self::Host(entry) }
     }
 
-    fn matches(&self, host: &str, with_port: Option<&str>) -> bool {
+    /// `port` is that of `Host`, which leaves out the default port of the scheme. Whether that is
+    /// 80 or 443 is known to the proxy that ends TLS.
+    fn matches(&self, host: &str, port: Option<u16>) -> bool {
         match self {
             Self::Any => true,
             Self::Below(parent) => host.ends_with(parent.as_str()) && host.len() > parent.len(),
             Self::Host(own) => own == host,
-            Self::HostAndPort(own) => with_port == Some(own),
+            Self::HostAndPort(own, own_port) => {
+                let is_port = port.map_or(matches!(own_port, 80 | 443), |port| port == *own_port);
+                own == host && is_port
+            }
         }
     }
 }
 
-/// Refuses requests for other hosts, and requests without one unambiguous host (RFC 9112, section
-/// 3.2). In requests that pass, `Host` is the host of the request target if that has one.
+/// A host as browsers write it, without the dot at the end of an absolute name.
+fn ascii(name: &str) -> Result<String, &'static str> {
+    const INVALID: &str = "it is not a host like chat.example, .chat.example or chat.example:8080";
+    if name.contains(['*', '@']) {
+        return Err(INVALID);
+    }
+    let host = Host::parse(name).map_err(|_| INVALID)?.to_string();
+    Ok(host.strip_suffix('.').map(str::to_owned).unwrap_or(host))
+}
+
+/// Refuses requests for other hosts, and requests that [`check_form`] refuses.
 pub(crate) async fn check(
     Shared(state): Shared<Arc<State>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    match check_request(&state.hosts, &mut request) {
+    let checked = set_host(&mut request).and_then(|()| state.hosts.check(request.headers()));
+    answer(&state, checked, request, next).await
+}
+
+/// Refuses requests without one unambiguous host (RFC 9112, section 3.2). In requests that pass,
+/// `Host` is the host of the request target if that has one.
+pub(crate) async fn check_form(
+    Shared(state): Shared<Arc<State>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let checked = set_host(&mut request);
+    answer(&state, checked, request, next).await
+}
+
+async fn answer(
+    state: &State,
+    checked: Result<(), Refusal>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match checked {
         Ok(()) => next.run(request).await,
         Err(refusal) => {
             state.metrics.limited("host");
             if handshake::is_requested(request.headers()) {
-                state.metrics.refused(refusal.status.as_u16());
+                state.metrics.refused(&refusal);
             }
             refusal.into_response()
         }
     }
 }
 
-fn check_request(hosts: &Hosts, request: &mut Request) -> Result<(), Refusal> {
-    let invalid = || {
+fn set_host(request: &mut Request) -> Result<(), Refusal> {
+    let host = named_host(request).map_err(|()| {
         let message = "A request has one host, and a valid one.";
-        Refusal::new(StatusCode::BAD_REQUEST, "bad_field", message)
-    };
-    let authority = match request.uri().authority() {
-        // The host of an absolute-form target takes precedence over the header.
-        Some(authority) => authority.clone(),
-        None => host_header(request.headers()).ok_or_else(invalid)?,
-    };
-    if host_of(&authority).is_none() || request.headers().get_all(HOST).iter().count() > 1 {
-        return Err(invalid());
+        let refusal = Refusal::new(StatusCode::BAD_REQUEST, "bad_field", message);
+        refusal.because("invalid_host")
+    })?;
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host);
     }
-    if !hosts.contain(&authority) {
-        hosts.warn(&authority);
-        return Err(Refusal::host());
-    }
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| invalid())?;
-    request.headers_mut().insert(HOST, host);
     Ok(())
+}
+
+/// The host that the request names. `None` in HTTP/1.0, which needs none: balancers leave it out in
+/// their probes, and browsers, which the rule for hosts is about, do not speak it.
+fn named_host(request: &Request) -> Result<Option<HeaderValue>, ()> {
+    let lines = request.headers().get_all(HOST).iter().count();
+    let header = host_header(request.headers());
+    let is_valid = |authority: &Authority| host_of(authority).is_some();
+    let is_header_valid = header.as_ref().is_some_and(is_valid);
+    // The host of an absolute-form target takes precedence over the header, which HTTP/1.1 needs all
+    // the same.
+    let target = request.uri().authority().cloned();
+    match lines {
+        0 if request.version() == Version::HTTP_11 => return Err(()),
+        0 => {}
+        1 if is_header_valid => {}
+        _ => return Err(()),
+    }
+    let Some(authority) = target.or(header) else { return Ok(None) };
+    if !is_valid(&authority) {
+        return Err(());
+    }
+    HeaderValue::from_str(authority.as_str()).map(Some).map_err(|_| ())
 }
 
 fn host_header(headers: &HeaderMap) -> Option<Authority> {
@@ -154,8 +225,19 @@ pub(crate) fn host_of_url(url: &str) -> Option<String> {
 fn host_of(authority: &Authority) -> Option<String> {
     let host = authority.host().to_ascii_lowercase();
     let host = host.strip_suffix('.').map(str::to_owned).unwrap_or(host);
-    let is_plain = !authority.as_str().contains('@') && !host.is_empty() && ends_in_port(authority);
+    let is_plain = !authority.as_str().contains('@') && is_valid(&host) && ends_in_port(authority);
     is_plain.then_some(host)
+}
+
+/// Whether this is the address of an IPv6 host, or a name that a URL may have (RFC 3986, section
+/// 3.2.2).
+fn is_valid(host: &str) -> bool {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte);
+    if host.starts_with('[') {
+        v6(host).is_some()
+    } else {
+        !host.is_empty() && host.bytes().all(is_of_name)
+    }
 }
 
 /// Whether nothing but a port follows the host, as not in `[::1].example` or `localhost:x`.
@@ -195,7 +277,8 @@ mod tests {
 
     fn hosts(allowed: &[&str], public_url: Option<&str>) -> Hosts {
         let allowed: Vec<_> = allowed.iter().map(ToString::to_string).collect();
-        Hosts::new(&allowed, public_url)
+        let public_url = public_url.map(|url| PublicUrl::parse(url).unwrap());
+        Hosts::new(&allowed, public_url.as_ref())
     }
 
     fn are_ours(hosts: &Hosts, authority: &str) -> bool {
@@ -208,8 +291,15 @@ mod tests {
         for valid in ["localhost", "localhost:", "localhost:80", "[::1]:8080", "[::1]"] {
             assert!(host(valid).is_some(), "{valid}");
         }
-        for wrong in ["[::1]evil", "[::1].evil.com", "localhost:abc", "localhost:99999", "[::1]:8x"]
-        {
+        for wrong in [
+            "[::1]evil",
+            "[::1].evil.com",
+            "localhost:abc",
+            "localhost:99999",
+            "[::1]:8x",
+            "[zzz]",
+            "[127.0.0.1]",
+        ] {
             assert_eq!(host(wrong), None, "{wrong}");
         }
     }
@@ -277,38 +367,106 @@ mod tests {
     }
 
     #[test]
+    fn entries_are_read_in_any_form() {
+        let hosts = hosts(
+            &[
+                "M\u{fc}nchen.example",
+                "*.k\u{f6}ln.example",
+                "abs.example.",
+                "tls.example:443",
+                "web.example:80",
+            ],
+            None,
+        );
+        for ours in [
+            "xn--mnchen-3ya.example:8080",
+            "a.xn--kln-sna.example",
+            "abs.example",
+            "abs.example.",
+            "tls.example",
+            "tls.example:443",
+            "web.example",
+        ] {
+            assert!(are_ours(&hosts, ours), "{ours}");
+        }
+        for foreign in ["tls.example:80", "web.example:8080", "xn--kln-sna.example"] {
+            assert!(!are_ours(&hosts, foreign), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn what_no_request_names_is_no_entry() {
+        for entry in [
+            "https://chat.example",
+            "chat.example/path",
+            "chat.example:port",
+            "chat.example:99999",
+            "user@chat.example",
+            "chat.*.example",
+            "*.*.example",
+            ".chat.example:80",
+            "a b",
+            ".",
+            "*.",
+            "",
+        ] {
+            assert!(Pattern::parse(entry).is_err(), "{entry}");
+        }
+        assert!(Pattern::parse("[::1]:8080").is_ok() && Pattern::parse("[::1]").is_ok());
+    }
+
+    #[test]
     fn star_allows_every_host() {
         assert!(are_ours(&hosts(&["*"], None), "evil.example"));
     }
 
-    fn outcome(target: &str, headers: &[&str]) -> Result<Option<String>, u16> {
-        let mut request = Request::builder().uri(target);
+    fn outcome(version: Version, target: &str, headers: &[&str]) -> Result<Option<String>, u16> {
+        let mut request = Request::builder().version(version).uri(target);
         for host in headers {
             request = request.header(HOST, *host);
         }
         let mut request = request.body(axum::body::Body::empty()).unwrap();
-        check_request(&hosts(&[], None), &mut request)
+        set_host(&mut request)
             .map(|()| requested(request.headers()))
             .map_err(|refusal| refusal.status.as_u16())
     }
 
     #[test]
     fn target_counts_over_the_header() {
-        let ours = |host: &str| Ok(Some(host.to_owned()));
-        assert_eq!(outcome("/", &["localhost:8080"]), ours("localhost"));
-        assert_eq!(outcome("http://localhost:1/", &["evil.example"]), ours("localhost"));
-        assert_eq!(outcome("http://localhost:1/", &[]), ours("localhost"));
-        assert_eq!(outcome("http://evil.example/", &["localhost"]), Err(403));
+        let named = |target, headers: &[&str]| outcome(Version::HTTP_11, target, headers);
+        let host = |host: &str| Ok(Some(host.to_owned()));
+        assert_eq!(named("/", &["localhost:8080"]), host("localhost"));
+        assert_eq!(named("http://localhost:1/", &["evil.example"]), host("localhost"));
+        assert_eq!(named("http://evil.example/", &["localhost"]), host("evil.example"));
+        assert_eq!(outcome(Version::HTTP_2, "http://localhost:1/", &[]), host("localhost"));
     }
 
     #[test]
     fn one_valid_host_is_needed() {
-        assert_eq!(outcome("/", &[]), Err(400));
-        assert_eq!(outcome("/", &["localhost", "localhost"]), Err(400));
-        assert_eq!(outcome("http://localhost/", &["localhost", "evil.example"]), Err(400));
-        for invalid in ["", "a b", "localhost@evil.example", "evil.example@localhost", ":80", "."] {
-            assert_eq!(outcome("/", &[invalid]), Err(400), "{invalid:?}");
+        for version in [Version::HTTP_10, Version::HTTP_11] {
+            let named = |target, headers: &[&str]| outcome(version, target, headers);
+            assert_eq!(named("/", &["localhost", "localhost"]), Err(400));
+            assert_eq!(named("http://localhost/", &["localhost", "evil.example"]), Err(400));
+            assert_eq!(named("http://localhost@evil.example/", &["localhost"]), Err(400));
+            for invalid in [
+                "",
+                "a b",
+                "localhost@evil.example",
+                "evil.example@localhost",
+                ":80",
+                ".",
+                "http://localhost",
+                "localhost/path",
+                "[zzz]",
+                "local\"host",
+            ] {
+                assert_eq!(named("/", &[invalid]), Err(400), "{invalid:?}");
+                assert_eq!(named("http://localhost/", &[invalid]), Err(400), "{invalid:?}");
+            }
         }
+        assert_eq!(outcome(Version::HTTP_11, "/", &[]), Err(400));
+        assert_eq!(outcome(Version::HTTP_11, "http://localhost/", &[]), Err(400));
+        assert_eq!(outcome(Version::HTTP_10, "/", &[]), Ok(None), "which needs none");
     }
 
     proptest::proptest! {

@@ -3,133 +3,146 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{OriginalUri, Path, Query, Request, State as Shared};
-use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::middleware::from_fn_with_state;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{DefaultBodyLimit, OriginalUri, Path, Request, State as Shared};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use chat_core::{RoomId, UserId, UserName};
-use serde::{Deserialize, Serialize};
+use axum::routing::{MethodRouter, get, post};
+use bytes::Bytes;
+use chat_core::RoomId;
+use serde::Serialize;
 
 use crate::connection::Opening;
 use crate::identity::random_id;
-use crate::origin::{self, Cors};
-use crate::refusal::Refusal;
-use crate::secret::Secret;
+use crate::query::{ClientQuery, check_length};
+use crate::refusal::{MAX_BODY, Refusal};
 use crate::state::State;
 use crate::upgrade::{self, Upgrade};
 use crate::{api, host, operator, web};
 
+/// The methods of any path, as `Allow` lists them.
+const ALL_METHODS: &str = "GET,HEAD,POST,OPTIONS";
+
 pub(crate) fn router(state: Arc<State>) -> Router {
     let metrics = if state.config.serve_metrics { operator::metrics() } else { Router::new() };
+    let create_room = post(create_room).options(may_create_room);
     Router::new()
-        .route("/", get(root))
-        .route("/ws", get(socket))
-        .route("/create-room", post(create_room).options(may_create_room))
-        .route("/join-room/{room}", get(join_room))
+        .route("/", readable(get(root)))
+        .route("/ws", readable(get(socket)))
+        .route("/ws/", readable(get(socket)))
+        .route("/create-room", create_room.clone())
+        .route("/create-room/", create_room)
+        .route("/join-room/{room}", readable(get(join_room)))
+        .route("/join-room/{room}/", readable(get(join_room)))
         .merge(metrics)
         .merge(web::router())
         .merge(api::router(&state))
-        .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "not_found", "There is nothing."))
+        .fallback(elsewhere)
         .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn(check_body))
         .layer(from_fn_with_state(Arc::clone(&state), host::check))
         // Health checks use any name for the server.
-        .merge(operator::health())
+        .merge(operator::health(&state))
         .with_state(state)
 }
 
-async fn wrong_method(method: Method) -> Refusal {
+/// A path to read from, which says so to balancers that probe with `OPTIONS`.
+pub(crate) fn readable(methods: MethodRouter<Arc<State>>) -> MethodRouter<Arc<State>> {
+    methods.options(async || allowing("GET,HEAD,OPTIONS"))
+}
+
+fn allowing(methods: &'static str) -> Response {
+    (StatusCode::NO_CONTENT, [(header::ALLOW, methods)]).into_response()
+}
+
+pub(crate) async fn wrong_method(method: Method) -> Refusal {
     let message = format!("{method} is not for this path.");
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
-/// What the URL says of a client.
-#[derive(Deserialize)]
-pub(crate) struct ClientQuery {
-    #[serde(rename = "userId")]
-    user_id: Option<String>,
-    user: Option<String>,
-    username: Option<String>,
-    history: Option<u32>,
-    pub(crate) token: Option<String>,
-}
-
-impl ClientQuery {
-    fn opening(self, state: &State, room: Option<RoomId>) -> Result<Opening, Refusal> {
-        let max = state.config.limits.name_bytes;
-        for name in [&self.user_id, &self.user, &self.username].into_iter().flatten() {
-            check_length("userId, user or username", name, max)?;
-        }
-        let user_id = self.user_id.map(UserId::new).transpose();
-        let name = self.user.or(self.username).map(UserName::new).transpose();
-        Ok(Opening {
-            user_id: user_id.map_err(|why| Refusal::name("userId", why))?,
-            name: name.map_err(|why| Refusal::name("user", why))?,
-            room,
-            history: self.history.unwrap_or(0),
-            token: self.token.map(Secret::new),
-            ..Opening::default()
-        })
+/// What no route matches. `OPTIONS *` is about the server as a whole (RFC 9110, section 9.3.7).
+async fn elsewhere(method: Method, uri: Uri) -> Response {
+    if method == Method::OPTIONS && uri.path() == "*" {
+        return allowing(ALL_METHODS);
     }
+    Refusal::not_found().into_response()
 }
 
-fn check_length(field: &str, name: &str, max: usize) -> Result<(), Refusal> {
-    if name.len() <= max {
-        return Ok(());
+/// A body that is announced to be too large is refused whatever the path: nothing here takes one.
+async fn check_body(request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > MAX_BODY as u64) {
+        return Refusal::body_too_large().into_response();
     }
-    let message = format!("The value of {field} has at most {max} bytes.");
-    Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_field", message))
+    next.run(request).await
 }
-
-type ClientAsks = Result<Query<ClientQuery>, QueryRejection>;
 
 /// `GET /`: a connection, or the page for people.
 async fn root(
     Shared(state): Shared<Arc<State>>,
-    uri: OriginalUri,
-    query: ClientAsks,
+    OriginalUri(original): OriginalUri,
     upgrade: Upgrade,
     request: Request,
 ) -> Result<Response, Refusal> {
     if !upgrade.asked_for {
-        return Ok(web::page(&uri, request.headers()));
+        return Ok(page(&state, &original, &request));
     }
-    let Query(query) = query?;
-    let opening = query.opening(&state, None)?;
-    upgrade.accept(state, request, opening).await
+    connect(&state, upgrade, request, None).await
 }
 
 /// `GET /ws`: a connection.
 async fn socket(
     Shared(state): Shared<Arc<State>>,
-    query: ClientAsks,
     upgrade: Upgrade,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let Query(query) = query?;
-    let opening = query.opening(&state, None)?;
-    upgrade.accept(state, request, opening).await
+    connect(&state, upgrade, request, None).await
 }
 
 /// `GET /join-room/{room}`: a connection that has joined, or the page in that room.
 async fn join_room(
     Shared(state): Shared<Arc<State>>,
-    uri: OriginalUri,
+    OriginalUri(original): OriginalUri,
     room: Result<Path<String>, PathRejection>,
-    query: ClientAsks,
     upgrade: Upgrade,
     request: Request,
 ) -> Result<Response, Refusal> {
+    let room = room_id(&state, room);
+    if !upgrade.asked_for {
+        return room.map(|_| page(&state, &original, &request));
+    }
+    connect(&state, upgrade, request, Some(room)).await
+}
+
+fn room_id(state: &State, room: Result<Path<String>, PathRejection>) -> Result<RoomId, Refusal> {
     let Path(room) = room?;
     check_length("room", &room, state.config.limits.name_bytes)?;
-    let room = RoomId::new(room).map_err(|why| Refusal::name("room", why))?;
-    if !upgrade.asked_for {
-        return Ok(web::page(&uri, request.headers()));
-    }
-    let Query(query) = query?;
-    let opening = query.opening(&state, Some(room))?;
-    upgrade.accept(state, request, opening).await
+    RoomId::new(room).map_err(|why| Refusal::name("room", why))
+}
+
+fn page(state: &State, original: &Uri, request: &Request) -> Response {
+    web::page(state, original, request.uri(), request.headers())
+}
+
+async fn connect(
+    state: &Arc<State>,
+    upgrade: Upgrade,
+    request: Request,
+    room: Option<Result<RoomId, Refusal>>,
+) -> Result<Response, Refusal> {
+    let answer = async {
+        let opening = opening(state, request.uri(), room.transpose()?)?;
+        upgrade.accept(state, request, opening).await
+    };
+    answer.await.inspect_err(|refusal| state.metrics.refused(refusal))
+}
+
+fn opening(state: &State, uri: &Uri, room: Option<RoomId>) -> Result<Opening, Refusal> {
+    ClientQuery::parse(uri)?.opening(state.config.limits.name_bytes, room)
 }
 
 #[derive(Serialize)]
@@ -145,39 +158,54 @@ const ROOM_ID_LEN: usize = 20;
 /// `POST /create-room`: an id that nobody can guess. The room is made by whoever joins it.
 async fn create_room(
     Shared(state): Shared<Arc<State>>,
-    query: ClientAsks,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let (parts, _) = request.into_parts();
-    let (headers, listed) = (&parts.headers, &state.config.allow_origin);
-    let cors = Cors::of(headers, listed);
-    let created = async {
-        origin::check(headers, listed)?;
-        let Query(query) = query?;
-        let access = upgrade::access(&state, &parts, query.token.as_deref()).await?;
-        if access.is_pending() {
-            return Err(crate::auth::AuthError::Missing.into());
-        }
-        Ok(new_room(&state, headers))
-    };
+    OriginalUri(original): OriginalUri,
+    parts: Parts,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let cors = state.origins.cors(&parts.headers);
     // A page that may not read why it was refused would know nothing.
-    let answer: Result<_, Refusal> = created.await;
-    Ok(cors.apply(answer.map_or_else(Refusal::into_response, IntoResponse::into_response)))
+    cors.apply(match may_create(&state, &parts, body).await {
+        Ok(()) => new_room(&state, mount(&original, &parts.uri), &parts.headers).into_response(),
+        Err(refusal) => refusal.into_response(),
+    })
 }
 
-fn new_room(state: &State, headers: &HeaderMap) -> impl IntoResponse + use<> {
+async fn may_create(
+    state: &State,
+    parts: &Parts,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(), Refusal> {
+    // It says nothing; but a body that is not read would end the connection.
+    body?;
+    state.origins.check(&parts.headers)?;
+    let query = ClientQuery::parse(&parts.uri)?;
+    let access = upgrade::access(state, parts, query.token()).await?;
+    if access.is_pending() {
+        return Err(crate::auth::AuthError::Missing.into());
+    }
+    Ok(())
+}
+
+fn new_room(state: &State, mount: &str, headers: &HeaderMap) -> impl IntoResponse + use<> {
     let room_id = random_id(ROOM_ID_LEN);
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let base = match (&state.config.public_url, host) {
-        (Some(url), _) => url.trim_end_matches('/').to_owned(),
-        (None, Some(host)) => format!("http://{host}"),
-        (None, None) => String::new(),
+    let base = match (&state.public_url, host) {
+        (Some(url), _) => url.base(mount),
+        (None, Some(host)) => format!("http://{host}{mount}"),
+        (None, None) => mount.to_owned(),
     };
     let url = format!("{base}/join-room/{room_id}");
     (StatusCode::CREATED, axum::Json(CreatedRoom { room_id, url }))
 }
 
+/// Where an application has mounted these routes, without a slash at its end: what the path had
+/// before `own`, which is what is left of it here.
+pub(crate) fn mount<'a>(original: &'a Uri, own: &Uri) -> &'a str {
+    let path = original.path();
+    path.strip_suffix(own.path()).unwrap_or(path).trim_end_matches('/')
+}
+
 /// `OPTIONS /create-room`: a browser asks on behalf of a page elsewhere.
 async fn may_create_room(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Response {
-    Cors::of(&headers, &state.config.allow_origin).preflight()
+    state.origins.cors(&headers).preflight()
 }

@@ -21,7 +21,7 @@
 //! # async fn main() -> std::io::Result<()> {
 //! let (broker, events) = MemoryBroker::connect(); // or RedisBroker::connect(config).await?
 //! let chat = Server::builder().broker(broker, events).start();
-//! let app = Router::new().route("/hello", get(|| async { "hi" })).nest("/chat", chat.router());
+//! let app = Router::new().route("/hello", get(|| async { "hi" })).nest_service("/chat", chat.router());
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
 //! axum::serve(listener, app).await // clients connect to ws://127.0.0.1:3000/chat/ws
 //! # }
@@ -45,6 +45,8 @@ mod moderation;
 mod operator;
 mod origin;
 mod peer;
+mod public_url;
+mod query;
 mod refusal;
 mod scrape;
 mod secret;
@@ -58,7 +60,7 @@ mod web;
 pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity};
 #[cfg(feature = "jwt")]
 pub use auth::{Audience, JwtAuthenticator, JwtSigner, TokenClaims};
-pub use config::ServerConfig;
+pub use config::{InvalidConfig, ServerConfig};
 pub use ipnet::IpNet;
 pub use limits::{LimitsConfig, Rate, Rates};
 pub use peer::{ForwardedHeader, parse_network};

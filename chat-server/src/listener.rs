@@ -1,9 +1,19 @@
 //! Accepting connections, and speaking HTTP on them until they become WebSockets.
 
+mod body;
+mod clock;
+mod keep_alive;
+mod malformed;
+mod stream;
+
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,28 +21,47 @@ use axum::extract::ConnectInfo;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use chat_transport::SharedTcp;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, sleep_until};
 
+use crate::config::ServerConfig;
 use crate::limits::{Limits, SharedBucket};
 use crate::log_budget::OncePerMinute;
 use crate::peer;
 use crate::refusal::Refusal;
 use crate::state::State;
 
+use body::{RequestBody, ResponseBody};
+use clock::{Clock, Phase, Times};
+use keep_alive::KeepAlive;
+pub(crate) use stream::HttpStream;
+
 /// The smallest head that hyper can be told to keep to.
 const SMALLEST_HEAD: usize = 8 * 1024;
 
-/// How long a connection may be used for requests; then it may finish the one in hand.
-const LIFETIME: Duration = Duration::from_secs(30);
+/// How long the server may work on a response, besides the waits that are settings, and how long a
+/// client may take to receive it.
+const RESPONSE: Duration = Duration::from_secs(30);
 
 /// The whole answer to a connection above the limit: nothing is read of what it asks.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    retry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+static FULL: LazyLock<String> = LazyLock::new(|| {
+    let body = r#"{"code":"over_capacity","message":"This server has too many HTTP connections."}"#;
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+});
+
+/// Connections above the limit that are read at a time until they end, so that the answer is not lost
+/// with a reset. Beyond that they are closed at once: they must not take the files of others.
+const TURNED_AWAY: usize = 64;
 
 /// What is behind a listener.
 #[derive(Debug)]
@@ -48,18 +77,18 @@ pub(crate) fn accept(
     listener: TcpListener,
     gate: Gate,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let transport = &gate.state.config.transport;
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(transport.handshake_timeout)
-        .max_buf_size(transport.max_head_bytes.max(SMALLEST_HEAD));
+    // The clock of each connection knows more than hyper, which cannot tell an idle connection from
+    // a slow head.
+    http.header_read_timeout(None).max_buf_size(max_head_bytes(&gate.state.config));
+    let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
     async move {
         let mut pause = Pause::default();
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     pause = Pause::default();
-                    gate.serve(&http, stream, peer);
+                    gate.serve(&http, stream, peer, &turned_away);
                 }
                 // The client was gone before it was accepted: nothing is wrong here.
                 Err(error) if is_the_clients(&error) => {}
@@ -69,28 +98,51 @@ pub(crate) fn accept(
     }
 }
 
+fn max_head_bytes(config: &ServerConfig) -> usize {
+    config.transport.max_head_bytes.max(SMALLEST_HEAD)
+}
+
 impl Gate {
     /// Serves a connection in a task of its own, unless the limit of HTTP connections is reached.
-    fn serve(&self, http: &http1::Builder, stream: TcpStream, peer: SocketAddr) {
+    fn serve(
+        &self,
+        http: &http1::Builder,
+        stream: TcpStream,
+        peer: SocketAddr,
+        turned_away: &Arc<Semaphore>,
+    ) {
         let (limits, state) = (Arc::clone(&self.limits), Arc::clone(&self.state));
         let address = peer.ip().to_canonical();
         let is_proxy = peer::is_trusted(address, &state.config.trusted_proxies);
         let Some(place) = limits.admit_asking((!is_proxy).then_some(address)) else {
             state.metrics.limited("http_connections");
-            // It is closed either way.
-            let _ = stream.try_write(FULL);
-            return;
+            return turn_away(stream, turned_away);
         };
         let tcp = SharedTcp::bounded(stream, state.config.transport.socket_buffer_bytes);
-        let patience = state.config.transport.handshake_timeout;
+        let clock = Arc::new(Clock::new(times(&state.config)));
+        let stream =
+            HttpStream::new(tcp.clone(), Arc::clone(&clock), max_head_bytes(&state.config));
         let metrics = state.metrics.clone();
-        let pacer = Pacer { limits, state, bucket: (!is_proxy).then(SharedBucket::default) };
-        let talk = talk_http(http.clone(), tcp.clone(), peer, self.router.clone(), pacer, patience);
+        let requests = Requests {
+            router: TowerToHyperService::new(self.router.clone()),
+            peer,
+            keep_alive: KeepAlive {
+                limits: Arc::clone(&limits),
+                state: Arc::clone(&state),
+                is_proxy,
+            },
+            pacer: Pacer { limits, state, bucket: (!is_proxy).then(SharedBucket::default) },
+            clock,
+        };
+        let talk = talk_http(http.clone(), stream, requests);
         tokio::spawn(async move {
             match talk.await {
-                Err(error) if error.is_timeout() => metrics.limited("handshake_timeout"),
-                Err(error) if error.is_parse_too_large() => metrics.limited("head_size"),
-                _ => {}
+                Ended::TooLate(Phase::Head | Phase::Body) => metrics.limited("handshake_timeout"),
+                Ended::TooLate(Phase::Work | Phase::Response) => {
+                    metrics.limited("response_timeout");
+                }
+                Ended::ByError(error) if error.is_parse_too_large() => metrics.limited("head_size"),
+                Ended::TooLate(Phase::Idle) | Ended::ByError(_) | Ended::Done => {}
             }
             // The slot is released after the socket, whose unread answers the kernel would keep.
             tcp.end().await;
@@ -99,44 +151,96 @@ impl Gate {
     }
 }
 
-/// Speaks HTTP on a connection until it ends, or becomes a WebSocket. `patience` is how long the
-/// last answer may take.
-async fn talk_http(
-    http: http1::Builder,
-    tcp: SharedTcp,
-    peer: SocketAddr,
-    router: Router,
-    pacer: Pacer,
-    patience: Duration,
-) -> hyper::Result<()> {
-    let router = TowerToHyperService::new(router);
-    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(peer));
-        let (turn, router) = (pacer.reserve(&request), router.clone());
-        async move {
-            match turn {
-                Ok(wait) => {
-                    if !wait.is_zero() {
-                        sleep(wait).await;
-                    }
-                    router.call(request).await
-                }
-                Err(refusal) => Ok(closing(refusal)),
-            }
-        }
-    });
-    let talk = http.serve_connection(TokioIo::new(tcp), service).with_upgrades();
-    let mut talk = pin!(talk);
-    // One that becomes a WebSocket ends here. Of the others, none may stay for ever by not
-    // reading its answers.
-    match timeout(LIFETIME, talk.as_mut()).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            talk.as_mut().graceful_shutdown();
-            timeout(patience, talk).await.unwrap_or(Ok(()))
-        }
+fn turn_away(stream: TcpStream, turned_away: &Arc<Semaphore>) {
+    // It is closed either way.
+    let _ = stream.try_write(FULL.as_bytes());
+    if let Ok(permit) = Arc::clone(turned_away).try_acquire_owned() {
+        tokio::spawn(async move {
+            SharedTcp::new(stream).end().await;
+            drop(permit);
+        });
     }
-    .inspect_err(|error| tracing::debug!(%error, "an HTTP connection ended early"))
+}
+
+fn times(config: &ServerConfig) -> Times {
+    Times {
+        head: config.transport.handshake_timeout,
+        body: config.transport.handshake_timeout,
+        work: RESPONSE.saturating_add(config.auth_timeout).saturating_add(config.limits.max_wait),
+        response: RESPONSE,
+        // Not before the announced time.
+        idle: config.keep_alive_timeout.saturating_add(Duration::from_secs(1)),
+    }
+}
+
+/// How the HTTP of a connection ended.
+enum Ended {
+    /// By either side, or in a WebSocket.
+    Done,
+    ByError(hyper::Error),
+    /// What it was at took too long.
+    TooLate(Phase),
+}
+
+/// Speaks HTTP on a connection until it ends, or becomes a WebSocket.
+async fn talk_http(http: http1::Builder, stream: HttpStream, requests: Requests) -> Ended {
+    let clock = Arc::clone(&requests.clock);
+    let requests = Arc::new(requests);
+    let service = service_fn(move |request| Arc::clone(&requests).serve(request));
+    let mut talk = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let mut alarm = pin!(sleep_until(clock.deadline().1));
+    poll_fn(|cx| {
+        if let Poll::Ready(ended) = talk.as_mut().poll(cx) {
+            return Poll::Ready(match ended {
+                Ok(()) => Ended::Done,
+                Err(error) => {
+                    tracing::debug!(%error, "an HTTP connection ended early");
+                    Ended::ByError(error)
+                }
+            });
+        }
+        // Whatever has moved the deadline has done so within the poll above.
+        let (phase, deadline) = clock.deadline();
+        if alarm.deadline() != deadline {
+            alarm.as_mut().reset(deadline);
+        }
+        alarm.as_mut().poll(cx).map(|()| Ended::TooLate(phase))
+    })
+    .await
+}
+
+/// What serves the requests of a connection.
+struct Requests {
+    router: TowerToHyperService<Router>,
+    peer: SocketAddr,
+    pacer: Pacer,
+    keep_alive: KeepAlive,
+    clock: Arc<Clock>,
+}
+
+impl Requests {
+    async fn serve(
+        self: Arc<Self>,
+        request: hyper::Request<Incoming>,
+    ) -> Result<hyper::Response<ResponseBody>, Infallible> {
+        self.clock.requested();
+        let is_default = KeepAlive::is_default(&request);
+        let (parts, body) = request.into_parts();
+        let (body, is_unread) = RequestBody::new(body, Arc::clone(&self.clock));
+        let mut request = hyper::Request::from_parts(parts, body);
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        let mut response = match self.pacer.reserve(&request) {
+            Ok(wait) => {
+                if !wait.is_zero() {
+                    sleep(wait).await;
+                }
+                self.router.call(request).await?
+            }
+            Err(refusal) => closing(refusal),
+        };
+        self.keep_alive.announce(&mut response, is_default, is_unread.load(Ordering::Relaxed));
+        Ok(response.map(|body| ResponseBody::new(body, Arc::clone(&self.clock))))
+    }
 }
 
 /// The request rate of a connection.

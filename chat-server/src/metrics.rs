@@ -11,6 +11,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use crate::refusal::Refusal;
+
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
     received_frames: Counter,
@@ -19,7 +21,7 @@ pub(crate) struct Metrics {
     rejected: Family<CodeLabel, Counter>,
     closed: Family<CloseLabel, Counter>,
     limited: Family<LimitLabel, Counter>,
-    refused: Family<StatusLabel, Counter>,
+    refused: Family<RefusalLabels, Counter>,
     panics: Counter,
     /// Reports of dropped direct messages that found no room.
     pub(crate) lost_reports: Counter,
@@ -46,8 +48,9 @@ struct LimitLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StatusLabel {
+struct RefusalLabels {
     status: u16,
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,8 +83,9 @@ impl Metrics {
     }
 
     /// A handshake was refused.
-    pub(crate) fn refused(&self, status: u16) {
-        self.refused.get_or_create(&StatusLabel { status }).inc();
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        let labels = RefusalLabels { status: refusal.status.as_u16(), reason: refusal.reason };
+        self.refused.get_or_create(&labels).inc();
     }
 
     /// The task of a connection has panicked.
@@ -120,7 +124,11 @@ impl Metrics {
         registry.register("rejected", "Frames refused, by error code", self.rejected.clone());
         let (limited, refused) = (self.limited.clone(), self.refused.clone());
         registry.register("limited", "Times that a client met a limit, by limit", limited);
-        registry.register("refused_handshakes", "Handshakes refused, by status", refused);
+        registry.register(
+            "refused_handshakes",
+            "Handshakes refused, by status and reason",
+            refused,
+        );
         let help = "Reports of dropped direct messages that were lost";
         registry.register("undelivered_lost", help, self.lost_reports.clone());
         registry.register("panics", "Connections whose task panicked", self.panics.clone());

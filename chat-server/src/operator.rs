@@ -5,26 +5,37 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State as Shared;
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use chat_broker::Status;
 
-use crate::scrape;
+use crate::http::{readable, wrong_method};
+use crate::refusal::Refusal;
 use crate::state::State;
+use crate::{host, scrape};
 
-/// Health and metrics.
-pub(crate) fn router() -> Router<Arc<State>> {
-    health().merge(metrics())
+/// Health and metrics, for an address of their own.
+pub(crate) fn router(state: Arc<State>) -> Router {
+    let metrics = metrics().layer(from_fn_with_state(Arc::clone(&state), host::check_form));
+    health(&state)
+        .merge(metrics)
+        .fallback(async || Refusal::not_found())
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(state)
 }
 
 /// `/metrics` alone.
 pub(crate) fn metrics() -> Router<Arc<State>> {
-    Router::new().route("/metrics", get(show_metrics))
+    Router::new().route("/metrics", readable(get(show_metrics)))
 }
 
-/// Health alone.
-pub(crate) fn health() -> Router<Arc<State>> {
-    Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(readyz))
+/// Health alone, for requests to any host.
+pub(crate) fn health(state: &Arc<State>) -> Router<Arc<State>> {
+    Router::new()
+        .route("/healthz", readable(get(async || "ok\n")))
+        .route("/readyz", readable(get(readyz)))
+        .layer(from_fn_with_state(Arc::clone(state), host::check_form))
 }
 
 /// `GET /readyz`: whether a balancer should send clients here.

@@ -2,34 +2,83 @@
 
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_MAX_AGE, ORIGIN, VARY,
+    ACCESS_CONTROL_MAX_AGE, ALLOW, HeaderName, ORIGIN, VARY,
 };
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use url::Url;
 
 use crate::host::{self, host_of_url, is_loopback};
+use crate::log_budget::OncePerMinuteEach;
 use crate::refusal::Refusal;
 
-/// Refuses requests that may not come from where they say. The host is one of this server's:
-/// [`host::check`] comes first.
-pub(crate) fn check(headers: &HeaderMap, listed: &[String]) -> Result<(), Refusal> {
-    if is_allowed(headers, listed) { Ok(()) } else { Err(Refusal::origin()) }
+/// A longer origin is cut in the log: a name of DNS with a scheme and a port.
+const LONGEST: usize = 280;
+
+/// The pages that may use one server.
+#[derive(Debug)]
+pub(crate) struct Origins {
+    listed: Vec<String>,
+    warned: OncePerMinuteEach,
 }
 
-/// Whether a request may come from where it says.
-///
-/// Accepted are requests without `Origin` (not from a page), pages of the same host on
-/// any port, pages of this machine if the server is asked for by a name of this machine,
-/// and the origins in `listed`.
-fn is_allowed(headers: &HeaderMap, listed: &[String]) -> bool {
-    let Some(origin) = headers.get(ORIGIN) else { return true };
-    // Which of several counts may be read in two ways.
-    if headers.get_all(ORIGIN).iter().count() > 1 {
-        return false;
+impl Origins {
+    /// Entries of [`allow_origin`](crate::ServerConfig::allow_origin) that are no origins allow none.
+    pub(crate) fn new(allow_origin: &[String]) -> Self {
+        let listed = allow_origin.iter().filter_map(|entry| serialized(entry).ok()).collect();
+        Self { listed, warned: OncePerMinuteEach::default() }
     }
-    let Ok(origin) = origin.to_str() else { return false };
-    listed.iter().any(|listed| listed.trim_end_matches('/').eq_ignore_ascii_case(origin))
-        || is_same_host(origin, headers)
+
+    /// Refuses requests that may not come from where they say. The host is one of this server's:
+    /// [`host::check`] comes first.
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        if self.allow_or_warn(headers) { Ok(()) } else { Err(Refusal::origin()) }
+    }
+
+    pub(crate) fn cors(&self, headers: &HeaderMap) -> Cors {
+        let origin = headers.get(ORIGIN).filter(|_| self.allow_or_warn(headers));
+        Cors { reader: origin.cloned() }
+    }
+
+    fn allow_or_warn(&self, headers: &HeaderMap) -> bool {
+        let is_allowed = self.allow(headers);
+        if !is_allowed {
+            self.warn(headers);
+        }
+        is_allowed
+    }
+
+    /// Whether a request may come from where it says.
+    ///
+    /// Accepted are requests without `Origin` (not from a page), pages of the same host on
+    /// any port, pages of this machine if the server is asked for by a name of this machine,
+    /// and the origins that are listed.
+    fn allow(&self, headers: &HeaderMap) -> bool {
+        let mut origins = headers.get_all(ORIGIN).into_iter();
+        let Some(origin) = origins.next() else { return true };
+        // Which of several counts may be read in two ways.
+        if origins.next().is_some() {
+            return false;
+        }
+        let Some(origin) = origin.to_str().ok().and_then(|origin| serialized(origin).ok()) else {
+            return false;
+        };
+        self.listed.contains(&origin) || is_same_host(&origin, headers)
+    }
+
+    fn warn(&self, headers: &HeaderMap) {
+        let origin = headers.get(ORIGIN).map_or(&b""[..], HeaderValue::as_bytes);
+        let origin = String::from_utf8_lossy(&origin[..origin.len().min(LONGEST)]);
+        if self.warned.is_due(&origin) {
+            let host = host::requested(headers).unwrap_or_default();
+            tracing::warn!(
+                ?origin,
+                host,
+                "pages of this origin are refused: if they may use this server, add it to \
+                 --allow-origin (ALLOW_ORIGIN)"
+            );
+        }
+    }
 }
 
 fn is_same_host(origin: &str, headers: &HeaderMap) -> bool {
@@ -41,11 +90,58 @@ fn is_same_host(origin: &str, headers: &HeaderMap) -> bool {
 
 /// The host in an origin such as `https://chat.example:8443`.
 fn host_of_page(origin: &str) -> Option<String> {
-    let uri: Uri = origin.parse().ok()?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.path() != "/" {
-        return None;
+    let is_web = origin.starts_with("http://") || origin.starts_with("https://");
+    is_web.then(|| host_of_url(origin)).flatten()
+}
+
+/// The origin as browsers write it (URL standard, section 4.7): in lower case, names in their ASCII
+/// form, without a default port. `ws` and `wss` stand for `http` and `https`: no browser has pages
+/// there, but there are libraries that send the URL of the connection. Of other schemes, such as
+/// `capacitor://localhost` or `file://`, nothing but the case is changed.
+///
+/// # Errors
+/// What is wrong with the origin.
+pub(crate) fn serialized(text: &str) -> Result<String, &'static str> {
+    let text = text.trim().to_ascii_lowercase();
+    if text == "null" {
+        return Ok(text);
     }
-    host_of_url(origin)
+    let (scheme, rest) =
+        text.split_once("://").ok_or("an origin begins with a scheme, like https://app.example")?;
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let is_in_path = |byte: u8| matches!(byte, b'/' | b'\\' | b'?' | b'#');
+    if authority.bytes().any(is_in_path) {
+        return Err("an origin has no path, no query and no fragment");
+    }
+    if authority.contains('*') {
+        return Err("there are no patterns of origins: list each of them");
+    }
+    if authority.contains('@') {
+        return Err("an origin has no user");
+    }
+    if text.contains(|next: char| next.is_whitespace() || next.is_control()) {
+        return Err("an origin has no blanks");
+    }
+    let scheme = match scheme {
+        "ws" => "http",
+        "wss" => "https",
+        other => other,
+    };
+    let plain = format!("{scheme}://{authority}");
+    if matches!(scheme, "http" | "https") {
+        let url = Url::parse(&plain).map_err(|_| "the host of the origin is not valid")?;
+        return Ok(url.origin().ascii_serialization());
+    }
+    let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    if !scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        || !scheme.bytes().all(is_scheme)
+    {
+        return Err("an origin begins with a scheme, like https://app.example");
+    }
+    if !authority.is_ascii() || authority.is_empty() && scheme != "file" {
+        return Err("an origin has a host in ASCII after its scheme");
+    }
+    Ok(plain)
 }
 
 /// What a response tells the browser of who may read it.
@@ -55,11 +151,6 @@ pub(crate) struct Cors {
 }
 
 impl Cors {
-    pub(crate) fn of(headers: &HeaderMap, listed: &[String]) -> Self {
-        let origin = headers.get(ORIGIN).filter(|_| is_allowed(headers, listed));
-        Self { reader: origin.cloned() }
-    }
-
     pub(crate) fn apply(self, mut response: Response) -> Response {
         let headers = response.headers_mut();
         headers.append(VARY, HeaderValue::from_static("origin"));
@@ -71,7 +162,8 @@ impl Cors {
 
     /// The answer to a browser that asks before it posts.
     pub(crate) fn preflight(self) -> Response {
-        let fields = [
+        let fields: [(HeaderName, _); 4] = [
+            (ALLOW, "POST,OPTIONS"),
             (ACCESS_CONTROL_ALLOW_METHODS, "POST"),
             (ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type"),
             (ACCESS_CONTROL_MAX_AGE, "600"),
@@ -84,17 +176,20 @@ impl Cors {
 mod tests {
     use super::*;
 
+    fn origins(listed: &[&str]) -> Origins {
+        Origins::new(&listed.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
     fn allowed(origin: &str, host: &str, listed: &[&str]) -> bool {
         let mut headers = HeaderMap::new();
-        headers.insert(ORIGIN, origin.parse().unwrap());
+        headers.insert(ORIGIN, HeaderValue::from_bytes(origin.as_bytes()).unwrap());
         headers.insert(axum::http::header::HOST, host.parse().unwrap());
-        let listed: Vec<_> = listed.iter().map(ToString::to_string).collect();
-        is_allowed(&headers, &listed)
+        origins(listed).allow(&headers)
     }
 
     #[test]
     fn who_has_no_origin_is_no_page() {
-        assert!(is_allowed(&HeaderMap::new(), &[]));
+        assert!(origins(&[]).allow(&HeaderMap::new()));
     }
 
     #[test]
@@ -102,6 +197,9 @@ mod tests {
         assert!(allowed("http://chat.example:5173", "chat.example:8080", &[]));
         assert!(allowed("https://Chat.Example", "chat.example", &[]));
         assert!(allowed("http://10.0.0.5:1", "10.0.0.5:2", &[]));
+        assert!(allowed("http://[::1]", "[::1]:80", &[]));
+        assert!(allowed("wss://chat.example", "chat.example", &[]), "as Starscream does");
+        assert!(allowed("http://localhost/", "localhost", &[]), "as Go's x/net does");
     }
 
     #[test]
@@ -123,7 +221,7 @@ mod tests {
         for _ in 0..2 {
             headers.append(ORIGIN, "http://chat.example".parse().unwrap());
         }
-        assert!(!is_allowed(&headers, &[]));
+        assert!(!origins(&[]).allow(&headers));
     }
 
     #[test]
@@ -138,6 +236,10 @@ mod tests {
             "file://chat.example",
             "chat.example",
             "//chat.example",
+            "capacitor://chat.example",
+            "http://chat.example\\path",
+            "http://chat.example http://evil.example",
+            "http://chat.\u{e9}xample",
             "null",
             "",
         ] {
@@ -155,6 +257,60 @@ mod tests {
         }
         for page in ["http://app.example", "https://app.example:444", "https://x.app.example"] {
             assert!(!allowed(page, "chat.example", &listed), "{page}");
+        }
+    }
+
+    #[test]
+    fn origins_are_listed_in_any_form() {
+        for (listed, page) in [
+            ("https://port.example:443", "https://port.example"),
+            ("https://port.example", "https://port.example:443"),
+            ("http://port.example:80", "http://port.example"),
+            ("https://m\u{fc}nchen.example", "https://xn--mnchen-3ya.example"),
+            ("https://M\u{dc}NCHEN.example:8443", "https://xn--mnchen-3ya.example:8443"),
+            ("HTTPS://App.Example/", "https://app.example"),
+            ("wss://app.example", "https://app.example"),
+            ("http://[0:0::1]:80", "http://[::1]"),
+            ("file://", "file://"),
+            ("file:///", "file://"),
+            ("capacitor://localhost", "capacitor://localhost"),
+            ("ionic://localhost", "ionic://localhost"),
+            ("tauri://localhost", "tauri://localhost"),
+            ("app://.", "app://."),
+            ("chrome-extension://abcdefghijklmnop/", "chrome-extension://abcdefghijklmnop"),
+            (
+                "moz-extension://0a1b2c3d-0000-4000-8000-000000000000",
+                "moz-extension://0a1b2c3d-0000-4000-8000-000000000000",
+            ),
+            ("NULL", "null"),
+        ] {
+            assert!(allowed(page, "chat.example", &[listed]), "{listed}: {page}");
+        }
+        assert!(!allowed("http://port.example", "chat.example", &["https://port.example:80"]));
+        assert!(!allowed("http://app.example", "chat.example", &["wss://app.example"]));
+    }
+
+    #[test]
+    fn what_no_page_has_is_no_origin() {
+        for text in [
+            "app.example",
+            "*",
+            "https://*.app.example",
+            "https://app.example/path",
+            "https://app.example//",
+            "https://app.example?x",
+            "https://app.example#x",
+            "https://user@app.example",
+            "https://",
+            "https://app.example:99999",
+            "https://app example",
+            "https://a,https://b",
+            "://app.example",
+            "1x://app.example",
+            "app://",
+            "",
+        ] {
+            assert!(serialized(text).is_err(), "{text}");
         }
     }
 }

@@ -66,14 +66,20 @@ fn hops(headers: &HeaderMap, header: ForwardedHeader) -> Vec<IpAddr> {
         ForwardedHeader::Forwarded => header::FORWARDED,
     };
     let mut noted = Vec::new();
+    // Of an empty element nothing is said (RFC 9110, section 5.6.1.2).
+    let says_something = |element: &&str| !element.trim().is_empty();
     for line in headers.get_all(name) {
         // Bytes that are no text spoil their own element, and not those that proxies have added.
         let line = &*String::from_utf8_lossy(line.as_bytes());
         match header {
             // No rule gives quotes a meaning here. If they had one, a client that sends a quote
             // would hide what proxies add behind it.
-            ForwardedHeader::XForwardedFor => noted.extend(line.split(',').map(of_host)),
-            ForwardedHeader::Forwarded => noted.extend(elements(line).map(of_forwarded)),
+            ForwardedHeader::XForwardedFor => {
+                noted.extend(line.split(',').filter(says_something).map(of_host));
+            }
+            ForwardedHeader::Forwarded => {
+                noted.extend(elements(line).filter(says_something).map(of_forwarded));
+            }
         }
     }
     let mut hops: Vec<_> = noted.into_iter().rev().map_while(|hop| hop).take(MAX_HOPS).collect();
@@ -148,6 +154,10 @@ mod tests {
         assert_eq!(listed("1.2.3.4, unknown"), "10.1.1.1");
         assert_eq!(listed("[2001:db8::17]:4711"), "2001:db8::17");
         assert_eq!(listed("1.2.3.4:99"), "1.2.3.4");
+        for blanks in ["1.2.3.4,", ",1.2.3.4", "6.6.6.6,,\t1.2.3.4 , ,", " , 1.2.3.4,10.2.2.2,"] {
+            assert_eq!(listed(blanks), "1.2.3.4", "{blanks}");
+        }
+        assert_eq!(forwarded(", for=1.2.3.4,, for=10.2.2.2,"), "1.2.3.4");
         assert_eq!(forwarded("for=192.0.2.60;proto=http;by=203.0.113.43"), "192.0.2.60");
         assert_eq!(forwarded("proto=https;For=\"[2001:db8:cafe::17]:4711\""), "2001:db8:cafe::17");
         assert_eq!(forwarded("for=6.6.6.6, for=1.2.3.4"), "1.2.3.4");

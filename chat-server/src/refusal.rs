@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chat_core::InvalidName;
@@ -11,11 +11,16 @@ use serde::Serialize;
 use crate::auth::AuthError;
 use crate::limits::Refused;
 
+/// The largest body of a request, in bytes.
+pub(crate) const MAX_BODY: usize = 16 * 1024;
+
 /// Why a request is not served: a status, a code for programs, a sentence for people.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     code: &'static str,
+    /// What metrics call it.
+    pub(crate) reason: &'static str,
     message: String,
     retry_after: Option<Duration>,
 }
@@ -28,7 +33,13 @@ struct Body<'a> {
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None }
+        Self { status, code, reason: code, message: message.into(), retry_after: None }
+    }
+
+    /// Sets the reason for metrics, which is the code otherwise.
+    pub(crate) fn because(mut self, reason: &'static str) -> Self {
+        self.reason = reason;
+        self
     }
 
     /// A client does well to come back after this time, and not before.
@@ -48,13 +59,13 @@ impl Refusal {
     }
 
     pub(crate) fn origin() -> Self {
-        let message = "This origin is not allowed; see --allow-origin.";
-        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+        let message = "Pages of this origin may not use this server; see --allow-origin.";
+        Self::new(StatusCode::FORBIDDEN, "origin_not_allowed", message).because("foreign_origin")
     }
 
     pub(crate) fn host() -> Self {
         let message = "This server does not answer for this host; see --allow-host.";
-        Self::new(StatusCode::FORBIDDEN, "host_not_allowed", message)
+        Self::new(StatusCode::FORBIDDEN, "host_not_allowed", message).because("foreign_host")
     }
 
     pub(crate) fn http_rate(retry_after: Duration) -> Self {
@@ -67,6 +78,26 @@ impl Refusal {
         let message = "This server shuts down: another one is there for you.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message)
             .retry_after(Duration::from_secs(1))
+    }
+
+    /// A body that is not taken, with the status that says why.
+    fn body(status: StatusCode, message: String) -> Self {
+        let code = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => return Self::body_too_large(),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
+            StatusCode::UNPROCESSABLE_ENTITY => "bad_field",
+            _ => "bad_json",
+        };
+        Self::new(status, code, message)
+    }
+
+    pub(crate) fn body_too_large() -> Self {
+        let message = format!("The body of a request has at most {MAX_BODY} bytes.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    }
+
+    pub(crate) fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path.")
     }
 
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
@@ -87,31 +118,36 @@ impl From<AuthError> for Refusal {
 
 impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Self {
-        let (status, message) = match refused {
-            Refused::Full => (StatusCode::SERVICE_UNAVAILABLE, "This server is full."),
-            Refused::Address => {
-                (StatusCode::TOO_MANY_REQUESTS, "There are too many connections of your address.")
+        let (status, reason, message) = match refused {
+            Refused::Full => {
+                (StatusCode::SERVICE_UNAVAILABLE, "connections", "This server is full.")
             }
+            Refused::Address => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "address_connections",
+                "There are too many connections of your address.",
+            ),
         };
-        Self::new(status, "over_capacity", message).retry_after(Duration::from_secs(5))
-    }
-}
-
-impl From<QueryRejection> for Refusal {
-    fn from(rejection: QueryRejection) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_field", rejection.body_text())
+        let refusal = Self::new(status, "over_capacity", message).because(reason);
+        refusal.retry_after(Duration::from_secs(5))
     }
 }
 
 impl From<PathRejection> for Refusal {
     fn from(rejection: PathRejection) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "room_name_invalid", rejection.body_text())
+        Self::new(StatusCode::BAD_REQUEST, "bad_field", rejection.body_text())
+    }
+}
+
+impl From<BytesRejection> for Refusal {
+    fn from(rejection: BytesRejection) -> Self {
+        Self::body(rejection.status(), rejection.body_text())
     }
 }
 
 impl From<JsonRejection> for Refusal {
     fn from(rejection: JsonRejection) -> Self {
-        Self::new(rejection.status(), "bad_json", rejection.body_text())
+        Self::body(rejection.status(), rejection.body_text())
     }
 }
 

@@ -95,7 +95,9 @@ impl Server {
         ServerBuilder::default()
     }
 
-    /// The routes, for an axum application: merge them, or nest them under a path.
+    /// The routes, for an axum application: merge them, or nest them under a path. With
+    /// [`nest_service`](Router::nest_service) `/chat` and `/chat/` are the page, with
+    /// [`nest`](Router::nest) `/chat` alone.
     ///
     /// When the application shuts down, call [`shutdown`](Self::shutdown): axum does not
     /// wait for WebSockets.
@@ -108,7 +110,7 @@ impl Server {
 
     /// `/healthz`, `/readyz` and `/metrics` alone, for an address that only operators reach.
     pub fn operator_router(&self) -> Router {
-        operator::router().with_state(Arc::clone(&self.state))
+        operator::router(Arc::clone(&self.state))
     }
 
     /// Serves [`operator_router`](Self::operator_router) on `listener` for ever: at most 64

@@ -18,6 +18,8 @@ use crate::limits::Limits;
 use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::moderation::{Moderation, Scope};
+use crate::origin::Origins;
+use crate::public_url::PublicUrl;
 use crate::sessions::Sessions;
 use crate::undelivered::{self, Drops};
 
@@ -29,8 +31,12 @@ pub(crate) struct State {
     pub(crate) config: ServerConfig,
     /// The transport's part of `config`, as sessions share it.
     pub(crate) transport: Arc<chat_transport::TransportConfig>,
+    /// The URL that clients know this server by.
+    pub(crate) public_url: Option<PublicUrl>,
     /// The hosts that this server answers for.
     pub(crate) hosts: Hosts,
+    /// The pages that may use it.
+    pub(crate) origins: Origins,
     pub(crate) hub: Hub<Member>,
     /// Without one, clients are who they say they are.
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
@@ -89,12 +95,18 @@ impl State {
         let (sessions, moderation) = (Arc::<Sessions>::default(), Arc::<Moderation>::default());
         let metrics = Metrics::default();
         let (drops, dropped) = undelivered::channel(metrics.lost_reports.clone());
+        if let Err(error) = config.check() {
+            tracing::error!(%error, "a setting is ignored");
+        }
+        let public_url = config.public_url.as_deref().and_then(|url| PublicUrl::parse(url).ok());
         let reporter = tokio::spawn(undelivered::publish(dropped, Arc::clone(hub.broker())));
         let moderator = Arc::clone(&moderation).run(hub.clone(), Arc::clone(&sessions));
         Self {
             transport: Arc::new(config.transport.clone()),
             limits: Arc::new(Limits::new(config.limits.clone())),
-            hosts: Hosts::new(&config.allow_host, config.public_url.as_deref()),
+            hosts: Hosts::new(&config.allow_host, public_url.as_ref()),
+            origins: Origins::new(&config.allow_origin),
+            public_url,
             config,
             hub,
             authenticator,

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chat_core::{Dialect, RoomId};
 use chat_transport::{HandshakeError, Session, SharedTcp, handshake};
@@ -19,14 +19,18 @@ use tokio::net::TcpStream;
 use crate::auth::{Access, Action, AuthError, Credentials, Verdict};
 use crate::connection::{self, Opening};
 use crate::limits::{Admission, Refused};
+use crate::listener::HttpStream;
+use crate::metrics::Metrics;
 use crate::moderation::Scope;
 use crate::refusal::Refusal;
 use crate::secret::Secret;
 use crate::state::State;
-use crate::{auth, origin, peer};
+use crate::{auth, peer};
 
 /// A request that may want to become a WebSocket.
 pub(crate) struct Upgrade {
+    /// Whether another protocol is asked for, if not a WebSocket. What asks for one gets no page:
+    /// a client that can do without (RFC 9110, section 7.8) learns from a 426 what is there.
     pub(crate) asked_for: bool,
     on_upgrade: Option<OnUpgrade>,
 }
@@ -35,7 +39,8 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let asked_for = handshake::is_requested(&parts.headers);
+        let mut lines = parts.headers.get_all(header::UPGRADE).into_iter();
+        let asked_for = lines.any(|line| !line.is_empty());
         Ok(Self { asked_for, on_upgrade: parts.extensions.remove::<OnUpgrade>() })
     }
 }
@@ -45,27 +50,17 @@ impl Upgrade {
     /// handed the stream over, and nothing of the HTTP side stays with it.
     pub(crate) async fn accept(
         self,
-        state: Arc<State>,
-        request: Request,
-        opening: Opening,
-    ) -> Result<Response, Refusal> {
-        let answer = self.try_to_accept(&state, request, opening).await;
-        answer.inspect_err(|refusal| state.metrics.refused(refusal.status.as_u16()))
-    }
-
-    async fn try_to_accept(
-        self,
         state: &Arc<State>,
         request: Request,
         mut opening: Opening,
     ) -> Result<Response, Refusal> {
-        origin::check(request.headers(), &state.config.allow_origin)?;
+        state.origins.check(request.headers())?;
         if state.is_draining() {
             return Err(Refusal::draining());
         }
         let response = match handshake::respond(&request, &[Dialect::SUBPROTOCOL]) {
             Ok(response) => response,
-            Err(error) => return Ok(no_handshake(state, error)),
+            Err(error) => return Ok(no_handshake(&state.metrics, error)),
         };
         let Some(on_upgrade) = self.on_upgrade else {
             let message = "A WebSocket is opened by HTTP/1.1.";
@@ -89,14 +84,21 @@ impl Upgrade {
 }
 
 /// The answer that says what would have been a handshake.
-fn no_handshake(state: &State, error: HandshakeError) -> Response {
-    let mut response = error.response();
-    state.metrics.refused(response.status().as_u16());
-    let (name, value) = (header::CONTENT_TYPE, "application/json");
-    response.headers_mut().insert(name, header::HeaderValue::from_static(value));
-    let body =
-        serde_json::json!({"code": "no_websocket", "message": format!("No WebSocket: {error}.")});
-    response.map(|()| Body::from(body.to_string()))
+fn no_handshake(metrics: &Metrics, error: HandshakeError) -> Response {
+    let reason = match error {
+        HandshakeError::Method => "method",
+        HandshakeError::NotAnUpgrade => "no_upgrade",
+        HandshakeError::HttpVersion => "http_version",
+        HandshakeError::Version => "version",
+        HandshakeError::Key => "key",
+        _ => "malformed",
+    };
+    let message = format!("No WebSocket: {error}.");
+    let refusal = Refusal::new(error.status(), "no_websocket", message).because(reason);
+    metrics.refused(&refusal);
+    let mut response = refusal.into_response();
+    response.headers_mut().extend(error.response().into_parts().0.headers);
+    response
 }
 
 fn admit(state: &State, parts: &Parts) -> Result<Admission, Refusal> {
@@ -182,8 +184,8 @@ fn serve(state: Arc<State>, upgraded: Upgraded, opening: Opening, admission: Adm
 /// The stream, and what was read from it beyond the request: by our own listener, or by
 /// axum's.
 fn tcp_below(upgraded: Upgraded) -> Result<(SharedTcp, Bytes), Upgraded> {
-    let upgraded = match upgraded.downcast::<TokioIo<SharedTcp>>() {
-        Ok(parts) => return Ok((parts.io.into_inner(), parts.read_buf)),
+    let upgraded = match upgraded.downcast::<TokioIo<HttpStream>>() {
+        Ok(parts) => return Ok((parts.io.into_inner().into_tcp(), parts.read_buf)),
         Err(upgraded) => upgraded,
     };
     let parts = auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded)?;

@@ -4,23 +4,26 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{OriginalUri, Path, State as Shared};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State as Shared};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use sha2::{Digest, Sha256};
 
+use crate::header_list::elements;
 use crate::host;
-use crate::origin::Cors;
+use crate::http::{mount, readable};
+use crate::refusal::Refusal;
 use crate::state::State;
 
 /// `GET /web/{file}`: what the page is made of, and what other pages import.
 pub(crate) fn router() -> Router<Arc<State>> {
-    Router::new().route("/web/{file}", get(asset))
+    Router::new().route("/web/{file}", readable(get(asset)))
 }
 
 struct Asset {
@@ -88,29 +91,50 @@ fn etag(content: &str) -> String {
 
 async fn asset(
     Shared(state): Shared<Arc<State>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
-) -> Response {
-    let Some(asset) = ASSETS.iter().find(|asset| asset.name == name) else {
-        return (StatusCode::NOT_FOUND, "there is no such file\n").into_response();
-    };
-    let cors = Cors::of(&headers, &state.config.allow_origin);
-    cors.apply(file(asset.content_type, asset.content, &asset.etag, &headers))
+) -> Result<Response, Refusal> {
+    let Path(name) = name?;
+    let asset = ASSETS.iter().find(|asset| asset.name == name).ok_or_else(Refusal::not_found)?;
+    let cors = state.origins.cors(&headers);
+    Ok(cors.apply(file(asset.content_type, asset.content, &asset.etag, &headers)))
 }
 
-/// The page. It finds the other files from where the browser thinks that it is, which
-/// need not be where this server does: a proxy or an application may lie in between.
-pub(crate) fn page(uri: &OriginalUri, headers: &HeaderMap) -> Response {
-    let path = uri.path();
-    let base = match path.rsplit_once('/') {
-        Some((parent, _)) if parent.ends_with("/join-room") => "../".to_owned(),
-        Some((_, "")) | None => "./".to_owned(),
-        Some((_, folder)) => format!("./{folder}/"),
-    };
+/// The page at `original`, of which `own` is left below the path that the routes are mounted at.
+pub(crate) fn page(state: &State, original: &Uri, own: &Uri, headers: &HeaderMap) -> Response {
+    let base = public_base(state, original, own, headers).unwrap_or_else(|| base(original, own));
+    let home = home(mount(original, own));
     let html = include_str!("../web/index.html").replace("{base}", &escape(&base));
+    let html = html.replace("{home}", &escape(&home));
     let mut response = file("text/html; charset=utf-8", &html, &etag(&html), headers);
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy(host::requested(headers)));
     response
+}
+
+/// The path of the public URL, for a browser that uses it. A proxy may have taken that path away:
+/// whether the browser is at `/chat` or at `/chat/`, the server does not see.
+fn public_base(state: &State, original: &Uri, own: &Uri, headers: &HeaderMap) -> Option<String> {
+    let url = state.public_url.as_ref()?;
+    let host = headers.get(HOST)?.to_str().ok()?;
+    let path = url.path(mount(original, own));
+    (!path.is_empty() && url.is_asked_for_by(host)).then(|| format!("{path}/"))
+}
+
+/// Where the other files are, from where the browser thinks that it is, which need not be where this
+/// server does: a proxy or an application may lie in between.
+fn base(original: &Uri, own: &Uri) -> String {
+    match (own.path(), original.path().rsplit_once('/')) {
+        ("/", Some((_, folder))) if !folder.is_empty() => format!("./{folder}/"),
+        ("/", _) => "./".to_owned(),
+        (room, _) if room.ends_with('/') => "../../".to_owned(),
+        _ => "../".to_owned(),
+    }
+}
+
+/// Where the page itself is, from where its files are. Routes that an application has nested at `/chat`
+/// are not at `/chat/`, unless it did so by `nest_service`.
+fn home(mount: &str) -> String {
+    mount.rsplit_once('/').map_or_else(|| "./".to_owned(), |(_, folder)| format!("../{folder}"))
 }
 
 fn escape(text: &str) -> String {
@@ -119,8 +143,8 @@ fn escape(text: &str) -> String {
 
 fn file(content_type: &'static str, content: &str, etag: &str, headers: &HeaderMap) -> Response {
     let known = headers.get_all(IF_NONE_MATCH).iter().any(|known| {
-        let tags = known.to_str().unwrap_or_default().split(',');
-        tags.map(|tag| tag.trim().trim_start_matches("W/")).any(|tag| tag == etag)
+        let mut tags = elements(known.to_str().unwrap_or_default());
+        tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
     });
     let mut response = if known {
         StatusCode::NOT_MODIFIED.into_response()
@@ -166,28 +190,28 @@ fn policy(host: Option<String>) -> HeaderValue {
 mod tests {
     use super::*;
 
-    fn page_at(path: &str) -> String {
-        let uri = OriginalUri(path.parse().unwrap());
-        let body = page(&uri, &HeaderMap::new()).into_body();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let bytes = runtime.block_on(axum::body::to_bytes(body, usize::MAX)).unwrap();
-        String::from_utf8(bytes.to_vec()).unwrap()
-    }
-
     #[test]
     fn the_page_finds_its_files_wherever_it_is_mounted() {
-        for (path, expected) in [
-            ("/", "\"./web/app.js\""),
-            ("/?room=a/b", "\"./web/app.js\""),
-            ("/join-room/x%2Fy", "\"../web/app.js\""),
-            ("/chat", "\"./chat/web/app.js\""),
-            ("/chat/", "\"./web/app.js\""),
-            ("/chat/join-room/x", "\"../web/app.js\""),
+        for (original, own, expected) in [
+            ("/", "/", "./"),
+            ("/?room=a/b", "/?room=a/b", "./"),
+            ("/join-room/x%2Fy", "/join-room/x%2Fy", "../"),
+            ("/join-room/x/", "/join-room/x/", "../../"),
+            ("/chat", "/", "./chat/"),
+            ("/chat/", "/", "./"),
+            ("/a/chat", "/", "./chat/"),
+            ("/chat/join-room/x", "/join-room/x", "../"),
+            ("/chat/join-room/x/", "/join-room/x/", "../../"),
+            ("/join-room/chat", "/", "./chat/"),
         ] {
-            let html = page_at(path);
-            assert!(html.contains(expected), "{path}");
-            assert!(!html.contains("{base}"), "{path}");
+            assert_eq!(
+                base(&original.parse().unwrap(), &own.parse().unwrap()),
+                expected,
+                "{original}"
+            );
         }
+        assert!(include_str!("../web/index.html").contains("\"{base}web/app.js\""));
+        assert_eq!([home(""), home("/chat"), home("/a/chat")], ["./", "../chat", "../chat"]);
     }
 
     #[test]

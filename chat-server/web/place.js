@@ -3,6 +3,9 @@
 /** The address under which the server's routes lie: this file is `web/place.js` there. */
 export const BASE = new URL("../", import.meta.url);
 
+/** The address of this page without a room, which need not have the slash of `BASE`. */
+const HOME = new URL(document.querySelector('meta[name="home"]').content, BASE);
+
 const query = new URLSearchParams(location.search);
 
 /** `?port=8081`: another server on the same host. */
@@ -31,21 +34,21 @@ export async function createRoom(token) {
 /** The address of a room. Dots would be taken for folders in the path. */
 export function linkTo(room) {
   const inQuery = room === "." || room === "..";
-  const url = new URL(inQuery ? "" : `join-room/${encodeURIComponent(room)}`, BASE);
+  const url = inQuery ? new URL(HOME) : new URL(`join-room/${encodeURIComponent(room)}`, BASE);
   if (inQuery) url.searchParams.set("room", room);
   if (port) url.searchParams.set("port", port);
   return url.href;
 }
 
 export function linkToStart() {
-  const url = new URL(BASE);
+  const url = new URL(HOME);
   if (port) url.searchParams.set("port", port);
   return url.href;
 }
 
 /** What the address says: a room to join, a name to go by. */
 export function asked() {
-  const [, inPath] = location.pathname.match(/\/join-room\/([^/]+)$/) ?? [];
+  const [, inPath] = location.pathname.match(/\/join-room\/([^/]+)\/?$/) ?? [];
   return {
     room: query.get("room") || (inPath && decode(inPath)) || null,
     name: query.get("user") || query.get("username") || null,

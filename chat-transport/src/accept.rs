@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SEC_WEBSOCKET_PROTOCOL};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, SEC_WEBSOCKET_PROTOCOL};
+use http::uri::Authority;
 use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::write_response;
 
@@ -16,12 +17,11 @@ use crate::config::TransportConfig;
 use crate::error::TransportError;
 use crate::handshake::{HandshakeError, respond};
 use crate::session::Session;
+use crate::stream::discard;
 use crate::timer::after;
 
-/// How much of a refused request is read and dropped, and for how long: a stream that is
-/// closed with input unread is reset, and the answer lost.
-const LINGER_BYTES: u64 = 1024 * 1024;
-const LINGER: Duration = Duration::from_secs(2);
+/// How long a refused peer may take to receive the answer.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// A connection after the handshake.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ where
     let deadline = after(Instant::now(), config.handshake_timeout);
     let read = timeout_at(deadline, read_head(&mut io, config.max_head_bytes));
     let refusal = match read.await {
-        Ok(Ok((request, leftover))) => match respond(&request, protocols) {
+        Ok(Ok((request, leftover))) => match answer(&request, protocols) {
             Ok(response) => {
                 timeout_at(deadline, write_head(&mut io, &response, ""))
                     .await
@@ -74,6 +74,17 @@ where
     };
     refuse(io, &refusal).await;
     Err(refusal)
+}
+
+/// A request on a raw stream needs a valid host (RFC 9112, section 3.2): no HTTP server has checked it.
+fn answer(request: &Request<()>, protocols: &[&str]) -> Result<Response<()>, HandshakeError> {
+    let mut hosts = request.headers().get_all(HOST).into_iter();
+    let host = hosts.next().filter(|_| hosts.next().is_none());
+    let host = host.and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    if host.is_none_or(|host| host.as_str().contains('@')) {
+        return Err(HandshakeError::Host);
+    }
+    respond(request, protocols)
 }
 
 async fn read_head<S>(io: &mut S, max: usize) -> Result<(Request<()>, BytesMut), TransportError>
@@ -128,11 +139,12 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut io: S, error: &TransportE
     headers.insert(CONTENT_LENGTH, body.len().into());
     let goodbye = async {
         write_head(&mut io, &response, &body).await?;
-        io.shutdown().await?;
-        tokio::io::copy(&mut io.take(LINGER_BYTES), &mut tokio::io::sink()).await
+        io.shutdown().await
     };
     // It is refused either way.
-    let _ = timeout_at(Instant::now() + LINGER, goodbye).await;
+    if timeout(ANSWER, goodbye).await.is_ok() {
+        discard(&mut io).await;
+    }
 }
 
 async fn write_head<S>(io: &mut S, response: &Response<()>, body: &str) -> io::Result<()>

@@ -46,7 +46,9 @@ pub struct TransportConfig {
     /// How long the peer may take nothing while something waits for it. Default 10 s.
     pub write_timeout: Duration,
     /// How long a goodbye may take: what is queued, the close frame, the peer's answer.
-    /// Default 5 s. A TCP peer has 1 s more to end its side of the connection.
+    /// Default 5 s. A TCP peer has 1 s more to end its side of the connection; one that still sends a
+    /// message that was refused, such as one above [`max_message_bytes`](Self::max_message_bytes), has
+    /// 30 s and 32 MiB ([`Session::finish`](crate::Session::finish)).
     pub close_timeout: Duration,
     /// When to ping; `None` never does. Default: after 25 s, with 10 s for an answer. Costs
     /// one frame each way per idle session and interval.

@@ -16,12 +16,12 @@
 //! ```
 
 use http::header::{
-    ALLOW, CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    ALLOW, CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
-use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// Why a request is not answered with a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,19 +30,25 @@ pub enum HandshakeError {
     /// Not a request, or one that breaks HTTP.
     #[error("not a valid request")]
     Malformed,
+    /// HTTP/1.0, which has no upgrades: a proxy may speak it by default.
+    #[error("a websocket needs HTTP/1.1")]
+    HttpVersion,
+    /// `Host` is missing, given twice or not a host.
+    #[error("the request needs one valid host")]
+    Host,
     /// Another method than GET.
     #[error("only GET opens a websocket")]
     Method,
     /// No `Connection: Upgrade`, or no `Upgrade: websocket`.
     #[error("the request does not ask for a websocket")]
     NotAnUpgrade,
-    /// Another `Sec-WebSocket-Version` than 13.
+    /// `Sec-WebSocket-Version` is missing, given twice or not 13.
     #[error("only version 13 of the protocol is spoken")]
     Version,
     /// `Sec-WebSocket-Key` is missing, given twice, or not 16 bytes in base64.
     #[error("the sec-websocket-key is missing or invalid")]
     Key,
-    /// The head of the request is above the limit.
+    /// The head of the request is above the limit, or has more than 124 header fields.
     #[error("the head of the request is too large")]
     HeadTooLarge,
 }
@@ -57,14 +63,40 @@ pub fn respond<B>(
     request: &Request<B>,
     protocols: &[&str],
 ) -> Result<Response<()>, HandshakeError> {
-    if request.headers().get_all(SEC_WEBSOCKET_KEY).iter().count() > 1 {
-        return Err(HandshakeError::Key);
-    }
-    let mut response = create_response_with_body(&with_one_token_each(request), || ())?;
+    let key = check(request)?;
+    let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()));
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept.map_err(|_| HandshakeError::Key)?);
     if let Some(protocol) = choose(request.headers(), protocols) {
-        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, protocol);
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
     }
     Ok(response)
+}
+
+/// The key of a valid handshake (RFC 6455, section 4.2.1).
+fn check<B>(request: &Request<B>) -> Result<&HeaderValue, HandshakeError> {
+    let (method, headers) = (request.method(), request.headers());
+    if method != Method::GET && method != Method::HEAD {
+        return Err(HandshakeError::Method);
+    }
+    if request.version() < Version::HTTP_11 {
+        return Err(HandshakeError::HttpVersion);
+    }
+    if !is_requested(headers) || !has_token(headers, CONNECTION, "upgrade") {
+        return Err(HandshakeError::NotAnUpgrade);
+    }
+    // A HEAD that asks for nothing is answered as its GET would be.
+    if method != Method::GET {
+        return Err(HandshakeError::Method);
+    }
+    if only(headers, SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(HandshakeError::Version);
+    }
+    only(headers, SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes())).ok_or(HandshakeError::Key)
 }
 
 /// Whether a request asks for a WebSocket: `Upgrade` is a list, in any case and on any number of
@@ -74,38 +106,34 @@ pub fn is_requested(headers: &HeaderMap) -> bool {
     has_token(headers, UPGRADE, "websocket")
 }
 
-/// The request as tungstenite reads it: `Connection` and `Upgrade` with the one token that counts,
-/// and not with the lists that they may be.
-fn with_one_token_each<B>(request: &Request<B>) -> Request<()> {
-    let mut plain = Request::new(());
-    plain.method_mut().clone_from(request.method());
-    *plain.version_mut() = request.version();
-    plain.headers_mut().clone_from(request.headers());
-    for (name, token) in [(CONNECTION, "upgrade"), (UPGRADE, "websocket")] {
-        if has_token(request.headers(), name.clone(), token) {
-            plain.headers_mut().insert(name, HeaderValue::from_static(token));
-        } else {
-            plain.headers_mut().remove(name);
-        }
-    }
-    plain
+/// The value of a header that is not a list; `None` if it is missing or given twice.
+fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+    let mut lines = headers.get_all(name).into_iter();
+    lines.next().filter(|_| lines.next().is_none())
 }
 
-/// All lines of a header are one list (RFC 9110, section 5.3). A line that is not ASCII has none.
+/// 16 bytes in base64. The last of the 22 characters has four bits that belong to no byte. They may
+/// be set: clients make keys of random characters, and so does the example of RFC 6455, section 1.3.
+fn is_key(key: &[u8]) -> bool {
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    key.strip_suffix(b"==").is_some_and(|text| text.len() == 22 && text.iter().all(is_base64))
+}
+
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).any(|listed| listed.trim().eq_ignore_ascii_case(token))
+    elements(headers, name).any(|listed| listed.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// The elements of a list of tokens, of which all lines are one (RFC 9110, section 5.3). An element
+/// may be any bytes: one that is not a token does not spoil the others.
+fn elements(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(name).into_iter();
+    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 fn choose(headers: &HeaderMap, protocols: &[&str]) -> Option<HeaderValue> {
-    headers
-        .get_all(SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|list| list.split(','))
-        .map(str::trim)
-        .find(|wanted| protocols.contains(wanted))
-        .and_then(|chosen| HeaderValue::from_str(chosen).ok())
+    elements(headers, SEC_WEBSOCKET_PROTOCOL)
+        .find(|wanted| protocols.iter().any(|protocol| protocol.as_bytes() == *wanted))
+        .and_then(|chosen| HeaderValue::from_bytes(chosen).ok())
 }
 
 impl HandshakeError {
@@ -113,7 +141,7 @@ impl HandshakeError {
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
-            Self::Malformed | Self::Key => StatusCode::BAD_REQUEST,
+            Self::Malformed | Self::HttpVersion | Self::Host | Self::Key => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAnUpgrade | Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -134,26 +162,25 @@ impl HandshakeError {
     fn headers(self) -> &'static [(HeaderName, &'static str)] {
         match self {
             Self::Method => &[(ALLOW, "GET")],
+            // A 426 has to name the protocol (RFC 9110, section 15.5.22).
             Self::NotAnUpgrade => &[(CONNECTION, "Upgrade"), (UPGRADE, "websocket")],
-            Self::Version => &[(SEC_WEBSOCKET_VERSION, "13")],
-            Self::Malformed | Self::Key | Self::HeadTooLarge => &[],
+            Self::Version => {
+                &[(CONNECTION, "Upgrade"), (UPGRADE, "websocket"), (SEC_WEBSOCKET_VERSION, "13")]
+            }
+            Self::Malformed | Self::HttpVersion | Self::Host | Self::Key | Self::HeadTooLarge => {
+                &[]
+            }
         }
     }
 }
 
+/// Of a head that tungstenite has parsed.
 impl From<Error> for HandshakeError {
     fn from(error: Error) -> Self {
         match error {
             Error::Capacity(CapacityError::TooManyHeaders) => Self::HeadTooLarge,
             Error::Protocol(ProtocolError::WrongHttpMethod) => Self::Method,
-            Error::Protocol(
-                ProtocolError::MissingConnectionUpgradeHeader
-                | ProtocolError::MissingUpgradeWebSocketHeader,
-            ) => Self::NotAnUpgrade,
-            Error::Protocol(ProtocolError::MissingSecWebSocketVersionHeader) => Self::Version,
-            Error::Protocol(
-                ProtocolError::MissingSecWebSocketKey | ProtocolError::InvalidSecWebSocketKey,
-            ) => Self::Key,
+            Error::Protocol(ProtocolError::WrongHttpVersion) => Self::HttpVersion,
             _ => Self::Malformed,
         }
     }

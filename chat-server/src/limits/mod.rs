@@ -107,6 +107,13 @@ impl Limits {
         Some(admission)
     }
 
+    /// Whether a connection that speaks HTTP may keep its place while it asks for nothing: as long as
+    /// half of the places are free.
+    pub(crate) fn may_idle(&self) -> bool {
+        let max = self.config.http_connections.unwrap_or(usize::MAX);
+        self.asking.load(Ordering::Relaxed) <= max / 2
+    }
+
     /// The part that a connection has in what its user may use; `None` if that is unlimited.
     pub(crate) fn user(&self, user: &UserId) -> Option<Part> {
         if self.config.user.is_unlimited() && self.config.rooms_per_user.is_none() {

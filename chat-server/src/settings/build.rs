@@ -49,6 +49,7 @@ impl Layer {
         server.drain_spread = period(self.drain_spread, server.drain_spread);
         server.auth_timeout = period(self.auth_timeout, server.auth_timeout);
         server.token_grace = period(self.token_grace, server.token_grace);
+        server.keep_alive_timeout = period(self.keep_alive_timeout, server.keep_alive_timeout);
         server.trusted_proxies = self.proxies()?;
         server.forwarded_header = match self.forwarded_header {
             Some(Header::Forwarded) => ForwardedHeader::Forwarded,
@@ -62,10 +63,10 @@ impl Layer {
         let connections_by_system =
             self.max_connections.is_none() && self.limits != Some(Switch::Off);
         server.api_key = self.api_key.as_deref().and_then(trimmed).map(Secret::new);
-        server.public_url = filled(self.public_url);
+        server.public_url = self.public_url.as_deref().and_then(trimmed);
         server.allow_host = names(&self.allow_host);
-        let origins = self.allow_origin.unwrap_or_default();
-        server.allow_origin = origins.into_iter().filter_map(|origin| trimmed(&origin)).collect();
+        server.allow_origin = names(&self.allow_origin);
+        server.check().map_err(|error| Invalid::new(error.setting, error.value, error.why))?;
         server.transport = transport;
         Ok(Settings {
             port: self.port.unwrap_or(8080),

@@ -47,7 +47,7 @@ impl Layer {
         self.check_times()?;
         self.check_histories()?;
         self.check_frames()?;
-        self.check_names()?;
+        self.check_prefix()?;
         self.check_texts()
     }
 
@@ -80,6 +80,8 @@ impl Layer {
     }
 
     fn check_times(&self) -> Result<(), Invalid> {
+        // 0 closes a connection after its response. Responses announce whole seconds.
+        let keep_alive = self.keep_alive_timeout.filter(|Period(time)| !time.is_zero());
         let more_than_nothing = Duration::from_millis(1);
         for (setting, value, least, most) in [
             ("handshake-timeout", self.handshake_timeout, more_than_nothing, YEAR),
@@ -91,6 +93,7 @@ impl Layer {
             ("history-ttl", self.history_ttl, SECOND, YEAR),
             ("presence-lease", self.presence_lease, SECOND, HOUR),
             ("presence-grace", self.presence_grace, Duration::ZERO, HOUR),
+            ("keep-alive-timeout", keep_alive, SECOND, YEAR),
             ("token-leeway", self.token_leeway, Duration::ZERO, FIVE_MINUTES),
         ] {
             let Some(Period(time)) = value else { continue };
@@ -154,14 +157,7 @@ impl Layer {
         if self.max_message_bytes.is_some() { "max-message-bytes" } else { "max-frame-bytes" }
     }
 
-    /// Names that browsers, and Redis, compare.
-    fn check_names(&self) -> Result<(), Invalid> {
-        for origin in self.allow_origin.iter().flatten() {
-            check_origin(trim(origin))?;
-        }
-        for host in self.allow_host.iter().flatten() {
-            check_host(trim(host))?;
-        }
+    fn check_prefix(&self) -> Result<(), Invalid> {
         let prefix = self.redis_prefix.as_deref().unwrap_or_default();
         let in_prefix = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
         if prefix.len() > MAX_PREFIX_BYTES || !prefix.bytes().all(in_prefix) {
@@ -183,10 +179,6 @@ impl Layer {
             let why = "it is the key itself, and the name of a file with it is needed";
             return Err(Invalid::hidden("jwt-public-key", why));
         }
-        let url = self.public_url.as_deref().map_or("", trim);
-        if !url.is_empty() && !is_web_address(url) {
-            return Err(Invalid::new("public-url", url, "such as https://chat.example"));
-        }
         let log = self.log.as_deref().unwrap_or_default();
         let levels = log.split(',').map(str::trim);
         for level in levels.filter(|level| !level.is_empty() && !level.contains(['=', '['])) {
@@ -197,16 +189,6 @@ impl Layer {
         }
         Ok(())
     }
-}
-
-/// A scheme and a host, perhaps with a port and a path: what links begin with.
-fn is_web_address(url: &str) -> bool {
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    rest.is_some_and(|rest| {
-        !rest.is_empty()
-            && !rest.starts_with(['/', ':'])
-            && !rest.contains(|char: char| char.is_whitespace() || ['?', '#'].contains(&char))
-    })
 }
 
 fn within(
@@ -222,27 +204,4 @@ fn within(
         Some(value) if value > most => Err(Invalid::new(setting, value, format!("at most {most}"))),
         _ => Ok(()),
     }
-}
-
-/// A host, perhaps with a port; `*` and a leading `*.` or `.` are patterns.
-fn check_host(host: &str) -> Result<(), Invalid> {
-    let name = host.strip_prefix("*.").or_else(|| host.strip_prefix('.')).unwrap_or(host);
-    let is_host = !name.is_empty() && !name.contains(['/', '*', ' ', '@', '?', '#']);
-    // Browsers ask for the ASCII form of a name, and nothing else is compared.
-    if is_host && host.is_ascii() || host == "*" || host.is_empty() {
-        return Ok(());
-    }
-    Err(Invalid::new("allow-host", host, "such as chat.example, xn--mnchen-3ya.example or *"))
-}
-
-/// What browsers send: a scheme and a host, perhaps a port, and no path.
-fn check_origin(origin: &str) -> Result<(), Invalid> {
-    let host = origin.split_once("://").filter(|(scheme, _)| !scheme.is_empty());
-    let host = host.map(|(_, host)| host.trim_end_matches('/'));
-    let is_origin =
-        host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', ' ', '@']));
-    if is_origin || origin == "null" || origin.is_empty() {
-        return Ok(());
-    }
-    Err(Invalid::new("allow-origin", origin, "such as https://app.example, or null"))
 }

@@ -265,6 +265,11 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "TIME")]
     pub(super) handshake_timeout: Option<Period>,
 
+    /// How long an HTTP connection may be idle between two requests, longer than the balancer in
+    /// front keeps it; 0s: closed after each response [default: 150s]
+    #[arg(long, env, value_name = "TIME")]
+    pub(super) keep_alive_timeout: Option<Period>,
+
     /// How long a client may take to send one message [default: 30s]
     #[arg(long, env, value_name = "TIME")]
     pub(super) message_timeout: Option<Period>,
@@ -486,6 +491,7 @@ impl Layer {
             outbox_frames,
             max_header_bytes,
             handshake_timeout,
+            keep_alive_timeout,
             message_timeout,
             write_timeout,
             trusted_proxies,

@@ -107,7 +107,7 @@ fn smuggled() -> Vec<(&'static str, Vec<u8>, Answer)> {
             spoiled(
                 GOOD[0],
                 "POST /create-room HTTP/1.1",
-                "Content-Length: 4\r\nTransfer-Encoding: chunked",
+                "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0",
             ),
             (201, "connection: close"),
         ),

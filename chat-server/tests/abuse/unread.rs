@@ -127,7 +127,7 @@ async fn unread_answers_by_http_are_bounded_and_gone_with_the_connection() {
     while Sockets::of_server(server.port()).count > 0 {
         let now = Sockets::of_server(server.port());
         most.unsent = most.unsent.max(now.unsent);
-        // The life of such a connection, and a second for its end.
+        // The time for a response, and a second for the end.
         assert!(began.elapsed() < Duration::from_secs(40), "{now:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

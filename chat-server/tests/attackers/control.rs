@@ -14,6 +14,7 @@ pub(crate) const ATTACKS: &[Attack] = attacks![
     "messages in many fragments" => fragments,
     "messages that drip" => drip,
     "pings between fragments" => pings_between,
+    "frames above the limit that go on" => too_large,
 ];
 
 /// At each tick of 10 ms: 800 a second.
@@ -92,4 +93,16 @@ async fn drip_once(connection: &mut Connection, frame: &[u8]) -> bool {
         sleep(Duration::from_millis(2)).await;
     }
     true
+}
+
+/// What is refused is read on for a while, so that clients learn why. It sends as fast as that.
+async fn too_large(attacker: Attacker) {
+    let announced = [&[0x82, 0xff, 0, 0, 0, 0][..], &[0x40; 4], &[0; 4]].concat();
+    let payload = vec![0; 64 * 1024];
+    loop {
+        let mut connection = attacker.native().await;
+        if connection.send(&announced).await {
+            while connection.send(&payload).await {}
+        }
+    }
 }

@@ -1,7 +1,9 @@
-//! A page of somebody else's that uses the module: the one in the documentation.
+//! The module in another page, the one in the documentation; and the page in another application.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+
+use tokio::runtime::Runtime;
 
 use crate::server::Server;
 use crate::webdriver::Browser;
@@ -36,4 +38,35 @@ fn serve(page: String) -> String {
         }
     });
     address
+}
+
+#[test]
+fn nested_page_survives_a_reload_at_each_of_its_addresses() {
+    let runtime = Runtime::new().unwrap();
+    let port = runtime.block_on(nested_at_chat());
+    let browser = Browser::start();
+    let tab = browser.open(&format!("http://localhost:{port}/chat?user=Ann&room=general"));
+    for path in ["/chat/join-room/general", "/chat/join-room/general/"] {
+        tab.until_shows("log", "You joined the room.");
+        tab.run("history.replaceState(null, '', arguments[0])", &[path]);
+        tab.run("location.reload()", &[]);
+        tab.until_shows("log", "");
+    }
+    // Dots would be folders in a path.
+    tab.run("location.href = '/chat?user=Ann&room=..'", &[]);
+    tab.until("document.title.includes('..')", &[]);
+    tab.until("location.pathname + location.search === arguments[0]", &["/chat?room=.."]);
+    tab.run("location.reload()", &[]);
+    tab.until_shows("log", "You");
+    browser.assert_no_errors(&[]);
+}
+
+/// An application with the chat at `/chat`, for as long as the runtime is there.
+async fn nested_at_chat() -> u16 {
+    let chat = chat_server::Server::builder().start();
+    let routes = axum::Router::new().nest("/chat", chat.router());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    port
 }

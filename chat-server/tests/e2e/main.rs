@@ -8,6 +8,7 @@ mod direct;
 mod embedded;
 mod history;
 mod hosts;
+mod http;
 mod limits;
 mod metrics;
 mod mixed;

@@ -299,3 +299,18 @@ async fn many_rooms_on_one_connection() {
     heard.dedup();
     assert_eq!(heard.len(), 20);
 }
+
+/// Only the id is proven by `resume`, and only the id is kept.
+#[tokio::test]
+async fn resume_without_a_name_gets_a_made_up_one() {
+    let server = Chat::alone();
+    let welcome = ask(&mut server.native().await, json!({"type": "hello", "name": "Ann"})).await;
+    let hello = json!({"type": "hello", "resume": welcome["resume"]});
+    let again = ask(&mut server.native().await, hello).await;
+    assert_eq!(again["user"]["id"], welcome["user"]["id"]);
+    let unnamed = ask(&mut server.native().await, json!({"type": "hello"})).await;
+    for made_up in [&again, &unnamed] {
+        let name = made_up["user"]["name"].as_str().unwrap();
+        assert!(name != "Ann" && !name.is_empty(), "{made_up}");
+    }
+}

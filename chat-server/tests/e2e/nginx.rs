@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
 use chat_transport::TransportConfig;
-use chat_transport::testing::{WsClient, raw_handshake, read_head};
+use chat_transport::testing::{WsClient, raw_frame, raw_handshake, read_head};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -173,6 +173,44 @@ async fn links_are_those_of_the_public_url() {
     let port = tls::tunnel(nginx.tls_port(), &nginx.certificate()).await;
     let (_, _, body) = ask(port, "POST /create-room", "").await;
     assert!(body.contains(r#""url":"https://chat.example/join-room/"#), "{body}");
+}
+
+/// nginx ends both sides of a tunnel when one of them ends.
+#[tokio::test]
+async fn close_code_of_a_large_frame_comes_through() {
+    let server = Chat::start(command().args(["--port", "0", "--allow-host", "chat.example"]));
+    let nginx = Nginx::start([server.port(), server.port()]);
+    let mut stream = raw_handshake(&format!("127.0.0.1:{}", nginx.port()), "/ws").await;
+    let frame = raw_frame(0x81, &vec![b'x'; 5 << 20]);
+    stream.write_all(&frame).await.expect("it is read to its end");
+    let mut close = [0; 4];
+    stream.read_exact(&mut close).await.expect("no reset before the close frame");
+    assert_eq!(close[2..], 1009_u16.to_be_bytes());
+}
+
+/// As docs/nginx.md says: nginx takes the path away.
+#[tokio::test]
+async fn chat_may_be_below_a_path() {
+    let url = "https://chat.example/chat";
+    let server = Chat::start(command().args(["--port", "0", "--public-url", url]));
+    let nginx = Nginx::start([server.port(), server.port()]);
+    let location = "location /chat/ {\n            proxy_pass http://chat/;";
+    nginx.reconfigure("location / {\n            proxy_pass http://chat;", location);
+    let page = async |path: &str| ask(nginx.port(), &format!("GET {path}"), "").await;
+    // nginx reloads in its own time.
+    let deadline = Instant::now() + DEADLINE;
+    while page("/chat/").await.0 != 200 {
+        assert!(Instant::now() < deadline, "never reloaded");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for path in ["/chat/", "/chat/join-room/x", "/chat/join-room/x/"] {
+        let (status, _, html) = page(path).await;
+        assert!(status == 200 && html.contains("\"/chat/web/app.js\""), "{path}: {status} {html}");
+    }
+    assert_eq!(page("/chat/web/app.js").await.0, 200);
+    let (_, _, body) = ask(nginx.port(), "POST /chat/create-room", "").await;
+    assert!(body.contains(r#""url":"https://chat.example/chat/join-room/"#), "{body}");
+    WsClient::connect(&format!("ws://127.0.0.1:{}/chat/ws", nginx.port())).await;
 }
 
 #[tokio::test]

@@ -19,8 +19,22 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&wrong, "\u{feff}# A comment.\r\nport = 0\r\nhistory = 100001\r\n").unwrap();
     let wrong = wrong.as_str();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 59] = [
-        (&["--allow-host", "münchen.example"], &[], "--allow-host: such as"),
+    let table: [Case<'_>; 66] = [
+        (&["--allow-host", "chat.example:port"], &[], "'chat.example:port' for --allow-host"),
+        (&["--allow-host", "chat.*.example"], &[], "'chat.*.example' for --allow-host"),
+        (&["--allow-origin", "*"], &[], "'*' for --allow-origin"),
+        (
+            &["--allow-origin", "https://*.app.example"],
+            &[],
+            "--allow-origin: there are no patterns",
+        ),
+        (
+            &["--allow-origin", "https://app.example/path"],
+            &[],
+            "--allow-origin: an origin has no path",
+        ),
+        (&[], &[("ALLOW_ORIGIN", "https://app.example:99999")], "ALLOW_ORIGIN"),
+        (&["--keep-alive-timeout", "10ms"], &[], "'10ms' for --keep-alive-timeout: 1s to"),
         (&["--log", "nonsense"], &[], "'nonsense' for --log: a level is off, error"),
         (&[], &[("LOG", "info,nonsense")], "'nonsense' for LOG"),
         (&[], &[("LOG", "a=b")], "for LOG"),
@@ -44,9 +58,10 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         (&[], &[("OUTBOX_BYTES", "9999999999999")], "OUTBOX_BYTES: at most 1073741824"),
         (&["--outbox-bytes", "100000"], &[], "--outbox-bytes: a frame may have 233472"),
         (&["--pong-timeout", "0s"], &[], "--pong-timeout: 1ms to"),
-        (&["--public-url", "chat.example"], &[], "--public-url: such as https://chat.example"),
-        (&[], &[("PUBLIC_URL", "https://")], "PUBLIC_URL: such as"),
-        (&[], &[("PUBLIC_URL", "https://a.example/?x")], "PUBLIC_URL: such as"),
+        (&["--public-url", "chat.example"], &[], "--public-url: it is not a URL"),
+        (&[], &[("PUBLIC_URL", "https://")], "PUBLIC_URL: it is not a URL"),
+        (&[], &[("PUBLIC_URL", "https://a.example/?x")], "PUBLIC_URL: it has no query"),
+        (&[], &[("PUBLIC_URL", "https://user@chat.example")], "for PUBLIC_URL: a link to share"),
         (&["--threads", "0"], &[], "--threads: at least 1"),
         (&["--threads", "257"], &[], "--threads: at most 256"),
         (&["--port", "eight"], &[], "'eight' for --port: expected a whole number"),
@@ -127,6 +142,8 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         assert_eq!(err.trim_end().lines().count(), 1, "one line: {err}");
         assert!(err.contains(named), "{named} in {err}");
     }
+    let (_, _, err) = run(command().env("PUBLIC_URL", "https://user:secret@chat.example"));
+    assert!(err.contains("PUBLIC_URL") && !err.contains("secret"), "{err}");
     std::fs::remove_file(file).unwrap();
     std::fs::remove_file(wrong).unwrap();
 }

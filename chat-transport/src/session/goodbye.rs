@@ -7,16 +7,31 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use chat_core::CloseReason;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::{Peer, Session, Stop};
 use crate::error::End;
-use crate::stream::{END, LINGER_BYTES, Probes, SharedTcp, with_scratch};
+use crate::stream::{END, LINGER, LINGER_BYTES, LINGER_PAUSE, Probes, SharedTcp, poll_discard};
 use crate::timer::after;
 
 /// How long the peer may take to answer once all is written.
-const LINGER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// How many bytes of messages are read while its answer is awaited. They are decoded, which costs
+/// more than to throw them away.
+const MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// How long a peer that is lingered for must send nothing before this side is shut down. When one side
+/// of a tunnel ends, a proxy ends both (nginx does), and resets a client that still sends.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// The wait for a peer that may be in the middle of a large message, whose bytes are not decoded.
+struct Linger {
+    until: Instant,
+    /// When bytes were received last.
+    latest: Instant,
+}
 
 /// How far a goodbye is.
 struct Goodbye {
@@ -28,6 +43,8 @@ struct Goodbye {
     /// The peer's side has ended, or is of no interest any more.
     ended: bool,
     discarded: usize,
+    /// Of a peer that has broken a rule.
+    linger: Option<Linger>,
     /// The peer's answer has been waited for long enough.
     waited: bool,
     probes: Probes,
@@ -43,7 +60,9 @@ where
     ///
     /// Takes at most [`close_timeout`](crate::TransportConfig::close_timeout), and at most 2 s
     /// once all is written. Meanwhile up to 1 MiB of input is read and dropped: a stream that
-    /// is closed with input unread is reset, and the close frame lost.
+    /// is closed with input unread is reset, and the close frame lost. A peer that has broken a rule
+    /// is likely in the middle of a large message: of it 32 MiB are dropped, for up to 30 s while
+    /// more arrives within a second.
     ///
     /// On a [`SharedTcp`] nothing stays in the kernel: then this side is shut down, and the peer
     /// has another second to take all and to end its side. A connection of which something is left
@@ -72,12 +91,19 @@ where
             }
         }
         loop {
-            let heard_out = self.peer != Peer::Talking || goodbye.ended || goodbye.waited;
+            if self.peer == Peer::Broken {
+                goodbye.linger();
+            }
+            let heard_out = match self.peer {
+                Peer::Talking => goodbye.ended || goodbye.waited,
+                Peer::Broken => goodbye.ended || goodbye.waited || goodbye.is_quiet(),
+                Peer::Done => true,
+            };
             let is_due = goodbye.written && heard_out && !goodbye.shut;
             if is_due && Pin::new(&mut self.io).poll_shutdown(cx).is_ready() {
                 goodbye.shut_down();
             }
-            if !goodbye.ended && self.poll_discard(cx, goodbye).is_ready() {
+            if goodbye.discards() && self.poll_discard(cx, goodbye).is_ready() {
                 continue;
             }
             if self.is_finished(goodbye) {
@@ -109,7 +135,7 @@ where
     /// Reads something and throws it away, but for a close frame.
     fn poll_discard(&mut self, cx: &mut Context<'_>, goodbye: &mut Goodbye) -> Poll<()> {
         if self.peer != Peer::Talking {
-            return self.poll_discard_bytes(cx).map(|read| goodbye.discard(read));
+            return poll_discard(Pin::new(&mut self.io), cx).map(|read| goodbye.discard(read));
         }
         self.poll_message(cx).map(|message| match message {
             Ok(message) => {
@@ -122,15 +148,6 @@ where
             Err(Stop::Io(_)) => goodbye.discard(None),
         })
     }
-
-    /// How much was read; `None` at the end.
-    fn poll_discard_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {
-        with_scratch(|scratch| {
-            let mut buf = ReadBuf::new(scratch);
-            let result = Pin::new(&mut self.io).poll_read(cx, &mut buf);
-            result.map(|read| read.ok().map(|()| buf.filled().len()).filter(|read| *read > 0))
-        })
-    }
 }
 
 impl Goodbye {
@@ -141,6 +158,7 @@ impl Goodbye {
             shut: false,
             ended: false,
             discarded: 0,
+            linger: None,
             waited: false,
             probes: Probes::default(),
         }
@@ -154,7 +172,7 @@ impl Goodbye {
 
     fn all_written(&mut self) {
         self.written = true;
-        self.deadline = self.deadline.min(Instant::now() + LINGER);
+        self.deadline = self.deadline.min(Instant::now() + ANSWER);
     }
 
     fn shut_down(&mut self) {
@@ -162,22 +180,47 @@ impl Goodbye {
         self.deadline = Instant::now() + END;
     }
 
+    fn linger(&mut self) {
+        let now = Instant::now();
+        self.linger.get_or_insert(Linger { until: now + LINGER, latest: now });
+    }
+
+    /// Whether a peer that is lingered for has stopped sending.
+    fn is_quiet(&self) -> bool {
+        self.linger.as_ref().is_none_or(|linger| Instant::now() >= linger.latest + QUIET)
+    }
+
     /// When to check again unless the socket becomes readable before. Once the peer has shut down
     /// its side, the last acknowledgement makes no event.
     fn next_check(&mut self) -> Instant {
+        let now = Instant::now();
         if self.shut && self.ended {
-            self.deadline.min(Instant::now() + self.probes.pause())
-        } else {
-            self.deadline
+            return self.deadline.min(now + self.probes.pause());
         }
+        let latest = self.linger.as_ref().map(|linger| linger.latest);
+        let checks = latest.into_iter().flat_map(|at| [at + LINGER_PAUSE, at + QUIET]);
+        checks.filter(|at| *at > now).chain([self.deadline]).min().unwrap_or(self.deadline)
+    }
+
+    /// Whether to read on: of a peer that is lingered for, not as fast as it can send.
+    fn discards(&self) -> bool {
+        let rests = |linger: &Linger| Instant::now() < linger.latest + LINGER_PAUSE;
+        !self.ended && !self.linger.as_ref().is_some_and(rests)
     }
 
     fn has_overrun(&self) -> bool {
-        self.discarded > LINGER_BYTES
+        let max = if self.linger.is_some() { LINGER_BYTES } else { MESSAGE_BYTES };
+        self.discarded > max
     }
 
     fn discard(&mut self, bytes: Option<usize>) {
         self.discarded += bytes.unwrap_or(0);
         self.ended = bytes.is_none() || self.has_overrun();
+        if let Some(linger) = self.linger.as_mut().filter(|_| !self.ended) {
+            linger.latest = Instant::now();
+            if self.written {
+                self.deadline = linger.until.min(linger.latest + END);
+            }
+        }
     }
 }

@@ -54,6 +54,8 @@ async fn connection_and_upgrade_are_lists() {
         "Connection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
         "Connection: upgrade\r\nUpgrade: h2c, WebSocket\r\n",
         "Connection:\tkeep-alive,\tUPGRADE\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n",
+        "Connection: ,, keep-alive ,\t, upgrade,\r\nUpgrade: ,websocket ,\r\n",
+        "Connection: \u{e9}, Upgrade\r\nUpgrade: \u{e9}, websocket\r\n",
     ] {
         let request = REQUEST.replace(lines, listed);
         let (accepted, answer) = answer(request.as_bytes(), TransportConfig::default()).await;
@@ -86,16 +88,31 @@ async fn refusals_have_a_status() {
             "upgrade: websocket",
         ),
         (
-            "GET / HTTP/1.1\r\n\r\n".into(),
+            "GET / HTTP/1.1\r\nHost: h\r\n\r\n".into(),
             HandshakeError::NotAnUpgrade,
             "426",
             "upgrade: websocket",
         ),
         (REQUEST.replace("13", "8"), HandshakeError::Version, "426", "sec-websocket-version: 13"),
+        (REQUEST.replace("13", "8"), HandshakeError::Version, "426", "upgrade: websocket"),
+        (
+            with("Host: h\r\nSec-WebSocket-Version: 8\r\n"),
+            HandshakeError::Version,
+            "426",
+            "sec-websocket-version: 13",
+        ),
+        (without("Host: h\r\n"), HandshakeError::Host, "400", ""),
+        (with("Host: h\r\nHost: h\r\n"), HandshakeError::Host, "400", ""),
+        (with("Host: a b\r\n"), HandshakeError::Host, "400", ""),
         (REQUEST.replace("Bub25j", "x"), HandshakeError::Key, "400", ""),
         (REQUEST.replace("dGhl", "!!!!"), HandshakeError::Key, "400", ""),
-        (with("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), HandshakeError::Key, "400", ""),
-        (REQUEST.replace("HTTP/1.1", "HTTP/1.0"), HandshakeError::Malformed, "400", ""),
+        (
+            with("Host: h\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
+            HandshakeError::Key,
+            "400",
+            "",
+        ),
+        (REQUEST.replace("HTTP/1.1", "HTTP/1.0"), HandshakeError::HttpVersion, "400", ""),
         ("\x16\x03\x01 not HTTP".into(), HandshakeError::Malformed, "400", ""),
         (with(&"x: y\r\n".repeat(130)), HandshakeError::HeadTooLarge, "431", ""),
         (with(&format!("x: {}\r\n", "y".repeat(70_000))), HandshakeError::HeadTooLarge, "431", ""),
@@ -110,6 +127,48 @@ async fn refusals_have_a_status() {
         assert!(head.contains(&format!("content-length: {}", body.len())), "{want}: {answer}");
         assert_eq!(body, format!("the handshake was refused: {want}\n"));
     }
+}
+
+/// The last character of a key has four bits that belong to none of its 16 bytes: clients that make
+/// keys of random characters set them, as RFC 6455 does in its example of a key.
+#[tokio::test]
+async fn bits_after_the_key_are_ignored() {
+    let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for last in alphabet.chars() {
+        let key = format!("AQIDBAUGBwgJCgsMDQ4PE{last}==");
+        let request = REQUEST.replace("dGhlIHNhbXBsZSBub25jZQ==", &key);
+        let (accepted, answer) = answer(request.as_bytes(), TransportConfig::default()).await;
+        assert!(accepted.is_ok(), "{key}: {answer}");
+        let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
+        assert!(answer.contains(&accept), "{key}: of the key as it was sent: {answer}");
+    }
+    for wrong in [
+        "AQIDBAUGBwgJCgsMDQ4PE===",
+        "AQIDBAUGBwgJCgsMDQ4PECA=",
+        "AQIDBAUGBwgJCgsMDQ4PECAA",
+        "AQIDBAUGBwgJCgsMDQ4P_C==",
+        "AQIDBAUGBwgJCgsMDQ4PEC",
+        "AQIDBAUGBwgJCgsMDQ4PECAAA==",
+        "AQIDBAUGBwgJ gsMDQ4PEC==",
+    ] {
+        let request = REQUEST.replace("dGhlIHNhbXBsZSBub25jZQ==", wrong);
+        let (accepted, _) = answer(request.as_bytes(), TransportConfig::default()).await;
+        let Err(TransportError::Handshake(error)) = accepted else { panic!("{wrong}") };
+        assert_eq!(error, HandshakeError::Key, "{wrong}");
+    }
+}
+
+/// As its GET would be, since that is what a balancer wants to know.
+#[tokio::test]
+async fn head_without_an_upgrade_is_answered_as_get() {
+    let request = http::Request::head("/ws").body(()).unwrap();
+    let refused = chat_transport::handshake::respond(&request, &[]).unwrap_err();
+    assert_eq!(refused, HandshakeError::NotAnUpgrade);
+    let mut request = http::Request::head("/ws").body(()).unwrap();
+    request.headers_mut().insert("connection", "Upgrade".parse().unwrap());
+    request.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+    let refused = chat_transport::handshake::respond(&request, &[]).unwrap_err();
+    assert_eq!(refused, HandshakeError::Method);
 }
 
 #[tokio::test]
@@ -166,6 +225,19 @@ async fn a_client_that_hangs_up_is_an_error() {
     drop(client);
     let result = accept(server, &[], &Arc::default()).await;
     assert!(matches!(result, Err(TransportError::Io(_))), "{result:?}");
+}
+
+/// A client that reads nothing before it has sent all of a large body.
+#[tokio::test]
+async fn refusal_reaches_a_client_that_sends_megabytes() {
+    let url = echo_server(TransportConfig::default()).await;
+    let address = url.trim_start_matches("ws://").trim_end_matches('/');
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 20000000\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    client.write_all(&vec![b'x'; 20_000_000]).await.unwrap();
+    let answer = String::from_utf8(read_all(&mut client).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
 }
 
 #[tokio::test]

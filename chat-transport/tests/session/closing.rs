@@ -161,6 +161,73 @@ async fn violations_are_told_by_their_code() {
     }
 }
 
+/// A client that reads nothing before it has sent all of a large frame: it learns why.
+#[tokio::test]
+async fn close_frame_reaches_a_client_that_sends_megabytes() {
+    for megabytes in [3, 20] {
+        let (mut client, session) = on_tcp(TransportConfig::default()).await;
+        let peer = async {
+            client.write_all(&raw_frame(0x82, &vec![7; megabytes << 20])).await.unwrap();
+            let bytes = read_all(&mut client).await;
+            drop(client);
+            bytes
+        };
+        let ((_, end), bytes) = tokio::join!(run(session), peer);
+        assert_eq!(bytes, close_frame(1009, "message too big"), "{megabytes} MiB");
+        assert!(matches!(end, End::Local(CloseReason::TooBig)), "{end:?}");
+    }
+}
+
+/// A proxy ends both sides of a tunnel when one of them ends, and the client would lose the close
+/// frame to a reset.
+#[tokio::test]
+async fn stream_is_not_shut_down_while_a_refused_frame_arrives() {
+    let (mut client, session) = on_tcp(TransportConfig::default()).await;
+    let peer = async {
+        let (mut read, mut write) = client.split();
+        let sent = async {
+            write.write_all(&raw_frame(0x82, &[7; 70_000])[..100]).await.unwrap();
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                write.write_all(&[7; 6_990]).await.unwrap();
+            }
+            Instant::now()
+        };
+        let received = async { (read_all(&mut read).await, Instant::now()) };
+        let (sent, (bytes, ended)) = tokio::join!(sent, received);
+        assert_eq!(bytes, close_frame(1009, "message too big"));
+        assert!(ended > sent, "the end came before all was sent");
+        drop(client);
+    };
+    tokio::join!(run(session), peer);
+}
+
+/// What a peer may make the server discard, and for how long, has an end.
+#[tokio::test(start_paused = true)]
+async fn lingering_is_bounded() {
+    let huge = b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\0\0\0\0";
+    // It sends a little, again and again; and it sends as much as it can.
+    for (pause, piece, seconds) in
+        [(Duration::from_millis(900), 1, 30), (Duration::ZERO, 1 << 20, 5)]
+    {
+        let (mut client, session) = in_memory(1 << 20, TransportConfig::default());
+        client.write_all(huge).await.unwrap();
+        let start = Instant::now();
+        let peer = async {
+            let (mut sent, piece) = (0, vec![7; piece]);
+            while client.write_all(&piece).await.is_ok() {
+                sent += piece.len();
+                tokio::time::sleep(pause).await;
+            }
+            sent
+        };
+        let ((_, end), sent) = tokio::join!(run(session), peer);
+        assert!(matches!(end, End::Local(CloseReason::TooBig)), "{end:?}");
+        assert_eq!(start.elapsed().as_secs(), seconds, "{sent} bytes");
+        assert!(sent <= 36 << 20, "{sent} bytes");
+    }
+}
+
 #[tokio::test]
 async fn limits_are_inclusive() {
     let url = echo_server(TransportConfig::default().max_fragments(4)).await;

@@ -1,0 +1,152 @@
+//! How long an HTTP connection may take for what it is at.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The longest time: a setting may be larger than what an `Instant` can hold.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How long each phase of an HTTP connection may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    pub(super) head: Duration,
+    pub(super) body: Duration,
+    pub(super) work: Duration,
+    pub(super) response: Duration,
+    pub(super) idle: Duration,
+}
+
+/// What an HTTP connection is at. The task that serves it reads what the other parts of the same task
+/// write here: the stream and the service below and above hyper.
+#[derive(Debug)]
+pub(super) struct Clock {
+    times: Times,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    since: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The client sends a head: from its first byte, or from the beginning of the connection.
+    Head,
+    /// The client sends a body.
+    Body,
+    /// The server works on the response.
+    Work,
+    /// The client receives the response: hyper has all of it, and may have to wait to write it.
+    Response,
+    /// The client may send a further request.
+    Idle,
+}
+
+impl Clock {
+    /// A new connection has to send a head.
+    pub(super) fn new(times: Times) -> Self {
+        let state = State { phase: Phase::Head, since: Instant::now() };
+        Self { times, state: Mutex::new(state) }
+    }
+
+    /// Bytes were received.
+    pub(super) fn received(&self) {
+        self.pass(Phase::Idle, Phase::Head);
+    }
+
+    /// A head is complete.
+    pub(super) fn requested(&self) {
+        *self.state() = State { phase: Phase::Body, since: Instant::now() };
+    }
+
+    /// The body is complete, or nobody wants the rest of it.
+    pub(super) fn took_body(&self) {
+        self.pass(Phase::Body, Phase::Work);
+    }
+
+    /// hyper has all of the response.
+    pub(super) fn responded(&self) {
+        self.pass(Phase::Body, Phase::Response);
+        self.pass(Phase::Work, Phase::Response);
+    }
+
+    /// All that hyper had is with the kernel.
+    pub(super) fn flushed(&self) {
+        self.pass(Phase::Response, Phase::Idle);
+    }
+
+    /// The phase, and when it has taken too long.
+    pub(super) fn deadline(&self) -> (Phase, Instant) {
+        let state = self.state();
+        let time = match state.phase {
+            Phase::Head => self.times.head,
+            Phase::Body => self.times.body,
+            Phase::Work => self.times.work,
+            Phase::Response => self.times.response,
+            Phase::Idle => self.times.idle,
+        };
+        (state.phase, state.since + time.min(LONGEST))
+    }
+
+    fn pass(&self, from: Phase, to: Phase) {
+        let mut state = self.state();
+        if state.phase == from {
+            *state = State { phase: to, since: Instant::now() };
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_phase_has_its_time() {
+        let seconds = Duration::from_secs;
+        let clock = Clock::new(Times {
+            head: seconds(10),
+            body: seconds(20),
+            work: seconds(60),
+            response: seconds(30),
+            idle: seconds(150),
+        });
+        let left = || {
+            let (phase, deadline) = clock.deadline();
+            (phase, (deadline - Instant::now()).as_secs())
+        };
+        tokio::time::advance(seconds(4)).await;
+        clock.received();
+        assert_eq!(left(), (Phase::Head, 6), "a byte now and then gives no more time");
+        clock.requested();
+        tokio::time::advance(seconds(1)).await;
+        clock.received();
+        clock.flushed();
+        assert_eq!(left(), (Phase::Body, 19), "nor does it for a body");
+        clock.took_body();
+        assert_eq!(left(), (Phase::Work, 60));
+        clock.responded();
+        tokio::time::advance(seconds(1)).await;
+        clock.responded();
+        assert_eq!(left(), (Phase::Response, 29), "until the client has read it");
+        clock.flushed();
+        tokio::time::advance(seconds(100)).await;
+        clock.flushed();
+        assert_eq!(left(), (Phase::Idle, 50));
+        clock.received();
+        assert_eq!(left(), (Phase::Head, 10));
+    }
+
+    #[test]
+    fn any_setting_is_a_time() {
+        let max = Duration::MAX;
+        Clock::new(Times { head: max, body: max, work: max, response: max, idle: max }).deadline();
+    }
+}

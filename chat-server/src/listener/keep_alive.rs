@@ -1,0 +1,64 @@
+//! Whether an HTTP connection stays open for a further request, and how the response says so.
+
+use std::sync::Arc;
+
+use axum::http::header::{CONNECTION, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use axum::http::{HeaderMap, StatusCode, Version};
+use axum::response::Response;
+
+use crate::header_list::elements;
+use crate::limits::Limits;
+use crate::state::State;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// The rule for one connection.
+#[derive(Debug)]
+pub(super) struct KeepAlive {
+    pub(super) limits: Arc<Limits>,
+    pub(super) state: Arc<State>,
+    /// It carries requests of many clients, and there are few of its kind.
+    pub(super) is_proxy: bool,
+}
+
+impl KeepAlive {
+    /// Whether hyper keeps the connection after this request if the response says nothing. After
+    /// chunks it may close: a length beside them, of which it shows nothing, ends the connection. For
+    /// HTTP/1.0 it adds the header itself.
+    pub(super) fn is_default<B>(request: &hyper::Request<B>) -> bool {
+        let headers = request.headers();
+        request.version() == Version::HTTP_11
+            && !headers.contains_key(TRANSFER_ENCODING)
+            && !says_close(headers)
+    }
+
+    /// Says in `response` whether the connection stays. It does not if the body of the request
+    /// `is_unread`: hyper then closes it.
+    pub(super) fn announce(&self, response: &mut Response, is_default: bool, is_unread: bool) {
+        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        if is_upgrade || says_close(headers) {
+            return;
+        }
+        if is_unread || !self.is_offered() {
+            headers.append(CONNECTION, HeaderValue::from_static("close"));
+        } else if is_default {
+            let seconds = self.state.config.keep_alive_timeout.as_secs();
+            headers.append(CONNECTION, HeaderValue::from_static("keep-alive"));
+            if let Ok(value) = HeaderValue::try_from(format!("timeout={seconds}")) {
+                headers.insert(KEEP_ALIVE, value);
+            }
+        }
+    }
+
+    /// Clients that ask for nothing more may hold half of the places: those that ask find one.
+    fn is_offered(&self) -> bool {
+        let is_kept = !self.state.config.keep_alive_timeout.is_zero();
+        is_kept && !self.state.is_draining() && (self.is_proxy || self.limits.may_idle())
+    }
+}
+
+fn says_close(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(CONNECTION).into_iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(elements).any(|option| option.eq_ignore_ascii_case("close"))
+}
