@@ -97,6 +97,13 @@ macro_rules! name_type {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// The text for a line of a log: what a terminal would not print as it is, is escaped
+            /// (`\u{200b}`), and so are quotes and backslashes.
+            #[must_use]
+            pub fn escaped(&self) -> impl fmt::Display + '_ {
+                self.0.escape_debug()
+            }
         }
 
         impl fmt::Debug for $name {
@@ -182,6 +189,13 @@ mod tests {
         }
         let long = "\u{202a}".to_owned() + &"x".repeat(MAX_NAME_BYTES) + "\u{202c}";
         assert_eq!(UserName::new(long).unwrap().as_str(), "x".repeat(MAX_NAME_BYTES));
+    }
+
+    #[test]
+    fn what_a_terminal_would_not_print_is_escaped() {
+        let name = RoomId::new("a\u{200b}é\u{e0041}\"").unwrap();
+        assert_eq!(name.escaped().to_string(), r#"a\u{200b}é\u{e0041}\""#);
+        assert_eq!(crate::Topic::Room(name).to_string(), r#"room a\u{200b}é\u{e0041}\""#);
     }
 
     #[test]

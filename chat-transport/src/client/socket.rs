@@ -89,6 +89,11 @@ impl Socket {
         self.stuck
     }
 
+    /// A server that has taken nothing has its whole time again.
+    pub(super) fn restart_stuck(&mut self) {
+        self.stuck = self.stuck.map(|_| Instant::now());
+    }
+
     /// Writes what is queued and, if `reading`, waits for a frame. Nothing is lost when it is
     /// dropped.
     pub(super) async fn next(&mut self, reading: bool) -> Result<Heard, Loss> {

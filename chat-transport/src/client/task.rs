@@ -9,6 +9,8 @@ use chat_core::CloseReason;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::timer::was_missed;
+
 use super::backoff::{Backoff, later};
 use super::commands::{Call, Command};
 use super::config::{ClientConfig, Resume};
@@ -17,11 +19,11 @@ use super::events::{Event, EventSender, Loss, State, Welcome};
 use super::frames::{GoodbyeFrame, ID_BYTES, Outgoing};
 use super::limits::Limits;
 use super::pace::{Pace, Rates};
-use super::requests::{Request, Requests};
+use super::requests::{Reply, Request, Requests};
 use super::rooms::Rooms;
 use super::sends::Sends;
 use super::socket::{Heard, Socket};
-use super::token::{Asking, Renewal, Token, TokenSource};
+use super::token::{Asking, NoToken, Renewal, Token, TokenSource};
 
 /// How long a connection must have lasted before the next loss counts as the first again.
 const STABLE: Duration = Duration::from_secs(5);
@@ -67,6 +69,9 @@ pub(super) struct Task {
     backoff: Backoff,
     link: Link,
     clock: Clock,
+    /// Until then nothing runs out of time: the process did not run, and what the server sent
+    /// meanwhile is read first.
+    reprieve: Option<Instant>,
     is_closed: bool,
 }
 
@@ -86,6 +91,8 @@ enum Step {
     Opened(Box<Socket>),
     Heard(Heard),
     Lost(Loss),
+    /// There will be no token any more.
+    Unauthorized(Loss),
 }
 
 /// Deadlines of a connection. While the application does not read its events, nothing is
@@ -112,7 +119,10 @@ impl Link {
             }
             Self::Asking(asking) => match asking.as_mut().await {
                 Ok(token) => Step::Token(token),
-                Err(error) => Step::Lost(Loss::new(format!("there is no token: {error}"))),
+                Err(NoToken::Yet(why)) => {
+                    Step::Lost(Loss::new(format!("there is no token: {why}")))
+                }
+                Err(NoToken::AnyMore(why)) => Step::Unauthorized(Loss::new(why)),
             },
             Self::Opening(opening) => match opening.as_mut().await {
                 Ok(socket) => Step::Opened(Box::new(socket)),
@@ -153,6 +163,7 @@ impl Task {
             backoff: Backoff::new(config.backoff_base, config.backoff_cap),
             link: Link::Waiting(now),
             clock: Clock { heard: now, pinged: false, online_since: None },
+            reprieve: None,
             is_closed: false,
             config,
         }
@@ -163,21 +174,21 @@ impl Task {
         while !self.is_closed {
             self.tick(Instant::now());
             let deadline = self.deadline();
-            let blocked = self.events.is_blocked();
+            let (waits, blocked) = (self.events.is_waiting(), self.is_blocked());
             tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(Command::Close(reply)) => {
-                        self.close().await;
-                        let _ = reply.send(Ok(()));
-                    }
+                    Some(Command::Close(reply)) => self.close(Some(reply)).await,
                     Some(command) => self.obey(command),
                     // The last handle is gone.
-                    None => self.close().await,
+                    None => self.close(None).await,
                 },
-                () = self.events.drain(), if blocked => self.clock.start(),
+                () = self.events.drain(), if waits => self.clock.start(),
                 step = self.link.next(blocked) => self.advance(step),
                 token = self.renewal.next() => self.renew(token),
                 () = until(deadline) => {}
+            }
+            if deadline.is_some_and(|due| was_missed(due, Instant::now())) {
+                self.resume_after_stop();
             }
         }
         // Calls that were not taken any more fail now; only events may still be read.
@@ -205,6 +216,7 @@ impl Task {
                 }
             }
             Step::Lost(loss) => self.lost(loss),
+            Step::Unauthorized(loss) => self.end(loss),
         }
     }
 
@@ -269,10 +281,36 @@ impl Task {
         self.set_state(State::Online);
     }
 
+    /// Whether the application has to read events before the server is read any further. One that
+    /// waits for an answer may do so where it reads its events, so these wait, within a bound.
+    fn is_blocked(&self) -> bool {
+        self.events.is_waiting() && !(self.events.may_wait() && self.has_callers())
+    }
+
+    /// Whether the application waits for an answer.
+    fn has_callers(&self) -> bool {
+        let has_sends = !self.sends.is_empty();
+        has_sends || self.waiting_requests() > 0 || self.rooms.has_callers()
+    }
+
     // Time.
 
     /// Does what is due.
     fn tick(&mut self, now: Instant) {
+        self.reprieve = self.reprieve.filter(|until| now < *until);
+        if self.reprieve.is_none() {
+            self.expire(now);
+        }
+        self.sends.end_pauses(now);
+        for room in self.rooms.take_due(now) {
+            self.enter(&room);
+        }
+        self.flush(now);
+        self.watch(now);
+    }
+
+    /// Gives up what has run out of time.
+    fn expire(&mut self, now: Instant) {
         while let Some((id, request)) = self.requests.take_expired(now) {
             self.unanswered(id, request);
         }
@@ -280,11 +318,23 @@ impl Task {
             self.give_up(&room);
         }
         self.sends.expire(now);
-        for room in self.rooms.take_due(now) {
-            self.enter(&room);
+    }
+
+    /// The process did not run when something was due: it was stopped, or the machine slept. That
+    /// is not the server's fault, whose answers may be in the socket: everything has as long as a
+    /// pong, and an open connection has to show that it is still one.
+    fn resume_after_stop(&mut self) {
+        let now = Instant::now();
+        self.reprieve = Some(later(self.config.pong_timeout));
+        self.clock.start();
+        if let Link::Open(socket) = &mut self.link {
+            socket.restart_stuck();
+            if self.clock.online_since.is_some() {
+                socket.ping();
+                self.clock.pinged = true;
+                self.clock.heard = now.checked_sub(self.config.ping_after).unwrap_or(now);
+            }
         }
-        self.flush(now);
-        self.watch(now);
     }
 
     /// Gives up a server that does not answer, or that takes nothing.
@@ -294,7 +344,7 @@ impl Task {
             self.lost(Loss::new("the server reads nothing"));
             return;
         }
-        if self.events.is_blocked() || !is_due(self.clock.due(&self.config, &self.link)) {
+        if self.is_blocked() || !is_due(self.clock.due(&self.config, &self.link)) {
             return;
         }
         let Link::Open(socket) = &mut self.link else {
@@ -313,11 +363,13 @@ impl Task {
 
     /// When something is due next.
     fn deadline(&self) -> Option<Instant> {
-        let is_blocked = self.events.is_blocked();
-        let link = self.clock.due(&self.config, &self.link).filter(|_| !is_blocked);
+        let link = self.clock.due(&self.config, &self.link).filter(|_| !self.is_blocked());
         let stuck = stuck_until(&self.config, &self.link);
         let waiting = [self.requests.deadline(), self.rooms.deadline(), self.sends.deadline()];
-        waiting.into_iter().chain([self.flush_at(), link, stuck]).flatten().min()
+        let now = Instant::now();
+        let reprieved = |at: Instant| self.reprieve.filter(|_| at <= now).unwrap_or(at);
+        let waiting = waiting.into_iter().flatten().map(reprieved);
+        waiting.chain([self.flush_at(), link, stuck].into_iter().flatten()).min()
     }
 
     // The end of a connection.
@@ -364,13 +416,26 @@ impl Task {
         self.set_state(State::Closed { loss });
     }
 
-    async fn close(&mut self) {
-        if let Link::Open(socket) = std::mem::replace(&mut self.link, Link::Waiting(Instant::now()))
-        {
-            socket.close().await;
-        }
+    /// Everything fails before the connection is ended, which may take its time: a call that comes
+    /// from then on is answered at once.
+    async fn close(&mut self, reply: Option<Reply<()>>) {
+        let link = std::mem::replace(&mut self.link, Link::Waiting(Instant::now()));
         let code = Some(CloseReason::Normal.code());
         self.end(Loss { code, reason: "closed by the application".into() });
+        let mut replies = Vec::from_iter(reply);
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            // Any other call fails when it is dropped.
+            if let Command::Close(reply) = command {
+                replies.push(reply);
+            }
+        }
+        if let Link::Open(socket) = link {
+            socket.close().await;
+        }
+        for reply in replies {
+            let _ = reply.send(Ok(()));
+        }
     }
 
     fn suspend(&mut self, link: Link, error: &ClientError) {

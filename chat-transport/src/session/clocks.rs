@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::config::TransportConfig;
 use crate::error::Breach;
 use crate::heartbeat::{Beat, Heartbeat};
-use crate::timer::{Timer, after};
+use crate::timer::{Timer, after, was_missed};
 
 /// All clocks of an open session, on one timer.
 #[derive(Debug)]
@@ -66,10 +66,10 @@ impl Clocks {
         controls.count <= max
     }
 
-    /// Bytes came in.
-    pub(super) fn heard(&mut self, now: Instant) {
+    /// Bytes came in, by when the peer's socket had taken so many.
+    pub(super) fn heard(&mut self, now: Instant, written: impl FnOnce() -> u64) {
         if let Some(heartbeat) = &mut self.heartbeat {
-            heartbeat.heard(now);
+            heartbeat.heard(now, written());
         }
     }
 
@@ -93,16 +93,18 @@ impl Clocks {
         self.stalled = None;
     }
 
-    /// What is due. While the session is not `reading`, silence is not held against the
-    /// peer: its bytes may be waiting.
+    /// What is due, when so many bytes were `sent`. While the session is not `reading`, silence is
+    /// not held against the peer: its bytes may be waiting.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         reading: bool,
         config: &TransportConfig,
+        sent: impl Fn() -> u64,
     ) -> Poll<Due> {
         loop {
             let now = Instant::now();
+            self.restart_missed(now, config);
             let stalled = self.stalled.map(|since| after(since, config.write_timeout));
             let incomplete = self.incomplete.map(|since| after(since, config.message_timeout));
             let mut deadlines = [stalled, incomplete.filter(|_| reading), None];
@@ -111,7 +113,7 @@ impl Clocks {
                     return Poll::Ready(Due::Close(reason, breach));
                 }
             }
-            match self.heartbeat.as_mut().map(|heartbeat| heartbeat.poll(now)) {
+            match self.heartbeat.as_mut().map(|heartbeat| heartbeat.poll(now, &sent)) {
                 Some(Beat::Ping) => return Poll::Ready(Due::Ping),
                 Some(Beat::Lost) if reading => {
                     return Poll::Ready(Due::Close(CloseReason::HeartbeatLost, Breach::Heartbeat));
@@ -121,6 +123,16 @@ impl Clocks {
             }
             let Some(next) = deadlines.into_iter().flatten().min() else { return Poll::Pending };
             ready!(self.timer.poll(cx, next));
+        }
+    }
+
+    /// The peer gets the whole time again where the process did not run for some of it.
+    fn restart_missed(&mut self, now: Instant, config: &TransportConfig) {
+        let times = [config.write_timeout, config.message_timeout];
+        for (since, time) in [&mut self.stalled, &mut self.incomplete].into_iter().zip(times) {
+            if since.is_some_and(|since| was_missed(after(since, time), now)) {
+                *since = Some(now);
+            }
         }
     }
 
