@@ -1,10 +1,11 @@
 //! Which characters a reader sees, and which reorder the text around them.
 //!
 //! Unicode has no property for "prints something". This is decided by those that come closest:
-//! `White_Space`, `Default_Ignorable_Code_Point`, the general categories `Cc` and `Cf`, and a
-//! few characters that are letters or symbols by category and blank by their glyph. Joiners
-//! and variation selectors are invisible as well: an emoji or a Persian word that holds some
-//! is seen by its other characters.
+//! `White_Space`, `Default_Ignorable_Code_Point`, the general category `Cf`, and a few characters
+//! that are letters or symbols by category and blank by their glyph. Joiners and variation
+//! selectors are invisible as well: an emoji or a Persian word that holds some is seen by its
+//! other characters. Control characters that are no white space are visible: browsers show a
+//! glyph for each (CSS Text 3, section 3.1).
 
 /// Whether nothing of `text` can be seen. An empty text is invisible, too.
 pub(crate) fn is_invisible(text: &str) -> bool {
@@ -24,13 +25,9 @@ pub(crate) fn is_bidi_control(c: char) -> bool {
 
 fn is_invisible_char(c: char) -> bool {
     if c.is_ascii() {
-        return c <= ' ' || c == '\u{7f}';
+        return matches!(c, ' ' | '\t'..='\r');
     }
-    c.is_whitespace()
-        || c.is_control()
-        || is_default_ignorable(c)
-        || is_other_format(c)
-        || is_blank(c)
+    c.is_whitespace() || is_default_ignorable(c) || is_other_format(c) || is_blank(c)
 }
 
 /// `Default_Ignorable_Code_Point` of Unicode 17.0 (DerivedCoreProperties.txt), above ASCII.
@@ -82,8 +79,7 @@ mod tests {
         for c in char::MIN..=char::MAX {
             assert_eq!(is_bidi_control(c), bidi.contains(c), "{c:?}");
             let is_format = category.get(c) == GeneralCategory::Format && !prepended.contains(c);
-            let is_control = category.get(c) == GeneralCategory::Control;
-            let is_nothing = ignorable.contains(c) || space.contains(c) || is_format || is_control;
+            let is_nothing = ignorable.contains(c) || space.contains(c) || is_format;
             assert_eq!(is_invisible_char(c), is_nothing || is_blank(c), "{c:?}");
         }
     }
