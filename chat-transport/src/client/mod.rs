@@ -65,6 +65,7 @@ mod events;
 mod frames;
 mod inbound;
 mod limits;
+mod metered;
 mod pace;
 mod requests;
 mod rooms;
@@ -155,7 +156,8 @@ impl Client {
         self.call(|reply| Command::Join { room, history, reply }).await
     }
 
-    /// Leaves a room. Messages that were not confirmed yet fail.
+    /// Leaves a room, however often it was joined: parts of an application that share a client and
+    /// a room count their joins themselves. Messages that were not confirmed yet fail.
     ///
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom). After any other error the client has left, too;

@@ -19,6 +19,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::error::ClientError;
 use super::events::Loss;
+use super::metered::Metered;
 
 /// How long the end of a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,10 +35,12 @@ pub(super) fn check(url: &str) -> Result<(), ClientError> {
 /// A connection after the handshake.
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: WebSocketStream<TcpStream>,
+    stream: WebSocketStream<Metered<TcpStream>>,
     waiting: VecDeque<Message>,
     /// Since when the server has taken nothing of what it was to be sent.
     stuck: Option<Instant>,
+    /// What it had taken by then, in bytes.
+    written: u64,
     /// Writing failed. Reading may still tell why.
     broken: bool,
 }
@@ -64,8 +67,9 @@ impl Socket {
         let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
         // A chat message waits for no other to share its packet.
         let _ = stream.set_nodelay(true);
+        let stream = Metered::new(stream);
         let (stream, _) = client_async(request, stream).await.map_err(|error| failed(&error))?;
-        Ok(Self { stream, waiting: VecDeque::new(), stuck: None, broken: false })
+        Ok(Self { stream, waiting: VecDeque::new(), stuck: None, written: 0, broken: false })
     }
 
     /// Queues a frame. What can be queued is bounded by what may be unanswered, and by
@@ -87,6 +91,11 @@ impl Socket {
     /// Since when the server has taken nothing of what it was to be sent.
     pub(super) fn stuck_since(&self) -> Option<Instant> {
         self.stuck
+    }
+
+    /// How many bytes the server has sent.
+    pub(super) fn read_bytes(&self) -> u64 {
+        self.stream.get_ref().read
     }
 
     /// A server that has taken nothing has its whole time again.
@@ -115,8 +124,13 @@ impl Socket {
                 self.broken = true;
                 self.waiting.clear();
             }
+            // Part of a large frame is something, too.
             Poll::Pending => {
-                self.stuck.get_or_insert_with(Instant::now);
+                let written = self.stream.get_ref().written;
+                if self.stuck.is_none() || written != self.written {
+                    self.stuck = Some(Instant::now());
+                    self.written = written;
+                }
             }
         }
     }

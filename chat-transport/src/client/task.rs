@@ -100,6 +100,8 @@ enum Step {
 struct Clock {
     /// When the server was last heard, or its connection begun.
     heard: Instant,
+    /// How many bytes it had sent when that was last looked at.
+    read: u64,
     pinged: bool,
     online_since: Option<Instant>,
 }
@@ -162,7 +164,7 @@ impl Task {
             next_url: 0,
             backoff: Backoff::new(config.backoff_base, config.backoff_cap),
             link: Link::Waiting(now),
-            clock: Clock { heard: now, pinged: false, online_since: None },
+            clock: Clock { heard: now, read: 0, pinged: false, online_since: None },
             reprieve: None,
             is_closed: false,
             config,
@@ -211,6 +213,9 @@ impl Task {
                 if self.clock.online_since.is_some() {
                     self.clock.start();
                 }
+                if let Link::Open(socket) = &self.link {
+                    self.clock.read = socket.read_bytes();
+                }
                 if let Heard::Text(text) = heard {
                     self.hear(&text);
                 }
@@ -231,6 +236,7 @@ impl Task {
     fn connect(&mut self) {
         self.link = Link::Opening(Box::pin(Socket::open(self.url())));
         self.clock.start();
+        self.clock.read = 0;
         self.clock.online_since = None;
     }
 
@@ -351,7 +357,11 @@ impl Task {
             self.lost(Loss::new("no connection in time"));
             return;
         };
-        if self.clock.online_since.is_none() {
+        let read = std::mem::replace(&mut self.clock.read, socket.read_bytes());
+        if self.clock.online_since.is_some() && self.clock.read > read {
+            // A large frame on a slow line is not whole yet, and its server is there.
+            self.clock.start();
+        } else if self.clock.online_since.is_none() {
             self.lost(Loss::new("no welcome in time"));
         } else if self.clock.pinged {
             self.lost(Loss::new("no answer to a ping"));

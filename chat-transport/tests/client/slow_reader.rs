@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use chat_core::Frames;
 use chat_transport::client::{ClientConfig, Event, State};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::mock::{Peer, expect_offsets, joined, joined_frame, message, next, next_of_room, quick};
 
@@ -156,4 +157,19 @@ async fn call_made_where_events_are_read_gets_its_answer() {
         }
     };
     tokio::join!(serve, bot);
+}
+
+/// A page on a slow line takes longer than a silent server has.
+#[tokio::test(start_paused = true)]
+async fn frame_that_takes_long_to_arrive_is_a_sign_of_life() {
+    let config = quick().ping(Duration::from_secs(10), Duration::from_secs(5));
+    let (_mock, mut peer, client, mut events) = joined(0, config).await;
+    let mut large = message(1);
+    large["message"] = "x".repeat(40_000).into();
+    for part in Frames::text(&large.to_string()).bytes().chunks(5000) {
+        peer.send_bytes(part).await;
+        sleep(Duration::from_secs(9)).await;
+    }
+    expect_offsets(&mut events, &[1]).await;
+    assert_eq!(client.state(), State::Online);
 }
