@@ -10,9 +10,10 @@ use chat_server::{
     Action, AuthError, Authenticator, Authorizer, Credentials, Identity, JwtSigner, Server,
     TokenClaims,
 };
-use chat_transport::testing::WsClient;
+use chat_transport::testing::{WsClient, raw_frame, raw_handshake};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use crate::raw::Raw;
@@ -153,14 +154,23 @@ async fn server_that_was_stopped_closes_no_client() {
         client.ask("welcome", &hello).await.unwrap();
         client.ask("joined", &json!({"type": "join", "room": "r"})).await.unwrap();
     }
-    // One has yet to say who it is.
+    // One is in the middle of a frame, on a slow line; one has yet to say who it is.
+    let address = format!("127.0.0.1:{}", server.port());
+    let mut slow = raw_handshake(&address, &format!("/ws?token={token}")).await;
+    let ping = raw_frame(0x81, br#"{"type":"ping"}"#);
     let mut late = Raw::connect(server.port()).await.unwrap();
     for _ in 0..3 {
+        slow.write_all(&ping[..9]).await.unwrap();
+        // The server has read that much.
+        busy.ask("pong", &json!({"type": "ping"})).await.expect("it was closed");
         server.signal("STOP");
         busy.send(&json!({"type": "send", "room": "r", "message": "x"})).await;
         late.send(&hello).await;
         sleep(Duration::from_secs(3)).await;
         server.signal("CONT");
+        sleep(Duration::from_millis(300)).await;
+        slow.write_all(&ping[9..]).await.unwrap();
+        assert_eq!(next_frame(&mut slow).await, br#"{"type":"pong"}"#);
         for (client, kind) in [(&mut busy, "ok"), (&mut late, "welcome"), (&mut idle, "message")] {
             client.next_of(kind).await.expect("it was closed");
         }
@@ -170,5 +180,18 @@ async fn server_that_was_stopped_closes_no_client() {
     }
     for code in [1006, 1008, 4000, 4001] {
         assert_eq!(server.metric(&format!("chat_closed_total{{code=\"{code}\"}}")).await, 0);
+    }
+}
+
+/// The payload of the next frame that is none of the heartbeat, of which it answers the pings.
+async fn next_frame(stream: &mut TcpStream) -> Vec<u8> {
+    loop {
+        let [head, len] = [stream.read_u8().await.unwrap(), stream.read_u8().await.unwrap()];
+        let mut payload = vec![0; usize::from(len)];
+        stream.read_exact(&mut payload).await.unwrap();
+        if head != 0x89 {
+            return payload;
+        }
+        stream.write_all(&raw_frame(0x8a, &payload)).await.unwrap();
     }
 }
