@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
@@ -175,8 +176,15 @@ impl Socket {
     }
 }
 
+/// How tungstenite reports a code that it does not know, as 1014, with which a gateway closes: like
+/// 1002, which means that this client broke the protocol.
+fn is_unknown_code(frame: &CloseFrame) -> bool {
+    frame.code == CloseCode::Protocol && frame.reason == "Protocol violation"
+}
+
 fn loss_of(frame: Option<CloseFrame>) -> Loss {
     match frame {
+        Some(frame) if is_unknown_code(&frame) => Loss::new("closed with an unknown code"),
         Some(frame) => Loss { code: Some(frame.code.into()), reason: frame.reason.to_string() },
         None => Loss::new("the server closed the connection"),
     }

@@ -34,6 +34,13 @@ async fn a_loss_is_waited_after_and_a_goodbye_can_ask_for_more() {
         let pause = pause_after(ClientConfig::default(), async |peer| peer.close(code).await).await;
         assert!(pause < Duration::from_millis(500), "{code}: {pause:?}");
     }
+    // Of proxies: a restart, and no answer from what is behind them.
+    for code in [1012_u16, 1014] {
+        let frame = [&[0x88, 2][..], &code.to_be_bytes()].concat();
+        let end = async |mut peer: crate::mock::Peer| peer.send_bytes(&frame).await;
+        let pause = pause_after(ClientConfig::default(), end).await;
+        assert!(pause < Duration::from_millis(500), "{code}: {pause:?}");
+    }
     let pause = pause_after(ClientConfig::default(), async |mut peer| {
         let goodbye =
             json!({"type":"goodbye","reason":"shutdown","reconnect":true,"after_ms":7000});
