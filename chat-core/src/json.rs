@@ -8,6 +8,8 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr2;
+
 /// Deepest that a value may be nested which is handed on. The smallest common limit is 64
 /// (.NET; Ruby has 100, PHP and Perl 512, Jackson 1,000), and in a page of messages a value
 /// stands three levels deep.
@@ -89,7 +91,7 @@ impl Scan<'_> {
         self.at += 1;
         let first = self.open.pop().unwrap_or(0);
         let names = &mut self.names[first..];
-        names.sort_unstable();
+        names.sort_unstable_by(|a, b| a.len().cmp(&b.len()).then_with(|| a.cmp(b)));
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(Unportable::DuplicateMember);
         }
@@ -99,27 +101,29 @@ impl Scan<'_> {
 
     fn string(&mut self) -> Result<(), Unportable> {
         let json = self.json;
-        let first = self.at;
+        let first = self.at + 1;
         let mut is_escaped = false;
-        self.at += 1;
+        let mut end = first;
         loop {
-            match self.byte() {
-                Some(b'\\') => {
-                    is_escaped = true;
-                    self.at += portable_escape(&json.as_bytes()[self.at..])?;
-                }
-                Some(b'"') => break,
-                Some(_) => self.at += 1,
-                None => return Ok(()),
+            let rest = json.as_bytes().get(end..).unwrap_or_default();
+            // A string without an end is no JSON, and there is nothing after it.
+            let Some(skipped) = memchr2(b'"', b'\\', rest) else {
+                self.at = json.len();
+                return Ok(());
+            };
+            end += skipped;
+            if rest[skipped] == b'"' {
+                break;
             }
+            is_escaped = true;
+            end += portable_escape(&rest[skipped..])?;
         }
-        self.at += 1;
-        let string = &json[first..self.at];
+        self.at = end + 1;
         self.skip_blanks();
         if self.byte() == Some(b':') {
-            let unescaped = is_escaped.then(|| serde_json::from_str(string).ok()).flatten();
-            self.names
-                .push(unescaped.map_or(Cow::Borrowed(&string[1..string.len() - 1]), Cow::Owned));
+            let unescaped = || serde_json::from_str(&json[first - 1..=end]).ok();
+            let name = is_escaped.then(unescaped).flatten();
+            self.names.push(name.map_or(Cow::Borrowed(&json[first..end]), Cow::Owned));
         }
         Ok(())
     }
@@ -221,6 +225,10 @@ pub(crate) fn replace_lone_surrogates(string: &str) -> String {
 #[must_use]
 pub fn integer(number: &str) -> Option<i128> {
     const LARGEST_LEN: i64 = 20;
+    // As nearly all are.
+    if number.len() < 19 && is_digits(number) {
+        return number.parse().ok();
+    }
     let (is_negative, magnitude) = match number.strip_prefix('-') {
         Some(magnitude) => (true, magnitude),
         None => (false, number),

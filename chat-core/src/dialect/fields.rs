@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -56,10 +57,11 @@ impl<'a> Fields<'a> {
         if !text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
             return Err(Rejection::new(ErrorCode::BadJson, "A frame is one JSON object."));
         }
-        let fields: Self = serde_json::from_str(text).map_err(|error| {
+        let mut fields: Self = serde_json::from_str(text).map_err(|error| {
             Rejection::new(ErrorCode::BadJson, format!("The frame is not valid JSON: {error}."))
         })?;
-        Ok(Self { frame: text, ..fields })
+        fields.frame = text;
+        Ok(fields)
     }
 
     pub(super) fn kind(&self) -> Field<Option<Cow<'a, str>>> {
@@ -246,7 +248,7 @@ fn user_name(field: &str, raw: Option<&RawValue>) -> Field<Option<UserName>> {
 fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     let text = raw.get();
     let inner = text.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') {
+    if memchr(b'\\', inner.as_bytes()).is_some() {
         serde_json::from_str(text).ok().map(Cow::Owned)
     } else {
         Some(Cow::Borrowed(inner))
@@ -256,7 +258,8 @@ fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
 /// A JSON string that other clients get to read: without NUL, at which some parsers stop.
 fn handed_on(raw: &RawValue) -> Option<Cow<'_, str>> {
     // Only an escape can be one.
-    string(raw).filter(|text| matches!(text, Cow::Borrowed(_)) || !text.contains('\0'))
+    string(raw)
+        .filter(|text| matches!(text, Cow::Borrowed(_)) || memchr(0, text.as_bytes()).is_none())
 }
 
 /// A JSON string, with U+FFFD for what has no UTF-8.
