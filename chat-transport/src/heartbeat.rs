@@ -16,9 +16,9 @@ const SLOWEST: u64 = 8 * 1024;
 /// bounds the time for an answer to four minutes, whatever a fast reader got before.
 const MOST_UNREAD: u64 = 2 * 1024 * 1024;
 
+/// Without its settings: each session has one, and all have the same settings.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
-    config: HeartbeatConfig,
     heard: Instant,
     /// What the socket had taken by then, in bytes.
     written: u64,
@@ -38,8 +38,8 @@ pub(crate) enum Beat {
 }
 
 impl Heartbeat {
-    pub(crate) fn new(config: HeartbeatConfig, now: Instant) -> Self {
-        Self { config, heard: now, written: 0, due: None }
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { heard: now, written: 0, due: None }
     }
 
     /// The peer sent something: any bytes count. By now its socket has taken `written` bytes.
@@ -56,13 +56,18 @@ impl Heartbeat {
     /// how much that is: what its kernel has acknowledged may still wait there. So the time for an
     /// answer is longer by as long as a slow peer takes for all that was sent since it last sent
     /// something.
-    pub(crate) fn poll(&mut self, now: Instant, sent: impl FnOnce() -> u64) -> Beat {
+    pub(crate) fn poll(
+        &mut self,
+        now: Instant,
+        config: HeartbeatConfig,
+        sent: impl FnOnce() -> u64,
+    ) -> Beat {
         match self.due {
             Some(due) if now < due => return Beat::Wait(due),
             Some(due) if !was_missed(due, now) => return Beat::Lost,
             Some(_) => {}
             None => {
-                let due = after(self.heard, self.config.interval);
+                let due = after(self.heard, config.interval);
                 if now < due {
                     return Beat::Wait(due);
                 }
@@ -70,7 +75,7 @@ impl Heartbeat {
         }
         let unread = sent().saturating_sub(self.written).min(MOST_UNREAD);
         let reading = Duration::from_millis(unread * 1000 / SLOWEST);
-        self.due = Some(after(now, self.config.timeout.saturating_add(reading)));
+        self.due = Some(after(now, config.timeout.saturating_add(reading)));
         Beat::Ping
     }
 }
@@ -101,7 +106,7 @@ mod tests {
     fn check(script: &[At]) {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
-        let mut heartbeat = Heartbeat::new(CONFIG, start);
+        let mut heartbeat = Heartbeat::new(start);
         let mut sent = 0;
         for step in script {
             match step {
@@ -113,7 +118,7 @@ mod tests {
                         Want::Ping => Beat::Ping,
                         Want::Lost => Beat::Lost,
                     };
-                    assert_eq!(heartbeat.poll(at(*secs), || sent), want, "at {secs} s");
+                    assert_eq!(heartbeat.poll(at(*secs), CONFIG, || sent), want, "at {secs} s");
                 }
             }
         }

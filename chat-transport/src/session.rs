@@ -105,7 +105,7 @@ where
             unread: Bytes::copy_from_slice(&leftover),
             outbox: Outbox::new(&config, tcp, stripe),
             unflushed: false,
-            clocks: Clocks::new(&config, Instant::now()),
+            clocks: Clocks::new(Instant::now()),
             config,
             end: None,
             breach: None,
@@ -240,7 +240,7 @@ where
         if read == 0 {
             return Poll::Ready(Err(Stop::Io(None)));
         }
-        self.clocks.heard(Instant::now(), || self.outbox.written_bytes());
+        self.clocks.heard(Instant::now(), self.outbox.written_bytes());
         let mut input = &scratch[..self.unread.len() + read];
         let message = self.codec.decode(&mut input).map_err(Stop::Broken);
         self.unread = Bytes::copy_from_slice(input);

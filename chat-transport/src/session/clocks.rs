@@ -15,7 +15,7 @@ use crate::timer::{Timer, after, was_missed};
 #[derive(Debug)]
 pub(super) struct Clocks {
     timer: Timer,
-    heartbeat: Option<Heartbeat>,
+    heartbeat: Heartbeat,
     /// Since when the peer has taken nothing.
     stalled: Option<Instant>,
     /// Since when a message has been incomplete.
@@ -44,10 +44,10 @@ pub(super) enum Due {
 }
 
 impl Clocks {
-    pub(super) fn new(config: &TransportConfig, now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             timer: Timer::default(),
-            heartbeat: config.heartbeat.map(|config| Heartbeat::new(config, now)),
+            heartbeat: Heartbeat::new(now),
             stalled: None,
             incomplete: None,
             controls: Controls::default(),
@@ -67,10 +67,8 @@ impl Clocks {
     }
 
     /// Bytes came in, by when the peer's socket had taken so many.
-    pub(super) fn heard(&mut self, now: Instant, written: impl FnOnce() -> u64) {
-        if let Some(heartbeat) = &mut self.heartbeat {
-            heartbeat.heard(now, written());
-        }
+    pub(super) fn heard(&mut self, now: Instant, written: u64) {
+        self.heartbeat.heard(now, written);
     }
 
     /// Nothing more came in, and a message is incomplete.
@@ -113,7 +111,8 @@ impl Clocks {
                     return Poll::Ready(Due::Close(reason, breach));
                 }
             }
-            match self.heartbeat.as_mut().map(|heartbeat| heartbeat.poll(now, &sent)) {
+            let beat = config.heartbeat.map(|config| self.heartbeat.poll(now, config, &sent));
+            match beat {
                 Some(Beat::Ping) => return Poll::Ready(Due::Ping),
                 Some(Beat::Lost) if reading => {
                     return Poll::Ready(Due::Close(CloseReason::HeartbeatLost, Breach::Heartbeat));
