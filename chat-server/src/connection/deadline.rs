@@ -10,8 +10,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Connection;
 
-/// How late a deadline may be noticed by a process that runs.
-const LATEST: Duration = Duration::from_secs(1);
+/// How late a deadline may be noticed by a process that runs. One that is noticed later has passed
+/// while the process was stopped, and says nothing of the client.
+pub(crate) const LATEST: Duration = Duration::from_secs(1);
 
 impl Connection {
     /// It has said who it is, if that is needed, or its time to do so begins.
