@@ -8,8 +8,6 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr2;
-
 /// Deepest that a value may be nested which is handed on. The smallest common limit is 64
 /// (.NET; Ruby has 100, PHP and Perl 512, Jackson 1,000), and in a page of messages a value
 /// stands three levels deep.
@@ -107,7 +105,7 @@ impl Scan<'_> {
         loop {
             let rest = json.as_bytes().get(end..).unwrap_or_default();
             // A string without an end is no JSON, and there is nothing after it.
-            let Some(skipped) = memchr2(b'"', b'\\', rest) else {
+            let Some(skipped) = find_special(rest) else {
                 self.at = json.len();
                 return Ok(());
             };
@@ -150,6 +148,17 @@ impl Scan<'_> {
             Err(Unportable::Number)
         }
     }
+}
+
+/// Where the first quote or backslash stands. By 16 bytes, which the compiler compares at once:
+/// most of what is handed on is plain text.
+fn find_special(bytes: &[u8]) -> Option<usize> {
+    let is_special = |byte: &u8| matches!(byte, b'"' | b'\\');
+    let (chunks, _) = bytes.as_chunks::<16>();
+    let is_plain =
+        |chunk: &&[u8; 16]| !chunk.iter().fold(false, |any, byte| any | is_special(byte));
+    let plain = 16 * chunks.iter().take_while(is_plain).count();
+    bytes[plain..].iter().position(is_special).map(|at| plain + at)
 }
 
 /// The length of the escape sequence at the beginning of `bytes`.

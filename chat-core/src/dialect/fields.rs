@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -248,7 +247,7 @@ fn user_name(field: &str, raw: Option<&RawValue>) -> Field<Option<UserName>> {
 fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     let text = raw.get();
     let inner = text.strip_prefix('"')?.strip_suffix('"')?;
-    if memchr(b'\\', inner.as_bytes()).is_some() {
+    if inner.contains('\\') {
         serde_json::from_str(text).ok().map(Cow::Owned)
     } else {
         Some(Cow::Borrowed(inner))
@@ -258,8 +257,7 @@ fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
 /// A JSON string that other clients get to read: without NUL, at which some parsers stop.
 fn handed_on(raw: &RawValue) -> Option<Cow<'_, str>> {
     // Only an escape can be one.
-    string(raw)
-        .filter(|text| matches!(text, Cow::Borrowed(_)) || memchr(0, text.as_bytes()).is_none())
+    string(raw).filter(|text| matches!(text, Cow::Borrowed(_)) || !text.contains('\0'))
 }
 
 /// A JSON string, with U+FFFD for what has no UTF-8.
