@@ -1,9 +1,12 @@
 //! Validated names: rooms, users and connections.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
+
+use crate::visibility::{has_bidi_control, is_bidi_control, is_invisible};
 
 /// Longest room id, user id or user name, in bytes of UTF-8.
 pub const MAX_NAME_BYTES: usize = 128;
@@ -21,8 +24,15 @@ pub enum InvalidName {
     /// The string holds a control character (a line break, a NUL, an escape).
     #[error("holds a control character")]
     ControlCharacter,
+    /// The string holds nothing that can be seen: blanks, characters without width.
+    #[error("holds no visible character")]
+    Invisible,
+    /// The string holds a character that reorders the text around it, as U+202E.
+    #[error("holds a character that changes the direction of text")]
+    BidiControl,
 }
 
+/// The rules that all names keep.
 fn validate(name: &str) -> Result<(), InvalidName> {
     if name.is_empty() {
         Err(InvalidName::Empty)
@@ -30,17 +40,37 @@ fn validate(name: &str) -> Result<(), InvalidName> {
         Err(InvalidName::TooLong)
     } else if name.chars().any(char::is_control) {
         Err(InvalidName::ControlCharacter)
+    } else if is_invisible(name) {
+        Err(InvalidName::Invisible)
+    } else if has_bidi_control(name) {
+        Err(InvalidName::BidiControl)
     } else {
         Ok(())
     }
 }
 
+/// What identifies something is taken as it is: two ids must not become one.
+fn as_it_is(id: &str) -> Cow<'_, str> {
+    Cow::Borrowed(id)
+}
+
+/// What people are called loses what reorders the text around it: address books and identity
+/// providers wrap names in such characters, and their users are not to be locked out.
+fn without_bidi_controls(name: &str) -> Cow<'_, str> {
+    if has_bidi_control(name) {
+        name.replace(is_bidi_control, "").into()
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
 macro_rules! name_type {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $clean:ident) => {
         $(#[$doc])*
         ///
-        /// 1 to [`MAX_NAME_BYTES`] bytes of UTF-8 without control characters, compared
-        /// byte by byte (no Unicode normalisation). A clone shares the text.
+        /// 1 to [`MAX_NAME_BYTES`] bytes of UTF-8 without control characters, of which at least
+        /// one can be seen, compared byte by byte (no Unicode normalisation). A clone shares the
+        /// text.
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Arc<str>);
 
@@ -50,8 +80,8 @@ macro_rules! name_type {
             /// # Errors
             /// [`InvalidName`] says which rule is broken.
             pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidName> {
-                let name = name.as_ref();
-                validate(name)?;
+                let name = $clean(name.as_ref());
+                validate(&name)?;
                 Ok(Self(name.into()))
             }
 
@@ -66,6 +96,13 @@ macro_rules! name_type {
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+
+            /// The text for a line of a log: what a terminal would not print as it is, is escaped
+            /// (`\u{200b}`), and so are quotes and backslashes.
+            #[must_use]
+            pub fn escaped(&self) -> impl fmt::Display + '_ {
+                self.0.escape_debug()
             }
         }
 
@@ -90,18 +127,19 @@ macro_rules! name_type {
 }
 
 name_type! {
-    /// The id of a room.
-    RoomId
+    /// The id of a room. One that holds a bidirectional control is refused.
+    RoomId, as_it_is
 }
 
 name_type! {
-    /// The id of a user: what a direct message is addressed to.
-    UserId
+    /// The id of a user: what a direct message is addressed to. One that holds a bidirectional
+    /// control is refused.
+    UserId, as_it_is
 }
 
 name_type! {
-    /// The name of a user, as people see it.
-    UserName
+    /// The name of a user, as people see it. Bidirectional controls are removed from it.
+    UserName, without_bidi_controls
 }
 
 /// One connection on one server. Never used twice in a process.
@@ -127,6 +165,37 @@ mod tests {
         for name in ["a\nb", "\0", "\u{1b}[31m", "\u{85}"] {
             assert_eq!(RoomId::new(name), Err(InvalidName::ControlCharacter));
         }
+        for name in [" ", "\u{a0}\u{3000}", "\u{200b}", "\u{2800}", "\u{3164}", "\u{202e}"] {
+            assert_eq!(RoomId::new(name), Err(InvalidName::Invisible), "{name:?}");
+            assert_eq!(UserId::new(name), Err(InvalidName::Invisible), "{name:?}");
+            assert!(UserName::new(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_reorders_text_is_refused_in_ids_and_removed_from_names() {
+        for id in ["\u{202e}nimda", "a\u{2066}b", "\u{200f}א", "a\u{61c}"] {
+            assert_eq!(RoomId::new(id), Err(InvalidName::BidiControl), "{id:?}");
+            assert_eq!(UserId::new(id), Err(InvalidName::BidiControl), "{id:?}");
+        }
+        for (name, kept) in [
+            ("\u{202e}nimda", "nimda"),
+            ("\u{2068}Ann\u{2069}", "Ann"),
+            ("אבי\u{200f}", "אבי"),
+            ("می\u{200c}خواهم", "می\u{200c}خواهم"),
+            ("👩\u{200d}👩\u{200d}👧", "👩\u{200d}👩\u{200d}👧"),
+        ] {
+            assert_eq!(UserName::new(name).unwrap().as_str(), kept);
+        }
+        let long = "\u{202a}".to_owned() + &"x".repeat(MAX_NAME_BYTES) + "\u{202c}";
+        assert_eq!(UserName::new(long).unwrap().as_str(), "x".repeat(MAX_NAME_BYTES));
+    }
+
+    #[test]
+    fn what_a_terminal_would_not_print_is_escaped() {
+        let name = RoomId::new("a\u{200b}é\u{e0041}\"").unwrap();
+        assert_eq!(name.escaped().to_string(), r#"a\u{200b}é\u{e0041}\""#);
+        assert_eq!(crate::Topic::Room(name).to_string(), r#"room a\u{200b}é\u{e0041}\""#);
     }
 
     #[test]

@@ -71,6 +71,7 @@ mod frames;
 mod grants;
 mod history;
 mod id;
+pub mod json;
 mod members;
 mod nesting;
 mod pattern;
@@ -82,6 +83,7 @@ pub mod roster;
 pub mod timeline;
 mod topic;
 mod user;
+mod visibility;
 
 pub use close::CloseReason;
 pub use command::{Command, Content, Hello, MAX_REASON_BYTES, Request, Sanction};

@@ -19,6 +19,9 @@ impl Epoch {
     /// The epoch of a room in which nothing was ever sent.
     pub const NONE: Self = Self([0; Self::LEN]);
 
+    /// An epoch that no room ever has: what a client names by a text of another form.
+    pub const UNKNOWN: Self = Self([b'?'; Self::LEN]);
+
     /// Reads an epoch as it stands in frames and in storage.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
@@ -129,5 +132,6 @@ mod tests {
         let epoch = Epoch::from_random(u64::MAX);
         assert_eq!(Epoch::parse(epoch.as_str().as_bytes()), Some(epoch));
         assert_ne!(Epoch::from_random(0), Epoch::NONE);
+        assert_eq!(Epoch::parse(Epoch::UNKNOWN.as_str().as_bytes()), None);
     }
 }

@@ -45,11 +45,12 @@ impl From<UserId> for Topic {
     }
 }
 
+/// For logs and errors: what a terminal would not print as it is, is escaped.
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Room(room) => write!(f, "room {room}"),
-            Self::User(user) => write!(f, "user {user}"),
+            Self::Room(room) => write!(f, "room {}", room.escaped()),
+            Self::User(user) => write!(f, "user {}", user.escaped()),
         }
     }
 }

@@ -55,7 +55,7 @@ fn reply(reply: &Reply<'_>) -> String {
 fn server_frames_are_what_the_code_says() {
     let user = User::new(UserId::new("n5p2-17").unwrap(), Some(UserName::new("Ann").unwrap()));
     let epoch = Epoch::parse(b"JLITNcWY").unwrap();
-    let room = RoomId::new("general").unwrap();
+    let (room, new_room) = (RoomId::new("general").unwrap(), RoomId::new("new").unwrap());
     let id: Vec<_> = (0..10).map(|id| raw(&id.to_string())).collect();
     let id = |n: usize| Some(&*id[n]);
     let limits = Limits {
@@ -130,6 +130,15 @@ fn server_frames_are_what_the_code_says() {
             count: 1,
             messages: earlier,
         }),
+        Reply::Joined(Joined {
+            id: id(3),
+            room: &new_room,
+            position: Some(Position::default()),
+            recovered: false,
+            members: &members,
+            count: 1,
+            messages: Page::new(&new_room, Epoch::NONE, &[]),
+        }),
         Reply::History {
             id: id(4),
             room: &room,
@@ -193,6 +202,12 @@ fn server_frames_are_what_the_code_says() {
         assert!(Dialect::Native.encode(&topic, event, position, &mut text));
         made.push(String::from_utf8(text).unwrap());
     }
+
+    let mut first = Vec::new();
+    let position = Some(Position { epoch, offset: 1 });
+    let said = Event::Message(said(None));
+    assert!(Dialect::Native.encode(&Topic::Room(new_room), &said, position, &mut first));
+    made.push(String::from_utf8(first).unwrap());
 
     let documented: BTreeSet<_> = frames("server").into_iter().map(str::to_owned).collect();
     assert_eq!(documented, made.into_iter().collect());

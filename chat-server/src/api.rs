@@ -12,9 +12,10 @@ use axum::routing::post;
 use axum::{Json, Router};
 use bytes::Bytes;
 use chat_broker::BrokerError;
-use chat_core::{MAX_REASON_BYTES, RoomId, UserId};
-use serde::Deserialize;
-use serde_json::json;
+use chat_core::{MAX_REASON_BYTES, RoomId, UserId, json};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::auth::bearer;
@@ -71,9 +72,18 @@ struct Order {
     user: Option<String>,
     reason: Option<String>,
     /// When a ban ends, in milliseconds since 1970.
+    #[serde(default, deserialize_with = "integer")]
     until: Option<u64>,
     /// How long a ban lasts.
+    #[serde(default, deserialize_with = "integer")]
     seconds: Option<u64>,
+}
+
+/// An integer in whatever form: some languages write `3600.0`.
+fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<Box<RawValue>>::deserialize(deserializer)? else { return Ok(None) };
+    let value = json::integer(number.get()).and_then(|value| u64::try_from(value).ok());
+    value.map(Some).ok_or_else(|| D::Error::custom("not an integer that is 0 or more"))
 }
 
 type Body = Result<Json<Order>, JsonRejection>;
@@ -146,7 +156,7 @@ impl State {
 
 fn answer(done: Result<(), BrokerError>) -> Answer {
     match done {
-        Ok(()) => Ok(Json(json!({"ok": true}))),
+        Ok(()) => Ok(Json(serde_json::json!({"ok": true}))),
         Err(error) => {
             tracing::debug!(%error, "the broker did not take a sanction");
             Err(match error {
@@ -184,6 +194,9 @@ impl Order {
         match self.reason.as_deref() {
             Some(reason) if reason.len() > MAX_REASON_BYTES => {
                 Err(bad("bad_field", format!("\"reason\" has at most {MAX_REASON_BYTES} bytes.")))
+            }
+            Some(reason) if reason.contains('\0') => {
+                Err(bad("bad_field", "\"reason\" holds a NUL: not every client could read it."))
             }
             reason => Ok(reason),
         }

@@ -35,6 +35,7 @@ use crate::drain;
 use crate::limits::{Admission, RateLimiter};
 use crate::member::Member;
 use crate::state::State;
+pub(crate) use deadline::LATEST;
 pub(crate) use opening::Opening;
 use recovery::Wish;
 use rooms::Place;

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use chat_core::{Batch, CloseReason, Deliver, Delivery, Dialect, Frames, Reply, Topic, User};
 use chat_transport::Outbox;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::connection::LATEST;
 use crate::undelivered::Drops;
 
 /// A handle on a connection: who it is, what it speaks, and the way to it. By value, since
@@ -74,10 +75,19 @@ impl Member {
 
     /// Waits until nothing waits for the client, or it is gone, or has to look around. Then it
     /// takes one answer of any size: however much it asks for at once, it is not cut as one that
-    /// reads too slowly. It is, if it takes longer than `patience`.
+    /// reads too slowly. It is, if as much waits for it after `patience` as before.
     pub(crate) async fn drained(&self, patience: Duration) {
-        if timeout(patience, self.outbox.drained_to(0)).await.is_err() {
-            self.outbox.close(CloseReason::SlowConsumer);
+        loop {
+            let (began, waited) = (Instant::now(), self.outbox.depth().bytes);
+            if timeout(patience, self.outbox.drained_to(0)).await.is_ok() {
+                return;
+            }
+            // A process that was stopped has written nothing, whatever the client took.
+            let was_stopped = began.elapsed() > patience.saturating_add(LATEST);
+            if self.outbox.depth().bytes >= waited && !was_stopped {
+                self.outbox.close(CloseReason::SlowConsumer);
+                return;
+            }
         }
     }
 

@@ -107,9 +107,10 @@ impl Metrics {
         }
         let code = match end {
             End::Local(reason) => reason.code(),
-            // Codes that clients make up count as one: they must not make labels.
-            End::ByPeer { code: Some(code), .. } if !(1000..=1015).contains(code) => 0,
-            End::ByPeer { code, .. } => code.unwrap_or(1005),
+            End::ByPeer { code: None, .. } => 1005,
+            End::ByPeer { code: Some(code @ (1000 | 1001)), .. } => *code,
+            // Any other would read as if this server had ended the connection with it.
+            End::ByPeer { .. } => 0,
             _ => 1006,
         };
         self.closed.get_or_create(&CloseLabel { code }).inc();
@@ -134,7 +135,8 @@ impl Metrics {
         registry.register("panics", "Connections whose task panicked", self.panics.clone());
         registry.register(
             "closed",
-            "Connections ended, by close code; 0: a code of the client's own, 1006: none",
+            "Connections ended, by close code; 0: by a client, with a code other than 1000 and 1001; \
+             1005: by a client, with no code; 1006: lost",
             self.closed.clone(),
         );
     }

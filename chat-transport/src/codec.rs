@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use chat_core::CloseReason;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
@@ -23,6 +23,12 @@ use crate::error::Breach;
 
 /// The step in which a frame is taken in.
 const READ_BUFFER: usize = 512;
+
+/// Longest payload of a control frame (RFC 6455 section 5.5).
+const MAX_CONTROL: u64 = 125;
+
+/// Registered with IANA after RFC 6455, and unknown to tungstenite, which takes it for an error.
+const BAD_GATEWAY: u16 = 1014;
 
 /// After a message above this, which made tungstenite's buffer as large, the context is not
 /// used again.
@@ -59,11 +65,16 @@ impl Codec {
     }
 
     /// The next message in `input`, which is moved past what was used. Without a message,
-    /// all is used but the part of a frame's header.
+    /// all is used but the part of a frame's header, or of a close frame.
     pub(crate) fn decode(&mut self, input: &mut impl Buf) -> Result<Option<Message>, Violation> {
         loop {
-            if self.frame_left == 0 && !self.begin_frame(input.chunk())? {
-                return Ok(None);
+            let mut close = None;
+            if self.frame_left == 0 {
+                match self.begin_frame(input.chunk())? {
+                    Begun::Nothing => return Ok(None),
+                    Begun::Frame => {}
+                    Begun::Close(code) => close = Some(code),
+                }
             }
             let bytes = input.chunk();
             let here = usize::try_from(self.frame_left).unwrap_or(usize::MAX).min(bytes.len());
@@ -71,7 +82,10 @@ impl Codec {
                 return Ok(None);
             }
             let mut context = self.context.take().unwrap_or_else(|| context(&self.config));
-            let result = context.read(&mut Input(&bytes[..here]));
+            let result = match close {
+                Some(close) => read_close(&mut context, &bytes[..here], close),
+                None => context.read(&mut Input(&bytes[..here])),
+            };
             input.advance(here);
             self.frame_left -= here as u64;
             match result {
@@ -92,17 +106,23 @@ impl Codec {
         self.frame_left > 0 || self.fragments > 0
     }
 
-    /// Whether there is a whole header to begin a frame with.
-    fn begin_frame(&mut self, bytes: &[u8]) -> Result<bool, Violation> {
+    /// Begins a frame if there is a whole header, and the whole of a close frame, which is small.
+    fn begin_frame(&mut self, bytes: &[u8]) -> Result<Begun, Violation> {
         let mut cursor = Cursor::new(bytes);
         let Some((header, payload)) = FrameHeader::parse(&mut cursor)? else {
-            return Ok(false);
+            return Ok(Begun::Nothing);
         };
-        self.frame_left = cursor.position().saturating_add(payload);
-        if let OpCode::Data(kind) = header.opcode {
-            self.count_fragment(kind)?;
-        }
-        Ok(true)
+        let len = cursor.position().saturating_add(payload);
+        let close = match header.opcode {
+            OpCode::Control(Control::Close) if (2..=MAX_CONTROL).contains(&payload) => {
+                let Some(frame) = bytes.get(..len as usize) else { return Ok(Begun::Nothing) };
+                Some(close_code(frame, cursor.position() as usize, header.mask)?)
+            }
+            OpCode::Data(kind) => self.count_fragment(kind).map(|()| None)?,
+            OpCode::Control(_) => None,
+        };
+        self.frame_left = len;
+        Ok(close.map_or(Begun::Frame, Begun::Close))
     }
 
     fn count_fragment(&mut self, kind: Data) -> Result<(), Violation> {
@@ -131,6 +151,56 @@ impl Codec {
             SPARE.set(Some(context));
         }
     }
+}
+
+/// What [`Codec::begin_frame`] found.
+enum Begun {
+    Nothing,
+    Frame,
+    Close(PeerCode),
+}
+
+/// The code of a peer's close frame, and where in the frame it stands.
+#[derive(Clone, Copy)]
+struct PeerCode {
+    code: u16,
+    at: usize,
+}
+
+/// Reads the code of a whole close frame, which must be one that may be sent.
+fn close_code(frame: &[u8], at: usize, mask: Option<[u8; 4]>) -> Result<PeerCode, Violation> {
+    let mask = mask.unwrap_or_default();
+    let code = u16::from_be_bytes([frame[at] ^ mask[0], frame[at + 1] ^ mask[1]]);
+    // RFC 6455 section 7.4 and IANA's registry: 1004 to 1006 and 1015 never stand in a frame.
+    match code {
+        1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(PeerCode { code, at }),
+        _ => Err(Violation {
+            reason: CloseReason::ProtocolError,
+            breach: None,
+            detail: format!("a close frame with the code {code}"),
+        }),
+    }
+}
+
+/// Decodes a whole close frame. One with [`BAD_GATEWAY`] is decoded as one with the code before
+/// it.
+fn read_close(
+    context: &mut WebSocketContext,
+    frame: &[u8],
+    PeerCode { code, at }: PeerCode,
+) -> Result<Message, Error> {
+    let mut frame = frame.to_vec();
+    if code == BAD_GATEWAY {
+        // Masked or not, the same bits differ.
+        frame[at + 1] ^= (BAD_GATEWAY ^ (BAD_GATEWAY - 1)) as u8;
+    }
+    let message = context.read(&mut Input(&frame))?;
+    Ok(match message {
+        Message::Close(Some(close)) => {
+            Message::Close(Some(CloseFrame { code: code.into(), ..close }))
+        }
+        message => message,
+    })
 }
 
 /// The thread's own, or a new one.
@@ -281,6 +351,50 @@ mod tests {
             bytes.extend_from_slice(&encode(ping));
         }
         bytes
+    }
+
+    /// A client's close frame.
+    fn close_frame(code: u16, phrase: &str) -> Vec<u8> {
+        let payload = [&code.to_be_bytes()[..], phrase.as_bytes()].concat();
+        let header = FrameHeader {
+            mask: Some([9, 8, 7, 6]),
+            opcode: OpCode::Control(Control::Close),
+            ..FrameHeader::default()
+        };
+        encode(Frame::from_payload(header, payload.into())).to_vec()
+    }
+
+    #[test]
+    fn codes_that_may_be_sent_are_echoed() {
+        for code in 0..=u16::MAX {
+            let frame = close_frame(code, "bye");
+            let decoded = Codec::new(Arc::default()).decode(&mut &frame[..]);
+            // IANA's registry of close codes, less those that never stand in a frame.
+            if matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+                let Message::Close(Some(close)) = decoded.unwrap().unwrap() else { panic!() };
+                assert_eq!((u16::from(close.code), close.reason.as_str()), (code, "bye"));
+                let reply = close_reply(Some(close));
+                assert_eq!(reply[2..], [&code.to_be_bytes()[..], b"bye"].concat());
+            } else {
+                assert_eq!(decoded.unwrap_err().reason, CloseReason::ProtocolError, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn close_frame_is_decoded_in_whatever_pieces() {
+        let whole = close_frame(1014, "the gateway");
+        for cut in 0..whole.len() {
+            let mut codec = Codec::new(Arc::default());
+            let mut part = &whole[..cut];
+            assert!(codec.decode(&mut part).unwrap().is_none());
+            assert_eq!(part.len(), cut, "it is left over");
+            let Message::Close(Some(close)) = codec.decode(&mut &whole[..]).unwrap().unwrap()
+            else {
+                panic!()
+            };
+            assert_eq!(u16::from(close.code), 1014);
+        }
     }
 
     #[test]

@@ -64,7 +64,10 @@ pub struct TransportConfig {
 pub struct HeartbeatConfig {
     /// How long the peer may be silent before it is pinged.
     pub interval: Duration,
-    /// How long it then has for an answer, which may be anything.
+    /// How long it then has for an answer, which may be anything. The time is longer by 1 s for
+    /// each 8 KiB that was sent to the peer since it last sent something, of 2 MiB at most: a peer
+    /// that reads slowly gets to the ping later. (A line that does not even acknowledge what was
+    /// sent is given up after `interval` and `timeout`, on Linux.)
     pub timeout: Duration,
 }
 
@@ -92,6 +95,14 @@ impl Default for TransportConfig {
 }
 
 impl TransportConfig {
+    /// How long what was sent to a peer may stay unacknowledged by its kernel: as long as a peer
+    /// that is silent has for its pong, and never so short that the clocks of a session would not
+    /// notice a slow peer before. `None` without a heartbeat.
+    pub(crate) fn dead_line_timeout(&self) -> Option<Duration> {
+        let HeartbeatConfig { interval, timeout } = self.heartbeat?;
+        Some(interval.saturating_add(timeout).max(self.write_timeout.saturating_mul(2)))
+    }
+
     /// Sets [`max_message_bytes`](Self::max_message_bytes), and
     /// [`max_frame_bytes`](Self::max_frame_bytes) to the same.
     #[must_use]

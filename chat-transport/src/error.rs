@@ -46,7 +46,7 @@ pub enum Breach {
 pub enum End {
     /// The peer sent a close frame.
     ByPeer {
-        /// Its code, if it gave one. 1002 where the peer's code was not a valid one.
+        /// Its code, if it gave one: one that may stand in a close frame.
         code: Option<u16>,
         /// Its phrase, which is the peer's to choose.
         phrase: Box<str>,

@@ -1,15 +1,29 @@
 //! When to ask a silent peer whether it is there. Pure: the time is an argument.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::config::HeartbeatConfig;
-use crate::timer::after;
+use crate::timer::{after, was_missed};
 
+/// The slowest that a peer may read, in bytes a second. A peer that reads more slowly is taken for
+/// stalled as soon as the outbox fills: the kernel reports room in steps of a third of its buffer,
+/// which takes such a peer as long as the [write timeout](crate::TransportConfig::write_timeout).
+const SLOWEST: u64 = 8 * 1024;
+
+/// The most that lies before a ping: a full outbox, and what the kernels of both sides hold. It
+/// bounds the time for an answer to four minutes, whatever a fast reader got before.
+const MOST_UNREAD: u64 = 2 * 1024 * 1024;
+
+/// Without its settings: each session has one, and all have the same settings.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
-    config: HeartbeatConfig,
     heard: Instant,
-    pinged: Option<Instant>,
+    /// What the socket had taken by then, in bytes.
+    written: u64,
+    /// When the answer to a ping is due.
+    due: Option<Instant>,
 }
 
 /// What a heartbeat asks for.
@@ -24,27 +38,44 @@ pub(crate) enum Beat {
 }
 
 impl Heartbeat {
-    pub(crate) fn new(config: HeartbeatConfig, now: Instant) -> Self {
-        Self { config, heard: now, pinged: None }
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { heard: now, written: 0, due: None }
     }
 
-    /// The peer sent something: any bytes count.
-    pub(crate) fn heard(&mut self, now: Instant) {
+    /// The peer sent something: any bytes count. By now its socket has taken `written` bytes.
+    pub(crate) fn heard(&mut self, now: Instant, written: u64) {
         self.heard = now;
-        self.pinged = None;
+        self.written = written;
+        self.due = None;
     }
 
-    /// A [`Beat::Ping`] is asked for once: the caller sends it.
-    pub(crate) fn poll(&mut self, now: Instant) -> Beat {
-        if let Some(pinged) = self.pinged {
-            let deadline = after(pinged, self.config.timeout);
-            return if now < deadline { Beat::Wait(deadline) } else { Beat::Lost };
+    /// A [`Beat::Ping`] is asked for once: the caller sends it, after the bytes that were
+    /// `sent` so far.
+    ///
+    /// The peer gets to the ping when it has read what lies before it. Nobody but the peer knows
+    /// how much that is: what its kernel has acknowledged may still wait there. So the time for an
+    /// answer is longer by as long as a slow peer takes for all that was sent since it last sent
+    /// something.
+    pub(crate) fn poll(
+        &mut self,
+        now: Instant,
+        config: HeartbeatConfig,
+        sent: impl FnOnce() -> u64,
+    ) -> Beat {
+        match self.due {
+            Some(due) if now < due => return Beat::Wait(due),
+            Some(due) if !was_missed(due, now) => return Beat::Lost,
+            Some(_) => {}
+            None => {
+                let due = after(self.heard, config.interval);
+                if now < due {
+                    return Beat::Wait(due);
+                }
+            }
         }
-        let due = after(self.heard, self.config.interval);
-        if now < due {
-            return Beat::Wait(due);
-        }
-        self.pinged = Some(now);
+        let unread = sent().saturating_sub(self.written).min(MOST_UNREAD);
+        let reading = Duration::from_millis(unread * 1000 / SLOWEST);
+        self.due = Some(after(now, config.timeout.saturating_add(reading)));
         Beat::Ping
     }
 }
@@ -58,9 +89,11 @@ mod tests {
     const CONFIG: HeartbeatConfig =
         HeartbeatConfig { interval: Duration::from_secs(25), timeout: Duration::from_secs(20) };
 
-    /// What happens at a second: something is heard, or the heartbeat is asked.
+    /// What happens at a second: something is heard, so many KiB are sent, or the heartbeat is
+    /// asked.
     enum At {
         Heard(u64),
+        Sent(u64),
         Poll(u64, Want),
     }
 
@@ -73,17 +106,19 @@ mod tests {
     fn check(script: &[At]) {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
-        let mut heartbeat = Heartbeat::new(CONFIG, start);
+        let mut heartbeat = Heartbeat::new(start);
+        let mut sent = 0;
         for step in script {
             match step {
-                At::Heard(secs) => heartbeat.heard(at(*secs)),
+                At::Heard(secs) => heartbeat.heard(at(*secs), sent),
+                At::Sent(kib) => sent += kib * 1024,
                 At::Poll(secs, want) => {
                     let want = match want {
                         Want::Wait(until) => Beat::Wait(at(*until)),
                         Want::Ping => Beat::Ping,
                         Want::Lost => Beat::Lost,
                     };
-                    assert_eq!(heartbeat.poll(at(*secs)), want, "at {secs} s");
+                    assert_eq!(heartbeat.poll(at(*secs), CONFIG, || sent), want, "at {secs} s");
                 }
             }
         }
@@ -124,5 +159,36 @@ mod tests {
     fn the_answer_is_due_after_a_late_ping() {
         use At::Poll;
         check(&[Poll(60, Want::Ping), Poll(79, Want::Wait(80)), Poll(80, Want::Lost)]);
+    }
+
+    #[test]
+    fn answer_is_due_when_a_slow_peer_has_read_what_lies_before_the_ping() {
+        use At::{Heard, Poll, Sent};
+        check(&[
+            Sent(100_000),
+            Heard(10),
+            // They take 85 s.
+            Sent(680),
+            Poll(35, Want::Ping),
+            Poll(139, Want::Wait(140)),
+            Poll(140, Want::Lost),
+        ]);
+        check(&[
+            Sent(1_000_000),
+            Poll(25, Want::Ping),
+            Poll(300, Want::Wait(301)),
+            Poll(301, Want::Lost),
+        ]);
+    }
+
+    #[test]
+    fn deadline_that_passed_while_the_process_was_stopped_is_followed_by_another_ping() {
+        use At::Poll;
+        check(&[
+            Poll(25, Want::Ping),
+            Poll(47, Want::Ping),
+            Poll(66, Want::Wait(67)),
+            Poll(67, Want::Lost),
+        ]);
     }
 }

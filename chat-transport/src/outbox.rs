@@ -57,9 +57,10 @@ struct Queue {
     /// The session's owner is to look around.
     notified: bool,
     refused: u64,
-    /// Bytes that were taken and are not in the stripe yet: a send writes to no memory that
-    /// threads share.
-    unreported: u64,
+    /// Bytes that were taken.
+    taken: u64,
+    /// How many of them are in the stripe: a send writes to no memory that threads share.
+    reported: u64,
     /// The sums of the server that this outbox adds to.
     stripe: Option<Arc<Stripe>>,
     /// The session's task, while it waits for something to write.
@@ -251,11 +252,11 @@ impl Outbox {
             if !queue.has_room(bytes.len(), frames, max) {
                 return Delivery::Full;
             }
-            queue.unreported += bytes.len() as u64;
+            queue.taken += bytes.len() as u64;
             queue.push(bytes.clone(), frames);
             return Delivery::Queued;
         }
-        queue.unreported += bytes.len() as u64;
+        queue.taken += bytes.len() as u64;
         let written = queue.write_now(bytes);
         if written < bytes.len() {
             queue.push(bytes.slice(written..), frames);
@@ -357,6 +358,17 @@ impl Outbox {
         }
     }
 
+    /// How many bytes were taken since the beginning.
+    pub(crate) fn taken_bytes(&self) -> u64 {
+        self.lock().taken
+    }
+
+    /// How many of the [taken](Self::taken_bytes) the socket has taken.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        let queue = self.lock();
+        queue.taken.saturating_sub(queue.depth.bytes as u64)
+    }
+
     /// The first `count` bytes have been written.
     pub(crate) fn written(&self, count: usize) {
         let mut queue = self.lock();
@@ -399,10 +411,10 @@ impl Queue {
 
     /// Adds what was taken since the last call to the stripe.
     fn report(&mut self) {
-        if self.unreported > 0
+        if self.taken > self.reported
             && let Some(stripe) = &self.stripe
         {
-            stripe.sent(std::mem::take(&mut self.unreported));
+            stripe.sent(self.taken - std::mem::replace(&mut self.reported, self.taken));
         }
     }
 

@@ -94,6 +94,9 @@ where
         let tcp = (&io as &dyn Any).downcast_ref::<SharedTcp>().cloned();
         if let Some(tcp) = &tcp {
             tcp.bound(config.socket_buffer_bytes);
+            if let Some(time) = config.dead_line_timeout() {
+                tcp.give_up_unacknowledged(time);
+            }
         }
         Self {
             io,
@@ -102,7 +105,7 @@ where
             unread: Bytes::copy_from_slice(&leftover),
             outbox: Outbox::new(&config, tcp, stripe),
             unflushed: false,
-            clocks: Clocks::new(&config, Instant::now()),
+            clocks: Clocks::new(Instant::now()),
             config,
             end: None,
             breach: None,
@@ -237,7 +240,7 @@ where
         if read == 0 {
             return Poll::Ready(Err(Stop::Io(None)));
         }
-        self.clocks.heard(Instant::now());
+        self.clocks.heard(Instant::now(), self.outbox.written_bytes());
         let mut input = &scratch[..self.unread.len() + read];
         let message = self.codec.decode(&mut input).map_err(Stop::Broken);
         self.unread = Bytes::copy_from_slice(input);
@@ -283,6 +286,10 @@ where
 
     fn stop(&mut self, stop: Stop) {
         match stop {
+            Stop::Io(Some(error)) if error.kind() == io::ErrorKind::TimedOut && !self.is_over() => {
+                self.breach = Some(Breach::Heartbeat);
+                self.outbox.close(CloseReason::HeartbeatLost);
+            }
             Stop::Io(error) => {
                 if !self.is_over() {
                     self.end = Some(End::Lost(error));
@@ -345,7 +352,7 @@ where
     /// Acts on what is due, and waits for what is due next.
     fn poll_clocks(&mut self, cx: &mut Context<'_>, reading: bool) {
         loop {
-            match self.clocks.poll(cx, reading, &self.config) {
+            match self.clocks.poll(cx, reading, &self.config, || self.outbox.taken_bytes()) {
                 Poll::Pending => return,
                 Poll::Ready(Due::Ping) => {
                     self.outbox.ping();

@@ -50,6 +50,18 @@ impl SharedTcp {
         }
     }
 
+    /// Has the kernel give the connection up, with [`io::ErrorKind::TimedOut`], when the peer's
+    /// kernel has acknowledged nothing for `time` of what was sent to it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn give_up_unacknowledged(&self, time: Duration) {
+        // As above. A time that is too long to count is refused: then it is never.
+        let _ = SockRef::from(&*self.0).set_tcp_user_timeout(Some(time));
+    }
+
+    /// There is no such setting here: the heartbeat alone finds a dead line.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn give_up_unacknowledged(&self, _: Duration) {}
+
     /// Closes the connection so that the kernel keeps nothing of it; does nothing if there is another
     /// handle. Shuts down this side, discards input while the peer goes on sending (for at most 30 s
     /// and 32 MiB), and waits 1 s until the peer has received everything and has shut down its side.
@@ -256,4 +268,21 @@ pub(crate) fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
     let result = work(&mut scratch);
     FREE.set(scratch);
     result
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn kernel_gives_up_what_is_not_acknowledged() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let tcp = SharedTcp::new(stream);
+        tcp.give_up_unacknowledged(Duration::from_secs(35));
+        let given_up_after = SockRef::from(&*tcp.0).tcp_user_timeout().unwrap();
+        assert_eq!(given_up_after, Some(Duration::from_secs(35)));
+    }
 }

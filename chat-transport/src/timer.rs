@@ -15,6 +15,16 @@ pub(crate) fn after(start: Instant, time: Duration) -> Instant {
     start.checked_add(time).unwrap_or_else(|| start + CENTURY)
 }
 
+/// How late a deadline may be noticed: a busy runtime is not as late as this.
+const LATEST: Duration = Duration::from_secs(1);
+
+/// Whether a deadline passed while the process did not run: it was stopped, its machine slept, or
+/// it was starved of processors. What the peer did meanwhile may be in the socket, unread, so the
+/// deadline says nothing of the peer.
+pub(crate) fn was_missed(deadline: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(deadline) > LATEST
+}
+
 /// Moves only when it must ring earlier, or has rung: a deadline that is put off on every
 /// message costs nothing.
 #[derive(Debug, Default)]

@@ -45,6 +45,7 @@ fn passed_on(frame: &str, command: &Command<'_>) {
                 codec::encode(&Event::Direct(Direct { user: USER, frame, at: 1, request: None }));
             let Event::Direct(direct) = codec::decode(&bytes).unwrap() else { panic!("a kind") };
             assert_eq!(direct.frame, frame);
+            is_readable(frame);
             let shown = shown(Dialect::Native, &general(), &Event::Direct(direct));
             let shown: Shown<'_> = serde_json::from_str(&shown).unwrap();
             let message: String = serde_json::from_str(shown.message.get()).unwrap();
@@ -65,6 +66,7 @@ fn said(room: &RoomId, content: &Content<'_>) {
     assert_eq!((got.text, raw(got.data), got.key), (&*content.message, raw(data), key));
     for dialect in [Dialect::Native, Dialect::Rooms, Dialect::Topics] {
         let frame = shown(dialect, room, &event);
+        is_readable(&frame);
         let frame: Shown<'_> = serde_json::from_str(&frame).unwrap();
         let text: Cow<'_, str> = serde_json::from_str(frame.message.get()).unwrap();
         assert_eq!(text, content.message);
@@ -74,6 +76,11 @@ fn said(room: &RoomId, content: &Content<'_>) {
             said_again(room, &frame);
         }
     }
+}
+
+/// A parser reads it that makes values of all that is in it, and not only passes over it.
+fn is_readable(frame: &str) {
+    serde_json::from_str::<serde_json::Value>(frame).unwrap();
 }
 
 /// What a client reads can be said by it.

@@ -16,6 +16,7 @@ pub(super) const PIECES: &[Piece] = &[
     ("decode a send, rooms", || decode(Dialect::Rooms)),
     ("decode a send, topics", || decode(Dialect::Topics)),
     ("decode a send, direct", || decode(Dialect::Direct)),
+    ("decode a send with data", decode_data),
     ("encode an envelope", || {
         turns(message, |message| drop(black_box(envelope::encode(&message))))
     }),
@@ -41,6 +42,16 @@ fn decode(dialect: Dialect) {
     let frame = format!(r#"{{{fields},"message":"{text}"}}"#);
     assert!(dialect.decode(&frame).is_ok());
     turns(|| (), |()| drop(black_box(dialect.decode(black_box(&frame)))));
+}
+
+/// Of 200 bytes, as an application may attach them.
+fn decode_data() {
+    let data = r#"{"kind":"reply","to":{"offset":4120,"user":"n5p2-18"},"tags":["urgent","caf\u00e9"],"box":[0.5,12,-3.25e2,7],"seen":false,"link":"https://chat.example/r/general#4120","theme":null,"draft":"n5p2"}"#;
+    let text = TEXT.replace('"', r#"\""#);
+    let frame =
+        format!(r#"{{"type":"send","id":7,"room":"room1","message":"{text}","data":{data}}}"#);
+    assert!(Dialect::Native.decode(&frame).is_ok());
+    turns(|| (), |()| drop(black_box(Dialect::Native.decode(black_box(&frame)))));
 }
 
 fn encode(dialect: Dialect, messages: u64) {

@@ -351,9 +351,9 @@ impl<M: Deliver + Clone> Interest<'_, M> {
             && let Some(room) = topic.as_room()
         {
             if self.may_log(|all| &mut all.room_lines) {
-                info!("subscribing on the pub sub to room: {room}");
+                info!("subscribing on the pub sub to room: {}", room.escaped());
             } else {
-                debug!("subscribing on the pub sub to room: {room}");
+                debug!("subscribing on the pub sub to room: {}", room.escaped());
             }
         }
     }
@@ -361,9 +361,9 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     fn log_unsubscribed(&mut self, topic: &Topic) {
         if let Some(room) = topic.as_room() {
             if self.may_log(|all| &mut all.room_lines) {
-                info!("unsubscribing from the pub sub from room: {room}");
+                info!("unsubscribing from the pub sub from room: {}", room.escaped());
             } else {
-                debug!("unsubscribing from the pub sub from room: {room}");
+                debug!("unsubscribing from the pub sub from room: {}", room.escaped());
             }
         }
     }

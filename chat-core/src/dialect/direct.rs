@@ -8,7 +8,7 @@ use crate::event::Event;
 pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
     match fields.kind()? {
         Some(kind) => Err(unknown_type(&kind)),
-        None => Ok(Command::Direct { to: fields.to()?, content: fields.content()? }),
+        None => Ok(Command::Direct { to: fields.to()?, content: fields.content_of_frame()? }),
     }
 }
 

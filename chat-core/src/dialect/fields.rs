@@ -9,7 +9,9 @@ use crate::command::{Content, MAX_REASON_BYTES, Sanction};
 use crate::error::{ErrorCode, Rejection};
 use crate::history::Range;
 use crate::id::{InvalidName, RoomId, UserId, UserName};
+use crate::json::{self, Unportable};
 use crate::position::{Epoch, Position};
+use crate::visibility::is_invisible;
 
 /// Longest `id` and `key`, in bytes as they stand in the frame.
 const MAX_TAG_BYTES: usize = 128;
@@ -18,6 +20,9 @@ const MAX_TAG_BYTES: usize = 128;
 /// is not judged. `null` counts as absent.
 #[derive(Debug, Deserialize)]
 pub(super) struct Fields<'a> {
+    /// The whole frame.
+    #[serde(skip)]
+    frame: &'a str,
     #[serde(borrow, rename = "type")]
     kind: Option<&'a RawValue>,
     id: Option<&'a RawValue>,
@@ -51,9 +56,11 @@ impl<'a> Fields<'a> {
         if !text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
             return Err(Rejection::new(ErrorCode::BadJson, "A frame is one JSON object."));
         }
-        serde_json::from_str(text).map_err(|error| {
+        let mut fields: Self = serde_json::from_str(text).map_err(|error| {
             Rejection::new(ErrorCode::BadJson, format!("The frame is not valid JSON: {error}."))
-        })
+        })?;
+        fields.frame = text;
+        Ok(fields)
     }
 
     pub(super) fn kind(&self) -> Field<Option<Cow<'a, str>>> {
@@ -70,10 +77,8 @@ impl<'a> Fields<'a> {
 
     pub(super) fn id(&self) -> Field<Option<&'a RawValue>> {
         optional("id", self.id, |raw| {
-            let text = raw.get();
-            let is_string = text.starts_with('"');
-            let is_integer = serde_json::from_str::<i64>(text).is_ok();
-            ((is_string || is_integer) && text.len() <= MAX_TAG_BYTES).then_some(raw)
+            let is_tag = || handed_on(raw).is_some() || json::integer(raw.get()).is_some();
+            (raw.get().len() <= MAX_TAG_BYTES && is_tag()).then_some(raw)
         })
     }
 
@@ -100,15 +105,39 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A text that stands for itself: nothing else would be there to be seen.
     pub(super) fn message(&self) -> Field<Cow<'a, str>> {
-        required("message", self.message, string)
+        let message = self.text()?;
+        if is_invisible(&message) {
+            let why = "The \"message\" holds no visible character, and there is no \"data\".";
+            return Err(Rejection::new(ErrorCode::BadField, why));
+        }
+        Ok(message)
+    }
+
+    fn text(&self) -> Field<Cow<'a, str>> {
+        required("message", self.message, handed_on)
     }
 
     pub(super) fn content(&self) -> Field<Content<'a>> {
+        if let Some(data) = self.data {
+            json::check_portable(data.get()).map_err(|why| unportable("field \"data\"", why))?;
+        }
+        self.checked_content()
+    }
+
+    /// The content of a frame that is handed on as a whole.
+    pub(super) fn content_of_frame(&self) -> Field<Content<'a>> {
+        json::check_portable(self.frame).map_err(|why| unportable("frame", why))?;
+        self.checked_content()
+    }
+
+    fn checked_content(&self) -> Field<Content<'a>> {
         let key = optional("key", self.key, |raw| {
-            (raw.get().len() <= MAX_TAG_BYTES).then(|| string(raw)).flatten()
+            (raw.get().len() <= MAX_TAG_BYTES).then(|| handed_on(raw)).flatten()
         })?;
-        Ok(Content { message: self.message()?, data: self.data, key })
+        let message = if self.data.is_some() { self.text()? } else { self.message()? };
+        Ok(Content { message, data: self.data, key })
     }
 
     /// `message` and `data` as they stand in the frame.
@@ -133,13 +162,13 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn history(&self) -> Field<Option<u32>> {
-        optional("history", self.history, parse)
+        optional("history", self.history, integer)
     }
 
     /// Which part of a history: `before`, `after`, or neither.
     pub(super) fn range(&self) -> Field<Range> {
-        let before = optional("before", self.before, parse)?.map(Range::Before);
-        let after = optional("after", self.after, parse)?.map(Range::After);
+        let before = optional("before", self.before, integer)?.map(Range::Before);
+        let after = optional("after", self.after, integer)?.map(Range::After);
         match (before, after) {
             (Some(_), Some(_)) => Err(Rejection::new(
                 ErrorCode::BadField,
@@ -150,12 +179,12 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn limit(&self) -> Field<Option<u32>> {
-        optional("limit", self.limit, parse)
+        optional("limit", self.limit, integer)
     }
 
     pub(super) fn sanction(&self) -> Field<Sanction<'a>> {
         let reason = optional("reason", self.reason, |raw| {
-            string(raw).filter(|reason| reason.len() <= MAX_REASON_BYTES)
+            handed_on(raw).filter(|reason| reason.len() <= MAX_REASON_BYTES)
         })?;
         Ok(Sanction { room: self.room()?, user: self.user_id()?, reason })
     }
@@ -165,7 +194,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn seconds(&self) -> Field<Option<u64>> {
-        optional("seconds", self.seconds, parse)
+        optional("seconds", self.seconds, integer)
     }
 }
 
@@ -201,8 +230,17 @@ fn room(field: &str, raw: Option<&RawValue>) -> Field<RoomId> {
     })
 }
 
+fn unportable(what: &str, why: Unportable) -> Rejection {
+    let message = format!("The {what} {why}: not every client could read it.");
+    Rejection::new(ErrorCode::BadField, message)
+}
+
+/// Half of an emoji, of a name that was cut by UTF-16 units, is no reason to refuse a `hello`.
 fn user_name(field: &str, raw: Option<&RawValue>) -> Field<Option<UserName>> {
-    optional(field, raw, |raw| UserName::new(string(raw)?).ok())
+    let Some(name) = optional(field, raw, lossy_string)? else { return Ok(None) };
+    UserName::new(name)
+        .map(Some)
+        .map_err(|why| Rejection::new(ErrorCode::BadField, format!("The field \"{field}\" {why}.")))
 }
 
 /// A JSON string; borrowed from the frame if nothing in it is escaped.
@@ -216,17 +254,41 @@ fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     }
 }
 
+/// A JSON string that other clients get to read: without NUL, at which some parsers stop.
+fn handed_on(raw: &RawValue) -> Option<Cow<'_, str>> {
+    // Only an escape can be one.
+    string(raw).filter(|text| matches!(text, Cow::Borrowed(_)) || !text.contains('\0'))
+}
+
+/// A JSON string, with U+FFFD for what has no UTF-8.
+fn lossy_string(raw: &RawValue) -> Option<Cow<'_, str>> {
+    string(raw).or_else(|| serde_json::from_str(&json::replace_lone_surrogates(raw.get())).ok())
+}
+
+fn integer<T: TryFrom<i128>>(raw: &RawValue) -> Option<T> {
+    T::try_from(json::integer(raw.get())?).ok()
+}
+
 fn parse<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
 }
 
+/// A position. Clients keep it as they got it, from a server of this or of another kind: an
+/// epoch in whatever form is one that the room may not have.
 fn position(raw: &RawValue) -> Option<Position> {
     #[derive(Deserialize)]
     struct Raw<'a> {
         #[serde(borrow)]
-        epoch: Cow<'a, str>,
-        offset: u64,
+        epoch: &'a RawValue,
+        #[serde(borrow)]
+        offset: &'a RawValue,
     }
-    let Raw { epoch, offset } = parse(raw)?;
-    Some(Position { epoch: Epoch::parse(epoch.as_bytes())?, offset })
+    // An array would pass for a struct.
+    let Raw { epoch, offset } = raw.get().starts_with('{').then(|| parse(raw)).flatten()?;
+    let epoch = match string(epoch) {
+        Some(text) => Epoch::parse(text.as_bytes()).unwrap_or(Epoch::UNKNOWN),
+        None if epoch.get().starts_with('"') => Epoch::UNKNOWN,
+        None => return None,
+    };
+    Some(Position { epoch, offset: integer(offset)? })
 }

@@ -29,7 +29,7 @@ pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> 
             history: fields.history()?,
         },
         "leave" => Command::Leave { room: fields.room()? },
-        "direct" => Command::Direct { to: fields.to()?, content: fields.content()? },
+        "direct" => Command::Direct { to: fields.to()?, content: fields.content_of_frame()? },
         "typing" => Command::Typing { room: fields.room()?, typing: fields.typing()? },
         "history" => Command::History {
             room: fields.room()?,

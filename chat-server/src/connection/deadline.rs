@@ -3,11 +3,16 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use chat_core::{CloseReason, Deliver, Reply};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Connection;
+
+/// How late a deadline may be noticed by a process that runs. One that is noticed later has passed
+/// while the process was stopped, and says nothing of the client.
+pub(crate) const LATEST: Duration = Duration::from_secs(1);
 
 impl Connection {
     /// It has said who it is, if that is needed, or its time to do so begins.
@@ -17,6 +22,12 @@ impl Connection {
     }
 
     pub(super) fn run_out_of_time(&mut self) {
+        let now = Instant::now();
+        if self.ends.is_some_and(|ends| now > ends + LATEST) {
+            // The process was stopped meanwhile: what the client has said is in its socket.
+            self.ends = Some(now + self.state.config.auth_timeout);
+            return;
+        }
         self.ends = None;
         if self.access.is_pending() {
             self.state.metrics.limited("auth_timeout");

@@ -117,7 +117,7 @@ impl Newcomer {
         let messages: Vec<&Entry> = history.entries.iter().collect();
         membership.look(|snapshot| self.tell_joined(&snapshot, Some(here), &messages, recovered));
         if let Err(error) = self.follow(hub, membership, here).await {
-            tracing::debug!(%error, room = %self.room, "a client could not catch up");
+            tracing::debug!(%error, room = %self.room.escaped(), "a client could not catch up");
             self.member.close(CloseReason::InternalError);
         }
         Ok(())

@@ -85,6 +85,7 @@ pub(crate) async fn put_out(
         Ok(())
     };
     let done = done.await;
+    let user = user.escaped();
     tracing::info!(%by, ?kind, %scope, %user, ok = done.is_ok(), "a sentence");
     done
 }
@@ -97,6 +98,7 @@ pub(crate) async fn unban(
     user: &UserId,
 ) -> Result<(), BrokerError> {
     let done = broker.set_record(&key(Kind::Ban, scope, user), None, Duration::ZERO).await;
+    let user = user.escaped();
     tracing::info!(%by, %scope, %user, ok = done.is_ok(), "a pardon");
     done
 }
@@ -121,7 +123,7 @@ impl fmt::Display for By<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Backend => f.write_str("a backend"),
-            Self::Moderator(user) => write!(f, "moderator {user}"),
+            Self::Moderator(user) => write!(f, "moderator {}", user.escaped()),
         }
     }
 }
@@ -130,7 +132,7 @@ impl fmt::Display for Scope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Server => f.write_str("all servers"),
-            Self::Room(room) => write!(f, "room {room}"),
+            Self::Room(room) => write!(f, "room {}", room.escaped()),
         }
     }
 }

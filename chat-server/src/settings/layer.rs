@@ -101,8 +101,8 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "TIME")]
     pub(super) ping_interval: Option<Period>,
 
-    /// How long a pinged client may stay silent before it is closed with code 4001
-    /// [default: 10s]
+    /// How long a pinged client may stay silent before it is closed with code 4001, and longer for
+    /// what it has to read first [default: 10s]
     #[arg(long, env, value_name = "TIME")]
     pub(super) pong_timeout: Option<Period>,
 

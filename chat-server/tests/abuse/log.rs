@@ -11,7 +11,7 @@ use crate::wire::{connect, read_to_end};
 
 /// A word to look for, beside what would forge a line, colour it or end a string.
 const MARK: &str = "f0rged";
-const FORGED: &str = "\r\n2026-01-01T00:00:00Z  INFO f0rged \u{1b}[31m\" ' \\ \u{0}";
+const FORGED: &str = "\r\n2026-01-01T00:00:00Z  INFO f0rged \u{1b}[31m\u{202e}\" ' \\ \u{1}";
 
 #[tokio::test]
 async fn nothing_that_a_client_says_is_a_line_of_the_log() {
@@ -25,7 +25,8 @@ async fn nothing_that_a_client_says_is_a_line_of_the_log() {
         assert!(lines.len() > 1, "{format}: nothing was logged");
         for line in lines {
             assert!(is_genuine(&line), "{format}: a line that the server did not write: {line:?}");
-            assert!(!line.contains(char::is_control), "{format}: a terminal would obey {line:?}");
+            let obeyed = |c: char| c.is_control() || c == '\u{202e}';
+            assert!(!line.contains(obeyed), "{format}: a terminal would obey {line:?}");
         }
     }
 }

@@ -1,13 +1,15 @@
 //! Names of rooms: what is refused, what stays apart, and what becomes of them in Redis.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
+use chat_core::UserId;
+use chat_server::{JwtSigner, TokenClaims};
 use chat_transport::testing::WsClient;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{DEADLINE, ask, join, next_of};
+use crate::support::{Chat, DEADLINE, ask, command, join, next_of};
 use crate::{unlimited, unlimited_pair};
 
 /// Names that look like something else to Redis, to a path, to people or to a terminal.
@@ -23,7 +25,7 @@ const ODD: [&str; 24] = [
     "..",
     "../../etc/passwd",
     "/",
-    " ",
+    "- ",
     ":meta",
     "'; DROP TABLE rooms; --",
     "<script>alert(1)</script>",
@@ -34,11 +36,29 @@ const ODD: [&str; 24] = [
     "\u{430}dmin",
     "ADMIN",
     // Right to left, without width, joined.
-    "\u{202e}nimda",
+    "אבג",
     "ad\u{200b}min",
     "👩\u{200d}👩\u{200d}👧",
     "👩👩👧",
 ];
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const NATIVE: (&str, &str) = ("Sec-WebSocket-Protocol", "chat.v1");
+
+/// Names of which nothing can be seen.
+const UNSEEN: [&str; 8] = [
+    " ",
+    "\u{a0}\u{3000}",
+    "\u{200b}",
+    "\u{2060}\u{feff}",
+    "\u{2800}",
+    "\u{3164}",
+    "\u{fe0f}",
+    "\u{e0041}\u{e007f}",
+];
+
+/// Names that reorder the text around them.
+const REORDERING: [&str; 4] = ["\u{202e}nimda", "a\u{2066}b", "\u{200f}א", "a\u{61c}b"];
 
 #[tokio::test]
 async fn names_that_break_a_rule_are_refused_by_every_verb() {
@@ -47,7 +67,7 @@ async fn names_that_break_a_rule_are_refused_by_every_verb() {
     let long = "x".repeat(129);
     let wide = "ü".repeat(65);
     let names = ["", &long, &wide, "\0", "a\r\nb", "\u{1b}[31m", "\u{7f}", "\u{85}", "a\tb"];
-    for name in names {
+    for name in names.into_iter().chain(UNSEEN).chain(REORDERING) {
         for kind in ["join", "leave", "send", "typing", "history", "members"] {
             let frame = json!({"type": kind, "room": name, "message": "x", "typing": true});
             let error = ask(&mut client, "error", frame).await;
@@ -116,4 +136,100 @@ fn channel(room: &str) -> String {
         _ => format!("%{byte:02X}"),
     };
     format!("chat:{{r.{}}}", room.bytes().map(encode).collect::<String>())
+}
+
+/// A user's name is the same wherever it is given, and an id is taken or refused alike.
+#[tokio::test]
+async fn names_keep_one_rule_on_every_path() {
+    let open = unlimited();
+    let with_tokens = Chat::start(command().args(["--port", "0"]).env("JWT_SECRET", SECRET));
+    let names = [
+        ("\u{202e}nimda\u{202c}", "nimda"),
+        ("\u{2068}Ann\u{2069}", "Ann"),
+        ("می\u{200c}خواهم", "می\u{200c}خواهم"),
+        ("👩\u{200d}👩\u{200d}👧", "👩\u{200d}👩\u{200d}👧"),
+    ];
+    for (name, kept) in names {
+        let mut client = open.native().await;
+        let hello = json!({"type": "hello", "name": name});
+        assert_eq!(ask(&mut client, "welcome", hello).await["user"]["name"], kept);
+
+        let path = format!("/ws?user={}", encoded(name));
+        let mut client = WsClient::connect_with(&open.ws(&path), &[NATIVE]).await;
+        let welcome = ask(&mut client, "welcome", json!({"type": "hello"})).await;
+        assert_eq!(welcome["user"]["name"], kept);
+
+        let mut client = open.client().await;
+        client.send_json(&json!({"type": "join_room", "room": "r", "user": name})).await;
+        client.recv().await;
+        let mut member = open.native().await;
+        let members = join(&mut member, "r").await["members"].clone();
+        let is_there = |members: &Value| {
+            members.as_array().unwrap().iter().any(|member| member["name"] == kept)
+        };
+        assert!(is_there(&members), "{members}");
+        client.close().await;
+
+        let token = token("u1", Some(name));
+        let mut client = with_tokens.native().await;
+        let hello = json!({"type": "hello", "token": token});
+        assert_eq!(ask(&mut client, "welcome", hello).await["user"]["name"], kept);
+    }
+    for name in UNSEEN.into_iter().chain(["\u{202e}\u{202c}"]) {
+        let mut client = open.native().await;
+        let hello = json!({"type": "hello", "name": name});
+        assert_eq!(ask(&mut client, "error", hello).await["code"], "bad_field", "{name:?}");
+        let switch = r#"{"type":"join_room","room":"r","user":"\u200b"}"#;
+        let mut rooms = open.client().await;
+        rooms.send(switch).await;
+        assert_eq!(rooms.recv_json().await["code"], "bad_field");
+        for field in ["user", "userId"] {
+            let (status, _, body) =
+                open.raw(&handshake(&format!("/ws?{field}={}", encoded(name)))).await;
+            assert_eq!((status, body.contains("bad_field")), (400, true), "{name:?}: {body}");
+        }
+        let token = token("u1", Some(name));
+        let mut client = with_tokens.native().await;
+        let hello = json!({"type": "hello", "token": token});
+        assert_eq!(ask(&mut client, "error", hello).await["code"], "unauthorized", "{name:?}");
+    }
+    for id in UNSEEN.into_iter().chain(REORDERING) {
+        let (status, _, body) = open.raw(&handshake(&format!("/ws?userId={}", encoded(id)))).await;
+        assert_eq!((status, body.contains("bad_field")), (400, true), "{id:?}: {body}");
+        let mut client = open.native().await;
+        let direct = json!({"type": "direct", "to": id, "message": "x"});
+        assert_eq!(ask(&mut client, "error", direct).await["code"], "bad_field", "{id:?}");
+        let token = token(id, None);
+        let mut client = with_tokens.native().await;
+        let hello = json!({"type": "hello", "token": token});
+        assert_eq!(ask(&mut client, "error", hello).await["code"], "unauthorized", "{id:?}");
+    }
+}
+
+/// What cannot be seen stands escaped in the log.
+#[tokio::test]
+async fn names_are_escaped_in_the_log() {
+    let server = unlimited();
+    let mut client = server.native().await;
+    join(&mut client, "ad\u{200b}min \"\u{e0041}").await;
+    let line = server.until_logged("subscribing on the pub sub to room: ad");
+    assert!(line.ends_with(r#"room: ad\u{200b}min \"\u{e0041}"#), "{line}");
+}
+
+fn token(sub: &str, name: Option<&str>) -> String {
+    let mut claims = TokenClaims::new(&UserId::new("u").unwrap(), Duration::from_secs(600));
+    claims.sub = sub.to_owned();
+    claims.name = name.map(str::to_owned);
+    JwtSigner::with_secret(SECRET.as_bytes()).unwrap().sign(&claims).unwrap()
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+fn handshake(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
 }

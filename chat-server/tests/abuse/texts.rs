@@ -19,6 +19,19 @@ fn nested_objects(depth: usize) -> String {
     r#"{"a":"#.repeat(depth) + "1" + &"}".repeat(depth)
 }
 
+/// `data` that common parsers refuse.
+const UNREADABLE: [&str; 9] = [
+    r#""\ud83d""#,
+    r#""\ude00\ud83d""#,
+    r#"{"\ud83d":1}"#,
+    r#"["\u0000"]"#,
+    "1e400",
+    "-1E+400",
+    r#"{"a":1,"a":2}"#,
+    r#"{"a":1,"\u0061":2}"#,
+    r#"[[{"b":{"c":1,"d":2,"c":3}}]]"#,
+];
+
 /// What is refused, and the code of the one error that answers it.
 fn refused() -> Vec<(String, &'static str)> {
     let mut table: Vec<(String, &str)> = Vec::new();
@@ -56,13 +69,29 @@ fn refused() -> Vec<(String, &'static str)> {
     all("bad_field", &[r#"{"type":"send","room":"edge","message":"\ud800"}"#]);
     all("bad_field", &[r#"{"type":"send","room":"edge","message":{"a":1}}"#]);
     all("bad_field", &[r#"{"type":"send","room":"edge","message":"x","key":"\ud800"}"#]);
+    all("bad_field", &[r#"{"type":"ping","id":"\ud800"}"#, r#"{"type":"ping","id":"\u0000"}"#]);
+    all("bad_field", &[r#"{"type":"send","room":"edge","message":"a\u0000b"}"#]);
     all("bad_field", &[r#"{"type":"typing","room":"edge","typing":"true"}"#]);
     all("bad_field", &[r#"{"type":"history","room":"edge","before":1,"after":2}"#]);
     all("unknown_type", &[r#"{"type":""}"#, r#"{"type":"\u0000"}"#, r#"{"type":"PING"}"#]);
     all("unknown_type", &[r#"{"type":"ping "}"#, r#"{"type":"join_room","room":"r"}"#]);
     all("not_in_room", &[r#"{"type":"send","room":"nobody","message":"x"}"#]);
+    // What nobody sees, and nothing else is there.
+    for text in ["", " ", r"\t\r\n", r"\u200b\u2060", "\u{3164}\u{2800}"] {
+        table.push((format!(r#"{{"type":"send","room":"edge","message":"{text}"}}"#), "bad_field"));
+    }
+    // What some parser could not read, and would lose its page of the history with it.
+    for data in UNREADABLE {
+        let frame = format!(r#"{{"type":"send","room":"edge","message":"x","data":{data}}}"#);
+        table.push((frame, "bad_field"));
+    }
     let deep = 32_000;
+    let too_deep = nested(61);
     table.extend([
+        (
+            format!(r#"{{"type":"send","room":"edge","message":"x","data":{too_deep}}}"#),
+            "bad_field",
+        ),
         ("[".repeat(65_000), "bad_json"),
         (nested(deep), "bad_json"),
         ("{\"a\":".repeat(13_000), "bad_json"),
@@ -160,8 +189,13 @@ async fn fields_that_mean_nothing_are_passed_over() {
             client.expect(r#"{"type":"pong"}"#).await;
         }
     }
-    client.send(r#"{"x":1,"x":2,"type":"ping","id":"\ud800"}"#).await;
-    client.expect(r#"{"type":"pong","id":"\ud800"}"#).await;
+    client.send(r#"{"x":1,"x":2,"type":"ping","id":"\ud83d\ude00"}"#).await;
+    client.expect(r#"{"type":"pong","id":"\ud83d\ude00"}"#).await;
+    client.send(r#"{"type":"ping","id":18446744073709551615.0}"#).await;
+    client.expect(r#"{"type":"pong","id":18446744073709551615.0}"#).await;
+    // Half of an emoji, of a name that was cut.
+    client.send(r#"{"type":"hello","id":1,"name":"Ann \ud83d"}"#).await;
+    assert_eq!(client.recv_json().await["user"]["name"], "Ann \u{fffd}");
 }
 
 /// `message` and `data` of frames at the edges of JSON.
@@ -169,19 +203,20 @@ fn passed_on() -> Vec<(&'static str, String)> {
     let data = |data: &str| ("x", data.to_owned());
     let text = |text| (text, "null".to_owned());
     vec![
-        text(r"\u0000\u001b[31m\r\n\t\/\u007f"),
+        text(r"\u0001\u001b[31m\r\n\t\/\u007f"),
         text("\u{202e}\u{200b}\u{feff}👩\u{200d}👩\u{200d}👧 caf\u{e9} cafe\u{301}"),
         text(r"\ud83d\udc4b \\ud800 <script>alert(1)</script> '; DROP TABLE rooms; --"),
-        data("1e400"),
-        data("-1E+400"),
+        data("1.7976931348623157e308"),
+        data("1e-400"),
         data("18446744073709551616"),
         data("0.1000000000000000055511151231257827"),
         data("-0"),
-        data(r#""\u0000\ud800\udc00\ud800""#),
-        data(r#"{"a":1,"a":2,"":{"\u0061":null}}"#),
+        data(r#""\u0001\ud800\udc00\uffff\\ud800""#),
+        data(r#"{"a":1,"A":2,"":{"\u0061":null}}"#),
         data("{ \"spaces\" :\t[ 1 ,\r\n 2 ] }"),
-        data(&nested(63)),
-        data(&nested_objects(63)),
+        data(&nested(60)),
+        data(&nested_objects(60)),
+        ("", r#"{"like":7}"#.to_owned()),
     ]
 }
 

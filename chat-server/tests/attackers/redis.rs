@@ -24,21 +24,22 @@ async fn large_to_new_rooms(attacker: Attacker) {
 async fn empty_to_new_rooms(attacker: Attacker) {
     let send = |n: u64| {
         let room = format!("e{}-{n}", attacker.n);
-        text(&json!({"type": "sendMessage", "roomId": room, "message": ""}))
+        text(&json!({"type": "sendMessage", "roomId": room, "message": "."}))
     };
     attacker.flood(Client::Plain, &[], send).await;
 }
 
 async fn long_keys(attacker: Attacker) {
     let room = attacker.own_room();
-    let send = |n: u64| text(&json!({"type": "send", "room": room, "message": "", "key": long(n)}));
+    let send =
+        |n: u64| text(&json!({"type": "send", "room": room, "message": ".", "key": long(n)}));
     attacker.flood(Client::Native, &[join(&room)], send).await;
 }
 
 async fn long_names(attacker: Attacker) {
     let send = |n: u64| {
         let room = long(n * 100 + attacker.n as u64);
-        text(&json!({"type": "sendMessage", "roomId": room, "message": ""}))
+        text(&json!({"type": "sendMessage", "roomId": room, "message": "."}))
     };
     attacker.flood(Client::Plain, &[], send).await;
 }

@@ -399,3 +399,32 @@ async fn the_same_key_is_the_same_message_through_any_server() {
     }
     reader.expect_silence().await;
 }
+
+/// Positions of other servers, of other systems, or of nowhere: the room's epoch is none of them.
+#[tokio::test]
+async fn unknown_epoch_of_any_form_gives_the_newest_page() {
+    let server = Chat::alone();
+    let mut writer = server.native().await;
+    join(&mut writer, "r").await;
+    say(&mut writer, "r", 1..=60).await;
+    let long = "x".repeat(10_000);
+    for epoch in ["no-such-epoch", "1", "ABCDEFGH", "é👋", "????????", &long] {
+        for (offset, history) in [("1", None), ("0", None), ("60.0", Some(3)), ("2e0", Some(0))] {
+            let mut client = server.native().await;
+            let history = history.map_or(String::new(), |n| format!(r#""history":{n}.0,"#));
+            client
+                .send(&format!(
+                    r#"{{"type":"join","room":"r",{history}"since":{{"epoch":"{epoch}","offset":{offset}}}}}"#
+                ))
+                .await;
+            let joined = next_of(&mut client, "joined").await;
+            assert_eq!((&joined["recovered"], &joined["offset"]), (&json!(false), &json!(60)));
+            let newest = match &*history {
+                "" => numbers(11..=60),
+                r#""history":0.0,"# => Vec::new(),
+                _ => numbers(58..=60),
+            };
+            assert_eq!(texts(&joined["messages"]), newest, "{epoch} {offset}");
+        }
+    }
+}

@@ -76,7 +76,8 @@ fn described() -> BTreeSet<String> {
 #[tokio::test]
 async fn codes_of_a_clients_own_count_as_one() {
     let server = Chat::alone();
-    for code in 3000..3020_u16 {
+    // The last would read as if the server had ended the connections for them.
+    for code in (3000..3016_u16).chain([1002, 1009, 1011, 1014]) {
         let mut client = raw_handshake(&format!("127.0.0.1:{}", server.port()), "/ws").await;
         client.write_all(&raw_frame(0x88, &code.to_be_bytes())).await.unwrap();
         let mut answer = Vec::new();

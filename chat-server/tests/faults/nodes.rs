@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chat_core::UserId;
-use chat_server::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity, Server};
-use chat_transport::testing::WsClient;
+use chat_server::{
+    Action, AuthError, Authenticator, Authorizer, Credentials, Identity, JwtSigner, Server,
+    TokenClaims,
+};
+use chat_transport::testing::{WsClient, raw_frame, raw_handshake};
 use serde_json::json;
-use tokio::net::TcpListener;
-use tokio::time::timeout;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
 
 use crate::raw::Raw;
 use crate::shared::{eventually, say};
-use crate::support::{ask, command, exchange, join, next_of};
+use crate::support::{Chat, ask, command, exchange, join, next_of};
 
 /// Believes what it is told.
 #[derive(Debug)]
@@ -117,4 +121,77 @@ async fn a_log_that_is_not_read_holds_nothing_up() {
     let told = told.expect("nobody is told").unwrap().expect("the server lives");
     say(&format!("a log that is not read, under {ROOMS} rooms: {told}"));
     drop(process);
+}
+
+/// A server is stopped for longer than all of its deadlines, and goes on. Its clients were there
+/// all the time: what they said meanwhile is read first, and no one is closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_that_was_stopped_closes_no_client() {
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    let soon = "1s";
+    let server = Chat::start(command().env("JWT_SECRET", SECRET).args([
+        "--port",
+        "0",
+        "--ping-interval",
+        soon,
+        "--pong-timeout",
+        soon,
+        "--write-timeout",
+        soon,
+        "--message-timeout",
+        soon,
+        "--auth-timeout",
+        soon,
+    ]));
+    let token = {
+        let claims = TokenClaims::new(&UserId::new("ann").unwrap(), Duration::from_secs(600));
+        JwtSigner::with_secret(SECRET.as_bytes()).unwrap().sign(&claims).unwrap()
+    };
+    let hello = json!({"type": "hello", "token": token});
+    let mut idle = Raw::connect(server.port()).await.unwrap();
+    let mut busy = Raw::connect(server.port()).await.unwrap();
+    for client in [&mut idle, &mut busy] {
+        client.ask("welcome", &hello).await.unwrap();
+        client.ask("joined", &json!({"type": "join", "room": "r"})).await.unwrap();
+    }
+    // One is in the middle of a frame, on a slow line; one has yet to say who it is.
+    let address = format!("127.0.0.1:{}", server.port());
+    let mut slow = raw_handshake(&address, &format!("/ws?token={token}")).await;
+    let ping = raw_frame(0x81, br#"{"type":"ping"}"#);
+    let mut late = Raw::connect(server.port()).await.unwrap();
+    for _ in 0..3 {
+        slow.write_all(&ping[..9]).await.unwrap();
+        // The server has read that much.
+        busy.ask("pong", &json!({"type": "ping"})).await.expect("it was closed");
+        server.signal("STOP");
+        busy.send(&json!({"type": "send", "room": "r", "message": "x"})).await;
+        late.send(&hello).await;
+        sleep(Duration::from_secs(3)).await;
+        server.signal("CONT");
+        sleep(Duration::from_millis(300)).await;
+        slow.write_all(&ping[9..]).await.unwrap();
+        assert_eq!(next_frame(&mut slow).await, br#"{"type":"pong"}"#);
+        for (client, kind) in [(&mut busy, "ok"), (&mut late, "welcome"), (&mut idle, "message")] {
+            client.next_of(kind).await.expect("it was closed");
+        }
+    }
+    for client in [&mut idle, &mut busy, &mut late] {
+        client.ask("pong", &json!({"type": "ping"})).await.expect("it was closed");
+    }
+    for code in [1006, 1008, 4000, 4001] {
+        assert_eq!(server.metric(&format!("chat_closed_total{{code=\"{code}\"}}")).await, 0);
+    }
+}
+
+/// The payload of the next frame that is none of the heartbeat, of which it answers the pings.
+async fn next_frame(stream: &mut TcpStream) -> Vec<u8> {
+    loop {
+        let [head, len] = [stream.read_u8().await.unwrap(), stream.read_u8().await.unwrap()];
+        let mut payload = vec![0; usize::from(len)];
+        stream.read_exact(&mut payload).await.unwrap();
+        if head != 0x89 {
+            return payload;
+        }
+        stream.write_all(&raw_frame(0x8a, &payload)).await.unwrap();
+    }
 }

@@ -137,6 +137,17 @@ impl Raw {
         }
     }
 
+    /// The next text in what was taken from the socket.
+    pub(crate) fn next_text(&mut self) -> Option<Bytes> {
+        loop {
+            match self.parse()? {
+                (0x1, text) => return Some(text),
+                (0x8, _) => panic!("the server has closed the connection"),
+                _ => {}
+            }
+        }
+    }
+
     async fn read(&mut self) -> bool {
         self.bytes.reserve(4096);
         matches!(self.stream.read_buf(&mut self.bytes).await, Ok(1..))

@@ -14,7 +14,7 @@ use crate::raw::{Frame, Raw};
 use crate::shared::bystanders::Bystanders;
 use crate::shared::process::Process;
 use crate::shared::{eventually, say};
-use crate::support::Chat;
+use crate::support::{Chat, FAST, ask, command, join};
 use crate::{alone, aside, long};
 
 const TEXT: usize = 16 * 1024;
@@ -186,4 +186,34 @@ async fn goes_on(server: &Chat, mut place: u64, top: u64) {
 fn follow_json(place: &mut u64, message: &Value) {
     assert_eq!(message["offset"], *place + 1, "lost, doubled or reordered");
     *place += 1;
+}
+
+/// What was missed takes longer to read than a frame may take to arrive, which is how long a client
+/// has to take something: it takes something all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_reader_gets_all_that_it_missed() {
+    const MESSAGES: u64 = 40;
+    let args = ["--port", "0", "--message-timeout", "1s", "--history-bytes", "10000000"];
+    let server = Chat::start(command().args(args).args(FAST));
+    let mut writer = server.native().await;
+    join(&mut writer, "r").await;
+    for _ in 0..MESSAGES {
+        let send = json!({"type": "send", "room": "r", "message": "x".repeat(TEXT)});
+        ask(&mut writer, "ok", send).await;
+    }
+    let mut reader = Raw::connect_narrow(server.port()).await;
+    let since = json!({"epoch": "", "offset": 0});
+    reader.send(&json!({"type": "join", "room": "r", "since": since})).await;
+    let mut offset = 0;
+    while offset < MESSAGES {
+        // Some 100 KB a second.
+        reader.sip(8 * 1024).await;
+        sleep(Duration::from_millis(80)).await;
+        while let Some(text) = reader.next_text() {
+            let frame: Value = serde_json::from_slice(&text).unwrap();
+            offset = frame["offset"].as_u64().unwrap_or(offset);
+            assert!(!matches!(frame["type"].as_str(), Some("gap" | "goodbye")), "{frame}");
+        }
+        assert_eq!(server.metric("chat_closed_total{code=\"4000\"}").await, 0, "after {offset}");
+    }
 }

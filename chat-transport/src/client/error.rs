@@ -29,8 +29,11 @@ pub enum ClientError {
     /// Too many messages wait to be sent, or too many requests wait for an answer.
     #[error("too many messages or requests wait")]
     QueueFull,
-    /// Not the name of a room: that has 1 to 128 bytes of UTF-8, and no control characters.
-    #[error("the name of a room has 1 to 128 bytes and no control characters")]
+    /// Not the name of a room: that has 1 to 128 bytes of UTF-8, no control characters and no
+    /// bidirectional controls, and something that can be seen.
+    #[error(
+        "the name of a room has 1 to 128 bytes, a visible character, and no control characters"
+    )]
     RoomName,
     /// The text of the message, or its `data`, is longer than the server allows
     /// ([`Welcome::message_bytes`](super::Welcome::message_bytes)).

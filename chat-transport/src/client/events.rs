@@ -260,9 +260,13 @@ pub struct History {
 ///
 /// The queue is bounded ([`event_queue`](super::ClientConfig::event_queue)), and nothing is
 /// dropped: when it is full, the client reads no further from the server until there is room
-/// again. Answers are not read then, either, so read events in a task of their own, or
-/// calls may wait for their timeouts. A server cuts a client that does not read for long;
-/// the client then connects again, and gets what it missed.
+/// again. A server closes the connection of a client that does not read for long; the client then
+/// connects again, and gets what it missed.
+///
+/// Calls may be made where events are read: while one waits for its answer, up to 1,024 more
+/// events are kept. Beyond that the answer is not read, either, and the call waits for its
+/// timeout: an application that gets more than that within the time of a call reads its events in
+/// a task of their own.
 ///
 /// Whoever does not want events may drop this: they are then thrown away.
 #[derive(Debug)]
@@ -287,8 +291,12 @@ impl Stream for Events {
     }
 }
 
+/// Events that may wait for the queue while the application waits for an answer.
+const WAITING: usize = 1024;
+
 /// The sending end. What does not fit waits here, and the client lets nothing happen that
-/// makes more, but for what the application asks: one frame's events, and the end.
+/// makes more, but for what the application asks: its answers and what comes before them, one
+/// frame's events, and the end.
 #[derive(Debug)]
 pub(super) struct EventSender {
     queue: mpsc::Sender<Event>,
@@ -301,21 +309,26 @@ impl EventSender {
     }
 
     pub(super) fn push(&mut self, event: Event) {
-        if self.is_blocked() {
+        if self.is_waiting() {
             self.waiting.push_back(event);
         } else if let Err(mpsc::error::TrySendError::Full(event)) = self.queue.try_send(event) {
             self.waiting.push_back(event);
         }
     }
 
-    /// Whether the application has to read before anything else may happen.
-    pub(super) fn is_blocked(&self) -> bool {
+    /// Whether the queue is full and events wait for it.
+    pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Whether more of them may wait.
+    pub(super) fn may_wait(&self) -> bool {
+        self.waiting.len() < WAITING
     }
 
     /// Waits until the queue has taken what waits. Nothing is lost when it is dropped.
     pub(super) async fn drain(&mut self) {
-        while self.is_blocked() {
+        while self.is_waiting() {
             let Ok(place) = self.queue.reserve().await else {
                 self.waiting.clear();
                 return;

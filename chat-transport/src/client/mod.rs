@@ -46,7 +46,7 @@
 //! # Bounds
 //! | what | limit | when it is reached |
 //! |---|---|---|
-//! | events not read | [`event_queue`](ClientConfig::event_queue) | the socket is not read; see [`Events`] |
+//! | events not read | [`event_queue`](ClientConfig::event_queue), and 1,024 while a call waits for its answer | the socket is not read; see [`Events`] |
 //! | messages not confirmed | [`send_queue`](ClientConfig::send_queue) | [`Client::send`] waits; [`Client::try_send`] fails with [`ClientError::QueueFull`] |
 //! | messages sent and not answered | what the server allows (by default 64), and 64 KiB or one message | the next one waits |
 //! | requests of all kinds sent and not answered | 128 | the next one waits |
@@ -54,7 +54,7 @@
 //! | calls that wait to join one room | [`send_queue`](ClientConfig::send_queue) | [`ClientError::QueueFull`] |
 //! | frames, joins and bytes per second | what the server allows | the next one waits; `typing` is not sent |
 //! | the text of a message, and its `data` | what the server allows | [`ClientError::MessageTooLong`] |
-//! | the name of a room | 128 bytes | [`ClientError::RoomName`] |
+//! | the name of a room | 128 bytes, one of them to be seen | [`ClientError::RoomName`] |
 //! | a frame | what the server allows | [`ClientError::TooLarge`] |
 
 mod backoff;
@@ -65,6 +65,7 @@ mod events;
 mod frames;
 mod inbound;
 mod limits;
+mod metered;
 mod pace;
 mod requests;
 mod rooms;
@@ -81,7 +82,7 @@ pub use error::{ClientError, Rejection};
 pub use events::{
     Event, Events, History, Joined, Loss, Members, Message, Sent, State, User, Welcome,
 };
-pub use token::TokenSource;
+pub use token::{TokenSource, Unauthorized};
 
 use std::sync::Arc;
 
@@ -155,7 +156,8 @@ impl Client {
         self.call(|reply| Command::Join { room, history, reply }).await
     }
 
-    /// Leaves a room. Messages that were not confirmed yet fail.
+    /// Leaves a room, however often it was joined: parts of an application that share a client and
+    /// a room count their joins themselves. Messages that were not confirmed yet fail.
     ///
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom). After any other error the client has left, too;
@@ -331,7 +333,8 @@ impl Client {
     }
 
     /// Ends the connection, for good, and waits until it has ended, for five seconds at most.
-    /// What was not answered fails.
+    /// What was not answered fails at once as [`Closed`](ClientError::Closed), or as
+    /// [`OutcomeUnknown`](ClientError::OutcomeUnknown), and so does each later call.
     ///
     /// # Cancel safety
     /// When it is dropped, the client closes nevertheless, if it was polled once.

@@ -167,6 +167,11 @@ impl Rooms {
         given_up
     }
 
+    /// Whether calls of `join` wait.
+    pub(super) fn has_callers(&self) -> bool {
+        self.0.values().any(|room| room.waiting() > 0)
+    }
+
     /// When something is due next.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.0

@@ -233,12 +233,16 @@ impl Sends {
         self.give_up_while(|send, _| send.uncertain);
     }
 
-    /// Gives up what ran out of time, and ends pauses, even if the room cannot send yet.
+    /// Gives up what ran out of time.
     pub(super) fn expire(&mut self, now: Instant) {
         let timeout = self.timeout;
         self.give_up_while(|send, since| {
             send.late_at(since, timeout).is_some_and(|late_at| late_at <= now)
         });
+    }
+
+    /// Ends pauses, even if the room cannot send yet.
+    pub(super) fn end_pauses(&mut self, now: Instant) {
         for send in self.rooms.values_mut().filter_map(|queue| queue.sends.front_mut()) {
             if matches!(send.stage, Stage::Paused(until) if until <= now) {
                 send.stage = Stage::Idle;
@@ -255,6 +259,11 @@ impl Sends {
             }
         }
         self.rooms.retain(|_, queue| !queue.sends.is_empty());
+    }
+
+    /// Whether callers wait for their outcomes.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rooms.is_empty()
     }
 
     /// When something is due next.
@@ -445,7 +454,7 @@ mod tests {
         sends.pause("r", 1, until, false);
         assert_eq!(dispatch(&mut sends, "r", 2), None);
         assert_eq!(sends.deadline(), Some(until));
-        sends.expire(until);
+        sends.end_pauses(until);
         assert_eq!(dispatch(&mut sends, "r", 2).as_deref(), Some("a"));
     }
 
@@ -456,7 +465,7 @@ mod tests {
         let until = now + Duration::from_secs(1);
         sends.pause("r", 1, until, false);
         sends.lost();
-        sends.expire(until);
+        sends.end_pauses(until);
         assert_eq!(sends.deadline(), Some(now + LIFE));
         assert_eq!(dispatch(&mut sends, "r", 2).as_deref(), Some("a"));
     }
@@ -531,7 +540,7 @@ mod tests {
             let mut a = push(&mut sends, "r", "a");
             dispatch(&mut sends, "r", 1);
             sends.pause("r", 1, Instant::now(), uncertain);
-            sends.expire(Instant::now());
+            sends.end_pauses(Instant::now());
             dispatch(&mut sends, "r", 2);
             sends.reject("r", 2, ClientError::NotInRoom);
             assert_eq!(error_of(&mut a), error);

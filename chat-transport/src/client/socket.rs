@@ -14,11 +14,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::error::ClientError;
 use super::events::Loss;
+use super::metered::Metered;
 
 /// How long the end of a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,10 +36,12 @@ pub(super) fn check(url: &str) -> Result<(), ClientError> {
 /// A connection after the handshake.
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: WebSocketStream<TcpStream>,
+    stream: WebSocketStream<Metered<TcpStream>>,
     waiting: VecDeque<Message>,
     /// Since when the server has taken nothing of what it was to be sent.
     stuck: Option<Instant>,
+    /// What it had taken by then, in bytes.
+    written: u64,
     /// Writing failed. Reading may still tell why.
     broken: bool,
 }
@@ -64,8 +68,9 @@ impl Socket {
         let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
         // A chat message waits for no other to share its packet.
         let _ = stream.set_nodelay(true);
+        let stream = Metered::new(stream);
         let (stream, _) = client_async(request, stream).await.map_err(|error| failed(&error))?;
-        Ok(Self { stream, waiting: VecDeque::new(), stuck: None, broken: false })
+        Ok(Self { stream, waiting: VecDeque::new(), stuck: None, written: 0, broken: false })
     }
 
     /// Queues a frame. What can be queued is bounded by what may be unanswered, and by
@@ -89,6 +94,16 @@ impl Socket {
         self.stuck
     }
 
+    /// How many bytes the server has sent.
+    pub(super) fn read_bytes(&self) -> u64 {
+        self.stream.get_ref().read
+    }
+
+    /// A server that has taken nothing has its whole time again.
+    pub(super) fn restart_stuck(&mut self) {
+        self.stuck = self.stuck.map(|_| Instant::now());
+    }
+
     /// Writes what is queued and, if `reading`, waits for a frame. Nothing is lost when it is
     /// dropped.
     pub(super) async fn next(&mut self, reading: bool) -> Result<Heard, Loss> {
@@ -110,8 +125,13 @@ impl Socket {
                 self.broken = true;
                 self.waiting.clear();
             }
+            // Part of a large frame is something, too.
             Poll::Pending => {
-                self.stuck.get_or_insert_with(Instant::now);
+                let written = self.stream.get_ref().written;
+                if self.stuck.is_none() || written != self.written {
+                    self.stuck = Some(Instant::now());
+                    self.written = written;
+                }
             }
         }
     }
@@ -156,8 +176,15 @@ impl Socket {
     }
 }
 
+/// How tungstenite reports a code that it does not know, as 1014, with which a gateway closes: like
+/// 1002, which means that this client broke the protocol.
+fn is_unknown_code(frame: &CloseFrame) -> bool {
+    frame.code == CloseCode::Protocol && frame.reason == "Protocol violation"
+}
+
 fn loss_of(frame: Option<CloseFrame>) -> Loss {
     match frame {
+        Some(frame) if is_unknown_code(&frame) => Loss::new("closed with an unknown code"),
         Some(frame) => Loss { code: Some(frame.code.into()), reason: frame.reason.to_string() },
         None => Loss::new("the server closed the connection"),
     }

@@ -9,6 +9,8 @@ use chat_core::CloseReason;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::timer::was_missed;
+
 use super::backoff::{Backoff, later};
 use super::commands::{Call, Command};
 use super::config::{ClientConfig, Resume};
@@ -17,11 +19,11 @@ use super::events::{Event, EventSender, Loss, State, Welcome};
 use super::frames::{GoodbyeFrame, ID_BYTES, Outgoing};
 use super::limits::Limits;
 use super::pace::{Pace, Rates};
-use super::requests::{Request, Requests};
+use super::requests::{Reply, Request, Requests};
 use super::rooms::Rooms;
 use super::sends::Sends;
 use super::socket::{Heard, Socket};
-use super::token::{Asking, Renewal, Token, TokenSource};
+use super::token::{Asking, NoToken, Renewal, Token, TokenSource};
 
 /// How long a connection must have lasted before the next loss counts as the first again.
 const STABLE: Duration = Duration::from_secs(5);
@@ -67,6 +69,9 @@ pub(super) struct Task {
     backoff: Backoff,
     link: Link,
     clock: Clock,
+    /// Until then nothing runs out of time: the process did not run, and what the server sent
+    /// meanwhile is read first.
+    reprieve: Option<Instant>,
     is_closed: bool,
 }
 
@@ -86,6 +91,8 @@ enum Step {
     Opened(Box<Socket>),
     Heard(Heard),
     Lost(Loss),
+    /// There will be no token any more.
+    Unauthorized(Loss),
 }
 
 /// Deadlines of a connection. While the application does not read its events, nothing is
@@ -93,6 +100,8 @@ enum Step {
 struct Clock {
     /// When the server was last heard, or its connection begun.
     heard: Instant,
+    /// How many bytes it had sent when that was last looked at.
+    read: u64,
     pinged: bool,
     online_since: Option<Instant>,
 }
@@ -112,7 +121,10 @@ impl Link {
             }
             Self::Asking(asking) => match asking.as_mut().await {
                 Ok(token) => Step::Token(token),
-                Err(error) => Step::Lost(Loss::new(format!("there is no token: {error}"))),
+                Err(NoToken::Yet(why)) => {
+                    Step::Lost(Loss::new(format!("there is no token: {why}")))
+                }
+                Err(NoToken::AnyMore(why)) => Step::Unauthorized(Loss::new(why)),
             },
             Self::Opening(opening) => match opening.as_mut().await {
                 Ok(socket) => Step::Opened(Box::new(socket)),
@@ -152,7 +164,8 @@ impl Task {
             next_url: 0,
             backoff: Backoff::new(config.backoff_base, config.backoff_cap),
             link: Link::Waiting(now),
-            clock: Clock { heard: now, pinged: false, online_since: None },
+            clock: Clock { heard: now, read: 0, pinged: false, online_since: None },
+            reprieve: None,
             is_closed: false,
             config,
         }
@@ -163,21 +176,21 @@ impl Task {
         while !self.is_closed {
             self.tick(Instant::now());
             let deadline = self.deadline();
-            let blocked = self.events.is_blocked();
+            let (waits, blocked) = (self.events.is_waiting(), self.is_blocked());
             tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(Command::Close(reply)) => {
-                        self.close().await;
-                        let _ = reply.send(Ok(()));
-                    }
+                    Some(Command::Close(reply)) => self.close(Some(reply)).await,
                     Some(command) => self.obey(command),
                     // The last handle is gone.
-                    None => self.close().await,
+                    None => self.close(None).await,
                 },
-                () = self.events.drain(), if blocked => self.clock.start(),
+                () = self.events.drain(), if waits => self.clock.start(),
                 step = self.link.next(blocked) => self.advance(step),
                 token = self.renewal.next() => self.renew(token),
                 () = until(deadline) => {}
+            }
+            if deadline.is_some_and(|due| was_missed(due, Instant::now())) {
+                self.resume_after_stop();
             }
         }
         // Calls that were not taken any more fail now; only events may still be read.
@@ -200,11 +213,15 @@ impl Task {
                 if self.clock.online_since.is_some() {
                     self.clock.start();
                 }
+                if let Link::Open(socket) = &self.link {
+                    self.clock.read = socket.read_bytes();
+                }
                 if let Heard::Text(text) = heard {
                     self.hear(&text);
                 }
             }
             Step::Lost(loss) => self.lost(loss),
+            Step::Unauthorized(loss) => self.end(loss),
         }
     }
 
@@ -219,6 +236,7 @@ impl Task {
     fn connect(&mut self) {
         self.link = Link::Opening(Box::pin(Socket::open(self.url())));
         self.clock.start();
+        self.clock.read = 0;
         self.clock.online_since = None;
     }
 
@@ -269,10 +287,36 @@ impl Task {
         self.set_state(State::Online);
     }
 
+    /// Whether the application has to read events before the server is read any further. One that
+    /// waits for an answer may do so where it reads its events, so these wait, within a bound.
+    fn is_blocked(&self) -> bool {
+        self.events.is_waiting() && !(self.events.may_wait() && self.has_callers())
+    }
+
+    /// Whether the application waits for an answer.
+    fn has_callers(&self) -> bool {
+        let has_sends = !self.sends.is_empty();
+        has_sends || self.waiting_requests() > 0 || self.rooms.has_callers()
+    }
+
     // Time.
 
     /// Does what is due.
     fn tick(&mut self, now: Instant) {
+        self.reprieve = self.reprieve.filter(|until| now < *until);
+        if self.reprieve.is_none() {
+            self.expire(now);
+        }
+        self.sends.end_pauses(now);
+        for room in self.rooms.take_due(now) {
+            self.enter(&room);
+        }
+        self.flush(now);
+        self.watch(now);
+    }
+
+    /// Gives up what has run out of time.
+    fn expire(&mut self, now: Instant) {
         while let Some((id, request)) = self.requests.take_expired(now) {
             self.unanswered(id, request);
         }
@@ -280,11 +324,23 @@ impl Task {
             self.give_up(&room);
         }
         self.sends.expire(now);
-        for room in self.rooms.take_due(now) {
-            self.enter(&room);
+    }
+
+    /// The process did not run when something was due: it was stopped, or the machine slept. That
+    /// is not the server's fault, whose answers may be in the socket: everything has as long as a
+    /// pong, and an open connection has to show that it is still one.
+    fn resume_after_stop(&mut self) {
+        let now = Instant::now();
+        self.reprieve = Some(later(self.config.pong_timeout));
+        self.clock.start();
+        if let Link::Open(socket) = &mut self.link {
+            socket.restart_stuck();
+            if self.clock.online_since.is_some() {
+                socket.ping();
+                self.clock.pinged = true;
+                self.clock.heard = now.checked_sub(self.config.ping_after).unwrap_or(now);
+            }
         }
-        self.flush(now);
-        self.watch(now);
     }
 
     /// Gives up a server that does not answer, or that takes nothing.
@@ -294,14 +350,18 @@ impl Task {
             self.lost(Loss::new("the server reads nothing"));
             return;
         }
-        if self.events.is_blocked() || !is_due(self.clock.due(&self.config, &self.link)) {
+        if self.is_blocked() || !is_due(self.clock.due(&self.config, &self.link)) {
             return;
         }
         let Link::Open(socket) = &mut self.link else {
             self.lost(Loss::new("no connection in time"));
             return;
         };
-        if self.clock.online_since.is_none() {
+        let read = std::mem::replace(&mut self.clock.read, socket.read_bytes());
+        if self.clock.online_since.is_some() && self.clock.read > read {
+            // A large frame on a slow line is not whole yet, and its server is there.
+            self.clock.start();
+        } else if self.clock.online_since.is_none() {
             self.lost(Loss::new("no welcome in time"));
         } else if self.clock.pinged {
             self.lost(Loss::new("no answer to a ping"));
@@ -313,11 +373,13 @@ impl Task {
 
     /// When something is due next.
     fn deadline(&self) -> Option<Instant> {
-        let is_blocked = self.events.is_blocked();
-        let link = self.clock.due(&self.config, &self.link).filter(|_| !is_blocked);
+        let link = self.clock.due(&self.config, &self.link).filter(|_| !self.is_blocked());
         let stuck = stuck_until(&self.config, &self.link);
         let waiting = [self.requests.deadline(), self.rooms.deadline(), self.sends.deadline()];
-        waiting.into_iter().chain([self.flush_at(), link, stuck]).flatten().min()
+        let now = Instant::now();
+        let reprieved = |at: Instant| self.reprieve.filter(|_| at <= now).unwrap_or(at);
+        let waiting = waiting.into_iter().flatten().map(reprieved);
+        waiting.chain([self.flush_at(), link, stuck].into_iter().flatten()).min()
     }
 
     // The end of a connection.
@@ -364,13 +426,26 @@ impl Task {
         self.set_state(State::Closed { loss });
     }
 
-    async fn close(&mut self) {
-        if let Link::Open(socket) = std::mem::replace(&mut self.link, Link::Waiting(Instant::now()))
-        {
-            socket.close().await;
-        }
+    /// Everything fails before the connection is ended, which may take its time: a call that comes
+    /// from then on is answered at once.
+    async fn close(&mut self, reply: Option<Reply<()>>) {
+        let link = std::mem::replace(&mut self.link, Link::Waiting(Instant::now()));
         let code = Some(CloseReason::Normal.code());
         self.end(Loss { code, reason: "closed by the application".into() });
+        let mut replies = Vec::from_iter(reply);
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            // Any other call fails when it is dropped.
+            if let Command::Close(reply) = command {
+                replies.push(reply);
+            }
+        }
+        if let Link::Open(socket) = link {
+            socket.close().await;
+        }
+        for reply in replies {
+            let _ = reply.send(Ok(()));
+        }
     }
 
     fn suspend(&mut self, link: Link, error: &ClientError) {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::backoff::{fraction, jittered, later, random};
+use super::events::Loss;
 use super::frames::{ID_BYTES, Outgoing};
 use super::requests::Request;
 use super::task::Task;
@@ -34,10 +35,48 @@ enum Source {
     Asked(Arc<dyn Fn() -> Asking + Send + Sync>),
 }
 
-pub(super) type Asking = Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send>>;
+pub(super) type Asking = Pin<Box<dyn Future<Output = Result<Token, NoToken>> + Send>>;
 
-/// Why there is no token.
-pub(super) type TokenError = Box<dyn Error + Send + Sync>;
+/// Why there is no token, for people.
+#[derive(Debug)]
+pub(super) enum NoToken {
+    /// The source is asked again.
+    Yet(String),
+    /// The source has said that there will be none: [`Unauthorized`].
+    AnyMore(String),
+}
+
+/// The error of a [token source](TokenSource::asked) that will give no token any more: its user
+/// has logged out, or was blocked. It closes the client for good, with this reason in
+/// [`State::Closed`](super::State::Closed). Any other error has the source asked again.
+///
+/// It is found as the error itself and as the [source](Error::source) of one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unauthorized {
+    reason: String,
+}
+
+impl Unauthorized {
+    /// `reason` is for people.
+    #[must_use]
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
+impl From<Box<dyn Error + Send + Sync>> for NoToken {
+    fn from(error: Box<dyn Error + Send + Sync>) -> Self {
+        let is_final = is_unauthorized(&*error);
+        let why = error.to_string();
+        if is_final { Self::AnyMore(why) } else { Self::Yet(why) }
+    }
+}
+
+/// Whether it is, or comes from, an [`Unauthorized`].
+fn is_unauthorized(error: &(dyn Error + 'static)) -> bool {
+    error.is::<Unauthorized>() || error.source().is_some_and(is_unauthorized)
+}
 
 /// A token. A secret: `Debug` hides it.
 #[derive(Clone, Serialize)]
@@ -53,7 +92,8 @@ impl TokenSource {
 
     /// A token that `ask` gives: asked for before each connection, and again in time before
     /// the token of a connection runs out. While it fails, the client tries again, as after a
-    /// lost connection, and also if it takes longer than two minutes. The client connects when
+    /// lost connection, and also if it takes longer than two minutes; an error that is
+    /// [`Unauthorized`] closes the client instead. The client connects when
     /// it has the token, so that does not count to
     /// [`connect_timeout`](super::ClientConfig::connect_timeout).
     #[must_use]
@@ -65,7 +105,9 @@ impl TokenSource {
     {
         let ask = move || -> Asking {
             let asking = ask();
-            Box::pin(async move { asking.await.map(Token::new).map_err(Into::into) })
+            Box::pin(async move {
+                asking.await.map(Token::new).map_err(|error| NoToken::from(error.into()))
+            })
         };
         Self(Source::Asked(Arc::new(ask)))
     }
@@ -77,8 +119,9 @@ impl TokenSource {
             Source::Asked(ask) => {
                 let asking = ask();
                 Box::pin(async move {
-                    let late = |_| format!("none within {} s", ASK_TIMEOUT.as_secs());
-                    timeout(ASK_TIMEOUT, asking).await.map_err(late)?
+                    timeout(ASK_TIMEOUT, asking).await.unwrap_or_else(|_| {
+                        Err(NoToken::Yet(format!("none within {} s", ASK_TIMEOUT.as_secs())))
+                    })
                 })
             }
         }
@@ -135,7 +178,7 @@ impl Renewal {
     }
 
     /// The token, once. Nothing is lost when it is dropped.
-    pub(super) async fn next(&mut self) -> Result<Token, TokenError> {
+    pub(super) async fn next(&mut self) -> Result<Token, NoToken> {
         loop {
             match self {
                 Self::Never => std::future::pending().await,
@@ -155,10 +198,11 @@ impl Renewal {
 
 impl Task {
     /// Goes on with a new token.
-    pub(super) fn renew(&mut self, token: Result<Token, TokenError>) {
+    pub(super) fn renew(&mut self, token: Result<Token, NoToken>) {
         let token = match token {
             Ok(token) => token,
-            Err(error) => return self.renew_again(&error),
+            Err(NoToken::Yet(why)) => return self.renew_again(&why),
+            Err(NoToken::AnyMore(why)) => return self.end(Loss::new(why)),
         };
         let frame = Outgoing::Hello { name: None, resume: None, token: Some(&token) }.encode();
         match self.limits.check_frame(frame.len() + ID_BYTES) {
@@ -197,7 +241,8 @@ mod tests {
     #[test]
     fn nothing_shows_a_token() {
         let config = super::super::ClientConfig::default().token("a.secret.b");
-        let asked = TokenSource::asked(|| async { Ok::<_, TokenError>("a.secret.b".to_owned()) });
+        let asked =
+            TokenSource::asked(|| async { Ok::<_, std::io::Error>("a.secret.b".to_owned()) });
         for shown in
             [format!("{config:?}"), format!("{asked:?}"), format!("{:?}", Token::new("a.secret.b"))]
         {

@@ -58,7 +58,7 @@ impl Task {
         }
     }
 
-    fn waiting_requests(&self) -> usize {
+    pub(super) fn waiting_requests(&self) -> usize {
         self.requests.called() + self.calls.len()
     }
 

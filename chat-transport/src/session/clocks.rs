@@ -9,13 +9,13 @@ use tokio::time::Instant;
 use crate::config::TransportConfig;
 use crate::error::Breach;
 use crate::heartbeat::{Beat, Heartbeat};
-use crate::timer::{Timer, after};
+use crate::timer::{Timer, after, was_missed};
 
 /// All clocks of an open session, on one timer.
 #[derive(Debug)]
 pub(super) struct Clocks {
     timer: Timer,
-    heartbeat: Option<Heartbeat>,
+    heartbeat: Heartbeat,
     /// Since when the peer has taken nothing.
     stalled: Option<Instant>,
     /// Since when a message has been incomplete.
@@ -44,10 +44,10 @@ pub(super) enum Due {
 }
 
 impl Clocks {
-    pub(super) fn new(config: &TransportConfig, now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             timer: Timer::default(),
-            heartbeat: config.heartbeat.map(|config| Heartbeat::new(config, now)),
+            heartbeat: Heartbeat::new(now),
             stalled: None,
             incomplete: None,
             controls: Controls::default(),
@@ -66,11 +66,9 @@ impl Clocks {
         controls.count <= max
     }
 
-    /// Bytes came in.
-    pub(super) fn heard(&mut self, now: Instant) {
-        if let Some(heartbeat) = &mut self.heartbeat {
-            heartbeat.heard(now);
-        }
+    /// Bytes came in, by when the peer's socket had taken so many.
+    pub(super) fn heard(&mut self, now: Instant, written: u64) {
+        self.heartbeat.heard(now, written);
     }
 
     /// Nothing more came in, and a message is incomplete.
@@ -93,16 +91,18 @@ impl Clocks {
         self.stalled = None;
     }
 
-    /// What is due. While the session is not `reading`, silence is not held against the
-    /// peer: its bytes may be waiting.
+    /// What is due, when so many bytes were `sent`. While the session is not `reading`, silence is
+    /// not held against the peer: its bytes may be waiting.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         reading: bool,
         config: &TransportConfig,
+        sent: impl Fn() -> u64,
     ) -> Poll<Due> {
         loop {
             let now = Instant::now();
+            self.restart_missed(now, config);
             let stalled = self.stalled.map(|since| after(since, config.write_timeout));
             let incomplete = self.incomplete.map(|since| after(since, config.message_timeout));
             let mut deadlines = [stalled, incomplete.filter(|_| reading), None];
@@ -111,7 +111,8 @@ impl Clocks {
                     return Poll::Ready(Due::Close(reason, breach));
                 }
             }
-            match self.heartbeat.as_mut().map(|heartbeat| heartbeat.poll(now)) {
+            let beat = config.heartbeat.map(|config| self.heartbeat.poll(now, config, &sent));
+            match beat {
                 Some(Beat::Ping) => return Poll::Ready(Due::Ping),
                 Some(Beat::Lost) if reading => {
                     return Poll::Ready(Due::Close(CloseReason::HeartbeatLost, Breach::Heartbeat));
@@ -121,6 +122,16 @@ impl Clocks {
             }
             let Some(next) = deadlines.into_iter().flatten().min() else { return Poll::Pending };
             ready!(self.timer.poll(cx, next));
+        }
+    }
+
+    /// The peer gets the whole time again where the process did not run for some of it.
+    fn restart_missed(&mut self, now: Instant, config: &TransportConfig) {
+        let times = [config.write_timeout, config.message_timeout];
+        for (since, time) in [&mut self.stalled, &mut self.incomplete].into_iter().zip(times) {
+            if since.is_some_and(|since| was_missed(after(since, time), now)) {
+                *since = Some(now);
+            }
         }
     }
 

@@ -34,6 +34,13 @@ async fn a_loss_is_waited_after_and_a_goodbye_can_ask_for_more() {
         let pause = pause_after(ClientConfig::default(), async |peer| peer.close(code).await).await;
         assert!(pause < Duration::from_millis(500), "{code}: {pause:?}");
     }
+    // Of proxies: a restart, and no answer from what is behind them.
+    for code in [1012_u16, 1014] {
+        let frame = [&[0x88, 2][..], &code.to_be_bytes()].concat();
+        let end = async |mut peer: crate::mock::Peer| peer.send_bytes(&frame).await;
+        let pause = pause_after(ClientConfig::default(), end).await;
+        assert!(pause < Duration::from_millis(500), "{code}: {pause:?}");
+    }
     let pause = pause_after(ClientConfig::default(), async |mut peer| {
         let goodbye =
             json!({"type":"goodbye","reason":"shutdown","reconnect":true,"after_ms":7000});
@@ -229,4 +236,94 @@ async fn the_last_handle_closes() {
     while let Some(Ok(_)) = peer.recv_raw().await {}
     assert!(matches!(next_state(&mut events).await, State::Closed { .. }));
     assert!(events.recv().await.is_none());
+}
+
+/// The server does not answer the close frame, for which the client waits for five seconds.
+#[tokio::test(start_paused = true)]
+async fn calls_made_while_the_client_closes_are_answered_at_once() {
+    let (_mock, mut peer, client, mut events) = joined(0, quick().send_queue(1)).await;
+    let send = client.send("general", "hi");
+    let waiting = client.send("general", "no place");
+    let serve = async {
+        peer.recv("send").await;
+        let begun = Instant::now();
+        let close = client.close();
+        let calls = async {
+            assert!(matches!(next_state(&mut events).await, State::Closed { .. }));
+            assert_eq!(client.join("other", 0).await, Err(ClientError::Closed));
+            assert_eq!(client.leave("general").await, Err(ClientError::Closed));
+            assert_eq!(client.send("general", "late").await, Err(ClientError::Closed));
+            assert_eq!(client.direct("bob", "late", None).await, Err(ClientError::Closed));
+            assert_eq!(client.typing("general", true).await, Err(ClientError::Closed));
+            assert_eq!(client.members("general").await, Err(ClientError::Closed));
+            client.close().await;
+            begun.elapsed()
+        };
+        let ((), answered) = tokio::join!(close, calls);
+        assert!(answered < Duration::from_secs(1), "{answered:?}");
+        assert!(begun.elapsed() >= Duration::from_secs(5), "the close frame was not waited for");
+    };
+    let begun = Instant::now();
+    let outcome = async { (send.await, waiting.await, begun.elapsed()) };
+    let ((sent, not_sent, after), ()) = tokio::join!(outcome, serve);
+    assert!(matches!(sent, Err(ClientError::OutcomeUnknown { .. })), "{sent:?}");
+    assert_eq!(not_sent, Err(ClientError::Closed));
+    assert!(after < Duration::from_secs(1), "{after:?}");
+}
+
+/// The process is stopped, or its machine sleeps, for longer than all deadlines: so is this thread.
+/// The server is there all the time.
+#[test]
+fn process_that_was_stopped_does_not_blame_the_server() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (tell_url, url) = std::sync::mpsc::channel();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let server = std::thread::spawn(move || {
+        runtime().block_on(async {
+            let mock = Mock::start().await;
+            tell_url.send(mock.url.clone()).unwrap();
+            let mut peer = mock.welcome().await;
+            let serve = async {
+                let send = peer.recv("join").await;
+                peer.send(crate::mock::joined_frame(&send, 0, false, &[])).await;
+                let send = peer.recv("send").await;
+                peer.ok(&send, 1).await;
+                // Answers pings, and there is no second connection.
+                while let Some(Ok(_)) = peer.recv_raw().await {}
+            };
+            tokio::select! {
+                () = serve => panic!("the client has ended the connection"),
+                _ = mock.accept() => panic!("the client has connected again"),
+                _ = ended => {}
+            }
+        });
+    });
+    runtime().block_on(async {
+        let short = Duration::from_millis(300);
+        let config = quick().ping(short, short).request_timeout(short).send_timeout(short);
+        let (client, mut events) = Client::connect([url.recv().unwrap()], config).unwrap();
+        client.join("general", 0).await.unwrap();
+        for _ in 0..3 {
+            // A ping is on its way, and for the last time a message.
+            tokio::time::sleep(Duration::from_millis(310)).await;
+            std::thread::sleep(Duration::from_millis(1700));
+        }
+        let send = tokio::spawn({
+            let client = client.clone();
+            async move { client.send("general", "hi").await }
+        });
+        // It is on the wire when the thread stops.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        std::thread::sleep(Duration::from_millis(1700));
+        assert_eq!(send.await.unwrap().unwrap().position.unwrap().offset, 1);
+        tokio::time::sleep(short * 3).await;
+        assert_eq!(client.state(), State::Online);
+        while let Ok(Some(event)) = tokio::time::timeout(short / 10, events.recv()).await {
+            let is_loss =
+                matches!(event, Event::State(State::Waiting { .. } | State::Closed { .. }));
+            assert!(!is_loss, "{event:?}");
+        }
+        end.send(()).unwrap();
+    });
+    server.join().unwrap();
 }

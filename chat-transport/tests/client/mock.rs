@@ -5,6 +5,7 @@ use std::time::Duration;
 use chat_transport::client::{Client, ClientConfig, Event, Events, Message, State};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -130,6 +131,11 @@ impl Peer {
 
     pub(crate) async fn send(&mut self, frame: Value) {
         self.send_raw(Frame::text(frame.to_string())).await;
+    }
+
+    /// Sends bytes that need not be a whole frame.
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).await.unwrap();
     }
 
     pub(crate) async fn send_raw(&mut self, frame: Frame) {

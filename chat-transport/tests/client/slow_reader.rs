@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use chat_core::Frames;
 use chat_transport::client::{ClientConfig, Event, State};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::mock::{Peer, expect_offsets, joined, joined_frame, message, next, next_of_room, quick};
 
@@ -109,7 +110,9 @@ async fn a_server_that_takes_nothing_is_given_up_meanwhile() {
         let calls = (0..100).map(|_| client.direct("bob", &text, None));
         futures_util::future::join_all(calls).await;
         if let State::Waiting { loss, .. } = client.state() {
-            assert_eq!(loss.reason, "the server reads nothing");
+            // The client reads on for the answers that its callers wait for.
+            let reasons = ["the server reads nothing", "no answer to a ping"];
+            assert!(reasons.contains(&&*loss.reason), "{loss}");
             return;
         }
     }
@@ -129,4 +132,44 @@ async fn events_that_nobody_wants_hold_nothing_up() {
     };
     let (sent, ()) = tokio::join!(client.send("general", "hi"), serve);
     assert_eq!(sent.unwrap().position.unwrap().offset, 11);
+}
+
+/// A bot that answers where it reads: its `ok` comes behind more events than the queue holds.
+#[tokio::test(start_paused = true)]
+async fn call_made_where_events_are_read_gets_its_answer() {
+    let (_mock, mut peer, client, mut events) = joined(0, patient()).await;
+    let serve = async {
+        peer.send(message(1)).await;
+        let send = peer.recv("send").await;
+        for offset in 2..=500 {
+            peer.send(message(offset)).await;
+        }
+        peer.ok(&send, 501).await;
+    };
+    let bot = async {
+        expect_offsets(&mut events, &[1]).await;
+        let begun = Instant::now();
+        let sent = client.send("general", "echo").await.unwrap();
+        assert_eq!(sent.position.unwrap().offset, 501);
+        assert!(begun.elapsed() < Duration::from_secs(1), "it waited");
+        for offset in 2..=500 {
+            expect_offsets(&mut events, &[offset]).await;
+        }
+    };
+    tokio::join!(serve, bot);
+}
+
+/// A page on a slow line takes longer than a silent server has.
+#[tokio::test(start_paused = true)]
+async fn frame_that_takes_long_to_arrive_is_a_sign_of_life() {
+    let config = quick().ping(Duration::from_secs(10), Duration::from_secs(5));
+    let (_mock, mut peer, client, mut events) = joined(0, config).await;
+    let mut large = message(1);
+    large["message"] = "x".repeat(40_000).into();
+    for part in Frames::text(&large.to_string()).bytes().chunks(5000) {
+        peer.send_bytes(part).await;
+        sleep(Duration::from_secs(9)).await;
+    }
+    expect_offsets(&mut events, &[1]).await;
+    assert_eq!(client.state(), State::Online);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use chat_transport::client::{ClientConfig, ClientError, Event, State};
+use chat_transport::client::{ClientConfig, ClientError, Event, State, Unauthorized};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -118,6 +118,58 @@ async fn a_backend_without_a_token_is_asked_again() {
     assert_eq!(loss.reason, "there is no token: the backend is away");
     accept(&mock, 1, 3600).await;
     assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+/// An error of an application, with what it comes from.
+#[derive(Debug, thiserror::Error)]
+#[error("the session cannot be renewed")]
+struct CannotRenew(#[source] Unauthorized);
+
+#[tokio::test]
+async fn token_source_that_says_unauthorized_closes_the_client() {
+    let mock = Mock::start().await;
+    let logged_out = || async { Err::<String, _>(Unauthorized::new("logged out")) };
+    let wrapped = || async { Err::<String, _>(CannotRenew(Unauthorized::new("logged out"))) };
+    let boxed = || async {
+        Err::<String, Box<dyn std::error::Error + Send + Sync>>(
+            Unauthorized::new("logged out").into(),
+        )
+    };
+    for (config, why) in [
+        (quick().token_from(logged_out), "logged out"),
+        (quick().token_from(wrapped), "the session cannot be renewed"),
+        (quick().token_from(boxed), "logged out"),
+    ] {
+        let (client, mut events) = mock.client(config);
+        assert!(matches!(next_state(&mut events).await, State::Connecting { .. }));
+        let State::Closed { loss } = next_state(&mut events).await else { panic!("goes on") };
+        assert_eq!((loss.code, &*loss.reason), (None, why));
+        assert!(events.recv().await.is_none());
+        assert_eq!(client.join("general", 0).await, Err(ClientError::Closed));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewal_that_says_unauthorized_closes_the_client() {
+    let mock = Mock::start().await;
+    let count = AtomicU32::new(0);
+    let patient = quick().request_timeout(Duration::from_secs(600));
+    let (client, mut events) = mock.client(patient.token_from(move || {
+        let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            if is_first { Ok("token-1".to_owned()) } else { Err(Unauthorized::new("logged out")) }
+        }
+    }));
+    let mut peer = accept(&mock, 1, 50).await;
+    online(&mut events).await;
+    let serve = async {
+        let _send = peer.recv("members").await;
+        while let Some(Ok(_)) = peer.recv_raw().await {}
+    };
+    let (asked, ()) = tokio::join!(client.members("general"), serve);
+    assert_eq!(asked, Err(ClientError::Closed), "it does not wait for its timeout");
+    let State::Closed { loss } = next_state(&mut events).await else { panic!("goes on") };
+    assert_eq!(loss.reason, "logged out");
 }
 
 /// The server does not wait for it, so there is no connection before.

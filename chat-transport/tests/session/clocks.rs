@@ -1,14 +1,16 @@
 //! Deadlines, in made-up time.
 
+use std::thread;
 use std::time::Duration;
 
 use chat_core::{CloseReason, Delivery, Frames};
 use chat_transport::testing::raw_frame;
 use chat_transport::{Breach, End, TransportConfig};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{close_frame, in_memory, read_all, text};
+use crate::{close_frame, in_memory, on_tcp, read_all, text};
 
 fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -239,4 +241,79 @@ async fn a_time_too_long_to_count_is_for_ever() {
     assert!(waited.is_err(), "{waited:?}");
     drop(client);
     assert!(matches!(session.finish().await, End::Local(CloseReason::Normal)));
+}
+
+/// What fills the kernel's buffers lies before the ping, and takes longer to read than the time
+/// for an answer.
+#[tokio::test]
+async fn slow_reader_is_not_taken_for_a_dead_line() {
+    const TEXTS: usize = 100;
+    let soon = Duration::from_millis(300);
+    let (mut client, mut session) = on_tcp(TransportConfig::default().heartbeat(soon, soon)).await;
+    SockRef::from(&client).set_recv_buffer_size(1 << 20).unwrap();
+    let frames = Frames::text(&"x".repeat(7000));
+    for _ in 0..TEXTS {
+        assert_eq!(session.outbox().send(&frames), Delivery::Queued);
+    }
+    let reader = async {
+        let (mut texts, mut pings) = (0, 0);
+        let mut header = [0; 2];
+        while texts < TEXTS {
+            client.read_exact(&mut header).await.unwrap();
+            if header[0] == 0x89 {
+                pings += 1;
+                client.write_all(&raw_frame(0x8a, b"")).await.unwrap();
+                continue;
+            }
+            assert_eq!(header, frames.bytes()[..2], "after {texts} texts");
+            let mut text = vec![0; frames.bytes().len() - header.len()];
+            client.read_exact(&mut text).await.unwrap();
+            texts += 1;
+            sleep(Duration::from_millis(15)).await;
+        }
+        // It gets to the ping at last.
+        client.read_exact(&mut header).await.unwrap();
+        assert_eq!((header[0], pings), (0x89, 0));
+        client.write_all(&raw_frame(0x8a, b"")).await.unwrap();
+        client.write_all(&raw_frame(0x81, b"still here")).await.unwrap();
+    };
+    let ((), incoming) = tokio::join!(reader, session.recv());
+    assert_eq!(text(incoming), "still here");
+}
+
+/// The process is stopped for longer than all deadlines, and so is this thread. The peer goes on
+/// meanwhile, or has nothing to do.
+#[tokio::test]
+async fn process_that_was_stopped_does_not_blame_the_peer() {
+    let soon = Duration::from_millis(300);
+    let config = TransportConfig::default()
+        .heartbeat(soon, soon)
+        .message_timeout(soon)
+        // The kernel gives the line up after twice this time, for which the peer, too, reads nothing.
+        .write_timeout(Duration::from_millis(1500))
+        .outbox_bytes(8 << 20);
+    let (mut client, mut session) = on_tcp(config).await;
+    let all = Frames::text(&"x".repeat(4 << 20));
+    // Half a message has come, more is to be sent than the kernel takes, and a ping is due.
+    client.write_all(&raw_frame(0x81, b"in halves")[..8]).await.unwrap();
+    assert_eq!(session.outbox().send(&all), Delivery::Queued);
+    assert!(timeout(soon / 2, session.recv()).await.is_err());
+    thread::sleep(Duration::from_millis(2700));
+    let peer = async {
+        sleep(soon / 2).await;
+        client.write_all(&raw_frame(0x81, b"in halves")[8..]).await.unwrap();
+        let mut sent = vec![0; all.bytes().len()];
+        client.read_exact(&mut sent).await.unwrap();
+        assert_eq!(sent, all.bytes()[..]);
+        client
+    };
+    let (_client, incoming) = tokio::join!(peer, async {
+        let incoming = session.recv().await;
+        assert_eq!(session.breach(), None);
+        let drained = session.outbox().clone();
+        session.drive(drained.drained_to(0)).await;
+        incoming
+    });
+    assert_eq!(text(incoming), "in halves");
+    assert!(!session.outbox().is_closed());
 }

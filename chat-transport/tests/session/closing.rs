@@ -61,8 +61,9 @@ async fn a_close_frame_is_answered_with_the_same() {
         (&b""[..], vec![0x88, 0], None, ""),
         (b"\x03\xe8", close_frame(1000, ""), Some(1000), ""),
         (b"\x0f\xa0so long", close_frame(4000, "so long"), Some(4000), "so long"),
-        // 999 must not be sent: the answer says so.
-        (b"\x03\xe7", close_frame(1002, "Protocol violation"), Some(1002), "Protocol violation"),
+        // Registered with IANA later than RFC 6455, or not at all, which is allowed from 3000 on.
+        (b"\x03\xf6bad gateway", close_frame(1014, "bad gateway"), Some(1014), "bad gateway"),
+        (b"\x0b\xb8", close_frame(3000, ""), Some(3000), ""),
     ];
     for (payload, answer, want_code, want_phrase) in cases {
         let (mut client, session) = on_tcp(TransportConfig::default()).await;
@@ -123,6 +124,9 @@ fn violations() -> Vec<(&'static str, Vec<u8>, CloseReason)> {
         ("surrogate", raw_frame(0x81, b"\xed\xa0\x80"), InvalidUtf8),
         ("surrogate over two frames", split_surrogate, InvalidUtf8),
         ("cut UTF-8", raw_frame(0x81, b"\xe2\x82"), InvalidUtf8),
+        ("close code that is none", raw_frame(0x88, b"\x03\xe7"), ProtocolError),
+        ("close code for no frame", raw_frame(0x88, b"\x03\xed"), ProtocolError),
+        ("close code not registered", raw_frame(0x88, b"\x03\xf8"), ProtocolError),
         ("close phrase not UTF-8", raw_frame(0x88, b"\x03\xe8\xff"), InvalidUtf8),
         ("a byte too many", raw_frame(0x81, &[b'x'; 65_537]), TooBig),
         ("a byte too many, binary", raw_frame(0x82, &[0; 65_537]), TooBig),

@@ -69,7 +69,7 @@ async fn new_rooms_and_kept_messages_have_a_rate() {
     at_the_rate(30 * 5_000, 50_000, 50_000, async {
         for n in 0..30 {
             let room = n.to_string();
-            client.send_json(&json!({"type":"sendMessage","roomId": room,"message": ""})).await;
+            client.send_json(&json!({"type":"sendMessage","roomId": room,"message": "."})).await;
         }
         next_of(&mut watcher, "message").await;
     })
@@ -161,7 +161,7 @@ async fn disconnecting() -> u64 {
         let mut frames = Vec::new();
         for _ in 0..60 {
             room += 1;
-            let post = json!({"type": "sendMessage", "roomId": room.to_string(), "message": ""});
+            let post = json!({"type": "sendMessage", "roomId": room.to_string(), "message": "."});
             frames.extend(raw_frame(0x81, post.to_string().as_bytes()));
         }
         frames.extend(raw_frame(0x88, &1000_u16.to_be_bytes()));
@@ -183,7 +183,7 @@ fn empty_in_new_rooms(n: u64) -> Vec<Value> {
     let room = format!("z{n}");
     let join = json!({"type": "join", "room": room});
     let leave = json!({"type": "leave", "room": room});
-    vec![join, json!({"type": "send", "room": room, "message": ""}), leave]
+    vec![join, json!({"type": "send", "room": room, "message": "."}), leave]
 }
 
 fn long_names(n: u64) -> Vec<Value> {
@@ -191,7 +191,7 @@ fn long_names(n: u64) -> Vec<Value> {
     let room = long(n % 128);
     let send = |nth: u64| {
         let key = long(n * 8 + nth);
-        json!({"type": "send", "room": room, "message": "", "key": key})
+        json!({"type": "send", "room": room, "message": ".", "key": key})
     };
     let mut frames = vec![json!({"type": "join", "room": room})];
     frames.extend((0..8).map(send));

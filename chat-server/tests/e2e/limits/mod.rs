@@ -62,7 +62,7 @@ async fn at_once(
 
 /// So many frames that are all answered: direct messages to a user who is not there.
 async fn requests(client: &mut WsClient, count: usize) -> Outcome {
-    let direct = |id| json!({"type": "direct", "to": "nobody", "message": "", "id": id});
+    let direct = |id| json!({"type": "direct", "to": "nobody", "message": ".", "id": id});
     at_once(client, "ok", (0..count).map(direct)).await
 }
 

@@ -165,7 +165,7 @@ async fn first_refusal(client: &mut WsClient) -> Duration {
     let mut id = 0;
     loop {
         for _ in 0..20 {
-            let frame = json!({"type": "direct", "to": "nobody", "message": "", "id": id});
+            let frame = json!({"type": "direct", "to": "nobody", "message": ".", "id": id});
             client.send_json(&frame).await;
             id += 1;
         }
@@ -185,7 +185,7 @@ async fn first_refusal(client: &mut WsClient) -> Duration {
 }
 
 async fn direct(client: &mut WsClient) -> Value {
-    client.send_json(&json!({"type": "direct", "to": "nobody", "message": ""})).await;
+    client.send_json(&json!({"type": "direct", "to": "nobody", "message": "."})).await;
     client.recv_json().await
 }
 
