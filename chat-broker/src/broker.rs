@@ -205,7 +205,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// It is the whole table, without what is no more, and [`complete`](Records::complete)
     /// says so, if `after` is 0, and whenever the backend cannot tell what has changed: it
     /// remembers only for [`Records::REMEMBERED`] that a record was removed, and may have lost
-    /// what it knew. Versions rise with each change, and go on to rise after the backend has
+    /// what it knew. What this node has read of that is written again, unless another node knows
+    /// of a later change: a record ends when it is removed, or its time is over, as long as one
+    /// node that has read it runs and goes on to read. Versions rise with each change, and go on to rise after the backend has
     /// lost all.
     ///
     /// # Errors
@@ -284,6 +286,40 @@ pub struct HistoryRead {
 }
 
 impl HistoryRead {
+    /// Whether `history` can be an answer to this: entries without a hole, oldest first, as many as
+    /// were asked for at most, within the range and up to the position.
+    ///
+    /// # Errors
+    /// [`BrokerError::Damaged`]: it is none, and whoever went on with it could read for ever.
+    pub fn check(&self, history: &History) -> Result<(), BrokerError> {
+        let History { position, entries } = history;
+        let offsets = || entries.iter().map(|entry| entry.offset);
+        let (first, last) = (offsets().next().unwrap_or(1), offsets().last().unwrap_or(0));
+        let is_in_range = match self.range {
+            _ if entries.is_empty() => true,
+            Range::After(offset) => first > offset,
+            Range::Before(offset) => last < offset,
+            Range::Latest => true,
+        };
+        let wrong = if position.offset > Position::MAX_OFFSET {
+            "a position beyond all"
+        } else if entries.len() > self.limit as usize {
+            "more messages than were asked for"
+        } else if first == 0 || last > position.offset {
+            "messages outside of the sequence"
+        } else if !offsets()
+            .zip(offsets().skip(1))
+            .all(|(one, next)| one.checked_add(1) == Some(next))
+        {
+            "messages that do not follow on each other"
+        } else if !is_in_range {
+            "messages that were not asked for"
+        } else {
+            return Ok(());
+        };
+        Err(BrokerError::damaged(self.topic.clone(), format!("its history has {wrong}")))
+    }
+
     /// Payload of one read, in bytes; the publication that reaches it is the last.
     pub const MAX_BYTES: usize = 256 * 1024;
 }
@@ -398,6 +434,52 @@ impl Future for Receipt {
             ReceiptState::Pending(receiver) => {
                 Pin::new(receiver).poll(cx).map(|sent| sent.unwrap_or(Err(BrokerError::Closed)))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_core::{Entry, Epoch, RoomId};
+
+    use super::*;
+
+    #[test]
+    fn history_that_cannot_be_an_answer_is_none() {
+        let read = |range| {
+            let topic = Topic::Room(RoomId::new("r").expect("a name"));
+            HistoryRead { topic, range, limit: 3 }
+        };
+        let history = |offset, offsets: &[u64]| History {
+            position: Position { epoch: Epoch::from_random(1), offset },
+            entries: offsets.iter().map(|n| Entry { offset: *n, payload: Bytes::new() }).collect(),
+        };
+        for (range, offset, offsets) in [
+            (Range::Latest, 0, &[][..]),
+            (Range::Latest, 9, &[7, 8, 9]),
+            (Range::After(2), 9, &[5, 6]),
+            (Range::After(9), 9, &[]),
+            (Range::Before(9), 9, &[8]),
+            (Range::Before(u64::MAX), 1, &[1]),
+        ] {
+            let outcome = read(range).check(&history(offset, offsets));
+            assert!(outcome.is_ok(), "{range:?}: {offsets:?} of {offset}: {outcome:?}");
+        }
+        for (range, offset, offsets) in [
+            (Range::Latest, 9, &[6, 7, 8, 9][..]),
+            (Range::Latest, 9, &[9, 8]),
+            (Range::Latest, 9, &[8, 8]),
+            (Range::Latest, 9, &[7, 9]),
+            (Range::Latest, 9, &[9, 10]),
+            (Range::Latest, 9, &[0, 1]),
+            (Range::Latest, u64::MAX, &[u64::MAX]),
+            (Range::After(3), 9, &[3, 4]),
+            (Range::After(3), 9, &[1]),
+            (Range::Before(3), 9, &[2, 3]),
+            (Range::Before(3), 9, &[7]),
+        ] {
+            let outcome = read(range).check(&history(offset, offsets));
+            assert!(outcome.is_err(), "{range:?}: {offsets:?} of {offset}");
         }
     }
 }

@@ -82,4 +82,4 @@ pub use memory::{MemoryBroker, MemoryBus};
 pub use records::{Record, Records};
 #[cfg(feature = "redis")]
 pub use redis::{RedisBroker, RedisConfig};
-pub use stats::{BrokerStats, Histogram, Latencies};
+pub use stats::{BrokerStats, CommandRefusals, Histogram, Latencies};

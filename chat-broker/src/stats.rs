@@ -29,7 +29,7 @@ pub struct Latencies {
 }
 
 /// What a broker has counted since it was made; see [`Broker::stats`](crate::Broker::stats).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct BrokerStats {
     /// How long the backend took to answer: once for whatever was sent to it in one go, from
@@ -51,6 +51,23 @@ pub struct BrokerStats {
     pub memory_used: u64,
     /// The most that it may use, in bytes; 0 if there is no limit, or if that is not known.
     pub memory_max: u64,
+    /// Commands that the backend answered with an error, by command and cause. What it never
+    /// refused is not in it.
+    pub refusals: Vec<CommandRefusals>,
+}
+
+/// How often the backend answered one kind of command with one kind of error. Both names come from
+/// fixed lists: they may be labels of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CommandRefusals {
+    /// The command, as `SADD`; the file name of a script, as `leave.lua`; `connect` for a
+    /// connection that was not accepted; `other`.
+    pub command: &'static str,
+    /// The code of the error, as `NOPERM`; `other`.
+    pub cause: &'static str,
+    /// How often since the broker was made.
+    pub count: u64,
 }
 
 impl Histogram {

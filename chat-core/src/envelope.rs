@@ -120,6 +120,10 @@ fn write(kind: Kind, flags: u8, at: u64, user: Sender<'_>, fields: &[Option<&str
     out.freeze()
 }
 
+/// The latest time of an event, in milliseconds since 1970: no clock says more, and clients in
+/// JavaScript read no larger number.
+const LATEST: u64 = (1 << 53) - 1;
+
 /// Reads what [`encode`] wrote.
 ///
 /// # Errors
@@ -131,6 +135,9 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, EnvelopeError> {
         return Err(EnvelopeError::UnknownVersion(version));
     }
     let at = u64::from_be_bytes(at);
+    if at > LATEST {
+        return Err(EnvelopeError::Malformed);
+    }
     let has = |flag| flags & flag != 0;
     let mut fields = Fields(rest);
     let user = Sender { id: fields.next()?, name: fields.next()?, color: fields.next()? };
@@ -213,6 +220,14 @@ mod tests {
         let bytes = encode(event);
         let decoded = decode(&bytes).unwrap();
         assert_eq!(format!("{event:?}"), format!("{decoded:?}"));
+    }
+
+    #[test]
+    fn time_beyond_what_clients_can_read_is_malformed() {
+        let at =
+            |at| encode(&Event::Direct(Direct { user: ALICE, frame: "{}", at, request: None }));
+        assert!(decode(&at(LATEST)).is_ok());
+        assert_eq!(decode(&at(LATEST + 1)).unwrap_err(), EnvelopeError::Malformed);
     }
 
     #[test]

@@ -72,6 +72,9 @@ pub struct Position {
 }
 
 impl Position {
+    /// The greatest offset: beyond it not every language counts exactly.
+    pub const MAX_OFFSET: u64 = 1 << 53;
+
     /// What a message at `next` is to a reader who stands here.
     #[must_use]
     pub fn step_to(self, next: Position) -> Step {

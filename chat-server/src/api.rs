@@ -200,7 +200,9 @@ impl Order {
             (Some(until), None) => {
                 let until = UNIX_EPOCH.checked_add(Duration::from_millis(until));
                 let left = until.and_then(|until| until.duration_since(SystemTime::now()).ok());
-                left.map(Some).ok_or_else(|| bad("bad_field", "\"until\" has passed."))
+                left.map(Some).ok_or_else(|| {
+                    bad("bad_field", "\"until\" has passed: milliseconds since 1970.")
+                })
             }
         }
     }

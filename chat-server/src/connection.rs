@@ -359,6 +359,9 @@ fn unavailable(error: &BrokerError) -> Rejection {
     tracing::debug!(%error, "the broker did not take a request");
     let message = match error {
         BrokerError::Refused(_) => "The message bus refuses this for now.",
+        BrokerError::Damaged { .. } => {
+            "What the message bus holds of this room is damaged: its operator can mend that."
+        }
         _ => "The message bus does not answer: whether this was carried out is unknown.",
     };
     Rejection {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::settings::{LogFormat, Settings};
+use crate::settings::{Exit, Invalid, LogFormat, Settings};
 
 /// How many bytes may wait to be written, and as many again may be on their way.
 const BUFFER: usize = 256 * 1024;
@@ -17,15 +17,15 @@ const BUFFER: usize = 256 * 1024;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Starts to log.
-pub(crate) fn start(settings: &Settings) -> Result<Arc<Log>, String> {
+pub(crate) fn start(settings: &Settings) -> Result<Arc<Log>, Exit> {
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
-        .map_err(|error| format!("invalid value {:?} for log: {error}", settings.log))?;
+        .map_err(|error| Invalid::new("log", &settings.log, error.to_string()))?;
     let log = Arc::<Log>::default();
     let writer = Arc::clone(&log);
     thread::Builder::new()
         .name("log".to_owned())
         .spawn(move || writer.write_on())
-        .map_err(|error| format!("cannot start threads: {error}"))?;
+        .map_err(|error| Exit::System(format!("cannot start threads: {error}")))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stdout().is_terminal())

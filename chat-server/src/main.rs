@@ -1,40 +1,45 @@
 //! The chat server as a program: settings, log, listeners, and a clean end.
 
+mod listening;
 mod log;
 mod settings;
+mod signals;
 
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use chat_server::{Server, ServerBuilder, ServerConfig};
 use log::Log;
-use settings::{Settings, Task, Tokens};
-use tokio::net::{TcpListener, TcpSocket, lookup_host};
+use settings::{Exit, Settings, Sources, Task, Tokens};
+use signals::Signals;
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 fn main() -> ExitCode {
-    let settings = match Task::load() {
-        Ok(Task::Serve(settings)) => settings,
-        Ok(Task::Print(text)) => return settings::print(&text),
-        Err(exit) => return exit.report(),
-    };
-    let outcome = log::start(&settings).and_then(|log| {
-        let runtime = runtime(settings.threads);
-        let runtime = runtime.map_err(|error| format!("cannot start threads: {error}"));
-        let outcome = runtime.and_then(|runtime| runtime.block_on(run(*settings, &log)));
-        log.flush();
-        outcome
-    });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => settings::complain(&error),
+    let mut sources = Sources::of_process();
+    match Task::load(&mut sources) {
+        Ok(Task::Serve(settings)) => match start(*settings, &sources) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(exit) => exit.report(&sources),
+        },
+        Ok(Task::Print(text)) => settings::print(&text, &sources),
+        Err(exit) => exit.report(&sources),
     }
+}
+
+fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
+    let log = log::start(&settings)?;
+    for warning in sources.warnings() {
+        warn!("{warning}");
+    }
+    let runtime = runtime(settings.threads)
+        .map_err(|error| Exit::System(format!("cannot start threads: {error}")));
+    let outcome = runtime.and_then(|runtime| runtime.block_on(run(settings, &log)));
+    log.flush();
+    outcome
 }
 
 /// One thread needs nothing that several need to share work.
@@ -46,15 +51,15 @@ fn runtime(threads: NonZeroUsize) -> io::Result<Runtime> {
     builder.worker_threads(threads.get()).enable_all().build()
 }
 
-async fn run(settings: Settings, log: &Arc<Log>) -> Result<(), String> {
-    let mut signals =
-        Signals::new().map_err(|error| format!("cannot listen for signals: {error}"))?;
+async fn run(settings: Settings, log: &Arc<Log>) -> Result<(), Exit> {
+    let mut signals = Signals::new()
+        .map_err(|error| Exit::System(format!("cannot listen for signals: {error}")))?;
     if settings.limits_are_off {
         warn!("limits are off: rates and counts are not limited, whatever else is set");
     }
     let config = with_system(&settings);
-    let listeners = listen(&settings).await?;
-    let operators = listen_for_operators(&settings).await?;
+    let listeners = listening::for_clients(&settings).await?;
+    let operators = listening::for_operators(&settings)?;
     let builder = tokio::select! {
         builder = with_broker(&settings) => builder?,
         _ = signals.recv() => return Ok(()),
@@ -72,10 +77,13 @@ async fn run(settings: Settings, log: &Arc<Log>) -> Result<(), String> {
     let (tell, told) = oneshot::channel();
     let log = Arc::clone(log);
     tokio::spawn(async move {
-        info!("{}: shutting down", signals.recv().await);
+        // Not among the arguments of a log line, which are not evaluated where it is not logged.
+        let signal = signals.recv().await;
+        info!("{signal}: shutting down");
         // Nobody waits for it if the server has ended by itself.
         let _ = tell.send(());
-        info!("{} again: stopping at once", signals.recv().await);
+        let signal = signals.recv().await;
+        info!("{signal} again: stopping at once");
         log.flush();
         std::process::exit(1);
     });
@@ -106,36 +114,26 @@ fn with_system(settings: &Settings) -> ServerConfig {
     config
 }
 
-async fn listen_for_operators(settings: &Settings) -> Result<Option<TcpListener>, String> {
-    let Some(address) = settings.metrics_addr else { return Ok(None) };
-    let listener = TcpListener::bind(address).await;
-    let listener = listener.map_err(|error| format!("cannot listen on {address}: {error}"))?;
-    if let Ok(address) = listener.local_addr() {
-        info!("metrics on http://{address}/metrics");
-    }
-    Ok(Some(listener))
-}
-
 #[cfg(feature = "jwt")]
-fn with_tokens(builder: ServerBuilder, tokens: Option<&Tokens>) -> Result<ServerBuilder, String> {
+fn with_tokens(builder: ServerBuilder, tokens: Option<&Tokens>) -> Result<ServerBuilder, Exit> {
     use chat_server::JwtAuthenticator;
-    use settings::TokenKey;
+    use settings::{Invalid, TokenKey};
 
-    let Some(Tokens { key, audience, issuer }) = tokens else {
+    let Some(Tokens { key, audience, issuer, leeway }) = tokens else {
         info!("no JWT_SECRET and no JWT_PUBLIC_KEY: anybody is let in under any name");
         return Ok(builder);
     };
     let authenticator = match key {
         TokenKey::Secret(secret) => JwtAuthenticator::with_secret(secret.as_bytes())
-            .map_err(|error| format!("invalid value for jwt-secret: {}", error.why())),
+            .map_err(|error| Invalid::hidden("jwt-secret", error.why())),
         TokenKey::Public(file) => {
-            let pem = std::fs::read(file)
-                .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-            JwtAuthenticator::with_public_key(&pem)
-                .map_err(|error| format!("invalid value for jwt-public-key: {}", error.why()))
+            let wrong = |why: String| Invalid::new("jwt-public-key", file.display(), why);
+            let pem =
+                std::fs::read(file).map_err(|error| wrong(format!("cannot read it: {error}")))?;
+            JwtAuthenticator::with_public_key(&pem).map_err(|error| wrong(error.why().to_owned()))
         }
     };
-    let mut authenticator = authenticator?;
+    let mut authenticator = authenticator?.leeway(*leeway);
     if !audience.is_empty() {
         authenticator = authenticator.audience(audience);
     }
@@ -146,58 +144,19 @@ fn with_tokens(builder: ServerBuilder, tokens: Option<&Tokens>) -> Result<Server
 }
 
 #[cfg(not(feature = "jwt"))]
-fn with_tokens(builder: ServerBuilder, tokens: Option<&Tokens>) -> Result<ServerBuilder, String> {
+fn with_tokens(builder: ServerBuilder, tokens: Option<&Tokens>) -> Result<ServerBuilder, Exit> {
     match tokens {
         None => Ok(builder),
-        Some(_) => Err("this chat-server was built without the feature \"jwt\"".to_owned()),
+        Some(_) => Err(without("jwt")),
     }
 }
 
-/// Both loopback addresses, unless told otherwise.
-async fn listen(settings: &Settings) -> Result<Vec<TcpListener>, String> {
-    let port = settings.port;
-    let Some(host) = &settings.host else {
-        return listen_on_loopback(port);
-    };
-    let fail = |error: io::Error| format!("cannot listen on {host}, port {port}: {error}");
-    let addresses = lookup_host((host.trim_matches(['[', ']']), port)).await.map_err(fail)?;
-    let mut outcome = Err(io::ErrorKind::AddrNotAvailable.into());
-    for address in addresses {
-        outcome = bind(address);
-        if outcome.is_ok() {
-            break;
-        }
-    }
-    outcome.map(|listener| vec![listener]).map_err(fail)
+#[cfg(not(all(feature = "jwt", feature = "redis")))]
+fn without(feature: &str) -> Exit {
+    Exit::System(format!("this chat-server was built without the feature {feature:?}"))
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    /// Connections that wait to be accepted, as far as the system allows as many. Those beyond
-    /// try again by themselves after 1 s, 2 s, 4 s: too late for thousands who come at once.
-    const BACKLOG: u32 = 16 * 1024;
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-fn listen_on_loopback(port: u16) -> Result<Vec<TcpListener>, String> {
-    let fail = |error: io::Error| format!("cannot listen on port {port} of localhost: {error}");
-    let v4 = bind(SocketAddr::from(([127, 0, 0, 1], port))).map_err(fail)?;
-    // A port taken by the system is the same on both.
-    let port = v4.local_addr().map_err(fail)?.port();
-    let v6 = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port));
-    match bind(v6) {
-        Ok(v6) => Ok(vec![v4, v6]),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(fail(error)),
-        Err(error) => {
-            info!("no IPv6 here: {error}");
-            Ok(vec![v4])
-        }
-    }
-}
-
-async fn with_broker(settings: &Settings) -> Result<ServerBuilder, String> {
+async fn with_broker(settings: &Settings) -> Result<ServerBuilder, Exit> {
     let Some(url) = &settings.redis_url else {
         info!("no REDIS_URL: rooms live in the memory of this process alone");
         return Ok(Server::builder());
@@ -206,39 +165,15 @@ async fn with_broker(settings: &Settings) -> Result<ServerBuilder, String> {
 }
 
 #[cfg(feature = "redis")]
-async fn with_redis(settings: &Settings, url: &str) -> Result<ServerBuilder, String> {
-    let config = chat_broker::RedisConfig::new(url)
-        .prefix(&settings.redis_prefix)
-        .lease(settings.presence_lease)
-        .grace(settings.server().hub.grace);
-    let (broker, events) = chat_broker::RedisBroker::connect(config).await.map_err(|error| {
-        format!("invalid value for redis-url, redis-prefix or presence-…: {error}")
-    })?;
+async fn with_redis(settings: &Settings, url: &str) -> Result<ServerBuilder, Exit> {
+    let connected = chat_broker::RedisBroker::connect(settings.redis(url)?).await;
+    // What the settings are made of has been checked.
+    let (broker, events) =
+        connected.map_err(|error| settings::Invalid::hidden("redis-url", error.to_string()))?;
     Ok(Server::builder().broker(broker, events))
 }
 
 #[cfg(not(feature = "redis"))]
-async fn with_redis(_: &Settings, _: &str) -> Result<ServerBuilder, String> {
-    Err("this chat-server was built without the feature \"redis\"".to_owned())
-}
-
-/// What tells the program to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
-        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
-    }
-
-    /// Waits for one, and says which.
-    async fn recv(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "interrupted",
-        }
-    }
+async fn with_redis(_: &Settings, _: &str) -> Result<ServerBuilder, Exit> {
+    Err(without("redis"))
 }

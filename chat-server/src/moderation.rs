@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(moderation.ban(Scope::Server, &user), None, "by a pardon");
         moderation.take_in(false, ban(HOUR));
         moderation.take_in(true, Vec::new());
-        assert_eq!(moderation.ban(Scope::Server, &user), None, "with the data of Redis");
+        assert_eq!(moderation.ban(Scope::Server, &user), None, "with the table");
         assert_eq!(moderation.standing.load(Ordering::Relaxed), NONE);
     }
 

@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chat_broker::{BrokerStats, Hub, Latencies, Status};
+use chat_broker::{BrokerStats, CommandRefusals, Hub, Latencies, Status};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -92,6 +92,7 @@ fn from_broker(page: &mut Page<'_>, stats: &BrokerStats) -> fmt::Result {
     page.counter("broker_unreadable", help, stats.unreadable)?;
     let help = "Messages that wait for the broker's answer";
     page.gauge("broker_queued", help, stats.publish_queued)?;
+    refusals(page, &stats.refusals)?;
     let help = "Whether the broker refuses what rooms keep, for want of memory";
     page.gauge("broker_full", help, stats.full.into())?;
     // Without Redis, and without the right to ask it.
@@ -102,6 +103,15 @@ fn from_broker(page: &mut Page<'_>, stats: &BrokerStats) -> fmt::Result {
     page.bytes("redis_memory_used_bytes", help, stats.memory_used)?;
     let help = "The most that it may use (maxmemory); 0: no limit";
     page.bytes("redis_memory_max_bytes", help, stats.memory_max)
+}
+
+fn refusals(page: &mut Page<'_>, refusals: &[CommandRefusals]) -> fmt::Result {
+    let counters = refusals.iter().map(|each| {
+        let labels = [("command", each.command), ("cause", each.cause)];
+        (labels, ConstCounter::new(each.count))
+    });
+    let help = "Commands that the broker answered with an error";
+    page.family("broker_refused", help, counters)
 }
 
 struct Page<'a>(DescriptorEncoder<'a>);
@@ -126,6 +136,19 @@ impl Page<'_> {
     fn metric(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
         let encoder = self.0.encode_descriptor(name, help, None, metric.metric_type())?;
         metric.encode(encoder)
+    }
+
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        counters: impl Iterator<Item = (impl EncodeLabelSet, ConstCounter<u64>)>,
+    ) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, counter) in counters {
+            counter.encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 
     fn histogram(&mut self, name: &str, help: &str, latencies: &Latencies) -> fmt::Result {

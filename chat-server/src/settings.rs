@@ -6,6 +6,8 @@ mod exit;
 mod layer;
 mod period;
 mod rate;
+mod redis;
+mod sources;
 mod token;
 
 use std::net::SocketAddr;
@@ -14,11 +16,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chat_server::ServerConfig;
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 use serde::Deserialize;
 
-pub(crate) use exit::{Exit, complain, print};
+pub(crate) use exit::{Exit, print};
 pub(crate) use layer::Layer;
+pub(crate) use sources::{Invalid, Sources};
 
 /// What the program runs with.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) host: Option<String>,
     pub(crate) metrics_addr: Option<SocketAddr>,
     pub(crate) redis_url: Option<String>,
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "of use to Redis alone"))]
+    redis_tls: redis::RedisTls,
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "of use to Redis alone"))]
     pub(crate) redis_prefix: String,
     /// How long a server that is gone holds its users in rooms.
@@ -49,6 +54,8 @@ pub(crate) struct Tokens {
     pub(crate) key: TokenKey,
     pub(crate) audience: Vec<String>,
     pub(crate) issuer: Vec<String>,
+    /// How far the clocks of servers and of the issuer may be apart.
+    pub(crate) leeway: Duration,
 }
 
 /// What tokens are signed with.
@@ -111,15 +118,16 @@ pub(crate) enum Task {
 
 impl Task {
     /// Reads all sources.
-    pub(crate) fn load() -> Result<Self, Exit> {
-        let Cli { config, layer, command } = Cli::try_parse().map_err(Exit::Usage)?;
-        let file = config.map_or(Ok(Layer::default()), |path| read(&path).map_err(Exit::File))?;
-        let layer = layer.over(file);
-        let task = match command {
-            None => layer.into_settings().map(|settings| Self::Serve(Box::new(settings))),
+    pub(crate) fn load(sources: &mut Sources) -> Result<Self, Exit> {
+        let arguments = sources.arguments(Cli::command().get_arguments());
+        let Cli { config, layer, command } = Cli::try_parse_from(arguments).map_err(Exit::Usage)?;
+        let file = config.map_or(Ok(Layer::default()), |path| read(&path, sources))?;
+        let mut layer = layer.over(file);
+        sources.add_padded(layer.trim());
+        match command {
+            None => Ok(Self::Serve(Box::new(layer.into_settings()?))),
             Some(Command::Token(wish)) => wish.grant(&layer).map(Self::Print),
-        };
-        task.map_err(Exit::Value)
+        }
     }
 }
 
@@ -129,8 +137,10 @@ impl Settings {
     }
 }
 
-fn read(path: &Path) -> Result<Layer, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    Layer::parse(&text).map_err(|wrong| format!("{}, {wrong}", path.display()))
+fn read(path: &Path, sources: &mut Sources) -> Result<Layer, Exit> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Invalid::new("config", path.display(), format!("cannot read it: {error}"))
+    })?;
+    sources.add_file(path, &text);
+    Layer::parse(&text).map_err(|wrong| Exit::File(format!("{}, {wrong}", path.display())))
 }

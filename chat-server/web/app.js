@@ -2,14 +2,27 @@
 
 import { ChatClient } from "./chat-client.js";
 import { announce } from "./announce.js";
+import { correctClock, readClock, seeTime } from "./clock.js";
 import { byId } from "./dom.js";
+import { isComposing } from "./keys.js";
 import { Log } from "./log.js";
 import { loadOlder, showOlder } from "./older.js";
-import { asked, createRoom, lastName, linkTo, linkToStart, session, socketUrl, takeToken } from "./place.js";
+import {
+  asked,
+  createRoom,
+  hasToken,
+  lastName,
+  linkTo,
+  linkToStart,
+  session,
+  showAddress,
+  socketUrl,
+  takeToken,
+} from "./place.js";
 import { Room } from "./room.js";
 import { openShare } from "./share.js";
 import { showMembers, showRooms, showTypists } from "./sides.js";
-import { reconnectSoon, showConnection } from "./status.js";
+import { reconnectOnRequest, showConnection } from "./status.js";
 import { Unsent } from "./unsent.js";
 import { errorInWords, putOutInWords } from "./words.js";
 
@@ -22,6 +35,7 @@ const SEND_TIMEOUT_MS = 4 * 60_000;
 /** In a room with more people their coming and going is not worth a line each. */
 const CROWD = 100;
 
+const clock = readClock();
 const saved = session.load();
 const token = takeToken() ?? saved.token;
 const wish = asked();
@@ -52,24 +66,36 @@ function enter(id) {
   if (!rooms.has(id)) {
     const room = new Room(id);
     rooms.set(id, room);
-    client.join(id, { history: HISTORY }).then(
-      () => {
-        room.notice("You joined the room.");
-        changed(room);
-      },
-      (error) => {
-        if (rooms.get(id) === room && error.code !== "closed") drop(room, errorInWords(error, token));
-      },
-    );
+    join(room);
   }
   switchTo(rooms.get(id));
+}
+
+function join(room) {
+  client.join(room.id, { history: HISTORY }).then(
+    () => {
+      room.notice("You joined the room.");
+      changed(room);
+    },
+    (error) => {
+      // Those that the end of the connection has refused are joined with the next one.
+      const isRefused = client.state !== "closed" && rooms.get(room.id) === room;
+      if (isRefused) drop(room, errorInWords(error, token));
+    },
+  );
+}
+
+function joinTheRest() {
+  for (const room of rooms.values()) {
+    if (!client.rooms.includes(room.id)) join(room);
+  }
 }
 
 function switchTo(room) {
   if (current) current.draft = byId("message").value;
   current = room;
   current.unread = 0;
-  history.replaceState(null, "", linkTo(room.id));
+  showAddress(linkTo(room.id));
   byId("start").hidden = true;
   byId("chat").hidden = false;
   byId("title").textContent = room.id;
@@ -102,7 +128,7 @@ function drop(room, why) {
 
 function leave() {
   const room = current;
-  client.leave(room.id).catch(() => {});
+  client.leave(room.id);
   byId("message").value = "";
   drop(room);
   announce(`You left ${room.id}.`);
@@ -130,7 +156,7 @@ function showStart({ room = "", error = "" } = {}) {
   for (const part of document.querySelectorAll("[for=name], #name")) part.hidden = Boolean(token);
   byId("room").value = room;
   byId("start-error").textContent = error;
-  if (!error && wish.room === null) history.replaceState(null, "", linkToStart());
+  if (!error && wish.room === null) showAddress(linkToStart());
   document.title = "Chat";
   byId(error || token ? "room" : "name").focus();
 }
@@ -146,15 +172,17 @@ function takeName() {
   lastName.save(chosen);
   const isNew = chosen !== (name ?? "");
   name = chosen;
-  const welcome = isNew ? client.rename(chosen || undefined) : client.connect();
-  welcome.catch(showRefusal);
+  // A closed client takes no name before it connects again.
+  const connects = !isNew || client.state === "closed";
+  const welcome = connects ? client.connect() : undefined;
+  (isNew ? client.rename(chosen || undefined) : welcome).catch(showRefusal);
 }
 
 /** The server does not want this name, or this page. */
 function showRefusal(error) {
   if (error.code === "closed") return;
   const room = current?.id ?? "";
-  for (const id of rooms.keys()) client.leave(id).catch(() => {});
+  for (const id of rooms.keys()) client.leave(id);
   rooms.clear();
   showStart({ room, error: errorInWords(error, token) });
   save();
@@ -206,7 +234,11 @@ byId("add-create").addEventListener("click", () => {
 // What happens.
 
 client.on("state", (change) => {
-  if (change.state === "online") save();
+  if (change.state === "online") {
+    correctClock();
+    save();
+    joinTheRest();
+  }
   showConnection(change, client);
 });
 
@@ -233,6 +265,7 @@ client.on("message", (message) => {
   const room = rooms.get(message.room);
   if (!room) return;
   const { user, key, offset } = message;
+  seeTime(message.at);
   const entry = toEntry(message);
   room.add(entry);
   room.typed(user, false);
@@ -305,7 +338,7 @@ byId("composer").addEventListener("submit", (event) => {
 });
 
 byId("message").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
   event.preventDefault();
   byId("composer").requestSubmit();
 });
@@ -372,7 +405,7 @@ byId("people").addEventListener("click", ({ currentTarget }) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (!current || document.querySelector("dialog[open]")) return;
+  if (!current || isComposing(event) || document.querySelector("dialog[open]")) return;
   const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
   if (event.altKey && step) {
     event.preventDefault();
@@ -388,7 +421,7 @@ document.addEventListener("visibilitychange", () => {
   refresh();
 });
 
-reconnectSoon(client);
+reconnectOnRequest(client);
 
 // The icon is asked for late, and its address is relative to the page's, which changes.
 const icon = document.querySelector("link[rel=icon]");
@@ -396,16 +429,15 @@ icon.href = icon.href;
 
 // Another token in the address of a page that is open.
 window.addEventListener("hashchange", () => {
-  const another = takeToken();
-  if (another === null) return;
-  session.save({ ...session.load(), token: another });
-  location.reload();
+  if (hasToken()) location.reload();
 });
 
 // Begin: where the tab was before a reload, or where its address says, or at the start.
 
 const known = isSomeoneElse ? [] : (saved.rooms ?? []);
 if (known.length > 0 || (wish.room !== null && (wish.name !== null || token))) {
+  // All that is said in the rooms is dated by it.
+  await clock;
   client.connect().catch(showRefusal);
   known.forEach(enter);
   const first = wish.room ?? saved.current ?? known[0];

@@ -26,10 +26,17 @@ export function pauseAfter({ retryAfterMs = RETRY_MS }) {
 /** A promise with its two ends at hand. */
 export function deferred() {
   const parts = {};
-  parts.promise = new Promise((resolve, reject) => Object.assign(parts, { resolve, reject }));
-  // Whoever does not ask for the outcome is not told of a rejection.
-  parts.promise.catch(() => {});
+  parts.promise = droppable(
+    new Promise((resolve, reject) => Object.assign(parts, { resolve, reject })),
+  );
   return parts;
+}
+
+/** A promise whose rejection nobody has to handle: where it is dropped, Node would end the
+ *  process. A promise that is derived from it, by `then` or `async`, is another one. */
+export function droppable(promise) {
+  promise.catch(() => {});
+  return promise;
 }
 
 /** A promise that is rejected already. */

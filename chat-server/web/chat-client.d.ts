@@ -110,13 +110,17 @@ export interface Sent {
  */
 export type State = "idle" | "connecting" | "online" | "waiting" | "closed";
 
-export interface StateChange {
-  state: State;
+export type StateChange = {
   /** The WebSocket close code that led here. */
   code?: number;
   reason?: string;
   retryInMs?: number;
-}
+} & (
+  | { state: Exclude<State, "closed">; error?: undefined }
+  /** The code of `error` is `closed`, `unauthorized` where the server does not take the token or
+   *  there will be none, or another one of the server's. */
+  | { state: "closed"; error: ChatError }
+);
 
 export type Presence =
   | { room: string; event: "joined" | "left" | "renamed"; user: User }
@@ -149,6 +153,8 @@ export interface ChatEvents {
 }
 
 /**
+ * What the promises of a client are rejected with. A promise that is dropped rejects without notice.
+ *
  * `code` is one of the server's, or `offline` (no connection; not sent), `disconnected` (lost
  * before the answer), `timeout`, `queue_full` (too many sends or requests wait; not sent),
  * `too_large` (the frame is above the limit), `closed`. `message_too_long`,
@@ -164,14 +170,18 @@ export class ChatError extends Error {
   readonly key?: string;
 }
 
+export type Token = string | null | undefined;
+
 export interface ChatOptions {
   /** The user's name. Without one the server makes one up. */
   name?: string;
   /** `resume` of an earlier client: be the same user. */
   resume?: string;
   /** A token, or what gives one: asked before each connection, and before a token runs out. If
-   *  it fails, or takes longer than two minutes, it is asked again later. */
-  token?: string | (() => string | Promise<string>);
+   *  it fails, or takes longer than two minutes, it is asked again later. If it fails with an error
+   *  whose `code` is `unauthorized`, or gives nothing, the user has no access any more: the client
+   *  is `closed`. */
+  token?: string | (() => Token | Promise<Token>);
   /** The WebSocket class, where the runtime has none of its own. */
   WebSocket?: new (url: string, protocols?: string | string[]) => unknown;
   /** Sends that may wait to be sent, or for an answer, in all rooms. Default 20,000. */
@@ -196,6 +206,9 @@ export interface ChatOptions {
   pingAfterMs?: number;
   /** How long it may take to answer that. Default 10,000. */
   pongTimeoutMs?: number;
+  /** The same for a `check()`; and how long a request may be unanswered before the server is asked
+   *  whether it is there. Default 5,000. */
+  checkTimeoutMs?: number;
 }
 
 export class ChatClient extends EventTarget {
@@ -220,16 +233,23 @@ export class ChatClient extends EventTarget {
   /** Calls `handler` with the detail of each event; returns what ends that. */
   on<K extends keyof ChatEvents>(type: K, handler: (detail: ChatEvents[K]) => void): () => void;
 
-  /** Connects; in state `waiting`, at once. Resolves once welcome. */
+  /** Connects; in state `waiting`, at once. Resolves once welcome. After `close()` it begins again,
+   *  and joins the rooms that the client was in. */
   connect(): Promise<Welcome>;
-  /** Ends the connection for good. */
+  /** Ends the connection for good. What is called afterwards is rejected with `closed` at once, but
+   *  for `connect()`, and for `leave()`, which has nothing left to do. */
   close(): void;
+  /** Asks the server at once whether it is there, and gives the connection up without an answer; in
+   *  state `waiting`, connects. In browsers that is done by itself when the network changes and when
+   *  the page is seen again; elsewhere call it when the device wakes. */
+  check(): void;
   /** Takes another name, which costs a new connection. */
   rename(name: string): Promise<Welcome>;
 
   /** Joins a room: now, or once connected, and again after each reconnect. `history`: how
-   *  many of the latest messages to bring. */
+   *  many of the latest messages to bring. Joins are not counted: one `leave` ends them all. */
   join(room: string, options?: { history?: number }): Promise<Joined>;
+  /** Leaves a room, for all parts of the application that have joined it with this client. */
   leave(room: string): Promise<void>;
 
   /** Resolves once the server has taken the message. The messages of a room go in order,

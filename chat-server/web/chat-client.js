@@ -2,11 +2,12 @@
 // WebSocket. It touches no page: docs/web-client.md tells how to use it, chat-client.d.ts
 // has its types.
 
-import { ChatError, deferred, pauseAfter, rejected } from "./chat-answer.js";
+import { ChatError, deferred, droppable, pauseAfter, rejected } from "./chat-answer.js";
 import { Connection } from "./chat-connection.js";
 import { nameRefusal, refusalOf } from "./chat-limits.js";
 import { RoomCopy } from "./chat-room.js";
 import { Sends } from "./chat-sends.js";
+import { now } from "./chat-time.js";
 
 export { ChatError };
 
@@ -18,6 +19,9 @@ export class ChatClient extends EventTarget {
   #sends;
   /** Rooms to be in, by id; a reconnect joins them again. */
   #rooms = new Map();
+  /** Events that wait for the handlers of the ones before them. */
+  #events = [];
+  #isDispatching = false;
 
   constructor(url, options = {}) {
     super();
@@ -79,15 +83,19 @@ export class ChatClient extends EventTarget {
     this.#connection.close();
   }
 
+  check() {
+    this.#connection.check();
+  }
+
   rename(name) {
-    const refusal = nameRefusal(name);
+    const refusal = this.#closedRefusal ?? nameRefusal(name);
     if (refusal) return rejected(refusal);
     this.#connection.name = name;
     return this.#connection.reconnect();
   }
 
   join(room, { history } = {}) {
-    const refusal = refusalOf({ room }, this.limits);
+    const refusal = this.#closedRefusal ?? refusalOf({ room }, this.limits);
     if (refusal) return rejected(refusal);
     const known = this.#rooms.get(room);
     if (known?.joined) return this.#connection.ask({ type: "join", room, history });
@@ -99,21 +107,14 @@ export class ChatClient extends EventTarget {
     return answer.promise;
   }
 
-  async leave(room) {
-    const entry = this.#rooms.get(room);
-    if (!entry) return;
-    this.#abandon(entry, new ChatError("not_in_room", "The room was left."));
-    // Of a join that has not left the server knows nothing.
-    if (entry.isKnown) await this.#connection.request({ type: "leave", room });
+  leave(room) {
+    return droppable(this.#leave(room));
   }
 
   send(room, message, { data, key = randomKey() } = {}) {
     const refuse = ({ code, message }) => rejected(new ChatError(code, message, { key }));
     const frame = { type: "send", room, message, data, key };
-    if (!this.#rooms.has(room)) {
-      return refuse(new ChatError("not_in_room", "Join the room first."));
-    }
-    const refusal = refusalOf(frame, this.limits);
+    const refusal = this.#closedRefusal ?? this.#roomRefusal(room) ?? refusalOf(frame, this.limits);
     if (refusal) return refuse(refusal);
     if (this.#sends.isFull) {
       return refuse(new ChatError("queue_full", "Too many messages wait to be sent."));
@@ -129,9 +130,8 @@ export class ChatClient extends EventTarget {
     const entry = this.#rooms.get(room);
     if (!entry?.joined) return;
     const { typing: before = false, at = 0 } = entry.typing ?? {};
-    const now = Date.now();
-    if (before === typing && (!typing || now - at < TYPING_REPEAT_MS)) return;
-    if (this.#connection.post({ type: "typing", room, typing })) entry.typing = { typing, at: now };
+    if (before === typing && (!typing || now() - at < TYPING_REPEAT_MS)) return;
+    if (this.#connection.post({ type: "typing", room, typing })) entry.typing = { typing, at: now() };
   }
 
   members(room) {
@@ -140,6 +140,22 @@ export class ChatClient extends EventTarget {
 
   history(room, { before, after, limit } = {}) {
     return this.#connection.ask({ type: "history", room, before, after, limit });
+  }
+
+  get #closedRefusal() {
+    return this.state === "closed" ? this.#connection.refusal : undefined;
+  }
+
+  #roomRefusal(room) {
+    return this.#rooms.has(room) ? undefined : new ChatError("not_in_room", "Join the room first.");
+  }
+
+  async #leave(room) {
+    const entry = this.#rooms.get(room);
+    if (!entry) return;
+    this.#abandon(entry, new ChatError("not_in_room", "The room was left."));
+    // Of a join that has not left the server knows nothing.
+    if (entry.isKnown) await this.#connection.request({ type: "leave", room });
   }
 
   #onFrame(frame, asked) {
@@ -179,8 +195,10 @@ export class ChatClient extends EventTarget {
   }
 
   #onEnded(error) {
-    for (const { waiting } of this.#rooms.values()) {
+    for (const { room, rejoins, waiting } of this.#rooms.values()) {
       for (const answer of waiting.splice(0)) answer.reject(error);
+      // A join that has failed is not made up for by a later connection.
+      if (!rejoins) this.#rooms.delete(room);
     }
     this.#sends.end(error);
   }
@@ -226,11 +244,23 @@ export class ChatClient extends EventTarget {
     Object.assign(entry, { asked: null, joined: true, rejoins: true });
     if (!isRepair) this.#emit("joined", { ...frame, rejoined });
     if (rejoined && missed) this.#emit("gap", { room, ...missed });
-    for (const message of messages) {
-      if (this.#rooms.get(room) === entry) this.#deliver(message, entry);
-    }
+    this.#deliverAll(messages, entry, frame.epoch);
+    // A handler of these events may have left the room, or ended the connection.
+    if (!entry.joined) return;
     for (const answer of entry.waiting.splice(0)) answer.resolve(frame);
-    if (entry.joined) this.#sends.open(room);
+    this.#sends.open(room);
+  }
+
+  /** Delivers what came with a join. The rest of what a handler cuts short comes with the next. */
+  #deliverAll(messages, entry, epoch) {
+    for (const message of messages) {
+      epoch = message.epoch ?? epoch;
+      if (!entry.joined) {
+        entry.copy.rewind({ epoch, offset: message.offset - 1 });
+        return;
+      }
+      this.#deliver(message, entry);
+    }
   }
 
   #onMessage(frame) {
@@ -260,8 +290,16 @@ export class ChatClient extends EventTarget {
     this.#emit("message", message);
   }
 
+  /** All handlers get the events in one order, also those that a handler causes by a call. */
   #emit(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
+    this.#events.push(new CustomEvent(type, { detail }));
+    if (this.#isDispatching) return;
+    this.#isDispatching = true;
+    try {
+      while (this.#events.length > 0) this.dispatchEvent(this.#events.shift());
+    } finally {
+      this.#isDispatching = false;
+    }
   }
 }
 

@@ -1,9 +1,11 @@
 // One connection after another to a chat server: welcome, requests and their answers,
 // loss and return. Rooms and messages are the business of chat-client.js.
 
-import { ChatError, deferred, pauseAfter, rejected } from "./chat-answer.js";
+import { ChatError, deferred, droppable, pauseAfter, rejected } from "./chat-answer.js";
 import { ID_BYTES, bytesOf, refusalOf, tooLarge } from "./chat-limits.js";
 import { Pace } from "./chat-pace.js";
+import { watchSigns } from "./chat-signs.js";
+import { clearDeadline, now, setDeadline } from "./chat-time.js";
 
 /** Close codes after which the server does not want this client back by itself. */
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 4002, 4003, 4004]);
@@ -31,6 +33,10 @@ const [SHORTEST_MS, LONGEST_MS] = [1_000, 2 ** 31 - 1];
 /** What a browser reports when a connection ended without a close frame. */
 const LOST = 1006;
 
+/** How long after an `error` the `close` may take that should follow. Chromium fires none where a
+ *  policy of the page forbids the address, and Node 20 none where a connection is refused. */
+const CLOSE_AFTER_ERROR_MS = 100;
+
 /** How long a connection must have lasted before the next loss counts as the first again; and
  *  one that the server ended for what was sent, which may well happen again. */
 const [STABLE_MS, STABLE_AFTER_VIOLATION_MS] = [5_000, 60_000];
@@ -42,7 +48,15 @@ const DEFAULTS = {
   backoffCapMs: 20_000,
   pingAfterMs: 25_000,
   pongTimeoutMs: 10_000,
+  checkTimeoutMs: 5_000,
 };
+
+/** The application has no token for this user any more. */
+class AccessEnded extends ChatError {
+  constructor(message) {
+    super("unauthorized", message || "There is no token.");
+  }
+}
 
 export class Connection {
   state = "idle";
@@ -69,9 +83,16 @@ export class Connection {
   #lastId = 0;
   #attempt = 0;
   #goodbye = null;
-  #onlineSince = 0;
-  #heard = 0;
+  /** When the present connection was welcome; null without one. */
+  #onlineSince = null;
+  /** When the last frame was received. */
+  #receivedAt = 0;
+  /** By when a frame must be received, after the server was asked whether it is there. */
+  #answerDueAt = Infinity;
   #timers = {};
+  #deadlines = {};
+  /** Ends the watch for signs that the connection may have died. */
+  #unwatchSigns = null;
 
   /**
    * `hooks`: `changed(detail)` at each change of state, `frame(frame, asked)` for each frame
@@ -80,7 +101,9 @@ export class Connection {
    */
   constructor(url, options, hooks) {
     this.#url = String(url);
-    this.#options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...options };
+    // An option that is undefined is one that is not given.
+    const given = Object.entries(options).filter(([, value]) => value !== undefined);
+    this.#options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...Object.fromEntries(given) };
     this.#hooks = hooks;
     this.resume = options.resume;
     this.name = options.name;
@@ -108,8 +131,21 @@ export class Connection {
   }
 
   close() {
+    if (this.state === "closed") return;
     this.#forget()?.close(1000);
     this.#end(1000, "The connection was closed.");
+  }
+
+  /** Asks at once whether the server is there; between two attempts, connects. */
+  check() {
+    if (this.state === "waiting") this.connect();
+    else if (this.isOnline) this.#ask(this.#options.checkTimeoutMs);
+  }
+
+  /** Why nothing can be sent now, or nothing. */
+  get refusal() {
+    if (this.state === "closed") return new ChatError("closed", "The connection was closed.");
+    return this.isOnline ? undefined : offline();
   }
 
   /** As `request`, for the application, of whose requests not too many may wait. */
@@ -123,7 +159,7 @@ export class Connection {
   /** Sends a frame that is answered, when it is its turn. Resolves to the answer. `onSent` is
    *  called when it leaves; it does not if it is not `isWanted` any more. */
   request(frame, { isWanted = () => true, onSent = () => {} } = {}) {
-    const refusal = this.isOnline ? refusalOf(frame, this.welcome.limits) : offline();
+    const refusal = this.refusal ?? refusalOf(frame, this.welcome.limits);
     if (refusal) return rejected(refusal);
     const answer = deferred();
     const text = JSON.stringify(frame);
@@ -166,7 +202,7 @@ export class Connection {
   }
 
   /** Puts a request on the wire. It has its time from now on. */
-  #send({ frame, text = JSON.stringify(frame), answer, onSent, timeoutMs = this.#options.requestTimeoutMs }) {
+  #send({ frame, text = JSON.stringify(frame), answer, onSent }) {
     const id = (this.#lastId += 1);
     const whole = `{"id":${id},${text.slice(1)}`;
     if (!this.#write(whole, frame.type === "join")) {
@@ -174,19 +210,20 @@ export class Connection {
       return;
     }
     if (MESSAGES.has(frame.type)) this.#pace.sent(id, bytesOf(whole));
-    const timer = setTimeout(() => {
+    const deadline = setDeadline(this.#options.requestTimeoutMs, () => {
       this.#take(id);
       answer.reject(new ChatError("timeout", "The server did not answer in time."));
       this.#flush();
-    }, timeoutMs);
-    this.#requests.set(id, { asked: frame, answer, timer });
+    });
+    this.#requests.set(id, { asked: frame, answer, deadline, sentAt: now() });
     onSent?.();
+    this.#watch();
   }
 
   /** Sends a request that does not wait for its turn. */
-  #sendAtOnce(frame, timeoutMs) {
+  #sendAtOnce(frame) {
     const answer = deferred();
-    this.#send({ frame, answer, timeoutMs });
+    this.#send({ frame, answer });
     return answer.promise;
   }
 
@@ -202,13 +239,14 @@ export class Connection {
     const request = this.#requests.get(id);
     this.#requests.delete(id);
     this.#pace.answered(id);
-    clearTimeout(request?.timer);
+    clearDeadline(request?.deadline);
     return request;
   }
 
   #open() {
     clearTimeout(this.#timers.retry);
     this.#goodbye = null;
+    this.#unwatchSigns ??= watchSigns((type) => this.#onSign(type));
     if (!this.#canRenew) {
       this.#connect(this.#options.token);
       return;
@@ -216,12 +254,16 @@ export class Connection {
     // Before there is a connection: the server does not wait long for a token.
     const attempt = (this.#asking = {});
     this.#change({ state: "connecting" });
+    // A handler of that may have ended it.
+    if (attempt !== this.#asking) return;
     this.#askToken().then(
       (token) => {
         if (attempt === this.#asking) this.#connect(token);
       },
       (error) => {
-        if (attempt === this.#asking) this.#closed(LOST, `There is no token: ${error?.message ?? error}`);
+        if (attempt !== this.#asking) return;
+        if (error instanceof AccessEnded) this.#giveUp(error);
+        else this.#closed(LOST, `There is no token: ${error?.message ?? error}`);
       },
     );
   }
@@ -231,16 +273,23 @@ export class Connection {
     this.#token = token;
     const { WebSocket, connectTimeoutMs } = this.#options;
     try {
+      if (!WebSocket) throw new Error("This runtime has no WebSocket: give a class as an option.");
       this.#socket = new WebSocket(this.#url, ["chat.v1"]);
     } catch (error) {
       this.#end(LOST, error.message);
       return;
     }
     const socket = this.#socket;
+    let failure = "";
     socket.onopen = () => this.#hello(socket);
     socket.onmessage = ({ data }) => this.#receive(data);
-    socket.onclose = ({ code, reason }) => this.#closed(code, reason);
-    this.#timers.connect = setTimeout(() => this.#lose("no welcome in time"), connectTimeoutMs);
+    socket.onclose = ({ code, reason }) => this.#closed(code, reason || failure);
+    socket.onerror = ({ message }) => {
+      failure = message || "The connection failed.";
+      clearTimeout(this.#timers.failed);
+      this.#timers.failed = setTimeout(() => this.#lose(failure), CLOSE_AFTER_ERROR_MS);
+    };
+    this.#deadlines.welcome = setDeadline(connectTimeoutMs, () => this.#lose("no welcome in time"));
     if (this.state !== "connecting") this.#change({ state: "connecting" });
   }
 
@@ -264,7 +313,9 @@ export class Connection {
   /** A new token, of the one call that is made at a time. */
   #askToken() {
     const { token } = this.#options;
-    this.#nextToken ??= within(TOKEN_MS, async () => token()).finally(() => (this.#nextToken = null));
+    this.#nextToken ??= droppable(
+      within(TOKEN_MS, () => tokenFrom(token)).finally(() => (this.#nextToken = null)),
+    );
     return this.#nextToken;
   }
 
@@ -291,9 +342,10 @@ export class Connection {
       const refusal = refusalOf(hello, this.welcome.limits);
       if (refusal) throw refusal;
       await this.#sendAtOnce(hello);
-    } catch {
-      const pause = pauseAfter({ retryAfterMs: RENEW_AGAIN_MS });
-      if (socket === this.#socket) this.#renewIn(pause);
+    } catch (error) {
+      if (socket !== this.#socket) return;
+      if (error instanceof AccessEnded) this.#giveUp(error);
+      else this.#renewIn(pauseAfter({ retryAfterMs: RENEW_AGAIN_MS }));
     }
   }
 
@@ -305,19 +357,25 @@ export class Connection {
     } else if (error.code === "timeout" || error.retryAfterMs !== undefined) {
       this.#lose(error.message);
     } else {
-      this.#forget()?.close(1000);
-      this.#end(LOST, error.message, error.code);
+      this.#giveUp(error);
     }
   }
 
+  /** Ends it where another attempt would end in the same way. */
+  #giveUp({ code, message }) {
+    this.#forget()?.close(1000);
+    this.#end(LOST, message, code);
+  }
+
   #receive(data) {
-    this.#heard = Date.now();
+    this.#received();
     let frame;
     try {
       frame = JSON.parse(data);
     } catch {
       return;
     }
+    if (typeof frame !== "object" || frame === null) return;
     // Its id is that of a request that may still be answered, perhaps of another connection.
     if (frame.type === "undelivered") {
       if (frame.session === this.welcome?.session) this.#hooks.frame(frame);
@@ -338,18 +396,20 @@ export class Connection {
   }
 
   #onWelcome(frame) {
-    clearTimeout(this.#timers.connect);
+    clearDeadline(this.#deadlines.welcome);
     this.welcome = frame;
     this.resume = frame.resume ?? this.resume;
     if (frame.expires_in_ms !== undefined) this.#renewBefore(frame.expires_in_ms);
     if (this.isOnline) return;
     this.#beginPace(frame);
-    this.#onlineSince = Date.now();
+    this.#onlineSince = now();
+    this.state = "online";
     this.#watch();
-    this.#change({ state: "online" });
     this.#connecting?.resolve(frame);
     this.#connecting = null;
     this.#hooks.welcomed();
+    // Last, since a handler may end this connection, or begin another one.
+    this.#change({ state: "online" });
   }
 
   /** A connection begins, with all that its rates allow but for the `hello`. */
@@ -359,19 +419,43 @@ export class Connection {
     this.#pace.spend(bytesOf(JSON.stringify(hello)));
   }
 
-  /** A page cannot see the server's pings, so it asks when nothing was heard for a while. */
+  /** A page cannot see the server's pings, so it asks when nothing was received for a while, and
+   *  sooner while a request is unanswered. */
   #watch() {
-    const { pingAfterMs, pongTimeoutMs } = this.#options;
-    const silent = Date.now() - this.#heard;
-    if (silent < pingAfterMs) {
-      this.#timers.watch = setTimeout(() => this.#watch(), pingAfterMs - silent);
-      return;
-    }
-    const socket = this.#socket;
-    this.#sendAtOnce({ type: "ping" }, pongTimeoutMs).then(
-      () => socket === this.#socket && this.#watch(),
-      () => socket === this.#socket && this.#lose("no answer to a ping"),
-    );
+    clearTimeout(this.#timers.watch);
+    if (!this.isOnline || this.#answerDueAt < Infinity) return;
+    const { pingAfterMs, pongTimeoutMs, checkTimeoutMs } = this.#options;
+    const [oldest] = this.#requests.values();
+    const silentAt = this.#receivedAt + pingAfterMs;
+    const unansweredAt = oldest ? Math.max(this.#receivedAt, oldest.sentAt) + checkTimeoutMs : Infinity;
+    const ms = Math.ceil(Math.min(silentAt, unansweredAt) - now());
+    if (ms > 0) this.#timers.watch = setTimeout(() => this.#watch(), ms);
+    else this.#ask(unansweredAt < silentAt ? checkTimeoutMs : pongTimeoutMs);
+  }
+
+  /** Asks the server whether it is there. Whatever it sends within this time is an answer: it may
+   *  read a ping late, behind what it reads at its own rate. A frame that was under way before the
+   *  line died counts, too; then the ping is unanswered, and it is asked again. */
+  #ask(timeoutMs) {
+    const dueAt = now() + timeoutMs;
+    if (this.#answerDueAt <= dueAt) return;
+    this.#answerDueAt = dueAt;
+    clearDeadline(this.#deadlines.answer);
+    this.#deadlines.answer = setDeadline(timeoutMs, () => this.#lose("no answer to a ping"));
+    this.#sendAtOnce({ type: "ping" });
+  }
+
+  #received() {
+    this.#receivedAt = now();
+    if (this.#answerDueAt === Infinity) return;
+    clearDeadline(this.#deadlines.answer);
+    this.#answerDueAt = Infinity;
+    this.#watch();
+  }
+
+  /** The connection may have died, or the network may be back. */
+  #onSign(type) {
+    if (this.isOnline || type !== "offline") this.check();
   }
 
   /** Gives up a connection that does not answer; its own end may be long in coming. */
@@ -415,8 +499,8 @@ export class Connection {
     const { backoffBaseMs, backoffCapMs } = this.#options;
     const isViolation = code === POLICY_VIOLATION || code === TOO_BIG;
     const stableMs = isViolation ? STABLE_AFTER_VIOLATION_MS : STABLE_MS;
-    if (this.#onlineSince && Date.now() - this.#onlineSince >= stableMs) this.#attempt = 0;
-    this.#onlineSince = 0;
+    if (this.#onlineSince !== null && now() - this.#onlineSince >= stableMs) this.#attempt = 0;
+    this.#onlineSince = null;
     const most = Math.min(backoffCapMs, backoffBaseMs * 2 ** this.#attempt);
     this.#attempt += 1;
     return Math.random() * most;
@@ -425,8 +509,15 @@ export class Connection {
   /** Lets go of the socket, and returns it. */
   #forget() {
     for (const timer of Object.values(this.#timers)) clearTimeout(timer);
+    for (const deadline of Object.values(this.#deadlines)) clearDeadline(deadline);
+    this.#answerDueAt = Infinity;
     const socket = this.#socket;
-    if (socket) socket.onopen = socket.onmessage = socket.onclose = null;
+    if (socket) {
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      // `ws` has an error when a connection is closed before it is open, and throws it where
+      // there is no handler.
+      socket.onerror = () => {};
+    }
     this.#socket = null;
     this.#asking = null;
     return socket;
@@ -442,11 +533,13 @@ export class Connection {
 
   #end(code, reason, errorCode = "closed") {
     this.#suspend();
+    this.#unwatchSigns?.();
+    this.#unwatchSigns = null;
     const error = new ChatError(errorCode, reason || `The connection was closed (${code}).`);
     this.#connecting?.reject(error);
     this.#connecting = null;
     this.#hooks.ended(error);
-    this.#change({ state: "closed", code, reason: error.message });
+    this.#change({ state: "closed", code, reason: error.message, error });
   }
 
   #change(detail) {
@@ -459,15 +552,28 @@ function offline() {
   return new ChatError("offline", "There is no connection.");
 }
 
+/** What the application gives as a token. Nothing, or an error with the code `unauthorized`, is
+ *  its word that there will be none. */
+async function tokenFrom(give) {
+  let token;
+  try {
+    token = await give();
+  } catch (error) {
+    throw error?.code === "unauthorized" ? new AccessEnded(error.message) : error;
+  }
+  if (token === undefined || token === null || token === "") throw new AccessEnded();
+  return token;
+}
+
 /** What `ask` gives within some time, or an error. */
 async function within(ms, ask) {
-  let timer;
+  let deadline;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`none within ${ms / 1000} s`)), ms);
+    deadline = setDeadline(ms, () => reject(new Error(`none within ${ms / 1000} s`)));
   });
   try {
     return await Promise.race([ask(), late]);
   } finally {
-    clearTimeout(timer);
+    clearDeadline(deadline);
   }
 }

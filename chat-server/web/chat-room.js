@@ -47,6 +47,11 @@ export class RoomCopy {
     return true;
   }
 
+  /** What `enter` gave beyond a position was not delivered, and is to be sent again. */
+  rewind(position) {
+    this.position = position;
+  }
+
   /** Nothing more comes on this connection. */
   disconnect() {
     this.#held = null;

@@ -4,9 +4,14 @@
 
 import { ChatError, deferred, pauseAfter } from "./chat-answer.js";
 import { bytesOf } from "./chat-limits.js";
+import { clearDeadline, elapsedSince, moment, now, setDeadline } from "./chat-time.js";
 
 /** Errors after which a send may succeed when it is tried again. */
 const PASSING = new Set(["broker_unavailable", "rate_limited", "internal", "timeout"]);
+
+/** How long after its first attempt a message may be sent again: servers know its key for five
+ *  minutes, and would take it for another one then. */
+const KNOWN_MS = 4.5 * 60_000;
 
 /** The connection is lost or about to be: the next one takes the message along. */
 const LOST = new Set(["disconnected", "offline"]);
@@ -17,8 +22,9 @@ export class Sends {
   #limitBytes;
   #timeoutMs;
   #onDelay;
-  /** By room: its messages, oldest first, of which only the first is ever on the wire; and
-   *  `since` when they move: the others are not late before. */
+  /** By room: its messages, oldest first, of which only the first is ever on the wire; `since`
+   *  when they move: the others are not late before; and whether that time was renewed since,
+   *  `isRenewed`, because the process slept. */
   #queues = new Map();
   #count = 0;
   #bytes = 0;
@@ -45,10 +51,10 @@ export class Sends {
 
   /** Queues a message of a room. Resolves to its place. */
   add(frame) {
-    const now = Date.now();
+    const addedAt = now();
     const bytes = bytesOf(JSON.stringify(frame));
-    const send = { frame, bytes, answer: deferred(), addedAt: now, attempt: null, user: null, error: null };
-    const queue = this.#queues.get(frame.room) ?? { room: frame.room, sends: [], since: now };
+    const send = { frame, bytes, answer: deferred(), addedAt, attempt: null, user: null, sentAt: null, error: null };
+    const queue = this.#queues.get(frame.room) ?? { room: frame.room, sends: [], since: addedAt };
     this.#queues.set(frame.room, queue);
     queue.sends.push(send);
     this.#count += 1;
@@ -107,12 +113,17 @@ export class Sends {
       this.#fail(queue, 1, ({ error }) => error ?? lost);
       return;
     }
+    if (send.sentAt && elapsedSince(send.sentAt) > KNOWN_MS) {
+      this.#fail(queue, 1, late);
+      return;
+    }
     const attempt = (send.attempt = { isDue: true });
     const isWanted = () => send.attempt === attempt;
     const onSent = () => {
       attempt.isDue = false;
-      if (send.user === null) queue.since = Date.now();
+      if (send.user === null) moved(queue);
       send.user = user;
+      send.sentAt ??= moment();
       this.#watch(queue);
     };
     this.#watch(queue);
@@ -134,10 +145,17 @@ export class Sends {
 
   /** Waits until a room's first message is late, which it is not while it waits for its turn. */
   #watch(queue) {
-    clearTimeout(queue.timer);
+    clearDeadline(queue.deadline);
     const [send] = queue.sends;
     if (!send || send.attempt?.isDue) return;
-    queue.timer = setTimeout(() => this.#expire(queue), this.#lateAt(queue, send) - Date.now());
+    const expire = () => this.#expire(queue);
+    // Once: in a page that is hidden for long every timer is late.
+    const renew = () => {
+      Object.assign(queue, { since: now(), isRenewed: true });
+      this.#watch(queue);
+    };
+    const ms = Math.max(0, Math.ceil(this.#lateAt(queue, send) - now()));
+    queue.deadline = setDeadline(ms, expire, queue.isRenewed ? expire : renew);
   }
 
   #lateAt({ since }, { addedAt }) {
@@ -146,16 +164,14 @@ export class Sends {
 
   /** Those behind the first that is late may be so, too. */
   #expire(queue) {
-    const now = Date.now();
-    const inTime = queue.sends.findIndex((send) => this.#lateAt(queue, send) > now);
-    const late = new ChatError("timeout", "The message was not taken in time.");
-    this.#fail(queue, inTime < 0 ? queue.sends.length : inTime, ({ error }) => error ?? late);
+    const inTime = queue.sends.findIndex((send) => this.#lateAt(queue, send) > now());
+    this.#fail(queue, inTime < 0 ? queue.sends.length : inTime, late);
   }
 
   #taken(queue, send, { offset, epoch }) {
     if (queue.sends[0] !== send) return;
     const { key } = send.frame;
-    queue.since = Date.now();
+    moved(queue);
     this.#remove(queue, 1);
     send.answer.resolve({ key, offset, epoch });
     this.#next(queue);
@@ -180,4 +196,14 @@ export class Sends {
     if (queue.sends.length === 0) this.#queues.delete(queue.room);
     return removed;
   }
+}
+
+/** The messages of a room move: one has left for the first time, or was taken. */
+function moved(queue) {
+  Object.assign(queue, { since: now(), isRenewed: false });
+}
+
+/** Why a message that was not taken in time has failed. */
+function late({ error }) {
+  return error ?? new ChatError("timeout", "The message was not taken in time.");
 }

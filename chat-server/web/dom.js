@@ -1,5 +1,7 @@
 // Elements, and what they say. Text from others only ever becomes text nodes.
 
+import { serverNow } from "./clock.js";
+
 export function byId(id) {
   return document.getElementById(id);
 }
@@ -58,7 +60,7 @@ export function isSameDay(a, b) {
 }
 
 export function day(at) {
-  const daysAgo = [0, 1].find((days) => isSameDay(at, Date.now() - days * 86_400_000));
+  const daysAgo = [0, 1].find((days) => isSameDay(at, serverNow() - days * 86_400_000));
   return ["Today", "Yesterday"][daysAgo] ?? calendar.format(new Date(at));
 }
 

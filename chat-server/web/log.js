@@ -173,9 +173,9 @@ export class Log {
 
 /** The row of an entry; one row each, so that rows can be counted. */
 function row(entry, before) {
-  const isNewDay = !before || !isSameDay(before.at, entry.at);
+  const isNewDay = !before || !isSameDay(before.dayAt, entry.dayAt);
   const item = entry.notice === undefined ? message(entry, before, isNewDay) : notice(entry);
-  if (isNewDay) item.prepend(make("div", { class: "day" }, make("span", {}, day(entry.at))));
+  if (isNewDay) item.prepend(make("div", { class: "day" }, make("span", {}, day(entry.dayAt))));
   return item;
 }
 

@@ -1,7 +1,7 @@
 // Where this page is, which server it talks to, and what it remembers between reloads.
 
 /** The address under which the server's routes lie: this file is `web/place.js` there. */
-const BASE = new URL("../", import.meta.url);
+export const BASE = new URL("../", import.meta.url);
 
 const query = new URLSearchParams(location.search);
 
@@ -52,6 +52,11 @@ export function asked() {
   };
 }
 
+/** Whether there is a token in the part of the address that may change without a load. */
+export function hasToken() {
+  return new URLSearchParams(location.hash.slice(1)).has("token");
+}
+
 /** Takes the token out of the address, `#token=` or `?token=`, where others could read it. */
 export function takeToken() {
   const url = new URL(location.href);
@@ -61,8 +66,18 @@ export function takeToken() {
   inHash.delete("token");
   url.hash = inHash.toString();
   url.searchParams.delete("token");
-  history.replaceState(null, "", url.href);
+  showAddress(url.href);
   return token || null;
+}
+
+/** Shows an address of this page's without loading it. Safari throws where that is done a hundred
+ *  times within half a minute; then the one before stays. */
+export function showAddress(address) {
+  try {
+    history.replaceState(null, "", address);
+  } catch {
+    // The page does not need it.
+  }
 }
 
 function decode(text) {

@@ -1,5 +1,7 @@
 // What the page knows of one room.
 
+import { serverNow } from "./clock.js";
+
 /** Entries kept for scrolling back. */
 const KEPT = 20_000;
 
@@ -32,8 +34,11 @@ export class Room {
     this.id = id;
   }
 
+  /** `dayAt` is the time whose day an entry stands under: the days of a list never run back,
+   *  though the clocks of two servers may differ. */
   add(entry) {
-    this.entries.push(entry);
+    const before = this.entries.at(-1)?.dayAt ?? entry.at;
+    this.entries.push({ ...entry, dayAt: Math.max(before, entry.at) });
     if (this.entries.length > KEPT * 1.1) {
       this.first += this.entries.length - KEPT;
       this.entries.splice(0, this.entries.length - KEPT);
@@ -41,7 +46,7 @@ export class Room {
   }
 
   prepend(entries) {
-    this.entries.unshift(...entries);
+    this.entries.unshift(...entries.map((entry) => ({ ...entry, dayAt: entry.at })));
     this.first -= entries.length;
   }
 
@@ -52,8 +57,8 @@ export class Room {
     return oldest > 1 ? oldest : undefined;
   }
 
-  notice(text, at = Date.now()) {
-    this.add({ notice: text, at });
+  notice(text) {
+    this.add({ notice: text, at: serverNow() });
   }
 
   /** One has come, for the first time or again. */
@@ -110,15 +115,14 @@ export class Room {
   }
 
   typed(user, typing) {
-    if (typing) this.typing.set(user.id, { user, until: Date.now() + TYPING_MS });
+    if (typing) this.typing.set(user.id, { user, until: performance.now() + TYPING_MS });
     else this.typing.delete(user.id);
   }
 
   /** Who types now. */
   typists() {
-    const now = Date.now();
     for (const [id, { until }] of this.typing) {
-      if (until <= now) this.typing.delete(id);
+      if (until <= performance.now()) this.typing.delete(id);
     }
     return [...this.typing.values()].map(({ user }) => user);
   }

@@ -25,19 +25,14 @@ export function showConnection({ state, retryInMs, code, reason }, client) {
   byId("banner").classList.toggle("final", state === "closed");
   byId("retry").hidden = state === "connecting";
   byId("retry").textContent = state === "closed" ? "Connect again" : "Try now";
-  if (state === "waiting") count(Date.now() + retryInMs);
+  if (state === "waiting") count(performance.now() + retryInMs);
   else say(state === "closed" ? `Disconnected: ${end}` : wasLost ? "Reconnecting …" : "Connecting …");
   tell(state, end);
 }
 
-/** Does not wait any longer for the next attempt when there is reason to hope, or when one
- *  is told to. */
-export function reconnectSoon(client) {
-  const connect = () => client.connect().catch(() => {});
-  const hope = () => client.state === "waiting" && connect();
-  byId("retry").addEventListener("click", connect);
-  document.addEventListener("visibilitychange", () => document.hidden || hope());
-  window.addEventListener("online", hope);
+/** Does not wait any longer for the next attempt when one is told to. */
+export function reconnectOnRequest(client) {
+  byId("retry").addEventListener("click", () => client.connect());
 }
 
 function say(text) {
@@ -46,7 +41,7 @@ function say(text) {
 
 function count(until) {
   const tick = () => {
-    const seconds = Math.max(1, Math.ceil((until - Date.now()) / 1000));
+    const seconds = Math.max(1, Math.ceil((until - performance.now()) / 1000));
     say(`Connection lost. Trying again in ${seconds}\u00a0s.`);
   };
   tick();

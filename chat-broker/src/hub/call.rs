@@ -53,20 +53,57 @@ pub(super) struct ReadResult {
     pub(super) occupancies: HashMap<Topic, Occupancy>,
 }
 
+/// An answer to each of so many questions.
+pub(super) fn all_answered<T>(questions: usize, answers: Vec<T>) -> Result<Vec<T>, BrokerError> {
+    if answers.len() == questions {
+        return Ok(answers);
+    }
+    let cause = format!("it gave {} answers to {questions} questions", answers.len());
+    Err(BrokerError::refused(cause))
+}
+
+/// Parts of histories, in the order asked.
+pub(super) async fn histories(
+    broker: &dyn Broker,
+    reads: &[HistoryRead],
+) -> Result<Vec<History>, BrokerError> {
+    let histories = all_answered(reads.len(), broker.history(reads).await?)?;
+    for (read, history) in reads.iter().zip(&histories) {
+        read.check(history)?;
+    }
+    Ok(histories)
+}
+
+/// Where topics stand, in the order asked.
+pub(super) async fn positions(
+    broker: &dyn Broker,
+    topics: &[Topic],
+) -> Result<Vec<Position>, BrokerError> {
+    all_answered(topics.len(), broker.positions(topics).await?)
+}
+
+async fn occupancies(
+    broker: &dyn Broker,
+    topics: &[Topic],
+    limit: usize,
+) -> Result<Vec<Occupancy>, BrokerError> {
+    all_answered(topics.len(), broker.occupancy(topics, limit).await?)
+}
+
 pub(super) async fn read(
     broker: &dyn Broker,
     reads: Reads,
     limit: usize,
 ) -> Result<ReadResult, BrokerError> {
-    let Reads { histories, occupancies } = reads;
-    let history = (!histories.is_empty()).then(|| broker.history(&histories));
-    let occupancy = (!occupancies.is_empty()).then(|| broker.occupancy(&occupancies, limit));
+    let history = (!reads.histories.is_empty()).then(|| histories(broker, &reads.histories));
+    let occupancy =
+        (!reads.occupancies.is_empty()).then(|| occupancies(broker, &reads.occupancies, limit));
     let (history, occupancy) =
         join(OptionFuture::from(history), OptionFuture::from(occupancy)).await;
     let (history, occupancy) = (history.transpose()?, occupancy.transpose()?);
-    let topics = histories.into_iter().map(|read| read.topic);
+    let topics = reads.histories.into_iter().map(|read| read.topic);
     Ok(ReadResult {
         histories: topics.zip(history.unwrap_or_default()).collect(),
-        occupancies: occupancies.into_iter().zip(occupancy.unwrap_or_default()).collect(),
+        occupancies: reads.occupancies.into_iter().zip(occupancy.unwrap_or_default()).collect(),
     })
 }

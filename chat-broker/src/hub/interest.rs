@@ -322,7 +322,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                     self.checking.remove(topic);
                 }
                 Box::pin(async move {
-                    let outcome = broker.positions(&topics).await;
+                    let outcome = call::positions(broker, &topics).await;
                     Outcome::Checked(topics, outcome)
                 })
             }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use chat_core::{ConnectionId, Deliver, Occupant, Topic, UserId};
+use chat_core::{ConnectionId, Deliver, Occupant, Position, Topic, UserId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -46,6 +46,19 @@ impl<M: Deliver + Clone> Membership<M> {
     #[must_use]
     pub fn is_catching_up(&self) -> bool {
         self.seat.is_vacant()
+    }
+
+    /// Waits until the topic no longer stands at `from`, the position of a [`Snapshot`]: until more
+    /// has been delivered to its members, the latest of which may still be on its way. Returns at
+    /// once if it stands elsewhere.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is taken.
+    pub async fn moved_on(&self, from: Option<Position>) {
+        let moved = self.shared.registry.update(&self.topic, |room| room.state.moved_on(from));
+        if let Some(moved) = moved.flatten() {
+            moved.await;
+        }
     }
 
     /// Begins anew to listen: calls `catch_up` as [`Hub::join`](crate::Hub::join) calls

@@ -40,14 +40,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use chat_core::{
-    ConnectionId, Deliver, Members, Occupant, Registry, Retention, RoomId, Topic, UserId,
+    ConnectionId, Deliver, History, Members, Occupant, Registry, Retention, RoomId, Topic, UserId,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, HistoryRead};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
 use edges::Edges;
@@ -228,6 +228,20 @@ impl<M> Hub<M> {
     #[must_use]
     pub fn broker(&self) -> &Arc<dyn Broker> {
         &self.shared.broker
+    }
+
+    /// A part of a topic's history, as [`Broker::history`] gives it: an answer to another question is
+    /// an error.
+    ///
+    /// # Errors
+    /// What [`Broker::history`] reports; and if the answer is none, [`BrokerError::Damaged`] or
+    /// [`BrokerError::Refused`].
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    pub async fn history(&self, read: HistoryRead) -> Result<History, BrokerError> {
+        let histories = call::histories(&*self.shared.broker, &[read]).await?;
+        histories.into_iter().next().ok_or_else(|| BrokerError::refused("no history was read"))
     }
 
     /// What `room` keeps of its history; `None` if nothing.

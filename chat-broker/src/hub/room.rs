@@ -1,6 +1,7 @@
 //! A room on this server, between the broker and its members.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,8 @@ use chat_core::{
     ConnectionId, History, Item, Members, Occupancy, Occupant, Position, PresenceChange, Recent,
     Roster, Timeline, Topic, UserId, timeline,
 };
-use tokio::sync::oneshot;
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::call::Reads;
@@ -87,6 +89,8 @@ pub(super) struct RoomState<M> {
     pub(super) counted: usize,
     /// Reads are under way, and for this room: not for one of the same name before it.
     reading: bool,
+    /// Wakes those who wait for the next cut, if there are any.
+    moved: Option<Arc<Notify>>,
     /// Since when messages are known to be missing.
     missing_since: Option<Instant>,
     /// The broker was away, and other servers may have yet to tell it of their users: until
@@ -420,8 +424,19 @@ impl<M> RoomState<M> {
             Item::Envelope(_, position) | Item::Gap(position) => *position,
             Item::Presence(..) | Item::Count(_) => None,
         });
-        *cut = last.or(*cut);
+        if last.is_some() {
+            *cut = last;
+            if let Some(moved) = self.moved.take() {
+                moved.notify_waiters();
+            }
+        }
         items
+    }
+
+    /// Waits for the next cut that moves the room on, if it stands at `from`.
+    pub(super) fn moved_on(&mut self, from: Option<Position>) -> Option<OwnedNotified> {
+        let stands = matches!(self.phase, Phase::Live { cut } if cut == from);
+        stands.then(|| Arc::clone(self.moved.get_or_insert_default()).notified_owned())
     }
 
     /// Nobody will be welcomed any more: those who wait are let go.
@@ -453,6 +468,7 @@ impl<M> Default for RoomState<M> {
             nth: 0,
             counted: 0,
             reading: false,
+            moved: None,
             missing_since: None,
             unsettled: false,
         }

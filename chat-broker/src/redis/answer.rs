@@ -32,6 +32,22 @@ pub(super) fn is_refusal(error: &RedisError) -> bool {
     code(error).is_some() && !wants_reconnect(error)
 }
 
+/// Whether this is no server that can be used, and no later attempt will change that: Redis before
+/// 6, a proxy or a service that lacks commands, or a server of another kind.
+pub(super) fn is_unsuitable(error: &RedisError) -> bool {
+    let lacks_command = |text: &str| {
+        let text = text.to_ascii_lowercase();
+        ["unknown command", "unknown subcommand", "unsupported command", "unknown redis command"]
+            .iter()
+            .any(|lack| text.contains(lack))
+    };
+    matches!(
+        error.kind(),
+        redis::ErrorKind::RESP3NotSupported | redis::ErrorKind::InvalidClientConfig
+    ) || code(error).as_deref() == Some("NOPROTO")
+        || error.detail().is_some_and(lacks_command)
+}
+
 /// Reads what the script or `PUBLISH` returned.
 pub(super) fn published(reply: Value) -> RedisResult<Published> {
     match reply {
@@ -102,6 +118,24 @@ mod tests {
         assert_eq!(overtaken(&all_lack), [false; 4]);
         let second_of_a_went_through = [lacking(), lacking(), reply(":1\r\n"), lacking()];
         assert_eq!(overtaken(&second_of_a_went_through), [true, false, false, false]);
+    }
+
+    #[test]
+    fn servers_that_lack_commands_are_unsuitable() {
+        for (answer, expected) in [
+            ("-ERR unknown command 'HELLO'", true),
+            ("-ERR unknown command `HELLO`, with args beginning with: `3`, ", true),
+            ("-ERR unsupported command 'hello'", true),
+            ("-ERR Unknown Redis command called from script", true),
+            ("-NOPROTO unsupported protocol version", true),
+            ("-LOADING Redis is loading", false),
+            ("-NOAUTH Authentication required.", false),
+            ("-ERR max number of clients reached", false),
+            ("-NOPERM this user has no permissions to run the 'hello' command", false),
+        ] {
+            let error = reply(&format!("{answer}\r\n")).extract_error().unwrap_err();
+            assert_eq!(is_unsuitable(&error), expected, "{answer}");
+        }
     }
 
     #[test]

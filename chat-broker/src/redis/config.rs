@@ -4,12 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{
-    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, TlsCertificates,
-};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use redis::{Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 
+use super::address;
+use super::tls::Tls;
 use crate::error::BrokerError;
 
 /// Longest prefix, in bytes.
@@ -40,7 +38,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 #[non_exhaustive]
 pub struct RedisConfig {
     url: String,
-    ca_certificate: Option<Vec<u8>>,
+    tls: Tls,
     pub(super) prefix: String,
     pub(super) publish_connections: usize,
     pub(super) publish_queue: usize,
@@ -57,7 +55,7 @@ impl RedisConfig {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
-            ca_certificate: None,
+            tls: Tls::default(),
             prefix: "chat".to_owned(),
             publish_connections: 1,
             publish_queue: 8192,
@@ -69,23 +67,39 @@ impl RedisConfig {
         }
     }
 
-    /// Where Redis is: `redis://[user][:password@]host[:port][/database]`, `rediss://` for
-    /// TLS, `unix:///path` for a socket. Default `redis://127.0.0.1:6379`. Redis 6 or
-    /// later, or Valkey; neither Cluster nor Sentinel.
+    /// Where Redis is: `redis://[[user]:password@]host[:port][/database]`, `rediss://` for
+    /// TLS, `unix:///path[?db=…&user=…&pass=…]` for a socket. Default `redis://127.0.0.1:6379`.
+    /// Redis 6 or later, or Valkey; neither Cluster nor Sentinel. What a URL holds beside that is
+    /// refused, and so is `#insecure`: certificates are always checked.
     ///
     /// A TLS server must have a certificate that the operating system (or the file in
-    /// `SSL_CERT_FILE`) or [`ca_certificate`](Self::ca_certificate) vouches for.
+    /// `SSL_CERT_FILE`) or [`ca_certificate`](Self::ca_certificate) vouches for; it asks for
+    /// [`client_certificate`](Self::client_certificate) by default.
     #[must_use]
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = url.into();
         self
     }
 
-    /// Who vouches for the server's certificate, in PEM, instead of the operating system.
-    /// Default: the operating system.
+    /// The certificates of those who vouch for the server's, in PEM, instead of the operating
+    /// system's. For `rediss://` only. Default: the operating system's.
     #[must_use]
     pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.ca_certificate = Some(pem.into());
+        self.tls.authority = Some(pem.into());
+        self
+    }
+
+    /// What this client shows to a server that asks for a certificate, as Redis does by default
+    /// (`tls-auth-clients yes`): its certificate, followed by those that lead to an authority
+    /// which the server trusts, and the private key, both in PEM. For `rediss://` only. Default:
+    /// none.
+    #[must_use]
+    pub fn client_certificate(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.tls.client = Some((certificate.into(), key.into()));
         self
     }
 
@@ -158,25 +172,24 @@ impl RedisConfig {
         self
     }
 
-    /// What connects with these settings.
-    pub(super) fn client(&self) -> Result<Client, BrokerError> {
-        self.check()?;
-        let info = self.connection_info().map_err(BrokerError::config)?;
-        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-            // Fails if there is one already, which will do.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        let client = match &self.ca_certificate {
-            Some(pem) => Client::build_with_tls(
-                info,
-                TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) },
-            ),
-            None => Client::open(info),
-        };
-        client.map_err(BrokerError::config)
+    /// Whether these settings can work, as far as that can be known without a connection.
+    ///
+    /// # Errors
+    /// [`BrokerError::Config`]: they cannot; [`RedisBroker::connect`](super::RedisBroker::connect)
+    /// would say the same.
+    pub fn check(&self) -> Result<(), BrokerError> {
+        self.client().map(drop)
     }
 
-    fn check(&self) -> Result<(), BrokerError> {
+    /// What connects with these settings.
+    pub(super) fn client(&self) -> Result<Client, BrokerError> {
+        self.check_values()?;
+        address::check(&self.url).map_err(BrokerError::config)?;
+        let info = self.connection_info().map_err(BrokerError::config)?;
+        self.tls.client(info).map_err(BrokerError::config)
+    }
+
+    fn check_values(&self) -> Result<(), BrokerError> {
         let in_prefix = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
         let wrong = if !(1..=MAX_PREFIX).contains(&self.prefix.len())
             || !self.prefix.bytes().all(in_prefix)
@@ -194,8 +207,6 @@ impl RedisConfig {
             "the lease is 100 ms to an hour"
         } else if self.grace > MAX_LEASE {
             "the grace is an hour at most"
-        } else if !self.ca_certificate.iter().all(|pem| holds_certificate(pem)) {
-            "there is no certificate in the PEM"
         } else {
             return Ok(());
         };
@@ -224,7 +235,7 @@ impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConfig")
             .field("url", &without_password(&self.url))
-            .field("ca_certificate", &self.ca_certificate.as_ref().map(|_| "…"))
+            .field("tls", &self.tls)
             .field("prefix", &self.prefix)
             .field("publish_connections", &self.publish_connections)
             .field("publish_queue", &self.publish_queue)
@@ -235,10 +246,6 @@ impl fmt::Debug for RedisConfig {
             .field("grace", &self.grace)
             .finish()
     }
-}
-
-fn holds_certificate(pem: &[u8]) -> bool {
-    CertificateDer::pem_slice_iter(pem).next().is_some_and(|certificate| certificate.is_ok())
 }
 
 /// The address alone: passwords stand before the last `@`, or after `?` for a socket.
@@ -284,7 +291,6 @@ mod tests {
             good.clone().lease(Duration::from_millis(99)),
             good.clone().lease(Duration::MAX),
             good.clone().grace(Duration::MAX),
-            good.clone().url("rediss://host").ca_certificate("no certificate"),
         ] {
             assert!(matches!(bad.client(), Err(BrokerError::Config(_))), "{bad:?}");
         }

@@ -4,7 +4,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use redis::RedisError;
 use tokio::sync::watch;
+
+use super::answer::is_unsuitable;
 
 /// The connections of one broker.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ enum Condition {
     /// Redis answers, and refuses to do what it is asked.
     Refused,
     Down,
+    /// What is there is no Redis that can be used.
+    Unsuitable,
 }
 
 /// The health of one connection.
@@ -85,6 +90,11 @@ impl State {
         } else if !self.told.contains(&worst) {
             self.told.push(worst);
             match worst {
+                Condition::Unsuitable => tracing::error!(
+                    %cause,
+                    "this redis cannot be used: Redis 6 or later is needed, or Valkey; one server, \
+                     without a proxy that lacks commands"
+                ),
                 Condition::Down => tracing::warn!(%cause, "redis is away, reconnecting"),
                 _ => tracing::warn!(cause = self.refusal, "redis refuses to write"),
             }
@@ -104,8 +114,10 @@ impl Side {
     }
 
     /// It is gone.
-    pub(super) fn set_down(&self, cause: &dyn fmt::Display) {
-        self.set(Condition::Down, cause);
+    pub(super) fn set_down(&self, cause: &RedisError) {
+        let is_unsuitable = is_unsuitable(cause);
+        let condition = if is_unsuitable { Condition::Unsuitable } else { Condition::Down };
+        self.set(condition, cause);
     }
 
     fn set(&self, condition: Condition, cause: &dyn fmt::Display) {
@@ -126,6 +138,7 @@ impl Side {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::link::timed_out;
 
     #[test]
     fn it_is_ready_when_every_side_is_up() {
@@ -140,14 +153,14 @@ mod tests {
         told(&[], false);
         second.set_up();
         told(&[], true);
-        second.set_down(&"gone");
-        first.set_down(&"gone");
+        second.set_down(&timed_out());
+        first.set_down(&timed_out());
         told(&[Condition::Down], false);
         first.set_refused(&"full");
         second.set_up();
         assert_eq!(health.state.borrow().refusal, "full");
         told(&[Condition::Down, Condition::Refused], false);
-        second.set_down(&"gone");
+        second.set_down(&timed_out());
         second.set_up();
         told(&[Condition::Down, Condition::Refused], false);
         first.set_up();
@@ -160,5 +173,16 @@ mod tests {
         let (refused, _untried) = (health.side(), health.side());
         refused.set_refused(&"full");
         health.first_report().await;
+    }
+
+    #[test]
+    fn a_server_that_lacks_commands_is_not_just_away() {
+        let health = Health::new();
+        let side = health.side();
+        side.set_down(&timed_out());
+        let lacking = redis::parse_redis_value(b"-ERR unknown command 'HELLO'\r\n").unwrap();
+        side.set_down(&lacking.extract_error().unwrap_err());
+        assert_eq!(health.state.borrow().told, [Condition::Down, Condition::Unsuitable]);
+        assert!(!health.is_ready());
     }
 }

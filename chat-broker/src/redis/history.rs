@@ -8,9 +8,11 @@ use redis::Pipeline;
 
 use super::Shared;
 use super::config::MAX_TTL;
+use super::damage::SEQUENCE;
 use super::mark::Mark;
+use super::names::Address;
 use super::queue::Job;
-use super::store::{Store, malformed};
+use super::store::Store;
 use super::wire::MAX_OFFSET;
 use crate::broker::{Delivery, HistoryRead};
 use crate::error::BrokerError;
@@ -27,7 +29,7 @@ const MAX_BYTES: usize = usize::MAX >> 11;
 
 /// What `history.lua` returns: epoch, offset, id of the newest, offset of the oldest,
 /// payloads.
-type Reply = (Vec<u8>, u64, Vec<u8>, u64, Vec<Vec<u8>>);
+type Reply = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<u8>, u64, Vec<Vec<u8>>);
 
 impl Shared {
     /// Adds a publication that is kept to `commands`.
@@ -70,22 +72,23 @@ impl Store {
         let work = async {
             let mut histories = Vec::with_capacity(reads.len());
             for reads in reads.chunks(MAX_READS) {
+                let addresses = self.addresses(reads.iter().map(|read| &read.topic));
                 let mut commands = Pipeline::with_capacity(reads.len());
-                for read in reads {
-                    self.add_read(&mut commands, read);
+                for (read, address) in reads.iter().zip(&addresses) {
+                    self.add_read(&mut commands, read, address);
                 }
-                let replies: Vec<Reply> = self.query(&commands).await?;
-                for (read, reply) in reads.iter().zip(replies) {
-                    histories.push(history(read.range, reply)?);
-                }
+                let replies = self.query_each(&commands, &addresses, SEQUENCE).await?;
+                let replies = reads.iter().zip(&addresses).zip(replies);
+                histories.extend(
+                    replies.map(|((read, address), reply)| self.history_of(read, address, reply)),
+                );
             }
             Ok(histories)
         };
         self.in_time(work).await
     }
 
-    fn add_read(&self, commands: &mut Pipeline, read: &HistoryRead) {
-        let address = self.shared.names.address(&read.topic);
+    fn add_read(&self, commands: &mut Pipeline, read: &HistoryRead, address: &Address) {
         let (command, from) = match read.range {
             Range::After(offset) => ("XRANGE", (offset.min(MAX_OFFSET) + 1).to_string()),
             Range::Before(offset) => {
@@ -96,22 +99,22 @@ impl Store {
         let call = self.shared.scripts.history.call(commands, &[address.meta(), &address.log()]);
         call.arg(command).arg(from).arg(read.limit).arg(HistoryRead::MAX_BYTES);
     }
-}
 
-fn history(range: Range, reply: Reply) -> Result<(History, Mark), BrokerError> {
-    let (epoch, offset, id, oldest, mut payloads) = reply;
-    let stored = (Some(epoch), Some(offset), Some(id));
-    let mut mark = Mark::parse(stored).ok_or_else(malformed)?;
-    if !matches!(range, Range::After(_)) {
-        payloads.reverse();
+    fn history_of(&self, read: &HistoryRead, address: &Address, reply: Reply) -> (History, Mark) {
+        let (epoch, offset, id, oldest, mut payloads) = reply;
+        let mut mark = self.mark(address, (epoch, offset, Some(id)));
+        let position = mark.position;
+        if !matches!(read.range, Range::After(_)) {
+            payloads.reverse();
+        }
+        let entries: Vec<Entry> = (oldest..=position.offset)
+            .zip(payloads)
+            .map(|(offset, payload)| Entry { offset, payload: Bytes::from(payload) })
+            .collect();
+        if entries.last().is_none_or(|newest| newest.offset != position.offset) {
+            // The id is of another publication.
+            mark.id = None;
+        }
+        (History { position, entries }, mark)
     }
-    let entries: Vec<Entry> = (oldest..)
-        .zip(payloads)
-        .map(|(offset, payload)| Entry { offset, payload: Bytes::from(payload) })
-        .collect();
-    if entries.last().is_none_or(|newest| newest.offset != offset) {
-        // The id is of another publication.
-        mark.id = None;
-    }
-    Ok((History { position: mark.position, entries }, mark))
 }

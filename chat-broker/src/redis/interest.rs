@@ -24,6 +24,8 @@ pub(super) struct Interest {
     connection: u64,
     /// Something was received since [`take_heard`](Self::take_heard).
     heard: bool,
+    /// The latest connection has delivered a message.
+    has_delivered: bool,
     /// Of topics that are not wanted.
     marks: ByTopic<Mark>,
     /// The epochs that topics were in before.
@@ -99,6 +101,7 @@ impl Interest {
     /// A connection begins; returns its number.
     pub(super) fn connecting(&mut self) -> u64 {
         self.connection += 1;
+        self.has_delivered = false;
         self.connection
     }
 
@@ -135,12 +138,18 @@ impl Interest {
     pub(super) fn hears(&mut self, connection: u64) -> bool {
         let is_latest = connection == self.connection;
         self.heard |= is_latest;
+        self.has_delivered |= is_latest;
         is_latest
     }
 
     /// Where a message in this channel goes.
     pub(super) fn recipient(&mut self, channel: &[u8]) -> Option<&mut Wanted> {
         self.wanted.get_mut(std::str::from_utf8(channel).ok()?)
+    }
+
+    /// Whether the latest connection has delivered a message.
+    pub(super) fn has_delivered(&self) -> bool {
+        self.has_delivered
     }
 
     /// Whether anything was received since the last call.
@@ -280,13 +289,15 @@ mod tests {
         let mut interest = Interest::default();
         add(&mut interest, &["a"]);
         let first = interest.connecting();
-        assert!(interest.hears(first));
+        assert!(!interest.has_delivered());
+        assert!(interest.hears(first) && interest.has_delivered());
         assert!(interest.recipient(b"a").is_some());
         assert!(interest.recipient(b"b").is_none());
         interest.disconnected();
         assert!(!interest.hears(first));
         let second = interest.connecting();
         interest.take_heard();
+        assert!(!interest.hears(first) && !interest.has_delivered(), "of the one before");
         assert!(interest.hears(second));
         assert!(interest.take_heard() && !interest.take_heard());
         assert!(!interest.hears(first));

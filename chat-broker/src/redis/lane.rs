@@ -7,12 +7,14 @@ use chat_core::Position;
 use redis::{Pipeline, RedisResult, Value};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::yield_now;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::answer::{is_overtaken, published, wants_reconnect};
+use super::backoff::Backoff;
 use super::claims::{Changes, Claims};
+use super::damage::{PRESENCE, SEQUENCE};
 use super::health::Side;
-use super::link::{Backoff, Link, PING_INTERVAL, RESPONSE_TIMEOUT, broker_error, timed_out};
+use super::link::{Link, PING_INTERVAL, RESPONSE_TIMEOUT, broker_error, timed_out};
 use super::mark::{ByTopic, Mark};
 use super::names::Address;
 use super::peer::Peer;
@@ -37,6 +39,7 @@ pub(super) struct LaneTask {
     probe: Probe,
     /// Of the latest connection.
     peer: Option<Peer>,
+    backoff: Backoff,
     /// The latest answers in topics.
     answered: ByTopic<Position>,
     /// On several threads a task that is woken runs before others that are ready.
@@ -60,6 +63,7 @@ impl LaneTask {
             side: shared.health.side(),
             probe: Probe::new(&shared.names),
             peer: None,
+            backoff: Backoff::new(),
             answered: ByTopic::default(),
             is_woken_first: Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread,
         }
@@ -67,10 +71,9 @@ impl LaneTask {
 
     /// Sends until the broker is closing and nothing is left.
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::default();
         let mut cause = BrokerError::unavailable("redis was not reached yet");
         loop {
-            let started = Instant::now();
+            self.backoff.attempt();
             let connect = connect(
                 Arc::clone(&self.shared),
                 Arc::clone(&self.subscriber),
@@ -80,6 +83,7 @@ impl LaneTask {
             let Some(connected) = self.meanwhile(connect, &cause).await else { return };
             let error = match connected {
                 Ok((link, peer)) => {
+                    self.backoff.established();
                     if self.peer.is_some() {
                         self.shared.counters.reconnected();
                     }
@@ -92,10 +96,10 @@ impl LaneTask {
                 }
                 Err(error) => error,
             };
-            backoff.connected_for(started.elapsed());
             self.side.set_down(&error);
             cause = broker_error(error);
-            if self.meanwhile(sleep(backoff.next()), &cause).await.is_none() {
+            let pause = sleep(self.backoff.pause());
+            if self.meanwhile(pause, &cause).await.is_none() {
                 return;
             }
         }
@@ -145,7 +149,7 @@ impl LaneTask {
 
     /// Asks whether Redis takes what is written; if so, what it refused is tried again.
     async fn probe(&mut self, link: &mut Link) -> RedisResult<()> {
-        match self.probe.publish(link, &self.shared).await? {
+        match self.probe.check(link, &self.shared).await? {
             Writes::Taken => {
                 self.side.set_up();
                 self.claims.retry();
@@ -171,7 +175,10 @@ impl LaneTask {
         }
         let pipeline = self.pipeline(&jobs, &changes);
         match self.shared.counters.timed(link.send(&pipeline)).await {
-            Ok(replies) => self.settle(link, jobs, changes, replies).await?,
+            Ok(replies) => {
+                self.backoff.worked();
+                self.settle(link, jobs, changes, replies).await?;
+            }
             Err(error) => {
                 self.claims.settle(changes, []);
                 self.send_again(jobs, &broker_error(error.clone()));
@@ -270,11 +277,17 @@ impl LaneTask {
         if enters.contains(&Value::Int(0)) {
             self.presence.doubt.notify_one();
         }
+        let changed = changes.enters.iter().map(|enter| &enter.key).chain(&changes.leaves);
+        for (key, reply) in changed.zip(enters.iter().chain(&leaves)) {
+            if let Value::ServerError(error) = reply {
+                self.shared.damage.note(&key.address, PRESENCE, error);
+            }
+        }
         let enters = enters.iter().map(presence::entered);
         self.claims.settle(changes, enters.chain(leaves.iter().map(presence::left)));
         let settled = self.settle_jobs(jobs, replies);
         if lacks_scripts {
-            link.load(&self.shared.scripts).await?;
+            link.load().await?;
         }
         settled
     }
@@ -299,7 +312,9 @@ impl LaneTask {
                 Err(error) if wants_reconnect(error) => broken = Some(error.clone()),
                 _ => {}
             }
-            settled.push((job, outcome.map_err(broker_error)));
+            let damage = &self.shared.damage;
+            let outcome = outcome.map_err(|error| damage.explain(&job.address, SEQUENCE, error));
+            settled.push((job, outcome));
         }
         self.finish(settled, seen);
         self.queue.put_back(unexecuted);
@@ -326,12 +341,13 @@ async fn connect(
     earlier: Option<Peer>,
     probe: Probe,
 ) -> RedisResult<(Link, Peer)> {
-    let mut link = Link::open(&shared.client, |_| {}).await?;
+    let mut link = Link::open(&shared, |_| {}).await?;
     let peer = Peer::of(&mut link).await?;
+    peer.check()?;
     if let Some(earlier) = earlier {
         peer.end(&earlier, &mut link).await?;
     }
-    link.load(&shared.scripts).await?;
+    link.load().await?;
     // First of all, so that a replica is not asked for all topics again and again.
     probe.publish(&mut link, &shared).await?;
     if let Some(policy) = &peer.eviction {

@@ -100,7 +100,10 @@ impl LeaseTask {
         }
         match outcome {
             Ok(()) => self.side.set_up(),
-            Err(error) if self.link.is_some() => self.side.set_refused(&error),
+            Err(error) if self.link.is_some() => {
+                self.shared.damage.note_shared(&self.shared.names.nodes(), &error);
+                self.side.set_refused(&error);
+            }
             Err(error) => self.side.set_down(&error),
         }
     }
@@ -181,7 +184,7 @@ impl LeaseTask {
         let mut link = match self.link.take() {
             Some(link) => link,
             None => {
-                let link = Link::open(&self.shared.client, |_| {}).await?;
+                let link = Link::open(&self.shared, |_| {}).await?;
                 if std::mem::replace(&mut self.was_connected, true) {
                     self.shared.counters.reconnected();
                 }
@@ -190,7 +193,7 @@ impl LeaseTask {
         };
         let mut outcome = link.query(commands).await;
         if outcome.as_ref().is_err_and(was_unknown) {
-            link.load(&self.shared.scripts).await?;
+            link.load().await?;
             outcome = link.query(commands).await;
         }
         if outcome.as_ref().err().is_none_or(is_refusal) {

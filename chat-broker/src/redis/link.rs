@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, FromRedisValue, Pipeline, PushInfo, PushKind, RedisError,
-    RedisResult, Value,
+    AsyncConnectionConfig, FromRedisValue, Pipeline, PushInfo, PushKind, RedisError, RedisResult,
+    ServerError, Value,
 };
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::Shared;
 use super::answer::is_refusal;
-use super::script::Scripts;
+use super::refusals::CONNECT;
 use crate::error::BrokerError;
-use crate::random;
 
 /// How long connecting may take, from the look-up of the name to the greeting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,12 +27,14 @@ pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often an idle connection is asked whether it lives.
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A connection that says when it is lost. Dropping it closes it.
+/// A connection that says when it is lost, and counts what Redis [refuses](super::refusals) on it.
+/// Dropping it closes it.
 ///
 /// After an error of [`send`](Self::send), [`ping`](Self::ping) and their like, drop it:
 /// redis-rs keeps using a connection that does not answer.
 #[derive(Debug)]
 pub(super) struct Link {
+    shared: Arc<Shared>,
     connection: MultiplexedConnection,
     lost: Arc<Notify>,
 }
@@ -41,7 +43,7 @@ impl Link {
     /// Connects. `on_message` gets the channel and the payload of each message; it runs in
     /// the task that reads the socket, and must not wait.
     pub(super) async fn open(
-        client: &Client,
+        shared: &Arc<Shared>,
         on_message: impl Fn(Vec<Value>) + Send + Sync + 'static,
     ) -> RedisResult<Self> {
         let lost = Arc::new(Notify::new());
@@ -57,9 +59,10 @@ impl Link {
             }
         };
         let config = connection_config().set_push_sender(on_push);
-        let connect = client.get_multiplexed_async_connection_with_config(&config);
-        let connection = timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| timed_out())??;
-        Ok(Self { connection, lost })
+        let connect = shared.client.get_multiplexed_async_connection_with_config(&config);
+        let connection = timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| timed_out())?;
+        shared.refusals.count_error(CONNECT, &connection);
+        Ok(Self { shared: Arc::clone(shared), connection: connection?, lost })
     }
 
     /// Waits until the connection breaks.
@@ -74,7 +77,9 @@ impl Link {
     /// Asks for a sign of life. A refusal is one: Redis says instead that it cannot save its
     /// data, or that a script runs.
     pub(super) async fn ping(&mut self) -> RedisResult<()> {
-        match redis::cmd("PING").exec_async(&mut self.connection).await {
+        let outcome = redis::cmd("PING").exec_async(&mut self.connection).await;
+        self.shared.refusals.count_error("PING", &outcome);
+        match outcome {
             Err(error) if is_refusal(&error) => Ok(()),
             outcome => outcome,
         }
@@ -82,6 +87,13 @@ impl Link {
 
     /// Sends commands in one go. The answers stand in their order, errors among them.
     pub(super) async fn send(&mut self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+        let replies = self.send_uncounted(commands).await?;
+        self.shared.refusals.count_replies(commands, &replies, &self.shared.scripts);
+        Ok(replies)
+    }
+
+    /// As [`send`](Self::send), for commands whose refusals mean something else.
+    pub(super) async fn send_uncounted(&mut self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
@@ -90,19 +102,41 @@ impl Link {
 
     /// As [`send`](Self::send), but an error among the answers is the outcome.
     pub(super) async fn query<T: FromRedisValue>(&mut self, commands: &Pipeline) -> RedisResult<T> {
-        commands.query_async(&mut self.connection).await
+        let outcome = commands.query_async(&mut self.connection).await;
+        self.shared.refusals.count_pipeline(commands, &outcome, &self.shared.scripts);
+        outcome
     }
 
-    pub(super) async fn load(&mut self, scripts: &Scripts) -> RedisResult<()> {
-        scripts.load(&mut self.connection).await
+    /// Stores all scripts.
+    pub(super) async fn load(&mut self) -> RedisResult<()> {
+        self.shared.load_scripts(&mut self.connection).await
+    }
+
+    /// Subscribes to a channel that is subscribed, and unsubscribes from one that is not: whether
+    /// Redis would. Both at once, since others wait for the connection meanwhile.
+    pub(super) async fn try_to_subscribe(
+        &mut self,
+        subscribed: &str,
+        unsubscribed: &str,
+    ) -> RedisResult<()> {
+        let mut other = self.connection.clone();
+        let (subscribe, unsubscribe) =
+            tokio::join!(self.connection.subscribe(subscribed), other.unsubscribe(unsubscribed));
+        self.shared.refusals.count_error("SUBSCRIBE", &subscribe);
+        self.shared.refusals.count_error("UNSUBSCRIBE", &unsubscribe);
+        subscribe.and(unsubscribe)
     }
 
     pub(super) async fn subscribe(&mut self, channels: &[String]) -> RedisResult<()> {
-        self.connection.subscribe(channels).await
+        let outcome = self.connection.subscribe(channels).await;
+        self.shared.refusals.count_error("SUBSCRIBE", &outcome);
+        outcome
     }
 
     pub(super) async fn unsubscribe(&mut self, channels: &[String]) -> RedisResult<()> {
-        self.connection.unsubscribe(channels).await
+        let outcome = self.connection.unsubscribe(channels).await;
+        self.shared.refusals.count_error("UNSUBSCRIBE", &outcome);
+        outcome
     }
 }
 
@@ -135,49 +169,35 @@ pub(super) fn broker_error(error: RedisError) -> BrokerError {
     if refused { BrokerError::refused(error) } else { BrokerError::unavailable(error) }
 }
 
-/// The code of an error that Redis answered, of the first one in a pipeline. Of one inside a
-/// script it stands in the text, before Redis 7: `ERR Error running script (call to f_…):
-/// @user_script: 7: -OOM …`.
+/// The code of an error that Redis answered, of the first one in a pipeline.
 pub(super) fn code(error: &RedisError) -> Option<String> {
     let errors = error.clone().into_server_errors()?;
-    let (_, error) = errors.first()?;
-    let is_code = |word: &&str| word.len() > 1 && word.bytes().all(|b| b.is_ascii_uppercase());
-    let inside = error
-        .details()
-        .filter(|text| error.code() == "ERR" && text.starts_with("Error running script"))
-        .and_then(|text| text.split(' ').map(|word| word.trim_start_matches('-')).find(is_code));
-    Some(inside.unwrap_or(error.code()).to_owned())
+    errors.first().map(|(_, error)| server_code(error).to_owned())
+}
+
+/// The code of an error, where it says `ERR` and knows better. Of an error inside a script the code
+/// stands in the text, before Redis 7: `ERR Error running script (call to f_…): @user_script: 7:
+/// -OOM …`; and a right that a script lacks has no code in any version.
+pub(super) fn server_code(error: &ServerError) -> &str {
+    const NO_RIGHT: [&str; 2] = ["The user executing the script", "ACL failure in script"];
+    let text = error.details().unwrap_or_default();
+    if error.code() != "ERR" {
+        error.code()
+    } else if NO_RIGHT.iter().any(|right| text.contains(right)) {
+        "NOPERM"
+    } else if text.starts_with("max number of clients") {
+        "MAXCLIENTS"
+    } else if text.starts_with("Error running script") {
+        let is_code = |word: &&str| word.len() > 1 && word.bytes().all(|b| b.is_ascii_uppercase());
+        text.split(' ').map(|word| word.trim_start_matches('-')).find(is_code).unwrap_or("ERR")
+    } else {
+        "ERR"
+    }
 }
 
 /// Answers of a server that will work again by itself.
 fn is_passing(code: &str) -> bool {
-    matches!(code, "BUSY" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "TRYAGAIN")
-}
-
-/// How long to wait before the next attempt to connect: up to 50 ms, doubling to 2 s, each
-/// time a random part of it, so that many servers do not come back in step.
-#[derive(Debug, Default)]
-pub(super) struct Backoff {
-    failures: u32,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(50);
-    const LAST: Duration = Duration::from_secs(2);
-
-    pub(super) fn next(&mut self) -> Duration {
-        let longest = Self::FIRST.saturating_mul(1 << self.failures.min(16)).min(Self::LAST);
-        self.failures = self.failures.saturating_add(1);
-        let part = random::bits() as f64 / u64::MAX as f64;
-        longest.mul_f64(part)
-    }
-
-    /// The connection held for this long: the next loss is a new one.
-    pub(super) fn connected_for(&mut self, time: Duration) {
-        if time > Self::LAST {
-            self.failures = 0;
-        }
-    }
+    matches!(code, "BUSY" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "MAXCLIENTS" | "TRYAGAIN")
 }
 
 #[cfg(test)]
@@ -185,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_of_an_error_inside_a_script_is_found() {
+    fn code_of_an_error_is_found_where_redis_hides_it() {
         for (answer, expected) in [
             ("-READONLY You can't write against a read only replica.", "READONLY"),
             (
@@ -198,22 +218,18 @@ mod tests {
             ),
             ("-ERR Error running script (call to f_0a1b): @user_script:8: attempt to", "ERR"),
             ("-ERR unknown command OOM", "ERR"),
+            (
+                "-ERR Error running script (call to f_0a1b): @user_script:1: @user_script: 1: The \
+                 user executing the script can't run this command or subcommand",
+                "NOPERM",
+            ),
+            ("-ERR The user executing the script can't publish to the channel", "NOPERM"),
+            ("-ERR ACL failure in script: No permissions to access a key", "NOPERM"),
+            ("-ERR max number of clients reached", "MAXCLIENTS"),
         ] {
             let reply = redis::parse_redis_value(format!("{answer}\r\n").as_bytes()).unwrap();
             let code = code(&reply.extract_error().unwrap_err());
             assert_eq!(code.as_deref(), Some(expected), "{answer}");
         }
-    }
-
-    #[test]
-    fn the_backoff_grows_to_its_limit_and_begins_anew() {
-        let mut backoff = Backoff::default();
-        assert!(backoff.next() <= Backoff::FIRST);
-        let longest = (0..200).map(|_| backoff.next()).max().unwrap();
-        assert!(longest <= Backoff::LAST && longest > Backoff::LAST / 2, "{longest:?}");
-        backoff.connected_for(Duration::from_secs(1));
-        assert_ne!(backoff.failures, 0, "a connection that breaks at once proves nothing");
-        backoff.connected_for(Duration::from_secs(3));
-        assert!(backoff.next() <= Backoff::FIRST);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use chat_core::{Epoch, Position};
 
-use super::wire::MessageId;
+use super::wire::{MAX_OFFSET, MessageId};
 
 /// Topics that are remembered at most, beside those that the node is subscribed to.
 const MAX_TOPICS: usize = 4096;
@@ -18,13 +18,16 @@ pub(super) struct Mark {
 }
 
 /// `epoch`, `offset` and `id`, as they are stored.
-pub(super) type Stored = (Option<Vec<u8>>, Option<u64>, Option<Vec<u8>>);
+pub(super) type Stored = (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>);
 
 impl Mark {
     /// Reads one; the default if nothing is stored, `None` if it makes no sense.
     pub(super) fn parse((epoch, offset, id): Stored) -> Option<Self> {
         let (Some(epoch), Some(offset)) = (epoch, offset) else { return Some(Self::default()) };
-        let position = Position { epoch: Epoch::parse(&epoch)?, offset };
+        let offset = std::str::from_utf8(&offset).ok()?.parse().ok()?;
+        let epoch = Epoch::parse(&epoch).filter(|epoch| *epoch != Epoch::NONE)?;
+        let position = Position { epoch, offset };
+        (offset <= MAX_OFFSET).then_some(())?;
         Some(Self { position, id: id.and_then(|id| MessageId::parse(&id)) })
     }
 

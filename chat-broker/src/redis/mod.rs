@@ -23,10 +23,13 @@
 //! [looked for](recover) before it is sent again; sequences that Redis lost or forgot in
 //! part [end](lineage).
 
+mod address;
 mod answer;
+mod backoff;
 mod capacity;
 mod claims;
 mod config;
+mod damage;
 mod eviction;
 mod health;
 mod history;
@@ -38,18 +41,24 @@ mod link;
 mod mark;
 mod names;
 mod peer;
+mod pool;
 mod presence;
 mod probe;
 mod publisher;
 mod queue;
 mod reaper;
 mod reconciler;
+mod record_copy;
 mod records;
 mod recover;
+mod refusals;
+mod rights;
 mod script;
+mod secret;
 mod stats;
 mod store;
 mod subscriber;
+mod tls;
 mod wire;
 
 use std::sync::Arc;
@@ -58,7 +67,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
-use redis::Client;
+use redis::aio::ConnectionLike;
+use redis::{Client, RedisResult};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -73,12 +83,14 @@ use crate::events::{self, BrokerEvents};
 use crate::records::Records;
 use crate::stats::BrokerStats;
 use capacity::{Capacity, Memory};
+use damage::Damage;
 use eviction::Eviction;
 use health::Health;
 use lease::LeaseTask;
 use names::Names;
 use presence::Presence;
 use publisher::Publisher;
+use refusals::Refusals;
 use script::Scripts;
 use stats::Counters;
 use store::Store;
@@ -118,18 +130,46 @@ struct Shared {
     counters: Arc<Counters>,
     eviction: Eviction,
     capacity: Capacity,
+    refusals: Refusals,
+    damage: Damage,
 }
 
 impl Shared {
     fn new(config: RedisConfig) -> Result<Self, BrokerError> {
         let client = config.client()?;
-        let database = client.get_connection_info().redis_settings().db();
-        let names = Names::new(&config.prefix, database);
+        let names = Names::new(&config.prefix, database_of(&client));
         let (scripts, health) = (Scripts::new(), Health::new());
         let (counters, eviction) = (Arc::default(), Eviction::default());
-        let capacity = Capacity::default();
-        Ok(Self { config, client, names, scripts, health, counters, eviction, capacity })
+        let (capacity, damage, refusals) = Default::default();
+        Ok(Self {
+            config,
+            client,
+            names,
+            scripts,
+            health,
+            counters,
+            eviction,
+            capacity,
+            damage,
+            refusals,
+        })
     }
+
+    /// The number of the database that each connection selects.
+    fn database(&self) -> i64 {
+        database_of(&self.client)
+    }
+
+    /// Stores all scripts in Redis.
+    async fn load_scripts(&self, connection: &mut impl ConnectionLike) -> RedisResult<()> {
+        let outcome = self.scripts.load(connection).await;
+        self.refusals.count_error("SCRIPT LOAD", &outcome);
+        outcome
+    }
+}
+
+fn database_of(client: &Client) -> i64 {
+    client.get_connection_info().redis_settings().db()
 }
 
 impl RedisBroker {
@@ -280,7 +320,10 @@ impl Broker for RedisBroker {
     async fn records(&self, after: u64) -> Result<Records, BrokerError> {
         self.open()?;
         self.subscriber.reading_records();
-        self.store.records(after).await
+        let records = self.store.records(after).await?;
+        // Callers read every few seconds, and this is as often as the secret is looked after.
+        self.store.keep_secret().await;
+        Ok(records)
     }
 
     fn status(&self) -> Status {
@@ -304,6 +347,7 @@ impl Broker for RedisBroker {
             full: self.shared.capacity.is_full(),
             memory_used: used,
             memory_max: max,
+            refusals: self.shared.refusals.snapshot(),
         }
     }
 

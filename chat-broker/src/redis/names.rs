@@ -11,7 +11,7 @@
 //! | `<prefix>:rooms:<node>` | set | channels in which a node holds somebody |
 //! | `<prefix>:nodes` | sorted set | nodes, by when their leases end |
 //! | `<prefix>:node:<node>` | channel | what a node sends to itself |
-//! | `<prefix>:{p.<random>}` | channel | what a connection publishes to see whether it can; it has `meta` and `log`, too |
+//! | `<prefix>:{p.<random>}` | channel | what a connection publishes to see whether it can; it has `meta` and `log`, too; `rights` is what it writes and removes at once |
 //! | `<prefix>:secret` | string | 32 random bytes |
 //! | `<prefix>:{records}` | channel | that a record was set |
 //! | `<prefix>:{records}:meta` | hash | `version`, `floor` and `run`, see `scripts/records.lua` |
@@ -29,7 +29,7 @@
 
 use std::fmt::Write;
 
-use chat_core::Topic;
+use chat_core::{RoomId, Topic, UserId};
 
 use crate::random;
 
@@ -90,6 +90,11 @@ impl Names {
         ["meta", "values", "versions", "ends"].map(|part| format!("{}:{part}", self.records()))
     }
 
+    /// The same for people.
+    pub(super) fn record_keys_text(&self) -> String {
+        format!("{}:meta, :values, :versions or :ends", self.records())
+    }
+
     /// Channels in which a node holds somebody.
     pub(super) fn rooms(&self, node: &str) -> String {
         format!("{}:rooms:{node}", self.prefix)
@@ -119,6 +124,11 @@ impl Address {
         [self.channel(), ":log"].concat()
     }
 
+    /// What a [probe](super::rights) writes to and removes at once.
+    pub(super) fn scratch(&self) -> String {
+        [self.channel(), ":rights"].concat()
+    }
+
     /// Of the publication that has this key.
     pub(super) fn record(&self, key: &str) -> String {
         let mut record = [self.channel(), ":k:"].concat();
@@ -134,6 +144,18 @@ impl Address {
     /// Users that a node holds there.
     pub(super) fn held(&self, node: &str) -> String {
         [self.channel(), ":on:", node].concat()
+    }
+
+    /// The topic; `None` if it is none of this form.
+    pub(super) fn topic(&self) -> Option<Topic> {
+        let (_, tag) = self.channel().strip_suffix('}')?.rsplit_once(":{")?;
+        let (kind, name) = tag.split_once('.')?;
+        let name = percent_decode(name)?;
+        match kind {
+            "r" => RoomId::new(name).ok().map(Topic::Room),
+            "u" => UserId::new(name).ok().map(Topic::User),
+            _ => None,
+        }
     }
 
     pub(super) fn of_channel(channel: &str) -> Self {
@@ -162,9 +184,23 @@ fn percent_encode(name: &str, into: &mut String) {
     }
 }
 
+fn percent_decode(name: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                (digit()? * 16 + digit()?) as u8
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use chat_core::{RoomId, UserId};
     use proptest::prelude::*;
 
     use super::*;
@@ -198,6 +234,15 @@ mod tests {
             let channel = channel(&room(&name));
             let encoded = channel.strip_prefix("chat:{r.").unwrap().strip_suffix('}').unwrap();
             prop_assert!(encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(&b)));
+        }
+
+        #[test]
+        fn topics_are_known_by_their_channels(name in "\\PC{1,32}", channel in "\\PC{0,16}") {
+            for topic in [RoomId::new(&*name).ok().map(Topic::Room), UserId::new(&*name).ok().map(Topic::User)] {
+                let Some(topic) = topic else { continue };
+                prop_assert_eq!(Names::new("a:b", 3).address(&topic).topic(), Some(topic));
+            }
+            let _ = Address::of_channel(&channel).topic();
         }
 
         #[test]

@@ -12,6 +12,8 @@ pub(super) struct Peer {
     connection: Option<i64>,
     /// By which it makes room when it is full; `None` if we may not ask.
     pub(super) eviction: Option<String>,
+    /// `standalone`, `cluster` or `sentinel`; `None` if we may not ask.
+    mode: Option<String>,
 }
 
 impl Peer {
@@ -21,12 +23,29 @@ impl Peer {
         ask.cmd("INFO").arg("server").cmd("INFO").arg("memory").cmd("CLIENT").arg("ID");
         let mut replies = link.send(&ask).await?.into_iter();
         let mut next = || replies.next().unwrap_or(Value::Nil);
-        let mut info = |name: &str| {
-            let info: Option<String> = redis::from_redis_value(next()).ok();
-            info.as_deref().and_then(|info| field(info, name)).map(str::to_owned)
+        let mut info = || redis::from_redis_value::<String>(next()).unwrap_or_default();
+        let (server, memory) = (info(), info());
+        let field = |info, name| field(info, name).map(str::to_owned);
+        Ok(Self {
+            run_id: field(&server, "run_id:"),
+            connection: redis::from_redis_value(next()).ok(),
+            eviction: field(&memory, "maxmemory_policy:"),
+            // Valkey has another name for it.
+            mode: field(&server, "redis_mode:").or_else(|| field(&server, "server_mode:")),
+        })
+    }
+
+    /// Whether it is a server of the kind that can be used.
+    ///
+    /// # Errors
+    /// It is not, for as long as it runs.
+    pub(super) fn check(&self) -> RedisResult<()> {
+        let kind = match self.mode.as_deref() {
+            Some("cluster") => "this is a node of a Redis Cluster",
+            Some("sentinel") => "this is a Redis Sentinel",
+            _ => return Ok(()),
         };
-        let (run_id, eviction) = (info("run_id:"), info("maxmemory_policy:"));
-        Ok(Self { run_id, connection: redis::from_redis_value(next()).ok(), eviction })
+        Err((redis::ErrorKind::InvalidClientConfig, kind).into())
     }
 
     /// Sees to it that an earlier connection to the same process does nothing more: what

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::Shared;
 use super::claims::{Changes, Claims, Enter, Key, Outcome};
+use super::damage::PRESENCE;
 use super::names::Address;
 use super::script::is_unknown;
 use super::store::Store;
@@ -163,14 +164,14 @@ impl Store {
         let work = async {
             let mut occupancies = Vec::with_capacity(topics.len());
             for topics in topics.chunks(MAX_READS) {
+                let addresses = self.addresses(topics);
                 let mut commands = Pipeline::with_capacity(topics.len());
-                for topic in topics {
-                    let address = self.shared.names.address(topic);
+                for address in &addresses {
                     let keys = [&address.members(), &nodes];
                     let call = self.shared.scripts.occupancy.call(&mut commands, &keys);
                     call.arg(limit).arg(address.channel()).arg(u8::from(may_judge));
                 }
-                let replies: Vec<Reply> = self.query(&commands).await?;
+                let replies: Vec<Reply> = self.query_each(&commands, &addresses, PRESENCE).await?;
                 occupancies.extend(replies.into_iter().map(occupancy));
             }
             Ok(occupancies)

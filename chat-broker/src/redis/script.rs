@@ -21,12 +21,14 @@ pub(super) struct Scripts {
     pub(super) secret: Script,
     pub(super) set_record: Script,
     pub(super) read_records: Script,
+    pub(super) restore_records: Script,
 }
 
 /// A script. Its name is a hash of its text, the same in every Redis; it is learned when
 /// the script is stored for the first time.
 #[derive(Debug)]
 pub(super) struct Script {
+    file: &'static str,
     text: &'static str,
     name: OnceLock<String>,
 }
@@ -34,44 +36,57 @@ pub(super) struct Script {
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
-            publish: Script::new(include_str!("scripts/publish.lua")),
-            recover: Script::new(include_str!("scripts/recover.lua")),
-            history: Script::new(include_str!("scripts/history.lua")),
-            lineage: Script::new(include_str!("scripts/lineage.lua")),
-            enter: Script::new(concat!(
-                include_str!("scripts/change.lua"),
-                include_str!("scripts/enter.lua")
-            )),
-            leave: Script::new(concat!(
-                include_str!("scripts/change.lua"),
-                include_str!("scripts/leave.lua")
-            )),
-            reap: Script::new(concat!(
-                include_str!("scripts/change.lua"),
-                include_str!("scripts/reap.lua")
-            )),
-            reconcile: Script::new(concat!(
-                include_str!("scripts/change.lua"),
-                include_str!("scripts/reconcile.lua")
-            )),
-            renew: Script::new(include_str!("scripts/renew.lua")),
-            occupancy: Script::new(include_str!("scripts/occupancy.lua")),
-            secret: Script::new(include_str!("scripts/secret.lua")),
-            set_record: Script::new(concat!(
-                include_str!("scripts/records.lua"),
-                include_str!("scripts/set_record.lua")
-            )),
-            read_records: Script::new(concat!(
-                include_str!("scripts/records.lua"),
-                include_str!("scripts/read_records.lua")
-            )),
+            publish: Script::new("publish.lua", include_str!("scripts/publish.lua")),
+            recover: Script::new("recover.lua", include_str!("scripts/recover.lua")),
+            history: Script::new("history.lua", include_str!("scripts/history.lua")),
+            lineage: Script::new("lineage.lua", include_str!("scripts/lineage.lua")),
+            enter: Script::new(
+                "enter.lua",
+                concat!(include_str!("scripts/change.lua"), include_str!("scripts/enter.lua")),
+            ),
+            leave: Script::new(
+                "leave.lua",
+                concat!(include_str!("scripts/change.lua"), include_str!("scripts/leave.lua")),
+            ),
+            reap: Script::new(
+                "reap.lua",
+                concat!(include_str!("scripts/change.lua"), include_str!("scripts/reap.lua")),
+            ),
+            reconcile: Script::new(
+                "reconcile.lua",
+                concat!(include_str!("scripts/change.lua"), include_str!("scripts/reconcile.lua")),
+            ),
+            renew: Script::new("renew.lua", include_str!("scripts/renew.lua")),
+            occupancy: Script::new("occupancy.lua", include_str!("scripts/occupancy.lua")),
+            secret: Script::new("secret.lua", include_str!("scripts/secret.lua")),
+            set_record: Script::new(
+                "set_record.lua",
+                concat!(
+                    include_str!("scripts/records.lua"),
+                    include_str!("scripts/set_record.lua")
+                ),
+            ),
+            read_records: Script::new(
+                "read_records.lua",
+                concat!(
+                    include_str!("scripts/records.lua"),
+                    include_str!("scripts/read_records.lua")
+                ),
+            ),
+            restore_records: Script::new(
+                "restore_records.lua",
+                concat!(
+                    include_str!("scripts/records.lua"),
+                    include_str!("scripts/restore_records.lua")
+                ),
+            ),
         }
     }
 
-    fn all(&self) -> [&Script; 13] {
+    pub(super) fn all(&self) -> [&Script; 14] {
         let Self { publish, recover, history, lineage, .. } = self;
         let Self { enter, leave, reap, reconcile, renew, occupancy, .. } = self;
-        let Self { secret, set_record, read_records, .. } = self;
+        let Self { secret, set_record, read_records, restore_records, .. } = self;
         [
             publish,
             recover,
@@ -86,7 +101,16 @@ impl Scripts {
             secret,
             set_record,
             read_records,
+            restore_records,
         ]
+    }
+
+    /// The file of the script that is called by this name or text.
+    pub(super) fn file_of(&self, called: &str) -> Option<&'static str> {
+        let is_called = |script: &&Script| {
+            script.text == called || script.name.get().is_some_and(|name| name == called)
+        };
+        self.all().into_iter().find(is_called).map(Script::file)
     }
 
     /// Stores them all in Redis.
@@ -105,8 +129,17 @@ impl Scripts {
 }
 
 impl Script {
-    fn new(text: &'static str) -> Self {
-        Self { text, name: OnceLock::new() }
+    fn new(file: &'static str, text: &'static str) -> Self {
+        Self { file, text, name: OnceLock::new() }
+    }
+
+    pub(super) fn file(&self) -> &'static str {
+        self.file
+    }
+
+    #[cfg(test)]
+    pub(super) fn text(&self) -> &'static str {
+        self.text
     }
 
     /// Adds a call to `commands`; the arguments follow.

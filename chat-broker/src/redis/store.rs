@@ -1,23 +1,34 @@
 //! What is read and written now and then, through a small pool of connections.
+//!
+//! Whoever finds all of them in use opens another. If that fails (Redis is at `maxclients`, this
+//! process is out of files, a password was changed), the next one that becomes free serves as well.
 
-use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chat_core::Topic;
-use deadpool_redis::{Connection, Hook, Manager, Pool, PoolError, Runtime};
-use redis::{FromRedisValue, Pipeline, PushInfo, PushKind};
-use tokio::time::timeout;
+use deadpool::managed::{Object, PoolError};
+use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Value};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::answer::wants_reconnect;
-use super::link::{broker_error, code, connection_config};
+use super::damage::SEQUENCE;
+use super::link::{broker_error, code};
 use super::mark::{Mark, Stored};
+use super::names::Address;
+use super::pool::{self, Connector, Pool};
+use super::records::RecordState;
+use super::secret::SecretState;
 use super::{script, wire};
 use crate::error::BrokerError;
-use crate::random;
 
 /// Connections at most.
 const POOL_SIZE: usize = 4;
+
+/// For how long a connection is not opened again after that has failed while others serve.
+const REST: Duration = Duration::from_secs(1);
 
 /// Topics in one pipeline.
 const MAX_TOPICS: usize = 256;
@@ -25,38 +36,19 @@ const MAX_TOPICS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) shared: Arc<Shared>,
+    pub(super) records: RecordState,
+    pub(super) secret: SecretState,
     pool: Pool,
+    /// One for each connection that may be in use: who has to wait for one does so in order.
+    turns: Arc<Semaphore>,
 }
 
 impl Store {
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self, BrokerError> {
-        let info = shared.client.get_connection_info().clone();
-        let on_push = {
-            let counters = Arc::clone(&shared.counters);
-            move |push: PushInfo| {
-                if push.kind == PushKind::Disconnection {
-                    counters.lost();
-                }
-                Ok::<_, Infallible>(())
-            }
-        };
-        let config = connection_config().set_push_sender(on_push);
-        let manager = Manager::new_with_config(info, config).map_err(BrokerError::config)?;
-        let counters = Arc::clone(&shared.counters);
-        let deadline = Some(shared.config.deadline);
-        let pool = Pool::builder(manager)
-            .max_size(POOL_SIZE)
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(deadline)
-            .create_timeout(deadline)
-            .recycle_timeout(deadline)
-            .post_create(Hook::sync_fn(move |_, _| {
-                counters.opened();
-                Ok(())
-            }))
-            .build()
-            .map_err(BrokerError::config)?;
-        Ok(Self { shared, pool })
+        let pool = pool::open(&shared, POOL_SIZE)?;
+        let (records, secret) = Default::default();
+        let turns = Arc::new(Semaphore::new(POOL_SIZE));
+        Ok(Self { shared, records, secret, pool, turns })
     }
 
     /// See [`Broker::positions`](crate::Broker::positions).
@@ -64,27 +56,37 @@ impl Store {
         let read = async {
             let mut marks = Vec::with_capacity(topics.len());
             for topics in topics.chunks(MAX_TOPICS) {
+                let addresses = self.addresses(topics);
                 let mut commands = Pipeline::with_capacity(topics.len());
-                for topic in topics {
-                    let address = self.shared.names.address(topic);
+                for address in &addresses {
                     commands.cmd("HMGET").arg(address.meta()).arg(&["epoch", "offset", "id"]);
                 }
-                for stored in self.query::<Vec<Stored>>(&commands).await? {
-                    marks.push(Mark::parse(stored).ok_or_else(malformed)?);
-                }
+                let stored = self.query_each(&commands, &addresses, SEQUENCE).await?;
+                marks.extend(
+                    addresses
+                        .iter()
+                        .zip(stored)
+                        .map(|(address, stored)| self.mark(address, stored)),
+                );
             }
             Ok(marks)
         };
         self.in_time(read).await
     }
 
-    /// Reads the secret, or proposes one.
-    pub(super) async fn secret(&self) -> Result<[u8; 32], BrokerError> {
-        let mut commands = Pipeline::with_capacity(1);
-        let call = self.shared.scripts.secret.call(&mut commands, &[self.shared.names.secret()]);
-        call.arg(&random::secret()?);
-        let (stored,): (Vec<u8>,) = self.in_time(self.query(&commands)).await?;
-        stored.try_into().map_err(|_| BrokerError::refused("the secret in redis is not 32 bytes"))
+    pub(super) fn addresses<'a>(
+        &self,
+        topics: impl IntoIterator<Item = &'a Topic>,
+    ) -> Vec<Address> {
+        topics.into_iter().map(|topic| self.shared.names.address(topic)).collect()
+    }
+
+    /// Reads a position. One that makes no sense is none: the next publication begins a new epoch.
+    pub(super) fn mark(&self, address: &Address, stored: Stored) -> Mark {
+        Mark::parse(stored).unwrap_or_else(|| {
+            self.shared.damage.note_position(address);
+            Mark::default()
+        })
     }
 
     /// Sends something to a channel; returns whether Redis took it.
@@ -94,33 +96,108 @@ impl Store {
         self.in_time(self.query::<()>(&commands)).await.is_ok()
     }
 
-    /// Sends commands in one go. Scripts that Redis does not know are stored first, and
-    /// all is sent again: only for what may be done twice.
+    /// Sends one command for each address; the answers stand in their order. What is wrong with the
+    /// keys of one topic is said of that one.
+    pub(super) async fn query_each<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+        addresses: &[Address],
+        keys: &'static str,
+    ) -> Result<Vec<T>, BrokerError> {
+        let damage = &self.shared.damage;
+        let replies: Vec<Value> = match self.ask(commands).await? {
+            Ok(replies) => replies,
+            Err(error) => {
+                let failed = first_failed(&error).and_then(|n| addresses.get(n));
+                return Err(match failed {
+                    Some(address) => damage.explain(address, keys, error),
+                    None => broker_error(error),
+                });
+            }
+        };
+        let answers = replies.into_iter().zip(addresses).map(|(reply, address)| {
+            let answer = redis::from_redis_value(reply);
+            answer.map_err(|error| damage.explain(address, keys, error.into()))
+        });
+        answers.collect()
+    }
+
+    /// Sends commands on keys that all topics share. What is wrong with those is said of them.
+    pub(super) async fn query_shared<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+        keys: &str,
+    ) -> Result<T, BrokerError> {
+        let answer = self.ask(commands).await?;
+        answer.map_err(|error| self.shared.damage.explain_shared(keys, error))
+    }
+
+    /// Sends commands in one go; see [`ask`](Self::ask).
     pub(super) async fn query<T: FromRedisValue>(
         &self,
         commands: &Pipeline,
     ) -> Result<T, BrokerError> {
-        let mut connection = self.pool.get().await.map_err(pool_error)?;
-        let counters = &self.shared.counters;
-        let mut outcome = counters.timed(commands.query_async(&mut connection)).await;
+        self.ask(commands).await?.map_err(broker_error)
+    }
+
+    /// Sends commands in one go. Scripts that Redis does not know are stored first, and
+    /// all is sent again; so it is when the connection breaks meanwhile: only for what may be done
+    /// twice. The inner error is what Redis, or the connection to it, makes of them.
+    async fn ask<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<RedisResult<T>, BrokerError> {
+        match self.ask_once(commands).await? {
+            // Not one that was silent: whoever waited for that has waited long enough.
+            Err(error) if error.is_connection_dropped() => self.ask_once(commands).await,
+            outcome => Ok(outcome),
+        }
+    }
+
+    async fn ask_once<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<RedisResult<T>, BrokerError> {
+        let (_turn, mut connection) = self.connection().await?;
+        let Shared { counters, refusals, scripts, .. } = &*self.shared;
+        let mut outcome = counters.timed(commands.query_async(&mut *connection)).await;
         if outcome.as_ref().is_err_and(script::was_unknown) {
-            outcome = match self.shared.scripts.load(&mut connection).await {
-                Ok(()) => counters.timed(commands.query_async(&mut connection)).await,
+            outcome = match self.shared.load_scripts(&mut *connection).await {
+                Ok(()) => counters.timed(commands.query_async(&mut *connection)).await,
                 Err(error) => Err(error),
             };
         }
-        let error = match outcome {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        if code(&error).is_none() || wants_reconnect(&error) {
+        refusals.count_pipeline(commands, &outcome, scripts);
+        if let Err(error) = &outcome
+            && (code(error).is_none() || wants_reconnect(error))
+        {
             // It may be the connection: the next caller should not get it.
-            drop(Connection::take(connection));
+            drop(Object::take(connection));
             if error.is_timeout() {
                 counters.lost();
             }
         }
-        Err(broker_error(error))
+        Ok(outcome)
+    }
+
+    /// The turn to use a connection, and the connection. It must be given back before the turn is.
+    async fn connection(&self) -> Result<(OwnedSemaphorePermit, Object<Connector>), BrokerError> {
+        loop {
+            let turn = Arc::clone(&self.turns).acquire_owned().await;
+            let turn = turn.map_err(BrokerError::unavailable)?;
+            let error = match self.pool.get().await {
+                Ok(connection) => return Ok((turn, connection)),
+                Err(error) => error,
+            };
+            if self.pool.status().size == 0 {
+                return Err(pool_error(error));
+            }
+            // Those that there are serve all, one turn for each of them at least.
+            tokio::spawn(async move {
+                sleep(REST).await;
+                drop(turn);
+            });
+        }
     }
 
     /// Fails `work` when the deadline has passed.
@@ -134,11 +211,13 @@ impl Store {
     }
 }
 
-pub(super) fn malformed() -> BrokerError {
-    BrokerError::refused("malformed epoch in redis")
+/// Which of the commands failed first.
+fn first_failed(error: &RedisError) -> Option<usize> {
+    let errors = error.clone().into_server_errors()?;
+    errors.first().map(|(nth, _)| *nth)
 }
 
-fn pool_error(error: PoolError) -> BrokerError {
+fn pool_error(error: PoolError<RedisError>) -> BrokerError {
     match error {
         PoolError::Backend(error) => broker_error(error),
         error => BrokerError::unavailable(error),

@@ -13,12 +13,13 @@ use bytes::Bytes;
 use chat_core::{Position, PresenceChange, Topic};
 use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::answer::is_refusal;
+use super::backoff::Backoff;
 use super::health::Side;
 use super::interest::{Changes, Interest};
-use super::link::{Backoff, Link, PING_INTERVAL};
+use super::link::{Link, PING_INTERVAL};
 use super::mark::Mark;
 use super::names::{self, Address};
 use super::presence::Presence;
@@ -48,6 +49,8 @@ pub(super) struct Subscriber {
     side: Side,
     /// The channel of this node alone.
     own: String,
+    /// A channel to which nothing is published, and to which this node is not subscribed.
+    unused: String,
     /// The channel that tells of records.
     records: String,
     /// Records were read while nobody would have told of a change to them.
@@ -84,6 +87,7 @@ impl Subscriber {
     ) -> Arc<Self> {
         let shared = Arc::clone(&store.shared);
         let own = shared.names.node(&names::new_node());
+        let unused = [&*own, ":unused"].concat();
         let records = shared.names.records();
         let side = shared.health.side();
         Arc::new(Self {
@@ -92,6 +96,7 @@ impl Subscriber {
             presence: Arc::clone(presence),
             side,
             own,
+            unused,
             records,
             read_unheard: AtomicBool::new(false),
             events,
@@ -184,12 +189,13 @@ impl Subscriber {
 
     /// Keeps Redis in agreement, for ever.
     pub(super) async fn run(self: Arc<Self>) {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new();
         let mut was_connected = false;
         loop {
-            let started = Instant::now();
+            backoff.attempt();
             let error = match self.connect().await {
                 Ok((link, version)) => {
+                    backoff.established();
                     if was_connected {
                         self.shared.counters.reconnected();
                         self.events.interrupted();
@@ -205,10 +211,12 @@ impl Subscriber {
                 }
                 Err(error) => error,
             };
+            if self.interest().has_delivered() {
+                backoff.worked();
+            }
             self.disconnected();
-            backoff.connected_for(started.elapsed());
             self.side.set_down(&error);
-            sleep(backoff.next()).await;
+            sleep(backoff.pause()).await;
         }
     }
 
@@ -217,8 +225,8 @@ impl Subscriber {
         let connection = self.interest().connecting();
         let subscriber = Arc::clone(self);
         let receive = move |message| subscriber.receive(connection, message);
-        let mut link = Link::open(&self.shared.client, receive).await?;
-        link.load(&self.shared.scripts).await?;
+        let mut link = Link::open(&self.shared, receive).await?;
+        link.load().await?;
         lineage::check(&mut link, &self.shared.scripts, &self.seen()).await?;
         link.subscribe(&[self.own.clone(), self.records.clone()]).await?;
         let all = self.interest().all();
@@ -235,7 +243,7 @@ impl Subscriber {
             let outcome = tokio::select! {
                 error = link.lost() => Err(error),
                 error = &mut starved => Err(error),
-                () = self.changed.notified() => self.tell_changes(&mut link).await,
+                () = self.changed.notified() => self.tell_changes(&mut link).await.map(drop),
                 _ = ping.tick() => self.ping(&mut link).await,
             };
             if let Err(error) = outcome {
@@ -263,29 +271,33 @@ impl Subscriber {
         }
     }
 
-    /// Asks for a sign of life, and tells Redis again what it has refused.
+    /// Asks for a sign of life and for the rights to subscribe and unsubscribe, and tells Redis
+    /// again what it has refused.
     async fn ping(&self, link: &mut Link) -> RedisResult<()> {
         link.ping().await?;
-        self.tell_changes(link).await
-    }
-
-    /// It is no error that Redis answers and refuses: the connection is none the worse.
-    async fn tell_changes(&self, link: &mut Link) -> RedisResult<()> {
-        let changes = self.interest().changes();
-        match tell(link, &changes).await {
-            Ok(()) => {
-                self.confirm(changes.version);
-                self.side.set_up();
-            }
-            Err(error) if is_refusal(&error) => {
-                let version = changes.version;
-                self.interest().put_back(changes);
-                self.side.set_refused(&error);
-                self.progress.send_modify(|progress| progress.refused = version);
-            }
-            Err(error) => return Err(error),
+        let refusal = refusal(link.try_to_subscribe(&self.own, &self.unused).await)?;
+        let is_told = self.tell_changes(link).await?;
+        match refusal {
+            Some(error) => self.side.set_refused(&error),
+            None if is_told => self.side.set_up(),
+            None => {}
         }
         Ok(())
+    }
+
+    /// Returns whether Redis took them. It is no error that it answers and refuses: the connection
+    /// is none the worse.
+    async fn tell_changes(&self, link: &mut Link) -> RedisResult<bool> {
+        let changes = self.interest().changes();
+        let version = changes.version;
+        let Some(error) = refusal(tell(link, &changes).await)? else {
+            self.confirm(version);
+            return Ok(true);
+        };
+        self.interest().put_back(changes);
+        self.side.set_refused(&error);
+        self.progress.send_modify(|progress| progress.refused = version);
+        Ok(false)
     }
 
     /// Called by the reader of the socket: must not wait.
@@ -313,7 +325,12 @@ impl Subscriber {
             }
             Some(Message::Kept { position, id, payload }) => {
                 let mark = Mark { position, id: Some(id) };
-                let before = std::mem::replace(&mut wanted.seen, mark).position.epoch;
+                let seen = wanted.seen.position;
+                let before = seen.epoch;
+                // The answer to a later one of this node may have come first, on its connection.
+                if before != position.epoch || seen.offset <= position.offset {
+                    wanted.seen = mark;
+                }
                 self.events.publication(wanted.topic.clone(), payload, Some(position));
                 if before != position.epoch {
                     interest.ended(&String::from_utf8_lossy(&channel), before);
@@ -361,6 +378,15 @@ impl Subscriber {
 
     fn interest(&self) -> MutexGuard<'_, Interest> {
         self.interest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A refusal is an answer; any other error ends the connection.
+fn refusal(outcome: RedisResult<()>) -> RedisResult<Option<RedisError>> {
+    match outcome {
+        Ok(()) => Ok(None),
+        Err(error) if is_refusal(&error) => Ok(Some(error)),
+        Err(error) => Err(error),
     }
 }
 

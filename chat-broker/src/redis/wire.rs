@@ -20,7 +20,7 @@ const LEFT: u8 = 4;
 const RENAMED: u8 = 5;
 
 /// The greatest offset: Lua counts in doubles.
-pub(super) const MAX_OFFSET: u64 = 1 << 53;
+pub(super) const MAX_OFFSET: u64 = Position::MAX_OFFSET;
 
 /// Tells a publication from another that was given the same position by a Redis that came
 /// back with older data.

@@ -1,4 +1,4 @@
-//! A private `redis-server` for one test.
+//! A private `redis-server` for one test, or another server of its protocol.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -32,11 +32,17 @@ const PORTS: Range<u16> = 16_000..32_000;
 /// choice and the server's bind.
 const PORT_ATTEMPTS: u32 = 10;
 
+/// The environment variable that names the program to run instead of `redis-server`.
+const PROGRAM: &str = "CHAT_TEST_REDIS_SERVER";
+
 const INSTALL_HINT: &str =
     "install it with `apt-get install redis-server` (Debian, Ubuntu) or `brew install redis`";
 
 /// A `redis-server` process on a free port of 127.0.0.1 with a directory of its own.
 /// Dropping it kills the process and deletes the directory.
+///
+/// The environment variable `CHAT_TEST_REDIS_SERVER` names another program that takes the arguments
+/// of `redis-server`, such as `valkey-server`.
 ///
 /// It keeps nothing on disk, so that a restart begins empty; pass `--appendonly yes` for
 /// one that remembers.
@@ -74,6 +80,15 @@ impl RedisServer {
             }
         }
         panic!("redis-server did not start, see {}", log_file(&directory).display());
+    }
+
+    /// Whether the program was built with TLS.
+    #[must_use]
+    pub fn has_tls() -> bool {
+        // Without a certificate it ends at once, and says for which of the two reasons.
+        let output = command().args(["--port", "0", "--tls-port", "1"]).output();
+        let output = output.unwrap_or_else(|error| no_program(&error));
+        String::from_utf8_lossy(&output.stdout).contains("tls-cert-file")
     }
 
     /// `redis://127.0.0.1:<port>`
@@ -164,10 +179,18 @@ impl Drop for RedisServer {
     }
 }
 
+fn command() -> Command {
+    Command::new(env::var_os(PROGRAM).unwrap_or_else(|| "redis-server".into()))
+}
+
+fn no_program(error: &io::Error) -> ! {
+    panic!("{}: {error}: {INSTALL_HINT}", command().get_program().display());
+}
+
 /// Starts a server and waits until it answers; `None` if it ended first, as it does when
 /// the port was taken.
 fn spawn(port: u16, directory: &Path, arguments: &[String]) -> Option<Child> {
-    let mut child = Command::new("redis-server")
+    let mut child = command()
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
         .arg("--dir")
@@ -179,7 +202,7 @@ fn spawn(port: u16, directory: &Path, arguments: &[String]) -> Option<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap_or_else(|error| panic!("redis-server: {error}: {INSTALL_HINT}"));
+        .unwrap_or_else(|error| no_program(&error));
     let deadline = Instant::now() + START_DEADLINE;
     loop {
         if child.try_wait().expect("wait for redis-server").is_some() {

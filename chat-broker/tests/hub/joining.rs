@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_broker::testing::Call;
+use chat_broker::testing::{Call, FaultyBroker, Told};
 use chat_broker::{Broker, BrokerError, Hub, HubConfig, MemoryBus};
-use chat_core::ConnectionId;
+use chat_core::{ConnectionId, Topic};
 
 use crate::support::{faulty, join, member, room, say, start, start_with, try_join};
 
@@ -203,4 +203,95 @@ async fn a_room_that_reads_slowly_keeps_nobody_else_waiting() {
     let _place = join(&hub, &room("other"), 2).await;
     broker.release(Call::History);
     stuck.await.unwrap().unwrap();
+}
+
+/// A broker that gives one answer too few, or one too many: joins fail, and none waits for ever.
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_missing_or_too_many_fail_the_join() {
+    for call in [Call::History, Call::Occupancy] {
+        for fault in [FaultyBroker::shorten_next, FaultyBroker::lengthen_next] {
+            let (hub, broker, _) = faulty();
+            fault(&broker, call, usize::MAX);
+            let joins = ["a", "b", "c"].map(|name| {
+                let hub = hub.clone();
+                tokio::spawn(async move { try_join(&hub, &room(name), 1).await })
+            });
+            for join in joins {
+                let refused = join.await.unwrap();
+                assert!(matches!(refused, Err(BrokerError::Refused(_))), "{refused:?}");
+            }
+            broker.release(call);
+            try_join(&hub, &room("a"), 2).await.expect("a broker that answers");
+        }
+    }
+}
+
+/// All rooms of one call, of which the broker gives one answer too few, once.
+#[tokio::test(start_paused = true)]
+async fn rooms_of_a_call_that_was_not_answered_are_read_again() {
+    let (hub, broker, publisher) = faulty();
+    for call in [Call::History, Call::Positions] {
+        broker.shorten_next(call, 1);
+        let joins = (0..8).map(|n| {
+            let hub = hub.clone();
+            tokio::spawn(async move { join(&hub, &room(&format!("{call:?} {n}")), n).await })
+        });
+        for (n, joining) in joins.collect::<Vec<_>>().into_iter().enumerate() {
+            let (_place, mut ear, _) = joining.await.unwrap();
+            say(&publisher, &room(&format!("{call:?} {n}")), "x").await;
+            assert_eq!(ear.hear().await, "1 x");
+        }
+    }
+}
+
+/// What is stored of two rooms is damaged: the others are joined, read and repaired.
+#[tokio::test(start_paused = true)]
+async fn damaged_rooms_fail_alone_until_they_are_mended() {
+    let (hub, broker, publisher) = faulty();
+    let rooms: Vec<Topic> = (0..8).map(|n| room(&n.to_string())).collect();
+    let damaged = [rooms[2].clone(), rooms[5].clone()];
+    broker.damage(&damaged);
+    let joins = rooms.iter().cloned().map(|topic| {
+        let hub = hub.clone();
+        tokio::spawn(async move { try_join(&hub, &topic, 1).await })
+    });
+    for (topic, joining) in rooms.iter().zip(joins.collect::<Vec<_>>()) {
+        let failed = joining.await.unwrap().err();
+        let expected = damaged.contains(topic).then_some(topic);
+        assert_eq!(failed.as_ref().and_then(BrokerError::topic), expected);
+    }
+    broker.damage(&[]);
+    let mut members = Vec::new();
+    for topic in &rooms {
+        members.push(join(&hub, topic, 2).await);
+    }
+    // All are checked at once, and one is behind.
+    broker.damage(&damaged);
+    broker.lose_publications(1, Told::Interrupted);
+    say(&publisher, &rooms[7], "missed").await;
+    assert_eq!(members[7].1.hear().await, "1 missed");
+    broker.damage(&[]);
+    say(&publisher, &rooms[2], "mended").await;
+    assert_eq!(members[2].1.hear().await, "1 mended");
+}
+
+/// However many rooms are damaged, each costs a few calls.
+#[tokio::test(start_paused = true)]
+async fn many_damaged_rooms_cost_few_calls() {
+    const ROOMS: usize = 256;
+    let (hub, broker, publisher) = faulty();
+    let rooms: Vec<Topic> = (0..ROOMS).map(|n| room(&n.to_string())).collect();
+    let mut members = Vec::new();
+    for topic in &rooms {
+        members.push(join(&hub, topic, 1).await);
+    }
+    broker.damage(&rooms[1..]);
+    let before = broker.calls().len();
+    broker.lose_publications(1, Told::Interrupted);
+    say(&publisher, &rooms[0], "missed").await;
+    assert_eq!(members[0].1.hear().await, "1 missed");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let topics: usize = broker.calls()[before..].iter().map(|(_, topics)| topics).sum();
+    let calls = broker.calls().len() - before;
+    assert!(calls < 4 * ROOMS && topics < 12 * ROOMS, "{calls} calls for {topics} topics");
 }

@@ -7,7 +7,7 @@ use chat_broker::{Broker, Delivery, HistoryRead};
 use chat_core::{History, Range, Retention};
 use futures_util::future::join_all;
 
-use crate::support::{Node, assert_refused, bytes, keyed, latest, room, texts};
+use crate::support::{Node, assert_damaged, bytes, keyed, latest, room, texts};
 
 async fn say(node: &Node, name: &str, delivery: &Delivery, numbers: std::ops::RangeInclusive<u32>) {
     for n in numbers {
@@ -260,8 +260,8 @@ async fn a_refused_publication_leaves_nothing() {
     say(&node, "r", &latest(9), 1..=2).await;
     server.command(&["RENAME", "chat:{r.r}:log", "elsewhere"]).await;
     server.command(&["SET", "chat:{r.r}:log", "x"]).await;
-    assert_refused("publish", node.publish(&room("r"), "3").await);
-    assert_refused("publish", node.deliver(&room("r"), "3", keyed("k")).await);
+    assert_damaged(&room("r"), node.publish(&room("r"), "3").await);
+    assert_damaged(&room("r"), node.deliver(&room("r"), "3", keyed("k")).await);
     assert_eq!(node.position(&room("r")).await.unwrap().offset, 2);
     server.command(&["RENAME", "elsewhere", "chat:{r.r}:log"]).await;
     say(&node, "r", &latest(9), 3..=3).await;

@@ -8,7 +8,7 @@ use chat_broker::{Broker, BrokerEvent, RedisConfig};
 use chat_core::Topic;
 use tokio::time::sleep;
 
-use crate::support::{Node, PATIENCE, eventually, keys, room};
+use crate::support::{Node, PATIENCE, eventually, keys, latest, room};
 
 const LEASE: Duration = Duration::from_secs(1);
 
@@ -233,7 +233,8 @@ async fn killed_connections_lose_no_change() {
             } else {
                 node.enter(&topic, &name)
             }
-            node.publish(&topic, "").await.unwrap();
+            // None is trimmed before its publisher, back from a lost connection, looks for it.
+            node.deliver(&topic, "", latest(1000)).await.unwrap();
         }
         for n in 0..7 {
             node.leave(&topic, &format!("{who}{n}"));

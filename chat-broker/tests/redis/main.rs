@@ -9,6 +9,8 @@
 )]
 
 mod answers;
+mod crowded;
+mod damage;
 mod ends;
 mod full;
 mod healing;
@@ -16,11 +18,13 @@ mod history;
 mod keys;
 mod leases;
 mod lineage;
+mod lost_records;
 mod outages;
 mod presence;
 mod records;
 mod refusals;
 mod resend;
+mod rights;
 mod sharing;
 mod stats;
 mod support;
@@ -37,18 +41,26 @@ use chat_core::Topic;
 const LEASE: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conformance() {
-    let server = RedisServer::start();
-    let config = RedisConfig::new(server.url()).lease(LEASE);
-    conformance::run(async || connect(config.clone()).await).await;
+async fn conformance_with_the_documented_rights() {
+    conformance(0, |config| config).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conformance_with_many_connections() {
+async fn conformance_with_many_connections_to_a_numbered_database() {
+    conformance(5, |config| config.publish_connections(4).publish_queue(16)).await;
+}
+
+/// As a user with the rights that docs/redis.md gives: Redis refuses it nothing.
+async fn conformance(database: u8, settings: impl FnOnce(RedisConfig) -> RedisConfig) {
     let server = RedisServer::start();
-    let config = RedisConfig::new(server.url()).lease(LEASE);
-    let config = config.publish_connections(4).publish_queue(16);
+    let rights = rights::documented(database);
+    let config = rights::config_of(&server, "chat", &rights, database).await;
+    let config = settings(config.lease(LEASE));
+    let watcher = RedisBroker::connect(config.clone()).await.unwrap().0;
     conformance::run(async || connect(config.clone()).await).await;
+    assert_eq!(watcher.stats().refusals, []);
+    let log = server.command(&["ACL", "LOG"]).await;
+    assert_eq!(log.trim(), "", "what was refused, to whichever node");
 }
 
 #[tokio::test]

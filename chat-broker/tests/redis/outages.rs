@@ -7,6 +7,7 @@ use chat_broker::testing::{RedisProxy, RedisServer};
 use chat_broker::{Broker, BrokerEvent, Delivery, Status};
 use chat_core::{Position, Step};
 use tokio::task::yield_now;
+use tokio::time::sleep;
 
 use crate::support::{DEADLINE, Node, PATIENCE, assert_unavailable, eventually, room};
 
@@ -153,6 +154,50 @@ async fn killed_connections_come_back_and_holes_are_reported() {
     assert!(reports > 0, "the subscriber was cut off");
 }
 
+/// Each connection delivers something, and is ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscriber_that_is_killed_again_and_again_makes_no_tight_loop() {
+    let server = RedisServer::start();
+    let mut node = Node::start(&server).await;
+    let topic = room("r");
+    node.subscribe(&topic).await.unwrap();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        if node.publish(&topic, "x").await.unwrap().nodes == 1 {
+            server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+    let reconnects = node.broker.stats().reconnects;
+    println!("{reconnects} connections in two seconds");
+    assert!((5..=20).contains(&reconnects), "{reconnects} in two seconds");
+    eventually("a subscription", async || {
+        node.publish(&topic, "").await.is_ok_and(|published| published.nodes == 1)
+    })
+    .await;
+    assert!(node.arrived().await.contains(&BrokerEvent::Interrupted));
+}
+
+/// A read is repeated on another connection.
+#[tokio::test]
+async fn read_outlasts_its_connection() {
+    const UNDER_WAY: Duration = Duration::from_millis(200);
+    let server = RedisServer::start();
+    let proxy = RedisProxy::start(&server).await;
+    let node = Node::with(Node::config(&server).url(proxy.url()).deadline(PATIENCE)).await;
+    let topic = room("r");
+    let published = node.publish(&topic, "x").await.unwrap();
+    node.position(&topic).await.expect("a first connection of the pool");
+    proxy.delay(UNDER_WAY);
+    let kill = async {
+        // The pool has asked whether the connection lives, and the read is under way on it.
+        sleep(UNDER_WAY * 3 / 2).await;
+        assert_ne!(server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await, "0");
+    };
+    let (position, ()) = tokio::join!(node.position(&topic), kill);
+    assert_eq!(position.ok(), published.position);
+}
+
 #[tokio::test]
 async fn a_frozen_redis_is_noticed() {
     let server = RedisServer::start();
@@ -198,7 +243,7 @@ async fn a_connection_on_which_nothing_happens_is_kept() {
     let server = RedisServer::start();
     let mut node = Node::start(&server).await;
     node.subscribe(&room("r")).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(13)).await;
+    sleep(Duration::from_secs(13)).await;
     assert_eq!(node.arrived().await, []);
     assert_eq!(node.broker.unreadable(), 0);
 }

@@ -6,6 +6,7 @@ use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, BrokerEvent, Delivery, RedisConfig};
 use chat_core::{History, Occupancy, Position, Range, Topic, UserId};
 
+use crate::rights;
 use crate::support::{DEADLINE, Node, eventually, keyed, keys, room};
 
 #[tokio::test]
@@ -108,23 +109,13 @@ async fn presence_works(node: &Node, config: RedisConfig) {
     node.wait_for_occupants(&topic, &[]).await;
 }
 
-/// What `docs/redis.md` tells operators to permit.
-const PERMISSIONS: &str = "+eval +evalsha +script|load +hget +hmget +hset +hdel +hlen +hgetall \
-    +xadd +xlen +xrange +xrevrange +zadd +zcard +zscore +zrangebyscore +zrem +sadd +srem +sismember \
-    +hscan +srandmember +exists +del +ttl +expire +pexpire +time +get +set +publish +subscribe \
-    +unsubscribe +ping +hello +select +unwatch +info +client|id +client|kill";
-
+/// Those of docs/redis.md, also when Redis comes back with older data.
 #[tokio::test]
 async fn the_documented_permissions_are_enough() {
     let mut server = RedisServer::start();
-    let mut arguments = vec!["ACL", "SETUSER", "chat", "on", ">secret", "~chat:*", "&chat:*"];
-    arguments.extend(PERMISSIONS.split_whitespace());
-    let permit = async |server: &RedisServer| {
-        assert_eq!(server.command(&arguments).await, "OK");
-    };
-    permit(&server).await;
-    let url = format!("redis://chat:secret@127.0.0.1:{}", server.port());
-    let config = RedisConfig::new(url).deadline(DEADLINE).lease(Duration::from_millis(300));
+    let rights = rights::documented(0);
+    let config = rights::config_of(&server, "chat", &rights, 0).await;
+    let config = config.deadline(DEADLINE).lease(Duration::from_millis(300));
     let mut node = Node::with(config.clone()).await;
     let topic = room("r");
     presence_works(&node, config).await;
@@ -146,7 +137,7 @@ async fn the_documented_permissions_are_enough() {
     assert!(events.contains(&BrokerEvent::RecordsChanged));
 
     server.restart();
-    permit(&server).await;
+    rights::config_of(&server, "chat", &rights, 0).await;
     assert_eq!(node.next().await, BrokerEvent::Interrupted);
     eventually("publishing", async || node.publish(&topic, "again").await.is_ok()).await;
     assert_eq!(node.position(&topic).await.unwrap().offset, 1, "the old counter is gone");

@@ -7,7 +7,7 @@ use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, Delivery};
 use chat_core::Range;
 
-use crate::support::{Node, PATIENCE, assert_refused, eventually, room};
+use crate::support::{Node, PATIENCE, assert_damaged, eventually, room};
 
 fn round_trips(node: &Node) -> u64 {
     node.broker.stats().round_trips.count()
@@ -91,7 +91,7 @@ async fn every_connection_that_is_opened_anew_is_counted_once() {
     eventually("an error that is an answer", async || {
         let before = reconnects();
         for _ in 0..3 {
-            assert_refused("positions", node.position(&room("bad")).await);
+            assert_damaged(&room("bad"), node.position(&room("bad")).await);
         }
         node.position(&topic).await.unwrap();
         reconnects() == before

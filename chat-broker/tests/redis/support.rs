@@ -1,6 +1,7 @@
 //! A node under test, and waiting with a deadline.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -166,6 +167,12 @@ pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     }
 }
 
+/// Says why a test is skipped, where the harness does not hold it back.
+pub(crate) fn skip(why: &str) {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}
+
 /// All keys in their order, but for those that connections write to see whether they can.
 pub(crate) async fn keys(server: &RedisServer) -> Vec<String> {
     let keys = server.command(&["KEYS", "*"]).await;
@@ -214,6 +221,12 @@ pub(crate) fn texts(history: &History) -> Vec<String> {
 
 pub(crate) fn assert_unavailable<T: std::fmt::Debug>(what: &str, outcome: Result<T, BrokerError>) {
     assert!(matches!(outcome, Err(BrokerError::Unavailable(_))), "{what}: {outcome:?}");
+}
+
+/// What is stored of `topic` is at fault, and the error says so.
+pub(crate) fn assert_damaged<T: std::fmt::Debug>(topic: &Topic, outcome: Result<T, BrokerError>) {
+    let damaged = outcome.as_ref().err().and_then(BrokerError::topic);
+    assert_eq!(damaged, Some(topic), "{outcome:?}");
 }
 
 pub(crate) fn assert_refused<T: std::fmt::Debug>(what: &str, outcome: Result<T, BrokerError>) {

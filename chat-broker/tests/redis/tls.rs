@@ -1,75 +1,214 @@
 //! Redis behind TLS.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, process};
 
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, RedisConfig, Status};
+use chat_broker::{Broker, BrokerError, RedisBroker, RedisConfig, Status};
 
-use crate::support::{DEADLINE, Node, assert_unavailable, room};
+use crate::support::{DEADLINE, Node, assert_unavailable, room, skip};
 
-/// A directory with a certificate for `localhost` that vouches for itself, and its key.
-struct Certificate(PathBuf);
+/// A directory with an authority, and certificates that it has signed.
+struct Authority(PathBuf);
 
-impl Certificate {
+impl Authority {
     fn new() -> Self {
-        let directory = env::temp_dir().join(format!("chat-tls-{}", process::id()));
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = env::temp_dir().join(format!("chat-tls-{}-{number}", process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let status = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
-            .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
-            .args(["-addext", "subjectAltName=DNS:localhost"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-            .arg("-keyout")
-            .arg(directory.join("key.pem"))
-            .arg("-out")
-            .arg(directory.join("cert.pem"))
+        let authority = Self(directory);
+        authority.openssl(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=authority",
+            "-keyout",
+            "ca.key",
+            "-out",
+            "ca.pem",
+        ]);
+        authority
+    }
+
+    /// Makes `<name>.pem` and `<name>.key`.
+    fn sign(&self, name: &str) -> &Self {
+        let (key, request, pem) =
+            (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
+        let subject = format!("/CN={name}");
+        self.openssl(&[
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            &subject,
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-keyout",
+            &key,
+            "-out",
+            &request,
+        ]);
+        self.openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-days",
+            "2",
+            "-copy_extensions",
+            "copy",
+            "-out",
+            &pem,
+        ]);
+        self
+    }
+
+    fn openssl(&self, arguments: &[&str]) {
+        let output = Command::new("openssl")
+            .current_dir(&self.0)
+            .args(arguments)
             .output()
-            .expect("this test needs `openssl`: apt-get install openssl")
-            .status;
-        assert!(status.success(), "openssl: {status}");
-        Self(directory)
+            .expect("this test needs `openssl`: apt-get install openssl");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "openssl {arguments:?}: {said}");
     }
 
     fn path(&self, file: &str) -> String {
-        self.0.join(Path::new(file)).to_str().unwrap().to_owned()
+        self.0.join(file).to_str().unwrap().to_owned()
+    }
+
+    fn read(&self, file: &str) -> Vec<u8> {
+        fs::read(self.path(file)).unwrap()
+    }
+
+    /// A Redis that shows the certificate `server`, and where it is.
+    fn redis(&self, auth_clients: &str) -> (RedisServer, RedisConfig) {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = RedisServer::start_with(&[
+            "--tls-port",
+            &port.to_string(),
+            "--tls-cert-file",
+            &self.path("server.pem"),
+            "--tls-key-file",
+            &self.path("server.key"),
+            "--tls-ca-cert-file",
+            &self.path("ca.pem"),
+            "--tls-auth-clients",
+            auth_clients,
+        ]);
+        (server, RedisConfig::new(format!("rediss://localhost:{port}")).deadline(DEADLINE))
     }
 }
 
-impl Drop for Certificate {
+impl Drop for Authority {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-#[tokio::test]
-async fn tls_with_a_private_authority() {
-    let certificate = Certificate::new();
-    let (cert, key) = (certificate.path("cert.pem"), certificate.path("key.pem"));
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let _server = RedisServer::start_with(&[
-        "--tls-port",
-        &port,
-        "--tls-cert-file",
-        &cert,
-        "--tls-key-file",
-        &key,
-        "--tls-auth-clients",
-        "no",
-    ]);
-    let config = RedisConfig::new(format!("rediss://localhost:{port}")).deadline(DEADLINE);
-
-    let trusting = config.clone().ca_certificate(fs::read(&cert).unwrap());
-    let mut node = Node::with(trusting).await;
+async fn assert_works(config: RedisConfig) {
+    let mut node = Node::with(config).await;
     assert_eq!(node.broker.status(), Status::Ready);
     node.subscribe(&room("r")).await.unwrap();
     node.publish(&room("r"), "private").await.unwrap();
     assert_eq!(node.message().await.0, "private");
     node.position(&room("r")).await.unwrap();
+}
+
+#[tokio::test]
+async fn tls_with_a_private_authority() {
+    if !RedisServer::has_tls() {
+        return skip("the server of these tests was built without TLS");
+    }
+    let authority = Authority::new();
+    let (_server, config) = authority.sign("server").redis("no");
+    assert_works(config.clone().ca_certificate(authority.read("ca.pem"))).await;
 
     let wary = Node::with(config).await;
     assert_eq!(wary.broker.status(), Status::Away, "nobody vouches for the certificate");
     assert_unavailable("publish", wary.publish(&room("r"), "").await);
+}
+
+/// `tls-auth-clients yes` is Redis' default.
+#[tokio::test]
+async fn tls_with_a_client_certificate() {
+    if !RedisServer::has_tls() {
+        return skip("the server of these tests was built without TLS");
+    }
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (_server, config) = authority.sign("server").sign("client").redis("yes");
+    other.sign("client");
+    let trusting = config.ca_certificate(authority.read("ca.pem"));
+    let as_client = |of: &Authority| {
+        trusting.clone().client_certificate(of.read("client.pem"), of.read("client.key"))
+    };
+    assert_works(as_client(&authority)).await;
+    for (refused, why) in [
+        (trusting.clone(), "it shows no certificate"),
+        (as_client(&other), "nobody vouches for it"),
+    ] {
+        let node = Node::with(refused).await;
+        assert_eq!(node.broker.status(), Status::Away, "{why}");
+    }
+}
+
+/// What no handshake could mend is said at the start.
+#[tokio::test]
+async fn certificates_that_cannot_serve_are_refused() {
+    let authority = Authority::new();
+    authority.sign("client").sign("other");
+    authority.openssl(&[
+        "pkcs8",
+        "-topk8",
+        "-in",
+        "client.key",
+        "-passout",
+        "pass:x",
+        "-out",
+        "encrypted.key",
+    ]);
+    let read = |file| authority.read(file);
+    let config = RedisConfig::new("rediss://localhost:1");
+    let client =
+        |certificate: Vec<u8>, key: Vec<u8>| config.clone().client_certificate(certificate, key);
+    let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec();
+    for (config, why) in [
+        (config.clone().ca_certificate("no certificate"), "no certificate of the authority"),
+        (config.clone().ca_certificate(""), "no certificate of the authority"),
+        (config.clone().ca_certificate(read("client.key")), "no certificate of the authority"),
+        (config.clone().ca_certificate(broken.clone()), "vouches for nobody"),
+        (client(read("client.pem"), read("other.key")), "not that of the client certificate"),
+        (client(read("client.key"), read("client.pem")), "no client certificate"),
+        (client(read("client.pem"), read("client.pem")), "no private key"),
+        (client(read("client.pem"), Vec::new()), "no private key"),
+        (client(read("client.pem"), read("encrypted.key")), "encrypted"),
+        (client(broken, read("client.key")), "client certificate"),
+        (config.clone().url("redis://localhost").ca_certificate(read("ca.pem")), "rediss://"),
+        (client(read("client.pem"), read("client.key")).url("unix:///x"), "rediss://"),
+    ] {
+        match RedisBroker::connect(config).await {
+            Err(BrokerError::Config(error)) => {
+                assert!(error.to_string().contains(why), "{why}: {error}");
+            }
+            other => panic!("{why}: {:?}", other.map(|_| ())),
+        }
+    }
 }

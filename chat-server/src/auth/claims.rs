@@ -1,18 +1,14 @@
-//! What a token says of its bearer.
+//! What a token says of its bearer, for those who make tokens.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use chat_core::{Capabilities, Capability, Grants, Pattern, UserId, UserName};
+use chat_core::UserId;
 use serde::{Deserialize, Serialize};
 
-use super::{AuthError, Identity};
-
-/// Rules that a token may hold.
-const MAX_RULES: usize = 256;
-
-/// The most that a token may raise the limits.
-const MAX_FACTOR: u32 = 1000;
+/// The last second of the year 9999, and the latest time in a token: what is later is a time in
+/// another unit. What it leaves in milliseconds is below 2^53, which every client can read.
+pub(super) const LATEST_SECOND: u64 = 253_402_300_799;
 
 /// What a token says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +19,7 @@ pub struct TokenClaims {
     /// The user's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// When the token expires, in seconds since 1970.
+    /// When the token expires, in seconds since 1970; not after the year 9999.
     pub exp: u64,
     /// When it begins to count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,44 +49,11 @@ pub enum Audience {
 }
 
 impl TokenClaims {
-    /// Claims of a user, good for `lifetime` from now.
+    /// Claims of a user, good for `lifetime` from now, and not after the year 9999.
     #[must_use]
     pub fn new(user: &UserId, lifetime: Duration) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let exp = now.saturating_add(lifetime).as_secs();
+        let exp = now.saturating_add(lifetime).as_secs().min(LATEST_SECOND);
         Self { sub: user.as_str().to_owned(), exp, ..Self::default() }
     }
-
-    pub(super) fn identity(self) -> Result<Identity, AuthError> {
-        let user = UserId::new(&self.sub)
-            .map_err(|why| AuthError::invalid(format!("the claim \"sub\" {why}")))?;
-        let name = self.name.map(UserName::new).transpose();
-        let name = name.map_err(|why| AuthError::invalid(format!("the claim \"name\" {why}")))?;
-        let grants = self.rooms.map_or_else(|| Ok(Grants::everywhere()), grants)?;
-        let factor = self.limit_factor.unwrap_or(1);
-        if !(1..=MAX_FACTOR).contains(&factor) {
-            return Err(AuthError::invalid("the claim \"limit_factor\" is not 1 to 1000"));
-        }
-        let expires = UNIX_EPOCH.checked_add(Duration::from_secs(self.exp));
-        let identity = Identity::new(user).name(name).grants(grants).expires(expires);
-        Ok(identity.limit_factor(factor))
-    }
-}
-
-fn grants(rooms: BTreeMap<String, Vec<String>>) -> Result<Grants, AuthError> {
-    if rooms.len() > MAX_RULES {
-        return Err(AuthError::invalid("the claim \"rooms\" has too many rules"));
-    }
-    let rule = |(pattern, names): (String, Vec<String>)| {
-        let one = |name: &String| match name.as_str() {
-            "*" => Ok(Capability::ALL.to_vec()),
-            name => Capability::parse(name).map(|one| vec![one]).ok_or_else(|| {
-                AuthError::invalid("the claim \"rooms\" has a capability that does not exist")
-            }),
-        };
-        let names: Result<Vec<_>, _> = names.iter().map(one).collect();
-        Ok((Pattern::from(pattern), names?.into_iter().flatten().collect::<Capabilities>()))
-    };
-    let rules: Result<Vec<_>, _> = rooms.into_iter().map(rule).collect();
-    Ok(Grants::new(rules?))
 }

@@ -6,9 +6,11 @@ use jsonwebtoken::errors::{ErrorKind, Result};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 use ring::rand::SystemRandom;
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair,
-    Ed25519KeyPair, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
-    VerificationAlgorithm,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED,
+    ECDSA_P384_SHA384_FIXED_SIGNING, ED25519, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
+    RSA_PKCS1_SHA256, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512,
+    RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm,
 };
 use ring::{error, hmac};
 use signature::{Error, Signer, Verifier};
@@ -37,20 +39,29 @@ enum SigningKey {
     Ed(Ed25519KeyPair),
 }
 
-fn signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>> {
+/// What signs with this key; an error if it is no key of that kind. Of each kind of key one
+/// algorithm is enough.
+pub(super) fn signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>> {
     let bytes = key.as_bytes();
     let key = match algorithm {
         Algorithm::HS256 => Ok(SigningKey::Hmac(hmac::Key::new(hmac::HMAC_SHA256, bytes))),
-        Algorithm::RS256 => RsaKeyPair::from_der(bytes).map(|key| SigningKey::Rsa(Box::new(key))),
-        Algorithm::ES256 => {
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, bytes, &SystemRandom::new())
-                .map(SigningKey::Ec)
-        }
+        Algorithm::RS256 => RsaKeyPair::from_der(bytes)
+            .or_else(|_| RsaKeyPair::from_pkcs8(bytes))
+            .map(|key| SigningKey::Rsa(Box::new(key))),
+        Algorithm::ES256 => ec(&ECDSA_P256_SHA256_FIXED_SIGNING, bytes),
+        Algorithm::ES384 => ec(&ECDSA_P384_SHA384_FIXED_SIGNING, bytes),
         Algorithm::EdDSA => Ed25519KeyPair::from_pkcs8_maybe_unchecked(bytes).map(SigningKey::Ed),
         _ => return Err(ErrorKind::InvalidAlgorithm.into()),
     };
     let key = key.map_err(|_| ErrorKind::InvalidKeyFormat)?;
     Ok(Box::new(RingSigner { algorithm: *algorithm, key }))
+}
+
+fn ec(
+    algorithm: &'static EcdsaSigningAlgorithm,
+    pkcs8: &[u8],
+) -> std::result::Result<SigningKey, error::KeyRejected> {
+    EcdsaKeyPair::from_pkcs8(algorithm, pkcs8, &SystemRandom::new()).map(SigningKey::Ec)
 }
 
 impl Signer<Vec<u8>> for RingSigner {
@@ -91,17 +102,32 @@ impl Verifier<Vec<u8>> for RingVerifier {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
         let key = self.key.try_get_as_bytes().map_err(|_| Error::new())?;
         let public: &'static dyn VerificationAlgorithm = match self.algorithm {
-            Algorithm::HS256 => {
-                let key = hmac::Key::new(hmac::HMAC_SHA256, key);
-                return hmac::verify(&key, message, signature).map_err(|_| Error::new());
-            }
+            Algorithm::HS256 => return verify_hmac(hmac::HMAC_SHA256, key, message, signature),
+            Algorithm::HS384 => return verify_hmac(hmac::HMAC_SHA384, key, message, signature),
+            Algorithm::HS512 => return verify_hmac(hmac::HMAC_SHA512, key, message, signature),
             Algorithm::RS256 => &RSA_PKCS1_2048_8192_SHA256,
+            Algorithm::RS384 => &RSA_PKCS1_2048_8192_SHA384,
+            Algorithm::RS512 => &RSA_PKCS1_2048_8192_SHA512,
+            Algorithm::PS256 => &RSA_PSS_2048_8192_SHA256,
+            Algorithm::PS384 => &RSA_PSS_2048_8192_SHA384,
+            Algorithm::PS512 => &RSA_PSS_2048_8192_SHA512,
             Algorithm::ES256 => &ECDSA_P256_SHA256_FIXED,
+            Algorithm::ES384 => &ECDSA_P384_SHA384_FIXED,
             Algorithm::EdDSA => &ED25519,
             _ => return Err(Error::new()),
         };
         UnparsedPublicKey::new(public, key).verify(message, signature).map_err(|_| Error::new())
     }
+}
+
+fn verify_hmac(
+    hash: hmac::Algorithm,
+    secret: &[u8],
+    message: &[u8],
+    signature: &[u8],
+) -> std::result::Result<(), Error> {
+    let key = hmac::Key::new(hash, secret);
+    hmac::verify(&key, message, signature).map_err(|_| Error::new())
 }
 
 impl JwtVerifier for RingVerifier {

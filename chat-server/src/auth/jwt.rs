@@ -2,27 +2,22 @@
 //! public half is known here.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::Algorithm;
 
-use super::claims::TokenClaims;
+use super::key::{KeyKind, VerificationKey};
+use super::payload::{Payload, Rules};
+use super::token_header::{self, object};
 use super::{AuthError, Authenticator, Credentials, Identity, crypto};
+use crate::log_budget::OncePerMinute;
 
 /// How far clocks may be apart.
 const LEEWAY: Duration = Duration::from_secs(5);
 
-/// Shortest RSA key, in bytes of its DER form: the modulus alone has 2048 bits (RFC 7518,
-/// section 3.3).
-const MIN_RSA_BYTES: usize = 256;
-
 /// Longest token that is looked at, in bytes.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
-
-/// Shortest secret, in bytes: as many as the hash has (RFC 7518, section 3.2).
-const MIN_SECRET_BYTES: usize = 32;
 
 /// Lets in whoever has a valid token: signed with the key, not expired (`exp` is required),
 /// not before its time (`nbf`), and, where these are set, for one of the audiences and by one
@@ -30,89 +25,126 @@ const MIN_SECRET_BYTES: usize = 32;
 ///
 /// | claim | |
 /// |---|---|
-/// | `sub` | the user's id; required |
+/// | `sub` | the user's id, a text; required |
 /// | `name` | the user's name |
-/// | `exp`, `nbf` | in seconds since 1970 |
+/// | `exp`, `nbf`, `iat` | in seconds since 1970, perhaps with a fraction, up to the year 9999 |
 /// | `aud`, `iss` | must be among [`audience`](Self::audience) and [`issuer`](Self::issuer) where these are set; a token with an `aud` is refused where none is |
 /// | `rooms` | `{"team-*":["join","send"],"@support":["direct"]}`: [`Grants`](chat_core::Grants) by pattern; absent: all that members do, everywhere; `"*"` in a list is every capability |
+/// | `limit_factor` | an integer from 1 to 1000: [`Identity::limit_factor`] |
 ///
-/// The algorithm follows from the key, whatever the token says: HS256 for a secret, RS256,
-/// ES256 (P-256) or EdDSA (Ed25519) for a public key.
+/// The kind of the key decides which algorithms a token may be signed with:
+///
+/// | key | `alg` |
+/// |---|---|
+/// | secret | HS256, HS384, HS512 |
+/// | RSA | RS256, RS384, RS512, PS256, PS384, PS512 |
+/// | EC on P-256 | ES256 |
+/// | EC on P-384 | ES384 |
+/// | Ed25519 | EdDSA, Ed25519 |
+///
+/// A token with a critical header (`crit`) is refused.
 pub struct JwtAuthenticator {
-    key: DecodingKey,
-    validation: Validation,
+    key: VerificationKey,
+    rules: Rules,
 }
 
 impl JwtAuthenticator {
-    /// Tokens signed with a shared `secret`: HS256.
+    /// Tokens signed with a shared `secret`.
     ///
     /// # Errors
-    /// [`AuthError::Invalid`]: the secret has less than 32 bytes.
+    /// [`AuthError::Invalid`]: the secret has less than 32 bytes, or is a key in PEM.
     pub fn with_secret(secret: &[u8]) -> Result<Self, AuthError> {
-        check_secret(secret)?;
-        Ok(Self::new(DecodingKey::from_secret(secret), Algorithm::HS256))
+        VerificationKey::secret(secret).map(Self::new)
     }
 
-    /// Tokens signed with the private half of a public key in PEM: RS256, ES256 or EdDSA, as
-    /// the key is.
+    /// Tokens signed with the private half of the public key in `pem`: RSA with 2048 to 8192 bits,
+    /// EC on P-256 or P-384, or Ed25519.
     ///
     /// # Errors
-    /// [`AuthError::Invalid`]: there is no such key in `pem`.
+    /// [`AuthError::Invalid`] says what is in `pem` instead.
     pub fn with_public_key(pem: &[u8]) -> Result<Self, AuthError> {
-        type Read = fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey>;
-        let kinds: [(Read, Algorithm); 3] = [
-            (DecodingKey::from_rsa_pem, Algorithm::RS256),
-            (DecodingKey::from_ec_pem, Algorithm::ES256),
-            (DecodingKey::from_ed_pem, Algorithm::EdDSA),
-        ];
-        let mut known =
-            kinds.iter().filter_map(|(read, algorithm)| Some((read(pem).ok()?, *algorithm)));
-        let (key, algorithm) = known.next().ok_or_else(|| {
-            AuthError::invalid("not a public key in PEM: RSA, EC (P-256) or Ed25519")
-        })?;
-        let is_short = key.try_get_as_bytes().is_ok_and(|der| der.len() < MIN_RSA_BYTES);
-        if algorithm == Algorithm::RS256 && is_short {
-            return Err(AuthError::invalid("the RSA key has less than 2048 bits"));
-        }
-        Ok(Self::new(key, algorithm))
+        VerificationKey::public(pem).map(Self::new)
     }
 
-    fn new(key: DecodingKey, algorithm: Algorithm) -> Self {
+    fn new(key: VerificationKey) -> Self {
         crypto::install();
-        let mut validation = Validation::new(algorithm);
-        validation.leeway = LEEWAY.as_secs();
-        validation.validate_nbf = true;
-        validation.set_required_spec_claims(&["exp", "sub"]);
-        Self { key, validation }
+        let rules = Rules { leeway: LEEWAY, audiences: Vec::new(), issuers: Vec::new() };
+        Self { key, rules }
     }
 
     /// For whom tokens must be: one of these. Default: for nobody in particular.
     #[must_use]
     pub fn audience(mut self, audiences: &[String]) -> Self {
-        self.validation.set_audience(audiences);
-        // Without this a token that names none would pass.
-        self.validation.required_spec_claims.insert("aud".to_owned());
+        self.rules.audiences = audiences.to_vec();
         self
     }
 
     /// Who must have made tokens: one of these. Default: anybody who has the key.
     #[must_use]
     pub fn issuer(mut self, issuers: &[String]) -> Self {
-        self.validation.set_issuer(issuers);
-        self.validation.required_spec_claims.insert("iss".to_owned());
+        self.rules.issuers = issuers.to_vec();
+        self
+    }
+
+    /// How far the clocks of this server and of the token's issuer may be apart: a token is valid
+    /// so long before its `nbf` and after its `exp`. Default 5 s.
+    #[must_use]
+    pub fn leeway(mut self, leeway: Duration) -> Self {
+        self.rules.leeway = leeway;
         self
     }
 
     /// Who the bearer of a token is.
     ///
     /// # Errors
-    /// [`AuthError::Invalid`] says why it is nobody.
+    /// [`AuthError::Invalid`] names the header or the claim that is wrong.
     pub fn verify(&self, token: &str) -> Result<Identity, AuthError> {
+        // What a backend prints ends with a line feed as a rule.
+        let token = token.trim();
         if token.len() > MAX_TOKEN_BYTES {
-            return Err(AuthError::invalid("it is too long"));
+            return Err(AuthError::invalid(format!("it is longer than {MAX_TOKEN_BYTES} bytes")));
         }
-        let read = jsonwebtoken::decode::<TokenClaims>(token, &self.key, &self.validation);
-        read.map_err(|error| AuthError::invalid(reason(error.kind())))?.claims.identity()
+        let parts: Vec<&str> = token.split('.').collect();
+        let [header, claims, signature] = parts[..] else {
+            return Err(AuthError::invalid(match parts.len() {
+                5 => "it is encrypted (JWE), and not just signed",
+                _ => "it is not a JWT: three parts with dots between them",
+            }));
+        };
+        let algorithm = token_header::algorithm(header, self.key.kind)?;
+        let signed = &token[..header.len() + 1 + claims.len()];
+        match jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &self.key.key, algorithm) {
+            Ok(true) => {}
+            Ok(false) => return Err(AuthError::invalid("its signature is wrong")),
+            Err(_) => return Err(AuthError::invalid("its signature is not in base64url")),
+        }
+        self.warn_of_short_secret(algorithm);
+        let claims: Payload = object(claims).ok_or_else(|| {
+            AuthError::invalid("its claims are not a JSON object, or one is there twice")
+        })?;
+        claims.identity(&self.rules, SystemTime::now())
+    }
+
+    /// RFC 7518, section 3.2: a secret is as long as the hash. Libraries sign with shorter ones all
+    /// the same, and 32 bytes cannot be guessed.
+    fn warn_of_short_secret(&self, algorithm: Algorithm) {
+        static WARNED: OncePerMinute = OncePerMinute::new();
+        let needed = match algorithm {
+            Algorithm::HS384 => 48,
+            Algorithm::HS512 => 64,
+            _ => return,
+        };
+        if let KeyKind::Secret { bytes } = self.key.kind
+            && bytes < needed
+            && WARNED.is_due()
+        {
+            tracing::warn!(
+                ?algorithm,
+                bytes,
+                needed,
+                "the secret of tokens is shorter than their algorithm asks for (RFC 7518)"
+            );
+        }
     }
 }
 
@@ -126,33 +158,12 @@ impl Authenticator for JwtAuthenticator {
 impl fmt::Debug for JwtAuthenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JwtAuthenticator")
-            .field("algorithms", &self.validation.algorithms)
-            .field("audience", &self.validation.aud)
-            .field("issuer", &self.validation.iss)
+            .field("key", &self.key.kind)
+            .field("rules", &self.rules)
             .finish_non_exhaustive()
     }
 }
 
-/// What a client may know of what is wrong.
-fn reason(kind: &ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::ExpiredSignature => "it has expired",
-        ErrorKind::ImmatureSignature => "its time has not come yet",
-        ErrorKind::InvalidAudience => "it is for another audience",
-        ErrorKind::InvalidIssuer => "it is of another issuer",
-        ErrorKind::MissingRequiredClaim(claim) if claim == "aud" => "it has no \"aud\"",
-        ErrorKind::MissingRequiredClaim(claim) if claim == "iss" => "it has no \"iss\"",
-        ErrorKind::MissingRequiredClaim(_) => "a claim is missing",
-        ErrorKind::InvalidClaimFormat(_) | ErrorKind::Json(_) => "a claim is malformed",
-        ErrorKind::InvalidSignature => "its signature is wrong",
-        ErrorKind::InvalidAlgorithm => "it is signed in another way",
-        _ => "it is malformed",
-    }
-}
-
-pub(super) fn check_secret(secret: &[u8]) -> Result<(), AuthError> {
-    if secret.len() < MIN_SECRET_BYTES {
-        return Err(AuthError::invalid("the secret has less than 32 bytes"));
-    }
-    Ok(())
-}
+#[cfg(test)]
+#[path = "jwt_tests.rs"]
+mod tests;

@@ -12,7 +12,13 @@ mod crypto;
 #[cfg(feature = "jwt")]
 mod jwt;
 #[cfg(feature = "jwt")]
+mod key;
+#[cfg(feature = "jwt")]
+mod payload;
+#[cfg(feature = "jwt")]
 mod signer;
+#[cfg(feature = "jwt")]
+mod token_header;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -22,6 +28,8 @@ use async_trait::async_trait;
 use axum::http::{HeaderMap, header};
 use chat_core::{Capability, Grants, RoomId, UserId, UserName};
 use tokio::time::timeout;
+
+use crate::log_budget::OncePerMinute;
 
 pub(crate) use access::{Access, Verdict, unauthorized};
 #[cfg(feature = "jwt")]
@@ -191,9 +199,19 @@ pub(crate) async fn authenticate(
     client: &Credentials<'_>,
     patience: Duration,
 ) -> Result<Identity, AuthError> {
-    timeout(patience, authenticator.authenticate(client))
-        .await
+    let asked = timeout(patience, authenticator.authenticate(client)).await;
+    asked
         .unwrap_or_else(|_| Err(AuthError::Unavailable("it took too long".to_owned())))
+        .inspect_err(log_refusal)
+}
+
+/// Says why a client is refused, for those who look for what is wrong with their tokens: ten lines
+/// a minute at most, since clients can cause them at any rate. The token itself is a secret.
+fn log_refusal(error: &AuthError) {
+    static LINES: [OncePerMinute; 10] = [const { OncePerMinute::new() }; 10];
+    if *error != AuthError::Missing && LINES.iter().any(OncePerMinute::is_due) {
+        tracing::warn!(reason = ?error.why(), "token refused");
+    }
 }
 
 /// The token in `Authorization: Bearer …`.

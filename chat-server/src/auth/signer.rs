@@ -3,9 +3,9 @@
 use std::fmt;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::Serialize;
 
-use super::claims::TokenClaims;
-use super::jwt::check_secret;
+use super::key::{check_secret, only_block};
 use super::{AuthError, crypto};
 
 /// Makes tokens, for trying out and for tests. Those that are used in earnest are made by
@@ -26,33 +26,53 @@ impl JwtSigner {
         Ok(Self { key: EncodingKey::from_secret(secret), algorithm: Algorithm::HS256 })
     }
 
-    /// Signs with a private key in PEM: RSA, EC (P-256, in PKCS #8) or Ed25519.
+    /// Signs with a private key in PEM: RSA (RS256), or, in PKCS #8, EC on P-256 (ES256) or P-384
+    /// (ES384), or Ed25519 (EdDSA).
     ///
     /// # Errors
-    /// [`AuthError::Invalid`]: there is no such key in `pem`.
+    /// [`AuthError::Invalid`] says what is in `pem` instead.
     pub fn with_private_key(pem: &[u8]) -> Result<Self, AuthError> {
-        type Read = fn(&[u8]) -> jsonwebtoken::errors::Result<EncodingKey>;
-        let kinds: [(Read, Algorithm); 3] = [
-            (EncodingKey::from_rsa_pem, Algorithm::RS256),
-            (EncodingKey::from_ec_pem, Algorithm::ES256),
-            (EncodingKey::from_ed_pem, Algorithm::EdDSA),
+        let pem = only_block(pem)?;
+        if !["PRIVATE KEY", "RSA PRIVATE KEY"].contains(&pem.tag()) {
+            return Err(AuthError::invalid(not_to_sign_with(pem.tag())));
+        }
+        let der = pem.contents();
+        let kinds = [
+            (Algorithm::RS256, EncodingKey::from_rsa_der(der)),
+            (Algorithm::ES256, EncodingKey::from_ec_der(der)),
+            (Algorithm::ES384, EncodingKey::from_ec_der(der)),
+            (Algorithm::EdDSA, EncodingKey::from_ed_der(der)),
         ];
         crypto::install();
-        let mut known =
-            kinds.iter().filter_map(|(read, algorithm)| Some((read(pem).ok()?, *algorithm)));
-        let (key, algorithm) = known.next().ok_or_else(|| {
-            AuthError::invalid("not a private key in PEM: RSA, EC (P-256) or Ed25519")
+        let mut known = kinds.into_iter().filter(|(kind, key)| crypto::signer(kind, key).is_ok());
+        let (algorithm, key) = known.next().ok_or_else(|| {
+            let needed = "RSA of 2048 bits or more, EC on P-256 or P-384, or Ed25519";
+            AuthError::invalid(format!("it is a private key of another kind than {needed}"))
         })?;
         Ok(Self { key, algorithm })
     }
 
-    /// A token that says `claims`.
+    /// A token that says `claims`: [`TokenClaims`](super::TokenClaims), or whatever else
+    /// serializes to a JSON object.
     ///
     /// # Errors
-    /// [`AuthError::Invalid`]: the key is not what its PEM says.
-    pub fn sign(&self, claims: &TokenClaims) -> Result<String, AuthError> {
+    /// [`AuthError::Invalid`]: `claims` cannot be written as JSON.
+    pub fn sign<T: Serialize>(&self, claims: &T) -> Result<String, AuthError> {
         jsonwebtoken::encode(&Header::new(self.algorithm), claims, &self.key)
-            .map_err(|_| AuthError::invalid("the key does not sign"))
+            .map_err(|_| AuthError::invalid("the claims cannot be written as JSON"))
+    }
+}
+
+/// What is in a PEM block, if it is no private key of the right form.
+fn not_to_sign_with(tag: &str) -> String {
+    match tag {
+        "EC PRIVATE KEY" => "it is an EC key in the form of SEC 1, and PKCS #8 is needed: \
+                             openssl pkcs8 -topk8 -nocrypt"
+            .to_owned(),
+        "ENCRYPTED PRIVATE KEY" => {
+            "it is encrypted: openssl pkey takes the password off".to_owned()
+        }
+        tag => format!("it holds {tag:?}, and a PRIVATE KEY is needed to sign with"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who the client says it is, and what proves it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chat_broker::Status;
 use chat_core::reply::Welcome;
@@ -148,7 +149,7 @@ impl Connection {
             user,
             node: &self.state.node,
             protocol: 1,
-            expires_in_ms: self.access.expires_in().map(|time| time.as_millis() as u64),
+            expires_in_ms: self.access.expires_in().map(exact_millis),
             heartbeat_ms: self.state.heartbeat_ms(),
             limits: self.state.config.told_limits(self.limiter.factor()),
         }));
@@ -161,4 +162,22 @@ fn not_let_in(error: &AuthError) -> Rejection {
         _ => ErrorCode::Unauthorized,
     };
     Rejection::new(code, format!("You are not let in: {error}."))
+}
+
+/// Milliseconds that every client can read: an application may have users whose identity ends with
+/// the last time that there is, and numbers of JavaScript are exact up to 2^53 - 1.
+fn exact_millis(time: Duration) -> u64 {
+    const LARGEST: u128 = (1 << 53) - 1;
+    time.as_millis().min(LARGEST) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_beyond_what_clients_can_read() {
+        assert_eq!(exact_millis(Duration::from_millis(1500)), 1500);
+        assert_eq!(exact_millis(Duration::MAX), 9_007_199_254_740_991);
+    }
 }

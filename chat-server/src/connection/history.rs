@@ -6,9 +6,9 @@ use chat_broker::{BrokerError, HistoryRead, Snapshot};
 use chat_core::reply::Page;
 use chat_core::{Entry, ErrorCode, History, Position, Range, Rejection, Reply, RoomId};
 use serde_json::value::RawValue;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout_at};
 
-use super::recovery::{LOOK_AGAIN, PAGE, read};
+use super::recovery::{PAGE, read};
 use super::{Connection, unavailable};
 use crate::member::Member;
 
@@ -69,8 +69,10 @@ impl Connection {
             }
             match held {
                 Held::Page(page) => return Some(page),
-                Held::Behind if Instant::now() < deadline => sleep(LOOK_AGAIN).await,
-                Held::Behind | Held::Missing => return None,
+                Held::Behind(position) => {
+                    timeout_at(deadline, membership.moved_on(Some(position))).await.ok()?;
+                }
+                Held::Missing => return None,
             }
         }
     }
@@ -118,7 +120,7 @@ impl Connection {
 enum Held {
     Page(HistoryPage),
     /// The hub has yet to receive what the broker has acknowledged.
-    Behind,
+    Behind(Position),
     Missing,
 }
 
@@ -131,7 +133,7 @@ impl Held {
             return Self::Missing;
         }
         if position.offset < known.offset {
-            return Self::Behind;
+            return Self::Behind(position);
         }
         let Some(page) = recent.page(range, position, limit as usize, HistoryRead::MAX_BYTES)
         else {

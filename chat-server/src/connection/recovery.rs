@@ -15,7 +15,7 @@ use chat_core::{
     Sender, Topic,
 };
 use serde_json::value::RawValue;
-use tokio::time::{Instant, sleep};
+use tokio::time::timeout;
 
 use super::members::{self, Asker};
 use crate::member::Member;
@@ -29,10 +29,8 @@ pub(super) const PAGE: u32 = 256;
 /// Messages for whoever could not recover and did not say how many.
 const NEWEST: u32 = 50;
 
-/// How often it is looked whether this server has come as far as the client.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
-
-/// How long that may take: a server that hears nothing of the broker has given up by then.
+/// How long a room may stand still that is behind the client: a server that hears nothing of the
+/// broker has given up by then.
 const BEHIND: Duration = Duration::from_secs(10);
 
 /// What the client wants to know of the room's past.
@@ -148,30 +146,44 @@ impl Newcomer {
         membership: &mut Membership<Member>,
         mut here: Position,
     ) -> Result<(), BrokerError> {
-        let mut deadline = Instant::now() + BEHIND;
         loop {
             self.member.drained(self.patience).await;
             if self.member.is_notified() {
-                // It begins anew, if it may.
-                return Err(BrokerError::unavailable("something has changed for the client"));
+                return Err(has_changed());
             }
-            let listening =
-                membership.listen(self.member.clone(), |snapshot| self.go_on(&snapshot, here));
+            let mut room = None;
+            let listening = membership.listen(self.member.clone(), |snapshot| {
+                room = snapshot.position;
+                self.go_on(&snapshot, here)
+            });
             if listening == Welcomed::UpToDate || self.member.is_closed() {
                 return Ok(());
             }
-            let history = self.read(hub, Range::After(here.offset), PAGE).await?;
-            let next = self.tell_page(here, &history);
-            if next == here {
-                // This server has yet to hear of what the client has seen on another.
-                if Instant::now() > deadline {
-                    return Err(BrokerError::unavailable("the server fell behind the broker"));
+            if !is_behind(room, here) {
+                let history = self.read(hub, Range::After(here.offset), PAGE).await?;
+                let next = self.tell_page(here, &history);
+                if next != here {
+                    here = next;
+                    continue;
                 }
-                sleep(LOOK_AGAIN).await;
-            } else {
-                deadline = Instant::now() + BEHIND;
             }
-            here = next;
+            self.until_moved_on(membership, room).await?;
+        }
+    }
+
+    /// This server has yet to receive what the client has received from another.
+    async fn until_moved_on(
+        &self,
+        membership: &Membership<Member>,
+        room: Option<Position>,
+    ) -> Result<(), BrokerError> {
+        tokio::select! {
+            moved = timeout(BEHIND, membership.moved_on(room)) => {
+                moved.map_err(|_| BrokerError::unavailable("the server fell behind the broker"))
+            }
+            is_notified = self.member.interrupted() => {
+                if is_notified { Err(has_changed()) } else { Ok(()) }
+            }
         }
     }
 
@@ -276,6 +288,16 @@ impl Newcomer {
     }
 }
 
+/// It begins anew, if it may.
+fn has_changed() -> BrokerError {
+    BrokerError::unavailable("something has changed for the client")
+}
+
+/// Whether a room has less than a client of the same sequence: there is nothing to be read then.
+fn is_behind(room: Option<Position>, client: Position) -> bool {
+    room.is_some_and(|room| room.epoch == client.epoch && room.offset < client.offset)
+}
+
 /// What lies between two positions; `None` if it is not at hand, or more than a frame takes.
 fn missed(recent: &Recent, since: Position, upto: Position) -> Option<Vec<&Entry>> {
     // Whoever saw nothing of any sequence has missed this one from its beginning.
@@ -296,8 +318,7 @@ pub(super) async fn read(
     limit: u32,
 ) -> Result<History, BrokerError> {
     let read = HistoryRead { topic: Topic::Room(room.clone()), range, limit };
-    let histories = hub.broker().history(std::slice::from_ref(&read)).await?;
-    histories.into_iter().next().ok_or_else(|| BrokerError::unavailable("no history was read"))
+    hub.history(read).await
 }
 
 /// Where a page ends.

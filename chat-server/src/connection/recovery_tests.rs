@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chat_broker::testing::{Call, FaultyBroker};
+use chat_broker::testing::{Call, FaultyBroker, Told};
 use chat_broker::{Broker, Delivery, HistoryRules, MemoryBroker, MemoryBus};
 use chat_core::{Event, Message, Retention, Sender, envelope};
 use chat_transport::testing::WsClient;
@@ -107,6 +107,51 @@ async fn places_beyond_any_are_answered() {
     client.send_json(&json!({"type": "history", "room": "r", "before": 0, "limit": 0})).await;
     let page = next_of(&mut client, "history").await;
     assert_eq!((&page["messages"], &page["more"]), (&json!([]), &json!(false)));
+}
+
+/// A client that has received more on another server than this one has.
+async fn ahead(world: &World) -> (WsClient, WsClient, Position) {
+    world.say("r", "1", Retention::default()).await;
+    let mut watcher = world.client("watcher").await;
+    join(&mut watcher, "r", None, "joined").await;
+    world.broker.lose_publications(2, Told::Nothing);
+    world.say("r", "2", Retention::default()).await;
+    let here = world.say("r", "3", Retention::default()).await;
+    let mut client = world.client("ann").await;
+    let joined = join(&mut client, "r", Some(here), "joined").await;
+    assert_eq!((&joined["recovered"], &joined["offset"]), (&json!(true), &json!(3)));
+    (client, watcher, here)
+}
+
+#[tokio::test]
+async fn client_ahead_of_its_server_costs_no_reads_while_it_waits() {
+    let world = World::start().await;
+    let (mut client, mut watcher, here) = ahead(&world).await;
+    let reads = world.broker.count(Call::History);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.broker.count(Call::History), reads, "nothing has happened");
+    let next = world.say("r", "4", Retention::default()).await;
+    assert_eq!(next.offset, here.offset + 1);
+    for offset in 2..=4 {
+        assert_eq!(next_of(&mut watcher, "message").await["offset"], offset);
+    }
+    assert_eq!(next_of(&mut client, "message").await["offset"], 4, "and what it has is no news");
+    assert!(world.broker.count(Call::History) <= reads + 2, "the server read what it had missed");
+}
+
+/// A ban does not wait for the room.
+#[tokio::test]
+async fn client_ahead_of_its_server_is_still_judged() {
+    let world = World::start().await;
+    let (mut client, _watcher, _) = ahead(&world).await;
+    let ban = Some(Bytes::from_static(b"{\"id\":\"1\"}"));
+    world.other.set_record("ban\nann", ban, Duration::from_secs(60)).await.unwrap();
+    let closed = timeout(BEHIND / 2, client.recv_until_close()).await;
+    let (_, (code, _)) = closed.expect("at once");
+    assert_eq!(code, CloseReason::InternalError.code(), "it comes back, and is refused");
+    let url = format!("ws://{}/ws?userId=ann", world.address);
+    let again = WsClient::try_connect(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await;
+    assert_eq!(again.err().map(|status| status.as_u16()), Some(403));
 }
 
 /// It hears nothing while it catches up, and would not know that it never will.

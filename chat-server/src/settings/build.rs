@@ -10,6 +10,8 @@ use chat_server::{ForwardedHeader, IpNet, LimitsConfig, Rate, Secret, ServerConf
 use super::layer::{Header, Layer, Switch};
 use super::period::Period;
 use super::rate::Limit;
+use super::redis::RedisTls;
+use super::sources::{Invalid, trim};
 use super::{Settings, TokenKey, Tokens};
 
 /// Where addresses are told apart: enough for an office behind one of them.
@@ -17,7 +19,7 @@ const CONNECTIONS_PER_ADDRESS: usize = 100;
 
 impl Layer {
     /// What these settings come to, with the defaults of all others.
-    pub(crate) fn into_settings(self) -> Result<Settings, String> {
+    pub(crate) fn into_settings(self) -> Result<Settings, Invalid> {
         self.check()?;
         let mut server = ServerConfig::default();
         let mut transport = server.transport.clone();
@@ -70,6 +72,11 @@ impl Layer {
             host: filled(self.host),
             metrics_addr: self.metrics_addr,
             redis_url: filled(self.redis_url),
+            redis_tls: RedisTls {
+                authority: self.redis_ca.filter(|path| !path.as_os_str().is_empty()),
+                certificate: self.redis_cert.filter(|path| !path.as_os_str().is_empty()),
+                key: self.redis_key.filter(|path| !path.as_os_str().is_empty()),
+            },
             redis_prefix: filled(self.redis_prefix).unwrap_or_else(|| "chat".to_owned()),
             presence_lease: self.presence_lease.map_or(PRESENCE_LEASE, |lease| lease.0),
             tokens,
@@ -129,28 +136,39 @@ impl Layer {
         limits
     }
 
-    fn proxies(&self) -> Result<Vec<IpNet>, String> {
+    fn proxies(&self) -> Result<Vec<IpNet>, Invalid> {
         let given = self.trusted_proxies.iter().flatten().filter_map(|net| trimmed(net));
-        let wrong = |why| format!("invalid value for trusted-proxies: {why}");
-        given.map(|net| chat_server::parse_network(&net).map_err(wrong)).collect()
+        let parse = |net: String| {
+            chat_server::parse_network(&net).map_err(|why| Invalid::hidden("trusted-proxies", why))
+        };
+        given.map(parse).collect()
     }
 
     /// What tokens clients need; `None` if none.
-    fn tokens(&self) -> Result<Option<Tokens>, String> {
+    fn tokens(&self) -> Result<Option<Tokens>, Invalid> {
         let (audience, issuer) = (names(&self.jwt_audience), names(&self.jwt_issuer));
         let key = match (filled(self.jwt_secret.clone()), self.jwt_public_key.clone()) {
-            (Some(_), Some(_)) => return Err("jwt-secret or jwt-public-key, not both".to_owned()),
+            (Some(_), Some(_)) => {
+                return Err(Invalid::hidden(
+                    "jwt-public-key",
+                    "JWT_SECRET is set as well, and \
+                     tokens have one key",
+                ));
+            }
             (Some(secret), None) => TokenKey::Secret(secret),
             (None, Some(file)) => TokenKey::Public(file),
-            (None, None) if audience.is_empty() && issuer.is_empty() => return Ok(None),
-            // A server that was meant to ask for tokens does not start without.
             (None, None) => {
-                return Err(
-                    "jwt-audience and jwt-issuer need jwt-secret or jwt-public-key".to_owned()
-                );
+                // A server that was meant to ask for tokens does not start without.
+                let needs_key = "it needs JWT_SECRET or JWT_PUBLIC_KEY, and neither is set";
+                return match (audience.first(), issuer.first()) {
+                    (Some(audience), _) => Err(Invalid::new("jwt-audience", audience, needs_key)),
+                    (None, Some(issuer)) => Err(Invalid::new("jwt-issuer", issuer, needs_key)),
+                    (None, None) => Ok(None),
+                };
             }
         };
-        Ok(Some(Tokens { key, audience, issuer }))
+        let leeway = self.token_leeway.map_or(TOKEN_LEEWAY, |leeway| leeway.0);
+        Ok(Some(Tokens { key, audience, issuer, leeway }))
     }
 
     fn hub(&self) -> HubConfig {
@@ -189,6 +207,7 @@ fn if_any(retention: Retention) -> Option<Retention> {
 }
 
 const PRESENCE_LEASE: Duration = Duration::from_secs(10);
+const TOKEN_LEEWAY: Duration = Duration::from_secs(5);
 
 /// `REDIS_URL=` says what an absent `REDIS_URL` says.
 fn filled(text: Option<String>) -> Option<String> {
@@ -201,7 +220,7 @@ pub(super) fn names(given: &Option<Vec<String>>) -> Vec<String> {
 }
 
 fn trimmed(text: &str) -> Option<String> {
-    filled(Some(text.trim().to_owned()))
+    filled(Some(trim(text).to_owned()))
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use chat_core::MAX_NAME_BYTES;
 use chat_server::ServerConfig;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::layer::Layer;
+use super::layer::{Layer, RoomClass};
 use super::period::Period;
+use super::sources::{Invalid, trim};
 
 /// The most that a room may keep: a history is a cache, not an archive.
 const MAX_HISTORY: u32 = 100_000;
@@ -24,134 +25,218 @@ const FEWEST_CONTROLS: usize = 10;
 /// With less, a connection waits for its peer every few frames.
 const SMALLEST_BUFFER: usize = 16 * 1024;
 
-const SHORTEST_TTL: Duration = Duration::from_secs(1);
-const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+/// The most of anything that is counted in bytes: more is a slip of the pen.
+const MAX_BYTES: usize = 1 << 30;
+
+/// The most of anything else that is counted: clients read some of these numbers, and those of
+/// JavaScript are exact up to 2^53.
+const MAX_COUNT: usize = u32::MAX as usize;
+
+/// As many as the prefix of keys in Redis may have.
+const MAX_PREFIX_BYTES: usize = 64;
+
+const SECOND: Duration = Duration::from_secs(1);
+const FIVE_MINUTES: Duration = Duration::from_secs(300);
+const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Layer {
     /// What a type alone does not say of a value.
-    pub(super) fn check(&self) -> Result<(), String> {
-        let at_least = |name: &str, value: Option<usize>, least: usize| match value {
-            Some(value) if value < least => {
-                Err(format!("invalid value '{value}' for {name}: at least {least}"))
+    pub(super) fn check(&self) -> Result<(), Invalid> {
+        self.check_numbers()?;
+        self.check_times()?;
+        self.check_histories()?;
+        self.check_frames()?;
+        self.check_names()?;
+        self.check_texts()
+    }
+
+    fn check_numbers(&self) -> Result<(), Invalid> {
+        let threads = self.threads.map(usize::from);
+        let controls = self.max_control_frames.map(|frames| frames as usize);
+        // 0 leaves it to the kernel.
+        let buffer = self.socket_buffer_bytes.filter(|bytes| *bytes > 0);
+        for (setting, value, least, most) in [
+            ("max-rooms", self.max_rooms, 1, MAX_COUNT),
+            ("max-rooms-per-user", self.max_rooms_per_user, 1, MAX_COUNT),
+            ("max-connections", self.max_connections, 1, MAX_COUNT),
+            ("max-connections-per-address", self.max_connections_per_address, 1, MAX_COUNT),
+            ("presence-limit", self.presence_limit, 0, MAX_COUNT),
+            ("threads", threads, 1, MAX_THREADS),
+            ("max-control-frames", controls, FEWEST_CONTROLS, MAX_COUNT),
+            ("outbox-frames", self.outbox_frames, 256, MAX_COUNT),
+            ("max-json-depth", self.max_json_depth, 1, MAX_COUNT),
+            ("max-name-bytes", self.max_name_bytes, 1, MAX_NAME_BYTES),
+            ("max-message-bytes", self.max_message_bytes, 1, MAX_BYTES),
+            ("max-frame-bytes", self.max_frame_bytes, 1024, MAX_BYTES),
+            ("max-header-bytes", self.max_header_bytes, 8192, MAX_BYTES),
+            ("socket-buffer-bytes", buffer, SMALLEST_BUFFER, MAX_BYTES),
+            ("outbox-bytes", self.outbox_bytes, 1024, MAX_BYTES),
+            ("history-bytes", self.history_bytes, 1, MAX_BYTES),
+        ] {
+            within(setting, value, least, most)?;
+        }
+        Ok(())
+    }
+
+    fn check_times(&self) -> Result<(), Invalid> {
+        let more_than_nothing = Duration::from_millis(1);
+        for (setting, value, least, most) in [
+            ("handshake-timeout", self.handshake_timeout, more_than_nothing, YEAR),
+            ("message-timeout", self.message_timeout, more_than_nothing, YEAR),
+            ("write-timeout", self.write_timeout, more_than_nothing, YEAR),
+            ("auth-timeout", self.auth_timeout, more_than_nothing, YEAR),
+            ("drain-timeout", self.drain_timeout, more_than_nothing, YEAR),
+            ("pong-timeout", self.pong_timeout, more_than_nothing, YEAR),
+            ("history-ttl", self.history_ttl, SECOND, YEAR),
+            ("presence-lease", self.presence_lease, SECOND, HOUR),
+            ("presence-grace", self.presence_grace, Duration::ZERO, HOUR),
+            ("token-leeway", self.token_leeway, Duration::ZERO, FIVE_MINUTES),
+        ] {
+            let Some(Period(time)) = value else { continue };
+            if !(least..=most).contains(&time) {
+                let (least, most) = (Period(least), Period(most));
+                let why = format!("{least} to {most}");
+                return Err(Invalid::new(setting, Period(time), why));
             }
-            _ => Ok(()),
+        }
+        Ok(())
+    }
+
+    fn check_histories(&self) -> Result<(), Invalid> {
+        if let Some(messages) = self.history.filter(|messages| *messages > MAX_HISTORY) {
+            return Err(Invalid::new("history", messages, format!("at most {MAX_HISTORY}")));
+        }
+        let wrong = |class: &RoomClass, value: String, why: String| {
+            Err(Invalid::new("rooms", value, format!("{why}, for the rooms {:?}", class.name)))
         };
-        at_least("max-rooms", self.max_rooms, 1)?;
-        if let Some(threads) = self.threads.filter(|threads| threads.get() > MAX_THREADS) {
-            return Err(format!("invalid value '{threads}' for threads: at most {MAX_THREADS}"));
+        for class in self.rooms.iter().flatten() {
+            if let Some(messages) = class.history.filter(|messages| *messages > MAX_HISTORY) {
+                let why = format!("history is at most {MAX_HISTORY}");
+                return wrong(class, messages.to_string(), why);
+            }
+            let bytes = class.history_bytes.filter(|bytes| !(1..=MAX_BYTES).contains(bytes));
+            if let Some(bytes) = bytes {
+                let why = format!("history-bytes is 1 to {MAX_BYTES}");
+                return wrong(class, bytes.to_string(), why);
+            }
+            if let Some(ttl) = class.history_ttl.filter(|Period(ttl)| *ttl < SECOND) {
+                return wrong(class, ttl.to_string(), "history-ttl is at least 1s".to_owned());
+            }
         }
-        let classes = || self.rooms.iter().flatten();
-        let histories = classes().map(|class| class.history).chain([self.history]);
-        if let Some(messages) = histories.flatten().find(|messages| *messages > MAX_HISTORY) {
-            return Err(format!(
-                "invalid value '{messages}' for history: at most {MAX_HISTORY} messages"
-            ));
-        }
-        for bytes in classes().map(|class| class.history_bytes).chain([self.history_bytes]) {
-            at_least("history-bytes", bytes, 1)?;
-        }
-        let mut ttls = classes().map(|class| class.history_ttl).chain([self.history_ttl]);
-        if ttls.any(|ttl| ttl.is_some_and(|Period(ttl)| ttl < SHORTEST_TTL)) {
-            return Err("invalid value for history-ttl: at least 1s".to_owned());
-        }
-        if self.presence_lease.is_some_and(|Period(lease)| lease < SHORTEST_LEASE) {
-            return Err("invalid value for presence-lease: at least 1s".to_owned());
-        }
+        Ok(())
+    }
+
+    /// What must fit into something else.
+    fn check_frames(&self) -> Result<(), Invalid> {
         let message_bytes =
             self.max_message_bytes.unwrap_or(ServerConfig::default().max_message_bytes);
         let max_frame = self.max_frame_bytes.unwrap_or(ServerConfig::frame_bytes(message_bytes));
-        at_least("max-frame-bytes", self.max_frame_bytes, 1024)?;
-        at_least("max-header-bytes", self.max_header_bytes, 8192)?;
-        at_least("outbox-frames", self.outbox_frames, 256)?;
-        let buffer = self.socket_buffer_bytes.filter(|bytes| *bytes > 0);
-        at_least("socket-buffer-bytes", buffer, SMALLEST_BUFFER)?;
-        let controls = self.max_control_frames.map(|frames| frames as usize);
-        at_least("max-control-frames", controls, FEWEST_CONTROLS)?;
-        at_least("max-connections", self.max_connections, 1)?;
-        at_least("max-rooms-per-user", self.max_rooms_per_user, 1)?;
-        at_least("max-connections-per-address", self.max_connections_per_address, 1)?;
-        at_least("max-name-bytes", self.max_name_bytes, 1)?;
-        at_least("max-json-depth", self.max_json_depth, 1)?;
-        if let Some(bytes) = self.max_name_bytes.filter(|bytes| *bytes > MAX_NAME_BYTES) {
-            return Err(format!(
-                "invalid value '{bytes}' for max-name-bytes: at most {MAX_NAME_BYTES}"
-            ));
+        let outbox = self.outbox_bytes.unwrap_or(ServerConfig::default().transport.outbox_bytes);
+        if message_bytes >= max_frame {
+            let why = format!("a frame has {max_frame} bytes, and a message must fit into one");
+            return Err(Invalid::new(self.of_frames(), message_bytes, why));
         }
-        let key = self.api_key.as_deref().unwrap_or_default().trim();
-        let is_shown = key.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
-        if (1..SHORTEST_KEY).contains(&key.len()) || !is_shown {
-            return Err(format!("invalid value for api-key: at least {SHORTEST_KEY} of ASCII"));
+        if max_frame > outbox {
+            let why = format!(
+                "a frame may have {max_frame} bytes, and outbox-bytes is {outbox}: at least as many"
+            );
+            return Err(match self.outbox_bytes {
+                Some(bytes) => Invalid::new("outbox-bytes", bytes, why),
+                None => Invalid::new(self.of_frames(), message_bytes, why),
+            });
         }
-        let is_zero = |period: Option<Period>| period.is_some_and(|Period(time)| time.is_zero());
-        for (name, period) in [
-            ("handshake-timeout", self.handshake_timeout),
-            ("message-timeout", self.message_timeout),
-            ("write-timeout", self.write_timeout),
-            ("auth-timeout", self.auth_timeout),
-            ("drain-timeout", self.drain_timeout),
-        ] {
-            if is_zero(period) {
-                return Err(format!("invalid value '0s' for {name}: longer than nothing"));
-            }
-        }
+        Ok(())
+    }
+
+    /// The setting to blame for the size of frames.
+    fn of_frames(&self) -> &'static str {
+        if self.max_message_bytes.is_some() { "max-message-bytes" } else { "max-frame-bytes" }
+    }
+
+    /// Names that browsers, and Redis, compare.
+    fn check_names(&self) -> Result<(), Invalid> {
         for origin in self.allow_origin.iter().flatten() {
-            check_origin(origin.trim())?;
+            check_origin(trim(origin))?;
         }
         for host in self.allow_host.iter().flatten() {
-            check_host(host.trim())?;
+            check_host(trim(host))?;
         }
-        at_least("max-message-bytes", self.max_message_bytes, 1)?;
-        at_least("outbox-bytes", self.outbox_bytes, max_frame)?;
-        let outbox = ServerConfig::default().transport.outbox_bytes;
-        if self.outbox_bytes.is_none() && max_frame > outbox {
-            return Err(format!(
-                "invalid value '{message_bytes}' for max-message-bytes: its frame may have \
-                 {max_frame} bytes, and outbox-bytes is {outbox}"
-            ));
+        let prefix = self.redis_prefix.as_deref().unwrap_or_default();
+        let in_prefix = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+        if prefix.len() > MAX_PREFIX_BYTES || !prefix.bytes().all(in_prefix) {
+            let why = "1 to 64 letters, digits, '-', '_', '.' or ':'";
+            return Err(Invalid::new("redis-prefix", prefix, why));
         }
-        if let Some(bytes) = self.max_message_bytes.filter(|bytes| *bytes >= max_frame) {
-            return Err(format!(
-                "invalid value '{bytes}' for max-message-bytes: a frame has {max_frame} bytes"
-            ));
+        Ok(())
+    }
+
+    fn check_texts(&self) -> Result<(), Invalid> {
+        let key = self.api_key.as_deref().map_or("", trim);
+        let is_shown = key.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        if (1..SHORTEST_KEY).contains(&key.len()) || !is_shown {
+            let why = format!("at least {SHORTEST_KEY} characters of ASCII");
+            return Err(Invalid::hidden("api-key", why));
         }
-        if self.pong_timeout.is_some_and(|Period(timeout)| timeout.is_zero()) {
-            return Err("invalid value '0s' for pong-timeout: longer than nothing".to_owned());
+        let key_file = self.jwt_public_key.as_deref().and_then(|file| file.to_str());
+        if key_file.is_some_and(|file| file.contains("-----BEGIN")) {
+            let why = "it is the key itself, and the name of a file with it is needed";
+            return Err(Invalid::hidden("jwt-public-key", why));
         }
-        let is_web = |url: &str| url.starts_with("http://") || url.starts_with("https://");
-        if let Some(url) = self.public_url.as_deref().filter(|url| !url.is_empty() && !is_web(url))
-        {
-            return Err(format!("invalid value '{url}' for public-url: http://… or https://…"));
+        let url = self.public_url.as_deref().map_or("", trim);
+        if !url.is_empty() && !is_web_address(url) {
+            return Err(Invalid::new("public-url", url, "such as https://chat.example"));
         }
-        let levels = self
-            .log
-            .as_deref()
-            .unwrap_or_default()
-            .split(',')
-            .filter(|level| !level.is_empty() && !level.contains(['=', '[']));
-        for level in levels {
+        let log = self.log.as_deref().unwrap_or_default();
+        let levels = log.split(',').map(str::trim);
+        for level in levels.filter(|level| !level.is_empty() && !level.contains(['=', '['])) {
             if level.parse::<LevelFilter>().is_err() {
-                return Err(format!("invalid value '{level}' for log: no such level"));
+                let why = "a level is off, error, warn, info, debug or trace";
+                return Err(Invalid::new("log", level, why));
             }
         }
         Ok(())
     }
 }
 
+/// A scheme and a host, perhaps with a port and a path: what links begin with.
+fn is_web_address(url: &str) -> bool {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty()
+            && !rest.starts_with(['/', ':'])
+            && !rest.contains(|char: char| char.is_whitespace() || ['?', '#'].contains(&char))
+    })
+}
+
+fn within(
+    setting: &'static str,
+    value: Option<usize>,
+    least: usize,
+    most: usize,
+) -> Result<(), Invalid> {
+    match value {
+        Some(value) if value < least => {
+            Err(Invalid::new(setting, value, format!("at least {least}")))
+        }
+        Some(value) if value > most => Err(Invalid::new(setting, value, format!("at most {most}"))),
+        _ => Ok(()),
+    }
+}
+
 /// A host, perhaps with a port; `*` and a leading `*.` or `.` are patterns.
-fn check_host(host: &str) -> Result<(), String> {
+fn check_host(host: &str) -> Result<(), Invalid> {
     let name = host.strip_prefix("*.").or_else(|| host.strip_prefix('.')).unwrap_or(host);
     let is_host = !name.is_empty() && !name.contains(['/', '*', ' ', '@', '?', '#']);
     // Browsers ask for the ASCII form of a name, and nothing else is compared.
     if is_host && host.is_ascii() || host == "*" || host.is_empty() {
         return Ok(());
     }
-    Err(format!(
-        "invalid value '{host}' for allow-host: such as chat.example, xn--mnchen-3ya.example or *"
-    ))
+    Err(Invalid::new("allow-host", host, "such as chat.example, xn--mnchen-3ya.example or *"))
 }
 
 /// What browsers send: a scheme and a host, perhaps a port, and no path.
-fn check_origin(origin: &str) -> Result<(), String> {
+fn check_origin(origin: &str) -> Result<(), Invalid> {
     let host = origin.split_once("://").filter(|(scheme, _)| !scheme.is_empty());
     let host = host.map(|(_, host)| host.trim_end_matches('/'));
     let is_origin =
@@ -159,5 +244,5 @@ fn check_origin(origin: &str) -> Result<(), String> {
     if is_origin || origin == "null" || origin.is_empty() {
         return Ok(());
     }
-    Err(format!("invalid value '{origin}' for allow-origin: such as https://app.example, or null"))
+    Err(Invalid::new("allow-origin", origin, "such as https://app.example, or null"))
 }

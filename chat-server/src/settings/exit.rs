@@ -1,8 +1,13 @@
 //! Why the program does not start, as it says so.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use super::Cli;
+use super::sources::{Invalid, Sources, in_words};
 
 /// Why the program does not start.
 #[derive(Debug)]
@@ -11,13 +16,21 @@ pub(crate) enum Exit {
     Usage(clap::Error),
     /// The configuration file.
     File(String),
-    /// A value out of its range.
-    Value(String),
+    /// A value that cannot be used.
+    Value(Invalid),
+    /// What no setting is to blame for.
+    System(String),
+}
+
+impl From<Invalid> for Exit {
+    fn from(invalid: Invalid) -> Self {
+        Self::Value(invalid)
+    }
 }
 
 impl Exit {
     /// Says so: help in full, anything else in one line.
-    pub(crate) fn report(self) -> ExitCode {
+    pub(crate) fn report(self, sources: &Sources) -> ExitCode {
         match self {
             Self::Usage(error)
                 if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) =>
@@ -25,27 +38,53 @@ impl Exit {
                 let _ = error.print();
                 ExitCode::SUCCESS
             }
-            Self::Usage(error) => {
-                // The first part, without usage and hints.
-                let text = error.to_string();
-                let part = text.lines().take_while(|line| !line.trim().is_empty());
-                let line = part.map(str::trim).collect::<Vec<_>>().join(" ");
-                complain(line.trim_start_matches("error: "))
-            }
-            Self::File(error) | Self::Value(error) => complain(&error),
+            Self::Usage(error) => complain(&usage(&error, sources)),
+            Self::Value(invalid) => complain(&invalid.message(sources)),
+            Self::File(error) | Self::System(error) => complain(&error),
         }
     }
 }
 
+/// The first part of an error of clap, without usage and hints, with the setting as it was written.
+fn usage(error: &clap::Error, sources: &Sources) -> String {
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some(variable) = sources.not_utf8(Cli::command().get_arguments())
+    {
+        return format!("invalid value for {variable}: it is not UTF-8");
+    }
+    let text = error.to_string();
+    let part = text.lines().take_while(|line| !line.trim().is_empty());
+    let line = part.map(str::trim).collect::<Vec<_>>().join(" ");
+    let line = in_words(line.trim_start_matches("error: "));
+    match error.get(ContextKind::InvalidArg) {
+        // Such as `--port <PORT>`.
+        Some(ContextValue::String(argument)) => {
+            let setting = argument.trim_start_matches("--");
+            let setting = setting.split([' ', '=']).next().unwrap_or(setting);
+            line.replace(&format!("'{argument}'"), &sources.name(setting))
+        }
+        _ => line,
+    }
+}
+
 /// One line on stdout, and success.
-#[allow(clippy::print_stdout, reason = "what the program was asked for")]
-pub(crate) fn print(text: &str) -> ExitCode {
-    println!("{text}");
-    ExitCode::SUCCESS
+pub(crate) fn print(text: &str, sources: &Sources) -> ExitCode {
+    for warning in sources.warnings() {
+        say(&warning);
+    }
+    match writeln!(io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// One line on stderr, and the exit code for bad settings.
-pub(crate) fn complain(error: &str) -> ExitCode {
-    eprintln!("chat-server: {error}");
+fn complain(error: &str) -> ExitCode {
+    say(error);
     ExitCode::from(2)
+}
+
+/// `eprintln!` would panic if nobody reads it.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "chat-server: {line}");
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::LogFormat;
 use super::period::Period;
 use super::rate::Limit;
+use super::sources::{in_words, line, trim};
 
 /// The settings of one source. What is absent is left to the source below.
 #[derive(Debug, Default, Args, Deserialize)]
@@ -23,11 +24,27 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "ADDRESS")]
     pub(super) host: Option<String>,
 
-    /// Redis that keeps servers in sync: redis://[USER:PASSWORD@]HOST:PORT[/DB], or rediss://
-    /// for TLS [default: none; rooms live in this process alone]
+    /// Redis that keeps servers in sync: redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], rediss:// for
+    /// TLS, or unix:///PATH for a socket. Redis 6 or later, or Valkey [default: none; rooms live in
+    /// this process alone]
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     #[serde(default, deserialize_with = "hidden")]
     pub(super) redis_url: Option<String>,
+
+    /// A file with the certificates of those who vouch for Redis' own, in PEM, for rediss://
+    /// [default: those of the operating system, or of the file in SSL_CERT_FILE]
+    #[arg(long, env, value_name = "FILE")]
+    pub(super) redis_ca: Option<PathBuf>,
+
+    /// A file with the certificate that this server shows to Redis (tls-auth-clients), in PEM,
+    /// followed by those that lead to an authority which Redis trusts; with --redis-key
+    /// [default: none]
+    #[arg(long, env, value_name = "FILE")]
+    pub(super) redis_cert: Option<PathBuf>,
+
+    /// A file with the private key of --redis-cert, in PEM, without a password [default: none]
+    #[arg(long, env, value_name = "FILE")]
+    pub(super) redis_key: Option<PathBuf>,
 
     /// What the names of Redis keys and channels begin with; servers that share it share
     /// rooms [default: chat]
@@ -265,14 +282,14 @@ pub(crate) struct Layer {
     #[arg(long, env, value_enum)]
     pub(super) forwarded_header: Option<Header>,
 
-    /// Secret of 32 bytes or more that tokens (JWT) are signed with: HS256. With it, or with
-    /// --jwt-public-key, clients need a token [default: none; anybody is let in]
+    /// Secret of 32 bytes or more that tokens (JWT) are signed with: HS256, HS384 or HS512. With
+    /// it, or with --jwt-public-key, clients need a token [default: none; anybody is let in]
     #[arg(long, env, hide_env_values = true, value_name = "SECRET")]
     #[serde(default, deserialize_with = "hidden")]
     pub(super) jwt_secret: Option<String>,
 
-    /// A file with the public key of tokens, in PEM: RSA (RS256), EC P-256 (ES256) or
-    /// Ed25519 (EdDSA)
+    /// A file with the public key of tokens, in PEM: RSA (RS256 to RS512, PS256 to PS512), EC on
+    /// P-256 (ES256) or P-384 (ES384), or Ed25519 (EdDSA, Ed25519)
     #[arg(long, env, value_name = "FILE")]
     pub(super) jwt_public_key: Option<PathBuf>,
 
@@ -293,6 +310,11 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "TIME")]
     pub(super) token_grace: Option<Period>,
 
+    /// How far the clocks of this server and of the issuer of tokens may be apart, 5m at most: a
+    /// token is valid so long before its `nbf` and after its `exp` [default: 5s]
+    #[arg(long, env, value_name = "TIME")]
+    pub(super) token_leeway: Option<Period>,
+
     /// What backends must show to use /api, 16 bytes or more [default: none; there is no /api]
     #[arg(long, env, hide_env_values = true, value_name = "KEY")]
     #[serde(default, deserialize_with = "hidden")]
@@ -303,7 +325,7 @@ pub(crate) struct Layer {
     #[arg(long, env, value_name = "ADDRESS")]
     pub(super) metrics_addr: Option<SocketAddr>,
 
-    /// What to log: error, warn, info, debug, trace, or by module: info,chat_broker=debug
+    /// What to log: off, error, warn, info, debug, trace, or by module: info,chat_broker=debug
     /// [default: info]
     #[arg(long, env, value_name = "LEVEL")]
     pub(super) log: Option<String>,
@@ -311,6 +333,22 @@ pub(crate) struct Layer {
     /// How to log [default: human]
     #[arg(long, env, value_enum)]
     pub(super) log_format: Option<LogFormat>,
+}
+
+/// The key whose value holds a byte of `file`, after a comma.
+fn key(file: &str, byte: usize) -> Option<String> {
+    let table = toml::de::DeTable::parse(file).ok()?;
+    let mut entries = table.get_ref().iter();
+    let (key, _) = entries.find(|(_, value)| value.span().contains(&byte))?;
+    Some(format!(", {}", key.get_ref()))
+}
+
+/// Whether there was something to trim.
+fn trim_text(text: &mut String) -> bool {
+    let trimmed = trim(text).to_owned();
+    let is_changed = trimmed != *text;
+    *text = trimmed;
+    is_changed
 }
 
 /// A text that an error does not show, even where it is none.
@@ -353,9 +391,37 @@ impl Layer {
     /// The settings of a file; else a line of it, and what is wrong there.
     pub(crate) fn parse(file: &str) -> Result<Self, String> {
         toml::from_str(file).map_err(|error| {
-            let line = error.span().map_or(1, |span| file[..span.start].lines().count().max(1));
-            format!("line {line}: {}", error.message())
+            let start = error.span().map_or(0, |span| span.start);
+            let (line, key) = (line(file, start), key(file, start).unwrap_or_default());
+            format!("line {line}{key}: {}", in_words(error.message()))
         })
+    }
+
+    /// Takes the white space off the ends of all texts, and returns which secrets had some.
+    pub(super) fn trim(&mut self) -> Vec<&'static str> {
+        let texts = [&mut self.host, &mut self.redis_prefix, &mut self.public_url, &mut self.log];
+        for text in texts.into_iter().flatten() {
+            trim_text(text);
+        }
+        let files = [
+            &mut self.jwt_public_key,
+            &mut self.redis_ca,
+            &mut self.redis_cert,
+            &mut self.redis_key,
+        ];
+        for file in files.into_iter().flatten() {
+            if let Some(text) = file.to_str() {
+                *file = trim(text).into();
+            }
+        }
+        // A blank one stays, and is too short: nothing would let in anybody.
+        let jwt_secret = self.jwt_secret.as_mut().filter(|secret| !trim(secret).is_empty());
+        let secrets = [
+            ("jwt-secret", jwt_secret),
+            ("api-key", self.api_key.as_mut()),
+            ("redis-url", self.redis_url.as_mut()),
+        ];
+        secrets.into_iter().filter_map(|(name, text)| trim_text(text?).then_some(name)).collect()
     }
 
     /// This layer, and below it `file` where it is silent.
@@ -369,6 +435,9 @@ impl Layer {
             port,
             host,
             redis_url,
+            redis_ca,
+            redis_cert,
+            redis_key,
             redis_prefix,
             history,
             history_bytes,
@@ -427,6 +496,7 @@ impl Layer {
             jwt_issuer,
             auth_timeout,
             token_grace,
+            token_leeway,
             api_key,
             metrics_addr,
             log,

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use chat_server::Rate;
 use serde::Deserialize;
 
+use super::sources::trim;
+
 /// A rate such as `50/100`, or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limit(pub(super) Option<Rate>);
@@ -13,12 +15,17 @@ impl FromStr for Limit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let text = trim(text);
         if text == "off" { Ok(Self(None)) } else { text.parse().map(|rate| Self(Some(rate))) }
     }
 }
 
 impl<'de> Deserialize<'de> for Limit {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        let expected = "expected a rate such as \"50/100\", or \"off\", in quotes";
+        let text = String::deserialize(deserializer);
+        text.map_err(|_| serde::de::Error::custom(expected))?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }

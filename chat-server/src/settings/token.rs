@@ -1,14 +1,18 @@
 //! `chat-server token`: a token for trying out.
 
 use std::collections::BTreeMap;
+#[cfg(feature = "jwt")]
+use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
 
 #[cfg(feature = "jwt")]
 use super::build::names;
+use super::exit::Exit;
 use super::layer::Layer;
 use super::period::Period;
+use super::sources::Invalid;
 
 /// What the token is to say.
 #[derive(Debug, Args)]
@@ -50,31 +54,34 @@ pub(super) struct Wish {
 impl Wish {
     /// The token.
     #[cfg(feature = "jwt")]
-    pub(super) fn grant(&self, settings: &Layer) -> Result<String, String> {
-        use chat_core::UserId;
-        use chat_server::{Audience, JwtSigner, TokenClaims};
+    pub(super) fn grant(&self, settings: &Layer) -> Result<String, Exit> {
+        use chat_core::{UserId, UserName};
+        use chat_server::{Audience, AuthError, JwtSigner, TokenClaims};
 
         if self.ttl.0.is_zero() {
-            return Err("invalid value '0s' for --ttl: longer than nothing".to_owned());
+            return Err(Invalid::new("ttl", "0s", "longer than nothing").into());
         }
         let secret = settings.jwt_secret.as_deref().filter(|secret| !secret.is_empty());
         let first = |given| names(given).into_iter().next();
         let signer = match (&self.private_key, secret) {
-            (Some(file), _) => {
-                let pem = std::fs::read(file)
-                    .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-                JwtSigner::with_private_key(&pem)
-            }
-            (None, Some(secret)) => JwtSigner::with_secret(secret.as_bytes()),
+            (Some(file), _) => read(file).and_then(|pem| {
+                let wrong =
+                    |error: AuthError| Invalid::new("private-key", file.display(), error.why());
+                JwtSigner::with_private_key(&pem).map_err(wrong)
+            }),
+            (None, Some(secret)) => JwtSigner::with_secret(secret.as_bytes())
+                .map_err(|error| Invalid::hidden("jwt-secret", error.why())),
             (None, None) => {
-                return Err(
-                    "a token needs JWT_SECRET (32 bytes or more) or --private-key".to_owned()
-                );
+                let needed = "a token needs JWT_SECRET (32 bytes or more) or --private-key";
+                return Err(Exit::System(needed.to_owned()));
             }
         };
-        let signer = signer.map_err(|error| error.why().to_owned())?;
+        let signer = signer?;
         let user = UserId::new(&self.user)
-            .map_err(|why| format!("invalid value '{}' for --user: it {why}", self.user))?;
+            .map_err(|why| Invalid::new("user", &self.user, format!("it {why}")))?;
+        if let Some(name) = &self.name {
+            UserName::new(name).map_err(|why| Invalid::new("name", name, format!("it {why}")))?;
+        }
         let mut claims = TokenClaims::new(&user, self.ttl.0);
         claims.name.clone_from(&self.name);
         let audience = self.audience.clone().or_else(|| first(&settings.jwt_audience));
@@ -82,32 +89,39 @@ impl Wish {
         claims.iss = self.issuer.clone().or_else(|| first(&settings.jwt_issuer));
         claims.rooms = self.rules()?;
         claims.limit_factor = self.limit_factor;
-        signer.sign(&claims).map_err(|error| error.why().to_owned())
+        signer.sign(&claims).map_err(|error| Exit::System(error.why().to_owned()))
     }
 
     #[cfg(not(feature = "jwt"))]
-    pub(super) fn grant(&self, _: &Layer) -> Result<String, String> {
-        Err("this chat-server was built without the feature \"jwt\"".to_owned())
+    pub(super) fn grant(&self, _: &Layer) -> Result<String, Exit> {
+        Err(Exit::System("this chat-server was built without the feature \"jwt\"".to_owned()))
     }
 
     #[cfg_attr(not(feature = "jwt"), allow(dead_code, reason = "of use to tokens alone"))]
-    fn rules(&self) -> Result<Option<BTreeMap<String, Vec<String>>>, String> {
+    fn rules(&self) -> Result<Option<BTreeMap<String, Vec<String>>>, Invalid> {
         if self.rooms.is_empty() {
             return Ok(None);
         }
         let rule = |rule: &String| {
             // A pattern may hold the sign itself.
-            let (pattern, capabilities) = rule.rsplit_once('=').ok_or_else(|| {
-                format!("invalid value '{rule}' for --room: expected PATTERN=CAPABILITY,…")
-            })?;
+            let (pattern, capabilities) = rule
+                .rsplit_once('=')
+                .ok_or_else(|| Invalid::new("room", rule, "expected PATTERN=CAPABILITY,…"))?;
             let capabilities = capabilities.split(',').map(|name| name.trim().to_owned());
             for name in capabilities.clone() {
                 if name != "*" && chat_core::Capability::parse(&name).is_none() {
-                    return Err(format!("invalid value '{name}' for --room: no such capability"));
+                    return Err(Invalid::new("room", name, "no such capability"));
                 }
             }
             Ok((pattern.to_owned(), capabilities.collect()))
         };
         self.rooms.iter().map(rule).collect::<Result<_, _>>().map(Some)
     }
+}
+
+#[cfg(feature = "jwt")]
+fn read(file: &Path) -> Result<Vec<u8>, Invalid> {
+    let wrong =
+        |error| Invalid::new("private-key", file.display(), format!("cannot read it: {error}"));
+    std::fs::read(file).map_err(wrong)
 }

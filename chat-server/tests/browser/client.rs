@@ -17,6 +17,7 @@ fn the_module() {
     pauses_ever_longer_and_by_chance(&tab);
     tells_errors_to_who_asked(&tab);
     drops_a_resume_that_no_longer_counts(&tab);
+    ends_where_no_connection_can_be_made(&tab);
     browser.assert_no_errors(&[]);
 }
 
@@ -85,8 +86,8 @@ fn pauses_ever_longer_and_by_chance(tab: &Tab<'_>) {
 
 fn tells_errors_to_who_asked(tab: &Tab<'_>) {
     let result = run(
-            tab,
-            "const chat = client({ requestTimeoutMs: 20 });
+        tab,
+        "const chat = client({ requestTimeoutMs: 20 });
             const offline = await codeOf(chat.members('r'));
             chat.connect();
             await sockets[0].welcome();
@@ -96,11 +97,12 @@ fn tells_errors_to_who_asked(tab: &Tab<'_>) {
             const refused = await codeOf(join);
             const timeout = await codeOf(chat.members('r'));
             const { rooms } = chat;
+            const outside = await codeOf(chat.send('r', ''));
             const direct = chat.direct('u2', 'hi');
             chat.close();
-            return [offline, refused, rooms.length, timeout, await codeOf(direct), await codeOf(chat.send('r', ''))];",
-        );
-    let expected = json!(["offline", "forbidden", 0, "timeout", "disconnected", "not_in_room"]);
+            return [offline, refused, rooms.length, timeout, outside, await codeOf(direct)];",
+    );
+    let expected = json!(["offline", "forbidden", 0, "timeout", "not_in_room", "disconnected"]);
     assert_eq!(result, expected);
 }
 
@@ -118,4 +120,15 @@ fn drops_a_resume_that_no_longer_counts(tab: &Tab<'_>) {
             return tries;",
     );
     assert_eq!(result, json!(["old", null]));
+}
+
+fn ends_where_no_connection_can_be_made(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        "const chats = [client({ WebSocket: null }), new ChatClient('http://[')];
+            const reasons = await Promise.all(chats.map((chat) => chat.connect().catch(({ message }) => message)));
+            return [chats.map(({ state }) => state), reasons[0], reasons[1].length > 0];",
+    );
+    let reason = "This runtime has no WebSocket: give a class as an option.";
+    assert_eq!(result, json!([["closed", "closed"], reason, true]));
 }

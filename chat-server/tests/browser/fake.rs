@@ -25,11 +25,11 @@ const SETUP: &str = "
             this.sent.push(JSON.parse(text));
             this.times.push(performance.now());
         }
-        say(frame) { this.onmessage({ data: JSON.stringify(frame) }); }
+        say(frame) { this.onmessage?.({ data: JSON.stringify(frame) }); }
         close(code) { this.readyState = 3; }
         end(code) {
             this.readyState = 3;
-            this.onclose({ code, reason: '' });
+            this.onclose?.({ code, reason: '' });
         }
         frames(type) { return this.sent.filter((frame) => frame.type === type); }
         async asked(type, nth = 1) {

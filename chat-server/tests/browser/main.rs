@@ -1,19 +1,25 @@
 //! The web client in a real browser, on real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
+mod accessibility;
 mod answers;
+mod calls;
 mod client;
 mod copies;
+mod devices;
 mod embed;
 mod fake;
+mod faults;
 mod history;
 mod layout;
 mod limits;
 mod pace;
 mod presence;
 mod proxy;
+mod runtimes;
 mod sends;
 mod server;
+mod signs;
 mod tokens;
 mod webdriver;
 
@@ -49,7 +55,7 @@ fn two_tabs_on_two_servers() {
     alice.fill("message", "Hello yourself");
     alice.click("send");
     bob.until_shows("log", "Hello yourself");
-    bob.until_shows("unsent", "");
+    bob.until_hidden("unsent");
     let servers = "document.querySelector('#connection').title";
     assert_ne!(alice.until(servers, &[]), bob.until(servers, &[]), "two servers");
 

@@ -13,8 +13,8 @@ pub(crate) struct Proxy {
 }
 
 struct Network {
-    /// The ends of the connections that are open; `None` while it is cut.
-    streams: Mutex<Option<Vec<TcpStream>>>,
+    /// Both ends of the connections that are open, the client's first; `None` while it is cut.
+    streams: Mutex<Option<Vec<[TcpStream; 2]>>>,
     /// Whether what servers say is lost.
     swallows: AtomicBool,
 }
@@ -47,8 +47,15 @@ impl Proxy {
 
     /// Ends all connections, and refuses others.
     pub(crate) fn cut(&self) {
-        for stream in self.network.streams.lock().unwrap().take().into_iter().flatten() {
+        for stream in self.network.streams.lock().unwrap().take().into_iter().flatten().flatten() {
             let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Sends what is no frame to all clients.
+    pub(crate) fn garble(&self) {
+        for [client, _] in self.network.streams.lock().unwrap().iter_mut().flatten() {
+            let _ = client.write_all(&[0xff; 16]);
         }
     }
 
@@ -59,14 +66,14 @@ impl Proxy {
 }
 
 /// Connects a client with the server, if that is there. Returns both ends.
-fn connect(client: TcpStream, target: u16, network: &Arc<Network>) -> Vec<TcpStream> {
-    let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)) else { return Vec::new() };
+fn connect(client: TcpStream, target: u16, network: &Arc<Network>) -> Option<[TcpStream; 2]> {
+    let server = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).ok()?;
     let (up, down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
     let (to_client, to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
     let network = Arc::clone(network);
     spawn(move || pass_on(up, to_server, || false));
     spawn(move || pass_on(down, to_client, || network.swallows.load(Ordering::SeqCst)));
-    vec![client, server]
+    Some([client, server])
 }
 
 fn pass_on(mut from: TcpStream, mut to: TcpStream, swallows: impl Fn() -> bool) {

@@ -12,16 +12,16 @@ use crate::server::Server;
 use crate::webdriver::{Browser, Tab};
 
 const SECRET: &str = "a secret of thirty-two bytes or more";
-const KEY: &str = "a key for backends";
+pub(crate) const KEY: &str = "a key for backends";
 
-fn start() -> Server {
+pub(crate) fn start() -> Server {
     Server::start_with(&["--jwt-secret", SECRET, "--api-key", KEY, "--token-grace", "1s"])
 }
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// Ann's token, good for the rooms of this pattern.
-fn token(rooms: &str, lifetime: Duration) -> String {
+pub(crate) fn token(rooms: &str, lifetime: Duration) -> String {
     let mut claims = TokenClaims::new(&UserId::new("u-ann").unwrap(), lifetime);
     claims.name = Some("Ann".to_owned());
     let member = ["join", "send", "history", "presence"].map(str::to_owned);
@@ -36,6 +36,14 @@ fn the_page_says_that_a_token_is_needed_and_takes_it_from_its_address() {
     let tab = browser.open(&server.url("/?room=general"));
     tab.click("join");
     tab.until_shows("start-error", "This chat asks for a token.");
+    // Another name changes nothing; the client that was refused connects once more.
+    let welcomes = "window.attempts = 0;
+        const error = document.getElementById('start-error');
+        new MutationObserver(() => error.textContent && (attempts += 1)).observe(error, { childList: true })";
+    tab.run(welcomes, &[]);
+    tab.fill("name", "Bob");
+    tab.click("join");
+    tab.until("attempts > 0", &[]);
 
     let token = token("general", HOUR);
     tab.go(&server.url(&format!("/?room=general#token={token}")));
@@ -102,8 +110,14 @@ fn the_page_says_what_moderators_did() {
     tab.until_shows("log", "You joined the room.");
     server.post("/api/users/u-ann/disconnect", KEY, "{}");
     tab.until_shows("banner", "Disconnected: a moderator ended the connection.");
+    // A room that is added without a connection is joined with the next one.
+    tab.click("add-room");
+    tab.fill("add-name", "third");
+    tab.click("add-join");
+    tab.until_shows("title", "third");
     tab.click("retry");
     tab.until_hidden("banner");
+    tab.until_shows("log", "You joined the room.");
     server.post("/api/users/u-ann/disconnect", KEY, r#"{"seconds":60}"#);
     tab.until_shows("banner", "Disconnected: you are banned.");
     browser.assert_no_errors(&[]);
@@ -138,7 +152,7 @@ fn page_keeps_the_rate_of_the_server() {
     for n in 1..=5 {
         tab.until_shows("log", &format!("number {n}"));
     }
-    tab.until_shows("unsent", "");
+    tab.until_hidden("unsent");
     let (_, _, metrics) = server.request("GET /metrics", &["Host: localhost"]);
     assert!(!metrics.contains("code=\"rate_limited\""), "{metrics}");
     browser.assert_no_errors(&[]);
@@ -206,17 +220,6 @@ fn page_keeps_its_secrets_to_the_server_that_they_are_for() {
 }
 
 #[test]
-fn page_works_without_storage() {
-    let server = Server::start();
-    let browser = Browser::start();
-    let tab = browser.open_without_storage(&server.url("/?user=Ann&room=general"));
-    tab.until_shows("log", "You joined the room.");
-    let blocked = "try { return String(sessionStorage) } catch { return 'blocked' }";
-    assert_eq!(tab.run(blocked, &[]), "blocked");
-    browser.assert_no_errors(&[]);
-}
-
-#[test]
 fn the_module() {
     let server = Server::start();
     let browser = Browser::start();
@@ -224,6 +227,8 @@ fn the_module() {
     renews_in_time_and_stays_where_it_is(&tab);
     asks_again_for_a_token_that_does_not_come(&tab);
     connects_when_it_has_its_token(&tab);
+    ends_when_there_will_be_no_token(&tab);
+    ends_when_a_token_will_not_be_renewed(&tab);
     ends_a_room_that_it_is_put_out_of(&tab);
     browser.assert_no_errors(&[]);
 }
@@ -303,6 +308,62 @@ fn connects_when_it_has_its_token(tab: &Tab<'_>) {
     let states = ["connecting", "connecting", "online", "closed"];
     let expected = json!({"early": 0, "states": states, "count": 1, "token": "late", "sockets": 1});
     assert_eq!(result, expected);
+}
+
+/// An error says so by its code, of whatever class it is; and so does nothing.
+fn ends_when_there_will_be_no_token(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        "const { ChatError } = await import('/web/chat-client.js');
+            const tokens = [
+                async () => { throw new ChatError('unauthorized', 'You have logged out.'); },
+                () => { throw Object.assign(new Error('You have logged out.'), { code: 'unauthorized' }); },
+                async () => null,
+                () => undefined,
+                () => '',
+            ];
+            const outcomes = [];
+            for (const token of tokens) {
+                let count = 0;
+                const chat = client({ token: () => token(count += 1), backoffBaseMs: 1 });
+                const joined = codeOf(chat.join('r'));
+                const sent = codeOf(chat.send('r', 'hi'));
+                let closed;
+                chat.on('state', (change) => (closed = change));
+                const error = await chat.connect().catch((error) => error);
+                await new Promise((resolve) => setTimeout(resolve, 20));
+                const { state, reason } = closed;
+                outcomes.push([error.code, state, reason, closed.error.code, await joined, await sent, count, sockets.length]);
+            }
+            return outcomes;",
+    );
+    let end = |reason: &str| {
+        let code = "unauthorized";
+        json!([code, "closed", reason, code, code, code, 1, 0])
+    };
+    let [out, none] = [end("You have logged out."), end("There is no token.")];
+    assert_eq!(result, json!([out, out, none, none, none]));
+}
+
+fn ends_when_a_token_will_not_be_renewed(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        "const tokens = ['t1', null];
+            const { chat } = await member({ token: async () => tokens.shift() });
+            const sent = codeOf(chat.send('r', 'hi'));
+            await sockets[0].welcome('u1', { expires_in_ms: 0 });
+            await soon(() => chat.state === 'closed');
+            const { readyState } = sockets[0];
+            // Until the user has logged in again.
+            tokens.push('t3');
+            chat.connect();
+            await soon(() => sockets[1]);
+            await sockets[1].welcome();
+            const { token } = sockets[1].frames('hello')[0];
+            chat.close();
+            return { sent: await sent, readyState, token };",
+    );
+    assert_eq!(result, json!({"sent": "unauthorized", "readyState": 3, "token": "t3"}));
 }
 
 fn ends_a_room_that_it_is_put_out_of(tab: &Tab<'_>) {

@@ -37,12 +37,21 @@ pub(crate) struct Browser {
 
 impl Browser {
     pub(crate) fn start() -> Self {
+        Self::start_with(&json!({}))
+    }
+
+    /// All cookies are blocked, and with them whatever else a page may store.
+    pub(crate) fn start_without_storage() -> Self {
+        Self::start_with(&json!({"profile.default_content_setting_values.cookies": 2}))
+    }
+
+    fn start_with(preferences: &Value) -> Self {
         let driver = Driver::start();
         let profile = format!("--user-data-dir={}", driver.profile.display());
         let arguments: Vec<&str> = ARGUMENTS.into_iter().chain([profile.as_str()]).collect();
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "goog:loggingPrefs": {"browser": "ALL"},
-            "goog:chromeOptions": {"args": arguments},
+            "goog:chromeOptions": {"args": arguments, "prefs": preferences},
         }}});
         let session = driver.call("POST", "/session", &wanted).unwrap_or_else(|error| {
             panic!("chromedriver cannot start Chromium ({INSTALL}): {error}")
@@ -67,14 +76,10 @@ impl Browser {
         tab
     }
 
-    /// The same with all storage forbidden.
-    pub(crate) fn open_without_storage(&self, url: &str) -> Tab<'_> {
+    /// The same after a script, before any of the page's own.
+    pub(crate) fn open_after(&self, script: &str, url: &str) -> Tab<'_> {
         let tab = self.blank();
-        let source = "for (const storage of ['sessionStorage', 'localStorage']) {
-            const get = () => { throw new DOMException('forbidden', 'SecurityError'); };
-            Object.defineProperty(window, storage, { get });
-        }";
-        tab.emulate("Page.addScriptToEvaluateOnNewDocument", &json!({"source": source}));
+        tab.emulate("Page.addScriptToEvaluateOnNewDocument", &json!({"source": script}));
         tab.go(url);
         tab
     }
@@ -98,7 +103,7 @@ impl Browser {
     fn call(&self, method: &str, path: &str, body: &Value) -> Value {
         self.driver
             .call(method, &format!("{}{path}", self.session), body)
-            .unwrap_or_else(|error| panic!("{method} {path} {body}: {error}"))
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}, for {body}"))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod instance;
 mod tls;
+mod websockets;
 
 use std::time::{Duration, Instant};
 
@@ -293,4 +294,11 @@ async fn a_server_that_is_shutting_down_is_passed_over() {
         assert!(question.lines().any(|found| found == line), "{line} in:\n{question}");
     }
     assert!(!question.contains("10.9.8.7"), "{question}");
+
+    let create = "POST /create-room HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    for _ in 0..2 {
+        let (status, _, body) = exchange(nginx.port(), create).await;
+        assert_eq!(status, 201, "{body}");
+    }
+    questions.try_recv().expect("a POST was sent to the server that is shutting down");
 }

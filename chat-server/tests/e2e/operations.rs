@@ -1,42 +1,125 @@
 //! What an operator sees: settings, health, limits, and a clean end.
 
+use std::time::{Duration, Instant};
+
 use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::time::sleep;
 
-use crate::support::{Chat, command, run};
+use crate::support::{Chat, DEADLINE, command, run};
 
 #[test]
 fn a_bad_setting_is_one_line_and_exit_code_2() {
     let file = std::env::temp_dir().join(format!("chat-settings-{}.toml", std::process::id()));
     std::fs::write(&file, "port = 8080\nmax-rooms = \"many\"\n").unwrap();
     let file = file.to_str().unwrap();
+    let wrong = format!("{file}.wrong");
+    std::fs::write(&wrong, "\u{feff}# A comment.\r\nport = 0\r\nhistory = 100001\r\n").unwrap();
+    let wrong = wrong.as_str();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 24] = [
-        (&["--allow-host", "münchen.example"], &[], "allow-host"),
-        (&["--log", "nonsense"], &[], "nonsense"),
-        (&["--drain-timeout", "0s"], &[], "drain-timeout"),
-        (&["--api-key", "short"], &[], "api-key"),
-        (&[], &[("API_KEY", "ein Schlüssel für alle")], "api-key"),
-        (&["--allow-host", "https://chat.example"], &[], "allow-host"),
-        (&["--allow-origin", "app.example"], &[], "allow-origin"),
-        (&["--trusted-proxies", "10.0.0.0/33"], &[], "trusted-proxies"),
-        (&["--rate", "0"], &[], "--rate"),
-        (&["--socket-buffer-bytes", "4096"], &[], "socket-buffer-bytes"),
-        (&["--max-rooms", "0"], &[], "max-rooms"),
-        (&["--max-message-bytes", "1000000"], &[], "max-message-bytes"),
-        (&["--pong-timeout", "0s"], &[], "pong-timeout"),
-        (&["--public-url", "chat.example"], &[], "public-url"),
-        (&["--threads", "0"], &[], "--threads"),
-        (&["--threads", "257"], &[], "threads"),
-        (&["--port", "eight"], &[], "--port"),
-        (&["--port", "70000"], &[], "--port"),
-        (&[], &[("PORT", "x")], "--port"),
+    let table: [Case<'_>; 59] = [
+        (&["--allow-host", "münchen.example"], &[], "--allow-host: such as"),
+        (&["--log", "nonsense"], &[], "'nonsense' for --log: a level is off, error"),
+        (&[], &[("LOG", "info,nonsense")], "'nonsense' for LOG"),
+        (&[], &[("LOG", "a=b")], "for LOG"),
+        (&["--drain-timeout", "0s"], &[], "'0s' for --drain-timeout: 1ms to 8760h"),
+        (&["--api-key", "short"], &[], "for --api-key: at least 16"),
+        (&[], &[("API_KEY", "ein Schlüssel für alle")], "for API_KEY: at least 16"),
+        (&["--allow-host", "https://chat.example"], &[], "--allow-host"),
+        (&["--allow-origin", "app.example"], &[], "--allow-origin"),
+        (&["--trusted-proxies", "10.0.0.0/33"], &[], "--trusted-proxies: '10.0.0.0/33'"),
+        (&["--rate", "0"], &[], "'0' for --rate: expected a rate such as 50"),
+        (&[], &[("BYTE_RATE", "1G")], "'1G' for BYTE_RATE: expected a rate"),
+        (&["--socket-buffer-bytes", "4096"], &[], "--socket-buffer-bytes: at least 16384"),
+        (&["--max-rooms", "0"], &[], "--max-rooms: at least 1"),
+        (&[], &[("MAX_ROOMS", "0")], "for MAX_ROOMS: at least 1"),
+        (&[], &[("MAX_ROOMS", "-1")], "'-1' for MAX_ROOMS: expected a whole number"),
+        (&[], &[("MAX_ROOMS", "1e3")], "'1e3' for MAX_ROOMS: expected a whole number"),
+        (&[], &[("MAX_ROOMS", "18446744073709551615")], "for MAX_ROOMS: at most 4294967295"),
+        (&[], &[("MAX_ROOMS", "99999999999999999999")], "for MAX_ROOMS: the number is too large"),
+        (&["--max-message-bytes", "1000000"], &[], "--max-message-bytes: a frame may have"),
+        (&[], &[("MAX_MESSAGE_BYTES", "64K")], "MAX_MESSAGE_BYTES: expected a whole number"),
+        (&[], &[("OUTBOX_BYTES", "9999999999999")], "OUTBOX_BYTES: at most 1073741824"),
+        (&["--outbox-bytes", "100000"], &[], "--outbox-bytes: a frame may have 233472"),
+        (&["--pong-timeout", "0s"], &[], "--pong-timeout: 1ms to"),
+        (&["--public-url", "chat.example"], &[], "--public-url: such as https://chat.example"),
+        (&[], &[("PUBLIC_URL", "https://")], "PUBLIC_URL: such as"),
+        (&[], &[("PUBLIC_URL", "https://a.example/?x")], "PUBLIC_URL: such as"),
+        (&["--threads", "0"], &[], "--threads: at least 1"),
+        (&["--threads", "257"], &[], "--threads: at most 256"),
+        (&["--port", "eight"], &[], "'eight' for --port: expected a whole number"),
+        (&["--port", "70000"], &[], "--port: 70000 is not in 0..=65535"),
+        (&[], &[("PORT", "x")], "'x' for PORT: expected a whole number"),
+        (&[], &[("PORT", "")], "for PORT: expected a whole number"),
         (&["--prot", "1"], &[], "--prot"),
-        (&["--drain-timeout", "10"], &[], "10s"),
-        (&["--config", "/nonexistent.toml"], &[], "/nonexistent.toml"),
-        (&["--config", file], &[], "line 2"),
-        (&["--port", "0", "--redis-url", "http://x"], &[], "redis-url"),
+        (&["--drain-timeout", "10"], &[], "'10' for --drain-timeout: expected a time such as"),
+        (&[], &[("PRESENCE_LEASE", "2h")], "'2h' for PRESENCE_LEASE: 1s to 1h"),
+        (&[], &[("HISTORY_TTL", "1d")], "'1d' for HISTORY_TTL: expected a time such as"),
+        (&[], &[("LIMITS", "maybe")], "'maybe' for LIMITS [possible values: on, off]"),
+        (&[], &[("REDIS_PREFIX", "a b")], "'a b' for REDIS_PREFIX: 1 to 64 letters"),
+        (
+            &[],
+            &[("HOST", "x86_64-conda-linux-gnu")],
+            "'x86_64-conda-linux-gnu' for HOST: expected an address",
+        ),
+        (
+            &["--host", "127.0.0.1:8080"],
+            &[],
+            "for --host: expected an address or a name of this machine, without a port",
+        ),
+        (&[], &[("HOST", "192.0.2.1")], "for HOST: cannot listen on 192.0.2.1:8080"),
+        (
+            &[],
+            &[("METRICS_ADDR", "9100")],
+            "'9100' for METRICS_ADDR: expected an address and a port",
+        ),
+        (&["--config", "/nonexistent.toml"], &[], "'/nonexistent.toml' for --config: cannot read"),
+        (&[], &[("CONFIG", "/nonexistent.toml")], "'/nonexistent.toml' for CONFIG: cannot read"),
+        (&["--config", file], &[], "line 2, max-rooms: invalid type"),
+        (&["--config", wrong], &[], "line 3): at most 100000"),
+        (&["--config", wrong, "--history", "1", "--pong-timeout", "0s"], &[], "for --pong-timeout"),
+        (&["--port", "0"], &[("JWT_SECRET", " \r\n")], "for JWT_SECRET: the secret has less than"),
+        (&["--port", "0", "--redis-url", "http://x"], &[], "for --redis-url"),
+        (&["--port", "0"], &[("REDIS_URL", "redis://user:pass word@")], "for REDIS_URL"),
+        (&["--port", "0", "--redis-url", "rediss://x/#insecure"], &[], "redis-ca"),
+        (&["--port", "0"], &[("REDIS_URL", "redis://x?db=1")], "for REDIS_URL: such as"),
+        (&["--port", "0", "--redis-url", "redis://x", "--redis-ca", file], &[], "for --redis-ca"),
+        (
+            &["--port", "0", "--redis-url", "rediss://x"],
+            &[("REDIS_CA", "/nonexistent.pem")],
+            "'/nonexistent.pem' for REDIS_CA: cannot read it",
+        ),
+        (
+            &["--port", "0", "--redis-url", "rediss://x", "--redis-ca", file],
+            &[],
+            "for --redis-ca: there is no certificate",
+        ),
+        (
+            &["--port", "0", "--redis-url", "rediss://x", "--redis-cert", file],
+            &[],
+            "for --redis-cert: it needs redis-key",
+        ),
+        (
+            &["--port", "0", "--redis-url", "rediss://x"],
+            &[("REDIS_KEY", file)],
+            "for REDIS_KEY: it needs redis-cert",
+        ),
+        (
+            &[
+                "--port",
+                "0",
+                "--redis-url",
+                "rediss://x",
+                "--redis-cert",
+                file,
+                "--redis-key",
+                file,
+            ],
+            &[],
+            "for --redis-cert: there is no client certificate",
+        ),
     ];
     for (flags, environment, named) in table {
         let (code, out, err) = run(command().args(flags).envs(environment.iter().copied()));
@@ -45,6 +128,33 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         assert!(err.contains(named), "{named} in {err}");
     }
     std::fs::remove_file(file).unwrap();
+    std::fs::remove_file(wrong).unwrap();
+}
+
+/// As a file of variables with the line ends of Windows gives them.
+#[tokio::test]
+async fn white_space_around_variables_is_not_part_of_them() {
+    let server = Chat::start(command().envs([
+        ("PORT", "0\r"),
+        ("HOST", " localhost "),
+        ("THREADS", "1\r"),
+        ("MAX_ROOMS", "\u{feff}5\n"),
+        ("LIMITS", "on\r"),
+        ("PING_INTERVAL", "7s\r"),
+        ("RATE", " 50/100\r"),
+        ("REDIS_URL", "\r"),
+        ("TRUSTED_PROXIES", "\r"),
+        ("PUBLIC_URL", "https://chat.example\r"),
+        ("LOG", "info\r"),
+        ("LOG_FORMAT", "json\r"),
+    ]));
+    let mut client = server.native().await;
+    client.send(r#"{"type":"hello"}"#).await;
+    let welcome = client.recv_json().await;
+    assert_eq!((&welcome["limits"]["rooms"], &welcome["heartbeat_ms"]), (&json!(5), &json!(7000)));
+    let (status, _, body) = server.http("POST", "/create-room").await;
+    assert!(status == 201 && body.contains("https://chat.example/join-room/"), "{body}");
+    assert!(server.until_logged("listening").starts_with('{'));
 }
 
 #[test]
@@ -56,6 +166,9 @@ fn help_names_every_setting_and_its_default() {
         "--port",
         "--host",
         "--redis-url",
+        "--redis-ca",
+        "--redis-cert",
+        "--redis-key",
         "--redis-prefix",
         "--threads",
         "--log-format",
@@ -65,6 +178,7 @@ fn help_names_every_setting_and_its_default() {
         let variable = setting.trim_start_matches('-').replace('-', "_").to_uppercase();
         assert!(help.contains(&format!("[env: {variable}")), "{variable}");
     }
+    assert!(help.contains("unix:///"), "a socket is an address of Redis");
     assert!(help.matches("[default: ").count() >= 10, "{help}");
 }
 
@@ -141,7 +255,7 @@ async fn redis_away_at_the_start_is_said_and_waited_for() {
 
 #[tokio::test]
 async fn sigterm_says_goodbye_and_exits_0() {
-    for signal in ["TERM", "INT"] {
+    for signal in ["TERM", "INT", "QUIT"] {
         let redis = RedisServer::start();
         let mut server = Chat::on(&redis);
         server.until_ready().await;
@@ -170,6 +284,65 @@ async fn a_client_that_will_not_go_does_not_hold_the_end_up() {
     server.signal("TERM");
     assert_eq!(server.exit().code(), Some(0));
     drop(stuck);
+}
+
+#[tokio::test]
+async fn second_signal_ends_the_program_at_once_whichever_it_is() {
+    for (first, second) in [("TERM", "QUIT"), ("QUIT", "INT"), ("INT", "TERM"), ("QUIT", "QUIT")] {
+        let mut server = Chat::start(command().args(["--port", "0", "--drain-timeout", "1h"]));
+        let address = format!("127.0.0.1:{}", server.port());
+        let _stuck = chat_transport::testing::raw_handshake(&address, "/").await;
+        server.signal(first);
+        server.until_logged(&format!("SIG{first}: shutting down"));
+        server.signal(second);
+        assert_eq!(server.exit().code(), Some(1), "{first}, {second}");
+        assert_eq!(server.logged(&format!("SIG{second} again")), 1);
+    }
+}
+
+#[tokio::test]
+async fn other_signals_do_not_end_the_program() {
+    let mut server = Chat::alone();
+    let mut client = server.native().await;
+    for signal in ["HUP", "USR1", "USR2", "HUP"] {
+        server.signal(signal);
+        server.until_logged(&format!("SIG{signal}: ignored"));
+    }
+    server.until_logged_times("SIGHUP: ignored", 2);
+    for signal in ["PIPE", "WINCH", "CHLD", "URG", "CONT"] {
+        server.signal(signal);
+    }
+    client.send(r#"{"type":"ping"}"#).await;
+    client.expect(r#"{"type":"pong"}"#).await;
+    drop(client);
+    server.signal("TERM");
+    assert_eq!(server.exit().code(), Some(0));
+}
+
+/// What is logged must not decide what is done.
+#[tokio::test]
+async fn program_serves_and_ends_well_at_every_level_of_the_log() {
+    for level in ["off", "error", "warn", "chat_server=error", "trace"] {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut server =
+            Chat::start_on(command().args(["--port", &port.to_string(), "--log", level]), port);
+        let deadline = Instant::now() + DEADLINE;
+        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            assert!(Instant::now() < deadline, "nobody listens with --log {level}");
+            sleep(Duration::from_millis(10)).await;
+        }
+        let mut client = server.native().await;
+        client.send(r#"{"type":"join","room":"r"}"#).await;
+        assert_eq!(client.recv_json().await["type"], "joined", "{level}");
+        server.signal("HUP");
+        client.recv_json().await;
+        client.send(r#"{"type":"ping"}"#).await;
+        assert_eq!(client.recv_json().await["type"], "pong", "{level}");
+        server.signal("TERM");
+        assert_eq!(client.recv_json().await["type"], "goodbye", "{level}");
+        drop(client);
+        assert_eq!(server.exit().code(), Some(0), "{level}");
+    }
 }
 
 /// Whoever read the log went away, as with `chat-server 2>&1 | head -1`.

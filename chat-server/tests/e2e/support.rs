@@ -94,7 +94,8 @@ impl Chat {
         Self::several::<2>(redis, &[]).await.into()
     }
 
-    pub(crate) fn start(command: &mut Command) -> Self {
+    /// Without waiting for the line of the log that says that it listens.
+    pub(crate) fn start_on(command: &mut Command, port: u16) -> Self {
         let mut child = command.spawn().expect("chat-server starts");
         let log = Arc::new(Log::default());
         let stdout = child.stdout.take().expect("stdout is piped");
@@ -105,7 +106,11 @@ impl Chat {
                 writer.grew.notify_all();
             }
         });
-        let mut chat = Self { child, port: 0, log };
+        Self { child, port, log }
+    }
+
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut chat = Self::start_on(command, 0);
         const ADDRESS: &str = "listening on http://127.0.0.1:";
         let line = chat.until_logged(ADDRESS);
         let port = line.split(ADDRESS).nth(1).unwrap();

@@ -14,12 +14,16 @@ impl<M: Deliver + Clone> Interest<'_, M> {
             Outcome::Subscribed(topics, Ok(())) => self.subscribed(topics),
             Outcome::Subscribed(topics, Err(error)) => self.not_subscribed(topics, &error),
             Outcome::Read(topics, Ok(result)) => self.finish_reads(topics, result),
-            Outcome::Read(topics, Err(BrokerError::Refused(_))) if topics.len() > 1 => {
-                self.read_alone(topics);
-            }
+            Outcome::Read(
+                topics,
+                Err(error @ (BrokerError::Refused(_) | BrokerError::Damaged { .. })),
+            ) if topics.len() > 1 => self.read_apart(topics, &error),
             Outcome::Read(topics, Err(error)) => self.fail_reads(topics, &error),
             Outcome::Unsubscribed(topics, outcome) => self.unsubscribed(topics, outcome),
             Outcome::Checked(topics, Ok(positions)) => self.checked(topics, positions),
+            Outcome::Checked(topics, Err(error @ BrokerError::Damaged { .. })) => {
+                self.check_others(topics, &error);
+            }
             Outcome::Checked(topics, Err(_)) => {
                 for topic in topics {
                     self.retry_soon(Kind::Check, topic);
@@ -67,11 +71,40 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     }
 
     /// One of them cannot be read, and the others should not have to wait for it.
-    fn read_alone(&mut self, topics: Vec<Topic>) {
-        for topic in topics {
-            self.shared.update(&topic, |room, _| room.fail_reads());
-            let call = self.call(Kind::Read, vec![topic]);
-            self.calls.push(call);
+    fn read_apart(&mut self, mut topics: Vec<Topic>, error: &BrokerError) {
+        for topic in &topics {
+            self.shared.update(topic, |room, _| room.fail_reads());
+        }
+        match take_damaged(&mut topics, error) {
+            Some(damaged) => {
+                self.fail_reads(vec![damaged], error);
+                self.call_in_halves(Kind::Read, topics);
+            }
+            None => {
+                for topic in topics {
+                    let call = self.call(Kind::Read, vec![topic]);
+                    self.calls.push(call);
+                }
+            }
+        }
+    }
+
+    /// The damaged one is looked at again when all are.
+    fn check_others(&mut self, mut topics: Vec<Topic>, error: &BrokerError) {
+        if take_damaged(&mut topics, error).is_some() {
+            self.call_in_halves(Kind::Check, topics);
+        }
+    }
+
+    /// Makes a call again that one topic made fail: in halves, since there may be more of these, and
+    /// each would have all others asked for again.
+    fn call_in_halves(&mut self, kind: Kind, mut topics: Vec<Topic>) {
+        let half = topics.split_off(topics.len() / 2);
+        for topics in [topics, half] {
+            if !topics.is_empty() {
+                let call = self.call(kind, topics);
+                self.calls.push(call);
+            }
         }
     }
 
@@ -105,6 +138,12 @@ impl<M: Deliver + Clone> Interest<'_, M> {
             self.want_reads(topic);
         }
     }
+}
+
+/// The topic that made a call for all of these fail.
+fn take_damaged(topics: &mut Vec<Topic>, error: &BrokerError) -> Option<Topic> {
+    let damaged = topics.iter().position(|topic| error.topic() == Some(topic))?;
+    Some(topics.swap_remove(damaged))
 }
 
 impl<M: Deliver + Clone> Shared<M> {

@@ -3,23 +3,31 @@
 -- KEYS     1 meta   2 log
 -- ARGV     1 XRANGE or XREVRANGE   2 where to begin   3 most entries   4 payload to stop at
 -- returns  { epoch, offset, id of the newest entry, offset of the oldest, { payloads } };
---          the payloads in the order of reading, their offsets without a hole
+--          the payloads in the order of reading, their offsets without a hole; epoch and offset as
+--          they are stored, and no entries if they are no position
 
 local meta, log = KEYS[1], KEYS[2]
 local command, from, left, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local forward = command == 'XRANGE'
-local step, to = forward and 1 or -1, forward and '+' or '-'
+local step = forward and 1 or -1
 
 local stored = redis.call('HMGET', meta, 'epoch', 'offset')
-if not (stored[1] and stored[2]) then return { '', '0', '', 0, {} } end
+local here = tonumber(string.match(stored[2] or '', '^%d+$'))
+if not (stored[1] and here and here <= 2 ^ 53) then return { stored[1], stored[2], '', 0, {} } end
 local payloads, oldest, newest_id, expected = {}, 0, '', nil
+
+-- What lies beyond the counter, which is an older copy then, is of a sequence that has ended: the
+-- next publication begins another.
+local last = string.format('%d', here)
+local to = forward and last or '-'
+if not forward and (from == '+' or tonumber(from) > here) then from = last end
 
 -- Takes an entry; says whether to go on.
 local function take(entry)
   local offset = tonumber(string.match(entry[1], '^%d+'))
   if expected and offset ~= expected then return false end
   expected = offset + step
-  local payload, id = entry[2][2], entry[2][4]
+  local payload, id = entry[2][2], entry[2][4] or ''
   if forward or newest_id == '' then newest_id = id end
   if not forward or oldest == 0 then oldest = offset end
   payloads[#payloads + 1] = payload

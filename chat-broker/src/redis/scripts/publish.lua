@@ -16,78 +16,88 @@ local channel, id, kept, payload = ARGV[1], ARGV[3], ARGV[4], ARGV[8]
 
 if record then
   local first = call('GET', record)
-  if first then
+  -- Anything else is no record of ours, and replaced.
+  if first and string.find(first, '^%w%w%w%w%w%w%w%w........%d+$') then
     -- Sent again after its answer was lost, it is no repetition.
     local own = string.sub(first, 9, 16) == id
     return { tonumber(string.sub(first, 17)), string.sub(first, 1, 8), 0, own and 0 or 1 }
   end
 end
 local stored = call('HMGET', meta, 'epoch', 'offset', 'size')
-local epoch, offset, size = stored[1], tonumber(stored[2]), stored[3]
-if not (epoch and #epoch == 8 and offset) then
-  epoch, offset, size = ARGV[2], 0, nil
-  -- Of the sequence before: its ids may lie above ours, and its entries are not ours. Only
-  -- if there is one: for want of memory Redis refuses a script no more after a first write.
-  if call('EXISTS', log) == 1 then call('DEL', log) end
-end
+local epoch, offset, size = stored[1], tonumber(stored[2] or nil), stored[3]
+local is_position = epoch and string.find(epoch, '^%w%w%w%w%w%w%w%w$')
+  and offset and offset >= 0 and offset < 2 ^ 53 and offset % 1 == 0
 
 -- While no entry is larger than its share, '<bytes>/<share>' is the size, and MAXLEN alone holds
 -- both bounds. Else what they are larger by is known, too: '<bytes>/<share>+<excess>'.
-local fitting = size
-if size ~= ARGV[5] then
-  local limits, bytes, share, own = string.match(ARGV[5], '^((%d+)/(%d+))!?(%d*)$')
-  bytes, share, own = tonumber(bytes), tonumber(share), tonumber(own) or 0
-  local most, count, excess = tonumber(kept), 1, own
-
-  local function fits(count, excess)
-    return count <= 1 or count <= most and count * share + excess <= bytes
+local fitting, room, place, added
+repeat
+  if not is_position then
+    epoch, offset, size = ARGV[2], 0, nil
+    -- Of the sequence before: its ids may lie above ours, and its entries are not ours. Only
+    -- if there is one: for want of memory Redis refuses a script no more after a first write.
+    if call('EXISTS', log) == 1 then call('DEL', log) end
   end
-  local function excess_of(entry) return math.max(#entry[2][2] - share, 0) end
-  local function beside(entry, step)
-    return string.format('%d', string.match(entry[1], '^%d+') + step)
-  end
+  fitting, room = size, kept
+  if size ~= ARGV[5] then
+    local limits, bytes, share, own = string.match(ARGV[5], '^((%d+)/(%d+))!?(%d*)$')
+    bytes, share, own = tonumber(bytes), tonumber(share), tonumber(own) or 0
+    local most, count, excess = tonumber(kept), 1, own
 
-  -- By other limits, or by none: what is there is measured, the newest first.
-  local function measure()
-    local last, block = '+', 16
-    repeat
-      local entries = call('XREVRANGE', log, last, '-', 'COUNT', block)
-      for _, entry in ipairs(entries) do
-        local more = excess + excess_of(entry)
-        if not fits(count + 1, more) then return end
-        count, excess, last = count + 1, more, beside(entry, -1)
-      end
-    until #entries < block
-  end
+    local function fits(count, excess)
+      return count <= 1 or count <= most and count * share + excess <= bytes
+    end
+    local function excess_of(entry) return math.max(#entry[2][2] - share, 0) end
+    local function beside(entry, step)
+      return string.format('%d', string.match(entry[1], '^%d+') + step)
+    end
 
-  -- Drops the oldest: at once as many as there are too many, and then one by one.
-  local function shrink()
-    local first = '-'
-    while not fits(count, excess) do
-      local block = math.min(math.max(count - most, 1), 64)
-      local entries = call('XRANGE', log, first, '+', 'COUNT', block)
-      if #entries == 0 then return end
-      for _, entry in ipairs(entries) do
-        count, excess, first = count - 1, excess - excess_of(entry), beside(entry, 1)
+    -- By other limits, or by none: what is there is measured, the newest first.
+    local function measure()
+      local last, block = '+', 16
+      repeat
+        local entries = call('XREVRANGE', log, last, '-', 'COUNT', block)
+        for _, entry in ipairs(entries) do
+          local more = excess + excess_of(entry)
+          if not fits(count + 1, more) then return end
+          count, excess, last = count + 1, more, beside(entry, -1)
+        end
+      until #entries < block
+    end
+
+    -- Drops the oldest: at once as many as there are too many, and then one by one.
+    local function shrink()
+      local first = '-'
+      while not fits(count, excess) do
+        local block = math.min(math.max(count - most, 1), 64)
+        local entries = call('XRANGE', log, first, '+', 'COUNT', block)
+        if #entries == 0 then return end
+        for _, entry in ipairs(entries) do
+          count, excess, first = count - 1, excess - excess_of(entry), beside(entry, 1)
+        end
       end
     end
-  end
 
-  local known, before = string.match(size or '', '^(%d+/%d+)%+?(%d*)$')
-  if known == limits then
-    local length = call('XLEN', log)
-    count, excess = count + length, excess + (tonumber(before) or 0)
-    shrink()
-    -- A log that has expired leaves its size behind.
-    if count == 1 then excess = own end
-  else
-    measure()
+    local known, before = string.match(size or '', '^(%d+/%d+)%+?(%d*)$')
+    if known == limits then
+      local length = call('XLEN', log)
+      count, excess = count + length, excess + (tonumber(before) or 0)
+      shrink()
+      -- A log that has expired leaves its size behind.
+      if count == 1 then excess = own end
+    else
+      measure()
+    end
+    room, fitting = count, excess > 0 and string.format('%s+%d', limits, excess) or limits
   end
-  kept, fitting = count, excess > 0 and string.format('%s+%d', limits, excess) or limits
-end
+  place = string.format('%d', offset + 1)
+  added = redis.pcall('XADD', log, 'MAXLEN', room, place, 'd', payload, 'i', id)
+  -- Redis takes no id below the latest of the log: meta is an older copy than the log then.
+  is_position = type(added) ~= 'table' or not string.find(added.err, 'equal or smaller', 1, true)
+until is_position
 offset = offset + 1
-local place = string.format('%d', offset)
-call('XADD', log, 'MAXLEN', kept, place, 'd', payload, 'i', id)
+-- Again, to be refused in Redis' own words.
+if type(added) == 'table' then call('XADD', log, place, 'd', payload, 'i', id) end
 call('PEXPIRE', log, ARGV[6])
 if size == fitting then
   call('HSET', meta, 'offset', place, 'id', id)

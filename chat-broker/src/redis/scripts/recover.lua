@@ -19,6 +19,6 @@ while epoch and missing > 0 and left > 0 do
     before = string.format('%d', offset - 1)
   end
   left = left - 64
-  if #entries < 64 then missing, floor = 0, tonumber(before) or tonumber(stored[2]) end
+  if #entries < 64 then missing, floor = 0, tonumber(before) or tonumber(stored[2] or nil) or 0 end
 end
 return { epoch or '', offsets, epoch and missing > 0 and tonumber(before) or 0, floor }

@@ -2,11 +2,11 @@
 --
 -- KEYS     1 secret
 -- ARGV     1 proposal
--- returns  the secret
+-- returns  { the secret, 1 if it was stored just now }
 
 local known = redis.call('GET', KEYS[1])
-if known then return known end
+if known then return { known, 0 } end
 -- A full Redis refuses a script nothing after its first write, and a removal it never refuses.
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[1])
-return ARGV[1]
+return { ARGV[1], 1 }

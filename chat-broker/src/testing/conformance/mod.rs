@@ -28,6 +28,7 @@
 //! A promise that is not kept is a panic that names it, and so is a case that takes longer
 //! than a minute. [`run`] prints the name of the case, too.
 
+mod answers;
 mod content;
 mod departure;
 mod epoch;
@@ -51,6 +52,7 @@ use super::node::{Change, Message, occupant};
 use crate::broker::Broker;
 use crate::events::BrokerEvents;
 
+pub use answers::each_topic_is_answered_in_the_order_asked;
 pub use content::{
     closing_is_final, names_do_not_mix, payloads_pass_unchanged, the_secret_is_shared,
 };
@@ -119,6 +121,7 @@ where
         the_secret_is_shared,
         closing_is_final,
         many_topics_in_one_call,
+        each_topic_is_answered_in_the_order_asked,
         history_is_read_in_pages_both_ways,
         a_page_has_a_bounded_size,
         history_is_kept_by_count,

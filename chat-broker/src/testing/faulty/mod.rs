@@ -4,7 +4,7 @@ mod line;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -59,6 +59,7 @@ pub struct FaultyBroker {
     inner: Arc<dyn Broker>,
     calls: Mutex<Vec<(Call, usize)>>,
     faults: watch::Sender<HashMap<Call, Faults>>,
+    damaged: Mutex<HashSet<Topic>>,
     line: Line,
 }
 
@@ -102,6 +103,10 @@ struct Faults {
     hang: usize,
     /// So many are made, and answered late.
     hold: usize,
+    /// So many are made, and lack the last of their answers.
+    shorten: usize,
+    /// So many are made, and have the last of their answers twice.
+    lengthen: usize,
     /// How often those that waited were let go.
     released: u64,
     delay: Duration,
@@ -126,8 +131,13 @@ impl FaultyBroker {
     #[must_use]
     pub fn new(broker: Arc<dyn Broker>, events: BrokerEvents) -> (Arc<Self>, BrokerEvents) {
         let (line, events) = Line::new(events);
-        let faulty =
-            Self { inner: broker, calls: Mutex::default(), faults: watch::Sender::default(), line };
+        let faulty = Self {
+            inner: broker,
+            calls: Mutex::default(),
+            faults: watch::Sender::default(),
+            damaged: Mutex::default(),
+            line,
+        };
         (Arc::new(faulty), events)
     }
 
@@ -161,11 +171,31 @@ impl FaultyBroker {
         self.fault(call, |faults| faults.hold = n);
     }
 
-    /// Lets go all calls of this kind that hang or are held back; none does any more.
+    /// Calls of [`Broker::positions`], [`Broker::history`] and [`Broker::occupancy`] for one of these
+    /// topics fail with [`BrokerError::Damaged`] from now on; for others they do not any more.
+    pub fn damage(&self, topics: &[Topic]) {
+        *self.damaged.lock().unwrap_or_else(PoisonError::into_inner) =
+            topics.iter().cloned().collect();
+    }
+
+    /// The next `n` calls lack the last of their answers. For
+    /// [`Call::Positions`], [`Call::History`] and [`Call::Occupancy`].
+    pub fn shorten_next(&self, call: Call, n: usize) {
+        self.fault(call, |faults| faults.shorten = n);
+    }
+
+    /// The next `n` calls give the last of their answers twice. For
+    /// [`Call::Positions`], [`Call::History`] and [`Call::Occupancy`].
+    pub fn lengthen_next(&self, call: Call, n: usize) {
+        self.fault(call, |faults| faults.lengthen = n);
+    }
+
+    /// Lets go all calls of this kind that hang or are held back; none does any more, and none gives
+    /// too few answers or too many.
     pub fn release(&self, call: Call) {
         self.fault(call, |faults| {
             faults.released += 1;
-            (faults.hang, faults.hold) = (0, 0);
+            (faults.hang, faults.hold, faults.shorten, faults.lengthen) = (0, 0, 0, 0);
         });
     }
 
@@ -206,11 +236,6 @@ impl FaultyBroker {
     fn fate(&self, call: Call) -> Fate {
         let mut fate = None;
         self.fault(call, |faults| {
-            let take = |n: &mut usize| {
-                let is_left = *n > 0;
-                *n -= usize::from(is_left);
-                is_left
-            };
             fate = Some(Fate {
                 fails: take(&mut faults.fail),
                 hangs: take(&mut faults.hang),
@@ -233,6 +258,33 @@ impl FaultyBroker {
         self.fate(call).befall(call, self.faults.subscribe(), work).await
     }
 
+    /// Makes a call that gives an answer for each topic, and perhaps one too few or too many.
+    async fn make_for_each<T: Clone>(
+        &self,
+        call: Call,
+        topics: impl ExactSizeIterator<Item = &Topic>,
+        work: impl Future<Output = Result<Vec<T>, BrokerError>>,
+    ) -> Result<Vec<T>, BrokerError> {
+        let count = topics.len();
+        let damaged = {
+            let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+            topics.into_iter().find(|topic| damaged.contains(*topic)).cloned()
+        };
+        let mut answers = self.make(call, count, work).await?;
+        if let Some(topic) = damaged {
+            return Err(BrokerError::damaged(topic, "told to be"));
+        }
+        self.fault(call, |faults| {
+            if take(&mut faults.shorten) {
+                answers.pop();
+            }
+            if take(&mut faults.lengthen) {
+                answers.extend(answers.last().cloned());
+            }
+        });
+        Ok(answers)
+    }
+
     fn receipt(&self, receipt: Receipt) -> Receipt {
         let fate = self.fate(Call::Receipt);
         if !(fate.fails || fate.hangs || fate.is_held || fate.delay > Duration::ZERO) {
@@ -245,6 +297,13 @@ impl FaultyBroker {
         });
         late
     }
+}
+
+/// Takes one of so many; returns whether there was one.
+fn take(n: &mut usize) -> bool {
+    let is_left = *n > 0;
+    *n -= usize::from(is_left);
+    is_left
 }
 
 impl Fate {
@@ -299,7 +358,7 @@ impl Broker for FaultyBroker {
     }
 
     async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
-        self.make(Call::Positions, topics.len(), self.inner.positions(topics)).await
+        self.make_for_each(Call::Positions, topics.iter(), self.inner.positions(topics)).await
     }
 
     fn known_position(&self, topic: &Topic) -> Option<Position> {
@@ -307,7 +366,12 @@ impl Broker for FaultyBroker {
     }
 
     async fn history(&self, reads: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
-        self.make(Call::History, reads.len(), self.inner.history(reads)).await
+        self.make_for_each(
+            Call::History,
+            reads.iter().map(|read| &read.topic),
+            self.inner.history(reads),
+        )
+        .await
     }
 
     fn enter(&self, topic: &Topic, occupant: Occupant) {
@@ -325,7 +389,8 @@ impl Broker for FaultyBroker {
         topics: &[Topic],
         limit: usize,
     ) -> Result<Vec<Occupancy>, BrokerError> {
-        self.make(Call::Occupancy, topics.len(), self.inner.occupancy(topics, limit)).await
+        self.make_for_each(Call::Occupancy, topics.iter(), self.inner.occupancy(topics, limit))
+            .await
     }
 
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {

@@ -1,6 +1,8 @@
 //! Who gets in with which token, and what they may do.
 
 mod capabilities;
+mod keys;
+mod libraries;
 mod renewal;
 mod tokens;
 
@@ -31,8 +33,7 @@ fn sign(claims: &TokenClaims) -> String {
 
 /// A token with these claims, whatever they are.
 pub(crate) fn signed(claims: &Value) -> String {
-    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
-    jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).unwrap()
+    JwtSigner::with_secret(SECRET.as_bytes()).unwrap().sign(claims).unwrap()
 }
 
 fn token(user: &str) -> String {

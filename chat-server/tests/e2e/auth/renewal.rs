@@ -138,3 +138,20 @@ async fn a_new_token_changes_what_is_seen() {
         }
     }
 }
+
+/// A client that waits for its budget is not read, and its token ends all the same.
+#[tokio::test]
+async fn token_that_ends_during_a_wait_for_the_budget_ends_the_connection() {
+    let rate = ["--byte-rate", "1000/1000", "--max-wait", "5m", "--token-grace", "1s"];
+    let server = server(&rate);
+    let mut ann = native(&server, &short(3)).await;
+    ask(&mut ann, "joined", json!({"type": "join", "room": "r"})).await;
+    let began = Instant::now();
+    // This overdraws the budget, and waits for a minute.
+    let long = "x".repeat(60_000);
+    ann.send_json(&json!({"type": "send", "room": "r", "message": long})).await;
+    let goodbye = next_of(&mut ann, "goodbye").await;
+    assert_eq!(goodbye["reason"], "token_expired");
+    assert_eq!(ann.recv_close().await.0, 4004);
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}

@@ -7,7 +7,7 @@ use chat_server::{Audience, JwtSigner, TokenClaims};
 use chat_transport::testing::WsClient;
 use serde_json::json;
 
-use super::{NATIVE, SECRET, claims, native, refusal, server, sign, token, welcome};
+use super::{NATIVE, SECRET, claims, native, refusal, server, sign, signed, token, welcome};
 use crate::support::{Chat, ask, command, exchange, next_of, run};
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn nobody_is_let_in_without_a_good_token() {
     let other_secret = JwtSigner::with_secret(&[7; 32]).unwrap().sign(&claims("ann")).unwrap();
     let (head, rest) = good.split_once('.').unwrap();
     let (body, signature) = rest.split_once('.').unwrap();
-    // {"alg":"none"} and {"alg":"HS512"}
+    // {"alg":"none"} and {"alg":"HS512"}, which the signature is not of
     let none = format!("eyJhbGciOiJub25lIn0.{body}.");
     let none_signed = format!("eyJhbGciOiJub25lIn0.{body}.{signature}");
     let other_algorithm = format!("eyJhbGciOiJIUzUxMiJ9.{body}.{signature}");
@@ -183,42 +183,6 @@ async fn every_dialect_takes_a_token_in_the_url() {
 }
 
 #[tokio::test]
-async fn keys_of_every_kind() {
-    let directory = std::env::temp_dir().join(format!("chat-keys-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).unwrap();
-    for (kind, arguments) in [
-        ("rsa", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"][..]),
-        ("ec", &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]),
-        ("ed", &["-algorithm", "ED25519"]),
-    ] {
-        let file = |name: &str| directory.join(format!("{kind}-{name}.pem")).display().to_string();
-        let openssl = |arguments: &[&str]| {
-            let output = std::process::Command::new("openssl").args(arguments).output().unwrap();
-            assert!(output.status.success(), "{output:?}");
-        };
-        openssl(&[&["genpkey"], arguments, &["-out", &file("private")]].concat());
-        openssl(&["pkey", "-in", &file("private"), "-pubout", "-out", &file("public")]);
-        let server =
-            Chat::start(command().args(["--port", "0", "--jwt-public-key", &file("public")]));
-        let make = |user: &str| {
-            let wish = ["token", "--user", user, "--private-key", &file("private")];
-            let (code, token, error) = run(command().args(wish));
-            assert_eq!((code, &*error), (0, ""), "{kind}");
-            token.trim().to_owned()
-        };
-        let mut client = native(&server, &make("ann")).await;
-        assert_eq!(welcome(&mut client, json!({"type": "hello"})).await["user"]["id"], "ann");
-        // The public key is no secret: nobody signs with it.
-        let public = std::fs::read(file("public")).unwrap();
-        let forged = JwtSigner::with_secret(&public).unwrap().sign(&claims("eve")).unwrap();
-        let refused =
-            WsClient::try_connect(&server.ws(&format!("/ws?token={forged}")), &[NATIVE]).await;
-        assert_eq!(refused.err().map(|status| status.as_u16()), Some(401), "{kind}");
-    }
-    std::fs::remove_dir_all(directory).unwrap();
-}
-
-#[tokio::test]
 async fn the_program_makes_tokens_and_refuses_what_would_not_hold() {
     let server = server(&[]);
     let wish = ["token", "--user", "ann", "--name", "Ann", "--ttl", "5m", "--room", "r=join"];
@@ -236,11 +200,17 @@ async fn the_program_makes_tokens_and_refuses_what_would_not_hold() {
         (&["token", "--user", "", "--ttl", "1m"], Some(SECRET), "--user"),
         (&["token", "--user", "a", "--room", "r=fly"], Some(SECRET), "fly"),
         (&["token", "--user", "a", "--private-key", "/nonexistent"], None, "/nonexistent"),
-        (&["--port", "0"], Some("short"), "jwt-secret"),
+        (&["--port", "0"], Some("short"), "JWT_SECRET"),
+        (&["--port", "0"], Some("-----BEGIN PUBLIC KEY-----\nMII"), "JWT_SECRET"),
         (&["--port", "0", "--jwt-public-key", "/nonexistent"], None, "/nonexistent"),
         (&["--port", "0", "--jwt-public-key", "/dev/null"], None, "jwt-public-key"),
-        (&["--port", "0", "--jwt-audience", "chat"], None, "jwt-secret"),
-        (&["--port", "0", "--jwt-public-key", "x"], Some(SECRET), "not both"),
+        (
+            &["--port", "0", "--jwt-audience", "chat"],
+            None,
+            "for --jwt-audience: it needs JWT_SECRET",
+        ),
+        (&["--port", "0", "--jwt-public-key", "x"], Some(SECRET), "tokens have one key"),
+        (&["--port", "0", "--token-leeway", "6m"], Some(SECRET), "--token-leeway: 0s to 5m"),
     ] {
         let mut command = command();
         command.args(args).envs(secret.map(|secret| ("JWT_SECRET", secret)));
@@ -249,6 +219,100 @@ async fn the_program_makes_tokens_and_refuses_what_would_not_hold() {
         assert!(error.contains(named) && error.lines().count() == 1, "{args:?}: {error}");
         assert!(secret.is_none_or(|secret| secret != SECRET || !error.contains(secret)));
     }
+}
+
+/// Those who look for what is wrong with their tokens find it in the log as well; those who send
+/// bad tokens without end do not fill it.
+#[tokio::test]
+async fn refused_token_is_logged_with_its_reason_a_few_times_a_minute() {
+    let server = server(&[]);
+    let mut bad = signed(&json!({"sub": 42, "exp": 4_102_444_800_u64}));
+    let mut client = server.native().await;
+    for _ in 0..30 {
+        let hello = json!({"type": "hello", "token": bad});
+        let error = ask(&mut client, "error", hello).await;
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("the claim \"sub\" is a number, not a text"), "{message}");
+    }
+    let line = server.until_logged("token refused");
+    assert!(
+        line.contains("WARN") && line.contains("sub") && line.contains("is a number"),
+        "{line}"
+    );
+    // A minute may end in between.
+    let lines = server.logged("token refused");
+    assert!((10..=20).contains(&lines), "{lines}");
+    assert_eq!(server.logged(&bad), 0);
+    bad = signed(&json!({"sub": "ann", "exp": 1_795_841_234_000_u64}));
+    let (status, _, body) = server.http("POST", &format!("/create-room?token={bad}")).await;
+    assert!(status == 401 && body.contains("not in milliseconds"), "{status} {body}");
+}
+
+/// `echo`, `openssl rand` and most editors end a secret with a line feed, which a backend that
+/// reads it does not keep.
+#[tokio::test]
+async fn white_space_around_a_secret_is_not_part_of_it() {
+    let padded = format!(" {SECRET}\r\n");
+    let key = "a key for backends";
+    let file = std::env::temp_dir().join(format!("chat-padded-{}.toml", std::process::id()));
+    std::fs::write(&file, format!("\u{feff}jwt-secret = \"{SECRET}\\t\"\napi-key = \"{key} \"\n"))
+        .unwrap();
+    let start = |configure: &dyn Fn(&mut std::process::Command)| {
+        let mut command = command();
+        configure(command.args(["--port", "0", "--log", "trace"]));
+        Chat::start(&mut command)
+    };
+    for (server, names) in [
+        (
+            start(&|command| {
+                command.env("JWT_SECRET", &padded).env("API_KEY", format!("{key}\n"));
+            }),
+            ["JWT_SECRET: white space", "API_KEY: white space"],
+        ),
+        (
+            start(&|command| {
+                command.arg(format!("--jwt-secret={padded}")).arg(format!("--api-key= {key}"));
+            }),
+            ["--jwt-secret: white space", "--api-key: white space"],
+        ),
+        (
+            start(&|command| {
+                command.arg("--config").arg(&file);
+            }),
+            ["jwt-secret (", "line 2): white space"],
+        ),
+    ] {
+        for name in names {
+            assert!(server.until_logged(name).contains("WARN"), "{name}");
+        }
+        assert_eq!(server.logged(SECRET) + server.logged(key), 0);
+        native(&server, &token("ann")).await;
+        let head = format!(
+            "POST /api/users/u/disconnect HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: {key}\r\n"
+        );
+        let answer =
+            server.raw(&format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n")).await;
+        assert_eq!(answer.0, 200, "{}", answer.2);
+    }
+    std::fs::remove_file(file).unwrap();
+    let (code, made, warning) =
+        run(command().env("JWT_SECRET", padded).args(["token", "--user", "ann"]));
+    assert!(code == 0 && warning.contains("JWT_SECRET: white space"), "{warning}");
+    native(&server(&[]), made.trim()).await;
+    assert_eq!(server(&[]).logged("white space"), 0, "where there is none");
+}
+
+#[tokio::test]
+async fn leeway_is_a_setting() {
+    let mut late = claims("ann");
+    late.exp -= 630;
+    let refused = async |args: &[&str]| {
+        let server = server(args);
+        let url = server.ws(&format!("/ws?token={}", sign(&late)));
+        WsClient::try_connect(&url, &[NATIVE]).await.err().map(|status| status.as_u16())
+    };
+    assert_eq!(refused(&[]).await, Some(401), "30 s are more than 5 s");
+    assert_eq!(refused(&["--token-leeway", "1m"]).await, None);
 }
 
 #[tokio::test]

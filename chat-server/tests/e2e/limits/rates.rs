@@ -298,3 +298,44 @@ async fn typing_is_passed_on_once_a_second() {
     }
     assert!(passed <= 1 + began.elapsed().as_secs(), "{passed} in {:?}", began.elapsed());
 }
+
+/// What the URL of a connection asks for costs what the frame would: one join, and the answer.
+#[tokio::test]
+async fn room_in_the_url_is_paid_for() {
+    let joined = async |client: &mut WsClient, room: &str| loop {
+        let frame = client.recv_json().await;
+        if frame["message"] == format!("You successfully joined room: {room} ") {
+            return;
+        }
+    };
+    let join_again = async |client: &mut WsClient, rooms: &[&str]| {
+        for room in rooms {
+            let frame = json!({"type": "join_room", "room": room, "user": "Al", "history": 10});
+            client.send_json(&frame).await;
+            joined(client, room).await;
+        }
+    };
+    let rare = server(&["--join-rate", "1/1"]);
+    at_the_rate(3, 1, 1, async {
+        let mut client = WsClient::connect(&rare.ws("/join-room/a?user=Al&history=10")).await;
+        joined(&mut client, "a").await;
+        join_again(&mut client, &["b", "c"]).await;
+    })
+    .await;
+
+    let narrow = server(&["--answer-rate", "100000/200000"]);
+    let mut writer = narrow.native().await;
+    let text = "x".repeat(10_000);
+    for room in ["a", "b", "c", "d"] {
+        join(&mut writer, room).await;
+        for _ in 0..10 {
+            ask(&mut writer, "ok", json!({"type": "send", "room": room, "message": text})).await;
+        }
+    }
+    at_the_rate(300_000, 100_000, 200_000, async {
+        let mut client = WsClient::connect(&narrow.ws("/join-room/a?user=Al&history=10")).await;
+        joined(&mut client, "a").await;
+        join_again(&mut client, &["b", "c", "d"]).await;
+    })
+    .await;
+}

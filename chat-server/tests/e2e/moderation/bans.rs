@@ -176,3 +176,50 @@ async fn user_who_is_disconnected_while_a_frame_waits_sends_nothing_more() {
     watcher.send_json(&json!({"type": "send", "room": "r", "message": "end"})).await;
     assert_eq!(next_of(&mut watcher, "message").await["message"], "end");
 }
+
+/// Redis loses the table of bans: evicted, deleted, or with all its data.
+#[tokio::test]
+async fn bans_survive_their_loss_in_redis() {
+    let redis = RedisServer::start();
+    let (first, second) = pair(&redis).await;
+    order(&first, "/api/users/bob/disconnect", json!({"seconds": 600})).await;
+    order(&first, "/api/users/eve/disconnect", json!({"seconds": 600})).await;
+    until_refused(&second, "bob").await;
+    until_refused(&second, "eve").await;
+    let table = ["meta", "values", "versions", "ends"].map(|key| format!("chat:{{records}}:{key}"));
+    let mut table: Vec<&str> = table.iter().map(String::as_str).collect();
+    table.insert(0, "DEL");
+    redis.command(&table).await;
+    // Started before any server has looked.
+    let third = Chat::start(command().env("REDIS_URL", redis.url()).args(["--port", "0"]));
+    third.until_ready().await;
+    let mut clean = user(&third, "ann").await;
+    ask(&mut clean, "joined", json!({"type": "join", "room": "r"})).await;
+    assert_eq!(refused(&third, "bob").await, Some(403), "not even for a moment");
+    for server in [&first, &second] {
+        assert!(server.logged("redis has lost records") <= 1);
+    }
+
+    redis.command(&["FLUSHALL"]).await;
+    // Nobody has noticed yet: neither a ban nor its end makes the others forget.
+    order(&first, "/api/users/eve/unban", json!({})).await;
+    order(&second, "/api/users/mallory/disconnect", json!({"seconds": 600})).await;
+    for server in [&first, &second, &third] {
+        until_refused(server, "mallory").await;
+        assert_eq!(refused(server, "bob").await, Some(403));
+        assert_eq!(refused(server, "eve").await, None, "the end of a ban is not undone");
+    }
+}
+
+async fn refused(server: &Chat, id: &str) -> Option<u16> {
+    let outcome = WsClient::try_connect(&server.ws(&format!("/ws?userId={id}")), &[]).await;
+    outcome.err().map(|status| status.as_u16())
+}
+
+/// A server may have yet to hear of a ban.
+async fn until_refused(server: &Chat, id: &str) {
+    let deadline = Instant::now() + DEADLINE;
+    while refused(server, id).await != Some(403) {
+        assert!(Instant::now() < deadline, "{id} is let in");
+    }
+}

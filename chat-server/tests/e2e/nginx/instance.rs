@@ -60,8 +60,18 @@ impl Nginx {
         let file = file(&self.directory);
         let configuration = fs::read_to_string(&file).unwrap();
         fs::write(&file, replaced(&configuration, old, new)).unwrap();
+        self.reload();
+    }
+
+    pub(super) fn reload(&self) {
         let output = nginx(&self.directory).args(["-s", "reload"]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
+    }
+
+    /// The lines of the access log whose status is an error of a server or of nginx.
+    pub(super) fn errors_answered(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.directory.join("access.log")).unwrap();
+        log.lines().filter(|line| line.contains("\" 5")).map(str::to_owned).collect()
     }
 }
 

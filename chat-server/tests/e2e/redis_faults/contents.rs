@@ -17,6 +17,10 @@ async fn an_evicted_history_is_never_a_hole() {
     let (first, second) = Chat::pair(&redis).await;
     for server in [&first, &second] {
         assert_eq!(server.logged("set maxmemory-policy to noeviction"), 1, "a warning");
+        let line = server.until_logged("redis may delete");
+        for lost in ["histories", "who is in which room", "leases", "bans", "secret"] {
+            assert!(line.contains(lost), "{lost} in {line}");
+        }
     }
     let (mut a, mut b) = (first.native().await, second.native().await);
     join(&mut a, "r").await;

@@ -80,6 +80,7 @@ pub(super) struct Crowd {
     members: Vec<JoinHandle<Record>>,
     board: Arc<Board>,
     phase: watch::Sender<Phase>,
+    pace: Duration,
     hurries: bool,
 }
 
@@ -87,7 +88,7 @@ impl Crowd {
     /// Nobody yet.
     pub(super) fn new() -> Self {
         let phase = watch::Sender::new(Phase::Listen);
-        Self { members: Vec::new(), board: Arc::default(), phase, hurries: false }
+        Self { members: Vec::new(), board: Arc::default(), phase, pace: PACE, hurries: false }
     }
 
     /// Two on each of these servers, who all meet in the room "r", and talk.
@@ -98,6 +99,11 @@ impl Crowd {
     /// As [`on`](Self::on), of people who make no pause.
     pub(super) async fn in_a_hurry_on(servers: &[&Chat]) -> Self {
         Self { hurries: true, ..Self::new() }.talking_on(servers).await
+    }
+
+    /// Nobody yet; so many are going to send so many messages a second together.
+    pub(super) fn paced(members: u32, messages: u32) -> Self {
+        Self { pace: Duration::from_secs(1) * members / messages, ..Self::new() }
     }
 
     async fn talking_on(mut self, servers: &[&Chat]) -> Self {
@@ -126,6 +132,7 @@ impl Crowd {
             client,
             record: Record { name, room: room.to_owned(), place, ..Record::default() },
             keyed,
+            pace: self.pace,
             hurries: self.hurries,
             number: 0,
             sending: None,
@@ -183,6 +190,7 @@ struct Member {
     client: WsClient,
     record: Record,
     keyed: bool,
+    pace: Duration,
     /// It says the next thing as soon as the last one is answered.
     hurries: bool,
     number: u64,
@@ -200,7 +208,7 @@ struct Sending {
 
 impl Member {
     async fn live(mut self, board: Arc<Board>, phase: watch::Receiver<Phase>) -> Record {
-        let mut tick = interval(PACE);
+        let mut tick = interval(self.pace);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ended = None;
         loop {

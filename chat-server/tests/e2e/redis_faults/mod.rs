@@ -7,6 +7,7 @@
 mod connections;
 mod contents;
 mod crowd;
+mod damage;
 mod full;
 mod outages;
 mod refusals;

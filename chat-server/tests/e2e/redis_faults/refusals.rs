@@ -9,7 +9,7 @@ use serde_json::json;
 use super::crowd::Crowd;
 use super::{ANSWERED, pause, until_told};
 use crate::shared::say;
-use crate::support::{Chat, command};
+use crate::support::{Chat, ask, command, join, next_of};
 
 /// How long a refusal lasts at least.
 const REFUSED: Duration = Duration::from_secs(2);
@@ -158,6 +158,107 @@ async fn other_password() {
     let back: &[&str] = &["ACL", "SETUSER", "chat", &password];
     let begin: &[&[&str]] = &[change, &["CLIENT", "KILL", "USER", "chat"]];
     Refusal { name: "WRONGPASS", redis, begin, end: &[back], said: AWAY }.run().await;
+}
+
+/// `redis://chat:PASSWORD@…`, with the rights that docs/redis.md gives.
+async fn url_with_documented_rights(redis: &RedisServer, database: u8) -> String {
+    let page = include_str!("../../../../docs/redis.md");
+    let (_, after) = page.split_once("\nACL SETUSER ").expect("the line");
+    let line = after.lines().next().unwrap();
+    let prefix = if database == 0 { "chat:".to_owned() } else { format!("chat@{database}:") };
+    let line = line.replace("chat:", &prefix);
+    let command: Vec<_> = ["ACL", "SETUSER"].into_iter().chain(line.split(' ')).collect();
+    assert_eq!(redis.command(&command).await, "OK", "{line}");
+    format!("redis://chat:PASSWORD@127.0.0.1:{}/{database}", redis.port())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documented_rights_are_enough() {
+    tokio::join!(documented_rights(0), documented_rights(5));
+}
+
+async fn documented_rights(database: u8) {
+    let redis = RedisServer::start();
+    let url = url_with_documented_rights(&redis, database).await;
+    let [first, second] =
+        [(); 2].map(|()| Chat::start(command().args(["--port", "0", "--redis-url", &url])));
+    first.until_ready().await;
+    second.until_ready().await;
+    let (mut ann, mut bob) = (first.native().await, second.native().await);
+    let welcome = ask(&mut ann, "welcome", json!({"type": "hello", "name": "Ann"})).await;
+    assert!(welcome["resume"].is_string(), "{welcome}");
+    join(&mut bob, "r").await;
+    join(&mut ann, "r").await;
+    let joined = next_of(&mut bob, "presence").await;
+    assert_eq!((&joined["event"], &joined["user"]["name"]), (&json!("joined"), &json!("Ann")));
+    let send = json!({"type": "send", "room": "r", "message": "hello", "key": "k"});
+    for _ in 0..2 {
+        assert_eq!(ask(&mut ann, "ok", send.clone()).await["offset"], 1, "its key is known");
+    }
+    assert_eq!(next_of(&mut bob, "message").await["message"], "hello");
+    let history = ask(&mut bob, "history", json!({"type": "history", "room": "r"})).await;
+    assert_eq!(history["messages"][0]["message"], "hello");
+    let members = ask(&mut bob, "members", json!({"type": "members", "room": "r"})).await;
+    assert_eq!(members["count"], 2, "{members}");
+    ask(&mut ann, "left", json!({"type": "leave", "room": "r"})).await;
+    assert_eq!(next_of(&mut bob, "presence").await["event"], "left");
+    for server in [&first, &second] {
+        let (_, _, page) = server.http("GET", "/metrics").await;
+        assert!(!page.contains("chat_broker_refused_total{"), "{page}");
+    }
+    assert_eq!(redis.command(&["ACL", "LOG"]).await.trim(), "");
+}
+
+/// The right to one of the commands that only a leave needs.
+#[tokio::test]
+async fn missing_right_is_logged_and_counted_and_the_server_not_ready() {
+    let redis = RedisServer::start();
+    let url = url_with_documented_rights(&redis, 0).await;
+    let server = Chat::start(command().args(["--port", "0", "--redis-url", &url]));
+    server.until_ready().await;
+    let (mut ann, mut bob) = (server.native().await, server.native().await);
+    join(&mut bob, "r").await;
+    join(&mut ann, "r").await;
+    next_of(&mut bob, "presence").await;
+
+    redis.command(&["ACL", "SETUSER", "chat", "-hdel"]).await;
+    until_told(&[&server], 503).await;
+    ask(&mut ann, "left", json!({"type": "leave", "room": "r"})).await;
+    for command in ["HDEL", "leave.lua"] {
+        let metric = refused(command, "NOPERM");
+        server.until_metric(&metric, |count| count > 0).await;
+        let line = server.until_logged(&format!("command=\"{command}\""));
+        assert!(line.contains("redis refused a command") && line.contains("NOPERM"), "{line}");
+    }
+    let times = server.metric(&refused("HDEL", "NOPERM")).await;
+    server.until_metric(&refused("HDEL", "NOPERM"), |count| count > times + 1).await;
+    assert_eq!(server.logged("command=\"HDEL\""), 1, "once a minute");
+    assert_eq!(server.logged(REFUSES), 1);
+
+    redis.command(&["ACL", "SETUSER", "chat", "+hdel"]).await;
+    until_told(&[&server], 200).await;
+}
+
+/// Of one room, which is no reason to be away.
+#[tokio::test]
+async fn refusal_of_one_room_is_logged_and_counted() {
+    let redis = RedisServer::start();
+    let server = Chat::on(&redis);
+    server.until_ready().await;
+    let mut ann = server.native().await;
+    join(&mut ann, "broken").await;
+    redis.command(&["SET", "chat:{r.broken}:meta", "x"]).await;
+    let send = json!({"type": "send", "room": "broken", "message": "x"});
+    ask(&mut ann, "error", send).await;
+    let metric = refused("publish.lua", "WRONGTYPE");
+    server.until_metric(&metric, |count| count == 1).await;
+    let line = server.until_logged("redis refused a command");
+    assert!(line.contains("publish.lua") && line.contains("WRONGTYPE"), "{line}");
+    assert_eq!(server.http("GET", "/readyz").await.0, 200);
+}
+
+fn refused(command: &str, cause: &str) -> String {
+    format!("chat_broker_refused_total{{command=\"{command}\",cause=\"{cause}\"}}")
 }
 
 #[tokio::test]

@@ -1,0 +1,65 @@
+//! The secret that all nodes share.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use redis::Pipeline;
+
+use super::store::Store;
+use crate::error::BrokerError;
+use crate::random;
+
+type Secret = [u8; 32];
+
+/// What this node knows of it.
+#[derive(Debug, Default)]
+pub(super) struct SecretState {
+    /// As this node has read it first: what it has signed since is signed with it.
+    held: OnceLock<Secret>,
+    /// It was logged that Redis has another one.
+    is_other_logged: AtomicBool,
+}
+
+impl Store {
+    /// See [`Broker::secret`](crate::Broker::secret).
+    pub(super) async fn secret(&self) -> Result<Secret, BrokerError> {
+        let (secret, is_new) = self.propose_secret(random::secret()?).await?;
+        if is_new {
+            tracing::info!("redis held no secret: a new one is stored, and resume secrets end");
+        }
+        // The first one to arrive is the one that all callers go on with.
+        Ok(*self.secret.held.get_or_init(|| secret))
+    }
+
+    /// Writes the secret again if Redis has lost it: a server that starts would make another, and
+    /// refuse what this one has signed.
+    pub(super) async fn keep_secret(&self) {
+        let Some(held) = self.secret.held.get() else { return };
+        match self.propose_secret(*held).await {
+            Ok((_, true)) => tracing::warn!("redis has lost the secret: it is written again"),
+            Ok((secret, false)) if secret != *held => {
+                if !self.secret.is_other_logged.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "redis holds another secret than this server: servers refuse each other's \
+                         resume secrets until this one is restarted"
+                    );
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "the secret could not be read"),
+        }
+    }
+
+    /// Reads the secret, or stores this one; returns it, and whether it was stored.
+    async fn propose_secret(&self, secret: Secret) -> Result<(Secret, bool), BrokerError> {
+        let mut commands = Pipeline::with_capacity(1);
+        let key = self.shared.names.secret();
+        self.shared.scripts.secret.call(&mut commands, &[&key]).arg(&secret);
+        let ask = self.query_shared(&commands, &key);
+        let ((stored, is_new),): ((Vec<u8>, bool),) = self.in_time(ask).await?;
+        let stored = stored
+            .try_into()
+            .map_err(|_| BrokerError::refused(format!("{key}: the secret is not 32 bytes")))?;
+        Ok((stored, is_new))
+    }
+}

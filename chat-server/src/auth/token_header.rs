@@ -1,0 +1,88 @@
+//! The header of a token (RFC 7515, section 4), which nobody vouches for before the signature is
+//! verified.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Algorithm;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::AuthError;
+use super::key::KeyKind;
+
+/// What of a header counts. Everything else is only for others, or a hint where to find the key,
+/// which is known here.
+#[derive(Debug, Deserialize)]
+struct Header {
+    #[serde(default)]
+    alg: Value,
+    #[serde(default, deserialize_with = "even_null")]
+    crit: Option<Value>,
+    #[serde(default, deserialize_with = "even_null")]
+    b64: Option<Value>,
+}
+
+/// A value that is there, also if it is `null`.
+pub(super) fn even_null<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+/// The algorithm that a token says it is signed with, if `key` allows it.
+pub(super) fn algorithm(part: &str, key: KeyKind) -> Result<Algorithm, AuthError> {
+    let header: Header = object(part)
+        .ok_or_else(|| AuthError::invalid("its header is not a JSON object in base64url"))?;
+    if let Some(critical) = &header.crit {
+        return Err(AuthError::invalid(not_understood(critical)));
+    }
+    // RFC 7797, section 7: never in a JWT, whether `crit` names it or not.
+    if header.b64.is_some_and(|b64| b64 != Value::Bool(true)) {
+        return Err(AuthError::invalid("its header \"b64\" is not true"));
+    }
+    let name = match &header.alg {
+        Value::String(name) => name,
+        Value::Null => return Err(AuthError::invalid("its header has no \"alg\"")),
+        _ => return Err(AuthError::invalid("its header \"alg\" is not a text")),
+    };
+    let allowed = key.algorithms();
+    let found = allowed.iter().find(|(allowed, _)| allowed == name);
+    found.map(|(_, algorithm)| *algorithm).ok_or_else(|| {
+        let allowed: Vec<&str> = allowed.iter().map(|(name, _)| *name).collect();
+        AuthError::invalid(format!(
+            "its \"alg\" is {}, and the key of this server is for {}",
+            shown(name),
+            allowed.join(", ")
+        ))
+    })
+}
+
+/// RFC 7515, section 4.1.11: a header that is critical and not understood makes the token invalid,
+/// as does a list that is empty or no list of names. No critical header is understood here.
+fn not_understood(critical: &Value) -> String {
+    let names = critical.as_array().map(|names| names.iter().map(Value::as_str));
+    match names.and_then(|mut names| names.next()).flatten() {
+        Some(name) => format!("its header {} is critical, and not understood here", shown(name)),
+        None => "its header \"crit\" is not a list of names".to_owned(),
+    }
+}
+
+/// A JSON object in base64url without padding.
+pub(super) fn object<T: DeserializeOwned>(part: &str) -> Option<T> {
+    let json = URL_SAFE_NO_PAD.decode(part).ok()?;
+    // serde would take an array for a struct as well.
+    let is_object = json.trim_ascii_start().starts_with(b"{");
+    is_object.then(|| serde_json::from_slice(&json).ok())?
+}
+
+/// A name out of a token, as it may stand in a log and in an answer.
+pub(super) fn shown(name: &str) -> String {
+    const LONGEST: usize = 64;
+    match name {
+        name if name.len() <= LONGEST && name.bytes().all(|byte| (b' '..=b'~').contains(&byte)) => {
+            format!("{name:?}")
+        }
+        _ => "a name that cannot be shown".to_owned(),
+    }
+}

@@ -1,0 +1,149 @@
+//! The sockets that the program listens on.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
+use tracing::info;
+
+use crate::settings::{Exit, Invalid, Settings};
+
+/// Browsers try either for `localhost`.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+/// Listens on all addresses of the host that the settings name; by default on both loopback
+/// addresses.
+pub(crate) async fn for_clients(settings: &Settings) -> Result<Vec<TcpListener>, Exit> {
+    let port = settings.port;
+    let addresses = match &settings.host {
+        // Whatever /etc/hosts says of that name: browsers do not ask it.
+        Some(host) if !host.eq_ignore_ascii_case("localhost") => look_up(host, port).await?,
+        _ => LOOPBACK.map(|address| SocketAddr::new(address, port)).to_vec(),
+    };
+    listen_on(&addresses, bind).map_err(|(address, error)| {
+        let why = format!("cannot listen on {address}: {error}");
+        match &settings.host {
+            Some(host) if !is_taken(&error) => Invalid::new("host", host, why).into(),
+            _ => Invalid::new("port", port, why).into(),
+        }
+    })
+}
+
+/// Listens for metrics and probes, if the settings give them an address.
+pub(crate) fn for_operators(settings: &Settings) -> Result<Option<TcpListener>, Exit> {
+    let Some(address) = settings.metrics_addr else { return Ok(None) };
+    let listener = bind(address).map_err(|error| {
+        Invalid::new("metrics-addr", address, format!("cannot listen there: {error}"))
+    })?;
+    if let Ok(address) = listener.local_addr() {
+        info!("metrics on http://{address}/metrics");
+    }
+    Ok(Some(listener))
+}
+
+async fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, Exit> {
+    let wrong = |error: io::Error| {
+        let why = format!("expected an address or a name of this machine, without a port: {error}");
+        Invalid::new("host", host, why)
+    };
+    let found = lookup_host((host.trim_matches(['[', ']']), port)).await.map_err(wrong)?;
+    let mut addresses: Vec<_> = found.collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// Listens on each address that there is: a machine may lack either loopback address, or IPv6
+/// altogether. A port that is taken on one of them is an error all the same: clients would find
+/// another server there.
+fn listen_on(
+    addresses: &[SocketAddr],
+    bind: impl Fn(SocketAddr) -> io::Result<TcpListener>,
+) -> Result<Vec<TcpListener>, (SocketAddr, io::Error)> {
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    let mut absent = Vec::new();
+    for address in addresses {
+        let mut address = *address;
+        // A port that the system chose is the same on all.
+        if let Some(Ok(first)) = listeners.first().map(TcpListener::local_addr) {
+            address.set_port(first.port());
+        }
+        match bind(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if is_taken(&error) => return Err((address, error)),
+            Err(error) => absent.push((address, error)),
+        }
+    }
+    if listeners.is_empty()
+        && let Some(absent) = absent.pop()
+    {
+        return Err(absent);
+    }
+    for (address, error) in absent {
+        info!("not listening on {}, which this machine does not have: {error}", address.ip());
+    }
+    Ok(listeners)
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied)
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    /// Connections that wait to be accepted, as far as the system allows as many. Those beyond
+    /// try again by themselves after 1 s, 2 s, 4 s: too late for thousands who come at once.
+    const BACKLOG: u32 = 16 * 1024;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FREE: [SocketAddr; 2] =
+        [SocketAddr::new(LOOPBACK[0], 0), SocketAddr::new(LOOPBACK[1], 0)];
+
+    /// Listens where `is_there` says, and fails elsewhere as a machine does that lacks the address.
+    fn listen(
+        is_there: fn(SocketAddr) -> bool,
+        error: impl Fn() -> io::Error,
+    ) -> Result<Vec<SocketAddr>, ErrorKind> {
+        let listeners = listen_on(&FREE, |address| {
+            // The machine of this test may lack IPv6 itself.
+            let any = SocketAddr::new(LOOPBACK[0], address.port());
+            if is_there(address) { bind(any) } else { Err(error()) }
+        });
+        let listeners = listeners.map_err(|(_, error)| error.kind())?;
+        Ok(listeners.iter().map(|listener| listener.local_addr().unwrap()).collect())
+    }
+
+    #[tokio::test]
+    async fn either_loopback_address_is_enough() {
+        // EADDRNOTAVAIL, and EAFNOSUPPORT of a kernel without IPv6.
+        for code in [99, 97] {
+            let absent = || io::Error::from_raw_os_error(code);
+            assert_eq!(listen(|address| address.is_ipv4(), absent).unwrap().len(), 1);
+            assert_eq!(listen(|address| address.is_ipv6(), absent).unwrap().len(), 1);
+            assert!(listen(|_| false, absent).is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn port_that_is_taken_on_one_address_is_an_error() {
+        let taken = || ErrorKind::AddrInUse.into();
+        assert_eq!(listen(|address| address.is_ipv4(), taken), Err(ErrorKind::AddrInUse));
+        assert_eq!(listen(|address| address.is_ipv6(), taken), Err(ErrorKind::AddrInUse));
+    }
+
+    #[tokio::test]
+    async fn name_with_several_addresses_is_listened_on_at_all_of_them() {
+        let addresses: Vec<_> = (1..=3).map(|n| SocketAddr::from(([127, 0, 0, n], 0))).collect();
+        let listeners = listen_on(&addresses, bind).unwrap();
+        let bound: Vec<_> = listeners.iter().map(|one| one.local_addr().unwrap()).collect();
+        assert_eq!(bound.len(), 3);
+        assert!(bound.iter().all(|address| address.port() == bound[0].port()), "{bound:?}");
+    }
+}

@@ -1,0 +1,176 @@
+//! What tells the module `chat-client.js`, and with it the page, that a connection may have died.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::AWAY;
+use crate::fake::run;
+use crate::proxy::Proxy;
+use crate::server::Server;
+use crate::webdriver::{Browser, Tab};
+
+/// What browsers report after sleep, a change of network, or a return to the page.
+const SIGNS: &str = "const signs = [
+    () => window.dispatchEvent(new Event('online')),
+    () => window.dispatchEvent(new Event('pageshow')),
+    () => window.dispatchEvent(new Event('focus')),
+    () => document.dispatchEvent(new Event('visibilitychange')),
+    () => document.dispatchEvent(new Event('resume')),
+    () => navigator.connection.dispatchEvent(new Event('change')),
+    () => window.dispatchEvent(new Event('offline')),
+];";
+
+#[test]
+fn signs_of_a_dead_line() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let tab = browser.open(&server.url("/"));
+    each_sign_asks_the_server_at_once(&tab);
+    each_sign_but_one_ends_a_pause(&tab);
+    late_frame_does_not_hide_a_dead_line(&tab);
+    closed_client_takes_no_sign(&tab);
+    missing_answer_finds_a_dead_line_before_the_send_fails(&tab);
+    slow_server_is_not_dead(&tab);
+    browser.assert_no_errors(&[]);
+}
+
+fn each_sign_asks_the_server_at_once(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        &format!(
+            "{SIGNS}
+            const {{ chat }} = await member({{ checkTimeoutMs: 30 }});
+            const [socket] = sockets;
+            const pings = [];
+            for (const sign of signs) {{
+                const before = socket.frames('ping').length;
+                // Several come together, and ask once.
+                sign();
+                sign();
+                pings.push(socket.frames('ping').length - before);
+                socket.say({{ type: 'pong', id: socket.frames('ping').at(-1).id }});
+            }}
+            const {{ state }} = chat;
+            signs[0]();
+            await soon(() => chat.state !== 'online');
+            chat.close();
+            return {{ pings, state }};"
+        ),
+    );
+    assert_eq!(result, json!({"pings": [1, 1, 1, 1, 1, 1, 1], "state": "online"}));
+}
+
+fn each_sign_but_one_ends_a_pause(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        &format!(
+            "{SIGNS}
+            const {{ chat }} = await member({{ backoffBaseMs: 600_000, backoffCapMs: 600_000 }});
+            const states = [];
+            for (const sign of signs) {{
+                sockets.at(-1).end(1006);
+                sign();
+                states.push(chat.state);
+            }}
+            chat.close();
+            return states;"
+        ),
+    );
+    let on = "connecting";
+    assert_eq!(result, json!([on, on, on, on, on, on, "waiting"]));
+}
+
+/// A frame that was under way when the line died is no sign of life for long.
+fn late_frame_does_not_hide_a_dead_line(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        "const { chat } = await member({ checkTimeoutMs: 50 });
+            chat.check();
+            sockets[0].say({ type: 'typing', room: 'r', user, typing: true });
+            await soon(() => chat.state !== 'online');
+            chat.close();
+            return sockets[0].frames('ping').length;",
+    );
+    assert_eq!(result, 2);
+}
+
+fn closed_client_takes_no_sign(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        &format!(
+            "{SIGNS}
+            let listeners = 0;
+            const {{ addEventListener, removeEventListener }} = window;
+            window.addEventListener = (...args) => addEventListener(...args, void (listeners += 1));
+            window.removeEventListener = (...args) => removeEventListener(...args, void (listeners -= 1));
+            const {{ chat }} = await member();
+            const before = listeners;
+            chat.close();
+            Object.assign(window, {{ addEventListener, removeEventListener }});
+            for (const sign of signs) sign();
+            return [chat.state, sockets.length, before > 0, listeners];"
+        ),
+    );
+    assert_eq!(result, json!(["closed", 1, true, 0]));
+}
+
+fn missing_answer_finds_a_dead_line_before_the_send_fails(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        "const { chat } = await member({ checkTimeoutMs: 50, sendTimeoutMs: 5_000 });
+            const sent = chat.send('r', 'hi');
+            await sockets[0].asked('ping');
+            await soon(() => sockets[1]);
+            await sockets[1].welcome();
+            await sockets[1].joined({ epoch: 'abcdefgh', offset: 5 }, { recovered: true });
+            await sockets[1].ok(1);
+            const code = await codeOf(sent);
+            chat.close();
+            return code;",
+    );
+    assert_eq!(result, "none");
+}
+
+/// It answers late, but sends other frames.
+fn slow_server_is_not_dead(tab: &Tab<'_>) {
+    let result = run(
+        tab,
+        "const { chat } = await member({ checkTimeoutMs: 60 });
+            const [socket] = sockets;
+            const sent = chat.send('r', 'hi');
+            chat.check();
+            for (let n = 0; n < 15; n += 1) {
+                await new Promise((resolve) => setTimeout(resolve, 20));
+                socket.say({ type: 'typing', room: 'r', user, typing: true });
+            }
+            await socket.ok(1);
+            const outcome = [await codeOf(sent), chat.state, sockets.length];
+            chat.close();
+            return outcome;",
+    );
+    assert_eq!(result, json!(["none", "online", 1]));
+}
+
+/// The network is lost in silence; the page knows soon after the browser has a sign, and its
+/// message is sent over the next connection.
+#[test]
+fn page_finds_a_dead_line_at_the_first_sign() {
+    let server = Server::start();
+    let network = Proxy::to(server.port());
+    let browser = Browser::start();
+    let address = format!("/?port={}&user=Ann&room=general", network.port());
+    let tab = browser.open(&server.url(&address));
+    tab.until_shows("log", "You joined the room.");
+    network.swallow_answers();
+    let start = Instant::now();
+    tab.run("window.dispatchEvent(new Event('online'))", &[]);
+    tab.until("!document.querySelector('#dot').classList.contains('online')", &[]);
+    // 5 s, and once more if a frame was still under way.
+    assert!(start.elapsed() < Duration::from_secs(14), "{:?}", start.elapsed());
+    network.cut();
+    network.restore();
+    tab.run("window.dispatchEvent(new Event('online'))", &[]);
+    tab.until_shows("connection", "Connected");
+    browser.assert_no_errors(&[AWAY]);
+}

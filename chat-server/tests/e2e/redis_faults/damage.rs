@@ -1,0 +1,105 @@
+//! Something else stands under the keys of a room, or Redis is no server that can be used.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use chat_broker::testing::RedisServer;
+use serde_json::json;
+
+use crate::support::{Chat, ask, command, join, next_of};
+
+/// Long before any deadline passes.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+fn send(room: &str) -> serde_json::Value {
+    json!({"type": "send", "room": room, "message": "x"})
+}
+
+#[tokio::test]
+async fn damaged_room_fails_alone_at_once_and_until_it_is_mended() {
+    let redis = RedisServer::start();
+    let (first, second) = Chat::pair(&redis).await;
+    let mut member = first.native().await;
+    for room in ["g h", "well"] {
+        join(&mut member, room).await;
+        ask(&mut member, "ok", send(room)).await;
+    }
+    // `DEL` for the operator, and what stood there before is gone.
+    redis.command(&["SET", "chat:{r.g%20h}:meta", "x"]).await;
+    let mut late = second.native().await;
+    let began = Instant::now();
+    let error = ask(&mut late, "error", json!({"type": "join", "room": "g h"})).await;
+    assert_eq!(error["code"], "broker_unavailable", "{error}");
+    assert!(error["message"].as_str().unwrap().contains("damaged"), "{error}");
+    let error = ask(&mut member, "error", send("g h")).await;
+    assert_eq!(error["code"], "broker_unavailable", "{error}");
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    for server in [&first, &second] {
+        let line = server.until_logged("chat:{r.g%20h}:meta");
+        assert!(line.contains("WARN") && line.contains("docs/redis.md"), "{line}");
+        server.until_ready().await;
+    }
+    join(&mut late, "well").await;
+    ask(&mut late, "ok", send("well")).await;
+
+    redis.command(&["DEL", "chat:{r.g%20h}:meta"]).await;
+    ask(&mut member, "ok", send("g h")).await;
+    join(&mut late, "g h").await;
+    ask(&mut late, "ok", send("g h")).await;
+}
+
+/// The counter is an older copy than the log.
+#[tokio::test]
+async fn log_beyond_its_counter_is_a_new_epoch_and_nobody_waits() {
+    let redis = RedisServer::start();
+    let (first, second) = Chat::pair(&redis).await;
+    let mut member = first.native().await;
+    join(&mut member, "r").await;
+    let mut before = json!(null);
+    for _ in 0..3 {
+        before = ask(&mut member, "ok", send("r")).await;
+    }
+    redis.command(&["HSET", "chat:{r.r}:meta", "offset", "1"]).await;
+    let began = Instant::now();
+    let mut late = second.native().await;
+    let since = json!({"epoch": before["epoch"], "offset": before["offset"]});
+    let joined = ask(&mut late, "joined", json!({"type": "join", "room": "r", "since": since}));
+    let joined = joined.await;
+    assert_eq!((&joined["recovered"], &joined["offset"]), (&json!(false), &json!(1)), "{joined}");
+    let after = ask(&mut late, "ok", send("r")).await;
+    assert!(after["epoch"] != before["epoch"] && after["offset"] == 1, "{after}");
+    for client in [&mut member, &mut late] {
+        next_of(client, "gap").await;
+        assert_eq!(next_of(client, "message").await["epoch"], after["epoch"]);
+    }
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+}
+
+/// A server before Redis 6 knows no `HELLO`, and most proxies do not either.
+#[test]
+fn server_that_lacks_commands_is_named_as_such() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                while lines.any(|line| line == "HELLO") {
+                    let _ = (&stream).write_all(b"-ERR unknown command 'HELLO'\r\n");
+                }
+            });
+        }
+    });
+    let server = Chat::start(command().args(["--port", "0", "--redis-url", &url]));
+    let line = server.until_logged("Redis 6 or later is needed");
+    assert!(line.contains("ERROR"), "{line}");
+    assert_eq!(server.logged("redis is away"), 0);
+}
+
+#[test]
+fn node_of_a_cluster_is_named_as_such() {
+    let redis = RedisServer::start_with(&["--cluster-enabled", "yes"]);
+    let server = Chat::on(&redis);
+    assert!(server.until_logged("cannot be used").contains("Cluster"));
+}

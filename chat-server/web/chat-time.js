@@ -1,0 +1,37 @@
+// Time as the module measures it: on clocks that run on, and with deadlines that are fair to a
+// server whose answers a sleeping process could not read.
+
+/** How late a timer may be before the process must have slept. */
+const LATE_MS = 1_000;
+
+/** Milliseconds on a clock that nobody sets. */
+export function now() {
+  return performance.now();
+}
+
+/** The present moment, for `elapsedSince`. */
+export function moment() {
+  return { clock: now(), wall: Date.now() };
+}
+
+/** Milliseconds since a moment, by whichever clock counts more: on some devices the first stops
+ *  while they sleep, and the second may be set back. */
+export function elapsedSince({ clock, wall }) {
+  return Math.max(now() - clock, Date.now() - wall);
+}
+
+/** Calls `onPassed` after some time. If the process slept meanwhile, or the page was frozen, what
+ *  the server sent in time may not have been read yet: then it calls `onSlept`, or without one
+ *  waits once more. Returns what `clearDeadline` takes. */
+export function setDeadline(ms, onPassed, onSlept) {
+  const start = moment();
+  const deadline = {};
+  const again = onSlept ?? (() => (deadline.timer = setTimeout(onPassed, ms)));
+  const end = () => (elapsedSince(start) - ms < LATE_MS ? onPassed() : again());
+  deadline.timer = setTimeout(end, ms);
+  return deadline;
+}
+
+export function clearDeadline(deadline) {
+  clearTimeout(deadline?.timer);
+}
