@@ -170,8 +170,19 @@ async fn room_that_cannot_be_read_keeps_no_other_from_being_mended() {
             node.wait_for_occupants(&room(name), &["ann"]).await;
         }
     }
+    // The same for what a node leaves behind as it dies.
+    let next = Node::with(config(&server)).await;
+    sleep(LEASE * 2).await;
+    drop(node.broker);
+    for name in ["a", "c"] {
+        next.wait_for_occupants(&room(name), &[]).await;
+    }
     server.command(&["DEL", "chat:{r.b}:members"]).await;
-    node.wait_for_occupants(&room("b"), &["ann"]).await;
+    eventually("every trace is gone", async || {
+        keys(&server).await == ["chat:nodes"]
+            && server.command(&["ZCARD", "chat:nodes"]).await == "1"
+    })
+    .await;
 }
 
 /// The node that had the name before says it again first, and the latest counts all the same.
