@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, RecycleResult};
+use deadpool_redis::Manager;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, RedisResult};
 
@@ -16,16 +17,21 @@ use crate::error::BrokerError;
 
 pub(super) type Pool = managed::Pool<Connector>;
 
-/// Opens connections, and tells those that live from those that do not.
+/// Opens connections as deadpool-redis does, and has a rule of its own for those to keep: that of
+/// deadpool-redis ends a connection whose `PING` Redis refuses.
 #[derive(Debug)]
 pub(super) struct Connector {
+    manager: Manager,
     shared: Arc<Shared>,
 }
 
 /// A pool of so many connections at most.
 pub(super) fn open(shared: &Arc<Shared>, size: usize) -> Result<Pool, BrokerError> {
+    let info = shared.client.get_connection_info().clone();
+    let manager =
+        Manager::new_with_config(info, counted_config(shared)).map_err(BrokerError::config)?;
     let deadline = Some(shared.config.deadline);
-    Pool::builder(Connector { shared: Arc::clone(shared) })
+    Pool::builder(Connector { manager, shared: Arc::clone(shared) })
         .max_size(size)
         .runtime(Runtime::Tokio1)
         .wait_timeout(deadline)
@@ -35,17 +41,15 @@ pub(super) fn open(shared: &Arc<Shared>, size: usize) -> Result<Pool, BrokerErro
         .map_err(BrokerError::config)
 }
 
-impl Connector {
-    /// The time limits of every connection, and a count of those that are lost.
-    fn config(&self) -> AsyncConnectionConfig {
-        let counters = Arc::clone(&self.shared.counters);
-        connection_config().set_push_sender(move |push: PushInfo| {
-            if push.kind == PushKind::Disconnection {
-                counters.lost();
-            }
-            Ok::<_, Infallible>(())
-        })
-    }
+/// The time limits of every connection, and a count of those that are lost.
+fn counted_config(shared: &Shared) -> AsyncConnectionConfig {
+    let counters = Arc::clone(&shared.counters);
+    connection_config().set_push_sender(move |push: PushInfo| {
+        if push.kind == PushKind::Disconnection {
+            counters.lost();
+        }
+        Ok::<_, Infallible>(())
+    })
 }
 
 impl managed::Manager for Connector {
@@ -53,8 +57,8 @@ impl managed::Manager for Connector {
     type Error = RedisError;
 
     async fn create(&self) -> RedisResult<MultiplexedConnection> {
-        let Shared { client, counters, refusals, .. } = &*self.shared;
-        let connected = client.get_multiplexed_async_connection_with_config(&self.config()).await;
+        let Shared { counters, refusals, .. } = &*self.shared;
+        let connected = self.manager.create().await;
         refusals.count_error(CONNECT, &connected);
         if connected.is_ok() {
             counters.opened();
