@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use redis::{Pipeline, Value};
+use redis::Pipeline;
 use tokio::sync::mpsc;
 
 use super::names::Address;
@@ -45,15 +45,14 @@ async fn reap(store: &Store, node: &str) -> Result<(), BrokerError> {
             return store.query(&forget).await;
         }
         let mut reap = Pipeline::with_capacity(channels.len());
-        // A room whose keys are of another kind holds up no other.
-        reap.ignore_errors();
         for channel in &channels {
             let address = Address::of_channel(channel);
             let keys = [&address.members(), &address.held(node), &topics, &names.nodes()];
             let call = store.shared.scripts.reap.call(&mut reap, &keys);
             call.arg(channel).arg(node).arg(MAX_USERS);
         }
-        let replies: Vec<Value> = store.query(&reap).await?;
+        // A room whose keys are of another kind holds up no other.
+        let replies = store.query_all(&mut reap).await?;
         let mut reaped = replies.into_iter().map(redis::from_redis_value::<u64>);
         // Those that are left are all refused: the next attempt is as good.
         if let Some(Err(refused)) = reaped.next()

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Pipeline, Value};
+use redis::Pipeline;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -47,17 +47,12 @@ async fn reconcile(store: &Store, presence: &Presence) {
     let mut tick = interval(round / TICKS);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rounds: Vec<_> = presence.lanes().iter().map(|_| Round::default()).collect();
-    let mut is_told = false;
     loop {
         tick.tick().await;
         for (lane, round) in presence.lanes().iter().zip(&mut rounds) {
-            match round.tick(store, presence, lane).await {
-                Ok(()) => is_told = false,
-                // Who was not looked at is, with the next tick.
-                Err(BrokerError::Refused(error)) if !std::mem::replace(&mut is_told, true) => {
-                    tracing::warn!(%error, "presence cannot be compared with redis");
-                }
-                Err(error) => tracing::debug!(%error, "presence was not compared with redis"),
+            if let Err(error) = round.tick(store, presence, lane).await {
+                // Users that were not looked at are, with the next tick.
+                tracing::debug!(%error, "presence was not compared with redis");
             }
         }
     }
@@ -81,7 +76,6 @@ impl Round {
         lane: &Claims,
     ) -> Result<(), BrokerError> {
         self.due += lane.len();
-        let mut refused = None;
         let mut left = self.due / TICKS as usize;
         self.due %= TICKS as usize;
         while left > 0 {
@@ -90,8 +84,7 @@ impl Round {
             match users.last().cloned() {
                 Some(last) => {
                     left -= users.len();
-                    let outcome = self.look_at(store, presence, lane, &node, users).await?;
-                    refused = refused.or(outcome);
+                    self.look_at(store, presence, lane, &node, users).await?;
                     self.last = Some(last);
                 }
                 // The next round begins, unless there is nobody.
@@ -99,11 +92,10 @@ impl Round {
                 None => {}
             }
         }
-        refused.map_or(Ok(()), Err)
+        Ok(())
     }
 
-    /// Has Redis compare the rooms of some users, who stand in the order of their rooms. Returns what
-    /// it refused for one of them.
+    /// Has Redis compare the rooms of some users, who stand in the order of their rooms.
     async fn look_at(
         &self,
         store: &Store,
@@ -111,7 +103,7 @@ impl Round {
         lane: &Claims,
         node: &str,
         users: Vec<Key>,
-    ) -> Result<Option<BrokerError>, BrokerError> {
+    ) -> Result<(), BrokerError> {
         let begun = self.last.as_ref().map(|last| &last.address);
         let rooms: Vec<&[Key]> = users.chunk_by(|a, b| a.address == b.address).collect();
         // The members of a room are gone through once in a round.
@@ -122,23 +114,18 @@ impl Round {
                 (room, if is_new && presence.may_judge() { b"0".to_vec() } else { Vec::new() })
             })
             .collect();
-        let (mut unknown, mut refused) = (Vec::<Key>::new(), None);
+        let mut unknown: Vec<Key> = Vec::new();
         let mut is_first = true;
         while !parts.is_empty() {
             let mut commands = Pipeline::with_capacity(parts.len());
-            // A room whose keys are of another kind keeps no other from being mended.
-            commands.ignore_errors();
             for (room, cursor) in &parts {
                 let listed = if is_first { room } else { &[][..] };
                 add_part(&mut commands, store, node, &room[0], cursor, listed);
             }
-            let replies: Vec<Value> = store.in_time(store.query(&commands)).await?;
+            let replies = store.in_time(store.query_all(&mut commands)).await?;
             for ((room, cursor), reply) in parts.iter_mut().zip(replies) {
-                let (next, lost) =
-                    redis::from_redis_value::<Reply>(reply).unwrap_or_else(|error| {
-                        refused.get_or_insert(error);
-                        Reply::default()
-                    });
+                // A room whose keys are of another kind keeps no other from being mended.
+                let (next, lost) = redis::from_redis_value::<Reply>(reply).unwrap_or_default();
                 *cursor = next;
                 let is_lost = |key: &&Key| lost.iter().any(|user| user == key.user.as_str());
                 unknown.extend(room.iter().filter(is_lost).cloned());
@@ -150,7 +137,7 @@ impl Round {
             tracing::info!(users = unknown.len(), "redis has lost users of this node: told again");
             lane.tell_again(unknown);
         }
-        Ok(refused.map(BrokerError::refused))
+        Ok(())
     }
 }
 

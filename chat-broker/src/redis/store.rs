@@ -132,6 +132,16 @@ impl Store {
         answer.map_err(|error| self.shared.damage.explain_shared(keys, error))
     }
 
+    /// As [`query`](Self::query), for commands of which each has an answer or a refusal of its own.
+    pub(super) async fn query_all(
+        &self,
+        commands: &mut Pipeline,
+    ) -> Result<Vec<Value>, BrokerError> {
+        let replies: Vec<Value> = self.query(commands.ignore_errors()).await?;
+        self.shared.refusals.count_replies(commands, &replies, &self.shared.scripts);
+        Ok(replies)
+    }
+
     /// Sends commands in one go; see [`ask`](Self::ask).
     pub(super) async fn query<T: FromRedisValue>(
         &self,
