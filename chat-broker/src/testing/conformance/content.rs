@@ -51,7 +51,7 @@ pub(super) const NAMES: [&str; 20] = [
     "a",
     "a:b",
     "a b",
-    " ",
+    " a ",
     "%",
     "%41",
     "A",
