@@ -28,7 +28,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::config::ServerConfig;
 use crate::limits::{Limits, SharedBucket};
@@ -62,6 +62,9 @@ static FULL: LazyLock<String> = LazyLock::new(|| {
 /// Connections above the limit that are read at a time until they end, so that the answer is not lost
 /// with a reset. Beyond that they are closed at once: they must not take the files of others.
 const TURNED_AWAY: usize = 64;
+
+/// How long a client that took too long may take to close the connection.
+const LATE: Duration = Duration::from_secs(1);
 
 /// What is behind a listener.
 #[derive(Debug)]
@@ -136,7 +139,8 @@ impl Gate {
         };
         let talk = talk_http(http.clone(), stream, requests);
         tokio::spawn(async move {
-            match talk.await {
+            let ended = talk.await;
+            match &ended {
                 Ended::TooLate(Phase::Head | Phase::Body) => metrics.limited("handshake_timeout"),
                 Ended::TooLate(Phase::Work | Phase::Response) => {
                     metrics.limited("response_timeout");
@@ -145,7 +149,12 @@ impl Gate {
                 Ended::TooLate(Phase::Idle) | Ended::ByError(_) | Ended::Done => {}
             }
             // The slot is released after the socket, whose unread answers the kernel would keep.
-            tcp.end().await;
+            if let Ended::TooLate(_) = ended {
+                // No answer could be lost, and a client that sends a byte a second would stay.
+                let _ = timeout(LATE, tcp.end()).await;
+            } else {
+                tcp.end().await;
+            }
             drop(place);
         });
     }

@@ -1,7 +1,7 @@
 // The server's clock. Messages carry its time, and all that stands between them is dated by it,
 // too: the clock of the device may be days off, or be set, and one list has one clock.
 
-import { BASE } from "./place.js";
+import { HOME } from "./place.js";
 
 /** How long its reading may hold up the page. */
 const READING_MS = 2_000;
@@ -23,7 +23,7 @@ export async function readClock() {
   try {
     const asked = performance.now();
     const options = { method: "HEAD", cache: "no-store", signal: AbortSignal.timeout(READING_MS) };
-    const at = Date.parse((await fetch(BASE, options)).headers.get("date"));
+    const at = Date.parse((await fetch(HOME, options)).headers.get("date"));
     const answered = performance.now();
     if (!Number.isNaN(at)) reading = { at, clock: (asked + answered) / 2, wall: Date.now() };
   } catch {

@@ -4,7 +4,7 @@
 export const BASE = new URL("../", import.meta.url);
 
 /** The address of this page without a room, which need not have the slash of `BASE`. */
-const HOME = new URL(document.querySelector('meta[name="home"]').content, BASE);
+export const HOME = new URL(document.querySelector('meta[name="home"]').content, BASE);
 
 const query = new URLSearchParams(location.search);
 
