@@ -15,7 +15,7 @@ use crate::support::{Node, PATIENCE, eventually, keys, room, user};
 const LEASE: Duration = Duration::from_secs(1);
 
 /// What is lost, in the names of Redis: `<members>` and the like stand for keys.
-const LOSSES: [&[&str]; 12] = [
+const LOSSES: [&[&str]; 15] = [
     &["DEL", "<members>"],
     &["DEL", "<on a>"],
     &["DEL", "<on b>"],
@@ -26,6 +26,9 @@ const LOSSES: [&[&str]; 12] = [
     &["DEL", "<on a>", "<rooms a>", "<nodes>"],
     &["HDEL", "<members>", ""],
     &["HDEL", "<members>", "both"],
+    &["HDEL", "<members>", "ann"],
+    &["HDEL", "<members>", "ann", "both"],
+    &["HDEL", "<members>", "", "ann", "both"],
     &["HSET", "<members>", "ghost", "1:info: of ghost", "ann", "7:info: of ann", "junk", "junk"],
     &["ZREM", "<nodes>", "<a>"],
 ];
