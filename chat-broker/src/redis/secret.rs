@@ -64,9 +64,10 @@ impl Store {
         self.shared.scripts.secret.call(&mut commands, &[&key]).arg(&secret);
         let ask = self.query_shared(&commands, &key);
         let ((stored, is_new),): ((Vec<u8>, bool),) = self.in_time(ask).await?;
-        let stored = stored
-            .try_into()
-            .map_err(|_| BrokerError::refused(format!("{key}: the secret is not 32 bytes")))?;
+        let stored = stored.try_into().map_err(|_| {
+            self.shared.damage.note_secret(&key);
+            BrokerError::refused(format!("{key}: the secret is not 32 bytes"))
+        })?;
         Ok((stored, is_new))
     }
 }
