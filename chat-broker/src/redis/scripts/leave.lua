@@ -11,6 +11,7 @@ if info then call('HSET', members, user, before .. ':' .. info) end
 local was_held = call('SREM', held, user) == 1
 tidy()
 if not info then return 0 end
--- If the set of the node was lost, only the others know whether the user is still there.
-local now = was_held and before - 1 or count_nodes(user) or before
+-- If the set of a node was lost, only the others know whether the user is still there.
+local rest = was_held and before - 1 or before
+local now = was_held and rest <= 0 and 0 or count_nodes(user) or rest
 return set_nodes(user, info, before, math.max(now, 0))
