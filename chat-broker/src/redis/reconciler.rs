@@ -1,10 +1,10 @@
-//! Presence heals: what Redis says of this node's rooms is compared with what it should say.
+//! Compares the presence that Redis stores with the users of this node, and repairs it.
 //!
-//! Whatever was lost there (a key was deleted or evicted, a server died as its traces were), all
-//! servers agree again within two rounds. A round goes through the users of this node in
+//! After a loss in Redis (a key was deleted or evicted, a server died while its keys were missing)
+//! all servers agree again within two rounds. A round goes through the users of this node in
 //! parts, a tick for each, so the commands are spread over time and as many as the node has users
-//! and rooms. What Redis does not know is [told again](Claims::tell_again) in its turn among
-//! comings and goings; members whom no node holds leave by the script that finds them.
+//! and rooms. A user that Redis lost is [sent again](Claims::tell_again), in order with joins and
+//! leaves; a member that no node holds is removed by the script that finds it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ const MAX_USERS: usize = 128;
 /// What `reconcile.lua` returns: where the next part of the members begins, and users.
 type Reply = (Vec<u8>, Vec<String>);
 
-/// Works until `closing` turns true.
+/// Runs until `closing` turns true.
 pub(super) async fn run(
     store: Arc<Store>,
     presence: Arc<Presence>,
@@ -51,7 +51,7 @@ async fn reconcile(store: &Store, presence: &Presence) {
         tick.tick().await;
         for (lane, round) in presence.lanes().iter().zip(&mut rounds) {
             if let Err(error) = round.tick(store, presence, lane).await {
-                // Users that were not looked at are, with the next tick.
+                // The next tick compares these users again.
                 tracing::debug!(%error, "presence was not compared with redis");
             }
         }
@@ -134,7 +134,7 @@ impl Round {
             is_first = false;
         }
         if !unknown.is_empty() {
-            tracing::info!(users = unknown.len(), "redis has lost users of this node: told again");
+            tracing::info!(users = unknown.len(), "redis lost users of this node, re-sending");
             lane.tell_again(unknown);
         }
         Ok(())
