@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 /// Certificates in PEM.
 #[derive(Clone, Default)]
 pub(super) struct Tls {
-    /// Of those who vouch for the server.
+    /// Certificates of the authorities that may sign the server's.
     pub(super) authority: Option<Vec<u8>>,
     /// What this client shows: its certificate, and the key.
     pub(super) client: Option<(Vec<u8>, Vec<u8>)>,
@@ -52,7 +52,7 @@ impl Tls {
             let mut store = RootCertStore::empty();
             for authority in certificates("certificate of the authority", pem)? {
                 store.add(authority).map_err(|error| {
-                    format!("the certificate of the authority vouches for nobody: {error}")
+                    format!("the certificate of the authority cannot be used: {error}")
                 })?;
             }
         }
