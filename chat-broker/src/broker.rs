@@ -205,10 +205,10 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// It is the whole table, without what is no more, and [`complete`](Records::complete)
     /// says so, if `after` is 0, and whenever the backend cannot tell what has changed: it
     /// remembers only for [`Records::REMEMBERED`] that a record was removed, and may have lost
-    /// what it knew. What this node has read of that is written again, unless another node knows
-    /// of a later change: a record ends when it is removed, or its time is over, as long as one
-    /// node that has read it runs and goes on to read. Versions rise with each change, and go on to rise after the backend has
-    /// lost all.
+    /// what it knew. This node writes what it has read of that again, unless another node knows of
+    /// a later change. So a record lasts until it is removed or expires, as long as one node that
+    /// has read it runs and keeps reading. Versions rise with each change, also after the backend
+    /// has lost everything.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`] if the backend did not answer in time.

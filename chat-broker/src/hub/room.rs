@@ -264,6 +264,16 @@ impl<M> RoomState<M> {
         }
     }
 
+    /// A read has shown that the room is empty: it has no version, so none that a departure waits
+    /// for would be reached. Not for a roster that was empty before, which may be yet to receive the
+    /// join of the user that left.
+    fn tell_all_awaited(&mut self) {
+        for (_, shown) in self.awaited.drain(..) {
+            // A caller that stopped waiting needs no answer.
+            let _ = shown.send(());
+        }
+    }
+
     /// Publications may have been missed. A room without history can only say so.
     pub(super) fn suspect(&mut self) -> Taken {
         if let Some(roster) = &mut self.roster {
@@ -342,6 +352,9 @@ impl<M> RoomState<M> {
         }
         if let (Some(roster), Some(occupancy)) = (&mut self.roster, occupancy) {
             roster.set(occupancy, &mut self.pending);
+            if !roster.has_reached(1) {
+                self.tell_all_awaited();
+            }
             self.tell_awaited();
         }
         let mut opened = None;

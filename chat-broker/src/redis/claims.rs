@@ -22,6 +22,11 @@ const MAX_CHANGES: usize = 256;
 /// is no news.
 const MAX_VISITS: usize = 1024;
 
+/// Refused changes that wait to be sent again, above which the leave of a user whose join was refused
+/// is dropped when it is refused as well: clients that connect and disconnect while Redis refuses
+/// would pile up.
+const MAX_REFUSED: usize = 1024;
+
 /// The claims that one connection tells Redis of.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
@@ -74,6 +79,9 @@ enum Told {
     No,
     /// It is told for the first time, and has not answered yet.
     Asked,
+    /// Redis has refused it each time. Of a script that wrote before the refusal a part may be
+    /// there, so a leave is sent.
+    Refused,
     /// It has not answered.
     Maybe,
     Yes,
@@ -299,7 +307,8 @@ impl State {
         {
             let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn == Some(turn));
             let Some(claim) = waiting else { continue };
-            claim.told = if claim.told == Told::No { Told::Asked } else { Told::Maybe };
+            let is_first = matches!(claim.told, Told::No | Told::Refused);
+            claim.told = if is_first { Told::Asked } else { Told::Maybe };
             claim.turn = None;
             let (info, is_latest) = (claim.info.clone(), claim.is_latest);
             changes.enters.push(Enter { key: key.clone(), info, is_latest });
@@ -360,18 +369,9 @@ impl State {
                     self.entering.insert(turn, key);
                 }
             }
-            // Nobody knows of it, so there is no going: else those who come and go would
-            // pile up for as long as Redis refuses.
-            Outcome::Refused if is_first && !claim.here && claim.visit.is_none() => {
-                if let Some(turn) = claim.turn {
-                    self.leaving.remove(&turn);
-                }
-                self.claims.remove(&key);
-                self.departures.remove(&key);
-            }
             Outcome::Refused => {
                 if is_first {
-                    claim.told = Told::No;
+                    claim.told = Told::Refused;
                 }
                 self.refused.insert(key);
             }
@@ -382,7 +382,12 @@ impl State {
         let turn = (0, self.turn());
         let Some(claim) = self.claims.get_mut(&key) else { return };
         let is_done = matches!(outcome, Outcome::Done | Outcome::Announced(_));
-        claim.told = if is_done { Told::No } else { Told::Maybe };
+        claim.told = match claim.told {
+            _ if is_done => Told::No,
+            Told::Refused => Told::Refused,
+            _ => Told::Maybe,
+        };
+        let is_absent = !claim.here && claim.visit.is_none();
         if is_done {
             for departure in self.departures.remove(&key).into_iter().flatten() {
                 if let Outcome::Announced(version) = outcome {
@@ -391,8 +396,17 @@ impl State {
             }
         }
         match outcome {
-            _ if is_done && !claim.here && claim.visit.is_none() => {
+            _ if is_done && is_absent => {
                 self.claims.remove(&key);
+            }
+            Outcome::Refused
+                if is_absent
+                    && claim.told == Told::Refused
+                    && self.refused.len() >= MAX_REFUSED =>
+            {
+                self.claims.remove(&key);
+                self.departures.remove(&key);
+                self.refused.remove(&key);
             }
             // Otherwise the coming waits.
             Outcome::Unanswered if claim.turn.is_none() => {
@@ -424,8 +438,10 @@ impl State {
             let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn.is_none());
             let Some(claim) = waiting else { continue };
             let (queue, turn) = match (claim.here, claim.told) {
-                (true, Told::No | Told::Maybe) => (&mut self.entering, (claim.since, next)),
-                (false, Told::Maybe | Told::Yes) => (&mut self.leaving, (0, next)),
+                (true, Told::No | Told::Refused | Told::Maybe) => {
+                    (&mut self.entering, (claim.since, next))
+                }
+                (false, Told::Refused | Told::Maybe | Told::Yes) => (&mut self.leaving, (0, next)),
                 (true, Told::Yes) | (false, Told::No) | (_, Told::Asked) => continue,
             };
             claim.turn = Some(turn);

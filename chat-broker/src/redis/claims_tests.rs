@@ -43,27 +43,48 @@ fn nothing_is_told_before_there_is_a_node() {
     assert!(!claims.has_changes() && !claims.is_empty());
 }
 
-/// Otherwise people who come and go would pile up.
+/// A script that Redis refused after a first write has made a part of the join.
 #[test]
-fn nothing_is_kept_of_who_came_and_went_while_redis_refuses() {
+fn leave_is_sent_after_refused_join() {
+    let claims = claims();
+    claims.enter(key(1), Bytes::new(), 0);
+    claims.settle(claims.take(0), [Outcome::Refused]);
+    claims.leave(key(1), 0);
+    assert_eq!(users(&done(&claims, 0).leaves), ["u1"]);
+    assert!(claims.is_empty() && !claims.has_changes());
+}
+
+#[test]
+fn leaves_after_refused_joins_are_bounded() {
     let claims = claims();
     let refused = |sent| claims.settle(claims.take(sent), std::iter::repeat(Outcome::Refused));
-    for user in 0..200 {
-        claims.enter(key(user), Bytes::new(), 0);
-        if user % 2 == 0 {
+    for n in 0..3 * MAX_REFUSED {
+        let key = || Key { user: UserId::new(n.to_string()).unwrap(), ..key(0) };
+        claims.enter(key(), Bytes::new(), 0);
+        if n % 2 == 0 {
             refused(0);
-            claims.leave(key(user), 0);
+            claims.leave(key(), 0);
         } else {
             let changes = claims.take(0);
             // A visit: something was said meanwhile.
-            claims.leave(key(user), 1);
+            claims.leave(key(), 1);
             claims.settle(changes, std::iter::repeat(Outcome::Refused));
         }
-        claims.retry();
         refused(1);
     }
-    assert!(claims.is_empty() && !claims.has_changes());
-    assert!(claims.state().refused.is_empty());
+    claims.retry();
+    while claims.has_changes() {
+        refused(1);
+    }
+    let sizes = |state: &State| (state.claims.len(), state.departures.len(), state.refused.len());
+    let kept = sizes(&claims.state());
+    assert_eq!((kept.0, kept.0), (kept.1, kept.2));
+    assert!((MAX_REFUSED / 2..=MAX_REFUSED).contains(&kept.0), "{kept:?}");
+    claims.retry();
+    while claims.has_changes() {
+        done(&claims, 1);
+    }
+    assert_eq!(sizes(&claims.state()), (0, 0, 0));
 }
 
 #[test]
@@ -202,7 +223,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0u8..4, 0u8..3).prop_map(|(user, name)| Step::Enter(user, name)),
         4 => (0u8..4).prop_map(Step::Leave),
-        4 => prop::collection::vec(0u8..5, 8).prop_map(Step::Tell),
+        4 => prop::collection::vec(0u8..6, 8).prop_map(Step::Tell),
         2 => Just(Step::Publish),
         1 => Just(Step::Retry),
         1 => Just(Step::Begin),
@@ -214,7 +235,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// The users that Redis holds, or should, by their names.
 type Users = BTreeMap<String, Bytes>;
 
-/// Settles `changes` by fate: done, unanswered though done, unanswered, refused.
+/// Settles `changes` by fate: done, unanswered though done, unanswered, refused, refused though done.
 fn settle(claims: &Claims, changes: Changes, fates: &[u8], held: &mut Users) {
     let mut outcomes = Vec::new();
     let enters = changes.enters.iter().map(|enter| (&enter.key, Some(enter)));
@@ -222,7 +243,7 @@ fn settle(claims: &Claims, changes: Changes, fates: &[u8], held: &mut Users) {
     for ((key, enter), fate) in all.zip(fates.iter().cycle()) {
         let user = key.user.as_str().to_owned();
         match enter {
-            _ if *fate >= 3 => {}
+            _ if matches!(fate, 3 | 4) => {}
             Some(Enter { info, is_latest: true, .. }) => drop(held.insert(user, info.clone())),
             Some(Enter { info, .. }) => drop(held.entry(user).or_insert_with(|| info.clone())),
             None => drop(held.remove(&user)),

@@ -25,9 +25,10 @@ use super::names;
 use super::presence::Presence;
 use super::script::was_unknown;
 
-/// A lease further ahead than this, and than those of this node, is not believed: Redis' clock was
-/// set back. A node that is alive renews its lease each second, so one with longer leases than
-/// ours loses nothing by that.
+/// A lease further ahead than this, and than the lease and the grace of this node, is cut to the
+/// longest of the three: Redis' clock was set back. A node that runs with a longer lease renews it
+/// each second, and loses nothing. A node that is closing renews no more, and its last lease is its
+/// grace: a node with a shorter grace may cut that, so nodes that share a Redis need the same grace.
 const LONGEST_LEASE: Duration = Duration::from_secs(10);
 
 /// Keeps the lease of this node, on a connection of its own.

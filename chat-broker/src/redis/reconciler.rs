@@ -42,7 +42,7 @@ const MAX_SCANS: usize = 1024;
 /// What `reconcile.lua` returns: where the next part of the members begins, and users.
 type Reply = (Vec<u8>, Vec<String>);
 
-/// Works until `closing` turns true.
+/// Runs until `closing` turns true.
 pub(super) async fn run(
     store: Arc<Store>,
     presence: Arc<Presence>,
@@ -63,7 +63,7 @@ async fn reconcile(store: &Store, presence: &Presence) {
     loop {
         tick.tick().await;
         for (lane, round) in presence.lanes().iter().zip(&mut rounds) {
-            // Users that were not looked at are, with the next tick.
+            // The next tick compares these users again.
             note(round.tick(store, presence, lane, &mut scans).await);
         }
         // The rooms that were not compared to their end are, in the next round.

@@ -1,5 +1,5 @@
 //! Commands that Redis answered with an error, by command and cause: counted, and in the log once a
-//! minute.
+//! minute, or once if the broker does without the command.
 //!
 //! Both labels come from fixed lists, so the table is bounded whatever Redis answers. A call of a
 //! script counts under the script's file name, and the log line has the text of Redis, which since
@@ -18,6 +18,10 @@ use crate::stats::CommandRefusals;
 
 /// How often the log names one command and cause.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Commands that the broker can do without: docs/redis.md permits to withhold these rights, so the
+/// log names a missing one once.
+const OPTIONAL: &[&str] = &["CLIENT ID", "CLIENT KILL", "INFO"];
 
 /// The label of a connection that Redis did not accept.
 pub(super) const CONNECT: &str = "connect";
@@ -111,7 +115,8 @@ impl Refusals {
             return;
         }
         let cause = label(CAUSES, server_code(error));
-        let due = self.table().entry((command, cause)).or_default().add();
+        let interval = log_interval(command, cause);
+        let due = self.table().entry((command, cause)).or_default().add(interval);
         if let Some(refusals) = due {
             let answer = error.details().unwrap_or_default();
             tracing::warn!(command, cause, answer, refusals, "redis refused a command");
@@ -167,17 +172,23 @@ impl Refusals {
 }
 
 impl Entry {
-    /// Counts one. If a log line is due, returns how many it stands for.
-    fn add(&mut self) -> Option<u64> {
+    /// Counts one. If a log line is due, `interval` after the last, returns how many it stands for.
+    fn add(&mut self, interval: Duration) -> Option<u64> {
         self.count += 1;
         self.unlogged += 1;
         let now = Instant::now();
-        let is_due = self.logged.is_none_or(|logged| now - logged >= LOG_INTERVAL);
+        let is_due = self.logged.is_none_or(|logged| now - logged >= interval);
         is_due.then(|| {
             self.logged = Some(now);
             std::mem::take(&mut self.unlogged)
         })
     }
+}
+
+/// How often the log names this command and cause.
+fn log_interval(command: &str, cause: &str) -> Duration {
+    let is_optional = cause == "NOPERM" && OPTIONAL.contains(&command);
+    if is_optional { Duration::MAX } else { LOG_INTERVAL }
 }
 
 fn server_errors(error: &RedisError) -> Option<Arc<[(usize, ServerError)]>> {
@@ -250,11 +261,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn log_has_a_line_a_minute_for_each_command_and_cause() {
         let mut entry = Entry::default();
-        assert_eq!([entry.add(), entry.add(), entry.add()], [Some(1), None, None]);
+        let mut add = || entry.add(LOG_INTERVAL);
+        assert_eq!([add(), add(), add()], [Some(1), None, None]);
         advance(LOG_INTERVAL - Duration::from_millis(1)).await;
-        assert_eq!(entry.add(), None);
+        assert_eq!(add(), None);
         advance(Duration::from_millis(1)).await;
-        assert_eq!([entry.add(), entry.add()], [Some(4), None], "three and this one");
+        assert_eq!([add(), add()], [Some(4), None], "three and this one");
         assert_eq!(entry.count, 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn log_names_missing_optional_right_once() {
+        for command in OPTIONAL {
+            assert_eq!(log_interval(command, "NOPERM"), Duration::MAX, "{command}");
+            assert_eq!(log_interval(command, "ERR"), LOG_INTERVAL, "{command}");
+        }
+        assert_eq!(log_interval("SADD", "NOPERM"), LOG_INTERVAL);
+        let mut entry = Entry::default();
+        assert_eq!(entry.add(Duration::MAX), Some(1));
+        advance(LOG_INTERVAL * 1000).await;
+        assert_eq!(entry.add(Duration::MAX), None);
     }
 }

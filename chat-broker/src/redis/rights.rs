@@ -1,10 +1,13 @@
-//! One of each command that the broker needs, in a form that changes nothing.
+//! One of each command that the broker needs, in a form that leaves nothing behind.
 //!
 //! A right that is missing stops one thing while all others go on: without `SADD` no user is ever
 //! announced, without `XREVRANGE` no history is read. So each probe of a publishing connection
 //! tries them all. Redis checks the right before anything else, in a script as outside of it, and
 //! any other answer than `NOPERM` shows that it is there: a full Redis refuses `SADD` as well. A
 //! command that was renamed, or that a proxy does not know, is missing, too.
+//!
+//! `HSET`, `HDEL`, `SADD` and `SREM` have no form that changes nothing: they are four small writes a
+//! second for each publishing connection, which Redis appends to its AOF and sends to its replicas.
 //!
 //! Not tried are `EVALSHA`, which the probe uses itself, `SUBSCRIBE` and `UNSUBSCRIBE`, which the
 //! [subscriber](super::subscriber) tries, and what the broker can do without: `INFO`, `CLIENT ID`,

@@ -1,13 +1,14 @@
 //! What is read and written now and then, through a small pool of connections.
 //!
-//! Whoever finds all of them in use opens another. If that fails (Redis is at `maxclients`, this
-//! process is out of files, a password was changed), the next one that becomes free serves as well.
+//! A caller that finds all of them in use opens another. If that fails (Redis is at `maxclients`,
+//! this process is out of files, a password was changed), the caller waits for a free one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chat_core::Topic;
 use deadpool::managed::{Object, PoolError};
+use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -39,7 +40,7 @@ pub(super) struct Store {
     pub(super) records: RecordState,
     pub(super) secret: SecretState,
     pool: Pool,
-    /// One for each connection that may be in use: who has to wait for one does so in order.
+    /// One for each connection that may be in use: callers get them in the order of their calls.
     turns: Arc<Semaphore>,
 }
 
@@ -105,7 +106,7 @@ impl Store {
         keys: &'static str,
     ) -> Result<Vec<T>, BrokerError> {
         let damage = &self.shared.damage;
-        let replies: Vec<Value> = match self.ask(commands).await? {
+        let replies: Vec<Value> = match self.ask(commands).await?.and_then(read) {
             Ok(replies) => replies,
             Err(error) => {
                 let failed = first_failed(&error).and_then(|n| addresses.get(n));
@@ -128,11 +129,12 @@ impl Store {
         commands: &Pipeline,
         keys: &str,
     ) -> Result<T, BrokerError> {
-        let answer = self.ask(commands).await?;
+        let answer = self.ask(commands).await?.and_then(read);
         answer.map_err(|error| self.shared.damage.explain_shared(keys, error))
     }
 
     /// As [`query`](Self::query), for commands of which each has an answer or a refusal of its own.
+    /// A refusal that is [no command's own](concerns_all) is the outcome for all.
     pub(super) async fn query_all(
         &self,
         commands: &mut Pipeline,
@@ -147,33 +149,27 @@ impl Store {
         &self,
         commands: &Pipeline,
     ) -> Result<T, BrokerError> {
-        self.ask(commands).await?.map_err(broker_error)
+        self.ask(commands).await?.and_then(read).map_err(broker_error)
     }
 
     /// Sends commands in one go. Scripts that Redis does not know are stored first, and
     /// all is sent again; so it is when the connection breaks meanwhile: only for what may be done
     /// twice. The inner error is what Redis, or the connection to it, makes of them.
-    async fn ask<T: FromRedisValue>(
-        &self,
-        commands: &Pipeline,
-    ) -> Result<RedisResult<T>, BrokerError> {
+    async fn ask(&self, commands: &Pipeline) -> Result<RedisResult<Value>, BrokerError> {
         match self.ask_once(commands).await? {
-            // Not one that was silent: whoever waited for that has waited long enough.
+            // Not after a timeout: the caller has waited for that long already.
             Err(error) if error.is_connection_dropped() => self.ask_once(commands).await,
             outcome => Ok(outcome),
         }
     }
 
-    async fn ask_once<T: FromRedisValue>(
-        &self,
-        commands: &Pipeline,
-    ) -> Result<RedisResult<T>, BrokerError> {
+    async fn ask_once(&self, commands: &Pipeline) -> Result<RedisResult<Value>, BrokerError> {
         let (_turn, mut connection) = self.connection().await?;
         let Shared { counters, refusals, scripts, .. } = &*self.shared;
-        let mut outcome = counters.timed(commands.query_async(&mut *connection)).await;
+        let mut outcome = self.send(commands, &mut connection).await;
         if outcome.as_ref().is_err_and(script::was_unknown) {
             outcome = match self.shared.load_scripts(&mut *connection).await {
-                Ok(()) => counters.timed(commands.query_async(&mut *connection)).await,
+                Ok(()) => self.send(commands, &mut connection).await,
                 Err(error) => Err(error),
             };
         }
@@ -188,6 +184,21 @@ impl Store {
             }
         }
         Ok(outcome)
+    }
+
+    /// Sends commands once. An error among the answers of a pipeline that ignores errors is the
+    /// outcome if it [concerns all](concerns_all) of them.
+    async fn send(
+        &self,
+        commands: &Pipeline,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<Value> {
+        let replies = self.shared.counters.timed(commands.query_async(connection)).await?;
+        let each = match &replies {
+            Value::Array(each) => &each[..],
+            _ => &[],
+        };
+        each.iter().find_map(concerns_all).map_or(Ok(replies), Err)
     }
 
     /// The turn to use a connection, and the connection. It must be given back before the turn is.
@@ -221,6 +232,20 @@ impl Store {
     }
 }
 
+/// The error that a reply is, if it is none of its own command: the script is not stored, so others
+/// are not either, or Redis takes no writes, so the connection should not be used again.
+fn concerns_all(reply: &Value) -> Option<RedisError> {
+    if !matches!(reply, Value::ServerError(_)) {
+        return None;
+    }
+    let error = reply.clone().extract_error().err()?;
+    (script::was_unknown(&error) || wants_reconnect(&error)).then_some(error)
+}
+
+fn read<T: FromRedisValue>(replies: Value) -> RedisResult<T> {
+    Ok(redis::from_redis_value(replies)?)
+}
+
 /// Which of the commands failed first.
 fn first_failed(error: &RedisError) -> Option<usize> {
     let errors = error.clone().into_server_errors()?;
@@ -231,5 +256,65 @@ fn pool_error(error: PoolError<RedisError>) -> BrokerError {
     match error {
         PoolError::Backend(error) => broker_error(error),
         error => BrokerError::unavailable(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::config::RedisConfig;
+    use crate::testing::RedisServer;
+
+    /// A store whose pool has a connection, with scripts stored in Redis.
+    async fn store(server: &RedisServer) -> Store {
+        let store = Store::new(Arc::new(Shared::new(RedisConfig::new(server.url())).unwrap()));
+        let store = store.unwrap();
+        let (_turn, mut connection) = store.connection().await.unwrap();
+        store.shared.load_scripts(&mut *connection).await.unwrap();
+        drop(connection);
+        store
+    }
+
+    /// Removes nothing from topics that do not exist.
+    async fn reap(store: &Store) -> Result<Vec<Value>, BrokerError> {
+        let mut commands = Pipeline::new();
+        for topic in ["a", "b"] {
+            let keys = ["members", "held", "topics", "leases"].map(|key| format!("{topic}:{key}"));
+            let call = store.shared.scripts.reap.call(&mut commands, &keys);
+            call.arg(topic).arg("node").arg(1);
+        }
+        store.query_all(&mut commands).await
+    }
+
+    #[tokio::test]
+    async fn query_all_stores_unknown_scripts() {
+        let server = RedisServer::start();
+        let store = store(&server).await;
+        for _ in 0..2 {
+            assert_eq!(reap(&store).await.unwrap(), [Value::Int(0), Value::Int(0)]);
+            server.command(&["SCRIPT", "FLUSH"]).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn query_all_drops_connection_to_replica() {
+        let server = RedisServer::start();
+        let store = store(&server).await;
+        reap(&store).await.unwrap();
+        server.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+        reap(&store).await.unwrap_err();
+        assert_eq!(store.pool.status().size, 0, "the connection is not kept");
+        server.command(&["REPLICAOF", "NO", "ONE"]).await;
+        reap(&store).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn query_all_keeps_errors_of_single_commands() {
+        let server = RedisServer::start();
+        let store = store(&server).await;
+        server.command(&["SET", "a:members", "x"]).await;
+        let replies = reap(&store).await.unwrap();
+        assert!(matches!(replies[..], [Value::ServerError(_), Value::Int(0)]), "{replies:?}");
+        assert_eq!(store.pool.status().size, 1, "the connection is kept");
     }
 }

@@ -7,7 +7,7 @@ use chat_broker::{Broker, HubConfig, MemoryBus};
 use tokio::time::Instant;
 
 use crate::support::{
-    enter, enter_as, faulty, member, named, occupant, room, start, start_with, user,
+    enter, enter_as, faulty, join, member, named, occupant, room, start, start_with, user,
 };
 
 #[tokio::test(start_paused = true)]
@@ -203,6 +203,19 @@ async fn roster_shows_a_leave_when_it_resolves() {
     last.leave().await;
     let (nobody, _ear) = member(1);
     hub.attach(&topic, chat_core::ConnectionId(21), nobody).leave().await;
+}
+
+/// The event of the last leave is lost, and an empty room has no version to compare with.
+#[tokio::test(start_paused = true)]
+async fn leave_of_last_user_resolves_after_its_event_is_lost() {
+    let (hub, broker, _) = faulty();
+    let topic = room("r");
+    let (_watcher, ..) = join(&hub, &topic, 0).await;
+    let (place, mut ear) = enter(&hub, &topic, 1, "ann").await;
+    ear.expect(&["+ann"]).await;
+    broker.lose_presence(1, Told::Lagged);
+    let left = tokio::time::timeout(Duration::from_secs(60), place.leave()).await;
+    left.expect("the room is known to be empty");
 }
 
 #[tokio::test(start_paused = true)]

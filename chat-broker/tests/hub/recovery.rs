@@ -6,6 +6,7 @@ use std::time::Duration;
 use chat_broker::testing::{Call, Told};
 use chat_broker::{Broker, Delivery, HistoryRules, HubConfig, MemoryBus, Welcomed};
 use chat_core::{ConnectionId, Retention};
+use tokio::time::Instant;
 
 use crate::support::{faulty, faulty_with, join, member, room, said, say, start_with, try_join};
 
@@ -57,6 +58,20 @@ async fn what_nobody_told_of_is_found_in_time() {
     tokio::time::sleep(Duration::from_secs(31)).await;
     ear.expect(&["1 a"]).await;
     assert_eq!(hub.stats().gaps, 0);
+}
+
+/// A broker may find fault with a topic that it was not asked for.
+#[tokio::test(start_paused = true)]
+async fn check_that_fails_for_another_topic_is_repeated_within_seconds() {
+    let (hub, broker, publisher) = faulty();
+    let topic = room("r");
+    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    broker.blame_next(Call::Positions, room("another"));
+    broker.lose_publications(1, Told::Interrupted);
+    let lost = Instant::now();
+    say(&publisher, &topic, "a").await;
+    ear.expect(&["1 a"]).await;
+    assert!(lost.elapsed() < Duration::from_secs(5), "{:?}", lost.elapsed());
 }
 
 /// Calls that fail are tried again by one timer, whatever asks for them meanwhile.

@@ -72,8 +72,9 @@ async fn heal(server: &RedisServer, n: usize, loss: &[&str], then: Then) {
     }
     let mut follower = Follower::new(b, &topic).await;
     follower.until(&["ann", "ben", "both"], "at the beginning").await;
-    // Until the nodes may judge each other.
-    sleep(LEASE * 2).await;
+    for (node, name) in [(&a, &name_of_a), (&follower.node, &name_of_b)] {
+        until_it_judges(server, &prefix, node, name).await;
+    }
 
     let key = |name: &str| match name {
         "<members>" => format!("{prefix}:{{r.r}}:members"),
@@ -105,6 +106,21 @@ async fn heal(server: &RedisServer, n: usize, loss: &[&str], then: Then) {
     follower.node.leave(&topic, "both");
     let rest: &[&str] = if matches!(then, Then::Nothing) { &["ann", "both"] } else { &[] };
     follower.until(rest, &what).await;
+}
+
+/// Waits until a node may judge others: then it removes a member whom no node holds.
+async fn until_it_judges(server: &RedisServer, prefix: &str, node: &Node, name: &str) {
+    let topic = room(name);
+    let members = format!("{prefix}:{{r.{name}}}:members");
+    node.enter(&topic, "own");
+    eventually("a member", async || server.command(&["EXISTS", &members]).await == "1").await;
+    server.command(&["HSET", &members, "ghost", "1:info: of ghost"]).await;
+    eventually("a node that judges", async || {
+        server.command(&["HEXISTS", &members, "ghost"]).await == "0"
+    })
+    .await;
+    node.leave(&topic, "own");
+    eventually("no member", async || server.command(&["EXISTS", &members]).await == "0").await;
 }
 
 fn config(server: &RedisServer) -> RedisConfig {
@@ -175,7 +191,7 @@ async fn room_that_cannot_be_read_keeps_no_other_from_being_mended() {
     }
     // The same for what a node leaves behind as it dies.
     let next = Node::with(config(&server)).await;
-    sleep(LEASE * 2).await;
+    until_it_judges(&server, "chat", &next, "next").await;
     drop(node.broker);
     for name in ["a", "c"] {
         next.wait_for_occupants(&room(name), &[]).await;
@@ -188,7 +204,7 @@ async fn room_that_cannot_be_read_keeps_no_other_from_being_mended() {
     .await;
 }
 
-/// The node that had the name before says it again first, and the latest counts all the same.
+/// The node with the earlier name writes it first after the loss, and the latest name still wins.
 #[tokio::test]
 async fn latest_name_outlives_the_data_of_redis() {
     let server = RedisServer::start();
@@ -215,7 +231,7 @@ async fn latest_name_outlives_the_data_of_redis() {
 /// when Redis allows it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_change_leaves_nothing_behind_and_is_made_later() {
-    let commands = ["hdel", "hset", "srem", "sadd", "publish", "hget"];
+    let commands = ["hdel", "hset", "srem", "sadd", "publish", "hget", "hlen", "exists", "time"];
     join_all(commands.map(|command| async move {
         let server = RedisServer::start();
         let (mut watcher, node) = (Node::start(&server).await, Node::start(&server).await);
@@ -287,8 +303,7 @@ async fn lease_further_ahead_than_leases_last_is_cut() {
     .await;
 }
 
-/// A node that speaks of nobody any more has nothing in Redis, and what it could not remove ends by
-/// itself.
+/// Keys that their node could not remove expire.
 #[tokio::test]
 async fn keys_of_presence_have_a_lifetime() {
     let server = RedisServer::start();
@@ -332,12 +347,12 @@ async fn idle_rooms_cost_a_few_commands_each_round() {
         node.enter(&room(&n.to_string()), "ann");
     }
     node.wait_for_occupants(&room(&(ROOMS - 1).to_string()), &["ann"]).await;
-    // Until the node may go through the members.
-    sleep(LEASE * 2).await;
+    until_it_judges(&server, "chat", &node, "own").await;
     let busy = commands(&server, MEASURED).await;
     let each = (busy - idle) * (3 * LEASE).as_secs_f64() / ROOMS as f64;
     println!("{ROOMS} rooms: {busy:.0} commands a second, {idle:.0} without, {each:.1} for a room");
-    assert!(each < 20.0, "{each} commands for each room in a round");
+    // At least the call, and what it reads of one user; none if nothing is compared.
+    assert!((5.0..20.0).contains(&each), "{each} commands for each room in a round");
 }
 
 /// A room of 60,000 users is compared over some 20 ticks, of which a round of three leases has 30.

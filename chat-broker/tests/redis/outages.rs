@@ -162,15 +162,17 @@ async fn subscriber_that_is_killed_again_and_again_makes_no_tight_loop() {
     let topic = room("r");
     node.subscribe(&topic).await.unwrap();
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(2) {
+    // For as long as it takes: a busy machine makes fewer in two seconds.
+    while began.elapsed() < Duration::from_secs(2) || node.broker.stats().reconnects < 5 {
+        assert!(began.elapsed() < PATIENCE, "{:?}", node.broker.stats());
         if node.publish(&topic, "x").await.unwrap().nodes == 1 {
             server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
         }
         sleep(Duration::from_millis(2)).await;
     }
-    let reconnects = node.broker.stats().reconnects;
-    println!("{reconnects} connections in two seconds");
-    assert!((5..=20).contains(&reconnects), "{reconnects} in two seconds");
+    let (reconnects, elapsed) = (node.broker.stats().reconnects, began.elapsed());
+    println!("{reconnects} connections in {elapsed:.1?}");
+    assert!(reconnects as f64 <= 10.0 * elapsed.as_secs_f64(), "{reconnects} in {elapsed:?}");
     eventually("a subscription", async || {
         node.publish(&topic, "").await.is_ok_and(|published| published.nodes == 1)
     })

@@ -24,11 +24,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
             Outcome::Checked(topics, Err(error @ BrokerError::Damaged { .. })) => {
                 self.check_others(topics, &error);
             }
-            Outcome::Checked(topics, Err(_)) => {
-                for topic in topics {
-                    self.retry_soon(Kind::Check, topic);
-                }
-            }
+            Outcome::Checked(topics, Err(_)) => self.recheck_soon(topics),
         }
     }
 
@@ -93,6 +89,15 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     fn check_others(&mut self, mut topics: Vec<Topic>, error: &BrokerError) {
         if take_damaged(&mut topics, error).is_some() {
             self.call_in_halves(Kind::Check, topics);
+        } else {
+            // The broker names a topic of another call: it cannot be left out of the next one.
+            self.recheck_soon(topics);
+        }
+    }
+
+    fn recheck_soon(&mut self, topics: Vec<Topic>) {
+        for topic in topics {
+            self.retry_soon(Kind::Check, topic);
         }
     }
 

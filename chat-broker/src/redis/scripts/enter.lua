@@ -12,8 +12,9 @@ local before, known = look_up(user)
 local version = call('HGET', members, '')
 local is_new = call('SADD', held, user) == 1
 local is_new_here = call('SADD', topics, channel) == 1
--- Said again: what the members say may have been lost, or is out of step.
-local nodes = is_new and before + 1 or count_nodes(user) or math.max(before, 1)
+-- What the members say may include this node already: only its own set was lost. One node too many
+-- would keep the user there for good, if all nodes leave before reconcile.lua has counted them.
+local nodes = before == 0 and 1 or count_nodes(user) or before + (is_new and 1 or 0)
 local latest = known and not is_latest and known or info
 if nodes ~= before or latest ~= known then
   local written = redis.pcall('HSET', members, user, nodes .. ':' .. latest)

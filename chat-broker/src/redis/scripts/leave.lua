@@ -16,6 +16,7 @@ if not info then
   if (count_nodes(user) or 0) > 0 then return 0 end
   return set_nodes(user, '', 0, 0)
 end
--- If the set of the node was lost, only the others know whether the user is still there.
-local now = was_held and before - 1 or count_nodes(user) or before
+-- If the set of a node was lost, only the others know whether the user is still there.
+local rest = was_held and before - 1 or before
+local now = was_held and rest <= 0 and 0 or count_nodes(user) or rest
 return set_nodes(user, info, before, math.max(now, 0))

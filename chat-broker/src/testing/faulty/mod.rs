@@ -107,6 +107,8 @@ struct Faults {
     shorten: usize,
     /// So many are made, and have the last of their answers twice.
     lengthen: usize,
+    /// The topic that the next one names as damaged.
+    blamed: Option<Topic>,
     /// How often those that waited were let go.
     released: u64,
     delay: Duration,
@@ -176,6 +178,12 @@ impl FaultyBroker {
     pub fn damage(&self, topics: &[Topic]) {
         *self.damaged.lock().unwrap_or_else(PoisonError::into_inner) =
             topics.iter().cloned().collect();
+    }
+
+    /// The next call fails with [`BrokerError::Damaged`] for `topic`, which need not be one of the
+    /// call's. For [`Call::Positions`], [`Call::History`] and [`Call::Occupancy`].
+    pub fn blame_next(&self, call: Call, topic: Topic) {
+        self.fault(call, |faults| faults.blamed = Some(topic));
     }
 
     /// The next `n` calls lack the last of their answers. For
@@ -271,7 +279,9 @@ impl FaultyBroker {
             topics.into_iter().find(|topic| damaged.contains(*topic)).cloned()
         };
         let mut answers = self.make(call, count, work).await?;
-        if let Some(topic) = damaged {
+        let mut blamed = None;
+        self.fault(call, |faults| blamed = faults.blamed.take());
+        if let Some(topic) = blamed.or(damaged) {
             return Err(BrokerError::damaged(topic, "told to be"));
         }
         self.fault(call, |faults| {
