@@ -155,7 +155,11 @@ async fn renewal_that_says_unauthorized_closes_the_client() {
     let (client, mut events) = mock.client(patient.token_from(move || {
         let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
         async move {
-            if is_first { Ok("token-1".to_owned()) } else { Err(TokenError::Unauthorized("logged out".to_owned())) }
+            if is_first {
+                Ok("token-1".to_owned())
+            } else {
+                Err(TokenError::Unauthorized("logged out".to_owned()))
+            }
         }
     }));
     let mut peer = accept(&mock, 1, 50).await;
