@@ -206,8 +206,9 @@ export interface ChatOptions {
   pingAfterMs?: number;
   /** How long it may take to answer that. Default 10,000. */
   pongTimeoutMs?: number;
-  /** The same for a `check()`; and how long a request may be unanswered before the server is asked
-   *  whether it is there. Default 5,000. */
+  /** The same for a `check()`; and how long messages alone may be unanswered before the server is
+   *  asked whether it is there. While another request is unanswered, the server has at least the
+   *  rest of that request's time to answer. Default 5,000. */
   checkTimeoutMs?: number;
 }
 

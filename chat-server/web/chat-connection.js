@@ -21,6 +21,11 @@ const MOST_UNANSWERED = 128;
 /** What the server has to publish. */
 const MESSAGES = new Set(["send", "direct"]);
 
+/** What a healthy server answers soon. Each other request may take its whole time: the server may
+ *  ask its application, and reads no `ping` until it has answered; and the answer may be one large
+ *  frame, of which a page sees nothing before it is whole. */
+const PROMPT = new Set([...MESSAGES, "ping"]);
+
 /** How long the application has for a token before it is asked again. */
 const TOKEN_MS = 120_000;
 
@@ -393,6 +398,8 @@ export class Connection {
     if (!request) return;
     if (frame.type === "error") request.answer.reject(ChatError.fromFrame(frame));
     else request.answer.resolve(frame);
+    // The others may have waited for a slow one.
+    this.#watch();
   }
 
   #onWelcome(frame) {
@@ -420,23 +427,32 @@ export class Connection {
   }
 
   /** A page cannot see the server's pings, so it asks when nothing was received for a while, and
-   *  sooner while a request is unanswered. */
+   *  sooner while nothing is unanswered but what a healthy server answers soon. */
   #watch() {
     clearTimeout(this.#timers.watch);
     if (!this.isOnline || this.#answerDueAt < Infinity) return;
     const { pingAfterMs, pongTimeoutMs, checkTimeoutMs } = this.#options;
     const [oldest] = this.#requests.values();
+    const isPrompt = oldest && this.#slowRequests.length === 0;
     const silentAt = this.#receivedAt + pingAfterMs;
-    const unansweredAt = oldest ? Math.max(this.#receivedAt, oldest.sentAt) + checkTimeoutMs : Infinity;
+    const unansweredAt = isPrompt ? Math.max(this.#receivedAt, oldest.sentAt) + checkTimeoutMs : Infinity;
     const ms = Math.ceil(Math.min(silentAt, unansweredAt) - now());
     if (ms > 0) this.#timers.watch = setTimeout(() => this.#watch(), ms);
     else this.#ask(unansweredAt < silentAt ? checkTimeoutMs : pongTimeoutMs);
   }
 
+  /** The unanswered requests that may keep a healthy server silent. */
+  get #slowRequests() {
+    return [...this.#requests.values()].filter(({ asked }) => !PROMPT.has(asked.type));
+  }
+
   /** Asks the server whether it is there. Whatever it sends within this time is an answer: it may
    *  read a ping late, behind what it reads at its own rate. A frame that was under way before the
-   *  line died counts, too; then the ping is unanswered, and it is asked again. */
-  #ask(timeoutMs) {
+   *  line died counts, too; then the ping is unanswered, and it is asked again. The connection is
+   *  not given up before the time of a slow request is over: the next one would end there again. */
+  #ask(shortestMs) {
+    const times = this.#slowRequests.map(({ sentAt }) => sentAt + this.#options.requestTimeoutMs - now());
+    const timeoutMs = Math.max(shortestMs, ...times);
     const dueAt = now() + timeoutMs;
     if (this.#answerDueAt <= dueAt) return;
     this.#answerDueAt = dueAt;

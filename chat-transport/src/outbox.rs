@@ -99,7 +99,10 @@ enum Goodbye {
 /// How an outbox stands, for its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    Open,
+    /// The socket has taken so many bytes of what was [taken](Outbox::taken_bytes).
+    Open {
+        written: u64,
+    },
     /// [`Outbox::notify`] was called since this was asked last.
     Notified,
     Closed,
@@ -327,7 +330,7 @@ impl Outbox {
         } else if std::mem::take(&mut queue.notified) {
             Standing::Notified
         } else {
-            Standing::Open
+            Standing::Open { written: queue.taken.saturating_sub(queue.depth.bytes as u64) }
         }
     }
 
@@ -361,12 +364,6 @@ impl Outbox {
     /// How many bytes were taken since the beginning.
     pub(crate) fn taken_bytes(&self) -> u64 {
         self.lock().taken
-    }
-
-    /// How many of the [taken](Self::taken_bytes) the socket has taken.
-    pub(crate) fn written_bytes(&self) -> u64 {
-        let queue = self.lock();
-        queue.taken.saturating_sub(queue.depth.bytes as u64)
     }
 
     /// The first `count` bytes have been written.

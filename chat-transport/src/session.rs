@@ -39,6 +39,9 @@ pub struct Session<S> {
     unread: Bytes,
     outbox: Outbox,
     unflushed: bool,
+    /// How many bytes the socket had taken before the last read: the heartbeat counts from there,
+    /// and a read takes no lock for it.
+    written: u64,
     clocks: Clocks,
     config: Arc<TransportConfig>,
     /// How it ended, unless this side closed.
@@ -105,6 +108,7 @@ where
             unread: Bytes::copy_from_slice(&leftover),
             outbox: Outbox::new(&config, tcp, stripe),
             unflushed: false,
+            written: 0,
             clocks: Clocks::new(Instant::now()),
             config,
             end: None,
@@ -166,7 +170,7 @@ where
         self.poll_write_out(cx);
         loop {
             match self.outbox.take_standing() {
-                Standing::Open => {}
+                Standing::Open { written } => self.written = written,
                 Standing::Notified => return Poll::Ready(Some(Incoming::Notified)),
                 Standing::Closed => return Poll::Ready(None),
             }
@@ -240,7 +244,7 @@ where
         if read == 0 {
             return Poll::Ready(Err(Stop::Io(None)));
         }
-        self.clocks.heard(Instant::now(), self.outbox.written_bytes());
+        self.clocks.heard(Instant::now(), self.written);
         let mut input = &scratch[..self.unread.len() + read];
         let message = self.codec.decode(&mut input).map_err(Stop::Broken);
         self.unread = Bytes::copy_from_slice(input);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::token::TokenSource;
+use super::token::{TokenError, TokenSource};
 
 /// Settings of a [`Client`](super::Client).
 ///
@@ -110,7 +110,7 @@ impl ClientConfig {
     where
         A: Fn() -> F + Send + Sync + 'static,
         F: Future<Output = Result<String, E>> + Send + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+        E: Into<TokenError>,
     {
         self.token = Some(TokenSource::asked(ask));
         self

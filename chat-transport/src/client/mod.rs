@@ -82,7 +82,7 @@ pub use error::{ClientError, Rejection};
 pub use events::{
     Event, Events, History, Joined, Loss, Members, Message, Sent, State, User, Welcome,
 };
-pub use token::{TokenSource, Unauthorized};
+pub use token::{TokenError, TokenSource};
 
 use std::sync::Arc;
 

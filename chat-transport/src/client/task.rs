@@ -23,7 +23,7 @@ use super::requests::{Reply, Request, Requests};
 use super::rooms::Rooms;
 use super::sends::Sends;
 use super::socket::{Heard, Socket};
-use super::token::{Asking, NoToken, Renewal, Token, TokenSource};
+use super::token::{Asking, Renewal, Token, TokenError, TokenSource};
 
 /// How long a connection must have lasted before the next loss counts as the first again.
 const STABLE: Duration = Duration::from_secs(5);
@@ -121,10 +121,10 @@ impl Link {
             }
             Self::Asking(asking) => match asking.as_mut().await {
                 Ok(token) => Step::Token(token),
-                Err(NoToken::Yet(why)) => {
+                Err(TokenError::Retry(why)) => {
                     Step::Lost(Loss::new(format!("there is no token: {why}")))
                 }
-                Err(NoToken::AnyMore(why)) => Step::Unauthorized(Loss::new(why)),
+                Err(TokenError::Unauthorized(why)) => Step::Unauthorized(Loss::new(why)),
             },
             Self::Opening(opening) => match opening.as_mut().await {
                 Ok(socket) => Step::Opened(Box::new(socket)),

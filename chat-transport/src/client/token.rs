@@ -35,47 +35,27 @@ enum Source {
     Asked(Arc<dyn Fn() -> Asking + Send + Sync>),
 }
 
-pub(super) type Asking = Pin<Box<dyn Future<Output = Result<Token, NoToken>> + Send>>;
+pub(super) type Asking = Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send>>;
 
-/// Why there is no token, for people.
-#[derive(Debug)]
-pub(super) enum NoToken {
-    /// The source is asked again.
-    Yet(String),
-    /// The source has said that there will be none: [`Unauthorized`].
-    AnyMore(String),
-}
-
-/// The error of a [token source](TokenSource::asked) that will give no token any more: its user
-/// has logged out, or was blocked. It closes the client for good, with this reason in
-/// [`State::Closed`](super::State::Closed). Any other error has the source asked again.
+/// Why a [token source](TokenSource::asked) has no token.
 ///
-/// It is found as the error itself and as the [source](Error::source) of one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct Unauthorized {
-    reason: String,
+/// Any other error becomes [`Retry`](Self::Retry) by `?` or `into`, a boxed one and one of `anyhow`
+/// as well. For that to hold it is not an [`Error`] itself.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// There is none yet. The source is asked again, as after a lost connection.
+    Retry(Box<dyn Error + Send + Sync>),
+    /// There will be none any more: the user has logged out, or was blocked. The client is closed
+    /// for good, with this reason, which is for people, in
+    /// [`State::Closed`](super::State::Closed).
+    Unauthorized(String),
 }
 
-impl Unauthorized {
-    /// `reason` is for people.
-    #[must_use]
-    pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into() }
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for TokenError {
+    fn from(error: E) -> Self {
+        Self::Retry(error.into())
     }
-}
-
-impl From<Box<dyn Error + Send + Sync>> for NoToken {
-    fn from(error: Box<dyn Error + Send + Sync>) -> Self {
-        let is_final = is_unauthorized(&*error);
-        let why = error.to_string();
-        if is_final { Self::AnyMore(why) } else { Self::Yet(why) }
-    }
-}
-
-/// Whether it is, or comes from, an [`Unauthorized`].
-fn is_unauthorized(error: &(dyn Error + 'static)) -> bool {
-    error.is::<Unauthorized>() || error.source().is_some_and(is_unauthorized)
 }
 
 /// A token. A secret: `Debug` hides it.
@@ -92,22 +72,36 @@ impl TokenSource {
 
     /// A token that `ask` gives: asked for before each connection, and again in time before
     /// the token of a connection runs out. While it fails, the client tries again, as after a
-    /// lost connection, and also if it takes longer than two minutes; an error that is
-    /// [`Unauthorized`] closes the client instead. The client connects when
-    /// it has the token, so that does not count to
+    /// lost connection, and also if it takes longer than two minutes; only
+    /// [`TokenError::Unauthorized`] closes the client instead. The client connects when it has the
+    /// token, so that does not count to
     /// [`connect_timeout`](super::ClientConfig::connect_timeout).
+    ///
+    /// ```
+    /// use chat_transport::client::{TokenError, TokenSource};
+    ///
+    /// # struct Answer { status: u16, token: String }
+    /// # async fn ask_backend() -> std::io::Result<Answer> {
+    /// #     Ok(Answer { status: 200, token: String::new() })
+    /// # }
+    /// let source = TokenSource::asked(|| async {
+    ///     let answer = ask_backend().await?; // is asked again
+    ///     match answer.status {
+    ///         401 => Err(TokenError::Unauthorized("logged out".to_owned())),
+    ///         _ => Ok(answer.token),
+    ///     }
+    /// });
+    /// ```
     #[must_use]
     pub fn asked<A, F, E>(ask: A) -> Self
     where
         A: Fn() -> F + Send + Sync + 'static,
         F: Future<Output = Result<String, E>> + Send + 'static,
-        E: Into<Box<dyn Error + Send + Sync>>,
+        E: Into<TokenError>,
     {
         let ask = move || -> Asking {
             let asking = ask();
-            Box::pin(async move {
-                asking.await.map(Token::new).map_err(|error| NoToken::from(error.into()))
-            })
+            Box::pin(async move { asking.await.map(Token::new).map_err(Into::into) })
         };
         Self(Source::Asked(Arc::new(ask)))
     }
@@ -120,7 +114,7 @@ impl TokenSource {
                 let asking = ask();
                 Box::pin(async move {
                     timeout(ASK_TIMEOUT, asking).await.unwrap_or_else(|_| {
-                        Err(NoToken::Yet(format!("none within {} s", ASK_TIMEOUT.as_secs())))
+                        Err(format!("none within {} s", ASK_TIMEOUT.as_secs()).into())
                     })
                 })
             }
@@ -178,7 +172,7 @@ impl Renewal {
     }
 
     /// The token, once. Nothing is lost when it is dropped.
-    pub(super) async fn next(&mut self) -> Result<Token, NoToken> {
+    pub(super) async fn next(&mut self) -> Result<Token, TokenError> {
         loop {
             match self {
                 Self::Never => std::future::pending().await,
@@ -198,11 +192,11 @@ impl Renewal {
 
 impl Task {
     /// Goes on with a new token.
-    pub(super) fn renew(&mut self, token: Result<Token, NoToken>) {
+    pub(super) fn renew(&mut self, token: Result<Token, TokenError>) {
         let token = match token {
             Ok(token) => token,
-            Err(NoToken::Yet(why)) => return self.renew_again(&why),
-            Err(NoToken::AnyMore(why)) => return self.end(Loss::new(why)),
+            Err(TokenError::Retry(why)) => return self.renew_again(&why),
+            Err(TokenError::Unauthorized(why)) => return self.end(Loss::new(why)),
         };
         let frame = Outgoing::Hello { name: None, resume: None, token: Some(&token) }.encode();
         match self.limits.check_frame(frame.len() + ID_BYTES) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chat_core::Frames;
-use chat_transport::client::{ClientConfig, Event, State};
+use chat_transport::client::{Client, ClientConfig, Event, State};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::mock::{Peer, expect_offsets, joined, joined_frame, message, next, next_of_room, quick};
@@ -104,16 +104,32 @@ async fn a_server_that_takes_nothing_is_given_up_meanwhile() {
     let config = quick().event_queue(4).ping(Duration::from_secs(20), Duration::from_secs(1));
     let (_mock, mut peer, client, _events) = joined(0, config).await;
     fill(&mut peer, 0).await;
+    // The client reads on for the answers that its callers wait for.
+    let reasons = ["the server reads nothing", "no answer to a ping"];
+    let reason = call_until_given_up(&client).await;
+    assert!(reasons.contains(&&*reason), "{reason}");
+}
+
+/// More events wait than may, so the client does not read, and does not ping either.
+#[tokio::test(start_paused = true)]
+async fn server_that_reads_nothing_is_given_up_by_client_that_reads_nothing() {
+    let config = quick().event_queue(4).ping(Duration::from_secs(20), Duration::from_secs(1));
+    let (_mock, mut peer, client, _events) = joined(0, config).await;
+    for offset in 1..=1_100 {
+        peer.send(message(offset)).await;
+    }
+    assert_eq!(call_until_given_up(&client).await, "the server reads nothing");
+}
+
+/// Calls of a server that does not read, with more bytes than any buffers between hold. Returns
+/// why the client gave the connection up.
+async fn call_until_given_up(client: &Client) -> String {
     let text = "x".repeat(32 * 1024);
-    // More than any buffers between.
     for _ in 0..20 {
         let calls = (0..100).map(|_| client.direct("bob", &text, None));
         futures_util::future::join_all(calls).await;
         if let State::Waiting { loss, .. } = client.state() {
-            // The client reads on for the answers that its callers wait for.
-            let reasons = ["the server reads nothing", "no answer to a ping"];
-            assert!(reasons.contains(&&*loss.reason), "{loss}");
-            return;
+            return loss.reason;
         }
     }
     panic!("{:?}", client.state());

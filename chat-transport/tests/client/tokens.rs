@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use chat_transport::client::{ClientConfig, ClientError, Event, State, Unauthorized};
+use chat_transport::client::{ClientConfig, ClientError, Event, State, TokenError};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -120,32 +120,30 @@ async fn a_backend_without_a_token_is_asked_again() {
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 
-/// An error of an application, with what it comes from.
-#[derive(Debug, thiserror::Error)]
-#[error("the session cannot be renewed")]
-struct CannotRenew(#[source] Unauthorized);
-
 #[tokio::test]
 async fn token_source_that_says_unauthorized_closes_the_client() {
     let mock = Mock::start().await;
-    let logged_out = || async { Err::<String, _>(Unauthorized::new("logged out")) };
-    let wrapped = || async { Err::<String, _>(CannotRenew(Unauthorized::new("logged out"))) };
-    let boxed = || async {
-        Err::<String, Box<dyn std::error::Error + Send + Sync>>(
-            Unauthorized::new("logged out").into(),
-        )
-    };
-    for (config, why) in [
-        (quick().token_from(logged_out), "logged out"),
-        (quick().token_from(wrapped), "the session cannot be renewed"),
-        (quick().token_from(boxed), "logged out"),
+    let logged_out =
+        || async { Err::<String, _>(TokenError::Unauthorized("logged out".to_owned())) };
+    let (client, mut events) = mock.client(quick().token_from(logged_out));
+    assert!(matches!(next_state(&mut events).await, State::Connecting { .. }));
+    let State::Closed { loss } = next_state(&mut events).await else { panic!("goes on") };
+    assert_eq!((loss.code, &*loss.reason), (None, "logged out"));
+    assert!(events.recv().await.is_none());
+    assert_eq!(client.join("general", 0).await, Err(ClientError::Closed));
+}
+
+/// Of whatever type: what it says is for people, and decides nothing.
+#[test]
+fn any_other_error_has_the_source_asked_again() {
+    let boxed: Box<dyn std::error::Error + Send + Sync> = "unauthorized".into();
+    for error in [
+        TokenError::from("unauthorized"),
+        "unauthorized".to_owned().into(),
+        std::io::Error::other("unauthorized").into(),
+        boxed.into(),
     ] {
-        let (client, mut events) = mock.client(config);
-        assert!(matches!(next_state(&mut events).await, State::Connecting { .. }));
-        let State::Closed { loss } = next_state(&mut events).await else { panic!("goes on") };
-        assert_eq!((loss.code, &*loss.reason), (None, why));
-        assert!(events.recv().await.is_none());
-        assert_eq!(client.join("general", 0).await, Err(ClientError::Closed));
+        assert!(matches!(error, TokenError::Retry(why) if why.to_string() == "unauthorized"));
     }
 }
 
@@ -157,7 +155,11 @@ async fn renewal_that_says_unauthorized_closes_the_client() {
     let (client, mut events) = mock.client(patient.token_from(move || {
         let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
         async move {
-            if is_first { Ok("token-1".to_owned()) } else { Err(Unauthorized::new("logged out")) }
+            if is_first {
+                Ok("token-1".to_owned())
+            } else {
+                Err(TokenError::Unauthorized("logged out".to_owned()))
+            }
         }
     }));
     let mut peer = accept(&mock, 1, 50).await;
