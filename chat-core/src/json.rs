@@ -203,9 +203,14 @@ fn unit(bytes: &[u8]) -> Option<u16> {
         .try_fold(0, |code, digit| Some(code << 4 | char::from(*digit).to_digit(16)? as u16))
 }
 
-/// A JSON string with U+FFFD in the place of each half of a surrogate pair, as browsers write
-/// such texts in UTF-8.
-pub(crate) fn replace_lone_surrogates(string: &str) -> String {
+/// A JSON text with U+FFFD in the place of each half of a surrogate pair, as browsers write
+/// such strings in UTF-8. Takes time for the length of the text.
+///
+/// ```
+/// assert_eq!(chat_core::json::replace_lone_surrogates(r#""Zo\ud83d""#), "\"Zo\u{fffd}\"");
+/// ```
+#[must_use]
+pub fn replace_lone_surrogates(string: &str) -> String {
     let mut replaced = String::with_capacity(string.len());
     let mut rest = string;
     while let Some(at) = rest.find('\\') {

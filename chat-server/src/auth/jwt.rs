@@ -9,7 +9,7 @@ use jsonwebtoken::Algorithm;
 
 use super::key::{KeyKind, VerificationKey};
 use super::payload::{Payload, Rules};
-use super::token_header::{self, object};
+use super::token_header;
 use super::{AuthError, Authenticator, Credentials, Identity, crypto};
 use crate::log_budget::OncePerMinute;
 
@@ -119,10 +119,7 @@ impl JwtAuthenticator {
             Err(_) => return Err(AuthError::invalid("its signature is not in base64url")),
         }
         self.warn_of_short_secret(algorithm);
-        let claims: Payload = object(claims).ok_or_else(|| {
-            AuthError::invalid("its claims are not a JSON object, or one is there twice")
-        })?;
-        claims.identity(&self.rules, SystemTime::now())
+        Payload::read(claims)?.identity(&self.rules, SystemTime::now())
     }
 
     /// RFC 7518, section 3.2: a secret is as long as the hash. Libraries sign with shorter ones all

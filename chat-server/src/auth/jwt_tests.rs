@@ -210,6 +210,24 @@ fn reason_names_the_claim() {
     }
 }
 
+/// A name that was cut by UTF-16 units.
+#[test]
+fn half_of_an_emoji_is_allowed_in_a_name_alone() {
+    let with = |claim: &str| {
+        signed(r#"{"alg":"HS256"}"#, &format!(r#"{{"sub":"ann","exp":4102444800,{claim}}}"#))
+    };
+    let ann = verify(&with(r#""name":"Zo\ud83d","given_name":"\ude00""#)).unwrap();
+    assert_eq!(ann.name.unwrap().as_str(), "Zo\u{fffd}");
+    let whole = verify(&with(r#""name":"Zo\ud83d\ude00""#)).unwrap();
+    assert_eq!(whole.name.unwrap().as_str(), "Zo😀");
+    for claim in [r#""iss":"\ud83d""#, r#""rooms":{"\ud83d*":["join"]}"#, r#""aud":["\ud83d"]"#] {
+        let why = reason(&with(claim));
+        assert!(why.contains("half of a character"), "{claim}: {why}");
+    }
+    let why = reason(&signed(r#"{"alg":"HS256"}"#, r#"{"sub":"a\ud83d","exp":4102444800}"#));
+    assert!(why.contains("\"sub\""), "{why}");
+}
+
 #[test]
 fn whole_numbers_are_integers_however_they_are_written() {
     for (written, factor) in [("20", 20), ("20.0", 20), ("2e1", 20), ("1", 1), ("1000", 1000)] {

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use chat_core::{Capabilities, Capability, Grants, Pattern, UserId, UserName};
+use chat_core::{Capabilities, Capability, Grants, Pattern, UserId, UserName, json};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::claims::LATEST_SECOND;
-use super::token_header::{even_null, shown};
+use super::token_header::{self, even_null, object_of, shown};
 use super::{AuthError, Identity};
 
 /// Rules that a token may hold.
@@ -45,6 +45,27 @@ pub(super) struct Rules {
 }
 
 impl Payload {
+    /// Reads the claims of a token, as they are encoded in it.
+    ///
+    /// Half of an emoji, in a name that was cut by UTF-16 units, is no reason to refuse a token. In
+    /// another claim that counts it is one: different values would become the same.
+    pub(super) fn read(part: &str) -> Result<Self, AuthError> {
+        let json = token_header::text(part).ok_or_else(unreadable)?;
+        if let Some(payload) = object_of(&json) {
+            return Ok(payload);
+        }
+        let whole = json::replace_lone_surrogates(&json);
+        let payload: Self = object_of(&whole).ok_or_else(unreadable)?;
+        let Self { sub, aud, iss, rooms, .. } = &payload;
+        for (name, value) in [("sub", sub), ("aud", aud), ("iss", iss), ("rooms", rooms)] {
+            let is_cut = |value: &Value| value.to_string().contains(char::REPLACEMENT_CHARACTER);
+            if value.as_ref().is_some_and(is_cut) {
+                return Err(claim(name, "holds half of a character"));
+            }
+        }
+        Ok(payload)
+    }
+
     /// Who the bearer is, if the token is valid `now`.
     pub(super) fn identity(self, rules: &Rules, now: SystemTime) -> Result<Identity, AuthError> {
         let expires = self.lifetime(rules.leeway, now)?;
@@ -85,6 +106,12 @@ impl Payload {
             None => Ok(expires),
         }
     }
+}
+
+fn unreadable() -> AuthError {
+    AuthError::invalid(
+        "its claims are not a JSON object, or one is there twice, or a number is too large",
+    )
 }
 
 /// A `NumericDate` (RFC 7519, section 2): seconds since 1970, perhaps with a fraction.

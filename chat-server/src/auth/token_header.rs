@@ -70,10 +70,18 @@ fn not_understood(critical: &Value) -> String {
 
 /// A JSON object in base64url without padding.
 pub(super) fn object<T: DeserializeOwned>(part: &str) -> Option<T> {
-    let json = URL_SAFE_NO_PAD.decode(part).ok()?;
+    object_of(&text(part)?)
+}
+
+/// The text that is encoded in a part of a token.
+pub(super) fn text(part: &str) -> Option<String> {
+    String::from_utf8(URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+}
+
+pub(super) fn object_of<T: DeserializeOwned>(json: &str) -> Option<T> {
     // serde would take an array for a struct as well.
-    let is_object = json.trim_ascii_start().starts_with(b"{");
-    is_object.then(|| serde_json::from_slice(&json).ok())?
+    let is_object = json.trim_ascii_start().starts_with('{');
+    is_object.then(|| serde_json::from_str(json).ok())?
 }
 
 /// A name out of a token, as it may stand in a log and in an answer.
