@@ -56,6 +56,17 @@ impl Member {
         }
     }
 
+    /// Closes the connection because its token has run out.
+    pub(crate) fn expire(&self) {
+        self.reply(&Reply::Goodbye {
+            reason: "token_expired",
+            reconnect: false,
+            after_ms: 0,
+            message: None,
+        });
+        self.close(CloseReason::TokenExpired);
+    }
+
     pub(crate) fn is_native(&self) -> bool {
         self.dialect == Dialect::Native
     }
