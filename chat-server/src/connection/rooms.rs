@@ -138,7 +138,7 @@ impl Connection {
     ) -> Result<(), Rejection> {
         self.until_bans_are_known().await?;
         self.not_banned(Action::join(&room))?;
-        self.member.drained(self.patience()).await;
+        self.member.drained(self.patience(), &mut self.ends).await;
         if self.member.is_closed() {
             // Nobody need hear of somebody who is gone.
             return Ok(());
@@ -154,6 +154,7 @@ impl Connection {
             wish,
             is_joining: self.place(&room).is_none(),
             patience: self.patience(),
+            ends: self.ends,
             max_listed: self.state.config.max_listed_members,
             answered: Arc::default(),
         };

@@ -20,8 +20,8 @@ use crate::support::{ask, exchange};
 #[derive(Debug)]
 struct Slow;
 
-/// Longer than a deadline may be noticed late.
-const SLUGGISH: Duration = Duration::from_millis(2500);
+/// With this, the end of "brief" and that of its extension are both noticed more than 1 s late.
+const SLUGGISH: Duration = Duration::from_millis(2200);
 
 #[async_trait]
 impl Authenticator for Slow {
@@ -92,7 +92,7 @@ async fn busy_connection_ends_with_its_token() {
         if answer["type"] == "goodbye" {
             break answer;
         }
-        assert!(began.elapsed() < Duration::from_secs(16), "the token was for 1 s");
+        assert!(began.elapsed() < Duration::from_secs(13), "the token was for 1 s");
     };
     assert_eq!(closed["reason"], "token_expired");
     assert_eq!(client.recv_close().await.0, 4004);
