@@ -292,7 +292,7 @@ impl Newcomer {
     }
 }
 
-/// It begins anew, if it may.
+/// The client has to join again, if it still may.
 fn has_changed() -> BrokerError {
     BrokerError::unavailable("something has changed for the client")
 }
