@@ -174,10 +174,12 @@ async fn draining_server_closes_connections_with_the_response() {
 /// "timeout=0" would say that the connection ends.
 #[tokio::test]
 async fn less_than_a_second_is_announced_as_one() {
-    let server = server(&["--keep-alive-timeout", "500ms"]);
-    let mut stream = connect(server.port()).await;
+    let half = Duration::from_millis(500);
+    let (port, serving) = serve(ServerConfig::default().keep_alive_timeout(half)).await;
+    let mut stream = connect(port).await;
     let (_, head, _) = ask_on(&mut stream, GET).await;
     assert!(head.contains("\r\nkeep-alive: timeout=1\r\n"), "{head}");
     let idle = kept(&mut stream).await;
     assert!(idle >= Duration::from_secs(1), "{idle:?}");
+    serving.abort();
 }
