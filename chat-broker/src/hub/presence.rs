@@ -7,7 +7,8 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use chat_core::{Occupant, Topic, UserId};
+use bytes::Bytes;
+use chat_core::{Deliver, Occupant, Topic, UserId};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -30,11 +31,13 @@ struct State {
     lost: VecDeque<(Instant, Topic, UserId)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Held {
     connections: u32,
     /// Until when a return is waited for, if there are none.
     until: Option<Instant>,
+    /// The latest that this server gave the broker.
+    info: Bytes,
 }
 
 impl Presence {
@@ -43,28 +46,44 @@ impl Presence {
     }
 }
 
-impl<M> Shared<M> {
+impl<M: Deliver + Clone> Shared<M> {
     /// One more connection of a user is in a room.
     pub(super) fn enter(&self, topic: &Topic, occupant: Occupant) {
+        // Not under the lock below, which no lock of a room is taken under.
+        let is_listed = self.lists(topic, &occupant);
         let mut state = self.presence.state();
         match state.held.entry((topic.clone(), occupant.user.clone())) {
             Entry::Occupied(mut held) => {
-                held.get_mut().connections += 1;
-                held.get_mut().until = None;
+                let held = held.get_mut();
+                held.connections += 1;
+                held.until = None;
+                // The broker knows this user by this name. The roster alone does not prove it: it may
+                // not show yet that this server has sent another name since.
+                if is_listed && held.info == occupant.info {
+                    return;
+                }
+                held.info = occupant.info.clone();
             }
             Entry::Vacant(place) => {
-                place.insert(Held { connections: 1, until: None });
+                let info = occupant.info.clone();
+                place.insert(Held { connections: 1, until: None, info });
             }
         }
-        // Under the lock, so that the broker hears of it in this order. Also of a user who is there:
-        // the latest connection may have another name.
+        // Under the lock, so that the broker gets the changes of a user in this order.
         self.broker.enter(topic, occupant);
     }
 
+    fn lists(&self, topic: &Topic, occupant: &Occupant) -> bool {
+        self.registry.update(topic, |room| room.state.lists(occupant)).unwrap_or_default()
+    }
+}
+
+impl<M> Shared<M> {
     /// A user who is in a room has another name there.
     pub(super) fn rename(&self, topic: &Topic, occupant: Occupant) {
-        let state = self.presence.state();
-        if state.held.contains_key(&(topic.clone(), occupant.user.clone())) {
+        let mut state = self.presence.state();
+        if let Some(held) = state.held.get_mut(&(topic.clone(), occupant.user.clone())) {
+            held.info = occupant.info.clone();
             self.broker.enter(topic, occupant);
         }
     }

@@ -233,6 +233,15 @@ impl<M> RoomState<M> {
         }
     }
 
+    /// Whether the roster lists a user with this info, and nothing suggests that it has missed a
+    /// change: no snapshot is wanted or being read, and the broker has not just been away.
+    pub(super) fn lists(&self, Occupant { user, info }: &Occupant) -> bool {
+        let is_current = |roster: &&Roster| !roster.wants_snapshot();
+        let listed = self.roster.as_ref().filter(is_current).and_then(Roster::listed);
+        let is_settled = !(self.unsettled || self.reading);
+        is_settled && listed.is_some_and(|listed| listed.get(user) == Some(info))
+    }
+
     /// Waits until the roster shows something; `None` if it does, or is not read yet.
     pub(super) fn until(&mut self, awaited: Awaited) -> Option<oneshot::Receiver<()>> {
         let roster = self.roster.as_ref()?;

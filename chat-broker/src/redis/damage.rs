@@ -79,6 +79,14 @@ impl Damage {
         self.log(address.meta(), &"its epoch and offset make no sense: a new epoch begins");
     }
 
+    /// The secret is of another length than secrets have.
+    pub(super) fn note_secret(&self, key: &str) {
+        self.log(
+            key,
+            &"the secret is not 32 bytes: servers sign no resume secrets until it is deleted",
+        );
+    }
+
     fn log(&self, keys: &str, cause: &dyn fmt::Display) {
         if self.may_log(keys) {
             tracing::warn!(

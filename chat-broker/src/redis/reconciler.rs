@@ -1,19 +1,23 @@
-//! Presence heals: what Redis says of this node's rooms is compared with what it should say.
+//! Compares what Redis says of this node's rooms with what it should say, and mends it.
 //!
-//! Whatever was lost there (a key was deleted or evicted, a server died as its traces were), all
-//! servers agree again within two rounds. A round goes through the users of this node in
-//! parts, a tick for each, so the commands are spread over time and as many as the node has users
-//! and rooms. What Redis does not know is [told again](Claims::tell_again) in its turn among
-//! comings and goings; members whom no node holds leave by the script that finds them.
+//! Whatever Redis lost (a key was deleted or evicted, a server died as its keys were lost), all
+//! servers agree again within two rounds. A round is spread over ticks. In each tick the node compares
+//! * a part of its users: those that Redis does not know are [sent again](Claims::tell_again), in
+//!   order with joins and leaves;
+//! * the first part of the members of each room of these users, and up to [`MAX_PARTS`] further
+//!   parts of large rooms. The script that compares them removes members whom no node holds. A room
+//!   of 100,000 users takes one more round.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::Pipeline;
+use redis::{Pipeline, Value};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::claims::{Claims, Key};
+use super::names::Address;
 use super::presence::Presence;
 use super::store::Store;
 use crate::error::BrokerError;
@@ -26,6 +30,14 @@ const TICKS: u32 = 30;
 
 /// Users in one pipeline: a script takes some 2 µs for each, and 15 µs for each room.
 const MAX_USERS: usize = 128;
+
+/// Parts of members in one tick, beside the first of each room. One has about 100 members, and
+/// takes Redis 200 µs, and 40 µs more for each node.
+const MAX_PARTS: usize = 32;
+
+/// Rooms at most whose members are compared over several ticks. Of any other only the first part is
+/// compared in this round.
+const MAX_SCANS: usize = 1024;
 
 /// What `reconcile.lua` returns: where the next part of the members begins, and users.
 type Reply = (Vec<u8>, Vec<String>);
@@ -47,14 +59,21 @@ async fn reconcile(store: &Store, presence: &Presence) {
     let mut tick = interval(round / TICKS);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rounds: Vec<_> = presence.lanes().iter().map(|_| Round::default()).collect();
+    let mut scans = Scans::default();
     loop {
         tick.tick().await;
         for (lane, round) in presence.lanes().iter().zip(&mut rounds) {
-            if let Err(error) = round.tick(store, presence, lane).await {
-                // Users that were not looked at are, with the next tick.
-                tracing::debug!(%error, "presence was not compared with redis");
-            }
+            // Users that were not looked at are, with the next tick.
+            note(round.tick(store, presence, lane, &mut scans).await);
         }
+        // The rooms that were not compared to their end are, in the next round.
+        note(scans.tick(store, presence).await);
+    }
+}
+
+fn note(compared: Result<(), BrokerError>) {
+    if let Err(error) = compared {
+        tracing::debug!(%error, "presence was not compared with redis");
     }
 }
 
@@ -74,6 +93,7 @@ impl Round {
         store: &Store,
         presence: &Presence,
         lane: &Claims,
+        scans: &mut Scans,
     ) -> Result<(), BrokerError> {
         self.due += lane.len();
         let mut left = self.due / TICKS as usize;
@@ -84,7 +104,7 @@ impl Round {
             match users.last().cloned() {
                 Some(last) => {
                     left -= users.len();
-                    self.look_at(store, presence, lane, &node, users).await?;
+                    self.look_at(store, presence, lane, &node, &users, scans).await?;
                     self.last = Some(last);
                 }
                 // The next round begins, unless there is nobody.
@@ -101,41 +121,80 @@ impl Round {
         store: &Store,
         presence: &Presence,
         lane: &Claims,
-        node: &str,
-        users: Vec<Key>,
+        node: &Arc<str>,
+        users: &[Key],
+        scans: &mut Scans,
     ) -> Result<(), BrokerError> {
         let begun = self.last.as_ref().map(|last| &last.address);
         let rooms: Vec<&[Key]> = users.chunk_by(|a, b| a.address == b.address).collect();
-        // The members of a room are gone through once in a round.
-        let mut parts: Vec<(&[Key], Vec<u8>)> = rooms
-            .into_iter()
-            .map(|room| {
-                let is_new = begun != Some(&room[0].address);
-                (room, if is_new && presence.may_judge() { b"0".to_vec() } else { Vec::new() })
-            })
-            .collect();
+        let mut commands = Pipeline::with_capacity(rooms.len());
+        for room in &rooms {
+            let address = &room[0].address;
+            // The members of a room are gone through once in a round.
+            let is_due = begun != Some(address) && !scans.contains(address);
+            let cursor: &[u8] = if is_due && presence.may_judge() { b"0" } else { b"" };
+            add_part(&mut commands, store, node, address, cursor, room);
+        }
+        let replies = store.in_time(store.query_all(&mut commands)).await?;
         let mut unknown: Vec<Key> = Vec::new();
-        let mut is_first = true;
-        while !parts.is_empty() {
-            let mut commands = Pipeline::with_capacity(parts.len());
-            for (room, cursor) in &parts {
-                let listed = if is_first { room } else { &[][..] };
-                add_part(&mut commands, store, node, &room[0], cursor, listed);
-            }
-            let replies = store.in_time(store.query_all(&mut commands)).await?;
-            for ((room, cursor), reply) in parts.iter_mut().zip(replies) {
-                // A room whose keys are of another kind keeps no other from being mended.
-                let (next, lost) = redis::from_redis_value::<Reply>(reply).unwrap_or_default();
-                *cursor = next;
-                let is_lost = |key: &&Key| lost.iter().any(|user| user == key.user.as_str());
-                unknown.extend(room.iter().filter(is_lost).cloned());
-            }
-            parts.retain(|(_, cursor)| !cursor.is_empty());
-            is_first = false;
+        for (room, reply) in rooms.into_iter().zip(replies) {
+            let (cursor, lost) = read(reply);
+            let is_lost = |key: &&Key| lost.iter().any(|user| user == key.user.as_str());
+            unknown.extend(room.iter().filter(is_lost).cloned());
+            let address = room[0].address.clone();
+            scans.push(Scan { node: Arc::clone(node), address, cursor });
         }
         if !unknown.is_empty() {
-            tracing::info!(users = unknown.len(), "redis has lost users of this node: told again");
+            tracing::info!(users = unknown.len(), "redis lost users of this node, re-sending");
             lane.tell_again(unknown);
+        }
+        Ok(())
+    }
+}
+
+/// Rooms whose members are compared over several ticks, in turn.
+#[derive(Debug, Default)]
+struct Scans(VecDeque<Scan>);
+
+#[derive(Debug)]
+struct Scan {
+    /// A name that this node no longer has compares nothing: the script ends the scan.
+    node: Arc<str>,
+    address: Address,
+    /// Where the next part of the members begins.
+    cursor: Vec<u8>,
+}
+
+impl Scans {
+    fn contains(&self, address: &Address) -> bool {
+        self.0.iter().any(|scan| scan.address == *address)
+    }
+
+    /// Adds a scan, unless it is at its end.
+    fn push(&mut self, scan: Scan) {
+        if !scan.cursor.is_empty() && self.0.len() < MAX_SCANS {
+            self.0.push_back(scan);
+        }
+    }
+
+    /// Has Redis compare the next parts.
+    async fn tick(&mut self, store: &Store, presence: &Presence) -> Result<(), BrokerError> {
+        if !presence.may_judge() {
+            self.0.clear();
+        }
+        let mut left = MAX_PARTS;
+        while left > 0 && !self.0.is_empty() {
+            let scans: Vec<Scan> = self.0.drain(..left.min(self.0.len())).collect();
+            left -= scans.len();
+            let mut commands = Pipeline::with_capacity(scans.len());
+            for Scan { node, address, cursor } in &scans {
+                add_part(&mut commands, store, node, address, cursor, &[]);
+            }
+            let replies = store.in_time(store.query_all(&mut commands)).await?;
+            for (scan, reply) in scans.into_iter().zip(replies) {
+                let (cursor, _) = read(reply);
+                self.push(Scan { cursor, ..scan });
+            }
         }
         Ok(())
     }
@@ -145,7 +204,7 @@ fn add_part(
     commands: &mut Pipeline,
     store: &Store,
     node: &str,
-    Key { address, .. }: &Key,
+    address: &Address,
     cursor: &[u8],
     users: &[Key],
 ) {
@@ -156,4 +215,9 @@ fn add_part(
     for key in users {
         call.arg(key.user.as_str());
     }
+}
+
+/// A room whose keys are of another kind keeps no other from being mended.
+fn read(reply: Value) -> Reply {
+    redis::from_redis_value(reply).unwrap_or_default()
 }

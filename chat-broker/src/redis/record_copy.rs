@@ -1,8 +1,9 @@
-//! What this node holds of the table of records, so that it can write again what Redis loses.
+//! The copy of the table of records that this node holds, so that it can restore what Redis loses.
 //!
 //! Of each key the latest version counts, at every node and in Redis, and a removal is a version
 //! too: nodes that write at once, in any order, and with copies of different ages, agree. A removal
-//! is held here as long as the record would have lasted, since another node may have missed it.
+//! is held here as long as the record would have lasted, since another node may have missed it, but
+//! no more than [`Records::MAX`] of them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,33 +13,37 @@ use tokio::time::Instant;
 
 use crate::records::{Record, Records};
 
-/// What ends sooner is not written again: by the clock of Redis it may have ended already.
+/// A record that ends sooner is not restored: by the clock of Redis it may have ended already.
 const SHORTEST: Duration = Duration::from_secs(1);
 
 /// The copy of one node.
 #[derive(Debug, Default)]
 pub(super) struct RecordCopy {
-    /// Id of the table that the copy is in step with; empty before the first one.
+    /// Id of the table that the copy was last equal to; empty before the first one.
     table: String,
+    /// The latest version that was read.
     version: u64,
+    /// Records and removals, by key.
     held: HashMap<String, Held>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Held {
     version: u64,
-    /// `None`: it was removed.
+    /// `None`: the record was removed.
     value: Option<Bytes>,
+    /// When the record ends, or the removal is forgotten.
     until: Instant,
 }
 
-/// One record of the table, or that it was removed.
+/// A record of the table, or its removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) key: String,
     pub(super) version: u64,
     pub(super) value: Option<Bytes>,
-    /// How long it lasts; nothing if it has no value.
+    /// Time to live. Zero if a removal was read; for one that is to be restored, how long Redis
+    /// remembers it.
     pub(super) left: Duration,
 }
 
@@ -48,32 +53,28 @@ pub(super) struct Table {
     /// Empty if the table is not whole, or older than the copy.
     pub(super) id: String,
     pub(super) version: u64,
-    /// All of it, and not what has changed.
+    /// `rows` is the whole table, not only what has changed.
     pub(super) complete: bool,
     pub(super) rows: HashMap<String, Row>,
 }
 
 impl RecordCopy {
-    /// The table that it is in step with, and its version.
+    /// The id of the table that the copy was last equal to, and the latest version that was read.
     pub(super) fn known(&self) -> (&str, u64) {
         (&self.table, self.version)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
-    /// Takes what was read; returns what Redis has lost. The copy is in step with the table if
-    /// that is nothing.
-    pub(super) fn take(&mut self, read: &Table, now: Instant) -> Vec<Row> {
+    /// Adds what was read; returns the rows that Redis has lost. If there are none, the copy now
+    /// equals the table.
+    pub(super) fn merge(&mut self, read: &Table, now: Instant) -> Vec<Row> {
         self.held.retain(|_, held| held.until > now);
         let mut lost = Vec::new();
         for row in read.rows.values() {
-            self.take_row(row, now, &mut lost);
+            self.merge_row(row, now, &mut lost);
         }
         if read.complete {
             let is_same = !read.id.is_empty() && read.id == self.table;
-            // Of the same table nothing is lost: what is absent was removed, longer ago than Redis
+            // The same table has lost nothing: what is absent was removed, longer ago than Redis
             // remembers.
             self.held.retain(|key, held| {
                 !is_same || held.value.is_none() || read.rows.contains_key(key)
@@ -85,10 +86,11 @@ impl RecordCopy {
         if lost.is_empty() && !read.id.is_empty() {
             self.table.clone_from(&read.id);
         }
+        self.limit_removals();
         lost
     }
 
-    fn take_row(&mut self, row: &Row, now: Instant, lost: &mut Vec<Row>) {
+    fn merge_row(&mut self, row: &Row, now: Instant, lost: &mut Vec<Row>) {
         let Some(held) = self.held.get(&row.key) else {
             self.held.insert(row.key.clone(), Held::of(row, now));
             return;
@@ -107,10 +109,29 @@ impl RecordCopy {
         }
     }
 
-    /// All records of the copy, by version, for when Redis does not take them back.
+    /// Forgets the oldest removals above [`Records::MAX`].
+    fn limit_removals(&mut self) {
+        // Cheap as long as there cannot be so many.
+        if self.held.len() <= Records::MAX {
+            return;
+        }
+        let removals = self.held.values().filter(|held| held.value.is_none());
+        let mut versions: Vec<u64> = removals.map(|held| held.version).collect();
+        let excess = versions.len().saturating_sub(Records::MAX);
+        if excess > 0 {
+            let oldest = *versions.select_nth_unstable(excess).1;
+            self.held.retain(|_, held| held.value.is_some() || held.version >= oldest);
+        }
+    }
+
+    /// All rows of the copy that are worth restoring, removals among them, in any order.
+    pub(super) fn rows(&self, now: Instant) -> Vec<Row> {
+        self.held.iter().filter_map(|(key, held)| held.row(key, now)).collect()
+    }
+
+    /// All records of the copy, by version, for while Redis refuses to store them.
     pub(super) fn records(&self, now: Instant) -> Records {
-        let mut rows: Vec<Row> =
-            self.held.iter().filter_map(|(key, held)| held.row(key, now)).collect();
+        let mut rows = self.rows(now);
         rows.retain(|row| row.value.is_some());
         Records { version: self.version, complete: true, records: in_order(rows) }
     }
@@ -122,15 +143,17 @@ impl Held {
         Self { version: row.version, value: row.value.clone(), until: now + left }
     }
 
-    /// What is to be written again, if it lasts for long enough.
+    /// The row to restore, if it lasts for long enough. Redis remembers a restored removal no longer
+    /// than any other: the copies of the nodes outlast it.
     fn row(&self, key: &str, now: Instant) -> Option<Row> {
-        let left = self.until.saturating_duration_since(now);
-        let Self { version, ref value, .. } = *self;
+        let Self { version, ref value, until } = *self;
+        let rest = until.saturating_duration_since(now);
+        let left = if value.is_some() { rest } else { rest.min(Records::REMEMBERED) };
         (left > SHORTEST).then(|| Row { key: key.to_owned(), version, value: value.clone(), left })
     }
 }
 
-/// As callers are given them.
+/// Sorted by version, in the form of [`Records`].
 pub(super) fn in_order(mut rows: Vec<Row>) -> Vec<Record> {
     rows.sort_unstable_by_key(|row| row.version);
     let record = |Row { key, value, left, .. }| {

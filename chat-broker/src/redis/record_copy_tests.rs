@@ -24,15 +24,15 @@ fn absent_records_are_lost_with_their_table_and_removed_from_the_same() {
     let now = Instant::now();
     let mut copy = RecordCopy::default();
     let all = [row("a", 1, Some("x")), row("b", 2, Some("x")), row("c", 3, None)];
-    assert_eq!(copy.take(&table("t", 3, true, &all), now), []);
+    assert_eq!(copy.merge(&table("t", 3, true, &all), now), []);
     assert_eq!(copy.known(), ("t", 3));
-    assert_eq!(copy.take(&table("t", 4, true, &all[..1]), now), []);
+    assert_eq!(copy.merge(&table("t", 4, true, &all[..1]), now), []);
     assert_eq!(copy.records(now).records.len(), 1, "b was removed, and the removal forgotten");
 
-    let lost = copy.take(&table("u", 5, true, &[]), now);
+    let lost = copy.merge(&table("u", 5, true, &[]), now);
     assert_eq!(keys(lost), ["a", "c"], "a removal is to be known there as well");
     assert_eq!(copy.known().0, "t", "until they are written");
-    assert_eq!(copy.take(&table("u", 6, true, &[all[0].clone(), all[2].clone()]), now), []);
+    assert_eq!(copy.merge(&table("u", 6, true, &[all[0].clone(), all[2].clone()]), now), []);
     assert_eq!(copy.known(), ("u", 6));
 }
 
@@ -40,9 +40,9 @@ fn absent_records_are_lost_with_their_table_and_removed_from_the_same() {
 fn of_one_version_the_value_was_lost() {
     let now = Instant::now();
     let mut copy = RecordCopy::default();
-    copy.take(&table("t", 1, true, &[row("a", 1, Some("x"))]), now);
-    assert_eq!(keys(copy.take(&table("", 1, true, &[row("a", 1, None)]), now)), ["a"]);
-    assert_eq!(copy.take(&table("t", 2, false, &[row("a", 2, None)]), now), []);
+    copy.merge(&table("t", 1, true, &[row("a", 1, Some("x"))]), now);
+    assert_eq!(keys(copy.merge(&table("", 1, true, &[row("a", 1, None)]), now)), ["a"]);
+    assert_eq!(copy.merge(&table("t", 2, false, &[row("a", 2, None)]), now), []);
     assert_eq!(copy.records(now).records, []);
 }
 
@@ -50,12 +50,38 @@ fn of_one_version_the_value_was_lost() {
 fn a_removal_is_held_as_long_as_the_record_would_have_lasted() {
     let now = Instant::now();
     let mut copy = RecordCopy::default();
-    copy.take(&table("t", 1, true, &[row("a", 1, Some("x"))]), now);
-    copy.take(&table("t", 2, false, &[row("a", 2, None)]), now);
+    copy.merge(&table("t", 1, true, &[row("a", 1, Some("x"))]), now);
+    copy.merge(&table("t", 2, false, &[row("a", 2, None)]), now);
     let later = now + LONG - SHORTEST * 2;
-    assert_eq!(keys(copy.take(&table("u", 3, true, &[row("a", 1, Some("x"))]), later)), ["a"]);
-    copy.take(&table("u", 3, true, &[]), now + LONG);
-    assert!(copy.is_empty());
+    assert_eq!(keys(copy.merge(&table("u", 3, true, &[row("a", 1, Some("x"))]), later)), ["a"]);
+    copy.merge(&table("u", 3, true, &[]), now + LONG);
+    assert!(copy.held.is_empty());
+}
+
+/// In Redis: the copy of each node knows it for longer.
+#[test]
+fn restored_removal_is_remembered_as_long_as_any_other() {
+    let now = Instant::now();
+    let mut copy = RecordCopy::default();
+    copy.merge(&table("t", 1, true, &[row("a", 1, Some("x"))]), now);
+    copy.merge(&table("t", 2, false, &[row("a", 2, None)]), now);
+    let left = |now| copy.rows(now).first().map(|row| row.left);
+    assert_eq!(left(now), Some(Records::REMEMBERED));
+    assert_eq!(left(now + LONG - SHORTEST * 2), Some(SHORTEST * 2));
+    assert_eq!(left(now + LONG), None);
+}
+
+#[test]
+fn oldest_removals_are_forgotten_and_no_record() {
+    let now = Instant::now();
+    let mut copy = RecordCopy::default();
+    let most = Records::MAX as u64;
+    let removals = (2..most + 4).map(|version| row(&version.to_string(), version, None));
+    let rows: Vec<Row> = removals.chain([row("1", 1, Some("x"))]).collect();
+    copy.merge(&table("t", most + 3, true, &rows), now);
+    assert_eq!(copy.held.len(), Records::MAX + 1);
+    let is_held = |version: u64| copy.held.contains_key(&version.to_string());
+    assert!(is_held(1) && !is_held(2) && !is_held(3) && is_held(4) && is_held(most + 3));
 }
 
 proptest! {
@@ -75,7 +101,7 @@ proptest! {
         let mut copies: [RecordCopy; 3] = Default::default();
         for (node, n) in seen {
             if let Some(row) = history.get(n) {
-                copies[node].take(&table("t", row.version, false, std::slice::from_ref(row)), now);
+                copies[node].merge(&table("t", row.version, false, std::slice::from_ref(row)), now);
             }
         }
         let mut expected = std::collections::HashMap::new();
@@ -86,7 +112,7 @@ proptest! {
         // What `restore_records.lua` does with a table that is empty at first.
         let mut redis: Vec<Row> = Vec::new();
         for node in order.into_iter().chain([0, 1, 2]) {
-            for lost in copies[node].take(&table("u", 99, true, &redis), now) {
+            for lost in copies[node].merge(&table("u", 99, true, &redis), now) {
                 if redis.iter().all(|row| row.key != lost.key || row.version < lost.version) {
                     redis.retain(|row| row.key != lost.key);
                     redis.push(lost);

@@ -17,25 +17,25 @@ use crate::records::{Record, Records};
 /// Records in one page: 2 MiB at most.
 const PAGE: usize = 512;
 
-/// How often a table is read that changes, or loses something, while it is written again.
+/// How often a table is read that changes, or loses something, while records are restored.
 const ATTEMPTS: usize = 3;
 
 /// How long a node that finds no table waits for others to write theirs.
 const ANSWER_TIME: Duration = Duration::from_millis(100);
 
-/// What `read_records.lua` returns: version, floor, whether it begins anew, the table's id, where
-/// the next page begins, records.
+/// What `read_records.lua` returns: version, floor, whether the page is the first of the whole table,
+/// the table's id, the start of the next page, records.
 type Reply = (u64, u64, bool, String, String, Vec<Found>);
 
-/// Key, version, value, how long it is still there in milliseconds.
+/// Key, version, value, time to live in milliseconds.
 type Found = (Vec<u8>, u64, Option<Vec<u8>>, u64);
 
 /// What this node knows of the table.
 #[derive(Debug, Default)]
 pub(super) struct RecordState {
-    /// Held while the table is read and written again: one reader at a time.
+    /// Locked while the table is read and restored: one reader at a time.
     copy: Mutex<RecordCopy>,
-    /// The version that the copy has come to.
+    /// The latest version in the copy.
     version: AtomicU64,
     /// Other nodes were asked for a table that was missing.
     has_asked: AtomicBool,
@@ -83,42 +83,53 @@ impl Store {
     }
 
     /// See [`Broker::records`](crate::Broker::records). What changes while one page after the
-    /// other is read stands in a later one. What Redis has lost is written again first.
+    /// other is read stands in a later one. Records that Redis has lost are restored first.
     pub(super) async fn records(&self, after: u64) -> Result<Records, BrokerError> {
         let read = async {
             let mut copy = self.records.copy.lock().await;
             let mut after = after;
             for _ in 0..ATTEMPTS {
-                let table = self.read_table(&copy, after).await?;
-                let lost = copy.take(&table, Instant::now());
-                self.take_note(&copy);
-                let is_broken = table.id.is_empty() && !copy.is_empty();
-                if lost.is_empty() && !is_broken {
+                let (table, missing) = self.compare(&mut copy, after).await?;
+                if missing.is_empty() {
                     return Ok(table.into());
                 }
-                if let Err(error) = self.restore(&copy, lost).await {
+                if let Err(error) = self.restore(&copy, &missing).await {
                     tracing::warn!(%error, "redis has lost records, and does not take them back");
                     break;
                 }
                 after = 0;
             }
-            // Whatever Redis has: what this node knows of still holds.
+            // What Redis does not store is enforced from the copy.
             Ok(copy.records(Instant::now()))
         };
         self.in_time(read).await
     }
 
-    /// Sees to it that there is a table to change, with all that nodes hold of it.
+    /// Creates the table, or restores it, so that a record can be set.
     async fn begin_table(&self) -> Result<(), BrokerError> {
         let mut copy = self.records.copy.lock().await;
-        let table = self.read_table(&copy, 0).await?;
-        let lost = copy.take(&table, Instant::now());
-        self.take_note(&copy);
-        self.restore(&copy, lost).await
+        let (_, missing) = self.compare(&mut copy, 0).await?;
+        self.restore(&copy, &missing).await
     }
 
-    /// Reads what has changed. A node that has never seen a table, and finds none, asks the others
-    /// for theirs before it believes that.
+    /// Reads what has changed into the copy. Returns what was read, and the rows to restore.
+    async fn compare(
+        &self,
+        copy: &mut RecordCopy,
+        after: u64,
+    ) -> Result<(Table, Vec<Row>), BrokerError> {
+        let table = self.read_table(copy, after).await?;
+        let now = Instant::now();
+        let lost = copy.merge(&table, now);
+        self.records.version.fetch_max(copy.known().1, Ordering::AcqRel);
+        // `restore_records.lua` may delete the rest of a table that is not whole: a removal that
+        // Redis still has, or a record whose loss is a moment younger than this read.
+        let missing = if table.id.is_empty() { copy.rows(now) } else { lost };
+        Ok((table, missing))
+    }
+
+    /// Reads what has changed. A node that has never seen a table, and finds none, first asks the
+    /// other nodes to restore theirs.
     async fn read_table(&self, copy: &RecordCopy, after: u64) -> Result<Table, BrokerError> {
         let table = self.read_pages(copy, after).await?;
         let is_missing = table.id.is_empty() && copy.known().0.is_empty();
@@ -160,13 +171,12 @@ impl Store {
         }
     }
 
-    /// Writes what Redis has lost, and begins a new table if it is not whole.
-    async fn restore(&self, copy: &RecordCopy, lost: Vec<Row>) -> Result<(), BrokerError> {
-        let records = lost.iter().filter(|row| row.value.is_some()).count();
+    /// Writes the rows that Redis has lost, and gives the table a new id if it is not whole.
+    async fn restore(&self, copy: &RecordCopy, missing: &[Row]) -> Result<(), BrokerError> {
         let id = format!("{:016x}", random::bits());
-        let mut restored: u64 = 0;
-        // At least once: a table without records is one, too.
-        let chunks = lost.chunks(PAGE).chain(lost.is_empty().then_some(&[][..]));
+        let mut records: u64 = 0;
+        // At least one call: a table without records has an id, too.
+        let chunks = missing.chunks(PAGE).chain(missing.is_empty().then_some(missing));
         for rows in chunks {
             let names = &self.shared.names;
             let mut commands = Pipeline::with_capacity(1);
@@ -179,16 +189,12 @@ impl Store {
             }
             let (written,): (u64,) =
                 self.query_shared(&commands, &self.shared.names.record_keys_text()).await?;
-            restored += written;
+            records += written;
         }
-        if restored > 0 && records > 0 {
+        if records > 0 {
             tracing::warn!(records, "redis has lost records (bans, kicks): they are written again");
         }
         Ok(())
-    }
-
-    fn take_note(&self, copy: &RecordCopy) {
-        self.records.version.fetch_max(copy.known().1, Ordering::AcqRel);
     }
 }
 
@@ -200,7 +206,7 @@ impl From<Table> for Records {
     }
 }
 
-/// Nobody sets a record whose key is no text.
+/// No node sets a record whose key is not UTF-8: such a row is skipped.
 fn row((key, version, value, left): Found) -> Option<(String, Row)> {
     let key = String::from_utf8(key).ok()?;
     let (value, left) = (value.map(Bytes::from), Duration::from_millis(left));

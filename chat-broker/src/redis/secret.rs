@@ -23,9 +23,16 @@ pub(super) struct SecretState {
 impl Store {
     /// See [`Broker::secret`](crate::Broker::secret).
     pub(super) async fn secret(&self) -> Result<Secret, BrokerError> {
-        let (secret, is_new) = self.propose_secret(random::secret()?).await?;
-        if is_new {
-            tracing::info!("redis held no secret: a new one is stored, and resume secrets end");
+        let held = self.secret.held.get().copied();
+        // If Redis has lost the secret, it gets back the one that resume secrets are signed with.
+        let proposal = held.map_or_else(random::secret, Ok)?;
+        let (secret, is_new) = self.propose_secret(proposal).await?;
+        match (held, is_new) {
+            (None, true) => {
+                tracing::info!("redis held no secret: a new one is stored, and resume secrets end");
+            }
+            (Some(_), true) => log_lost_secret(),
+            (_, false) => {}
         }
         // The first one to arrive is the one that all callers go on with.
         Ok(*self.secret.held.get_or_init(|| secret))
@@ -36,7 +43,7 @@ impl Store {
     pub(super) async fn keep_secret(&self) {
         let Some(held) = self.secret.held.get() else { return };
         match self.propose_secret(*held).await {
-            Ok((_, true)) => tracing::warn!("redis has lost the secret: it is written again"),
+            Ok((_, true)) => log_lost_secret(),
             Ok((secret, false)) if secret != *held => {
                 if !self.secret.is_other_logged.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
@@ -57,9 +64,14 @@ impl Store {
         self.shared.scripts.secret.call(&mut commands, &[&key]).arg(&secret);
         let ask = self.query_shared(&commands, &key);
         let ((stored, is_new),): ((Vec<u8>, bool),) = self.in_time(ask).await?;
-        let stored = stored
-            .try_into()
-            .map_err(|_| BrokerError::refused(format!("{key}: the secret is not 32 bytes")))?;
+        let stored = stored.try_into().map_err(|_| {
+            self.shared.damage.note_secret(&key);
+            BrokerError::refused(format!("{key}: the secret is not 32 bytes"))
+        })?;
         Ok((stored, is_new))
     }
+}
+
+fn log_lost_secret() {
+    tracing::warn!("redis has lost the secret: it is written again");
 }

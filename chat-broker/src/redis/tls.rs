@@ -12,18 +12,18 @@ use rustls::sign::CertifiedKey;
 /// Certificates in PEM.
 #[derive(Clone, Default)]
 pub(super) struct Tls {
-    /// Of those who vouch for the server.
+    /// Certificates of the authorities that may sign the server's.
     pub(super) authority: Option<Vec<u8>>,
-    /// What this client shows: its certificate, and the key.
+    /// The client's certificate chain, and its private key.
     pub(super) client: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Tls {
-    /// What connects with these certificates.
+    /// A client that connects with these certificates.
     ///
     /// # Errors
-    /// What is wrong with which of them: nothing is left to be found out by a handshake that fails
-    /// again and again.
+    /// Names the certificate or key that cannot be used, and why: an error at the start, instead of
+    /// handshakes that fail until an operator reads the log.
     pub(super) fn client(&self, info: ConnectionInfo) -> Result<Client, String> {
         if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
             return if self.authority.is_some() || self.client.is_some() {
@@ -32,7 +32,7 @@ impl Tls {
                 Client::open(info).map_err(|error| error.to_string())
             };
         }
-        // Fails if there is one already, which will do.
+        // Fails if a provider is installed already, and that one is used.
         let _ = ring::default_provider().install_default();
         self.check()?;
         if self.authority.is_none() && self.client.is_none() {
@@ -52,7 +52,7 @@ impl Tls {
             let mut store = RootCertStore::empty();
             for authority in certificates("certificate of the authority", pem)? {
                 store.add(authority).map_err(|error| {
-                    format!("the certificate of the authority vouches for nobody: {error}")
+                    format!("the certificate of the authority cannot be used: {error}")
                 })?;
             }
         }

@@ -100,6 +100,81 @@ async fn members_are_told_the_latest_name_of_a_user() {
     ear.expect_silence().await;
 }
 
+/// A further tab, and a return within the grace.
+#[tokio::test(start_paused = true)]
+async fn further_connection_of_a_listed_user_is_no_broker_call() {
+    let (hub, broker) = start_with(&MemoryBus::new(), HubConfig::default());
+    let topic = room("r");
+    let ann = || named("u", "Ann");
+    let enters = || broker.count(Call::Enter);
+    let (first, mut ear) = enter_as(&hub, &topic, 1, ann()).await;
+    let (second, _) = enter_as(&hub, &topic, 2, ann()).await;
+    assert_eq!(enters(), 2, "the roster does not list the user yet");
+    ear.expect(&["+Ann"]).await;
+    let (third, _) = enter_as(&hub, &topic, 3, ann()).await;
+    for place in [first, second, third] {
+        place.lose();
+    }
+    let (back, mut ear) = enter_as(&hub, &topic, 4, ann()).await;
+    assert_eq!(enters(), 2);
+
+    // The roster still lists the first name when that is sent again.
+    let (other_name, _) = enter_as(&hub, &topic, 5, named("u", "Anna")).await;
+    let (same_name, _) = enter_as(&hub, &topic, 6, ann()).await;
+    assert_eq!(enters(), 4);
+    ear.expect(&["~Anna", "~Ann"]).await;
+    back.rename(named("u", "Anne"));
+    let (after_rename, _) = enter_as(&hub, &topic, 7, ann()).await;
+    assert_eq!(enters(), 6);
+    ear.expect(&["~Anne", "~Ann"]).await;
+
+    let (_elsewhere, _) = enter_as(&hub, &room("another"), 8, ann()).await;
+    assert_eq!(enters(), 7, "another room");
+    let (_watcher, mut ear) = enter(&hub, &topic, 9, "watcher").await;
+    ear.expect(&["+watcher"]).await;
+    drop([back, other_name, same_name, after_rename]);
+    let (_again, _) = enter_as(&hub, &topic, 10, ann()).await;
+    assert_eq!((broker.count(Call::Leave), enters()), (1, 9));
+    ear.expect(&["-Ann", "+Ann"]).await;
+}
+
+/// It may have missed that the broker lost the user, or that another server sent another name.
+#[tokio::test(start_paused = true)]
+async fn roster_that_may_have_missed_a_change_spares_no_broker_call() {
+    let (hub, broker, other) = faulty();
+    let topic = room("r");
+    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    let (_first, _) = enter_as(&hub, &topic, 1, named("u", "Ann")).await;
+    ear.expect(&["+watcher", "+Ann"]).await;
+    let again = async |id| enter_as(&hub, &topic, id, named("u", "Ann")).await;
+    let enters = || broker.count(Call::Enter);
+
+    // The snapshot that would show it is being read.
+    let asked = broker.count(Call::Occupancy);
+    broker.hold_next(Call::Occupancy, 1);
+    broker.lose_presence(1, Told::Lagged);
+    other.enter(&topic, named("u", "Anna"));
+    while broker.count(Call::Occupancy) == asked {
+        tokio::task::yield_now().await;
+    }
+    let (_second, _) = again(2).await;
+    assert_eq!(enters(), 3);
+    broker.release(Call::Occupancy);
+    ear.expect(&["~Anna", "~Ann"]).await;
+    ear.expect_silence().await;
+
+    // The broker was away.
+    broker.lose_presence(1, Told::Interrupted);
+    other.enter(&topic, named("u", "Anna"));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let (_third, _) = again(3).await;
+    assert_eq!(enters(), 4);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let (_fourth, _) = again(4).await;
+    assert_eq!(enters(), 4, "the roster was read again");
+    ear.expect_silence().await;
+}
+
 /// Whoever is told that a user has left finds nobody in the list, without waiting for it.
 #[tokio::test(start_paused = true)]
 async fn roster_shows_a_leave_when_it_resolves() {

@@ -15,7 +15,7 @@ use crate::support::{Node, PATIENCE, eventually, keys, room, user};
 const LEASE: Duration = Duration::from_secs(1);
 
 /// What is lost, in the names of Redis: `<members>` and the like stand for keys.
-const LOSSES: [&[&str]; 12] = [
+const LOSSES: [&[&str]; 15] = [
     &["DEL", "<members>"],
     &["DEL", "<on a>"],
     &["DEL", "<on b>"],
@@ -26,6 +26,9 @@ const LOSSES: [&[&str]; 12] = [
     &["DEL", "<on a>", "<rooms a>", "<nodes>"],
     &["HDEL", "<members>", ""],
     &["HDEL", "<members>", "both"],
+    &["HDEL", "<members>", "ann"],
+    &["HDEL", "<members>", "ann", "both"],
+    &["HDEL", "<members>", "", "ann", "both"],
     &["HSET", "<members>", "ghost", "1:info: of ghost", "ann", "7:info: of ann", "junk", "junk"],
     &["ZREM", "<nodes>", "<a>"],
 ];
@@ -335,6 +338,53 @@ async fn idle_rooms_cost_a_few_commands_each_round() {
     let each = (busy - idle) * (3 * LEASE).as_secs_f64() / ROOMS as f64;
     println!("{ROOMS} rooms: {busy:.0} commands a second, {idle:.0} without, {each:.1} for a room");
     assert!(each < 20.0, "{each} commands for each room in a round");
+}
+
+/// A room of 60,000 users is compared over some 20 ticks, of which a round of three leases has 30.
+#[tokio::test]
+async fn large_room_is_compared_in_a_few_parts_each_tick() {
+    const USERS: usize = 60_000;
+    const GHOSTS: usize = 600;
+    const TICK: Duration = Duration::from_millis(100);
+    /// Of a room in a tick, and the probes of all connections meanwhile.
+    const MAX_PARTS: usize = 32 + 8;
+    let server = RedisServer::start();
+    let node = Node::with(config(&server)).await;
+    node.enter(&room("r"), "ann");
+    node.wait_for_occupants(&room("r"), &["ann"]).await;
+    let name = server.command(&["ZRANGE", "chat:nodes", "0", "0"]).await;
+    let (members, held) = ("chat:{r.r}:members", format!("chat:{{r.r}}:on:{name}"));
+    let fill = "for n = 1, ARGV[1] do
+          redis.call('HSET', KEYS[1], 'user ' .. n, '1:')
+          if n > ARGV[2] + 0 then redis.call('SADD', KEYS[2], 'user ' .. n) end
+        end";
+    let (users, ghosts) = (USERS.to_string(), GHOSTS.to_string());
+    server.command(&["EVAL", fill, "2", members, &held, &users, &ghosts]).await;
+    let scanned = async || {
+        let stats = server.command(&["INFO", "commandstats"]).await;
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hscan:calls="));
+        calls.map_or(0, |calls| calls.split(',').next().unwrap().parse::<usize>().unwrap())
+    };
+    let mut samples = vec![(Instant::now(), scanned().await)];
+    // The version and ann are among them.
+    let left = (USERS - GHOSTS + 2).to_string();
+    let began = Instant::now();
+    while server.command(&["HLEN", members]).await != left {
+        assert!(began.elapsed() < 2 * PATIENCE, "the ghosts are still there");
+        sleep(TICK / 5).await;
+        let count = scanned().await;
+        samples.push((Instant::now(), count));
+    }
+    let (first, last) = (samples[0], samples[samples.len() - 1]);
+    println!("{USERS} users: {} parts within {:?}", last.1 - first.1, last.0 - first.0);
+    for (n, (before, first)) in samples.iter().enumerate() {
+        for (after, last) in &samples[n..] {
+            let (time, parts) = (*after - *before, last - first);
+            // Those at the beginning and end are in it in part.
+            let ticks = time.div_duration_f64(TICK) as usize + 2;
+            assert!(parts <= ticks * MAX_PARTS, "{parts} parts within {time:?}");
+        }
+    }
 }
 
 /// How many commands Redis has run, each second, those in scripts counted.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{RedisProxy, RedisServer};
 use chat_broker::{Broker, BrokerError, BrokerEvent, Records, RedisBroker, Status};
 use tokio::task::JoinHandle;
 
-use crate::support::{Node, eventually};
+use crate::support::{Node, PATIENCE, eventually};
+use crate::unmarked;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -102,6 +103,68 @@ async fn lost_records_are_written_again() {
         assert!(left.clone().all(|left| left <= HOUR && left > HOUR - HOUR / 10), "{loss:?}");
         let unchanged = read(&node, known).await;
         assert_eq!(unchanged, Records { version: known, ..Records::default() }, "once is enough");
+    }
+}
+
+/// The first new server of a rolling upgrade finds a table that is not marked as whole, and is:
+/// servers of the former version read and write it meanwhile, and cannot write it again.
+#[tokio::test]
+async fn table_without_marks_keeps_its_records() {
+    for sets_first in [true, false] {
+        let server = RedisServer::start();
+        for key in ["a", "b", "removed"] {
+            unmarked::set(&server, key, "x").await;
+        }
+        unmarked::remove(&server, "removed").await;
+        let proxy = RedisProxy::start(&server).await;
+        let config = Node::config(&server).url(proxy.url()).deadline(PATIENCE);
+        let node = Node::with(config).await;
+        // Long enough to see what each command leaves to the next one.
+        proxy.delay(Duration::from_millis(30));
+        let upgrade = async {
+            if sets_first {
+                set(&node, "c").await;
+            }
+            assert!(keys(&read(&node, 0).await).starts_with(&["a", "b"]));
+        };
+        let old_server = async {
+            loop {
+                let found = unmarked::read(&server).await;
+                let has = |key: &str| found.contains_key(key);
+                assert!(has("a") && has("b") && !has("removed"), "{found:?}");
+            }
+        };
+        tokio::select! {
+            () = upgrade => {}
+            () = old_server => {}
+        }
+        let known = read(&node, 0).await.version;
+        unmarked::set(&server, "d", "x").await;
+        unmarked::remove(&server, "a").await;
+        let changes = read(&node, known).await;
+        assert!(!changes.complete, "the table is marked, also after a change of an old server");
+        assert_eq!(keys(&changes), ["d", "a"]);
+        let expected: &[&str] = if sets_first { &["b", "c", "d"] } else { &["b", "d"] };
+        assert_eq!(keys(&stored(&server).await), expected);
+    }
+}
+
+/// An old server sets a record before a new one has noticed the loss, and restores nothing.
+#[tokio::test]
+async fn record_of_an_old_server_does_not_hide_a_loss() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    set(&node, "a").await;
+    for (n, loss) in LOSSES.into_iter().enumerate() {
+        let known = read(&node, 0).await.version;
+        server.command(loss).await;
+        let key = format!("old{n}");
+        unmarked::set(&server, &key, "x").await;
+        let found = read(&node, known).await;
+        for found in [found, stored(&server).await] {
+            assert!(keys(&found).contains(&"a"), "{loss:?}: {:?}", keys(&found));
+            assert!(keys(&found).contains(&&*key), "{loss:?}: {:?}", keys(&found));
+        }
     }
 }
 
@@ -342,6 +405,9 @@ async fn a_lost_secret_is_written_again() {
     for loss in [&["DEL", "chat:secret"][..], &["FLUSHALL"]] {
         server.command(loss).await;
         read(&node, 0).await;
+        assert_eq!(Node::start(&server).await.broker.secret().await.unwrap(), secret, "{loss:?}");
+        server.command(loss).await;
+        assert_eq!(node.broker.secret().await.unwrap(), secret, "{loss:?}");
         assert_eq!(Node::start(&server).await.broker.secret().await.unwrap(), secret, "{loss:?}");
     }
     server.command(&["SET", "chat:secret", &"x".repeat(32)]).await;

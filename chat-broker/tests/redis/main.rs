@@ -29,6 +29,7 @@ mod sharing;
 mod stats;
 mod support;
 mod tls;
+mod unmarked;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -41,6 +41,46 @@ async fn a_user_at_two_nodes_is_one_occupant() {
     assert!(a.change().await.1 > first + 3, "versions rise for ever");
 }
 
+/// However many users there are, wherever they are, and whatever their ids look like.
+#[tokio::test]
+async fn reading_a_room_takes_one_command_for_each_node() {
+    const READ: &str = include_str!("../../src/redis/scripts/occupancy.lua");
+    let server = RedisServer::start();
+    let fill = "for n = 0, 19 do redis.call('ZADD', 'nodes', 1, n) end
+        redis.call('HSET', 'members', '', '7', 'ghost', '1:')
+        for n = 1, 200 do
+          local user = ARGV[1] .. n
+          redis.call('HSET', 'members', user, '1:' .. user)
+          redis.call('SADD', 'c:on:' .. n % ARGV[2] + 20 - ARGV[2], user)
+        end";
+    let count = format!(
+        "local read = (function() {READ}\nend)()
+        return read[1] .. ' ' .. read[2] .. ' ' .. #read[3] / 2"
+    );
+    let read = ["EVAL", &count, "2", "members", "nodes", "300", "c", "1"];
+    for (prefix, holders) in [("", "1"), ("user ", "1"), ("user ", "20")] {
+        server.command(&["FLUSHALL"]).await;
+        server.command(&["EVAL", fill, "0", prefix, holders]).await;
+        server.command(&["CONFIG", "RESETSTAT"]).await;
+        assert_eq!(server.command(&read).await, "7 200 200");
+        let stats = server.command(&["INFO", "commandstats"]).await;
+        let calls = |line: &str| {
+            let (_, calls) = line.split_once(":calls=")?;
+            calls.split(',').next()?.parse::<u32>().ok()
+        };
+        let calls: u32 = stats.lines().filter_map(calls).sum();
+        assert!(calls < 30, "{prefix:?}, {holders}: {calls} calls\n{stats}");
+    }
+    // What a node holds, or may not be asked, is no reason to leave anybody out.
+    server.command(&["SET", "c:on:3", "x"]).await;
+    assert_eq!(server.command(&read).await, "7 201 202");
+    server.command(&["DEL", "c:on:3"]).await;
+    assert_eq!(server.command(&read).await, "7 190 190");
+    let more = "for n = 1, 300 do redis.call('SADD', 'c:on:3', 'lost ' .. n) end";
+    server.command(&["EVAL", more, "0"]).await;
+    assert_eq!(server.command(&read).await, "7 201 202");
+}
+
 #[tokio::test]
 async fn a_long_list_is_only_counted() {
     let server = RedisServer::start();

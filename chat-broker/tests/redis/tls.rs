@@ -143,7 +143,7 @@ async fn tls_with_a_private_authority() {
     assert_works(config.clone().ca_certificate(authority.read("ca.pem"))).await;
 
     let wary = Node::with(config).await;
-    assert_eq!(wary.broker.status(), Status::Away, "nobody vouches for the certificate");
+    assert_eq!(wary.broker.status(), Status::Away, "the certificate's authority is unknown");
     assert_unavailable("publish", wary.publish(&room("r"), "").await);
 }
 
@@ -163,7 +163,7 @@ async fn tls_with_a_client_certificate() {
     assert_works(as_client(&authority)).await;
     for (refused, why) in [
         (trusting.clone(), "it shows no certificate"),
-        (as_client(&other), "nobody vouches for it"),
+        (as_client(&other), "its authority is unknown"),
     ] {
         let node = Node::with(refused).await;
         assert_eq!(node.broker.status(), Status::Away, "{why}");
@@ -194,7 +194,10 @@ async fn certificates_that_cannot_serve_are_refused() {
         (config.clone().ca_certificate("no certificate"), "no certificate of the authority"),
         (config.clone().ca_certificate(""), "no certificate of the authority"),
         (config.clone().ca_certificate(read("client.key")), "no certificate of the authority"),
-        (config.clone().ca_certificate(broken.clone()), "vouches for nobody"),
+        (
+            config.clone().ca_certificate(broken.clone()),
+            "certificate of the authority cannot be used",
+        ),
         (client(read("client.pem"), read("other.key")), "not that of the client certificate"),
         (client(read("client.key"), read("client.pem")), "no client certificate"),
         (client(read("client.pem"), read("client.pem")), "no private key"),

@@ -75,13 +75,22 @@ impl Newcomer {
             self.tell_joined(snapshot, None, &[], false);
             return Welcomed::UpToDate;
         };
-        let messages = match self.wish.since {
-            Some(since) => missed(recent, since, position),
-            None => self.newest(recent, position),
-        };
-        let Some(messages) = messages else { return Welcomed::CatchingUp };
+        let Some(messages) = self.at_hand(recent, position) else { return Welcomed::CatchingUp };
         self.tell_joined(snapshot, Some(position), &messages, self.wish.since.is_some());
         Welcomed::UpToDate
+    }
+
+    /// Whether [`welcome`](Self::welcome) would find all that it needs.
+    pub(super) fn is_at_hand(&self, snapshot: &Snapshot<'_, Member>) -> bool {
+        let room = snapshot.position.zip(snapshot.recent);
+        room.is_none_or(|(position, recent)| self.at_hand(recent, position).is_some())
+    }
+
+    fn at_hand<'a>(&self, recent: &'a Recent, position: Position) -> Option<Vec<&'a Entry>> {
+        match self.wish.since {
+            Some(since) => missed(recent, since, position),
+            None => self.newest(recent, position),
+        }
     }
 
     /// Tells of the room somebody who is in it, with as much of its past as is at hand.
@@ -115,7 +124,18 @@ impl Newcomer {
         hub: &Hub<Member>,
         membership: &mut Membership<Member>,
     ) -> Result<(), BrokerError> {
-        let (history, recovered) = self.first_page(hub).await?;
+        let page = self.first_page(hub).await?;
+        self.catch_up_from(page, hub, membership).await;
+        Ok(())
+    }
+
+    /// [`catch_up`](Self::catch_up), with what [`first_page`](Self::first_page) has read.
+    pub(super) async fn catch_up_from(
+        &self,
+        (history, recovered): (History, bool),
+        hub: &Hub<Member>,
+        membership: &mut Membership<Member>,
+    ) {
         let here = Position { offset: last_offset(&history), ..history.position };
         let messages: Vec<&Entry> = history.entries.iter().collect();
         membership.look(|snapshot| self.tell_joined(&snapshot, Some(here), &messages, recovered));
@@ -123,11 +143,13 @@ impl Newcomer {
             tracing::debug!(%error, room = %self.room.escaped(), "a client could not catch up");
             self.member.close(CloseReason::InternalError);
         }
-        Ok(())
     }
 
     /// The page that the client is told of first, and whether its copy goes on there.
-    async fn first_page(&self, hub: &Hub<Member>) -> Result<(History, bool), BrokerError> {
+    pub(super) async fn first_page(
+        &self,
+        hub: &Hub<Member>,
+    ) -> Result<(History, bool), BrokerError> {
         if let Some(since) = self.wish.since {
             let history = self.read(hub, Range::After(since.offset), PAGE).await?;
             if history.follows(since) {

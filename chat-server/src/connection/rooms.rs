@@ -1,10 +1,11 @@
 //! Coming to rooms and leaving them.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use chat_broker::{Delivery, Membership, Snapshot, Status, Welcomed};
+use chat_broker::{BrokerError, Delivery, Membership, Snapshot, Status, Welcomed};
 use chat_core::{
     Capability, CloseReason, Deliver, ErrorCode, Event, Occupant, Presence, PresenceChange,
     Rejection, Reply, RoomId, Topic, User, UserName, envelope,
@@ -192,7 +193,7 @@ impl Connection {
             move |snapshot: Snapshot<'_, Member>| newcomer.welcome(&snapshot)
         };
         let joining = self.state.hub.join(&topic, self.id, member.clone(), Some(occupant), welcome);
-        let mut membership = joining.await.map_err(|error| unavailable(&error))?;
+        let mut membership = self.joined(joining).await.map_err(|error| unavailable(&error))?;
         if membership.is_catching_up()
             && let Err(error) = newcomer.catch_up(&self.state.hub, &mut membership).await
         {
@@ -223,6 +224,24 @@ impl Connection {
         Ok(())
     }
 
+    /// A join that fails in time while the broker is away, though the hub's calls, of which each takes
+    /// as long as the broker gives it, wait for each other. In a crowd it may take longer.
+    async fn joined(
+        &self,
+        joining: impl Future<Output = Result<Membership<Member>, BrokerError>>,
+    ) -> Result<Membership<Member>, BrokerError> {
+        let mut joining = pin!(joining);
+        loop {
+            match timeout(PATIENCE, &mut joining).await {
+                Ok(joined) => return joined,
+                Err(_) if self.state.hub.broker().status() != Status::Ready => {
+                    return Err(BrokerError::unavailable("the join took too long"));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
     fn too_many_rooms(&self, limit: &'static str, message: String) -> Rejection {
         self.state.metrics.limited(limit);
         Rejection::new(ErrorCode::TooManyRooms, message)
@@ -234,17 +253,15 @@ impl Connection {
         if moderation.is_known() || timeout(PATIENCE, moderation.known()).await.is_ok() {
             return Ok(());
         }
-        Err(unavailable(&chat_broker::BrokerError::unavailable("the bans are not known yet")))
+        Err(unavailable(&BrokerError::unavailable("the bans are not known yet")))
     }
 
-    /// Joining again changes nothing, unless something is to be recovered. If that fails, the
-    /// client hears nothing of the room any more: it is closed, so that it comes back with
-    /// its place.
-    async fn enter_again(
-        &mut self,
-        index: usize,
-        newcomer: Newcomer,
-    ) -> Result<(), chat_broker::BrokerError> {
+    /// Joining again changes nothing, unless something is to be recovered.
+    ///
+    /// The first page is read while the client still receives the room: if that fails, it is in the
+    /// room as before. Once it does not receive the room, a failure closes it, so that it resumes
+    /// from its position.
+    async fn enter_again(&mut self, index: usize, newcomer: Newcomer) -> Result<(), BrokerError> {
         let hub = self.state.hub.clone();
         let Some(Place { membership, sees_presence, .. }) = self.places.get_mut(index) else {
             return Ok(());
@@ -254,11 +271,18 @@ impl Connection {
             membership.look(|snapshot| newcomer.tell_of_room(&snapshot));
             return Ok(());
         }
+        let mut is_at_hand = true;
+        membership.look(|snapshot| is_at_hand = newcomer.is_at_hand(&snapshot));
+        let page = if is_at_hand { None } else { Some(newcomer.first_page(&hub).await?) };
         let member = newcomer.member.clone();
         match membership.listen(member, |snapshot| newcomer.welcome(&snapshot)) {
             Welcomed::UpToDate => Ok(()),
             Welcomed::CatchingUp => {
-                let caught_up = newcomer.catch_up(&hub, membership).await;
+                let caught_up = match page {
+                    Some(page) => Ok(newcomer.catch_up_from(page, &hub, membership).await),
+                    // The room has dropped what was at hand a moment ago.
+                    None => newcomer.catch_up(&hub, membership).await,
+                };
                 if caught_up.is_err() {
                     newcomer.member.close(CloseReason::InternalError);
                 }

@@ -10,7 +10,12 @@ prove()
 if info then call('HSET', members, user, before .. ':' .. info) end
 local was_held = call('SREM', held, user) == 1
 tidy()
-if not info then return 0 end
+-- The field of the user was lost. Servers list the user nevertheless, so the leave is announced,
+-- unless another node holds the user and says so again.
+if not info then
+  if (count_nodes(user) or 0) > 0 then return 0 end
+  return set_nodes(user, '', 0, 0)
+end
 -- If the set of the node was lost, only the others know whether the user is still there.
 local now = was_held and before - 1 or count_nodes(user) or before
 return set_nodes(user, info, before, math.max(now, 0))

@@ -11,27 +11,30 @@ if not version then return { 0, 0, {} } end
 local count = redis.call('HLEN', members) - 1
 if count > tonumber(ARGV[1]) then return { tonumber(version), count, {} } end
 local all = redis.call('HGETALL', members)
-if ARGV[3] ~= '1' then return { tonumber(version), count, all } end
+local unchecked = { tonumber(version), count, all }
+if ARGV[3] ~= '1' then return unchecked end
 
--- Users of a node that died as what Redis knew of it was lost: reconcile.lua removes them later.
-local nodes = redis.call('ZRANGEBYSCORE', leases, '-inf', '+inf')
-local function is_held(user)
-  for _, node in ipairs(nodes) do
-    -- Without the right to ask the members are believed.
-    if redis.pcall('SISMEMBER', channel .. ':on:' .. node, user) ~= 0 then return true end
+-- The users of a node that died while Redis lost its keys: reconcile.lua removes them later.
+local unheld, unheld_count = {}, count
+for n = 1, #all, 2 do unheld[all[n]] = true end
+for _, node in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', '+inf')) do
+  -- The whole set, in one command for each node: asking for each user costs 20 nodes' 200 users
+  -- 1.1 ms of Redis' time instead of 0.1. Without the right to ask, and if a node holds more users
+  -- than there are members, which are incomplete then, the members are believed.
+  local held = redis.pcall('SRANDMEMBER', channel .. ':on:' .. node, count + 1)
+  if held.err or #held > count then return unchecked end
+  for _, user in ipairs(held) do
+    if unheld[user] then
+      unheld[user], unheld_count = nil, unheld_count - 1
+    end
   end
-  return false
+  if unheld_count == 0 then return unchecked end
 end
+if unheld_count == count then return { 0, 0, {} } end
 
 local listed = {}
 for n = 1, #all, 2 do
-  if all[n] ~= '' then
-    if is_held(all[n]) then
-      listed[#listed + 1], listed[#listed + 2] = all[n], all[n + 1]
-    else
-      count = count - 1
-    end
-  end
+  -- So is the version, which no node holds.
+  if not unheld[all[n]] then listed[#listed + 1], listed[#listed + 2] = all[n], all[n + 1] end
 end
-if count == 0 then return { 0, 0, {} } end
-return { tonumber(version), count, listed }
+return { tonumber(version), count - unheld_count, listed }

@@ -14,6 +14,8 @@ for _, user in ipairs(users) do
     set_nodes(user, info, before, count_nodes(user) or math.max(before - 1, 0))
   else
     call('SREM', held, user)
+    -- As in leave.lua.
+    if (count_nodes(user) or 0) == 0 then set_nodes(user, '', 0, 0) end
   end
 end
 tidy()

@@ -9,18 +9,22 @@
 
 local channel, most = ARGV[1], tonumber(ARGV[4])
 local id = is_whole and last >= tonumber(ARGV[3]) and stored[4] or ARGV[2]
+local is_readable = redis.call('EXISTS', versions, ends) == 2
 
 -- Never refused for want of memory, and so is nothing after it.
 redis.call('HDEL', meta, '')
--- What has no version or no end cannot be read; the caller holds what could.
-if not (marks[2] and marks[3]) then redis.call('DEL', values, versions, ends) end
+-- What has no version or no end cannot be read; the caller holds what could. A table that lacks only
+-- a mark stays, as one that a server without marks has written: other servers read it at this moment.
+if not is_readable then redis.call('DEL', values, versions, ends) end
 
 local function restore(key, version, has_value, value, left)
   local there = version_of(redis.call('ZSCORE', versions, key))
-  local is_there = redis.call('HGET', values, key) and true
-  local is_lost = not there or there < version or there == version and has_value and not is_there
+  local known = redis.call('HGET', values, key)
+  -- Without an end a value cannot be read, and a removal is never forgotten.
+  local is_whole_row = redis.call('ZSCORE', ends, key) and (known or not has_value)
+  local is_lost = not there or there < version or there == version and not is_whole_row
   -- The mark is no record, and may be missing.
-  local has_room = not has_value or is_there or redis.call('HLEN', values) <= most
+  local has_room = not has_value or known or redis.call('HLEN', values) <= most
   if not (is_lost and has_room) then return 0 end
   if has_value then
     redis.call('HSET', values, key, value)

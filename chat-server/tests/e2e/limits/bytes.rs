@@ -132,10 +132,10 @@ async fn one_user_adds_little_to_redis() {
                 while timeout(Duration::from_millis(1), client.recv()).await.is_ok() {}
             }
             if n % 50 == 0 {
-                most = most.max(used_memory(&redis).await - before);
+                most = most.max(used_memory(&redis).await.saturating_sub(before));
             }
         }
-        most.max(used_memory(&redis).await - before)
+        most.max(used_memory(&redis).await.saturating_sub(before))
     });
     let [large, empty, long] = attacks;
     let (large, empty, long, gone) = tokio::join!(large, empty, long, disconnecting());

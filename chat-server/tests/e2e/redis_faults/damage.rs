@@ -34,6 +34,12 @@ async fn damaged_room_fails_alone_at_once_and_until_it_is_mended() {
     assert!(error["message"].as_str().unwrap().contains("damaged"), "{error}");
     let error = ask(&mut member, "error", send("g h")).await;
     assert_eq!(error["code"], "broker_unavailable", "{error}");
+    // What is to be recovered cannot be read: the member stays, here and in its other rooms.
+    let since = json!({"epoch": "another", "offset": 1});
+    let again = json!({"type": "join", "room": "g h", "since": since});
+    let error = ask(&mut member, "error", again).await;
+    assert_eq!(error["code"], "broker_unavailable", "{error}");
+    ask(&mut member, "members", json!({"type": "members", "room": "g h"})).await;
     assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
     for server in [&first, &second] {
         let line = server.until_logged("chat:{r.g%20h}:meta");
@@ -47,6 +53,20 @@ async fn damaged_room_fails_alone_at_once_and_until_it_is_mended() {
     ask(&mut member, "ok", send("g h")).await;
     join(&mut late, "g h").await;
     ask(&mut late, "ok", send("g h")).await;
+}
+
+/// Servers sign nothing with it, and say so.
+#[tokio::test]
+async fn secret_of_another_length_is_named_in_the_log() {
+    let redis = RedisServer::start();
+    redis.command(&["SET", "chat:secret", "junk"]).await;
+    let server = Chat::on(&redis);
+    server.until_ready().await;
+    let mut client = server.native().await;
+    let welcome = ask(&mut client, "welcome", json!({"type": "hello"})).await;
+    assert!(welcome["resume"].is_null(), "{welcome}");
+    let line = server.until_logged("chat:secret");
+    assert!(line.contains("WARN") && line.contains("32 bytes"), "{line}");
 }
 
 /// The counter is an older copy than the log.
