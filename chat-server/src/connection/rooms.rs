@@ -279,7 +279,10 @@ impl Connection {
             Welcomed::UpToDate => Ok(()),
             Welcomed::CatchingUp => {
                 let caught_up = match page {
-                    Some(page) => Ok(newcomer.catch_up_from(page, &hub, membership).await),
+                    Some(page) => {
+                        newcomer.catch_up_from(page, &hub, membership).await;
+                        Ok(())
+                    }
                     // The room has dropped what was at hand a moment ago.
                     None => newcomer.catch_up(&hub, membership).await,
                 };
