@@ -70,13 +70,13 @@ impl Serialize for Epoch {
 pub struct Position {
     /// Which sequence.
     pub epoch: Epoch,
-    /// How many messages of it lie before this place; at most 2^53.
+    /// How many messages of it lie before this place; at most 2^53 - 1.
     pub offset: u64,
 }
 
 impl Position {
-    /// The greatest offset: beyond it not every language counts exactly.
-    pub const MAX_OFFSET: u64 = 1 << 53;
+    /// The greatest offset, 2^53 - 1: integers of JavaScript are exact up to it.
+    pub const MAX_OFFSET: u64 = (1 << 53) - 1;
 
     /// What a message at `next` is to a reader who stands here.
     #[must_use]

@@ -35,7 +35,7 @@ use crate::drain;
 use crate::limits::{Admission, RateLimiter};
 use crate::member::Member;
 use crate::state::State;
-pub(crate) use deadline::LATEST;
+pub(crate) use deadline::{Deadline, LATEST};
 pub(crate) use opening::Opening;
 use recovery::Wish;
 use rooms::Place;
@@ -99,8 +99,7 @@ struct Connection {
     /// Publications that the broker has not answered, oldest first.
     in_flight: VecDeque<InFlight>,
     access: Access,
-    /// When it ends unless it says who it is.
-    ends: Option<Instant>,
+    ends: Deadline,
     limiter: RateLimiter,
     /// The reading of the moderation's clock at the beginning.
     since: u32,
@@ -140,7 +139,7 @@ impl Connection {
         let since = state.moderation.now();
         let mut connection = Self {
             access: opening.access.clone(),
-            ends: None,
+            ends: Deadline::default(),
             limiter: RateLimiter::new(admission),
             since,
             state,
@@ -211,8 +210,10 @@ impl Connection {
                 session.drive(self.answer()).await;
                 continue;
             }
-            deadline::set(&mut alarm, self.ends);
+            deadline::set(&mut alarm, self.ends.at());
             tokio::select! {
+                // The deadline first: it must not lose to frames that are always there.
+                biased;
                 () = deadline::ring(&mut alarm), if alarm.is_some() => self.run_out_of_time(),
                 () = self.answer(), if !self.in_flight.is_empty() => {}
                 incoming = session.recv() => match incoming {

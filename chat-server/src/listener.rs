@@ -243,6 +243,9 @@ impl Requests {
                 if !wait.is_zero() {
                     sleep(wait).await;
                 }
+                if is_unread.load(Ordering::Relaxed) {
+                    self.clock.awaits_body();
+                }
                 self.router.call(request).await?
             }
             Err(refusal) => closing(refusal),

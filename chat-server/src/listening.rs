@@ -54,7 +54,7 @@ async fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, Exit> {
 }
 
 /// Listens on each address that there is: a machine may lack either loopback address, or IPv6
-/// altogether. A port that is taken on one of them is an error all the same: clients would find
+/// altogether. A port that is taken on one of them is an error: clients would find
 /// another server there.
 fn listen_on(
     addresses: &[SocketAddr],

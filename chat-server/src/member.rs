@@ -7,7 +7,7 @@ use chat_core::{Batch, CloseReason, Deliver, Delivery, Dialect, Frames, Reply, T
 use chat_transport::Outbox;
 use tokio::time::{Instant, timeout};
 
-use crate::connection::LATEST;
+use crate::connection::{Deadline, LATEST};
 use crate::undelivered::Drops;
 
 /// A handle on a connection: who it is, what it speaks, and the way to it. By value, since
@@ -56,6 +56,17 @@ impl Member {
         }
     }
 
+    /// Closes the connection because its token has run out.
+    pub(crate) fn expire(&self) {
+        self.reply(&Reply::Goodbye {
+            reason: "token_expired",
+            reconnect: false,
+            after_ms: 0,
+            message: None,
+        });
+        self.close(CloseReason::TokenExpired);
+    }
+
     pub(crate) fn is_native(&self) -> bool {
         self.dialect == Dialect::Native
     }
@@ -75,16 +86,22 @@ impl Member {
 
     /// Waits until nothing waits for the client, or it is gone, or has to look around. Then it
     /// takes one answer of any size: however much it asks for at once, it is not cut as one that
-    /// reads too slowly. It is, if as much waits for it after `patience` as before.
-    pub(crate) async fn drained(&self, patience: Duration) {
+    /// reads too slowly. It is, if as much waits for it after `patience` as before; and it is closed
+    /// when its token ends, however fast it reads.
+    pub(crate) async fn drained(&self, patience: Duration, ends: &mut Deadline) {
         loop {
             let (began, waited) = (Instant::now(), self.outbox.depth().bytes);
-            if timeout(patience, self.outbox.drained_to(0)).await.is_ok() {
+            let left = ends.at().map(|ends| ends.saturating_duration_since(began));
+            let time = left.map_or(patience, |left| left.min(patience));
+            if timeout(time, self.outbox.drained_to(0)).await.is_ok() {
                 return;
             }
-            // A process that was stopped has written nothing, whatever the client took.
-            let was_stopped = began.elapsed() > patience.saturating_add(LATEST);
-            if self.outbox.depth().bytes >= waited && !was_stopped {
+            if ends.has_passed() {
+                return self.expire();
+            }
+            // A process that was stopped for longer has written nothing, whatever the client took.
+            let is_timely = patience..=patience.saturating_add(LATEST);
+            if is_timely.contains(&began.elapsed()) && self.outbox.depth().bytes >= waited {
                 self.outbox.close(CloseReason::SlowConsumer);
                 return;
             }

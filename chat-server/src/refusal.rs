@@ -75,7 +75,7 @@ impl Refusal {
     }
 
     pub(crate) fn draining() -> Self {
-        let message = "This server shuts down: another one is there for you.";
+        let message = "This server is shutting down: connect to another one.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message)
             .retry_after(Duration::from_secs(1))
     }
@@ -108,7 +108,7 @@ impl Refusal {
 
 impl From<AuthError> for Refusal {
     fn from(error: AuthError) -> Self {
-        let message = format!("You are not let in: {error}.");
+        let message = format!("Authentication failed: {error}.");
         match error {
             AuthError::Unavailable(_) => Self::unavailable(message),
             _ => Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message),

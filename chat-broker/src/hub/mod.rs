@@ -59,6 +59,9 @@ use stats::Counters;
 pub use config::{HistoryRules, HubConfig};
 pub use membership::Membership;
 pub use room::{Snapshot, Welcomed};
+
+/// Topics that one call looks at before it lets other tasks run.
+const TOPICS_PER_TURN: usize = 256;
 pub use seat::Seat;
 pub use stats::HubStats;
 
@@ -211,7 +214,10 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     /// # Cancel safety
     /// Safe: it changes nothing.
     pub async fn absent_everywhere(&self, user: &UserId) {
-        for topic in self.shared.registry.topics() {
+        for (nth, topic) in self.shared.registry.topics().into_iter().enumerate() {
+            if nth % TOPICS_PER_TURN == TOPICS_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
             self.absent(&topic, user).await;
         }
     }

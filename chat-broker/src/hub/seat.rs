@@ -18,6 +18,12 @@ impl<M: Clone> Seat<M> {
 }
 
 impl<M> Seat<M> {
+    /// What `read` makes of the member, unless it has left: where a copy of the handle would be too
+    /// much. Deliveries to the member wait until `read` returns.
+    pub fn with<T>(&self, read: impl FnOnce(&M) -> T) -> Option<T> {
+        self.taken().as_ref().map(read)
+    }
+
     pub(super) fn new(member: M) -> Self {
         Self(Arc::new(Mutex::new(Some(member))))
     }

@@ -21,7 +21,7 @@ pub struct TokenClaims {
     pub name: Option<String>,
     /// When the token expires, in seconds since 1970; not after the year 9999.
     pub exp: u64,
-    /// When it begins to count.
+    /// When the token begins to be valid, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbf: Option<u64>,
     /// For whom it is.

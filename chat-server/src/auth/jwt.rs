@@ -72,7 +72,7 @@ impl JwtAuthenticator {
         Self { key, rules }
     }
 
-    /// For whom tokens must be: one of these. Default: for nobody in particular.
+    /// The audiences, of which a token must have one. Default: none, and a token must have none.
     #[must_use]
     pub fn audience(mut self, audiences: &[String]) -> Self {
         self.rules.audiences = audiences.to_vec();
@@ -122,8 +122,8 @@ impl JwtAuthenticator {
         Payload::read(claims)?.identity(&self.rules, SystemTime::now())
     }
 
-    /// RFC 7518, section 3.2: a secret is as long as the hash. Libraries sign with shorter ones all
-    /// the same, and 32 bytes cannot be guessed.
+    /// RFC 7518, section 3.2: a secret is as long as the hash. Libraries also sign with shorter
+    /// ones, and 32 bytes cannot be guessed.
     fn warn_of_short_secret(&self, algorithm: Algorithm) {
         static WARNED: OncePerMinute = OncePerMinute::new();
         let needed = match algorithm {

@@ -20,7 +20,7 @@ pub(super) struct VerificationKey {
 }
 
 /// The kind of a key, which decides the algorithms: what a token says of itself only chooses among
-/// them. Otherwise a public key could be used as a secret by whoever knows it.
+/// them. Otherwise a public key could be used as a secret by anyone who has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyKind {
     /// A shared secret of so many bytes.
@@ -77,7 +77,7 @@ impl VerificationKey {
 }
 
 pub(super) fn check_secret(secret: &[u8]) -> Result<(), AuthError> {
-    if secret.starts_with(b"-----BEGIN") {
+    if secret.trim_ascii_start().starts_with(b"-----BEGIN") {
         // A public key as a secret would let everybody who knows it sign tokens.
         return Err(AuthError::invalid("it is a key in PEM: a public key belongs in a file"));
     }
@@ -228,6 +228,14 @@ mod tests {
         let libraries = include_str!("../../tests/e2e/auth/libraries.json");
         let libraries: serde_json::Value = serde_json::from_str(libraries).unwrap();
         libraries["keys"][kind].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn key_in_pem_is_no_secret() {
+        for before in ["", "\n", " \t\r\n"] {
+            let secret = format!("{before}{}", pem("ed25519"));
+            assert!(VerificationKey::secret(secret.as_bytes()).is_err(), "{before:?}");
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) struct Payload {
 pub(super) struct Rules {
     /// How far clocks may be apart.
     pub(super) leeway: Duration,
-    /// For whom tokens must be; empty: for nobody in particular.
+    /// The audiences, of which a token must have one; if there are none, it must have none.
     pub(super) audiences: Vec<String>,
     /// Who must have made tokens; empty: anybody.
     pub(super) issuers: Vec<String>,
@@ -130,7 +130,7 @@ fn time(name: &str, value: Option<&Value>) -> Result<Option<SystemTime>, AuthErr
     Ok(UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds)))
 }
 
-/// RFC 7519, section 4.1.3: a token that is for somebody is refused by everybody else.
+/// RFC 7519, section 4.1.3: a server refuses a token whose audience it does not belong to.
 fn check_audience(value: Option<&Value>, expected: &[String]) -> Result<(), AuthError> {
     let Some(value) = value else {
         return if expected.is_empty() { Ok(()) } else { Err(missing("aud")) };

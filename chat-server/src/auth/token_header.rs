@@ -1,4 +1,4 @@
-//! The header of a token (RFC 7515, section 4), which nobody vouches for before the signature is
+//! The header of a token (RFC 7515, section 4), which is not authentic before the signature is
 //! verified.
 
 use base64::Engine;

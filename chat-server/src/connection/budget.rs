@@ -79,7 +79,7 @@ impl Connection {
         let until = Instant::now() + time;
         let member = self.member.clone();
         loop {
-            let ends = self.ends.filter(|ends| *ends < until);
+            let ends = self.ends.at().filter(|ends| *ends < until);
             tokio::select! {
                 () = sleep_until(ends.unwrap_or(until)) => match ends {
                     Some(_) => self.run_out_of_time(),

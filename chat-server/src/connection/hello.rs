@@ -161,7 +161,7 @@ fn not_let_in(error: &AuthError) -> Rejection {
         AuthError::Unavailable(_) => ErrorCode::BrokerUnavailable,
         _ => ErrorCode::Unauthorized,
     };
-    Rejection::new(code, format!("You are not let in: {error}."))
+    Rejection::new(code, format!("Authentication failed: {error}."))
 }
 
 /// Milliseconds that every client can read: an application may have users whose identity ends with

@@ -38,7 +38,10 @@ impl Connection {
         if self.state.hub.retention(room).is_none() {
             return Err(Rejection::new(ErrorCode::HistoryDisabled, "This room keeps no history."));
         }
-        self.member.drained(self.patience()).await;
+        self.member.drained(self.patience(), &mut self.ends).await;
+        if self.member.is_closed() {
+            return Ok(());
+        }
         let limit = limit.unwrap_or(PAGE).clamp(1, PAGE);
         let (page, factor) = match self.held_page(room, range, limit).await {
             Some(page) => (page, 1),

@@ -32,20 +32,17 @@ pub(super) fn list(
     let count = snapshot.roster.map_or(0, |roster| roster.count() as usize);
     match snapshot.roster.and_then(|roster| roster.listed()) {
         Some(listed) => {
-            for info in listed.values() {
-                let Ok(Event::Presence(presence)) = envelope::decode(info) else { continue };
-                if presence.user.id != asker.user.id.as_str() {
-                    users.push(presence.user);
-                } else if !asker.is_joining {
-                    users[0] = presence.user;
-                }
+            let known = listed.get(&asker.user.id);
+            if let Some(user) = known.filter(|_| !asker.is_joining).and_then(|info| user_of(info)) {
+                users[0] = user;
             }
+            let others = listed.iter().filter(|(id, _)| **id != asker.user.id);
+            users.extend(others.take(max).filter_map(|(_, info)| user_of(info)));
             let unlisted = |id: &UserId| *id != asker.user.id && !listed.contains_key(id);
             let joining = local(snapshot, usize::MAX, unlisted);
             users.extend(joining.iter().map(|user| user.as_sender()));
-            let count = users.len();
             users.truncate(max.max(1));
-            tell(&users, count);
+            tell(&users, listed.len() + usize::from(known.is_none()) + joining.len());
         }
         None => {
             let local = local(snapshot, max, |id| *id != asker.user.id);
@@ -53,6 +50,13 @@ pub(super) fn list(
             users.truncate(max.max(1));
             tell(&users, count.max(users.len()));
         }
+    }
+}
+
+fn user_of(info: &[u8]) -> Option<Sender<'_>> {
+    match envelope::decode(info) {
+        Ok(Event::Presence(presence)) => Some(presence.user),
+        _ => None,
     }
 }
 
@@ -65,9 +69,8 @@ fn local(
 ) -> Vec<Arc<User>> {
     let (mut users, mut index_of) = (Vec::<Arc<User>>::new(), HashMap::new());
     for (_, seat) in snapshot.members.iter().take(connections) {
-        let Some(Member { user, .. }) = seat.member().filter(|one| is_wanted(&one.user.id)) else {
-            continue;
-        };
+        let wanted = |Member { user, .. }: &Member| is_wanted(&user.id).then(|| Arc::clone(user));
+        let Some(user) = seat.with(wanted).flatten() else { continue };
         match index_of.entry(user.id.clone()) {
             Entry::Occupied(index) => users[*index.get()] = user,
             Entry::Vacant(index) => {

@@ -17,6 +17,7 @@ use chat_core::{
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
+use super::deadline::Deadline;
 use super::members::{self, Asker};
 use crate::member::Member;
 
@@ -60,6 +61,8 @@ pub(super) struct Newcomer {
     pub(super) is_joining: bool,
     /// How long it may take to read what waits for it.
     pub(super) patience: Duration,
+    /// When its connection ends.
+    pub(super) ends: Deadline,
     pub(super) max_listed: usize,
     /// What its answers cost, in bytes.
     pub(super) answered: Arc<AtomicUsize>,
@@ -168,8 +171,9 @@ impl Newcomer {
         membership: &mut Membership<Member>,
         mut here: Position,
     ) -> Result<(), BrokerError> {
+        let mut ends = self.ends;
         loop {
-            self.member.drained(self.patience).await;
+            self.member.drained(self.patience, &mut ends).await;
             if self.member.is_notified() {
                 return Err(has_changed());
             }
@@ -310,7 +314,7 @@ impl Newcomer {
     }
 }
 
-/// It begins anew, if it may.
+/// The client has to join again, if it still may.
 fn has_changed() -> BrokerError {
     BrokerError::unavailable("something has changed for the client")
 }

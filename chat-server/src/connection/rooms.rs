@@ -139,7 +139,7 @@ impl Connection {
     ) -> Result<(), Rejection> {
         self.until_bans_are_known().await?;
         self.not_banned(Action::join(&room))?;
-        self.member.drained(self.patience()).await;
+        self.member.drained(self.patience(), &mut self.ends).await;
         if self.member.is_closed() {
             // Nobody need hear of somebody who is gone.
             return Ok(());
@@ -155,6 +155,7 @@ impl Connection {
             wish,
             is_joining: self.place(&room).is_none(),
             patience: self.patience(),
+            ends: self.ends,
             max_listed: self.state.config.max_listed_members,
             answered: Arc::default(),
         };
@@ -278,7 +279,10 @@ impl Connection {
             Welcomed::UpToDate => Ok(()),
             Welcomed::CatchingUp => {
                 let caught_up = match page {
-                    Some(page) => Ok(newcomer.catch_up_from(page, &hub, membership).await),
+                    Some(page) => {
+                        newcomer.catch_up_from(page, &hub, membership).await;
+                        Ok(())
+                    }
                     // The room has dropped what was at hand a moment ago.
                     None => newcomer.catch_up(&hub, membership).await,
                 };

@@ -23,9 +23,6 @@ impl RequestBody {
     /// `is_unread` is valid once the body is dropped, or has been read to its end.
     pub(super) fn new(body: Incoming, clock: Arc<Clock>) -> (Self, Arc<AtomicBool>) {
         let is_unread = Arc::new(AtomicBool::new(!body.is_end_stream()));
-        if body.is_end_stream() {
-            clock.took_body();
-        }
         (Self { body, is_unread: Arc::clone(&is_unread), clock }, is_unread)
     }
 }

@@ -60,10 +60,15 @@ impl Clock {
 
     /// A head is complete.
     pub(super) fn requested(&self) {
-        *self.state() = State { phase: Phase::Body, since: Instant::now() };
+        *self.state() = State { phase: Phase::Work, since: Instant::now() };
     }
 
-    /// The body is complete, or nobody wants the rest of it.
+    /// The server begins to read a body.
+    pub(super) fn awaits_body(&self) {
+        self.pass(Phase::Work, Phase::Body);
+    }
+
+    /// The body is complete, or the server reads no more of it.
     pub(super) fn took_body(&self) {
         self.pass(Phase::Body, Phase::Work);
     }
@@ -126,6 +131,9 @@ mod tests {
         clock.received();
         assert_eq!(left(), (Phase::Head, 6), "a byte now and then gives no more time");
         clock.requested();
+        tokio::time::advance(seconds(5)).await;
+        assert_eq!(left(), (Phase::Work, 55), "a request may have to wait for its turn");
+        clock.awaits_body();
         tokio::time::advance(seconds(1)).await;
         clock.received();
         clock.flushed();

@@ -43,7 +43,8 @@ impl KeepAlive {
         if is_unread || !self.is_offered() {
             headers.append(CONNECTION, HeaderValue::from_static("close"));
         } else if is_default {
-            let seconds = self.state.config.keep_alive_timeout.as_secs();
+            // 0 would read as the end of the connection, which is kept for a second longer.
+            let seconds = self.state.config.keep_alive_timeout.as_secs().max(1);
             headers.append(CONNECTION, HeaderValue::from_static("keep-alive"));
             if let Ok(value) = HeaderValue::try_from(format!("timeout={seconds}")) {
                 headers.insert(KEEP_ALIVE, value);

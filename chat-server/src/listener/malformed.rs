@@ -24,7 +24,9 @@ pub(super) fn with_body(answer: &[u8], max_head_bytes: usize) -> Option<Vec<u8>>
         ),
         _ => return None,
     };
-    let length = answer.windows(NO_BODY.len()).position(|line| line == NO_BODY)?;
+    // What is pipelined behind the answer is another one's.
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
+    let length = answer[..end + 2].windows(NO_BODY.len()).position(|line| line == NO_BODY)?;
     let (before, after) = (&answer[..length], &answer[length + NO_BODY.len()..]);
     let body = json!({"code": code, "message": message}).to_string();
     let fields =
@@ -54,6 +56,8 @@ mod tests {
         for other in [
             &b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"[..],
             b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}",
+            b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}\
+              HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n",
             b"HTTP/1.1 40",
             b"HTTP/1.1 100 Continue\r\n\r\n",
             b"",

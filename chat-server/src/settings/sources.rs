@@ -141,8 +141,8 @@ pub(super) fn in_words(error: &str) -> String {
     words.iter().fold(error.to_owned(), |error, (rust, words)| error.replace(rust, words))
 }
 
-/// A value without what nobody means to write around it: white space, and the mark with which some
-/// editors begin a file.
+/// A value without what surrounds it by mistake: white space, and the mark with which some editors
+/// begin a file.
 pub(super) fn trim(value: &str) -> &str {
     value.trim_matches(|char: char| char.is_whitespace() || char == '\u{feff}')
 }

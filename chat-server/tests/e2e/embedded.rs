@@ -1,28 +1,37 @@
 //! A server within an application, whose own parts may be slow.
 
 use std::future::pending;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
-use chat_core::{RoomId, UserId};
+use chat_core::UserId;
 use chat_server::{
     Action, AuthError, Authenticator, Authorizer, Credentials, Identity, Server, ServerConfig,
 };
 use chat_transport::testing::WsClient;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 
 use crate::support::{ask, exchange};
 
-/// Answers to some tokens, and never to "slow".
+/// Answers to some tokens, and never to "slow"; "brief" holds for a second. Takes a while over the
+/// room "sluggish".
 #[derive(Debug)]
 struct Slow;
+
+/// With this, the end of "brief" and that of its extension are both noticed more than 1 s late.
+const SLUGGISH: Duration = Duration::from_millis(2200);
 
 #[async_trait]
 impl Authenticator for Slow {
     async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError> {
         match client.token.ok_or(AuthError::Missing)? {
             "slow" => pending().await,
+            "brief" => {
+                let end = SystemTime::now() + Duration::from_secs(1);
+                Ok(Identity::new(UserId::new("brief").unwrap()).expires(Some(end)))
+            }
             user => Ok(Identity::new(UserId::new(user).map_err(|_| AuthError::Missing)?)),
         }
     }
@@ -31,8 +40,10 @@ impl Authenticator for Slow {
 #[async_trait]
 impl Authorizer for Slow {
     async fn allows(&self, _: &Identity, what: Action<'_>) -> bool {
-        if matches!(what, Action::InRoom(_, room) if *room == RoomId::new("slow").unwrap()) {
-            pending::<()>().await;
+        match what {
+            Action::InRoom(_, room) if room.as_str() == "slow" => pending().await,
+            Action::InRoom(_, room) if room.as_str() == "sluggish" => sleep(SLUGGISH).await,
+            _ => {}
         }
         true
     }
@@ -59,6 +70,32 @@ async fn an_application_that_does_not_answer_holds_nobody_for_ever() {
     assert_eq!(ask(&mut ann, "error", join).await["code"], "forbidden");
     assert!(began.elapsed() >= Duration::from_secs(4), "it was asked");
     ask(&mut ann, "joined", json!({"type": "join", "room": "r"})).await;
+    serving.abort();
+}
+
+/// Commands that keep the server busy past each deadline extend the connection once, not once for
+/// each deadline.
+#[tokio::test]
+async fn busy_connection_ends_with_its_token() {
+    let config =
+        ServerConfig::default().auth_timeout(Duration::from_secs(1)).token_grace(Duration::ZERO);
+    let server = Server::builder().config(config).authenticator(Slow).authorizer(Slow).start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/ws?token=brief", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move { server.serve(vec![listener], pending()).await });
+    let mut client = WsClient::connect_with(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await;
+    let began = Instant::now();
+    let typing = json!({"type": "typing", "room": "sluggish", "typing": true}).to_string();
+    let closed = loop {
+        client.send(&typing).await;
+        let answer = client.recv_json().await;
+        if answer["type"] == "goodbye" {
+            break answer;
+        }
+        assert!(began.elapsed() < Duration::from_secs(13), "the token was for 1 s");
+    };
+    assert_eq!(closed["reason"], "token_expired");
+    assert_eq!(client.recv_close().await.0, 4004);
     serving.abort();
 }
 

@@ -8,7 +8,7 @@ use chat_transport::testing::WsClient;
 use serde_json::json;
 
 use super::{claims, granting, native, refusal, server, sign, token, welcome};
-use crate::support::{ask, next_of};
+use crate::support::{ask, join, next_of};
 
 #[tokio::test]
 async fn a_token_runs_out_and_may_be_renewed() {
@@ -154,4 +154,23 @@ async fn token_that_ends_during_a_wait_for_the_budget_ends_the_connection() {
     assert_eq!(goodbye["reason"], "token_expired");
     assert_eq!(ann.recv_close().await.0, 4004);
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+/// A client that does not read its pages has 30 s for them, and its token ends before.
+#[tokio::test]
+async fn token_that_ends_while_pages_wait_ends_the_connection() {
+    let args = ["--token-grace", "0s", "--write-timeout", "1m", "--limits", "off"];
+    let server = server(&args);
+    let mut writer = native(&server, &token("bob")).await;
+    join(&mut writer, "r").await;
+    let send = json!({"type": "send", "room": "r", "message": "x".repeat(16 * 1024)});
+    for _ in 0..64 {
+        ask(&mut writer, "ok", send.clone()).await;
+    }
+    let mut ann = native(&server, &short(3)).await;
+    join(&mut ann, "r").await;
+    for _ in 0..20 {
+        ann.send_json(&json!({"type": "history", "room": "r"})).await;
+    }
+    server.until_metric("chat_closed_total{code=\"4004\"}", |closed| closed == 1).await;
 }

@@ -170,3 +170,16 @@ async fn draining_server_closes_connections_with_the_response() {
     let head = read_head(&mut stream).await.to_ascii_lowercase();
     assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
 }
+
+/// "timeout=0" would say that the connection ends.
+#[tokio::test]
+async fn less_than_a_second_is_announced_as_one() {
+    let half = Duration::from_millis(500);
+    let (port, serving) = serve(ServerConfig::default().keep_alive_timeout(half)).await;
+    let mut stream = connect(port).await;
+    let (_, head, _) = ask_on(&mut stream, GET).await;
+    assert!(head.contains("\r\nkeep-alive: timeout=1\r\n"), "{head}");
+    let idle = kept(&mut stream).await;
+    assert!(idle >= Duration::from_secs(1), "{idle:?}");
+    serving.abort();
+}

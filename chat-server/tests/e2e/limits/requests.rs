@@ -76,3 +76,17 @@ async fn requests_of_an_address_are_limited_over_its_connections() {
     }
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
+
+/// The server reads no body while a request waits for its turn: that time is not the client's.
+#[tokio::test]
+async fn wait_for_the_rate_does_not_count_as_time_for_the_body() {
+    let server = server(&["--http-rate-per-address", "1/1", "--handshake-timeout", "1s"]);
+    let post = "POST /create-room HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+                Content-Length: 2\r\n\r\n{}";
+    let mut answers = JoinSet::new();
+    for _ in 0..4 {
+        let port = server.port();
+        answers.spawn(async move { exchange(port, post).await.0 });
+    }
+    assert_eq!(answers.join_all().await, [201; 4]);
+}
