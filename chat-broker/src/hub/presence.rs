@@ -5,6 +5,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -36,8 +37,9 @@ struct Held {
     connections: u32,
     /// Until when a return is waited for, if there are none.
     until: Option<Instant>,
-    /// The latest that this server gave the broker.
-    info: Bytes,
+    /// A hash of the latest info that this server gave the broker: the info itself would be one
+    /// allocation more for each user in a room.
+    info: u64,
 }
 
 impl Presence {
@@ -46,11 +48,18 @@ impl Presence {
     }
 }
 
+fn hash(info: &Bytes) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    info.hash(&mut hasher);
+    hasher.finish()
+}
+
 impl<M: Deliver + Clone> Shared<M> {
     /// One more connection of a user is in a room.
     pub(super) fn enter(&self, topic: &Topic, occupant: Occupant) {
         // Not under the lock below, which no lock of a room is taken under.
         let is_listed = self.lists(topic, &occupant);
+        let info = hash(&occupant.info);
         let mut state = self.presence.state();
         match state.held.entry((topic.clone(), occupant.user.clone())) {
             Entry::Occupied(mut held) => {
@@ -59,13 +68,12 @@ impl<M: Deliver + Clone> Shared<M> {
                 held.until = None;
                 // The broker knows this user by this name. The roster alone does not prove it: it may
                 // not show yet that this server has sent another name since.
-                if is_listed && held.info == occupant.info {
+                if is_listed && held.info == info {
                     return;
                 }
-                held.info = occupant.info.clone();
+                held.info = info;
             }
             Entry::Vacant(place) => {
-                let info = occupant.info.clone();
                 place.insert(Held { connections: 1, until: None, info });
             }
         }
@@ -83,7 +91,7 @@ impl<M> Shared<M> {
     pub(super) fn rename(&self, topic: &Topic, occupant: Occupant) {
         let mut state = self.presence.state();
         if let Some(held) = state.held.get_mut(&(topic.clone(), occupant.user.clone())) {
-            held.info = occupant.info.clone();
+            held.info = hash(&occupant.info);
             self.broker.enter(topic, occupant);
         }
     }
