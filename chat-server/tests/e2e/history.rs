@@ -81,8 +81,8 @@ async fn earlier_dialects_see_the_latest_after_the_welcome() {
     for server in [&first, &second] {
         let mut by_frame = server.client().await;
         by_frame.send(r#"{"type":"join_room","room":"r","user":"Al","history":3}"#).await;
-        let by_url = WsClient::connect(&server.ws("/join-room/r?user=Al&history=3")).await;
-        for mut client in [by_frame, by_url] {
+        let mut by_url = WsClient::connect(&server.ws("/join-room/r?user=Al&history=3")).await;
+        for client in [&mut by_frame, &mut by_url] {
             let welcome = client.recv_json().await;
             assert_eq!(welcome["message"], "You successfully joined room: r ");
             for text in numbers(7..=9) {
@@ -90,6 +90,9 @@ async fn earlier_dialects_see_the_latest_after_the_welcome() {
                 assert_eq!((&chat["type"], &chat["message"]), (&json!("chat"), &json!(text)));
             }
             assert_eq!(client.recv_json().await["message"], "Al joined the room");
+        }
+        // Not before both have joined: the other would be told of it.
+        for client in [&mut by_frame, &mut by_url] {
             client.send(r#"{"type":"leave_room"}"#).await;
         }
     }

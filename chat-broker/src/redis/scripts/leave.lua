@@ -10,10 +10,10 @@ prove()
 if info then call('HSET', members, user, before .. ':' .. info) end
 local was_held = call('SREM', held, user) == 1
 tidy()
--- The field of the user was lost. Servers list the user nevertheless, so the leave is announced,
--- unless another node holds the user and says so again.
+-- The field of a user whom the node held was lost. Servers list the user nevertheless, so the leave
+-- is announced, unless another node holds the user and says so again.
 if not info then
-  if (count_nodes(user) or 0) > 0 then return 0 end
+  if not was_held or (count_nodes(user) or 0) > 0 then return 0 end
   return set_nodes(user, '', 0, 0)
 end
 -- If the set of a node was lost, only the others know whether the user is still there.
