@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chat_broker::testing::{Call, FaultyBroker, Told};
 use chat_broker::{Broker, Delivery, HistoryRules, MemoryBroker, MemoryBus};
-use chat_core::{Event, Message, Retention, Sender, envelope};
+use chat_core::{Epoch, Event, Message, Retention, Sender, envelope};
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -74,7 +74,7 @@ async fn next_of(client: &mut WsClient, kind: &str) -> Value {
 
 /// A place in another sequence: what follows on it is not at hand.
 fn elsewhere() -> Option<Position> {
-    Some(Position { epoch: chat_core::Epoch::from_random(7), offset: 1 })
+    Some(Position { epoch: Epoch::from_random(7), offset: 1 })
 }
 
 #[tokio::test]
@@ -154,14 +154,33 @@ async fn client_ahead_of_its_server_is_still_judged() {
     assert_eq!(again.err().map(|status| status.as_u16()), Some(403));
 }
 
-/// It hears nothing while it catches up, and would not know that it never will.
+/// What it asked for cannot be read: it is in the room as before.
 #[tokio::test]
-async fn a_member_that_cannot_catch_up_is_closed() {
+async fn member_whose_first_page_cannot_be_read_stays() {
     let world = World::start().await;
     let mut client = world.client("ann").await;
     join(&mut client, "r", None, "joined").await;
     world.broker.fail_next(Call::History, 1);
-    client.send_json(&json!({"type": "join", "room": "r", "since": elsewhere()})).await;
+    join(&mut client, "r", elsewhere(), "error").await;
+    world.say("r", "x", Retention::default()).await;
+    assert_eq!(next_of(&mut client, "message").await["message"], "x");
+}
+
+/// It receives nothing while it catches up, and would not know that it never will.
+#[tokio::test]
+async fn a_member_that_cannot_catch_up_is_closed() {
+    let world = World::start().await;
+    for _ in 0..30 {
+        world.say("r", &"x".repeat(30_000), Retention::default()).await;
+    }
+    // It takes a page at a time, and the server reads the next one when it has.
+    let mut client = WsClient::connect_narrow(&format!("ws://{}/ws", world.address)).await;
+    client.send_json(&json!({"type": "hello"})).await;
+    let joined = join(&mut client, "r", None, "joined").await;
+    let epoch = Epoch::parse(joined["epoch"].as_str().unwrap().as_bytes()).unwrap();
+    let since = Some(Position { epoch, offset: 0 });
+    assert_eq!(join(&mut client, "r", since, "joined").await["recovered"], true);
+    world.broker.fail_next(Call::History, 1);
     let (_, (code, _)) = client.recv_until_close().await;
     assert_eq!(code, CloseReason::InternalError.code());
 }
