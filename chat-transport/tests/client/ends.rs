@@ -292,9 +292,11 @@ fn process_that_was_stopped_does_not_blame_the_server() {
                 while let Some(Ok(_)) = peer.recv_raw().await {}
             };
             tokio::select! {
+                // The end first: the client is dropped right after it.
+                biased;
+                _ = ended => {}
                 () = serve => panic!("the client has ended the connection"),
                 _ = mock.accept() => panic!("the client has connected again"),
-                _ = ended => {}
             }
         });
     });
