@@ -290,7 +290,7 @@ impl HistoryRead {
     /// were asked for at most, within the range and up to the position.
     ///
     /// # Errors
-    /// [`BrokerError::Damaged`]: it is none, and whoever went on with it could read for ever.
+    /// [`BrokerError::Damaged`]: it is malformed, and a reader that continued from it might never end.
     pub fn check(&self, history: &History) -> Result<(), BrokerError> {
         let History { position, entries } = history;
         let offsets = || entries.iter().map(|entry| entry.offset);

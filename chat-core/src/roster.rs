@@ -1,6 +1,6 @@
 //! Who is in a room, on all servers, as one server knows it.
 //!
-//! A broker numbers the comings, goings and new names of a room; a snapshot carries the number of the
+//! A broker numbers the joins, leaves and new names of a room; a snapshot carries the number of the
 //! latest that it knows. So a server that holds a snapshot and hears of each change knows
 //! who is there without asking, notices what it missed, and after another snapshot tells
 //! its members the difference.

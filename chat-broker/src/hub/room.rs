@@ -259,7 +259,7 @@ impl<M> RoomState<M> {
         let Some(roster) = &self.roster else { return };
         let is_shown = |(awaited, _): &mut (Awaited, _)| awaited.is_shown_by(roster);
         for (_, shown) in self.awaited.extract_if(.., is_shown) {
-            // Whoever stopped waiting needs no answer.
+            // A caller that stopped waiting needs no answer.
             let _ = shown.send(());
         }
     }

@@ -44,7 +44,7 @@ struct State {
     leaving: BTreeMap<Turn, Key>,
     /// What Redis refused, until the next attempt.
     refused: HashSet<Key>,
-    /// Who waits for goings to be told.
+    /// Callers that wait until leaves are sent.
     departures: HashMap<Key, Vec<DepartureSender>>,
     visits: usize,
     next: u64,

@@ -205,7 +205,7 @@ async fn a_room_that_reads_slowly_keeps_nobody_else_waiting() {
     stuck.await.unwrap().unwrap();
 }
 
-/// A broker that gives one answer too few, or one too many: joins fail, and none waits for ever.
+/// A broker that gives one answer too few, or one too many: joins fail, and none waits without end.
 #[tokio::test(start_paused = true)]
 async fn answers_that_are_missing_or_too_many_fail_the_join() {
     for call in [Call::History, Call::Occupancy] {

@@ -175,7 +175,7 @@ async fn roster_that_may_have_missed_a_change_spares_no_broker_call() {
     ear.expect_silence().await;
 }
 
-/// Whoever is told that a user has left finds nobody in the list, without waiting for it.
+/// A caller whose leave has resolved does not find the user in the list.
 #[tokio::test(start_paused = true)]
 async fn roster_shows_a_leave_when_it_resolves() {
     let bus = MemoryBus::new();

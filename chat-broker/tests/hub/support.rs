@@ -15,7 +15,7 @@ use chat_core::{
 use tokio::sync::mpsc;
 
 /// A member that keeps what it is told: messages with their offsets, gaps as `gap N`, comings,
-/// goings and new names as `+name`, `-name` and `~name`, counts as `=N`.
+/// leaves and new names as `+name`, `-name` and `~name`, counts as `=N`.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
     heard: mpsc::Sender<String>,
