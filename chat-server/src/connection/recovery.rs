@@ -17,8 +17,8 @@ use chat_core::{
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::deadline::Deadline;
 use super::members::{self, Asker};
+use crate::deadline::Deadline;
 use crate::member::Member;
 
 /// Payload of messages in one page, in bytes: as much as a read of the broker brings.
