@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_broker::testing::{Call, FaultyBroker, Told};
-use chat_broker::{Broker, BrokerError, Hub, HubConfig, MemoryBus};
+use chat_broker::{Broker, BrokerError, Hub, HubConfig, MemoryBus, PublishOptions};
 use chat_core::{ConnectionId, Topic};
 
 use crate::support::{faulty, join, member, room, say, start, start_with, try_join};
@@ -128,7 +128,7 @@ async fn whoever_is_attached_stays_through_an_outage() {
     }
     place.subscribed().await.unwrap();
     let payload = crate::support::said("there");
-    let delivery = chat_broker::Delivery::Ephemeral;
+    let delivery = PublishOptions::default();
     publisher.publish(&topic, payload, delivery).await.unwrap().await.unwrap();
     ear.expect(&["there"]).await;
 }
