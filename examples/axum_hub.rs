@@ -11,10 +11,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use chat_broker::{Delivery, Hub, HubConfig, MemoryBroker};
+use chat_broker::{Hub, HubConfig, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Frames, Message,
-    RoomId, Topic, User, UserId, envelope,
+    Batch, CloseReason, ConnectionId, Deliver, Delivery, Event, Frames, RoomId, Topic, User, UserId,
 };
 use chat_transport::{Incoming, Outbox, Session, TransportConfig, handshake};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -25,16 +24,16 @@ use hyper_util::rt::TokioIo;
 struct Member(Outbox);
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivered {
+    fn deliver(&self, batch: &Batch) -> Delivery {
         for (event, _) in batch.events() {
             if let Event::Message(message) = event {
                 let outcome = self.0.send(&Frames::text(message.text));
-                if outcome != Delivered::Queued {
+                if outcome != Delivery::Queued {
                     return outcome;
                 }
             }
         }
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, reason: CloseReason) {
@@ -58,18 +57,19 @@ async fn live(State(app): State<App>, Path(room): Path<String>, mut request: Req
     if let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() {
         tokio::spawn(async move {
             if let Ok(stream) = upgrade.await {
-                talk(app, Topic::Room(room), stream).await;
+                talk(app, room, stream).await;
             }
         });
     }
     answer.map(|()| axum::body::Body::empty())
 }
 
-async fn talk(app: App, room: Topic, stream: Upgraded) {
+async fn talk(app: App, room: RoomId, stream: Upgraded) {
     let mut session = Session::new(TokioIo::new(stream), Bytes::new(), app.transport);
     let id = ConnectionId(app.next.fetch_add(1, Ordering::Relaxed));
     let member = Member(session.outbox().clone());
-    let Ok(_place) = session.drive(app.hub.join(&room, id, member, None, |_| {})).await else {
+    let topic = Topic::Room(room.clone());
+    let Ok(_place) = session.drive(app.hub.join(&topic, id, member, None, |_| {})).await else {
         session.outbox().close(CloseReason::InternalError);
         session.finish().await;
         return;
@@ -78,9 +78,7 @@ async fn talk(app: App, room: Topic, stream: Upgraded) {
     let user = User::new(user, None);
     while let Some(incoming) = session.recv().await {
         let Incoming::Text(text) = incoming else { continue };
-        let message = Message { user: user.as_sender(), text: &text, data: None, key: None, at: 0 };
-        let payload = envelope::encode(&Event::Message(message));
-        let published = app.hub.broker().publish(&room, payload, Delivery::kept());
+        let published = app.hub.publish(&room, user.as_sender(), &*text);
         if session.drive(published).await.is_err() {
             session.outbox().close(CloseReason::InternalError);
         }

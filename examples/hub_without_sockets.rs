@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use chat_broker::{Delivery, Hub, HubConfig, MemoryBroker};
+use chat_broker::{Hub, HubConfig, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Message, RoomId,
-    Topic, User, UserId, envelope,
+    Batch, CloseReason, ConnectionId, Deliver, Delivery, Event, RoomId, Topic, User, UserId,
 };
 use tokio::sync::mpsc;
 
@@ -15,16 +14,16 @@ use tokio::sync::mpsc;
 struct Member(mpsc::Sender<String>);
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivered {
+    fn deliver(&self, batch: &Batch) -> Delivery {
         for (event, _position) in batch.events() {
             if let Event::Message(message) = event {
                 let line = format!("{}: {}", message.user.name, message.text);
                 if self.0.try_send(line).is_err() {
-                    return Delivered::Full;
+                    return Delivery::Full;
                 }
             }
         }
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, _: CloseReason) {}
@@ -36,15 +35,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
     tokio::spawn(driver.run());
 
-    let lobby = Topic::Room(RoomId::new("lobby")?);
+    let room = RoomId::new("lobby")?;
+    let lobby = Topic::Room(room.clone());
     let (sender, mut heard) = mpsc::channel(16);
     let place = hub.join(&lobby, ConnectionId(1), Member(sender), None, |_| {}).await?;
 
     let ann = User::new(UserId::new("ann")?, None);
     for text in ["hello", "is anybody here?"] {
-        let message = Message { user: ann.as_sender(), text, data: None, key: None, at: 0 };
-        let payload = envelope::encode(&Event::Message(message));
-        let receipt = hub.broker().publish(&lobby, payload, Delivery::kept()).await?;
+        let receipt = hub.publish(&room, ann.as_sender(), text).await?;
         let offset = receipt.await?.position.map_or(0, |position| position.offset);
         println!("message {offset} is taken");
     }

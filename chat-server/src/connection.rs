@@ -35,6 +35,7 @@ use crate::deadline::Deadline;
 use crate::drain;
 use crate::limits::{Admission, RateLimiter};
 use crate::member::Member;
+use crate::moderation::UNSUPPORTED;
 use crate::state::State;
 pub(crate) use opening::Opening;
 use recovery::Wish;
@@ -359,6 +360,9 @@ const RETRY_AFTER_MS: u64 = 1000;
 
 fn unavailable(error: &BrokerError) -> Rejection {
     tracing::debug!(%error, "the broker did not take a request");
+    if let BrokerError::Unsupported(_) = error {
+        return Rejection::new(ErrorCode::Unsupported, UNSUPPORTED);
+    }
     let message = match error {
         BrokerError::Refused(_) => "The message bus refuses this for now.",
         BrokerError::Damaged { .. } => {

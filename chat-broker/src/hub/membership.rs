@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::Shared;
 use super::room::{Awaited, Snapshot, Waiter, Welcomed};
 use super::seat::Seat;
-use crate::broker::Departure;
 use crate::error::BrokerError;
+use crate::presence::Departure;
 
 /// A place in a topic. Dropping it leaves the topic: nothing is delivered afterwards, and
 /// the others are told at once that the user has left, if this was the user's last place.

@@ -30,6 +30,7 @@ mod interest;
 mod log_budget;
 mod membership;
 mod presence;
+mod publish;
 mod room;
 mod seat;
 mod stats;
@@ -47,9 +48,10 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::broker::{Broker, HistoryRead};
+use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
+use crate::history::HistoryRead;
 use edges::Edges;
 use fan_out::FanOut;
 use presence::Presence;
@@ -58,6 +60,7 @@ use stats::Counters;
 
 pub use config::{HistoryRules, HubConfig};
 pub use membership::Membership;
+pub use publish::unix_millis;
 pub use room::{Snapshot, Welcomed};
 
 /// Topics that one call looks at before it lets other tasks run.
@@ -93,13 +96,20 @@ struct Shared<M> {
 
 impl<M: Deliver + Clone + 'static> Hub<M> {
     /// A hub over `broker`, whose events are `events`; and the work behind it, to be
-    /// spawned.
+    /// spawned. If the broker has no [presence](Broker::presence), the hub logs so once and does
+    /// without: snapshots have no roster, and members receive no presence events.
     #[must_use]
     pub fn new(
         broker: Arc<dyn Broker>,
         events: BrokerEvents,
         config: HubConfig,
     ) -> (Self, HubDriver<M>) {
+        if broker.presence().is_none() {
+            tracing::warn!(
+                "the broker has no presence: no presence events, and a member that asks who is in a \
+                 room gets itself alone"
+            );
+        }
         let shared = Arc::new(Shared {
             registry: Registry::new(),
             broker,
@@ -128,8 +138,9 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     /// outbox, and must not block or call the hub.
     ///
     /// # Errors
-    /// What [`Broker::subscribe`], [`Broker::history`] and [`Broker::occupancy`] report, if
-    /// this is the first member of the topic here. Then `member` is not a member.
+    /// What [`Broker::subscribe`], [`Broker::history`] and
+    /// [`PresenceTracker::occupancy`](crate::PresenceTracker::occupancy) report, if this is the first
+    /// member of the topic here. Then `member` is not a member.
     ///
     /// # Cancel safety
     /// A call that is dropped leaves the topic again.
@@ -256,8 +267,8 @@ impl<M> Hub<M> {
         self.shared.config.history.of(room)
     }
 
-    /// Waits until the [records](Broker::records) of the broker are to be read again: until a
-    /// node has set one, or may have unnoticed ([`BrokerEvent::Interrupted`]), since this
+    /// Waits until the [shared table](Broker::table) of the broker is to be read again: until a
+    /// node has changed it, or may have unnoticed ([`BrokerEvent::Interrupted`]), since this
     /// returned the last time. For one caller at a time, who reads them once before the first
     /// call; it never returns after the broker's events have ended.
     ///
@@ -336,7 +347,7 @@ impl<M: Deliver + Clone> Shared<M> {
             self.rooms.fetch_add(1, Ordering::Relaxed);
         }
         room.nth = self.fan_out.next_room();
-        room.begin(topic, &self.config);
+        room.begin(topic, &self.config, self.broker.presence().is_some());
     }
 
     fn leave(&self, topic: &Topic, id: ConnectionId) {

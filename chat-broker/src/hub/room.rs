@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use super::call::Reads;
 use super::config::HubConfig;
 use super::seat::Seat;
-use crate::broker::HistoryRead;
 use crate::error::BrokerError;
+use crate::history::HistoryRead;
 
 /// What arrives without a place in the sequence before the room is live is kept for the
 /// members who wait, up to this many; beyond it the oldest go.
@@ -43,7 +43,8 @@ pub struct Snapshot<'a, M> {
     /// The latest messages, up to the position and perhaps beyond it, as long as they are kept;
     /// `None` in a room without history.
     pub recent: Option<&'a Recent>,
-    /// Who is in the room on all servers; `None` for a user's own topic.
+    /// Who is in the room on all servers; `None` for a user's own topic, and if the broker has no
+    /// [presence](crate::Broker::presence).
     pub roster: Option<&'a Roster>,
     /// The members on this server, the newcomer included.
     pub members: &'a Members<Seat<M>>,
@@ -72,7 +73,7 @@ pub(super) struct RoomState<M> {
     timeline: Option<Timeline>,
     /// When the history expires; `None` without history, and if that is too far ahead for a clock.
     expires: Option<Instant>,
-    /// Who is in the room; `None` for a user's own topic.
+    /// Who is in the room; `None` for a user's own topic, and on a broker without presence.
     roster: Option<Roster>,
     /// Who waits for the roster to show something.
     awaited: Vec<(Awaited, oneshot::Sender<()>)>,
@@ -152,11 +153,11 @@ pub(super) struct Taken {
 
 impl<M> RoomState<M> {
     /// The room begins: what is kept of it depends on what it is.
-    pub(super) fn begin(&mut self, topic: &Topic, config: &HubConfig) {
+    pub(super) fn begin(&mut self, topic: &Topic, config: &HubConfig, has_presence: bool) {
         if let Some(room) = topic.as_room() {
             let recent = |retention| Recent::new(retention, RECENT_MESSAGES, RECENT_BYTES);
             self.timeline = config.history.of(room).map(recent).map(Timeline::new);
-            self.roster = Some(Roster::new(config.presence_limit));
+            self.roster = has_presence.then(|| Roster::new(config.presence_limit));
         }
     }
 
@@ -319,6 +320,11 @@ impl<M> RoomState<M> {
     /// Whether [`begin_reads`](Self::begin_reads) would begin one.
     pub(super) fn wants_reads(&self) -> bool {
         self.timeline.as_ref().is_some_and(Timeline::wants_read) || self.wants_occupancy()
+    }
+
+    /// Whether there is nothing of this topic that could be read: no history, and no presence.
+    pub(super) fn reads_nothing(&self) -> bool {
+        self.timeline.is_none() && self.roster.is_none()
     }
 
     fn wants_occupancy(&self) -> bool {

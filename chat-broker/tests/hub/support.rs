@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use chat_broker::testing::FaultyBroker;
 use chat_broker::{
-    Broker, BrokerError, Delivery, Hub, HubConfig, Membership, MemoryBroker, MemoryBus, Welcomed,
+    Broker, BrokerError, Hub, HubConfig, Membership, MemoryBroker, MemoryBus, PublishOptions,
+    Welcomed,
 };
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Message, Occupant,
-    Position, Presence, PresenceChange, RoomId, Sender, Topic, UserId, envelope,
+    Batch, CloseReason, ConnectionId, Deliver, Delivery, Event, Message, Occupant, Position,
+    Presence, PresenceChange, Retention, RoomId, Sender, Topic, UserId, envelope,
 };
 use tokio::sync::mpsc;
 
@@ -23,13 +24,13 @@ pub(crate) struct Member {
 }
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivered {
+    fn deliver(&self, batch: &Batch) -> Delivery {
         for (event, position) in batch.events() {
             if self.heard.try_send(told(&event, position)).is_err() {
-                return Delivered::Full;
+                return Delivery::Full;
             }
         }
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, reason: CloseReason) {
@@ -112,13 +113,18 @@ pub(crate) fn room(name: &str) -> Topic {
     Topic::Room(RoomId::new(name).unwrap())
 }
 
+/// Stored as long as by default.
+pub(crate) fn persistent() -> PublishOptions {
+    PublishOptions::default().retention(Retention::default())
+}
+
 pub(crate) fn said(text: &str) -> Bytes {
     let user = Sender { id: "u", name: "U", color: "#FFFFFF" };
     envelope::encode(&Event::Message(Message { user, text, data: None, key: None, at: 0 }))
 }
 
 pub(crate) async fn say(broker: &impl Broker, topic: &Topic, text: &str) {
-    broker.publish(topic, said(text), Delivery::kept()).await.unwrap().await.unwrap();
+    broker.publish(topic, said(text), persistent()).await.unwrap().await.unwrap();
 }
 
 /// Joins as nobody; returns the place, what it hears, and where the room stood.

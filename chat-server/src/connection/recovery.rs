@@ -343,7 +343,7 @@ pub(super) async fn read(
     range: Range,
     limit: u32,
 ) -> Result<History, BrokerError> {
-    let read = HistoryRead { topic: Topic::Room(room.clone()), range, limit };
+    let read = HistoryRead::new(Topic::Room(room.clone()), range, limit);
     hub.history(read).await
 }
 
