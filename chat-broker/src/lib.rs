@@ -4,7 +4,7 @@
 //! ```
 //! use std::sync::Arc;
 //! use bytes::Bytes;
-//! use chat_broker::{Broker, Delivery, Hub, HubConfig, MemoryBus};
+//! use chat_broker::{Broker, Delivery, Hub, HubConfig, JoinOptions, MemoryBus};
 //! use chat_core::{
 //!     Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Dialect, Event, Message,
 //!     RoomId, Sender, Topic, envelope,
@@ -40,7 +40,7 @@
 //! // Somebody joins here …
 //! let room = Topic::Room(RoomId::new("room1")?);
 //! let (sender, mut inbox) = mpsc::channel(8);
-//! let _place = hub.join(&room, ConnectionId(1), Member(sender), None, |_| {}).await?;
+//! let _place = hub.join(&room, ConnectionId(1), Member(sender), JoinOptions::default()).await?;
 //!
 //! // … and hears what is said there.
 //! let user = Sender { id: "u1", name: "Quiet Otter", color: "#FF6B6B" };
@@ -76,7 +76,7 @@ pub use broker::{
 pub use error::BrokerError;
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
 pub use hub::{
-    HistoryRules, Hub, HubConfig, HubDriver, HubStats, Membership, Seat, Snapshot, Welcomed,
+    HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions, Joiner, Membership, Seat, Snapshot,
 };
 pub use memory::{MemoryBroker, MemoryBus};
 pub use records::{Record, Records};

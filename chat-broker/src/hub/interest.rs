@@ -186,7 +186,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         if topic.as_room().is_some() {
             self.want_reads(topic);
         } else {
-            self.shared.update(&topic, |room, members| room.go_live(None, members));
+            self.shared.update(&topic, |room, members| room.go_live(&topic, None, members));
         }
     }
 
