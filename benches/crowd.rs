@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use chat_broker::{
-    Broker, BrokerEvents, Hub, HubConfig, Membership, MemoryBroker, MemoryBus, PublishOptions,
+    Broker, BrokerEvents, Hub, HubConfig, JoinOptions, Membership, MemoryBroker, MemoryBus,
+    PublishOptions,
 };
 use chat_core::{
     Batch, CloseReason, ConnectionId, Deliver, Delivery, Dialect, Retention, RoomId, Topic,
@@ -33,7 +34,7 @@ impl Crowd {
         let mut places = Vec::new();
         for id in 0..members {
             let member = Counting(Arc::clone(&frames));
-            let joining = hub.join(&room, ConnectionId(id), member, None, |_| {});
+            let joining = hub.join(&room, ConnectionId(id), member, JoinOptions::default());
             places.push(joining.await.expect("joined"));
         }
         Self { room, frames, places, speaker, _events: speakers_events }

@@ -3,7 +3,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use chat_broker::{Hub, HubConfig, MemoryBus};
+//! use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBus};
 //! use chat_core::{
 //!     Batch, CloseReason, ConnectionId, Deliver, Delivery, Dialect, RoomId, Sender, Topic,
 //! };
@@ -42,7 +42,8 @@
 //! let room = RoomId::new("room1")?;
 //! let (sender, mut inbox) = mpsc::channel(8);
 //! let topic = Topic::Room(room.clone());
-//! let _place = here.join(&topic, ConnectionId(1), Member(sender), None, |_| {}).await?;
+//! let options = JoinOptions::default();
+//! let _membership = here.join(&topic, ConnectionId(1), Member(sender), options).await?;
 //!
 //! // … and receives what is published on the other.
 //! let user = Sender { id: "u1", name: "Quiet Otter", color: "#FF6B6B" };
@@ -78,8 +79,8 @@ pub use error::BrokerError;
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
 pub use history::HistoryRead;
 pub use hub::{
-    HistoryRules, Hub, HubConfig, HubDriver, HubStats, Membership, Seat, Snapshot, Welcomed,
-    unix_millis,
+    HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions, Joiner, Membership, Seat,
+    Snapshot, unix_millis,
 };
 pub use memory::{MemoryBroker, MemoryBus};
 pub use presence::{Departure, DepartureSender, PresenceTracker};

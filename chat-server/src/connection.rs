@@ -5,10 +5,10 @@ mod alarm;
 mod budget;
 mod hello;
 mod history;
+mod join_request;
 mod members;
 mod opening;
 mod permit;
-mod recovery;
 mod rooms;
 mod sanctions;
 mod send;
@@ -18,7 +18,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_broker::{BrokerError, Membership, Receipt};
+use chat_broker::{BrokerError, JoinOptions, Membership, Receipt};
 use chat_core::reply::Ok as Acknowledged;
 use chat_core::{
     CloseReason, Command, ConnectionId, Dialect, ErrorCode, Rejection, Reply, Request, RoomId,
@@ -38,7 +38,6 @@ use crate::member::Member;
 use crate::moderation::UNSUPPORTED;
 use crate::state::State;
 pub(crate) use opening::Opening;
-use recovery::Wish;
 use rooms::Place;
 
 /// Frames and answers that a busy connection works through before it lets others run: one
@@ -274,8 +273,8 @@ impl Connection {
         let done = match command {
             Command::Hello(hello) => self.hello(id, hello).await,
             Command::Join { room, since, history } => {
-                let wish = Wish { since, history };
-                self.enter(id, room, wish, true).await
+                let options = JoinOptions::default().since(since).history(history);
+                self.enter(id, room, options, true).await
             }
             Command::Leave { room } => self.leave(id, &room).await,
             Command::Switch { room, name, history } => {

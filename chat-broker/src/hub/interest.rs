@@ -187,7 +187,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         let is_live = self.shared.update(&topic, |room, members| {
             let reads_nothing = room.reads_nothing();
             if reads_nothing {
-                room.go_live(None, members);
+                room.go_live(&topic, None, members);
             }
             reads_nothing
         });

@@ -22,11 +22,14 @@
 //! fan-out, on a machine with many cores.
 
 mod call;
+mod catch_up;
 mod config;
 mod edges;
 mod fan_out;
 mod ingest;
 mod interest;
+mod join;
+mod joiner;
 mod log_budget;
 mod membership;
 mod presence;
@@ -41,12 +44,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use chat_core::{
-    ConnectionId, Deliver, History, Members, Occupant, Registry, Retention, RoomId, Topic, UserId,
+    ConnectionId, Deliver, History, Members, Registry, Retention, RoomId, Topic, UserId,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
@@ -55,18 +57,19 @@ use crate::history::HistoryRead;
 use edges::Edges;
 use fan_out::FanOut;
 use presence::Presence;
-use room::{Awaited, RoomState, Waiter};
+use room::{Awaited, RoomState};
 use stats::Counters;
 
 pub use config::{HistoryRules, HubConfig};
+pub use join::JoinOptions;
+pub use joiner::{Joiner, Snapshot};
 pub use membership::Membership;
 pub use publish::unix_millis;
-pub use room::{Snapshot, Welcomed};
+pub use seat::Seat;
+pub use stats::HubStats;
 
 /// Topics that one call looks at before it lets other tasks run.
 const TOPICS_PER_TURN: usize = 256;
-pub use seat::Seat;
-pub use stats::HubStats;
 
 /// The members of all topics on this server, kept in step with a broker.
 ///
@@ -90,7 +93,7 @@ struct Shared<M> {
     rooms: AtomicUsize,
     /// Memory that all rooms hold for newcomers.
     recent_bytes: AtomicUsize,
-    /// The driver is gone: nobody will be welcomed any more.
+    /// The driver is gone: no join completes any more.
     ended: AtomicBool,
 }
 
@@ -126,66 +129,6 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         (Self { shared: Arc::clone(&shared) }, HubDriver { shared, events })
     }
 
-    /// Makes `member` a member of `topic` until the [`Membership`] is dropped.
-    ///
-    /// Returns when the topic is subscribed. `occupant` is who is told to be in the room
-    /// from then on, to all servers; `None` for nobody.
-    ///
-    /// `welcome` is called once, before anything is delivered to the member for this topic:
-    /// what is delivered afterwards follows on the position in the [`Snapshot`], with no gap
-    /// and no repeat, unless it returns [`Welcomed::CatchingUp`] (to return nothing is to be
-    /// up to date). It runs under the topic's lock: it may put something into the member's
-    /// outbox, and must not block or call the hub.
-    ///
-    /// # Errors
-    /// What [`Broker::subscribe`], [`Broker::history`] and
-    /// [`PresenceTracker::occupancy`](crate::PresenceTracker::occupancy) report, if this is the first
-    /// member of the topic here. Then `member` is not a member.
-    ///
-    /// # Cancel safety
-    /// A call that is dropped leaves the topic again.
-    pub async fn join<W: Into<Welcomed>>(
-        &self,
-        topic: &Topic,
-        id: ConnectionId,
-        member: M,
-        occupant: Option<Occupant>,
-        welcome: impl FnOnce(Snapshot<'_, M>) -> W + Send + 'static,
-    ) -> Result<Membership<M>, BrokerError> {
-        let seat = Seat::new(member);
-        let newcomer = seat.clone();
-        let welcome = move |snapshot: Snapshot<'_, M>| {
-            if welcome(snapshot).into() == Welcomed::CatchingUp {
-                newcomer.vacate();
-            }
-        };
-        let entered = self.shared.registry.join_with(topic, id, seat.clone(), |room, joined| {
-            if joined.first {
-                self.shared.begin(topic, &mut room.state);
-            }
-            room.state.expire(Instant::now());
-            if let Some(snapshot) = room.state.snapshot(room.members()) {
-                welcome(snapshot);
-                return None;
-            }
-            let (done, waiting) = oneshot::channel();
-            room.state.wait(Waiter { id, welcome: Box::new(welcome), stays: false, done });
-            Some((joined.first, waiting))
-        });
-        let mut membership = self.membership(topic, id, seat);
-        if let Some((first, waiting)) = entered {
-            if first {
-                self.shared.edges.moved(topic.clone());
-            }
-            self.shared.answer(waiting).await?;
-        }
-        if let Some(occupant) = occupant {
-            membership.user = Some(occupant.user.clone());
-            self.shared.enter(topic, occupant);
-        }
-        Ok(membership)
-    }
-
     /// Makes `member` a member of `topic` at once, until the [`Membership`] is dropped,
     /// without waiting for the broker: the topic is subscribed as soon as that can be
     /// done. For topics that have no sequence to be in step with.
@@ -207,7 +150,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     fn membership(&self, topic: &Topic, id: ConnectionId, seat: Seat<M>) -> Membership<M> {
         let shared = Arc::clone(&self.shared);
         let (topic, user) = (topic.clone(), None);
-        Membership { shared, topic, id, seat, user, is_lost: false, is_detached: false }
+        Membership { shared, topic, id, seat, user, is_lost: false, has_left: false }
     }
 
     /// Waits until the roster of `topic` on this server does not list `user`; not at all if the topic
@@ -257,8 +200,7 @@ impl<M> Hub<M> {
     /// # Cancel safety
     /// Safe: a read.
     pub async fn history(&self, read: HistoryRead) -> Result<History, BrokerError> {
-        let histories = call::histories(&*self.shared.broker, &[read]).await?;
-        histories.into_iter().next().ok_or_else(|| BrokerError::refused("no history was read"))
+        self.shared.history(read).await
     }
 
     /// What `room` keeps of its history; `None` if nothing.
@@ -313,6 +255,13 @@ impl<M> fmt::Debug for Hub<M> {
     }
 }
 
+impl<M> Shared<M> {
+    async fn history(&self, read: HistoryRead) -> Result<History, BrokerError> {
+        let histories = call::histories(&*self.broker, &[read]).await?;
+        histories.into_iter().next().ok_or_else(|| BrokerError::refused("no history was read"))
+    }
+}
+
 impl<M: Deliver + Clone> Shared<M> {
     /// Waits until the roster of a topic shows something, if it is known here.
     async fn until(&self, topic: &Topic, awaited: Awaited) {
@@ -323,11 +272,11 @@ impl<M: Deliver + Clone> Shared<M> {
         }
     }
 
-    /// The answer to somebody who waits for a room; none will come once the driver is gone.
-    async fn answer(
+    /// The answer to a member that waits for a room; none comes once the driver is gone.
+    async fn answer<T>(
         &self,
-        mut waiting: oneshot::Receiver<Result<(), BrokerError>>,
-    ) -> Result<(), BrokerError> {
+        mut waiting: oneshot::Receiver<Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
         if self.ended.load(Ordering::Acquire) {
             return waiting.try_recv().unwrap_or(Err(BrokerError::Closed));
         }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use chat_broker::{Broker, Hub, HubConfig, Membership, MemoryBroker, MemoryBus, Welcomed};
+use chat_broker::{Broker, Hub, HubConfig, JoinOptions, Membership, MemoryBroker, MemoryBus};
 use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery, GROUP};
 
 use tokio::runtime::Builder;
@@ -18,8 +18,7 @@ async fn a_slow_member_is_closed_and_the_others_hear_all() {
     let topic = room("r");
     let (slow, _unread) = member(3);
     let closed = Arc::clone(&slow.closed);
-    let _slow =
-        hub.join(&topic, ConnectionId(1), slow, None, |_| Welcomed::UpToDate).await.unwrap();
+    let _slow = hub.join(&topic, ConnectionId(1), slow, JoinOptions::default()).await.unwrap();
     let (_place, mut ear, _) = join(&hub, &topic, 2).await;
     for n in 1..=100 {
         say(&publisher, &topic, "x").await;
@@ -51,7 +50,7 @@ async fn member_that_drops_a_batch_stays() {
     tokio::spawn(driver.run());
     let (publisher, _events) = bus.connect();
     let (topic, member) = (room("r"), Dropping::default());
-    let join = hub.join(&topic, ConnectionId(1), member.clone(), None, |_| Welcomed::UpToDate);
+    let join = hub.join(&topic, ConnectionId(1), member.clone(), JoinOptions::default());
     let _membership = join.await.unwrap();
     say(&publisher, &topic, "x").await;
     let dropped = async {
@@ -109,8 +108,7 @@ async fn big_and_small() -> (Vec<Membership<Logged>>, MemoryBroker, Arc<Mutex<Ve
     let mut places = Vec::new();
     for (name, id) in (0..5_000).map(|id| ("big", id)).chain([("small", 9_999)]) {
         let (topic, member) = (room(name), Logged(Arc::clone(&log), name));
-        let up_to_date = |_: chat_broker::Snapshot<'_, Logged>| Welcomed::UpToDate;
-        let joined = hub.join(&topic, ConnectionId(id), member, None, up_to_date);
+        let joined = hub.join(&topic, ConnectionId(id), member, JoinOptions::default());
         places.push(joined.await.unwrap());
     }
     (places, bus.connect().0, log)
@@ -180,8 +178,7 @@ async fn a_big_room_is_served_by_all_workers() {
     for id in 0..2 * GROUP {
         let waits = (id % GROUP == 7).then(|| Arc::clone(&barrier));
         let (topic, id) = (room("big"), ConnectionId(id as u64));
-        let up_to_date = |_: chat_broker::Snapshot<'_, Meeting>| Welcomed::UpToDate;
-        let joined = hub.join(&topic, id, Meeting(waits, met.clone()), None, up_to_date);
+        let joined = hub.join(&topic, id, Meeting(waits, met.clone()), JoinOptions::default());
         places.push(joined.await.unwrap());
     }
     // Whoever of them begins, or ended the message before.
@@ -277,7 +274,7 @@ async fn the_time_of_each_batch_is_taken_until_its_last_member_has_it() {
     let mut places = Vec::new();
     for id in 0..MEMBERS {
         let id = ConnectionId(u64::from(id));
-        places.push(hub.join(&topic, id, Slow, None, |_| Welcomed::UpToDate).await.unwrap());
+        places.push(hub.join(&topic, id, Slow, JoinOptions::default()).await.unwrap());
     }
     assert_eq!(hub.stats().fan_out.count(), 0);
     for batches in 1..=3 {

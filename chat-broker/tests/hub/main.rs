@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
+mod catch_up;
 mod fan_out;
 mod joining;
 mod parts;

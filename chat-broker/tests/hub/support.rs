@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use chat_broker::testing::FaultyBroker;
 use chat_broker::{
-    Broker, BrokerError, Hub, HubConfig, Membership, MemoryBroker, MemoryBus, PublishOptions,
-    Welcomed,
+    Broker, BrokerError, Hub, HubConfig, JoinOptions, Membership, MemoryBroker, MemoryBus,
+    PublishOptions, Snapshot,
 };
 use chat_core::{
     Batch, CloseReason, ConnectionId, Deliver, Delivery, Event, Message, Occupant, Position,
@@ -35,6 +35,11 @@ impl Deliver for Member {
 
     fn close(&self, reason: CloseReason) {
         *self.closed.lock().unwrap() = Some(reason);
+    }
+
+    async fn drained(&self) {
+        // All of its room is free, or nobody receives.
+        let _ = self.heard.reserve_many(self.heard.max_capacity()).await;
     }
 }
 
@@ -124,7 +129,19 @@ pub(crate) fn said(text: &str) -> Bytes {
 }
 
 pub(crate) async fn say(broker: &impl Broker, topic: &Topic, text: &str) {
-    broker.publish(topic, said(text), persistent()).await.unwrap().await.unwrap();
+    say_keeping(broker, topic, text, Retention::default()).await;
+}
+
+/// Publishes in a room that keeps so much; returns the position of the message.
+pub(crate) async fn say_keeping(
+    broker: &impl Broker,
+    topic: &Topic,
+    text: &str,
+    retention: Retention,
+) -> Position {
+    let options = PublishOptions::default().retention(retention);
+    let published = broker.publish(topic, said(text), options).await.unwrap().await.unwrap();
+    published.position.expect("a position")
 }
 
 /// Joins as nobody; returns the place, what it hears, and where the room stood.
@@ -135,12 +152,13 @@ pub(crate) async fn join(
 ) -> (Membership<Member>, Ear, u64) {
     let (member, ear) = member(10_000);
     let (tell, told) = std::sync::mpsc::channel();
-    let welcome = move |snapshot: chat_broker::Snapshot<'_, Member>| {
+    let on_snapshot = move |snapshot: &Snapshot<'_, Member>| {
         tell.send(snapshot.position.map_or(0, |position| position.offset)).unwrap();
-        Welcomed::UpToDate
     };
-    let place = hub.join(topic, ConnectionId(id), member, None, welcome).await.unwrap();
-    (place, ear, told.try_recv().expect("welcomed before join returned"))
+    let joining =
+        hub.join_with(topic, ConnectionId(id), member, JoinOptions::default(), on_snapshot);
+    let place = joining.await.unwrap();
+    (place, ear, told.try_recv().expect("a snapshot before join returned"))
 }
 
 /// Tries to join as nobody.
@@ -149,7 +167,7 @@ pub(crate) async fn try_join(
     topic: &Topic,
     id: u64,
 ) -> Result<Membership<Member>, BrokerError> {
-    hub.join(topic, ConnectionId(id), member(8).0, None, |_| Welcomed::UpToDate).await
+    hub.join(topic, ConnectionId(id), member(8).0, JoinOptions::default()).await
 }
 
 pub(crate) fn user(name: &str) -> UserId {
@@ -185,6 +203,7 @@ pub(crate) async fn enter_as(
     occupant: Occupant,
 ) -> (Membership<Member>, Ear) {
     let (member, ear) = member(10_000);
-    let joining = hub.join(topic, ConnectionId(id), member, Some(occupant), |_| Welcomed::UpToDate);
+    let options = JoinOptions::default().occupant(occupant);
+    let joining = hub.join(topic, ConnectionId(id), member, options);
     (joining.await.unwrap(), ear)
 }
