@@ -1,51 +1,22 @@
 //! What Redis answers to publications.
 
 use chat_core::{Epoch, Position};
-use redis::{RedisError, RedisResult, Value};
+use redis::{RedisResult, Value};
 
-use super::link::code;
+use super::error::is_unknown_script;
 use super::queue::Job;
-use super::script::is_unknown;
 use crate::broker::Published;
 
 /// Whether a publication found no script while a later one to its topic went through: to
 /// send it again would turn the order round.
 pub(super) fn is_overtaken(jobs: &[Job], replies: &[Value], n: usize) -> bool {
     let (Some(job), Some(reply)) = (jobs.get(n), replies.get(n)) else { return false };
-    is_unknown(reply)
+    is_unknown_script(reply)
         && jobs
             .iter()
             .zip(replies)
             .skip(n + 1)
-            .any(|(later, reply)| !is_unknown(reply) && later.address == job.address)
-}
-
-/// Answers after which another server may be found at the same address, or this one with
-/// other rights.
-pub(super) fn wants_reconnect(error: &RedisError) -> bool {
-    matches!(code(error).as_deref(), Some("LOADING" | "MASTERDOWN" | "NOAUTH" | "READONLY"))
-}
-
-/// Answers of a server that does not do as it was asked, and may later, on the same
-/// connection.
-pub(super) fn is_refusal(error: &RedisError) -> bool {
-    code(error).is_some() && !wants_reconnect(error)
-}
-
-/// Whether this is no server that can be used, and no later attempt will change that: Redis before
-/// 6, a proxy or a service that lacks commands, or a server of another kind.
-pub(super) fn is_unsuitable(error: &RedisError) -> bool {
-    let lacks_command = |text: &str| {
-        let text = text.to_ascii_lowercase();
-        ["unknown command", "unknown subcommand", "unsupported command", "unknown redis command"]
-            .iter()
-            .any(|lack| text.contains(lack))
-    };
-    matches!(
-        error.kind(),
-        redis::ErrorKind::RESP3NotSupported | redis::ErrorKind::InvalidClientConfig
-    ) || code(error).as_deref() == Some("NOPROTO")
-        || error.detail().is_some_and(lacks_command)
+            .any(|(later, reply)| !is_unknown_script(reply) && later.address == job.address)
 }
 
 /// Reads what the script or `PUBLISH` returned.
@@ -85,7 +56,7 @@ mod tests {
     use super::*;
     use crate::broker::{Delivery, Receipt};
     use crate::error::BrokerError;
-    use crate::redis::link::broker_error;
+    use crate::redis::error::broker_error;
     use crate::redis::names::Names;
     use crate::redis::wire::MessageId;
 
@@ -121,24 +92,6 @@ mod tests {
     }
 
     #[test]
-    fn servers_that_lack_commands_are_unsuitable() {
-        for (answer, expected) in [
-            ("-ERR unknown command 'HELLO'", true),
-            ("-ERR unknown command `HELLO`, with args beginning with: `3`, ", true),
-            ("-ERR unsupported command 'hello'", true),
-            ("-ERR Unknown Redis command called from script", true),
-            ("-NOPROTO unsupported protocol version", true),
-            ("-LOADING Redis is loading", false),
-            ("-NOAUTH Authentication required.", false),
-            ("-ERR max number of clients reached", false),
-            ("-NOPERM this user has no permissions to run the 'hello' command", false),
-        ] {
-            let error = reply(&format!("{answer}\r\n")).extract_error().unwrap_err();
-            assert_eq!(is_unsuitable(&error), expected, "{answer}");
-        }
-    }
-
-    #[test]
     fn answers() {
         let sequenced = published(reply("*4\r\n:7\r\n$8\r\nabcdEF12\r\n:2\r\n:0\r\n")).unwrap();
         let position = Position { epoch: Epoch::parse(b"abcdEF12").unwrap(), offset: 7 };
@@ -152,21 +105,6 @@ mod tests {
                 broker_error(published(reply(odd)).unwrap_err()),
                 BrokerError::Refused(_)
             ));
-        }
-        let errors = [
-            ("OOM", true),
-            ("READONLY", true),
-            ("NOAUTH", true),
-            ("WRONGTYPE", true),
-            ("MOVED", true),
-            ("LOADING", false),
-            ("BUSY", false),
-            ("MASTERDOWN", false),
-        ];
-        for (code, is_refused) in errors {
-            let error = published(reply(&format!("-{code} why\r\n"))).unwrap_err();
-            let outcome = broker_error(error);
-            assert_eq!(matches!(outcome, BrokerError::Refused(_)), is_refused, "{outcome:?}");
         }
     }
 }

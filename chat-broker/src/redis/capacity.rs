@@ -1,4 +1,4 @@
-//! How full Redis is, and a line in the log when that changes.
+//! How full Redis is and what it deletes then, and a line in the log when that changes.
 //!
 //! A full Redis (`maxmemory` under `noeviction`) refuses what rooms keep and nothing else, on every
 //! server alike: it is no reason to send clients elsewhere, and one to wake an operator.
@@ -8,8 +8,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
-
-use super::peer::field;
 
 /// How often Redis is asked how much memory it uses.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -21,6 +19,14 @@ const RECOVERY: Duration = Duration::from_secs(5);
 /// Percent of `maxmemory` above which the log warns, and below which it may warn again.
 const HIGH: u64 = 80;
 const LOW: u64 = 75;
+
+/// Under which Redis refuses to write instead.
+const NO_EVICTION: &str = "noeviction";
+
+/// What those policies delete that spare keys without a lifetime, and those that do not.
+const VOLATILE: &str = "histories, positions and keys of messages";
+const ALL: &str = "histories, positions, keys of messages, who is in which room, leases of servers, \
+                   bans and the resume secret";
 
 /// What all publishing connections have found out.
 #[derive(Debug, Default)]
@@ -100,8 +106,37 @@ impl Capacity {
 impl Memory {
     /// Reads `INFO memory`.
     pub(super) fn parse(info: &str) -> Self {
-        let bytes = |name| field(info, name).and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
+        let bytes = |name| info_field(info, name).and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
         Self { used: bytes("used_memory:"), max: bytes("maxmemory:") }
+    }
+}
+
+/// A line of an answer to `INFO`, without its name.
+pub(super) fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name))
+}
+
+/// The policy by which Redis makes room, as it was last seen.
+#[derive(Debug, Default)]
+pub(super) struct Eviction {
+    policy: Mutex<String>,
+}
+
+impl Eviction {
+    /// Says in the log what a policy deletes, once. Histories and keys of messages have a lifetime,
+    /// and so are deleted by the policies that delete nothing else, too.
+    pub(super) fn seen(&self, policy: &str) {
+        let mut known = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != policy {
+            policy.clone_into(&mut known);
+            if policy != NO_EVICTION {
+                let may_delete = if policy.starts_with("allkeys") { ALL } else { VOLATILE };
+                tracing::warn!(
+                    policy,
+                    "redis may delete {may_delete} when it is full: set maxmemory-policy to noeviction"
+                );
+            }
+        }
     }
 }
 
@@ -158,5 +193,12 @@ mod tests {
                     maxmemory_human:9B\r\n";
         assert_eq!(Memory::parse(info), Memory { used: 123, max: 9 });
         assert_eq!(Memory::parse("maxmemory:-1"), Memory::default());
+    }
+
+    #[test]
+    fn field_of_info_is_found() {
+        let info = "# Server\r\nredis_version:7\r\nrun_id:4f2a\r\ntcp_port:1\r\n";
+        assert_eq!(info_field(info, "run_id:"), Some("4f2a"));
+        assert_eq!(info_field("# Server\r\n", "run_id:"), None);
     }
 }

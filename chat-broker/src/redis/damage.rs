@@ -12,7 +12,7 @@ use std::time::Duration;
 use redis::{RedisError, ServerError};
 use tokio::time::Instant;
 
-use super::link::broker_error;
+use super::error::{broker_error, is_damage, is_wrong_type};
 use super::names::Address;
 use crate::error::BrokerError;
 
@@ -109,22 +109,6 @@ impl Damage {
     }
 }
 
-/// Whether the answer is about what is stored, and not about Redis.
-fn is_damage(error: &RedisError) -> bool {
-    match error.clone().into_server_errors() {
-        Some(errors) => errors.iter().any(|(_, error)| is_wrong_type(error)),
-        None => {
-            matches!(error.kind(), redis::ErrorKind::UnexpectedReturnType | redis::ErrorKind::Parse)
-        }
-    }
-}
-
-fn is_wrong_type(error: &ServerError) -> bool {
-    // Before Redis 7 an error inside a script has it in its text.
-    error.code() == "WRONGTYPE"
-        || error.details().is_some_and(|details| details.contains("WRONGTYPE "))
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::time::advance;
@@ -140,18 +124,5 @@ mod tests {
         assert_eq!(logged, MAX_LOGGED - 2, "the log is bounded");
         advance(PAUSE).await;
         assert!(damage.may_log("a"));
-    }
-
-    #[test]
-    fn answers_about_what_is_stored_are_damage() {
-        for (answer, expected) in [
-            ("-WRONGTYPE Operation against a key holding the wrong kind of value", true),
-            ("-ERR Error running script (call to f_0a): @user_script:8: WRONGTYPE Operation", true),
-            ("-OOM command not allowed", false),
-            ("-NOPERM no", false),
-        ] {
-            let reply = redis::parse_redis_value(format!("{answer}\r\n").as_bytes()).unwrap();
-            assert_eq!(is_damage(&reply.extract_error().unwrap_err()), expected, "{answer}");
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use redis::RedisError;
 use tokio::sync::watch;
 
-use super::answer::is_unsuitable;
+use super::error::is_unsuitable;
 
 /// The connections of one broker.
 #[derive(Debug)]
@@ -138,7 +138,7 @@ impl Side {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::link::timed_out;
+    use crate::redis::error::timed_out;
 
     #[test]
     fn it_is_ready_when_every_side_is_up() {

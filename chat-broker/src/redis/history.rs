@@ -6,12 +6,12 @@ use bytes::Bytes;
 use chat_core::{Entry, Epoch, History, Range, Retention};
 use redis::Pipeline;
 
-use super::Shared;
 use super::config::MAX_TTL;
 use super::damage::SEQUENCE;
 use super::mark::Mark;
 use super::names::Address;
 use super::queue::Job;
+use super::shared::Shared;
 use super::store::Store;
 use super::wire::MAX_OFFSET;
 use crate::broker::{Delivery, HistoryRead};

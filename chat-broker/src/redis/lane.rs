@@ -9,12 +9,13 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
 
-use super::answer::{is_overtaken, published, wants_reconnect};
+use super::answer::{is_overtaken, published};
 use super::backoff::Backoff;
 use super::claims::{Changes, Claims};
 use super::damage::{PRESENCE, SEQUENCE};
+use super::error::{broker_error, is_unknown_script, timed_out, wants_reconnect};
 use super::health::Side;
-use super::link::{Link, PING_INTERVAL, RESPONSE_TIMEOUT, broker_error, timed_out};
+use super::link::{Link, PING_INTERVAL, RESPONSE_TIMEOUT};
 use super::mark::{ByTopic, Mark};
 use super::names::Address;
 use super::peer::Peer;
@@ -22,8 +23,9 @@ use super::presence::{self, Presence};
 use super::probe::{Probe, Writes};
 use super::queue::{Job, Queue};
 use super::recover::Fate;
+use super::shared::Shared;
 use super::subscriber::Subscriber;
-use super::{Shared, lineage, recover, script, wire};
+use super::{lineage, recover, wire};
 use crate::broker::{Delivery, Published};
 use crate::error::BrokerError;
 
@@ -270,7 +272,7 @@ impl LaneTask {
         changes: Changes,
         mut replies: Vec<Value>,
     ) -> RedisResult<()> {
-        let lacks_scripts = replies.iter().any(script::is_unknown);
+        let lacks_scripts = replies.iter().any(is_unknown_script);
         let after_enters = replies.split_off(changes.enters.len().min(replies.len()));
         let enters = std::mem::replace(&mut replies, after_enters);
         let leaves = replies.split_off(jobs.len().min(replies.len()));
@@ -298,7 +300,7 @@ impl LaneTask {
         let (mut unexecuted, mut seen, mut settled) = (Vec::new(), Vec::new(), Vec::new());
         let mut broken = None;
         for ((job, reply), overtaken) in jobs.into_iter().zip(replies).zip(overtaken) {
-            if script::is_unknown(&reply) && !overtaken {
+            if is_unknown_script(&reply) && !overtaken {
                 unexecuted.push(job);
                 continue;
             }

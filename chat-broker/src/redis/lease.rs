@@ -17,13 +17,12 @@ use redis::{Pipeline, RedisResult};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::Shared;
-use super::answer::is_refusal;
+use super::error::{is_refusal, was_unknown_script};
 use super::health::Side;
 use super::link::{Link, PING_INTERVAL};
 use super::names;
 use super::presence::Presence;
-use super::script::was_unknown;
+use super::shared::Shared;
 
 /// A lease further ahead than this, and than the lease and the grace of this node, is cut to the
 /// longest of the three: Redis' clock was set back. A node that runs with a longer lease renews it
@@ -193,7 +192,7 @@ impl LeaseTask {
             }
         };
         let mut outcome = link.query(commands).await;
-        if outcome.as_ref().is_err_and(was_unknown) {
+        if outcome.as_ref().is_err_and(was_unknown_script) {
             link.load().await?;
             outcome = link.query(commands).await;
         }

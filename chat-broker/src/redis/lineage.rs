@@ -18,7 +18,8 @@
 
 use redis::{Pipeline, RedisResult, Value};
 
-use super::link::{Link, code};
+use super::error::code;
+use super::link::Link;
 use super::mark::{Mark, Stored};
 use super::names::Address;
 use super::script::Scripts;

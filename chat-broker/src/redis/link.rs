@@ -8,15 +8,14 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, FromRedisValue, Pipeline, PushInfo, PushKind, RedisError, RedisResult,
-    ServerError, Value,
+    Value,
 };
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::Shared;
-use super::answer::is_refusal;
+use super::error::{is_refusal, timed_out};
 use super::refusals::CONNECT;
-use crate::error::BrokerError;
+use super::shared::Shared;
 
 /// How long connecting may take, from the look-up of the name to the greeting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -145,91 +144,4 @@ pub(super) fn connection_config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
-}
-
-pub(super) fn timed_out() -> RedisError {
-    io::Error::new(io::ErrorKind::TimedOut, "redis took too long").into()
-}
-
-/// What a failed command means to who asked for it.
-pub(super) fn broker_error(error: RedisError) -> BrokerError {
-    use redis::ErrorKind;
-
-    let refused = match code(&error).as_deref() {
-        Some(code) => !is_passing(code),
-        None => matches!(
-            error.kind(),
-            ErrorKind::AuthenticationFailed
-                | ErrorKind::Extension
-                | ErrorKind::Parse
-                | ErrorKind::RESP3NotSupported
-                | ErrorKind::UnexpectedReturnType
-        ),
-    };
-    if refused { BrokerError::refused(error) } else { BrokerError::unavailable(error) }
-}
-
-/// The code of an error that Redis answered, of the first one in a pipeline.
-pub(super) fn code(error: &RedisError) -> Option<String> {
-    let errors = error.clone().into_server_errors()?;
-    errors.first().map(|(_, error)| server_code(error).to_owned())
-}
-
-/// The code of an error, where it says `ERR` and knows better. Of an error inside a script the code
-/// stands in the text, before Redis 7: `ERR Error running script (call to f_…): @user_script: 7:
-/// -OOM …`; and a right that a script lacks has no code in any version.
-pub(super) fn server_code(error: &ServerError) -> &str {
-    const NO_RIGHT: [&str; 2] = ["The user executing the script", "ACL failure in script"];
-    let text = error.details().unwrap_or_default();
-    if error.code() != "ERR" {
-        error.code()
-    } else if NO_RIGHT.iter().any(|right| text.contains(right)) {
-        "NOPERM"
-    } else if text.starts_with("max number of clients") {
-        "MAXCLIENTS"
-    } else if text.starts_with("Error running script") {
-        let is_code = |word: &&str| word.len() > 1 && word.bytes().all(|b| b.is_ascii_uppercase());
-        text.split(' ').map(|word| word.trim_start_matches('-')).find(is_code).unwrap_or("ERR")
-    } else {
-        "ERR"
-    }
-}
-
-/// Answers of a server that will work again by itself.
-fn is_passing(code: &str) -> bool {
-    matches!(code, "BUSY" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "MAXCLIENTS" | "TRYAGAIN")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn code_of_an_error_is_found_where_redis_hides_it() {
-        for (answer, expected) in [
-            ("-READONLY You can't write against a read only replica.", "READONLY"),
-            (
-                "-ERR Error running script (call to f_0a1b): @user_script: 21: -READONLY You can't",
-                "READONLY",
-            ),
-            (
-                "-ERR Error running script (call to f_0a1b): @user_script:8: WRONGTYPE Operation",
-                "WRONGTYPE",
-            ),
-            ("-ERR Error running script (call to f_0a1b): @user_script:8: attempt to", "ERR"),
-            ("-ERR unknown command OOM", "ERR"),
-            (
-                "-ERR Error running script (call to f_0a1b): @user_script:1: @user_script: 1: The \
-                 user executing the script can't run this command or subcommand",
-                "NOPERM",
-            ),
-            ("-ERR The user executing the script can't publish to the channel", "NOPERM"),
-            ("-ERR ACL failure in script: No permissions to access a key", "NOPERM"),
-            ("-ERR max number of clients reached", "MAXCLIENTS"),
-        ] {
-            let reply = redis::parse_redis_value(format!("{answer}\r\n").as_bytes()).unwrap();
-            let code = code(&reply.extract_error().unwrap_err());
-            assert_eq!(code.as_deref(), Some(expected), "{answer}");
-        }
-    }
 }

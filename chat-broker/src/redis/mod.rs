@@ -30,7 +30,7 @@ mod capacity;
 mod claims;
 mod config;
 mod damage;
-mod eviction;
+mod error;
 mod health;
 mod history;
 mod interest;
@@ -55,6 +55,7 @@ mod refusals;
 mod rights;
 mod script;
 mod secret;
+mod shared;
 mod stats;
 mod store;
 mod subscriber;
@@ -67,8 +68,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
-use redis::aio::ConnectionLike;
-use redis::{Client, RedisResult};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -82,17 +81,13 @@ use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
 use crate::records::Records;
 use crate::stats::BrokerStats;
-use capacity::{Capacity, Memory};
-use damage::Damage;
-use eviction::Eviction;
-use health::Health;
+use capacity::Memory;
 use lease::LeaseTask;
-use names::Names;
 use presence::Presence;
 use publisher::Publisher;
-use refusals::Refusals;
-use script::Scripts;
-use stats::Counters;
+use records::RecordTable;
+use secret::SharedSecret;
+use shared::Shared;
 use store::Store;
 use subscriber::Subscriber;
 
@@ -108,6 +103,8 @@ pub struct RedisBroker {
     presence: Arc<Presence>,
     subscriber: Arc<Subscriber>,
     store: Arc<Store>,
+    records: RecordTable,
+    secret: SharedSecret,
     closing: watch::Sender<bool>,
     retiring: watch::Sender<bool>,
     /// The tasks that publish: they end by themselves after `closing`.
@@ -117,59 +114,6 @@ pub struct RedisBroker {
     /// The task that keeps the lease: it ends by itself after `retiring`, and so does the one that
     /// reaps. The one that reconciles ends after `closing`.
     leasing: Mutex<JoinSet<()>>,
-}
-
-/// What the connections of a broker have in common.
-#[derive(Debug)]
-struct Shared {
-    config: RedisConfig,
-    client: Client,
-    names: Names,
-    scripts: Scripts,
-    health: Arc<Health>,
-    counters: Arc<Counters>,
-    eviction: Eviction,
-    capacity: Capacity,
-    refusals: Refusals,
-    damage: Damage,
-}
-
-impl Shared {
-    fn new(config: RedisConfig) -> Result<Self, BrokerError> {
-        let client = config.client()?;
-        let names = Names::new(&config.prefix, database_of(&client));
-        let (scripts, health) = (Scripts::new(), Health::new());
-        let (counters, eviction) = (Arc::default(), Eviction::default());
-        let (capacity, damage, refusals) = Default::default();
-        Ok(Self {
-            config,
-            client,
-            names,
-            scripts,
-            health,
-            counters,
-            eviction,
-            capacity,
-            damage,
-            refusals,
-        })
-    }
-
-    /// The number of the database that each connection selects.
-    fn database(&self) -> i64 {
-        database_of(&self.client)
-    }
-
-    /// Stores all scripts in Redis.
-    async fn load_scripts(&self, connection: &mut impl ConnectionLike) -> RedisResult<()> {
-        let outcome = self.scripts.load(connection).await;
-        self.refusals.count_error("SCRIPT LOAD", &outcome);
-        outcome
-    }
-}
-
-fn database_of(client: &Client) -> i64 {
-    client.get_connection_info().redis_settings().db()
 }
 
 impl RedisBroker {
@@ -211,6 +155,8 @@ impl RedisBroker {
             publisher,
             presence,
             subscriber,
+            records: RecordTable::new(&store),
+            secret: SharedSecret::new(&store),
             store,
             closing,
             retiring,
@@ -304,7 +250,7 @@ impl Broker for RedisBroker {
 
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {
         self.open()?;
-        self.store.secret().await
+        self.secret.get().await
     }
 
     async fn set_record(
@@ -314,15 +260,15 @@ impl Broker for RedisBroker {
         expires_in: Duration,
     ) -> Result<(), BrokerError> {
         self.open()?;
-        self.store.set_record(key, value, expires_in).await
+        self.records.set(key, value, expires_in).await
     }
 
     async fn records(&self, after: u64) -> Result<Records, BrokerError> {
         self.open()?;
         self.subscriber.reading_records();
-        let records = self.store.records(after).await?;
+        let records = self.records.changes_after(after).await?;
         // Callers read every few seconds, and this is as often as the secret is looked after.
-        self.store.keep_secret().await;
+        self.secret.restore().await;
         Ok(records)
     }
 

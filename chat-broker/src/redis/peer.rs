@@ -2,6 +2,7 @@
 
 use redis::{Pipeline, RedisResult, Value};
 
+use super::capacity::info_field;
 use super::link::Link;
 
 /// One process of Redis, and our connection as it numbers it.
@@ -25,7 +26,7 @@ impl Peer {
         let mut next = || replies.next().unwrap_or(Value::Nil);
         let mut info = || redis::from_redis_value::<String>(next()).unwrap_or_default();
         let (server, memory) = (info(), info());
-        let field = |info, name| field(info, name).map(str::to_owned);
+        let field = |info, name| info_field(info, name).map(str::to_owned);
         Ok(Self {
             run_id: field(&server, "run_id:"),
             connection: redis::from_redis_value(next()).ok(),
@@ -60,22 +61,5 @@ impl Peer {
         kill.ignore_errors();
         kill.cmd("CLIENT").arg("KILL").arg("ID").arg(connection);
         link.send(&kill).await.map(drop)
-    }
-}
-
-/// A line of an answer to `INFO`, without its name.
-pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines().find_map(|line| line.strip_prefix(name))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_field_is_found() {
-        let info = "# Server\r\nredis_version:7\r\nrun_id:4f2a\r\ntcp_port:1\r\n";
-        assert_eq!(field(info, "run_id:"), Some("4f2a"));
-        assert_eq!(field("# Server\r\n", "run_id:"), None);
     }
 }

@@ -9,10 +9,10 @@ use deadpool_redis::Manager;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, RedisResult};
 
-use super::Shared;
-use super::answer::is_refusal;
+use super::error::is_refusal;
 use super::link::connection_config;
 use super::refusals::CONNECT;
+use super::shared::Shared;
 use crate::error::BrokerError;
 
 pub(super) type Pool = managed::Pool<Connector>;

@@ -9,11 +9,11 @@ use chat_core::{Occupancy, Occupant, Topic, UserId};
 use redis::{Pipeline, Value};
 use tokio::sync::Notify;
 
-use super::Shared;
 use super::claims::{Changes, Claims, Enter, Key, Outcome};
 use super::damage::PRESENCE;
+use super::error::is_unknown_script;
 use super::names::Address;
-use super::script::is_unknown;
+use super::shared::Shared;
 use super::store::Store;
 use crate::error::BrokerError;
 
@@ -137,7 +137,7 @@ impl Shared {
 pub(super) fn entered(reply: &Value) -> Outcome {
     match reply {
         Value::Int(1) => Outcome::Done,
-        reply if is_unknown(reply) => Outcome::Unanswered,
+        reply if is_unknown_script(reply) => Outcome::Unanswered,
         _ => Outcome::Refused,
     }
 }
@@ -147,7 +147,7 @@ pub(super) fn left(reply: &Value) -> Outcome {
     match reply {
         Value::Int(0) => Outcome::Done,
         Value::Int(version) => Outcome::Announced(version.unsigned_abs()),
-        reply if is_unknown(reply) => Outcome::Unanswered,
+        reply if is_unknown_script(reply) => Outcome::Unanswered,
         _ => Outcome::Refused,
     }
 }

@@ -8,13 +8,13 @@
 
 use redis::{Pipeline, RedisError, RedisResult, Value};
 
-use super::answer::is_refusal;
 use super::capacity::Memory;
-use super::link::{Link, code};
+use super::error::{code, is_missing_right, is_refusal, was_unknown_script};
+use super::link::Link;
 use super::names::{Address, Names};
-use super::script::was_unknown;
+use super::rights;
+use super::shared::Shared;
 use super::wire::MessageId;
-use super::{Shared, rights};
 
 /// How long Redis keeps what was published, in seconds; twice that at most.
 const TTL: u64 = 10;
@@ -62,7 +62,7 @@ impl Probe {
         with_rights: bool,
     ) -> RedisResult<Writes> {
         let Answers { mut published, missing } = self.ask(link, shared, with_rights).await?;
-        if published.as_ref().is_err_and(was_unknown) {
+        if published.as_ref().is_err_and(was_unknown_script) {
             // Nothing was written then.
             published = match link.load().await {
                 Ok(()) => self.ask(link, shared, false).await?.published,
@@ -106,7 +106,7 @@ impl Probe {
         let mut replies = link.send_uncounted(&commands).await?;
         for reply in replies.iter_mut().skip(rights_begin) {
             // Whatever else it says, the right is there.
-            if !is_missing(reply) {
+            if !is_missing_right(reply) {
                 *reply = Value::Nil;
             }
         }
@@ -123,11 +123,4 @@ impl Probe {
         let missing = replies.find_map(|reply| reply.extract_error().err());
         Ok(Answers { published, missing })
     }
-}
-
-/// Whether Redis does not permit a command, or does not have it (under this name).
-fn is_missing(reply: &Value) -> bool {
-    let Value::ServerError(error) = reply else { return false };
-    let is_unknown = |text: &str| text.starts_with("unknown command");
-    error.code() == "NOPERM" || error.details().is_some_and(is_unknown)
 }

@@ -9,11 +9,11 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::Shared;
 use super::claims::{Claims, Key};
 use super::lane::LaneTask;
 use super::presence::Presence;
 use super::queue::{Job, Queue};
+use super::shared::Shared;
 use super::subscriber::Subscriber;
 use super::wire::MessageId;
 use crate::broker::{Delivery, Departure, Receipt};

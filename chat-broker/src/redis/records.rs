@@ -1,5 +1,6 @@
 //! The table that all nodes share.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -30,9 +31,10 @@ type Reply = (u64, u64, bool, String, String, Vec<Found>);
 /// Key, version, value, time to live in milliseconds.
 type Found = (Vec<u8>, u64, Option<Vec<u8>>, u64);
 
-/// What this node knows of the table.
-#[derive(Debug, Default)]
-pub(super) struct RecordState {
+/// The table in Redis, and what this node knows of it.
+#[derive(Debug)]
+pub(super) struct RecordTable {
+    store: Arc<Store>,
     /// Locked while the table is read and restored: one reader at a time.
     copy: Mutex<RecordCopy>,
     /// The latest version in the copy.
@@ -41,9 +43,14 @@ pub(super) struct RecordState {
     has_asked: AtomicBool,
 }
 
-impl Store {
+impl RecordTable {
+    pub(super) fn new(store: &Arc<Store>) -> Self {
+        let (copy, version, has_asked) = Default::default();
+        Self { store: Arc::clone(store), copy, version, has_asked }
+    }
+
     /// See [`Broker::set_record`](crate::Broker::set_record).
-    pub(super) async fn set_record(
+    pub(super) async fn set(
         &self,
         key: &str,
         value: Option<Bytes>,
@@ -60,7 +67,7 @@ impl Store {
             }
             Err(BrokerError::unavailable("redis goes on to lose the table of records"))
         };
-        self.in_time(set).await
+        self.store.in_time(set).await
     }
 
     /// What `set_record.lua` returns.
@@ -71,22 +78,22 @@ impl Store {
         expires_in: Duration,
     ) -> Result<i64, BrokerError> {
         let lifetime = Record::lifetime(value, expires_in);
-        let names = &self.shared.names;
+        let names = &self.store.shared.names;
         let mut commands = Pipeline::with_capacity(1);
-        let call = self.shared.scripts.set_record.call(&mut commands, &names.record_keys());
+        let call = self.store.shared.scripts.set_record.call(&mut commands, &names.record_keys());
         call.arg(names.records()).arg(key).arg(u8::from(value.is_some()));
         call.arg(value.map_or(&b""[..], |value| value)).arg(lifetime.as_millis() as u64);
-        call.arg(Records::MAX).arg(self.records.version.load(Ordering::Acquire));
+        call.arg(Records::MAX).arg(self.version.load(Ordering::Acquire));
         let (outcome,) =
-            self.query_shared(&commands, &self.shared.names.record_keys_text()).await?;
+            self.store.query_shared(&commands, &self.store.shared.names.record_keys_text()).await?;
         Ok(outcome)
     }
 
     /// See [`Broker::records`](crate::Broker::records). What changes while one page after the
     /// other is read stands in a later one. Records that Redis has lost are restored first.
-    pub(super) async fn records(&self, after: u64) -> Result<Records, BrokerError> {
+    pub(super) async fn changes_after(&self, after: u64) -> Result<Records, BrokerError> {
         let read = async {
-            let mut copy = self.records.copy.lock().await;
+            let mut copy = self.copy.lock().await;
             let mut after = after;
             for _ in 0..ATTEMPTS {
                 let (table, missing) = self.compare(&mut copy, after).await?;
@@ -102,12 +109,12 @@ impl Store {
             // What Redis does not store is enforced from the copy.
             Ok(copy.records(Instant::now()))
         };
-        self.in_time(read).await
+        self.store.in_time(read).await
     }
 
     /// Creates the table, or restores it, so that a record can be set.
     async fn begin_table(&self) -> Result<(), BrokerError> {
-        let mut copy = self.records.copy.lock().await;
+        let mut copy = self.copy.lock().await;
         let (_, missing) = self.compare(&mut copy, 0).await?;
         self.restore(&copy, &missing).await
     }
@@ -121,7 +128,7 @@ impl Store {
         let table = self.read_table(copy, after).await?;
         let now = Instant::now();
         let lost = copy.merge(&table, now);
-        self.records.version.fetch_max(copy.known().1, Ordering::AcqRel);
+        self.version.fetch_max(copy.known().1, Ordering::AcqRel);
         // `restore_records.lua` may delete the rest of a table that is not whole: a removal that
         // Redis still has, or a record whose loss is a moment younger than this read.
         let missing = if table.id.is_empty() { copy.rows(now) } else { lost };
@@ -133,10 +140,10 @@ impl Store {
     async fn read_table(&self, copy: &RecordCopy, after: u64) -> Result<Table, BrokerError> {
         let table = self.read_pages(copy, after).await?;
         let is_missing = table.id.is_empty() && copy.known().0.is_empty();
-        if is_missing && !self.records.has_asked.swap(true, Ordering::AcqRel) {
+        if is_missing && !self.has_asked.swap(true, Ordering::AcqRel) {
             let mut ask = Pipeline::with_capacity(1);
-            ask.cmd("PUBLISH").arg(self.shared.names.records()).arg("");
-            let (nodes,): (u64,) = self.query(&ask).await?;
+            ask.cmd("PUBLISH").arg(self.store.shared.names.records()).arg("");
+            let (nodes,): (u64,) = self.store.query(&ask).await?;
             if nodes > 1 {
                 sleep(ANSWER_TIME).await;
                 return self.read_pages(copy, after).await;
@@ -150,13 +157,15 @@ impl Store {
         let (mut from, mut before, mut known_table) = (after.to_string(), (0, 0), known_table);
         let mut table = Table::default();
         loop {
-            let keys = self.shared.names.record_keys();
+            let keys = self.store.shared.names.record_keys();
             let mut commands = Pipeline::with_capacity(1);
-            let call = self.shared.scripts.read_records.call(&mut commands, &keys);
+            let call = self.store.shared.scripts.read_records.call(&mut commands, &keys);
             call.arg(&from).arg(PAGE).arg(before.0).arg(before.1);
             call.arg(known_version).arg(known_table);
-            let ((version, floor, is_first_of_all, id, next, page),): (Reply,) =
-                self.query_shared(&commands, &self.shared.names.record_keys_text()).await?;
+            let ((version, floor, is_first_of_all, id, next, page),): (Reply,) = self
+                .store
+                .query_shared(&commands, &self.store.shared.names.record_keys_text())
+                .await?;
             if is_first_of_all {
                 table.rows.clear();
                 table.complete = true;
@@ -178,17 +187,19 @@ impl Store {
         // At least one call: a table without records has an id, too.
         let chunks = missing.chunks(PAGE).chain(missing.is_empty().then_some(missing));
         for rows in chunks {
-            let names = &self.shared.names;
+            let names = &self.store.shared.names;
             let mut commands = Pipeline::with_capacity(1);
-            let script = &self.shared.scripts.restore_records;
+            let script = &self.store.shared.scripts.restore_records;
             let call = script.call(&mut commands, &names.record_keys());
             call.arg(names.records()).arg(&id).arg(copy.known().1).arg(Records::MAX);
             for Row { key, version, value, left } in rows {
                 call.arg(key).arg(version).arg(u8::from(value.is_some()));
                 call.arg(value.as_deref().unwrap_or_default()).arg(left.as_millis() as u64);
             }
-            let (written,): (u64,) =
-                self.query_shared(&commands, &self.shared.names.record_keys_text()).await?;
+            let (written,): (u64,) = self
+                .store
+                .query_shared(&commands, &self.store.shared.names.record_keys_text())
+                .await?;
             records += written;
         }
         if records > 0 {

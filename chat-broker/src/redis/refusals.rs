@@ -12,7 +12,7 @@ use std::time::Duration;
 use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, Value};
 use tokio::time::Instant;
 
-use super::link::server_code;
+use super::error::server_code;
 use super::script::Scripts;
 use crate::stats::CommandRefusals;
 

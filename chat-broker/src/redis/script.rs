@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use redis::aio::ConnectionLike;
-use redis::{Pipeline, RedisError, RedisResult, ToRedisArgs, Value};
+use redis::{Pipeline, RedisResult, ToRedisArgs};
 
 /// All scripts.
 #[derive(Debug)]
@@ -155,15 +155,4 @@ impl Script {
         };
         commands.arg(keys.len()).arg(keys)
     }
-}
-
-/// Whether Redis did not run a script because it does not know it (any more).
-pub(super) fn is_unknown(reply: &Value) -> bool {
-    matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT")
-}
-
-/// As [`is_unknown`], for the error that the answers have become.
-pub(super) fn was_unknown(error: &RedisError) -> bool {
-    let errors = error.clone().into_server_errors();
-    errors.is_some_and(|errors| errors.iter().any(|(_, error)| error.code() == "NOSCRIPT"))
 }

@@ -1,7 +1,7 @@
 //! The secret that all nodes share.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use redis::Pipeline;
 
@@ -11,22 +11,28 @@ use crate::random;
 
 type Secret = [u8; 32];
 
-/// What this node knows of it.
-#[derive(Debug, Default)]
-pub(super) struct SecretState {
+/// The secret in Redis, and what this node knows of it.
+#[derive(Debug)]
+pub(super) struct SharedSecret {
+    store: Arc<Store>,
     /// As this node has read it first: what it has signed since is signed with it.
     held: OnceLock<Secret>,
     /// It was logged that Redis has another one.
     is_other_logged: AtomicBool,
 }
 
-impl Store {
+impl SharedSecret {
+    pub(super) fn new(store: &Arc<Store>) -> Self {
+        let (held, is_other_logged) = Default::default();
+        Self { store: Arc::clone(store), held, is_other_logged }
+    }
+
     /// See [`Broker::secret`](crate::Broker::secret).
-    pub(super) async fn secret(&self) -> Result<Secret, BrokerError> {
-        let held = self.secret.held.get().copied();
+    pub(super) async fn get(&self) -> Result<Secret, BrokerError> {
+        let held = self.held.get().copied();
         // If Redis has lost the secret, it gets back the one that resume secrets are signed with.
         let proposal = held.map_or_else(random::secret, Ok)?;
-        let (secret, is_new) = self.propose_secret(proposal).await?;
+        let (secret, is_new) = self.propose(proposal).await?;
         match (held, is_new) {
             (None, true) => {
                 tracing::info!("redis held no secret: a new one is stored, and resume secrets end");
@@ -35,17 +41,17 @@ impl Store {
             (_, false) => {}
         }
         // The first one to arrive is the one that all callers go on with.
-        Ok(*self.secret.held.get_or_init(|| secret))
+        Ok(*self.held.get_or_init(|| secret))
     }
 
     /// Writes the secret again if Redis has lost it: a server that starts would make another, and
     /// refuse what this one has signed.
-    pub(super) async fn keep_secret(&self) {
-        let Some(held) = self.secret.held.get() else { return };
-        match self.propose_secret(*held).await {
+    pub(super) async fn restore(&self) {
+        let Some(held) = self.held.get() else { return };
+        match self.propose(*held).await {
             Ok((_, true)) => log_lost_secret(),
             Ok((secret, false)) if secret != *held => {
-                if !self.secret.is_other_logged.swap(true, Ordering::Relaxed) {
+                if !self.is_other_logged.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         "redis holds another secret than this server: servers refuse each other's \
                          resume secrets until this one is restarted"
@@ -58,14 +64,14 @@ impl Store {
     }
 
     /// Reads the secret, or stores this one; returns it, and whether it was stored.
-    async fn propose_secret(&self, secret: Secret) -> Result<(Secret, bool), BrokerError> {
+    async fn propose(&self, secret: Secret) -> Result<(Secret, bool), BrokerError> {
         let mut commands = Pipeline::with_capacity(1);
-        let key = self.shared.names.secret();
-        self.shared.scripts.secret.call(&mut commands, &[&key]).arg(&secret);
-        let ask = self.query_shared(&commands, &key);
-        let ((stored, is_new),): ((Vec<u8>, bool),) = self.in_time(ask).await?;
+        let key = self.store.shared.names.secret();
+        self.store.shared.scripts.secret.call(&mut commands, &[&key]).arg(&secret);
+        let ask = self.store.query_shared(&commands, &key);
+        let ((stored, is_new),): ((Vec<u8>, bool),) = self.store.in_time(ask).await?;
         let stored = stored.try_into().map_err(|_| {
-            self.shared.damage.note_secret(&key);
+            self.store.shared.damage.note_secret(&key);
             BrokerError::refused(format!("{key}: the secret is not 32 bytes"))
         })?;
         Ok((stored, is_new))

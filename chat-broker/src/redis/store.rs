@@ -13,16 +13,13 @@ use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use super::Shared;
-use super::answer::wants_reconnect;
 use super::damage::SEQUENCE;
-use super::link::{broker_error, code};
+use super::error::{broker_error, code, concerns_all, wants_reconnect, was_unknown_script};
 use super::mark::{Mark, Stored};
 use super::names::Address;
 use super::pool::{self, Connector, Pool};
-use super::records::RecordState;
-use super::secret::SecretState;
-use super::{script, wire};
+use super::shared::Shared;
+use super::wire;
 use crate::error::BrokerError;
 
 /// Connections at most.
@@ -37,8 +34,6 @@ const MAX_TOPICS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) shared: Arc<Shared>,
-    pub(super) records: RecordState,
-    pub(super) secret: SecretState,
     pool: Pool,
     /// One for each connection that may be in use: callers get them in the order of their calls.
     turns: Arc<Semaphore>,
@@ -47,9 +42,8 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self, BrokerError> {
         let pool = pool::open(&shared, POOL_SIZE)?;
-        let (records, secret) = Default::default();
         let turns = Arc::new(Semaphore::new(POOL_SIZE));
-        Ok(Self { shared, records, secret, pool, turns })
+        Ok(Self { shared, pool, turns })
     }
 
     /// See [`Broker::positions`](crate::Broker::positions).
@@ -167,7 +161,7 @@ impl Store {
         let (_turn, mut connection) = self.connection().await?;
         let Shared { counters, refusals, scripts, .. } = &*self.shared;
         let mut outcome = self.send(commands, &mut connection).await;
-        if outcome.as_ref().is_err_and(script::was_unknown) {
+        if outcome.as_ref().is_err_and(was_unknown_script) {
             outcome = match self.shared.load_scripts(&mut *connection).await {
                 Ok(()) => self.send(commands, &mut connection).await,
                 Err(error) => Err(error),
@@ -230,16 +224,6 @@ impl Store {
             .await
             .unwrap_or_else(|_| Err(BrokerError::unavailable("redis did not answer in time")))
     }
-}
-
-/// The error that a reply is, if it is none of its own command: the script is not stored, so others
-/// are not either, or Redis takes no writes, so the connection should not be used again.
-fn concerns_all(reply: &Value) -> Option<RedisError> {
-    if !matches!(reply, Value::ServerError(_)) {
-        return None;
-    }
-    let error = reply.clone().extract_error().err()?;
-    (script::was_unknown(&error) || wants_reconnect(&error)).then_some(error)
 }
 
 fn read<T: FromRedisValue>(replies: Value) -> RedisResult<T> {

@@ -15,17 +15,18 @@ use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::answer::is_refusal;
 use super::backoff::Backoff;
+use super::error::is_refusal;
 use super::health::Side;
 use super::interest::{Changes, Interest};
 use super::link::{Link, PING_INTERVAL};
 use super::mark::Mark;
 use super::names::{self, Address};
 use super::presence::Presence;
+use super::shared::Shared;
 use super::store::Store;
 use super::wire::Message;
-use super::{Shared, lineage, wire};
+use super::{lineage, wire};
 use crate::error::BrokerError;
 use crate::events::EventSender;
 
