@@ -7,12 +7,12 @@ use chat_core::{Entry, Epoch, History, Range, Retention};
 use redis::Pipeline;
 
 use super::config::MAX_TTL;
-use super::damage::SEQUENCE;
+use super::connection::store::Store;
+use super::health::damage::SEQUENCE;
 use super::mark::Mark;
 use super::names::Address;
-use super::queue::Job;
+use super::publish::queue::Job;
 use super::shared::Shared;
-use super::store::Store;
 use super::wire::MAX_OFFSET;
 use crate::broker::{Delivery, HistoryRead};
 use crate::error::BrokerError;

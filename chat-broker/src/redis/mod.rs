@@ -18,48 +18,25 @@
 //!
 //! Every connection is asked each second whether it lives, and given up when it has not
 //! answered for two: a lost one is noticed at once, a silent one within four seconds. Each
-//! reconnects by itself for ever. Those that write are asked by a [write](probe): a Redis that
-//! refuses is [away](health), and keeps its connections; one that is [full](capacity) is not. What was kept and not answered is
-//! [looked for](recover) before it is sent again; sequences that Redis lost or forgot in
-//! part [end](lineage).
+//! reconnects by itself for ever. Those that write are asked by a [write](health::probe): a Redis that
+//! refuses is [away](health), and keeps its connections; one that is [full](health::capacity) is not. What was kept and not answered is
+//! [looked for](publish) before it is sent again; sequences that Redis lost or forgot in
+//! part [end](connection::lineage).
 
-mod address;
-mod answer;
-mod backoff;
-mod capacity;
-mod claims;
 mod config;
-mod damage;
+mod connection;
 mod error;
 mod health;
 mod history;
-mod interest;
-mod lane;
-mod lease;
-mod lineage;
-mod link;
 mod mark;
 mod names;
-mod peer;
-mod pool;
 mod presence;
-mod probe;
-mod publisher;
-mod queue;
-mod reaper;
-mod reconciler;
-mod record_copy;
-mod records;
-mod recover;
-mod refusals;
-mod rights;
-mod script;
-mod secret;
+mod publish;
+mod scripts;
 mod shared;
 mod stats;
-mod store;
-mod subscriber;
-mod tls;
+mod subscribe;
+mod table;
 mod wire;
 
 use std::sync::Arc;
@@ -81,15 +58,15 @@ use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
 use crate::records::Records;
 use crate::stats::BrokerStats;
-use capacity::Memory;
-use lease::LeaseTask;
-use presence::Presence;
-use publisher::Publisher;
-use records::RecordTable;
-use secret::SharedSecret;
+use connection::store::Store;
+use health::capacity::Memory;
+use presence::lease::LeaseTask;
+use presence::{Presence, reaper, reconciler};
+use publish::Publisher;
 use shared::Shared;
-use store::Store;
-use subscriber::Subscriber;
+use subscribe::Subscriber;
+use table::RecordTable;
+use table::secret::SharedSecret;
 
 /// A node of a chat whose servers meet in one Redis.
 ///

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use redis::aio::ConnectionLike;
 use redis::{Client, RedisResult};
 
-use super::capacity::{Capacity, Eviction};
 use super::config::RedisConfig;
-use super::damage::Damage;
 use super::health::Health;
+use super::health::capacity::{Capacity, Eviction};
+use super::health::damage::Damage;
+use super::health::refusals::Refusals;
 use super::names::Names;
-use super::refusals::Refusals;
-use super::script::Scripts;
+use super::scripts::Scripts;
 use super::stats::Counters;
 use crate::error::BrokerError;
 

@@ -1,0 +1,126 @@
+//! The near end of publishing: queues, one for each connection.
+
+mod lane;
+pub(super) mod queue;
+mod recover;
+mod reply;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use chat_core::{Occupant, Topic, UserId};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use super::presence::Presence;
+use super::presence::outbox::{Claims, Key};
+use super::shared::Shared;
+use super::subscribe::Subscriber;
+use super::wire::MessageId;
+use crate::broker::{Delivery, Departure, Receipt};
+use crate::error::BrokerError;
+use lane::LaneTask;
+use queue::{Job, Queue};
+
+/// Payload that waits for one connection at most, in bytes.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+
+/// The near end of the queues.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    shared: Arc<Shared>,
+    presence: Arc<Presence>,
+    lanes: Vec<Lane>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    jobs: mpsc::Sender<Job>,
+    room: Arc<Semaphore>,
+    /// How many publications were accepted.
+    accepted: AtomicU64,
+    claims: Arc<Claims>,
+}
+
+impl Publisher {
+    /// Starts a task in `tasks` for each connection; they end when `closing` turns true and
+    /// their queues are empty.
+    pub(super) fn start(
+        shared: &Arc<Shared>,
+        subscriber: &Arc<Subscriber>,
+        presence: &Arc<Presence>,
+        closing: &watch::Receiver<bool>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let lanes = presence.lanes().iter().map(|claims| {
+            let (jobs, receiver) = mpsc::channel(shared.config.publish_queue);
+            let queue = Queue::new(receiver, closing.clone());
+            let task = LaneTask::new(shared, subscriber, presence, queue, Arc::clone(claims));
+            tasks.spawn(task.run());
+            let room = Arc::new(Semaphore::new(MAX_QUEUED_BYTES));
+            Lane { jobs, room, accepted: AtomicU64::new(0), claims: Arc::clone(claims) }
+        });
+        let lanes = lanes.collect();
+        Self { shared: Arc::clone(shared), presence: Arc::clone(presence), lanes }
+    }
+
+    /// See [`Broker::publish`](crate::Broker::publish).
+    pub(super) async fn publish(
+        &self,
+        topic: &Topic,
+        payload: Bytes,
+        delivery: Delivery,
+    ) -> Result<Receipt, BrokerError> {
+        let deadline = Instant::now() + self.shared.config.deadline;
+        let lane = self.lane(topic);
+        let address = self.shared.names.address(topic);
+        let bytes = u32::try_from(payload.len().min(MAX_QUEUED_BYTES)).unwrap_or(u32::MAX);
+        let place = async {
+            let room = Arc::clone(&lane.room).acquire_many_owned(bytes).await;
+            let place = lane.jobs.reserve().await;
+            room.ok().zip(place.ok()).ok_or(BrokerError::Closed)
+        };
+        let (_room, place) = timeout_at(deadline, place)
+            .await
+            .map_err(|_| BrokerError::unavailable("the queue of publications stayed full"))??;
+        let (receipt, pending) = Receipt::pending();
+        let id = MessageId::random();
+        lane.accepted.fetch_add(1, Ordering::SeqCst);
+        place.send(Job { address, payload, delivery, id, sent: false, deadline, receipt, _room });
+        Ok(pending)
+    }
+
+    /// How many publications wait: for a place, to be sent, or to be answered.
+    pub(super) fn queued(&self) -> usize {
+        // Each holds the semaphore of its lane, which does so, too.
+        self.lanes.iter().map(|lane| Arc::strong_count(&lane.room) - 1).sum()
+    }
+
+    /// See [`Broker::enter`](crate::Broker::enter).
+    pub(super) fn enter(&self, topic: &Topic, Occupant { user, info }: Occupant) {
+        let lane = self.lane(topic);
+        lane.claims.enter(self.key(topic, user), info, lane.accepted());
+    }
+
+    /// See [`Broker::leave`](crate::Broker::leave).
+    pub(super) fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
+        let lane = self.lane(topic);
+        lane.claims.leave(self.key(topic, user.clone()), lane.accepted())
+    }
+
+    fn key(&self, topic: &Topic, user: UserId) -> Key {
+        Key { address: self.shared.names.address(topic), user }
+    }
+
+    fn lane(&self, topic: &Topic) -> &Lane {
+        &self.lanes[self.presence.lane_of(topic)]
+    }
+}
+
+impl Lane {
+    fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::SeqCst)
+    }
+}
