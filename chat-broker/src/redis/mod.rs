@@ -1,27 +1,38 @@
 //! The broker over Redis: servers on many machines in sync through its pub/sub.
 //!
 //! ```text
-//! publish ──────► queue ──► lane, 1 of n ──► connection ──► publish.lua, PUBLISH ─┐
-//! enter, leave ─► claims ──────┘                            enter.lua, leave.lua ─┤
-//!                                                                               Redis
-//! events ◄─────── queue ◄── subscriber ◄──── connection ◄──── pushed messages ◄───┘
-//!                            ▲
-//! subscribe ─────────────────┘ SUBSCRIBE
-//! history, positions, occupancy, secret, records ──► pool of connections ──► scripts that read
-//! lease ──► connection ──► renew.lua ──► the dead ──► reaper ──► pool ──► reap.lua
-//! reconciler ──► pool ──► reconcile.lua ──► what Redis has lost ──► claims
+//! publish ──────► publish/queue ────► publish/lane, 1 of n ─► publish.lua, PUBLISH ─────┐
+//! enter, leave ─► presence/outbox ──────┘                     enter.lua, leave.lua ─────┤
+//!                                                                                     Redis
+//! events ◄─────── subscribe ◄── pushed messages ◄── connection ◄────────────────────────┤
+//! subscribe ──────────┘ SUBSCRIBE                                                       │
+//! history, positions, occupancy, table ──► connection/store ──► scripts that read ──────┤
+//! presence/lease ──► renew.lua ──► expired nodes ──► presence/reaper ──► reap.lua ──────┤
+//! presence/reconciler ──► reconcile.lua ──► what Redis has lost ──► presence/outbox ────┘
 //! ```
 //!
-//! What changes a topic is one script, so what subscribers get of it stands in the order of
-//! its offsets and versions. Names, keys and payload layouts are described in
-//! `docs/redis.md`.
+//! | path | what it is for |
+//! |---|---|
+//! | `publish/` | publications: the queue, the connection that sends them, lost answers |
+//! | `subscribe/` | the connection that receives, and what it is subscribed to |
+//! | `presence/` | who is in a topic at this node: the outbox, the lease, the repair |
+//! | `table/` | the table and the secret that all nodes share |
+//! | `history.rs` | messages that Redis keeps |
+//! | `connection/` | a connection, the pool of connections, reconnects, changed servers |
+//! | `health/` | how Redis is: away, refusing, full, damaged, without rights |
+//! | `error.rs` | how errors of Redis are read |
+//! | `names.rs`, `wire.rs`, `scripts/` | keys and channels, payloads, what Redis runs |
+//! | `config/`, `shared.rs`, `stats.rs`, `mark.rs` | settings; what all connections share |
 //!
-//! Every connection is asked each second whether it lives, and given up when it has not
-//! answered for two: a lost one is noticed at once, a silent one within four seconds. Each
-//! reconnects by itself for ever. Those that write are asked by a [write](health::probe): a Redis that
-//! refuses is [away](health), and keeps its connections; one that is [full](health::capacity) is not. What was kept and not answered is
-//! [looked for](publish) before it is sent again; sequences that Redis lost or forgot in
-//! part [end](connection::lineage).
+//! One script makes each change of a topic, so subscribers receive the changes in the order of
+//! offsets and versions. `docs/redis.md` describes names, keys and payloads.
+//!
+//! Every connection is probed each second, and replaced if it has not answered for two: a lost one
+//! is noticed at once, a silent one within four seconds. Each reconnects by itself. Connections that
+//! write are probed by a [write](health::probe): a Redis that refuses is [away](health), and keeps
+//! its connections; one that is [full](health::capacity) is not away. A persistent publication
+//! without an answer is [looked up](publish) before it is sent again; a sequence that Redis lost or
+//! forgot in part [ends](connection::lineage).
 
 mod config;
 mod connection;

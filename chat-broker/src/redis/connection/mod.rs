@@ -1,4 +1,9 @@
-//! One connection to Redis, and how long it may be silent.
+//! Connections to Redis.
+//!
+//! [`Link`] is one connection of which a task has the only use: it publishes, subscribes or keeps the
+//! lease. `store.rs` has the small pool for everything that is read and written now and then, which
+//! `pool.rs` opens. Before a new connection is used, `peer.rs` finds out which server it leads to, and
+//! `lineage.rs` ends the sequences that this server has lost. `backoff.rs` times reconnects.
 
 pub(super) mod backoff;
 pub(super) mod lineage;

@@ -1,5 +1,15 @@
-//! Whether all connections to Redis work and do what they are for, and one line in the log
-//! when that changes.
+//! How Redis is: whether all connections do what they are for, and one line in the log when that
+//! changes.
+//!
+//! | question | file | tells |
+//! |---|---|---|
+//! | Do all connections work? | this one | [`Health`]: ready, refused, down or unsuitable |
+//! | Does Redis take writes, and permit all commands? | `probe.rs`, `rights.rs` | [`Side`], each second |
+//! | Is it full, and what does it delete then? | `capacity.rs` | the log, metrics |
+//! | Which commands did it refuse, and why? | `refusals.rs` | the log, metrics |
+//! | Does a key of ours hold something else? | `damage.rs` | the log, the caller |
+//!
+//! What an error means is in [`error`](super::error) alone.
 
 pub(super) mod capacity;
 pub(super) mod damage;

@@ -126,7 +126,7 @@ impl LeaseTask {
         self.steadiness.succeed(now);
         self.presence.set_may_judge(self.steadiness.lasts(now));
         if !std::mem::replace(&mut self.held, true) {
-            self.presence.begin(&self.node);
+            self.presence.restart_as(&self.node);
         }
         if !condemned.is_empty() {
             // If the reaper is busy, they are found again.

@@ -1,9 +1,16 @@
-//! Who is where, at this node and at all.
+//! Who is in which topic, at this node and at all nodes.
+//!
+//! A join or leave at this node waits in the `outbox.rs` of the connection that publishes to its topic,
+//! and is sent in order with publications; `transition.rs` has the states of one user in one topic.
+//! Redis holds the occupants of a node for as long as the node renews its `lease.rs`; `reaper.rs`
+//! removes those of nodes that no longer do. `reconciler.rs` compares what Redis holds with what it
+//! should hold.
 
 pub(super) mod lease;
 pub(super) mod outbox;
 pub(super) mod reaper;
 pub(super) mod reconciler;
+mod transition;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +27,7 @@ use super::health::damage::PRESENCE;
 use super::names::Address;
 use super::shared::Shared;
 use crate::error::BrokerError;
-use outbox::{Changes, Claims, Enter, Key, Outcome};
+use outbox::{Changes, Join, Key, Outcome, PresenceOutbox};
 
 /// Reads in one pipeline.
 const MAX_READS: usize = 16;
@@ -31,7 +38,8 @@ type Reply = (u64, u32, Vec<(Vec<u8>, Vec<u8>)>);
 /// What this node says, and as which node.
 #[derive(Debug)]
 pub(super) struct Presence {
-    lanes: Vec<Arc<Claims>>,
+    /// One for each connection that publishes.
+    outboxes: Vec<Arc<PresenceOutbox>>,
     server: Mutex<Server>,
     /// The lease is to be looked at.
     pub(super) doubt: Notify,
@@ -51,9 +59,9 @@ struct Server {
 impl Presence {
     /// With as many lanes as there are connections to tell Redis on.
     pub(super) fn new(connections: usize) -> Arc<Self> {
-        let lanes = (0..connections).map(|_| Arc::default()).collect();
+        let outboxes = (0..connections).map(|_| Arc::default()).collect();
         let may_judge = AtomicBool::new(false);
-        Arc::new(Self { lanes, server: Mutex::default(), doubt: Notify::new(), may_judge })
+        Arc::new(Self { outboxes, server: Mutex::default(), doubt: Notify::new(), may_judge })
     }
 
     /// A connection to publish on was made.
@@ -74,28 +82,28 @@ impl Presence {
     }
 
     /// Says everything anew, as `node`.
-    pub(super) fn begin(&self, node: &Arc<str>) {
-        for lane in &self.lanes {
-            lane.begin(node);
+    pub(super) fn restart_as(&self, node: &Arc<str>) {
+        for outbox in &self.outboxes {
+            outbox.restart_as(node);
         }
     }
 
     /// What the connections tell Redis of, one for each.
-    pub(super) fn lanes(&self) -> &[Arc<Claims>] {
-        &self.lanes
+    pub(super) fn outboxes(&self) -> &[Arc<PresenceOutbox>] {
+        &self.outboxes
     }
 
     /// The lane of a topic: always the same, which keeps its order.
     pub(super) fn lane_of(&self, topic: &Topic) -> usize {
         let mut hasher = DefaultHasher::new();
         topic.hash(&mut hasher);
-        hasher.finish() as usize % self.lanes.len()
+        hasher.finish() as usize % self.outboxes.len()
     }
 
     /// A node has said another info of a user, who may be at this one, too.
     pub(super) fn renamed(&self, topic: &Topic, address: Address, occupant: &Occupant) {
         let key = Key { address, user: occupant.user.clone() };
-        self.lanes[self.lane_of(topic)].renamed(&key, &occupant.info);
+        self.outboxes[self.lane_of(topic)].renamed(&key, &occupant.info);
     }
 
     pub(super) fn may_judge(&self) -> bool {
@@ -108,16 +116,16 @@ impl Presence {
 
     /// Whether nobody is anywhere at this node, and Redis knows.
     pub(super) fn is_empty(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.is_empty())
+        self.outboxes.iter().all(|outbox| outbox.is_empty())
     }
 }
 
 impl Shared {
     /// Adds comings to `commands`.
-    pub(super) fn add_enters(&self, commands: &mut Pipeline, changes: &Changes) {
+    pub(super) fn add_joins(&self, commands: &mut Pipeline, changes: &Changes) {
         let node = &*changes.node;
         let (rooms, nodes) = (self.names.rooms(node), self.names.nodes());
-        for Enter { key, info, is_latest } in &changes.enters {
+        for Join { key, info, is_latest } in &changes.joins {
             let address = &key.address;
             let keys = [&address.members(), &address.held(node), &rooms, &nodes];
             let call = self.scripts.enter.call(commands, &keys).arg(address.channel());
@@ -139,7 +147,7 @@ impl Shared {
 }
 
 /// What the reply to a coming means.
-pub(super) fn entered(reply: &Value) -> Outcome {
+pub(super) fn join_outcome(reply: &Value) -> Outcome {
     match reply {
         Value::Int(1) => Outcome::Done,
         reply if is_unknown_script(reply) => Outcome::Unanswered,
@@ -148,7 +156,7 @@ pub(super) fn entered(reply: &Value) -> Outcome {
 }
 
 /// What the reply to a going means.
-pub(super) fn left(reply: &Value) -> Outcome {
+pub(super) fn leave_outcome(reply: &Value) -> Outcome {
     match reply {
         Value::Int(0) => Outcome::Done,
         Value::Int(version) => Outcome::Announced(version.unsigned_abs()),

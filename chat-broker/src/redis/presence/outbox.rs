@@ -1,10 +1,13 @@
-//! Who is where at this node, and what Redis has not been told of it yet.
+//! Joins and leaves at this node that one connection has yet to send to Redis.
 //!
-//! What counts is what is wanted now: a user who left and came back before Redis was told
-//! is no news, nor is one who came and left, unless something was published in between: a
-//! visit. What was not answered is told again, which changes nothing if Redis knew.
+//! Only what is wanted now counts: a leave that was not sent is cancelled by a join, and a join by a
+//! leave, unless something was published in between. A change without an answer is sent again, which
+//! changes nothing if Redis knew.
+//!
+//! The [transition table](super::transition) says what each event makes of a user in a topic. This file
+//! keeps the queues: they follow from the states, and [`State::apply`] alone changes either.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,42 +15,44 @@ use bytes::Bytes;
 use chat_core::UserId;
 use tokio::sync::Notify;
 
+use super::transition::{self, Event, Order, Stage, SyncState, Transition, transition};
 use crate::broker::{Departure, DepartureSender};
 use crate::redis::names::Address;
 
-/// Comings, and goings, in one pipeline at most.
+/// Maximum joins, and maximum leaves, per pipeline.
 const MAX_CHANGES: usize = 256;
 
-/// Visits that wait to be told at most; in an outage they would become ever more. Any other
-/// is no news.
-const MAX_VISITS: usize = 1024;
+/// Maximum transient joins that wait to be sent: in an outage there would be ever more. Above it the
+/// join and the leave cancel each other, whatever was published in between.
+const MAX_TRANSIENT: usize = 1024;
 
-/// Refused changes that wait to be sent again, above which the leave of a user whose join was refused
-/// is dropped when it is refused as well: clients that connect and disconnect while Redis refuses
-/// would pile up.
+/// Refused changes that wait for a retry, above which the leave of a user whose join was refused is
+/// dropped when it is refused as well.
 const MAX_REFUSED: usize = 1024;
 
-/// The claims that one connection tells Redis of.
+/// The changes of one connection.
 #[derive(Debug, Default)]
-pub(crate) struct Claims {
+pub(crate) struct PresenceOutbox {
     state: Mutex<State>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// As which node; nothing is told before it has a lease.
+    /// The name of the node in Redis; nothing is sent before it has a lease.
     node: Option<Arc<str>>,
-    /// In an order, so that they can be looked through in parts.
-    claims: BTreeMap<Key, Claim>,
-    entering: BTreeMap<Turn, Key>,
-    leaving: BTreeMap<Turn, Key>,
-    /// What Redis refused, until the next attempt.
-    refused: HashSet<Key>,
-    /// Callers that wait until leaves are sent.
-    departures: HashMap<Key, Vec<DepartureSender>>,
-    visits: usize,
-    next: u64,
+    /// Ordered, so that the reconciler can go through them in parts.
+    users: BTreeMap<Key, PendingPresence>,
+    /// [`Index::Joins`]
+    joins: BTreeMap<SeqKey, Key>,
+    /// [`Index::Leaves`]
+    leaves: BTreeMap<SeqKey, Key>,
+    /// [`Index::Refused`]
+    refused: BTreeSet<Key>,
+    /// How many are [`Stage::TransientQueued`].
+    transient: usize,
+    /// The latest sequence number that was given out.
+    last_seq: u64,
 }
 
 /// A user in a topic.
@@ -58,56 +63,53 @@ pub(crate) struct Key {
 }
 
 #[derive(Debug)]
-struct Claim {
+struct PendingPresence {
+    state: transition::State,
+    /// The place in the queue in which it waits.
+    order: SeqKey,
     info: Bytes,
-    /// It was said since Redis was told last, and replaces what other nodes said before.
+    /// The info was set at this node since the last join that Redis took, and replaces what other
+    /// nodes have set before.
     is_latest: bool,
-    /// Otherwise the user has left.
-    here: bool,
-    /// Publications that were accepted before the coming.
-    since: u64,
-    /// The coming is to be told all the same, and the going after so many publications.
-    visit: Option<u64>,
-    told: Told,
-    /// Where it waits to be told, coming or going.
-    turn: Option<Turn>,
+    /// Publications that were accepted before the latest join.
+    joined_after: u64,
+    /// Publications that were accepted before the latest leave.
+    left_after: u64,
+    /// Callers that wait until the leave is carried out.
+    departures: Vec<DepartureSender>,
 }
 
-/// Whether Redis knows of a coming, with this info.
+/// The number of publications accepted before, then a sequence number. A join is sent before the
+/// publications that follow it, a leave after those that precede it.
+type SeqKey = (u64, u64);
+
+/// Where the key of an entry is listed, besides `users`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    No,
-    /// It is told for the first time, and has not answered yet.
-    Asked,
-    /// Redis has refused it each time. Of a script that wrote before the refusal a part may be
-    /// there, so a leave is sent.
+enum Index {
+    /// Joins that wait to be sent.
+    Joins,
+    /// Leaves that wait to be sent.
+    Leaves,
+    /// Refused changes that wait for a retry.
     Refused,
-    /// It has not answered.
-    Maybe,
-    Yes,
+    None,
 }
 
-/// Publications that were accepted before, and a number: what comes first is told first. A
-/// coming is told before the publications that come after it, a going after those that came
-/// before it.
-type Turn = (u64, u64);
-
-/// What goes into one pipeline.
+/// The changes that go into one pipeline.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     pub(crate) node: Arc<str>,
-    pub(crate) enters: Vec<Enter>,
+    pub(crate) joins: Vec<Join>,
     pub(crate) leaves: Vec<Key>,
-    /// There are more comings than fit: they must be told before any publication after so many.
-    pub(crate) hold_after: Option<u64>,
+    /// There are more joins than fit: no publication after so many may be sent before them.
+    pub(crate) fence_at: Option<u64>,
 }
 
-/// A coming.
 #[derive(Debug, Clone)]
-pub(crate) struct Enter {
+pub(crate) struct Join {
     pub(crate) key: Key,
     pub(crate) info: Bytes,
-    /// The info replaces what other nodes said before.
+    /// The info replaces what other nodes have set before.
     pub(crate) is_latest: bool,
 }
 
@@ -115,77 +117,85 @@ pub(crate) struct Enter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
-    /// It is done, and nodes are told of it under this version.
+    /// It is done, and announced to nodes under this version.
     Announced(u64),
-    /// It is to be told again.
+    /// It is sent again at once.
     Unanswered,
-    /// It is to be told again, but not at once.
+    /// It is sent again after a [retry](PresenceOutbox::retry_refused).
     Refused,
 }
 
 impl Changes {
     pub(crate) fn is_empty(&self) -> bool {
-        self.enters.is_empty() && self.leaves.is_empty()
+        self.joins.is_empty() && self.leaves.is_empty()
     }
 }
 
-impl Claims {
+impl PresenceOutbox {
     /// See [`Broker::enter`](crate::Broker::enter); `accepted` publications came before.
-    pub(crate) fn enter(&self, key: Key, info: Bytes, accepted: u64) {
-        self.state().enter(key, info, accepted);
+    pub(crate) fn join(&self, key: Key, info: Bytes, accepted: u64) {
+        self.state().join(key, info, accepted);
         self.changed.notify_one();
     }
 
     /// See [`Broker::leave`](crate::Broker::leave); `accepted` publications came before.
-    pub(crate) fn leave(&self, key: Key, accepted: u64) -> Departure {
+    pub(crate) fn leave(&self, key: &Key, accepted: u64) -> Departure {
         let departure = self.state().leave(key, accepted);
         self.changed.notify_one();
         departure
     }
 
-    /// The node, and the next so many users after `last`, in their order, of whom it has told
-    /// Redis.
-    pub(crate) fn after(&self, last: Option<&Key>, most: usize) -> Option<(Arc<str>, Vec<Key>)> {
+    /// The node, and the next `most` users after `last` that Redis should hold for it.
+    pub(crate) fn synced_after(
+        &self,
+        last: Option<&Key>,
+        most: usize,
+    ) -> Option<(Arc<str>, Vec<Key>)> {
         let state = self.state();
         let from = last.map_or(Bound::Unbounded, Bound::Excluded);
-        let next = state.claims.range((from, Bound::Unbounded));
-        let told = next.filter(|(_, claim)| claim.told == Told::Yes).map(|(key, _)| key.clone());
-        Some((state.node.clone()?, told.take(most).collect()))
+        let next = state.users.range((from, Bound::Unbounded));
+        let is_synced = |pending: &PendingPresence| pending.state.sync == SyncState::Synced;
+        let synced = next.filter(|(_, pending)| is_synced(pending)).map(|(key, _)| key.clone());
+        Some((state.node.clone()?, synced.take(most).collect()))
     }
 
-    /// Redis does not know of them: if they are still here, it is told again.
-    pub(crate) fn tell_again(&self, keys: Vec<Key>) {
-        self.state().tell_again(keys);
+    /// Redis does not hold these users: those who are still in their topics are sent again.
+    pub(crate) fn resend_lost(&self, keys: &[Key]) {
+        let mut state = self.state();
+        for key in keys {
+            state.apply(key, Event::Lost);
+        }
+        drop(state);
         self.changed.notify_one();
     }
 
-    /// Another node has said another info of a user: if this one has to tell Redis again, it is that.
+    /// Another node has set another info of a user: this one sends no older one again.
     pub(crate) fn renamed(&self, key: &Key, info: &Bytes) {
-        if let Some(claim) = self.state().claims.get_mut(key)
-            && claim.told == Told::Yes
-            && !claim.is_latest
+        if let Some(pending) = self.state().users.get_mut(key)
+            && pending.state.sync == SyncState::Synced
+            && !pending.is_latest
         {
-            claim.info = info.clone();
+            pending.info = info.clone();
         }
     }
 
     /// How many users are in topics, each counted once for each topic.
     pub(crate) fn len(&self) -> usize {
-        self.state().claims.len()
+        self.state().users.len()
     }
 
-    /// Begins anew as `node`, of which Redis knows nothing.
-    pub(crate) fn begin(&self, node: &Arc<str>) {
-        self.state().begin(node);
+    /// Sends everything again as `node`, for which Redis holds nothing.
+    pub(crate) fn restart_as(&self, node: &Arc<str>) {
+        self.state().restart_as(node);
         self.changed.notify_one();
     }
 
-    /// What is to be told with, and after, `sent` publications.
+    /// Takes what goes into a pipeline after which `sent` publications are sent.
     pub(crate) fn take(&self, sent: u64) -> Changes {
         self.state().take(sent)
     }
 
-    /// Takes note of what became of changes, in their order.
+    /// Notes what became of changes, in their order; what has no outcome is unanswered.
     pub(crate) fn settle(&self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
         self.state().settle(changes, outcomes);
         if self.has_changes() {
@@ -193,21 +203,21 @@ impl Claims {
         }
     }
 
-    /// What was refused is told again.
-    pub(crate) fn retry(&self) {
-        self.state().retry();
+    /// Sends again what was refused.
+    pub(crate) fn retry_refused(&self) {
+        self.state().retry_refused();
         if self.has_changes() {
             self.changed.notify_one();
         }
     }
 
-    /// Whether something is to be told now or after some publications.
+    /// Whether something waits to be sent now or after some publications.
     pub(crate) fn has_changes(&self) -> bool {
         let state = self.state();
-        state.node.is_some() && !(state.entering.is_empty() && state.leaving.is_empty())
+        state.node.is_some() && !(state.joins.is_empty() && state.leaves.is_empty())
     }
 
-    /// Waits until something is to be told.
+    /// Waits until something is to be sent.
     ///
     /// # Cancel safety
     /// Safe.
@@ -215,9 +225,9 @@ impl Claims {
         self.changed.notified().await;
     }
 
-    /// Whether Redis holds nobody for this node.
+    /// Whether Redis holds no user for this node.
     pub(crate) fn is_empty(&self) -> bool {
-        self.state().claims.is_empty()
+        self.state().users.is_empty()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -225,112 +235,72 @@ impl Claims {
     }
 }
 
-impl Claim {
-    /// Of somebody who is not here yet.
-    fn new() -> Self {
-        let (info, told) = (Bytes::new(), Told::No);
-        Self { info, is_latest: true, here: false, since: 0, visit: None, told, turn: None }
+impl PendingPresence {
+    fn absent() -> Self {
+        Self {
+            state: transition::State::ABSENT,
+            order: SeqKey::default(),
+            info: Bytes::new(),
+            is_latest: true,
+            joined_after: 0,
+            left_after: 0,
+            departures: Vec::new(),
+        }
     }
 }
 
 impl State {
-    fn enter(&mut self, key: Key, info: Bytes, accepted: u64) {
-        let turn = (accepted, self.turn());
-        let claim = self.claims.entry(key.clone()).or_insert_with(Claim::new);
-        let was_here = std::mem::replace(&mut claim.here, true);
-        // Another node may have said another since: even the same is told.
-        (claim.info, claim.is_latest) = (info, true);
-        self.departures.remove(&key);
-        if was_here && claim.turn.is_some() {
-            return;
+    fn join(&mut self, key: Key, info: Bytes, accepted: u64) {
+        let pending = self.users.entry(key.clone()).or_insert_with(PendingPresence::absent);
+        (pending.info, pending.is_latest) = (info, true);
+        // The order of a queued join stays, and so does what was published since.
+        if pending.state.stage != Stage::JoinQueued {
+            pending.joined_after = accepted;
         }
-        claim.since = accepted;
-        if claim.visit.take().is_some() {
-            self.visits -= 1;
-            return;
-        }
-        if let Some(turn) = claim.turn.take() {
-            // The going was not told yet, and is none.
-            self.leaving.remove(&turn);
-        }
-        claim.turn = Some(turn);
-        self.entering.insert(turn, key);
+        self.apply(&key, Event::Join);
     }
 
-    fn leave(&mut self, key: Key, accepted: u64) -> Departure {
-        let turn = (accepted, self.turn());
+    fn leave(&mut self, key: &Key, accepted: u64) -> Departure {
         let (sender, departure) = Departure::pending();
-        let Some(claim) = self.claims.get_mut(&key).filter(|claim| claim.here) else {
-            return departure;
-        };
-        claim.here = false;
-        if let Some(turn) = claim.turn {
-            if claim.since < accepted && self.visits < MAX_VISITS {
-                claim.visit = Some(accepted);
-                self.visits += 1;
-                self.departures.entry(key).or_default().push(sender);
-                return departure;
-            }
-            claim.turn = None;
-            self.entering.remove(&turn);
-        }
-        if claim.told == Told::No {
-            self.claims.remove(&key);
-        } else {
-            claim.turn = Some(turn);
-            self.departures.entry(key.clone()).or_default().push(sender);
-            self.leaving.insert(turn, key);
+        let has_room = self.transient < MAX_TRANSIENT;
+        let present = self.users.get_mut(key).filter(|pending| pending.state.stage.is_present());
+        if let Some(pending) = present {
+            pending.left_after = accepted;
+            pending.departures.push(sender);
+            let published = has_room && pending.joined_after < accepted;
+            self.apply(key, Event::Leave { published });
         }
         departure
     }
 
-    fn begin(&mut self, node: &Arc<str>) {
+    fn restart_as(&mut self, node: &Arc<str>) {
         self.node = Some(Arc::clone(node));
-        self.entering.clear();
-        self.leaving.clear();
-        self.refused.clear();
-        self.departures.clear();
-        self.claims.retain(|_, claim| claim.here || claim.visit.is_some());
-        for (key, claim) in &mut self.claims {
-            self.next += 1;
-            let turn = (claim.since, self.next);
-            (claim.told, claim.turn) = (Told::No, Some(turn));
-            self.entering.insert(turn, key.clone());
+        let keys: Vec<Key> = self.users.keys().cloned().collect();
+        for key in &keys {
+            self.apply(key, Event::NewNode);
         }
     }
 
     fn take(&mut self, sent: u64) -> Changes {
         let Some(node) = self.node.clone() else { return Changes::default() };
         let mut changes = Changes { node, ..Changes::default() };
-        while changes.enters.len() < MAX_CHANGES
-            && let Some((turn, key)) = self.entering.pop_first()
+        while changes.joins.len() < MAX_CHANGES
+            && let Some(key) = self.joins.first_key_value().map(|(_, key)| key.clone())
+            && let Some(pending) = self.users.get(&key)
         {
-            let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn == Some(turn));
-            let Some(claim) = waiting else { continue };
-            let is_first = matches!(claim.told, Told::No | Told::Refused);
-            claim.told = if is_first { Told::Asked } else { Told::Maybe };
-            claim.turn = None;
-            let (info, is_latest) = (claim.info.clone(), claim.is_latest);
-            changes.enters.push(Enter { key: key.clone(), info, is_latest });
-            if let Some(accepted) = claim.visit.take() {
-                self.visits -= 1;
-                let turn = (accepted, turn.1);
-                claim.turn = Some(turn);
-                self.leaving.insert(turn, key);
-            }
+            let (info, is_latest) = (pending.info.clone(), pending.is_latest);
+            self.apply(&key, Event::JoinSent);
+            changes.joins.push(Join { key, info, is_latest });
         }
-        changes.hold_after = self.entering.first_key_value().map(|((since, _), _)| *since);
-        let sent = changes.hold_after.map_or(sent, |after| sent.min(after));
+        changes.fence_at = self.joins.first_key_value().map(|((accepted, _), _)| *accepted);
+        // A leave behind a publication that waits for the fence waits with it.
+        let sent = changes.fence_at.map_or(sent, |fence| sent.min(fence));
         while changes.leaves.len() < MAX_CHANGES
-            && let Some(first) = self.leaving.first_entry().filter(|first| first.key().0 <= sent)
+            && let Some(((accepted, _), key)) = self.leaves.first_key_value()
+            && *accepted <= sent
         {
-            let (turn, key) = first.remove_entry();
-            let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn == Some(turn));
-            let Some(claim) = waiting else { continue };
-            claim.turn = None;
-            if claim.told == Told::Yes {
-                claim.told = Told::Maybe;
-            }
+            let key = key.clone();
+            self.apply(&key, Event::LeaveSent);
             changes.leaves.push(key);
         }
         changes
@@ -338,120 +308,104 @@ impl State {
 
     fn settle(&mut self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
         if self.node.as_ref() != Some(&changes.node) {
-            // Of a node that this one was before.
+            // The node had another name when they were taken, and all was queued again since.
             return;
         }
         let mut outcomes = outcomes.into_iter();
-        for Enter { key, .. } in changes.enters {
-            self.settle_enter(key, outcomes.next().unwrap_or(Outcome::Unanswered));
+        for Join { key, .. } in changes.joins {
+            self.settle_join(&key, outcomes.next().unwrap_or(Outcome::Unanswered));
         }
         for key in changes.leaves {
-            self.settle_leave(key, outcomes.next().unwrap_or(Outcome::Unanswered));
+            self.settle_leave(&key, outcomes.next().unwrap_or(Outcome::Unanswered));
         }
     }
 
-    fn settle_enter(&mut self, key: Key, outcome: Outcome) {
-        let next = self.turn();
-        let Some(claim) = self.claims.get_mut(&key) else { return };
-        let is_first = claim.told == Told::Asked;
-        match outcome {
-            Outcome::Done | Outcome::Announced(_) => {
-                claim.told = Told::Yes;
-                // Otherwise a later one waits.
-                claim.is_latest &= claim.here && claim.turn.is_some();
-            }
-            Outcome::Unanswered => {
-                claim.told = Told::Maybe;
-                // Otherwise the going waits, or is under way itself.
-                if claim.here && claim.turn.is_none() {
-                    let turn = (claim.since, next);
-                    claim.turn = Some(turn);
-                    self.entering.insert(turn, key);
-                }
-            }
-            Outcome::Refused => {
-                if is_first {
-                    claim.told = Told::Refused;
-                }
-                self.refused.insert(key);
-            }
-        }
-    }
-
-    fn settle_leave(&mut self, key: Key, outcome: Outcome) {
-        let turn = (0, self.turn());
-        let Some(claim) = self.claims.get_mut(&key) else { return };
-        let is_done = matches!(outcome, Outcome::Done | Outcome::Announced(_));
-        claim.told = match claim.told {
-            _ if is_done => Told::No,
-            Told::Refused => Told::Refused,
-            _ => Told::Maybe,
+    fn settle_join(&mut self, key: &Key, outcome: Outcome) {
+        let event = match outcome {
+            Outcome::Done | Outcome::Announced(_) => Event::JoinDone,
+            Outcome::Unanswered => Event::JoinUnanswered,
+            Outcome::Refused => Event::JoinRefused,
         };
-        let is_absent = !claim.here && claim.visit.is_none();
-        if is_done {
-            for departure in self.departures.remove(&key).into_iter().flatten() {
-                if let Outcome::Announced(version) = outcome {
-                    departure.settle(version);
-                }
-            }
+        if event == Event::JoinDone
+            && let Some(pending) = self.users.get_mut(key)
+        {
+            // A join that was queued since has a later info.
+            pending.is_latest &= pending.state.stage.awaits_join();
         }
-        match outcome {
-            _ if is_done && is_absent => {
-                self.claims.remove(&key);
-            }
-            Outcome::Refused
-                if is_absent
-                    && claim.told == Told::Refused
-                    && self.refused.len() >= MAX_REFUSED =>
-            {
-                self.claims.remove(&key);
-                self.departures.remove(&key);
-                self.refused.remove(&key);
-            }
-            // Otherwise the coming waits.
-            Outcome::Unanswered if claim.turn.is_none() => {
-                claim.turn = Some(turn);
-                self.leaving.insert(turn, key);
-            }
-            Outcome::Done | Outcome::Announced(_) | Outcome::Unanswered => {}
-            Outcome::Refused => {
-                self.refused.insert(key);
-            }
+        self.apply(key, event);
+    }
+
+    fn settle_leave(&mut self, key: &Key, outcome: Outcome) {
+        let event = match outcome {
+            Outcome::Done | Outcome::Announced(_) => Event::LeaveDone,
+            Outcome::Unanswered => Event::LeaveUnanswered,
+            Outcome::Refused => Event::LeaveRefused { is_full: self.refused.len() >= MAX_REFUSED },
+        };
+        let released = self.apply(key, event);
+        if let Outcome::Announced(version) = outcome {
+            released.into_iter().for_each(|departure| departure.settle(version));
         }
     }
 
-    fn tell_again(&mut self, keys: Vec<Key>) {
-        for key in keys {
-            let next = self.turn();
-            let is_idle =
-                |claim: &&mut Claim| claim.here && claim.told == Told::Yes && claim.turn.is_none();
-            let Some(claim) = self.claims.get_mut(&key).filter(is_idle) else { continue };
-            let turn = (claim.since, next);
-            (claim.told, claim.turn) = (Told::Maybe, Some(turn));
-            self.entering.insert(turn, key);
+    fn retry_refused(&mut self) {
+        let refused: Vec<Key> = self.refused.iter().cloned().collect();
+        for key in &refused {
+            self.apply(key, Event::Retry);
         }
     }
 
-    fn retry(&mut self) {
-        for key in std::mem::take(&mut self.refused) {
-            let next = self.turn();
-            let waiting = self.claims.get_mut(&key).filter(|claim| claim.turn.is_none());
-            let Some(claim) = waiting else { continue };
-            let (queue, turn) = match (claim.here, claim.told) {
-                (true, Told::No | Told::Refused | Told::Maybe) => {
-                    (&mut self.entering, (claim.since, next))
-                }
-                (false, Told::Refused | Told::Maybe | Told::Yes) => (&mut self.leaving, (0, next)),
-                (true, Told::Yes) | (false, Told::No) | (_, Told::Asked) => continue,
-            };
-            claim.turn = Some(turn);
-            queue.insert(turn, key);
+    /// Applies an event to a user who has an entry, and lists the user where the new state belongs.
+    /// Returns the departures that the event releases: one that is dropped announces no leave.
+    fn apply(&mut self, key: &Key, event: Event) -> Vec<DepartureSender> {
+        let Some(pending) = self.users.get_mut(key) else { return Vec::new() };
+        let before = (pending.state.stage, pending.order);
+        let Transition { state, order, releases } = transition(pending.state, event);
+        self.last_seq += 1;
+        pending.state = state;
+        pending.order = match order {
+            Order::Keep => pending.order,
+            Order::AtJoin => (pending.joined_after, self.last_seq),
+            Order::AtLeave => (pending.left_after, self.last_seq),
+            Order::First => (0, self.last_seq),
+        };
+        let after = (pending.state.stage, pending.order);
+        let released = if releases { std::mem::take(&mut pending.departures) } else { Vec::new() };
+        if state.stage == Stage::Absent {
+            self.users.remove(key);
         }
+        self.move_between_indexes(key, before, after);
+        released
     }
 
-    fn turn(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+    fn move_between_indexes(&mut self, key: &Key, before: (Stage, SeqKey), after: (Stage, SeqKey)) {
+        if before == after {
+            return;
+        }
+        match Index::of(before.0) {
+            Index::Joins => drop(self.joins.remove(&before.1)),
+            Index::Leaves => drop(self.leaves.remove(&before.1)),
+            Index::Refused => drop(self.refused.remove(key)),
+            Index::None => {}
+        }
+        match Index::of(after.0) {
+            Index::Joins => drop(self.joins.insert(after.1, key.clone())),
+            Index::Leaves => drop(self.leaves.insert(after.1, key.clone())),
+            Index::Refused => drop(self.refused.insert(key.clone())),
+            Index::None => {}
+        }
+        self.transient -= usize::from(before.0 == Stage::TransientQueued);
+        self.transient += usize::from(after.0 == Stage::TransientQueued);
+    }
+}
+
+impl Index {
+    fn of(stage: Stage) -> Self {
+        match stage {
+            Stage::JoinQueued | Stage::TransientQueued => Self::Joins,
+            Stage::LeaveQueued => Self::Leaves,
+            Stage::JoinRefused | Stage::LeaveRefused => Self::Refused,
+            Stage::Absent | Stage::Present | Stage::LeaveInFlight => Self::None,
+        }
     }
 }
 

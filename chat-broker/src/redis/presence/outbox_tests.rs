@@ -7,226 +7,266 @@ use super::*;
 use crate::redis::names::Names;
 
 fn key(user: u8) -> Key {
-    let address = Names::new("chat", 0).address(&Topic::Room(RoomId::new("r").unwrap()));
-    Key { address, user: UserId::new(format!("u{user}")).unwrap() }
+    key_of(&format!("u{user}"))
 }
 
-fn claims() -> Claims {
-    let claims = Claims::default();
-    claims.begin(&"node".into());
-    claims
+fn key_of(user: &str) -> Key {
+    let address = Names::new("chat", 0).address(&Topic::Room(RoomId::new("r").unwrap()));
+    Key { address, user: UserId::new(user).unwrap() }
+}
+
+fn outbox() -> PresenceOutbox {
+    let outbox = PresenceOutbox::default();
+    outbox.restart_as(&"node".into());
+    outbox
 }
 
 fn users(keys: &[Key]) -> Vec<&str> {
     keys.iter().map(|key| key.user.as_str()).collect()
 }
 
-fn done(claims: &Claims, sent: u64) -> Changes {
-    let changes = claims.take(sent);
-    let told = Changes {
+/// Sends what waits, all of which is done.
+fn send(outbox: &PresenceOutbox, sent: u64) -> Changes {
+    let changes = outbox.take(sent);
+    let copy = Changes {
         node: Arc::clone(&changes.node),
-        enters: changes.enters.clone(),
+        joins: changes.joins.clone(),
         leaves: changes.leaves.clone(),
-        hold_after: changes.hold_after,
+        fence_at: changes.fence_at,
     };
-    claims.settle(changes, std::iter::repeat(Outcome::Done));
-    told
+    outbox.settle(changes, std::iter::repeat(Outcome::Done));
+    copy
 }
 
 #[test]
-fn nothing_is_told_before_there_is_a_node() {
-    let claims = Claims::default();
-    claims.enter(key(1), Bytes::new(), 0);
-    assert!(claims.take(0).is_empty() && !claims.has_changes());
-    claims.begin(&"node".into());
-    assert_eq!(done(&claims, 0).enters.len(), 1);
-    assert!(!claims.has_changes() && !claims.is_empty());
+fn nothing_is_sent_without_a_node() {
+    let outbox = PresenceOutbox::default();
+    outbox.join(key(1), Bytes::new(), 0);
+    assert!(outbox.take(0).is_empty() && !outbox.has_changes());
+    outbox.restart_as(&"node".into());
+    assert_eq!(send(&outbox, 0).joins.len(), 1);
+    assert!(!outbox.has_changes() && !outbox.is_empty());
 }
 
 /// A script that Redis refused after a first write has made a part of the join.
 #[test]
 fn leave_is_sent_after_refused_join() {
-    let claims = claims();
-    claims.enter(key(1), Bytes::new(), 0);
-    claims.settle(claims.take(0), [Outcome::Refused]);
-    claims.leave(key(1), 0);
-    assert_eq!(users(&done(&claims, 0).leaves), ["u1"]);
-    assert!(claims.is_empty() && !claims.has_changes());
+    let outbox = outbox();
+    outbox.join(key(1), Bytes::new(), 0);
+    outbox.settle(outbox.take(0), [Outcome::Refused]);
+    outbox.leave(&key(1), 0);
+    assert_eq!(users(&send(&outbox, 0).leaves), ["u1"]);
+    assert!(outbox.is_empty() && !outbox.has_changes());
 }
 
 #[test]
 fn leaves_after_refused_joins_are_bounded() {
-    let claims = claims();
-    let refused = |sent| claims.settle(claims.take(sent), std::iter::repeat(Outcome::Refused));
+    let outbox = outbox();
+    let refuse = |sent| outbox.settle(outbox.take(sent), std::iter::repeat(Outcome::Refused));
     for n in 0..3 * MAX_REFUSED {
-        let key = || Key { user: UserId::new(n.to_string()).unwrap(), ..key(0) };
-        claims.enter(key(), Bytes::new(), 0);
+        let key = || key_of(&n.to_string());
+        outbox.join(key(), Bytes::new(), 0);
         if n % 2 == 0 {
-            refused(0);
-            claims.leave(key(), 0);
+            refuse(0);
+            outbox.leave(&key(), 0);
         } else {
-            let changes = claims.take(0);
-            // A visit: something was said meanwhile.
-            claims.leave(key(), 1);
-            claims.settle(changes, std::iter::repeat(Outcome::Refused));
+            let changes = outbox.take(0);
+            outbox.leave(&key(), 1);
+            outbox.settle(changes, std::iter::repeat(Outcome::Refused));
         }
-        refused(1);
+        refuse(1);
     }
-    claims.retry();
-    while claims.has_changes() {
-        refused(1);
+    outbox.retry_refused();
+    while outbox.has_changes() {
+        refuse(1);
     }
-    let sizes = |state: &State| (state.claims.len(), state.departures.len(), state.refused.len());
-    let kept = sizes(&claims.state());
+    let sizes = || {
+        let state = outbox.state();
+        let waiting = state.users.values().map(|pending| pending.departures.len()).sum::<usize>();
+        (state.users.len(), waiting, state.refused.len())
+    };
+    let kept = sizes();
     assert_eq!((kept.0, kept.0), (kept.1, kept.2));
     assert!((MAX_REFUSED / 2..=MAX_REFUSED).contains(&kept.0), "{kept:?}");
-    claims.retry();
-    while claims.has_changes() {
-        done(&claims, 1);
+    outbox.retry_refused();
+    while outbox.has_changes() {
+        send(&outbox, 1);
     }
-    assert_eq!(sizes(&claims.state()), (0, 0, 0));
+    assert_eq!(sizes(), (0, 0, 0));
 }
 
 #[test]
-fn a_going_waits_for_what_was_published_before_it() {
-    let claims = claims();
+fn leave_follows_publications_that_precede_it() {
+    let outbox = outbox();
     for user in 1..=3 {
-        claims.enter(key(user), Bytes::new(), 0);
+        outbox.join(key(user), Bytes::new(), 0);
     }
-    done(&claims, 0);
-    claims.leave(key(1), 5);
-    claims.leave(key(2), 7);
-    assert!(done(&claims, 4).is_empty());
-    assert_eq!(users(&done(&claims, 6).leaves), ["u1"]);
-    claims.enter(key(2), Bytes::new(), 6);
-    assert!(done(&claims, 9).leaves.is_empty(), "who came back in time has not left");
-    claims.leave(key(3), 9);
-    claims.leave(key(2), 9);
-    assert_eq!(users(&done(&claims, 9).leaves), ["u3", "u2"]);
-    assert!(claims.is_empty());
+    send(&outbox, 0);
+    outbox.leave(&key(1), 5);
+    outbox.leave(&key(2), 7);
+    assert!(send(&outbox, 4).is_empty());
+    assert_eq!(users(&send(&outbox, 6).leaves), ["u1"]);
+    outbox.join(key(2), Bytes::new(), 6);
+    assert!(send(&outbox, 9).leaves.is_empty(), "a join in time cancels the leave");
+    outbox.leave(&key(3), 9);
+    outbox.leave(&key(2), 9);
+    assert_eq!(users(&send(&outbox, 9).leaves), ["u3", "u2"]);
+    assert!(outbox.is_empty());
 }
 
-/// Another node may have said another name since, so the latest is told even if it is the same.
+/// Another node may have set another name since, so the latest is sent even if it is the same.
 #[test]
-fn every_name_is_told_once_as_the_latest() {
-    let claims = claims();
-    let told = |claims: &Claims| {
-        let enters = done(claims, 0).enters.into_iter();
-        enters.map(|enter| (enter.info, enter.is_latest)).collect::<Vec<_>>()
+fn every_name_is_sent_once_as_the_latest() {
+    let outbox = outbox();
+    let sent = |outbox: &PresenceOutbox| {
+        let joins = send(outbox, 0).joins.into_iter();
+        joins.map(|join| (join.info, join.is_latest)).collect::<Vec<_>>()
     };
     let (ann, anna) = (Bytes::from("Ann"), Bytes::from("Anna"));
-    claims.enter(key(1), ann.clone(), 0);
-    claims.enter(key(1), anna.clone(), 0);
-    assert_eq!(told(&claims), [(anna.clone(), true)], "the one before was never told");
-    claims.enter(key(1), anna.clone(), 0);
-    assert_eq!(told(&claims), [(anna.clone(), true)]);
-    let under_way = {
-        claims.enter(key(1), ann.clone(), 0);
-        claims.take(0)
+    outbox.join(key(1), ann.clone(), 0);
+    outbox.join(key(1), anna.clone(), 0);
+    assert_eq!(sent(&outbox), [(anna.clone(), true)], "the first name was never sent");
+    outbox.join(key(1), anna.clone(), 0);
+    assert_eq!(sent(&outbox), [(anna.clone(), true)]);
+    let in_flight = {
+        outbox.join(key(1), ann.clone(), 0);
+        outbox.take(0)
     };
-    claims.enter(key(1), anna.clone(), 0);
-    claims.settle(under_way, [Outcome::Done]);
-    assert_eq!(told(&claims), [(anna.clone(), true)]);
-    claims.begin(&"another".into());
-    assert_eq!(told(&claims), [(anna, false)], "by then another node may have said a later one");
+    outbox.join(key(1), anna.clone(), 0);
+    outbox.settle(in_flight, [Outcome::Done]);
+    assert_eq!(sent(&outbox), [(anna.clone(), true)]);
+    outbox.restart_as(&"another".into());
+    assert_eq!(sent(&outbox), [(anna, false)], "by then another node may have set a later one");
 }
 
 #[tokio::test]
 async fn departure_resolves_when_the_leave_was_carried_out() {
-    let claims = claims();
+    let outbox = outbox();
     for user in 1..=4 {
-        claims.enter(key(user), Bytes::new(), 0);
+        outbox.join(key(user), Bytes::new(), 0);
     }
-    done(&claims, 0);
-    let leave = |user| claims.leave(key(user), 0);
+    send(&outbox, 0);
+    let leave = |user| outbox.leave(&key(user), 0);
     let (announced, elsewhere, back) = (leave(1), leave(2), leave(3));
-    claims.enter(key(3), Bytes::new(), 0);
+    outbox.join(key(3), Bytes::new(), 0);
     assert_eq!(back.await, None, "the user is back");
     let outcomes = [Outcome::Done, Outcome::Announced(7), Outcome::Done];
-    claims.settle(claims.take(0), outcomes);
+    outbox.settle(outbox.take(0), outcomes);
     assert_eq!((announced.await, elsewhere.await), (Some(7), None));
-    assert_eq!(claims.leave(key(1), 0).await, None, "who is not there cannot leave");
+    assert_eq!(outbox.leave(&key(1), 0).await, None, "an absent user cannot leave");
     let forgotten = leave(4);
-    claims.begin(&"another".into());
-    assert_eq!(forgotten.await, None, "another node was there, and its lease runs out");
+    outbox.restart_as(&"another".into());
+    assert_eq!(forgotten.await, None, "the lease of the former name expires");
+}
+
+/// The second leave is another than the one in flight, and has another version.
+#[tokio::test]
+async fn departure_of_transient_join_awaits_its_own_leave() {
+    let outbox = outbox();
+    outbox.join(key(1), Bytes::new(), 0);
+    send(&outbox, 0);
+    let first = outbox.leave(&key(1), 0);
+    let in_flight = outbox.take(0);
+    outbox.join(key(1), Bytes::new(), 0);
+    let second = outbox.leave(&key(1), 1);
+    outbox.settle(in_flight, [Outcome::Announced(7)]);
+    assert_eq!(first.await, None, "the user was back");
+    let changes = outbox.take(1);
+    assert_eq!((changes.joins.len(), changes.leaves.len()), (1, 1));
+    outbox.settle(changes, [Outcome::Done, Outcome::Announced(9)]);
+    assert_eq!(second.await, Some(9));
+    assert!(outbox.is_empty());
+}
+
+/// The join and the leave in between were never sent, so the first leave is the last.
+#[tokio::test]
+async fn leave_in_flight_settles_later_leave_without_publications() {
+    let outbox = outbox();
+    outbox.join(key(1), Bytes::new(), 0);
+    send(&outbox, 0);
+    outbox.leave(&key(1), 0);
+    let in_flight = outbox.take(0);
+    outbox.join(key(1), Bytes::new(), 0);
+    let second = outbox.leave(&key(1), 0);
+    outbox.settle(in_flight, [Outcome::Announced(7)]);
+    assert_eq!(second.await, Some(7));
+    assert!(outbox.is_empty() && !outbox.has_changes());
 }
 
 #[test]
-fn a_visit_is_news_if_something_was_published() {
-    let claims = claims();
+fn transient_join_is_sent_if_something_was_published() {
+    let outbox = outbox();
     for (user, accepted) in [(1, 5), (2, 6), (3, 6)] {
-        claims.enter(key(user), Bytes::new(), 5);
-        claims.leave(key(user), accepted);
+        outbox.join(key(user), Bytes::new(), 5);
+        outbox.leave(&key(user), accepted);
     }
-    claims.enter(key(3), Bytes::new(), 6);
-    let first = done(&claims, 5);
-    let came: Vec<_> = first.enters.into_iter().map(|enter| enter.key).collect();
-    assert_eq!((users(&came), users(&first.leaves)), (vec!["u2", "u3"], vec![]));
-    assert_eq!(users(&done(&claims, 6).leaves), ["u2"]);
+    outbox.join(key(3), Bytes::new(), 6);
+    let first = send(&outbox, 5);
+    let joined: Vec<_> = first.joins.into_iter().map(|join| join.key).collect();
+    assert_eq!((users(&joined), users(&first.leaves)), (vec!["u2", "u3"], vec![]));
+    assert_eq!(users(&send(&outbox, 6).leaves), ["u2"]);
 
-    claims.enter(key(2), Bytes::new(), 6);
-    claims.leave(key(2), 7);
-    let at_once = done(&claims, 7);
-    assert_eq!((at_once.enters.len(), at_once.leaves.len()), (1, 1));
-    claims.leave(key(3), 7);
-    done(&claims, 7);
-    assert!(claims.is_empty());
+    outbox.join(key(2), Bytes::new(), 6);
+    outbox.leave(&key(2), 7);
+    let at_once = send(&outbox, 7);
+    assert_eq!((at_once.joins.len(), at_once.leaves.len()), (1, 1));
+    outbox.leave(&key(3), 7);
+    send(&outbox, 7);
+    assert!(outbox.is_empty());
 }
 
 #[test]
-fn visits_are_bounded() {
-    let claims = Claims::default();
-    for n in 0..2 * MAX_VISITS {
-        let user = UserId::new(n.to_string()).unwrap();
-        let key = Key { user, ..key(0) };
-        claims.enter(key.clone(), Bytes::new(), 0);
-        claims.leave(key, 1);
+fn transient_joins_are_bounded() {
+    let outbox = PresenceOutbox::default();
+    for n in 0..2 * MAX_TRANSIENT {
+        let key = key_of(&n.to_string());
+        outbox.join(key.clone(), Bytes::new(), 0);
+        outbox.leave(&key, 1);
     }
-    assert_eq!(claims.state().claims.len(), MAX_VISITS);
+    assert_eq!(outbox.state().users.len(), MAX_TRANSIENT);
 }
 
 #[test]
-fn comings_come_before_what_is_published_after_them_however_many() {
-    let claims = claims();
-    claims.enter(key(0), Bytes::new(), 0);
-    done(&claims, 0);
-    claims.leave(key(0), 1);
+fn joins_precede_publications_that_follow_them_however_many() {
+    let outbox = outbox();
+    outbox.join(key(0), Bytes::new(), 0);
+    send(&outbox, 0);
+    outbox.leave(&key(0), 1);
     for n in 0..600 {
-        let user = UserId::new(format!("of many {n}")).unwrap();
-        claims.enter(Key { user, ..key(0) }, Bytes::new(), n / 300);
+        outbox.join(key_of(&format!("of many {n}")), Bytes::new(), n / 300);
     }
-    let sizes: Vec<_> = std::iter::repeat_with(|| done(&claims, 2))
-        .map(|changes| (changes.enters.len(), changes.leaves.len(), changes.hold_after))
+    let sizes: Vec<_> = std::iter::repeat_with(|| send(&outbox, 2))
+        .map(|changes| (changes.joins.len(), changes.leaves.len(), changes.fence_at))
         .take(3)
         .collect();
     assert_eq!(sizes, [(256, 0, Some(0)), (256, 1, Some(1)), (88, 0, None)]);
 }
 
-/// What Redis holds for a node, and what happens to it.
+/// What happens to a node and its Redis.
 #[derive(Debug, Clone)]
 enum Step {
     /// Under one of several names.
-    Enter(u8, u8),
+    Join(u8, u8),
     Leave(u8),
     Publish,
-    /// Takes changes that are settled by the next of these.
-    Tell(Vec<u8>),
+    /// Takes changes; the next of these settles them.
+    Send(Vec<u8>),
     Retry,
-    Begin,
+    NewNode,
     /// Redis loses a user.
     Lose(u8),
-    /// Redis is compared with what was told.
+    /// Redis is compared with what it should hold.
     Reconcile,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0u8..4, 0u8..3).prop_map(|(user, name)| Step::Enter(user, name)),
+        4 => (0u8..4, 0u8..3).prop_map(|(user, name)| Step::Join(user, name)),
         4 => (0u8..4).prop_map(Step::Leave),
-        4 => prop::collection::vec(0u8..6, 8).prop_map(Step::Tell),
+        4 => prop::collection::vec(0u8..6, 8).prop_map(Step::Send),
         2 => Just(Step::Publish),
         1 => Just(Step::Retry),
-        1 => Just(Step::Begin),
+        1 => Just(Step::NewNode),
         1 => (0u8..4).prop_map(Step::Lose),
         1 => Just(Step::Reconcile),
     ]
@@ -235,90 +275,109 @@ fn step() -> impl Strategy<Value = Step> {
 /// The users that Redis holds, or should, by their names.
 type Users = BTreeMap<String, Bytes>;
 
-/// Settles `changes` by fate: done, unanswered though done, unanswered, refused, refused though done.
-fn settle(claims: &Claims, changes: Changes, fates: &[u8], held: &mut Users) {
+/// Settles `changes`, each by a digit: done, done but unanswered, unanswered, refused, refused but
+/// done.
+fn settle(outbox: &PresenceOutbox, changes: Changes, digits: &[u8], held: &mut Users) {
     let mut outcomes = Vec::new();
-    let enters = changes.enters.iter().map(|enter| (&enter.key, Some(enter)));
-    let all = enters.chain(changes.leaves.iter().map(|key| (key, None)));
-    for ((key, enter), fate) in all.zip(fates.iter().cycle()) {
+    let joins = changes.joins.iter().map(|join| (&join.key, Some(join)));
+    let all = joins.chain(changes.leaves.iter().map(|key| (key, None)));
+    for ((key, join), digit) in all.zip(digits.iter().cycle()) {
         let user = key.user.as_str().to_owned();
-        match enter {
-            _ if matches!(fate, 3 | 4) => {}
-            Some(Enter { info, is_latest: true, .. }) => drop(held.insert(user, info.clone())),
-            Some(Enter { info, .. }) => drop(held.entry(user).or_insert_with(|| info.clone())),
+        match join {
+            _ if matches!(digit, 3 | 4) => {}
+            Some(Join { info, is_latest: true, .. }) => drop(held.insert(user, info.clone())),
+            Some(Join { info, .. }) => drop(held.entry(user).or_insert_with(|| info.clone())),
             None => drop(held.remove(&user)),
         }
-        outcomes.push(match fate {
+        outcomes.push(match digit {
             0 | 1 => Outcome::Done,
             2 | 3 => Outcome::Unanswered,
             _ => Outcome::Refused,
         });
     }
-    claims.settle(changes, outcomes);
+    outbox.settle(changes, outcomes);
 }
 
-fn reconcile(claims: &Claims, held: &Users) {
-    let (_, mut told) = claims.after(None, 9).unwrap();
-    told.retain(|key| !held.contains_key(key.user.as_str()));
-    claims.tell_again(told);
+fn reconcile(outbox: &PresenceOutbox, held: &Users) {
+    let (_, mut synced) = outbox.synced_after(None, 9).unwrap();
+    synced.retain(|key| !held.contains_key(key.user.as_str()));
+    outbox.resend_lost(&synced);
+}
+
+/// Each user is listed where the state says, with the same order, and nowhere else.
+fn check_indexes(state: &State) -> Result<(), TestCaseError> {
+    let listed = |index| {
+        let users = state.users.iter();
+        users.filter(move |(_, pending)| Index::of(pending.state.stage) == index)
+    };
+    let ordered = |index| {
+        let queue = listed(index).map(|(key, pending)| (pending.order, key.clone()));
+        queue.collect::<BTreeMap<SeqKey, Key>>()
+    };
+    prop_assert_eq!(&ordered(Index::Joins), &state.joins);
+    prop_assert_eq!(&ordered(Index::Leaves), &state.leaves);
+    prop_assert!(listed(Index::Refused).map(|(key, _)| key).eq(&state.refused));
+    let transient = |pending: &&PendingPresence| pending.state.stage == Stage::TransientQueued;
+    prop_assert_eq!(state.users.values().filter(transient).count(), state.transient);
+    for pending in state.users.values() {
+        prop_assert!(pending.state.stage != Stage::Absent);
+        prop_assert!(pending.departures.is_empty() || !pending.state.stage.is_present());
+    }
+    Ok(())
 }
 
 proptest! {
     /// Whatever is lost and refused on the way, Redis comes to hold what is wanted.
     #[test]
-    fn redis_comes_to_the_truth(steps in prop::collection::vec(step(), 0..60)) {
-        let (claims, mut wanted, mut held) = (claims(), Users::new(), Users::new());
-        let mut under_way: Option<(Changes, Vec<u8>)> = None;
+    fn redis_converges(steps in prop::collection::vec(step(), 0..60)) {
+        let (outbox, mut wanted, mut held) = (outbox(), Users::new(), Users::new());
+        let mut in_flight: Option<(Changes, Vec<u8>)> = None;
         let (mut nodes, mut accepted) = (0, 0);
         for step in steps {
             match step {
-                Step::Enter(user, name) => {
+                Step::Join(user, name) => {
                     let info = Bytes::from(vec![name]);
                     wanted.insert(format!("u{user}"), info.clone());
-                    claims.enter(key(user), info, accepted);
+                    outbox.join(key(user), info, accepted);
                 }
                 Step::Leave(user) => {
                     wanted.remove(&format!("u{user}"));
-                    claims.leave(key(user), accepted);
+                    outbox.leave(&key(user), accepted);
                 }
                 Step::Publish => accepted += 1,
-                Step::Tell(fates) => {
-                    if let Some((changes, fates)) = under_way.take() {
-                        settle(&claims, changes, &fates, &mut held);
+                Step::Send(digits) => {
+                    if let Some((changes, digits)) = in_flight.take() {
+                        settle(&outbox, changes, &digits, &mut held);
                     }
-                    under_way = Some((claims.take(accepted), fates));
+                    in_flight = Some((outbox.take(accepted), digits));
                 }
-                Step::Retry => claims.retry(),
+                Step::Retry => outbox.retry_refused(),
                 Step::Lose(user) => drop(held.remove(&format!("u{user}"))),
-                Step::Reconcile => reconcile(&claims, &held),
-                Step::Begin => {
-                    if let Some((changes, fates)) = under_way.take() {
-                        claims.begin(&format!("node {nodes}").into());
-                        settle(&claims, changes, &fates, &mut held);
+                Step::Reconcile => reconcile(&outbox, &held),
+                Step::NewNode => {
+                    if let Some((changes, digits)) = in_flight.take() {
+                        outbox.restart_as(&format!("node {nodes}").into());
+                        settle(&outbox, changes, &digits, &mut held);
                     }
                     nodes += 1;
-                    claims.begin(&format!("node {nodes}").into());
+                    outbox.restart_as(&format!("node {nodes}").into());
                     held.clear();
                 }
             }
-            let state = claims.state();
-            prop_assert!(state.entering.len() + state.leaving.len() <= 4);
-            prop_assert!(state.claims.len() <= 4 && state.refused.len() <= 4);
-                let visits = state.claims.values().filter(|claim| claim.visit.is_some());
-                prop_assert_eq!(state.visits, visits.count());
+            check_indexes(&outbox.state())?;
         }
-        if let Some((changes, fates)) = under_way.take() {
-            settle(&claims, changes, &fates, &mut held);
+        if let Some((changes, digits)) = in_flight.take() {
+            settle(&outbox, changes, &digits, &mut held);
         }
-        claims.retry();
+        outbox.retry_refused();
         for _ in 0..2 {
-            while claims.has_changes() {
-                settle(&claims, claims.take(accepted), &[0], &mut held);
+            while outbox.has_changes() {
+                settle(&outbox, outbox.take(accepted), &[0], &mut held);
             }
-            reconcile(&claims, &held);
+            reconcile(&outbox, &held);
         }
-        prop_assert!(claims.state().departures.is_empty());
+        check_indexes(&outbox.state())?;
         prop_assert_eq!(&held, &wanted);
-        prop_assert_eq!(claims.is_empty(), wanted.is_empty());
+        prop_assert_eq!(outbox.is_empty(), wanted.is_empty());
     }
 }

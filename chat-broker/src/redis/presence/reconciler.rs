@@ -2,7 +2,7 @@
 //!
 //! Whatever Redis lost (a key was deleted or evicted, a server died as its keys were lost), all
 //! servers agree again within two rounds. A round is spread over ticks. In each tick the node compares
-//! * a part of its users: those that Redis does not know are [sent again](Claims::tell_again), in
+//! * a part of its users: those that Redis does not know are [sent again](PresenceOutbox::resend_lost), in
 //!   order with joins and leaves;
 //! * the first part of the members of each room of these users, and up to [`MAX_PARTS`] further
 //!   parts of large rooms. The script that compares them removes members whom no node holds. A room
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Presence;
-use super::outbox::{Claims, Key};
+use super::outbox::{Key, PresenceOutbox};
 use crate::error::BrokerError;
 use crate::redis::connection::store::Store;
 use crate::redis::names::Address;
@@ -58,13 +58,13 @@ async fn reconcile(store: &Store, presence: &Presence) {
     let round = (3 * store.shared.config.lease).min(LONGEST_ROUND);
     let mut tick = interval(round / TICKS);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut rounds: Vec<_> = presence.lanes().iter().map(|_| Round::default()).collect();
+    let mut rounds: Vec<_> = presence.outboxes().iter().map(|_| Round::default()).collect();
     let mut scans = Scans::default();
     loop {
         tick.tick().await;
-        for (lane, round) in presence.lanes().iter().zip(&mut rounds) {
+        for (outbox, round) in presence.outboxes().iter().zip(&mut rounds) {
             // The next tick compares these users again.
-            note(round.tick(store, presence, lane, &mut scans).await);
+            note(round.tick(store, presence, outbox, &mut scans).await);
         }
         // The rooms that were not compared to their end are, in the next round.
         note(scans.tick(store, presence).await);
@@ -92,19 +92,19 @@ impl Round {
         &mut self,
         store: &Store,
         presence: &Presence,
-        lane: &Claims,
+        outbox: &PresenceOutbox,
         scans: &mut Scans,
     ) -> Result<(), BrokerError> {
-        self.due += lane.len();
+        self.due += outbox.len();
         let mut left = self.due / TICKS as usize;
         self.due %= TICKS as usize;
         while left > 0 {
             let most = left.min(MAX_USERS);
-            let Some((node, users)) = lane.after(self.last.as_ref(), most) else { break };
+            let Some((node, users)) = outbox.synced_after(self.last.as_ref(), most) else { break };
             match users.last().cloned() {
                 Some(last) => {
                     left -= users.len();
-                    self.look_at(store, presence, lane, &node, &users, scans).await?;
+                    self.look_at(store, presence, outbox, &node, &users, scans).await?;
                     self.last = Some(last);
                 }
                 // The next round begins, unless there is nobody.
@@ -120,7 +120,7 @@ impl Round {
         &self,
         store: &Store,
         presence: &Presence,
-        lane: &Claims,
+        outbox: &PresenceOutbox,
         node: &Arc<str>,
         users: &[Key],
         scans: &mut Scans,
@@ -146,7 +146,7 @@ impl Round {
         }
         if !unknown.is_empty() {
             tracing::info!(users = unknown.len(), "redis lost users of this node, re-sending");
-            lane.tell_again(unknown);
+            outbox.resend_lost(&unknown);
         }
         Ok(())
     }

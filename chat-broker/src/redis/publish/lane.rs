@@ -25,7 +25,7 @@ use crate::redis::health::damage::{PRESENCE, SEQUENCE};
 use crate::redis::health::probe::{Probe, Writes};
 use crate::redis::mark::{ByTopic, Mark};
 use crate::redis::names::Address;
-use crate::redis::presence::outbox::{Changes, Claims};
+use crate::redis::presence::outbox::{Changes, PresenceOutbox};
 use crate::redis::presence::{self, Presence};
 use crate::redis::shared::Shared;
 use crate::redis::subscribe::Subscriber;
@@ -38,7 +38,7 @@ pub(crate) struct LaneTask {
     subscriber: Arc<Subscriber>,
     presence: Arc<Presence>,
     queue: Queue,
-    claims: Arc<Claims>,
+    outbox: Arc<PresenceOutbox>,
     side: Side,
     probe: Probe,
     /// Of the latest connection.
@@ -56,14 +56,14 @@ impl LaneTask {
         subscriber: &Arc<Subscriber>,
         presence: &Arc<Presence>,
         queue: Queue,
-        claims: Arc<Claims>,
+        outbox: Arc<PresenceOutbox>,
     ) -> Self {
         Self {
             shared: Arc::clone(shared),
             subscriber: Arc::clone(subscriber),
             presence: Arc::clone(presence),
             queue,
-            claims,
+            outbox,
             side: shared.health.side(),
             probe: Probe::new(&shared.names),
             peer: None,
@@ -144,7 +144,7 @@ impl LaneTask {
                         return Ok(());
                     }
                 }
-                () = self.claims.changed() => {
+                () = self.outbox.changed() => {
                     self.send_batch(&mut link).await?;
                 }
             }
@@ -156,7 +156,7 @@ impl LaneTask {
         match self.probe.check(link, &self.shared).await? {
             Writes::Taken => {
                 self.side.set_up();
-                self.claims.retry();
+                self.outbox.retry_refused();
             }
             Writes::Refused(error) => self.side.set_refused(&error),
         }
@@ -169,8 +169,8 @@ impl LaneTask {
         // Whoever came before one of these did so before the next line.
         let mut jobs = self.queue.take_batch();
         let done = self.queue.done();
-        let changes = self.claims.take(done);
-        if let Some(after) = changes.hold_after {
+        let changes = self.outbox.take(done);
+        if let Some(after) = changes.fence_at {
             let held = usize::try_from(done.saturating_sub(after)).unwrap_or(usize::MAX);
             self.queue.put_back(jobs.split_off(jobs.len().saturating_sub(held)));
         }
@@ -184,7 +184,7 @@ impl LaneTask {
                 self.settle(link, jobs, changes, replies).await?;
             }
             Err(error) => {
-                self.claims.settle(changes, []);
+                self.outbox.settle(changes, []);
                 self.send_again(jobs, &broker_error(error.clone()));
                 return Err(error);
             }
@@ -248,10 +248,10 @@ impl LaneTask {
     }
 
     fn pipeline(&self, jobs: &[Job], changes: &Changes) -> Pipeline {
-        let changed = changes.enters.len() + changes.leaves.len();
+        let changed = changes.joins.len() + changes.leaves.len();
         let mut pipeline = Pipeline::with_capacity(jobs.len() + changed);
         pipeline.ignore_errors();
-        self.shared.add_enters(&mut pipeline, changes);
+        self.shared.add_joins(&mut pipeline, changes);
         for job in jobs {
             match &job.delivery {
                 Delivery::Kept { .. } => self.shared.add_kept(&mut pipeline, job),
@@ -275,20 +275,20 @@ impl LaneTask {
         mut replies: Vec<Value>,
     ) -> RedisResult<()> {
         let lacks_scripts = replies.iter().any(is_unknown_script);
-        let after_enters = replies.split_off(changes.enters.len().min(replies.len()));
-        let enters = std::mem::replace(&mut replies, after_enters);
+        let after_joins = replies.split_off(changes.joins.len().min(replies.len()));
+        let joins = std::mem::replace(&mut replies, after_joins);
         let leaves = replies.split_off(jobs.len().min(replies.len()));
-        if enters.contains(&Value::Int(0)) {
+        if joins.contains(&Value::Int(0)) {
             self.presence.doubt.notify_one();
         }
-        let changed = changes.enters.iter().map(|enter| &enter.key).chain(&changes.leaves);
-        for (key, reply) in changed.zip(enters.iter().chain(&leaves)) {
+        let changed = changes.joins.iter().map(|join| &join.key).chain(&changes.leaves);
+        for (key, reply) in changed.zip(joins.iter().chain(&leaves)) {
             if let Value::ServerError(error) = reply {
                 self.shared.damage.note(&key.address, PRESENCE, error);
             }
         }
-        let enters = enters.iter().map(presence::entered);
-        self.claims.settle(changes, enters.chain(leaves.iter().map(presence::left)));
+        let joins = joins.iter().map(presence::join_outcome);
+        self.outbox.settle(changes, joins.chain(leaves.iter().map(presence::leave_outcome)));
         let settled = self.settle_jobs(jobs, replies);
         if lacks_scripts {
             link.load().await?;

@@ -1,4 +1,8 @@
-//! The near end of publishing: queues, one for each connection.
+//! Publishing: a queue for each connection that publishes.
+//!
+//! A publication waits in its `queue.rs`; the task in `lane.rs` sends all that waits as one pipeline,
+//! with joins before and leaves after it. `reply.rs` reads the answers; `recover.rs` finds out what
+//! became of publications whose answers were lost with a connection.
 
 mod lane;
 pub(super) mod queue;
@@ -15,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::presence::Presence;
-use super::presence::outbox::{Claims, Key};
+use super::presence::outbox::{Key, PresenceOutbox};
 use super::shared::Shared;
 use super::subscribe::Subscriber;
 use super::wire::MessageId;
@@ -41,7 +45,7 @@ struct Lane {
     room: Arc<Semaphore>,
     /// How many publications were accepted.
     accepted: AtomicU64,
-    claims: Arc<Claims>,
+    outbox: Arc<PresenceOutbox>,
 }
 
 impl Publisher {
@@ -54,13 +58,13 @@ impl Publisher {
         closing: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
-        let lanes = presence.lanes().iter().map(|claims| {
+        let lanes = presence.outboxes().iter().map(|outbox| {
             let (jobs, receiver) = mpsc::channel(shared.config.publish_queue);
             let queue = Queue::new(receiver, closing.clone());
-            let task = LaneTask::new(shared, subscriber, presence, queue, Arc::clone(claims));
+            let task = LaneTask::new(shared, subscriber, presence, queue, Arc::clone(outbox));
             tasks.spawn(task.run());
             let room = Arc::new(Semaphore::new(MAX_QUEUED_BYTES));
-            Lane { jobs, room, accepted: AtomicU64::new(0), claims: Arc::clone(claims) }
+            Lane { jobs, room, accepted: AtomicU64::new(0), outbox: Arc::clone(outbox) }
         });
         let lanes = lanes.collect();
         Self { shared: Arc::clone(shared), presence: Arc::clone(presence), lanes }
@@ -101,13 +105,13 @@ impl Publisher {
     /// See [`Broker::enter`](crate::Broker::enter).
     pub(super) fn enter(&self, topic: &Topic, Occupant { user, info }: Occupant) {
         let lane = self.lane(topic);
-        lane.claims.enter(self.key(topic, user), info, lane.accepted());
+        lane.outbox.join(self.key(topic, user), info, lane.accepted());
     }
 
     /// See [`Broker::leave`](crate::Broker::leave).
     pub(super) fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
         let lane = self.lane(topic);
-        lane.claims.leave(self.key(topic, user.clone()), lane.accepted())
+        lane.outbox.leave(&self.key(topic, user.clone()), lane.accepted())
     }
 
     fn key(&self, topic: &Topic, user: UserId) -> Key {

@@ -1,4 +1,4 @@
-//! What Redis answers to publications.
+//! Reads the replies of Redis to publications.
 
 use chat_core::{Epoch, Position};
 use redis::{RedisResult, Value};

@@ -1,4 +1,5 @@
-//! The table that all nodes share.
+//! The table that all nodes share, of which `copy.rs` keeps a copy to restore what Redis loses, and the
+//! `secret.rs` that all nodes share.
 
 mod copy;
 pub(super) mod secret;
