@@ -3,12 +3,12 @@
 //! [`Link`] is one connection of which a task has the only use: it publishes, subscribes or keeps the
 //! lease. `store.rs` has the small pool for everything that is read and written now and then, which
 //! `pool.rs` opens. Before a new connection is used, `peer.rs` finds out which server it leads to, and
-//! `lineage.rs` ends the sequences that this server has lost. `backoff.rs` times reconnects.
+//! `lineage.rs` ends the sequences that this server has lost. `reconnect.rs` times attempts.
 
-pub(super) mod backoff;
 pub(super) mod lineage;
 pub(super) mod peer;
 mod pool;
+pub(super) mod reconnect;
 pub(super) mod store;
 
 use std::convert::Infallible;

@@ -15,9 +15,9 @@ use super::recover::Fate;
 use super::reply::{is_overtaken, published};
 use crate::broker::{Delivery, Published};
 use crate::error::BrokerError;
-use crate::redis::connection::backoff::Backoff;
 use crate::redis::connection::lineage;
 use crate::redis::connection::peer::Peer;
+use crate::redis::connection::reconnect::ReconnectTimer;
 use crate::redis::connection::{Link, PING_INTERVAL, RESPONSE_TIMEOUT};
 use crate::redis::error::{broker_error, is_unknown_script, timed_out, wants_reconnect};
 use crate::redis::health::Side;
@@ -43,7 +43,7 @@ pub(crate) struct LaneTask {
     probe: Probe,
     /// Of the latest connection.
     peer: Option<Peer>,
-    backoff: Backoff,
+    reconnect: ReconnectTimer,
     /// The latest answers in topics.
     answered: ByTopic<Position>,
     /// On several threads a task that is woken runs before others that are ready.
@@ -67,7 +67,7 @@ impl LaneTask {
             side: shared.health.side(),
             probe: Probe::new(&shared.names),
             peer: None,
-            backoff: Backoff::new(),
+            reconnect: ReconnectTimer::new(),
             answered: ByTopic::default(),
             is_woken_first: Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread,
         }
@@ -77,7 +77,7 @@ impl LaneTask {
     pub(crate) async fn run(mut self) {
         let mut cause = BrokerError::unavailable("redis was not reached yet");
         loop {
-            self.backoff.attempt();
+            self.reconnect.attempt();
             let connect = connect(
                 Arc::clone(&self.shared),
                 Arc::clone(&self.subscriber),
@@ -87,7 +87,7 @@ impl LaneTask {
             let Some(connected) = self.meanwhile(connect, &cause).await else { return };
             let error = match connected {
                 Ok((link, peer)) => {
-                    self.backoff.established();
+                    self.reconnect.established();
                     if self.peer.is_some() {
                         self.shared.counters.reconnected();
                     }
@@ -102,7 +102,7 @@ impl LaneTask {
             };
             self.side.set_down(&error);
             cause = broker_error(error);
-            let pause = sleep(self.backoff.pause());
+            let pause = sleep(self.reconnect.pause());
             if self.meanwhile(pause, &cause).await.is_none() {
                 return;
             }
@@ -180,7 +180,7 @@ impl LaneTask {
         let pipeline = self.pipeline(&jobs, &changes);
         match self.shared.counters.timed(link.send(&pipeline)).await {
             Ok(replies) => {
-                self.backoff.worked();
+                self.reconnect.worked();
                 self.settle(link, jobs, changes, replies).await?;
             }
             Err(error) => {

@@ -17,8 +17,8 @@ use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::connection::backoff::Backoff;
 use super::connection::lineage;
+use super::connection::reconnect::ReconnectTimer;
 use super::connection::store::Store;
 use super::connection::{Link, PING_INTERVAL};
 use super::error::is_refusal;
@@ -193,13 +193,13 @@ impl Subscriber {
 
     /// Keeps Redis in agreement, for ever.
     pub(super) async fn run(self: Arc<Self>) {
-        let mut backoff = Backoff::new();
+        let mut reconnect = ReconnectTimer::new();
         let mut was_connected = false;
         loop {
-            backoff.attempt();
+            reconnect.attempt();
             let error = match self.connect().await {
                 Ok((link, version)) => {
-                    backoff.established();
+                    reconnect.established();
                     if was_connected {
                         self.shared.counters.reconnected();
                         self.events.interrupted();
@@ -216,11 +216,11 @@ impl Subscriber {
                 Err(error) => error,
             };
             if self.interest().has_delivered() {
-                backoff.worked();
+                reconnect.worked();
             }
             self.disconnected();
             self.side.set_down(&error);
-            sleep(backoff.pause()).await;
+            sleep(reconnect.pause()).await;
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use chat_core::{Backoff, backoff};
 use tokio::time::Instant;
 
 use crate::random;
@@ -23,25 +24,26 @@ const USEFUL: Duration = Duration::from_millis(200);
 /// message and closes is not connected to in a tight loop.
 const FLOOR: Duration = Duration::from_millis(100);
 
-/// Times the attempts of one connection: [`attempt`](Self::attempt), then
+/// Times the attempts to connect of one task: [`attempt`](Self::attempt), then
 /// [`established`](Self::established) and [`worked`](Self::worked) if it succeeds, then
 /// [`pause`](Self::pause).
 #[derive(Debug)]
-pub(crate) struct Backoff {
-    failures: u32,
+pub(crate) struct ReconnectTimer {
+    failures: Backoff,
     began: Instant,
     established: Option<Instant>,
     has_worked: bool,
 }
 
-impl Backoff {
+impl ReconnectTimer {
     pub(crate) fn new() -> Self {
-        Self { failures: 0, began: Instant::now(), established: None, has_worked: false }
+        let failures = Backoff::new(FIRST, LAST);
+        Self { failures, began: Instant::now(), established: None, has_worked: false }
     }
 
     /// An attempt starts.
     pub(crate) fn attempt(&mut self) {
-        *self = Self { failures: self.failures, ..Self::new() };
+        (self.began, self.established, self.has_worked) = (Instant::now(), None, false);
     }
 
     /// The connection may be used.
@@ -57,27 +59,15 @@ impl Backoff {
     /// How long to wait before the next attempt. A part of it is random, so that servers that lost
     /// their connections together do not return in step.
     pub(crate) fn pause(&mut self) -> Duration {
-        let Some(established) = self.established else { return self.after_failure() };
-        let lasted = established.elapsed();
-        if self.has_worked || lasted >= USEFUL {
-            self.failures = 0;
-            // Connecting may cost Redis much (every room is subscribed): at most half of the time.
-            let least = (established - self.began).clamp(FLOOR, LAST);
-            least.saturating_sub(lasted) + random_part(FIRST)
-        } else {
-            self.after_failure()
-        }
+        let useful = self.established.filter(|at| self.has_worked || at.elapsed() >= USEFUL);
+        let Some(established) = useful else {
+            return self.failures.next_jittered(random::bits());
+        };
+        self.failures.reset();
+        // Connecting may cost Redis much (every room is subscribed): at most half of the time.
+        let least = (established - self.began).clamp(FLOOR, LAST);
+        least.saturating_sub(established.elapsed()) + backoff::fraction(FIRST, random::bits())
     }
-
-    fn after_failure(&mut self) -> Duration {
-        let longest = FIRST.saturating_mul(1 << self.failures.min(16)).min(LAST);
-        self.failures = self.failures.saturating_add(1);
-        random_part(longest)
-    }
-}
-
-fn random_part(longest: Duration) -> Duration {
-    longest.mul_f64(random::bits() as f64 / u64::MAX as f64)
 }
 
 #[cfg(test)]
@@ -87,55 +77,60 @@ mod tests {
     use super::*;
 
     /// The pause after an attempt that took and lasted so many milliseconds.
-    async fn pause(backoff: &mut Backoff, took: u64, lasted: u64, has_worked: bool) -> Duration {
-        backoff.attempt();
+    async fn pause(
+        timer: &mut ReconnectTimer,
+        took: u64,
+        lasted: u64,
+        has_worked: bool,
+    ) -> Duration {
+        timer.attempt();
         advance(Duration::from_millis(took)).await;
-        backoff.established();
+        timer.established();
         if has_worked {
-            backoff.worked();
+            timer.worked();
         }
         advance(Duration::from_millis(lasted)).await;
-        backoff.pause()
+        timer.pause()
     }
 
-    fn fail(backoff: &mut Backoff, times: usize) -> Duration {
+    fn fail(timer: &mut ReconnectTimer, times: usize) -> Duration {
         let pause = |_| {
-            backoff.attempt();
-            backoff.pause()
+            timer.attempt();
+            timer.pause()
         };
         (0..times).map(pause).max().unwrap()
     }
 
     #[test]
     fn pauses_after_failures_grow_to_two_seconds() {
-        let mut backoff = Backoff::new();
-        assert!(fail(&mut backoff, 1) <= FIRST);
-        let longest = fail(&mut backoff, 200);
+        let mut timer = ReconnectTimer::new();
+        assert!(fail(&mut timer, 1) <= FIRST);
+        let longest = fail(&mut timer, 200);
         assert!(longest <= LAST && longest > LAST / 2, "{longest:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn connection_that_worked_is_replaced_at_once() {
-        let mut backoff = Backoff::new();
-        fail(&mut backoff, 9);
-        assert!(pause(&mut backoff, 5, 200, false).await <= FIRST, "it lasted");
-        fail(&mut backoff, 9);
-        assert!(pause(&mut backoff, 5, 100, true).await <= FIRST, "it delivered");
-        assert!(fail(&mut backoff, 1) <= FIRST, "the failures before are forgotten");
+        let mut timer = ReconnectTimer::new();
+        fail(&mut timer, 9);
+        assert!(pause(&mut timer, 5, 200, false).await <= FIRST, "it lasted");
+        fail(&mut timer, 9);
+        assert!(pause(&mut timer, 5, 100, true).await <= FIRST, "it delivered");
+        assert!(fail(&mut timer, 1) <= FIRST, "the failures before are forgotten");
     }
 
     #[tokio::test(start_paused = true)]
     async fn connections_that_break_at_once_make_no_tight_loop() {
-        let mut backoff = Backoff::new();
+        let mut timer = ReconnectTimer::new();
         for _ in 0..20 {
-            let pause = pause(&mut backoff, 5, 1, true).await;
+            let pause = pause(&mut timer, 5, 1, true).await;
             assert!(pause >= FLOOR - Duration::from_millis(1) && pause <= FLOOR + FIRST);
         }
-        let costly = pause(&mut backoff, 700, 1, true).await;
+        let costly = pause(&mut timer, 700, 1, true).await;
         assert!(costly >= Duration::from_millis(699), "half of the time at most: {costly:?}");
         let mut longest = Duration::ZERO;
         for _ in 0..200 {
-            longest = longest.max(pause(&mut backoff, 5, 199, false).await);
+            longest = longest.max(pause(&mut timer, 5, 199, false).await);
         }
         assert!(longest > LAST / 2, "one that was of no use has failed: {longest:?}");
     }
