@@ -462,3 +462,72 @@ async fn one_reply(from: &mut BufReader<OwnedReadHalf>) -> io::Result<Vec<u8>> {
     }
     Ok(reply)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net;
+
+    use super::*;
+
+    /// Echoes what each client sends.
+    fn echo() -> u16 {
+        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                thread::spawn(move || {
+                    let mut from = stream.try_clone().unwrap();
+                    let _ = io::copy(&mut from, &mut stream);
+                });
+            }
+        });
+        port
+    }
+
+    fn client(proxy: &TcpProxy) -> net::TcpStream {
+        let client = net::TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client
+    }
+
+    fn ask(mut client: &net::TcpStream, word: &[u8; 4]) -> io::Result<[u8; 4]> {
+        let mut echo = [0; 4];
+        client.write_all(word)?;
+        client.read_exact(&mut echo).map(|()| echo)
+    }
+
+    #[test]
+    fn disconnected_proxy_ends_and_refuses_connections_until_restored() {
+        let proxy = TcpProxy::start(echo());
+        let before = client(&proxy);
+        assert_eq!(ask(&before, b"ping").unwrap(), *b"ping");
+        proxy.disconnect();
+        assert_ne!(ask(&before, b"ping").unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_ne!(ask(&client(&proxy), b"ping").unwrap_err().kind(), ErrorKind::WouldBlock);
+        proxy.restore();
+        assert_eq!(ask(&client(&proxy), b"pong").unwrap(), *b"pong");
+    }
+
+    #[test]
+    fn held_bytes_arrive_after_release() {
+        let proxy = TcpProxy::start(echo());
+        let mut client = client(&proxy);
+        proxy.hold();
+        client.write_all(b"held").unwrap();
+        proxy.release();
+        let mut echo = [0; 4];
+        client.read_exact(&mut echo).unwrap();
+        assert_eq!(echo, *b"held");
+    }
+
+    #[test]
+    fn redirected_proxy_serves_new_connections_elsewhere() {
+        let nowhere = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let proxy = TcpProxy::start(nowhere.local_addr().unwrap().port());
+        drop(nowhere);
+        assert!(ask(&client(&proxy), b"ping").is_err());
+        proxy.redirect(echo());
+        assert_eq!(ask(&client(&proxy), b"ping").unwrap(), *b"ping");
+    }
+}
