@@ -1,14 +1,12 @@
-//! The lease by which a node is alive.
+//! The lease of this node in Redis.
 //!
-//! Whoever does not renew it is dead for all others, and its users leave. A node that finds
-//! itself without (it was paused, or Redis was emptied) comes back as another node and says
-//! everything anew; so it does when Redis is another process, which may have come back with
-//! older data. Of the node that it was the lease runs out, after its users have been entered
-//! anew: nobody is announced.
+//! If a node does not renew its lease, other nodes remove its occupants. A node that has lost its
+//! lease (it was paused, or Redis was flushed) registers under a new name and sends all joins again;
+//! so it does when Redis is another process, which may have restarted with older data. The lease of
+//! the former name expires after that, so no leave is announced.
 //!
-//! A node judges others only after it has renewed its own lease steadily for as long as
-//! one lasts. So, when Redis was away, nobody is taken for dead before everybody had time to
-//! come back.
+//! A node expires the leases of others only after it has renewed its own steadily for as long as one
+//! lasts: after an outage of Redis, all nodes have the time to renew theirs.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -35,36 +35,36 @@ const MAX_READS: usize = 16;
 /// What `occupancy.lua` returns: version, count, fields of the hash.
 type Reply = (u64, u32, Vec<(Vec<u8>, Vec<u8>)>);
 
-/// What this node says, and as which node.
+/// The presence at this node, and what is known of its lease.
 #[derive(Debug)]
 pub(super) struct Presence {
     /// One for each connection that publishes.
     outboxes: Vec<Arc<PresenceOutbox>>,
     server: Mutex<Server>,
-    /// The lease is to be looked at.
+    /// The lease must be checked.
     pub(super) doubt: Notify,
-    /// This node has had its lease for long enough to say that another has none.
+    /// This node has held its lease for long enough to expire those of others.
     may_judge: AtomicBool,
 }
 
-/// The Redis process that knows what this node says.
+/// The Redis process that holds the occupants of this node.
 #[derive(Debug, Default)]
 struct Server {
-    /// `None` before the first connection; an empty one is unknown.
+    /// `None` before the first connection; empty if unknown.
     run_id: Option<String>,
-    /// It is another than before, and may know less.
+    /// The process is another than before, and may hold less.
     changed: bool,
 }
 
 impl Presence {
-    /// With as many lanes as there are connections to tell Redis on.
+    /// `connections`: how many connections publish.
     pub(super) fn new(connections: usize) -> Arc<Self> {
         let outboxes = (0..connections).map(|_| Arc::default()).collect();
         let may_judge = AtomicBool::new(false);
         Arc::new(Self { outboxes, server: Mutex::default(), doubt: Notify::new(), may_judge })
     }
 
-    /// A connection to publish on was made.
+    /// A connection to publish on was made, to the Redis process with this id.
     pub(super) fn connected(&self, run_id: Option<&str>) {
         let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         let run_id = run_id.unwrap_or_default();
@@ -81,26 +81,26 @@ impl Presence {
         std::mem::take(&mut server.changed)
     }
 
-    /// Says everything anew, as `node`.
+    /// Sends all joins again as `node`.
     pub(super) fn restart_as(&self, node: &Arc<str>) {
         for outbox in &self.outboxes {
             outbox.restart_as(node);
         }
     }
 
-    /// What the connections tell Redis of, one for each.
+    /// The outbox of each connection that publishes.
     pub(super) fn outboxes(&self) -> &[Arc<PresenceOutbox>] {
         &self.outboxes
     }
 
-    /// The lane of a topic: always the same, which keeps its order.
+    /// Which connection publishes to a topic: always the same, which keeps its order.
     pub(super) fn lane_of(&self, topic: &Topic) -> usize {
         let mut hasher = DefaultHasher::new();
         topic.hash(&mut hasher);
         hasher.finish() as usize % self.outboxes.len()
     }
 
-    /// A node has said another info of a user, who may be at this one, too.
+    /// A node has set another info of a user, who may be at this node as well.
     pub(super) fn renamed(&self, topic: &Topic, address: Address, occupant: &Occupant) {
         let key = Key { address, user: occupant.user.clone() };
         self.outboxes[self.lane_of(topic)].renamed(&key, &occupant.info);
@@ -114,14 +114,14 @@ impl Presence {
         self.may_judge.store(may_judge, Ordering::Relaxed);
     }
 
-    /// Whether nobody is anywhere at this node, and Redis knows.
+    /// Whether Redis holds no occupant of this node.
     pub(super) fn is_empty(&self) -> bool {
         self.outboxes.iter().all(|outbox| outbox.is_empty())
     }
 }
 
 impl Shared {
-    /// Adds comings to `commands`.
+    /// Adds the joins to `commands`.
     pub(super) fn add_joins(&self, commands: &mut Pipeline, changes: &Changes) {
         let node = &*changes.node;
         let (rooms, nodes) = (self.names.rooms(node), self.names.nodes());
@@ -133,7 +133,7 @@ impl Shared {
         }
     }
 
-    /// Adds goings to `commands`.
+    /// Adds the leaves to `commands`.
     pub(super) fn add_leaves(&self, commands: &mut Pipeline, changes: &Changes) {
         let node = &*changes.node;
         let (rooms, nodes) = (self.names.rooms(node), self.names.nodes());
@@ -146,7 +146,7 @@ impl Shared {
     }
 }
 
-/// What the reply to a coming means.
+/// What the reply to a join means.
 pub(super) fn join_outcome(reply: &Value) -> Outcome {
     match reply {
         Value::Int(1) => Outcome::Done,
@@ -155,7 +155,7 @@ pub(super) fn join_outcome(reply: &Value) -> Outcome {
     }
 }
 
-/// What the reply to a going means.
+/// What the reply to a leave means.
 pub(super) fn leave_outcome(reply: &Value) -> Outcome {
     match reply {
         Value::Int(0) => Outcome::Done,

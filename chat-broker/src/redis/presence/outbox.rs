@@ -5,7 +5,7 @@
 //! changes nothing if Redis knew.
 //!
 //! The [transition table](super::transition) says what each event makes of a user in a topic. This file
-//! keeps the queues: they follow from the states, and [`State::apply`] alone changes either.
+//! keeps the queues: they follow from the states, and [`Queues::apply`] alone changes either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use chat_core::UserId;
 use tokio::sync::Notify;
 
-use super::transition::{self, Event, Order, Stage, SyncState, Transition, transition};
+use super::transition::{Event, Order, Stage, State, SyncState, Transition, transition};
 use crate::broker::{Departure, DepartureSender};
 use crate::redis::names::Address;
 
@@ -33,12 +33,12 @@ const MAX_REFUSED: usize = 1024;
 /// The changes of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct PresenceOutbox {
-    state: Mutex<State>,
+    queues: Mutex<Queues>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Queues {
     /// The name of the node in Redis; nothing is sent before it has a lease.
     node: Option<Arc<str>>,
     /// Ordered, so that the reconciler can go through them in parts.
@@ -64,7 +64,7 @@ pub(crate) struct Key {
 
 #[derive(Debug)]
 struct PendingPresence {
-    state: transition::State,
+    state: State,
     /// The place in the queue in which it waits.
     order: SeqKey,
     info: Bytes,
@@ -134,13 +134,13 @@ impl Changes {
 impl PresenceOutbox {
     /// See [`Broker::enter`](crate::Broker::enter); `accepted` publications came before.
     pub(crate) fn join(&self, key: Key, info: Bytes, accepted: u64) {
-        self.state().join(key, info, accepted);
+        self.queues().join(key, info, accepted);
         self.changed.notify_one();
     }
 
     /// See [`Broker::leave`](crate::Broker::leave); `accepted` publications came before.
     pub(crate) fn leave(&self, key: &Key, accepted: u64) -> Departure {
-        let departure = self.state().leave(key, accepted);
+        let departure = self.queues().leave(key, accepted);
         self.changed.notify_one();
         departure
     }
@@ -151,27 +151,27 @@ impl PresenceOutbox {
         last: Option<&Key>,
         most: usize,
     ) -> Option<(Arc<str>, Vec<Key>)> {
-        let state = self.state();
+        let queues = self.queues();
         let from = last.map_or(Bound::Unbounded, Bound::Excluded);
-        let next = state.users.range((from, Bound::Unbounded));
+        let next = queues.users.range((from, Bound::Unbounded));
         let is_synced = |pending: &PendingPresence| pending.state.sync == SyncState::Synced;
         let synced = next.filter(|(_, pending)| is_synced(pending)).map(|(key, _)| key.clone());
-        Some((state.node.clone()?, synced.take(most).collect()))
+        Some((queues.node.clone()?, synced.take(most).collect()))
     }
 
     /// Redis does not hold these users: those who are still in their topics are sent again.
     pub(crate) fn resend_lost(&self, keys: &[Key]) {
-        let mut state = self.state();
+        let mut queues = self.queues();
         for key in keys {
-            state.apply(key, Event::Lost);
+            queues.apply(key, Event::Lost);
         }
-        drop(state);
+        drop(queues);
         self.changed.notify_one();
     }
 
     /// Another node has set another info of a user: this one sends no older one again.
     pub(crate) fn renamed(&self, key: &Key, info: &Bytes) {
-        if let Some(pending) = self.state().users.get_mut(key)
+        if let Some(pending) = self.queues().users.get_mut(key)
             && pending.state.sync == SyncState::Synced
             && !pending.is_latest
         {
@@ -181,23 +181,23 @@ impl PresenceOutbox {
 
     /// How many users are in topics, each counted once for each topic.
     pub(crate) fn len(&self) -> usize {
-        self.state().users.len()
+        self.queues().users.len()
     }
 
     /// Sends everything again as `node`, for which Redis holds nothing.
     pub(crate) fn restart_as(&self, node: &Arc<str>) {
-        self.state().restart_as(node);
+        self.queues().restart_as(node);
         self.changed.notify_one();
     }
 
     /// Takes what goes into a pipeline after which `sent` publications are sent.
     pub(crate) fn take(&self, sent: u64) -> Changes {
-        self.state().take(sent)
+        self.queues().take(sent)
     }
 
     /// Notes what became of changes, in their order; what has no outcome is unanswered.
     pub(crate) fn settle(&self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
-        self.state().settle(changes, outcomes);
+        self.queues().settle(changes, outcomes);
         if self.has_changes() {
             self.changed.notify_one();
         }
@@ -205,7 +205,7 @@ impl PresenceOutbox {
 
     /// Sends again what was refused.
     pub(crate) fn retry_refused(&self) {
-        self.state().retry_refused();
+        self.queues().retry_refused();
         if self.has_changes() {
             self.changed.notify_one();
         }
@@ -213,8 +213,8 @@ impl PresenceOutbox {
 
     /// Whether something waits to be sent now or after some publications.
     pub(crate) fn has_changes(&self) -> bool {
-        let state = self.state();
-        state.node.is_some() && !(state.joins.is_empty() && state.leaves.is_empty())
+        let queues = self.queues();
+        queues.node.is_some() && !(queues.joins.is_empty() && queues.leaves.is_empty())
     }
 
     /// Waits until something is to be sent.
@@ -227,18 +227,18 @@ impl PresenceOutbox {
 
     /// Whether Redis holds no user for this node.
     pub(crate) fn is_empty(&self) -> bool {
-        self.state().users.is_empty()
+        self.queues().users.is_empty()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl PendingPresence {
     fn absent() -> Self {
         Self {
-            state: transition::State::ABSENT,
+            state: State::ABSENT,
             order: SeqKey::default(),
             info: Bytes::new(),
             is_latest: true,
@@ -249,7 +249,7 @@ impl PendingPresence {
     }
 }
 
-impl State {
+impl Queues {
     fn join(&mut self, key: Key, info: Bytes, accepted: u64) {
         let pending = self.users.entry(key.clone()).or_insert_with(PendingPresence::absent);
         (pending.info, pending.is_latest) = (info, true);

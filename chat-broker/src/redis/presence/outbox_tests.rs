@@ -81,9 +81,9 @@ fn leaves_after_refused_joins_are_bounded() {
         refuse(1);
     }
     let sizes = || {
-        let state = outbox.state();
-        let waiting = state.users.values().map(|pending| pending.departures.len()).sum::<usize>();
-        (state.users.len(), waiting, state.refused.len())
+        let queues = outbox.queues();
+        let waiting = queues.users.values().map(|pending| pending.departures.len()).sum::<usize>();
+        (queues.users.len(), waiting, queues.refused.len())
     };
     let kept = sizes();
     assert_eq!((kept.0, kept.0), (kept.1, kept.2));
@@ -223,7 +223,7 @@ fn transient_joins_are_bounded() {
         outbox.join(key.clone(), Bytes::new(), 0);
         outbox.leave(&key, 1);
     }
-    assert_eq!(outbox.state().users.len(), MAX_TRANSIENT);
+    assert_eq!(outbox.queues().users.len(), MAX_TRANSIENT);
 }
 
 #[test]
@@ -305,21 +305,21 @@ fn reconcile(outbox: &PresenceOutbox, held: &Users) {
 }
 
 /// Each user is listed where the state says, with the same order, and nowhere else.
-fn check_indexes(state: &State) -> Result<(), TestCaseError> {
+fn check_indexes(queues: &Queues) -> Result<(), TestCaseError> {
     let listed = |index| {
-        let users = state.users.iter();
+        let users = queues.users.iter();
         users.filter(move |(_, pending)| Index::of(pending.state.stage) == index)
     };
     let ordered = |index| {
         let queue = listed(index).map(|(key, pending)| (pending.order, key.clone()));
         queue.collect::<BTreeMap<SeqKey, Key>>()
     };
-    prop_assert_eq!(&ordered(Index::Joins), &state.joins);
-    prop_assert_eq!(&ordered(Index::Leaves), &state.leaves);
-    prop_assert!(listed(Index::Refused).map(|(key, _)| key).eq(&state.refused));
+    prop_assert_eq!(&ordered(Index::Joins), &queues.joins);
+    prop_assert_eq!(&ordered(Index::Leaves), &queues.leaves);
+    prop_assert!(listed(Index::Refused).map(|(key, _)| key).eq(&queues.refused));
     let transient = |pending: &&PendingPresence| pending.state.stage == Stage::TransientQueued;
-    prop_assert_eq!(state.users.values().filter(transient).count(), state.transient);
-    for pending in state.users.values() {
+    prop_assert_eq!(queues.users.values().filter(transient).count(), queues.transient);
+    for pending in queues.users.values() {
         prop_assert!(pending.state.stage != Stage::Absent);
         prop_assert!(pending.departures.is_empty() || !pending.state.stage.is_present());
     }
@@ -364,7 +364,7 @@ proptest! {
                     held.clear();
                 }
             }
-            check_indexes(&outbox.state())?;
+            check_indexes(&outbox.queues())?;
         }
         if let Some((changes, digits)) = in_flight.take() {
             settle(&outbox, changes, &digits, &mut held);
@@ -376,7 +376,7 @@ proptest! {
             }
             reconcile(&outbox, &held);
         }
-        check_indexes(&outbox.state())?;
+        check_indexes(&outbox.queues())?;
         prop_assert_eq!(&held, &wanted);
         prop_assert_eq!(outbox.is_empty(), wanted.is_empty());
     }

@@ -1,8 +1,8 @@
-//! The users of dead nodes leave.
+//! Removes the occupants of nodes whose lease has expired.
 //!
-//! Any node reaps, several at once if it comes to that: each user is taken from the dead
-//! node in one atomic step, which one of them makes. The name of the node goes last, so that
-//! another goes on if the reaper dies, too.
+//! Any node reaps, several at once if they find the same node: a script removes each occupant in one
+//! atomic step, so one of them does. The name of the node is removed last, so that another node goes
+//! on if this one stops.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ const MAX_TOPICS: usize = 8;
 /// Users in one run of the script, which takes some 5 µs for each.
 const MAX_USERS: usize = 200;
 
-/// Reaps what comes, for ever.
+/// Reaps the nodes that it receives, until the sender is dropped.
 pub(crate) async fn run(store: Arc<Store>, mut condemned: mpsc::Receiver<Vec<String>>) {
     while let Some(nodes) = condemned.recv().await {
         for node in nodes {

@@ -1,5 +1,4 @@
-//! The far end of publishing: one task for each connection, which sends what waits in one
-//! pipeline.
+//! The task of each connection that publishes: it sends all that waits as one pipeline.
 
 use std::sync::Arc;
 
@@ -135,7 +134,7 @@ impl LaneTask {
                 _ = ping.tick() => self.probe(&mut link).await?,
                 more = self.queue.wait() => {
                     if self.is_woken_first {
-                        // Whoever is ready to publish now does so first: one pipeline for all.
+                        // Tasks that are ready to publish run first: one pipeline for all.
                         yield_now().await;
                     }
                     self.queue.take_more();
@@ -163,10 +162,10 @@ impl LaneTask {
         Ok(())
     }
 
-    /// Sends what waits: comings, publications, goings. Returns whether there was anything.
+    /// Sends what waits: joins, publications, leaves. Returns whether there was anything.
     async fn send_batch(&mut self, link: &mut Link) -> RedisResult<bool> {
         self.queue.expire(&BrokerError::unavailable("redis came back too late"));
-        // Whoever came before one of these did so before the next line.
+        // In this order: a join that precedes one of these publications is in the outbox by then.
         let mut jobs = self.queue.take_batch();
         let done = self.queue.done();
         let changes = self.outbox.take(done);
