@@ -6,13 +6,13 @@ use bytes::Bytes;
 use chat_core::{Entry, Epoch, History, Range, Retention};
 use redis::Pipeline;
 
-use super::Shared;
 use super::config::MAX_TTL;
-use super::damage::SEQUENCE;
+use super::connection::store::Store;
+use super::health::damage::SEQUENCE;
 use super::mark::Mark;
 use super::names::Address;
-use super::queue::Job;
-use super::store::Store;
+use super::publish::queue::Job;
+use super::shared::Shared;
 use super::wire::MAX_OFFSET;
 use crate::error::BrokerError;
 use crate::history::HistoryRead;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use chat_broker::testing::{RedisProxy, RedisServer};
+use chat_broker::testing::{RedisServer, TcpProxy};
 use chat_broker::{Broker, HistoryRead, PublishOptions};
 use chat_core::{History, Range, Retention};
 use futures_util::future::join_all;
@@ -279,8 +279,8 @@ async fn a_refused_publication_leaves_nothing() {
 #[tokio::test]
 async fn what_is_asked_at_once_goes_at_once() {
     let server = RedisServer::start();
-    let proxy = RedisProxy::start(&server).await;
-    let node = Node::with(Node::config(&server).url(proxy.url())).await;
+    let proxy = TcpProxy::before(&server);
+    let node = Node::with(Node::config(&server).url(proxy.redis_url())).await;
     node.publish(&room("0"), "first").await.unwrap();
     proxy.delay(Duration::from_millis(100));
     let began = Instant::now();

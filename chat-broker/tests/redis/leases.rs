@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use chat_broker::testing::{RedisProxy, RedisServer};
+use chat_broker::testing::{RedisServer, TcpProxy};
 use chat_broker::{Broker, BrokerEvent, RedisConfig, SharedTable};
 use chat_core::Topic;
 use tokio::time::sleep;
@@ -78,8 +78,8 @@ async fn the_users_of_a_dead_node_leave_once() {
 async fn a_node_that_was_paused_enters_its_users_anew() {
     let server = RedisServer::start();
     let mut watcher = Node::with(config(&server)).await;
-    let proxy = RedisProxy::start(&server).await;
-    let paused = Node::with(config(&server).url(proxy.url())).await;
+    let proxy = TcpProxy::before(&server);
+    let paused = Node::with(config(&server).url(proxy.redis_url())).await;
     let topic = room("r");
     watcher.subscribe(&topic).await.unwrap();
     paused.enter(&topic, "anna");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chat_broker::testing::{RedisProxy, RedisServer};
+use chat_broker::testing::{RedisServer, TcpProxy};
 use chat_broker::{BrokerError, BrokerEvent, Records, RedisBroker, SharedTable, Status};
 use tokio::task::JoinHandle;
 
@@ -116,8 +116,8 @@ async fn table_without_marks_keeps_its_records() {
             unmarked::set(&server, key, "x").await;
         }
         unmarked::remove(&server, "removed").await;
-        let proxy = RedisProxy::start(&server).await;
-        let config = Node::config(&server).url(proxy.url()).deadline(PATIENCE);
+        let proxy = TcpProxy::before(&server);
+        let config = Node::config(&server).url(proxy.redis_url()).deadline(PATIENCE);
         let node = Node::with(config).await;
         // Long enough to see what each command leaves to the next one.
         proxy.delay(Duration::from_millis(30));

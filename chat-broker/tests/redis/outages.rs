@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use chat_broker::testing::{RedisProxy, RedisServer};
+use chat_broker::testing::{RedisServer, TcpProxy};
 use chat_broker::{Broker, BrokerEvent, PublishOptions, SharedTable, Status};
 use chat_core::{Position, Step};
 use tokio::task::yield_now;
@@ -185,8 +185,8 @@ async fn subscriber_that_is_killed_again_and_again_makes_no_tight_loop() {
 async fn read_outlasts_its_connection() {
     const UNDER_WAY: Duration = Duration::from_millis(200);
     let server = RedisServer::start();
-    let proxy = RedisProxy::start(&server).await;
-    let node = Node::with(Node::config(&server).url(proxy.url()).deadline(PATIENCE)).await;
+    let proxy = TcpProxy::before(&server);
+    let node = Node::with(Node::config(&server).url(proxy.redis_url()).deadline(PATIENCE)).await;
     let topic = room("r");
     let published = node.publish(&topic, "x").await.unwrap();
     node.position(&topic).await.expect("a first connection of the pool");
@@ -222,8 +222,8 @@ async fn a_frozen_redis_is_noticed() {
 #[tokio::test]
 async fn a_connection_that_delivers_nothing_is_replaced() {
     let server = RedisServer::start();
-    let proxy = RedisProxy::start(&server).await;
-    let mut node = Node::with(Node::config(&server).url(proxy.url())).await;
+    let proxy = TcpProxy::before(&server);
+    let mut node = Node::with(Node::config(&server).url(proxy.redis_url())).await;
     let topic = room("r");
     node.subscribe(&topic).await.unwrap();
     node.publish(&topic, "1").await.unwrap();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chat_broker::testing::{RedisProxy, RedisServer};
+use chat_broker::testing::{RedisServer, TcpProxy};
 use chat_broker::{Broker, BrokerError, BrokerEvent, Record, Records, SharedTable, Status};
 
 use crate::support::{Node, PATIENCE, assert_refused, eventually, lasting};
@@ -28,9 +28,9 @@ fn keys(records: &Records) -> Vec<&str> {
 #[tokio::test]
 async fn who_was_not_told_is_told_to_ask() {
     let server = RedisServer::start();
-    let proxy = RedisProxy::start(&server).await;
+    let proxy = TcpProxy::before(&server);
     set(&Node::start(&server).await, "before").await.unwrap();
-    let mut deaf = Node::with(Node::config(&server).url(proxy.url())).await;
+    let mut deaf = Node::with(Node::config(&server).url(proxy.redis_url())).await;
     let mut other = Node::start(&server).await;
     let before = read(&deaf, 0).await;
     proxy.swallow_messages();
@@ -51,9 +51,9 @@ async fn who_was_not_told_is_told_to_ask() {
 #[tokio::test]
 async fn who_read_before_it_was_connected_is_told_to_ask() {
     let server = RedisServer::start();
-    let proxy = RedisProxy::start(&server).await;
+    let proxy = TcpProxy::before(&server);
     server.command(&["ACL", "SETUSER", "default", "-subscribe"]).await;
-    let mut early = Node::with(Node::config(&server).url(proxy.url())).await;
+    let mut early = Node::with(Node::config(&server).url(proxy.redis_url())).await;
     assert_eq!(early.broker.status(), Status::Away);
     let before = read(&early, 0).await;
     let other = Node::start(&server).await;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chat_broker::testing::{ConnectionKind, RedisProxy, RedisServer, Way};
+use chat_broker::testing::{ConnectionKind, Direction, RedisServer, TcpProxy};
 use chat_broker::{Broker, BrokerEvent, PublishOptions, Receipt, RedisConfig, Status};
 use chat_core::{Position, Range};
 use tokio::task::yield_now;
@@ -143,8 +143,8 @@ async fn a_frozen_redis_loses_and_doubles_nothing() {
 #[tokio::test]
 async fn a_late_connection_doubles_nothing() {
     let server = RedisServer::start();
-    let proxy = RedisProxy::start(&server).await;
-    let node = idle(Node::config(&server).url(proxy.url()).deadline(PATIENCE)).await;
+    let proxy = TcpProxy::before(&server);
+    let node = idle(Node::config(&server).url(proxy.redis_url()).deadline(PATIENCE)).await;
     proxy.hold_present();
     let published = node.publish(&room("r"), "once").await.unwrap();
     assert_eq!(published.position.unwrap().offset, 1);
@@ -257,11 +257,11 @@ async fn what_a_later_one_has_overtaken_is_not_sent_again() {
 #[tokio::test]
 async fn message_that_may_have_been_trimmed_for_its_bytes_is_not_sent_again() {
     let server = RedisServer::start();
-    let proxy = RedisProxy::start(&server).await;
-    let node = idle(Node::config(&server).url(proxy.url()).deadline(PATIENCE)).await;
+    let proxy = TcpProxy::before(&server);
+    let node = idle(Node::config(&server).url(proxy.redis_url()).deadline(PATIENCE)).await;
     let other = Node::start(&server).await;
     let topic = room("r");
-    proxy.block(ConnectionKind::Commands, Way::FromRedis);
+    proxy.block(ConnectionKind::Commands, Direction::ToClient);
     let (unknown, known, ()) = tokio::join!(
         node.deliver(&topic, "no key", bytes(1000)),
         node.deliver(&topic, "key", bytes(1000).key("k")),
@@ -287,9 +287,9 @@ async fn a_slow_search_ends_in_time() {
         redis.call('HSET', KEYS[2], 'epoch', 'abcdEF12', 'offset', 70000, 'id', '12345678')";
     let filled = server.command(&["EVAL", fill, "2", "chat:{r.r}:log", "chat:{r.r}:meta"]).await;
     assert_eq!(filled, "");
-    let proxy = RedisProxy::start(&server).await;
+    let proxy = TcpProxy::before(&server);
     let deadline = Duration::from_secs(5);
-    let node = idle(Node::config(&server).url(proxy.url()).deadline(deadline)).await;
+    let node = idle(Node::config(&server).url(proxy.redis_url()).deadline(deadline)).await;
     proxy.hold_present();
     proxy.delay(Duration::from_millis(400));
     let started = Instant::now();
