@@ -12,6 +12,11 @@ use chat_transport::testing::WsClient;
 #[path = "../unit_test.rs"]
 mod with_unit_test;
 
+/// The tests that the suite makes of it run here.
+#[allow(dead_code, reason = "as an example it has a main")]
+#[path = "../custom_broker.rs"]
+mod custom_broker_tests;
+
 /// Cargo builds the examples beside this test.
 fn example(name: &str) -> Command {
     let test = std::env::current_exe().expect("a path");
@@ -58,7 +63,7 @@ fn hub_without_sockets() {
 
 #[test]
 fn custom_broker() {
-    assert_eq!(output("custom_broker"), "the broker keeps its promises\n");
+    assert_eq!(output("custom_broker"), "received b\"hello\"\n");
 }
 
 #[test]
