@@ -123,6 +123,8 @@ pub async fn user_at_two_nodes_leaves_with_the_last(bus: &impl Bus) {
     watcher.take(2).await;
     let start = Instant::now();
     a.broker.close().await;
+    assert_eq!(watcher.occupancy(&topic, 10).await.count, 1, "the other node holds the user");
+    watcher.assert_quiet("the user has not left").await;
     b.broker.close().await;
     let mut left = departures(&mut watcher, 1, start + CLOSE + SLACK).await;
     assert_left(&left.remove(&topic).expect("it is of this topic")[0], &topic, "u", 0);

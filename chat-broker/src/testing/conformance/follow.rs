@@ -169,6 +169,7 @@ async fn whole_history(node: &Node, topic: &Topic) -> BTreeMap<u64, Bytes> {
             assert_eq!(history.position.offset, after, "the pages end where the topic stands");
             return all;
         };
+        assert!(last.offset > after, "a page follows on {after}");
         after = last.offset;
         all.extend(history.entries.into_iter().map(|entry| (entry.offset, entry.payload)));
     }
