@@ -326,6 +326,7 @@ impl Broker for Broken {
         let mut positions = self.inner.positions(topics).await?;
         match self.fault {
             Some(Fault::DropsPosition) => drop(positions.pop()),
+            Some(Fault::RepeatsAnswer) => positions.extend(positions.last().copied()),
             Some(Fault::ReversesPositions) => positions.reverse(),
             Some(Fault::Takes1000Topics) => positions.truncate(1000),
             _ => {}
@@ -375,6 +376,7 @@ impl Broker for Broken {
         }
         match self.fault {
             Some(Fault::DropsHistory) => drop(histories.pop()),
+            Some(Fault::RepeatsAnswer) => histories.extend(histories.last().cloned()),
             Some(Fault::Takes1000Topics) => histories.truncate(1000),
             _ => {}
         }

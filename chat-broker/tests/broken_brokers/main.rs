@@ -66,6 +66,10 @@ faults! {
     reverses_positions: ReversesPositions => positions_are_answered_in_the_order_asked;
     /// The position of the last topic is missing.
     drops_position: DropsPosition => positions_are_answered_in_the_order_asked;
+    /// The last of several answers is given twice.
+    repeats_answer: RepeatsAnswer =>
+        positions_are_answered_in_the_order_asked, histories_are_answered_in_the_order_asked,
+        occupancies_are_answered_in_the_order_asked;
     /// The known position is that of the publication before.
     knows_old_position: KnowsOldPosition => known_position_covers_receipts;
     /// A node is subscribed to what any node is subscribed to.
@@ -232,7 +236,7 @@ fn in_virtual_time(work: impl Future<Output = ()>) {
 /// other side has received something would never end.
 async fn tick() {
     loop {
-        for _ in 0..100 {
+        for _ in 0..20 {
             yield_now().await;
         }
         time::advance(Duration::from_millis(10)).await;

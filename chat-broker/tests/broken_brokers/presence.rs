@@ -46,6 +46,7 @@ impl PresenceTracker for Broken {
         let mut occupancies = self.inner.occupancy(topics, limit).await?;
         match self.fault {
             Some(Fault::DropsOccupancy) => drop(occupancies.pop()),
+            Some(Fault::RepeatsAnswer) => occupancies.extend(occupancies.last().cloned()),
             Some(Fault::AnswersNextVersion) => {
                 occupancies.iter_mut().for_each(|occupancy| occupancy.version += 1);
             }

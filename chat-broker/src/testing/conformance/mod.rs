@@ -18,7 +18,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! Each case is a function, too, which takes the [`Bus`] and says which methods it calls.
+//! Each case is also a function, which takes the [`Bus`]; its documentation says which methods it
+//! calls. [`Case::all`] lists them for another harness than that of `cargo test`.
 //!
 //! The backend must be reachable. Each case uses names of its own, but expects that no other case
 //! changes the table of records at the same time.
@@ -370,7 +371,7 @@ pub fn run(case: &str, work: impl Future<Output = ()>) {
     assert!(outcome.is_ok(), "{case} took longer than {CASE_DEADLINE:?}");
 }
 
-/// One case, for another harness than that of `cargo test`.
+/// One case and its name.
 pub struct Case<B> {
     /// The part of the contract, as in [`conformance_tests!`](crate::conformance_tests).
     pub part: &'static str,
@@ -380,7 +381,7 @@ pub struct Case<B> {
 }
 
 impl<B: Bus> Case<B> {
-    /// All cases, in the order of the table of this module's parts.
+    /// All cases, part by part.
     #[must_use]
     pub fn all() -> Vec<Self> {
         let mut cases = Vec::new();

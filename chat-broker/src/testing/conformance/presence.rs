@@ -160,11 +160,12 @@ pub async fn leave_resolves_with_the_version_of_its_event(bus: &impl Bus) {
     let departure = a.presence().leave(&topic, &user("u"));
     a.presence().enter(&topic, occupant("u"));
     let version = resolved(departure).await;
-    let left = watcher.arrived_events().await.into_iter().filter_map(|event| match event {
-        BrokerEvent::Presence { change: PresenceChange::Left, version, .. } => Some(version),
+    let events = watcher.arrived_events().await;
+    let left = events.iter().filter_map(|event| match event {
+        BrokerEvent::Presence { change: PresenceChange::Left, version, .. } => Some(*version),
         _ => None,
     });
-    assert!(left.eq(version));
+    assert!(left.eq(version), "{version:?}: {events:?}");
 }
 
 /// After `close`, `occupancy` fails with `Closed`, `enter` does nothing and `leave` resolves with
