@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use chat_transport::testing::WsClient;
 
@@ -62,6 +63,16 @@ fn hub_without_sockets() {
 }
 
 #[test]
+fn bus() {
+    assert_eq!(
+        output("bus"),
+        "1: order 1 is paid\n2: order 2 is paid\n\
+         published 3, a repeat: false\npublished 4, a repeat: false\npublished 4, a repeat: true\n\
+         3: order 3 is paid\n4: order 4 is paid\n5: order 5 is paid\n"
+    );
+}
+
+#[test]
 fn custom_broker() {
     assert_eq!(output("custom_broker"), "received b\"hello\"\n");
 }
@@ -114,8 +125,13 @@ async fn next_of(kind: &str, client: &mut WsClient) -> serde_json::Value {
 
 /// What an HTTP server answers.
 fn get(address: &str, path: &str) -> String {
+    request(address, "GET", path)
+}
+
+fn request(address: &str, method: &str, path: &str) -> String {
     let mut page = TcpStream::connect(address).unwrap();
-    write!(page, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n");
+    write!(page, "{head}Connection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     page.read_to_string(&mut answer).unwrap();
     answer
@@ -132,6 +148,15 @@ async fn axum_server() {
     let mut client = WsClient::connect_with(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await;
     client.send(r#"{"type":"hello"}"#).await;
     assert_eq!(client.recv_json().await["limits"]["message_bytes"], 4096);
+    client.send(r#"{"type":"join","room":"order-7"}"#).await;
+    next_of("joined", &mut client).await;
+    for _ in 0..2 {
+        assert!(request(&server.1, "POST", "/orders/7/paid").contains(" 204 "));
+    }
+    let paid = next_of("message", &mut client).await;
+    assert_eq!((&paid["message"], &paid["offset"]), (&"Your order is paid.".into(), &1.into()));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    assert!(now - paid["at"].as_u64().unwrap() < 60_000, "{paid}");
 
     let id = server.0.id().to_string();
     assert!(Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());

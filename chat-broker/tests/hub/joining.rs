@@ -244,6 +244,21 @@ async fn rooms_of_a_call_that_was_not_answered_are_read_again() {
     }
 }
 
+/// The check after an interruption gets one position too few, or one too many: it is made again.
+#[tokio::test(start_paused = true)]
+async fn check_with_positions_missing_or_too_many_is_made_again() {
+    for fault in [FaultyBroker::shorten_next, FaultyBroker::lengthen_next] {
+        let (hub, broker, publisher) = faulty();
+        let topic = room("r");
+        let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+        broker.lose_publications(1, Told::Interrupted);
+        fault(&broker, Call::Positions, 1);
+        say(&publisher, &topic, "lost").await;
+        assert_eq!(ear.hear().await, "1 lost");
+        assert_eq!(broker.count(Call::Positions), 2);
+    }
+}
+
 /// What is stored of two rooms is damaged: the others are joined, read and repaired.
 #[tokio::test(start_paused = true)]
 async fn damaged_rooms_fail_alone_until_they_are_mended() {

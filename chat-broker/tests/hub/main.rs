@@ -4,7 +4,9 @@
 
 mod fan_out;
 mod joining;
+mod parts;
 mod presence;
+mod publish;
 mod records;
 mod recovery;
 mod support;
