@@ -47,7 +47,8 @@ use crate::table::SharedTable;
 ///   node that may have missed some receives
 ///   [`BrokerEvent::Interrupted`](crate::BrokerEvent::Interrupted) or
 ///   [`BrokerEvent::Lagged`](crate::BrokerEvent::Lagged), and reads the history.
-/// * **Interest.** A node receives nothing of a topic that it is not subscribed to. After
+/// * **Interest.** A node receives nothing of a topic that it is not subscribed to, and nothing
+///   that was acknowledged before `subscribe` was called. After
 ///   `subscribe` has returned, everything published later arrives; after `unsubscribe`
 ///   has returned, nothing does.
 /// * **Answers.** A call for several topics has one answer for each, in the order asked. A hub

@@ -57,8 +57,9 @@ pub trait PresenceTracker: fmt::Debug + Send + Sync + 'static {
 }
 
 /// The pending answer to a [`PresenceTracker::leave`]: the version of the event that tells the nodes of it.
-/// `None` if no event does: another node says that the user is there, the user is back, or was
-/// never there, or the broker was closed.
+/// `None` if no event does: another node holds the user, or the user was not there, or the broker was
+/// closed. It may be `None` as well if this node holds the user again before the answer: nothing needs
+/// to wait for a leave that is over.
 ///
 /// # Cancel safety
 /// Dropping it does not take the leave back.

@@ -17,6 +17,11 @@ mod with_unit_test;
 #[path = "../hub_without_sockets.rs"]
 mod hub_with_unit_test;
 
+/// The tests that the suite makes of it run here.
+#[allow(dead_code, reason = "as an example it has a main")]
+#[path = "../custom_broker.rs"]
+mod custom_broker_tests;
+
 /// Cargo builds the examples beside this test.
 fn example(name: &str) -> Command {
     let test = std::env::current_exe().expect("a path");
@@ -74,7 +79,7 @@ fn bus() {
 
 #[test]
 fn custom_broker() {
-    assert_eq!(output("custom_broker"), "the broker keeps its promises\n");
+    assert_eq!(output("custom_broker"), "received b\"hello\"\n");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use chat_core::{
 };
 use tokio::time::timeout;
 
+use super::conformance::Bus;
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::events::{BrokerEvent, BrokerEvents};
@@ -51,16 +52,17 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new((broker, events): (Arc<dyn Broker>, BrokerEvents)) -> Self {
+    pub(super) async fn connect(bus: &impl Bus) -> Self {
+        let (broker, events) = bus.connect().await;
         Self { broker, events, inbox: VecDeque::new(), fence: room("fence") }
     }
 
     pub(super) fn presence(&self) -> &dyn PresenceTracker {
-        self.broker.presence().expect("the broker has presence")
+        self.broker.presence().expect("this broker has no presence: leave the part out")
     }
 
     pub(super) fn table(&self) -> &dyn SharedTable {
-        self.broker.table().expect("the broker has a shared table")
+        self.broker.table().expect("this broker has no shared table: leave the part out")
     }
 
     pub(super) async fn subscribe(&self, topics: &[Topic]) {
@@ -204,6 +206,8 @@ pub(super) async fn step<T: Debug>(
     what: &str,
     work: impl Future<Output = Result<T, BrokerError>>,
 ) -> T {
+    // A broker that never waits would never let a deadline end what makes no progress.
+    tokio::task::coop::consume_budget().await;
     match timeout(STEP_DEADLINE, work).await {
         Ok(Ok(value)) => value,
         Ok(Err(error)) => panic!("{what} failed: {error}"),
@@ -214,6 +218,10 @@ pub(super) async fn step<T: Debug>(
 /// Stored as long as by default.
 pub(super) fn persistent() -> PublishOptions {
     PublishOptions::default().retention(Retention::default())
+}
+
+pub(super) fn ephemeral() -> PublishOptions {
+    PublishOptions::default()
 }
 
 /// A room that nobody used before: the suite may run again on a bus that remembers.

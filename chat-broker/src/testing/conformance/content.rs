@@ -1,26 +1,18 @@
 //! Payloads, names, the secret, and the end.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use chat_core::{RoomId, Topic, UserId};
 
-use crate::broker::{Broker, Status};
+use super::Bus;
+use crate::broker::Status;
 use crate::error::BrokerError;
-use crate::events::BrokerEvents;
-use crate::publish::PublishOptions;
-use crate::table::SetOptions;
-use crate::testing::node::{Node, occupant, persistent, room, step, user};
+use crate::testing::node::{Node, ephemeral, persistent, room, step};
 
-/// Payloads of any bytes and of 0 bytes to 1 MiB arrive as they were sent.
+/// Payloads of any bytes and of 0 bytes to 1 MiB arrive as they were published.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn payloads_pass_unchanged<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let mut node = Node::new(connect().await);
+/// Calls `publish` and `subscribe`.
+pub async fn payloads_pass_unchanged(bus: &impl Bus) {
+    let mut node = Node::connect(bus).await;
     let topic = room("payloads");
     node.subscribe(std::slice::from_ref(&topic)).await;
     let all_bytes: Vec<u8> = (0..=255).collect();
@@ -34,7 +26,7 @@ where
         all_bytes.iter().copied().cycle().take(1 << 20).collect(),
     ];
     for payload in payloads {
-        for delivery in [persistent(), PublishOptions::default()] {
+        for delivery in [persistent(), ephemeral()] {
             node.deliver(&topic, payload.clone(), delivery.clone()).await;
             let arrived = node.next().await.payload;
             assert!(arrived == payload, "{delivery:?}, {} bytes", payload.len());
@@ -66,16 +58,12 @@ pub(super) const NAMES: [&str; 20] = [
     "|",
 ];
 
-/// Names with characters that mean something to a backend are names like any other, and
-/// rooms and users of one name are different topics.
+/// Topics whose names have characters that mean something to a backend are topics like any
+/// other, and a room and a user of one name are different topics.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn names_do_not_mix<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let mut node = Node::new(connect().await);
+/// Calls `publish`, `subscribe` and `unsubscribe`.
+pub async fn names_do_not_mix(bus: &impl Bus) {
+    let mut node = Node::connect(bus).await;
     let mut topics: Vec<Topic> = NAMES.iter().map(|name| room(name)).collect();
     // The random part alone would keep them apart: two that differ in one character only.
     let long = "x".repeat(127);
@@ -95,20 +83,16 @@ where
     }
     node.unsubscribe(&topics).await;
     for topic in &topics {
-        node.deliver(topic, "late", PublishOptions::default()).await;
+        node.deliver(topic, "late", ephemeral()).await;
     }
     node.assert_quiet("every name can be unsubscribed").await;
 }
 
-/// All nodes have the same secret, and it is one.
+/// All nodes have the same secret, whichever asks first and however often, and it is not zeros.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn the_secret_is_shared<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `secret`.
+pub async fn secret_is_shared(bus: &impl Bus) {
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
     let (one, other) = tokio::join!(a.table().secret(), b.table().secret());
     let secret = one.expect("the secret");
     assert_eq!(secret, other.expect("the secret"), "one secret for all nodes");
@@ -116,16 +100,12 @@ where
     assert_ne!(secret, [0; 32], "it is random");
 }
 
-/// After `close`, every call fails with `Closed` and the events end; closing again is
-/// fine; another node goes on.
+/// `close` publishes what was accepted; after it every call fails with `Closed`, the status is
+/// [`Status::Closed`] and the events end. Closing again is no error, and other nodes go on.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn closing_is_final<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (mut a, mut b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls every method that is not of presence or the table.
+pub async fn closing_is_final(bus: &impl Bus) {
+    let (mut a, mut b) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("close");
     let topics = std::slice::from_ref(&topic);
     a.subscribe(topics).await;
@@ -140,27 +120,12 @@ where
     assert_eq!(a.broker.status(), Status::Closed);
     let publish = a.broker.publish(&topic, Bytes::new(), persistent()).await;
     assert!(matches!(publish, Err(BrokerError::Closed)), "publish: {publish:?}");
-    let mut outcomes = vec![
+    for (what, outcome) in [
         ("subscribe", a.broker.subscribe(topics).await),
         ("unsubscribe", a.broker.unsubscribe(topics).await),
         ("positions", a.broker.positions(topics).await.map(drop)),
         ("history", a.broker.history(&[]).await.map(drop)),
-    ];
-    if let Some(presence) = a.broker.presence() {
-        outcomes.push(("occupancy", presence.occupancy(topics, 9).await.map(drop)));
-        presence.enter(&topic, occupant("nobody"));
-        presence.leave(&topic, &user("nobody"));
-    }
-    if let Some(table) = a.broker.table() {
-        let (value, options) = (Bytes::new(), SetOptions::default());
-        outcomes.extend([
-            ("set", table.set("closed", value, options).await),
-            ("remove", table.remove("closed").await),
-            ("changes_since", table.changes_since(0).await.map(drop)),
-            ("secret", table.secret().await.map(drop)),
-        ]);
-    }
-    for (what, outcome) in outcomes {
+    ] {
         assert!(matches!(outcome, Err(BrokerError::Closed)), "{what}: {outcome:?}");
     }
     let mut rest = Vec::new();

@@ -1,13 +1,9 @@
 //! What is published again under the same key.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use chat_core::{Range, Retention, Topic};
 
-use super::assert_contiguous;
-use crate::broker::Broker;
-use crate::events::BrokerEvents;
+use super::{Bus, assert_contiguous};
 use crate::publish::{PublishOptions, Published};
 use crate::testing::node::{Node, persistent, room, step};
 
@@ -21,17 +17,13 @@ fn assert_repeats(again: Published, first: Published) {
     assert_eq!(again, expected, "the answer of the first time");
 }
 
-/// What is published again, by the same node or another, is answered as the first time,
-/// and neither kept nor handed on; however much was published since, and whether or not
-/// the first is still kept.
+/// A publication with the key of an earlier one, by the same node or another, is answered as that
+/// was, and neither kept nor handed on; however much was published since, and whether or not the
+/// first is still kept.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn a_key_is_published_once<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (mut a, b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `publish`, `subscribe` and `history`.
+pub async fn key_is_published_once(bus: &impl Bus) {
+    let (mut a, b) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("keys");
     a.subscribe(std::slice::from_ref(&topic)).await;
     let first = a.deliver(&topic, "first", keyed("k")).await;
@@ -61,15 +53,11 @@ where
     assert_repeats(b.deliver(&topic, "late", keyed("k")).await, first);
 }
 
-/// A key names a publication within its topic only, byte by byte, whatever it holds.
+/// A key names a publication within its topic only, and two keys are one if their bytes are.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn keys_do_not_mix<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let node = Node::new(connect().await);
+/// Calls `publish`.
+pub async fn keys_do_not_mix(bus: &impl Bus) {
+    let node = Node::connect(bus).await;
     let long = "k".repeat(300);
     let keys = ["a", "A", "a:b", "a\0b", "{a}", " ", "*", "%61", "日本語", "\r\n", &long];
     let topics: Vec<Topic> = ["one", "two", "one:a"].map(room).into();
@@ -90,17 +78,13 @@ where
     }
 }
 
-/// The same key from two nodes at once, and twice from one that does not wait for the
-/// first receipt: one publication, and all are told where it stands.
+/// A key is used by two nodes at the same time, and twice by each, without awaiting the first
+/// receipt: one publication, and every receipt has its position.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn a_key_is_published_once_by_all_at_once<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+/// Calls `publish` and `subscribe`.
+pub async fn concurrent_uses_of_a_key_publish_once(bus: &impl Bus) {
     const ROUNDS: usize = 50;
-    let (mut a, b) = (Node::new(connect().await), Node::new(connect().await));
+    let (mut a, b) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("races");
     a.subscribe(std::slice::from_ref(&topic)).await;
     let twice = async |node: &Node, key: &str| {
