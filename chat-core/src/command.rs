@@ -11,6 +11,7 @@ use crate::position::Position;
 
 /// A frame from a client, decoded.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Request<'a> {
     /// The client's `id` for the frame, a JSON string or integer; the answer carries it
     /// back.
@@ -129,6 +130,7 @@ pub enum Command<'a> {
 
 /// The parts of [`Command::Hello`].
 #[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
 pub struct Hello<'a> {
     /// A token that names the user.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -146,6 +148,7 @@ pub const MAX_REASON_BYTES: usize = 512;
 
 /// Who is put out of which room.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Sanction<'a> {
     /// Of which room.
     pub room: RoomId,
@@ -156,8 +159,17 @@ pub struct Sanction<'a> {
     pub reason: Option<Cow<'a, str>>,
 }
 
+impl Sanction<'_> {
+    /// Without a reason.
+    #[must_use]
+    pub fn new(room: RoomId, user: UserId) -> Self {
+        Self { room, user, reason: None }
+    }
+}
+
 /// The parts of a message that the client writes.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Content<'a> {
     /// The text.
     pub message: Cow<'a, str>,
@@ -167,4 +179,11 @@ pub struct Content<'a> {
     /// The client's own name for the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<Cow<'a, str>>,
+}
+
+impl<'a> Content<'a> {
+    /// A text alone.
+    pub fn new(message: impl Into<Cow<'a, str>>) -> Self {
+        Self { message: message.into(), data: None, key: None }
+    }
 }

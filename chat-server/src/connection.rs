@@ -239,7 +239,7 @@ impl Connection {
             // Boxed: few wait.
             (admitted, Some(wait)) => Box::pin(self.wait_with(session, wait, admitted)).await,
         };
-        let Request { id, command } = match admitted {
+        let Request { id, command, .. } = match admitted {
             Some(Ok(request)) => request,
             Some(Err(rejection)) => return self.reject(&rejection),
             None => return,

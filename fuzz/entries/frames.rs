@@ -43,8 +43,8 @@ pub fn frames(input: &[u8]) {
 fn passed_on(frame: &str, command: &Command<'_>) {
     match command {
         Command::Send { room, content } => said(room, content),
-        Command::Say { message } => said(&general(), &plain(message)),
-        Command::Post { room, message } => said(room, &plain(message)),
+        Command::Say { message } => said(&general(), &Content::new(&**message)),
+        Command::Post { room, message } => said(room, &Content::new(&**message)),
         Command::Direct { content, .. } => {
             let bytes =
                 codec::encode(&Event::Direct(Direct { user: USER, frame, at: 1, request: None }));
@@ -139,12 +139,4 @@ fn is_json(frames: Option<chat_core::Frames>) {
 
 fn general() -> RoomId {
     RoomId::new("general").unwrap()
-}
-
-fn plain<'a>(message: &'a str) -> Content<'a> {
-    Content { message: message.into(), data: None, key: None }
-}
-
-fn raw(value: Option<&RawValue>) -> Option<&str> {
-    value.map(RawValue::get)
 }

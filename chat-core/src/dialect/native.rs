@@ -14,8 +14,7 @@ use crate::id::RoomId;
 use crate::position::{Epoch, Position};
 use crate::topic::Topic;
 use crate::wire::{
-    ClientRequest, Direct, Gap, Message, PageFrame, Presence, PresenceEvent, ServerFrame, Typing,
-    Undelivered,
+    ClientRequest, Direct, Gap, Message, PageFrame, Presence, PresenceEvent, Typing, Undelivered,
 };
 
 pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
@@ -47,42 +46,34 @@ pub(super) fn encode(
     position: Option<Position>,
     out: &mut Vec<u8>,
 ) -> bool {
-    frame(topic.name(), event, position).is_some_and(|frame| append_json(out, &frame))
-}
-
-/// The frame of `event`; `None` if it makes no sense.
-fn frame<'a>(
-    room: &'a str,
-    event: &Event<'a>,
-    position: Option<Position>,
-) -> Option<ServerFrame<'a>> {
-    let room = Cow::Borrowed(room);
-    Some(match *event {
-        Event::Message(ref message) => ServerFrame::Message(in_room(room, message, position)),
+    let room = Cow::Borrowed(topic.name());
+    match *event {
+        Event::Message(ref message) => append_json(out, &in_room(room, message, position)),
         Event::Presence(event::Presence { user, change, .. }) => {
             let event = PresenceEvent::Changed(change, user.into());
-            ServerFrame::Presence(Presence { room, event })
+            append_json(out, &Presence { room, event })
         }
         Event::Count(count) => {
-            ServerFrame::Presence(Presence { room, event: PresenceEvent::Count(count) })
+            append_json(out, &Presence { room, event: PresenceEvent::Count(count) })
         }
         Event::Typing { user, typing } => {
-            ServerFrame::Typing(Typing { room, user: user.into(), typing })
+            append_json(out, &Typing { room, user: user.into(), typing })
         }
         Event::Direct(event::Direct { user, frame, at, .. }) => {
-            let (text, data) = Fields::parse(frame).ok()?.checked_text_and_data()?;
-            let data = data.map(Cow::Borrowed);
-            ServerFrame::Direct(Direct { user: user.into(), text, data, at })
-        }
-        Event::Undelivered(event::Undelivered { to, request }) => {
-            ServerFrame::Undelivered(Undelivered {
-                session: request.session.into(),
-                id: serde_json::from_str(request.id).ok().map(Cow::Borrowed),
-                to: to.id.into(),
+            let fields = Fields::parse(frame).ok();
+            let content = fields.and_then(|fields| fields.checked_text_and_data());
+            content.is_some_and(|(text, data)| {
+                let data = data.map(Cow::Borrowed);
+                append_json(out, &Direct { user: user.into(), text, data, at })
             })
         }
-        Event::Gap(position) => ServerFrame::Gap(Gap::new(room, position)),
-    })
+        Event::Undelivered(event::Undelivered { to, request }) => {
+            let (session, to) = (request.session.into(), to.id.into());
+            let id = serde_json::from_str(request.id).ok().map(Cow::Borrowed);
+            append_json(out, &Undelivered { session, id, to })
+        }
+        Event::Gap(position) => append_json(out, &Gap::new(room, position)),
+    }
 }
 
 fn in_room<'a>(
@@ -117,6 +108,9 @@ impl<'a> PageFrame<'a> {
             let position = Position { epoch, offset: entry.offset };
             Some(Self::Message(in_room(room.into(), &message, Some(position))))
         };
-        entries.into_iter().filter_map(frame).collect()
+        let entries = entries.into_iter();
+        let mut page = Vec::with_capacity(entries.size_hint().0);
+        page.extend(entries.filter_map(frame));
+        page
     }
 }

@@ -10,10 +10,12 @@ use serde_json::value::RawValue;
 
 use super::*;
 use crate::command::{Content, Hello, Sanction};
+use crate::error::{ErrorCode, Rejection};
 use crate::event::PresenceChange;
 use crate::history::Range;
 use crate::id::{RoomId, UserId, UserName};
 use crate::position::{Epoch, Position};
+use crate::user::Color;
 
 type Raw = Cow<'static, RawValue>;
 
@@ -352,6 +354,18 @@ proptest! {
     }
 
     #[test]
+    fn parts_of_frames_come_back(
+        position in position(),
+        room in room(),
+        user in user_id(),
+        name in option::of("[a-z\u{202e} ]{0,8}x"),
+    ) {
+        both_ways(&position)?;
+        both_ways(&room)?;
+        both_ways(&crate::User::new(user, name.map(|name| UserName::new(name).unwrap())))?;
+    }
+
+    #[test]
     fn any_text_is_read_or_refused(text in ".{0,60}") {
         let _ = serde_json::from_str::<ServerFrame>(&text);
         let _ = serde_json::from_str::<ClientFrame>(&text);
@@ -377,6 +391,51 @@ proptest! {
             }
         }
     }
+}
+
+fn both_ways<T>(value: &T) -> Result<(), TestCaseError>
+where
+    T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    let text = serde_json::to_string(value).unwrap();
+    prop_assert_eq!(&serde_json::from_str::<T>(&text).unwrap(), value);
+    // An owned text, as other formats give it.
+    let json: Value = serde_json::from_str(&text).unwrap();
+    prop_assert_eq!(&serde_json::from_value::<T>(json).unwrap(), value);
+    Ok(())
+}
+
+#[test]
+fn code_of_an_error_comes_back_and_an_unknown_one_survives() {
+    for code in ErrorCode::ALL {
+        both_ways(&code).unwrap();
+        let rejection = Rejection::new(code, "why");
+        let text = serde_json::to_string(&ServerFrame::from(&rejection)).unwrap();
+        let ServerFrame::Error(rejected) = read(&text) else { panic!() };
+        assert_eq!(rejected.known_code(), Some(code));
+    }
+    let later = r#"{"type":"error","code":"room_is_full","message":"Full."}"#;
+    let ServerFrame::Error(rejected) = read(later) else { panic!() };
+    assert_eq!((rejected.known_code(), &*rejected.code), (None, "room_is_full"));
+    assert_eq!(serde_json::to_string(&rejected).unwrap(), later);
+}
+
+#[test]
+fn what_is_no_name_position_or_colour_is_refused() {
+    let refused = |json: &str| {
+        [
+            serde_json::from_str::<RoomId>(json).is_err(),
+            serde_json::from_str::<UserName>(json).is_err(),
+            serde_json::from_str::<Epoch>(json).is_err(),
+            serde_json::from_str::<Color>(json).is_err(),
+            serde_json::from_str::<Position>(json).is_err(),
+        ]
+    };
+    assert_eq!(refused(r#""\u0000""#), [true; 5]);
+    assert_eq!(refused("7"), [true; 5]);
+    assert_eq!(refused(r#""JLITNcWY""#), [false, false, false, true, true]);
+    assert_eq!(refused(r##""#FF6B6b""##), [false, false, true, false, true]);
+    assert_eq!(refused(r##""#FF6B6g""##), [false, false, true, true, true]);
 }
 
 /// The fields that some frame needs.

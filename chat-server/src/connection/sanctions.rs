@@ -55,7 +55,7 @@ impl Connection {
             let message = "There are too many bans: some have to end first.";
             return Err(Rejection::new(ErrorCode::TooManyBans, message));
         }
-        let Sanction { room, user, reason } = sanction;
+        let Sanction { room, user, reason, .. } = sanction;
         let (broker, scope) = (&**self.state.hub.broker(), Scope::Room(room));
         let (by, reason) = (By::Moderator(&self.member.user.id), reason.as_deref());
         let done = moderation::put_out(broker, by, kind, scope, user, time, reason).await;

@@ -1,6 +1,5 @@
 //! Messages: to a room, or to a user.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -37,9 +36,9 @@ impl Connection {
             }
             Command::Say { message } => {
                 let room = self.current.clone().ok_or_else(not_in_a_room)?;
-                self.to_room(room, &plain(message))?
+                self.to_room(room, &Content::new(message))?
             }
-            Command::Post { room, message } => self.to_room(room, &plain(message))?,
+            Command::Post { room, message } => self.to_room(room, &Content::new(message))?,
             Command::Direct { to, content } => {
                 self.check(&content)?;
                 let user = self.member.user.as_sender();
@@ -116,10 +115,6 @@ impl Connection {
 
 pub(super) fn not_in_a_room() -> Rejection {
     Rejection::new(ErrorCode::NotInRoom, "Join the room first.")
-}
-
-fn plain(message: Cow<'_, str>) -> Content<'_> {
-    Content { message, data: None, key: None }
 }
 
 /// Milliseconds since 1970.
