@@ -32,7 +32,9 @@
 //!   frame.
 //!
 //! A frame is deserialized from a text ([`serde_json::from_str`]), not from a reader or from a
-//! [`serde_json::Value`]: values borrow from the text.
+//! [`serde_json::Value`]: values borrow from the text. What holds of a frame holds of
+//! [`ServerFrame`] and [`ClientFrame`]; one of its parts alone ([`Message`]) is read as any struct
+//! is, whatever its `type`.
 
 mod client;
 mod object;

@@ -33,12 +33,13 @@ pub(super) fn read<'de, D: Deserializer<'de>, T: Tagged<'de>>(
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
             let mut before = Vec::new();
-            while let Some(Field { name, value }) = next(&mut map)? {
+            while let Some(Text(name)) = map.next_key()? {
                 if name == "type" {
-                    let Text(kind) = parse(&name, value)?;
-                    return T::read(kind, Fields { before: before.into_iter(), map, value: None });
+                    let Text(kind) = map.next_value().map_err(|why| in_field(&name, why))?;
+                    let before = before.into_iter();
+                    return T::read(kind, Fields { before, map, name: "".into(), value: None });
                 }
-                before.push(Field { name, value });
+                before.push((name, map.next_value()?));
             }
             Err(A::Error::missing_field("type"))
         }
@@ -47,17 +48,14 @@ pub(super) fn read<'de, D: Deserializer<'de>, T: Tagged<'de>>(
     deserializer.deserialize_map(Frame(PhantomData))
 }
 
-/// The fields of a frame but its `type`: those before it, then those after it.
+/// The fields of a frame but its `type`: those before it, then those after it. Errors name theirs.
 pub(super) struct Fields<'de, A> {
-    before: std::vec::IntoIter<Field<'de>>,
+    before: std::vec::IntoIter<(Cow<'de, str>, &'de RawValue)>,
     map: A,
-    /// The field whose name was read last.
-    value: Option<Field<'de>>,
-}
-
-struct Field<'de> {
+    /// The field that is read.
     name: Cow<'de, str>,
-    value: &'de RawValue,
+    /// Its value, if it stood before the `type`.
+    value: Option<&'de RawValue>,
 }
 
 impl<'de, A: MapAccess<'de>> Fields<'de, A> {
@@ -74,50 +72,53 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Fields<'de, A> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, A::Error> {
-        let field = match self.before.next() {
-            Some(field) => Some(field),
-            None => next(&mut self.map)?,
-        };
-        let Some(field) = field else { return Ok(None) };
-        let key = seed.deserialize(CowStrDeserializer::new(Cow::Borrowed(&*field.name)))?;
-        self.value = Some(field);
-        Ok(Some(key))
+        if let Some((name, value)) = self.before.next() {
+            (self.name, self.value) = (name, Some(value));
+        } else if let Some(Text(name)) = self.map.next_key()? {
+            self.name = name;
+        } else {
+            return Ok(None);
+        }
+        seed.deserialize(CowStrDeserializer::new(Cow::Borrowed(&*self.name))).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
-        let field = self.value.take().ok_or_else(|| A::Error::custom("a value without a key"))?;
-        let mut value = serde_json::Deserializer::from_str(field.value.get());
-        seed.deserialize(&mut value).map_err(|why| in_field(&field.name, &why))
-    }
-}
-
-/// The next field that is not `null`: that counts as absent.
-fn next<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Field<'de>>, A::Error> {
-    while let Some(Text(name)) = map.next_key()? {
-        let value: &RawValue = map.next_value()?;
-        if value.get() != "null" {
-            return Ok(Some(Field { name, value }));
+        match self.value.take() {
+            Some(value) => {
+                let mut value = serde_json::Deserializer::from_str(value.get());
+                seed.deserialize(&mut value).map_err(|why| in_field(&self.name, why))
+            }
+            None => self.map.next_value_seed(seed).map_err(|why| in_field(&self.name, why)),
         }
     }
-    Ok(None)
 }
 
-fn parse<'de, T: Deserialize<'de>, E: Error>(name: &str, value: &'de RawValue) -> Result<T, E> {
-    serde_json::from_str(value.get()).map_err(|why| in_field(name, &why))
-}
-
-fn in_field<E: Error>(name: &str, why: &serde_json::Error) -> E {
+fn in_field<E: Error>(name: &str, why: impl fmt::Display) -> E {
     E::custom(format_args!("field `{name}`: {why}"))
 }
 
 /// A text that may be absent.
 pub(super) fn text<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Cow<'de, str>>, D::Error> {
-    Text::deserialize(d).map(|Text(text)| Some(text))
+    Ok(Option::deserialize(d)?.map(|Text(text)| text))
+}
+
+/// A text that is empty if it is absent.
+pub(super) fn or_empty<'de, D: Deserializer<'de>>(d: D) -> Result<Cow<'de, str>, D::Error> {
+    text(d).map(Option::unwrap_or_default)
+}
+
+/// A value that has a default: of a field that is absent, or `null`.
+pub(super) fn or_default<'de, D, T>(d: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::deserialize(d).map(Option::unwrap_or_default)
 }
 
 /// Any JSON value that may be absent.
 pub(super) fn any<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Cow<'de, RawValue>>, D::Error> {
-    <&RawValue>::deserialize(d).map(|value| Some(Cow::Borrowed(value)))
+    Ok(Option::<&RawValue>::deserialize(d)?.map(Cow::Borrowed))
 }
 
 /// A field of a type that a later version may have changed: absent then.

@@ -6,7 +6,7 @@ use serde::de::{Error as _, MapAccess};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::object::{self, Fields, Tagged, any, lenient, lenient_text, text};
+use super::object::{self, Fields, Tagged, any, lenient, lenient_text, or_default, or_empty, text};
 use crate::error::{ErrorCode, Rejection};
 use crate::event::{PresenceChange, Sender};
 use crate::position::{Epoch, Position};
@@ -173,14 +173,14 @@ pub struct Welcome<'a> {
     #[serde(borrow)]
     pub node: Cow<'a, str>,
     /// The version of the protocol; 1 if absent.
-    #[serde(default = "version")]
+    #[serde(default = "version", deserialize_with = "or_version")]
     pub protocol: u32,
     /// When the token expires, in milliseconds from now; absent: never. A client sends `hello` with
     /// a new token before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in_ms: Option<u64>,
     /// How often the server pings an idle connection, in milliseconds; 0 or absent: never.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub heartbeat_ms: u64,
     /// What the server takes from one connection.
     pub limits: Limits,
@@ -188,6 +188,10 @@ pub struct Welcome<'a> {
 
 fn version() -> u32 {
     1
+}
+
+fn or_version<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
+    Option::deserialize(d).map(|given| given.unwrap_or(version()))
 }
 
 impl<'a> Welcome<'a> {
@@ -347,7 +351,7 @@ pub struct Joined<'a> {
     /// How many users are in the room.
     pub count: u32,
     /// What the client has missed, or the latest messages; oldest first.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "or_default")]
     pub messages: Vec<PageFrame<'a>>,
 }
 
@@ -421,7 +425,8 @@ pub struct Accepted<'a> {
 }
 
 impl Accepted<'_> {
-    /// the acceptance of a message at this position, if its room has a history.
+    /// The answer to a request that was carried out; `position` is that of a message whose room has
+    /// a history.
     #[must_use]
     pub fn new(position: Option<Position>) -> Self {
         let (epoch, offset) = parts(position);
@@ -447,7 +452,7 @@ pub struct Rejected<'a> {
     #[serde(borrow)]
     pub code: Cow<'a, str>,
     /// For people: a sentence.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "or_empty")]
     pub message: Cow<'a, str>,
     /// When to try again, in milliseconds from now.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -562,7 +567,7 @@ pub struct Goodbye<'a> {
     /// Whether to connect again.
     pub reconnect: bool,
     /// When to connect again, in milliseconds from now; 0 if absent.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub after_ms: u64,
     /// What the moderator wrote.
     #[serde(borrow, default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
