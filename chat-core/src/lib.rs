@@ -34,9 +34,9 @@
 //! // A frame comes in …
 //! let frame = r#"{"type":"sendMessage","roomId":"room1","message":"hi"}"#;
 //! let request = Dialect::Topics.decode(frame)?;
-//! let Command::Post { message, .. } = request.command else { unreachable!() };
+//! let Command::Send { content, .. } = request.command else { unreachable!() };
 //! let user = Sender { id: "u1", name: "Quiet Otter", color: "#FF6B6B" };
-//! let said = Event::Message(Message { user, text: &message, data: None, key: None, at: 0 });
+//! let said = Event::Message(Message { user, text: &content.message, data: None, key: None, at: 0 });
 //! let payload = envelope::encode(&said);
 //!
 //! // … and, when the broker has brought it back, goes out to all.
@@ -88,7 +88,7 @@ mod visibility;
 pub mod wire;
 
 pub use close::CloseReason;
-pub use command::{Command, Content, Hello, MAX_REASON_BYTES, Request, Sanction};
+pub use command::{Command, Content, Hello, Join, MAX_REASON_BYTES, Request, Sanction};
 pub use deliver::{Batch, Deliver, Delivery, Item};
 pub use dialect::Dialect;
 pub use error::{ErrorCode, Rejection, UnknownCode};

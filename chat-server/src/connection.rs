@@ -36,7 +36,6 @@ use crate::member::Member;
 use crate::state::State;
 pub(crate) use deadline::{Deadline, LATEST};
 pub(crate) use opening::Opening;
-use recovery::Wish;
 use rooms::Place;
 
 /// Frames and answers that a busy connection works through before it lets others run: one
@@ -271,18 +270,8 @@ impl Connection {
     async fn execute(&mut self, id: Option<&RawValue>, command: Command<'_>) {
         let done = match command {
             Command::Hello(hello) => self.hello(id, hello).await,
-            Command::Join { room, since, history } => {
-                let wish = Wish { since, history };
-                self.enter(id, room, wish, true).await
-            }
-            Command::Leave { room } => self.leave(id, &room).await,
-            Command::Switch { room, name, history } => {
-                self.switch(id, room, name, history).await;
-                Ok(())
-            }
-            Command::Exit => self.exit(),
-            Command::Subscribe { room } => self.subscribe(room).await,
-            Command::Unsubscribe { room } => self.go(&room),
+            Command::Join(join) => self.join(id, join).await,
+            Command::Leave { room } => self.leave(id, room).await,
             Command::Typing { room, typing } => self.typing(&room, typing).await,
             Command::Members { room } => self.members(id, &room),
             Command::History { room, range, limit } => self.history(id, &room, range, limit).await,

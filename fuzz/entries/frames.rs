@@ -42,9 +42,7 @@ pub fn frames(input: &[u8]) {
 
 fn passed_on(frame: &str, command: &Command<'_>) {
     match command {
-        Command::Send { room, content } => said(room, content),
-        Command::Say { message } => said(&general(), &Content::new(&**message)),
-        Command::Post { room, message } => said(room, &Content::new(&**message)),
+        Command::Send { room, content, .. } => said(&room.clone().unwrap_or_else(general), content),
         Command::Direct { content, .. } => {
             let bytes =
                 codec::encode(&Event::Direct(Direct { user: USER, frame, at: 1, request: None }));
@@ -139,4 +137,8 @@ fn is_json(frames: Option<chat_core::Frames>) {
 
 fn general() -> RoomId {
     RoomId::new("general").unwrap()
+}
+
+fn raw(value: Option<&RawValue>) -> Option<&str> {
+    value.map(RawValue::get)
 }

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::append_json;
-use crate::command::Command;
+use crate::command::{Command, Join};
 use crate::envelope;
 use crate::error::Rejection;
 use crate::event::{self, Event};
@@ -25,9 +25,13 @@ impl<'a> From<ClientRequest<'a>> for Command<'a> {
     fn from(request: ClientRequest<'a>) -> Self {
         match request {
             ClientRequest::Hello(hello) => Self::Hello(hello),
-            ClientRequest::Join { room, since, history } => Self::Join { room, since, history },
-            ClientRequest::Leave { room } => Self::Leave { room },
-            ClientRequest::Send { room, content } => Self::Send { room, content },
+            ClientRequest::Join { room, since, history } => {
+                Self::Join(Join { since, history, ..Join::new(room) })
+            }
+            ClientRequest::Leave { room } => Self::Leave { room: Some(room) },
+            ClientRequest::Send { room, content } => {
+                Self::Send { room: Some(room), content, members_only: true }
+            }
             ClientRequest::Direct { to, content } => Self::Direct { to, content },
             ClientRequest::Typing { room, typing } => Self::Typing { room, typing },
             ClientRequest::History { room, range, limit } => Self::History { room, range, limit },

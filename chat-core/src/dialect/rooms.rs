@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::{append_json, json};
-use crate::command::Command;
+use crate::command::{Command, Content, Join};
 use crate::error::Rejection;
 use crate::event::{Event, Presence, PresenceChange};
 use crate::fields::Fields;
@@ -13,13 +13,16 @@ pub(super) const TYPES: [&str; 3] = ["join_room", "chat_message", "leave_room"];
 
 pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
     Ok(match &*fields.required_kind()? {
-        "chat_message" => Command::Say { message: fields.message()? },
-        "join_room" => Command::Switch {
-            room: fields.room()?,
-            name: fields.user_or_username()?,
-            history: fields.history()?.unwrap_or(0),
-        },
-        "leave_room" => Command::Exit,
+        "chat_message" => {
+            let content = Content::new(fields.message()?);
+            Command::Send { room: None, content, members_only: true }
+        }
+        "join_room" => {
+            let join = Join::new(fields.room()?);
+            let (name, history) = (fields.user_or_username()?, fields.history()?);
+            Command::Join(Join { name, history, exclusive: true, ..join })
+        }
+        "leave_room" => Command::Leave { room: None },
         kind => return Err(Rejection::unknown_type(kind)),
     })
 }

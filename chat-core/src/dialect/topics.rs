@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::append_json;
-use crate::command::Command;
+use crate::command::{Command, Content, Join};
 use crate::error::Rejection;
 use crate::event::Event;
 use crate::fields::Fields;
@@ -14,9 +14,12 @@ pub(super) const TYPES: [&str; 3] = ["SUBSCRIBE", "UNSUBSCRIBE", "sendMessage"];
 
 pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
     Ok(match &*fields.required_kind()? {
-        "sendMessage" => Command::Post { room: fields.room_id()?, message: fields.message()? },
-        "SUBSCRIBE" => Command::Subscribe { room: fields.room()? },
-        "UNSUBSCRIBE" => Command::Unsubscribe { room: fields.room()? },
+        "sendMessage" => {
+            let (room, content) = (Some(fields.room_id()?), Content::new(fields.message()?));
+            Command::Send { room, content, members_only: false }
+        }
+        "SUBSCRIBE" => Command::Join(Join { announced: false, ..Join::new(fields.room()?) }),
+        "UNSUBSCRIBE" => Command::Leave { room: Some(fields.room()?) },
         kind => return Err(Rejection::unknown_type(kind)),
     })
 }
