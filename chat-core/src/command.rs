@@ -190,9 +190,16 @@ pub struct Content<'a> {
     pub key: Option<Cow<'a, str>>,
 }
 
-impl<'a> Content<'a> {
-    /// A text alone.
-    pub fn new(message: impl Into<Cow<'a, str>>) -> Self {
-        Self { message: message.into(), data: None, key: None }
+impl<'a> From<&'a str> for Content<'a> {
+    /// Text alone.
+    fn from(text: &'a str) -> Self {
+        Cow::Borrowed(text).into()
+    }
+}
+
+impl<'a> From<Cow<'a, str>> for Content<'a> {
+    /// Text alone.
+    fn from(message: Cow<'a, str>) -> Self {
+        Self { message, data: None, key: None }
     }
 }

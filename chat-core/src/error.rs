@@ -40,13 +40,16 @@ pub enum ErrorCode {
     BrokerUnavailable,
     /// The room keeps no history.
     HistoryDisabled,
+    /// The server's broker lacks what the request needs: there are no kicks and bans without a table
+    /// that all servers share.
+    Unsupported,
     /// Something failed on the server.
     Internal,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::BadJson,
         Self::UnknownType,
         Self::MissingField,
@@ -61,6 +64,7 @@ impl ErrorCode {
         Self::Forbidden,
         Self::BrokerUnavailable,
         Self::HistoryDisabled,
+        Self::Unsupported,
         Self::Internal,
     ];
 
@@ -82,6 +86,7 @@ impl ErrorCode {
             Self::Forbidden => "forbidden",
             Self::BrokerUnavailable => "broker_unavailable",
             Self::HistoryDisabled => "history_disabled",
+            Self::Unsupported => "unsupported",
             Self::Internal => "internal",
         }
     }

@@ -12,6 +12,10 @@ use chat_transport::testing::WsClient;
 #[path = "../unit_test.rs"]
 mod with_unit_test;
 
+#[allow(dead_code, reason = "as an example it has a main")]
+#[path = "../hub_without_sockets.rs"]
+mod hub_with_unit_test;
+
 /// Cargo builds the examples beside this test.
 fn example(name: &str) -> Command {
     let test = std::env::current_exe().expect("a path");
@@ -52,8 +56,9 @@ impl Drop for Running {
 #[test]
 fn hub_without_sockets() {
     let output = output("hub_without_sockets");
-    assert!(output.starts_with("message 1 is taken\nmessage 2 is taken\n"), "{output}");
+    assert!(output.starts_with("message 1 is taken\n"), "{output}");
     assert!(output.contains(": is anybody here?\nmembers now: 0\n"), "{output}");
+    assert!(output.ends_with(": you missed this\n"), "{output}");
 }
 
 #[test]
@@ -165,9 +170,27 @@ async fn axum_hub() {
 
     let room = format!("ws://{}/live/lobby", server.1);
     let (mut ann, mut bob) = (WsClient::connect(&room).await, WsClient::connect(&room).await);
-    // Whoever hears itself is in the room.
+    // A client that receives its own line is in the room.
     bob.send("bob is here").await;
-    bob.expect("bob is here").await;
+    assert!(bob.recv().await.ends_with(".1 bob is here"));
     ann.send("hello").await;
-    bob.expect("hello").await;
+    let line = bob.recv().await;
+    assert!(line.ends_with(".2 hello"), "{line}");
+
+    // A client that was away gets what it missed, and then what is live.
+    let position = line.split_once(' ').unwrap().0.to_owned();
+    bob.close().await;
+    for n in 0..200 {
+        ann.send(&format!("missed {n}")).await;
+    }
+    let mut bob = WsClient::connect(&format!("{room}?since={position}")).await;
+    for n in 0..200 {
+        assert!(bob.recv().await.ends_with(&format!(" missed {n}")));
+    }
+    ann.send("welcome back").await;
+    assert!(bob.recv().await.ends_with(" welcome back"));
+
+    // One that comes from another sequence is told so.
+    let mut eve = WsClient::connect(&format!("{room}?since=00000000.7")).await;
+    assert_eq!(eve.recv().await, "some lines are lost");
 }

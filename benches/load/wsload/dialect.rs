@@ -1,7 +1,7 @@
 //! What each server's clients say.
 
+use chat_core::RoomId;
 use chat_core::wire::{ClientFrame, ClientRequest};
-use chat_core::{Content, RoomId};
 use clap::ValueEnum;
 
 use crate::args::Url;
@@ -73,7 +73,7 @@ impl Dialect {
         const TEXT: &str = "~text~";
         let frame = match self {
             Dialect::Native => {
-                let content = Content::new(TEXT);
+                let content = TEXT.into();
                 ClientFrame::new(ClientRequest::Send { room: room_id(room), content }).encode()
             }
             Dialect::Topics => {

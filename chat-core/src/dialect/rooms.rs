@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::{append_json, json};
-use crate::command::{Command, Content, Join};
+use crate::command::{Command, Join};
 use crate::error::Rejection;
 use crate::event::{Event, Presence, PresenceChange};
 use crate::fields::Fields;
@@ -14,7 +14,7 @@ pub(super) const TYPES: [&str; 3] = ["join_room", "chat_message", "leave_room"];
 pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
     Ok(match &*fields.required_kind()? {
         "chat_message" => {
-            let content = Content::new(fields.message()?);
+            let content = fields.message()?.into();
             Command::Send { room: None, content, members_only: true }
         }
         "join_room" => {

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::append_json;
-use crate::command::{Command, Content, Join};
+use crate::command::{Command, Join};
 use crate::error::Rejection;
 use crate::event::Event;
 use crate::fields::Fields;
@@ -15,7 +15,7 @@ pub(super) const TYPES: [&str; 3] = ["SUBSCRIBE", "UNSUBSCRIBE", "sendMessage"];
 pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
     Ok(match &*fields.required_kind()? {
         "sendMessage" => {
-            let (room, content) = (Some(fields.room_id()?), Content::new(fields.message()?));
+            let (room, content) = (Some(fields.room_id()?), fields.message()?.into());
             Command::Send { room, content, members_only: false }
         }
         "SUBSCRIBE" => Command::Join(Join { announced: false, ..Join::new(fields.room()?) }),

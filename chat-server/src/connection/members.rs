@@ -29,8 +29,9 @@ pub(super) fn list(
     tell: impl FnOnce(Vec<wire::User<'_>>, u32),
 ) {
     let mut users = vec![wire::User::from(asker.user)];
-    let count = snapshot.roster.map_or(0, |roster| roster.count() as usize);
-    match snapshot.roster.and_then(|roster| roster.listed()) {
+    // A broker without presence knows of nobody else.
+    let Some(roster) = snapshot.roster else { return tell(users, 1) };
+    match roster.listed() {
         Some(listed) => {
             let known = listed.get(&asker.user.id);
             if let Some(user) = known.filter(|_| !asker.is_joining).and_then(|info| user_of(info)) {
@@ -49,7 +50,7 @@ pub(super) fn list(
             let local = local(snapshot, max, |id| *id != asker.user.id);
             users.extend(local.iter().map(|user| wire::User::from(&**user)));
             users.truncate(max.max(1));
-            let count = count.max(users.len());
+            let count = (roster.count() as usize).max(users.len());
             tell(users, in_frame(count));
         }
     }

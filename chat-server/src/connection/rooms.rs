@@ -1,23 +1,22 @@
 //! Coming to rooms and leaving them.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use chat_broker::{BrokerError, Delivery, Membership, Snapshot, Status, Welcomed};
+use chat_broker::{BrokerError, JoinOptions, Membership, PublishOptions, Status};
 use chat_core::wire::{Left, Members, ServerFrame};
 use chat_core::{
-    Capability, CloseReason, Deliver, ErrorCode, Event, Join, Occupant, Presence, PresenceChange,
-    Rejection, RoomId, Topic, User, UserName, envelope,
+    Capability, ErrorCode, Event, Join, Occupant, Presence, PresenceChange, Rejection, RoomId,
+    Topic, User, UserName, envelope,
 };
 use chat_transport::Session;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
+use super::join_request::JoinRequest;
 use super::members::{self, Asker};
-use super::recovery::{Newcomer, Wish};
 use super::send::not_in_a_room;
 use super::{Connection, unavailable};
 use crate::auth::Action;
@@ -85,7 +84,8 @@ impl Connection {
         if exclusive {
             self.leave_current(&room, name);
         }
-        self.enter(id, room.clone(), Wish { since, history }, announced).await?;
+        let options = JoinOptions::default().since(since).history(history);
+        self.enter(id, room.clone(), options, announced).await?;
         if exclusive {
             self.current = Some(room);
         }
@@ -139,7 +139,7 @@ impl Connection {
         &mut self,
         id: Option<&RawValue>,
         room: RoomId,
-        wish: Wish,
+        options: JoinOptions,
         announced: bool,
     ) -> Result<(), Rejection> {
         self.until_bans_are_known().await?;
@@ -152,25 +152,26 @@ impl Connection {
         // Read before the room can tell of anything: no sanction falls between.
         let since = self.state.moderation.now();
         let sees_presence = self.may(Capability::Presence, &room).await;
-        let wish = if self.may(Capability::History, &room).await { wish } else { Wish::nothing() };
-        let newcomer = Newcomer {
-            member: self.member.seeing(sees_presence),
+        let may_recover = self.may(Capability::History, &room).await;
+        let options = if may_recover { options } else { JoinOptions::default() };
+        let member = self.member.seeing(sees_presence);
+        let index = self.places.iter().position(|place| place.room == room);
+        let answered = Arc::default();
+        let request = JoinRequest {
             id: id.map(ToOwned::to_owned),
             room: room.clone(),
-            wish,
-            is_joining: self.place(&room).is_none(),
+            is_joining: index.is_none(),
             patience: self.patience(),
             ends: self.ends,
             max_listed: self.state.config.max_listed_members,
-            answered: Arc::default(),
+            answered: Arc::clone(&answered),
         };
-        let answered = Arc::clone(&newcomer.answered);
-        let entered = match self.places.iter().position(|place| place.room == room) {
-            Some(index) => {
-                let outcome = self.enter_again(index, newcomer).await;
-                outcome.map_err(|error| unavailable(&error))
+        let entered = match index {
+            Some(index) => self.enter_again(index, member, options, request).await,
+            None => {
+                let options = options.occupant(self.occupant(announced));
+                self.enter_first(room, member, options, request, since, announced).await
             }
-            None => self.enter_first(room, newcomer, since, announced).await,
         };
         self.pay_for_answer(answered.load(Ordering::Relaxed));
         entered
@@ -179,7 +180,9 @@ impl Connection {
     async fn enter_first(
         &mut self,
         room: RoomId,
-        newcomer: Newcomer,
+        member: Member,
+        options: JoinOptions,
+        request: JoinRequest,
         since: u32,
         announced: bool,
     ) -> Result<(), Rejection> {
@@ -191,20 +194,9 @@ impl Connection {
         let slot = self.limiter.room(&self.state.limits).map_err(|max| {
             self.too_many_rooms("user_rooms", format!("A user is in at most {max} rooms here."))
         })?;
-        let topic = Topic::Room(room.clone());
-        let (member, occupant) = (newcomer.member.clone(), self.occupant(announced));
-        let welcome = {
-            let newcomer = newcomer.clone();
-            move |snapshot: Snapshot<'_, Member>| newcomer.welcome(&snapshot)
-        };
-        let joining = self.state.hub.join(&topic, self.id, member.clone(), Some(occupant), welcome);
-        let mut membership = self.joined(joining).await.map_err(|error| unavailable(&error))?;
-        if membership.is_catching_up()
-            && let Err(error) = newcomer.catch_up(&self.state.hub, &mut membership).await
-        {
-            self.lose(membership);
-            return Err(unavailable(&error));
-        }
+        let (topic, sees_presence) = (Topic::Room(room.clone()), member.sees_presence());
+        let joining = self.state.hub.join_with(&topic, self.id, member, options, request);
+        let membership = joining.await.map_err(|error| unavailable(&error))?;
         // Most are in one room, and a vector that grows by itself begins with four.
         self.places.reserve_exact(usize::from(self.places.is_empty()));
         let room_bytes = self.state.hub.retention(&room).map_or(0, |kept| kept.bytes);
@@ -215,7 +207,7 @@ impl Connection {
         self.places.push(Place {
             membership,
             room,
-            sees_presence: member.sees_presence(),
+            sees_presence,
             announced,
             since,
             room_bytes,
@@ -227,24 +219,6 @@ impl Connection {
         // Whoever was put out on the way in was not there to be told.
         self.look_around();
         Ok(())
-    }
-
-    /// A join that fails in time while the broker is away, though the hub's calls, of which each takes
-    /// as long as the broker gives it, wait for each other. In a crowd it may take longer.
-    async fn joined(
-        &self,
-        joining: impl Future<Output = Result<Membership<Member>, BrokerError>>,
-    ) -> Result<Membership<Member>, BrokerError> {
-        let mut joining = pin!(joining);
-        loop {
-            match timeout(PATIENCE, &mut joining).await {
-                Ok(joined) => return joined,
-                Err(_) if self.state.hub.broker().status() != Status::Ready => {
-                    return Err(BrokerError::unavailable("the join took too long"));
-                }
-                Err(_) => {}
-            }
-        }
     }
 
     fn too_many_rooms(&self, limit: &'static str, message: String) -> Rejection {
@@ -262,41 +236,17 @@ impl Connection {
     }
 
     /// Joining again changes nothing, unless something is to be recovered.
-    ///
-    /// The first page is read while the client still receives the room: if that fails, it is in the
-    /// room as before. Once it does not receive the room, a failure closes it, so that it resumes
-    /// from its position.
-    async fn enter_again(&mut self, index: usize, newcomer: Newcomer) -> Result<(), BrokerError> {
-        let hub = self.state.hub.clone();
-        let Some(Place { membership, sees_presence, .. }) = self.places.get_mut(index) else {
-            return Ok(());
-        };
-        *sees_presence = newcomer.member.sees_presence();
-        if newcomer.wish.since.is_none() {
-            membership.look(|snapshot| newcomer.tell_of_room(&snapshot));
-            return Ok(());
-        }
-        let mut is_at_hand = true;
-        membership.look(|snapshot| is_at_hand = newcomer.is_at_hand(&snapshot));
-        let page = if is_at_hand { None } else { Some(newcomer.first_page(&hub).await?) };
-        let member = newcomer.member.clone();
-        match membership.listen(member, |snapshot| newcomer.welcome(&snapshot)) {
-            Welcomed::UpToDate => Ok(()),
-            Welcomed::CatchingUp => {
-                let caught_up = match page {
-                    Some(page) => {
-                        newcomer.catch_up_from(page, &hub, membership).await;
-                        Ok(())
-                    }
-                    // The room has dropped what was at hand a moment ago.
-                    None => newcomer.catch_up(&hub, membership).await,
-                };
-                if caught_up.is_err() {
-                    newcomer.member.close(CloseReason::InternalError);
-                }
-                caught_up
-            }
-        }
+    async fn enter_again(
+        &mut self,
+        index: usize,
+        member: Member,
+        options: JoinOptions,
+        request: JoinRequest,
+    ) -> Result<(), Rejection> {
+        let Some(place) = self.places.get_mut(index) else { return Ok(()) };
+        place.sees_presence = member.sees_presence();
+        let joining = place.membership.rejoin_with(member, options, request);
+        joining.await.map_err(|error| unavailable(&error))
     }
 
     pub(super) fn occupant(&self, announced: bool) -> Occupant {
@@ -356,7 +306,7 @@ impl Connection {
     /// goes another way.
     async fn tell(&self, topic: &Topic, event: &Event<'_>) {
         let payload = envelope::encode(event);
-        let told = self.state.hub.broker().publish(topic, payload, Delivery::Ephemeral).await;
+        let told = self.state.hub.broker().publish(topic, payload, PublishOptions::default()).await;
         if let Err(error) = told {
             tracing::debug!(%error, %topic, "could not announce");
         }
