@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chat_broker::{Joiner, Snapshot};
-use chat_core::reply::{Joined, Page};
-use chat_core::{Reply, RoomId, Sender};
+use chat_core::RoomId;
+use chat_core::wire::{Joined, PageFrame, ServerFrame, User};
 use serde_json::value::RawValue;
 
 use super::members::{self, Asker};
@@ -38,7 +38,7 @@ impl Joiner<Member> for JoinRequest {
                 self.reply(member, snapshot, members, count);
             });
         } else {
-            self.reply(member, snapshot, &[member.user.as_sender()], 1);
+            self.reply(member, snapshot, vec![User::from(&*member.user)], 1);
         }
         // In the native protocol the messages are part of the frame.
         if !member.is_native()
@@ -70,20 +70,15 @@ impl JoinRequest {
         &self,
         member: &Member,
         snapshot: &Snapshot<'_, Member>,
-        members: &[Sender<'_>],
-        count: usize,
+        members: Vec<User<'_>>,
+        count: u32,
     ) {
         let epoch = snapshot.position.unwrap_or_default().epoch;
-        let bytes = member.reply(&Reply::Joined(Joined {
-            id: self.id.as_deref(),
-            room: &self.room,
-            position: snapshot.position,
-            recovered: snapshot.recovered,
-            members,
-            count,
-            messages: Page::new(&self.room, epoch, &snapshot.messages),
-        }));
-        self.count(bytes);
+        let mut joined = Joined::new(&self.room, snapshot.position, snapshot.recovered);
+        (joined.members, joined.count) = (members, count);
+        joined.messages = PageFrame::page(&self.room, epoch, snapshot.messages.iter().copied());
+        let joined = ServerFrame::Joined(joined).to_request(self.id.as_deref());
+        self.count(member.reply(&joined));
     }
 
     fn count(&self, bytes: usize) {

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use chat_broker::{BrokerError, JoinOptions, Membership, PublishOptions, Status};
+use chat_core::wire::{Left, Members, ServerFrame};
 use chat_core::{
-    Capability, ErrorCode, Event, Occupant, Presence, PresenceChange, Rejection, Reply, RoomId,
+    Capability, ErrorCode, Event, Join, Occupant, Presence, PresenceChange, Rejection, RoomId,
     Topic, User, UserName, envelope,
 };
 use chat_transport::Session;
@@ -62,45 +63,49 @@ impl Connection {
     pub(super) async fn leave(
         &mut self,
         id: Option<&RawValue>,
-        room: &RoomId,
+        room: Option<RoomId>,
     ) -> Result<(), Rejection> {
-        let leaving = self.take_place(room)?.membership.leave();
-        if self.state.hub.broker().status() == Status::Ready {
+        let room = room.or_else(|| self.current.take()).ok_or_else(not_in_a_room)?;
+        let leaving = self.take_place(&room)?.membership.leave();
+        // The other dialects have no answer that could come too early.
+        if self.member.is_native() && self.state.hub.broker().status() == Status::Ready {
             let _ = timeout(SHOWN, leaving).await;
         }
-        self.member.reply(&Reply::Left { id, room, reason: None, message: None });
+        self.member.reply(&ServerFrame::Left(Left::new(&room)).to_request(id));
         Ok(())
     }
 
-    /// `SUBSCRIBE`: the `rooms` dialect is not told.
-    pub(super) async fn subscribe(&mut self, room: RoomId) -> Result<(), Rejection> {
-        self.enter(None, room, JoinOptions::default(), false).await
-    }
-
-    /// `join_room`: one room at a time. An error is told here: the caller may be the URL.
-    pub(super) async fn switch(
+    pub(super) async fn join(
         &mut self,
         id: Option<&RawValue>,
-        room: RoomId,
-        name: Option<UserName>,
-        history: u32,
-    ) {
+        join: Join,
+    ) -> Result<(), Rejection> {
+        let Join { room, since, history, name, announced, exclusive, .. } = join;
+        if exclusive {
+            self.leave_current(&room, name);
+        }
+        let options = JoinOptions::default().since(since).history(history);
+        self.enter(id, room.clone(), options, announced).await?;
+        if exclusive {
+            self.current = Some(room);
+        }
+        Ok(())
+    }
+
+    /// Leaves the exclusive room before another is joined, or before the same is joined under
+    /// another name, which the user has from then on.
+    fn leave_current(&mut self, room: &RoomId, name: Option<UserName>) {
         let known = &self.member.user;
         // Whoever is known by a token goes by the name that is in there.
         let name = name.filter(|_| self.access.identity().is_none());
         let user = User::new(known.id.clone(), name.or_else(|| Some(known.name.clone())));
         let renamed = user != **known;
-        if self.current.as_ref().is_some_and(|current| *current != room || renamed) {
-            // There is a current room, so this leaves it.
-            let _ = self.exit();
+        if let Some(left) = self.current.take_if(|current| *current != *room || renamed) {
+            // The client is in its current room.
+            let _ = self.go(&left);
         }
         if renamed {
             self.become_member(Arc::new(user), self.member.dialect);
-        }
-        let options = JoinOptions::default().history(history);
-        match self.enter(id, room.clone(), options, true).await {
-            Ok(()) => self.current = Some(room),
-            Err(rejection) => self.reject(&rejection.to_request(id)),
         }
     }
 
@@ -117,16 +122,17 @@ impl Connection {
         if let Some(wait) = wait {
             self.wait_out(session, wait).await;
         }
-        match refused {
-            None => session.drive(self.switch(None, room, None, history)).await,
-            Some(refused) => self.reject(&self.too_much(refused)),
+        let joined = match refused {
+            None => {
+                let mut join = Join::new(room);
+                (join.history, join.exclusive) = (Some(history), true);
+                session.drive(self.join(None, join)).await
+            }
+            Some(refused) => Err(self.too_much(refused)),
+        };
+        if let Err(rejection) = joined {
+            self.reject(&rejection);
         }
-    }
-
-    /// `leave_room`.
-    pub(super) fn exit(&mut self) -> Result<(), Rejection> {
-        let room = self.current.take().ok_or_else(not_in_a_room)?;
-        self.go(&room)
     }
 
     pub(super) async fn enter(
@@ -317,7 +323,8 @@ impl Connection {
         place.membership.look(|snapshot| {
             let asker = Asker { user: &self.member.user, is_joining: false };
             members::list(&snapshot, asker, max, |members, count| {
-                bytes = self.member.reply(&Reply::Members { id, room, members, count });
+                let members = Members::new(room, members, count);
+                bytes = self.member.reply(&ServerFrame::Members(members).to_request(id));
             });
         });
         self.pay_for_answer(bytes);

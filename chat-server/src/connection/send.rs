@@ -26,15 +26,13 @@ impl Connection {
         command: Command<'a>,
     ) -> Result<Result<Outgoing, Command<'a>>, Rejection> {
         let outgoing = match command {
-            Command::Send { room, content } => {
-                self.must_be_in(&room)?;
+            Command::Send { room, content, members_only } => {
+                let room = room.or_else(|| self.current.clone()).ok_or_else(not_in_a_room)?;
+                if members_only {
+                    self.must_be_in(&room)?;
+                }
                 self.to_room(room, &content)?
             }
-            Command::Say { message } => {
-                let room = self.current.clone().ok_or_else(not_in_a_room)?;
-                self.to_room(room, &message.into())?
-            }
-            Command::Post { room, message } => self.to_room(room, &message.into())?,
             Command::Direct { to, content } => {
                 self.check(&content)?;
                 let user = self.member.user.as_sender();
