@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use chat_broker::{
-    Broker, BrokerEvents, Delivery, Hub, HubConfig, JoinOptions, Membership, MemoryBroker, MemoryBus,
+    Broker, BrokerEvents, Delivery, Hub, HubConfig, JoinOptions, Membership, MemoryBroker,
+    MemoryBus,
 };
 use chat_core::{
     Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Dialect, RoomId, Topic,

@@ -76,7 +76,8 @@ pub use broker::{
 pub use error::BrokerError;
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
 pub use hub::{
-    HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions, Joiner, Membership, Seat, Snapshot,
+    HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions, Joiner, Membership, Seat,
+    Snapshot,
 };
 pub use memory::{MemoryBroker, MemoryBus};
 pub use records::{Record, Records};

@@ -276,7 +276,8 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         range: Range,
         limit: u32,
     ) -> Result<History, BrokerError> {
-        let history = shared.history(HistoryRead { topic: self.topic.clone(), range, limit }).await?;
+        let history =
+            shared.history(HistoryRead { topic: self.topic.clone(), range, limit }).await?;
         self.joiner.on_bytes(history.entries.iter().map(|entry| entry.payload.len()).sum());
         Ok(history)
     }

@@ -133,7 +133,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             if joined.first {
                 self.shared.begin(topic, &mut room.state);
             }
-            room.state.expire(Instant::now());
+            room.state.sequence.expire(Instant::now());
             if let Some(snapshot) = room.state.snapshot(topic, room.members()) {
                 return Entered::Live(start(snapshot));
             }

@@ -9,9 +9,7 @@ use chat_broker::{
     Broker, BrokerError, HistoryRead, HistoryRules, Hub, HubConfig, JoinOptions, Joiner,
     Membership, MemoryBroker, Snapshot,
 };
-use chat_core::{
-    CloseReason, ConnectionId, Deliver, Epoch, Position, Range, Retention, Topic,
-};
+use chat_core::{CloseReason, ConnectionId, Deliver, Epoch, Position, Range, Retention, Topic};
 use proptest::prelude::*;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -99,7 +97,10 @@ async fn messages_published_during_the_pages_are_neither_lost_nor_repeated() {
     world.broker.delay(Call::History, Duration::from_millis(20));
     world.say(1..=900).await;
     let (late, mut ear) = member(300);
-    let since = Position { offset: 1, ..world.publisher.positions(&[world.topic.clone()]).await.unwrap()[0] };
+    let since = Position {
+        offset: 1,
+        ..world.publisher.positions(&[world.topic.clone()]).await.unwrap()[0]
+    };
     let publishing = async {
         for n in 901..=1000 {
             world.say(n..=n).await;
@@ -151,7 +152,8 @@ async fn member_that_was_away_too_long_gets_a_gap_and_the_latest() {
 async fn position_of_another_sequence_is_a_gap() {
     let world = World::new(LONG);
     let here = world.say(1..=3).await;
-    for since in [elsewhere(), Position { offset: 4, ..here }, Position { offset: u64::MAX, ..here }]
+    for since in
+        [elsewhere(), Position { offset: 4, ..here }, Position { offset: u64::MAX, ..here }]
     {
         let (late, mut ear) = member(300);
         let _membership = world.join(late, since).await.unwrap();
@@ -294,11 +296,10 @@ async fn interrupted_member_is_closed_while_its_server_is_behind() {
         sleep(Duration::from_secs(1)).await;
         owner.interrupt.notify_one();
     };
-    let (joined, ()) = timeout(Duration::from_secs(2), async {
-        tokio::join!(joining, interrupting)
-    })
-    .await
-    .expect("at once");
+    let (joined, ()) =
+        timeout(Duration::from_secs(2), async { tokio::join!(joining, interrupting) })
+            .await
+            .expect("at once");
     joined.unwrap();
     assert_eq!(*late.closed.lock().unwrap(), Some(CloseReason::InternalError));
 }
@@ -351,9 +352,7 @@ async fn member_whose_outbox_is_smaller_than_a_page_is_a_slow_consumer() {
     let world = World::new(LONG);
     world.say(1..=900).await;
     let (late, mut ear) = member(100);
-    let reading = async {
-        while ear.0.recv().await.is_some() {}
-    };
+    let reading = async { while ear.0.recv().await.is_some() {} };
     let joining = async {
         world.join(late.clone(), Position::default()).await.unwrap();
         assert_eq!(*late.closed.lock().unwrap(), Some(CloseReason::SlowConsumer));
@@ -553,11 +552,8 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
     world.say(1..=1).await;
     let epoch = world.publisher.positions(&[world.topic.clone()]).await.unwrap()[0].epoch;
     let mut published = 1;
-    let copy = |n| Copy {
-        id: ConnectionId(n),
-        position: Position { epoch, offset: 0 },
-        connection: None,
-    };
+    let copy =
+        |n| Copy { id: ConnectionId(n), position: Position { epoch, offset: 0 }, connection: None };
     let mut copies: Vec<Copy> = (0..COPIES as u64).map(copy).collect();
     for step in steps {
         match step {
@@ -580,7 +576,8 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 published += n;
             }
             Step::Trim(messages) => {
-                let retention = std::mem::replace(&mut world.retention, Retention { messages, ..LONG });
+                let retention =
+                    std::mem::replace(&mut world.retention, Retention { messages, ..LONG });
                 world.say(published + 1..=published + 1).await;
                 published += 1;
                 world.retention = retention;

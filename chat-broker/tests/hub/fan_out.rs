@@ -20,8 +20,7 @@ async fn a_slow_member_is_closed_and_the_others_hear_all() {
     let topic = room("r");
     let (slow, _unread) = member(3);
     let closed = Arc::clone(&slow.closed);
-    let _slow =
-        hub.join(&topic, ConnectionId(1), slow, JoinOptions::default()).await.unwrap();
+    let _slow = hub.join(&topic, ConnectionId(1), slow, JoinOptions::default()).await.unwrap();
     let (_place, mut ear, _) = join(&hub, &topic, 2).await;
     for n in 1..=100 {
         say(&publisher, &topic, "x").await;

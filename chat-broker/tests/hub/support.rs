@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use chat_broker::testing::FaultyBroker;
 use chat_broker::{
-    Broker, BrokerError, Delivery, Hub, HubConfig, JoinOptions, Membership, MemoryBroker, MemoryBus,
-    Snapshot,
+    Broker, BrokerError, Delivery, Hub, HubConfig, JoinOptions, Membership, MemoryBroker,
+    MemoryBus, Snapshot,
 };
 use chat_core::{
     Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Message, Occupant,

@@ -109,12 +109,7 @@ impl Connection {
         before.is_ok_and(|history| !history.entries.is_empty())
     }
 
-    async fn read(
-        &self,
-        room: &RoomId,
-        range: Range,
-        limit: u32,
-    ) -> Result<History, BrokerError> {
+    async fn read(&self, room: &RoomId, range: Range, limit: u32) -> Result<History, BrokerError> {
         self.state.hub.history(HistoryRead { topic: Topic::Room(room.clone()), range, limit }).await
     }
 

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chat_broker::testing::{Call, FaultyBroker, Told};
 use chat_broker::{Broker, Delivery, HistoryRules, MemoryBroker, MemoryBus};
-use chat_core::{
-    CloseReason, Epoch, Event, Message, Position, Retention, Sender, Topic, envelope,
-};
+use chat_core::{CloseReason, Epoch, Event, Message, Position, Retention, Sender, Topic, envelope};
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;

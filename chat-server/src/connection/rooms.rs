@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use chat_broker::{BrokerError, Delivery, JoinOptions, Membership, Status};
 use chat_core::{
-    Capability, ErrorCode, Event, Occupant, Presence, PresenceChange,
-    Rejection, Reply, RoomId, Topic, User, UserName, envelope,
+    Capability, ErrorCode, Event, Occupant, Presence, PresenceChange, Rejection, Reply, RoomId,
+    Topic, User, UserName, envelope,
 };
 use chat_transport::Session;
 use serde_json::value::RawValue;
