@@ -13,10 +13,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use chat_broker::{Delivery, Hub, HubConfig, JoinOptions, MemoryBroker};
+use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Epoch, Event, Frames,
-    Message, Position, RoomId, Topic, User, UserId, envelope,
+    Batch, CloseReason, ConnectionId, Deliver, Delivery, Epoch, Event, Frames, Position, RoomId,
+    Topic, User, UserId,
 };
 use chat_transport::{Incoming, Outbox, Session, TransportConfig, handshake};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -27,7 +27,7 @@ use hyper_util::rt::TokioIo;
 struct Member(Outbox);
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivered {
+    fn deliver(&self, batch: &Batch) -> Delivery {
         for (event, position) in batch.events() {
             let at = position.map_or_else(String::new, at);
             let line = match event {
@@ -36,11 +36,11 @@ impl Deliver for Member {
                 _ => continue,
             };
             let outcome = self.0.send(&Frames::text(&line));
-            if outcome != Delivered::Queued {
+            if outcome != Delivery::Queued {
                 return outcome;
             }
         }
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, reason: CloseReason) {
@@ -85,18 +85,19 @@ async fn live(
     if let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() {
         tokio::spawn(async move {
             if let Ok(stream) = upgrade.await {
-                talk(app, Topic::Room(room), options, stream).await;
+                talk(app, room, options, stream).await;
             }
         });
     }
     answer.map(|()| axum::body::Body::empty())
 }
 
-async fn talk(app: App, room: Topic, options: JoinOptions, stream: Upgraded) {
+async fn talk(app: App, room: RoomId, options: JoinOptions, stream: Upgraded) {
     let mut session = Session::new(TokioIo::new(stream), Bytes::new(), app.transport);
     let id = ConnectionId(app.next.fetch_add(1, Ordering::Relaxed));
     let member = Member(session.outbox().clone());
-    let Ok(_membership) = session.drive(app.hub.join(&room, id, member, options)).await else {
+    let topic = Topic::Room(room.clone());
+    let Ok(_membership) = session.drive(app.hub.join(&topic, id, member, options)).await else {
         session.outbox().close(CloseReason::InternalError);
         session.finish().await;
         return;
@@ -105,9 +106,7 @@ async fn talk(app: App, room: Topic, options: JoinOptions, stream: Upgraded) {
     let user = User::new(user, None);
     while let Some(incoming) = session.recv().await {
         let Incoming::Text(text) = incoming else { continue };
-        let message = Message { user: user.as_sender(), text: &text, data: None, key: None, at: 0 };
-        let payload = envelope::encode(&Event::Message(message));
-        let published = app.hub.broker().publish(&room, payload, Delivery::kept());
+        let published = app.hub.publish(&room, user.as_sender(), &*text);
         if session.drive(published).await.is_err() {
             session.outbox().close(CloseReason::InternalError);
         }

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use chat_broker::{Broker, BrokerError, Delivery, Hub, HubConfig, JoinOptions, MemoryBroker};
+use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Message, Position,
-    RoomId, Topic, User, UserId, envelope,
+    Batch, CloseReason, ConnectionId, Deliver, Delivery, Event, Position, RoomId, Topic, User,
+    UserId,
 };
 use tokio::sync::mpsc;
 
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 struct Member(mpsc::Sender<String>);
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivered {
+    fn deliver(&self, batch: &Batch) -> Delivery {
         for (event, _position) in batch.events() {
             let line = match event {
                 Event::Message(message) => format!("{}: {}", message.user.name, message.text),
@@ -23,10 +23,10 @@ impl Deliver for Member {
                 _ => continue,
             };
             if self.0.try_send(line).is_err() {
-                return Delivered::Full;
+                return Delivery::Full;
             }
         }
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, _: CloseReason) {}
@@ -37,30 +37,24 @@ impl Deliver for Member {
     }
 }
 
-/// Publishes a message; returns its position.
-async fn say(broker: &dyn Broker, room: &Topic, text: &str) -> Result<Position, BrokerError> {
-    let ann = User::new(UserId::new("ann").map_err(BrokerError::config)?, None);
-    let message = Message { user: ann.as_sender(), text, data: None, key: None, at: 0 };
-    let payload = envelope::encode(&Event::Message(message));
-    let receipt = broker.publish(room, payload, Delivery::kept()).await?;
-    Ok(receipt.await?.position.unwrap_or_default())
-}
-
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (broker, events) = MemoryBroker::connect();
     let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
     tokio::spawn(driver.run());
 
-    let lobby = Topic::Room(RoomId::new("lobby")?);
+    let room = RoomId::new("lobby")?;
+    let lobby = Topic::Room(room.clone());
     let (sender, mut received) = mpsc::channel(300);
     let member = Member(sender);
     let membership =
         hub.join(&lobby, ConnectionId(1), member.clone(), JoinOptions::default()).await?;
 
+    let ann = User::new(UserId::new("ann")?, None);
     let mut position = Position::default();
     for text in ["hello", "is anybody here?"] {
-        position = say(&**hub.broker(), &lobby, text).await?;
+        let receipt = hub.publish(&room, ann.as_sender(), text).await?;
+        position = receipt.await?.position.unwrap_or_default();
         println!("message {} is taken", position.offset);
         println!("{}", received.recv().await.unwrap_or_default());
     }
@@ -69,8 +63,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     drop(membership);
     println!("members now: {}", hub.members(&lobby).len());
 
-    // What is published meanwhile is delivered when the member is back.
-    say(&**hub.broker(), &lobby, "you missed this").await?;
+    // A message that is published now is delivered when the member is back.
+    hub.publish(&room, ann.as_sender(), "you missed this").await?.await?;
     let options = JoinOptions::default().since(position);
     let _membership = hub.join(&lobby, ConnectionId(1), member, options).await?;
     println!("{}", received.recv().await.unwrap_or_default());
@@ -84,54 +78,52 @@ mod tests {
 
     use super::*;
 
-    /// Another node publishes, in a room that keeps 1,000 messages.
+    /// Another server publishes, in a room that keeps 1,000 messages.
     #[tokio::test]
     async fn member_that_was_away_gets_exactly_what_it_missed() {
         let retention = Retention { messages: 1_000, ..Retention::default() };
         let config = HubConfig::default().history(HistoryRules::new(Some(retention)));
         let bus = MemoryBus::new();
-        let (broker, events) = bus.connect();
-        let (elsewhere, _events) = bus.connect();
-        let (hub, driver) = Hub::new(Arc::new(broker), events, config);
-        tokio::spawn(driver.run());
-        let room = Topic::Room(RoomId::new("lobby").unwrap());
-        let kept = Delivery::Kept { retention, key: None };
+        let start = || {
+            let (broker, events) = bus.connect();
+            let (hub, driver) = Hub::<Member>::new(Arc::new(broker), events, config.clone());
+            tokio::spawn(driver.run());
+            hub
+        };
+        let (hub, elsewhere) = (start(), start());
+        let room = RoomId::new("lobby").unwrap();
+        let lobby = Topic::Room(room.clone());
+        let ann = User::new(UserId::new("ann").unwrap(), None);
         let publish = async |n: u64| {
-            let user = User::new(UserId::new("ann").unwrap(), None);
-            let text = &n.to_string();
-            let message = Message { user: user.as_sender(), text, data: None, key: None, at: 0 };
-            let payload = envelope::encode(&Event::Message(message));
-            let receipt = elsewhere.publish(&room, payload, kept.clone()).await.unwrap();
+            let receipt = elsewhere.publish(&room, ann.as_sender(), &*n.to_string()).await.unwrap();
             receipt.await.unwrap().position.unwrap()
         };
-
         let position = publish(1).await;
         for n in 2..=301 {
             publish(n).await;
         }
-        // 300 messages are more than one page: they are delivered as fast as they are received.
+
+        // 300 messages are more than a page: they are delivered as fast as they are received.
         let (sender, mut received) = mpsc::channel(256);
         let options = JoinOptions::default().since(position);
-        let joining = hub.join(&room, ConnectionId(1), Member(sender), options);
+        let joining = hub.join(&lobby, ConnectionId(1), Member(sender), options);
         let receiving = async {
             for n in 2..=301 {
                 assert!(received.recv().await.unwrap().ends_with(&format!(": {n}")));
             }
         };
         let (membership, ()) = tokio::join!(joining, receiving);
-        let membership = membership.unwrap();
-
         publish(302).await;
         assert!(received.recv().await.unwrap().ends_with(": 302"), "and then what is live");
+        drop(membership.unwrap());
 
         // Away for longer than the room remembers.
-        drop(membership);
         for n in 303..=2_000 {
             publish(n).await;
         }
         let (sender, mut received) = mpsc::channel(256);
         let options = JoinOptions::default().since(position).history(2);
-        let _membership = hub.join(&room, ConnectionId(1), Member(sender), options).await.unwrap();
+        let _membership = hub.join(&lobby, ConnectionId(1), Member(sender), options).await.unwrap();
         assert_eq!(received.recv().await.unwrap(), "(some messages are lost)");
         for n in [1_999, 2_000] {
             assert!(received.recv().await.unwrap().ends_with(&format!(": {n}")));

@@ -161,3 +161,17 @@ pub struct Content<'a> {
     /// The client's own name for the message.
     pub key: Option<Cow<'a, str>>,
 }
+
+impl<'a> From<&'a str> for Content<'a> {
+    /// Text alone.
+    fn from(text: &'a str) -> Self {
+        Cow::Borrowed(text).into()
+    }
+}
+
+impl<'a> From<Cow<'a, str>> for Content<'a> {
+    /// Text alone.
+    fn from(message: Cow<'a, str>) -> Self {
+        Self { message, data: None, key: None }
+    }
+}

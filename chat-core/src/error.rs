@@ -37,13 +37,16 @@ pub enum ErrorCode {
     BrokerUnavailable,
     /// The room keeps no history.
     HistoryDisabled,
+    /// The server's broker lacks what the request needs: there are no kicks and bans without a table
+    /// that all servers share.
+    Unsupported,
     /// Something failed on the server.
     Internal,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::BadJson,
         Self::UnknownType,
         Self::MissingField,
@@ -58,6 +61,7 @@ impl ErrorCode {
         Self::Forbidden,
         Self::BrokerUnavailable,
         Self::HistoryDisabled,
+        Self::Unsupported,
         Self::Internal,
     ];
 
@@ -79,6 +83,7 @@ impl ErrorCode {
             Self::Forbidden => "forbidden",
             Self::BrokerUnavailable => "broker_unavailable",
             Self::HistoryDisabled => "history_disabled",
+            Self::Unsupported => "unsupported",
             Self::Internal => "internal",
         }
     }

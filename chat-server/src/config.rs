@@ -1,7 +1,9 @@
 //! Settings of a server, for those who embed it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use axum::http::{Extensions, HeaderMap};
 use chat_broker::HubConfig;
 use chat_core::reply::{Limits, RateLimit};
 use chat_transport::TransportConfig;
@@ -10,7 +12,7 @@ use ipnet::IpNet;
 use crate::host::Pattern;
 use crate::limits::{LimitsConfig, Rate};
 use crate::origin::serialized;
-use crate::peer::ForwardedHeader;
+use crate::peer::{self, ForwardedHeader};
 use crate::public_url::PublicUrl;
 use crate::secret::Secret;
 
@@ -210,6 +212,15 @@ impl ServerConfig {
             answers: told(rates.answer_bytes),
             kept: told(rates.kept_bytes),
         }
+    }
+
+    /// See [`peer::address`].
+    pub(crate) fn client_address(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Option<IpAddr> {
+        peer::address(headers, extensions, &self.trusted_proxies, self.forwarded_header)
     }
 }
 

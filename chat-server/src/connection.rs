@@ -1,8 +1,8 @@
 //! One connection, from its first frame to its end: the only place where transport and
 //! hub meet.
 
+mod alarm;
 mod budget;
-mod deadline;
 mod hello;
 mod history;
 mod join_request;
@@ -31,11 +31,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::auth::Access;
+use crate::deadline::Deadline;
 use crate::drain;
 use crate::limits::{Admission, RateLimiter};
 use crate::member::Member;
+use crate::moderation::UNSUPPORTED;
 use crate::state::State;
-pub(crate) use deadline::{Deadline, LATEST};
 pub(crate) use opening::Opening;
 use rooms::Place;
 
@@ -209,11 +210,11 @@ impl Connection {
                 session.drive(self.answer()).await;
                 continue;
             }
-            deadline::set(&mut alarm, self.ends.at());
+            alarm::set(&mut alarm, self.ends.at());
             tokio::select! {
                 // The deadline first: it must not lose to frames that are always there.
                 biased;
-                () = deadline::ring(&mut alarm), if alarm.is_some() => self.run_out_of_time(),
+                () = alarm::ring(&mut alarm), if alarm.is_some() => self.run_out_of_time(),
                 () = self.answer(), if !self.in_flight.is_empty() => {}
                 incoming = session.recv() => match incoming {
                     // Boxed: it is there for a moment, and its place would stay.
@@ -358,6 +359,9 @@ const RETRY_AFTER_MS: u64 = 1000;
 
 fn unavailable(error: &BrokerError) -> Rejection {
     tracing::debug!(%error, "the broker did not take a request");
+    if let BrokerError::Unsupported(_) = error {
+        return Rejection::new(ErrorCode::Unsupported, UNSUPPORTED);
+    }
     let message = match error {
         BrokerError::Refused(_) => "The message bus refuses this for now.",
         BrokerError::Damaged { .. } => {

@@ -266,7 +266,7 @@ struct Pacer {
 impl Pacer {
     /// How long a request has to wait before it is served. hyper reads no further request meanwhile.
     fn reserve<B>(&self, request: &hyper::Request<B>) -> Result<Duration, Refusal> {
-        let address = peer::address(request.headers(), request.extensions(), &self.state.config);
+        let address = self.state.config.client_address(request.headers(), request.extensions());
         // Requests of a proxy itself, such as health checks, have no address of a client.
         let is_own =
             |address: &IpAddr| peer::is_trusted(*address, &self.state.config.trusted_proxies);

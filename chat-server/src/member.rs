@@ -7,7 +7,7 @@ use chat_core::{Batch, CloseReason, Deliver, Delivery, Dialect, Frames, Reply, T
 use chat_transport::Outbox;
 use tokio::time::{Instant, timeout};
 
-use crate::connection::{Deadline, LATEST};
+use crate::deadline::{Deadline, LATEST};
 use crate::undelivered::Drops;
 
 /// A handle on a connection: who it is, what it speaks, and the way to it. By value, since

@@ -24,8 +24,8 @@ use tokio::time::timeout;
 use super::joiner::{JoinState, Joiner, Snapshot, envelopes};
 use super::membership::Membership;
 use super::{Counters, Shared};
-use crate::broker::HistoryRead;
 use crate::error::BrokerError;
+use crate::history::HistoryRead;
 
 /// Messages in one page at most, and their payload: as much as the fan-out puts into one batch, and
 /// a read of the broker brings.

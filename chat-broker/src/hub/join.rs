@@ -80,8 +80,9 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     /// is. The join succeeds then: the membership is that of a member that is being closed.
     ///
     /// # Errors
-    /// What [`Broker::subscribe`], [`Broker::history`] and [`Broker::occupancy`] report, or that the
-    /// broker was away for too long ([`HubConfig::join_timeout`](super::HubConfig::join_timeout)).
+    /// What [`Broker::subscribe`], [`Broker::history`] and
+    /// [`PresenceTracker::occupancy`](crate::PresenceTracker::occupancy) report, or that the broker
+    /// was away for too long ([`HubConfig::join_timeout`](super::HubConfig::join_timeout)).
     /// Then `member` is not a member, and has received nothing.
     ///
     /// # Cancel safety
@@ -89,7 +90,6 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     ///
     /// [`Broker::subscribe`]: crate::Broker::subscribe
     /// [`Broker::history`]: crate::Broker::history
-    /// [`Broker::occupancy`]: crate::Broker::occupancy
     pub async fn join(
         &self,
         topic: &Topic,

@@ -12,8 +12,8 @@ use super::joiner::{JoinState, Snapshot};
 use super::room::Waiter;
 use super::seat::Seat;
 use super::sequence::Awaited;
-use crate::broker::Departure;
 use crate::error::BrokerError;
+use crate::presence::Departure;
 
 /// A place in a topic. Dropping it leaves the topic: nothing is delivered afterwards, and
 /// the others are told at once that the user has left, if this was the user's last place.

@@ -33,6 +33,7 @@ mod joiner;
 mod log_budget;
 mod membership;
 mod presence;
+mod publish;
 mod room;
 mod seat;
 mod sequence;
@@ -51,9 +52,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::broker::{Broker, HistoryRead};
+use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
+use crate::history::HistoryRead;
 use edges::Edges;
 use fan_out::FanOut;
 use presence::Presence;
@@ -65,6 +67,7 @@ pub use config::{HistoryRules, HubConfig};
 pub use join::JoinOptions;
 pub use joiner::{Joiner, Snapshot};
 pub use membership::Membership;
+pub use publish::unix_millis;
 pub use seat::Seat;
 pub use stats::HubStats;
 
@@ -99,13 +102,20 @@ struct Shared<M> {
 
 impl<M: Deliver + Clone + 'static> Hub<M> {
     /// A hub over `broker`, whose events are `events`; and the work behind it, to be
-    /// spawned.
+    /// spawned. If the broker has no [presence](Broker::presence), the hub logs so once and does
+    /// without: snapshots have no roster, and members receive no presence events.
     #[must_use]
     pub fn new(
         broker: Arc<dyn Broker>,
         events: BrokerEvents,
         config: HubConfig,
     ) -> (Self, HubDriver<M>) {
+        if broker.presence().is_none() {
+            tracing::warn!(
+                "the broker has no presence: no presence events, and a member that asks who is in a \
+                 room gets itself alone"
+            );
+        }
         let shared = Arc::new(Shared {
             registry: Registry::new(),
             broker,
@@ -202,8 +212,8 @@ impl<M> Hub<M> {
         self.shared.config.history.of(room)
     }
 
-    /// Waits until the [records](Broker::records) of the broker are to be read again: until a
-    /// node has set one, or may have unnoticed ([`BrokerEvent::Interrupted`]), since this
+    /// Waits until the [shared table](Broker::table) of the broker is to be read again: until a
+    /// node has changed it, or may have unnoticed ([`BrokerEvent::Interrupted`]), since this
     /// returned the last time. For one caller at a time, who reads them once before the first
     /// call; it never returns after the broker's events have ended.
     ///
@@ -288,8 +298,9 @@ impl<M: Deliver + Clone> Shared<M> {
         if topic.as_room().is_some() {
             self.rooms.fetch_add(1, Ordering::Relaxed);
         }
+        let has_presence = self.broker.presence().is_some();
         room.slot.nth = self.fan_out.next_room();
-        room.sequence = RoomSequence::new(topic, &self.config);
+        room.sequence = RoomSequence::new(topic, &self.config, has_presence);
     }
 
     fn leave(&self, topic: &Topic, id: ConnectionId) {

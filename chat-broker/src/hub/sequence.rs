@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::call::Reads;
 use super::config::HubConfig;
-use crate::broker::HistoryRead;
+use crate::history::HistoryRead;
 
 /// The latest messages of one room that are held for members that join, and their payload.
 const RECENT_MESSAGES: usize = 256;
@@ -31,7 +31,7 @@ pub(super) struct RoomSequence {
     timeline: Option<Timeline>,
     /// When the history expires; `None` without history, and if that is too far ahead for a clock.
     expires: Option<Instant>,
-    /// Who is in the room; `None` for a user's own topic.
+    /// Who is in the room; `None` for a user's own topic, and on a broker without presence.
     roster: Option<Roster>,
     /// Those who wait for the roster to show something.
     awaited: Vec<(Awaited, oneshot::Sender<()>)>,
@@ -87,12 +87,12 @@ pub(super) struct FinishedRead {
 
 impl RoomSequence {
     /// What is kept of a topic depends on what it is.
-    pub(super) fn new(topic: &Topic, config: &HubConfig) -> Self {
+    pub(super) fn new(topic: &Topic, config: &HubConfig, has_presence: bool) -> Self {
         let Some(room) = topic.as_room() else { return Self::default() };
         let recent = |retention| Recent::new(retention, RECENT_MESSAGES, RECENT_BYTES);
         Self {
             timeline: config.history.of(room).map(recent).map(Timeline::new),
-            roster: Some(Roster::new(config.presence_limit)),
+            roster: has_presence.then(|| Roster::new(config.presence_limit)),
             ..Self::default()
         }
     }
@@ -251,6 +251,11 @@ impl RoomSequence {
     /// Whether [`begin_reads`](Self::begin_reads) would begin one.
     pub(super) fn wants_reads(&self) -> bool {
         self.timeline.as_ref().is_some_and(Timeline::wants_read) || self.wants_occupancy()
+    }
+
+    /// Whether there is nothing of this topic that could be read: no history, and no presence.
+    pub(super) fn reads_nothing(&self) -> bool {
+        self.timeline.is_none() && self.roster.is_none()
     }
 
     fn wants_occupancy(&self) -> bool {

@@ -6,7 +6,7 @@ use redis::{RedisError, RedisResult, Value};
 use super::link::code;
 use super::queue::Job;
 use super::script::is_unknown;
-use crate::broker::Published;
+use crate::publish::Published;
 
 /// Whether a publication found no script while a later one to its topic went through: to
 /// send it again would turn the order round.
@@ -51,7 +51,7 @@ pub(super) fn is_unsuitable(error: &RedisError) -> bool {
 /// Reads what the script or `PUBLISH` returned.
 pub(super) fn published(reply: Value) -> RedisResult<Published> {
     match reply {
-        Value::Int(nodes) => Ok(Published { position: None, nodes: count(nodes), repeated: false }),
+        Value::Int(nodes) => Ok(Published::new(None, count(nodes))),
         Value::Array(fields) => {
             let (offset, epoch, nodes, repeated): (u64, Vec<u8>, i64, bool) =
                 redis::from_redis_value(Value::Array(fields))?;
@@ -78,13 +78,13 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use chat_core::{RoomId, Topic};
+    use chat_core::{Retention, RoomId, Topic};
     use tokio::sync::Semaphore;
     use tokio::time::Instant;
 
     use super::*;
-    use crate::broker::{Delivery, Receipt};
     use crate::error::BrokerError;
+    use crate::publish::{PublishOptions, Receipt};
     use crate::redis::link::broker_error;
     use crate::redis::names::Names;
     use crate::redis::wire::MessageId;
@@ -94,7 +94,7 @@ mod tests {
         Job {
             address: Names::new("chat", 0).address(&topic),
             payload: Bytes::new(),
-            delivery: Delivery::kept(),
+            options: PublishOptions::default().retention(Retention::default()),
             id: MessageId::random(),
             sent: false,
             deadline: Instant::now(),

@@ -13,7 +13,7 @@ use chat_core::UserId;
 use tokio::sync::Notify;
 
 use super::names::Address;
-use crate::broker::{Departure, DepartureSender};
+use crate::presence::{Departure, DepartureSender};
 
 /// Comings, and goings, in one pipeline at most.
 const MAX_CHANGES: usize = 256;
@@ -130,13 +130,13 @@ impl Changes {
 }
 
 impl Claims {
-    /// See [`Broker::enter`](crate::Broker::enter); `accepted` publications came before.
+    /// See [`PresenceTracker::enter`](crate::PresenceTracker::enter); `accepted` publications came before.
     pub(super) fn enter(&self, key: Key, info: Bytes, accepted: u64) {
         self.state().enter(key, info, accepted);
         self.changed.notify_one();
     }
 
-    /// See [`Broker::leave`](crate::Broker::leave); `accepted` publications came before.
+    /// See [`PresenceTracker::leave`](crate::PresenceTracker::leave); `accepted` publications came before.
     pub(super) fn leave(&self, key: Key, accepted: u64) -> Departure {
         let departure = self.state().leave(key, accepted);
         self.changed.notify_one();

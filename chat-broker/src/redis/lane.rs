@@ -24,8 +24,8 @@ use super::queue::{Job, Queue};
 use super::recover::Fate;
 use super::subscriber::Subscriber;
 use super::{Shared, lineage, recover, script, wire};
-use crate::broker::{Delivery, Published};
 use crate::error::BrokerError;
+use crate::publish::Published;
 
 /// Owns one connection to publish on.
 pub(super) struct LaneTask {
@@ -193,12 +193,11 @@ impl LaneTask {
     fn send_again(&mut self, jobs: Vec<Job>, cause: &BrokerError) {
         let mut again = Vec::with_capacity(jobs.len());
         for mut job in jobs {
-            match job.delivery {
-                Delivery::Kept { .. } => {
-                    job.sent = true;
-                    again.push(job);
-                }
-                Delivery::Ephemeral => job.settle(Err(cause.clone())),
+            if job.options.is_persistent() {
+                job.sent = true;
+                again.push(job);
+            } else {
+                job.settle(Err(cause.clone()));
             }
         }
         self.queue.put_back(again);
@@ -226,9 +225,7 @@ impl LaneTask {
             match fate {
                 Fate::Published(position) => {
                     seen.push((job.address.clone(), Mark { position, id: Some(job.id) }));
-                    let published =
-                        Published { position: Some(position), nodes: 0, repeated: false };
-                    settled.push((job, Ok(published)));
+                    settled.push((job, Ok(Published::new(Some(position), 0))));
                 }
                 // The record of a key tells if it was published.
                 Fate::Unknown if job.has_key() => again.push(job.unsent()),
@@ -249,9 +246,9 @@ impl LaneTask {
         pipeline.ignore_errors();
         self.shared.add_enters(&mut pipeline, changes);
         for job in jobs {
-            match &job.delivery {
-                Delivery::Kept { .. } => self.shared.add_kept(&mut pipeline, job),
-                Delivery::Ephemeral => {
+            match job.options.retention {
+                Some(retention) => self.shared.add_persistent(&mut pipeline, job, retention),
+                None => {
                     let message = wire::ephemeral(&job.payload);
                     pipeline.cmd("PUBLISH").arg(job.address.channel()).arg(message);
                 }

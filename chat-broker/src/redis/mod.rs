@@ -77,11 +77,14 @@ pub use config::RedisConfig;
 #[cfg(feature = "testing")]
 pub use wire::redis_payload;
 
-use crate::broker::{Broker, Delivery, Departure, HistoryRead, Receipt, Status};
+use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
-use crate::records::Records;
+use crate::history::HistoryRead;
+use crate::presence::{Departure, PresenceTracker};
+use crate::publish::{PublishOptions, Receipt};
 use crate::stats::BrokerStats;
+use crate::table::{Records, SetOptions, SharedTable};
 use capacity::{Capacity, Memory};
 use damage::Damage;
 use eviction::Eviction;
@@ -245,10 +248,10 @@ impl Broker for RedisBroker {
         &self,
         topic: &Topic,
         payload: Bytes,
-        delivery: Delivery,
+        options: PublishOptions,
     ) -> Result<Receipt, BrokerError> {
         self.open()?;
-        self.publisher.publish(topic, payload, delivery).await
+        self.publisher.publish(topic, payload, options).await
     }
 
     async fn subscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
@@ -280,50 +283,12 @@ impl Broker for RedisBroker {
         Ok(histories)
     }
 
-    fn enter(&self, topic: &Topic, occupant: Occupant) {
-        if self.open().is_ok() {
-            self.publisher.enter(topic, occupant);
-        }
+    fn presence(&self) -> Option<&dyn PresenceTracker> {
+        Some(self)
     }
 
-    fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
-        match self.open() {
-            Ok(()) => self.publisher.leave(topic, user),
-            Err(_) => Departure::ready(None),
-        }
-    }
-
-    async fn occupancy(
-        &self,
-        topics: &[Topic],
-        limit: usize,
-    ) -> Result<Vec<Occupancy>, BrokerError> {
-        self.open()?;
-        self.store.occupancy(topics, limit, self.presence.may_judge()).await
-    }
-
-    async fn secret(&self) -> Result<[u8; 32], BrokerError> {
-        self.open()?;
-        self.store.secret().await
-    }
-
-    async fn set_record(
-        &self,
-        key: &str,
-        value: Option<Bytes>,
-        expires_in: Duration,
-    ) -> Result<(), BrokerError> {
-        self.open()?;
-        self.store.set_record(key, value, expires_in).await
-    }
-
-    async fn records(&self, after: u64) -> Result<Records, BrokerError> {
-        self.open()?;
-        self.subscriber.reading_records();
-        let records = self.store.records(after).await?;
-        // Callers read every few seconds, and this is as often as the secret is looked after.
-        self.store.keep_secret().await;
-        Ok(records)
+    fn table(&self) -> Option<&dyn SharedTable> {
+        Some(self)
     }
 
     fn status(&self) -> Status {
@@ -368,6 +333,58 @@ impl Broker for RedisBroker {
         leasing.shutdown().await;
         self.subscribing.lock().await.shutdown().await;
         self.subscriber.close();
+    }
+}
+
+#[async_trait]
+impl PresenceTracker for RedisBroker {
+    fn enter(&self, topic: &Topic, occupant: Occupant) {
+        if self.open().is_ok() {
+            self.publisher.enter(topic, occupant);
+        }
+    }
+
+    fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
+        match self.open() {
+            Ok(()) => self.publisher.leave(topic, user),
+            Err(_) => Departure::ready(None),
+        }
+    }
+
+    async fn occupancy(
+        &self,
+        topics: &[Topic],
+        limit: usize,
+    ) -> Result<Vec<Occupancy>, BrokerError> {
+        self.open()?;
+        self.store.occupancy(topics, limit, self.presence.may_judge()).await
+    }
+}
+
+#[async_trait]
+impl SharedTable for RedisBroker {
+    async fn set(&self, key: &str, value: Bytes, options: SetOptions) -> Result<(), BrokerError> {
+        self.open()?;
+        self.store.set_record(key, Some(value), options.expires_in).await
+    }
+
+    async fn remove(&self, key: &str) -> Result<(), BrokerError> {
+        self.open()?;
+        self.store.set_record(key, None, Duration::ZERO).await
+    }
+
+    async fn changes_since(&self, after: u64) -> Result<Records, BrokerError> {
+        self.open()?;
+        self.subscriber.reading_records();
+        let records = self.store.records(after).await?;
+        // Callers read every few seconds, and this is as often as the secret is looked after.
+        self.store.keep_secret().await;
+        Ok(records)
+    }
+
+    async fn secret(&self) -> Result<[u8; 32], BrokerError> {
+        self.open()?;
+        self.store.secret().await
     }
 }
 

@@ -153,7 +153,7 @@ pub(super) fn left(reply: &Value) -> Outcome {
 }
 
 impl Store {
-    /// See [`Broker::occupancy`](crate::Broker::occupancy).
+    /// See [`PresenceTracker::occupancy`](crate::PresenceTracker::occupancy).
     pub(super) async fn occupancy(
         &self,
         topics: &[Topic],

@@ -16,8 +16,9 @@ use super::presence::Presence;
 use super::queue::{Job, Queue};
 use super::subscriber::Subscriber;
 use super::wire::MessageId;
-use crate::broker::{Delivery, Departure, Receipt};
 use crate::error::BrokerError;
+use crate::presence::Departure;
+use crate::publish::{PublishOptions, Receipt};
 
 /// Payload that waits for one connection at most, in bytes.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
@@ -66,7 +67,7 @@ impl Publisher {
         &self,
         topic: &Topic,
         payload: Bytes,
-        delivery: Delivery,
+        options: PublishOptions,
     ) -> Result<Receipt, BrokerError> {
         let deadline = Instant::now() + self.shared.config.deadline;
         let lane = self.lane(topic);
@@ -83,7 +84,7 @@ impl Publisher {
         let (receipt, pending) = Receipt::pending();
         let id = MessageId::random();
         lane.accepted.fetch_add(1, Ordering::SeqCst);
-        place.send(Job { address, payload, delivery, id, sent: false, deadline, receipt, _room });
+        place.send(Job { address, payload, options, id, sent: false, deadline, receipt, _room });
         Ok(pending)
     }
 
@@ -93,13 +94,13 @@ impl Publisher {
         self.lanes.iter().map(|lane| Arc::strong_count(&lane.room) - 1).sum()
     }
 
-    /// See [`Broker::enter`](crate::Broker::enter).
+    /// See [`PresenceTracker::enter`](crate::PresenceTracker::enter).
     pub(super) fn enter(&self, topic: &Topic, Occupant { user, info }: Occupant) {
         let lane = self.lane(topic);
         lane.claims.enter(self.key(topic, user), info, lane.accepted());
     }
 
-    /// See [`Broker::leave`](crate::Broker::leave).
+    /// See [`PresenceTracker::leave`](crate::PresenceTracker::leave).
     pub(super) fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
         let lane = self.lane(topic);
         lane.claims.leave(self.key(topic, user.clone()), lane.accepted())

@@ -6,8 +6,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::names::Address;
 use super::wire::MessageId;
-use crate::broker::{Delivery, Published, ReceiptSender};
 use crate::error::BrokerError;
+use crate::publish::{PublishOptions, Published, ReceiptSender};
 
 /// Publications in one pipeline at most.
 const MAX_BATCH: usize = 256;
@@ -21,7 +21,7 @@ const MAX_BATCH_BYTES: usize = 1 << 20;
 pub(super) struct Job {
     pub(super) address: Address,
     pub(super) payload: Bytes,
-    pub(super) delivery: Delivery,
+    pub(super) options: PublishOptions,
     pub(super) id: MessageId,
     /// It was sent on a connection that broke: Redis may have it.
     pub(super) sent: bool,
@@ -34,7 +34,7 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn has_key(&self) -> bool {
-        matches!(self.delivery, Delivery::Kept { key: Some(_), .. })
+        self.options.is_persistent() && self.options.key.is_some()
     }
 
     /// It is to be sent as if it never was.
@@ -149,11 +149,11 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use chat_core::{RoomId, Topic};
+    use chat_core::{Retention, RoomId, Topic};
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::broker::Receipt;
+    use crate::publish::Receipt;
     use crate::redis::names::Names;
 
     struct Setup {
@@ -174,7 +174,7 @@ mod tests {
         let job = Job {
             address: Names::new("chat", 0).address(&Topic::Room(RoomId::new("r").unwrap())),
             payload: vec![0; bytes].into(),
-            delivery: Delivery::kept(),
+            options: PublishOptions::default().retention(Retention::default()),
             id: MessageId::random(),
             sent: false,
             deadline,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::records::{Record, Records};
+use crate::table::{Record, Records};
 
 /// A record that ends sooner is not restored: by the clock of Redis it may have ended already.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -133,7 +133,7 @@ impl RecordCopy {
     pub(super) fn records(&self, now: Instant) -> Records {
         let mut rows = self.rows(now);
         rows.retain(|row| row.value.is_some());
-        Records { version: self.version, complete: true, records: in_order(rows) }
+        Records::whole(self.version, in_order(rows))
     }
 }
 
@@ -156,10 +156,7 @@ impl Held {
 /// Sorted by version, in the form of [`Records`].
 pub(super) fn in_order(mut rows: Vec<Row>) -> Vec<Record> {
     rows.sort_unstable_by_key(|row| row.version);
-    let record = |Row { key, value, left, .. }| {
-        let expires_in = if value.is_some() { left } else { Duration::ZERO };
-        Record { key, value, expires_in }
-    };
+    let record = |Row { key, value, left, .. }| Record::new(key, value, left);
     rows.into_iter().map(record).collect()
 }
 

@@ -12,7 +12,7 @@ use super::record_copy::{RecordCopy, Row, Table, in_order};
 use super::store::Store;
 use crate::error::BrokerError;
 use crate::random;
-use crate::records::{Record, Records};
+use crate::table::{Record, Records};
 
 /// Records in one page: 2 MiB at most.
 const PAGE: usize = 512;
@@ -42,7 +42,7 @@ pub(super) struct RecordState {
 }
 
 impl Store {
-    /// See [`Broker::set_record`](crate::Broker::set_record).
+    /// See [`SharedTable::set`](crate::SharedTable::set); `None` removes the record.
     pub(super) async fn set_record(
         &self,
         key: &str,
@@ -82,7 +82,7 @@ impl Store {
         Ok(outcome)
     }
 
-    /// See [`Broker::records`](crate::Broker::records). What changes while one page after the
+    /// See [`SharedTable::changes_since`](crate::SharedTable::changes_since). What changes while one page after the
     /// other is read stands in a later one. Records that Redis has lost are restored first.
     pub(super) async fn records(&self, after: u64) -> Result<Records, BrokerError> {
         let read = async {

@@ -21,7 +21,7 @@ pub(super) struct SecretState {
 }
 
 impl Store {
-    /// See [`Broker::secret`](crate::Broker::secret).
+    /// See [`SharedTable::secret`](crate::SharedTable::secret).
     pub(super) async fn secret(&self) -> Result<Secret, BrokerError> {
         let held = self.secret.held.get().copied();
         // If Redis has lost the secret, it gets back the one that resume secrets are signed with.

@@ -9,15 +9,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::{
-    History, Occupancy, Occupant, Position, PresenceChange, Range, RoomId, Topic, UserId,
+    History, Occupancy, Occupant, Position, PresenceChange, Range, Retention, RoomId, Topic, UserId,
 };
 use tokio::time::timeout;
 
-use crate::broker::{Broker, Delivery, HistoryRead, Published};
+use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::events::{BrokerEvent, BrokerEvents};
+use crate::history::HistoryRead;
+use crate::presence::PresenceTracker;
+use crate::publish::{PublishOptions, Published};
 use crate::random;
-use crate::records::Records;
+use crate::table::{Records, SetOptions, SharedTable};
 
 /// How long one step may take.
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
@@ -52,6 +55,14 @@ impl Node {
         Self { broker, events, inbox: VecDeque::new(), fence: room("fence") }
     }
 
+    pub(super) fn presence(&self) -> &dyn PresenceTracker {
+        self.broker.presence().expect("the broker has presence")
+    }
+
+    pub(super) fn table(&self) -> &dyn SharedTable {
+        self.broker.table().expect("the broker has a shared table")
+    }
+
     pub(super) async fn subscribe(&self, topics: &[Topic]) {
         step("subscribe", self.broker.subscribe(topics)).await;
     }
@@ -61,7 +72,7 @@ impl Node {
     }
 
     pub(super) async fn publish(&self, topic: &Topic, payload: impl Into<Bytes>) -> Position {
-        let published = self.deliver(topic, payload, Delivery::kept()).await;
+        let published = self.deliver(topic, payload, persistent()).await;
         published.position.expect("a sequenced publication has a position")
     }
 
@@ -69,9 +80,9 @@ impl Node {
         &self,
         topic: &Topic,
         payload: impl Into<Bytes>,
-        delivery: Delivery,
+        options: PublishOptions,
     ) -> Published {
-        let receipt = step("publish", self.broker.publish(topic, payload.into(), delivery)).await;
+        let receipt = step("publish", self.broker.publish(topic, payload.into(), options)).await;
         step("the receipt", receipt).await
     }
 
@@ -83,7 +94,7 @@ impl Node {
     }
 
     pub(super) async fn history(&self, topic: &Topic, range: Range, limit: u32) -> History {
-        let read = HistoryRead { topic: topic.clone(), range, limit };
+        let read = HistoryRead::new(topic.clone(), range, limit);
         let mut histories = step("history", self.broker.history(&[read])).await;
         assert_eq!(histories.len(), 1, "one answer to one read");
         histories.remove(0)
@@ -91,7 +102,7 @@ impl Node {
 
     pub(super) async fn occupancy(&self, topic: &Topic, limit: usize) -> Occupancy {
         let topics = std::slice::from_ref(topic);
-        let mut occupancies = step("occupancy", self.broker.occupancy(topics, limit)).await;
+        let mut occupancies = step("occupancy", self.presence().occupancy(topics, limit)).await;
         assert_eq!(occupancies.len(), 1, "one answer for one topic");
         let mut occupancy = occupancies.remove(0);
         occupancy.occupants.sort_by(|a, b| a.user.cmp(&b.user));
@@ -99,16 +110,16 @@ impl Node {
     }
 
     pub(super) async fn set_record(&self, key: &str, value: impl Into<Bytes>, lasts: Duration) {
-        let value = Some(value.into());
-        step("set a record", self.broker.set_record(key, value, lasts)).await;
+        let options = SetOptions::default().expires_in(lasts);
+        step("set a record", self.table().set(key, value.into(), options)).await;
     }
 
     pub(super) async fn remove_record(&self, key: &str) {
-        step("remove a record", self.broker.set_record(key, None, Duration::ZERO)).await;
+        step("remove a record", self.table().remove(key)).await;
     }
 
     pub(super) async fn records(&self, after: u64) -> Records {
-        step("records", self.broker.records(after)).await
+        step("records", self.table().changes_since(after)).await
     }
 
     /// The next event, whatever it is.
@@ -148,7 +159,7 @@ impl Node {
     pub(super) async fn arrived_events(&mut self) -> Vec<BrokerEvent> {
         let fence = self.fence.clone();
         self.subscribe(std::slice::from_ref(&fence)).await;
-        self.deliver(&fence, Bytes::new(), Delivery::Ephemeral).await;
+        self.deliver(&fence, Bytes::new(), PublishOptions::default()).await;
         let mut events = Vec::new();
         loop {
             match self.event().await {
@@ -198,6 +209,11 @@ pub(super) async fn step<T: Debug>(
         Ok(Err(error)) => panic!("{what} failed: {error}"),
         Err(_) => panic!("{what} took longer than {STEP_DEADLINE:?}"),
     }
+}
+
+/// Stored as long as by default.
+pub(super) fn persistent() -> PublishOptions {
+    PublishOptions::default().retention(Retention::default())
 }
 
 /// A room that nobody used before: the suite may run again on a bus that remembers.

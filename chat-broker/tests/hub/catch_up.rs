@@ -499,11 +499,7 @@ impl Copy {
             match told.split_once(' ') {
                 Some(("gap", end)) => {
                     prop_assert!(offset(end) > here, "a gap at {here} that ends at {end}");
-                    let read = HistoryRead {
-                        topic: world.topic.clone(),
-                        range: Range::After(here),
-                        limit: 1,
-                    };
+                    let read = HistoryRead::new(world.topic.clone(), Range::After(here), 1);
                     let next = &world.publisher.history(&[read]).await.unwrap()[0];
                     let is_kept = next.entries.first().is_some_and(|next| next.offset == here + 1);
                     prop_assert!(!is_kept, "a gap after {here}, and {} is kept", here + 1);

@@ -3,14 +3,12 @@
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use chat_broker::{
-    Broker, Delivery, Hub, HubConfig, JoinOptions, Membership, MemoryBroker, MemoryBus,
-};
-use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, GROUP};
+use chat_broker::{Broker, Hub, HubConfig, JoinOptions, Membership, MemoryBroker, MemoryBus};
+use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery, GROUP};
 
 use tokio::runtime::Builder;
 
-use crate::support::{join, member, room, said, say, start, start_with};
+use crate::support::{join, member, persistent, room, said, say, start, start_with};
 
 #[tokio::test]
 async fn a_slow_member_is_closed_and_the_others_hear_all() {
@@ -35,8 +33,8 @@ async fn a_slow_member_is_closed_and_the_others_hear_all() {
 struct Dropping(Arc<Mutex<Option<CloseReason>>>);
 
 impl Deliver for Dropping {
-    fn deliver(&self, _: &Batch) -> Delivered {
-        Delivered::Dropped
+    fn deliver(&self, _: &Batch) -> Delivery {
+        Delivery::Dropped
     }
 
     fn close(&self, reason: CloseReason) {
@@ -92,9 +90,9 @@ async fn nothing_is_delivered_to_whoever_has_left() {
 struct Logged(Arc<Mutex<Vec<&'static str>>>, &'static str);
 
 impl Deliver for Logged {
-    fn deliver(&self, _: &Batch) -> Delivered {
+    fn deliver(&self, _: &Batch) -> Delivery {
         self.0.lock().unwrap().push(self.1);
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, _: CloseReason) {}
@@ -122,8 +120,8 @@ async fn big_and_small() -> (Vec<Membership<Logged>>, MemoryBroker, Arc<Mutex<Ve
 async fn a_big_room_does_not_stall_a_small_one() {
     let (_places, publisher, log) = big_and_small().await;
     // Nothing else runs on this thread until both are published.
-    let big = publisher.publish(&room("big"), said("x"), Delivery::kept()).await.unwrap();
-    let small = publisher.publish(&room("small"), said("x"), Delivery::kept()).await.unwrap();
+    let big = publisher.publish(&room("big"), said("x"), persistent()).await.unwrap();
+    let small = publisher.publish(&room("small"), said("x"), persistent()).await.unwrap();
     let _ = (big.await, small.await);
     while log.lock().unwrap().len() < 5_001 {
         tokio::task::yield_now().await;
@@ -144,7 +142,7 @@ async fn a_big_room_does_not_stall_its_thread() {
 async fn serve_in_turns(bytes: usize, most: usize) {
     let (_places, publisher, log) = big_and_small().await;
     let text = said(&"x".repeat(bytes));
-    let big = publisher.publish(&room("big"), text, Delivery::kept()).await.unwrap();
+    let big = publisher.publish(&room("big"), text, persistent()).await.unwrap();
     big.await.unwrap();
     while log.lock().unwrap().iter().filter(|who| **who == "big").count() < 5_000 {
         log.lock().unwrap().push("other");
@@ -160,12 +158,12 @@ async fn a_big_room_is_served_by_all_workers() {
     #[derive(Clone)]
     struct Meeting(Option<Arc<Barrier>>, tokio::sync::mpsc::Sender<()>);
     impl Deliver for Meeting {
-        fn deliver(&self, _: &Batch) -> Delivered {
+        fn deliver(&self, _: &Batch) -> Delivery {
             if let Some(barrier) = &self.0 {
                 barrier.wait();
                 self.1.try_send(()).unwrap();
             }
-            Delivered::Queued
+            Delivery::Queued
         }
         fn close(&self, _: CloseReason) {}
     }
@@ -256,9 +254,9 @@ struct Slow;
 const MOMENT: Duration = Duration::from_millis(1);
 
 impl Deliver for Slow {
-    fn deliver(&self, _: &Batch) -> Delivered {
+    fn deliver(&self, _: &Batch) -> Delivery {
         std::thread::sleep(MOMENT);
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, _: CloseReason) {}

@@ -5,7 +5,9 @@
 mod catch_up;
 mod fan_out;
 mod joining;
+mod parts;
 mod presence;
+mod publish;
 mod records;
 mod recovery;
 mod support;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_broker::testing::{Call, Told};
-use chat_broker::{Broker, Delivery, HistoryRules, HubConfig, JoinOptions, MemoryBus, Snapshot};
+use chat_broker::{
+    Broker, HistoryRules, HubConfig, JoinOptions, MemoryBus, PublishOptions, Snapshot,
+};
 use chat_core::{ConnectionId, Retention};
 use tokio::time::Instant;
 
@@ -173,7 +175,7 @@ async fn what_the_broker_no_longer_has_is_a_gap() {
     let (_place, mut ear, _) = join(&hub, &topic, 1).await;
     broker.lose_publications(4, Told::Interrupted);
     for text in ["a", "b", "c", "d", "e"] {
-        let delivery = Delivery::Kept { retention: short, key: None };
+        let delivery = PublishOptions::default().retention(short);
         publisher.publish(&topic, said(text), delivery).await.unwrap().await.unwrap();
     }
     // How much is there depends on when it is read.
@@ -200,7 +202,12 @@ async fn a_room_without_history_is_told_of_every_interruption() {
     let _place = joining.await.unwrap();
     assert_eq!(broker.count(Call::History), 0);
     let say = async |text| {
-        publisher.publish(&topic, said(text), Delivery::Ephemeral).await.unwrap().await.unwrap();
+        publisher
+            .publish(&topic, said(text), PublishOptions::default())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
     };
     say("a").await;
     ear.expect(&["a"]).await;

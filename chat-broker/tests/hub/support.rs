@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use chat_broker::testing::FaultyBroker;
 use chat_broker::{
-    Broker, BrokerError, Delivery, Hub, HubConfig, JoinOptions, Membership, MemoryBroker,
-    MemoryBus, Snapshot,
+    Broker, BrokerError, Hub, HubConfig, JoinOptions, Membership, MemoryBroker, MemoryBus,
+    PublishOptions, Snapshot,
 };
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Message, Occupant,
-    Position, Presence, PresenceChange, Retention, RoomId, Sender, Topic, UserId, envelope,
+    Batch, CloseReason, ConnectionId, Deliver, Delivery, Event, Message, Occupant, Position,
+    Presence, PresenceChange, Retention, RoomId, Sender, Topic, UserId, envelope,
 };
 use tokio::sync::mpsc;
 
@@ -24,13 +24,13 @@ pub(crate) struct Member {
 }
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivered {
+    fn deliver(&self, batch: &Batch) -> Delivery {
         for (event, position) in batch.events() {
             if self.heard.try_send(told(&event, position)).is_err() {
-                return Delivered::Full;
+                return Delivery::Full;
             }
         }
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, reason: CloseReason) {
@@ -118,6 +118,11 @@ pub(crate) fn room(name: &str) -> Topic {
     Topic::Room(RoomId::new(name).unwrap())
 }
 
+/// Stored as long as by default.
+pub(crate) fn persistent() -> PublishOptions {
+    PublishOptions::default().retention(Retention::default())
+}
+
 pub(crate) fn said(text: &str) -> Bytes {
     let user = Sender { id: "u", name: "U", color: "#FFFFFF" };
     envelope::encode(&Event::Message(Message { user, text, data: None, key: None, at: 0 }))
@@ -134,8 +139,8 @@ pub(crate) async fn say_keeping(
     text: &str,
     retention: Retention,
 ) -> Position {
-    let delivery = Delivery::Kept { retention, key: None };
-    let published = broker.publish(topic, said(text), delivery).await.unwrap().await.unwrap();
+    let options = PublishOptions::default().retention(retention);
+    let published = broker.publish(topic, said(text), options).await.unwrap().await.unwrap();
     published.position.expect("a position")
 }
 

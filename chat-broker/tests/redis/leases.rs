@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use chat_broker::testing::{RedisProxy, RedisServer};
-use chat_broker::{Broker, BrokerEvent, RedisConfig};
+use chat_broker::{Broker, BrokerEvent, RedisConfig, SharedTable};
 use chat_core::Topic;
 use tokio::time::sleep;
 

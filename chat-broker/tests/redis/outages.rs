@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chat_broker::testing::{RedisProxy, RedisServer};
-use chat_broker::{Broker, BrokerEvent, Delivery, Status};
+use chat_broker::{Broker, BrokerEvent, PublishOptions, SharedTable, Status};
 use chat_core::{Position, Step};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use crate::support::{DEADLINE, Node, PATIENCE, assert_unavailable, eventually, room};
+use crate::support::{DEADLINE, Node, PATIENCE, assert_unavailable, eventually, persistent, room};
 
 #[tokio::test]
 async fn a_node_starts_without_redis_and_connects_when_it_can() {
@@ -39,7 +39,7 @@ async fn an_outage_is_survived_and_reported() {
         assert!(outcome, "{what}");
         assert!(started.elapsed() < DEADLINE * 2, "{what} took {:?}", started.elapsed());
     };
-    for delivery in [Delivery::kept(), Delivery::Ephemeral] {
+    for delivery in [persistent(), PublishOptions::default()] {
         let started = Instant::now();
         let outcome = node.deliver(&kept, "lost", delivery).await;
         assert_unavailable("publish", outcome);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chat_broker::testing::{ConnectionKind, RedisProxy, RedisServer, Way};
-use chat_broker::{Broker, BrokerEvent, Delivery, Receipt, RedisConfig, Status};
+use chat_broker::{Broker, BrokerEvent, PublishOptions, Receipt, RedisConfig, Status};
 use chat_core::{Position, Range};
 use tokio::task::yield_now;
 use tokio::time::sleep;
@@ -171,7 +171,7 @@ async fn what_is_not_kept_fails_and_is_never_doubled() {
         let (mut failed, mut receipts) = (0, VecDeque::<Receipt>::new());
         for n in 0.. {
             let payload = Bytes::from(format!("{n}"));
-            let place = node.broker.publish(&topic, payload, Delivery::Ephemeral).await;
+            let place = node.broker.publish(&topic, payload, PublishOptions::default()).await;
             receipts.push_back(place.unwrap());
             yield_now().await;
             if receipts.len() >= UNDER_WAY {
@@ -261,12 +261,10 @@ async fn message_that_may_have_been_trimmed_for_its_bytes_is_not_sent_again() {
     let node = idle(Node::config(&server).url(proxy.url()).deadline(PATIENCE)).await;
     let other = Node::start(&server).await;
     let topic = room("r");
-    let Delivery::Kept { retention, .. } = bytes(1000) else { panic!("it is kept") };
-    let key = Some("k".into());
     proxy.block(ConnectionKind::Commands, Way::FromRedis);
     let (unknown, known, ()) = tokio::join!(
         node.deliver(&topic, "no key", bytes(1000)),
-        node.deliver(&topic, "key", Delivery::Kept { retention, key }),
+        node.deliver(&topic, "key", bytes(1000).key("k")),
         async {
             eventually("both", async || other.position(&topic).await.unwrap().offset == 2).await;
             other.deliver(&topic, &"x".repeat(2000), bytes(1000)).await.unwrap();

@@ -110,7 +110,7 @@ impl Connection {
     }
 
     async fn read(&self, room: &RoomId, range: Range, limit: u32) -> Result<History, BrokerError> {
-        self.state.hub.history(HistoryRead { topic: Topic::Room(room.clone()), range, limit }).await
+        self.state.hub.history(HistoryRead::new(Topic::Room(room.clone()), range, limit)).await
     }
 
     /// Returns how many bytes that took.

@@ -10,8 +10,8 @@ use chat_core::reply::{Joined, Page};
 use chat_core::{Reply, RoomId, Sender};
 use serde_json::value::RawValue;
 
-use super::deadline::Deadline;
 use super::members::{self, Asker};
+use crate::deadline::Deadline;
 use crate::member::Member;
 
 /// A join that is under way.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chat_broker::testing::{Call, FaultyBroker, Told};
-use chat_broker::{Broker, Delivery, HistoryRules, MemoryBroker, MemoryBus};
+use chat_broker::{
+    Broker, HistoryRules, MemoryBroker, MemoryBus, PublishOptions, SetOptions, SharedTable,
+};
 use chat_core::{CloseReason, Epoch, Event, Message, Position, Retention, Sender, Topic, envelope};
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
@@ -32,7 +34,7 @@ impl World {
         let (broker, events) = bus.connect();
         let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
         let shared: Arc<dyn Broker> = Arc::clone(&broker) as _;
-        let server = Server::builder().shared_broker(shared, events).config(config).start();
+        let server = Server::builder().broker(shared, events).config(config).start();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { server.serve(vec![listener], std::future::pending()).await });
@@ -47,8 +49,8 @@ impl World {
 
     async fn say(&self, room: &str, text: &str, retention: Retention) -> Position {
         let topic = Topic::Room(RoomId::new(room).unwrap());
-        let delivery = Delivery::Kept { retention, key: None };
-        let published = self.other.publish(&topic, said(text), delivery).await.unwrap().await;
+        let options = PublishOptions::default().retention(retention);
+        let published = self.other.publish(&topic, said(text), options).await.unwrap().await;
         published.unwrap().position.expect("it is kept")
     }
 }
@@ -117,8 +119,8 @@ async fn ahead(world: &World) -> (WsClient, WsClient, Position) {
 async fn ban_is_enforced_while_the_server_is_behind() {
     let world = World::start().await;
     let (mut client, _watcher, _) = ahead(&world).await;
-    let ban = Some(Bytes::from_static(b"{\"id\":\"1\"}"));
-    world.other.set_record("ban\nann", ban, Duration::from_secs(60)).await.unwrap();
+    let ban = Bytes::from_static(b"{\"id\":\"1\"}");
+    world.other.set("ban\nann", ban, SetOptions::default()).await.unwrap();
     let closed = timeout(Duration::from_secs(5), client.recv_until_close()).await;
     let (_, (code, _)) = closed.expect("at once");
     assert_eq!(code, CloseReason::InternalError.code(), "it comes back, and is refused");

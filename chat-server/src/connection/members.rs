@@ -29,8 +29,9 @@ pub(super) fn list(
     tell: impl FnOnce(&[Sender<'_>], usize),
 ) {
     let mut users = vec![asker.user.as_sender()];
-    let count = snapshot.roster.map_or(0, |roster| roster.count() as usize);
-    match snapshot.roster.and_then(|roster| roster.listed()) {
+    // A broker without presence knows of nobody else.
+    let Some(roster) = snapshot.roster else { return tell(&users, 1) };
+    match roster.listed() {
         Some(listed) => {
             let known = listed.get(&asker.user.id);
             if let Some(user) = known.filter(|_| !asker.is_joining).and_then(|info| user_of(info)) {
@@ -48,7 +49,7 @@ pub(super) fn list(
             let local = local(snapshot, max, |id| *id != asker.user.id);
             users.extend(local.iter().map(|user| user.as_sender()));
             users.truncate(max.max(1));
-            tell(&users, count.max(users.len()));
+            tell(&users, (roster.count() as usize).max(users.len()));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use chat_broker::{BrokerError, Delivery, JoinOptions, Membership, Status};
+use chat_broker::{BrokerError, JoinOptions, Membership, PublishOptions, Status};
 use chat_core::{
     Capability, ErrorCode, Event, Occupant, Presence, PresenceChange, Rejection, Reply, RoomId,
     Topic, User, UserName, envelope,
@@ -300,7 +300,7 @@ impl Connection {
     /// goes another way.
     async fn tell(&self, topic: &Topic, event: &Event<'_>) {
         let payload = envelope::encode(event);
-        let told = self.state.hub.broker().publish(topic, payload, Delivery::Ephemeral).await;
+        let told = self.state.hub.broker().publish(topic, payload, PublishOptions::default()).await;
         if let Err(error) = told {
             tracing::debug!(%error, %topic, "could not announce");
         }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use chat_core::{History, Occupancy, Position, Range, Topic};
 
-use crate::broker::{Broker, HistoryRead};
+use crate::broker::Broker;
 use crate::events::BrokerEvents;
+use crate::history::HistoryRead;
 use crate::testing::node::{Node, occupant, room, step};
 
 /// Reads of several topics give one answer for each, in the order asked, also for a topic that was
@@ -25,11 +26,13 @@ where
         node.subscribe(std::slice::from_ref(topic)).await;
         for nth in 0..n {
             node.publish(topic, "x").await;
-            node.broker.enter(topic, occupant(&format!("user {nth}")));
+            if let Some(presence) = node.broker.presence() {
+                presence.enter(topic, occupant(&format!("user {nth}")));
+            }
         }
     }
-    loop {
-        let found = step("occupancy", node.broker.occupancy(&topics, 10)).await;
+    while let Some(presence) = node.broker.presence() {
+        let found = step("occupancy", presence.occupancy(&topics, 10)).await;
         assert_eq!(found.len(), topics.len(), "occupancy: one answer for each topic");
         if found.iter().map(|found| found.count).sum::<u32>() == 6 {
             break;
@@ -41,8 +44,7 @@ where
         let positions: Vec<Position> = step("positions", node.broker.positions(&asked)).await;
         assert_numbers("positions", positions.iter().map(|found| found.offset), order);
 
-        let read =
-            |topic: &Topic| HistoryRead { topic: topic.clone(), range: Range::Latest, limit: 10 };
+        let read = |topic: &Topic| HistoryRead::new(topic.clone(), Range::Latest, 10);
         let reads: Vec<_> = asked.iter().map(read).collect();
         let histories: Vec<History> = step("history", node.broker.history(&reads)).await;
         assert_numbers("history", histories.iter().map(|found| found.entries.len()), order);
@@ -50,9 +52,11 @@ where
             read.check(history).expect("an answer to what was asked");
         }
 
-        let occupancies: Vec<Occupancy> =
-            step("occupancy", node.broker.occupancy(&asked, 10)).await;
-        assert_numbers("occupancy", occupancies.iter().map(|found| found.count), order);
+        if let Some(presence) = node.broker.presence() {
+            let occupancies: Vec<Occupancy> =
+                step("occupancy", presence.occupancy(&asked, 10)).await;
+            assert_numbers("occupancy", occupancies.iter().map(|found| found.count), order);
+        }
     }
 }
 

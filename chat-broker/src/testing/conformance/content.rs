@@ -1,15 +1,16 @@
 //! Payloads, names, the secret, and the end.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::{RoomId, Topic, UserId};
 
-use crate::broker::{Broker, Delivery, Status};
+use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
-use crate::testing::node::{Node, occupant, room, step, user};
+use crate::publish::PublishOptions;
+use crate::table::SetOptions;
+use crate::testing::node::{Node, occupant, persistent, room, step, user};
 
 /// Payloads of any bytes and of 0 bytes to 1 MiB arrive as they were sent.
 ///
@@ -33,7 +34,7 @@ where
         all_bytes.iter().copied().cycle().take(1 << 20).collect(),
     ];
     for payload in payloads {
-        for delivery in [Delivery::kept(), Delivery::Ephemeral] {
+        for delivery in [persistent(), PublishOptions::default()] {
             node.deliver(&topic, payload.clone(), delivery.clone()).await;
             let arrived = node.next().await.payload;
             assert!(arrived == payload, "{delivery:?}, {} bytes", payload.len());
@@ -87,14 +88,14 @@ where
     node.subscribe(&topics).await;
     for (n, topic) in topics.iter().enumerate() {
         let text = n.to_string();
-        let published = node.deliver(topic, text.clone(), Delivery::kept()).await;
+        let published = node.deliver(topic, text.clone(), persistent()).await;
         assert_eq!(published.nodes, 1, "{topic}");
         let message = node.next().await;
         assert_eq!((&message.topic, &message.payload[..]), (topic, text.as_bytes()));
     }
     node.unsubscribe(&topics).await;
     for topic in &topics {
-        node.deliver(topic, "late", Delivery::Ephemeral).await;
+        node.deliver(topic, "late", PublishOptions::default()).await;
     }
     node.assert_quiet("every name can be unsubscribed").await;
 }
@@ -108,10 +109,10 @@ where
     F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
 {
     let (a, b) = (Node::new(connect().await), Node::new(connect().await));
-    let (one, other) = tokio::join!(a.broker.secret(), b.broker.secret());
+    let (one, other) = tokio::join!(a.table().secret(), b.table().secret());
     let secret = one.expect("the secret");
     assert_eq!(secret, other.expect("the secret"), "one secret for all nodes");
-    assert_eq!(secret, step("secret", a.broker.secret()).await, "and always the same");
+    assert_eq!(secret, step("secret", a.table().secret()).await, "and always the same");
     assert_ne!(secret, [0; 32], "it is random");
 }
 
@@ -130,29 +131,38 @@ where
     a.subscribe(topics).await;
     b.subscribe(topics).await;
     assert_eq!(a.broker.status(), Status::Ready);
-    let accepted = a.broker.publish(&topic, Bytes::new(), Delivery::kept());
+    let accepted = a.broker.publish(&topic, Bytes::new(), persistent());
     let receipt = step("publish", accepted).await;
     a.broker.close().await;
     step("what was accepted before", receipt).await;
     a.broker.close().await;
 
     assert_eq!(a.broker.status(), Status::Closed);
-    let publish = a.broker.publish(&topic, Bytes::new(), Delivery::kept()).await;
+    let publish = a.broker.publish(&topic, Bytes::new(), persistent()).await;
     assert!(matches!(publish, Err(BrokerError::Closed)), "publish: {publish:?}");
-    for (what, outcome) in [
+    let mut outcomes = vec![
         ("subscribe", a.broker.subscribe(topics).await),
         ("unsubscribe", a.broker.unsubscribe(topics).await),
         ("positions", a.broker.positions(topics).await.map(drop)),
         ("history", a.broker.history(&[]).await.map(drop)),
-        ("occupancy", a.broker.occupancy(topics, 9).await.map(drop)),
-        ("secret", a.broker.secret().await.map(drop)),
-        ("set_record", a.broker.set_record("closed", None, Duration::ZERO).await),
-        ("records", a.broker.records(0).await.map(drop)),
-    ] {
+    ];
+    if let Some(presence) = a.broker.presence() {
+        outcomes.push(("occupancy", presence.occupancy(topics, 9).await.map(drop)));
+        presence.enter(&topic, occupant("nobody"));
+        presence.leave(&topic, &user("nobody"));
+    }
+    if let Some(table) = a.broker.table() {
+        let (value, options) = (Bytes::new(), SetOptions::default());
+        outcomes.extend([
+            ("set", table.set("closed", value, options).await),
+            ("remove", table.remove("closed").await),
+            ("changes_since", table.changes_since(0).await.map(drop)),
+            ("secret", table.secret().await.map(drop)),
+        ]);
+    }
+    for (what, outcome) in outcomes {
         assert!(matches!(outcome, Err(BrokerError::Closed)), "{what}: {outcome:?}");
     }
-    a.broker.enter(&topic, occupant("nobody"));
-    a.broker.leave(&topic, &user("nobody"));
     let mut rest = Vec::new();
     while a.events.recv(&mut rest).await {}
     b.publish(&topic, "the other goes on").await;

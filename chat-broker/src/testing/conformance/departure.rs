@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use chat_core::{Occupancy, Topic, UserId};
 
 use super::{assert_joined, assert_left};
-use crate::broker::{Broker, Delivery};
+use crate::broker::Broker;
 use crate::events::BrokerEvents;
-use crate::testing::node::{Change, Node, change, occupant, room, user};
+use crate::publish::PublishOptions;
+use crate::testing::node::{Change, Node, change, occupant, persistent, room, user};
 
 /// Within this, users of a node that is gone without a word have left.
 const CRASH: Duration = Duration::from_secs(15);
@@ -57,11 +58,11 @@ where
     let mut before = BTreeMap::new();
     for topic in &topics {
         for name in (0..USERS).map(|n| n.to_string()) {
-            ending.broker.enter(topic, occupant(&name));
+            ending.presence().enter(topic, occupant(&name));
         }
-        staying.broker.enter(topic, occupant("0"));
+        staying.presence().enter(topic, occupant("0"));
         for node in [&ending, &staying] {
-            node.deliver(topic, "", Delivery::kept()).await;
+            node.deliver(topic, "", persistent()).await;
         }
         before.insert(topic.clone(), watcher.occupancy(topic, 10).await);
         assert_eq!(before[topic].count, USERS, "all are there");
@@ -85,7 +86,7 @@ where
         assert_eq!(now, Occupancy { version, count: 1, occupants: vec![occupant("0")] });
     }
     for topic in &topics {
-        staying.broker.leave(topic, &user("0"));
+        staying.presence().leave(topic, &user("0"));
         assert_left(&watcher.change().await, topic, "0", 0);
     }
     watcher.assert_quiet("all was told once").await;
@@ -133,8 +134,8 @@ where
     let topic = room("two nodes");
     watcher.subscribe(std::slice::from_ref(&topic)).await;
     for node in [&a, &b] {
-        node.broker.enter(&topic, occupant("u"));
-        node.deliver(&topic, "", Delivery::Ephemeral).await;
+        node.presence().enter(&topic, occupant("u"));
+        node.deliver(&topic, "", PublishOptions::default()).await;
     }
     assert_joined(&watcher.change().await, &topic, "u", 1);
     watcher.take(2).await;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use chat_core::{Position, Range, Topic};
 
-use crate::broker::{Broker, Delivery};
+use crate::broker::Broker;
 use crate::events::BrokerEvents;
+use crate::publish::PublishOptions;
 use crate::testing::node::{Node, room};
 
 /// After the backend has lost a topic, no offset means two publications: what is published
@@ -36,7 +37,7 @@ where
     assert_eq!(b.position(&lost).await, Position::default(), "as if nobody ever spoke");
     let history = a.history(&lost, Range::After(0), 10).await;
     assert_eq!((history.position, history.entries), (Position::default(), Vec::new()));
-    b.deliver(&lost, "ephemeral", Delivery::Ephemeral).await;
+    b.deliver(&lost, "ephemeral", PublishOptions::default()).await;
     assert_eq!(a.next().await.position, None);
 
     let mut epochs = vec![before.epoch];

@@ -9,14 +9,15 @@ use bytes::Bytes;
 use chat_core::{History, Item, Position, Range, Recent, Retention, Timeline, Topic};
 use tokio::task::yield_now;
 
-use crate::broker::{Broker, Delivery};
+use crate::broker::Broker;
 use crate::events::BrokerEvents;
+use crate::publish::PublishOptions;
 use crate::testing::node::{Node, room};
 
-/// Everything that these tests publish is kept.
-fn delivery() -> Delivery {
+/// Everything that these tests publish is persistent.
+fn delivery() -> PublishOptions {
     let retention = Retention { messages: 1_000_000, bytes: usize::MAX, ..Retention::default() };
-    Delivery::Kept { retention, key: None }
+    PublishOptions::default().retention(retention)
 }
 
 /// Reads a topic as a server does.

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chat_core::{Entry, History, Occupancy, Position, Range, Retention, Topic};
 
-use crate::broker::{Broker, Delivery, HistoryRead};
+use crate::broker::Broker;
 use crate::events::BrokerEvents;
-use crate::testing::node::{Node, room, step};
+use crate::history::HistoryRead;
+use crate::publish::PublishOptions;
+use crate::testing::node::{Node, persistent, room, step};
 
 /// More than is ever asked for here.
 const MANY: u32 = 10_000;
@@ -30,7 +32,7 @@ where
     let topic = room("pages");
     for n in 1..=25 {
         a.publish(&topic, n.to_string()).await;
-        a.deliver(&topic, "typing", Delivery::Ephemeral).await;
+        a.deliver(&topic, "typing", PublishOptions::default()).await;
     }
     let position = a.position(&topic).await;
     let pages = [
@@ -62,7 +64,7 @@ where
         expected.chain(nothing.map(|(range, limit)| (range, limit, vec![]))).collect();
     let reads: Vec<HistoryRead> = expected
         .iter()
-        .map(|&(range, limit, _)| HistoryRead { topic: topic.clone(), range, limit })
+        .map(|&(range, limit, _)| HistoryRead::new(topic.clone(), range, limit))
         .collect();
     for node in [&a, &b] {
         let answers = step("history", node.broker.history(&reads)).await;
@@ -131,7 +133,7 @@ where
         let mut receipts = Vec::new();
         for _ in 0..more {
             published += 1;
-            let delivery = Delivery::Kept { retention, key: None };
+            let delivery = PublishOptions::default().retention(retention);
             let place = node.broker.publish(&topic, published.to_string().into(), delivery);
             receipts.push(step("publish", place).await);
         }
@@ -175,7 +177,7 @@ where
         let retention = Retention { messages, bytes, ..Retention::default() };
         for size in large.iter().chain(&mixed).chain(&small).chain(&beyond).chain(&mixed) {
             let node = &nodes[before.offset as usize % 2];
-            let delivery = Delivery::Kept { retention, key: None };
+            let delivery = PublishOptions::default().retention(retention);
             let position = node.deliver(&topic, vec![b'x'; *size], delivery).await.position;
             let position = position.expect("a position");
             assert_eq!(position.offset, before.offset + 1);
@@ -217,11 +219,13 @@ where
             for range in [Range::Latest, Range::After(0), Range::After(7), Range::Before(7)] {
                 assert_eq!(node.history(&topic, range, 10).await, History::default());
             }
-            assert_eq!(node.occupancy(&topic, 10).await, Occupancy::default());
+            if node.broker.presence().is_some() {
+                assert_eq!(node.occupancy(&topic, 10).await, Occupancy::default());
+            }
             assert_eq!(node.position(&topic).await, Position::default());
         }
     }
-    a.deliver(&topic, "typing", Delivery::Ephemeral).await;
+    a.deliver(&topic, "typing", PublishOptions::default()).await;
     assert_eq!(a.history(&topic, Range::Latest, 10).await, History::default());
     assert_eq!(a.publish(&topic, "1").await.offset, 1);
 }
@@ -240,7 +244,8 @@ where
     let topic = room("expiry");
     let publish = async || {
         let retention = Retention { messages: 10, ttl: TTL, ..Retention::default() };
-        let published = node.deliver(&topic, "x", Delivery::Kept { retention, key: None }).await;
+        let published =
+            node.deliver(&topic, "x", PublishOptions::default().retention(retention)).await;
         published.position.expect("a position")
     };
     let start = Instant::now();
@@ -285,13 +290,12 @@ where
     let mut receipts = Vec::new();
     for topic in &topics {
         let payload = Bytes::from(topic.to_string());
-        receipts.push(step("publish", node.broker.publish(topic, payload, Delivery::kept())).await);
+        receipts.push(step("publish", node.broker.publish(topic, payload, persistent())).await);
     }
     for receipt in receipts {
         step("the receipt", receipt).await;
     }
-    let read =
-        |topic: &Topic| HistoryRead { topic: topic.clone(), range: Range::Latest, limit: 10 };
+    let read = |topic: &Topic| HistoryRead::new(topic.clone(), Range::Latest, 10);
     let reads: Vec<_> = topics.iter().map(read).collect();
     let histories = step("history", node.broker.history(&reads)).await;
     assert_eq!(histories.len(), topics.len());
@@ -300,8 +304,10 @@ where
         assert_eq!((entry.offset, history.position.offset), (1, 1));
         assert_eq!(entry.payload, topic.to_string(), "each topic has its own");
     }
-    let occupancies = step("occupancy", node.broker.occupancy(&topics, 10)).await;
-    assert_eq!(occupancies, vec![Occupancy::default(); topics.len()]);
+    if let Some(presence) = node.broker.presence() {
+        let occupancies = step("occupancy", presence.occupancy(&topics, 10)).await;
+        assert_eq!(occupancies, vec![Occupancy::default(); topics.len()]);
+    }
 }
 
 fn offsets(history: &History) -> Vec<u64> {

@@ -9,9 +9,10 @@ use chat_core::{Position, Topic, UserId};
 use tokio::task::yield_now;
 
 use super::{assert_contiguous_from, positions_of};
-use crate::broker::{Broker, Delivery};
+use crate::broker::Broker;
 use crate::events::BrokerEvents;
-use crate::testing::node::{Node, named, room, step};
+use crate::publish::PublishOptions;
+use crate::testing::node::{Node, named, persistent, room, step};
 
 /// Nothing arrives before `subscribe` or after `unsubscribe` has returned, nor from topics
 /// that only another node is subscribed to.
@@ -59,7 +60,7 @@ where
     node.subscribe(&[]).await;
     node.unsubscribe(&[stranger, room("stranger")]).await;
     node.unsubscribe(&[]).await;
-    let published = node.deliver(&topic, "once", Delivery::kept()).await;
+    let published = node.deliver(&topic, "once", persistent()).await;
     assert_eq!(published.nodes, 1, "one node, however often it subscribed");
     assert_eq!(node.arrived().await.len(), 1, "one copy");
     node.unsubscribe(std::slice::from_ref(&topic)).await;
@@ -123,7 +124,8 @@ where
     let (a, b) = (Node::new(connect().await), Node::new(connect().await));
     let topic = room("count");
     let topics = std::slice::from_ref(&topic);
-    for (delivery, name) in [(Delivery::kept(), "sequenced"), (Delivery::Ephemeral, "ephemeral")] {
+    for (delivery, name) in [(persistent(), "sequenced"), (PublishOptions::default(), "ephemeral")]
+    {
         let count = async || a.deliver(&topic, "", delivery.clone()).await.nodes;
         assert_eq!(count().await, 0, "{name}, nobody subscribed");
         b.subscribe(topics).await;
@@ -151,7 +153,7 @@ where
     node.subscribe(&topics).await;
     let mut receipts = Vec::new();
     for topic in &topics {
-        let place = node.broker.publish(topic, Bytes::new(), Delivery::kept());
+        let place = node.broker.publish(topic, Bytes::new(), persistent());
         receipts.push(step("publish", place).await);
     }
     for receipt in receipts {

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use chat_core::{Range, Retention, Topic};
 
 use super::assert_contiguous;
-use crate::broker::{Broker, Delivery, Published};
+use crate::broker::Broker;
 use crate::events::BrokerEvents;
-use crate::testing::node::{Node, room, step};
+use crate::publish::{PublishOptions, Published};
+use crate::testing::node::{Node, persistent, room, step};
 
-fn keyed(key: &str) -> Delivery {
-    Delivery::Kept { retention: Retention::default(), key: Some(key.into()) }
+fn keyed(key: &str) -> PublishOptions {
+    persistent().key(key)
 }
 
 /// Asserts that something was published before, and stands where it did.
@@ -43,7 +44,7 @@ where
     assert!(!second.repeated && second.position.is_some_and(|position| position.offset == 2));
     assert_repeats(a.deliver(&topic, "again", keyed("k")).await, first);
     assert_repeats(a.deliver(&topic, "again", keyed("l")).await, second);
-    let third = a.deliver(&topic, "third", Delivery::kept()).await;
+    let third = a.deliver(&topic, "third", persistent()).await;
     let history = b.history(&topic, Range::Latest, 10).await;
     assert_eq!(Some(history.position), third.position);
     let kept: Vec<_> = history.entries.iter().map(|entry| &entry.payload[..]).collect();
@@ -53,7 +54,7 @@ where
 
     let one = Retention { messages: 1, ..Retention::default() };
     for _ in 0..300 {
-        a.deliver(&topic, "", Delivery::Kept { retention: one, key: None }).await;
+        a.deliver(&topic, "", PublishOptions::default().retention(one)).await;
     }
     let history = b.history(&topic, Range::After(0), 10).await;
     assert!(history.entries[0].offset > 1, "the first is gone");

@@ -92,7 +92,8 @@ pub use sequence::{
 /// How long a case may take.
 const CASE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Runs every case, one after the other.
+/// Runs every case, one after the other; those of presence and of the shared table for a broker
+/// that has these parts.
 ///
 /// # Cancel safety
 /// A run that is dropped leaves its nodes to be dropped with it.
@@ -105,6 +106,9 @@ where
             within(stringify!($case), $case(&connect)).await;
         )*};
     }
+    let (broker, _events) = connect().await;
+    let (has_presence, has_table) = (broker.presence().is_some(), broker.table().is_some());
+    broker.close().await;
     cases!(
         offsets_are_contiguous_and_equal_on_all_nodes,
         two_publishers_share_one_order,
@@ -118,7 +122,6 @@ where
         nodes_are_counted,
         payloads_pass_unchanged,
         names_do_not_mix,
-        the_secret_is_shared,
         closing_is_final,
         many_topics_in_one_call,
         each_topic_is_answered_in_the_order_asked,
@@ -135,24 +138,33 @@ where
         any_mix_of_calls_does_as_a_model,
         joining_in_a_flood_misses_nothing,
         what_was_missed_is_read_from_the_history,
-        records_pass_unchanged,
-        the_latest_of_each_record_is_read_in_order,
-        every_node_is_told_of_records,
-        a_record_that_expired_is_no_more,
-        what_cannot_be_told_is_read_whole,
-        records_have_bounds,
-        any_mix_of_records_is_read_by_all,
-        users_come_and_go_once,
-        latest_name_of_a_user_counts,
-        presence_is_numbered_upwards,
-        occupants_are_listed_up_to_a_limit,
-        presence_keeps_its_place_among_publications,
-        presence_passes_unchanged,
-        a_snapshot_and_what_follows_have_no_hole,
-        users_of_a_dead_node_leave_once,
-        users_of_a_closed_node_leave_once,
-        a_user_at_two_nodes_goes_with_the_last,
     );
+    if has_table {
+        cases!(
+            the_secret_is_shared,
+            records_pass_unchanged,
+            the_latest_of_each_record_is_read_in_order,
+            every_node_is_told_of_records,
+            a_record_that_expired_is_no_more,
+            what_cannot_be_told_is_read_whole,
+            records_have_bounds,
+            any_mix_of_records_is_read_by_all,
+        );
+    }
+    if has_presence {
+        cases!(
+            users_come_and_go_once,
+            latest_name_of_a_user_counts,
+            presence_is_numbered_upwards,
+            occupants_are_listed_up_to_a_limit,
+            presence_keeps_its_place_among_publications,
+            presence_passes_unchanged,
+            a_snapshot_and_what_follows_have_no_hole,
+            users_of_a_dead_node_leave_once,
+            users_of_a_closed_node_leave_once,
+            a_user_at_two_nodes_goes_with_the_last,
+        );
+    }
 }
 
 /// Says which case it was that failed: the panic may come from a step that all share.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chat_core::{Entry, Position, Range, Retention, Topic};
 
-use crate::broker::{Broker, Delivery};
+use crate::broker::Broker;
 use crate::events::BrokerEvents;
+use crate::publish::PublishOptions;
 use crate::testing::node::{Node, room};
 
 /// Calls, in rooms each of which keeps another number of messages, or of bytes.
@@ -121,9 +122,11 @@ async fn publish(
     payload: Bytes,
     key: Option<u64>,
 ) {
-    let name = key.map(|key| key.to_string().into());
-    let published =
-        node.deliver(topic, payload.clone(), Delivery::Kept { retention, key: name }).await;
+    let mut options = PublishOptions::default().retention(retention);
+    if let Some(key) = key {
+        options = options.key(key.to_string());
+    }
+    let published = node.deliver(topic, payload.clone(), options).await;
     let expected = model.publish(payload, key, retention);
     let told = (published.position.unwrap_or_default().offset, published.repeated);
     assert_eq!(told, expected, "key {key:?}");

@@ -11,9 +11,11 @@ use tokio::task::yield_now;
 
 use super::content::NAMES;
 use super::{assert_joined, assert_left};
-use crate::broker::{Broker, Delivery, Departure};
+use crate::broker::Broker;
 use crate::events::{BrokerEvent, BrokerEvents};
-use crate::testing::node::{Change, Node, change, occupant, room, step, user};
+use crate::presence::Departure;
+use crate::publish::PublishOptions;
+use crate::testing::node::{Change, Node, change, occupant, persistent, room, step, user};
 
 /// However many nodes say it, and however often, a user comes once, with the first, and
 /// goes once, with the last. The subscribed nodes are told of both, and of nothing else, in
@@ -34,7 +36,7 @@ where
     let version = two_users_come(&a, &b, &mut watcher, &topic).await;
     two_users_go(&a, &b, &mut watcher, &topic, version).await;
 
-    a.broker.enter(&topic, occupant("u"));
+    a.presence().enter(&topic, occupant("u"));
     let came = watcher.change().await;
     assert_joined(&came, &topic, "u", 1);
     assert!(came.version > version + 3, "an empty topic may begin anew, and not lower");
@@ -53,19 +55,19 @@ where
 
 /// One user comes at both nodes, and another at one. Returns the version of the first.
 async fn two_users_come(a: &Node, b: &Node, watcher: &mut Node, topic: &Topic) -> u64 {
-    a.broker.enter(topic, occupant("u"));
+    a.presence().enter(topic, occupant("u"));
     let came = watcher.change().await;
     assert_joined(&came, topic, "u", 1);
     assert!(came.version > 0, "0 is the version of a topic with nobody in it");
     let version = came.version;
 
-    a.broker.enter(topic, occupant("u"));
-    b.broker.enter(topic, occupant("u"));
-    b.broker.enter(topic, occupant("u"));
+    a.presence().enter(topic, occupant("u"));
+    b.presence().enter(topic, occupant("u"));
+    b.presence().enter(topic, occupant("u"));
     // What this node said before is known once this is.
-    b.deliver(topic, "fence", Delivery::Ephemeral).await;
+    b.deliver(topic, "fence", PublishOptions::default()).await;
     assert_eq!(&watcher.next().await.payload[..], b"fence");
-    b.broker.enter(topic, occupant("v"));
+    b.presence().enter(topic, occupant("v"));
     let came = watcher.change().await;
     assert_joined(&came, topic, "v", 2);
     assert_eq!(came.version, version + 1, "it is numbered without a hole");
@@ -80,17 +82,17 @@ async fn two_users_come(a: &Node, b: &Node, watcher: &mut Node, topic: &Topic) -
 /// Both go again, from wherever they are.
 async fn two_users_go(a: &Node, b: &Node, watcher: &mut Node, topic: &Topic, version: u64) {
     let expected = watcher.occupancy(topic, 10).await;
-    a.broker.leave(topic, &user("u"));
-    a.broker.leave(topic, &user("u"));
-    a.broker.leave(topic, &user("v"));
-    b.broker.leave(topic, &user("stranger"));
+    a.presence().leave(topic, &user("u"));
+    a.presence().leave(topic, &user("u"));
+    a.presence().leave(topic, &user("v"));
+    b.presence().leave(topic, &user("stranger"));
     watcher.assert_quiet("another node still says so").await;
     assert_eq!(watcher.occupancy(topic, 10).await, expected);
-    b.broker.leave(topic, &user("u"));
+    b.presence().leave(topic, &user("u"));
     let left = watcher.change().await;
     assert_left(&left, topic, "u", 1);
     assert_eq!(left.version, version + 2);
-    b.broker.leave(topic, &user("v"));
+    b.presence().leave(topic, &user("v"));
     let left = watcher.change().await;
     assert_left(&left, topic, "v", 0);
     assert_eq!(left.version, version + 3);
@@ -111,12 +113,12 @@ where
     let topic = room("names");
     watcher.subscribe(std::slice::from_ref(&topic)).await;
     let named = |name: &str| Occupant { info: Bytes::from(name.to_owned()), ..occupant("u") };
-    a.broker.enter(&topic, named("Ann"));
+    a.presence().enter(&topic, named("Ann"));
     let mut version = watcher.change().await.version;
     // One node changes the name, another has a second name, the first has its name again.
     for (node, name) in [(&a, "Anna"), (&b, "Annie"), (&a, "Anna"), (&b, "Annie")] {
         for _ in 0..2 {
-            node.broker.enter(&topic, named(name));
+            node.presence().enter(&topic, named(name));
         }
         version += 1;
         let renamed = watcher.change().await;
@@ -129,12 +131,16 @@ where
         let expected = Occupancy { version, count: 1, occupants: vec![named(name)] };
         assert_eq!(watcher.occupancy(&topic, 9).await, expected);
     }
-    assert_eq!(resolved(b.broker.leave(&topic, &user("u"))).await, None, "another node is left");
-    assert_eq!(resolved(a.broker.leave(&topic, &user("u"))).await, Some(version + 1));
+    assert_eq!(
+        resolved(b.presence().leave(&topic, &user("u"))).await,
+        None,
+        "another node is left"
+    );
+    assert_eq!(resolved(a.presence().leave(&topic, &user("u"))).await, Some(version + 1));
     let left = watcher.change().await;
     assert_eq!((left.change, left.version), (PresenceChange::Left, version + 1));
     assert_eq!(left.occupant, named("Annie"), "by the latest name, though it is of another node");
-    assert_eq!(resolved(a.broker.leave(&topic, &user("u"))).await, None, "who is not there");
+    assert_eq!(resolved(a.presence().leave(&topic, &user("u"))).await, None, "who is not there");
     watcher.assert_quiet("all was told").await;
 }
 
@@ -155,12 +161,12 @@ where
     let mut last = 0;
     for _ in 0..5 {
         watcher.subscribe(std::slice::from_ref(&topic)).await;
-        a.broker.enter(&topic, occupant("u"));
+        a.presence().enter(&topic, occupant("u"));
         let came = watcher.change().await;
         assert_joined(&came, &topic, "u", 1);
         assert!(came.version > last, "{} after {last}", came.version);
         assert_eq!(watcher.occupancy(&topic, 1).await.version, came.version);
-        a.broker.leave(&topic, &user("u"));
+        a.presence().leave(&topic, &user("u"));
         let left = watcher.change().await;
         assert_eq!(left.version, came.version + 1);
         last = left.version;
@@ -185,9 +191,9 @@ where
     let mut expected: Vec<Occupant> = (0..USERS).map(|n| occupant(&n.to_string())).collect();
     for (n, occupant) in expected.iter().enumerate() {
         let node = if n % 2 == 0 { &a } else { &b };
-        node.broker.enter(&full, occupant.clone());
+        node.presence().enter(&full, occupant.clone());
     }
-    a.broker.enter(&single, occupant("u"));
+    a.presence().enter(&single, occupant("u"));
     let mut versions = Vec::new();
     let mut counts = BTreeSet::new();
     for _ in 0..=USERS {
@@ -210,7 +216,7 @@ where
         assert_eq!(watcher.occupancy(&full, limit).await, counted, "at most {limit}");
     }
     let topics = [single.clone(), empty.clone(), full, empty, single];
-    let asked = step("occupancy", watcher.broker.occupancy(&topics, 5)).await;
+    let asked = step("occupancy", watcher.presence().occupancy(&topics, 5)).await;
     let counts: Vec<_> = asked.iter().map(|one| (one.count, one.occupants.len())).collect();
     assert_eq!(counts, [(1, 1), (0, 0), (USERS as u32, 0), (0, 0), (1, 1)]);
     assert_eq!(asked[1], Occupancy::default());
@@ -232,14 +238,14 @@ where
     for round in 0..ROUNDS {
         // Whoever says something and goes, or comes and says something, waits for nothing.
         let name = round.to_string();
-        let delivery = if round % 2 == 0 { Delivery::kept() } else { Delivery::Ephemeral };
-        a.broker.enter(&topic, occupant(&name));
+        let delivery = if round % 2 == 0 { persistent() } else { PublishOptions::default() };
+        a.presence().enter(&topic, occupant(&name));
         let mut receipts = Vec::new();
         for text in ["hello", "goodbye"] {
             let place = a.broker.publish(&topic, text.into(), delivery.clone());
             receipts.push(step("publish", place).await);
         }
-        a.broker.leave(&topic, &user(&name));
+        a.presence().leave(&topic, &user(&name));
         assert_joined(&watcher.change().await, &topic, &name, 1);
         for text in ["hello", "goodbye"] {
             assert_eq!(watcher.next().await.payload, text);
@@ -274,7 +280,7 @@ where
         watcher.subscribe(std::slice::from_ref(&topic)).await;
         let mut said = BTreeSet::new();
         for occupant in &occupants {
-            a.broker.enter(&topic, occupant.clone());
+            a.presence().enter(&topic, occupant.clone());
             said.insert((occupant.user.clone(), occupant.info.clone()));
         }
         let mut told = BTreeSet::new();
@@ -288,7 +294,7 @@ where
         let listed: BTreeSet<_> = listed.into_iter().map(|one| (one.user, one.info)).collect();
         assert_eq!(listed, said);
         for occupant in &occupants {
-            a.broker.leave(&topic, &occupant.user);
+            a.presence().leave(&topic, &occupant.user);
         }
         for _ in &occupants {
             let left = watcher.change().await;
@@ -313,15 +319,15 @@ where
     let topic = room("churn of users");
     let topics = std::slice::from_ref(&topic);
     // Somebody is always there: the version of an empty topic says nothing.
-    a.broker.enter(&topic, occupant("resident"));
-    a.deliver(&topic, "", Delivery::Ephemeral).await;
+    a.presence().enter(&topic, occupant("resident"));
+    a.deliver(&topic, "", PublishOptions::default()).await;
     let stop = AtomicBool::new(false);
     let churn = async {
         for n in (0..8).cycle() {
             let name = n.to_string();
-            a.broker.enter(&topic, occupant(&name));
-            a.deliver(&topic, "", Delivery::Ephemeral).await;
-            a.broker.leave(&topic, &user(&(n ^ 3).to_string()));
+            a.presence().enter(&topic, occupant(&name));
+            a.deliver(&topic, "", PublishOptions::default()).await;
+            a.presence().leave(&topic, &user(&(n ^ 3).to_string()));
             yield_now().await;
             if stop.load(Ordering::Relaxed) {
                 return;
@@ -350,7 +356,7 @@ where
         roster
     };
     let (mut roster, ()) = tokio::join!(follow, churn);
-    a.broker.leave(&topic, &user("resident"));
+    a.presence().leave(&topic, &user("resident"));
     while roster.listed().is_none_or(|listed| listed.contains_key(&user("resident"))) {
         feed(&mut roster, node.event().await, &topic, &mut Vec::new());
     }

@@ -12,7 +12,7 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::events::{BrokerEvent, BrokerEvents};
 use crate::random;
-use crate::records::{Record, Records};
+use crate::table::{Record, Records, SetOptions};
 use crate::testing::node::Node;
 
 /// Longer than any case.
@@ -263,7 +263,10 @@ where
     for (key, value) in
         [("", Some(Bytes::new())), (&long_key, None), ("too long a value", Some(long_value))]
     {
-        let outcome = node.broker.set_record(key, value, LONG).await;
+        let outcome = match value {
+            Some(value) => node.table().set(key, value, SetOptions::default()).await,
+            None => node.table().remove(key).await,
+        };
         assert!(matches!(outcome, Err(BrokerError::Refused(_))), "{outcome:?}");
     }
     assert_eq!(node.records(version).await, Records { version, ..Records::default() });

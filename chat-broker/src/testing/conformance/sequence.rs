@@ -6,9 +6,10 @@ use bytes::Bytes;
 use chat_core::Position;
 
 use super::{assert_contiguous, positions_of};
-use crate::broker::{Broker, Delivery};
+use crate::broker::Broker;
 use crate::events::BrokerEvents;
-use crate::testing::node::{Node, room, step};
+use crate::publish::PublishOptions;
+use crate::testing::node::{Node, persistent, room, step};
 
 /// Offsets run 1, 2, 3 … in one epoch, and every subscribed node, the publisher included,
 /// gets the same.
@@ -82,7 +83,7 @@ where
     let mut receipts = Vec::new();
     for n in 0..COUNT {
         let payload = Bytes::copy_from_slice(&n.to_be_bytes());
-        let place = node.broker.publish(&topic, payload, Delivery::kept());
+        let place = node.broker.publish(&topic, payload, persistent());
         receipts.push(step("a place in the queue", place).await);
     }
     let mut told = Vec::new();
@@ -111,7 +112,7 @@ where
     let topic = room("ephemeral");
     node.subscribe(std::slice::from_ref(&topic)).await;
     let first = node.publish(&topic, "1").await;
-    let typing = node.deliver(&topic, "typing", Delivery::Ephemeral).await;
+    let typing = node.deliver(&topic, "typing", PublishOptions::default()).await;
     assert_eq!(typing.position, None, "an ephemeral publication has no position");
     assert_eq!(node.position(&topic).await, first, "it does not move the offset");
     let second = node.publish(&topic, "2").await;

@@ -3,7 +3,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::task::Poll;
 
-use chat_core::{PresenceChange, Range, RoomId};
+use chat_core::{PresenceChange, Range, Retention, RoomId};
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
@@ -28,7 +28,9 @@ async fn faulty() -> (Arc<FaultyBroker>, BrokerEvents) {
 }
 
 async fn publish(broker: &FaultyBroker, text: &'static str) -> Result<u64, BrokerError> {
-    let receipt = broker.publish(&topic(), text.into(), Delivery::kept()).await?;
+    let receipt = broker
+        .publish(&topic(), text.into(), PublishOptions::default().retention(Retention::default()))
+        .await?;
     Ok(receipt.await?.position.unwrap().offset)
 }
 
@@ -60,7 +62,7 @@ async fn next(events: &mut BrokerEvents, count: usize) -> Vec<String> {
 #[tokio::test]
 async fn what_hangs_is_not_made_and_what_is_held_is() {
     let (broker, _events) = faulty().await;
-    let read = [HistoryRead { topic: topic(), range: Range::Latest, limit: 9 }];
+    let read = [HistoryRead::new(topic(), Range::Latest, 9)];
     broker.hang_next(Call::History, 1);
     let mut hanging = pin!(broker.history(&read));
     assert!(is_pending(&mut hanging).await);
