@@ -383,8 +383,11 @@ async fn join_whose_first_page_cannot_be_read_leaves_nothing() {
     let failed = world.hub.join(&world.topic, ConnectionId(1), late.clone(), options).await;
     assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
     assert_eq!(world.hub.members(&world.topic).len(), 1);
-    assert_eq!(world.broker.count(Call::Enter), 0, "nobody was announced");
     assert_eq!((ear.0.try_recv().ok(), *late.closed.lock().unwrap()), (None, None));
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(world.broker.count(Call::Leave), 0, "the user may return");
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.broker.count(Call::Leave), 1);
 }
 
 /// It has the snapshot, and would not know that it receives nothing.
