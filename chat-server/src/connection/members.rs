@@ -29,7 +29,7 @@ pub(super) fn list(
     tell: impl FnOnce(&[Sender<'_>], usize),
 ) {
     let mut users = vec![asker.user.as_sender()];
-    // A broker without presence knows of nobody else.
+    // The broker has no presence, so the users on other servers are unknown.
     let Some(roster) = snapshot.roster else { return tell(&users, 1) };
     match roster.listed() {
         Some(listed) => {
