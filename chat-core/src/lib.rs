@@ -60,6 +60,7 @@
 //! | [`Position`] | a place in a room's sequence: offset and epoch |
 //! | [`Batch`], [`Deliver`] | events for all members of a room; a handle on one member |
 
+pub mod client;
 mod close;
 mod command;
 mod deliver;

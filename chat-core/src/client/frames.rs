@@ -3,16 +3,16 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use chat_core::{Epoch, Position, PresenceChange};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+use crate::{Epoch, Position, PresenceChange};
 
 use super::config::Resume;
 use super::error::Rejection;
 use super::events::{Event, Members, Message, User, Welcome};
 use super::limits::Limits;
-use super::token::Token;
 
 /// What a client sends. A request gets its [id](with_id) when it leaves.
 #[derive(Debug, Serialize)]
@@ -24,7 +24,7 @@ pub(super) enum Outgoing<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         resume: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        token: Option<&'a Token>,
+        token: Option<&'a str>,
     },
     Join {
         room: &'a str,
@@ -87,7 +87,24 @@ pub(super) fn with_id(frame: &str, id: u64) -> String {
 pub(super) struct Incoming {
     /// Of the request that it answers.
     pub(super) id: Option<u64>,
+    /// Of a frame that is part of a room's sequence.
+    pub(super) entry: Option<Entry>,
     pub(super) body: Body,
+}
+
+/// The place of a frame in its room's sequence.
+#[derive(Debug, Deserialize)]
+pub(super) struct Entry {
+    pub(super) room: String,
+    pub(super) offset: u64,
+    epoch: Option<EpochField>,
+}
+
+impl Entry {
+    /// The sequence that the entry says it begins.
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.epoch.map(|EpochField(epoch)| epoch)
+    }
 }
 
 #[derive(Debug)]
@@ -117,8 +134,9 @@ impl Incoming {
             #[serde(borrow, rename = "type")]
             kind: Cow<'a, str>,
             id: Option<&'a RawValue>,
+            offset: Option<&'a RawValue>,
         }
-        let Head { kind, id } = serde_json::from_str(text)?;
+        let Head { kind, id, offset } = serde_json::from_str(text)?;
         let body = match &*kind {
             "welcome" => Body::Welcome(serde_json::from_str(text)?),
             "joined" => Body::Joined(serde_json::from_str(text)?),
@@ -136,7 +154,10 @@ impl Incoming {
             "undelivered" => Body::Undelivered(serde_json::from_str(text)?),
             _ => Body::Other,
         };
-        Ok(Self { id: id.and_then(|id| id.get().parse().ok()), body })
+        // The offset of an answer, or of a gap, says where a room stands.
+        let is_entry = offset.is_some() && id.is_none() && !matches!(body, Body::Gap(_));
+        let entry = is_entry.then(|| serde_json::from_str(text).ok()).flatten();
+        Ok(Self { id: id.and_then(|id| id.get().parse().ok()), entry, body })
     }
 }
 
@@ -165,10 +186,10 @@ pub(super) struct JoinedFrame {
     epoch: Option<EpochField>,
     offset: Option<u64>,
     pub(super) recovered: bool,
-    members: Vec<User>,
-    count: u32,
+    pub(super) members: Vec<User>,
+    pub(super) count: u32,
     #[serde(default)]
-    pub(super) messages: Vec<MessageFrame>,
+    pub(super) messages: Vec<PageEntry>,
 }
 
 impl JoinedFrame {
@@ -193,8 +214,7 @@ pub(super) struct LeftFrame {
 #[derive(Debug, Deserialize)]
 pub(super) struct MessageFrame {
     pub(super) room: String,
-    pub(super) offset: Option<u64>,
-    epoch: Option<EpochField>,
+    offset: Option<u64>,
     user: User,
     message: String,
     data: Option<Box<RawValue>>,
@@ -203,11 +223,6 @@ pub(super) struct MessageFrame {
 }
 
 impl MessageFrame {
-    /// The sequence that the message says it begins.
-    pub(super) fn epoch(&self) -> Option<Epoch> {
-        self.epoch.map(|EpochField(epoch)| epoch)
-    }
-
     /// The message as one of the sequence `epoch`.
     pub(super) fn within(self, epoch: Option<Epoch>) -> Message {
         let Self { room, offset, user, message: text, data, at, key, .. } = self;
@@ -216,11 +231,31 @@ impl MessageFrame {
     }
 }
 
+/// An entry of a page.
+#[derive(Debug)]
+pub(super) struct PageEntry {
+    pub(super) offset: Option<u64>,
+    /// `None`: of a type that this client has no use for.
+    pub(super) message: Option<MessageFrame>,
+}
+
+impl<'de> Deserialize<'de> for PageEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        let Incoming { entry, body, .. } = Incoming::parse(text).map_err(D::Error::custom)?;
+        let message = match body {
+            Body::Message(message) => Some(message),
+            _ => None,
+        };
+        Ok(Self { offset: entry.map(|entry| entry.offset), message })
+    }
+}
+
 #[derive(Debug, Deserialize)]
 pub(super) struct HistoryFrame {
     epoch: Option<EpochField>,
     offset: Option<u64>,
-    pub(super) messages: Vec<MessageFrame>,
+    pub(super) messages: Vec<PageEntry>,
     pub(super) more: bool,
 }
 

@@ -3,38 +3,48 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::time::Instant;
-
-use super::backoff::later;
 use super::error::ClientError;
-use super::events::{History, Joined, Members};
+use super::output::{Answers, RequestId};
 
-/// Takes a call's outcome to its caller.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, ClientError>>;
-
-/// What was asked.
+/// What a frame asks the server for.
 #[derive(Debug)]
 pub(super) enum Request {
     Hello,
-    /// To go on with a new token.
+    /// A `hello` with a new token on a connection that had its welcome.
     Renew,
-    /// To come into a room.
+    /// Joins a room.
     Join(String),
-    /// To see a room that the client is in.
-    JoinAgain(Reply<Joined>),
-    Leave(Reply<()>),
-    /// The message in flight of a room.
+    /// Reads the members of a room that the client is in.
+    JoinAgain(RequestId),
+    /// Leaves a room. `None`: the client itself leaves a room that nobody waits for.
+    Leave(Option<RequestId>),
+    /// Sends the first message of a room's queue.
     Send(String),
-    Direct(Reply<u32>),
-    Members(Reply<Members>),
-    History(Reply<History>),
+    Direct(RequestId),
+    Members(RequestId),
+    History(RequestId),
+}
+
+/// A frame that is ready to be sent, at its turn.
+#[derive(Debug)]
+pub(super) struct Turn {
+    /// Those of lower numbers are sent first.
+    pub(super) number: u64,
+    /// The frame, without its id.
+    pub(super) frame: String,
 }
 
 impl Request {
-    /// Whether the client itself asks, and not a caller.
-    fn is_own(&self) -> bool {
-        matches!(self, Self::Hello | Self::Renew | Self::Join(_) | Self::Send(_))
+    /// The request of the application that nothing but the answer to this one settles.
+    fn caller(&self) -> Option<RequestId> {
+        match self {
+            Self::Hello | Self::Renew | Self::Join(_) | Self::Send(_) => None,
+            Self::Leave(caller) => *caller,
+            Self::JoinAgain(caller)
+            | Self::Direct(caller)
+            | Self::Members(caller)
+            | Self::History(caller) => Some(*caller),
+        }
     }
 
     /// Whether the server has something to publish.
@@ -42,16 +52,10 @@ impl Request {
         matches!(self, Self::Send(_) | Self::Direct(_))
     }
 
-    /// Tells the caller, where one waits for nothing but this request. A caller that no
-    /// longer waits is none of ours, here and wherever a reply is given.
-    pub(super) fn fail(self, error: ClientError) {
-        match self {
-            Self::Hello | Self::Renew | Self::Join(_) | Self::Send(_) => {}
-            Self::JoinAgain(reply) => drop(reply.send(Err(error))),
-            Self::Leave(reply) => drop(reply.send(Err(error))),
-            Self::Direct(reply) => drop(reply.send(Err(error))),
-            Self::Members(reply) => drop(reply.send(Err(error))),
-            Self::History(reply) => drop(reply.send(Err(error))),
+    /// Fails the request of the application that waits for nothing but this one.
+    pub(super) fn fail(&self, error: ClientError, answers: &mut Answers) {
+        if let Some(caller) = self.caller() {
+            answers.fail(caller, error);
         }
     }
 }
@@ -67,7 +71,7 @@ pub(super) struct Requests {
 /// A request on the wire.
 #[derive(Debug)]
 struct Posted {
-    deadline: Instant,
+    deadline: Duration,
     request: Request,
     /// The size of its frame.
     bytes: usize,
@@ -93,7 +97,7 @@ impl Requests {
 
     /// How many callers wait.
     pub(super) fn called(&self) -> usize {
-        self.waiting.values().filter(|posted| !posted.request.is_own()).count()
+        self.waiting.values().filter(|posted| posted.request.caller().is_some()).count()
     }
 
     /// The messages that are on the wire.
@@ -110,10 +114,10 @@ impl Requests {
         self.last_id + 1
     }
 
-    /// The request leaves, under the [next id](Self::next_id), in a frame of so many bytes.
-    pub(super) fn add(&mut self, request: Request, bytes: usize) {
+    /// The request is sent, under the [next id](Self::next_id), in a frame of so many bytes.
+    pub(super) fn add(&mut self, request: Request, bytes: usize, now: Duration) {
         self.last_id += 1;
-        let posted = Posted { deadline: later(self.timeout), request, bytes };
+        let posted = Posted { deadline: now.saturating_add(self.timeout), request, bytes };
         self.waiting.insert(self.last_id, posted);
     }
 
@@ -130,21 +134,21 @@ impl Requests {
     }
 
     /// A request that ran out of time.
-    pub(super) fn take_expired(&mut self, now: Instant) -> Option<(u64, Request)> {
+    pub(super) fn take_expired(&mut self, now: Duration) -> Option<(u64, Request)> {
         let is_due = self.deadline().is_some_and(|deadline| deadline <= now);
         let (id, posted) = is_due.then(|| self.waiting.pop_first()).flatten()?;
         Some((id, posted.request))
     }
 
     /// When the next one runs out of time.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Duration> {
         self.waiting.first_key_value().map(|(_, posted)| posted.deadline)
     }
 
     /// No answer will come to any.
-    pub(super) fn fail_all(&mut self, error: &ClientError) {
+    pub(super) fn fail_all(&mut self, error: &ClientError, answers: &mut Answers) {
         for (_, posted) in std::mem::take(&mut self.waiting) {
-            posted.request.fail(error.clone());
+            posted.request.fail(error.clone(), answers);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What a server takes, and what a client therefore does not send.
 
-use chat_core::RoomId;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use crate::RoomId;
 
 use super::error::ClientError;
 use super::pace::Rates;

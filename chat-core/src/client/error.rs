@@ -1,10 +1,10 @@
-//! How calls of a client fail.
+//! How requests of an application fail.
 
 use std::time::Duration;
 
-use chat_core::ErrorCode;
+use crate::ErrorCode;
 
-/// Why a call of a [`Client`](super::Client) failed.
+/// Why a request failed.
 ///
 /// Of a message that was to be sent, everything but [`OutcomeUnknown`](Self::OutcomeUnknown)
 /// says that the server did not take it.
@@ -69,7 +69,7 @@ pub enum ClientError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Rejection {
-    /// For programs: one of [`ErrorCode`](chat_core::ErrorCode), or of a later server.
+    /// For programs: one of [`ErrorCode`](crate::ErrorCode), or of a later server.
     pub code: String,
     /// For people: a sentence.
     pub message: String,

@@ -6,8 +6,6 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::time::Instant;
-
 /// The part of each burst that is left unused, as its inverse: frames that the network delays
 /// reach the server in bursts that the client did not send.
 const MARGIN: u64 = 16;
@@ -41,12 +39,12 @@ pub(super) struct Pace {
 #[derive(Debug)]
 struct Bucket {
     rate: Rate,
-    full_at: Instant,
+    full_at: Duration,
 }
 
 impl Pace {
     /// Full buckets, as those of a new connection.
-    pub(super) fn new(rates: Rates, now: Instant) -> Self {
+    pub(super) fn new(rates: Rates, now: Duration) -> Self {
         let bucket = |rate: Option<Rate>| rate.map(|rate| Bucket::new(rate, now));
         Self {
             frames: bucket(rates.frames),
@@ -56,18 +54,18 @@ impl Pace {
     }
 
     /// When a frame of so many bytes may leave; `None`: at once.
-    pub(super) fn ready_at(&self, bytes: usize) -> Option<Instant> {
+    pub(super) fn ready_at(&self, bytes: usize) -> Option<Duration> {
         let frame = self.frames.as_ref().and_then(|bucket| bucket.ready_at(1));
         frame.max(self.bytes.as_ref().and_then(|bucket| bucket.ready_at(bytes as u64)))
     }
 
     /// When the next join may leave, as far as the rate of joins goes.
-    pub(super) fn join_ready_at(&self) -> Option<Instant> {
+    pub(super) fn join_ready_at(&self) -> Option<Duration> {
         self.joins.as_ref().and_then(|bucket| bucket.ready_at(1))
     }
 
     /// A frame leaves, whether it was ready or does not wait.
-    pub(super) fn spend(&mut self, bytes: usize, now: Instant) {
+    pub(super) fn spend(&mut self, bytes: usize, now: Duration) {
         if let Some(bucket) = &mut self.frames {
             bucket.take(1, now);
         }
@@ -77,7 +75,7 @@ impl Pace {
     }
 
     /// The frame that leaves is a join.
-    pub(super) fn spend_join(&mut self, now: Instant) {
+    pub(super) fn spend_join(&mut self, now: Duration) {
         if let Some(bucket) = &mut self.joins {
             bucket.take(1, now);
         }
@@ -85,18 +83,18 @@ impl Pace {
 }
 
 impl Bucket {
-    fn new(Rate { per_second, burst }: Rate, now: Instant) -> Self {
+    fn new(Rate { per_second, burst }: Rate, now: Duration) -> Self {
         let burst = (burst - burst / MARGIN).max(1);
         Self { rate: Rate { per_second: per_second.max(1), burst }, full_at: now }
     }
 
     /// When there are so many tokens. What is larger than the bucket leaves when it is full.
-    fn ready_at(&self, tokens: u64) -> Option<Instant> {
+    fn ready_at(&self, tokens: u64) -> Option<Duration> {
         let missing = self.rate.burst - tokens.min(self.rate.burst);
         self.full_at.checked_sub(self.span(missing))
     }
 
-    fn take(&mut self, tokens: u64, now: Instant) {
+    fn take(&mut self, tokens: u64, now: Duration) {
         self.full_at = self.full_at.max(now) + self.span(tokens);
     }
 
@@ -116,16 +114,19 @@ mod tests {
 
     use super::*;
 
+    /// Buckets are full at the caller's first moment too, before which there is no time.
+    const START: Duration = Duration::ZERO;
+
     fn rate(per_second: u64, burst: u64) -> Option<Rate> {
         Some(Rate { per_second, burst })
     }
 
-    fn pace(frames: Option<Rate>, joins: Option<Rate>, bytes: Option<Rate>) -> (Pace, Instant) {
-        let now = Instant::now();
+    fn pace(frames: Option<Rate>, joins: Option<Rate>, bytes: Option<Rate>) -> (Pace, Duration) {
+        let now = START;
         (Pace::new(Rates { frames, joins, bytes }, now), now)
     }
 
-    fn is_ready(ready_at: Option<Instant>, now: Instant) -> bool {
+    fn is_ready(ready_at: Option<Duration>, now: Duration) -> bool {
         ready_at.is_none_or(|at| at <= now)
     }
 
@@ -181,7 +182,7 @@ mod tests {
             burst in 1..400_u64,
             gaps in proptest::collection::vec(0..2_000_u64, 1..200),
         ) {
-            let start = Instant::now();
+            let start = START;
             let mut pace = Pace::new(
                 Rates { frames: rate(per_second, burst), joins: None, bytes: None },
                 start,
@@ -193,7 +194,7 @@ mod tests {
                 now += Duration::from_millis(gap);
                 now = pace.ready_at(1).map_or(now, |at| now.max(at));
                 pace.spend(1, now);
-                level += now.duration_since(before).as_secs_f64() * per_second as f64;
+                level += (now - before).as_secs_f64() * per_second as f64;
                 level = level.min(burst as f64) - 1.0;
                 before = now;
                 prop_assert!(level > -1e-6, "{level}");
