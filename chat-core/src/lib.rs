@@ -60,6 +60,7 @@
 //! | [`Position`] | a place in a room's sequence: offset and epoch |
 //! | [`Batch`], [`Deliver`] | events for all members of a room; a handle on one member |
 
+pub mod backoff;
 pub mod client;
 mod close;
 mod command;
@@ -86,6 +87,7 @@ mod topic;
 mod user;
 mod visibility;
 
+pub use backoff::Backoff;
 pub use close::CloseReason;
 pub use command::{Command, Content, Hello, MAX_REASON_BYTES, Request, Sanction};
 pub use deliver::{Batch, Deliver, Delivery, Item};
