@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ErrorCode;
+use crate::wire::Rejected;
 
 /// Why a request failed.
 ///
@@ -35,6 +36,14 @@ pub enum ClientError {
         "the name of a room has 1 to 128 bytes, a visible character, and no control characters"
     )]
     RoomName,
+    /// Not the id of a user, by the same rules.
+    #[error("the id of a user has 1 to 128 bytes, a visible character, and no control characters")]
+    UserId,
+    /// Not the name of a user, by the same rules; bidirectional controls alone are removed.
+    #[error(
+        "the name of a user has 1 to 128 bytes, a visible character, and no control characters"
+    )]
+    UserName,
     /// The text of the message, or its `data`, is longer than the server allows
     /// ([`Welcome::message_bytes`](super::Welcome::message_bytes)).
     #[error("a message has at most {limit} bytes, and so has its data")]
@@ -75,6 +84,16 @@ pub struct Rejection {
     pub message: String,
     /// When to try again.
     pub retry_after: Option<Duration>,
+}
+
+impl From<Rejected<'_>> for Rejection {
+    fn from(frame: Rejected<'_>) -> Self {
+        Self {
+            retry_after: frame.retry_after_ms.map(Duration::from_millis),
+            code: frame.code.into_owned(),
+            message: frame.message.into_owned(),
+        }
+    }
 }
 
 /// The pause before something is tried again, if the server does not give one.

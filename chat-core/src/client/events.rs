@@ -1,12 +1,13 @@
 //! What a client reports to its application: events, and the answers to its requests.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{CloseReason, Position, PresenceChange};
+use crate::wire;
+use crate::{CloseReason, Epoch, Position, PresenceChange};
 
 use super::config::Resume;
 use super::error::{ClientError, Rejection};
@@ -189,8 +190,22 @@ pub struct Welcome {
     pub frame_bytes: usize,
 }
 
+impl From<wire::Welcome<'_>> for Welcome {
+    fn from(frame: wire::Welcome<'_>) -> Self {
+        Self {
+            user: frame.user.into(),
+            resume: frame.resume.map(Resume::new),
+            session: frame.session.into_owned(),
+            node: frame.node.into_owned(),
+            expires_in: frame.expires_in_ms.map(Duration::from_millis),
+            message_bytes: frame.limits.message_bytes,
+            frame_bytes: frame.limits.frame_bytes,
+        }
+    }
+}
+
 /// A user as others see one.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// Names the user on every server.
     pub id: String,
@@ -200,14 +215,29 @@ pub struct User {
     pub color: String,
 }
 
+impl From<wire::User<'_>> for User {
+    fn from(user: wire::User<'_>) -> Self {
+        Self {
+            id: user.id.into_owned(),
+            name: user.name.into_owned(),
+            color: user.color.into_owned(),
+        }
+    }
+}
+
 /// Who is in a room.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Members {
     /// The users, or some of them where there are many.
-    #[serde(rename = "members")]
     pub users: Vec<User>,
     /// How many there are.
     pub count: u32,
+}
+
+impl Members {
+    pub(super) fn new(users: Vec<wire::User<'_>>, count: u32) -> Self {
+        Self { users: users.into_iter().map(User::from).collect(), count }
+    }
 }
 
 /// A message in a room.
@@ -227,6 +257,22 @@ pub struct Message {
     pub key: Option<String>,
     /// When the server took it, in milliseconds since 1970.
     pub at: u64,
+}
+
+impl Message {
+    /// The message as one of the sequence `epoch`.
+    pub(super) fn new(frame: wire::Message<'_>, epoch: Option<Epoch>) -> Self {
+        let position = epoch.zip(frame.offset);
+        Self {
+            room: frame.room.into_owned(),
+            position: position.map(|(epoch, offset)| Position { epoch, offset }),
+            user: frame.user.into(),
+            text: frame.text.into_owned(),
+            data: frame.data.map(Cow::into_owned),
+            key: frame.key.map(Cow::into_owned),
+            at: frame.at,
+        }
+    }
 }
 
 /// The answer of [`Machine::join`](super::Machine::join).

@@ -1,13 +1,14 @@
 //! What the server sends.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::{ErrorCode, Step};
+use crate::backoff::at_least;
+use crate::wire::{self, PageFrame, PresenceEvent, ServerFrame};
+use crate::{Epoch, ErrorCode, Step};
 
 use super::error::{ClientError, RETRY_AFTER, Rejection};
 use super::events::{Event, History, Joined, Members, Message};
-use super::frames::{Body, Entry, GapFrame, GoodbyeFrame, HistoryFrame, Incoming, JoinedFrame};
-use super::frames::{LeftFrame, MessageFrame, UndeliveredFrame, WelcomeFrame};
 use super::output::Answer;
 use super::requests::Request;
 use super::rooms::Place;
@@ -16,134 +17,83 @@ use super::track::Continuity;
 
 /// What a frame, or the lack of one, means for the connection.
 #[derive(Debug)]
-pub(super) enum Signal {
-    Welcome(WelcomeFrame),
+pub(super) enum Signal<'a> {
+    Welcome(wire::Welcome<'a>),
     HelloRejected(Rejection),
     HelloUnanswered,
     /// The server has taken a new token.
-    Renewed(WelcomeFrame),
+    Renewed(wire::Welcome<'a>),
     NotRenewed,
-    Goodbye(GoodbyeFrame),
+    Goodbye(wire::Goodbye<'a>),
 }
 
-pub(super) fn handle(session: &mut Session, incoming: Incoming, now: Duration) -> Option<Signal> {
-    let Incoming { id, entry, body } = incoming;
-    let request = match body {
-        // Its id is that of a request that may still be answered, perhaps of another connection
-        // of this user.
-        Body::Undelivered(_) => None,
-        _ => id.and_then(|id| Some((id, session.outbox.requests.take(id)?))),
-    };
-    // Every frame with an offset is an entry of its room's sequence, whatever its type: a later
-    // version can add kinds, and this one finds no hole where they are.
-    if entry.is_some_and(|entry| !is_next(session, &entry, now)) {
-        return None;
+pub(super) fn handle<'a>(
+    session: &mut Session,
+    frame: ServerFrame<'a>,
+    now: Duration,
+) -> Option<Signal<'a>> {
+    if let Some(id) = frame.id() {
+        // The ids of the client are numbers.
+        let id = id.get().parse().ok();
+        let request = id.and_then(|id| Some((id, session.outbox.requests.take(id)?)));
+        // An answer that comes too late, or twice, is none.
+        return request.and_then(|(id, request)| answered(session, id, request, frame, now));
     }
-    match body {
-        Body::Welcome(frame) => match request {
-            Some((_, Request::Hello)) => return Some(Signal::Welcome(frame)),
-            Some((_, Request::Renew)) => return Some(Signal::Renewed(frame)),
-            _ => {}
-        },
-        Body::Joined(frame) => joined(session, frame, request, now),
-        Body::Message(frame) => message(session, frame, now),
-        Body::Gap(frame) => gap(session, &frame),
-        Body::Presence(frame) if is_in(session, &frame.room) => {
-            if let Some(event) = frame.into_event() {
-                session.events.push(event);
-            }
+    match frame {
+        ServerFrame::Message(frame) => message(session, frame, now),
+        ServerFrame::Gap(frame) => gap(session, &frame),
+        ServerFrame::Presence(frame) => presence(session, frame),
+        ServerFrame::Typing(frame) => typing(session, frame),
+        ServerFrame::Direct(frame) => {
+            let (user, text) = (frame.user.into(), frame.text.into_owned());
+            let data = frame.data.map(Cow::into_owned);
+            session.events.push(Event::Direct { user, text, data, at: frame.at });
         }
-        Body::Typing(frame) if is_in(session, &frame.room) => {
-            let (room, user, typing) = (frame.room, frame.user, frame.typing);
-            session.events.push(Event::Typing { room, user, typing });
+        ServerFrame::Undelivered(frame) => undelivered(session, &frame),
+        ServerFrame::Left(frame) => evicted(session, frame),
+        ServerFrame::Error(frame) => session.events.push(Event::Error(frame.into())),
+        ServerFrame::Goodbye(frame) => return Some(goodbye(session, frame)),
+        // A later version can add entries to a room's sequence: they are no hole for this one.
+        ServerFrame::Unknown(wire::Unknown { room: Some(room), epoch, offset, .. })
+            if offset.is_some() =>
+        {
+            is_next(session, &room, offset, epoch, now);
         }
-        // Of a room that was left since.
-        Body::Typing(_) | Body::Presence(_) => {}
-        Body::Direct(frame) => {
-            let (user, text, data, at) = (frame.user, frame.message, frame.data, frame.at);
-            session.events.push(Event::Direct { user, text, data, at });
-        }
-        Body::Undelivered(frame) => undelivered(session, frame),
-        Body::Goodbye(frame) => return Some(goodbye(session, frame)),
-        Body::Error(rejection) => return rejected(session, rejection, request, now),
-        Body::Left(frame) if id.is_none() => evicted(session, frame),
-        Body::Ok(_) | Body::Left(_) | Body::Members(_) | Body::History(_) | Body::Other => {
-            if let Some((id, request)) = request {
-                return answered(session, id, request, body, now);
-            }
-        }
+        _ => {}
     }
     None
 }
 
-/// Whether a frame is the next entry of its room's sequence. If it is not the one after the copy
-/// of the client, the room is joined again from there: entries behind a hole are in the answer.
-fn is_next(session: &mut Session, entry: &Entry, now: Duration) -> bool {
-    let Some(room) = session.rooms.get_mut(&entry.room).filter(|room| room.is_in()) else {
+// Rooms.
+
+/// Whether a frame is the next entry of its room's sequence. If entries are missing before it, the
+/// room is joined again from where the copy of the client ends: the answer has all of them.
+fn is_next(
+    session: &mut Session,
+    room: &str,
+    offset: Option<u64>,
+    epoch: Option<Epoch>,
+    now: Duration,
+) -> bool {
+    let Some(joined) = session.rooms.get_mut(room).filter(|room| room.is_in()) else {
         // What is sent before `joined` is in it.
         return false;
     };
-    match room.track.entry(entry.offset, entry.epoch()) {
+    match offset.map_or(Step::Next, |offset| joined.track.entry(offset, epoch)) {
         Step::Next => true,
         Step::Repeat => false,
         Step::Gap => {
-            session.enter(&entry.room, now);
+            session.enter(room, now);
             false
         }
     }
 }
 
-// Rooms.
-
-fn joined(
-    session: &mut Session,
-    frame: JoinedFrame,
-    request: Option<(u64, Request)>,
-    now: Duration,
-) {
-    let position = frame.position();
-    let (id, name) = match request {
-        Some((_, Request::JoinAgain(request))) => {
-            let members = frame.into_members();
-            session.answers.succeed(request, Answer::Joined(Joined { position, members }));
-            return;
-        }
-        Some((id, Request::Join(name))) => (id, name),
-        _ => return,
-    };
-    // A room that was left since, and perhaps joined again, waits for another answer.
-    let Some(room) = session.rooms.get_mut(&name).filter(|room| room.place == Place::Asked(id))
-    else {
-        return;
-    };
-    let JoinedFrame { recovered, members, count, messages: entries, .. } = frame;
-    let members = Members { users: members, count };
-    let offsets: Vec<u64> = entries.iter().filter_map(|entry| entry.offset).collect();
-    let entered = room.track.joined(position, recovered, &offsets);
-    room.place = Place::In;
-    room.answer(&Ok(Joined { position, members: members.clone() }), &mut session.answers);
-
-    let (rejoined, recovered) = match entered.continuity {
-        Continuity::First => (false, false),
-        Continuity::Whole => (true, true),
-        Continuity::Gap(_) => (true, false),
-    };
-    session.events.push(Event::Joined { room: name.clone(), rejoined, recovered, members });
-    if let Continuity::Gap(position) = entered.continuity {
-        session.events.push(Event::Gap { room: name, position });
-    }
-    let epoch = position.map(|position| position.epoch);
-    for entry in entries.into_iter().skip(entered.known) {
-        if let Some(message) = entry.message {
-            deliver(session, message.within(epoch), now);
-        }
-    }
-}
-
-fn message(session: &mut Session, frame: MessageFrame, now: Duration) {
-    if let Some(room) = session.rooms.get_mut(&frame.room).filter(|room| room.is_in()) {
-        let epoch = room.track.position().map(|position| position.epoch);
-        deliver(session, frame.within(epoch), now);
+fn message(session: &mut Session, frame: wire::Message<'_>, now: Duration) {
+    if is_next(session, &frame.room, frame.offset, frame.epoch, now) {
+        let room = session.rooms.get_mut(&frame.room);
+        let position = room.and_then(|room| room.track.position());
+        deliver(session, Message::new(frame, position.map(|position| position.epoch)), now);
     }
 }
 
@@ -158,73 +108,139 @@ fn deliver(session: &mut Session, message: Message, now: Duration) {
     session.events.push(Event::Message(message));
 }
 
-fn undelivered(session: &mut Session, frame: UndeliveredFrame) {
-    let UndeliveredFrame { session: name, to } = frame;
-    if session.welcome.as_ref().is_some_and(|welcome| welcome.session == name) {
-        session.events.push(Event::Undelivered { to });
+fn joined(session: &mut Session, id: u64, name: &str, frame: wire::Joined<'_>, now: Duration) {
+    // A room that was left since, and perhaps joined again, waits for another answer.
+    let Some(room) = session.rooms.get_mut(name).filter(|room| room.place == Place::Asked(id))
+    else {
+        return;
+    };
+    let position = frame.position();
+    let members = Members::new(frame.members, frame.count);
+    let offsets: Vec<u64> = frame.messages.iter().filter_map(offset).collect();
+    let entered = room.track.joined(position, frame.recovered, &offsets);
+    room.place = Place::In;
+    room.answer(&Ok(Joined { position, members: members.clone() }), &mut session.answers);
+
+    let (rejoined, recovered) = match entered.continuity {
+        Continuity::First => (false, false),
+        Continuity::Whole => (true, true),
+        Continuity::Gap(_) => (true, false),
+    };
+    session.events.push(Event::Joined { room: name.to_owned(), rejoined, recovered, members });
+    if let Continuity::Gap(position) = entered.continuity {
+        session.events.push(Event::Gap { room: name.to_owned(), position });
+    }
+    let epoch = position.map(|position| position.epoch);
+    for entry in frame.messages.into_iter().skip(entered.known) {
+        if let PageFrame::Message(message) = entry {
+            deliver(session, Message::new(message, epoch), now);
+        }
     }
 }
 
-fn gap(session: &mut Session, frame: &GapFrame) {
+fn gap(session: &mut Session, frame: &wire::Gap<'_>) {
     if let Some(room) = session.rooms.get_mut(&frame.room).filter(|room| room.is_in()) {
         let position = frame.position();
         room.track.gap(position);
-        session.events.push(Event::Gap { room: frame.room.clone(), position });
+        session.events.push(Event::Gap { room: frame.room.clone().into_owned(), position });
+    }
+}
+
+fn presence(session: &mut Session, frame: wire::Presence<'_>) {
+    if !is_in(session, &frame.room) {
+        return;
+    }
+    let room = frame.room.into_owned();
+    match frame.event {
+        PresenceEvent::Changed(change, user) => {
+            session.events.push(Event::Presence { room, change, user: user.into() });
+        }
+        PresenceEvent::Count(count) => session.events.push(Event::Count { room, count }),
+        _ => {}
+    }
+}
+
+fn typing(session: &mut Session, frame: wire::Typing<'_>) {
+    if is_in(session, &frame.room) {
+        let (room, user) = (frame.room.into_owned(), frame.user.into());
+        session.events.push(Event::Typing { room, user, typing: frame.typing });
+    }
+}
+
+fn undelivered(session: &mut Session, frame: &wire::Undelivered<'_>) {
+    if session.welcome.as_ref().is_some_and(|welcome| welcome.session == frame.session) {
+        session.events.push(Event::Undelivered { to: frame.to.clone().into_owned() });
     }
 }
 
 /// The server has removed the client from a room.
-fn evicted(session: &mut Session, frame: LeftFrame) {
-    let LeftFrame { room: name, reason, message } = frame;
+fn evicted(session: &mut Session, frame: wire::Left<'_>) {
     // A room that is only now being joined was not meant.
-    if !session.rooms.get_mut(&name).is_some_and(|room| room.track.has_begun()) {
+    if !session.rooms.get_mut(&frame.room).is_some_and(|room| room.track.has_begun()) {
         return;
     }
-    if let Some(Place::Asked(_)) = session.forget(&name, &ClientError::NotInRoom) {
+    let room = frame.room.into_owned();
+    if let Some((name, Place::Asked(_))) = session.forget(&room, &ClientError::NotInRoom) {
         // The answer may be that the client is in the room again.
-        session.leave_on_server(&name);
+        session.leave_on_server(name, None);
     }
-    let reason = reason.unwrap_or_default();
-    session.events.push(Event::Left { room: name, reason, message });
+    let reason = frame.reason.unwrap_or_default().into_owned();
+    session.events.push(Event::Left { room, reason, message: frame.message.map(Cow::into_owned) });
 }
 
 fn is_in(session: &mut Session, room: &str) -> bool {
     session.rooms.get_mut(room).is_some_and(|room| room.is_in())
 }
 
-fn goodbye(session: &mut Session, frame: GoodbyeFrame) -> Signal {
-    let GoodbyeFrame { reason, reconnect, after_ms, message } = frame.clone();
-    let after = Duration::from_millis(after_ms);
-    session.events.push(Event::Goodbye { reason, reconnect, after, message });
+fn goodbye<'a>(session: &mut Session, frame: wire::Goodbye<'a>) -> Signal<'a> {
+    session.events.push(Event::Goodbye {
+        reason: frame.reason.clone().into_owned(),
+        reconnect: frame.reconnect,
+        after: Duration::from_millis(frame.after_ms),
+        message: frame.message.clone().map(Cow::into_owned),
+    });
     Signal::Goodbye(frame)
 }
 
 // Answers.
 
-fn answered(
+fn answered<'a>(
     session: &mut Session,
     id: u64,
     request: Request,
-    body: Body,
+    frame: ServerFrame<'a>,
     now: Duration,
-) -> Option<Signal> {
+) -> Option<Signal<'a>> {
     let Session { sends, answers, .. } = session;
-    match (request, body) {
-        (Request::Send(room), Body::Ok(frame)) => {
-            sends.succeed(&room, id, frame.position(), now, answers);
+    match (request, frame) {
+        (request, ServerFrame::Error(frame)) => {
+            return rejected(session, id, request, frame.into(), now);
         }
-        (Request::Direct(request), Body::Ok(frame)) => {
+        (Request::Hello, ServerFrame::Welcome(frame)) => return Some(Signal::Welcome(frame)),
+        (Request::Renew, ServerFrame::Welcome(frame)) => return Some(Signal::Renewed(frame)),
+        (Request::Join(room), ServerFrame::Joined(frame)) => {
+            joined(session, id, room.as_str(), frame, now);
+        }
+        (Request::JoinAgain(request), ServerFrame::Joined(frame)) => {
+            let position = frame.position();
+            let members = Members::new(frame.members, frame.count);
+            answers.succeed(request, Answer::Joined(Joined { position, members }));
+        }
+        (Request::Send(room), ServerFrame::Ok(frame)) => {
+            sends.succeed(room.as_str(), id, frame.position(), now, answers);
+        }
+        (Request::Direct(request), ServerFrame::Ok(frame)) => {
             answers.succeed(request, Answer::Direct(frame.delivered.unwrap_or(0)));
         }
-        (Request::Leave(request), Body::Left(_)) => {
+        (Request::Leave(request), ServerFrame::Left(_)) => {
             if let Some(request) = request {
                 answers.succeed(request, Answer::Left);
             }
         }
-        (Request::Members(request), Body::Members(members)) => {
-            answers.succeed(request, Answer::Members(members));
+        (Request::Members(request), ServerFrame::Members(frame)) => {
+            answers.succeed(request, Answer::Members(Members::new(frame.members, frame.count)));
         }
-        (Request::History(request), Body::History(frame)) => {
+        (Request::History(request), ServerFrame::History(frame)) => {
             answers.succeed(request, Answer::History(page(frame)));
         }
         (request, _) => return unanswered(session, id, request, now),
@@ -232,70 +248,84 @@ fn answered(
     None
 }
 
-fn page(frame: HistoryFrame) -> History {
+fn page(frame: wire::History<'_>) -> History {
     let position = frame.position();
     let epoch = position.map(|position| position.epoch);
-    let messages = frame.messages.into_iter().filter_map(|entry| entry.message);
-    let messages = messages.map(|message| message.within(epoch)).collect();
-    History { position, messages, more: frame.more }
+    let messages = frame.messages.into_iter().filter_map(|entry| match entry {
+        PageFrame::Message(message) => Some(Message::new(message, epoch)),
+        _ => None,
+    });
+    History { position, messages: messages.collect(), more: frame.more }
+}
+
+/// The offset of an entry of a page.
+fn offset(entry: &PageFrame<'_>) -> Option<u64> {
+    match entry {
+        PageFrame::Message(message) => message.offset,
+        PageFrame::Unknown(entry) => entry.offset,
+    }
 }
 
 fn rejected(
     session: &mut Session,
+    id: u64,
+    request: Request,
     rejection: Rejection,
-    request: Option<(u64, Request)>,
     now: Duration,
-) -> Option<Signal> {
+) -> Option<Signal<'static>> {
     let retry = rejection.retry();
     match request {
-        None => session.events.push(Event::Error(rejection)),
-        Some((_, Request::Hello)) => return Some(Signal::HelloRejected(rejection)),
-        Some((_, Request::Renew)) => return Some(Signal::NotRenewed),
-        Some((id, Request::Join(room))) => match retry {
-            Some(pause) => join_later(session, &room, id, pause, now),
-            None if is_asked(session, &room, id) => refused(session, &room, rejection.into()),
-            None => {}
+        Request::Hello => return Some(Signal::HelloRejected(rejection)),
+        Request::Renew => return Some(Signal::NotRenewed),
+        Request::Join(room) => match retry {
+            Some(pause) => join_later(session, room.as_str(), id, pause, now),
+            None => refused(session, room.as_str(), id, rejection.into()),
         },
-        Some((id, Request::Send(room))) => match retry {
+        Request::Send(room) => match retry {
             Some(pause) => {
                 let uncertain = !rejection.is(ErrorCode::RateLimited);
-                let until = now.saturating_add(session.rng.jittered(pause));
-                session.sends.pause(&room, id, until, uncertain);
+                let until = now.saturating_add(at_least(pause, session.rng.next()));
+                session.sends.pause(room.as_str(), id, until, uncertain);
             }
-            None => session.sends.reject(&room, id, rejection.into(), now, &mut session.answers),
+            None => {
+                let Session { sends, answers, .. } = session;
+                sends.reject(room.as_str(), id, rejection.into(), now, answers);
+            }
         },
-        Some((_, request)) => request.fail(rejection.into(), &mut session.answers),
+        request => request.fail(rejection.into(), &mut session.answers),
     }
     None
 }
 
 /// A request got no answer, or none of its kind.
-fn unanswered(session: &mut Session, id: u64, request: Request, now: Duration) -> Option<Signal> {
+fn unanswered(
+    session: &mut Session,
+    id: u64,
+    request: Request,
+    now: Duration,
+) -> Option<Signal<'static>> {
     match request {
         Request::Hello => return Some(Signal::HelloUnanswered),
         Request::Renew => return Some(Signal::NotRenewed),
-        Request::Join(room) => join_later(session, &room, id, RETRY_AFTER, now),
+        Request::Join(room) => join_later(session, room.as_str(), id, RETRY_AFTER, now),
         // The key makes it safe.
-        Request::Send(room) => session.sends.pause(&room, id, now, true),
+        Request::Send(room) => session.sends.pause(room.as_str(), id, now, true),
         request => request.fail(ClientError::Timeout, &mut session.answers),
     }
     None
 }
 
-fn is_asked(session: &mut Session, room: &str, id: u64) -> bool {
-    session.rooms.get_mut(room).is_some_and(|room| room.place == Place::Asked(id))
-}
-
 fn join_later(session: &mut Session, name: &str, id: u64, pause: Duration, now: Duration) {
-    let until = now.saturating_add(session.rng.jittered(pause));
+    let until = now.saturating_add(at_least(pause, session.rng.next()));
     if let Some(room) = session.rooms.get_mut(name).filter(|room| room.place == Place::Asked(id)) {
         room.place = Place::Paused(until);
     }
 }
 
 /// The server refuses a room.
-fn refused(session: &mut Session, name: &str, error: ClientError) {
-    let was_in = session.rooms.get_mut(name).is_some_and(|room| room.track.has_begun());
+fn refused(session: &mut Session, name: &str, id: u64, error: ClientError) {
+    let room = session.rooms.get_mut(name).filter(|room| room.place == Place::Asked(id));
+    let Some(was_in) = room.map(|room| room.track.has_begun()) else { return };
     session.forget(name, &error);
     if was_in {
         session.events.push(Event::Refused { room: name.to_owned(), error });
@@ -303,13 +333,13 @@ fn refused(session: &mut Session, name: &str, error: ClientError) {
 }
 
 /// Fails what has run out of time.
-pub(super) fn expire(session: &mut Session, now: Duration) -> Option<Signal> {
+pub(super) fn expire(session: &mut Session, now: Duration) -> Option<Signal<'static>> {
     let mut signal = None;
     while let Some((id, request)) = session.outbox.requests.take_expired(now) {
         signal = signal.or(unanswered(session, id, request, now));
     }
     for room in session.rooms.expire(now, &mut session.answers) {
-        session.abandon(&room);
+        session.abandon(room);
     }
     session.sends.expire(now, &mut session.answers);
     signal
@@ -323,7 +353,7 @@ pub(super) fn fail_largest_message(session: &mut Session, now: Duration) {
     let Some((id, request, bytes)) = outbox.requests.take_largest_message() else { return };
     let error = ClientError::TooLarge { bytes };
     match request {
-        Request::Send(room) => sends.reject(&room, id, error, now, answers),
+        Request::Send(room) => sends.reject(room.as_str(), id, error, now, answers),
         request => request.fail(error, answers),
     }
 }

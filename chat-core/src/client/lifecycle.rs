@@ -1,18 +1,19 @@
 //! One connection after another, with a `hello` first on each, until one ends for good.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::{CloseReason, ErrorCode};
+use crate::wire::{self, ClientRequest};
+use crate::{Backoff, CloseReason, ErrorCode, Hello, UserName};
 
-use super::backoff::Backoff;
 use super::config::{Config, Resume};
 use super::error::{ClientError, Rejection};
 use super::events::{Event, Loss, State, Welcome};
-use super::frames::{GoodbyeFrame, ID_BYTES, Incoming, Outgoing, WelcomeFrame};
 use super::inbound::{self, Signal};
+use super::limits::check_frame;
 use super::link::{Due, Link};
 use super::output::Action;
-use super::requests::Request;
+use super::requests::{ID_BYTES, Request, encode};
 use super::session::Session;
 use super::token::{FETCH_TIMEOUT, Renewal, Token, TokenError};
 
@@ -29,12 +30,13 @@ pub(super) struct Lifecycle {
     pub(super) link: Link,
     pub(super) state: State,
     config: Config,
+    name: Option<UserName>,
     urls: Vec<String>,
     /// Which of them is next.
     next_url: usize,
     backoff: Backoff,
     /// Of the present connection.
-    goodbye: Option<GoodbyeFrame>,
+    goodbye: Option<wire::Goodbye<'static>>,
     resume: Option<Resume>,
     /// What is shown at the beginning of the present connection.
     token: Option<String>,
@@ -45,8 +47,15 @@ pub(super) struct Lifecycle {
 
 impl Lifecycle {
     /// `urls` are not empty.
-    pub(super) fn new(config: Config, urls: Vec<String>, seed: [u8; 32], now: Duration) -> Self {
+    pub(super) fn new(
+        config: Config,
+        urls: Vec<String>,
+        seed: [u8; 32],
+        now: Duration,
+    ) -> Result<Self, ClientError> {
+        let name = config.name.as_ref().map(UserName::new).transpose();
         let mut lifecycle = Self {
+            name: name.map_err(|_| ClientError::UserName)?,
             session: Session::new(&config, seed, now),
             link: Link::new(&config, now),
             state: State::Connecting { url: String::new() },
@@ -61,7 +70,7 @@ impl Lifecycle {
             config,
         };
         lifecycle.open(now);
-        lifecycle
+        Ok(lifecycle)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -102,11 +111,12 @@ impl Lifecycle {
     }
 
     fn hello(&mut self, now: Duration) {
-        let name = self.config.name.as_deref();
-        let resume = self.resume.as_ref().map(Resume::as_str);
-        let frame = Outgoing::Hello { name, resume, token: self.token.as_deref() }.encode();
+        let resume = self.resume.as_ref().map(|resume| resume.as_str().into());
+        let token = self.token.as_deref().map(Cow::from);
+        let hello = Hello { token, name: self.name.clone(), resume };
+        let frame = encode(&ClientRequest::Hello(hello));
         self.hello_bytes = frame.len() + ID_BYTES;
-        match self.session.outbox.limits.check_frame(self.hello_bytes) {
+        match check_frame(&self.session.outbox.limits, self.hello_bytes) {
             Ok(()) => self.session.outbox.send_request(Request::Hello, &frame, now),
             Err(error) => self.end(Loss::new(error.to_string())),
         }
@@ -117,13 +127,14 @@ impl Lifecycle {
     pub(super) fn received(&mut self, text: &str, now: Duration) -> Result<(), serde_json::Error> {
         if self.link.is_open() {
             self.link.alive(now);
-            let signal = inbound::handle(&mut self.session, Incoming::parse(text)?, now);
+            let frame = serde_json::from_str(text)?;
+            let signal = inbound::handle(&mut self.session, frame, now);
             self.obey(signal, now);
         }
         Ok(())
     }
 
-    fn obey(&mut self, signal: Option<Signal>, now: Duration) {
+    fn obey(&mut self, signal: Option<Signal<'_>>, now: Duration) {
         match signal {
             None => {}
             Some(Signal::Welcome(frame)) => self.welcomed(frame, now),
@@ -131,12 +142,12 @@ impl Lifecycle {
             Some(Signal::HelloUnanswered) => self.lost(Loss::new("no welcome"), now),
             Some(Signal::Renewed(frame)) => self.identified(frame, now),
             Some(Signal::NotRenewed) => self.renew_again(now),
-            Some(Signal::Goodbye(frame)) => self.goodbye = Some(frame),
+            Some(Signal::Goodbye(frame)) => self.goodbye = Some(frame.into_owned()),
         }
     }
 
-    fn welcomed(&mut self, frame: WelcomeFrame, now: Duration) {
-        self.session.outbox.begin_pace(frame.limits.rates, self.hello_bytes, now);
+    fn welcomed(&mut self, frame: wire::Welcome<'_>, now: Duration) {
+        self.session.outbox.begin_pace(&frame.limits, self.hello_bytes, now);
         self.identified(frame, now);
         self.link.welcomed(now);
         self.set_state(State::Online);
@@ -144,7 +155,7 @@ impl Lifecycle {
     }
 
     /// The server says who the client is, and for how long.
-    fn identified(&mut self, frame: WelcomeFrame, now: Duration) {
+    fn identified(&mut self, frame: wire::Welcome<'_>, now: Duration) {
         let limits = frame.limits;
         let mut welcome = Welcome::from(frame);
         // While the message bus is away there is no new one.
@@ -192,8 +203,9 @@ impl Lifecycle {
     /// Goes on with a new token.
     fn renew(&mut self, token: &str, now: Duration) {
         self.renewal = Renewal::Never;
-        let frame = Outgoing::Hello { name: None, resume: None, token: Some(token) }.encode();
-        match self.session.outbox.limits.check_frame(frame.len() + ID_BYTES) {
+        let hello = Hello { token: Some(token.into()), name: None, resume: None };
+        let frame = encode(&ClientRequest::Hello(hello));
+        match check_frame(&self.session.outbox.limits, frame.len() + ID_BYTES) {
             Ok(()) => self.session.outbox.send_request(Request::Renew, &frame, now),
             Err(_) => self.renew_again(now),
         }
@@ -273,7 +285,7 @@ impl Lifecycle {
     fn ended(&mut self, loss: Loss, now: Duration) {
         let goodbye = self.goodbye.take();
         if !self.may_reconnect(&loss, goodbye.as_ref()) {
-            let reason = goodbye.map_or(loss.reason, |goodbye| goodbye.reason);
+            let reason = goodbye.map_or(loss.reason, |goodbye| goodbye.reason.into_owned());
             self.close(Loss { reason, ..loss });
             return;
         }
@@ -286,7 +298,7 @@ impl Lifecycle {
             self.backoff.reset();
         }
         let asked = Duration::from_millis(goodbye.map_or(0, |goodbye| goodbye.after_ms));
-        let retry_in = asked.saturating_add(self.backoff.next(&mut self.session.rng));
+        let retry_in = asked.saturating_add(self.backoff.next_jittered(self.session.rng.next()));
         self.next_url += 1;
         self.link.wait(now.saturating_add(retry_in));
         self.renewal = Renewal::Never;
@@ -294,7 +306,7 @@ impl Lifecycle {
         self.set_state(State::Waiting { retry_in, loss });
     }
 
-    fn may_reconnect(&self, loss: &Loss, goodbye: Option<&GoodbyeFrame>) -> bool {
+    fn may_reconnect(&self, loss: &Loss, goodbye: Option<&wire::Goodbye<'_>>) -> bool {
         if loss.is(CloseReason::TokenExpired) && self.can_renew() {
             return true;
         }

@@ -43,7 +43,7 @@ impl Machine {
     /// bytes, other ones for each machine: pauses and the keys of messages are made of them.
     ///
     /// # Errors
-    /// [`ClientError::Url`]: there is no address.
+    /// [`ClientError::Url`]: there is no address; [`ClientError::UserName`].
     pub fn new(
         config: Config,
         urls: Vec<String>,
@@ -54,7 +54,7 @@ impl Machine {
             return Err(ClientError::Url(String::new()));
         }
         let reprieve_time = config.pong_timeout;
-        let client = Lifecycle::new(config, urls, seed, now);
+        let client = Lifecycle::new(config, urls, seed, now)?;
         let (announced, reprieve) = (None, None);
         Ok(Self { client, now, announced, reprieve, reprieve_time, is_stalled: false })
     }
@@ -187,7 +187,9 @@ impl Machine {
     /// [`Timeout`](ClientError::Timeout) and a rejection as `broker_unavailable`.
     ///
     /// # Errors
-    /// As [`members`](Self::members), and [`MessageTooLong`](ClientError::MessageTooLong).
+    /// [`Offline`](ClientError::Offline), [`QueueFull`](ClientError::QueueFull),
+    /// [`UserId`](ClientError::UserId), [`MessageTooLong`](ClientError::MessageTooLong),
+    /// [`TooLarge`](ClientError::TooLarge).
     pub fn direct(
         &mut self,
         to: &str,
@@ -213,7 +215,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`Offline`](ClientError::Offline), [`QueueFull`](ClientError::QueueFull),
-    /// [`RoomName`](ClientError::RoomName), [`TooLarge`](ClientError::TooLarge).
+    /// [`RoomName`](ClientError::RoomName).
     pub fn members(&mut self, room: &str, now: Duration) -> Result<RequestId, ClientError> {
         self.request(now, |session| session.members(room))
     }
@@ -284,6 +286,7 @@ impl Machine {
     /// is there has the time of a pong to show it.
     pub fn poll_timeout(&mut self) -> Option<Duration> {
         let deadline = self.deadline();
+        self.is_stalled |= !self.wants_text();
         self.announced = deadline.filter(|due| *due > self.now);
         deadline
     }
@@ -337,7 +340,6 @@ impl Machine {
 
     fn settle(&mut self, now: Duration) {
         self.client.session.flush(now);
-        self.is_stalled |= !self.wants_text();
     }
 
     fn deadline(&self) -> Option<Duration> {

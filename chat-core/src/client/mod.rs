@@ -110,11 +110,9 @@
 //! after another; `session` has what outlives them, `inbound` gives it the server's frames, and
 //! `outbox` chooses what is sent next. The rest are parts that know nothing of each other.
 
-mod backoff;
 mod config;
 mod error;
 mod events;
-mod frames;
 mod inbound;
 mod lifecycle;
 mod limits;

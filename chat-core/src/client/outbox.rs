@@ -8,12 +8,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::RoomId;
+use crate::wire::{ClientRequest, Limits};
+
 use super::error::ClientError;
-use super::frames::{ID_BYTES, Outgoing, with_id};
-use super::limits::Limits;
-use super::output::{Action, Answers};
-use super::pace::{Pace, Rates};
-use super::requests::{Request, Requests, Turn};
+use super::limits::{check_frame, default_limits};
+use super::output::{Action, Answers, RequestId};
+use super::pace::Pace;
+use super::requests::{ID_BYTES, Request, Requests, Turn, encode, with_id};
 
 /// Bytes of messages that may be unanswered, but for one that is larger: what the server reads
 /// at its own rate is then read, and answered, long before a request times out.
@@ -36,9 +38,9 @@ pub(super) enum Next {
     /// The first request of the application that waits.
     Call,
     /// The join of this room.
-    Join(String),
+    Join(RoomId),
     /// The first message to this room.
-    Send(String),
+    Send(RoomId),
 }
 
 /// The way of frames to the connection: turns, rates, and requests that wait for their answers.
@@ -59,16 +61,16 @@ impl Outbox {
         Self {
             actions: VecDeque::new(),
             requests: Requests::new(request_timeout),
-            limits: Limits::default(),
+            limits: default_limits(),
             calls: VecDeque::new(),
             turns: 0,
-            pace: Pace::new(Rates::default(), now),
+            pace: Pace::new(&default_limits(), now),
         }
     }
 
     /// A connection begins, with all that its rates allow but for the `hello`.
-    pub(super) fn begin_pace(&mut self, rates: Rates, hello_bytes: usize, now: Duration) {
-        self.pace = Pace::new(rates, now);
+    pub(super) fn begin_pace(&mut self, limits: &Limits, hello_bytes: usize, now: Duration) {
+        self.pace = Pace::new(limits, now);
         self.pace.spend(hello_bytes, now);
     }
 
@@ -77,13 +79,26 @@ impl Outbox {
         self.turns
     }
 
+    /// Has a request to leave a room wait for its turn. Its frame is small, whatever the room.
+    pub(super) fn queue_leave(&mut self, request: Option<RequestId>, frame: &ClientRequest<'_>) {
+        self.push(Request::Leave(request), encode(frame));
+    }
+
     /// Has a request of the application wait for its turn.
-    pub(super) fn queue(&mut self, request: Request, frame: &Outgoing<'_>) -> Result<(), ClientError> {
-        let frame = frame.encode();
-        self.limits.check_frame(frame.len() + ID_BYTES)?;
+    pub(super) fn queue(
+        &mut self,
+        request: Request,
+        frame: &ClientRequest<'_>,
+    ) -> Result<(), ClientError> {
+        let frame = encode(frame);
+        check_frame(&self.limits, frame.len() + ID_BYTES)?;
+        self.push(request, frame);
+        Ok(())
+    }
+
+    fn push(&mut self, request: Request, frame: String) {
         let number = self.next_turn_number();
         self.calls.push_back(Call { request, turn: Turn { number, frame } });
-        Ok(())
     }
 
     /// How many requests of the application wait for their turns or answers.
@@ -95,8 +110,8 @@ impl Outbox {
     /// first join and the first message.
     pub(super) fn next(
         &self,
-        join: Option<(u64, &str)>,
-        send: Option<(&str, &Turn)>,
+        join: Option<(u64, &RoomId)>,
+        send: Option<(&RoomId, &Turn)>,
         now: Duration,
     ) -> Option<(Next, Option<Duration>)> {
         if self.requests.len() >= UNANSWERED {
@@ -109,10 +124,10 @@ impl Outbox {
         let is_join_ready = self.join_ready_at().is_none_or(|at| at <= now);
         let join = join.filter(|_| is_join_ready);
         // Joins are small: their bytes count when they are sent.
-        let join = join.map(|(turn, room)| (turn, 0, Next::Join(room.to_owned())));
+        let join = join.map(|(turn, room)| (turn, 0, Next::Join(room.clone())));
         let send = send.map(|(room, turn)| (room, turn.number, turn.frame.len()));
         let send = send.filter(|(_, _, bytes)| self.may_be_unanswered(*bytes));
-        let send = send.map(|(room, turn, bytes)| (turn, bytes, Next::Send(room.to_owned())));
+        let send = send.map(|(room, turn, bytes)| (turn, bytes, Next::Send(room.clone())));
 
         let all = call.into_iter().chain(join).chain(send);
         let (_, bytes, next) = all.min_by_key(|(turn, ..)| *turn)?;
@@ -144,7 +159,7 @@ impl Outbox {
     }
 
     /// Sends a request to join a room.
-    pub(super) fn send_join(&mut self, room: String, frame: &str, now: Duration) {
+    pub(super) fn send_join(&mut self, room: RoomId, frame: &str, now: Duration) {
         self.pace.spend_join(now);
         self.send_request(Request::Join(room), frame, now);
     }

@@ -5,26 +5,12 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use crate::wire::{Limits, RateLimit};
 /// The part of each burst that is left unused, as its inverse: frames that the network delays
 /// reach the server in bursts that the client did not send.
 const MARGIN: u64 = 16;
 
 const SECOND: u128 = 1_000_000_000;
-
-/// The rates of a `welcome`; what is absent is unlimited.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct Rates {
-    frames: Option<Rate>,
-    joins: Option<Rate>,
-    bytes: Option<Rate>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-struct Rate {
-    per_second: u64,
-    burst: u64,
-}
 
 /// What is left of the rates of one connection.
 #[derive(Debug)]
@@ -38,18 +24,18 @@ pub(super) struct Pace {
 /// of ITU-T I.371).
 #[derive(Debug)]
 struct Bucket {
-    rate: Rate,
+    rate: RateLimit,
     full_at: Duration,
 }
 
 impl Pace {
     /// Full buckets, as those of a new connection.
-    pub(super) fn new(rates: Rates, now: Duration) -> Self {
-        let bucket = |rate: Option<Rate>| rate.map(|rate| Bucket::new(rate, now));
+    pub(super) fn new(limits: &Limits, now: Duration) -> Self {
+        let bucket = |rate: Option<RateLimit>| rate.map(|rate| Bucket::new(rate, now));
         Self {
-            frames: bucket(rates.frames),
-            joins: bucket(rates.joins),
-            bytes: bucket(rates.bytes),
+            frames: bucket(limits.frames),
+            joins: bucket(limits.joins),
+            bytes: bucket(limits.bytes),
         }
     }
 
@@ -83,9 +69,9 @@ impl Pace {
 }
 
 impl Bucket {
-    fn new(Rate { per_second, burst }: Rate, now: Duration) -> Self {
-        let burst = (burst - burst / MARGIN).max(1);
-        Self { rate: Rate { per_second: per_second.max(1), burst }, full_at: now }
+    fn new(RateLimit { per_second, burst }: RateLimit, now: Duration) -> Self {
+        let rate = RateLimit::new(per_second.max(1), (burst - burst / MARGIN).max(1));
+        Self { rate, full_at: now }
     }
 
     /// When there are so many tokens. What is larger than the bucket leaves when it is full.
@@ -117,13 +103,17 @@ mod tests {
     /// Buckets are full at the caller's first moment too, before which there is no time.
     const START: Duration = Duration::ZERO;
 
-    fn rate(per_second: u64, burst: u64) -> Option<Rate> {
-        Some(Rate { per_second, burst })
+    fn rate(per_second: u64, burst: u64) -> Option<RateLimit> {
+        Some(RateLimit::new(per_second, burst))
     }
 
-    fn pace(frames: Option<Rate>, joins: Option<Rate>, bytes: Option<Rate>) -> (Pace, Duration) {
-        let now = START;
-        (Pace::new(Rates { frames, joins, bytes }, now), now)
+    fn pace(
+        frames: Option<RateLimit>,
+        joins: Option<RateLimit>,
+        bytes: Option<RateLimit>,
+    ) -> (Pace, Duration) {
+        let limits = Limits { frames, joins, bytes, ..Limits::new(1, 1) };
+        (Pace::new(&limits, START), START)
     }
 
     fn is_ready(ready_at: Option<Duration>, now: Duration) -> bool {
@@ -182,11 +172,7 @@ mod tests {
             burst in 1..400_u64,
             gaps in proptest::collection::vec(0..2_000_u64, 1..200),
         ) {
-            let start = START;
-            let mut pace = Pace::new(
-                Rates { frames: rate(per_second, burst), joins: None, bytes: None },
-                start,
-            );
+            let (mut pace, start) = pace(rate(per_second, burst), None, None);
             let mut now = start;
             let mut level = burst as f64;
             let mut before = start;

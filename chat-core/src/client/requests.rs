@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::RoomId;
+use crate::wire::ClientRequest;
+
 use super::error::ClientError;
 use super::output::{Answers, RequestId};
 
@@ -13,16 +16,31 @@ pub(super) enum Request {
     /// A `hello` with a new token on a connection that had its welcome.
     Renew,
     /// Joins a room.
-    Join(String),
+    Join(RoomId),
     /// Reads the members of a room that the client is in.
     JoinAgain(RequestId),
     /// Leaves a room. `None`: the client itself leaves a room that nobody waits for.
     Leave(Option<RequestId>),
     /// Sends the first message of a room's queue.
-    Send(String),
+    Send(RoomId),
     Direct(RequestId),
     Members(RequestId),
     History(RequestId),
+}
+
+/// What an id adds to a frame, in bytes, at most.
+pub(super) const ID_BYTES: usize = r#""id":18446744073709551615,"#.len();
+
+/// The frame of a request without its id, which it gets when it is [sent](with_id): its size counts
+/// before.
+pub(super) fn encode(request: &ClientRequest<'_>) -> String {
+    // Texts, numbers and JSON that was parsed before: nothing that cannot be written.
+    serde_json::to_string(request).unwrap_or_default()
+}
+
+/// The frame of a request, of an [encoded](encode) one.
+pub(super) fn with_id(frame: &str, id: u64) -> String {
+    format!(r#"{{"id":{id},{}"#, frame.get(1..).unwrap_or("}"))
 }
 
 /// A frame that is ready to be sent, at its turn.
@@ -150,5 +168,23 @@ impl Requests {
         for (_, posted) in std::mem::take(&mut self.waiting) {
             posted.request.fail(error.clone(), answers);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Epoch, Position};
+
+    #[test]
+    fn id_is_put_first() {
+        let since = Some(Position { epoch: Epoch::from_random(0), offset: 4 });
+        let room = RoomId::new("r").unwrap();
+        let frame = encode(&ClientRequest::Join { room, since, history: Some(2) });
+        assert_eq!(
+            with_id(&frame, 1),
+            r#"{"id":1,"type":"join","room":"r","since":{"epoch":"00000000","offset":4},"history":2}"#
+        );
+        assert!(with_id(&frame, u64::MAX).len() == frame.len() + ID_BYTES);
     }
 }

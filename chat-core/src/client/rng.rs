@@ -1,7 +1,5 @@
 //! Randomness from a seed of the caller.
 
-use std::time::Duration;
-
 /// The generator xoshiro256++ 1.0 by David Blackman and Sebastiano Vigna (2018,
 /// <https://prng.di.unimi.it/xoshiro256plusplus.c>, public domain).
 ///
@@ -38,16 +36,6 @@ impl Rng {
         output
     }
 
-    /// A random span below `span`.
-    pub(super) fn below(&mut self, span: Duration) -> Duration {
-        fraction(span, self.next())
-    }
-
-    /// A random span of one to two times `pause`.
-    pub(super) fn jittered(&mut self, pause: Duration) -> Duration {
-        pause.saturating_add(self.below(pause))
-    }
-
     /// A key for a message: 128 random bits.
     pub(super) fn key(&mut self) -> String {
         format!("{:016x}{:016x}", self.next(), self.next())
@@ -59,12 +47,6 @@ fn mix(word: u64) -> u64 {
     let word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     word ^ word >> 31
-}
-
-/// The part of `span` that `bits` are of 2^64.
-fn fraction(span: Duration, bits: u64) -> Duration {
-    let nanos = span.as_nanos().min(u128::from(u64::MAX));
-    Duration::from_nanos(((nanos * u128::from(bits)) >> 64) as u64)
 }
 
 #[cfg(test)]
@@ -79,21 +61,6 @@ mod tests {
         let mut rng = Rng([1, 2, 3, 4]);
         let first: Vec<u64> = (0..4).map(|_| rng.next()).collect();
         assert_eq!(first, [41_943_041, 58_720_359, 3_588_806_011_781_223, 3_591_011_842_654_386]);
-    }
-
-    #[test]
-    fn fractions_stay_within() {
-        let second = Duration::from_secs(1);
-        assert_eq!(fraction(second, 0), Duration::ZERO);
-        assert_eq!(fraction(second, 1 << 63), second / 2);
-        assert!(fraction(second, u64::MAX) < second);
-        assert!(fraction(Duration::MAX, u64::MAX) < Duration::MAX);
-        let mut rng = Rng::new([0; 32]);
-        for _ in 0..100 {
-            let pause = rng.jittered(second);
-            assert!((second..2 * second).contains(&pause), "{pause:?}");
-        }
-        assert_eq!(rng.jittered(Duration::MAX), Duration::MAX);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::RoomId;
+
 use super::error::ClientError;
 use super::events::Joined;
 use super::output::{Answer, Answers, RequestId};
@@ -98,23 +100,23 @@ impl Room {
 
 /// Rooms by name.
 #[derive(Debug, Default)]
-pub(super) struct Rooms(BTreeMap<String, Room>);
+pub(super) struct Rooms(BTreeMap<RoomId, Room>);
 
 impl Rooms {
     pub(super) fn get_mut(&mut self, room: &str) -> Option<&mut Room> {
         self.0.get_mut(room)
     }
 
-    pub(super) fn get_or_add(&mut self, room: &str, history: u32) -> &mut Room {
+    pub(super) fn get_or_add(&mut self, room: &RoomId, history: u32) -> &mut Room {
         let add = || Room { history, ..Room::default() };
-        self.0.entry(room.to_owned()).or_insert_with(add)
+        self.0.entry(room.clone()).or_insert_with(add)
     }
 
-    pub(super) fn remove(&mut self, room: &str) -> Option<Room> {
-        self.0.remove(room)
+    pub(super) fn remove(&mut self, room: &str) -> Option<(RoomId, Room)> {
+        self.0.remove_entry(room)
     }
 
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<RoomId> {
         self.0.keys().cloned().collect()
     }
 
@@ -128,16 +130,16 @@ impl Rooms {
     }
 
     /// The turn, and the room, of the join that has waited longest.
-    pub(super) fn first_due(&self) -> Option<(u64, &str)> {
+    pub(super) fn first_due(&self) -> Option<(u64, &RoomId)> {
         let due = self.0.iter().filter_map(|(name, room)| match room.place {
-            Place::Due { turn, .. } => Some((turn, name.as_str())),
+            Place::Due { turn, .. } => Some((turn, name)),
             Place::Out | Place::Asked(_) | Place::Paused(_) | Place::In => None,
         });
         due.min()
     }
 
     /// Rooms whose pause is over.
-    pub(super) fn take_due(&mut self, now: Duration) -> Vec<String> {
+    pub(super) fn take_due(&mut self, now: Duration) -> Vec<RoomId> {
         let mut due = Vec::new();
         for (name, room) in &mut self.0 {
             if matches!(room.place, Place::Paused(until) if until <= now) {
@@ -150,7 +152,7 @@ impl Rooms {
 
     /// Fails the requests to join that ran out of time, which they do not while the room waits for
     /// its turn. Returns the rooms that were never joined and that no request waits for.
-    pub(super) fn expire(&mut self, now: Duration, answers: &mut Answers) -> Vec<String> {
+    pub(super) fn expire(&mut self, now: Duration, answers: &mut Answers) -> Vec<RoomId> {
         let mut given_up = Vec::new();
         for (name, room) in &mut self.0 {
             if matches!(room.place, Place::Due { .. }) {
@@ -220,7 +222,7 @@ mod tests {
         let later = now + Duration::from_secs(1);
         let mut rooms = Rooms::default();
         for (name, until, id) in [("new", now, 1), ("new", later, 2), ("old", now, 3)] {
-            rooms.get_or_add(name, 0).wait(until, RequestId(id));
+            rooms.get_or_add(&room(name), 0).wait(until, RequestId(id));
         }
         rooms.get_mut("old").unwrap().track.joined(None, false, &[]);
         assert_eq!(rooms.deadline(), Some(now));
@@ -228,8 +230,12 @@ mod tests {
         let mut answers = Answers::default();
         assert!(rooms.expire(now, &mut answers).is_empty());
         assert_eq!(timed_out(&mut answers), [1, 3]);
-        assert_eq!(rooms.expire(later, &mut answers), ["new"]);
+        assert_eq!(rooms.expire(later, &mut answers), [room("new")]);
         assert_eq!(timed_out(&mut answers), [2]);
+    }
+
+    fn room(name: &str) -> RoomId {
+        RoomId::new(name).unwrap()
     }
 
     fn timed_out(answers: &mut Answers) -> Vec<u64> {
@@ -246,7 +252,7 @@ mod tests {
         let now = Duration::from_secs(100);
         let later = now + Duration::from_secs(60);
         let mut rooms = Rooms::default();
-        let room = rooms.get_or_add("r", 0);
+        let room = rooms.get_or_add(&room("r"), 0);
         room.wait(now + Duration::from_secs(15), RequestId(1));
         room.place = Place::Due { turn: 1, since: now };
         assert!(rooms.expire(later, &mut Answers::default()).is_empty());
@@ -259,10 +265,10 @@ mod tests {
     fn a_pause_ends() {
         let now = Duration::from_secs(100);
         let mut rooms = Rooms::default();
-        rooms.get_or_add("r", 0).place = Place::Paused(now + Duration::from_secs(1));
+        rooms.get_or_add(&room("r"), 0).place = Place::Paused(now + Duration::from_secs(1));
         assert!(rooms.take_due(now).is_empty());
         assert_eq!(rooms.deadline(), Some(now + Duration::from_secs(1)));
-        assert_eq!(rooms.take_due(now + Duration::from_secs(1)), ["r"]);
+        assert_eq!(rooms.take_due(now + Duration::from_secs(1)), [room("r")]);
         assert!(rooms.take_due(now + Duration::from_secs(1)).is_empty());
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::Position;
+use crate::{Position, RoomId};
 
 use super::error::ClientError;
 use super::events::Sent;
@@ -84,7 +84,7 @@ struct Queue {
 /// Messages on their way, by room, each room's in order.
 #[derive(Debug)]
 pub(super) struct Sends {
-    rooms: BTreeMap<String, Queue>,
+    rooms: BTreeMap<RoomId, Queue>,
     timeout: Duration,
 }
 
@@ -98,9 +98,15 @@ impl Sends {
         self.rooms.values().map(|queue| queue.sends.len()).sum()
     }
 
-    pub(super) fn push(&mut self, room: &str, content: Content, request: RequestId, now: Duration) {
+    pub(super) fn push(
+        &mut self,
+        room: &RoomId,
+        content: Content,
+        request: RequestId,
+        now: Duration,
+    ) {
         let empty = || Queue { sends: VecDeque::new(), since: now };
-        let queue = self.rooms.entry(room.to_owned()).or_insert_with(empty);
+        let queue = self.rooms.entry(room.clone()).or_insert_with(empty);
         queue.sends.push_back(Send {
             content,
             queued_at: now,
@@ -116,13 +122,13 @@ impl Sends {
     pub(super) fn line_up(
         &mut self,
         mut is_in: impl FnMut(&str) -> bool,
-        mut frame: impl FnMut(&str, &Content) -> Result<Turn, ClientError>,
+        mut frame: impl FnMut(&RoomId, &Content) -> Result<Turn, ClientError>,
         answers: &mut Answers,
     ) {
         for (room, queue) in &mut self.rooms {
             while let Some(front) = queue.sends.front_mut()
                 && matches!(front.stage, Stage::Idle)
-                && is_in(room)
+                && is_in(room.as_str())
             {
                 match frame(room, &front.content) {
                     Ok(turn) => front.stage = Stage::Due(turn),
@@ -138,9 +144,9 @@ impl Sends {
     }
 
     /// The room, and the turn, of the message that has waited longest.
-    pub(super) fn first_due(&self) -> Option<(&str, &Turn)> {
+    pub(super) fn first_due(&self) -> Option<(&RoomId, &Turn)> {
         let due = self.rooms.iter().filter_map(|(room, queue)| match &queue.sends.front()?.stage {
-            Stage::Due(turn) => Some((room.as_str(), turn)),
+            Stage::Due(turn) => Some((room, turn)),
             Stage::Idle | Stage::InFlight(_) | Stage::Paused(_) => None,
         });
         due.min_by_key(|(_, turn)| turn.number)
@@ -352,7 +358,7 @@ mod tests {
             let content = Content { text: "hi".into(), data: None, key: key.into() };
             let request = RequestId(self.keys.len() as u64);
             self.keys.push(key.into());
-            self.sends.push(room, content, request, self.now);
+            self.sends.push(&RoomId::new(room).unwrap(), content, request, self.now);
         }
 
         /// Has the first messages of all rooms wait for their turns.
@@ -445,7 +451,7 @@ mod tests {
                 },
                 &mut test.answers,
             );
-            let room = test.sends.first_due().map(|(room, _)| room.to_owned())?;
+            let room = test.sends.first_due().map(|(room, _)| room.to_string())?;
             test.sends.dispatch(&room, number, START)?;
             test.sends.succeed(&room, number, None, START, &mut test.answers);
             Some(room)
@@ -468,7 +474,7 @@ mod tests {
         test.push("r", "a");
         test.push("r", "b");
         let limit = ClientError::MessageTooLong { limit: 1 };
-        let frame = |_: &str, content: &Content| match &*content.key {
+        let frame = |_: &RoomId, content: &Content| match &*content.key {
             "a" => Err(limit.clone()),
             key => Ok(Turn { number: 1, frame: key.into() }),
         };

@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::Range;
+use crate::wire::{ClientRequest, Limits};
+use crate::{Content, Range, RoomId, UserId};
 
 use super::config::Config;
 use super::error::ClientError;
 use super::events::Welcome;
-use super::frames::{ID_BYTES, Outgoing};
-use super::limits::{Limits, check_room};
+use super::limits::{check_frame, check_message};
 use super::outbox::{Next, Outbox};
 use super::output::{Answer, Answers, Events, RequestId};
-use super::requests::{Request, Turn};
+use super::requests::{ID_BYTES, Request, Turn, encode};
 use super::rng::Rng;
 use super::rooms::{Place, Rooms};
-use super::sends::{Content, Sends};
+use super::sends::{self, Sends};
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -62,10 +62,10 @@ impl Session {
         history: u32,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
-        check_room(name)?;
-        let room = self.rooms.get_or_add(name, history);
+        let name = room_id(name)?;
+        let room = self.rooms.get_or_add(&name, history);
         if room.is_in() {
-            let frame = Outgoing::Join { room: name, since: None, history: None };
+            let frame = ClientRequest::Join { room: name, since: None, history: None };
             return self.ask(Request::JoinAgain, &frame);
         }
         if room.waiting() >= self.queue_limit {
@@ -74,7 +74,7 @@ impl Session {
         let request = next_request(&mut self.last_request);
         room.wait(now.saturating_add(self.request_timeout), request);
         if room.place == Place::Out && self.is_online {
-            self.enter(name, now);
+            self.enter(name.as_str(), now);
         }
         Ok(request)
     }
@@ -83,11 +83,10 @@ impl Session {
     /// it the client would stay in the room.
     pub(super) fn leave(&mut self, name: &str) -> Result<RequestId, ClientError> {
         let is_joined = self.is_joined_on_server(name);
-        self.forget(name, &ClientError::NotInRoom).ok_or(ClientError::NotInRoom)?;
+        let (room, _) = self.forget(name, &ClientError::NotInRoom).ok_or(ClientError::NotInRoom)?;
         let request = next_request(&mut self.last_request);
         if is_joined {
-            let leave = Request::Leave(Some(request));
-            self.outbox.queue(leave, &Outgoing::Leave { room: name })?;
+            self.leave_on_server(room, Some(request));
         } else {
             self.answers.succeed(request, Answer::Left);
         }
@@ -103,14 +102,14 @@ impl Session {
         now: Duration,
     ) -> Result<RequestId, ClientError> {
         self.rooms.get_mut(room).ok_or(ClientError::NotInRoom)?;
-        self.outbox.limits.check_message(text, data.as_deref())?;
+        check_message(&self.outbox.limits, text, data.as_deref())?;
         if self.sends.len() >= self.queue_limit {
             return Err(ClientError::QueueFull);
         }
         let key = key.unwrap_or_else(|| self.rng.key());
         let request = next_request(&mut self.last_request);
-        let content = Content { text: text.to_owned(), data, key };
-        self.sends.push(room, content, request, now);
+        let content = sends::Content { text: text.to_owned(), data, key };
+        self.sends.push(&room_id(room)?, content, request, now);
         Ok(request)
     }
 
@@ -120,13 +119,15 @@ impl Session {
         text: &str,
         data: Option<&RawValue>,
     ) -> Result<RequestId, ClientError> {
-        self.outbox.limits.check_message(text, data)?;
-        self.ask(Request::Direct, &Outgoing::Direct { to, message: text, data })
+        let to = UserId::new(to).map_err(|_| ClientError::UserId)?;
+        check_message(&self.outbox.limits, text, data)?;
+        let content = Content { message: text.into(), data, key: None };
+        self.ask(Request::Direct, &ClientRequest::Direct { to, content })
     }
 
     pub(super) fn members(&mut self, room: &str) -> Result<RequestId, ClientError> {
-        check_room(room)?;
-        self.ask(Request::Members, &Outgoing::Members { room })
+        let room = room_id(room)?;
+        self.ask(Request::Members, &ClientRequest::Members { room })
     }
 
     pub(super) fn history(
@@ -135,13 +136,8 @@ impl Session {
         range: Range,
         limit: Option<u32>,
     ) -> Result<RequestId, ClientError> {
-        check_room(room)?;
-        let (before, after) = match range {
-            Range::Before(offset) => (Some(offset), None),
-            Range::After(offset) => (None, Some(offset)),
-            Range::Latest => (None, None),
-        };
-        self.ask(Request::History, &Outgoing::History { room, before, after, limit })
+        let room = room_id(room)?;
+        self.ask(Request::History, &ClientRequest::History { room, range, limit })
     }
 
     /// A typing state does not wait for its turn: the next key stroke sends the same. It is
@@ -153,7 +149,8 @@ impl Session {
         is_writable: bool,
         now: Duration,
     ) -> Result<(), ClientError> {
-        let frame = Outgoing::Typing { room: name, typing }.encode();
+        let Ok(room) = room_id(name) else { return Err(ClientError::NotInRoom) };
+        let frame = encode(&ClientRequest::Typing { room, typing });
         let may_be_sent = is_writable
             && self.flush_at(now).is_none()
             && self.outbox.ready_at(frame.len()).is_none_or(|at| at <= now);
@@ -167,7 +164,7 @@ impl Session {
     fn ask(
         &mut self,
         request: impl FnOnce(RequestId) -> Request,
-        frame: &Outgoing<'_>,
+        frame: &ClientRequest<'_>,
     ) -> Result<RequestId, ClientError> {
         if !self.is_online {
             return Err(ClientError::Offline);
@@ -196,31 +193,30 @@ impl Session {
     }
 
     /// Leaves a room that no request waits for.
-    pub(super) fn abandon(&mut self, name: &str) {
-        let is_joined = self.is_joined_on_server(name);
-        self.forget(name, &ClientError::NotInRoom);
+    pub(super) fn abandon(&mut self, room: RoomId) {
+        let is_joined = self.is_joined_on_server(room.as_str());
+        self.forget(room.as_str(), &ClientError::NotInRoom);
         if is_joined {
-            self.leave_on_server(name);
+            self.leave_on_server(room, None);
         }
     }
 
-    /// Has the server forget that the client is in a room, if it is.
-    pub(super) fn leave_on_server(&mut self, name: &str) {
-        // The frame holds the checked name of a room: it is not too large.
-        let _ = self.outbox.queue(Request::Leave(None), &Outgoing::Leave { room: name });
+    /// Has the server forget that the client is in a room.
+    pub(super) fn leave_on_server(&mut self, room: RoomId, request: Option<RequestId>) {
+        self.outbox.queue_leave(request, &ClientRequest::Leave { room });
     }
 
     fn is_joined_on_server(&mut self, name: &str) -> bool {
         self.rooms.get_mut(name).is_some_and(|room| room.was_asked)
     }
 
-    /// Is no longer in a room, and does not join it again by itself. Returns how it stood with the
-    /// room.
-    pub(super) fn forget(&mut self, name: &str, error: &ClientError) -> Option<Place> {
-        let mut room = self.rooms.remove(name)?;
+    /// Is no longer in a room, and does not join it again by itself. Returns its name, and how the
+    /// client stood with it.
+    pub(super) fn forget(&mut self, name: &str, error: &ClientError) -> Option<(RoomId, Place)> {
+        let (name, mut room) = self.rooms.remove(name)?;
         room.answer(&Err(error.clone()), &mut self.answers);
-        self.sends.fail_room(name, error, &mut self.answers);
-        Some(room.place)
+        self.sends.fail_room(name.as_str(), error, &mut self.answers);
+        Some((name, room.place))
     }
 
     // The connection.
@@ -229,7 +225,7 @@ impl Session {
     pub(super) fn online(&mut self, now: Duration) {
         self.is_online = true;
         for room in self.rooms.names() {
-            self.enter(&room, now);
+            self.enter(room.as_str(), now);
         }
     }
 
@@ -264,7 +260,7 @@ impl Session {
     pub(super) fn end_pauses(&mut self, now: Duration) {
         self.sends.end_pauses(now);
         for room in self.rooms.take_due(now) {
-            self.enter(&room, now);
+            self.enter(room.as_str(), now);
         }
     }
 
@@ -294,8 +290,7 @@ impl Session {
 
     /// When something runs out of time, or a pause ends.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let due =
-            [self.outbox.requests.deadline(), self.rooms.deadline(), self.sends.deadline()];
+        let due = [self.outbox.requests.deadline(), self.rooms.deadline(), self.sends.deadline()];
         due.into_iter().flatten().min()
     }
 
@@ -303,12 +298,13 @@ impl Session {
         let Self { sends, rooms, outbox, answers, .. } = self;
         sends.line_up(
             |room| rooms.get_mut(room).is_some_and(|room| room.is_in()),
-            |room, Content { text: message, data, key }| {
+            |room, sends::Content { text, data, key }| {
                 let data = data.as_deref();
                 // The limits may be others than when the message was queued.
-                outbox.limits.check_message(message, data)?;
-                let frame = Outgoing::Send { room, message, data, key }.encode();
-                outbox.limits.check_frame(frame.len() + ID_BYTES)?;
+                check_message(&outbox.limits, text, data)?;
+                let content = Content { message: text.into(), data, key: Some(key.into()) };
+                let frame = encode(&ClientRequest::Send { room: room.clone(), content });
+                check_frame(&outbox.limits, frame.len() + ID_BYTES)?;
                 Ok(Turn { number: outbox.next_turn_number(), frame })
             },
             answers,
@@ -324,20 +320,24 @@ impl Session {
         match next {
             Next::Call => self.outbox.send_call(now),
             Next::Join(name) => {
-                let Some(room) = self.rooms.get_mut(&name) else { return };
+                let Some(room) = self.rooms.get_mut(name.as_str()) else { return };
                 room.ask(id, now);
                 let since = room.track.position();
                 let history = (!room.track.has_begun() && room.history > 0).then_some(room.history);
-                let frame = Outgoing::Join { room: &name, since, history }.encode();
+                let frame = encode(&ClientRequest::Join { room: name.clone(), since, history });
                 self.outbox.send_join(name, &frame, now);
             }
             Next::Send(room) => {
-                if let Some(frame) = self.sends.dispatch(&room, id, now) {
+                if let Some(frame) = self.sends.dispatch(room.as_str(), id, now) {
                     self.outbox.send_request(Request::Send(room), &frame, now);
                 }
             }
         }
     }
+}
+
+fn room_id(name: &str) -> Result<RoomId, ClientError> {
+    RoomId::new(name).map_err(|_| ClientError::RoomName)
 }
 
 fn next_request(last: &mut u64) -> RequestId {

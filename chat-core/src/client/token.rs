@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use crate::backoff::{at_least, fraction};
+
 use super::rng::Rng;
 
 /// The pause, to which jitter is added, before a renewal that failed is tried again.
@@ -67,12 +69,12 @@ pub(super) enum Renewal {
 impl Renewal {
     /// In time before a token runs out.
     pub(super) fn before(expires_in: Duration, rng: &mut Rng, now: Duration) -> Self {
-        Self::At(now.saturating_add(in_time(expires_in, rng)))
+        Self::At(now.saturating_add(in_time(expires_in, rng.next())))
     }
 
     /// Soon after a renewal that failed.
     pub(super) fn again(rng: &mut Rng, now: Duration) -> Self {
-        Self::At(now.saturating_add(rng.jittered(RENEW_AGAIN)))
+        Self::At(now.saturating_add(at_least(RENEW_AGAIN, rng.next())))
     }
 
     pub(super) fn due(self) -> Option<Duration> {
@@ -85,9 +87,9 @@ impl Renewal {
 
 /// Between eight and nine tenths of the time that is left, so that clients which connected together
 /// do not fetch together.
-fn in_time(expires_in: Duration, rng: &mut Rng) -> Duration {
+fn in_time(expires_in: Duration, random_bits: u64) -> Duration {
     let tenth = expires_in / 10;
-    (tenth * 8 + rng.below(tenth)).max(SHORTEST)
+    (tenth * 8 + fraction(tenth, random_bits)).max(SHORTEST)
 }
 
 #[cfg(test)]
@@ -98,9 +100,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tokens_are_renewed_in_time_and_not_all_the_time(nanos: u64, seed: [u8; 32]) {
+        fn tokens_are_renewed_in_time_and_not_all_the_time(nanos: u64, bits: u64) {
             let expires_in = Duration::from_nanos(nanos);
-            let due = in_time(expires_in, &mut Rng::new(seed));
+            let due = in_time(expires_in, bits);
             prop_assert!(due >= (expires_in / 10 * 8).max(SHORTEST));
             prop_assert!(due <= (expires_in / 10 * 9).max(SHORTEST));
         }
@@ -108,7 +110,7 @@ mod tests {
 
     #[test]
     fn longest_time_does_not_overflow() {
-        assert!(in_time(Duration::MAX, &mut Rng::new([0; 32])) < Duration::MAX);
+        assert!(in_time(Duration::MAX, u64::MAX) < Duration::MAX);
     }
 
     #[test]

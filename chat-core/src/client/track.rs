@@ -164,10 +164,7 @@ mod tests {
 
     #[test]
     fn recovered() {
-        assert_eq!(
-            track(at(1, 5)).joined(at(1, 7), true, &[6, 7]),
-            entered(Continuity::Whole, 0)
-        );
+        assert_eq!(track(at(1, 5)).joined(at(1, 7), true, &[6, 7]), entered(Continuity::Whole, 0));
         assert_eq!(track(at(1, 5)).joined(at(1, 5), true, &[]), entered(Continuity::Whole, 0));
         assert_eq!(
             track(at(1, 5)).joined(at(1, 7), true, &[4, 5, 6, 7]),
@@ -212,10 +209,7 @@ mod tests {
         );
         // The room is behind, and what comes next is new although its offset is not.
         let mut track = track(at(1, 5));
-        assert_eq!(
-            track.joined(at(1, 3), false, &[2, 3]),
-            entered(Continuity::Gap(at(1, 3)), 2)
-        );
+        assert_eq!(track.joined(at(1, 3), false, &[2, 3]), entered(Continuity::Gap(at(1, 3)), 2));
         assert_eq!(track.entry(4, None), Step::Next);
     }
 }
