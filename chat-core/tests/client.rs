@@ -245,7 +245,7 @@ impl Run {
         match answer {
             Ok(Answer::Joined(joined)) => self.copy = joined.position.unwrap(),
             Ok(Answer::Sent(_)) => {
-                self.succeeded.push(self.unanswered.remove(&request).expect("one answer"));
+                self.succeeded.push(self.unanswered.remove(&request).unwrap());
             }
             other => panic!("{other:?}"),
         }

@@ -16,54 +16,54 @@ use super::error::{ClientError, Rejection};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// The connection came or went.
+    /// The state of the connection changed.
     State(State),
     /// The client is in a room, for the first time or again. The messages that it asked for
     /// or missed follow.
     Joined {
-        /// Which room, here and below.
+        /// The room.
         room: String,
         /// After a reconnect, or to repair a hole.
         rejoined: bool,
         /// Whether nothing was missed. If it is false in a room that was rejoined, a
         /// [`Gap`](Self::Gap) follows.
         recovered: bool,
-        /// Who is there.
+        /// The users in the room.
         members: Members,
     },
-    /// A message: each once, in the room's order, and none is left out but those that a
-    /// [`Gap`](Self::Gap) tells of.
+    /// A message: each once, in the room's order, and none is left out without a
+    /// [`Gap`](Self::Gap).
     Message(Message),
     /// A user joined a room, left it, or has another name there.
     Presence {
-        /// Which room.
+        /// The room.
         room: String,
         /// What happened.
         change: PresenceChange,
         /// Who, by the latest name.
         user: User,
     },
-    /// So many are in the room: what is told of a big one.
+    /// The number of users in the room, which is too large for single changes.
     Count {
-        /// Which room.
+        /// The room.
         room: String,
         /// How many.
         count: u32,
     },
     /// Messages of the room were missed and will not come.
     Gap {
-        /// Which room.
+        /// The room.
         room: String,
         /// The next message is the one after it; `None` in a room without history.
         position: Option<Position>,
     },
-    /// Somebody writes, or stopped writing.
+    /// A user types, or stopped typing.
     Typing {
-        /// Which room.
+        /// The room.
         room: String,
         /// Who.
         user: User,
-        /// Whether they write now.
+        /// Whether the user types now.
         typing: bool,
     },
     /// A message to this user alone.
@@ -91,12 +91,12 @@ pub enum Event {
         reconnect: bool,
         /// How long it will wait at least.
         after: Duration,
-        /// What whoever ended it wrote.
+        /// What the moderator wrote.
         message: Option<String>,
     },
-    /// The client was put out of a room, and does not join it again by itself.
+    /// The server removed the client from a room. The client does not join it again by itself.
     Left {
-        /// Which room.
+        /// The room.
         room: String,
         /// `kicked`, `banned`, or `forbidden` by a new token.
         reason: String,
@@ -105,7 +105,7 @@ pub enum Event {
     },
     /// A room could not be joined again: the client is no longer in it.
     Refused {
-        /// Which room.
+        /// The room.
         room: String,
         /// Why.
         error: ClientError,
@@ -243,7 +243,7 @@ impl Members {
 /// A message in a room.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// Which room.
+    /// The room.
     pub room: String,
     /// The place after the message; `None` in a room without history.
     pub position: Option<Position>,

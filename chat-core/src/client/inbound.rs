@@ -11,7 +11,7 @@ use super::error::{ClientError, RETRY_AFTER, Rejection};
 use super::events::{Event, History, Joined, Members, Message};
 use super::output::Answer;
 use super::requests::Request;
-use super::rooms::Place;
+use super::rooms::RoomStatus;
 use super::session::Session;
 use super::track::Continuity;
 
@@ -110,7 +110,8 @@ fn deliver(session: &mut Session, message: Message, now: Duration) {
 
 fn joined(session: &mut Session, id: u64, name: &str, frame: wire::Joined<'_>, now: Duration) {
     // A room that was left since, and perhaps joined again, waits for another answer.
-    let Some(room) = session.rooms.get_mut(name).filter(|room| room.place == Place::Asked(id))
+    let Some(room) =
+        session.rooms.get_mut(name).filter(|room| room.status == RoomStatus::Asked(id))
     else {
         return;
     };
@@ -118,7 +119,7 @@ fn joined(session: &mut Session, id: u64, name: &str, frame: wire::Joined<'_>, n
     let members = Members::new(frame.members, frame.count);
     let offsets: Vec<u64> = frame.messages.iter().filter_map(offset).collect();
     let entered = room.track.joined(position, frame.recovered, &offsets);
-    room.place = Place::In;
+    room.status = RoomStatus::In;
     room.answer(&Ok(Joined { position, members: members.clone() }), &mut session.answers);
 
     let (rejoined, recovered) = match entered.continuity {
@@ -180,7 +181,7 @@ fn evicted(session: &mut Session, frame: wire::Left<'_>) {
         return;
     }
     let room = frame.room.into_owned();
-    if let Some((name, Place::Asked(_))) = session.forget(&room, &ClientError::NotInRoom) {
+    if let Some((name, RoomStatus::Asked(_))) = session.forget(&room, &ClientError::NotInRoom) {
         // The answer may be that the client is in the room again.
         session.leave_on_server(name, None);
     }
@@ -317,14 +318,16 @@ fn unanswered(
 
 fn join_later(session: &mut Session, name: &str, id: u64, pause: Duration, now: Duration) {
     let until = now.saturating_add(at_least(pause, session.rng.next()));
-    if let Some(room) = session.rooms.get_mut(name).filter(|room| room.place == Place::Asked(id)) {
-        room.place = Place::Paused(until);
+    if let Some(room) =
+        session.rooms.get_mut(name).filter(|room| room.status == RoomStatus::Asked(id))
+    {
+        room.status = RoomStatus::Paused(until);
     }
 }
 
 /// The server refuses a room.
 fn refused(session: &mut Session, name: &str, id: u64, error: ClientError) {
-    let room = session.rooms.get_mut(name).filter(|room| room.place == Place::Asked(id));
+    let room = session.rooms.get_mut(name).filter(|room| room.status == RoomStatus::Asked(id));
     let Some(was_in) = room.map(|room| room.track.has_begun()) else { return };
     session.forget(name, &error);
     if was_in {

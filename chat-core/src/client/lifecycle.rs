@@ -263,7 +263,7 @@ impl Lifecycle {
         }
     }
 
-    /// Gives up the connection.
+    /// Ends a connection that has failed.
     fn lost(&mut self, loss: Loss, now: Duration) {
         let is_connected = self.is_connected();
         self.ended(loss, now);
@@ -272,7 +272,7 @@ impl Lifecycle {
         }
     }
 
-    /// Gives up the connection, and makes no other.
+    /// Ends the connection, and makes no other.
     pub(super) fn end(&mut self, loss: Loss) {
         let is_connected = self.is_connected();
         self.close(loss);

@@ -1,4 +1,4 @@
-//! The connection, as far as its time goes: when it is opened, pinged, and given up.
+//! The connection, as far as its time goes: when it is opened, pinged, and abandoned.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(super) enum Due {
 pub(super) struct Link {
     stage: Stage,
     /// When the server last showed a sign of life, or its connection began.
-    heard: Duration,
+    alive_at: Duration,
     pinged: bool,
     /// Since when the server has taken nothing of what it was to be sent.
     stuck: Option<Duration>,
@@ -52,8 +52,16 @@ impl Link {
     /// No connection, and the first is due.
     pub(super) fn new(config: &Config, now: Duration) -> Self {
         let Config { connect_timeout, ping_after, pong_timeout, .. } = *config;
-        let (stage, heard) = (Stage::Waiting(now), now);
-        Self { stage, heard, pinged: false, stuck: None, connect_timeout, ping_after, pong_timeout }
+        let (stage, alive_at) = (Stage::Waiting(now), now);
+        Self {
+            stage,
+            alive_at,
+            pinged: false,
+            stuck: None,
+            connect_timeout,
+            ping_after,
+            pong_timeout,
+        }
     }
 
     pub(super) fn wait(&mut self, until: Duration) {
@@ -120,7 +128,7 @@ impl Link {
 
     /// The silent server has its whole time again.
     pub(super) fn restart(&mut self, now: Duration) {
-        self.heard = now;
+        self.alive_at = now;
         self.pinged = false;
     }
 
@@ -133,7 +141,7 @@ impl Link {
             return false;
         }
         self.pinged = true;
-        self.heard = now.saturating_sub(self.ping_after);
+        self.alive_at = now.saturating_sub(self.ping_after);
         true
     }
 
@@ -175,7 +183,7 @@ impl Link {
             Stage::Online(_) if self.pinged => self.silence(),
             Stage::Online(_) => self.ping_after,
         };
-        Some(self.heard.saturating_add(timeout))
+        Some(self.alive_at.saturating_add(timeout))
     }
 
     /// A server that takes nothing has as long as one that sends nothing.

@@ -90,7 +90,7 @@ impl Machine {
     /// Whether the server has taken all that it was sent. A transport that cannot know need not
     /// report it; one that can reports `false` when a frame does not fit into the connection and
     /// each time that the server has taken a part of what waits, and `true` when nothing waits.
-    /// A server that takes nothing is given up as a silent one is.
+    /// A connection whose server takes nothing is ended, as that of a silent one.
     pub fn handle_writable(&mut self, writable: bool, now: Duration) {
         let now = self.begin(now);
         self.client.link.writable(writable, now);

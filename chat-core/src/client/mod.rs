@@ -84,7 +84,7 @@
 //!   its key, is as good as the answer.
 //! * To a server that asks for tokens it shows one ([`Config::token`]); one that can be
 //!   [fetched](Token::Fetched) it renews before it runs out.
-//! * It pings a silent server, and gives up one that does not answer.
+//! * It pings a silent server, and ends a connection on which there is no answer.
 //! * It keeps the rates of frames, joins and bytes that the server gives in `welcome`, less a
 //!   sixteenth of each burst, so that the server seldom has to slow it. Requests, joins and
 //!   messages wait for their turns in the order in which they could be sent, and their timeouts

@@ -3,8 +3,8 @@
 /// The generator xoshiro256++ 1.0 by David Blackman and Sebastiano Vigna (2018,
 /// <https://prng.di.unimi.it/xoshiro256plusplus.c>, public domain).
 ///
-/// It spreads pauses and makes message keys distinct, and protects no secret: whoever sees enough
-/// keys of a client can compute its next ones. Keys are compared within the messages of one user
+/// It spreads pauses and makes message keys distinct, and protects no secret: an observer of
+/// enough keys of a client can compute its next ones. Keys are compared within the messages of one user
 /// in one room, so nobody else gains by that.
 #[derive(Debug)]
 pub(super) struct Rng([u64; 4]);

@@ -18,7 +18,7 @@ const TYPING_REPEAT: Duration = Duration::from_secs(2);
 pub(super) struct Room {
     /// How many of the latest messages the first `join` asks for.
     pub(super) history: u32,
-    pub(super) place: Place,
+    pub(super) status: RoomStatus,
     pub(super) track: Track,
     /// Whether a join was sent on the present connection: the client may be in the room on the
     /// server even if the answer was lost or late.
@@ -30,20 +30,20 @@ pub(super) struct Room {
 
 /// How the client stands with a room.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum RoomStatus {
     /// Not in it.
     #[default]
     Out,
-    /// The request to join leaves when it is its turn.
+    /// The request to join is sent when it is its turn.
     Due {
         /// Which turn.
         turn: u64,
         /// Since when.
         since: Duration,
     },
-    /// The request with this id asks to come in.
+    /// The request with this id asks to join.
     Asked(u64),
-    /// The server wants to be asked again later.
+    /// The server rejected the join for now. It is sent again later.
     Paused(Duration),
     /// In it.
     In,
@@ -51,18 +51,18 @@ pub(super) enum Place {
 
 impl Room {
     pub(super) fn is_in(&self) -> bool {
-        self.place == Place::In
+        self.status == RoomStatus::In
     }
 
     /// The join is sent, with this id. The time for which it waited for its turn is added to the
     /// deadlines of the calls.
     pub(super) fn ask(&mut self, id: u64, now: Duration) {
-        if let Place::Due { since, .. } = self.place {
+        if let RoomStatus::Due { since, .. } = self.status {
             for (deadline, _) in &mut self.waiting {
                 *deadline = deadline.saturating_add(now - since);
             }
         }
-        self.place = Place::Asked(id);
+        self.status = RoomStatus::Asked(id);
         self.was_asked = true;
     }
 
@@ -123,7 +123,7 @@ impl Rooms {
     /// The connection was lost.
     pub(super) fn lost(&mut self) {
         for room in self.0.values_mut() {
-            room.place = Place::Out;
+            room.status = RoomStatus::Out;
             room.was_asked = false;
             room.typing = None;
         }
@@ -131,9 +131,9 @@ impl Rooms {
 
     /// The turn, and the room, of the join that has waited longest.
     pub(super) fn first_due(&self) -> Option<(u64, &RoomId)> {
-        let due = self.0.iter().filter_map(|(name, room)| match room.place {
-            Place::Due { turn, .. } => Some((turn, name)),
-            Place::Out | Place::Asked(_) | Place::Paused(_) | Place::In => None,
+        let due = self.0.iter().filter_map(|(name, room)| match room.status {
+            RoomStatus::Due { turn, .. } => Some((turn, name)),
+            RoomStatus::Out | RoomStatus::Asked(_) | RoomStatus::Paused(_) | RoomStatus::In => None,
         });
         due.min()
     }
@@ -142,8 +142,8 @@ impl Rooms {
     pub(super) fn take_due(&mut self, now: Duration) -> Vec<RoomId> {
         let mut due = Vec::new();
         for (name, room) in &mut self.0 {
-            if matches!(room.place, Place::Paused(until) if until <= now) {
-                room.place = Place::Out;
+            if matches!(room.status, RoomStatus::Paused(until) if until <= now) {
+                room.status = RoomStatus::Out;
                 due.push(name.clone());
             }
         }
@@ -155,7 +155,7 @@ impl Rooms {
     pub(super) fn expire(&mut self, now: Duration, answers: &mut Answers) -> Vec<RoomId> {
         let mut given_up = Vec::new();
         for (name, room) in &mut self.0 {
-            if matches!(room.place, Place::Due { .. }) {
+            if matches!(room.status, RoomStatus::Due { .. }) {
                 continue;
             }
             let expired = room.waiting.iter().take_while(|(until, _)| *until <= now).count();
@@ -180,10 +180,10 @@ impl Rooms {
             .values()
             .flat_map(|room| {
                 let call = room.waiting.first().map(|(until, _)| *until);
-                let (pause, call) = match room.place {
-                    Place::Paused(until) => (Some(until), call),
-                    Place::Due { .. } => (None, None),
-                    Place::Out | Place::Asked(_) | Place::In => (None, call),
+                let (pause, call) = match room.status {
+                    RoomStatus::Paused(until) => (Some(until), call),
+                    RoomStatus::Due { .. } => (None, None),
+                    RoomStatus::Out | RoomStatus::Asked(_) | RoomStatus::In => (None, call),
                 };
                 pause.into_iter().chain(call)
             })
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn typing_is_told_once_in_a_while() {
+    fn same_typing_state_is_sent_seldom() {
         let now = Duration::from_secs(100);
         let soon = now + Duration::from_secs(1);
         let mut room = Room::default();
@@ -254,7 +254,7 @@ mod tests {
         let mut rooms = Rooms::default();
         let room = rooms.get_or_add(&room("r"), 0);
         room.wait(now + Duration::from_secs(15), RequestId(1));
-        room.place = Place::Due { turn: 1, since: now };
+        room.status = RoomStatus::Due { turn: 1, since: now };
         assert!(rooms.expire(later, &mut Answers::default()).is_empty());
         assert_eq!(rooms.deadline(), None);
         rooms.get_mut("r").unwrap().ask(1, later);
@@ -265,7 +265,7 @@ mod tests {
     fn a_pause_ends() {
         let now = Duration::from_secs(100);
         let mut rooms = Rooms::default();
-        rooms.get_or_add(&room("r"), 0).place = Place::Paused(now + Duration::from_secs(1));
+        rooms.get_or_add(&room("r"), 0).status = RoomStatus::Paused(now + Duration::from_secs(1));
         assert!(rooms.take_due(now).is_empty());
         assert_eq!(rooms.deadline(), Some(now + Duration::from_secs(1)));
         assert_eq!(rooms.take_due(now + Duration::from_secs(1)), [room("r")]);

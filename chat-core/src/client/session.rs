@@ -17,7 +17,7 @@ use super::outbox::{Next, Outbox};
 use super::output::{Answer, Answers, Events, RequestId};
 use super::requests::{ID_BYTES, Request, Turn, encode};
 use super::rng::Rng;
-use super::rooms::{Place, Rooms};
+use super::rooms::{RoomStatus, Rooms};
 use super::sends::{self, Sends};
 
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Session {
         }
         let request = next_request(&mut self.last_request);
         room.wait(now.saturating_add(self.request_timeout), request);
-        if room.place == Place::Out && self.is_online {
+        if room.status == RoomStatus::Out && self.is_online {
             self.enter(name.as_str(), now);
         }
         Ok(request)
@@ -188,7 +188,7 @@ impl Session {
     pub(super) fn enter(&mut self, name: &str, now: Duration) {
         if let Some(room) = self.rooms.get_mut(name) {
             let turn = self.outbox.next_turn_number();
-            room.place = Place::Due { turn, since: now };
+            room.status = RoomStatus::Due { turn, since: now };
         }
     }
 
@@ -212,11 +212,15 @@ impl Session {
 
     /// Is no longer in a room, and does not join it again by itself. Returns its name, and how the
     /// client stood with it.
-    pub(super) fn forget(&mut self, name: &str, error: &ClientError) -> Option<(RoomId, Place)> {
+    pub(super) fn forget(
+        &mut self,
+        name: &str,
+        error: &ClientError,
+    ) -> Option<(RoomId, RoomStatus)> {
         let (name, mut room) = self.rooms.remove(name)?;
         room.answer(&Err(error.clone()), &mut self.answers);
         self.sends.fail_room(name.as_str(), error, &mut self.answers);
-        Some((name, room.place))
+        Some((name, room.status))
     }
 
     // The connection.

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_message_tells_the_epoch() {
+    fn first_message_has_the_epoch() {
         let mut track = track(Some(Position::default()));
         assert_eq!(track.entry(1, Some(epoch(1))), Step::Next);
         assert_eq!(track.entry(2, None), Step::Next);
