@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::history::Range;
@@ -127,13 +128,16 @@ pub enum Command<'a> {
 }
 
 /// The parts of [`Command::Hello`].
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Hello<'a> {
     /// A token that names the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Cow<'a, str>>,
     /// What the user wants to be called.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<UserName>,
     /// The secret of an earlier `welcome`: the same user again.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub resume: Option<Cow<'a, str>>,
 }
 
@@ -141,23 +145,26 @@ pub struct Hello<'a> {
 pub const MAX_REASON_BYTES: usize = 512;
 
 /// Who is put out of which room.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Sanction<'a> {
     /// Of which room.
     pub room: RoomId,
     /// Who.
     pub user: UserId,
     /// Why, for the user to read.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'a, str>>,
 }
 
 /// The parts of a message that the client writes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Content<'a> {
     /// The text.
     pub message: Cow<'a, str>,
     /// Any JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<&'a RawValue>,
     /// The client's own name for the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<Cow<'a, str>>,
 }

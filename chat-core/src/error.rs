@@ -1,9 +1,12 @@
 //! What a client can do wrong, by stable codes.
 
 use std::borrow::Cow;
+use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
+
+use crate::json;
 
 /// The stable name of an error. Clients act on it; the sentence beside it is for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,6 +87,27 @@ impl ErrorCode {
     }
 }
 
+/// A code of another version, or none at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not a code of an error")]
+pub struct UnknownCode;
+
+impl FromStr for ErrorCode {
+    type Err = UnknownCode;
+
+    fn from_str(code: &str) -> Result<Self, UnknownCode> {
+        Self::ALL.into_iter().find(|known| known.as_str() == code).ok_or(UnknownCode)
+    }
+}
+
+/// A code of a later version is an error: [`wire::Rejected`](crate::wire::Rejected) keeps it as a
+/// text.
+impl<'de> Deserialize<'de> for ErrorCode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        json::from_text(deserializer)
+    }
+}
+
 impl Serialize for ErrorCode {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
@@ -108,6 +132,11 @@ impl Rejection {
     /// A rejection without an id.
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self { code, message: message.into(), id: None, retry_after_ms: None }
+    }
+
+    pub(crate) fn unknown_type(kind: &str) -> Self {
+        let shown: String = kind.chars().take(32).collect();
+        Self::new(ErrorCode::UnknownType, format!("There is no frame of type {shown:?} here."))
     }
 
     /// The same, as the answer to the request with this `id`.

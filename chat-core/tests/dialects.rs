@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-use chat_core::reply::{Joined, Page};
+use chat_core::wire::{Joined, Pong, ServerFrame};
 use chat_core::{
     Command, Dialect, Direct, Epoch, ErrorCode, Event, Message, Position, Presence, PresenceChange,
-    Rejection, Reply, RoomId, Sender, Topic,
+    Rejection, RoomId, Sender, Topic,
 };
 use proptest::prelude::*;
 use serde_json::value::RawValue;
@@ -95,7 +95,7 @@ fn a_direct_message_is_passed_on_as_it_is() {
     let [native, rooms, topics, direct] = encoded(&event, None);
     assert_eq!(
         native.unwrap(),
-        r##"{"type":"direct","user":{"id":"u1","name":"Alice","color":"#FF6B6B"},"message":"h\u0069","data":[1],"at":5}"##
+        r##"{"type":"direct","user":{"id":"u1","name":"Alice","color":"#FF6B6B"},"message":"hi","data":[1],"at":5}"##
     );
     assert_eq!((rooms, topics), (None, None));
     assert_eq!(direct.as_deref(), Some(frame));
@@ -118,15 +118,7 @@ fn typing_and_gaps_are_native_alone() {
 #[test]
 fn a_newcomer_to_a_room() {
     let general = RoomId::new("general").unwrap();
-    let joined = Reply::Joined(Joined {
-        id: None,
-        room: &general,
-        position: Some(Position::default()),
-        recovered: false,
-        members: &[],
-        count: 0,
-        messages: Page::new(&general, Epoch::NONE, &[]),
-    });
+    let joined = ServerFrame::Joined(Joined::new(&general, Some(Position::default()), false));
     let text = |dialect: Dialect| {
         dialect.reply(&joined).map(|frames| frames.texts().next().unwrap().to_owned())
     };
@@ -145,7 +137,7 @@ fn a_newcomer_to_a_room() {
 fn errors_are_one_frame_in_every_dialect() {
     let rejection = Rejection::new(ErrorCode::NotInRoom, "Join the room first.");
     for dialect in ALL {
-        let frames = dialect.reply(&Reply::from(&rejection)).unwrap();
+        let frames = dialect.reply(&ServerFrame::from(&rejection)).unwrap();
         assert_eq!(
             frames.texts().collect::<Vec<_>>(),
             [r#"{"type":"error","code":"not_in_room","message":"Join the room first."}"#]
@@ -284,7 +276,8 @@ fn ids_of_64_bits_are_echoed_as_they_stand() {
     ] {
         let frame = format!(r#"{{"type":"ping","id":{id}}}"#);
         let request = Dialect::Native.decode(&frame).unwrap();
-        let pong = Dialect::Native.reply(&Reply::Pong { id: request.id }).unwrap();
+        let pong = ServerFrame::Pong(Pong::default()).to_request(request.id);
+        let pong = Dialect::Native.reply(&pong).unwrap();
         let expected = format!(r#"{{"type":"pong","id":{id}}}"#);
         assert_eq!(pong.texts().collect::<Vec<_>>(), [expected]);
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chat_broker::HubConfig;
-use chat_core::reply::{Limits, RateLimit};
+use chat_core::wire::{Limits, RateLimit};
 use chat_transport::TransportConfig;
 use ipnet::IpNet;
 
@@ -199,22 +199,20 @@ impl ServerConfig {
     pub(crate) fn told_limits(&self, factor: u32) -> Limits {
         let rates = &self.limits.connection;
         let told = |rate: Option<Rate>| rate.map(|rate| told(rate.times(factor)));
-        Limits {
-            message_bytes: self.max_message_bytes,
-            frame_bytes: self.transport.max_frame_bytes,
-            rooms: self.limits.rooms.unwrap_or(u32::MAX as usize),
-            in_flight: self.max_in_flight,
-            frames: told(rates.frames),
-            joins: told(rates.joins),
-            bytes: told(rates.received_bytes),
-            answers: told(rates.answer_bytes),
-            kept: told(rates.kept_bytes),
-        }
+        let mut limits = Limits::new(self.max_message_bytes, self.transport.max_frame_bytes);
+        limits.rooms = self.limits.rooms.unwrap_or(u32::MAX as usize);
+        limits.in_flight = self.max_in_flight;
+        limits.frames = told(rates.frames);
+        limits.joins = told(rates.joins);
+        limits.bytes = told(rates.received_bytes);
+        limits.answers = told(rates.answer_bytes);
+        limits.kept = told(rates.kept_bytes);
+        limits
     }
 }
 
 fn told(rate: Rate) -> RateLimit {
-    RateLimit { per_second: rate.per_second().into(), burst: rate.burst().into() }
+    RateLimit::new(rate.per_second().into(), rate.burst().into())
 }
 
 #[cfg(test)]

@@ -19,10 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_broker::{BrokerError, Membership, Receipt};
-use chat_core::reply::Ok as Acknowledged;
+use chat_core::wire::{Accepted, Pong, ServerFrame};
 use chat_core::{
-    CloseReason, Command, ConnectionId, Dialect, ErrorCode, Rejection, Reply, Request, RoomId,
-    Topic, User,
+    CloseReason, Command, ConnectionId, Dialect, ErrorCode, Rejection, Request, RoomId, Topic, User,
 };
 use chat_transport::{Incoming, Session};
 use futures_util::FutureExt;
@@ -291,7 +290,7 @@ impl Connection {
             Command::Ban { sanction, seconds } => self.ban(id, &sanction, seconds).await,
             Command::Unban { room, user } => self.unban(id, &room, &user).await,
             Command::Ping => {
-                self.member.reply(&Reply::Pong { id });
+                self.member.reply(&ServerFrame::Pong(Pong::default()).to_request(id));
                 Ok(())
             }
             _ => Err(Rejection::new(ErrorCode::UnknownType, "This server does not know that.")),
@@ -318,11 +317,9 @@ impl Connection {
                 if is_new_room && !is_first {
                     self.refund_room();
                 }
-                self.member.reply(&Reply::Ok(Acknowledged {
-                    id: id.as_deref(),
-                    position: published.position,
-                    delivered: direct.then_some(published.nodes),
-                }));
+                let mut accepted = Accepted::new(published.position);
+                accepted.delivered = direct.then_some(published.nodes);
+                self.member.reply(&ServerFrame::Ok(accepted).to_request(id.as_deref()));
             }
             Err(error) => self.reject(&unavailable(&error).to_request(id.as_deref())),
         }
@@ -331,7 +328,7 @@ impl Connection {
     /// Refuses a frame. It has cost the client as much as any other.
     fn reject(&self, rejection: &Rejection) {
         self.state.metrics.rejected(rejection.code);
-        self.member.reply(&Reply::from(rejection));
+        self.member.reply(&ServerFrame::from(rejection));
     }
 
     /// How long the client may take to read what waits for it before it gets more.

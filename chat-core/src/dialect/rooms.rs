@@ -3,11 +3,11 @@
 
 use serde::Serialize;
 
-use super::{Fields, append_json, json, unknown_type};
+use super::{append_json, json};
 use crate::command::Command;
 use crate::error::Rejection;
 use crate::event::{Event, Presence, PresenceChange};
-use crate::id::RoomId;
+use crate::fields::Fields;
 
 pub(super) const TYPES: [&str; 3] = ["join_room", "chat_message", "leave_room"];
 
@@ -20,7 +20,7 @@ pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> 
             history: fields.history()?.unwrap_or(0),
         },
         "leave_room" => Command::Exit,
-        kind => return Err(unknown_type(kind)),
+        kind => return Err(Rejection::unknown_type(kind)),
     })
 }
 
@@ -54,6 +54,6 @@ pub(super) fn encode(event: &Event<'_>, out: &mut Vec<u8>) -> bool {
 }
 
 /// What a newcomer alone is told. The space before the closing quote is part of it.
-pub(super) fn joined(room: &RoomId) -> String {
+pub(super) fn joined(room: &str) -> String {
     json(&system(&format!("You successfully joined room: {room} ")))
 }

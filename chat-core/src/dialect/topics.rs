@@ -3,10 +3,11 @@
 
 use serde::Serialize;
 
-use super::{Fields, append_json, unknown_type};
+use super::append_json;
 use crate::command::Command;
 use crate::error::Rejection;
 use crate::event::Event;
+use crate::fields::Fields;
 use crate::topic::Topic;
 
 pub(super) const TYPES: [&str; 3] = ["SUBSCRIBE", "UNSUBSCRIBE", "sendMessage"];
@@ -16,7 +17,7 @@ pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> 
         "sendMessage" => Command::Post { room: fields.room_id()?, message: fields.message()? },
         "SUBSCRIBE" => Command::Subscribe { room: fields.room()? },
         "UNSUBSCRIBE" => Command::Unsubscribe { room: fields.room()? },
-        kind => return Err(unknown_type(kind)),
+        kind => return Err(Rejection::unknown_type(kind)),
     })
 }
 

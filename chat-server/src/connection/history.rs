@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use chat_broker::{BrokerError, HistoryRead, Snapshot};
-use chat_core::reply::Page;
-use chat_core::{Entry, ErrorCode, History, Position, Range, Rejection, Reply, RoomId};
+use chat_core::wire::{self, PageFrame, ServerFrame};
+use chat_core::{Entry, ErrorCode, History, Position, Range, Rejection, RoomId};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
@@ -113,9 +113,9 @@ impl Connection {
     /// Returns how many bytes that took.
     fn show(&self, id: Option<&RawValue>, room: &RoomId, page: &HistoryPage) -> usize {
         let HistoryPage { position, ref entries, more } = *page;
-        let messages: Vec<&Entry> = entries.iter().collect();
-        let messages = Page::new(room, position.epoch, &messages);
-        self.member.reply(&Reply::History { id, room, position, messages, more })
+        let messages = PageFrame::page(room, position.epoch, entries);
+        let history = wire::History::new(room, position, messages, more);
+        self.member.reply(&ServerFrame::History(history).to_request(id))
     }
 }
 

@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chat_broker::{BrokerError, HistoryRead, Hub, Membership, Snapshot, Welcomed};
-use chat_core::reply::{Joined, Page};
+use chat_core::wire::{self, Joined, PageFrame, ServerFrame};
 use chat_core::{
-    Batch, CloseReason, Deliver, Entry, History, Item, Position, Range, Recent, Reply, RoomId,
-    Sender, Topic,
+    Batch, CloseReason, Deliver, Entry, History, Item, Position, Range, Recent, RoomId, Topic,
 };
 use serde_json::value::RawValue;
 use tokio::time::timeout;
@@ -252,23 +251,19 @@ impl Newcomer {
         recovered: bool,
     ) {
         let epoch = position.unwrap_or_default().epoch;
-        let tell = |members: &[Sender<'_>], count| {
-            let bytes = self.member.reply(&Reply::Joined(Joined {
-                id: self.id.as_deref(),
-                room: &self.room,
-                position,
-                recovered,
-                members,
-                count,
-                messages: Page::new(&self.room, epoch, messages),
-            }));
-            self.count(bytes);
+        let tell = |members: Vec<wire::User<'_>>, count| {
+            let mut joined = Joined::new(&self.room, position, recovered);
+            (joined.members, joined.count) = (members, count);
+            joined.messages = PageFrame::page(&self.room, epoch, messages.iter().copied());
+            self.count(
+                self.member.reply(&ServerFrame::Joined(joined).to_request(self.id.as_deref())),
+            );
         };
         if self.member.sees_presence() {
             let asker = Asker { user: &self.member.user, is_joining: self.is_joining };
             members::list(snapshot, asker, self.max_listed, tell);
         } else {
-            tell(&[self.member.user.as_sender()], 1);
+            tell(vec![wire::User::from(&*self.member.user)], 1);
         }
         // In the native protocol they are part of the frame.
         if !self.member.is_native() {

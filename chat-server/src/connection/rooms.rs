@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use chat_broker::{BrokerError, Delivery, Membership, Snapshot, Status, Welcomed};
+use chat_core::wire::{Left, Members, ServerFrame};
 use chat_core::{
     Capability, CloseReason, Deliver, ErrorCode, Event, Occupant, Presence, PresenceChange,
-    Rejection, Reply, RoomId, Topic, User, UserName, envelope,
+    Rejection, RoomId, Topic, User, UserName, envelope,
 };
 use chat_transport::Session;
 use serde_json::value::RawValue;
@@ -69,7 +70,7 @@ impl Connection {
         if self.state.hub.broker().status() == Status::Ready {
             let _ = timeout(SHOWN, leaving).await;
         }
-        self.member.reply(&Reply::Left { id, room, reason: None, message: None });
+        self.member.reply(&ServerFrame::Left(Left::new(room)).to_request(id));
         Ok(())
     }
 
@@ -368,7 +369,8 @@ impl Connection {
         place.membership.look(|snapshot| {
             let asker = Asker { user: &self.member.user, is_joining: false };
             members::list(&snapshot, asker, max, |members, count| {
-                bytes = self.member.reply(&Reply::Members { id, room, members, count });
+                let members = Members::new(room, members, count);
+                bytes = self.member.reply(&ServerFrame::Members(members).to_request(id));
             });
         });
         self.pay_for_answer(bytes);

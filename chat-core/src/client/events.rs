@@ -1,16 +1,13 @@
-//! What a client tells its application.
+//! What a client reports to its application: events, and the answers to its requests.
 
-use std::collections::VecDeque;
+use std::borrow::Cow;
 use std::fmt;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use chat_core::{Position, PresenceChange};
-use futures_util::Stream;
-use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
+
+use crate::wire;
+use crate::{CloseReason, Epoch, Position, PresenceChange};
 
 use super::config::Resume;
 use super::error::{ClientError, Rejection};
@@ -80,7 +77,7 @@ pub enum Event {
         /// When the server took it, in milliseconds since 1970.
         at: u64,
     },
-    /// A message that this client sent with [`Client::direct`](super::Client::direct) was
+    /// A message that this client sent with [`Machine::direct`](super::Machine::direct) was
     /// dropped: one of the recipient's connections did not read fast enough.
     Undelivered {
         /// The id of the recipient.
@@ -152,8 +149,14 @@ pub struct Loss {
 }
 
 impl Loss {
-    pub(super) fn new(reason: impl Into<String>) -> Self {
+    /// The end of a connection without a close frame.
+    #[must_use]
+    pub fn new(reason: impl Into<String>) -> Self {
         Self { code: None, reason: reason.into() }
+    }
+
+    pub(super) fn is(&self, reason: CloseReason) -> bool {
+        self.code == Some(reason.code())
     }
 }
 
@@ -173,7 +176,7 @@ pub struct Welcome {
     /// Who this client is.
     pub user: User,
     /// What makes a later client the same user; see
-    /// [`ClientConfig::resume`](super::ClientConfig::resume).
+    /// [`Config::resume`](super::Config::resume).
     pub resume: Option<Resume>,
     /// Names the connection, in the server's logs.
     pub session: String,
@@ -187,8 +190,22 @@ pub struct Welcome {
     pub frame_bytes: usize,
 }
 
+impl From<wire::Welcome<'_>> for Welcome {
+    fn from(frame: wire::Welcome<'_>) -> Self {
+        Self {
+            user: frame.user.into(),
+            resume: frame.resume.map(Resume::new),
+            session: frame.session.into_owned(),
+            node: frame.node.into_owned(),
+            expires_in: frame.expires_in_ms.map(Duration::from_millis),
+            message_bytes: frame.limits.message_bytes,
+            frame_bytes: frame.limits.frame_bytes,
+        }
+    }
+}
+
 /// A user as others see one.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// Names the user on every server.
     pub id: String,
@@ -198,14 +215,29 @@ pub struct User {
     pub color: String,
 }
 
+impl From<wire::User<'_>> for User {
+    fn from(user: wire::User<'_>) -> Self {
+        Self {
+            id: user.id.into_owned(),
+            name: user.name.into_owned(),
+            color: user.color.into_owned(),
+        }
+    }
+}
+
 /// Who is in a room.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Members {
     /// The users, or some of them where there are many.
-    #[serde(rename = "members")]
     pub users: Vec<User>,
     /// How many there are.
     pub count: u32,
+}
+
+impl Members {
+    pub(super) fn new(users: Vec<wire::User<'_>>, count: u32) -> Self {
+        Self { users: users.into_iter().map(User::from).collect(), count }
+    }
 }
 
 /// A message in a room.
@@ -227,7 +259,23 @@ pub struct Message {
     pub at: u64,
 }
 
-/// The answer of [`Client::join`](super::Client::join).
+impl Message {
+    /// The message as one of the sequence `epoch`.
+    pub(super) fn new(frame: wire::Message<'_>, epoch: Option<Epoch>) -> Self {
+        let position = epoch.zip(frame.offset);
+        Self {
+            room: frame.room.into_owned(),
+            position: position.map(|(epoch, offset)| Position { epoch, offset }),
+            user: frame.user.into(),
+            text: frame.text.into_owned(),
+            data: frame.data.map(Cow::into_owned),
+            key: frame.key.map(Cow::into_owned),
+            at: frame.at,
+        }
+    }
+}
+
+/// The answer of [`Machine::join`](super::Machine::join).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joined {
     /// Where the room's sequence of messages stands; `None` in a room without history.
@@ -236,7 +284,7 @@ pub struct Joined {
     pub members: Members,
 }
 
-/// The answer of [`Client::send`](super::Client::send): the message is in the room.
+/// The answer of [`Machine::send`](super::Machine::send): the message is in the room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sent {
     /// The place after it; `None` in a room without history.
@@ -245,7 +293,7 @@ pub struct Sent {
     pub key: String,
 }
 
-/// The answer of [`Client::history`](super::Client::history).
+/// The answer of [`Machine::history`](super::Machine::history).
 #[derive(Debug, Clone)]
 pub struct History {
     /// Where the room's sequence stands.
@@ -254,88 +302,4 @@ pub struct History {
     pub messages: Vec<Message>,
     /// Whether there are more in the direction asked for.
     pub more: bool,
-}
-
-/// The events of a client, in order.
-///
-/// The queue is bounded ([`event_queue`](super::ClientConfig::event_queue)), and nothing is
-/// dropped: when it is full, the client reads no further from the server until there is room
-/// again. A server closes the connection of a client that does not read for long; the client then
-/// connects again, and gets what it missed.
-///
-/// Calls may be made where events are read: while one waits for its answer, up to 1,024 more
-/// events are kept. Beyond that the answer is not read, either, and the call waits for its
-/// timeout: an application that gets more than that within the time of a call reads its events in
-/// a task of their own.
-///
-/// Whoever does not want events may drop this: they are then thrown away.
-#[derive(Debug)]
-pub struct Events(pub(super) mpsc::Receiver<Event>);
-
-impl Events {
-    /// The next event; `None` when the client is closed and all was read. The last one is
-    /// [`State::Closed`].
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when it is dropped.
-    pub async fn recv(&mut self) -> Option<Event> {
-        self.0.recv().await
-    }
-}
-
-impl Stream for Events {
-    type Item = Event;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        self.0.poll_recv(cx)
-    }
-}
-
-/// Events that may wait for the queue while the application waits for an answer.
-const WAITING: usize = 1024;
-
-/// The sending end. What does not fit waits here, and the client lets nothing happen that
-/// makes more, but for what the application asks: its answers and what comes before them, one
-/// frame's events, and the end.
-#[derive(Debug)]
-pub(super) struct EventSender {
-    queue: mpsc::Sender<Event>,
-    waiting: VecDeque<Event>,
-}
-
-impl EventSender {
-    pub(super) fn new(queue: mpsc::Sender<Event>) -> Self {
-        Self { queue, waiting: VecDeque::new() }
-    }
-
-    pub(super) fn push(&mut self, event: Event) {
-        if self.is_waiting() {
-            self.waiting.push_back(event);
-        } else if let Err(mpsc::error::TrySendError::Full(event)) = self.queue.try_send(event) {
-            self.waiting.push_back(event);
-        }
-    }
-
-    /// Whether the queue is full and events wait for it.
-    pub(super) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
-    /// Whether more of them may wait.
-    pub(super) fn may_wait(&self) -> bool {
-        self.waiting.len() < WAITING
-    }
-
-    /// Waits until the queue has taken what waits. Nothing is lost when it is dropped.
-    pub(super) async fn drain(&mut self) {
-        while self.is_waiting() {
-            let Ok(place) = self.queue.reserve().await else {
-                self.waiting.clear();
-                return;
-            };
-            if let Some(event) = self.waiting.pop_front() {
-                place.send(event);
-            }
-        }
-    }
 }

@@ -19,7 +19,7 @@ const MAX_TAG_BYTES: usize = 128;
 /// Raw values: a field that the frame's type does not use costs no more than a scan, and
 /// is not judged. `null` counts as absent.
 #[derive(Debug, Deserialize)]
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     /// The whole frame.
     #[serde(skip)]
     frame: &'a str,
@@ -51,7 +51,7 @@ pub(super) struct Fields<'a> {
 type Field<T> = Result<T, Rejection>;
 
 impl<'a> Fields<'a> {
-    pub(super) fn parse(text: &'a str) -> Field<Self> {
+    pub(crate) fn parse(text: &'a str) -> Field<Self> {
         // An array would pass for a struct.
         if !text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
             return Err(Rejection::new(ErrorCode::BadJson, "A frame is one JSON object."));
@@ -63,42 +63,42 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    pub(super) fn kind(&self) -> Field<Option<Cow<'a, str>>> {
+    pub(crate) fn kind(&self) -> Field<Option<Cow<'a, str>>> {
         optional("type", self.kind, string)
     }
 
-    pub(super) fn required_kind(&self) -> Field<Cow<'a, str>> {
+    pub(crate) fn required_kind(&self) -> Field<Cow<'a, str>> {
         required("type", self.kind, string)
     }
 
-    pub(super) fn has_recipient(&self) -> bool {
+    pub(crate) fn has_recipient(&self) -> bool {
         self.to.is_some()
     }
 
-    pub(super) fn id(&self) -> Field<Option<&'a RawValue>> {
+    pub(crate) fn id(&self) -> Field<Option<&'a RawValue>> {
         optional("id", self.id, |raw| {
             let is_tag = || handed_on(raw).is_some() || json::integer(raw.get()).is_some();
             (raw.get().len() <= MAX_TAG_BYTES && is_tag()).then_some(raw)
         })
     }
 
-    pub(super) fn room(&self) -> Field<RoomId> {
+    pub(crate) fn room(&self) -> Field<RoomId> {
         room("room", self.room)
     }
 
-    pub(super) fn room_id(&self) -> Field<RoomId> {
+    pub(crate) fn room_id(&self) -> Field<RoomId> {
         room("roomId", self.room_id)
     }
 
-    pub(super) fn to(&self) -> Field<UserId> {
+    pub(crate) fn to(&self) -> Field<UserId> {
         required("to", self.to, |raw| UserId::new(string(raw)?).ok())
     }
 
-    pub(super) fn name(&self) -> Field<Option<UserName>> {
+    pub(crate) fn name(&self) -> Field<Option<UserName>> {
         user_name("name", self.name)
     }
 
-    pub(super) fn user_or_username(&self) -> Field<Option<UserName>> {
+    pub(crate) fn user_or_username(&self) -> Field<Option<UserName>> {
         match self.user {
             Some(_) => user_name("user", self.user),
             None => user_name("username", self.username),
@@ -106,7 +106,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A text that stands for itself: nothing else would be there to be seen.
-    pub(super) fn message(&self) -> Field<Cow<'a, str>> {
+    pub(crate) fn message(&self) -> Field<Cow<'a, str>> {
         let message = self.text()?;
         if is_invisible(&message) {
             let why = "The \"message\" holds no visible character, and there is no \"data\".";
@@ -119,7 +119,7 @@ impl<'a> Fields<'a> {
         required("message", self.message, handed_on)
     }
 
-    pub(super) fn content(&self) -> Field<Content<'a>> {
+    pub(crate) fn content(&self) -> Field<Content<'a>> {
         if let Some(data) = self.data {
             json::check_portable(data.get()).map_err(|why| unportable("field \"data\"", why))?;
         }
@@ -127,7 +127,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The content of a frame that is handed on as a whole.
-    pub(super) fn content_of_frame(&self) -> Field<Content<'a>> {
+    pub(crate) fn content_of_frame(&self) -> Field<Content<'a>> {
         json::check_portable(self.frame).map_err(|why| unportable("frame", why))?;
         self.checked_content()
     }
@@ -140,33 +140,33 @@ impl<'a> Fields<'a> {
         Ok(Content { message, data: self.data, key })
     }
 
-    /// `message` and `data` as they stand in the frame.
-    pub(super) fn raw_content(&self) -> (Option<&'a RawValue>, Option<&'a RawValue>) {
-        (self.message, self.data)
+    /// The `message` and the `data` of a frame that was [checked](Self::content_of_frame) before.
+    pub(crate) fn checked_text_and_data(&self) -> Option<(Cow<'a, str>, Option<&'a RawValue>)> {
+        Some((string(self.message?)?, self.data))
     }
 
-    pub(super) fn typing(&self) -> Field<bool> {
+    pub(crate) fn typing(&self) -> Field<bool> {
         required("typing", self.typing, parse)
     }
 
-    pub(super) fn token(&self) -> Field<Option<Cow<'a, str>>> {
+    pub(crate) fn token(&self) -> Field<Option<Cow<'a, str>>> {
         optional("token", self.token, string)
     }
 
-    pub(super) fn resume(&self) -> Field<Option<Cow<'a, str>>> {
+    pub(crate) fn resume(&self) -> Field<Option<Cow<'a, str>>> {
         optional("resume", self.resume, string)
     }
 
-    pub(super) fn since(&self) -> Field<Option<Position>> {
+    pub(crate) fn since(&self) -> Field<Option<Position>> {
         optional("since", self.since, position)
     }
 
-    pub(super) fn history(&self) -> Field<Option<u32>> {
+    pub(crate) fn history(&self) -> Field<Option<u32>> {
         optional("history", self.history, integer)
     }
 
     /// Which part of a history: `before`, `after`, or neither.
-    pub(super) fn range(&self) -> Field<Range> {
+    pub(crate) fn range(&self) -> Field<Range> {
         let before = optional("before", self.before, integer)?.map(Range::Before);
         let after = optional("after", self.after, integer)?.map(Range::After);
         match (before, after) {
@@ -178,22 +178,22 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn limit(&self) -> Field<Option<u32>> {
+    pub(crate) fn limit(&self) -> Field<Option<u32>> {
         optional("limit", self.limit, integer)
     }
 
-    pub(super) fn sanction(&self) -> Field<Sanction<'a>> {
+    pub(crate) fn sanction(&self) -> Field<Sanction<'a>> {
         let reason = optional("reason", self.reason, |raw| {
             handed_on(raw).filter(|reason| reason.len() <= MAX_REASON_BYTES)
         })?;
         Ok(Sanction { room: self.room()?, user: self.user_id()?, reason })
     }
 
-    pub(super) fn user_id(&self) -> Field<UserId> {
+    pub(crate) fn user_id(&self) -> Field<UserId> {
         required("user", self.user, |raw| UserId::new(string(raw)?).ok())
     }
 
-    pub(super) fn seconds(&self) -> Field<Option<u64>> {
+    pub(crate) fn seconds(&self) -> Field<Option<u64>> {
         optional("seconds", self.seconds, integer)
     }
 }
