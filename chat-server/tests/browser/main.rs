@@ -21,6 +21,7 @@ mod sends;
 mod server;
 mod signs;
 mod tokens;
+mod vectors;
 mod webdriver;
 
 use chat_broker::testing::RedisServer;
