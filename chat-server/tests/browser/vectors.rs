@@ -35,7 +35,8 @@ fn module_passes_all_vectors() {
 fn names() -> Vec<String> {
     let files = std::fs::read_dir(VECTORS).unwrap().map(|file| file.unwrap().path());
     let is_of_vectors = |path: &Path| {
-        path.extension().is_some_and(|extension| extension == "json") && !path.ends_with("setups.json")
+        path.extension().is_some_and(|extension| extension == "json")
+            && !path.ends_with("setups.json")
     };
     let read = |path| serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let lists = files.filter(|path| is_of_vectors(path)).map(read);
