@@ -343,7 +343,7 @@ export class Connection {
     }
     this.#suspend();
     // With jitter also after the time that the server gives: it may be the same for many.
-    const retryInMs = (goodbye?.after_ms ?? 0) + this.#backoff(code);
+    const retryInMs = Math.min((goodbye?.after_ms ?? 0) + this.#backoff(code), LONGEST_MS);
     this.#timers.retry = setTimeout(() => this.#open(), retryInMs);
     this.#change({ state: "waiting", retryInMs, code, reason });
   }

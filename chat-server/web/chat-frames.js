@@ -11,17 +11,28 @@ export function readFrame(text) {
   }
   if (typeof frame !== "object" || frame === null) return undefined;
   dropNulls(frame);
-  return typeof frame.type === "string" && isWhole(frame) ? frame : undefined;
+  return isWhole(frame) ? frame : undefined;
 }
 
-/** Whether handlers and the copy of a room can do without further checks. */
-function isWhole({ type, room, offset, epoch, user, message, messages = [] }) {
-  if (offset !== undefined && !Number.isSafeInteger(offset)) return false;
-  if (epoch !== undefined && typeof epoch !== "string") return false;
-  if (type === "message") {
-    return [room, user?.id, message].every((field) => typeof field === "string");
-  }
-  return Array.isArray(messages) && messages.every(isWhole);
+/** What a frame of a type needs, so that handlers and the copies of rooms do without checks. */
+const NEEDS = {
+  welcome: ({ user }) => isText(user?.id),
+  joined: ({ messages = [] }) => Array.isArray(messages) && messages.every(isWhole),
+  message: ({ room, user, message }) => isText(room) && isText(user?.id) && isText(message),
+  goodbye: ({ after_ms: afterMs = 0 }) => isCount(afterMs),
+};
+
+function isWhole(frame) {
+  const { type, offset = 0, epoch = "" } = frame;
+  return isText(type) && isCount(offset) && isText(epoch) && (NEEDS[type]?.(frame) ?? true);
+}
+
+function isText(value) {
+  return typeof value === "string";
+}
+
+function isCount(value) {
+  return Number.isSafeInteger(value) && value >= 0;
 }
 
 /** `data` belongs to the application, `null` within it too. */
