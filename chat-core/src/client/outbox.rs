@@ -1,7 +1,7 @@
 //! What is sent next: requests, joins and messages are sent in the order in which they were ready,
 //! at the [pace](super::pace) of the connection.
 //!
-//! A join that its own rate holds back is passed over, and so is a message while too many are
+//! A join that its own rate holds back is passed over, and so are messages while too many are
 //! unanswered. All others wait for the first, however large it is: small frames do not starve a
 //! large one.
 
@@ -35,8 +35,8 @@ struct Call {
 /// What is sent next.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// The first request of the application that waits.
-    Call,
+    /// The request of the application at this index of those that wait.
+    Call(usize),
     /// The join of this room.
     Join(RoomId),
     /// The first message to this room.
@@ -117,10 +117,9 @@ impl Outbox {
         if self.requests.len() >= UNANSWERED {
             return None;
         }
-        let call = self.calls.front().filter(|Call { request, turn }| {
-            !request.is_message() || self.may_be_unanswered(turn.frame.len())
-        });
-        let call = call.map(|Call { turn, .. }| (turn.number, turn.frame.len(), Next::Call));
+        let call = self
+            .next_call()
+            .map(|(index, Turn { number, frame })| (*number, frame.len(), Next::Call(index)));
         let is_join_ready = self.join_ready_at().is_none_or(|at| at <= now);
         let join = join.filter(|_| is_join_ready);
         // Joins are small: their bytes count when they are sent.
@@ -132,6 +131,18 @@ impl Outbox {
         let all = call.into_iter().chain(join).chain(send);
         let (_, bytes, next) = all.min_by_key(|(turn, ..)| *turn)?;
         Some((next, self.ready_at(bytes + ID_BYTES)))
+    }
+
+    /// The first request of the application that may be sent, and its index. Direct messages that
+    /// wait for answers hold back no other request, and do not overtake each other.
+    fn next_call(&self) -> Option<(usize, &Turn)> {
+        let first = |is_message: bool| {
+            self.calls.iter().position(|call| call.request.is_message() == is_message)
+        };
+        let message =
+            first(true).filter(|index| self.may_be_unanswered(self.calls[*index].turn.frame.len()));
+        let index = first(false).into_iter().chain(message).min()?;
+        Some((index, &self.calls[index].turn))
     }
 
     /// Whether one more message, in a frame of so many bytes, may be unanswered.
@@ -151,9 +162,9 @@ impl Outbox {
         self.pace.join_ready_at()
     }
 
-    /// Sends the first request of the application.
-    pub(super) fn send_call(&mut self, now: Duration) {
-        if let Some(Call { request, turn }) = self.calls.pop_front() {
+    /// Sends the request of the application at this index.
+    pub(super) fn send_call(&mut self, index: usize, now: Duration) {
+        if let Some(Call { request, turn }) = self.calls.remove(index) {
             self.send_request(request, &turn.frame, now);
         }
     }
@@ -189,5 +200,66 @@ impl Outbox {
         for call in self.calls.drain(..) {
             call.request.fail(never_sent.clone(), answers);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Content, UserId};
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    /// Queues direct messages of these lengths, and requests for members where there is none.
+    fn queue(outbox: &mut Outbox, calls: &[Option<usize>]) {
+        for (id, length) in calls.iter().enumerate() {
+            let id = RequestId(id as u64);
+            let (request, frame) = match length {
+                Some(length) => {
+                    let message = "x".repeat(*length).into();
+                    let content = Content { message, data: None, key: None };
+                    let to = UserId::new("bob").unwrap();
+                    (Request::Direct(id), ClientRequest::Direct { to, content })
+                }
+                None => {
+                    let room = RoomId::new("r").unwrap();
+                    (Request::Members(id), ClientRequest::Members { room })
+                }
+            };
+            outbox.queue(request, &frame).unwrap();
+        }
+    }
+
+    /// Sends what may be sent. Returns the lengths of the messages.
+    fn flush(outbox: &mut Outbox) -> Vec<Option<usize>> {
+        while let Some((Next::Call(index), None)) = outbox.next(None, None, NOW) {
+            outbox.send_call(index, NOW);
+        }
+        let sent = outbox.actions.drain(..).map(|action| {
+            let Action::Send(frame) = action else { panic!("{action:?}") };
+            frame.contains("direct").then(|| frame.matches('x').count())
+        });
+        sent.collect()
+    }
+
+    #[test]
+    fn held_back_message_holds_back_no_other_request() {
+        let mut outbox = Outbox::new(NOW, NOW);
+        outbox.limits.in_flight = 1;
+        queue(&mut outbox, &[Some(1), Some(2), None, Some(3), None]);
+        assert_eq!(flush(&mut outbox), [Some(1), None, None]);
+        outbox.requests.take(1);
+        assert_eq!(flush(&mut outbox), [Some(2)]);
+    }
+
+    #[test]
+    fn small_message_does_not_overtake_a_large_one() {
+        let mut outbox = Outbox::new(NOW, NOW);
+        queue(&mut outbox, &[Some(1), Some(UNANSWERED_BYTES), Some(2)]);
+        assert_eq!(flush(&mut outbox), [Some(1)]);
+        outbox.requests.take(1);
+        assert_eq!(flush(&mut outbox), [Some(UNANSWERED_BYTES)]);
+        outbox.requests.take(2);
+        assert_eq!(flush(&mut outbox), [Some(2)]);
     }
 }

@@ -318,7 +318,7 @@ impl Session {
     fn take_turn(&mut self, next: Next, now: Duration) {
         let id = self.outbox.requests.next_id();
         match next {
-            Next::Call => self.outbox.send_call(now),
+            Next::Call(index) => self.outbox.send_call(index, now),
             Next::Join(name) => {
                 let Some(room) = self.rooms.get_mut(name.as_str()) else { return };
                 room.ask(id, now);
