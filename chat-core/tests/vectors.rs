@@ -88,7 +88,9 @@ fn play_all(file: &str) {
         .iter()
         .filter_map(|vector| {
             let steps = steps_of(vector, &setups);
-            let failure = cases_of(vector).into_iter().find_map(|case| play(&steps, case).err());
+            let plays = u8::try_from(vector["plays"].as_u64().unwrap_or(1)).unwrap();
+            let failure =
+                cases_of(vector).into_iter().find_map(|case| play(&steps, &case, plays).err());
             failure.map(|failure| format!("{}: {failure}", vector["name"]))
         })
         .collect();
@@ -113,21 +115,18 @@ fn cases_of(vector: &Value) -> Vec<BTreeMap<String, Value>> {
     values.as_array().unwrap().iter().map(case).collect()
 }
 
-fn play(steps: &[Value], bindings: BTreeMap<String, Value>) -> Result<(), String> {
-    let mut player = Player { bindings, ..Player::default() };
-    for (index, step) in steps.iter().enumerate() {
-        let step = step.as_object().unwrap();
-        let mut inputs = step.iter().filter(|(key, _)| !OUTPUTS.contains(&key.as_str()));
-        let (kind, input) = inputs.next().unwrap();
-        assert_eq!(inputs.next(), None, "one input");
-        let input = player.filled(input);
-        player.out = Out::default();
-        player.take(kind, &input);
-        player
-            .compare(step)
-            .map_err(|why| format!("step {}, {kind} {input}\n  {why}", index + 1))?;
+/// Plays steps in which some names are bound already, so many times.
+fn play(steps: &[Value], bindings: &BTreeMap<String, Value>, plays: u8) -> Result<(), String> {
+    let mut once = BTreeMap::new();
+    for seed in 0..plays {
+        let mut player = Player { bindings: bindings.clone(), seed, once, ..Player::default() };
+        player.play(steps)?;
+        once = player.once;
     }
-    Ok(())
+    match once.iter().find(|(_, was_above)| !**was_above) {
+        Some((step, _)) => Err(format!("step {}: never above", step + 1)),
+        None => Ok(()),
+    }
 }
 
 /// A machine, and what the vector knows of it.
@@ -135,14 +134,19 @@ fn play(steps: &[Value], bindings: BTreeMap<String, Value>) -> Result<(), String
 struct Player {
     machine: Option<Machine>,
     now: Duration,
+    /// Other random numbers for each play.
+    seed: u8,
     /// What `$name` stands for.
     bindings: BTreeMap<String, Value>,
     /// The calls that the vector has given a name.
     calls: BTreeMap<RequestId, String>,
+    /// What came out in the present step.
     out: Out,
+    step: usize,
+    /// By step, whether a number that has to be above another one once has been.
+    once: BTreeMap<usize, bool>,
 }
 
-/// What came out in the present step.
 #[derive(Default)]
 struct Out {
     wire: Vec<Value>,
@@ -151,11 +155,30 @@ struct Out {
 }
 
 impl Player {
+    fn play(&mut self, steps: &[Value]) -> Result<(), String> {
+        for (index, step) in steps.iter().enumerate() {
+            self.step = index;
+            self.play_step(step).map_err(|why| format!("step {}, {why}", index + 1))?;
+        }
+        Ok(())
+    }
+
+    fn play_step(&mut self, step: &Value) -> Result<(), String> {
+        let step = step.as_object().unwrap();
+        let mut inputs = step.iter().filter(|(key, _)| !OUTPUTS.contains(&key.as_str()));
+        let (kind, input) = inputs.next().unwrap();
+        assert_eq!(inputs.next(), None, "one input");
+        let input = self.filled(input);
+        self.out = Out::default();
+        self.take(kind, &input);
+        self.compare(step).map_err(|why| format!("{kind} {input}\n  {why}"))
+    }
+
     /// Does what a step says.
     fn take(&mut self, kind: &str, input: &Value) {
         let now = self.now;
         match kind {
-            "start" => self.machine = Some(start(input)),
+            "start" => self.machine = Some(start(input, self.seed)),
             "call" => self.call(input),
             "opened" => self.machine().handle_connected(now),
             "failed" => self.machine().handle_disconnected(Loss::new("refused"), now),
@@ -309,6 +332,9 @@ impl Player {
             Value::Object(fields) => match fields.get("$between") {
                 Some(range) => {
                     let actual = actual.as_f64();
+                    if let Some(limit) = fields.get("$once_above") {
+                        *self.once.entry(self.step).or_default() |= actual > limit.as_f64();
+                    }
                     actual > range[0].as_f64() && actual <= range[1].as_f64()
                 }
                 None => {
@@ -331,7 +357,7 @@ impl Player {
     }
 }
 
-fn start(options: &Value) -> Machine {
+fn start(options: &Value, seed: u8) -> Machine {
     let mut config = Config::default();
     config.name = options["name"].as_str().map(str::to_owned);
     config.resume = options["resume"].as_str().map(Resume::new);
@@ -340,7 +366,7 @@ fn start(options: &Value) -> Machine {
         fixed => Token::Fixed(fixed.to_owned()),
     });
     let urls = vec!["ws://chat.example/ws".to_owned()];
-    Machine::new(config, urls, [7; 32], Duration::ZERO).unwrap()
+    Machine::new(config, urls, [seed; 32], Duration::ZERO).unwrap()
 }
 
 /// An event under the names of the protocol. `connecting` is seen on the wire.

@@ -1,7 +1,7 @@
 // Plays one vector with the module: does what its steps say, and compares what comes out.
 // chat-core/tests/vectors/README.md describes the format.
 
-import { deepStrictEqual, fail, strictEqual } from "node:assert";
+import { deepStrictEqual, fail, ok, strictEqual } from "node:assert";
 
 import { ChatClient } from "../chat-client.js";
 import { FakeTime, fakeWebSocket, settled } from "./fakes.js";
@@ -39,23 +39,33 @@ export class Player {
   #token;
   /** What came out in the present step. */
   #out;
+  #step;
+  /** By step, whether a number that has to be above another one once has been. */
+  #once;
 
-  /** Plays steps in which some names are bound already. */
-  static async play(steps, bindings) {
-    const player = new Player(bindings);
-    player.#time.install();
+  /** Plays steps in which some names are bound already, so many times. */
+  static async play(steps, bindings, plays = 1) {
+    const once = new Map();
+    for (let play = 0; play < plays; play += 1) await new Player(bindings, once).#playAll(steps);
+    for (const [step, wasAbove] of once) ok(wasAbove, `step ${step + 1}: never above`);
+  }
+
+  constructor(bindings, once) {
+    this.#bindings = new Map(Object.entries(bindings));
+    this.#once = once;
+  }
+
+  async #playAll(steps) {
+    this.#time.install();
     try {
-      for (const [index, step] of steps.entries()) await player.#play(step, index);
+      for (const [index, step] of steps.entries()) await this.#play(step, index);
     } finally {
-      player.#time.uninstall();
+      this.#time.uninstall();
     }
   }
 
-  constructor(bindings) {
-    this.#bindings = new Map(Object.entries(bindings));
-  }
-
   async #play(step, index) {
+    this.#step = index;
     const [input, ...more] = Object.keys(step).filter((key) => !OUTPUTS.includes(key));
     const where = `step ${index + 1}, ${JSON.stringify({ [input]: step[input] })}`;
     strictEqual(more.length, 0, `${where}: one input`);
@@ -133,8 +143,9 @@ export class Player {
     } else if (typeof expected === "string" && expected.startsWith("$")) {
       this.#bind(expected.slice(1), actual, shown);
     } else if (expected?.$between) {
-      const [least, most] = expected.$between;
+      const { $between: [least, most], $once_above: limit } = expected;
       if (!(actual > least && actual <= most)) fail(shown);
+      if (limit !== undefined) this.#once.set(this.#step, this.#once.get(this.#step) || actual > limit);
     } else if (typeof expected !== "object") {
       deepStrictEqual(actual, expected, shown);
     } else {

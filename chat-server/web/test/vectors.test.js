@@ -15,7 +15,7 @@ for (const file of readdirSync(DIRECTORY).filter((name) => name.endsWith(".json"
   suite(basename(file, ".json"), () => {
     for (const vector of read(file)) {
       test(vector.name, async () => {
-        for (const bindings of casesOf(vector)) await Player.play(stepsOf(vector), bindings);
+        for (const bindings of casesOf(vector)) await Player.play(stepsOf(vector), bindings, vector.plays);
       });
     }
   });
