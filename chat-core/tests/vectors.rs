@@ -306,7 +306,7 @@ impl Player {
         for (kind, actual, nothing) in actual.into_iter().chain([results]) {
             let expected = step.get(kind).unwrap_or(&nothing);
             let is_as_long = len(&actual) == len(expected);
-            if !(is_as_long && self.matches(expected, &actual)) {
+            if !(is_as_long && self.matches(expected, Some(&actual))) {
                 return Err(format!("{kind}: {actual}\n  expected: {expected}"));
             }
         }
@@ -326,34 +326,40 @@ impl Player {
         }
     }
 
-    fn matches(&mut self, expected: &Value, actual: &Value) -> bool {
+    fn matches(&mut self, expected: &Value, actual: Option<&Value>) -> bool {
+        let present = actual.filter(|value| !value.is_null());
         match expected {
-            Value::String(text) if text.starts_with('$') => self.binds(&text[1..], actual),
-            Value::Object(fields) => match fields.get("$between") {
-                Some(range) => {
-                    let actual = actual.as_f64();
-                    if let Some(limit) = fields.get("$once_above") {
-                        *self.once.entry(self.step).or_default() |= actual > limit.as_f64();
-                    }
-                    actual > range[0].as_f64() && actual <= range[1].as_f64()
-                }
-                None => {
-                    actual.is_object()
-                        && fields.iter().all(|(name, field)| self.matches(field, &actual[name]))
-                }
-            },
-            Value::Array(items) => actual.as_array().is_some_and(|others| {
-                let mut pairs = items.iter().zip(others);
-                items.len() == others.len() && pairs.all(|(item, other)| self.matches(item, other))
+            Value::Null => present.is_none(),
+            Value::String(text) if text.starts_with('$') => {
+                present.is_some_and(|actual| self.binds(&text[1..], actual))
+            }
+            Value::Object(fields) if fields.contains_key("$null") => actual == Some(&Value::Null),
+            Value::Object(fields) if fields.contains_key("$between") => {
+                present.is_some_and(|actual| self.is_within(fields, actual.as_f64()))
+            }
+            Value::Object(fields) => present.and_then(Value::as_object).is_some_and(|others| {
+                fields.iter().all(|(name, field)| self.matches(field, others.get(name)))
             }),
-            _ => expected == actual,
+            Value::Array(items) => present.and_then(Value::as_array).is_some_and(|others| {
+                let mut pairs = items.iter().zip(others);
+                let is_as_long = items.len() == others.len();
+                is_as_long && pairs.all(|(item, other)| self.matches(item, Some(other)))
+            }),
+            _ => Some(expected) == present,
         }
+    }
+
+    fn is_within(&mut self, range: &Map<String, Value>, actual: Option<f64>) -> bool {
+        if let Some(limit) = range.get("$once_above") {
+            *self.once.entry(self.step).or_default() |= actual > limit.as_f64();
+        }
+        let [least, most] = [0, 1].map(|end| range["$between"][end].as_f64());
+        least < actual && actual <= most
     }
 
     /// The first value of a name is any, and the others are the same.
     fn binds(&mut self, name: &str, actual: &Value) -> bool {
-        let bound = self.bindings.entry(name.to_owned()).or_insert_with(|| actual.clone());
-        !actual.is_null() && bound == actual
+        self.bindings.entry(name.to_owned()).or_insert_with(|| actual.clone()) == actual
     }
 }
 

@@ -142,6 +142,8 @@ export class Player {
       if (actual !== undefined && actual !== null) fail(shown);
     } else if (typeof expected === "string" && expected.startsWith("$")) {
       this.#bind(expected.slice(1), actual, shown);
+    } else if (expected?.$null) {
+      strictEqual(actual, null, shown);
     } else if (expected?.$between) {
       const { $between: [least, most], $once_above: limit } = expected;
       if (!(actual > least && actual <= most)) fail(shown);
