@@ -12,7 +12,6 @@ const ENDS = {
 const NOT_SENT = {
   message_too_long: "The message is too long. Send it in parts.",
   too_large: "That is too large to be sent.",
-  outcome_unknown: "No answer came, so it may have been sent after all. To send it again is safe within five minutes.",
   queue_full: "Too many messages wait to be sent. Try again in a moment.",
   rate_limited: "That was too fast.",
   room_name_invalid: "This is no name for a room: it is too long, or has characters that a name cannot have.",
@@ -32,6 +31,12 @@ export function endInWords({ code, reason }) {
 export function putOutInWords({ reason, message }) {
   const what = PUT_OUT[reason] ?? "You are not allowed in the room any more";
   return message ? `${what}: ${message}` : `${what}.`;
+}
+
+/** What became of a message that has failed. */
+export function failureInWords(error) {
+  if (error.code === "outcome_unknown") return "No answer came: the message may have been sent.";
+  return `Not sent: ${errorInWords(error)}`;
 }
 
 /** Why something was refused. */
