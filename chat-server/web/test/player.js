@@ -15,7 +15,7 @@ const EVENTS = [
 ];
 
 /** What a step may have beside its one input. */
-const OUTPUTS = ["wire", "events", "results", "why"];
+const OUTPUTS = ["wire", "events", "results"];
 
 /** The methods of the client, by the names of the calls. */
 const CALLS = {
