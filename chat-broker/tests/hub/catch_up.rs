@@ -95,12 +95,9 @@ async fn member_gets_pages_it_missed_and_then_what_is_live() {
 async fn messages_published_during_the_pages_are_neither_lost_nor_repeated() {
     let world = World::new(LONG);
     world.broker.delay(Call::History, Duration::from_millis(20));
-    world.say(1..=900).await;
+    let first = world.say(1..=1).await;
+    world.say(2..=900).await;
     let (late, mut ear) = member(300);
-    let since = Position {
-        offset: 1,
-        ..world.publisher.positions(&[world.topic.clone()]).await.unwrap()[0]
-    };
     let publishing = async {
         for n in 901..=1000 {
             world.say(n..=n).await;
@@ -111,7 +108,7 @@ async fn messages_published_during_the_pages_are_neither_lost_nor_repeated() {
         ear.expect_numbers(2..=1000).await;
         ear.expect_silence().await;
     };
-    let (joined, (), ()) = tokio::join!(world.join(late, since), publishing, reading);
+    let (joined, (), ()) = tokio::join!(world.join(late, first), publishing, reading);
     joined.unwrap();
 }
 
@@ -616,8 +613,7 @@ impl Copy {
 async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let mut world = World::new(Retention { messages: 500, ..LONG });
     world.broker.delay(Call::History, Duration::from_millis(3));
-    world.say(1..=1).await;
-    let epoch = world.publisher.positions(&[world.topic.clone()]).await.unwrap()[0].epoch;
+    let epoch = world.say(1..=1).await.epoch;
     let mut published = 1;
     let copy =
         |n| Copy { id: ConnectionId(n), position: Position { epoch, offset: 0 }, connection: None };
