@@ -29,7 +29,7 @@
 //!
 //! Every connection is probed each second, and replaced if it has not answered for two: a lost one
 //! is noticed at once, a silent one within four seconds. Each reconnects by itself. Connections that
-//! write are probed by a [write](health::probe): a Redis that refuses is [away](health), and keeps
+//! write are probed by a [write](connection::probe): a Redis that refuses is [away](health), and keeps
 //! its connections; one that is [full](health::capacity) is not away. A persistent publication
 //! without an answer is [looked up](publish) before it is sent again; a sequence that Redis lost or
 //! forgot in part [ends](connection::lineage).

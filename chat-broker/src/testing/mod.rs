@@ -4,7 +4,6 @@
 
 pub mod conformance;
 mod faulty;
-mod node;
 mod redis_server;
 mod resp;
 mod tcp_proxy;

@@ -4,7 +4,7 @@
 //! | question | file | tells |
 //! |---|---|---|
 //! | Do all connections work? | this one | [`Health`]: ready, refused, down or unsuitable |
-//! | Does Redis take writes, and permit all commands? | `probe.rs`, `rights.rs` | [`Side`], each second |
+//! | Does Redis take writes, and permit all commands? | `rights.rs`, [`connection::probe`](super::connection::probe) | [`Side`], each second |
 //! | Is it full, and what does it delete then? | `capacity.rs` | the log, metrics |
 //! | Which commands did it refuse, and why? | `refusals.rs` | the log, metrics |
 //! | Does a key of ours hold something else? | `damage.rs` | the log, the caller |
@@ -13,9 +13,8 @@
 
 pub(super) mod capacity;
 pub(super) mod damage;
-pub(super) mod probe;
 pub(super) mod refusals;
-mod rights;
+pub(super) mod rights;
 
 use std::fmt;
 use std::sync::Arc;

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use chat_core::{RoomId, Topic, UserId};
 
 use super::Bus;
+use super::node::{Node, ephemeral, persistent, room, step};
 use crate::broker::Status;
 use crate::error::BrokerError;
-use crate::testing::node::{Node, ephemeral, persistent, room, step};
 
 /// Payloads of any bytes and of 0 bytes to 1 MiB arrive as they were published.
 ///

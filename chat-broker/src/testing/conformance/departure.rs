@@ -6,8 +6,8 @@ use std::time::Duration;
 use chat_core::{Occupancy, Topic, UserId};
 use tokio::time::Instant;
 
+use super::node::{Change, Node, change, ephemeral, occupant, persistent, room, user};
 use super::{Bus, assert_joined, assert_left};
-use crate::testing::node::{Change, Node, change, ephemeral, occupant, persistent, room, user};
 
 /// The users of a node that died have left after this time.
 const CRASH: Duration = Duration::from_secs(15);

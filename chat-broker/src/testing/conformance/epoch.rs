@@ -3,7 +3,7 @@
 use chat_core::{Position, Range, Topic};
 
 use super::Bus;
-use crate::testing::node::{Node, ephemeral, room};
+use super::node::{Node, ephemeral, room};
 
 /// After the backend has lost a topic, no offset means two publications: what is published
 /// next starts a new epoch with offset 1, for all nodes, and nothing of before is in its

@@ -9,8 +9,8 @@ use chat_core::{History, Item, Position, Range, Recent, Retention, Timeline, Top
 use tokio::task::yield_now;
 
 use super::Bus;
+use super::node::{Node, room};
 use crate::publish::PublishOptions;
-use crate::testing::node::{Node, room};
 
 /// Everything that these tests publish is kept.
 fn delivery() -> PublishOptions {

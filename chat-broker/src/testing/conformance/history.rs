@@ -8,10 +8,10 @@ use chat_core::{Entry, History, Position, Range, Retention, Topic};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
+use super::node::{Node, ephemeral, persistent, room, step};
 use super::{Bus, ORDERS};
 use crate::history::HistoryRead;
 use crate::publish::PublishOptions;
-use crate::testing::node::{Node, ephemeral, persistent, room, step};
 
 /// More than is ever asked for here.
 const MANY: u32 = 10_000;

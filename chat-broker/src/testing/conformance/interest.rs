@@ -7,8 +7,8 @@ use bytes::Bytes;
 use chat_core::{Position, Topic, UserId};
 use tokio::task::yield_now;
 
+use super::node::{Node, ephemeral, named, persistent, room, step};
 use super::{Bus, assert_contiguous_from, positions_of};
-use crate::testing::node::{Node, ephemeral, named, persistent, room, step};
 
 /// A node receives nothing of topics that only another node is subscribed to.
 ///

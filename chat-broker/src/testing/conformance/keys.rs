@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use chat_core::{Range, Retention, Topic};
 
+use super::node::{Node, persistent, room, step};
 use super::{Bus, assert_contiguous};
 use crate::publish::{PublishOptions, Published};
-use crate::testing::node::{Node, persistent, room, step};
 
 fn keyed(key: &str) -> PublishOptions {
     persistent().key(key)

@@ -4,9 +4,9 @@ use chat_core::{Range, Retention, Topic};
 use futures_util::future::join_all;
 
 use super::Bus;
+use super::node::{Node, room};
 use crate::events::BrokerEvent;
 use crate::publish::PublishOptions;
-use crate::testing::node::{Node, room};
 
 /// More than the queue of a node is expected to hold: a longer one is not overrun, and then there is
 /// nothing to report.

@@ -115,6 +115,7 @@ mod interest;
 mod keys;
 mod loss;
 mod model;
+mod node;
 mod presence;
 mod records;
 mod sequence;
@@ -129,9 +130,9 @@ use chat_core::{Position, PresenceChange, Topic};
 use tokio::runtime;
 use tokio::time::timeout;
 
-use super::node::{Change, Message, occupant};
 use crate::broker::Broker;
 use crate::events::BrokerEvents;
+use node::{Change, Message, occupant};
 
 pub use content::{closing_is_final, names_do_not_mix, payloads_pass_unchanged, secret_is_shared};
 pub use departure::{

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use chat_core::{Entry, Position, Range, Retention, Topic};
 
 use super::Bus;
+use super::node::{Node, room};
 use crate::publish::PublishOptions;
-use crate::testing::node::{Node, room};
 
 /// Calls, in rooms each of which keeps another number of messages, or of bytes.
 const CALLS: u64 = 1_500;

@@ -9,13 +9,11 @@ use futures_util::FutureExt;
 use tokio::task::yield_now;
 
 use super::content::NAMES;
+use super::node::{Change, Node, change, ephemeral, occupant, persistent, room, step, user};
 use super::{Bus, ORDERS, assert_joined, assert_left};
 use crate::error::BrokerError;
 use crate::events::BrokerEvent;
 use crate::presence::Departure;
-use crate::testing::node::{
-    Change, Node, change, ephemeral, occupant, persistent, room, step, user,
-};
 
 /// However many nodes call `enter`, and however often, a user joins once, with the first, and
 /// leaves once, with the last. The subscribed nodes receive both events, and no other, with versions

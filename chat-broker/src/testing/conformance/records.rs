@@ -8,11 +8,11 @@ use tokio::time::{Instant, sleep};
 
 use super::Bus;
 use super::model::Chance;
+use super::node::Node;
 use crate::error::BrokerError;
 use crate::events::BrokerEvent;
 use crate::random;
 use crate::table::{Record, Records, SetOptions};
-use crate::testing::node::Node;
 
 /// Longer than any case.
 const LONG: Duration = Duration::from_secs(3600);

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use chat_core::{Position, Topic};
 use futures_util::FutureExt;
 
+use super::node::{Node, ephemeral, persistent, room, step};
 use super::{Bus, ORDERS, assert_contiguous, positions_of};
-use crate::testing::node::{Node, ephemeral, persistent, room, step};
 
 /// Offsets are 1, 2, 3 … in one epoch, and every subscribed node, the publisher included,
 /// receives each publication once.

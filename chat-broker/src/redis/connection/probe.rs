@@ -8,10 +8,10 @@
 
 use redis::{Pipeline, RedisError, RedisResult, Value};
 
-use super::capacity::Memory;
-use super::rights;
-use crate::redis::connection::Link;
+use super::Link;
 use crate::redis::error::{code, is_missing_right, is_refusal, was_unknown_script};
+use crate::redis::health::capacity::Memory;
+use crate::redis::health::rights;
 use crate::redis::names::{Address, Names};
 use crate::redis::shared::Shared;
 use crate::redis::wire::MessageId;

@@ -13,7 +13,7 @@ use chat_core::{
 };
 use tokio::time::timeout;
 
-use super::conformance::Bus;
+use super::Bus;
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::events::{BrokerEvent, BrokerEvents};

@@ -1,0 +1,53 @@
+//! Which crate may know which: core knows none of ours, broker and transport know core and
+//! not each other, the server knows all.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+
+mod circles;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Normal dependencies of every package of the workspace.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    packages
+        .iter()
+        .map(|package| {
+            let dependencies = package["dependencies"].as_array().expect("dependencies");
+            let normal = dependencies.iter().filter(|dependency| dependency["kind"].is_null());
+            let names = normal.map(|dependency| dependency["name"].as_str().unwrap().to_owned());
+            (package["name"].as_str().unwrap().to_owned(), names.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn the_dependency_rule() {
+    let dependencies = dependencies();
+    let ours = |package: &str| -> Vec<String> {
+        dependencies[package].iter().filter(|name| name.starts_with("chat-")).cloned().collect()
+    };
+    assert_eq!(ours("chat-core"), Vec::<String>::new());
+    assert_eq!(ours("chat-broker"), ["chat-core"]);
+    assert_eq!(ours("chat-transport"), ["chat-core"]);
+    assert_eq!(ours("chat-server"), ["chat-broker", "chat-core", "chat-transport"]);
+    let core: Vec<_> = dependencies["chat-core"].iter().map(String::as_str).collect();
+    assert_eq!(core, ["bytes", "serde", "serde_json", "thiserror"], "nothing that does I/O");
+}
+
+#[test]
+fn no_further_package_at_the_top() {
+    let packages: Vec<_> = dependencies().into_keys().collect();
+    let expected =
+        ["benches", "chat-broker", "chat-core", "chat-server", "chat-transport", "examples"];
+    assert_eq!(packages, expected);
+}
