@@ -13,5 +13,7 @@ pub use faulty::{Call, FaultyBroker, Told};
 pub use redis_proxy::{ConnectionKind, RedisProxy, Way};
 pub use redis_server::RedisServer;
 
+pub use crate::random::seed as seed_randomness;
+
 #[cfg(feature = "redis")]
-pub use crate::redis::redis_payload;
+pub use crate::redis::{Dial, Dialing, redis_payload};

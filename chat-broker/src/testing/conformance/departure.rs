@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chat_core::{Occupancy, Topic, UserId};
+use tokio::time::Instant;
 
 use super::{assert_joined, assert_left};
 use crate::broker::{Broker, Delivery};

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::{Entry, History, Occupancy, Position, Range, Retention, Topic};
+use tokio::time::Instant;
 
 use crate::broker::{Broker, Delivery, HistoryRead};
 use crate::events::BrokerEvents;
@@ -267,7 +268,7 @@ where
     assert_eq!(offsets(&history), [3], "what is gone does not come back");
 }
 
-/// A real clock is the subject: this is how often it is looked at.
+/// The clock is the subject: this is how often it is looked at.
 async fn look_again() {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }
