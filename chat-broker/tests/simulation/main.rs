@@ -8,8 +8,18 @@
     reason = "a test fails by a panic and says what it measured, in its helpers too"
 )]
 
+mod checks;
 mod conformance;
 mod differential;
+mod leases;
 mod network;
+mod node;
 mod redis;
+mod resend;
 mod rng;
+mod script;
+mod seeds;
+#[path = "../redis/support.rs"]
+#[allow(dead_code, reason = "what only the tests with a real Redis use")]
+mod support;
+mod world;

@@ -1,6 +1,7 @@
 //! The network between one node and Redis, as a script says.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(crate) struct Network {
     redis: Redis,
     conditions: watch::Sender<Conditions>,
     rng: Arc<Mutex<Rng>>,
+    /// How many have begun.
+    connections: Arc<AtomicU64>,
     /// The two directions of each connection.
     pumps: Arc<Mutex<Vec<[AbortHandle; 2]>>>,
 }
@@ -38,6 +41,8 @@ struct Conditions {
     /// Nothing arrives: what was sent waits. Neither do connections begin.
     holds_to_redis: bool,
     holds_from_redis: bool,
+    /// Nothing arrives on connections below this number, in either direction.
+    holds_before: u64,
     /// Connections are refused.
     refuses: bool,
     /// The longest that a chunk may take, and every chunk takes another time: what is sent on
@@ -46,11 +51,12 @@ struct Conditions {
 }
 
 impl Conditions {
-    fn holds(&self, direction: Direction) -> bool {
-        match direction {
-            Direction::ToRedis => self.holds_to_redis,
-            Direction::FromRedis => self.holds_from_redis,
-        }
+    fn holds(&self, connection: u64, direction: Direction) -> bool {
+        connection < self.holds_before
+            || match direction {
+                Direction::ToRedis => self.holds_to_redis,
+                Direction::FromRedis => self.holds_from_redis,
+            }
     }
 }
 
@@ -60,6 +66,7 @@ impl Network {
             redis: redis.clone(),
             conditions: watch::Sender::default(),
             rng: Arc::new(Mutex::new(rng)),
+            connections: Arc::default(),
             pumps: Arc::default(),
         }
     }
@@ -91,6 +98,12 @@ impl Network {
         self.hold(Direction::FromRedis);
     }
 
+    /// Nothing arrives on the connections that there are; others may begin.
+    pub(crate) fn hold_present(&self) {
+        let count = self.connections.load(Ordering::Relaxed);
+        self.conditions.send_modify(|conditions| conditions.holds_before = count);
+    }
+
     pub(crate) fn refuse(&self) {
         self.conditions.send_modify(|conditions| conditions.refuses = true);
     }
@@ -120,9 +133,8 @@ impl Network {
     async fn connect(&self) -> io::Result<DuplexStream> {
         sleep(self.delay()).await;
         let mut conditions = self.conditions.subscribe();
-        let arrives = |now: &Conditions| {
-            now.refuses || !(now.holds(Direction::ToRedis) || now.holds(Direction::FromRedis))
-        };
+        let arrives =
+            |now: &Conditions| now.refuses || !(now.holds_to_redis || now.holds_from_redis);
         // The sender lives as long as `self`.
         if conditions.wait_for(arrives).await.is_ok_and(|now| now.refuses) {
             return Err(io::ErrorKind::ConnectionRefused.into());
@@ -130,8 +142,9 @@ impl Network {
         let ((node, near), (far, server)) = (duplex(BUFFER), duplex(BUFFER));
         self.redis.accept(server)?;
         let ((near_read, near_write), (far_read, far_write)) = (split(near), split(far));
-        let to_redis = self.clone().pump(Direction::ToRedis, near_read, far_write);
-        let from_redis = self.clone().pump(Direction::FromRedis, far_read, near_write);
+        let nth = self.connections.fetch_add(1, Ordering::Relaxed);
+        let to_redis = self.clone().pump(nth, Direction::ToRedis, near_read, far_write);
+        let from_redis = self.clone().pump(nth, Direction::FromRedis, far_read, near_write);
         let pumps = [tokio::spawn(to_redis), tokio::spawn(from_redis)];
         let mut all = self.pumps.lock().unwrap();
         all.retain(|pump| !pump.iter().all(AbortHandle::is_finished));
@@ -142,6 +155,7 @@ impl Network {
     /// Carries bytes until the sender closes, and then the end.
     async fn pump(
         self,
+        connection: u64,
         direction: Direction,
         mut from: ReadHalf<DuplexStream>,
         mut to: WriteHalf<DuplexStream>,
@@ -151,7 +165,7 @@ impl Network {
         loop {
             let read = from.read(&mut chunk).await.unwrap_or(0);
             sleep(self.delay()).await;
-            let _ = conditions.wait_for(|now| !now.holds(direction)).await;
+            let _ = conditions.wait_for(|now| !now.holds(connection, direction)).await;
             if read == 0 || to.write_all(&chunk[..read]).await.is_err() {
                 break;
             }

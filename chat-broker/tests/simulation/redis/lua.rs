@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, Mutex};
 
-use mlua::{Error, Function, Lua, Value, Variadic};
+use mlua::{Error, Function, Lua, LuaString, Value, Variadic};
 
 use super::resp::{Reply, score};
 use super::state::State;
@@ -180,7 +181,7 @@ fn to_reply(value: &Value) -> mlua::Result<Reply> {
 }
 
 /// `struct.pack` of unsigned numbers with the highest byte first: `>I8I4I2`.
-fn pack(lua: &Lua, (format, numbers): (String, Variadic<f64>)) -> mlua::Result<mlua::String> {
+fn pack(lua: &Lua, (format, numbers): (String, Variadic<f64>)) -> mlua::Result<LuaString> {
     let sizes = format.strip_prefix(">I").map(|sizes| sizes.split('I')).into_iter().flatten();
     let mut packed = Vec::new();
     for (size, number) in sizes.zip(numbers.iter()) {
@@ -190,12 +191,9 @@ fn pack(lua: &Lua, (format, numbers): (String, Variadic<f64>)) -> mlua::Result<m
     lua.create_string(packed)
 }
 
-/// 40 hexadecimal digits that depend on the text, as those of SHA-1.
+/// A name that depends on the text, as its SHA-1 does.
 fn name_of(text: &[u8]) -> Vec<u8> {
-    let hash = |seed: u64| {
-        text.iter()
-            .fold(seed, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-    };
-    let (first, second) = (hash(0xcbf2_9ce4_8422_2325), hash(0x9e37_79b9_7f4a_7c15));
-    format!("{first:016x}{second:016x}{:08x}", text.len()).into_bytes()
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text);
+    format!("{:040x}", hasher.finish()).into_bytes()
 }

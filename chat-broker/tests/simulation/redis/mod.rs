@@ -138,22 +138,20 @@ impl Redis {
         state.clients.values().filter(has).count()
     }
 
-    pub(crate) fn connections(&self) -> usize {
-        self.state().clients.len()
-    }
-
     async fn serve(self, client: u64, mut reader: ReadHalf<DuplexStream>) {
         let mut input = Vec::new();
         let mut process = self.process.subscribe();
         while reader.read_buf(&mut input).await.is_ok_and(|read| read > 0) {
             // The sender lives as long as `self`.
             let _ = process.wait_for(|process| *process == Process::Runs).await;
-            while let Some(request) = resp::take_request(&mut input) {
+            let mut at = 0;
+            while let Some(request) = resp::take_request(&input, &mut at) {
                 let replies = self.handle(client, &request);
                 if let Some(client) = self.state().clients.get(&client) {
                     replies.iter().for_each(|reply| client.send(reply));
                 }
             }
+            input.drain(..at);
         }
         self.state().disconnect(client);
     }

@@ -96,27 +96,38 @@ pub(crate) fn score(number: f64) -> String {
     number.to_string()
 }
 
-/// Takes the first request out of `input`; `None` if it is not there as a whole yet.
-pub(crate) fn take_request(input: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
-    let mut at = 0;
-    let count = header(input, &mut at, b'*')?;
+/// Takes the first request out of `input` from `at` on, and moves `at` behind it; `None` if it is
+/// not there as a whole yet.
+pub(crate) fn take_request(input: &[u8], at: &mut usize) -> Option<Vec<Vec<u8>>> {
+    let mut end = *at;
+    let count = header(input, &mut end, b'*')?;
     let mut arguments = Vec::with_capacity(count);
     for _ in 0..count {
-        let length = header(input, &mut at, b'$')?;
-        arguments.push(input.get(at..at + length)?.to_vec());
-        at += length + 2;
+        let length = header(input, &mut end, b'$')?;
+        arguments.push(input.get(end..end + length)?.to_vec());
+        end += length + 2;
     }
-    if at > input.len() {
+    if end > input.len() {
         return None;
     }
-    input.drain(..at);
+    *at = end;
     Some(arguments)
 }
 
+/// A line of a kind and a number.
 fn header(input: &[u8], at: &mut usize, kind: u8) -> Option<usize> {
-    let rest = input.get(*at..)?;
-    let end = rest.windows(2).position(|two| two == b"\r\n")?;
-    assert_eq!(rest[0], kind, "requests are arrays of texts");
-    *at += end + 2;
-    Some(std::str::from_utf8(&rest[1..end]).unwrap().parse().unwrap())
+    let mut number = 0;
+    let (first, digits) = input.get(*at..)?.split_first()?;
+    assert_eq!(*first, kind, "requests are arrays of texts");
+    for (nth, byte) in digits.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => number = number * 10 + usize::from(byte - b'0'),
+            b'\r' if nth + 1 < digits.len() => {
+                *at += nth + 3;
+                return Some(number);
+            }
+            _ => return None,
+        }
+    }
+    None
 }

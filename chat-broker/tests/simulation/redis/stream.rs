@@ -75,7 +75,9 @@ impl Keyspace {
         let Some(stream) = self.get::<Stream>(&arguments[1])? else {
             return Ok(Reply::Array(Vec::new()));
         };
-        let found = stream.entries.iter().filter(|(id, _)| (first..=last).contains(id));
+        let begin = stream.entries.partition_point(|(id, _)| *id < first);
+        let end = stream.entries.partition_point(|(id, _)| *id <= last).max(begin);
+        let found = stream.entries.range(begin..end);
         let reply = |(id, fields): &(Id, Vec<Vec<u8>>)| {
             Reply::Array(vec![Reply::bulk(format!("{}-{}", id.0, id.1)), Reply::bulks(fields)])
         };
