@@ -65,6 +65,8 @@ pub(crate) enum Fault {
     Refuse,
     Partition,
     Hold(Direction),
+    /// What is on its way in the connections that there are is late: new ones overtake it.
+    HoldPresent,
     /// The longest delay of a chunk.
     Slow(Duration),
 }
@@ -148,7 +150,8 @@ fn fault(rng: &mut Rng, nodes: usize) -> Step {
         4 => Step::Network(node, Fault::Refuse, lasts),
         5..8 => Step::Network(node, Fault::Partition, lasts),
         8 => Step::Network(node, Fault::Hold(Direction::ToRedis), lasts),
-        9..11 => Step::Network(node, Fault::Hold(Direction::FromRedis), lasts),
+        9 => Step::Network(node, Fault::Hold(Direction::FromRedis), lasts),
+        10 => Step::Network(node, Fault::HoldPresent, lasts),
         11 => Step::Network(node, Fault::Slow(rng.choose(&[100, 700, 1900]).millis()), lasts),
         12..14 => Step::Kill { node, is_silent: rng.chance(50), down: lasts },
         14 => Step::StopRedis(lasts),

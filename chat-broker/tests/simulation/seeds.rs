@@ -17,11 +17,15 @@ use crate::world::World;
 /// Seeds of a normal run.
 const SEEDS: u64 = 100;
 
+/// Seeds that are run twice.
+const REPEATED: u64 = 12;
+
 #[test]
 fn nodes_agree_after_any_faults() {
     if let Some(seed) = number("SIM_SEED") {
         eprintln!("{}", Script::of(seed));
-        return run(seed);
+        run(seed);
+        return;
     }
     let first = number("SIM_FIRST").unwrap_or(0);
     let (next, end) = (AtomicU64::new(first), first + number("SIM_SEEDS").unwrap_or(SEEDS));
@@ -45,7 +49,17 @@ fn passes(seed: u64) -> bool {
     outcome.is_ok()
 }
 
-fn run(seed: u64) {
+/// What members receive, and how publications end, is the same when a seed is run again. Not always:
+/// the order of a `HashMap` and the branch that `select!` tries first are chosen by the process, and
+/// may decide who of two is first.
+#[test]
+fn most_seeds_give_the_same_trace_again() {
+    let differs = |seed: &u64| run(*seed) != run(*seed);
+    let different: Vec<u64> = (0..REPEATED).filter(differs).collect();
+    assert!(different.len() as u64 <= REPEATED / 2, "seeds that differ: {different:?}");
+}
+
+fn run(seed: u64) -> Vec<String> {
     seed_randomness(seed);
     let script = Script::of(seed);
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -53,8 +67,10 @@ fn run(seed: u64) {
         let mut world = World::start(seed, &script).await;
         world.run(&script).await;
         checks::heal_and_check(&mut world, &script).await;
+        let trace = world.trace();
         world.close().await;
-    });
+        trace
+    })
 }
 
 fn number(name: &str) -> Option<u64> {

@@ -206,6 +206,15 @@ impl World {
         self.listeners.iter_mut().for_each(|listener| listener.is_member = false);
     }
 
+    /// What the members have received, and how publications have ended.
+    pub(crate) fn trace(&self) -> Vec<String> {
+        let received =
+            |listener: &Listener| format!("{:?} {:?}", listener.slot, listener.log.lock().unwrap());
+        let published = self.published.lock().unwrap();
+        let ended = published.iter().map(|one| format!("{} {:?}", one.text, one.acknowledged()));
+        self.listeners.iter().map(received).chain(ended).collect()
+    }
+
     pub(crate) async fn close(self) {
         for alive in self.nodes.into_iter().flatten() {
             alive.node.close().await;
@@ -298,6 +307,7 @@ impl World {
             Fault::Refuse => network.refuse(),
             Fault::Partition => network.partition(),
             Fault::Hold(direction) => network.hold(direction),
+            Fault::HoldPresent => network.hold_present(),
             Fault::Slow(delay) => network.set_delay(delay),
         }
         self.is_due(Due::Network(nth), lasts);

@@ -79,8 +79,8 @@ impl State {
         };
         let rest = |n: usize| a(n).map(|_| &arguments[n..]);
         match &*name {
-            "PUBLISH" => return Ok(self.publish(a(1)?, a(2)?)),
-            "INFO" => return Ok(self.info()),
+            "PUBLISH" => Ok(self.publish(a(1)?, a(2)?)),
+            "INFO" => Ok(self.info()),
             "TIME" => Ok(Reply::bulks(
                 [keys.now / 1_000_000, keys.now % 1_000_000].map(|n| n.to_string()),
             )),
