@@ -10,7 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
 use chat_broker::{
-    Broker, BrokerEvents, Delivery, HistoryRead, MemoryBroker, RedisBroker, RedisConfig,
+    Broker, BrokerEvents, HistoryRead, MemoryBroker, PresenceTracker, PublishOptions, RedisBroker,
+    RedisConfig,
 };
 use chat_core::{Occupant, Range, Retention, RoomId, Topic, UserId};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -33,11 +34,15 @@ fn drain(runtime: &Runtime, mut events: BrokerEvents) {
     });
 }
 
-async fn publish(broker: &Arc<dyn Broker>, deliver: impl Fn(u64) -> Delivery) {
+fn persistent() -> PublishOptions {
+    PublishOptions::default().retention(Retention::default())
+}
+
+async fn publish(broker: &Arc<dyn Broker>, options: impl Fn(u64) -> PublishOptions) {
     let payload = Bytes::from(vec![b'x'; PAYLOAD]);
     let mut receipts = Vec::with_capacity(BATCH as usize);
     for n in 0..BATCH {
-        let place = broker.publish(&room(n % 16), payload.clone(), deliver(n)).await;
+        let place = broker.publish(&room(n % 16), payload.clone(), options(n)).await;
         receipts.push(place.expect("a place"));
     }
     for receipt in receipts {
@@ -52,14 +57,13 @@ fn bench(c: &mut Criterion, name: &str, runtime: &Runtime, broker: Arc<dyn Broke
         group.bench_function(what, |b| b.iter(work));
     };
 
-    measure("publish", &|| runtime.block_on(publish(&broker, |_| Delivery::Ephemeral)));
-    measure("publish, history", &|| runtime.block_on(publish(&broker, |_| Delivery::kept())));
+    measure("publish", &|| runtime.block_on(publish(&broker, |_| PublishOptions::default())));
+    measure("publish, history", &|| runtime.block_on(publish(&broker, |_| persistent())));
     let round = std::cell::Cell::new(0_u64);
     measure("publish, history, key", &|| {
         round.set(round.get() + 1);
-        let key = |n| Some(format!("user {} {n}", round.get()).into());
-        let retention = Retention::default();
-        runtime.block_on(publish(&broker, |n| Delivery::Kept { retention, key: key(n) }));
+        let key = |n| format!("user {} {n}", round.get());
+        runtime.block_on(publish(&broker, |n| persistent().key(key(n))));
     });
 
     let topics: Vec<Topic> = (1_000..1_000 + BATCH).map(room).collect();
@@ -74,7 +78,7 @@ fn bench(c: &mut Criterion, name: &str, runtime: &Runtime, broker: Arc<dyn Broke
     let rooms: Vec<Topic> = (0..16).map(room).collect();
     let positions = runtime.block_on(async {
         for _ in 0..16 {
-            publish(&broker, |_| Delivery::kept()).await;
+            publish(&broker, |_| persistent()).await;
         }
         broker.positions(&rooms).await.expect("positions")
     });
@@ -82,7 +86,7 @@ fn bench(c: &mut Criterion, name: &str, runtime: &Runtime, broker: Arc<dyn Broke
     let reads: Vec<HistoryRead> = readers
         .map(|(topic, position)| {
             let range = Range::After(position.offset - 10);
-            HistoryRead { topic: topic.clone(), range, limit: 256 }
+            HistoryRead::new(topic.clone(), range, 256)
         })
         .collect();
     measure("recover 10 messages", &|| {
@@ -93,25 +97,26 @@ fn bench(c: &mut Criterion, name: &str, runtime: &Runtime, broker: Arc<dyn Broke
     let topic = room(5_000);
     let users: Vec<UserId> =
         (0..BATCH).map(|n| UserId::new(format!("user-{n}")).expect("a name")).collect();
+    let presence = broker.presence().expect("presence");
     measure("enter and leave", &|| {
         runtime.block_on(async {
             for user in &users {
                 let info = Bytes::from_static(&[0; 60]);
-                broker.enter(&topic, Occupant { user: user.clone(), info });
+                presence.enter(&topic, Occupant { user: user.clone(), info });
             }
-            until_count(&*broker, &topic, BATCH as u32).await;
+            until_count(presence, &topic, BATCH as u32).await;
             for user in &users {
-                broker.leave(&topic, user);
+                presence.leave(&topic, user);
             }
-            until_count(&*broker, &topic, 0).await;
+            until_count(presence, &topic, 0).await;
         });
     });
     group.finish();
 }
 
-async fn until_count(broker: &dyn Broker, topic: &Topic, wanted: u32) {
+async fn until_count(presence: &dyn PresenceTracker, topic: &Topic, wanted: u32) {
     let topics = std::slice::from_ref(topic);
-    while broker.occupancy(topics, 0).await.expect("occupants")[0].count != wanted {
+    while presence.occupancy(topics, 0).await.expect("occupants")[0].count != wanted {
         tokio::task::yield_now().await;
     }
 }

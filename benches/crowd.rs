@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use chat_broker::{
-    Broker, BrokerEvents, Delivery, Hub, HubConfig, Membership, MemoryBroker, MemoryBus,
+    Broker, BrokerEvents, Hub, HubConfig, JoinOptions, Membership, MemoryBroker, MemoryBus,
+    PublishOptions,
 };
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Dialect, RoomId, Topic,
+    Batch, CloseReason, ConnectionId, Deliver, Delivery, Dialect, Retention, RoomId, Topic,
 };
 use tokio::task::yield_now;
 
@@ -33,7 +34,7 @@ impl Crowd {
         let mut places = Vec::new();
         for id in 0..members {
             let member = Counting(Arc::clone(&frames));
-            let joining = hub.join(&room, ConnectionId(id), member, None, |_| {});
+            let joining = hub.join(&room, ConnectionId(id), member, JoinOptions::default());
             places.push(joining.await.expect("joined"));
         }
         Self { room, frames, places, speaker, _events: speakers_events }
@@ -42,7 +43,8 @@ impl Crowd {
     /// Publishes; the number of frames when all members have theirs.
     pub(crate) async fn publish(&self, payload: Bytes) -> u64 {
         let wanted = self.frames.load(Ordering::Relaxed) + self.places.len() as u64;
-        let receipt = self.speaker.publish(&self.room, payload, Delivery::kept()).await;
+        let options = PublishOptions::default().retention(Retention::default());
+        let receipt = self.speaker.publish(&self.room, payload, options).await;
         receipt.expect("a place").await.expect("an answer");
         wanted
     }
@@ -58,10 +60,10 @@ impl Crowd {
 struct Counting(Arc<AtomicU64>);
 
 impl Deliver for Counting {
-    fn deliver(&self, batch: &Batch) -> Delivered {
+    fn deliver(&self, batch: &Batch) -> Delivery {
         let frames = batch.frames(Dialect::Native).map_or(0, |frames| frames.count());
         self.0.fetch_add(u64::from(frames), Ordering::Relaxed);
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, _: CloseReason) {}

@@ -2,15 +2,21 @@
 
 use std::hint::black_box;
 
+use chat_core::wire::{ClientFrame, ClientRequest};
 use chat_core::{Batch, Command, Dialect, Event, Item, Message, RoomId, Sender, Topic, envelope};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const USER: Sender<'_> = Sender { id: "n5p2-17", name: "Ann", color: "#FF6B6B" };
 
+fn native_send(text: &str) -> String {
+    let room = RoomId::new("room1").expect("a name");
+    ClientFrame::new(ClientRequest::Send { room, content: text.into() }).encode()
+}
+
 fn dialects(c: &mut Criterion) {
     let text = "x".repeat(128);
     let frames = [
-        (Dialect::Native, format!(r#"{{"type":"send","room":"room1","message":"{text}"}}"#)),
+        (Dialect::Native, native_send(&text)),
         (Dialect::Rooms, format!(r#"{{"type":"chat_message","message":"{text}"}}"#)),
         (
             Dialect::Topics,

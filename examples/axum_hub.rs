@@ -1,20 +1,22 @@
 //! Our hub inside an axum application of your own, with your own routes and a protocol of
-//! your own: every line that somebody writes to `/live/ROOM` is heard by all who are
-//! connected there, on every server of the bus.
+//! your own: every line that a client writes to `/live/ROOM` is sent to all clients that are
+//! connected there, on every server of the bus. Each line begins with its position,
+//! `EPOCH.OFFSET`. A client that was away connects to `/live/ROOM?since=EPOCH.OFFSET`, and gets
+//! what it missed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use chat_broker::{Delivery, Hub, HubConfig, MemoryBroker};
+use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Frames, Message,
-    RoomId, Topic, User, UserId, envelope,
+    Batch, CloseReason, ConnectionId, Deliver, Delivery, Epoch, Event, Frames, Position, RoomId,
+    Topic, User, UserId,
 };
 use chat_transport::{Incoming, Outbox, Session, TransportConfig, handshake};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -25,21 +27,40 @@ use hyper_util::rt::TokioIo;
 struct Member(Outbox);
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivered {
-        for (event, _) in batch.events() {
-            if let Event::Message(message) = event {
-                let outcome = self.0.send(&Frames::text(message.text));
-                if outcome != Delivered::Queued {
-                    return outcome;
-                }
+    fn deliver(&self, batch: &Batch) -> Delivery {
+        for (event, position) in batch.events() {
+            let at = position.map_or_else(String::new, at);
+            let line = match event {
+                Event::Message(message) => format!("{at} {}", message.text),
+                Event::Gap(_) => "some lines are lost".to_owned(),
+                _ => continue,
+            };
+            let outcome = self.0.send(&Frames::text(&line));
+            if outcome != Delivery::Queued {
+                return outcome;
             }
         }
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, reason: CloseReason) {
         self.0.close(reason);
     }
+
+    // What the client missed may be more than its outbox holds.
+    async fn drained(&self) {
+        self.0.drained_to(0).await;
+    }
+}
+
+fn at(Position { epoch, offset }: Position) -> String {
+    format!("{}.{offset}", epoch.as_str())
+}
+
+/// The position in `since=EPOCH.OFFSET`.
+fn since(query: &str) -> Option<Position> {
+    let (epoch, offset) = query.strip_prefix("since=")?.split_once('.')?;
+    Some(Position { epoch: Epoch::parse(epoch.as_bytes())?, offset: offset.parse().ok()? })
 }
 
 #[derive(Clone)]
@@ -49,8 +70,14 @@ struct App {
     next: Arc<AtomicU64>,
 }
 
-async fn live(State(app): State<App>, Path(room): Path<String>, mut request: Request) -> Response {
+async fn live(
+    State(app): State<App>,
+    Path(room): Path<String>,
+    RawQuery(query): RawQuery,
+    mut request: Request,
+) -> Response {
     let Ok(room) = RoomId::new(room) else { return StatusCode::BAD_REQUEST.into_response() };
+    let options = JoinOptions::default().since(query.as_deref().and_then(since));
     let answer = match handshake::respond(&request, &[]) {
         Ok(answer) => answer,
         Err(refused) => return refused.response().map(axum::body::Body::from).into_response(),
@@ -58,18 +85,19 @@ async fn live(State(app): State<App>, Path(room): Path<String>, mut request: Req
     if let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() {
         tokio::spawn(async move {
             if let Ok(stream) = upgrade.await {
-                talk(app, Topic::Room(room), stream).await;
+                talk(app, room, options, stream).await;
             }
         });
     }
     answer.map(|()| axum::body::Body::empty())
 }
 
-async fn talk(app: App, room: Topic, stream: Upgraded) {
+async fn talk(app: App, room: RoomId, options: JoinOptions, stream: Upgraded) {
     let mut session = Session::new(TokioIo::new(stream), Bytes::new(), app.transport);
     let id = ConnectionId(app.next.fetch_add(1, Ordering::Relaxed));
     let member = Member(session.outbox().clone());
-    let Ok(_place) = session.drive(app.hub.join(&room, id, member, None, |_| {})).await else {
+    let topic = Topic::Room(room.clone());
+    let Ok(_membership) = session.drive(app.hub.join(&topic, id, member, options)).await else {
         session.outbox().close(CloseReason::InternalError);
         session.finish().await;
         return;
@@ -78,9 +106,7 @@ async fn talk(app: App, room: Topic, stream: Upgraded) {
     let user = User::new(user, None);
     while let Some(incoming) = session.recv().await {
         let Incoming::Text(text) = incoming else { continue };
-        let message = Message { user: user.as_sender(), text: &text, data: None, key: None, at: 0 };
-        let payload = envelope::encode(&Event::Message(message));
-        let published = app.hub.broker().publish(&room, payload, Delivery::kept());
+        let published = app.hub.publish(&room, user.as_sender(), &*text);
         if session.drive(published).await.is_err() {
             session.outbox().close(CloseReason::InternalError);
         }

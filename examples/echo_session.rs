@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use chat_core::Frames;
-use chat_transport::{Incoming, SharedTcp, TransportConfig, accept};
+use chat_transport::{Incoming, TransportConfig, accept_tcp};
 use tokio::net::{TcpListener, TcpStream};
 
 const LARGEST: usize = 16 * 1024 * 1024;
@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn echo(stream: TcpStream, config: Arc<TransportConfig>) {
-    let mut session = match accept(SharedTcp::new(stream), &[], &config).await {
+    let mut session = match accept_tcp(stream, &[], &config).await {
         Ok(accepted) => accepted.session,
         Err(_) => return,
     };

@@ -3,31 +3,38 @@
 
 use std::sync::Arc;
 
-use chat_broker::{Delivery, Hub, HubConfig, MemoryBroker};
+use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Message, RoomId,
-    Topic, User, UserId, envelope,
+    Batch, CloseReason, ConnectionId, Deliver, Delivery, Event, Position, RoomId, Topic, User,
+    UserId,
 };
 use tokio::sync::mpsc;
 
-/// A member hears who said what.
+/// A member receives who said what, and where it did not receive all.
 #[derive(Clone)]
 struct Member(mpsc::Sender<String>);
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivered {
+    fn deliver(&self, batch: &Batch) -> Delivery {
         for (event, _position) in batch.events() {
-            if let Event::Message(message) = event {
-                let line = format!("{}: {}", message.user.name, message.text);
-                if self.0.try_send(line).is_err() {
-                    return Delivered::Full;
-                }
+            let line = match event {
+                Event::Message(message) => format!("{}: {}", message.user.name, message.text),
+                Event::Gap(_) => "(some messages are lost)".to_owned(),
+                _ => continue,
+            };
+            if self.0.try_send(line).is_err() {
+                return Delivery::Full;
             }
         }
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, _: CloseReason) {}
+
+    async fn drained(&self) {
+        // All of its room is free, or nobody receives.
+        let _ = self.0.reserve_many(self.0.max_capacity()).await;
+    }
 }
 
 #[tokio::main]
@@ -36,24 +43,93 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
     tokio::spawn(driver.run());
 
-    let lobby = Topic::Room(RoomId::new("lobby")?);
-    let (sender, mut heard) = mpsc::channel(16);
-    let place = hub.join(&lobby, ConnectionId(1), Member(sender), None, |_| {}).await?;
+    let room = RoomId::new("lobby")?;
+    let lobby = Topic::Room(room.clone());
+    let (sender, mut received) = mpsc::channel(300);
+    let member = Member(sender);
+    let membership =
+        hub.join(&lobby, ConnectionId(1), member.clone(), JoinOptions::default()).await?;
 
     let ann = User::new(UserId::new("ann")?, None);
+    let mut position = Position::default();
     for text in ["hello", "is anybody here?"] {
-        let message = Message { user: ann.as_sender(), text, data: None, key: None, at: 0 };
-        let payload = envelope::encode(&Event::Message(message));
-        let receipt = hub.broker().publish(&lobby, payload, Delivery::kept()).await?;
-        let offset = receipt.await?.position.map_or(0, |position| position.offset);
-        println!("message {offset} is taken");
-    }
-    for _ in 0..2 {
-        println!("{}", heard.recv().await.unwrap_or_default());
+        let receipt = hub.publish(&room, ann.as_sender(), text).await?;
+        position = receipt.await?.position.unwrap_or_default();
+        println!("message {} is taken", position.offset);
+        println!("{}", received.recv().await.unwrap_or_default());
     }
 
-    // Dropping the place leaves the room.
-    drop(place);
+    // Dropping the membership leaves the room.
+    drop(membership);
     println!("members now: {}", hub.members(&lobby).len());
+
+    // What is published meanwhile is delivered when the member is back.
+    hub.publish(&room, ann.as_sender(), "you missed this").await?.await?;
+    let options = JoinOptions::default().since(position);
+    let _membership = hub.join(&lobby, ConnectionId(1), member, options).await?;
+    println!("{}", received.recv().await.unwrap_or_default());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_broker::{HistoryRules, MemoryBus};
+    use chat_core::Retention;
+
+    use super::*;
+
+    /// Another node publishes, in a room that keeps 1,000 messages.
+    #[tokio::test]
+    async fn member_that_was_away_gets_exactly_what_it_missed() {
+        let retention = Retention { messages: 1_000, ..Retention::default() };
+        let config = HubConfig::default().history(HistoryRules::new(Some(retention)));
+        let bus = MemoryBus::new();
+        let start = || {
+            let (broker, events) = bus.connect();
+            let (hub, driver) = Hub::<Member>::new(Arc::new(broker), events, config.clone());
+            tokio::spawn(driver.run());
+            hub
+        };
+        let (hub, elsewhere) = (start(), start());
+        let lobby = RoomId::new("lobby").unwrap();
+        let room = Topic::Room(lobby.clone());
+        let ann = User::new(UserId::new("ann").unwrap(), None);
+        let publish = async |n: u64| {
+            let text = n.to_string();
+            let receipt = elsewhere.publish(&lobby, ann.as_sender(), &*text).await.unwrap();
+            receipt.await.unwrap().position.unwrap()
+        };
+
+        let position = publish(1).await;
+        for n in 2..=301 {
+            publish(n).await;
+        }
+        // 300 messages are more than one page: they are delivered as fast as they are received.
+        let (sender, mut received) = mpsc::channel(256);
+        let options = JoinOptions::default().since(position);
+        let joining = hub.join(&room, ConnectionId(1), Member(sender), options);
+        let receiving = async {
+            for n in 2..=301 {
+                assert!(received.recv().await.unwrap().ends_with(&format!(": {n}")));
+            }
+        };
+        let (membership, ()) = tokio::join!(joining, receiving);
+        let membership = membership.unwrap();
+
+        publish(302).await;
+        assert!(received.recv().await.unwrap().ends_with(": 302"), "and then what is live");
+
+        // Away for longer than the room remembers.
+        drop(membership);
+        for n in 303..=2_000 {
+            publish(n).await;
+        }
+        let (sender, mut received) = mpsc::channel(256);
+        let options = JoinOptions::default().since(position).history(2);
+        let _membership = hub.join(&room, ConnectionId(1), Member(sender), options).await.unwrap();
+        assert_eq!(received.recv().await.unwrap(), "(some messages are lost)");
+        for n in [1_999, 2_000] {
+            assert!(received.recv().await.unwrap().ends_with(&format!(": {n}")));
+        }
+    }
 }

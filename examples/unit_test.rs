@@ -3,27 +3,28 @@
 
 use std::sync::Arc;
 
-use chat_broker::{Broker, BrokerError, Delivery, MemoryBroker};
-use chat_core::{Event, InvalidName, Message, RoomId, Topic, User, UserId, UserName, envelope};
+use chat_broker::{Broker, BrokerError, HistoryRules, MemoryBroker};
+use chat_core::{InvalidName, RoomId, Topic, User, UserId, UserName};
 
 /// Part of an application: tells a team's room how a build went.
 struct BuildBot {
     broker: Arc<dyn Broker>,
+    /// Those of the servers: how long each room keeps its messages.
+    history: HistoryRules,
     user: User,
 }
 
 impl BuildBot {
     fn new(broker: Arc<dyn Broker>) -> Result<Self, InvalidName> {
         let user = User::new(UserId::new("build-bot")?, Some(UserName::new("Build Bot")?));
-        Ok(Self { broker, user })
+        Ok(Self { broker, history: HistoryRules::default(), user })
     }
 
     async fn report(&self, team: &RoomId, passed: bool) -> Result<(), BrokerError> {
         let text = if passed { "the build passed" } else { "the build is broken" };
-        let message = Message { user: self.user.as_sender(), text, data: None, key: None, at: 0 };
-        let payload = envelope::encode(&Event::Message(message));
+        let (payload, options) = self.history.prepare(team, self.user.as_sender(), &text.into());
         let topic = Topic::Room(team.clone());
-        self.broker.publish(&topic, payload, Delivery::kept()).await?.await?;
+        self.broker.publish(&topic, payload, options).await?.await?;
         Ok(())
     }
 }
@@ -40,6 +41,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 #[cfg(test)]
 mod tests {
     use chat_broker::{BrokerEvent, MemoryBus};
+    use chat_core::{Event, envelope};
 
     use super::*;
 

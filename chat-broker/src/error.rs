@@ -1,35 +1,35 @@
 //! What can go wrong between a server and its backend.
 
 use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 
 use chat_core::Topic;
 
-/// Why a broker did not do as asked.
-#[derive(Debug, Clone, thiserror::Error)]
+/// Why a call to a broker failed.
+///
+/// The text of an error includes that of its cause, which is also its [`source`](Error::source).
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum BrokerError {
     /// The backend did not answer in time, or the connection to it broke. A publication
     /// that failed so may have been delivered.
-    #[error("the broker is unavailable: {0}")]
     Unavailable(Arc<dyn Error + Send + Sync>),
     /// The backend answered and refused: a wrong password, no memory, a read-only replica.
-    #[error("the broker refused: {0}")]
     Refused(Arc<dyn Error + Send + Sync>),
     /// The backend holds something else where the data of one topic should be: the calls for that
     /// topic fail until an operator has deleted it, and those for others do not.
-    #[error("what the broker holds of {topic} is damaged: {cause}")]
     Damaged {
-        /// Of which topic.
+        /// The topic whose data is damaged.
         topic: Topic,
-        /// What is there, and where.
+        /// What the backend holds, and where.
         cause: Arc<dyn Error + Send + Sync>,
     },
-    /// The settings make no sense: a malformed address, for one.
-    #[error("broker settings: {0}")]
+    /// The settings are not valid: a malformed address, for one.
     Config(Arc<dyn Error + Send + Sync>),
+    /// The broker does not have this optional part; see [`Broker`](crate::Broker).
+    Unsupported(&'static str),
     /// The broker was closed.
-    #[error("the broker is closed")]
     Closed,
 }
 
@@ -58,5 +58,57 @@ impl BrokerError {
     /// [`BrokerError::Config`] because of `cause`.
     pub fn config(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Config(Arc::from(cause.into()))
+    }
+}
+
+impl fmt::Display for BrokerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unavailable(cause) => write!(f, "the broker is unavailable: {cause}"),
+            Self::Refused(cause) => write!(f, "the broker refused: {cause}"),
+            Self::Damaged { topic, cause } => {
+                write!(f, "what the broker holds of {topic} is damaged: {cause}")
+            }
+            Self::Config(cause) => write!(f, "broker settings: {cause}"),
+            Self::Unsupported(part) => write!(f, "the broker has no {part}"),
+            Self::Closed => f.write_str("the broker is closed"),
+        }
+    }
+}
+
+// By hand: thiserror returns the `Arc` as the source, and a caller could not downcast that to the
+// backend's own error.
+impl Error for BrokerError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Unavailable(cause)
+            | Self::Refused(cause)
+            | Self::Damaged { cause, .. }
+            | Self::Config(cause) => Some(&**cause),
+            Self::Unsupported(_) | Self::Closed => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn source_is_the_backends_own_error() {
+        let topic = Topic::Room(chat_core::RoomId::new("r").unwrap());
+        let cause = || io::Error::other("no route");
+        for error in [
+            BrokerError::unavailable(cause()),
+            BrokerError::refused(cause()),
+            BrokerError::damaged(topic, cause()),
+            BrokerError::config(cause()),
+        ] {
+            let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+            assert_eq!(source.map(io::Error::to_string).as_deref(), Some("no route"), "{error}");
+        }
+        assert!(BrokerError::Closed.source().is_none());
     }
 }

@@ -18,7 +18,7 @@ pub enum BrokerEvent {
         /// What, as it was handed to [`publish`](crate::Broker::publish).
         payload: Bytes,
         /// Its place in the topic's sequence, if it was
-        /// [kept](crate::Delivery::Kept).
+        /// [persistent](crate::PublishOptions::retention).
         position: Option<Position>,
     },
     /// A user came to a topic that the node is subscribed to, left it, or has another name there.
@@ -40,8 +40,8 @@ pub enum BrokerEvent {
     /// again: whatever was published to any of them in between was missed, and records may
     /// have changed.
     Interrupted,
-    /// A node, maybe this one, has set a [record](crate::Broker::set_record), which can be read
-    /// now. Every node is told, whatever it is subscribed to; one event may stand for many.
+    /// A node, maybe this one, has changed the [shared table](crate::SharedTable), and the change can
+    /// be read. Every node is told, whatever it is subscribed to; one event may stand for many.
     RecordsChanged,
 }
 

@@ -3,11 +3,9 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use bytes::Bytes;
-//! use chat_broker::{Broker, Delivery, Hub, HubConfig, MemoryBus};
+//! use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBus};
 //! use chat_core::{
-//!     Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Dialect, Event, Message,
-//!     RoomId, Sender, Topic, envelope,
+//!     Batch, CloseReason, ConnectionId, Deliver, Delivery, Dialect, RoomId, Sender, Topic,
 //! };
 //! use tokio::sync::mpsc;
 //!
@@ -16,14 +14,14 @@
 //! struct Member(mpsc::Sender<String>);
 //!
 //! impl Deliver for Member {
-//!     fn deliver(&self, batch: &Batch) -> Delivered {
-//!         let Some(frames) = batch.frames(Dialect::Topics) else { return Delivered::Skipped };
+//!     fn deliver(&self, batch: &Batch) -> Delivery {
+//!         let Some(frames) = batch.frames(Dialect::Topics) else { return Delivery::Skipped };
 //!         for text in frames.texts() {
 //!             if self.0.try_send(text.to_owned()).is_err() {
-//!                 return Delivered::Full;
+//!                 return Delivery::Full;
 //!             }
 //!         }
-//!         Delivered::Queued
+//!         Delivery::Queued
 //!     }
 //!     fn close(&self, _: CloseReason) {}
 //! }
@@ -32,21 +30,24 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // Two servers on one bus. With Redis each would call `RedisBroker::connect`.
 //! let bus = MemoryBus::new();
-//! let (broker, events) = bus.connect();
-//! let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
-//! tokio::spawn(driver.run());
-//! let (elsewhere, _events) = bus.connect();
+//! let start = || {
+//!     let (broker, events) = bus.connect();
+//!     let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+//!     tokio::spawn(driver.run());
+//!     hub
+//! };
+//! let (here, elsewhere) = (start(), start());
 //!
-//! // Somebody joins here …
-//! let room = Topic::Room(RoomId::new("room1")?);
+//! // A member joins on one server …
+//! let room = RoomId::new("room1")?;
 //! let (sender, mut inbox) = mpsc::channel(8);
-//! let _place = hub.join(&room, ConnectionId(1), Member(sender), None, |_| {}).await?;
+//! let topic = Topic::Room(room.clone());
+//! let options = JoinOptions::default();
+//! let _membership = here.join(&topic, ConnectionId(1), Member(sender), options).await?;
 //!
-//! // … and hears what is said there.
+//! // … and receives what is published on the other.
 //! let user = Sender { id: "u1", name: "Quiet Otter", color: "#FF6B6B" };
-//! let said = Event::Message(Message { user, text: "hi", data: None, key: None, at: 0 });
-//! let payload = envelope::encode(&said);
-//! let receipt = elsewhere.publish(&room, payload, Delivery::kept()).await?;
+//! let receipt = elsewhere.publish(&room, user, "hi").await?;
 //! assert_eq!(receipt.await?.position.unwrap().offset, 1);
 //! assert_eq!(
 //!     inbox.recv().await.as_deref(),
@@ -59,27 +60,32 @@
 mod broker;
 mod error;
 pub mod events;
+mod forward;
+mod history;
 mod hub;
 mod memory;
+mod presence;
+mod publish;
 mod random;
-mod records;
 #[cfg(feature = "redis")]
 mod redis;
 mod stats;
+mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use broker::{
-    Broker, Delivery, Departure, DepartureSender, HistoryRead, Published, Receipt, ReceiptSender,
-    Status,
-};
+pub use broker::{Broker, Status};
 pub use error::BrokerError;
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
+pub use history::HistoryRead;
 pub use hub::{
-    HistoryRules, Hub, HubConfig, HubDriver, HubStats, Membership, Seat, Snapshot, Welcomed,
+    HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions, Joiner, Membership, Seat,
+    Snapshot, unix_millis,
 };
 pub use memory::{MemoryBroker, MemoryBus};
-pub use records::{Record, Records};
+pub use presence::{Departure, DepartureSender, PresenceTracker};
+pub use publish::{PublishOptions, Published, Receipt, ReceiptSender};
 #[cfg(feature = "redis")]
 pub use redis::{RedisBroker, RedisConfig};
 pub use stats::{BrokerStats, CommandRefusals, Histogram, Latencies};
+pub use table::{Record, Records, SetOptions, SharedTable};

@@ -44,7 +44,7 @@ pub struct BrokerStats {
     /// Publications that wait at this moment: for a place in the queue, to be sent, or to be
     /// answered.
     pub publish_queued: usize,
-    /// Whether the backend refuses what is to be [kept](crate::Delivery::Kept) for want of memory,
+    /// Whether the backend refuses [persistent](crate::PublishOptions::retention) publications for want of memory,
     /// on all nodes alike. It takes everything else.
     pub full: bool,
     /// Memory that the backend uses, in bytes, as of some seconds ago; 0 if that is not known.

@@ -8,21 +8,33 @@
 mod support;
 
 use std::fmt::{Debug, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use chat_broker::MemoryBus;
+use chat_broker::testing::FaultyBroker;
+use chat_broker::{Hub, HubConfig, MemoryBroker, MemoryBus};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use support::{join, room, start};
+use support::{Member, join, room, start};
 
 /// The lines at the default level.
 #[derive(Debug, Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
+    /// Those of all tests of this program.
+    fn capture() -> Self {
+        static LINES: OnceLock<Lines> = OnceLock::new();
+        let start = || {
+            let lines = Self::default();
+            tracing::subscriber::set_global_default(lines.clone()).unwrap();
+            lines
+        };
+        LINES.get_or_init(start).clone()
+    }
+
     fn with(&self, text: &str) -> Vec<String> {
         let lines = self.0.lock().unwrap();
         lines.iter().filter(|line| line.contains(text)).cloned().collect()
@@ -63,8 +75,7 @@ impl Visit for Line {
 
 #[tokio::test(start_paused = true)]
 async fn lines_of_rooms_are_logged_one_by_one_up_to_a_budget() {
-    let lines = Lines::default();
-    tracing::subscriber::set_global_default(lines.clone()).unwrap();
+    let lines = Lines::capture();
     let hub = start(&MemoryBus::new());
     const ROOMS: usize = 300;
     for n in 0..ROOMS {
@@ -86,4 +97,20 @@ async fn lines_of_rooms_are_logged_one_by_one_up_to_a_budget() {
     tokio::time::sleep(Duration::from_secs(200)).await;
     assert_eq!(lines.with(line), [format!("INFO message={line}")]);
     assert_eq!(lines.with("not logged one by one").len(), 1);
+}
+
+#[tokio::test]
+async fn missing_presence_is_logged_once_at_the_start() {
+    let lines = Lines::capture();
+    let missing = || lines.with("no presence").len();
+    let (broker, events) = MemoryBroker::connect();
+    let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
+    let (_hub, _driver) = Hub::<Member>::new(broker, events, HubConfig::default());
+    assert_eq!(missing(), 0);
+
+    let (broker, events) = MemoryBroker::connect();
+    let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
+    broker.leave_out_presence();
+    let (_hub, _driver) = Hub::<Member>::new(broker, events, HubConfig::default());
+    assert_eq!(missing(), 1);
 }

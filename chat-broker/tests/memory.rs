@@ -3,36 +3,33 @@
 use std::sync::Arc;
 
 use chat_broker::testing::{FaultyBroker, conformance};
-use chat_broker::{Broker, MemoryBus};
+use chat_broker::{BrokerEvents, MemoryBroker, MemoryBus};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conformance() {
+async fn bus() -> impl AsyncFn() -> (MemoryBroker, BrokerEvents) {
     let bus = MemoryBus::new();
-    conformance::run(async || {
-        let (broker, events) = bus.connect();
-        (Arc::new(broker) as Arc<dyn Broker>, events)
-    })
-    .await;
+    async move || bus.connect()
 }
+
+chat_broker::conformance_tests!(bus);
 
 #[tokio::test]
-async fn epochs() {
+async fn lost_sequence_starts_a_new_epoch() {
     let bus = MemoryBus::new();
-    let connect = async || {
-        let (broker, events) = bus.connect();
-        (Arc::new(broker) as Arc<dyn Broker>, events)
-    };
+    let connect = async || bus.connect();
     let lose = async |topic: &_| bus.lose(topic);
-    conformance::a_lost_sequence_begins_a_new_epoch(connect, lose).await;
+    conformance::lost_sequence_starts_a_new_epoch(&connect, lose).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conformance_behind_faults_that_do_not_happen() {
-    let bus = MemoryBus::new();
-    conformance::run(async || {
-        let (broker, events) = bus.connect();
-        let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
-        (broker as Arc<dyn Broker>, events)
-    })
-    .await;
+mod behind_faults_that_do_not_happen {
+    use super::*;
+
+    async fn bus() -> impl AsyncFn() -> (Arc<FaultyBroker>, BrokerEvents) {
+        let bus = MemoryBus::new();
+        async move || {
+            let (broker, events) = bus.connect();
+            FaultyBroker::new(Arc::new(broker), events)
+        }
+    }
+
+    chat_broker::conformance_tests!(bus);
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::history::Range;
@@ -10,6 +11,7 @@ use crate::position::Position;
 
 /// A frame from a client, decoded.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Request<'a> {
     /// The client's `id` for the frame, a JSON string or integer; the answer carries it
     /// back.
@@ -18,122 +20,135 @@ pub struct Request<'a> {
     pub command: Command<'a>,
 }
 
-/// What a client asks for, in any dialect.
+/// What a client asks for, in any dialect: dialects differ in the options, not in the commands.
+///
+/// A `room` that may be `None` is then the client's [exclusive](Join::exclusive) one.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Command<'a> {
-    /// Says who the client is. (native)
+    /// Says who the client is.
     Hello(Hello<'a>),
-    /// Enters a room, beside those the client is in. (native)
-    Join {
-        /// Which.
-        room: RoomId,
-        /// Where the client's copy of the room ends.
-        since: Option<Position>,
-        /// How many of the latest messages the client wants.
-        history: Option<u32>,
-    },
-    /// Leaves a room. (native)
+    /// Joins a room.
+    Join(Join),
+    /// Leaves a room.
     Leave {
-        /// Which.
-        room: RoomId,
+        /// The room.
+        room: Option<RoomId>,
     },
-    /// Says something in a room that the client is in. (native)
+    /// Sends a message to a room.
     Send {
-        /// Where.
-        room: RoomId,
-        /// What.
+        /// The room.
+        room: Option<RoomId>,
+        /// The message.
         content: Content<'a>,
+        /// Whether only a member of the room may send it.
+        members_only: bool,
     },
-    /// Writes to one user. (native, direct)
+    /// Sends a message to one user.
     Direct {
-        /// To whom.
+        /// The recipient.
         to: UserId,
-        /// What.
+        /// The message.
         content: Content<'a>,
     },
-    /// Starts or stops writing. (native)
+    /// Starts or stops typing.
     Typing {
-        /// Where.
+        /// The room.
         room: RoomId,
-        /// Whether the client writes now.
+        /// Whether the user types now.
         typing: bool,
     },
-    /// Asks for earlier messages, or for later ones. (native)
+    /// Asks for earlier messages, or for later ones.
     History {
-        /// Of which room.
+        /// The room.
         room: RoomId,
-        /// Which of them.
+        /// Which messages.
         range: Range,
-        /// How many at most.
+        /// How many messages at most.
         limit: Option<u32>,
     },
-    /// Asks who is in a room. (native)
+    /// Asks who is in a room.
     Members {
-        /// Which.
+        /// The room.
         room: RoomId,
     },
-    /// Asks for a sign of life. (native)
+    /// Asks for a sign of life.
     Ping,
-    /// Puts a user out of a room. (native)
+    /// Removes a user from a room.
     Kick(Sanction<'a>),
-    /// Puts a user out of a room, and keeps it out for some time. (native)
+    /// Removes a user from a room, and refuses the user's joins for some time.
     Ban {
-        /// Who, where and why.
+        /// The user, the room and the reason.
         sanction: Sanction<'a>,
-        /// For how long, in seconds; `None`: for good.
+        /// For how long, in seconds; `None`: until it is lifted.
         seconds: Option<u64>,
     },
-    /// Ends a ban. (native)
+    /// Lifts a ban.
     Unban {
-        /// In which room.
+        /// The room.
         room: RoomId,
-        /// Whose.
+        /// The banned user.
         user: UserId,
-    },
-    /// Enters a room and leaves the one before. (rooms: `join_room`)
-    Switch {
-        /// Which.
-        room: RoomId,
-        /// What the user wants to be called there.
-        name: Option<UserName>,
-        /// How many of the latest messages the client wants.
-        history: u32,
-    },
-    /// Says something in the room entered last. (rooms: `chat_message`)
-    Say {
-        /// What.
-        message: Cow<'a, str>,
-    },
-    /// Leaves the room entered last. (rooms: `leave_room`)
-    Exit,
-    /// Enters a room without being announced. (topics: `SUBSCRIBE`)
-    Subscribe {
-        /// Which.
-        room: RoomId,
-    },
-    /// Leaves a room without being announced. (topics: `UNSUBSCRIBE`)
-    Unsubscribe {
-        /// Which.
-        room: RoomId,
-    },
-    /// Says something in any room, from inside or outside. (topics: `sendMessage`)
-    Post {
-        /// Where.
-        room: RoomId,
-        /// What.
-        message: Cow<'a, str>,
     },
 }
 
+impl Command<'_> {
+    /// The room that the command names.
+    #[must_use]
+    pub fn room(&self) -> Option<&RoomId> {
+        match self {
+            Self::Join(Join { room, .. })
+            | Self::Typing { room, .. }
+            | Self::History { room, .. }
+            | Self::Members { room }
+            | Self::Kick(Sanction { room, .. })
+            | Self::Ban { sanction: Sanction { room, .. }, .. }
+            | Self::Unban { room, .. } => Some(room),
+            Self::Leave { room } | Self::Send { room, .. } => room.as_ref(),
+            Self::Hello(_) | Self::Direct { .. } | Self::Ping => None,
+        }
+    }
+}
+
+/// The parts of [`Command::Join`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Join {
+    /// The room.
+    pub room: RoomId,
+    /// The position of the client's copy of the room: what follows on it is sent.
+    pub since: Option<Position>,
+    /// How many of the latest messages the client asks for.
+    pub history: Option<u32>,
+    /// The name that the user goes by from then on; `None`: the name stays. Only an exclusive join
+    /// has one.
+    pub name: Option<UserName>,
+    /// Whether the `rooms` dialect shows the join.
+    pub announced: bool,
+    /// Whether the client leaves the room that it joined exclusively before.
+    pub exclusive: bool,
+}
+
+impl Join {
+    /// An announced join beside those of other rooms.
+    #[must_use]
+    pub fn new(room: RoomId) -> Self {
+        Self { room, since: None, history: None, name: None, announced: true, exclusive: false }
+    }
+}
+
 /// The parts of [`Command::Hello`].
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
 pub struct Hello<'a> {
     /// A token that names the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Cow<'a, str>>,
     /// What the user wants to be called.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<UserName>,
     /// The secret of an earlier `welcome`: the same user again.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub resume: Option<Cow<'a, str>>,
 }
 
@@ -141,23 +156,50 @@ pub struct Hello<'a> {
 pub const MAX_REASON_BYTES: usize = 512;
 
 /// Who is put out of which room.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Sanction<'a> {
     /// Of which room.
     pub room: RoomId,
     /// Who.
     pub user: UserId,
     /// Why, for the user to read.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'a, str>>,
 }
 
+impl Sanction<'_> {
+    /// Without a reason.
+    #[must_use]
+    pub fn new(room: RoomId, user: UserId) -> Self {
+        Self { room, user, reason: None }
+    }
+}
+
 /// The parts of a message that the client writes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Content<'a> {
     /// The text.
     pub message: Cow<'a, str>,
     /// Any JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<&'a RawValue>,
     /// The client's own name for the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<Cow<'a, str>>,
+}
+
+impl<'a> From<&'a str> for Content<'a> {
+    /// Text alone.
+    fn from(text: &'a str) -> Self {
+        Cow::Borrowed(text).into()
+    }
+}
+
+impl<'a> From<Cow<'a, str>> for Content<'a> {
+    /// Text alone.
+    fn from(message: Cow<'a, str>) -> Self {
+        Self { message, data: None, key: None }
+    }
 }

@@ -14,8 +14,8 @@ use crate::topic::Topic;
 
 /// A handle on one member of a room.
 ///
-/// Both methods are called from the fan-out loop: they return at once, never block, and
-/// never call back into the registry or the hub.
+/// [`deliver`](Self::deliver) and [`close`](Self::close) are called from the fan-out loop: they
+/// return at once, never block, and never call back into the registry or the hub.
 pub trait Deliver: Send + Sync {
     /// Takes a batch of events for this member: typically
     /// [`batch.frames(dialect)`](Batch::frames) into a bounded outbox.
@@ -23,6 +23,20 @@ pub trait Deliver: Send + Sync {
 
     /// Ends the connection. Called after a [`Delivery::Full`], for one.
     fn close(&self, reason: CloseReason);
+
+    /// Waits until the member has taken all that was delivered to it, or its connection has ended.
+    /// A member that catches up with the messages that it missed is awaited before each page, so
+    /// that it gets them as fast as it takes them. By default it is always ready: then all that a
+    /// member can miss has to fit into its outbox, or it is closed as one that reads too slowly.
+    ///
+    /// # Cancel safety
+    /// To be safe: it changes nothing.
+    fn drained(&self) -> impl Future<Output = ()> + Send
+    where
+        Self: Sized,
+    {
+        std::future::ready(())
+    }
 }
 
 /// What became of a batch at one member.

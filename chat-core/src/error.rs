@@ -1,9 +1,12 @@
 //! What a client can do wrong, by stable codes.
 
 use std::borrow::Cow;
+use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
+
+use crate::json;
 
 /// The stable name of an error. Clients act on it; the sentence beside it is for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,13 +40,16 @@ pub enum ErrorCode {
     BrokerUnavailable,
     /// The room keeps no history.
     HistoryDisabled,
+    /// The server's broker lacks what the request needs: there are no kicks and bans without a table
+    /// that all servers share.
+    Unsupported,
     /// Something failed on the server.
     Internal,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::BadJson,
         Self::UnknownType,
         Self::MissingField,
@@ -58,6 +64,7 @@ impl ErrorCode {
         Self::Forbidden,
         Self::BrokerUnavailable,
         Self::HistoryDisabled,
+        Self::Unsupported,
         Self::Internal,
     ];
 
@@ -79,8 +86,30 @@ impl ErrorCode {
             Self::Forbidden => "forbidden",
             Self::BrokerUnavailable => "broker_unavailable",
             Self::HistoryDisabled => "history_disabled",
+            Self::Unsupported => "unsupported",
             Self::Internal => "internal",
         }
+    }
+}
+
+/// A code of another version, or none at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not a code of an error")]
+pub struct UnknownCode;
+
+impl FromStr for ErrorCode {
+    type Err = UnknownCode;
+
+    fn from_str(code: &str) -> Result<Self, UnknownCode> {
+        Self::ALL.into_iter().find(|known| known.as_str() == code).ok_or(UnknownCode)
+    }
+}
+
+/// A code of a later version is an error: [`wire::Rejected`](crate::wire::Rejected) keeps it as a
+/// text.
+impl<'de> Deserialize<'de> for ErrorCode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        json::from_text(deserializer)
     }
 }
 
@@ -108,6 +137,11 @@ impl Rejection {
     /// A rejection without an id.
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self { code, message: message.into(), id: None, retry_after_ms: None }
+    }
+
+    pub(crate) fn unknown_type(kind: &str) -> Self {
+        let shown: String = kind.chars().take(32).collect();
+        Self::new(ErrorCode::UnknownType, format!("There is no frame of type {shown:?} here."))
     }
 
     /// The same, as the answer to the request with this `id`.

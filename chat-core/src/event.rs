@@ -86,6 +86,24 @@ pub enum PresenceChange {
     Renamed,
 }
 
+impl PresenceChange {
+    /// The change as it stands in frames.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Joined => "joined",
+            Self::Left => "left",
+            Self::Renamed => "renamed",
+        }
+    }
+
+    /// Reads a change as it stands in frames; `None` for any other text.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Joined, Self::Left, Self::Renamed].into_iter().find(|change| change.as_str() == text)
+    }
+}
+
 /// A message to one user.
 #[derive(Debug, Clone)]
 pub struct Direct<'a> {

@@ -174,5 +174,7 @@ mod tests {
         let room = RoomId::new("r").unwrap();
         assert!(grants.allow(Capability::Join, &room) && grants.allow(Capability::Send, &room));
         assert!(!grants.allow(Capability::History, &room));
+        let twice: Capabilities = [Capability::Join, Capability::Join].into_iter().collect();
+        assert!(twice.contains(Capability::Join));
     }
 }

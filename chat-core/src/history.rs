@@ -127,6 +127,14 @@ mod tests {
     }
 
     #[test]
+    fn larger_messages_take_what_the_others_leave() {
+        let retention = Retention { messages: 10, bytes: 100, ..Retention::default() };
+        assert!(retention.allows(2, 80));
+        assert!(!retention.allows(2, 81));
+        assert!(!retention.allows(10, 1));
+    }
+
+    #[test]
     fn what_follows_on_a_position() {
         let at = |epoch, offset| Position { epoch: Epoch::from_random(epoch), offset };
         let history = |offset, entries: &[u64]| History {

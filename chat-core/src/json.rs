@@ -7,6 +7,10 @@
 //! that a double holds, and no more depth than common parsers take.
 
 use std::borrow::Cow;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
 
 /// Deepest that a value may be nested which is handed on. The smallest common limit is 64
 /// (.NET; Ruby has 100, PHP and Perl 512, Jackson 1,000), and in a page of messages a value
@@ -270,6 +274,22 @@ pub fn integer(number: &str) -> Option<i128> {
     };
     let value = if is_negative { (value != 0).then_some(-value)? } else { value };
     (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&value).then_some(value)
+}
+
+/// A text that is borrowed if nothing in it is escaped: by itself serde borrows no `Cow` in an
+/// `Option`, or in a key.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
+
+/// Deserializes what stands in JSON as a text.
+pub(crate) fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: Display>,
+{
+    let Text(text) = Text::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
 }
 
 fn is_digits(text: &str) -> bool {

@@ -34,9 +34,9 @@
 //! // A frame comes in …
 //! let frame = r#"{"type":"sendMessage","roomId":"room1","message":"hi"}"#;
 //! let request = Dialect::Topics.decode(frame)?;
-//! let Command::Post { message, .. } = request.command else { unreachable!() };
+//! let Command::Send { content, .. } = request.command else { unreachable!() };
 //! let user = Sender { id: "u1", name: "Quiet Otter", color: "#FF6B6B" };
-//! let said = Event::Message(Message { user, text: &message, data: None, key: None, at: 0 });
+//! let said = Event::Message(Message { user, text: &content.message, data: None, key: None, at: 0 });
 //! let payload = envelope::encode(&said);
 //!
 //! // … and, when the broker has brought it back, goes out to all.
@@ -54,12 +54,14 @@
 //! | room, user, [`Topic`] | what people join; who they are; the broker's address of either |
 //! | [`Command`], [`Event`] | what a client asks; what a room sees |
 //! | [`envelope`], [`Frames`] | an event between servers; bytes for a socket |
+//! | [`wire`] | the frames of the native protocol |
 //! | [`Dialect`] | an encoding that clients see |
 //! | [`Capability`], [`Grants`] | what a user may do, and in which rooms |
 //! | [`Registry`], [`Members`] | who is in which room on this server |
 //! | [`Position`] | a place in a room's sequence: offset and epoch |
 //! | [`Batch`], [`Deliver`] | events for all members of a room; a handle on one member |
 
+pub mod backoff;
 mod close;
 mod command;
 mod deliver;
@@ -67,6 +69,7 @@ mod dialect;
 pub mod envelope;
 mod error;
 mod event;
+mod fields;
 mod frames;
 mod grants;
 mod history;
@@ -78,18 +81,19 @@ mod pattern;
 mod position;
 mod recent;
 mod registry;
-pub mod reply;
 pub mod roster;
 pub mod timeline;
 mod topic;
 mod user;
 mod visibility;
+pub mod wire;
 
+pub use backoff::Backoff;
 pub use close::CloseReason;
-pub use command::{Command, Content, Hello, MAX_REASON_BYTES, Request, Sanction};
+pub use command::{Command, Content, Hello, Join, MAX_REASON_BYTES, Request, Sanction};
 pub use deliver::{Batch, Deliver, Delivery, Item};
 pub use dialect::Dialect;
-pub use error::{ErrorCode, Rejection};
+pub use error::{ErrorCode, Rejection, UnknownCode};
 pub use event::{
     Direct, Event, Message, Presence, PresenceChange, RequestRef, Sender, Undelivered,
 };
@@ -100,11 +104,10 @@ pub use id::{ConnectionId, InvalidName, MAX_NAME_BYTES, RoomId, UserId, UserName
 pub use members::{GROUP, Group, Members};
 pub use nesting::is_nested_deeper;
 pub use pattern::Pattern;
-pub use position::{Epoch, Position, Step};
+pub use position::{Epoch, InvalidEpoch, Position, Step};
 pub use recent::{Recent, RecentPage};
 pub use registry::{Joined, Left, Registry, Room};
-pub use reply::Reply;
 pub use roster::{Occupancy, Occupant, Roster};
 pub use timeline::Timeline;
 pub use topic::Topic;
-pub use user::{Color, User};
+pub use user::{Color, InvalidColor, User};

@@ -1,8 +1,11 @@
 //! Places in a room's sequence of messages.
 
 use std::fmt;
+use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::json;
 
 /// Which sequence an offset counts in: eight ASCII letters or digits, or nothing for a
 /// room in which nothing was ever sent.
@@ -62,11 +65,30 @@ impl Serialize for Epoch {
     }
 }
 
+/// A text that is not an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not an epoch: eight ASCII letters or digits, or nothing")]
+pub struct InvalidEpoch;
+
+impl FromStr for Epoch {
+    type Err = InvalidEpoch;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEpoch> {
+        Self::parse(text.as_bytes()).ok_or(InvalidEpoch)
+    }
+}
+
+impl<'de> Deserialize<'de> for Epoch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        json::from_text(deserializer)
+    }
+}
+
 /// A place in a room's sequence: after the message number `offset` of `epoch`.
 ///
 /// The default is the place before the first message of a room in which nothing was
 /// ever sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Position {
     /// Which sequence.
     pub epoch: Epoch,

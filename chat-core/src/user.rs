@@ -1,14 +1,16 @@
 //! Who speaks.
 
 use std::fmt;
+use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::event::Sender;
 use crate::id::{UserId, UserName};
+use crate::json;
 
 /// A user as others see one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// Names the user on every server.
     pub id: UserId,
@@ -52,23 +54,23 @@ fn made_up_name(id: &UserId) -> UserName {
 }
 
 /// An RGB colour, written `#RRGGBB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Color(&'static str);
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Color([u8; 7]);
 
 /// Twelve hues of like lightness, told apart on white and on black.
 const PALETTE: [Color; 12] = [
-    Color("#FF6B6B"),
-    Color("#F28C38"),
-    Color("#D4A017"),
-    Color("#8FB339"),
-    Color("#3DBB6E"),
-    Color("#2BB8A3"),
-    Color("#35A7D8"),
-    Color("#5B8DEF"),
-    Color("#8C7AE6"),
-    Color("#B56AD9"),
-    Color("#E05FB0"),
-    Color("#E85D86"),
+    Color(*b"#FF6B6B"),
+    Color(*b"#F28C38"),
+    Color(*b"#D4A017"),
+    Color(*b"#8FB339"),
+    Color(*b"#3DBB6E"),
+    Color(*b"#2BB8A3"),
+    Color(*b"#35A7D8"),
+    Color(*b"#5B8DEF"),
+    Color(*b"#8C7AE6"),
+    Color(*b"#B56AD9"),
+    Color(*b"#E05FB0"),
+    Color(*b"#E85D86"),
 ];
 
 impl Color {
@@ -81,20 +83,48 @@ impl Color {
 
     /// The colour as it stands in frames.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        self.0
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// A text that is not a colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not a colour as in #FF6B6B")]
+pub struct InvalidColor;
+
+impl FromStr for Color {
+    type Err = InvalidColor;
+
+    fn from_str(text: &str) -> Result<Self, InvalidColor> {
+        let bytes: [u8; 7] = text.as_bytes().try_into().map_err(|_| InvalidColor)?;
+        let [first, digits @ ..] = &bytes;
+        let is_color = *first == b'#' && digits.iter().all(u8::is_ascii_hexdigit);
+        if is_color { Ok(Self(bytes)) } else { Err(InvalidColor) }
+    }
+}
+
+impl fmt::Debug for Color {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Color({self})")
     }
 }
 
 impl fmt::Display for Color {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl Serialize for Color {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.0)
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Color {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        json::from_text(deserializer)
     }
 }
 

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-use chat_core::reply::{Joined, Page};
+use chat_core::wire::{Joined, Pong, ServerFrame};
 use chat_core::{
     Command, Dialect, Direct, Epoch, ErrorCode, Event, Message, Position, Presence, PresenceChange,
-    Rejection, Reply, RoomId, Sender, Topic,
+    Rejection, RoomId, Sender, Topic,
 };
 use proptest::prelude::*;
 use serde_json::value::RawValue;
@@ -95,7 +95,7 @@ fn a_direct_message_is_passed_on_as_it_is() {
     let [native, rooms, topics, direct] = encoded(&event, None);
     assert_eq!(
         native.unwrap(),
-        r##"{"type":"direct","user":{"id":"u1","name":"Alice","color":"#FF6B6B"},"message":"h\u0069","data":[1],"at":5}"##
+        r##"{"type":"direct","user":{"id":"u1","name":"Alice","color":"#FF6B6B"},"message":"hi","data":[1],"at":5}"##
     );
     assert_eq!((rooms, topics), (None, None));
     assert_eq!(direct.as_deref(), Some(frame));
@@ -118,15 +118,7 @@ fn typing_and_gaps_are_native_alone() {
 #[test]
 fn a_newcomer_to_a_room() {
     let general = RoomId::new("general").unwrap();
-    let joined = Reply::Joined(Joined {
-        id: None,
-        room: &general,
-        position: Some(Position::default()),
-        recovered: false,
-        members: &[],
-        count: 0,
-        messages: Page::new(&general, Epoch::NONE, &[]),
-    });
+    let joined = ServerFrame::Joined(Joined::new(&general, Some(Position::default()), false));
     let text = |dialect: Dialect| {
         dialect.reply(&joined).map(|frames| frames.texts().next().unwrap().to_owned())
     };
@@ -145,7 +137,7 @@ fn a_newcomer_to_a_room() {
 fn errors_are_one_frame_in_every_dialect() {
     let rejection = Rejection::new(ErrorCode::NotInRoom, "Join the room first.");
     for dialect in ALL {
-        let frames = dialect.reply(&Reply::from(&rejection)).unwrap();
+        let frames = dialect.reply(&ServerFrame::from(&rejection)).unwrap();
         assert_eq!(
             frames.texts().collect::<Vec<_>>(),
             [r#"{"type":"error","code":"not_in_room","message":"Join the room first."}"#]
@@ -176,24 +168,34 @@ fn first_frames_name_their_dialect() {
 fn seed_frames_are_understood() {
     let decode = |dialect: Dialect, frame| dialect.decode(frame).unwrap().command;
     let join = r#"{"type":"join_room","room":"general","user":"Alice"}"#;
-    let Command::Switch { room, name: Some(name), .. } = decode(Dialect::Rooms, join) else {
-        panic!()
-    };
-    assert_eq!((room.as_str(), name.as_str()), ("general", "Alice"));
+    let Command::Join(join) = decode(Dialect::Rooms, join) else { panic!() };
+    assert_eq!((join.room.as_str(), join.name.unwrap().as_str()), ("general", "Alice"));
+    assert!(join.exclusive && join.announced);
     let username = r#"{"type":"join_room","room":"general","username":"Bob"}"#;
-    let Command::Switch { name: Some(name), .. } = decode(Dialect::Rooms, username) else {
+    let Command::Join(join) = decode(Dialect::Rooms, username) else { panic!() };
+    assert_eq!(join.name.unwrap().as_str(), "Bob");
+    let nameless = r#"{"type":"join_room","room":"general"}"#;
+    let Command::Join(join) = decode(Dialect::Rooms, nameless) else { panic!() };
+    assert_eq!(join.name, None);
+    let say = r#"{"type":"chat_message","message":"Hello"}"#;
+    let Command::Send { room: None, content, members_only: true } = decode(Dialect::Rooms, say)
+    else {
         panic!()
     };
-    assert_eq!(name.as_str(), "Bob");
-    let nameless = r#"{"type":"join_room","room":"general"}"#;
-    assert!(matches!(decode(Dialect::Rooms, nameless), Command::Switch { name: None, .. }));
-    let say = r#"{"type":"chat_message","message":"Hello"}"#;
-    assert!(matches!(decode(Dialect::Rooms, say), Command::Say { message } if message == "Hello"));
-    assert!(matches!(decode(Dialect::Rooms, r#"{"type":"leave_room"}"#), Command::Exit));
+    assert_eq!(content.message, "Hello");
+    let leave = decode(Dialect::Rooms, r#"{"type":"leave_room"}"#);
+    assert!(matches!(leave, Command::Leave { room: None }));
 
     let post = r#"{"type":"sendMessage","roomId":"room1","message":"hey cashing"}"#;
-    let Command::Post { room, message } = decode(Dialect::Topics, post) else { panic!() };
-    assert_eq!((room.as_str(), &*message), ("room1", "hey cashing"));
+    let Command::Send { room: Some(room), content, members_only: false } =
+        decode(Dialect::Topics, post)
+    else {
+        panic!()
+    };
+    assert_eq!((room.as_str(), &*content.message), ("room1", "hey cashing"));
+    let subscribe = r#"{"type":"SUBSCRIBE","room":"room1"}"#;
+    let Command::Join(join) = decode(Dialect::Topics, subscribe) else { panic!() };
+    assert!(!join.announced && !join.exclusive);
     let direct = r#"{"to":"bob","message":"hi"}"#;
     let Command::Direct { to, content } = decode(Dialect::Direct, direct) else { panic!() };
     assert_eq!((to.as_str(), &*content.message), ("bob", "hi"));
@@ -212,11 +214,11 @@ fn since_of_any_epoch_is_understood() {
     {
         let frame =
             format!(r#"{{"type":"join","room":"r","since":{{"epoch":"{epoch}","offset":1.0}}}}"#);
-        let Command::Join { since, .. } = Dialect::Native.decode(&frame).unwrap().command else {
+        let Command::Join(join) = Dialect::Native.decode(&frame).unwrap().command else {
             panic!("{frame}")
         };
         let known = Epoch::parse(epoch.as_bytes()).unwrap_or(Epoch::UNKNOWN);
-        assert_eq!(since, Some(Position { epoch: known, offset: 1 }), "{frame}");
+        assert_eq!(join.since, Some(Position { epoch: known, offset: 1 }), "{frame}");
     }
     for since in [
         r#"{"epoch":1,"offset":1}"#,
@@ -255,10 +257,10 @@ fn integers_of_json_are_integers() {
             assert!(command.contains(&shown), "{command}");
         }
         let frame = format!(r#"{{"type":"join_room","room":"r","history":{number}}}"#);
-        let Command::Switch { history, .. } = Dialect::Rooms.decode(&frame).unwrap().command else {
+        let Command::Join(join) = Dialect::Rooms.decode(&frame).unwrap().command else {
             panic!("{frame}")
         };
-        assert_eq!(history, value);
+        assert_eq!(join.history, Some(value));
     }
     for number in ["2.5", "-1", "1e20", "1e400", "4294967296.5", r#""2""#, "true"] {
         for field in ["history", "since"] {
@@ -284,7 +286,8 @@ fn ids_of_64_bits_are_echoed_as_they_stand() {
     ] {
         let frame = format!(r#"{{"type":"ping","id":{id}}}"#);
         let request = Dialect::Native.decode(&frame).unwrap();
-        let pong = Dialect::Native.reply(&Reply::Pong { id: request.id }).unwrap();
+        let pong = ServerFrame::Pong(Pong::default()).to_request(request.id);
+        let pong = Dialect::Native.reply(&pong).unwrap();
         let expected = format!(r#"{{"type":"pong","id":{id}}}"#);
         assert_eq!(pong.texts().collect::<Vec<_>>(), [expected]);
     }
@@ -390,10 +393,10 @@ fn half_an_emoji_in_a_name_is_replaced() {
     assert_eq!(hello.name.unwrap().as_str(), "Ann \u{fffd}");
     for field in ["user", "username"] {
         let frame = format!(r#"{{"type":"join_room","room":"r","{field}":"\ude00Ann\u202e"}}"#);
-        let Command::Switch { name, .. } = Dialect::Rooms.decode(&frame).unwrap().command else {
+        let Command::Join(join) = Dialect::Rooms.decode(&frame).unwrap().command else {
             panic!("{frame}")
         };
-        assert_eq!(name.unwrap().as_str(), "\u{fffd}Ann");
+        assert_eq!(join.name.unwrap().as_str(), "\u{fffd}Ann");
     }
     for name in [r"\u200b", r"\u202e\u202c", " ", ""] {
         let frame = format!(r#"{{"type":"hello","name":"{name}"}}"#);

@@ -5,11 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use chat_core::reply::{Joined, Limits, Ok as Acknowledged, Page, RateLimit, Welcome};
+use chat_core::wire::{
+    Accepted, ClientFrame, Goodbye, History, Joined, Left, Limits, Members, PageFrame, Pong,
+    RateLimit, ServerFrame, Welcome,
+};
 use chat_core::{
     CloseReason, Dialect, Direct, Entry, Epoch, ErrorCode, Event, Message, Position, Presence,
-    PresenceChange, Rejection, Reply, RequestRef, RoomId, Sender, Topic, Undelivered, User, UserId,
-    UserName, envelope,
+    PresenceChange, Rejection, RequestRef, RoomId, Sender, Topic, Undelivered, User, UserId,
+    UserName, envelope, wire,
 };
 use serde_json::value::RawValue;
 
@@ -43,11 +46,26 @@ fn client_frames_are_understood() {
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), all, "every type has an example");
 }
 
+/// As a client reads them, and a server a client's: nothing is lost.
+#[test]
+fn frames_go_both_ways() {
+    for text in frames("server") {
+        let frame: ServerFrame =
+            serde_json::from_str(text).unwrap_or_else(|why| panic!("{why}: {text}"));
+        assert!(!matches!(frame, ServerFrame::Unknown(_)), "{text}");
+        assert_eq!(serde_json::to_string(&frame).unwrap(), text);
+    }
+    let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    for text in frames("client") {
+        assert_eq!(value(&ClientFrame::decode(text).unwrap().encode()), value(text));
+    }
+}
+
 fn raw(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).unwrap()
 }
 
-fn reply(reply: &Reply<'_>) -> String {
+fn reply(reply: &ServerFrame<'_>) -> String {
     Dialect::Native.reply(reply).unwrap().texts().next().unwrap().to_owned()
 }
 
@@ -58,17 +76,12 @@ fn server_frames_are_what_the_code_says() {
     let (room, new_room) = (RoomId::new("general").unwrap(), RoomId::new("new").unwrap());
     let id: Vec<_> = (0..10).map(|id| raw(&id.to_string())).collect();
     let id = |n: usize| Some(&*id[n]);
-    let limits = Limits {
-        message_bytes: 32_768,
-        frame_bytes: 233_472,
-        rooms: 128,
-        in_flight: 64,
-        frames: Some(RateLimit { per_second: 50, burst: 300 }),
-        joins: Some(RateLimit { per_second: 10, burst: 256 }),
-        bytes: Some(RateLimit { per_second: 262_144, burst: 262_144 }),
-        answers: Some(RateLimit { per_second: 2_097_152, burst: 16_777_216 }),
-        kept: Some(RateLimit { per_second: 15_000, burst: 3_145_728 }),
-    };
+    let mut limits = Limits::new(32_768, 233_472);
+    limits.frames = Some(RateLimit::new(50, 300));
+    limits.joins = Some(RateLimit::new(10, 256));
+    limits.bytes = Some(RateLimit::new(262_144, 262_144));
+    limits.answers = Some(RateLimit::new(2_097_152, 16_777_216));
+    limits.kept = Some(RateLimit::new(15_000, 3_145_728));
     let refused = Rejection {
         retry_after_ms: Some(1000),
         ..Rejection::new(
@@ -85,7 +98,6 @@ fn server_frames_are_what_the_code_says() {
         )
     }
     .to_request(id(7));
-    let members = [user.as_sender()];
     let said = |data: Option<&'static RawValue>| Message {
         user: user.as_sender(),
         text: "hi",
@@ -95,72 +107,46 @@ fn server_frames_are_what_the_code_says() {
     };
     let payload = envelope::encode(&Event::Message(said(None)));
     let earlier = Entry { offset: 42, payload };
-    let (nothing, earlier) = ([], [&earlier]);
-    let (nothing, earlier) = (Page::new(&room, epoch, &nothing), Page::new(&room, epoch, &earlier));
-    let welcome = Welcome {
-        id: id(1),
-        session: "n5p2-17",
-        resume: Some("6f1c.n5p2-17"),
-        user: &user,
-        node: "n5p2",
-        protocol: 1,
-        expires_in_ms: None,
-        heartbeat_ms: 25_000,
-        limits,
+    let members = || vec![wire::User::from(&user)];
+    let earlier = || PageFrame::page(&room, epoch, [&earlier]);
+    let at = |offset| Position { epoch, offset };
+    let mut welcome = Welcome::new("n5p2-17", &user, "n5p2", limits);
+    welcome.heartbeat_ms = 25_000;
+    let mut by_token = welcome.clone();
+    welcome.resume = Some("6f1c.n5p2-17".into());
+    by_token.expires_in_ms = Some(3_600_000);
+    let joined = |room, position, recovered, messages| {
+        let mut joined = Joined::new(room, Some(position), recovered);
+        (joined.members, joined.count, joined.messages) = (members(), 1, messages);
+        ServerFrame::Joined(joined)
     };
-    let by_token = Welcome { resume: None, expires_in_ms: Some(3_600_000), ..welcome.clone() };
+    let mut kicked = Left::new(&room);
+    kicked.reason = Some("kicked".into());
+    kicked.message = Some("Calm down.".into());
+    let mut delivered = Accepted::new(None);
+    delivered.delivered = Some(1);
+    let mut shutdown = Goodbye::new("shutdown", true);
+    shutdown.after_ms = 1830;
+    let mut banned = Goodbye::new("banned", false);
+    banned.message = Some("Spam.".into());
     let mut made: Vec<String> = [
-        Reply::Welcome(welcome),
-        Reply::Welcome(by_token),
-        Reply::Joined(Joined {
-            id: id(2),
-            room: &room,
-            position: Some(Position { epoch, offset: 41 }),
-            recovered: false,
-            members: &members,
-            count: 1,
-            messages: nothing,
-        }),
-        Reply::Joined(Joined {
-            id: id(3),
-            room: &room,
-            position: Some(Position { epoch, offset: 42 }),
-            recovered: true,
-            members: &members,
-            count: 1,
-            messages: earlier,
-        }),
-        Reply::Joined(Joined {
-            id: id(3),
-            room: &new_room,
-            position: Some(Position::default()),
-            recovered: false,
-            members: &members,
-            count: 1,
-            messages: Page::new(&new_room, Epoch::NONE, &[]),
-        }),
-        Reply::History {
-            id: id(4),
-            room: &room,
-            position: Position { epoch, offset: 42 },
-            messages: earlier,
-            more: true,
-        },
-        Reply::Left { id: id(5), room: &room, reason: None, message: None },
-        Reply::Left { id: None, room: &room, reason: Some("kicked"), message: Some("Calm down.") },
-        Reply::Members { id: id(6), room: &room, members: &members, count: 1 },
-        Reply::Ok(Acknowledged {
-            id: id(7),
-            position: Some(Position { epoch, offset: 42 }),
-            ..Acknowledged::default()
-        }),
-        Reply::Ok(Acknowledged { id: id(8), delivered: Some(1), ..Acknowledged::default() }),
-        Reply::Ok(Acknowledged { id: id(0), ..Acknowledged::default() }),
-        Reply::Pong { id: id(9) },
-        Reply::from(&refused),
-        Reply::from(&limited),
-        Reply::Goodbye { reason: "shutdown", reconnect: true, after_ms: 1830, message: None },
-        Reply::Goodbye { reason: "banned", reconnect: false, after_ms: 0, message: Some("Spam.") },
+        ServerFrame::Welcome(welcome).to_request(id(1)),
+        ServerFrame::Welcome(by_token).to_request(id(1)),
+        joined(&room, at(41), false, Vec::new()).to_request(id(2)),
+        joined(&room, at(42), true, earlier()).to_request(id(3)),
+        joined(&new_room, Position::default(), false, Vec::new()).to_request(id(3)),
+        ServerFrame::History(History::new(&room, at(42), earlier(), true)).to_request(id(4)),
+        ServerFrame::Left(Left::new(&room)).to_request(id(5)),
+        ServerFrame::Left(kicked),
+        ServerFrame::Members(Members::new(&room, members(), 1)).to_request(id(6)),
+        ServerFrame::Ok(Accepted::new(Some(at(42)))).to_request(id(7)),
+        ServerFrame::Ok(delivered).to_request(id(8)),
+        ServerFrame::Ok(Accepted::new(None)).to_request(id(0)),
+        ServerFrame::Pong(Pong::default()).to_request(id(9)),
+        ServerFrame::from(&refused),
+        ServerFrame::from(&limited),
+        ServerFrame::Goodbye(shutdown),
+        ServerFrame::Goodbye(banned),
     ]
     .iter()
     .map(reply)

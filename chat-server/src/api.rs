@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::auth::bearer;
-use crate::moderation::{self, By, Kind, LONGEST_BAN, NO_TIME, Scope};
+use crate::moderation::{self, By, Kind, LONGEST_BAN, NO_TIME, Scope, UNSUPPORTED};
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -163,6 +163,9 @@ fn answer(done: Result<(), BrokerError>) -> Answer {
                 BrokerError::Refused(_) => {
                     let message = "The message bus refuses it: too many bans, or no more writes.";
                     Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "refused", message)
+                }
+                BrokerError::Unsupported(_) => {
+                    Refusal::new(StatusCode::NOT_IMPLEMENTED, "unsupported", UNSUPPORTED)
                 }
                 _ => Refusal::unavailable("The message bus did not take it: try again."),
             })

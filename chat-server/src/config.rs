@@ -1,16 +1,18 @@
 //! Settings of a server, for those who embed it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use axum::http::{Extensions, HeaderMap};
 use chat_broker::HubConfig;
-use chat_core::reply::{Limits, RateLimit};
+use chat_core::wire::{Limits, RateLimit};
 use chat_transport::TransportConfig;
 use ipnet::IpNet;
 
 use crate::host::Pattern;
 use crate::limits::{LimitsConfig, Rate};
 use crate::origin::serialized;
-use crate::peer::ForwardedHeader;
+use crate::peer::{self, ForwardedHeader};
 use crate::public_url::PublicUrl;
 use crate::secret::Secret;
 
@@ -199,22 +201,29 @@ impl ServerConfig {
     pub(crate) fn told_limits(&self, factor: u32) -> Limits {
         let rates = &self.limits.connection;
         let told = |rate: Option<Rate>| rate.map(|rate| told(rate.times(factor)));
-        Limits {
-            message_bytes: self.max_message_bytes,
-            frame_bytes: self.transport.max_frame_bytes,
-            rooms: self.limits.rooms.unwrap_or(u32::MAX as usize),
-            in_flight: self.max_in_flight,
-            frames: told(rates.frames),
-            joins: told(rates.joins),
-            bytes: told(rates.received_bytes),
-            answers: told(rates.answer_bytes),
-            kept: told(rates.kept_bytes),
-        }
+        let mut limits = Limits::new(self.max_message_bytes, self.transport.max_frame_bytes);
+        limits.rooms = self.limits.rooms.unwrap_or(u32::MAX as usize);
+        limits.in_flight = self.max_in_flight;
+        limits.frames = told(rates.frames);
+        limits.joins = told(rates.joins);
+        limits.bytes = told(rates.received_bytes);
+        limits.answers = told(rates.answer_bytes);
+        limits.kept = told(rates.kept_bytes);
+        limits
+    }
+
+    /// See [`peer::address`].
+    pub(crate) fn client_address(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Option<IpAddr> {
+        peer::address(headers, extensions, &self.trusted_proxies, self.forwarded_header)
     }
 }
 
 fn told(rate: Rate) -> RateLimit {
-    RateLimit { per_second: rate.per_second().into(), burst: rate.burst().into() }
+    RateLimit::new(rate.per_second().into(), rate.burst().into())
 }
 
 #[cfg(test)]

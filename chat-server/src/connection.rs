@@ -1,14 +1,14 @@
 //! One connection, from its first frame to its end: the only place where transport and
 //! hub meet.
 
+mod alarm;
 mod budget;
-mod deadline;
 mod hello;
 mod history;
+mod join_request;
 mod members;
 mod opening;
 mod permit;
-mod recovery;
 mod rooms;
 mod sanctions;
 mod send;
@@ -19,10 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_broker::{BrokerError, Membership, Receipt};
-use chat_core::reply::Ok as Acknowledged;
+use chat_core::wire::{Accepted, Pong, ServerFrame};
 use chat_core::{
-    CloseReason, Command, ConnectionId, Dialect, ErrorCode, Rejection, Reply, Request, RoomId,
-    Topic, User,
+    CloseReason, Command, ConnectionId, Dialect, ErrorCode, Rejection, Request, RoomId, Topic, User,
 };
 use chat_transport::{Incoming, Session};
 use futures_util::FutureExt;
@@ -31,13 +30,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::auth::Access;
+use crate::deadline::Deadline;
 use crate::drain;
 use crate::limits::{Admission, RateLimiter};
 use crate::member::Member;
+use crate::moderation::UNSUPPORTED;
 use crate::state::State;
-pub(crate) use deadline::{Deadline, LATEST};
 pub(crate) use opening::Opening;
-use recovery::Wish;
 use rooms::Place;
 
 /// Frames and answers that a busy connection works through before it lets others run: one
@@ -210,11 +209,11 @@ impl Connection {
                 session.drive(self.answer()).await;
                 continue;
             }
-            deadline::set(&mut alarm, self.ends.at());
+            alarm::set(&mut alarm, self.ends.at());
             tokio::select! {
                 // The deadline first: it must not lose to frames that are always there.
                 biased;
-                () = deadline::ring(&mut alarm), if alarm.is_some() => self.run_out_of_time(),
+                () = alarm::ring(&mut alarm), if alarm.is_some() => self.run_out_of_time(),
                 () = self.answer(), if !self.in_flight.is_empty() => {}
                 incoming = session.recv() => match incoming {
                     // Boxed: it is there for a moment, and its place would stay.
@@ -240,7 +239,7 @@ impl Connection {
             // Boxed: few wait.
             (admitted, Some(wait)) => Box::pin(self.wait_with(session, wait, admitted)).await,
         };
-        let Request { id, command } = match admitted {
+        let Request { id, command, .. } = match admitted {
             Some(Ok(request)) => request,
             Some(Err(rejection)) => return self.reject(&rejection),
             None => return,
@@ -272,18 +271,8 @@ impl Connection {
     async fn execute(&mut self, id: Option<&RawValue>, command: Command<'_>) {
         let done = match command {
             Command::Hello(hello) => self.hello(id, hello).await,
-            Command::Join { room, since, history } => {
-                let wish = Wish { since, history };
-                self.enter(id, room, wish, true).await
-            }
-            Command::Leave { room } => self.leave(id, &room).await,
-            Command::Switch { room, name, history } => {
-                self.switch(id, room, name, history).await;
-                Ok(())
-            }
-            Command::Exit => self.exit(),
-            Command::Subscribe { room } => self.subscribe(room).await,
-            Command::Unsubscribe { room } => self.go(&room),
+            Command::Join(join) => self.join(id, join).await,
+            Command::Leave { room } => self.leave(id, room).await,
             Command::Typing { room, typing } => self.typing(&room, typing).await,
             Command::Members { room } => self.members(id, &room),
             Command::History { room, range, limit } => self.history(id, &room, range, limit).await,
@@ -291,7 +280,7 @@ impl Connection {
             Command::Ban { sanction, seconds } => self.ban(id, &sanction, seconds).await,
             Command::Unban { room, user } => self.unban(id, &room, &user).await,
             Command::Ping => {
-                self.member.reply(&Reply::Pong { id });
+                self.member.reply(&ServerFrame::Pong(Pong::default()).to_request(id));
                 Ok(())
             }
             _ => Err(Rejection::new(ErrorCode::UnknownType, "This server does not know that.")),
@@ -318,11 +307,9 @@ impl Connection {
                 if is_new_room && !is_first {
                     self.refund_room();
                 }
-                self.member.reply(&Reply::Ok(Acknowledged {
-                    id: id.as_deref(),
-                    position: published.position,
-                    delivered: direct.then_some(published.nodes),
-                }));
+                let mut accepted = Accepted::new(published.position);
+                accepted.delivered = direct.then_some(published.nodes);
+                self.member.reply(&ServerFrame::Ok(accepted).to_request(id.as_deref()));
             }
             Err(error) => self.reject(&unavailable(&error).to_request(id.as_deref())),
         }
@@ -331,7 +318,7 @@ impl Connection {
     /// Refuses a frame. It has cost the client as much as any other.
     fn reject(&self, rejection: &Rejection) {
         self.state.metrics.rejected(rejection.code);
-        self.member.reply(&Reply::from(rejection));
+        self.member.reply(&ServerFrame::from(rejection));
     }
 
     /// How long the client may take to read what waits for it before it gets more.
@@ -359,6 +346,9 @@ const RETRY_AFTER_MS: u64 = 1000;
 
 fn unavailable(error: &BrokerError) -> Rejection {
     tracing::debug!(%error, "the broker did not take a request");
+    if let BrokerError::Unsupported(_) = error {
+        return Rejection::new(ErrorCode::Unsupported, UNSUPPORTED);
+    }
     let message = match error {
         BrokerError::Refused(_) => "The message bus refuses this for now.",
         BrokerError::Damaged { .. } => {

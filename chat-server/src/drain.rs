@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use chat_core::{CloseReason, Deliver, Reply};
+use chat_core::wire::{Goodbye, ServerFrame};
+use chat_core::{CloseReason, Deliver};
 use tokio::time::{sleep, timeout};
 
 use crate::member::Member;
@@ -49,8 +50,9 @@ impl State {
 /// Says goodbye to a client that is to come back after this time, to another server.
 pub(crate) fn tell(member: &Member, after: Duration) {
     let after_ms = after.as_millis() as u64;
-    let reason = "shutdown";
-    member.reply(&Reply::Goodbye { reason, reconnect: true, after_ms, message: None });
+    let mut goodbye = Goodbye::new("shutdown", true);
+    goodbye.after_ms = after_ms;
+    member.reply(&ServerFrame::Goodbye(goodbye));
     member.close(CloseReason::GoingAway);
 }
 

@@ -6,21 +6,15 @@
 //! request must be for a host that is known to be this server's.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 
-use axum::extract::{Request, State as Shared};
-use axum::http::header::{HOST, HeaderValue};
+use axum::http::HeaderMap;
+use axum::http::header::HOST;
 use axum::http::uri::{Authority, Uri};
-use axum::http::{HeaderMap, StatusCode, Version};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use chat_transport::handshake;
 use url::Host;
 
 use crate::log_budget::OncePerMinute;
 use crate::public_url::PublicUrl;
 use crate::refusal::Refusal;
-use crate::state::State;
 
 /// The longest DNS name. A longer host is cut in the log.
 const LONGEST_NAME: usize = 253;
@@ -63,7 +57,7 @@ impl Hosts {
     }
 
     /// The headers are those of a request that [`check_form`] lets pass.
-    fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         match host_header(headers) {
             Some(authority) if !self.contain(&authority) => {
                 self.warn(&authority);
@@ -133,85 +127,11 @@ fn ascii(name: &str) -> Result<String, &'static str> {
     Ok(host.strip_suffix('.').map(str::to_owned).unwrap_or(host))
 }
 
-/// Refuses requests for other hosts, and requests that [`check_form`] refuses.
-pub(crate) async fn check(
-    Shared(state): Shared<Arc<State>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let checked = set_host(&mut request).and_then(|()| state.hosts.check(request.headers()));
-    answer(&state, checked, request, next).await
-}
-
-/// Refuses requests without one unambiguous host (RFC 9112, section 3.2). In requests that pass,
-/// `Host` is the host of the request target if that has one.
-pub(crate) async fn check_form(
-    Shared(state): Shared<Arc<State>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let checked = set_host(&mut request);
-    answer(&state, checked, request, next).await
-}
-
-async fn answer(
-    state: &State,
-    checked: Result<(), Refusal>,
-    request: Request,
-    next: Next,
-) -> Response {
-    match checked {
-        Ok(()) => next.run(request).await,
-        Err(refusal) => {
-            state.metrics.limited("host");
-            if handshake::is_requested(request.headers()) {
-                state.metrics.refused(&refusal);
-            }
-            refusal.into_response()
-        }
-    }
-}
-
-fn set_host(request: &mut Request) -> Result<(), Refusal> {
-    let host = named_host(request).map_err(|()| {
-        let message = "A request has one host, and a valid one.";
-        let refusal = Refusal::new(StatusCode::BAD_REQUEST, "bad_field", message);
-        refusal.because("invalid_host")
-    })?;
-    if let Some(host) = host {
-        request.headers_mut().insert(HOST, host);
-    }
-    Ok(())
-}
-
-/// The host that the request names. `None` in HTTP/1.0, which needs none: balancers leave it out in
-/// their probes, and browsers, which the rule for hosts is about, do not speak it.
-fn named_host(request: &Request) -> Result<Option<HeaderValue>, ()> {
-    let lines = request.headers().get_all(HOST).iter().count();
-    let header = host_header(request.headers());
-    let is_valid = |authority: &Authority| host_of(authority).is_some();
-    let is_header_valid = header.as_ref().is_some_and(is_valid);
-    // The host of an absolute-form target takes precedence over the header, which HTTP/1.1 needs all
-    // the same.
-    let target = request.uri().authority().cloned();
-    match lines {
-        0 if request.version() == Version::HTTP_11 => return Err(()),
-        0 => {}
-        1 if is_header_valid => {}
-        _ => return Err(()),
-    }
-    let Some(authority) = target.or(header) else { return Ok(None) };
-    if !is_valid(&authority) {
-        return Err(());
-    }
-    HeaderValue::from_str(authority.as_str()).map(Some).map_err(|_| ())
-}
-
-fn host_header(headers: &HeaderMap) -> Option<Authority> {
+pub(crate) fn host_header(headers: &HeaderMap) -> Option<Authority> {
     headers.get(HOST)?.to_str().ok()?.parse().ok()
 }
 
-/// The host of a request that has passed [`check`], in lower case and without a port.
+/// The host of a request that has passed [`host_check::check`](crate::host_check::check), in lower case and without a port.
 pub(crate) fn requested(headers: &HeaderMap) -> Option<String> {
     host_of(&host_header(headers)?)
 }
@@ -222,7 +142,7 @@ pub(crate) fn host_of_url(url: &str) -> Option<String> {
 }
 
 /// The host in lower case, without a port and without the trailing dot of an absolute name.
-fn host_of(authority: &Authority) -> Option<String> {
+pub(crate) fn host_of(authority: &Authority) -> Option<String> {
     let host = authority.host().to_ascii_lowercase();
     let host = host.strip_suffix('.').map(str::to_owned).unwrap_or(host);
     let is_plain = !authority.as_str().contains('@') && is_valid(&host) && ends_in_port(authority);
@@ -418,55 +338,6 @@ mod tests {
     #[test]
     fn star_allows_every_host() {
         assert!(are_ours(&hosts(&["*"], None), "evil.example"));
-    }
-
-    fn outcome(version: Version, target: &str, headers: &[&str]) -> Result<Option<String>, u16> {
-        let mut request = Request::builder().version(version).uri(target);
-        for host in headers {
-            request = request.header(HOST, *host);
-        }
-        let mut request = request.body(axum::body::Body::empty()).unwrap();
-        set_host(&mut request)
-            .map(|()| requested(request.headers()))
-            .map_err(|refusal| refusal.status.as_u16())
-    }
-
-    #[test]
-    fn target_counts_over_the_header() {
-        let named = |target, headers: &[&str]| outcome(Version::HTTP_11, target, headers);
-        let host = |host: &str| Ok(Some(host.to_owned()));
-        assert_eq!(named("/", &["localhost:8080"]), host("localhost"));
-        assert_eq!(named("http://localhost:1/", &["evil.example"]), host("localhost"));
-        assert_eq!(named("http://evil.example/", &["localhost"]), host("evil.example"));
-        assert_eq!(outcome(Version::HTTP_2, "http://localhost:1/", &[]), host("localhost"));
-    }
-
-    #[test]
-    fn one_valid_host_is_needed() {
-        for version in [Version::HTTP_10, Version::HTTP_11] {
-            let named = |target, headers: &[&str]| outcome(version, target, headers);
-            assert_eq!(named("/", &["localhost", "localhost"]), Err(400));
-            assert_eq!(named("http://localhost/", &["localhost", "evil.example"]), Err(400));
-            assert_eq!(named("http://localhost@evil.example/", &["localhost"]), Err(400));
-            for invalid in [
-                "",
-                "a b",
-                "localhost@evil.example",
-                "evil.example@localhost",
-                ":80",
-                ".",
-                "http://localhost",
-                "localhost/path",
-                "[zzz]",
-                "local\"host",
-            ] {
-                assert_eq!(named("/", &[invalid]), Err(400), "{invalid:?}");
-                assert_eq!(named("http://localhost/", &[invalid]), Err(400), "{invalid:?}");
-            }
-        }
-        assert_eq!(outcome(Version::HTTP_11, "/", &[]), Err(400));
-        assert_eq!(outcome(Version::HTTP_11, "http://localhost/", &[]), Err(400));
-        assert_eq!(outcome(Version::HTTP_10, "/", &[]), Ok(None), "which needs none");
     }
 
     proptest::proptest! {

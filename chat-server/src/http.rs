@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{get, post};
 use bytes::Bytes;
 use chat_core::RoomId;
 use serde::Serialize;
@@ -18,9 +18,10 @@ use crate::connection::Opening;
 use crate::identity::random_id;
 use crate::query::{ClientQuery, check_length};
 use crate::refusal::{MAX_BODY, Refusal};
+use crate::routes::{allowing, mount, readable, wrong_method};
 use crate::state::State;
 use crate::upgrade::{self, Upgrade};
-use crate::{api, host, operator, web};
+use crate::{api, host_check, operator, web};
 
 /// The methods of any path, as `Allow` lists them.
 const ALL_METHODS: &str = "GET,HEAD,POST,OPTIONS";
@@ -43,24 +44,10 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(check_body))
-        .layer(from_fn_with_state(Arc::clone(&state), host::check))
+        .layer(from_fn_with_state(Arc::clone(&state), host_check::check))
         // Health checks use any name for the server.
         .merge(operator::health(&state))
         .with_state(state)
-}
-
-/// A path to read from, which says so to balancers that probe with `OPTIONS`.
-pub(crate) fn readable(methods: MethodRouter<Arc<State>>) -> MethodRouter<Arc<State>> {
-    methods.options(async || allowing("GET,HEAD,OPTIONS"))
-}
-
-fn allowing(methods: &'static str) -> Response {
-    (StatusCode::NO_CONTENT, [(header::ALLOW, methods)]).into_response()
-}
-
-pub(crate) async fn wrong_method(method: Method) -> Refusal {
-    let message = format!("{method} is not for this path.");
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
 /// What no route matches. `OPTIONS *` is about the server as a whole (RFC 9110, section 9.3.7).
@@ -196,13 +183,6 @@ fn new_room(state: &State, mount: &str, headers: &HeaderMap) -> impl IntoRespons
     };
     let url = format!("{base}/join-room/{room_id}");
     (StatusCode::CREATED, axum::Json(CreatedRoom { room_id, url }))
-}
-
-/// Where an application has mounted these routes, without a slash at its end: what the path had
-/// before `own`, which is what is left of it here.
-pub(crate) fn mount<'a>(original: &'a Uri, own: &Uri) -> &'a str {
-    let path = original.path();
-    path.strip_suffix(own.path()).unwrap_or(path).trim_end_matches('/')
 }
 
 /// `OPTIONS /create-room`: a browser asks on behalf of a page elsewhere.

@@ -22,7 +22,7 @@ pub(crate) fn random_id(len: usize) -> String {
 }
 
 /// Signs user ids with the secret that all servers of one broker share, so that a client
-/// can be the same user again on any of them.
+/// can be the same user again on any of them; with one of its own on a broker without a shared table.
 #[derive(Debug, Default)]
 pub(crate) struct Resume {
     secret: OnceLock<[u8; 32]>,
@@ -57,7 +57,10 @@ impl Resume {
             Some(secret) => secret,
             None => {
                 // Side by side: all attempts get the same bytes, or fail after one deadline.
-                let secret = broker.secret().await?;
+                let secret = match broker.table() {
+                    Some(table) => table.secret().await?,
+                    None => own_secret()?,
+                };
                 self.secret.get_or_init(|| secret)
             }
         };
@@ -69,6 +72,13 @@ impl Resume {
         mac.update(id.as_str().as_bytes());
         Ok(mac)
     }
+}
+
+/// For a broker whose servers share no table: it proves ids to this process alone.
+fn own_secret() -> Result<[u8; 32], BrokerError> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(BrokerError::unavailable)?;
+    Ok(secret)
 }
 
 fn from_hex(hex: &str) -> Option<Vec<u8>> {

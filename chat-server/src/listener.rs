@@ -20,6 +20,7 @@ use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use chat_core::Backoff;
 use chat_transport::SharedTcp;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -66,6 +67,10 @@ const TURNED_AWAY: usize = 64;
 /// How long a client that took too long may take to close the connection.
 const LATE: Duration = Duration::from_secs(1);
 
+/// How long no connection is accepted after the system had no file descriptor, at first and at most.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
 /// What is behind a listener.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -86,16 +91,16 @@ pub(crate) fn accept(
     http.header_read_timeout(None).max_buf_size(max_head_bytes(&gate.state.config));
     let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
     async move {
-        let mut pause = Pause::default();
+        let mut backoff = Backoff::new(ACCEPT_PAUSE, LONGEST_ACCEPT_PAUSE);
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    pause = Pause::default();
+                    backoff.reset();
                     gate.serve(&http, stream, peer, &turned_away);
                 }
                 // The client was gone before it was accepted: nothing is wrong here.
                 Err(error) if is_the_clients(&error) => {}
-                Err(error) => pause.after(&error).await,
+                Err(error) => wait_for_files(&mut backoff, &error).await,
             }
         }
     }
@@ -266,7 +271,7 @@ struct Pacer {
 impl Pacer {
     /// How long a request has to wait before it is served. hyper reads no further request meanwhile.
     fn reserve<B>(&self, request: &hyper::Request<B>) -> Result<Duration, Refusal> {
-        let address = peer::address(request.headers(), request.extensions(), &self.state.config);
+        let address = self.state.config.client_address(request.headers(), request.extensions());
         // Requests of a proxy itself, such as health checks, have no address of a client.
         let is_own =
             |address: &IpAddr| peer::is_trusted(*address, &self.state.config.trusted_proxies);
@@ -291,28 +296,14 @@ fn is_the_clients(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// What accepting does while the system has no file descriptors to give: wait, longer
-/// each time.
-#[derive(Debug)]
-struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(Duration::from_millis(10))
+/// Waits while the system has no file descriptors to give, longer each time.
+async fn wait_for_files(backoff: &mut Backoff, error: &io::Error) {
+    // Clients that open and close connections at the limit of files can trigger this line
+    // 100 times a second.
+    static LOGGED: OncePerMinute = OncePerMinute::new();
+    let pause = backoff.next_pause();
+    if LOGGED.is_due() {
+        tracing::error!(%error, ?pause, "cannot accept connections");
     }
-}
-
-impl Pause {
-    const LONGEST: Duration = Duration::from_secs(1);
-
-    async fn after(&mut self, error: &io::Error) {
-        // Clients that open and close connections at the limit of files can trigger this line
-        // 100 times a second.
-        static LOGGED: OncePerMinute = OncePerMinute::new();
-        if LOGGED.is_due() {
-            tracing::error!(%error, pause = ?self.0, "cannot accept connections");
-        }
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(Self::LONGEST);
-    }
+    sleep(pause).await;
 }

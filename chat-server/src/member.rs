@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_core::{Batch, CloseReason, Deliver, Delivery, Dialect, Frames, Reply, Topic, User};
+use chat_core::wire::{Goodbye, ServerFrame};
+use chat_core::{Batch, CloseReason, Deliver, Delivery, Dialect, Frames, Topic, User};
 use chat_transport::Outbox;
 use tokio::time::{Instant, timeout};
 
-use crate::connection::{Deadline, LATEST};
+use crate::deadline::{Deadline, LATEST};
 use crate::undelivered::Drops;
 
 /// A handle on a connection: who it is, what it speaks, and the way to it. By value, since
@@ -41,7 +42,7 @@ impl Member {
 
     /// Says something to this client alone, if its dialect has a word for it. Returns how many
     /// bytes that took.
-    pub(crate) fn reply(&self, reply: &Reply<'_>) -> usize {
+    pub(crate) fn reply(&self, reply: &ServerFrame<'_>) -> usize {
         let frames = self.dialect.reply(reply);
         frames.as_ref().map_or(0, |frames| {
             self.send(frames);
@@ -58,12 +59,7 @@ impl Member {
 
     /// Closes the connection because its token has run out.
     pub(crate) fn expire(&self) {
-        self.reply(&Reply::Goodbye {
-            reason: "token_expired",
-            reconnect: false,
-            after_ms: 0,
-            message: None,
-        });
+        self.reply(&ServerFrame::Goodbye(Goodbye::new("token_expired", false)));
         self.close(CloseReason::TokenExpired);
     }
 

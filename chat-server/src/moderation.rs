@@ -17,7 +17,9 @@ use chat_core::UserId;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-pub(crate) use sentence::{By, Kind, LONGEST_BAN, NO_TIME, Scope, Sentence, put_out, unban};
+pub(crate) use sentence::{
+    By, Kind, LONGEST_BAN, NO_TIME, Scope, Sentence, UNSUPPORTED, put_out, unban,
+};
 use sentence::{Stored, key, user_of};
 
 use crate::member::Member;
@@ -56,11 +58,15 @@ struct Sanction {
 }
 
 impl Moderation {
-    /// Acts on what all servers agree on, until the broker is closed.
+    /// Acts on what all servers agree on, until the broker is closed. Without a shared table nobody
+    /// is banned, and no join waits to know that.
     pub(crate) async fn run(self: Arc<Self>, hub: Hub<Member>, sessions: Arc<Sessions>) {
+        let Some(table) = hub.broker().table() else {
+            return self.act_on(Records::default(), &sessions);
+        };
         let (mut version, mut failed) = (0, false);
         loop {
-            let pause = match hub.broker().records(version).await {
+            let pause = match table.changes_since(version).await {
                 Ok(records) => {
                     version = records.version;
                     self.act_on(records, &sessions);
@@ -147,7 +153,7 @@ impl Moderation {
         let is_first = !self.is_known();
         let acted = self.clock.load(Ordering::Relaxed).wrapping_add(1);
         let mut news = Vec::new();
-        for Record { key, value, expires_in } in records {
+        for Record { key, value, expires_in, .. } in records {
             let stored = value.and_then(|value| serde_json::from_slice::<Stored>(&value).ok());
             let (Some(stored), Some(user)) = (stored, user_of(&key)) else {
                 sanctions.remove(&key);
@@ -183,7 +189,7 @@ mod tests {
 
     fn record(key: String, id: &str, expires_in: Duration) -> Record {
         let value = format!(r#"{{"id":"{id}","reason":"because"}}"#);
-        Record { key, value: Some(value.into()), expires_in }
+        Record::new(key, Some(value.into()), expires_in)
     }
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -225,8 +231,7 @@ mod tests {
         sleep(HOUR).await;
         assert_eq!(moderation.ban(Scope::Server, &user), None, "by itself");
         moderation.take_in(false, ban(HOUR));
-        let pardon =
-            Record { key: key(Kind::Ban, Scope::Server, &user), value: None, expires_in: HOUR };
+        let pardon = Record::new(key(Kind::Ban, Scope::Server, &user), None, HOUR);
         moderation.take_in(false, vec![pardon]);
         assert_eq!(moderation.ban(Scope::Server, &user), None, "by a pardon");
         moderation.take_in(false, ban(HOUR));
@@ -240,11 +245,7 @@ mod tests {
         let moderation = Moderation::default();
         let odd = ["", "ban", "ban\n", "other\nkey"].map(|key| record(key.to_owned(), "1", HOUR));
         moderation.take_in(true, odd.to_vec());
-        let broken = Record {
-            key: "ban\nu".to_owned(),
-            value: Some(Bytes::from_static(b"?")),
-            expires_in: HOUR,
-        };
+        let broken = Record::new("ban\nu", Some(Bytes::from_static(b"?")), HOUR);
         moderation.take_in(false, vec![broken]);
         assert_eq!(moderation.ban(Scope::Server, &UserId::new("u").unwrap()), None);
     }
@@ -260,11 +261,7 @@ mod tests {
         ) {
             let (user, moderation) = (UserId::new("me").unwrap(), Moderation::default());
             let value = bytes.unwrap_or(value.into_bytes());
-            let odd = Record {
-                key: name,
-                value: Some(value.into()),
-                expires_in: Duration::from_secs(seconds),
-            };
+            let odd = Record::new(name, Some(value.into()), Duration::from_secs(seconds));
             let ban = record(key(Kind::Ban, Scope::Server, &user), "1", HOUR);
             moderation.take_in(true, vec![odd, ban]);
             proptest::prop_assert!(moderation.ban(Scope::Server, &user).is_some());

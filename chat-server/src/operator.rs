@@ -10,14 +10,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use chat_broker::Status;
 
-use crate::http::{readable, wrong_method};
 use crate::refusal::Refusal;
+use crate::routes::{readable, wrong_method};
 use crate::state::State;
-use crate::{host, scrape};
+use crate::{host_check, scrape};
 
 /// Health and metrics, for an address of their own.
 pub(crate) fn router(state: Arc<State>) -> Router {
-    let metrics = metrics().layer(from_fn_with_state(Arc::clone(&state), host::check_form));
+    let metrics = metrics().layer(from_fn_with_state(Arc::clone(&state), host_check::check_form));
     health(&state)
         .merge(metrics)
         .fallback(async || Refusal::not_found())
@@ -35,7 +35,7 @@ pub(crate) fn health(state: &Arc<State>) -> Router<Arc<State>> {
     Router::new()
         .route("/healthz", readable(get(async || "ok\n")))
         .route("/readyz", readable(get(readyz)))
-        .layer(from_fn_with_state(Arc::clone(state), host::check_form))
+        .layer(from_fn_with_state(Arc::clone(state), host_check::check_form))
 }
 
 /// `GET /readyz`: whether a balancer should send clients here.

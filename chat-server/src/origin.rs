@@ -30,7 +30,7 @@ impl Origins {
     }
 
     /// Refuses requests that may not come from where they say. The host is one of this server's:
-    /// [`host::check`] comes first.
+    /// [`host_check::check`](crate::host_check::check) comes first.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         if self.allow_or_warn(headers) { Ok(()) } else { Err(Refusal::origin()) }
     }

@@ -6,7 +6,6 @@ use axum::extract::ConnectInfo;
 use axum::http::{Extensions, HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 
-use crate::config::ServerConfig;
 use crate::header_list::{elements, parameters};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -19,15 +18,15 @@ const MAX_HOPS: usize = 32;
 pub(crate) fn address(
     headers: &HeaderMap,
     extensions: &Extensions,
-    config: &ServerConfig,
+    trusted: &[IpNet],
+    header: ForwardedHeader,
 ) -> Option<IpAddr> {
-    let trusted = &config.trusted_proxies;
     let ConnectInfo(socket) = extensions.get::<ConnectInfo<SocketAddr>>()?;
     let socket = socket.ip().to_canonical();
     if !is_trusted(socket, trusted) {
         return Some(socket);
     }
-    Some(furthest(&hops(headers, config.forwarded_header), socket, trusted))
+    Some(furthest(&hops(headers, header), socket, trusted))
 }
 
 /// Follows the way back from the nearest proxy, as long as each is trusted: whoever is not may
@@ -127,12 +126,11 @@ mod tests {
         }
         let mut extensions = Extensions::new();
         extensions.insert(ConnectInfo(SocketAddr::new(socket.parse().unwrap(), 1)));
-        let trusted = trusted.iter().map(|net| parse_network(net).unwrap()).collect();
+        let trusted: Vec<_> = trusted.iter().map(|net| parse_network(net).unwrap()).collect();
         let is_forwarded = headers.iter().any(|(name, _)| *name == "forwarded");
         let header =
             if is_forwarded { ForwardedHeader::Forwarded } else { ForwardedHeader::XForwardedFor };
-        let config = ServerConfig::default().trusted_proxies(trusted).forwarded_header(header);
-        address(&map, &extensions, &config).unwrap().to_string()
+        address(&map, &extensions, &trusted, header).unwrap().to_string()
     }
 
     #[test]
@@ -182,7 +180,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_hide_no_address() {
-        let trusted = [parse_network("10.0.0.0/8").unwrap()].to_vec();
+        let trusted = [parse_network("10.0.0.0/8").unwrap()];
         for (name, header, line) in [
             ("x-forwarded-for", ForwardedHeader::XForwardedFor, &b"\xff, 1.2.3.4"[..]),
             ("forwarded", ForwardedHeader::Forwarded, &b"host=\"\xff\", for=1.2.3.4"[..]),
@@ -191,9 +189,7 @@ mod tests {
             map.append(name, axum::http::HeaderValue::from_bytes(line).unwrap());
             let mut extensions = Extensions::new();
             extensions.insert(ConnectInfo(SocketAddr::from(([10, 1, 1, 1], 1))));
-            let config =
-                ServerConfig::default().trusted_proxies(trusted.clone()).forwarded_header(header);
-            let seen = address(&map, &extensions, &config).unwrap();
+            let seen = address(&map, &extensions, &trusted, header).unwrap();
             assert_eq!(seen.to_string(), "1.2.3.4", "{name}");
         }
     }

@@ -45,13 +45,12 @@ impl ServerBuilder {
 
     /// What carries messages between servers. By default a [`MemoryBroker`]: this server
     /// is alone.
+    ///
+    /// An `Arc<dyn Broker>` is a broker, too, for an application that keeps a handle on it; so is
+    /// what [`Server::broker`] returns. Optional parts that a broker lacks are logged at the start.
     #[must_use]
-    pub fn broker(self, broker: impl Broker, events: BrokerEvents) -> Self {
-        self.shared_broker(Arc::new(broker), events)
-    }
-
-    pub(crate) fn shared_broker(mut self, broker: Arc<dyn Broker>, events: BrokerEvents) -> Self {
-        self.broker = Some((broker, events));
+    pub fn broker(mut self, broker: impl Broker, events: BrokerEvents) -> Self {
+        self.broker = Some((Arc::new(broker), events));
         self
     }
 
@@ -162,6 +161,13 @@ impl Server {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.state.is_ready()
+    }
+
+    /// The broker, also the default one: to publish to rooms, or to read who is in them, from the
+    /// application.
+    #[must_use]
+    pub fn broker(&self) -> &Arc<dyn Broker> {
+        self.state.hub.broker()
     }
 
     /// How many connections there are.

@@ -99,6 +99,12 @@ impl State {
             tracing::error!(%error, "a setting is ignored");
         }
         let public_url = config.public_url.as_deref().and_then(|url| PublicUrl::parse(url).ok());
+        if hub.broker().table().is_none() {
+            tracing::warn!(
+                "the broker has no shared table: kicks and bans are refused as unsupported, and \
+                 resume secrets are valid on this server alone, until it stops"
+            );
+        }
         let reporter = tokio::spawn(undelivered::publish(dropped, Arc::clone(hub.broker())));
         let moderator = Arc::clone(&moderation).run(hub.clone(), Arc::clone(&sessions));
         Self {

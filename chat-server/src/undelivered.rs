@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chat_broker::{Broker, Delivery};
+use chat_broker::{Broker, PublishOptions};
 use chat_core::{Batch, Direct, Event, Topic, Undelivered, User, UserId, envelope};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
@@ -81,7 +81,7 @@ pub(crate) async fn publish(mut reports: mpsc::Receiver<Report>, broker: Arc<dyn
         }
         published.truncate(REMEMBERED - 1);
         published.push_front(message);
-        let sent = broker.publish(&Topic::User(sender), envelope, Delivery::Ephemeral).await;
+        let sent = broker.publish(&Topic::User(sender), envelope, PublishOptions::default()).await;
         if let Err(error) = sent {
             tracing::debug!(%error, "a dropped message was not reported to its sender");
         }

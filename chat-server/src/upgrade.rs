@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
 
+use crate::auth;
 use crate::auth::{Access, Action, AuthError, Credentials, Verdict};
 use crate::connection::{self, Opening};
 use crate::limits::{Admission, Refused};
@@ -25,7 +26,6 @@ use crate::moderation::Scope;
 use crate::refusal::Refusal;
 use crate::secret::Secret;
 use crate::state::State;
-use crate::{auth, peer};
 
 /// A request that may want to become a WebSocket.
 pub(crate) struct Upgrade {
@@ -102,7 +102,7 @@ fn no_handshake(metrics: &Metrics, error: HandshakeError) -> Response {
 }
 
 fn admit(state: &State, parts: &Parts) -> Result<Admission, Refusal> {
-    let address = peer::address(&parts.headers, &parts.extensions, &state.config);
+    let address = state.config.client_address(&parts.headers, &parts.extensions);
     state.limits.admit(address).map_err(|refused| {
         state.metrics.limited(match refused {
             Refused::Full => "connections",
@@ -123,7 +123,7 @@ pub(crate) async fn access(
     let credentials = Credentials {
         token: auth::bearer(headers).or(in_url),
         headers: Some(headers),
-        address: peer::address(headers, extensions, &state.config),
+        address: state.config.client_address(headers, extensions),
     };
     let patience = state.config.auth_timeout;
     match auth::authenticate(&**authenticator, &credentials, patience).await {
@@ -166,16 +166,12 @@ fn serve(state: Arc<State>, upgraded: Upgraded, opening: Opening, admission: Adm
     let transport = Arc::clone(&state.transport);
     match tcp_below(upgraded) {
         Ok((tcp, read)) => {
-            let session = Session::with_stats(tcp, read, transport, &state.outboxes);
+            let session = Session::on_tcp(tcp, read, transport).with_stats(&state.outboxes);
             tokio::spawn(connection::serve(state, session, opening, admission));
         }
         Err(upgraded) => {
-            let session = Session::with_stats(
-                TokioIo::new(upgraded),
-                Bytes::new(),
-                transport,
-                &state.outboxes,
-            );
+            let session = Session::new(TokioIo::new(upgraded), Bytes::new(), transport)
+                .with_stats(&state.outboxes);
             tokio::spawn(connection::serve(state, session, opening, admission));
         }
     }

@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 
 use crate::header_list::elements;
 use crate::host;
-use crate::http::{mount, readable};
 use crate::refusal::Refusal;
+use crate::routes::{mount, readable};
 use crate::state::State;
 
 /// `GET /web/{file}`: what the page is made of, and what other pages import.

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, SEC_WEBSOCKET_PROTOCOL};
 use http::uri::Authority;
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -17,7 +17,7 @@ use crate::config::TransportConfig;
 use crate::error::TransportError;
 use crate::handshake::{HandshakeError, respond};
 use crate::session::Session;
-use crate::stream::discard;
+use crate::stream::{SharedTcp, discard};
 use crate::timer::after;
 
 /// How long a refused peer may take to receive the answer.
@@ -36,7 +36,7 @@ pub struct Accepted<S> {
 }
 
 /// Does the handshake on `io`, where nothing has been read. Offers the subprotocols
-/// `protocols`, as [`respond`] does.
+/// `protocols`, as [`respond`] does. On a TCP stream, [`accept_tcp`] makes a faster session.
 ///
 /// A request that is refused gets its answer, 400 to 431, and one that takes longer than
 /// [`handshake_timeout`](TransportConfig::handshake_timeout) gets 408.
@@ -47,12 +47,51 @@ pub struct Accepted<S> {
 /// # Cancel safety
 /// Dropping it closes the connection.
 pub async fn accept<S>(
-    mut io: S,
+    io: S,
     protocols: &[&str],
     config: &Arc<TransportConfig>,
 ) -> Result<Accepted<S>, TransportError>
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (io, Opening { request, protocol, leftover }) = negotiate(io, protocols, config).await?;
+    let session = Session::new(io, leftover, Arc::clone(config));
+    Ok(Accepted { session, request, protocol })
+}
+
+/// [`accept`] on a TCP stream: the session is [on that](Session::on_tcp).
+///
+/// # Errors
+/// As [`accept`].
+///
+/// # Cancel safety
+/// As [`accept`].
+pub async fn accept_tcp(
+    stream: impl Into<SharedTcp>,
+    protocols: &[&str],
+    config: &Arc<TransportConfig>,
+) -> Result<Accepted<SharedTcp>, TransportError> {
+    let negotiated = negotiate(stream.into(), protocols, config).await?;
+    let (tcp, Opening { request, protocol, leftover }) = negotiated;
+    let session = Session::on_tcp(tcp, leftover, Arc::clone(config));
+    Ok(Accepted { session, request, protocol })
+}
+
+/// What the handshake gave.
+struct Opening {
+    request: Request<()>,
+    protocol: Option<String>,
+    /// What was read after the request.
+    leftover: Bytes,
+}
+
+async fn negotiate<S>(
+    mut io: S,
+    protocols: &[&str],
+    config: &TransportConfig,
+) -> Result<(S, Opening), TransportError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     let deadline = after(Instant::now(), config.handshake_timeout);
     let read = timeout_at(deadline, read_head(&mut io, config.max_head_bytes));
@@ -64,8 +103,7 @@ where
                     .map_err(|_| TransportError::Timeout)??;
                 let protocol = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
                 let protocol = protocol.and_then(|name| name.to_str().ok()).map(str::to_owned);
-                let session = Session::new(io, leftover.freeze(), Arc::clone(config));
-                return Ok(Accepted { session, request, protocol });
+                return Ok((io, Opening { request, protocol, leftover: leftover.freeze() }));
             }
             Err(error) => error.into(),
         },

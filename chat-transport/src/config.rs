@@ -30,7 +30,7 @@ pub struct TransportConfig {
     pub max_control_frames: u32,
     /// How long a message may take from its first byte to its last. Default 30 s.
     pub message_timeout: Duration,
-    /// How many bytes of data the kernel may hold for a [`SharedTcp`](crate::SharedTcp) in either
+    /// How many bytes of data the kernel may hold for a session [on TCP](crate::Session::on_tcp) in either
     /// direction. Default 131,072 (128 KiB); 0 leaves it to the kernel, which grows it to several
     /// MiB. Linux takes twice as much memory for it, and no more than `net.core.wmem_max` and
     /// `rmem_max` allow. A connection carries this much in one round trip: 1.3 MB a second

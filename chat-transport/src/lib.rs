@@ -43,10 +43,10 @@
 //! # Where a connection comes from
 //! | source | way |
 //! |---|---|
-//! | a raw stream | [`accept`] does the handshake and gives a session |
-//! | an HTTP server | [`handshake::respond`] gives the answer; then [`Session::new`] |
+//! | a raw stream | [`accept_tcp`], or [`accept`], does the handshake and gives a session |
+//! | an HTTP server | [`handshake::respond`] gives the answer; then [`Session::on_tcp`], or [`Session::new`] |
 //!
-//! On a [`SharedTcp`] a frame goes from [`Outbox::send`] to the socket in one system call on
+//! On [TCP](Session::on_tcp) a frame goes from [`Outbox::send`] to the socket in one system call on
 //! the caller's thread, as long as the peer keeps up; on any other stream, and when a peer
 //! lags, it waits in the outbox, and what waits is written together.
 //!
@@ -54,7 +54,7 @@
 //! | what | limit | when it is reached |
 //! |---|---|---|
 //! | outbox | [`outbox_bytes`](TransportConfig::outbox_bytes), [`outbox_frames`](TransportConfig::outbox_frames) | [`Delivery::Full`](chat_core::Delivery::Full), counted by [`Outbox::refused`] |
-//! | the kernel's buffers of a [`SharedTcp`] | [`socket_buffer_bytes`](TransportConfig::socket_buffer_bytes) | the outbox fills |
+//! | the kernel's buffers of a [TCP socket](Session::on_tcp) | [`socket_buffer_bytes`](TransportConfig::socket_buffer_bytes) | the outbox fills |
 //! | a peer that takes nothing | [`write_timeout`](TransportConfig::write_timeout) | 4000 |
 //! | a silent peer | [`heartbeat`](TransportConfig::heartbeat) | ping, then 4001 |
 //! | message, frame | [`max_message_bytes`](TransportConfig::max_message_bytes), [`max_frame_bytes`](TransportConfig::max_frame_bytes) | 1009 |
@@ -85,7 +85,7 @@ mod stream;
 pub mod testing;
 mod timer;
 
-pub use accept::{Accepted, accept};
+pub use accept::{Accepted, accept, accept_tcp};
 pub use config::{HeartbeatConfig, TransportConfig};
 pub use error::{Breach, End, TransportError};
 pub use handshake::HandshakeError;

@@ -121,17 +121,19 @@ impl Outbox {
     #[cfg(test)]
     pub(crate) const SHARED_BYTES: usize = size_of::<Shared>();
 
-    pub(crate) fn new(
-        config: &TransportConfig,
-        tcp: Option<SharedTcp>,
-        stripe: Option<Arc<Stripe>>,
-    ) -> Self {
+    /// An outbox that writes to `tcp` at once where it can.
+    pub(crate) fn new(config: &TransportConfig, tcp: Option<SharedTcp>) -> Self {
         let max = Depth { frames: config.outbox_frames, bytes: config.outbox_bytes };
-        Self(Arc::new(Shared { queue: Mutex::new(Queue { tcp, stripe, ..Queue::default() }), max }))
+        Self(Arc::new(Shared { queue: Mutex::new(Queue { tcp, ..Queue::default() }), max }))
     }
 
-    /// Sends `frames`: to the socket at once if nothing waits and the session is on a
-    /// [`SharedTcp`], else through the queue. Never blocks.
+    /// Adds what is taken from now on to `stripe`.
+    pub(crate) fn count_in(&self, stripe: Arc<Stripe>) {
+        self.lock().stripe = Some(stripe);
+    }
+
+    /// Sends `frames`: to the socket at once if nothing waits and the session is [on
+    /// TCP](crate::Session::on_tcp), else through the queue. Never blocks.
     ///
     /// [`Delivery::Full`] means that nothing of it was taken; it is counted.
     #[must_use = "frames are refused when the peer reads too slowly"]

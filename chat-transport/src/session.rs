@@ -3,7 +3,6 @@
 mod clocks;
 mod goodbye;
 
-use std::any::Any;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -21,7 +20,7 @@ use crate::config::TransportConfig;
 use crate::error::{Breach, End};
 use crate::message::{Incoming, Text};
 use crate::outbox::{Next, Outbox, Standing};
-use crate::stats::{OutboxStats, Stripe};
+use crate::stats::OutboxStats;
 use crate::stream::{SharedTcp, with_scratch};
 
 use clocks::{Clocks, Due};
@@ -30,10 +29,13 @@ use clocks::{Clocks, Due};
 ///
 /// It does nothing by itself: [`recv`](Self::recv), [`drive`](Self::drive) and
 /// [`send`](Self::send) move it on, and spawn nothing. Dropping it closes the stream without
-/// a goodbye, and resets a [`SharedTcp`]; [`finish`](Self::finish) says one.
+/// a goodbye, and resets a [TCP socket](Self::on_tcp); [`finish`](Self::finish) says one.
 #[derive(Debug)]
 pub struct Session<S> {
     io: S,
+    /// `io` itself, if it is a TCP socket: the outbox writes to it, and how the connection ends is
+    /// known of it.
+    tcp: Option<SharedTcp>,
     codec: Codec,
     /// Received and not decoded: further messages, or part of a frame's header.
     unread: Bytes,
@@ -66,47 +68,57 @@ enum Stop {
     Broken(Violation),
 }
 
+impl Session<SharedTcp> {
+    /// [`new`](Self::new), for a TCP socket: its outbox writes to the socket from the caller's
+    /// thread, and at the end the connection is reset unless the peer has received everything.
+    #[must_use]
+    pub fn on_tcp(
+        tcp: impl Into<SharedTcp>,
+        leftover: Bytes,
+        config: Arc<TransportConfig>,
+    ) -> Self {
+        let tcp = tcp.into();
+        tcp.bound(config.socket_buffer_bytes);
+        if let Some(time) = config.dead_line_timeout() {
+            tcp.give_up_unacknowledged(time);
+        }
+        let outbox = Outbox::new(&config, Some(tcp.clone()));
+        Self::with_outbox(tcp.clone(), leftover, outbox, Some(tcp), config)
+    }
+}
+
 impl<S> Session<S>
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     /// A session on `io`, on which the handshake is done; `leftover` are bytes that were read
-    /// after it. On a [`SharedTcp`] the outbox writes from its caller's thread.
+    /// after it. On a TCP stream, [`on_tcp`](Session::on_tcp) is faster.
     #[must_use]
     pub fn new(io: S, leftover: Bytes, config: Arc<TransportConfig>) -> Self {
-        Self::with_stripe(io, leftover, config, None)
+        Self::with_outbox(io, leftover, Outbox::new(&config, None), None, config)
     }
 
-    /// [`new`](Self::new), for a session that adds to `stats` what its outbox takes.
+    /// The session, adding to `stats` what its outbox takes from now on.
     #[must_use]
-    pub fn with_stats(
-        io: S,
-        leftover: Bytes,
-        config: Arc<TransportConfig>,
-        stats: &OutboxStats,
-    ) -> Self {
-        Self::with_stripe(io, leftover, config, Some(stats.stripe()))
+    pub fn with_stats(self, stats: &OutboxStats) -> Self {
+        self.outbox.count_in(stats.stripe());
+        self
     }
 
-    fn with_stripe(
+    fn with_outbox(
         io: S,
         leftover: Bytes,
+        outbox: Outbox,
+        tcp: Option<SharedTcp>,
         config: Arc<TransportConfig>,
-        stripe: Option<Arc<Stripe>>,
     ) -> Self {
-        let tcp = (&io as &dyn Any).downcast_ref::<SharedTcp>().cloned();
-        if let Some(tcp) = &tcp {
-            tcp.bound(config.socket_buffer_bytes);
-            if let Some(time) = config.dead_line_timeout() {
-                tcp.give_up_unacknowledged(time);
-            }
-        }
         Self {
             io,
+            tcp,
             codec: Codec::new(Arc::clone(&config)),
             // A copy, which is mostly empty, lets go of the buffer it is a part of.
             unread: Bytes::copy_from_slice(&leftover),
-            outbox: Outbox::new(&config, tcp, stripe),
+            outbox,
             unflushed: false,
             written: 0,
             clocks: Clocks::new(Instant::now()),

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Sums over the outboxes of all sessions that were [made with
+/// Sums over the outboxes of all sessions [with
 /// them](crate::Session::with_stats). They are kept as they change, so that to read them costs
 /// the same for any number of sessions.
 #[derive(Debug, Default)]

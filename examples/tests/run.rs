@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use chat_transport::testing::WsClient;
 
@@ -11,6 +12,15 @@ use chat_transport::testing::WsClient;
 #[allow(dead_code, reason = "as an example it has a main")]
 #[path = "../unit_test.rs"]
 mod with_unit_test;
+
+#[allow(dead_code, reason = "as an example it has a main")]
+#[path = "../hub_without_sockets.rs"]
+mod hub_with_unit_test;
+
+/// The tests that the suite makes of it run here.
+#[allow(dead_code, reason = "as an example it has a main")]
+#[path = "../custom_broker.rs"]
+mod custom_broker_tests;
 
 /// Cargo builds the examples beside this test.
 fn example(name: &str) -> Command {
@@ -52,13 +62,24 @@ impl Drop for Running {
 #[test]
 fn hub_without_sockets() {
     let output = output("hub_without_sockets");
-    assert!(output.starts_with("message 1 is taken\nmessage 2 is taken\n"), "{output}");
+    assert!(output.starts_with("message 1 is taken\n"), "{output}");
     assert!(output.contains(": is anybody here?\nmembers now: 0\n"), "{output}");
+    assert!(output.ends_with(": you missed this\n"), "{output}");
+}
+
+#[test]
+fn bus() {
+    assert_eq!(
+        output("bus"),
+        "1: order 1 is paid\n2: order 2 is paid\n\
+         published 3, a repeat: false\npublished 4, a repeat: false\npublished 4, a repeat: true\n\
+         3: order 3 is paid\n4: order 4 is paid\n5: order 5 is paid\n"
+    );
 }
 
 #[test]
 fn custom_broker() {
-    assert_eq!(output("custom_broker"), "the broker keeps its promises\n");
+    assert_eq!(output("custom_broker"), "received b\"hello\"\n");
 }
 
 #[test]
@@ -109,8 +130,13 @@ async fn next_of(kind: &str, client: &mut WsClient) -> serde_json::Value {
 
 /// What an HTTP server answers.
 fn get(address: &str, path: &str) -> String {
+    request(address, "GET", path)
+}
+
+fn request(address: &str, method: &str, path: &str) -> String {
     let mut page = TcpStream::connect(address).unwrap();
-    write!(page, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n");
+    write!(page, "{head}Connection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     page.read_to_string(&mut answer).unwrap();
     answer
@@ -127,6 +153,15 @@ async fn axum_server() {
     let mut client = WsClient::connect_with(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await;
     client.send(r#"{"type":"hello"}"#).await;
     assert_eq!(client.recv_json().await["limits"]["message_bytes"], 4096);
+    client.send(r#"{"type":"join","room":"order-7"}"#).await;
+    next_of("joined", &mut client).await;
+    for _ in 0..2 {
+        assert!(request(&server.1, "POST", "/orders/7/paid").contains(" 204 "));
+    }
+    let paid = next_of("message", &mut client).await;
+    assert_eq!((&paid["message"], &paid["offset"]), (&"Your order is paid.".into(), &1.into()));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    assert!(now - paid["at"].as_u64().unwrap() < 60_000, "{paid}");
 
     let id = server.0.id().to_string();
     assert!(Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
@@ -165,9 +200,27 @@ async fn axum_hub() {
 
     let room = format!("ws://{}/live/lobby", server.1);
     let (mut ann, mut bob) = (WsClient::connect(&room).await, WsClient::connect(&room).await);
-    // Whoever hears itself is in the room.
+    // A client that receives its own line is in the room.
     bob.send("bob is here").await;
-    bob.expect("bob is here").await;
+    assert!(bob.recv().await.ends_with(".1 bob is here"));
     ann.send("hello").await;
-    bob.expect("hello").await;
+    let line = bob.recv().await;
+    assert!(line.ends_with(".2 hello"), "{line}");
+
+    // A client that was away gets what it missed, and then what is live.
+    let position = line.split_once(' ').unwrap().0.to_owned();
+    bob.close().await;
+    for n in 0..200 {
+        ann.send(&format!("missed {n}")).await;
+    }
+    let mut bob = WsClient::connect(&format!("{room}?since={position}")).await;
+    for n in 0..200 {
+        assert!(bob.recv().await.ends_with(&format!(" missed {n}")));
+    }
+    ann.send("welcome back").await;
+    assert!(bob.recv().await.ends_with(" welcome back"));
+
+    // One that comes from another sequence is told so.
+    let mut eve = WsClient::connect(&format!("{room}?since=00000000.7")).await;
+    assert_eq!(eve.recv().await, "some lines are lost");
 }

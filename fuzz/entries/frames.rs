@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
+use chat_core::wire::{Accepted, ClientFrame, ServerFrame};
 use chat_core::{
-    Command, Content, Dialect, Direct, Event, Message, Position, Reply, RoomId, Sender, Topic,
-    envelope as codec, reply,
+    Command, Content, Dialect, Direct, Event, Message, Position, RoomId, Sender, Topic,
+    envelope as codec,
 };
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -21,13 +22,17 @@ pub fn frames(input: &[u8]) {
     for dialect in ALL {
         match dialect.decode(text) {
             Ok(request) => {
-                let id = request.id;
-                let ok = reply::Ok { id, position: None, delivered: None };
-                is_json(Dialect::Native.reply(&Reply::Ok(ok)));
+                let accepted = ServerFrame::Ok(Accepted::new(None)).to_request(request.id);
+                is_json(Dialect::Native.reply(&accepted));
                 passed_on(text, &request.command);
             }
-            Err(rejection) => is_json(dialect.reply(&Reply::from(&rejection))),
+            Err(rejection) => is_json(dialect.reply(&ServerFrame::from(&rejection))),
         }
+    }
+    if let Ok(frame) = ClientFrame::decode(text) {
+        let written = frame.encode();
+        let again = ClientFrame::decode(&written).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{frame:?}"));
     }
     if let Some(dialect) = Dialect::recognise(text) {
         let refused = dialect.decode(text).err().map(|rejection| rejection.code.as_str());
@@ -37,9 +42,7 @@ pub fn frames(input: &[u8]) {
 
 fn passed_on(frame: &str, command: &Command<'_>) {
     match command {
-        Command::Send { room, content } => said(room, content),
-        Command::Say { message } => said(&general(), &plain(message)),
-        Command::Post { room, message } => said(room, &plain(message)),
+        Command::Send { room, content, .. } => said(&room.clone().unwrap_or_else(general), content),
         Command::Direct { content, .. } => {
             let bytes =
                 codec::encode(&Event::Direct(Direct { user: USER, frame, at: 1, request: None }));
@@ -134,10 +137,6 @@ fn is_json(frames: Option<chat_core::Frames>) {
 
 fn general() -> RoomId {
     RoomId::new("general").unwrap()
-}
-
-fn plain<'a>(message: &'a str) -> Content<'a> {
-    Content { message: message.into(), data: None, key: None }
 }
 
 fn raw(value: Option<&RawValue>) -> Option<&str> {

@@ -2,7 +2,8 @@
 
 use std::hint::black_box;
 
-use chat_broker::{Broker, Delivery, MemoryBroker};
+use chat_broker::{Broker, MemoryBroker, PublishOptions};
+use chat_core::Retention;
 use tokio::runtime::Builder;
 
 use super::{Piece, at_once, payload, room};
@@ -10,13 +11,17 @@ use crate::callgrind::turns;
 use crate::crowd::Crowd;
 
 pub(super) const PIECES: &[Piece] = &[
-    ("publish in memory, ephemeral", || publish(|| Delivery::Ephemeral)),
-    ("publish in memory, kept", || publish(Delivery::kept)),
+    ("publish in memory, ephemeral", || publish(PublishOptions::default)),
+    ("publish in memory, kept", || publish(persistent)),
     ("a publication to 1,000 members", fan_out),
 ];
 
+fn persistent() -> PublishOptions {
+    PublishOptions::default().retention(Retention::default())
+}
+
 /// To one node, which has taken what came before.
-fn publish(delivery: fn() -> Delivery) {
+fn publish(options: fn() -> PublishOptions) {
     let (broker, mut events) = MemoryBroker::connect();
     let topic = room();
     at_once(broker.subscribe(std::slice::from_ref(&topic))).expect("subscribed");
@@ -27,7 +32,7 @@ fn publish(delivery: fn() -> Delivery) {
         payload()
     };
     turns(prepare, |payload| {
-        let receipt = at_once(broker.publish(&topic, payload, delivery()));
+        let receipt = at_once(broker.publish(&topic, payload, options()));
         black_box(at_once(receipt.expect("a place")).expect("an answer"));
     });
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chat_core::{Batch, Delivery, Dialect, Item};
-use chat_transport::{Incoming, Session, SharedTcp, TransportConfig};
+use chat_transport::{Incoming, Session, TransportConfig};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
@@ -30,8 +30,7 @@ fn send() {
     });
     let (mut peer, _) = listener.accept().expect("a peer");
     let config = Arc::new(TransportConfig::default());
-    let session =
-        runtime.block_on(async { Session::new(SharedTcp::new(stream), Bytes::new(), config) });
+    let session = runtime.block_on(async { Session::on_tcp(stream, Bytes::new(), config) });
     let batch = Batch::new(room(), vec![Item::Envelope(payload(), None)]);
     let frames = batch.frames(Dialect::Native).expect("frames");
     let mut read = vec![0; frames.bytes().len()];

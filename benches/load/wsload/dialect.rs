@@ -1,5 +1,7 @@
 //! What each server's clients say.
 
+use chat_core::RoomId;
+use chat_core::wire::{ClientFrame, ClientRequest};
 use clap::ValueEnum;
 
 use crate::args::Url;
@@ -56,7 +58,10 @@ impl Dialect {
 
     pub fn join(self, room: usize) -> Option<String> {
         match self {
-            Dialect::Native => Some(format!(r#"{{"type":"join","room":"room{room}"}}"#)),
+            Dialect::Native => {
+                let join = ClientRequest::Join { room: room_id(room), since: None, history: None };
+                Some(ClientFrame::new(join).encode())
+            }
             Dialect::Topics => Some(format!(r#"{{"type":"SUBSCRIBE","room":"room{room}"}}"#)),
             Dialect::SocketIo => Some(format!(r#"42["join","room{room}"]"#)),
             Dialect::Floor => None,
@@ -64,19 +69,23 @@ impl Dialect {
     }
 
     /// What comes before and after the text of a message to this room.
-    pub fn envelope(self, room: usize) -> (String, &'static str) {
-        match self {
+    pub fn envelope(self, room: usize) -> (String, String) {
+        const TEXT: &str = "~text~";
+        let frame = match self {
             Dialect::Native => {
-                (format!(r#"{{"type":"send","room":"room{room}","message":""#), r#""}"#)
+                let content = TEXT.into();
+                ClientFrame::new(ClientRequest::Send { room: room_id(room), content }).encode()
             }
             Dialect::Topics => {
-                (format!(r#"{{"type":"sendMessage","roomId":"room{room}","message":""#), r#""}"#)
+                format!(r#"{{"type":"sendMessage","roomId":"room{room}","message":"{TEXT}"}}"#)
             }
             Dialect::SocketIo => {
-                (format!(r#"42["msg",{{"room":"room{room}","message":""#), r#""}]"#)
+                format!(r#"42["msg",{{"room":"room{room}","message":"{TEXT}"}}]"#)
             }
-            Dialect::Floor => (format!("{room:06x}"), ""),
-        }
+            Dialect::Floor => format!("{room:06x}{TEXT}"),
+        };
+        let (before, after) = frame.split_once(TEXT).expect("the text stands in the frame");
+        (before.into(), after.into())
     }
 
     pub fn react(self, frame: &[u8]) -> Reaction {
@@ -87,4 +96,8 @@ impl Dialect {
             _ => Reaction::Nothing,
         }
     }
+}
+
+fn room_id(room: usize) -> RoomId {
+    RoomId::new(format!("room{room}")).expect("letters and digits are a name")
 }

@@ -24,7 +24,7 @@ pub struct Route {
     pub connection: usize,
     pub sent: u32,
     pub prefix: String,
-    pub suffix: &'static str,
+    pub suffix: String,
     pub in_flight: VecDeque<InFlight>,
 }
 

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use chat_core::{History, Occupancy, Position, Topic};
 use futures_util::future::{OptionFuture, join};
 
-use crate::broker::{Broker, HistoryRead};
+use crate::broker::Broker;
 use crate::error::BrokerError;
+use crate::history::HistoryRead;
 
 /// In the order in which they are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +88,9 @@ async fn occupancies(
     topics: &[Topic],
     limit: usize,
 ) -> Result<Vec<Occupancy>, BrokerError> {
-    all_answered(topics.len(), broker.occupancy(topics, limit).await?)
+    // No room of a broker without presence has a roster to read.
+    let presence = broker.presence().ok_or(BrokerError::Unsupported("presence"))?;
+    all_answered(topics.len(), presence.occupancy(topics, limit).await?)
 }
 
 pub(super) async fn read(

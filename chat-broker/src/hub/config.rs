@@ -27,6 +27,10 @@ pub struct HubConfig {
     /// How long a user whose connection was lost stays in a room, in case it comes back.
     /// Default 5 s.
     pub grace: Duration,
+    /// How long a join waits while the broker is not [`Ready`](crate::Status::Ready): then it fails,
+    /// though the broker may yet answer. Default 5 s, at least 1 ms. With a broker that is ready, a
+    /// join waits for its answer: in a crowd of joins that may take longer.
+    pub join_timeout: Duration,
     /// How many threads deliver to members, the one that the hub's own task runs on included:
     /// as many as there are cores for the server. Default 1, no less, and at most 256.
     pub workers: usize,
@@ -40,6 +44,7 @@ impl Default for HubConfig {
             recent_bytes: 64 << 20,
             presence_limit: 200,
             grace: Duration::from_secs(5),
+            join_timeout: Duration::from_secs(5),
             workers: 1,
         }
     }
@@ -78,6 +83,13 @@ impl HubConfig {
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// Sets [`join_timeout`](Self::join_timeout).
+    #[must_use]
+    pub fn join_timeout(mut self, join_timeout: Duration) -> Self {
+        self.join_timeout = join_timeout;
         self
     }
 

@@ -181,12 +181,20 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         self.states.insert(topic, state);
     }
 
-    /// The topic is subscribed: a room reads before it goes live, a user's topic does not.
+    /// The topic is subscribed: a room reads before it goes live. A user's topic has nothing to
+    /// read, and neither has a room without history on a broker without presence.
     fn open(&mut self, topic: Topic) {
-        if topic.as_room().is_some() {
-            self.want_reads(topic);
+        let is_live = self.shared.update(&topic, |room, members| {
+            let reads_nothing = room.reads_nothing();
+            if reads_nothing {
+                room.go_live(&topic, None, members);
+            }
+            reads_nothing
+        });
+        if is_live == Some(true) {
+            self.log_subscribed(&topic);
         } else {
-            self.shared.update(&topic, |room, members| room.go_live(None, members));
+            self.want_reads(topic);
         }
     }
 

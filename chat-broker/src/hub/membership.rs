@@ -1,4 +1,4 @@
-//! Being in a topic, from the way in to the way out.
+//! A member's subscription to a topic, from the join to the leave.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,10 +8,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::room::{Awaited, Snapshot, Waiter, Welcomed};
+use super::joiner::{JoinState, Snapshot};
+use super::room::{Awaited, Waiter};
 use super::seat::Seat;
-use crate::broker::Departure;
 use crate::error::BrokerError;
+use crate::presence::Departure;
 
 /// A place in a topic. Dropping it leaves the topic: nothing is delivered afterwards, and
 /// the others are told at once that the user has left, if this was the user's last place.
@@ -23,7 +24,7 @@ pub struct Membership<M: Deliver + Clone> {
     /// Who is told to be in the room by this.
     pub(super) user: Option<UserId>,
     pub(super) is_lost: bool,
-    pub(super) is_detached: bool,
+    pub(super) has_left: bool,
 }
 
 impl<M: Deliver + Clone> Membership<M> {
@@ -33,19 +34,12 @@ impl<M: Deliver + Clone> Membership<M> {
         &self.topic
     }
 
-    /// Looks at the topic as the `welcome` of [`Hub::join`](crate::Hub::join) does, under the
-    /// same rules.
+    /// Looks at the topic under its lock: `look` must not block or call the hub.
     pub fn look(&self, look: impl FnOnce(Snapshot<'_, M>)) {
         self.shared.registry.update(&self.topic, |room| {
             room.state.expire(Instant::now());
-            room.state.snapshot(room.members()).map(look);
+            room.state.snapshot(&self.topic, room.members()).map(look);
         });
-    }
-
-    /// Whether the member hears nothing yet; see [`Welcomed::CatchingUp`].
-    #[must_use]
-    pub fn is_catching_up(&self) -> bool {
-        self.seat.is_vacant()
     }
 
     /// Waits until the topic no longer stands at `from`, the position of a [`Snapshot`]: until more
@@ -61,28 +55,32 @@ impl<M: Deliver + Clone> Membership<M> {
         }
     }
 
-    /// Begins anew to listen: calls `catch_up` as [`Hub::join`](crate::Hub::join) calls
-    /// `welcome`. If it says that the member is up to date, what follows on the snapshot is
-    /// delivered to `member`, and nothing else; if not, the member hears nothing until
-    /// another call. Returns what it said.
-    pub fn listen(
+    /// Has `member` receive what follows on the snapshot that `start` is given, in one step with
+    /// it, if `start` says that it is live. If not, nothing has changed.
+    pub(super) fn attach(
         &mut self,
         member: M,
-        catch_up: impl FnOnce(Snapshot<'_, M>) -> Welcomed,
-    ) -> Welcomed {
-        let welcomed = self.shared.registry.update(&self.topic, |room| {
+        start: impl FnOnce(Snapshot<'_, M>) -> JoinState,
+    ) -> JoinState {
+        let state = self.shared.registry.update(&self.topic, |room| {
             room.state.expire(Instant::now());
-            let welcomed = catch_up(room.state.snapshot(room.members())?);
-            // Another seat: the one before stands in batches that are on their way.
-            self.seat.vacate();
-            if welcomed == Welcomed::UpToDate {
+            let state = start(room.state.snapshot(&self.topic, room.members())?);
+            if state == JoinState::Live {
+                // Another seat: batches that were cut before the snapshot hold the one before, and
+                // would repeat what is in it.
+                self.seat.vacate();
                 let seat = Seat::new(member);
                 room.replace(self.id, seat.clone());
                 self.seat = seat;
             }
-            Some(welcomed)
+            Some(state)
         });
-        welcomed.flatten().unwrap_or(Welcomed::CatchingUp)
+        state.flatten().unwrap_or(JoinState::CatchingUp)
+    }
+
+    /// The member receives nothing until it is [attached](Self::attach).
+    pub(super) fn detach(&self) {
+        self.seat.vacate();
     }
 
     /// Waits until the topic is subscribed: what is published from then on arrives. Only
@@ -100,7 +98,11 @@ impl<M: Deliver + Clone> Membership<M> {
                 return None;
             }
             let (done, waiting) = oneshot::channel();
-            room.state.wait(Waiter { id: self.id, welcome: Box::new(|_| {}), stays: true, done });
+            let opened = Box::new(move |room: Result<Snapshot<'_, M>, BrokerError>| {
+                // A caller that stopped waiting needs no answer.
+                let _ = done.send(room.map(drop));
+            });
+            room.state.wait(Waiter { id: self.id, stays: true, opened });
             Some(waiting)
         });
         match waiting.flatten() {
@@ -129,7 +131,7 @@ impl<M: Deliver + Clone> Membership<M> {
     /// # Cancel safety
     /// The topic is left before the future is polled; dropping it changes nothing.
     pub fn leave(mut self) -> impl Future<Output = ()> + Send + use<M> {
-        let departure = self.detach();
+        let departure = self.leave_now();
         let (shared, topic) = (Arc::clone(&self.shared), self.topic.clone());
         async move {
             let Some(departure) = departure else { return };
@@ -138,8 +140,8 @@ impl<M: Deliver + Clone> Membership<M> {
         }
     }
 
-    fn detach(&mut self) -> Option<Departure> {
-        self.is_detached = true;
+    fn leave_now(&mut self) -> Option<Departure> {
+        self.has_left = true;
         self.seat.vacate();
         self.shared.leave(&self.topic, self.id);
         let user = self.user.take()?;
@@ -156,8 +158,8 @@ impl<M: Deliver + Clone> Membership<M> {
 impl<M: Deliver + Clone> Drop for Membership<M> {
     fn drop(&mut self) {
         // Unless that was done already.
-        if !self.is_detached {
-            self.detach();
+        if !self.has_left {
+            self.leave_now();
         }
     }
 }

@@ -22,14 +22,18 @@
 //! fan-out, on a machine with many cores.
 
 mod call;
+mod catch_up;
 mod config;
 mod edges;
 mod fan_out;
 mod ingest;
 mod interest;
+mod join;
+mod joiner;
 mod log_budget;
 mod membership;
 mod presence;
+mod publish;
 mod room;
 mod seat;
 mod stats;
@@ -40,30 +44,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use chat_core::{
-    ConnectionId, Deliver, History, Members, Occupant, Registry, Retention, RoomId, Topic, UserId,
+    ConnectionId, Deliver, History, Members, Registry, Retention, RoomId, Topic, UserId,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
-use crate::broker::{Broker, HistoryRead};
+use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
+use crate::history::HistoryRead;
 use edges::Edges;
 use fan_out::FanOut;
 use presence::Presence;
-use room::{Awaited, RoomState, Waiter};
+use room::{Awaited, RoomState};
 use stats::Counters;
 
 pub use config::{HistoryRules, HubConfig};
+pub use join::JoinOptions;
+pub use joiner::{Joiner, Snapshot};
 pub use membership::Membership;
-pub use room::{Snapshot, Welcomed};
+pub use publish::unix_millis;
+pub use seat::Seat;
+pub use stats::HubStats;
 
 /// Topics that one call looks at before it lets other tasks run.
 const TOPICS_PER_TURN: usize = 256;
-pub use seat::Seat;
-pub use stats::HubStats;
 
 /// The members of all topics on this server, kept in step with a broker.
 ///
@@ -87,19 +93,26 @@ struct Shared<M> {
     rooms: AtomicUsize,
     /// Memory that all rooms hold for newcomers.
     recent_bytes: AtomicUsize,
-    /// The driver is gone: nobody will be welcomed any more.
+    /// The driver is gone: no join completes any more.
     ended: AtomicBool,
 }
 
 impl<M: Deliver + Clone + 'static> Hub<M> {
     /// A hub over `broker`, whose events are `events`; and the work behind it, to be
-    /// spawned.
+    /// spawned. If the broker has no [presence](Broker::presence), the hub logs so once and does
+    /// without: snapshots have no roster, and members receive no presence events.
     #[must_use]
     pub fn new(
         broker: Arc<dyn Broker>,
         events: BrokerEvents,
         config: HubConfig,
     ) -> (Self, HubDriver<M>) {
+        if broker.presence().is_none() {
+            tracing::warn!(
+                "the broker has no presence: no presence events, and a member that asks who is in a \
+                 room gets itself alone"
+            );
+        }
         let shared = Arc::new(Shared {
             registry: Registry::new(),
             broker,
@@ -114,65 +127,6 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             ended: AtomicBool::new(false),
         });
         (Self { shared: Arc::clone(&shared) }, HubDriver { shared, events })
-    }
-
-    /// Makes `member` a member of `topic` until the [`Membership`] is dropped.
-    ///
-    /// Returns when the topic is subscribed. `occupant` is who is told to be in the room
-    /// from then on, to all servers; `None` for nobody.
-    ///
-    /// `welcome` is called once, before anything is delivered to the member for this topic:
-    /// what is delivered afterwards follows on the position in the [`Snapshot`], with no gap
-    /// and no repeat, unless it returns [`Welcomed::CatchingUp`] (to return nothing is to be
-    /// up to date). It runs under the topic's lock: it may put something into the member's
-    /// outbox, and must not block or call the hub.
-    ///
-    /// # Errors
-    /// What [`Broker::subscribe`], [`Broker::history`] and [`Broker::occupancy`] report, if
-    /// this is the first member of the topic here. Then `member` is not a member.
-    ///
-    /// # Cancel safety
-    /// A call that is dropped leaves the topic again.
-    pub async fn join<W: Into<Welcomed>>(
-        &self,
-        topic: &Topic,
-        id: ConnectionId,
-        member: M,
-        occupant: Option<Occupant>,
-        welcome: impl FnOnce(Snapshot<'_, M>) -> W + Send + 'static,
-    ) -> Result<Membership<M>, BrokerError> {
-        let seat = Seat::new(member);
-        let newcomer = seat.clone();
-        let welcome = move |snapshot: Snapshot<'_, M>| {
-            if welcome(snapshot).into() == Welcomed::CatchingUp {
-                newcomer.vacate();
-            }
-        };
-        let entered = self.shared.registry.join_with(topic, id, seat.clone(), |room, joined| {
-            if joined.first {
-                self.shared.begin(topic, &mut room.state);
-            }
-            room.state.expire(Instant::now());
-            if let Some(snapshot) = room.state.snapshot(room.members()) {
-                welcome(snapshot);
-                return None;
-            }
-            let (done, waiting) = oneshot::channel();
-            room.state.wait(Waiter { id, welcome: Box::new(welcome), stays: false, done });
-            Some((joined.first, waiting))
-        });
-        let mut membership = self.membership(topic, id, seat);
-        if let Some((first, waiting)) = entered {
-            if first {
-                self.shared.edges.moved(topic.clone());
-            }
-            self.shared.answer(waiting).await?;
-        }
-        if let Some(occupant) = occupant {
-            membership.user = Some(occupant.user.clone());
-            self.shared.enter(topic, occupant);
-        }
-        Ok(membership)
     }
 
     /// Makes `member` a member of `topic` at once, until the [`Membership`] is dropped,
@@ -196,7 +150,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     fn membership(&self, topic: &Topic, id: ConnectionId, seat: Seat<M>) -> Membership<M> {
         let shared = Arc::clone(&self.shared);
         let (topic, user) = (topic.clone(), None);
-        Membership { shared, topic, id, seat, user, is_lost: false, is_detached: false }
+        Membership { shared, topic, id, seat, user, is_lost: false, has_left: false }
     }
 
     /// Waits until the roster of `topic` on this server does not list `user`; not at all if the topic
@@ -246,8 +200,7 @@ impl<M> Hub<M> {
     /// # Cancel safety
     /// Safe: a read.
     pub async fn history(&self, read: HistoryRead) -> Result<History, BrokerError> {
-        let histories = call::histories(&*self.shared.broker, &[read]).await?;
-        histories.into_iter().next().ok_or_else(|| BrokerError::refused("no history was read"))
+        self.shared.history(read).await
     }
 
     /// What `room` keeps of its history; `None` if nothing.
@@ -256,8 +209,8 @@ impl<M> Hub<M> {
         self.shared.config.history.of(room)
     }
 
-    /// Waits until the [records](Broker::records) of the broker are to be read again: until a
-    /// node has set one, or may have unnoticed ([`BrokerEvent::Interrupted`]), since this
+    /// Waits until the [shared table](Broker::table) of the broker is to be read again: until a
+    /// node has changed it, or may have unnoticed ([`BrokerEvent::Interrupted`]), since this
     /// returned the last time. For one caller at a time, who reads them once before the first
     /// call; it never returns after the broker's events have ended.
     ///
@@ -302,6 +255,13 @@ impl<M> fmt::Debug for Hub<M> {
     }
 }
 
+impl<M> Shared<M> {
+    async fn history(&self, read: HistoryRead) -> Result<History, BrokerError> {
+        let histories = call::histories(&*self.broker, &[read]).await?;
+        histories.into_iter().next().ok_or_else(|| BrokerError::refused("no history was read"))
+    }
+}
+
 impl<M: Deliver + Clone> Shared<M> {
     /// Waits until the roster of a topic shows something, if it is known here.
     async fn until(&self, topic: &Topic, awaited: Awaited) {
@@ -312,11 +272,11 @@ impl<M: Deliver + Clone> Shared<M> {
         }
     }
 
-    /// The answer to somebody who waits for a room; none will come once the driver is gone.
-    async fn answer(
+    /// The answer to a member that waits for a room; none comes once the driver is gone.
+    async fn answer<T>(
         &self,
-        mut waiting: oneshot::Receiver<Result<(), BrokerError>>,
-    ) -> Result<(), BrokerError> {
+        mut waiting: oneshot::Receiver<Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
         if self.ended.load(Ordering::Acquire) {
             return waiting.try_recv().unwrap_or(Err(BrokerError::Closed));
         }
@@ -336,7 +296,7 @@ impl<M: Deliver + Clone> Shared<M> {
             self.rooms.fetch_add(1, Ordering::Relaxed);
         }
         room.nth = self.fan_out.next_room();
-        room.begin(topic, &self.config);
+        room.begin(topic, &self.config, self.broker.presence().is_some());
     }
 
     fn leave(&self, topic: &Topic, id: ConnectionId) {

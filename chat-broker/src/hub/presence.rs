@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
 use super::interest::LONGEST;
-use crate::broker::Departure;
+use crate::presence::Departure;
 
 /// The users of this server, by room.
 #[derive(Debug, Default)]
@@ -57,6 +57,8 @@ fn hash(info: &Bytes) -> u64 {
 impl<M: Deliver + Clone> Shared<M> {
     /// One more connection of a user is in a room.
     pub(super) fn enter(&self, topic: &Topic, occupant: Occupant) {
+        // Without presence, no user is held: the methods below find none.
+        let Some(tracker) = self.broker.presence() else { return };
         // Not under the lock below, which no lock of a room is taken under.
         let is_listed = self.lists(topic, &occupant);
         let info = hash(&occupant.info);
@@ -78,7 +80,7 @@ impl<M: Deliver + Clone> Shared<M> {
             }
         }
         // Under the lock, so that the broker gets the changes of a user in this order.
-        self.broker.enter(topic, occupant);
+        tracker.enter(topic, occupant);
     }
 
     fn lists(&self, topic: &Topic, occupant: &Occupant) -> bool {
@@ -92,7 +94,9 @@ impl<M> Shared<M> {
         let mut state = self.presence.state();
         if let Some(held) = state.held.get_mut(&(topic.clone(), occupant.user.clone())) {
             held.info = hash(&occupant.info);
-            self.broker.enter(topic, occupant);
+            if let Some(tracker) = self.broker.presence() {
+                tracker.enter(topic, occupant);
+            }
         }
     }
 
@@ -114,7 +118,7 @@ impl<M> Shared<M> {
             return None;
         }
         state.held.remove(&key);
-        Some(self.broker.leave(topic, user))
+        self.broker.presence().map(|tracker| tracker.leave(topic, user))
     }
 
     /// Lets those go whose time is up. Returns when the next one's is.
@@ -130,7 +134,7 @@ impl<M> Shared<M> {
             // Whoever has come back since, or was lost again, has another time.
             if state.held.get(&key).is_some_and(|held| held.until == Some(until)) {
                 state.held.remove(&key);
-                drop(self.broker.leave(&key.0, &key.1));
+                drop(self.broker.presence().map(|tracker| tracker.leave(&key.0, &key.1)));
             }
         }
         None

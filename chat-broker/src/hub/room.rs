@@ -15,9 +15,10 @@ use tokio::time::Instant;
 
 use super::call::Reads;
 use super::config::HubConfig;
+use super::joiner::Snapshot;
 use super::seat::Seat;
-use crate::broker::HistoryRead;
 use crate::error::BrokerError;
+use crate::history::HistoryRead;
 
 /// What arrives without a place in the sequence before the room is live is kept for the
 /// members who wait, up to this many; beyond it the oldest go.
@@ -35,36 +36,6 @@ const RECENT_BYTES: usize = 512 * 1024;
 /// Messages in one read of a history.
 const READ_LIMIT: u32 = 256;
 
-/// What a newcomer is told of a room.
-#[derive(Debug)]
-pub struct Snapshot<'a, M> {
-    /// Where the room's sequence stands for this member; `None` in a room without history.
-    pub position: Option<Position>,
-    /// The latest messages, up to the position and perhaps beyond it, as long as they are kept;
-    /// `None` in a room without history.
-    pub recent: Option<&'a Recent>,
-    /// Who is in the room on all servers; `None` for a user's own topic.
-    pub roster: Option<&'a Roster>,
-    /// The members on this server, the newcomer included.
-    pub members: &'a Members<Seat<M>>,
-}
-
-/// Whether a newcomer, who was told of a room, is up to date.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Welcomed {
-    /// It is: what comes from now on is for it.
-    UpToDate,
-    /// It is not: it is a member, and hears nothing, until
-    /// [`Membership::listen`](super::Membership::listen).
-    CatchingUp,
-}
-
-impl From<()> for Welcomed {
-    fn from((): ()) -> Self {
-        Self::UpToDate
-    }
-}
-
 /// What the hub keeps of a topic while it has members.
 pub(super) struct RoomState<M> {
     pub(super) phase: Phase<M>,
@@ -72,7 +43,7 @@ pub(super) struct RoomState<M> {
     timeline: Option<Timeline>,
     /// When the history expires; `None` without history, and if that is too far ahead for a clock.
     expires: Option<Instant>,
-    /// Who is in the room; `None` for a user's own topic.
+    /// Who is in the room; `None` for a user's own topic, and on a broker without presence.
     roster: Option<Roster>,
     /// Who waits for the roster to show something.
     awaited: Vec<(Awaited, oneshot::Sender<()>)>,
@@ -108,14 +79,17 @@ pub(super) enum Phase<M> {
     },
 }
 
-/// Somebody whose [`join`](super::Hub::join) is under way.
+/// A member that waits for the room to go live.
 pub(super) struct Waiter<M> {
     pub(super) id: ConnectionId,
-    pub(super) welcome: Welcome<M>,
     /// Remains a member even if the room cannot go live for now.
     pub(super) stays: bool,
-    pub(super) done: oneshot::Sender<Result<(), BrokerError>>,
+    /// Called with the room as it goes live, under its lock: nothing is delivered to the member
+    /// before. Or with why it cannot go live.
+    pub(super) opened: Opened<M>,
 }
+
+type Opened<M> = Box<dyn FnOnce(Result<Snapshot<'_, M>, BrokerError>) + Send>;
 
 /// What a roster is to show.
 #[derive(Debug)]
@@ -135,8 +109,6 @@ impl Awaited {
     }
 }
 
-type Welcome<M> = Box<dyn FnOnce(Snapshot<'_, M>) + Send>;
-
 /// What became of something that the room took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Taken {
@@ -152,11 +124,11 @@ pub(super) struct Taken {
 
 impl<M> RoomState<M> {
     /// The room begins: what is kept of it depends on what it is.
-    pub(super) fn begin(&mut self, topic: &Topic, config: &HubConfig) {
+    pub(super) fn begin(&mut self, topic: &Topic, config: &HubConfig, has_presence: bool) {
         if let Some(room) = topic.as_room() {
             let recent = |retention| Recent::new(retention, RECENT_MESSAGES, RECENT_BYTES);
             self.timeline = config.history.of(room).map(recent).map(Timeline::new);
-            self.roster = Some(Roster::new(config.presence_limit));
+            self.roster = has_presence.then(|| Roster::new(config.presence_limit));
         }
     }
 
@@ -171,11 +143,19 @@ impl<M> RoomState<M> {
         matches!(self.phase, Phase::Waiting(_))
     }
 
-    /// The room as newcomers are told of it, if it is live.
-    pub(super) fn snapshot<'a>(&'a self, members: &'a Members<Seat<M>>) -> Option<Snapshot<'a, M>> {
+    /// The room as a member joins it, if it is live.
+    pub(super) fn snapshot<'a>(
+        &'a self,
+        topic: &'a Topic,
+        members: &'a Members<Seat<M>>,
+    ) -> Option<Snapshot<'a, M>> {
         let Phase::Live { cut } = self.phase else { return None };
         Some(Snapshot {
+            topic,
             position: cut,
+            messages: Vec::new(),
+            since: None,
+            recovered: false,
             recent: self.timeline.as_ref().map(Timeline::recent),
             roster: self.roster.as_ref(),
             members,
@@ -321,6 +301,11 @@ impl<M> RoomState<M> {
         self.timeline.as_ref().is_some_and(Timeline::wants_read) || self.wants_occupancy()
     }
 
+    /// Whether there is nothing of this topic that could be read: no history, and no presence.
+    pub(super) fn reads_nothing(&self) -> bool {
+        self.timeline.is_none() && self.roster.is_none()
+    }
+
     fn wants_occupancy(&self) -> bool {
         !self.unsettled && self.roster.as_ref().is_some_and(Roster::wants_snapshot)
     }
@@ -342,6 +327,7 @@ impl<M> RoomState<M> {
     /// Takes what was read; the first time, the room goes live.
     pub(super) fn finish_reads(
         &mut self,
+        topic: &Topic,
         history: Option<History>,
         occupancy: Option<Occupancy>,
         members: &Members<Seat<M>>,
@@ -374,7 +360,7 @@ impl<M> RoomState<M> {
         }
         let is_known = opened.is_some() || self.timeline.is_none();
         if self.is_waiting() && is_known && !self.roster.as_ref().is_some_and(Roster::is_unknown) {
-            self.go_live(opened, members);
+            self.go_live(topic, opened, members);
         }
         taken
     }
@@ -392,16 +378,19 @@ impl<M> RoomState<M> {
         }
     }
 
-    /// Welcomes everybody who waits. What arrived since the subscription stays pending.
-    pub(super) fn go_live(&mut self, cut: Option<Position>, members: &Members<Seat<M>>) {
+    /// All who wait join here. What arrived since the subscription stays pending, and follows.
+    pub(super) fn go_live(
+        &mut self,
+        topic: &Topic,
+        cut: Option<Position>,
+        members: &Members<Seat<M>>,
+    ) {
         let live = Phase::Live { cut };
         let Phase::Waiting(waiters) = std::mem::replace(&mut self.phase, live) else { return };
-        for Waiter { welcome, done, .. } in waiters {
-            if let Some(snapshot) = self.snapshot(members) {
-                welcome(snapshot);
+        for Waiter { opened, .. } in waiters {
+            if let Some(snapshot) = self.snapshot(topic, members) {
+                opened(Ok(snapshot));
             }
-            // Whoever stopped waiting has left the topic, or is about to.
-            let _ = done.send(Ok(()));
         }
     }
 

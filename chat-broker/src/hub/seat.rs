@@ -33,11 +33,7 @@ impl<M> Seat<M> {
         *self.taken() = Some(member);
     }
 
-    pub(super) fn is_vacant(&self) -> bool {
-        self.taken().is_none()
-    }
-
-    /// The member leaves, or does not listen yet. A delivery that is under way is over when
+    /// The member leaves, or does not receive the topic yet. A delivery that is under way is over when
     /// this returns.
     pub(super) fn vacate(&self) {
         self.taken().take();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use chat_core::{Entry, Range, Retention};
 use tokio::time::Instant;
 
-use crate::broker::HistoryRead;
+use crate::history::HistoryRead;
 
 /// What a history and each publication in it are reckoned at, beside the payload.
 const PER_HISTORY: usize = 256;

@@ -22,12 +22,15 @@ use tokio::time::Instant;
 use self::history::Budget;
 use self::records::Table;
 use self::shard::Shard;
-use crate::broker::{Broker, Delivery, Departure, HistoryRead, Published, Receipt, Status};
+use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents, EventSender};
+use crate::history::HistoryRead;
+use crate::presence::{Departure, PresenceTracker};
+use crate::publish::{PublishOptions, Published, Receipt};
 use crate::random;
-use crate::records::Records;
 use crate::stats::BrokerStats;
+use crate::table::{Records, SetOptions, SharedTable};
 
 /// Topics that a bus keeps, at most, beside those that a node holds.
 const MAX_TOPICS: usize = 1_000_000;
@@ -54,7 +57,7 @@ const SHARDS: usize = 64;
 ///
 /// # Memory
 /// * **Topics.** About 200 bytes are kept for each topic that something was
-///   [kept](Delivery::Kept) in. Past 1,000,000 topics those that have waited longest are
+///   [stored](PublishOptions::retention) in. Past 1,000,000 topics those that have waited longest are
 ///   dropped with their histories, except those with subscribers or occupants; such a topic
 ///   begins a new epoch.
 /// * **Histories** share 256 MiB, or as many bytes as [`with_history_bytes`] says; beside
@@ -187,17 +190,17 @@ impl Broker for MemoryBroker {
         &self,
         topic: &Topic,
         payload: Bytes,
-        delivery: Delivery,
+        options: PublishOptions,
     ) -> Result<Receipt, BrokerError> {
         self.open()?;
-        let published = match self.bus.publish(topic, payload, delivery) {
+        let published = match self.bus.publish(topic, payload, options) {
             Ok(published) => published,
             // Publishing takes no time here, so a publisher could outrun its readers without
             // end: it waits for a subscriber whose queue is full, but not for one that reads
             // no more.
-            Err(Crowded { events, payload, delivery }) => {
+            Err(Crowded { events, payload, options }) => {
                 let _ = tokio::time::timeout(PATIENCE, events.not_full()).await;
-                self.bus.shard(topic).publish(topic, payload, delivery)
+                self.bus.shard(topic).publish(topic, payload, options)
             }
         };
         if self.bus.budget.is_exceeded() {
@@ -235,6 +238,29 @@ impl Broker for MemoryBroker {
         Ok(reads.iter().map(|read| self.bus.shard(&read.topic).read(read)).collect())
     }
 
+    fn presence(&self) -> Option<&dyn PresenceTracker> {
+        Some(self)
+    }
+
+    fn table(&self) -> Option<&dyn SharedTable> {
+        Some(self)
+    }
+
+    fn status(&self) -> Status {
+        if self.closed.load(Ordering::Acquire) { Status::Closed } else { Status::Ready }
+    }
+
+    fn stats(&self) -> BrokerStats {
+        BrokerStats { dropped: self.events.dropped(), ..BrokerStats::default() }
+    }
+
+    async fn close(&self) {
+        self.disconnect();
+    }
+}
+
+#[async_trait]
+impl PresenceTracker for MemoryBroker {
     fn enter(&self, topic: &Topic, occupant: Occupant) {
         if let Ok(mut shard) = self.open_shard(topic) {
             shard.enter(topic, self.node, occupant);
@@ -253,6 +279,24 @@ impl Broker for MemoryBroker {
         self.open()?;
         Ok(topics.iter().map(|topic| self.bus.shard(topic).occupancy(topic, limit)).collect())
     }
+}
+
+#[async_trait]
+impl SharedTable for MemoryBroker {
+    async fn set(&self, key: &str, value: Bytes, options: SetOptions) -> Result<(), BrokerError> {
+        self.open()?;
+        lock(&self.bus.records).set(key, Some(value), options.expires_in, Instant::now())
+    }
+
+    async fn remove(&self, key: &str) -> Result<(), BrokerError> {
+        self.open()?;
+        lock(&self.bus.records).set(key, None, Duration::ZERO, Instant::now())
+    }
+
+    async fn changes_since(&self, after: u64) -> Result<Records, BrokerError> {
+        self.open()?;
+        Ok(lock(&self.bus.records).read(after, Instant::now()))
+    }
 
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {
         self.open()?;
@@ -261,33 +305,6 @@ impl Broker for MemoryBroker {
         }
         let secret = random::secret()?;
         Ok(*self.bus.secret.get_or_init(|| secret))
-    }
-
-    async fn set_record(
-        &self,
-        key: &str,
-        value: Option<Bytes>,
-        expires_in: Duration,
-    ) -> Result<(), BrokerError> {
-        self.open()?;
-        lock(&self.bus.records).set(key, value, expires_in, Instant::now())
-    }
-
-    async fn records(&self, after: u64) -> Result<Records, BrokerError> {
-        self.open()?;
-        Ok(lock(&self.bus.records).read(after, Instant::now()))
-    }
-
-    fn status(&self) -> Status {
-        if self.closed.load(Ordering::Acquire) { Status::Closed } else { Status::Ready }
-    }
-
-    fn stats(&self) -> BrokerStats {
-        BrokerStats { dropped: self.events.dropped(), ..BrokerStats::default() }
-    }
-
-    async fn close(&self) {
-        self.disconnect();
     }
 }
 
@@ -301,7 +318,7 @@ impl Drop for MemoryBroker {
 struct Crowded {
     events: Arc<EventSender>,
     payload: Bytes,
-    delivery: Delivery,
+    options: PublishOptions,
 }
 
 impl Shared {
@@ -314,12 +331,12 @@ impl Shared {
         &self,
         topic: &Topic,
         payload: Bytes,
-        delivery: Delivery,
+        options: PublishOptions,
     ) -> Result<Published, Crowded> {
         let mut shard = self.shard(topic);
         match shard.crowded(topic) {
-            Some(events) => Err(Crowded { events, payload, delivery }),
-            None => Ok(shard.publish(topic, payload, delivery)),
+            Some(events) => Err(Crowded { events, payload, options }),
+            None => Ok(shard.publish(topic, payload, options)),
         }
     }
 

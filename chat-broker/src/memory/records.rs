@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::error::BrokerError;
 use crate::events::EventSender;
-use crate::records::{Record, Records};
+use crate::table::{Record, Records};
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -43,7 +43,7 @@ impl Table {
         self.nodes.retain(|(other, _)| *other != node);
     }
 
-    /// See [`Broker::set_record`](crate::Broker::set_record).
+    /// See [`SharedTable::set`](crate::SharedTable::set); `None` removes the record.
     pub(super) fn set(
         &mut self,
         key: &str,
@@ -73,7 +73,7 @@ impl Table {
         Ok(())
     }
 
-    /// See [`Broker::records`](crate::Broker::records).
+    /// See [`SharedTable::changes_since`](crate::SharedTable::changes_since).
     pub(super) fn read(&self, after: u64, now: Instant) -> Records {
         let complete = after == 0 || after < self.floor || after > self.version;
         let from = if complete { 0 } else { after + 1 };
@@ -118,9 +118,7 @@ impl Table {
 impl Entry {
     fn record(&self, now: Instant) -> Record {
         let left = self.end.saturating_duration_since(now);
-        let value = self.value.clone().filter(|_| !left.is_zero());
-        let expires_in = if value.is_some() { left } else { Duration::ZERO };
-        Record { key: self.key.to_string(), value, expires_in }
+        Record::new(&*self.key, self.value.clone(), left)
     }
 }
 

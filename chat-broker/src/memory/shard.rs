@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use super::history::Budget;
 use super::keys::Keys;
 use super::topic::TopicState;
-use crate::broker::{Delivery, HistoryRead, Published};
 use crate::events::EventSender;
+use crate::history::HistoryRead;
+use crate::publish::{PublishOptions, Published};
 use crate::random;
 
 #[derive(Debug)]
@@ -38,17 +39,13 @@ impl Shard {
         &mut self,
         topic: &Topic,
         payload: Bytes,
-        delivery: Delivery,
+        PublishOptions { retention, key }: PublishOptions,
     ) -> Published {
-        let (retention, key) = match delivery {
-            Delivery::Ephemeral => return self.hand_on(topic, payload, None),
-            Delivery::Kept { retention, key } => (retention, key),
-        };
+        let Some(retention) = retention else { return self.hand_on(topic, payload, None) };
         let now = Instant::now();
         let named = key.map(|key| (topic.clone(), key));
-        let known = named.as_ref().and_then(|named| self.keys.find(named, now));
-        if known.is_some() {
-            return Published { position: known, nodes: 0, repeated: true };
+        if let Some(known) = named.as_ref().and_then(|named| self.keys.find(named, now)) {
+            return Published::repeated(known);
         }
         if !self.topics.contains_key(topic) {
             self.make_room();
@@ -67,7 +64,7 @@ impl Shard {
             events.publication(topic.clone(), payload.clone(), position);
         }
         let nodes = u32::try_from(subscribers.len()).unwrap_or(u32::MAX);
-        Published { position, nodes, repeated: false }
+        Published::new(position, nodes)
     }
 
     /// A subscriber whose queue is full, if there is one.

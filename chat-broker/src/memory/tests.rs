@@ -11,17 +11,26 @@ fn occupant(name: &str) -> Occupant {
     Occupant { user: UserId::new(name).unwrap(), info: Bytes::from(name.to_owned()) }
 }
 
-async fn deliver(broker: &MemoryBroker, name: &str, size: usize, delivery: Delivery) -> Position {
-    let receipt = broker.publish(&topic(name), Bytes::from(vec![0; size]), delivery).await;
+fn persistent() -> PublishOptions {
+    PublishOptions::default().retention(Retention::default())
+}
+
+async fn deliver(
+    broker: &MemoryBroker,
+    name: &str,
+    size: usize,
+    options: PublishOptions,
+) -> Position {
+    let receipt = broker.publish(&topic(name), Bytes::from(vec![0; size]), options).await;
     receipt.unwrap().await.unwrap().position.unwrap()
 }
 
 async fn publish(broker: &MemoryBroker, name: &str) -> Position {
-    deliver(broker, name, 0, Delivery::kept()).await
+    deliver(broker, name, 0, persistent()).await
 }
 
 async fn history(broker: &MemoryBroker, name: &str) -> (Position, Vec<u64>) {
-    let read = HistoryRead { topic: topic(name), range: Range::Latest, limit: 1000 };
+    let read = HistoryRead::new(topic(name), Range::Latest, 1000);
     let history = broker.history(&[read]).await.unwrap().remove(0);
     (history.position, history.entries.iter().map(|entry| entry.offset).collect())
 }
@@ -38,7 +47,7 @@ async fn topics_are_bounded_and_a_dropped_one_begins_a_new_epoch() {
     broker.enter(&topic("occupied"), occupant("u"));
     let kept = publish(&broker, "kept").await;
     let occupied = publish(&broker, "occupied").await;
-    let key = Delivery::Kept { retention: Retention::default(), key: Some("k".into()) };
+    let key = persistent().key("k");
     let dropped = deliver(&broker, "dropped", 0, key.clone()).await;
     for n in 0..5000 {
         publish(&broker, &n.to_string()).await;
@@ -81,7 +90,7 @@ async fn a_history_goes_its_time_after_the_latest_publication() {
     let for_ten = || {
         let retention =
             Retention { messages: 10, ttl: Duration::from_secs(10), ..Retention::default() };
-        Delivery::Kept { retention, key: None }
+        PublishOptions::default().retention(retention)
     };
     for _ in 0..3 {
         deliver(&broker, "a", 1, for_ten()).await;
@@ -107,7 +116,7 @@ async fn histories_share_a_budget_and_go_whole() {
     let mut highest = 0;
     for round in 0..100 {
         for _ in 0..4 {
-            deliver(&broker, &format!("topic {round}"), 10 << 10, Delivery::kept()).await;
+            deliver(&broker, &format!("topic {round}"), 10 << 10, persistent()).await;
         }
         publish(&broker, "busy").await;
         highest = highest.max(bus.shared.budget.held());

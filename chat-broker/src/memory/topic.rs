@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::history::{Budget, Log};
 use super::presence::Occupants;
-use crate::broker::HistoryRead;
 use crate::events::EventSender;
+use crate::history::HistoryRead;
 use crate::random;
 
 #[derive(Debug, Default)]

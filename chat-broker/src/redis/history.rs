@@ -6,16 +6,16 @@ use bytes::Bytes;
 use chat_core::{Entry, Epoch, History, Range, Retention};
 use redis::Pipeline;
 
-use super::Shared;
 use super::config::MAX_TTL;
-use super::damage::SEQUENCE;
+use super::connection::store::Store;
+use super::health::damage::SEQUENCE;
 use super::mark::Mark;
 use super::names::Address;
-use super::queue::Job;
-use super::store::Store;
+use super::publish::queue::Job;
+use super::shared::Shared;
 use super::wire::MAX_OFFSET;
-use crate::broker::{Delivery, HistoryRead};
 use crate::error::BrokerError;
+use crate::history::HistoryRead;
 use crate::random;
 
 /// Reads in one pipeline: of 256 KiB each at most, so that the answer to all comes in time.
@@ -32,13 +32,12 @@ const MAX_BYTES: usize = usize::MAX >> 11;
 type Reply = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<u8>, u64, Vec<Vec<u8>>);
 
 impl Shared {
-    /// Adds a publication that is kept to `commands`.
-    pub(super) fn add_kept(&self, commands: &mut Pipeline, job: &Job) {
-        let Delivery::Kept { retention, key } = &job.delivery else { return };
+    /// Adds a persistent publication to `commands`.
+    pub(super) fn add_persistent(&self, commands: &mut Pipeline, job: &Job, retention: Retention) {
         let ttl = retention.ttl.clamp(Duration::from_secs(1), MAX_TTL);
         let meta_ttl = self.config.position_ttl.max(ttl + MARGIN);
         let (address, log) = (&job.address, job.address.log());
-        let call = match key {
+        let call = match &job.options.key {
             Some(key) => {
                 let record = address.record(key);
                 self.scripts.publish.call(commands, &[address.meta(), &log, &record])
@@ -47,7 +46,7 @@ impl Shared {
         };
         call.arg(address.channel()).arg(Epoch::from_random(random::bits()).as_str());
         call.arg(job.id.as_bytes()).arg(retention.messages.max(1));
-        call.arg(limits(*retention, job.payload.len()));
+        call.arg(limits(retention, job.payload.len()));
         call.arg(ttl.as_millis() as u64).arg(meta_ttl.as_secs()).arg(&job.payload[..]);
     }
 }

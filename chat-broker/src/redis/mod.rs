@@ -1,64 +1,53 @@
 //! The broker over Redis: servers on many machines in sync through its pub/sub.
 //!
 //! ```text
-//! publish ──────► queue ──► lane, 1 of n ──► connection ──► publish.lua, PUBLISH ─┐
-//! enter, leave ─► claims ──────┘                            enter.lua, leave.lua ─┤
-//!                                                                               Redis
-//! events ◄─────── queue ◄── subscriber ◄──── connection ◄──── pushed messages ◄───┘
-//!                            ▲
-//! subscribe ─────────────────┘ SUBSCRIBE
-//! history, positions, occupancy, secret, records ──► pool of connections ──► scripts that read
-//! lease ──► connection ──► renew.lua ──► the dead ──► reaper ──► pool ──► reap.lua
-//! reconciler ──► pool ──► reconcile.lua ──► what Redis has lost ──► claims
+//! publish ──────► publish/queue ────► publish/lane, 1 of n ─► publish.lua, PUBLISH ─────┐
+//! enter, leave ─► presence/outbox ──────┘                     enter.lua, leave.lua ─────┤
+//!                                                                                     Redis
+//! events ◄─────── subscribe ◄── pushed messages ◄── connection ◄────────────────────────┤
+//! subscribe ──────────┘ SUBSCRIBE                                                       │
+//! history, positions, occupancy, table ──► connection/store ──► scripts that read ──────┤
+//! presence/lease ──► renew.lua ──► expired nodes ──► presence/reaper ──► reap.lua ──────┤
+//! presence/reconciler ──► reconcile.lua ──► what Redis has lost ──► presence/outbox ────┘
 //! ```
 //!
-//! What changes a topic is one script, so what subscribers get of it stands in the order of
-//! its offsets and versions. Names, keys and payload layouts are described in
-//! `docs/redis.md`.
+//! | path | what it is for |
+//! |---|---|
+//! | `publish/` | publications: the queue, the connection that sends them, lost answers |
+//! | `subscribe/` | the connection that receives, and what it is subscribed to |
+//! | `presence/` | who is in a topic at this node: the outbox, the lease, the repair |
+//! | `table/` | the table and the secret that all nodes share |
+//! | `history.rs` | messages that Redis keeps |
+//! | `connection/` | a connection, the pool of connections, reconnects, changed servers |
+//! | `health/` | how Redis is: away, refusing, full, damaged, without rights |
+//! | `error.rs` | how errors of Redis are read |
+//! | `names.rs`, `wire.rs`, `scripts/` | keys and channels, payloads, what Redis runs |
+//! | `config/`, `shared.rs`, `stats.rs`, `mark.rs` | settings; what all connections share |
 //!
-//! Every connection is asked each second whether it lives, and given up when it has not
-//! answered for two: a lost one is noticed at once, a silent one within four seconds. Each
-//! reconnects by itself for ever. Those that write are asked by a [write](probe): a Redis that
-//! refuses is [away](health), and keeps its connections; one that is [full](capacity) is not. What was kept and not answered is
-//! [looked for](recover) before it is sent again; sequences that Redis lost or forgot in
-//! part [end](lineage).
+//! One script makes each change of a topic, so subscribers receive the changes in the order of
+//! offsets and versions. `docs/redis.md` describes names, keys and payloads.
+//!
+//! Every connection is probed each second, and replaced if it has not answered for two: a lost one
+//! is noticed at once, a silent one within four seconds. Each reconnects by itself. Connections that
+//! write are probed by a [write](health::probe): a Redis that refuses is [away](health), and keeps
+//! its connections; one that is [full](health::capacity) is not away. A persistent publication
+//! without an answer is [looked up](publish) before it is sent again; a sequence that Redis lost or
+//! forgot in part [ends](connection::lineage).
 
-mod address;
-mod answer;
-mod backoff;
-mod capacity;
-mod claims;
 mod config;
-mod damage;
-mod eviction;
+mod connection;
+mod error;
 mod health;
 mod history;
-mod interest;
-mod lane;
-mod lease;
-mod lineage;
-mod link;
 mod mark;
 mod names;
-mod peer;
-mod pool;
 mod presence;
-mod probe;
-mod publisher;
-mod queue;
-mod reaper;
-mod reconciler;
-mod record_copy;
-mod records;
-mod recover;
-mod refusals;
-mod rights;
-mod script;
-mod secret;
+mod publish;
+mod scripts;
+mod shared;
 mod stats;
-mod store;
-mod subscriber;
-mod tls;
+mod subscribe;
+mod table;
 mod wire;
 
 use std::sync::Arc;
@@ -67,8 +56,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
-use redis::aio::ConnectionLike;
-use redis::{Client, RedisResult};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -79,24 +66,23 @@ pub use config::{Dial, Dialing};
 #[cfg(feature = "testing")]
 pub use wire::redis_payload;
 
-use crate::broker::{Broker, Delivery, Departure, HistoryRead, Receipt, Status};
+use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
-use crate::records::Records;
+use crate::history::HistoryRead;
+use crate::presence::{Departure, PresenceTracker};
+use crate::publish::{PublishOptions, Receipt};
 use crate::stats::BrokerStats;
-use capacity::{Capacity, Memory};
-use damage::Damage;
-use eviction::Eviction;
-use health::Health;
-use lease::LeaseTask;
-use names::Names;
-use presence::Presence;
-use publisher::Publisher;
-use refusals::Refusals;
-use script::Scripts;
-use stats::Counters;
-use store::Store;
-use subscriber::Subscriber;
+use crate::table::{Records, SetOptions, SharedTable};
+use connection::store::Store;
+use health::capacity::Memory;
+use presence::lease::LeaseTask;
+use presence::{Presence, reaper, reconciler};
+use publish::Publisher;
+use shared::Shared;
+use subscribe::Subscriber;
+use table::RecordTable;
+use table::secret::SharedSecret;
 
 /// A node of a chat whose servers meet in one Redis.
 ///
@@ -110,6 +96,8 @@ pub struct RedisBroker {
     presence: Arc<Presence>,
     subscriber: Arc<Subscriber>,
     store: Arc<Store>,
+    records: RecordTable,
+    secret: SharedSecret,
     closing: watch::Sender<bool>,
     retiring: watch::Sender<bool>,
     /// The tasks that publish: they end by themselves after `closing`.
@@ -119,59 +107,6 @@ pub struct RedisBroker {
     /// The task that keeps the lease: it ends by itself after `retiring`, and so does the one that
     /// reaps. The one that reconciles ends after `closing`.
     leasing: Mutex<JoinSet<()>>,
-}
-
-/// What the connections of a broker have in common.
-#[derive(Debug)]
-struct Shared {
-    config: RedisConfig,
-    client: Client,
-    names: Names,
-    scripts: Scripts,
-    health: Arc<Health>,
-    counters: Arc<Counters>,
-    eviction: Eviction,
-    capacity: Capacity,
-    refusals: Refusals,
-    damage: Damage,
-}
-
-impl Shared {
-    fn new(config: RedisConfig) -> Result<Self, BrokerError> {
-        let client = config.client()?;
-        let names = Names::new(&config.prefix, database_of(&client));
-        let (scripts, health) = (Scripts::new(), Health::new());
-        let (counters, eviction) = (Arc::default(), Eviction::default());
-        let (capacity, damage, refusals) = Default::default();
-        Ok(Self {
-            config,
-            client,
-            names,
-            scripts,
-            health,
-            counters,
-            eviction,
-            capacity,
-            damage,
-            refusals,
-        })
-    }
-
-    /// The number of the database that each connection selects.
-    fn database(&self) -> i64 {
-        database_of(&self.client)
-    }
-
-    /// Stores all scripts in Redis.
-    async fn load_scripts(&self, connection: &mut impl ConnectionLike) -> RedisResult<()> {
-        let outcome = self.scripts.load(connection).await;
-        self.refusals.count_error("SCRIPT LOAD", &outcome);
-        outcome
-    }
-}
-
-fn database_of(client: &Client) -> i64 {
-    client.get_connection_info().redis_settings().db()
 }
 
 impl RedisBroker {
@@ -213,6 +148,8 @@ impl RedisBroker {
             publisher,
             presence,
             subscriber,
+            records: RecordTable::new(&store),
+            secret: SharedSecret::new(&store),
             store,
             closing,
             retiring,
@@ -247,10 +184,10 @@ impl Broker for RedisBroker {
         &self,
         topic: &Topic,
         payload: Bytes,
-        delivery: Delivery,
+        options: PublishOptions,
     ) -> Result<Receipt, BrokerError> {
         self.open()?;
-        self.publisher.publish(topic, payload, delivery).await
+        self.publisher.publish(topic, payload, options).await
     }
 
     async fn subscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
@@ -282,50 +219,12 @@ impl Broker for RedisBroker {
         Ok(histories)
     }
 
-    fn enter(&self, topic: &Topic, occupant: Occupant) {
-        if self.open().is_ok() {
-            self.publisher.enter(topic, occupant);
-        }
+    fn presence(&self) -> Option<&dyn PresenceTracker> {
+        Some(self)
     }
 
-    fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
-        match self.open() {
-            Ok(()) => self.publisher.leave(topic, user),
-            Err(_) => Departure::ready(None),
-        }
-    }
-
-    async fn occupancy(
-        &self,
-        topics: &[Topic],
-        limit: usize,
-    ) -> Result<Vec<Occupancy>, BrokerError> {
-        self.open()?;
-        self.store.occupancy(topics, limit, self.presence.may_judge()).await
-    }
-
-    async fn secret(&self) -> Result<[u8; 32], BrokerError> {
-        self.open()?;
-        self.store.secret().await
-    }
-
-    async fn set_record(
-        &self,
-        key: &str,
-        value: Option<Bytes>,
-        expires_in: Duration,
-    ) -> Result<(), BrokerError> {
-        self.open()?;
-        self.store.set_record(key, value, expires_in).await
-    }
-
-    async fn records(&self, after: u64) -> Result<Records, BrokerError> {
-        self.open()?;
-        self.subscriber.reading_records();
-        let records = self.store.records(after).await?;
-        // Callers read every few seconds, and this is as often as the secret is looked after.
-        self.store.keep_secret().await;
-        Ok(records)
+    fn table(&self) -> Option<&dyn SharedTable> {
+        Some(self)
     }
 
     fn status(&self) -> Status {
@@ -370,6 +269,58 @@ impl Broker for RedisBroker {
         leasing.shutdown().await;
         self.subscribing.lock().await.shutdown().await;
         self.subscriber.close();
+    }
+}
+
+#[async_trait]
+impl PresenceTracker for RedisBroker {
+    fn enter(&self, topic: &Topic, occupant: Occupant) {
+        if self.open().is_ok() {
+            self.publisher.enter(topic, occupant);
+        }
+    }
+
+    fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
+        match self.open() {
+            Ok(()) => self.publisher.leave(topic, user),
+            Err(_) => Departure::ready(None),
+        }
+    }
+
+    async fn occupancy(
+        &self,
+        topics: &[Topic],
+        limit: usize,
+    ) -> Result<Vec<Occupancy>, BrokerError> {
+        self.open()?;
+        self.store.occupancy(topics, limit, self.presence.may_judge()).await
+    }
+}
+
+#[async_trait]
+impl SharedTable for RedisBroker {
+    async fn set(&self, key: &str, value: Bytes, options: SetOptions) -> Result<(), BrokerError> {
+        self.open()?;
+        self.records.set(key, Some(value), options.expires_in).await
+    }
+
+    async fn remove(&self, key: &str) -> Result<(), BrokerError> {
+        self.open()?;
+        self.records.set(key, None, Duration::ZERO).await
+    }
+
+    async fn changes_since(&self, after: u64) -> Result<Records, BrokerError> {
+        self.open()?;
+        self.subscriber.reading_records();
+        let records = self.records.changes_after(after).await?;
+        // Callers read every few seconds, and this is as often as the secret is looked after.
+        self.secret.restore().await;
+        Ok(records)
+    }
+
+    async fn secret(&self) -> Result<[u8; 32], BrokerError> {
+        self.open()?;
+        self.secret.get().await
     }
 }
 

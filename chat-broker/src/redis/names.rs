@@ -124,7 +124,7 @@ impl Address {
         [self.channel(), ":log"].concat()
     }
 
-    /// What a [probe](super::rights) writes to and removes at once.
+    /// What a [probe](super::health::probe) writes to and removes at once.
     pub(super) fn scratch(&self) -> String {
         [self.channel(), ":rights"].concat()
     }

@@ -5,13 +5,13 @@
 pub mod conformance;
 mod faulty;
 mod node;
-mod redis_proxy;
 mod redis_server;
 mod resp;
+mod tcp_proxy;
 
 pub use faulty::{Call, FaultyBroker, Told};
-pub use redis_proxy::{ConnectionKind, RedisProxy, Way};
 pub use redis_server::RedisServer;
+pub use tcp_proxy::{ConnectionKind, Direction, TcpProxy};
 
 pub use crate::random::seed as seed_randomness;
 

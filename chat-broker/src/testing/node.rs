@@ -9,15 +9,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::{
-    History, Occupancy, Occupant, Position, PresenceChange, Range, RoomId, Topic, UserId,
+    History, Occupancy, Occupant, Position, PresenceChange, Range, Retention, RoomId, Topic, UserId,
 };
 use tokio::time::timeout;
 
-use crate::broker::{Broker, Delivery, HistoryRead, Published};
+use super::conformance::Bus;
+use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::events::{BrokerEvent, BrokerEvents};
+use crate::history::HistoryRead;
+use crate::presence::PresenceTracker;
+use crate::publish::{PublishOptions, Published};
 use crate::random;
-use crate::records::Records;
+use crate::table::{Records, SetOptions, SharedTable};
 
 /// How long one step may take.
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
@@ -48,8 +52,17 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new((broker, events): (Arc<dyn Broker>, BrokerEvents)) -> Self {
+    pub(super) async fn connect(bus: &impl Bus) -> Self {
+        let (broker, events) = bus.connect().await;
         Self { broker, events, inbox: VecDeque::new(), fence: room("fence") }
+    }
+
+    pub(super) fn presence(&self) -> &dyn PresenceTracker {
+        self.broker.presence().expect("this broker has no presence: leave the part out")
+    }
+
+    pub(super) fn table(&self) -> &dyn SharedTable {
+        self.broker.table().expect("this broker has no shared table: leave the part out")
     }
 
     pub(super) async fn subscribe(&self, topics: &[Topic]) {
@@ -61,7 +74,7 @@ impl Node {
     }
 
     pub(super) async fn publish(&self, topic: &Topic, payload: impl Into<Bytes>) -> Position {
-        let published = self.deliver(topic, payload, Delivery::kept()).await;
+        let published = self.deliver(topic, payload, persistent()).await;
         published.position.expect("a sequenced publication has a position")
     }
 
@@ -69,9 +82,9 @@ impl Node {
         &self,
         topic: &Topic,
         payload: impl Into<Bytes>,
-        delivery: Delivery,
+        options: PublishOptions,
     ) -> Published {
-        let receipt = step("publish", self.broker.publish(topic, payload.into(), delivery)).await;
+        let receipt = step("publish", self.broker.publish(topic, payload.into(), options)).await;
         step("the receipt", receipt).await
     }
 
@@ -83,7 +96,7 @@ impl Node {
     }
 
     pub(super) async fn history(&self, topic: &Topic, range: Range, limit: u32) -> History {
-        let read = HistoryRead { topic: topic.clone(), range, limit };
+        let read = HistoryRead::new(topic.clone(), range, limit);
         let mut histories = step("history", self.broker.history(&[read])).await;
         assert_eq!(histories.len(), 1, "one answer to one read");
         histories.remove(0)
@@ -91,7 +104,7 @@ impl Node {
 
     pub(super) async fn occupancy(&self, topic: &Topic, limit: usize) -> Occupancy {
         let topics = std::slice::from_ref(topic);
-        let mut occupancies = step("occupancy", self.broker.occupancy(topics, limit)).await;
+        let mut occupancies = step("occupancy", self.presence().occupancy(topics, limit)).await;
         assert_eq!(occupancies.len(), 1, "one answer for one topic");
         let mut occupancy = occupancies.remove(0);
         occupancy.occupants.sort_by(|a, b| a.user.cmp(&b.user));
@@ -99,16 +112,16 @@ impl Node {
     }
 
     pub(super) async fn set_record(&self, key: &str, value: impl Into<Bytes>, lasts: Duration) {
-        let value = Some(value.into());
-        step("set a record", self.broker.set_record(key, value, lasts)).await;
+        let options = SetOptions::default().expires_in(lasts);
+        step("set a record", self.table().set(key, value.into(), options)).await;
     }
 
     pub(super) async fn remove_record(&self, key: &str) {
-        step("remove a record", self.broker.set_record(key, None, Duration::ZERO)).await;
+        step("remove a record", self.table().remove(key)).await;
     }
 
     pub(super) async fn records(&self, after: u64) -> Records {
-        step("records", self.broker.records(after)).await
+        step("records", self.table().changes_since(after)).await
     }
 
     /// The next event, whatever it is.
@@ -148,7 +161,7 @@ impl Node {
     pub(super) async fn arrived_events(&mut self) -> Vec<BrokerEvent> {
         let fence = self.fence.clone();
         self.subscribe(std::slice::from_ref(&fence)).await;
-        self.deliver(&fence, Bytes::new(), Delivery::Ephemeral).await;
+        self.deliver(&fence, Bytes::new(), PublishOptions::default()).await;
         let mut events = Vec::new();
         loop {
             match self.event().await {
@@ -193,11 +206,22 @@ pub(super) async fn step<T: Debug>(
     what: &str,
     work: impl Future<Output = Result<T, BrokerError>>,
 ) -> T {
+    // A broker that never waits would never let a deadline end what makes no progress.
+    tokio::task::coop::consume_budget().await;
     match timeout(STEP_DEADLINE, work).await {
         Ok(Ok(value)) => value,
         Ok(Err(error)) => panic!("{what} failed: {error}"),
         Err(_) => panic!("{what} took longer than {STEP_DEADLINE:?}"),
     }
+}
+
+/// Stored as long as by default.
+pub(super) fn persistent() -> PublishOptions {
+    PublishOptions::default().retention(Retention::default())
+}
+
+pub(super) fn ephemeral() -> PublishOptions {
+    PublishOptions::default()
 }
 
 /// A room that nobody used before: the suite may run again on a bus that remembers.

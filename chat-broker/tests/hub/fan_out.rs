@@ -3,14 +3,12 @@
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use chat_broker::{
-    Broker, Delivery, Hub, HubConfig, Membership, MemoryBroker, MemoryBus, Welcomed,
-};
-use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, GROUP};
+use chat_broker::{Broker, Hub, HubConfig, JoinOptions, Membership, MemoryBroker, MemoryBus};
+use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery, GROUP};
 
 use tokio::runtime::Builder;
 
-use crate::support::{join, member, room, said, say, start, start_with};
+use crate::support::{join, member, persistent, room, said, say, start, start_with};
 
 #[tokio::test]
 async fn a_slow_member_is_closed_and_the_others_hear_all() {
@@ -20,8 +18,7 @@ async fn a_slow_member_is_closed_and_the_others_hear_all() {
     let topic = room("r");
     let (slow, _unread) = member(3);
     let closed = Arc::clone(&slow.closed);
-    let _slow =
-        hub.join(&topic, ConnectionId(1), slow, None, |_| Welcomed::UpToDate).await.unwrap();
+    let _slow = hub.join(&topic, ConnectionId(1), slow, JoinOptions::default()).await.unwrap();
     let (_place, mut ear, _) = join(&hub, &topic, 2).await;
     for n in 1..=100 {
         say(&publisher, &topic, "x").await;
@@ -36,8 +33,8 @@ async fn a_slow_member_is_closed_and_the_others_hear_all() {
 struct Dropping(Arc<Mutex<Option<CloseReason>>>);
 
 impl Deliver for Dropping {
-    fn deliver(&self, _: &Batch) -> Delivered {
-        Delivered::Dropped
+    fn deliver(&self, _: &Batch) -> Delivery {
+        Delivery::Dropped
     }
 
     fn close(&self, reason: CloseReason) {
@@ -53,7 +50,7 @@ async fn member_that_drops_a_batch_stays() {
     tokio::spawn(driver.run());
     let (publisher, _events) = bus.connect();
     let (topic, member) = (room("r"), Dropping::default());
-    let join = hub.join(&topic, ConnectionId(1), member.clone(), None, |_| Welcomed::UpToDate);
+    let join = hub.join(&topic, ConnectionId(1), member.clone(), JoinOptions::default());
     let _membership = join.await.unwrap();
     say(&publisher, &topic, "x").await;
     let dropped = async {
@@ -93,9 +90,9 @@ async fn nothing_is_delivered_to_whoever_has_left() {
 struct Logged(Arc<Mutex<Vec<&'static str>>>, &'static str);
 
 impl Deliver for Logged {
-    fn deliver(&self, _: &Batch) -> Delivered {
+    fn deliver(&self, _: &Batch) -> Delivery {
         self.0.lock().unwrap().push(self.1);
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, _: CloseReason) {}
@@ -111,8 +108,7 @@ async fn big_and_small() -> (Vec<Membership<Logged>>, MemoryBroker, Arc<Mutex<Ve
     let mut places = Vec::new();
     for (name, id) in (0..5_000).map(|id| ("big", id)).chain([("small", 9_999)]) {
         let (topic, member) = (room(name), Logged(Arc::clone(&log), name));
-        let up_to_date = |_: chat_broker::Snapshot<'_, Logged>| Welcomed::UpToDate;
-        let joined = hub.join(&topic, ConnectionId(id), member, None, up_to_date);
+        let joined = hub.join(&topic, ConnectionId(id), member, JoinOptions::default());
         places.push(joined.await.unwrap());
     }
     (places, bus.connect().0, log)
@@ -124,8 +120,8 @@ async fn big_and_small() -> (Vec<Membership<Logged>>, MemoryBroker, Arc<Mutex<Ve
 async fn a_big_room_does_not_stall_a_small_one() {
     let (_places, publisher, log) = big_and_small().await;
     // Nothing else runs on this thread until both are published.
-    let big = publisher.publish(&room("big"), said("x"), Delivery::kept()).await.unwrap();
-    let small = publisher.publish(&room("small"), said("x"), Delivery::kept()).await.unwrap();
+    let big = publisher.publish(&room("big"), said("x"), persistent()).await.unwrap();
+    let small = publisher.publish(&room("small"), said("x"), persistent()).await.unwrap();
     let _ = (big.await, small.await);
     while log.lock().unwrap().len() < 5_001 {
         tokio::task::yield_now().await;
@@ -146,7 +142,7 @@ async fn a_big_room_does_not_stall_its_thread() {
 async fn serve_in_turns(bytes: usize, most: usize) {
     let (_places, publisher, log) = big_and_small().await;
     let text = said(&"x".repeat(bytes));
-    let big = publisher.publish(&room("big"), text, Delivery::kept()).await.unwrap();
+    let big = publisher.publish(&room("big"), text, persistent()).await.unwrap();
     big.await.unwrap();
     while log.lock().unwrap().iter().filter(|who| **who == "big").count() < 5_000 {
         log.lock().unwrap().push("other");
@@ -162,12 +158,12 @@ async fn a_big_room_is_served_by_all_workers() {
     #[derive(Clone)]
     struct Meeting(Option<Arc<Barrier>>, tokio::sync::mpsc::Sender<()>);
     impl Deliver for Meeting {
-        fn deliver(&self, _: &Batch) -> Delivered {
+        fn deliver(&self, _: &Batch) -> Delivery {
             if let Some(barrier) = &self.0 {
                 barrier.wait();
                 self.1.try_send(()).unwrap();
             }
-            Delivered::Queued
+            Delivery::Queued
         }
         fn close(&self, _: CloseReason) {}
     }
@@ -182,8 +178,7 @@ async fn a_big_room_is_served_by_all_workers() {
     for id in 0..2 * GROUP {
         let waits = (id % GROUP == 7).then(|| Arc::clone(&barrier));
         let (topic, id) = (room("big"), ConnectionId(id as u64));
-        let up_to_date = |_: chat_broker::Snapshot<'_, Meeting>| Welcomed::UpToDate;
-        let joined = hub.join(&topic, id, Meeting(waits, met.clone()), None, up_to_date);
+        let joined = hub.join(&topic, id, Meeting(waits, met.clone()), JoinOptions::default());
         places.push(joined.await.unwrap());
     }
     // Whoever of them begins, or ended the message before.
@@ -259,9 +254,9 @@ struct Slow;
 const MOMENT: Duration = Duration::from_millis(1);
 
 impl Deliver for Slow {
-    fn deliver(&self, _: &Batch) -> Delivered {
+    fn deliver(&self, _: &Batch) -> Delivery {
         std::thread::sleep(MOMENT);
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, _: CloseReason) {}
@@ -279,7 +274,7 @@ async fn the_time_of_each_batch_is_taken_until_its_last_member_has_it() {
     let mut places = Vec::new();
     for id in 0..MEMBERS {
         let id = ConnectionId(u64::from(id));
-        places.push(hub.join(&topic, id, Slow, None, |_| Welcomed::UpToDate).await.unwrap());
+        places.push(hub.join(&topic, id, Slow, JoinOptions::default()).await.unwrap());
     }
     assert_eq!(hub.stats().fan_out.count(), 0);
     for batches in 1..=3 {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_broker::testing::{Call, FaultyBroker, Told};
-use chat_broker::{Broker, BrokerError, Hub, HubConfig, MemoryBus};
+use chat_broker::{Broker, BrokerError, Hub, HubConfig, MemoryBus, PublishOptions};
 use chat_core::{ConnectionId, Topic};
 
 use crate::support::{faulty, join, member, room, say, start, start_with, try_join};
@@ -128,7 +128,7 @@ async fn whoever_is_attached_stays_through_an_outage() {
     }
     place.subscribed().await.unwrap();
     let payload = crate::support::said("there");
-    let delivery = chat_broker::Delivery::Ephemeral;
+    let delivery = PublishOptions::default();
     publisher.publish(&topic, payload, delivery).await.unwrap().await.unwrap();
     ear.expect(&["there"]).await;
 }
@@ -241,6 +241,21 @@ async fn rooms_of_a_call_that_was_not_answered_are_read_again() {
             say(&publisher, &room(&format!("{call:?} {n}")), "x").await;
             assert_eq!(ear.hear().await, "1 x");
         }
+    }
+}
+
+/// The check after an interruption gets one position too few, or one too many: it is made again.
+#[tokio::test(start_paused = true)]
+async fn check_with_positions_missing_or_too_many_is_made_again() {
+    for fault in [FaultyBroker::shorten_next, FaultyBroker::lengthen_next] {
+        let (hub, broker, publisher) = faulty();
+        let topic = room("r");
+        let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+        broker.lose_publications(1, Told::Interrupted);
+        fault(&broker, Call::Positions, 1);
+        say(&publisher, &topic, "lost").await;
+        assert_eq!(ear.hear().await, "1 lost");
+        assert_eq!(broker.count(Call::Positions), 2);
     }
 }
 

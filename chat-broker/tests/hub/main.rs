@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
+mod catch_up;
 mod fan_out;
 mod joining;
+mod parts;
 mod presence;
+mod publish;
 mod records;
 mod recovery;
 mod support;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chat_broker::testing::{Call, Told};
-use chat_broker::{Broker, HubConfig, MemoryBus};
+use chat_broker::{HubConfig, MemoryBus, PresenceTracker};
 use tokio::time::Instant;
 
 use crate::support::{

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_broker::testing::Told;
-use chat_broker::{Broker, Hub, MemoryBroker};
+use chat_broker::{Broker, Hub, MemoryBroker, SetOptions, SharedTable};
 use tokio::time::timeout;
 
 use crate::support::{Member, faulty, join, room, say};
 
 async fn set(broker: &MemoryBroker, key: &str) {
-    broker.set_record(key, Some(Bytes::new()), Duration::from_secs(60)).await.unwrap();
+    broker.set(key, Bytes::new(), SetOptions::default()).await.unwrap();
 }
 
 /// Whether there is something to read, or will be without more being done.
@@ -24,7 +24,7 @@ async fn a_change_calls_once_also_when_nobody_waits() {
     assert!(!is_called(&hub).await);
     set(&other, "a").await;
     assert!(is_called(&hub).await, "though it gave up waiting once");
-    assert_eq!(hub.broker().records(0).await.unwrap().records.len(), 1);
+    assert_eq!(hub.broker().table().unwrap().changes_since(0).await.unwrap().records.len(), 1);
     assert!(!is_called(&hub).await);
     for key in ["b", "c"] {
         set(&other, key).await;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_broker::testing::{Call, Told};
-use chat_broker::{Broker, Delivery, HistoryRules, HubConfig, MemoryBus, Welcomed};
+use chat_broker::{
+    Broker, HistoryRules, HubConfig, JoinOptions, MemoryBus, PublishOptions, Snapshot,
+};
 use chat_core::{ConnectionId, Retention};
 use tokio::time::Instant;
 
@@ -173,7 +175,7 @@ async fn what_the_broker_no_longer_has_is_a_gap() {
     let (_place, mut ear, _) = join(&hub, &topic, 1).await;
     broker.lose_publications(4, Told::Interrupted);
     for text in ["a", "b", "c", "d", "e"] {
-        let delivery = Delivery::Kept { retention: short, key: None };
+        let delivery = PublishOptions::default().retention(short);
         publisher.publish(&topic, said(text), delivery).await.unwrap().await.unwrap();
     }
     // How much is there depends on when it is read.
@@ -192,14 +194,20 @@ async fn a_room_without_history_is_told_of_every_interruption() {
     let (hub, broker, publisher) = faulty_with(HubConfig::default().history(rules));
     let topic = room("r");
     let (first, mut ear) = member(100);
-    let welcome = |snapshot: chat_broker::Snapshot<'_, _>| {
+    let on_snapshot = |snapshot: &Snapshot<'_, _>| {
         assert!(snapshot.position.is_none() && snapshot.recent.is_none());
-        Welcomed::UpToDate
     };
-    let _place = hub.join(&topic, ConnectionId(1), first, None, welcome).await.unwrap();
+    let joining =
+        hub.join_with(&topic, ConnectionId(1), first, JoinOptions::default(), on_snapshot);
+    let _place = joining.await.unwrap();
     assert_eq!(broker.count(Call::History), 0);
     let say = async |text| {
-        publisher.publish(&topic, said(text), Delivery::Ephemeral).await.unwrap().await.unwrap();
+        publisher
+            .publish(&topic, said(text), PublishOptions::default())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
     };
     say("a").await;
     ear.expect(&["a"]).await;
@@ -207,36 +215,6 @@ async fn a_room_without_history_is_told_of_every_interruption() {
     say("b").await;
     say("c").await;
     ear.expect(&["gap", "c"]).await;
-}
-
-/// Whoever has missed more than is at hand hears nothing, until it has caught up.
-#[tokio::test(start_paused = true)]
-async fn a_member_that_catches_up_hears_what_follows_and_nothing_twice() {
-    let bus = MemoryBus::new();
-    let (hub, _) = start_with(&bus, HubConfig::default());
-    let (publisher, _events) = bus.connect();
-    let topic = room("r");
-    let (_other, mut other, _) = join(&hub, &topic, 1).await;
-    let (late, mut ear) = member(100);
-    let welcome = |_: chat_broker::Snapshot<'_, _>| Welcomed::CatchingUp;
-    let mut place = hub.join(&topic, ConnectionId(2), late.clone(), None, welcome).await.unwrap();
-    assert!(place.is_catching_up());
-    say(&publisher, &topic, "a").await;
-    other.expect(&["1 a"]).await;
-    let again = place.listen(late.clone(), |_| Welcomed::CatchingUp);
-    assert_eq!((again, place.is_catching_up()), (Welcomed::CatchingUp, true));
-    let listened = place.listen(late, |snapshot| {
-        assert_eq!(snapshot.position.unwrap().offset, 1);
-        Welcomed::UpToDate
-    });
-    assert_eq!((listened, place.is_catching_up()), (Welcomed::UpToDate, false));
-    say(&publisher, &topic, "b").await;
-    other.expect(&["2 b"]).await;
-    ear.expect(&["2 b"]).await;
-    drop(place);
-    say(&publisher, &topic, "c").await;
-    other.expect(&["3 c"]).await;
-    assert_eq!(ear.0.recv().await, None, "it has left");
 }
 
 #[tokio::test(start_paused = true)]
@@ -402,10 +380,12 @@ async fn quiet_rooms_do_not_starve_a_busy_one() {
     }
     let held = Arc::new(std::sync::Mutex::new(0));
     let tell = Arc::clone(&held);
-    let welcome = move |snapshot: chat_broker::Snapshot<'_, _>| {
+    let on_snapshot = move |snapshot: &Snapshot<'_, _>| {
         let position = snapshot.position.unwrap();
         *tell.lock().unwrap() = snapshot.recent.unwrap().latest(position, 100, 1 << 20).count();
     };
-    let _late = hub.join(&topic, ConnectionId(100), member(8).0, None, welcome).await.unwrap();
+    let (late, options) = (member(8).0, JoinOptions::default());
+    let joining = hub.join_with(&topic, ConnectionId(100), late, options, on_snapshot);
+    let _late = joining.await.unwrap();
     assert!(*held.lock().unwrap() >= 5, "{} messages are at hand", *held.lock().unwrap());
 }

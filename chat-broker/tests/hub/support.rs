@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use chat_broker::testing::FaultyBroker;
 use chat_broker::{
-    Broker, BrokerError, Delivery, Hub, HubConfig, Membership, MemoryBroker, MemoryBus, Welcomed,
+    Broker, BrokerError, Hub, HubConfig, JoinOptions, Membership, MemoryBroker, MemoryBus,
+    PublishOptions, Snapshot,
 };
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Message, Occupant,
-    Position, Presence, PresenceChange, RoomId, Sender, Topic, UserId, envelope,
+    Batch, CloseReason, ConnectionId, Deliver, Delivery, Event, Message, Occupant, Position,
+    Presence, PresenceChange, Retention, RoomId, Sender, Topic, UserId, envelope,
 };
 use tokio::sync::mpsc;
 
@@ -23,17 +24,22 @@ pub(crate) struct Member {
 }
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivered {
+    fn deliver(&self, batch: &Batch) -> Delivery {
         for (event, position) in batch.events() {
             if self.heard.try_send(told(&event, position)).is_err() {
-                return Delivered::Full;
+                return Delivery::Full;
             }
         }
-        Delivered::Queued
+        Delivery::Queued
     }
 
     fn close(&self, reason: CloseReason) {
         *self.closed.lock().unwrap() = Some(reason);
+    }
+
+    async fn drained(&self) {
+        // All of its room is free, or nobody receives.
+        let _ = self.heard.reserve_many(self.heard.max_capacity()).await;
     }
 }
 
@@ -112,13 +118,30 @@ pub(crate) fn room(name: &str) -> Topic {
     Topic::Room(RoomId::new(name).unwrap())
 }
 
+/// Stored as long as by default.
+pub(crate) fn persistent() -> PublishOptions {
+    PublishOptions::default().retention(Retention::default())
+}
+
 pub(crate) fn said(text: &str) -> Bytes {
     let user = Sender { id: "u", name: "U", color: "#FFFFFF" };
     envelope::encode(&Event::Message(Message { user, text, data: None, key: None, at: 0 }))
 }
 
 pub(crate) async fn say(broker: &impl Broker, topic: &Topic, text: &str) {
-    broker.publish(topic, said(text), Delivery::kept()).await.unwrap().await.unwrap();
+    say_keeping(broker, topic, text, Retention::default()).await;
+}
+
+/// Publishes in a room that keeps so much; returns the position of the message.
+pub(crate) async fn say_keeping(
+    broker: &impl Broker,
+    topic: &Topic,
+    text: &str,
+    retention: Retention,
+) -> Position {
+    let options = PublishOptions::default().retention(retention);
+    let published = broker.publish(topic, said(text), options).await.unwrap().await.unwrap();
+    published.position.expect("a position")
 }
 
 /// Joins as nobody; returns the place, what it hears, and where the room stood.
@@ -129,12 +152,13 @@ pub(crate) async fn join(
 ) -> (Membership<Member>, Ear, u64) {
     let (member, ear) = member(10_000);
     let (tell, told) = std::sync::mpsc::channel();
-    let welcome = move |snapshot: chat_broker::Snapshot<'_, Member>| {
+    let on_snapshot = move |snapshot: &Snapshot<'_, Member>| {
         tell.send(snapshot.position.map_or(0, |position| position.offset)).unwrap();
-        Welcomed::UpToDate
     };
-    let place = hub.join(topic, ConnectionId(id), member, None, welcome).await.unwrap();
-    (place, ear, told.try_recv().expect("welcomed before join returned"))
+    let joining =
+        hub.join_with(topic, ConnectionId(id), member, JoinOptions::default(), on_snapshot);
+    let place = joining.await.unwrap();
+    (place, ear, told.try_recv().expect("a snapshot before join returned"))
 }
 
 /// Tries to join as nobody.
@@ -143,7 +167,7 @@ pub(crate) async fn try_join(
     topic: &Topic,
     id: u64,
 ) -> Result<Membership<Member>, BrokerError> {
-    hub.join(topic, ConnectionId(id), member(8).0, None, |_| Welcomed::UpToDate).await
+    hub.join(topic, ConnectionId(id), member(8).0, JoinOptions::default()).await
 }
 
 pub(crate) fn user(name: &str) -> UserId {
@@ -179,6 +203,7 @@ pub(crate) async fn enter_as(
     occupant: Occupant,
 ) -> (Membership<Member>, Ear) {
     let (member, ear) = member(10_000);
-    let joining = hub.join(topic, ConnectionId(id), member, Some(occupant), |_| Welcomed::UpToDate);
+    let options = JoinOptions::default().occupant(occupant);
+    let joining = hub.join(topic, ConnectionId(id), member, options);
     (joining.await.unwrap(), ear)
 }

@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, BrokerError, BrokerEvent, Delivery, RedisConfig, Status};
+use chat_broker::{
+    Broker, BrokerError, BrokerEvent, PublishOptions, RedisConfig, SharedTable, Status,
+};
 use chat_core::Position;
 use tokio::time::sleep;
 
 use crate::support::{
-    DEADLINE, Node, PATIENCE, assert_damaged, assert_refused, assert_unavailable, eventually, room,
+    DEADLINE, Node, PATIENCE, assert_damaged, assert_refused, assert_unavailable, eventually,
+    persistent, room,
 };
 
 /// The script cache is emptied while publications are under way: all get through, in
@@ -25,7 +28,7 @@ async fn a_flushed_script_is_loaded_again() {
         let mut receipts = Vec::new();
         for n in 0..COUNT {
             let payload = Bytes::from(n.to_string());
-            receipts.push(node.broker.publish(&topic, payload, Delivery::kept()).await.unwrap());
+            receipts.push(node.broker.publish(&topic, payload, persistent()).await.unwrap());
             tokio::task::yield_now().await;
         }
         for (n, receipt) in (1..).zip(receipts) {
@@ -97,7 +100,7 @@ async fn a_full_disk_is_refused_and_the_rest_goes_on() {
     let until = Instant::now() + lease * 3;
     while Instant::now() < until {
         assert_refused("kept", node.publish(&topic, "").await);
-        node.deliver(&topic, "heard", Delivery::Ephemeral).await.expect("nothing is written");
+        node.deliver(&topic, "heard", PublishOptions::default()).await.expect("nothing is written");
         assert_eq!(node.message().await.0, "heard");
         sleep(Duration::from_millis(100)).await;
     }
@@ -164,7 +167,7 @@ async fn a_full_queue_makes_publishers_wait_no_longer_than_the_deadline() {
     server.pause();
     let mut receipts = Vec::new();
     let refused = loop {
-        match node.broker.publish(&topic, Bytes::new(), Delivery::kept()).await {
+        match node.broker.publish(&topic, Bytes::new(), persistent()).await {
             Ok(receipt) => receipts.push(receipt),
             Err(error) => break error,
         }

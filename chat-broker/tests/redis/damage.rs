@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, BrokerError, HistoryRead, Published, Status};
+use chat_broker::{
+    Broker, BrokerError, HistoryRead, PresenceTracker, Published, SharedTable, Status,
+};
 use chat_core::{History, Position, Range, Topic};
 
 use crate::support::{
-    DEADLINE, Node, assert_damaged, eventually, keyed, keys, latest, room, texts,
+    DEADLINE, Node, assert_damaged, eventually, keyed, keys, lasting, latest, room, texts,
 };
 
 /// Nothing of this may wait for a deadline.
@@ -27,7 +29,7 @@ const TYPES: [(&str, &[&str]); 6] = [
 /// All that is asked for one topic.
 async fn ask_all(node: &Node, topic: &Topic) -> Vec<(&'static str, Result<(), BrokerError>)> {
     let topics = std::slice::from_ref(topic);
-    let read = [HistoryRead { topic: topic.clone(), range: Range::Latest, limit: 9 }];
+    let read = [HistoryRead::new(topic.clone(), Range::Latest, 9)];
     vec![
         ("publish", node.publish(topic, "x").await.map(drop)),
         ("publish with a key", node.deliver(topic, "x", keyed("k")).await.map(drop)),
@@ -100,10 +102,8 @@ async fn a_call_for_many_rooms_names_the_damaged_one() {
     for part in ["meta", "members"] {
         let key = format!("chat:{{r.33}}:{part}");
         server.command(&["SET", &key, "x"]).await;
-        let reads: Vec<_> = topics
-            .iter()
-            .map(|topic| HistoryRead { topic: topic.clone(), range: Range::Latest, limit: 1 })
-            .collect();
+        let reads: Vec<_> =
+            topics.iter().map(|topic| HistoryRead::new(topic.clone(), Range::Latest, 1)).collect();
         if part == "meta" {
             assert_damaged(&topics[33], node.broker.positions(&topics).await);
             assert_damaged(&topics[33], node.broker.history(&reads).await);
@@ -192,7 +192,7 @@ async fn a_log_beyond_the_counter_begins_a_new_epoch() {
         for range in [Range::Latest, Range::After(0), Range::Before(100)] {
             let history = node.history(&topic, range, 9).await;
             assert_eq!(history.position, here, "{damage:?}, {range:?}");
-            let read = HistoryRead { topic: topic.clone(), range, limit: 9 };
+            let read = HistoryRead::new(topic.clone(), range, 9);
             read.check(&history).unwrap_or_else(|error| panic!("{damage:?}: {error}"));
             assert!(!texts(&history).contains(&"fields".to_owned()), "{damage:?}");
         }
@@ -232,7 +232,7 @@ async fn other_junk_costs_nothing_but_itself() {
     let next = publish(&node, &topic, "next").await;
     assert_eq!(next, Position { offset: last.offset + 1, ..last });
     for range in [Range::Latest, Range::After(0), Range::After(last.offset)] {
-        let read = HistoryRead { topic: topic.clone(), range, limit: 99 };
+        let read = HistoryRead::new(topic.clone(), range, 99);
         read.check(&node.history(&topic, range, 99).await).unwrap();
     }
     // A hole in the log, as an operator makes who deletes a message.
@@ -247,7 +247,7 @@ async fn other_junk_costs_nothing_but_itself() {
 async fn damage_to_shared_keys_ends_with_it() {
     let server = RedisServer::start();
     let node = Node::with(Node::config(&server).lease(Duration::from_millis(300))).await;
-    let set = async || node.broker.set_record("a", Some(Bytes::from("x")), DEADLINE * 9).await;
+    let set = async || node.broker.set("a", Bytes::from("x"), lasting(DEADLINE * 9)).await;
     node.broker.secret().await.unwrap();
     set().await.unwrap();
     for name in [
@@ -266,7 +266,7 @@ async fn damage_to_shared_keys_ends_with_it() {
             let error = match name {
                 "secret" => node.broker.secret().await.map(drop),
                 "nodes" => Ok(()),
-                _ => node.broker.records(0).await.map(drop),
+                _ => node.broker.changes_since(0).await.map(drop),
             };
             if let Err(error) = error {
                 let (shown, _) = key.split_once('}').unwrap_or((&key, ""));
@@ -275,7 +275,7 @@ async fn damage_to_shared_keys_ends_with_it() {
             node.publish(&room("r"), "x").await.expect("rooms go on");
             assert_eq!(server.command(&["DEL", &key]).await, "1");
             node.broker.secret().await.unwrap();
-            node.broker.records(0).await.unwrap();
+            node.broker.changes_since(0).await.unwrap();
             set().await.unwrap();
             eventually("ready", async || node.broker.status() == Status::Ready).await;
         }

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, BrokerError, Delivery};
+use chat_broker::{Broker, BrokerError, SharedTable};
 
-use crate::support::{DEADLINE, Node, eventually, room};
+use crate::support::{DEADLINE, Node, eventually, persistent, room};
 
 async fn assert_no_connections(server: &RedisServer) {
     eventually("no connection but the one that asks", async || {
@@ -22,7 +22,7 @@ async fn closing_sends_what_was_accepted() {
     let topic = room("r");
     let mut receipts = Vec::new();
     for _ in 0..2000 {
-        let place = node.broker.publish(&topic, Bytes::new(), Delivery::kept());
+        let place = node.broker.publish(&topic, Bytes::new(), persistent());
         receipts.push(place.await.unwrap());
     }
     node.broker.close().await;
@@ -39,7 +39,7 @@ async fn closing_without_redis_ends_in_time() {
     let node = Node::start(&server).await;
     server.kill();
     let topic = room("r");
-    let place = node.broker.publish(&topic, Bytes::new(), Delivery::kept());
+    let place = node.broker.publish(&topic, Bytes::new(), persistent());
     let receipt = place.await.unwrap();
     let started = Instant::now();
     let (waiting, ()) = tokio::join!(node.subscribe(&topic), node.broker.close());

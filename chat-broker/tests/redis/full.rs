@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, Delivery, Status};
+use chat_broker::{Broker, PublishOptions, SharedTable, Status};
 use chat_core::Range;
 
-use crate::support::{Node, assert_refused, eventually, keyed, keys, latest, room, texts};
+use crate::support::{
+    Node, assert_refused, eventually, keyed, keys, lasting, latest, persistent, room, texts,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -29,7 +31,7 @@ async fn refused_message_leaves_nothing_behind() {
     let first = node.deliver(&topic, "1", keyed("first")).await.unwrap();
     let before = keys(&server).await;
     fill(&server, &node).await;
-    for delivery in [Delivery::kept(), keyed("second"), latest(1)] {
+    for delivery in [persistent(), keyed("second"), latest(1)] {
         for topic in [&topic, &fresh] {
             assert_refused("publish", node.deliver(topic, "2", delivery.clone()).await);
         }
@@ -64,13 +66,13 @@ async fn full_redis_takes_everything_else() {
     node.leave(&topic, "anna");
     assert_eq!(watcher.change().await.0, "-anna");
 
-    let typing = node.deliver(&topic, "typing", Delivery::Ephemeral).await.unwrap();
+    let typing = node.deliver(&topic, "typing", PublishOptions::default()).await.unwrap();
     assert_eq!((typing.nodes, watcher.message().await.0.as_str()), (1, "typing"));
     node.subscribe(&room("new")).await.expect("a subscription");
     assert_eq!(texts(&watcher.history(&topic, Range::Latest, 9).await), ["kept"]);
     assert_eq!(watcher.position(&topic).await.unwrap().offset, 1);
-    node.broker.set_record("ban", Some("x".into()), HOUR).await.expect("a record");
-    assert_eq!(watcher.broker.records(0).await.unwrap().records.len(), 1);
+    node.broker.set("ban", "x".into(), lasting(HOUR)).await.expect("a record");
+    assert_eq!(watcher.broker.changes_since(0).await.unwrap().records.len(), 1);
     let secret = node.broker.secret().await.expect("the first secret");
     assert_eq!(watcher.broker.secret().await.unwrap(), secret);
 }
@@ -124,7 +126,7 @@ async fn messages_fill_redis_and_stop_nothing_else() {
         let name = n.to_string();
         node.enter(&topic, &name);
         assert_eq!(watcher.change().await.0, format!("+{name}"), "{refused} were refused");
-        node.deliver(&topic, &name, Delivery::Ephemeral).await.unwrap();
+        node.deliver(&topic, &name, PublishOptions::default()).await.unwrap();
         assert_eq!(watcher.message().await.0, name);
         assert_eq!(node.broker.status(), Status::Ready);
     }

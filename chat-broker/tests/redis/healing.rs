@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, BrokerEvent, RedisConfig};
+use chat_broker::{BrokerEvent, PresenceTracker, RedisConfig};
 use chat_core::{Occupant, Roster, Topic};
 use futures_util::future::join_all;
 use tokio::time::sleep;

@@ -2,16 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use chat_broker::testing::{RedisProxy, RedisServer};
-use chat_broker::{Broker, Delivery, HistoryRead};
+use chat_broker::testing::{RedisServer, TcpProxy};
+use chat_broker::{Broker, HistoryRead, PublishOptions};
 use chat_core::{History, Range, Retention};
 use futures_util::future::join_all;
 
 use crate::support::{Node, assert_damaged, bytes, keyed, latest, room, texts};
 
-async fn say(node: &Node, name: &str, delivery: &Delivery, numbers: std::ops::RangeInclusive<u32>) {
+async fn say(
+    node: &Node,
+    name: &str,
+    options: &PublishOptions,
+    numbers: std::ops::RangeInclusive<u32>,
+) {
     for n in numbers {
-        node.deliver(&room(name), &n.to_string(), delivery.clone()).await.unwrap();
+        node.deliver(&room(name), &n.to_string(), options.clone()).await.unwrap();
     }
 }
 
@@ -49,7 +54,7 @@ async fn small_messages_are_trimmed_without_reading_the_log() {
     let say = async |text: &str, times: usize| {
         for _ in 0..times {
             let retention = Retention { messages: 10, bytes: 10_000, ..Retention::default() };
-            let delivery = Delivery::Kept { retention, key: None };
+            let delivery = PublishOptions::default().retention(retention);
             node.deliver(&room("r"), text, delivery).await.unwrap();
         }
     };
@@ -160,7 +165,7 @@ async fn many_reads_in_one_call_keep_their_order() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     say(&node, "a", &latest(9), 1..=5).await;
-    let read = |name: &str, range| HistoryRead { topic: room(name), range, limit: 2 };
+    let read = |name: &str, range| HistoryRead::new(room(name), range, 2);
     let reads: Vec<_> = (0..50)
         .flat_map(|_| {
             [read("a", Range::Latest), read("none", Range::Latest), read("a", Range::After(0))]
@@ -204,7 +209,7 @@ async fn everything_expires_in_its_time() {
     let publish = async |seconds| {
         let retention =
             Retention { messages: 9, ttl: Duration::from_secs(seconds), ..Retention::default() };
-        let delivery = Delivery::Kept { retention, key: Some("k".into()) };
+        let delivery = PublishOptions::default().retention(retention).key("k");
         node.deliver(&room("r"), "", delivery).await.unwrap();
         server.command(&["DEL", "chat:{r.r}:k:k"]).await;
     };
@@ -274,8 +279,8 @@ async fn a_refused_publication_leaves_nothing() {
 #[tokio::test]
 async fn what_is_asked_at_once_goes_at_once() {
     let server = RedisServer::start();
-    let proxy = RedisProxy::start(&server).await;
-    let node = Node::with(Node::config(&server).url(proxy.url())).await;
+    let proxy = TcpProxy::before(&server);
+    let node = Node::with(Node::config(&server).url(proxy.redis_url())).await;
     node.publish(&room("0"), "first").await.unwrap();
     proxy.delay(Duration::from_millis(100));
     let began = Instant::now();

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chat_broker::testing::{RedisProxy, RedisServer};
-use chat_broker::{Broker, BrokerError, BrokerEvent, Records, RedisBroker, Status};
+use chat_broker::testing::{RedisServer, TcpProxy};
+use chat_broker::{BrokerError, BrokerEvent, Records, RedisBroker, SharedTable, Status};
 use tokio::task::JoinHandle;
 
-use crate::support::{Node, PATIENCE, eventually};
+use crate::support::{Node, PATIENCE, eventually, lasting};
 use crate::unmarked;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -19,15 +19,15 @@ const VERSIONS: &str = "chat:{records}:versions";
 const ENDS: &str = "chat:{records}:ends";
 
 async fn set(node: &Node, key: &str) {
-    node.broker.set_record(key, Some(Bytes::from("x")), HOUR).await.unwrap();
+    node.broker.set(key, Bytes::from("x"), lasting(HOUR)).await.unwrap();
 }
 
 async fn remove(node: &Node, key: &str) {
-    node.broker.set_record(key, None, HOUR).await.unwrap();
+    node.broker.remove(key).await.unwrap();
 }
 
 async fn read(node: &Node, after: u64) -> Records {
-    node.broker.records(after).await.unwrap()
+    node.broker.changes_since(after).await.unwrap()
 }
 
 fn keys(records: &Records) -> Vec<&str> {
@@ -49,13 +49,13 @@ impl Follower {
     async fn start(server: &RedisServer) -> Self {
         let Node { broker, mut events, .. } = Node::start(server).await;
         let broker = Arc::new(broker);
-        let mut version = broker.records(0).await.unwrap().version;
+        let mut version = broker.changes_since(0).await.unwrap().version;
         let reader = Arc::clone(&broker);
         let reading = tokio::spawn(async move {
             let mut batch = Vec::new();
             while events.recv(&mut batch).await {
                 if batch.drain(..).any(|event| event == BrokerEvent::RecordsChanged) {
-                    version = reader.records(version).await.unwrap().version;
+                    version = reader.changes_since(version).await.unwrap().version;
                 }
             }
         });
@@ -102,7 +102,7 @@ async fn lost_records_are_written_again() {
         let left = stored.records.iter().map(|record| record.expires_in);
         assert!(left.clone().all(|left| left <= HOUR && left > HOUR - HOUR / 10), "{loss:?}");
         let unchanged = read(&node, known).await;
-        assert_eq!(unchanged, Records { version: known, ..Records::default() }, "once is enough");
+        assert_eq!(unchanged, Records::changes(known, vec![]), "once is enough");
     }
 }
 
@@ -116,8 +116,8 @@ async fn table_without_marks_keeps_its_records() {
             unmarked::set(&server, key, "x").await;
         }
         unmarked::remove(&server, "removed").await;
-        let proxy = RedisProxy::start(&server).await;
-        let config = Node::config(&server).url(proxy.url()).deadline(PATIENCE);
+        let proxy = TcpProxy::before(&server);
+        let config = Node::config(&server).url(proxy.redis_url()).deadline(PATIENCE);
         let node = Node::with(config).await;
         // Long enough to see what each command leaves to the next one.
         proxy.delay(Duration::from_millis(30));
@@ -179,7 +179,7 @@ async fn a_change_of_a_lost_table_keeps_the_rest_of_it() {
         let (before, key) = (format!("b{n}"), format!("c{n}"));
         set(&node, &before).await;
         read(&node, 0).await;
-        other.broker.records(0).await.unwrap();
+        other.broker.changes_since(0).await.unwrap();
         server.command(loss).await;
         if n % 2 == 0 {
             set(&node, &key).await;
@@ -191,7 +191,7 @@ async fn a_change_of_a_lost_table_keeps_the_rest_of_it() {
         // Both read as often as they like.
         for _ in 0..2 {
             read(&node, 0).await;
-            other.broker.records(0).await.unwrap();
+            other.broker.changes_since(0).await.unwrap();
         }
         let stored = stored(&server).await;
         assert!(!keys(&stored).contains(&&*before), "{loss:?}: a removal is undone");
@@ -208,7 +208,7 @@ async fn a_new_node_finds_what_others_hold() {
     eventually("both have read it", async || {
         let mut held = true;
         for other in &_others {
-            held &= keys(&other.broker.records(0).await.unwrap()) == ["ban"];
+            held &= keys(&other.broker.changes_since(0).await.unwrap()) == ["ban"];
         }
         held
     })
@@ -252,7 +252,7 @@ async fn expired_records_are_not_written_again() {
     let node = Node::start(&server).await;
     set(&node, "stays").await;
     let short = Duration::from_millis(300);
-    node.broker.set_record("short", Some(Bytes::new()), short).await.unwrap();
+    node.broker.set("short", Bytes::new(), lasting(short)).await.unwrap();
     let version = read(&node, 0).await.version;
     tokio::time::sleep(short).await;
     server.command(&["FLUSHALL"]).await;
@@ -300,7 +300,7 @@ async fn an_older_copy_gets_back_what_it_lacks() {
     server.restart();
     let other = Node::start(&server).await;
     set(&other, "after").await;
-    eventually("an answer", async || node.broker.records(before).await.is_ok()).await;
+    eventually("an answer", async || node.broker.changes_since(before).await.is_ok()).await;
     let now = read(&node, before).await;
     assert!(now.version > before);
     let expected = ["in the copy", "not in it", "after"];
@@ -353,7 +353,7 @@ async fn a_redis_that_refuses_writes_does_not_end_what_is_known() {
     let held = read(&node, before).await;
     assert!(held.complete);
     assert_eq!(keys(&held), ["a"]);
-    let refused = node.broker.set_record("b", Some(Bytes::new()), HOUR).await;
+    let refused = node.broker.set("b", Bytes::new(), lasting(HOUR)).await;
     assert!(matches!(refused, Err(BrokerError::Refused(_))), "{refused:?}");
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
     assert_eq!(keys(&read(&node, held.version).await), ["a"]);
@@ -385,7 +385,7 @@ async fn junk_in_the_table_costs_no_record() {
     for junk in junk {
         server.command(junk).await;
         for _ in 0..2 {
-            let read = node.broker.records(known).await;
+            let read = node.broker.changes_since(known).await;
             known = read.unwrap_or_else(|error| panic!("{junk:?}: {error}")).version;
         }
         set(&node, "c").await;

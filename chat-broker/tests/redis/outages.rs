@@ -3,13 +3,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use chat_broker::testing::{RedisProxy, RedisServer};
-use chat_broker::{Broker, BrokerEvent, Delivery, Status};
+use chat_broker::testing::{RedisServer, TcpProxy};
+use chat_broker::{Broker, BrokerEvent, PublishOptions, SharedTable, Status};
 use chat_core::{Position, Step};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use crate::support::{DEADLINE, Node, PATIENCE, assert_unavailable, eventually, room};
+use crate::support::{DEADLINE, Node, PATIENCE, assert_unavailable, eventually, persistent, room};
 
 #[tokio::test]
 async fn a_node_starts_without_redis_and_connects_when_it_can() {
@@ -39,7 +39,7 @@ async fn an_outage_is_survived_and_reported() {
         assert!(outcome, "{what}");
         assert!(started.elapsed() < DEADLINE * 2, "{what} took {:?}", started.elapsed());
     };
-    for delivery in [Delivery::kept(), Delivery::Ephemeral] {
+    for delivery in [persistent(), PublishOptions::default()] {
         let started = Instant::now();
         let outcome = node.deliver(&kept, "lost", delivery).await;
         assert_unavailable("publish", outcome);
@@ -185,8 +185,8 @@ async fn subscriber_that_is_killed_again_and_again_makes_no_tight_loop() {
 async fn read_outlasts_its_connection() {
     const UNDER_WAY: Duration = Duration::from_millis(200);
     let server = RedisServer::start();
-    let proxy = RedisProxy::start(&server).await;
-    let node = Node::with(Node::config(&server).url(proxy.url()).deadline(PATIENCE)).await;
+    let proxy = TcpProxy::before(&server);
+    let node = Node::with(Node::config(&server).url(proxy.redis_url()).deadline(PATIENCE)).await;
     let topic = room("r");
     let published = node.publish(&topic, "x").await.unwrap();
     node.position(&topic).await.expect("a first connection of the pool");
@@ -222,8 +222,8 @@ async fn a_frozen_redis_is_noticed() {
 #[tokio::test]
 async fn a_connection_that_delivers_nothing_is_replaced() {
     let server = RedisServer::start();
-    let proxy = RedisProxy::start(&server).await;
-    let mut node = Node::with(Node::config(&server).url(proxy.url())).await;
+    let proxy = TcpProxy::before(&server);
+    let mut node = Node::with(Node::config(&server).url(proxy.redis_url())).await;
     let topic = room("r");
     node.subscribe(&topic).await.unwrap();
     node.publish(&topic, "1").await.unwrap();

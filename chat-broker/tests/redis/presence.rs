@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, BrokerEvent, Delivery};
+use chat_broker::{Broker, BrokerEvent, PresenceTracker, PublishOptions};
 use chat_core::{Occupancy, Occupant, PresenceChange, Topic};
 
-use crate::support::{Node, eventually, keys, room, user};
+use crate::support::{Node, eventually, keys, persistent, room, user};
 
 #[tokio::test]
 async fn a_user_at_two_nodes_is_one_occupant() {
@@ -117,7 +117,7 @@ async fn presence_keeps_its_place_among_publications() {
         node.enter(&topic, &who);
         node.publish(&topic, &who).await.unwrap();
         for n in 1..EACH {
-            let delivery = if n % 2 == 0 { Delivery::kept() } else { Delivery::Ephemeral };
+            let delivery = if n % 2 == 0 { persistent() } else { PublishOptions::default() };
             let place = node.broker.publish(&topic, Bytes::from(who.clone()), delivery);
             receipts.push(place.await.unwrap());
         }
@@ -159,7 +159,7 @@ async fn a_crowd_that_comes_later_holds_nobody_up() {
         (from..from + EACH).for_each(|n| node.enter(&crowded, &n.to_string()));
     };
     come(0);
-    let place = node.broker.publish(&elsewhere, Bytes::from("x"), Delivery::kept()).await.unwrap();
+    let place = node.broker.publish(&elsewhere, Bytes::from("x"), persistent()).await.unwrap();
     come(EACH);
     place.await.unwrap();
     let mut came = 0;
@@ -230,7 +230,7 @@ async fn refused_join_is_retried() {
     let busy = async {
         let elsewhere = room("elsewhere");
         loop {
-            let place = node.broker.publish(&elsewhere, Bytes::new(), Delivery::Ephemeral);
+            let place = node.broker.publish(&elsewhere, Bytes::new(), PublishOptions::default());
             drop(place.await.unwrap());
         }
     };

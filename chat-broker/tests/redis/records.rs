@@ -3,21 +3,21 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chat_broker::testing::{RedisProxy, RedisServer};
-use chat_broker::{Broker, BrokerError, BrokerEvent, Record, Records, Status};
+use chat_broker::testing::{RedisServer, TcpProxy};
+use chat_broker::{Broker, BrokerError, BrokerEvent, Record, Records, SharedTable, Status};
 
-use crate::support::{Node, PATIENCE, assert_refused, eventually};
+use crate::support::{Node, PATIENCE, assert_refused, eventually, lasting};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 const PARTS: [&str; 4] = ["meta", "values", "versions", "ends"];
 
 async fn set(node: &Node, key: &str) -> Result<(), BrokerError> {
-    node.broker.set_record(key, Some(Bytes::from("x")), HOUR).await
+    node.broker.set(key, Bytes::from("x"), lasting(HOUR)).await
 }
 
 async fn read(node: &Node, after: u64) -> Records {
-    node.broker.records(after).await.unwrap()
+    node.broker.changes_since(after).await.unwrap()
 }
 
 fn keys(records: &Records) -> Vec<&str> {
@@ -28,9 +28,9 @@ fn keys(records: &Records) -> Vec<&str> {
 #[tokio::test]
 async fn who_was_not_told_is_told_to_ask() {
     let server = RedisServer::start();
-    let proxy = RedisProxy::start(&server).await;
+    let proxy = TcpProxy::before(&server);
     set(&Node::start(&server).await, "before").await.unwrap();
-    let mut deaf = Node::with(Node::config(&server).url(proxy.url())).await;
+    let mut deaf = Node::with(Node::config(&server).url(proxy.redis_url())).await;
     let mut other = Node::start(&server).await;
     let before = read(&deaf, 0).await;
     proxy.swallow_messages();
@@ -51,9 +51,9 @@ async fn who_was_not_told_is_told_to_ask() {
 #[tokio::test]
 async fn who_read_before_it_was_connected_is_told_to_ask() {
     let server = RedisServer::start();
-    let proxy = RedisProxy::start(&server).await;
+    let proxy = TcpProxy::before(&server);
     server.command(&["ACL", "SETUSER", "default", "-subscribe"]).await;
-    let mut early = Node::with(Node::config(&server).url(proxy.url())).await;
+    let mut early = Node::with(Node::config(&server).url(proxy.redis_url())).await;
     assert_eq!(early.broker.status(), Status::Away);
     let before = read(&early, 0).await;
     let other = Node::start(&server).await;
@@ -72,19 +72,19 @@ async fn a_table_of_many_pages_is_read_in_order() {
         set(&node, &n.to_string()).await.unwrap();
     }
     // The floor lies above most of the pages.
-    node.broker.set_record("short", Some(Bytes::new()), Duration::from_millis(1)).await.unwrap();
+    node.broker.set("short", Bytes::new(), lasting(Duration::from_millis(1))).await.unwrap();
     eventually("its end", async || {
         set(&node, "last").await.unwrap();
         !keys(&read(&node, 0).await).contains(&"short")
     })
     .await;
-    node.broker.set_record("last", None, HOUR).await.unwrap();
+    node.broker.remove("last").await.unwrap();
     let all = read(&node, 0).await;
     let expected: Vec<String> = (0..COUNT).map(|n| n.to_string()).collect();
     assert!(all.complete);
     assert_eq!(keys(&all), expected);
     for n in 0..COUNT {
-        node.broker.set_record(&n.to_string(), None, HOUR).await.unwrap();
+        node.broker.remove(&n.to_string()).await.unwrap();
     }
     let changes = read(&node, all.version).await;
     assert!(!changes.complete);
@@ -108,10 +108,10 @@ async fn a_full_table_takes_no_more_until_one_is_removed_or_expires() {
     server.command(&["EVAL", fill, "4", meta, values, versions, ends, &most]).await;
     assert_refused("one more", set(&node, "one more").await);
     set(&node, "6").await.expect("it replaces one");
-    node.broker.set_record("7", Some(Bytes::new()), Duration::from_millis(1)).await.unwrap();
+    node.broker.set("7", Bytes::new(), lasting(Duration::from_millis(1))).await.unwrap();
     eventually("the end of one", async || set(&node, "one more").await.is_ok()).await;
     assert_refused("another", set(&node, "another").await);
-    node.broker.set_record("8", None, HOUR).await.unwrap();
+    node.broker.remove("8").await.unwrap();
     set(&node, "another").await.unwrap();
 
     let began = Instant::now();
@@ -121,7 +121,7 @@ async fn a_full_table_takes_no_more_until_one_is_removed_or_expires() {
     assert_eq!(keys(&all)[Records::MAX - 3..], ["6", "one more", "another"]);
     let cannot_be_told = all.version;
     for n in 9..12 {
-        node.broker.set_record(&n.to_string(), None, HOUR).await.unwrap();
+        node.broker.remove(&n.to_string()).await.unwrap();
     }
     let with_mark = (Records::MAX + 1).to_string();
     assert_eq!(server.command(&["ZCARD", versions]).await, with_mark);
@@ -134,7 +134,7 @@ async fn a_key_of_the_wrong_kind_is_refused_and_nothing_is_half_done() {
     let node = Node::start(&server).await;
     set(&node, "a").await.unwrap();
     // It is dropped by whoever sets the next.
-    let over = node.broker.set_record("over", Some(Bytes::new()), Duration::from_millis(1));
+    let over = node.broker.set("over", Bytes::new(), lasting(Duration::from_millis(1)));
     over.await.unwrap();
     eventually("its end", async || keys(&read(&node, 0).await) == ["a"]).await;
     for part in PARTS {
@@ -142,8 +142,8 @@ async fn a_key_of_the_wrong_kind_is_refused_and_nothing_is_half_done() {
         server.command(&["RENAME", &name, "aside"]).await;
         server.command(&["SET", &name, "x"]).await;
         assert_refused(part, set(&node, "b").await);
-        assert_refused(part, node.broker.set_record("a", None, HOUR).await);
-        let is_refused = node.broker.records(0).await.is_err_and(is_refused);
+        assert_refused(part, node.broker.remove("a").await);
+        let is_refused = node.broker.changes_since(0).await.is_err_and(is_refused);
         assert!(is_refused, "{part} is read");
         server.command(&["DEL", &name]).await;
         server.command(&["RENAME", "aside", &name]).await;
@@ -172,7 +172,7 @@ async fn records_are_set_when_redis_is_full() {
     server.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     set(&node, "a").await.unwrap();
     set(&node, "b").await.unwrap();
-    node.broker.set_record("a", None, HOUR).await.unwrap();
+    node.broker.remove("a").await.unwrap();
     assert_eq!(keys(&read(&node, 0).await), ["b"]);
 }
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, BrokerEvent, Delivery, RedisConfig};
+use chat_broker::{Broker, BrokerEvent, PublishOptions, RedisConfig, SharedTable};
 use chat_core::{History, Occupancy, Position, Range, Topic, UserId};
 
 use crate::rights;
-use crate::support::{DEADLINE, Node, eventually, keyed, keys, room};
+use crate::support::{DEADLINE, Node, eventually, keyed, keys, lasting, room};
 
 #[tokio::test]
 async fn prefixes_and_databases_keep_deployments_apart() {
@@ -50,14 +50,14 @@ async fn only_the_documented_keys_and_channels_exist() {
     assert_eq!(node.position(&room).await.unwrap(), Position::default());
     assert_eq!(node.history(&room, Range::Latest, 9).await, History::default());
     assert_eq!(node.occupancy(&room, 9).await, Occupancy::default());
-    assert_eq!(node.broker.records(0).await.unwrap().version, 0);
+    assert_eq!(node.broker.changes_since(0).await.unwrap().version, 0);
     assert_eq!(keys(&server).await, ["chat:nodes"], "reading makes nothing");
     node.deliver(&room, "", keyed("* {x}")).await.unwrap();
     node.publish(&user, "").await.unwrap();
     node.enter(&room, "anna");
     node.wait_for_occupants(&room, &["anna"]).await;
     node.broker.secret().await.unwrap();
-    node.broker.set_record("a", Some("x".into()), DEADLINE).await.unwrap();
+    node.broker.set("a", "x".into(), lasting(DEADLINE)).await.unwrap();
     let id = server.command(&["ZRANGE", "chat:nodes", "0", "-1"]).await;
 
     let sorted = |reply: String| {
@@ -120,16 +120,15 @@ async fn the_documented_permissions_are_enough() {
     let topic = room("r");
     presence_works(&node, config).await;
     node.subscribe(&topic).await.unwrap();
-    node.deliver(&topic, "typing", Delivery::Ephemeral).await.unwrap();
+    node.deliver(&topic, "typing", PublishOptions::default()).await.unwrap();
     node.publish(&topic, "in the snapshot").await.unwrap();
     assert_eq!(server.command(&["SAVE"]).await, "OK");
     node.deliver(&topic, "not in it", keyed("k")).await.unwrap();
     assert_eq!(node.history(&topic, Range::Latest, 9).await.entries.len(), 2);
     node.broker.secret().await.unwrap();
-    for value in [Some("x".into()), None] {
-        node.broker.set_record("a", value, DEADLINE).await.unwrap();
-    }
-    assert_ne!(node.broker.records(0).await.unwrap().version, 0);
+    node.broker.set("a", "x".into(), lasting(DEADLINE)).await.unwrap();
+    node.broker.remove("a").await.unwrap();
+    assert_ne!(node.broker.changes_since(0).await.unwrap().version, 0);
     node.broker.unsubscribe(&[room("other")]).await.unwrap();
     let is_message = |event: &BrokerEvent| matches!(event, BrokerEvent::Publication { .. });
     let events = node.arrived().await;

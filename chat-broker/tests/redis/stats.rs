@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use chat_broker::Broker;
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, Delivery};
 use chat_core::Range;
 
-use crate::support::{Node, PATIENCE, assert_damaged, eventually, room};
+use crate::support::{Node, PATIENCE, assert_damaged, eventually, persistent, room};
 
 fn round_trips(node: &Node) -> u64 {
     node.broker.stats().round_trips.count()
@@ -30,7 +30,7 @@ async fn a_round_trip_is_counted_for_each_pipeline_and_each_query() {
     let before = round_trips(&node);
     let mut receipts = Vec::new();
     for _ in 0..COUNT {
-        receipts.push(node.broker.publish(&topic, Bytes::new(), Delivery::kept()).await.unwrap());
+        receipts.push(node.broker.publish(&topic, Bytes::new(), persistent()).await.unwrap());
     }
     for receipt in receipts {
         receipt.await.unwrap();
@@ -115,7 +115,7 @@ async fn publications_that_wait_are_counted() {
     server.pause();
     let mut receipts = Vec::new();
     for n in 1..=5 {
-        let publish = node.broker.publish(&topic, Bytes::new(), Delivery::kept());
+        let publish = node.broker.publish(&topic, Bytes::new(), persistent());
         receipts.push(publish.await.unwrap());
         assert_eq!(queued(), n);
         tokio::task::yield_now().await;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
 use chat_broker::{
-    Broker, BrokerError, BrokerEvent, BrokerEvents, Delivery, HistoryRead, Published, RedisBroker,
-    RedisConfig, Status,
+    Broker, BrokerError, BrokerEvent, BrokerEvents, HistoryRead, PresenceTracker, PublishOptions,
+    Published, RedisBroker, RedisConfig, SetOptions, Status,
 };
 use chat_core::{
     History, Occupancy, Occupant, Position, PresenceChange, Range, Retention, RoomId, Topic, UserId,
@@ -50,21 +50,21 @@ impl Node {
         topic: &Topic,
         text: &str,
     ) -> Result<Published, BrokerError> {
-        self.deliver(topic, text, Delivery::kept()).await
+        self.deliver(topic, text, persistent()).await
     }
 
     pub(crate) async fn deliver(
         &self,
         topic: &Topic,
         text: &str,
-        delivery: Delivery,
+        options: PublishOptions,
     ) -> Result<Published, BrokerError> {
         let payload = Bytes::copy_from_slice(text.as_bytes());
-        self.broker.publish(topic, payload, delivery).await?.await
+        self.broker.publish(topic, payload, options).await?.await
     }
 
     pub(crate) async fn history(&self, topic: &Topic, range: Range, limit: u32) -> History {
-        let read = HistoryRead { topic: topic.clone(), range, limit };
+        let read = HistoryRead::new(topic.clone(), range, limit);
         let histories = self.broker.history(&[read]).await.unwrap();
         assert_eq!(histories.len(), 1);
         histories.into_iter().next().unwrap()
@@ -118,7 +118,7 @@ impl Node {
     pub(crate) async fn arrived(&mut self) -> Vec<BrokerEvent> {
         let fence = room("fence");
         self.subscribe(&fence).await.unwrap();
-        self.deliver(&fence, "", Delivery::Ephemeral).await.unwrap();
+        self.deliver(&fence, "", PublishOptions::default()).await.unwrap();
         let mut events = Vec::new();
         loop {
             match self.next().await {
@@ -197,20 +197,30 @@ pub(crate) fn room(name: &str) -> Topic {
     Topic::Room(RoomId::new(name).unwrap())
 }
 
+/// Stored as long as by default.
+pub(crate) fn persistent() -> PublishOptions {
+    PublishOptions::default().retention(Retention::default())
+}
+
 /// The latest so many, for an hour.
-pub(crate) fn latest(messages: u32) -> Delivery {
+pub(crate) fn latest(messages: u32) -> PublishOptions {
     let ttl = Duration::from_secs(3600);
     let retention = Retention { messages, ttl, bytes: usize::MAX };
-    Delivery::Kept { retention, key: None }
+    PublishOptions::default().retention(retention)
 }
 
 /// The latest that are so many bytes.
-pub(crate) fn bytes(bytes: usize) -> Delivery {
-    Delivery::Kept { retention: Retention { bytes, ..Retention::default() }, key: None }
+pub(crate) fn bytes(bytes: usize) -> PublishOptions {
+    PublishOptions::default().retention(Retention { bytes, ..Retention::default() })
 }
 
-pub(crate) fn keyed(key: &str) -> Delivery {
-    Delivery::Kept { retention: Retention::default(), key: Some(key.into()) }
+pub(crate) fn keyed(key: &str) -> PublishOptions {
+    persistent().key(key)
+}
+
+/// A record that expires after this.
+pub(crate) fn lasting(expires_in: Duration) -> SetOptions {
+    SetOptions::default().expires_in(expires_in)
 }
 
 /// What was said, oldest first.

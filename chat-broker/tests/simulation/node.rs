@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_broker::{
-    Broker, BrokerError, Delivery, HistoryRules, Hub, HubConfig, Membership, Published,
-    RedisBroker, RedisConfig, Status, Welcomed,
+    Broker, BrokerError, HistoryRules, Hub, HubConfig, JoinOptions, Membership, PresenceTracker,
+    PublishOptions, Published, RedisBroker, RedisConfig, Snapshot, Status,
 };
 use chat_core::{
     Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Message, Occupant,
@@ -59,12 +59,12 @@ impl Node {
         async move {
             let member = Member::default();
             let log = Arc::clone(&member.log);
-            let welcome = move |snapshot: chat_broker::Snapshot<'_, Member>| {
-                log.lock().unwrap().push(Entry::Welcome(snapshot.position, listed(&snapshot)));
-                Welcomed::UpToDate
+            let on_snapshot = move |snapshot: &Snapshot<'_, Member>| {
+                log.lock().unwrap().push(Entry::Welcome(snapshot.position, listed(snapshot)));
             };
+            let options = JoinOptions::default().occupant(occupant);
             let joining =
-                hub.join(&topic, ConnectionId(id), member.clone(), Some(occupant), welcome);
+                hub.join_with(&topic, ConnectionId(id), member.clone(), options, on_snapshot);
             Ok((joining.await?, member))
         }
     }
@@ -77,11 +77,14 @@ impl Node {
         key: Option<&str>,
     ) -> impl Future<Output = Result<Published, BrokerError>> + Send + 'static {
         let (broker, topic, payload) = (Arc::clone(&self.broker), topic(room), message(text));
-        let delivery = match (self.hub.retention(&RoomId::new(room).unwrap()), key) {
-            (Some(retention), key) => Delivery::Kept { retention, key: key.map(Into::into) },
-            (None, _) => Delivery::Ephemeral,
-        };
-        async move { broker.publish(&topic, payload, delivery).await?.await }
+        let mut options = PublishOptions::default();
+        if let Some(retention) = self.hub.retention(&RoomId::new(room).unwrap()) {
+            options = options.retention(retention);
+        }
+        if let Some(key) = key {
+            options = options.key(key);
+        }
+        async move { broker.publish(&topic, payload, options).await?.await }
     }
 
     /// Who is in a room according to Redis, under which names.
@@ -162,7 +165,7 @@ impl Deliver for Member {
     }
 }
 
-fn listed(snapshot: &chat_broker::Snapshot<'_, Member>) -> Vec<String> {
+fn listed(snapshot: &Snapshot<'_, Member>) -> Vec<String> {
     let listed = snapshot.roster.and_then(|roster| roster.listed());
     let mut names: Vec<_> = listed.into_iter().flatten().map(|(_, info)| name_of(info)).collect();
     names.sort();

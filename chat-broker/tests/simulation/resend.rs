@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chat_broker::{Broker, BrokerEvent, Delivery, RedisConfig, Status};
+use chat_broker::{Broker, BrokerEvent, PublishOptions, RedisConfig, Status};
 use chat_core::Range;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
@@ -103,7 +103,8 @@ async fn what_is_not_kept_fails_and_is_never_doubled() {
     let payloads: Vec<String> = (0..2000).map(|n| n.to_string()).collect();
     let mut failed = 0;
     for (round, payloads) in payloads.chunks(20).enumerate() {
-        let sent = payloads.iter().map(|text| node.deliver(&topic, text, Delivery::Ephemeral));
+        let sent =
+            payloads.iter().map(|text| node.deliver(&topic, text, PublishOptions::default()));
         let break_it = async {
             sleep(Duration::from_micros(round as u64 * 100)).await;
             if round % 3 == 0 {
@@ -165,12 +166,10 @@ async fn message_that_may_have_been_trimmed_for_its_bytes_is_not_sent_again() {
     let redis = Redis::start();
     let ((node, network), (other, _)) = (node(&redis).await, node(&redis).await);
     let topic = room("r");
-    let Delivery::Kept { retention, .. } = bytes(1000) else { panic!("it is kept") };
-    let key = Some("k".into());
     network.hold(Direction::FromRedis);
     let (unknown, known, ()) = tokio::join!(
         node.deliver(&topic, "no key", bytes(1000)),
-        node.deliver(&topic, "key", Delivery::Kept { retention, key }),
+        node.deliver(&topic, "key", bytes(1000).key("k")),
         async {
             eventually("both", async || other.position(&topic).await.unwrap().offset == 2).await;
             other.deliver(&topic, &"x".repeat(2000), bytes(1000)).await.unwrap();

@@ -1,13 +1,13 @@
 //! From user to user: `{"to":…,"message":…}`, passed on byte for byte.
 
-use super::{Fields, unknown_type};
 use crate::command::Command;
 use crate::error::Rejection;
 use crate::event::Event;
+use crate::fields::Fields;
 
 pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
     match fields.kind()? {
-        Some(kind) => Err(unknown_type(&kind)),
+        Some(kind) => Err(Rejection::unknown_type(&kind)),
         None => Ok(Command::Direct { to: fields.to()?, content: fields.content_of_frame()? }),
     }
 }

@@ -4,22 +4,20 @@
 //! ([`Dialect::recognise`]) and kept.
 
 mod direct;
-mod fields;
-pub(crate) mod native;
+mod native;
 mod rooms;
 mod topics;
 
 use serde::Serialize;
 
 use crate::command::Request;
-use crate::error::{ErrorCode, Rejection};
+use crate::error::Rejection;
 use crate::event::Event;
+use crate::fields::Fields;
 use crate::frames::Frames;
 use crate::position::Position;
-use crate::reply::Reply;
 use crate::topic::Topic;
-
-use fields::Fields;
+use crate::wire::{ClientRequest, ServerFrame};
 
 /// A protocol that clients speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,7 +45,7 @@ impl Dialect {
     pub fn recognise(text: &str) -> Option<Self> {
         let fields = Fields::parse(text).ok()?;
         match fields.kind().ok()?.as_deref() {
-            Some(kind) if native::TYPES.contains(&kind) => Some(Self::Native),
+            Some(kind) if ClientRequest::TYPES.contains(&kind) => Some(Self::Native),
             Some(kind) if rooms::TYPES.contains(&kind) => Some(Self::Rooms),
             Some(kind) if topics::TYPES.contains(&kind) => Some(Self::Topics),
             None if fields.has_recipient() => Some(Self::Direct),
@@ -95,10 +93,10 @@ impl Dialect {
     /// The frame that answers one client; `None` if the dialect has no word for it. Errors
     /// are the same in every dialect.
     #[must_use]
-    pub fn reply(self, reply: &Reply<'_>) -> Option<Frames> {
+    pub fn reply(self, reply: &ServerFrame<'_>) -> Option<Frames> {
         let text = match (self, reply) {
-            (Self::Native, _) | (_, Reply::Error(_)) => json(reply),
-            (Self::Rooms, Reply::Joined(joined)) => rooms::joined(joined.room),
+            (Self::Native, _) | (_, ServerFrame::Error(_)) => json(reply),
+            (Self::Rooms, ServerFrame::Joined(joined)) => rooms::joined(&joined.room),
             _ => return None,
         };
         Some(Frames::text(&text))
@@ -112,9 +110,4 @@ fn json(value: &impl Serialize) -> String {
 
 fn append_json(out: &mut Vec<u8>, value: &impl Serialize) -> bool {
     serde_json::to_writer(out, value).is_ok()
-}
-
-fn unknown_type(kind: &str) -> Rejection {
-    let shown: String = kind.chars().take(32).collect();
-    Rejection::new(ErrorCode::UnknownType, format!("There is no frame of type {shown:?} here."))
 }

@@ -1,101 +1,47 @@
-//! The protocol of this project. `docs/protocol.md` is its specification.
+//! The protocol of this project, which [`wire`](crate::wire) writes and reads: which frames a
+//! client's commands and a room's events are.
 
-use serde::Serialize;
-use serde_json::value::RawValue;
+use std::borrow::Cow;
 
-use super::{Fields, append_json, unknown_type};
-use crate::command::{Command, Hello};
+use super::append_json;
+use crate::command::{Command, Join};
+use crate::envelope;
 use crate::error::Rejection;
-use crate::event::{Direct, Event, Message, Presence, PresenceChange, Sender, Undelivered};
+use crate::event::{self, Event};
+use crate::fields::Fields;
+use crate::history::Entry;
+use crate::id::RoomId;
 use crate::position::{Epoch, Position};
 use crate::topic::Topic;
-
-pub(super) const TYPES: [&str; 12] = [
-    "hello", "join", "leave", "send", "direct", "typing", "history", "members", "ping", "kick",
-    "ban", "unban",
-];
+use crate::wire::{
+    ClientRequest, Direct, Gap, Message, PageFrame, Presence, PresenceEvent, Typing, Undelivered,
+};
 
 pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
-    Ok(match &*fields.required_kind()? {
-        "send" => Command::Send { room: fields.room()?, content: fields.content()? },
-        "hello" => Command::Hello(Hello {
-            token: fields.token()?,
-            name: fields.name()?,
-            resume: fields.resume()?,
-        }),
-        "join" => Command::Join {
-            room: fields.room()?,
-            since: fields.since()?,
-            history: fields.history()?,
-        },
-        "leave" => Command::Leave { room: fields.room()? },
-        "direct" => Command::Direct { to: fields.to()?, content: fields.content_of_frame()? },
-        "typing" => Command::Typing { room: fields.room()?, typing: fields.typing()? },
-        "history" => Command::History {
-            room: fields.room()?,
-            range: fields.range()?,
-            limit: fields.limit()?,
-        },
-        "members" => Command::Members { room: fields.room()? },
-        "ping" => Command::Ping,
-        "kick" => Command::Kick(fields.sanction()?),
-        "ban" => Command::Ban { sanction: fields.sanction()?, seconds: fields.seconds()? },
-        "unban" => Command::Unban { room: fields.room()?, user: fields.user_id()? },
-        kind => return Err(unknown_type(kind)),
-    })
+    ClientRequest::read(fields).map(Command::from)
 }
 
-/// The frames for all members of a room.
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub(crate) enum Frame<'a> {
-    Message {
-        room: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        offset: Option<u64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        epoch: Option<Epoch>,
-        user: Sender<'a>,
-        message: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        data: Option<&'a RawValue>,
-        at: u64,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        key: Option<&'a str>,
-    },
-    Presence {
-        room: &'a str,
-        event: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        user: Option<Sender<'a>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        count: Option<u32>,
-    },
-    Typing {
-        room: &'a str,
-        user: Sender<'a>,
-        typing: bool,
-    },
-    Direct {
-        user: Sender<'a>,
-        message: &'a RawValue,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        data: Option<&'a RawValue>,
-        at: u64,
-    },
-    Undelivered {
-        session: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        id: Option<&'a RawValue>,
-        to: &'a str,
-    },
-    Gap {
-        room: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        epoch: Option<Epoch>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        offset: Option<u64>,
-    },
+impl<'a> From<ClientRequest<'a>> for Command<'a> {
+    fn from(request: ClientRequest<'a>) -> Self {
+        match request {
+            ClientRequest::Hello(hello) => Self::Hello(hello),
+            ClientRequest::Join { room, since, history } => {
+                Self::Join(Join { since, history, ..Join::new(room) })
+            }
+            ClientRequest::Leave { room } => Self::Leave { room: Some(room) },
+            ClientRequest::Send { room, content } => {
+                Self::Send { room: Some(room), content, members_only: true }
+            }
+            ClientRequest::Direct { to, content } => Self::Direct { to, content },
+            ClientRequest::Typing { room, typing } => Self::Typing { room, typing },
+            ClientRequest::History { room, range, limit } => Self::History { room, range, limit },
+            ClientRequest::Members { room } => Self::Members { room },
+            ClientRequest::Ping => Self::Ping,
+            ClientRequest::Kick(sanction) => Self::Kick(sanction),
+            ClientRequest::Ban { sanction, seconds } => Self::Ban { sanction, seconds },
+            ClientRequest::Unban { room, user } => Self::Unban { room, user },
+        }
+    }
 }
 
 pub(super) fn encode(
@@ -104,53 +50,71 @@ pub(super) fn encode(
     position: Option<Position>,
     out: &mut Vec<u8>,
 ) -> bool {
-    frame(topic.name(), event, position).is_some_and(|frame| append_json(out, &frame))
-}
-
-/// The frame that tells of `event`; `None` if it makes no sense.
-pub(crate) fn frame<'a>(
-    room: &'a str,
-    event: &Event<'a>,
-    position: Option<Position>,
-) -> Option<Frame<'a>> {
-    Some(match *event {
-        Event::Message(Message { user, text, data, key, at }) => Frame::Message {
-            room,
-            offset: position.map(|position| position.offset),
-            // The first of a sequence tells which one it is; the others belong to the same.
-            epoch: position.filter(|position| position.offset == 1).map(|first| first.epoch),
-            user,
-            message: text,
-            data,
-            at,
-            key,
-        },
-        Event::Presence(Presence { user, change, .. }) => {
-            let event = match change {
-                PresenceChange::Joined => "joined",
-                PresenceChange::Left => "left",
-                PresenceChange::Renamed => "renamed",
-            };
-            Frame::Presence { room, event, user: Some(user), count: None }
+    let room = Cow::Borrowed(topic.name());
+    match *event {
+        Event::Message(ref message) => append_json(out, &in_room(room, message, position)),
+        Event::Presence(event::Presence { user, change, .. }) => {
+            let event = PresenceEvent::Changed(change, user.into());
+            append_json(out, &Presence { room, event })
         }
         Event::Count(count) => {
-            Frame::Presence { room, event: "count", user: None, count: Some(count) }
+            append_json(out, &Presence { room, event: PresenceEvent::Count(count) })
         }
-        Event::Typing { user, typing } => Frame::Typing { room, user, typing },
-        Event::Direct(Direct { user, frame, at, .. }) => {
-            let fields = Fields::parse(frame).ok()?;
-            let (message, data) = fields.raw_content();
-            Frame::Direct { user, message: message?, data, at }
+        Event::Typing { user, typing } => {
+            append_json(out, &Typing { room, user: user.into(), typing })
         }
-        Event::Undelivered(Undelivered { to, request }) => Frame::Undelivered {
-            session: request.session,
-            id: serde_json::from_str(request.id).ok(),
-            to: to.id,
-        },
-        Event::Gap(position) => Frame::Gap {
-            room,
-            epoch: position.map(|position| position.epoch),
-            offset: position.map(|position| position.offset),
-        },
-    })
+        Event::Direct(event::Direct { user, frame, at, .. }) => {
+            let fields = Fields::parse(frame).ok();
+            let content = fields.and_then(|fields| fields.checked_text_and_data());
+            content.is_some_and(|(text, data)| {
+                let data = data.map(Cow::Borrowed);
+                append_json(out, &Direct { user: user.into(), text, data, at })
+            })
+        }
+        Event::Undelivered(event::Undelivered { to, request }) => {
+            let (session, to) = (request.session.into(), to.id.into());
+            let id = serde_json::from_str(request.id).ok().map(Cow::Borrowed);
+            append_json(out, &Undelivered { session, id, to })
+        }
+        Event::Gap(position) => append_json(out, &Gap::new(room, position)),
+    }
+}
+
+fn in_room<'a>(
+    room: Cow<'a, str>,
+    message: &event::Message<'a>,
+    position: Option<Position>,
+) -> Message<'a> {
+    let event::Message { user, text, data, key, at } = *message;
+    Message {
+        room,
+        offset: position.map(|position| position.offset),
+        // The first message of a sequence names it; the others belong to the same.
+        epoch: position.filter(|position| position.offset == 1).map(|first| first.epoch),
+        user: user.into(),
+        text: text.into(),
+        data: data.map(Cow::Borrowed),
+        at,
+        key: key.map(Cow::Borrowed),
+    }
+}
+
+impl<'a> PageFrame<'a> {
+    /// Entries of a room's history of one epoch, in a frame. Those that a later version wrote are
+    /// left out, as they are when they arrive.
+    pub fn page(
+        room: &'a RoomId,
+        epoch: Epoch,
+        entries: impl IntoIterator<Item = &'a Entry>,
+    ) -> Vec<Self> {
+        let frame = |entry: &'a Entry| {
+            let Ok(Event::Message(message)) = envelope::decode(&entry.payload) else { return None };
+            let position = Position { epoch, offset: entry.offset };
+            Some(Self::Message(in_room(room.into(), &message, Some(position))))
+        };
+        let entries = entries.into_iter();
+        let mut page = Vec::with_capacity(entries.size_hint().0);
+        page.extend(entries.filter_map(frame));
+        page
+    }
 }

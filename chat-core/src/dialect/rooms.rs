@@ -3,24 +3,27 @@
 
 use serde::Serialize;
 
-use super::{Fields, append_json, json, unknown_type};
-use crate::command::Command;
+use super::{append_json, json};
+use crate::command::{Command, Join};
 use crate::error::Rejection;
 use crate::event::{Event, Presence, PresenceChange};
-use crate::id::RoomId;
+use crate::fields::Fields;
 
 pub(super) const TYPES: [&str; 3] = ["join_room", "chat_message", "leave_room"];
 
 pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
     Ok(match &*fields.required_kind()? {
-        "chat_message" => Command::Say { message: fields.message()? },
-        "join_room" => Command::Switch {
-            room: fields.room()?,
-            name: fields.user_or_username()?,
-            history: fields.history()?.unwrap_or(0),
-        },
-        "leave_room" => Command::Exit,
-        kind => return Err(unknown_type(kind)),
+        "chat_message" => {
+            let content = fields.message()?.into();
+            Command::Send { room: None, content, members_only: true }
+        }
+        "join_room" => {
+            let join = Join::new(fields.room()?);
+            let (name, history) = (fields.user_or_username()?, fields.history()?);
+            Command::Join(Join { name, history, exclusive: true, ..join })
+        }
+        "leave_room" => Command::Leave { room: None },
+        kind => return Err(Rejection::unknown_type(kind)),
     })
 }
 
@@ -54,6 +57,6 @@ pub(super) fn encode(event: &Event<'_>, out: &mut Vec<u8>) -> bool {
 }
 
 /// What a newcomer alone is told. The space before the closing quote is part of it.
-pub(super) fn joined(room: &RoomId) -> String {
+pub(super) fn joined(room: &str) -> String {
     json(&system(&format!("You successfully joined room: {room} ")))
 }

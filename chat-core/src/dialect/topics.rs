@@ -3,20 +3,24 @@
 
 use serde::Serialize;
 
-use super::{Fields, append_json, unknown_type};
-use crate::command::Command;
+use super::append_json;
+use crate::command::{Command, Join};
 use crate::error::Rejection;
 use crate::event::Event;
+use crate::fields::Fields;
 use crate::topic::Topic;
 
 pub(super) const TYPES: [&str; 3] = ["SUBSCRIBE", "UNSUBSCRIBE", "sendMessage"];
 
 pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> {
     Ok(match &*fields.required_kind()? {
-        "sendMessage" => Command::Post { room: fields.room_id()?, message: fields.message()? },
-        "SUBSCRIBE" => Command::Subscribe { room: fields.room()? },
-        "UNSUBSCRIBE" => Command::Unsubscribe { room: fields.room()? },
-        kind => return Err(unknown_type(kind)),
+        "sendMessage" => {
+            let (room, content) = (Some(fields.room_id()?), fields.message()?.into());
+            Command::Send { room, content, members_only: false }
+        }
+        "SUBSCRIBE" => Command::Join(Join { announced: false, ..Join::new(fields.room()?) }),
+        "UNSUBSCRIBE" => Command::Leave { room: Some(fields.room()?) },
+        kind => return Err(Rejection::unknown_type(kind)),
     })
 }
 

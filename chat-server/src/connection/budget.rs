@@ -106,9 +106,7 @@ impl Connection {
     fn cost(&self, bytes: usize, command: Option<&Command<'_>>) -> Cost {
         let frame = Cost::frame(bytes);
         match command {
-            Some(Command::Join { .. } | Command::Switch { .. } | Command::Subscribe { .. }) => {
-                frame.and(Resource::Joins, 1).and(Resource::Answered, 1)
-            }
+            Some(Command::Join(_)) => frame.and(Resource::Joins, 1).and(Resource::Answered, 1),
             Some(Command::Members { .. } | Command::History { .. }) => {
                 frame.and(Resource::Answered, 1)
             }
@@ -146,7 +144,8 @@ impl Connection {
         match self.place(room) {
             Some(place) => place.room_bytes > 0 && place.may_be_new,
             None => {
-                matches!(command, Command::Post { .. }) && self.state.hub.retention(room).is_some()
+                matches!(command, Command::Send { members_only: false, .. })
+                    && self.state.hub.retention(room).is_some()
             }
         }
     }
@@ -163,15 +162,10 @@ impl Connection {
 
     /// The room of a message, and what it takes in a history.
     fn message_bytes<'a>(&'a self, command: &'a Command<'_>) -> Option<(&'a RoomId, usize)> {
-        let (room, bytes) = match command {
-            Command::Send { room, content } => {
-                let data = content.data.map_or(0, |data| data.get().len());
-                (room, content.message.len() + data)
-            }
-            Command::Say { message } => (self.current.as_ref()?, message.len()),
-            Command::Post { room, message } => (room, message.len()),
-            _ => return None,
-        };
+        let Command::Send { room, content, .. } = command else { return None };
+        let room = room.as_ref().or(self.current.as_ref())?;
+        let data = content.data.map_or(0, |data| data.get().len());
+        let bytes = content.message.len() + data;
         let user = &self.member.user;
         Some((room, bytes + MESSAGE_BYTES + user.id.as_str().len() + user.name.as_str().len()))
     }
@@ -197,14 +191,7 @@ impl Connection {
 /// Whether a command is never refused: a client that ends something, says who it is or asks for a
 /// sign of life must get through, whatever its user has used up.
 fn is_unrefused(command: &Command<'_>) -> bool {
-    matches!(
-        command,
-        Command::Ping
-            | Command::Hello(_)
-            | Command::Leave { .. }
-            | Command::Exit
-            | Command::Unsubscribe { .. }
-    )
+    matches!(command, Command::Ping | Command::Hello(_) | Command::Leave { .. })
 }
 
 /// The length of a name in a key of Redis.

@@ -1,11 +1,12 @@
 //! Who the client says it is, and what proves it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chat_broker::Status;
-use chat_core::reply::Welcome;
-use chat_core::{Capability, ErrorCode, Hello, Rejection, Reply, RoomId, User, UserId};
+use chat_core::wire::{ServerFrame, Welcome};
+use chat_core::{Capability, ErrorCode, Hello, Rejection, RoomId, User, UserId};
 use serde_json::value::RawValue;
 
 use super::sanctions::Departure;
@@ -142,17 +143,13 @@ impl Connection {
                 resume = self.state.resume.issue(broker, &user.id).await.ok();
             }
         }
-        self.member.reply(&Reply::Welcome(Welcome {
-            id,
-            session: &self.state.session_name(self.id),
-            resume: resume.as_deref(),
-            user,
-            node: &self.state.node,
-            protocol: 1,
-            expires_in_ms: self.access.expires_in().map(exact_millis),
-            heartbeat_ms: self.state.heartbeat_ms(),
-            limits: self.state.config.told_limits(self.limiter.factor()),
-        }));
+        let limits = self.state.config.told_limits(self.limiter.factor());
+        let session = self.state.session_name(self.id);
+        let mut welcome = Welcome::new(session, &**user, &*self.state.node, limits);
+        welcome.resume = resume.map(Cow::Owned);
+        welcome.expires_in_ms = self.access.expires_in().map(exact_millis);
+        welcome.heartbeat_ms = self.state.heartbeat_ms();
+        self.member.reply(&ServerFrame::Welcome(welcome).to_request(id));
     }
 }
 

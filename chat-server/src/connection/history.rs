@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use chat_broker::{BrokerError, HistoryRead, Snapshot};
-use chat_core::reply::Page;
-use chat_core::{Entry, ErrorCode, History, Position, Range, Rejection, Reply, RoomId};
+use chat_core::wire::{self, PageFrame, ServerFrame};
+use chat_core::{Entry, ErrorCode, History, Position, Range, Rejection, RoomId, Topic};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
-use super::recovery::{PAGE, read};
 use super::{Connection, unavailable};
 use crate::member::Member;
+
+/// Messages in one page at most, and if the client does not say how many.
+const PAGE: u32 = 256;
 
 /// How long a page waits for the hub to catch up with the broker before it is read from the broker.
 const BEHIND: Duration = Duration::from_millis(100);
@@ -66,10 +68,8 @@ impl Connection {
         let deadline = Instant::now() + BEHIND;
         loop {
             let mut held = Held::Missing;
-            if !membership.is_catching_up() {
-                // Encoded later, outside of the room's lock.
-                membership.look(|snapshot| held = Held::of(&snapshot, known, range, limit));
-            }
+            // Encoded later, outside of the room's lock.
+            membership.look(|snapshot| held = Held::of(&snapshot, known, range, limit));
             match held {
                 Held::Page(page) => return Some(page),
                 Held::Behind(position) => {
@@ -87,8 +87,7 @@ impl Connection {
         limit: u32,
     ) -> Result<HistoryPage, BrokerError> {
         // One more than asked for says whether there are more.
-        let read = read(&self.state.hub, room, range, limit + 1).await?;
-        let History { position, mut entries } = read;
+        let History { position, mut entries } = self.read(room, range, limit + 1).await?;
         let is_cut_short = is_cut_short(&entries, limit);
         let more = match range {
             Range::After(_) => {
@@ -106,16 +105,20 @@ impl Connection {
 
     async fn has_before(&self, entries: &[Entry], room: &RoomId) -> bool {
         let Some(first) = entries.first().filter(|first| first.offset > 1) else { return false };
-        let before = read(&self.state.hub, room, Range::Before(first.offset), 1).await;
+        let before = self.read(room, Range::Before(first.offset), 1).await;
         before.is_ok_and(|history| !history.entries.is_empty())
+    }
+
+    async fn read(&self, room: &RoomId, range: Range, limit: u32) -> Result<History, BrokerError> {
+        self.state.hub.history(HistoryRead::new(Topic::Room(room.clone()), range, limit)).await
     }
 
     /// Returns how many bytes that took.
     fn show(&self, id: Option<&RawValue>, room: &RoomId, page: &HistoryPage) -> usize {
         let HistoryPage { position, ref entries, more } = *page;
-        let messages: Vec<&Entry> = entries.iter().collect();
-        let messages = Page::new(room, position.epoch, &messages);
-        self.member.reply(&Reply::History { id, room, position, messages, more })
+        let messages = PageFrame::page(room, position.epoch, entries);
+        let history = wire::History::new(room, position, messages, more);
+        self.member.reply(&ServerFrame::History(history).to_request(id))
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use chat_broker::Snapshot;
-use chat_core::{Event, Sender, User, UserId, envelope};
+use chat_core::{Event, User, UserId, envelope, wire};
 
 use crate::member::Member;
 
@@ -26,11 +26,12 @@ pub(super) fn list(
     snapshot: &Snapshot<'_, Member>,
     asker: Asker<'_>,
     max: usize,
-    tell: impl FnOnce(&[Sender<'_>], usize),
+    tell: impl FnOnce(Vec<wire::User<'_>>, u32),
 ) {
-    let mut users = vec![asker.user.as_sender()];
-    let count = snapshot.roster.map_or(0, |roster| roster.count() as usize);
-    match snapshot.roster.and_then(|roster| roster.listed()) {
+    let mut users = vec![wire::User::from(asker.user)];
+    // A broker without presence knows of nobody else.
+    let Some(roster) = snapshot.roster else { return tell(users, 1) };
+    match roster.listed() {
         Some(listed) => {
             let known = listed.get(&asker.user.id);
             if let Some(user) = known.filter(|_| !asker.is_joining).and_then(|info| user_of(info)) {
@@ -40,22 +41,28 @@ pub(super) fn list(
             users.extend(others.take(max).filter_map(|(_, info)| user_of(info)));
             let unlisted = |id: &UserId| *id != asker.user.id && !listed.contains_key(id);
             let joining = local(snapshot, usize::MAX, unlisted);
-            users.extend(joining.iter().map(|user| user.as_sender()));
+            users.extend(joining.iter().map(|user| wire::User::from(&**user)));
             users.truncate(max.max(1));
-            tell(&users, listed.len() + usize::from(known.is_none()) + joining.len());
+            let count = listed.len() + usize::from(known.is_none()) + joining.len();
+            tell(users, in_frame(count));
         }
         None => {
             let local = local(snapshot, max, |id| *id != asker.user.id);
-            users.extend(local.iter().map(|user| user.as_sender()));
+            users.extend(local.iter().map(|user| wire::User::from(&**user)));
             users.truncate(max.max(1));
-            tell(&users, count.max(users.len()));
+            let count = (roster.count() as usize).max(users.len());
+            tell(users, in_frame(count));
         }
     }
 }
 
-fn user_of(info: &[u8]) -> Option<Sender<'_>> {
+fn in_frame(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn user_of(info: &[u8]) -> Option<wire::User<'_>> {
     match envelope::decode(info) {
-        Ok(Event::Presence(presence)) => Some(presence.user),
+        Ok(Event::Presence(presence)) => Some(presence.user.into()),
         _ => None,
     }
 }

@@ -91,55 +91,37 @@ impl Connection {
 
 fn need<'a>(command: &'a Command<'_>, current: Option<&'a RoomId>) -> Need<'a> {
     use Capability::{History, Join, Moderate, Presence, Send};
-    let (capability, room) = match command {
+    let capability = match command {
         Command::Hello(_) | Command::Ping => return Need::Nothing,
-        Command::Join { room, .. } | Command::Switch { room, .. } | Command::Subscribe { room } => {
-            (Join, room)
-        }
-        Command::Send { room, .. } | Command::Post { room, .. } | Command::Typing { room, .. } => {
-            (Send, room)
-        }
-        Command::Say { .. } => match current {
-            Some(room) => (Send, room),
-            None => return Need::Identity,
-        },
         Command::Direct { to, .. } => return Need::Capability(Action::direct(to)),
-        Command::History { room, .. } => (History, room),
-        Command::Members { room } => (Presence, room),
-        Command::Kick(sanction) | Command::Ban { sanction, .. } => (Moderate, &sanction.room),
-        Command::Unban { room, .. } => (Moderate, room),
+        Command::Join(_) => Join,
+        Command::Send { .. } | Command::Typing { .. } => Send,
+        Command::History { .. } => History,
+        Command::Members { .. } => Presence,
+        Command::Kick(_) | Command::Ban { .. } | Command::Unban { .. } => Moderate,
         _ => return Need::Identity,
     };
-    Need::Capability(Action::InRoom(capability, room))
+    match command.room().or(current) {
+        Some(room) => Need::Capability(Action::InRoom(capability, room)),
+        None => Need::Identity,
+    }
 }
 
 /// The names that a command brings in, and what is said of one that is too long.
 fn names<'a>(command: &'a Command<'_>) -> impl Iterator<Item = (ErrorCode, &'a str)> {
-    let (room, user): (Option<&RoomId>, Option<&UserId>) = match command {
-        Command::Join { room, .. }
-        | Command::Leave { room }
-        | Command::Send { room, .. }
-        | Command::Typing { room, .. }
-        | Command::History { room, .. }
-        | Command::Members { room }
-        | Command::Switch { room, .. }
-        | Command::Subscribe { room }
-        | Command::Unsubscribe { room }
-        | Command::Post { room, .. } => (Some(room), None),
-        Command::Direct { to, .. } => (None, Some(to)),
-        Command::Kick(sanction) | Command::Ban { sanction, .. } => {
-            (Some(&sanction.room), Some(&sanction.user))
-        }
-        Command::Unban { room, user } => (Some(room), Some(user)),
-        _ => (None, None),
+    let user = match command {
+        Command::Direct { to, .. } => Some(to),
+        Command::Kick(sanction) | Command::Ban { sanction, .. } => Some(&sanction.user),
+        Command::Unban { user, .. } => Some(user),
+        _ => None,
     };
     let name = match command {
         Command::Hello(hello) => hello.name.as_ref(),
-        Command::Switch { name, .. } => name.as_ref(),
+        Command::Join(join) => join.name.as_ref(),
         _ => None,
     };
     let users = user.map(UserId::as_str).into_iter().chain(name.map(UserName::as_str));
-    let rooms = room.map(RoomId::as_str).into_iter();
+    let rooms = command.room().map(RoomId::as_str).into_iter();
     let rooms = rooms.map(|name| (ErrorCode::RoomNameInvalid, name));
     rooms.chain(users.map(|name| (ErrorCode::BadField, name)))
 }

@@ -1,22 +1,22 @@
 //! Coming to rooms and leaving them.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use chat_broker::{BrokerError, Delivery, Membership, Snapshot, Status, Welcomed};
+use chat_broker::{BrokerError, JoinOptions, Membership, PublishOptions, Status};
+use chat_core::wire::{Left, Members, ServerFrame};
 use chat_core::{
-    Capability, CloseReason, Deliver, ErrorCode, Event, Occupant, Presence, PresenceChange,
-    Rejection, Reply, RoomId, Topic, User, UserName, envelope,
+    Capability, ErrorCode, Event, Join, Occupant, Presence, PresenceChange, Rejection, RoomId,
+    Topic, User, UserName, envelope,
 };
 use chat_transport::Session;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
+use super::join_request::JoinRequest;
 use super::members::{self, Asker};
-use super::recovery::{Newcomer, Wish};
 use super::send::not_in_a_room;
 use super::{Connection, unavailable};
 use crate::auth::Action;
@@ -63,45 +63,49 @@ impl Connection {
     pub(super) async fn leave(
         &mut self,
         id: Option<&RawValue>,
-        room: &RoomId,
+        room: Option<RoomId>,
     ) -> Result<(), Rejection> {
-        let leaving = self.take_place(room)?.membership.leave();
-        if self.state.hub.broker().status() == Status::Ready {
+        let room = room.or_else(|| self.current.take()).ok_or_else(not_in_a_room)?;
+        let leaving = self.take_place(&room)?.membership.leave();
+        // The other dialects have no answer that could come too early.
+        if self.member.is_native() && self.state.hub.broker().status() == Status::Ready {
             let _ = timeout(SHOWN, leaving).await;
         }
-        self.member.reply(&Reply::Left { id, room, reason: None, message: None });
+        self.member.reply(&ServerFrame::Left(Left::new(&room)).to_request(id));
         Ok(())
     }
 
-    /// `SUBSCRIBE`: the `rooms` dialect is not told.
-    pub(super) async fn subscribe(&mut self, room: RoomId) -> Result<(), Rejection> {
-        self.enter(None, room, Wish::default(), false).await
-    }
-
-    /// `join_room`: one room at a time. An error is told here: the caller may be the URL.
-    pub(super) async fn switch(
+    pub(super) async fn join(
         &mut self,
         id: Option<&RawValue>,
-        room: RoomId,
-        name: Option<UserName>,
-        history: u32,
-    ) {
+        join: Join,
+    ) -> Result<(), Rejection> {
+        let Join { room, since, history, name, announced, exclusive, .. } = join;
+        if exclusive {
+            self.leave_current(&room, name);
+        }
+        let options = JoinOptions::default().since(since).history(history);
+        self.enter(id, room.clone(), options, announced).await?;
+        if exclusive {
+            self.current = Some(room);
+        }
+        Ok(())
+    }
+
+    /// Leaves the exclusive room before another is joined, or before the same is joined under
+    /// another name, which the user has from then on.
+    fn leave_current(&mut self, room: &RoomId, name: Option<UserName>) {
         let known = &self.member.user;
         // Whoever is known by a token goes by the name that is in there.
         let name = name.filter(|_| self.access.identity().is_none());
         let user = User::new(known.id.clone(), name.or_else(|| Some(known.name.clone())));
         let renamed = user != **known;
-        if self.current.as_ref().is_some_and(|current| *current != room || renamed) {
-            // There is a current room, so this leaves it.
-            let _ = self.exit();
+        if let Some(left) = self.current.take_if(|current| *current != *room || renamed) {
+            // The client is in its current room.
+            let _ = self.go(&left);
         }
         if renamed {
             self.become_member(Arc::new(user), self.member.dialect);
-        }
-        let wish = Wish { since: None, history: Some(history) };
-        match self.enter(id, room.clone(), wish, true).await {
-            Ok(()) => self.current = Some(room),
-            Err(rejection) => self.reject(&rejection.to_request(id)),
         }
     }
 
@@ -118,23 +122,24 @@ impl Connection {
         if let Some(wait) = wait {
             self.wait_out(session, wait).await;
         }
-        match refused {
-            None => session.drive(self.switch(None, room, None, history)).await,
-            Some(refused) => self.reject(&self.too_much(refused)),
+        let joined = match refused {
+            None => {
+                let mut join = Join::new(room);
+                (join.history, join.exclusive) = (Some(history), true);
+                session.drive(self.join(None, join)).await
+            }
+            Some(refused) => Err(self.too_much(refused)),
+        };
+        if let Err(rejection) = joined {
+            self.reject(&rejection);
         }
-    }
-
-    /// `leave_room`.
-    pub(super) fn exit(&mut self) -> Result<(), Rejection> {
-        let room = self.current.take().ok_or_else(not_in_a_room)?;
-        self.go(&room)
     }
 
     pub(super) async fn enter(
         &mut self,
         id: Option<&RawValue>,
         room: RoomId,
-        wish: Wish,
+        options: JoinOptions,
         announced: bool,
     ) -> Result<(), Rejection> {
         self.until_bans_are_known().await?;
@@ -147,25 +152,26 @@ impl Connection {
         // Read before the room can tell of anything: no sanction falls between.
         let since = self.state.moderation.now();
         let sees_presence = self.may(Capability::Presence, &room).await;
-        let wish = if self.may(Capability::History, &room).await { wish } else { Wish::nothing() };
-        let newcomer = Newcomer {
-            member: self.member.seeing(sees_presence),
+        let may_recover = self.may(Capability::History, &room).await;
+        let options = if may_recover { options } else { JoinOptions::default() };
+        let member = self.member.seeing(sees_presence);
+        let index = self.places.iter().position(|place| place.room == room);
+        let answered = Arc::default();
+        let request = JoinRequest {
             id: id.map(ToOwned::to_owned),
             room: room.clone(),
-            wish,
-            is_joining: self.place(&room).is_none(),
+            is_joining: index.is_none(),
             patience: self.patience(),
             ends: self.ends,
             max_listed: self.state.config.max_listed_members,
-            answered: Arc::default(),
+            answered: Arc::clone(&answered),
         };
-        let answered = Arc::clone(&newcomer.answered);
-        let entered = match self.places.iter().position(|place| place.room == room) {
-            Some(index) => {
-                let outcome = self.enter_again(index, newcomer).await;
-                outcome.map_err(|error| unavailable(&error))
+        let entered = match index {
+            Some(index) => self.enter_again(index, member, options, request).await,
+            None => {
+                let options = options.occupant(self.occupant(announced));
+                self.enter_first(room, member, options, request, since, announced).await
             }
-            None => self.enter_first(room, newcomer, since, announced).await,
         };
         self.pay_for_answer(answered.load(Ordering::Relaxed));
         entered
@@ -174,7 +180,9 @@ impl Connection {
     async fn enter_first(
         &mut self,
         room: RoomId,
-        newcomer: Newcomer,
+        member: Member,
+        options: JoinOptions,
+        request: JoinRequest,
         since: u32,
         announced: bool,
     ) -> Result<(), Rejection> {
@@ -186,20 +194,9 @@ impl Connection {
         let slot = self.limiter.room(&self.state.limits).map_err(|max| {
             self.too_many_rooms("user_rooms", format!("A user is in at most {max} rooms here."))
         })?;
-        let topic = Topic::Room(room.clone());
-        let (member, occupant) = (newcomer.member.clone(), self.occupant(announced));
-        let welcome = {
-            let newcomer = newcomer.clone();
-            move |snapshot: Snapshot<'_, Member>| newcomer.welcome(&snapshot)
-        };
-        let joining = self.state.hub.join(&topic, self.id, member.clone(), Some(occupant), welcome);
-        let mut membership = self.joined(joining).await.map_err(|error| unavailable(&error))?;
-        if membership.is_catching_up()
-            && let Err(error) = newcomer.catch_up(&self.state.hub, &mut membership).await
-        {
-            self.lose(membership);
-            return Err(unavailable(&error));
-        }
+        let (topic, sees_presence) = (Topic::Room(room.clone()), member.sees_presence());
+        let joining = self.state.hub.join_with(&topic, self.id, member, options, request);
+        let membership = joining.await.map_err(|error| unavailable(&error))?;
         // Most are in one room, and a vector that grows by itself begins with four.
         self.places.reserve_exact(usize::from(self.places.is_empty()));
         let room_bytes = self.state.hub.retention(&room).map_or(0, |kept| kept.bytes);
@@ -210,7 +207,7 @@ impl Connection {
         self.places.push(Place {
             membership,
             room,
-            sees_presence: member.sees_presence(),
+            sees_presence,
             announced,
             since,
             room_bytes,
@@ -222,24 +219,6 @@ impl Connection {
         // Whoever was put out on the way in was not there to be told.
         self.look_around();
         Ok(())
-    }
-
-    /// A join that fails in time while the broker is away, though the hub's calls, of which each takes
-    /// as long as the broker gives it, wait for each other. In a crowd it may take longer.
-    async fn joined(
-        &self,
-        joining: impl Future<Output = Result<Membership<Member>, BrokerError>>,
-    ) -> Result<Membership<Member>, BrokerError> {
-        let mut joining = pin!(joining);
-        loop {
-            match timeout(PATIENCE, &mut joining).await {
-                Ok(joined) => return joined,
-                Err(_) if self.state.hub.broker().status() != Status::Ready => {
-                    return Err(BrokerError::unavailable("the join took too long"));
-                }
-                Err(_) => {}
-            }
-        }
     }
 
     fn too_many_rooms(&self, limit: &'static str, message: String) -> Rejection {
@@ -257,41 +236,17 @@ impl Connection {
     }
 
     /// Joining again changes nothing, unless something is to be recovered.
-    ///
-    /// The first page is read while the client still receives the room: if that fails, it is in the
-    /// room as before. Once it does not receive the room, a failure closes it, so that it resumes
-    /// from its position.
-    async fn enter_again(&mut self, index: usize, newcomer: Newcomer) -> Result<(), BrokerError> {
-        let hub = self.state.hub.clone();
-        let Some(Place { membership, sees_presence, .. }) = self.places.get_mut(index) else {
-            return Ok(());
-        };
-        *sees_presence = newcomer.member.sees_presence();
-        if newcomer.wish.since.is_none() {
-            membership.look(|snapshot| newcomer.tell_of_room(&snapshot));
-            return Ok(());
-        }
-        let mut is_at_hand = true;
-        membership.look(|snapshot| is_at_hand = newcomer.is_at_hand(&snapshot));
-        let page = if is_at_hand { None } else { Some(newcomer.first_page(&hub).await?) };
-        let member = newcomer.member.clone();
-        match membership.listen(member, |snapshot| newcomer.welcome(&snapshot)) {
-            Welcomed::UpToDate => Ok(()),
-            Welcomed::CatchingUp => {
-                let caught_up = match page {
-                    Some(page) => {
-                        newcomer.catch_up_from(page, &hub, membership).await;
-                        Ok(())
-                    }
-                    // The room has dropped what was at hand a moment ago.
-                    None => newcomer.catch_up(&hub, membership).await,
-                };
-                if caught_up.is_err() {
-                    newcomer.member.close(CloseReason::InternalError);
-                }
-                caught_up
-            }
-        }
+    async fn enter_again(
+        &mut self,
+        index: usize,
+        member: Member,
+        options: JoinOptions,
+        request: JoinRequest,
+    ) -> Result<(), Rejection> {
+        let Some(place) = self.places.get_mut(index) else { return Ok(()) };
+        place.sees_presence = member.sees_presence();
+        let joining = place.membership.rejoin_with(member, options, request);
+        joining.await.map_err(|error| unavailable(&error))
     }
 
     pub(super) fn occupant(&self, announced: bool) -> Occupant {
@@ -351,7 +306,7 @@ impl Connection {
     /// goes another way.
     async fn tell(&self, topic: &Topic, event: &Event<'_>) {
         let payload = envelope::encode(event);
-        let told = self.state.hub.broker().publish(topic, payload, Delivery::Ephemeral).await;
+        let told = self.state.hub.broker().publish(topic, payload, PublishOptions::default()).await;
         if let Err(error) = told {
             tracing::debug!(%error, %topic, "could not announce");
         }
@@ -368,7 +323,8 @@ impl Connection {
         place.membership.look(|snapshot| {
             let asker = Asker { user: &self.member.user, is_joining: false };
             members::list(&snapshot, asker, max, |members, count| {
-                bytes = self.member.reply(&Reply::Members { id, room, members, count });
+                let members = Members::new(room, members, count);
+                bytes = self.member.reply(&ServerFrame::Members(members).to_request(id));
             });
         });
         self.pay_for_answer(bytes);

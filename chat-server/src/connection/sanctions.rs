@@ -1,10 +1,11 @@
 //! Putting users out, and being put out.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use chat_broker::BrokerError;
-use chat_core::reply::Ok as Acknowledged;
-use chat_core::{CloseReason, Deliver, ErrorCode, Rejection, Reply, RoomId, Sanction, UserId};
+use chat_core::wire::{Accepted, Goodbye, Left, ServerFrame};
+use chat_core::{CloseReason, Deliver, ErrorCode, Rejection, RoomId, Sanction, UserId};
 use serde_json::value::RawValue;
 
 use super::{Connection, unavailable};
@@ -54,7 +55,7 @@ impl Connection {
             let message = "There are too many bans: some have to end first.";
             return Err(Rejection::new(ErrorCode::TooManyBans, message));
         }
-        let Sanction { room, user, reason } = sanction;
+        let Sanction { room, user, reason, .. } = sanction;
         let (broker, scope) = (&**self.state.hub.broker(), Scope::Room(room));
         let (by, reason) = (By::Moderator(&self.member.user.id), reason.as_deref());
         let done = moderation::put_out(broker, by, kind, scope, user, time, reason).await;
@@ -70,7 +71,7 @@ impl Connection {
         done: Result<(), BrokerError>,
     ) -> Result<(), Rejection> {
         done.map_err(|error| unavailable(&error))?;
-        self.member.reply(&Reply::Ok(Acknowledged { id, ..Acknowledged::default() }));
+        self.member.reply(&ServerFrame::Ok(Accepted::new(None)).to_request(id));
         Ok(())
     }
 
@@ -102,9 +103,9 @@ impl Connection {
     /// Ends the connection. Nobody waits for it to come back.
     pub(super) fn put_out(&mut self, sentence: &Sentence) {
         self.places.clear();
-        let (reason, message) = (sentence.kind.told(), sentence.reason.as_deref());
-        let goodbye = Reply::Goodbye { reason, reconnect: false, after_ms: 0, message };
-        self.member.reply(&goodbye);
+        let mut goodbye = Goodbye::new(sentence.kind.told(), false);
+        goodbye.message = sentence.reason.as_deref().map(Cow::Borrowed);
+        self.member.reply(&ServerFrame::Goodbye(goodbye));
         self.member.close(sentence.kind.close_reason());
     }
 
@@ -113,8 +114,10 @@ impl Connection {
         // It is there, or has been left meanwhile.
         let _ = self.go(room);
         if self.member.is_native() {
-            let reason = Some(why.told());
-            self.member.reply(&Reply::Left { id: None, room, reason, message });
+            let mut left = Left::new(room);
+            left.reason = Some(why.told().into());
+            left.message = message.map(Cow::Borrowed);
+            self.member.reply(&ServerFrame::Left(left));
         } else {
             self.member.close(why.close_reason());
         }

@@ -1,14 +1,9 @@
 //! Messages: to a room, or to a user.
 
-use std::borrow::Cow;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::Bytes;
-use chat_broker::Delivery;
+use chat_broker::{PublishOptions, unix_millis};
 use chat_core::{
-    Command, Content, Direct, ErrorCode, Event, Message, Rejection, RequestRef, RoomId, Topic,
-    envelope,
+    Command, Content, Direct, ErrorCode, Event, Rejection, RequestRef, RoomId, Topic, envelope,
 };
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -19,7 +14,7 @@ use super::{Connection, InFlight, unavailable};
 pub(super) struct Outgoing {
     topic: Topic,
     payload: Bytes,
-    delivery: Delivery,
+    options: PublishOptions,
 }
 
 impl Connection {
@@ -31,15 +26,13 @@ impl Connection {
         command: Command<'a>,
     ) -> Result<Result<Outgoing, Command<'a>>, Rejection> {
         let outgoing = match command {
-            Command::Send { room, content } => {
-                self.must_be_in(&room)?;
+            Command::Send { room, content, members_only } => {
+                let room = room.or_else(|| self.current.clone()).ok_or_else(not_in_a_room)?;
+                if members_only {
+                    self.must_be_in(&room)?;
+                }
                 self.to_room(room, &content)?
             }
-            Command::Say { message } => {
-                let room = self.current.clone().ok_or_else(not_in_a_room)?;
-                self.to_room(room, &plain(message))?
-            }
-            Command::Post { room, message } => self.to_room(room, &plain(message))?,
             Command::Direct { to, content } => {
                 self.check(&content)?;
                 let user = self.member.user.as_sender();
@@ -48,9 +41,10 @@ impl Connection {
                     .member
                     .is_native()
                     .then(|| RequestRef { session: &session, id: id.map_or("", RawValue::get) });
-                let direct = Direct { user, frame, at: now(), request };
+                let direct = Direct { user, frame, at: unix_millis(), request };
                 let payload = envelope::encode(&Event::Direct(direct));
-                Outgoing { topic: Topic::User(to), payload, delivery: Delivery::Ephemeral }
+                let options = PublishOptions::default();
+                Outgoing { topic: Topic::User(to), payload, options }
             }
             command => return Ok(Err(command)),
         };
@@ -59,24 +53,9 @@ impl Connection {
 
     fn to_room(&self, room: RoomId, content: &Content<'_>) -> Result<Outgoing, Rejection> {
         self.check(content)?;
-        let delivery = match self.state.hub.retention(&room) {
-            Some(retention) => Delivery::Kept { retention, key: self.key(content) },
-            None => Delivery::Ephemeral,
-        };
-        let payload = envelope::encode(&Event::Message(Message {
-            user: self.member.user.as_sender(),
-            text: &content.message,
-            data: content.data,
-            key: content.key.as_deref(),
-            at: now(),
-        }));
-        Ok(Outgoing { topic: Topic::Room(room), payload, delivery })
-    }
-
-    /// The client's key for a message, told apart from the keys of other users.
-    fn key(&self, content: &Content<'_>) -> Option<Arc<str>> {
-        // A name holds no control character.
-        content.key.as_deref().map(|key| format!("{}\n{key}", self.member.user.id).into())
+        let (rules, user) = (&self.state.config.hub.history, self.member.user.as_sender());
+        let (payload, options) = rules.prepare(&room, user, content);
+        Ok(Outgoing { topic: Topic::Room(room), payload, options })
     }
 
     fn check(&self, content: &Content<'_>) -> Result<(), Rejection> {
@@ -101,9 +80,9 @@ impl Connection {
         message: Outgoing,
         is_new_room: bool,
     ) {
-        let (begun, Outgoing { topic, payload, delivery }) = (Instant::now(), message);
+        let (begun, Outgoing { topic, payload, options }) = (Instant::now(), message);
         self.state.metrics.published();
-        match self.state.hub.broker().publish(&topic, payload, delivery).await {
+        match self.state.hub.broker().publish(&topic, payload, options).await {
             Ok(receipt) => {
                 let direct = matches!(topic, Topic::User(_));
                 let id = id.map(ToOwned::to_owned);
@@ -116,13 +95,4 @@ impl Connection {
 
 pub(super) fn not_in_a_room() -> Rejection {
     Rejection::new(ErrorCode::NotInRoom, "Join the room first.")
-}
-
-fn plain(message: Cow<'_, str>) -> Content<'_> {
-    Content { message, data: None, key: None }
-}
-
-/// Milliseconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

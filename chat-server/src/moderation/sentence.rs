@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_broker::{Broker, BrokerError, Record};
+use chat_broker::{Broker, BrokerError, Record, SetOptions, SharedTable};
 use chat_core::{RoomId, UserId};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,10 @@ pub(crate) const LONGEST_BAN: Duration = Record::MAX_LIFETIME;
 
 /// What is said to a ban of no time.
 pub(crate) const NO_TIME: &str = "A ban lasts a second at least.";
+
+/// The answer to kicks and bans on a broker without a shared table.
+pub(crate) const UNSUPPORTED: &str =
+    "This server cannot kick or ban: its message bus has no table that servers share.";
 
 /// Where somebody is put out of.
 #[derive(Debug, Clone, Copy)]
@@ -69,11 +73,14 @@ pub(crate) async fn put_out(
     time: Duration,
     reason: Option<&str>,
 ) -> Result<(), BrokerError> {
+    let table = table_of(broker)?;
     let stored = Stored { id: random_id(12), reason: reason.map(str::to_owned) };
     let value = serde_json::to_vec(&stored).map_err(BrokerError::config)?;
-    let value = Some(Bytes::from(value));
-    let set =
-        async |kind, time| broker.set_record(&key(kind, scope, user), value.clone(), time).await;
+    let value = Bytes::from(value);
+    let set = async |kind, time| {
+        let options = SetOptions::default().expires_in(time);
+        table.set(&key(kind, scope, user), value.clone(), options).await
+    };
     let done = async {
         if kind == Kind::Ban {
             set(Kind::Ban, time.min(LONGEST_BAN)).await?;
@@ -97,10 +104,14 @@ pub(crate) async fn unban(
     scope: Scope<'_>,
     user: &UserId,
 ) -> Result<(), BrokerError> {
-    let done = broker.set_record(&key(Kind::Ban, scope, user), None, Duration::ZERO).await;
+    let done = table_of(broker)?.remove(&key(Kind::Ban, scope, user)).await;
     let user = user.escaped();
     tracing::info!(%by, %scope, %user, ok = done.is_ok(), "a pardon");
     done
+}
+
+fn table_of(broker: &dyn Broker) -> Result<&dyn SharedTable, BrokerError> {
+    broker.table().ok_or(BrokerError::Unsupported("shared table"))
 }
 
 /// Names hold no line breaks.

@@ -1,10 +1,10 @@
 //! The page as axe-core sees it: in each state that it may be in, on a desktop and on a phone, in
 //! both themes. <https://github.com/dequelabs/axe-core>, a package of npm that `.ci/install` installs.
 
+use chat_broker::testing::TcpProxy;
 use serde_json::Value;
 
 use crate::AWAY;
-use crate::proxy::Proxy;
 use crate::server::Server;
 use crate::tokens::{HOUR, KEY, start as start_with_tokens, token};
 use crate::webdriver::{Browser, Tab};
@@ -93,18 +93,18 @@ fn check_rooms<'a>(open: &dyn Fn(&str) -> Tab<'a>) {
 
 fn check_a_lost_connection<'a>(open: &dyn Fn(&str) -> Tab<'a>) {
     let server = Server::start();
-    let network = Proxy::to(server.port());
+    let network = TcpProxy::start(server.port());
     let writer = open(&server.url("/?user=Bob&room=general"));
     writer.until_shows("log", "You joined the room.");
     say_lines(&writer, 60);
-    network.cut();
+    network.disconnect();
     let tab = open(&server.url(&format!("/?port={}&user=Ann&room=general", network.port())));
     tab.until_shows("banner", "");
     check(&tab, "a connection that is not there yet");
     network.restore();
     tab.run("document.getElementById('retry').click()", &[]);
     tab.until_shows("log", "You joined the room.");
-    network.cut();
+    network.disconnect();
     tab.until_shows("banner", "Connection lost.");
     say(&tab, "Written in between");
     tab.until_shows("unsent", "Sending");

@@ -5,19 +5,19 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread::spawn;
 
-use crate::proxy::Proxy;
+use chat_broker::testing::{Direction, TcpProxy};
 
 /// Answers requests, and obeys those for `network`. Returns the port.
-pub(crate) fn serve(network: Proxy) -> u16 {
+pub(crate) fn serve(network: TcpProxy) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let path = path_of(&stream);
             match path.as_str() {
-                "/cut" => network.cut(),
+                "/cut" => network.disconnect(),
                 "/garble" => network.garble(),
-                "/silence" => network.swallow_answers(),
+                "/silence" => network.swallow(Direction::ToClient),
                 "/restore" => network.restore(),
                 _ => {}
             }

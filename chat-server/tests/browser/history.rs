@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{Direction, RedisServer, TcpProxy};
 use serde_json::{Value, json};
 
 use crate::AWAY;
-use crate::proxy::Proxy;
 use crate::server::Server;
 use crate::webdriver::{Browser, Tab};
 
@@ -65,13 +64,13 @@ fn the_past_is_not_unread() {
 #[test]
 fn older_messages_that_do_not_come_can_be_asked_for_again() {
     let server = Server::start();
-    let network = Proxy::to(server.port());
+    let network = TcpProxy::start(server.port());
     let browser = Browser::start();
     let writer = browser.open(&server.url("/"));
     flood(&writer, "general", 0, 80);
     let reader = browser.open(&server.url(&through(&network, "Reader")));
     reader.until_shows("log", "You joined the room.");
-    network.cut();
+    network.disconnect();
     reader.until_shows("connection", "Reconnecting");
     reader.run("document.getElementById('scroller').scrollTop = 0", &[]);
     reader.until_shows("older", "Try again");
@@ -86,14 +85,14 @@ fn older_messages_that_do_not_come_can_be_asked_for_again() {
 #[test]
 fn what_was_said_during_an_absence_is_recovered() {
     let server = Server::start();
-    let network = Proxy::to(server.port());
+    let network = TcpProxy::start(server.port());
     let browser = Browser::start();
     let writer = browser.open(&server.url("/?user=Writer&room=general"));
     let reader = browser.open(&server.url(&through(&network, "Reader")));
     writer.until_shows("log", "Reader joined the room.");
     flood(&writer, "general", 0, 3);
     reader.until_shows("log", "number 2.");
-    network.cut();
+    network.disconnect();
     reader.until_shows("connection", "Reconnecting");
     flood(&writer, "general", 3, 120);
     network.restore();
@@ -109,13 +108,13 @@ fn what_was_said_during_an_absence_is_recovered() {
 #[test]
 fn what_is_gone_for_good_is_told_and_what_is_left_is_shown() {
     let mut server = Server::start();
-    let network = Proxy::to(server.port());
+    let network = TcpProxy::start(server.port());
     let browser = Browser::start();
     let writer = browser.open(&server.url("/"));
     flood(&writer, "general", 0, 60);
     let reader = browser.open(&server.url(&through(&network, "Reader")));
     reader.until_shows("log", "You joined the room.");
-    network.cut();
+    network.disconnect();
     reader.until_shows("connection", "Reconnecting");
     // The rooms of this server live in its memory.
     server.kill();
@@ -140,16 +139,16 @@ fn what_is_gone_for_good_is_told_and_what_is_left_is_shown() {
 #[test]
 fn what_is_said_just_before_a_loss_is_said_once() {
     let server = Server::start();
-    let network = Proxy::to(server.port());
+    let network = TcpProxy::start(server.port());
     let browser = Browser::start();
     let bob = join(&browser, &server, "Bob");
     let alice = browser.open(&server.url(&through(&network, "Alice")));
     bob.until_shows("log", "Alice joined the room.");
-    network.swallow_answers();
+    network.swallow(Direction::ToClient);
     write(&alice, 0..3);
     bob.until_shows("log", "number 0.");
     alice.until_shows("unsent", "number 0.");
-    network.cut();
+    network.disconnect();
     network.restore();
     for tab in [&alice, &bob] {
         tab.until_shows("log", "number 2.");
@@ -205,7 +204,7 @@ fn what_is_said_while_redis_is_dead_is_said_once() {
 }
 
 /// The page of a user whose connection goes through `network`.
-fn through(network: &Proxy, user: &str) -> String {
+fn through(network: &TcpProxy, user: &str) -> String {
     format!("/?port={}&user={user}&room=general", network.port())
 }
 

@@ -15,7 +15,6 @@ mod layout;
 mod limits;
 mod pace;
 mod presence;
-mod proxy;
 mod runtimes;
 mod sends;
 mod server;

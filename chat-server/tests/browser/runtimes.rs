@@ -6,11 +6,11 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use chat_broker::testing::TcpProxy;
 use serde_json::{Value, json};
 
 use crate::AWAY;
 use crate::faults;
-use crate::proxy::Proxy;
 use crate::server::Server;
 use crate::webdriver::Browser;
 
@@ -149,7 +149,7 @@ struct Addresses {
 impl Addresses {
     fn make() -> Self {
         let server = Server::start();
-        let network = Proxy::to(server.port());
+        let network = TcpProxy::start(server.port());
         let proxy = network.port();
         // The port of a listener that has ended.
         let refused = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();

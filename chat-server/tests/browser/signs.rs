@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use chat_broker::testing::{Direction, TcpProxy};
 use serde_json::json;
 
 use crate::AWAY;
 use crate::fake::run;
-use crate::proxy::Proxy;
 use crate::server::Server;
 use crate::webdriver::{Browser, Tab};
 
@@ -234,18 +234,18 @@ fn dead_line_is_found_when_the_time_of_a_slow_request_is_over(tab: &Tab<'_>) {
 #[test]
 fn page_finds_a_dead_line_at_the_first_sign() {
     let server = Server::start();
-    let network = Proxy::to(server.port());
+    let network = TcpProxy::start(server.port());
     let browser = Browser::start();
     let address = format!("/?port={}&user=Ann&room=general", network.port());
     let tab = browser.open(&server.url(&address));
     tab.until_shows("log", "You joined the room.");
-    network.swallow_answers();
+    network.swallow(Direction::ToClient);
     let start = Instant::now();
     tab.run("window.dispatchEvent(new Event('online'))", &[]);
     tab.until("!document.querySelector('#dot').classList.contains('online')", &[]);
     // 5 s, and once more if a frame was still under way.
     assert!(start.elapsed() < Duration::from_secs(14), "{:?}", start.elapsed());
-    network.cut();
+    network.disconnect();
     network.restore();
     tab.run("window.dispatchEvent(new Event('online'))", &[]);
     tab.until_shows("connection", "Connected");

@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 mod clients;
-mod proxy;
 #[path = "../shared/mod.rs"]
 #[allow(dead_code, reason = "what the other tests use of it is not all used here")]
 mod shared;

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{RedisServer, TcpProxy};
 
-use crate::proxy::Proxy;
 use crate::support::{Chat, command};
 
 /// How long the users of a dead server stay in rooms, here.
@@ -13,7 +12,7 @@ const LEASE: Duration = Duration::from_secs(3);
 pub(crate) struct World {
     pub(crate) redis: RedisServer,
     servers: Vec<Option<Chat>>,
-    proxies: Vec<Proxy>,
+    proxies: Vec<TcpProxy>,
 }
 
 impl World {
@@ -23,7 +22,7 @@ impl World {
         let mut proxies = Vec::new();
         for server in servers.iter().flatten() {
             server.until_ready().await;
-            proxies.push(Proxy::start(server.port()).await);
+            proxies.push(TcpProxy::start(server.port()));
         }
         Self { redis, servers, proxies }
     }
@@ -34,7 +33,7 @@ impl World {
 
     /// Where clients connect: each server, beginning with another one for each client.
     pub(crate) fn urls(&self, client: usize) -> Vec<String> {
-        let mut urls: Vec<_> = self.proxies.iter().map(Proxy::url).collect();
+        let mut urls: Vec<_> = self.proxies.iter().map(url).collect();
         let first = client % urls.len();
         urls.rotate_left(first);
         urls
@@ -53,7 +52,7 @@ impl World {
     pub(crate) async fn replace_server(&mut self, index: usize) {
         let server = server(&self.redis);
         server.until_ready().await;
-        self.proxies[index].lead_to(server.port());
+        self.proxies[index].redirect(server.port());
         self.servers[index] = Some(server);
     }
 
@@ -74,4 +73,8 @@ fn server(redis: &RedisServer) -> Chat {
     let lease = format!("{}s", LEASE.as_secs());
     let args = ["--port", "0", "--presence-lease", &lease, "--redis-url", &redis.url()];
     Chat::start(command().args(args))
+}
+
+fn url(proxy: &TcpProxy) -> String {
+    format!("ws://127.0.0.1:{}/ws", proxy.port())
 }

@@ -17,6 +17,7 @@ mod native;
 mod nginx;
 mod operations;
 mod outage;
+mod parts;
 mod presence;
 mod redis_faults;
 mod rooms;

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, Delivery, RedisBroker, RedisConfig};
-use chat_core::{Event, Message, RoomId, Sender, Topic, envelope};
+use chat_broker::{Broker, PublishOptions, RedisBroker, RedisConfig};
+use chat_core::{Event, Message, Retention, RoomId, Sender, Topic, envelope};
 use serde_json::json;
 
 use crate::support::{Chat, join, next_of};
@@ -27,8 +27,9 @@ async fn what_a_later_version_says_is_a_gap_and_no_silent_hole() {
     let (later, _events) = RedisBroker::connect(RedisConfig::new(redis.url())).await.unwrap();
     let room = Topic::Room(RoomId::new("r").unwrap());
     let (kind, version) = (written("kind", 1, 99), written("version", 0, 2));
+    let persistent = PublishOptions::default().retention(Retention::default());
     for payload in [kind, version, written("good", 1, 1)] {
-        let receipt = later.publish(&room, payload, Delivery::kept()).await.unwrap();
+        let receipt = later.publish(&room, payload, persistent.clone()).await.unwrap();
         receipt.await.unwrap();
     }
     for offset in 1..=2 {
@@ -38,9 +39,9 @@ async fn what_a_later_version_says_is_a_gap_and_no_silent_hole() {
     assert_eq!((&good["message"], &good["offset"]), (&json!("good"), &json!(3)));
     // Without a place in the sequence there is nothing to tell.
     let typing = written("", 1, 77);
-    let receipt = later.publish(&room, typing, Delivery::Ephemeral).await.unwrap();
+    let receipt = later.publish(&room, typing, PublishOptions::default()).await.unwrap();
     receipt.await.unwrap();
-    let receipt = later.publish(&room, written("end", 1, 1), Delivery::kept()).await.unwrap();
+    let receipt = later.publish(&room, written("end", 1, 1), persistent).await.unwrap();
     receipt.await.unwrap();
     assert_eq!(client.recv_json().await["message"], "end");
     later.close().await;

@@ -9,7 +9,6 @@ mod clients;
 mod clock;
 mod drain;
 mod nodes;
-mod proxy;
 mod raw;
 mod resuming;
 mod scarcity;

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use chat_broker::testing::RedisServer;
+use chat_broker::testing::{Direction, RedisServer, TcpProxy};
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use crate::proxy::Proxy;
 use crate::raw::Raw;
 use crate::shared::say;
 use crate::support::{Chat, ask, join, next_of};
@@ -19,15 +18,15 @@ async fn a_client_on_a_dead_line_is_gone_in_time() {
     let redis = RedisServer::start();
     let args = ["--ping-interval", "1s", "--pong-timeout", "1s", "--presence-grace", "1s"];
     let [server, other] = Chat::several::<2>(&redis, &args).await;
-    let proxy = Proxy::start(server.port()).await;
+    let proxy = TcpProxy::start(server.port());
     let mut watcher = other.native().await;
     join(&mut watcher, "r").await;
     let mut client = Raw::connect(proxy.port()).await.unwrap();
     client.ask("joined", &json!({"type": "join", "room": "r"})).await.unwrap();
     assert_eq!(next_of(&mut watcher, "presence").await["event"], "joined");
     let began = Instant::now();
-    proxy.swallow_requests();
-    proxy.swallow_answers();
+    proxy.swallow(Direction::ToServer);
+    proxy.swallow(Direction::ToClient);
     assert_eq!(next_of(&mut watcher, "presence").await["event"], "left");
     let took = began.elapsed();
     say(&format!(
@@ -44,14 +43,14 @@ async fn a_client_on_a_dead_line_is_gone_in_time() {
 async fn a_message_whose_answer_was_lost_is_said_once() {
     let redis = RedisServer::start();
     let [server, other] = Chat::several::<2>(&redis, &[]).await;
-    let proxy = Proxy::start(server.port()).await;
+    let proxy = TcpProxy::start(server.port());
     let mut listener = other.native().await;
     join(&mut listener, "r").await;
     let mut client = Raw::connect(proxy.port()).await.unwrap();
     let hello = json!({"type": "hello", "name": "Ann"});
     let welcome = client.ask("welcome", &hello).await.unwrap();
     client.ask("joined", &json!({"type": "join", "room": "r"})).await.unwrap();
-    proxy.swallow_answers();
+    proxy.swallow(Direction::ToClient);
     let send = json!({"type": "send", "room": "r", "message": "once", "key": "k"});
     client.send(&send).await;
     assert_eq!(next_of(&mut listener, "message").await["offset"], 1);

@@ -1,6 +1,5 @@
 //! The last part of a session: the close frames, and the end of the stream.
 
-use std::any::Any;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{Peer, Session, Stop};
 use crate::error::End;
-use crate::stream::{END, LINGER, LINGER_BYTES, LINGER_PAUSE, Probes, SharedTcp, poll_discard};
+use crate::stream::{END, LINGER, LINGER_BYTES, LINGER_PAUSE, Probes, poll_discard};
 use crate::timer::after;
 
 /// How long the peer may take to answer once all is written.
@@ -52,7 +51,7 @@ struct Goodbye {
 
 impl<S> Session<S>
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     /// Says goodbye: writes what is queued and the close frame, waits for the peer's, shuts
     /// the stream down, and returns why the session ended. A session that was still open is
@@ -64,7 +63,7 @@ where
     /// is likely in the middle of a large message: of it 32 MiB are dropped, for up to 30 s while
     /// more arrives within a second.
     ///
-    /// On a [`SharedTcp`] nothing stays in the kernel: then this side is shut down, and the peer
+    /// On a [TCP socket](Session::on_tcp) nothing stays in the kernel: then this side is shut down, and the peer
     /// has another second to take all and to end its side. A connection of which something is left
     /// by then, or to which not all could be written, is reset when the session is dropped.
     ///
@@ -110,7 +109,7 @@ where
                 return Poll::Ready(());
             }
             if Instant::now() >= goodbye.deadline {
-                if goodbye.written && !goodbye.waited && self.tcp().is_some() {
+                if goodbye.written && !goodbye.waited && self.tcp.is_some() {
                     // A client that has read everything but sends no close frame gets FIN, not RST.
                     goodbye.waited = true;
                     continue;
@@ -121,12 +120,8 @@ where
         }
     }
 
-    fn tcp(&self) -> Option<&SharedTcp> {
-        (&self.io as &dyn Any).downcast_ref()
-    }
-
     fn is_finished(&self, goodbye: &Goodbye) -> bool {
-        match self.tcp() {
+        match &self.tcp {
             Some(tcp) => goodbye.has_overrun() || goodbye.shut && tcp.is_closed(),
             None => goodbye.written && goodbye.ended || goodbye.shut && self.peer == Peer::Done,
         }

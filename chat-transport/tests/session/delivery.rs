@@ -9,7 +9,7 @@ use bytes::Bytes;
 use chat_core::{CloseReason, Delivery, Frames};
 use chat_transport::testing::WsClient;
 use chat_transport::{
-    End, Incoming, Outbox, OutboxStats, Session, SharedTcp, TransportConfig, accept,
+    End, Incoming, Outbox, OutboxStats, Session, SharedTcp, TransportConfig, accept_tcp,
 };
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
@@ -25,7 +25,7 @@ async fn narrow(config: TransportConfig) -> (WsClient, Session<SharedTcp>) {
     tokio::join!(WsClient::connect_narrow(&url), async {
         let (stream, _) = listener.accept().await.unwrap();
         SockRef::from(&stream).set_send_buffer_size(8 * 1024).unwrap();
-        accept(SharedTcp::new(stream), &[], &config).await.unwrap().session
+        accept_tcp(stream, &[], &config).await.unwrap().session
     })
 }
 
@@ -235,7 +235,7 @@ async fn an_outbox_counts_what_it_takes() {
     let stats = OutboxStats::new();
     let (client, server) = duplex(16);
     let config = TransportConfig::default().outbox_bytes(20);
-    let mut session = Session::with_stats(server, Bytes::new(), Arc::new(config), &stats);
+    let mut session = Session::new(server, Bytes::new(), Arc::new(config)).with_stats(&stats);
     let hello = Frames::text("hello");
     assert_eq!(session.outbox().send(&hello), Delivery::Queued);
     assert_eq!(session.outbox().send(&hello), Delivery::Queued);

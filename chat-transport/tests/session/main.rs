@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chat_core::Frames;
 use chat_transport::testing::raw_handshake;
-use chat_transport::{Incoming, Session, SharedTcp, TransportConfig, accept};
+use chat_transport::{Incoming, Session, SharedTcp, TransportConfig, accept_tcp};
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -31,7 +31,7 @@ async fn on_tcp(config: TransportConfig) -> (TcpStream, Session<SharedTcp>) {
     let config = Arc::new(config);
     let (client, session) = tokio::join!(raw_handshake(&address, "/"), async {
         let (stream, _) = listener.accept().await.unwrap();
-        accept(SharedTcp::new(stream), &[], &config).await.unwrap().session
+        accept_tcp(stream, &[], &config).await.unwrap().session
     });
     (client, session)
 }
@@ -45,7 +45,7 @@ async fn echo_server(config: TransportConfig) -> String {
         while let Ok((stream, _)) = listener.accept().await {
             let config = Arc::clone(&config);
             tokio::spawn(async move {
-                let accepted = accept(SharedTcp::new(stream), &["echo"], &config).await;
+                let accepted = accept_tcp(stream, &["echo"], &config).await;
                 let Ok(accepted) = accepted else { return };
                 echo(accepted.session).await;
             });

@@ -52,7 +52,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
         for topic in topics {
             let (history, occupancy) = (histories.remove(&topic), occupancies.remove(&topic));
             let taken = self.shared.update(&topic, |room, members| {
-                (room.finish_reads(history, occupancy, members), room.has_news())
+                (room.finish_reads(&topic, history, occupancy, members), room.has_news())
             });
             let (taken, has_news) = taken.unwrap_or_default();
             self.shared.count(taken);
@@ -162,7 +162,7 @@ impl<M: Deliver + Clone> Shared<M> {
             if !waiter.stays {
                 self.leave(topic, waiter.id);
             }
-            let _ = waiter.done.send(Err(error.clone()));
+            (waiter.opened)(Err(error.clone()));
         }
     }
 }

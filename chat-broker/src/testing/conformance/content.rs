@@ -1,25 +1,18 @@
 //! Payloads, names, the secret, and the end.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use bytes::Bytes;
 use chat_core::{RoomId, Topic, UserId};
 
-use crate::broker::{Broker, Delivery, Status};
+use super::Bus;
+use crate::broker::Status;
 use crate::error::BrokerError;
-use crate::events::BrokerEvents;
-use crate::testing::node::{Node, occupant, room, step, user};
+use crate::testing::node::{Node, ephemeral, persistent, room, step};
 
-/// Payloads of any bytes and of 0 bytes to 1 MiB arrive as they were sent.
+/// Payloads of any bytes and of 0 bytes to 1 MiB arrive as they were published.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn payloads_pass_unchanged<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let mut node = Node::new(connect().await);
+/// Calls `publish` and `subscribe`.
+pub async fn payloads_pass_unchanged(bus: &impl Bus) {
+    let mut node = Node::connect(bus).await;
     let topic = room("payloads");
     node.subscribe(std::slice::from_ref(&topic)).await;
     let all_bytes: Vec<u8> = (0..=255).collect();
@@ -33,7 +26,7 @@ where
         all_bytes.iter().copied().cycle().take(1 << 20).collect(),
     ];
     for payload in payloads {
-        for delivery in [Delivery::kept(), Delivery::Ephemeral] {
+        for delivery in [persistent(), ephemeral()] {
             node.deliver(&topic, payload.clone(), delivery.clone()).await;
             let arrived = node.next().await.payload;
             assert!(arrived == payload, "{delivery:?}, {} bytes", payload.len());
@@ -65,16 +58,12 @@ pub(super) const NAMES: [&str; 20] = [
     "|",
 ];
 
-/// Names with characters that mean something to a backend are names like any other, and
-/// rooms and users of one name are different topics.
+/// Topics whose names have characters that mean something to a backend are topics like any
+/// other, and a room and a user of one name are different topics.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn names_do_not_mix<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let mut node = Node::new(connect().await);
+/// Calls `publish`, `subscribe` and `unsubscribe`.
+pub async fn names_do_not_mix(bus: &impl Bus) {
+    let mut node = Node::connect(bus).await;
     let mut topics: Vec<Topic> = NAMES.iter().map(|name| room(name)).collect();
     // The random part alone would keep them apart: two that differ in one character only.
     let long = "x".repeat(127);
@@ -87,72 +76,58 @@ where
     node.subscribe(&topics).await;
     for (n, topic) in topics.iter().enumerate() {
         let text = n.to_string();
-        let published = node.deliver(topic, text.clone(), Delivery::kept()).await;
+        let published = node.deliver(topic, text.clone(), persistent()).await;
         assert_eq!(published.nodes, 1, "{topic}");
         let message = node.next().await;
         assert_eq!((&message.topic, &message.payload[..]), (topic, text.as_bytes()));
     }
     node.unsubscribe(&topics).await;
     for topic in &topics {
-        node.deliver(topic, "late", Delivery::Ephemeral).await;
+        node.deliver(topic, "late", ephemeral()).await;
     }
     node.assert_quiet("every name can be unsubscribed").await;
 }
 
-/// All nodes have the same secret, and it is one.
+/// All nodes have the same secret, whichever asks first and however often, and it is not zeros.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn the_secret_is_shared<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
-    let (one, other) = tokio::join!(a.broker.secret(), b.broker.secret());
+/// Calls `secret`.
+pub async fn secret_is_shared(bus: &impl Bus) {
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
+    let (one, other) = tokio::join!(a.table().secret(), b.table().secret());
     let secret = one.expect("the secret");
     assert_eq!(secret, other.expect("the secret"), "one secret for all nodes");
-    assert_eq!(secret, step("secret", a.broker.secret()).await, "and always the same");
+    assert_eq!(secret, step("secret", a.table().secret()).await, "and always the same");
     assert_ne!(secret, [0; 32], "it is random");
 }
 
-/// After `close`, every call fails with `Closed` and the events end; closing again is
-/// fine; another node goes on.
+/// `close` publishes what was accepted; after it every call fails with `Closed`, the status is
+/// [`Status::Closed`] and the events end. Closing again is no error, and other nodes go on.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn closing_is_final<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (mut a, mut b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls every method that is not of presence or the table.
+pub async fn closing_is_final(bus: &impl Bus) {
+    let (mut a, mut b) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("close");
     let topics = std::slice::from_ref(&topic);
     a.subscribe(topics).await;
     b.subscribe(topics).await;
     assert_eq!(a.broker.status(), Status::Ready);
-    let accepted = a.broker.publish(&topic, Bytes::new(), Delivery::kept());
+    let accepted = a.broker.publish(&topic, Bytes::new(), persistent());
     let receipt = step("publish", accepted).await;
     a.broker.close().await;
     step("what was accepted before", receipt).await;
     a.broker.close().await;
 
     assert_eq!(a.broker.status(), Status::Closed);
-    let publish = a.broker.publish(&topic, Bytes::new(), Delivery::kept()).await;
+    let publish = a.broker.publish(&topic, Bytes::new(), persistent()).await;
     assert!(matches!(publish, Err(BrokerError::Closed)), "publish: {publish:?}");
     for (what, outcome) in [
         ("subscribe", a.broker.subscribe(topics).await),
         ("unsubscribe", a.broker.unsubscribe(topics).await),
         ("positions", a.broker.positions(topics).await.map(drop)),
         ("history", a.broker.history(&[]).await.map(drop)),
-        ("occupancy", a.broker.occupancy(topics, 9).await.map(drop)),
-        ("secret", a.broker.secret().await.map(drop)),
-        ("set_record", a.broker.set_record("closed", None, Duration::ZERO).await),
-        ("records", a.broker.records(0).await.map(drop)),
     ] {
         assert!(matches!(outcome, Err(BrokerError::Closed)), "{what}: {outcome:?}");
     }
-    a.broker.enter(&topic, occupant("nobody"));
-    a.broker.leave(&topic, &user("nobody"));
     let mut rest = Vec::new();
     while a.events.recv(&mut rest).await {}
     b.publish(&topic, "the other goes on").await;

@@ -1,56 +1,42 @@
-//! What becomes of users whose node ends, with a word or without.
+//! The users of a node that was closed, or that died.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use chat_core::{Occupancy, Topic, UserId};
 use tokio::time::Instant;
 
-use super::{assert_joined, assert_left};
-use crate::broker::{Broker, Delivery};
-use crate::events::BrokerEvents;
-use crate::testing::node::{Change, Node, change, occupant, room, user};
+use super::{Bus, assert_joined, assert_left};
+use crate::testing::node::{Change, Node, change, ephemeral, occupant, persistent, room, user};
 
-/// Within this, users of a node that is gone without a word have left.
+/// The users of a node that died have left after this time.
 const CRASH: Duration = Duration::from_secs(15);
-/// Within this, users of a node that was closed have left.
+/// The users of a node that was closed have left after this time.
 const CLOSE: Duration = Duration::from_secs(10);
 /// What the test itself may take.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// A node that is dropped without a word: each of its users leaves once, within 15 seconds,
-/// however many nodes are left to notice; whoever is at another node stays.
+/// A node is dropped without being closed: each of its users leaves once, within 15 seconds,
+/// however many nodes are left; a user who is at another node stays.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn users_of_a_dead_node_leave_once<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    users_leave_once(connect, CRASH, async |node| drop(node)).await;
+/// Calls `enter`, `leave`, `occupancy`, `publish` and `subscribe`.
+pub async fn users_of_a_dead_node_leave_once(bus: &impl Bus) {
+    users_leave_once(bus, CRASH, async |node| drop(node)).await;
 }
 
-/// A node that is closed: each of its users leaves once, within ten seconds; whoever is at
-/// another node stays.
+/// A node is closed: each of its users leaves once, within ten seconds; a user who is at another
+/// node stays.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn users_of_a_closed_node_leave_once<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    users_leave_once(connect, CLOSE, async |node| node.broker.close().await).await;
+/// Calls `enter`, `leave`, `occupancy`, `publish`, `subscribe` and `close`.
+pub async fn users_of_a_closed_node_leave_once(bus: &impl Bus) {
+    users_leave_once(bus, CLOSE, async |node| node.broker.close().await).await;
 }
 
-async fn users_leave_once<F>(connect: &F, limit: Duration, end: impl AsyncFnOnce(Node))
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+async fn users_leave_once(bus: &impl Bus, limit: Duration, end: impl AsyncFnOnce(Node)) {
     const TOPICS: usize = 20;
     const USERS: u32 = 5;
-    let (ending, mut staying) = (Node::new(connect().await), Node::new(connect().await));
-    let mut watcher = Node::new(connect().await);
+    let (ending, mut staying) = (Node::connect(bus).await, Node::connect(bus).await);
+    let mut watcher = Node::connect(bus).await;
     let topics: Vec<Topic> = (0..TOPICS).map(|n| room(&format!("departure {n}"))).collect();
     for node in [&staying, &watcher] {
         node.subscribe(&topics).await;
@@ -58,11 +44,11 @@ where
     let mut before = BTreeMap::new();
     for topic in &topics {
         for name in (0..USERS).map(|n| n.to_string()) {
-            ending.broker.enter(topic, occupant(&name));
+            ending.presence().enter(topic, occupant(&name));
         }
-        staying.broker.enter(topic, occupant("0"));
+        staying.presence().enter(topic, occupant("0"));
         for node in [&ending, &staying] {
-            node.deliver(topic, "", Delivery::kept()).await;
+            node.deliver(topic, "", persistent()).await;
         }
         before.insert(topic.clone(), watcher.occupancy(topic, 10).await);
         assert_eq!(before[topic].count, USERS, "all are there");
@@ -86,7 +72,7 @@ where
         assert_eq!(now, Occupancy { version, count: 1, occupants: vec![occupant("0")] });
     }
     for topic in &topics {
-        staying.broker.leave(topic, &user("0"));
+        staying.presence().leave(topic, &user("0"));
         assert_left(&watcher.change().await, topic, "0", 0);
     }
     watcher.assert_quiet("all was told once").await;
@@ -121,26 +107,24 @@ fn assert_departures(changes: &[Change], topic: &Topic, before: &Occupancy) {
     assert!(expected.eq(gone.iter().copied()), "each left once: {changes:?}");
 }
 
-/// A user who is at two nodes stays while one of them closes, and goes with the other.
+/// A user who is at two nodes stays when one of them is closed, and leaves with the other.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn a_user_at_two_nodes_goes_with_the_last<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
-    let mut watcher = Node::new(connect().await);
+/// Calls `enter`, `occupancy`, `publish`, `subscribe` and `close`.
+pub async fn user_at_two_nodes_leaves_with_the_last(bus: &impl Bus) {
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
+    let mut watcher = Node::connect(bus).await;
     let topic = room("two nodes");
     watcher.subscribe(std::slice::from_ref(&topic)).await;
     for node in [&a, &b] {
-        node.broker.enter(&topic, occupant("u"));
-        node.deliver(&topic, "", Delivery::Ephemeral).await;
+        node.presence().enter(&topic, occupant("u"));
+        node.deliver(&topic, "", ephemeral()).await;
     }
     assert_joined(&watcher.change().await, &topic, "u", 1);
     watcher.take(2).await;
     let start = Instant::now();
     a.broker.close().await;
+    assert_eq!(watcher.occupancy(&topic, 10).await.count, 1, "the other node holds the user");
+    watcher.assert_quiet("the user has not left").await;
     b.broker.close().await;
     let mut left = departures(&mut watcher, 1, start + CLOSE + SLACK).await;
     assert_left(&left.remove(&topic).expect("it is of this topic")[0], &topic, "u", 0);

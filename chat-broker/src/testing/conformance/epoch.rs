@@ -1,28 +1,20 @@
-//! What a sequence that was lost leaves behind.
-
-use std::sync::Arc;
+//! A topic whose sequence the backend has lost.
 
 use chat_core::{Position, Range, Topic};
 
-use crate::broker::{Broker, Delivery};
-use crate::events::BrokerEvents;
-use crate::testing::node::{Node, room};
+use super::Bus;
+use crate::testing::node::{Node, ephemeral, room};
 
 /// After the backend has lost a topic, no offset means two publications: what is published
-/// next begins a new epoch with offset 1, for all nodes, and nothing of before is in its
-/// history; who listened hears on. Other topics go on as they were.
+/// next starts a new epoch with offset 1, for all nodes, and nothing of before is in its
+/// history; subscribed nodes still receive what is published. Other topics are as they were.
 ///
-/// Not a part of [`run`](super::run), because how to lose something is the backend's:
-/// `lose` removes the place and the history of a topic.
+/// Not in [`conformance_tests!`](crate::conformance_tests), because how to lose something is
+/// the backend's: `lose` removes the position and the history of a topic.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn a_lost_sequence_begins_a_new_epoch<F, L>(connect: F, lose: L)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-    L: AsyncFn(&Topic),
-{
-    let (mut a, b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `publish`, `subscribe`, `positions` and `history`.
+pub async fn lost_sequence_starts_a_new_epoch(bus: &impl Bus, lose: impl AsyncFn(&Topic)) {
+    let (mut a, b) = (Node::connect(bus).await, Node::connect(bus).await);
     let (lost, other) = (room("lost"), room("other"));
     a.subscribe(&[lost.clone(), other.clone()]).await;
     for topic in [&lost, &other] {
@@ -36,7 +28,7 @@ where
     assert_eq!(b.position(&lost).await, Position::default(), "as if nobody ever spoke");
     let history = a.history(&lost, Range::After(0), 10).await;
     assert_eq!((history.position, history.entries), (Position::default(), Vec::new()));
-    b.deliver(&lost, "ephemeral", Delivery::Ephemeral).await;
+    b.deliver(&lost, "ephemeral", ephemeral()).await;
     assert_eq!(a.next().await.position, None);
 
     let mut epochs = vec![before.epoch];

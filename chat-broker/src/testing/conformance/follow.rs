@@ -1,22 +1,21 @@
-//! History and events together: a [`Timeline`] fed from the broker comes to the whole
-//! sequence, whatever it misses.
+//! History and events together: a [`Timeline`] fed from the broker has the whole sequence,
+//! whatever it misses.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use chat_core::{History, Item, Position, Range, Recent, Retention, Timeline, Topic};
 use tokio::task::yield_now;
 
-use crate::broker::{Broker, Delivery};
-use crate::events::BrokerEvents;
+use super::Bus;
+use crate::publish::PublishOptions;
 use crate::testing::node::{Node, room};
 
 /// Everything that these tests publish is kept.
-fn delivery() -> Delivery {
+fn delivery() -> PublishOptions {
     let retention = Retention { messages: 1_000_000, bytes: usize::MAX, ..Retention::default() };
-    Delivery::Kept { retention, key: None }
+    PublishOptions::default().retention(retention)
 }
 
 /// Reads a topic as a server does.
@@ -64,19 +63,15 @@ impl<'a> Follower<'a> {
     }
 }
 
-/// Nodes that come while two others publish without a pause: what each reads first and
-/// what arrives then is the sequence, without hole or repeat.
+/// A node subscribes while two others publish without a pause: what it reads first and what
+/// arrives afterwards is the sequence, without a hole or a repeat.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn joining_in_a_flood_misses_nothing<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+/// Calls `publish`, `subscribe`, `unsubscribe` and `history`.
+pub async fn joining_in_a_flood_misses_nothing(bus: &impl Bus) {
     const ROUNDS: usize = 25;
     const LIVE: usize = 30;
-    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
-    let mut node = Node::new(connect().await);
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
+    let mut node = Node::connect(bus).await;
     let topic = room("flood");
     let topics = std::slice::from_ref(&topic);
     let stop = AtomicBool::new(false);
@@ -125,17 +120,13 @@ where
     }
 }
 
-/// A node that loses part of what arrives reads it from the history, page by page: it
-/// comes to the exact sequence while another goes on publishing.
+/// A node that loses part of what arrives reads it from the history, page by page: it has the
+/// exact sequence in the end, though another node goes on publishing.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn what_was_missed_is_read_from_the_history<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+/// Calls `publish`, `subscribe` and `history`.
+pub async fn missed_publications_are_in_the_history(bus: &impl Bus) {
     const COUNT: u64 = 400;
-    let (publisher, mut node) = (Node::new(connect().await), Node::new(connect().await));
+    let (publisher, mut node) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("repair");
     node.subscribe(std::slice::from_ref(&topic)).await;
     // Single ones, many in a row, and the end, of which no later one tells.
@@ -178,6 +169,7 @@ async fn whole_history(node: &Node, topic: &Topic) -> BTreeMap<u64, Bytes> {
             assert_eq!(history.position.offset, after, "the pages end where the topic stands");
             return all;
         };
+        assert!(last.offset > after, "a page follows on {after}");
         after = last.offset;
         all.extend(history.entries.into_iter().map(|entry| (entry.offset, entry.payload)));
     }

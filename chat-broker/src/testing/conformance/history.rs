@@ -1,16 +1,17 @@
 //! What is kept, how it is read, and when it goes.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::{Entry, History, Occupancy, Position, Range, Retention, Topic};
+use chat_core::{Entry, History, Position, Range, Retention, Topic};
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use crate::broker::{Broker, Delivery, HistoryRead};
-use crate::events::BrokerEvents;
-use crate::testing::node::{Node, room, step};
+use super::{Bus, ORDERS};
+use crate::history::HistoryRead;
+use crate::publish::PublishOptions;
+use crate::testing::node::{Node, ephemeral, persistent, room, step};
 
 /// More than is ever asked for here.
 const MANY: u32 = 10_000;
@@ -18,20 +19,16 @@ const MANY: u32 = 10_000;
 /// How much more than was asked for a backend may keep that trims in blocks.
 const BLOCK: usize = 128;
 
-/// A history is read from either end in pages, by any node; each answer tells where the
-/// topic stands, and has nothing but what was kept.
+/// A history is read from either end in pages, by any node; each answer has the position of the
+/// topic, and nothing but kept publications.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn history_is_read_in_pages_both_ways<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `publish`, `positions` and `history`.
+pub async fn history_is_read_in_pages_both_ways(bus: &impl Bus) {
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("pages");
     for n in 1..=25 {
         a.publish(&topic, n.to_string()).await;
-        a.deliver(&topic, "typing", Delivery::Ephemeral).await;
+        a.deliver(&topic, "typing", ephemeral()).await;
     }
     let position = a.position(&topic).await;
     let pages = [
@@ -63,7 +60,7 @@ where
         expected.chain(nothing.map(|(range, limit)| (range, limit, vec![]))).collect();
     let reads: Vec<HistoryRead> = expected
         .iter()
-        .map(|&(range, limit, _)| HistoryRead { topic: topic.clone(), range, limit })
+        .map(|&(range, limit, _)| HistoryRead::new(topic.clone(), range, limit))
         .collect();
     for node in [&a, &b] {
         let answers = step("history", node.broker.history(&reads)).await;
@@ -83,15 +80,11 @@ fn entry(offset: u64) -> Entry {
 }
 
 /// A page ends with the publication that takes it beyond
-/// [`HistoryRead::MAX_BYTES`], and is never empty for that.
+/// [`HistoryRead::MAX_BYTES`], and is never empty for that reason.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn a_page_has_a_bounded_size<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let node = Node::new(connect().await);
+/// Calls `publish` and `history`.
+pub async fn page_has_a_bounded_size(bus: &impl Bus) {
+    let node = Node::connect(bus).await;
     let topic = room("sizes");
     let half = Bytes::from(vec![7; HistoryRead::MAX_BYTES / 2 + 1]);
     for _ in 0..5 {
@@ -117,13 +110,9 @@ where
 /// At least as many messages are kept as the latest publication says, and at most a block
 /// of 128 more; what is left has no hole.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn history_is_kept_by_count<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let node = Node::new(connect().await);
+/// Calls `publish` and `history`.
+pub async fn history_is_kept_by_count(bus: &impl Bus) {
+    let node = Node::connect(bus).await;
     let topic = room("count");
     let mut published = 0;
     // Each step: so many messages more, of which so many are kept; so many are there then.
@@ -132,7 +121,7 @@ where
         let mut receipts = Vec::new();
         for _ in 0..more {
             published += 1;
-            let delivery = Delivery::Kept { retention, key: None };
+            let delivery = PublishOptions::default().retention(retention);
             let place = node.broker.publish(&topic, published.to_string().into(), delivery);
             receipts.push(step("publish", place).await);
         }
@@ -158,13 +147,9 @@ where
 /// both bounds, by the rule of [`Retention`], is kept. The newest message always is, and the
 /// sequence goes on.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn history_is_kept_by_bytes<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let nodes = [Node::new(connect().await), Node::new(connect().await)];
+/// Calls `publish` and `history`.
+pub async fn history_is_kept_by_bytes(bus: &impl Bus) {
+    let nodes = [Node::connect(bus).await, Node::connect(bus).await];
     let topic = room("bytes");
     let (mut model, mut before) = (VecDeque::new(), Position::default());
     let large = [300; 20];
@@ -176,7 +161,7 @@ where
         let retention = Retention { messages, bytes, ..Retention::default() };
         for size in large.iter().chain(&mixed).chain(&small).chain(&beyond).chain(&mixed) {
             let node = &nodes[before.offset as usize % 2];
-            let delivery = Delivery::Kept { retention, key: None };
+            let delivery = PublishOptions::default().retention(retention);
             let position = node.deliver(&topic, vec![b'x'; *size], delivery).await.position;
             let position = position.expect("a position");
             assert_eq!(position.offset, before.offset + 1);
@@ -203,45 +188,37 @@ where
     }
 }
 
-/// Reading a topic that nobody used tells of nothing and makes nothing.
+/// Reading a topic that has no publications answers with nothing and creates nothing.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn reads_create_nothing<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `publish`, `positions` and `history`.
+pub async fn reads_create_nothing(bus: &impl Bus) {
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("untouched");
     for _ in 0..2 {
         for node in [&a, &b] {
             for range in [Range::Latest, Range::After(0), Range::After(7), Range::Before(7)] {
                 assert_eq!(node.history(&topic, range, 10).await, History::default());
             }
-            assert_eq!(node.occupancy(&topic, 10).await, Occupancy::default());
             assert_eq!(node.position(&topic).await, Position::default());
         }
     }
-    a.deliver(&topic, "typing", Delivery::Ephemeral).await;
+    a.deliver(&topic, "typing", ephemeral()).await;
     assert_eq!(a.history(&topic, Range::Latest, 10).await, History::default());
     assert_eq!(a.publish(&topic, "1").await.offset, 1);
 }
 
-/// A history goes as a whole when its time has passed since the latest publication, and
-/// not before; the offsets go on.
+/// A history expires as a whole when its [`ttl`](Retention::ttl) has passed since the latest
+/// publication, and not before; the offsets continue.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn history_goes_when_its_time_is_over<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+/// Calls `publish` and `history`.
+pub async fn history_expires_as_a_whole(bus: &impl Bus) {
     const TTL: Duration = Duration::from_secs(2);
-    let node = Node::new(connect().await);
+    let node = Node::connect(bus).await;
     let topic = room("expiry");
     let publish = async || {
         let retention = Retention { messages: 10, ttl: TTL, ..Retention::default() };
-        let published = node.deliver(&topic, "x", Delivery::Kept { retention, key: None }).await;
+        let published =
+            node.deliver(&topic, "x", PublishOptions::default().retention(retention)).await;
         published.position.expect("a position")
     };
     let start = Instant::now();
@@ -273,26 +250,21 @@ async fn look_again() {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
-/// Two thousand histories in one call, each its own.
+/// One call of `history` reads 2,000 topics.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn many_histories_in_one_call<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let node = Node::new(connect().await);
+/// Calls `publish` and `history`.
+pub async fn many_histories_in_one_call(bus: &impl Bus) {
+    let node = Node::connect(bus).await;
     let topics: Vec<Topic> = (0..2000).map(|n| room(&format!("many {n}"))).collect();
     let mut receipts = Vec::new();
     for topic in &topics {
         let payload = Bytes::from(topic.to_string());
-        receipts.push(step("publish", node.broker.publish(topic, payload, Delivery::kept())).await);
+        receipts.push(step("publish", node.broker.publish(topic, payload, persistent())).await);
     }
     for receipt in receipts {
         step("the receipt", receipt).await;
     }
-    let read =
-        |topic: &Topic| HistoryRead { topic: topic.clone(), range: Range::Latest, limit: 10 };
+    let read = |topic: &Topic| HistoryRead::new(topic.clone(), Range::Latest, 10);
     let reads: Vec<_> = topics.iter().map(read).collect();
     let histories = step("history", node.broker.history(&reads)).await;
     assert_eq!(histories.len(), topics.len());
@@ -301,8 +273,87 @@ where
         assert_eq!((entry.offset, history.position.offset), (1, 1));
         assert_eq!(entry.payload, topic.to_string(), "each topic has its own");
     }
-    let occupancies = step("occupancy", node.broker.occupancy(&topics, 10)).await;
-    assert_eq!(occupancies, vec![Occupancy::default(); topics.len()]);
+}
+
+/// `history` gives one answer to each read, in the order asked, also for a topic that was asked for
+/// twice and for one without publications; and none to no read.
+///
+/// Calls `publish` and `history`.
+pub async fn histories_are_answered_in_the_order_asked(bus: &impl Bus) {
+    let node = Node::connect(bus).await;
+    let topics: [Topic; 4] = std::array::from_fn(|n| room(&format!("histories {n}")));
+    // As many publications as its number says.
+    for (n, topic) in topics.iter().enumerate() {
+        for _ in 0..n {
+            node.publish(topic, "x").await;
+        }
+    }
+    for order in ORDERS {
+        let read = |n: &usize| HistoryRead::new(topics[*n].clone(), Range::Latest, 10);
+        let reads: Vec<_> = order.iter().map(read).collect();
+        let histories = step("history", node.broker.history(&reads)).await;
+        let counts: Vec<usize> = histories.iter().map(|found| found.entries.len()).collect();
+        assert_eq!(counts, order, "one answer to each read, in the order asked");
+        for (read, history) in reads.iter().zip(&histories) {
+            read.check(history).expect("an answer to what was asked");
+        }
+    }
+}
+
+/// A publication that arrives can be read from the history, by any node: keeping it and handing it
+/// on is one step.
+///
+/// Calls `publish`, `subscribe` and `history`.
+pub async fn publication_is_in_the_history_when_it_arrives(bus: &impl Bus) {
+    const COUNT: u64 = 100;
+    let (publisher, mut node) = (Node::connect(bus).await, Node::connect(bus).await);
+    let topic = room("kept on arrival");
+    node.subscribe(std::slice::from_ref(&topic)).await;
+    let publish = async {
+        for n in 1..=COUNT {
+            publisher.publish(&topic, n.to_string()).await;
+            yield_now().await;
+        }
+    };
+    let read = async {
+        for _ in 0..COUNT {
+            let message = node.next().await;
+            let Position { epoch, offset } = message.position.expect("a position");
+            let history = node.history(&topic, Range::After(offset - 1), 1).await;
+            assert_eq!(history.entries, [Entry { offset, payload: message.payload }]);
+            assert!(history.position.epoch == epoch && history.position.offset >= offset);
+        }
+    };
+    tokio::join!(publish, read);
+}
+
+/// An answer of `history` is of one moment: while another node publishes, the latest entry stands
+/// at the position of the topic.
+///
+/// Calls `publish` and `history`.
+pub async fn history_is_of_one_moment(bus: &impl Bus) {
+    const READS: usize = 200;
+    let (publisher, node) = (Node::connect(bus).await, Node::connect(bus).await);
+    let topic = room("one moment");
+    publisher.publish(&topic, "first").await;
+    let publish = async {
+        for n in 0..READS {
+            publisher.publish(&topic, n.to_string()).await;
+            yield_now().await;
+        }
+    };
+    let read = async {
+        for n in 0..READS {
+            let history = node.history(&topic, Range::Latest, 3).await;
+            let latest = history.entries.last().map(|entry| entry.offset);
+            assert_eq!(latest, Some(history.position.offset), "{history:?}");
+            // Out of step with the publisher.
+            for _ in 0..n % 3 {
+                yield_now().await;
+            }
+        }
+    };
+    tokio::join!(publish, read);
 }
 
 fn offsets(history: &History) -> Vec<u64> {

@@ -1,65 +1,109 @@
 //! What arrives, and what does not.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use chat_core::{Position, Topic, UserId};
 use tokio::task::yield_now;
 
-use super::{assert_contiguous_from, positions_of};
-use crate::broker::{Broker, Delivery};
-use crate::events::BrokerEvents;
-use crate::testing::node::{Node, named, room, step};
+use super::{Bus, assert_contiguous_from, positions_of};
+use crate::testing::node::{Node, ephemeral, named, persistent, room, step};
 
-/// Nothing arrives before `subscribe` or after `unsubscribe` has returned, nor from topics
-/// that only another node is subscribed to.
+/// A node receives nothing of topics that only another node is subscribed to.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn only_subscribed_topics_arrive<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (mut a, mut b) = (Node::new(connect().await), Node::new(connect().await));
-    let (topic, other) = (room("interest"), room("other"));
-    a.subscribe(&[topic.clone(), other.clone()]).await;
-    b.publish(&topic, "before").await;
-    b.assert_quiet("before subscribe").await;
-
-    b.subscribe(std::slice::from_ref(&topic)).await;
-    b.publish(&other, "elsewhere").await;
-    let position = b.publish(&topic, "during").await;
-    let message = b.next().await;
-    assert_eq!((message.topic, message.position), (topic.clone(), Some(position)));
-
-    b.unsubscribe(std::slice::from_ref(&topic)).await;
-    a.publish(&topic, "after").await;
-    b.assert_quiet("after unsubscribe").await;
-    let arrived = a.arrived().await;
-    let payloads: Vec<_> = arrived.iter().map(|message| &message.payload[..]).collect();
-    let expected: [&[u8]; 4] = [b"before", b"elsewhere", b"during", b"after"];
-    assert_eq!(payloads, expected, "the other node is not disturbed");
+/// Calls `publish` and `subscribe`.
+pub async fn only_subscribed_topics_arrive(bus: &impl Bus) {
+    let (mut a, mut b) = (Node::connect(bus).await, Node::connect(bus).await);
+    let (shared, other) = (room("shared"), room("other"));
+    a.subscribe(&[shared.clone(), other.clone()]).await;
+    b.publish(&other, "1").await;
+    b.assert_quiet("it is subscribed to nothing").await;
+    b.subscribe(std::slice::from_ref(&shared)).await;
+    for (topic, text) in [(&other, "2"), (&shared, "3"), (&other, "4")] {
+        a.publish(topic, text).await;
+    }
+    let texts = async |node: &mut Node| {
+        let arrived = node.arrived().await;
+        arrived.into_iter().map(|message| message.payload).collect::<Vec<_>>()
+    };
+    assert_eq!(texts(&mut b).await, ["3"]);
+    assert_eq!(texts(&mut a).await, ["1", "2", "3", "4"]);
 }
 
-/// To subscribe twice is to subscribe once; to unsubscribe from an unknown topic, or from
-/// none at all, is no error.
+/// What was acknowledged before `subscribe` was called does not arrive: neither at once nor
+/// after what was published later, nor when a node subscribes again.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn subscribing_twice_and_unsubscribing_strangers_are_fine<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let mut node = Node::new(connect().await);
+/// Calls `publish`, `subscribe` and `unsubscribe`.
+pub async fn publications_before_subscribe_do_not_arrive(bus: &impl Bus) {
+    const ROUNDS: usize = 20;
+    let (publisher, mut node) = (Node::connect(bus).await, Node::connect(bus).await);
+    let topic = room("before");
+    let topics = std::slice::from_ref(&topic);
+    for _ in 0..ROUNDS {
+        for delivery in [persistent(), ephemeral()] {
+            publisher.deliver(&topic, "before", delivery).await;
+        }
+        node.subscribe(topics).await;
+        let after = publisher.publish(&topic, "after").await;
+        let message = node.next().await;
+        assert_eq!(message.position, Some(after), "{:?} is the first to arrive", message.payload);
+        node.assert_quiet("nothing of before arrives later").await;
+        node.unsubscribe(topics).await;
+    }
+}
+
+/// What is published after `subscribe` has returned arrives, whichever node publishes it.
+///
+/// Calls `publish` and `subscribe`.
+pub async fn publications_after_subscribe_arrive(bus: &impl Bus) {
+    const ROUNDS: usize = 50;
+    let (publisher, mut node) = (Node::connect(bus).await, Node::connect(bus).await);
+    for round in 0..ROUNDS {
+        let topic = room("after");
+        node.subscribe(std::slice::from_ref(&topic)).await;
+        let delivery = if round % 2 == 0 { persistent() } else { ephemeral() };
+        let published = publisher.deliver(&topic, "x", delivery).await;
+        assert_eq!(published.nodes, 1, "the node counts as subscribed");
+        let message = node.next().await;
+        assert_eq!((message.topic, message.position), (topic, published.position));
+    }
+}
+
+/// What is published after `unsubscribe` has returned does not arrive.
+///
+/// Calls `publish`, `subscribe` and `unsubscribe`.
+pub async fn publications_after_unsubscribe_do_not_arrive(bus: &impl Bus) {
+    const ROUNDS: usize = 20;
+    let (publisher, mut node) = (Node::connect(bus).await, Node::connect(bus).await);
+    let (topic, other) = (room("left"), room("kept"));
+    node.subscribe(std::slice::from_ref(&other)).await;
+    for _ in 0..ROUNDS {
+        node.subscribe(std::slice::from_ref(&topic)).await;
+        publisher.publish(&topic, "during").await;
+        assert_eq!(node.next().await.payload, "during");
+        node.unsubscribe(std::slice::from_ref(&topic)).await;
+        publisher.publish(&topic, "after").await;
+        publisher.publish(&other, "other").await;
+        let message = node.next().await;
+        assert_eq!((message.topic, &message.payload[..]), (other.clone(), &b"other"[..]));
+        node.assert_quiet("after unsubscribe").await;
+    }
+}
+
+/// Subscribing to a topic twice is subscribing once; unsubscribing from an unknown topic, or
+/// from none at all, is no error.
+///
+/// Calls `publish`, `subscribe` and `unsubscribe`.
+pub async fn subscribe_and_unsubscribe_are_idempotent(bus: &impl Bus) {
+    let mut node = Node::connect(bus).await;
     let (topic, stranger) = (room("twice"), room("stranger"));
     node.subscribe(&[topic.clone(), topic.clone()]).await;
     node.subscribe(std::slice::from_ref(&topic)).await;
     node.subscribe(&[]).await;
     node.unsubscribe(&[stranger, room("stranger")]).await;
     node.unsubscribe(&[]).await;
-    let published = node.deliver(&topic, "once", Delivery::kept()).await;
+    let published = node.deliver(&topic, "once", persistent()).await;
     assert_eq!(published.nodes, 1, "one node, however often it subscribed");
     assert_eq!(node.arrived().await.len(), 1, "one copy");
     node.unsubscribe(std::slice::from_ref(&topic)).await;
@@ -70,14 +114,10 @@ where
 /// While another node publishes without a pause, a node subscribes and unsubscribes: after
 /// the last `subscribe` has returned, all that is published later arrives.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn churn_loses_nothing_after_the_last_subscribe<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+/// Calls `publish`, `subscribe`, `unsubscribe` and `positions`.
+pub async fn churn_loses_nothing_after_the_last_subscribe(bus: &impl Bus) {
     const ROUNDS: usize = 100;
-    let (publisher, mut node) = (Node::new(connect().await), Node::new(connect().await));
+    let (publisher, mut node) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("churn");
     let topics = std::slice::from_ref(&topic);
     let stop = AtomicBool::new(false);
@@ -112,18 +152,14 @@ where
     assert!(offsets.is_superset(&expected), "expected {expected:?}, got {offsets:?}");
 }
 
-/// `nodes` says how many nodes a publication was handed to.
+/// [`Published::nodes`](crate::Published::nodes) is the number of nodes that were subscribed.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn nodes_are_counted<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `publish`, `subscribe` and `unsubscribe`.
+pub async fn nodes_are_counted(bus: &impl Bus) {
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("count");
     let topics = std::slice::from_ref(&topic);
-    for (delivery, name) in [(Delivery::kept(), "sequenced"), (Delivery::Ephemeral, "ephemeral")] {
+    for (delivery, name) in [(persistent(), "sequenced"), (ephemeral(), "ephemeral")] {
         let count = async || a.deliver(&topic, "", delivery.clone()).await.nodes;
         assert_eq!(count().await, 0, "{name}, nobody subscribed");
         b.subscribe(topics).await;
@@ -136,22 +172,18 @@ where
     }
 }
 
-/// Two thousand topics in one call.
+/// One call of `subscribe`, `unsubscribe` or `positions` takes 2,000 topics.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn many_topics_in_one_call<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let mut node = Node::new(connect().await);
+/// Calls `publish` and these three.
+pub async fn many_topics_in_one_call(bus: &impl Bus) {
+    let mut node = Node::connect(bus).await;
     let topics: Vec<Topic> = (0..2000)
         .map(|n| named(&format!("many {n}"), |name| UserId::new(name).map(Topic::User)))
         .collect();
     node.subscribe(&topics).await;
     let mut receipts = Vec::new();
     for topic in &topics {
-        let place = node.broker.publish(topic, Bytes::new(), Delivery::kept());
+        let place = node.broker.publish(topic, Bytes::new(), persistent());
         receipts.push(step("publish", place).await);
     }
     for receipt in receipts {

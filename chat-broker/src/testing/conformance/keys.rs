@@ -1,17 +1,14 @@
 //! What is published again under the same key.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use chat_core::{Range, Retention, Topic};
 
-use super::assert_contiguous;
-use crate::broker::{Broker, Delivery, Published};
-use crate::events::BrokerEvents;
-use crate::testing::node::{Node, room, step};
+use super::{Bus, assert_contiguous};
+use crate::publish::{PublishOptions, Published};
+use crate::testing::node::{Node, persistent, room, step};
 
-fn keyed(key: &str) -> Delivery {
-    Delivery::Kept { retention: Retention::default(), key: Some(key.into()) }
+fn keyed(key: &str) -> PublishOptions {
+    persistent().key(key)
 }
 
 /// Asserts that something was published before, and stands where it did.
@@ -20,17 +17,13 @@ fn assert_repeats(again: Published, first: Published) {
     assert_eq!(again, expected, "the answer of the first time");
 }
 
-/// What is published again, by the same node or another, is answered as the first time,
-/// and neither kept nor handed on; however much was published since, and whether or not
-/// the first is still kept.
+/// A publication with the key of an earlier one, by the same node or another, is answered as that
+/// was, and neither kept nor handed on; however much was published since, and whether or not the
+/// first is still kept.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn a_key_is_published_once<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (mut a, b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `publish`, `subscribe` and `history`.
+pub async fn key_is_published_once(bus: &impl Bus) {
+    let (mut a, b) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("keys");
     a.subscribe(std::slice::from_ref(&topic)).await;
     let first = a.deliver(&topic, "first", keyed("k")).await;
@@ -43,7 +36,7 @@ where
     assert!(!second.repeated && second.position.is_some_and(|position| position.offset == 2));
     assert_repeats(a.deliver(&topic, "again", keyed("k")).await, first);
     assert_repeats(a.deliver(&topic, "again", keyed("l")).await, second);
-    let third = a.deliver(&topic, "third", Delivery::kept()).await;
+    let third = a.deliver(&topic, "third", persistent()).await;
     let history = b.history(&topic, Range::Latest, 10).await;
     assert_eq!(Some(history.position), third.position);
     let kept: Vec<_> = history.entries.iter().map(|entry| &entry.payload[..]).collect();
@@ -53,22 +46,18 @@ where
 
     let one = Retention { messages: 1, ..Retention::default() };
     for _ in 0..300 {
-        a.deliver(&topic, "", Delivery::Kept { retention: one, key: None }).await;
+        a.deliver(&topic, "", PublishOptions::default().retention(one)).await;
     }
     let history = b.history(&topic, Range::After(0), 10).await;
     assert!(history.entries[0].offset > 1, "the first is gone");
     assert_repeats(b.deliver(&topic, "late", keyed("k")).await, first);
 }
 
-/// A key names a publication within its topic only, byte by byte, whatever it holds.
+/// A key names a publication within its topic only, and two keys are one if their bytes are.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn keys_do_not_mix<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let node = Node::new(connect().await);
+/// Calls `publish`.
+pub async fn keys_do_not_mix(bus: &impl Bus) {
+    let node = Node::connect(bus).await;
     let long = "k".repeat(300);
     let keys = ["a", "A", "a:b", "a\0b", "{a}", " ", "*", "%61", "日本語", "\r\n", &long];
     let topics: Vec<Topic> = ["one", "two", "one:a"].map(room).into();
@@ -89,17 +78,13 @@ where
     }
 }
 
-/// The same key from two nodes at once, and twice from one that does not wait for the
-/// first receipt: one publication, and all are told where it stands.
+/// A key is used by two nodes at the same time, and twice by each, without awaiting the first
+/// receipt: one publication, and every receipt has its position.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn a_key_is_published_once_by_all_at_once<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+/// Calls `publish` and `subscribe`.
+pub async fn concurrent_uses_of_a_key_publish_once(bus: &impl Bus) {
     const ROUNDS: usize = 50;
-    let (mut a, b) = (Node::new(connect().await), Node::new(connect().await));
+    let (mut a, b) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("races");
     a.subscribe(std::slice::from_ref(&topic)).await;
     let twice = async |node: &Node, key: &str| {

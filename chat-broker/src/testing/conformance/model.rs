@@ -2,13 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range as Span;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use chat_core::{Entry, Position, Range, Retention, Topic};
 
-use crate::broker::{Broker, Delivery};
-use crate::events::BrokerEvents;
+use super::Bus;
+use crate::publish::PublishOptions;
 use crate::testing::node::{Node, room};
 
 /// Calls, in rooms each of which keeps another number of messages, or of bytes.
@@ -72,16 +71,12 @@ impl Chance {
     }
 }
 
-/// Publications with and without keys, reads and positions, by two nodes in turn, do as
-/// the simplest model of a room does.
+/// Publications with and without keys, reads and positions, by two nodes in turn, have the
+/// outcomes of the simplest model of a room.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn any_mix_of_calls_does_as_a_model<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let nodes = [Node::new(connect().await), Node::new(connect().await)];
+/// Calls `publish`, `positions` and `history`.
+pub async fn any_mix_of_calls_matches_the_model(bus: &impl Bus) {
+    let nodes = [Node::connect(bus).await, Node::connect(bus).await];
     let mut rooms = KEPT.map(|(messages, bytes)| {
         let retention = Retention { messages, bytes, ..Retention::default() };
         (room("model"), retention, Model::default())
@@ -121,9 +116,11 @@ async fn publish(
     payload: Bytes,
     key: Option<u64>,
 ) {
-    let name = key.map(|key| key.to_string().into());
-    let published =
-        node.deliver(topic, payload.clone(), Delivery::Kept { retention, key: name }).await;
+    let mut options = PublishOptions::default().retention(retention);
+    if let Some(key) = key {
+        options = options.key(key.to_string());
+    }
+    let published = node.deliver(topic, payload.clone(), options).await;
     let expected = model.publish(payload, key, retention);
     let told = (published.position.unwrap_or_default().offset, published.repeated);
     assert_eq!(told, expected, "key {key:?}");

@@ -1,7 +1,6 @@
-//! Who is in a topic, and how nodes learn of it.
+//! Who is in a topic, and the events of it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -10,23 +9,22 @@ use futures_util::FutureExt;
 use tokio::task::yield_now;
 
 use super::content::NAMES;
-use super::{assert_joined, assert_left};
-use crate::broker::{Broker, Delivery, Departure};
-use crate::events::{BrokerEvent, BrokerEvents};
-use crate::testing::node::{Change, Node, change, occupant, room, step, user};
+use super::{Bus, ORDERS, assert_joined, assert_left};
+use crate::error::BrokerError;
+use crate::events::BrokerEvent;
+use crate::presence::Departure;
+use crate::testing::node::{
+    Change, Node, change, ephemeral, occupant, persistent, room, step, user,
+};
 
-/// However many nodes say it, and however often, a user comes once, with the first, and
-/// goes once, with the last. The subscribed nodes are told of both, and of nothing else, in
-/// numbers without a hole; what can be asked agrees with what was told.
+/// However many nodes call `enter`, and however often, a user joins once, with the first, and
+/// leaves once, with the last. The subscribed nodes receive both events, and no other, with versions
+/// that have no hole; `occupancy` agrees with them.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn users_come_and_go_once<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (mut a, mut b) = (Node::new(connect().await), Node::new(connect().await));
-    let mut watcher = Node::new(connect().await);
+/// Calls `enter`, `leave`, `occupancy`, `publish` and `subscribe`.
+pub async fn user_joins_and_leaves_once(bus: &impl Bus) {
+    let (mut a, mut b) = (Node::connect(bus).await, Node::connect(bus).await);
+    let mut watcher = Node::connect(bus).await;
     let topic = room("presence");
     for node in [&a, &watcher] {
         node.subscribe(std::slice::from_ref(&topic)).await;
@@ -34,7 +32,7 @@ where
     let version = two_users_come(&a, &b, &mut watcher, &topic).await;
     two_users_go(&a, &b, &mut watcher, &topic, version).await;
 
-    a.broker.enter(&topic, occupant("u"));
+    a.presence().enter(&topic, occupant("u"));
     let came = watcher.change().await;
     assert_joined(&came, &topic, "u", 1);
     assert!(came.version > version + 3, "an empty topic may begin anew, and not lower");
@@ -53,19 +51,19 @@ where
 
 /// One user comes at both nodes, and another at one. Returns the version of the first.
 async fn two_users_come(a: &Node, b: &Node, watcher: &mut Node, topic: &Topic) -> u64 {
-    a.broker.enter(topic, occupant("u"));
+    a.presence().enter(topic, occupant("u"));
     let came = watcher.change().await;
     assert_joined(&came, topic, "u", 1);
     assert!(came.version > 0, "0 is the version of a topic with nobody in it");
     let version = came.version;
 
-    a.broker.enter(topic, occupant("u"));
-    b.broker.enter(topic, occupant("u"));
-    b.broker.enter(topic, occupant("u"));
+    a.presence().enter(topic, occupant("u"));
+    b.presence().enter(topic, occupant("u"));
+    b.presence().enter(topic, occupant("u"));
     // What this node said before is known once this is.
-    b.deliver(topic, "fence", Delivery::Ephemeral).await;
+    b.deliver(topic, "fence", ephemeral()).await;
     assert_eq!(&watcher.next().await.payload[..], b"fence");
-    b.broker.enter(topic, occupant("v"));
+    b.presence().enter(topic, occupant("v"));
     let came = watcher.change().await;
     assert_joined(&came, topic, "v", 2);
     assert_eq!(came.version, version + 1, "it is numbered without a hole");
@@ -80,43 +78,39 @@ async fn two_users_come(a: &Node, b: &Node, watcher: &mut Node, topic: &Topic) -
 /// Both go again, from wherever they are.
 async fn two_users_go(a: &Node, b: &Node, watcher: &mut Node, topic: &Topic, version: u64) {
     let expected = watcher.occupancy(topic, 10).await;
-    a.broker.leave(topic, &user("u"));
-    a.broker.leave(topic, &user("u"));
-    a.broker.leave(topic, &user("v"));
-    b.broker.leave(topic, &user("stranger"));
+    a.presence().leave(topic, &user("u"));
+    a.presence().leave(topic, &user("u"));
+    a.presence().leave(topic, &user("v"));
+    b.presence().leave(topic, &user("stranger"));
     watcher.assert_quiet("another node still says so").await;
     assert_eq!(watcher.occupancy(topic, 10).await, expected);
-    b.broker.leave(topic, &user("u"));
+    b.presence().leave(topic, &user("u"));
     let left = watcher.change().await;
     assert_left(&left, topic, "u", 1);
     assert_eq!(left.version, version + 2);
-    b.broker.leave(topic, &user("v"));
+    b.presence().leave(topic, &user("v"));
     let left = watcher.change().await;
     assert_left(&left, topic, "v", 0);
     assert_eq!(left.version, version + 3);
     assert_eq!(watcher.occupancy(topic, 10).await, Occupancy::default());
 }
 
-/// What a node says of a user last is what counts, whichever node it is: in the list, in an event
-/// of its own, and when the user leaves.
+/// The latest information of a user counts, whichever node gave it: in the list, in an event of its
+/// own, and in the event of the leave.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn latest_name_of_a_user_counts<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
-    let mut watcher = Node::new(connect().await);
+/// Calls `enter`, `leave`, `occupancy`, `publish` and `subscribe`.
+pub async fn latest_name_of_a_user_counts(bus: &impl Bus) {
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
+    let mut watcher = Node::connect(bus).await;
     let topic = room("names");
     watcher.subscribe(std::slice::from_ref(&topic)).await;
     let named = |name: &str| Occupant { info: Bytes::from(name.to_owned()), ..occupant("u") };
-    a.broker.enter(&topic, named("Ann"));
+    a.presence().enter(&topic, named("Ann"));
     let mut version = watcher.change().await.version;
     // One node changes the name, another has a second name, the first has its name again.
     for (node, name) in [(&a, "Anna"), (&b, "Annie"), (&a, "Anna"), (&b, "Annie")] {
         for _ in 0..2 {
-            node.broker.enter(&topic, named(name));
+            node.presence().enter(&topic, named(name));
         }
         version += 1;
         let renamed = watcher.change().await;
@@ -129,38 +123,93 @@ where
         let expected = Occupancy { version, count: 1, occupants: vec![named(name)] };
         assert_eq!(watcher.occupancy(&topic, 9).await, expected);
     }
-    assert_eq!(resolved(b.broker.leave(&topic, &user("u"))).await, None, "another node is left");
-    assert_eq!(resolved(a.broker.leave(&topic, &user("u"))).await, Some(version + 1));
+    for node in [&b, &a] {
+        resolved(node.presence().leave(&topic, &user("u"))).await;
+    }
     let left = watcher.change().await;
     assert_eq!((left.change, left.version), (PresenceChange::Left, version + 1));
     assert_eq!(left.occupant, named("Annie"), "by the latest name, though it is of another node");
-    assert_eq!(resolved(a.broker.leave(&topic, &user("u"))).await, None, "who is not there");
     watcher.assert_quiet("all was told").await;
+}
+
+/// [`Departure`] resolves with the version of the event of the leave, and with `None` if there is no
+/// such event: another node holds the user, or the user was not there. If the node holds the user
+/// again by then, it is `None` or the version of an event that arrives.
+///
+/// Calls `enter`, `leave`, `publish` and `subscribe`.
+pub async fn leave_resolves_with_the_version_of_its_event(bus: &impl Bus) {
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
+    let mut watcher = Node::connect(bus).await;
+    let topic = room("departures");
+    watcher.subscribe(std::slice::from_ref(&topic)).await;
+    for node in [&a, &b] {
+        node.presence().enter(&topic, occupant("u"));
+        node.deliver(&topic, "", ephemeral()).await;
+    }
+    let leave =
+        async |node: &Node, name| resolved(node.presence().leave(&topic, &user(name))).await;
+    assert_eq!(leave(&a, "stranger").await, None, "the user was not there");
+    assert_eq!(leave(&a, "u").await, None, "the user is at another node");
+    watcher.arrived_events().await;
+    let version = leave(&b, "u").await;
+    assert_eq!(version, Some(watcher.change().await.version));
+    assert_eq!(leave(&b, "u").await, None, "the user has left");
+
+    // Whether a user who is back at once has left is for the broker to decide.
+    a.presence().enter(&topic, occupant("u"));
+    a.deliver(&topic, "", ephemeral()).await;
+    let departure = a.presence().leave(&topic, &user("u"));
+    a.presence().enter(&topic, occupant("u"));
+    let version = resolved(departure).await;
+    let events = watcher.arrived_events().await;
+    let has_arrived = |expected: u64| {
+        let is_it = |event: &BrokerEvent| match event {
+            BrokerEvent::Presence { change, version, .. } => {
+                *change == PresenceChange::Left && *version == expected
+            }
+            _ => false,
+        };
+        events.iter().any(is_it)
+    };
+    assert!(version.is_none_or(has_arrived), "{version:?}: {events:?}");
+}
+
+/// After `close`, `occupancy` fails with `Closed`, `enter` does nothing and `leave` resolves with
+/// `None`.
+///
+/// Calls `enter`, `leave`, `occupancy`, `publish`, `subscribe` and `close`.
+pub async fn presence_ends_with_close(bus: &impl Bus) {
+    let (closed, mut watcher) = (Node::connect(bus).await, Node::connect(bus).await);
+    let topic = room("closed");
+    watcher.subscribe(std::slice::from_ref(&topic)).await;
+    closed.broker.close().await;
+    let outcome = closed.presence().occupancy(std::slice::from_ref(&topic), 9).await;
+    assert!(matches!(outcome, Err(BrokerError::Closed)), "{outcome:?}");
+    closed.presence().enter(&topic, occupant("u"));
+    assert_eq!(resolved(closed.presence().leave(&topic, &user("u"))).await, None);
+    watcher.assert_quiet("a closed node announces nobody").await;
+    assert_eq!(watcher.occupancy(&topic, 9).await, Occupancy::default());
 }
 
 async fn resolved(departure: Departure) -> Option<u64> {
     step("the departure", departure.map(Ok)).await
 }
 
-/// A topic that nobody listened to, and that emptied meanwhile, does not count back.
+/// The versions of a topic rise, though it is empty and without subscribers in between.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn presence_is_numbered_upwards<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (a, mut watcher) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `enter`, `leave`, `occupancy`, `subscribe` and `unsubscribe`.
+pub async fn presence_versions_rise(bus: &impl Bus) {
+    let (a, mut watcher) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("upwards");
     let mut last = 0;
     for _ in 0..5 {
         watcher.subscribe(std::slice::from_ref(&topic)).await;
-        a.broker.enter(&topic, occupant("u"));
+        a.presence().enter(&topic, occupant("u"));
         let came = watcher.change().await;
         assert_joined(&came, &topic, "u", 1);
         assert!(came.version > last, "{} after {last}", came.version);
         assert_eq!(watcher.occupancy(&topic, 1).await.version, came.version);
-        a.broker.leave(&topic, &user("u"));
+        a.presence().leave(&topic, &user("u"));
         let left = watcher.change().await;
         assert_eq!(left.version, came.version + 1);
         last = left.version;
@@ -168,26 +217,21 @@ where
     }
 }
 
-/// Many topics are asked in one call, in the order asked; of one with more occupants than
-/// the limit, only the count is told.
+/// Of a topic with more occupants than the limit, `occupancy` gives only the count.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn occupants_are_listed_up_to_a_limit<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+/// Calls `enter`, `occupancy` and `subscribe`.
+pub async fn occupants_are_listed_up_to_a_limit(bus: &impl Bus) {
     const USERS: usize = 20;
-    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
-    let mut watcher = Node::new(connect().await);
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
+    let mut watcher = Node::connect(bus).await;
     let (full, single, empty) = (room("full"), room("single"), room("empty"));
     watcher.subscribe(&[full.clone(), single.clone()]).await;
     let mut expected: Vec<Occupant> = (0..USERS).map(|n| occupant(&n.to_string())).collect();
     for (n, occupant) in expected.iter().enumerate() {
         let node = if n % 2 == 0 { &a } else { &b };
-        node.broker.enter(&full, occupant.clone());
+        node.presence().enter(&full, occupant.clone());
     }
-    a.broker.enter(&single, occupant("u"));
+    a.presence().enter(&single, occupant("u"));
     let mut versions = Vec::new();
     let mut counts = BTreeSet::new();
     for _ in 0..=USERS {
@@ -210,36 +254,57 @@ where
         assert_eq!(watcher.occupancy(&full, limit).await, counted, "at most {limit}");
     }
     let topics = [single.clone(), empty.clone(), full, empty, single];
-    let asked = step("occupancy", watcher.broker.occupancy(&topics, 5)).await;
+    let asked = step("occupancy", watcher.presence().occupancy(&topics, 5)).await;
     let counts: Vec<_> = asked.iter().map(|one| (one.count, one.occupants.len())).collect();
     assert_eq!(counts, [(1, 1), (0, 0), (USERS as u32, 0), (0, 0), (1, 1)]);
-    assert_eq!(asked[1], Occupancy::default());
 }
 
-/// Who comes is known before what is published to the topic afterwards; who goes leaves
-/// after what was published before.
+/// `occupancy` gives one answer for each topic, in the order asked, also for a topic that was asked
+/// for twice and for one without occupants; none for no topic; and takes 2,000 topics.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn presence_keeps_its_place_among_publications<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+/// Calls `enter`, `occupancy` and `publish`.
+pub async fn occupancies_are_answered_in_the_order_asked(bus: &impl Bus) {
+    let node = Node::connect(bus).await;
+    let topics: [Topic; 4] = std::array::from_fn(|n| room(&format!("occupancies {n}")));
+    // As many occupants as its number says.
+    for (n, topic) in topics.iter().enumerate() {
+        for nth in 0..n {
+            node.presence().enter(topic, occupant(&nth.to_string()));
+        }
+        node.deliver(topic, "", ephemeral()).await;
+    }
+    for order in ORDERS {
+        let asked: Vec<Topic> = order.iter().map(|n| topics[*n].clone()).collect();
+        let occupancies = step("occupancy", node.presence().occupancy(&asked, 10)).await;
+        let counts: Vec<usize> = occupancies.iter().map(|found| found.count as usize).collect();
+        assert_eq!(counts, order, "one answer for each topic, in the order asked");
+        assert!(occupancies.iter().all(|found| found.occupants.len() == found.count as usize));
+    }
+    let unknown: Vec<Topic> = (0..2000).map(|n| room(&format!("nobody {n}"))).collect();
+    let occupancies = step("occupancy", node.presence().occupancy(&unknown, 10)).await;
+    assert_eq!(occupancies, vec![Occupancy::default(); unknown.len()]);
+}
+
+/// A join arrives before what is published to the topic after it, and a leave after what was
+/// published before it.
+///
+/// Calls `enter`, `leave`, `publish` and `subscribe`.
+pub async fn presence_keeps_its_order_among_publications(bus: &impl Bus) {
     const ROUNDS: usize = 30;
-    let (a, mut watcher) = (Node::new(connect().await), Node::new(connect().await));
+    let (a, mut watcher) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("places");
     watcher.subscribe(std::slice::from_ref(&topic)).await;
     for round in 0..ROUNDS {
-        // Whoever says something and goes, or comes and says something, waits for nothing.
+        // Nothing is awaited in between.
         let name = round.to_string();
-        let delivery = if round % 2 == 0 { Delivery::kept() } else { Delivery::Ephemeral };
-        a.broker.enter(&topic, occupant(&name));
+        let delivery = if round % 2 == 0 { persistent() } else { ephemeral() };
+        a.presence().enter(&topic, occupant(&name));
         let mut receipts = Vec::new();
         for text in ["hello", "goodbye"] {
             let place = a.broker.publish(&topic, text.into(), delivery.clone());
             receipts.push(step("publish", place).await);
         }
-        a.broker.leave(&topic, &user(&name));
+        a.presence().leave(&topic, &user(&name));
         assert_joined(&watcher.change().await, &topic, &name, 1);
         for text in ["hello", "goodbye"] {
             assert_eq!(watcher.next().await.payload, text);
@@ -251,16 +316,12 @@ where
     }
 }
 
-/// Names with characters that mean something to a backend, and information of any bytes,
-/// come back as they were said, in events and when asked.
+/// Names with characters that mean something to a backend, and information of any bytes, are in
+/// events and in answers as they were given.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn presence_passes_unchanged<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (a, mut watcher) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `enter`, `leave`, `occupancy` and `subscribe`.
+pub async fn presence_passes_unchanged(bus: &impl Bus) {
+    let (a, mut watcher) = (Node::connect(bus).await, Node::connect(bus).await);
     let all_bytes: Vec<u8> = (0..=255).collect();
     let infos = [Vec::new(), vec![0], b"\r\n$-1\r\n".to_vec(), vec![0xff, 0xfe], all_bytes];
     let long = "x".repeat(128);
@@ -274,7 +335,7 @@ where
         watcher.subscribe(std::slice::from_ref(&topic)).await;
         let mut said = BTreeSet::new();
         for occupant in &occupants {
-            a.broker.enter(&topic, occupant.clone());
+            a.presence().enter(&topic, occupant.clone());
             said.insert((occupant.user.clone(), occupant.info.clone()));
         }
         let mut told = BTreeSet::new();
@@ -288,7 +349,7 @@ where
         let listed: BTreeSet<_> = listed.into_iter().map(|one| (one.user, one.info)).collect();
         assert_eq!(listed, said);
         for occupant in &occupants {
-            a.broker.leave(&topic, &occupant.user);
+            a.presence().leave(&topic, &occupant.user);
         }
         for _ in &occupants {
             let left = watcher.change().await;
@@ -298,30 +359,26 @@ where
     }
 }
 
-/// While users come and go without a pause, a node subscribes again and again: what it asks
-/// then, and the events that follow, are the whole truth.
+/// While users join and leave without a pause, a node subscribes again and again: the snapshot that
+/// it reads then and the events that follow have no hole, and end in what is there.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn a_snapshot_and_what_follows_have_no_hole<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+/// Calls `enter`, `leave`, `occupancy`, `publish`, `subscribe` and `unsubscribe`.
+pub async fn snapshot_and_events_have_no_hole(bus: &impl Bus) {
     const ROUNDS: usize = 25;
     const LIVE: usize = 20;
-    let (a, mut node) = (Node::new(connect().await), Node::new(connect().await));
+    let (a, mut node) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("churn of users");
     let topics = std::slice::from_ref(&topic);
     // Somebody is always there: the version of an empty topic says nothing.
-    a.broker.enter(&topic, occupant("resident"));
-    a.deliver(&topic, "", Delivery::Ephemeral).await;
+    a.presence().enter(&topic, occupant("resident"));
+    a.deliver(&topic, "", ephemeral()).await;
     let stop = AtomicBool::new(false);
     let churn = async {
         for n in (0..8).cycle() {
             let name = n.to_string();
-            a.broker.enter(&topic, occupant(&name));
-            a.deliver(&topic, "", Delivery::Ephemeral).await;
-            a.broker.leave(&topic, &user(&(n ^ 3).to_string()));
+            a.presence().enter(&topic, occupant(&name));
+            a.deliver(&topic, "", ephemeral()).await;
+            a.presence().leave(&topic, &user(&(n ^ 3).to_string()));
             yield_now().await;
             if stop.load(Ordering::Relaxed) {
                 return;
@@ -350,7 +407,7 @@ where
         roster
     };
     let (mut roster, ()) = tokio::join!(follow, churn);
-    a.broker.leave(&topic, &user("resident"));
+    a.presence().leave(&topic, &user("resident"));
     while roster.listed().is_none_or(|listed| listed.contains_key(&user("resident"))) {
         feed(&mut roster, node.event().await, &topic, &mut Vec::new());
     }

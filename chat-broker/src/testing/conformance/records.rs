@@ -1,18 +1,17 @@
 //! The table that all nodes share.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
+use super::Bus;
 use super::model::Chance;
-use crate::broker::Broker;
 use crate::error::BrokerError;
-use crate::events::{BrokerEvent, BrokerEvents};
+use crate::events::BrokerEvent;
 use crate::random;
-use crate::records::{Record, Records};
+use crate::table::{Record, Records, SetOptions};
 use crate::testing::node::Node;
 
 /// Longer than any case.
@@ -67,16 +66,12 @@ fn told<'a>(records: &'a Records, keys: &[&String]) -> Vec<(&'a str, Option<&'a 
     ours.map(|record| (record.key.as_str(), record.value.as_deref())).collect()
 }
 
-/// Keys and values are read by another node as they were set, whatever is in them, and with
-/// the time that is left.
+/// Another node reads keys and values as they were set, whatever bytes they have, with the time
+/// that is left.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn records_pass_unchanged<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `set`, `remove` and `changes_since`.
+pub async fn records_pass_unchanged(bus: &impl Bus) {
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
     let every_byte = Bytes::from_iter(0..=255u8);
     let values = [Bytes::new(), every_byte, Bytes::from(vec![0; Record::MAX_VALUE])];
     let long = "k".repeat(Record::MAX_KEY - 17);
@@ -99,17 +94,12 @@ where
     a.remove_record(&keys[0]).await;
 }
 
-/// Who asks for what has changed gets the latest of each key, in the order in which they
-/// were set, and of one that was removed that it is no more; who asks for all gets what there
-/// is.
+/// What has changed since a version is the latest of each key, in the order in which they were set,
+/// without a value if it was removed; the whole table is what is there.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn the_latest_of_each_record_is_read_in_order<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `set`, `remove` and `changes_since`.
+pub async fn latest_of_each_record_is_read_in_order(bus: &impl Bus) {
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
     let keys = ["first", "second", "third"].map(key);
     let [first, second, third] = &keys;
     a.set_record(first, "1", LONG).await;
@@ -143,21 +133,20 @@ where
     }
 }
 
-/// Every node is told of what any node sets or removes, though it is subscribed to nothing;
-/// and then it can be read.
+/// Every node is notified of what any node sets or removes, though it is subscribed to nothing, and
+/// not if there was nothing to remove.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn every_node_is_told_of_records<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+/// Calls `set`, `remove`, `changes_since`, `publish` and `subscribe`.
+pub async fn every_node_is_notified_of_records(bus: &impl Bus) {
     const ROUNDS: u32 = 50;
-    let (mut a, mut b) = (Node::new(connect().await), Node::new(connect().await));
+    let (mut a, mut b) = (Node::connect(bus).await, Node::connect(bus).await);
     let key = key("told");
+    a.set_record(&key, "first", LONG).await;
     let mut copies = [Copy::default(), Copy::default()];
-    for (node, copy) in [&a, &b].into_iter().zip(&mut copies) {
+    for (node, copy) in [&mut a, &mut b].into_iter().zip(&mut copies) {
         copy.update(node).await;
+        // Nodes may be notified of nothing while the table is new.
+        node.arrived_events().await;
     }
     for round in 0..ROUNDS {
         let setter = if round % 2 == 0 { &a } else { &b };
@@ -179,16 +168,92 @@ where
     }
 }
 
-/// A record is gone when its time is over, for whoever reads it then, and for whoever has
-/// read it when it had more time; also after it was dropped to make room.
+/// A removed record stays removed, whatever is set afterwards and whichever node reads.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn a_record_that_expired_is_no_more<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `set`, `remove` and `changes_since`.
+pub async fn removed_record_stays_removed(bus: &impl Bus) {
+    let nodes = [Node::connect(bus).await, Node::connect(bus).await];
+    let (removed, other) = (key("removed"), key("other"));
+    nodes[0].set_record(&removed, "x", LONG).await;
+    let before = nodes[1].records(0).await.version;
+    nodes[0].remove_record(&removed).await;
+    for nth in 0..4 {
+        for node in &nodes {
+            assert_eq!(told(&node.records(0).await, &[&removed]), []);
+            let changes = node.records(before).await;
+            assert_eq!(told(&changes, &[&removed]), [(removed.as_str(), None)]);
+            node.set_record(&other, nth.to_string(), LONG).await;
+        }
+    }
+    assert_eq!(told(&Node::connect(bus).await.records(0).await, &[&removed]), []);
+    nodes[0].remove_record(&other).await;
+}
+
+/// A record can be read once [`BrokerEvent::RecordsChanged`] arrives, also by a node that reads
+/// before the call of `set` has returned.
+///
+/// Calls `set`, `remove` and `changes_since`.
+pub async fn record_is_readable_when_it_is_announced(bus: &impl Bus) {
+    const ROUNDS: u32 = 50;
+    let (setter, mut reader) = (Node::connect(bus).await, Node::connect(bus).await);
+    let key = key("announced");
+    setter.set_record(&key, "first", LONG).await;
+    let mut version = reader.records(0).await.version;
+    // Nodes may be notified of nothing while the table is new.
+    reader.arrived_events().await;
+    for round in 0..ROUNDS {
+        let value = Bytes::from(round.to_string());
+        let read = async {
+            assert_eq!(reader.event().await, BrokerEvent::RecordsChanged, "round {round}");
+            reader.records(version).await
+        };
+        let (changes, ()) = tokio::join!(read, setter.set_record(&key, value.clone(), LONG));
+        assert_eq!(told(&changes, &[&key]), [(key.as_str(), Some(&value[..]))]);
+        version = changes.version;
+    }
+    setter.remove_record(&key).await;
+}
+
+/// A record that is to last for no time lasts for a millisecond: it is set, with a version and an
+/// event of its own.
+///
+/// Calls `set`, `remove` and `changes_since`.
+pub async fn record_lasts_a_millisecond_at_least(bus: &impl Bus) {
+    let mut node = Node::connect(bus).await;
+    let key = key("short-lived");
+    let before = node.records(0).await.version;
+    node.set_record(&key, "x", Duration::ZERO).await;
+    assert_eq!(node.event().await, BrokerEvent::RecordsChanged);
+    let changes = node.records(before).await;
+    assert!(changes.version > before);
+    // It may have expired by now.
+    assert!(changes.records.iter().all(|record| record.key == key), "{changes:?}");
+}
+
+/// After `close`, the calls of the table fail with `Closed`.
+///
+/// Calls `set`, `remove`, `changes_since`, `secret` and `close`.
+pub async fn table_ends_with_close(bus: &impl Bus) {
+    let (node, other) = (Node::connect(bus).await, Node::connect(bus).await);
+    node.broker.close().await;
+    let table = node.table();
+    for (what, outcome) in [
+        ("set", table.set("closed", Bytes::new(), SetOptions::default()).await),
+        ("remove", table.remove("closed").await),
+        ("changes_since", table.changes_since(0).await.map(drop)),
+        ("secret", table.secret().await.map(drop)),
+    ] {
+        assert!(matches!(outcome, Err(BrokerError::Closed)), "{what}: {outcome:?}");
+    }
+    other.records(0).await;
+}
+
+/// A record is gone when its time is over, for a node that reads it then, and for one that had
+/// read it when it had more time; also after the backend has dropped it. No event tells of it.
+///
+/// Calls `set`, `remove`, `changes_since`, `publish` and `subscribe`.
+pub async fn expired_record_is_gone(bus: &impl Bus) {
+    let (a, mut b) = (Node::connect(bus).await, Node::connect(bus).await);
     let (short, other) = (key("short"), key("other"));
     a.set_record(&short, "long", LONG).await;
     let (mut copy, mut late) = (Copy::default(), Copy::default());
@@ -198,6 +263,7 @@ where
     }
     let (set, by_the_wall) = (Instant::now(), SystemTime::now());
     a.set_record(&short, "short", SHORT).await;
+    b.arrived_events().await;
     let version = b.records(0).await.version;
     let is_there = async || !told(&b.records(0).await, &[&short]).is_empty();
     while is_there().await {
@@ -211,6 +277,7 @@ where
     assert_eq!(changes.version, version, "nobody has changed anything");
     assert_eq!(told(&changes, &[&short]), [(short.as_str(), None)]);
     assert_eq!(copy.get(&short), None);
+    b.assert_quiet("its end is no event").await;
 
     a.set_record(&other, "", LONG).await;
     late.update(&b).await;
@@ -224,15 +291,11 @@ where
     }
 }
 
-/// Whoever asks with 0, or with a version that there never was, gets the whole table.
+/// Version 0, and one that there never was, are answered with the whole table.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn what_cannot_be_told_is_read_whole<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let node = Node::new(connect().await);
+/// Calls `set`, `remove` and `changes_since`.
+pub async fn unknown_version_gets_the_whole_table(bus: &impl Bus) {
+    let node = Node::connect(bus).await;
     let (key, gone) = (key("whole"), key("gone"));
     node.set_record(&gone, "", LONG).await;
     node.remove_record(&gone).await;
@@ -248,38 +311,36 @@ where
     node.remove_record(&key).await;
 }
 
-/// A key or a value that is too long is refused, and changes nothing.
+/// An empty key, and a key or a value that is too long, are refused and change nothing.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn records_have_bounds<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let node = Node::new(connect().await);
+/// Calls `set`, `remove` and `changes_since`.
+pub async fn records_have_bounds(bus: &impl Bus) {
+    let node = Node::connect(bus).await;
+    let longest = Bytes::from(vec![0; Record::MAX_VALUE]);
+    node.set_record(&key("longest"), longest, Duration::ZERO).await;
     let version = node.records(0).await.version;
     let long_key = "k".repeat(Record::MAX_KEY + 1);
     let long_value = Bytes::from(vec![0; Record::MAX_VALUE + 1]);
     for (key, value) in
         [("", Some(Bytes::new())), (&long_key, None), ("too long a value", Some(long_value))]
     {
-        let outcome = node.broker.set_record(key, value, LONG).await;
+        let outcome = match value {
+            Some(value) => node.table().set(key, value, SetOptions::default()).await,
+            None => node.table().remove(key).await,
+        };
         assert!(matches!(outcome, Err(BrokerError::Refused(_))), "{outcome:?}");
     }
     assert_eq!(node.records(version).await, Records { version, ..Records::default() });
 }
 
-/// Whatever two nodes set and remove at once, all who follow come to the same.
+/// Two nodes set and remove records at the same time: all nodes that follow the changes have the same
+/// table in the end.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn any_mix_of_records_is_read_by_all<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+/// Calls `set`, `remove` and `changes_since`.
+pub async fn all_nodes_read_the_same_table(bus: &impl Bus) {
     const CALLS: u64 = 300;
-    let setters = [Node::new(connect().await), Node::new(connect().await)];
-    let mut readers = [Node::new(connect().await), Node::new(connect().await)];
+    let setters = [Node::connect(bus).await, Node::connect(bus).await];
+    let mut readers = [Node::connect(bus).await, Node::connect(bus).await];
     let keys: Vec<String> = (0..10).map(|n| key(&n.to_string())).collect();
     let set = async |node: &Node, seed: u64| {
         let mut chance = Chance(seed);

@@ -1,25 +1,18 @@
 //! Order, offsets and positions.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use chat_core::Position;
+use chat_core::{Position, Topic};
+use futures_util::FutureExt;
 
-use super::{assert_contiguous, positions_of};
-use crate::broker::{Broker, Delivery};
-use crate::events::BrokerEvents;
-use crate::testing::node::{Node, room, step};
+use super::{Bus, ORDERS, assert_contiguous, positions_of};
+use crate::testing::node::{Node, ephemeral, persistent, room, step};
 
-/// Offsets run 1, 2, 3 … in one epoch, and every subscribed node, the publisher included,
-/// gets the same.
+/// Offsets are 1, 2, 3 … in one epoch, and every subscribed node, the publisher included,
+/// receives each publication once.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn offsets_are_contiguous_and_equal_on_all_nodes<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (mut a, mut b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `publish` and `subscribe`.
+pub async fn offsets_are_contiguous_and_equal_on_all_nodes(bus: &impl Bus) {
+    let (mut a, mut b) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("offsets");
     for node in [&a, &b] {
         node.subscribe(std::slice::from_ref(&topic)).await;
@@ -35,17 +28,13 @@ where
     assert_eq!(at_a, b.take(50).await, "both nodes got the same");
 }
 
-/// Two nodes publish at once: all nodes see one order, in which each publisher's own
-/// messages stand as it sent them.
+/// Two nodes publish at the same time: all nodes receive one order, in which the messages of
+/// each publisher keep the order in which it sent them.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn two_publishers_share_one_order<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+/// Calls `publish` and `subscribe`.
+pub async fn two_publishers_share_one_order(bus: &impl Bus) {
     const EACH: u8 = 200;
-    let (mut a, mut b) = (Node::new(connect().await), Node::new(connect().await));
+    let (mut a, mut b) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("order");
     for node in [&a, &b] {
         node.subscribe(std::slice::from_ref(&topic)).await;
@@ -67,22 +56,18 @@ where
     }
 }
 
-/// One task hands over many messages before it asks for the first receipt.
+/// A task publishes many messages before it awaits the first receipt: they keep their order.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn pipelined_publications_keep_their_order<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
+/// Calls `publish` and `subscribe`.
+pub async fn pipelined_publications_keep_their_order(bus: &impl Bus) {
     const COUNT: u16 = 500;
-    let mut node = Node::new(connect().await);
+    let mut node = Node::connect(bus).await;
     let topic = room("pipeline");
     node.subscribe(std::slice::from_ref(&topic)).await;
     let mut receipts = Vec::new();
     for n in 0..COUNT {
         let payload = Bytes::copy_from_slice(&n.to_be_bytes());
-        let place = node.broker.publish(&topic, payload, Delivery::kept());
+        let place = node.broker.publish(&topic, payload, persistent());
         receipts.push(step("a place in the queue", place).await);
     }
     let mut told = Vec::new();
@@ -98,20 +83,59 @@ where
     }
 }
 
-/// An ephemeral publication has no position, moves no offset, and keeps its place among
-/// the sequenced ones of the same task.
+/// A `publish` that is dropped before it returns has published nothing; every other is
+/// acknowledged and arrives.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn ephemeral_publications_take_no_offset<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let mut node = Node::new(connect().await);
+/// Calls `publish`, `subscribe` and `positions`.
+pub async fn dropped_publish_publishes_nothing(bus: &impl Bus) {
+    const BURSTS: usize = 10;
+    const CALLS: usize = 200;
+    let mut node = Node::connect(bus).await;
+    let topic = room("dropped calls");
+    node.subscribe(std::slice::from_ref(&topic)).await;
+    let mut accepted = 0;
+    for _ in 0..BURSTS {
+        // Polled once each: with a full queue they wait, and are dropped.
+        let call = || node.broker.publish(&topic, "x".into(), persistent()).now_or_never();
+        let receipts: Vec<_> = std::iter::repeat_with(call).take(CALLS).flatten().collect();
+        for receipt in receipts {
+            step("the receipt", receipt.expect("a place in the queue")).await;
+            accepted += 1;
+        }
+    }
+    let last = node.publish(&topic, "last").await;
+    assert_eq!(last.offset, accepted + 1, "only the calls that returned have published");
+    assert_eq!(node.arrived().await.len() as u64, last.offset);
+}
+
+/// Dropping a receipt does not take the message back.
+///
+/// Calls `publish` and `subscribe`.
+pub async fn dropped_receipt_does_not_take_the_message_back(bus: &impl Bus) {
+    const COUNT: u64 = 20;
+    let mut node = Node::connect(bus).await;
+    let topic = room("dropped receipts");
+    node.subscribe(std::slice::from_ref(&topic)).await;
+    for _ in 0..COUNT {
+        drop(step("publish", node.broker.publish(&topic, "x".into(), persistent())).await);
+    }
+    let last = node.publish(&topic, "last").await;
+    assert_eq!(last.offset, COUNT + 1);
+    let arrived = positions_of(&node.arrived().await);
+    assert_eq!(arrived.len() as u64, last.offset);
+    assert_contiguous(&arrived);
+}
+
+/// An ephemeral publication has no position, moves no offset, and keeps its order among the
+/// kept ones of the same task.
+///
+/// Calls `publish`, `subscribe` and `positions`.
+pub async fn ephemeral_publications_take_no_offset(bus: &impl Bus) {
+    let mut node = Node::connect(bus).await;
     let topic = room("ephemeral");
     node.subscribe(std::slice::from_ref(&topic)).await;
     let first = node.publish(&topic, "1").await;
-    let typing = node.deliver(&topic, "typing", Delivery::Ephemeral).await;
+    let typing = node.deliver(&topic, "typing", ephemeral()).await;
     assert_eq!(typing.position, None, "an ephemeral publication has no position");
     assert_eq!(node.position(&topic).await, first, "it does not move the offset");
     let second = node.publish(&topic, "2").await;
@@ -124,37 +148,48 @@ where
     }
 }
 
-/// Positions are the default before the first publication, the last one's after it, come
-/// in the order asked, and asking makes nothing.
+/// The position of a topic is the default before the first publication and that of the latest
+/// afterwards, at every node; reading it creates nothing.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn positions_create_nothing<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let (a, b) = (Node::new(connect().await), Node::new(connect().await));
+/// Calls `publish` and `positions`.
+pub async fn positions_create_nothing(bus: &impl Bus) {
+    let (a, b) = (Node::connect(bus).await, Node::connect(bus).await);
     let (used, untouched) = (room("used"), room("untouched"));
     assert_eq!(a.position(&used).await, Position::default());
     assert_eq!(a.position(&used).await, Position::default(), "asking creates nothing");
     let first = a.publish(&used, "1").await;
     assert_eq!(first.offset, 1, "asking creates nothing");
     let last = a.publish(&used, "2").await;
-    let topics = [untouched.clone(), used.clone(), untouched, used];
-    let positions = step("positions", b.broker.positions(&topics)).await;
-    assert_eq!(positions, [Position::default(), last, Position::default(), last]);
-    assert_eq!(step("positions", b.broker.positions(&[])).await, []);
+    assert_eq!(b.position(&used).await, last);
+    assert_eq!(b.position(&untouched).await, Position::default());
 }
 
-/// The position that a node knows covers the receipts that it has resolved.
+/// `positions` gives one position for each topic, in the order asked, also for a topic that was
+/// asked for twice and for one without publications; and none for no topic.
 ///
-/// # Cancel safety
-/// As for [`run`](super::run).
-pub async fn known_position_covers_receipts<F>(connect: &F)
-where
-    F: AsyncFn() -> (Arc<dyn Broker>, BrokerEvents),
-{
-    let node = Node::new(connect().await);
+/// Calls `publish` and `positions`.
+pub async fn positions_are_answered_in_the_order_asked(bus: &impl Bus) {
+    let node = Node::connect(bus).await;
+    let topics: [Topic; 4] = std::array::from_fn(|n| room(&format!("positions {n}")));
+    // As many publications as its number says.
+    for (n, topic) in topics.iter().enumerate() {
+        for _ in 0..n {
+            node.publish(topic, "x").await;
+        }
+    }
+    for order in ORDERS {
+        let asked: Vec<Topic> = order.iter().map(|n| topics[*n].clone()).collect();
+        let positions = step("positions", node.broker.positions(&asked)).await;
+        let offsets: Vec<usize> = positions.iter().map(|found| found.offset as usize).collect();
+        assert_eq!(offsets, order, "one position for each topic, in the order asked");
+    }
+}
+
+/// The position that a node knows without asking covers each receipt that it has resolved.
+///
+/// Calls `publish`, `subscribe` and `known_position`.
+pub async fn known_position_covers_receipts(bus: &impl Bus) {
+    let node = Node::connect(bus).await;
     let topic = room("known");
     node.subscribe(std::slice::from_ref(&topic)).await;
     for _ in 0..100 {

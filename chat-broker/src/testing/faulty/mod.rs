@@ -6,6 +6,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,11 +17,14 @@ use tokio::sync::watch;
 
 use self::line::Line;
 pub use self::line::Told;
-use crate::broker::{Broker, Delivery, Departure, HistoryRead, Receipt, Status};
+use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
-use crate::records::Records;
+use crate::history::HistoryRead;
+use crate::presence::{Departure, PresenceTracker};
+use crate::publish::{PublishOptions, Receipt};
 use crate::stats::BrokerStats;
+use crate::table::{Records, SetOptions, SharedTable};
 
 /// Any broker and its events, with faults: calls of one kind fail, hang or take their time,
 /// answers are held back, events are lost or late.
@@ -32,7 +36,7 @@ use crate::stats::BrokerStats;
 /// use std::sync::Arc;
 /// use bytes::Bytes;
 /// use chat_broker::testing::{Call, FaultyBroker, Told};
-/// use chat_broker::{Broker, BrokerEvent, Delivery, MemoryBroker};
+/// use chat_broker::{Broker, BrokerEvent, MemoryBroker, PublishOptions};
 /// use chat_core::{RoomId, Topic};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -47,7 +51,7 @@ use crate::stats::BrokerStats;
 /// assert_eq!(broker.calls(), [(Call::Subscribe, 1), (Call::Subscribe, 1)]);
 ///
 /// broker.lose_publications(1, Told::Interrupted);
-/// broker.publish(&room, Bytes::new(), Delivery::kept()).await?.await?;
+/// broker.publish(&room, Bytes::new(), PublishOptions::default()).await?.await?;
 /// let mut got = Vec::new();
 /// assert!(events.recv(&mut got).await);
 /// assert_eq!(got, [BrokerEvent::Interrupted]);
@@ -60,6 +64,8 @@ pub struct FaultyBroker {
     calls: Mutex<Vec<(Call, usize)>>,
     faults: watch::Sender<HashMap<Call, Faults>>,
     damaged: Mutex<HashSet<Topic>>,
+    lacks_presence: AtomicBool,
+    lacks_table: AtomicBool,
     line: Line,
 }
 
@@ -80,17 +86,19 @@ pub enum Call {
     Positions,
     /// [`Broker::history`].
     History,
-    /// [`Broker::enter`], which is counted and has no faults.
+    /// [`PresenceTracker::enter`], which is counted and has no faults.
     Enter,
-    /// [`Broker::leave`], which is counted and has no faults.
+    /// [`PresenceTracker::leave`], which is counted and has no faults.
     Leave,
-    /// [`Broker::occupancy`].
+    /// [`PresenceTracker::occupancy`].
     Occupancy,
-    /// [`Broker::secret`].
+    /// [`SharedTable::secret`].
     Secret,
-    /// [`Broker::set_record`].
+    /// [`SharedTable::set`].
     SetRecord,
-    /// [`Broker::records`].
+    /// [`SharedTable::remove`].
+    RemoveRecord,
+    /// [`SharedTable::changes_since`].
     Records,
 }
 
@@ -138,9 +146,23 @@ impl FaultyBroker {
             calls: Mutex::default(),
             faults: watch::Sender::default(),
             damaged: Mutex::default(),
+            lacks_presence: AtomicBool::new(false),
+            lacks_table: AtomicBool::new(false),
             line,
         };
         (Arc::new(faulty), events)
+    }
+
+    /// From now on it is a broker without [presence](Broker::presence). Call it before anything uses
+    /// the broker.
+    pub fn leave_out_presence(&self) {
+        self.lacks_presence.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on it is a broker without a [shared table](Broker::table). Call it before anything
+    /// uses the broker.
+    pub fn leave_out_table(&self) {
+        self.lacks_table.store(true, Ordering::Relaxed);
     }
 
     /// The calls so far, in order, each with how many topics it was for. A receipt is no
@@ -173,7 +195,7 @@ impl FaultyBroker {
         self.fault(call, |faults| faults.hold = n);
     }
 
-    /// Calls of [`Broker::positions`], [`Broker::history`] and [`Broker::occupancy`] for one of these
+    /// Calls of [`Broker::positions`], [`Broker::history`] and [`PresenceTracker::occupancy`] for one of these
     /// topics fail with [`BrokerError::Damaged`] from now on; for others they do not any more.
     pub fn damage(&self, topics: &[Topic]) {
         *self.damaged.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -295,6 +317,17 @@ impl FaultyBroker {
         Ok(answers)
     }
 
+    /// The presence of the broker behind this one. Callers reach it through
+    /// [`presence`](Broker::presence), which is `None` unless it is there.
+    fn inner_presence(&self) -> &dyn PresenceTracker {
+        self.inner.presence().expect("a call of presence needs a broker that has it")
+    }
+
+    /// As [`inner_presence`](Self::inner_presence).
+    fn inner_table(&self) -> &dyn SharedTable {
+        self.inner.table().expect("a call of the table needs a broker that has one")
+    }
+
     fn receipt(&self, receipt: Receipt) -> Receipt {
         let fate = self.fate(Call::Receipt);
         if !(fate.fails || fate.hangs || fate.is_held || fate.delay > Duration::ZERO) {
@@ -353,9 +386,9 @@ impl Broker for FaultyBroker {
         &self,
         topic: &Topic,
         payload: Bytes,
-        delivery: Delivery,
+        options: PublishOptions,
     ) -> Result<Receipt, BrokerError> {
-        let work = self.inner.publish(topic, payload, delivery);
+        let work = self.inner.publish(topic, payload, options);
         self.make(Call::Publish, 1, work).await.map(|receipt| self.receipt(receipt))
     }
 
@@ -384,41 +417,15 @@ impl Broker for FaultyBroker {
         .await
     }
 
-    fn enter(&self, topic: &Topic, occupant: Occupant) {
-        self.log().push((Call::Enter, 1));
-        self.inner.enter(topic, occupant);
+    fn presence(&self) -> Option<&dyn PresenceTracker> {
+        let is_there =
+            self.inner.presence().is_some() && !self.lacks_presence.load(Ordering::Relaxed);
+        is_there.then_some(self)
     }
 
-    fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
-        self.log().push((Call::Leave, 1));
-        self.inner.leave(topic, user)
-    }
-
-    async fn occupancy(
-        &self,
-        topics: &[Topic],
-        limit: usize,
-    ) -> Result<Vec<Occupancy>, BrokerError> {
-        self.make_for_each(Call::Occupancy, topics.iter(), self.inner.occupancy(topics, limit))
-            .await
-    }
-
-    async fn secret(&self) -> Result<[u8; 32], BrokerError> {
-        self.make(Call::Secret, 0, self.inner.secret()).await
-    }
-
-    async fn set_record(
-        &self,
-        key: &str,
-        value: Option<Bytes>,
-        expires_in: Duration,
-    ) -> Result<(), BrokerError> {
-        let work = self.inner.set_record(key, value, expires_in);
-        self.make(Call::SetRecord, 0, work).await
-    }
-
-    async fn records(&self, after: u64) -> Result<Records, BrokerError> {
-        self.make(Call::Records, 0, self.inner.records(after)).await
+    fn table(&self) -> Option<&dyn SharedTable> {
+        let is_there = self.inner.table().is_some() && !self.lacks_table.load(Ordering::Relaxed);
+        is_there.then_some(self)
     }
 
     fn status(&self) -> Status {
@@ -431,5 +438,46 @@ impl Broker for FaultyBroker {
 
     async fn close(&self) {
         self.inner.close().await;
+    }
+}
+
+#[async_trait]
+impl PresenceTracker for FaultyBroker {
+    fn enter(&self, topic: &Topic, occupant: Occupant) {
+        self.log().push((Call::Enter, 1));
+        self.inner_presence().enter(topic, occupant);
+    }
+
+    fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
+        self.log().push((Call::Leave, 1));
+        self.inner_presence().leave(topic, user)
+    }
+
+    async fn occupancy(
+        &self,
+        topics: &[Topic],
+        limit: usize,
+    ) -> Result<Vec<Occupancy>, BrokerError> {
+        let work = self.inner_presence().occupancy(topics, limit);
+        self.make_for_each(Call::Occupancy, topics.iter(), work).await
+    }
+}
+
+#[async_trait]
+impl SharedTable for FaultyBroker {
+    async fn set(&self, key: &str, value: Bytes, options: SetOptions) -> Result<(), BrokerError> {
+        self.make(Call::SetRecord, 0, self.inner_table().set(key, value, options)).await
+    }
+
+    async fn remove(&self, key: &str) -> Result<(), BrokerError> {
+        self.make(Call::RemoveRecord, 0, self.inner_table().remove(key)).await
+    }
+
+    async fn changes_since(&self, after: u64) -> Result<Records, BrokerError> {
+        self.make(Call::Records, 0, self.inner_table().changes_since(after)).await
+    }
+
+    async fn secret(&self) -> Result<[u8; 32], BrokerError> {
+        self.make(Call::Secret, 0, self.inner_table().secret()).await
     }
 }

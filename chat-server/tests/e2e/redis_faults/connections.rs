@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use chat_broker::testing::{ConnectionKind, RedisProxy, RedisServer, Way};
+use chat_broker::testing::{ConnectionKind, Direction, RedisServer, TcpProxy};
 use serde_json::json;
 
 use super::crowd::Crowd;
@@ -20,7 +20,7 @@ const SLOW: Duration = Duration::from_millis(100);
 /// Two servers; the way of the first leads through a proxy.
 struct Setup {
     redis: RedisServer,
-    proxy: RedisProxy,
+    proxy: TcpProxy,
     behind: Chat,
     other: Chat,
 }
@@ -28,11 +28,11 @@ struct Setup {
 impl Setup {
     async fn start(args: &[&str]) -> Self {
         let redis = RedisServer::start();
-        let proxy = RedisProxy::start(&redis).await;
+        let proxy = TcpProxy::before(&redis);
         let server = |url: String| {
             Chat::start(command().args(["--port", "0", "--redis-url", &url]).args(args))
         };
-        let (behind, other) = (server(proxy.url()), server(redis.url()));
+        let (behind, other) = (server(proxy.redis_url()), server(redis.url()));
         behind.until_ready().await;
         other.until_ready().await;
         Self { redis, proxy, behind, other }
@@ -175,16 +175,16 @@ async fn until_connected(redis: &RedisServer, kind: &str, connections: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_only_speaks_or_only_hears_catches_up() {
     tokio::join!(
-        one_way(ConnectionKind::PubSub, Way::FromRedis),
-        one_way(ConnectionKind::Commands, Way::ToRedis)
+        one_way(ConnectionKind::PubSub, Direction::ToClient),
+        one_way(ConnectionKind::Commands, Direction::ToServer)
     );
 }
 
-async fn one_way(kind: ConnectionKind, way: Way) {
+async fn one_way(kind: ConnectionKind, direction: Direction) {
     let setup = Setup::start(&[]).await;
     let crowd = Crowd::on(&[&setup.behind, &setup.other]).await;
     pause(Duration::from_millis(500)).await;
-    setup.proxy.block(kind, way);
+    setup.proxy.block(kind, direction);
     let away = until_told(&[&setup.behind], 503).await;
     pause(Duration::from_secs(2)).await;
     setup.proxy.release();
@@ -192,7 +192,9 @@ async fn one_way(kind: ConnectionKind, way: Way) {
     let ready = until_told(&[&setup.behind], 200).await;
     crowd.until_all_said_since(ended).await;
     let verdict = crowd.finish(ended).await;
-    say(&format!("no {kind:?} {way:?}: 503 after {away:.1?}, 200 after {ready:.1?}; {verdict}"));
+    say(&format!(
+        "no {kind:?} {direction:?}: 503 after {away:.1?}, 200 after {ready:.1?}; {verdict}"
+    ));
     verdict.is_whole();
 }
 
@@ -234,7 +236,7 @@ async fn a_server_that_reads_too_slowly_is_cut_off_and_misses_nothing_untold() {
     let mut cut = 0;
     while cut == 0 {
         assert!(began.elapsed() < DEADLINE, "nobody is cut off");
-        setup.proxy.block(ConnectionKind::PubSub, Way::FromRedis);
+        setup.proxy.block(ConnectionKind::PubSub, Direction::ToClient);
         // When the way is full of it, what is said waits behind it, and is lost with the rest.
         while buffered(&setup.redis).await < 100_000 && began.elapsed() < DEADLINE {
             flood(&setup.redis, 60).await;

@@ -1,0 +1,110 @@
+//! A read of a part of a topic's history, and the check of its answer.
+
+use chat_core::{History, Position, Range, Topic};
+
+use crate::error::BrokerError;
+
+/// A part of a topic's history to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HistoryRead {
+    /// The topic whose history is read.
+    pub topic: Topic,
+    /// The part that is read.
+    pub range: Range,
+    /// The maximum number of publications. A read ends early, but never empty, once it holds
+    /// more than [`HistoryRead::MAX_BYTES`].
+    pub limit: u32,
+}
+
+impl HistoryRead {
+    /// Payload of one read, in bytes; the publication that reaches it is the last.
+    pub const MAX_BYTES: usize = 256 * 1024;
+
+    /// A read of at most `limit` publications of `topic` in `range`.
+    #[must_use]
+    pub fn new(topic: Topic, range: Range, limit: u32) -> Self {
+        Self { topic, range, limit }
+    }
+
+    /// Whether `history` can be an answer to this: entries without a hole, oldest first, as many as
+    /// were asked for at most, within the range and up to the position.
+    ///
+    /// # Errors
+    /// [`BrokerError::Damaged`]: it is malformed, and a reader that continued from it might never end.
+    pub fn check(&self, history: &History) -> Result<(), BrokerError> {
+        let History { position, entries } = history;
+        let offsets = || entries.iter().map(|entry| entry.offset);
+        let (first, last) = (offsets().next().unwrap_or(1), offsets().last().unwrap_or(0));
+        let is_in_range = match self.range {
+            _ if entries.is_empty() => true,
+            Range::After(offset) => first > offset,
+            Range::Before(offset) => last < offset,
+            Range::Latest => true,
+        };
+        let wrong = if position.offset > Position::MAX_OFFSET {
+            "a position beyond all"
+        } else if entries.len() > self.limit as usize {
+            "more messages than were asked for"
+        } else if first == 0 || last > position.offset {
+            "messages outside of the sequence"
+        } else if !offsets()
+            .zip(offsets().skip(1))
+            .all(|(one, next)| one.checked_add(1) == Some(next))
+        {
+            "messages that do not follow on each other"
+        } else if !is_in_range {
+            "messages that were not asked for"
+        } else {
+            return Ok(());
+        };
+        Err(BrokerError::damaged(self.topic.clone(), format!("its history has {wrong}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use chat_core::{Entry, Epoch, RoomId};
+
+    use super::*;
+
+    #[test]
+    fn history_that_cannot_be_an_answer_is_none() {
+        let read = |range| {
+            let topic = Topic::Room(RoomId::new("r").expect("a name"));
+            HistoryRead::new(topic, range, 3)
+        };
+        let history = |offset, offsets: &[u64]| History {
+            position: Position { epoch: Epoch::from_random(1), offset },
+            entries: offsets.iter().map(|n| Entry { offset: *n, payload: Bytes::new() }).collect(),
+        };
+        for (range, offset, offsets) in [
+            (Range::Latest, 0, &[][..]),
+            (Range::Latest, 9, &[7, 8, 9]),
+            (Range::After(2), 9, &[5, 6]),
+            (Range::After(9), 9, &[]),
+            (Range::Before(9), 9, &[8]),
+            (Range::Before(u64::MAX), 1, &[1]),
+        ] {
+            let outcome = read(range).check(&history(offset, offsets));
+            assert!(outcome.is_ok(), "{range:?}: {offsets:?} of {offset}: {outcome:?}");
+        }
+        for (range, offset, offsets) in [
+            (Range::Latest, 9, &[6, 7, 8, 9][..]),
+            (Range::Latest, 9, &[9, 8]),
+            (Range::Latest, 9, &[8, 8]),
+            (Range::Latest, 9, &[7, 9]),
+            (Range::Latest, 9, &[9, 10]),
+            (Range::Latest, 9, &[0, 1]),
+            (Range::Latest, u64::MAX, &[u64::MAX]),
+            (Range::After(3), 9, &[3, 4]),
+            (Range::After(3), 9, &[1]),
+            (Range::Before(3), 9, &[2, 3]),
+            (Range::Before(3), 9, &[7]),
+        ] {
+            let outcome = read(range).check(&history(offset, offsets));
+            assert!(outcome.is_err(), "{range:?}: {offsets:?} of {offset}");
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! What a member has missed, from a position or from the latest messages on.
+//!
+//! ```text
+//!                 at hand, under the room's lock
+//!   CatchUp ──────────────────────────────────────────────────────▶ live
+//!      │                                                              ▲
+//!      │ else: the first page of the history                          │ the rest is at hand,
+//!      └──▶ snapshot ──▶ page ──▶ page ──▶ … as fast as it takes them ┘ under the room's lock
+//! ```
+//!
+//! The room is left alone meanwhile: the member receives nothing of it, so it needs no outbox as
+//! large as what it missed. Where a page ends, the lock decides in one step whether the room holds
+//! all that follows and the member receives it from then on. So nothing can fall between the pages
+//! and what is live, and nothing is in both.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chat_core::{
+    Batch, CloseReason, Deliver, Delivery, Entry, History, Item, Position, Range, Recent, Topic,
+};
+use tokio::time::timeout;
+
+use super::joiner::{JoinState, Joiner, Snapshot, envelopes};
+use super::membership::Membership;
+use super::{Counters, Shared};
+use crate::error::BrokerError;
+use crate::history::HistoryRead;
+
+/// Messages in one page at most, and their payload: as much as the fan-out puts into one batch, and
+/// a read of the broker brings.
+const PAGE: u32 = 256;
+const PAGE_BYTES: usize = HistoryRead::MAX_BYTES;
+
+/// The latest messages for a member that could not recover and did not say how many.
+const NEWEST: u32 = 50;
+
+/// How long a room may stand still that is behind the member. A server that receives nothing from
+/// the broker finds out within that time.
+const BEHIND: Duration = Duration::from_secs(10);
+
+/// A member on its way from what it has to what is live.
+pub(super) struct CatchUp<M, J> {
+    topic: Topic,
+    member: M,
+    joiner: J,
+    /// Where its copy of the room ends.
+    since: Option<Position>,
+    /// How many of the latest messages it wants, if that cannot be continued.
+    latest: u32,
+    /// The member was closed, or has said that it is.
+    is_closed: bool,
+}
+
+/// The part of the history that the member gets with the snapshot.
+pub(super) struct FirstPage {
+    history: History,
+    /// It follows on `since`.
+    recovered: bool,
+}
+
+impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
+    pub(super) fn new(
+        topic: Topic,
+        member: M,
+        joiner: J,
+        since: Option<Position>,
+        history: Option<u32>,
+    ) -> Self {
+        let unasked = if since.is_some() { NEWEST } else { 0 };
+        let latest = history.unwrap_or(unasked).min(PAGE);
+        Self { topic, member, joiner, since, latest, is_closed: false }
+    }
+
+    /// Hands over the snapshot, if all that the member wants is at hand. Called under the room's
+    /// lock.
+    pub(super) fn start(&mut self, snapshot: Snapshot<'_, M>) -> JoinState {
+        let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
+            self.present(snapshot, Vec::new(), false);
+            return JoinState::Live;
+        };
+        let at_hand = match self.since {
+            Some(since) => missed(recent, since, position),
+            None => self.newest(recent, position),
+        };
+        let Some(messages) = at_hand else { return JoinState::CatchingUp };
+        self.present(snapshot, messages, self.since.is_some());
+        JoinState::Live
+    }
+
+    /// Hands over the snapshot with as many of the latest messages as are at hand: to a member that
+    /// is live and wants nothing else. Called under the room's lock.
+    pub(super) fn show_latest(&mut self, snapshot: Snapshot<'_, M>) {
+        let messages = match (snapshot.position, snapshot.recent) {
+            (Some(position), Some(recent)) => self.latest(recent, position),
+            _ => Vec::new(),
+        };
+        self.present(snapshot, messages, false);
+    }
+
+    /// As many of the newest messages as the member wants, or as a page takes; `None` if
+    /// there may be more than are at hand.
+    fn newest<'a>(&self, recent: &'a Recent, position: Position) -> Option<Vec<&'a Entry>> {
+        let newest = self.latest(recent, position);
+        let oldest = newest.first().map_or(position.offset + 1, |first| first.offset);
+        let is_cut_short = newest.first().is_some_and(|_| recent.oldest() < Some(oldest));
+        // A room that keeps fewer than a page has no more.
+        let is_enough = newest.len() >= (self.latest as usize).min(recent.max_entries());
+        (is_enough || recent.begins_with(oldest) || is_cut_short).then_some(newest)
+    }
+
+    fn latest<'a>(&self, recent: &'a Recent, position: Position) -> Vec<&'a Entry> {
+        recent.latest(position, self.latest as usize, PAGE_BYTES).collect()
+    }
+
+    fn present<'a>(
+        &mut self,
+        snapshot: Snapshot<'a, M>,
+        messages: Vec<&'a Entry>,
+        recovered: bool,
+    ) {
+        let since = self.since;
+        let snapshot = Snapshot { messages, since, recovered, ..snapshot };
+        self.joiner.on_snapshot(&self.member, &snapshot);
+    }
+
+    /// Reads what the member gets first, if that was not at hand.
+    pub(super) async fn first_page(
+        &mut self,
+        shared: &Shared<M>,
+    ) -> Result<FirstPage, BrokerError> {
+        if let Some(since) = self.since {
+            let history = self.read(shared, Range::After(since.offset), PAGE).await?;
+            if history.follows(since) {
+                return Ok(FirstPage { history, recovered: true });
+            }
+        }
+        // The position is wanted in any case, and each read brings a message.
+        let mut history = self.read(shared, Range::Latest, self.latest.max(1)).await?;
+        if self.latest == 0 {
+            history.entries.clear();
+        }
+        Ok(FirstPage { history, recovered: false })
+    }
+
+    /// Hands over the snapshot with the first page, and follows until the member is live. A member
+    /// that has the snapshot and cannot be given the rest is closed: it would not know that it
+    /// receives nothing.
+    pub(super) async fn run(mut self, membership: &mut Membership<M>, page: FirstPage) {
+        let FirstPage { history, recovered } = page;
+        let here = Position { offset: last_offset(&history), ..history.position };
+        membership.detach();
+        membership.look(|snapshot| {
+            let snapshot = Snapshot { position: Some(here), ..snapshot };
+            self.present(snapshot, history.entries.iter().collect(), recovered);
+        });
+        let shared = Arc::clone(&membership.shared);
+        if let Err(error) = self.follow(&shared, membership, here).await {
+            tracing::debug!(%error, topic = %self.topic, "a member could not catch up");
+            self.member.close(CloseReason::InternalError);
+        }
+    }
+
+    /// Delivers page after page, from `here` on, until the member is live or closed.
+    async fn follow(
+        &mut self,
+        shared: &Shared<M>,
+        membership: &mut Membership<M>,
+        mut here: Position,
+    ) -> Result<(), BrokerError> {
+        // Mostly nothing is left to be delivered, and so nothing to be waited for.
+        let is_complete = |snapshot: Snapshot<'_, M>| match snapshot.position {
+            Some(room) if room != here => JoinState::CatchingUp,
+            _ => JoinState::Live,
+        };
+        if membership.attach(self.member.clone(), is_complete) == JoinState::Live {
+            return Ok(());
+        }
+        loop {
+            if !self.joiner.drained(&self.member).await {
+                return Err(interrupted());
+            }
+            let (member, mut room) = (self.member.clone(), None);
+            let state = membership.attach(member, |snapshot| {
+                room = snapshot.position;
+                self.finish(shared, &snapshot, here)
+            });
+            if state == JoinState::Live || self.is_closed {
+                return Ok(());
+            }
+            if !is_behind(room, here) {
+                let history = self.read(shared, Range::After(here.offset), PAGE).await?;
+                let next = self.deliver_page(shared, here, &history);
+                if next != here {
+                    here = next;
+                    continue;
+                }
+            }
+            self.until_moved_on(membership, room).await?;
+        }
+    }
+
+    /// This server has yet to receive what the member has received from another.
+    async fn until_moved_on(
+        &mut self,
+        membership: &Membership<M>,
+        room: Option<Position>,
+    ) -> Result<(), BrokerError> {
+        tokio::select! {
+            moved = timeout(BEHIND, membership.moved_on(room)) => {
+                moved.map_err(|_| BrokerError::unavailable("the server fell behind the broker"))
+            }
+            () = self.joiner.interrupted(&self.member) => Err(interrupted()),
+        }
+    }
+
+    /// Delivers what lies between `here` and the room, if it is at hand. Called under the room's
+    /// lock.
+    fn finish(
+        &mut self,
+        shared: &Shared<M>,
+        snapshot: &Snapshot<'_, M>,
+        here: Position,
+    ) -> JoinState {
+        let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
+            return JoinState::Live;
+        };
+        let Some(missed) = missed(recent, here, position) else { return JoinState::CatchingUp };
+        self.deliver(shared, envelopes(position, missed.into_iter()).collect());
+        JoinState::Live
+    }
+
+    /// Delivers a page that was read after `here`: its messages, and a gap where they do not
+    /// follow. Returns where the member stands then.
+    fn deliver_page(&mut self, shared: &Shared<M>, here: Position, history: &History) -> Position {
+        let is_same = here.epoch == history.position.epoch || here == Position::default();
+        if !is_same {
+            // The next page is read from the beginning of the new sequence.
+            let begins = Position { offset: 0, ..history.position };
+            self.deliver(shared, vec![Item::Gap(Some(begins))]);
+            return begins;
+        }
+        let mut items = Vec::with_capacity(history.entries.len() + 1);
+        let first = history.entries.first().map_or(history.position.offset + 1, |e| e.offset);
+        if first > here.offset + 1 {
+            let before = Position { offset: first - 1, ..history.position };
+            items.push(Item::Gap(Some(before)));
+        }
+        items.extend(envelopes(history.position, history.entries.iter()));
+        self.deliver(shared, items);
+        let offset = last_offset(history).max(here.offset);
+        // In an empty room there is no sequence to stand in.
+        if offset == 0 { here } else { Position { offset, ..history.position } }
+    }
+
+    fn deliver(&mut self, shared: &Shared<M>, items: Vec<Item>) {
+        if items.is_empty() {
+            return;
+        }
+        let batch = Batch::new(self.topic.clone(), items);
+        self.joiner.on_bytes(batch.payload_len());
+        match self.member.deliver(&batch) {
+            Delivery::Full => {
+                Counters::add(&shared.counters.slow_consumers, 1);
+                self.member.close(CloseReason::SlowConsumer);
+                self.is_closed = true;
+            }
+            Delivery::Closed => self.is_closed = true,
+            Delivery::Queued | Delivery::Skipped | Delivery::Dropped => {}
+        }
+    }
+
+    async fn read(
+        &mut self,
+        shared: &Shared<M>,
+        range: Range,
+        limit: u32,
+    ) -> Result<History, BrokerError> {
+        let history =
+            shared.history(HistoryRead { topic: self.topic.clone(), range, limit }).await?;
+        self.joiner.on_bytes(history.entries.iter().map(|entry| entry.payload.len()).sum());
+        Ok(history)
+    }
+}
+
+/// The member has to join again, if it still may.
+fn interrupted() -> BrokerError {
+    BrokerError::unavailable("the member was interrupted")
+}
+
+/// Whether a room has less than a member of the same sequence: there is nothing to be read then.
+fn is_behind(room: Option<Position>, member: Position) -> bool {
+    room.is_some_and(|room| room.epoch == member.epoch && room.offset < member.offset)
+}
+
+/// What lies between two positions; `None` if it is not at hand, or more than a page takes.
+fn missed(recent: &Recent, since: Position, upto: Position) -> Option<Vec<&Entry>> {
+    // A member that has seen nothing of any sequence has missed this one from its beginning.
+    let is_same = since.epoch == upto.epoch || since == Position::default();
+    if !is_same || since.offset > upto.offset {
+        return None;
+    }
+    let missed: Vec<_> = recent.between(since.offset, upto)?.collect();
+    let bytes: usize = missed.iter().map(|entry| entry.payload.len()).sum();
+    (bytes <= PAGE_BYTES).then_some(missed)
+}
+
+/// Where a page ends.
+fn last_offset(history: &History) -> u64 {
+    history.entries.last().map_or(history.position.offset, |last| last.offset)
+}

@@ -1,0 +1,79 @@
+//! Messages of the application's own, by the rules of the room.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use chat_core::{Content, Event, Message, RoomId, Sender, Topic, envelope};
+
+use super::{HistoryRules, Hub};
+use crate::error::BrokerError;
+use crate::publish::{PublishOptions, Receipt};
+
+impl<M> Hub<M> {
+    /// Publishes a message of `user` to `room`, with the current time and as long as the room's
+    /// [history rule](crate::HubConfig::history) says. Returns once it is queued, as
+    /// [`Broker::publish`](crate::Broker::publish) does; all members receive it, on every server.
+    ///
+    /// A [key](Content::key) makes it safe to publish a message again after an error: within five
+    /// minutes, the same user's message with the same key in the same room is published once.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chat_broker::{Hub, HubConfig, MemoryBroker};
+    /// # use chat_core::{RoomId, User, UserId};
+    /// # async fn say<M: chat_core::Deliver + Clone + 'static>(hub: Hub<M>)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// let bot = User::new(UserId::new("build-bot")?, None);
+    /// let room = RoomId::new("team")?;
+    /// let receipt = hub.publish(&room, bot.as_sender(), "the build is broken").await?;
+    /// println!("offset {:?}", receipt.await?.position.map(|position| position.offset));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What [`Broker::publish`](crate::Broker::publish) reports.
+    ///
+    /// # Cancel safety
+    /// As for [`Broker::publish`](crate::Broker::publish).
+    pub async fn publish<'a>(
+        &self,
+        room: &RoomId,
+        user: Sender<'_>,
+        content: impl Into<Content<'a>>,
+    ) -> Result<Receipt, BrokerError> {
+        let rules = &self.shared.config.history;
+        let (payload, options) = rules.prepare(room, user, &content.into());
+        self.broker().publish(&Topic::Room(room.clone()), payload, options).await
+    }
+}
+
+impl HistoryRules {
+    /// A message of `user` to `room` at the current time, as [`Broker::publish`] takes it: for a
+    /// publisher without a [`Hub`].
+    ///
+    /// [`Broker::publish`]: crate::Broker::publish
+    #[must_use]
+    pub fn prepare(
+        &self,
+        room: &RoomId,
+        user: Sender<'_>,
+        content: &Content<'_>,
+    ) -> (Bytes, PublishOptions) {
+        let key = content.key.as_deref();
+        let mut options = PublishOptions::default().retention(self.of(room));
+        if let Some(key) = key.filter(|_| options.is_persistent()) {
+            // Not the key of another user: an id holds no control character.
+            options = options.key(format!("{}\n{key}", user.id));
+        }
+        let (text, data) = (&*content.message, content.data);
+        let message = Message { user, text, data, key, at: unix_millis() };
+        (envelope::encode(&Event::Message(message)), options)
+    }
+}
+
+/// The current time in milliseconds since 1970, as in [`Message::at`].
+#[must_use]
+pub fn unix_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,105 @@
+//! The optional part of a broker that knows which users are in which topics.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use chat_core::{Occupancy, Occupant, Topic, UserId};
+use tokio::sync::oneshot;
+
+use crate::error::BrokerError;
+
+/// Which users are in which topics, on all nodes of the bus:
+/// [`Broker::presence`](crate::Broker::presence).
+///
+/// # What an implementation promises
+/// * **State.** A user is in a topic while at least one node holds the user there, with the
+///   information that any node gave last. What a node said holds until the node says otherwise,
+///   whatever becomes of connections and of the backend's data.
+/// * **Events.** Each join, leave and change of the information is a
+///   [`BrokerEvent::Presence`](crate::BrokerEvent::Presence) to the nodes that are subscribed to
+///   the topic. Events are numbered without a hole as long as the topic has occupants, and a
+///   topic's numbers never decrease.
+/// * **Order.** A join precedes what its node publishes to the topic afterwards; a leave follows
+///   what its node has published to the topic before.
+/// * **Failure.** When a node ends without leaving, its users leave within 15 seconds.
+/// * **The end.** After [`close`](crate::Broker::close), users that the node still holds leave
+///   within ten seconds. No leave is published for a user whom another node holds by then.
+#[async_trait]
+pub trait PresenceTracker: fmt::Debug + Send + Sync + 'static {
+    /// This node holds `occupant` in `topic` from now on. Returns at once; the broker makes the
+    /// backend agree, before what is published to the topic after this call, if the backend can be
+    /// reached. Repeating a call changes nothing. Other information replaces what any node gave
+    /// before, which is a [`PresenceChange::Renamed`](chat_core::PresenceChange::Renamed). Has no
+    /// effect once the broker is closed.
+    fn enter(&self, topic: &Topic, occupant: Occupant);
+
+    /// This node stops holding `user` in `topic`. Returns at once; the backend learns of it after
+    /// what was published to the topic before this call. The [`Departure`] resolves when it has,
+    /// and may be dropped.
+    fn leave(&self, topic: &Topic, user: &UserId) -> Departure;
+
+    /// The users in each topic, on all nodes: one answer for each of `topics`, in their order. Of a
+    /// topic with more than `limit` occupants only the count. Never creates anything.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if the backend did not answer in time.
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    async fn occupancy(
+        &self,
+        topics: &[Topic],
+        limit: usize,
+    ) -> Result<Vec<Occupancy>, BrokerError>;
+}
+
+/// The pending answer to a [`PresenceTracker::leave`]: the version of the event that tells the nodes of it.
+/// `None` if no event does: another node holds the user, or the user was not there, or the broker was
+/// closed. It may be `None` as well if this node holds the user again before the answer: nothing needs
+/// to wait for a leave that is over.
+///
+/// # Cancel safety
+/// Dropping it does not take the leave back.
+#[derive(Debug)]
+pub struct Departure(oneshot::Receiver<u64>);
+
+/// Settles a [`Departure`]; dropped unused, there is no event.
+#[derive(Debug)]
+pub struct DepartureSender(oneshot::Sender<u64>);
+
+impl Departure {
+    /// A departure that is settled already.
+    #[must_use]
+    pub fn ready(version: Option<u64>) -> Self {
+        let (sender, departure) = Self::pending();
+        if let Some(version) = version {
+            sender.settle(version);
+        }
+        departure
+    }
+
+    /// A departure, and what settles it.
+    #[must_use]
+    pub fn pending() -> (DepartureSender, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (DepartureSender(sender), Self(receiver))
+    }
+}
+
+impl DepartureSender {
+    /// Settles the departure. Nobody may be waiting any more; that is no error.
+    pub fn settle(self, version: u64) {
+        let _ = self.0.send(version);
+    }
+}
+
+impl Future for Departure {
+    type Output = Option<u64>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.get_mut().0).poll(cx).map(Result::ok)
+    }
+}

@@ -1,0 +1,85 @@
+//! Sequences that are not the ones that were seen.
+//!
+//! Redis may return from a restart or a failover with an older copy of its data, and would
+//! give out offsets a second time: whoever has seen the first would take what is new for a
+//! repetition. So, before a new connection is used, the latest publication that this node
+//! has seen of each topic is compared with what is stored. The sequence is another one if
+//! * its offset stands lower, or
+//! * the entry at the offset that was seen has another id, or is missing though older
+//!   ones are there, or
+//! * the topic had left this epoch for another (a Redis that ends twice comes back twice
+//!   with the same copy);
+//!
+//! then the counter is deleted, and the topic begins a new epoch.
+//!
+//! If the entry was trimmed or has expired since, nobody can tell, and the epoch stays:
+//! offsets that were given out twice then lie before all that can be read, so that
+//! whoever stands there is told of a gap anyway.
+
+use redis::{Pipeline, RedisResult, Value};
+
+use super::Link;
+use crate::redis::error::code;
+use crate::redis::mark::{Mark, Stored};
+use crate::redis::names::Address;
+use crate::redis::scripts::Scripts;
+use crate::redis::wire::MessageId;
+
+/// Topics in one pipeline.
+const MAX_TOPICS: usize = 256;
+
+/// Ends the epochs of topics that have not continued as they were seen.
+pub(crate) async fn check(
+    link: &mut Link,
+    scripts: &Scripts,
+    seen: &[(Address, Mark)],
+) -> RedisResult<()> {
+    let mut ended = 0;
+    for seen in seen.chunks(MAX_TOPICS) {
+        let mut read = Pipeline::with_capacity(seen.len());
+        read.ignore_errors();
+        for (address, _) in seen {
+            read.cmd("HMGET").arg(address.meta()).arg(&["epoch", "offset", "id"]);
+        }
+        let stored = link.send(&read).await?;
+        let mut compare = Pipeline::new();
+        compare.ignore_errors();
+        for ((address, mark), stored) in seen.iter().zip(stored) {
+            if is_doubtful(*mark, answered(stored)?) {
+                let (Mark { position, id }, keys) = (mark, [address.meta(), &address.log()]);
+                let id = id.as_ref().map_or(&b""[..], MessageId::as_bytes);
+                let call = scripts.lineage.call(&mut compare, &keys);
+                call.arg(position.epoch.as_str()).arg(position.offset).arg(id);
+            }
+        }
+        if !compare.is_empty() {
+            for outcome in link.send(&compare).await? {
+                ended += usize::from(answered(outcome)? == Value::Int(1));
+            }
+        }
+    }
+    if ended > 0 {
+        tracing::warn!(topics = ended, "redis forgot messages: new epochs begin");
+    }
+    Ok(())
+}
+
+/// A refusal (for want of replicas, say) leaves an epoch that must end: the connection may
+/// not be used. Only a key of another type gives out no offset at all.
+fn answered(reply: Value) -> RedisResult<Value> {
+    match reply.extract_error() {
+        Err(error) if code(&error).as_deref() == Some("WRONGTYPE") => Ok(Value::Nil),
+        reply => reply,
+    }
+}
+
+/// Whether a closer look is needed: mostly a topic stands where it was seen. What is
+/// missing or unreadable gives out no offset twice.
+fn is_doubtful(seen: Mark, stored: Value) -> bool {
+    let stored = redis::from_redis_value::<Stored>(stored).ok().and_then(Mark::parse);
+    stored.is_some_and(|stored| {
+        let stands =
+            stored.position == seen.position && (seen.id.is_none() || seen.id == stored.id);
+        stored.position.epoch == seen.position.epoch && !stands
+    })
+}

@@ -1,0 +1,223 @@
+//! How the errors of Redis are read: what each means to the connection, to the caller and to the log.
+//!
+//! | question | answer |
+//! |---|---|
+//! | Which error code is it, wherever this version of Redis puts it? | [`code`], [`server_code`] |
+//! | Must the connection be replaced? | [`wants_reconnect`] |
+//! | Does the server answer, and refuse? | [`is_refusal`] |
+//! | Can this server never be used? | [`is_unsuitable`] |
+//! | Is a script not loaded (any more)? | [`is_unknown_script`], [`was_unknown_script`] |
+//! | Is a right or a command missing? | [`is_missing_right`] |
+//! | Is it about the stored data, rather than Redis? | [`is_damage`], [`is_wrong_type`] |
+//! | Does one reply speak for a whole pipeline? | [`concerns_all`] |
+//! | What does the caller of the broker get? | [`broker_error`] |
+
+use std::io;
+
+use redis::{ErrorKind, RedisError, ServerError, Value};
+
+use crate::error::BrokerError;
+
+/// Redis has not answered in time.
+pub(super) fn timed_out() -> RedisError {
+    io::Error::new(io::ErrorKind::TimedOut, "redis took too long").into()
+}
+
+/// What a failed command means to the caller of the broker.
+pub(super) fn broker_error(error: RedisError) -> BrokerError {
+    let refused = match code(&error).as_deref() {
+        Some(code) => !is_passing(code),
+        None => matches!(
+            error.kind(),
+            ErrorKind::AuthenticationFailed
+                | ErrorKind::Extension
+                | ErrorKind::Parse
+                | ErrorKind::RESP3NotSupported
+                | ErrorKind::UnexpectedReturnType
+        ),
+    };
+    if refused { BrokerError::refused(error) } else { BrokerError::unavailable(error) }
+}
+
+/// Answers of a server that will work again by itself.
+fn is_passing(code: &str) -> bool {
+    matches!(code, "BUSY" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "MAXCLIENTS" | "TRYAGAIN")
+}
+
+/// Answers after which another server may be found at the same address, or this one with
+/// other rights.
+pub(super) fn wants_reconnect(error: &RedisError) -> bool {
+    matches!(code(error).as_deref(), Some("LOADING" | "MASTERDOWN" | "NOAUTH" | "READONLY"))
+}
+
+/// Answers of a server that does not do as it was asked, and may later, on the same
+/// connection.
+pub(super) fn is_refusal(error: &RedisError) -> bool {
+    code(error).is_some() && !wants_reconnect(error)
+}
+
+/// Whether this is no server that can be used, and no later attempt will change that: Redis before
+/// 6, a proxy or a service that lacks commands, or a server of another kind.
+pub(super) fn is_unsuitable(error: &RedisError) -> bool {
+    let lacks_command = |text: &str| {
+        let text = text.to_ascii_lowercase();
+        ["unknown command", "unknown subcommand", "unsupported command", "unknown redis command"]
+            .iter()
+            .any(|lack| text.contains(lack))
+    };
+    matches!(error.kind(), ErrorKind::RESP3NotSupported | ErrorKind::InvalidClientConfig)
+        || code(error).as_deref() == Some("NOPROTO")
+        || error.detail().is_some_and(lacks_command)
+}
+
+/// Whether Redis does not permit a command, or does not have it (under this name).
+pub(super) fn is_missing_right(reply: &Value) -> bool {
+    let Value::ServerError(error) = reply else { return false };
+    let is_unknown = |text: &str| text.starts_with("unknown command");
+    error.code() == "NOPERM" || error.details().is_some_and(is_unknown)
+}
+
+/// Whether Redis did not run a script because it does not know it (any more): nothing was changed.
+pub(super) fn is_unknown_script(reply: &Value) -> bool {
+    matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT")
+}
+
+/// As [`is_unknown_script`], for the error that the replies of a pipeline became.
+pub(super) fn was_unknown_script(error: &RedisError) -> bool {
+    let errors = error.clone().into_server_errors();
+    errors.is_some_and(|errors| errors.iter().any(|(_, error)| error.code() == "NOSCRIPT"))
+}
+
+/// The error that a reply is, if it is not about its own command alone: the script is not stored, so
+/// others are not either, or Redis takes no writes, so the connection should not be used again.
+pub(super) fn concerns_all(reply: &Value) -> Option<RedisError> {
+    if !matches!(reply, Value::ServerError(_)) {
+        return None;
+    }
+    let error = reply.clone().extract_error().err()?;
+    (was_unknown_script(&error) || wants_reconnect(&error)).then_some(error)
+}
+
+/// Whether the answer is about what is stored, and not about Redis.
+pub(super) fn is_damage(error: &RedisError) -> bool {
+    match error.clone().into_server_errors() {
+        Some(errors) => errors.iter().any(|(_, error)| is_wrong_type(error)),
+        None => matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse),
+    }
+}
+
+/// Whether a key of ours holds another type of value.
+pub(super) fn is_wrong_type(error: &ServerError) -> bool {
+    // Before Redis 7 an error inside a script has it in its text.
+    error.code() == "WRONGTYPE"
+        || error.details().is_some_and(|details| details.contains("WRONGTYPE "))
+}
+
+/// The code of an error that Redis answered, of the first one in a pipeline.
+pub(super) fn code(error: &RedisError) -> Option<String> {
+    let errors = error.clone().into_server_errors()?;
+    errors.first().map(|(_, error)| server_code(error).to_owned())
+}
+
+/// The code of an error, where it says `ERR` and knows better. Of an error inside a script the code
+/// stands in the text, before Redis 7: `ERR Error running script (call to f_…): @user_script: 7:
+/// -OOM …`; and a right that a script lacks has no code in any version.
+pub(super) fn server_code(error: &ServerError) -> &str {
+    const NO_RIGHT: [&str; 2] = ["The user executing the script", "ACL failure in script"];
+    let text = error.details().unwrap_or_default();
+    if error.code() != "ERR" {
+        error.code()
+    } else if NO_RIGHT.iter().any(|right| text.contains(right)) {
+        "NOPERM"
+    } else if text.starts_with("max number of clients") {
+        "MAXCLIENTS"
+    } else if text.starts_with("Error running script") {
+        let is_code = |word: &&str| word.len() > 1 && word.bytes().all(|b| b.is_ascii_uppercase());
+        text.split(' ').map(|word| word.trim_start_matches('-')).find(is_code).unwrap_or("ERR")
+    } else {
+        "ERR"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(answer: &str) -> RedisError {
+        let reply = redis::parse_redis_value(format!("{answer}\r\n").as_bytes()).unwrap();
+        reply.extract_error().unwrap_err()
+    }
+
+    #[test]
+    fn code_of_an_error_is_found_where_redis_hides_it() {
+        for (answer, expected) in [
+            ("-READONLY You can't write against a read only replica.", "READONLY"),
+            (
+                "-ERR Error running script (call to f_0a1b): @user_script: 21: -READONLY You can't",
+                "READONLY",
+            ),
+            (
+                "-ERR Error running script (call to f_0a1b): @user_script:8: WRONGTYPE Operation",
+                "WRONGTYPE",
+            ),
+            ("-ERR Error running script (call to f_0a1b): @user_script:8: attempt to", "ERR"),
+            ("-ERR unknown command OOM", "ERR"),
+            (
+                "-ERR Error running script (call to f_0a1b): @user_script:1: @user_script: 1: The \
+                 user executing the script can't run this command or subcommand",
+                "NOPERM",
+            ),
+            ("-ERR The user executing the script can't publish to the channel", "NOPERM"),
+            ("-ERR ACL failure in script: No permissions to access a key", "NOPERM"),
+            ("-ERR max number of clients reached", "MAXCLIENTS"),
+        ] {
+            assert_eq!(code(&error(answer)).as_deref(), Some(expected), "{answer}");
+        }
+    }
+
+    #[test]
+    fn servers_that_lack_commands_are_unsuitable() {
+        for (answer, expected) in [
+            ("-ERR unknown command 'HELLO'", true),
+            ("-ERR unknown command `HELLO`, with args beginning with: `3`, ", true),
+            ("-ERR unsupported command 'hello'", true),
+            ("-ERR Unknown Redis command called from script", true),
+            ("-NOPROTO unsupported protocol version", true),
+            ("-LOADING Redis is loading", false),
+            ("-NOAUTH Authentication required.", false),
+            ("-ERR max number of clients reached", false),
+            ("-NOPERM this user has no permissions to run the 'hello' command", false),
+        ] {
+            assert_eq!(is_unsuitable(&error(answer)), expected, "{answer}");
+        }
+    }
+
+    #[test]
+    fn answers_about_what_is_stored_are_damage() {
+        for (answer, expected) in [
+            ("-WRONGTYPE Operation against a key holding the wrong kind of value", true),
+            ("-ERR Error running script (call to f_0a): @user_script:8: WRONGTYPE Operation", true),
+            ("-OOM command not allowed", false),
+            ("-NOPERM no", false),
+        ] {
+            assert_eq!(is_damage(&error(answer)), expected, "{answer}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_told_from_outages() {
+        for (code, is_refused) in [
+            ("OOM", true),
+            ("READONLY", true),
+            ("NOAUTH", true),
+            ("WRONGTYPE", true),
+            ("MOVED", true),
+            ("LOADING", false),
+            ("BUSY", false),
+            ("MASTERDOWN", false),
+        ] {
+            let outcome = broker_error(error(&format!("-{code} why")));
+            assert_eq!(matches!(outcome, BrokerError::Refused(_)), is_refused, "{outcome:?}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! How Redis is: whether all connections do what they are for, and one line in the log when that
+//! changes.
+//!
+//! | question | file | tells |
+//! |---|---|---|
+//! | Do all connections work? | this one | [`Health`]: ready, refused, down or unsuitable |
+//! | Does Redis take writes, and permit all commands? | `probe.rs`, `rights.rs` | [`Side`], each second |
+//! | Is it full, and what does it delete then? | `capacity.rs` | the log, metrics |
+//! | Which commands did it refuse, and why? | `refusals.rs` | the log, metrics |
+//! | Does a key of ours hold something else? | `damage.rs` | the log, the caller |
+//!
+//! What an error means is in [`error`](super::error) alone.
+
+pub(super) mod capacity;
+pub(super) mod damage;
+pub(super) mod probe;
+pub(super) mod refusals;
+mod rights;
+
+use std::fmt;
+use std::sync::Arc;
+
+use redis::RedisError;
+use tokio::sync::watch;
+
+use super::error::is_unsuitable;
+
+/// The connections of one broker.
+#[derive(Debug)]
+pub(super) struct Health {
+    state: watch::Sender<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Of each connection, `None` before it was tried.
+    sides: Vec<Option<Condition>>,
+    /// What the log has said since Redis was last up.
+    told: Vec<Condition>,
+    /// The latest answer of a Redis that refuses.
+    refusal: String,
+}
+
+/// Of one connection, and the worst of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Condition {
+    Up,
+    /// Redis answers, and refuses to do what it is asked.
+    Refused,
+    Down,
+    /// What is there is no Redis that can be used.
+    Unsuitable,
+}
+
+/// The health of one connection.
+#[derive(Debug)]
+pub(super) struct Side {
+    health: Arc<Health>,
+    index: usize,
+}
+
+impl Health {
+    /// Of connections that are added by [`side`](Self::side).
+    pub(super) fn new() -> Arc<Self> {
+        let state = State { sides: Vec::new(), told: Vec::new(), refusal: String::new() };
+        Arc::new(Self { state: watch::Sender::new(state) })
+    }
+
+    /// Adds a connection, which is not up.
+    pub(super) fn side(self: &Arc<Self>) -> Side {
+        let mut index = 0;
+        self.state.send_modify(|state| {
+            index = state.sides.len();
+            state.sides.push(None);
+        });
+        Side { health: Arc::clone(self), index }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.state.borrow().is_ready()
+    }
+
+    /// Waits until all connections are up, or one has failed.
+    pub(super) async fn first_report(&self) {
+        let is_over = |state: &State| state.is_ready() || !state.told.is_empty();
+        // Fails if the sender is gone, which is `self`.
+        let _ = self.state.subscribe().wait_for(is_over).await;
+    }
+}
+
+impl State {
+    /// Of a broker without connections nothing is known.
+    fn is_ready(&self) -> bool {
+        !self.sides.is_empty() && self.sides.iter().all(|side| *side == Some(Condition::Up))
+    }
+
+    /// Says in the log what has changed, each once until Redis is back. A connection that was
+    /// not tried yet is no news.
+    fn tell(&mut self, cause: &dyn fmt::Display) {
+        let worst = self.sides.iter().flatten().max().copied().unwrap_or(Condition::Up);
+        if worst == Condition::Up {
+            if !self.told.is_empty() {
+                self.told.clear();
+                tracing::info!("redis is back");
+            }
+        } else if !self.told.contains(&worst) {
+            self.told.push(worst);
+            match worst {
+                Condition::Unsuitable => tracing::error!(
+                    %cause,
+                    "this redis cannot be used: Redis 6 or later is needed, or Valkey; one server, \
+                     without a proxy that lacks commands"
+                ),
+                Condition::Down => tracing::warn!(%cause, "redis is away, reconnecting"),
+                _ => tracing::warn!(cause = self.refusal, "redis refuses to write"),
+            }
+        }
+    }
+}
+
+impl Side {
+    /// It works.
+    pub(super) fn set_up(&self) {
+        self.set(Condition::Up, &"");
+    }
+
+    /// It is there, and Redis does not take what it is for.
+    pub(super) fn set_refused(&self, cause: &dyn fmt::Display) {
+        self.set(Condition::Refused, cause);
+    }
+
+    /// It is gone.
+    pub(super) fn set_down(&self, cause: &RedisError) {
+        let is_unsuitable = is_unsuitable(cause);
+        let condition = if is_unsuitable { Condition::Unsuitable } else { Condition::Down };
+        self.set(condition, cause);
+    }
+
+    fn set(&self, condition: Condition, cause: &dyn fmt::Display) {
+        self.health.state.send_if_modified(|state| {
+            let before = state.sides.get_mut(self.index).map(|side| side.replace(condition));
+            let is_new = before != Some(Some(condition));
+            if is_new {
+                if condition == Condition::Refused {
+                    state.refusal = cause.to_string();
+                }
+                state.tell(cause);
+            }
+            is_new
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::error::timed_out;
+
+    #[test]
+    fn it_is_ready_when_every_side_is_up() {
+        let health = Health::new();
+        assert!(!health.is_ready(), "there is no side");
+        let (first, second) = (health.side(), health.side());
+        let told = |expected: &[Condition], ready| {
+            assert_eq!(health.state.borrow().told, expected);
+            assert_eq!(health.is_ready(), ready);
+        };
+        first.set_up();
+        told(&[], false);
+        second.set_up();
+        told(&[], true);
+        second.set_down(&timed_out());
+        first.set_down(&timed_out());
+        told(&[Condition::Down], false);
+        first.set_refused(&"full");
+        second.set_up();
+        assert_eq!(health.state.borrow().refusal, "full");
+        told(&[Condition::Down, Condition::Refused], false);
+        second.set_down(&timed_out());
+        second.set_up();
+        told(&[Condition::Down, Condition::Refused], false);
+        first.set_up();
+        told(&[], true);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_a_report() {
+        let health = Health::new();
+        let (refused, _untried) = (health.side(), health.side());
+        refused.set_refused(&"full");
+        health.first_report().await;
+    }
+
+    #[test]
+    fn a_server_that_lacks_commands_is_not_just_away() {
+        let health = Health::new();
+        let side = health.side();
+        side.set_down(&timed_out());
+        let lacking = redis::parse_redis_value(b"-ERR unknown command 'HELLO'\r\n").unwrap();
+        side.set_down(&lacking.extract_error().unwrap_err());
+        assert_eq!(health.state.borrow().told, [Condition::Down, Condition::Unsuitable]);
+        assert!(!health.is_ready());
+    }
+}

@@ -1,0 +1,126 @@
+//! Whether Redis takes what is to be kept, and permits what the broker needs.
+//!
+//! A Redis that answers may refuse to write: it cannot save, lacks replicas, or has taken the right
+//! to write from us. So each connection that publishes does so once a second, to a topic of its own
+//! without subscribers: what refuses a message refuses the probe. With it go all other
+//! [commands](super::rights) that the broker needs. A Redis that is full refuses what is to be kept
+//! and nothing else, and counts as [working](super::capacity).
+
+use redis::{Pipeline, RedisError, RedisResult, Value};
+
+use super::capacity::Memory;
+use super::rights;
+use crate::redis::connection::Link;
+use crate::redis::error::{code, is_missing_right, is_refusal, was_unknown_script};
+use crate::redis::names::{Address, Names};
+use crate::redis::shared::Shared;
+use crate::redis::wire::MessageId;
+
+/// How long Redis keeps what was published, in seconds; twice that at most.
+const TTL: u64 = 10;
+
+/// What one connection publishes to see whether it can.
+#[derive(Debug, Clone)]
+pub(crate) struct Probe {
+    address: Address,
+}
+
+/// What Redis said.
+pub(crate) enum Writes {
+    /// It takes them, but for those that need memory if it is full.
+    Taken,
+    Refused(RedisError),
+}
+
+/// What Redis answered.
+struct Answers {
+    published: RedisResult<()>,
+    /// The first right that is missing.
+    missing: Option<RedisError>,
+}
+
+impl Probe {
+    pub(crate) fn new(names: &Names) -> Self {
+        Self { address: names.probe() }
+    }
+
+    /// Publishes. It is an error if Redis does not answer, or if another server should be
+    /// looked for at its address.
+    pub(crate) async fn publish(&self, link: &mut Link, shared: &Shared) -> RedisResult<Writes> {
+        self.run(link, shared, false).await
+    }
+
+    /// As [`publish`](Self::publish), and a right that is missing is a refusal, too.
+    pub(crate) async fn check(&self, link: &mut Link, shared: &Shared) -> RedisResult<Writes> {
+        self.run(link, shared, true).await
+    }
+
+    async fn run(
+        &self,
+        link: &mut Link,
+        shared: &Shared,
+        with_rights: bool,
+    ) -> RedisResult<Writes> {
+        let Answers { mut published, missing } = self.ask(link, shared, with_rights).await?;
+        if published.as_ref().is_err_and(was_unknown_script) {
+            // Nothing was written then.
+            published = match link.load().await {
+                Ok(()) => self.ask(link, shared, false).await?.published,
+                refused => refused,
+            };
+        }
+        match published {
+            Ok(()) => shared.capacity.taken(),
+            Err(error) => match code(&error).as_deref() {
+                Some("OOM") => shared.capacity.refused(&error),
+                // Somebody has put something else there: that concerns this topic alone.
+                Some("WRONGTYPE") => {}
+                _ if is_refusal(&error) => return Ok(Writes::Refused(error)),
+                _ => return Err(error),
+            },
+        }
+        Ok(missing.map_or(Writes::Taken, Writes::Refused))
+    }
+
+    async fn ask(
+        &self,
+        link: &mut Link,
+        shared: &Shared,
+        with_rights: bool,
+    ) -> RedisResult<Answers> {
+        let mut commands = Pipeline::new();
+        commands.ignore_errors();
+        let keys = [self.address.meta(), &self.address.log()];
+        let call = shared.scripts.publish.call(&mut commands, &keys);
+        call.arg(self.address.channel()).arg("12345678").arg(MessageId::random().as_bytes());
+        call.arg(1).arg("0/0").arg(TTL * 1000).arg(TTL).arg("");
+        let asks_memory = shared.capacity.is_due();
+        if asks_memory {
+            commands.cmd("INFO").arg("memory");
+        }
+        let rights_begin = commands.len();
+        if with_rights {
+            rights::add_all(&mut commands, &self.address, shared.database());
+        }
+
+        let mut replies = link.send_uncounted(&commands).await?;
+        for reply in replies.iter_mut().skip(rights_begin) {
+            // Whatever else it says, the right is there.
+            if !is_missing_right(reply) {
+                *reply = Value::Nil;
+            }
+        }
+        shared.refusals.count_replies(&commands, &replies, &shared.scripts);
+        let mut replies = replies.into_iter();
+        let published = replies.next().unwrap_or(Value::Nil).extract_error().map(drop);
+        if asks_memory {
+            // Without the right to `INFO` it stays unknown.
+            let info = replies.next().and_then(|info| redis::from_redis_value::<String>(info).ok());
+            if let Some(info) = info {
+                shared.capacity.set(Memory::parse(&info));
+            }
+        }
+        let missing = replies.find_map(|reply| reply.extract_error().err());
+        Ok(Answers { published, missing })
+    }
+}

@@ -1,0 +1,271 @@
+//! The lease of this node in Redis.
+//!
+//! If a node does not renew its lease, other nodes remove its occupants. A node that has lost its
+//! lease (it was paused, or Redis was flushed) registers under a new name and sends all joins again;
+//! so it does when Redis is another process, which may have restarted with older data. The lease of
+//! the former name expires after that, so no leave is announced.
+//!
+//! A node expires the leases of others only after it has renewed its own steadily for as long as one
+//! lasts: after an outage of Redis, all nodes have the time to renew theirs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Pipeline, RedisResult};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::Presence;
+use crate::redis::connection::{Link, PING_INTERVAL};
+use crate::redis::error::{is_refusal, was_unknown_script};
+use crate::redis::health::Side;
+use crate::redis::names;
+use crate::redis::shared::Shared;
+
+/// A lease further ahead than this, and than the lease and the grace of this node, is cut to the
+/// longest of the three: Redis' clock was set back. A node that runs with a longer lease renews it
+/// each second, and loses nothing. A node that is closing renews no more, and its last lease is its
+/// grace: a node with a shorter grace may cut that, so nodes that share a Redis need the same grace.
+const LONGEST_LEASE: Duration = Duration::from_secs(10);
+
+/// Keeps the lease of this node, on a connection of its own.
+pub(crate) struct LeaseTask {
+    shared: Arc<Shared>,
+    presence: Arc<Presence>,
+    /// Where condemned nodes go.
+    condemned: mpsc::Sender<Vec<String>>,
+    link: Option<Link>,
+    was_connected: bool,
+    side: Side,
+    node: Arc<str>,
+    /// Which node this one was until it lost its lease, as long as Redis has not been told.
+    former: Option<Arc<str>>,
+    /// The node has a lease.
+    held: bool,
+    steadiness: Steadiness,
+}
+
+impl LeaseTask {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        presence: &Arc<Presence>,
+        condemned: mpsc::Sender<Vec<String>>,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            presence: Arc::clone(presence),
+            condemned,
+            link: None,
+            was_connected: false,
+            side: shared.health.side(),
+            node: names::new_node().into(),
+            former: None,
+            held: false,
+            steadiness: Steadiness::new(shared.config.lease),
+        }
+    }
+
+    /// Renews until `retired`: as often as other connections are asked whether they live,
+    /// since this asks the same.
+    pub(crate) async fn run(mut self, mut retired: watch::Receiver<bool>) {
+        let mut tick = interval((self.shared.config.lease / 4).min(PING_INTERVAL));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = retired.wait_for(|retired| *retired) => break,
+                _ = tick.tick() => {}
+                () = self.presence.doubt.notified() => {}
+            }
+            if self.presence.take_changed() {
+                self.begin_anew();
+            }
+            self.try_to_renew().await;
+        }
+        if let Err(error) = self.retire().await {
+            tracing::debug!(%error, "the lease runs out by itself");
+        }
+    }
+
+    /// Twice, if the connection may have broken since it was used.
+    async fn try_to_renew(&mut self) {
+        let was_connected = self.link.is_some();
+        let mut outcome = self.renew().await;
+        if outcome.is_err() {
+            self.fail();
+            if was_connected && self.link.is_none() {
+                outcome = self.renew().await;
+            }
+        }
+        match outcome {
+            Ok(()) => self.side.set_up(),
+            Err(error) if self.link.is_some() => {
+                self.shared.damage.note_shared(&self.shared.names.nodes(), &error);
+                self.side.set_refused(&error);
+            }
+            Err(error) => self.side.set_down(&error),
+        }
+    }
+
+    async fn renew(&mut self) -> RedisResult<()> {
+        let now = Instant::now();
+        let may_judge = self.steadiness.lasts(now);
+        let Renewed { mut is_late, is_held, condemned } =
+            self.call(self.shared.config.lease, may_judge).await?;
+        if !is_held {
+            tracing::warn!("this node was taken for dead, or redis was emptied: it begins anew");
+            self.begin_anew();
+            self.call(self.shared.config.lease, false).await?;
+            is_late = true;
+        }
+        self.former = None;
+        if is_late {
+            self.fail();
+        }
+        self.steadiness.succeed(now);
+        self.presence.set_may_judge(self.steadiness.lasts(now));
+        if !std::mem::replace(&mut self.held, true) {
+            self.presence.restart_as(&self.node);
+        }
+        if !condemned.is_empty() {
+            // If the reaper is busy, they are found again.
+            let _ = self.condemned.try_send(condemned);
+        }
+        Ok(())
+    }
+
+    /// Redis does not know the node any more, or may not.
+    fn begin_anew(&mut self) {
+        let before = std::mem::replace(&mut self.node, names::new_node().into());
+        if std::mem::take(&mut self.held) {
+            self.former = Some(before);
+        }
+    }
+
+    /// What this node has found out of others no longer counts.
+    fn fail(&mut self) {
+        self.steadiness.fail();
+        self.presence.set_may_judge(false);
+    }
+
+    /// Renews the lease of `self.node`.
+    async fn call(&mut self, lease: Duration, may_judge: bool) -> RedisResult<Renewed> {
+        let (names, config) = (&self.shared.names, &self.shared.config);
+        let former = self.former.as_deref().unwrap_or_default();
+        let keys = [names.nodes(), names.rooms(former)];
+        let longest = config.lease.max(config.grace).max(LONGEST_LEASE);
+        let mut commands = Pipeline::with_capacity(1);
+        let call = self.shared.scripts.renew.call(&mut commands, &keys);
+        call.arg(&*self.node).arg(lease.as_millis() as u64);
+        call.arg(u8::from(!self.held)).arg(u8::from(may_judge));
+        call.arg(longest.as_millis() as u64).arg(former);
+        let ((is_held, condemned, is_late),) = self.send(&commands).await?;
+        Ok(Renewed { is_held, condemned, is_late })
+    }
+
+    /// Gives the lease back; users that are still here have time to come back elsewhere.
+    async fn retire(&mut self) -> RedisResult<()> {
+        if !self.held {
+            return Ok(());
+        }
+        if !self.presence.is_empty() {
+            return self.call(self.shared.config.grace, false).await.map(drop);
+        }
+        let names = &self.shared.names;
+        let mut commands = Pipeline::with_capacity(2);
+        commands.cmd("DEL").arg(names.rooms(&self.node)).ignore();
+        commands.cmd("ZREM").arg(names.nodes()).arg(&*self.node).ignore();
+        self.send(&commands).await
+    }
+
+    /// Sends commands, on a new connection if there is none.
+    async fn send<T: redis::FromRedisValue>(&mut self, commands: &Pipeline) -> RedisResult<T> {
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => {
+                let link = Link::open(&self.shared, |_| {}).await?;
+                if std::mem::replace(&mut self.was_connected, true) {
+                    self.shared.counters.reconnected();
+                }
+                link
+            }
+        };
+        let mut outcome = link.query(commands).await;
+        if outcome.as_ref().is_err_and(was_unknown_script) {
+            link.load().await?;
+            outcome = link.query(commands).await;
+        }
+        if outcome.as_ref().err().is_none_or(is_refusal) {
+            self.link = Some(link);
+        }
+        outcome
+    }
+}
+
+/// What Redis says to a renewal.
+struct Renewed {
+    /// There was a lease, or none was needed.
+    is_held: bool,
+    /// Nodes to be reaped.
+    condemned: Vec<String>,
+    /// By Redis' clock the last renewal was long ago: others may be as late as this node.
+    is_late: bool,
+}
+
+/// For how long the lease was renewed without a failure or a pause.
+#[derive(Debug)]
+struct Steadiness {
+    lease: Duration,
+    /// The first and the last success.
+    run: Option<(Instant, Instant)>,
+}
+
+impl Steadiness {
+    fn new(lease: Duration) -> Self {
+        Self { lease, run: None }
+    }
+
+    fn succeed(&mut self, now: Instant) {
+        let first = self.current(now).unwrap_or(now);
+        self.run = Some((first, now));
+    }
+
+    fn fail(&mut self) {
+        self.run = None;
+    }
+
+    /// Whether it has lasted as long as a lease.
+    fn lasts(&self, now: Instant) -> bool {
+        self.current(now).is_some_and(|first| now - first >= self.lease)
+    }
+
+    fn current(&self, now: Instant) -> Option<Instant> {
+        self.run.filter(|(_, last)| now - *last <= self.lease / 2).map(|(first, _)| first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_was_steady_for_a_lease_judges() {
+        let lease = Duration::from_secs(8);
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut steadiness = Steadiness::new(lease);
+        let renew = |seconds: std::ops::RangeInclusive<u32>, steadiness: &mut Steadiness| {
+            seconds
+                .map(|n| {
+                    let now = start + second * n;
+                    let lasts = steadiness.lasts(now);
+                    steadiness.succeed(now);
+                    lasts
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(renew(0..=9, &mut steadiness), [[false; 8].as_slice(), &[true; 2]].concat());
+        steadiness.fail();
+        assert_eq!(renew(10..=18, &mut steadiness), [[false; 8].as_slice(), &[true]].concat());
+        assert_eq!(renew(22..=22, &mut steadiness), [true], "half a lease is no pause");
+        assert_eq!(renew(27..=35, &mut steadiness), [[false; 8].as_slice(), &[true]].concat());
+    }
+}

@@ -1,0 +1,205 @@
+//! Who is in which topic, at this node and at all nodes.
+//!
+//! A join or leave at this node waits in the `outbox.rs` of the connection that publishes to its topic,
+//! and is sent in order with publications; `transition.rs` has the states of one user in one topic.
+//! Redis holds the occupants of a node for as long as the node renews its `lease.rs`; `reaper.rs`
+//! removes those of nodes that no longer do. `reconciler.rs` compares what Redis holds with what it
+//! should hold.
+
+pub(super) mod lease;
+pub(super) mod outbox;
+pub(super) mod reaper;
+pub(super) mod reconciler;
+mod transition;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use chat_core::{Occupancy, Occupant, Topic, UserId};
+use redis::{Pipeline, Value};
+use tokio::sync::Notify;
+
+use super::connection::store::Store;
+use super::error::is_unknown_script;
+use super::health::damage::PRESENCE;
+use super::names::Address;
+use super::shared::Shared;
+use crate::error::BrokerError;
+use outbox::{Changes, Join, Key, Outcome, PresenceOutbox};
+
+/// Reads in one pipeline.
+const MAX_READS: usize = 16;
+
+/// What `occupancy.lua` returns: version, count, fields of the hash.
+type Reply = (u64, u32, Vec<(Vec<u8>, Vec<u8>)>);
+
+/// The presence at this node, and what is known of its lease.
+#[derive(Debug)]
+pub(super) struct Presence {
+    /// One for each connection that publishes.
+    outboxes: Vec<Arc<PresenceOutbox>>,
+    server: Mutex<Server>,
+    /// The lease must be checked.
+    pub(super) doubt: Notify,
+    /// This node has held its lease for long enough to expire those of others.
+    may_judge: AtomicBool,
+}
+
+/// The Redis process that holds the occupants of this node.
+#[derive(Debug, Default)]
+struct Server {
+    /// `None` before the first connection; empty if unknown.
+    run_id: Option<String>,
+    /// The process is another than before, and may hold less.
+    changed: bool,
+}
+
+impl Presence {
+    /// `connections`: how many connections publish.
+    pub(super) fn new(connections: usize) -> Arc<Self> {
+        let outboxes = (0..connections).map(|_| Arc::default()).collect();
+        let may_judge = AtomicBool::new(false);
+        Arc::new(Self { outboxes, server: Mutex::default(), doubt: Notify::new(), may_judge })
+    }
+
+    /// A connection to publish on was made, to the Redis process with this id.
+    pub(super) fn connected(&self, run_id: Option<&str>) {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let run_id = run_id.unwrap_or_default();
+        server.changed |=
+            server.run_id.as_ref().is_some_and(|known| run_id.is_empty() || known != run_id);
+        server.run_id = Some(run_id.to_owned());
+        drop(server);
+        self.doubt.notify_one();
+    }
+
+    /// Whether Redis is another process than at the last call.
+    pub(super) fn take_changed(&self) -> bool {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut server.changed)
+    }
+
+    /// Sends all joins again as `node`.
+    pub(super) fn restart_as(&self, node: &Arc<str>) {
+        for outbox in &self.outboxes {
+            outbox.restart_as(node);
+        }
+    }
+
+    /// The outbox of each connection that publishes.
+    pub(super) fn outboxes(&self) -> &[Arc<PresenceOutbox>] {
+        &self.outboxes
+    }
+
+    /// Which connection publishes to a topic: always the same, which keeps its order.
+    pub(super) fn lane_of(&self, topic: &Topic) -> usize {
+        let mut hasher = DefaultHasher::new();
+        topic.hash(&mut hasher);
+        hasher.finish() as usize % self.outboxes.len()
+    }
+
+    /// A node has set another info of a user, who may be at this node as well.
+    pub(super) fn renamed(&self, topic: &Topic, address: Address, occupant: &Occupant) {
+        let key = Key { address, user: occupant.user.clone() };
+        self.outboxes[self.lane_of(topic)].renamed(&key, &occupant.info);
+    }
+
+    pub(super) fn may_judge(&self) -> bool {
+        self.may_judge.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_may_judge(&self, may_judge: bool) {
+        self.may_judge.store(may_judge, Ordering::Relaxed);
+    }
+
+    /// Whether Redis holds no occupant of this node.
+    pub(super) fn is_empty(&self) -> bool {
+        self.outboxes.iter().all(|outbox| outbox.is_empty())
+    }
+}
+
+impl Shared {
+    /// Adds the joins to `commands`.
+    pub(super) fn add_joins(&self, commands: &mut Pipeline, changes: &Changes) {
+        let node = &*changes.node;
+        let (rooms, nodes) = (self.names.rooms(node), self.names.nodes());
+        for Join { key, info, is_latest } in &changes.joins {
+            let address = &key.address;
+            let keys = [&address.members(), &address.held(node), &rooms, &nodes];
+            let call = self.scripts.enter.call(commands, &keys).arg(address.channel());
+            call.arg(node).arg(key.user.as_str()).arg(&info[..]).arg(u8::from(*is_latest));
+        }
+    }
+
+    /// Adds the leaves to `commands`.
+    pub(super) fn add_leaves(&self, commands: &mut Pipeline, changes: &Changes) {
+        let node = &*changes.node;
+        let (rooms, nodes) = (self.names.rooms(node), self.names.nodes());
+        for key in &changes.leaves {
+            let address = &key.address;
+            let keys = [&address.members(), &address.held(node), &rooms, &nodes];
+            let call = self.scripts.leave.call(commands, &keys);
+            call.arg(address.channel()).arg(node).arg(key.user.as_str());
+        }
+    }
+}
+
+/// What the reply to a join means.
+pub(super) fn join_outcome(reply: &Value) -> Outcome {
+    match reply {
+        Value::Int(1) => Outcome::Done,
+        reply if is_unknown_script(reply) => Outcome::Unanswered,
+        _ => Outcome::Refused,
+    }
+}
+
+/// What the reply to a leave means.
+pub(super) fn leave_outcome(reply: &Value) -> Outcome {
+    match reply {
+        Value::Int(0) => Outcome::Done,
+        Value::Int(version) => Outcome::Announced(version.unsigned_abs()),
+        reply if is_unknown_script(reply) => Outcome::Unanswered,
+        _ => Outcome::Refused,
+    }
+}
+
+impl Store {
+    /// See [`PresenceTracker::occupancy`](crate::PresenceTracker::occupancy).
+    pub(super) async fn occupancy(
+        &self,
+        topics: &[Topic],
+        limit: usize,
+        may_judge: bool,
+    ) -> Result<Vec<Occupancy>, BrokerError> {
+        let nodes = self.shared.names.nodes();
+        let work = async {
+            let mut occupancies = Vec::with_capacity(topics.len());
+            for topics in topics.chunks(MAX_READS) {
+                let addresses = self.addresses(topics);
+                let mut commands = Pipeline::with_capacity(topics.len());
+                for address in &addresses {
+                    let keys = [&address.members(), &nodes];
+                    let call = self.shared.scripts.occupancy.call(&mut commands, &keys);
+                    call.arg(limit).arg(address.channel()).arg(u8::from(may_judge));
+                }
+                let replies: Vec<Reply> = self.query_each(&commands, &addresses, PRESENCE).await?;
+                occupancies.extend(replies.into_iter().map(occupancy));
+            }
+            Ok(occupancies)
+        };
+        self.in_time(work).await
+    }
+}
+
+fn occupancy((version, count, members): Reply) -> Occupancy {
+    Occupancy { version, count, occupants: members.into_iter().filter_map(occupant).collect() }
+}
+
+/// Reads a member; the version, which is none, has no name.
+fn occupant((user, member): (Vec<u8>, Vec<u8>)) -> Option<Occupant> {
+    let user = UserId::new(std::str::from_utf8(&user).ok()?).ok()?;
+    let colon = member.iter().position(|byte| *byte == b':')?;
+    Some(Occupant { user, info: Bytes::from(member).slice(colon + 1..) })
+}

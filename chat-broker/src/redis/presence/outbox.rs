@@ -1,0 +1,414 @@
+//! Joins and leaves at this node that one connection has yet to send to Redis.
+//!
+//! Only what is wanted now counts: a leave that was not sent is cancelled by a join, and a join by a
+//! leave, unless something was published in between. A change without an answer is sent again, which
+//! changes nothing if Redis knew.
+//!
+//! The [transition table](super::transition) says what each event makes of a user in a topic. This file
+//! keeps the queues: they follow from the states, and [`Queues::apply`] alone changes either.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use chat_core::UserId;
+use tokio::sync::Notify;
+
+use super::transition::{Event, Order, Stage, State, SyncState, Transition, transition};
+use crate::presence::{Departure, DepartureSender};
+use crate::redis::names::Address;
+
+/// Maximum joins, and maximum leaves, per pipeline.
+const MAX_CHANGES: usize = 256;
+
+/// Maximum transient joins that wait to be sent: in an outage there would be ever more. Above it the
+/// join and the leave cancel each other, whatever was published in between.
+const MAX_TRANSIENT: usize = 1024;
+
+/// Refused changes that wait for a retry, above which the leave of a user whose join was refused is
+/// dropped when it is refused as well.
+const MAX_REFUSED: usize = 1024;
+
+/// The changes of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct PresenceOutbox {
+    queues: Mutex<Queues>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    /// The name of the node in Redis; nothing is sent before it has a lease.
+    node: Option<Arc<str>>,
+    /// Ordered, so that the reconciler can go through them in parts.
+    users: BTreeMap<Key, PendingPresence>,
+    /// [`Index::Joins`]
+    joins: BTreeMap<SeqKey, Key>,
+    /// [`Index::Leaves`]
+    leaves: BTreeMap<SeqKey, Key>,
+    /// [`Index::Refused`]
+    refused: BTreeSet<Key>,
+    /// How many are [`Stage::TransientQueued`].
+    transient: usize,
+    /// The latest sequence number that was given out.
+    last_seq: u64,
+}
+
+/// A user in a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) address: Address,
+    pub(crate) user: UserId,
+}
+
+#[derive(Debug)]
+struct PendingPresence {
+    state: State,
+    /// The place in the queue in which it waits.
+    order: SeqKey,
+    info: Bytes,
+    /// The info was set at this node since the last join that Redis took, and replaces what other
+    /// nodes have set before.
+    is_latest: bool,
+    /// Publications that were accepted before the latest join.
+    joined_after: u64,
+    /// Publications that were accepted before the latest leave.
+    left_after: u64,
+    /// Callers that wait until the leave is carried out.
+    departures: Vec<DepartureSender>,
+}
+
+/// The number of publications accepted before, then a sequence number. A join is sent before the
+/// publications that follow it, a leave after those that precede it.
+type SeqKey = (u64, u64);
+
+/// Where the key of an entry is listed, besides `users`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Index {
+    /// Joins that wait to be sent.
+    Joins,
+    /// Leaves that wait to be sent.
+    Leaves,
+    /// Refused changes that wait for a retry.
+    Refused,
+    None,
+}
+
+/// The changes that go into one pipeline.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) node: Arc<str>,
+    pub(crate) joins: Vec<Join>,
+    pub(crate) leaves: Vec<Key>,
+    /// There are more joins than fit: no publication after so many may be sent before them.
+    pub(crate) fence_at: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Join {
+    pub(crate) key: Key,
+    pub(crate) info: Bytes,
+    /// The info replaces what other nodes have set before.
+    pub(crate) is_latest: bool,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// It is done, and announced to nodes under this version.
+    Announced(u64),
+    /// It is sent again at once.
+    Unanswered,
+    /// It is sent again after a [retry](PresenceOutbox::retry_refused).
+    Refused,
+}
+
+impl Changes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.joins.is_empty() && self.leaves.is_empty()
+    }
+}
+
+impl PresenceOutbox {
+    /// See [`PresenceTracker::enter`](crate::PresenceTracker::enter); `accepted` publications came before.
+    pub(crate) fn join(&self, key: Key, info: Bytes, accepted: u64) {
+        self.queues().join(key, info, accepted);
+        self.changed.notify_one();
+    }
+
+    /// See [`PresenceTracker::leave`](crate::PresenceTracker::leave); `accepted` publications came before.
+    pub(crate) fn leave(&self, key: &Key, accepted: u64) -> Departure {
+        let departure = self.queues().leave(key, accepted);
+        self.changed.notify_one();
+        departure
+    }
+
+    /// The node, and the next `most` users after `last` that Redis should hold for it.
+    pub(crate) fn synced_after(
+        &self,
+        last: Option<&Key>,
+        most: usize,
+    ) -> Option<(Arc<str>, Vec<Key>)> {
+        let queues = self.queues();
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = queues.users.range((from, Bound::Unbounded));
+        let is_synced = |pending: &PendingPresence| pending.state.sync == SyncState::Synced;
+        let synced = next.filter(|(_, pending)| is_synced(pending)).map(|(key, _)| key.clone());
+        Some((queues.node.clone()?, synced.take(most).collect()))
+    }
+
+    /// Redis does not hold these users: those who are still in their topics are sent again.
+    pub(crate) fn resend_lost(&self, keys: &[Key]) {
+        let mut queues = self.queues();
+        for key in keys {
+            queues.apply(key, Event::Lost);
+        }
+        drop(queues);
+        self.changed.notify_one();
+    }
+
+    /// Another node has set another info of a user: this one sends no older one again.
+    pub(crate) fn renamed(&self, key: &Key, info: &Bytes) {
+        if let Some(pending) = self.queues().users.get_mut(key)
+            && pending.state.sync == SyncState::Synced
+            && !pending.is_latest
+        {
+            pending.info = info.clone();
+        }
+    }
+
+    /// How many users are in topics, each counted once for each topic.
+    pub(crate) fn len(&self) -> usize {
+        self.queues().users.len()
+    }
+
+    /// Sends everything again as `node`, for which Redis holds nothing.
+    pub(crate) fn restart_as(&self, node: &Arc<str>) {
+        self.queues().restart_as(node);
+        self.changed.notify_one();
+    }
+
+    /// Takes what goes into a pipeline after which `sent` publications are sent.
+    pub(crate) fn take(&self, sent: u64) -> Changes {
+        self.queues().take(sent)
+    }
+
+    /// Notes what became of changes, in their order; what has no outcome is unanswered.
+    pub(crate) fn settle(&self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
+        self.queues().settle(changes, outcomes);
+        if self.has_changes() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Sends again what was refused.
+    pub(crate) fn retry_refused(&self) {
+        self.queues().retry_refused();
+        if self.has_changes() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Whether something waits to be sent now or after some publications.
+    pub(crate) fn has_changes(&self) -> bool {
+        let queues = self.queues();
+        queues.node.is_some() && !(queues.joins.is_empty() && queues.leaves.is_empty())
+    }
+
+    /// Waits until something is to be sent.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Whether Redis holds no user for this node.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queues().users.is_empty()
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PendingPresence {
+    fn absent() -> Self {
+        Self {
+            state: State::ABSENT,
+            order: SeqKey::default(),
+            info: Bytes::new(),
+            is_latest: true,
+            joined_after: 0,
+            left_after: 0,
+            departures: Vec::new(),
+        }
+    }
+}
+
+impl Queues {
+    fn join(&mut self, key: Key, info: Bytes, accepted: u64) {
+        let pending = self.users.entry(key.clone()).or_insert_with(PendingPresence::absent);
+        (pending.info, pending.is_latest) = (info, true);
+        // The order of a queued join stays, and so does what was published since.
+        if pending.state.stage != Stage::JoinQueued {
+            pending.joined_after = accepted;
+        }
+        self.apply(&key, Event::Join);
+    }
+
+    fn leave(&mut self, key: &Key, accepted: u64) -> Departure {
+        let (sender, departure) = Departure::pending();
+        let has_room = self.transient < MAX_TRANSIENT;
+        let present = self.users.get_mut(key).filter(|pending| pending.state.stage.is_present());
+        if let Some(pending) = present {
+            pending.left_after = accepted;
+            pending.departures.push(sender);
+            let published = has_room && pending.joined_after < accepted;
+            self.apply(key, Event::Leave { published });
+        }
+        departure
+    }
+
+    fn restart_as(&mut self, node: &Arc<str>) {
+        self.node = Some(Arc::clone(node));
+        let keys: Vec<Key> = self.users.keys().cloned().collect();
+        for key in &keys {
+            self.apply(key, Event::NewNode);
+        }
+    }
+
+    fn take(&mut self, sent: u64) -> Changes {
+        let Some(node) = self.node.clone() else { return Changes::default() };
+        let mut changes = Changes { node, ..Changes::default() };
+        while changes.joins.len() < MAX_CHANGES
+            && let Some(key) = self.joins.first_key_value().map(|(_, key)| key.clone())
+            && let Some(pending) = self.users.get(&key)
+        {
+            let (info, is_latest) = (pending.info.clone(), pending.is_latest);
+            self.apply(&key, Event::JoinSent);
+            changes.joins.push(Join { key, info, is_latest });
+        }
+        changes.fence_at = self.joins.first_key_value().map(|((accepted, _), _)| *accepted);
+        // A leave behind a publication that waits for the fence waits with it.
+        let sent = changes.fence_at.map_or(sent, |fence| sent.min(fence));
+        while changes.leaves.len() < MAX_CHANGES
+            && let Some(((accepted, _), key)) = self.leaves.first_key_value()
+            && *accepted <= sent
+        {
+            let key = key.clone();
+            self.apply(&key, Event::LeaveSent);
+            changes.leaves.push(key);
+        }
+        changes
+    }
+
+    fn settle(&mut self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
+        if self.node.as_ref() != Some(&changes.node) {
+            // The node had another name when they were taken, and all was queued again since.
+            return;
+        }
+        let mut outcomes = outcomes.into_iter();
+        for Join { key, .. } in changes.joins {
+            self.settle_join(&key, outcomes.next().unwrap_or(Outcome::Unanswered));
+        }
+        for key in changes.leaves {
+            self.settle_leave(&key, outcomes.next().unwrap_or(Outcome::Unanswered));
+        }
+    }
+
+    fn settle_join(&mut self, key: &Key, outcome: Outcome) {
+        let event = match outcome {
+            Outcome::Done | Outcome::Announced(_) => Event::JoinDone,
+            Outcome::Unanswered => Event::JoinUnanswered,
+            Outcome::Refused => Event::JoinRefused,
+        };
+        if event == Event::JoinDone
+            && let Some(pending) = self.users.get_mut(key)
+        {
+            // A join that was queued since has a later info.
+            pending.is_latest &= pending.state.stage.awaits_join();
+        }
+        self.apply(key, event);
+    }
+
+    fn settle_leave(&mut self, key: &Key, outcome: Outcome) {
+        let event = match outcome {
+            Outcome::Done | Outcome::Announced(_) => Event::LeaveDone,
+            Outcome::Unanswered => Event::LeaveUnanswered,
+            Outcome::Refused => Event::LeaveRefused { is_full: self.refused.len() >= MAX_REFUSED },
+        };
+        let released = self.apply(key, event);
+        if let Outcome::Announced(version) = outcome {
+            released.into_iter().for_each(|departure| departure.settle(version));
+        }
+    }
+
+    fn retry_refused(&mut self) {
+        let refused: Vec<Key> = self.refused.iter().cloned().collect();
+        for key in &refused {
+            self.apply(key, Event::Retry);
+        }
+    }
+
+    /// Applies an event to a user who has an entry, and lists the user where the new state belongs.
+    /// Returns the departures that the event releases: one that is dropped announces no leave.
+    fn apply(&mut self, key: &Key, event: Event) -> Vec<DepartureSender> {
+        let Some(pending) = self.users.get_mut(key) else { return Vec::new() };
+        let before = (pending.state.stage, pending.order);
+        let Transition { state, order, releases } = transition(pending.state, event);
+        self.last_seq += 1;
+        pending.state = state;
+        pending.order = match order {
+            Order::Keep => pending.order,
+            Order::AtJoin => (pending.joined_after, self.last_seq),
+            Order::AtLeave => (pending.left_after, self.last_seq),
+            Order::First => (0, self.last_seq),
+        };
+        let after = (pending.state.stage, pending.order);
+        let released = if releases { std::mem::take(&mut pending.departures) } else { Vec::new() };
+        if state.stage == Stage::Absent {
+            self.users.remove(key);
+        }
+        self.move_between_indexes(key, before, after);
+        released
+    }
+
+    fn move_between_indexes(&mut self, key: &Key, before: (Stage, SeqKey), after: (Stage, SeqKey)) {
+        if before == after {
+            return;
+        }
+        match Index::of(before.0) {
+            Index::Joins => drop(self.joins.remove(&before.1)),
+            Index::Leaves => drop(self.leaves.remove(&before.1)),
+            Index::Refused => drop(self.refused.remove(key)),
+            Index::None => {}
+        }
+        match Index::of(after.0) {
+            Index::Joins => drop(self.joins.insert(after.1, key.clone())),
+            Index::Leaves => drop(self.leaves.insert(after.1, key.clone())),
+            Index::Refused => drop(self.refused.insert(key.clone())),
+            Index::None => {}
+        }
+        self.transient -= usize::from(before.0 == Stage::TransientQueued);
+        self.transient += usize::from(after.0 == Stage::TransientQueued);
+    }
+}
+
+impl Index {
+    fn of(stage: Stage) -> Self {
+        match stage {
+            Stage::JoinQueued | Stage::TransientQueued => Self::Joins,
+            Stage::LeaveQueued => Self::Leaves,
+            Stage::JoinRefused | Stage::LeaveRefused => Self::Refused,
+            Stage::Absent | Stage::Present | Stage::LeaveInFlight => Self::None,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

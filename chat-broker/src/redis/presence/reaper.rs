@@ -1,0 +1,64 @@
+//! Removes the occupants of nodes whose lease has expired.
+//!
+//! Any node reaps, several at once if they find the same node: a script removes each occupant in one
+//! atomic step, so one of them does. The name of the node is removed last, so that another node goes
+//! on if this one stops.
+
+use std::sync::Arc;
+
+use redis::Pipeline;
+use tokio::sync::mpsc;
+
+use crate::error::BrokerError;
+use crate::redis::connection::store::Store;
+use crate::redis::names::Address;
+
+/// Topics in one pipeline.
+const MAX_TOPICS: usize = 8;
+
+/// Users in one run of the script, which takes some 5 µs for each.
+const MAX_USERS: usize = 200;
+
+/// Reaps the nodes that it receives, until the sender is dropped.
+pub(crate) async fn run(store: Arc<Store>, mut condemned: mpsc::Receiver<Vec<String>>) {
+    while let Some(nodes) = condemned.recv().await {
+        for node in nodes {
+            tracing::info!(node, "a node is dead, its users leave");
+            if let Err(error) = reap(&store, &node).await {
+                // It will be found again.
+                tracing::warn!(%error, "the users of a dead node could not leave yet");
+            }
+        }
+    }
+}
+
+async fn reap(store: &Store, node: &str) -> Result<(), BrokerError> {
+    let names = &store.shared.names;
+    let topics = names.rooms(node);
+    loop {
+        let mut some = Pipeline::with_capacity(1);
+        some.cmd("SRANDMEMBER").arg(&topics).arg(MAX_TOPICS);
+        let (channels,): (Vec<String>,) = store.query(&some).await?;
+        if channels.is_empty() {
+            let mut forget = Pipeline::with_capacity(1);
+            forget.cmd("ZREM").arg(names.nodes()).arg(node).ignore();
+            return store.query(&forget).await;
+        }
+        let mut reap = Pipeline::with_capacity(channels.len());
+        for channel in &channels {
+            let address = Address::of_channel(channel);
+            let keys = [&address.members(), &address.held(node), &topics, &names.nodes()];
+            let call = store.shared.scripts.reap.call(&mut reap, &keys);
+            call.arg(channel).arg(node).arg(MAX_USERS);
+        }
+        // A room whose keys are of another kind holds up no other.
+        let replies = store.query_all(&mut reap).await?;
+        let mut reaped = replies.into_iter().map(redis::from_redis_value::<u64>);
+        // Those that are left are all refused: the next attempt is as good.
+        if let Some(Err(refused)) = reaped.next()
+            && reaped.all(|one| one.is_err())
+        {
+            return Err(BrokerError::refused(refused));
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! The task of each connection that publishes: it sends all that waits as one pipeline.
+
+use std::sync::Arc;
+
+use chat_core::Position;
+use redis::{Pipeline, RedisResult, Value};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::yield_now;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
+
+use super::queue::{Job, Queue};
+use super::recover;
+use super::recover::Fate;
+use super::reply::{is_overtaken, published};
+use crate::error::BrokerError;
+use crate::publish::Published;
+use crate::redis::connection::lineage;
+use crate::redis::connection::peer::Peer;
+use crate::redis::connection::reconnect::ReconnectTimer;
+use crate::redis::connection::{Link, PING_INTERVAL, RESPONSE_TIMEOUT};
+use crate::redis::error::{broker_error, is_unknown_script, timed_out, wants_reconnect};
+use crate::redis::health::Side;
+use crate::redis::health::damage::{PRESENCE, SEQUENCE};
+use crate::redis::health::probe::{Probe, Writes};
+use crate::redis::mark::{ByTopic, Mark};
+use crate::redis::names::Address;
+use crate::redis::presence::outbox::{Changes, PresenceOutbox};
+use crate::redis::presence::{self, Presence};
+use crate::redis::shared::Shared;
+use crate::redis::subscribe::Subscriber;
+use crate::redis::wire;
+
+/// Owns one connection to publish on.
+pub(crate) struct LaneTask {
+    shared: Arc<Shared>,
+    /// Knows how far the topics have come.
+    subscriber: Arc<Subscriber>,
+    presence: Arc<Presence>,
+    queue: Queue,
+    outbox: Arc<PresenceOutbox>,
+    side: Side,
+    probe: Probe,
+    /// Of the latest connection.
+    peer: Option<Peer>,
+    reconnect: ReconnectTimer,
+    /// The latest answers in topics.
+    answered: ByTopic<Position>,
+    /// On several threads a task that is woken runs before others that are ready.
+    is_woken_first: bool,
+}
+
+impl LaneTask {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        subscriber: &Arc<Subscriber>,
+        presence: &Arc<Presence>,
+        queue: Queue,
+        outbox: Arc<PresenceOutbox>,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            subscriber: Arc::clone(subscriber),
+            presence: Arc::clone(presence),
+            queue,
+            outbox,
+            side: shared.health.side(),
+            probe: Probe::new(&shared.names),
+            peer: None,
+            reconnect: ReconnectTimer::new(),
+            answered: ByTopic::default(),
+            is_woken_first: Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread,
+        }
+    }
+
+    /// Sends until the broker is closing and nothing is left.
+    pub(crate) async fn run(mut self) {
+        let mut cause = BrokerError::unavailable("redis was not reached yet");
+        loop {
+            self.reconnect.attempt();
+            let connect = connect(
+                Arc::clone(&self.shared),
+                Arc::clone(&self.subscriber),
+                self.peer.clone(),
+                self.probe.clone(),
+            );
+            let Some(connected) = self.meanwhile(connect, &cause).await else { return };
+            let error = match connected {
+                Ok((link, peer)) => {
+                    self.reconnect.established();
+                    if self.peer.is_some() {
+                        self.shared.counters.reconnected();
+                    }
+                    self.presence.connected(peer.run_id.as_deref());
+                    self.peer = Some(peer);
+                    match self.serve(link).await {
+                        Ok(()) => return,
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            self.side.set_down(&error);
+            cause = broker_error(error);
+            let pause = sleep(self.reconnect.pause());
+            if self.meanwhile(pause, &cause).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Awaits `work` while nothing can be sent. `None` when the broker is closing and
+    /// nothing is left to send.
+    async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        cause: &BrokerError,
+    ) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.queue.expire_all(cause) => None,
+        }
+    }
+
+    /// Publishes until the connection breaks, or the broker is closing and nothing is left.
+    async fn serve(&mut self, mut link: Link) -> RedisResult<()> {
+        self.recover(&mut link).await?;
+        let mut ping = interval(PING_INTERVAL);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                error = link.lost() => return Err(error),
+                // However busy the connection is.
+                _ = ping.tick() => self.probe(&mut link).await?,
+                more = self.queue.wait() => {
+                    if self.is_woken_first {
+                        // Tasks that are ready to publish run first: one pipeline for all.
+                        yield_now().await;
+                    }
+                    self.queue.take_more();
+                    let sent = self.send_batch(&mut link).await?;
+                    if !more && !sent {
+                        return Ok(());
+                    }
+                }
+                () = self.outbox.changed() => {
+                    self.send_batch(&mut link).await?;
+                }
+            }
+        }
+    }
+
+    /// Asks whether Redis takes what is written; if so, what it refused is tried again.
+    async fn probe(&mut self, link: &mut Link) -> RedisResult<()> {
+        match self.probe.check(link, &self.shared).await? {
+            Writes::Taken => {
+                self.side.set_up();
+                self.outbox.retry_refused();
+            }
+            Writes::Refused(error) => self.side.set_refused(&error),
+        }
+        Ok(())
+    }
+
+    /// Sends what waits: joins, publications, leaves. Returns whether there was anything.
+    async fn send_batch(&mut self, link: &mut Link) -> RedisResult<bool> {
+        self.queue.expire(&BrokerError::unavailable("redis came back too late"));
+        // In this order: a join that precedes one of these publications is in the outbox by then.
+        let mut jobs = self.queue.take_batch();
+        let done = self.queue.done();
+        let changes = self.outbox.take(done);
+        if let Some(after) = changes.fence_at {
+            let held = usize::try_from(done.saturating_sub(after)).unwrap_or(usize::MAX);
+            self.queue.put_back(jobs.split_off(jobs.len().saturating_sub(held)));
+        }
+        if jobs.is_empty() && changes.is_empty() {
+            return Ok(false);
+        }
+        let pipeline = self.pipeline(&jobs, &changes);
+        match self.shared.counters.timed(link.send(&pipeline)).await {
+            Ok(replies) => {
+                self.reconnect.worked();
+                self.settle(link, jobs, changes, replies).await?;
+            }
+            Err(error) => {
+                self.outbox.settle(changes, []);
+                self.send_again(jobs, &broker_error(error.clone()));
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+
+    /// After a connection that broke Redis may have all of `jobs`, or none. What is kept
+    /// can be found, and waits for that; the rest must not be sent twice.
+    fn send_again(&mut self, jobs: Vec<Job>, cause: &BrokerError) {
+        let mut again = Vec::with_capacity(jobs.len());
+        for mut job in jobs {
+            if job.options.is_persistent() {
+                job.sent = true;
+                again.push(job);
+            } else {
+                job.settle(Err(cause.clone()));
+            }
+        }
+        self.queue.put_back(again);
+    }
+
+    /// Settles what was published on an earlier connection; the rest is sent as if new.
+    async fn recover(&mut self, link: &mut Link) -> RedisResult<()> {
+        let jobs = self.queue.take_sent();
+        let Some(first) = jobs.first() else { return Ok(()) };
+        // However slow the search is, nobody waits for longer than for an answer.
+        let limit = first.deadline + RESPONSE_TIMEOUT;
+        let answered =
+            |job: &Job| self.answered.get(job.address.channel()).copied().unwrap_or_default();
+        let find = recover::find(link, &self.shared.scripts, &jobs, answered);
+        let found = timeout_at(limit, find).await;
+        let fates = match found.unwrap_or_else(|_| Err(timed_out())) {
+            Ok(fates) => fates,
+            Err(error) => {
+                self.queue.put_back(jobs);
+                return Err(error);
+            }
+        };
+        let (mut again, mut seen, mut settled) = (Vec::new(), Vec::new(), Vec::new());
+        for (job, fate) in jobs.into_iter().zip(fates) {
+            match fate {
+                Fate::Published(position) => {
+                    seen.push((job.address.clone(), Mark { position, id: Some(job.id) }));
+                    settled.push((job, Ok(Published::new(Some(position), 0))));
+                }
+                // The record of a key tells if it was published.
+                Fate::Unknown if job.has_key() => again.push(job.unsent()),
+                Fate::Missing => again.push(job.unsent()),
+                Fate::Overtaken | Fate::Unknown => {
+                    settled.push((job, Err(BrokerError::unavailable("the answer was lost"))));
+                }
+            }
+        }
+        self.finish(settled, seen);
+        self.queue.put_back(again);
+        Ok(())
+    }
+
+    fn pipeline(&self, jobs: &[Job], changes: &Changes) -> Pipeline {
+        let changed = changes.joins.len() + changes.leaves.len();
+        let mut pipeline = Pipeline::with_capacity(jobs.len() + changed);
+        pipeline.ignore_errors();
+        self.shared.add_joins(&mut pipeline, changes);
+        for job in jobs {
+            match job.options.retention {
+                Some(retention) => self.shared.add_persistent(&mut pipeline, job, retention),
+                None => {
+                    let message = wire::ephemeral(&job.payload);
+                    pipeline.cmd("PUBLISH").arg(job.address.channel()).arg(message);
+                }
+            }
+        }
+        self.shared.add_leaves(&mut pipeline, changes);
+        pipeline
+    }
+
+    /// Passes the answers on. After a `SCRIPT FLUSH`, stores the scripts again and puts
+    /// back what Redis did not execute for the lack of one.
+    async fn settle(
+        &mut self,
+        link: &mut Link,
+        jobs: Vec<Job>,
+        changes: Changes,
+        mut replies: Vec<Value>,
+    ) -> RedisResult<()> {
+        let lacks_scripts = replies.iter().any(is_unknown_script);
+        let after_joins = replies.split_off(changes.joins.len().min(replies.len()));
+        let joins = std::mem::replace(&mut replies, after_joins);
+        let leaves = replies.split_off(jobs.len().min(replies.len()));
+        if joins.contains(&Value::Int(0)) {
+            self.presence.doubt.notify_one();
+        }
+        let changed = changes.joins.iter().map(|join| &join.key).chain(&changes.leaves);
+        for (key, reply) in changed.zip(joins.iter().chain(&leaves)) {
+            if let Value::ServerError(error) = reply {
+                self.shared.damage.note(&key.address, PRESENCE, error);
+            }
+        }
+        let joins = joins.iter().map(presence::join_outcome);
+        self.outbox.settle(changes, joins.chain(leaves.iter().map(presence::leave_outcome)));
+        let settled = self.settle_jobs(jobs, replies);
+        if lacks_scripts {
+            link.load().await?;
+        }
+        settled
+    }
+
+    fn settle_jobs(&mut self, jobs: Vec<Job>, replies: Vec<Value>) -> RedisResult<()> {
+        let overtaken: Vec<bool> =
+            (0..jobs.len()).map(|n| is_overtaken(&jobs, &replies, n)).collect();
+        let (mut unexecuted, mut seen, mut settled) = (Vec::new(), Vec::new(), Vec::new());
+        let mut broken = None;
+        for ((job, reply), overtaken) in jobs.into_iter().zip(replies).zip(overtaken) {
+            if is_unknown_script(&reply) && !overtaken {
+                unexecuted.push(job);
+                continue;
+            }
+            let outcome = published(reply);
+            match &outcome {
+                Ok(Published { position: Some(position), repeated: false, .. }) => {
+                    let mark = Mark { position: *position, id: Some(job.id) };
+                    self.answered.insert(job.address.channel().to_owned(), *position);
+                    seen.push((job.address.clone(), mark));
+                }
+                Err(error) if wants_reconnect(error) => broken = Some(error.clone()),
+                _ => {}
+            }
+            let damage = &self.shared.damage;
+            let outcome = outcome.map_err(|error| damage.explain(&job.address, SEQUENCE, error));
+            settled.push((job, outcome));
+        }
+        self.finish(settled, seen);
+        self.queue.put_back(unexecuted);
+        broken.map_or(Ok(()), Err)
+    }
+
+    /// Notes the positions before the receipts resolve: a client may ask for its message at once.
+    fn finish(
+        &self,
+        settled: Vec<(Job, Result<Published, BrokerError>)>,
+        seen: Vec<(Address, Mark)>,
+    ) {
+        self.subscriber.published(seen);
+        for (job, outcome) in settled {
+            job.settle(outcome);
+        }
+    }
+}
+
+/// A connection that may be used: nothing more happens on the one before.
+async fn connect(
+    shared: Arc<Shared>,
+    subscriber: Arc<Subscriber>,
+    earlier: Option<Peer>,
+    probe: Probe,
+) -> RedisResult<(Link, Peer)> {
+    let mut link = Link::open(&shared, |_| {}).await?;
+    let peer = Peer::of(&mut link).await?;
+    peer.check()?;
+    if let Some(earlier) = earlier {
+        peer.end(&earlier, &mut link).await?;
+    }
+    link.load().await?;
+    // First of all, so that a replica is not asked for all topics again and again.
+    probe.publish(&mut link, &shared).await?;
+    if let Some(policy) = &peer.eviction {
+        shared.eviction.seen(policy);
+    }
+    lineage::check(&mut link, &shared.scripts, &subscriber.seen()).await?;
+    Ok((link, peer))
+}

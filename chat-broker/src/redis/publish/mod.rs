@@ -1,0 +1,131 @@
+//! Publishing: a queue for each connection that publishes.
+//!
+//! A publication waits in its `queue.rs`; the task in `lane.rs` sends all that waits as one pipeline,
+//! with joins before and leaves after it. `reply.rs` reads the answers; `recover.rs` finds out what
+//! became of publications whose answers were lost with a connection.
+
+mod lane;
+pub(super) mod queue;
+mod recover;
+mod reply;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use chat_core::{Occupant, Topic, UserId};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use super::presence::Presence;
+use super::presence::outbox::{Key, PresenceOutbox};
+use super::shared::Shared;
+use super::subscribe::Subscriber;
+use super::wire::MessageId;
+use crate::error::BrokerError;
+use crate::presence::Departure;
+use crate::publish::{PublishOptions, Receipt};
+use lane::LaneTask;
+use queue::{Job, Queue};
+
+/// Payload that waits for one connection at most, in bytes.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+
+/// The near end of the queues.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    shared: Arc<Shared>,
+    presence: Arc<Presence>,
+    lanes: Vec<Lane>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    jobs: mpsc::Sender<Job>,
+    room: Arc<Semaphore>,
+    /// How many publications were accepted.
+    accepted: AtomicU64,
+    outbox: Arc<PresenceOutbox>,
+}
+
+impl Publisher {
+    /// Starts a task in `tasks` for each connection; they end when `closing` turns true and
+    /// their queues are empty.
+    pub(super) fn start(
+        shared: &Arc<Shared>,
+        subscriber: &Arc<Subscriber>,
+        presence: &Arc<Presence>,
+        closing: &watch::Receiver<bool>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let lanes = presence.outboxes().iter().map(|outbox| {
+            let (jobs, receiver) = mpsc::channel(shared.config.publish_queue);
+            let queue = Queue::new(receiver, closing.clone());
+            let task = LaneTask::new(shared, subscriber, presence, queue, Arc::clone(outbox));
+            tasks.spawn(task.run());
+            let room = Arc::new(Semaphore::new(MAX_QUEUED_BYTES));
+            Lane { jobs, room, accepted: AtomicU64::new(0), outbox: Arc::clone(outbox) }
+        });
+        let lanes = lanes.collect();
+        Self { shared: Arc::clone(shared), presence: Arc::clone(presence), lanes }
+    }
+
+    /// See [`Broker::publish`](crate::Broker::publish).
+    pub(super) async fn publish(
+        &self,
+        topic: &Topic,
+        payload: Bytes,
+        options: PublishOptions,
+    ) -> Result<Receipt, BrokerError> {
+        let deadline = Instant::now() + self.shared.config.deadline;
+        let lane = self.lane(topic);
+        let address = self.shared.names.address(topic);
+        let bytes = u32::try_from(payload.len().min(MAX_QUEUED_BYTES)).unwrap_or(u32::MAX);
+        let place = async {
+            let room = Arc::clone(&lane.room).acquire_many_owned(bytes).await;
+            let place = lane.jobs.reserve().await;
+            room.ok().zip(place.ok()).ok_or(BrokerError::Closed)
+        };
+        let (_room, place) = timeout_at(deadline, place)
+            .await
+            .map_err(|_| BrokerError::unavailable("the queue of publications stayed full"))??;
+        let (receipt, pending) = Receipt::pending();
+        let id = MessageId::random();
+        lane.accepted.fetch_add(1, Ordering::SeqCst);
+        place.send(Job { address, payload, options, id, sent: false, deadline, receipt, _room });
+        Ok(pending)
+    }
+
+    /// How many publications wait: for a place, to be sent, or to be answered.
+    pub(super) fn queued(&self) -> usize {
+        // Each holds the semaphore of its lane, which does so, too.
+        self.lanes.iter().map(|lane| Arc::strong_count(&lane.room) - 1).sum()
+    }
+
+    /// See [`PresenceTracker::enter`](crate::PresenceTracker::enter).
+    pub(super) fn enter(&self, topic: &Topic, Occupant { user, info }: Occupant) {
+        let lane = self.lane(topic);
+        lane.outbox.join(self.key(topic, user), info, lane.accepted());
+    }
+
+    /// See [`PresenceTracker::leave`](crate::PresenceTracker::leave).
+    pub(super) fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
+        let lane = self.lane(topic);
+        lane.outbox.leave(&self.key(topic, user.clone()), lane.accepted())
+    }
+
+    fn key(&self, topic: &Topic, user: UserId) -> Key {
+        Key { address: self.shared.names.address(topic), user }
+    }
+
+    fn lane(&self, topic: &Topic) -> &Lane {
+        &self.lanes[self.presence.lane_of(topic)]
+    }
+}
+
+impl Lane {
+    fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::SeqCst)
+    }
+}

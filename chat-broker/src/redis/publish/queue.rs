@@ -1,0 +1,253 @@
+//! Publications that wait for their connection.
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::error::BrokerError;
+use crate::publish::{PublishOptions, Published, ReceiptSender};
+use crate::redis::names::Address;
+use crate::redis::wire::MessageId;
+
+/// Publications in one pipeline at most.
+const MAX_BATCH: usize = 256;
+
+/// Payload in one pipeline at most, in bytes, unless a single one is larger: what a slow
+/// network carries within the response timeout.
+const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// A publication under way.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) address: Address,
+    pub(crate) payload: Bytes,
+    pub(crate) options: PublishOptions,
+    pub(crate) id: MessageId,
+    /// It was sent on a connection that broke: Redis may have it.
+    pub(crate) sent: bool,
+    /// Until when it may wait to be sent.
+    pub(crate) deadline: Instant,
+    pub(crate) receipt: ReceiptSender,
+    /// Its share of the bytes that may wait.
+    pub(crate) _room: OwnedSemaphorePermit,
+}
+
+impl Job {
+    pub(crate) fn has_key(&self) -> bool {
+        self.options.is_persistent() && self.options.key.is_some()
+    }
+
+    /// It is to be sent as if it never was.
+    pub(crate) fn unsent(self) -> Self {
+        Self { sent: false, ..self }
+    }
+
+    pub(crate) fn settle(self, outcome: Result<Published, BrokerError>) {
+        self.receipt.settle(outcome);
+    }
+}
+
+/// What waits for one connection, oldest first.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    jobs: mpsc::Receiver<Job>,
+    closing: watch::Receiver<bool>,
+    /// Taken from `jobs`, not sent yet; at most [`MAX_BATCH`].
+    pending: Vec<Job>,
+    /// How many were ever taken from `jobs`.
+    taken: u64,
+}
+
+impl Queue {
+    pub(crate) fn new(jobs: mpsc::Receiver<Job>, closing: watch::Receiver<bool>) -> Self {
+        Self { jobs, closing, pending: Vec::new(), taken: 0 }
+    }
+
+    /// Waits until there is something to send. Returns `false` when the broker is closing
+    /// and nothing is left.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn wait(&mut self) -> bool {
+        while self.pending.is_empty() {
+            tokio::select! {
+                taken = self.jobs.recv_many(&mut self.pending, MAX_BATCH) => {
+                    self.taken += taken as u64;
+                    return taken > 0;
+                }
+                _ = self.closing.wait_for(|closing| *closing), if !self.jobs.is_closed() => {
+                    self.jobs.close();
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes what has come since [`wait`](Self::wait) returned.
+    pub(crate) fn take_more(&mut self) {
+        while self.pending.len() < MAX_BATCH {
+            let Ok(job) = self.jobs.try_recv() else { return };
+            self.pending.push(job);
+            self.taken += 1;
+        }
+    }
+
+    /// Takes what goes into the next pipeline: never nothing, if there is something.
+    pub(crate) fn take_batch(&mut self) -> Vec<Job> {
+        let mut bytes = 0;
+        let fits = |job: &&Job| {
+            bytes += job.payload.len();
+            bytes <= MAX_BATCH_BYTES
+        };
+        let count = self.pending.iter().take_while(fits).count().max(1).min(self.pending.len());
+        self.pending.drain(..count).collect()
+    }
+
+    /// How many have left the queue for good, in their order.
+    pub(crate) fn done(&self) -> u64 {
+        self.taken - self.pending.len() as u64
+    }
+
+    /// Takes what was sent already: it stands in front.
+    pub(crate) fn take_sent(&mut self) -> Vec<Job> {
+        let count = self.pending.iter().take_while(|job| job.sent).count();
+        self.pending.drain(..count).collect()
+    }
+
+    /// Puts back what was taken and is to be sent (again), in front.
+    pub(crate) fn put_back(&mut self, jobs: Vec<Job>) {
+        self.pending.splice(..0, jobs);
+    }
+
+    /// Fails what has waited too long.
+    pub(crate) fn expire(&mut self, cause: &BrokerError) {
+        let now = Instant::now();
+        let late = self.pending.iter().take_while(|job| job.deadline <= now).count();
+        for job in self.pending.drain(..late) {
+            job.settle(Err(cause.clone()));
+        }
+    }
+
+    /// While nothing can be sent: fails what has waited too long as soon as it has. Ends
+    /// when the broker is closing and nothing is left.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn expire_all(&mut self, cause: &BrokerError) {
+        while self.wait().await {
+            // Each waits equally long, so the first is the next to expire.
+            if let Some(first) = self.pending.first() {
+                sleep_until(first.deadline).await;
+            }
+            self.expire(cause);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use chat_core::{Retention, RoomId, Topic};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::publish::Receipt;
+    use crate::redis::names::Names;
+
+    struct Setup {
+        jobs: mpsc::Sender<Job>,
+        closing: watch::Sender<bool>,
+        queue: Queue,
+    }
+
+    fn setup() -> Setup {
+        let (jobs, receiver) = mpsc::channel(1000);
+        let (closing, closed) = watch::channel(false);
+        Setup { jobs, closing, queue: Queue::new(receiver, closed) }
+    }
+
+    async fn job(bytes: usize, deadline: Instant) -> (Job, Receipt) {
+        let (receipt, pending) = Receipt::pending();
+        let room = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let job = Job {
+            address: Names::new("chat", 0).address(&Topic::Room(RoomId::new("r").unwrap())),
+            payload: vec![0; bytes].into(),
+            options: PublishOptions::default().retention(Retention::default()),
+            id: MessageId::random(),
+            sent: false,
+            deadline,
+            receipt,
+            _room: room,
+        };
+        (job, pending)
+    }
+
+    #[tokio::test]
+    async fn batches_are_bounded_and_keep_their_order() {
+        let Setup { jobs, mut queue, .. } = setup();
+        for bytes in [MAX_BATCH_BYTES - 1, 1, 2, MAX_BATCH_BYTES + 1].into_iter().chain(0..300) {
+            let (job, _) = job(bytes, Instant::now()).await;
+            jobs.send(job).await.unwrap();
+        }
+        let mut sizes = Vec::new();
+        let mut put_back = false;
+        while sizes.len() < 304 {
+            assert!(queue.wait().await);
+            let batch = queue.take_batch();
+            let bytes: usize = batch.iter().map(|job| job.payload.len()).sum();
+            assert!(batch.len() == 1 || bytes <= MAX_BATCH_BYTES, "{} of {bytes}", batch.len());
+            assert!((1..=MAX_BATCH).contains(&batch.len()));
+            if std::mem::replace(&mut put_back, true) {
+                sizes.extend(batch.iter().map(|job| job.payload.len()));
+            } else {
+                queue.put_back(batch);
+            }
+        }
+        let expected = [MAX_BATCH_BYTES - 1, 1, 2, MAX_BATCH_BYTES + 1].into_iter().chain(0..300);
+        assert!(sizes.into_iter().eq(expected));
+        assert!(queue.take_batch().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_publishes_meanwhile_is_in_the_same_batch() {
+        let Setup { jobs, closing: _open, mut queue } = setup();
+        jobs.send(job(0, Instant::now()).await.0).await.unwrap();
+        assert!(queue.wait().await);
+        for _ in 0..MAX_BATCH {
+            jobs.send(job(0, Instant::now()).await.0).await.unwrap();
+        }
+        queue.take_more();
+        assert_eq!(queue.take_batch().len(), MAX_BATCH, "full, and one is left for the next");
+        assert_eq!(queue.done(), MAX_BATCH as u64);
+        assert!(queue.wait().await);
+        assert_eq!(queue.take_batch().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_too_long_fails_and_the_rest_stays() {
+        let Setup { jobs, closing, mut queue } = setup();
+        let late = BrokerError::unavailable("late");
+        let now = Instant::now();
+        let (first, first_receipt) = job(0, now + Duration::from_secs(1)).await;
+        let (second, mut second_receipt) = job(0, now + Duration::from_secs(2)).await;
+        jobs.send(first).await.unwrap();
+        jobs.send(second).await.unwrap();
+        tokio::select! {
+            () = queue.expire_all(&late) => panic!("one still waits"),
+            outcome = first_receipt => assert!(matches!(outcome, Err(BrokerError::Unavailable(_)))),
+        }
+        assert_eq!(now.elapsed().as_secs(), 1);
+        tokio::select! {
+            biased;
+            _ = &mut second_receipt => panic!("its time has not come"),
+            () = std::future::ready(()) => {}
+        }
+        closing.send_replace(true);
+        queue.expire_all(&late).await;
+        assert_eq!(now.elapsed().as_secs(), 2);
+        assert!(matches!(second_receipt.await, Err(BrokerError::Unavailable(_))));
+        assert!(!queue.wait().await, "closed and empty");
+    }
+}

@@ -1,0 +1,191 @@
+//! What became of publications whose answers were lost with a connection.
+//!
+//! Redis may have executed them or not. The new connection first ends the old one, so that
+//! nothing on it is executed any more, and then looks for them in the logs by their ids:
+//! what is there was published, and the rest is sent again. But what precedes one that is
+//! there is not: it was published and trimmed since, or refused, and would be published a
+//! second time, or in the wrong place. Nor is, unless it has a key, what may have been
+//! trimmed: where the log does not reach back to what was answered last.
+
+use std::collections::{HashMap, HashSet};
+
+use chat_core::{Epoch, Position};
+use redis::{Pipeline, RedisResult, Value};
+
+use super::queue::Job;
+use crate::redis::connection::Link;
+use crate::redis::scripts::Scripts;
+
+/// Entries of a log that are looked at in one step, the latest first: Redis is held up for
+/// some 3 ms.
+const STEP: usize = 4096;
+
+/// Steps at most. What 65,536 publications to one topic have followed while a node connected
+/// again is not found.
+const MAX_STEPS: usize = 16;
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Published(Position),
+    /// It is not there, and nothing later that was sent with it.
+    Missing,
+    /// It is not there, but something later is.
+    Overtaken,
+    /// It is not there, but may have been.
+    Unknown,
+}
+
+/// The search in one topic.
+struct Search {
+    /// What is not found yet.
+    jobs: Vec<usize>,
+    /// Where the next step begins; `None` when there is none.
+    before: Option<String>,
+    /// The topic's epoch, and the offset up to which its log keeps nothing, once all of it
+    /// was looked at.
+    floor: Option<Position>,
+}
+
+/// What became of each of `jobs`, which were sent in this order, after `answered` was the
+/// latest answer in a topic.
+pub(crate) async fn find(
+    link: &mut Link,
+    scripts: &Scripts,
+    jobs: &[Job],
+    answered: impl Fn(&Job) -> Position,
+) -> RedisResult<Vec<Fate>> {
+    let mut found = vec![None; jobs.len()];
+    let mut topics: HashMap<&str, Search> = HashMap::new();
+    for (n, job) in jobs.iter().enumerate() {
+        topics.entry(job.address.channel()).or_default().jobs.push(n);
+    }
+    let mut searches: Vec<Search> = topics.into_values().collect();
+    for _ in 0..MAX_STEPS {
+        let mut commands = Pipeline::with_capacity(searches.len());
+        commands.ignore_errors();
+        for search in &searches {
+            search.add_step(&mut commands, scripts, jobs);
+        }
+        let mut replies = link.send(&commands).await?.into_iter();
+        for search in searches.iter_mut().filter(|search| search.before.is_some()) {
+            search.take(replies.next().unwrap_or(Value::Nil), &mut found);
+        }
+    }
+    let mut unknown = HashSet::new();
+    for search in &searches {
+        let is_sure = |job: &&Job| search.reaches(answered(job));
+        let missing = search.jobs.iter().filter_map(|n| jobs.get(*n));
+        unknown.extend(missing.filter(|job| !is_sure(job)).map(|job| job.address.channel()));
+    }
+    Ok(fates(jobs, found, &unknown))
+}
+
+fn fates(jobs: &[Job], found: Vec<Option<Position>>, unknown: &HashSet<&str>) -> Vec<Fate> {
+    let mut overtaking = HashSet::new();
+    let mut fates: Vec<Fate> = jobs
+        .iter()
+        .zip(found)
+        .rev()
+        .map(|(job, position)| match position {
+            Some(position) => {
+                overtaking.insert(job.address.channel());
+                Fate::Published(position)
+            }
+            None if overtaking.contains(job.address.channel()) => Fate::Overtaken,
+            None if unknown.contains(job.address.channel()) => Fate::Unknown,
+            None => Fate::Missing,
+        })
+        .collect();
+    fates.reverse();
+    fates
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self { jobs: Vec::new(), before: Some("+".to_owned()), floor: None }
+    }
+}
+
+impl Search {
+    fn add_step(&self, commands: &mut Pipeline, scripts: &Scripts, jobs: &[Job]) {
+        let mut jobs = self.jobs.iter().filter_map(|n| jobs.get(*n)).peekable();
+        let (Some(before), Some(first)) = (&self.before, jobs.peek()) else { return };
+        let keys = [first.address.meta(), &first.address.log()];
+        let call = scripts.recover.call(commands, &keys).arg(before).arg(STEP);
+        for job in jobs {
+            call.arg(job.id.as_bytes());
+        }
+    }
+
+    /// Takes what was found in a step. After an odd reply (a key of the wrong type) there is
+    /// nothing to be found, and the publication itself will be told.
+    fn take(&mut self, reply: Value, found: &mut [Option<Position>]) {
+        let reply: Result<(Vec<u8>, Vec<u64>, u64, u64), _> = redis::from_redis_value(reply);
+        let parsed = reply.ok().and_then(|(epoch, offsets, before, floor)| {
+            Some((Epoch::parse(&epoch)?, offsets, before, floor))
+        });
+        let Some((epoch, offsets, before, floor)) = parsed else {
+            (self.before, self.floor) = (None, Some(Position::default()));
+            return;
+        };
+        let mut offsets = offsets.into_iter();
+        self.jobs.retain(|n| match (offsets.next(), found.get_mut(*n)) {
+            (Some(offset), Some(found)) if offset > 0 => {
+                *found = Some(Position { epoch, offset });
+                false
+            }
+            _ => true,
+        });
+        self.before = (before > 0 && !self.jobs.is_empty()).then(|| before.to_string());
+        if self.before.is_none() {
+            self.floor = Some(Position { epoch, offset: floor });
+        }
+    }
+
+    /// Whether all was looked at that came after `answered`.
+    fn reaches(&self, answered: Position) -> bool {
+        self.floor.is_some_and(|floor| {
+            let since = if answered.epoch == floor.epoch { answered.offset } else { 0 };
+            floor.offset <= since
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(text: &str) -> Value {
+        redis::parse_redis_value(text.as_bytes()).unwrap()
+    }
+
+    fn at(epoch: &[u8], offset: u64) -> Position {
+        Position { epoch: Epoch::parse(epoch).unwrap(), offset }
+    }
+
+    #[test]
+    fn what_may_have_been_trimmed_is_not_taken_for_missing() {
+        let mut found = [None; 2];
+        let mut search = Search { jobs: vec![0, 1], ..Search::default() };
+        search.take(reply("*4\r\n$8\r\nabcdEF12\r\n*2\r\n:0\r\n:9\r\n:4\r\n:0\r\n"), &mut found);
+        assert_eq!((found, search.jobs.len()), ([None, Some(at(b"abcdEF12", 9))], 1));
+        assert_eq!(search.before.as_deref(), Some("4"));
+        assert!(!search.reaches(at(b"abcdEF12", 8)), "it is not over");
+
+        search.take(reply("*4\r\n$8\r\nabcdEF12\r\n*1\r\n:0\r\n:0\r\n:3\r\n"), &mut found);
+        assert!(search.before.is_none());
+        assert!(search.reaches(at(b"abcdEF12", 3)), "the log goes back to what was answered");
+        assert!(!search.reaches(at(b"abcdEF12", 2)), "3 may have been it");
+        assert!(!search.reaches(at(b"ABCDEFGH", 7)), "nothing was answered in this epoch");
+    }
+
+    #[test]
+    fn where_nothing_can_be_found_nothing_was_published() {
+        for odd in ["*4\r\n$0\r\n\r\n*1\r\n:0\r\n:0\r\n:0\r\n", "-WRONGTYPE no stream\r\n"] {
+            let mut search = Search { jobs: vec![0], ..Search::default() };
+            search.take(reply(odd), &mut [None]);
+            assert!(search.before.is_none() && search.reaches(Position::default()), "{odd}");
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! Which channels a node wants, and what Redis has not been told of it yet.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use chat_core::{Epoch, Position, Topic};
+
+use crate::redis::mark::{ByTopic, Mark};
+use crate::redis::names::Address;
+
+/// Ended epochs of one topic that are remembered: a Redis that ends again and again comes
+/// back with the same copy until it has made another.
+const MAX_ENDED: usize = 8;
+
+/// Every change has a version; whoever made it waits until Redis agrees up to that.
+#[derive(Debug, Default)]
+pub(crate) struct Interest {
+    /// By channel.
+    wanted: HashMap<String, Wanted>,
+    /// Channels to look at again; `None` while there is no connection, since the next one
+    /// looks at all.
+    changes: Option<HashSet<String>>,
+    version: u64,
+    /// Rises with every connection: what an earlier one still reads is ignored.
+    connection: u64,
+    /// Something was received since [`take_heard`](Self::take_heard).
+    heard: bool,
+    /// The latest connection has delivered a message.
+    has_delivered: bool,
+    /// Of topics that are not wanted.
+    marks: ByTopic<Mark>,
+    /// The epochs that topics were in before.
+    ended: ByTopic<VecDeque<Epoch>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) topic: Topic,
+    /// The version of the latest call that asked for it.
+    asked: u64,
+    /// How far this node has seen its sequence come.
+    pub(crate) seen: Mark,
+}
+
+/// What Redis is to be told, so that it agrees up to `version`.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    pub(crate) subscribe: Vec<String>,
+    pub(crate) unsubscribe: Vec<String>,
+    pub(crate) version: u64,
+}
+
+impl Interest {
+    /// Wants these; returns the version of the change.
+    pub(crate) fn add(&mut self, channels: &[String], topics: &[Topic]) -> u64 {
+        let version = self.change(channels);
+        for (channel, topic) in channels.iter().zip(topics) {
+            let new = || {
+                let seen = self.marks.remove(channel).unwrap_or_default();
+                Wanted { topic: topic.clone(), asked: 0, seen }
+            };
+            self.wanted.entry(channel.clone()).or_insert_with(new).asked = version;
+        }
+        version
+    }
+
+    /// Wants these no more; returns the version of the change.
+    pub(crate) fn remove(&mut self, channels: &[String]) -> u64 {
+        for channel in channels {
+            self.drop_wanted(channel);
+        }
+        self.change(channels)
+    }
+
+    /// Takes back the [`add`](Self::add) of this version, except where a later one asked
+    /// for the same.
+    pub(crate) fn take_back(&mut self, channels: &[String], version: u64) {
+        for channel in channels {
+            if self.wanted.get(channel).is_some_and(|wanted| wanted.asked == version) {
+                self.drop_wanted(channel);
+            }
+        }
+        self.change(channels);
+    }
+
+    fn drop_wanted(&mut self, channel: &str) {
+        if let Some((channel, Wanted { seen, .. })) = self.wanted.remove_entry(channel)
+            && seen != Mark::default()
+        {
+            self.marks.insert(channel, seen);
+        }
+    }
+
+    fn change(&mut self, channels: &[String]) -> u64 {
+        if let Some(changes) = &mut self.changes {
+            changes.extend(channels.iter().cloned());
+        }
+        self.version += 1;
+        self.version
+    }
+
+    /// A connection begins; returns its number.
+    pub(crate) fn connecting(&mut self) -> u64 {
+        self.connection += 1;
+        self.has_delivered = false;
+        self.connection
+    }
+
+    /// No connection counts any more.
+    pub(crate) fn disconnected(&mut self) {
+        self.connection += 1;
+        self.changes = None;
+    }
+
+    /// All that a new connection has to subscribe to. From here on changes are noted.
+    pub(crate) fn all(&mut self) -> Changes {
+        self.changes = Some(HashSet::new());
+        let subscribe = self.wanted.keys().cloned().collect();
+        Changes { subscribe, unsubscribe: Vec::new(), version: self.version }
+    }
+
+    /// What has changed since [`all`](Self::all) and the last call.
+    pub(crate) fn changes(&mut self) -> Changes {
+        let changed = self.changes.as_mut().map(std::mem::take).unwrap_or_default();
+        let (subscribe, unsubscribe) =
+            changed.into_iter().partition(|channel| self.wanted.contains_key(channel));
+        Changes { subscribe, unsubscribe, version: self.version }
+    }
+
+    /// Redis was not told of these: they are looked at again.
+    pub(crate) fn put_back(&mut self, untold: Changes) {
+        if let Some(changes) = &mut self.changes {
+            changes.extend(untold.subscribe);
+            changes.extend(untold.unsubscribe);
+        }
+    }
+
+    /// Whether a message counts that this connection read.
+    pub(crate) fn hears(&mut self, connection: u64) -> bool {
+        let is_latest = connection == self.connection;
+        self.heard |= is_latest;
+        self.has_delivered |= is_latest;
+        is_latest
+    }
+
+    /// Where a message in this channel goes.
+    pub(crate) fn recipient(&mut self, channel: &[u8]) -> Option<&mut Wanted> {
+        self.wanted.get_mut(std::str::from_utf8(channel).ok()?)
+    }
+
+    /// Whether the latest connection has delivered a message.
+    pub(crate) fn has_delivered(&self) -> bool {
+        self.has_delivered
+    }
+
+    /// Whether anything was received since the last call.
+    pub(crate) fn take_heard(&mut self) -> bool {
+        std::mem::take(&mut self.heard)
+    }
+
+    /// Takes note of what was read of a topic that is wanted.
+    pub(crate) fn read(&mut self, channel: &str, mark: Mark) {
+        if let Some(wanted) = self.wanted.get_mut(channel) {
+            wanted.seen.advance(mark);
+        }
+    }
+
+    /// Takes note of a publication of this node.
+    pub(crate) fn published(&mut self, channel: String, mark: Mark) {
+        match self.wanted.get_mut(&channel) {
+            Some(wanted) => wanted.seen.advance(mark),
+            // The answers of one topic come in its order.
+            None => {
+                let before = self.marks.get(&channel).copied().unwrap_or_default().position.epoch;
+                if before != mark.position.epoch {
+                    self.ended(&channel, before);
+                }
+                self.marks.insert(channel, mark);
+            }
+        }
+    }
+
+    /// The latest position of a subscribed topic that was received, read or acknowledged.
+    pub(crate) fn known_position(&self, channel: &str) -> Option<Position> {
+        self.wanted.get(channel).map(|wanted| wanted.seen.position)
+    }
+
+    /// Takes note that a topic has left an epoch for another.
+    pub(crate) fn ended(&mut self, channel: &str, epoch: Epoch) {
+        if epoch != Epoch::NONE {
+            let mut ended = self.ended.remove(channel).unwrap_or_default();
+            ended.push_back(epoch);
+            if ended.len() > MAX_ENDED {
+                ended.pop_front();
+            }
+            self.ended.insert(channel.to_owned(), ended);
+        }
+    }
+
+    /// How far the sequences have been seen to come, where anything was seen, and the ends
+    /// of those before.
+    pub(crate) fn seen(&self) -> Vec<(Address, Mark)> {
+        let wanted = self.wanted.iter().map(|(channel, wanted)| (channel, wanted.seen));
+        let seen = wanted.filter(|(_, seen)| seen.position != Position::default());
+        let marks = self.marks.iter().map(|(channel, mark)| (channel, *mark));
+        let ended = self.ended.iter().flat_map(|(channel, epochs)| {
+            epochs.iter().map(move |epoch| (channel, Mark::end_of(*epoch)))
+        });
+        seen.chain(marks)
+            .chain(ended)
+            .map(|(channel, seen)| (Address::of_channel(channel), seen))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_core::RoomId;
+
+    use super::*;
+
+    fn channels(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    fn add(interest: &mut Interest, names: &[&str]) -> u64 {
+        let topics: Vec<_> =
+            names.iter().map(|name| Topic::Room(RoomId::new(name).unwrap())).collect();
+        interest.add(&channels(names), &topics)
+    }
+
+    #[test]
+    fn a_connection_hears_of_all_and_then_of_changes() {
+        let mut interest = Interest::default();
+        add(&mut interest, &["a", "b"]);
+        interest.remove(&channels(&["b"]));
+        let version = add(&mut interest, &["c"]);
+        let mut all = interest.all();
+        all.subscribe.sort();
+        assert_eq!((all.subscribe, all.version), (channels(&["a", "c"]), version));
+
+        add(&mut interest, &["d"]);
+        let version = interest.remove(&channels(&["a"]));
+        let changes = interest.changes();
+        assert_eq!(changes.subscribe, channels(&["d"]));
+        assert_eq!(changes.unsubscribe, channels(&["a"]));
+        assert_eq!(changes.version, version);
+        let nothing = interest.changes();
+        assert!(nothing.subscribe.is_empty() && nothing.unsubscribe.is_empty());
+    }
+
+    #[test]
+    fn what_redis_was_not_told_is_told_again_unless_it_has_changed() {
+        let mut interest = Interest::default();
+        add(&mut interest, &["a", "b"]);
+        interest.all();
+        add(&mut interest, &["c", "d"]);
+        interest.remove(&channels(&["a"]));
+        let untold = interest.changes();
+        interest.remove(&channels(&["d"]));
+        interest.put_back(untold);
+        let mut again = interest.changes();
+        again.unsubscribe.sort();
+        assert_eq!(again.subscribe, channels(&["c"]));
+        assert_eq!(again.unsubscribe, channels(&["a", "d"]));
+        assert!(interest.changes().subscribe.is_empty());
+    }
+
+    #[test]
+    fn the_last_word_on_a_channel_counts() {
+        let mut interest = Interest::default();
+        interest.all();
+        add(&mut interest, &["a"]);
+        interest.remove(&channels(&["a"]));
+        add(&mut interest, &["a"]);
+        assert_eq!(interest.changes().subscribe, channels(&["a"]));
+    }
+
+    #[test]
+    fn a_failed_call_takes_back_only_what_nobody_asked_for_since() {
+        let mut interest = Interest::default();
+        let first = add(&mut interest, &["a", "b"]);
+        add(&mut interest, &["b"]);
+        interest.take_back(&channels(&["a", "b"]), first);
+        assert_eq!(interest.all().subscribe, channels(&["b"]));
+    }
+
+    #[test]
+    fn only_the_latest_connection_is_listened_to() {
+        let mut interest = Interest::default();
+        add(&mut interest, &["a"]);
+        let first = interest.connecting();
+        assert!(!interest.has_delivered());
+        assert!(interest.hears(first) && interest.has_delivered());
+        assert!(interest.recipient(b"a").is_some());
+        assert!(interest.recipient(b"b").is_none());
+        interest.disconnected();
+        assert!(!interest.hears(first));
+        let second = interest.connecting();
+        interest.take_heard();
+        assert!(!interest.hears(first) && !interest.has_delivered(), "of the one before");
+        assert!(interest.hears(second));
+        assert!(interest.take_heard() && !interest.take_heard());
+        assert!(!interest.hears(first));
+        assert!(!interest.take_heard());
+    }
+
+    #[test]
+    fn what_was_seen_is_remembered_whether_wanted_or_not() {
+        let mark = |offset| Mark {
+            position: Position { epoch: Epoch::parse(b"aaaaaaaa").unwrap(), offset },
+            id: None,
+        };
+        let mut interest = Interest::default();
+        let seen = |interest: &Interest| -> Vec<u64> {
+            interest.seen().iter().map(|(_, seen)| seen.position.offset).collect()
+        };
+        interest.read("a", mark(1));
+        assert_eq!(seen(&interest), [0; 0], "to read a topic is not to use it");
+        interest.published("a".to_owned(), mark(2));
+        assert_eq!(seen(&interest), [2]);
+        add(&mut interest, &["a"]);
+        assert_eq!(seen(&interest), [2]);
+        interest.read("a", mark(3));
+        interest.published("a".to_owned(), mark(2));
+        assert_eq!(seen(&interest), [3]);
+        interest.remove(&channels(&["a"]));
+        assert_eq!(seen(&interest), [3]);
+    }
+
+    #[test]
+    fn the_latest_of_the_ended_epochs_are_remembered() {
+        let epoch = |n: usize| Epoch::parse(format!("{n:08}").as_bytes()).unwrap();
+        let mut interest = Interest::default();
+        for n in 0..20 {
+            let position = Position { epoch: epoch(n), offset: 1 };
+            for _ in 0..2 {
+                interest.published("a".to_owned(), Mark { position, id: None });
+            }
+        }
+        let seen = interest.seen();
+        let mut expected: Vec<_> = (20 - MAX_ENDED - 1..20).map(epoch).collect();
+        expected.rotate_right(1);
+        let ends = seen.iter().map(|(_, mark)| mark.position.epoch);
+        assert_eq!(ends.collect::<Vec<_>>(), expected);
+        assert!(seen[1..].iter().all(|(_, mark)| mark.position.offset == u64::MAX));
+    }
+}

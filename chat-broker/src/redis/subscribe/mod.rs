@@ -1,0 +1,420 @@
+//! Receiving: one connection for all subscriptions, owned by one task.
+//!
+//! [`Interest`] says what is wanted; the task makes Redis agree with it, from the changes
+//! while it is connected and from the whole when it has connected again. Callers wait
+//! until what they changed has been confirmed.
+
+mod interest;
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chat_core::{Position, PresenceChange, Topic};
+use redis::{RedisError, RedisResult, Value};
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::connection::lineage;
+use super::connection::reconnect::ReconnectTimer;
+use super::connection::store::Store;
+use super::connection::{Link, PING_INTERVAL};
+use super::error::is_refusal;
+use super::health::Side;
+use super::mark::Mark;
+use super::names::{self, Address};
+use super::presence::Presence;
+use super::shared::Shared;
+use super::wire;
+use super::wire::Message;
+use crate::error::BrokerError;
+use crate::events::EventSender;
+use interest::{Changes, Interest};
+
+/// Channels in one command: measured to be nearly as quick as all in one, and one command
+/// does not hold up Redis for long.
+const MAX_CHANNELS: usize = 512;
+
+/// For how long nothing must have been received before a connection is probed.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long a probe may take.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What callers, the task and the reader of the socket share.
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    shared: Arc<Shared>,
+    /// What sends the probes.
+    store: Arc<Store>,
+    presence: Arc<Presence>,
+    side: Side,
+    /// The channel of this node alone.
+    own: String,
+    /// A channel to which nothing is published, and to which this node is not subscribed.
+    unused: String,
+    /// The channel that tells of records.
+    records: String,
+    /// Records were read while nobody would have told of a change to them.
+    read_unheard: AtomicBool,
+    events: EventSender,
+    interest: Mutex<Interest>,
+    changed: Notify,
+    progress: watch::Sender<Progress>,
+    unreadable: AtomicU64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    connected: bool,
+    /// Redis agrees with the interest up to this version.
+    confirmed: u64,
+    /// Redis has refused to be told of what came up to this version.
+    refused: u64,
+    closed: bool,
+}
+
+impl Progress {
+    /// Redis has answered to all up to this version.
+    fn is_told(&self, version: u64) -> bool {
+        self.confirmed.max(self.refused) >= version
+    }
+}
+
+impl Subscriber {
+    pub(super) fn new(
+        store: Arc<Store>,
+        presence: &Arc<Presence>,
+        events: EventSender,
+    ) -> Arc<Self> {
+        let shared = Arc::clone(&store.shared);
+        let own = shared.names.node(&names::new_node());
+        let unused = [&*own, ":unused"].concat();
+        let records = shared.names.records();
+        let side = shared.health.side();
+        Arc::new(Self {
+            shared,
+            store,
+            presence: Arc::clone(presence),
+            side,
+            own,
+            unused,
+            records,
+            read_unheard: AtomicBool::new(false),
+            events,
+            interest: Mutex::default(),
+            changed: Notify::new(),
+            progress: watch::Sender::default(),
+            unreadable: AtomicU64::new(0),
+        })
+    }
+
+    /// See [`Broker::subscribe`](crate::Broker::subscribe).
+    pub(super) async fn subscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
+        let channels = self.channels(topics);
+        let version = self.interest().add(&channels, topics);
+        self.changed.notify_one();
+        let outcome = match self.progress(|progress| progress.is_told(version)).await {
+            Ok(progress) if progress.confirmed < version => {
+                Err(BrokerError::unavailable("redis refuses to subscribe"))
+            }
+            outcome => outcome.map(drop),
+        };
+        if outcome.is_err() {
+            self.interest().take_back(&channels, version);
+            self.changed.notify_one();
+        }
+        outcome
+    }
+
+    /// See [`Broker::unsubscribe`](crate::Broker::unsubscribe). Without a connection there
+    /// is nothing to confirm, and what Redis refuses it is told again.
+    pub(super) async fn unsubscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
+        let version = self.interest().remove(&self.channels(topics));
+        self.changed.notify_one();
+        let is_over = |progress: &Progress| !progress.connected || progress.is_told(version);
+        self.progress(is_over).await.map(drop)
+    }
+
+    /// Ends the events, and fails all who wait.
+    pub(super) fn close(&self) {
+        self.interest().disconnected();
+        self.events.close();
+        self.progress.send_modify(|progress| progress.closed = true);
+    }
+
+    /// Takes note of what was read.
+    pub(super) fn read(&self, topics: impl Iterator<Item = (Topic, Mark)>) {
+        let names = &self.shared.names;
+        let read: Vec<_> =
+            topics.map(|(topic, mark)| (names.address(&topic).into_channel(), mark)).collect();
+        let mut interest = self.interest();
+        for (channel, mark) in read {
+            interest.read(&channel, mark);
+        }
+    }
+
+    /// Takes note of what this node has published.
+    pub(super) fn published(&self, publications: Vec<(Address, Mark)>) {
+        let mut interest = self.interest();
+        for (address, mark) in publications {
+            interest.published(address.into_channel(), mark);
+        }
+    }
+
+    /// See [`Broker::known_position`](crate::Broker::known_position).
+    pub(super) fn known_position(&self, address: &Address) -> Option<Position> {
+        self.interest().known_position(address.channel())
+    }
+
+    /// How far this node has seen the sequences of topics come.
+    pub(super) fn seen(&self) -> Vec<(Address, Mark)> {
+        self.interest().seen()
+    }
+
+    /// Records are about to be read: what changes later must be told.
+    pub(super) fn reading_records(&self) {
+        if !self.progress.borrow().connected {
+            self.read_unheard.store(true, Ordering::Release);
+        }
+    }
+
+    /// How many payloads were in no form of ours.
+    pub(super) fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
+    /// How many publications the events had no room for.
+    pub(super) fn dropped(&self) -> u64 {
+        self.events.dropped()
+    }
+
+    /// Keeps Redis in agreement, for ever.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut reconnect = ReconnectTimer::new();
+        let mut was_connected = false;
+        loop {
+            reconnect.attempt();
+            let error = match self.connect().await {
+                Ok((link, version)) => {
+                    reconnect.established();
+                    if was_connected {
+                        self.shared.counters.reconnected();
+                        self.events.interrupted();
+                    }
+                    self.confirm(version);
+                    let read_unheard = self.read_unheard.swap(false, Ordering::AcqRel);
+                    if read_unheard && !was_connected {
+                        self.events.records_changed();
+                    }
+                    was_connected = true;
+                    self.side.set_up();
+                    self.serve(link).await
+                }
+                Err(error) => error,
+            };
+            if self.interest().has_delivered() {
+                reconnect.worked();
+            }
+            self.disconnected();
+            self.side.set_down(&error);
+            sleep(reconnect.pause()).await;
+        }
+    }
+
+    /// Connects and subscribes to all that is wanted; returns the version of that.
+    async fn connect(self: &Arc<Self>) -> RedisResult<(Link, u64)> {
+        let connection = self.interest().connecting();
+        let subscriber = Arc::clone(self);
+        let receive = move |message| subscriber.receive(connection, message);
+        let mut link = Link::open(&self.shared, receive).await?;
+        link.load().await?;
+        lineage::check(&mut link, &self.shared.scripts, &self.seen()).await?;
+        link.subscribe(&[self.own.clone(), self.records.clone()]).await?;
+        let all = self.interest().all();
+        tell(&mut link, &all).await?;
+        Ok((link, all.version))
+    }
+
+    /// Tells Redis of changes until the connection breaks.
+    async fn serve(&self, mut link: Link) -> RedisError {
+        let mut ping = interval(PING_INTERVAL);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut starved = pin!(self.starved());
+        loop {
+            let outcome = tokio::select! {
+                error = link.lost() => Err(error),
+                error = &mut starved => Err(error),
+                () = self.changed.notified() => self.tell_changes(&mut link).await.map(drop),
+                _ = ping.tick() => self.ping(&mut link).await,
+            };
+            if let Err(error) = outcome {
+                return error;
+            }
+        }
+    }
+
+    /// Waits until nothing is delivered any more on a connection that answers as it should:
+    /// its server may be one that nobody publishes to (a primary that became a replica), or
+    /// may have lost its subscriptions. A node to which nothing is sent sends something to
+    /// itself.
+    async fn starved(&self) -> RedisError {
+        loop {
+            self.interest().take_heard();
+            sleep(PROBE_INTERVAL).await;
+            if self.interest().take_heard() || !self.store.probe(&self.own).await {
+                continue;
+            }
+            sleep(PROBE_PATIENCE).await;
+            if !self.interest().take_heard() {
+                let cause = "nothing is delivered on this connection";
+                return std::io::Error::new(std::io::ErrorKind::TimedOut, cause).into();
+            }
+        }
+    }
+
+    /// Asks for a sign of life and for the rights to subscribe and unsubscribe, and tells Redis
+    /// again what it has refused.
+    async fn ping(&self, link: &mut Link) -> RedisResult<()> {
+        link.ping().await?;
+        let refusal = refusal(link.try_to_subscribe(&self.own, &self.unused).await)?;
+        let is_told = self.tell_changes(link).await?;
+        match refusal {
+            Some(error) => self.side.set_refused(&error),
+            None if is_told => self.side.set_up(),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Returns whether Redis took them. It is no error that it answers and refuses: the connection
+    /// is none the worse.
+    async fn tell_changes(&self, link: &mut Link) -> RedisResult<bool> {
+        let changes = self.interest().changes();
+        let version = changes.version;
+        let Some(error) = refusal(tell(link, &changes).await)? else {
+            self.confirm(version);
+            return Ok(true);
+        };
+        self.interest().put_back(changes);
+        self.side.set_refused(&error);
+        self.progress.send_modify(|progress| progress.refused = version);
+        Ok(false)
+    }
+
+    /// Called by the reader of the socket: must not wait.
+    fn receive(&self, connection: u64, message: Vec<Value>) {
+        let mut fields = message.into_iter();
+        let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) =
+            (fields.next(), fields.next())
+        else {
+            return;
+        };
+        // Held until the event is queued: after `unsubscribe` has returned, none is.
+        let mut interest = self.interest();
+        if !interest.hears(connection) {
+            return;
+        }
+        let Some(wanted) = interest.recipient(&channel) else {
+            if channel == self.records.as_bytes() {
+                self.events.records_changed();
+            }
+            return;
+        };
+        match wire::decode(Bytes::from(payload)) {
+            Some(Message::Ephemeral(payload)) => {
+                self.events.publication(wanted.topic.clone(), payload, None);
+            }
+            Some(Message::Kept { position, id, payload }) => {
+                let mark = Mark { position, id: Some(id) };
+                let seen = wanted.seen.position;
+                let before = seen.epoch;
+                // The answer to a later one of this node may have come first, on its connection.
+                if before != position.epoch || seen.offset <= position.offset {
+                    wanted.seen = mark;
+                }
+                self.events.publication(wanted.topic.clone(), payload, Some(position));
+                if before != position.epoch {
+                    interest.ended(&String::from_utf8_lossy(&channel), before);
+                }
+            }
+            Some(Message::Presence { change, occupant, version, count }) => {
+                if change == PresenceChange::Renamed {
+                    let address = Address::of_channel(&String::from_utf8_lossy(&channel));
+                    self.presence.renamed(&wanted.topic, address, &occupant);
+                }
+                self.events.presence(wanted.topic.clone(), change, occupant, version, count);
+            }
+            None => {
+                self.unreadable.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(topic = %wanted.topic, "a payload in no form of ours");
+            }
+        }
+    }
+
+    async fn progress(&self, done: impl Fn(&Progress) -> bool) -> Result<Progress, BrokerError> {
+        let mut progress = self.progress.subscribe();
+        let wait = progress.wait_for(|progress| progress.closed || done(progress));
+        match timeout(self.shared.config.deadline, wait).await {
+            Ok(Ok(progress)) if !progress.closed => Ok(*progress),
+            Ok(_) => Err(BrokerError::Closed),
+            Err(_) => Err(BrokerError::unavailable("redis did not confirm in time")),
+        }
+    }
+
+    fn confirm(&self, version: u64) {
+        self.progress.send_modify(|progress| {
+            progress.connected = true;
+            progress.confirmed = version;
+        });
+    }
+
+    fn disconnected(&self) {
+        self.interest().disconnected();
+        self.progress.send_modify(|progress| progress.connected = false);
+    }
+
+    fn channels(&self, topics: &[Topic]) -> Vec<String> {
+        topics.iter().map(|topic| self.shared.names.address(topic).into_channel()).collect()
+    }
+
+    fn interest(&self) -> MutexGuard<'_, Interest> {
+        self.interest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A refusal is an answer; any other error ends the connection.
+fn refusal(outcome: RedisResult<()>) -> RedisResult<Option<RedisError>> {
+    match outcome {
+        Ok(()) => Ok(None),
+        Err(error) if is_refusal(&error) => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
+}
+
+async fn tell(link: &mut Link, changes: &Changes) -> RedisResult<()> {
+    for channels in changes.subscribe.chunks(MAX_CHANNELS) {
+        link.subscribe(channels).await?;
+    }
+    for channels in changes.unsubscribe.chunks(MAX_CHANNELS) {
+        link.unsubscribe(channels).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{RedisConfig, events};
+
+    #[tokio::test]
+    async fn a_broker_is_not_ready_before_it_subscribes() {
+        let shared = Arc::new(Shared::new(RedisConfig::new("redis://127.0.0.1")).unwrap());
+        let store = Arc::new(Store::new(Arc::clone(&shared)).unwrap());
+        let _subscriber = Subscriber::new(store, &Presence::new(1), events::channel(1).0);
+        shared.health.side().set_up();
+        assert!(!shared.health.is_ready(), "nothing is heard yet");
+    }
+}

@@ -1,0 +1,215 @@
+//! The optional part of a broker that is a small table, which all nodes of a bus share.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::error::BrokerError;
+
+/// A small key-value table that all nodes of the bus share, and a secret:
+/// [`Broker::table`](crate::Broker::table). The server keeps kicks and bans in it.
+///
+/// # What an implementation promises
+/// * **Order.** A change is stored, at a version of the one order that all nodes see, before
+///   [`BrokerEvent::RecordsChanged`](crate::BrokerEvent::RecordsChanged) reaches any node.
+/// * **Events.** Every node receives that event, the one that made the change included, whatever
+///   it is subscribed to; one event may stand for many changes. A node that may have missed one
+///   receives [`BrokerEvent::Interrupted`](crate::BrokerEvent::Interrupted), and reads on from the
+///   version that it knows.
+/// * **Durability.** A record lasts until it is removed or expires, as long as one node that has
+///   read it runs and keeps reading: a backend that has lost it is given it back.
+#[async_trait]
+pub trait SharedTable: fmt::Debug + Send + Sync + 'static {
+    /// Sets the record `key`, and replaces the one of the same key. It expires after
+    /// [`SetOptions::expires_in`], by the backend's clock; no event tells of that.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`] if [`Record::check`] refuses key or value, and if it would be one
+    /// more than [`Records::MAX`]. [`BrokerError::Unavailable`] if the backend did not answer in
+    /// time: the record may have been set. Setting it again does no harm.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped may have set the record.
+    async fn set(&self, key: &str, value: Bytes, options: SetOptions) -> Result<(), BrokerError>;
+
+    /// Removes the record `key`. If there is none, that is no error and no event.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`] if [`Record::check`] refuses the key. [`BrokerError::Unavailable`]
+    /// if the backend did not answer in time: the record may have been removed.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped may have removed the record.
+    async fn remove(&self, key: &str) -> Result<(), BrokerError>;
+
+    /// What has changed since an earlier call returned the version `after`: the latest state of
+    /// each changed key, in the order of the changes.
+    ///
+    /// The answer is the whole table, without the removed records, and
+    /// [`complete`](Records::complete) says so, if `after` is 0, and whenever the backend cannot
+    /// tell what has changed: it remembers removals only for [`Records::REMEMBERED`], and may have
+    /// lost data. Versions rise with each change, also after the backend has lost everything.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if the backend did not answer in time.
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    async fn changes_since(&self, after: u64) -> Result<Records, BrokerError>;
+
+    /// 32 random bytes that all nodes of this bus share and nobody else knows, made by the node
+    /// that asks first. For signatures of one node that another must trust.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] if the backend did not answer in time.
+    ///
+    /// # Cancel safety
+    /// Safe: asking again gives the same bytes.
+    async fn secret(&self) -> Result<[u8; 32], BrokerError>;
+}
+
+/// How a record is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SetOptions {
+    /// How long the record lasts, in whole milliseconds: at least one, and at most
+    /// [`Record::MAX_LIFETIME`], which is the default.
+    pub expires_in: Duration,
+}
+
+impl Default for SetOptions {
+    fn default() -> Self {
+        Self { expires_in: Record::MAX_LIFETIME }
+    }
+}
+
+impl SetOptions {
+    /// Sets [`expires_in`](Self::expires_in).
+    #[must_use]
+    pub fn expires_in(mut self, expires_in: Duration) -> Self {
+        self.expires_in = expires_in;
+        self
+    }
+}
+
+/// One record of a [`SharedTable`], as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Record {
+    /// 1 to [`Record::MAX_KEY`] bytes.
+    pub key: String,
+    /// [`Record::MAX_VALUE`] bytes at most; `None` if the record was removed or has expired.
+    pub value: Option<Bytes>,
+    /// The time until the record expires, as of the read; zero without a value.
+    pub expires_in: Duration,
+}
+
+impl Record {
+    /// A record that was read when it had `expires_in` left: without a value if that is zero, and
+    /// with no time left if it has no value.
+    #[must_use]
+    pub fn new(key: impl Into<String>, value: Option<Bytes>, expires_in: Duration) -> Self {
+        let value = value.filter(|_| !expires_in.is_zero());
+        let expires_in = if value.is_some() { expires_in } else { Duration::ZERO };
+        Self { key: key.into(), value, expires_in }
+    }
+
+    /// Longest key, in bytes.
+    pub const MAX_KEY: usize = 512;
+
+    /// Longest value, in bytes.
+    pub const MAX_VALUE: usize = 4096;
+
+    /// Longest lifetime: ten years. What should last longer lasts as long as this.
+    pub const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+    /// Shortest lifetime: a record that is set was there.
+    const MIN_LIFETIME: Duration = Duration::from_millis(1);
+
+    /// Whether a record may have this key and this value: what a broker checks before
+    /// anything else.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`] if the key is empty or longer than [`Record::MAX_KEY`], or the
+    /// value longer than [`Record::MAX_VALUE`].
+    pub fn check(key: &str, value: Option<&Bytes>) -> Result<(), BrokerError> {
+        if !(1..=Self::MAX_KEY).contains(&key.len()) {
+            Err(BrokerError::refused("the key of a record is 1 to 512 bytes"))
+        } else if value.is_some_and(|value| value.len() > Self::MAX_VALUE) {
+            Err(BrokerError::refused("the value of a record is 4096 bytes at most"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// How long a record with this value is kept that is to be there for `expires_in`:
+    /// something, and [`Record::MAX_LIFETIME`] at most. That it was removed, which is to
+    /// have no value, is known for [`Records::REMEMBERED`].
+    #[must_use]
+    pub fn lifetime(value: Option<&Bytes>, expires_in: Duration) -> Duration {
+        match value {
+            Some(_) => expires_in.clamp(Self::MIN_LIFETIME, Self::MAX_LIFETIME),
+            None => Records::REMEMBERED,
+        }
+    }
+}
+
+/// What was read of a [`SharedTable`]; see [`changes_since`](SharedTable::changes_since).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Records {
+    /// The version to read on from.
+    pub version: u64,
+    /// Whether this is the whole table, which replaces the caller's copy; otherwise it is what has
+    /// changed.
+    pub complete: bool,
+    /// In the order in which they were set, each key once.
+    pub records: Vec<Record>,
+}
+
+impl Records {
+    /// The whole table as of `version`.
+    #[must_use]
+    pub fn whole(version: u64, records: Vec<Record>) -> Self {
+        Self { version, complete: true, records }
+    }
+
+    /// What has changed up to `version`.
+    #[must_use]
+    pub fn changes(version: u64, records: Vec<Record>) -> Self {
+        Self { version, complete: false, records }
+    }
+
+    /// Records in the table at most, not counting those that were removed.
+    pub const MAX: usize = 100_000;
+
+    /// How long it is known of a record that it was removed: whoever asks less often is given
+    /// the whole table.
+    pub const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+
+    pub(crate) fn full() -> BrokerError {
+        BrokerError::refused("there are 100,000 records")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifetime_has_its_limits_and_a_removal_its_own() {
+        let value = Bytes::from_static(b"x");
+        let (minute, most) = (Duration::from_secs(60), Record::MAX_LIFETIME);
+        for (wanted, expected) in [
+            (Duration::ZERO, Duration::from_millis(1)),
+            (minute, minute),
+            (most, most),
+            (Duration::MAX, most),
+        ] {
+            assert_eq!(Record::lifetime(Some(&value), wanted), expected);
+            assert_eq!(Record::lifetime(None, wanted), Records::REMEMBERED);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A client's request to join a room: the `joined` frame, what it costs, and how long the client may
+//! take to read what it missed. What it missed is the hub's part.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use chat_broker::{Joiner, Snapshot};
+use chat_core::RoomId;
+use chat_core::wire::{Joined, PageFrame, ServerFrame, User};
+use serde_json::value::RawValue;
+
+use super::members::{self, Asker};
+use crate::deadline::Deadline;
+use crate::member::Member;
+
+/// A join that is under way.
+#[derive(Debug)]
+pub(super) struct JoinRequest {
+    pub(super) id: Option<Box<RawValue>>,
+    pub(super) room: RoomId,
+    /// The client is not in the room yet; else it joins again.
+    pub(super) is_joining: bool,
+    /// How long it may take to read what waits for it.
+    pub(super) patience: Duration,
+    /// When its connection ends.
+    pub(super) ends: Deadline,
+    pub(super) max_listed: usize,
+    /// What its answers cost, in bytes: of a join that fails, too.
+    pub(super) answered: Arc<AtomicUsize>,
+}
+
+impl Joiner<Member> for JoinRequest {
+    fn on_snapshot(&mut self, member: &Member, snapshot: &Snapshot<'_, Member>) {
+        if member.sees_presence() {
+            let asker = Asker { user: &member.user, is_joining: self.is_joining };
+            members::list(snapshot, asker, self.max_listed, |members, count| {
+                self.reply(member, snapshot, members, count);
+            });
+        } else {
+            self.reply(member, snapshot, vec![User::from(&*member.user)], 1);
+        }
+        // In the native protocol the messages are part of the frame.
+        if !member.is_native()
+            && let Some(batch) = snapshot.batch()
+        {
+            self.count(batch.payload_len());
+            member.take(&batch);
+        }
+    }
+
+    fn on_bytes(&mut self, bytes: usize) {
+        self.count(bytes);
+    }
+
+    async fn drained(&mut self, member: &Member) -> bool {
+        member.drained(self.patience, &mut self.ends).await;
+        // A sanction may concern a room that is not among those of the connection yet: a client that
+        // was notified joins again, if it still may.
+        !member.is_closed() && !member.is_notified()
+    }
+
+    async fn interrupted(&mut self, member: &Member) {
+        member.interrupted().await;
+    }
+}
+
+impl JoinRequest {
+    fn reply(
+        &self,
+        member: &Member,
+        snapshot: &Snapshot<'_, Member>,
+        members: Vec<User<'_>>,
+        count: u32,
+    ) {
+        let epoch = snapshot.position.unwrap_or_default().epoch;
+        let mut joined = Joined::new(&self.room, snapshot.position, snapshot.recovered);
+        (joined.members, joined.count) = (members, count);
+        joined.messages = PageFrame::page(&self.room, epoch, snapshot.messages.iter().copied());
+        let joined = ServerFrame::Joined(joined).to_request(self.id.as_deref());
+        self.count(member.reply(&joined));
+    }
+
+    fn count(&self, bytes: usize) {
+        self.answered.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+#[path = "join_request_tests.rs"]
+mod tests;

@@ -1,0 +1,262 @@
+//! Clients of one server, over a broker that fails when told to.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chat_broker::testing::{Call, FaultyBroker, Told};
+use chat_broker::{
+    Broker, HistoryRules, MemoryBroker, MemoryBus, PublishOptions, SetOptions, SharedTable,
+};
+use chat_core::{CloseReason, Epoch, Event, Message, Position, Retention, Sender, Topic, envelope};
+use chat_transport::testing::WsClient;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use super::*;
+use crate::config::ServerConfig;
+use crate::server::Server;
+
+struct World {
+    broker: Arc<FaultyBroker>,
+    /// Another node, to publish through.
+    other: MemoryBroker,
+    address: std::net::SocketAddr,
+}
+
+impl World {
+    async fn start() -> Self {
+        Self::start_with(ServerConfig::default()).await
+    }
+
+    async fn start_with(config: ServerConfig) -> Self {
+        let bus = MemoryBus::new();
+        let (broker, events) = bus.connect();
+        let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
+        let shared: Arc<dyn Broker> = Arc::clone(&broker) as _;
+        let server = Server::builder().broker(shared, events).config(config).start();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { server.serve(vec![listener], std::future::pending()).await });
+        Self { broker, other: bus.connect().0, address }
+    }
+
+    /// A client of the native protocol.
+    async fn client(&self, user: &str) -> WsClient {
+        let url = format!("ws://{}/ws?userId={user}", self.address);
+        WsClient::connect_with(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await
+    }
+
+    async fn say(&self, room: &str, text: &str, retention: Retention) -> Position {
+        let topic = Topic::Room(RoomId::new(room).unwrap());
+        let options = PublishOptions::default().retention(retention);
+        let published = self.other.publish(&topic, said(text), options).await.unwrap().await;
+        published.unwrap().position.expect("it is kept")
+    }
+}
+
+fn said(text: &str) -> Bytes {
+    let user = Sender { id: "u", name: "U", color: "#FFFFFF" };
+    envelope::encode(&Event::Message(Message { user, text, data: None, key: None, at: 0 }))
+}
+
+/// Joins, and gives the next frame of this type.
+async fn join(client: &mut WsClient, room: &str, since: Option<Position>, kind: &str) -> Value {
+    client.send_json(&json!({"type": "join", "room": room, "since": since})).await;
+    next_of(client, kind).await
+}
+
+async fn next_of(client: &mut WsClient, kind: &str) -> Value {
+    loop {
+        let frame = client.recv_json().await;
+        if frame["type"] == kind {
+            return frame;
+        }
+    }
+}
+
+/// A position in another sequence: what follows on it is not at hand.
+fn elsewhere() -> Option<Position> {
+    Some(Position { epoch: Epoch::from_random(7), offset: 1 })
+}
+
+#[tokio::test]
+async fn places_beyond_any_are_answered() {
+    let world = World::start().await;
+    let here = world.say("r", "a", Retention::default()).await;
+    let mut client = world.client("ann").await;
+    for offset in [2, 1 << 53, u64::MAX] {
+        let joined = join(&mut client, "r", Some(Position { offset, ..here }), "joined").await;
+        assert_eq!((&joined["recovered"], &joined["offset"]), (&json!(false), &json!(1)));
+        for side in ["after", "before"] {
+            client.send_json(&json!({"type": "history", "room": "r", side: offset})).await;
+            let page = next_of(&mut client, "history").await;
+            let count = usize::from(side == "before");
+            assert_eq!(page["messages"].as_array().unwrap().len(), count, "{side} {offset}");
+        }
+    }
+    client.send_json(&json!({"type": "history", "room": "r", "before": 0, "limit": 0})).await;
+    let page = next_of(&mut client, "history").await;
+    assert_eq!((&page["messages"], &page["more"]), (&json!([]), &json!(false)));
+}
+
+/// A client that has received more on another server than this one has.
+async fn ahead(world: &World) -> (WsClient, WsClient, Position) {
+    world.say("r", "1", Retention::default()).await;
+    let mut watcher = world.client("watcher").await;
+    join(&mut watcher, "r", None, "joined").await;
+    world.broker.lose_publications(2, Told::Nothing);
+    world.say("r", "2", Retention::default()).await;
+    let here = world.say("r", "3", Retention::default()).await;
+    let mut client = world.client("ann").await;
+    let joined = join(&mut client, "r", Some(here), "joined").await;
+    assert_eq!((&joined["recovered"], &joined["offset"]), (&json!(true), &json!(3)));
+    (client, watcher, here)
+}
+
+/// A ban does not wait for the room.
+#[tokio::test]
+async fn ban_is_enforced_while_the_server_is_behind() {
+    let world = World::start().await;
+    let (mut client, _watcher, _) = ahead(&world).await;
+    let ban = Bytes::from_static(b"{\"id\":\"1\"}");
+    world.other.set("ban\nann", ban, SetOptions::default()).await.unwrap();
+    let closed = timeout(Duration::from_secs(5), client.recv_until_close()).await;
+    let (_, (code, _)) = closed.expect("at once");
+    assert_eq!(code, CloseReason::InternalError.code(), "it comes back, and is refused");
+    let url = format!("ws://{}/ws?userId=ann", world.address);
+    let again = WsClient::try_connect(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await;
+    assert_eq!(again.err().map(|status| status.as_u16()), Some(403));
+}
+
+/// What it asked for cannot be read: it is in the room as before.
+#[tokio::test]
+async fn member_whose_first_page_cannot_be_read_stays() {
+    let world = World::start().await;
+    let mut client = world.client("ann").await;
+    join(&mut client, "r", None, "joined").await;
+    world.broker.fail_next(Call::History, 1);
+    join(&mut client, "r", elsewhere(), "error").await;
+    world.say("r", "x", Retention::default()).await;
+    assert_eq!(next_of(&mut client, "message").await["message"], "x");
+}
+
+/// It receives nothing while it catches up, and would not know that it never will.
+#[tokio::test]
+async fn a_member_that_cannot_catch_up_is_closed() {
+    let world = World::start().await;
+    for _ in 0..30 {
+        world.say("r", &"x".repeat(30_000), Retention::default()).await;
+    }
+    // It takes a page at a time, and the server reads the next one when it has.
+    let mut client = WsClient::connect_narrow(&format!("ws://{}/ws", world.address)).await;
+    client.send_json(&json!({"type": "hello"})).await;
+    let joined = join(&mut client, "r", None, "joined").await;
+    let epoch = Epoch::parse(joined["epoch"].as_str().unwrap().as_bytes()).unwrap();
+    let since = Some(Position { epoch, offset: 0 });
+    assert_eq!(join(&mut client, "r", since, "joined").await["recovered"], true);
+    world.broker.fail_next(Call::History, 1);
+    let (_, (code, _)) = client.recv_until_close().await;
+    assert_eq!(code, CloseReason::InternalError.code());
+}
+
+#[tokio::test]
+async fn a_return_that_fails_is_not_a_leave() {
+    let world = World::start().await;
+    let mut watcher = world.client("watcher").await;
+    join(&mut watcher, "r", None, "presence").await;
+    let mut ann = world.client("ann").await;
+    join(&mut ann, "r", None, "joined").await;
+    assert_eq!(next_of(&mut watcher, "presence").await["user"]["id"], "ann");
+    drop(ann);
+
+    let mut ann = world.client("ann").await;
+    world.broker.fail_next(Call::History, 1);
+    join(&mut ann, "r", elsewhere(), "error").await;
+    join(&mut ann, "r", elsewhere(), "joined").await;
+    world.say("r", "x", Retention::default()).await;
+    let next = watcher.recv_json().await;
+    assert_eq!((&next["type"], &next["message"]), (&json!("message"), &json!("x")));
+}
+
+/// More than an outbox holds, asked for at once.
+#[tokio::test]
+async fn many_rooms_with_much_to_tell_cost_nobody_the_connection() {
+    const ROOMS: usize = 64;
+    let world = World::start().await;
+    let text = "x".repeat(30_000);
+    for n in 0..ROOMS {
+        for _ in 0..8 {
+            world.say(&format!("r{n}"), &text, Retention::default()).await;
+        }
+    }
+    let mut client = WsClient::connect_narrow(&format!("ws://{}/ws", world.address)).await;
+    client.send_json(&json!({"type": "hello"})).await;
+    for n in 0..ROOMS {
+        client.send_json(&json!({"type": "join", "room": format!("r{n}"), "history": 8})).await;
+        client.send_json(&json!({"type": "history", "room": format!("r{n}")})).await;
+    }
+    for n in 0..ROOMS {
+        for kind in ["joined", "history"] {
+            let answer = next_of(&mut client, kind).await;
+            assert_eq!(answer["room"], format!("r{n}"));
+            assert_eq!(answer["messages"].as_array().unwrap().len(), 8);
+        }
+    }
+}
+
+/// Six bytes of a frame for one of the history.
+#[tokio::test]
+async fn messages_that_grow_in_frames_can_be_caught_up_with() {
+    const MESSAGES: u64 = 250;
+    let world = World::start().await;
+    let text = "\u{1}".repeat(10_000);
+    let all = Retention { bytes: usize::MAX, ..Retention::default() };
+    for _ in 0..MESSAGES {
+        world.say("r", &text, all).await;
+    }
+    let mut client = WsClient::connect_narrow(&format!("ws://{}/ws", world.address)).await;
+    client.send_json(&json!({"type": "hello"})).await;
+    let joined = join(&mut client, "r", Some(Position::default()), "joined").await;
+    assert_eq!(joined["recovered"], true);
+    for offset in joined["offset"].as_u64().unwrap() + 1..=MESSAGES {
+        assert_eq!(next_of(&mut client, "message").await["offset"], offset);
+    }
+}
+
+#[tokio::test]
+async fn a_room_that_keeps_little_is_told_of_without_asking_the_broker() {
+    let few = Retention { messages: 3, ..Retention::default() };
+    let mut config = ServerConfig::default();
+    config.hub = config.hub.history(HistoryRules::new(Some(few)));
+    let world = World::start_with(config).await;
+    for text in ["a", "b", "c", "d", "e"] {
+        world.say("r", text, few).await;
+    }
+    let mut first = world.client("ann").await;
+    join(&mut first, "r", None, "joined").await;
+    let reads = world.broker.count(Call::History);
+    let mut late = world.client("bob").await;
+    late.send_json(&json!({"type": "join", "room": "r", "history": 50})).await;
+    let joined = next_of(&mut late, "joined").await;
+    assert_eq!(joined["messages"].as_array().unwrap().len(), 3);
+    assert_eq!(world.broker.count(Call::History), reads);
+}
+
+#[tokio::test]
+async fn expired_room_is_joined_without_asking_the_broker() {
+    let world = World::start().await;
+    let brief = Retention { ttl: Duration::ZERO, ..Retention::default() };
+    world.say("r", "a", brief).await;
+    let mut first = world.client("ann").await;
+    join(&mut first, "r", None, "joined").await;
+    let reads = world.broker.count(Call::History);
+    let mut late = world.client("bob").await;
+    late.send_json(&json!({"type": "join", "room": "r", "history": 50})).await;
+    let joined = next_of(&mut late, "joined").await;
+    assert_eq!((&joined["messages"], &joined["offset"]), (&json!([]), &json!(1)));
+    late.send_json(&json!({"type": "history", "room": "r", "after": 0})).await;
+    let page = next_of(&mut late, "history").await;
+    assert_eq!((&page["messages"], &page["more"]), (&json!([]), &json!(false)));
+    assert_eq!(world.broker.count(Call::History), reads);
+}
