@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chat_broker::testing::RedisServer;
-use chat_broker::{Broker, RedisConfig, SharedTable};
+use chat_broker::{RedisConfig, SharedTable};
 use tokio::time::sleep;
 
 use crate::support::{Node, PATIENCE, eventually, latest, room};

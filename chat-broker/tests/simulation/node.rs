@@ -47,22 +47,28 @@ impl Node {
         Self { network, broker, hub, driver }
     }
 
-    /// A call that joins; see [`Member::log`] for what comes of it.
+    /// A call that joins, with what follows on `since` if that is given; see [`Member::log`] for what
+    /// comes of it.
     pub(crate) fn join(
         &self,
         room: &str,
         id: u64,
         user: &str,
+        since: Option<Position>,
     ) -> impl Future<Output = Result<(Membership<Member>, Member), BrokerError>> + Send + 'static
     {
         let (hub, topic, occupant) = (self.hub.clone(), topic(room), occupant(user, user));
         async move {
             let member = Member::default();
-            let log = Arc::clone(&member.log);
+            let first = member.clone();
             let on_snapshot = move |snapshot: &Snapshot<'_, Member>| {
-                log.lock().unwrap().push(Entry::Welcome(snapshot.position, listed(snapshot)));
+                let position = since.or(snapshot.position);
+                first.log.lock().unwrap().push(Entry::Welcome(position, listed(snapshot)));
+                if let Some(batch) = snapshot.batch() {
+                    first.deliver(&batch);
+                }
             };
-            let options = JoinOptions::default().occupant(occupant);
+            let options = JoinOptions::default().occupant(occupant).since(since);
             let joining =
                 hub.join_with(&topic, ConnectionId(id), member.clone(), options, on_snapshot);
             Ok((joining.await?, member))
@@ -125,7 +131,7 @@ pub(crate) fn roster(membership: &Membership<Member>) -> Vec<String> {
 /// What a member has received, the oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// The beginning: where the room stood, and who was in it.
+    /// The beginning: where the member's copy of the room ends, and who was in it.
     Welcome(Option<Position>, Vec<String>),
     Message(Option<Position>, String),
     Gap(Option<Position>),

@@ -32,6 +32,8 @@ pub(crate) struct World {
     /// Networks of nodes that were killed, which may hold something.
     old_networks: Vec<Network>,
     calls: u64,
+    /// Where the copies of users who are no longer members end, and since when.
+    seen: BTreeMap<(usize, usize), (Position, Instant)>,
     pub(crate) published: Arc<Mutex<Vec<Publication>>>,
     pub(crate) listeners: Vec<Listener>,
 }
@@ -52,7 +54,8 @@ struct Alive {
 type Joined = Result<(Membership<Member>, Member), BrokerError>;
 
 enum Joining {
-    UnderWay(JoinHandle<(Joined, Duration)>),
+    /// Since when the member has to receive what is published; from its return if that is not known.
+    UnderWay(JoinHandle<(Joined, Duration)>, Option<Instant>),
     Joined(Membership<Member>),
 }
 
@@ -77,8 +80,22 @@ impl Publication {
 pub(crate) struct Listener {
     pub(crate) slot: Slot,
     pub(crate) log: Arc<Mutex<Vec<Entry>>>,
+    /// Since when it receives what is published, at once or as it joins.
     pub(crate) joined: Instant,
     pub(crate) is_member: bool,
+}
+
+impl Listener {
+    /// Where its copy of the room ends.
+    fn position(&self) -> Option<Position> {
+        let log = self.log.lock().unwrap();
+        log.iter().rev().find_map(|entry| match entry {
+            Entry::Welcome(position, _) | Entry::Message(position, _) | Entry::Gap(position) => {
+                *position
+            }
+            _ => None,
+        })
+    }
 }
 
 impl World {
@@ -96,6 +113,7 @@ impl World {
             next_data: None,
             old_networks: Vec::new(),
             calls: 0,
+            seen: BTreeMap::new(),
             published: Arc::default(),
             listeners: Vec::new(),
         };
@@ -152,7 +170,7 @@ impl World {
         let members = self.nodes.iter().flatten().flat_map(|alive| &alive.members);
         members.filter(move |(slot, _)| slot.2 == room).filter_map(|(slot, member)| match member {
             Joining::Joined(membership) => Some((*slot, membership)),
-            Joining::UnderWay(_) => None,
+            Joining::UnderWay(..) => None,
         })
     }
 
@@ -160,7 +178,7 @@ impl World {
     pub(crate) fn under_way(&self) -> usize {
         let is_open = |alive: &Alive| {
             let members = alive.members.values();
-            members.filter(|member| matches!(member, Joining::UnderWay(_))).count()
+            members.filter(|member| matches!(member, Joining::UnderWay(..))).count()
                 + alive.publishing.iter().filter(|call| !call.is_finished()).count()
         };
         self.nodes.iter().flatten().map(is_open).sum()
@@ -268,25 +286,33 @@ impl World {
         if alive.members.contains_key(&slot) {
             return;
         }
-        let joining = alive.node.join(ROOMS[slot.2], self.calls, USERS[slot.1]);
+        // Some have kept what they received before, and want what they missed.
+        let seen = self.rng.chance(60).then(|| self.seen.get(&(slot.1, slot.2))).flatten();
+        let since = seen.map(|(position, _)| *position);
+        let joining = alive.node.join(ROOMS[slot.2], self.calls, USERS[slot.1], since);
         let began = Instant::now();
         let call = tokio::spawn(async move { (joining.await, began.elapsed()) });
-        alive.members.insert(slot, Joining::UnderWay(call));
+        alive.members.insert(slot, Joining::UnderWay(call, seen.map(|(_, since)| *since)));
     }
 
     /// The membership of a slot; a call that is under way is dropped.
     fn take_member(&mut self, slot: Slot) -> Option<Joining> {
         let member = self.nodes[slot.0].as_mut()?.members.remove(&slot)?;
         match &member {
-            Joining::UnderWay(call) => call.abort(),
+            Joining::UnderWay(call, _) => call.abort(),
             Joining::Joined(_) => self.is_gone(|listener| listener.slot == slot),
         }
         Some(member)
     }
 
     fn is_gone(&mut self, who: impl Fn(&Listener) -> bool) {
-        for listener in self.listeners.iter_mut().filter(|listener| who(listener)) {
+        let is_gone = |listener: &&mut Listener| listener.is_member && who(listener);
+        for listener in self.listeners.iter_mut().filter(is_gone) {
             listener.is_member = false;
+            if let Some(position) = listener.position() {
+                let (_, user, room) = listener.slot;
+                self.seen.insert((user, room), (position, Instant::now()));
+            }
         }
     }
 
@@ -334,7 +360,7 @@ impl World {
         self.old_networks.push(network);
         alive.publishing.iter().for_each(AbortHandle::abort);
         for member in alive.members.values() {
-            if let Joining::UnderWay(call) = member {
+            if let Joining::UnderWay(call, _) = member {
                 call.abort();
             }
         }
@@ -356,7 +382,10 @@ impl World {
         for alive in self.nodes.iter_mut().flatten() {
             let slots: Vec<Slot> = alive.members.keys().copied().collect();
             for slot in slots {
-                let Some(Joining::UnderWay(call)) = alive.members.get_mut(&slot) else { continue };
+                let Some(Joining::UnderWay(call, since)) = alive.members.get_mut(&slot) else {
+                    continue;
+                };
+                let since = *since;
                 if !call.is_finished() {
                     continue;
                 }
@@ -364,7 +393,7 @@ impl World {
                 assert!(took <= JOIN_LIMIT, "{slot:?} took {took:?} to join: {joined:?}");
                 alive.members.remove(&slot);
                 if let Ok((membership, member)) = joined {
-                    let (log, joined) = (member.log, Instant::now());
+                    let (log, joined) = (member.log, since.unwrap_or_else(Instant::now));
                     self.listeners.push(Listener { slot, log, joined, is_member: true });
                     alive.members.insert(slot, Joining::Joined(membership));
                 }
