@@ -20,11 +20,11 @@ struct Orders {
     shop: User,
 }
 
-/// Tells all who are in the order's room, on every server, that the order is paid.
+/// Publishes to the order's room: all members receive it, on every server.
 async fn paid(State(orders): State<Orders>, Path(id): Path<u64>) -> StatusCode {
     let Ok(room) = RoomId::new(format!("order-{id}")) else { return StatusCode::BAD_REQUEST };
     // With a key, a request that is repeated within five minutes is published once.
-    let content = Content { key: Some("paid".into()), ..Content::from("Your order is paid.") };
+    let content = Content::from("Your order is paid.").key("paid");
     let (payload, options) = orders.history.prepare(&room, orders.shop.as_sender(), &content);
     let topic = Topic::Room(room);
     let publishing = async { orders.broker.publish(&topic, payload, options).await?.await };

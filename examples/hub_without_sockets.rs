@@ -63,7 +63,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     drop(membership);
     println!("members now: {}", hub.members(&lobby).len());
 
-    // What is published meanwhile is delivered when the member is back.
+    // A message that is published now is delivered when the member is back.
     hub.publish(&room, ann.as_sender(), "you missed this").await?.await?;
     let options = JoinOptions::default().since(position);
     let _membership = hub.join(&lobby, ConnectionId(1), member, options).await?;
@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    /// Another node publishes, in a room that keeps 1,000 messages.
+    /// Another server publishes, in a room that keeps 1,000 messages.
     #[tokio::test]
     async fn member_that_was_away_gets_exactly_what_it_missed() {
         let retention = Retention { messages: 1_000, ..Retention::default() };
@@ -91,42 +91,39 @@ mod tests {
             hub
         };
         let (hub, elsewhere) = (start(), start());
-        let lobby = RoomId::new("lobby").unwrap();
-        let room = Topic::Room(lobby.clone());
+        let room = RoomId::new("lobby").unwrap();
+        let lobby = Topic::Room(room.clone());
         let ann = User::new(UserId::new("ann").unwrap(), None);
         let publish = async |n: u64| {
-            let text = n.to_string();
-            let receipt = elsewhere.publish(&lobby, ann.as_sender(), &*text).await.unwrap();
+            let receipt = elsewhere.publish(&room, ann.as_sender(), &*n.to_string()).await.unwrap();
             receipt.await.unwrap().position.unwrap()
         };
-
         let position = publish(1).await;
         for n in 2..=301 {
             publish(n).await;
         }
-        // 300 messages are more than one page: they are delivered as fast as they are received.
+
+        // 300 messages are more than a page: they are delivered as fast as they are received.
         let (sender, mut received) = mpsc::channel(256);
         let options = JoinOptions::default().since(position);
-        let joining = hub.join(&room, ConnectionId(1), Member(sender), options);
+        let joining = hub.join(&lobby, ConnectionId(1), Member(sender), options);
         let receiving = async {
             for n in 2..=301 {
                 assert!(received.recv().await.unwrap().ends_with(&format!(": {n}")));
             }
         };
         let (membership, ()) = tokio::join!(joining, receiving);
-        let membership = membership.unwrap();
-
         publish(302).await;
         assert!(received.recv().await.unwrap().ends_with(": 302"), "and then what is live");
+        drop(membership.unwrap());
 
         // Away for longer than the room remembers.
-        drop(membership);
         for n in 303..=2_000 {
             publish(n).await;
         }
         let (sender, mut received) = mpsc::channel(256);
         let options = JoinOptions::default().since(position).history(2);
-        let _membership = hub.join(&room, ConnectionId(1), Member(sender), options).await.unwrap();
+        let _membership = hub.join(&lobby, ConnectionId(1), Member(sender), options).await.unwrap();
         assert_eq!(received.recv().await.unwrap(), "(some messages are lost)");
         for n in [1_999, 2_000] {
             assert!(received.recv().await.unwrap().ends_with(&format!(": {n}")));

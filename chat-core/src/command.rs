@@ -190,6 +190,20 @@ pub struct Content<'a> {
     pub key: Option<Cow<'a, str>>,
 }
 
+impl<'a> Content<'a> {
+    /// Sets [`key`](Self#structfield.key).
+    #[must_use]
+    pub fn key(self, key: impl Into<Cow<'a, str>>) -> Self {
+        Self { key: Some(key.into()), ..self }
+    }
+
+    /// Sets [`data`](Self#structfield.data).
+    #[must_use]
+    pub fn data(self, data: &'a RawValue) -> Self {
+        Self { data: Some(data), ..self }
+    }
+}
+
 impl<'a> From<&'a str> for Content<'a> {
     /// Text alone.
     fn from(text: &'a str) -> Self {

@@ -1,6 +1,6 @@
 //! Validated names: rooms, users and connections.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -123,6 +123,13 @@ macro_rules! name_type {
         impl<'a> From<&'a $name> for Cow<'a, str> {
             fn from(name: &'a $name) -> Self {
                 Cow::Borrowed(name.as_str())
+            }
+        }
+
+        /// Compared and hashed as its text: a map by names is searched by texts.
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                self.as_str()
             }
         }
 

@@ -62,6 +62,7 @@
 //! | [`Batch`], [`Deliver`] | events for all members of a room; a handle on one member |
 
 pub mod backoff;
+pub mod client;
 mod close;
 mod command;
 mod deliver;

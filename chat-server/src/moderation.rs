@@ -58,8 +58,8 @@ struct Sanction {
 }
 
 impl Moderation {
-    /// Acts on what all servers agree on, until the broker is closed. Without a shared table nobody
-    /// is banned, and no join waits to know that.
+    /// Acts on what all servers agree on, until the broker is closed. Without a shared table no user
+    /// can be banned, and joins do not wait for the bans.
     pub(crate) async fn run(self: Arc<Self>, hub: Hub<Member>, sessions: Arc<Sessions>) {
         let Some(table) = hub.broker().table() else {
             return self.act_on(Records::default(), &sessions);

@@ -56,7 +56,7 @@ const log = new Log(byId("scroller"), byId("log"), {
   top: () => current && goBack(current),
 });
 const unsent = new Unsent(client, (room, why) => {
-  if (why && room === current) announce(`Not sent: ${why}`);
+  if (why && room === current) announce(why);
   changed(room);
 });
 

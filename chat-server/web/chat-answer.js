@@ -3,6 +3,9 @@
 /** When to try again, where the server does not say. */
 const RETRY_MS = 1_000;
 
+/** Errors after which the same may succeed when it is tried again. */
+const PASSING = new Set(["broker_unavailable", "rate_limited", "internal", "timeout"]);
+
 /** What went wrong: `code` is the server's, or one of this client's own. */
 export class ChatError extends Error {
   constructor(code, message, { retryAfterMs, key } = {}) {
@@ -16,6 +19,11 @@ export class ChatError extends Error {
   static fromFrame({ code, message, retry_after_ms: retryAfterMs }) {
     return new ChatError(code, message, { retryAfterMs });
   }
+}
+
+/** Whether the same may succeed when it is tried again. */
+export function isPassing({ code, retryAfterMs }) {
+  return retryAfterMs !== undefined || PASSING.has(code);
 }
 
 /** The pause after an error before the next try: random, so that not all come at once. */

@@ -71,7 +71,7 @@ export interface Joined {
   /** Where the room stands after `messages`; absent in a room without history. */
   epoch?: string;
   offset?: number;
-  /** After a reconnect: whether nothing is missed for good. */
+  /** In a room that was joined before: whether nothing is missed for good. */
   recovered: boolean;
   members: User[];
   /** How many members there are; the list may be shorter. */
@@ -128,7 +128,7 @@ export type Presence =
 
 export interface ChatEvents {
   state: StateChange;
-  /** `rejoined`: after a reconnect. What is new of `messages` comes as `message`, too. */
+  /** `rejoined`: after a reconnect, or to repair a hole. What is new of `messages` comes as `message`, too. */
   joined: Joined & { rejoined: boolean };
   message: Message;
   presence: Presence;
@@ -156,7 +156,8 @@ export interface ChatEvents {
  * What the promises of a client are rejected with. A promise that is dropped rejects without notice.
  *
  * `code` is one of the server's, or `offline` (no connection; not sent), `disconnected` (lost
- * before the answer), `timeout`, `queue_full` (too many sends or requests wait; not sent),
+ * before the answer), `outcome_unknown` (of a send: a server may have taken it), `timeout`,
+ * `queue_full` (too many sends or requests wait; not sent),
  * `too_large` (the frame is above the limit), `closed`. `message_too_long`,
  * `room_name_invalid` and, for `data` that is no JSON, `bad_field` may also come from the
  * client itself, before anything is sent.
@@ -255,7 +256,8 @@ export class ChatClient extends EventTarget {
 
   /** Resolves once the server has taken the message. The messages of a room go in order,
    *  each once, at the server's rates, over errors that pass and new connections; see
-   *  `sendTimeoutMs`. Rejects with `queue_full` if `isFull`: await a send before that. */
+   *  `sendTimeoutMs`. Rejects with `outcome_unknown` if a server may have taken it: after any other
+   *  error it was not taken. Rejects with `queue_full` if `isFull`: await a send before that. */
   send(room: string, message: string, options?: { data?: unknown; key?: string }): Promise<Sent>;
   /** `delivered`: how many servers hold the user; 0: offline. See the event `undelivered`. */
   direct(to: string, message: string, options?: { data?: unknown }): Promise<{ delivered: number }>;

@@ -2,7 +2,7 @@
 // WebSocket. It touches no page: docs/web-client.md tells how to use it, chat-client.d.ts
 // has its types.
 
-import { ChatError, deferred, droppable, pauseAfter, rejected } from "./chat-answer.js";
+import { ChatError, deferred, droppable, isPassing, pauseAfter, rejected } from "./chat-answer.js";
 import { Connection } from "./chat-connection.js";
 import { nameRefusal, refusalOf } from "./chat-limits.js";
 import { RoomCopy } from "./chat-room.js";
@@ -11,11 +11,15 @@ import { now } from "./chat-time.js";
 
 export { ChatError };
 
+/** What may happen to the members of a room; a later version may add to it. */
+const PRESENCE_EVENTS = new Set(["joined", "left", "renamed", "count"]);
+
 /** How often the same typing state is worth telling. */
 const TYPING_REPEAT_MS = 2_000;
 
 export class ChatClient extends EventTarget {
   #connection;
+  #requests;
   #sends;
   /** Rooms to be in, by id; a reconnect joins them again. */
   #rooms = new Map();
@@ -32,7 +36,8 @@ export class ChatClient extends EventTarget {
       lost: () => this.#onLost(),
       ended: (error) => this.#onEnded(error),
     });
-    this.#sends = new Sends(this.#connection, options, (delay) => this.#emit("delayed", delay));
+    this.#requests = this.#connection.requests;
+    this.#sends = new Sends(this.#requests, options, (delay) => this.#emit("delayed", delay));
   }
 
   get state() {
@@ -98,7 +103,7 @@ export class ChatClient extends EventTarget {
     const refusal = this.#closedRefusal ?? refusalOf({ room }, this.limits);
     if (refusal) return rejected(refusal);
     const known = this.#rooms.get(room);
-    if (known?.joined) return this.#connection.ask({ type: "join", room, history });
+    if (known?.joined) return this.#requests.ask({ type: "join", room, history });
     const entry = known ?? newEntry(room, history);
     this.#rooms.set(room, entry);
     const answer = deferred();
@@ -123,7 +128,7 @@ export class ChatClient extends EventTarget {
   }
 
   direct(to, message, { data } = {}) {
-    return this.#connection.ask({ type: "direct", to, message, data });
+    return this.#requests.ask({ type: "direct", to, message, data });
   }
 
   typing(room, typing) {
@@ -131,15 +136,16 @@ export class ChatClient extends EventTarget {
     if (!entry?.joined) return;
     const { typing: before = false, at = 0 } = entry.typing ?? {};
     if (before === typing && (!typing || now() - at < TYPING_REPEAT_MS)) return;
-    if (this.#connection.post({ type: "typing", room, typing })) entry.typing = { typing, at: now() };
+    if (this.#requests.post({ type: "typing", room, typing })) entry.typing = { typing, at: now() };
   }
 
   members(room) {
-    return this.#connection.ask({ type: "members", room });
+    return this.#requests.ask({ type: "members", room });
   }
 
   history(room, { before, after, limit } = {}) {
-    return this.#connection.ask({ type: "history", room, before, after, limit });
+    const page = this.#requests.ask({ type: "history", room, before, after, limit });
+    return droppable(page.then(withMessages));
   }
 
   get #closedRefusal() {
@@ -155,10 +161,13 @@ export class ChatClient extends EventTarget {
     if (!entry) return;
     this.#abandon(entry, new ChatError("not_in_room", "The room was left."));
     // Of a join that has not left the server knows nothing.
-    if (entry.isKnown) await this.#connection.request({ type: "leave", room });
+    if (entry.isKnown) await this.#requests.request({ type: "leave", room });
   }
 
   #onFrame(frame, asked) {
+    // Every frame with an offset is an entry of its room's sequence, whatever its type: a later
+    // version can add kinds, and this one finds no hole where they are.
+    if (isEntry(frame) && !this.#isNext(frame)) return undefined;
     switch (frame.type) {
       case "joined":
         return this.#onJoined(frame, asked);
@@ -167,7 +176,9 @@ export class ChatClient extends EventTarget {
       case "gap":
         return this.#onGap(frame);
       case "presence":
+        return PRESENCE_EVENTS.has(frame.event) && this.#onNews(frame);
       case "typing":
+        return this.#onNews(frame);
       case "direct":
       case "undelivered":
       case "goodbye":
@@ -176,11 +187,19 @@ export class ChatClient extends EventTarget {
         // With an id it is an answer.
         return frame.id === undefined && this.#onPutOut(frame);
       case "error":
-        if (frame.id === undefined) this.#emit("error", ChatError.fromFrame(frame));
+        // With an id it answers a request, be it late.
+        return frame.id === undefined && this.#emit("error", ChatError.fromFrame(frame));
     }
   }
 
+  /** A room that the client is in, unless it is being joined again. */
+  #current(room) {
+    const entry = this.#rooms.get(room);
+    return entry?.joined && !entry.asked ? entry : undefined;
+  }
+
   #onWelcomed() {
+    this.#sends.becomeUser(this.user.id);
     for (const entry of this.#rooms.values()) {
       if (!entry.asked) this.#enter(entry);
     }
@@ -189,7 +208,6 @@ export class ChatClient extends EventTarget {
   #onLost() {
     this.#sends.disconnect();
     for (const entry of this.#rooms.values()) {
-      entry.copy.disconnect();
       Object.assign(entry, { joined: false, asked: null, isKnown: false });
     }
   }
@@ -206,18 +224,17 @@ export class ChatClient extends EventTarget {
   /** Joins a room; what was missed since its copy ended comes with the answer. */
   async #enter(entry) {
     const { room, history, rejoins, copy } = entry;
-    const since = copy.position;
-    // A room that cannot say what was missed would say what is known already.
-    const asked = { type: "join", room, since, history: rejoins && !since ? undefined : history };
+    // A client that was in the room wants what it missed, and not what it has.
+    const asked = { type: "join", room, since: copy.position, history: rejoins ? undefined : history };
     entry.asked = asked;
     try {
-      await this.#connection.request(asked, {
+      await this.#requests.request(asked, {
         isWanted: () => entry.asked === asked,
         onSent: () => (entry.isKnown = true),
       });
     } catch (error) {
       if (entry.asked !== asked || error.code === "offline") return;
-      if (error.code === "timeout" || error.retryAfterMs !== undefined) {
+      if (isPassing(error)) {
         setTimeout(() => entry.asked === asked && this.#enter(entry), pauseAfter(error));
       } else {
         this.#abandon(entry, error);
@@ -236,22 +253,23 @@ export class ChatClient extends EventTarget {
 
   #onJoined(frame, asked) {
     const { room } = frame;
+    const answer = withMessages(frame);
     const entry = this.#rooms.get(room);
     // Other joins are those of a room that one is in, and change nothing.
     if (!entry || asked === undefined || entry.asked !== asked) return;
-    const { joined: isRepair, rejoins: rejoined } = entry;
+    const { rejoins: rejoined } = entry;
     const { missed, messages } = entry.copy.enter(frame);
     Object.assign(entry, { asked: null, joined: true, rejoins: true });
-    if (!isRepair) this.#emit("joined", { ...frame, rejoined });
+    this.#emit("joined", { ...answer, recovered: rejoined && !missed, rejoined });
     if (rejoined && missed) this.#emit("gap", { room, ...missed });
     this.#deliverAll(messages, entry, frame.epoch);
     // A handler of these events may have left the room, or ended the connection.
     if (!entry.joined) return;
-    for (const answer of entry.waiting.splice(0)) answer.resolve(frame);
+    for (const { resolve } of entry.waiting.splice(0)) resolve(answer);
     this.#sends.open(room);
   }
 
-  /** Delivers what came with a join. The rest of what a handler cuts short comes with the next. */
+  /** Delivers the messages of a join. The rest of what a handler cuts short comes with the next. */
   #deliverAll(messages, entry, epoch) {
     for (const message of messages) {
       epoch = message.epoch ?? epoch;
@@ -259,20 +277,37 @@ export class ChatClient extends EventTarget {
         entry.copy.rewind({ epoch, offset: message.offset - 1 });
         return;
       }
-      this.#deliver(message, entry);
+      if (isMessage(message)) this.#deliver(message, epoch);
     }
   }
 
   #onMessage(frame) {
-    const entry = this.#rooms.get(frame.room);
-    if (!entry?.joined) return;
-    if (entry.copy.take(frame)) this.#deliver(frame, entry);
-    else if (entry.copy.hasHole && !entry.asked) this.#enter(entry);
+    const entry = this.#current(frame.room);
+    if (entry) this.#deliver(frame, entry.copy.position?.epoch);
   }
 
+  /** News of who is in a room. One that is being joined again gets them with the answer. */
+  #onNews(frame) {
+    if (this.#current(frame.room)) this.#emit(frame.type, frame);
+  }
+
+  /** Moves on to the next entry of a room's sequence. Behind a hole nothing is delivered before the
+   *  room is joined again: what is missing is in that answer, and what follows is sent again. */
+  #isNext(frame) {
+    const entry = this.#current(frame.room);
+    if (!entry) return false;
+    const step = entry.copy.step(frame);
+    if (step === "hole") this.#enter(entry);
+    if (step === "next") entry.copy.advance(frame);
+    return step === "next";
+  }
+
+  /** The server has lost messages. While a join is under way, its answer says what is lost. */
   #onGap(frame) {
-    const entry = this.#rooms.get(frame.room);
-    if (entry?.joined && entry.copy.skip(frame)) this.#emit("gap", frame);
+    const entry = this.#current(frame.room);
+    if (!entry) return;
+    entry.copy.skip(frame);
+    this.#emit("gap", frame);
   }
 
   #onPutOut({ room, reason, message }) {
@@ -280,13 +315,14 @@ export class ChatClient extends EventTarget {
     // One that is only now asked for was not meant.
     if (!entry?.rejoins) return;
     // The answer to a join under way may be that the client is in it again.
-    if (entry.asked) this.#connection.request({ type: "leave", room }).catch(() => {});
+    if (entry.asked) this.#requests.request({ type: "leave", room }).catch(() => {});
     this.#abandon(entry, new ChatError("not_in_room", "You were put out of the room."));
     this.#emit("left", { room, reason, message });
   }
 
-  #deliver(message, { copy }) {
-    if (message.key !== undefined) this.#sends.seen(message, copy.position?.epoch);
+  #deliver(message, epoch) {
+    const isOwn = message.user.id === this.user.id;
+    if (isOwn && message.key !== undefined) this.#sends.seen(message, epoch);
     this.#emit("message", message);
   }
 
@@ -301,6 +337,20 @@ export class ChatClient extends EventTarget {
       this.#isDispatching = false;
     }
   }
+}
+
+/** Whether a frame has a position of its own; that of an answer is the room's. */
+function isEntry({ type, id, room, offset }) {
+  return room !== undefined && offset !== undefined && id === undefined && type !== "gap";
+}
+
+/** A page without frames of types that a later version has added. */
+function withMessages({ messages = [], ...page }) {
+  return { ...page, messages: messages.filter(isMessage) };
+}
+
+function isMessage({ type }) {
+  return type === "message";
 }
 
 /** A room to be in. `joined`: it is so on this connection; `rejoins`: it was so before;

@@ -2,6 +2,8 @@
 // server reads a client that is faster later, and its pings with it; one that keeps the pace
 // itself is never slowed, and chooses what leaves first.
 
+import { now } from "./chat-time.js";
+
 /** The part of each burst that is left unused, as its inverse: frames that the network delays
  *  reach the server in bursts that the client did not send. */
 const MARGIN = 16;
@@ -75,7 +77,7 @@ export class Pace {
 class Bucket {
   #perMs;
   #burst;
-  #fullAt = performance.now();
+  #fullAt = now();
 
   constructor({ per_second: perSecond, burst }) {
     this.#perMs = Math.max(1, perSecond) / 1000;
@@ -86,10 +88,10 @@ class Bucket {
    *  when it is full. */
   wait(tokens) {
     const missing = this.#burst - Math.min(tokens, this.#burst);
-    return Math.max(0, this.#fullAt - missing / this.#perMs - performance.now());
+    return Math.max(0, this.#fullAt - missing / this.#perMs - now());
   }
 
   take(tokens) {
-    this.#fullAt = Math.max(this.#fullAt, performance.now()) + tokens / this.#perMs;
+    this.#fullAt = Math.max(this.#fullAt, now()) + tokens / this.#perMs;
   }
 }

@@ -1,75 +1,62 @@
-// One room as a client knows it: up to where its copy of the messages is whole, and what
-// of all that comes is new. It sends nothing: chat-client.js does.
-
-/** Messages beyond a hole that are kept until it is repaired; the server sends more again. */
-const MOST_HELD = 256;
+// One room as a client knows it: the position at which its copy of the room's sequence ends, and
+// what of all that is received is new. It sends nothing: chat-client.js does.
 
 export class RoomCopy {
   /** Where the copy ends: `{epoch, offset}`; undefined in a room without history. */
   position;
-  /** Messages beyond a hole, while there is one. */
-  #held = null;
 
-  get hasHole() {
-    return this.#held !== null;
-  }
-
-  /** Takes the answer to a join that gave this copy's position. Returns what is `missed`
-   *  for good, as the place before the next message, and the `messages` that are new. */
+  /** Takes the answer to a join that gave this copy's position. Returns the `messages` that are
+   *  new, and what is `missed` for good, as the position before the next message. */
   enter(joined) {
     const { recovered, messages = [] } = joined;
-    const [known, held] = [this.position, this.#held ?? []];
-    this.position = positionOf(joined);
-    this.#held = null;
-    const isSame = known !== undefined && known.epoch === this.position?.epoch;
-    const news = messages.filter((message) => !isSame || message.offset > known.offset);
-    if (!recovered || !this.position) {
-      const missed = positionOf(joined) ?? {};
-      if (news.length > 0) missed.offset = news[0].offset - 1;
-      return { missed, messages: news };
-    }
-    return { messages: [...news, ...held.filter((message) => this.#isNext(message))] };
+    const before = this.position;
+    const now = (this.position = positionOf(joined));
+    if (!now) return { missed: {}, messages };
+    const isSame = before?.epoch === now.epoch;
+    const news = messages.filter(({ offset }) => !isSame || offset > before.offset);
+    if (recovered && before && leads(before, now, news)) return { messages: news };
+    const offset = news.length > 0 ? news[0].offset - 1 : now.offset;
+    return { missed: { epoch: now.epoch, offset }, messages: news };
   }
 
-  /** Takes a message. Tells whether it is the next one; what is beyond a hole is held. */
-  take(message) {
-    if (this.position === undefined || message.offset === undefined) return true;
-    if (this.#held === null && this.#isNext(message)) return true;
-    if (message.offset > this.position.offset) this.#hold(message);
-    return false;
+  /** What an entry is to this copy: the `next`, a `repeat`, or one behind a `hole`. */
+  step({ epoch, offset }) {
+    if (this.position === undefined) return "next";
+    // The first of a sequence names its epoch, which is no news in a room that was empty. In any
+    // other room a new epoch without a `gap` before it says that the end of the old one is missing.
+    const isSame = epoch === undefined || epoch === this.position.epoch || isEmpty(this.position);
+    if (!isSame || offset > this.position.offset + 1) return "hole";
+    return offset === this.position.offset + 1 ? "next" : "repeat";
   }
 
-  /** The server has lost messages up to a place. Tells whether that is news: while there is
-   *  a hole, the answer to come says what is lost. */
+  /** Moves on to the next entry. */
+  advance({ epoch, offset }) {
+    if (this.position === undefined) return;
+    this.position = { epoch: epoch ?? this.position.epoch, offset };
+  }
+
+  /** The server has lost what lies before a position. */
   skip(gap) {
-    if (this.#held !== null) return false;
     this.position = positionOf(gap);
-    return true;
   }
 
   /** What `enter` gave beyond a position was not delivered, and is to be sent again. */
   rewind(position) {
     this.position = position;
   }
+}
 
-  /** Nothing more comes on this connection. */
-  disconnect() {
-    this.#held = null;
-  }
+/** Whether entries lead from one position to another without a hole: a server that says
+ *  `recovered` is believed only then. */
+function leads(before, now, entries) {
+  const isSame = before.epoch === now.epoch || isEmpty(before);
+  const isWhole = entries.every(({ offset }, index) => offset === before.offset + 1 + index);
+  return isSame && isWhole && now.offset === before.offset + entries.length;
+}
 
-  /** Moves on to a message if it is the next one. */
-  #isNext({ epoch, offset }) {
-    // The first message of a sequence says which one it is.
-    const isFirst = epoch !== undefined && epoch !== this.position.epoch;
-    if (offset !== (isFirst ? 1 : this.position.offset + 1)) return false;
-    this.position = { epoch: epoch ?? this.position.epoch, offset };
-    return true;
-  }
-
-  #hold(message) {
-    this.#held ??= [];
-    if (this.#held.length < MOST_HELD) this.#held.push(message);
-  }
+/** The position of a room in which nothing was ever sent. */
+function isEmpty({ epoch, offset }) {
+  return epoch === "" && offset === 0;
 }
 
 function positionOf({ epoch, offset }) {

@@ -2,12 +2,9 @@
 // message that has to be sent again is never overtaken, and each under a key, so that it is
 // taken once however often it is sent.
 
-import { ChatError, deferred, pauseAfter } from "./chat-answer.js";
+import { ChatError, deferred, isPassing, pauseAfter } from "./chat-answer.js";
 import { bytesOf } from "./chat-limits.js";
 import { clearDeadline, elapsedSince, moment, now, setDeadline } from "./chat-time.js";
-
-/** Errors after which a send may succeed when it is tried again. */
-const PASSING = new Set(["broker_unavailable", "rate_limited", "internal", "timeout"]);
 
 /** How long after its first attempt a message may be sent again: servers know its key for five
  *  minutes, and would take it for another one then. */
@@ -17,14 +14,16 @@ const KNOWN_MS = 4.5 * 60_000;
 const LOST = new Set(["disconnected", "offline"]);
 
 export class Sends {
-  #connection;
+  #requests;
+  #user;
   #limit;
   #limitBytes;
   #timeoutMs;
   #onDelay;
   /** By room: its messages, oldest first, of which only the first is ever on the wire; `since`
    *  when they move: the others are not late before; and whether that time was renewed since,
-   *  `isRenewed`, because the process slept. */
+   *  `isRenewed`, because the process slept. Of a message `unknown` is the first attempt that a
+   *  server may have taken without saying so. */
   #queues = new Map();
   #count = 0;
   #bytes = 0;
@@ -32,10 +31,10 @@ export class Sends {
   #open = new Set();
 
   /** `onDelay({room, key, error})`: a message is tried again later. */
-  constructor(connection, options, onDelay) {
+  constructor(requests, options, onDelay) {
     const { queueLimit = 20_000, queueBytes = 16 * 1024 * 1024, sendTimeoutMs = 30_000 } = options;
     this.#onDelay = onDelay;
-    this.#connection = connection;
+    this.#requests = requests;
     this.#limit = queueLimit;
     this.#limitBytes = queueBytes;
     this.#timeoutMs = sendTimeoutMs;
@@ -53,7 +52,7 @@ export class Sends {
   add(frame) {
     const addedAt = now();
     const bytes = bytesOf(JSON.stringify(frame));
-    const send = { frame, bytes, answer: deferred(), addedAt, attempt: null, user: null, sentAt: null, error: null };
+    const send = { frame, bytes, answer: deferred(), addedAt, attempt: null, unknown: null, sentAt: null, error: null };
     const queue = this.#queues.get(frame.room) ?? { room: frame.room, sends: [], since: addedAt };
     this.#queues.set(frame.room, queue);
     queue.sends.push(send);
@@ -74,17 +73,31 @@ export class Sends {
   disconnect() {
     this.#open.clear();
     for (const queue of this.#queues.values()) {
-      queue.sends[0].attempt = null;
+      const [send] = queue.sends;
+      if (send.attempt?.isOnWire) send.unknown ??= send.attempt;
+      send.attempt = null;
       this.#watch(queue);
     }
   }
 
-  /** A message came by: if it is one of these, it was taken, even if the answer was lost. */
-  seen({ room, key, user, offset }, epoch) {
+  /** A connection is welcomed as this user. To another one the keys mean nothing: what may have
+   *  been taken would be taken twice. */
+  becomeUser(id) {
+    const hasChanged = this.#user !== undefined && this.#user !== id;
+    this.#user = id;
+    if (!hasChanged) return;
+    for (const queue of [...this.#queues.values()]) {
+      // Only the first of a room was ever on the wire.
+      if (queue.sends[0].unknown) this.#fail(queue, 1, unknownOutcome);
+    }
+  }
+
+  /** The client received a message of its own: if it is one of these, it was taken, even if the
+   *  answer was lost. */
+  seen({ room, key, offset }, epoch) {
     const queue = this.#queues.get(room);
-    const [send] = queue?.sends ?? [];
-    if (send?.user !== user.id || send.frame.key !== key) return;
-    this.#taken(queue, send, { offset, epoch });
+    const send = queue?.sends.find(({ frame }) => frame.key === key);
+    if (send) this.#taken(queue, send, { offset, epoch });
   }
 
   /** The client is no longer in a room. */
@@ -106,37 +119,36 @@ export class Sends {
   }
 
   async #attempt(queue, send) {
-    const user = this.#connection.welcome.user.id;
-    if (send.user !== null && send.user !== user) {
-      // The server would not know that it was sent before.
-      const lost = new ChatError("disconnected", "The connection was lost.");
-      this.#fail(queue, 1, ({ error }) => error ?? lost);
-      return;
-    }
     if (send.sentAt && elapsedSince(send.sentAt) > KNOWN_MS) {
       this.#fail(queue, 1, late);
       return;
     }
-    const attempt = (send.attempt = { isDue: true });
+    const attempt = (send.attempt = { isDue: true, isOnWire: false });
     const isWanted = () => send.attempt === attempt;
     const onSent = () => {
-      attempt.isDue = false;
-      if (send.user === null) moved(queue);
-      send.user = user;
+      Object.assign(attempt, { isDue: false, isOnWire: true });
+      if (send.sentAt === null) moved(queue);
       send.sentAt ??= moment();
       this.#watch(queue);
     };
     this.#watch(queue);
     try {
-      this.#taken(queue, send, await this.#connection.request(send.frame, { isWanted, onSent }));
+      this.#taken(queue, send, await this.#requests.request(send.frame, { isWanted, onSent }));
     } catch (error) {
       send.error = error;
-      // The connection that it was too large for is over, and would be again.
-      if (error.code !== "too_large" && (!isWanted() || LOST.has(error.code))) return;
-      if (!PASSING.has(error.code)) {
+      attempt.isOnWire = false;
+      if (error.code === "too_large") {
+        // The connection is over, and yet it is known that this attempt has failed.
+        if (send.unknown === attempt) send.unknown = null;
+      } else if (!isWanted() || LOST.has(error.code)) {
+        return;
+      }
+      if (!isPassing(error)) {
         if (queue.sends[0] === send) this.#fail(queue, 1, () => error);
         return;
       }
+      // Only of this one the server says that the message was not taken.
+      if (error.code !== "rate_limited") send.unknown ??= attempt;
       setTimeout(() => isWanted() && this.#attempt(queue, send), pauseAfter(error));
       const { room, key } = send.frame;
       this.#onDelay({ room, key, error });
@@ -169,25 +181,29 @@ export class Sends {
   }
 
   #taken(queue, send, { offset, epoch }) {
-    if (queue.sends[0] !== send) return;
+    const index = queue.sends.indexOf(send);
+    if (index < 0) return;
     const { key } = send.frame;
     moved(queue);
-    this.#remove(queue, 1);
+    this.#remove(queue, index, 1);
     send.answer.resolve({ key, offset, epoch });
     this.#next(queue);
   }
 
-  /** Fails the first `count` messages of a room, each with the error that `why(send)` returns. */
+  /** Fails the first `count` messages of a room, each with the error that `why(send)` returns,
+   *  unless it may have been taken. */
   #fail(queue, count, why) {
-    for (const send of this.#remove(queue, count)) {
-      const { code, message, retryAfterMs } = why(send);
+    const isUnknown = ({ unknown, attempt }) => unknown !== null || attempt?.isOnWire;
+    const unknown = queue.sends.slice(0, count).map(isUnknown);
+    for (const [index, send] of this.#remove(queue, 0, count).entries()) {
+      const { code, message, retryAfterMs } = unknown[index] ? unknownOutcome() : why(send);
       send.answer.reject(new ChatError(code, message, { retryAfterMs, key: send.frame.key }));
     }
     this.#next(queue);
   }
 
-  #remove(queue, count) {
-    const removed = queue.sends.splice(0, count);
+  #remove(queue, index, count) {
+    const removed = queue.sends.splice(index, count);
     for (const send of removed) {
       send.attempt = null;
       this.#count -= 1;
@@ -201,6 +217,10 @@ export class Sends {
 /** The messages of a room move: one has left for the first time, or was taken. */
 function moved(queue) {
   Object.assign(queue, { since: now(), isRenewed: false });
+}
+
+function unknownOutcome() {
+  return new ChatError("outcome_unknown", "No answer came: the message may have been taken, or not.");
 }
 
 /** Why a message that was not taken in time has failed. */

@@ -1,7 +1,7 @@
 // One's own messages that the room has not seen yet.
 
 import { byId, make } from "./dom.js";
-import { errorInWords } from "./words.js";
+import { failureInWords } from "./words.js";
 
 /** Keys begin with it: no two pages use the same. */
 const PREFIX = Array.from(crypto.getRandomValues(new Uint32Array(3)), (n) => n.toString(36)).join("");
@@ -12,7 +12,7 @@ export class Unsent {
   #onChange;
 
   /** `onChange(room, why)` is called when there is something else to show; `why` is set if a
-   *  message was not sent. */
+   *  message has failed. */
   constructor(client, onChange) {
     this.#client = client;
     this.#onChange = onChange;
@@ -27,7 +27,7 @@ export class Unsent {
       },
       (error) => {
         if (!room.unsent.has(key)) return;
-        const why = errorInWords(error);
+        const why = failureInWords(error);
         room.unsent.set(key, { text, error: why });
         this.#onChange(room, why);
       },
@@ -60,7 +60,7 @@ export class Unsent {
 /** One's own message on its way; `onRetry` if it did not get there. */
 function unsentRow({ text, error, delay }, onRetry, onDiscard) {
   const waits = delay ? `${delay} Sending in a moment …` : "Sending …";
-  const state = make("p", { class: "state" }, error ? `Not sent: ${error}` : waits);
+  const state = make("p", { class: "state" }, error ?? waits);
   const item = make("li", { class: `message own unsent${error ? " failed" : ""}` });
   if (error) {
     const retry = make("button", { type: "button", class: "small", "data-testid": "resend" }, "Send again");

@@ -33,6 +33,12 @@ export function putOutInWords({ reason, message }) {
   return message ? `${what}: ${message}` : `${what}.`;
 }
 
+/** What became of a message that has failed. */
+export function failureInWords(error) {
+  if (error.code === "outcome_unknown") return "No answer came: the message may have been sent.";
+  return `Not sent: ${errorInWords(error)}`;
+}
+
 /** Why something was refused. */
 export function errorInWords({ code, message }, hasToken) {
   if (code === "unauthorized") return hasToken ? `${message} Get a new link.` : NO_TOKEN;

@@ -107,6 +107,17 @@ fn client() {
     assert!(output.contains("* that was message 1\n"), "{output}");
 }
 
+#[test]
+fn client_own_transport() {
+    let server = Running::start("axum_server");
+    let url = format!("ws://{}/chat/ws", server.1);
+    let output = example("client_own_transport").arg(url).output().expect("the example starts");
+    assert!(output.status.success(), "{:?}", output.status);
+    let output = String::from_utf8(output.stdout).expect("text");
+    assert!(output.contains("Joined { room: \"lobby\", rejoined: false"), "{output}");
+    assert!(output.contains("text: \"hello\""), "{output}");
+}
+
 #[tokio::test]
 async fn echo_session() {
     let server = Running::start("echo_session");

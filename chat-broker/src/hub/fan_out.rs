@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::room::RoomState;
 use super::seat::Seat;
+use super::slot::FanOutSlot;
 use super::{Counters, Shared};
 
 /// Bytes that a worker delivers before it lets others on its thread run.
@@ -100,31 +101,32 @@ impl<M> FanOut<M> {
 
     /// Has a topic served that may have something pending. Called under its lock.
     pub(super) fn enqueue(&self, topic: &Topic, room: &mut RoomState<M>) {
-        if room.pending.is_empty() || room.is_waiting() {
+        if room.slot.pending.is_empty() || room.is_waiting() {
             return;
         }
-        self.backlog.fetch_add(room.pending.len() - room.counted, Ordering::Relaxed);
-        room.counted = room.pending.len();
-        room.pending_since.get_or_insert_with(Instant::now);
-        if !std::mem::replace(&mut room.queued, true) {
-            let nth = room.nth;
+        let slot = &mut room.slot;
+        self.backlog.fetch_add(slot.pending.len() - slot.counted, Ordering::Relaxed);
+        slot.counted = slot.pending.len();
+        slot.pending_since.get_or_insert_with(Instant::now);
+        if !std::mem::replace(&mut slot.queued, true) {
+            let nth = slot.nth;
             self.push(nth, Turn::Cut(Room { topic: topic.clone(), nth }));
             self.work.notify_one();
         }
     }
 
     /// Counts what is pending in the room now, after some of it was taken.
-    pub(super) fn recount(&self, room: &mut RoomState<M>) {
-        let left = room.pending.len().min(room.counted);
-        self.backlog.fetch_sub(room.counted - left, Ordering::Relaxed);
-        room.counted = left;
+    fn recount(&self, slot: &mut FanOutSlot) {
+        let left = slot.pending.len().min(slot.counted);
+        self.backlog.fetch_sub(slot.counted - left, Ordering::Relaxed);
+        slot.counted = left;
         self.drained.notify_one();
     }
 
     /// The room is gone, and what was pending in it.
-    pub(super) fn forget(&self, mut room: RoomState<M>) {
-        room.pending.clear();
-        self.recount(&mut room);
+    pub(super) fn forget(&self, mut slot: FanOutSlot) {
+        slot.pending.clear();
+        self.recount(&mut slot);
     }
 
     /// Waits until fewer than `limit` publications wait for fan-out.
@@ -200,13 +202,12 @@ impl<M: Deliver + Clone> Shared<M> {
     /// Makes one batch of what is pending in a room.
     fn cut(&self, Room { topic, nth }: Room) -> Option<Job<M>> {
         let cut = self.registry.update(&topic, |room| {
-            if room.state.nth != nth {
+            if room.state.slot.nth != nth {
                 return None;
             }
             let items = room.state.cut();
-            self.fan_out.recount(&mut room.state);
-            let since = room.state.pending_since;
-            room.state.pending_since = since.filter(|_| !room.state.pending.is_empty());
+            self.fan_out.recount(&mut room.state.slot);
+            let since = room.state.slot.take_since();
             Some((items, room.members().clone(), since))
         });
         let (items, members, since) = cut.flatten()?;
@@ -262,11 +263,12 @@ impl<M: Deliver + Clone> Shared<M> {
             self.counters.fan_out.observe(since.elapsed());
         }
         self.registry.update(topic, |room| {
-            if room.state.nth != nth {
+            let slot = &mut room.state.slot;
+            if slot.nth != nth {
                 return;
             }
-            if room.state.pending.is_empty() {
-                room.state.queued = false;
+            if slot.pending.is_empty() {
+                slot.queued = false;
             } else {
                 self.fan_out.push(worker, Turn::Cut(Room { topic: topic.clone(), nth }));
             }

@@ -2,7 +2,8 @@
 
 use chat_core::{Deliver, Topic};
 
-use super::room::{RoomState, Taken};
+use super::room::RoomState;
+use super::sequence::Taken;
 use super::{Counters, Shared};
 use crate::events::{BrokerEvent, BrokerEvents};
 
@@ -47,7 +48,9 @@ impl<M: Deliver + Clone> Shared<M> {
     /// Hands something to a topic's room, if it has members, and has it seen to.
     fn take_in(&self, topic: &Topic, take: impl FnOnce(&mut RoomState<M>) -> Taken) {
         let taken = self.update(topic, |room, _| {
-            (take(room), room.wants_reads(), room.has_news() && !room.is_waiting())
+            let taken = take(room);
+            let has_news = room.sequence.has_news() && !room.is_waiting();
+            (taken, room.sequence.wants_reads(), has_news)
         });
         let Some((taken, wants_reads, has_news)) = taken else { return };
         self.count(taken);

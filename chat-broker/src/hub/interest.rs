@@ -185,7 +185,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
     /// read, and neither has a room without history on a broker without presence.
     fn open(&mut self, topic: Topic) {
         let is_live = self.shared.update(&topic, |room, members| {
-            let reads_nothing = room.reads_nothing();
+            let reads_nothing = room.sequence.reads_nothing();
             if reads_nothing {
                 room.go_live(&topic, None, members);
             }
@@ -200,7 +200,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
 
     /// The room will read, if it wants to.
     fn want_reads(&mut self, topic: Topic) {
-        let wants = |room: &mut RoomState<M>, _: &_| room.wants_reads();
+        let wants = |room: &mut RoomState<M>, _: &_| room.sequence.wants_reads();
         let is_subscribed =
             matches!(self.states.get(&topic), Some(State::Subscribed | State::Lingering(_)));
         if is_subscribed
@@ -286,7 +286,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
     /// Whoever came or went while the broker was away is told now.
     fn settle_all(&mut self) {
         for topic in self.shared.registry.topics() {
-            self.shared.update(&topic, |room, _| room.settle());
+            self.shared.update(&topic, |room, _| room.sequence.settle());
             self.want_reads(topic);
         }
     }
@@ -338,7 +338,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                 let mut reads = Reads::default();
                 for topic in &topics {
                     self.shared.registry.update(topic, |room| {
-                        room.state.begin_reads(topic, &mut reads);
+                        room.state.sequence.begin_reads(topic, &mut reads);
                     });
                 }
                 Box::pin(async move {

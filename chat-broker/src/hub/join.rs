@@ -81,8 +81,10 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     ///
     /// # Errors
     /// What [`Broker::subscribe`], [`Broker::history`] and
-    /// [`PresenceTracker::occupancy`](crate::PresenceTracker::occupancy) report, or that the broker was away for too long ([`HubConfig::join_timeout`](super::HubConfig::join_timeout)).
-    /// Then `member` is not a member, and has received nothing.
+    /// [`PresenceTracker::occupancy`](crate::PresenceTracker::occupancy) report, or that the broker
+    /// was away for too long ([`HubConfig::join_timeout`](super::HubConfig::join_timeout)).
+    /// Then `member` is not a member, and has received nothing. If its user was announced before
+    /// the error, the user leaves as one whose connection was lost.
     ///
     /// # Cancel safety
     /// A call that is dropped leaves the topic again.
@@ -117,69 +119,79 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     ) -> Result<Membership<M>, BrokerError> {
         let JoinOptions { occupant, since, history } = options;
         let seat = Seat::new(member.clone());
-        let start = {
+        let mut catch_up = CatchUp::new(topic.clone(), member, joiner, since, history);
+        let started = self.enter(topic, id, &seat, {
             let seat = seat.clone();
-            let mut catch_up = CatchUp::new(topic.clone(), member, joiner, since, history);
-            move |snapshot: Snapshot<'_, M>| {
+            move |snapshot| {
                 let state = catch_up.start(snapshot);
                 if state == JoinState::CatchingUp {
                     seat.vacate();
                 }
                 (catch_up, state)
             }
-        };
-        let entered = self.shared.registry.join_with(topic, id, seat.clone(), |room, joined| {
-            if joined.first {
-                self.shared.begin(topic, &mut room.state);
-            }
-            room.state.expire(Instant::now());
-            if let Some(snapshot) = room.state.snapshot(topic, room.members()) {
-                return Entered::Live(start(snapshot));
-            }
-            let (done, started) = oneshot::channel();
-            let opened = Box::new(move |room: Result<Snapshot<'_, M>, BrokerError>| {
-                // A join that was dropped has left the topic, or is about to.
-                if !done.is_closed() {
-                    let _ = done.send(room.map(start));
-                }
-            });
-            room.state.wait(Waiter { id, stays: false, opened });
-            Entered::Waiting { is_first: joined.first, started }
         });
         let mut membership = self.membership(topic, id, seat);
-        let (mut catch_up, state) = match entered {
-            Entered::Live(started) => started,
-            Entered::Waiting { is_first, started } => {
-                if is_first {
-                    self.shared.edges.moved(topic.clone());
-                }
-                self.shared.answer_in_time(started).await?
-            }
+        let (mut catch_up, state) = match started {
+            Started::Now(started) => started,
+            Started::Later(started) => self.shared.answer_in_time(started).await?,
         };
-        // Before the user is announced: a join that fails has shown nobody.
-        let page = match state {
-            JoinState::Live => None,
-            JoinState::CatchingUp => Some(catch_up.first_page(&self.shared).await?),
-        };
+        // Before the history is read: the time for a user to return may end meanwhile.
         if let Some(occupant) = occupant {
             membership.user = Some(occupant.user.clone());
             self.shared.enter(topic, occupant);
         }
-        if let Some(page) = page {
-            catch_up.run(&mut membership, page).await;
+        if state == JoinState::CatchingUp {
+            match catch_up.first_page(&self.shared).await {
+                Ok(page) => catch_up.run(&mut membership, page).await,
+                Err(error) => {
+                    // The member will try again: its user has not left.
+                    membership.lose();
+                    return Err(error);
+                }
+            }
         }
         Ok(membership)
     }
+
+    /// Adds a member, and starts it in the same step if the topic is live, else in the same step in
+    /// which it goes live: nothing is delivered to the member before.
+    fn enter<T: Send + 'static>(
+        &self,
+        topic: &Topic,
+        id: ConnectionId,
+        seat: &Seat<M>,
+        start: impl FnOnce(Snapshot<'_, M>) -> T + Send + 'static,
+    ) -> Started<T> {
+        let (started, is_first) =
+            self.shared.registry.join_with(topic, id, seat.clone(), |room, joined| {
+                if joined.first {
+                    self.shared.begin(topic, &mut room.state);
+                }
+                room.state.sequence.expire(Instant::now());
+                if let Some(snapshot) = room.state.snapshot(topic, room.members()) {
+                    return (Started::Now(start(snapshot)), false);
+                }
+                let (done, started) = oneshot::channel();
+                let opened = Box::new(move |room: Result<Snapshot<'_, M>, BrokerError>| {
+                    // A join that was dropped has left the topic, or is about to.
+                    if !done.is_closed() {
+                        let _ = done.send(room.map(start));
+                    }
+                });
+                room.state.wait(Waiter { id, stays: false, opened });
+                (Started::Later(started), joined.first)
+            });
+        if is_first {
+            self.shared.edges.moved(topic.clone());
+        }
+        started
+    }
 }
 
-/// How a member came into a room.
-enum Entered<T> {
-    Live(T),
-    /// The room is not live yet.
-    Waiting {
-        is_first: bool,
-        started: oneshot::Receiver<Result<T, BrokerError>>,
-    },
+/// When a member starts: with a topic that is live, or once it is.
+enum Started<T> {
+    Now(T),
+    Later(oneshot::Receiver<Result<T, BrokerError>>),
 }
 
 impl<M: Deliver + Clone + 'static> Membership<M> {

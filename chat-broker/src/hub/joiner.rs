@@ -26,7 +26,8 @@ pub struct Snapshot<'a, M> {
     /// The latest messages that the hub holds, up to the position and perhaps beyond it, as long as
     /// the room keeps them; `None` in a room without history.
     pub recent: Option<&'a Recent>,
-    /// Who is in the room on all servers; `None` for a user's own topic.
+    /// Who is in the room on all servers; `None` for a user's own topic, and if the broker has no
+    /// [presence](crate::Broker::presence).
     pub roster: Option<&'a Roster>,
     /// The members on this server, this one included.
     pub members: &'a Members<Seat<M>>,

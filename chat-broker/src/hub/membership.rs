@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::joiner::{JoinState, Snapshot};
-use super::room::{Awaited, Waiter};
+use super::room::Waiter;
 use super::seat::Seat;
+use super::sequence::Awaited;
 use crate::error::BrokerError;
 use crate::presence::Departure;
 
@@ -37,7 +38,7 @@ impl<M: Deliver + Clone> Membership<M> {
     /// Looks at the topic under its lock: `look` must not block or call the hub.
     pub fn look(&self, look: impl FnOnce(Snapshot<'_, M>)) {
         self.shared.registry.update(&self.topic, |room| {
-            room.state.expire(Instant::now());
+            room.state.sequence.expire(Instant::now());
             room.state.snapshot(&self.topic, room.members()).map(look);
         });
     }
@@ -63,7 +64,7 @@ impl<M: Deliver + Clone> Membership<M> {
         start: impl FnOnce(Snapshot<'_, M>) -> JoinState,
     ) -> JoinState {
         let state = self.shared.registry.update(&self.topic, |room| {
-            room.state.expire(Instant::now());
+            room.state.sequence.expire(Instant::now());
             let state = start(room.state.snapshot(&self.topic, room.members())?);
             if state == JoinState::Live {
                 // Another seat: batches that were cut before the snapshot hold the one before, and

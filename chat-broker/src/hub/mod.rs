@@ -36,6 +36,8 @@ mod presence;
 mod publish;
 mod room;
 mod seat;
+mod sequence;
+mod slot;
 mod stats;
 
 use std::fmt;
@@ -57,7 +59,8 @@ use crate::history::HistoryRead;
 use edges::Edges;
 use fan_out::FanOut;
 use presence::Presence;
-use room::{Awaited, RoomState};
+use room::RoomState;
+use sequence::{Awaited, RoomSequence};
 use stats::Counters;
 
 pub use config::{HistoryRules, HubConfig};
@@ -265,7 +268,7 @@ impl<M> Shared<M> {
 impl<M: Deliver + Clone> Shared<M> {
     /// Waits until the roster of a topic shows something, if it is known here.
     async fn until(&self, topic: &Topic, awaited: Awaited) {
-        let shown = self.registry.update(topic, |room| room.state.until(awaited));
+        let shown = self.registry.update(topic, |room| room.state.sequence.until(awaited));
         if let Some(Some(shown)) = shown {
             // It fails if the room has ended here, and is known to nobody.
             let _ = shown.await;
@@ -295,8 +298,9 @@ impl<M: Deliver + Clone> Shared<M> {
         if topic.as_room().is_some() {
             self.rooms.fetch_add(1, Ordering::Relaxed);
         }
-        room.nth = self.fan_out.next_room();
-        room.begin(topic, &self.config, self.broker.presence().is_some());
+        let has_presence = self.broker.presence().is_some();
+        room.slot.nth = self.fan_out.next_room();
+        room.sequence = RoomSequence::new(topic, &self.config, has_presence);
     }
 
     fn leave(&self, topic: &Topic, id: ConnectionId) {
@@ -304,8 +308,8 @@ impl<M: Deliver + Clone> Shared<M> {
             if topic.as_room().is_some() {
                 self.rooms.fetch_sub(1, Ordering::Relaxed);
             }
-            self.recent_bytes.fetch_sub(room.recent_bytes(), Ordering::Relaxed);
-            self.fan_out.forget(room);
+            self.recent_bytes.fetch_sub(room.sequence.recent_bytes(), Ordering::Relaxed);
+            self.fan_out.forget(room.slot);
             self.edges.moved(topic.clone());
         }
     }
@@ -319,9 +323,9 @@ impl<M: Deliver + Clone> Shared<M> {
     ) -> Option<R> {
         self.registry.update(topic, |room| {
             let (members, state) = room.split();
-            let before = state.recent_bytes();
+            let before = state.sequence.recent_bytes();
             let result = change(state, members);
-            self.account(before, state);
+            self.account(before, &mut state.sequence);
             self.fan_out.enqueue(topic, state);
             result
         })
@@ -329,14 +333,14 @@ impl<M: Deliver + Clone> Shared<M> {
 
     /// When all rooms together hold too much, a room that grows gives up half of what it
     /// holds, but keeps its fair share: rooms that are quiet do not starve those that are not.
-    fn account(&self, before: usize, room: &mut RoomState<M>) {
-        let (budget, after) = (self.config.recent_bytes, room.recent_bytes());
+    fn account(&self, before: usize, sequence: &mut RoomSequence) {
+        let (budget, after) = (self.config.recent_bytes, sequence.recent_bytes());
         let grown = after.wrapping_sub(before);
         let total = self.recent_bytes.fetch_add(grown, Ordering::Relaxed).wrapping_add(grown);
         let share = budget / self.rooms.load(Ordering::Relaxed).max(1);
         if after > before && total > budget && after > share {
-            room.shed();
-            let freed = after - room.recent_bytes();
+            sequence.shed();
+            let freed = after - sequence.recent_bytes();
             self.recent_bytes.fetch_sub(freed, Ordering::Relaxed);
         }
     }

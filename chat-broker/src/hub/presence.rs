@@ -84,7 +84,7 @@ impl<M: Deliver + Clone> Shared<M> {
     }
 
     fn lists(&self, topic: &Topic, occupant: &Occupant) -> bool {
-        self.registry.update(topic, |room| room.state.lists(occupant)).unwrap_or_default()
+        self.registry.update(topic, |room| room.state.sequence.lists(occupant)).unwrap_or_default()
     }
 }
 

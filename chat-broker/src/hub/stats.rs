@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Shared;
-use super::room::Taken;
+use super::sequence::Taken;
 use crate::stats::{Histogram, Latencies};
 
 /// What a [`Hub`](super::Hub) has counted since it was made.

@@ -78,7 +78,7 @@ impl SharedTable for Broken {
 }
 
 impl Broken {
-    /// Of a closed node, something all the same, if that is the fault.
+    /// The answer of a closed node, if the fault is that it has one.
     fn outcome<T: Default>(&self, outcome: Result<T, BrokerError>) -> Result<T, BrokerError> {
         match outcome {
             Err(BrokerError::Closed) if self.has(Fault::AnswersAfterClose) => Ok(T::default()),

@@ -227,9 +227,11 @@ async fn member_ahead_of_its_server_costs_no_reads_while_it_waits() {
     let world = World::new(LONG);
     let here = ahead(&world).await;
     let (late, mut ear) = member(300);
+    let before = world.reads();
     let waiting = async {
         sleep(Duration::from_secs(1)).await;
         let reads = world.reads();
+        assert_eq!(reads, before + 1, "the first page, which is empty");
         sleep(Duration::from_secs(8)).await;
         assert_eq!(world.reads(), reads, "nothing has happened");
         world.say(4..=4).await;
@@ -325,8 +327,13 @@ async fn pages_are_bounded_in_bytes() {
     const MESSAGES: usize = 100;
     const SIZE: usize = 30_000;
     let world = World::new(LONG);
+    // The hub holds more of the latest messages than a page takes.
+    let (_other, mut other, _) = join(&world.hub, &world.topic, 9).await;
     for _ in 0..MESSAGES {
         say_keeping(&world.publisher, &world.topic, &"x".repeat(SIZE), LONG).await;
+    }
+    for _ in 0..MESSAGES {
+        other.hear().await;
     }
     let owner = Owner::default();
     let (late, mut ear) = member(300);
@@ -370,6 +377,7 @@ async fn join_ends_with_the_connection() {
     drop(ear);
     let joined = timeout(Duration::from_secs(1), world.join(late, Position::default())).await;
     joined.expect("at once").unwrap();
+    assert!(world.reads() <= 3, "one opens the room, and there are four pages");
 }
 
 #[tokio::test(start_paused = true)]
@@ -383,8 +391,11 @@ async fn join_whose_first_page_cannot_be_read_leaves_nothing() {
     let failed = world.hub.join(&world.topic, ConnectionId(1), late.clone(), options).await;
     assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
     assert_eq!(world.hub.members(&world.topic).len(), 1);
-    assert_eq!(world.broker.count(Call::Enter), 0, "nobody was announced");
     assert_eq!((ear.0.try_recv().ok(), *late.closed.lock().unwrap()), (None, None));
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(world.broker.count(Call::Leave), 0, "the user may return");
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.broker.count(Call::Leave), 1);
 }
 
 /// It has the snapshot, and would not know that it receives nothing.
@@ -406,6 +417,22 @@ async fn member_whose_later_page_cannot_be_read_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_that_are_trimmed_between_two_pages_are_a_gap() {
+    let world = World::new(LONG);
+    world.say(1..=900).await;
+    let (late, mut ear) = member(300);
+    let reading = async {
+        ear.expect_numbers(1..=100).await;
+        let few = Retention { messages: 100, ..LONG };
+        say_keeping(&world.publisher, &world.topic, "901", few).await;
+        ear.expect_numbers(101..=256).await;
+        ear.expect(&["gap 801"]).await;
+        ear.expect_numbers(802..=901).await;
+    };
+    tokio::join!(world.join(late, Position::default()), reading).0.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn member_rejoins_and_gets_what_it_asks_for_once() {
     let world = World::new(LONG);
     let since = world.say(1..=5).await;
@@ -421,16 +448,60 @@ async fn member_rejoins_and_gets_what_it_asks_for_once() {
     ear.expect_numbers(6..=7).await;
     world.say(8..=600).await;
     ear.expect_numbers(8..=600).await;
-    // More than the hub holds.
-    let reading = async {
-        ear.expect_numbers(6..=600).await;
-        ear
+    // More than the hub holds: what is published during the pages follows on them.
+    world.broker.delay(Call::History, Duration::from_millis(5));
+    let publishing = async {
+        for n in 601..=620 {
+            world.say(n..=n).await;
+            sleep(Duration::from_millis(1)).await;
+        }
     };
-    let (rejoined, mut ear) = tokio::join!(membership.rejoin(first, recover(since)), reading);
-    rejoined.unwrap();
-    world.say(601..=602).await;
-    ear.expect_numbers(601..=602).await;
+    let reading = async {
+        // Live until the first page is read.
+        while ear.hear().await != "6 6" {}
+        ear.expect_numbers(7..=620).await;
+        ear.expect_silence().await;
+    };
+    let rejoining = membership.rejoin(first, recover(since));
+    tokio::join!(rejoining, publishing, reading).0.unwrap();
+}
+
+/// A batch on its way to many members does not repeat what one of them has got with its snapshot.
+#[tokio::test(start_paused = true)]
+async fn rejoin_during_a_fan_out_repeats_nothing() {
+    const MEMBERS: u64 = 200;
+    let world = World::new(LONG);
+    let mut others = Vec::new();
+    for id in 10..10 + MEMBERS {
+        others.push(join(&world.hub, &world.topic, id).await);
+    }
+    let (last, mut ear) = member(300);
+    let options = JoinOptions::default;
+    let joining = world.hub.join(&world.topic, ConnectionId(1000), last.clone(), options());
+    let mut membership = joining.await.unwrap();
+    world.say(1..=1).await;
+    // The fan-out lets others run before it has served so many.
+    assert_eq!(others[0].1.hear().await, "1 1");
+    assert_eq!(ear.0.try_recv().ok(), None);
+    membership.rejoin(last, options().since(Position::default())).await.unwrap();
+    ear.expect(&["1 1"]).await;
     ear.expect_silence().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejoin_waits_for_a_room_that_is_not_live_yet() {
+    let world = World::new(LONG);
+    world.say(1..=3).await;
+    for options in
+        [JoinOptions::default().since(Position::default()), JoinOptions::default().history(9)]
+    {
+        let (first, mut ear) = member(300);
+        let mut membership = world.hub.attach(&world.topic, ConnectionId(1), first.clone());
+        membership.rejoin(first, options).await.unwrap();
+        ear.expect_numbers(1..=3).await;
+        drop(membership);
+        sleep(Duration::from_secs(2)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_broker::testing::{Call, FaultyBroker, Told};
-use chat_broker::{Broker, BrokerError, Hub, HubConfig, MemoryBus, PublishOptions};
+use chat_broker::{Broker, BrokerError, Hub, HubConfig, MemoryBus, PublishOptions, Status};
 use chat_core::{ConnectionId, Topic};
 
 use crate::support::{faulty, join, member, room, say, start, start_with, try_join};
@@ -144,6 +144,26 @@ async fn a_join_that_is_given_up_leaves_nothing() {
     broker.release(Call::Subscribe);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!((broker.count(Call::Subscribe), broker.count(Call::Unsubscribe)), (1, 1));
+}
+
+/// The broker limits its own calls, but the call that a join waits for may not even have begun.
+#[tokio::test(start_paused = true)]
+async fn join_fails_in_time_while_the_broker_is_away() {
+    let bus = MemoryBus::new();
+    let (broker, _) = bus.connect();
+    broker.close().await;
+    assert_ne!(broker.status(), Status::Ready);
+    let (_open, events) = bus.connect();
+    let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
+    broker.hang_next(Call::Subscribe, 1);
+    let config = HubConfig::default().join_timeout(Duration::from_secs(2));
+    let (hub, driver) = Hub::new(broker as Arc<dyn Broker>, events, config);
+    tokio::spawn(driver.run());
+    let topic = room("r");
+    let joining = tokio::time::timeout(Duration::from_secs(3), try_join(&hub, &topic, 1));
+    let failed = joining.await.expect("in time");
+    assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
+    assert_eq!(hub.topics(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,7 +31,7 @@ async fn published_message_has_the_time_and_the_retention_of_its_room() {
 
     let ephemeral = hub.publish(&game, ann, "moved").await.unwrap().await.unwrap();
     assert_eq!(ephemeral.position, None);
-    let keyed = Content { key: Some("1".into()), ..Content::from("moved") };
+    let keyed = Content::from("moved").key("1");
     assert_eq!(history.prepare(&game, ann, &keyed).1, PublishOptions::default());
 }
 
@@ -43,7 +43,7 @@ async fn repeated_key_of_a_user_is_published_once() {
     let mut outcomes = Vec::new();
     for id in ["ann", "ann", "bob"] {
         let user = Sender { id, name: id, color: "#FFFFFF" };
-        let content = Content { key: Some("1".into()), ..Content::from("paid") };
+        let content = Content::from("paid").key("1");
         let published = hub.publish(&room, user, content).await.unwrap().await.unwrap();
         outcomes.push((published.position.unwrap().offset, published.repeated));
     }

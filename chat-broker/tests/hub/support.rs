@@ -13,7 +13,7 @@ use chat_core::{
     Batch, CloseReason, ConnectionId, Deliver, Delivery, Event, Message, Occupant, Position,
     Presence, PresenceChange, Retention, RoomId, Sender, Topic, UserId, envelope,
 };
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 /// A member that keeps what it is told: messages with their offsets, gaps as `gap N`, comings,
 /// leaves and new names as `+name`, `-name` and `~name`, counts as `=N`.
@@ -26,8 +26,10 @@ pub(crate) struct Member {
 impl Deliver for Member {
     fn deliver(&self, batch: &Batch) -> Delivery {
         for (event, position) in batch.events() {
-            if self.heard.try_send(told(&event, position)).is_err() {
-                return Delivery::Full;
+            match self.heard.try_send(told(&event, position)) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => return Delivery::Full,
+                Err(TrySendError::Closed(_)) => return Delivery::Closed,
             }
         }
         Delivery::Queued

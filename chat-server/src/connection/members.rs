@@ -29,7 +29,7 @@ pub(super) fn list(
     tell: impl FnOnce(Vec<wire::User<'_>>, u32),
 ) {
     let mut users = vec![wire::User::from(asker.user)];
-    // A broker without presence knows of nobody else.
+    // The broker has no presence, so the users on other servers are unknown.
     let Some(roster) = snapshot.roster else { return tell(users, 1) };
     match roster.listed() {
         Some(listed) => {

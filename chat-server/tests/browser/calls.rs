@@ -318,8 +318,9 @@ fn closed_client_answers_at_once(tab: &Tab<'_>) {
             return { codes, isQuick, states, sockets: sockets.length, rooms: chat.rooms };",
     );
     let closed = "closed";
+    let unanswered = "outcome_unknown";
     let codes = json!([
-        closed, closed, "none", closed, closed, closed, closed, closed, closed, closed, closed,
+        closed, unanswered, "none", closed, closed, closed, closed, closed, closed, closed, closed,
         "none"
     ]);
     let states = [closed];

@@ -56,7 +56,8 @@ fn begins_with_the_first_message(tab: &Tab<'_>) {
         "const { chat, heard } = await member({}, { epoch: '', offset: 0 });
             sockets[0].say(message(1, { epoch: 'abcdefgh' }));
             sockets[0].say(message(2));
-            // The counter was lost, and nothing of what it counted.
+            // The counter was lost.
+            sockets[0].say({ type: 'gap', room: 'r', epoch: 'ijklmnop', offset: 0 });
             sockets[0].say(message(1, { epoch: 'ijklmnop' }));
             sockets[0].end(1006);
             await soon(() => sockets[1]);
@@ -66,7 +67,7 @@ fn begins_with_the_first_message(tab: &Tab<'_>) {
             return { since, heard };",
     );
     assert_eq!(result["since"], json!({"epoch": "ijklmnop", "offset": 1}));
-    assert_eq!(result["heard"], json!(["joined", 1, 2, 1]));
+    assert_eq!(result["heard"], json!(["joined", 1, 2, "gap 0", 1]));
 }
 
 fn repairs_a_hole(tab: &Tab<'_>) {
@@ -87,7 +88,8 @@ fn repairs_a_hole(tab: &Tab<'_>) {
     );
     assert_eq!(result["before"], json!(["joined", 6]), "what is beyond waits");
     assert_eq!(result["since"], json!({"epoch": "abcdefgh", "offset": 6}));
-    assert_eq!(result["heard"], json!(["joined", 6, 7, 8, 9, 10, 11, 12, 13]));
+    let heard = json!(["joined", 6, "rejoined", 7, 8, 9, 10, 11, 12, 13]);
+    assert_eq!(result["heard"], heard);
     assert_eq!(result["joins"], 2);
 }
 
@@ -150,7 +152,7 @@ fn tells_what_is_gone_for_good(tab: &Tab<'_>) {
             chat.close();
             return heard;",
     );
-    assert_eq!(beyond_repair, json!(["joined", "gap 7", 8, 9]));
+    assert_eq!(beyond_repair, json!(["joined", "rejoined", "gap 7", 8, 9]));
 }
 
 fn goes_on_after_a_gap(tab: &Tab<'_>) {

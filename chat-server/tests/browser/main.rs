@@ -20,6 +20,7 @@ mod sends;
 mod server;
 mod signs;
 mod tokens;
+mod vectors;
 mod webdriver;
 
 use chat_broker::testing::RedisServer;

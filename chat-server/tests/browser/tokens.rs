@@ -363,7 +363,7 @@ fn ends_when_a_token_will_not_be_renewed(tab: &Tab<'_>) {
             chat.close();
             return { sent: await sent, readyState, token };",
     );
-    assert_eq!(result, json!({"sent": "unauthorized", "readyState": 3, "token": "t3"}));
+    assert_eq!(result, json!({"sent": "outcome_unknown", "readyState": 3, "token": "t3"}));
 }
 
 fn ends_a_room_that_it_is_put_out_of(tab: &Tab<'_>) {
@@ -383,7 +383,7 @@ fn ends_a_room_that_it_is_put_out_of(tab: &Tab<'_>) {
             return { heard, sent: await sent, rooms, joins };",
     );
     let expected = json!({
-        "heard": ["joined", "kicked: Out."], "sent": "not_in_room", "rooms": [], "joins": 0,
+        "heard": ["joined", "kicked: Out."], "sent": "outcome_unknown", "rooms": [], "joins": 0,
     });
     assert_eq!(result, expected);
 }

@@ -25,76 +25,42 @@
 //! # }
 //! ```
 //!
-//! # What it takes care of
-//! * After a loss it connects again, to the next address, after a random pause that grows;
-//!   it is the same user, and in the same rooms.
-//! * [`Event::Message`] comes once for each message of a room and in the room's order, over
-//!   all connections. What was missed is fetched; what cannot be had any more is told as
-//!   [`Event::Gap`].
-//! * [`Client::send`] tries until the server has confirmed the message, without sending it
-//!   twice: each has a key. Messages to one room go out one after another, in the order of
-//!   the calls, so none overtakes one that has to be sent again.
-//! * To a server that asks for tokens it shows one ([`ClientConfig::token`]); one that it can
-//!   ask for ([`ClientConfig::token_from`]) it renews before it runs out.
-//! * It answers the server's pings, and pings a silent server.
-//! * It keeps the rates of frames, joins and bytes that the server gives in `welcome`, less a
-//!   sixteenth of each burst, so that the server seldom has to slow it. Requests, joins and
-//!   messages wait for their turns in the order in which they could be sent, and their timeouts
-//!   begin when they are.
-//! * After every end that may be temporary it connects again; a limit that it broke is one.
+//! What the client takes care of, and its bounds, are those of its
+//! [machine](chat_core::client#what-it-takes-care-of), and of this:
 //!
-//! # Bounds
 //! | what | limit | when it is reached |
 //! |---|---|---|
 //! | events not read | [`event_queue`](ClientConfig::event_queue), and 1,024 while a call waits for its answer | the socket is not read; see [`Events`] |
-//! | messages not confirmed | [`send_queue`](ClientConfig::send_queue) | [`Client::send`] waits; [`Client::try_send`] fails with [`ClientError::QueueFull`] |
-//! | messages sent and not answered | what the server allows (by default 64), and 64 KiB or one message | the next one waits |
-//! | requests of all kinds sent and not answered | 128 | the next one waits |
-//! | requests not answered | [`send_queue`](ClientConfig::send_queue) | [`ClientError::QueueFull`] |
-//! | calls that wait to join one room | [`send_queue`](ClientConfig::send_queue) | [`ClientError::QueueFull`] |
-//! | frames, joins and bytes per second | what the server allows | the next one waits; `typing` is not sent |
-//! | the text of a message, and its `data` | what the server allows | [`ClientError::MessageTooLong`] |
-//! | the name of a room | 128 bytes, one of them to be seen | [`ClientError::RoomName`] |
-//! | a frame | what the server allows | [`ClientError::TooLarge`] |
+//! | messages not confirmed | [`send_queue`](Config::send_queue) | [`Client::send`] waits; [`Client::try_send`] fails with [`ClientError::QueueFull`] |
+//!
+//! It answers the server's pings.
 
-mod backoff;
-mod commands;
 mod config;
-mod error;
 mod events;
-mod frames;
-mod inbound;
-mod limits;
 mod metered;
-mod pace;
-mod requests;
-mod rooms;
-mod sends;
 mod socket;
 mod task;
 mod token;
-mod track;
-mod turns;
 
-pub use chat_core::{Epoch, Position, PresenceChange, Range};
-pub use config::{ClientConfig, Resume};
-pub use error::{ClientError, Rejection};
-pub use events::{
-    Event, Events, History, Joined, Loss, Members, Message, Sent, State, User, Welcome,
+pub use chat_core::client::{
+    ClientError, Config, Event, History, Joined, Loss, Members, Message, Rejection, Resume, Sent,
+    State, TokenError, User, Welcome,
 };
-pub use token::{TokenError, TokenSource};
+pub use chat_core::{Epoch, Position, PresenceChange, Range};
+pub use config::ClientConfig;
+pub use events::Events;
+pub use token::TokenSource;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use chat_core::client::{Answer, Machine, RequestId};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot, watch};
 use tokio::task::unconstrained;
+use tokio::time::Instant;
 
-use backoff::random_key;
-use commands::Command;
-use requests::Reply;
-use sends::Content;
-use task::{Shared, Task};
+use task::{Caller, Command, Shared, Slots, Task};
 
 /// Calls that may wait for the task, which never lets them wait for the network.
 const COMMANDS: usize = 64;
@@ -105,8 +71,8 @@ const COMMANDS: usize = 64;
 pub struct Client {
     commands: mpsc::Sender<Command>,
     shared: watch::Receiver<Shared>,
-    /// Places in the send queue.
-    places: Arc<Semaphore>,
+    /// The slots of the send queue.
+    slots: Arc<Semaphore>,
 }
 
 impl Client {
@@ -115,7 +81,8 @@ impl Client {
     /// loss the next.
     ///
     /// # Errors
-    /// [`ClientError::Url`]: an address is none, or there are none at all.
+    /// [`ClientError::Url`]: an address is none, or there are none at all;
+    /// [`ClientError::UserName`].
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -124,18 +91,21 @@ impl Client {
         config: ClientConfig,
     ) -> Result<(Self, Events), ClientError> {
         let urls: Vec<String> = urls.into_iter().map(Into::into).collect();
-        let Some(first) = urls.first().cloned() else {
-            return Err(ClientError::Url(String::new()));
-        };
         urls.iter().try_for_each(|url| socket::check(url))?;
+        let ClientConfig { mut machine, token, event_queue } = config;
+        machine.token = token.as_ref().map(TokenSource::kind);
+        let slots = Arc::new(Semaphore::new(machine.send_queue.clamp(1, Semaphore::MAX_PERMITS)));
+        let start = Instant::now();
+        let machine = Machine::new(machine, urls, task::seed(), Duration::ZERO)?;
+
         let (commands, taken) = mpsc::channel(COMMANDS);
-        let (sender, events) = mpsc::channel(config.event_queue.max(1));
-        let state = State::Connecting { url: first };
+        let (sender, events) = mpsc::channel(event_queue.max(1));
+        let state = machine.state().clone();
         let (publish, shared) = watch::channel(Shared { state, welcome: None });
-        let places = Arc::new(Semaphore::new(config.send_queue.clamp(1, Semaphore::MAX_PERMITS)));
-        let task = Task::new(urls, config, taken, sender, publish, Arc::clone(&places));
+        let held = Slots(Arc::clone(&slots));
+        let task = Task::new(machine, start, token, taken, sender, publish, held);
         tokio::spawn(task.run());
-        Ok((Self { commands, shared, places }, Events(events)))
+        Ok((Self { commands, shared, slots }, Events(events)))
     }
 
     /// Joins a room: now, or once there is a connection, and again after each loss. The
@@ -153,7 +123,10 @@ impl Client {
     /// When it is dropped, the client joins nevertheless.
     pub async fn join(&self, room: &str, history: u32) -> Result<Joined, ClientError> {
         let room = room.to_owned();
-        self.call(|reply| Command::Join { room, history, reply }).await
+        match self.call(move |machine, now| machine.join(&room, history, now)).await? {
+            Answer::Joined(joined) => Ok(joined),
+            _ => Err(UNEXPECTED),
+        }
     }
 
     /// Leaves a room, however often it was joined: parts of an application that share a client and
@@ -167,13 +140,13 @@ impl Client {
     /// When it is dropped, the client leaves nevertheless.
     pub async fn leave(&self, room: &str) -> Result<(), ClientError> {
         let room = room.to_owned();
-        self.call(|reply| Command::Leave { room, reply }).await
+        self.call(move |machine, now| machine.leave(&room, now)).await.map(drop)
     }
 
     /// Sends a message to a room that was joined, and waits until it is in the room's
     /// history. While there is no connection it waits for one. While as many messages wait as
-    /// [`send_queue`](ClientConfig::send_queue) allows, it waits for a place among them, for as
-    /// long as that takes; places are given in the order of the calls.
+    /// [`send_queue`](Config::send_queue) allows, it waits for a slot among them, for as
+    /// long as that takes; slots are given in the order of the calls.
     ///
     /// # Errors
     /// As [`send_with`](Self::send_with).
@@ -184,7 +157,7 @@ impl Client {
         self.send_with(room, message, None, None).await
     }
 
-    /// [`send`](Self::send) that does not wait for a place in the send queue.
+    /// [`send`](Self::send) that does not wait for a slot in the send queue.
     ///
     /// # Errors
     /// As [`try_send_with`](Self::try_send_with).
@@ -197,11 +170,11 @@ impl Client {
 
     /// Sends a message with `data`, or under a `key` of one's own (128 bytes at most, and
     /// another one for each message of this user in this room). By default the key is random.
-    /// Like [`send`](Self::send) it waits for a place in the send queue.
+    /// Like [`send`](Self::send) it waits for a slot in the send queue.
     ///
     /// # Errors
     /// [`OutcomeUnknown`](ClientError::OutcomeUnknown) if a server had the message and did
-    /// not confirm it within [`send_timeout`](ClientConfig::send_timeout), or until the room
+    /// not confirm it within [`send_timeout`](Config::send_timeout), or until the room
     /// was left or the client closed. After any other error it was not sent:
     /// [`NotInRoom`](ClientError::NotInRoom),
     /// [`MessageTooLong`](ClientError::MessageTooLong), [`TooLarge`](ClientError::TooLarge),
@@ -209,8 +182,8 @@ impl Client {
     /// [`Closed`](ClientError::Closed).
     ///
     /// # Cancel safety
-    /// A call that is dropped before its first poll, or while it waits for a place, does not send
-    /// its message. A call that has its place passes the message to the client's task, in the
+    /// A call that is dropped before its first poll, or while it waits for a slot, does not send
+    /// its message. A call that has its slot passes the message to the client's task, in the
     /// same poll unless 64 other calls wait for the task; from then on the message is sent even
     /// if the call is dropped, and only its outcome is lost. With a `key` it is safe to send the
     /// message again after a call was dropped.
@@ -221,16 +194,16 @@ impl Client {
         data: Option<Box<RawValue>>,
         key: Option<String>,
     ) -> Result<Sent, ClientError> {
-        let place = unconstrained(Arc::clone(&self.places).acquire_owned()).await;
-        let place = place.map_err(|_| ClientError::Closed)?;
-        self.send_from(place, room, message, data, key).await
+        let slot = unconstrained(Arc::clone(&self.slots).acquire_owned()).await;
+        let slot = slot.map_err(|_| ClientError::Closed)?;
+        self.send_from(slot, room, message, data, key).await
     }
 
-    /// [`send_with`](Self::send_with) that does not wait for a place in the send queue.
+    /// [`send_with`](Self::send_with) that does not wait for a slot in the send queue.
     ///
     /// # Errors
     /// [`QueueFull`](ClientError::QueueFull) if as many messages wait as
-    /// [`send_queue`](ClientConfig::send_queue) allows; else as
+    /// [`send_queue`](Config::send_queue) allows; else as
     /// [`send_with`](Self::send_with).
     ///
     /// # Cancel safety
@@ -242,25 +215,28 @@ impl Client {
         data: Option<Box<RawValue>>,
         key: Option<String>,
     ) -> Result<Sent, ClientError> {
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        let place = place.map_err(|error| match error {
+        let slot = Arc::clone(&self.slots).try_acquire_owned();
+        let slot = slot.map_err(|error| match error {
             TryAcquireError::Closed => ClientError::Closed,
             TryAcquireError::NoPermits => ClientError::QueueFull,
         })?;
-        self.send_from(place, room, message, data, key).await
+        self.send_from(slot, room, message, data, key).await
     }
 
     async fn send_from(
         &self,
-        place: OwnedSemaphorePermit,
+        slot: OwnedSemaphorePermit,
         room: &str,
         message: &str,
         data: Option<Box<RawValue>>,
         key: Option<String>,
     ) -> Result<Sent, ClientError> {
         let (room, message) = (room.to_owned(), message.to_owned());
-        let content = Content { message, data, key: key.unwrap_or_else(random_key), place };
-        self.call(|reply| Command::Send { room, content, reply }).await
+        let send = move |machine: &mut Machine, now| machine.send(&room, &message, data, key, now);
+        match self.call_with(Some(slot), send).await? {
+            Answer::Sent(sent) => Ok(sent),
+            _ => Err(UNEXPECTED),
+        }
     }
 
     /// Sends a message to all connections of one user. Returns how many servers hold the
@@ -282,7 +258,12 @@ impl Client {
         data: Option<Box<RawValue>>,
     ) -> Result<u32, ClientError> {
         let (to, message) = (to.to_owned(), message.to_owned());
-        self.call(|reply| Command::Direct { to, message, data, reply }).await
+        let direct =
+            move |machine: &mut Machine, now| machine.direct(&to, &message, data.as_deref(), now);
+        match self.call(direct).await? {
+            Answer::Direct(delivered) => Ok(delivered),
+            _ => Err(UNEXPECTED),
+        }
     }
 
     /// Tells a room that the user writes, or stopped. Call it at each key stroke: the same is
@@ -296,7 +277,7 @@ impl Client {
     /// When it is dropped, it may be told or not.
     pub async fn typing(&self, room: &str, typing: bool) -> Result<(), ClientError> {
         let room = room.to_owned();
-        self.call(|reply| Command::Typing { room, typing, reply }).await
+        self.command(|reply| Command::Typing { room, typing, reply }).await?
     }
 
     /// Asks who is in a room.
@@ -311,7 +292,10 @@ impl Client {
     /// Nothing depends on it.
     pub async fn members(&self, room: &str) -> Result<Members, ClientError> {
         let room = room.to_owned();
-        self.call(|reply| Command::Members { room, reply }).await
+        match self.call(move |machine, now| machine.members(&room, now)).await? {
+            Answer::Members(members) => Ok(members),
+            _ => Err(UNEXPECTED),
+        }
     }
 
     /// Reads a page of a room's history, of `limit` messages at most, or as many as the
@@ -329,7 +313,10 @@ impl Client {
         limit: Option<u32>,
     ) -> Result<History, ClientError> {
         let room = room.to_owned();
-        self.call(|reply| Command::History { room, range, limit, reply }).await
+        match self.call(move |machine, now| machine.history(&room, range, limit, now)).await? {
+            Answer::History(history) => Ok(history),
+            _ => Err(UNEXPECTED),
+        }
     }
 
     /// Ends the connection, for good, and waits until it has ended, for five seconds at most.
@@ -340,7 +327,7 @@ impl Client {
     /// When it is dropped, the client closes nevertheless, if it was polled once.
     pub async fn close(&self) {
         // It fails if the client is closed.
-        let _ = self.call(Command::Close).await;
+        let _ = self.command(Command::Close).await;
     }
 
     /// How the client stands with its servers.
@@ -361,12 +348,35 @@ impl Client {
         self.shared.borrow().welcome.clone()
     }
 
-    async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ClientError> {
+    async fn call(
+        &self,
+        ask: impl FnOnce(&mut Machine, Duration) -> Result<RequestId, ClientError> + Send + 'static,
+    ) -> Result<Answer, ClientError> {
+        self.call_with(None, ask).await
+    }
+
+    async fn call_with(
+        &self,
+        slot: Option<OwnedSemaphorePermit>,
+        ask: impl FnOnce(&mut Machine, Duration) -> Result<RequestId, ClientError> + Send + 'static,
+    ) -> Result<Answer, ClientError> {
+        self.command(|reply| Command::Request(Box::new(ask), Caller { reply, slot })).await?
+    }
+
+    /// Passes a command to the task, and waits for the reply.
+    async fn command<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, ClientError> {
         let (reply, outcome) = oneshot::channel();
         // Calls keep their order, for which tokio's budget has no regard: those that it makes
         // yield are polled in reverse.
         let taken = unconstrained(self.commands.send(command(reply))).await;
         taken.map_err(|_| ClientError::Closed)?;
-        outcome.await.unwrap_or(Err(ClientError::Closed))
+        outcome.await.map_err(|_| ClientError::Closed)
     }
 }
+
+/// The error of a call whose answer is of another kind than the request, which the machine does not
+/// give.
+const UNEXPECTED: ClientError = ClientError::Closed;

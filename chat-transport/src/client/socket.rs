@@ -7,19 +7,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::Dialect;
+use chat_core::client::{ClientError, Loss};
 use futures_util::{Sink, StreamExt};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderValue, Uri};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-use super::error::ClientError;
-use super::events::Loss;
 use super::metered::Metered;
 
 /// How long the end of a connection may take.
@@ -38,20 +37,20 @@ pub(super) fn check(url: &str) -> Result<(), ClientError> {
 pub(super) struct Socket {
     stream: WebSocketStream<Metered<TcpStream>>,
     waiting: VecDeque<Message>,
-    /// Since when the server has taken nothing of what it was to be sent.
-    stuck: Option<Instant>,
-    /// What it had taken by then, in bytes.
-    written: u64,
+    /// What the server had taken, in bytes, when it last did not take all.
+    stuck_at: Option<u64>,
     /// Writing failed. Reading may still tell why.
     broken: bool,
 }
 
-/// What a server sends.
+/// What happens on a connection.
 #[derive(Debug)]
-pub(super) enum Heard {
-    Text(String),
-    /// A sign of life.
-    Other,
+pub(super) enum Inbound {
+    Text(Utf8Bytes),
+    /// A ping or a pong.
+    Alive,
+    /// The server has taken all that it was to be sent; or not, but a part since the last time.
+    Writable(bool),
 }
 
 impl Socket {
@@ -70,11 +69,11 @@ impl Socket {
         let _ = stream.set_nodelay(true);
         let stream = Metered::new(stream);
         let (stream, _) = client_async(request, stream).await.map_err(|error| failed(&error))?;
-        Ok(Self { stream, waiting: VecDeque::new(), stuck: None, written: 0, broken: false })
+        Ok(Self { stream, waiting: VecDeque::new(), stuck_at: None, broken: false })
     }
 
     /// Queues a frame. What can be queued is bounded by what may be unanswered, and by
-    /// giving up a server that is [stuck](Self::stuck_since).
+    /// giving up a server that takes nothing.
     pub(super) fn push(&mut self, text: String) {
         self.push_message(Message::text(text));
     }
@@ -89,49 +88,40 @@ impl Socket {
         }
     }
 
-    /// Since when the server has taken nothing of what it was to be sent.
-    pub(super) fn stuck_since(&self) -> Option<Instant> {
-        self.stuck
-    }
-
     /// How many bytes the server has sent.
     pub(super) fn read_bytes(&self) -> u64 {
         self.stream.get_ref().read
     }
 
-    /// A server that has taken nothing has its whole time again.
-    pub(super) fn restart_stuck(&mut self) {
-        self.stuck = self.stuck.map(|_| Instant::now());
-    }
-
     /// Writes what is queued and, if `reading`, waits for a frame. Nothing is lost when it is
     /// dropped.
-    pub(super) async fn next(&mut self, reading: bool) -> Result<Heard, Loss> {
+    pub(super) async fn next(&mut self, reading: bool) -> Result<Inbound, Loss> {
         std::future::poll_fn(|cx| {
-            self.poll_write(cx);
+            if let Some(all) = self.poll_write(cx) {
+                return Poll::Ready(Ok(Inbound::Writable(all)));
+            }
             if reading { self.poll_read(cx) } else { Poll::Pending }
         })
         .await
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>) {
+    /// Writes what is queued. Returns what is new about whether the server takes it.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Option<bool> {
         if self.broken {
-            return;
+            return None;
         }
         match self.try_write(cx) {
-            Poll::Ready(Ok(())) => self.stuck = None,
+            Poll::Ready(Ok(())) => self.stuck_at.take().map(|_| true),
             Poll::Ready(Err(error)) => {
                 tracing::debug!(%error, "writing to the server failed");
                 self.broken = true;
                 self.waiting.clear();
+                self.stuck_at.take().map(|_| true)
             }
             // Part of a large frame is something, too.
             Poll::Pending => {
                 let written = self.stream.get_ref().written;
-                if self.stuck.is_none() || written != self.written {
-                    self.stuck = Some(Instant::now());
-                    self.written = written;
-                }
+                (self.stuck_at.replace(written) != Some(written)).then_some(false)
             }
         }
     }
@@ -141,7 +131,6 @@ impl Socket {
         while !self.waiting.is_empty() {
             ready!(stream.as_mut().poll_ready(cx))?;
             if let Some(message) = self.waiting.pop_front() {
-                self.stuck = None;
                 stream.as_mut().start_send(message)?;
             }
         }
@@ -149,21 +138,21 @@ impl Socket {
         stream.poll_flush(cx)
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Heard, Loss>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Inbound, Loss>> {
         Poll::Ready(match ready!(self.stream.poll_next_unpin(cx)) {
-            Some(Ok(Message::Text(text))) => Ok(Heard::Text(text.as_str().to_owned())),
+            Some(Ok(Message::Text(text))) => Ok(Inbound::Text(text)),
             Some(Ok(Message::Close(frame))) => Err(loss_of(frame)),
-            Some(Ok(_)) => Ok(Heard::Other),
+            Some(Ok(_)) => Ok(Inbound::Alive),
             Some(Err(error)) => Err(Loss::new(error.to_string())),
             None => Err(Loss::new("the connection ended")),
         })
     }
 
     /// Ends the connection: a close frame, or the answer to the server's, and the rest of
-    /// what the server had to say, which nobody hears.
-    pub(super) async fn close(mut self) {
+    /// what the server sends, which is discarded.
+    pub(super) async fn close(mut self, code: u16) {
         let end = async {
-            let frame = CloseFrame { code: 1000.into(), reason: "".into() };
+            let frame = CloseFrame { code: code.into(), reason: "".into() };
             // It fails where the server closed first.
             let _ = self.stream.close(Some(frame)).await;
             while let Some(Ok(message)) = self.stream.next().await {

@@ -76,7 +76,8 @@ async fn serve(mut peer: Peer, rates: Value) -> Received {
             }
             _ => {
                 received.others += 1;
-                peer.send(json!({"type":"members","id":request["id"],"members":[ann()],"count":1}))
+                peer.send(json!({"type":"members","id":request["id"],"room":room,
+                    "members":[ann()],"count":1}))
                     .await;
             }
         }

@@ -52,7 +52,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
         for topic in topics {
             let (history, occupancy) = (histories.remove(&topic), occupancies.remove(&topic));
             let taken = self.shared.update(&topic, |room, members| {
-                (room.finish_reads(&topic, history, occupancy, members), room.has_news())
+                (room.finish_reads(&topic, history, occupancy, members), room.sequence.has_news())
             });
             let (taken, has_news) = taken.unwrap_or_default();
             self.shared.count(taken);
@@ -69,7 +69,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     /// One of them cannot be read, and the others should not have to wait for it.
     fn read_apart(&mut self, mut topics: Vec<Topic>, error: &BrokerError) {
         for topic in &topics {
-            self.shared.update(topic, |room, _| room.fail_reads());
+            self.shared.update(topic, |room, _| room.sequence.fail_reads());
         }
         match take_damaged(&mut topics, error) {
             Some(damaged) => {
@@ -116,7 +116,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     fn fail_reads(&mut self, topics: Vec<Topic>, error: &BrokerError) {
         self.log_failure("could not read", error, topics.len());
         for topic in topics {
-            self.shared.update(&topic, |room, _| room.fail_reads());
+            self.shared.update(&topic, |room, _| room.sequence.fail_reads());
             self.shared.turn_away(&topic, error);
             self.log_subscribed(&topic);
             self.reading.remove(&topic);
@@ -139,7 +139,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     /// Rooms that are behind read what they missed.
     fn checked(&mut self, topics: Vec<Topic>, positions: Vec<Position>) {
         for (topic, position) in topics.into_iter().zip(positions) {
-            self.shared.update(&topic, |room, _| room.check(position));
+            self.shared.update(&topic, |room, _| room.sequence.check(position));
             self.want_reads(topic);
         }
     }

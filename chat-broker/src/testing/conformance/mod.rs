@@ -257,7 +257,7 @@ macro_rules! __conformance_module {
                 // Not the `test` that may have been imported above.
                 #[::core::prelude::v1::test]
                 fn $case() {
-                    $crate::testing::conformance::run(stringify!($case), async {
+                    $crate::testing::conformance::run_case(stringify!($case), async {
                         let bus = ($bus)().await;
                         $crate::testing::conformance::$case(&bus).await;
                     });
@@ -364,7 +364,7 @@ macro_rules! __conformance_cases {
 ///
 /// [`conformance_tests!`]: crate::conformance_tests
 #[doc(hidden)]
-pub fn run(case: &str, work: impl Future<Output = ()>) {
+pub fn run_case(case: &str, work: impl Future<Output = ()>) {
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome =
         runtime.expect("a runtime").block_on(async { timeout(CASE_DEADLINE, work).await });

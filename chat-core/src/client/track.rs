@@ -1,6 +1,6 @@
 //! Where a client stands in a room's sequence of messages.
 
-use chat_core::{Epoch, Position, Step};
+use crate::{Epoch, Position, Step};
 
 /// The place at which the application's copy of a room ends.
 #[derive(Debug, Default)]
@@ -9,13 +9,23 @@ pub(super) struct Track {
     begun: bool,
 }
 
-/// What to do with the messages of a `joined` frame.
+/// What to do with the entries of a `joined` frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entered {
-    /// Messages were missed: the next one is the one after this place.
-    pub(super) gap: Option<Option<Position>>,
-    /// How many messages at the front are known.
+    pub(super) continuity: Continuity,
+    /// How many entries at the front are known.
     pub(super) known: usize,
+}
+
+/// How a `joined` frame continues the application's copy of a room.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Continuity {
+    /// The copy begins with it.
+    First,
+    /// Nothing was missed.
+    Whole,
+    /// Messages were missed: the next one is the one after this position, if the room has any.
+    Gap(Option<Position>),
 }
 
 impl Track {
@@ -29,10 +39,10 @@ impl Track {
         self.begun
     }
 
-    /// What a message is, whose frame says this; goes on to it if it is the next. `epoch` is
-    /// that of the first message of a sequence.
-    pub(super) fn message(&mut self, offset: Option<u64>, epoch: Option<Epoch>) -> Step {
-        let (Some(here), Some(offset)) = (self.position, offset) else { return Step::Next };
+    /// What an entry with this offset is; moves on to it if it is the next. `epoch` is that of the
+    /// first entry of a sequence.
+    pub(super) fn entry(&mut self, offset: u64, epoch: Option<Epoch>) -> Step {
+        let Some(here) = self.position else { return Step::Next };
         let place = Position { epoch: epoch.unwrap_or(here.epoch), offset };
         let step = here.step_to(place);
         if step == Step::Next {
@@ -56,12 +66,12 @@ impl Track {
     ) -> Entered {
         let is_first = !std::mem::replace(&mut self.begun, true);
         let before = std::mem::replace(&mut self.position, position);
-        let Some(now) = position else {
-            return Entered { gap: (!is_first).then_some(None), known: 0 };
-        };
         if is_first {
-            return Entered { gap: None, known: 0 };
+            return Entered { continuity: Continuity::First, known: 0 };
         }
+        let Some(now) = position else {
+            return Entered { continuity: Continuity::Gap(None), known: 0 };
+        };
         let known = match before {
             Some(before) if before.epoch == now.epoch => {
                 offsets.partition_point(|offset| *offset <= before.offset)
@@ -71,8 +81,11 @@ impl Track {
         let fresh = &offsets[known..];
         let is_whole = recovered && before.is_some_and(|before| follows(before, now, fresh));
         let next = fresh.first().map_or(now.offset, |first| first.saturating_sub(1));
-        let gap = (!is_whole).then_some(Some(Position { offset: next, ..now }));
-        Entered { gap, known }
+        let continuity = match is_whole {
+            true => Continuity::Whole,
+            false => Continuity::Gap(Some(Position { offset: next, ..now })),
+        };
+        Entered { continuity, known }
     }
 }
 
@@ -103,62 +116,63 @@ mod tests {
     /// In a room, at this place.
     fn track(position: Option<Position>) -> Track {
         let mut track = Track::default();
-        assert_eq!(track.joined(position, false, &[]), Entered { gap: None, known: 0 });
+        assert_eq!(track.joined(position, false, &[]), entered(Continuity::First, 0));
         track
+    }
+
+    fn entered(continuity: Continuity, known: usize) -> Entered {
+        Entered { continuity, known }
     }
 
     #[test]
     fn live_messages() {
         let mut track = track(at(1, 5));
-        assert_eq!(track.message(Some(6), None), Step::Next);
-        assert_eq!(track.message(Some(6), None), Step::Repeat);
-        assert_eq!(track.message(Some(8), None), Step::Gap);
+        assert_eq!(track.entry(6, None), Step::Next);
+        assert_eq!(track.entry(6, None), Step::Repeat);
+        assert_eq!(track.entry(8, None), Step::Gap);
         assert_eq!(track.position(), at(1, 6));
-        assert_eq!(track.message(Some(1), Some(epoch(2))), Step::Gap);
+        assert_eq!(track.entry(1, Some(epoch(2))), Step::Gap);
         track.gap(at(2, 0));
-        assert_eq!(track.message(Some(1), Some(epoch(2))), Step::Next);
+        assert_eq!(track.entry(1, Some(epoch(2))), Step::Next);
         assert_eq!(track.position(), at(2, 1));
     }
 
     #[test]
-    fn the_first_message_tells_the_epoch() {
+    fn first_message_has_the_epoch() {
         let mut track = track(Some(Position::default()));
-        assert_eq!(track.message(Some(1), Some(epoch(1))), Step::Next);
-        assert_eq!(track.message(Some(2), None), Step::Next);
+        assert_eq!(track.entry(1, Some(epoch(1))), Step::Next);
+        assert_eq!(track.entry(2, None), Step::Next);
         assert_eq!(track.position(), at(1, 2));
     }
 
     #[test]
     fn without_history_every_message_is_the_next() {
         let mut track = track(None);
-        assert_eq!(track.message(None, None), Step::Next);
-        assert_eq!(track.joined(None, false, &[]), Entered { gap: Some(None), known: 0 });
-        assert_eq!(track.message(None, None), Step::Next);
+        assert_eq!(track.entry(1, None), Step::Next);
+        assert_eq!(track.joined(None, false, &[]), entered(Continuity::Gap(None), 0));
+        assert_eq!(track.entry(1, None), Step::Next);
     }
 
     #[test]
     fn the_first_page_is_new() {
         let mut track = Track::default();
         assert!(!track.has_begun());
-        assert_eq!(track.joined(at(1, 9), false, &[8, 9]), Entered { gap: None, known: 0 });
+        assert_eq!(track.joined(at(1, 9), false, &[8, 9]), entered(Continuity::First, 0));
         assert!(track.has_begun());
-        assert_eq!(track.message(Some(9), None), Step::Repeat);
+        assert_eq!(track.entry(9, None), Step::Repeat);
     }
 
     #[test]
     fn recovered() {
-        assert_eq!(
-            track(at(1, 5)).joined(at(1, 7), true, &[6, 7]),
-            Entered { gap: None, known: 0 }
-        );
-        assert_eq!(track(at(1, 5)).joined(at(1, 5), true, &[]), Entered { gap: None, known: 0 });
+        assert_eq!(track(at(1, 5)).joined(at(1, 7), true, &[6, 7]), entered(Continuity::Whole, 0));
+        assert_eq!(track(at(1, 5)).joined(at(1, 5), true, &[]), entered(Continuity::Whole, 0));
         assert_eq!(
             track(at(1, 5)).joined(at(1, 7), true, &[4, 5, 6, 7]),
-            Entered { gap: None, known: 2 }
+            entered(Continuity::Whole, 2)
         );
         let mut empty = track(Some(Position::default()));
-        assert_eq!(empty.joined(at(1, 2), true, &[1, 2]), Entered { gap: None, known: 0 });
-        assert_eq!(empty.message(Some(3), None), Step::Next);
+        assert_eq!(empty.joined(at(1, 2), true, &[1, 2]), entered(Continuity::Whole, 0));
+        assert_eq!(empty.entry(3, None), Step::Next);
     }
 
     #[test]
@@ -172,7 +186,7 @@ mod tests {
             (at(2, 7), &[6, 7]),
         ] {
             let entered = track(at(1, 5)).joined(position, true, offsets);
-            assert!(entered.gap.is_some(), "{position:?} {offsets:?}");
+            assert!(matches!(entered.continuity, Continuity::Gap(_)), "{position:?} {offsets:?}");
         }
     }
 
@@ -181,24 +195,21 @@ mod tests {
         // The room keeps no more: the page is newer than what is known.
         assert_eq!(
             track(at(1, 5)).joined(at(1, 90), false, &[89, 90]),
-            Entered { gap: Some(at(1, 88)), known: 0 }
+            entered(Continuity::Gap(at(1, 88)), 0)
         );
         // Another sequence.
         assert_eq!(
             track(at(1, 5)).joined(at(2, 3), false, &[1, 2, 3]),
-            Entered { gap: Some(at(2, 0)), known: 0 }
+            entered(Continuity::Gap(at(2, 0)), 0)
         );
         // The page begins with what is known.
         assert_eq!(
             track(at(1, 5)).joined(at(1, 6), false, &[4, 5, 6]),
-            Entered { gap: Some(at(1, 5)), known: 2 }
+            entered(Continuity::Gap(at(1, 5)), 2)
         );
         // The room is behind, and what comes next is new although its offset is not.
         let mut track = track(at(1, 5));
-        assert_eq!(
-            track.joined(at(1, 3), false, &[2, 3]),
-            Entered { gap: Some(at(1, 3)), known: 2 }
-        );
-        assert_eq!(track.message(Some(4), None), Step::Next);
+        assert_eq!(track.joined(at(1, 3), false, &[2, 3]), entered(Continuity::Gap(at(1, 3)), 2));
+        assert_eq!(track.entry(4, None), Step::Next);
     }
 }

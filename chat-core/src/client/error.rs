@@ -1,10 +1,11 @@
-//! How calls of a client fail.
+//! How requests of an application fail.
 
 use std::time::Duration;
 
-use chat_core::ErrorCode;
+use crate::ErrorCode;
+use crate::wire::Rejected;
 
-/// Why a call of a [`Client`](super::Client) failed.
+/// Why a request failed.
 ///
 /// Of a message that was to be sent, everything but [`OutcomeUnknown`](Self::OutcomeUnknown)
 /// says that the server did not take it.
@@ -35,6 +36,14 @@ pub enum ClientError {
         "the name of a room has 1 to 128 bytes, a visible character, and no control characters"
     )]
     RoomName,
+    /// Not the id of a user, by the same rules.
+    #[error("the id of a user has 1 to 128 bytes, a visible character, and no control characters")]
+    UserId,
+    /// Not the name of a user, by the same rules; bidirectional controls alone are removed.
+    #[error(
+        "the name of a user has 1 to 128 bytes, a visible character, and no control characters"
+    )]
+    UserName,
     /// The text of the message, or its `data`, is longer than the server allows
     /// ([`Welcome::message_bytes`](super::Welcome::message_bytes)).
     #[error("a message has at most {limit} bytes, and so has its data")]
@@ -69,12 +78,22 @@ pub enum ClientError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Rejection {
-    /// For programs: one of [`ErrorCode`](chat_core::ErrorCode), or of a later server.
+    /// For programs: one of [`ErrorCode`](crate::ErrorCode), or of a later server.
     pub code: String,
     /// For people: a sentence.
     pub message: String,
     /// When to try again.
     pub retry_after: Option<Duration>,
+}
+
+impl From<Rejected<'_>> for Rejection {
+    fn from(frame: Rejected<'_>) -> Self {
+        Self {
+            retry_after: frame.retry_after_ms.map(Duration::from_millis),
+            code: frame.code.into_owned(),
+            message: frame.message.into_owned(),
+        }
+    }
 }
 
 /// The pause before something is tried again, if the server does not give one.

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use crate::RoomId;
 
 use super::error::ClientError;
 use super::events::Joined;
-use super::requests::Reply;
+use super::output::{Answer, Answers, RequestId};
 use super::track::Track;
 
 /// How often the same typing state is worth telling.
@@ -18,72 +18,75 @@ const TYPING_REPEAT: Duration = Duration::from_secs(2);
 pub(super) struct Room {
     /// How many of the latest messages the first `join` asks for.
     pub(super) history: u32,
-    pub(super) place: Place,
+    pub(super) status: RoomStatus,
     pub(super) track: Track,
     /// Whether a join was sent on the present connection: the client may be in the room on the
     /// server even if the answer was lost or late.
     pub(super) was_asked: bool,
-    /// Calls of `join` that wait, and until when.
-    waiting: Vec<(Instant, Reply<Joined>)>,
-    typing: Option<(bool, Instant)>,
+    /// Requests to join that wait for the answer, and until when.
+    waiting: Vec<(Duration, RequestId)>,
+    typing: Option<(bool, Duration)>,
 }
 
 /// How the client stands with a room.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum RoomStatus {
     /// Not in it.
     #[default]
     Out,
-    /// The request to join leaves when it is its turn.
+    /// The request to join is sent when it is its turn.
     Due {
         /// Which turn.
         turn: u64,
         /// Since when.
-        since: Instant,
+        since: Duration,
     },
-    /// The request with this id asks to come in.
+    /// The request with this id asks to join.
     Asked(u64),
-    /// The server wants to be asked again later.
-    Paused(Instant),
+    /// The server rejected the join for now. It is sent again later.
+    Paused(Duration),
     /// In it.
     In,
 }
 
 impl Room {
     pub(super) fn is_in(&self) -> bool {
-        self.place == Place::In
+        self.status == RoomStatus::In
     }
 
     /// The join is sent, with this id. The time for which it waited for its turn is added to the
     /// deadlines of the calls.
-    pub(super) fn ask(&mut self, id: u64, now: Instant) {
-        if let Place::Due { since, .. } = self.place {
+    pub(super) fn ask(&mut self, id: u64, now: Duration) {
+        if let RoomStatus::Due { since, .. } = self.status {
             for (deadline, _) in &mut self.waiting {
-                *deadline += now - since;
+                *deadline = deadline.saturating_add(now - since);
             }
         }
-        self.place = Place::Asked(id);
+        self.status = RoomStatus::Asked(id);
         self.was_asked = true;
     }
 
-    pub(super) fn wait(&mut self, deadline: Instant, reply: Reply<Joined>) {
-        self.waiting.push((deadline, reply));
+    pub(super) fn wait(&mut self, deadline: Duration, request: RequestId) {
+        self.waiting.push((deadline, request));
     }
 
-    /// How many calls of `join` wait.
+    /// How many requests to join wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Tells the calls that wait.
-    pub(super) fn answer(&mut self, outcome: &Result<Joined, ClientError>) {
-        for (_, reply) in self.waiting.drain(..) {
-            let _ = reply.send(outcome.clone());
+    /// Answers the requests to join.
+    pub(super) fn answer(&mut self, outcome: &Result<Joined, ClientError>, answers: &mut Answers) {
+        for (_, request) in self.waiting.drain(..) {
+            match outcome {
+                Ok(joined) => answers.succeed(request, Answer::Joined(joined.clone())),
+                Err(error) => answers.fail(request, error.clone()),
+            }
         }
     }
 
     /// Whether a change of typing is worth telling.
-    pub(super) fn types(&mut self, typing: bool, now: Instant) -> bool {
+    pub(super) fn types(&mut self, typing: bool, now: Duration) -> bool {
         let is_old = match self.typing {
             None => !typing,
             Some((before, at)) => before == typing && (!typing || now - at < TYPING_REPEAT),
@@ -97,68 +100,67 @@ impl Room {
 
 /// Rooms by name.
 #[derive(Debug, Default)]
-pub(super) struct Rooms(BTreeMap<String, Room>);
+pub(super) struct Rooms(BTreeMap<RoomId, Room>);
 
 impl Rooms {
     pub(super) fn get_mut(&mut self, room: &str) -> Option<&mut Room> {
         self.0.get_mut(room)
     }
 
-    pub(super) fn get_or_add(&mut self, room: &str, history: u32) -> &mut Room {
+    pub(super) fn get_or_add(&mut self, room: &RoomId, history: u32) -> &mut Room {
         let add = || Room { history, ..Room::default() };
-        self.0.entry(room.to_owned()).or_insert_with(add)
+        self.0.entry(room.clone()).or_insert_with(add)
     }
 
-    pub(super) fn remove(&mut self, room: &str) -> Option<Room> {
-        self.0.remove(room)
+    pub(super) fn remove(&mut self, room: &str) -> Option<(RoomId, Room)> {
+        self.0.remove_entry(room)
     }
 
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<RoomId> {
         self.0.keys().cloned().collect()
     }
 
     /// The connection was lost.
     pub(super) fn lost(&mut self) {
         for room in self.0.values_mut() {
-            room.place = Place::Out;
+            room.status = RoomStatus::Out;
             room.was_asked = false;
             room.typing = None;
         }
     }
 
     /// The turn, and the room, of the join that has waited longest.
-    pub(super) fn first_due(&self) -> Option<(u64, &str)> {
-        let due = self.0.iter().filter_map(|(name, room)| match room.place {
-            Place::Due { turn, .. } => Some((turn, name.as_str())),
-            Place::Out | Place::Asked(_) | Place::Paused(_) | Place::In => None,
+    pub(super) fn first_due(&self) -> Option<(u64, &RoomId)> {
+        let due = self.0.iter().filter_map(|(name, room)| match room.status {
+            RoomStatus::Due { turn, .. } => Some((turn, name)),
+            RoomStatus::Out | RoomStatus::Asked(_) | RoomStatus::Paused(_) | RoomStatus::In => None,
         });
         due.min()
     }
 
     /// Rooms whose pause is over.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<String> {
+    pub(super) fn take_due(&mut self, now: Duration) -> Vec<RoomId> {
         let mut due = Vec::new();
         for (name, room) in &mut self.0 {
-            if matches!(room.place, Place::Paused(until) if until <= now) {
-                room.place = Place::Out;
+            if matches!(room.status, RoomStatus::Paused(until) if until <= now) {
+                room.status = RoomStatus::Out;
                 due.push(name.clone());
             }
         }
         due
     }
 
-    /// Fails the calls of `join` that ran out of time, which they do not while the room waits
-    /// for its turn; gives the rooms that were never
-    /// joined and that nobody waits for any more.
-    pub(super) fn expire(&mut self, now: Instant) -> Vec<String> {
+    /// Fails the requests to join that ran out of time, which they do not while the room waits for
+    /// its turn. Returns the rooms that were never joined and that no request waits for.
+    pub(super) fn expire(&mut self, now: Duration, answers: &mut Answers) -> Vec<RoomId> {
         let mut given_up = Vec::new();
         for (name, room) in &mut self.0 {
-            if matches!(room.place, Place::Due { .. }) {
+            if matches!(room.status, RoomStatus::Due { .. }) {
                 continue;
             }
             let expired = room.waiting.iter().take_while(|(until, _)| *until <= now).count();
-            for (_, reply) in room.waiting.drain(..expired) {
-                let _ = reply.send(Err(ClientError::Timeout));
+            for (_, request) in room.waiting.drain(..expired) {
+                answers.fail(request, ClientError::Timeout);
             }
             if expired > 0 && room.waiting.is_empty() && !room.track.has_begun() {
                 given_up.push(name.clone());
@@ -167,21 +169,21 @@ impl Rooms {
         given_up
     }
 
-    /// Whether calls of `join` wait.
+    /// Whether requests to join wait.
     pub(super) fn has_callers(&self) -> bool {
         self.0.values().any(|room| room.waiting() > 0)
     }
 
     /// When something is due next.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Duration> {
         self.0
             .values()
             .flat_map(|room| {
                 let call = room.waiting.first().map(|(until, _)| *until);
-                let (pause, call) = match room.place {
-                    Place::Paused(until) => (Some(until), call),
-                    Place::Due { .. } => (None, None),
-                    Place::Out | Place::Asked(_) | Place::In => (None, call),
+                let (pause, call) = match room.status {
+                    RoomStatus::Paused(until) => (Some(until), call),
+                    RoomStatus::Due { .. } => (None, None),
+                    RoomStatus::Out | RoomStatus::Asked(_) | RoomStatus::In => (None, call),
                 };
                 pause.into_iter().chain(call)
             })
@@ -189,22 +191,20 @@ impl Rooms {
     }
 
     /// The client is closed.
-    pub(super) fn fail_all(&mut self, error: &ClientError) {
+    pub(super) fn fail_all(&mut self, error: &ClientError, answers: &mut Answers) {
         for room in std::mem::take(&mut self.0).values_mut() {
-            room.answer(&Err(error.clone()));
+            room.answer(&Err(error.clone()), answers);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot;
-
     use super::*;
 
     #[test]
-    fn typing_is_told_once_in_a_while() {
-        let now = Instant::now();
+    fn same_typing_state_is_sent_seldom() {
+        let now = Duration::from_secs(100);
         let soon = now + Duration::from_secs(1);
         let mut room = Room::default();
         assert!(!room.types(false, now));
@@ -218,36 +218,44 @@ mod tests {
 
     #[test]
     fn a_join_out_of_time_gives_the_room_up_unless_it_was_joined_before() {
-        let now = Instant::now();
+        let now = Duration::from_secs(100);
         let later = now + Duration::from_secs(1);
         let mut rooms = Rooms::default();
-        let mut replies = Vec::new();
-        for (name, until) in [("new", now), ("new", later), ("old", now)] {
-            let (reply, outcome) = oneshot::channel();
-            rooms.get_or_add(name, 0).wait(until, reply);
-            replies.push(outcome);
+        for (name, until, id) in [("new", now, 1), ("new", later, 2), ("old", now, 3)] {
+            rooms.get_or_add(&room(name), 0).wait(until, RequestId(id));
         }
         rooms.get_mut("old").unwrap().track.joined(None, false, &[]);
         assert_eq!(rooms.deadline(), Some(now));
 
-        assert!(rooms.expire(now).is_empty());
-        assert_eq!(replies[0].try_recv().unwrap(), Err(ClientError::Timeout));
-        assert!(replies[1].try_recv().is_err());
-        assert_eq!(replies[2].try_recv().unwrap(), Err(ClientError::Timeout));
-        assert_eq!(rooms.expire(later), ["new"]);
-        assert_eq!(replies[1].try_recv().unwrap(), Err(ClientError::Timeout));
+        let mut answers = Answers::default();
+        assert!(rooms.expire(now, &mut answers).is_empty());
+        assert_eq!(timed_out(&mut answers), [1, 3]);
+        assert_eq!(rooms.expire(later, &mut answers), [room("new")]);
+        assert_eq!(timed_out(&mut answers), [2]);
+    }
+
+    fn room(name: &str) -> RoomId {
+        RoomId::new(name).unwrap()
+    }
+
+    fn timed_out(answers: &mut Answers) -> Vec<u64> {
+        let failed = std::iter::from_fn(|| answers.pop());
+        let timed_out = failed.map(|(RequestId(id), outcome)| {
+            assert_eq!(outcome.unwrap_err(), ClientError::Timeout);
+            id
+        });
+        timed_out.collect()
     }
 
     #[test]
     fn waiting_for_its_turn_takes_no_time_from_a_join() {
-        let now = Instant::now();
+        let now = Duration::from_secs(100);
         let later = now + Duration::from_secs(60);
         let mut rooms = Rooms::default();
-        let (reply, _outcome) = oneshot::channel();
-        let room = rooms.get_or_add("r", 0);
-        room.wait(now + Duration::from_secs(15), reply);
-        room.place = Place::Due { turn: 1, since: now };
-        assert!(rooms.expire(later).is_empty());
+        let room = rooms.get_or_add(&room("r"), 0);
+        room.wait(now + Duration::from_secs(15), RequestId(1));
+        room.status = RoomStatus::Due { turn: 1, since: now };
+        assert!(rooms.expire(later, &mut Answers::default()).is_empty());
         assert_eq!(rooms.deadline(), None);
         rooms.get_mut("r").unwrap().ask(1, later);
         assert_eq!(rooms.deadline(), Some(later + Duration::from_secs(15)));
@@ -255,12 +263,12 @@ mod tests {
 
     #[test]
     fn a_pause_ends() {
-        let now = Instant::now();
+        let now = Duration::from_secs(100);
         let mut rooms = Rooms::default();
-        rooms.get_or_add("r", 0).place = Place::Paused(now + Duration::from_secs(1));
+        rooms.get_or_add(&room("r"), 0).status = RoomStatus::Paused(now + Duration::from_secs(1));
         assert!(rooms.take_due(now).is_empty());
         assert_eq!(rooms.deadline(), Some(now + Duration::from_secs(1)));
-        assert_eq!(rooms.take_due(now + Duration::from_secs(1)), ["r"]);
+        assert_eq!(rooms.take_due(now + Duration::from_secs(1)), [room("r")]);
         assert!(rooms.take_due(now + Duration::from_secs(1)).is_empty());
     }
 }

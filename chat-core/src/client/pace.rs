@@ -5,28 +5,12 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-use tokio::time::Instant;
-
+use crate::wire::{Limits, RateLimit};
 /// The part of each burst that is left unused, as its inverse: frames that the network delays
 /// reach the server in bursts that the client did not send.
 const MARGIN: u64 = 16;
 
 const SECOND: u128 = 1_000_000_000;
-
-/// The rates of a `welcome`; what is absent is unlimited.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct Rates {
-    frames: Option<Rate>,
-    joins: Option<Rate>,
-    bytes: Option<Rate>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-struct Rate {
-    per_second: u64,
-    burst: u64,
-}
 
 /// What is left of the rates of one connection.
 #[derive(Debug)]
@@ -40,34 +24,34 @@ pub(super) struct Pace {
 /// of ITU-T I.371).
 #[derive(Debug)]
 struct Bucket {
-    rate: Rate,
-    full_at: Instant,
+    rate: RateLimit,
+    full_at: Duration,
 }
 
 impl Pace {
     /// Full buckets, as those of a new connection.
-    pub(super) fn new(rates: Rates, now: Instant) -> Self {
-        let bucket = |rate: Option<Rate>| rate.map(|rate| Bucket::new(rate, now));
+    pub(super) fn new(limits: &Limits, now: Duration) -> Self {
+        let bucket = |rate: Option<RateLimit>| rate.map(|rate| Bucket::new(rate, now));
         Self {
-            frames: bucket(rates.frames),
-            joins: bucket(rates.joins),
-            bytes: bucket(rates.bytes),
+            frames: bucket(limits.frames),
+            joins: bucket(limits.joins),
+            bytes: bucket(limits.bytes),
         }
     }
 
     /// When a frame of so many bytes may leave; `None`: at once.
-    pub(super) fn ready_at(&self, bytes: usize) -> Option<Instant> {
+    pub(super) fn ready_at(&self, bytes: usize) -> Option<Duration> {
         let frame = self.frames.as_ref().and_then(|bucket| bucket.ready_at(1));
         frame.max(self.bytes.as_ref().and_then(|bucket| bucket.ready_at(bytes as u64)))
     }
 
     /// When the next join may leave, as far as the rate of joins goes.
-    pub(super) fn join_ready_at(&self) -> Option<Instant> {
+    pub(super) fn join_ready_at(&self) -> Option<Duration> {
         self.joins.as_ref().and_then(|bucket| bucket.ready_at(1))
     }
 
     /// A frame leaves, whether it was ready or does not wait.
-    pub(super) fn spend(&mut self, bytes: usize, now: Instant) {
+    pub(super) fn spend(&mut self, bytes: usize, now: Duration) {
         if let Some(bucket) = &mut self.frames {
             bucket.take(1, now);
         }
@@ -77,7 +61,7 @@ impl Pace {
     }
 
     /// The frame that leaves is a join.
-    pub(super) fn spend_join(&mut self, now: Instant) {
+    pub(super) fn spend_join(&mut self, now: Duration) {
         if let Some(bucket) = &mut self.joins {
             bucket.take(1, now);
         }
@@ -85,18 +69,18 @@ impl Pace {
 }
 
 impl Bucket {
-    fn new(Rate { per_second, burst }: Rate, now: Instant) -> Self {
-        let burst = (burst - burst / MARGIN).max(1);
-        Self { rate: Rate { per_second: per_second.max(1), burst }, full_at: now }
+    fn new(RateLimit { per_second, burst }: RateLimit, now: Duration) -> Self {
+        let rate = RateLimit::new(per_second.max(1), (burst - burst / MARGIN).max(1));
+        Self { rate, full_at: now }
     }
 
     /// When there are so many tokens. What is larger than the bucket leaves when it is full.
-    fn ready_at(&self, tokens: u64) -> Option<Instant> {
+    fn ready_at(&self, tokens: u64) -> Option<Duration> {
         let missing = self.rate.burst - tokens.min(self.rate.burst);
         self.full_at.checked_sub(self.span(missing))
     }
 
-    fn take(&mut self, tokens: u64, now: Instant) {
+    fn take(&mut self, tokens: u64, now: Duration) {
         self.full_at = self.full_at.max(now) + self.span(tokens);
     }
 
@@ -116,16 +100,23 @@ mod tests {
 
     use super::*;
 
-    fn rate(per_second: u64, burst: u64) -> Option<Rate> {
-        Some(Rate { per_second, burst })
+    /// Buckets are full at the caller's first moment too, before which there is no time.
+    const START: Duration = Duration::ZERO;
+
+    fn rate(per_second: u64, burst: u64) -> Option<RateLimit> {
+        Some(RateLimit::new(per_second, burst))
     }
 
-    fn pace(frames: Option<Rate>, joins: Option<Rate>, bytes: Option<Rate>) -> (Pace, Instant) {
-        let now = Instant::now();
-        (Pace::new(Rates { frames, joins, bytes }, now), now)
+    fn pace(
+        frames: Option<RateLimit>,
+        joins: Option<RateLimit>,
+        bytes: Option<RateLimit>,
+    ) -> (Pace, Duration) {
+        let limits = Limits { frames, joins, bytes, ..Limits::new(1, 1) };
+        (Pace::new(&limits, START), START)
     }
 
-    fn is_ready(ready_at: Option<Instant>, now: Instant) -> bool {
+    fn is_ready(ready_at: Option<Duration>, now: Duration) -> bool {
         ready_at.is_none_or(|at| at <= now)
     }
 
@@ -181,11 +172,7 @@ mod tests {
             burst in 1..400_u64,
             gaps in proptest::collection::vec(0..2_000_u64, 1..200),
         ) {
-            let start = Instant::now();
-            let mut pace = Pace::new(
-                Rates { frames: rate(per_second, burst), joins: None, bytes: None },
-                start,
-            );
+            let (mut pace, start) = pace(rate(per_second, burst), None, None);
             let mut now = start;
             let mut level = burst as f64;
             let mut before = start;
@@ -193,7 +180,7 @@ mod tests {
                 now += Duration::from_millis(gap);
                 now = pace.ready_at(1).map_or(now, |at| now.max(at));
                 pace.spend(1, now);
-                level += now.duration_since(before).as_secs_f64() * per_second as f64;
+                level += (now - before).as_secs_f64() * per_second as f64;
                 level = level.min(burst as f64) - 1.0;
                 before = now;
                 prop_assert!(level > -1e-6, "{level}");

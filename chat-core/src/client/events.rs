@@ -1,0 +1,305 @@
+//! What a client reports to its application: events, and the answers to its requests.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use crate::wire;
+use crate::{CloseReason, Epoch, Position, PresenceChange};
+
+use super::config::Resume;
+use super::error::{ClientError, Rejection};
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// The state of the connection changed.
+    State(State),
+    /// The client is in a room, for the first time or again. The messages that it asked for
+    /// or missed follow.
+    Joined {
+        /// The room.
+        room: String,
+        /// After a reconnect, or to repair a hole.
+        rejoined: bool,
+        /// Whether nothing was missed. If it is false in a room that was rejoined, a
+        /// [`Gap`](Self::Gap) follows.
+        recovered: bool,
+        /// The users in the room.
+        members: Members,
+    },
+    /// A message: each once, in the room's order, and none is left out without a
+    /// [`Gap`](Self::Gap).
+    Message(Message),
+    /// A user joined a room, left it, or has another name there.
+    Presence {
+        /// The room.
+        room: String,
+        /// What happened.
+        change: PresenceChange,
+        /// Who, by the latest name.
+        user: User,
+    },
+    /// The number of users in the room, which is too large for single changes.
+    Count {
+        /// The room.
+        room: String,
+        /// How many.
+        count: u32,
+    },
+    /// Messages of the room were missed and will not come.
+    Gap {
+        /// The room.
+        room: String,
+        /// The next message is the one after it; `None` in a room without history.
+        position: Option<Position>,
+    },
+    /// A user types, or stopped typing.
+    Typing {
+        /// The room.
+        room: String,
+        /// Who.
+        user: User,
+        /// Whether the user types now.
+        typing: bool,
+    },
+    /// A message to this user alone.
+    Direct {
+        /// Who sent it.
+        user: User,
+        /// The text.
+        text: String,
+        /// What the sender attached.
+        data: Option<Box<RawValue>>,
+        /// When the server took it, in milliseconds since 1970.
+        at: u64,
+    },
+    /// A message that this client sent with [`Machine::direct`](super::Machine::direct) was
+    /// dropped: one of the recipient's connections did not read fast enough.
+    Undelivered {
+        /// The id of the recipient.
+        to: String,
+    },
+    /// The server is about to close the connection.
+    Goodbye {
+        /// Why.
+        reason: String,
+        /// Whether the client will connect again.
+        reconnect: bool,
+        /// How long it will wait at least.
+        after: Duration,
+        /// What the moderator wrote.
+        message: Option<String>,
+    },
+    /// The server removed the client from a room. The client does not join it again by itself.
+    Left {
+        /// The room.
+        room: String,
+        /// `kicked`, `banned`, or `forbidden` by a new token.
+        reason: String,
+        /// What the moderator wrote.
+        message: Option<String>,
+    },
+    /// A room could not be joined again: the client is no longer in it.
+    Refused {
+        /// The room.
+        room: String,
+        /// Why.
+        error: ClientError,
+    },
+    /// An error of the server that answers no request.
+    Error(Rejection),
+}
+
+/// How a client stands with its servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// A connection is being made.
+    Connecting {
+        /// To which address.
+        url: String,
+    },
+    /// Welcome. Rooms are being joined, or are joined.
+    Online,
+    /// The connection was lost, or could not be made.
+    Waiting {
+        /// When the next one is tried.
+        retry_in: Duration,
+        /// What happened.
+        loss: Loss,
+    },
+    /// Over: no connection will be made any more.
+    Closed {
+        /// What happened.
+        loss: Loss,
+    },
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// The WebSocket close code, if there was one.
+    pub code: Option<u16>,
+    /// For people.
+    pub reason: String,
+}
+
+impl Loss {
+    /// The end of a connection without a close frame.
+    #[must_use]
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { code: None, reason: reason.into() }
+    }
+
+    pub(super) fn is(&self, reason: CloseReason) -> bool {
+        self.code == Some(reason.code())
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{} ({code})", self.reason),
+            None => f.write_str(&self.reason),
+        }
+    }
+}
+
+/// What a server said to this client at the beginning of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Welcome {
+    /// Who this client is.
+    pub user: User,
+    /// What makes a later client the same user; see
+    /// [`Config::resume`](super::Config::resume).
+    pub resume: Option<Resume>,
+    /// Names the connection, in the server's logs.
+    pub session: String,
+    /// Which server it is.
+    pub node: String,
+    /// How long the client's token holds from then on, where there is one that ends.
+    pub expires_in: Option<Duration>,
+    /// The longest text of a message that the server takes, and the longest `data`, in bytes.
+    pub message_bytes: usize,
+    /// The largest frame that the server takes, in bytes.
+    pub frame_bytes: usize,
+}
+
+impl From<wire::Welcome<'_>> for Welcome {
+    fn from(frame: wire::Welcome<'_>) -> Self {
+        Self {
+            user: frame.user.into(),
+            resume: frame.resume.map(Resume::new),
+            session: frame.session.into_owned(),
+            node: frame.node.into_owned(),
+            expires_in: frame.expires_in_ms.map(Duration::from_millis),
+            message_bytes: frame.limits.message_bytes,
+            frame_bytes: frame.limits.frame_bytes,
+        }
+    }
+}
+
+/// A user as others see one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Names the user on every server.
+    pub id: String,
+    /// What people read.
+    pub name: String,
+    /// The colour of the name, `#RRGGBB`.
+    pub color: String,
+}
+
+impl From<wire::User<'_>> for User {
+    fn from(user: wire::User<'_>) -> Self {
+        Self {
+            id: user.id.into_owned(),
+            name: user.name.into_owned(),
+            color: user.color.into_owned(),
+        }
+    }
+}
+
+/// Who is in a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Members {
+    /// The users, or some of them where there are many.
+    pub users: Vec<User>,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl Members {
+    pub(super) fn new(users: Vec<wire::User<'_>>, count: u32) -> Self {
+        Self { users: users.into_iter().map(User::from).collect(), count }
+    }
+}
+
+/// A message in a room.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The room.
+    pub room: String,
+    /// The place after the message; `None` in a room without history.
+    pub position: Option<Position>,
+    /// Who sent it.
+    pub user: User,
+    /// The text.
+    pub text: String,
+    /// What the sender attached: any JSON.
+    pub data: Option<Box<RawValue>>,
+    /// The sender's name for the message.
+    pub key: Option<String>,
+    /// When the server took it, in milliseconds since 1970.
+    pub at: u64,
+}
+
+impl Message {
+    /// The message as one of the sequence `epoch`.
+    pub(super) fn new(frame: wire::Message<'_>, epoch: Option<Epoch>) -> Self {
+        let position = epoch.zip(frame.offset);
+        Self {
+            room: frame.room.into_owned(),
+            position: position.map(|(epoch, offset)| Position { epoch, offset }),
+            user: frame.user.into(),
+            text: frame.text.into_owned(),
+            data: frame.data.map(Cow::into_owned),
+            key: frame.key.map(Cow::into_owned),
+            at: frame.at,
+        }
+    }
+}
+
+/// The answer of [`Machine::join`](super::Machine::join).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// Where the room's sequence of messages stands; `None` in a room without history.
+    pub position: Option<Position>,
+    /// Who is there, the client first.
+    pub members: Members,
+}
+
+/// The answer of [`Machine::send`](super::Machine::send): the message is in the room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// The place after it; `None` in a room without history.
+    pub position: Option<Position>,
+    /// Its key.
+    pub key: String,
+}
+
+/// The answer of [`Machine::history`](super::Machine::history).
+#[derive(Debug, Clone)]
+pub struct History {
+    /// Where the room's sequence stands.
+    pub position: Option<Position>,
+    /// Oldest first.
+    pub messages: Vec<Message>,
+    /// Whether there are more in the direction asked for.
+    pub more: bool,
+}

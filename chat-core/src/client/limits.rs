@@ -1,0 +1,29 @@
+//! What a server takes, and what a client therefore does not send. What the server would refuse is
+//! the error of the request: a frame above the limit would cost the connection, and all that is on
+//! its way there.
+
+use serde_json::value::RawValue;
+
+use crate::wire::Limits;
+
+use super::error::ClientError;
+
+/// The limits until a server gives its own: a frame that is larger is refused by every server that
+/// is not set otherwise. The length of a message is checked once its limit is known.
+pub(super) fn default_limits() -> Limits {
+    Limits::new(usize::MAX, 233_472)
+}
+
+pub(super) fn check_message(
+    limits: &Limits,
+    text: &str,
+    data: Option<&RawValue>,
+) -> Result<(), ClientError> {
+    let limit = limits.message_bytes;
+    let is_short = text.len() <= limit && data.is_none_or(|data| data.get().len() <= limit);
+    if is_short { Ok(()) } else { Err(ClientError::MessageTooLong { limit }) }
+}
+
+pub(super) fn check_frame(limits: &Limits, bytes: usize) -> Result<(), ClientError> {
+    if bytes <= limits.frame_bytes { Ok(()) } else { Err(ClientError::TooLarge { bytes }) }
+}

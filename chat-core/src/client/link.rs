@@ -1,0 +1,198 @@
+//! The connection, as far as its time goes: when it is opened, pinged, and abandoned.
+
+use std::time::Duration;
+
+use super::config::Config;
+use super::token::FETCH_TIMEOUT;
+
+/// The stages of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// There is none; the next is opened then.
+    Waiting(Duration),
+    /// There is none before there is a token for it: a server does not wait long for one.
+    FetchingToken(Duration),
+    /// It is being opened.
+    Opening,
+    /// It is open, without a welcome yet.
+    Greeting,
+    /// It has had its welcome, then.
+    Online(Duration),
+}
+
+/// What is due on a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// The pause is over.
+    Connect,
+    /// The server is silent.
+    Ping,
+    /// The server, or the source of tokens, has run out of time.
+    Lost(String),
+}
+
+/// One connection after another.
+///
+/// While the application does not read its events, the server is not read and may well be silent:
+/// its time stands still, and begins again once it can be read. What concerns writing goes on.
+#[derive(Debug)]
+pub(super) struct Link {
+    stage: Stage,
+    /// When the server last showed a sign of life, or its connection began.
+    alive_at: Duration,
+    pinged: bool,
+    /// Since when the server has taken nothing of what it was to be sent.
+    stuck: Option<Duration>,
+    connect_timeout: Duration,
+    ping_after: Duration,
+    pong_timeout: Duration,
+}
+
+impl Link {
+    /// No connection, and the first is due.
+    pub(super) fn new(config: &Config, now: Duration) -> Self {
+        let Config { connect_timeout, ping_after, pong_timeout, .. } = *config;
+        let (stage, alive_at) = (Stage::Waiting(now), now);
+        Self {
+            stage,
+            alive_at,
+            pinged: false,
+            stuck: None,
+            connect_timeout,
+            ping_after,
+            pong_timeout,
+        }
+    }
+
+    pub(super) fn wait(&mut self, until: Duration) {
+        self.stage = Stage::Waiting(until);
+    }
+
+    pub(super) fn fetch_token(&mut self, now: Duration) {
+        self.stage = Stage::FetchingToken(now.saturating_add(FETCH_TIMEOUT));
+    }
+
+    pub(super) fn open(&mut self, now: Duration) {
+        self.stage = Stage::Opening;
+        self.stuck = None;
+        self.restart(now);
+    }
+
+    pub(super) fn opened(&mut self) {
+        self.stage = Stage::Greeting;
+    }
+
+    pub(super) fn welcomed(&mut self, now: Duration) {
+        self.stage = Stage::Online(now);
+        self.restart(now);
+    }
+
+    pub(super) fn is_fetching_token(&self) -> bool {
+        matches!(self.stage, Stage::FetchingToken(_))
+    }
+
+    pub(super) fn is_opening(&self) -> bool {
+        self.stage == Stage::Opening
+    }
+
+    /// Whether frames can be sent and received.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Greeting | Stage::Online(_))
+    }
+
+    /// Whether the server takes what it is sent.
+    pub(super) fn is_writable(&self) -> bool {
+        self.is_open() && self.stuck.is_none()
+    }
+
+    /// Since when the connection has its welcome.
+    pub(super) fn online_since(&self) -> Option<Duration> {
+        match self.stage {
+            Stage::Online(since) => Some(since),
+            _ => None,
+        }
+    }
+
+    /// The server shows a sign of life. It counts only after the welcome, for which there is one
+    /// time limit, however much else the server sends.
+    pub(super) fn alive(&mut self, now: Duration) {
+        if self.online_since().is_some() {
+            self.restart(now);
+        }
+    }
+
+    /// The server has taken all that it was sent, or a part: `false` restarts its time.
+    pub(super) fn writable(&mut self, all: bool, now: Duration) {
+        self.stuck = (!all).then_some(now);
+    }
+
+    /// The silent server has its whole time again.
+    pub(super) fn restart(&mut self, now: Duration) {
+        self.alive_at = now;
+        self.pinged = false;
+    }
+
+    /// After a time in which the process did not run, the server has the time of a pong to show
+    /// that it is there. Returns whether it is to be pinged.
+    pub(super) fn restart_with_ping(&mut self, now: Duration) -> bool {
+        self.stuck = self.stuck.map(|_| now);
+        self.restart(now);
+        if self.online_since().is_none() {
+            return false;
+        }
+        self.pinged = true;
+        self.alive_at = now.saturating_sub(self.ping_after);
+        true
+    }
+
+    /// When something is due; `is_read`: whether the server can be read.
+    pub(super) fn deadline(&self, is_read: bool) -> Option<Duration> {
+        let read = self.read_deadline().filter(|_| is_read);
+        read.into_iter().chain(self.stuck_deadline()).min()
+    }
+
+    /// What is due.
+    pub(super) fn take_due(&mut self, is_read: bool, now: Duration) -> Option<Due> {
+        let is_due = |deadline: Option<Duration>| deadline.is_some_and(|due| due <= now);
+        if is_due(self.stuck_deadline()) {
+            return Some(Due::Lost("the server reads nothing".into()));
+        }
+        if !is_read || !is_due(self.read_deadline()) {
+            return None;
+        }
+        Some(match self.stage {
+            Stage::Waiting(_) => Due::Connect,
+            Stage::FetchingToken(_) => {
+                let seconds = FETCH_TIMEOUT.as_secs();
+                Due::Lost(format!("there is no token: none within {seconds} s"))
+            }
+            Stage::Opening => Due::Lost("no connection in time".into()),
+            Stage::Greeting => Due::Lost("no welcome in time".into()),
+            Stage::Online(_) if self.pinged => Due::Lost("no answer to a ping".into()),
+            Stage::Online(_) => {
+                self.pinged = true;
+                Due::Ping
+            }
+        })
+    }
+
+    fn read_deadline(&self) -> Option<Duration> {
+        let timeout = match self.stage {
+            Stage::Waiting(until) | Stage::FetchingToken(until) => return Some(until),
+            Stage::Opening | Stage::Greeting => self.connect_timeout,
+            Stage::Online(_) if self.pinged => self.silence(),
+            Stage::Online(_) => self.ping_after,
+        };
+        Some(self.alive_at.saturating_add(timeout))
+    }
+
+    /// A server that takes nothing has as long as one that sends nothing.
+    fn stuck_deadline(&self) -> Option<Duration> {
+        self.stuck.filter(|_| self.is_open()).map(|since| since.saturating_add(self.silence()))
+    }
+
+    /// How long a server may be silent.
+    fn silence(&self) -> Duration {
+        self.ping_after.saturating_add(self.pong_timeout)
+    }
+}

@@ -1,0 +1,581 @@
+//! Messages that wait to be sent, or for the answer.
+//!
+//! One per room is on the wire at a time, so that one that is sent again is never overtaken
+//! by those behind it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use crate::{Position, RoomId};
+
+use super::error::ClientError;
+use super::events::Sent;
+use super::output::{Answer, Answers, RequestId};
+use super::requests::Turn;
+
+/// What a message consists of.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) text: String,
+    pub(super) data: Option<Box<RawValue>>,
+    pub(super) key: String,
+}
+
+/// A message on its way.
+#[derive(Debug)]
+struct Send {
+    content: Content,
+    queued_at: Duration,
+    request: RequestId,
+    stage: Stage,
+    attempted: bool,
+    /// A server had it, and did not tell whether it was taken.
+    uncertain: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Idle,
+    /// It leaves when it is its turn.
+    Due(Turn),
+    /// On the wire, as the request with this id.
+    InFlight(u64),
+    /// The server wants it again later.
+    Paused(Duration),
+}
+
+impl Send {
+    /// It is on the wire no more.
+    fn withdrawn(&mut self, stage: Stage, uncertain: bool) {
+        self.stage = stage;
+        self.uncertain |= uncertain;
+    }
+
+    /// When it is late, in a queue that has moved at `since`. Never while it waits for its turn.
+    fn late_at(&self, since: Duration, timeout: Duration) -> Option<Duration> {
+        let is_due = matches!(self.stage, Stage::Due(_));
+        (!is_due).then(|| self.queued_at.max(since).saturating_add(timeout))
+    }
+
+    fn succeed(self, position: Option<Position>, answers: &mut Answers) {
+        let sent = Sent { position, key: self.content.key };
+        answers.succeed(self.request, Answer::Sent(sent));
+    }
+
+    /// Fails for `why`, unless a server may have taken the message.
+    fn fail(self, why: ClientError, answers: &mut Answers) {
+        let is_unknown = self.uncertain || matches!(self.stage, Stage::InFlight(_));
+        let unknown = ClientError::OutcomeUnknown { key: self.content.key };
+        answers.fail(self.request, if is_unknown { unknown } else { why });
+    }
+}
+
+/// The messages to one room, in order.
+#[derive(Debug)]
+struct Queue {
+    sends: VecDeque<Send>,
+    /// When the first message was first sent, or the one before it had its outcome. The timeout
+    /// of the others begins no earlier: they wait for the server's rates, not for an outage.
+    since: Duration,
+}
+
+/// Messages on their way, by room, each room's in order.
+#[derive(Debug)]
+pub(super) struct Sends {
+    rooms: BTreeMap<RoomId, Queue>,
+    timeout: Duration,
+}
+
+impl Sends {
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self { rooms: BTreeMap::new(), timeout }
+    }
+
+    /// How many messages wait for their outcomes.
+    pub(super) fn len(&self) -> usize {
+        self.rooms.values().map(|queue| queue.sends.len()).sum()
+    }
+
+    pub(super) fn push(
+        &mut self,
+        room: &RoomId,
+        content: Content,
+        request: RequestId,
+        now: Duration,
+    ) {
+        let empty = || Queue { sends: VecDeque::new(), since: now };
+        let queue = self.rooms.entry(room.clone()).or_insert_with(empty);
+        queue.sends.push_back(Send {
+            content,
+            queued_at: now,
+            request,
+            stage: Stage::Idle,
+            attempted: false,
+            uncertain: false,
+        });
+    }
+
+    /// Queues the first message of each room that the client `is_in` for its turn. A message that
+    /// `frame` rejects fails.
+    pub(super) fn line_up(
+        &mut self,
+        mut is_in: impl FnMut(&str) -> bool,
+        mut frame: impl FnMut(&RoomId, &Content) -> Result<Turn, ClientError>,
+        answers: &mut Answers,
+    ) {
+        for (room, queue) in &mut self.rooms {
+            while let Some(front) = queue.sends.front_mut()
+                && matches!(front.stage, Stage::Idle)
+                && is_in(room.as_str())
+            {
+                match frame(room, &front.content) {
+                    Ok(turn) => front.stage = Stage::Due(turn),
+                    Err(error) => {
+                        if let Some(send) = queue.sends.pop_front() {
+                            send.fail(error, answers);
+                        }
+                    }
+                }
+            }
+        }
+        self.rooms.retain(|_, queue| !queue.sends.is_empty());
+    }
+
+    /// The room, and the turn, of the message that has waited longest.
+    pub(super) fn first_due(&self) -> Option<(&RoomId, &Turn)> {
+        let due = self.rooms.iter().filter_map(|(room, queue)| match &queue.sends.front()?.stage {
+            Stage::Due(turn) => Some((room, turn)),
+            Stage::Idle | Stage::InFlight(_) | Stage::Paused(_) => None,
+        });
+        due.min_by_key(|(_, turn)| turn.number)
+    }
+
+    /// Puts the room's message that waits for its turn on the wire, as the request with this
+    /// id. Returns its frame.
+    pub(super) fn dispatch(&mut self, room: &str, id: u64, now: Duration) -> Option<String> {
+        let queue = self.rooms.get_mut(room)?;
+        let front = queue.sends.front_mut()?;
+        let before = std::mem::replace(&mut front.stage, Stage::InFlight(id));
+        let Stage::Due(turn) = before else {
+            front.stage = before;
+            return None;
+        };
+        if !std::mem::replace(&mut front.attempted, true) {
+            queue.since = now;
+        }
+        Some(turn.frame)
+    }
+
+    /// The request with this id was carried out.
+    pub(super) fn succeed(
+        &mut self,
+        room: &str,
+        id: u64,
+        position: Option<Position>,
+        now: Duration,
+        answers: &mut Answers,
+    ) {
+        if self.in_flight(room, id).is_some()
+            && let Some(send) = self.remove(room, 0, now)
+        {
+            send.succeed(position, answers);
+        }
+    }
+
+    /// The request with this id was refused.
+    pub(super) fn reject(
+        &mut self,
+        room: &str,
+        id: u64,
+        error: ClientError,
+        now: Duration,
+        answers: &mut Answers,
+    ) {
+        if let Some(send) = self.in_flight(room, id) {
+            send.withdrawn(Stage::Idle, false);
+            if let Some(send) = self.remove(room, 0, now) {
+                send.fail(error, answers);
+            }
+        }
+    }
+
+    /// The request with this id is to be sent again, not before `until`. `uncertain`: the
+    /// server may have taken the message.
+    pub(super) fn pause(&mut self, room: &str, id: u64, until: Duration, uncertain: bool) {
+        if let Some(send) = self.in_flight(room, id) {
+            send.withdrawn(Stage::Paused(until), uncertain);
+        }
+    }
+
+    /// The client received its own message with this key: the server has taken it, even if the
+    /// answer was lost. Keys that the application chose may repeat, so it need not be the first
+    /// of its queue.
+    pub(super) fn echoed(
+        &mut self,
+        room: &str,
+        key: &str,
+        position: Option<Position>,
+        now: Duration,
+        answers: &mut Answers,
+    ) {
+        let Some(queue) = self.rooms.get(room) else { return };
+        if let Some(index) = queue.sends.iter().position(|send| send.content.key == key)
+            && let Some(send) = self.remove(room, index, now)
+        {
+            send.succeed(position, answers);
+        }
+    }
+
+    /// The connection was lost: what was on the wire is sent again.
+    pub(super) fn lost(&mut self) {
+        for send in self.rooms.values_mut().filter_map(|queue| queue.sends.front_mut()) {
+            match send.stage {
+                Stage::InFlight(_) => send.withdrawn(Stage::Idle, true),
+                Stage::Due(_) => send.stage = Stage::Idle,
+                Stage::Idle | Stage::Paused(_) => {}
+            }
+        }
+    }
+
+    /// The client is another user, for whom the keys mean nothing: what a server may have
+    /// taken must not be sent again.
+    pub(super) fn user_changed(&mut self, answers: &mut Answers) {
+        self.fail_while(answers, |send, _| send.uncertain);
+    }
+
+    /// Fails the messages that ran out of time.
+    pub(super) fn expire(&mut self, now: Duration, answers: &mut Answers) {
+        let timeout = self.timeout;
+        self.fail_while(answers, |send, since| {
+            send.late_at(since, timeout).is_some_and(|late_at| late_at <= now)
+        });
+    }
+
+    /// Ends pauses, even if the room cannot send yet.
+    pub(super) fn end_pauses(&mut self, now: Duration) {
+        for send in self.rooms.values_mut().filter_map(|queue| queue.sends.front_mut()) {
+            if matches!(send.stage, Stage::Paused(until) if until <= now) {
+                send.stage = Stage::Idle;
+            }
+        }
+    }
+
+    /// Fails each room's messages up to the first that is none of these.
+    fn fail_while(&mut self, answers: &mut Answers, is_over: impl Fn(&Send, Duration) -> bool) {
+        for queue in self.rooms.values_mut() {
+            while queue.sends.front().is_some_and(|send| is_over(send, queue.since)) {
+                let Some(send) = queue.sends.pop_front() else { break };
+                send.fail(ClientError::Timeout, answers);
+            }
+        }
+        self.rooms.retain(|_, queue| !queue.sends.is_empty());
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rooms.is_empty()
+    }
+
+    /// When something is due next.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let due = |queue: &Queue| {
+            let front = queue.sends.front()?;
+            let resumes_at = match front.stage {
+                Stage::Paused(until) => Some(until),
+                Stage::Idle | Stage::Due(_) | Stage::InFlight(_) => None,
+            };
+            resumes_at.into_iter().chain(front.late_at(queue.since, self.timeout)).min()
+        };
+        self.rooms.values().filter_map(due).min()
+    }
+
+    /// The client left the room.
+    pub(super) fn fail_room(&mut self, room: &str, error: &ClientError, answers: &mut Answers) {
+        for send in self.rooms.remove(room).into_iter().flat_map(|queue| queue.sends) {
+            send.fail(error.clone(), answers);
+        }
+    }
+
+    /// The client is closed.
+    pub(super) fn fail_all(&mut self, error: &ClientError, answers: &mut Answers) {
+        for send in std::mem::take(&mut self.rooms).into_values().flat_map(|queue| queue.sends) {
+            send.fail(error.clone(), answers);
+        }
+    }
+
+    fn in_flight(&mut self, room: &str, id: u64) -> Option<&mut Send> {
+        let front = self.rooms.get_mut(room)?.sends.front_mut()?;
+        matches!(front.stage, Stage::InFlight(in_flight) if in_flight == id).then_some(front)
+    }
+
+    /// Removes a message whose outcome the server has sent.
+    fn remove(&mut self, room: &str, index: usize, now: Duration) -> Option<Send> {
+        let queue = self.rooms.get_mut(room)?;
+        let send = queue.sends.remove(index)?;
+        queue.since = now;
+        if queue.sends.is_empty() {
+            self.rooms.remove(room);
+        }
+        Some(send)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Epoch;
+
+    use super::*;
+
+    const LIFE: Duration = Duration::from_secs(30);
+
+    const START: Duration = Duration::from_secs(100);
+
+    /// The queue, and the answers that it gave; requests are named by their keys.
+    struct Test {
+        sends: Sends,
+        answers: Answers,
+        keys: Vec<String>,
+        now: Duration,
+    }
+
+    impl Test {
+        fn new() -> Self {
+            let (sends, answers) = (Sends::new(LIFE), Answers::default());
+            Self { sends, answers, keys: Vec::new(), now: START }
+        }
+
+        /// Of two messages to "r", the first is on its way.
+        fn one_in_flight() -> Self {
+            let mut test = Self::new();
+            test.push("r", "a");
+            test.push("r", "b");
+            assert_eq!(test.dispatch("r", 1).as_deref(), Some("a"));
+            test
+        }
+
+        fn push(&mut self, room: &str, key: &str) {
+            let content = Content { text: "hi".into(), data: None, key: key.into() };
+            let request = RequestId(self.keys.len() as u64);
+            self.keys.push(key.into());
+            self.sends.push(&RoomId::new(room).unwrap(), content, request, self.now);
+        }
+
+        /// Has the first messages of all rooms wait for their turns.
+        fn line_up(&mut self) {
+            let mut number = 0;
+            self.sends.line_up(
+                |_| true,
+                |_, content| {
+                    number += 1;
+                    Ok(Turn { number, frame: content.key.clone() })
+                },
+                &mut self.answers,
+            );
+        }
+
+        /// The key of the message that is sent, if one is.
+        fn dispatch(&mut self, room: &str, id: u64) -> Option<String> {
+            self.line_up();
+            self.sends.dispatch(room, id, self.now)
+        }
+
+        fn succeed(&mut self, room: &str, id: u64, position: Option<Position>) {
+            self.sends.succeed(room, id, position, self.now, &mut self.answers);
+        }
+
+        fn reject(&mut self, room: &str, id: u64, error: ClientError) {
+            self.sends.reject(room, id, error, self.now, &mut self.answers);
+        }
+
+        fn pass(&mut self, time: Duration) {
+            self.now += time;
+            self.sends.expire(self.now, &mut self.answers);
+        }
+
+        /// The answers since the last time: the keys, and where the messages are or why not.
+        fn answers(&mut self) -> Vec<(&str, Result<Option<Position>, ClientError>)> {
+            let answers = std::iter::from_fn(|| self.answers.pop());
+            let named = answers.map(|(RequestId(id), outcome)| {
+                let position = outcome.map(|answer| match answer {
+                    Answer::Sent(sent) => {
+                        assert_eq!(sent.key, self.keys[id as usize]);
+                        sent.position
+                    }
+                    other => panic!("{other:?}"),
+                });
+                (&*self.keys[id as usize], position)
+            });
+            named.collect()
+        }
+    }
+
+    fn at(offset: u64) -> Option<Position> {
+        Some(Position { epoch: Epoch::from_random(1), offset })
+    }
+
+    fn unknown(key: &str) -> ClientError {
+        ClientError::OutcomeUnknown { key: key.into() }
+    }
+
+    #[test]
+    fn one_per_room_is_in_flight() {
+        let mut test = Test::one_in_flight();
+        test.push("s", "c");
+        assert_eq!(test.dispatch("r", 1), None);
+        assert_eq!(test.dispatch("s", 2).as_deref(), Some("c"));
+
+        test.succeed("r", 9, at(1));
+        assert_eq!(test.answers(), [], "an answer to another request");
+        test.succeed("r", 1, at(1));
+        assert_eq!(test.answers(), [("a", Ok(at(1)))]);
+        assert_eq!(test.dispatch("r", 3).as_deref(), Some("b"));
+        test.reject("r", 3, ClientError::NotInRoom);
+        assert_eq!(test.answers(), [("b", Err(ClientError::NotInRoom))]);
+        assert_eq!((test.sends.len(), test.sends.rooms.contains_key("s")), (1, true));
+    }
+
+    #[test]
+    fn rooms_take_turns() {
+        let mut test = Test::new();
+        for room in ["s", "r", "r"] {
+            test.push(room, room);
+        }
+        let mut number = 0;
+        let mut next = || {
+            test.sends.line_up(
+                |_| true,
+                |_, content| {
+                    number += 1;
+                    Ok(Turn { number, frame: content.key.clone() })
+                },
+                &mut test.answers,
+            );
+            let room = test.sends.first_due().map(|(room, _)| room.to_string())?;
+            test.sends.dispatch(&room, number, START)?;
+            test.sends.succeed(&room, number, None, START, &mut test.answers);
+            Some(room)
+        };
+        let rooms: Vec<_> = std::iter::from_fn(&mut next).collect();
+        assert_eq!(rooms, ["r", "s", "r"]);
+    }
+
+    #[test]
+    fn messages_wait_for_their_room() {
+        let mut test = Test::new();
+        test.push("r", "a");
+        test.sends.line_up(|_| false, |_, _| unreachable!(), &mut test.answers);
+        assert!(test.sends.first_due().is_none());
+    }
+
+    #[test]
+    fn too_long_message_holds_nothing_up() {
+        let mut test = Test::new();
+        test.push("r", "a");
+        test.push("r", "b");
+        let limit = ClientError::MessageTooLong { limit: 1 };
+        let frame = |_: &RoomId, content: &Content| match &*content.key {
+            "a" => Err(limit.clone()),
+            key => Ok(Turn { number: 1, frame: key.into() }),
+        };
+        test.sends.line_up(|_| true, frame, &mut test.answers);
+        assert_eq!(test.answers(), [("a", Err(limit))]);
+        assert_eq!(test.dispatch("r", 1).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn pause_holds_back_the_queue() {
+        let mut test = Test::one_in_flight();
+        let until = START + Duration::from_secs(1);
+        test.sends.pause("r", 1, until, false);
+        assert_eq!(test.dispatch("r", 2), None);
+        assert_eq!(test.sends.deadline(), Some(until));
+        test.sends.end_pauses(until);
+        assert_eq!(test.dispatch("r", 2).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn pause_that_is_over_is_due_no_more() {
+        let mut test = Test::one_in_flight();
+        let until = START + Duration::from_secs(1);
+        test.sends.pause("r", 1, until, false);
+        test.sends.lost();
+        test.sends.end_pauses(until);
+        assert_eq!(test.sends.deadline(), Some(START + LIFE));
+        assert_eq!(test.dispatch("r", 2).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn lost_message_is_sent_again_first() {
+        let mut test = Test::one_in_flight();
+        test.sends.lost();
+        assert_eq!(test.dispatch("r", 2).as_deref(), Some("a"));
+        test.succeed("r", 1, at(1));
+        assert_eq!(test.answers(), [], "an answer of the connection before");
+        test.sends.echoed("r", "a", at(7), test.now, &mut test.answers);
+        assert_eq!(test.answers(), [("a", Ok(at(7)))]);
+        assert_eq!(test.dispatch("r", 3).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn echo_settles_a_message_anywhere_in_its_queue() {
+        let mut test = Test::one_in_flight();
+        test.sends.echoed("r", "b", at(7), test.now, &mut test.answers);
+        test.sends.echoed("s", "a", at(8), test.now, &mut test.answers);
+        assert_eq!(test.answers(), [("b", Ok(at(7)))]);
+        test.succeed("r", 1, at(8));
+        assert_eq!(test.answers(), [("a", Ok(at(8)))]);
+        assert!(test.sends.is_empty());
+    }
+
+    #[test]
+    fn outcome_is_unknown_only_of_what_a_server_had() {
+        let mut test = Test::one_in_flight();
+        test.pass(LIFE / 2);
+        test.push("r", "c");
+        test.pass(LIFE / 2);
+        assert_eq!(test.answers(), [("a", Err(unknown("a"))), ("b", Err(ClientError::Timeout))]);
+        assert_eq!(test.dispatch("r", 2).as_deref(), Some("c"));
+        test.sends.fail_all(&ClientError::Closed, &mut test.answers);
+        assert_eq!(test.answers(), [("c", Err(unknown("c")))]);
+        assert_eq!((test.sends.len(), test.sends.deadline()), (0, None));
+    }
+
+    #[test]
+    fn waiting_for_its_turn_makes_no_message_late() {
+        let mut test = Test::new();
+        test.push("r", "a");
+        test.push("r", "b");
+        test.line_up();
+        test.pass(2 * LIFE);
+        assert_eq!(test.sends.deadline(), None);
+        assert_eq!(test.dispatch("r", 1).as_deref(), Some("a"));
+        test.succeed("r", 1, at(1));
+        assert_eq!(test.answers(), [("a", Ok(at(1)))]);
+        test.pass(LIFE - Duration::from_secs(1));
+        assert_eq!(test.answers(), [], "the queue has moved on since");
+        test.pass(Duration::from_secs(1));
+        assert_eq!(test.answers(), [("b", Err(ClientError::Timeout))]);
+    }
+
+    #[test]
+    fn refusal_is_certain_unless_an_earlier_attempt_is_not() {
+        for (uncertain, error) in [(false, ClientError::NotInRoom), (true, unknown("a"))] {
+            let mut test = Test::one_in_flight();
+            test.sends.pause("r", 1, START, uncertain);
+            test.sends.end_pauses(START);
+            test.dispatch("r", 2);
+            test.reject("r", 2, ClientError::NotInRoom);
+            assert_eq!(test.answers(), [("a", Err(error))]);
+        }
+    }
+
+    #[test]
+    fn another_user_does_not_repeat() {
+        let mut test = Test::one_in_flight();
+        test.sends.lost();
+        test.sends.user_changed(&mut test.answers);
+        assert_eq!(test.answers(), [("a", Err(unknown("a")))]);
+        assert_eq!(test.dispatch("r", 2).as_deref(), Some("b"));
+    }
+}

@@ -1,0 +1,198 @@
+// Requests and their answers, on one connection after another: which frame leaves when, at the
+// rates of the server's `welcome`, and which request an answer belongs to.
+
+import { ChatError, deferred, rejected } from "./chat-answer.js";
+import { ID_BYTES, bytesOf, tooLarge } from "./chat-limits.js";
+import { Pace } from "./chat-pace.js";
+import { clearDeadline, now, setDeadline } from "./chat-time.js";
+
+/** Requests of the application that may wait for their turns, or for their answers. */
+const MOST_REQUESTS = 1_000;
+
+/** Requests that may be unanswered: a server that shares a rate among the connections of a user
+ *  reads each of them more slowly than it said, and none is to time out for it. */
+const MOST_UNANSWERED = 128;
+
+/** What the server has to publish. */
+const MESSAGES = new Set(["send", "direct"]);
+
+/** What a healthy server answers soon. Each other request may take its whole time: the server may
+ *  ask its application, and reads no `ping` until it has answered; and the answer may be one large
+ *  frame, of which a page sees nothing before it is whole. */
+const PROMPT = new Set([...MESSAGES, "ping"]);
+
+export class Requests {
+  #timeoutMs;
+  #connection;
+  /** Of the present connection. */
+  #pace = new Pace();
+  /** Requests that wait for their turns, in order. */
+  #outbox = [];
+  /** Requests on the wire, by id. */
+  #unanswered = new Map();
+  #lastId = 0;
+  #flushTimer;
+
+  /**
+   * `connection`: `refusal(frame)`, why a frame cannot be sent now, or nothing; `write(text)`,
+   * which returns whether there was a connection to write to; and `watch()`, called when a
+   * request has left, and when one was answered.
+   */
+  constructor(timeoutMs, connection) {
+    this.#timeoutMs = timeoutMs;
+    this.#connection = connection;
+  }
+
+  /** A connection begins, without limits until the server gives them. */
+  begin() {
+    this.#pace = new Pace();
+  }
+
+  /** The server's `welcome` gives the rates of the connection, of which the `hello` is spent. */
+  keepRates({ id, limits }) {
+    const hello = this.asked(id);
+    this.#pace = new Pace(limits);
+    this.#pace.spend(bytesOf(JSON.stringify(hello)));
+  }
+
+  /** As `request`, for the application, of whose requests not too many may wait. */
+  ask(frame) {
+    if (this.#outbox.length + this.#unanswered.size >= MOST_REQUESTS) {
+      return rejected(new ChatError("queue_full", "Too many requests wait."));
+    }
+    return this.request(frame);
+  }
+
+  /** Sends a frame that is answered, when it is its turn. Resolves to the answer. `onSent` is
+   *  called when it leaves; it does not if it is not `isWanted` any more. */
+  request(frame, { isWanted = () => true, onSent = () => {} } = {}) {
+    const refusal = this.#connection.refusal(frame);
+    if (refusal) return rejected(refusal);
+    const answer = deferred();
+    const text = JSON.stringify(frame);
+    this.#outbox.push({ frame, text, bytes: bytesOf(text) + ID_BYTES, answer, isWanted, onSent });
+    this.flush();
+    return answer.promise;
+  }
+
+  /** Sends a request that does not wait for its turn. */
+  sendAtOnce(frame) {
+    const answer = deferred();
+    this.#send({ frame, answer });
+    return answer.promise;
+  }
+
+  /** Sends a frame that is not answered, if it need not wait. Returns whether it was sent. */
+  post(frame) {
+    const text = JSON.stringify(frame);
+    const isTurn = this.#outbox.length === 0 && this.#pace.wait(bytesOf(text)) === 0;
+    return isTurn && this.#write(text);
+  }
+
+  /** Sends what may leave now. Joins that their own rate holds back are passed over, and so are
+   *  messages while too many are unanswered; all others wait for the first, however large. */
+  flush() {
+    clearTimeout(this.#flushTimer);
+    let wait = Infinity;
+    for (let index = 0; index < this.#outbox.length && this.#unanswered.size < MOST_UNANSWERED; ) {
+      const { frame, bytes, answer, isWanted } = this.#outbox[index];
+      const isJoin = frame.type === "join";
+      if (!isWanted()) {
+        this.#outbox.splice(index, 1);
+        answer.reject(offline());
+      } else if (isJoin && this.#pace.joinWait > 0) {
+        wait = Math.min(wait, this.#pace.joinWait);
+        index += 1;
+      } else if (MESSAGES.has(frame.type) && !this.#pace.fits(bytes)) {
+        index += 1;
+      } else if (this.#pace.wait(bytes) > 0) {
+        wait = Math.min(wait, this.#pace.wait(bytes));
+        break;
+      } else {
+        this.#send(this.#outbox.splice(index, 1)[0]);
+      }
+    }
+    if (wait < Infinity) this.#flushTimer = setTimeout(() => this.flush(), Math.ceil(wait));
+  }
+
+  /** What was asked under an id, if it is not answered yet. */
+  asked(id) {
+    return this.#unanswered.get(id)?.asked;
+  }
+
+  /** The oldest request that is not answered: `asked`, `sentAt`. */
+  get oldest() {
+    const [oldest] = this.#unanswered.values();
+    return oldest;
+  }
+
+  /** The unanswered requests that may keep a healthy server silent. */
+  get slow() {
+    return [...this.#unanswered.values()].filter(({ asked }) => !PROMPT.has(asked.type));
+  }
+
+  /** Takes a frame of the server, which may be the answer to a request. */
+  answer(frame) {
+    const request = this.#take(frame.id);
+    if (request) {
+      if (frame.type === "error") request.answer.reject(ChatError.fromFrame(frame));
+      else request.answer.resolve(frame);
+      // The others may have waited for a slow one.
+      this.#connection.watch();
+    }
+    this.flush();
+  }
+
+  /** The server has closed the connection with 1009, which does not name the frame that was too
+   *  large. Only the largest message fails; the other sends go out again under their keys. */
+  failLargest() {
+    this.#take(this.#pace.largest)?.answer.reject(tooLarge());
+  }
+
+  /** The connection is over. */
+  disconnect() {
+    clearTimeout(this.#flushTimer);
+    const lost = new ChatError("disconnected", "The connection was lost before the answer.");
+    for (const id of [...this.#unanswered.keys()]) this.#take(id).answer.reject(lost);
+    // They have not left, so nothing about them is unknown.
+    for (const { answer } of this.#outbox.splice(0)) answer.reject(offline());
+  }
+
+  /** Puts a request on the wire. It has its time from now on. */
+  #send({ frame, text = JSON.stringify(frame), answer, onSent }) {
+    const id = (this.#lastId += 1);
+    const whole = `{"id":${id},${text.slice(1)}`;
+    if (!this.#write(whole, frame.type === "join")) {
+      answer.reject(offline());
+      return;
+    }
+    if (MESSAGES.has(frame.type)) this.#pace.sent(id, bytesOf(whole));
+    const deadline = setDeadline(this.#timeoutMs, () => {
+      this.#take(id);
+      answer.reject(new ChatError("timeout", "The server did not answer in time."));
+      this.flush();
+    });
+    this.#unanswered.set(id, { asked: frame, answer, deadline, sentAt: now() });
+    onSent?.();
+    this.#connection.watch();
+  }
+
+  #write(text, isJoin) {
+    const isWritten = this.#connection.write(text);
+    if (isWritten) this.#pace.spend(bytesOf(text), isJoin);
+    return isWritten;
+  }
+
+  /** The request that this id answers. */
+  #take(id) {
+    const request = this.#unanswered.get(id);
+    this.#unanswered.delete(id);
+    this.#pace.answered(id);
+    clearDeadline(request?.deadline);
+    return request;
+  }
+}
+
+export function offline() {
+  return new ChatError("offline", "There is no connection.");
+}

@@ -1,0 +1,78 @@
+// Tokens: where they come from, and when the next one is due.
+
+import { ChatError, droppable } from "./chat-answer.js";
+import { clearDeadline, setDeadline } from "./chat-time.js";
+
+/** How long the application has for a token before it is asked again. */
+const TOKEN_MS = 120_000;
+
+/** Tokens are not renewed more often, however soon they expire. */
+const SHORTEST_MS = 1_000;
+
+/** The application has no token for this user any more. */
+export class AccessEnded extends ChatError {
+  constructor(message) {
+    super("unauthorized", message || "There is no token.");
+  }
+}
+
+export class TokenSource {
+  #source;
+  /** The pending call of the application: a late token is used by the next attempt. */
+  #pending = null;
+
+  /** `source`: a token, or a function that gives one. */
+  constructor(source) {
+    this.#source = source;
+  }
+
+  /** Whether there may be another token than the first. */
+  get canRenew() {
+    return typeof this.#source === "function";
+  }
+
+  /** The only token of a source that cannot renew it. */
+  get fixed() {
+    return this.#source;
+  }
+
+  /** A new token, of the one call that is made at a time. */
+  ask() {
+    this.#pending ??= droppable(
+      within(TOKEN_MS, () => tokenFrom(this.#source)).finally(() => (this.#pending = null)),
+    );
+    return this.#pending;
+  }
+}
+
+/** When to renew a token that expires in so many milliseconds: between eight and nine tenths of
+ *  them, so that clients which connected together do not ask together. */
+export function renewalDelay(expiresInMs) {
+  return Math.max(SHORTEST_MS, expiresInMs * (0.8 + 0.1 * Math.random()));
+}
+
+/** What the application gives as a token. Nothing, or an error with the code `unauthorized`, is
+ *  its word that there will be none. */
+async function tokenFrom(give) {
+  let token;
+  try {
+    token = await give();
+  } catch (error) {
+    throw error?.code === "unauthorized" ? new AccessEnded(error.message) : error;
+  }
+  if (token === undefined || token === null || token === "") throw new AccessEnded();
+  return token;
+}
+
+/** What `ask` gives within some time, or an error. */
+async function within(ms, ask) {
+  let deadline;
+  const late = new Promise((_, reject) => {
+    deadline = setDeadline(ms, () => reject(new Error(`none within ${ms / 1000} s`)));
+  });
+  try {
+    return await Promise.race([ask(), late]);
+  } finally {
+    clearDeadline(deadline);
+  }
+}
