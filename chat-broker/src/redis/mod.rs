@@ -62,6 +62,8 @@ use tokio::time::{Instant, timeout_at};
 
 pub use config::RedisConfig;
 #[cfg(feature = "testing")]
+pub use config::{Dial, Dialing};
+#[cfg(feature = "testing")]
 pub use wire::redis_payload;
 
 use crate::broker::{Broker, Status};

@@ -12,5 +12,7 @@ pub use faulty::{Call, FaultyBroker, Told};
 pub use redis_server::RedisServer;
 pub use tcp_proxy::{ConnectionKind, Direction, TcpProxy};
 
+pub use crate::random::seed as seed_randomness;
+
 #[cfg(feature = "redis")]
-pub use crate::redis::redis_payload;
+pub use crate::redis::{Dial, Dialing, redis_payload};

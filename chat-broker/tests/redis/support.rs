@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
@@ -13,7 +13,7 @@ use chat_broker::{
 use chat_core::{
     History, Occupancy, Occupant, Position, PresenceChange, Range, Retention, RoomId, Topic, UserId,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);

@@ -5,9 +5,13 @@ mod url;
 
 use std::fmt;
 use std::time::Duration;
+#[cfg(feature = "testing")]
+use std::{io, pin::Pin, sync::Arc};
 
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
+#[cfg(feature = "testing")]
+use tokio::io::DuplexStream;
 
 use crate::error::BrokerError;
 use tls::Tls;
@@ -49,7 +53,17 @@ pub struct RedisConfig {
     pub(super) position_ttl: Duration,
     pub(super) lease: Duration,
     pub(super) grace: Duration,
+    #[cfg(feature = "testing")]
+    pub(super) dial: Option<Dial>,
 }
+
+/// Opens a stream to Redis, in the place of a socket.
+#[cfg(feature = "testing")]
+pub type Dial = Arc<dyn Fn() -> Dialing + Send + Sync>;
+
+/// The stream that a [`Dial`] opens.
+#[cfg(feature = "testing")]
+pub type Dialing = Pin<Box<dyn Future<Output = io::Result<DuplexStream>> + Send>>;
 
 impl RedisConfig {
     /// Settings for the Redis at `url`, with the defaults of all others.
@@ -66,6 +80,8 @@ impl RedisConfig {
             position_ttl: Duration::from_secs(24 * 60 * 60),
             lease: Duration::from_secs(10),
             grace: Duration::from_secs(5),
+            #[cfg(feature = "testing")]
+            dial: None,
         }
     }
 
@@ -171,6 +187,16 @@ impl RedisConfig {
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// Connects by `dial` and not over the operating system's network, so that a test decides what
+    /// arrives, and when. The URL still says how to log in, and to which database.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn dial(mut self, dial: Dial) -> Self {
+        self.dial = Some(dial);
         self
     }
 

@@ -71,8 +71,7 @@ impl Link {
             }
         };
         let config = connection_config().set_push_sender(on_push);
-        let connect = shared.client.get_multiplexed_async_connection_with_config(&config);
-        let connection = timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| timed_out())?;
+        let connection = connect(shared, &config).await;
         shared.refusals.count_error(CONNECT, &connection);
         Ok(Self { shared: Arc::clone(shared), connection: connection?, lost })
     }
@@ -150,6 +149,28 @@ impl Link {
         self.shared.refusals.count_error("UNSUBSCRIBE", &outcome);
         outcome
     }
+}
+
+/// Connects within [`CONNECT_TIMEOUT`].
+pub(super) async fn connect(
+    shared: &Shared,
+    config: &AsyncConnectionConfig,
+) -> RedisResult<MultiplexedConnection> {
+    #[cfg(feature = "testing")]
+    if let Some(dial) = &shared.config.dial {
+        let connect = async {
+            let settings = shared.client.get_connection_info().redis_settings();
+            let stream = dial().await?;
+            MultiplexedConnection::new_with_config(settings, stream, config.clone()).await
+        };
+        let connected =
+            timeout(CONNECT_TIMEOUT, connect).await.unwrap_or_else(|_| Err(timed_out()));
+        let (connection, driver) = connected?;
+        tokio::spawn(driver);
+        return Ok(connection);
+    }
+    let connect = shared.client.get_multiplexed_async_connection_with_config(config);
+    timeout(CONNECT_TIMEOUT, connect).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
 /// The time limits of every connection.

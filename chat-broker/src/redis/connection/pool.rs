@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use deadpool::Runtime;
 use deadpool::managed::{self, Metrics, RecycleResult};
-use deadpool_redis::Manager;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, RedisResult};
 
-use super::connection_config;
+use super::{connect, connection_config};
 use crate::error::BrokerError;
 use crate::redis::error::is_refusal;
 use crate::redis::health::refusals::CONNECT;
@@ -17,21 +16,16 @@ use crate::redis::shared::Shared;
 
 pub(crate) type Pool = managed::Pool<Connector>;
 
-/// Opens connections as deadpool-redis does, and has a rule of its own for those to keep: that of
-/// deadpool-redis ends a connection whose `PING` Redis refuses.
+/// Opens connections, and says which are kept.
 #[derive(Debug)]
 pub(crate) struct Connector {
-    manager: Manager,
     shared: Arc<Shared>,
 }
 
 /// A pool of so many connections at most.
 pub(crate) fn open(shared: &Arc<Shared>, size: usize) -> Result<Pool, BrokerError> {
-    let info = shared.client.get_connection_info().clone();
-    let manager =
-        Manager::new_with_config(info, counted_config(shared)).map_err(BrokerError::config)?;
     let deadline = Some(shared.config.deadline);
-    Pool::builder(Connector { manager, shared: Arc::clone(shared) })
+    Pool::builder(Connector { shared: Arc::clone(shared) })
         .max_size(size)
         .runtime(Runtime::Tokio1)
         .wait_timeout(deadline)
@@ -57,11 +51,10 @@ impl managed::Manager for Connector {
     type Error = RedisError;
 
     async fn create(&self) -> RedisResult<MultiplexedConnection> {
-        let Shared { counters, refusals, .. } = &*self.shared;
-        let connected = self.manager.create().await;
-        refusals.count_error(CONNECT, &connected);
+        let connected = connect(&self.shared, &counted_config(&self.shared)).await;
+        self.shared.refusals.count_error(CONNECT, &connected);
         if connected.is_ok() {
-            counters.opened();
+            self.shared.counters.opened();
         }
         connected
     }
