@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use chat_core::Topic;
@@ -9,44 +10,51 @@ use chat_core::Topic;
 /// Why a call to a broker failed.
 ///
 /// The text of an error includes that of its cause, which is also its [`source`](Error::source).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
     /// The backend did not answer in time, or the connection to it broke. A publication
     /// that failed so may have been delivered.
-    Unavailable(Arc<dyn Error + Send + Sync>),
+    #[error("the broker is unavailable: {0}")]
+    Unavailable(#[source] Cause),
     /// The backend answered and refused: a wrong password, no memory, a read-only replica.
-    Refused(Arc<dyn Error + Send + Sync>),
+    #[error("the broker refused: {0}")]
+    Refused(#[source] Cause),
     /// The backend holds something else where the data of one topic should be: the calls for that
     /// topic fail until an operator has deleted it, and those for others do not.
+    #[error("what the broker holds of {topic} is damaged: {cause}")]
     Damaged {
         /// The topic whose data is damaged.
         topic: Topic,
         /// What the backend holds, and where.
-        cause: Arc<dyn Error + Send + Sync>,
+        #[source]
+        cause: Cause,
     },
     /// The settings are not valid: a malformed address, for one.
-    Config(Arc<dyn Error + Send + Sync>),
+    #[error("broker settings: {0}")]
+    Config(#[source] Cause),
     /// The broker does not have this optional part; see [`Broker`](crate::Broker).
+    #[error("the broker has no {0}")]
     Unsupported(&'static str),
     /// The broker was closed.
+    #[error("the broker is closed")]
     Closed,
 }
 
 impl BrokerError {
     /// [`BrokerError::Unavailable`] because of `cause`.
     pub fn unavailable(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Unavailable(Arc::from(cause.into()))
+        Self::Unavailable(Cause::new(cause))
     }
 
     /// [`BrokerError::Refused`] because of `cause`.
     pub fn refused(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Refused(Arc::from(cause.into()))
+        Self::Refused(Cause::new(cause))
     }
 
     /// [`BrokerError::Damaged`] because of `cause`.
     pub fn damaged(topic: Topic, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Damaged { topic, cause: Arc::from(cause.into()) }
+        Self::Damaged { topic, cause: Cause::new(cause) }
     }
 
     /// The topic whose data is [damaged](Self::Damaged).
@@ -57,36 +65,32 @@ impl BrokerError {
 
     /// [`BrokerError::Config`] because of `cause`.
     pub fn config(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Config(Arc::from(cause.into()))
+        Self::Config(Cause::new(cause))
     }
 }
 
-impl fmt::Display for BrokerError {
+/// The error of a backend. It dereferences to that error, and is none itself: so the
+/// [`source`](Error::source) of a [`BrokerError`] can be downcast to the backend's own type.
+#[derive(Debug, Clone)]
+pub struct Cause(Arc<dyn Error + Send + Sync>);
+
+impl Cause {
+    fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Arc::from(cause.into()))
+    }
+}
+
+impl Deref for Cause {
+    type Target = dyn Error + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unavailable(cause) => write!(f, "the broker is unavailable: {cause}"),
-            Self::Refused(cause) => write!(f, "the broker refused: {cause}"),
-            Self::Damaged { topic, cause } => {
-                write!(f, "what the broker holds of {topic} is damaged: {cause}")
-            }
-            Self::Config(cause) => write!(f, "broker settings: {cause}"),
-            Self::Unsupported(part) => write!(f, "the broker has no {part}"),
-            Self::Closed => f.write_str("the broker is closed"),
-        }
-    }
-}
-
-// By hand: thiserror returns the `Arc` as the source, and a caller could not downcast that to the
-// backend's own error.
-impl Error for BrokerError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Unavailable(cause)
-            | Self::Refused(cause)
-            | Self::Damaged { cause, .. }
-            | Self::Config(cause) => Some(&**cause),
-            Self::Unsupported(_) | Self::Closed => None,
-        }
+        self.0.fmt(f)
     }
 }
 

@@ -75,7 +75,7 @@ mod table;
 pub mod testing;
 
 pub use broker::{Broker, Status};
-pub use error::BrokerError;
+pub use error::{BrokerError, Cause};
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
 pub use history::HistoryRead;
 pub use hub::{
