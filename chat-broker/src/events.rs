@@ -1,10 +1,11 @@
 //! The one ordered stream of what a node receives from its broker.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chat_core::{Occupant, Position, PresenceChange, Topic};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// What a broker tells its node.
@@ -89,7 +90,7 @@ struct Queue {
 
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     fn is_full(&self, queue: &Queue) -> bool {

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::fmt;
 use std::hash::BuildHasher;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::id::ConnectionId;
 use crate::members::Members;
@@ -111,8 +113,8 @@ impl<M: Clone, S: Default> Registry<M, S> {
         then: impl FnOnce(&mut Room<M, S>, Joined) -> R,
     ) -> R {
         loop {
-            let room = Arc::clone(lock(self.shard(topic)).entry(topic.clone()).or_default());
-            let mut room = lock(&room);
+            let room = Arc::clone(self.shard(topic).lock().entry(topic.clone()).or_default());
+            let mut room = room.lock();
             if room.retired {
                 continue;
             }
@@ -128,7 +130,7 @@ impl<M: Clone, S: Default> Registry<M, S> {
         let Some(room) = self.room(topic) else {
             return Left { was_member: false, last: None };
         };
-        let mut room = lock(&room);
+        let mut room = room.lock();
         let was_member = room.members.remove(id).is_some();
         if !was_member || !room.members.is_empty() {
             return Left { was_member, last: None };
@@ -143,7 +145,7 @@ impl<M: Clone, S: Default> Registry<M, S> {
     /// Runs `f` under the topic's lock, if the topic has members.
     pub fn update<R>(&self, topic: &Topic, f: impl FnOnce(&mut Room<M, S>) -> R) -> Option<R> {
         let room = self.room(topic)?;
-        let mut room = lock(&room);
+        let mut room = room.lock();
         (!room.retired).then(|| f(&mut room))
     }
 
@@ -156,7 +158,7 @@ impl<M: Clone, S: Default> Registry<M, S> {
     /// Whether the topic has members.
     #[must_use]
     pub fn contains(&self, topic: &Topic) -> bool {
-        lock(self.shard(topic)).contains_key(topic)
+        self.shard(topic).lock().contains_key(topic)
     }
 
     /// All topics that have members.
@@ -164,14 +166,14 @@ impl<M: Clone, S: Default> Registry<M, S> {
     pub fn topics(&self) -> Vec<Topic> {
         self.shards
             .iter()
-            .flat_map(|shard| lock(shard).keys().cloned().collect::<Vec<_>>())
+            .flat_map(|shard| shard.lock().keys().cloned().collect::<Vec<_>>())
             .collect()
     }
 
     /// How many topics have members.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
     /// Whether no topic has members.
@@ -185,13 +187,13 @@ impl<M: Clone, S: Default> Registry<M, S> {
     }
 
     fn room(&self, topic: &Topic) -> Option<Arc<Mutex<Room<M, S>>>> {
-        lock(self.shard(topic)).get(topic).cloned()
+        self.shard(topic).lock().get(topic).cloned()
     }
 
     fn remove_retired(&self, topic: &Topic) {
         // Somebody may have taken the place of the retired room already.
-        if let Entry::Occupied(entry) = lock(self.shard(topic)).entry(topic.clone())
-            && lock(entry.get()).retired
+        if let Entry::Occupied(entry) = self.shard(topic).lock().entry(topic.clone())
+            && entry.get().lock().retired
         {
             entry.remove();
         }
@@ -208,11 +210,6 @@ impl<M, S> fmt::Debug for Registry<M, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registry").finish_non_exhaustive()
     }
-}
-
-/// A panic in a caller's closure leaves the members intact, so a poisoned lock is usable.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@
 //! it does not get rid of waits in a bounded buffer, and is dropped and counted beyond that.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::settings::{Exit, Invalid, LogFormat, Settings};
 
@@ -57,7 +59,7 @@ impl Log {
     /// Waits until all is written, but not long.
     pub(crate) fn flush(&self) {
         let is_busy = |waiting: &mut Waiting| waiting.writing || !waiting.lines.is_empty();
-        drop(self.changed.wait_timeout_while(self.lock(), PATIENCE, is_busy));
+        self.changed.wait_while_for(&mut self.lock(), is_busy, PATIENCE);
     }
 
     fn write_on(&self) {
@@ -77,8 +79,8 @@ impl Log {
     fn take(&self, lines: &mut Vec<u8>) {
         lines.clear();
         let nothing = |waiting: &mut Waiting| waiting.lines.is_empty();
-        let waiting = self.changed.wait_while(self.lock(), nothing);
-        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.lock();
+        self.changed.wait_while(&mut waiting, nothing);
         std::mem::swap(&mut waiting.lines, lines);
         waiting.writing = true;
     }
@@ -92,7 +94,7 @@ impl Log {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// All times are since then.
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -56,7 +58,7 @@ impl OncePerMinuteEach {
 
     fn allows(&self, key: &str, now: Duration) -> bool {
         let key = self.hasher.hash_one(key);
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.next.lock();
         next.retain(|_, next| *next > now);
         let is_due = next.len() < Self::MAX_KEYS && !next.contains_key(&key);
         if is_due {

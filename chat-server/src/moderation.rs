@@ -8,12 +8,13 @@
 mod sentence;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use chat_broker::{BrokerError, Hub, Record, Records};
 use chat_core::UserId;
+use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -123,7 +124,7 @@ impl Moderation {
 
     /// Whether so many sanctions stand that what is left is for backends.
     pub(crate) fn is_crowded(&self) -> bool {
-        let sanctions = self.sanctions.read().unwrap_or_else(PoisonError::into_inner);
+        let sanctions = self.sanctions.read();
         sanctions.len() >= Records::MAX / 10 * 9
     }
 
@@ -132,7 +133,7 @@ impl Moderation {
         if self.standing.load(Ordering::Acquire) != SOME {
             return None;
         }
-        let sanctions = self.sanctions.read().unwrap_or_else(PoisonError::into_inner);
+        let sanctions = self.sanctions.read();
         let sanction = sanctions.get(&key(kind, scope, user))?;
         let stands = sanction.until > Instant::now();
         stands.then(|| (Sentence { kind, reason: sanction.reason.clone() }, sanction.acted))
@@ -146,7 +147,7 @@ impl Moderation {
 
     /// Returns the users whom something new concerns.
     fn take_in(&self, complete: bool, records: Vec<Record>) -> Vec<UserId> {
-        let mut sanctions = self.sanctions.write().unwrap_or_else(PoisonError::into_inner);
+        let mut sanctions = self.sanctions.write();
         let before = if complete { std::mem::take(&mut *sanctions) } else { HashMap::default() };
         let now = Instant::now();
         // Whoever was kicked before this server knew of anything was not here.

@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chat_core::{ConnectionId, UserId};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::member::Member;
@@ -44,7 +44,7 @@ impl Sessions {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
     /// Has the connections of these users look at what concerns them.
@@ -54,7 +54,7 @@ impl Sessions {
         }
         let users: HashSet<&UserId> = users.iter().collect();
         for shard in &self.shards {
-            let shard = lock(shard);
+            let shard = shard.lock();
             let concerned = shard.values().filter(|member| users.contains(&member.user.id));
             concerned.for_each(Member::notify);
         }
@@ -63,7 +63,7 @@ impl Sessions {
     pub(crate) fn all(&self) -> Vec<Member> {
         self.shards
             .iter()
-            .flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>())
+            .flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>())
             .collect()
     }
 
@@ -79,10 +79,6 @@ impl Sessions {
     }
 
     fn shard(&self, id: ConnectionId) -> MutexGuard<'_, HashMap<ConnectionId, Member>> {
-        lock(&self.shards[id.0 as usize % Self::SHARDS])
+        self.shards[id.0 as usize % Self::SHARDS].lock()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,10 @@
 //! Sums over the outboxes of a server: bytes sent, and bytes that wait.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// Sums over the outboxes of all sessions [with
 /// them](crate::Session::with_stats). They are kept as they change, so that to read them costs
@@ -53,7 +55,7 @@ impl OutboxStats {
     /// previous call if that was longer ago. `now` is not to go back.
     #[must_use]
     pub fn peak_bytes(&self, now: Instant) -> usize {
-        let mut peak = self.peak.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut peak = self.peak.lock();
         if peak.is_over(now) {
             let largest = self.stripes.iter().map(|stripe| stripe.peak.swap(0, Ordering::Relaxed));
             *peak = Peak { before: largest.max().unwrap_or(0), began: Some(now) };

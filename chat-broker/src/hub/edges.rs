@@ -1,9 +1,9 @@
 //! What happened to topics that the [interest](super::interest) loop has to see to.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chat_core::Topic;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// Topics to be looked at. Bounded by the number of topics.
@@ -64,6 +64,6 @@ impl Edges {
     }
 
     fn queue(&self) -> MutexGuard<'_, EdgeQueue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }

@@ -6,10 +6,11 @@
 //! What arrives for a topic meanwhile is for its next batch.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery, Members, Topic};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -172,7 +173,7 @@ impl<M> FanOut<M> {
     }
 
     fn queue(&self, nth: usize) -> MutexGuard<'_, VecDeque<Turn<M>>> {
-        self.queues[nth % self.workers()].lock().unwrap_or_else(PoisonError::into_inner)
+        self.queues[nth % self.workers()].lock()
     }
 }
 

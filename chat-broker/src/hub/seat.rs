@@ -1,9 +1,10 @@
 //! A member's place in a topic.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use chat_core::{Batch, CloseReason, Deliver, Delivery};
+use parking_lot::{Mutex, MutexGuard};
 
 /// A member's place in a topic, as snapshots of the members hold it. Once the member has
 /// left, nothing is delivered through it, whoever still holds a snapshot.
@@ -40,7 +41,7 @@ impl<M> Seat<M> {
     }
 
     fn taken(&self) -> MutexGuard<'_, Option<M>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -11,12 +11,13 @@ mod topic;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use self::history::Budget;
@@ -144,7 +145,7 @@ impl MemoryBus {
             events: Arc::new(events),
             closed: AtomicBool::new(false),
         };
-        lock(&self.shared.records).add_node(broker.node, &broker.events);
+        self.shared.records.lock().add_node(broker.node, &broker.events);
         (broker, receiver)
     }
 }
@@ -169,9 +170,9 @@ impl MemoryBroker {
     fn disconnect(&self) {
         if !self.closed.swap(true, Ordering::AcqRel) {
             for shard in &self.bus.shards {
-                lock(shard).remove_node(self.node);
+                shard.lock().remove_node(self.node);
             }
-            lock(&self.bus.records).remove_node(self.node);
+            self.bus.records.lock().remove_node(self.node);
             self.events.close();
         }
     }
@@ -285,17 +286,17 @@ impl PresenceTracker for MemoryBroker {
 impl SharedTable for MemoryBroker {
     async fn set(&self, key: &str, value: Bytes, options: SetOptions) -> Result<(), BrokerError> {
         self.open()?;
-        lock(&self.bus.records).set(key, Some(value), options.expires_in, Instant::now())
+        self.bus.records.lock().set(key, Some(value), options.expires_in, Instant::now())
     }
 
     async fn remove(&self, key: &str) -> Result<(), BrokerError> {
         self.open()?;
-        lock(&self.bus.records).set(key, None, Duration::ZERO, Instant::now())
+        self.bus.records.lock().set(key, None, Duration::ZERO, Instant::now())
     }
 
     async fn changes_since(&self, after: u64) -> Result<Records, BrokerError> {
         self.open()?;
-        Ok(lock(&self.bus.records).read(after, Instant::now()))
+        Ok(self.bus.records.lock().read(after, Instant::now()))
     }
 
     async fn secret(&self) -> Result<[u8; 32], BrokerError> {
@@ -324,7 +325,7 @@ struct Crowded {
 impl Shared {
     fn shard(&self, topic: &Topic) -> MutexGuard<'_, Shard> {
         let index = self.shard_of.hash_one(topic) as usize % SHARDS;
-        lock(&self.shards[index])
+        self.shards[index].lock()
     }
 
     fn publish(
@@ -344,10 +345,10 @@ impl Shared {
     /// publication lose their histories.
     fn reclaim(&self) {
         // Somebody else is at it: one is enough.
-        let Ok(_guard) = self.reclaiming.try_lock() else { return };
+        let Some(_guard) = self.reclaiming.try_lock() else { return };
         let mut histories: Vec<(u64, usize)> = Vec::new();
         for shard in &self.shards {
-            histories.extend(lock(shard).histories());
+            histories.extend(shard.lock().histories());
         }
         histories.sort_unstable();
         let mut kept = 0;
@@ -357,12 +358,8 @@ impl Shared {
         });
         if let Some((used, _)) = newest_to_go {
             for shard in &self.shards {
-                lock(shard).drop_histories(*used);
+                shard.lock().drop_histories(*used);
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -36,7 +36,7 @@ async fn history(broker: &MemoryBroker, name: &str) -> (Position, Vec<u64>) {
 }
 
 fn topics(bus: &MemoryBus) -> usize {
-    bus.shared.shards.iter().map(|shard| lock(shard).topics.len()).sum()
+    bus.shared.shards.iter().map(|shard| shard.lock().topics.len()).sum()
 }
 
 #[tokio::test]

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::cost::SharedBuckets;
 use super::rate::SharedBucket;
@@ -56,7 +58,7 @@ impl<K: Eq + Hash> Shares<K> {
 
     fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K>> {
         let index = self.hasher.hash_one(key) as usize % SHARDS;
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[index].lock()
     }
 }
 
@@ -155,8 +157,7 @@ mod tests {
         for key in 1..100_000 {
             drop(shares.enter(key, 9, now + Duration::from_secs(2)));
         }
-        let held: usize =
-            shares.shards.iter().map(|shard| shard.lock().unwrap().shares.len()).sum();
+        let held: usize = shares.shards.iter().map(|shard| shard.lock().shares.len()).sum();
         assert!(held <= 2 * SHARDS * FEW, "{held} keys of nobody");
     }
 }

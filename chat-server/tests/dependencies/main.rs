@@ -41,7 +41,11 @@ fn the_dependency_rule() {
     assert_eq!(ours("chat-transport"), ["chat-core"]);
     assert_eq!(ours("chat-server"), ["chat-broker", "chat-core", "chat-transport"]);
     let core: Vec<_> = dependencies["chat-core"].iter().map(String::as_str).collect();
-    assert_eq!(core, ["bytes", "serde", "serde_json", "thiserror"], "nothing that does I/O");
+    assert_eq!(
+        core,
+        ["bytes", "parking_lot", "serde", "serde_json", "thiserror"],
+        "nothing that does I/O"
+    );
 }
 
 #[test]

@@ -4,9 +4,9 @@
 //! server alike: it is no reason to send clients elsewhere, and one to wake an operator.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// How often Redis is asked how much memory it uses.
@@ -99,7 +99,7 @@ impl Capacity {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -126,7 +126,7 @@ impl Eviction {
     /// Says in the log what a policy deletes, once. Histories and keys of messages have a lifetime,
     /// and so are deleted by the policies that delete nothing else, too.
     pub(crate) fn seen(&self, policy: &str) {
-        let mut known = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.policy.lock();
         if *known != policy {
             policy.clone_into(&mut known);
             if policy != NO_EVICTION {

@@ -6,9 +6,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use redis::{RedisError, ServerError};
 use tokio::time::Instant;
 
@@ -98,7 +98,7 @@ impl Damage {
     }
 
     fn may_log(&self, keys: &str) -> bool {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.logged.lock();
         let now = Instant::now();
         logged.retain(|_, at| now - *at < PAUSE);
         let may_log = logged.len() < MAX_LOGGED && !logged.contains_key(keys);

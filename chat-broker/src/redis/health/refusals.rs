@@ -6,9 +6,10 @@
 //! Redis 7 names the command inside the script.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, Value};
 use tokio::time::Instant;
 
@@ -167,7 +168,7 @@ impl Refusals {
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<(&'static str, &'static str), Entry>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 }
 

@@ -13,11 +13,12 @@ pub(super) mod reconciler;
 mod transition;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use chat_core::{Occupancy, Occupant, Topic, UserId};
+use parking_lot::Mutex;
 use redis::{Pipeline, Value};
 use tokio::sync::Notify;
 
@@ -66,7 +67,7 @@ impl Presence {
 
     /// A connection to publish on was made, to the Redis process with this id.
     pub(super) fn connected(&self, run_id: Option<&str>) {
-        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut server = self.server.lock();
         let run_id = run_id.unwrap_or_default();
         server.changed |=
             server.run_id.as_ref().is_some_and(|known| run_id.is_empty() || known != run_id);
@@ -77,7 +78,7 @@ impl Presence {
 
     /// Whether Redis is another process than at the last call.
     pub(super) fn take_changed(&self) -> bool {
-        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut server = self.server.lock();
         std::mem::take(&mut server.changed)
     }
 

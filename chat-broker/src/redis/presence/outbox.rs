@@ -9,10 +9,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chat_core::UserId;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::transition::{Event, Order, Stage, State, SyncState, Transition, transition};
@@ -231,7 +232,7 @@ impl PresenceOutbox {
     }
 
     fn queues(&self) -> MutexGuard<'_, Queues> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queues.lock()
     }
 }
 

@@ -7,12 +7,13 @@
 mod interest;
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::{Position, PresenceChange, Topic};
+use parking_lot::{Mutex, MutexGuard};
 use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -381,7 +382,7 @@ impl Subscriber {
     }
 
     fn interest(&self) -> MutexGuard<'_, Interest> {
-        self.interest.lock().unwrap_or_else(PoisonError::into_inner)
+        self.interest.lock()
     }
 }
 

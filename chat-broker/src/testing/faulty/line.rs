@@ -1,8 +1,9 @@
 //! A line that events are lost on, or wait on.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use chat_core::Topic;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::events::{self, BrokerEvent, BrokerEvents, EventSender};
@@ -101,7 +102,7 @@ impl Losses {
 
 impl Loss {
     fn lock(&self) -> MutexGuard<'_, (usize, Told)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// What is told of this event, if it is lost.

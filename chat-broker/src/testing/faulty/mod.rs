@@ -6,13 +6,14 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use self::line::Line;
@@ -198,8 +199,7 @@ impl FaultyBroker {
     /// Calls of [`Broker::positions`], [`Broker::history`] and [`PresenceTracker::occupancy`] for one of these
     /// topics fail with [`BrokerError::Damaged`] from now on; for others they do not any more.
     pub fn damage(&self, topics: &[Topic]) {
-        *self.damaged.lock().unwrap_or_else(PoisonError::into_inner) =
-            topics.iter().cloned().collect();
+        *self.damaged.lock() = topics.iter().cloned().collect();
     }
 
     /// The next call fails with [`BrokerError::Damaged`] for `topic`, which need not be one of the
@@ -256,7 +256,7 @@ impl FaultyBroker {
     }
 
     fn log(&self) -> MutexGuard<'_, Vec<(Call, usize)>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+        self.calls.lock()
     }
 
     fn fault(&self, call: Call, change: impl FnOnce(&mut Faults)) {
@@ -297,7 +297,7 @@ impl FaultyBroker {
     ) -> Result<Vec<T>, BrokerError> {
         let count = topics.len();
         let damaged = {
-            let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+            let damaged = self.damaged.lock();
             topics.into_iter().find(|topic| damaged.contains(*topic)).cloned()
         };
         let mut answers = self.make(call, count, work).await?;
