@@ -2,9 +2,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use clap::{Args, Parser};
-
-use crate::dialect::Dialect;
+use clap::{Args, Parser, ValueEnum};
 
 #[derive(Parser)]
 pub enum Command {
@@ -68,6 +66,19 @@ pub struct Load {
     /// Process of the broker, for its CPU time
     #[arg(long = "broker-pid")]
     pub broker_pids: Vec<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Dialect {
+    /// The protocol of this project
+    Native,
+    /// Its dialect `topics`: a sender need not have joined
+    Topics,
+    /// Socket.IO 4, whose server has the events `join` and `msg`
+    #[value(name = "socketio")]
+    SocketIo,
+    /// That of `wsload floor`
+    Floor,
 }
 
 #[derive(Clone)]

@@ -2,23 +2,9 @@
 
 use chat_core::RoomId;
 use chat_core::wire::{ClientFrame, ClientRequest};
-use clap::ValueEnum;
 
-use crate::args::Url;
+use crate::args::{Dialect, Url};
 use crate::plan::Client;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Dialect {
-    /// The protocol of this project
-    Native,
-    /// Its dialect `topics`: whoever sends need not have joined
-    Topics,
-    /// Socket.IO 4, whose server has the events `join` and `msg`
-    #[value(name = "socketio")]
-    SocketIo,
-    /// That of `wsload floor`
-    Floor,
-}
 
 /// What a client does about a frame without a mark.
 pub enum Reaction {
