@@ -172,13 +172,18 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                     return (Started::Now(start(snapshot)), false);
                 }
                 let (done, started) = oneshot::channel();
-                let opened = Box::new(move |room: Result<Snapshot<'_, M>, BrokerError>| {
+                let seat = seat.clone();
+                let waiter: Waiter<M> = Box::new(move |room| {
+                    if room.is_err() {
+                        // The join has yet to learn of it and to leave, and the room may go live before.
+                        seat.vacate();
+                    }
                     // A join that was dropped has left the topic, or is about to.
                     if !done.is_closed() {
                         let _ = done.send(room.map(start));
                     }
                 });
-                room.state.wait(Waiter { id, stays: false, opened });
+                room.state.wait(waiter);
                 (Started::Later(started), joined.first)
             });
         if is_first {

@@ -99,11 +99,11 @@ impl<M: Deliver + Clone> Membership<M> {
                 return None;
             }
             let (done, waiting) = oneshot::channel();
-            let opened = Box::new(move |room: Result<Snapshot<'_, M>, BrokerError>| {
+            let waiter: Waiter<M> = Box::new(move |room| {
                 // A caller that stopped waiting needs no answer.
                 let _ = done.send(room.map(drop));
             });
-            room.state.wait(Waiter { id: self.id, stays: true, opened });
+            room.state.wait(waiter);
             Some(waiting)
         });
         match waiting.flatten() {
