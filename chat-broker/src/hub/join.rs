@@ -3,11 +3,11 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use chat_core::{ConnectionId, Deliver, Occupant, Position, Topic};
+use chat_core::{ConnectionId, Deliver, Entry, Occupant, Position, Topic};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::catch_up::CatchUp;
+use super::catch_up::{CatchUp, Wanted};
 use super::joiner::{JoinState, Joiner, Snapshot};
 use super::membership::Membership;
 use super::room::Waiter;
@@ -119,7 +119,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     ) -> Result<Membership<M>, BrokerError> {
         let JoinOptions { occupant, since, history } = options;
         let seat = Seat::new(member.clone());
-        let mut catch_up = CatchUp::new(topic.clone(), member, joiner, since, history);
+        let mut catch_up = CatchUp::new(topic.clone(), member, joiner, Wanted::new(since, history));
         let started = self.enter(topic, id, &seat, {
             let seat = seat.clone();
             move |snapshot| {
@@ -230,9 +230,15 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
     ) -> Result<(), BrokerError> {
         let JoinOptions { occupant, since, history } = options;
         self.subscribed().await?;
-        let mut catch_up = CatchUp::new(self.topic.clone(), member.clone(), joiner, since, history);
+        let wanted = Wanted::new(since, history);
+        let mut catch_up = CatchUp::new(self.topic.clone(), member.clone(), joiner, wanted);
         let state = if since.is_some() {
-            self.attach(member, |snapshot| catch_up.start(snapshot))
+            let at_hand = |snapshot: &Snapshot<'_, M>| -> Option<Vec<Entry>> {
+                Some(wanted.at_hand(snapshot)?.into_iter().cloned().collect())
+            };
+            self.attach(member, at_hand, |snapshot, messages| {
+                catch_up.present_all(snapshot, messages.iter().collect());
+            })
         } else {
             self.replace(member);
             self.look(|snapshot| catch_up.show_latest(snapshot));
