@@ -61,7 +61,7 @@ pub(super) struct Wanted {
 /// The part of the history that the member gets with the snapshot.
 pub(super) struct FirstPage {
     history: History,
-    /// It follows on `since`.
+    /// The part follows on `since`.
     recovered: bool,
 }
 

@@ -93,8 +93,8 @@ impl<M: Deliver + Clone> Membership<M> {
     /// for a member that was [attached](crate::Hub::attach) is it not so already.
     ///
     /// # Errors
-    /// What [`Broker::subscribe`](crate::Broker::subscribe) reports. The member stays, and so does the wish: the hub
-    /// tries again by itself.
+    /// What [`Broker::subscribe`](crate::Broker::subscribe) reports. The member stays registered; the
+    /// hub keeps retrying.
     ///
     /// # Cancel safety
     /// Safe: the membership does not depend on it.

@@ -397,7 +397,7 @@ async fn join_whose_first_page_cannot_be_read_leaves_nothing() {
     assert_eq!(world.broker.count(Call::Leave), 1);
 }
 
-/// It has the snapshot, and would not know that it receives nothing.
+/// The member has the snapshot, and would not know that it receives nothing.
 #[tokio::test(start_paused = true)]
 async fn member_whose_later_page_cannot_be_read_is_closed() {
     let world = World::new(LONG);
