@@ -168,9 +168,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 /// Whether the backend answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// It does, for publishing and for receiving.
+    /// The backend answers, for publishing and for receiving.
     Ready,
-    /// It does not, and the broker tries to reach it.
+    /// The backend does not answer, and the broker tries to reach it.
     Away,
     /// The broker was closed.
     Closed,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chat_core::{History, Position, Topic};
+use futures_util::future::BoxFuture;
 
 use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
@@ -21,13 +22,20 @@ macro_rules! forward {
         #[deny(clippy::missing_trait_methods)]
         #[async_trait]
         impl<B: Broker + ?Sized> Broker for $pointer<B> {
-            async fn publish(
-                &self,
-                topic: &Topic,
+            // What `async fn` stands for, but for a future of its own on the heap: each message that a
+            // client sends is published, through as many pointers as an application has wrapped.
+            fn publish<'life0, 'life1, 'async_trait>(
+                &'life0 self,
+                topic: &'life1 Topic,
                 payload: Bytes,
                 options: PublishOptions,
-            ) -> Result<Receipt, BrokerError> {
-                (**self).publish(topic, payload, options).await
+            ) -> BoxFuture<'async_trait, Result<Receipt, BrokerError>>
+            where
+                'life0: 'async_trait,
+                'life1: 'async_trait,
+                Self: 'async_trait,
+            {
+                (**self).publish(topic, payload, options)
             }
 
             async fn subscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
@@ -87,6 +95,9 @@ mod tests {
     async fn assert_same(wrapped: impl Broker, broker: &dyn Broker) {
         let topic = Topic::Room(RoomId::new("r").unwrap());
         let kept = PublishOptions::default().retention(chat_core::Retention::default());
+        let future_of =
+            |broker: &dyn Broker| size_of_val(&*broker.publish(&topic, Bytes::new(), kept.clone()));
+        assert_eq!(future_of(&wrapped), future_of(broker), "the future is that of the broker");
         wrapped.publish(&topic, Bytes::new(), kept).await.unwrap().await.unwrap();
         let position = wrapped.known_position(&topic);
         assert_eq!(position.map(|position| position.offset), Some(1));

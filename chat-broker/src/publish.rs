@@ -68,7 +68,7 @@ pub struct Published {
     pub position: Option<Position>,
     /// The number of nodes that it was handed to; 0 for a repeated one.
     pub nodes: u32,
-    /// It was published before, under the same key: the position is that of the first time.
+    /// The message was published before, under the same key: the position is that of the first time.
     pub repeated: bool,
 }
 

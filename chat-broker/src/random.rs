@@ -24,10 +24,13 @@ pub(crate) fn bits() -> u64 {
 /// The operating system has none.
 pub(crate) fn secret() -> Result<[u8; 32], BrokerError> {
     let mut secret = [0; 32];
-    getrandom::fill(&mut secret)
-        .map_err(|_| BrokerError::unavailable("the operating system gives no random bytes"))?;
+    getrandom::fill(&mut secret).map_err(|cause| BrokerError::unavailable(NoRandomness(cause)))?;
     Ok(secret)
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("the operating system gives no random bytes: {0}")]
+struct NoRandomness(#[source] getrandom::Error);
 
 #[cfg(feature = "testing")]
 pub use seeded::seed;

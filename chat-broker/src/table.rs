@@ -185,8 +185,7 @@ impl Records {
     /// Records in the table at most, not counting those that were removed.
     pub const MAX: usize = 100_000;
 
-    /// How long it is known of a record that it was removed: whoever asks less often is given
-    /// the whole table.
+    /// How long a removal is remembered: a node that reads less often is given the whole table.
     pub const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 
     pub(crate) fn full() -> BrokerError {

@@ -38,6 +38,7 @@ use crate::moderation::UNSUPPORTED;
 use crate::state::State;
 pub(crate) use opening::Opening;
 use rooms::Place;
+use send::Permitted;
 
 /// Frames and answers that a busy connection works through before it lets others run: one
 /// read of a socket may hold hundreds.
@@ -251,9 +252,13 @@ impl Connection {
             None => session.drive(Box::pin(self.ask_to_permit(&command))).await,
             Some(permitted) => permitted,
         };
-        match permitted.and_then(|()| self.message(id, text, command)) {
-            Ok(Ok(message)) => session.drive(self.publish(id, message, is_new_room)).await,
-            Ok(Err(command)) => session.drive(Box::pin(self.execute(id, command))).await,
+        match permitted.and_then(|()| self.prepare(id, text, command)) {
+            Ok(Permitted::Message(message)) => {
+                session.drive(self.publish(id, message, is_new_room)).await;
+            }
+            Ok(Permitted::Other(command)) => {
+                session.drive(Box::pin(self.execute(id, command))).await;
+            }
             Err(rejection) => self.reject(&rejection.to_request(id)),
         }
     }

@@ -44,73 +44,55 @@ pub(super) struct CatchUp<M, J> {
     topic: Topic,
     member: M,
     joiner: J,
-    /// Where its copy of the room ends.
-    since: Option<Position>,
-    /// How many of the latest messages it wants, if that cannot be continued.
-    latest: u32,
+    wanted: Wanted,
     /// The member was closed, or has said that it is.
     is_closed: bool,
+}
+
+/// The part of a room's history that a member wants.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    /// Where the member's copy of the room ends.
+    since: Option<Position>,
+    /// How many of the latest messages the member wants, if that cannot be continued.
+    latest: u32,
 }
 
 /// The part of the history that the member gets with the snapshot.
 pub(super) struct FirstPage {
     history: History,
-    /// It follows on `since`.
+    /// The part follows on `since`.
     recovered: bool,
 }
 
 impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
-    pub(super) fn new(
-        topic: Topic,
-        member: M,
-        joiner: J,
-        since: Option<Position>,
-        history: Option<u32>,
-    ) -> Self {
-        let unasked = if since.is_some() { NEWEST } else { 0 };
-        let latest = history.unwrap_or(unasked).min(PAGE);
-        Self { topic, member, joiner, since, latest, is_closed: false }
+    pub(super) fn new(topic: Topic, member: M, joiner: J, wanted: Wanted) -> Self {
+        Self { topic, member, joiner, wanted, is_closed: false }
     }
 
     /// Hands over the snapshot, if all that the member wants is at hand. Called under the room's
     /// lock.
     pub(super) fn start(&mut self, snapshot: Snapshot<'_, M>) -> JoinState {
-        let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
-            self.present(snapshot, Vec::new(), false);
-            return JoinState::Live;
-        };
-        let at_hand = match self.since {
-            Some(since) => missed(recent, since, position),
-            None => self.newest(recent, position),
-        };
-        let Some(messages) = at_hand else { return JoinState::CatchingUp };
-        self.present(snapshot, messages, self.since.is_some());
+        let Some(messages) = self.wanted.at_hand(&snapshot) else { return JoinState::CatchingUp };
+        self.present_all(snapshot, messages);
         JoinState::Live
+    }
+
+    /// Hands over the snapshot with all that the member [wants](Wanted::at_hand).
+    pub(super) fn present_all<'a>(&mut self, snapshot: Snapshot<'a, M>, messages: Vec<&'a Entry>) {
+        // In a room without history there is nothing to continue.
+        let recovered = self.wanted.since.is_some() && snapshot.recent.is_some();
+        self.present(snapshot, messages, recovered);
     }
 
     /// Hands over the snapshot with as many of the latest messages as are at hand: to a member that
     /// is live and wants nothing else. Called under the room's lock.
     pub(super) fn show_latest(&mut self, snapshot: Snapshot<'_, M>) {
         let messages = match (snapshot.position, snapshot.recent) {
-            (Some(position), Some(recent)) => self.latest(recent, position),
+            (Some(position), Some(recent)) => self.wanted.latest(recent, position),
             _ => Vec::new(),
         };
         self.present(snapshot, messages, false);
-    }
-
-    /// As many of the newest messages as the member wants, or as a page takes; `None` if
-    /// there may be more than are at hand.
-    fn newest<'a>(&self, recent: &'a Recent, position: Position) -> Option<Vec<&'a Entry>> {
-        let newest = self.latest(recent, position);
-        let oldest = newest.first().map_or(position.offset + 1, |first| first.offset);
-        let is_cut_short = newest.first().is_some_and(|_| recent.oldest() < Some(oldest));
-        // A room that keeps fewer than a page has no more.
-        let is_enough = newest.len() >= (self.latest as usize).min(recent.max_entries());
-        (is_enough || recent.begins_with(oldest) || is_cut_short).then_some(newest)
-    }
-
-    fn latest<'a>(&self, recent: &'a Recent, position: Position) -> Vec<&'a Entry> {
-        recent.latest(position, self.latest as usize, PAGE_BYTES).collect()
     }
 
     fn present<'a>(
@@ -119,7 +101,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         messages: Vec<&'a Entry>,
         recovered: bool,
     ) {
-        let since = self.since;
+        let since = self.wanted.since;
         let snapshot = Snapshot { messages, since, recovered, ..snapshot };
         self.joiner.on_snapshot(&self.member, &snapshot);
     }
@@ -129,15 +111,16 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         &mut self,
         shared: &Shared<M>,
     ) -> Result<FirstPage, BrokerError> {
-        if let Some(since) = self.since {
+        if let Some(since) = self.wanted.since {
             let history = self.read(shared, Range::After(since.offset), PAGE).await?;
             if history.follows(since) {
                 return Ok(FirstPage { history, recovered: true });
             }
         }
         // The position is wanted in any case, and each read brings a message.
-        let mut history = self.read(shared, Range::Latest, self.latest.max(1)).await?;
-        if self.latest == 0 {
+        let latest = self.wanted.latest;
+        let mut history = self.read(shared, Range::Latest, latest.max(1)).await?;
+        if latest == 0 {
             history.entries.clear();
         }
         Ok(FirstPage { history, recovered: false })
@@ -169,11 +152,11 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         mut here: Position,
     ) -> Result<(), BrokerError> {
         // Mostly nothing is left to be delivered, and so nothing to be waited for.
-        let is_complete = |snapshot: Snapshot<'_, M>| match snapshot.position {
-            Some(room) if room != here => JoinState::CatchingUp,
-            _ => JoinState::Live,
+        let is_complete = |snapshot: &Snapshot<'_, M>| {
+            snapshot.position.is_none_or(|room| room == here).then_some(())
         };
-        if membership.attach(self.member.clone(), is_complete) == JoinState::Live {
+        let state = membership.attach(self.member.clone(), is_complete, |_, ()| {});
+        if state == JoinState::Live {
             return Ok(());
         }
         loop {
@@ -181,10 +164,11 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
                 return Err(interrupted());
             }
             let (member, mut room) = (self.member.clone(), None);
-            let state = membership.attach(member, |snapshot| {
+            let rest = |snapshot: &Snapshot<'_, M>| {
                 room = snapshot.position;
-                self.finish(shared, &snapshot, here)
-            });
+                rest(snapshot, here)
+            };
+            let state = membership.attach(member, rest, |_, rest| self.deliver(shared, rest));
             if state == JoinState::Live || self.is_closed {
                 return Ok(());
             }
@@ -212,22 +196,6 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
             }
             () = self.joiner.interrupted(&self.member) => Err(interrupted()),
         }
-    }
-
-    /// Delivers what lies between `here` and the room, if it is at hand. Called under the room's
-    /// lock.
-    fn finish(
-        &mut self,
-        shared: &Shared<M>,
-        snapshot: &Snapshot<'_, M>,
-        here: Position,
-    ) -> JoinState {
-        let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
-            return JoinState::Live;
-        };
-        let Some(missed) = missed(recent, here, position) else { return JoinState::CatchingUp };
-        self.deliver(shared, envelopes(position, missed.into_iter()).collect());
-        JoinState::Live
     }
 
     /// Delivers a page that was read after `here`: its messages, and a gap where they do not
@@ -283,6 +251,39 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
     }
 }
 
+impl Wanted {
+    pub(super) fn new(since: Option<Position>, history: Option<u32>) -> Self {
+        let unasked = if since.is_some() { NEWEST } else { 0 };
+        Self { since, latest: history.unwrap_or(unasked).min(PAGE) }
+    }
+
+    /// All that the member wants; `None` if there may be more than the room holds.
+    pub(super) fn at_hand<'a, M>(&self, snapshot: &Snapshot<'a, M>) -> Option<Vec<&'a Entry>> {
+        let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
+            return Some(Vec::new());
+        };
+        match self.since {
+            Some(since) => missed(recent, since, position),
+            None => self.newest(recent, position),
+        }
+    }
+
+    /// As many of the newest messages as the member wants, or as a page takes; `None` if
+    /// there may be more than are at hand.
+    fn newest<'a>(&self, recent: &'a Recent, position: Position) -> Option<Vec<&'a Entry>> {
+        let newest = self.latest(recent, position);
+        let oldest = newest.first().map_or(position.offset + 1, |first| first.offset);
+        let is_cut_short = newest.first().is_some_and(|_| recent.oldest() < Some(oldest));
+        // A room that keeps fewer than a page has no more.
+        let is_enough = newest.len() >= (self.latest as usize).min(recent.max_entries());
+        (is_enough || recent.begins_with(oldest) || is_cut_short).then_some(newest)
+    }
+
+    fn latest<'a>(&self, recent: &'a Recent, position: Position) -> Vec<&'a Entry> {
+        recent.latest(position, self.latest as usize, PAGE_BYTES).collect()
+    }
+}
+
 /// The member has to join again, if it still may.
 fn interrupted() -> BrokerError {
     BrokerError::unavailable("the member was interrupted")
@@ -291,6 +292,15 @@ fn interrupted() -> BrokerError {
 /// Whether a room has less than a member of the same sequence: there is nothing to be read then.
 fn is_behind(room: Option<Position>, member: Position) -> bool {
     room.is_some_and(|room| room.epoch == member.epoch && room.offset < member.offset)
+}
+
+/// What lies between a member at `here` and the room, for a batch; `None` if it is not at hand.
+fn rest<M>(snapshot: &Snapshot<'_, M>, here: Position) -> Option<Vec<Item>> {
+    let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
+        return Some(Vec::new());
+    };
+    let missed = missed(recent, here, position)?;
+    Some(envelopes(position, missed.into_iter()).collect())
 }
 
 /// What lies between two positions; `None` if it is not at hand, or more than a page takes.

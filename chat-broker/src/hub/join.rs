@@ -3,11 +3,11 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use chat_core::{ConnectionId, Deliver, Occupant, Position, Topic};
+use chat_core::{ConnectionId, Deliver, Entry, Occupant, Position, Topic};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::catch_up::CatchUp;
+use super::catch_up::{CatchUp, Wanted};
 use super::joiner::{JoinState, Joiner, Snapshot};
 use super::membership::Membership;
 use super::room::Waiter;
@@ -119,7 +119,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     ) -> Result<Membership<M>, BrokerError> {
         let JoinOptions { occupant, since, history } = options;
         let seat = Seat::new(member.clone());
-        let mut catch_up = CatchUp::new(topic.clone(), member, joiner, since, history);
+        let mut catch_up = CatchUp::new(topic.clone(), member, joiner, Wanted::new(since, history));
         let started = self.enter(topic, id, &seat, {
             let seat = seat.clone();
             move |snapshot| {
@@ -172,13 +172,18 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                     return (Started::Now(start(snapshot)), false);
                 }
                 let (done, started) = oneshot::channel();
-                let opened = Box::new(move |room: Result<Snapshot<'_, M>, BrokerError>| {
+                let seat = seat.clone();
+                let waiter: Waiter<M> = Box::new(move |room| {
+                    if room.is_err() {
+                        // The join has yet to learn of it and to leave, and the room may go live before.
+                        seat.vacate();
+                    }
                     // A join that was dropped has left the topic, or is about to.
                     if !done.is_closed() {
                         let _ = done.send(room.map(start));
                     }
                 });
-                room.state.wait(Waiter { id, stays: false, opened });
+                room.state.wait(waiter);
                 (Started::Later(started), joined.first)
             });
         if is_first {
@@ -225,9 +230,15 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
     ) -> Result<(), BrokerError> {
         let JoinOptions { occupant, since, history } = options;
         self.subscribed().await?;
-        let mut catch_up = CatchUp::new(self.topic.clone(), member.clone(), joiner, since, history);
+        let wanted = Wanted::new(since, history);
+        let mut catch_up = CatchUp::new(self.topic.clone(), member.clone(), joiner, wanted);
         let state = if since.is_some() {
-            self.attach(member, |snapshot| catch_up.start(snapshot))
+            let at_hand = |snapshot: &Snapshot<'_, M>| -> Option<Vec<Entry>> {
+                Some(wanted.at_hand(snapshot)?.into_iter().cloned().collect())
+            };
+            self.attach(member, at_hand, |snapshot, messages| {
+                catch_up.present_all(snapshot, messages.iter().collect());
+            })
         } else {
             self.replace(member);
             self.look(|snapshot| catch_up.show_latest(snapshot));

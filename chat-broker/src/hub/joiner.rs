@@ -66,9 +66,9 @@ pub(super) fn envelopes<'a>(
 /// Whether a member receives what is published to its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JoinState {
-    /// It does.
+    /// The member receives it.
     Live,
-    /// It receives nothing until it has the messages that it missed.
+    /// The member receives nothing until it has the messages that it missed.
     CatchingUp,
 }
 
@@ -81,7 +81,7 @@ pub trait Joiner<M: Deliver>: Send + 'static {
     /// follows on the position in the snapshot, with no gap and no repeat. By default the snapshot
     /// is delivered as a [batch](Snapshot::batch).
     ///
-    /// It runs under the topic's lock: it may put something into the member's outbox, and must not
+    /// The call is made under the topic's lock: it may put something into the member's outbox, and must not
     /// block or call the hub.
     fn on_snapshot(&mut self, member: &M, snapshot: &Snapshot<'_, M>) {
         if let Some(batch) = snapshot.batch()

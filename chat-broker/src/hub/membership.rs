@@ -57,26 +57,31 @@ impl<M: Deliver + Clone> Membership<M> {
     }
 
     /// Has `member` receive what follows on the snapshot that `start` is given, in one step with
-    /// it, if `start` says that it is live. If not, nothing has changed.
-    pub(super) fn attach(
+    /// it, if `at_hand` finds in the room all that the member is to get before. If not, nothing has
+    /// changed.
+    pub(super) fn attach<T>(
         &mut self,
         member: M,
-        start: impl FnOnce(Snapshot<'_, M>) -> JoinState,
+        at_hand: impl FnOnce(&Snapshot<'_, M>) -> Option<T>,
+        start: impl FnOnce(Snapshot<'_, M>, T),
     ) -> JoinState {
-        let state = self.shared.registry.update(&self.topic, |room| {
+        let attached = self.shared.registry.update(&self.topic, |room| {
             room.state.sequence.expire(Instant::now());
-            let state = start(room.state.snapshot(&self.topic, room.members())?);
-            if state == JoinState::Live {
-                // Another seat: batches that were cut before the snapshot hold the one before, and
-                // would repeat what is in it.
-                self.seat.vacate();
-                let seat = Seat::new(member);
-                room.replace(self.id, seat.clone());
-                self.seat = seat;
-            }
-            Some(state)
+            let found = at_hand(&room.state.snapshot(&self.topic, room.members())?)?;
+            // Another seat: batches that were cut before the snapshot hold the one before. A worker may
+            // be delivering one of them right now, so that seat is vacated before `start`: afterwards
+            // it could still put into the same outbox, behind the snapshot, what is in the snapshot.
+            self.seat.vacate();
+            let seat = Seat::new(member);
+            room.replace(self.id, seat.clone());
+            self.seat = seat;
+            start(room.state.snapshot(&self.topic, room.members())?, found);
+            Some(())
         });
-        state.flatten().unwrap_or(JoinState::CatchingUp)
+        match attached.flatten() {
+            Some(()) => JoinState::Live,
+            None => JoinState::CatchingUp,
+        }
     }
 
     /// The member receives nothing until it is [attached](Self::attach).
@@ -88,8 +93,8 @@ impl<M: Deliver + Clone> Membership<M> {
     /// for a member that was [attached](crate::Hub::attach) is it not so already.
     ///
     /// # Errors
-    /// What [`Broker::subscribe`](crate::Broker::subscribe) reports. The member stays, and so does the wish: the hub
-    /// tries again by itself.
+    /// What [`Broker::subscribe`](crate::Broker::subscribe) reports. The member stays registered; the
+    /// hub keeps retrying.
     ///
     /// # Cancel safety
     /// Safe: the membership does not depend on it.
@@ -99,11 +104,11 @@ impl<M: Deliver + Clone> Membership<M> {
                 return None;
             }
             let (done, waiting) = oneshot::channel();
-            let opened = Box::new(move |room: Result<Snapshot<'_, M>, BrokerError>| {
+            let waiter: Waiter<M> = Box::new(move |room| {
                 // A caller that stopped waiting needs no answer.
                 let _ = done.send(room.map(drop));
             });
-            room.state.wait(Waiter { id: self.id, stays: true, opened });
+            room.state.wait(waiter);
             Some(waiting)
         });
         match waiting.flatten() {

@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chat_core::{
-    ConnectionId, History, Item, Members, Occupancy, Occupant, Position, PresenceChange, Topic,
-};
+use chat_core::{History, Item, Members, Occupancy, Occupant, Position, PresenceChange, Topic};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
@@ -36,17 +34,9 @@ pub(super) enum Phase<M> {
     },
 }
 
-/// A member that waits for the room to go live.
-pub(super) struct Waiter<M> {
-    pub(super) id: ConnectionId,
-    /// Remains a member even if the room cannot go live for now.
-    pub(super) stays: bool,
-    /// Called with the room as it goes live, under its lock: nothing is delivered to the member
-    /// before. Or with why it cannot go live.
-    pub(super) opened: Opened<M>,
-}
-
-type Opened<M> = Box<dyn FnOnce(Result<Snapshot<'_, M>, BrokerError>) + Send>;
+/// A member that waits for the room to go live. Called with the room as it does, under its lock:
+/// nothing is delivered to the member before. Or with why it cannot go live for now.
+pub(super) type Waiter<M> = Box<dyn FnOnce(Result<Snapshot<'_, M>, BrokerError>) + Send>;
 
 impl<M> RoomState<M> {
     /// Adds a member to those that wait for the room to go live.
@@ -136,9 +126,9 @@ impl<M> RoomState<M> {
     ) {
         let live = Phase::Live { cut };
         let Phase::Waiting(waiters) = std::mem::replace(&mut self.phase, live) else { return };
-        for Waiter { opened, .. } in waiters {
+        for waiter in waiters {
             if let Some(snapshot) = self.snapshot(topic, members) {
-                opened(Ok(snapshot));
+                waiter(Ok(snapshot));
             }
         }
     }

@@ -62,9 +62,9 @@ pub enum Direction {
 /// What a connection to Redis is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionKind {
-    /// It has subscribed to something.
+    /// The client has subscribed to something.
     PubSub,
-    /// It has not, or does not lead to Redis.
+    /// The client has not, or the connection does not lead to Redis.
     Commands,
 }
 

@@ -7,9 +7,11 @@ use std::time::Duration;
 use chat_broker::testing::{Call, FaultyBroker, Told};
 use chat_broker::{
     Broker, BrokerError, HistoryRead, HistoryRules, Hub, HubConfig, JoinOptions, Joiner,
-    Membership, MemoryBroker, Snapshot,
+    Membership, MemoryBroker, Seat, Snapshot,
 };
-use chat_core::{CloseReason, ConnectionId, Deliver, Epoch, Position, Range, Retention, Topic};
+use chat_core::{
+    CloseReason, ConnectionId, Deliver, Epoch, Members, Position, Range, Retention, Topic,
+};
 use proptest::prelude::*;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -395,7 +397,7 @@ async fn join_whose_first_page_cannot_be_read_leaves_nothing() {
     assert_eq!(world.broker.count(Call::Leave), 1);
 }
 
-/// It has the snapshot, and would not know that it receives nothing.
+/// The member has the snapshot, and would not know that it receives nothing.
 #[tokio::test(start_paused = true)]
 async fn member_whose_later_page_cannot_be_read_is_closed() {
     let world = World::new(LONG);
@@ -483,6 +485,26 @@ async fn rejoin_during_a_fan_out_repeats_nothing() {
     membership.rejoin(last, options().since(Position::default())).await.unwrap();
     ear.expect(&["1 1"]).await;
     ear.expect_silence().await;
+}
+
+/// A worker that is delivering a batch at that moment puts nothing into the outbox behind the snapshot.
+#[tokio::test(start_paused = true)]
+async fn former_handle_is_detached_before_the_snapshot_of_a_rejoin() {
+    let world = World::new(LONG);
+    let here = world.say(1..=1).await;
+    let id = ConnectionId(1);
+    let (former, _ear) = member(300);
+    let mut membership = world.join(former, here).await.unwrap();
+    // As a batch that is on its way holds them.
+    let in_flight = world.hub.members(&world.topic);
+    let (seen, members) = std::sync::mpsc::channel();
+    let joiner = move |snapshot: &Snapshot<'_, Member>| {
+        let member = |members: &Members<Seat<Member>>| members.get(id).and_then(Seat::member);
+        seen.send((member(&in_flight).is_some(), member(snapshot.members).is_some())).unwrap();
+    };
+    let options = JoinOptions::default().since(here);
+    membership.rejoin_with(member(300).0, options, joiner).await.unwrap();
+    assert_eq!(members.try_iter().collect::<Vec<_>>(), [(false, true)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,13 +1,16 @@
 //! Coming to topics and leaving them, and what the broker is asked meanwhile.
 
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use chat_broker::testing::{Call, FaultyBroker, Told};
-use chat_broker::{Broker, BrokerError, Hub, HubConfig, MemoryBus, PublishOptions, Status};
+use chat_broker::{
+    Broker, BrokerError, Hub, HubConfig, JoinOptions, Joiner, MemoryBus, PublishOptions, Status,
+};
 use chat_core::{ConnectionId, Topic};
 
-use crate::support::{faulty, join, member, room, say, start, start_with, try_join};
+use crate::support::{Member, faulty, join, member, room, say, start, start_with, try_join};
 
 #[tokio::test]
 async fn a_snapshot_and_what_follows_have_no_gap_and_no_repeat() {
@@ -104,6 +107,53 @@ async fn a_join_fails_with_the_broker_and_leaves_nothing() {
     }
     let _place = join(&hub, &topic, 2).await;
     assert_eq!(broker.count(Call::Subscribe), 2, "it was subscribed when the read failed");
+}
+
+/// Runs when the join that it is for has failed.
+struct AfterFailure<F: FnMut()>(F);
+
+impl<F: FnMut() + Send + 'static> Joiner<Member> for AfterFailure<F> {}
+
+impl<F: FnMut()> Drop for AfterFailure<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// The hub fails the joins of a room one after the other. A connection that has dropped its join may
+/// join again in between, and the new join is not the one that fails.
+#[tokio::test(start_paused = true)]
+async fn join_outlives_the_failure_of_an_earlier_one_of_its_connection() {
+    let (hub, broker, publisher) = faulty();
+    broker.delay(Call::Subscribe, Duration::from_millis(10));
+    broker.fail_next(Call::Subscribe, 1);
+    let topic = room("r");
+    let (again, mut ear) = member(8);
+    let (sender, joins) = std::sync::mpsc::channel();
+    let join_again = {
+        let (hub, topic) = (hub.clone(), topic.clone());
+        move || {
+            let (hub, topic, again) = (hub.clone(), topic.clone(), again.clone());
+            let joining = async move {
+                hub.join(&topic, ConnectionId(2), again, JoinOptions::default()).await
+            };
+            let mut joining = Box::pin(joining);
+            assert!(joining.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            sender.send(joining).unwrap();
+        }
+    };
+    let (first, _) = member(8);
+    let (options, joiner) = (JoinOptions::default(), AfterFailure(join_again));
+    let failing = hub.join_with(&topic, ConnectionId(1), first, options, joiner);
+    let dropped = async {
+        let joining = try_join(&hub, &topic, 2);
+        assert!(tokio::time::timeout(Duration::from_millis(1), joining).await.is_err());
+    };
+    let (failed, ()) = tokio::join!(failing, dropped);
+    assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
+    let _membership = joins.recv().unwrap().await.unwrap();
+    say(&publisher, &topic, "hi").await;
+    ear.expect(&["1 hi"]).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -134,7 +134,9 @@ fn check_acknowledged(world: &World, script: &Script) {
         return;
     }
     for publication in &*world.published.lock().unwrap() {
-        let Some(position) = publication.acknowledged() else { continue };
+        let Some(position) = publication.acknowledged().map(|published| published.position) else {
+            continue;
+        };
         for listener in &world.listeners {
             let was_there = listener.is_member && listener.joined < publication.began;
             if !was_there || listener.slot.2 != publication.room || has(listener, &publication.text)

@@ -70,9 +70,9 @@ pub(crate) struct Publication {
 }
 
 impl Publication {
-    /// Where it stands, if it was acknowledged.
-    pub(crate) fn acknowledged(&self) -> Option<Option<Position>> {
-        self.outcomes.iter().find_map(|(outcome, _)| outcome.as_ref().ok().map(|one| one.position))
+    /// The answer, if there was one.
+    pub(crate) fn acknowledged(&self) -> Option<&Published> {
+        self.outcomes.iter().find_map(|(outcome, _)| outcome.as_ref().ok())
     }
 }
 
@@ -229,7 +229,11 @@ impl World {
         let received =
             |listener: &Listener| format!("{:?} {:?}", listener.slot, listener.log.lock().unwrap());
         let published = self.published.lock().unwrap();
-        let ended = published.iter().map(|one| format!("{} {:?}", one.text, one.acknowledged()));
+        let ended = published.iter().map(|one| {
+            // Without the number of nodes, which no member sees.
+            let position = one.acknowledged().map(|published| published.position);
+            format!("{} {position:?}", one.text)
+        });
         self.listeners.iter().map(received).chain(ended).collect()
     }
 

@@ -17,14 +17,20 @@ pub(super) struct Outgoing {
     options: PublishOptions,
 }
 
+/// A permitted command. A message is published on the hot path, without a future of its own on the heap.
+pub(super) enum Permitted<'a> {
+    Message(Outgoing),
+    Other(Command<'a>),
+}
+
 impl Connection {
-    /// Makes a message of a command that is one; gives any other back.
-    pub(super) fn message<'a>(
+    /// Makes a message of a command that sends one.
+    pub(super) fn prepare<'a>(
         &self,
         id: Option<&RawValue>,
         frame: &str,
         command: Command<'a>,
-    ) -> Result<Result<Outgoing, Command<'a>>, Rejection> {
+    ) -> Result<Permitted<'a>, Rejection> {
         let outgoing = match command {
             Command::Send { room, content, members_only } => {
                 let room = room.or_else(|| self.current.clone()).ok_or_else(not_in_a_room)?;
@@ -46,9 +52,9 @@ impl Connection {
                 let options = PublishOptions::default();
                 Outgoing { topic: Topic::User(to), payload, options }
             }
-            command => return Ok(Err(command)),
+            command => return Ok(Permitted::Other(command)),
         };
-        Ok(Ok(outgoing))
+        Ok(Permitted::Message(outgoing))
     }
 
     fn to_room(&self, room: RoomId, content: &Content<'_>) -> Result<Outgoing, Rejection> {

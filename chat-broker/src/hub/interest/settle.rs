@@ -152,17 +152,15 @@ fn take_damaged(topics: &mut Vec<Topic>, error: &BrokerError) -> Option<Topic> {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
-    /// The topic could not be subscribed or read: those who wait for it are told and leave.
+    /// The topic could not be subscribed or read: joins that wait for it fail. Their memberships leave,
+    /// not the hub by their connections' ids: by now an id may be that of a later join.
     fn turn_away(&self, topic: &Topic, error: &BrokerError) {
         let waiters = self.registry.update(topic, |room| match &mut room.state.phase {
             Phase::Waiting(waiters) => std::mem::take(waiters),
             Phase::Live { .. } => Vec::new(),
         });
         for waiter in waiters.unwrap_or_default() {
-            if !waiter.stays {
-                self.leave(topic, waiter.id);
-            }
-            (waiter.opened)(Err(error.clone()));
+            waiter(Err(error.clone()));
         }
     }
 }

@@ -175,7 +175,7 @@ impl RedisConfig {
 
     /// How long a node that is not heard of counts as alive, 100 ms to an hour; default
     /// 10 s. Its users leave within this time and 5 s more, if there is another node. A
-    /// node that could not reach Redis for longer enters its users anew.
+    /// node that could not reach Redis for longer enters its users again.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;

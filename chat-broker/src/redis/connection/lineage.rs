@@ -1,7 +1,7 @@
 //! Sequences that are not the ones that were seen.
 //!
 //! Redis may return from a restart or a failover with an older copy of its data, and would
-//! give out offsets a second time: whoever has seen the first would take what is new for a
+//! give out offsets a second time: a client that has seen the first would take what is new for a
 //! repetition. So, before a new connection is used, the latest publication that this node
 //! has seen of each topic is compared with what is stored. The sequence is another one if
 //! * its offset stands lower, or
@@ -12,9 +12,9 @@
 //!
 //! then the counter is deleted, and the topic begins a new epoch.
 //!
-//! If the entry was trimmed or has expired since, nobody can tell, and the epoch stays:
-//! offsets that were given out twice then lie before all that can be read, so that
-//! whoever stands there is told of a gap anyway.
+//! If the entry was trimmed or has expired since, that cannot be found out, and the epoch stays:
+//! offsets that were given out twice then lie before all that can be read, so that a client that
+//! stands there receives a gap anyway.
 
 use redis::{Pipeline, RedisResult, Value};
 

@@ -39,7 +39,7 @@ impl Peer {
     /// Whether it is a server of the kind that can be used.
     ///
     /// # Errors
-    /// It is not, for as long as it runs.
+    /// The server is of another kind, for as long as it runs.
     pub(crate) fn check(&self) -> RedisResult<()> {
         let kind = match self.mode.as_deref() {
             Some("cluster") => "this is a node of a Redis Cluster",

@@ -27,7 +27,7 @@ pub(crate) struct Probe {
 
 /// What Redis said.
 pub(crate) enum Writes {
-    /// It takes them, but for those that need memory if it is full.
+    /// Redis takes writes, but for those that need memory if it is full.
     Taken,
     Refused(RedisError),
 }
@@ -73,7 +73,7 @@ impl Probe {
             Ok(()) => shared.capacity.taken(),
             Err(error) => match code(&error).as_deref() {
                 Some("OOM") => shared.capacity.refused(&error),
-                // Somebody has put something else there: that concerns this topic alone.
+                // The key holds a value of another type: that concerns this topic alone.
                 Some("WRONGTYPE") => {}
                 _ if is_refusal(&error) => return Ok(Writes::Refused(error)),
                 _ => return Err(error),

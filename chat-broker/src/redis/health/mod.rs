@@ -118,17 +118,17 @@ impl State {
 }
 
 impl Side {
-    /// It works.
+    /// The connection works.
     pub(super) fn set_up(&self) {
         self.set(Condition::Up, &"");
     }
 
-    /// It is there, and Redis does not take what it is for.
+    /// The connection is there, and Redis refuses what it is for.
     pub(super) fn set_refused(&self, cause: &dyn fmt::Display) {
         self.set(Condition::Refused, cause);
     }
 
-    /// It is gone.
+    /// The connection is lost.
     pub(super) fn set_down(&self, cause: &RedisError) {
         let is_unsuitable = is_unsuitable(cause);
         let condition = if is_unsuitable { Condition::Unsuitable } else { Condition::Down };

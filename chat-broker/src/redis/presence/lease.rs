@@ -112,7 +112,7 @@ impl LeaseTask {
         let Renewed { mut is_late, is_held, condemned } =
             self.call(self.shared.config.lease, may_judge).await?;
         if !is_held {
-            tracing::warn!("this node was taken for dead, or redis was emptied: it begins anew");
+            tracing::warn!("lease lost (expired, or redis was flushed): re-registering");
             self.begin_anew();
             self.call(self.shared.config.lease, false).await?;
             is_late = true;

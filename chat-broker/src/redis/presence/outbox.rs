@@ -118,11 +118,11 @@ pub(crate) struct Join {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
-    /// It is done, and announced to nodes under this version.
+    /// The change is done, and announced to nodes under this version.
     Announced(u64),
-    /// It is sent again at once.
+    /// The change is sent again at once.
     Unanswered,
-    /// It is sent again after a [retry](PresenceOutbox::retry_refused).
+    /// The change is sent again after a [retry](PresenceOutbox::retry_refused).
     Refused,
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Job {
     pub(crate) payload: Bytes,
     pub(crate) options: PublishOptions,
     pub(crate) id: MessageId,
-    /// It was sent on a connection that broke: Redis may have it.
+    /// The publication was sent on a connection that broke: Redis may have it.
     pub(crate) sent: bool,
     /// Until when it may wait to be sent.
     pub(crate) deadline: Instant,
@@ -37,7 +37,7 @@ impl Job {
         self.options.is_persistent() && self.options.key.is_some()
     }
 
-    /// It is to be sent as if it never was.
+    /// The publication is to be sent as if it was not sent before.
     pub(crate) fn unsent(self) -> Self {
         Self { sent: false, ..self }
     }

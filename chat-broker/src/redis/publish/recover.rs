@@ -28,11 +28,11 @@ const MAX_STEPS: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     Published(Position),
-    /// It is not there, and nothing later that was sent with it.
+    /// Redis does not have it, nor anything later that was sent with it.
     Missing,
-    /// It is not there, but something later is.
+    /// Redis does not have it, but something later that was sent with it.
     Overtaken,
-    /// It is not there, but may have been.
+    /// Redis does not have it, but may have had it.
     Unknown,
 }
 

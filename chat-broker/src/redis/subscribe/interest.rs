@@ -11,7 +11,7 @@ use crate::redis::names::Address;
 /// back with the same copy until it has made another.
 const MAX_ENDED: usize = 8;
 
-/// Every change has a version; whoever made it waits until Redis agrees up to that.
+/// Every change has a version; the call that made it waits until Redis agrees up to that.
 #[derive(Debug, Default)]
 pub(crate) struct Interest {
     /// By channel.

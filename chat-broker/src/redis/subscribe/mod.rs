@@ -58,7 +58,7 @@ pub(super) struct Subscriber {
     unused: String,
     /// The channel that tells of records.
     records: String,
-    /// Records were read while nobody would have told of a change to them.
+    /// Records were read while no event would have told of a change to them.
     read_unheard: AtomicBool,
     events: EventSender,
     interest: Mutex<Interest>,
@@ -192,7 +192,7 @@ impl Subscriber {
         self.events.dropped()
     }
 
-    /// Keeps Redis in agreement, for ever.
+    /// Keeps Redis in agreement, until it is dropped.
     pub(super) async fn run(self: Arc<Self>) {
         let mut reconnect = ReconnectTimer::new();
         let mut was_connected = false;

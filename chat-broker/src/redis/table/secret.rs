@@ -17,7 +17,7 @@ pub(crate) struct SharedSecret {
     store: Arc<Store>,
     /// As this node has read it first: what it has signed since is signed with it.
     held: OnceLock<Secret>,
-    /// It was logged that Redis has another one.
+    /// A line was logged that Redis has another secret.
     is_other_logged: AtomicBool,
 }
 

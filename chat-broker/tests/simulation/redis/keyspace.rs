@@ -130,7 +130,7 @@ impl Keyspace {
         Reply::Int(i64::from(ends.flatten().is_some()))
     }
 
-    /// For how long a key lives yet, in milliseconds; -1: for ever, -2: there is none.
+    /// The time to live of a key, in milliseconds; -1: without end, -2: there is none.
     pub(super) fn lifetime(&mut self, key: &[u8]) -> i64 {
         let now = self.millis();
         match self.contains(key).then(|| self.entries[key].ends) {
