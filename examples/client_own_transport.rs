@@ -37,18 +37,21 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         match socket.as_mut().map(WebSocket::read) {
             None => thread::sleep(TICK),
-            Some(Ok(Message::Text(text))) => machine.handle_text(&text, now())?,
+            // A text that is no frame is ignored.
+            Some(Ok(Message::Text(text))) => drop(machine.handle_text(&text, now())),
             Some(Ok(Message::Close(Some(end)))) => code = Some(end.code.into()),
             Some(Ok(_)) => machine.handle_alive(now()),
             Some(Err(Io(why))) if why.kind() == ErrorKind::WouldBlock => {}
             Some(Err(why)) => {
                 socket = None;
-                machine.handle_disconnected(Loss { code, reason: why.to_string() }, now());
+                machine.handle_disconnected(Loss::with_code(code, why.to_string()), now());
             }
         }
         if machine.poll_timeout().is_some_and(|due| due <= now()) {
             machine.handle_timeout(now());
         }
+        // Whether the join and the message succeed is seen in the events.
+        while machine.poll_answer().is_some() {}
         while let Some(event) = machine.poll_event() {
             println!("{event:?}");
             if let Event::Message(_) = event {

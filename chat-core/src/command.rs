@@ -1,6 +1,7 @@
 //! What a client asks for.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -8,6 +9,7 @@ use serde_json::value::RawValue;
 use crate::history::Range;
 use crate::id::{RoomId, UserId, UserName};
 use crate::position::Position;
+use crate::secret::hidden;
 
 /// A frame from a client, decoded.
 #[derive(Debug, Clone)]
@@ -137,8 +139,8 @@ impl Join {
     }
 }
 
-/// The parts of [`Command::Hello`].
-#[derive(Debug, Clone, Default, Serialize)]
+/// The parts of [`Command::Hello`]. `Debug` hides the secrets.
+#[derive(Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct Hello<'a> {
     /// A token that names the user.
@@ -150,6 +152,17 @@ pub struct Hello<'a> {
     /// The secret of an earlier `welcome`: the same user again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resume: Option<Cow<'a, str>>,
+}
+
+impl fmt::Debug for Hello<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { token, name, resume } = self;
+        f.debug_struct("Hello")
+            .field("token", &hidden(token.as_ref()))
+            .field("name", name)
+            .field("resume", &hidden(resume.as_ref()))
+            .finish()
+    }
 }
 
 /// Longest reason of a sanction, in bytes.

@@ -83,6 +83,7 @@ mod position;
 mod recent;
 mod registry;
 pub mod roster;
+mod secret;
 pub mod timeline;
 mod topic;
 mod user;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use chat_core::client::{
-    Action, Answer, ClientError, Config, Event, Loss, Machine, RequestId, State,
+    Action, Answer, ClientError, Config, Event, Loss, Machine, RequestId, Resume, State, Token,
 };
 use chat_core::wire::{ClientFrame, ClientRequest};
 use chat_core::{Epoch, Position};
@@ -276,6 +276,32 @@ impl Run {
             assert!(!missed.iter().any(|entry| matches!(entry, Entry::Message(_))), "{missed:?}");
         }
     }
+}
+
+#[test]
+fn time_that_goes_back_stands_still() {
+    let mut run = Run::new();
+    run.wait(Duration::from_secs(60));
+    run.machine.typing("r", true, run.now).unwrap();
+    assert!(matches!(run.machine.poll_action(), Some(Action::Send(_))));
+    run.machine.typing("r", true, Duration::ZERO).unwrap();
+    assert_eq!(run.machine.poll_action(), None, "the same as a moment ago");
+}
+
+#[test]
+fn debug_hides_secrets() {
+    let mut config = Config::default();
+    config.token = Some(Token::Fixed("a.secret.b".to_owned()));
+    config.resume = Some(Resume::new("secret"));
+    let urls = vec!["ws://chat.example/ws".into()];
+    let mut machine = Machine::new(config, urls, [1; 32], Duration::ZERO).unwrap();
+    machine.handle_connected(Duration::ZERO);
+    let mut shown = format!("{machine:?}");
+    while let Some(action) = machine.poll_action() {
+        shown += &format!("{action:?}");
+    }
+    assert!(shown.ends_with("Send(hello)"), "{shown}");
+    assert!(!shown.contains("secret"), "{shown}");
 }
 
 proptest! {

@@ -77,6 +77,7 @@ pub enum ClientError {
 /// What the server's `error` frame says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
+#[non_exhaustive]
 pub struct Rejection {
     /// For programs: one of [`ErrorCode`](crate::ErrorCode), or of a later server.
     pub code: String,

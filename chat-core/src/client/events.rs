@@ -23,7 +23,7 @@ pub enum Event {
     Joined {
         /// The room.
         room: String,
-        /// After a reconnect, or to repair a hole.
+        /// Whether the client was in it before: it joined again after a reconnect, or to repair a hole.
         rejoined: bool,
         /// Whether nothing was missed. If it is false in a room that was rejoined, a
         /// [`Gap`](Self::Gap) follows.
@@ -38,16 +38,16 @@ pub enum Event {
     Presence {
         /// The room.
         room: String,
-        /// What happened.
+        /// Whether the user joined, left or has another name.
         change: PresenceChange,
-        /// Who, by the latest name.
+        /// The user, by the latest name.
         user: User,
     },
     /// The number of users in the room, which is too large for single changes.
     Count {
         /// The room.
         room: String,
-        /// How many.
+        /// The number of users in the room.
         count: u32,
     },
     /// Messages of the room were missed and will not come.
@@ -61,14 +61,14 @@ pub enum Event {
     Typing {
         /// The room.
         room: String,
-        /// Who.
+        /// The user who types.
         user: User,
         /// Whether the user types now.
         typing: bool,
     },
     /// A message to this user alone.
     Direct {
-        /// Who sent it.
+        /// The sender.
         user: User,
         /// The text.
         text: String,
@@ -85,11 +85,11 @@ pub enum Event {
     },
     /// The server is about to close the connection.
     Goodbye {
-        /// Why.
+        /// Why: `shutdown`, `kicked`, `banned`, `token_expired`, or a reason of a later server.
         reason: String,
         /// Whether the client will connect again.
         reconnect: bool,
-        /// How long it will wait at least.
+        /// How long the client waits before that, at least.
         after: Duration,
         /// What the moderator wrote.
         message: Option<String>,
@@ -107,7 +107,7 @@ pub enum Event {
     Refused {
         /// The room.
         room: String,
-        /// Why.
+        /// Why the server rejected the join.
         error: ClientError,
     },
     /// An error of the server that answers no request.
@@ -120,31 +120,32 @@ pub enum Event {
 pub enum State {
     /// A connection is being made.
     Connecting {
-        /// To which address.
+        /// The address of the server.
         url: String,
     },
     /// Welcome. Rooms are being joined, or are joined.
     Online,
     /// The connection was lost, or could not be made.
     Waiting {
-        /// When the next one is tried.
+        /// The pause before the next attempt.
         retry_in: Duration,
-        /// What happened.
+        /// How the connection ended.
         loss: Loss,
     },
-    /// Over: no connection will be made any more.
+    /// The client makes no further connection.
     Closed {
-        /// What happened.
+        /// How the connection ended.
         loss: Loss,
     },
 }
 
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Loss {
     /// The WebSocket close code, if there was one.
     pub code: Option<u16>,
-    /// For people.
+    /// Why, for people.
     pub reason: String,
 }
 
@@ -152,7 +153,13 @@ impl Loss {
     /// The end of a connection without a close frame.
     #[must_use]
     pub fn new(reason: impl Into<String>) -> Self {
-        Self { code: None, reason: reason.into() }
+        Self::with_code(None, reason)
+    }
+
+    /// The end of a connection whose close frame had this code, if it had one.
+    #[must_use]
+    pub fn with_code(code: impl Into<Option<u16>>, reason: impl Into<String>) -> Self {
+        Self { code: code.into(), reason: reason.into() }
     }
 
     pub(super) fn is(&self, reason: CloseReason) -> bool {
@@ -173,14 +180,14 @@ impl fmt::Display for Loss {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Welcome {
-    /// Who this client is.
+    /// The user of this client.
     pub user: User,
     /// What makes a later client the same user; see
     /// [`Config::resume`](super::Config::resume).
     pub resume: Option<Resume>,
-    /// Names the connection, in the server's logs.
+    /// The name of the connection, in the server's logs.
     pub session: String,
-    /// Which server it is.
+    /// The name of the server.
     pub node: String,
     /// How long the client's token holds from then on, where there is one that ends.
     pub expires_in: Option<Duration>,
@@ -206,10 +213,11 @@ impl From<wire::Welcome<'_>> for Welcome {
 
 /// A user as others see one.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct User {
-    /// Names the user on every server.
+    /// The user's id, the same on every server.
     pub id: String,
-    /// What people read.
+    /// The name that others see.
     pub name: String,
     /// The colour of the name, `#RRGGBB`.
     pub color: String,
@@ -227,10 +235,11 @@ impl From<wire::User<'_>> for User {
 
 /// Who is in a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Members {
     /// The users, or some of them where there are many.
     pub users: Vec<User>,
-    /// How many there are.
+    /// The number of users in the room.
     pub count: u32,
 }
 
@@ -242,10 +251,11 @@ impl Members {
 
 /// A message in a room.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Message {
     /// The room.
     pub room: String,
-    /// The place after the message; `None` in a room without history.
+    /// The position of the message; `None` in a room without history.
     pub position: Option<Position>,
     /// Who sent it.
     pub user: User,
@@ -277,28 +287,31 @@ impl Message {
 
 /// The answer of [`Machine::join`](super::Machine::join).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Joined {
     /// Where the room's sequence of messages stands; `None` in a room without history.
     pub position: Option<Position>,
-    /// Who is there, the client first.
+    /// The users in the room, the client's own first.
     pub members: Members,
 }
 
 /// The answer of [`Machine::send`](super::Machine::send): the message is in the room.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Sent {
-    /// The place after it; `None` in a room without history.
+    /// The position of the message; `None` in a room without history.
     pub position: Option<Position>,
-    /// Its key.
+    /// The message's key.
     pub key: String,
 }
 
 /// The answer of [`Machine::history`](super::Machine::history).
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct History {
     /// Where the room's sequence stands.
     pub position: Option<Position>,
-    /// Oldest first.
+    /// The messages, oldest first.
     pub messages: Vec<Message>,
     /// Whether there are more in the direction asked for.
     pub more: bool,

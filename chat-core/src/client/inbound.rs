@@ -117,7 +117,12 @@ fn joined(session: &mut Session, id: u64, name: &str, frame: wire::Joined<'_>, n
     };
     let position = frame.position();
     let members = Members::new(frame.members, frame.count);
-    let offsets: Vec<u64> = frame.messages.iter().filter_map(offset).collect();
+    let mut entries = frame.messages;
+    if position.is_some() {
+        // Of a later version: what has no offset has no place in the sequence.
+        entries.retain(|entry| offset(entry).is_some());
+    }
+    let offsets: Vec<u64> = entries.iter().filter_map(offset).collect();
     let entered = room.track.joined(position, frame.recovered, &offsets);
     room.status = RoomStatus::In;
     room.answer(&Ok(Joined { position, members: members.clone() }), &mut session.answers);
@@ -132,7 +137,7 @@ fn joined(session: &mut Session, id: u64, name: &str, frame: wire::Joined<'_>, n
         session.events.push(Event::Gap { room: name.to_owned(), position });
     }
     let epoch = position.map(|position| position.epoch);
-    for entry in frame.messages.into_iter().skip(entered.known) {
+    for entry in entries.into_iter().skip(entered.known) {
         if let PageFrame::Message(message) = entry {
             deliver(session, Message::new(message, epoch), now);
         }

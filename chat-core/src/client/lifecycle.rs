@@ -24,7 +24,6 @@ const STABLE: Duration = Duration::from_secs(5);
 /// happen again.
 const STABLE_AFTER_VIOLATION: Duration = Duration::from_secs(60);
 
-#[derive(Debug)]
 pub(super) struct Lifecycle {
     pub(super) session: Session,
     pub(super) link: Link,

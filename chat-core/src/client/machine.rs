@@ -1,5 +1,6 @@
 //! The machine: one connection after another, and on each a `hello` first.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -19,9 +20,8 @@ const LATEST: Duration = Duration::from_secs(1);
 
 /// A client without sockets and without a clock. See the [module](super) for how it is driven.
 ///
-/// `now`, in all methods, is the time since a moment that the caller has fixed, and does not go
-/// back.
-#[derive(Debug)]
+/// `now`, in all methods, is the time since a moment that the caller has fixed. An earlier one than
+/// in a call before counts as the same.
 pub struct Machine {
     client: Lifecycle,
     /// The time of the latest call.
@@ -34,6 +34,13 @@ pub struct Machine {
     reprieve_time: Duration,
     /// The server has not been read for a while, since events were waiting.
     is_stalled: bool,
+}
+
+/// Shows no tokens and no messages.
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").field("state", self.state()).finish_non_exhaustive()
+    }
 }
 
 /// The beginning, what the transport reports, and time.
@@ -146,7 +153,7 @@ impl Machine {
         history: u32,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
-        self.request(now, |session| session.join(room, history, now))
+        self.request(now, |session, now| session.join(room, history, now))
     }
 
     /// Leaves a room, however often it was joined. Messages that were not confirmed yet fail. The
@@ -156,7 +163,7 @@ impl Machine {
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom).
     pub fn leave(&mut self, room: &str, now: Duration) -> Result<RequestId, ClientError> {
-        self.request(now, |session| session.leave(room))
+        self.request(now, |session, _| session.leave(room))
     }
 
     /// Sends a message to a room that was joined, until the server has confirmed it: over as many
@@ -179,7 +186,7 @@ impl Machine {
         key: Option<String>,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
-        self.request(now, |session| session.send(room, text, data, key, now))
+        self.request(now, |session, now| session.send(room, text, data, key, now))
     }
 
     /// Sends a message to all connections of one user, once. The answer is [`Answer::Direct`].
@@ -197,10 +204,10 @@ impl Machine {
         data: Option<&RawValue>,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
-        self.request(now, |session| session.direct(to, text, data))
+        self.request(now, |session, _| session.direct(to, text, data))
     }
 
-    /// Tells a room that the user types, or stopped. It may be called at each key stroke: the same
+    /// Reports to a room that the user types, or stopped. It may be called at each key stroke: the same
     /// is sent every two seconds at most, and not at all without a connection or while anything
     /// else waits to be sent. There is no answer.
     ///
@@ -208,7 +215,7 @@ impl Machine {
     /// [`NotInRoom`](ClientError::NotInRoom), [`Closed`](ClientError::Closed).
     pub fn typing(&mut self, room: &str, typing: bool, now: Duration) -> Result<(), ClientError> {
         let is_writable = self.client.link.is_writable();
-        self.request(now, |session| session.typing(room, typing, is_writable, now))
+        self.request(now, |session, now| session.typing(room, typing, is_writable, now))
     }
 
     /// Asks who is in a room. The answer is [`Answer::Members`].
@@ -217,7 +224,7 @@ impl Machine {
     /// [`Offline`](ClientError::Offline), [`QueueFull`](ClientError::QueueFull),
     /// [`RoomName`](ClientError::RoomName).
     pub fn members(&mut self, room: &str, now: Duration) -> Result<RequestId, ClientError> {
-        self.request(now, |session| session.members(room))
+        self.request(now, |session, _| session.members(room))
     }
 
     /// Reads a page of a room's history, of `limit` messages at most, or as many as the server
@@ -232,7 +239,7 @@ impl Machine {
         limit: Option<u32>,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
-        self.request(now, |session| session.history(room, range, limit))
+        self.request(now, |session, _| session.history(room, range, limit))
     }
 
     /// Ends the connection, for good. All requests that wait fail at once.
@@ -240,7 +247,7 @@ impl Machine {
         if !self.is_closed() {
             let now = self.begin(now);
             let code = Some(CloseReason::Normal.code());
-            self.client.end(Loss { code, reason: "closed by the application".into() });
+            self.client.end(Loss::with_code(code, "closed by the application"));
             self.settle(now);
         }
     }
@@ -248,13 +255,13 @@ impl Machine {
     fn request<T>(
         &mut self,
         now: Duration,
-        ask: impl FnOnce(&mut Session) -> Result<T, ClientError>,
+        ask: impl FnOnce(&mut Session, Duration) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
         if self.is_closed() {
             return Err(ClientError::Closed);
         }
         let now = self.begin(now);
-        let outcome = ask(&mut self.client.session);
+        let outcome = ask(&mut self.client.session, now);
         self.settle(now);
         outcome
     }

@@ -2,12 +2,14 @@
 //! application.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use super::error::ClientError;
 use super::events::{Event, History, Joined, Members, Sent};
 
-/// What the transport of a [`Machine`](super::Machine) is to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the transport of a [`Machine`](super::Machine) is to do. `Debug` hides the frame of a
+/// `hello`, which has secrets.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
     /// Get a token and pass it to [`handle_token`](super::Machine::handle_token). A fetch that
@@ -31,6 +33,24 @@ pub enum Action {
         /// The code of the close frame.
         code: u16,
     },
+}
+
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FetchToken => f.write_str("FetchToken"),
+            Self::Connect { url } => f.debug_struct("Connect").field("url", url).finish(),
+            Self::Send(frame) if is_hello(frame) => f.write_str("Send(hello)"),
+            Self::Send(frame) => f.debug_tuple("Send").field(frame).finish(),
+            Self::Ping => f.write_str("Ping"),
+            Self::Close { code } => f.debug_struct("Close").field("code", code).finish(),
+        }
+    }
+}
+
+/// Of a frame with an id, which precedes the type.
+fn is_hello(frame: &str) -> bool {
+    frame.split(',').nth(1).is_some_and(|field| field.starts_with(r#""type":"hello""#))
 }
 
 /// Names a request of the application among those of one [`Machine`](super::Machine).

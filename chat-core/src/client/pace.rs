@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::wire::{Limits, RateLimit};
+
 /// The part of each burst that is left unused, as its inverse: frames that the network delays
 /// reach the server in bursts that the client did not send.
 const MARGIN: u64 = 16;
@@ -81,7 +82,7 @@ impl Bucket {
     }
 
     fn take(&mut self, tokens: u64, now: Duration) {
-        self.full_at = self.full_at.max(now) + self.span(tokens);
+        self.full_at = self.full_at.max(now).saturating_add(self.span(tokens));
     }
 
     /// The time in which so many tokens come.

@@ -54,12 +54,13 @@ impl Room {
         self.status == RoomStatus::In
     }
 
-    /// The join is sent, with this id. The time for which it waited for its turn is added to the
-    /// deadlines of the calls.
-    pub(super) fn ask(&mut self, id: u64, now: Duration) {
+    /// The join is sent, with this id. The time for which each request waited for this is added to
+    /// its deadline, which is then at most `timeout` from now.
+    pub(super) fn ask(&mut self, id: u64, timeout: Duration, now: Duration) {
         if let RoomStatus::Due { since, .. } = self.status {
+            let latest = now.saturating_add(timeout);
             for (deadline, _) in &mut self.waiting {
-                *deadline = deadline.saturating_add(now - since);
+                *deadline = deadline.saturating_add(now - since).min(latest);
             }
         }
         self.status = RoomStatus::Asked(id);
@@ -202,6 +203,8 @@ impl Rooms {
 mod tests {
     use super::*;
 
+    const TIMEOUT: Duration = Duration::from_secs(15);
+
     #[test]
     fn same_typing_state_is_sent_seldom() {
         let now = Duration::from_secs(100);
@@ -253,12 +256,29 @@ mod tests {
         let later = now + Duration::from_secs(60);
         let mut rooms = Rooms::default();
         let room = rooms.get_or_add(&room("r"), 0);
-        room.wait(now + Duration::from_secs(15), RequestId(1));
+        room.wait(now + TIMEOUT, RequestId(1));
         room.status = RoomStatus::Due { turn: 1, since: now };
         assert!(rooms.expire(later, &mut Answers::default()).is_empty());
         assert_eq!(rooms.deadline(), None);
-        rooms.get_mut("r").unwrap().ask(1, later);
-        assert_eq!(rooms.deadline(), Some(later + Duration::from_secs(15)));
+        rooms.get_mut("r").unwrap().ask(1, TIMEOUT, later);
+        assert_eq!(rooms.deadline(), Some(later + TIMEOUT));
+    }
+
+    #[test]
+    fn only_the_time_for_which_a_join_waited_is_added_to_its_deadline() {
+        let now = Duration::from_secs(100);
+        let later = now + Duration::from_secs(60);
+        let mut rooms = Rooms::default();
+        let room = rooms.get_or_add(&room("r"), 0);
+        room.status = RoomStatus::Due { turn: 1, since: now };
+        room.wait(now + TIMEOUT, RequestId(1));
+        room.wait(later + TIMEOUT, RequestId(2));
+        room.ask(1, TIMEOUT, later);
+        room.wait(later + TIMEOUT, RequestId(3));
+
+        let mut answers = Answers::default();
+        rooms.expire(later + TIMEOUT, &mut answers);
+        assert_eq!(timed_out(&mut answers), [1, 2, 3]);
     }
 
     #[test]

@@ -325,7 +325,7 @@ impl Session {
             Next::Call(index) => self.outbox.send_call(index, now),
             Next::Join(name) => {
                 let Some(room) = self.rooms.get_mut(name.as_str()) else { return };
-                room.ask(id, now);
+                room.ask(id, self.request_timeout, now);
                 let since = room.track.position();
                 let history = (!room.track.has_begun() && room.history > 0).then_some(room.history);
                 let frame = encode(&ClientRequest::Join { room: name.clone(), since, history });

@@ -1,6 +1,7 @@
 //! What a server sends.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::de::{Error as _, MapAccess};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -10,6 +11,7 @@ use super::object::{self, Fields, Tagged, any, lenient, lenient_text, or_default
 use crate::error::{ErrorCode, Rejection};
 use crate::event::{PresenceChange, Sender};
 use crate::position::{Epoch, Position};
+use crate::secret::hidden;
 
 /// A frame from a server. Those that answer a request carry its `id`.
 #[derive(Debug, Clone, Serialize)]
@@ -151,8 +153,8 @@ impl<'de: 'a, 'a> Tagged<'de> for PageFrame<'a> {
     }
 }
 
-/// See [`ServerFrame::Welcome`].
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// See [`ServerFrame::Welcome`]. `Debug` hides the secret.
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "welcome")]
 #[non_exhaustive]
 pub struct Welcome<'a> {
@@ -184,6 +186,24 @@ pub struct Welcome<'a> {
     pub heartbeat_ms: u64,
     /// What the server takes from one connection.
     pub limits: Limits,
+}
+
+impl fmt::Debug for Welcome<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, session, resume, user, node, protocol, expires_in_ms, heartbeat_ms, limits } =
+            self;
+        f.debug_struct("Welcome")
+            .field("id", id)
+            .field("session", session)
+            .field("resume", &hidden(resume.as_ref()))
+            .field("user", user)
+            .field("node", node)
+            .field("protocol", protocol)
+            .field("expires_in_ms", expires_in_ms)
+            .field("heartbeat_ms", heartbeat_ms)
+            .field("limits", limits)
+            .finish()
+    }
 }
 
 fn version() -> u32 {

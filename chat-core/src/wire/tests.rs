@@ -545,3 +545,21 @@ fn refusal_of_a_client_frame_has_its_code() {
     let error = serde_json::from_str::<ClientFrame>(r#"{"type":"join"}"#).unwrap_err();
     assert!(error.to_string().starts_with("missing_field: "), "{error}");
 }
+
+#[test]
+fn debug_hides_secrets() {
+    let hello = r#"{"type":"hello","token":"a.secret.b","name":"Ann","resume":"secret"}"#;
+    let hello = format!("{:?}", ClientFrame::decode(hello).unwrap());
+    assert!(
+        hello.contains(r#"token: Some(..), name: Some(UserName("Ann")), resume: Some(..)"#),
+        "{hello}"
+    );
+    let welcome = r##"{"type":"welcome","session":"s","resume":"secret","node":"n",
+        "user":{"id":"ann","name":"Ann","color":"#B56AD9"},
+        "limits":{"message_bytes":1,"frame_bytes":1}}"##;
+    let welcome = format!("{:?}", read(welcome));
+    assert!(welcome.contains("resume: Some(..)"), "{welcome}");
+    for shown in [hello, welcome] {
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+}

@@ -174,7 +174,7 @@ fn is_unknown_code(frame: &CloseFrame) -> bool {
 fn loss_of(frame: Option<CloseFrame>) -> Loss {
     match frame {
         Some(frame) if is_unknown_code(&frame) => Loss::new("closed with an unknown code"),
-        Some(frame) => Loss { code: Some(frame.code.into()), reason: frame.reason.to_string() },
+        Some(frame) => Loss::with_code(u16::from(frame.code), frame.reason.as_str()),
         None => Loss::new("the server closed the connection"),
     }
 }
