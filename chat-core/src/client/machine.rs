@@ -464,17 +464,39 @@ mod tests {
 
     #[test]
     fn token_that_is_not_fetched_in_time_is_fetched_again() {
+        let mut machine = online_with_token();
+        let first = next_fetch(&mut machine, START);
+        assert!(first < START + Duration::from_secs(100), "before the token runs out");
+        let second = next_fetch(&mut machine, first);
+        let after = (second - first).as_secs();
+        assert!((125..=130).contains(&after), "{after} s: those of a fetch, and a pause");
+    }
+
+    /// The server would end the connection.
+    #[test]
+    fn new_token_is_not_sent_in_a_frame_that_is_too_large() {
+        let mut sent = Vec::new();
+        for length in 900..1000 {
+            let mut machine = online_with_token();
+            let now = next_fetch(&mut machine, START);
+            machine.handle_token(Ok("x".repeat(length)), now);
+            if let Some(Action::Send(frame)) = machine.poll_action() {
+                sent.push(frame.len());
+            }
+        }
+        let largest = *sent.last().expect("some are small enough");
+        assert!((980..=1000).contains(&largest), "{largest} bytes, of 1,000 that are allowed");
+        assert!(sent.len() < 100, "some are too large");
+    }
+
+    fn online_with_token() -> Machine {
         let mut config = Config::default();
         config.token = Some(Token::Fetched);
         let mut machine = machine(config);
         assert_eq!(machine.poll_action(), Some(Action::FetchToken));
         machine.handle_token(Ok("first".into()), START);
         welcome(&mut machine, START);
-        let first = next_fetch(&mut machine, START);
-        assert!(first < START + Duration::from_secs(100), "before the token runs out");
-        let second = next_fetch(&mut machine, first);
-        let after = (second - first).as_secs();
-        assert!((125..=130).contains(&after), "{after} s: those of a fetch, and a pause");
+        machine
     }
 
     /// When the client asks for a token; the server answers all pings until then.
