@@ -161,6 +161,7 @@ mod tests {
         for closed in ["@", "@bob", "alice"] {
             assert!(!grants.allow(Capability::Join, &room(closed)), "{closed}");
         }
+        assert!(grants.allow_direct(&UserId::new("bob").unwrap()));
         let rooms_alone = Grants::new([("bob".into(), Capabilities::all())]);
         assert!(!rooms_alone.allow_direct(&UserId::new("bob").unwrap()));
         assert!(Grants::everywhere().allow_direct(&UserId::new("@bob").unwrap()));

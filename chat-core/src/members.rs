@@ -139,6 +139,25 @@ mod tests {
         assert!(Arc::ptr_eq(&snapshot.groups()[2], &members.groups()[2]), "untouched: shared");
     }
 
+    #[test]
+    fn group_of_which_most_have_left_gives_memory_back() {
+        let mut members = Members::default();
+        for id in 0..=GROUP as u64 {
+            members.insert(ConnectionId(id), ());
+        }
+        let mut capacities = Vec::new();
+        for id in 1..GROUP as u64 {
+            members.remove(ConnectionId(id));
+            let group = &members.groups()[0];
+            assert!(group.capacity() <= 4 * group.len(), "{} of {}", group.len(), group.capacity());
+            capacities.push((group.capacity(), group.len()));
+        }
+        capacities.dedup_by_key(|(capacity, _)| *capacity);
+        assert!(capacities.len() <= 1 + GROUP.ilog2() as usize, "seldom: {capacities:?}");
+        let mut shrunk = capacities.iter().skip(1);
+        assert!(shrunk.all(|(capacity, len)| *capacity >= 2 * len), "with room to grow again");
+    }
+
     proptest! {
         #[test]
         fn like_a_sorted_map(
@@ -157,6 +176,7 @@ mod tests {
             let all: Vec<_> = members.iter().copied().collect();
             prop_assert_eq!(all, model.into_iter().collect::<Vec<_>>());
             prop_assert!(members.groups().iter().all(|g| (1..=GROUP).contains(&g.len())));
+            prop_assert!(members.groups().iter().all(|g| g.capacity() <= 4 * g.len()));
         }
     }
 }

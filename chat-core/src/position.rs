@@ -147,6 +147,16 @@ mod tests {
     }
 
     #[test]
+    fn greatest_offset_is_the_greatest_integer_that_javascript_has_exactly() {
+        assert_eq!(Position::MAX_OFFSET, 9_007_199_254_740_991, "Number.MAX_SAFE_INTEGER");
+    }
+
+    #[test]
+    fn debug_shows_the_text_of_an_epoch() {
+        assert_eq!(format!("{:?}", at("abcdefgh", 5).epoch), r#"Epoch("abcdefgh")"#);
+    }
+
+    #[test]
     fn epochs_are_eight_alphanumerics_or_nothing() {
         assert_eq!(Epoch::parse(b""), Some(Epoch::NONE));
         assert_eq!(Epoch::parse(b"abc"), None);
@@ -154,6 +164,7 @@ mod tests {
         let epoch = Epoch::from_random(u64::MAX);
         assert_eq!(Epoch::parse(epoch.as_str().as_bytes()), Some(epoch));
         assert_ne!(Epoch::from_random(0), Epoch::NONE);
+        assert_ne!(Epoch::from_random(1), Epoch::from_random(1 + 62), "all of the bits count");
         assert_eq!(Epoch::parse(Epoch::UNKNOWN.as_str().as_bytes()), None);
     }
 }

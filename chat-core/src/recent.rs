@@ -351,6 +351,33 @@ mod tests {
         assert_eq!(recent.oldest(), None);
     }
 
+    #[test]
+    fn page_that_only_the_broker_knows_is_not_guessed() {
+        let recent = recent(1..=9);
+        let page = |range, upto| recent.page(range, upto, 2, 100);
+        assert!(page(Range::Latest, at(9)).is_some());
+        let other = Position { epoch: Epoch::from_random(2), offset: 9 };
+        assert_eq!(page(Range::Latest, other), None, "another sequence");
+        assert_eq!(page(Range::Before(9), at(10)), None, "10 may have trimmed some of them");
+        assert_eq!(page(Range::After(10), at(9)), None, "the reader is ahead");
+    }
+
+    #[test]
+    fn page_of_a_room_that_nothing_was_sent_to_is_empty() {
+        let none = Some(RecentPage { entries: Vec::new(), more: false });
+        let later = recent(1..=3);
+        assert_eq!(later.page(Range::Latest, Position::default(), 4, 100), none);
+        assert_eq!(few().page(Range::After(0), Position::default(), 4, 100), none);
+    }
+
+    #[test]
+    fn no_more_is_held_than_the_room_keeps() {
+        let retention = Retention { messages: 3, ..Retention::default() };
+        let recent = Recent::new(retention, 9, 1000);
+        assert_eq!((recent.max_entries(), recent.retention()), (3, retention));
+        assert_eq!(Recent::new(retention, 2, 1000).max_entries(), 2);
+    }
+
     /// What a broker keeps of the sequence.
     #[derive(Debug, Default)]
     struct Store {

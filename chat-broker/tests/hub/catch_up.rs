@@ -115,6 +115,23 @@ async fn messages_published_during_the_pages_are_neither_lost_nor_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn snapshot_stands_where_its_page_ends() {
+    let world = World::new(LONG);
+    world.say(1..=900).await;
+    let (late, mut ear) = member(300);
+    let options = JoinOptions::default().since(Position::default());
+    let (send, receive) = std::sync::mpsc::channel();
+    let on_snapshot = move |snapshot: &Snapshot<'_, Member>| {
+        let last = snapshot.messages.last().map(|last| last.offset);
+        send.send((last, snapshot.position.map(|position| position.offset))).unwrap();
+    };
+    let joining = world.hub.join_with(&world.topic, ConnectionId(1), late, options, on_snapshot);
+    let (joined, ()) = tokio::join!(joining, ear.expect_numbers(257..=900));
+    joined.unwrap();
+    assert_eq!(receive.recv().unwrap(), (Some(256), Some(256)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn messages_that_the_hub_holds_are_not_read() {
     let world = World::new(LONG);
     let (_other, mut other, _) = join(&world.hub, &world.topic, 9).await;

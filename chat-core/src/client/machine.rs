@@ -367,3 +367,157 @@ impl Machine {
         all.into_iter().flatten().min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Token;
+
+    const START: Duration = Duration::from_secs(100);
+
+    fn machine(config: Config) -> Machine {
+        let urls = vec!["ws://a.example".into(), "ws://b.example".into()];
+        Machine::new(config, urls, [1; 32], START).unwrap()
+    }
+
+    /// Answers the `hello`, which is the first request.
+    fn welcome(machine: &mut Machine, now: Duration) {
+        machine.handle_connected(now);
+        let welcome = r##"{"type":"welcome","id":1,"session":"s","node":"n","resume":"secret",
+            "user":{"id":"ann","name":"Ann","color":"#B56AD9"},"expires_in_ms":100000,
+            "limits":{"message_bytes":100,"frame_bytes":1000}}"##;
+        machine.handle_text(welcome, now).unwrap();
+        assert_eq!(*machine.state(), State::Online);
+        while machine.poll_action().is_some() {}
+        while machine.poll_event().is_some() {}
+    }
+
+    fn joined(machine: &mut Machine, room: &str, id: u64, now: Duration) {
+        let joined = format!(
+            r#"{{"type":"joined","id":{id},"room":"{room}","recovered":false,"members":[],
+            "count":1,"messages":[]}}"#
+        );
+        machine.handle_text(&joined, now).unwrap();
+        assert!(matches!(machine.poll_answer(), Some((_, Ok(Answer::Joined(_))))));
+    }
+
+    #[test]
+    fn addresses_are_tried_in_turn() {
+        let mut machine = machine(Config::default());
+        let mut tried = Vec::new();
+        let mut now = START;
+        while tried.len() < 3 {
+            if let Some(Action::Connect { url }) = machine.poll_action() {
+                assert_eq!(*machine.state(), State::Connecting { url: url.clone() });
+                tried.push(url);
+                machine.handle_disconnected(Loss::new("refused"), now);
+            }
+            while machine.poll_event().is_some() {}
+            now = machine.poll_timeout().unwrap();
+            machine.handle_timeout(now);
+        }
+        assert_eq!(tried, ["ws://a.example", "ws://b.example", "ws://a.example"]);
+    }
+
+    #[test]
+    fn closed_client_takes_no_request_and_waits_for_nothing() {
+        let mut machine = machine(Config::default());
+        assert!(!machine.is_closed());
+        machine.close(START);
+        assert!(machine.is_closed());
+        assert_eq!(machine.join("r", 0, START).unwrap_err(), ClientError::Closed);
+        assert_eq!(machine.poll_timeout(), None);
+    }
+
+    #[test]
+    fn joins_of_a_room_that_wait_are_bounded() {
+        let mut config = Config::default();
+        config.send_queue = 2;
+        let mut machine = machine(config);
+        for _ in 0..2 {
+            machine.join("r", 0, START).unwrap();
+        }
+        assert_eq!(machine.join("r", 0, START).unwrap_err(), ClientError::QueueFull);
+    }
+
+    /// An application that waits for the answer does not take events in the meantime.
+    #[test]
+    fn server_is_read_for_the_answer_to_a_join_while_events_wait() {
+        let mut machine = machine(Config::default());
+        welcome(&mut machine, START);
+        machine.join("r", 0, START).unwrap();
+        let direct = r##"{"type":"direct","message":"hi","at":1,
+            "user":{"id":"bob","name":"Bob","color":"#B56AD9"}}"##;
+        machine.handle_text(direct, START).unwrap();
+        assert!(machine.wants_text());
+        joined(&mut machine, "r", 2, START);
+        assert!(!machine.wants_text(), "now the application takes the events");
+    }
+
+    #[test]
+    fn server_has_the_time_of_a_pong_after_the_process_did_not_run() {
+        let config = Config::default();
+        let pong_timeout = config.pong_timeout;
+        let mut machine = machine(config);
+        welcome(&mut machine, START);
+        let now = machine.poll_timeout().unwrap() + Duration::from_secs(600);
+        machine.handle_timeout(now);
+        assert_eq!(machine.poll_action(), Some(Action::Ping));
+        assert_eq!(machine.poll_timeout(), Some(now + pong_timeout));
+        assert_eq!(*machine.state(), State::Online);
+        machine.handle_timeout(now + pong_timeout);
+        assert!(matches!(machine.state(), State::Waiting { .. }), "it was silent");
+    }
+
+    #[test]
+    fn token_that_is_not_fetched_in_time_is_fetched_again() {
+        let mut machine = online_with_token();
+        let first = next_fetch(&mut machine, START);
+        assert!(first < START + Duration::from_secs(100), "before the token runs out");
+        let second = next_fetch(&mut machine, first);
+        let after = (second - first).as_secs();
+        assert!((125..=130).contains(&after), "{after} s: those of a fetch, and a pause");
+    }
+
+    /// The server would end the connection.
+    #[test]
+    fn new_token_is_not_sent_in_a_frame_that_is_too_large() {
+        let mut sent = Vec::new();
+        for length in 900..1000 {
+            let mut machine = online_with_token();
+            let now = next_fetch(&mut machine, START);
+            machine.handle_token(Ok("x".repeat(length)), now);
+            if let Some(Action::Send(frame)) = machine.poll_action() {
+                sent.push(frame.len());
+            }
+        }
+        let largest = *sent.last().expect("some are small enough");
+        assert!((980..=1000).contains(&largest), "{largest} bytes, of 1,000 that are allowed");
+        assert!(sent.len() < 100, "some are too large");
+    }
+
+    fn online_with_token() -> Machine {
+        let mut config = Config::default();
+        config.token = Some(Token::Fetched);
+        let mut machine = machine(config);
+        assert_eq!(machine.poll_action(), Some(Action::FetchToken));
+        machine.handle_token(Ok("first".into()), START);
+        welcome(&mut machine, START);
+        machine
+    }
+
+    /// When the client asks for a token; the server answers all pings until then.
+    fn next_fetch(machine: &mut Machine, mut now: Duration) -> Duration {
+        for _ in 0..100 {
+            match machine.poll_action() {
+                Some(Action::FetchToken) => return now,
+                Some(_) => machine.handle_alive(now),
+                None => {
+                    now = machine.poll_timeout().unwrap();
+                    machine.handle_timeout(now);
+                }
+            }
+        }
+        panic!("no token is asked for");
+    }
+}

@@ -88,12 +88,10 @@ impl Bucket {
     /// The time in which so many tokens come.
     fn span(&self, tokens: u64) -> Duration {
         let nanos = (u128::from(tokens) * SECOND).div_ceil(u128::from(self.rate.per_second));
-        Duration::from_nanos(nanos.min(MOST_NANOS) as u64)
+        // At most 584 years: no clock overflows.
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
-
-/// A hundred years: no bucket is empty for longer, and no clock overflows.
-const MOST_NANOS: u128 = 100 * 365 * 24 * 60 * 60 * SECOND;
 
 #[cfg(test)]
 mod tests {
