@@ -148,6 +148,10 @@ impl Run {
     fn new() -> Self {
         let mut config = Config::default();
         config.send_timeout = Duration::MAX;
+        Self::with(config)
+    }
+
+    fn with(config: Config) -> Self {
         let urls = vec!["ws://chat.example/ws".into()];
         let mut machine = Machine::new(config, urls, [1; 32], Duration::ZERO).unwrap();
         machine.join("r", 0, Duration::ZERO).unwrap();
@@ -286,6 +290,27 @@ fn time_that_goes_back_stands_still() {
     assert!(matches!(run.machine.poll_action(), Some(Action::Send(_))));
     run.machine.typing("r", true, Duration::ZERO).unwrap();
     assert_eq!(run.machine.poll_action(), None, "the same as a moment ago");
+}
+
+#[test]
+fn reprieve_of_a_request_holds_back_no_pause() {
+    let mut config = Config::default();
+    config.pong_timeout = Duration::from_secs(60);
+    let mut run = Run::with(config);
+    let behind_a_hole = r#"{"type":"reaction","room":"r","offset":5}"#;
+    run.machine.handle_text(behind_a_hole, run.now).unwrap();
+    let join = run.machine.poll_action();
+    assert!(matches!(&join, Some(Action::Send(frame)) if frame.contains(r#""id":3"#)), "{join:?}");
+    run.machine.members("r", run.now).unwrap();
+    assert!(matches!(run.machine.poll_action(), Some(Action::Send(_))));
+    let rejection = r#"{"type":"error","id":3,"code":"rate_limited","retry_after_ms":20000}"#;
+    run.machine.handle_text(rejection, run.now).unwrap();
+    assert_eq!(run.machine.poll_timeout(), Some(Duration::from_secs(15)), "of the members");
+
+    run.machine.handle_timeout(Duration::from_secs(17));
+    assert!(run.machine.poll_answer().is_none(), "the process did not run");
+    let pause_ends = Duration::from_secs(20)..=Duration::from_secs(40);
+    assert!(pause_ends.contains(&run.machine.poll_timeout().unwrap()));
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(super) fn handle<'a>(
         // The ids of the client are numbers.
         let id = id.get().parse().ok();
         let request = id.and_then(|id| Some((id, session.outbox.requests.take(id)?)));
-        // An answer that comes too late, or twice, is none.
+        // An answer that is too late, or a second one, is ignored.
         return request.and_then(|(id, request)| answered(session, id, request, frame, now));
     }
     match frame {
@@ -119,7 +119,7 @@ fn joined(session: &mut Session, id: u64, name: &str, frame: wire::Joined<'_>, n
     let members = Members::new(frame.members, frame.count);
     let mut entries = frame.messages;
     if position.is_some() {
-        // Of a later version: what has no offset has no place in the sequence.
+        // Of a later version: what has no offset is no entry of the sequence.
         entries.retain(|entry| offset(entry).is_some());
     }
     let offsets: Vec<u64> = entries.iter().filter_map(offset).collect();

@@ -128,12 +128,12 @@ impl Lifecycle {
             self.link.alive(now);
             let frame = serde_json::from_str(text)?;
             let signal = inbound::handle(&mut self.session, frame, now);
-            self.obey(signal, now);
+            self.handle_signal(signal, now);
         }
         Ok(())
     }
 
-    fn obey(&mut self, signal: Option<Signal<'_>>, now: Duration) {
+    fn handle_signal(&mut self, signal: Option<Signal<'_>>, now: Duration) {
         match signal {
             None => {}
             Some(Signal::Welcome(frame)) => self.welcomed(frame, now),
@@ -224,7 +224,7 @@ impl Lifecycle {
     /// Fails what has run out of time.
     pub(super) fn expire(&mut self, now: Duration) {
         let signal = inbound::expire(&mut self.session, now);
-        self.obey(signal, now);
+        self.handle_signal(signal, now);
     }
 
     /// Does what is due. `is_read`: whether the server can be read.

@@ -359,12 +359,13 @@ impl Machine {
             // The time of the silent server begins again with the next call.
             return Some(self.now);
         }
-        let expiry = session.deadline().map(|due| match self.reprieve {
-            Some(until) if due <= self.now => until,
-            _ => due,
+        // Each by itself: what waits for the end of the reprieve holds back no pause that ends before.
+        let expiries = session.deadlines().map(|due| match (due, self.reprieve) {
+            (Some(due), Some(until)) if due <= self.now => Some(until),
+            (due, _) => due,
         });
-        let all = [expiry, session.flush_at(self.now), renewal.due(), link.deadline(is_read)];
-        all.into_iter().flatten().min()
+        let others = [session.flush_at(self.now), renewal.due(), link.deadline(is_read)];
+        expiries.into_iter().chain(others).flatten().min()
     }
 }
 

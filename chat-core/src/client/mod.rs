@@ -109,6 +109,11 @@
 //! `machine` is the public face, and keeps the time. Below it, `lifecycle` makes one connection
 //! after another; `session` has what outlives them, `inbound` gives it the server's frames, and
 //! `outbox` chooses what is sent next. The rest are parts that know nothing of each other.
+//!
+//! A message of the application is queued by `Session::send` in `Sends`. When its room is joined,
+//! `Session::flush` has it wait for its turn (`Sends::line_up`), asks `Outbox::next` whose turn it
+//! is, and sends it (`Sends::dispatch`) as an [`Action::Send`]. `Lifecycle::received` parses the
+//! server's `ok`, and `inbound` settles the request in `Sends`, which gives the [`Answer`].
 
 mod config;
 mod error;

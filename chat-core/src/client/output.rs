@@ -100,7 +100,7 @@ const WAITING: usize = 1024;
 /// Events that the application has not polled.
 ///
 /// Nothing is dropped, so the server must not be read while events wait. An application may wait
-/// for an answer in the place where it polls its events, and then never polls the event that holds
+/// for an answer where it polls its events, and then never polls the event that holds
 /// the answer back: while it waits for answers, up to 1,024 events are kept.
 #[derive(Debug, Default)]
 pub(super) struct Events(VecDeque<Event>);

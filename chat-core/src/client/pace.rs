@@ -1,7 +1,7 @@
 //! The pace of a connection: token buckets by the rates of the server's `welcome`.
 //!
 //! The server reads a client that is faster later, and its pings with it. A client that keeps
-//! the pace itself is never slowed, and chooses what leaves first.
+//! the pace itself is never slowed, and chooses what is sent first.
 
 use std::time::Duration;
 
@@ -40,18 +40,18 @@ impl Pace {
         }
     }
 
-    /// When a frame of so many bytes may leave; `None`: at once.
+    /// When a frame of so many bytes may be sent; `None`: at once.
     pub(super) fn ready_at(&self, bytes: usize) -> Option<Duration> {
         let frame = self.frames.as_ref().and_then(|bucket| bucket.ready_at(1));
         frame.max(self.bytes.as_ref().and_then(|bucket| bucket.ready_at(bytes as u64)))
     }
 
-    /// When the next join may leave, as far as the rate of joins goes.
+    /// When the next join may be sent, as far as the rate of joins goes.
     pub(super) fn join_ready_at(&self) -> Option<Duration> {
         self.joins.as_ref().and_then(|bucket| bucket.ready_at(1))
     }
 
-    /// A frame leaves, whether it was ready or does not wait.
+    /// A frame is sent, whether it was ready or does not wait.
     pub(super) fn spend(&mut self, bytes: usize, now: Duration) {
         if let Some(bucket) = &mut self.frames {
             bucket.take(1, now);
@@ -61,7 +61,7 @@ impl Pace {
         }
     }
 
-    /// The frame that leaves is a join.
+    /// The frame that is sent is a join.
     pub(super) fn spend_join(&mut self, now: Duration) {
         if let Some(bucket) = &mut self.joins {
             bucket.take(1, now);
@@ -75,7 +75,7 @@ impl Bucket {
         Self { rate, full_at: now }
     }
 
-    /// When there are so many tokens. What is larger than the bucket leaves when it is full.
+    /// When there are so many tokens. What is larger than the bucket is sent when it is full.
     fn ready_at(&self, tokens: u64) -> Option<Duration> {
         let missing = self.rate.burst - tokens.min(self.rate.burst);
         self.full_at.checked_sub(self.span(missing))
@@ -85,7 +85,7 @@ impl Bucket {
         self.full_at = self.full_at.max(now).saturating_add(self.span(tokens));
     }
 
-    /// The time in which so many tokens come.
+    /// The time in which the bucket gets so many tokens.
     fn span(&self, tokens: u64) -> Duration {
         let nanos = (u128::from(tokens) * SECOND).div_ceil(u128::from(self.rate.per_second));
         // At most 584 years: no clock overflows.

@@ -19,7 +19,7 @@ pub(super) enum Request {
     Join(RoomId),
     /// Reads the members of a room that the client is in.
     JoinAgain(RequestId),
-    /// Leaves a room. `None`: the client itself leaves a room that nobody waits for.
+    /// Leaves a room. `None`: the client itself leaves a room for which no request waits.
     Leave(Option<RequestId>),
     /// Sends the first message of a room's queue.
     Send(RoomId),
@@ -163,7 +163,7 @@ impl Requests {
         self.waiting.first_key_value().map(|(_, posted)| posted.deadline)
     }
 
-    /// No answer will come to any.
+    /// None will be answered.
     pub(super) fn fail_all(&mut self, error: &ClientError, answers: &mut Answers) {
         for (_, posted) in std::mem::take(&mut self.waiting) {
             posted.request.fail(error.clone(), answers);

@@ -5,7 +5,7 @@
 ///
 /// It spreads pauses and makes message keys distinct, and protects no secret: an observer of
 /// enough keys of a client can compute its next ones. Keys are compared within the messages of one user
-/// in one room, so nobody else gains by that.
+/// in one room, so no other user gains by that.
 #[derive(Debug)]
 pub(super) struct Rng([u64; 4]);
 

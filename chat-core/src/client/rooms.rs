@@ -10,7 +10,7 @@ use super::events::Joined;
 use super::output::{Answer, Answers, RequestId};
 use super::track::Track;
 
-/// How often the same typing state is worth telling.
+/// The same typing state is not sent more often.
 const TYPING_REPEAT: Duration = Duration::from_secs(2);
 
 /// A room, from the first `join` to `leave`.
@@ -36,9 +36,9 @@ pub(super) enum RoomStatus {
     Out,
     /// The request to join is sent when it is its turn.
     Due {
-        /// Which turn.
+        /// The number of its turn.
         turn: u64,
-        /// Since when.
+        /// Since when it waits.
         since: Duration,
     },
     /// The request with this id asks to join.
@@ -86,7 +86,7 @@ impl Room {
         }
     }
 
-    /// Whether a change of typing is worth telling.
+    /// Whether a typing state is to be sent: it is another one than before, or that was long ago.
     pub(super) fn types(&mut self, typing: bool, now: Duration) -> bool {
         let is_old = match self.typing {
             None => !typing,

@@ -31,14 +31,14 @@ struct Send {
     request: RequestId,
     stage: Stage,
     attempted: bool,
-    /// A server had it, and did not tell whether it was taken.
+    /// A server had it, and did not say whether it was taken.
     uncertain: bool,
 }
 
 #[derive(Debug)]
 enum Stage {
     Idle,
-    /// It leaves when it is its turn.
+    /// It is sent when it is its turn.
     Due(Turn),
     /// On the wire, as the request with this id.
     InFlight(u64),

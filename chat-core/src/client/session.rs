@@ -292,10 +292,9 @@ impl Session {
         join.filter(|at| *at > now).into_iter().chain(next).min()
     }
 
-    /// When something runs out of time, or a pause ends.
-    pub(super) fn deadline(&self) -> Option<Duration> {
-        let due = [self.outbox.requests.deadline(), self.rooms.deadline(), self.sends.deadline()];
-        due.into_iter().flatten().min()
+    /// When requests, rooms and messages run out of time, or a pause of theirs ends.
+    pub(super) fn deadlines(&self) -> [Option<Duration>; 3] {
+        [self.outbox.requests.deadline(), self.rooms.deadline(), self.sends.deadline()]
     }
 
     fn line_up_messages(&mut self) {

@@ -2,7 +2,7 @@
 
 use crate::{Epoch, Position, Step};
 
-/// The place at which the application's copy of a room ends.
+/// The position at which the application's copy of a room ends.
 #[derive(Debug, Default)]
 pub(super) struct Track {
     position: Option<Position>,
@@ -29,7 +29,7 @@ pub(super) enum Continuity {
 }
 
 impl Track {
-    /// The place; `None` in a room without history, and before the first `joined`.
+    /// The position; `None` in a room without history, and before the first `joined`.
     pub(super) fn position(&self) -> Option<Position> {
         self.position
     }
@@ -56,8 +56,8 @@ impl Track {
         self.position = position;
     }
 
-    /// Goes on to the place of a `joined` frame, with messages of these offsets. What it
-    /// calls recovered is believed only if it is.
+    /// Moves on to the position of a `joined` frame whose entries have these offsets. Its `recovered`
+    /// is believed only if they lead there.
     pub(super) fn joined(
         &mut self,
         position: Option<Position>,
@@ -89,7 +89,7 @@ impl Track {
     }
 }
 
-/// Whether messages of these offsets lead from one place to another.
+/// Whether entries at these offsets lead from one position to another.
 fn follows(before: Position, now: Position, offsets: &[u64]) -> bool {
     let same_sequence = before.epoch == now.epoch || before == Position::default();
     let mut here = before.offset;
@@ -113,7 +113,7 @@ mod tests {
         Some(Position { epoch: epoch(n), offset })
     }
 
-    /// In a room, at this place.
+    /// In a room, at this position.
     fn track(position: Option<Position>) -> Track {
         let mut track = Track::default();
         assert_eq!(track.joined(position, false, &[]), entered(Continuity::First, 0));
@@ -207,7 +207,7 @@ mod tests {
             track(at(1, 5)).joined(at(1, 6), false, &[4, 5, 6]),
             entered(Continuity::Gap(at(1, 5)), 2)
         );
-        // The room is behind, and what comes next is new although its offset is not.
+        // The room is behind, and the next message is new although its offset is not.
         let mut track = track(at(1, 5));
         assert_eq!(track.joined(at(1, 3), false, &[2, 3]), entered(Continuity::Gap(at(1, 3)), 2));
         assert_eq!(track.entry(4, None), Step::Next);

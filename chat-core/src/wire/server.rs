@@ -797,7 +797,7 @@ pub struct Unknown<'a> {
     /// The sequence that `offset` counts in, if it is another than before.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
-    /// The place in the room's sequence.
+    /// The offset in the room's sequence.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
 }

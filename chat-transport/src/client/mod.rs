@@ -1,7 +1,7 @@
 //! A client of the native protocol (`docs/protocol.md`), version 1, which keeps connected.
 //!
 //! A [`Client`] is a handle on a task that owns the connection; clones are cheap, and what
-//! happens comes as [`Events`]. It speaks `ws://`: put it behind something that does TLS.
+//! happens is received from [`Events`]. It connects to `ws://` addresses: TLS needs a proxy before it.
 //!
 //! ```no_run
 //! use chat_transport::client::{Client, ClientConfig, Event};
@@ -109,13 +109,13 @@ impl Client {
     }
 
     /// Joins a room: now, or once there is a connection, and again after each loss. The
-    /// latest messages, as many as `history` says, come as events after [`Event::Joined`].
-    /// In a room that the client is in already, this only tells who is there.
+    /// latest messages, as many as `history` says, are events after [`Event::Joined`].
+    /// In a room that the client is in already, the answer only says who is there.
     ///
     /// # Errors
     /// The client is not in the room: [`RoomName`](ClientError::RoomName),
     /// [`Timeout`](ClientError::Timeout), [`Rejected`](ClientError::Rejected), [`NotInRoom`](ClientError::NotInRoom) when it was
-    /// left meanwhile, [`Closed`](ClientError::Closed). (A second join can also fail like any
+    /// left before the answer, [`Closed`](ClientError::Closed). (A second join can also fail like any
     /// request, or as [`QueueFull`](ClientError::QueueFull) while many wait for the first; the
     /// client is in the room, or on the way, nevertheless.)
     ///
@@ -266,15 +266,15 @@ impl Client {
         }
     }
 
-    /// Tells a room that the user writes, or stopped. Call it at each key stroke: the same is
-    /// told every two seconds at most, and not at all without a connection or while anything
+    /// Reports to a room that the user types, or stopped. Call it at each key stroke: the same is
+    /// sent every two seconds at most, and not at all without a connection or while anything
     /// else waits to be sent.
     ///
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom), [`Closed`](ClientError::Closed).
     ///
     /// # Cancel safety
-    /// When it is dropped, it may be told or not.
+    /// When it is dropped, the state may be sent or not.
     pub async fn typing(&self, room: &str, typing: bool) -> Result<(), ClientError> {
         let room = room.to_owned();
         self.command(|reply| Command::Typing { room, typing, reply }).await?

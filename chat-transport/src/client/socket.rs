@@ -39,7 +39,7 @@ pub(super) struct Socket {
     waiting: VecDeque<Message>,
     /// What the server had taken, in bytes, when it last did not take all.
     stuck_at: Option<u64>,
-    /// Writing failed. Reading may still tell why.
+    /// Writing failed. What is read may still say why.
     broken: bool,
 }
 

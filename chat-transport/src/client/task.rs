@@ -76,6 +76,8 @@ pub(super) struct Task {
     fetch: Option<Fetch>,
     /// The end of the latest connection, which may take its time.
     closing: Option<JoinHandle<()>>,
+    /// Callers of `close`, which wait for that.
+    closers: Vec<oneshot::Sender<()>>,
 }
 
 /// The connection.
@@ -162,11 +164,11 @@ impl Task {
             token,
             fetch: None,
             closing: None,
+            closers: Vec::new(),
         }
     }
 
     pub(super) async fn run(mut self) {
-        let mut closers = Vec::new();
         self.settle();
         while !self.machine.is_closed() {
             let deadline = self.machine.poll_timeout();
@@ -174,25 +176,21 @@ impl Task {
             let (reading, is_full) = (self.machine.wants_text(), self.is_full);
             tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(Command::Close(reply)) => {
-                        closers.push(reply);
-                        self.machine.close(self.now());
-                    }
-                    Some(command) => self.obey(command),
+                    Some(command) => self.handle_command(command),
                     // The last handle is gone.
                     None => self.machine.close(self.now()),
                 },
                 () = has_room(&self.events), if is_full => {}
                 progress = self.link.next(reading) => self.advance(progress),
-                token = fetched(&mut self.fetch) => self.machine.handle_token(token, self.now()),
+                token = fetched(&mut self.fetch) => self.pass_token(token),
                 () = until(deadline) => self.tick(),
             }
             self.settle();
         }
-        self.finish(closers).await;
+        self.finish().await;
     }
 
-    fn obey(&mut self, command: Command) {
+    fn handle_command(&mut self, command: Command) {
         let now = self.now();
         match command {
             Command::Request(ask, caller) => match ask(&mut self.machine, now) {
@@ -202,8 +200,10 @@ impl Task {
             Command::Typing { room, typing, reply } => {
                 let _ = reply.send(self.machine.typing(&room, typing, now));
             }
-            // The loop's business.
-            Command::Close(_) => {}
+            Command::Close(reply) => {
+                self.closers.push(reply);
+                self.machine.close(now);
+            }
         }
     }
 
@@ -227,6 +227,13 @@ impl Task {
                 self.machine.handle_disconnected(loss, now);
             }
         }
+    }
+
+    fn pass_token(&mut self, token: Result<String, TokenError>) {
+        if let Err(TokenError::Retry(why)) = &token {
+            tracing::debug!(%why, "the application gave no token");
+        }
+        self.machine.handle_token(token, self.now());
     }
 
     fn tick(&mut self) {
@@ -302,8 +309,8 @@ impl Task {
 
     /// The machine is closed. Calls that were not taken fail at once, and so do those that wait
     /// for a slot; the connection may take its time to end, and the application to read its events.
-    async fn finish(self, mut closers: Vec<oneshot::Sender<()>>) {
-        let Self { mut machine, mut commands, events, slots, closing, .. } = self;
+    async fn finish(self) {
+        let Self { mut machine, mut commands, mut closers, events, slots, closing, .. } = self;
         drop(slots);
         commands.close();
         while let Ok(command) = commands.try_recv() {
