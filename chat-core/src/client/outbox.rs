@@ -262,4 +262,47 @@ mod tests {
         outbox.requests.take(2);
         assert_eq!(flush(&mut outbox), [Some(2)]);
     }
+
+    #[test]
+    fn requests_and_joins_are_sent_in_the_order_in_which_they_were_ready() {
+        let mut outbox = Outbox::new(NOW, NOW);
+        let room = RoomId::new("r").unwrap();
+        let before = outbox.next_turn_number();
+        queue(&mut outbox, &[None]);
+        let after = outbox.next_turn_number();
+        let next = |turn| outbox.next(Some((turn, &room)), None, NOW);
+        assert!(matches!(next(before), Some((Next::Join(_), None))));
+        assert!(matches!(next(after), Some((Next::Call(0), None))));
+    }
+
+    #[test]
+    fn requests_wait_until_they_are_answered() {
+        let mut outbox = Outbox::new(NOW, NOW);
+        outbox.limits.in_flight = 1;
+        queue(&mut outbox, &[Some(1), Some(2), Some(3)]);
+        assert_eq!(outbox.waiting(), 3);
+        assert_eq!(flush(&mut outbox), [Some(1)]);
+        assert_eq!(outbox.waiting(), 3, "one for its answer, two for their turns");
+        outbox.requests.take(1);
+        assert_eq!(outbox.waiting(), 2);
+    }
+
+    #[test]
+    fn request_whose_frame_would_be_too_large_is_refused() {
+        let to = UserId::new("bob").unwrap();
+        let mut refused = 0;
+        for length in 900..1000 {
+            let mut outbox = Outbox::new(NOW, NOW);
+            outbox.limits.frame_bytes = 1000;
+            let content = Content { message: "x".repeat(length).into(), data: None, key: None };
+            let frame = ClientRequest::Direct { to: to.clone(), content };
+            match outbox.queue(Request::Direct(RequestId(1)), &frame) {
+                Ok(()) => outbox.send_call(0, NOW),
+                Err(_) => refused += 1,
+            }
+            let is_small = |sent: &Action| matches!(sent, Action::Send(text) if text.len() <= 1000);
+            assert!(outbox.actions.iter().all(is_small), "{length}");
+        }
+        assert!((1..100).contains(&refused), "{refused} of 100");
+    }
 }
