@@ -432,8 +432,7 @@ mod tests {
 
     #[test]
     fn joins_of_a_room_that_wait_are_bounded() {
-        let mut config = Config::default();
-        config.send_queue = 2;
+        let config = Config { send_queue: 2, ..Config::default() };
         let mut machine = machine(config);
         for _ in 0..2 {
             machine.join("r", 0, START).unwrap();
@@ -498,8 +497,7 @@ mod tests {
     }
 
     fn online_with_token() -> Machine {
-        let mut config = Config::default();
-        config.token = Some(Token::Fetched);
+        let config = Config { token: Some(Token::Fetched), ..Config::default() };
         let mut machine = machine(config);
         assert_eq!(machine.poll_action(), Some(Action::FetchToken));
         machine.handle_token(Ok("first".into()), START);
