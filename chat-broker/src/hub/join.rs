@@ -229,7 +229,9 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
         joiner: impl Joiner<M>,
     ) -> Result<(), BrokerError> {
         let JoinOptions { occupant, since, history } = options;
-        self.subscribed().await?;
+        if let Some(live) = self.wait_to_go_live() {
+            self.shared.answer_in_time(live).await?;
+        }
         let wanted = Wanted::new(since, history);
         let mut catch_up = CatchUp::new(self.topic.clone(), member.clone(), joiner, wanted);
         let state = if since.is_some() {

@@ -45,7 +45,8 @@ impl<M: Deliver + Clone> Membership<M> {
 
     /// Waits until the topic no longer stands at `from`, the position of a [`Snapshot`]: until more
     /// has been delivered to its members, the latest of which may still be on its way. Returns at
-    /// once if it stands elsewhere.
+    /// once if it stands elsewhere. A topic in which nothing is published does not move, nor does any
+    /// after the [driver](crate::HubDriver) has ended, so give it a time limit.
     ///
     /// # Cancel safety
     /// Safe: nothing is taken.
@@ -99,6 +100,14 @@ impl<M: Deliver + Clone> Membership<M> {
     /// # Cancel safety
     /// Safe: the membership does not depend on it.
     pub async fn subscribed(&self) -> Result<(), BrokerError> {
+        match self.wait_to_go_live() {
+            Some(waiting) => self.shared.answer(waiting).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The answer when the topic goes live, or cannot for now; `None` if it is live.
+    pub(super) fn wait_to_go_live(&self) -> Option<oneshot::Receiver<Result<(), BrokerError>>> {
         let waiting = self.shared.registry.update(&self.topic, |room| {
             if !room.state.is_waiting() {
                 return None;
@@ -111,10 +120,7 @@ impl<M: Deliver + Clone> Membership<M> {
             room.state.wait(waiter);
             Some(waiting)
         });
-        match waiting.flatten() {
-            Some(waiting) => self.shared.answer(waiting).await,
-            None => Ok(()),
-        }
+        waiting.flatten()
     }
 
     /// Puts another handle in the place of this member's.

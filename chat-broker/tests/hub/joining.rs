@@ -214,6 +214,13 @@ async fn join_fails_in_time_while_the_broker_is_away() {
     let failed = joining.await.expect("in time");
     assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
     assert_eq!(hub.topics(), 0);
+
+    let (attached, _) = member(8);
+    let mut membership = hub.attach(&topic, ConnectionId(2), attached.clone());
+    let rejoining = membership.rejoin(attached, JoinOptions::default());
+    let failed = tokio::time::timeout(Duration::from_secs(3), rejoining).await.expect("in time");
+    assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
+    assert_eq!(hub.topics(), 1, "the member stays");
 }
 
 #[tokio::test(start_paused = true)]
