@@ -432,8 +432,7 @@ mod tests {
 
     #[test]
     fn joins_of_a_room_that_wait_are_bounded() {
-        let config = Config { send_queue: 2, ..Config::default() };
-        let mut machine = machine(config);
+        let mut machine = machine(Config { send_queue: 2, ..Config::default() });
         for _ in 0..2 {
             machine.join("r", 0, START).unwrap();
         }
@@ -497,8 +496,8 @@ mod tests {
     }
 
     fn online_with_token() -> Machine {
-        let config = Config { token: Some(Token::Fetched), ..Config::default() };
-        let mut machine = machine(config);
+        let token = Some(Token::Fetched);
+        let mut machine = machine(Config { token, ..Config::default() });
         assert_eq!(machine.poll_action(), Some(Action::FetchToken));
         machine.handle_token(Ok("first".into()), START);
         welcome(&mut machine, START);

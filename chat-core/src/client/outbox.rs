@@ -305,4 +305,16 @@ mod tests {
         }
         assert!((1..100).contains(&refused), "{refused} of 100");
     }
+
+    #[test]
+    fn messages_that_wait_for_answers_are_bounded_in_bytes_together() {
+        let mut both_sent = 0;
+        for length in UNANSWERED_BYTES - 1300..UNANSWERED_BYTES - 1000 {
+            let mut outbox = Outbox::new(NOW, NOW);
+            queue(&mut outbox, &[Some(1000), Some(length)]);
+            both_sent += flush(&mut outbox).len() - 1;
+            assert!(outbox.requests.unanswered().bytes <= UNANSWERED_BYTES, "{length}");
+        }
+        assert!((1..300).contains(&both_sent), "{both_sent} of 300");
+    }
 }
