@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use chat_broker::testing::TcpProxy;
 use chat_transport::testing::WsClient;
 
 /// Its own unit test is the point of this one.
@@ -107,10 +108,14 @@ fn client() {
     assert!(output.contains("* that was message 1\n"), "{output}");
 }
 
+/// Behind a line on which the handshake takes longer than the client waits for a frame.
 #[test]
 fn client_own_transport() {
     let server = Running::start("axum_server");
-    let url = format!("ws://{}/chat/ws", server.1);
+    let port = server.1.rsplit(':').next().unwrap().parse().expect("a port");
+    let proxy = TcpProxy::start(port);
+    proxy.delay(Duration::from_millis(100));
+    let url = format!("ws://127.0.0.1:{}/chat/ws", proxy.port());
     let output = example("client_own_transport").arg(url).output().expect("the example starts");
     assert!(output.status.success(), "{:?}", output.status);
     let output = String::from_utf8(output.stdout).expect("text");
