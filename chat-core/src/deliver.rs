@@ -21,7 +21,9 @@ pub trait Deliver: Send + Sync {
     /// [`batch.frames(dialect)`](Batch::frames) into a bounded outbox.
     fn deliver(&self, batch: &Batch) -> Delivery;
 
-    /// Ends the connection. Called after a [`Delivery::Full`], for one.
+    /// Ends the connection. Called after a [`Delivery::Full`], for one. What is delivered afterwards
+    /// need not follow on what the member has: it should take nothing more
+    /// ([`Delivery::Closed`]), and its user joins again from the last message that was received.
     fn close(&self, reason: CloseReason);
 
     /// Waits until the member has taken all that was delivered to it, or its connection has ended.
@@ -46,7 +48,7 @@ pub enum Delivery {
     Queued,
     /// Nothing in the batch concerns this member.
     Skipped,
-    /// No room: the member reads too slowly.
+    /// No room: the member reads too slowly, and is closed.
     Full,
     /// No room, and the member stays: the batch was dropped.
     Dropped,

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery, Members, Topic};
+use chat_core::{Batch, ConnectionId, Deliver, Delivery, Members, Topic};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -246,10 +246,7 @@ impl<M: Deliver + Clone> Shared<M> {
         for (_, seat) in members {
             match seat.deliver(batch) {
                 Delivery::Queued => delivered += 1,
-                Delivery::Full => {
-                    Counters::add(&self.counters.slow_consumers, 1);
-                    seat.close(CloseReason::SlowConsumer);
-                }
+                Delivery::Full => Counters::add(&self.counters.slow_consumers, 1),
                 Delivery::Dropped => Counters::add(&self.counters.dropped, 1),
                 Delivery::Skipped | Delivery::Closed => {}
             }

@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use chat_core::{RoomId, UserId};
+use chat_core::{CloseReason, RoomId, UserId};
 use futures_util::FutureExt;
 
 use super::*;

@@ -201,8 +201,8 @@ enum Started<T> {
 
 impl<M: Deliver + Clone + 'static> Membership<M> {
     /// Joins again: has `member`, in the place of this member, catch up as in [`Hub::join`]. Without
-    /// [`since`](JoinOptions::since) there is nothing to catch up with: it gets the latest messages,
-    /// as many as the hub holds. An [`occupant`](JoinOptions::occupant) renames the user, as
+    /// [`since`](JoinOptions::since) there is nothing to catch up with: it gets as many of the
+    /// latest messages as [`history`](JoinOptions::history) says and the hub holds. An [`occupant`](JoinOptions::occupant) renames the user, as
     /// [`rename`](Self::rename) does.
     ///
     /// # Errors

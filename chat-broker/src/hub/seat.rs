@@ -7,11 +7,12 @@ use chat_core::{Batch, CloseReason, Deliver, Delivery};
 use parking_lot::{Mutex, MutexGuard};
 
 /// A member's place in a topic, as snapshots of the members hold it. Once the member has
-/// left, nothing is delivered through it, whoever still holds a snapshot.
+/// left, or was closed as a slow consumer, nothing is delivered through it, whoever still holds a
+/// snapshot.
 pub struct Seat<M>(Arc<Mutex<Option<M>>>);
 
 impl<M: Clone> Seat<M> {
-    /// The member, unless it has left.
+    /// The member, unless it has left or was closed as a slow consumer.
     #[must_use]
     pub fn member(&self) -> Option<M> {
         self.taken().clone()
@@ -46,14 +47,17 @@ impl<M> Seat<M> {
 }
 
 impl<M: Deliver> Seat<M> {
+    /// A member without room for the batch is closed, and gets nothing more: once it had room again,
+    /// what follows would hide what it has not received.
     pub(super) fn deliver(&self, batch: &Batch) -> Delivery {
-        self.taken().as_ref().map_or(Delivery::Closed, |member| member.deliver(batch))
-    }
-
-    pub(super) fn close(&self, reason: CloseReason) {
-        if let Some(member) = &*self.taken() {
-            member.close(reason);
+        let mut place = self.taken();
+        let outcome = place.as_ref().map_or(Delivery::Closed, |member| member.deliver(batch));
+        if outcome == Delivery::Full
+            && let Some(member) = place.take()
+        {
+            member.close(CloseReason::SlowConsumer);
         }
+        outcome
     }
 }
 

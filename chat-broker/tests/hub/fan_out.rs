@@ -28,6 +28,31 @@ async fn a_slow_member_is_closed_and_the_others_hear_all() {
     assert!(hub.stats().slow_consumers > 0);
 }
 
+#[tokio::test]
+async fn slow_member_receives_nothing_after_it_is_closed() {
+    let bus = MemoryBus::new();
+    let hub = start(&bus);
+    let (publisher, _events) = bus.connect();
+    let topic = room("r");
+    let (slow, mut unread) = member(3);
+    let _slow = hub.join(&topic, ConnectionId(1), slow, JoinOptions::default()).await.unwrap();
+    let (_place, mut ear, _) = join(&hub, &topic, 2).await;
+    let mut say_and_hear = async |n: u64| {
+        say(&publisher, &topic, "x").await;
+        assert_eq!(ear.hear().await, format!("{n} x"));
+    };
+    for n in 1..=4 {
+        say_and_hear(n).await;
+    }
+    // A room's next batch is delivered when the last one is: here the fourth is over.
+    say_and_hear(5).await;
+    unread.expect(&["1 x", "2 x", "3 x"]).await;
+    // It has room again, and would not know that it lacks the fourth.
+    say_and_hear(6).await;
+    say_and_hear(7).await;
+    assert_eq!(unread.0.try_recv().ok(), None);
+}
+
 /// Drops every batch, and keeps why it was closed.
 #[derive(Clone, Default)]
 struct Dropping(Arc<Mutex<Option<CloseReason>>>);
