@@ -65,6 +65,18 @@ fn changes_are_told_once_and_missed_ones_after_a_snapshot() {
 }
 
 #[test]
+fn first_user_of_an_empty_room_is_all_there_is_but_a_second_one_is_not() {
+    for (count, is_wanted) in [(1, false), (2, true)] {
+        let (mut roster, mut out) = (Roster::new(10), Vec::new());
+        roster.ask();
+        roster.set(Occupancy { version: 3, ..Occupancy::default() }, &mut out);
+        roster.change(7, count, PresenceChange::Joined, occupant(1), &mut out);
+        assert_eq!(roster.wants_snapshot(), is_wanted, "{count} after missed changes");
+        assert_eq!(out.is_empty(), is_wanted);
+    }
+}
+
+#[test]
 fn a_snapshot_of_an_older_moment_undoes_nothing() {
     for (older, is_wanted_again) in
         [(Truth { version: 5, users: [1].into() }, false), (Truth::default(), true)]
