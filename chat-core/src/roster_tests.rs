@@ -77,6 +77,23 @@ fn first_user_of_an_empty_room_is_all_there_is_but_a_second_one_is_not() {
 }
 
 #[test]
+fn snapshot_that_knows_of_the_latest_change_is_taken_and_no_other_is_wanted() {
+    let (mut roster, mut out) = (Roster::new(2), Vec::new());
+    let mut truth = Truth { version: 4, users: [1, 2, 3, 4].into() };
+    roster.ask();
+    roster.change(4, 4, PresenceChange::Joined, occupant(4), &mut out);
+    roster.set(truth.snapshot(2), &mut out);
+    assert!(!roster.wants_snapshot() && roster.listed().is_none(), "a big room");
+    assert!(roster.has_reached(4) && !roster.has_reached(5));
+
+    roster.ask();
+    roster.change(5, 2, PresenceChange::Left, occupant(4), &mut out);
+    truth = Truth { version: 5, users: [1, 2].into() };
+    roster.set(truth.snapshot(2), &mut out);
+    assert_eq!(roster.listed().map(|listed| listed.len()), Some(2));
+}
+
+#[test]
 fn a_snapshot_of_an_older_moment_undoes_nothing() {
     for (older, is_wanted_again) in
         [(Truth { version: 5, users: [1].into() }, false), (Truth::default(), true)]
