@@ -65,6 +65,35 @@ fn changes_are_told_once_and_missed_ones_after_a_snapshot() {
 }
 
 #[test]
+fn first_user_of_an_empty_room_is_all_there_is_but_a_second_one_is_not() {
+    for (count, is_wanted) in [(1, false), (2, true)] {
+        let (mut roster, mut out) = (Roster::new(10), Vec::new());
+        roster.ask();
+        roster.set(Occupancy { version: 3, ..Occupancy::default() }, &mut out);
+        roster.change(7, count, PresenceChange::Joined, occupant(1), &mut out);
+        assert_eq!(roster.wants_snapshot(), is_wanted, "{count} after missed changes");
+        assert_eq!(out.is_empty(), is_wanted);
+    }
+}
+
+#[test]
+fn snapshot_that_knows_of_the_latest_change_is_taken_and_no_other_is_wanted() {
+    let (mut roster, mut out) = (Roster::new(2), Vec::new());
+    let mut truth = Truth { version: 4, users: [1, 2, 3, 4].into() };
+    roster.ask();
+    roster.change(4, 4, PresenceChange::Joined, occupant(4), &mut out);
+    roster.set(truth.snapshot(2), &mut out);
+    assert!(!roster.wants_snapshot() && roster.listed().is_none(), "a big room");
+    assert!(roster.has_reached(4) && !roster.has_reached(5));
+
+    roster.ask();
+    roster.change(5, 2, PresenceChange::Left, occupant(4), &mut out);
+    truth = Truth { version: 5, users: [1, 2].into() };
+    roster.set(truth.snapshot(2), &mut out);
+    assert_eq!(roster.listed().map(|listed| listed.len()), Some(2));
+}
+
+#[test]
 fn a_snapshot_of_an_older_moment_undoes_nothing() {
     for (older, is_wanted_again) in
         [(Truth { version: 5, users: [1].into() }, false), (Truth::default(), true)]
