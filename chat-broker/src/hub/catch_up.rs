@@ -41,6 +41,7 @@ const BEHIND: Duration = Duration::from_secs(10);
 
 /// A member on its way from what it has to what is live.
 pub(super) struct CatchUp<M, J> {
+    shared: Arc<Shared<M>>,
     topic: Topic,
     member: M,
     joiner: J,
@@ -66,8 +67,14 @@ pub(super) struct FirstPage {
 }
 
 impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
-    pub(super) fn new(topic: Topic, member: M, joiner: J, wanted: Wanted) -> Self {
-        Self { topic, member, joiner, wanted, is_closed: false }
+    pub(super) fn new(
+        shared: &Arc<Shared<M>>,
+        topic: Topic,
+        member: M,
+        joiner: J,
+        wanted: Wanted,
+    ) -> Self {
+        Self { shared: Arc::clone(shared), topic, member, joiner, wanted, is_closed: false }
     }
 
     /// Hands over the snapshot, if all that the member wants is at hand. Called under the room's
@@ -103,23 +110,34 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
     ) {
         let since = self.wanted.since;
         let snapshot = Snapshot { messages, since, recovered, ..snapshot };
-        self.joiner.on_snapshot(&self.member, &snapshot);
+        let outcome = self.joiner.on_snapshot(&self.member, &snapshot);
+        self.note(outcome);
+    }
+
+    /// Whether the member gets nothing more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    fn note(&mut self, outcome: Delivery) {
+        if outcome == Delivery::Full {
+            Counters::add(&self.shared.counters.slow_consumers, 1);
+            self.member.close(CloseReason::SlowConsumer);
+        }
+        self.is_closed |= matches!(outcome, Delivery::Full | Delivery::Closed);
     }
 
     /// Reads what the member gets first, if that was not at hand.
-    pub(super) async fn first_page(
-        &mut self,
-        shared: &Shared<M>,
-    ) -> Result<FirstPage, BrokerError> {
+    pub(super) async fn first_page(&mut self) -> Result<FirstPage, BrokerError> {
         if let Some(since) = self.wanted.since {
-            let history = self.read(shared, Range::After(since.offset), PAGE).await?;
+            let history = self.read(Range::After(since.offset), PAGE).await?;
             if history.follows(since) {
                 return Ok(FirstPage { history, recovered: true });
             }
         }
         // The position is wanted in any case, and each read brings a message.
         let latest = self.wanted.latest;
-        let mut history = self.read(shared, Range::Latest, latest.max(1)).await?;
+        let mut history = self.read(Range::Latest, latest.max(1)).await?;
         if latest == 0 {
             history.entries.clear();
         }
@@ -137,8 +155,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
             let snapshot = Snapshot { position: Some(here), ..snapshot };
             self.present(snapshot, history.entries.iter().collect(), recovered);
         });
-        let shared = Arc::clone(&membership.shared);
-        if let Err(error) = self.follow(&shared, membership, here).await {
+        if let Err(error) = self.follow(membership, here).await {
             tracing::debug!(%error, topic = %self.topic, "a member could not catch up");
             self.member.close(CloseReason::InternalError);
         }
@@ -147,7 +164,6 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
     /// Delivers page after page, from `here` on, until the member is live or closed.
     async fn follow(
         &mut self,
-        shared: &Shared<M>,
         membership: &mut Membership<M>,
         mut here: Position,
     ) -> Result<(), BrokerError> {
@@ -155,7 +171,10 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         let is_complete = |snapshot: &Snapshot<'_, M>| {
             snapshot.position.is_none_or(|room| room == here).then_some(())
         };
-        let state = membership.attach(self.member.clone(), is_complete, |_, ()| {});
+        if self.is_closed {
+            return Ok(());
+        }
+        let state = membership.attach(self.member.clone(), is_complete, |_, ()| true);
         if state == JoinState::Live {
             return Ok(());
         }
@@ -168,13 +187,16 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
                 room = snapshot.position;
                 rest(snapshot, here)
             };
-            let state = membership.attach(member, rest, |_, rest| self.deliver(shared, rest));
+            let state = membership.attach(member, rest, |_, rest| {
+                self.deliver(rest);
+                !self.is_closed
+            });
             if state == JoinState::Live || self.is_closed {
                 return Ok(());
             }
             if !is_behind(room, here) {
-                let history = self.read(shared, Range::After(here.offset), PAGE).await?;
-                let next = self.deliver_page(shared, here, &history);
+                let history = self.read(Range::After(here.offset), PAGE).await?;
+                let next = self.deliver_page(here, &history);
                 if next != here {
                     here = next;
                     continue;
@@ -200,12 +222,12 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
 
     /// Delivers a page that was read after `here`: its messages, and a gap where they do not
     /// follow. Returns where the member stands then.
-    fn deliver_page(&mut self, shared: &Shared<M>, here: Position, history: &History) -> Position {
+    fn deliver_page(&mut self, here: Position, history: &History) -> Position {
         let is_same = here.epoch == history.position.epoch || here == Position::default();
         if !is_same {
             // The next page is read from the beginning of the new sequence.
             let begins = Position { offset: 0, ..history.position };
-            self.deliver(shared, vec![Item::Gap(Some(begins))]);
+            self.deliver(vec![Item::Gap(Some(begins))]);
             return begins;
         }
         let mut items = Vec::with_capacity(history.entries.len() + 1);
@@ -215,37 +237,25 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
             items.push(Item::Gap(Some(before)));
         }
         items.extend(envelopes(history.position, history.entries.iter()));
-        self.deliver(shared, items);
+        self.deliver(items);
         let offset = last_offset(history).max(here.offset);
         // In an empty room there is no sequence to stand in.
         if offset == 0 { here } else { Position { offset, ..history.position } }
     }
 
-    fn deliver(&mut self, shared: &Shared<M>, items: Vec<Item>) {
+    fn deliver(&mut self, items: Vec<Item>) {
         if items.is_empty() {
             return;
         }
         let batch = Batch::new(self.topic.clone(), items);
         self.joiner.on_bytes(batch.payload_len());
-        match self.member.deliver(&batch) {
-            Delivery::Full => {
-                Counters::add(&shared.counters.slow_consumers, 1);
-                self.member.close(CloseReason::SlowConsumer);
-                self.is_closed = true;
-            }
-            Delivery::Closed => self.is_closed = true,
-            Delivery::Queued | Delivery::Skipped | Delivery::Dropped => {}
-        }
+        let outcome = self.member.deliver(&batch);
+        self.note(outcome);
     }
 
-    async fn read(
-        &mut self,
-        shared: &Shared<M>,
-        range: Range,
-        limit: u32,
-    ) -> Result<History, BrokerError> {
+    async fn read(&mut self, range: Range, limit: u32) -> Result<History, BrokerError> {
         let history =
-            shared.history(HistoryRead { topic: self.topic.clone(), range, limit }).await?;
+            self.shared.history(HistoryRead { topic: self.topic.clone(), range, limit }).await?;
         self.joiner.on_bytes(history.entries.iter().map(|entry| entry.payload.len()).sum());
         Ok(history)
     }

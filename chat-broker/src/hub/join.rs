@@ -119,12 +119,13 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     ) -> Result<Membership<M>, BrokerError> {
         let JoinOptions { occupant, since, history } = options;
         let seat = Seat::new(member.clone());
-        let mut catch_up = CatchUp::new(topic.clone(), member, joiner, Wanted::new(since, history));
+        let mut catch_up =
+            CatchUp::new(&self.shared, topic.clone(), member, joiner, Wanted::new(since, history));
         let started = self.enter(topic, id, &seat, {
             let seat = seat.clone();
             move |snapshot| {
                 let state = catch_up.start(snapshot);
-                if state == JoinState::CatchingUp {
+                if state == JoinState::CatchingUp || catch_up.is_closed() {
                     seat.vacate();
                 }
                 (catch_up, state)
@@ -141,7 +142,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             self.shared.enter(topic, occupant);
         }
         if state == JoinState::CatchingUp {
-            match catch_up.first_page(&self.shared).await {
+            match catch_up.first_page().await {
                 Ok(page) => catch_up.run(&mut membership, page).await,
                 Err(error) => {
                     // The member will try again: its user has not left.
@@ -202,8 +203,8 @@ enum Started<T> {
 impl<M: Deliver + Clone + 'static> Membership<M> {
     /// Joins again: has `member`, in the place of this member, catch up as in [`Hub::join`]. Without
     /// [`since`](JoinOptions::since) there is nothing to catch up with: it gets as many of the
-    /// latest messages as [`history`](JoinOptions::history) says and the hub holds. An [`occupant`](JoinOptions::occupant) renames the user, as
-    /// [`rename`](Self::rename) does.
+    /// latest messages as [`history`](JoinOptions::history) says and the hub holds. An
+    /// [`occupant`](JoinOptions::occupant) renames the user, as [`rename`](Self::rename) does.
     ///
     /// # Errors
     /// As for [`Hub::join`]; then the member is in the topic as before. A member that cannot be given
@@ -233,23 +234,30 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
             self.shared.answer_in_time(live).await?;
         }
         let wanted = Wanted::new(since, history);
-        let mut catch_up = CatchUp::new(self.topic.clone(), member.clone(), joiner, wanted);
+        let mut catch_up =
+            CatchUp::new(&self.shared, self.topic.clone(), member.clone(), joiner, wanted);
         let state = if since.is_some() {
             let at_hand = |snapshot: &Snapshot<'_, M>| -> Option<Vec<Entry>> {
                 Some(wanted.at_hand(snapshot)?.into_iter().cloned().collect())
             };
             self.attach(member, at_hand, |snapshot, messages| {
                 catch_up.present_all(snapshot, messages.iter().collect());
+                !catch_up.is_closed()
             })
         } else {
             self.replace(member);
-            self.look(|snapshot| catch_up.show_latest(snapshot));
+            self.look(|snapshot| {
+                catch_up.show_latest(snapshot);
+                if catch_up.is_closed() {
+                    self.detach();
+                }
+            });
             JoinState::Live
         };
         // Read while the member still receives the room: if that fails, nothing has changed.
         let page = match state {
             JoinState::Live => None,
-            JoinState::CatchingUp => Some(catch_up.first_page(&self.shared).await?),
+            JoinState::CatchingUp => Some(catch_up.first_page().await?),
         };
         if let Some(occupant) = occupant {
             self.rename(occupant);

@@ -1,8 +1,6 @@
 //! What a member that joins a topic gets first, and how its owner takes part in that.
 
-use chat_core::{
-    Batch, CloseReason, Deliver, Delivery, Entry, Item, Members, Position, Recent, Roster, Topic,
-};
+use chat_core::{Batch, Deliver, Delivery, Entry, Item, Members, Position, Recent, Roster, Topic};
 
 use super::seat::Seat;
 
@@ -81,14 +79,13 @@ pub trait Joiner<M: Deliver>: Send + 'static {
     /// follows on the position in the snapshot, with no gap and no repeat. By default the snapshot
     /// is delivered as a [batch](Snapshot::batch).
     ///
+    /// A member that has no room for it ([`Delivery::Full`]) is closed as a slow consumer, and gets
+    /// nothing more: what follows would hide what it has not received.
+    ///
     /// The call is made under the topic's lock: it may put something into the member's outbox, and must not
     /// block or call the hub.
-    fn on_snapshot(&mut self, member: &M, snapshot: &Snapshot<'_, M>) {
-        if let Some(batch) = snapshot.batch()
-            && member.deliver(&batch) == Delivery::Full
-        {
-            member.close(CloseReason::SlowConsumer);
-        }
+    fn on_snapshot(&mut self, member: &M, snapshot: &Snapshot<'_, M>) -> Delivery {
+        snapshot.batch().map_or(Delivery::Skipped, |batch| member.deliver(&batch))
     }
 
     /// So many bytes of payload were read from the broker for this member, or delivered to it
@@ -123,7 +120,8 @@ impl<M: Deliver, F> Joiner<M> for F
 where
     F: FnMut(&Snapshot<'_, M>) + Send + 'static,
 {
-    fn on_snapshot(&mut self, _: &M, snapshot: &Snapshot<'_, M>) {
+    fn on_snapshot(&mut self, _: &M, snapshot: &Snapshot<'_, M>) -> Delivery {
         self(snapshot);
+        Delivery::Queued
     }
 }

@@ -59,12 +59,12 @@ impl<M: Deliver + Clone> Membership<M> {
 
     /// Has `member` receive what follows on the snapshot that `start` is given, in one step with
     /// it, if `at_hand` finds in the room all that the member is to get before. If not, nothing has
-    /// changed.
+    /// changed. The member receives nothing if `start` returns `false`.
     pub(super) fn attach<T>(
         &mut self,
         member: M,
         at_hand: impl FnOnce(&Snapshot<'_, M>) -> Option<T>,
-        start: impl FnOnce(Snapshot<'_, M>, T),
+        start: impl FnOnce(Snapshot<'_, M>, T) -> bool,
     ) -> JoinState {
         let attached = self.shared.registry.update(&self.topic, |room| {
             room.state.sequence.expire(Instant::now());
@@ -76,7 +76,9 @@ impl<M: Deliver + Clone> Membership<M> {
             let seat = Seat::new(member);
             room.replace(self.id, seat.clone());
             self.seat = seat;
-            start(room.state.snapshot(&self.topic, room.members())?, found);
+            if !start(room.state.snapshot(&self.topic, room.members())?, found) {
+                self.seat.vacate();
+            }
             Some(())
         });
         match attached.flatten() {

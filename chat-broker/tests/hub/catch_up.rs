@@ -10,7 +10,7 @@ use chat_broker::{
     Membership, MemoryBroker, Seat, Snapshot,
 };
 use chat_core::{
-    CloseReason, ConnectionId, Deliver, Epoch, Members, Position, Range, Retention, Topic,
+    CloseReason, ConnectionId, Deliver, Delivery, Epoch, Members, Position, Range, Retention, Topic,
 };
 use proptest::prelude::*;
 use tokio::sync::Notify;
@@ -271,6 +271,32 @@ async fn member_whose_server_stays_behind_is_closed() {
     ear.expect_silence().await;
 }
 
+/// What it received of the snapshot is followed by nothing, whatever room it has afterwards.
+#[tokio::test(start_paused = true)]
+async fn member_without_room_for_the_snapshot_receives_nothing_more() {
+    // At hand, and in pages.
+    for missed in [5, 600] {
+        let world = World::new(LONG);
+        let publish =
+            async |n: u64| say_keeping(&world.publisher, &world.topic, &n.to_string(), LONG).await;
+        let since = publish(0).await;
+        for n in 1..=missed {
+            publish(n).await;
+        }
+        let (handle, mut ear) = member(2);
+        let closed = Arc::clone(&handle.closed);
+        let options = JoinOptions::default().since(since);
+        let joining = world.hub.join(&world.topic, ConnectionId(1), handle, options);
+        let membership = joining.await.unwrap();
+        assert_eq!(*closed.lock().unwrap(), Some(CloseReason::SlowConsumer), "{missed}");
+        ear.expect(&["2 1", "3 2"]).await;
+        publish(missed + 1).await;
+        sleep(Duration::from_secs(1)).await;
+        assert!(ear.0.try_recv().is_err(), "{missed}");
+        drop(membership);
+    }
+}
+
 /// Counts bytes, refuses pages when told to, and is interrupted when notified.
 #[derive(Clone, Default)]
 struct Owner {
@@ -282,9 +308,10 @@ struct Owner {
 }
 
 impl Joiner<Member> for Owner {
-    fn on_snapshot(&mut self, _: &Member, snapshot: &Snapshot<'_, Member>) {
+    fn on_snapshot(&mut self, _: &Member, snapshot: &Snapshot<'_, Member>) -> Delivery {
         assert!(snapshot.recovered);
         self.snapshots.fetch_add(snapshot.messages.len(), Ordering::Relaxed);
+        Delivery::Queued
     }
 
     fn on_bytes(&mut self, bytes: usize) {
