@@ -29,11 +29,12 @@ impl Deliver for Member {
         Delivery::Queued
     }
 
+    // The hub drops its handle on a member that it closes. The channel ends with the last one.
     fn close(&self, _: CloseReason) {}
 
     async fn drained(&self) {
-        // All of its room is free, or nobody receives.
-        let _ = self.0.reserve_many(self.0.max_capacity()).await;
+        // There is room for a page, or nobody receives.
+        let _ = self.0.reserve_many(self.0.max_capacity().min(256)).await;
     }
 }
 
