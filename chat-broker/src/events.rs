@@ -42,7 +42,7 @@ pub enum BrokerEvent {
     /// have changed.
     Interrupted,
     /// A node, maybe this one, has changed the [shared table](crate::SharedTable), and the change can
-    /// be read. Every node is told, whatever it is subscribed to; one event may stand for many.
+    /// be read. Every node receives it, whatever it is subscribed to; one event may stand for many.
     RecordsChanged,
 }
 

@@ -232,9 +232,9 @@ mod tests {
         sleep(HOUR).await;
         assert_eq!(moderation.ban(Scope::Server, &user), None, "by itself");
         moderation.take_in(false, ban(HOUR));
-        let pardon = Record::new(key(Kind::Ban, Scope::Server, &user), None, HOUR);
-        moderation.take_in(false, vec![pardon]);
-        assert_eq!(moderation.ban(Scope::Server, &user), None, "by a pardon");
+        let unban = Record::new(key(Kind::Ban, Scope::Server, &user), None, HOUR);
+        moderation.take_in(false, vec![unban]);
+        assert_eq!(moderation.ban(Scope::Server, &user), None, "by a unban");
         moderation.take_in(false, ban(HOUR));
         moderation.take_in(true, Vec::new());
         assert_eq!(moderation.ban(Scope::Server, &user), None, "with the table");

@@ -7,8 +7,8 @@ use chat_core::{Batch, CloseReason, Deliver, Delivery};
 use parking_lot::{Mutex, MutexGuard};
 
 /// A member's place in a topic, as snapshots of the members hold it. Once the member has
-/// left, or was closed as a slow consumer, nothing is delivered through it, whoever still holds a
-/// snapshot.
+/// left, or was closed as a slow consumer, nothing is delivered through it, even by a snapshot
+/// that was taken before.
 pub struct Seat<M>(Arc<Mutex<Option<M>>>);
 
 impl<M: Clone> Seat<M> {

@@ -72,7 +72,7 @@ pub enum ConnectionKind {
 enum Protocol {
     /// Bytes pass as they arrive.
     Bytes,
-    /// Replies pass one by one, and connections that subscribe are told from the others.
+    /// Replies pass one by one, and connections that subscribe are distinguished from the others.
     Redis,
 }
 
@@ -344,7 +344,7 @@ struct Pipe {
 }
 
 impl Pipe {
-    /// Passes all on. At the end the other side is told that nothing more comes, by the drop of `to`.
+    /// Passes all on. At the end the drop of `to` shuts down the other side.
     async fn run(mut self, from: OwnedReadHalf) {
         let mut from = BufReader::with_capacity(PIECE, from);
         let mut garbage = self.network.garbage.subscribe();

@@ -197,7 +197,7 @@ fn occupant(id: &str, name: &str) -> Occupant {
 fn name_of(info: &Bytes) -> String {
     match envelope::decode(info) {
         Ok(Event::Presence(presence)) => named(&presence.user),
-        other => panic!("an occupant is told of by a presence: {other:?}"),
+        other => panic!("the info of an occupant is a presence: {other:?}"),
     }
 }
 

@@ -108,7 +108,7 @@ async fn renames(first: &Chat, second: &Chat) {
         let joined = ask(&mut client, "joined", json!({"type": "join", "room": "r"})).await;
         let expected = [name, "Reader", "Watcher"];
         assert_eq!(names(&joined), expected, "to who joins by it");
-        // Each server has it in its list when its members are told.
+        // Each server lists it when its members have received the event.
         for member in [&mut watcher, &mut tab] {
             assert_eq!(presence(member).await, told("renamed", name));
         }

@@ -1,4 +1,4 @@
-// A clock that moves only when it is told to, and a WebSocket without a network.
+// A clock that moves only when a test advances it, and a WebSocket without a network.
 
 /** Stands in for the clocks and timers that the module uses. (Those of `node:test` leave out
  *  `performance.now`.) */

@@ -20,8 +20,8 @@ const MAX_TOPICS: usize = 8;
 const MAX_USERS: usize = 200;
 
 /// Reaps the nodes that it receives, until the sender is dropped.
-pub(crate) async fn run(store: Arc<Store>, mut condemned: mpsc::Receiver<Vec<String>>) {
-    while let Some(nodes) = condemned.recv().await {
+pub(crate) async fn run(store: Arc<Store>, mut expired: mpsc::Receiver<Vec<String>>) {
+    while let Some(nodes) = expired.recv().await {
         for node in nodes {
             tracing::info!(node, "a node is dead, its users leave");
             if let Err(error) = reap(&store, &node).await {
