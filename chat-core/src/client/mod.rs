@@ -94,6 +94,7 @@
 //! # Bounds
 //! | what | limit | when it is reached |
 //! |---|---|---|
+//! | answers not polled | one for each request of the application | the application is to poll them |
 //! | events not polled | none, and 1,024 while a request waits for its answer | the server [is not to be read](Machine::wants_text) |
 //! | messages not confirmed | [`send_queue`](Config::send_queue) | [`ClientError::QueueFull`] |
 //! | messages sent and not answered | what the server allows (by default 64), and 64 KiB or one message | the next one waits |

@@ -75,8 +75,8 @@ pub enum Answer {
     History(History),
 }
 
-/// Answers that the application has not polled: at most one for each of its requests, which are
-/// bounded.
+/// Answers that the application has not polled: one for each of its requests. The requests in progress
+/// are bounded, but an application that makes requests and never polls their answers fills this.
 #[derive(Debug, Default)]
 pub(super) struct Answers(VecDeque<(RequestId, Result<Answer, ClientError>)>);
 
