@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_core::wire::{Goodbye, ServerFrame};
-use chat_core::{Batch, CloseReason, Deliver, Delivery, Dialect, Frames, Topic, User};
+use chat_core::{Batch, CloseReason, Deliver, DeliveryOutcome, Dialect, Frames, Topic, User};
 use chat_transport::Outbox;
 use tokio::time::{Instant, timeout};
 
@@ -52,7 +52,7 @@ impl Member {
 
     /// Takes events that are for this client alone.
     pub(crate) fn take(&self, batch: &Batch) {
-        if self.deliver(batch) == Delivery::Full {
+        if self.deliver(batch) == DeliveryOutcome::Full {
             self.outbox.close(CloseReason::SlowConsumer);
         }
     }
@@ -117,28 +117,28 @@ impl Member {
 
     /// Sends frames that are ready. A client that does not take them is a slow consumer.
     pub(crate) fn send(&self, frames: &Frames) {
-        if self.outbox.send(frames) == Delivery::Full {
+        if self.outbox.send(frames) == DeliveryOutcome::Full {
             self.outbox.close(CloseReason::SlowConsumer);
         }
     }
 }
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivery {
+    fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         let frames = if self.is_blind {
             batch.frames_without_presence(self.dialect)
         } else {
             batch.frames(self.dialect)
         };
-        let Some(frames) = frames else { return Delivery::Skipped };
+        let Some(frames) = frames else { return DeliveryOutcome::Skipped };
         if matches!(batch.topic(), Topic::Room(_)) {
             return self.outbox.send(frames);
         }
         // Any user may write to this one: what is too much is dropped, and does not close it.
         let delivery = self.outbox.send_droppable(frames);
-        if delivery == Delivery::Full {
+        if delivery == DeliveryOutcome::Full {
             self.drops.report(&self.user, batch);
-            return Delivery::Dropped;
+            return DeliveryOutcome::Dropped;
         }
         delivery
     }

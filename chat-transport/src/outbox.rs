@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use bytes::{Buf, Bytes};
-use chat_core::{CloseReason, Delivery, Frames};
+use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::codec;
@@ -136,11 +136,11 @@ impl Outbox {
     /// Sends `frames`: to the socket at once if nothing waits and the session is [on
     /// TCP](crate::Session::on_tcp), else through the queue. Never blocks.
     ///
-    /// [`Delivery::Full`] means that nothing of it was taken; it is counted.
+    /// [`DeliveryOutcome::Full`] means that nothing of it was taken; it is counted.
     #[must_use = "frames are refused when the peer reads too slowly"]
-    pub fn send(&self, frames: &Frames) -> Delivery {
+    pub fn send(&self, frames: &Frames) -> DeliveryOutcome {
         let delivery = self.offer(frames.bytes(), frames.count() as usize);
-        if delivery == Delivery::Full {
+        if delivery == DeliveryOutcome::Full {
             self.lock().refused += 1;
         }
         delivery
@@ -148,9 +148,9 @@ impl Outbox {
 
     /// Sends `frames` as [`send`](Self::send) does, if they fit into the first half of the
     /// outbox: for what may be dropped, which then leaves room for what must not be. A
-    /// [`Delivery::Full`] is not counted as refused.
+    /// [`DeliveryOutcome::Full`] is not counted as refused.
     #[must_use = "frames are dropped when the peer reads too slowly"]
-    pub fn send_droppable(&self, frames: &Frames) -> Delivery {
+    pub fn send_droppable(&self, frames: &Frames) -> DeliveryOutcome {
         let Depth { frames: most_frames, bytes } = self.0.max;
         let half = Depth { frames: most_frames / 2, bytes: bytes / 2 };
         self.offer_within(&half, frames.bytes(), frames.count() as usize)
@@ -243,24 +243,24 @@ impl Outbox {
     }
 
     /// Takes `bytes`, which hold `frames` whole frames, unless there is no room.
-    pub(crate) fn offer(&self, bytes: &Bytes, frames: usize) -> Delivery {
+    pub(crate) fn offer(&self, bytes: &Bytes, frames: usize) -> DeliveryOutcome {
         self.offer_within(&self.0.max, bytes, frames)
     }
 
     /// Takes them unless more than `max` would wait then.
     #[inline]
-    fn offer_within(&self, max: &Depth, bytes: &Bytes, frames: usize) -> Delivery {
+    fn offer_within(&self, max: &Depth, bytes: &Bytes, frames: usize) -> DeliveryOutcome {
         let mut queue = self.lock();
         if queue.goodbye.is_some() {
-            return Delivery::Closed;
+            return DeliveryOutcome::Closed;
         }
         if !queue.chunks.is_empty() {
             if !queue.has_room(bytes.len(), frames, max) {
-                return Delivery::Full;
+                return DeliveryOutcome::Full;
             }
             queue.taken += bytes.len() as u64;
             queue.push(bytes.clone(), frames);
-            return Delivery::Queued;
+            return DeliveryOutcome::Queued;
         }
         queue.taken += bytes.len() as u64;
         let written = queue.write_now(bytes);
@@ -269,7 +269,7 @@ impl Outbox {
             queue.begun = written > 0;
             wake(queue);
         }
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     /// Queues a ping, whatever the limits: the heartbeat sends one at a time.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use chat_core::{CloseReason, Delivery, Frames};
+use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
@@ -160,12 +160,12 @@ where
         .await
     }
 
-    /// Sends `frames`, and waits for room in the outbox: [`Delivery::Queued`] or
-    /// [`Delivery::Closed`]. Other tasks use the [`outbox`](Self::outbox), which refuses.
+    /// Sends `frames`, and waits for room in the outbox: [`DeliveryOutcome::Queued`] or
+    /// [`DeliveryOutcome::Closed`]. Other tasks use the [`outbox`](Self::outbox), which refuses.
     ///
     /// # Cancel safety
     /// When it is dropped, either all of `frames` was taken or nothing.
-    pub async fn send(&mut self, frames: &Frames) -> Delivery {
+    pub async fn send(&mut self, frames: &Frames) -> DeliveryOutcome {
         poll_fn(|cx| self.poll_send(cx, frames.bytes(), frames.count() as usize)).await
     }
 
@@ -173,7 +173,7 @@ where
     ///
     /// # Cancel safety
     /// When it is dropped, either all of `payload` was taken or nothing.
-    pub async fn send_binary(&mut self, payload: Bytes) -> Delivery {
+    pub async fn send_binary(&mut self, payload: Bytes) -> DeliveryOutcome {
         let frame = codec::binary(payload);
         poll_fn(|cx| self.poll_send(cx, &frame, 1)).await
     }
@@ -207,13 +207,18 @@ where
         }
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &Bytes, frames: usize) -> Poll<Delivery> {
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &Bytes,
+        frames: usize,
+    ) -> Poll<DeliveryOutcome> {
         let mut delivery = self.outbox.offer(bytes, frames);
-        if delivery == Delivery::Full {
+        if delivery == DeliveryOutcome::Full {
             self.poll_service(cx);
             delivery = self.outbox.offer(bytes, frames);
         }
-        if delivery == Delivery::Full { Poll::Pending } else { Poll::Ready(delivery) }
+        if delivery == DeliveryOutcome::Full { Poll::Pending } else { Poll::Ready(delivery) }
     }
 
     /// All but reading.

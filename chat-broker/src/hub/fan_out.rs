@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use chat_core::{Batch, ConnectionId, Deliver, Delivery, Members, Topic};
+use chat_core::{Batch, ConnectionId, Deliver, DeliveryOutcome, Members, Topic};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -245,10 +245,10 @@ impl<M: Deliver + Clone> Shared<M> {
         let mut delivered = 0;
         for (_, seat) in members {
             match seat.deliver(batch) {
-                Delivery::Queued => delivered += 1,
-                Delivery::Full => Counters::add(&self.counters.slow_consumers, 1),
-                Delivery::Dropped => Counters::add(&self.counters.dropped, 1),
-                Delivery::Skipped | Delivery::Closed => {}
+                DeliveryOutcome::Queued => delivered += 1,
+                DeliveryOutcome::Full => Counters::add(&self.counters.slow_consumers, 1),
+                DeliveryOutcome::Dropped => Counters::add(&self.counters.dropped, 1),
+                DeliveryOutcome::Skipped | DeliveryOutcome::Closed => {}
             }
         }
         Counters::add(&self.counters.deliveries, delivered);

@@ -11,8 +11,8 @@ use crate::memory::MemoryBroker;
 struct Nobody;
 
 impl Deliver for Nobody {
-    fn deliver(&self, _: &Batch) -> Delivery {
-        Delivery::Queued
+    fn deliver(&self, _: &Batch) -> DeliveryOutcome {
+        DeliveryOutcome::Queued
     }
 
     fn close(&self, _: CloseReason) {}

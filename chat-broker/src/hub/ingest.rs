@@ -37,7 +37,7 @@ impl<M: Deliver + Clone> Shared<M> {
             }
             BrokerEvent::Lagged(topics) => {
                 for topic in topics {
-                    self.take_in(&topic, RoomState::suspect);
+                    self.take_in(&topic, RoomState::mark_stale);
                 }
             }
             BrokerEvent::Interrupted => self.interrupted(),

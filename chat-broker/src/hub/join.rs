@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use chat_core::{ConnectionId, Deliver, Entry, Occupant, Position, Topic};
+use chat_core::{ConnectionId, Deliver, HistoryEntry, Occupant, Position, Topic};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -237,7 +237,7 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
         let mut catch_up =
             CatchUp::new(&self.shared, self.topic.clone(), member.clone(), joiner, wanted);
         let state = if since.is_some() {
-            let at_hand = |snapshot: &Snapshot<'_, M>| -> Option<Vec<Entry>> {
+            let at_hand = |snapshot: &Snapshot<'_, M>| -> Option<Vec<HistoryEntry>> {
                 Some(wanted.at_hand(snapshot)?.into_iter().cloned().collect())
             };
             self.attach(member, at_hand, |snapshot, messages| {

@@ -339,7 +339,7 @@ impl<M: Deliver + Clone> Shared<M> {
         let total = self.recent_bytes.fetch_add(grown, Ordering::Relaxed).wrapping_add(grown);
         let share = budget / self.rooms.load(Ordering::Relaxed).max(1);
         if after > before && total > budget && after > share {
-            sequence.shed();
+            sequence.evict();
             let freed = after - sequence.recent_bytes();
             self.recent_bytes.fetch_sub(freed, Ordering::Relaxed);
         }

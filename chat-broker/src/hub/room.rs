@@ -91,9 +91,9 @@ impl<M> RoomState<M> {
     }
 
     /// Publications may have been missed.
-    pub(super) fn suspect(&mut self) -> Taken {
+    pub(super) fn mark_stale(&mut self) -> Taken {
         let is_live = !self.is_waiting();
-        self.sequence.suspect(is_live, &mut self.slot.pending)
+        self.sequence.mark_stale(is_live, &mut self.slot.pending)
     }
 
     /// The broker was away, for this server if not for all.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use chat_core::{Batch, CloseReason, Deliver, Delivery};
+use chat_core::{Batch, CloseReason, Deliver, DeliveryOutcome};
 use parking_lot::{Mutex, MutexGuard};
 
 /// A member's place in a topic, as snapshots of the members hold it. Once the member has
@@ -49,10 +49,11 @@ impl<M> Seat<M> {
 impl<M: Deliver> Seat<M> {
     /// A member without room for the batch is closed, and gets nothing more: once it had room again,
     /// what follows would hide what it has not received.
-    pub(super) fn deliver(&self, batch: &Batch) -> Delivery {
+    pub(super) fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         let mut place = self.taken();
-        let outcome = place.as_ref().map_or(Delivery::Closed, |member| member.deliver(batch));
-        if outcome == Delivery::Full
+        let outcome =
+            place.as_ref().map_or(DeliveryOutcome::Closed, |member| member.deliver(batch));
+        if outcome == DeliveryOutcome::Full
             && let Some(member) = place.take()
         {
             member.close(CloseReason::SlowConsumer);

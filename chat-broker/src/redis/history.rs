@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::{Entry, Epoch, History, Range, Retention};
+use chat_core::{Epoch, History, HistoryEntry, HistoryRange, Retention};
 use redis::Pipeline;
 
 use super::config::MAX_TTL;
@@ -89,11 +89,11 @@ impl Store {
 
     fn add_read(&self, commands: &mut Pipeline, read: &HistoryRead, address: &Address) {
         let (command, from) = match read.range {
-            Range::After(offset) => ("XRANGE", (offset.min(MAX_OFFSET) + 1).to_string()),
-            Range::Before(offset) => {
+            HistoryRange::After(offset) => ("XRANGE", (offset.min(MAX_OFFSET) + 1).to_string()),
+            HistoryRange::Before(offset) => {
                 ("XREVRANGE", offset.clamp(1, MAX_OFFSET).saturating_sub(1).to_string())
             }
-            Range::Latest => ("XREVRANGE", "+".to_owned()),
+            HistoryRange::Latest => ("XREVRANGE", "+".to_owned()),
         };
         let call = self.shared.scripts.history.call(commands, &[address.meta(), &address.log()]);
         call.arg(command).arg(from).arg(read.limit).arg(HistoryRead::MAX_BYTES);
@@ -103,12 +103,12 @@ impl Store {
         let (epoch, offset, id, oldest, mut payloads) = reply;
         let mut mark = self.mark(address, (epoch, offset, Some(id)));
         let position = mark.position;
-        if !matches!(read.range, Range::After(_)) {
+        if !matches!(read.range, HistoryRange::After(_)) {
             payloads.reverse();
         }
-        let entries: Vec<Entry> = (oldest..=position.offset)
+        let entries: Vec<HistoryEntry> = (oldest..=position.offset)
             .zip(payloads)
-            .map(|(offset, payload)| Entry { offset, payload: Bytes::from(payload) })
+            .map(|(offset, payload)| HistoryEntry { offset, payload: Bytes::from(payload) })
             .collect();
         if entries.last().is_none_or(|newest| newest.offset != position.offset) {
             // The id is of another publication.

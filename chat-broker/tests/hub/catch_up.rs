@@ -10,7 +10,8 @@ use chat_broker::{
     Membership, MemoryBroker, Seat, Snapshot,
 };
 use chat_core::{
-    CloseReason, ConnectionId, Deliver, Delivery, Epoch, Members, Position, Range, Retention, Topic,
+    CloseReason, ConnectionId, Deliver, DeliveryOutcome, Epoch, HistoryRange, Members, Position,
+    Retention, Topic,
 };
 use proptest::prelude::*;
 use tokio::sync::Notify;
@@ -308,10 +309,10 @@ struct Owner {
 }
 
 impl Joiner<Member> for Owner {
-    fn on_snapshot(&mut self, _: &Member, snapshot: &Snapshot<'_, Member>) -> Delivery {
+    fn on_snapshot(&mut self, _: &Member, snapshot: &Snapshot<'_, Member>) -> DeliveryOutcome {
         assert!(snapshot.recovered);
         self.snapshots.fetch_add(snapshot.messages.len(), Ordering::Relaxed);
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     fn on_bytes(&mut self, bytes: usize) {
@@ -633,7 +634,7 @@ impl Copy {
             match told.split_once(' ') {
                 Some(("gap", end)) => {
                     prop_assert!(offset(end) > here, "a gap at {here} that ends at {end}");
-                    let read = HistoryRead::new(world.topic.clone(), Range::After(here), 1);
+                    let read = HistoryRead::new(world.topic.clone(), HistoryRange::After(here), 1);
                     let next = &world.publisher.history(&[read]).await.unwrap()[0];
                     let is_kept = next.entries.first().is_some_and(|next| next.offset == here + 1);
                     prop_assert!(!is_kept, "a gap after {here}, and {} is kept", here + 1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chat_broker::{Joiner, Snapshot};
 use chat_core::wire::{Joined, PageFrame, ServerFrame, User};
-use chat_core::{Delivery, RoomId};
+use chat_core::{DeliveryOutcome, RoomId};
 use serde_json::value::RawValue;
 
 use super::members::{self, Asker};
@@ -31,7 +31,7 @@ pub(super) struct JoinRequest {
 }
 
 impl Joiner<Member> for JoinRequest {
-    fn on_snapshot(&mut self, member: &Member, snapshot: &Snapshot<'_, Member>) -> Delivery {
+    fn on_snapshot(&mut self, member: &Member, snapshot: &Snapshot<'_, Member>) -> DeliveryOutcome {
         if member.sees_presence() {
             let asker = Asker { user: &member.user, is_joining: self.is_joining };
             members::list(snapshot, asker, self.max_listed, |members, count| {
@@ -48,7 +48,7 @@ impl Joiner<Member> for JoinRequest {
             member.take(&batch);
         }
         // Frames that have no room close the member.
-        if member.is_closed() { Delivery::Closed } else { Delivery::Queued }
+        if member.is_closed() { DeliveryOutcome::Closed } else { DeliveryOutcome::Queued }
     }
 
     fn on_bytes(&mut self, bytes: usize) {

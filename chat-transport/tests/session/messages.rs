@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::{Delivery, Frames};
+use chat_core::{DeliveryOutcome, Frames};
 use chat_transport::testing::{WsClient, raw_frame};
 use chat_transport::{Incoming, Session, TransportConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
@@ -206,7 +206,7 @@ async fn send_waits_for_room() {
     let frames = Frames::text("0123456789");
     let sender = async {
         for _ in 0..100 {
-            assert_eq!(session.send(&frames).await, Delivery::Queued);
+            assert_eq!(session.send(&frames).await, DeliveryOutcome::Queued);
             assert!(session.outbox().depth().frames <= 4);
         }
         assert_eq!(session.outbox().refused(), 0);

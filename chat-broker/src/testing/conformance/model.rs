@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range as Span;
 
 use bytes::Bytes;
-use chat_core::{Entry, Position, Range, Retention, Topic};
+use chat_core::{HistoryEntry, HistoryRange, Position, Retention, Topic};
 
 use super::Bus;
 use super::node::{Node, room};
@@ -21,7 +21,7 @@ const LONGEST: u64 = 600;
 #[derive(Default)]
 struct Model {
     offset: u64,
-    kept: VecDeque<Entry>,
+    kept: VecDeque<HistoryEntry>,
     keys: HashMap<u64, u64>,
 }
 
@@ -32,8 +32,8 @@ impl Model {
             return (*first, true);
         }
         self.offset += 1;
-        self.kept.push_back(Entry { offset: self.offset, payload });
-        let excess = |entry: &Entry| retention.excess(entry.payload.len());
+        self.kept.push_back(HistoryEntry { offset: self.offset, payload });
+        let excess = |entry: &HistoryEntry| retention.excess(entry.payload.len());
         while !retention.allows(self.kept.len(), self.kept.iter().map(excess).sum()) {
             self.kept.pop_front();
         }
@@ -41,20 +41,20 @@ impl Model {
         (self.offset, false)
     }
 
-    fn read(&self, range: Range, limit: usize) -> Vec<Entry> {
-        let kept = |is_in: &dyn Fn(u64) -> bool| -> Vec<Entry> {
+    fn read(&self, range: HistoryRange, limit: usize) -> Vec<HistoryEntry> {
+        let kept = |is_in: &dyn Fn(u64) -> bool| -> Vec<HistoryEntry> {
             self.kept.iter().filter(|entry| is_in(entry.offset)).cloned().collect()
         };
         let newest =
-            |mut entries: Vec<Entry>| entries.split_off(entries.len().saturating_sub(limit));
+            |mut entries: Vec<HistoryEntry>| entries.split_off(entries.len().saturating_sub(limit));
         match range {
-            Range::After(offset) => {
+            HistoryRange::After(offset) => {
                 let mut entries = kept(&|other| other > offset);
                 entries.truncate(limit);
                 entries
             }
-            Range::Before(offset) => newest(kept(&|other| other < offset)),
-            Range::Latest => newest(kept(&|_| true)),
+            HistoryRange::Before(offset) => newest(kept(&|other| other < offset)),
+            HistoryRange::Latest => newest(kept(&|_| true)),
         }
     }
 }
@@ -95,13 +95,13 @@ pub async fn any_mix_of_calls_matches_the_model(bus: &impl Bus) {
                 publish(node, topic, *retention, model, payload, key).await;
             }
             4 => assert_eq!(node.position(topic).await.offset, model.offset),
-            5 => read(node, topic, model, Range::Latest, chance.within(1..50)).await,
+            5 => read(node, topic, model, HistoryRange::Latest, chance.within(1..50)).await,
             6 => {
-                let range = Range::After(chance.within(around));
+                let range = HistoryRange::After(chance.within(around));
                 read(node, topic, model, range, chance.within(1..5)).await;
             }
             _ => {
-                let range = Range::Before(chance.within(around));
+                let range = HistoryRange::Before(chance.within(around));
                 read(node, topic, model, range, chance.within(1..5)).await;
             }
         }
@@ -126,7 +126,7 @@ async fn publish(
     assert_eq!(told, expected, "key {key:?}");
 }
 
-async fn read(node: &Node, topic: &Topic, model: &Model, range: Range, limit: u64) {
+async fn read(node: &Node, topic: &Topic, model: &Model, range: HistoryRange, limit: u64) {
     let history = node.history(topic, range, limit as u32).await;
     let Position { offset, .. } = history.position;
     let expected = model.read(range, limit as usize);

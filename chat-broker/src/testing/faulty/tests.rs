@@ -2,7 +2,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
-use chat_core::{PresenceChange, Range, Retention, RoomId};
+use chat_core::{HistoryRange, PresenceChange, Retention, RoomId};
 use tokio::time::Instant;
 
 use super::*;
@@ -59,7 +59,7 @@ async fn next(events: &mut BrokerEvents, count: usize) -> Vec<String> {
 #[tokio::test]
 async fn what_hangs_is_not_made_and_what_is_held_is() {
     let (broker, _events) = faulty().await;
-    let read = [HistoryRead::new(topic(), Range::Latest, 9)];
+    let read = [HistoryRead::new(topic(), HistoryRange::Latest, 9)];
     broker.hang_next(Call::History, 1);
     let mut hanging = pin!(broker.history(&read));
     assert!(is_pending(&mut hanging).await);
