@@ -86,7 +86,7 @@ impl Member {
     /// when its token ends, however fast it reads.
     pub(crate) async fn drained(&self, patience: Duration, ends: &mut Deadline) {
         loop {
-            let (began, waited) = (Instant::now(), self.outbox.depth().bytes);
+            let (began, waited) = (Instant::now(), self.outbox.usage().bytes);
             let left = ends.at().map(|ends| ends.saturating_duration_since(began));
             let time = left.map_or(patience, |left| left.min(patience));
             if timeout(time, self.outbox.drained_to(0)).await.is_ok() {
@@ -97,7 +97,7 @@ impl Member {
             }
             // A process that was stopped for longer has written nothing, whatever the client took.
             let is_timely = patience..=patience.saturating_add(LATEST);
-            if is_timely.contains(&began.elapsed()) && self.outbox.depth().bytes >= waited {
+            if is_timely.contains(&began.elapsed()) && self.outbox.usage().bytes >= waited {
                 self.outbox.close(CloseReason::SlowConsumer);
                 return;
             }

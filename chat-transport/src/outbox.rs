@@ -34,7 +34,7 @@ pub struct Outbox(Arc<Shared>);
 
 /// What waits in an [`Outbox`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Depth {
+pub struct OutboxUsage {
     /// Frames, the one being written included.
     pub frames: usize,
     /// Bytes.
@@ -44,13 +44,13 @@ pub struct Depth {
 #[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
-    max: Depth,
+    max: OutboxUsage,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     chunks: VecDeque<Chunk>,
-    depth: Depth,
+    depth: OutboxUsage,
     /// Whether part of the first chunk has been written.
     begun: bool,
     pongs: Pongs,
@@ -99,7 +99,7 @@ enum Goodbye {
 
 /// How an outbox stands, for its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum OutboxState {
     /// The socket has taken so many bytes of what was [taken](Outbox::taken_bytes).
     Open {
         written: u64,
@@ -124,7 +124,7 @@ impl Outbox {
 
     /// An outbox that writes to `tcp` at once where it can.
     pub(crate) fn new(config: &TransportConfig, tcp: Option<SharedTcp>) -> Self {
-        let max = Depth { frames: config.outbox_frames, bytes: config.outbox_bytes };
+        let max = OutboxUsage { frames: config.outbox_frames, bytes: config.outbox_bytes };
         Self(Arc::new(Shared { queue: Mutex::new(Queue { tcp, ..Queue::default() }), max }))
     }
 
@@ -151,8 +151,8 @@ impl Outbox {
     /// [`DeliveryOutcome::Full`] is not counted as refused.
     #[must_use = "frames are dropped when the peer reads too slowly"]
     pub fn send_droppable(&self, frames: &Frames) -> DeliveryOutcome {
-        let Depth { frames: most_frames, bytes } = self.0.max;
-        let half = Depth { frames: most_frames / 2, bytes: bytes / 2 };
+        let OutboxUsage { frames: most_frames, bytes } = self.0.max;
+        let half = OutboxUsage { frames: most_frames / 2, bytes: bytes / 2 };
         self.offer_within(&half, frames.bytes(), frames.count() as usize)
     }
 
@@ -193,7 +193,7 @@ impl Outbox {
 
     /// What waits to be written.
     #[must_use]
-    pub fn depth(&self) -> Depth {
+    pub fn usage(&self) -> OutboxUsage {
         self.lock().depth
     }
 
@@ -249,7 +249,7 @@ impl Outbox {
 
     /// Takes them unless more than `max` would wait then.
     #[inline]
-    fn offer_within(&self, max: &Depth, bytes: &Bytes, frames: usize) -> DeliveryOutcome {
+    fn offer_within(&self, max: &OutboxUsage, bytes: &Bytes, frames: usize) -> DeliveryOutcome {
         let mut queue = self.lock();
         if queue.goodbye.is_some() {
             return DeliveryOutcome::Closed;
@@ -326,14 +326,14 @@ impl Outbox {
     }
 
     /// How it stands. A notification is told once.
-    pub(crate) fn take_standing(&self) -> Standing {
+    pub(crate) fn take_state(&self) -> OutboxState {
         let mut queue = self.lock();
         if queue.goodbye.is_some() {
-            Standing::Closed
+            OutboxState::Closed
         } else if std::mem::take(&mut queue.notified) {
-            Standing::Notified
+            OutboxState::Notified
         } else {
-            Standing::Open { written: queue.taken.saturating_sub(queue.depth.bytes as u64) }
+            OutboxState::Open { written: queue.taken.saturating_sub(queue.depth.bytes as u64) }
         }
     }
 
@@ -400,7 +400,7 @@ fn wake_waiter(mut queue: MutexGuard<'_, Queue>) {
 }
 
 impl Queue {
-    fn has_room(&self, bytes: usize, frames: usize, max: &Depth) -> bool {
+    fn has_room(&self, bytes: usize, frames: usize, max: &OutboxUsage) -> bool {
         self.depth.bytes + bytes <= max.bytes && self.depth.frames + frames <= max.frames
     }
 
@@ -462,7 +462,7 @@ impl Queue {
     fn clear(&mut self) {
         self.unqueue(self.depth.bytes);
         self.chunks = VecDeque::new();
-        self.depth = Depth::default();
+        self.depth = OutboxUsage::default();
         self.begun = false;
         self.pongs = Pongs::default();
     }

@@ -17,9 +17,9 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::codec::{self, Codec, Violation};
 use crate::config::TransportConfig;
-use crate::error::{Breach, End};
+use crate::error::{End, LimitViolation};
 use crate::message::{Incoming, Text};
-use crate::outbox::{Next, Outbox, Standing};
+use crate::outbox::{Next, Outbox, OutboxState};
 use crate::stats::OutboxStats;
 use crate::stream::{SharedTcp, with_scratch};
 
@@ -48,7 +48,7 @@ pub struct Session<S> {
     config: Arc<TransportConfig>,
     /// How it ended, unless this side closed.
     end: Option<End>,
-    breach: Option<Breach>,
+    breach: Option<LimitViolation>,
     peer: Peer,
 }
 
@@ -181,10 +181,10 @@ where
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
         self.poll_write_out(cx);
         loop {
-            match self.outbox.take_standing() {
-                Standing::Open { written } => self.written = written,
-                Standing::Notified => return Poll::Ready(Some(Incoming::Notified)),
-                Standing::Closed => return Poll::Ready(None),
+            match self.outbox.take_state() {
+                OutboxState::Open { written } => self.written = written,
+                OutboxState::Notified => return Poll::Ready(Some(Incoming::Notified)),
+                OutboxState::Closed => return Poll::Ready(None),
             }
             match self.poll_message(cx) {
                 Poll::Ready(Ok(message)) => {
@@ -299,7 +299,7 @@ where
         if !self.clocks.may_control(self.config.max_control_frames) {
             self.stop(Stop::Broken(Violation {
                 reason: CloseReason::PolicyViolation,
-                breach: Some(Breach::ControlFrames),
+                breach: Some(LimitViolation::ControlFrames),
                 detail: "a flood of control frames".to_owned(),
             }));
         }
@@ -308,7 +308,7 @@ where
     fn stop(&mut self, stop: Stop) {
         match stop {
             Stop::Io(Some(error)) if error.kind() == io::ErrorKind::TimedOut && !self.is_over() => {
-                self.breach = Some(Breach::Heartbeat);
+                self.breach = Some(LimitViolation::Heartbeat);
                 self.outbox.close(CloseReason::HeartbeatLost);
             }
             Stop::Io(error) => {
@@ -397,7 +397,7 @@ impl<S> Session<S> {
 
     /// The limit that the peer went beyond, if one has ended the session.
     #[must_use]
-    pub fn breach(&self) -> Option<Breach> {
+    pub fn breach(&self) -> Option<LimitViolation> {
         self.breach
     }
 

@@ -43,7 +43,7 @@ fn send() {
     turns(read_the_last, |()| {
         assert_eq!(session.outbox().send(black_box(frames)), DeliveryOutcome::Queued);
     });
-    assert_eq!(session.outbox().depth().bytes, 0, "all was written at once");
+    assert_eq!(session.outbox().usage().bytes, 0, "all was written at once");
 }
 
 fn receive() {

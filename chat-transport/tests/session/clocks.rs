@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use chat_transport::testing::raw_frame;
-use chat_transport::{Breach, End, TransportConfig};
+use chat_transport::{End, LimitViolation, TransportConfig};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
@@ -35,7 +35,7 @@ async fn a_silent_peer_is_pinged_and_then_lost() {
     let server = async {
         assert_eq!(session.recv().await, None);
         assert_eq!(start.elapsed(), secs(60));
-        assert_eq!(session.breach(), Some(Breach::Heartbeat));
+        assert_eq!(session.breach(), Some(LimitViolation::Heartbeat));
         let end = session.finish().await;
         assert!(matches!(end, End::Local(CloseReason::HeartbeatLost)), "{end:?}");
         drop(session);
@@ -101,7 +101,7 @@ async fn a_stalled_peer_is_cut() {
     let start = Instant::now();
     assert_eq!(session.recv().await, None);
     assert_eq!(start.elapsed(), secs(10));
-    assert_eq!(session.breach(), Some(Breach::WriteTime));
+    assert_eq!(session.breach(), Some(LimitViolation::WriteTime));
 
     // Only the frame that was half written comes out whole before the close frame.
     let (end, bytes) = tokio::join!(session.finish(), async {
@@ -143,7 +143,7 @@ async fn a_message_must_end() {
     let server = async {
         assert_eq!(session.recv().await, None);
         assert_eq!(start.elapsed(), secs(30));
-        assert_eq!(session.breach(), Some(Breach::MessageTime));
+        assert_eq!(session.breach(), Some(LimitViolation::MessageTime));
         let end = session.finish().await;
         assert!(matches!(end, End::Local(CloseReason::PolicyViolation)), "{end:?}");
         drop(session);

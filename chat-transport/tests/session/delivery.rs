@@ -38,7 +38,7 @@ async fn on_tcp_the_sender_writes_and_the_session_need_not_be_driven() {
     client.read_exact(&mut frame).await.unwrap();
     assert_eq!(&frame, b"\x81\x06direct");
     assert_eq!(sender.join().unwrap(), DeliveryOutcome::Queued);
-    assert_eq!(session.outbox().depth().frames, 0);
+    assert_eq!(session.outbox().usage().frames, 0);
 }
 
 #[tokio::test]
@@ -51,9 +51,9 @@ async fn what_the_socket_does_not_take_follows_in_order() {
         let frames = Frames::text(&format!("{sent} {}", "x".repeat(3_000)));
         assert_eq!(session.outbox().send(&frames), DeliveryOutcome::Queued);
         sent += 1;
-        queued += usize::from(session.outbox().depth().frames > 0);
+        queued += usize::from(session.outbox().usage().frames > 0);
     }
-    let depth = session.outbox().depth();
+    let depth = session.outbox().usage();
     assert_eq!(depth.frames, 50);
     let whole = Frames::text(&format!("{sent} {}", "x".repeat(3_000))).bytes().len();
     assert_ne!(depth.bytes % whole, 0, "no frame was half written: the test tests nothing");
@@ -64,7 +64,7 @@ async fn what_the_socket_does_not_take_follows_in_order() {
         }
     };
     session.drive(reader).await;
-    assert_eq!(session.outbox().depth(), Default::default());
+    assert_eq!(session.outbox().usage(), Default::default());
 }
 
 const SENDERS: usize = 8;
@@ -142,10 +142,10 @@ async fn a_slow_reader_is_told_and_cut_and_never_takes_more_than_its_outbox() {
             DeliveryOutcome::Closed => break,
             DeliveryOutcome::Skipped | DeliveryOutcome::Dropped => panic!("a frame was skipped"),
         }
-        assert!(outbox.depth().bytes <= 1024 * 1024);
+        assert!(outbox.usage().bytes <= 1024 * 1024);
     }
     assert_eq!(outbox.refused(), 1);
-    assert!(outbox.depth().bytes > 1000 * 1024);
+    assert!(outbox.usage().bytes > 1000 * 1024);
     assert_eq!(session.recv().await, None);
 
     // It gets whole frames, fewer than were taken, and then the reason.
@@ -154,7 +154,7 @@ async fn a_slow_reader_is_told_and_cut_and_never_takes_more_than_its_outbox() {
     assert_eq!(close, (4000, "slow consumer".into()));
     assert!(got.len() < taken, "{} of {taken}: what was queued is dropped", got.len());
     assert!(got.iter().all(|text| text.len() == 16 * 1024));
-    assert_eq!(outbox.depth(), Default::default());
+    assert_eq!(outbox.usage(), Default::default());
 }
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn a_reader_that_never_reads_is_given_up() {
     session.outbox().close(CloseReason::SlowConsumer);
     let end = session.finish().await;
     assert!(matches!(end, End::Local(CloseReason::SlowConsumer)), "{end:?}");
-    assert_eq!(session.outbox().depth(), Default::default());
+    assert_eq!(session.outbox().usage(), Default::default());
     drop(client);
 }
 
@@ -185,7 +185,7 @@ async fn the_outbox_is_bounded_in_frames_and_bytes() {
     for text in ["", "", ""] {
         assert_eq!(outbox.send(&Frames::text(text)), DeliveryOutcome::Queued);
     }
-    assert_eq!((outbox.depth().frames, outbox.depth().bytes), (3, 6));
+    assert_eq!((outbox.usage().frames, outbox.usage().bytes), (3, 6));
     assert_eq!(outbox.send(&Frames::text("")), DeliveryOutcome::Full);
     assert_eq!(outbox.refused(), 1);
 
@@ -195,7 +195,7 @@ async fn the_outbox_is_bounded_in_frames_and_bytes() {
     assert_eq!(outbox.send(&Frames::text("0123456")), DeliveryOutcome::Queued);
     assert_eq!(outbox.send(&Frames::text("0123456789")), DeliveryOutcome::Full);
     assert_eq!(outbox.send(&Frames::text("012345678")), DeliveryOutcome::Queued);
-    assert_eq!(outbox.depth().bytes, 20);
+    assert_eq!(outbox.usage().bytes, 20);
 }
 
 #[tokio::test]
@@ -211,7 +211,7 @@ async fn what_waits_is_written_together_and_whole() {
     let mut got = vec![0; want.len()];
     session.drive(client.read_exact(&mut got)).await.unwrap();
     assert!(got == want);
-    assert_eq!(session.outbox().depth(), Default::default());
+    assert_eq!(session.outbox().usage(), Default::default());
 }
 
 #[tokio::test]

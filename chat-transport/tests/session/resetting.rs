@@ -82,7 +82,7 @@ async fn half_closed_client_that_reads_nothing_is_reset() {
     let (mut client, mut session) = on_tcp(TransportConfig::default()).await;
     let frames = Frames::text(&"x".repeat(16 * 1024));
     // As much as the kernel takes without anything that waits.
-    while session.outbox().depth().bytes == 0 {
+    while session.outbox().usage().bytes == 0 {
         assert_eq!(session.outbox().send(&frames), DeliveryOutcome::Queued);
     }
     client.write_all(&raw_frame(0x88, b"")).await.unwrap();
