@@ -4,7 +4,7 @@ use chat_core::{
     Batch, Deliver, DeliveryOutcome, HistoryEntry, Item, Members, Position, Recent, Roster, Topic,
 };
 
-use super::seat::Seat;
+use super::member_slot::MemberSlot;
 
 /// A topic as a member joins it.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Snapshot<'a, M> {
     /// [presence](crate::Broker::presence).
     pub roster: Option<&'a Roster>,
     /// The members on this server, this one included.
-    pub members: &'a Members<Seat<M>>,
+    pub members: &'a Members<MemberSlot<M>>,
 }
 
 impl<M> Snapshot<'_, M> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chat_broker::testing::{Call, FaultyBroker, Told};
 use chat_broker::{
     Broker, BrokerError, HistoryRead, HistoryRules, Hub, HubConfig, JoinOptions, Joiner,
-    Membership, MemoryBroker, Seat, Snapshot,
+    MemberSlot, Membership, MemoryBroker, Snapshot,
 };
 use chat_core::{
     CloseReason, ConnectionId, Deliver, DeliveryOutcome, Epoch, HistoryRange, Members, Position,
@@ -544,7 +544,8 @@ async fn former_handle_is_detached_before_the_snapshot_of_a_rejoin() {
     let in_flight = world.hub.members(&world.topic);
     let (seen, members) = std::sync::mpsc::channel();
     let joiner = move |snapshot: &Snapshot<'_, Member>| {
-        let member = |members: &Members<Seat<Member>>| members.get(id).and_then(Seat::member);
+        let member =
+            |members: &Members<MemberSlot<Member>>| members.get(id).and_then(MemberSlot::member);
         seen.send((member(&in_flight).is_some(), member(snapshot.members).is_some())).unwrap();
     };
     let options = JoinOptions::default().since(here);

@@ -36,7 +36,7 @@ async fn times_without_an_end_are_only_long() {
     let topic = room("r");
     let (place, mut ear) = enter(&hub, &topic, 1, "ann").await;
     ear.expect(&["+ann"]).await;
-    place.lose();
+    place.disconnect();
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!((broker.count(Call::Leave), broker.count(Call::Unsubscribe)), (0, 0));
     let (_again, mut ear) = enter(&hub, &topic, 2, "ann").await;
@@ -55,10 +55,10 @@ async fn a_lost_connection_is_told_after_the_grace_unless_it_comes_back() {
     let (place, _) = enter(&a, &topic, 1, "ann").await;
     ear.expect(&["+ann"]).await;
 
-    place.lose();
+    place.disconnect();
     tokio::time::sleep(Duration::from_secs(4)).await;
     let (here, _) = enter(&a, &topic, 2, "ann").await;
-    here.lose();
+    here.disconnect();
     tokio::time::sleep(Duration::from_secs(4)).await;
     let (elsewhere, _) = enter(&b, &topic, 3, "ann").await;
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -66,7 +66,7 @@ async fn a_lost_connection_is_told_after_the_grace_unless_it_comes_back() {
     ear.expect_silence().await;
 
     let lost = Instant::now();
-    elsewhere.lose();
+    elsewhere.disconnect();
     ear.expect(&["-ann"]).await;
     assert_eq!(lost.elapsed().as_secs(), 5);
 }
@@ -92,7 +92,7 @@ async fn members_are_told_the_latest_name_of_a_user() {
     drop(second);
     drop(third);
     ear.expect_silence().await;
-    first.lose();
+    first.disconnect();
     let (back, _) = enter_as(&a, &topic, 4, named("u", "Ann")).await;
     ear.expect(&["~Ann"]).await;
     drop(back);
@@ -113,7 +113,7 @@ async fn further_connection_of_a_listed_user_is_no_broker_call() {
     ear.expect(&["+Ann"]).await;
     let (third, _) = enter_as(&hub, &topic, 3, ann()).await;
     for place in [first, second, third] {
-        place.lose();
+        place.disconnect();
     }
     let (back, mut ear) = enter_as(&hub, &topic, 4, ann()).await;
     assert_eq!(enters(), 2);
@@ -227,7 +227,7 @@ async fn whoever_leaves_another_tab_on_purpose_has_left() {
     let (lost, _) = enter(&hub, &topic, 1, "ann").await;
     let (left, _) = enter(&hub, &topic, 2, "ann").await;
     ear.expect(&["+watcher", "+ann"]).await;
-    lost.lose();
+    lost.disconnect();
     drop(left);
     ear.expect(&["-ann"]).await;
     ear.expect_silence().await;

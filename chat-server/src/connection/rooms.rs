@@ -272,14 +272,14 @@ impl Connection {
     pub(super) fn leave_all(&mut self) {
         self.inbox = None;
         for place in std::mem::take(&mut self.places) {
-            self.lose(place.membership);
+            self.disconnect(place.membership);
         }
     }
 
     /// Leaves a room without a wish to. A client of the native protocol may come back.
-    fn lose(&self, membership: Membership<Member>) {
+    fn disconnect(&self, membership: Membership<Member>) {
         if self.member.is_native() {
-            membership.lose();
+            membership.disconnect();
         }
     }
 
