@@ -9,7 +9,7 @@ use redis::Pipeline;
 use super::config::MAX_TTL;
 use super::connection::store::Store;
 use super::health::damage::SEQUENCE;
-use super::mark::Mark;
+use super::last_seen::LastSeen;
 use super::names::Address;
 use super::publish::queue::Job;
 use super::shared::Shared;
@@ -67,7 +67,7 @@ impl Store {
     pub(super) async fn history(
         &self,
         reads: &[HistoryRead],
-    ) -> Result<Vec<(History, Mark)>, BrokerError> {
+    ) -> Result<Vec<(History, LastSeen)>, BrokerError> {
         let work = async {
             let mut histories = Vec::with_capacity(reads.len());
             for reads in reads.chunks(MAX_READS) {
@@ -99,10 +99,15 @@ impl Store {
         call.arg(command).arg(from).arg(read.limit).arg(HistoryRead::MAX_BYTES);
     }
 
-    fn history_of(&self, read: &HistoryRead, address: &Address, reply: Reply) -> (History, Mark) {
+    fn history_of(
+        &self,
+        read: &HistoryRead,
+        address: &Address,
+        reply: Reply,
+    ) -> (History, LastSeen) {
         let (epoch, offset, id, oldest, mut payloads) = reply;
-        let mut mark = self.mark(address, (epoch, offset, Some(id)));
-        let position = mark.position;
+        let mut last_seen = self.last_seen(address, (epoch, offset, Some(id)));
+        let position = last_seen.position;
         if !matches!(read.range, HistoryRange::After(_)) {
             payloads.reverse();
         }
@@ -112,8 +117,8 @@ impl Store {
             .collect();
         if entries.last().is_none_or(|newest| newest.offset != position.offset) {
             // The id is of another publication.
-            mark.id = None;
+            last_seen.id = None;
         }
-        (History { position, entries }, mark)
+        (History { position, entries }, last_seen)
     }
 }
