@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use chat_broker::testing::{Call, FaultyBroker, Told};
+use chat_broker::testing::{Call, FaultyBroker, LossNotice};
 use chat_broker::{
     Broker, BrokerError, HistoryRead, HistoryRules, Hub, HubConfig, JoinOptions, Joiner,
     MemberSlot, Membership, MemoryBroker, Snapshot,
@@ -235,7 +235,7 @@ async fn expired_messages_are_not_given_and_not_read() {
 async fn ahead(world: &World) -> Position {
     world.say(1..=1).await;
     std::mem::forget(join(&world.hub, &world.topic, 9).await);
-    world.broker.lose_publications(2, Told::Nothing);
+    world.broker.lose_publications(2, LossNotice::Nothing);
     world.say(2..=3).await
 }
 
@@ -603,7 +603,7 @@ enum Step {
     Join(usize, u64),
     /// The room keeps so many of its latest messages.
     Trim(u32),
-    Lose(usize, Told),
+    Lose(usize, LossNotice),
     FailReads(usize),
     Pause(u64),
 }
@@ -611,7 +611,13 @@ enum Step {
 const COPIES: usize = 3;
 
 fn step() -> impl Strategy<Value = Step> {
-    let told = || prop_oneof![Just(Told::Nothing), Just(Told::Lagged), Just(Told::Interrupted)];
+    let told = || {
+        prop_oneof![
+            Just(LossNotice::Nothing),
+            Just(LossNotice::Lagged),
+            Just(LossNotice::Interrupted)
+        ]
+    };
     prop_oneof![
         4 => prop_oneof![1..5_u64, 1..400_u64].prop_map(Step::Publish),
         2 => (0..COPIES).prop_map(Step::Leave),
@@ -727,7 +733,7 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
     }
     // The hub compares its rooms with the broker twice in this time.
     world.broker.fail_next(Call::History, 0);
-    world.broker.lose_publications(0, Told::Nothing);
+    world.broker.lose_publications(0, LossNotice::Nothing);
     sleep(Duration::from_secs(65)).await;
     for copy in &mut copies {
         if copy.connection.is_none() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chat_broker::testing::{Call, Told};
+use chat_broker::testing::{Call, LossNotice};
 use chat_broker::{HubConfig, MemoryBus, PresenceTracker};
 use tokio::time::Instant;
 
@@ -152,7 +152,7 @@ async fn roster_that_may_have_missed_a_change_spares_no_broker_call() {
     // The snapshot that would show it is being read.
     let asked = broker.count(Call::Occupancy);
     broker.hold_next(Call::Occupancy, 1);
-    broker.lose_presence(1, Told::Lagged);
+    broker.lose_presence(1, LossNotice::Lagged);
     other.enter(&topic, named("u", "Anna"));
     while broker.count(Call::Occupancy) == asked {
         tokio::task::yield_now().await;
@@ -164,7 +164,7 @@ async fn roster_that_may_have_missed_a_change_spares_no_broker_call() {
     ear.expect_silence().await;
 
     // The broker was away.
-    broker.lose_presence(1, Told::Interrupted);
+    broker.lose_presence(1, LossNotice::Interrupted);
     other.enter(&topic, named("u", "Anna"));
     tokio::time::sleep(Duration::from_millis(10)).await;
     let (_third, _) = again(3).await;
@@ -213,7 +213,7 @@ async fn leave_of_last_user_resolves_after_its_event_is_lost() {
     let (_watcher, ..) = join(&hub, &topic, 0).await;
     let (place, mut ear) = enter(&hub, &topic, 1, "ann").await;
     ear.expect(&["+ann"]).await;
-    broker.lose_presence(1, Told::Lagged);
+    broker.lose_presence(1, LossNotice::Lagged);
     let left = tokio::time::timeout(Duration::from_secs(60), place.leave()).await;
     left.expect("the room is known to be empty");
 }
@@ -235,7 +235,7 @@ async fn whoever_leaves_another_tab_on_purpose_has_left() {
 
 #[tokio::test(start_paused = true)]
 async fn missed_comings_and_goings_are_told_as_a_difference() {
-    for told in [Told::Lagged, Told::Interrupted, Told::Nothing] {
+    for told in [LossNotice::Lagged, LossNotice::Interrupted, LossNotice::Nothing] {
         let (hub, broker, other) = faulty();
         let topic = room("r");
         other.enter(&topic, occupant("before"));
@@ -297,7 +297,7 @@ async fn a_broker_that_comes_back_empty_makes_nobody_leave() {
     other.enter(&topic, occupant("ann"));
     let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
     ear.expect(&["+watcher"]).await;
-    broker.lose_presence(2, Told::Interrupted);
+    broker.lose_presence(2, LossNotice::Interrupted);
     other.leave(&topic, &user("ann"));
     tokio::time::sleep(Duration::from_secs(3)).await;
     other.enter(&topic, occupant("ann"));
@@ -316,12 +316,12 @@ async fn what_is_missed_while_a_snapshot_is_on_its_way_is_asked_for_again() {
     ear.expect(&["+watcher"]).await;
     let asked = broker.count(Call::Occupancy);
     broker.hold_next(Call::Occupancy, 1);
-    broker.lose_presence(1, Told::Lagged);
+    broker.lose_presence(1, LossNotice::Lagged);
     other.enter(&topic, occupant("first"));
     while broker.count(Call::Occupancy) == asked {
         tokio::task::yield_now().await;
     }
-    broker.lose_presence(1, Told::Lagged);
+    broker.lose_presence(1, LossNotice::Lagged);
     other.enter(&topic, occupant("second"));
     tokio::time::sleep(Duration::from_secs(1)).await;
     broker.release(Call::Occupancy);

@@ -59,10 +59,10 @@ impl Model {
     }
 }
 
-/// Numbers by chance, the same in each run.
-pub(super) struct Chance(pub(super) u64);
+/// Numbers by rng, the same in each run.
+pub(super) struct TestRng(pub(super) u64);
 
-impl Chance {
+impl TestRng {
     pub(super) fn within(&mut self, span: Span<u64>) -> u64 {
         // Knuth's MMIX generator; its high bits are the good ones.
         self.0 =
@@ -81,28 +81,28 @@ pub async fn any_mix_of_calls_matches_the_model(bus: &impl Bus) {
         let retention = Retention { messages, bytes, ..Retention::default() };
         (room("model"), retention, Model::default())
     });
-    let mut chance = Chance(1);
+    let mut rng = TestRng(1);
     for nth in 0..CALLS {
-        let node = &nodes[chance.within(0..2) as usize];
-        let (topic, retention, model) = &mut rooms[chance.within(0..5) as usize];
+        let node = &nodes[rng.within(0..2) as usize];
+        let (topic, retention, model) = &mut rooms[rng.within(0..5) as usize];
         let around = model.offset.saturating_sub(5)..model.offset + 3;
-        match chance.within(0..8) {
+        match rng.within(0..8) {
             kind @ 0..4 => {
                 // Most are small.
-                let size = chance.within(0..LONGEST) / chance.within(1..8);
+                let size = rng.within(0..LONGEST) / rng.within(1..8);
                 let payload = Bytes::from(format!("{nth} {:1$}", "", size as usize));
-                let key = (kind == 3).then(|| chance.within(0..20));
+                let key = (kind == 3).then(|| rng.within(0..20));
                 publish(node, topic, *retention, model, payload, key).await;
             }
             4 => assert_eq!(node.position(topic).await.offset, model.offset),
-            5 => read(node, topic, model, HistoryRange::Latest, chance.within(1..50)).await,
+            5 => read(node, topic, model, HistoryRange::Latest, rng.within(1..50)).await,
             6 => {
-                let range = HistoryRange::After(chance.within(around));
-                read(node, topic, model, range, chance.within(1..5)).await;
+                let range = HistoryRange::After(rng.within(around));
+                read(node, topic, model, range, rng.within(1..5)).await;
             }
             _ => {
-                let range = HistoryRange::Before(chance.within(around));
-                read(node, topic, model, range, chance.within(1..5)).await;
+                let range = HistoryRange::Before(rng.within(around));
+                read(node, topic, model, range, rng.within(1..5)).await;
             }
         }
     }

@@ -94,7 +94,7 @@ async fn calls_fail_and_take_their_time() {
 async fn events_are_lost_and_told_in_their_place() {
     let (broker, mut events) = faulty().await;
     let mut rounds = Vec::new();
-    for lost in [Told::Nothing, Told::Lagged, Told::Interrupted] {
+    for lost in [LossNotice::Nothing, LossNotice::Lagged, LossNotice::Interrupted] {
         publish(&broker, "before").await.unwrap();
         assert_eq!(next(&mut events, 1).await, [r#"b"before""#]);
         broker.lose_publications(2, lost);
@@ -104,7 +104,7 @@ async fn events_are_lost_and_told_in_their_place() {
         }
         broker.enter(&topic(), occupant());
         broker.leave(&topic(), &occupant().user);
-        let count = if lost == Told::Nothing { 2 } else { 4 };
+        let count = if lost == LossNotice::Nothing { 2 } else { 4 };
         rounds.push(next(&mut events, count).await.join(" "));
     }
     assert_eq!(
