@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use crate::deadline::{Deadline, LATEST};
 use crate::undelivered::Drops;
 
-/// A handle on a connection: who it is, what it speaks, and the way to it. By value, since
+/// A handle on a connection: who it is, what it speaks, and the way to it. Actor value, since
 /// whoever delivers to it goes by as few pointers as can be.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {

@@ -42,7 +42,7 @@ impl Connection {
         if self.state.hub.retention(room).is_none() {
             return Err(Rejection::new(ErrorCode::HistoryDisabled, "This room keeps no history."));
         }
-        self.member.drained(self.patience(), &mut self.ends).await;
+        self.member.drained(self.time_limit(), &mut self.ends).await;
         if self.member.is_closed() {
             return Ok(());
         }
@@ -70,7 +70,7 @@ impl Connection {
         range: HistoryRange,
         limit: u32,
     ) -> Option<HistoryPage> {
-        let membership = &self.place(room)?.membership;
+        let membership = &self.joined_room(room)?.membership;
         let known = self.state.hub.broker().known_position(membership.topic()).unwrap_or_default();
         let deadline = Instant::now() + BEHIND;
         loop {

@@ -22,7 +22,7 @@ pub(super) struct JoinRequest {
     /// The client is not in the room yet; else it joins again.
     pub(super) is_joining: bool,
     /// How long it may take to read what waits for it.
-    pub(super) patience: Duration,
+    pub(super) time_limit: Duration,
     /// When its connection ends.
     pub(super) ends: Deadline,
     pub(super) max_listed: usize,
@@ -56,7 +56,7 @@ impl Joiner<Member> for JoinRequest {
     }
 
     async fn drained(&mut self, member: &Member) -> bool {
-        member.drained(self.patience, &mut self.ends).await;
+        member.drained(self.time_limit, &mut self.ends).await;
         // A sanction may concern a room that is not among those of the connection yet: a client that
         // was notified joins again, if it still may.
         !member.is_closed() && !member.is_notified()
