@@ -12,6 +12,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
+pub use crate::nesting::is_nested_deeper;
+
 /// Deepest that a value may be nested which is handed on. The smallest common limit is 64
 /// (.NET; Ruby has 100, PHP and Perl 512, Jackson 1,000), and in a page of messages a value
 /// stands three levels deep.

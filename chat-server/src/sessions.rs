@@ -27,7 +27,7 @@ impl Sessions {
     const SHARDS: usize = 16;
 
     pub(crate) fn next_id(&self) -> ConnectionId {
-        ConnectionId(self.next.fetch_add(1, Ordering::Relaxed))
+        ConnectionId::new(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Adds a connection, or changes its handle.
@@ -79,6 +79,6 @@ impl Sessions {
     }
 
     fn shard(&self, id: ConnectionId) -> MutexGuard<'_, HashMap<ConnectionId, Member>> {
-        self.shards[id.0 as usize % Self::SHARDS].lock()
+        self.shards[id.get() as usize % Self::SHARDS].lock()
     }
 }

@@ -133,7 +133,7 @@ impl State {
 
     /// Names a connection among those of all servers.
     pub(crate) fn session_name(&self, id: ConnectionId) -> String {
-        format!("{}-{}", self.node, id.0)
+        format!("{}-{}", self.node, id.get())
     }
 
     /// Names a user who is known by nothing else.

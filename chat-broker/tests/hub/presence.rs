@@ -202,7 +202,7 @@ async fn roster_shows_a_leave_when_it_resolves() {
     let (last, _) = enter(&other, &room("empty"), 2, "ann").await;
     last.leave().await;
     let (nobody, _ear) = member(1);
-    hub.attach(&topic, chat_core::ConnectionId(21), nobody).leave().await;
+    hub.attach(&topic, chat_core::ConnectionId::new(21), nobody).leave().await;
 }
 
 /// The event of the last leave is lost, and an empty room has no version to compare with.

@@ -252,10 +252,10 @@ impl Connection {
     pub(super) fn occupant(&self, announced: bool) -> Occupant {
         let user = self.member.user.as_sender();
         let change = PresenceChange::Joined;
-        Occupant {
-            user: self.member.user.id.clone(),
-            info: envelope::encode(&Event::Presence(Presence { user, change, announced })),
-        }
+        Occupant::new(
+            self.member.user.id.clone(),
+            envelope::encode(&Event::Presence(Presence::new(user, change, announced))),
+        )
     }
 
     /// Leaves a room; those who stay are told at once.
