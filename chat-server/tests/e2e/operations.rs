@@ -133,7 +133,7 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
                 file,
             ],
             &[],
-            "for --redis-cert: there is no client certificate",
+            "for --redis-cert: there is no client certificate in the PEM (redis-key is '",
         ),
     ];
     for (flags, environment, named) in table {
