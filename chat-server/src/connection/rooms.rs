@@ -272,14 +272,16 @@ impl Connection {
     pub(super) fn leave_all(&mut self) {
         self.inbox = None;
         for place in std::mem::take(&mut self.places) {
-            self.lose(place.membership);
+            self.lose(place);
         }
     }
 
-    /// Leaves a room without a wish to. A client of the native protocol may come back.
-    fn lose(&self, membership: Membership<Member>) {
-        if self.member.is_native() {
-            membership.lose();
+    /// Leaves a room without a wish to. A client of the native protocol may come back, but for one
+    /// that was kicked or banned just before: the sanction found a connection, and no grace to end.
+    fn lose(&self, place: Place) {
+        let sentence = self.server_sentence().or_else(|| self.room_sentence(&place));
+        if self.member.is_native() && sentence.is_none() {
+            place.membership.lose();
         }
     }
 

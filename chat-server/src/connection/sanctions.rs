@@ -8,6 +8,7 @@ use chat_core::wire::{Accepted, Goodbye, Left, ServerFrame};
 use chat_core::{CloseReason, Deliver, ErrorCode, Rejection, RoomId, Sanction, UserId};
 use serde_json::value::RawValue;
 
+use super::rooms::Place;
 use super::{Connection, unavailable};
 use crate::moderation::{self, By, Kind, LONGEST_BAN, NO_TIME, Scope, Sentence};
 
@@ -82,22 +83,29 @@ impl Connection {
 
     /// Sanctions have changed that may concern the client.
     pub(super) fn look_around(&mut self) {
-        let (moderation, user) = (&self.state.moderation, &self.member.user.id);
-        if let Some(sentence) = moderation.judge(Scope::Server, user, self.since) {
+        if let Some(sentence) = self.server_sentence() {
             return self.put_out(&sentence);
         }
         let sentences: Vec<(RoomId, Sentence)> = self
             .places
             .iter()
-            .filter_map(|place| {
-                let scope = Scope::Room(&place.room);
-                Some((place.room.clone(), moderation.judge(scope, user, place.since)?))
-            })
+            .filter_map(|place| Some((place.room.clone(), self.room_sentence(place)?)))
             .collect();
         for (room, sentence) in sentences {
             let message = sentence.reason.as_deref();
             self.put_out_of(&room, Departure::Sentenced(sentence.kind), message);
         }
+    }
+
+    /// The sanction that ends the connection.
+    pub(super) fn server_sentence(&self) -> Option<Sentence> {
+        self.state.moderation.judge(Scope::Server, &self.member.user.id, self.since)
+    }
+
+    /// The sanction that ends the membership of a room.
+    pub(super) fn room_sentence(&self, place: &Place) -> Option<Sentence> {
+        let scope = Scope::Room(&place.room);
+        self.state.moderation.judge(scope, &self.member.user.id, place.since)
     }
 
     /// Ends the connection. Nobody waits for it to come back.
