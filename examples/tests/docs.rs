@@ -1,5 +1,7 @@
-//! What `docs/` quotes is what the examples say, and the links of all pages lead somewhere.
+//! What `docs/` quotes is what the examples say, the links of all pages have targets, and the page
+//! of faults is readable and names tests that exist.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -53,17 +55,56 @@ fn links_lead_somewhere() {
     assert!(anchors >= 10, "{anchors} links to headings");
 }
 
-/// All pages of the repository: what lies below `folder`, but for what is built or hidden.
+/// A longer text belongs below a heading.
+#[test]
+fn cells_of_the_page_of_faults_are_short() {
+    for row in page("reliability.md").lines().filter(|line| line.starts_with('|')) {
+        let long =
+            row.split(" | ").find(|cell| cell.trim_matches(['|', ' ']).chars().count() > 200);
+        assert_eq!(long, None, "at most 200 characters");
+    }
+}
+
+/// `target path::name`, or a name alone; `path::*` stands for a module.
+#[test]
+fn tests_of_the_page_of_faults_exist() {
+    let sources = files(&docs().join("..").canonicalize().unwrap(), "rs");
+    let sources: String = sources.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let functions = sources.split("fn ").filter_map(|rest| rest.split(['(', '<']).next());
+    let functions: HashSet<&str> = functions.collect();
+    let page = page("reliability.md").replace("\n  ", " ");
+    let quoted = page.split('`').skip(1).step_by(2);
+    let names = quoted.filter_map(|quoted| quoted.rsplit([':', ' ']).next());
+    let names: Vec<_> = names.filter(|name| is_test(name)).collect();
+    assert!(names.len() >= 150, "{}", names.len());
+    for name in names {
+        assert!(functions.contains(name), "{name}");
+    }
+}
+
+/// Tests are short facts: four words at least.
+fn is_test(name: &str) -> bool {
+    let is_word =
+        |word: &str| word.chars().all(|next| next.is_ascii_lowercase() || next.is_ascii_digit());
+    name.split('_').count() >= 4 && name.split('_').all(is_word) && !name.starts_with("chat_")
+}
+
+/// All pages of the repository.
 fn pages(folder: &Path) -> Vec<PathBuf> {
+    files(folder, "md")
+}
+
+/// The files below `folder` with this ending, but for what is built or hidden.
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let is_ours = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy();
         !name.starts_with('.') && !path.join("CACHEDIR.TAG").exists() && name != "node_modules"
     };
-    let (folders, files): (Vec<_>, Vec<_>) =
+    let (folders, here): (Vec<_>, Vec<_>) =
         entries.filter(is_ours).partition(|path| path.is_dir() && !path.is_symlink());
-    let here = files.into_iter().filter(|path| path.extension().is_some_and(|end| end == "md"));
-    here.chain(folders.iter().flat_map(|folder| pages(folder))).collect()
+    let here = here.into_iter().filter(|path| path.extension().is_some_and(|end| end == ending));
+    here.chain(folders.iter().flat_map(|folder| files(folder, ending))).collect()
 }
 
 /// A page without its blocks of code, in which nothing is a link or a heading.
