@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 mod circles;
+mod named_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
