@@ -18,7 +18,7 @@ mod healing;
 mod history;
 mod keys;
 mod leases;
-mod lineage;
+mod epochs;
 mod lost_records;
 mod outages;
 mod presence;
