@@ -49,7 +49,7 @@ pub mod guide {}
 pub use backoff::Backoff;
 pub use close::CloseReason;
 pub use command::{Command, Content, Hello, Join, MAX_REASON_BYTES, Request, Sanction};
-pub use deliver::{Batch, Deliver, Delivery, Item};
+pub use deliver::{Batch, Deliver, DeliveryOutcome, Item};
 pub use dialect::Dialect;
 pub use error::{ErrorCode, Rejection, UnknownCode};
 pub use event::{
@@ -57,14 +57,14 @@ pub use event::{
 };
 pub use frames::Frames;
 pub use grants::{Capabilities, Capability, Grants};
-pub use history::{Entry, History, Range, Retention};
+pub use history::{History, HistoryEntry, HistoryRange, Retention};
 pub use id::{ConnectionId, InvalidName, MAX_NAME_BYTES, RoomId, UserId, UserName};
 pub use members::{GROUP, Group, Members};
 pub use nesting::is_nested_deeper;
 pub use pattern::Pattern;
 pub use position::{Epoch, InvalidEpoch, Position, Step};
 pub use recent::{Recent, RecentPage};
-pub use registry::{Joined, Left, Registry, Room};
+pub use registry::{JoinOutcome, LeaveOutcome, Registry, RegistryEntry};
 pub use roster::{Occupancy, Occupant, Roster};
 pub use timeline::Timeline;
 pub use topic::Topic;

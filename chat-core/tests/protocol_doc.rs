@@ -10,9 +10,9 @@ use chat_core::wire::{
     RateLimit, ServerFrame, Welcome,
 };
 use chat_core::{
-    CloseReason, Dialect, Direct, Entry, Epoch, ErrorCode, Event, Message, Position, Presence,
-    PresenceChange, Rejection, RequestRef, RoomId, Sender, Topic, Undelivered, User, UserId,
-    UserName, envelope, wire,
+    CloseReason, Dialect, Direct, Epoch, ErrorCode, Event, HistoryEntry, Message, Position,
+    Presence, PresenceChange, Rejection, RequestRef, RoomId, Sender, Topic, Undelivered, User,
+    UserId, UserName, envelope, wire,
 };
 use serde_json::value::RawValue;
 
@@ -106,7 +106,7 @@ fn server_frames_are_what_the_code_says() {
         at: AT,
     };
     let payload = envelope::encode(&Event::Message(said(None)));
-    let earlier = Entry { offset: 42, payload };
+    let earlier = HistoryEntry { offset: 42, payload };
     let members = || vec![wire::User::from(&user)];
     let earlier = || PageFrame::page(&room, epoch, [&earlier]);
     let at = |offset| Position { epoch, offset };

@@ -40,10 +40,7 @@ fn the_dependency_rule() {
     assert_eq!(ours("roomcast-core"), Vec::<String>::new());
     assert_eq!(ours("roomcast-broker"), ["roomcast-core"]);
     assert_eq!(ours("roomcast-transport"), ["roomcast-core"]);
-    assert_eq!(
-        ours("roomcast-server"),
-        ["roomcast-broker", "roomcast-core", "roomcast-transport"]
-    );
+    assert_eq!(ours("roomcast-server"), ["roomcast-broker", "roomcast-core", "roomcast-transport"]);
     let core: Vec<_> = dependencies["roomcast-core"].iter().map(String::as_str).collect();
     assert_eq!(
         core,
