@@ -38,7 +38,7 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
 }
 
 /// Names in the column `test` of a table, in an item `* Tests: …` of a list, and in a paragraph from
-/// `Tested by` on: words with `_` or `::`, such as `e2e/auth/tokens`'s `before_a_token…` or `runtimes::module_*`.
+/// `Tested by` on: words with `_` or `::`, such as `runtimes::module_*`.
 fn names(page: &str) -> Vec<String> {
     let mut texts = Vec::new();
     let mut column = None;
@@ -70,7 +70,8 @@ fn names(page: &str) -> Vec<String> {
 fn tests(file: &Path) -> Vec<Vec<String>> {
     let path = file.with_extension("");
     let mut path: Vec<_> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-    let is_suite = path.iter().any(|part| part == "conformance");
+    let lies_in = |folder: &str| path.iter().any(|part| part == folder);
+    let (is_suite, is_list) = (lies_in("conformance"), lies_in("broken_brokers"));
     let depth = path.len();
     let mut is_test = false;
     let mut tests = Vec::new();
@@ -90,7 +91,7 @@ fn tests(file: &Path) -> Vec<Vec<String>> {
             path.push(name(module));
         } else if code.starts_with("chat_broker::conformance_tests!") {
             tests.push(path.clone());
-        } else if code.contains(" =>") && code.contains(": ") {
+        } else if is_list && code.contains(" =>") {
             tests.push([path.clone(), vec![name(code)]].concat());
         }
         is_test |= code.starts_with("#[") && (code.contains("test]") || code.contains("::test("));
