@@ -32,8 +32,8 @@ macro_rules! files {
 }
 
 files! {
-    connecting, endings, gaps, invented_types, joins, lost_answers, messages, news, rates, recovery,
-    sends, tokens, unknown,
+    answers, connecting, endings, gaps, invented_types, joins, lost_answers, messages, news, rates,
+    recovery, sends, tokens, unknown,
 }
 
 #[test]
