@@ -141,8 +141,9 @@ impl Machine {
     /// the client is in already, the answer only says who is there.
     ///
     /// The answer is [`Answer::Joined`], or an error: the client is not in the room, and does not
-    /// join it. (A second join can also fail like any request; the client is in the room
-    /// nevertheless.)
+    /// join it. There is no time limit: to stop waiting, [`leave`](Self::leave) the room, which
+    /// fails the join as [`NotInRoom`](ClientError::NotInRoom). (A second join can also fail like
+    /// any request; the client is in the room nevertheless.)
     ///
     /// # Errors
     /// [`RoomName`](ClientError::RoomName), [`QueueFull`](ClientError::QueueFull); and of a room
@@ -153,7 +154,7 @@ impl Machine {
         history: u32,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
-        self.request(now, |session, now| session.join(room, history, now))
+        self.request(now, |session, _| session.join(room, history))
     }
 
     /// Leaves a room, however often it was joined. Messages that were not confirmed yet fail. The

@@ -33,7 +33,6 @@ pub(super) struct Session {
     /// Whether the present connection has had its welcome.
     pub(super) is_online: bool,
     last_request: u64,
-    request_timeout: Duration,
     queue_limit: usize,
 }
 
@@ -49,7 +48,6 @@ impl Session {
             welcome: None,
             is_online: false,
             last_request: 0,
-            request_timeout: config.request_timeout,
             queue_limit: config.send_queue.max(1),
         }
     }
@@ -60,7 +58,6 @@ impl Session {
         &mut self,
         name: &str,
         history: u32,
-        now: Duration,
     ) -> Result<RequestId, ClientError> {
         let name = room_id(name)?;
         let room = self.rooms.get_or_add(&name, history);
@@ -72,9 +69,9 @@ impl Session {
             return Err(ClientError::QueueFull);
         }
         let request = next_request(&mut self.last_request);
-        room.wait(now.saturating_add(self.request_timeout), request);
+        room.wait(request);
         if room.status == RoomStatus::Out && self.is_online {
-            self.enter(name.as_str(), now);
+            self.enter(name.as_str());
         }
         Ok(request)
     }
@@ -185,19 +182,10 @@ impl Session {
     // Rooms.
 
     /// Has a room wait for its turn to be joined, from the position of the client's copy.
-    pub(super) fn enter(&mut self, name: &str, now: Duration) {
+    pub(super) fn enter(&mut self, name: &str) {
         if let Some(room) = self.rooms.get_mut(name) {
             let turn = self.outbox.next_turn_number();
-            room.status = RoomStatus::Due { turn, since: now };
-        }
-    }
-
-    /// Leaves a room that no request waits for.
-    pub(super) fn abandon(&mut self, room: RoomId) {
-        let is_joined = self.is_joined_on_server(room.as_str());
-        self.forget(room.as_str(), &ClientError::NotInRoom);
-        if is_joined {
-            self.leave_on_server(room, None);
+            room.status = RoomStatus::Due { turn };
         }
     }
 
@@ -226,10 +214,10 @@ impl Session {
     // The connection.
 
     /// The connection has had its welcome.
-    pub(super) fn online(&mut self, now: Duration) {
+    pub(super) fn online(&mut self) {
         self.is_online = true;
         for room in self.rooms.names() {
-            self.enter(room.as_str(), now);
+            self.enter(room.as_str());
         }
     }
 
@@ -264,7 +252,7 @@ impl Session {
     pub(super) fn end_pauses(&mut self, now: Duration) {
         self.sends.end_pauses(now);
         for room in self.rooms.take_due(now) {
-            self.enter(room.as_str(), now);
+            self.enter(room.as_str());
         }
     }
 
@@ -324,7 +312,7 @@ impl Session {
             Next::Call(index) => self.outbox.send_call(index, now),
             Next::Join(name) => {
                 let Some(room) = self.rooms.get_mut(name.as_str()) else { return };
-                room.ask(id, self.request_timeout, now);
+                room.ask(id);
                 let since = room.track.position();
                 let history = (!room.track.has_begun() && room.history > 0).then_some(room.history);
                 let frame = encode(&ClientRequest::Join { room: name.clone(), since, history });

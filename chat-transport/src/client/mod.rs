@@ -112,15 +112,18 @@ impl Client {
     /// latest messages, as many as `history` says, are events after [`Event::Joined`].
     /// In a room that the client is in already, the answer only says who is there.
     ///
+    /// There is no time limit: without a server the call waits for one. To stop waiting, call
+    /// [`leave`](Self::leave).
+    ///
     /// # Errors
     /// The client is not in the room: [`RoomName`](ClientError::RoomName),
-    /// [`Timeout`](ClientError::Timeout), [`Rejected`](ClientError::Rejected), [`NotInRoom`](ClientError::NotInRoom) when it was
-    /// left before the answer, [`Closed`](ClientError::Closed). (A second join can also fail like any
+    /// [`Rejected`](ClientError::Rejected), [`NotInRoom`](ClientError::NotInRoom) when it was left
+    /// before the answer, [`Closed`](ClientError::Closed). (A second join can also fail like any
     /// request, or as [`QueueFull`](ClientError::QueueFull) while many wait for the first; the
     /// client is in the room, or on the way, nevertheless.)
     ///
     /// # Cancel safety
-    /// When it is dropped, the client joins nevertheless.
+    /// When it is dropped, the client joins nevertheless, and stays in the room until it is left.
     pub async fn join(&self, room: &str, history: u32) -> Result<Joined, ClientError> {
         let room = room.to_owned();
         match self.call(move |machine, now| machine.join(&room, history, now)).await? {
