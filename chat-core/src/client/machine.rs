@@ -210,7 +210,7 @@ impl Machine {
 
     /// Reports to a room that the user types, or stopped. It may be called at each key stroke: the same
     /// is sent every two seconds at most, and not at all without a connection or while anything
-    /// else waits to be sent. There is no answer.
+    /// else waits to be sent, also for [`poll_action`](Self::poll_action). There is no answer.
     ///
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom), [`Closed`](ClientError::Closed).
@@ -495,6 +495,25 @@ mod tests {
         assert!((980..=1000).contains(&largest), "{largest} bytes, of 1,000 that are allowed");
         assert!(sent.len() < 100, "some are too large");
     }
+    #[test]
+    fn typing_does_not_pile_up_in_a_transport_that_takes_nothing() {
+        let mut machine = machine(Config::default());
+        welcome(&mut machine, START);
+        machine.join("r", 0, START).unwrap();
+        while machine.poll_action().is_some() {}
+        let joined = r#"{"type":"joined","id":2,"room":"r","recovered":false,"members":[],
+            "count":1,"messages":[]}"#;
+        machine.handle_text(joined, START).unwrap();
+
+        for step in 0..1_000 {
+            machine.typing("r", step % 2 == 0, START).unwrap();
+        }
+        assert!(matches!(machine.poll_action(), Some(Action::Send(_))));
+        assert_eq!(machine.poll_action(), None);
+        machine.typing("r", false, START).unwrap();
+        assert!(matches!(machine.poll_action(), Some(Action::Send(_))));
+    }
+
 
     fn online_with_token() -> Machine {
         let token = Some(Token::Fetched);

@@ -138,7 +138,8 @@ impl Session {
     }
 
     /// A typing state does not wait for its turn: the next key stroke sends the same. It is
-    /// dropped unless frames are sent at once (`is_writable`) and no other waits.
+    /// dropped unless frames are sent at once (`is_writable`) and no other waits, be it for the
+    /// transport.
     pub(super) fn typing(
         &mut self,
         name: &str,
@@ -147,6 +148,7 @@ impl Session {
         now: Duration,
     ) -> Result<(), ClientError> {
         let Ok(room) = room_id(name) else { return Err(ClientError::NotInRoom) };
+            && self.outbox.actions.is_empty()
         let frame = encode(&ClientRequest::Typing { room, typing });
         let may_be_sent = is_writable
             && self.flush_at(now).is_none()
