@@ -15,6 +15,9 @@ pub enum ClientError {
     /// Not an address: the client speaks to `ws://HOST[:PORT]/PATH`.
     #[error("not a ws:// address: {0}")]
     Url(String),
+    /// The list of addresses is empty.
+    #[error("a client needs the address of at least one server")]
+    NoUrl,
     /// There is no connection at the moment.
     #[error("there is no connection")]
     Offline,

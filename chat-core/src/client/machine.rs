@@ -50,7 +50,7 @@ impl Machine {
     /// bytes, other ones for each machine: pauses and the keys of messages are made of them.
     ///
     /// # Errors
-    /// [`ClientError::Url`]: there is no address; [`ClientError::UserName`].
+    /// [`ClientError::NoUrl`], [`ClientError::UserName`].
     pub fn new(
         config: Config,
         urls: Vec<String>,
@@ -58,7 +58,7 @@ impl Machine {
         now: Duration,
     ) -> Result<Self, ClientError> {
         if urls.is_empty() {
-            return Err(ClientError::Url(String::new()));
+            return Err(ClientError::NoUrl);
         }
         let reprieve_time = config.pong_timeout;
         let client = Lifecycle::new(config, urls, seed, now)?;

@@ -81,8 +81,7 @@ impl Client {
     /// loss the next.
     ///
     /// # Errors
-    /// [`ClientError::Url`]: an address is none, or there are none at all;
-    /// [`ClientError::UserName`].
+    /// [`ClientError::Url`]: an address is none; [`ClientError::NoUrl`], [`ClientError::UserName`].
     ///
     /// # Panics
     /// Outside of a tokio runtime.
