@@ -24,7 +24,7 @@ pub enum ClientError {
     /// The connection was lost before the answer came.
     #[error("the connection was lost before the answer")]
     Disconnected,
-    /// The server did not answer in time, or there was no connection for as long.
+    /// The server did not answer in time, or a message had no connection for as long.
     #[error("no answer in time")]
     Timeout,
     /// The client is not in the room, or left it before the message was sent.
