@@ -13,7 +13,7 @@ use crate::wire::Rejected;
 #[non_exhaustive]
 pub enum ClientError {
     /// Not an address: the client speaks to `ws://HOST[:PORT]/PATH`.
-    #[error("not a ws:// address: {0}")]
+    #[error("{0:?} is not an address of the form ws://HOST[:PORT]/PATH")]
     Url(String),
     /// The list of addresses is empty.
     #[error("a client needs the address of at least one server")]

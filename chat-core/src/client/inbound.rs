@@ -68,12 +68,7 @@ pub(super) fn handle<'a>(
 
 /// Whether a frame is the next entry of its room's sequence. If entries are missing before it, the
 /// room is joined again from where the copy of the client ends: the answer has all of them.
-fn is_next(
-    session: &mut Session,
-    room: &str,
-    offset: Option<u64>,
-    epoch: Option<Epoch>,
-) -> bool {
+fn is_next(session: &mut Session, room: &str, offset: Option<u64>, epoch: Option<Epoch>) -> bool {
     let Some(joined) = session.rooms.get_mut(room).filter(|room| room.is_in()) else {
         // What is sent before `joined` is in it.
         return false;

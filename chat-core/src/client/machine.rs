@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::{CloseReason, Range};
+use crate::{CloseReason, Content, Range};
 
 use super::config::Config;
 use super::error::ClientError;
@@ -168,9 +168,10 @@ impl Machine {
     }
 
     /// Sends a message to a room that was joined, until the server has confirmed it: over as many
-    /// connections as it takes, and within [`send_timeout`](Config::send_timeout). `key` is the
-    /// application's name for the message (128 bytes at most, and another one for each message
-    /// of this user in this room); by default it is random.
+    /// connections as it takes, and within [`send_timeout`](Config::send_timeout). A text is a
+    /// [`Content`]; its [`key`](Content#structfield.key) is the application's name for the message
+    /// (128 bytes at most, and another one for each message of this user in this room), by default
+    /// a random one.
     ///
     /// The answer is [`Answer::Sent`]; or [`OutcomeUnknown`](ClientError::OutcomeUnknown) if a
     /// server had the message and did not confirm it in time, or until the room was left or the
@@ -179,15 +180,13 @@ impl Machine {
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom), [`MessageTooLong`](ClientError::MessageTooLong),
     /// [`QueueFull`](ClientError::QueueFull).
-    pub fn send(
+    pub fn send<'a>(
         &mut self,
         room: &str,
-        text: &str,
-        data: Option<Box<RawValue>>,
-        key: Option<String>,
+        content: impl Into<Content<'a>>,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
-        self.request(now, |session, now| session.send(room, text, data, key, now))
+        self.request(now, |session, now| session.send(room, content.into(), now))
     }
 
     /// Sends a message to all connections of one user, once. The answer is [`Answer::Direct`].
@@ -495,6 +494,7 @@ mod tests {
         assert!((980..=1000).contains(&largest), "{largest} bytes, of 1,000 that are allowed");
         assert!(sent.len() < 100, "some are too large");
     }
+
     #[test]
     fn typing_does_not_pile_up_in_a_transport_that_takes_nothing() {
         let mut machine = machine(Config::default());
@@ -513,7 +513,6 @@ mod tests {
         machine.typing("r", false, START).unwrap();
         assert!(matches!(machine.poll_action(), Some(Action::Send(_))));
     }
-
 
     fn online_with_token() -> Machine {
         let token = Some(Token::Fetched);

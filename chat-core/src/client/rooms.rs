@@ -152,7 +152,9 @@ impl Rooms {
     pub(super) fn deadline(&self) -> Option<Duration> {
         let pauses = self.0.values().filter_map(|room| match room.status {
             RoomStatus::Paused(until) => Some(until),
-            RoomStatus::Out | RoomStatus::Due { .. } | RoomStatus::Asked(_) | RoomStatus::In => None,
+            RoomStatus::Out | RoomStatus::Due { .. } | RoomStatus::Asked(_) | RoomStatus::In => {
+                None
+            }
         });
         pauses.min()
     }

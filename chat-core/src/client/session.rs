@@ -2,6 +2,7 @@
 //! requests. This file has what the application asks for; [`inbound`](super::inbound) has what the
 //! server sends.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -54,11 +55,7 @@ impl Session {
 
     // Requests of the application.
 
-    pub(super) fn join(
-        &mut self,
-        name: &str,
-        history: u32,
-    ) -> Result<RequestId, ClientError> {
+    pub(super) fn join(&mut self, name: &str, history: u32) -> Result<RequestId, ClientError> {
         let name = room_id(name)?;
         let room = self.rooms.get_or_add(&name, history);
         if room.is_in() {
@@ -93,19 +90,19 @@ impl Session {
     pub(super) fn send(
         &mut self,
         room: &str,
-        text: &str,
-        data: Option<Box<RawValue>>,
-        key: Option<String>,
+        content: Content<'_>,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
+        let Content { message, data, key } = content;
         self.rooms.get_mut(room).ok_or(ClientError::NotInRoom)?;
-        check_message(&self.outbox.limits, text, data.as_deref())?;
+        check_message(&self.outbox.limits, &message, data)?;
         if self.sends.len() >= self.queue_limit {
             return Err(ClientError::QueueFull);
         }
-        let key = key.unwrap_or_else(|| self.rng.key());
+        let key = key.map_or_else(|| self.rng.key(), Cow::into_owned);
         let request = next_request(&mut self.last_request);
-        let content = sends::Content { text: text.to_owned(), data, key };
+        let content =
+            sends::Content { text: message.into_owned(), data: data.map(ToOwned::to_owned), key };
         self.sends.push(&room_id(room)?, content, request, now);
         Ok(request)
     }
@@ -148,9 +145,10 @@ impl Session {
         now: Duration,
     ) -> Result<(), ClientError> {
         let Ok(room) = room_id(name) else { return Err(ClientError::NotInRoom) };
-            && self.outbox.actions.is_empty()
         let frame = encode(&ClientRequest::Typing { room, typing });
+        // A transport that takes nothing now is given one at most, however often the state changes.
         let may_be_sent = is_writable
+            && self.outbox.actions.is_empty()
             && self.flush_at(now).is_none()
             && self.outbox.ready_at(frame.len()).is_none_or(|at| at <= now);
         let room = self.rooms.get_mut(name).ok_or(ClientError::NotInRoom)?;
