@@ -8,10 +8,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::awaited::Awaited;
 use super::joiner::{JoinState, Snapshot};
 use super::room::Waiter;
 use super::seat::Seat;
-use super::sequence::Awaited;
 use crate::error::BrokerError;
 use crate::presence::Departure;
 
