@@ -43,6 +43,15 @@ impl<M: Deliver + Clone> Membership<M> {
         });
     }
 
+    /// Whether the member receives nothing more, though it is in the topic until this is dropped: it
+    /// was closed as a slow consumer, or because it could not be given what it missed, or has
+    /// answered its snapshot or a page of what it missed with
+    /// [`Closed`](chat_core::Delivery::Closed). A [`rejoin`](Self::rejoin) ends that.
+    #[must_use]
+    pub fn is_detached(&self) -> bool {
+        self.seat.with(|_| ()).is_none()
+    }
+
     /// Waits until the topic no longer stands at `from`, the position of a [`Snapshot`]: until more
     /// has been delivered to its members, the latest of which may still be on its way. Returns at
     /// once if it stands elsewhere. A topic in which nothing is published does not move, nor does any
@@ -125,7 +134,8 @@ impl<M: Deliver + Clone> Membership<M> {
         waiting.flatten()
     }
 
-    /// Puts another handle in the place of this member's.
+    /// Puts another handle in the place of this member's, unless that is
+    /// [detached](Self::is_detached).
     pub fn replace(&self, member: M) {
         self.seat.replace(member);
     }
