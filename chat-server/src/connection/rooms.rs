@@ -244,9 +244,12 @@ impl Connection {
         request: JoinRequest,
     ) -> Result<(), Rejection> {
         let Some(place) = self.rooms.get_mut(index) else { return Ok(()) };
-        place.sees_presence = member.sees_presence();
+        let sees_presence = member.sees_presence();
         let joining = place.membership.rejoin_with(member, options, request);
-        joining.await.map_err(|error| unavailable(&error))
+        joining.await.map_err(|error| unavailable(&error))?;
+        // Not before: after an error it is the member of before that is in the room.
+        place.sees_presence = sees_presence;
+        Ok(())
     }
 
     pub(super) fn occupant(&self, announced: bool) -> Occupant {
