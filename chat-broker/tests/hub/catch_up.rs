@@ -291,6 +291,7 @@ async fn member_without_room_for_the_snapshot_receives_nothing_more() {
         let joining = world.hub.join(&world.topic, ConnectionId::new(1), handle, options);
         let membership = joining.await.unwrap();
         assert_eq!(*closed.lock().unwrap(), Some(CloseReason::SlowConsumer), "{missed}");
+        assert!(membership.is_detached());
         ear.expect(&["2 1", "3 2"]).await;
         publish(missed + 1).await;
         sleep(Duration::from_secs(1)).await;
@@ -470,10 +471,19 @@ async fn member_whose_later_page_cannot_be_read_is_closed() {
         ear.expect_numbers(101..=256).await;
     };
     let (joined, ()) = tokio::join!(world.join(late.clone(), Position::default()), reading);
-    let membership = joined.unwrap();
+    let mut membership = joined.unwrap();
     assert_eq!(*late.closed.lock().unwrap(), Some(CloseReason::InternalError));
-    drop(membership);
-    assert_eq!(ear.0.try_recv().ok(), None, "nothing follows the page");
+    assert!(membership.is_detached());
+    // Another handle does not know that something is missing before it.
+    membership.replace(late.clone());
+    world.say(901..=901).await;
+    ear.expect_silence().await;
+    // A rejoin tells it where it begins, also without a position.
+    let options = JoinOptions::default().history(2);
+    membership.rejoin(late, options).await.unwrap();
+    assert!(!membership.is_detached());
+    world.say(902..=902).await;
+    ear.expect_numbers(900..=902).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::{CloseReason, HistoryRange};
+use crate::{CloseReason, Content, HistoryRange};
 
 use super::config::Config;
 use super::error::ClientError;
@@ -50,7 +50,7 @@ impl Machine {
     /// bytes, other ones for each machine: pauses and the keys of messages are made of them.
     ///
     /// # Errors
-    /// [`ClientError::Url`]: there is no address; [`ClientError::UserName`].
+    /// [`ClientError::NoUrl`], [`ClientError::UserName`].
     pub fn new(
         config: Config,
         urls: Vec<String>,
@@ -58,7 +58,7 @@ impl Machine {
         now: Duration,
     ) -> Result<Self, ClientError> {
         if urls.is_empty() {
-            return Err(ClientError::Url(String::new()));
+            return Err(ClientError::NoUrl);
         }
         let reprieve_time = config.pong_timeout;
         let client = Lifecycle::new(config, urls, seed, now)?;
@@ -141,8 +141,9 @@ impl Machine {
     /// the client is in already, the answer only says who is there.
     ///
     /// The answer is [`Answer::Joined`], or an error: the client is not in the room, and does not
-    /// join it. (A second join can also fail like any request; the client is in the room
-    /// nevertheless.)
+    /// join it. There is no time limit: to stop waiting, [`leave`](Self::leave) the room, which
+    /// fails the join as [`NotInRoom`](ClientError::NotInRoom). (A second join can also fail like
+    /// any request; the client is in the room nevertheless.)
     ///
     /// # Errors
     /// [`RoomName`](ClientError::RoomName), [`QueueFull`](ClientError::QueueFull); and of a room
@@ -153,7 +154,7 @@ impl Machine {
         history: u32,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
-        self.request(now, |session, now| session.join(room, history, now))
+        self.request(now, |session, _| session.join(room, history))
     }
 
     /// Leaves a room, however often it was joined. Messages that were not confirmed yet fail. The
@@ -167,9 +168,10 @@ impl Machine {
     }
 
     /// Sends a message to a room that was joined, until the server has confirmed it: over as many
-    /// connections as it takes, and within [`send_timeout`](Config::send_timeout). `key` is the
-    /// application's name for the message (128 bytes at most, and another one for each message
-    /// of this user in this room); by default it is random.
+    /// connections as it takes, and within [`send_timeout`](Config::send_timeout). A text is a
+    /// [`Content`]; its [`key`](Content#structfield.key) is the application's name for the message
+    /// (128 bytes at most, and another one for each message of this user in this room), by default
+    /// a random one.
     ///
     /// The answer is [`Answer::Sent`]; or [`OutcomeUnknown`](ClientError::OutcomeUnknown) if a
     /// server had the message and did not confirm it in time, or until the room was left or the
@@ -178,15 +180,13 @@ impl Machine {
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom), [`MessageTooLong`](ClientError::MessageTooLong),
     /// [`QueueFull`](ClientError::QueueFull).
-    pub fn send(
+    pub fn send<'a>(
         &mut self,
         room: &str,
-        text: &str,
-        data: Option<Box<RawValue>>,
-        key: Option<String>,
+        content: impl Into<Content<'a>>,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
-        self.request(now, |session, now| session.send(room, text, data, key, now))
+        self.request(now, |session, now| session.send(room, content.into(), now))
     }
 
     /// Sends a message to all connections of one user, once. The answer is [`Answer::Direct`].
@@ -209,7 +209,7 @@ impl Machine {
 
     /// Reports to a room that the user types, or stopped. It may be called at each key stroke: the same
     /// is sent every two seconds at most, and not at all without a connection or while anything
-    /// else waits to be sent. There is no answer.
+    /// else waits to be sent, also for [`poll_action`](Self::poll_action). There is no answer.
     ///
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom), [`Closed`](ClientError::Closed).
@@ -493,6 +493,25 @@ mod tests {
         let largest = *sent.last().expect("some are small enough");
         assert!((980..=1000).contains(&largest), "{largest} bytes, of 1,000 that are allowed");
         assert!(sent.len() < 100, "some are too large");
+    }
+
+    #[test]
+    fn typing_does_not_pile_up_in_a_transport_that_takes_nothing() {
+        let mut machine = machine(Config::default());
+        welcome(&mut machine, START);
+        machine.join("r", 0, START).unwrap();
+        while machine.poll_action().is_some() {}
+        let joined = r#"{"type":"joined","id":2,"room":"r","recovered":false,"members":[],
+            "count":1,"messages":[]}"#;
+        machine.handle_text(joined, START).unwrap();
+
+        for step in 0..1_000 {
+            machine.typing("r", step % 2 == 0, START).unwrap();
+        }
+        assert!(matches!(machine.poll_action(), Some(Action::Send(_))));
+        assert_eq!(machine.poll_action(), None);
+        machine.typing("r", false, START).unwrap();
+        assert!(matches!(machine.poll_action(), Some(Action::Send(_))));
     }
 
     fn online_with_token() -> Machine {
