@@ -223,6 +223,14 @@ async fn join_fails_in_time_while_the_broker_is_away() {
     assert_eq!(hub.topics(), 1, "the member stays");
 }
 
+/// The limit is for an outage: a busy broker answers.
+#[tokio::test(start_paused = true)]
+async fn join_waits_for_a_broker_that_is_ready() {
+    let (hub, broker, _) = faulty();
+    broker.delay(Call::Subscribe, 3 * HubConfig::default().join_timeout);
+    try_join(&hub, &room("r"), 1).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_read_for_somebody_else_is_not_taken_for_a_newcomers() {
     let (hub, broker, publisher) = faulty();
