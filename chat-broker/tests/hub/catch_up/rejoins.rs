@@ -43,8 +43,10 @@ async fn member_rejoins_and_gets_what_it_asks_for_once() {
         ear.expect_numbers(7..=620).await;
         ear.expect_silence().await;
     };
+    let closed = Arc::clone(&first.closed);
     let rejoining = membership.rejoin(first, recover(since));
     tokio::join!(rejoining, publishing, reading).0.unwrap();
+    assert_eq!(*closed.lock().unwrap(), None, "nothing was delivered between the pages");
 }
 
 /// A batch on its way to many members does not repeat what one of them has got with its snapshot.
