@@ -223,6 +223,27 @@ async fn join_fails_in_time_while_the_broker_is_away() {
     assert_eq!(hub.topics(), 1, "the member stays");
 }
 
+#[tokio::test]
+async fn handle_of_a_member_is_read_until_it_leaves() {
+    let hub = start(&MemoryBus::new());
+    let topic = room("r");
+    let (membership, ..) = join(&hub, &topic, 1).await;
+    let members = hub.members(&topic);
+    let seat = members.get(ConnectionId(1)).unwrap();
+    assert_eq!(seat.with(|member| member.closed.lock().unwrap().is_none()), Some(true));
+    drop(membership);
+    assert_eq!(seat.with(|_| ()), None);
+}
+
+#[tokio::test]
+async fn debug_of_a_membership_names_its_topic_and_connection() {
+    let hub = start(&MemoryBus::new());
+    let topic = room("r");
+    let (membership, ..) = join(&hub, &topic, 7).await;
+    let shown = format!("Membership {{ topic: {topic:?}, id: {:?} }}", ConnectionId(7));
+    assert_eq!(format!("{membership:?}"), shown);
+}
+
 /// The limit is for an outage: a busy broker answers.
 #[tokio::test(start_paused = true)]
 async fn join_waits_for_a_broker_that_is_ready() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chat_broker::testing::{Call, Told};
 use chat_broker::{HubConfig, MemoryBus, PresenceTracker};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::support::{
     enter, enter_as, faulty, join, member, named, occupant, room, start, start_with, user,
@@ -205,6 +205,54 @@ async fn roster_shows_a_leave_when_it_resolves() {
     hub.attach(&topic, chat_core::ConnectionId(21), nobody).leave().await;
 }
 
+/// Each has its own wait, and one that is given up ends no other.
+#[tokio::test(start_paused = true)]
+async fn leave_resolves_when_the_roster_shows_it_and_not_before() {
+    let (hub, broker, _) = faulty();
+    let topic = room("r");
+    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    let mut places = Vec::new();
+    for (id, name) in [(1, "ann"), (2, "bob"), (3, "cid")] {
+        places.push(enter(&hub, &topic, id, name).await.0);
+    }
+    ear.expect(&["+watcher", "+ann", "+bob", "+cid"]).await;
+    broker.hold_events();
+    let mut leaving: Vec<_> = places.into_iter().map(|place| Box::pin(place.leave())).collect();
+    for leaving in &mut leaving {
+        assert!(timeout(Duration::from_secs(1), leaving).await.is_err(), "the event is held");
+    }
+    drop(leaving.remove(0));
+    for leaving in &mut leaving {
+        assert!(timeout(Duration::from_secs(1), leaving).await.is_err(), "the event is held");
+    }
+    broker.release_events();
+    for leaving in leaving {
+        timeout(Duration::from_secs(1), leaving).await.expect("shown");
+    }
+    ear.expect(&["-ann", "-bob", "-cid"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn user_is_absent_when_no_roster_lists_the_user() {
+    let (hub, _broker, other) = faulty();
+    let topics = [room("a"), room("b")];
+    let soon = Duration::from_secs(1);
+    // Nobody is in the rooms here, so there is nothing to wait for.
+    timeout(soon, hub.absent(&topics[0], &user("ann"))).await.expect("at once");
+    let mut places = Vec::new();
+    for (topic, id) in topics.iter().zip(1..) {
+        other.enter(topic, occupant("ann"));
+        places.push(join(&hub, topic, id).await);
+    }
+    timeout(soon, hub.absent(&topics[0], &user("bob"))).await.expect("at once");
+    assert!(timeout(soon, hub.absent(&topics[0], &user("ann"))).await.is_err());
+    other.leave(&topics[0], &user("ann"));
+    timeout(soon, hub.absent(&topics[0], &user("ann"))).await.expect("the user has left");
+    assert!(timeout(soon, hub.absent_everywhere(&user("ann"))).await.is_err());
+    other.leave(&topics[1], &user("ann"));
+    timeout(soon, hub.absent_everywhere(&user("ann"))).await.expect("the user has left");
+}
+
 /// The event of the last leave is lost, and an empty room has no version to compare with.
 #[tokio::test(start_paused = true)]
 async fn leave_of_last_user_resolves_after_its_event_is_lost() {
@@ -214,7 +262,7 @@ async fn leave_of_last_user_resolves_after_its_event_is_lost() {
     let (place, mut ear) = enter(&hub, &topic, 1, "ann").await;
     ear.expect(&["+ann"]).await;
     broker.lose_presence(1, Told::Lagged);
-    let left = tokio::time::timeout(Duration::from_secs(60), place.leave()).await;
+    let left = timeout(Duration::from_secs(60), place.leave()).await;
     left.expect("the room is known to be empty");
 }
 

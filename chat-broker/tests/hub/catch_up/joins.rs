@@ -158,19 +158,22 @@ async fn newest_messages_are_given_to_a_member_without_a_copy() {
     }
 }
 
-/// The hub holds fewer than it has received, and cannot tell from them that there are no others.
+/// The hub cannot tell from what it still holds that there are no others.
 #[tokio::test(start_paused = true)]
 async fn newest_messages_that_the_hub_has_dropped_are_read() {
-    for (recent_bytes, published) in [(0, 1), (1000, 12)] {
+    // It holds none, and a part.
+    for (recent_bytes, published) in [(0, 1), (1000, 40)] {
         let world = World::with(HubConfig::default().recent_bytes(recent_bytes), LONG);
         let (_other, mut other, _) = join(&world.hub, &world.topic, 9).await;
         world.say(1..=published).await;
         other.expect_numbers(1..=published).await;
+        let reads = world.reads();
         let (late, mut ear) = member(300);
-        let options = JoinOptions::default().history(20);
+        let options = JoinOptions::default().history(50);
         let joining = world.hub.join(&world.topic, ConnectionId(1), late, options);
         let _membership = joining.await.unwrap();
         ear.expect_numbers(1..=published).await;
+        assert_eq!(world.reads(), reads + 1);
     }
 }
 
@@ -203,6 +206,43 @@ async fn expired_messages_are_not_given_and_not_read() {
     let _membership = world.hub.join(&world.topic, ConnectionId(1), late, options).await.unwrap();
     ear.expect_silence().await;
     assert_eq!(world.reads(), reads);
+}
+
+/// As the broker drops them: all at once, their time after the latest of them.
+#[tokio::test(start_paused = true)]
+async fn messages_that_the_hub_holds_expire_together() {
+    let minute = Duration::from_secs(60);
+    let world = World::new(Retention { ttl: minute, ..LONG });
+    let (_other, mut other, _) = join(&world.hub, &world.topic, 9).await;
+    world.say(1..=1).await;
+    sleep(minute * 2 / 3).await;
+    world.say(2..=2).await;
+    other.expect_numbers(1..=2).await;
+    for (after, held, read) in [(minute * 2 / 3, 2, 0), (minute / 3, 0, 1)] {
+        sleep(after).await;
+        let reads = world.reads();
+        let (late, mut ear) = member(300);
+        let options = JoinOptions::default().history(9);
+        let joining = world.hub.join(&world.topic, ConnectionId(1), late, options);
+        let _membership = joining.await.unwrap();
+        ear.expect_numbers(1..=held).await;
+        assert_eq!(ear.0.try_recv().ok(), None);
+        assert_eq!(world.reads() - reads, read);
+    }
+}
+
+/// Their age is not known, but the broker has dropped them before that time is over.
+#[tokio::test(start_paused = true)]
+async fn messages_that_a_room_was_opened_with_expire() {
+    let minute = Duration::from_secs(60);
+    let world = World::new(Retention { ttl: minute, ..LONG });
+    world.say(1..=2).await;
+    let _other = join(&world.hub, &world.topic, 9).await;
+    sleep(minute).await;
+    let (late, mut ear) = member(300);
+    let options = JoinOptions::default().history(9);
+    let _membership = world.hub.join(&world.topic, ConnectionId(1), late, options).await.unwrap();
+    ear.expect_silence().await;
 }
 
 /// A member that has received more from another server than this one has.
