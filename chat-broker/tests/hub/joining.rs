@@ -10,7 +10,9 @@ use chat_broker::{
 };
 use chat_core::{ConnectionId, Topic};
 
-use crate::support::{Member, faulty, join, member, room, say, start, start_with, try_join};
+use crate::support::{
+    Member, faulty, join, member, room, said, say, start, start_with, try_join, user,
+};
 
 #[tokio::test]
 async fn a_snapshot_and_what_follows_have_no_gap_and_no_repeat() {
@@ -61,6 +63,20 @@ async fn a_topic_lingers_and_is_then_let_go() {
 
     let _place = join(&hub, &topic, 3).await;
     assert_eq!(calls(), (2, 1));
+}
+
+/// A publisher to a user learns how many servers hold that user.
+#[tokio::test(start_paused = true)]
+async fn topic_of_a_user_does_not_linger() {
+    let (hub, broker, publisher) = faulty();
+    let topic = Topic::User(user("ann"));
+    let membership = hub.attach(&topic, ConnectionId(1), member(8).0);
+    membership.subscribed().await.unwrap();
+    drop(membership);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(broker.count(Call::Unsubscribe), 1);
+    let published = publisher.publish(&topic, said("hi"), PublishOptions::default()).await;
+    assert_eq!(published.unwrap().await.unwrap().nodes, 0);
 }
 
 #[tokio::test(start_paused = true)]

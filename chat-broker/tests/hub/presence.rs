@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use chat_broker::testing::{Call, Told};
 use chat_broker::{HubConfig, MemoryBus, PresenceTracker};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
-    enter, enter_as, faulty, join, member, named, occupant, room, start, start_with, user,
+    enter, enter_as, faulty, join, member, named, occupant, room, say, start, start_with, user,
 };
 
 #[tokio::test(start_paused = true)]
@@ -37,7 +37,7 @@ async fn times_without_an_end_are_only_long() {
     let (place, mut ear) = enter(&hub, &topic, 1, "ann").await;
     ear.expect(&["+ann"]).await;
     place.lose();
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    sleep(Duration::from_secs(3600)).await;
     assert_eq!((broker.count(Call::Leave), broker.count(Call::Unsubscribe)), (0, 0));
     let (_again, mut ear) = enter(&hub, &topic, 2, "ann").await;
     ear.expect_silence().await;
@@ -56,12 +56,12 @@ async fn a_lost_connection_is_told_after_the_grace_unless_it_comes_back() {
     ear.expect(&["+ann"]).await;
 
     place.lose();
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(4)).await;
     let (here, _) = enter(&a, &topic, 2, "ann").await;
     here.lose();
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(4)).await;
     let (elsewhere, _) = enter(&b, &topic, 3, "ann").await;
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    sleep(Duration::from_secs(10)).await;
     assert_eq!(broker.count(Call::Leave), 1, "this server lets go when the time is up");
     ear.expect_silence().await;
 
@@ -166,10 +166,10 @@ async fn roster_that_may_have_missed_a_change_spares_no_broker_call() {
     // The broker was away.
     broker.lose_presence(1, Told::Interrupted);
     other.enter(&topic, named("u", "Anna"));
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    sleep(Duration::from_millis(10)).await;
     let (_third, _) = again(3).await;
     assert_eq!(enters(), 4);
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    sleep(Duration::from_secs(20)).await;
     let (_fourth, _) = again(4).await;
     assert_eq!(enters(), 4, "the roster was read again");
     ear.expect_silence().await;
@@ -311,7 +311,7 @@ async fn a_storm_of_joins_is_told_as_a_few_counts() {
     for n in 0..2_000 {
         other.enter(&topic, occupant(&format!("u{n}")));
         if n % 500 == 0 {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            sleep(Duration::from_secs(1)).await;
         }
     }
     let (mut singles, mut counts) = (0, Vec::new());
@@ -347,12 +347,32 @@ async fn a_broker_that_comes_back_empty_makes_nobody_leave() {
     ear.expect(&["+watcher"]).await;
     broker.lose_presence(2, Told::Interrupted);
     other.leave(&topic, &user("ann"));
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    sleep(Duration::from_secs(3)).await;
     other.enter(&topic, occupant("ann"));
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    sleep(Duration::from_secs(10)).await;
     ear.expect_silence().await;
     other.leave(&topic, &user("ann"));
     ear.expect(&["-ann"]).await;
+}
+
+/// The other servers have their whole time after the last of them.
+#[tokio::test(start_paused = true)]
+async fn interruption_that_follows_on_another_makes_nobody_leave() {
+    let (hub, broker, other) = faulty();
+    let topic = room("r");
+    other.enter(&topic, occupant("ann"));
+    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    ear.expect(&["+watcher"]).await;
+    broker.lose_presence(2, Told::Interrupted);
+    broker.lose_publications(1, Told::Interrupted);
+    other.leave(&topic, &user("ann"));
+    sleep(Duration::from_secs(3)).await;
+    say(&other, &topic, "lost").await;
+    ear.expect(&["1 lost"]).await;
+    sleep(Duration::from_secs(4)).await;
+    other.enter(&topic, occupant("ann"));
+    sleep(Duration::from_secs(10)).await;
+    ear.expect_silence().await;
 }
 
 /// The snapshot on its way may be of the moment before.
@@ -371,7 +391,7 @@ async fn what_is_missed_while_a_snapshot_is_on_its_way_is_asked_for_again() {
     }
     broker.lose_presence(1, Told::Lagged);
     other.enter(&topic, occupant("second"));
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
     broker.release(Call::Occupancy);
     ear.expect(&["+first", "+second"]).await;
     ear.expect_silence().await;
