@@ -97,6 +97,23 @@ async fn many_first_joins_make_few_calls() {
     assert!(calls.len() < 100, "{} calls", calls.len());
 }
 
+/// The others wait, and are one call.
+#[tokio::test(start_paused = true)]
+async fn four_calls_are_under_way_at_a_time() {
+    let (hub, broker, _) = faulty();
+    broker.hang_next(Call::Subscribe, 9);
+    let mut places = Vec::new();
+    for n in 1..=9 {
+        places.push(hub.attach(&room(&n.to_string()), ConnectionId(n), member(8).0));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(broker.count(Call::Subscribe), 4);
+    broker.release(Call::Subscribe);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let fifth = broker.calls().into_iter().filter(|(call, _)| *call == Call::Subscribe).nth(4);
+    assert_eq!(fifth, Some((Call::Subscribe, 5)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn later_joins_ask_the_broker_nothing() {
     let (hub, broker, publisher) = faulty();
@@ -237,6 +254,16 @@ async fn join_fails_in_time_while_the_broker_is_away() {
     let failed = tokio::time::timeout(Duration::from_secs(3), rejoining).await.expect("in time");
     assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
     assert_eq!(hub.topics(), 1, "the member stays");
+}
+
+#[tokio::test]
+async fn topics_of_users_are_no_rooms() {
+    let hub = start(&MemoryBus::new());
+    let places = [room("r"), room("s"), Topic::User(user("ann"))]
+        .map(|topic| hub.attach(&topic, ConnectionId(1), member(8).0));
+    assert_eq!((hub.topics(), hub.rooms()), (3, 2));
+    drop(places);
+    assert_eq!((hub.topics(), hub.rooms()), (0, 0));
 }
 
 #[tokio::test]

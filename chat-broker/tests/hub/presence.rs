@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use chat_broker::testing::{Call, Told};
-use chat_broker::{HubConfig, MemoryBus, PresenceTracker};
+use chat_broker::{HistoryRules, HubConfig, MemoryBus, PresenceTracker};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
-    enter, enter_as, faulty, join, member, named, occupant, room, say, start, start_with, user,
+    enter, enter_as, faulty, faulty_with, join, member, named, occupant, room, say, start,
+    start_with, user,
 };
 
 #[tokio::test(start_paused = true)]
@@ -353,6 +354,20 @@ async fn a_broker_that_comes_back_empty_makes_nobody_leave() {
     ear.expect_silence().await;
     other.leave(&topic, &user("ann"));
     ear.expect(&["-ann"]).await;
+}
+
+/// Nothing else of such a room is compared with the broker.
+#[tokio::test(start_paused = true)]
+async fn leave_that_is_missed_in_a_room_without_history_is_told() {
+    let rules = HistoryRules::new(None);
+    let (hub, broker, other) = faulty_with(HubConfig::default().history(rules));
+    let topic = room("r");
+    other.enter(&topic, occupant("ann"));
+    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    ear.expect(&["+watcher"]).await;
+    broker.lose_presence(1, Told::Interrupted);
+    other.leave(&topic, &user("ann"));
+    ear.expect(&["gap", "-ann"]).await;
 }
 
 /// The other servers have their whole time after the last of them.

@@ -177,6 +177,24 @@ async fn newest_messages_that_the_hub_has_dropped_are_read() {
     }
 }
 
+/// The share of a room is what it may hold when all rooms together hold too much.
+#[tokio::test(start_paused = true)]
+async fn room_holds_more_than_its_share_while_there_is_memory() {
+    let world = World::with(HubConfig::default().recent_bytes(10_000), LONG);
+    let (_quiet, ..) = join(&world.hub, &room("quiet"), 8).await;
+    let (_other, mut other, _) = join(&world.hub, &world.topic, 9).await;
+    world.say(1..=200).await;
+    other.expect_numbers(1..=200).await;
+    let held = world.hub.stats().recent_bytes;
+    assert!((5_001..=10_000).contains(&held), "{held} bytes");
+    let reads = world.reads();
+    let (late, mut ear) = member(300);
+    let options = JoinOptions::default().history(200);
+    let _membership = world.hub.join(&world.topic, ConnectionId(1), late, options).await.unwrap();
+    ear.expect_numbers(1..=200).await;
+    assert_eq!(world.reads(), reads);
+}
+
 #[tokio::test(start_paused = true)]
 async fn newest_messages_that_fill_a_page_are_not_read() {
     let world = World::new(LONG);
