@@ -282,6 +282,18 @@ mod tests {
     }
 
     #[test]
+    fn time_before_a_join_waits_for_its_turn_is_not_given_back() {
+        let now = Duration::from_secs(100);
+        let seconds = Duration::from_secs;
+        let mut rooms = Rooms::default();
+        let room = rooms.get_or_add(&room("r"), 0);
+        room.wait(now + TIMEOUT, RequestId(1));
+        room.status = RoomStatus::Due { turn: 1, since: now + seconds(5) };
+        room.ask(1, TIMEOUT, now + seconds(8));
+        assert_eq!(rooms.deadline(), Some(now + TIMEOUT + seconds(3)));
+    }
+
+    #[test]
     fn a_pause_ends() {
         let now = Duration::from_secs(100);
         let mut rooms = Rooms::default();
