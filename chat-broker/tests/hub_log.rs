@@ -11,13 +11,14 @@ use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use chat_broker::testing::FaultyBroker;
+use chat_broker::testing::{Call, FaultyBroker};
 use chat_broker::{Hub, HubConfig, MemoryBroker, MemoryBus};
+use chat_core::{ConnectionId, Topic};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use support::{Member, join, room, start};
+use support::{Member, join, member, room, start, start_with, user};
 
 /// The lines at the default level.
 #[derive(Debug, Clone, Default)]
@@ -87,7 +88,7 @@ async fn lines_of_rooms_are_logged_one_by_one_up_to_a_budget() {
     assert_eq!(lines.with(first), [format!("INFO message={first}")]);
     assert_eq!(lines.with(last), Vec::<String>::new());
     assert_eq!(lines.with("ubscribing").len(), 100);
-    let summary = lines.with("not logged one by one");
+    let summary = lines.with("rooms were subscribed");
     assert_eq!(summary.len(), 1, "{summary:?}");
     assert!(summary[0].contains(&format!("lines={}", 2 * ROOMS - 100)), "{summary:?}");
 
@@ -96,7 +97,24 @@ async fn lines_of_rooms_are_logged_one_by_one_up_to_a_budget() {
     drop(join(&hub, &room("later"), 1).await);
     tokio::time::sleep(Duration::from_secs(200)).await;
     assert_eq!(lines.with(line), [format!("INFO message={line}")]);
-    assert_eq!(lines.with("not logged one by one").len(), 1);
+    assert_eq!(lines.with("rooms were subscribed").len(), 1);
+}
+
+/// The number of the others follows a minute after the first of them.
+#[tokio::test(start_paused = true)]
+async fn failed_calls_are_logged_one_by_one_up_to_a_budget() {
+    let lines = Lines::capture();
+    let (hub, broker) = start_with(&MemoryBus::new(), HubConfig::default());
+    let summary = || lines.with("calls to the broker failed");
+    // One a second.
+    broker.fail_next(Call::Subscribe, 25);
+    let _membership = hub.attach(&Topic::User(user("ann")), ConnectionId::new(1), member(8).0);
+    tokio::time::sleep(Duration::from_secs(65)).await;
+    assert_eq!(lines.with("could not subscribe").len(), 10);
+    assert_eq!(summary(), Vec::<String>::new());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(summary().len(), 1);
+    assert!(summary()[0].contains("lines=15"), "{:?}", summary());
 }
 
 #[tokio::test]

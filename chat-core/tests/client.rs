@@ -328,6 +328,13 @@ fn debug_hides_secrets() {
     }
     assert!(shown.ends_with("Send(hello)"), "{shown}");
     assert!(!shown.contains("secret"), "{shown}");
+    assert_eq!(format!("{:?}", Resume::new("secret")), "Resume(..)");
+}
+
+#[test]
+fn loss_is_shown_with_its_close_code() {
+    assert_eq!(Disconnect::new("cut").to_string(), "cut");
+    assert_eq!(Disconnect::with_code(4001, "try again").to_string(), "try again (4001)");
 }
 
 proptest! {

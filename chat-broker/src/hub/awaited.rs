@@ -121,7 +121,7 @@ mod tests {
     }
 
     fn occupancy(version: u64) -> Occupancy {
-        Occupancy { version, count: 0, occupants: Vec::new() }
+        Occupancy::new(version, 0, Vec::new())
     }
 
     #[test]

@@ -88,11 +88,6 @@ impl RoomSequence {
         self.roster.as_ref()
     }
 
-    /// The latest message passed on.
-    pub(super) fn seen(&self) -> Option<Position> {
-        self.timeline.as_ref().and_then(Timeline::seen)
-    }
-
     /// Drops the messages whose time is over, as the broker does: before a member joins.
     pub(super) fn expire(&mut self, now: Instant) {
         if let Some(timeline) = &mut self.timeline

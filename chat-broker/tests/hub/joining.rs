@@ -10,7 +10,9 @@ use chat_broker::{
 };
 use chat_core::{ConnectionId, Topic};
 
-use crate::support::{Member, faulty, join, member, room, say, start, start_with, try_join};
+use crate::support::{
+    Member, faulty, join, member, room, said, say, start, start_with, try_join, user,
+};
 
 #[tokio::test]
 async fn a_snapshot_and_what_follows_have_no_gap_and_no_repeat() {
@@ -63,6 +65,20 @@ async fn a_topic_lingers_and_is_then_let_go() {
     assert_eq!(calls(), (2, 1));
 }
 
+/// A publisher to a user learns how many servers hold that user.
+#[tokio::test(start_paused = true)]
+async fn topic_of_a_user_does_not_linger() {
+    let (hub, broker, publisher) = faulty();
+    let topic = Topic::User(user("ann"));
+    let membership = hub.attach(&topic, ConnectionId::new(1), member(8).0);
+    membership.subscribed().await.unwrap();
+    drop(membership);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(broker.count(Call::Unsubscribe), 1);
+    let published = publisher.publish(&topic, said("hi"), PublishOptions::default()).await;
+    assert_eq!(published.unwrap().await.unwrap().nodes, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn many_first_joins_make_few_calls() {
     let (hub, broker, _) = faulty();
@@ -79,6 +95,23 @@ async fn many_first_joins_make_few_calls() {
         |kind| calls.iter().filter(|(call, _)| *call == kind).map(|(_, n)| n).sum::<usize>();
     assert_eq!((topics(Call::Subscribe), topics(Call::History)), (1_000, 1_000));
     assert!(calls.len() < 100, "{} calls", calls.len());
+}
+
+/// The others wait, and are one call.
+#[tokio::test(start_paused = true)]
+async fn four_calls_are_under_way_at_a_time() {
+    let (hub, broker, _) = faulty();
+    broker.hang_next(Call::Subscribe, 9);
+    let mut places = Vec::new();
+    for n in 1..=9 {
+        places.push(hub.attach(&room(&n.to_string()), ConnectionId::new(n), member(8).0));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(broker.count(Call::Subscribe), 4);
+    broker.release(Call::Subscribe);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let fifth = broker.calls().into_iter().filter(|(call, _)| *call == Call::Subscribe).nth(4);
+    assert_eq!(fifth, Some((Call::Subscribe, 5)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,6 +254,45 @@ async fn join_fails_in_time_while_the_broker_is_away() {
     let failed = tokio::time::timeout(Duration::from_secs(3), rejoining).await.expect("in time");
     assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
     assert_eq!(hub.topics(), 1, "the member stays");
+}
+
+#[tokio::test]
+async fn topics_of_users_are_no_rooms() {
+    let hub = start(&MemoryBus::new());
+    let places = [room("r"), room("s"), Topic::User(user("ann"))]
+        .map(|topic| hub.attach(&topic, ConnectionId::new(1), member(8).0));
+    assert_eq!((hub.topics(), hub.rooms()), (3, 2));
+    drop(places);
+    assert_eq!((hub.topics(), hub.rooms()), (0, 0));
+}
+
+#[tokio::test]
+async fn handle_of_a_member_is_read_until_it_leaves() {
+    let hub = start(&MemoryBus::new());
+    let topic = room("r");
+    let (membership, ..) = join(&hub, &topic, 1).await;
+    let members = hub.members(&topic);
+    let seat = members.get(ConnectionId::new(1)).unwrap();
+    assert_eq!(seat.with(|member| member.closed.lock().unwrap().is_none()), Some(true));
+    drop(membership);
+    assert_eq!(seat.with(|_| ()), None);
+}
+
+#[tokio::test]
+async fn debug_of_a_membership_names_its_topic_and_connection() {
+    let hub = start(&MemoryBus::new());
+    let topic = room("r");
+    let (membership, ..) = join(&hub, &topic, 7).await;
+    let shown = format!("Membership {{ topic: {topic:?}, id: {:?} }}", ConnectionId::new(7));
+    assert_eq!(format!("{membership:?}"), shown);
+}
+
+/// The limit is for an outage: a busy broker answers.
+#[tokio::test(start_paused = true)]
+async fn join_waits_for_a_broker_that_is_ready() {
+    let (hub, broker, _) = faulty();
+    broker.delay(Call::Subscribe, 3 * HubConfig::default().join_timeout);
+    try_join(&hub, &room("r"), 1).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -54,9 +54,7 @@ pub(super) fn handle<'a>(
         ServerFrame::Error(frame) => session.events.push(Event::Error(frame.into())),
         ServerFrame::Goodbye(frame) => return Some(goodbye(session, frame)),
         // A later version can add entries to a room's sequence: they are no hole for this one.
-        ServerFrame::Unknown(wire::Unknown { room: Some(room), epoch, offset, .. })
-            if offset.is_some() =>
-        {
+        ServerFrame::Unknown(wire::Unknown { room: Some(room), epoch, offset, .. }) => {
             is_next(session, &room, offset, epoch);
         }
         _ => {}

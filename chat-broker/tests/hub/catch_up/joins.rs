@@ -1,78 +1,19 @@
-//! Members that join with a position, and get what they missed.
+//! Joins: from the hub's memory, in pages, and where neither has all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use chat_broker::testing::{Call, FaultyBroker, LossNotice};
+use chat_broker::testing::{Call, LossNotice};
 use chat_broker::{
-    Broker, BrokerError, HistoryRead, HistoryRules, Hub, HubConfig, JoinOptions, Joiner,
-    MemberSlot, Membership, MemoryBroker, Snapshot,
+    BrokerError, HistoryRead, HistoryRules, HubConfig, JoinOptions, Joiner, Snapshot,
 };
-use chat_core::{
-    CloseReason, ConnectionId, Deliver, DeliveryOutcome, Epoch, HistoryRange, Members, Position,
-    Retention, Topic,
-};
-use proptest::prelude::*;
+use chat_core::{CloseReason, ConnectionId, Deliver, DeliveryOutcome, Position, Retention};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{advance, sleep, timeout};
 
-use crate::support::{Ear, Member, faulty_with, join, member, occupant, room, say_keeping};
-
-/// A room that keeps more than a hub holds.
-const LONG: Retention = Retention::new(2000, 16 << 20, Duration::from_secs(3600));
-
-/// A hub over a broker with faults, one room, and another node that publishes in it.
-struct World {
-    hub: Hub<Member>,
-    broker: Arc<FaultyBroker>,
-    publisher: MemoryBroker,
-    topic: Topic,
-    retention: Retention,
-}
-
-impl World {
-    fn new(retention: Retention) -> Self {
-        let config = HubConfig::default().history(HistoryRules::new(Some(retention)));
-        let (hub, broker, publisher) = faulty_with(config);
-        Self { hub, broker, publisher, topic: room("r"), retention }
-    }
-
-    /// Publishes these numbers; returns the position of the last.
-    async fn say(&self, numbers: std::ops::RangeInclusive<u64>) -> Position {
-        let mut position = Position::default();
-        for n in numbers {
-            let text = n.to_string();
-            position = say_keeping(&self.publisher, &self.topic, &text, self.retention).await;
-        }
-        position
-    }
-
-    async fn join(&self, member: Member, since: Position) -> Joined {
-        let options = JoinOptions::default().since(since);
-        self.hub.join(&self.topic, ConnectionId::new(1), member, options).await
-    }
-
-    fn reads(&self) -> usize {
-        self.broker.count(Call::History)
-    }
-}
-
-type Joined = Result<Membership<Member>, BrokerError>;
-
-impl Ear {
-    /// Expects these numbers, each at its offset.
-    async fn expect_numbers(&mut self, numbers: std::ops::RangeInclusive<u64>) {
-        for n in numbers {
-            assert_eq!(self.hear().await, format!("{n} {n}"));
-        }
-    }
-}
-
-/// A position of a sequence that the room never had.
-fn elsewhere() -> Position {
-    Position { epoch: Epoch::from_random(7), offset: 1 }
-}
+use super::{LONG, World, elsewhere};
+use crate::support::{Member, faulty_with, join, member, occupant, room, say_keeping};
 
 #[tokio::test(start_paused = true)]
 async fn member_gets_pages_it_missed_and_then_what_is_live() {
@@ -218,6 +159,63 @@ async fn newest_messages_are_given_to_a_member_without_a_copy() {
     }
 }
 
+/// The hub cannot tell from what it still holds that there are no others.
+#[tokio::test(start_paused = true)]
+async fn newest_messages_that_the_hub_has_dropped_are_read() {
+    // It holds none, and a part.
+    for (recent_bytes, published) in [(0, 1), (1000, 40)] {
+        let world = World::with(HubConfig::default().recent_bytes(recent_bytes), LONG);
+        let (_other, mut other, _) = join(&world.hub, &world.topic, 9).await;
+        world.say(1..=published).await;
+        other.expect_numbers(1..=published).await;
+        let reads = world.reads();
+        let (late, mut ear) = member(300);
+        let options = JoinOptions::default().history(50);
+        let joining = world.hub.join(&world.topic, ConnectionId::new(1), late, options);
+        let _membership = joining.await.unwrap();
+        ear.expect_numbers(1..=published).await;
+        assert_eq!(world.reads(), reads + 1);
+    }
+}
+
+/// The share of a room is what it may hold when all rooms together hold too much.
+#[tokio::test(start_paused = true)]
+async fn room_holds_more_than_its_share_while_there_is_memory() {
+    let world = World::with(HubConfig::default().recent_bytes(10_000), LONG);
+    let (_quiet, ..) = join(&world.hub, &room("quiet"), 8).await;
+    let (_other, mut other, _) = join(&world.hub, &world.topic, 9).await;
+    world.say(1..=200).await;
+    other.expect_numbers(1..=200).await;
+    let held = world.hub.stats().recent_bytes;
+    assert!((5_001..=10_000).contains(&held), "{held} bytes");
+    let reads = world.reads();
+    let (late, mut ear) = member(300);
+    let options = JoinOptions::default().history(200);
+    let _membership =
+        world.hub.join(&world.topic, ConnectionId::new(1), late, options).await.unwrap();
+    ear.expect_numbers(1..=200).await;
+    assert_eq!(world.reads(), reads);
+}
+
+#[tokio::test(start_paused = true)]
+async fn newest_messages_that_fill_a_page_are_not_read() {
+    let world = World::new(LONG);
+    let (_other, mut other, _) = join(&world.hub, &world.topic, 9).await;
+    for _ in 0..10 {
+        say_keeping(&world.publisher, &world.topic, &"x".repeat(30_000), LONG).await;
+        other.hear().await;
+    }
+    let reads = world.reads();
+    let (late, mut ear) = member(300);
+    let options = JoinOptions::default().history(20);
+    let _membership =
+        world.hub.join(&world.topic, ConnectionId::new(1), late, options).await.unwrap();
+    for offset in 3..=10 {
+        assert!(ear.hear().await.starts_with(&format!("{offset} xxx")), "256 KiB");
+    }
+    assert_eq!(world.reads(), reads);
+}
+
 #[tokio::test(start_paused = true)]
 async fn expired_messages_are_not_given_and_not_read() {
     let world = World::new(LONG.ttl(Duration::ZERO));
@@ -230,6 +228,44 @@ async fn expired_messages_are_not_given_and_not_read() {
         world.hub.join(&world.topic, ConnectionId::new(1), late, options).await.unwrap();
     ear.expect_silence().await;
     assert_eq!(world.reads(), reads);
+}
+
+/// As the broker drops them: all at once, their time after the latest of them.
+#[tokio::test(start_paused = true)]
+async fn messages_that_the_hub_holds_expire_together() {
+    let minute = Duration::from_secs(60);
+    let world = World::new(LONG.ttl(minute));
+    let (_other, mut other, _) = join(&world.hub, &world.topic, 9).await;
+    world.say(1..=1).await;
+    sleep(minute * 2 / 3).await;
+    world.say(2..=2).await;
+    other.expect_numbers(1..=2).await;
+    for (after, held, read) in [(minute * 2 / 3, 2, 0), (minute / 3, 0, 1)] {
+        sleep(after).await;
+        let reads = world.reads();
+        let (late, mut ear) = member(300);
+        let options = JoinOptions::default().history(9);
+        let joining = world.hub.join(&world.topic, ConnectionId::new(1), late, options);
+        let _membership = joining.await.unwrap();
+        ear.expect_numbers(1..=held).await;
+        assert_eq!(ear.0.try_recv().ok(), None);
+        assert_eq!(world.reads() - reads, read);
+    }
+}
+
+/// Their age is not known, but the broker has dropped them before that time is over.
+#[tokio::test(start_paused = true)]
+async fn messages_that_a_room_was_opened_with_expire() {
+    let minute = Duration::from_secs(60);
+    let world = World::new(LONG.ttl(minute));
+    world.say(1..=2).await;
+    let _other = join(&world.hub, &world.topic, 9).await;
+    sleep(minute).await;
+    let (late, mut ear) = member(300);
+    let options = JoinOptions::default().history(9);
+    let _membership =
+        world.hub.join(&world.topic, ConnectionId::new(1), late, options).await.unwrap();
+    ear.expect_silence().await;
 }
 
 /// A member that has received more from another server than this one has.
@@ -503,287 +539,35 @@ async fn messages_that_are_trimmed_between_two_pages_are_a_gap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn member_rejoins_and_gets_what_it_asks_for_once() {
+async fn messages_that_expire_between_two_pages_are_a_gap() {
     let world = World::new(LONG);
-    let since = world.say(1..=5).await;
-    let (first, mut ear) = member(300);
-    let mut membership = world.join(first.clone(), since).await.unwrap();
-    world.say(6..=7).await;
-    ear.expect_numbers(6..=7).await;
-    let recover = |since| JoinOptions::default().since(since);
-    membership.rejoin(first.clone(), recover(since)).await.unwrap();
-    ear.expect_numbers(6..=7).await;
-    // Without a position it is given the latest, and stays where it is.
-    membership.rejoin(first.clone(), JoinOptions::default().history(2)).await.unwrap();
-    ear.expect_numbers(6..=7).await;
-    world.say(8..=600).await;
-    ear.expect_numbers(8..=600).await;
-    // More than the hub holds: what is published during the pages follows on them.
-    world.broker.delay(Call::History, Duration::from_millis(5));
-    let publishing = async {
-        for n in 601..=620 {
-            world.say(n..=n).await;
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
+    world.say(1..=900).await;
+    let (late, mut ear) = member(300);
     let reading = async {
-        // Live until the first page is read.
-        while ear.hear().await != "6 6" {}
-        ear.expect_numbers(7..=620).await;
+        ear.expect_numbers(1..=100).await;
+        advance(LONG.ttl).await;
+        ear.expect_numbers(101..=256).await;
+        ear.expect(&["gap 900"]).await;
+        world.say(901..=901).await;
+        ear.expect_numbers(901..=901).await;
+    };
+    tokio::join!(world.join(late, Position::default()), reading).0.unwrap();
+}
+
+/// As when Redis is emptied.
+#[tokio::test(start_paused = true)]
+async fn sequence_that_begins_again_between_two_pages_is_read_from_its_beginning() {
+    let world = World::new(LONG);
+    world.say(1..=900).await;
+    let (late, mut ear) = member(300);
+    let reading = async {
+        ear.expect_numbers(1..=100).await;
+        world.bus.lose(&world.topic);
+        world.say(1..=500).await;
+        ear.expect_numbers(101..=256).await;
+        ear.expect(&["gap 0"]).await;
+        ear.expect_numbers(1..=500).await;
         ear.expect_silence().await;
     };
-    let rejoining = membership.rejoin(first, recover(since));
-    tokio::join!(rejoining, publishing, reading).0.unwrap();
-}
-
-/// A batch on its way to many members does not repeat what one of them has got with its snapshot.
-#[tokio::test(start_paused = true)]
-async fn rejoin_during_a_fan_out_repeats_nothing() {
-    const MEMBERS: u64 = 200;
-    let world = World::new(LONG);
-    let mut others = Vec::new();
-    for id in 10..10 + MEMBERS {
-        others.push(join(&world.hub, &world.topic, id).await);
-    }
-    let (last, mut ear) = member(300);
-    let options = JoinOptions::default;
-    let joining = world.hub.join(&world.topic, ConnectionId::new(1000), last.clone(), options());
-    let mut membership = joining.await.unwrap();
-    world.say(1..=1).await;
-    // The fan-out lets others run before it has served so many.
-    assert_eq!(others[0].1.hear().await, "1 1");
-    assert_eq!(ear.0.try_recv().ok(), None);
-    membership.rejoin(last, options().since(Position::default())).await.unwrap();
-    ear.expect(&["1 1"]).await;
-    ear.expect_silence().await;
-}
-
-/// A worker that is delivering a batch at that moment puts nothing into the outbox behind the snapshot.
-#[tokio::test(start_paused = true)]
-async fn former_handle_is_detached_before_the_snapshot_of_a_rejoin() {
-    let world = World::new(LONG);
-    let here = world.say(1..=1).await;
-    let id = ConnectionId::new(1);
-    let (former, _ear) = member(300);
-    let mut membership = world.join(former, here).await.unwrap();
-    // As a batch that is on its way holds them.
-    let in_flight = world.hub.members(&world.topic);
-    let (seen, members) = std::sync::mpsc::channel();
-    let joiner = move |snapshot: &Snapshot<'_, Member>| {
-        let member =
-            |members: &Members<MemberSlot<Member>>| members.get(id).and_then(MemberSlot::member);
-        seen.send((member(&in_flight).is_some(), member(snapshot.members).is_some())).unwrap();
-    };
-    let options = JoinOptions::default().since(here);
-    membership.rejoin_with(member(300).0, options, joiner).await.unwrap();
-    assert_eq!(members.try_iter().collect::<Vec<_>>(), [(false, true)]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn rejoin_waits_for_a_room_that_is_not_live_yet() {
-    let world = World::new(LONG);
-    world.say(1..=3).await;
-    for options in
-        [JoinOptions::default().since(Position::default()), JoinOptions::default().history(9)]
-    {
-        let (first, mut ear) = member(300);
-        let mut membership = world.hub.attach(&world.topic, ConnectionId::new(1), first.clone());
-        membership.rejoin(first, options).await.unwrap();
-        ear.expect_numbers(1..=3).await;
-        drop(membership);
-        sleep(Duration::from_secs(2)).await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn member_whose_rejoin_fails_is_in_the_room_as_before() {
-    let world = World::new(LONG);
-    let (first, mut ear) = member(300);
-    let here = world.say(1..=5).await;
-    let mut membership = world.join(first.clone(), here).await.unwrap();
-    world.broker.fail_next(Call::History, 1);
-    let failed = membership.rejoin(first, JoinOptions::default().since(elsewhere())).await;
-    assert!(failed.is_err());
-    world.say(6..=7).await;
-    ear.expect_numbers(6..=7).await;
-}
-
-/// A member and its copy of the room, which outlives its connections.
-struct Copy {
-    id: ConnectionId,
-    position: Position,
-    connection: Option<Connection>,
-}
-
-struct Connection {
-    member: Member,
-    _membership: Membership<Member>,
-    received: tokio::sync::mpsc::UnboundedReceiver<String>,
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Publish(u64),
-    Leave(usize),
-    /// Leaves and joins where its copy ends, while so many are published.
-    Join(usize, u64),
-    /// The room keeps so many of its latest messages.
-    Trim(u32),
-    Lose(usize, LossNotice),
-    FailReads(usize),
-    Pause(u64),
-}
-
-const COPIES: usize = 3;
-
-fn step() -> impl Strategy<Value = Step> {
-    let told = || {
-        prop_oneof![
-            Just(LossNotice::Nothing),
-            Just(LossNotice::Lagged),
-            Just(LossNotice::Interrupted)
-        ]
-    };
-    prop_oneof![
-        4 => prop_oneof![1..5_u64, 1..400_u64].prop_map(Step::Publish),
-        2 => (0..COPIES).prop_map(Step::Leave),
-        5 => (0..COPIES, 0..20_u64).prop_map(|(who, n)| Step::Join(who, n)),
-        1 => (1..300_u32).prop_map(Step::Trim),
-        2 => (0..5_usize, told()).prop_map(|(n, told)| Step::Lose(n, told)),
-        2 => (1..3_usize).prop_map(Step::FailReads),
-        1 => (0..40_000_u64).prop_map(Step::Pause),
-    ]
-}
-
-impl Copy {
-    /// Takes what has arrived: each message follows on the one before, or a gap says that messages
-    /// are missing, which then are not to be had.
-    async fn take(&mut self, world: &World) -> Result<(), TestCaseError> {
-        let Some(connection) = &mut self.connection else { return Ok(()) };
-        let first = self.position.offset;
-        while let Ok(told) = connection.received.try_recv() {
-            let offset = |text: &str| text.parse::<u64>().unwrap();
-            let here = self.position.offset;
-            match told.split_once(' ') {
-                Some(("gap", end)) => {
-                    prop_assert!(offset(end) > here, "a gap at {here} that ends at {end}");
-                    let read = HistoryRead::new(world.topic.clone(), HistoryRange::After(here), 1);
-                    let next = &world.publisher.history(&[read]).await.unwrap()[0];
-                    let is_kept = next.entries.first().is_some_and(|next| next.offset == here + 1);
-                    prop_assert!(!is_kept, "a gap after {here}, and {} is kept", here + 1);
-                    self.position.offset = offset(end);
-                }
-                Some((next, _)) => {
-                    prop_assert_eq!(offset(next), here + 1, "from {} on", first);
-                    self.position.offset += 1;
-                }
-                None => prop_assert!(false, "{told}"),
-            }
-        }
-        Ok(())
-    }
-
-    fn leave(&mut self) {
-        self.connection = None;
-    }
-
-    /// A join that fails, or is not finished, leaves the copy as far as it came.
-    async fn join(&mut self, world: &World) -> Result<(), TestCaseError> {
-        if self.connection.is_some() {
-            self.take(world).await?;
-            self.leave();
-        }
-        // More than can be pending: none is a slow consumer.
-        let (member, mut ear) = member(5_000);
-        let (forward, received) = tokio::sync::mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Some(told) = ear.0.recv().await {
-                let _ = forward.send(told);
-            }
-        });
-        let options = JoinOptions::default().since(self.position);
-        if let Ok(membership) = world.hub.join(&world.topic, self.id, member.clone(), options).await
-        {
-            self.connection = Some(Connection { member, _membership: membership, received });
-        }
-        Ok(())
-    }
-}
-
-async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let mut world = World::new(LONG.messages(500));
-    world.broker.delay(Call::History, Duration::from_millis(3));
-    let epoch = world.say(1..=1).await.epoch;
-    let mut published = 1;
-    let copy = |n| Copy {
-        id: ConnectionId::new(n),
-        position: Position { epoch, offset: 0 },
-        connection: None,
-    };
-    let mut copies: Vec<Copy> = (0..COPIES as u64).map(copy).collect();
-    for step in steps {
-        match step {
-            Step::Publish(n) => {
-                world.say(published + 1..=published + n).await;
-                published += n;
-            }
-            Step::Leave(who) => {
-                copies[who].take(&world).await?;
-                copies[who].leave();
-            }
-            Step::Join(who, n) => {
-                let publishing = async {
-                    for n in published + 1..=published + n {
-                        world.say(n..=n).await;
-                        sleep(Duration::from_millis(1)).await;
-                    }
-                };
-                tokio::join!(copies[who].join(&world), publishing).0?;
-                published += n;
-            }
-            Step::Trim(messages) => {
-                let retention = std::mem::replace(&mut world.retention, LONG.messages(messages));
-                world.say(published + 1..=published + 1).await;
-                published += 1;
-                world.retention = retention;
-            }
-            Step::Lose(n, told) => world.broker.lose_publications(n, told),
-            Step::FailReads(n) => world.broker.fail_next(Call::History, n),
-            Step::Pause(ms) => sleep(Duration::from_millis(ms)).await,
-        }
-        for copy in &mut copies {
-            copy.take(&world).await?;
-            let is_closed = |one: &Connection| one.member.closed.lock().unwrap().is_some();
-            if copy.connection.as_ref().is_some_and(is_closed) {
-                copy.leave();
-            }
-        }
-    }
-    // The hub compares its rooms with the broker twice in this time.
-    world.broker.fail_next(Call::History, 0);
-    world.broker.lose_publications(0, LossNotice::Nothing);
-    sleep(Duration::from_secs(65)).await;
-    for copy in &mut copies {
-        if copy.connection.is_none() {
-            copy.join(&world).await?;
-        }
-        sleep(Duration::from_millis(10)).await;
-        copy.take(&world).await?;
-        let closed = copy.connection.as_ref().map(|one| *one.member.closed.lock().unwrap());
-        prop_assert_eq!(copy.position.offset, published, "{:?} {:?}", copy.id, closed);
-    }
-    Ok(())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
-
-    #[test]
-    fn each_copy_is_contiguous_or_has_a_gap_where_messages_are_gone(
-        steps in prop::collection::vec(step(), 1..30),
-    ) {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        runtime.unwrap().block_on(play(steps))?;
-    }
+    tokio::join!(world.join(late, Position::default()), reading).0.unwrap();
 }
