@@ -36,6 +36,7 @@ mod recent;
 mod registry;
 pub mod roster;
 mod secret;
+#[doc(hidden)] // The sequence of a room as `chat_broker::Hub` keeps it; may change with it.
 pub mod timeline;
 mod topic;
 mod user;
@@ -48,7 +49,7 @@ pub mod guide {}
 
 pub use backoff::Backoff;
 pub use close::CloseReason;
-pub use command::{Command, Content, Hello, Join, MAX_REASON_BYTES, Request, Sanction};
+pub use command::{Command, Content, Hello, Join, Request, Sanction};
 pub use deliver::{Batch, Deliver, DeliveryOutcome, Item};
 pub use dialect::Dialect;
 pub use error::{ErrorCode, Rejection, UnknownCode};
@@ -59,13 +60,13 @@ pub use frames::Frames;
 pub use grants::{Capabilities, Capability, Grants};
 pub use history::{History, HistoryEntry, HistoryRange, Retention};
 pub use id::{ConnectionId, InvalidName, MAX_NAME_BYTES, RoomId, UserId, UserName};
-pub use members::{GROUP, Group, Members};
-pub use nesting::is_nested_deeper;
+pub use members::Members;
+#[doc(hidden)] // The groups are how fan-out divides its work, and may change with it.
+pub use members::{GROUP, Group};
 pub use pattern::Pattern;
 pub use position::{Epoch, InvalidEpoch, Position, Step};
 pub use recent::{Recent, RecentPage};
 pub use registry::{JoinOutcome, LeaveOutcome, Registry, RegistryEntry};
 pub use roster::{Occupancy, Occupant, Roster};
-pub use timeline::Timeline;
 pub use topic::Topic;
 pub use user::{Color, InvalidColor, User};
