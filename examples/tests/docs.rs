@@ -1,4 +1,4 @@
-//! The guides quote the examples, and every link of a page has a target.
+//! The guides quote the examples, every link of a page has a target, and the page of faults is readable.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ fn lines(text: &str) -> String {
 fn guides_quote_the_example_named_before() {
     let examples = examples();
     for (crate_name, quotations) in
-        [("chat-core", 1), ("chat-broker", 10), ("chat-transport", 2), ("chat-server", 6)]
+        [("chat-core", 1), ("chat-broker", 10), ("chat-transport", 4), ("chat-server", 6)]
     {
         let page = fs::read_to_string(root().join(crate_name).join("GUIDE.md")).unwrap();
         let blocks: Vec<_> = page.match_indices("```rust,ignore\n").collect();
@@ -74,6 +74,16 @@ fn links_have_targets() {
         }
     }
     assert!(anchors >= 10, "{anchors} links to headings");
+}
+
+/// A longer text belongs below a heading.
+#[test]
+fn cells_of_the_page_of_faults_are_short() {
+    let page = fs::read_to_string(root().join("docs/reliability.md")).unwrap();
+    for row in page.lines().filter(|line| line.starts_with('|')) {
+        let is_long = |cell: &&str| cell.trim_matches(['|', ' ']).chars().count() > 200;
+        assert_eq!(row.split(" | ").find(is_long), None, "at most 200 characters");
+    }
 }
 
 /// All pages of the repository: what lies below `folder`, but for what is built or hidden.
