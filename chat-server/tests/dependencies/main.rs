@@ -5,6 +5,7 @@
 
 mod circles;
 mod named_tests;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
