@@ -7,12 +7,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::shared::bystanders::Bystanders;
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::{Chat, DEADLINE};
-use crate::wire::{close_code, closed_after, websocket};
-use crate::{LEFT_BEHIND, unlimited};
+use super::wire::{close_code, closed_after, websocket};
+use super::{LEFT_BEHIND, unlimited};
+use crate::support::bystanders::Bystanders;
+use crate::support::process::Process;
+use crate::support::{Chat, DEADLINE, say};
 
 /// CPU that a flood may cost the server, which here is not optimised.
 const CPU: Duration = Duration::from_secs(10);

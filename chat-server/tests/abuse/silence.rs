@@ -7,12 +7,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::shared::bystanders::Bystanders;
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::{Chat, command};
-use crate::unlimited;
-use crate::wire::{close_code, connect, read_to_end, websocket};
+use super::unlimited;
+use super::wire::{close_code, connect, read_to_end, websocket};
+use crate::support::bystanders::Bystanders;
+use crate::support::process::Process;
+use crate::support::{Chat, command, say};
 
 /// How many keep silent.
 const SILENT: usize = 1000;

@@ -4,11 +4,10 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use crate::shared::bystanders::Bystanders;
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::{ask, join, next_of};
-use crate::{LEFT_BEHIND, unlimited, unlimited_pair};
+use super::{LEFT_BEHIND, unlimited, unlimited_pair};
+use crate::support::bystanders::Bystanders;
+use crate::support::process::Process;
+use crate::support::{ask, join, next_of, say};
 
 /// As deep as a frame holds.
 fn nested(depth: usize) -> String {

@@ -9,9 +9,8 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::shared::say;
-use crate::shared::sockets::Sockets;
-use crate::support::{Chat, ask, command, join};
+use crate::support::sockets::Sockets;
+use crate::support::{Chat, ask, command, join, say};
 
 const CLIENTS: usize = 20;
 

@@ -7,10 +7,9 @@ use chat_transport::testing::{WsClient, raw_frame};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::{Chat, ask, command, join, next_of};
-use crate::wire::{read_frame, websocket};
+use super::wire::{read_frame, websocket};
+use crate::support::process::Process;
+use crate::support::{Chat, ask, command, join, next_of, say};
 
 /// A user whose connection is lost stays for as long, here.
 const GRACE: Duration = Duration::from_secs(1);

@@ -15,13 +15,12 @@ use chat_core::UserId;
 use chat_server::{JwtSigner, TokenClaims};
 use tokio::time::timeout;
 
-use crate::attacker::{ATTACKERS, Attack, Attackers, Tally};
-use crate::long;
-use crate::members::{Members, Service};
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::{Chat, command};
-use crate::usage::Usage;
+use super::attacker::{ATTACKERS, Attack, Attackers, Tally};
+use super::long;
+use super::members::{Members, Service};
+use super::usage::Usage;
+use crate::support::process::Process;
+use crate::support::{Chat, alone, command, say};
 
 /// Attackers get so much of Redis in any case: `--kept-rate`, 15,000 bytes a second and 3 MiB at
 /// once, for each connection that has a budget of its own.
@@ -171,12 +170,6 @@ pub(crate) async fn measure(attack: &'static Attack, tokens: Option<Tokens>) {
     let attackers = Attackers::start(attacks, target.port(), &members.victim, tokens.as_ref());
     let outcome = target.watch(&members, &attackers.tally, time).await;
     say(&format!("{}: {}", attack.name, Outcome { quiet: Some(quiet), ..outcome }));
-}
-
-/// Trials run one after the other.
-async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
-    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    ONE_AT_A_TIME.lock().await
 }
 
 /// A server as users start it, and its Redis.

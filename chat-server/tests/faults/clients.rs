@@ -13,9 +13,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::raw::{AGAIN, Frame, Raw};
-use crate::shared::eventually;
-use crate::verdict::Record;
+use crate::support::eventually;
+use crate::support::raw::{AGAIN, Frame, Raw};
+use crate::support::verdict::Record;
 
 /// Between two messages of a speaker, at least.
 const PACE: Duration = Duration::from_millis(200);

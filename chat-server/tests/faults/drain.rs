@@ -9,12 +9,11 @@ use serde_json::json;
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
-use crate::clients::{Herd, Journey, Ports};
-use crate::raw::Raw;
-use crate::shared::{eventually, say};
-use crate::support::{Chat, command, join};
-use crate::verdict::Verdict;
-use crate::{alone, long};
+use super::clients::{Herd, Journey, Ports};
+use super::long;
+use crate::support::raw::Raw;
+use crate::support::verdict::Verdict;
+use crate::support::{Chat, alone, command, eventually, join, say};
 
 /// How long a server takes to drain at most, by default.
 const DRAIN: Duration = Duration::from_secs(10);

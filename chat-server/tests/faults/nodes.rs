@@ -16,9 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use crate::raw::Raw;
-use crate::shared::{eventually, say};
-use crate::support::{Chat, ask, command, exchange, join, next_of};
+use crate::support::raw::Raw;
+use crate::support::{Chat, ask, command, eventually, exchange, join, next_of, say};
 
 /// Believes what it is told.
 #[derive(Debug)]

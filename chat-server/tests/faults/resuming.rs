@@ -6,9 +6,8 @@ use chat_broker::testing::{Direction, RedisServer, TcpProxy};
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use crate::raw::Raw;
-use crate::shared::say;
-use crate::support::{Chat, ask, join, next_of};
+use crate::support::raw::Raw;
+use crate::support::{Chat, ask, join, next_of, say};
 
 /// The network between a client and its server is gone: neither hears of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,7 +131,7 @@ async fn coming_and_going_twice_changes_nothing_and_rooms_are_counted() {
     for n in 0..10_000 {
         raw.send(&json!({"type": "join", "room": format!("room-{n}")})).await;
         // Answered one by one: no queue has to be long.
-        while let Some(crate::raw::Frame::Text(text)) = raw.next().await {
+        while let Some(crate::support::raw::Frame::Text(text)) = raw.next().await {
             let frame: Value = serde_json::from_slice(&text).unwrap();
             match frame["type"].as_str() {
                 Some("joined") => taken += 1,

@@ -10,12 +10,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::raw::{Frame, Raw};
-use crate::shared::bystanders::Bystanders;
-use crate::shared::process::Process;
-use crate::shared::{eventually, say};
-use crate::support::{Chat, FAST, ask, command, join};
-use crate::{alone, aside, long};
+use super::{aside, long};
+use crate::support::bystanders::Bystanders;
+use crate::support::process::Process;
+use crate::support::raw::{Frame, Raw};
+use crate::support::{Chat, FAST, alone, ask, command, eventually, join, say};
 
 const TEXT: usize = 16 * 1024;
 

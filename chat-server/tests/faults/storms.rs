@@ -9,12 +9,11 @@ use serde_json::json;
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{sleep, timeout};
 
-use crate::raw::Raw;
-use crate::shared::bystanders::Bystanders;
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::{Chat, ask, command, join};
-use crate::{alone, aside, long};
+use super::{aside, long};
+use crate::support::bystanders::Bystanders;
+use crate::support::process::Process;
+use crate::support::raw::Raw;
+use crate::support::{Chat, alone, ask, command, join, say};
 
 /// How long a storm may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::world::World;
 use crate::support::{ask, exchange, next_of};
-use crate::world::World;
 
 /// Rooms of those who come and go; the first are also those of the crowd.
 const ROOMS: usize = 24;

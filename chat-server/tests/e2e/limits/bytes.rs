@@ -139,7 +139,7 @@ async fn one_user_adds_little_to_redis() {
     });
     let [large, empty, long] = attacks;
     let (large, empty, long, gone) = tokio::join!(large, empty, long, disconnecting());
-    crate::shared::say(&format!(
+    crate::support::say(&format!(
         "one user for 20 s: Redis grew by {large} bytes with large messages in new rooms, {empty} \
          with empty ones, {long} with long names and keys, {gone} by connections that do not wait \
          for answers"

@@ -8,7 +8,7 @@ use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
 use super::{NATIVE, at_once, limited, requests, server};
-use crate::auth;
+use crate::e2e::auth;
 use crate::support::{Chat, ask, join, next_of};
 
 /// Runs `work`, which uses `amount` of something at `per_second` and `burst` at once: it takes at

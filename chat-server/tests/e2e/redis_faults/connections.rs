@@ -7,9 +7,8 @@ use serde_json::json;
 
 use super::crowd::Crowd;
 use super::{pause, until_told};
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::{Chat, DEADLINE, command, join, next_of, value_of};
+use crate::support::process::Process;
+use crate::support::{Chat, DEADLINE, command, join, next_of, say, value_of};
 
 /// How long it may take until a connection is known to be broken and made anew.
 const RECOVERED: Duration = Duration::from_secs(10);

@@ -7,8 +7,7 @@ use serde_json::json;
 
 use super::crowd::Crowd;
 use super::pause;
-use crate::shared::say;
-use crate::support::{Chat, DEADLINE, ask, join};
+use crate::support::{Chat, DEADLINE, ask, join, say};
 
 /// Redis makes room where it likes: whoever comes back is not told that nothing is missing.
 #[tokio::test]

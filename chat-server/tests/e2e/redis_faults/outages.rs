@@ -6,9 +6,8 @@ use chat_broker::testing::RedisServer;
 
 use super::crowd::Crowd;
 use super::{lasting, pause, until_told};
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::Chat;
+use crate::support::process::Process;
+use crate::support::{Chat, say};
 
 /// With all that it has acknowledged.
 const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];

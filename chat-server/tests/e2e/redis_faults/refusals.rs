@@ -8,8 +8,7 @@ use serde_json::json;
 
 use super::crowd::Crowd;
 use super::{ANSWERED, pause, until_told};
-use crate::shared::say;
-use crate::support::{Chat, ask, command, join, next_of};
+use crate::support::{Chat, ask, command, join, next_of, say};
 
 /// How long a refusal lasts at least.
 const REFUSED: Duration = Duration::from_secs(2);

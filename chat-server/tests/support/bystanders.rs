@@ -10,8 +10,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::eventually;
-use crate::support::{join, next_of};
+use super::{eventually, join, next_of};
 
 /// Between two messages.
 const PACE: Duration = Duration::from_millis(5);

@@ -10,8 +10,6 @@
 //! `LONG_ATTACKS=1` has longer phases and no slack for a busy machine. The ignored test measures
 //! each attack alone.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
-
 mod attacker;
 mod bans;
 mod control;
@@ -21,17 +19,8 @@ mod http;
 mod large;
 mod members;
 mod questions;
-#[path = "../faults/raw.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod raw;
 mod redis;
 mod rooms;
-#[path = "../shared/mod.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod shared;
-#[path = "../e2e/support.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod support;
 mod tabs;
 mod trial;
 mod unread;
