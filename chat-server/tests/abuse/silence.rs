@@ -19,8 +19,8 @@ const SILENT: usize = 1000;
 /// How long a client may take to send the head of its request, as the server has it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// And what a busy machine may add.
-const SLACK: Duration = Duration::from_secs(5);
+/// And what a busy machine may add. The server would keep a connection that it forgets for good.
+const SLACK: Duration = Duration::from_secs(30);
 
 /// What some say, and then nothing more.
 const BEGINNINGS: [&[u8]; 8] = [
@@ -134,7 +134,7 @@ async fn a_message_that_drips_is_ended() {
         "a byte a second: closed after {took:.1?}; bystanders: {}",
         bystanders.were_served().await
     ));
-    assert!(took > MESSAGE_TIMEOUT - SLACK, "closed after {took:?} already");
+    assert!(took >= MESSAGE_TIMEOUT, "closed after {took:?} already");
 }
 
 /// While many are silent, others come and are served.

@@ -3,12 +3,11 @@
 //!
 //! Each test is one kind of attack: its attackers take turns at the attacks of a file here. Always:
 //! no member's connection is closed, every message reaches every member of its room, all in the
-//! same order, and Redis and the kernel hold no more than [`trial`] allows. Members are also served
-//! about as fast as without the attack: see [`trial`] for what "without" means on a machine that
-//! attackers and servers share.
+//! same order, and Redis and the kernel hold no more than [`trial`] allows.
 //!
-//! `LONG_ATTACKS=1` has longer phases and no slack for a busy machine. The ignored test measures
-//! each attack alone.
+//! With `LONG_ATTACKS=1` phases are longer, and members must also be served about as fast as without
+//! the attack: see [`trial`] for what "without" means on a machine that attackers and servers share.
+//! The ignored tests measure each attack alone.
 
 mod attacker;
 mod bans;

@@ -56,6 +56,8 @@ pub(crate) type Ports = Arc<Mutex<Vec<u16>>>;
 
 pub(crate) struct Herd {
     journeys: Vec<Arc<Mutex<Journey>>>,
+    /// How many of the journeys, from the first, are those of speakers.
+    speakers: usize,
     tasks: Vec<JoinHandle<()>>,
     talking: watch::Sender<bool>,
 }
@@ -78,7 +80,7 @@ impl Herd {
         at: impl Fn(usize) -> usize,
     ) -> Self {
         let (talking, talk) = watch::channel(false);
-        let mut herd = Self { journeys: Vec::new(), tasks: Vec::new(), talking };
+        let mut herd = Self { journeys: Vec::new(), speakers: rooms, tasks: Vec::new(), talking };
         let door = Arc::new(Semaphore::new(200));
         for n in 0..clients {
             let room = format!("room-{}", n % rooms);
@@ -114,6 +116,15 @@ impl Herd {
     pub(crate) async fn until_stays(&self, least: usize) {
         let all = async || self.all(|journey| journey.stays.len() >= least);
         eventually("all clients to be in their rooms", all).await;
+    }
+
+    /// Waits until each speaker has been acknowledged so many messages.
+    pub(crate) async fn until_acknowledged(&self, least: usize) {
+        let speakers = &self.journeys[..self.speakers];
+        eventually("messages of all speakers", async || {
+            speakers.iter().all(|journey| journey.lock().unwrap().talk.acknowledged.len() >= least)
+        })
+        .await;
     }
 
     /// Waits until somebody was told to go.

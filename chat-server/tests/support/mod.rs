@@ -322,6 +322,17 @@ pub(crate) async fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().await
 }
 
+/// Whether tests judge how long something took: with `ASSERT_TIMES=1`, as `.ci/run --long` sets it.
+/// On a machine that has other work, any server is slow.
+pub(crate) fn asserts_times() -> bool {
+    std::env::var_os("ASSERT_TIMES").is_some_and(|value| value != "0")
+}
+
+/// Asserts that something took less than `most`, if [`asserts_times`].
+pub(crate) fn assert_within(what: &str, took: Duration, most: Duration) {
+    assert!(!asserts_times() || took < most, "{what} took {took:?}, more than {most:?}");
+}
+
 /// Waits until the condition holds, for as long as a busy machine may take.
 pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     let deadline = Instant::now() + 3 * DEADLINE;

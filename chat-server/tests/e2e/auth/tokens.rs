@@ -234,7 +234,7 @@ async fn refused_token_is_logged_with_its_reason_a_few_times_a_minute() {
         let message = error["message"].as_str().unwrap();
         assert!(message.contains("the claim \"sub\" is a number, not a text"), "{message}");
     }
-    let line = server.until_logged("token refused");
+    let line = server.until_logged_times("token refused", 10);
     assert!(
         line.contains("WARN") && line.contains("sub") && line.contains("is a number"),
         "{line}"

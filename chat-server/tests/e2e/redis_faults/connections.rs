@@ -8,7 +8,9 @@ use serde_json::json;
 use super::crowd::Crowd;
 use super::{pause, until_told};
 use crate::support::process::Process;
-use crate::support::{Chat, DEADLINE, command, join, next_of, say, value_of};
+use crate::support::{
+    Chat, DEADLINE, assert_within, asserts_times, command, join, next_of, say, value_of,
+};
 
 /// How long it may take until a connection is known to be broken and made anew.
 const RECOVERED: Duration = Duration::from_secs(10);
@@ -59,7 +61,7 @@ async fn half_open(kind: ConnectionKind) {
     say(&format!("half-open {kind:?}: 503 after {noticed:.1?}, 200 after {back:.1?}; {verdict}"));
     verdict.is_whole();
     assert_eq!(verdict.refused, 0, "{verdict}");
-    assert!(back < RECOVERED, "{back:?}");
+    assert_within("to be back", back, RECOVERED);
     let said = |server: &Chat| ["redis is away", "redis is back"].map(|line| server.logged(line));
     assert_eq!([said(&setup.behind), said(&setup.other)], [[1, 1], [0, 0]]);
 }
@@ -105,7 +107,8 @@ async fn connections_that_are_killed_under_load_lose_nothing() {
              the longest repair took {longest:.2} s"
         ));
         verdict.is_whole();
-        assert!(rate > 4.0 / 0.1, "no faster than with pauses: {rate:.0} messages/s");
+        let is_fast = rate > 4.0 / 0.1;
+        assert!(is_fast || !asserts_times(), "no faster than with pauses: {rate:.0} messages/s");
     }
 }
 
