@@ -192,7 +192,7 @@ fn follow_json(place: &mut u64, message: &Value) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_reader_gets_all_that_it_missed() {
     const MESSAGES: u64 = 40;
-    let args = ["--port", "0", "--message-timeout", "1s", "--history-bytes", "10000000"];
+    let args = ["--port", "0", "--message-timeout", "3s", "--history-bytes", "10000000"];
     let server = Chat::start(command().args(args).args(FAST));
     let mut writer = server.native().await;
     join(&mut writer, "r").await;
@@ -205,9 +205,9 @@ async fn slow_reader_gets_all_that_it_missed() {
     reader.send(&json!({"type": "join", "room": "r", "since": since})).await;
     let mut offset = 0;
     while offset < MESSAGES {
-        // Some 100 KB a second.
+        // Some 60 KB a second.
         reader.sip(8 * 1024).await;
-        sleep(Duration::from_millis(80)).await;
+        sleep(Duration::from_millis(130)).await;
         while let Some(text) = reader.next_text() {
             let frame: Value = serde_json::from_slice(&text).unwrap();
             offset = frame["offset"].as_u64().unwrap_or(offset);

@@ -16,7 +16,7 @@ use crate::support::raw::Raw;
 use crate::support::{Chat, alone, ask, asserts_times, command, join, say};
 
 /// How long a storm may take, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What one client in a large room may cost a server, in KiB, and what storms leave in its
 /// allocator.
