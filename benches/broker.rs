@@ -13,7 +13,7 @@ use chat_broker::{
     Broker, BrokerEvents, HistoryRead, MemoryBroker, PresenceTracker, PublishOptions, RedisBroker,
     RedisConfig,
 };
-use chat_core::{Occupant, Range, Retention, RoomId, Topic, UserId};
+use chat_core::{Occupant, HistoryRange, Retention, RoomId, Topic, UserId};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
 
@@ -85,7 +85,7 @@ fn bench(c: &mut Criterion, name: &str, runtime: &Runtime, broker: Arc<dyn Broke
     let readers = rooms.iter().zip(&positions).cycle().take(BATCH as usize);
     let reads: Vec<HistoryRead> = readers
         .map(|(topic, position)| {
-            let range = Range::After(position.offset - 10);
+            let range = HistoryRange::After(position.offset - 10);
             HistoryRead::new(topic.clone(), range, 256)
         })
         .collect();

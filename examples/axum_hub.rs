@@ -15,7 +15,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery, Epoch, Event, Frames, Position, RoomId,
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Epoch, Event, Frames, Position, RoomId,
     Topic, User, UserId,
 };
 use chat_transport::{Incoming, Outbox, Session, TransportConfig, handshake};
@@ -27,7 +27,7 @@ use hyper_util::rt::TokioIo;
 struct Member(Outbox);
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivery {
+    fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         for (event, position) in batch.events() {
             let at = position.map_or_else(String::new, at);
             let line = match event {
@@ -36,11 +36,11 @@ impl Deliver for Member {
                 _ => continue,
             };
             let outcome = self.0.send(&Frames::text(&line));
-            if outcome != Delivery::Queued {
+            if outcome != DeliveryOutcome::Queued {
                 return outcome;
             }
         }
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     fn close(&self, reason: CloseReason) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery, Event, Position, RoomId, Topic, User,
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Event, Position, RoomId, Topic, User,
     UserId,
 };
 use tokio::sync::mpsc;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 struct Member(mpsc::Sender<String>);
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivery {
+    fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         for (event, _position) in batch.events() {
             let line = match event {
                 Event::Message(message) => format!("{}: {}", message.user.name, message.text),
@@ -23,10 +23,10 @@ impl Deliver for Member {
                 _ => continue,
             };
             if self.0.try_send(line).is_err() {
-                return Delivery::Full;
+                return DeliveryOutcome::Full;
             }
         }
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     // The hub drops its handle on a member that it closes. The channel ends with the last one.

@@ -5,7 +5,7 @@
 //! use std::sync::Arc;
 //! use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBus};
 //! use chat_core::{
-//!     Batch, CloseReason, ConnectionId, Deliver, Delivery, Dialect, RoomId, Sender, Topic,
+//!     Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Dialect, RoomId, Sender, Topic,
 //! };
 //! use tokio::sync::mpsc;
 //!
@@ -14,14 +14,14 @@
 //! struct Member(mpsc::Sender<String>);
 //!
 //! impl Deliver for Member {
-//!     fn deliver(&self, batch: &Batch) -> Delivery {
-//!         let Some(frames) = batch.frames(Dialect::Topics) else { return Delivery::Skipped };
+//!     fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
+//!         let Some(frames) = batch.frames(Dialect::Topics) else { return DeliveryOutcome::Skipped };
 //!         for text in frames.texts() {
 //!             if self.0.try_send(text.to_owned()).is_err() {
-//!                 return Delivery::Full;
+//!                 return DeliveryOutcome::Full;
 //!             }
 //!         }
-//!         Delivery::Queued
+//!         DeliveryOutcome::Queued
 //!     }
 //!     fn close(&self, _: CloseReason) {}
 //! }
@@ -79,7 +79,7 @@ pub use error::{BrokerError, Cause};
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
 pub use history::HistoryRead;
 pub use hub::{
-    HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions, Joiner, Membership, Seat,
+    HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions, Joiner, Membership, MemberSlot,
     Snapshot, unix_millis,
 };
 pub use memory::{MemoryBroker, MemoryBus};

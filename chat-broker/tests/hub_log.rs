@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chat_broker::testing::FaultyBroker;
 use chat_broker::{Hub, HubConfig, JoinOptions, Membership, MemoryBroker};
-use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery, RoomId, Topic};
+use chat_core::{Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, RoomId, Topic};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -73,8 +73,8 @@ impl Visit for Line {
 struct Member;
 
 impl Deliver for Member {
-    fn deliver(&self, _: &Batch) -> Delivery {
-        Delivery::Queued
+    fn deliver(&self, _: &Batch) -> DeliveryOutcome {
+        DeliveryOutcome::Queued
     }
 
     fn close(&self, _: CloseReason) {}

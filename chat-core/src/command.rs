@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::history::Range;
+use crate::history::HistoryRange;
 use crate::id::{RoomId, UserId, UserName};
 use crate::position::Position;
 use crate::secret::hidden;
@@ -65,7 +65,7 @@ pub enum Command<'a> {
         /// The room.
         room: RoomId,
         /// Which messages.
-        range: Range,
+        range: HistoryRange,
         /// How many messages at most.
         limit: Option<u32>,
     },

@@ -68,7 +68,7 @@ impl Retention {
 
 /// A message of a room's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct HistoryEntry {
     /// Its place in the room's sequence.
     pub offset: u64,
     /// What was published.
@@ -77,7 +77,7 @@ pub struct Entry {
 
 /// Which part of a history is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Range {
+pub enum HistoryRange {
     /// What follows on this offset: the oldest of it come first.
     After(u64),
     /// What lies before this offset: the newest of it count first.
@@ -92,7 +92,7 @@ pub struct History {
     /// After the latest message.
     pub position: Position,
     /// Oldest first, of the epoch of `position`, each offset one above the last.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<HistoryEntry>,
 }
 
 impl History {
@@ -139,7 +139,7 @@ mod tests {
         let at = |epoch, offset| Position { epoch: Epoch::from_random(epoch), offset };
         let history = |offset, entries: &[u64]| History {
             position: at(1, offset),
-            entries: entries.iter().map(|n| Entry { offset: *n, payload: Bytes::new() }).collect(),
+            entries: entries.iter().map(|n| HistoryEntry { offset: *n, payload: Bytes::new() }).collect(),
         };
         let nowhere = Position::default();
         assert!(History::default().follows(nowhere));

@@ -8,7 +8,7 @@
 //! ```
 //! use std::sync::{Arc, Mutex};
 //! use chat_core::{
-//!     Batch, CloseReason, Command, ConnectionId, Deliver, Delivery, Dialect, Event, Item,
+//!     Batch, CloseReason, Command, ConnectionId, Deliver, DeliveryOutcome, Dialect, Event, Item,
 //!     Message, Registry, RoomId, Sender, Topic, envelope,
 //! };
 //!
@@ -16,10 +16,10 @@
 //! struct Lines(Mutex<Vec<String>>);
 //!
 //! impl Deliver for Lines {
-//!     fn deliver(&self, batch: &Batch) -> Delivery {
-//!         let Some(frames) = batch.frames(Dialect::Topics) else { return Delivery::Skipped };
+//!     fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
+//!         let Some(frames) = batch.frames(Dialect::Topics) else { return DeliveryOutcome::Skipped };
 //!         self.0.lock().unwrap().extend(frames.texts().map(String::from));
-//!         Delivery::Queued
+//!         DeliveryOutcome::Queued
 //!     }
 //!     fn close(&self, _: CloseReason) {}
 //! }
@@ -93,7 +93,7 @@ pub mod wire;
 pub use backoff::Backoff;
 pub use close::CloseReason;
 pub use command::{Command, Content, Hello, Join, MAX_REASON_BYTES, Request, Sanction};
-pub use deliver::{Batch, Deliver, Delivery, Item};
+pub use deliver::{Batch, Deliver, DeliveryOutcome, Item};
 pub use dialect::Dialect;
 pub use error::{ErrorCode, Rejection, UnknownCode};
 pub use event::{
@@ -101,14 +101,14 @@ pub use event::{
 };
 pub use frames::Frames;
 pub use grants::{Capabilities, Capability, Grants};
-pub use history::{Entry, History, Range, Retention};
+pub use history::{HistoryEntry, History, HistoryRange, Retention};
 pub use id::{ConnectionId, InvalidName, MAX_NAME_BYTES, RoomId, UserId, UserName};
 pub use members::{GROUP, Group, Members};
 pub use nesting::is_nested_deeper;
 pub use pattern::Pattern;
 pub use position::{Epoch, InvalidEpoch, Position, Step};
 pub use recent::{Recent, RecentPage};
-pub use registry::{Joined, Left, Registry, Room};
+pub use registry::{JoinOutcome, LeaveOutcome, Registry, RegistryEntry};
 pub use roster::{Occupancy, Occupant, Roster};
 pub use timeline::Timeline;
 pub use topic::Topic;

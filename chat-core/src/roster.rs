@@ -99,7 +99,7 @@ impl Roster {
     }
 
     /// Changes may have been missed.
-    pub fn suspect(&mut self) {
+    pub fn mark_stale(&mut self) {
         self.wants_snapshot = true;
     }
 
@@ -110,7 +110,7 @@ impl Roster {
     }
 
     /// A snapshot is asked for now, one at a time. If none comes of it, say
-    /// [`suspect`](Self::suspect).
+    /// [`mark_stale`](Self::mark_stale).
     pub fn ask(&mut self) {
         self.wants_snapshot = false;
         self.asked_at = self.version;

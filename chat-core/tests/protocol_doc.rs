@@ -10,7 +10,7 @@ use chat_core::wire::{
     RateLimit, ServerFrame, Welcome,
 };
 use chat_core::{
-    CloseReason, Dialect, Direct, Entry, Epoch, ErrorCode, Event, Message, Position, Presence,
+    CloseReason, Dialect, Direct, HistoryEntry, Epoch, ErrorCode, Event, Message, Position, Presence,
     PresenceChange, Rejection, RequestRef, RoomId, Sender, Topic, Undelivered, User, UserId,
     UserName, envelope, wire,
 };
@@ -106,7 +106,7 @@ fn server_frames_are_what_the_code_says() {
         at: AT,
     };
     let payload = envelope::encode(&Event::Message(said(None)));
-    let earlier = Entry { offset: 42, payload };
+    let earlier = HistoryEntry { offset: 42, payload };
     let members = || vec![wire::User::from(&user)];
     let earlier = || PageFrame::page(&room, epoch, [&earlier]);
     let at = |offset| Position { epoch, offset };

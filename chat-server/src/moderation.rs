@@ -1,11 +1,11 @@
 //! Who is put out: of a room, or of the server; once, or for some time.
 //!
-//! Each [`sentence`] is a record that all servers share through the broker: it is stored first,
+//! Each [`sanction`] is a record that all servers share through the broker: it is stored first,
 //! and every server acts on it when it hears that records have changed, after each lost
 //! connection, and at the latest when it looks by itself. Bans are then known here, without
 //! asking anybody, whenever somebody joins or sends.
 
-mod sentence;
+mod sanction;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-pub(crate) use sentence::{
-    By, Kind, LONGEST_BAN, NO_TIME, Scope, Sentence, UNSUPPORTED, put_out, unban,
+pub(crate) use sanction::{
+    Actor, Kind, LONGEST_BAN, NO_TIME, Scope, SanctionNotice, UNSUPPORTED, impose, unban,
 };
-use sentence::{Stored, key, user_of};
+use sanction::{Stored, key, user_of};
 
 use crate::member::Member;
 use crate::sessions::Sessions;
@@ -35,7 +35,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// The sanctions that stand.
 #[derive(Debug, Default)]
 pub(crate) struct Moderation {
-    sanctions: RwLock<HashMap<String, Sanction>>,
+    sanctions: RwLock<HashMap<String, ActiveSanction>>,
     /// One of [`UNKNOWN`], [`NONE`] and [`SOME`]: that none stand, the common case, costs a look.
     standing: AtomicU8,
     /// Counts what was acted on, so that a kick is for those alone who were there.
@@ -49,7 +49,7 @@ const NONE: u8 = 1;
 const SOME: u8 = 2;
 
 #[derive(Debug, Clone)]
-struct Sanction {
+struct ActiveSanction {
     /// Tells it from an earlier one of the same kind, scope and user.
     id: String,
     reason: Option<Arc<str>>,
@@ -103,21 +103,21 @@ impl Moderation {
         self.standing.load(Ordering::Acquire) != UNKNOWN
     }
 
-    /// The present reading of the clock; see [`judge`](Self::judge).
+    /// The present reading of the clock; see [`sanction_on`](Self::sanction_on).
     pub(crate) fn now(&self) -> u32 {
         self.clock.load(Ordering::Acquire)
     }
 
     /// Whether `user` is banned, and why.
-    pub(crate) fn ban(&self, scope: Scope<'_>, user: &UserId) -> Option<Sentence> {
-        self.find(Kind::Ban, scope, user).map(|(sentence, _)| sentence)
+    pub(crate) fn ban(&self, scope: Scope<'_>, user: &UserId) -> Option<SanctionNotice> {
+        self.find(Kind::Ban, scope, user).map(|(notice, _)| notice)
     }
 
     /// What is to be done to `user`, who has been there since the clock read `since`.
-    pub(crate) fn judge(&self, scope: Scope<'_>, user: &UserId, since: u32) -> Option<Sentence> {
+    pub(crate) fn sanction_on(&self, scope: Scope<'_>, user: &UserId, since: u32) -> Option<SanctionNotice> {
         let kick = || {
-            let (sentence, acted) = self.find(Kind::Kick, scope, user)?;
-            (acted > since).then_some(sentence)
+            let (notice, acted) = self.find(Kind::Kick, scope, user)?;
+            (acted > since).then_some(notice)
         };
         self.ban(scope, user).or_else(kick)
     }
@@ -129,14 +129,14 @@ impl Moderation {
     }
 
     /// A sanction that stands, and the reading of the clock when this server acted on it.
-    fn find(&self, kind: Kind, scope: Scope<'_>, user: &UserId) -> Option<(Sentence, u32)> {
+    fn find(&self, kind: Kind, scope: Scope<'_>, user: &UserId) -> Option<(SanctionNotice, u32)> {
         if self.standing.load(Ordering::Acquire) != SOME {
             return None;
         }
         let sanctions = self.sanctions.read();
         let sanction = sanctions.get(&key(kind, scope, user))?;
         let stands = sanction.until > Instant::now();
-        stands.then(|| (Sentence { kind, reason: sanction.reason.clone() }, sanction.acted))
+        stands.then(|| (SanctionNotice { kind, reason: sanction.reason.clone() }, sanction.acted))
     }
 
     fn act_on(&self, Records { complete, records, .. }: Records, sessions: &Sessions) {
@@ -165,7 +165,7 @@ impl Moderation {
             if known.is_none() {
                 news.push(user);
             }
-            let sanction = Sanction {
+            let sanction = ActiveSanction {
                 id: stored.id,
                 reason: stored.reason.map(Into::into),
                 until: now.checked_add(expires_in).unwrap_or(now + LONGEST_BAN),
@@ -203,23 +203,23 @@ mod tests {
         let old = vec![record(key(Kind::Kick, here, &other), "0", HOUR)];
         moderation.take_in(true, old);
         let before = moderation.now();
-        assert_eq!(moderation.judge(here, &other, 0), None, "it was kicked from elsewhere");
-        assert_eq!(moderation.judge(here, &user, before), None);
+        assert_eq!(moderation.sanction_on(here, &other, 0), None, "it was kicked from elsewhere");
+        assert_eq!(moderation.sanction_on(here, &user, before), None);
         let kick = || vec![record(key(Kind::Kick, here, &user), "1", HOUR)];
         assert_eq!(moderation.take_in(false, kick()), std::slice::from_ref(&user));
-        let kicked = moderation.judge(here, &user, before).unwrap();
+        let kicked = moderation.sanction_on(here, &user, before).unwrap();
         assert_eq!((kicked.kind, kicked.reason.as_deref()), (Kind::Kick, Some("because")));
-        assert_eq!(moderation.judge(here, &user, moderation.now()), None, "who came back");
-        assert_eq!(moderation.judge(Scope::Server, &user, before), None);
-        assert_eq!(moderation.judge(here, &other, before), None);
+        assert_eq!(moderation.sanction_on(here, &user, moderation.now()), None, "who came back");
+        assert_eq!(moderation.sanction_on(Scope::Server, &user, before), None);
+        assert_eq!(moderation.sanction_on(here, &other, before), None);
 
         let back = moderation.now();
         assert!(moderation.take_in(true, kick()).is_empty(), "read again");
-        assert_eq!(moderation.judge(here, &user, back), None, "and not acted on again");
+        assert_eq!(moderation.sanction_on(here, &user, back), None, "and not acted on again");
 
         moderation.take_in(false, vec![record(key(Kind::Ban, Scope::Server, &user), "2", HOUR)]);
         assert!(moderation.ban(Scope::Server, &user).is_some());
-        assert!(moderation.judge(Scope::Server, &user, moderation.now()).is_some());
+        assert!(moderation.sanction_on(Scope::Server, &user, moderation.now()).is_some());
         assert_eq!(moderation.ban(here, &user), None);
     }
 

@@ -9,7 +9,7 @@ use chat_core::InvalidName;
 use serde::Serialize;
 
 use crate::auth::AuthError;
-use crate::limits::Refused;
+use crate::limits::LimitReached;
 
 /// The largest body of a request, in bytes.
 pub(crate) const MAX_BODY: usize = 16 * 1024;
@@ -116,13 +116,13 @@ impl From<AuthError> for Refusal {
     }
 }
 
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Self {
+impl From<LimitReached> for Refusal {
+    fn from(refused: LimitReached) -> Self {
         let (status, reason, message) = match refused {
-            Refused::Full => {
+            LimitReached::Full => {
                 (StatusCode::SERVICE_UNAVAILABLE, "connections", "This server is full.")
             }
-            Refused::Address => (
+            LimitReached::Address => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "address_connections",
                 "There are too many connections of your address.",

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::member::Member;
 
-/// By their numbers.
+/// Actor their numbers.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     shards: [Mutex<HashMap<ConnectionId, Member>>; Sessions::SHARDS],

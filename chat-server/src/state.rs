@@ -70,7 +70,7 @@ impl Drop for Task {
 impl State {
     /// Waits until a user who was kicked or banned is not in the lists here. A broker that is away cannot
     /// confirm that, so this returns at once.
-    pub(crate) async fn until_put_out(&self, scope: Scope<'_>, user: &UserId) {
+    pub(crate) async fn until_evicted(&self, scope: Scope<'_>, user: &UserId) {
         if self.hub.broker().status() != Status::Ready {
             return;
         }

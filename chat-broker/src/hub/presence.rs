@@ -102,7 +102,7 @@ impl<M> Shared<M> {
 
     /// One connection less; `is_lost` if it may come back. If this was the last one and is not
     /// lost, the user leaves.
-    pub(super) fn exit(&self, topic: &Topic, user: &UserId, is_lost: bool) -> Option<Departure> {
+    pub(super) fn leave_presence(&self, topic: &Topic, user: &UserId, is_lost: bool) -> Option<Departure> {
         let mut state = self.presence.state();
         let key = (topic.clone(), user.clone());
         let held = state.held.get_mut(&key)?;
@@ -122,7 +122,7 @@ impl<M> Shared<M> {
     }
 
     /// Lets those go whose time is up. Returns when the next one's is.
-    fn let_go(&self) -> Option<Instant> {
+    fn expire_grace(&self) -> Option<Instant> {
         let mut state = self.presence.state();
         let now = Instant::now();
         while let Some((until, ..)) = state.lost.front() {
@@ -144,7 +144,7 @@ impl<M> Shared<M> {
 /// Works for ever.
 pub(super) async fn run<M>(shared: &Shared<M>) {
     loop {
-        match shared.let_go() {
+        match shared.expire_grace() {
             Some(next) => sleep_until(next).await,
             None => shared.presence.lost.notified().await,
         }

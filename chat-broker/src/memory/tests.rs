@@ -1,4 +1,4 @@
-use chat_core::{PresenceChange, Range, Retention, RoomId};
+use chat_core::{PresenceChange, HistoryRange, Retention, RoomId};
 
 use super::*;
 use crate::events::BrokerEvent;
@@ -30,7 +30,7 @@ async fn publish(broker: &MemoryBroker, name: &str) -> Position {
 }
 
 async fn history(broker: &MemoryBroker, name: &str) -> (Position, Vec<u64>) {
-    let read = HistoryRead::new(topic(name), Range::Latest, 1000);
+    let read = HistoryRead::new(topic(name), HistoryRange::Latest, 1000);
     let history = broker.history(&[read]).await.unwrap().remove(0);
     (history.position, history.entries.iter().map(|entry| entry.offset).collect())
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use chat_broker::testing::{Call, FaultyBroker, Told};
+use chat_broker::testing::{Call, FaultyBroker, LossNotice};
 use chat_broker::{
     Broker, BrokerError, HistoryRead, HistoryRules, Hub, HubConfig, JoinOptions, Joiner,
-    Membership, MemoryBroker, Seat, Snapshot,
+    Membership, MemoryBroker, MemberSlot, Snapshot,
 };
 use chat_core::{
-    CloseReason, ConnectionId, Deliver, Delivery, Epoch, Members, Position, Range, Retention, Topic,
+    CloseReason, ConnectionId, Deliver, DeliveryOutcome, Epoch, Members, Position, HistoryRange, Retention, Topic,
 };
 use proptest::prelude::*;
 use tokio::sync::Notify;
@@ -235,7 +235,7 @@ async fn expired_messages_are_not_given_and_not_read() {
 async fn behind(world: &World) -> (Membership<Member>, Position) {
     world.say(1..=1).await;
     let (first, ..) = join(&world.hub, &world.topic, 9).await;
-    world.broker.lose_publications(2, Told::Nothing);
+    world.broker.lose_publications(2, LossNotice::Nothing);
     (first, world.say(2..=3).await)
 }
 
@@ -309,10 +309,10 @@ struct Owner {
 }
 
 impl Joiner<Member> for Owner {
-    fn on_snapshot(&mut self, _: &Member, snapshot: &Snapshot<'_, Member>) -> Delivery {
+    fn on_snapshot(&mut self, _: &Member, snapshot: &Snapshot<'_, Member>) -> DeliveryOutcome {
         assert!(snapshot.recovered);
         self.snapshots.fetch_add(snapshot.messages.len(), Ordering::Relaxed);
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     fn on_bytes(&mut self, bytes: usize) {
@@ -544,7 +544,7 @@ async fn former_handle_is_detached_before_the_snapshot_of_a_rejoin() {
     let in_flight = world.hub.members(&world.topic);
     let (seen, members) = std::sync::mpsc::channel();
     let joiner = move |snapshot: &Snapshot<'_, Member>| {
-        let member = |members: &Members<Seat<Member>>| members.get(id).and_then(Seat::member);
+        let member = |members: &Members<MemberSlot<Member>>| members.get(id).and_then(MemberSlot::member);
         seen.send((member(&in_flight).is_some(), member(snapshot.members).is_some())).unwrap();
     };
     let options = JoinOptions::default().since(here);
@@ -602,7 +602,7 @@ enum Step {
     Join(usize, u64),
     /// The room keeps so many of its latest messages.
     Trim(u32),
-    Lose(usize, Told),
+    Lose(usize, LossNotice),
     FailReads(usize),
     Pause(u64),
 }
@@ -610,7 +610,7 @@ enum Step {
 const COPIES: usize = 3;
 
 fn step() -> impl Strategy<Value = Step> {
-    let told = || prop_oneof![Just(Told::Nothing), Just(Told::Lagged), Just(Told::Interrupted)];
+    let told = || prop_oneof![Just(LossNotice::Nothing), Just(LossNotice::Lagged), Just(LossNotice::Interrupted)];
     prop_oneof![
         4 => prop_oneof![1..5_u64, 1..400_u64].prop_map(Step::Publish),
         2 => (0..COPIES).prop_map(Step::Leave),
@@ -634,7 +634,7 @@ impl Copy {
             match told.split_once(' ') {
                 Some(("gap", end)) => {
                     prop_assert!(offset(end) > here, "a gap at {here} that ends at {end}");
-                    let read = HistoryRead::new(world.topic.clone(), Range::After(here), 1);
+                    let read = HistoryRead::new(world.topic.clone(), HistoryRange::After(here), 1);
                     let next = &world.publisher.history(&[read]).await.unwrap()[0];
                     let is_kept = next.entries.first().is_some_and(|next| next.offset == here + 1);
                     prop_assert!(!is_kept, "a gap after {here}, and {} is kept", here + 1);
@@ -726,7 +726,7 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
     }
     // The hub compares its rooms with the broker twice in this time.
     world.broker.fail_next(Call::History, 0);
-    world.broker.lose_publications(0, Told::Nothing);
+    world.broker.lose_publications(0, LossNotice::Nothing);
     sleep(Duration::from_secs(65)).await;
     for copy in &mut copies {
         if copy.connection.is_none() {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use chat_broker::{Broker, Hub, HubConfig, JoinOptions, Membership, MemoryBroker, MemoryBus};
-use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery, GROUP};
+use chat_core::{Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, GROUP};
 
 use tokio::runtime::Builder;
 
@@ -58,8 +58,8 @@ async fn slow_member_receives_nothing_after_it_is_closed() {
 struct Dropping(Arc<Mutex<Option<CloseReason>>>);
 
 impl Deliver for Dropping {
-    fn deliver(&self, _: &Batch) -> Delivery {
-        Delivery::Dropped
+    fn deliver(&self, _: &Batch) -> DeliveryOutcome {
+        DeliveryOutcome::Dropped
     }
 
     fn close(&self, reason: CloseReason) {
@@ -115,9 +115,9 @@ async fn nothing_is_delivered_to_whoever_has_left() {
 struct Logged(Arc<Mutex<Vec<&'static str>>>, &'static str);
 
 impl Deliver for Logged {
-    fn deliver(&self, _: &Batch) -> Delivery {
+    fn deliver(&self, _: &Batch) -> DeliveryOutcome {
         self.0.lock().unwrap().push(self.1);
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     fn close(&self, _: CloseReason) {}
@@ -183,12 +183,12 @@ async fn a_big_room_is_served_by_all_workers() {
     #[derive(Clone)]
     struct Meeting(Option<Arc<Barrier>>, tokio::sync::mpsc::Sender<()>);
     impl Deliver for Meeting {
-        fn deliver(&self, _: &Batch) -> Delivery {
+        fn deliver(&self, _: &Batch) -> DeliveryOutcome {
             if let Some(barrier) = &self.0 {
                 barrier.wait();
                 self.1.try_send(()).unwrap();
             }
-            Delivery::Queued
+            DeliveryOutcome::Queued
         }
         fn close(&self, _: CloseReason) {}
     }
@@ -279,9 +279,9 @@ struct Slow;
 const MOMENT: Duration = Duration::from_millis(1);
 
 impl Deliver for Slow {
-    fn deliver(&self, _: &Batch) -> Delivery {
+    fn deliver(&self, _: &Batch) -> DeliveryOutcome {
         std::thread::sleep(MOMENT);
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     fn close(&self, _: CloseReason) {}

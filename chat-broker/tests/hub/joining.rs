@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use chat_broker::testing::{Call, FaultyBroker, Told};
+use chat_broker::testing::{Call, FaultyBroker, LossNotice};
 use chat_broker::{
     Broker, BrokerError, Hub, HubConfig, JoinOptions, Joiner, MemoryBus, PublishOptions, Status,
 };
@@ -328,7 +328,7 @@ async fn check_with_positions_missing_or_too_many_is_made_again() {
         let (hub, broker, publisher) = faulty();
         let topic = room("r");
         let (_place, mut ear, _) = join(&hub, &topic, 1).await;
-        broker.lose_publications(1, Told::Interrupted);
+        broker.lose_publications(1, LossNotice::Interrupted);
         fault(&broker, Call::Positions, 1);
         say(&publisher, &topic, "lost").await;
         assert_eq!(ear.hear().await, "1 lost");
@@ -359,7 +359,7 @@ async fn damaged_rooms_fail_alone_until_they_are_mended() {
     }
     // All are checked at once, and one is behind.
     broker.damage(&damaged);
-    broker.lose_publications(1, Told::Interrupted);
+    broker.lose_publications(1, LossNotice::Interrupted);
     say(&publisher, &rooms[7], "missed").await;
     assert_eq!(members[7].1.hear().await, "1 missed");
     broker.damage(&[]);
@@ -379,7 +379,7 @@ async fn many_damaged_rooms_cost_few_calls() {
     }
     broker.damage(&rooms[1..]);
     let before = broker.calls().len();
-    broker.lose_publications(1, Told::Interrupted);
+    broker.lose_publications(1, LossNotice::Interrupted);
     say(&publisher, &rooms[0], "missed").await;
     assert_eq!(members[0].1.hear().await, "1 missed");
     tokio::time::sleep(Duration::from_secs(4)).await;

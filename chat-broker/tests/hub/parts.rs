@@ -44,7 +44,7 @@ async fn rooms_work_without_presence() {
 
         bob.leave().await;
         hub.absent(&topic, &user("ann")).await;
-        ann.lose();
+        ann.disconnect();
         ear.expect_silence().await;
         for call in [Call::Enter, Call::Leave, Call::Occupancy] {
             assert_eq!(broker.count(call), 0, "{call:?}");

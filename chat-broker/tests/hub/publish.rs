@@ -1,7 +1,7 @@
 //! Messages that an application publishes through the hub.
 
 use chat_broker::{HistoryRead, HistoryRules, HubConfig, MemoryBus, PublishOptions, unix_millis};
-use chat_core::{Content, Event, Range, Retention, RoomId, Sender, Topic, envelope};
+use chat_core::{Content, Event, HistoryRange, Retention, RoomId, Sender, Topic, envelope};
 
 use crate::support::start_with;
 
@@ -16,7 +16,7 @@ async fn published_message_has_the_time_and_the_retention_of_its_room() {
     for text in ["1", "2", "3"] {
         hub.publish(&short, ann, text).await.unwrap().await.unwrap();
     }
-    let read = HistoryRead::new(Topic::Room(short), Range::Latest, 9);
+    let read = HistoryRead::new(Topic::Room(short), HistoryRange::Latest, 9);
     let kept = hub.history(read).await.unwrap().entries;
     let messages = kept.iter().map(|entry| match envelope::decode(&entry.payload) {
         Ok(Event::Message(message)) => (entry.offset, message.text, message.user, message.at),

@@ -10,7 +10,7 @@ use chat_broker::{
     PublishOptions, Snapshot,
 };
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery, Event, Message, Occupant, Position,
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Event, Message, Occupant, Position,
     Presence, PresenceChange, Retention, RoomId, Sender, Topic, UserId, envelope,
 };
 use tokio::sync::mpsc::{self, error::TrySendError};
@@ -24,15 +24,15 @@ pub(crate) struct Member {
 }
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivery {
+    fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         for (event, position) in batch.events() {
             match self.heard.try_send(told(&event, position)) {
                 Ok(()) => {}
-                Err(TrySendError::Full(_)) => return Delivery::Full,
-                Err(TrySendError::Closed(_)) => return Delivery::Closed,
+                Err(TrySendError::Full(_)) => return DeliveryOutcome::Full,
+                Err(TrySendError::Closed(_)) => return DeliveryOutcome::Closed,
             }
         }
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     fn close(&self, reason: CloseReason) {

@@ -10,7 +10,7 @@ use chat_broker::{
     PublishOptions, Published, RedisBroker, RedisConfig, Snapshot, Status,
 };
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Message, Occupant,
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome as Delivered, Event, Message, Occupant,
     Position, Presence, PresenceChange, Retention, RoomId, Sender, Topic, UserId, envelope,
 };
 use tokio::task::AbortHandle;

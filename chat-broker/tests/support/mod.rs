@@ -12,7 +12,7 @@ use chat_broker::{
     Published, RedisBroker, RedisConfig, SetOptions, Status,
 };
 use chat_core::{
-    History, Occupancy, Occupant, Position, PresenceChange, Range, Retention, RoomId, Topic, UserId,
+    History, Occupancy, Occupant, Position, PresenceChange, HistoryRange, Retention, RoomId, Topic, UserId,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -64,7 +64,7 @@ impl Node {
         self.broker.publish(topic, payload, options).await?.await
     }
 
-    pub(crate) async fn history(&self, topic: &Topic, range: Range, limit: u32) -> History {
+    pub(crate) async fn history(&self, topic: &Topic, range: HistoryRange, limit: u32) -> History {
         let read = HistoryRead::new(topic.clone(), range, limit);
         let histories = self.broker.history(&[read]).await.unwrap();
         assert_eq!(histories.len(), 1);

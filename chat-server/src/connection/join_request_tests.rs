@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chat_broker::testing::{Call, FaultyBroker, Told};
+use chat_broker::testing::{Call, FaultyBroker, LossNotice};
 use chat_broker::{
     Broker, HistoryRules, MemoryBroker, MemoryBus, PublishOptions, SetOptions, SharedTable,
 };
@@ -105,7 +105,7 @@ async fn ahead(world: &World) -> (WsClient, WsClient, Position) {
     world.say("r", "1", Retention::default()).await;
     let mut watcher = world.client("watcher").await;
     join(&mut watcher, "r", None, "joined").await;
-    world.broker.lose_publications(2, Told::Nothing);
+    world.broker.lose_publications(2, LossNotice::Nothing);
     world.say("r", "2", Retention::default()).await;
     let here = world.say("r", "3", Retention::default()).await;
     let mut client = world.client("ann").await;

@@ -50,7 +50,7 @@ impl Connection {
                 None
             }
             Need::Capability(action) => {
-                Some(self.access.judge(action).check().and_then(|()| self.not_banned(action)))
+                Some(self.access.verdict(action).check().and_then(|()| self.not_banned(action)))
             }
         }
     }
@@ -80,8 +80,8 @@ impl Connection {
                 Err(unavailable(&BrokerError::unavailable("the bans are not known yet")))
             }
             None => Ok(()),
-            Some(sentence) => {
-                let why = sentence.reason.as_deref().unwrap_or("no reason was given");
+            Some(notice) => {
+                let why = notice.reason.as_deref().unwrap_or("no reason was given");
                 let message = format!("You are banned from this room: {why}");
                 Err(Rejection::new(ErrorCode::Forbidden, message))
             }

@@ -25,7 +25,7 @@ use crate::member::Member;
 use crate::state::SHOWN;
 
 /// A room that the client is in.
-pub(super) struct Place {
+pub(super) struct JoinedRoom {
     pub(super) membership: Membership<Member>,
     pub(super) room: RoomId,
     /// Whether the client is told who is there.
@@ -47,15 +47,15 @@ pub(super) struct Place {
 }
 
 /// How long a join waits for the bans to be known.
-const PATIENCE: Duration = Duration::from_secs(5);
+const BANS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often it is passed on that somebody still writes; a tenth of it lies between a stop
 /// and the next start.
 const TYPING_PAUSE: Duration = Duration::from_secs(1);
 
 impl Connection {
-    pub(super) fn place(&self, room: &RoomId) -> Option<&Place> {
-        self.places.iter().find(|place| place.room == *room)
+    pub(super) fn joined_room(&self, room: &RoomId) -> Option<&JoinedRoom> {
+        self.rooms.iter().find(|place| place.room == *room)
     }
 
     /// Leaves a room, and answers when [lists](members::list) of this server show it. A broker that
@@ -66,7 +66,7 @@ impl Connection {
         room: Option<RoomId>,
     ) -> Result<(), Rejection> {
         let room = room.or_else(|| self.current.take()).ok_or_else(not_in_a_room)?;
-        let leaving = self.take_place(&room)?.membership.leave();
+        let leaving = self.take_room(&room)?.membership.leave();
         // The other dialects have no answer that could come too early.
         if self.member.is_native() && self.state.hub.broker().status() == Status::Ready {
             let _ = timeout(SHOWN, leaving).await;
@@ -102,7 +102,7 @@ impl Connection {
         let renamed = user != **known;
         if let Some(left) = self.current.take_if(|current| *current != *room || renamed) {
             // The client is in its current room.
-            let _ = self.go(&left);
+            let _ = self.leave_room(&left);
         }
         if renamed {
             self.become_member(Arc::new(user), self.member.dialect);
@@ -144,7 +144,7 @@ impl Connection {
     ) -> Result<(), Rejection> {
         self.until_bans_are_known().await?;
         self.not_banned(Action::join(&room))?;
-        self.member.drained(self.patience(), &mut self.ends).await;
+        self.member.drained(self.time_limit(), &mut self.ends).await;
         if self.member.is_closed() {
             // Nobody need hear of somebody who is gone.
             return Ok(());
@@ -155,13 +155,13 @@ impl Connection {
         let may_recover = self.may(Capability::History, &room).await;
         let options = if may_recover { options } else { JoinOptions::default() };
         let member = self.member.seeing(sees_presence);
-        let index = self.places.iter().position(|place| place.room == room);
+        let index = self.rooms.iter().position(|place| place.room == room);
         let answered = Arc::default();
         let request = JoinRequest {
             id: id.map(ToOwned::to_owned),
             room: room.clone(),
             is_joining: index.is_none(),
-            patience: self.patience(),
+            time_limit: self.time_limit(),
             ends: self.ends,
             max_listed: self.state.config.max_listed_members,
             answered: Arc::clone(&answered),
@@ -187,7 +187,7 @@ impl Connection {
         announced: bool,
     ) -> Result<(), Rejection> {
         let max = self.state.limits.config().rooms.unwrap_or(usize::MAX);
-        if self.places.len() >= max {
+        if self.rooms.len() >= max {
             let message = format!("A connection is in at most {max} rooms.");
             return Err(self.too_many_rooms("rooms", message));
         }
@@ -198,13 +198,13 @@ impl Connection {
         let joining = self.state.hub.join_with(&topic, self.id, member, options, request);
         let membership = joining.await.map_err(|error| unavailable(&error))?;
         // Most are in one room, and a vector that grows by itself begins with four.
-        self.places.reserve_exact(usize::from(self.places.is_empty()));
+        self.rooms.reserve_exact(usize::from(self.rooms.is_empty()));
         let room_bytes = self.state.hub.retention(&room).map_or(0, |kept| kept.bytes);
         let mut may_be_new = true;
         membership.look(|snapshot| {
             may_be_new = snapshot.position.is_none_or(|position| position.offset == 0);
         });
-        self.places.push(Place {
+        self.rooms.push(JoinedRoom {
             membership,
             room,
             sees_presence,
@@ -217,7 +217,7 @@ impl Connection {
             typing: None,
         });
         // Whoever was put out on the way in was not there to be told.
-        self.look_around();
+        self.check_sanctions();
         Ok(())
     }
 
@@ -229,7 +229,7 @@ impl Connection {
     /// Before, nobody can be let in.
     async fn until_bans_are_known(&self) -> Result<(), Rejection> {
         let moderation = &self.state.moderation;
-        if moderation.is_known() || timeout(PATIENCE, moderation.known()).await.is_ok() {
+        if moderation.is_known() || timeout(BANS_TIMEOUT, moderation.known()).await.is_ok() {
             return Ok(());
         }
         Err(unavailable(&BrokerError::unavailable("the bans are not known yet")))
@@ -243,7 +243,7 @@ impl Connection {
         options: JoinOptions,
         request: JoinRequest,
     ) -> Result<(), Rejection> {
-        let Some(place) = self.places.get_mut(index) else { return Ok(()) };
+        let Some(place) = self.rooms.get_mut(index) else { return Ok(()) };
         place.sees_presence = member.sees_presence();
         let joining = place.membership.rejoin_with(member, options, request);
         joining.await.map_err(|error| unavailable(&error))
@@ -259,33 +259,33 @@ impl Connection {
     }
 
     /// Leaves a room; those who stay are told at once.
-    pub(super) fn go(&mut self, room: &RoomId) -> Result<(), Rejection> {
-        self.take_place(room).map(drop)
+    pub(super) fn leave_room(&mut self, room: &RoomId) -> Result<(), Rejection> {
+        self.take_room(room).map(drop)
     }
 
-    fn take_place(&mut self, room: &RoomId) -> Result<Place, Rejection> {
-        let index = self.places.iter().position(|place| place.room == *room);
-        Ok(self.places.swap_remove(index.ok_or_else(not_in_a_room)?))
+    fn take_room(&mut self, room: &RoomId) -> Result<JoinedRoom, Rejection> {
+        let index = self.rooms.iter().position(|place| place.room == *room);
+        Ok(self.rooms.swap_remove(index.ok_or_else(not_in_a_room)?))
     }
 
     /// The end of the connection.
     pub(super) fn leave_all(&mut self) {
         self.inbox = None;
-        for place in std::mem::take(&mut self.places) {
-            self.lose(place.membership);
+        for place in std::mem::take(&mut self.rooms) {
+            self.disconnect(place.membership);
         }
     }
 
     /// Leaves a room without a wish to. A client of the native protocol may come back.
-    fn lose(&self, membership: Membership<Member>) {
+    fn disconnect(&self, membership: Membership<Member>) {
         if self.member.is_native() {
-            membership.lose();
+            membership.disconnect();
         }
     }
 
     pub(super) async fn typing(&mut self, room: &RoomId, typing: bool) -> Result<(), Rejection> {
         let now = Instant::now();
-        let place = self.places.iter_mut().find(|place| place.room == *room);
+        let place = self.rooms.iter_mut().find(|place| place.room == *room);
         let place = place.ok_or_else(not_in_a_room)?;
         // Stopping is told once, and at once; starting once in a while.
         let throttled = match place.typing {
@@ -317,7 +317,7 @@ impl Connection {
         id: Option<&RawValue>,
         room: &RoomId,
     ) -> Result<(), Rejection> {
-        let place = self.place(room).ok_or_else(not_in_a_room)?;
+        let place = self.joined_room(room).ok_or_else(not_in_a_room)?;
         let max = self.state.config.max_listed_members;
         let mut bytes = 0;
         place.membership.look(|snapshot| {

@@ -75,7 +75,7 @@ impl Connection {
     }
 
     pub(super) fn must_be_in(&self, room: &RoomId) -> Result<(), Rejection> {
-        if self.place(room).is_some() { Ok(()) } else { Err(not_in_a_room()) }
+        if self.joined_room(room).is_some() { Ok(()) } else { Err(not_in_a_room()) }
     }
 
     /// Hands a message to the broker. Its answer follows later, in

@@ -95,7 +95,7 @@ impl Presence {
     }
 
     /// Which connection publishes to a topic: always the same, which keeps its order.
-    pub(super) fn lane_of(&self, topic: &Topic) -> usize {
+    pub(super) fn worker_index(&self, topic: &Topic) -> usize {
         let mut hasher = DefaultHasher::new();
         topic.hash(&mut hasher);
         hasher.finish() as usize % self.outboxes.len()
@@ -104,7 +104,7 @@ impl Presence {
     /// A node has set another info of a user, who may be at this node as well.
     pub(super) fn renamed(&self, topic: &Topic, address: Address, occupant: &Occupant) {
         let key = Key { address, user: occupant.user.clone() };
-        self.outboxes[self.lane_of(topic)].renamed(&key, &occupant.info);
+        self.outboxes[self.worker_index(topic)].renamed(&key, &occupant.info);
     }
 
     pub(super) fn may_judge(&self) -> bool {

@@ -104,7 +104,7 @@ impl Round {
             match users.last().cloned() {
                 Some(last) => {
                     left -= users.len();
-                    self.look_at(store, presence, outbox, &node, &users, scans).await?;
+                    self.inspect(store, presence, outbox, &node, &users, scans).await?;
                     self.last = Some(last);
                 }
                 // The next round begins, unless there is nobody.
@@ -116,7 +116,7 @@ impl Round {
     }
 
     /// Has Redis compare the rooms of some users, who stand in the order of their rooms.
-    async fn look_at(
+    async fn inspect(
         &self,
         store: &Store,
         presence: &Presence,

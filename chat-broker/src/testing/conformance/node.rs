@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::{
-    History, Occupancy, Occupant, Position, PresenceChange, Range, Retention, RoomId, Topic, UserId,
+    History, Occupancy, Occupant, Position, PresenceChange, HistoryRange, Retention, RoomId, Topic, UserId,
 };
 use tokio::time::timeout;
 
@@ -95,7 +95,7 @@ impl Node {
         positions[0]
     }
 
-    pub(super) async fn history(&self, topic: &Topic, range: Range, limit: u32) -> History {
+    pub(super) async fn history(&self, topic: &Topic, range: HistoryRange, limit: u32) -> History {
         let read = HistoryRead::new(topic.clone(), range, limit);
         let mut histories = step("history", self.broker.history(&[read])).await;
         assert_eq!(histories.len(), 1, "one answer to one read");
