@@ -13,7 +13,7 @@ use chat_broker::{
     Broker, BrokerEvents, HistoryRead, MemoryBroker, PresenceTracker, PublishOptions, RedisBroker,
     RedisConfig,
 };
-use chat_core::{Occupant, HistoryRange, Retention, RoomId, Topic, UserId};
+use chat_core::{HistoryRange, Occupant, Retention, RoomId, Topic, UserId};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
 

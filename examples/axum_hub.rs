@@ -15,8 +15,8 @@ use axum::routing::get;
 use bytes::Bytes;
 use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Epoch, Event, Frames, Position, RoomId,
-    Topic, User, UserId,
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Epoch, Event, Frames, Position,
+    RoomId, Topic, User, UserId,
 };
 use chat_transport::{Incoming, Outbox, Session, TransportConfig, handshake};
 use hyper::upgrade::{OnUpgrade, Upgraded};

@@ -13,7 +13,7 @@ use chat_broker::{
     Broker, BrokerError, BrokerEvent, BrokerEvents, EventSender, HistoryRead, PublishOptions,
     Published, Receipt, Status, events,
 };
-use chat_core::{HistoryEntry, Epoch, History, Position, HistoryRange, Retention, RoomId, Topic};
+use chat_core::{Epoch, History, HistoryEntry, HistoryRange, Position, Retention, RoomId, Topic};
 
 /// What all nodes share. One lock around all of it: one order for all, and every step is
 /// whole.
@@ -77,7 +77,9 @@ impl Room {
     fn read(&mut self, read: &HistoryRead) -> History {
         self.expire();
         let part: Vec<&HistoryEntry> = match read.range {
-            HistoryRange::After(offset) => self.history.iter().filter(|e| e.offset > offset).collect(),
+            HistoryRange::After(offset) => {
+                self.history.iter().filter(|e| e.offset > offset).collect()
+            }
             HistoryRange::Before(offset) => {
                 self.history.iter().rev().filter(|e| e.offset < offset).collect()
             }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Event, Position, RoomId, Topic, User,
-    UserId,
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Event, Position, RoomId, Topic,
+    User, UserId,
 };
 use tokio::sync::mpsc;
 

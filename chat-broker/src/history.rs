@@ -1,6 +1,6 @@
 //! A read of a part of a topic's history, and the check of its answer.
 
-use chat_core::{History, Position, HistoryRange, Topic};
+use chat_core::{History, HistoryRange, Position, Topic};
 
 use crate::error::BrokerError;
 
@@ -65,7 +65,7 @@ impl HistoryRead {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use chat_core::{HistoryEntry, Epoch, RoomId};
+    use chat_core::{Epoch, HistoryEntry, RoomId};
 
     use super::*;
 
@@ -77,7 +77,10 @@ mod tests {
         };
         let history = |offset, offsets: &[u64]| History {
             position: Position { epoch: Epoch::from_random(1), offset },
-            entries: offsets.iter().map(|n| HistoryEntry { offset: *n, payload: Bytes::new() }).collect(),
+            entries: offsets
+                .iter()
+                .map(|n| HistoryEntry { offset: *n, payload: Bytes::new() })
+                .collect(),
         };
         for (range, offset, offsets) in [
             (HistoryRange::Latest, 0, &[][..]),

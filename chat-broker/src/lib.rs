@@ -79,7 +79,7 @@ pub use error::{BrokerError, Cause};
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
 pub use history::HistoryRead;
 pub use hub::{
-    HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions, Joiner, Membership, MemberSlot,
+    HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions, Joiner, MemberSlot, Membership,
     Snapshot, unix_millis,
 };
 pub use memory::{MemoryBroker, MemoryBus};

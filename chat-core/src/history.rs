@@ -139,7 +139,10 @@ mod tests {
         let at = |epoch, offset| Position { epoch: Epoch::from_random(epoch), offset };
         let history = |offset, entries: &[u64]| History {
             position: at(1, offset),
-            entries: entries.iter().map(|n| HistoryEntry { offset: *n, payload: Bytes::new() }).collect(),
+            entries: entries
+                .iter()
+                .map(|n| HistoryEntry { offset: *n, payload: Bytes::new() })
+                .collect(),
         };
         let nowhere = Position::default();
         assert!(History::default().follows(nowhere));

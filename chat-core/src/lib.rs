@@ -101,7 +101,7 @@ pub use event::{
 };
 pub use frames::Frames;
 pub use grants::{Capabilities, Capability, Grants};
-pub use history::{HistoryEntry, History, HistoryRange, Retention};
+pub use history::{History, HistoryEntry, HistoryRange, Retention};
 pub use id::{ConnectionId, InvalidName, MAX_NAME_BYTES, RoomId, UserId, UserName};
 pub use members::{GROUP, Group, Members};
 pub use nesting::is_nested_deeper;

@@ -411,11 +411,19 @@ mod tests {
         }
 
         /// Offsets of a page of what is kept up to `upto`, and whether there are more.
-        fn read(&self, range: HistoryRange, upto: u64, limit: usize, bytes: usize) -> (Vec<u64>, bool) {
+        fn read(
+            &self,
+            range: HistoryRange,
+            upto: u64,
+            limit: usize,
+            bytes: usize,
+        ) -> (Vec<u64>, bool) {
             let kept = self.trimmed as u64 + 1..=upto;
             let (mut part, is_forward): (Vec<u64>, _) = match range {
                 HistoryRange::After(after) => (kept.filter(|n| *n > after).collect(), true),
-                HistoryRange::Before(before) => (kept.rev().filter(|n| *n < before).collect(), false),
+                HistoryRange::Before(before) => {
+                    (kept.rev().filter(|n| *n < before).collect(), false)
+                }
                 HistoryRange::Latest => (kept.rev().collect(), false),
             };
             let all = part.len();

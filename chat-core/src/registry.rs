@@ -143,7 +143,11 @@ impl<M: Clone, S: Default> Registry<M, S> {
     }
 
     /// Runs `f` under the topic's lock, if the topic has members.
-    pub fn update<R>(&self, topic: &Topic, f: impl FnOnce(&mut RegistryEntry<M, S>) -> R) -> Option<R> {
+    pub fn update<R>(
+        &self,
+        topic: &Topic,
+        f: impl FnOnce(&mut RegistryEntry<M, S>) -> R,
+    ) -> Option<R> {
         let room = self.room(topic)?;
         let mut room = room.lock();
         (!room.retired).then(|| f(&mut room))

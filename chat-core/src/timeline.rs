@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::deliver::Item;
-use crate::history::{HistoryEntry, History, HistoryRange};
+use crate::history::{History, HistoryEntry, HistoryRange};
 use crate::position::{Position, Step};
 use crate::recent::Recent;
 

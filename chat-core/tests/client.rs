@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use chat_core::client::{
-    Action, Answer, ClientError, Config, Event, Disconnect, Machine, RequestId, Resume, State, Token,
+    Action, Answer, ClientError, Config, Disconnect, Event, Machine, RequestId, Resume, State,
+    Token,
 };
 use chat_core::wire::{ClientFrame, ClientRequest};
 use chat_core::{Epoch, Position};

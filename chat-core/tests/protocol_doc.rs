@@ -10,9 +10,9 @@ use chat_core::wire::{
     RateLimit, ServerFrame, Welcome,
 };
 use chat_core::{
-    CloseReason, Dialect, Direct, HistoryEntry, Epoch, ErrorCode, Event, Message, Position, Presence,
-    PresenceChange, Rejection, RequestRef, RoomId, Sender, Topic, Undelivered, User, UserId,
-    UserName, envelope, wire,
+    CloseReason, Dialect, Direct, Epoch, ErrorCode, Event, HistoryEntry, Message, Position,
+    Presence, PresenceChange, Rejection, RequestRef, RoomId, Sender, Topic, Undelivered, User,
+    UserId, UserName, envelope, wire,
 };
 use serde_json::value::RawValue;
 

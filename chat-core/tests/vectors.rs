@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use chat_core::client::{
-    Action, Answer, ClientError, Config, Event, Disconnect, Machine, Message, RequestId, Resume, State,
-    Token, TokenError,
+    Action, Answer, ClientError, Config, Disconnect, Event, Machine, Message, RequestId, Resume,
+    State, Token, TokenError,
 };
-use chat_core::{CloseReason, Position, PresenceChange, HistoryRange};
+use chat_core::{CloseReason, HistoryRange, Position, PresenceChange};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 

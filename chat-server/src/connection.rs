@@ -3,11 +3,11 @@
 
 mod alarm;
 mod budget;
+mod connect_params;
 mod hello;
 mod history;
 mod join_request;
 mod members;
-mod connect_params;
 mod permit;
 mod rooms;
 mod sanctions;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chat_broker::Histogram;
 use chat_core::{CloseReason, ErrorCode};
-use chat_transport::{LimitViolation, End};
+use chat_transport::{End, LimitViolation};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;

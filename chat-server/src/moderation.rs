@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 pub(crate) use sanction::{
-    Actor, Kind, LONGEST_BAN, NO_TIME, Scope, SanctionNotice, UNSUPPORTED, impose, unban,
+    Actor, Kind, LONGEST_BAN, NO_TIME, SanctionNotice, Scope, UNSUPPORTED, impose, unban,
 };
 use sanction::{Stored, key, user_of};
 
@@ -114,7 +114,12 @@ impl Moderation {
     }
 
     /// What is to be done to `user`, who has been there since the clock read `since`.
-    pub(crate) fn sanction_on(&self, scope: Scope<'_>, user: &UserId, since: u32) -> Option<SanctionNotice> {
+    pub(crate) fn sanction_on(
+        &self,
+        scope: Scope<'_>,
+        user: &UserId,
+        since: u32,
+    ) -> Option<SanctionNotice> {
         let kick = || {
             let (notice, acted) = self.find(Kind::Kick, scope, user)?;
             (acted > since).then_some(notice)

@@ -138,7 +138,8 @@ impl Server {
         let mut accepting = JoinSet::new();
         for listener in listeners {
             let (limits, state) = (Arc::clone(&self.state.limits), Arc::clone(&self.state));
-            accepting.spawn(accept(listener, ListenerContext { router: self.router(), limits, state }));
+            accepting
+                .spawn(accept(listener, ListenerContext { router: self.router(), limits, state }));
         }
         shutdown.await;
         self.shutdown().await;

@@ -87,10 +87,10 @@ mod timer;
 
 pub use accept::{Accepted, accept, accept_tcp};
 pub use config::{HeartbeatConfig, TransportConfig};
-pub use error::{LimitViolation, End, TransportError};
+pub use error::{End, LimitViolation, TransportError};
 pub use handshake::HandshakeError;
 pub use message::{Incoming, Text};
-pub use outbox::{OutboxUsage, Outbox};
+pub use outbox::{Outbox, OutboxUsage};
 pub use session::Session;
 pub use stats::OutboxStats;
 pub use stream::SharedTcp;

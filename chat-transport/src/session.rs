@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::codec::{self, Codec, Violation};
 use crate::config::TransportConfig;
-use crate::error::{LimitViolation, End};
+use crate::error::{End, LimitViolation};
 use crate::message::{Incoming, Text};
 use crate::outbox::{Next, Outbox, OutboxState};
 use crate::stats::OutboxStats;
@@ -207,7 +207,12 @@ where
         }
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &Bytes, frames: usize) -> Poll<DeliveryOutcome> {
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &Bytes,
+        frames: usize,
+    ) -> Poll<DeliveryOutcome> {
         let mut delivery = self.outbox.offer(bytes, frames);
         if delivery == DeliveryOutcome::Full {
             self.poll_service(cx);

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_core::{
-    Batch, CloseReason, Deliver, DeliveryOutcome, HistoryEntry, History, Item, Position, HistoryRange, Recent, Topic,
+    Batch, CloseReason, Deliver, DeliveryOutcome, History, HistoryEntry, HistoryRange, Item,
+    Position, Recent, Topic,
 };
 use tokio::time::timeout;
 
@@ -86,7 +87,11 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
     }
 
     /// Hands over the snapshot with all that the member [wants](Wanted::at_hand).
-    pub(super) fn present_all<'a>(&mut self, snapshot: Snapshot<'a, M>, messages: Vec<&'a HistoryEntry>) {
+    pub(super) fn present_all<'a>(
+        &mut self,
+        snapshot: Snapshot<'a, M>,
+        messages: Vec<&'a HistoryEntry>,
+    ) {
         // In a room without history there is nothing to continue.
         let recovered = self.wanted.since.is_some() && snapshot.recent.is_some();
         self.present(snapshot, messages, recovered);
@@ -268,7 +273,10 @@ impl Wanted {
     }
 
     /// All that the member wants; `None` if there may be more than the room holds.
-    pub(super) fn at_hand<'a, M>(&self, snapshot: &Snapshot<'a, M>) -> Option<Vec<&'a HistoryEntry>> {
+    pub(super) fn at_hand<'a, M>(
+        &self,
+        snapshot: &Snapshot<'a, M>,
+    ) -> Option<Vec<&'a HistoryEntry>> {
         let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
             return Some(Vec::new());
         };

@@ -14,8 +14,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::room::RoomState;
 use super::member_slot::MemberSlot;
+use super::room::RoomState;
 use super::slot::FanOutSlot;
 use super::{Counters, Shared};
 

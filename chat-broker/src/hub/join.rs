@@ -9,9 +9,9 @@ use tokio::time::{Instant, timeout};
 
 use super::catch_up::{CatchUp, Wanted};
 use super::joiner::{JoinState, Joiner, Snapshot};
+use super::member_slot::MemberSlot;
 use super::membership::Membership;
 use super::room::Waiter;
-use super::member_slot::MemberSlot;
 use super::{Hub, Shared};
 use crate::broker::Status;
 use crate::error::BrokerError;

@@ -1,6 +1,8 @@
 //! What a member that joins a topic gets first, and how its owner takes part in that.
 
-use chat_core::{Batch, Deliver, DeliveryOutcome, HistoryEntry, Item, Members, Position, Recent, Roster, Topic};
+use chat_core::{
+    Batch, Deliver, DeliveryOutcome, HistoryEntry, Item, Members, Position, Recent, Roster, Topic,
+};
 
 use super::member_slot::MemberSlot;
 

@@ -51,7 +51,8 @@ impl<M: Deliver> MemberSlot<M> {
     /// what follows would hide what it has not received.
     pub(super) fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         let mut place = self.taken();
-        let outcome = place.as_ref().map_or(DeliveryOutcome::Closed, |member| member.deliver(batch));
+        let outcome =
+            place.as_ref().map_or(DeliveryOutcome::Closed, |member| member.deliver(batch));
         if outcome == DeliveryOutcome::Full
             && let Some(member) = place.take()
         {

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::joiner::{JoinState, Snapshot};
-use super::room::Waiter;
 use super::member_slot::MemberSlot;
+use super::room::Waiter;
 use super::sequence::Awaited;
 use crate::error::BrokerError;
 use crate::presence::Departure;

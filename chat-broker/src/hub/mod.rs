@@ -31,11 +31,11 @@ mod interest;
 mod join;
 mod joiner;
 mod log_budget;
+mod member_slot;
 mod membership;
 mod presence;
 mod publish;
 mod room;
-mod member_slot;
 mod sequence;
 mod slot;
 mod stats;
@@ -66,9 +66,9 @@ use stats::Counters;
 pub use config::{HistoryRules, HubConfig};
 pub use join::JoinOptions;
 pub use joiner::{Joiner, Snapshot};
+pub use member_slot::MemberSlot;
 pub use membership::Membership;
 pub use publish::unix_millis;
-pub use member_slot::MemberSlot;
 pub use stats::HubStats;
 
 /// Topics that one call looks at before it lets other tasks run.
@@ -138,19 +138,25 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     #[must_use = "dropping the membership leaves the topic"]
     pub fn attach(&self, topic: &Topic, id: ConnectionId, member: M) -> Membership<M> {
         let member_slot = MemberSlot::new(member);
-        let first = self.shared.registry.join_with(topic, id, member_slot.clone(), |room, joined| {
-            if joined.first {
-                self.shared.begin(topic, &mut room.state);
-            }
-            joined.first
-        });
+        let first =
+            self.shared.registry.join_with(topic, id, member_slot.clone(), |room, joined| {
+                if joined.first {
+                    self.shared.begin(topic, &mut room.state);
+                }
+                joined.first
+            });
         if first {
             self.shared.dirty_topics.moved(topic.clone());
         }
         self.membership(topic, id, member_slot)
     }
 
-    fn membership(&self, topic: &Topic, id: ConnectionId, member_slot: MemberSlot<M>) -> Membership<M> {
+    fn membership(
+        &self,
+        topic: &Topic,
+        id: ConnectionId,
+        member_slot: MemberSlot<M>,
+    ) -> Membership<M> {
         let shared = Arc::clone(&self.shared);
         let (topic, user) = (topic.clone(), None);
         Membership { shared, topic, id, member_slot, user, is_lost: false, has_left: false }

@@ -102,7 +102,12 @@ impl<M> Shared<M> {
 
     /// One connection less; `is_lost` if it may come back. If this was the last one and is not
     /// lost, the user leaves.
-    pub(super) fn leave_presence(&self, topic: &Topic, user: &UserId, is_lost: bool) -> Option<Departure> {
+    pub(super) fn leave_presence(
+        &self,
+        topic: &Topic,
+        user: &UserId,
+        is_lost: bool,
+    ) -> Option<Departure> {
         let mut state = self.presence.state();
         let key = (topic.clone(), user.clone());
         let held = state.held.get_mut(&key)?;

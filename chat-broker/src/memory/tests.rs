@@ -1,4 +1,4 @@
-use chat_core::{PresenceChange, HistoryRange, Retention, RoomId};
+use chat_core::{HistoryRange, PresenceChange, Retention, RoomId};
 
 use super::*;
 use crate::events::BrokerEvent;

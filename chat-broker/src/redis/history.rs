@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::{HistoryEntry, Epoch, History, HistoryRange, Retention};
+use chat_core::{Epoch, History, HistoryEntry, HistoryRange, Retention};
 use redis::Pipeline;
 
 use super::config::MAX_TTL;
@@ -99,7 +99,12 @@ impl Store {
         call.arg(command).arg(from).arg(read.limit).arg(HistoryRead::MAX_BYTES);
     }
 
-    fn history_of(&self, read: &HistoryRead, address: &Address, reply: Reply) -> (History, LastSeen) {
+    fn history_of(
+        &self,
+        read: &HistoryRead,
+        address: &Address,
+        reply: Reply,
+    ) -> (History, LastSeen) {
         let (epoch, offset, id, oldest, mut payloads) = reply;
         let mut last_seen = self.last_seen(address, (epoch, offset, Some(id)));
         let position = last_seen.position;

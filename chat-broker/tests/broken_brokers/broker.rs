@@ -12,7 +12,7 @@ use chat_broker::{
     Broker, BrokerError, BrokerEvents, EventSender, HistoryRead, MemoryBroker, MemoryBus,
     PresenceTracker, PublishOptions, Published, Receipt, SharedTable, Status, events,
 };
-use chat_core::{History, Occupant, Position, HistoryRange, Retention, RoomId, Topic, UserId};
+use chat_core::{History, HistoryRange, Occupant, Position, Retention, RoomId, Topic, UserId};
 use futures_util::FutureExt;
 use tokio::task::yield_now;
 use tokio::time::sleep;

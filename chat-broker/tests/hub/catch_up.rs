@@ -7,10 +7,11 @@ use std::time::Duration;
 use chat_broker::testing::{Call, FaultyBroker, LossNotice};
 use chat_broker::{
     Broker, BrokerError, HistoryRead, HistoryRules, Hub, HubConfig, JoinOptions, Joiner,
-    Membership, MemoryBroker, MemberSlot, Snapshot,
+    MemberSlot, Membership, MemoryBroker, Snapshot,
 };
 use chat_core::{
-    CloseReason, ConnectionId, Deliver, DeliveryOutcome, Epoch, Members, Position, HistoryRange, Retention, Topic,
+    CloseReason, ConnectionId, Deliver, DeliveryOutcome, Epoch, HistoryRange, Members, Position,
+    Retention, Topic,
 };
 use proptest::prelude::*;
 use tokio::sync::Notify;
@@ -544,7 +545,8 @@ async fn former_handle_is_detached_before_the_snapshot_of_a_rejoin() {
     let in_flight = world.hub.members(&world.topic);
     let (seen, members) = std::sync::mpsc::channel();
     let joiner = move |snapshot: &Snapshot<'_, Member>| {
-        let member = |members: &Members<MemberSlot<Member>>| members.get(id).and_then(MemberSlot::member);
+        let member =
+            |members: &Members<MemberSlot<Member>>| members.get(id).and_then(MemberSlot::member);
         seen.send((member(&in_flight).is_some(), member(snapshot.members).is_some())).unwrap();
     };
     let options = JoinOptions::default().since(here);
@@ -610,7 +612,13 @@ enum Step {
 const COPIES: usize = 3;
 
 fn step() -> impl Strategy<Value = Step> {
-    let told = || prop_oneof![Just(LossNotice::Nothing), Just(LossNotice::Lagged), Just(LossNotice::Interrupted)];
+    let told = || {
+        prop_oneof![
+            Just(LossNotice::Nothing),
+            Just(LossNotice::Lagged),
+            Just(LossNotice::Interrupted)
+        ]
+    };
     prop_oneof![
         4 => prop_oneof![1..5_u64, 1..400_u64].prop_map(Step::Publish),
         2 => (0..COPIES).prop_map(Step::Leave),

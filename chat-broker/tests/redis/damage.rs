@@ -7,7 +7,7 @@ use chat_broker::testing::RedisServer;
 use chat_broker::{
     Broker, BrokerError, HistoryRead, PresenceTracker, Published, SharedTable, Status,
 };
-use chat_core::{History, Position, HistoryRange, Topic};
+use chat_core::{History, HistoryRange, Position, Topic};
 
 use crate::support::{
     DEADLINE, Node, assert_damaged, assert_within, eventually, keyed, keys, lasting, latest, room,
@@ -103,8 +103,10 @@ async fn a_call_for_many_rooms_names_the_damaged_one() {
     for part in ["meta", "members"] {
         let key = format!("chat:{{r.33}}:{part}");
         server.command(&["SET", &key, "x"]).await;
-        let reads: Vec<_> =
-            topics.iter().map(|topic| HistoryRead::new(topic.clone(), HistoryRange::Latest, 1)).collect();
+        let reads: Vec<_> = topics
+            .iter()
+            .map(|topic| HistoryRead::new(topic.clone(), HistoryRange::Latest, 1))
+            .collect();
         if part == "meta" {
             assert_damaged(&topics[33], node.broker.positions(&topics).await);
             assert_damaged(&topics[33], node.broker.history(&reads).await);
@@ -199,7 +201,11 @@ async fn a_log_beyond_the_counter_begins_a_new_epoch() {
         }
         let after = publish(&node, &topic, "after").await;
         assert!(after.offset == 1 && after.epoch != before.epoch, "{damage:?}: {after:?}");
-        assert_eq!(texts(&node.history(&topic, HistoryRange::Latest, 9).await), ["after"], "{damage:?}");
+        assert_eq!(
+            texts(&node.history(&topic, HistoryRange::Latest, 9).await),
+            ["after"],
+            "{damage:?}"
+        );
         server.command(&["DEL", meta, log]).await;
     }
 }

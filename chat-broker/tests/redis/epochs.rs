@@ -5,7 +5,7 @@ use std::fs;
 
 use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, BrokerEvent, Status};
-use chat_core::{Position, HistoryRange, Step};
+use chat_core::{HistoryRange, Position, Step};
 
 use crate::support::{Node, eventually, latest, room, texts};
 
@@ -66,7 +66,11 @@ async fn an_older_copy_begins_new_epochs() {
     for (topic, before) in topics.iter().zip(before) {
         let after = node.publish(topic, "after").await.unwrap().position.unwrap();
         assert_eq!(before.step_to(after), Step::Gap, "{topic}: {after:?} after {before:?}");
-        assert_eq!(texts(&node.history(topic, HistoryRange::Latest, 9).await), ["after"], "{topic}");
+        assert_eq!(
+            texts(&node.history(topic, HistoryRange::Latest, 9).await),
+            ["after"],
+            "{topic}"
+        );
     }
 }
 

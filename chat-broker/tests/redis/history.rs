@@ -168,7 +168,11 @@ async fn many_reads_in_one_call_keep_their_order() {
     let read = |name: &str, range| HistoryRead::new(room(name), range, 2);
     let reads: Vec<_> = (0..50)
         .flat_map(|_| {
-            [read("a", HistoryRange::Latest), read("none", HistoryRange::Latest), read("a", HistoryRange::After(0))]
+            [
+                read("a", HistoryRange::Latest),
+                read("none", HistoryRange::Latest),
+                read("a", HistoryRange::After(0)),
+            ]
         })
         .collect();
     let histories = node.broker.history(&reads).await.unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, Receipt, RedisConfig, Status};
-use chat_core::{Position, HistoryRange};
+use chat_core::{HistoryRange, Position};
 use tokio::time::sleep;
 
 use crate::support::{Node, PATIENCE, eventually, latest, room};

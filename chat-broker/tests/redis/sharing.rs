@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, BrokerEvent, PublishOptions, RedisConfig, SharedTable};
-use chat_core::{History, Occupancy, Position, HistoryRange, Topic, UserId};
+use chat_core::{History, HistoryRange, Occupancy, Position, Topic, UserId};
 
 use super::rights;
 use crate::support::{DEADLINE, Node, eventually, keyed, keys, lasting, room};

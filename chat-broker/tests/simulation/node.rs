@@ -10,8 +10,9 @@ use chat_broker::{
     PublishOptions, Published, RedisBroker, RedisConfig, Snapshot, Status,
 };
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome as Delivered, Event, Message, Occupant,
-    Position, Presence, PresenceChange, Retention, RoomId, Sender, Topic, UserId, envelope,
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome as Delivered, Event, Message,
+    Occupant, Position, Presence, PresenceChange, Retention, RoomId, Sender, Topic, UserId,
+    envelope,
 };
 use tokio::task::AbortHandle;
 

@@ -12,7 +12,8 @@ use chat_broker::{
     Published, RedisBroker, RedisConfig, SetOptions, Status,
 };
 use chat_core::{
-    History, Occupancy, Occupant, Position, PresenceChange, HistoryRange, Retention, RoomId, Topic, UserId,
+    History, HistoryRange, Occupancy, Occupant, Position, PresenceChange, Retention, RoomId, Topic,
+    UserId,
 };
 use tokio::time::{Instant, sleep, timeout};
 

@@ -8,7 +8,7 @@ use crate::{Backoff, CloseReason, ErrorCode, Hello, UserName};
 
 use super::config::{Config, Resume};
 use super::error::{ClientError, Rejection};
-use super::events::{Event, Disconnect, State, Welcome};
+use super::events::{Disconnect, Event, State, Welcome};
 use super::inbound::{self, Signal};
 use super::limits::check_frame;
 use super::link::{Due, Link};

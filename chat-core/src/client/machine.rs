@@ -9,7 +9,7 @@ use crate::{CloseReason, HistoryRange};
 
 use super::config::Config;
 use super::error::ClientError;
-use super::events::{Event, Disconnect, State, Welcome};
+use super::events::{Disconnect, Event, State, Welcome};
 use super::lifecycle::Lifecycle;
 use super::output::{Action, Answer, RequestId};
 use super::session::Session;

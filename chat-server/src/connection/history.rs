@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use chat_broker::{BrokerError, HistoryRead, Snapshot};
 use chat_core::wire::{self, PageFrame, ServerFrame};
-use chat_core::{HistoryEntry, ErrorCode, History, Position, HistoryRange, Rejection, RoomId, Topic};
+use chat_core::{
+    ErrorCode, History, HistoryEntry, HistoryRange, Position, Rejection, RoomId, Topic,
+};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
@@ -62,7 +64,12 @@ impl Connection {
     ///
     /// A client that received `ok` finds its message in the page: the broker may acknowledge a
     /// publication before it arrives at the hub, so the page waits until the hub has it.
-    async fn held_page(&self, room: &RoomId, range: HistoryRange, limit: u32) -> Option<HistoryPage> {
+    async fn held_page(
+        &self,
+        room: &RoomId,
+        range: HistoryRange,
+        limit: u32,
+    ) -> Option<HistoryPage> {
         let membership = &self.joined_room(room)?.membership;
         let known = self.state.hub.broker().known_position(membership.topic()).unwrap_or_default();
         let deadline = Instant::now() + BEHIND;
@@ -109,7 +116,12 @@ impl Connection {
         before.is_ok_and(|history| !history.entries.is_empty())
     }
 
-    async fn read(&self, room: &RoomId, range: HistoryRange, limit: u32) -> Result<History, BrokerError> {
+    async fn read(
+        &self,
+        room: &RoomId,
+        range: HistoryRange,
+        limit: u32,
+    ) -> Result<History, BrokerError> {
         self.state.hub.history(HistoryRead::new(Topic::Room(room.clone()), range, limit)).await
     }
 
@@ -131,7 +143,12 @@ enum Held {
 }
 
 impl Held {
-    fn of(snapshot: &Snapshot<'_, Member>, known: Position, range: HistoryRange, limit: u32) -> Self {
+    fn of(
+        snapshot: &Snapshot<'_, Member>,
+        known: Position,
+        range: HistoryRange,
+        limit: u32,
+    ) -> Self {
         let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
             return Self::Missing;
         };

@@ -9,7 +9,7 @@ use chat_core::{CloseReason, Deliver, ErrorCode, Rejection, RoomId, Sanction, Us
 use serde_json::value::RawValue;
 
 use super::{Connection, unavailable};
-use crate::moderation::{self, Actor, Kind, LONGEST_BAN, NO_TIME, Scope, SanctionNotice};
+use crate::moderation::{self, Actor, Kind, LONGEST_BAN, NO_TIME, SanctionNotice, Scope};
 
 impl Connection {
     pub(super) async fn kick(

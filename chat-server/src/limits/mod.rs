@@ -87,7 +87,8 @@ impl Limits {
     /// Takes a place for a connection from `address`.
     pub(crate) fn admit(&self, address: Option<IpAddr>) -> Result<ConnectionPermit, LimitReached> {
         let max = self.config.connections;
-        let mut permit = ConnectionPermit::take(&self.connections, max).ok_or(LimitReached::Full)?;
+        let mut permit =
+            ConnectionPermit::take(&self.connections, max).ok_or(LimitReached::Full)?;
         if let Some(address) = address.filter(|_| self.counts_addresses()) {
             let max = self.config.connections_per_address.unwrap_or(usize::MAX);
             let part = self.addresses.enter(network(address), max, self.now());

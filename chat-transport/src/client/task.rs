@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chat_core::CloseReason;
 use chat_core::client::{
-    Action, Answer, ClientError, Event, Disconnect, Machine, RequestId, State, TokenError, Welcome,
+    Action, Answer, ClientError, Disconnect, Event, Machine, RequestId, State, TokenError, Welcome,
 };
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};

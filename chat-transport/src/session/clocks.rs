@@ -115,7 +115,10 @@ impl Clocks {
             match beat {
                 Some(Beat::Ping) => return Poll::Ready(Due::Ping),
                 Some(Beat::Lost) if reading => {
-                    return Poll::Ready(Due::Close(CloseReason::HeartbeatLost, LimitViolation::Heartbeat));
+                    return Poll::Ready(Due::Close(
+                        CloseReason::HeartbeatLost,
+                        LimitViolation::Heartbeat,
+                    ));
                 }
                 Some(Beat::Wait(until)) => deadlines[2] = Some(until),
                 Some(Beat::Lost) | None => {}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chat_transport::client::{ClientConfig, ClientError, Event, Position, HistoryRange, State};
+use chat_transport::client::{ClientConfig, ClientError, Event, HistoryRange, Position, State};
 use serde_json::json;
 
 use crate::mock::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use chat_transport::testing::raw_frame;
-use chat_transport::{LimitViolation, End, TransportConfig};
+use chat_transport::{End, LimitViolation, TransportConfig};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};

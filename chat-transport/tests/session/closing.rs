@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use chat_transport::testing::{DEADLINE, raw_frame, raw_handshake};
-use chat_transport::{LimitViolation, End, Incoming, Session, TransportConfig};
+use chat_transport::{End, Incoming, LimitViolation, Session, TransportConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -346,8 +346,14 @@ async fn the_limit_that_ended_a_session_is_known() {
     let pings = raw_frame(0x89, b"").repeat(4);
     for (bytes, breach) in [
         (raw_frame(0x81, &[b'x'; 11]), Some(LimitViolation::Size)),
-        ([raw_frame(0x01, b"123456"), raw_frame(0x80, b"123456")].concat(), Some(LimitViolation::Size)),
-        ([raw_frame(0x01, b""), raw_frame(0x00, b"").repeat(3)].concat(), Some(LimitViolation::Fragments)),
+        (
+            [raw_frame(0x01, b"123456"), raw_frame(0x80, b"123456")].concat(),
+            Some(LimitViolation::Size),
+        ),
+        (
+            [raw_frame(0x01, b""), raw_frame(0x00, b"").repeat(3)].concat(),
+            Some(LimitViolation::Fragments),
+        ),
         (pings, Some(LimitViolation::ControlFrames)),
         (b"\x81\x02hi".to_vec(), None),
         (raw_frame(0x81, b"\xff"), None),

@@ -46,7 +46,8 @@ pub(crate) async fn check(
         compare.ignore_errors();
         for ((address, last_seen), stored) in seen.iter().zip(stored) {
             if is_doubtful(*last_seen, answered(stored)?) {
-                let (LastSeen { position, id }, keys) = (last_seen, [address.meta(), &address.log()]);
+                let (LastSeen { position, id }, keys) =
+                    (last_seen, [address.meta(), &address.log()]);
                 let id = id.as_ref().map_or(&b""[..], MessageId::as_bytes);
                 let call = scripts.end_epoch.call(&mut compare, &keys);
                 call.arg(position.epoch.as_str()).arg(position.offset).arg(id);

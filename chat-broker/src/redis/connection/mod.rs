@@ -7,10 +7,10 @@
 //! Redis takes writes. `reconnect.rs` times attempts.
 
 pub(super) mod epochs;
-pub(super) mod server_identity;
 mod pool;
 pub(super) mod probe;
 pub(super) mod reconnect;
+pub(super) mod server_identity;
 pub(super) mod store;
 
 use std::convert::Infallible;

@@ -90,7 +90,8 @@ impl Health {
 impl State {
     /// Of a broker without connections nothing is known.
     fn is_ready(&self) -> bool {
-        !self.connections.is_empty() && self.connections.iter().all(|connection| *connection == Some(HealthState::Up))
+        !self.connections.is_empty()
+            && self.connections.iter().all(|connection| *connection == Some(HealthState::Up))
     }
 
     /// Says in the log what has changed, each once until Redis is back. A connection that was
@@ -137,7 +138,10 @@ impl ConnectionHealth {
 
     fn set(&self, condition: HealthState, cause: &dyn fmt::Display) {
         self.health.state.send_if_modified(|state| {
-            let before = state.connections.get_mut(self.index).map(|connection| connection.replace(condition));
+            let before = state
+                .connections
+                .get_mut(self.index)
+                .map(|connection| connection.replace(condition));
             let is_new = before != Some(Some(condition));
             if is_new {
                 if condition == HealthState::Refused {

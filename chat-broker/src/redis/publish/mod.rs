@@ -4,10 +4,10 @@
 //! with joins before and leaves after it. `reply.rs` reads the answers; `recover.rs` finds out what
 //! became of publications whose answers were lost with a connection.
 
-mod worker;
 pub(super) mod queue;
 mod recover;
 mod reply;
+mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,8 +26,8 @@ use super::wire::MessageId;
 use crate::error::BrokerError;
 use crate::presence::Departure;
 use crate::publish::{PublishOptions, Receipt};
-use worker::PublishWorker;
 use queue::{Job, Queue};
+use worker::PublishWorker;
 
 /// Payload that waits for one connection at most, in bytes.
 const MAX_QUEUED_BYTES: usize = 64 << 20;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use chat_core::{Epoch, Position, Topic};
 
-use crate::redis::last_seen::{TopicMap, LastSeen};
+use crate::redis::last_seen::{LastSeen, TopicMap};
 use crate::redis::names::Address;
 
 /// Ended epochs of one topic that are remembered: a Redis that ends again and again comes
@@ -170,7 +170,8 @@ impl Interest {
             Some(wanted) => wanted.seen.advance(last_seen),
             // The answers of one topic come in its order.
             None => {
-                let before = self.last_seen_of.get(&channel).copied().unwrap_or_default().position.epoch;
+                let before =
+                    self.last_seen_of.get(&channel).copied().unwrap_or_default().position.epoch;
                 if before != last_seen.position.epoch {
                     self.ended(&channel, before);
                 }
@@ -201,7 +202,8 @@ impl Interest {
     pub(crate) fn seen(&self) -> Vec<(Address, LastSeen)> {
         let wanted = self.wanted.iter().map(|(channel, wanted)| (channel, wanted.seen));
         let seen = wanted.filter(|(_, seen)| seen.position != Position::default());
-        let last_seen_of = self.last_seen_of.iter().map(|(channel, last_seen)| (channel, *last_seen));
+        let last_seen_of =
+            self.last_seen_of.iter().map(|(channel, last_seen)| (channel, *last_seen));
         let ended = self.ended.iter().flat_map(|(channel, epochs)| {
             epochs.iter().map(move |epoch| (channel, LastSeen::end_of(*epoch)))
         });

@@ -149,8 +149,9 @@ impl Subscriber {
     /// Takes note of what was read.
     pub(super) fn read(&self, topics: impl Iterator<Item = (Topic, LastSeen)>) {
         let names = &self.shared.names;
-        let read: Vec<_> =
-            topics.map(|(topic, last_seen)| (names.address(&topic).into_channel(), last_seen)).collect();
+        let read: Vec<_> = topics
+            .map(|(topic, last_seen)| (names.address(&topic).into_channel(), last_seen))
+            .collect();
         let mut interest = self.interest();
         for (channel, last_seen) in read {
             interest.read(&channel, last_seen);

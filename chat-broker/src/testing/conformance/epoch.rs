@@ -1,6 +1,6 @@
 //! A topic whose sequence the backend has lost.
 
-use chat_core::{Position, HistoryRange, Topic};
+use chat_core::{HistoryRange, Position, Topic};
 
 use super::Bus;
 use super::node::{Node, ephemeral, room};

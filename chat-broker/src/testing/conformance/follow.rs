@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use chat_core::{History, Item, Position, HistoryRange, Recent, Retention, Timeline, Topic};
+use chat_core::{History, HistoryRange, Item, Position, Recent, Retention, Timeline, Topic};
 use tokio::task::yield_now;
 
 use super::Bus;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::{HistoryEntry, History, Position, HistoryRange, Retention, Topic};
+use chat_core::{History, HistoryEntry, HistoryRange, Position, Retention, Topic};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
@@ -196,7 +196,12 @@ pub async fn reads_create_nothing(bus: &impl Bus) {
     let topic = room("untouched");
     for _ in 0..2 {
         for node in [&a, &b] {
-            for range in [HistoryRange::Latest, HistoryRange::After(0), HistoryRange::After(7), HistoryRange::Before(7)] {
+            for range in [
+                HistoryRange::Latest,
+                HistoryRange::After(0),
+                HistoryRange::After(7),
+                HistoryRange::Before(7),
+            ] {
                 assert_eq!(node.history(&topic, range, 10).await, History::default());
             }
             assert_eq!(node.position(&topic).await, Position::default());

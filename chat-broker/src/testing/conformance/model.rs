@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range as Span;
 
 use bytes::Bytes;
-use chat_core::{HistoryEntry, Position, HistoryRange, Retention, Topic};
+use chat_core::{HistoryEntry, HistoryRange, Position, Retention, Topic};
 
 use super::Bus;
 use super::node::{Node, room};

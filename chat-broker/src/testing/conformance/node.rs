@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::{
-    History, Occupancy, Occupant, Position, PresenceChange, HistoryRange, Retention, RoomId, Topic, UserId,
+    History, HistoryRange, Occupancy, Occupant, Position, PresenceChange, Retention, RoomId, Topic,
+    UserId,
 };
 use tokio::time::timeout;
 

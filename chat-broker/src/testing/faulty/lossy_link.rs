@@ -44,7 +44,12 @@ impl LossyLink {
     pub(super) fn new(from: BrokerEvents) -> (Self, BrokerEvents) {
         let (to, events) = events::channel(CAPACITY);
         let lossy_link = Self { losses: Arc::default(), is_held: watch::Sender::default() };
-        tokio::spawn(carry(from, to, Arc::clone(&lossy_link.losses), lossy_link.is_held.subscribe()));
+        tokio::spawn(carry(
+            from,
+            to,
+            Arc::clone(&lossy_link.losses),
+            lossy_link.is_held.subscribe(),
+        ));
         (lossy_link, events)
     }
 

@@ -16,8 +16,8 @@ use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use self::lossy_link::LossyLink;
 pub use self::lossy_link::LossNotice;
+use self::lossy_link::LossyLink;
 use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;

@@ -2,7 +2,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
-use chat_core::{PresenceChange, HistoryRange, Retention, RoomId};
+use chat_core::{HistoryRange, PresenceChange, Retention, RoomId};
 use tokio::time::Instant;
 
 use super::*;
