@@ -166,7 +166,7 @@ async fn a_topic_that_could_not_be_read_is_let_go_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_attached_stays_through_an_outage() {
+async fn attached_member_stays_through_an_outage() {
     let (hub, broker, publisher) = faulty();
     broker.fail_next(Call::Subscribe, 3);
     let topic = chat_core::Topic::User(crate::support::user("u"));
@@ -224,7 +224,7 @@ async fn join_fails_in_time_while_the_broker_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_read_for_somebody_else_is_not_taken_for_a_newcomers() {
+async fn read_of_an_abandoned_join_is_not_used_for_the_next() {
     let (hub, broker, publisher) = faulty();
     broker.hold_next(Call::History, 1);
     let topic = room("r");

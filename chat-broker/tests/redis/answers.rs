@@ -91,7 +91,7 @@ async fn a_busy_redis_is_unavailable() {
     eventually("an end", async || node.position(&room("r")).await.is_ok()).await;
 }
 
-/// Redis cannot save its data, and answers nothing but errors to whoever writes or pings.
+/// Redis cannot save its data, and answers writes and pings with errors alone.
 #[tokio::test]
 async fn a_full_disk_is_refused_and_the_rest_goes_on() {
     let server = RedisServer::start_with(&["--save", "3600 1"]);

@@ -64,7 +64,7 @@ async fn killed_connections_lose_no_change() {
     }
 }
 
-/// Whoever is alive stays so, the dead leave, and a new node begins.
+/// Live nodes keep their users, users of a dead node leave, and a new node starts.
 #[tokio::test]
 async fn leases_need_no_memory() {
     let server = RedisServer::start();

@@ -61,7 +61,7 @@ impl Refusal<'_> {
         assert!(refused.connections < most, "{name}: {refused:?}");
     }
 
-    /// While it lasts. Whoever does not keep its connections makes one in each of these times.
+    /// While it lasts. A node that does not keep its connections opens one in each of these times.
     async fn rate(&self, server: &RedisServer) -> Rate {
         let mut rate = Rate::over(server, COUNTED).await;
         for _ in 1..ATTEMPTS {
@@ -211,7 +211,7 @@ async fn a_slow_script() {
     assert!(new <= 4.0 + began.elapsed().as_secs_f64() / 2.0, "{new} connections are new");
 }
 
-/// Whoever would subscribe meanwhile is told at once, and what was refused is said again on the
+/// A call that subscribes during the refusal fails at once, and what was refused is said again on the
 /// same connection.
 #[tokio::test]
 async fn a_subscription_that_is_refused_costs_no_connection() {

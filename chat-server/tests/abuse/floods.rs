@@ -74,12 +74,12 @@ async fn a_message_of_empty_fragments_is_cut_short() {
         assert!(!taken, "the server took it all");
         // A reset is an end as well.
         let _ = end.expect("the server ends the connection");
-        // Whoever goes on sending may be reset before the answer is read.
+        // A client that goes on sending may be reset before it reads the answer.
         let is_told = answer.starts_with(b"\x88\x12\x03\xf0");
         assert!(is_told || answer.is_empty(), "not 1008: {answer:02x?}");
         told += usize::from(is_told);
     }
-    // Whoever stops sending is told in any case.
+    // A client that stops sending is told in any case.
     let enough = [first, fragment.repeat(1024)].concat();
     assert_eq!(closed_after(server.port(), &enough).await, Some(1008));
     let served = bystanders.were_served().await;

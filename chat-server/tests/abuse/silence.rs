@@ -79,7 +79,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests whose answers are not read: more than the kernel takes, and no more is answered than
 /// that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_are_not_read_are_not_kept_for_ever() {
+async fn unread_answers_end_the_connection() {
     const CLIENTS: usize = 20;
     let server = unlimited();
     let process = Process(server.pid());

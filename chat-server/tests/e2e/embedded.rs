@@ -50,7 +50,7 @@ impl Authorizer for Slow {
 }
 
 #[tokio::test]
-async fn an_application_that_does_not_answer_holds_nobody_for_ever() {
+async fn application_that_does_not_answer_is_not_waited_for() {
     let config = ServerConfig::default().auth_timeout(Duration::from_millis(500));
     let server = Server::builder().config(config).authenticator(Slow).authorizer(Slow).start();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -122,7 +122,7 @@ async fn a_redis_that_comes_back_with_its_data_is_noticed_by_nobody() {
         let frame = next_message_or_gap(&mut b).await;
         assert_eq!((&frame["type"], &frame["offset"]), (&json!("message"), &json!(offset)));
     }
-    // Whoever was away meanwhile has missed nothing, either.
+    // A client that was away has missed nothing, either.
     let since = json!({"epoch": before["epoch"], "offset": 1});
     let mut back = second.native().await;
     let frame = json!({"type": "join", "room": "r", "since": since});

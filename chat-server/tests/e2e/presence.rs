@@ -260,7 +260,7 @@ async fn a_server_that_dies_takes_its_members_along() {
 }
 
 /// A server is frozen for longer than its lease and goes on: nothing is left of what it said
-/// before, and whoever is still there comes back once.
+/// before, and clients that are still connected join once again.
 #[tokio::test]
 async fn a_frozen_server_loses_its_members_and_gets_them_back() {
     let redis = RedisServer::start();

@@ -149,7 +149,7 @@ impl Herd {
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        // Whoever is still missing something has lost it.
+        // What is still missing is lost.
         let _ = timeout(PATIENCE, heard).await;
         self.journeys.iter().map(|journey| journey.lock().unwrap().clone()).collect()
     }

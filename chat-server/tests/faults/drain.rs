@@ -27,8 +27,8 @@ fn ports(servers: &[Chat]) -> Ports {
     Arc::new(Mutex::new(servers.iter().map(Chat::port).collect()))
 }
 
-/// What was acknowledged has reached everybody, once and in order, and whoever came back was
-/// told that nothing was missing.
+/// What was acknowledged has reached everybody, once and in order, and each client that
+/// returned was told that nothing was missing.
 fn nothing_is_lost(what: &str, journeys: &[Journey]) {
     let verdict = Verdict::of(journeys.iter().map(|journey| &journey.talk));
     let back = || journeys.iter().flat_map(|journey| &journey.stays[1..]);
@@ -54,7 +54,7 @@ async fn clients_of_a_server_that_drains_go_on_at_another_one_by_one() {
 
     servers[0].signal("TERM");
     let began = Instant::now();
-    // Balancers are told before clients are: whoever was told finds the door shut.
+    // Balancers are told before clients are: a client that was told is refused here.
     herd.until_told().await;
     let (status, _, body) = servers[0].http("GET", "/readyz").await;
     assert_eq!((status, body.as_str()), (503, "draining\n"));

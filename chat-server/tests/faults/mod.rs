@@ -1,5 +1,5 @@
-//! Faults of clients and of servers: whoever is slow, gone, or one of thousands at once, and
-//! whatever a process lacks or is told to do.
+//! Faults of clients and of servers: clients that are slow, gone, or thousands at once, and servers
+//! that lack files, memory or CPU, that drain, or that are stopped.
 //!
 //! `LONG_FAULTS=1` has the crowds at their full size.
 

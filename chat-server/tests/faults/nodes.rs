@@ -112,7 +112,7 @@ async fn a_log_that_is_not_read_holds_nothing_up() {
         }
     };
     timeout(Duration::from_secs(60), talk).await.expect("the server waits for its log");
-    // What was too much was dropped, and that is told to whoever reads on.
+    // What was too much was dropped, and the reader is told of it.
     let told = tokio::task::spawn_blocking(move || {
         lines.find(|line| line.contains("lines of the log were dropped"))
     });

@@ -63,7 +63,7 @@ async fn a_message_whose_answer_was_lost_is_said_once() {
     drop(client);
 }
 
-/// Whoever comes back twice at once is one user on two connections, and each has all.
+/// A user who reconnects twice at once is one user on two connections, and each has all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_who_comes_back_twice_at_once_is_one() {
     let redis = RedisServer::start();
@@ -118,7 +118,7 @@ async fn coming_and_going_twice_changes_nothing_and_rooms_are_counted() {
     ask(&mut client, "joined", json!({"type": "join", "room": "r"})).await;
     let again = ask(&mut client, "joined", json!({"type": "join", "room": "r"})).await;
     assert_eq!(again["count"], 2);
-    // Whoever has left before Redis was told of the coming is no news.
+    // A leave before Redis was told of the join would be no event.
     assert_eq!(next_of(&mut watcher, "presence").await["event"], "joined");
     let leave = json!({"type": "leave", "room": "r"});
     ask(&mut client, "left", leave.clone()).await;

@@ -104,7 +104,7 @@ async fn among(slow: usize, good: usize) {
     let told = codes.iter().filter(|code| **code == Some(4000)).count();
     say(&format!("{told} of {slow} read the close code 4000"));
     assert!(codes.iter().flatten().all(|code| *code == 4000), "{codes:?}");
-    // Whoever takes so little that the server gives up is not told.
+    // A client that takes too little even for the close frame is reset.
     assert!(2 * told > slow, "{told} of {slow} were told");
     good_ones.iter().for_each(JoinHandle::abort);
 }

@@ -109,7 +109,7 @@ impl Service {
         self.times[nth.max(1) - 1]
     }
 
-    /// Whoever is served so has not noticed what others did meanwhile.
+    /// Bystanders that are served so have not noticed what others did.
     pub(crate) fn is_no_slower_than(&self, quiet: &Self) {
         let most = (2 * quiet.within(0.99)).max(NOISE);
         assert_within("the 99th of 100 messages", self.within(0.99), most);

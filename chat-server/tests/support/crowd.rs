@@ -57,7 +57,7 @@ impl Crowd {
             let writing = talker.writing.lock().unwrap().take();
             timeout(PATIENCE, writing.unwrap()).await.expect("a send hangs").unwrap();
         }
-        // One more each: whoever has heard the last of all others has heard all.
+        // One more each: a client that has heard the last of all others has heard all.
         self.everybody_hears_everybody().await;
         self.talkers.iter().map(|talker| talker.record.lock().unwrap().clone()).collect()
     }

@@ -153,7 +153,7 @@ async fn before_a_token_nothing_is_carried_out_in_any_dialect() {
     // Nothing of all that was heard.
     listener.send_json(&json!({"type": "ping"})).await;
     assert_eq!(listener.recv_json().await["type"], "pong");
-    // Whoever shows no token in time goes.
+    // A client that shows no token in time is closed.
     assert_eq!(quiet.recv_close().await.0, 1008);
 }
 

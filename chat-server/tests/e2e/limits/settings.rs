@@ -70,16 +70,16 @@ async fn times_are_settings() {
     assert_eq!(after_a_second(slow(&server), slow(&by_default)).await, 1008);
 }
 
-/// What `soon` gives, after a second at least, and before `late` ends, which begins with it.
+/// What `soon` gives, after a second at least, and before `late` ends, which begins first.
 async fn after_a_second<T>(soon: impl Future<Output = T>, late: impl Future) -> T {
     let began = Instant::now();
     tokio::select! {
         biased;
+        _ = late => panic!("it took as long as by default"),
         outcome = soon => {
             assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
             outcome
         }
-        _ = late => panic!("it took as long as by default"),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::support::{
     Chat, DEADLINE, assert_within, asserts_times, command, join, next_of, say, value_of,
 };
 
-/// How long it may take until a connection is known to be broken and made anew.
+/// How long it may take until a connection is known to be broken and replaced.
 const RECOVERED: Duration = Duration::from_secs(10);
 
 /// How long a command is under way while a connection is replaced.

@@ -9,7 +9,7 @@ use super::crowd::Crowd;
 use super::pause;
 use crate::support::{Chat, DEADLINE, ask, join, say};
 
-/// Redis makes room where it likes: whoever comes back is not told that nothing is missing.
+/// Redis evicts any key: a client that returns is not told that nothing is missing.
 #[tokio::test]
 async fn an_evicted_history_is_never_a_hole() {
     let redis = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]);
