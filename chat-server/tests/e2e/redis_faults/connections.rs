@@ -48,7 +48,7 @@ async fn a_half_open_connection_is_replaced() {
 async fn half_open(kind: ConnectionKind) {
     let setup = Setup::start(&[]).await;
     let crowd = Crowd::on(&[&setup.behind, &setup.other]).await;
-    pause(Duration::from_millis(500)).await;
+    crowd.until_all_said_since(Instant::now()).await;
     // A new connection takes its time, so that somebody may see that there is none.
     setup.proxy.delay(SLOW);
     setup.proxy.half_open(kind);
@@ -185,7 +185,7 @@ async fn a_server_that_only_speaks_or_only_hears_catches_up() {
 async fn one_way(kind: ConnectionKind, direction: Direction) {
     let setup = Setup::start(&[]).await;
     let crowd = Crowd::on(&[&setup.behind, &setup.other]).await;
-    pause(Duration::from_millis(500)).await;
+    crowd.until_all_said_since(Instant::now()).await;
     setup.proxy.block(kind, direction);
     let away = until_told(&[&setup.behind], 503).await;
     pause(Duration::from_secs(2)).await;

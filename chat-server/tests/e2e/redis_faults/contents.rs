@@ -78,7 +78,7 @@ async fn garbage_is_nobodys_message() {
     let redis = RedisServer::start();
     let [first, second] = Chat::several(&redis, &["--presence-grace", "500ms"]).await;
     let crowd = Crowd::on(&[&first, &second]).await;
-    pause(Duration::from_millis(300)).await;
+    crowd.until_all_said_since(Instant::now()).await;
     let forged = [
         "",
         "hello",

@@ -21,7 +21,7 @@ async fn a_killed_redis_loses_and_doubles_nothing() {
         let mut redis = RedisServer::start_with(&DURABLE);
         let (first, second) = Chat::pair(&redis).await;
         let crowd = Crowd::on(&[&first, &second]).await;
-        pause(Duration::from_secs(1)).await;
+        crowd.until_all_said_since(Instant::now()).await;
         redis.kill();
         let away = until_told(&[&first, &second], 503).await;
         pause(time.saturating_sub(away)).await;
@@ -52,7 +52,7 @@ async fn a_frozen_redis_fills_no_memory_and_doubles_nothing() {
         let redis = RedisServer::start();
         let (first, second) = Chat::pair(&redis).await;
         let crowd = Crowd::on(&[&first, &second]).await;
-        pause(Duration::from_secs(1)).await;
+        crowd.until_all_said_since(Instant::now()).await;
         let before = Process(first.pid()).rss_kib();
         redis.pause();
         let away = until_told(&[&first, &second], 503).await;

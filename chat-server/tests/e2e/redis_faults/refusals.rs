@@ -33,7 +33,7 @@ impl Refusal<'_> {
         let servers = [self.server().await, self.server().await];
         let both = [&servers[0], &servers[1]];
         let crowd = Crowd::on(&both).await;
-        pause(Duration::from_millis(500)).await;
+        crowd.until_all_said_since(Instant::now()).await;
 
         self.commands(self.begin).await;
         let away = until_told(&both, 503).await;
