@@ -102,7 +102,7 @@ fn bench(c: &mut Criterion, name: &str, runtime: &Runtime, broker: Arc<dyn Broke
         runtime.block_on(async {
             for user in &users {
                 let info = Bytes::from_static(&[0; 60]);
-                presence.enter(&topic, Occupant { user: user.clone(), info });
+                presence.enter(&topic, Occupant::new(user.clone(), info));
             }
             until_count(presence, &topic, BATCH as u32).await;
             for user in &users {

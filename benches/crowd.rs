@@ -34,7 +34,7 @@ impl Crowd {
         let mut places = Vec::new();
         for id in 0..members {
             let member = Counting(Arc::clone(&frames));
-            let joining = hub.join(&room, ConnectionId(id), member, JoinOptions::default());
+            let joining = hub.join(&room, ConnectionId::new(id), member, JoinOptions::default());
             places.push(joining.await.expect("joined"));
         }
         Self { room, frames, places, speaker, _events: speakers_events }

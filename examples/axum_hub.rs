@@ -94,7 +94,7 @@ async fn live(
 
 async fn talk(app: App, room: RoomId, options: JoinOptions, stream: Upgraded) {
     let mut session = Session::new(TokioIo::new(stream), Bytes::new(), app.transport);
-    let id = ConnectionId(app.next.fetch_add(1, Ordering::Relaxed));
+    let id = ConnectionId::new(app.next.fetch_add(1, Ordering::Relaxed));
     let member = Member(session.outbox().clone());
     let topic = Topic::Room(room.clone());
     let Ok(_membership) = session.drive(app.hub.join(&topic, id, member, options)).await else {
@@ -102,7 +102,7 @@ async fn talk(app: App, room: RoomId, options: JoinOptions, stream: Upgraded) {
         session.finish().await;
         return;
     };
-    let Ok(user) = UserId::new(format!("guest-{}", id.0)) else { return };
+    let Ok(user) = UserId::new(format!("guest-{}", id.get())) else { return };
     let user = User::new(user, None);
     while let Some(incoming) = session.recv().await {
         let Incoming::Text(text) = incoming else { continue };

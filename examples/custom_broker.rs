@@ -59,7 +59,7 @@ impl Room {
             self.position.epoch = Epoch::from_random(RandomState::new().hash_one(()));
         }
         self.position.offset += 1;
-        self.history.push_back(HistoryEntry { offset: self.position.offset, payload });
+        self.history.push_back(HistoryEntry::new(self.position.offset, payload));
         // A real one remembers the sum.
         let excess = |entry: &HistoryEntry| retention.excess(entry.payload.len());
         while !retention.allows(self.history.len(), self.history.iter().map(excess).sum()) {
@@ -94,7 +94,7 @@ impl Room {
         let mut entries: Vec<HistoryEntry> =
             part.into_iter().take(read.limit as usize).take_while(fits).cloned().collect();
         entries.sort_by_key(|entry| entry.offset);
-        History { position: self.position, entries }
+        History::new(self.position, entries)
     }
 }
 

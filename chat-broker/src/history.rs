@@ -33,7 +33,7 @@ impl HistoryRead {
     /// # Errors
     /// [`BrokerError::Damaged`]: it is malformed, and a reader that continued from it might never end.
     pub fn check(&self, history: &History) -> Result<(), BrokerError> {
-        let History { position, entries } = history;
+        let History { position, entries, .. } = history;
         let offsets = || entries.iter().map(|entry| entry.offset);
         let (first, last) = (offsets().next().unwrap_or(1), offsets().last().unwrap_or(0));
         let is_in_range = match self.range {
@@ -75,12 +75,11 @@ mod tests {
             let topic = Topic::Room(RoomId::new("r").expect("a name"));
             HistoryRead::new(topic, range, 3)
         };
-        let history = |offset, offsets: &[u64]| History {
-            position: Position { epoch: Epoch::from_random(1), offset },
-            entries: offsets
-                .iter()
-                .map(|n| HistoryEntry { offset: *n, payload: Bytes::new() })
-                .collect(),
+        let history = |offset, offsets: &[u64]| {
+            History::new(
+                Position { epoch: Epoch::from_random(1), offset },
+                offsets.iter().map(|n| HistoryEntry::new(*n, Bytes::new())).collect(),
+            )
         };
         for (range, offset, offsets) in [
             (HistoryRange::Latest, 0, &[][..]),

@@ -43,10 +43,10 @@
 //! let (sender, mut inbox) = mpsc::channel(8);
 //! let topic = Topic::Room(room.clone());
 //! let options = JoinOptions::default();
-//! let _membership = here.join(&topic, ConnectionId(1), Member(sender), options).await?;
+//! let _membership = here.join(&topic, ConnectionId::new(1), Member(sender), options).await?;
 //!
 //! // … and receives what is published on the other.
-//! let user = Sender { id: "u1", name: "Quiet Otter", color: "#FF6B6B" };
+//! let user = Sender::new("u1", "Quiet Otter", "#FF6B6B");
 //! let receipt = elsewhere.publish(&room, user, "hi").await?;
 //! assert_eq!(receipt.await?.position.unwrap().offset, 1);
 //! assert_eq!(

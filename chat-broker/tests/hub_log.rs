@@ -84,7 +84,7 @@ impl Deliver for Member {
 
 async fn join(hub: &Hub<Member>, room: &str) -> Membership<Member> {
     let topic = Topic::Room(RoomId::new(room).unwrap());
-    hub.join(&topic, ConnectionId(1), Member, JoinOptions::default()).await.unwrap()
+    hub.join(&topic, ConnectionId::new(1), Member, JoinOptions::default()).await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]

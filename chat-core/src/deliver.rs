@@ -43,6 +43,7 @@ pub trait Deliver: Send + Sync {
 
 /// What became of a batch at one member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DeliveryOutcome {
     /// Written, or on its way.
     Queued,

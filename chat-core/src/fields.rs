@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::command::{Content, MAX_REASON_BYTES, Sanction};
+use crate::command::{Content, Sanction};
 use crate::error::{ErrorCode, Rejection};
 use crate::history::HistoryRange;
 use crate::id::{InvalidName, RoomId, UserId, UserName};
@@ -184,7 +184,7 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn sanction(&self) -> Field<Sanction<'a>> {
         let reason = optional("reason", self.reason, |raw| {
-            handed_on(raw).filter(|reason| reason.len() <= MAX_REASON_BYTES)
+            handed_on(raw).filter(|reason| reason.len() <= Sanction::MAX_REASON_BYTES)
         })?;
         Ok(Sanction { room: self.room()?, user: self.user_id()?, reason })
     }

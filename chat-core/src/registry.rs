@@ -70,6 +70,7 @@ impl<M, S> RegistryEntry<M, S> {
 
 /// What [`Registry::join`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct JoinOutcome {
     /// This is the first member on this server: subscribe.
     pub first: bool,
@@ -79,6 +80,7 @@ pub struct JoinOutcome {
 
 /// What [`Registry::leave`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LeaveOutcome<S = ()> {
     /// The connection was a member.
     pub was_member: bool,
@@ -233,7 +235,7 @@ mod tests {
     #[test]
     fn edges() {
         let registry = Registry::<_>::new();
-        let (a, b) = (ConnectionId(1), ConnectionId(2));
+        let (a, b) = (ConnectionId::new(1), ConnectionId::new(2));
         assert_eq!(registry.join(&room(1), a, "a"), JoinOutcome { first: true, again: false });
         assert_eq!(registry.join(&room(1), a, "A"), JoinOutcome { first: false, again: true });
         assert_eq!(registry.join(&room(1), b, "b"), JoinOutcome { first: false, again: false });
@@ -247,12 +249,12 @@ mod tests {
     #[test]
     fn state_lives_as_long_as_there_are_members() {
         let registry = Registry::<(), u32>::new();
-        registry.join(&room(1), ConnectionId(1), ());
+        registry.join(&room(1), ConnectionId::new(1), ());
         registry.update(&room(1), |room| room.state = 7);
         assert_eq!(registry.update(&room(1), |room| room.state), Some(7));
-        assert_eq!(registry.leave(&room(1), ConnectionId(1)).last, Some(7));
+        assert_eq!(registry.leave(&room(1), ConnectionId::new(1)).last, Some(7));
         assert_eq!(registry.update(&room(1), |room| room.state), None);
-        registry.join(&room(1), ConnectionId(1), ());
+        registry.join(&room(1), ConnectionId::new(1), ());
         assert_eq!(registry.update(&room(1), |room| room.state), Some(0));
     }
 
@@ -265,10 +267,10 @@ mod tests {
                 let (registry, subscribed) = (&registry, &subscribed);
                 scope.spawn(move || {
                     for _ in 0..5_000 {
-                        if registry.join(&room(1), ConnectionId(thread), ()).first {
+                        if registry.join(&room(1), ConnectionId::new(thread), ()).first {
                             subscribed.fetch_add(1, Ordering::SeqCst);
                         }
-                        if registry.leave(&room(1), ConnectionId(thread)).last.is_some() {
+                        if registry.leave(&room(1), ConnectionId::new(thread)).last.is_some() {
                             subscribed.fetch_sub(1, Ordering::SeqCst);
                         }
                     }
@@ -287,7 +289,7 @@ mod tests {
             let registry = Registry::<_>::new();
             let mut model: BTreeMap<Topic, BTreeSet<ConnectionId>> = BTreeMap::new();
             for (join, n, id) in changes {
-                let (topic, id) = (room(n), ConnectionId(id));
+                let (topic, id) = (room(n), ConnectionId::new(id));
                 let members = model.entry(topic.clone()).or_default();
                 if join {
                     let first = members.is_empty();

@@ -12,7 +12,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use bytes::Bytes;
 use chat_broker::BrokerError;
-use chat_core::{MAX_REASON_BYTES, RoomId, UserId, json};
+use chat_core::{RoomId, Sanction, UserId, json};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -195,8 +195,9 @@ impl ModerationRequest {
 
     fn reason(&self) -> Result<Option<&str>, Refusal> {
         match self.reason.as_deref() {
-            Some(reason) if reason.len() > MAX_REASON_BYTES => {
-                Err(bad("bad_field", format!("\"reason\" has at most {MAX_REASON_BYTES} bytes.")))
+            Some(reason) if reason.len() > Sanction::MAX_REASON_BYTES => {
+                let max = Sanction::MAX_REASON_BYTES;
+                Err(bad("bad_field", format!("\"reason\" has at most {max} bytes.")))
             }
             Some(reason) if reason.contains('\0') => {
                 Err(bad("bad_field", "\"reason\" holds a NUL: not every client could read it."))

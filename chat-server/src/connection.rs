@@ -361,8 +361,5 @@ fn unavailable(error: &BrokerError) -> Rejection {
         }
         _ => "The message bus does not answer: whether this was carried out is unknown.",
     };
-    Rejection {
-        retry_after_ms: Some(RETRY_AFTER_MS),
-        ..Rejection::new(ErrorCode::BrokerUnavailable, message)
-    }
+    Rejection::new(ErrorCode::BrokerUnavailable, message).retry_after_ms(RETRY_AFTER_MS)
 }

@@ -80,7 +80,7 @@ impl State {
                 Scope::Server => self.hub.absent_everywhere(user).await,
             }
         };
-        // A user who comes back at once, or whose connection is lost, is still listed.
+        // A user who comes back at once is still listed.
         let _ = timeout(SHOWN, absent).await;
     }
 
@@ -133,7 +133,7 @@ impl State {
 
     /// Names a connection among those of all servers.
     pub(crate) fn session_name(&self, id: ConnectionId) -> String {
-        format!("{}-{}", self.node, id.0)
+        format!("{}-{}", self.node, id.get())
     }
 
     /// Names a user who is known by nothing else.

@@ -248,7 +248,7 @@ impl<M: Deliver + Clone> Shared<M> {
                 DeliveryOutcome::Queued => delivered += 1,
                 DeliveryOutcome::Full => Counters::add(&self.counters.slow_consumers, 1),
                 DeliveryOutcome::Dropped => Counters::add(&self.counters.dropped, 1),
-                DeliveryOutcome::Skipped | DeliveryOutcome::Closed => {}
+                _ => {}
             }
         }
         Counters::add(&self.counters.deliveries, delivered);

@@ -20,7 +20,7 @@ impl Deliver for Nobody {
 
 impl Shared<Nobody> {
     fn open(&self, topic: &Topic) {
-        self.registry.join_with(topic, ConnectionId(1), MemberSlot::new(Nobody), |room, _| {
+        self.registry.join_with(topic, ConnectionId::new(1), MemberSlot::new(Nobody), |room, _| {
             self.begin(topic, &mut room.state);
             room.state.phase = Phase::Live { cut: None };
         });
@@ -46,7 +46,7 @@ fn the_turn_of_a_room_that_has_ended_is_not_for_the_one_after_it() {
     let (shared, topic) = (&hub.shared, Topic::User(UserId::new("u").unwrap()));
     shared.open(&topic);
     shared.hear(&topic);
-    shared.leave(&topic, ConnectionId(1));
+    shared.leave(&topic, ConnectionId::new(1));
     shared.open(&topic);
     shared.hear(&topic);
 
@@ -55,7 +55,7 @@ fn the_turn_of_a_room_that_has_ended_is_not_for_the_one_after_it() {
     shared.hear(&topic);
     assert!(shared.fan_out.take(0).is_none(), "one batch at a time");
 
-    shared.leave(&topic, ConnectionId(1));
+    shared.leave(&topic, ConnectionId::new(1));
     shared.open(&topic);
     shared.hear(&topic);
     shared.serve(&job, Cursor::default(), 0);

@@ -162,6 +162,13 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         Membership { shared, topic, id, member_slot, user, is_lost: false, has_left: false }
     }
 
+    /// Ends the [grace](HubConfig::grace) of `user` in `topic`, or in all topics if that is `None`: where
+    /// all connections of the user on this server were lost, the user leaves now. A user who has a
+    /// connection stays.
+    pub fn expire_grace(&self, topic: Option<&Topic>, user: &UserId) {
+        self.shared.expire_grace(topic, user);
+    }
+
     /// Waits until the roster of `topic` on this server does not list `user`; not at all if the topic
     /// has no members here, or too many to be listed. While the broker is away that takes as long,
     /// so give it a time limit.

@@ -7,9 +7,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use chat_core::timeline::Timeline;
 use chat_core::{
-    History, Item, Occupancy, Occupant, Position, PresenceChange, Recent, Roster, Timeline, Topic,
-    UserId, timeline,
+    History, Item, Occupancy, Occupant, Position, PresenceChange, Recent, Roster, Topic, UserId,
+    timeline,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -168,7 +169,7 @@ impl RoomSequence {
 
     /// Whether the roster lists a user with this info, and nothing suggests that it has missed a
     /// change: no snapshot is wanted or being read, and the broker has not just been away.
-    pub(super) fn lists(&self, Occupant { user, info }: &Occupant) -> bool {
+    pub(super) fn lists(&self, Occupant { user, info, .. }: &Occupant) -> bool {
         let is_current = |roster: &&Roster| !roster.wants_snapshot();
         let listed = self.roster.as_ref().filter(is_current).and_then(Roster::listed);
         let is_settled = !(self.unsettled || self.reading);

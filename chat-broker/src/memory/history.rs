@@ -142,7 +142,7 @@ impl Log {
         };
         (first + part.start as u64..)
             .zip(self.payloads.range(part))
-            .map(|(offset, payload)| HistoryEntry { offset, payload: payload.clone() })
+            .map(|(offset, payload)| HistoryEntry::new(offset, payload.clone()))
             .collect()
     }
 }
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     fn retention(messages: u32) -> Retention {
-        Retention { messages, ..Retention::default() }
+        Retention::default().messages(messages)
     }
 
     fn offsets(entries: &[HistoryEntry]) -> Vec<u64> {
@@ -191,7 +191,7 @@ mod tests {
     async fn one_topic_may_have_a_quarter_of_the_budget() {
         let budget = Arc::new(Budget::new(64 << 10));
         let mut log = Log::new(&budget);
-        let unbounded = Retention { bytes: usize::MAX, ..retention(u32::MAX) };
+        let unbounded = retention(u32::MAX).bytes(usize::MAX);
         for _ in 0..100 {
             log.push(Bytes::from(vec![0; 1 << 10]), unbounded, Instant::now());
         }
@@ -207,7 +207,7 @@ mod tests {
     #[tokio::test]
     async fn a_time_that_no_clock_tells_never_comes() {
         let mut log = Log::new(&Arc::new(Budget::new(1 << 20)));
-        let retention = Retention { messages: 0, ttl: Duration::MAX, ..Retention::default() };
+        let retention = Retention::default().messages(0).ttl(Duration::MAX);
         log.push(Bytes::new(), retention, Instant::now());
         assert!(!log.is_expired(Instant::now()));
         assert_eq!(offsets(&log.read(1, HistoryRange::Latest, 9)), [1], "at least one is kept");
@@ -224,7 +224,7 @@ mod tests {
             for (n, (size, ..)) in pushes.iter().enumerate() {
                 // Each is valid for some publications.
                 let (_, messages, bytes) = pushes[n / changes];
-                let retention = Retention { messages, bytes, ..Retention::default() };
+                let retention = Retention::default().messages(messages).bytes(bytes);
                 log.push(Bytes::from(vec![0; *size]), retention, Instant::now());
                 model.push(*size);
                 let excess = |sizes: &[usize]| sizes.iter().map(|s| retention.excess(*s)).sum();

@@ -8,7 +8,7 @@ fn topic(name: &str) -> Topic {
 }
 
 fn occupant(name: &str) -> Occupant {
-    Occupant { user: UserId::new(name).unwrap(), info: Bytes::from(name.to_owned()) }
+    Occupant::new(UserId::new(name).unwrap(), Bytes::from(name.to_owned()))
 }
 
 fn persistent() -> PublishOptions {
@@ -88,8 +88,7 @@ async fn a_node_leaves_nothing_behind() {
 async fn a_history_goes_its_time_after_the_latest_publication() {
     let (broker, _events) = MemoryBroker::connect();
     let for_ten = || {
-        let retention =
-            Retention { messages: 10, ttl: Duration::from_secs(10), ..Retention::default() };
+        let retention = Retention::default().messages(10).ttl(Duration::from_secs(10));
         PublishOptions::default().retention(retention)
     };
     for _ in 0..3 {

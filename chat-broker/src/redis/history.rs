@@ -53,7 +53,7 @@ impl Shared {
 
 /// The bound in bytes as `publish.lua` wants it.
 fn limits(retention: Retention, size: usize) -> String {
-    let bounded = Retention { bytes: retention.bytes.min(MAX_BYTES), ..retention };
+    let bounded = retention.bytes(retention.bytes.min(MAX_BYTES));
     let (bytes, share) = (bounded.bytes, bounded.share());
     match bounded.excess(size) {
         0 => format!("{bytes}/{share}"),
@@ -113,12 +113,12 @@ impl Store {
         }
         let entries: Vec<HistoryEntry> = (oldest..=position.offset)
             .zip(payloads)
-            .map(|(offset, payload)| HistoryEntry { offset, payload: Bytes::from(payload) })
+            .map(|(offset, payload)| HistoryEntry::new(offset, Bytes::from(payload)))
             .collect();
         if entries.last().is_none_or(|newest| newest.offset != position.offset) {
             // The id is of another publication.
             last_seen.id = None;
         }
-        (History { position, entries }, last_seen)
+        (History::new(position, entries), last_seen)
     }
 }

@@ -293,7 +293,7 @@ impl Broker for Broken {
                 self.inner.subscribe(topics).await?;
                 for topic in topics {
                     let read = HistoryRead::new(topic.clone(), HistoryRange::Latest, 1);
-                    let History { position, entries } =
+                    let History { position, entries, .. } =
                         self.inner.history(&[read]).await?.remove(0);
                     for entry in entries {
                         self.events.publication(topic.clone(), entry.payload, Some(position));

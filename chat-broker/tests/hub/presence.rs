@@ -202,7 +202,7 @@ async fn roster_shows_a_leave_when_it_resolves() {
     let (last, _) = enter(&other, &room("empty"), 2, "ann").await;
     last.leave().await;
     let (nobody, _ear) = member(1);
-    hub.attach(&topic, chat_core::ConnectionId(21), nobody).leave().await;
+    hub.attach(&topic, chat_core::ConnectionId::new(21), nobody).leave().await;
 }
 
 /// The event of the last leave is lost, and an empty room has no version to compare with.
@@ -230,6 +230,32 @@ async fn leave_in_one_tab_ends_the_grace_of_another() {
     lost.disconnect();
     drop(left);
     ear.expect(&["-ann"]).await;
+    ear.expect_silence().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn expired_grace_lets_only_users_without_connections_leave() {
+    let bus = MemoryBus::new();
+    let hub = start(&bus);
+    let (r, s) = (room("r"), room("s"));
+    let (_in_r, mut ear) = enter(&hub, &r, 0, "watcher").await;
+    let (_in_s, mut other) = enter(&hub, &s, 1, "watcher").await;
+    for (id, name) in [(2, "ann"), (4, "bob")] {
+        enter(&hub, &r, id, name).await.0.disconnect();
+        enter(&hub, &s, id + 1, name).await.0.disconnect();
+    }
+    let (_back, _) = enter(&hub, &r, 6, "bob").await;
+    ear.expect(&["+watcher", "+ann", "+bob"]).await;
+    other.expect(&["+watcher", "+ann", "+bob"]).await;
+
+    let lost = Instant::now();
+    hub.expire_grace(Some(&r), &user("ann"));
+    ear.expect(&["-ann"]).await;
+    hub.expire_grace(None, &user("bob"));
+    other.expect(&["-bob"]).await;
+    assert_eq!(lost.elapsed(), Duration::ZERO);
+    other.expect(&["-ann"]).await;
+    assert_eq!(lost.elapsed().as_secs(), 5, "where nothing has ended its time");
     ear.expect_silence().await;
 }
 

@@ -7,10 +7,10 @@ use crate::support::start_with;
 
 #[tokio::test]
 async fn published_message_has_the_time_and_the_retention_of_its_room() {
-    let two = Retention { messages: 2, ..Retention::default() };
+    let two = Retention::default().messages(2);
     let history = HistoryRules::default().class("short", Some(two)).class("game", None);
     let (hub, _) = start_with(&MemoryBus::new(), HubConfig::default().history(history.clone()));
-    let ann = Sender { id: "ann", name: "Ann", color: "#FFFFFF" };
+    let ann = Sender::new("ann", "Ann", "#FFFFFF");
     let (short, game) = (RoomId::new("short").unwrap(), RoomId::new("game").unwrap());
     let before = unix_millis();
     for text in ["1", "2", "3"] {
@@ -42,7 +42,7 @@ async fn repeated_key_of_a_user_is_published_once() {
     let room = RoomId::new("r").unwrap();
     let mut outcomes = Vec::new();
     for id in ["ann", "ann", "bob"] {
-        let user = Sender { id, name: id, color: "#FFFFFF" };
+        let user = Sender::new(id, id, "#FFFFFF");
         let content = Content::from("paid").key("1");
         let published = hub.publish(&room, user, content).await.unwrap().await.unwrap();
         outcomes.push((published.position.unwrap().offset, published.repeated));

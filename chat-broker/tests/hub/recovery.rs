@@ -168,7 +168,7 @@ async fn a_repair_waits_for_the_broker_and_what_is_said_meanwhile_waits_too() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_broker_no_longer_has_is_a_gap() {
-    let short = Retention { messages: 2, ..Retention::default() };
+    let short = Retention::default().messages(2);
     let rules = HistoryRules::new(Some(short));
     let (hub, broker, publisher) = faulty_with(HubConfig::default().history(rules));
     let topic = room("r");
@@ -198,7 +198,7 @@ async fn a_room_without_history_is_told_of_every_interruption() {
         assert!(snapshot.position.is_none() && snapshot.recent.is_none());
     };
     let joining =
-        hub.join_with(&topic, ConnectionId(1), first, JoinOptions::default(), on_snapshot);
+        hub.join_with(&topic, ConnectionId::new(1), first, JoinOptions::default(), on_snapshot);
     let _place = joining.await.unwrap();
     assert_eq!(broker.count(Call::History), 0);
     let say = async |text| {
@@ -385,7 +385,7 @@ async fn quiet_rooms_do_not_starve_a_busy_one() {
         *tell.lock().unwrap() = snapshot.recent.unwrap().latest(position, 100, 1 << 20).count();
     };
     let (late, options) = (member(8).0, JoinOptions::default());
-    let joining = hub.join_with(&topic, ConnectionId(100), late, options, on_snapshot);
+    let joining = hub.join_with(&topic, ConnectionId::new(100), late, options, on_snapshot);
     let _late = joining.await.unwrap();
     assert!(*held.lock().unwrap() >= 5, "{} messages are at hand", *held.lock().unwrap());
 }

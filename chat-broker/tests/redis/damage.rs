@@ -170,6 +170,21 @@ async fn fields_that_make_no_sense_begin_a_new_epoch() {
     assert_eq!(node.broker.status(), Status::Ready);
 }
 
+/// No offset is above that which JSON carries exactly everywhere: subscribers would drop the message.
+#[tokio::test]
+async fn room_at_the_largest_offset_begins_a_new_epoch() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let topic = room("r");
+    publish(&node, &topic, "before").await;
+    let before_last = (Position::MAX_OFFSET - 1).to_string();
+    server.command(&["HSET", "chat:{r.r}:meta", "offset", &before_last]).await;
+    let last = publish(&node, &topic, "last").await;
+    assert_eq!(last.offset, Position::MAX_OFFSET);
+    let next = publish(&node, &topic, "next").await;
+    assert!(next.offset == 1 && next.epoch != last.epoch, "{next:?}");
+}
+
 /// The counter is an older copy than the log, or somebody has added to the log.
 #[tokio::test]
 async fn a_log_beyond_the_counter_begins_a_new_epoch() {

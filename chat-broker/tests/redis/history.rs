@@ -53,7 +53,7 @@ async fn small_messages_are_trimmed_without_reading_the_log() {
     let share = "x".repeat(1000);
     let say = async |text: &str, times: usize| {
         for _ in 0..times {
-            let retention = Retention { messages: 10, bytes: 10_000, ..Retention::default() };
+            let retention = Retention::default().messages(10).bytes(10_000);
             let delivery = PublishOptions::default().retention(retention);
             node.deliver(&room("r"), text, delivery).await.unwrap();
         }
@@ -211,8 +211,7 @@ async fn everything_expires_in_its_time() {
         server.command(&[command, key]).await.parse::<u64>().unwrap()
     };
     let publish = async |seconds| {
-        let retention =
-            Retention { messages: 9, ttl: Duration::from_secs(seconds), ..Retention::default() };
+        let retention = Retention::default().messages(9).ttl(Duration::from_secs(seconds));
         let delivery = PublishOptions::default().retention(retention).key("k");
         node.deliver(&room("r"), "", delivery).await.unwrap();
         server.command(&["DEL", "chat:{r.r}:k:k"]).await;

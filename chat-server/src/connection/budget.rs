@@ -99,8 +99,8 @@ impl Connection {
         self.state.metrics.limited(limit);
         let message = "This is too much in too short a time, and was not carried out.";
         // Rounded up: a client that comes back then is not too early.
-        let retry_after_ms = Some(retry_after.as_millis() as u64 + 1);
-        Rejection { retry_after_ms, ..Rejection::new(ErrorCode::RateLimited, message) }
+        let retry_after_ms = retry_after.as_millis() as u64 + 1;
+        Rejection::new(ErrorCode::RateLimited, message).retry_after_ms(retry_after_ms)
     }
 
     fn cost(&self, bytes: usize, command: Option<&Command<'_>>) -> Cost {

@@ -94,7 +94,7 @@ impl Connection {
         limit: u32,
     ) -> Result<HistoryPage, BrokerError> {
         // One more than asked for says whether there are more.
-        let History { position, mut entries } = self.read(room, range, limit + 1).await?;
+        let History { position, mut entries, .. } = self.read(room, range, limit + 1).await?;
         let is_cut_short = is_cut_short(&entries, limit);
         let more = match range {
             HistoryRange::After(_) => {

@@ -58,20 +58,26 @@ impl Connection {
         self.rooms.iter().find(|place| place.room == *room)
     }
 
-    /// Leaves a room, and answers when [lists](members::list) of this server show it. A broker that
-    /// is away can say nothing of other servers that hold the user: the answer does not wait for it.
+    /// Leaves a room, and answers.
     pub(super) async fn leave(
         &mut self,
         id: Option<&RawValue>,
         room: Option<RoomId>,
     ) -> Result<(), Rejection> {
         let room = room.or_else(|| self.current.take()).ok_or_else(not_in_a_room)?;
-        let leaving = self.take_room(&room)?.membership.leave();
-        // The other dialects have no answer that could come too early.
-        if self.member.is_native() && self.state.hub.broker().status() == Status::Ready {
+        self.leave_room(&room).await?;
+        self.member.reply(&ServerFrame::Left(Left::new(&room)).to_request(id));
+        Ok(())
+    }
+
+    /// Leaves a room, and returns when [lists](members::list) of this server show it: no answer comes
+    /// too early. A broker that is away can say nothing of other servers that hold the user: it is not
+    /// waited for.
+    async fn leave_room(&mut self, room: &RoomId) -> Result<(), Rejection> {
+        let leaving = self.take_room(room)?.membership.leave();
+        if self.state.hub.broker().status() == Status::Ready {
             let _ = timeout(SHOWN, leaving).await;
         }
-        self.member.reply(&ServerFrame::Left(Left::new(&room)).to_request(id));
         Ok(())
     }
 
@@ -82,7 +88,7 @@ impl Connection {
     ) -> Result<(), Rejection> {
         let Join { room, since, history, name, announced, exclusive, .. } = join;
         if exclusive {
-            self.leave_current(&room, name);
+            self.leave_current(&room, name).await;
         }
         let options = JoinOptions::default().since(since).history(history);
         self.enter(id, room.clone(), options, announced).await?;
@@ -94,7 +100,7 @@ impl Connection {
 
     /// Leaves the exclusive room before another is joined, or before the same is joined under
     /// another name, which the user has from then on.
-    fn leave_current(&mut self, room: &RoomId, name: Option<UserName>) {
+    async fn leave_current(&mut self, room: &RoomId, name: Option<UserName>) {
         let known = &self.member.user;
         // Whoever is known by a token goes by the name that is in there.
         let name = name.filter(|_| self.access.identity().is_none());
@@ -102,7 +108,7 @@ impl Connection {
         let renamed = user != **known;
         if let Some(left) = self.current.take_if(|current| *current != *room || renamed) {
             // The client is in its current room.
-            let _ = self.leave_room(&left);
+            let _ = self.leave_room(&left).await;
         }
         if renamed {
             self.become_member(Arc::new(user), self.member.dialect);
@@ -252,10 +258,10 @@ impl Connection {
     pub(super) fn occupant(&self, announced: bool) -> Occupant {
         let user = self.member.user.as_sender();
         let change = PresenceChange::Joined;
-        Occupant {
-            user: self.member.user.id.clone(),
-            info: envelope::encode(&Event::Presence(Presence { user, change, announced })),
-        }
+        Occupant::new(
+            self.member.user.id.clone(),
+            envelope::encode(&Event::Presence(Presence::new(user, change, announced))),
+        )
     }
 
     /// Leaves a room; those who stay are told at once.
@@ -272,14 +278,16 @@ impl Connection {
     pub(super) fn leave_all(&mut self) {
         self.inbox = None;
         for place in std::mem::take(&mut self.rooms) {
-            self.disconnect(place.membership);
+            self.disconnect(place);
         }
     }
 
-    /// Leaves a room without a wish to. A client of the native protocol may come back.
-    fn disconnect(&self, membership: Membership<Member>) {
-        if self.member.is_native() {
-            membership.disconnect();
+    /// Leaves a room without a wish to. A client of the native protocol may come back, but for one
+    /// that was kicked or banned just before: the sanction found a connection, and no grace to end.
+    fn disconnect(&self, place: JoinedRoom) {
+        let notice = self.server_sentence().or_else(|| self.room_sentence(&place));
+        if self.member.is_native() && sentence.is_none() {
+            place.membership.disconnect();
         }
     }
 

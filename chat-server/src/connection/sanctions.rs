@@ -8,6 +8,7 @@ use chat_core::wire::{Accepted, Goodbye, Left, ServerFrame};
 use chat_core::{CloseReason, Deliver, ErrorCode, Rejection, RoomId, Sanction, UserId};
 use serde_json::value::RawValue;
 
+use super::rooms::JoinedRoom;
 use super::{Connection, unavailable};
 use crate::moderation::{self, Actor, Kind, LONGEST_BAN, NO_TIME, SanctionNotice, Scope};
 
@@ -82,22 +83,29 @@ impl Connection {
 
     /// Sanctions have changed that may concern the client.
     pub(super) fn check_sanctions(&mut self) {
-        let (moderation, user) = (&self.state.moderation, &self.member.user.id);
-        if let Some(notice) = moderation.sanction_on(Scope::Server, user, self.since) {
+        if let Some(notice) = self.server_sentence() {
             return self.enforce(&notice);
         }
         let notices: Vec<(RoomId, SanctionNotice)> = self
             .rooms
             .iter()
-            .filter_map(|place| {
-                let scope = Scope::Room(&place.room);
-                Some((place.room.clone(), moderation.sanction_on(scope, user, place.since)?))
-            })
+            .filter_map(|place| Some((place.room.clone(), self.room_sentence(place)?)))
             .collect();
         for (room, notice) in notices {
             let message = notice.reason.as_deref();
             self.evict_from(&room, EvictionReason::Sanctioned(notice.kind), message);
         }
+    }
+
+    /// The sanction that ends the connection.
+    pub(super) fn server_sentence(&self) -> Option<SanctionNotice> {
+        self.state.moderation.sanction_on(Scope::Server, &self.member.user.id, self.since)
+    }
+
+    /// The sanction that ends the membership of a room.
+    pub(super) fn room_sentence(&self, place: &JoinedRoom) -> Option<SanctionNotice> {
+        let scope = Scope::Room(&place.room);
+        self.state.moderation.sanction_on(scope, &self.member.user.id, place.since)
     }
 
     /// Ends the connection. Nobody waits for it to come back.

@@ -46,8 +46,8 @@ impl Connection {
                 let request = self
                     .member
                     .is_native()
-                    .then(|| RequestRef { session: &session, id: id.map_or("", RawValue::get) });
-                let direct = Direct { user, frame, at: unix_millis(), request };
+                    .then(|| RequestRef::new(&session, id.map_or("", RawValue::get)));
+                let direct = Direct::new(user, frame, unix_millis()).request(request);
                 let payload = envelope::encode(&Event::Direct(direct));
                 let options = PublishOptions::default();
                 Outgoing { topic: Topic::User(to), payload, options }

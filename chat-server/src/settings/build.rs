@@ -174,18 +174,16 @@ impl Layer {
 
     fn hub(&self) -> HubConfig {
         let default = Retention::default();
-        let all = Retention {
-            messages: self.history.unwrap_or(default.messages),
-            bytes: self.history_bytes.unwrap_or(default.bytes),
-            ttl: self.history_ttl.map_or(default.ttl, |ttl| ttl.0),
-        };
+        let all = Retention::default()
+            .messages(self.history.unwrap_or(default.messages))
+            .bytes(self.history_bytes.unwrap_or(default.bytes))
+            .ttl(self.history_ttl.map_or(default.ttl, |ttl| ttl.0));
         let mut rules = HistoryRules::new(if_any(all));
         for class in self.rooms.iter().flatten() {
-            let retention = Retention {
-                messages: class.history.unwrap_or(all.messages),
-                bytes: class.history_bytes.unwrap_or(all.bytes),
-                ttl: class.history_ttl.map_or(all.ttl, |ttl| ttl.0),
-            };
+            let retention = Retention::default()
+                .messages(class.history.unwrap_or(all.messages))
+                .bytes(class.history_bytes.unwrap_or(all.bytes))
+                .ttl(class.history_ttl.map_or(all.ttl, |ttl| ttl.0));
             rules = rules.class(&class.name, if_any(retention));
         }
         let mut hub = HubConfig::default().history(rules);
@@ -248,7 +246,7 @@ mod tests {
         let hub = settings.server.hub;
         let kept = hub.history.of(&chat_core::RoomId::new("r").unwrap());
         let day = Duration::from_secs(24 * 3600);
-        assert_eq!(kept, Some(Retention { messages: 256, bytes: 1 << 20, ttl: day }));
+        assert_eq!(kept, Some(Retention::default().messages(256).bytes(1 << 20).ttl(day)));
         assert_eq!((hub.presence_limit, hub.grace), (200, Duration::from_secs(5)));
         assert_eq!(settings.presence_lease, Duration::from_secs(10));
         assert_eq!(settings.threads, default_threads());
@@ -308,9 +306,9 @@ mod tests {
         let of = |name| settings.server.hub.history.of(&chat_core::RoomId::new(name).unwrap());
         assert_eq!(of("game-1"), None);
         let hour = Duration::from_secs(3600);
-        assert_eq!(of("general"), Some(Retention { messages: 10, bytes: 5000, ttl: hour }));
+        assert_eq!(of("general"), Some(Retention::default().messages(10).bytes(5000).ttl(hour)));
         let ttl = Retention::default().ttl;
-        assert_eq!(of("files-1"), Some(Retention { messages: 10, bytes: 900_000, ttl }));
+        assert_eq!(of("files-1"), Some(Retention::default().messages(10).bytes(900_000).ttl(ttl)));
         for wrong in ["[[rooms]]\nhistory = 1", "[[rooms]]\nname = \"a\"\nhistori = 1"] {
             assert!(toml::from_str::<Layer>(wrong).is_err(), "{wrong}");
         }

@@ -195,12 +195,12 @@ impl Store {
 }
 
 fn occupancy((version, count, members): Reply) -> Occupancy {
-    Occupancy { version, count, occupants: members.into_iter().filter_map(occupant).collect() }
+    Occupancy::new(version, count, members.into_iter().filter_map(occupant).collect())
 }
 
 /// Reads a member; the version, which is none, has no name.
 fn occupant((user, member): (Vec<u8>, Vec<u8>)) -> Option<Occupant> {
     let user = UserId::new(std::str::from_utf8(&user).ok()?).ok()?;
     let colon = member.iter().position(|byte| *byte == b':')?;
-    Some(Occupant { user, info: Bytes::from(member).slice(colon + 1..) })
+    Some(Occupant::new(user, Bytes::from(member).slice(colon + 1..)))
 }

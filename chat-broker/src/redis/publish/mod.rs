@@ -104,7 +104,7 @@ impl Publisher {
     }
 
     /// See [`PresenceTracker::enter`](crate::PresenceTracker::enter).
-    pub(super) fn enter(&self, topic: &Topic, Occupant { user, info }: Occupant) {
+    pub(super) fn enter(&self, topic: &Topic, Occupant { user, info, .. }: Occupant) {
         let worker = self.worker(topic);
         worker.outbox.join(self.key(topic, user), info, worker.accepted());
     }

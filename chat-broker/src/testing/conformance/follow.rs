@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use chat_core::{History, HistoryRange, Item, Position, Recent, Retention, Timeline, Topic};
+use chat_core::timeline::Timeline;
+use chat_core::{History, HistoryRange, Item, Position, Recent, Retention, Topic};
 use tokio::task::yield_now;
 
 use super::Bus;
@@ -14,7 +15,7 @@ use crate::publish::PublishOptions;
 
 /// Everything that these tests publish is kept.
 fn delivery() -> PublishOptions {
-    let retention = Retention { messages: 1_000_000, bytes: usize::MAX, ..Retention::default() };
+    let retention = Retention::default().messages(1_000_000).bytes(usize::MAX);
     PublishOptions::default().retention(retention)
 }
 

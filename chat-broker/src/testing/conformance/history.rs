@@ -67,7 +67,7 @@ pub async fn history_is_read_in_pages_both_ways(bus: &impl Bus) {
         assert_eq!(answers.len(), reads.len(), "an answer to each read");
         for (history, (range, limit, offsets)) in answers.into_iter().zip(&expected) {
             let entries = offsets.iter().map(|&offset| entry(offset)).collect();
-            let expected = History { position, entries };
+            let expected = History::new(position, entries);
             assert_eq!(history, expected, "{range:?}, at most {limit}");
         }
     }
@@ -76,7 +76,7 @@ pub async fn history_is_read_in_pages_both_ways(bus: &impl Bus) {
 
 /// What the test above publishes.
 fn entry(offset: u64) -> HistoryEntry {
-    HistoryEntry { offset, payload: Bytes::from(offset.to_string()) }
+    HistoryEntry::new(offset, Bytes::from(offset.to_string()))
 }
 
 /// A page ends with the publication that takes it beyond
@@ -117,7 +117,7 @@ pub async fn history_is_kept_by_count(bus: &impl Bus) {
     let mut published = 0;
     // Each step: so many messages more, of which so many are kept; so many are there then.
     for (more, messages, at_least) in [(600, 100, 100), (300, 500, 400), (1, 10, 10), (1, 1, 1)] {
-        let retention = Retention { messages, ..Retention::default() };
+        let retention = Retention::default().messages(messages);
         let mut receipts = Vec::new();
         for _ in 0..more {
             published += 1;
@@ -134,10 +134,10 @@ pub async fn history_is_kept_by_count(bus: &impl Bus) {
             assert!(kept >= at_least, "{messages} messages are kept: only {kept} are there");
             assert!(kept <= messages as usize + BLOCK, "{messages} are kept: {kept} are there");
             let oldest = published - kept as u64 + 1;
-            let expected = History {
-                position: Position { offset: published, ..history.position },
-                entries: (oldest..=published).map(entry).collect(),
-            };
+            let expected = History::new(
+                Position { offset: published, ..history.position },
+                (oldest..=published).map(entry).collect(),
+            );
             assert_eq!(history, expected, "the latest {kept}, without a hole");
         }
     }
@@ -158,7 +158,7 @@ pub async fn history_is_kept_by_bytes(bus: &impl Bus) {
     // One that is larger than all may be, and what follows on it.
     let beyond = [5000, 1, 5000, 5000, 200];
     for (messages, bytes) in [(10, 1000), (4, 1000), (10, 600), (10, 4)] {
-        let retention = Retention { messages, bytes, ..Retention::default() };
+        let retention = Retention::default().messages(messages).bytes(bytes);
         for size in large.iter().chain(&mixed).chain(&small).chain(&beyond).chain(&mixed) {
             let node = &nodes[before.offset as usize % 2];
             let delivery = PublishOptions::default().retention(retention);
@@ -221,7 +221,7 @@ pub async fn history_expires_as_a_whole(bus: &impl Bus) {
     let node = Node::connect(bus).await;
     let topic = room("expiry");
     let publish = async || {
-        let retention = Retention { messages: 10, ttl: TTL, ..Retention::default() };
+        let retention = Retention::default().messages(10).ttl(TTL);
         let published =
             node.deliver(&topic, "x", PublishOptions::default().retention(retention)).await;
         published.position.expect("a position")
@@ -325,7 +325,7 @@ pub async fn publication_is_in_the_history_when_it_arrives(bus: &impl Bus) {
             let message = node.next().await;
             let Position { epoch, offset } = message.position.expect("a position");
             let history = node.history(&topic, HistoryRange::After(offset - 1), 1).await;
-            assert_eq!(history.entries, [HistoryEntry { offset, payload: message.payload }]);
+            assert_eq!(history.entries, [HistoryEntry::new(offset, message.payload)]);
             assert!(history.position.epoch == epoch && history.position.offset >= offset);
         }
     };

@@ -44,7 +44,7 @@ pub async fn key_is_published_once(bus: &impl Bus) {
     assert_eq!(kept, expected, "what was published again is not kept");
     assert_eq!(a.arrived().await.len(), 3, "nor handed on");
 
-    let one = Retention { messages: 1, ..Retention::default() };
+    let one = Retention::default().messages(1);
     for _ in 0..300 {
         a.deliver(&topic, "", PublishOptions::default().retention(one)).await;
     }

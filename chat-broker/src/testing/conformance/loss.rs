@@ -64,7 +64,7 @@ pub async fn lost_publications_are_reported(bus: &impl Bus) {
 
 /// The whole flood is kept.
 fn delivery() -> PublishOptions {
-    let retention = Retention { messages: 2 * FLOOD, bytes: usize::MAX, ..Retention::default() };
+    let retention = Retention::default().messages(2 * FLOOD).bytes(usize::MAX);
     PublishOptions::default().retention(retention)
 }
 

@@ -32,7 +32,7 @@ impl Model {
             return (*first, true);
         }
         self.offset += 1;
-        self.kept.push_back(HistoryEntry { offset: self.offset, payload });
+        self.kept.push_back(HistoryEntry::new(self.offset, payload));
         let excess = |entry: &HistoryEntry| retention.excess(entry.payload.len());
         while !retention.allows(self.kept.len(), self.kept.iter().map(excess).sum()) {
             self.kept.pop_front();
@@ -78,7 +78,7 @@ impl TestRng {
 pub async fn any_mix_of_calls_matches_the_model(bus: &impl Bus) {
     let nodes = [Node::connect(bus).await, Node::connect(bus).await];
     let mut rooms = KEPT.map(|(messages, bytes)| {
-        let retention = Retention { messages, bytes, ..Retention::default() };
+        let retention = Retention::default().messages(messages).bytes(bytes);
         (room("model"), retention, Model::default())
     });
     let mut rng = TestRng(1);

@@ -240,5 +240,5 @@ pub(super) fn user(name: &str) -> UserId {
 
 /// Somebody whose information is the name.
 pub(super) fn occupant(name: &str) -> Occupant {
-    Occupant { user: user(name), info: Bytes::from(format!("about {name}")) }
+    Occupant::new(user(name), Bytes::from(format!("about {name}")))
 }

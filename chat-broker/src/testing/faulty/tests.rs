@@ -14,7 +14,7 @@ fn topic() -> Topic {
 }
 
 fn occupant() -> Occupant {
-    Occupant { user: UserId::new("u").unwrap(), info: Bytes::new() }
+    Occupant::new(UserId::new("u").unwrap(), Bytes::new())
 }
 
 async fn faulty() -> (Arc<FaultyBroker>, BrokerEvents) {
