@@ -140,7 +140,7 @@ impl<M> Shared<M> {
     }
 
     /// Lets those go whose time is up. Returns when the next one's is.
-    fn expire_grace(&self) -> Option<Instant> {
+    fn expire_due(&self) -> Option<Instant> {
         let mut state = self.presence.state();
         let now = Instant::now();
         while let Some((until, ..)) = state.lost.front() {
@@ -172,7 +172,7 @@ impl<M> Shared<M> {
 /// Works for ever.
 pub(super) async fn run<M>(shared: &Shared<M>) {
     loop {
-        match shared.expire_grace() {
+        match shared.expire_due() {
             Some(next) => sleep_until(next).await,
             None => shared.presence.lost.notified().await,
         }

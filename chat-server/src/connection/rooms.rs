@@ -55,7 +55,7 @@ const TYPING_PAUSE: Duration = Duration::from_secs(1);
 
 impl Connection {
     pub(super) fn joined_room(&self, room: &RoomId) -> Option<&JoinedRoom> {
-        self.rooms.iter().find(|place| place.room == *room)
+        self.rooms.iter().find(|joined| joined.room == *room)
     }
 
     /// Leaves a room, and answers.
@@ -161,7 +161,7 @@ impl Connection {
         let may_recover = self.may(Capability::History, &room).await;
         let options = if may_recover { options } else { JoinOptions::default() };
         let member = self.member.seeing(sees_presence);
-        let index = self.rooms.iter().position(|place| place.room == room);
+        let index = self.rooms.iter().position(|joined| joined.room == room);
         let answered = Arc::default();
         let request = JoinRequest {
             id: id.map(ToOwned::to_owned),
@@ -249,9 +249,9 @@ impl Connection {
         options: JoinOptions,
         request: JoinRequest,
     ) -> Result<(), Rejection> {
-        let Some(place) = self.rooms.get_mut(index) else { return Ok(()) };
-        place.sees_presence = member.sees_presence();
-        let joining = place.membership.rejoin_with(member, options, request);
+        let Some(joined) = self.rooms.get_mut(index) else { return Ok(()) };
+        joined.sees_presence = member.sees_presence();
+        let joining = joined.membership.rejoin_with(member, options, request);
         joining.await.map_err(|error| unavailable(&error))
     }
 
@@ -264,46 +264,43 @@ impl Connection {
         )
     }
 
-    /// Leaves a room; those who stay are told at once.
-    pub(super) fn leave_room(&mut self, room: &RoomId) -> Result<(), Rejection> {
-        self.take_room(room).map(drop)
-    }
-
-    fn take_room(&mut self, room: &RoomId) -> Result<JoinedRoom, Rejection> {
-        let index = self.rooms.iter().position(|place| place.room == *room);
+    /// Takes a room out of the list of those joined. Dropping its membership leaves it.
+    pub(super) fn take_room(&mut self, room: &RoomId) -> Result<JoinedRoom, Rejection> {
+        let index = self.rooms.iter().position(|joined| joined.room == *room);
         Ok(self.rooms.swap_remove(index.ok_or_else(not_in_a_room)?))
     }
 
     /// The end of the connection.
     pub(super) fn leave_all(&mut self) {
         self.inbox = None;
-        for place in std::mem::take(&mut self.rooms) {
-            self.disconnect(place);
+        for joined in std::mem::take(&mut self.rooms) {
+            self.disconnect(joined);
         }
     }
 
-    /// Leaves a room without a wish to. A client of the native protocol may come back, but for one
-    /// that was kicked or banned just before: the sanction found a connection, and no grace to end.
-    fn disconnect(&self, place: JoinedRoom) {
-        let notice = self.server_sentence().or_else(|| self.room_sentence(&place));
-        if self.member.is_native() && sentence.is_none() {
-            place.membership.disconnect();
+    /// Leaves a room because the connection ended. A client of the native protocol has the grace to
+    /// return, unless it was kicked or banned just before: the sanction found a connection, and no
+    /// grace to end.
+    fn disconnect(&self, joined: JoinedRoom) {
+        let sanction = self.server_sanction().or_else(|| self.room_sanction(&joined));
+        if self.member.is_native() && sanction.is_none() {
+            joined.membership.disconnect();
         }
     }
 
     pub(super) async fn typing(&mut self, room: &RoomId, typing: bool) -> Result<(), Rejection> {
         let now = Instant::now();
-        let place = self.rooms.iter_mut().find(|place| place.room == *room);
-        let place = place.ok_or_else(not_in_a_room)?;
+        let joined = self.rooms.iter_mut().find(|joined| joined.room == *room);
+        let joined = joined.ok_or_else(not_in_a_room)?;
         // Stopping is told once, and at once; starting once in a while.
-        let throttled = match place.typing {
+        let throttled = match joined.typing {
             Some((true, at)) => typing && now.duration_since(at) < TYPING_PAUSE,
             Some((false, at)) => !typing || now.duration_since(at) < TYPING_PAUSE / 10,
             None => false,
         };
         if !throttled {
-            place.typing = Some((typing, now));
-            let topic = place.membership.topic().clone();
+            joined.typing = Some((typing, now));
+            let topic = joined.membership.topic().clone();
             let user = self.member.user.as_sender();
             self.tell(&topic, &Event::Typing { user, typing }).await;
         }
@@ -325,10 +322,10 @@ impl Connection {
         id: Option<&RawValue>,
         room: &RoomId,
     ) -> Result<(), Rejection> {
-        let place = self.joined_room(room).ok_or_else(not_in_a_room)?;
+        let joined = self.joined_room(room).ok_or_else(not_in_a_room)?;
         let max = self.state.config.max_listed_members;
         let mut bytes = 0;
-        place.membership.look(|snapshot| {
+        joined.membership.look(|snapshot| {
             let asker = Asker { user: &self.member.user, is_joining: false };
             members::list(&snapshot, asker, max, |members, count| {
                 let members = Members::new(room, members, count);

@@ -83,13 +83,13 @@ impl Connection {
 
     /// Sanctions have changed that may concern the client.
     pub(super) fn check_sanctions(&mut self) {
-        if let Some(notice) = self.server_sentence() {
+        if let Some(notice) = self.server_sanction() {
             return self.enforce(&notice);
         }
         let notices: Vec<(RoomId, SanctionNotice)> = self
             .rooms
             .iter()
-            .filter_map(|place| Some((place.room.clone(), self.room_sentence(place)?)))
+            .filter_map(|joined| Some((joined.room.clone(), self.room_sanction(joined)?)))
             .collect();
         for (room, notice) in notices {
             let message = notice.reason.as_deref();
@@ -98,14 +98,14 @@ impl Connection {
     }
 
     /// The sanction that ends the connection.
-    pub(super) fn server_sentence(&self) -> Option<SanctionNotice> {
+    pub(super) fn server_sanction(&self) -> Option<SanctionNotice> {
         self.state.moderation.sanction_on(Scope::Server, &self.member.user.id, self.since)
     }
 
     /// The sanction that ends the membership of a room.
-    pub(super) fn room_sentence(&self, place: &JoinedRoom) -> Option<SanctionNotice> {
-        let scope = Scope::Room(&place.room);
-        self.state.moderation.sanction_on(scope, &self.member.user.id, place.since)
+    pub(super) fn room_sanction(&self, joined: &JoinedRoom) -> Option<SanctionNotice> {
+        let scope = Scope::Room(&joined.room);
+        self.state.moderation.sanction_on(scope, &self.member.user.id, joined.since)
     }
 
     /// Ends the connection. Nobody waits for it to come back.
@@ -120,7 +120,7 @@ impl Connection {
     /// Leaves a room for the client. Dialects that have no word for it lose the connection.
     pub(super) fn evict_from(&mut self, room: &RoomId, why: EvictionReason, message: Option<&str>) {
         // It is there, or has been left meanwhile.
-        let _ = self.leave_room(room);
+        let _ = self.take_room(room);
         if self.member.is_native() {
             let mut left = Left::new(room);
             left.reason = Some(why.told().into());
