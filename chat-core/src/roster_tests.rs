@@ -232,7 +232,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     /// However changes are lost and snapshots delayed, in the end the roster is right,
-    /// and whoever follows what was told knows the same.
+    /// and a follower of what was told knows the same.
     #[test]
     fn the_roster_comes_to_the_truth(
         steps in prop::collection::vec((0u32..8, 0u8..6), 0..200), limit in 1usize..7,
@@ -252,7 +252,7 @@ proptest! {
                     }
                 }
             }
-            // Whoever comes to a room, or to a small one that was big, is given a list.
+            // A member that joins a room, or a small one that was big, is given a list.
             match roster.listed() {
                 None => follower = None,
                 Some(listed) => {

@@ -382,7 +382,7 @@ fn play(script: Vec<Happens>, page: u64) -> usize {
                 }
             }
             Happens::Reset => {
-                // Whoever resets a store breaks its connections.
+                // A store that is reset breaks its connections.
                 store = Store::default();
                 under_way.clear();
                 server.timeline.mark_stale();

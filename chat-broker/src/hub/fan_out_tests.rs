@@ -113,7 +113,7 @@ async fn the_time_of_a_batch_begins_with_its_first() {
 }
 
 #[test]
-fn whoever_has_more_than_one_turn_calls_everybody() {
+fn worker_with_backlog_wakes_all_workers() {
     let fan_out = FanOut::<Nobody>::new(3);
     let room = Room { topic: Topic::Room(RoomId::new("r").unwrap()), nth: 0 };
     fan_out.put_back(2, Turn::Cut(room));

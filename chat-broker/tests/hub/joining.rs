@@ -118,11 +118,11 @@ async fn four_calls_are_under_way_at_a_time() {
 async fn later_joins_ask_the_broker_nothing() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
-    let _first = join(&hub, &topic, 0).await;
+    let mut places = vec![join(&hub, &topic, 0).await];
     say(&publisher, &topic, "x").await;
     let calls = broker.calls().len();
     for id in 1..100 {
-        std::mem::forget(join(&hub, &topic, id).await);
+        places.push(join(&hub, &topic, id).await);
     }
     assert_eq!(broker.calls().len(), calls);
 }
@@ -199,7 +199,7 @@ async fn a_topic_that_could_not_be_read_is_let_go_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_attached_stays_through_an_outage() {
+async fn attached_member_stays_through_an_outage() {
     let (hub, broker, publisher) = faulty();
     broker.fail_next(Call::Subscribe, 3);
     let topic = chat_core::Topic::User(crate::support::user("u"));
@@ -296,7 +296,7 @@ async fn join_waits_for_a_broker_that_is_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_read_for_somebody_else_is_not_taken_for_a_newcomers() {
+async fn read_of_an_abandoned_join_is_not_used_for_the_next() {
     let (hub, broker, publisher) = faulty();
     broker.hold_next(Call::History, 1);
     let topic = room("r");

@@ -268,7 +268,7 @@ async fn leave_of_last_user_resolves_after_its_event_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_leaves_another_tab_on_purpose_has_left() {
+async fn leave_in_one_tab_ends_the_grace_of_another() {
     let bus = MemoryBus::new();
     let hub = start(&bus);
     let topic = room("r");

@@ -10,9 +10,9 @@ use std::{env, thread};
 use chat_broker::testing::seed_randomness;
 use tokio::runtime::Builder;
 
-use crate::checks;
-use crate::script::Script;
-use crate::world::World;
+use crate::simulation::checks;
+use crate::simulation::script::Script;
+use crate::simulation::world::World;
 
 /// Seeds of a normal run.
 const SEEDS: u64 = 100;

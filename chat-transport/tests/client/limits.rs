@@ -151,7 +151,7 @@ async fn token_that_is_too_large_is_the_end() {
 
 /// A renewal that the server does not take ends one connection, and the next `hello` the client.
 #[tokio::test(start_paused = true)]
-async fn renewed_token_that_is_too_large_is_not_tried_for_ever() {
+async fn renewed_token_that_is_too_large_closes_the_client() {
     let mock = Mock::start().await;
     let (sizes, count) = ([1_000, 300_000], std::sync::atomic::AtomicUsize::new(0));
     let config = quick().token_from(move || {

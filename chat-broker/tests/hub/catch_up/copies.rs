@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chat_broker::testing::{Call, LossNotice};
 use chat_broker::{Broker, HistoryRead, JoinOptions, Membership};
-use chat_core::{ConnectionId, HistoryRange, Position, Retention};
+use chat_core::{ConnectionId, HistoryRange, Position};
 use proptest::prelude::*;
 use tokio::time::sleep;
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use chat_broker::testing::{Call, LossNotice};
 use chat_broker::{
-    BrokerError, HistoryRead, HistoryRules, HubConfig, JoinOptions, Joiner, Snapshot,
+    BrokerError, HistoryRead, HistoryRules, HubConfig, JoinOptions, Joiner, Membership, Snapshot,
 };
-use chat_core::{CloseReason, ConnectionId, Deliver, DeliveryOutcome, Position, Retention};
+use chat_core::{CloseReason, ConnectionId, Deliver, DeliveryOutcome, Position};
 use tokio::sync::Notify;
 use tokio::time::{advance, sleep, timeout};
 
@@ -146,13 +146,14 @@ async fn newest_messages_are_given_to_a_member_without_a_copy() {
     for (retention, wanted, first) in [(LONG, 2, 4), (LONG, 9, 1), (few, 9, 3), (LONG, 0, 6)] {
         let world = World::new(retention);
         world.say(1..=5).await;
+        // They stay, so that the room does.
+        let mut memberships = Vec::new();
         for id in 1..=2 {
             let reads = world.reads();
             let (late, mut ear) = member(300);
             let options = JoinOptions::default().history(wanted);
             let joining = world.hub.join(&world.topic, ConnectionId::new(id), late, options);
-            // The first stays, so that the room does.
-            std::mem::forget(joining.await.unwrap());
+            memberships.push(joining.await.unwrap());
             ear.expect_numbers(first..=5).await;
             assert_eq!(world.reads() - reads, usize::from(id == 1), "one opens the room");
         }
@@ -268,18 +269,18 @@ async fn messages_that_a_room_was_opened_with_expire() {
     ear.expect_silence().await;
 }
 
-/// A member that has received more from another server than this one has.
-async fn ahead(world: &World) -> Position {
+/// A member keeps the room open, and this server misses what was published last: where that ends.
+async fn behind(world: &World) -> (Membership<Member>, Position) {
     world.say(1..=1).await;
-    std::mem::forget(join(&world.hub, &world.topic, 9).await);
+    let (first, ..) = join(&world.hub, &world.topic, 9).await;
     world.broker.lose_publications(2, LossNotice::Nothing);
-    world.say(2..=3).await
+    (first, world.say(2..=3).await)
 }
 
 #[tokio::test(start_paused = true)]
 async fn member_ahead_of_its_server_costs_no_reads_while_it_waits() {
     let world = World::new(LONG);
-    let here = ahead(&world).await;
+    let (_first, here) = behind(&world).await;
     let (late, mut ear) = member(300);
     let before = world.reads();
     let waiting = async {
@@ -300,7 +301,7 @@ async fn member_ahead_of_its_server_costs_no_reads_while_it_waits() {
 #[tokio::test(start_paused = true)]
 async fn member_whose_server_stays_behind_is_closed() {
     let world = World::new(LONG);
-    let here = ahead(&world).await;
+    let (_first, here) = behind(&world).await;
     let (late, mut ear) = member(300);
     let joined = timeout(Duration::from_secs(11), world.join(late.clone(), here)).await;
     let _membership = joined.unwrap().unwrap();
@@ -371,7 +372,7 @@ impl Joiner<Member> for Owner {
 #[tokio::test(start_paused = true)]
 async fn interrupted_member_is_closed_while_its_server_is_behind() {
     let world = World::new(LONG);
-    let (here, owner) = (ahead(&world).await, Owner::default());
+    let ((_first, here), owner) = (behind(&world).await, Owner::default());
     let (late, _ear) = member(300);
     let options = JoinOptions::default().since(here);
     let joining = world.hub.join_with(

@@ -1,26 +1,18 @@
 //! Bad input on the real server: each has its documented answer, and nobody else notices.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
-
 mod floods;
 mod frames;
 mod log;
 mod names;
 mod requests;
-#[path = "../shared/mod.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod shared;
 mod silence;
-#[path = "../e2e/support.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod support;
 mod texts;
 mod unread;
 mod vanishing;
 mod wire;
 
+use crate::support::{Chat, FAST, command};
 use chat_broker::testing::RedisServer;
-use support::{Chat, FAST, command};
 
 /// What a table of bad input may leave behind, in KiB: what the allocator keeps, and no more.
 const LEFT_BEHIND: u64 = 4 * 1024;

@@ -1,11 +1,17 @@
-//! Processes of the program, and Redis between them.
+//! Processes of the program, Redis between them, and what tests do with both.
 
-use std::cell::Cell;
-use std::io::{BufRead, BufReader, Read};
+pub(crate) mod bystanders;
+pub(crate) mod crowd;
+pub(crate) mod process;
+pub(crate) mod raw;
+pub(crate) mod sockets;
+pub(crate) mod verdict;
+
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
@@ -13,6 +19,7 @@ use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::MutexGuard;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -31,18 +38,12 @@ struct Log {
 
 impl Log {
     /// Also for a test that failed while it looked.
-    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+    fn lines(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-thread_local! {
-    /// What a test has started: a test has a thread.
-    static STARTED: Cell<usize> = const { Cell::new(0) };
-}
-
 /// Rates for tests that fill outboxes and queues: what a server of today's machines can bear.
-#[allow(dead_code, reason = "for other tests that share this file")]
 pub(crate) const FAST: [&str; 9] = [
     "--rate=50000",
     "--rate-per-user=50000",
@@ -55,11 +56,14 @@ pub(crate) const FAST: [&str; 9] = [
     "--join-rate=50000",
 ];
 
-/// The program with a clean environment. Those of one test have other numbers of threads, which
-/// is to make no difference; the first has one that its name gives, the same in each run.
+/// The program with a clean environment, on `TEST_SERVER_THREADS` threads: 2 by default.
 pub(crate) fn command() -> Command {
-    let name = std::thread::current().name().map_or(0, str::len);
-    let threads = (name + STARTED.replace(STARTED.get() + 1)) % 3 + 1;
+    let threads = std::env::var("TEST_SERVER_THREADS").ok();
+    command_on(threads.map_or(2, |threads| threads.parse().expect("a number of threads")))
+}
+
+/// The program with a clean environment, on so many threads.
+pub(crate) fn command_on(threads: usize) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chat-server"));
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env("THREADS", threads.to_string());
@@ -77,10 +81,12 @@ impl Chat {
         Self::start(command().env("PORT", "0").env("REDIS_URL", redis.url()))
     }
 
-    /// So many with further arguments, ready to serve.
+    /// So many with further arguments, ready to serve: on one thread, on two, on three, and so on,
+    /// which must make no difference.
     pub(crate) async fn several<const N: usize>(redis: &RedisServer, args: &[&str]) -> [Self; N] {
-        let start = |_| {
-            Self::start(command().args(["--port", "0", "--redis-url", &redis.url()]).args(args))
+        let start = |n| {
+            let mut command = command_on(n % 3 + 1);
+            Self::start(command.args(["--port", "0", "--redis-url", &redis.url()]).args(args))
         };
         let servers = std::array::from_fn(start);
         for server in &servers {
@@ -129,7 +135,6 @@ impl Chat {
     }
 
     /// The id of the process.
-    #[allow(dead_code, reason = "for other tests that share this file")]
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -173,7 +178,6 @@ impl Chat {
     }
 
     /// The lines of the log so far.
-    #[allow(dead_code, reason = "for other tests that share this file")]
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lines().clone()
     }
@@ -202,7 +206,6 @@ impl Chat {
     }
 
     /// A number of `/metrics`; 0 if it has a label that nothing was counted under yet.
-    #[allow(dead_code, reason = "for other tests that share this file")]
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let (_, _, page) = self.http("GET", "/metrics").await;
         match value_of(&page, name) {
@@ -217,7 +220,6 @@ impl Chat {
     }
 
     /// Waits until that is as it should be.
-    #[allow(dead_code, reason = "for other tests that share this file")]
     pub(crate) async fn until_metric(&self, name: &str, is_so: impl Fn(u64) -> bool) {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -306,6 +308,38 @@ pub(crate) fn run(command: &mut Command) -> (i32, String, String) {
     child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
     child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
     (status.code().expect("an exit code"), out, err)
+}
+
+/// Prints a line that is shown also when the test succeeds.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Tests that fill the machine with clients run one after another: what each measures is then its
+/// own, and no deadline passes because two crowds share two cores.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    ONE_AT_A_TIME.lock().await
+}
+
+/// Whether tests judge how long something took: with `ASSERT_TIMES=1`, as `.ci/run --long` sets it.
+/// On a machine that has other work, any server is slow.
+pub(crate) fn asserts_times() -> bool {
+    std::env::var_os("ASSERT_TIMES").is_some_and(|value| value != "0")
+}
+
+/// Asserts that something took less than `most`, if [`asserts_times`].
+pub(crate) fn assert_within(what: &str, took: Duration, most: Duration) {
+    assert!(!asserts_times() || took < most, "{what} took {took:?}, more than {most:?}");
+}
+
+/// Waits until the condition holds, for as long as a busy machine may take.
+pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + 3 * DEADLINE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn wait(child: &mut Child) -> ExitStatus {

@@ -1,7 +1,8 @@
 //! A node under test, and waiting with a deadline.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -159,6 +160,17 @@ impl Node {
     }
 }
 
+/// Whether tests judge how long something took: with `ASSERT_TIMES=1`, as `.ci/run --long` sets it.
+/// On a machine that has other work, any server is slow.
+pub(crate) fn asserts_times() -> bool {
+    std::env::var_os("ASSERT_TIMES").is_some_and(|value| value != "0")
+}
+
+/// Asserts that something took less than `most`, if [`asserts_times`].
+pub(crate) fn assert_within(what: &str, took: Duration, most: Duration) {
+    assert!(!asserts_times() || took < most, "{what} took {took:?}, more than {most:?}");
+}
+
 /// Waits until `condition` holds, and fails if it does not within [`PATIENCE`].
 pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -166,6 +178,21 @@ pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
         assert!(Instant::now() < deadline, "waited too long for: {what}");
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Waits until each node has renewed its lease so often.
+pub(crate) async fn until_renewed(server: &RedisServer, times: usize) {
+    let leases = Mutex::new(BTreeMap::<String, BTreeSet<String>>::new());
+    eventually("renewals", async || {
+        let listed = server.command(&["ZRANGE", "chat:nodes", "0", "-1", "WITHSCORES"]).await;
+        let words: Vec<&str> = listed.lines().collect();
+        let mut leases = leases.lock().unwrap();
+        for node in words.chunks_exact(2) {
+            leases.entry(node[0].to_owned()).or_default().insert(node[1].to_owned());
+        }
+        leases.values().all(|ends| ends.len() > times)
+    })
+    .await;
 }
 
 /// Says why a test is skipped, where the harness does not hold it back.

@@ -4,29 +4,17 @@
 //! come, talk, leave, vanish, read slowly and break rules. `SOAK_SECONDS` says for how long; by
 //! default a minute.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
-
 mod churn;
-#[path = "../chaos/clients.rs"]
-mod clients;
 mod level;
-#[path = "../shared/mod.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod shared;
-#[path = "../e2e/support.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod support;
-#[path = "../chaos/verdict.rs"]
-mod verdict;
 mod world;
 
 use std::time::Duration;
 
+use crate::support::crowd::Crowd;
+use crate::support::verdict::Verdict;
+use crate::support::{alone, say};
 use churn::Churn;
-use clients::Crowd;
 use level::Level;
-use shared::say;
-use verdict::Verdict;
 use world::World;
 
 /// Those who stay, and their rooms.
@@ -35,8 +23,9 @@ const ROOMS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_comes_and_goes_leaves_nothing() {
+    let _alone = alone().await;
     let world = World::start().await;
-    let crowd = Crowd::join(&world, CROWD, ROOMS).await;
+    let crowd = Crowd::join(|n| world.urls(n), CROWD, ROOMS).await;
     let whole = duration();
     // What a server takes once, it has taken after a while.
     let warm_up = (whole / 4).min(Duration::from_secs(60));

@@ -10,13 +10,12 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::eventually;
-use crate::support::{join, next_of};
+use super::{assert_within, eventually, join, next_of};
 
 /// Between two messages.
 const PACE: Duration = Duration::from_millis(5);
 
-/// How long the slowest message may take, on a busy machine.
+/// How long the slowest message may take.
 const SLOWEST: Duration = Duration::from_secs(5);
 
 /// What a busy machine may make of a message that is served well.
@@ -78,12 +77,12 @@ impl Bystanders {
         Service::of(std::mem::take(&mut *times()))
     }
 
-    /// Every message came, and in time, since they began or were last asked.
+    /// Every message came since they began or were last asked.
     pub(crate) async fn were_served(self) -> Service {
         self.stop.store(true, Ordering::Relaxed);
         self.talk.await.expect("a bystander was not served");
         let service = Service::of(std::mem::take(&mut *self.times.lock().unwrap()));
-        assert!(service.slowest() < SLOWEST, "a bystander waited: {service}");
+        assert_within("the slowest message", service.slowest(), SLOWEST);
         service
     }
 }
@@ -110,10 +109,10 @@ impl Service {
         self.times[nth.max(1) - 1]
     }
 
-    /// Whoever is served so has not noticed what others did meanwhile.
+    /// Bystanders that are served so have not noticed what others did.
     pub(crate) fn is_no_slower_than(&self, quiet: &Self) {
         let most = (2 * quiet.within(0.99)).max(NOISE);
-        assert!(self.within(0.99) < most, "bystanders: {self}; when it was quiet: {quiet}");
+        assert_within("the 99th of 100 messages", self.within(0.99), most);
     }
 }
 

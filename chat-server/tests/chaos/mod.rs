@@ -3,33 +3,20 @@
 //! What was acknowledged must reach everybody, once and in order. `CHAOS_SECONDS` says how
 //! long the faults go on; by default each comes once.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
-
-mod clients;
-#[path = "../shared/mod.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod shared;
-#[path = "../e2e/support.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod support;
-mod verdict;
 mod world;
 
 use std::time::{Duration, Instant};
 
-use clients::Crowd;
-use shared::say;
-use verdict::Verdict;
+use crate::support::crowd::Crowd;
+use crate::support::verdict::Verdict;
+use crate::support::{alone, say};
 use world::World;
-
-/// Everything that happens here is of one process each: not side by side with another.
-static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_doubled_or_reordered() {
-    let _alone = ONE_AT_A_TIME.lock().await;
+    let _alone = alone().await;
     let mut world = World::start(3, &["--appendonly", "yes", "--appendfsync", "always"]).await;
-    let crowd = Crowd::join(&world, 200, 20).await;
+    let crowd = Crowd::join(|n| world.urls(n), 200, 20).await;
     let until = Instant::now() + duration();
     let mut round = 0;
     loop {
@@ -78,9 +65,9 @@ async fn nothing_is_lost_doubled_or_reordered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_redis_is_emptied_everybody_is_told_and_goes_on() {
-    let _alone = ONE_AT_A_TIME.lock().await;
+    let _alone = alone().await;
     let mut world = World::start(2, &[]).await;
-    let crowd = Crowd::join(&world, 200, 20).await;
+    let crowd = Crowd::join(|n| world.urls(n), 200, 20).await;
     pause(3).await;
     say("Redis restarts without its data");
     world.redis.restart();

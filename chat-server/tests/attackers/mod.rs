@@ -3,14 +3,11 @@
 //!
 //! Each test is one kind of attack: its attackers take turns at the attacks of a file here. Always:
 //! no member's connection is closed, every message reaches every member of its room, all in the
-//! same order, and Redis and the kernel hold no more than [`trial`] allows. Members are also served
-//! about as fast as without the attack: see [`trial`] for what "without" means on a machine that
-//! attackers and servers share.
+//! same order, and Redis and the kernel hold no more than [`trial`] allows.
 //!
-//! `LONG_ATTACKS=1` has longer phases and no slack for a busy machine. The ignored test measures
-//! each attack alone.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+//! With `LONG_ATTACKS=1` phases are longer, and members must also be served about as fast as without
+//! the attack: see [`trial`] for what "without" means on a machine that attackers and servers share.
+//! The ignored tests measure each attack alone.
 
 mod attacker;
 mod bans;
@@ -21,17 +18,8 @@ mod http;
 mod large;
 mod members;
 mod questions;
-#[path = "../faults/raw.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod raw;
 mod redis;
 mod rooms;
-#[path = "../shared/mod.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod shared;
-#[path = "../e2e/support.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod support;
 mod tabs;
 mod trial;
 mod unread;

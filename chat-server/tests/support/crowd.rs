@@ -10,8 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::verdict::Record;
-use crate::world::World;
+use super::verdict::Record;
 
 /// Between two messages of a client.
 const PACE: Duration = Duration::from_millis(400);
@@ -33,12 +32,16 @@ struct Talker {
 }
 
 impl Crowd {
-    /// All join their rooms; then all begin to talk.
-    pub(crate) async fn join(world: &World, clients: usize, rooms: usize) -> Self {
+    /// All join their rooms; then all begin to talk. The `n`th client connects to `urls(n)`.
+    pub(crate) async fn join(
+        urls: impl Fn(usize) -> Vec<String>,
+        clients: usize,
+        rooms: usize,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut talkers = Vec::new();
         for n in 0..clients {
-            talkers.push(Talker::join(world, n, format!("room-{}", n % rooms)).await);
+            talkers.push(Talker::join(urls(n), n, format!("room-{}", n % rooms)).await);
         }
         for (n, talker) in talkers.iter().enumerate() {
             talker.begin(n, Arc::clone(&stop));
@@ -54,7 +57,7 @@ impl Crowd {
             let writing = talker.writing.lock().unwrap().take();
             timeout(PATIENCE, writing.unwrap()).await.expect("a send hangs").unwrap();
         }
-        // One more each: whoever has heard the last of all others has heard all.
+        // One more each: a client that has heard the last of all others has heard all.
         self.everybody_hears_everybody().await;
         self.talkers.iter().map(|talker| talker.record.lock().unwrap().clone()).collect()
     }
@@ -103,12 +106,12 @@ impl Crowd {
 }
 
 impl Talker {
-    async fn join(world: &World, n: usize, room: String) -> Self {
+    async fn join(urls: Vec<String>, n: usize, room: String) -> Self {
         let name = format!("client-{n}");
         let config = ClientConfig::default()
             .name(&name)
             .backoff(Duration::from_millis(200), Duration::from_secs(2));
-        let (client, events) = Client::connect(world.urls(n), config).unwrap();
+        let (client, events) = Client::connect(urls, config).unwrap();
         let record = Arc::new(Mutex::new(Record { room: room.clone(), ..Record::default() }));
         let heard = Arc::new(Notify::new());
         tokio::spawn(listen(events, Arc::clone(&record), Arc::clone(&heard)));

@@ -1,13 +1,5 @@
 //! The Redis broker keeps the promises of the trait, and more when Redis does not.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a test fails by a panic and says what it measured, in its helpers too"
-)]
-
 mod answers;
 mod conformance;
 mod crowded;
@@ -28,6 +20,5 @@ mod resend;
 mod rights;
 mod sharing;
 mod stats;
-mod support;
 mod tls;
 mod unmarked;
