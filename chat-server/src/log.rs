@@ -2,6 +2,7 @@
 //!
 //! A pipe that is not read blocks whoever writes to it. Here that is a thread of its own; what
 //! it does not get rid of waits in a bounded buffer, and is dropped and counted beyond that.
+//! `tracing-appender` bounds its buffer by lines, not by bytes, and logs nothing of those it drops.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;

@@ -62,7 +62,7 @@ async fn run(
 ) -> Result<(), Exit> {
     let mut signals = Signals::new()
         .map_err(|error| Exit::System(format!("cannot listen for signals: {error}")))?;
-    if !settings.limits.limits {
+    if !settings.limits.enabled {
         warn!("limits are off: rates and counts are not limited, whatever else is set");
     }
     let config = with_system(server, settings.limits.connections_by_system());

@@ -37,7 +37,7 @@ use connections::Connections;
 use file::File;
 use limits::Limits;
 use redis::Redis;
-use rooms::Rooms;
+use rooms::{RoomClass, Rooms};
 use tokens::Tokens;
 
 pub(crate) use exit::{Exit, print};
@@ -97,7 +97,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Parser)]
 #[command(name = "chat-server", version)]
 struct Cli {
-    /// TOML file with settings, named as the flags are: port = 8081
+    /// TOML file with settings, named as the flags are: port = 8081 [default: none]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -134,22 +134,38 @@ impl Task {
 
 impl Cli {
     fn load(sources: &mut Sources) -> Result<Self, Exit> {
-        let mut command = sources.with_variables(Self::command());
-        let mut arguments = sources.arguments(&command);
+        let command = sources.with_variables(Self::command());
+        let arguments = sources.arguments(&command);
         let mut matches = parse(&command, &arguments)?;
         let mut classes = Vec::new();
         if let Some(path) = matches.get_one::<PathBuf>("config") {
-            let file = File::read(path)?;
-            command = file.add_to(&mut arguments, command, &matches)?;
-            classes = file.room_classes()?;
-            sources.add_file(file);
-            matches = parse(&command, &arguments)?;
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Invalid::new("config", path.display(), format!("cannot read it: {error}"))
+            })?;
+            let file = sources.add_file(File::parse(path, &text).map_err(Exit::File)?);
+            matches = with_file(file, &command, arguments, &matches)?;
+            classes = file.room_classes().map_err(Exit::File)?;
         }
         sources.add_padded_secrets(&command, &matches);
-        let mut cli = Self::from_arg_matches(&matches).map_err(Exit::Usage)?;
+        Self::new(&matches, classes)
+    }
+
+    fn new(matches: &ArgMatches, classes: Vec<RoomClass>) -> Result<Self, Exit> {
+        let mut cli = Self::from_arg_matches(matches).map_err(Exit::Usage)?;
         cli.settings.rooms.classes = classes;
         Ok(cli)
     }
+}
+
+/// What `given` says, and the file where it says nothing.
+fn with_file(
+    file: &File,
+    command: &clap::Command,
+    mut arguments: Vec<OsString>,
+    given: &ArgMatches,
+) -> Result<ArgMatches, Exit> {
+    let command = file.add_to(&mut arguments, command.clone(), given).map_err(Exit::File)?;
+    parse(&command, &arguments)
 }
 
 fn parse(command: &clap::Command, arguments: &[OsString]) -> Result<ArgMatches, Exit> {
@@ -157,6 +173,17 @@ fn parse(command: &clap::Command, arguments: &[OsString]) -> Result<ArgMatches, 
 }
 
 impl Settings {
+    /// The settings of a file, and of flags above it.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn of_file(text: &str, flags: &[&str]) -> Result<Self, Exit> {
+        let command = Cli::command();
+        let arguments: Vec<_> = ["chat-server"].iter().chain(flags).map(OsString::from).collect();
+        let file = File::parse(std::path::Path::new("chat.toml"), text).map_err(Exit::File)?;
+        let given = parse(&command, &arguments)?;
+        let matches = with_file(&file, &command, arguments, &given)?;
+        Cli::new(&matches, file.room_classes().map_err(Exit::File)?).map(|cli| cli.settings)
+    }
+
     /// The part that an application which embeds the server would set itself.
     ///
     /// # Errors
@@ -165,7 +192,7 @@ impl Settings {
         let mut server = ServerConfig::default();
         self.listen.add_to(&mut server);
         server.limits = self.limits.config(!server.trusted_proxies.is_empty());
-        self.connections.add_to(&mut server, self.limits.limits)?;
+        self.connections.add_to(&mut server, self.limits.enabled)?;
         self.tokens.add_to(&mut server);
         server.hub = self.rooms.hub().workers(self.listen.threads().get());
         server.check().map_err(|error| Invalid::new(error.setting, error.value, error.why))?;

@@ -135,7 +135,10 @@ impl Connections {
             return Err(Invalid::new("max-message-bytes", message, why));
         }
         if frame > outbox {
-            let why = format!("a frame may have {frame} bytes, and the outbox must hold one");
+            let why = format!(
+                "a frame may have {frame} bytes with max-message-bytes {message}, and the outbox \
+                 must hold one"
+            );
             return Err(Invalid::new("outbox-bytes", outbox, why));
         }
         Ok(frame)

@@ -1,6 +1,5 @@
 //! Why the program does not start, as it says so.
 
-use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -9,6 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::Cli;
 use super::source::{Invalid, Sources};
+use super::value::refusal;
 
 /// Why the program does not start.
 #[derive(Debug)]
@@ -62,16 +62,11 @@ fn usage(error: &clap::Error, sources: &Sources) -> String {
     let Some(argument) = context(error, ContextKind::InvalidArg) else { return line.to_owned() };
     let setting = argument.trim_start_matches("--");
     let setting = setting.split([' ', '=']).next().unwrap_or(setting);
-    match (reason(error), context(error, ContextKind::InvalidValue)) {
+    match (refusal(error), context(error, ContextKind::InvalidValue)) {
         (Some(why), _) if is_secret(setting) => Invalid::hidden(setting, why).message(sources),
         (Some(why), Some(value)) => Invalid::new(setting, value, why).message(sources),
         _ => line.replace(&format!("'{argument}'"), &sources.name(setting)),
     }
-}
-
-/// Why a value is refused, if that is the error.
-pub(super) fn reason(error: &clap::Error) -> Option<String> {
-    (error.kind() == ErrorKind::ValueValidation).then(|| error.source().map(ToString::to_string))?
 }
 
 fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {

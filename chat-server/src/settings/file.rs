@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, Parser};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::exit::{Exit, reason};
 use super::rooms::RoomClass;
-use super::source::{Invalid, insert, is_given};
+use super::value::refusal;
 
 /// A file, as text: clap reads the values.
 #[derive(Debug)]
@@ -29,15 +29,10 @@ struct Entry {
 }
 
 impl File {
-    pub(super) fn read(path: &Path) -> Result<Self, Exit> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Invalid::new("config", path.display(), format!("cannot read it: {error}"))
-        })?;
-        Self::parse(path, &text)
-    }
-
-    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, Exit> {
-        let wrong = |line, why: &str| Exit::File(format!("{}, line {line}{why}", path.display()));
+    /// # Errors
+    /// What is wrong, with the line.
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, String> {
+        let wrong = |line, why: &str| format!("{}, line {line}{why}", path.display());
         let table = DeTable::parse(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);
             wrong(line(text, start), &format!(": {}", error.message()))
@@ -71,7 +66,7 @@ impl File {
         arguments: &mut Vec<OsString>,
         mut command: Command,
         given: &ArgMatches,
-    ) -> Result<Command, Exit> {
+    ) -> Result<Command, String> {
         for entry in &self.entries {
             let setting = command
                 .get_arguments()
@@ -89,32 +84,32 @@ impl File {
         Ok(command)
     }
 
-    pub(super) fn room_classes(&self) -> Result<Vec<RoomClass>, Exit> {
+    pub(super) fn room_classes(&self) -> Result<Vec<RoomClass>, String> {
         self.rooms.iter().map(|class| self.room_class(class)).collect()
     }
 
-    fn room_class(&self, entries: &[Entry]) -> Result<RoomClass, Exit> {
+    fn room_class(&self, entries: &[Entry]) -> Result<RoomClass, String> {
         // One by one, for the line of the one that is wrong.
         for entry in entries {
             let name = (entry.key != "name").then(|| "--name=".to_owned());
             RoomClass::try_parse_from(entry.arguments().chain(name)).map_err(|error| {
-                let why = reason(&error).unwrap_or_else(|| "there is no such key".to_owned());
+                let why = refusal(&error).unwrap_or_else(|| "there is no such key".to_owned());
                 self.wrong(entry, &format!("{why}, in [[rooms]]"))
             })?;
         }
         RoomClass::try_parse_from(entries.iter().flat_map(Entry::arguments)).map_err(|_| {
             let line = entries.first().map_or(0, |entry| entry.line);
-            Exit::File(format!("{}, line {line}, rooms: a name is missing", self.path.display()))
+            format!("{}, line {line}, rooms: a name is missing", self.path.display())
         })
     }
 
-    fn unknown(&self, entry: &Entry) -> Exit {
+    fn unknown(&self, entry: &Entry) -> String {
         self.wrong(entry, "there is no such setting")
     }
 
-    fn wrong(&self, entry: &Entry, why: &str) -> Exit {
+    fn wrong(&self, entry: &Entry, why: &str) -> String {
         let Entry { key, line, .. } = entry;
-        Exit::File(format!("{}, line {line}, {key}: {why}", self.path.display()))
+        format!("{}, line {line}, {key}: {why}", self.path.display())
     }
 
     /// Where the file has a setting: `port (chat.toml, line 3)`.
@@ -146,6 +141,18 @@ impl Entry {
     fn arguments(&self) -> impl Iterator<Item = String> {
         self.values.iter().map(|value| format!("--{}={value}", self.key))
     }
+}
+
+/// Puts flags between the name of the program and what may be a subcommand.
+pub(super) fn insert(arguments: &mut Vec<OsString>, flags: impl IntoIterator<Item = OsString>) {
+    let after_program = arguments.len().min(1);
+    arguments.splice(after_program..after_program, flags);
+}
+
+/// Whether a setting has a value of a flag or a variable.
+fn is_given(matches: &ArgMatches, id: &str) -> bool {
+    let source = matches.value_source(id);
+    matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
 }
 
 /// The number of the line that holds a byte of `text`.

@@ -18,13 +18,14 @@ pub(crate) struct Limits {
     /// Whether rates and counts are limited; off lifts all of them, for load tests. Outbox, frames
     /// and handshakes are bounded in any case
     #[arg(
-        long,
+        long = "limits",
+        id = "limits",
         action = clap::ArgAction::Set,
         value_name = "SWITCH",
         default_value = "on",
         value_parser = PossibleValuesParser::new(["on", "off"]).map(|switch| switch == "on"),
     )]
-    pub(crate) limits: bool,
+    pub(crate) enabled: bool,
 
     /// Connections to this server; one above it gets 503 [default: 100000, or what the
     /// system's limit of open files allows]
@@ -123,12 +124,12 @@ pub(crate) struct Limits {
 impl Limits {
     /// Whether the system's limit of open files bounds the number of connections.
     pub(crate) fn connections_by_system(&self) -> bool {
-        self.limits && self.max_connections.is_none()
+        self.enabled && self.max_connections.is_none()
     }
 
     /// Behind proxies that tell them apart, addresses are worth counting.
     pub(super) fn config(&self, addresses_are_known: bool) -> LimitsConfig {
-        if !self.limits {
+        if !self.enabled {
             return LimitsConfig::off();
         }
         let mut limits = LimitsConfig::default();

@@ -27,13 +27,11 @@ file over the default. `chat-server --help` prints the same list.
 * White space around values of variables, and around secrets, is removed.
 ";
 
-const ALIASES: &str = "also count without `CHAT_`, if the variable with it is not set. Up to \
-version 0.1 no variable had the prefix: the server warns at its start of one that is set and not \
-read.
+const ALIASES: &str = "also count without `CHAT_`, if the variable with it is not set. Before \
+0.1.0 no variable had the prefix: the server warns at its start of one that is set and not read.
 
 In Kubernetes a service that is named `chat` sets `CHAT_PORT` in every container of its namespace, \
-to a URL. Give the service another name, or set `enableServiceLinks: false` in the pod.
-";
+to a URL. Give the service another name, or set `enableServiceLinks: false` in the pod.";
 
 fn page() -> String {
     let command = Sources::default().with_variables(Cli::command());
@@ -57,7 +55,8 @@ fn page() -> String {
     );
     let class: Command = RoomClass::command();
     for arg in class.get_arguments() {
-        let default = if arg.is_required_set() { "" } else { "that of all rooms" };
+        let default =
+            if arg.is_required_set() { "none; it is needed" } else { "that of all rooms" };
         let (name, help) = (arg.get_long().unwrap(), help(arg).0);
         writeln!(page, "| `{name}` | {default} | {help} |").unwrap();
     }

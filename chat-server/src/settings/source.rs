@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
-use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
-use super::file::File;
+use super::file::{File, insert};
 use super::value::trim;
 
 /// What the names of variables begin with.
@@ -93,8 +92,8 @@ impl Sources {
         (is_padded && !self.has_flag(&flag)).then(|| format!("{flag}={}", trim(value)).into())
     }
 
-    pub(super) fn add_file(&mut self, file: File) {
-        self.file = Some(file);
+    pub(super) fn add_file(&mut self, file: File) -> &File {
+        self.file.insert(file)
     }
 
     /// Warns of each secret that is not what was written.
@@ -151,18 +150,6 @@ impl Sources {
             argument.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
         })
     }
-}
-
-/// Puts flags between the name of the program and what may be a subcommand.
-pub(super) fn insert(arguments: &mut Vec<OsString>, flags: impl IntoIterator<Item = OsString>) {
-    let after_program = arguments.len().min(1);
-    arguments.splice(after_program..after_program, flags);
-}
-
-/// Whether a setting has a value of a flag or a variable.
-pub(super) fn is_given(matches: &ArgMatches, id: &str) -> bool {
-    let source = matches.value_source(id);
-    matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
 }
 
 /// The variable of a setting without the prefix.

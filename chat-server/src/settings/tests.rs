@@ -1,6 +1,5 @@
 //! What settings come to, from the command line and the file to what the server runs with.
 
-use std::path::Path;
 use std::time::Duration;
 
 use chat_core::{Retention, RoomId};
@@ -13,20 +12,8 @@ fn settings(arguments: &[&str]) -> Settings {
     Cli::try_parse_from(arguments).unwrap().settings
 }
 
-/// The settings of a file, below flags.
-fn with_file(text: &str, flags: &[&str]) -> Result<Settings, Exit> {
-    let mut arguments: Vec<OsString> =
-        ["chat-server"].iter().chain(flags).map(OsString::from).collect();
-    let given = parse(&Cli::command(), &arguments)?;
-    let file = File::parse(Path::new("chat.toml"), text)?;
-    let command = file.add_to(&mut arguments, Cli::command(), &given)?;
-    let mut settings = Settings::from_arg_matches(&parse(&command, &arguments)?).unwrap();
-    settings.rooms.classes = file.room_classes()?;
-    Ok(settings)
-}
-
 fn file_error(text: &str) -> String {
-    match with_file(text, &[]) {
+    match Settings::of_file(text, &[]) {
         Err(Exit::File(error)) => error,
         other => panic!("{other:?}"),
     }
@@ -35,7 +22,7 @@ fn file_error(text: &str) -> String {
 #[test]
 fn flags_win_over_the_file() {
     let file = "port = 1\nredis-url = \"redis://a\"\nping-interval = \"0s\"";
-    let settings = with_file(file, &["--port", "2", "--redis-url", ""]).unwrap();
+    let settings = Settings::of_file(file, &["--port", "2", "--redis-url", ""]).unwrap();
     assert_eq!(settings.listen.port, 2);
     assert_eq!(settings.redis.url(), None, "empty is none, and still wins");
     assert_eq!(settings.server().unwrap().transport.heartbeat, None);
@@ -77,7 +64,7 @@ fn defaults_that_depend_on_trusted_proxies_are_as_the_help_says() {
 #[test]
 fn addresses_are_limited_where_they_are_told_apart() {
     let limits = |file: &str| {
-        let limits = with_file(file, &[]).unwrap().server().unwrap().limits;
+        let limits = Settings::of_file(file, &[]).unwrap().server().unwrap().limits;
         (limits.connections_per_address, limits.address.frames)
     };
     let trusted = "trusted-proxies = [\"10.0.0.0/8\"]\n";
@@ -109,10 +96,10 @@ fn lists_are_separated_by_commas_except_in_the_file() {
     assert_eq!(origins("https://a.example, null"), ["https://a.example", "null"]);
     assert_eq!(origins(""), Vec::<String>::new(), "no origin, not the empty one");
     let file = "jwt-secret = \"s\"\njwt-audience = [\"a,b\", \" c \"]\nallow-host = \"a.example,b.example\"";
-    let of_file = with_file(file, &[]).unwrap();
+    let of_file = Settings::of_file(file, &[]).unwrap();
     assert_eq!(of_file.tokens.audience(), ["a,b", "c"]);
     assert_eq!(of_file.server().unwrap().allow_host, ["a.example", "b.example"]);
-    let of_flag = with_file(file, &["--jwt-audience", "a,b"]).unwrap();
+    let of_flag = Settings::of_file(file, &["--jwt-audience", "a,b"]).unwrap();
     assert_eq!(of_flag.tokens.audience(), ["a", "b"]);
 }
 
@@ -122,14 +109,14 @@ fn classes_of_rooms_differ_in_what_they_keep() {
                 [[rooms]]\nname = \"game-*\"\nhistory = 0\n\
                 [[rooms]]\nname = \"files-*\"\nhistory-bytes = 900000\n\
                 [[rooms]]\nname = \"*\"\nhistory-ttl = \"1h\"";
-    let rules = with_file(file, &[]).unwrap().server().unwrap().hub.history;
+    let rules = Settings::of_file(file, &[]).unwrap().server().unwrap().hub.history;
     let of = |name| rules.of(&RoomId::new(name).unwrap());
     assert_eq!(of("game-1"), None);
     let hour = Duration::from_secs(3600);
     assert_eq!(of("general"), Some(Retention { messages: 10, bytes: 5000, ttl: hour }));
     let ttl = Retention::default().ttl;
     assert_eq!(of("files-1"), Some(Retention { messages: 10, bytes: 900_000, ttl }));
-    let none = with_file("history = 0", &[]).unwrap().server().unwrap().hub.history;
+    let none = Settings::of_file("history = 0", &[]).unwrap().server().unwrap().hub.history;
     assert_eq!(none.of(&RoomId::new("r").unwrap()), None);
 }
 
@@ -150,7 +137,7 @@ fn errors_of_the_file_name_the_line_and_the_key() {
     }
     assert!(!file_error("api-key = 1.234567890").contains("234567890"));
     for wrong in ["history = 100001", "history-ttl = \"10ms\"", "presence-lease = \"0s\""] {
-        assert!(matches!(with_file(wrong, &[]), Err(Exit::Usage(_))), "{wrong}");
+        assert!(matches!(Settings::of_file(wrong, &[]), Err(Exit::Usage(_))), "{wrong}");
     }
 }
 

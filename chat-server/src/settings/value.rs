@@ -1,6 +1,7 @@
 //! How the values of settings are written, and which of them are refused.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::num::{IntErrorKind, ParseIntError};
@@ -9,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chat_server::{IpNet, Rate, Secret, parse_network};
+use clap::error::ErrorKind;
 use tracing_subscriber::filter::LevelFilter;
 
 /// The most of anything that is counted in bytes: more is a slip of the pen.
@@ -140,6 +142,12 @@ pub(super) fn log_filter(text: &str) -> Result<String, String> {
     }
     tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
     Ok(filter.to_owned())
+}
+
+/// Why a parser refuses a value, if that is the error.
+pub(super) fn refusal(error: &clap::Error) -> Option<String> {
+    let why = error.source().filter(|_| error.kind() == ErrorKind::ValueValidation);
+    why.map(ToString::to_string)
 }
 
 /// A value without what surrounds it by mistake: white space, and the mark with which some editors
