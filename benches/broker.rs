@@ -13,7 +13,7 @@ use chat_broker::{
     Broker, BrokerEvents, HistoryRead, MemoryBroker, PresenceTracker, PublishOptions, RedisBroker,
     RedisConfig,
 };
-use chat_core::{Occupant, Range, Retention, RoomId, Topic, UserId};
+use chat_core::{HistoryRange, Occupant, Retention, RoomId, Topic, UserId};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
 
@@ -85,7 +85,7 @@ fn bench(c: &mut Criterion, name: &str, runtime: &Runtime, broker: Arc<dyn Broke
     let readers = rooms.iter().zip(&positions).cycle().take(BATCH as usize);
     let reads: Vec<HistoryRead> = readers
         .map(|(topic, position)| {
-            let range = Range::After(position.offset - 10);
+            let range = HistoryRange::After(position.offset - 10);
             HistoryRead::new(topic.clone(), range, 256)
         })
         .collect();
@@ -102,7 +102,7 @@ fn bench(c: &mut Criterion, name: &str, runtime: &Runtime, broker: Arc<dyn Broke
         runtime.block_on(async {
             for user in &users {
                 let info = Bytes::from_static(&[0; 60]);
-                presence.enter(&topic, Occupant { user: user.clone(), info });
+                presence.enter(&topic, Occupant::new(user.clone(), info));
             }
             until_count(presence, &topic, BATCH as u32).await;
             for user in &users {

@@ -9,7 +9,7 @@ use chat_broker::{
     PublishOptions,
 };
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery, Dialect, Retention, RoomId, Topic,
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Dialect, Retention, RoomId, Topic,
 };
 use tokio::task::yield_now;
 
@@ -34,7 +34,7 @@ impl Crowd {
         let mut places = Vec::new();
         for id in 0..members {
             let member = Counting(Arc::clone(&frames));
-            let joining = hub.join(&room, ConnectionId(id), member, JoinOptions::default());
+            let joining = hub.join(&room, ConnectionId::new(id), member, JoinOptions::default());
             places.push(joining.await.expect("joined"));
         }
         Self { room, frames, places, speaker, _events: speakers_events }
@@ -60,10 +60,10 @@ impl Crowd {
 struct Counting(Arc<AtomicU64>);
 
 impl Deliver for Counting {
-    fn deliver(&self, batch: &Batch) -> Delivery {
+    fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         let frames = batch.frames(Dialect::Native).map_or(0, |frames| frames.count());
         self.0.fetch_add(u64::from(frames), Ordering::Relaxed);
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     fn close(&self, _: CloseReason) {}

@@ -6,7 +6,7 @@ use chat_core::wire::{ClientFrame, ClientRequest};
 use chat_core::{Batch, Command, Dialect, Event, Item, Message, RoomId, Sender, Topic, envelope};
 use criterion::{Criterion, criterion_group, criterion_main};
 
-const USER: Sender<'_> = Sender { id: "n5p2-17", name: "Ann", color: "#FF6B6B" };
+const USER: Sender<'_> = Sender::new("n5p2-17", "Ann", "#FF6B6B");
 
 fn native_send(text: &str) -> String {
     let room = RoomId::new("room1").expect("a name");
@@ -28,7 +28,7 @@ fn dialects(c: &mut Criterion) {
             b.iter(|| dialect.decode(black_box(frame)).is_ok());
         });
     }
-    let message = Event::Message(Message { user: USER, text: &text, data: None, key: None, at: 1 });
+    let message = Event::Message(Message::new(USER, &text, 1));
     c.bench_function("envelope", |b| b.iter(|| envelope::encode(black_box(&message))));
 
     let payload = envelope::encode(&message);
@@ -47,13 +47,7 @@ fn dialects(c: &mut Criterion) {
         b.iter(|| {
             let request = Dialect::Native.decode(black_box(&frames[0].1)).unwrap();
             let Command::Send { content, .. } = request.command else { unreachable!() };
-            let said = Event::Message(Message {
-                user: USER,
-                text: &content.message,
-                data: None,
-                key: None,
-                at: 1,
-            });
+            let said = Event::Message(Message::new(USER, &content.message, 1));
             let item = Item::Envelope(envelope::encode(&said), None);
             Batch::new(topic.clone(), vec![item]).frames(Dialect::Native).is_some()
         });

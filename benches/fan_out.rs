@@ -9,9 +9,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use crowd::Crowd;
 
 fn payload() -> Bytes {
-    let user = Sender { id: "n5p2-17", name: "Ann", color: "#FF6B6B" };
+    let user = Sender::new("n5p2-17", "Ann", "#FF6B6B");
     let text = "x".repeat(128);
-    envelope::encode(&Event::Message(Message { user, text: &text, data: None, key: None, at: 1 }))
+    envelope::encode(&Event::Message(Message::new(user, &text, 1)))
 }
 
 fn fan_out(c: &mut Criterion) {

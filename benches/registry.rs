@@ -10,7 +10,7 @@ fn filled(rooms: u64, members: u64) -> (Registry<Arc<()>>, Vec<Topic>) {
     let topics: Vec<_> =
         (0..rooms).map(|n| Topic::Room(RoomId::new(format!("room-{n}")).unwrap())).collect();
     for id in 0..rooms * members {
-        registry.join(&topics[(id % rooms) as usize], ConnectionId(id), Arc::new(()));
+        registry.join(&topics[(id % rooms) as usize], ConnectionId::new(id), Arc::new(()));
     }
     (registry, topics)
 }
@@ -22,7 +22,7 @@ fn registry(c: &mut Criterion) {
         let mut turn = 0;
         let mut next = || {
             turn += 1;
-            (&topics[turn % topics.len()], ConnectionId(1 << 40 | turn as u64))
+            (&topics[turn % topics.len()], ConnectionId::new(1 << 40 | turn as u64))
         };
         c.bench_function(&format!("join and leave, {name}"), |b| {
             b.iter(|| {

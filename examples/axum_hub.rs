@@ -15,8 +15,8 @@ use axum::routing::get;
 use bytes::Bytes;
 use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery, Epoch, Event, Frames, Position, RoomId,
-    Topic, User, UserId,
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Epoch, Event, Frames, Position,
+    RoomId, Topic, User, UserId,
 };
 use chat_transport::{Incoming, Outbox, Session, TransportConfig, handshake};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -27,7 +27,7 @@ use hyper_util::rt::TokioIo;
 struct Member(Outbox);
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivery {
+    fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         for (event, position) in batch.events() {
             let at = position.map_or_else(String::new, at);
             let line = match event {
@@ -36,11 +36,11 @@ impl Deliver for Member {
                 _ => continue,
             };
             let outcome = self.0.send(&Frames::text(&line));
-            if outcome != Delivery::Queued {
+            if outcome != DeliveryOutcome::Queued {
                 return outcome;
             }
         }
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     fn close(&self, reason: CloseReason) {
@@ -94,7 +94,7 @@ async fn live(
 
 async fn talk(app: App, room: RoomId, options: JoinOptions, stream: Upgraded) {
     let mut session = Session::new(TokioIo::new(stream), Bytes::new(), app.transport);
-    let id = ConnectionId(app.next.fetch_add(1, Ordering::Relaxed));
+    let id = ConnectionId::new(app.next.fetch_add(1, Ordering::Relaxed));
     let member = Member(session.outbox().clone());
     let topic = Topic::Room(room.clone());
     let Ok(_membership) = session.drive(app.hub.join(&topic, id, member, options)).await else {
@@ -102,7 +102,7 @@ async fn talk(app: App, room: RoomId, options: JoinOptions, stream: Upgraded) {
         session.finish().await;
         return;
     };
-    let Ok(user) = UserId::new(format!("guest-{}", id.0)) else { return };
+    let Ok(user) = UserId::new(format!("guest-{}", id.get())) else { return };
     let user = User::new(user, None);
     while let Some(incoming) = session.recv().await {
         let Incoming::Text(text) = incoming else { continue };

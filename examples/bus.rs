@@ -5,7 +5,7 @@ use chat_broker::{
     Broker, BrokerError, BrokerEvent, BrokerEvents, HistoryRead, MemoryBroker, MemoryBus,
     PublishOptions,
 };
-use chat_core::{Position, Range, Retention, RoomId, Step, Topic};
+use chat_core::{HistoryRange, Position, Retention, RoomId, Step, Topic};
 
 /// Receives what is published to a topic, once and in order.
 struct Subscriber {
@@ -28,7 +28,8 @@ impl Subscriber {
 
     async fn catch_up(&mut self) -> Result<(), BrokerError> {
         loop {
-            let read = HistoryRead::new(self.topic.clone(), Range::After(self.seen.offset), 100);
+            let read =
+                HistoryRead::new(self.topic.clone(), HistoryRange::After(self.seen.offset), 100);
             let history = self.broker.history(&[read]).await?.remove(0);
             if !history.follows(self.seen) {
                 println!("some events are no longer in the history");

@@ -5,7 +5,7 @@
 
 use std::{error::Error, io::ErrorKind, net::TcpStream, thread, time::Duration, time::Instant};
 
-use chat_core::client::{Action, Config, Event, Loss, Machine};
+use chat_core::client::{Action, Config, Disconnect, Event, Machine};
 use tokio_tungstenite::tungstenite::{Error::Io, Message, WebSocket, client};
 
 /// How late a deadline may be noticed.
@@ -27,7 +27,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                         (socket, code) = (Some(open), None);
                         machine.handle_connected(now());
                     }
-                    Err(why) => machine.handle_disconnected(Loss::new(why.to_string()), now()),
+                    Err(why) => {
+                        machine.handle_disconnected(Disconnect::new(why.to_string()), now())
+                    }
                 },
                 // A socket that cannot be written cannot be read, either.
                 (Action::Send(text), Some(open)) => drop(open.send(Message::text(text))),
@@ -44,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Some(Err(Io(why))) if why.kind() == ErrorKind::WouldBlock => {}
             Some(Err(why)) => {
                 socket = None;
-                machine.handle_disconnected(Loss::with_code(code, why.to_string()), now());
+                machine.handle_disconnected(Disconnect::with_code(code, why.to_string()), now());
             }
         }
         if machine.poll_timeout().is_some_and(|due| due <= now()) {

@@ -13,7 +13,7 @@ use chat_broker::{
     Broker, BrokerError, BrokerEvent, BrokerEvents, EventSender, HistoryRead, PublishOptions,
     Published, Receipt, Status, events,
 };
-use chat_core::{Entry, Epoch, History, Position, Range, Retention, RoomId, Topic};
+use chat_core::{Epoch, History, HistoryEntry, HistoryRange, Position, Retention, RoomId, Topic};
 
 /// What all nodes share. One lock around all of it: one order for all, and every step is
 /// whole.
@@ -28,7 +28,7 @@ struct Bus {
 struct Room {
     subscribers: HashMap<u64, Arc<EventSender>>,
     position: Position,
-    history: VecDeque<Entry>,
+    history: VecDeque<HistoryEntry>,
     expires: Option<Instant>,
     keys: HashMap<Arc<str>, (Instant, Position)>,
 }
@@ -59,9 +59,9 @@ impl Room {
             self.position.epoch = Epoch::from_random(RandomState::new().hash_one(()));
         }
         self.position.offset += 1;
-        self.history.push_back(Entry { offset: self.position.offset, payload });
+        self.history.push_back(HistoryEntry::new(self.position.offset, payload));
         // A real one remembers the sum.
-        let excess = |entry: &Entry| retention.excess(entry.payload.len());
+        let excess = |entry: &HistoryEntry| retention.excess(entry.payload.len());
         while !retention.allows(self.history.len(), self.history.iter().map(excess).sum()) {
             self.history.pop_front();
         }
@@ -76,23 +76,25 @@ impl Room {
 
     fn read(&mut self, read: &HistoryRead) -> History {
         self.expire();
-        let part: Vec<&Entry> = match read.range {
-            Range::After(offset) => self.history.iter().filter(|e| e.offset > offset).collect(),
-            Range::Before(offset) => {
+        let part: Vec<&HistoryEntry> = match read.range {
+            HistoryRange::After(offset) => {
+                self.history.iter().filter(|e| e.offset > offset).collect()
+            }
+            HistoryRange::Before(offset) => {
                 self.history.iter().rev().filter(|e| e.offset < offset).collect()
             }
-            Range::Latest => self.history.iter().rev().collect(),
+            HistoryRange::Latest => self.history.iter().rev().collect(),
         };
         let mut bytes = 0;
-        let fits = |entry: &&Entry| {
+        let fits = |entry: &&HistoryEntry| {
             let fits = bytes < HistoryRead::MAX_BYTES;
             bytes += entry.payload.len();
             fits
         };
-        let mut entries: Vec<Entry> =
+        let mut entries: Vec<HistoryEntry> =
             part.into_iter().take(read.limit as usize).take_while(fits).cloned().collect();
         entries.sort_by_key(|entry| entry.offset);
-        History { position: self.position, entries }
+        History::new(self.position, entries)
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery, Event, Position, RoomId, Topic, User,
-    UserId,
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Event, Position, RoomId, Topic,
+    User, UserId,
 };
 use tokio::sync::mpsc;
 
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 struct Member(mpsc::Sender<String>);
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivery {
+    fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         for (event, _position) in batch.events() {
             let line = match event {
                 Event::Message(message) => format!("{}: {}", message.user.name, message.text),
@@ -23,10 +23,10 @@ impl Deliver for Member {
                 _ => continue,
             };
             if self.0.try_send(line).is_err() {
-                return Delivery::Full;
+                return DeliveryOutcome::Full;
             }
         }
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     // The hub drops its handle on a member that it closes. The channel ends with the last one.
@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (sender, mut received) = mpsc::channel(300);
     let member = Member(sender);
     let membership =
-        hub.join(&lobby, ConnectionId(1), member.clone(), JoinOptions::default()).await?;
+        hub.join(&lobby, ConnectionId::new(1), member.clone(), JoinOptions::default()).await?;
 
     let ann = User::new(UserId::new("ann")?, None);
     let mut position = Position::default();
@@ -67,7 +67,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A message that is published now is delivered when the member is back.
     hub.publish(&room, ann.as_sender(), "you missed this").await?.await?;
     let options = JoinOptions::default().since(position);
-    let _membership = hub.join(&lobby, ConnectionId(1), member, options).await?;
+    let _membership = hub.join(&lobby, ConnectionId::new(1), member, options).await?;
     println!("{}", received.recv().await.unwrap_or_default());
     Ok(())
 }
@@ -82,7 +82,7 @@ mod tests {
     /// Another server publishes, in a room that keeps 1,000 messages.
     #[tokio::test]
     async fn member_that_was_away_gets_exactly_what_it_missed() {
-        let retention = Retention { messages: 1_000, ..Retention::default() };
+        let retention = Retention::default().messages(1_000);
         let config = HubConfig::default().history(HistoryRules::new(Some(retention)));
         let bus = MemoryBus::new();
         let start = || {
@@ -107,7 +107,7 @@ mod tests {
         // 300 messages are more than a page: they are delivered as fast as they are received.
         let (sender, mut received) = mpsc::channel(256);
         let options = JoinOptions::default().since(position);
-        let joining = hub.join(&lobby, ConnectionId(1), Member(sender), options);
+        let joining = hub.join(&lobby, ConnectionId::new(1), Member(sender), options);
         let receiving = async {
             for n in 2..=301 {
                 assert!(received.recv().await.unwrap().ends_with(&format!(": {n}")));
@@ -124,7 +124,8 @@ mod tests {
         }
         let (sender, mut received) = mpsc::channel(256);
         let options = JoinOptions::default().since(position).history(2);
-        let _membership = hub.join(&lobby, ConnectionId(1), Member(sender), options).await.unwrap();
+        let _membership =
+            hub.join(&lobby, ConnectionId::new(1), Member(sender), options).await.unwrap();
         assert_eq!(received.recv().await.unwrap(), "(some messages are lost)");
         for n in [1_999, 2_000] {
             assert!(received.recv().await.unwrap().ends_with(&format!(": {n}")));

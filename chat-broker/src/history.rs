@@ -1,6 +1,6 @@
 //! A read of a part of a topic's history, and the check of its answer.
 
-use chat_core::{History, Position, Range, Topic};
+use chat_core::{History, HistoryRange, Position, Topic};
 
 use crate::error::BrokerError;
 
@@ -11,7 +11,7 @@ pub struct HistoryRead {
     /// The topic whose history is read.
     pub topic: Topic,
     /// The part that is read.
-    pub range: Range,
+    pub range: HistoryRange,
     /// The maximum number of publications. A read ends early, but never empty, once it holds
     /// more than [`HistoryRead::MAX_BYTES`].
     pub limit: u32,
@@ -23,7 +23,7 @@ impl HistoryRead {
 
     /// A read of at most `limit` publications of `topic` in `range`.
     #[must_use]
-    pub fn new(topic: Topic, range: Range, limit: u32) -> Self {
+    pub fn new(topic: Topic, range: HistoryRange, limit: u32) -> Self {
         Self { topic, range, limit }
     }
 
@@ -33,14 +33,14 @@ impl HistoryRead {
     /// # Errors
     /// [`BrokerError::Damaged`]: it is malformed, and a reader that continued from it might never end.
     pub fn check(&self, history: &History) -> Result<(), BrokerError> {
-        let History { position, entries } = history;
+        let History { position, entries, .. } = history;
         let offsets = || entries.iter().map(|entry| entry.offset);
         let (first, last) = (offsets().next().unwrap_or(1), offsets().last().unwrap_or(0));
         let is_in_range = match self.range {
             _ if entries.is_empty() => true,
-            Range::After(offset) => first > offset,
-            Range::Before(offset) => last < offset,
-            Range::Latest => true,
+            HistoryRange::After(offset) => first > offset,
+            HistoryRange::Before(offset) => last < offset,
+            HistoryRange::Latest => true,
         };
         let wrong = if position.offset > Position::MAX_OFFSET {
             "a position beyond all"
@@ -65,7 +65,7 @@ impl HistoryRead {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use chat_core::{Entry, Epoch, RoomId};
+    use chat_core::{Epoch, HistoryEntry, RoomId};
 
     use super::*;
 
@@ -75,33 +75,35 @@ mod tests {
             let topic = Topic::Room(RoomId::new("r").expect("a name"));
             HistoryRead::new(topic, range, 3)
         };
-        let history = |offset, offsets: &[u64]| History {
-            position: Position { epoch: Epoch::from_random(1), offset },
-            entries: offsets.iter().map(|n| Entry { offset: *n, payload: Bytes::new() }).collect(),
+        let history = |offset, offsets: &[u64]| {
+            History::new(
+                Position { epoch: Epoch::from_random(1), offset },
+                offsets.iter().map(|n| HistoryEntry::new(*n, Bytes::new())).collect(),
+            )
         };
         for (range, offset, offsets) in [
-            (Range::Latest, 0, &[][..]),
-            (Range::Latest, 9, &[7, 8, 9]),
-            (Range::After(2), 9, &[5, 6]),
-            (Range::After(9), 9, &[]),
-            (Range::Before(9), 9, &[8]),
-            (Range::Before(u64::MAX), 1, &[1]),
+            (HistoryRange::Latest, 0, &[][..]),
+            (HistoryRange::Latest, 9, &[7, 8, 9]),
+            (HistoryRange::After(2), 9, &[5, 6]),
+            (HistoryRange::After(9), 9, &[]),
+            (HistoryRange::Before(9), 9, &[8]),
+            (HistoryRange::Before(u64::MAX), 1, &[1]),
         ] {
             let outcome = read(range).check(&history(offset, offsets));
             assert!(outcome.is_ok(), "{range:?}: {offsets:?} of {offset}: {outcome:?}");
         }
         for (range, offset, offsets) in [
-            (Range::Latest, 9, &[6, 7, 8, 9][..]),
-            (Range::Latest, 9, &[9, 8]),
-            (Range::Latest, 9, &[8, 8]),
-            (Range::Latest, 9, &[7, 9]),
-            (Range::Latest, 9, &[9, 10]),
-            (Range::Latest, 9, &[0, 1]),
-            (Range::Latest, u64::MAX, &[u64::MAX]),
-            (Range::After(3), 9, &[3, 4]),
-            (Range::After(3), 9, &[1]),
-            (Range::Before(3), 9, &[2, 3]),
-            (Range::Before(3), 9, &[7]),
+            (HistoryRange::Latest, 9, &[6, 7, 8, 9][..]),
+            (HistoryRange::Latest, 9, &[9, 8]),
+            (HistoryRange::Latest, 9, &[8, 8]),
+            (HistoryRange::Latest, 9, &[7, 9]),
+            (HistoryRange::Latest, 9, &[9, 10]),
+            (HistoryRange::Latest, 9, &[0, 1]),
+            (HistoryRange::Latest, u64::MAX, &[u64::MAX]),
+            (HistoryRange::After(3), 9, &[3, 4]),
+            (HistoryRange::After(3), 9, &[1]),
+            (HistoryRange::Before(3), 9, &[2, 3]),
+            (HistoryRange::Before(3), 9, &[7]),
         ] {
             let outcome = read(range).check(&history(offset, offsets));
             assert!(outcome.is_err(), "{range:?}: {offsets:?} of {offset}");

@@ -5,7 +5,7 @@
 //! use std::sync::Arc;
 //! use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBus};
 //! use chat_core::{
-//!     Batch, CloseReason, ConnectionId, Deliver, Delivery, Dialect, RoomId, Sender, Topic,
+//!     Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Dialect, RoomId, Sender, Topic,
 //! };
 //! use tokio::sync::mpsc;
 //!
@@ -14,14 +14,14 @@
 //! struct Member(mpsc::Sender<String>);
 //!
 //! impl Deliver for Member {
-//!     fn deliver(&self, batch: &Batch) -> Delivery {
-//!         let Some(frames) = batch.frames(Dialect::Topics) else { return Delivery::Skipped };
+//!     fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
+//!         let Some(frames) = batch.frames(Dialect::Topics) else { return DeliveryOutcome::Skipped };
 //!         for text in frames.texts() {
 //!             if self.0.try_send(text.to_owned()).is_err() {
-//!                 return Delivery::Full;
+//!                 return DeliveryOutcome::Full;
 //!             }
 //!         }
-//!         Delivery::Queued
+//!         DeliveryOutcome::Queued
 //!     }
 //!     fn close(&self, _: CloseReason) {}
 //! }
@@ -43,10 +43,10 @@
 //! let (sender, mut inbox) = mpsc::channel(8);
 //! let topic = Topic::Room(room.clone());
 //! let options = JoinOptions::default();
-//! let _membership = here.join(&topic, ConnectionId(1), Member(sender), options).await?;
+//! let _membership = here.join(&topic, ConnectionId::new(1), Member(sender), options).await?;
 //!
 //! // … and receives what is published on the other.
-//! let user = Sender { id: "u1", name: "Quiet Otter", color: "#FF6B6B" };
+//! let user = Sender::new("u1", "Quiet Otter", "#FF6B6B");
 //! let receipt = elsewhere.publish(&room, user, "hi").await?;
 //! assert_eq!(receipt.await?.position.unwrap().offset, 1);
 //! assert_eq!(
@@ -79,7 +79,7 @@ pub use error::{BrokerError, Cause};
 pub use events::{BrokerEvent, BrokerEvents, EventSender};
 pub use history::HistoryRead;
 pub use hub::{
-    HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions, Joiner, Membership, Seat,
+    HistoryRules, Hub, HubConfig, HubDriver, HubStats, JoinOptions, Joiner, MemberSlot, Membership,
     Snapshot, unix_millis,
 };
 pub use memory::{MemoryBroker, MemoryBus};

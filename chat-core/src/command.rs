@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::history::Range;
+use crate::history::HistoryRange;
 use crate::id::{RoomId, UserId, UserName};
 use crate::position::Position;
 use crate::secret::hidden;
@@ -65,7 +65,7 @@ pub enum Command<'a> {
         /// The room.
         room: RoomId,
         /// Which messages.
-        range: Range,
+        range: HistoryRange,
         /// How many messages at most.
         limit: Option<u32>,
     },
@@ -165,9 +165,6 @@ impl fmt::Debug for Hello<'_> {
     }
 }
 
-/// Longest reason of a sanction, in bytes.
-pub const MAX_REASON_BYTES: usize = 512;
-
 /// Who is put out of which room.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
@@ -182,6 +179,9 @@ pub struct Sanction<'a> {
 }
 
 impl Sanction<'_> {
+    /// Longest [`reason`](Self::reason), in bytes.
+    pub const MAX_REASON_BYTES: usize = 512;
+
     /// Without a reason.
     #[must_use]
     pub fn new(room: RoomId, user: UserId) -> Self {

@@ -19,11 +19,11 @@ use crate::topic::Topic;
 pub trait Deliver: Send + Sync {
     /// Takes a batch of events for this member: typically
     /// [`batch.frames(dialect)`](Batch::frames) into a bounded outbox.
-    fn deliver(&self, batch: &Batch) -> Delivery;
+    fn deliver(&self, batch: &Batch) -> DeliveryOutcome;
 
-    /// Ends the connection. Called after a [`Delivery::Full`], for one. What is delivered afterwards
+    /// Ends the connection. Called after a [`DeliveryOutcome::Full`], for one. What is delivered afterwards
     /// need not follow on what the member has: it should take nothing more
-    /// ([`Delivery::Closed`]), and its user joins again from the last message that was received.
+    /// ([`DeliveryOutcome::Closed`]), and its user joins again from the last message that was received.
     fn close(&self, reason: CloseReason);
 
     /// Waits until the member has taken all that was delivered to it, or its connection has ended.
@@ -43,7 +43,8 @@ pub trait Deliver: Send + Sync {
 
 /// What became of a batch at one member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
+#[non_exhaustive]
+pub enum DeliveryOutcome {
     /// Written, or on its way.
     Queued,
     /// Nothing in the batch concerns this member.

@@ -122,6 +122,7 @@ impl Serialize for ErrorCode {
 /// Why a request was not carried out: what the `error` frame says.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}: {message}", code.as_str())]
+#[non_exhaustive]
 pub struct Rejection {
     /// For programs.
     pub code: ErrorCode,
@@ -142,6 +143,13 @@ impl Rejection {
     pub(crate) fn unknown_type(kind: &str) -> Self {
         let shown: String = kind.chars().take(32).collect();
         Self::new(ErrorCode::UnknownType, format!("There is no frame of type {shown:?} here."))
+    }
+
+    /// Sets [`retry_after_ms`](Self::retry_after_ms).
+    #[must_use]
+    pub fn retry_after_ms(mut self, ms: u64) -> Self {
+        self.retry_after_ms = Some(ms);
+        self
     }
 
     /// The same, as the answer to the request with this `id`.

@@ -36,8 +36,9 @@ pub enum Event<'a> {
     Gap(Option<Position>),
 }
 
-/// The user an event speaks of.
+/// The user that an event names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Sender<'a> {
     /// [`UserId`](crate::UserId).
     pub id: &'a str,
@@ -47,8 +48,18 @@ pub struct Sender<'a> {
     pub color: &'a str,
 }
 
+impl<'a> Sender<'a> {
+    /// A user by id, name and colour (`#RRGGBB`); [`User::as_sender`](crate::User::as_sender) makes
+    /// one of a [`User`](crate::User).
+    #[must_use]
+    pub const fn new(id: &'a str, name: &'a str, color: &'a str) -> Self {
+        Self { id, name, color }
+    }
+}
+
 /// A message in a room.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Message<'a> {
     /// Who sent it.
     pub user: Sender<'a>,
@@ -62,8 +73,40 @@ pub struct Message<'a> {
     pub at: u64,
 }
 
+impl<'a> Message<'a> {
+    /// A message without `data` and `key`, taken `at` milliseconds since 1970.
+    ///
+    /// ```
+    /// use chat_core::{Event, Message, Sender, envelope};
+    ///
+    /// let user = Sender::new("u1", "Quiet Otter", "#FF6B6B");
+    /// let payload = envelope::encode(&Event::Message(Message::new(user, "hi", 0)));
+    /// assert!(matches!(envelope::decode(&payload)?, Event::Message(message) if message.text == "hi"));
+    /// # Ok::<(), chat_core::envelope::EnvelopeError>(())
+    /// ```
+    #[must_use]
+    pub fn new(user: Sender<'a>, text: &'a str, at: u64) -> Self {
+        Self { user, text, data: None, key: None, at }
+    }
+
+    /// Sets [`data`](Self::data).
+    #[must_use]
+    pub fn data(mut self, data: Option<&'a RawValue>) -> Self {
+        self.data = data;
+        self
+    }
+
+    /// Sets [`key`](Self::key).
+    #[must_use]
+    pub fn key(mut self, key: Option<&'a str>) -> Self {
+        self.key = key;
+        self
+    }
+}
+
 /// A change of who is in a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Presence<'a> {
     /// Who, by the latest name.
     pub user: Sender<'a>,
@@ -72,6 +115,14 @@ pub struct Presence<'a> {
     /// Whether the `rooms` dialect is told, too. It is not told of those who
     /// `SUBSCRIBE`: in the system that dialect comes from there are none.
     pub announced: bool,
+}
+
+impl<'a> Presence<'a> {
+    /// A change that the `rooms` dialect shows if it is `announced`.
+    #[must_use]
+    pub fn new(user: Sender<'a>, change: PresenceChange, announced: bool) -> Self {
+        Self { user, change, announced }
+    }
 }
 
 /// What changed about a user in a room.
@@ -106,6 +157,7 @@ impl PresenceChange {
 
 /// A message to one user.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Direct<'a> {
     /// Who sent it.
     pub user: Sender<'a>,
@@ -119,8 +171,25 @@ pub struct Direct<'a> {
     pub request: Option<RequestRef<'a>>,
 }
 
+impl<'a> Direct<'a> {
+    /// A message whose sender does not learn that it was dropped, taken `at` milliseconds since
+    /// 1970.
+    #[must_use]
+    pub fn new(user: Sender<'a>, frame: &'a str, at: u64) -> Self {
+        Self { user, frame, at, request: None }
+    }
+
+    /// Sets [`request`](Self::request).
+    #[must_use]
+    pub fn request(mut self, request: Option<RequestRef<'a>>) -> Self {
+        self.request = request;
+        self
+    }
+}
+
 /// A direct message that a connection of the recipient did not get: its outbox was full.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Undelivered<'a> {
     /// The recipient.
     pub to: Sender<'a>,
@@ -128,11 +197,28 @@ pub struct Undelivered<'a> {
     pub request: RequestRef<'a>,
 }
 
+impl<'a> Undelivered<'a> {
+    /// What `request` sent to `to` was dropped.
+    #[must_use]
+    pub fn new(to: Sender<'a>, request: RequestRef<'a>) -> Self {
+        Self { to, request }
+    }
+}
+
 /// A request of one connection, as other servers can name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RequestRef<'a> {
     /// The `session` of the connection's `welcome`.
     pub session: &'a str,
     /// The request's `id` as it stands in the frame; empty if the request has none.
     pub id: &'a str,
+}
+
+impl<'a> RequestRef<'a> {
+    /// The request with this `id` of the connection that `session` names.
+    #[must_use]
+    pub fn new(session: &'a str, id: &'a str) -> Self {
+        Self { session, id }
+    }
 }

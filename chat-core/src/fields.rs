@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::command::{Content, MAX_REASON_BYTES, Sanction};
+use crate::command::{Content, Sanction};
 use crate::error::{ErrorCode, Rejection};
-use crate::history::Range;
+use crate::history::HistoryRange;
 use crate::id::{InvalidName, RoomId, UserId, UserName};
 use crate::json::{self, Unportable};
 use crate::position::{Epoch, Position};
@@ -166,15 +166,15 @@ impl<'a> Fields<'a> {
     }
 
     /// Which part of a history: `before`, `after`, or neither.
-    pub(crate) fn range(&self) -> Field<Range> {
-        let before = optional("before", self.before, integer)?.map(Range::Before);
-        let after = optional("after", self.after, integer)?.map(Range::After);
+    pub(crate) fn range(&self) -> Field<HistoryRange> {
+        let before = optional("before", self.before, integer)?.map(HistoryRange::Before);
+        let after = optional("after", self.after, integer)?.map(HistoryRange::After);
         match (before, after) {
             (Some(_), Some(_)) => Err(Rejection::new(
                 ErrorCode::BadField,
                 "A frame has \"before\" or \"after\", and not both.",
             )),
-            (before, after) => Ok(before.or(after).unwrap_or(Range::Latest)),
+            (before, after) => Ok(before.or(after).unwrap_or(HistoryRange::Latest)),
         }
     }
 
@@ -184,7 +184,7 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn sanction(&self) -> Field<Sanction<'a>> {
         let reason = optional("reason", self.reason, |raw| {
-            handed_on(raw).filter(|reason| reason.len() <= MAX_REASON_BYTES)
+            handed_on(raw).filter(|reason| reason.len() <= Sanction::MAX_REASON_BYTES)
         })?;
         Ok(Sanction { room: self.room()?, user: self.user_id()?, reason })
     }

@@ -16,13 +16,14 @@ use crate::position::Position;
 /// ```
 /// use chat_core::Retention;
 ///
-/// let retention = Retention { messages: 100, bytes: 10_000, ..Retention::default() };
+/// let retention = Retention::default().messages(100).bytes(10_000);
 /// assert_eq!(retention.share(), 100);
 /// assert_eq!((retention.excess(99), retention.excess(101)), (0, 1));
 /// assert!(retention.allows(100, 0) && retention.allows(99, 100));
 /// assert!(!retention.allows(100, 1));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Retention {
     /// The latest messages: this many at most, at least 1. A backend that trims in blocks may keep
     /// some more. Default 256.
@@ -42,6 +43,33 @@ impl Default for Retention {
 }
 
 impl Retention {
+    /// At most this many messages and bytes, for `ttl` after the latest message.
+    #[must_use]
+    pub const fn new(messages: u32, bytes: usize, ttl: Duration) -> Self {
+        Self { messages, bytes, ttl }
+    }
+
+    /// Sets [`messages`](Self::messages).
+    #[must_use]
+    pub const fn messages(mut self, messages: u32) -> Self {
+        self.messages = messages;
+        self
+    }
+
+    /// Sets [`bytes`](Self::bytes).
+    #[must_use]
+    pub const fn bytes(mut self, bytes: usize) -> Self {
+        self.bytes = bytes;
+        self
+    }
+
+    /// Sets [`ttl`](Self::ttl).
+    #[must_use]
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
     /// The part of [`bytes`](Self::bytes) that each of the messages may have, in bytes.
     #[must_use]
     pub fn share(&self) -> usize {
@@ -68,16 +96,25 @@ impl Retention {
 
 /// A message of a room's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+#[non_exhaustive]
+pub struct HistoryEntry {
     /// Its place in the room's sequence.
     pub offset: u64,
     /// What was published.
     pub payload: Bytes,
 }
 
-/// Which part of a history is read.
+impl HistoryEntry {
+    /// The message with this offset.
+    #[must_use]
+    pub fn new(offset: u64, payload: Bytes) -> Self {
+        Self { offset, payload }
+    }
+}
+
+/// Which part of a history is read. Not `#[non_exhaustive]`: a broker has to answer each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Range {
+pub enum HistoryRange {
     /// What follows on this offset: the oldest of it come first.
     After(u64),
     /// What lies before this offset: the newest of it count first.
@@ -88,14 +125,21 @@ pub enum Range {
 
 /// A part of a room's history, and where the room stood in that moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct History {
     /// After the latest message.
     pub position: Position,
     /// Oldest first, of the epoch of `position`, each offset one above the last.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<HistoryEntry>,
 }
 
 impl History {
+    /// These entries of a room that stands at `position`.
+    #[must_use]
+    pub fn new(position: Position, entries: Vec<HistoryEntry>) -> Self {
+        Self { position, entries }
+    }
+
     /// Whether the entries, or the position if there are none, follow on `since` without a
     /// hole. On [`Position::default`] follows the beginning of any sequence.
     #[must_use]
@@ -139,7 +183,10 @@ mod tests {
         let at = |epoch, offset| Position { epoch: Epoch::from_random(epoch), offset };
         let history = |offset, entries: &[u64]| History {
             position: at(1, offset),
-            entries: entries.iter().map(|n| Entry { offset: *n, payload: Bytes::new() }).collect(),
+            entries: entries
+                .iter()
+                .map(|n| HistoryEntry { offset: *n, payload: Bytes::new() })
+                .collect(),
         };
         let nowhere = Position::default();
         assert!(History::default().follows(nowhere));

@@ -8,7 +8,7 @@
 //! ```
 //! use std::sync::{Arc, Mutex};
 //! use chat_core::{
-//!     Batch, CloseReason, Command, ConnectionId, Deliver, Delivery, Dialect, Event, Item,
+//!     Batch, CloseReason, Command, ConnectionId, Deliver, DeliveryOutcome, Dialect, Event, Item,
 //!     Message, Registry, RoomId, Sender, Topic, envelope,
 //! };
 //!
@@ -16,10 +16,10 @@
 //! struct Lines(Mutex<Vec<String>>);
 //!
 //! impl Deliver for Lines {
-//!     fn deliver(&self, batch: &Batch) -> Delivery {
-//!         let Some(frames) = batch.frames(Dialect::Topics) else { return Delivery::Skipped };
+//!     fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
+//!         let Some(frames) = batch.frames(Dialect::Topics) else { return DeliveryOutcome::Skipped };
 //!         self.0.lock().unwrap().extend(frames.texts().map(String::from));
-//!         Delivery::Queued
+//!         DeliveryOutcome::Queued
 //!     }
 //!     fn close(&self, _: CloseReason) {}
 //! }
@@ -28,15 +28,15 @@
 //! let topic = Topic::Room(RoomId::new("room1")?);
 //! let registry = Registry::<Arc<Lines>>::new();
 //! let alice = Arc::new(Lines(Mutex::default()));
-//! assert!(registry.join(&topic, ConnectionId(1), alice.clone()).first);
-//! assert!(!registry.join(&topic, ConnectionId(2), alice.clone()).first);
+//! assert!(registry.join(&topic, ConnectionId::new(1), alice.clone()).first);
+//! assert!(!registry.join(&topic, ConnectionId::new(2), alice.clone()).first);
 //!
 //! // A frame comes in …
 //! let frame = r#"{"type":"sendMessage","roomId":"room1","message":"hi"}"#;
 //! let request = Dialect::Topics.decode(frame)?;
 //! let Command::Send { content, .. } = request.command else { unreachable!() };
-//! let user = Sender { id: "u1", name: "Quiet Otter", color: "#FF6B6B" };
-//! let said = Event::Message(Message { user, text: &content.message, data: None, key: None, at: 0 });
+//! let user = Sender::new("u1", "Quiet Otter", "#FF6B6B");
+//! let said = Event::Message(Message::new(user, &content.message, 0));
 //! let payload = envelope::encode(&said);
 //!
 //! // … and, when the broker has brought it back, goes out to all.
@@ -84,6 +84,7 @@ mod recent;
 mod registry;
 pub mod roster;
 mod secret;
+#[doc(hidden)] // The sequence of a room as `chat_broker::Hub` keeps it; may change with it.
 pub mod timeline;
 mod topic;
 mod user;
@@ -92,8 +93,8 @@ pub mod wire;
 
 pub use backoff::Backoff;
 pub use close::CloseReason;
-pub use command::{Command, Content, Hello, Join, MAX_REASON_BYTES, Request, Sanction};
-pub use deliver::{Batch, Deliver, Delivery, Item};
+pub use command::{Command, Content, Hello, Join, Request, Sanction};
+pub use deliver::{Batch, Deliver, DeliveryOutcome, Item};
 pub use dialect::Dialect;
 pub use error::{ErrorCode, Rejection, UnknownCode};
 pub use event::{
@@ -101,15 +102,15 @@ pub use event::{
 };
 pub use frames::Frames;
 pub use grants::{Capabilities, Capability, Grants};
-pub use history::{Entry, History, Range, Retention};
+pub use history::{History, HistoryEntry, HistoryRange, Retention};
 pub use id::{ConnectionId, InvalidName, MAX_NAME_BYTES, RoomId, UserId, UserName};
-pub use members::{GROUP, Group, Members};
-pub use nesting::is_nested_deeper;
+pub use members::Members;
+#[doc(hidden)] // The groups are how fan-out divides its work, and may change with it.
+pub use members::{GROUP, Group};
 pub use pattern::Pattern;
 pub use position::{Epoch, InvalidEpoch, Position, Step};
 pub use recent::{Recent, RecentPage};
-pub use registry::{Joined, Left, Registry, Room};
+pub use registry::{JoinOutcome, LeaveOutcome, Registry, RegistryEntry};
 pub use roster::{Occupancy, Occupant, Roster};
-pub use timeline::Timeline;
 pub use topic::Topic;
 pub use user::{Color, InvalidColor, User};

@@ -125,17 +125,17 @@ mod tests {
     fn newcomers_fill_groups_and_snapshots_stand_still() {
         let mut members = Members::default();
         for id in 0..150 {
-            assert_eq!(members.insert(ConnectionId(id), id), None);
+            assert_eq!(members.insert(ConnectionId::new(id), id), None);
         }
         let sizes: Vec<_> = members.groups().iter().map(|group| group.len()).collect();
         assert_eq!(sizes, [32, 32, 32, 32, 22]);
 
         let snapshot = members.clone();
-        members.remove(ConnectionId(100));
-        members.insert(ConnectionId(7), 70);
+        members.remove(ConnectionId::new(100));
+        members.insert(ConnectionId::new(7), 70);
         assert_eq!(snapshot.len(), 150);
-        assert_eq!(snapshot.get(ConnectionId(7)), Some(&7));
-        assert_eq!(members.get(ConnectionId(7)), Some(&70));
+        assert_eq!(snapshot.get(ConnectionId::new(7)), Some(&7));
+        assert_eq!(members.get(ConnectionId::new(7)), Some(&70));
         assert!(Arc::ptr_eq(&snapshot.groups()[2], &members.groups()[2]), "untouched: shared");
     }
 
@@ -143,11 +143,11 @@ mod tests {
     fn group_of_which_most_have_left_gives_memory_back() {
         let mut members = Members::default();
         for id in 0..=GROUP as u64 {
-            members.insert(ConnectionId(id), ());
+            members.insert(ConnectionId::new(id), ());
         }
         let mut capacities = Vec::new();
         for id in 1..GROUP as u64 {
-            members.remove(ConnectionId(id));
+            members.remove(ConnectionId::new(id));
             let group = &members.groups()[0];
             assert!(group.capacity() <= 4 * group.len(), "{} of {}", group.len(), group.capacity());
             capacities.push((group.capacity(), group.len()));
@@ -165,7 +165,7 @@ mod tests {
         ) {
             let (mut members, mut model) = (Members::default(), BTreeMap::new());
             for (value, (add, id)) in changes.into_iter().enumerate() {
-                let id = ConnectionId(id);
+                let id = ConnectionId::new(id);
                 if add {
                     prop_assert_eq!(members.insert(id, value), model.insert(id, value));
                 } else {

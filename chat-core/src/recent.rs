@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::history::{Entry, Range, Retention};
+use crate::history::{HistoryEntry, HistoryRange, Retention};
 use crate::position::{Epoch, Position};
 
 /// The latest messages of one sequence, oldest first, each offset one above the last; never one
@@ -12,7 +12,7 @@ use crate::position::{Epoch, Position};
 #[derive(Debug, Clone)]
 pub struct Recent {
     epoch: Epoch,
-    entries: VecDeque<Entry>,
+    entries: VecDeque<HistoryEntry>,
     /// The offset of the latest message, whether it is held or not.
     newest: u64,
     /// Up to this offset the broker keeps nothing, as far as is known; 0 if it is not.
@@ -31,7 +31,7 @@ pub struct Recent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecentPage<'a> {
     /// Oldest first.
-    pub entries: Vec<&'a Entry>,
+    pub entries: Vec<&'a HistoryEntry>,
     /// Whether there are more in the direction of reading.
     pub more: bool,
 }
@@ -61,7 +61,7 @@ impl Recent {
     #[must_use]
     pub fn page(
         &self,
-        range: Range,
+        range: HistoryRange,
         upto: Position,
         limit: usize,
         bytes: usize,
@@ -71,13 +71,13 @@ impl Recent {
             return None;
         }
         match range {
-            Range::After(after) if after > upto.offset => None,
-            Range::After(after) => self.page_after(after, upto.offset, limit, bytes),
-            Range::Before(before) => {
+            HistoryRange::After(after) if after > upto.offset => None,
+            HistoryRange::After(after) => self.page_after(after, upto.offset, limit, bytes),
+            HistoryRange::Before(before) => {
                 let end = before.saturating_sub(1).min(upto.offset);
                 self.page_back_from(end, limit, bytes)
             }
-            Range::Latest => self.page_back_from(upto.offset, limit, bytes),
+            HistoryRange::Latest => self.page_back_from(upto.offset, limit, bytes),
         }
     }
 
@@ -124,7 +124,7 @@ impl Recent {
         &self,
         after: u64,
         upto: Position,
-    ) -> Option<impl Iterator<Item = &Entry> + Clone> {
+    ) -> Option<impl Iterator<Item = &HistoryEntry> + Clone> {
         let wanted = upto.offset.saturating_sub(after);
         let first = self.entries.front().map_or(u64::MAX, |first| first.offset);
         let has_all = || {
@@ -145,11 +145,11 @@ impl Recent {
         upto: Position,
         limit: usize,
         bytes: usize,
-    ) -> impl Iterator<Item = &Entry> + Clone {
+    ) -> impl Iterator<Item = &HistoryEntry> + Clone {
         let is_same = self.epoch == upto.epoch;
         let end = self.entries.partition_point(|entry| is_same && entry.offset <= upto.offset);
         let mut size = 0;
-        let fits = |entry: &&Entry| {
+        let fits = |entry: &&HistoryEntry| {
             let is_newest = size == 0;
             size += entry.payload.len().max(1);
             is_newest || size <= bytes
@@ -214,7 +214,7 @@ impl Recent {
         self.newest = offset;
         self.bytes += payload.len();
         self.excess += payload.len().saturating_sub(self.share);
-        self.entries.push_back(Entry { offset, payload });
+        self.entries.push_back(HistoryEntry { offset, payload });
     }
 
     /// Drops the oldest if the room keeps it no longer; returns its offset.
@@ -233,7 +233,7 @@ impl Recent {
     }
 
     /// Gives up the older half, for want of memory.
-    pub fn shed(&mut self) {
+    pub fn evict(&mut self) {
         for _ in 0..self.entries.len().div_ceil(2) {
             self.drop_oldest();
         }
@@ -267,7 +267,7 @@ impl Recent {
 }
 
 /// Takes messages until one has reached so many bytes.
-fn fits(bytes: usize) -> impl FnMut(&&Entry) -> bool {
+fn fits(bytes: usize) -> impl FnMut(&&HistoryEntry) -> bool {
     let mut size = 0;
     move |entry| {
         let fits = size < bytes;
@@ -300,7 +300,7 @@ mod tests {
         recent
     }
 
-    fn offsets<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<u64> {
+    fn offsets<'a>(entries: impl Iterator<Item = &'a HistoryEntry>) -> Vec<u64> {
         entries.map(|entry| entry.offset).collect()
     }
 
@@ -347,7 +347,7 @@ mod tests {
         assert_eq!((recent.oldest(), recent.bytes()), (Some(10), 95));
         recent.push(at(20), Bytes::new());
         assert_eq!((recent.oldest(), recent.bytes()), (Some(20), 0), "no hole inside");
-        recent.shed();
+        recent.evict();
         assert_eq!(recent.oldest(), None);
     }
 
@@ -355,19 +355,19 @@ mod tests {
     fn page_that_only_the_broker_knows_is_not_guessed() {
         let recent = recent(1..=9);
         let page = |range, upto| recent.page(range, upto, 2, 100);
-        assert!(page(Range::Latest, at(9)).is_some());
+        assert!(page(HistoryRange::Latest, at(9)).is_some());
         let other = Position { epoch: Epoch::from_random(2), offset: 9 };
-        assert_eq!(page(Range::Latest, other), None, "another sequence");
-        assert_eq!(page(Range::Before(9), at(10)), None, "10 may have trimmed some of them");
-        assert_eq!(page(Range::After(10), at(9)), None, "the reader is ahead");
+        assert_eq!(page(HistoryRange::Latest, other), None, "another sequence");
+        assert_eq!(page(HistoryRange::Before(9), at(10)), None, "10 may have trimmed some of them");
+        assert_eq!(page(HistoryRange::After(10), at(9)), None, "the reader is ahead");
     }
 
     #[test]
     fn page_of_a_room_that_nothing_was_sent_to_is_empty() {
         let none = Some(RecentPage { entries: Vec::new(), more: false });
         let later = recent(1..=3);
-        assert_eq!(later.page(Range::Latest, Position::default(), 4, 100), none);
-        assert_eq!(few().page(Range::After(0), Position::default(), 4, 100), none);
+        assert_eq!(later.page(HistoryRange::Latest, Position::default(), 4, 100), none);
+        assert_eq!(few().page(HistoryRange::After(0), Position::default(), 4, 100), none);
     }
 
     #[test]
@@ -411,12 +411,20 @@ mod tests {
         }
 
         /// Offsets of a page of what is kept up to `upto`, and whether there are more.
-        fn read(&self, range: Range, upto: u64, limit: usize, bytes: usize) -> (Vec<u64>, bool) {
+        fn read(
+            &self,
+            range: HistoryRange,
+            upto: u64,
+            limit: usize,
+            bytes: usize,
+        ) -> (Vec<u64>, bool) {
             let kept = self.trimmed as u64 + 1..=upto;
             let (mut part, is_forward): (Vec<u64>, _) = match range {
-                Range::After(after) => (kept.filter(|n| *n > after).collect(), true),
-                Range::Before(before) => (kept.rev().filter(|n| *n < before).collect(), false),
-                Range::Latest => (kept.rev().collect(), false),
+                HistoryRange::After(after) => (kept.filter(|n| *n > after).collect(), true),
+                HistoryRange::Before(before) => {
+                    (kept.rev().filter(|n| *n < before).collect(), false)
+                }
+                HistoryRange::Latest => (kept.rev().collect(), false),
             };
             let all = part.len();
             let mut sum = 0;
@@ -480,11 +488,11 @@ mod tests {
                         store.trimmed = store.sizes.len();
                         recent.expire();
                     }
-                    Step::Shed => recent.shed(),
+                    Step::Shed => recent.evict(),
                     Step::Open(count) => {
                         recent = Recent::new(retention, max_entries, max_bytes);
                         seen = if store.sizes.is_empty() { seen } else { store.position() };
-                        let (read, _) = store.read(Range::Latest, seen.offset, count, usize::MAX);
+                        let (read, _) = store.read(HistoryRange::Latest, seen.offset, count, usize::MAX);
                         if store.trimmed == store.sizes.len() {
                             recent.begin(seen);
                         }
@@ -502,10 +510,10 @@ mod tests {
                 for upto in seen.offset.saturating_sub(2)..=seen.offset {
                     let upto = Position { offset: upto, ..seen };
                     let around = (store.trimmed as u64).saturating_sub(1)..seen.offset + 3;
-                    let ranges = around.flat_map(|n| [Range::After(n), Range::Before(n)]);
-                    for range in ranges.chain([Range::Latest, Range::Before(u64::MAX)]) {
+                    let ranges = around.flat_map(|n| [HistoryRange::After(n), HistoryRange::Before(n)]);
+                    for range in ranges.chain([HistoryRange::Latest, HistoryRange::Before(u64::MAX)]) {
                         let page = recent.page(range, upto, limit, page_bytes);
-                        let is_ahead = matches!(range, Range::After(n) if n > upto.offset);
+                        let is_ahead = matches!(range, HistoryRange::After(n) if n > upto.offset);
                         let is_held = is_whole && !is_ahead && store.trimmed as u64 <= upto.offset;
                         prop_assert!(page.is_some() || !is_held, "{range:?} up to {upto:?}");
                         let Some(page) = page else { continue };
@@ -529,7 +537,7 @@ mod tests {
             recent.load(at(offset), Bytes::new());
         }
         let page = |recent: &Recent, limit| {
-            let page = recent.page(Range::Latest, at(recent.newest), limit, 1000)?;
+            let page = recent.page(HistoryRange::Latest, at(recent.newest), limit, 1000)?;
             Some((page.entries.first().map(|first| first.offset), page.more))
         };
         assert_eq!(page(&recent, 2), Some((Some(7), true)));

@@ -32,11 +32,11 @@ pub struct Registry<M, S = ()> {
     hasher: RandomState,
 }
 
-type Shard<M, S> = Mutex<HashMap<Topic, Arc<Mutex<Room<M, S>>>>>;
+type Shard<M, S> = Mutex<HashMap<Topic, Arc<Mutex<RegistryEntry<M, S>>>>>;
 
 /// The members of a topic, and the caller's state for it.
 #[derive(Debug)]
-pub struct Room<M, S> {
+pub struct RegistryEntry<M, S> {
     members: Members<M>,
     /// The caller's own.
     pub state: S,
@@ -44,7 +44,7 @@ pub struct Room<M, S> {
     retired: bool,
 }
 
-impl<M, S> Room<M, S> {
+impl<M, S> RegistryEntry<M, S> {
     /// The members.
     #[must_use]
     pub fn members(&self) -> &Members<M> {
@@ -70,7 +70,8 @@ impl<M, S> Room<M, S> {
 
 /// What [`Registry::join`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Joined {
+#[non_exhaustive]
+pub struct JoinOutcome {
     /// This is the first member on this server: subscribe.
     pub first: bool,
     /// The connection was a member before; its handle was replaced.
@@ -79,7 +80,8 @@ pub struct Joined {
 
 /// What [`Registry::leave`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Left<S = ()> {
+#[non_exhaustive]
+pub struct LeaveOutcome<S = ()> {
     /// The connection was a member.
     pub was_member: bool,
     /// It was the last one on this server: unsubscribe. The topic's state is handed over.
@@ -100,7 +102,7 @@ impl<M: Clone, S: Default> Registry<M, S> {
     }
 
     /// Adds a member. Joining twice replaces the handle.
-    pub fn join(&self, topic: &Topic, id: ConnectionId, member: M) -> Joined {
+    pub fn join(&self, topic: &Topic, id: ConnectionId, member: M) -> JoinOutcome {
         self.join_with(topic, id, member, |_, joined| joined)
     }
 
@@ -110,7 +112,7 @@ impl<M: Clone, S: Default> Registry<M, S> {
         topic: &Topic,
         id: ConnectionId,
         member: M,
-        then: impl FnOnce(&mut Room<M, S>, Joined) -> R,
+        then: impl FnOnce(&mut RegistryEntry<M, S>, JoinOutcome) -> R,
     ) -> R {
         loop {
             let room = Arc::clone(self.shard(topic).lock().entry(topic.clone()).or_default());
@@ -120,30 +122,34 @@ impl<M: Clone, S: Default> Registry<M, S> {
             }
             let first = room.members.is_empty();
             let again = room.members.insert(id, member).is_some();
-            return then(&mut room, Joined { first, again });
+            return then(&mut room, JoinOutcome { first, again });
         }
     }
 
     /// Removes a member. Leaving twice does nothing. The topic's state goes with the last
     /// member.
-    pub fn leave(&self, topic: &Topic, id: ConnectionId) -> Left<S> {
+    pub fn leave(&self, topic: &Topic, id: ConnectionId) -> LeaveOutcome<S> {
         let Some(room) = self.room(topic) else {
-            return Left { was_member: false, last: None };
+            return LeaveOutcome { was_member: false, last: None };
         };
         let mut room = room.lock();
         let was_member = room.members.remove(id).is_some();
         if !was_member || !room.members.is_empty() {
-            return Left { was_member, last: None };
+            return LeaveOutcome { was_member, last: None };
         }
         room.retired = true;
         let state = std::mem::take(&mut room.state);
         drop(room);
         self.remove_retired(topic);
-        Left { was_member, last: Some(state) }
+        LeaveOutcome { was_member, last: Some(state) }
     }
 
     /// Runs `f` under the topic's lock, if the topic has members.
-    pub fn update<R>(&self, topic: &Topic, f: impl FnOnce(&mut Room<M, S>) -> R) -> Option<R> {
+    pub fn update<R>(
+        &self,
+        topic: &Topic,
+        f: impl FnOnce(&mut RegistryEntry<M, S>) -> R,
+    ) -> Option<R> {
         let room = self.room(topic)?;
         let mut room = room.lock();
         (!room.retired).then(|| f(&mut room))
@@ -186,7 +192,7 @@ impl<M: Clone, S: Default> Registry<M, S> {
         &self.shards[self.hasher.hash_one(topic) as usize % SHARDS]
     }
 
-    fn room(&self, topic: &Topic) -> Option<Arc<Mutex<Room<M, S>>>> {
+    fn room(&self, topic: &Topic) -> Option<Arc<Mutex<RegistryEntry<M, S>>>> {
         self.shard(topic).lock().get(topic).cloned()
     }
 
@@ -200,7 +206,7 @@ impl<M: Clone, S: Default> Registry<M, S> {
     }
 }
 
-impl<M, S: Default> Default for Room<M, S> {
+impl<M, S: Default> Default for RegistryEntry<M, S> {
     fn default() -> Self {
         Self { members: Members::default(), state: S::default(), retired: false }
     }
@@ -229,26 +235,26 @@ mod tests {
     #[test]
     fn edges() {
         let registry = Registry::<_>::new();
-        let (a, b) = (ConnectionId(1), ConnectionId(2));
-        assert_eq!(registry.join(&room(1), a, "a"), Joined { first: true, again: false });
-        assert_eq!(registry.join(&room(1), a, "A"), Joined { first: false, again: true });
-        assert_eq!(registry.join(&room(1), b, "b"), Joined { first: false, again: false });
-        assert_eq!(registry.leave(&room(1), a), Left { was_member: true, last: None });
-        assert_eq!(registry.leave(&room(1), a), Left { was_member: false, last: None });
-        assert_eq!(registry.leave(&room(1), b), Left { was_member: true, last: Some(()) });
-        assert_eq!(registry.leave(&room(2), b), Left { was_member: false, last: None });
+        let (a, b) = (ConnectionId::new(1), ConnectionId::new(2));
+        assert_eq!(registry.join(&room(1), a, "a"), JoinOutcome { first: true, again: false });
+        assert_eq!(registry.join(&room(1), a, "A"), JoinOutcome { first: false, again: true });
+        assert_eq!(registry.join(&room(1), b, "b"), JoinOutcome { first: false, again: false });
+        assert_eq!(registry.leave(&room(1), a), LeaveOutcome { was_member: true, last: None });
+        assert_eq!(registry.leave(&room(1), a), LeaveOutcome { was_member: false, last: None });
+        assert_eq!(registry.leave(&room(1), b), LeaveOutcome { was_member: true, last: Some(()) });
+        assert_eq!(registry.leave(&room(2), b), LeaveOutcome { was_member: false, last: None });
         assert!(registry.is_empty());
     }
 
     #[test]
     fn state_lives_as_long_as_there_are_members() {
         let registry = Registry::<(), u32>::new();
-        registry.join(&room(1), ConnectionId(1), ());
+        registry.join(&room(1), ConnectionId::new(1), ());
         registry.update(&room(1), |room| room.state = 7);
         assert_eq!(registry.update(&room(1), |room| room.state), Some(7));
-        assert_eq!(registry.leave(&room(1), ConnectionId(1)).last, Some(7));
+        assert_eq!(registry.leave(&room(1), ConnectionId::new(1)).last, Some(7));
         assert_eq!(registry.update(&room(1), |room| room.state), None);
-        registry.join(&room(1), ConnectionId(1), ());
+        registry.join(&room(1), ConnectionId::new(1), ());
         assert_eq!(registry.update(&room(1), |room| room.state), Some(0));
     }
 
@@ -261,10 +267,10 @@ mod tests {
                 let (registry, subscribed) = (&registry, &subscribed);
                 scope.spawn(move || {
                     for _ in 0..5_000 {
-                        if registry.join(&room(1), ConnectionId(thread), ()).first {
+                        if registry.join(&room(1), ConnectionId::new(thread), ()).first {
                             subscribed.fetch_add(1, Ordering::SeqCst);
                         }
-                        if registry.leave(&room(1), ConnectionId(thread)).last.is_some() {
+                        if registry.leave(&room(1), ConnectionId::new(thread)).last.is_some() {
                             subscribed.fetch_sub(1, Ordering::SeqCst);
                         }
                     }
@@ -283,16 +289,16 @@ mod tests {
             let registry = Registry::<_>::new();
             let mut model: BTreeMap<Topic, BTreeSet<ConnectionId>> = BTreeMap::new();
             for (join, n, id) in changes {
-                let (topic, id) = (room(n), ConnectionId(id));
+                let (topic, id) = (room(n), ConnectionId::new(id));
                 let members = model.entry(topic.clone()).or_default();
                 if join {
                     let first = members.is_empty();
                     let again = !members.insert(id);
-                    prop_assert_eq!(registry.join(&topic, id, ()), Joined { first, again });
+                    prop_assert_eq!(registry.join(&topic, id, ()), JoinOutcome { first, again });
                 } else {
                     let was_member = members.remove(&id);
                     let last = (was_member && members.is_empty()).then_some(());
-                    prop_assert_eq!(registry.leave(&topic, id), Left { was_member, last });
+                    prop_assert_eq!(registry.leave(&topic, id), LeaveOutcome { was_member, last });
                 }
                 model.retain(|_, members| !members.is_empty());
                 prop_assert_eq!(registry.len(), model.len());

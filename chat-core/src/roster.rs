@@ -23,25 +23,43 @@ use crate::id::UserId;
 /// microseconds begins further below when it was emptied after its clock was set back.
 const LATEST: u64 = 1_000_000;
 
-/// Somebody in a room, on whichever server.
+/// A user in a room, on any server.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Occupant {
-    /// Who: one user is one occupant, however many connections there are.
+    /// The user: one occupant, however many connections there are.
     pub user: UserId,
-    /// The envelope of the [presence event](crate::Event::Presence) that tells of the
-    /// coming, by the latest name.
+    /// The envelope of the [presence event](crate::Event::Presence) that announces the join, with
+    /// the user's latest name.
     pub info: Bytes,
 }
 
-/// A snapshot of a room's occupants.
+impl Occupant {
+    /// `user`, whom the envelope `info` announces.
+    #[must_use]
+    pub fn new(user: UserId, info: Bytes) -> Self {
+        Self { user, info }
+    }
+}
+
+/// A snapshot of a room's occupants. The default is the snapshot of an empty room.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Occupancy {
-    /// Of the latest change that it knows; 0 if there is nobody.
+    /// The version of the latest change that the snapshot includes; 0 if the room is empty.
     pub version: u64,
-    /// How many there are.
+    /// How many users are in the room.
     pub count: u32,
-    /// Who; nobody if there are more than were asked for.
+    /// The users; empty if there are more than were asked for.
     pub occupants: Vec<Occupant>,
+}
+
+impl Occupancy {
+    /// A snapshot with `count` users, of which `occupants` are listed.
+    #[must_use]
+    pub fn new(version: u64, count: u32, occupants: Vec<Occupant>) -> Self {
+        Self { version, count, occupants }
+    }
 }
 
 /// Who is in a room; see the [module](self).
@@ -99,7 +117,7 @@ impl Roster {
     }
 
     /// Changes may have been missed.
-    pub fn suspect(&mut self) {
+    pub fn mark_stale(&mut self) {
         self.wants_snapshot = true;
     }
 
@@ -110,7 +128,7 @@ impl Roster {
     }
 
     /// A snapshot is asked for now, one at a time. If none comes of it, say
-    /// [`suspect`](Self::suspect).
+    /// [`mark_stale`](Self::mark_stale).
     pub fn ask(&mut self) {
         self.wants_snapshot = false;
         self.asked_at = self.version;

@@ -117,7 +117,7 @@ fn what_was_missed_since_a_snapshot_was_asked_for_is_asked_for_again() {
     roster.ask();
     roster.set(truth.snapshot(10), &mut out);
     roster.ask();
-    roster.suspect();
+    roster.mark_stale();
     roster.set(truth.snapshot(10), &mut out);
     assert!(roster.wants_snapshot());
     roster.ask();
@@ -256,7 +256,7 @@ proptest! {
                     truth.version += 1;
                     let count = truth.users.len() as u32;
                     if fate == 2 {
-                        roster.suspect();
+                        roster.mark_stale();
                     } else {
                         roster.change(truth.version, count, change, occupant(user), &mut out);
                     }

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::deliver::Item;
-use crate::history::{Entry, History, Range};
+use crate::history::{History, HistoryEntry, HistoryRange};
 use crate::position::{Position, Step};
 use crate::recent::Recent;
 
@@ -112,8 +112,8 @@ impl Timeline {
     }
 
     /// Gives up memory: the older half of what is remembered.
-    pub fn shed(&mut self) {
-        self.recent.shed();
+    pub fn evict(&mut self) {
+        self.recent.evict();
     }
 
     /// The time of what was passed on so far is over.
@@ -144,7 +144,7 @@ impl Timeline {
     }
 
     /// Publications may have been missed: the room is read.
-    pub fn suspect(&mut self) {
+    pub fn mark_stale(&mut self) {
         self.want_read();
     }
 
@@ -156,13 +156,13 @@ impl Timeline {
     }
 
     /// Begins a read, if one is wanted and none is under way.
-    pub fn begin_read(&mut self) -> Option<Range> {
+    pub fn begin_read(&mut self) -> Option<HistoryRange> {
         if self.read != Read::Wanted {
             return None;
         }
         self.held.iter_mut().for_each(|held| held.early = true);
         self.read = Read::Running { since: self.seen, again: false };
-        Some(self.seen.map_or(Range::Latest, |seen| Range::After(seen.offset)))
+        Some(self.seen.map_or(HistoryRange::Latest, |seen| HistoryRange::After(seen.offset)))
     }
 
     /// Whether a read is wanted and none is under way.
@@ -202,7 +202,7 @@ impl Timeline {
         if entries.is_empty() {
             self.recent.begin(position);
         }
-        for Entry { offset, payload } in entries {
+        for HistoryEntry { offset, payload } in entries {
             self.recent.load(Position { offset, ..position }, payload);
         }
     }
@@ -239,7 +239,7 @@ impl Timeline {
     /// Passes on what follows on the latest message.
     fn splice(&mut self, History { position, entries }: History, out: &mut Vec<Item>) {
         let is_page = entries.last().is_some_and(|last| last.offset < position.offset);
-        for Entry { offset, payload } in entries {
+        for HistoryEntry { offset, payload } in entries {
             let here = self.offset();
             if offset <= here {
                 continue;

@@ -30,20 +30,20 @@ impl Store {
         self.position
     }
 
-    fn read(&self, range: Range, page: u64) -> History {
+    fn read(&self, range: HistoryRange, page: u64) -> History {
         let top = self.position.offset;
         let (first, last) = match range {
-            Range::After(offset) => {
+            HistoryRange::After(offset) => {
                 let first = offset.max(self.trimmed) + 1;
                 (first, top.min(first + page - 1))
             }
-            Range::Latest | Range::Before(_) => {
+            HistoryRange::Latest | HistoryRange::Before(_) => {
                 ((top + 1).saturating_sub(page).max(self.trimmed + 1), top)
             }
         };
         let entry = |offset| {
             let position = Position { offset, ..self.position };
-            Entry { offset, payload: payload(position) }
+            HistoryEntry { offset, payload: payload(position) }
         };
         History { position: self.position, entries: (first..=last).map(entry).collect() }
     }
@@ -124,11 +124,11 @@ fn a_room_opens_where_it_stands_and_sorts_out_what_came_before() {
     for offset in 3..=5 {
         assert_eq!(server.accept(at(1, offset)), Accepted::Held);
     }
-    assert_eq!(server.timeline.begin_read(), Some(Range::Latest));
+    assert_eq!(server.timeline.begin_read(), Some(HistoryRange::Latest));
     assert_eq!(server.timeline.begin_read(), None, "one at a time");
     assert_eq!(server.accept(at(1, 6)), Accepted::Held, "the read is under way");
     let store = Store { position: at(1, 5), trimmed: 2 };
-    assert_eq!(server.finish_read(store.read(Range::Latest, 9)), Finished::Opened(at(1, 5)));
+    assert_eq!(server.finish_read(store.read(HistoryRange::Latest, 9)), Finished::Opened(at(1, 5)));
     assert_eq!(server.here, Some(at(1, 6)));
     assert_eq!(server.timeline.recent().oldest(), Some(3));
     assert_eq!(server.accept(at(1, 6)), Accepted::Repeat);
@@ -143,7 +143,7 @@ fn a_hole_is_filled_and_nobody_is_told() {
     assert_eq!(server.accept(at(1, 9)), Accepted::Held);
     store.position = at(1, 9);
     let range = server.timeline.begin_read().unwrap();
-    assert_eq!(range, Range::After(5));
+    assert_eq!(range, HistoryRange::After(5));
     assert_eq!(server.accept(at(1, 10)), Accepted::Held, "the read is under way");
     assert_eq!(server.finish_read(store.read(range, 9)), Finished::Repaired(4));
     assert_eq!((server.here, server.gaps), (Some(at(1, 10)), 0));
@@ -157,13 +157,13 @@ fn what_is_gone_for_good_is_a_gap() {
     server.settle(&store, 9);
     store = Store { position: at(1, 50), trimmed: 40 };
     assert!(server.timeline.is_behind(store.position));
-    server.timeline.suspect();
+    server.timeline.mark_stale();
     let range = server.timeline.begin_read().unwrap();
     assert_eq!(server.finish_read(store.read(range, 99)), Finished::Gap);
     assert_eq!((server.here, server.gaps), (Some(at(1, 50)), 1));
     // All of it expired.
     store = Store { position: at(1, 60), trimmed: 60 };
-    server.timeline.suspect();
+    server.timeline.mark_stale();
     server.settle(&store, 9);
     assert_eq!((server.here, server.gaps), (Some(at(1, 60)), 2));
 }
@@ -181,7 +181,7 @@ fn a_new_sequence_is_told_once_and_read_from_its_beginning() {
 
     // The store was emptied.
     store.position = Position::default();
-    server.timeline.suspect();
+    server.timeline.mark_stale();
     server.settle(&store, 9);
     assert_eq!((server.here, server.gaps), (Some(Position::default()), 2));
     assert_eq!(server.accept(at(3, 1)), Accepted::InOrder, "whatever begins, begins here");
@@ -192,7 +192,7 @@ fn a_read_of_an_older_moment_undoes_nothing() {
     let mut server = Server::new();
     let store = Store::default();
     server.settle(&store, 9);
-    server.timeline.suspect();
+    server.timeline.mark_stale();
     let range = server.timeline.begin_read().unwrap();
     let read_before = store.read(range, 9);
     assert_eq!(server.accept(at(1, 1)), Accepted::InOrder);
@@ -234,7 +234,7 @@ fn a_failed_read_is_wanted_again() {
     let mut server = Server::new();
     server.timeline.begin_read().unwrap();
     server.timeline.fail_read();
-    assert_eq!(server.timeline.begin_read(), Some(Range::Latest));
+    assert_eq!(server.timeline.begin_read(), Some(HistoryRange::Latest));
     server.finish_read(History::default());
     server.timeline.fail_read();
     assert!(!server.timeline.wants_read(), "none is under way");
@@ -291,11 +291,11 @@ fn play(script: Vec<Happens>, page: u64) -> usize {
             }
             Happens::Break => {
                 under_way.clear();
-                server.timeline.suspect();
+                server.timeline.mark_stale();
             }
             Happens::Drop => {
                 under_way.pop_front();
-                server.timeline.suspect();
+                server.timeline.mark_stale();
             }
             Happens::Begin => asked = asked.or_else(|| server.timeline.begin_read()),
             Happens::Execute => {
@@ -319,10 +319,10 @@ fn play(script: Vec<Happens>, page: u64) -> usize {
                 // Whoever resets a store breaks its connections.
                 store = Store::default();
                 under_way.clear();
-                server.timeline.suspect();
+                server.timeline.mark_stale();
             }
             Happens::Trim => store.trimmed = (store.trimmed + store.position.offset) / 2,
-            Happens::Shed => server.timeline.shed(),
+            Happens::Shed => server.timeline.evict(),
         }
     }
     for position in under_way {

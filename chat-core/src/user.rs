@@ -11,6 +11,7 @@ use crate::json;
 
 /// A user as others see one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct User {
     /// Names the user on every server.
     pub id: UserId,

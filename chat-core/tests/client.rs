@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use chat_core::client::{
-    Action, Answer, ClientError, Config, Event, Loss, Machine, RequestId, Resume, State, Token,
+    Action, Answer, ClientError, Config, Disconnect, Event, Machine, RequestId, Resume, State,
+    Token,
 };
 use chat_core::wire::{ClientFrame, ClientRequest};
 use chat_core::{Epoch, Position};
@@ -199,7 +200,7 @@ impl Run {
         if std::mem::take(&mut self.is_connected) {
             self.server.is_joined = false;
             self.server.sent.clear();
-            self.machine.handle_disconnected(Loss::new("cut"), self.now);
+            self.machine.handle_disconnected(Disconnect::new("cut"), self.now);
         }
     }
 

@@ -10,7 +10,7 @@ use chat_core::{
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
-const ALICE: Sender<'_> = Sender { id: "u1", name: "Alice", color: "#FF6B6B" };
+const ALICE: Sender<'_> = Sender::new("u1", "Alice", "#FF6B6B");
 const ALL: [Dialect; 4] = [Dialect::Native, Dialect::Rooms, Dialect::Topics, Dialect::Direct];
 
 fn room(name: &str) -> Topic {
@@ -27,7 +27,7 @@ fn encoded(event: &Event<'_>, position: Option<Position>) -> [Option<String>; 4]
 }
 
 fn message<'a>(data: Option<&'a RawValue>, key: Option<&'a str>) -> Event<'a> {
-    Event::Message(Message { user: ALICE, text: "hey cashing", data, key, at: 1700 })
+    Event::Message(Message::new(ALICE, "hey cashing", 1700).data(data).key(key))
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_message() {
 #[test]
 fn comings_and_goings() {
     let presence = |change, announced| {
-        encoded(&Event::Presence(Presence { user: ALICE, change, announced }), None)
+        encoded(&Event::Presence(Presence::new(ALICE, change, announced)), None)
     };
     let [native, rooms, topics, direct] = presence(PresenceChange::Joined, true);
     assert_eq!(
@@ -91,7 +91,7 @@ fn comings_and_goings() {
 #[test]
 fn a_direct_message_is_passed_on_as_it_is() {
     let frame = r#"{ "to":"bob","message":"h\u0069","data":[1],"x":{} }"#;
-    let event = Event::Direct(Direct { user: ALICE, frame, at: 5, request: None });
+    let event = Event::Direct(Direct::new(ALICE, frame, 5));
     let [native, rooms, topics, direct] = encoded(&event, None);
     assert_eq!(
         native.unwrap(),
@@ -433,9 +433,7 @@ proptest! {
         let request = Dialect::Native.decode(&frame).unwrap();
         let Command::Send { content, .. } = request.command else { panic!() };
         prop_assert_eq!(&*content.message, &text);
-        let said = chat_core::envelope::encode(&Event::Message(Message {
-            user: ALICE, text: &content.message, data: None, key: None, at: 0,
-        }));
+        let said = chat_core::envelope::encode(&Event::Message(Message::new(ALICE, &content.message, 0)));
         let event = chat_core::envelope::decode(&said).unwrap();
         for shown in encoded(&event, None).into_iter().flatten() {
             let value: serde_json::Value = serde_json::from_str(&shown).unwrap();

@@ -10,9 +10,9 @@ use chat_core::wire::{
     RateLimit, ServerFrame, Welcome,
 };
 use chat_core::{
-    CloseReason, Dialect, Direct, Entry, Epoch, ErrorCode, Event, Message, Position, Presence,
-    PresenceChange, Rejection, RequestRef, RoomId, Sender, Topic, Undelivered, User, UserId,
-    UserName, envelope, wire,
+    CloseReason, Dialect, Direct, Epoch, ErrorCode, Event, HistoryEntry, Message, Position,
+    Presence, PresenceChange, Rejection, RequestRef, RoomId, Sender, Topic, Undelivered, User,
+    UserId, UserName, envelope, wire,
 };
 use serde_json::value::RawValue;
 
@@ -82,31 +82,22 @@ fn server_frames_are_what_the_code_says() {
     limits.bytes = Some(RateLimit::new(262_144, 262_144));
     limits.answers = Some(RateLimit::new(2_097_152, 16_777_216));
     limits.kept = Some(RateLimit::new(15_000, 3_145_728));
-    let refused = Rejection {
-        retry_after_ms: Some(1000),
-        ..Rejection::new(
-            ErrorCode::BrokerUnavailable,
-            "The message bus does not answer: whether this was carried out is unknown.",
-        )
-    }
+    let refused = Rejection::new(
+        ErrorCode::BrokerUnavailable,
+        "The message bus does not answer: whether this was carried out is unknown.",
+    )
+    .retry_after_ms(1000)
     .to_request(id(7));
-    let limited = Rejection {
-        retry_after_ms: Some(6100),
-        ..Rejection::new(
-            ErrorCode::RateLimited,
-            "This is too much in too short a time, and was not carried out.",
-        )
-    }
+    let limited = Rejection::new(
+        ErrorCode::RateLimited,
+        "This is too much in too short a time, and was not carried out.",
+    )
+    .retry_after_ms(6100)
     .to_request(id(7));
-    let said = |data: Option<&'static RawValue>| Message {
-        user: user.as_sender(),
-        text: "hi",
-        data,
-        key: None,
-        at: AT,
-    };
+    let said =
+        |data: Option<&'static RawValue>| Message::new(user.as_sender(), "hi", AT).data(data);
     let payload = envelope::encode(&Event::Message(said(None)));
-    let earlier = Entry { offset: 42, payload };
+    let earlier = HistoryEntry::new(42, payload);
     let members = || vec![wire::User::from(&user)];
     let earlier = || PageFrame::page(&room, epoch, [&earlier]);
     let at = |offset| Position { epoch, offset };
@@ -154,31 +145,20 @@ fn server_frames_are_what_the_code_says() {
 
     let sender = user.as_sender();
     let data = raw(r#"{"emoji":"👋"}"#);
-    let presence = |change| Event::Presence(Presence { user: sender, change, announced: true });
+    let presence = |change| Event::Presence(Presence::new(sender, change, true));
     let events = [
         presence(PresenceChange::Joined),
         presence(PresenceChange::Left),
         presence(PresenceChange::Renamed),
-        Event::Message(Message {
-            user: sender,
-            text: "hi",
-            data: Some(&data),
-            key: Some("m-1"),
-            at: AT,
-        }),
+        Event::Message(Message::new(sender, "hi", AT).data(Some(&data)).key(Some("m-1"))),
         Event::Gap(Some(Position { epoch, offset: 57 })),
         Event::Gap(None),
         Event::Count(1_204),
-        Event::Direct(Direct {
-            user: sender,
-            frame: r#"{"to":"bob","message":"psst"}"#,
-            at: AT,
-            request: None,
-        }),
-        Event::Undelivered(Undelivered {
-            to: Sender { id: "bob", ..sender },
-            request: RequestRef { session: "n5p2-17", id: "8" },
-        }),
+        Event::Direct(Direct::new(sender, r#"{"to":"bob","message":"psst"}"#, AT)),
+        Event::Undelivered(Undelivered::new(
+            Sender::new("bob", sender.name, sender.color),
+            RequestRef::new("n5p2-17", "8"),
+        )),
         Event::Typing { user: sender, typing: true },
     ];
     let position = Some(Position { epoch, offset: 42 });

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use chat_core::client::{
-    Action, Answer, ClientError, Config, Event, Loss, Machine, Message, RequestId, Resume, State,
-    Token, TokenError,
+    Action, Answer, ClientError, Config, Disconnect, Event, Machine, Message, RequestId, Resume,
+    State, Token, TokenError,
 };
-use chat_core::{CloseReason, Position, PresenceChange, Range};
+use chat_core::{CloseReason, HistoryRange, Position, PresenceChange};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -181,10 +181,10 @@ impl Player {
             "start" => self.machine = Some(start(input, self.seed)),
             "call" => self.call(input),
             "opened" => self.machine().handle_connected(now),
-            "failed" => self.machine().handle_disconnected(Loss::new("refused"), now),
+            "failed" => self.machine().handle_disconnected(Disconnect::new("refused"), now),
             "closed" => {
                 let code = input["code"].as_u64().map(|code| u16::try_from(code).unwrap());
-                let mut loss = Loss::new("closed");
+                let mut loss = Disconnect::new("closed");
                 loss.code = code;
                 self.machine().handle_disconnected(loss, now);
             }
@@ -229,9 +229,9 @@ impl Player {
             "members" => machine.members(text("room"), now),
             "history" => {
                 let range = match (number("before"), number("after")) {
-                    (Some(before), _) => Range::Before(before),
-                    (None, Some(after)) => Range::After(after),
-                    (None, None) => Range::Latest,
+                    (Some(before), _) => HistoryRange::Before(before),
+                    (None, Some(after)) => HistoryRange::After(after),
+                    (None, None) => HistoryRange::Latest,
                 };
                 machine.history(text("room"), range, limit(), now)
             }

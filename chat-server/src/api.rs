@@ -12,14 +12,14 @@ use axum::routing::post;
 use axum::{Json, Router};
 use bytes::Bytes;
 use chat_broker::BrokerError;
-use chat_core::{MAX_REASON_BYTES, RoomId, UserId, json};
+use chat_core::{RoomId, Sanction, UserId, json};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use subtle::ConstantTimeEq;
 
 use crate::auth::bearer;
-use crate::moderation::{self, By, Kind, LONGEST_BAN, NO_TIME, Scope, UNSUPPORTED};
+use crate::moderation::{self, Actor, Kind, LONGEST_BAN, NO_TIME, Scope, UNSUPPORTED};
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -68,7 +68,7 @@ fn is_same(given: &str, key: &str) -> bool {
 /// What the body of a request may say.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Order {
+struct ModerationRequest {
     user: Option<String>,
     reason: Option<String>,
     /// When a ban ends, in milliseconds since 1970.
@@ -86,7 +86,7 @@ fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D:
     value.map(Some).ok_or_else(|| D::Error::custom("not an integer that is 0 or more"))
 }
 
-type Body = Result<Json<Order>, JsonRejection>;
+type Body = Result<Json<ModerationRequest>, JsonRejection>;
 type Name = Result<Path<String>, PathRejection>;
 type Answer = Result<Json<serde_json::Value>, Refusal>;
 
@@ -103,7 +103,7 @@ async fn disconnect(
         Some(time) => (Kind::Ban, time),
         None => (Kind::Kick, Duration::ZERO),
     };
-    state.sentence(kind, Scope::Server, &user, time, reason).await
+    state.sanction(kind, Scope::Server, &user, time, reason).await
 }
 
 /// `POST /api/users/{id}/unban`
@@ -115,7 +115,7 @@ async fn unban(Shared(state): Shared<Arc<State>>, user: Name) -> Answer {
 async fn kick(Shared(state): Shared<Arc<State>>, room: Name, order: Body) -> Answer {
     let (room, Json(order)) = (room_id(&name(room)?)?, order?);
     let (user, reason) = (order.user()?, order.reason()?);
-    state.sentence(Kind::Kick, Scope::Room(&room), &user, Duration::ZERO, reason).await
+    state.sanction(Kind::Kick, Scope::Room(&room), &user, Duration::ZERO, reason).await
 }
 
 /// `POST /api/rooms/{room}/ban`
@@ -123,7 +123,7 @@ async fn ban_from_room(Shared(state): Shared<Arc<State>>, room: Name, order: Bod
     let (room, Json(order)) = (room_id(&name(room)?)?, order?);
     let (user, reason) = (order.user()?, order.reason()?);
     let time = order.time()?.unwrap_or(LONGEST_BAN);
-    state.sentence(Kind::Ban, Scope::Room(&room), &user, time, reason).await
+    state.sanction(Kind::Ban, Scope::Room(&room), &user, time, reason).await
 }
 
 /// `POST /api/rooms/{room}/unban`
@@ -133,7 +133,7 @@ async fn unban_from_room(Shared(state): Shared<Arc<State>>, room: Name, order: B
 }
 
 impl State {
-    async fn sentence(
+    async fn sanction(
         &self,
         kind: Kind,
         scope: Scope<'_>,
@@ -141,16 +141,16 @@ impl State {
         time: Duration,
         reason: Option<&str>,
     ) -> Answer {
-        let (broker, by) = (&**self.hub.broker(), By::Backend);
-        let done = moderation::put_out(broker, by, kind, scope, user, time, reason).await;
+        let (broker, by) = (&**self.hub.broker(), Actor::Backend);
+        let done = moderation::impose(broker, by, kind, scope, user, time, reason).await;
         if done.is_ok() {
-            self.until_put_out(scope, user).await;
+            self.until_evicted(scope, user).await;
         }
         answer(done)
     }
 
     async fn pardon(&self, scope: Scope<'_>, user: &UserId) -> Answer {
-        answer(moderation::unban(&**self.hub.broker(), By::Backend, scope, user).await)
+        answer(moderation::unban(&**self.hub.broker(), Actor::Backend, scope, user).await)
     }
 }
 
@@ -187,7 +187,7 @@ fn room_id(name: &str) -> Result<RoomId, Refusal> {
     RoomId::new(name).map_err(|why| Refusal::name("room", why))
 }
 
-impl Order {
+impl ModerationRequest {
     fn user(&self) -> Result<UserId, Refusal> {
         let user = self.user.as_deref();
         user_id(user.ok_or_else(|| bad("missing_field", "The body needs the field \"user\"."))?)
@@ -195,8 +195,9 @@ impl Order {
 
     fn reason(&self) -> Result<Option<&str>, Refusal> {
         match self.reason.as_deref() {
-            Some(reason) if reason.len() > MAX_REASON_BYTES => {
-                Err(bad("bad_field", format!("\"reason\" has at most {MAX_REASON_BYTES} bytes.")))
+            Some(reason) if reason.len() > Sanction::MAX_REASON_BYTES => {
+                let max = Sanction::MAX_REASON_BYTES;
+                Err(bad("bad_field", format!("\"reason\" has at most {max} bytes.")))
             }
             Some(reason) if reason.contains('\0') => {
                 Err(bad("bad_field", "\"reason\" holds a NUL: not every client could read it."))
@@ -227,7 +228,7 @@ fn bad(code: &'static str, message: impl Into<String>) -> Refusal {
 }
 
 /// A body that need not be there.
-struct OptionalBody(Order);
+struct OptionalBody(ModerationRequest);
 
 impl<S: Send + Sync> FromRequest<S> for OptionalBody {
     type Rejection = Refusal;
@@ -236,7 +237,7 @@ impl<S: Send + Sync> FromRequest<S> for OptionalBody {
         let (parts, body) = request.into_parts();
         let bytes = Bytes::from_request(Request::new(body), state).await?;
         if bytes.is_empty() {
-            return Ok(Self(Order::default()));
+            return Ok(Self(ModerationRequest::default()));
         }
         let request = Request::from_parts(parts, bytes.into());
         let Json(order) = Json::from_request(request, state).await?;

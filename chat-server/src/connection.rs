@@ -3,11 +3,11 @@
 
 mod alarm;
 mod budget;
+mod connect_params;
 mod hello;
 mod history;
 mod join_request;
 mod members;
-mod opening;
 mod permit;
 mod rooms;
 mod sanctions;
@@ -32,12 +32,12 @@ use tokio::time::Instant;
 use crate::auth::Access;
 use crate::deadline::Deadline;
 use crate::drain;
-use crate::limits::{Admission, RateLimiter};
+use crate::limits::{ConnectionPermit, RateLimiter};
 use crate::member::Member;
 use crate::moderation::UNSUPPORTED;
 use crate::state::State;
-pub(crate) use opening::Opening;
-use rooms::Place;
+pub(crate) use connect_params::ConnectParams;
+use rooms::JoinedRoom;
 use send::Permitted;
 
 /// Frames and answers that a busy connection works through before it lets others run: one
@@ -51,13 +51,13 @@ const FRAMES_PER_TURN: u32 = 32;
 pub(crate) fn serve<S>(
     state: Arc<State>,
     mut session: Session<S>,
-    opening: Opening,
-    admission: Admission,
+    opening: ConnectParams,
+    permit: ConnectionPermit,
 ) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut connection = Connection::open(state, &session, &opening, admission);
+    let mut connection = Connection::open(state, &session, &opening, permit);
     // Boxed, since few have one, and its place would be there twice and stay.
     let entry = opening.room.map(|room| Box::new((room, opening.history)));
     async move {
@@ -93,7 +93,7 @@ struct Connection {
     recognised: bool,
     /// The user's own topic, if the client's dialect has direct messages.
     inbox: Option<Membership<Member>>,
-    places: Vec<Place>,
+    rooms: Vec<JoinedRoom>,
     /// The room that a `rooms` client entered last.
     current: Option<RoomId>,
     /// Publications that the broker has not answered, oldest first.
@@ -121,8 +121,8 @@ impl Connection {
     fn open<S>(
         state: Arc<State>,
         session: &Session<S>,
-        opening: &Opening,
-        admission: Admission,
+        opening: &ConnectParams,
+        permit: ConnectionPermit,
     ) -> Self {
         let id = state.sessions.next_id();
         let dialect = opening.dialect();
@@ -140,19 +140,19 @@ impl Connection {
         let mut connection = Self {
             access: opening.access.clone(),
             ends: Deadline::default(),
-            limiter: RateLimiter::new(admission),
+            limiter: RateLimiter::new(permit),
             since,
             state,
             id,
             member,
             recognised: opening.native,
             inbox: None,
-            places: Vec::new(),
+            rooms: Vec::new(),
             current: None,
             in_flight: VecDeque::new(),
         };
-        if let Some(sentence) = connection.server_ban() {
-            connection.put_out(&sentence);
+        if let Some(notice) = connection.server_ban() {
+            connection.enforce(&notice);
         }
         connection.set_deadline();
         if opening.user_id.is_some() || connection.access.identity().is_some() {
@@ -183,7 +183,7 @@ impl Connection {
         let is_renamed = user != self.member.user;
         self.member = self.member.with(user, dialect);
         self.state.sessions.insert(self.id, self.member.clone());
-        for place in &self.places {
+        for place in &self.rooms {
             place.membership.replace(self.member.seeing(place.sees_presence));
             if is_renamed {
                 place.membership.rename(self.occupant(place.announced));
@@ -219,7 +219,7 @@ impl Connection {
                 incoming = session.recv() => match incoming {
                     // Boxed: it is there for a moment, and its place would stay.
                     Some(Incoming::Text(text)) => Box::pin(self.on_text(session, &text)).await,
-                    Some(Incoming::Notified) => self.look_around(),
+                    Some(Incoming::Notified) => self.check_sanctions(),
                     Some(_) => session.outbox().close(CloseReason::Unsupported),
                     None => return,
                 },
@@ -327,7 +327,7 @@ impl Connection {
     }
 
     /// How long the client may take to read what waits for it before it gets more.
-    fn patience(&self) -> Duration {
+    fn time_limit(&self) -> Duration {
         self.state.transport.message_timeout
     }
 
@@ -361,8 +361,5 @@ fn unavailable(error: &BrokerError) -> Rejection {
         }
         _ => "The message bus does not answer: whether this was carried out is unknown.",
     };
-    Rejection {
-        retry_after_ms: Some(RETRY_AFTER_MS),
-        ..Rejection::new(ErrorCode::BrokerUnavailable, message)
-    }
+    Rejection::new(ErrorCode::BrokerUnavailable, message).retry_after_ms(RETRY_AFTER_MS)
 }

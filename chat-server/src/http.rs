@@ -14,7 +14,7 @@ use bytes::Bytes;
 use chat_core::RoomId;
 use serde::Serialize;
 
-use crate::connection::Opening;
+use crate::connection::ConnectParams;
 use crate::identity::random_id;
 use crate::query::{ClientQuery, check_length};
 use crate::refusal::{MAX_BODY, Refusal};
@@ -128,7 +128,7 @@ async fn connect(
     answer.await.inspect_err(|refusal| state.metrics.refused(refusal))
 }
 
-fn opening(state: &State, uri: &Uri, room: Option<RoomId>) -> Result<Opening, Refusal> {
+fn opening(state: &State, uri: &Uri, room: Option<RoomId>) -> Result<ConnectParams, Refusal> {
     ClientQuery::parse(uri)?.opening(state.config.limits.name_bytes, room)
 }
 

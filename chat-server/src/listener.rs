@@ -62,7 +62,7 @@ static FULL: LazyLock<String> = LazyLock::new(|| {
 
 /// Connections above the limit that are read at a time until they end, so that the answer is not lost
 /// with a reset. Beyond that they are closed at once: they must not take the files of others.
-const TURNED_AWAY: usize = 64;
+const MAX_REJECTING: usize = 64;
 
 /// How long a client that took too long may take to close the connection.
 const LATE: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is behind a listener.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct ListenerContext {
     pub(crate) router: Router,
     /// How many may come in.
     pub(crate) limits: Arc<Limits>,
@@ -83,20 +83,20 @@ pub(crate) struct Gate {
 /// Accepts connections for ever.
 pub(crate) fn accept(
     listener: TcpListener,
-    gate: Gate,
+    context: ListenerContext,
 ) -> impl Future<Output = ()> + Send + 'static {
     let mut http = http1::Builder::new();
     // The clock of each connection knows more than hyper, which cannot tell an idle connection from
     // a slow head.
-    http.header_read_timeout(None).max_buf_size(max_head_bytes(&gate.state.config));
-    let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
+    http.header_read_timeout(None).max_buf_size(max_head_bytes(&context.state.config));
+    let rejecting = Arc::new(Semaphore::new(MAX_REJECTING));
     async move {
         let mut backoff = Backoff::new(ACCEPT_PAUSE, LONGEST_ACCEPT_PAUSE);
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     backoff.reset();
-                    gate.serve(&http, stream, peer, &turned_away);
+                    context.serve(&http, stream, peer, &rejecting);
                 }
                 // The client was gone before it was accepted: nothing is wrong here.
                 Err(error) if is_the_clients(&error) => {}
@@ -110,21 +110,21 @@ fn max_head_bytes(config: &ServerConfig) -> usize {
     config.transport.max_head_bytes.max(SMALLEST_HEAD)
 }
 
-impl Gate {
+impl ListenerContext {
     /// Serves a connection in a task of its own, unless the limit of HTTP connections is reached.
     fn serve(
         &self,
         http: &http1::Builder,
         stream: TcpStream,
         peer: SocketAddr,
-        turned_away: &Arc<Semaphore>,
+        rejecting: &Arc<Semaphore>,
     ) {
         let (limits, state) = (Arc::clone(&self.limits), Arc::clone(&self.state));
         let address = peer.ip().to_canonical();
         let is_proxy = peer::is_trusted(address, &state.config.trusted_proxies);
         let Some(place) = limits.admit_asking((!is_proxy).then_some(address)) else {
             state.metrics.limited("http_connections");
-            return turn_away(stream, turned_away);
+            return reject_connection(stream, rejecting);
         };
         let tcp = SharedTcp::bounded(stream, state.config.transport.socket_buffer_bytes);
         let clock = Arc::new(Clock::new(times(&state.config)));
@@ -142,7 +142,7 @@ impl Gate {
             pacer: Pacer { limits, state, bucket: (!is_proxy).then(SharedBucket::default) },
             clock,
         };
-        let talk = talk_http(http.clone(), stream, requests);
+        let talk = serve_http(http.clone(), stream, requests);
         tokio::spawn(async move {
             let ended = talk.await;
             match &ended {
@@ -165,10 +165,10 @@ impl Gate {
     }
 }
 
-fn turn_away(stream: TcpStream, turned_away: &Arc<Semaphore>) {
+fn reject_connection(stream: TcpStream, rejecting: &Arc<Semaphore>) {
     // It is closed either way.
     let _ = stream.try_write(FULL.as_bytes());
-    if let Ok(permit) = Arc::clone(turned_away).try_acquire_owned() {
+    if let Ok(permit) = Arc::clone(rejecting).try_acquire_owned() {
         tokio::spawn(async move {
             SharedTcp::new(stream).end().await;
             drop(permit);
@@ -189,7 +189,7 @@ fn times(config: &ServerConfig) -> Times {
 
 /// How the HTTP of a connection ended.
 enum Ended {
-    /// By either side, or in a WebSocket.
+    /// Actor either side, or in a WebSocket.
     Done,
     ByError(hyper::Error),
     /// What it was at took too long.
@@ -197,7 +197,7 @@ enum Ended {
 }
 
 /// Speaks HTTP on a connection until it ends, or becomes a WebSocket.
-async fn talk_http(http: http1::Builder, stream: HttpStream, requests: Requests) -> Ended {
+async fn serve_http(http: http1::Builder, stream: HttpStream, requests: Requests) -> Ended {
     let clock = Arc::clone(&requests.clock);
     let requests = Arc::new(requests);
     let service = service_fn(move |request| Arc::clone(&requests).serve(request));

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_core::wire::{Goodbye, ServerFrame};
-use chat_core::{Batch, CloseReason, Deliver, Delivery, Dialect, Frames, Topic, User};
+use chat_core::{Batch, CloseReason, Deliver, DeliveryOutcome, Dialect, Frames, Topic, User};
 use chat_transport::Outbox;
 use tokio::time::{Instant, timeout};
 
 use crate::deadline::{Deadline, LATEST};
 use crate::undelivered::Drops;
 
-/// A handle on a connection: who it is, what it speaks, and the way to it. By value, since
+/// A handle on a connection: who it is, what it speaks, and the way to it. Actor value, since
 /// whoever delivers to it goes by as few pointers as can be.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
@@ -52,7 +52,7 @@ impl Member {
 
     /// Takes events that are for this client alone.
     pub(crate) fn take(&self, batch: &Batch) {
-        if self.deliver(batch) == Delivery::Full {
+        if self.deliver(batch) == DeliveryOutcome::Full {
             self.outbox.close(CloseReason::SlowConsumer);
         }
     }
@@ -86,7 +86,7 @@ impl Member {
     /// when its token ends, however fast it reads.
     pub(crate) async fn drained(&self, patience: Duration, ends: &mut Deadline) {
         loop {
-            let (began, waited) = (Instant::now(), self.outbox.depth().bytes);
+            let (began, waited) = (Instant::now(), self.outbox.usage().bytes);
             let left = ends.at().map(|ends| ends.saturating_duration_since(began));
             let time = left.map_or(patience, |left| left.min(patience));
             if timeout(time, self.outbox.drained_to(0)).await.is_ok() {
@@ -97,7 +97,7 @@ impl Member {
             }
             // A process that was stopped for longer has written nothing, whatever the client took.
             let is_timely = patience..=patience.saturating_add(LATEST);
-            if is_timely.contains(&began.elapsed()) && self.outbox.depth().bytes >= waited {
+            if is_timely.contains(&began.elapsed()) && self.outbox.usage().bytes >= waited {
                 self.outbox.close(CloseReason::SlowConsumer);
                 return;
             }
@@ -117,28 +117,28 @@ impl Member {
 
     /// Sends frames that are ready. A client that does not take them is a slow consumer.
     pub(crate) fn send(&self, frames: &Frames) {
-        if self.outbox.send(frames) == Delivery::Full {
+        if self.outbox.send(frames) == DeliveryOutcome::Full {
             self.outbox.close(CloseReason::SlowConsumer);
         }
     }
 }
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivery {
+    fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         let frames = if self.is_blind {
             batch.frames_without_presence(self.dialect)
         } else {
             batch.frames(self.dialect)
         };
-        let Some(frames) = frames else { return Delivery::Skipped };
+        let Some(frames) = frames else { return DeliveryOutcome::Skipped };
         if matches!(batch.topic(), Topic::Room(_)) {
             return self.outbox.send(frames);
         }
         // Any user may write to this one: what is too much is dropped, and does not close it.
         let delivery = self.outbox.send_droppable(frames);
-        if delivery == Delivery::Full {
+        if delivery == DeliveryOutcome::Full {
             self.drops.report(&self.user, batch);
-            return Delivery::Dropped;
+            return DeliveryOutcome::Dropped;
         }
         delivery
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chat_broker::Histogram;
 use chat_core::{CloseReason, ErrorCode};
-use chat_transport::{Breach, End};
+use chat_transport::{End, LimitViolation};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -30,14 +30,14 @@ pub(crate) struct Metrics {
 }
 
 /// The limit, as metrics name it.
-fn name(breach: Breach) -> &'static str {
+fn name(breach: LimitViolation) -> &'static str {
     match breach {
-        Breach::Size => "frame_size",
-        Breach::Fragments => "fragments",
-        Breach::ControlFrames => "control_frames",
-        Breach::MessageTime => "message_time",
-        Breach::WriteTime => "write_time",
-        Breach::Heartbeat => "heartbeat",
+        LimitViolation::Size => "frame_size",
+        LimitViolation::Fragments => "fragments",
+        LimitViolation::ControlFrames => "control_frames",
+        LimitViolation::MessageTime => "message_time",
+        LimitViolation::WriteTime => "write_time",
+        LimitViolation::Heartbeat => "heartbeat",
         _ => "other",
     }
 }
@@ -99,7 +99,7 @@ impl Metrics {
     }
 
     /// A connection has ended.
-    pub(crate) fn closed(&self, end: &End, breach: Option<Breach>) {
+    pub(crate) fn closed(&self, end: &End, breach: Option<LimitViolation>) {
         match (breach, end) {
             (Some(breach), _) => self.limited(name(breach)),
             (None, End::Local(CloseReason::SlowConsumer)) => self.limited("outbox"),

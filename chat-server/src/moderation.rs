@@ -1,11 +1,11 @@
 //! Who is put out: of a room, or of the server; once, or for some time.
 //!
-//! Each [`sentence`] is a record that all servers share through the broker: it is stored first,
+//! Each [`sanction`] is a record that all servers share through the broker: it is stored first,
 //! and every server acts on it when it hears that records have changed, after each lost
 //! connection, and at the latest when it looks by itself. Bans are then known here, without
 //! asking anybody, whenever somebody joins or sends.
 
-mod sentence;
+mod sanction;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
 use chat_broker::{BrokerError, Hub, Record, Records};
-use chat_core::UserId;
+use chat_core::{RoomId, Topic, UserId};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-pub(crate) use sentence::{
-    By, Kind, LONGEST_BAN, NO_TIME, Scope, Sentence, UNSUPPORTED, put_out, unban,
+pub(crate) use sanction::{
+    Actor, Kind, LONGEST_BAN, NO_TIME, SanctionNotice, Scope, UNSUPPORTED, impose, unban,
 };
-use sentence::{Stored, key, user_of};
+use sanction::{Stored, key, target_of};
 
 use crate::member::Member;
 use crate::sessions::Sessions;
@@ -35,7 +35,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// The sanctions that stand.
 #[derive(Debug, Default)]
 pub(crate) struct Moderation {
-    sanctions: RwLock<HashMap<String, Sanction>>,
+    sanctions: RwLock<HashMap<String, ActiveSanction>>,
     /// One of [`UNKNOWN`], [`NONE`] and [`SOME`]: that none stand, the common case, costs a look.
     standing: AtomicU8,
     /// Counts what was acted on, so that a kick is for those alone who were there.
@@ -49,7 +49,7 @@ const NONE: u8 = 1;
 const SOME: u8 = 2;
 
 #[derive(Debug, Clone)]
-struct Sanction {
+struct ActiveSanction {
     /// Tells it from an earlier one of the same kind, scope and user.
     id: String,
     reason: Option<Arc<str>>,
@@ -63,14 +63,14 @@ impl Moderation {
     /// can be banned, and joins do not wait for the bans.
     pub(crate) async fn run(self: Arc<Self>, hub: Hub<Member>, sessions: Arc<Sessions>) {
         let Some(table) = hub.broker().table() else {
-            return self.act_on(Records::default(), &sessions);
+            return self.act_on(Records::default(), &hub, &sessions);
         };
         let (mut version, mut failed) = (0, false);
         loop {
             let pause = match table.changes_since(version).await {
                 Ok(records) => {
                     version = records.version;
-                    self.act_on(records, &sessions);
+                    self.act_on(records, &hub, &sessions);
                     if std::mem::take(&mut failed) {
                         tracing::info!("bans and kicks can be read again");
                     }
@@ -103,21 +103,26 @@ impl Moderation {
         self.standing.load(Ordering::Acquire) != UNKNOWN
     }
 
-    /// The present reading of the clock; see [`judge`](Self::judge).
+    /// The present reading of the clock; see [`sanction_on`](Self::sanction_on).
     pub(crate) fn now(&self) -> u32 {
         self.clock.load(Ordering::Acquire)
     }
 
     /// Whether `user` is banned, and why.
-    pub(crate) fn ban(&self, scope: Scope<'_>, user: &UserId) -> Option<Sentence> {
-        self.find(Kind::Ban, scope, user).map(|(sentence, _)| sentence)
+    pub(crate) fn ban(&self, scope: Scope<'_>, user: &UserId) -> Option<SanctionNotice> {
+        self.find(Kind::Ban, scope, user).map(|(notice, _)| notice)
     }
 
     /// What is to be done to `user`, who has been there since the clock read `since`.
-    pub(crate) fn judge(&self, scope: Scope<'_>, user: &UserId, since: u32) -> Option<Sentence> {
+    pub(crate) fn sanction_on(
+        &self,
+        scope: Scope<'_>,
+        user: &UserId,
+        since: u32,
+    ) -> Option<SanctionNotice> {
         let kick = || {
-            let (sentence, acted) = self.find(Kind::Kick, scope, user)?;
-            (acted > since).then_some(sentence)
+            let (notice, acted) = self.find(Kind::Kick, scope, user)?;
+            (acted > since).then_some(notice)
         };
         self.ban(scope, user).or_else(kick)
     }
@@ -129,24 +134,33 @@ impl Moderation {
     }
 
     /// A sanction that stands, and the reading of the clock when this server acted on it.
-    fn find(&self, kind: Kind, scope: Scope<'_>, user: &UserId) -> Option<(Sentence, u32)> {
+    fn find(&self, kind: Kind, scope: Scope<'_>, user: &UserId) -> Option<(SanctionNotice, u32)> {
         if self.standing.load(Ordering::Acquire) != SOME {
             return None;
         }
         let sanctions = self.sanctions.read();
         let sanction = sanctions.get(&key(kind, scope, user))?;
         let stands = sanction.until > Instant::now();
-        stands.then(|| (Sentence { kind, reason: sanction.reason.clone() }, sanction.acted))
+        stands.then(|| (SanctionNotice { kind, reason: sanction.reason.clone() }, sanction.acted))
     }
 
-    fn act_on(&self, Records { complete, records, .. }: Records, sessions: &Sessions) {
+    fn act_on(
+        &self,
+        Records { complete, records, .. }: Records,
+        hub: &Hub<Member>,
+        sessions: &Sessions,
+    ) {
         let news = self.take_in(complete, records);
         self.known.send_replace(true);
-        sessions.notify_users(&news);
+        for (user, room) in &news {
+            // A user who is listed after a lost connection has no connection that could leave.
+            hub.expire_grace(room.clone().map(Topic::Room).as_ref(), user);
+        }
+        sessions.notify_users(news.iter().map(|(user, _)| user));
     }
 
-    /// Returns the users whom something new concerns.
-    fn take_in(&self, complete: bool, records: Vec<Record>) -> Vec<UserId> {
+    /// Returns the users whom something new concerns, each with the room, unless it is about all servers.
+    fn take_in(&self, complete: bool, records: Vec<Record>) -> Vec<(UserId, Option<RoomId>)> {
         let mut sanctions = self.sanctions.write();
         let before = if complete { std::mem::take(&mut *sanctions) } else { HashMap::default() };
         let now = Instant::now();
@@ -156,16 +170,16 @@ impl Moderation {
         let mut news = Vec::new();
         for Record { key, value, expires_in, .. } in records {
             let stored = value.and_then(|value| serde_json::from_slice::<Stored>(&value).ok());
-            let (Some(stored), Some(user)) = (stored, user_of(&key)) else {
+            let (Some(stored), Some(target)) = (stored, target_of(&key)) else {
                 sanctions.remove(&key);
                 continue;
             };
             let known = before.get(&key).or(sanctions.get(&key));
             let known = known.filter(|known| known.id == stored.id).map(|known| known.acted);
             if known.is_none() {
-                news.push(user);
+                news.push(target);
             }
-            let sanction = Sanction {
+            let sanction = ActiveSanction {
                 id: stored.id,
                 reason: stored.reason.map(Into::into),
                 until: now.checked_add(expires_in).unwrap_or(now + LONGEST_BAN),
@@ -184,7 +198,6 @@ impl Moderation {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use chat_core::RoomId;
 
     use super::*;
 
@@ -203,23 +216,23 @@ mod tests {
         let old = vec![record(key(Kind::Kick, here, &other), "0", HOUR)];
         moderation.take_in(true, old);
         let before = moderation.now();
-        assert_eq!(moderation.judge(here, &other, 0), None, "it was kicked from elsewhere");
-        assert_eq!(moderation.judge(here, &user, before), None);
+        assert_eq!(moderation.sanction_on(here, &other, 0), None, "it was kicked from elsewhere");
+        assert_eq!(moderation.sanction_on(here, &user, before), None);
         let kick = || vec![record(key(Kind::Kick, here, &user), "1", HOUR)];
-        assert_eq!(moderation.take_in(false, kick()), std::slice::from_ref(&user));
-        let kicked = moderation.judge(here, &user, before).unwrap();
+        assert_eq!(moderation.take_in(false, kick()), [(user.clone(), Some(room.clone()))]);
+        let kicked = moderation.sanction_on(here, &user, before).unwrap();
         assert_eq!((kicked.kind, kicked.reason.as_deref()), (Kind::Kick, Some("because")));
-        assert_eq!(moderation.judge(here, &user, moderation.now()), None, "who came back");
-        assert_eq!(moderation.judge(Scope::Server, &user, before), None);
-        assert_eq!(moderation.judge(here, &other, before), None);
+        assert_eq!(moderation.sanction_on(here, &user, moderation.now()), None, "who came back");
+        assert_eq!(moderation.sanction_on(Scope::Server, &user, before), None);
+        assert_eq!(moderation.sanction_on(here, &other, before), None);
 
         let back = moderation.now();
         assert!(moderation.take_in(true, kick()).is_empty(), "read again");
-        assert_eq!(moderation.judge(here, &user, back), None, "and not acted on again");
+        assert_eq!(moderation.sanction_on(here, &user, back), None, "and not acted on again");
 
         moderation.take_in(false, vec![record(key(Kind::Ban, Scope::Server, &user), "2", HOUR)]);
         assert!(moderation.ban(Scope::Server, &user).is_some());
-        assert!(moderation.judge(Scope::Server, &user, moderation.now()).is_some());
+        assert!(moderation.sanction_on(Scope::Server, &user, moderation.now()).is_some());
         assert_eq!(moderation.ban(here, &user), None);
     }
 

@@ -6,7 +6,7 @@ use axum::http::{StatusCode, Uri};
 use chat_core::{RoomId, UserId, UserName};
 use percent_encoding::percent_decode;
 
-use crate::connection::Opening;
+use crate::connection::ConnectParams;
 use crate::refusal::Refusal;
 use crate::secret::Secret;
 
@@ -67,14 +67,14 @@ impl ClientQuery {
         self,
         max_name_bytes: usize,
         room: Option<RoomId>,
-    ) -> Result<Opening, Refusal> {
+    ) -> Result<ConnectParams, Refusal> {
         for name in [&self.user_id, &self.user, &self.username].into_iter().flatten() {
             check_length("userId, user or username", name, max_name_bytes)?;
         }
         let user_id = self.user_id.map(UserId::new).transpose();
         let name = self.user.or(self.username).map(UserName::new).transpose();
         let history = self.history.map(|history| history.parse()).transpose();
-        Ok(Opening {
+        Ok(ConnectParams {
             user_id: user_id.map_err(|why| Refusal::name("userId", why))?,
             name: name.map_err(|why| Refusal::name("user", why))?,
             room,
@@ -82,7 +82,7 @@ impl ClientQuery {
                 .map_err(|_| bad("The value of history is not a number."))?
                 .unwrap_or(0),
             token: self.token.map(Secret::new),
-            ..Opening::default()
+            ..ConnectParams::default()
         })
     }
 }

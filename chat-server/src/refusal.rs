@@ -9,7 +9,7 @@ use chat_core::InvalidName;
 use serde::Serialize;
 
 use crate::auth::AuthError;
-use crate::limits::Refused;
+use crate::limits::LimitReached;
 
 /// The largest body of a request, in bytes.
 pub(crate) const MAX_BODY: usize = 16 * 1024;
@@ -80,17 +80,6 @@ impl Refusal {
             .retry_after(Duration::from_secs(1))
     }
 
-    /// A body that is not taken, with the status that says why.
-    fn body(status: StatusCode, message: String) -> Self {
-        let code = match status {
-            StatusCode::PAYLOAD_TOO_LARGE => return Self::body_too_large(),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
-            StatusCode::UNPROCESSABLE_ENTITY => "bad_field",
-            _ => "bad_json",
-        };
-        Self::new(status, code, message)
-    }
-
     pub(crate) fn body_too_large() -> Self {
         let message = format!("The body of a request has at most {MAX_BODY} bytes.");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
@@ -116,13 +105,13 @@ impl From<AuthError> for Refusal {
     }
 }
 
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Self {
+impl From<LimitReached> for Refusal {
+    fn from(refused: LimitReached) -> Self {
         let (status, reason, message) = match refused {
-            Refused::Full => {
+            LimitReached::Full => {
                 (StatusCode::SERVICE_UNAVAILABLE, "connections", "This server is full.")
             }
-            Refused::Address => (
+            LimitReached::Address => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "address_connections",
                 "There are too many connections of your address.",
@@ -141,13 +130,27 @@ impl From<PathRejection> for Refusal {
 
 impl From<BytesRejection> for Refusal {
     fn from(rejection: BytesRejection) -> Self {
-        Self::body(rejection.status(), rejection.body_text())
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Self::body_too_large(),
+            // Chunks that are none, or an end before the announced length.
+            status => Self::new(
+                status,
+                "bad_request",
+                "The body of the request is incomplete or invalid.",
+            ),
+        }
     }
 }
 
 impl From<JsonRejection> for Refusal {
     fn from(rejection: JsonRejection) -> Self {
-        Self::body(rejection.status(), rejection.body_text())
+        let code = match rejection {
+            JsonRejection::BytesRejection(rejection) => return rejection.into(),
+            JsonRejection::MissingJsonContentType(_) => "unsupported_media_type",
+            JsonRejection::JsonDataError(_) => "bad_field",
+            _ => "bad_json",
+        };
+        Self::new(rejection.status(), code, rejection.body_text())
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::ServerConfig;
 use crate::limits::{Limits, LimitsConfig};
-use crate::listener::{Gate, accept};
+use crate::listener::{ListenerContext, accept};
 use crate::state::{State, Task};
 use crate::{http, operator};
 
@@ -36,14 +36,14 @@ pub struct ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// Settings. By default those of [`ServerConfig::default`].
+    /// Settings. Actor default those of [`ServerConfig::default`].
     #[must_use]
     pub fn config(mut self, config: ServerConfig) -> Self {
         self.config = config;
         self
     }
 
-    /// What carries messages between servers. By default a [`MemoryBroker`]: this server
+    /// What carries messages between servers. Actor default a [`MemoryBroker`]: this server
     /// is alone.
     ///
     /// An `Arc<dyn Broker>` is a broker, too, for an application that keeps a handle on it; so is
@@ -54,7 +54,7 @@ impl ServerBuilder {
         self
     }
 
-    /// What finds out who clients are. By default nothing does: they are who they say.
+    /// What finds out who clients are. Actor default nothing does: they are who they say.
     #[must_use]
     pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
         self.authenticator = Some(Arc::new(authenticator));
@@ -62,7 +62,7 @@ impl ServerBuilder {
     }
 
     /// What decides what clients may do, once an [`authenticator`](Self::authenticator) has
-    /// found out who they are. By default the grants of their identity.
+    /// found out who they are. Actor default the grants of their identity.
     #[must_use]
     pub fn authorizer(mut self, authorizer: impl Authorizer) -> Self {
         self.authorizer = Some(Arc::new(authorizer));
@@ -121,7 +121,7 @@ impl Server {
         let mut few = LimitsConfig::off();
         few.http_connections = Some(OPERATORS);
         let (limits, state) = (Arc::new(Limits::new(few)), Arc::clone(&self.state));
-        accept(listener, Gate { router: self.operator_router(), limits, state }).await;
+        accept(listener, ListenerContext { router: self.operator_router(), limits, state }).await;
     }
 
     /// Serves clients on `listeners` until `shutdown` resolves; then drains, as
@@ -138,7 +138,8 @@ impl Server {
         let mut accepting = JoinSet::new();
         for listener in listeners {
             let (limits, state) = (Arc::clone(&self.state.limits), Arc::clone(&self.state));
-            accepting.spawn(accept(listener, Gate { router: self.router(), limits, state }));
+            accepting
+                .spawn(accept(listener, ListenerContext { router: self.router(), limits, state }));
         }
         shutdown.await;
         self.shutdown().await;

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::member::Member;
 
-/// By their numbers.
+/// Actor their numbers.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     shards: [Mutex<HashMap<ConnectionId, Member>>; Sessions::SHARDS],
@@ -27,7 +27,7 @@ impl Sessions {
     const SHARDS: usize = 16;
 
     pub(crate) fn next_id(&self) -> ConnectionId {
-        ConnectionId(self.next.fetch_add(1, Ordering::Relaxed))
+        ConnectionId::new(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Adds a connection, or changes its handle.
@@ -48,11 +48,11 @@ impl Sessions {
     }
 
     /// Has the connections of these users look at what concerns them.
-    pub(crate) fn notify_users(&self, users: &[UserId]) {
+    pub(crate) fn notify_users<'a>(&self, users: impl Iterator<Item = &'a UserId>) {
+        let users: HashSet<&UserId> = users.collect();
         if users.is_empty() {
             return;
         }
-        let users: HashSet<&UserId> = users.iter().collect();
         for shard in &self.shards {
             let shard = shard.lock();
             let concerned = shard.values().filter(|member| users.contains(&member.user.id));
@@ -79,6 +79,6 @@ impl Sessions {
     }
 
     fn shard(&self, id: ConnectionId) -> MutexGuard<'_, HashMap<ConnectionId, Member>> {
-        self.shards[id.0 as usize % Self::SHARDS].lock()
+        self.shards[id.get() as usize % Self::SHARDS].lock()
     }
 }

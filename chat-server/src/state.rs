@@ -70,7 +70,7 @@ impl Drop for Task {
 impl State {
     /// Waits until a user who was kicked or banned is not in the lists here. A broker that is away cannot
     /// confirm that, so this returns at once.
-    pub(crate) async fn until_put_out(&self, scope: Scope<'_>, user: &UserId) {
+    pub(crate) async fn until_evicted(&self, scope: Scope<'_>, user: &UserId) {
         if self.hub.broker().status() != Status::Ready {
             return;
         }
@@ -80,7 +80,7 @@ impl State {
                 Scope::Server => self.hub.absent_everywhere(user).await,
             }
         };
-        // A user who comes back at once, or whose connection is lost, is still listed.
+        // A user who comes back at once is still listed.
         let _ = timeout(SHOWN, absent).await;
     }
 
@@ -133,7 +133,7 @@ impl State {
 
     /// Names a connection among those of all servers.
     pub(crate) fn session_name(&self, id: ConnectionId) -> String {
-        format!("{}-{}", self.node, id.0)
+        format!("{}-{}", self.node, id.get())
     }
 
     /// Names a user who is known by nothing else.

@@ -66,7 +66,7 @@ impl Queue {
         let to = recipient.as_sender();
         Some(Report {
             sender: UserId::new(direct.user.id).ok()?,
-            envelope: envelope::encode(&Event::Undelivered(Undelivered { to, request })),
+            envelope: envelope::encode(&Event::Undelivered(Undelivered::new(to, request))),
             message: self.hasher.hash_one((to.id, request.session, request.id, direct.at)),
         })
     }
@@ -96,9 +96,9 @@ mod tests {
     use super::*;
 
     fn direct(at: u64) -> Batch {
-        let user = Sender { id: "ann", name: "Ann", color: "#FFFFFF" };
-        let request = Some(RequestRef { session: "n-1", id: "7" });
-        let direct = Direct { user, frame: r#"{"to":"bob","message":"x"}"#, at, request };
+        let user = Sender::new("ann", "Ann", "#FFFFFF");
+        let request = Some(RequestRef::new("n-1", "7"));
+        let direct = Direct::new(user, r#"{"to":"bob","message":"x"}"#, at).request(request);
         let envelope = envelope::encode(&Event::Direct(direct));
         let topic = Topic::User(UserId::new("bob").unwrap());
         Batch::new(topic, vec![chat_core::Item::Envelope(envelope, None)])

@@ -18,8 +18,8 @@ use tokio::net::TcpStream;
 
 use crate::auth;
 use crate::auth::{Access, Action, AuthError, Credentials, Verdict};
-use crate::connection::{self, Opening};
-use crate::limits::{Admission, Refused};
+use crate::connection::{self, ConnectParams};
+use crate::limits::{ConnectionPermit, LimitReached};
 use crate::listener::HttpStream;
 use crate::metrics::Metrics;
 use crate::moderation::Scope;
@@ -52,7 +52,7 @@ impl Upgrade {
         self,
         state: &Arc<State>,
         request: Request,
-        mut opening: Opening,
+        mut opening: ConnectParams,
     ) -> Result<Response, Refusal> {
         state.origins.check(request.headers())?;
         if state.is_draining() {
@@ -67,7 +67,7 @@ impl Upgrade {
             return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "no_websocket", message));
         };
         let (parts, _) = request.into_parts();
-        let admission = admit(state, &parts)?;
+        let permit = admit(state, &parts)?;
         opening.native = response.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL);
         opening.access = access(state, &parts, opening.token.as_ref().map(Secret::reveal)).await?;
         opening.token = None;
@@ -75,7 +75,7 @@ impl Upgrade {
         let state = Arc::clone(state);
         tokio::spawn(async move {
             match on_upgrade.await {
-                Ok(upgraded) => serve(state, upgraded, opening, admission),
+                Ok(upgraded) => serve(state, upgraded, opening, permit),
                 Err(error) => tracing::debug!(%error, "a client left during the handshake"),
             }
         });
@@ -101,12 +101,12 @@ fn no_handshake(metrics: &Metrics, error: HandshakeError) -> Response {
     response
 }
 
-fn admit(state: &State, parts: &Parts) -> Result<Admission, Refusal> {
+fn admit(state: &State, parts: &Parts) -> Result<ConnectionPermit, Refusal> {
     let address = state.config.client_address(&parts.headers, &parts.extensions);
     state.limits.admit(address).map_err(|refused| {
         state.metrics.limited(match refused {
-            Refused::Full => "connections",
-            Refused::Address => "address_connections",
+            LimitReached::Full => "connections",
+            LimitReached::Address => "address_connections",
         });
         refused.into()
     })
@@ -138,7 +138,7 @@ pub(crate) async fn access(
 
 /// Whoever may not be here, or not in the room that the URL names, need not be let in first.
 /// In that room the dialect has no word for a token, so it must be there.
-async fn may_enter(state: &State, opening: &Opening) -> Result<(), Refusal> {
+async fn may_enter(state: &State, opening: &ConnectParams) -> Result<(), Refusal> {
     let known = opening.access.identity().map(|identity| &identity.user);
     let user = known.or(opening.user_id.as_ref());
     let is_banned = |scope| user.is_some_and(|user| state.moderation.ban(scope, user).is_some());
@@ -156,23 +156,23 @@ async fn may_enter(state: &State, opening: &Opening) -> Result<(), Refusal> {
     }
 }
 
-async fn may_join(state: &State, opening: &Opening, room: &RoomId) -> Verdict {
+async fn may_join(state: &State, opening: &ConnectParams, room: &RoomId) -> Verdict {
     opening.access.ask(state.authorizer.as_deref(), Action::join(room)).await
 }
 
 /// Finds the TCP stream below, which can be written to directly; whatever else it is, is
 /// served as it is. Either way by a task of its own, which holds nothing but the connection.
-fn serve(state: Arc<State>, upgraded: Upgraded, opening: Opening, admission: Admission) {
+fn serve(state: Arc<State>, upgraded: Upgraded, opening: ConnectParams, permit: ConnectionPermit) {
     let transport = Arc::clone(&state.transport);
     match tcp_below(upgraded) {
         Ok((tcp, read)) => {
             let session = Session::on_tcp(tcp, read, transport).with_stats(&state.outboxes);
-            tokio::spawn(connection::serve(state, session, opening, admission));
+            tokio::spawn(connection::serve(state, session, opening, permit));
         }
         Err(upgraded) => {
             let session = Session::new(TokioIo::new(upgraded), Bytes::new(), transport)
                 .with_stats(&state.outboxes);
-            tokio::spawn(connection::serve(state, session, opening, admission));
+            tokio::spawn(connection::serve(state, session, opening, permit));
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, W
 use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
 use crate::config::TransportConfig;
-use crate::error::Breach;
+use crate::error::LimitViolation;
 
 /// The step in which a frame is taken in.
 const READ_BUFFER: usize = 512;
@@ -55,7 +55,7 @@ pub(crate) struct Codec {
 pub(crate) struct Violation {
     pub(crate) reason: CloseReason,
     /// The rule is a limit of ours.
-    pub(crate) breach: Option<Breach>,
+    pub(crate) breach: Option<LimitViolation>,
     pub(crate) detail: String,
 }
 
@@ -130,7 +130,7 @@ impl Codec {
         if self.fragments > self.config.max_fragments {
             return Err(Violation {
                 reason: CloseReason::PolicyViolation,
-                breach: Some(Breach::Fragments),
+                breach: Some(LimitViolation::Fragments),
                 detail: format!("more than {} fragments", self.config.max_fragments),
             });
         }
@@ -219,7 +219,7 @@ fn context(config: &TransportConfig) -> Box<WebSocketContext> {
 impl From<Error> for Violation {
     fn from(error: Error) -> Self {
         let (reason, breach) = match error {
-            Error::Capacity(_) => (CloseReason::TooBig, Some(Breach::Size)),
+            Error::Capacity(_) => (CloseReason::TooBig, Some(LimitViolation::Size)),
             Error::Utf8(_) => (CloseReason::InvalidUtf8, None),
             _ => (CloseReason::ProtocolError, None),
         };

@@ -24,7 +24,7 @@ pub enum TransportError {
 /// The limit that a peer went beyond, and that ended its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Breach {
+pub enum LimitViolation {
     /// [`max_frame_bytes`](crate::TransportConfig::max_frame_bytes) or
     /// [`max_message_bytes`](crate::TransportConfig::max_message_bytes).
     Size,

@@ -10,7 +10,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::sync::Arc;
 //! use bytes::Bytes;
-//! use chat_core::{Delivery, Frames};
+//! use chat_core::{DeliveryOutcome, Frames};
 //! use chat_transport::{End, Incoming, Session, TransportConfig};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
@@ -24,7 +24,7 @@
 //!
 //! // Any number of tasks and threads may hold a clone of the outbox.
 //! let outbox = session.outbox().clone();
-//! assert_eq!(outbox.send(&Frames::text("hello")), Delivery::Queued);
+//! assert_eq!(outbox.send(&Frames::text("hello")), DeliveryOutcome::Queued);
 //!
 //! // The session writes while it is driven; here until the client has got it all.
 //! let mut answer = [0; 7];
@@ -53,7 +53,7 @@
 //! # Bounds
 //! | what | limit | when it is reached |
 //! |---|---|---|
-//! | outbox | [`outbox_bytes`](TransportConfig::outbox_bytes), [`outbox_frames`](TransportConfig::outbox_frames) | [`Delivery::Full`](chat_core::Delivery::Full), counted by [`Outbox::refused`] |
+//! | outbox | [`outbox_bytes`](TransportConfig::outbox_bytes), [`outbox_frames`](TransportConfig::outbox_frames) | [`DeliveryOutcome::Full`](chat_core::DeliveryOutcome::Full), counted by [`Outbox::refused`] |
 //! | the kernel's buffers of a [TCP socket](Session::on_tcp) | [`socket_buffer_bytes`](TransportConfig::socket_buffer_bytes) | the outbox fills |
 //! | a peer that takes nothing | [`write_timeout`](TransportConfig::write_timeout) | 4000 |
 //! | a silent peer | [`heartbeat`](TransportConfig::heartbeat) | ping, then 4001 |
@@ -87,10 +87,10 @@ mod timer;
 
 pub use accept::{Accepted, accept, accept_tcp};
 pub use config::{HeartbeatConfig, TransportConfig};
-pub use error::{Breach, End, TransportError};
+pub use error::{End, LimitViolation, TransportError};
 pub use handshake::HandshakeError;
 pub use message::{Incoming, Text};
-pub use outbox::{Depth, Outbox};
+pub use outbox::{Outbox, OutboxUsage};
 pub use session::Session;
 pub use stats::OutboxStats;
 pub use stream::SharedTcp;

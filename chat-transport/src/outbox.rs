@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use bytes::{Buf, Bytes};
-use chat_core::{CloseReason, Delivery, Frames};
+use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::codec;
@@ -34,7 +34,7 @@ pub struct Outbox(Arc<Shared>);
 
 /// What waits in an [`Outbox`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Depth {
+pub struct OutboxUsage {
     /// Frames, the one being written included.
     pub frames: usize,
     /// Bytes.
@@ -44,13 +44,13 @@ pub struct Depth {
 #[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
-    max: Depth,
+    max: OutboxUsage,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     chunks: VecDeque<Chunk>,
-    depth: Depth,
+    depth: OutboxUsage,
     /// Whether part of the first chunk has been written.
     begun: bool,
     pongs: Pongs,
@@ -99,7 +99,7 @@ enum Goodbye {
 
 /// How an outbox stands, for its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum OutboxState {
     /// The socket has taken so many bytes of what was [taken](Outbox::taken_bytes).
     Open {
         written: u64,
@@ -124,7 +124,7 @@ impl Outbox {
 
     /// An outbox that writes to `tcp` at once where it can.
     pub(crate) fn new(config: &TransportConfig, tcp: Option<SharedTcp>) -> Self {
-        let max = Depth { frames: config.outbox_frames, bytes: config.outbox_bytes };
+        let max = OutboxUsage { frames: config.outbox_frames, bytes: config.outbox_bytes };
         Self(Arc::new(Shared { queue: Mutex::new(Queue { tcp, ..Queue::default() }), max }))
     }
 
@@ -136,11 +136,11 @@ impl Outbox {
     /// Sends `frames`: to the socket at once if nothing waits and the session is [on
     /// TCP](crate::Session::on_tcp), else through the queue. Never blocks.
     ///
-    /// [`Delivery::Full`] means that nothing of it was taken; it is counted.
+    /// [`DeliveryOutcome::Full`] means that nothing of it was taken; it is counted.
     #[must_use = "frames are refused when the peer reads too slowly"]
-    pub fn send(&self, frames: &Frames) -> Delivery {
+    pub fn send(&self, frames: &Frames) -> DeliveryOutcome {
         let delivery = self.offer(frames.bytes(), frames.count() as usize);
-        if delivery == Delivery::Full {
+        if delivery == DeliveryOutcome::Full {
             self.lock().refused += 1;
         }
         delivery
@@ -148,11 +148,11 @@ impl Outbox {
 
     /// Sends `frames` as [`send`](Self::send) does, if they fit into the first half of the
     /// outbox: for what may be dropped, which then leaves room for what must not be. A
-    /// [`Delivery::Full`] is not counted as refused.
+    /// [`DeliveryOutcome::Full`] is not counted as refused.
     #[must_use = "frames are dropped when the peer reads too slowly"]
-    pub fn send_droppable(&self, frames: &Frames) -> Delivery {
-        let Depth { frames: most_frames, bytes } = self.0.max;
-        let half = Depth { frames: most_frames / 2, bytes: bytes / 2 };
+    pub fn send_droppable(&self, frames: &Frames) -> DeliveryOutcome {
+        let OutboxUsage { frames: most_frames, bytes } = self.0.max;
+        let half = OutboxUsage { frames: most_frames / 2, bytes: bytes / 2 };
         self.offer_within(&half, frames.bytes(), frames.count() as usize)
     }
 
@@ -193,7 +193,7 @@ impl Outbox {
 
     /// What waits to be written.
     #[must_use]
-    pub fn depth(&self) -> Depth {
+    pub fn usage(&self) -> OutboxUsage {
         self.lock().depth
     }
 
@@ -243,24 +243,24 @@ impl Outbox {
     }
 
     /// Takes `bytes`, which hold `frames` whole frames, unless there is no room.
-    pub(crate) fn offer(&self, bytes: &Bytes, frames: usize) -> Delivery {
+    pub(crate) fn offer(&self, bytes: &Bytes, frames: usize) -> DeliveryOutcome {
         self.offer_within(&self.0.max, bytes, frames)
     }
 
     /// Takes them unless more than `max` would wait then.
     #[inline]
-    fn offer_within(&self, max: &Depth, bytes: &Bytes, frames: usize) -> Delivery {
+    fn offer_within(&self, max: &OutboxUsage, bytes: &Bytes, frames: usize) -> DeliveryOutcome {
         let mut queue = self.lock();
         if queue.goodbye.is_some() {
-            return Delivery::Closed;
+            return DeliveryOutcome::Closed;
         }
         if !queue.chunks.is_empty() {
             if !queue.has_room(bytes.len(), frames, max) {
-                return Delivery::Full;
+                return DeliveryOutcome::Full;
             }
             queue.taken += bytes.len() as u64;
             queue.push(bytes.clone(), frames);
-            return Delivery::Queued;
+            return DeliveryOutcome::Queued;
         }
         queue.taken += bytes.len() as u64;
         let written = queue.write_now(bytes);
@@ -269,7 +269,7 @@ impl Outbox {
             queue.begun = written > 0;
             wake(queue);
         }
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     /// Queues a ping, whatever the limits: the heartbeat sends one at a time.
@@ -326,14 +326,14 @@ impl Outbox {
     }
 
     /// How it stands. A notification is told once.
-    pub(crate) fn take_standing(&self) -> Standing {
+    pub(crate) fn take_state(&self) -> OutboxState {
         let mut queue = self.lock();
         if queue.goodbye.is_some() {
-            Standing::Closed
+            OutboxState::Closed
         } else if std::mem::take(&mut queue.notified) {
-            Standing::Notified
+            OutboxState::Notified
         } else {
-            Standing::Open { written: queue.taken.saturating_sub(queue.depth.bytes as u64) }
+            OutboxState::Open { written: queue.taken.saturating_sub(queue.depth.bytes as u64) }
         }
     }
 
@@ -400,7 +400,7 @@ fn wake_waiter(mut queue: MutexGuard<'_, Queue>) {
 }
 
 impl Queue {
-    fn has_room(&self, bytes: usize, frames: usize, max: &Depth) -> bool {
+    fn has_room(&self, bytes: usize, frames: usize, max: &OutboxUsage) -> bool {
         self.depth.bytes + bytes <= max.bytes && self.depth.frames + frames <= max.frames
     }
 
@@ -462,7 +462,7 @@ impl Queue {
     fn clear(&mut self) {
         self.unqueue(self.depth.bytes);
         self.chunks = VecDeque::new();
-        self.depth = Depth::default();
+        self.depth = OutboxUsage::default();
         self.begun = false;
         self.pongs = Pongs::default();
     }

@@ -10,16 +10,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use chat_core::{CloseReason, Delivery, Frames};
+use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::codec::{self, Codec, Violation};
 use crate::config::TransportConfig;
-use crate::error::{Breach, End};
+use crate::error::{End, LimitViolation};
 use crate::message::{Incoming, Text};
-use crate::outbox::{Next, Outbox, Standing};
+use crate::outbox::{Next, Outbox, OutboxState};
 use crate::stats::OutboxStats;
 use crate::stream::{SharedTcp, with_scratch};
 
@@ -48,7 +48,7 @@ pub struct Session<S> {
     config: Arc<TransportConfig>,
     /// How it ended, unless this side closed.
     end: Option<End>,
-    breach: Option<Breach>,
+    breach: Option<LimitViolation>,
     peer: Peer,
 }
 
@@ -160,12 +160,12 @@ where
         .await
     }
 
-    /// Sends `frames`, and waits for room in the outbox: [`Delivery::Queued`] or
-    /// [`Delivery::Closed`]. Other tasks use the [`outbox`](Self::outbox), which refuses.
+    /// Sends `frames`, and waits for room in the outbox: [`DeliveryOutcome::Queued`] or
+    /// [`DeliveryOutcome::Closed`]. Other tasks use the [`outbox`](Self::outbox), which refuses.
     ///
     /// # Cancel safety
     /// When it is dropped, either all of `frames` was taken or nothing.
-    pub async fn send(&mut self, frames: &Frames) -> Delivery {
+    pub async fn send(&mut self, frames: &Frames) -> DeliveryOutcome {
         poll_fn(|cx| self.poll_send(cx, frames.bytes(), frames.count() as usize)).await
     }
 
@@ -173,7 +173,7 @@ where
     ///
     /// # Cancel safety
     /// When it is dropped, either all of `payload` was taken or nothing.
-    pub async fn send_binary(&mut self, payload: Bytes) -> Delivery {
+    pub async fn send_binary(&mut self, payload: Bytes) -> DeliveryOutcome {
         let frame = codec::binary(payload);
         poll_fn(|cx| self.poll_send(cx, &frame, 1)).await
     }
@@ -181,10 +181,10 @@ where
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
         self.poll_write_out(cx);
         loop {
-            match self.outbox.take_standing() {
-                Standing::Open { written } => self.written = written,
-                Standing::Notified => return Poll::Ready(Some(Incoming::Notified)),
-                Standing::Closed => return Poll::Ready(None),
+            match self.outbox.take_state() {
+                OutboxState::Open { written } => self.written = written,
+                OutboxState::Notified => return Poll::Ready(Some(Incoming::Notified)),
+                OutboxState::Closed => return Poll::Ready(None),
             }
             match self.poll_message(cx) {
                 Poll::Ready(Ok(message)) => {
@@ -207,13 +207,18 @@ where
         }
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &Bytes, frames: usize) -> Poll<Delivery> {
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &Bytes,
+        frames: usize,
+    ) -> Poll<DeliveryOutcome> {
         let mut delivery = self.outbox.offer(bytes, frames);
-        if delivery == Delivery::Full {
+        if delivery == DeliveryOutcome::Full {
             self.poll_service(cx);
             delivery = self.outbox.offer(bytes, frames);
         }
-        if delivery == Delivery::Full { Poll::Pending } else { Poll::Ready(delivery) }
+        if delivery == DeliveryOutcome::Full { Poll::Pending } else { Poll::Ready(delivery) }
     }
 
     /// All but reading.
@@ -294,7 +299,7 @@ where
         if !self.clocks.may_control(self.config.max_control_frames) {
             self.stop(Stop::Broken(Violation {
                 reason: CloseReason::PolicyViolation,
-                breach: Some(Breach::ControlFrames),
+                breach: Some(LimitViolation::ControlFrames),
                 detail: "a flood of control frames".to_owned(),
             }));
         }
@@ -303,7 +308,7 @@ where
     fn stop(&mut self, stop: Stop) {
         match stop {
             Stop::Io(Some(error)) if error.kind() == io::ErrorKind::TimedOut && !self.is_over() => {
-                self.breach = Some(Breach::Heartbeat);
+                self.breach = Some(LimitViolation::Heartbeat);
                 self.outbox.close(CloseReason::HeartbeatLost);
             }
             Stop::Io(error) => {
@@ -392,7 +397,7 @@ impl<S> Session<S> {
 
     /// The limit that the peer went beyond, if one has ended the session.
     #[must_use]
-    pub fn breach(&self) -> Option<Breach> {
+    pub fn breach(&self) -> Option<LimitViolation> {
         self.breach
     }
 

@@ -76,7 +76,7 @@ impl Stripe {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// `bytes` more wait in an outbox in which `depth` wait with them.
+    /// `bytes` more wait in an outbox in which `usage` wait with them.
     pub(crate) fn queued(&self, bytes: usize, depth: usize) {
         self.waiting.fetch_add(bytes, Ordering::Relaxed);
         // Read first: a new maximum is rare, and the cache line stays shared.

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 const ALL: [Dialect; Dialect::COUNT] =
     [Dialect::Native, Dialect::Rooms, Dialect::Topics, Dialect::Direct];
-const USER: Sender<'_> = Sender { id: "u1", name: "Ann \"\\", color: "#FF6B6B" };
+const USER: Sender<'_> = Sender::new("u1", "Ann \"\\", "#FF6B6B");
 
 /// A frame from a client, in every dialect: what is understood is understood again when it has
 /// been to all others, and what is refused has an answer that is JSON.
@@ -44,8 +44,7 @@ fn passed_on(frame: &str, command: &Command<'_>) {
     match command {
         Command::Send { room, content, .. } => said(&room.clone().unwrap_or_else(general), content),
         Command::Direct { content, .. } => {
-            let bytes =
-                codec::encode(&Event::Direct(Direct { user: USER, frame, at: 1, request: None }));
+            let bytes = codec::encode(&Event::Direct(Direct::new(USER, frame, 1)));
             let Event::Direct(direct) = codec::decode(&bytes).unwrap() else { panic!("a kind") };
             assert_eq!(direct.frame, frame);
             is_readable(frame);
@@ -62,7 +61,7 @@ fn passed_on(frame: &str, command: &Command<'_>) {
 /// The message that everybody reads is the one that was said.
 fn said(room: &RoomId, content: &Content<'_>) {
     let (data, key) = (content.data, content.key.as_deref());
-    let message = Message { user: USER, text: &content.message, data, key, at: 1 };
+    let message = Message::new(USER, &content.message, 1).data(data).key(key);
     let bytes = codec::encode(&Event::Message(message));
     let event = codec::decode(&bytes).unwrap();
     let Event::Message(got) = &event else { panic!("a kind") };

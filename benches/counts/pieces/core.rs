@@ -3,9 +3,10 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
+use chat_core::timeline::Timeline;
 use chat_core::{
     Batch, ConnectionId, Dialect, Epoch, History, Item, Position, Recent, Registry, Retention,
-    Timeline, envelope,
+    envelope,
 };
 
 use super::{Piece, TEXT, message, payload, room};
@@ -67,9 +68,9 @@ fn join_and_leave() {
     let registry = Registry::<Arc<()>>::new();
     let topic = room();
     for id in 0..1_000 {
-        registry.join(&topic, ConnectionId(id), Arc::new(()));
+        registry.join(&topic, ConnectionId::new(id), Arc::new(()));
     }
-    let mut ids = (1_000..).map(ConnectionId);
+    let mut ids = (1_000..).map(ConnectionId::new);
     turns(
         || (ids.next().expect("another"), Arc::new(())),
         |(id, member)| {
@@ -85,7 +86,7 @@ fn accept() {
     timeline.begin_read();
     let epoch = Epoch::from_random(1);
     let mut position = Position { epoch, offset: 0 };
-    timeline.finish_read(History { position, entries: Vec::new() }, &mut out);
+    timeline.finish_read(History::new(position, Vec::new()), &mut out);
     turns(payload, |payload| {
         position.offset += 1;
         timeline.accept(position, payload, &mut out);

@@ -32,8 +32,8 @@ const TEXT: &str = "The quick brown fox jumps over the lazy dog, and the dog, \"
                     says nothing: it has seen foxes before, and will again.";
 
 fn message() -> Event<'static> {
-    let user = Sender { id: "n5p2-17", name: "Ann", color: "#FF6B6B" };
-    Event::Message(Message { user, text: TEXT, data: None, key: None, at: 1 })
+    let user = Sender::new("n5p2-17", "Ann", "#FF6B6B");
+    Event::Message(Message::new(user, TEXT, 1))
 }
 
 fn payload() -> Bytes {

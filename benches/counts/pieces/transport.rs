@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chat_core::{Batch, Delivery, Dialect, Item};
+use chat_core::{Batch, DeliveryOutcome, Dialect, Item};
 use chat_transport::{Incoming, Session, TransportConfig};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -41,9 +41,9 @@ fn send() {
         }
     };
     turns(read_the_last, |()| {
-        assert_eq!(session.outbox().send(black_box(frames)), Delivery::Queued);
+        assert_eq!(session.outbox().send(black_box(frames)), DeliveryOutcome::Queued);
     });
-    assert_eq!(session.outbox().depth().bytes, 0, "all was written at once");
+    assert_eq!(session.outbox().usage().bytes, 0, "all was written at once");
 }
 
 fn receive() {

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_core::{
-    Batch, CloseReason, Deliver, Delivery, Entry, History, Item, Position, Range, Recent, Topic,
+    Batch, CloseReason, Deliver, DeliveryOutcome, History, HistoryEntry, HistoryRange, Item,
+    Position, Recent, Topic,
 };
 use tokio::time::timeout;
 
@@ -86,7 +87,11 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
     }
 
     /// Hands over the snapshot with all that the member [wants](Wanted::at_hand).
-    pub(super) fn present_all<'a>(&mut self, snapshot: Snapshot<'a, M>, messages: Vec<&'a Entry>) {
+    pub(super) fn present_all<'a>(
+        &mut self,
+        snapshot: Snapshot<'a, M>,
+        messages: Vec<&'a HistoryEntry>,
+    ) {
         // In a room without history there is nothing to continue.
         let recovered = self.wanted.since.is_some() && snapshot.recent.is_some();
         self.present(snapshot, messages, recovered);
@@ -105,7 +110,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
     fn present<'a>(
         &mut self,
         snapshot: Snapshot<'a, M>,
-        messages: Vec<&'a Entry>,
+        messages: Vec<&'a HistoryEntry>,
         recovered: bool,
     ) {
         let since = self.wanted.since;
@@ -119,25 +124,25 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         self.is_closed
     }
 
-    fn note(&mut self, outcome: Delivery) {
-        if outcome == Delivery::Full {
+    fn note(&mut self, outcome: DeliveryOutcome) {
+        if outcome == DeliveryOutcome::Full {
             Counters::add(&self.shared.counters.slow_consumers, 1);
             self.member.close(CloseReason::SlowConsumer);
         }
-        self.is_closed |= matches!(outcome, Delivery::Full | Delivery::Closed);
+        self.is_closed |= matches!(outcome, DeliveryOutcome::Full | DeliveryOutcome::Closed);
     }
 
     /// Reads what the member gets first, if that was not at hand.
     pub(super) async fn first_page(&mut self) -> Result<FirstPage, BrokerError> {
         if let Some(since) = self.wanted.since {
-            let history = self.read(Range::After(since.offset), PAGE).await?;
+            let history = self.read(HistoryRange::After(since.offset), PAGE).await?;
             if history.follows(since) {
                 return Ok(FirstPage { history, recovered: true });
             }
         }
         // The position is wanted in any case, and each read brings a message.
         let latest = self.wanted.latest;
-        let mut history = self.read(Range::Latest, latest.max(1)).await?;
+        let mut history = self.read(HistoryRange::Latest, latest.max(1)).await?;
         if latest == 0 {
             history.entries.clear();
         }
@@ -195,7 +200,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
                 return Ok(());
             }
             if !is_behind(room, here) {
-                let history = self.read(Range::After(here.offset), PAGE).await?;
+                let history = self.read(HistoryRange::After(here.offset), PAGE).await?;
                 let next = self.deliver_page(here, &history);
                 if next != here {
                     here = next;
@@ -253,7 +258,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         self.note(outcome);
     }
 
-    async fn read(&mut self, range: Range, limit: u32) -> Result<History, BrokerError> {
+    async fn read(&mut self, range: HistoryRange, limit: u32) -> Result<History, BrokerError> {
         let history =
             self.shared.history(HistoryRead { topic: self.topic.clone(), range, limit }).await?;
         self.joiner.on_bytes(history.entries.iter().map(|entry| entry.payload.len()).sum());
@@ -268,7 +273,10 @@ impl Wanted {
     }
 
     /// All that the member wants; `None` if there may be more than the room holds.
-    pub(super) fn at_hand<'a, M>(&self, snapshot: &Snapshot<'a, M>) -> Option<Vec<&'a Entry>> {
+    pub(super) fn at_hand<'a, M>(
+        &self,
+        snapshot: &Snapshot<'a, M>,
+    ) -> Option<Vec<&'a HistoryEntry>> {
         let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
             return Some(Vec::new());
         };
@@ -280,7 +288,7 @@ impl Wanted {
 
     /// As many of the newest messages as the member wants, or as a page takes; `None` if
     /// there may be more than are at hand.
-    fn newest<'a>(&self, recent: &'a Recent, position: Position) -> Option<Vec<&'a Entry>> {
+    fn newest<'a>(&self, recent: &'a Recent, position: Position) -> Option<Vec<&'a HistoryEntry>> {
         let newest = self.latest(recent, position);
         let oldest = newest.first().map_or(position.offset + 1, |first| first.offset);
         let is_cut_short = newest.first().is_some_and(|_| recent.oldest() < Some(oldest));
@@ -289,7 +297,7 @@ impl Wanted {
         (is_enough || recent.begins_with(oldest) || is_cut_short).then_some(newest)
     }
 
-    fn latest<'a>(&self, recent: &'a Recent, position: Position) -> Vec<&'a Entry> {
+    fn latest<'a>(&self, recent: &'a Recent, position: Position) -> Vec<&'a HistoryEntry> {
         recent.latest(position, self.latest as usize, PAGE_BYTES).collect()
     }
 }
@@ -314,7 +322,7 @@ fn rest<M>(snapshot: &Snapshot<'_, M>, here: Position) -> Option<Vec<Item>> {
 }
 
 /// What lies between two positions; `None` if it is not at hand, or more than a page takes.
-fn missed(recent: &Recent, since: Position, upto: Position) -> Option<Vec<&Entry>> {
+fn missed(recent: &Recent, since: Position, upto: Position) -> Option<Vec<&HistoryEntry>> {
     // A member that has seen nothing of any sequence has missed this one from its beginning.
     let is_same = since.epoch == upto.epoch || since == Position::default();
     if !is_same || since.offset > upto.offset {

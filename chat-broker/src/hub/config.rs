@@ -110,7 +110,7 @@ impl HubConfig {
 /// use chat_core::{Pattern, Retention, RoomId};
 ///
 /// let week = Duration::from_secs(7 * 24 * 3600);
-/// let long = Retention { messages: 10_000, bytes: 16 << 20, ttl: week };
+/// let long = Retention::new(10_000, 16 << 20, week);
 /// let rules = HistoryRules::new(Some(Retention::default()))
 ///     .class("game-*", None)
 ///     .class("support-*", Some(long));
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_first_class_that_matches_counts() {
-        let some = |messages| Some(Retention { messages, ..Retention::default() });
+        let some = |messages| Some(Retention::default().messages(messages));
         let rules = HistoryRules::new(some(1)).class("a*", some(2)).class("*", None);
         let of = |name| rules.of(&RoomId::new(name).unwrap());
         assert_eq!((of("abc"), of("b")), (some(2), None));

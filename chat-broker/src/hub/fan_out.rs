@@ -9,13 +9,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use chat_core::{Batch, ConnectionId, Deliver, Delivery, Members, Topic};
+use chat_core::{Batch, ConnectionId, Deliver, DeliveryOutcome, Members, Topic};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::member_slot::MemberSlot;
 use super::room::RoomState;
-use super::seat::Seat;
 use super::slot::FanOutSlot;
 use super::{Counters, Shared};
 
@@ -49,7 +49,7 @@ enum Turn<M> {
     /// The room has something pending.
     Cut(Room),
     /// A batch, for the members from this one of this group on.
-    Rest(Arc<Job<M>>, Place),
+    Rest(Arc<Job<M>>, Cursor),
 }
 
 /// A room, and not another of its name, which began after this one had ended.
@@ -60,7 +60,7 @@ struct Room {
 
 /// Where a batch has come to.
 #[derive(Clone, Copy, Default)]
-struct Place {
+struct Cursor {
     group: usize,
     member: usize,
 }
@@ -69,7 +69,7 @@ struct Place {
 struct Job<M> {
     nth: usize,
     batch: Batch,
-    members: Members<Seat<M>>,
+    members: Members<MemberSlot<M>>,
     /// Groups of members that have not been served.
     left: AtomicUsize,
     /// Of a delivery to one member.
@@ -140,7 +140,7 @@ impl<M> FanOut<M> {
     /// Puts the rest of a batch at the end, for whichever worker is free first.
     fn put_back(&self, worker: usize, rest: Turn<M>) {
         self.push(worker, rest);
-        self.call_for_help(worker);
+        self.wake_workers(worker);
     }
 
     fn push(&self, nth: usize, turn: Turn<M>) {
@@ -152,12 +152,12 @@ impl<M> FanOut<M> {
         let mut queues = worker..worker + self.workers();
         let turn = queues.find_map(|nth| self.queue(nth).pop_front())?;
         if self.turns.fetch_sub(1, Ordering::Relaxed) > 1 {
-            self.call_for_help(worker);
+            self.wake_workers(worker);
         }
         Some(turn)
     }
 
-    fn call_for_help(&self, worker: usize) {
+    fn wake_workers(&self, worker: usize) {
         if self.workers() > 1 {
             self.more.notify_one();
         }
@@ -187,10 +187,10 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, worker: usize) {
             continue;
         };
         let next = match turn {
-            Turn::Cut(room) => shared.cut(room).map(|job| (Arc::new(job), Place::default())),
-            Turn::Rest(job, place) => Some((job, place)),
+            Turn::Cut(room) => shared.cut(room).map(|job| (Arc::new(job), Cursor::default())),
+            Turn::Rest(job, cursor) => Some((job, cursor)),
         };
-        let cost = next.map_or(0, |(job, place)| shared.serve(&job, place, worker));
+        let cost = next.map_or(0, |(job, cursor)| shared.serve(&job, cursor, worker));
         budget = budget.saturating_sub(cost);
         if budget == 0 {
             budget = BUDGET;
@@ -220,11 +220,11 @@ impl<M: Deliver + Clone> Shared<M> {
 
     /// Serves one group of members, or as many of it as the budget is for; whoever ends the
     /// last group queues what remains to be done for the room. Returns what it cost.
-    fn serve(&self, job: &Arc<Job<M>>, place: Place, worker: usize) -> usize {
-        let Place { group, member } = place;
+    fn serve(&self, job: &Arc<Job<M>>, place: Cursor, worker: usize) -> usize {
+        let Cursor { group, member } = place;
         let groups = job.members.groups();
         if member == 0 && group + 1 < groups.len() {
-            let next = Place { group: group + 1, member: 0 };
+            let next = Cursor { group: group + 1, member: 0 };
             self.fan_out.put_back(worker, Turn::Rest(Arc::clone(job), next));
         }
         let rest = groups.get(group).map_or(&[][..], |group| &group[member..]);
@@ -232,7 +232,7 @@ impl<M: Deliver + Clone> Shared<M> {
         self.deliver(&job.batch, members);
         if members.len() < rest.len() {
             // Not before: the group has ended when the last of it is served.
-            let next = Place { group, member: member + members.len() };
+            let next = Cursor { group, member: member + members.len() };
             self.fan_out.put_back(worker, Turn::Rest(Arc::clone(job), next));
         } else if job.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             // The next batch is cut by whoever sees that all others are done.
@@ -241,14 +241,14 @@ impl<M: Deliver + Clone> Shared<M> {
         members.len() * job.cost
     }
 
-    fn deliver(&self, batch: &Batch, members: &[(ConnectionId, Seat<M>)]) {
+    fn deliver(&self, batch: &Batch, members: &[(ConnectionId, MemberSlot<M>)]) {
         let mut delivered = 0;
-        for (_, seat) in members {
-            match seat.deliver(batch) {
-                Delivery::Queued => delivered += 1,
-                Delivery::Full => Counters::add(&self.counters.slow_consumers, 1),
-                Delivery::Dropped => Counters::add(&self.counters.dropped, 1),
-                Delivery::Skipped | Delivery::Closed => {}
+        for (_, member_slot) in members {
+            match member_slot.deliver(batch) {
+                DeliveryOutcome::Queued => delivered += 1,
+                DeliveryOutcome::Full => Counters::add(&self.counters.slow_consumers, 1),
+                DeliveryOutcome::Dropped => Counters::add(&self.counters.dropped, 1),
+                _ => {}
             }
         }
         Counters::add(&self.counters.deliveries, delivered);

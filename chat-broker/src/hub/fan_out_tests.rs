@@ -11,8 +11,8 @@ use crate::memory::MemoryBroker;
 struct Nobody;
 
 impl Deliver for Nobody {
-    fn deliver(&self, _: &Batch) -> Delivery {
-        Delivery::Queued
+    fn deliver(&self, _: &Batch) -> DeliveryOutcome {
+        DeliveryOutcome::Queued
     }
 
     fn close(&self, _: CloseReason) {}
@@ -20,7 +20,7 @@ impl Deliver for Nobody {
 
 impl Shared<Nobody> {
     fn open(&self, topic: &Topic) {
-        self.registry.join_with(topic, ConnectionId(1), Seat::new(Nobody), |room, _| {
+        self.registry.join_with(topic, ConnectionId::new(1), MemberSlot::new(Nobody), |room, _| {
             self.begin(topic, &mut room.state);
             room.state.phase = Phase::Live { cut: None };
         });
@@ -46,7 +46,7 @@ fn the_turn_of_a_room_that_has_ended_is_not_for_the_one_after_it() {
     let (shared, topic) = (&hub.shared, Topic::User(UserId::new("u").unwrap()));
     shared.open(&topic);
     shared.hear(&topic);
-    shared.leave(&topic, ConnectionId(1));
+    shared.leave(&topic, ConnectionId::new(1));
     shared.open(&topic);
     shared.hear(&topic);
 
@@ -55,10 +55,10 @@ fn the_turn_of_a_room_that_has_ended_is_not_for_the_one_after_it() {
     shared.hear(&topic);
     assert!(shared.fan_out.take(0).is_none(), "one batch at a time");
 
-    shared.leave(&topic, ConnectionId(1));
+    shared.leave(&topic, ConnectionId::new(1));
     shared.open(&topic);
     shared.hear(&topic);
-    shared.serve(&job, Place::default(), 0);
+    shared.serve(&job, Cursor::default(), 0);
     assert!(shared.next_cut().is_some(), "of the third");
     assert!(shared.fan_out.take(0).is_none(), "and not by the end of the second's");
 }
@@ -77,14 +77,14 @@ async fn the_time_of_a_batch_begins_with_its_first() {
     }
     second().await;
     let job = Arc::new(shared.next_cut().expect("as much as fits"));
-    shared.serve(&job, Place::default(), 0);
+    shared.serve(&job, Cursor::default(), 0);
     second().await;
     let rest = Arc::new(shared.next_cut().expect("the rest"));
     assert_eq!((job.since, rest.since), (Some(first), Some(first)));
     shared.hear(&topic);
     let next = Instant::now();
     second().await;
-    shared.serve(&rest, Place::default(), 0);
+    shared.serve(&rest, Cursor::default(), 0);
     assert_eq!(shared.next_cut().expect("what came meanwhile").since, Some(next));
     let fan_out = hub.stats().fan_out;
     assert_eq!((fan_out.count(), fan_out.sum().as_secs()), (2, 1 + 3));

@@ -37,7 +37,7 @@ impl<M: Deliver + Clone> Shared<M> {
             }
             BrokerEvent::Lagged(topics) => {
                 for topic in topics {
-                    self.take_in(&topic, RoomState::suspect);
+                    self.take_in(&topic, RoomState::mark_stale);
                 }
             }
             BrokerEvent::Interrupted => self.interrupted(),
@@ -55,10 +55,10 @@ impl<M: Deliver + Clone> Shared<M> {
         let Some((taken, wants_reads, has_news)) = taken else { return };
         self.count(taken);
         if wants_reads {
-            self.edges.read(topic.clone());
+            self.dirty_topics.read(topic.clone());
         }
         if has_news {
-            self.edges.news(topic.clone());
+            self.dirty_topics.news(topic.clone());
         }
     }
 
@@ -67,11 +67,11 @@ impl<M: Deliver + Clone> Shared<M> {
         for topic in self.registry.topics() {
             let Some(room) = topic.as_room() else { continue };
             if self.config.history.of(room).is_some() {
-                self.edges.check(topic.clone());
+                self.dirty_topics.check(topic.clone());
             }
             self.take_in(&topic, RoomState::interrupt);
         }
-        self.edges.interrupted();
+        self.dirty_topics.interrupted();
         self.records_changed.notify_one();
     }
 }

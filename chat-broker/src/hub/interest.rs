@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::call::{self, KINDS, Kind, Outcome, Reads};
-use super::edges::EdgeQueue;
+use super::dirty_topics::DirtyQueue;
 use super::log_budget::{LogBudget, MINUTE};
 use super::room::RoomState;
 use crate::error::BrokerError;
@@ -52,7 +52,7 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>) {
         interest.start_calls();
         let due = interest.timers.front().map(|(due, _)| *due);
         tokio::select! {
-            () = shared.edges.changed() => interest.take_edges(),
+            () = shared.dirty_topics.changed() => interest.take_edges(),
             Some(outcome) = interest.calls.next() => interest.settle(outcome),
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 interest.fire_timers();
@@ -131,9 +131,9 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
     }
 
     fn take_edges(&mut self) {
-        let EdgeQueue { moved, read, check, news, interrupted } = self.shared.edges.take();
+        let DirtyQueue { moved, read, check, news, interrupted } = self.shared.dirty_topics.take();
         for topic in moved {
-            self.look_at(topic);
+            self.advance(topic);
         }
         for topic in read {
             self.want_reads(topic);
@@ -156,7 +156,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
     }
 
     /// Does what the topic's members, or their absence, ask for.
-    fn look_at(&mut self, topic: Topic) {
+    fn advance(&mut self, topic: Topic) {
         let wanted = self.shared.registry.contains(&topic);
         let state = match (self.states.get(&topic), wanted) {
             (None | Some(State::Failed), true) => {
@@ -264,7 +264,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         match kind {
             Kind::Subscribe if self.states.get(&topic) == Some(&State::Failed) => {
                 self.states.remove(&topic);
-                self.look_at(topic);
+                self.advance(topic);
             }
             Kind::Read => self.want_reads(topic),
             Kind::Check if self.shared.registry.contains(&topic) => self.want_check(topic),

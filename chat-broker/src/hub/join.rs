@@ -3,15 +3,15 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use chat_core::{ConnectionId, Deliver, Entry, Occupant, Position, Topic};
+use chat_core::{ConnectionId, Deliver, HistoryEntry, Occupant, Position, Topic};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::catch_up::{CatchUp, Wanted};
 use super::joiner::{JoinState, Joiner, Snapshot};
+use super::member_slot::MemberSlot;
 use super::membership::Membership;
 use super::room::Waiter;
-use super::seat::Seat;
 use super::{Hub, Shared};
 use crate::broker::Status;
 use crate::error::BrokerError;
@@ -118,20 +118,20 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         joiner: impl Joiner<M>,
     ) -> Result<Membership<M>, BrokerError> {
         let JoinOptions { occupant, since, history } = options;
-        let seat = Seat::new(member.clone());
+        let member_slot = MemberSlot::new(member.clone());
         let mut catch_up =
             CatchUp::new(&self.shared, topic.clone(), member, joiner, Wanted::new(since, history));
-        let started = self.enter(topic, id, &seat, {
-            let seat = seat.clone();
+        let started = self.enter(topic, id, &member_slot, {
+            let member_slot = member_slot.clone();
             move |snapshot| {
                 let state = catch_up.start(snapshot);
                 if state == JoinState::CatchingUp || catch_up.is_closed() {
-                    seat.vacate();
+                    member_slot.detach();
                 }
                 (catch_up, state)
             }
         });
-        let mut membership = self.membership(topic, id, seat);
+        let mut membership = self.membership(topic, id, member_slot);
         let (mut catch_up, state) = match started {
             Started::Now(started) => started,
             Started::Later(started) => self.shared.answer_in_time(started).await?,
@@ -146,7 +146,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                 Ok(page) => catch_up.run(&mut membership, page).await,
                 Err(error) => {
                     // The member will try again: its user has not left.
-                    membership.lose();
+                    membership.disconnect();
                     return Err(error);
                 }
             }
@@ -160,11 +160,11 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         &self,
         topic: &Topic,
         id: ConnectionId,
-        seat: &Seat<M>,
+        member_slot: &MemberSlot<M>,
         start: impl FnOnce(Snapshot<'_, M>) -> T + Send + 'static,
     ) -> Started<T> {
         let (started, is_first) =
-            self.shared.registry.join_with(topic, id, seat.clone(), |room, joined| {
+            self.shared.registry.join_with(topic, id, member_slot.clone(), |room, joined| {
                 if joined.first {
                     self.shared.begin(topic, &mut room.state);
                 }
@@ -173,11 +173,11 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                     return (Started::Now(start(snapshot)), false);
                 }
                 let (done, started) = oneshot::channel();
-                let seat = seat.clone();
+                let member_slot = member_slot.clone();
                 let waiter: Waiter<M> = Box::new(move |room| {
                     if room.is_err() {
                         // The join has yet to learn of it and to leave, and the room may go live before.
-                        seat.vacate();
+                        member_slot.detach();
                     }
                     // A join that was dropped has left the topic, or is about to.
                     if !done.is_closed() {
@@ -188,7 +188,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                 (Started::Later(started), joined.first)
             });
         if is_first {
-            self.shared.edges.moved(topic.clone());
+            self.shared.dirty_topics.moved(topic.clone());
         }
         started
     }
@@ -237,7 +237,7 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
         let mut catch_up =
             CatchUp::new(&self.shared, self.topic.clone(), member.clone(), joiner, wanted);
         let state = if since.is_some() {
-            let at_hand = |snapshot: &Snapshot<'_, M>| -> Option<Vec<Entry>> {
+            let at_hand = |snapshot: &Snapshot<'_, M>| -> Option<Vec<HistoryEntry>> {
                 Some(wanted.at_hand(snapshot)?.into_iter().cloned().collect())
             };
             self.attach(member, at_hand, |snapshot, messages| {

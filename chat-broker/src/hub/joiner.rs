@@ -1,8 +1,10 @@
 //! What a member that joins a topic gets first, and how its owner takes part in that.
 
-use chat_core::{Batch, Deliver, Delivery, Entry, Item, Members, Position, Recent, Roster, Topic};
+use chat_core::{
+    Batch, Deliver, DeliveryOutcome, HistoryEntry, Item, Members, Position, Recent, Roster, Topic,
+};
 
-use super::seat::Seat;
+use super::member_slot::MemberSlot;
 
 /// A topic as a member joins it.
 #[derive(Debug)]
@@ -16,7 +18,7 @@ pub struct Snapshot<'a, M> {
     /// What the member asked for, oldest first: the messages that follow on
     /// [`since`](Self::since) if it is [recovered](Self::recovered), else the latest ones. Empty
     /// for a [look](super::Membership::look).
-    pub messages: Vec<&'a Entry>,
+    pub messages: Vec<&'a HistoryEntry>,
     /// [`JoinOptions::since`](super::JoinOptions::since).
     pub since: Option<Position>,
     /// Whether the messages follow on `since` without a gap.
@@ -28,7 +30,7 @@ pub struct Snapshot<'a, M> {
     /// [presence](crate::Broker::presence).
     pub roster: Option<&'a Roster>,
     /// The members on this server, this one included.
-    pub members: &'a Members<Seat<M>>,
+    pub members: &'a Members<MemberSlot<M>>,
 }
 
 impl<M> Snapshot<'_, M> {
@@ -53,7 +55,7 @@ impl<M> Snapshot<'_, M> {
 /// Messages of the sequence of `position` as items of a batch.
 pub(super) fn envelopes<'a>(
     position: Position,
-    entries: impl Iterator<Item = &'a Entry>,
+    entries: impl Iterator<Item = &'a HistoryEntry>,
 ) -> impl Iterator<Item = Item> {
     entries.map(move |entry| {
         let position = Position { offset: entry.offset, ..position };
@@ -79,13 +81,13 @@ pub trait Joiner<M: Deliver>: Send + 'static {
     /// follows on the position in the snapshot, with no gap and no repeat. By default the snapshot
     /// is delivered as a [batch](Snapshot::batch).
     ///
-    /// A member that has no room for it ([`Delivery::Full`]) is closed as a slow consumer, and gets
+    /// A member that has no room for it ([`DeliveryOutcome::Full`]) is closed as a slow consumer, and gets
     /// nothing more: what follows would hide what it has not received.
     ///
     /// The call is made under the topic's lock: it may put something into the member's outbox, and must not
     /// block or call the hub.
-    fn on_snapshot(&mut self, member: &M, snapshot: &Snapshot<'_, M>) -> Delivery {
-        snapshot.batch().map_or(Delivery::Skipped, |batch| member.deliver(&batch))
+    fn on_snapshot(&mut self, member: &M, snapshot: &Snapshot<'_, M>) -> DeliveryOutcome {
+        snapshot.batch().map_or(DeliveryOutcome::Skipped, |batch| member.deliver(&batch))
     }
 
     /// So many bytes of payload were read from the broker for this member, or delivered to it
@@ -120,8 +122,8 @@ impl<M: Deliver, F> Joiner<M> for F
 where
     F: FnMut(&Snapshot<'_, M>) + Send + 'static,
 {
-    fn on_snapshot(&mut self, _: &M, snapshot: &Snapshot<'_, M>) -> Delivery {
+    fn on_snapshot(&mut self, _: &M, snapshot: &Snapshot<'_, M>) -> DeliveryOutcome {
         self(snapshot);
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 }

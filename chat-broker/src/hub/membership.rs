@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::joiner::{JoinState, Snapshot};
+use super::member_slot::MemberSlot;
 use super::room::Waiter;
-use super::seat::Seat;
 use super::sequence::Awaited;
 use crate::error::BrokerError;
 use crate::presence::Departure;
@@ -21,7 +21,7 @@ pub struct Membership<M: Deliver + Clone> {
     pub(super) shared: Arc<Shared<M>>,
     pub(super) topic: Topic,
     pub(super) id: ConnectionId,
-    pub(super) seat: Seat<M>,
+    pub(super) member_slot: MemberSlot<M>,
     /// Who is told to be in the room by this.
     pub(super) user: Option<UserId>,
     pub(super) is_lost: bool,
@@ -69,15 +69,15 @@ impl<M: Deliver + Clone> Membership<M> {
         let attached = self.shared.registry.update(&self.topic, |room| {
             room.state.sequence.expire(Instant::now());
             let found = at_hand(&room.state.snapshot(&self.topic, room.members())?)?;
-            // Another seat: batches that were cut before the snapshot hold the one before. A worker may
-            // be delivering one of them right now, so that seat is vacated before `start`: afterwards
+            // Another member_slot: batches that were cut before the snapshot hold the one before. A worker may
+            // be delivering one of them right now, so that member_slot is vacated before `start`: afterwards
             // it could still put into the same outbox, behind the snapshot, what is in the snapshot.
-            self.seat.vacate();
-            let seat = Seat::new(member);
-            room.replace(self.id, seat.clone());
-            self.seat = seat;
+            self.member_slot.detach();
+            let member_slot = MemberSlot::new(member);
+            room.replace(self.id, member_slot.clone());
+            self.member_slot = member_slot;
             if !start(room.state.snapshot(&self.topic, room.members())?, found) {
-                self.seat.vacate();
+                self.member_slot.detach();
             }
             Some(())
         });
@@ -89,7 +89,7 @@ impl<M: Deliver + Clone> Membership<M> {
 
     /// The member receives nothing until it is [attached](Self::attach).
     pub(super) fn detach(&self) {
-        self.seat.vacate();
+        self.member_slot.detach();
     }
 
     /// Waits until the topic is subscribed: what is published from then on arrives. Only
@@ -127,7 +127,7 @@ impl<M: Deliver + Clone> Membership<M> {
 
     /// Puts another handle in the place of this member's.
     pub fn replace(&self, member: M) {
-        self.seat.replace(member);
+        self.member_slot.replace(member);
     }
 
     /// Changes what is told of the user to `occupant`, who must be the same user, to all servers.
@@ -156,15 +156,15 @@ impl<M: Deliver + Clone> Membership<M> {
 
     fn leave_now(&mut self) -> Option<Departure> {
         self.has_left = true;
-        self.seat.vacate();
+        self.member_slot.detach();
         self.shared.leave(&self.topic, self.id);
         let user = self.user.take()?;
-        self.shared.exit(&self.topic, &user, self.is_lost)
+        self.shared.leave_presence(&self.topic, &user, self.is_lost)
     }
 
     /// Leaves the topic as one whose connection was lost: the others are told only if the
     /// user is not back in time, here or on another server; see [`HubConfig::grace`](crate::HubConfig::grace).
-    pub fn lose(mut self) {
+    pub fn disconnect(mut self) {
         self.is_lost = true;
     }
 }

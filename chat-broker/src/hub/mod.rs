@@ -24,18 +24,18 @@
 mod call;
 mod catch_up;
 mod config;
-mod edges;
+mod dirty_topics;
 mod fan_out;
 mod ingest;
 mod interest;
 mod join;
 mod joiner;
 mod log_budget;
+mod member_slot;
 mod membership;
 mod presence;
 mod publish;
 mod room;
-mod seat;
 mod sequence;
 mod slot;
 mod stats;
@@ -56,7 +56,7 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
 use crate::history::HistoryRead;
-use edges::Edges;
+use dirty_topics::DirtyTopics;
 use fan_out::FanOut;
 use presence::Presence;
 use room::RoomState;
@@ -66,9 +66,9 @@ use stats::Counters;
 pub use config::{HistoryRules, HubConfig};
 pub use join::JoinOptions;
 pub use joiner::{Joiner, Snapshot};
+pub use member_slot::MemberSlot;
 pub use membership::Membership;
 pub use publish::unix_millis;
-pub use seat::Seat;
 pub use stats::HubStats;
 
 /// Topics that one call looks at before it lets other tasks run.
@@ -83,10 +83,10 @@ pub struct Hub<M> {
 }
 
 struct Shared<M> {
-    registry: Registry<Seat<M>, RoomState<M>>,
+    registry: Registry<MemberSlot<M>, RoomState<M>>,
     broker: Arc<dyn Broker>,
     config: HubConfig,
-    edges: Edges,
+    dirty_topics: DirtyTopics,
     fan_out: FanOut<M>,
     presence: Presence,
     counters: Counters,
@@ -119,7 +119,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         let shared = Arc::new(Shared {
             registry: Registry::new(),
             broker,
-            edges: Edges::default(),
+            dirty_topics: DirtyTopics::default(),
             fan_out: FanOut::new(config.workers),
             config,
             presence: Presence::default(),
@@ -137,23 +137,36 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     /// done. For topics that have no sequence to be in step with.
     #[must_use = "dropping the membership leaves the topic"]
     pub fn attach(&self, topic: &Topic, id: ConnectionId, member: M) -> Membership<M> {
-        let seat = Seat::new(member);
-        let first = self.shared.registry.join_with(topic, id, seat.clone(), |room, joined| {
-            if joined.first {
-                self.shared.begin(topic, &mut room.state);
-            }
-            joined.first
-        });
+        let member_slot = MemberSlot::new(member);
+        let first =
+            self.shared.registry.join_with(topic, id, member_slot.clone(), |room, joined| {
+                if joined.first {
+                    self.shared.begin(topic, &mut room.state);
+                }
+                joined.first
+            });
         if first {
-            self.shared.edges.moved(topic.clone());
+            self.shared.dirty_topics.moved(topic.clone());
         }
-        self.membership(topic, id, seat)
+        self.membership(topic, id, member_slot)
     }
 
-    fn membership(&self, topic: &Topic, id: ConnectionId, seat: Seat<M>) -> Membership<M> {
+    fn membership(
+        &self,
+        topic: &Topic,
+        id: ConnectionId,
+        member_slot: MemberSlot<M>,
+    ) -> Membership<M> {
         let shared = Arc::clone(&self.shared);
         let (topic, user) = (topic.clone(), None);
-        Membership { shared, topic, id, seat, user, is_lost: false, has_left: false }
+        Membership { shared, topic, id, member_slot, user, is_lost: false, has_left: false }
+    }
+
+    /// Ends the [grace](HubConfig::grace) of `user` in `topic`, or in all topics if that is `None`: where
+    /// all connections of the user on this server were lost, the user leaves now. A user who has a
+    /// connection stays.
+    pub fn expire_grace(&self, topic: Option<&Topic>, user: &UserId) {
+        self.shared.expire_grace(topic, user);
     }
 
     /// Waits until the roster of `topic` on this server does not list `user`; not at all if the topic
@@ -181,7 +194,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
 
     /// A snapshot of the topic's members on this server.
     #[must_use]
-    pub fn members(&self, topic: &Topic) -> Members<Seat<M>> {
+    pub fn members(&self, topic: &Topic) -> Members<MemberSlot<M>> {
         self.shared.registry.members(topic)
     }
 }
@@ -310,7 +323,7 @@ impl<M: Deliver + Clone> Shared<M> {
             }
             self.recent_bytes.fetch_sub(room.sequence.recent_bytes(), Ordering::Relaxed);
             self.fan_out.forget(room.slot);
-            self.edges.moved(topic.clone());
+            self.dirty_topics.moved(topic.clone());
         }
     }
 
@@ -319,7 +332,7 @@ impl<M: Deliver + Clone> Shared<M> {
     fn update<R>(
         &self,
         topic: &Topic,
-        change: impl FnOnce(&mut RoomState<M>, &Members<Seat<M>>) -> R,
+        change: impl FnOnce(&mut RoomState<M>, &Members<MemberSlot<M>>) -> R,
     ) -> Option<R> {
         self.registry.update(topic, |room| {
             let (members, state) = room.split();
@@ -339,7 +352,7 @@ impl<M: Deliver + Clone> Shared<M> {
         let total = self.recent_bytes.fetch_add(grown, Ordering::Relaxed).wrapping_add(grown);
         let share = budget / self.rooms.load(Ordering::Relaxed).max(1);
         if after > before && total > budget && after > share {
-            sequence.shed();
+            sequence.evict();
             let freed = after - sequence.recent_bytes();
             self.recent_bytes.fetch_sub(freed, Ordering::Relaxed);
         }

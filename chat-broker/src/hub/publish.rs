@@ -67,7 +67,7 @@ impl HistoryRules {
             options = options.key(format!("{}\n{key}", user.id));
         }
         let (text, data) = (&*content.message, content.data);
-        let message = Message { user, text, data, key, at: unix_millis() };
+        let message = Message::new(user, text, unix_millis()).data(data).key(key);
         (envelope::encode(&Event::Message(message)), options)
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use super::joiner::Snapshot;
-use super::seat::Seat;
+use super::member_slot::MemberSlot;
 use super::sequence::{RoomSequence, Taken};
 use super::slot::FanOutSlot;
 use crate::error::BrokerError;
@@ -54,7 +54,7 @@ impl<M> RoomState<M> {
     pub(super) fn snapshot<'a>(
         &'a self,
         topic: &'a Topic,
-        members: &'a Members<Seat<M>>,
+        members: &'a Members<MemberSlot<M>>,
     ) -> Option<Snapshot<'a, M>> {
         let Phase::Live { cut } = self.phase else { return None };
         Some(Snapshot {
@@ -91,9 +91,9 @@ impl<M> RoomState<M> {
     }
 
     /// Publications may have been missed.
-    pub(super) fn suspect(&mut self) -> Taken {
+    pub(super) fn mark_stale(&mut self) -> Taken {
         let is_live = !self.is_waiting();
-        self.sequence.suspect(is_live, &mut self.slot.pending)
+        self.sequence.mark_stale(is_live, &mut self.slot.pending)
     }
 
     /// The broker was away, for this server if not for all.
@@ -108,7 +108,7 @@ impl<M> RoomState<M> {
         topic: &Topic,
         history: Option<History>,
         occupancy: Option<Occupancy>,
-        members: &Members<Seat<M>>,
+        members: &Members<MemberSlot<M>>,
     ) -> Taken {
         let read = self.sequence.finish_reads(history, occupancy, &mut self.slot.pending);
         if read.is_known && self.is_waiting() {
@@ -122,7 +122,7 @@ impl<M> RoomState<M> {
         &mut self,
         topic: &Topic,
         cut: Option<Position>,
-        members: &Members<Seat<M>>,
+        members: &Members<MemberSlot<M>>,
     ) {
         let live = Phase::Live { cut };
         let Phase::Waiting(waiters) = std::mem::replace(&mut self.phase, live) else { return };

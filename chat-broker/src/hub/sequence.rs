@@ -7,9 +7,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use chat_core::timeline::Timeline;
 use chat_core::{
-    History, Item, Occupancy, Occupant, Position, PresenceChange, Recent, Roster, Timeline, Topic,
-    UserId, timeline,
+    History, Item, Occupancy, Occupant, Position, PresenceChange, Recent, Roster, Topic, UserId,
+    timeline,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -168,7 +169,7 @@ impl RoomSequence {
 
     /// Whether the roster lists a user with this info, and nothing suggests that it has missed a
     /// change: no snapshot is wanted or being read, and the broker has not just been away.
-    pub(super) fn lists(&self, Occupant { user, info }: &Occupant) -> bool {
+    pub(super) fn lists(&self, Occupant { user, info, .. }: &Occupant) -> bool {
         let is_current = |roster: &&Roster| !roster.wants_snapshot();
         let listed = self.roster.as_ref().filter(is_current).and_then(Roster::listed);
         let is_settled = !(self.unsettled || self.reading);
@@ -208,12 +209,12 @@ impl RoomSequence {
     }
 
     /// Publications may have been missed. A room without history can only say so, if it is live.
-    pub(super) fn suspect(&mut self, is_live: bool, out: &mut Vec<Item>) -> Taken {
+    pub(super) fn mark_stale(&mut self, is_live: bool, out: &mut Vec<Item>) -> Taken {
         if let Some(roster) = &mut self.roster {
-            roster.suspect();
+            roster.mark_stale();
         }
         if let Some(timeline) = &mut self.timeline {
-            timeline.suspect();
+            timeline.mark_stale();
             return Taken::default();
         }
         let is_gap = self.roster.is_some() && is_live;
@@ -227,14 +228,14 @@ impl RoomSequence {
     /// the broker; one without can only say so.
     pub(super) fn interrupt(&mut self, is_live: bool, out: &mut Vec<Item>) -> Taken {
         self.unsettled = is_live;
-        if self.timeline.is_some() { Taken::default() } else { self.suspect(is_live, out) }
+        if self.timeline.is_some() { Taken::default() } else { self.mark_stale(is_live, out) }
     }
 
     /// All servers have had time to give the broker their users.
     pub(super) fn settle(&mut self) {
         self.unsettled = false;
         if let Some(roster) = &mut self.roster {
-            roster.suspect();
+            roster.mark_stale();
         }
     }
 
@@ -243,7 +244,7 @@ impl RoomSequence {
         if let Some(timeline) = &mut self.timeline
             && timeline.is_behind(position)
         {
-            timeline.suspect();
+            timeline.mark_stale();
             self.missing_since.get_or_insert_with(Instant::now);
         }
     }
@@ -323,7 +324,7 @@ impl RoomSequence {
             timeline.fail_read();
         }
         if let Some(roster) = &mut self.roster {
-            roster.suspect();
+            roster.mark_stale();
         }
     }
 
@@ -345,9 +346,9 @@ impl RoomSequence {
     }
 
     /// Drops the older half of it.
-    pub(super) fn shed(&mut self) {
+    pub(super) fn evict(&mut self) {
         if let Some(timeline) = &mut self.timeline {
-            timeline.shed();
+            timeline.evict();
         }
     }
 }

@@ -17,7 +17,7 @@ pub struct HubStats {
     pub deliveries: u64,
     /// Members closed because they read too slowly.
     pub slow_consumers: u64,
-    /// Batches that members dropped for want of room: [`Delivery::Dropped`](chat_core::Delivery).
+    /// Batches that members dropped for want of room: [`DeliveryOutcome::Dropped`](chat_core::DeliveryOutcome).
     pub dropped: u64,
     /// Messages that were missed, and read from the history before any member noticed.
     pub repaired: u64,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use chat_core::{Entry, Range, Retention};
+use chat_core::{HistoryEntry, HistoryRange, Retention};
 use tokio::time::Instant;
 
 use crate::history::HistoryRead;
@@ -119,14 +119,14 @@ impl Log {
     }
 
     /// A part of the log, whose latest publication has the offset `last`.
-    pub(super) fn read(&self, last: u64, range: Range, limit: u32) -> Vec<Entry> {
+    pub(super) fn read(&self, last: u64, range: HistoryRange, limit: u32) -> Vec<HistoryEntry> {
         let len = self.payloads.len();
         let first = (last + 1).saturating_sub(len as u64);
         let index = |offset: u64| offset.saturating_sub(first).min(len as u64) as usize;
         let (from, to) = match range {
-            Range::After(offset) => (index(offset.saturating_add(1)), len),
-            Range::Before(offset) => (0, index(offset)),
-            Range::Latest => (0, len),
+            HistoryRange::After(offset) => (index(offset.saturating_add(1)), len),
+            HistoryRange::Before(offset) => (0, index(offset)),
+            HistoryRange::Latest => (0, len),
         };
         let mut bytes = 0;
         let fits = |payload: &&Bytes| {
@@ -135,14 +135,14 @@ impl Log {
             fits
         };
         let (limit, part) = (limit as usize, self.payloads.range(from..to));
-        let part = if let Range::After(_) = range {
+        let part = if let HistoryRange::After(_) = range {
             from..from + part.take(limit).take_while(fits).count()
         } else {
             to - part.rev().take(limit).take_while(fits).count()..to
         };
         (first + part.start as u64..)
             .zip(self.payloads.range(part))
-            .map(|(offset, payload)| Entry { offset, payload: payload.clone() })
+            .map(|(offset, payload)| HistoryEntry::new(offset, payload.clone()))
             .collect()
     }
 }
@@ -166,10 +166,10 @@ mod tests {
     use super::*;
 
     fn retention(messages: u32) -> Retention {
-        Retention { messages, ..Retention::default() }
+        Retention::default().messages(messages)
     }
 
-    fn offsets(entries: &[Entry]) -> Vec<u64> {
+    fn offsets(entries: &[HistoryEntry]) -> Vec<u64> {
         entries.iter().map(|entry| entry.offset).collect()
     }
 
@@ -180,25 +180,25 @@ mod tests {
         for _ in 0..5 {
             log.push(half.clone(), retention(10), Instant::now());
         }
-        assert_eq!(offsets(&log.read(5, Range::After(1), 10)), [2, 3]);
-        assert_eq!(offsets(&log.read(5, Range::Before(5), 10)), [3, 4]);
-        assert_eq!(offsets(&log.read(5, Range::Latest, 10)), [4, 5]);
+        assert_eq!(offsets(&log.read(5, HistoryRange::After(1), 10)), [2, 3]);
+        assert_eq!(offsets(&log.read(5, HistoryRange::Before(5), 10)), [3, 4]);
+        assert_eq!(offsets(&log.read(5, HistoryRange::Latest, 10)), [4, 5]);
         log.push(Bytes::from(vec![0; HistoryRead::MAX_BYTES * 2]), retention(10), Instant::now());
-        assert_eq!(offsets(&log.read(6, Range::Latest, 10)), [6], "never empty");
+        assert_eq!(offsets(&log.read(6, HistoryRange::Latest, 10)), [6], "never empty");
     }
 
     #[tokio::test]
     async fn one_topic_may_have_a_quarter_of_the_budget() {
         let budget = Arc::new(Budget::new(64 << 10));
         let mut log = Log::new(&budget);
-        let unbounded = Retention { bytes: usize::MAX, ..retention(u32::MAX) };
+        let unbounded = retention(u32::MAX).bytes(usize::MAX);
         for _ in 0..100 {
             log.push(Bytes::from(vec![0; 1 << 10]), unbounded, Instant::now());
         }
         assert!(log.bytes() <= 16 << 10, "{} bytes", log.bytes());
-        assert!(log.read(100, Range::Latest, 100).len() > 10);
+        assert!(log.read(100, HistoryRange::Latest, 100).len() > 10);
         log.push(Bytes::from(vec![0; 32 << 10]), unbounded, Instant::now());
-        assert_eq!(offsets(&log.read(101, Range::Latest, 100)), [101], "the latest stays");
+        assert_eq!(offsets(&log.read(101, HistoryRange::Latest, 100)), [101], "the latest stays");
         assert_eq!(budget.held(), log.bytes());
         drop(log);
         assert_eq!(budget.held(), 0);
@@ -207,10 +207,10 @@ mod tests {
     #[tokio::test]
     async fn a_time_that_no_clock_tells_never_comes() {
         let mut log = Log::new(&Arc::new(Budget::new(1 << 20)));
-        let retention = Retention { messages: 0, ttl: Duration::MAX, ..Retention::default() };
+        let retention = Retention::default().messages(0).ttl(Duration::MAX);
         log.push(Bytes::new(), retention, Instant::now());
         assert!(!log.is_expired(Instant::now()));
-        assert_eq!(offsets(&log.read(1, Range::Latest, 9)), [1], "at least one is kept");
+        assert_eq!(offsets(&log.read(1, HistoryRange::Latest, 9)), [1], "at least one is kept");
     }
 
     proptest! {
@@ -224,14 +224,14 @@ mod tests {
             for (n, (size, ..)) in pushes.iter().enumerate() {
                 // Each is valid for some publications.
                 let (_, messages, bytes) = pushes[n / changes];
-                let retention = Retention { messages, bytes, ..Retention::default() };
+                let retention = Retention::default().messages(messages).bytes(bytes);
                 log.push(Bytes::from(vec![0; *size]), retention, Instant::now());
                 model.push(*size);
                 let excess = |sizes: &[usize]| sizes.iter().map(|s| retention.excess(*s)).sum();
                 while !retention.allows(model.len(), excess(&model)) {
                     model.remove(0);
                 }
-                let kept = log.read(n as u64 + 1, Range::Latest, 100);
+                let kept = log.read(n as u64 + 1, HistoryRange::Latest, 100);
                 let kept: Vec<usize> = kept.iter().map(|entry| entry.payload.len()).collect();
                 prop_assert!(kept.len() == 1 || kept.iter().sum::<usize>() <= bytes);
                 prop_assert_eq!(&kept, &model);
@@ -242,10 +242,10 @@ mod tests {
         fn a_read_is_a_part_of_what_is_kept(
             (pushed, kept, limit) in (0u64..40, 1u32..20, 0u32..25),
             range in prop_oneof![
-                (0u64..50).prop_map(Range::After),
-                Just(Range::After(u64::MAX)),
-                (0u64..50).prop_map(Range::Before),
-                Just(Range::Latest),
+                (0u64..50).prop_map(HistoryRange::After),
+                Just(HistoryRange::After(u64::MAX)),
+                (0u64..50).prop_map(HistoryRange::Before),
+                Just(HistoryRange::Latest),
             ],
         ) {
             let mut log = Log::new(&Arc::new(Budget::new(1 << 20)));
@@ -256,9 +256,9 @@ mod tests {
             let all = oldest..=pushed;
             let limit = limit as usize;
             let mut expected: Vec<u64> = match range {
-                Range::After(after) => all.filter(|n| *n > after).take(limit).collect(),
-                Range::Before(before) => all.rev().filter(|n| *n < before).take(limit).collect(),
-                Range::Latest => all.rev().take(limit).collect(),
+                HistoryRange::After(after) => all.filter(|n| *n > after).take(limit).collect(),
+                HistoryRange::Before(before) => all.rev().filter(|n| *n < before).take(limit).collect(),
+                HistoryRange::Latest => all.rev().take(limit).collect(),
             };
             expected.sort_unstable();
             let read = log.read(pushed, range, limit as u32);

@@ -27,10 +27,8 @@ impl Occupants {
     }
 
     pub(super) fn list(&self) -> Vec<Occupant> {
-        let occupant = |(user, stay): (&UserId, &Stay)| Occupant {
-            user: user.clone(),
-            info: stay.info.clone(),
-        };
+        let occupant =
+            |(user, stay): (&UserId, &Stay)| Occupant::new(user.clone(), stay.info.clone());
         self.0.iter().map(occupant).collect()
     }
 
@@ -56,7 +54,7 @@ impl Occupants {
             return None;
         }
         let (user, Stay { info, .. }) = self.0.remove_entry(user)?;
-        Some(Occupant { user, info })
+        Some(Occupant::new(user, info))
     }
 
     /// Whoever is here according to a node.

@@ -1,4 +1,4 @@
-use chat_core::{PresenceChange, Range, Retention, RoomId};
+use chat_core::{HistoryRange, PresenceChange, Retention, RoomId};
 
 use super::*;
 use crate::events::BrokerEvent;
@@ -8,7 +8,7 @@ fn topic(name: &str) -> Topic {
 }
 
 fn occupant(name: &str) -> Occupant {
-    Occupant { user: UserId::new(name).unwrap(), info: Bytes::from(name.to_owned()) }
+    Occupant::new(UserId::new(name).unwrap(), Bytes::from(name.to_owned()))
 }
 
 fn persistent() -> PublishOptions {
@@ -30,7 +30,7 @@ async fn publish(broker: &MemoryBroker, name: &str) -> Position {
 }
 
 async fn history(broker: &MemoryBroker, name: &str) -> (Position, Vec<u64>) {
-    let read = HistoryRead::new(topic(name), Range::Latest, 1000);
+    let read = HistoryRead::new(topic(name), HistoryRange::Latest, 1000);
     let history = broker.history(&[read]).await.unwrap().remove(0);
     (history.position, history.entries.iter().map(|entry| entry.offset).collect())
 }
@@ -88,8 +88,7 @@ async fn a_node_leaves_nothing_behind() {
 async fn a_history_goes_its_time_after_the_latest_publication() {
     let (broker, _events) = MemoryBroker::connect();
     let for_ten = || {
-        let retention =
-            Retention { messages: 10, ttl: Duration::from_secs(10), ..Retention::default() };
+        let retention = Retention::default().messages(10).ttl(Duration::from_secs(10));
         PublishOptions::default().retention(retention)
     };
     for _ in 0..3 {

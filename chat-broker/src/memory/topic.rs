@@ -53,7 +53,7 @@ impl TopicState {
             Some(log) => log.read(position.offset, read.range, read.limit),
             None => Vec::new(),
         };
-        History { position, entries }
+        History::new(position, entries)
     }
 
     /// Where it stood and what it kept are lost.
@@ -109,11 +109,11 @@ impl TopicState {
     pub(super) fn occupancy(&self, limit: usize) -> Occupancy {
         let count = self.occupants.count();
         let is_listed = count as usize <= limit;
-        Occupancy {
-            version: if count == 0 { 0 } else { self.version },
+        Occupancy::new(
+            if count == 0 { 0 } else { self.version },
             count,
-            occupants: if is_listed { self.occupants.list() } else { Vec::new() },
-        }
+            if is_listed { self.occupants.list() } else { Vec::new() },
+        )
     }
 
     /// Some node would miss it.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::{Entry, Epoch, History, Range, Retention};
+use chat_core::{Epoch, History, HistoryEntry, HistoryRange, Retention};
 use redis::Pipeline;
 
 use super::config::MAX_TTL;
 use super::connection::store::Store;
 use super::health::damage::SEQUENCE;
-use super::mark::Mark;
+use super::last_seen::LastSeen;
 use super::names::Address;
 use super::publish::queue::Job;
 use super::shared::Shared;
@@ -53,7 +53,7 @@ impl Shared {
 
 /// The bound in bytes as `publish.lua` wants it.
 fn limits(retention: Retention, size: usize) -> String {
-    let bounded = Retention { bytes: retention.bytes.min(MAX_BYTES), ..retention };
+    let bounded = retention.bytes(retention.bytes.min(MAX_BYTES));
     let (bytes, share) = (bounded.bytes, bounded.share());
     match bounded.excess(size) {
         0 => format!("{bytes}/{share}"),
@@ -67,7 +67,7 @@ impl Store {
     pub(super) async fn history(
         &self,
         reads: &[HistoryRead],
-    ) -> Result<Vec<(History, Mark)>, BrokerError> {
+    ) -> Result<Vec<(History, LastSeen)>, BrokerError> {
         let work = async {
             let mut histories = Vec::with_capacity(reads.len());
             for reads in reads.chunks(MAX_READS) {
@@ -89,31 +89,36 @@ impl Store {
 
     fn add_read(&self, commands: &mut Pipeline, read: &HistoryRead, address: &Address) {
         let (command, from) = match read.range {
-            Range::After(offset) => ("XRANGE", (offset.min(MAX_OFFSET) + 1).to_string()),
-            Range::Before(offset) => {
+            HistoryRange::After(offset) => ("XRANGE", (offset.min(MAX_OFFSET) + 1).to_string()),
+            HistoryRange::Before(offset) => {
                 ("XREVRANGE", offset.clamp(1, MAX_OFFSET).saturating_sub(1).to_string())
             }
-            Range::Latest => ("XREVRANGE", "+".to_owned()),
+            HistoryRange::Latest => ("XREVRANGE", "+".to_owned()),
         };
         let call = self.shared.scripts.history.call(commands, &[address.meta(), &address.log()]);
         call.arg(command).arg(from).arg(read.limit).arg(HistoryRead::MAX_BYTES);
     }
 
-    fn history_of(&self, read: &HistoryRead, address: &Address, reply: Reply) -> (History, Mark) {
+    fn history_of(
+        &self,
+        read: &HistoryRead,
+        address: &Address,
+        reply: Reply,
+    ) -> (History, LastSeen) {
         let (epoch, offset, id, oldest, mut payloads) = reply;
-        let mut mark = self.mark(address, (epoch, offset, Some(id)));
-        let position = mark.position;
-        if !matches!(read.range, Range::After(_)) {
+        let mut last_seen = self.last_seen(address, (epoch, offset, Some(id)));
+        let position = last_seen.position;
+        if !matches!(read.range, HistoryRange::After(_)) {
             payloads.reverse();
         }
-        let entries: Vec<Entry> = (oldest..=position.offset)
+        let entries: Vec<HistoryEntry> = (oldest..=position.offset)
             .zip(payloads)
-            .map(|(offset, payload)| Entry { offset, payload: Bytes::from(payload) })
+            .map(|(offset, payload)| HistoryEntry::new(offset, Bytes::from(payload)))
             .collect();
         if entries.last().is_none_or(|newest| newest.offset != position.offset) {
             // The id is of another publication.
-            mark.id = None;
+            last_seen.id = None;
         }
-        (History { position, entries }, mark)
+        (History::new(position, entries), last_seen)
     }
 }

@@ -1,7 +1,7 @@
 //! The broker over Redis: servers on many machines in sync through its pub/sub.
 //!
 //! ```text
-//! publish ──────► publish/queue ────► publish/lane, 1 of n ─► publish.lua, PUBLISH ─────┐
+//! publish ──────► publish/queue ────► publish/worker, 1 of n ─► publish.lua, PUBLISH ─────┐
 //! enter, leave ─► presence/outbox ──────┘                     enter.lua, leave.lua ─────┤
 //!                                                                                     Redis
 //! events ◄─────── subscribe ◄── pushed messages ◄── connection ◄────────────────────────┤
@@ -22,7 +22,7 @@
 //! | `health/` | how Redis is: away, refusing, full, damaged, without rights |
 //! | `error.rs` | how errors of Redis are read |
 //! | `names.rs`, `wire.rs`, `scripts/` | keys and channels, payloads, what Redis runs |
-//! | `config/`, `shared.rs`, `stats.rs`, `mark.rs` | settings; what all connections share |
+//! | `config/`, `shared.rs`, `stats.rs`, `last_seen.rs` | settings; what all connections share |
 //!
 //! One script makes each change of a topic, so subscribers receive the changes in the order of
 //! offsets and versions. `docs/redis.md` describes names, keys and payloads.
@@ -32,14 +32,14 @@
 //! write are probed by a [write](connection::probe): a Redis that refuses is [away](health), and keeps
 //! its connections; one that is [full](health::capacity) is not away. A persistent publication
 //! without an answer is [looked up](publish) before it is sent again; a sequence that Redis lost or
-//! forgot in part [ends](connection::lineage).
+//! forgot in part [ends](connection::epochs).
 
 mod config;
 mod connection;
 mod error;
 mod health;
 mod history;
-mod mark;
+mod last_seen;
 mod names;
 mod presence;
 mod publish;
@@ -202,9 +202,9 @@ impl Broker for RedisBroker {
 
     async fn positions(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
         self.open()?;
-        let marks = self.store.positions(topics).await?;
-        self.subscriber.read(topics.iter().cloned().zip(marks.iter().copied()));
-        Ok(marks.into_iter().map(|mark| mark.position).collect())
+        let last_seen_of = self.store.positions(topics).await?;
+        self.subscriber.read(topics.iter().cloned().zip(last_seen_of.iter().copied()));
+        Ok(last_seen_of.into_iter().map(|last_seen| last_seen.position).collect())
     }
 
     fn known_position(&self, topic: &Topic) -> Option<Position> {
@@ -213,9 +213,9 @@ impl Broker for RedisBroker {
 
     async fn history(&self, reads: &[HistoryRead]) -> Result<Vec<History>, BrokerError> {
         self.open()?;
-        let (histories, marks) = self.store.history(reads).await?.into_iter().unzip();
-        let marks: Vec<_> = marks;
-        self.subscriber.read(reads.iter().map(|read| read.topic.clone()).zip(marks));
+        let (histories, last_seen_of) = self.store.history(reads).await?.into_iter().unzip();
+        let last_seen_of: Vec<_> = last_seen_of;
+        self.subscriber.read(reads.iter().map(|read| read.topic.clone()).zip(last_seen_of));
         Ok(histories)
     }
 

@@ -96,7 +96,7 @@ fn presence(change: PresenceChange, mut message: Bytes) -> Option<Message> {
     }
     let user = message.split_to(length);
     let user = UserId::new(std::str::from_utf8(&user).ok()?).ok()?;
-    Some(Message::Presence { change, occupant: Occupant { user, info: message }, version, count })
+    Some(Message::Presence { change, occupant: Occupant::new(user, message), version, count })
 }
 
 fn take<const N: usize>(message: &mut Bytes) -> Option<[u8; N]> {
@@ -128,7 +128,7 @@ mod tests {
             (left, PresenceChange::Left),
             (renamed, PresenceChange::Renamed),
         ] {
-            let occupant = Occupant { user: UserId::new("u 1").unwrap(), info: hello.clone() };
+            let occupant = Occupant::new(UserId::new("u 1").unwrap(), hello.clone());
             let expected = Message::Presence { change, occupant, version: 9, count: 2 };
             assert_eq!(decode(message.into()), Some(expected));
         }

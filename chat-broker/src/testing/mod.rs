@@ -8,7 +8,7 @@ mod redis_server;
 mod resp;
 mod tcp_proxy;
 
-pub use faulty::{Call, FaultyBroker, Told};
+pub use faulty::{Call, FaultyBroker, LossNotice};
 pub use redis_server::RedisServer;
 pub use tcp_proxy::{ConnectionKind, Direction, TcpProxy};
 

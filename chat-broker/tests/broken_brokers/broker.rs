@@ -12,7 +12,7 @@ use chat_broker::{
     Broker, BrokerError, BrokerEvents, EventSender, HistoryRead, MemoryBroker, MemoryBus,
     PresenceTracker, PublishOptions, Published, Receipt, SharedTable, Status, events,
 };
-use chat_core::{History, Occupant, Position, Range, Retention, RoomId, Topic, UserId};
+use chat_core::{History, HistoryRange, Occupant, Position, Retention, RoomId, Topic, UserId};
 use futures_util::FutureExt;
 use tokio::task::yield_now;
 use tokio::time::sleep;
@@ -186,9 +186,9 @@ impl Broken {
 
     /// Reads on until the limit is reached.
     async fn read_on(&self, read: &HistoryRead, history: &mut History) -> Result<(), BrokerError> {
-        while let (Range::After(_), Some(last)) = (read.range, history.entries.last()) {
+        while let (HistoryRange::After(_), Some(last)) = (read.range, history.entries.last()) {
             let rest = read.limit - history.entries.len() as u32;
-            let next = HistoryRead::new(read.topic.clone(), Range::After(last.offset), rest);
+            let next = HistoryRead::new(read.topic.clone(), HistoryRange::After(last.offset), rest);
             let more = self.inner.history(&[next]).await?.remove(0).entries;
             if more.is_empty() {
                 break;
@@ -292,8 +292,8 @@ impl Broker for Broken {
             Some(Fault::ReplaysOnSubscribe) => {
                 self.inner.subscribe(topics).await?;
                 for topic in topics {
-                    let read = HistoryRead::new(topic.clone(), Range::Latest, 1);
-                    let History { position, entries } =
+                    let read = HistoryRead::new(topic.clone(), HistoryRange::Latest, 1);
+                    let History { position, entries, .. } =
                         self.inner.history(&[read]).await?.remove(0);
                     for entry in entries {
                         self.events.publication(topic.clone(), entry.payload, Some(position));
@@ -347,7 +347,7 @@ impl Broker for Broken {
         let mut reads = reads.to_vec();
         for read in &mut reads {
             match (self.fault, &mut read.range) {
-                (Some(Fault::ReadsOneBefore), Range::After(offset)) => {
+                (Some(Fault::ReadsOneBefore), HistoryRange::After(offset)) => {
                     *offset = offset.saturating_sub(1);
                 }
                 (Some(Fault::IgnoresLimit), _) => read.limit = u32::MAX,

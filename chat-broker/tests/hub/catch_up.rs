@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use chat_broker::testing::{Call, FaultyBroker, Told};
+use chat_broker::testing::{Call, FaultyBroker, LossNotice};
 use chat_broker::{
     Broker, BrokerError, HistoryRead, HistoryRules, Hub, HubConfig, JoinOptions, Joiner,
-    Membership, MemoryBroker, Seat, Snapshot,
+    MemberSlot, Membership, MemoryBroker, Snapshot,
 };
 use chat_core::{
-    CloseReason, ConnectionId, Deliver, Delivery, Epoch, Members, Position, Range, Retention, Topic,
+    CloseReason, ConnectionId, Deliver, DeliveryOutcome, Epoch, HistoryRange, Members, Position,
+    Retention, Topic,
 };
 use proptest::prelude::*;
 use tokio::sync::Notify;
@@ -19,8 +20,7 @@ use tokio::time::{sleep, timeout};
 use crate::support::{Ear, Member, faulty_with, join, member, occupant, room, say_keeping};
 
 /// A room that keeps more than a hub holds.
-const LONG: Retention =
-    Retention { messages: 2000, bytes: 16 << 20, ttl: Duration::from_secs(3600) };
+const LONG: Retention = Retention::new(2000, 16 << 20, Duration::from_secs(3600));
 
 /// A hub over a broker with faults, one room, and another node that publishes in it.
 struct World {
@@ -50,7 +50,7 @@ impl World {
 
     async fn join(&self, member: Member, since: Position) -> Joined {
         let options = JoinOptions::default().since(since);
-        self.hub.join(&self.topic, ConnectionId(1), member, options).await
+        self.hub.join(&self.topic, ConnectionId::new(1), member, options).await
     }
 
     fn reads(&self) -> usize {
@@ -125,7 +125,8 @@ async fn snapshot_stands_where_its_page_ends() {
         let last = snapshot.messages.last().map(|last| last.offset);
         send.send((last, snapshot.position.map(|position| position.offset))).unwrap();
     };
-    let joining = world.hub.join_with(&world.topic, ConnectionId(1), late, options, on_snapshot);
+    let joining =
+        world.hub.join_with(&world.topic, ConnectionId::new(1), late, options, on_snapshot);
     let (joined, ()) = tokio::join!(joining, ear.expect_numbers(257..=900));
     joined.unwrap();
     assert_eq!(receive.recv().unwrap(), (Some(256), Some(256)));
@@ -147,7 +148,7 @@ async fn messages_that_the_hub_holds_are_not_read() {
 
 #[tokio::test(start_paused = true)]
 async fn member_that_was_away_too_long_gets_a_gap_and_the_latest() {
-    let world = World::new(Retention { messages: 100, ..LONG });
+    let world = World::new(LONG.messages(100));
     let since = world.say(1..=5).await;
     world.say(6..=300).await;
     let (late, mut ear) = member(300);
@@ -157,7 +158,7 @@ async fn member_that_was_away_too_long_gets_a_gap_and_the_latest() {
     // As many as it asks for, and as the room keeps.
     for (wanted, first) in [(0, 301), (7, 294), (1000, 201)] {
         let options = JoinOptions::default().since(since).history(wanted);
-        let joining = world.hub.join(&world.topic, ConnectionId(2), late.clone(), options);
+        let joining = world.hub.join(&world.topic, ConnectionId::new(2), late.clone(), options);
         let _membership = joining.await.unwrap();
         ear.expect(&[&format!("gap {}", first - 1)]).await;
         ear.expect_numbers(first..=300).await;
@@ -181,7 +182,7 @@ async fn position_of_another_sequence_is_a_gap() {
 /// A member that saw nothing of any sequence has missed all of this one.
 #[tokio::test(start_paused = true)]
 async fn messages_that_have_expired_are_a_gap_for_a_member_that_saw_none() {
-    let world = World::new(Retention { ttl: Duration::ZERO, ..LONG });
+    let world = World::new(LONG.ttl(Duration::ZERO));
     world.say(1..=2).await;
     let (late, mut ear) = member(300);
     let _membership = world.join(late, Position::default()).await.unwrap();
@@ -194,13 +195,13 @@ async fn room_without_history_is_a_gap_for_a_member_with_a_position() {
     let (hub, ..) = faulty_with(HubConfig::default().history(HistoryRules::new(None)));
     let (late, mut ear) = member(300);
     let options = JoinOptions::default().since(elsewhere());
-    let _membership = hub.join(&room("r"), ConnectionId(1), late, options).await.unwrap();
+    let _membership = hub.join(&room("r"), ConnectionId::new(1), late, options).await.unwrap();
     ear.expect(&["gap"]).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn newest_messages_are_given_to_a_member_without_a_copy() {
-    let few = Retention { messages: 3, ..LONG };
+    let few = LONG.messages(3);
     for (retention, wanted, first) in [(LONG, 2, 4), (LONG, 9, 1), (few, 9, 3), (LONG, 0, 6)] {
         let world = World::new(retention);
         world.say(1..=5).await;
@@ -208,7 +209,7 @@ async fn newest_messages_are_given_to_a_member_without_a_copy() {
             let reads = world.reads();
             let (late, mut ear) = member(300);
             let options = JoinOptions::default().history(wanted);
-            let joining = world.hub.join(&world.topic, ConnectionId(id), late, options);
+            let joining = world.hub.join(&world.topic, ConnectionId::new(id), late, options);
             // The first stays, so that the room does.
             std::mem::forget(joining.await.unwrap());
             ear.expect_numbers(first..=5).await;
@@ -219,13 +220,14 @@ async fn newest_messages_are_given_to_a_member_without_a_copy() {
 
 #[tokio::test(start_paused = true)]
 async fn expired_messages_are_not_given_and_not_read() {
-    let world = World::new(Retention { ttl: Duration::ZERO, ..LONG });
+    let world = World::new(LONG.ttl(Duration::ZERO));
     world.say(1..=1).await;
     let _first = join(&world.hub, &world.topic, 9).await;
     let reads = world.reads();
     let (late, mut ear) = member(300);
     let options = JoinOptions::default().history(50);
-    let _membership = world.hub.join(&world.topic, ConnectionId(1), late, options).await.unwrap();
+    let _membership =
+        world.hub.join(&world.topic, ConnectionId::new(1), late, options).await.unwrap();
     ear.expect_silence().await;
     assert_eq!(world.reads(), reads);
 }
@@ -234,7 +236,7 @@ async fn expired_messages_are_not_given_and_not_read() {
 async fn ahead(world: &World) -> Position {
     world.say(1..=1).await;
     std::mem::forget(join(&world.hub, &world.topic, 9).await);
-    world.broker.lose_publications(2, Told::Nothing);
+    world.broker.lose_publications(2, LossNotice::Nothing);
     world.say(2..=3).await
 }
 
@@ -286,7 +288,7 @@ async fn member_without_room_for_the_snapshot_receives_nothing_more() {
         let (handle, mut ear) = member(2);
         let closed = Arc::clone(&handle.closed);
         let options = JoinOptions::default().since(since);
-        let joining = world.hub.join(&world.topic, ConnectionId(1), handle, options);
+        let joining = world.hub.join(&world.topic, ConnectionId::new(1), handle, options);
         let membership = joining.await.unwrap();
         assert_eq!(*closed.lock().unwrap(), Some(CloseReason::SlowConsumer), "{missed}");
         ear.expect(&["2 1", "3 2"]).await;
@@ -308,10 +310,10 @@ struct Owner {
 }
 
 impl Joiner<Member> for Owner {
-    fn on_snapshot(&mut self, _: &Member, snapshot: &Snapshot<'_, Member>) -> Delivery {
+    fn on_snapshot(&mut self, _: &Member, snapshot: &Snapshot<'_, Member>) -> DeliveryOutcome {
         assert!(snapshot.recovered);
         self.snapshots.fetch_add(snapshot.messages.len(), Ordering::Relaxed);
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     fn on_bytes(&mut self, bytes: usize) {
@@ -335,8 +337,13 @@ async fn interrupted_member_is_closed_while_its_server_is_behind() {
     let (here, owner) = (ahead(&world).await, Owner::default());
     let (late, _ear) = member(300);
     let options = JoinOptions::default().since(here);
-    let joining =
-        world.hub.join_with(&world.topic, ConnectionId(1), late.clone(), options, owner.clone());
+    let joining = world.hub.join_with(
+        &world.topic,
+        ConnectionId::new(1),
+        late.clone(),
+        options,
+        owner.clone(),
+    );
     let interrupting = async {
         sleep(Duration::from_secs(1)).await;
         owner.interrupt.notify_one();
@@ -356,8 +363,13 @@ async fn owner_that_stops_a_member_closes_it_after_the_snapshot() {
     let owner = Owner { is_stopped: true, ..Owner::default() };
     let (late, mut ear) = member(300);
     let options = JoinOptions::default().since(Position::default());
-    let joining =
-        world.hub.join_with(&world.topic, ConnectionId(1), late.clone(), options, owner.clone());
+    let joining = world.hub.join_with(
+        &world.topic,
+        ConnectionId::new(1),
+        late.clone(),
+        options,
+        owner.clone(),
+    );
     joining.await.unwrap();
     assert_eq!(owner.snapshots.load(Ordering::Relaxed), 256, "the first page");
     assert_eq!(*late.closed.lock().unwrap(), Some(CloseReason::InternalError));
@@ -381,8 +393,13 @@ async fn pages_are_bounded_in_bytes() {
     let owner = Owner::default();
     let (late, mut ear) = member(300);
     let options = JoinOptions::default().since(Position::default());
-    let joining =
-        world.hub.join_with(&world.topic, ConnectionId(1), late.clone(), options, owner.clone());
+    let joining = world.hub.join_with(
+        &world.topic,
+        ConnectionId::new(1),
+        late.clone(),
+        options,
+        owner.clone(),
+    );
     let reading = async {
         sleep(Duration::from_secs(1)).await;
         let first = owner.snapshots.load(Ordering::Relaxed);
@@ -431,7 +448,7 @@ async fn join_whose_first_page_cannot_be_read_leaves_nothing() {
     world.broker.fail_next(Call::History, 1);
     let (late, mut ear) = member(300);
     let options = JoinOptions::default().since(Position::default()).occupant(occupant("ann"));
-    let failed = world.hub.join(&world.topic, ConnectionId(1), late.clone(), options).await;
+    let failed = world.hub.join(&world.topic, ConnectionId::new(1), late.clone(), options).await;
     assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
     assert_eq!(world.hub.members(&world.topic).len(), 1);
     assert_eq!((ear.0.try_recv().ok(), *late.closed.lock().unwrap()), (None, None));
@@ -466,7 +483,7 @@ async fn messages_that_are_trimmed_between_two_pages_are_a_gap() {
     let (late, mut ear) = member(300);
     let reading = async {
         ear.expect_numbers(1..=100).await;
-        let few = Retention { messages: 100, ..LONG };
+        let few = LONG.messages(100);
         say_keeping(&world.publisher, &world.topic, "901", few).await;
         ear.expect_numbers(101..=256).await;
         ear.expect(&["gap 801"]).await;
@@ -520,7 +537,7 @@ async fn rejoin_during_a_fan_out_repeats_nothing() {
     }
     let (last, mut ear) = member(300);
     let options = JoinOptions::default;
-    let joining = world.hub.join(&world.topic, ConnectionId(1000), last.clone(), options());
+    let joining = world.hub.join(&world.topic, ConnectionId::new(1000), last.clone(), options());
     let mut membership = joining.await.unwrap();
     world.say(1..=1).await;
     // The fan-out lets others run before it has served so many.
@@ -536,14 +553,15 @@ async fn rejoin_during_a_fan_out_repeats_nothing() {
 async fn former_handle_is_detached_before_the_snapshot_of_a_rejoin() {
     let world = World::new(LONG);
     let here = world.say(1..=1).await;
-    let id = ConnectionId(1);
+    let id = ConnectionId::new(1);
     let (former, _ear) = member(300);
     let mut membership = world.join(former, here).await.unwrap();
     // As a batch that is on its way holds them.
     let in_flight = world.hub.members(&world.topic);
     let (seen, members) = std::sync::mpsc::channel();
     let joiner = move |snapshot: &Snapshot<'_, Member>| {
-        let member = |members: &Members<Seat<Member>>| members.get(id).and_then(Seat::member);
+        let member =
+            |members: &Members<MemberSlot<Member>>| members.get(id).and_then(MemberSlot::member);
         seen.send((member(&in_flight).is_some(), member(snapshot.members).is_some())).unwrap();
     };
     let options = JoinOptions::default().since(here);
@@ -559,7 +577,7 @@ async fn rejoin_waits_for_a_room_that_is_not_live_yet() {
         [JoinOptions::default().since(Position::default()), JoinOptions::default().history(9)]
     {
         let (first, mut ear) = member(300);
-        let mut membership = world.hub.attach(&world.topic, ConnectionId(1), first.clone());
+        let mut membership = world.hub.attach(&world.topic, ConnectionId::new(1), first.clone());
         membership.rejoin(first, options).await.unwrap();
         ear.expect_numbers(1..=3).await;
         drop(membership);
@@ -601,7 +619,7 @@ enum Step {
     Join(usize, u64),
     /// The room keeps so many of its latest messages.
     Trim(u32),
-    Lose(usize, Told),
+    Lose(usize, LossNotice),
     FailReads(usize),
     Pause(u64),
 }
@@ -609,7 +627,13 @@ enum Step {
 const COPIES: usize = 3;
 
 fn step() -> impl Strategy<Value = Step> {
-    let told = || prop_oneof![Just(Told::Nothing), Just(Told::Lagged), Just(Told::Interrupted)];
+    let told = || {
+        prop_oneof![
+            Just(LossNotice::Nothing),
+            Just(LossNotice::Lagged),
+            Just(LossNotice::Interrupted)
+        ]
+    };
     prop_oneof![
         4 => prop_oneof![1..5_u64, 1..400_u64].prop_map(Step::Publish),
         2 => (0..COPIES).prop_map(Step::Leave),
@@ -633,7 +657,7 @@ impl Copy {
             match told.split_once(' ') {
                 Some(("gap", end)) => {
                     prop_assert!(offset(end) > here, "a gap at {here} that ends at {end}");
-                    let read = HistoryRead::new(world.topic.clone(), Range::After(here), 1);
+                    let read = HistoryRead::new(world.topic.clone(), HistoryRange::After(here), 1);
                     let next = &world.publisher.history(&[read]).await.unwrap()[0];
                     let is_kept = next.entries.first().is_some_and(|next| next.offset == here + 1);
                     prop_assert!(!is_kept, "a gap after {here}, and {} is kept", here + 1);
@@ -677,12 +701,15 @@ impl Copy {
 }
 
 async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let mut world = World::new(Retention { messages: 500, ..LONG });
+    let mut world = World::new(LONG.messages(500));
     world.broker.delay(Call::History, Duration::from_millis(3));
     let epoch = world.say(1..=1).await.epoch;
     let mut published = 1;
-    let copy =
-        |n| Copy { id: ConnectionId(n), position: Position { epoch, offset: 0 }, connection: None };
+    let copy = |n| Copy {
+        id: ConnectionId::new(n),
+        position: Position { epoch, offset: 0 },
+        connection: None,
+    };
     let mut copies: Vec<Copy> = (0..COPIES as u64).map(copy).collect();
     for step in steps {
         match step {
@@ -705,8 +732,7 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 published += n;
             }
             Step::Trim(messages) => {
-                let retention =
-                    std::mem::replace(&mut world.retention, Retention { messages, ..LONG });
+                let retention = std::mem::replace(&mut world.retention, LONG.messages(messages));
                 world.say(published + 1..=published + 1).await;
                 published += 1;
                 world.retention = retention;
@@ -725,7 +751,7 @@ async fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
     }
     // The hub compares its rooms with the broker twice in this time.
     world.broker.fail_next(Call::History, 0);
-    world.broker.lose_publications(0, Told::Nothing);
+    world.broker.lose_publications(0, LossNotice::Nothing);
     sleep(Duration::from_secs(65)).await;
     for copy in &mut copies {
         if copy.connection.is_none() {

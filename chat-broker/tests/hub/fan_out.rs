@@ -4,7 +4,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use chat_broker::{Broker, Hub, HubConfig, JoinOptions, Membership, MemoryBroker, MemoryBus};
-use chat_core::{Batch, CloseReason, ConnectionId, Deliver, Delivery, GROUP};
+use chat_core::{Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, GROUP};
 
 use tokio::runtime::Builder;
 
@@ -18,7 +18,7 @@ async fn a_slow_member_is_closed_and_the_others_hear_all() {
     let topic = room("r");
     let (slow, _unread) = member(3);
     let closed = Arc::clone(&slow.closed);
-    let _slow = hub.join(&topic, ConnectionId(1), slow, JoinOptions::default()).await.unwrap();
+    let _slow = hub.join(&topic, ConnectionId::new(1), slow, JoinOptions::default()).await.unwrap();
     let (_place, mut ear, _) = join(&hub, &topic, 2).await;
     for n in 1..=100 {
         say(&publisher, &topic, "x").await;
@@ -35,7 +35,7 @@ async fn slow_member_receives_nothing_after_it_is_closed() {
     let (publisher, _events) = bus.connect();
     let topic = room("r");
     let (slow, mut unread) = member(3);
-    let _slow = hub.join(&topic, ConnectionId(1), slow, JoinOptions::default()).await.unwrap();
+    let _slow = hub.join(&topic, ConnectionId::new(1), slow, JoinOptions::default()).await.unwrap();
     let (_place, mut ear, _) = join(&hub, &topic, 2).await;
     let mut say_and_hear = async |n: u64| {
         say(&publisher, &topic, "x").await;
@@ -58,8 +58,8 @@ async fn slow_member_receives_nothing_after_it_is_closed() {
 struct Dropping(Arc<Mutex<Option<CloseReason>>>);
 
 impl Deliver for Dropping {
-    fn deliver(&self, _: &Batch) -> Delivery {
-        Delivery::Dropped
+    fn deliver(&self, _: &Batch) -> DeliveryOutcome {
+        DeliveryOutcome::Dropped
     }
 
     fn close(&self, reason: CloseReason) {
@@ -75,7 +75,7 @@ async fn member_that_drops_a_batch_stays() {
     tokio::spawn(driver.run());
     let (publisher, _events) = bus.connect();
     let (topic, member) = (room("r"), Dropping::default());
-    let join = hub.join(&topic, ConnectionId(1), member.clone(), JoinOptions::default());
+    let join = hub.join(&topic, ConnectionId::new(1), member.clone(), JoinOptions::default());
     let _membership = join.await.unwrap();
     say(&publisher, &topic, "x").await;
     let dropped = async {
@@ -115,9 +115,9 @@ async fn nothing_is_delivered_to_whoever_has_left() {
 struct Logged(Arc<Mutex<Vec<&'static str>>>, &'static str);
 
 impl Deliver for Logged {
-    fn deliver(&self, _: &Batch) -> Delivery {
+    fn deliver(&self, _: &Batch) -> DeliveryOutcome {
         self.0.lock().unwrap().push(self.1);
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     fn close(&self, _: CloseReason) {}
@@ -133,7 +133,7 @@ async fn big_and_small() -> (Vec<Membership<Logged>>, MemoryBroker, Arc<Mutex<Ve
     let mut places = Vec::new();
     for (name, id) in (0..5_000).map(|id| ("big", id)).chain([("small", 9_999)]) {
         let (topic, member) = (room(name), Logged(Arc::clone(&log), name));
-        let joined = hub.join(&topic, ConnectionId(id), member, JoinOptions::default());
+        let joined = hub.join(&topic, ConnectionId::new(id), member, JoinOptions::default());
         places.push(joined.await.unwrap());
     }
     (places, bus.connect().0, log)
@@ -183,12 +183,12 @@ async fn a_big_room_is_served_by_all_workers() {
     #[derive(Clone)]
     struct Meeting(Option<Arc<Barrier>>, tokio::sync::mpsc::Sender<()>);
     impl Deliver for Meeting {
-        fn deliver(&self, _: &Batch) -> Delivery {
+        fn deliver(&self, _: &Batch) -> DeliveryOutcome {
             if let Some(barrier) = &self.0 {
                 barrier.wait();
                 self.1.try_send(()).unwrap();
             }
-            Delivery::Queued
+            DeliveryOutcome::Queued
         }
         fn close(&self, _: CloseReason) {}
     }
@@ -202,7 +202,7 @@ async fn a_big_room_is_served_by_all_workers() {
     let mut places = Vec::new();
     for id in 0..2 * GROUP {
         let waits = (id % GROUP == 7).then(|| Arc::clone(&barrier));
-        let (topic, id) = (room("big"), ConnectionId(id as u64));
+        let (topic, id) = (room("big"), ConnectionId::new(id as u64));
         let joined = hub.join(&topic, id, Meeting(waits, met.clone()), JoinOptions::default());
         places.push(joined.await.unwrap());
     }
@@ -279,9 +279,9 @@ struct Slow;
 const MOMENT: Duration = Duration::from_millis(1);
 
 impl Deliver for Slow {
-    fn deliver(&self, _: &Batch) -> Delivery {
+    fn deliver(&self, _: &Batch) -> DeliveryOutcome {
         std::thread::sleep(MOMENT);
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     fn close(&self, _: CloseReason) {}
@@ -298,7 +298,7 @@ async fn the_time_of_each_batch_is_taken_until_its_last_member_has_it() {
     let topic = room("r");
     let mut places = Vec::new();
     for id in 0..MEMBERS {
-        let id = ConnectionId(u64::from(id));
+        let id = ConnectionId::new(u64::from(id));
         places.push(hub.join(&topic, id, Slow, JoinOptions::default()).await.unwrap());
     }
     assert_eq!(hub.stats().fan_out.count(), 0);

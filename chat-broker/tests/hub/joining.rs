@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use chat_broker::testing::{Call, FaultyBroker, Told};
+use chat_broker::testing::{Call, FaultyBroker, LossNotice};
 use chat_broker::{
     Broker, BrokerError, Hub, HubConfig, JoinOptions, Joiner, MemoryBus, PublishOptions, Status,
 };
@@ -135,7 +135,7 @@ async fn join_outlives_the_failure_of_an_earlier_one_of_its_connection() {
         move || {
             let (hub, topic, again) = (hub.clone(), topic.clone(), again.clone());
             let joining = async move {
-                hub.join(&topic, ConnectionId(2), again, JoinOptions::default()).await
+                hub.join(&topic, ConnectionId::new(2), again, JoinOptions::default()).await
             };
             let mut joining = Box::pin(joining);
             assert!(joining.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
@@ -144,7 +144,7 @@ async fn join_outlives_the_failure_of_an_earlier_one_of_its_connection() {
     };
     let (first, _) = member(8);
     let (options, joiner) = (JoinOptions::default(), AfterFailure(join_again));
-    let failing = hub.join_with(&topic, ConnectionId(1), first, options, joiner);
+    let failing = hub.join_with(&topic, ConnectionId::new(1), first, options, joiner);
     let dropped = async {
         let joining = try_join(&hub, &topic, 2);
         assert!(tokio::time::timeout(Duration::from_millis(1), joining).await.is_err());
@@ -171,7 +171,7 @@ async fn whoever_is_attached_stays_through_an_outage() {
     broker.fail_next(Call::Subscribe, 3);
     let topic = chat_core::Topic::User(crate::support::user("u"));
     let (first, mut ear) = member(8);
-    let place = hub.attach(&topic, ConnectionId(1), first);
+    let place = hub.attach(&topic, ConnectionId::new(1), first);
     // Three refusals, a second apart.
     for _ in 0..3 {
         assert!(place.subscribed().await.is_err());
@@ -216,7 +216,7 @@ async fn join_fails_in_time_while_the_broker_is_away() {
     assert_eq!(hub.topics(), 0);
 
     let (attached, _) = member(8);
-    let mut membership = hub.attach(&topic, ConnectionId(2), attached.clone());
+    let mut membership = hub.attach(&topic, ConnectionId::new(2), attached.clone());
     let rejoining = membership.rejoin(attached, JoinOptions::default());
     let failed = tokio::time::timeout(Duration::from_secs(3), rejoining).await.expect("in time");
     assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
@@ -328,7 +328,7 @@ async fn check_with_positions_missing_or_too_many_is_made_again() {
         let (hub, broker, publisher) = faulty();
         let topic = room("r");
         let (_place, mut ear, _) = join(&hub, &topic, 1).await;
-        broker.lose_publications(1, Told::Interrupted);
+        broker.lose_publications(1, LossNotice::Interrupted);
         fault(&broker, Call::Positions, 1);
         say(&publisher, &topic, "lost").await;
         assert_eq!(ear.hear().await, "1 lost");
@@ -359,7 +359,7 @@ async fn damaged_rooms_fail_alone_until_they_are_mended() {
     }
     // All are checked at once, and one is behind.
     broker.damage(&damaged);
-    broker.lose_publications(1, Told::Interrupted);
+    broker.lose_publications(1, LossNotice::Interrupted);
     say(&publisher, &rooms[7], "missed").await;
     assert_eq!(members[7].1.hear().await, "1 missed");
     broker.damage(&[]);
@@ -379,7 +379,7 @@ async fn many_damaged_rooms_cost_few_calls() {
     }
     broker.damage(&rooms[1..]);
     let before = broker.calls().len();
-    broker.lose_publications(1, Told::Interrupted);
+    broker.lose_publications(1, LossNotice::Interrupted);
     say(&publisher, &rooms[0], "missed").await;
     assert_eq!(members[0].1.hear().await, "1 missed");
     tokio::time::sleep(Duration::from_secs(4)).await;

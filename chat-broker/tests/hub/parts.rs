@@ -44,7 +44,7 @@ async fn rooms_work_without_presence() {
 
         bob.leave().await;
         hub.absent(&topic, &user("ann")).await;
-        ann.lose();
+        ann.disconnect();
         ear.expect_silence().await;
         for call in [Call::Enter, Call::Leave, Call::Occupancy] {
             assert_eq!(broker.count(call), 0, "{call:?}");
@@ -61,7 +61,7 @@ async fn room_without_history_and_presence_is_joined_again() {
     let (topic, publisher) = (room("r"), bus.connect().0);
     for pause in [Duration::ZERO, Duration::from_secs(10)] {
         let (handle, mut ear) = member(8);
-        let joining = hub.join(&topic, ConnectionId(1), handle, JoinOptions::default());
+        let joining = hub.join(&topic, ConnectionId::new(1), handle, JoinOptions::default());
         let place = timeout(Duration::from_secs(60), joining).await.expect("it is live").unwrap();
         say(&publisher, &topic, "x").await;
         assert!(ear.hear().await.ends_with('x'));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chat_broker::testing::{Call, Told};
+use chat_broker::testing::{Call, LossNotice};
 use chat_broker::{HubConfig, MemoryBus, PresenceTracker};
 use tokio::time::Instant;
 
@@ -36,7 +36,7 @@ async fn times_without_an_end_are_only_long() {
     let topic = room("r");
     let (place, mut ear) = enter(&hub, &topic, 1, "ann").await;
     ear.expect(&["+ann"]).await;
-    place.lose();
+    place.disconnect();
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!((broker.count(Call::Leave), broker.count(Call::Unsubscribe)), (0, 0));
     let (_again, mut ear) = enter(&hub, &topic, 2, "ann").await;
@@ -55,10 +55,10 @@ async fn a_lost_connection_is_told_after_the_grace_unless_it_comes_back() {
     let (place, _) = enter(&a, &topic, 1, "ann").await;
     ear.expect(&["+ann"]).await;
 
-    place.lose();
+    place.disconnect();
     tokio::time::sleep(Duration::from_secs(4)).await;
     let (here, _) = enter(&a, &topic, 2, "ann").await;
-    here.lose();
+    here.disconnect();
     tokio::time::sleep(Duration::from_secs(4)).await;
     let (elsewhere, _) = enter(&b, &topic, 3, "ann").await;
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -66,7 +66,7 @@ async fn a_lost_connection_is_told_after_the_grace_unless_it_comes_back() {
     ear.expect_silence().await;
 
     let lost = Instant::now();
-    elsewhere.lose();
+    elsewhere.disconnect();
     ear.expect(&["-ann"]).await;
     assert_eq!(lost.elapsed().as_secs(), 5);
 }
@@ -92,7 +92,7 @@ async fn members_are_told_the_latest_name_of_a_user() {
     drop(second);
     drop(third);
     ear.expect_silence().await;
-    first.lose();
+    first.disconnect();
     let (back, _) = enter_as(&a, &topic, 4, named("u", "Ann")).await;
     ear.expect(&["~Ann"]).await;
     drop(back);
@@ -113,7 +113,7 @@ async fn further_connection_of_a_listed_user_is_no_broker_call() {
     ear.expect(&["+Ann"]).await;
     let (third, _) = enter_as(&hub, &topic, 3, ann()).await;
     for place in [first, second, third] {
-        place.lose();
+        place.disconnect();
     }
     let (back, mut ear) = enter_as(&hub, &topic, 4, ann()).await;
     assert_eq!(enters(), 2);
@@ -152,7 +152,7 @@ async fn roster_that_may_have_missed_a_change_spares_no_broker_call() {
     // The snapshot that would show it is being read.
     let asked = broker.count(Call::Occupancy);
     broker.hold_next(Call::Occupancy, 1);
-    broker.lose_presence(1, Told::Lagged);
+    broker.lose_presence(1, LossNotice::Lagged);
     other.enter(&topic, named("u", "Anna"));
     while broker.count(Call::Occupancy) == asked {
         tokio::task::yield_now().await;
@@ -164,7 +164,7 @@ async fn roster_that_may_have_missed_a_change_spares_no_broker_call() {
     ear.expect_silence().await;
 
     // The broker was away.
-    broker.lose_presence(1, Told::Interrupted);
+    broker.lose_presence(1, LossNotice::Interrupted);
     other.enter(&topic, named("u", "Anna"));
     tokio::time::sleep(Duration::from_millis(10)).await;
     let (_third, _) = again(3).await;
@@ -202,7 +202,7 @@ async fn roster_shows_a_leave_when_it_resolves() {
     let (last, _) = enter(&other, &room("empty"), 2, "ann").await;
     last.leave().await;
     let (nobody, _ear) = member(1);
-    hub.attach(&topic, chat_core::ConnectionId(21), nobody).leave().await;
+    hub.attach(&topic, chat_core::ConnectionId::new(21), nobody).leave().await;
 }
 
 /// The event of the last leave is lost, and an empty room has no version to compare with.
@@ -213,7 +213,7 @@ async fn leave_of_last_user_resolves_after_its_event_is_lost() {
     let (_watcher, ..) = join(&hub, &topic, 0).await;
     let (place, mut ear) = enter(&hub, &topic, 1, "ann").await;
     ear.expect(&["+ann"]).await;
-    broker.lose_presence(1, Told::Lagged);
+    broker.lose_presence(1, LossNotice::Lagged);
     let left = tokio::time::timeout(Duration::from_secs(60), place.leave()).await;
     left.expect("the room is known to be empty");
 }
@@ -227,15 +227,41 @@ async fn whoever_leaves_another_tab_on_purpose_has_left() {
     let (lost, _) = enter(&hub, &topic, 1, "ann").await;
     let (left, _) = enter(&hub, &topic, 2, "ann").await;
     ear.expect(&["+watcher", "+ann"]).await;
-    lost.lose();
+    lost.disconnect();
     drop(left);
     ear.expect(&["-ann"]).await;
     ear.expect_silence().await;
 }
 
 #[tokio::test(start_paused = true)]
+async fn expired_grace_lets_only_users_without_connections_leave() {
+    let bus = MemoryBus::new();
+    let hub = start(&bus);
+    let (r, s) = (room("r"), room("s"));
+    let (_in_r, mut ear) = enter(&hub, &r, 0, "watcher").await;
+    let (_in_s, mut other) = enter(&hub, &s, 1, "watcher").await;
+    for (id, name) in [(2, "ann"), (4, "bob")] {
+        enter(&hub, &r, id, name).await.0.disconnect();
+        enter(&hub, &s, id + 1, name).await.0.disconnect();
+    }
+    let (_back, _) = enter(&hub, &r, 6, "bob").await;
+    ear.expect(&["+watcher", "+ann", "+bob"]).await;
+    other.expect(&["+watcher", "+ann", "+bob"]).await;
+
+    let lost = Instant::now();
+    hub.expire_grace(Some(&r), &user("ann"));
+    ear.expect(&["-ann"]).await;
+    hub.expire_grace(None, &user("bob"));
+    other.expect(&["-bob"]).await;
+    assert_eq!(lost.elapsed(), Duration::ZERO);
+    other.expect(&["-ann"]).await;
+    assert_eq!(lost.elapsed().as_secs(), 5, "where nothing has ended its time");
+    ear.expect_silence().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn missed_comings_and_goings_are_told_as_a_difference() {
-    for told in [Told::Lagged, Told::Interrupted, Told::Nothing] {
+    for told in [LossNotice::Lagged, LossNotice::Interrupted, LossNotice::Nothing] {
         let (hub, broker, other) = faulty();
         let topic = room("r");
         other.enter(&topic, occupant("before"));
@@ -297,7 +323,7 @@ async fn a_broker_that_comes_back_empty_makes_nobody_leave() {
     other.enter(&topic, occupant("ann"));
     let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
     ear.expect(&["+watcher"]).await;
-    broker.lose_presence(2, Told::Interrupted);
+    broker.lose_presence(2, LossNotice::Interrupted);
     other.leave(&topic, &user("ann"));
     tokio::time::sleep(Duration::from_secs(3)).await;
     other.enter(&topic, occupant("ann"));
@@ -316,12 +342,12 @@ async fn what_is_missed_while_a_snapshot_is_on_its_way_is_asked_for_again() {
     ear.expect(&["+watcher"]).await;
     let asked = broker.count(Call::Occupancy);
     broker.hold_next(Call::Occupancy, 1);
-    broker.lose_presence(1, Told::Lagged);
+    broker.lose_presence(1, LossNotice::Lagged);
     other.enter(&topic, occupant("first"));
     while broker.count(Call::Occupancy) == asked {
         tokio::task::yield_now().await;
     }
-    broker.lose_presence(1, Told::Lagged);
+    broker.lose_presence(1, LossNotice::Lagged);
     other.enter(&topic, occupant("second"));
     tokio::time::sleep(Duration::from_secs(1)).await;
     broker.release(Call::Occupancy);

@@ -1,22 +1,22 @@
 //! Messages that an application publishes through the hub.
 
 use chat_broker::{HistoryRead, HistoryRules, HubConfig, MemoryBus, PublishOptions, unix_millis};
-use chat_core::{Content, Event, Range, Retention, RoomId, Sender, Topic, envelope};
+use chat_core::{Content, Event, HistoryRange, Retention, RoomId, Sender, Topic, envelope};
 
 use crate::support::start_with;
 
 #[tokio::test]
 async fn published_message_has_the_time_and_the_retention_of_its_room() {
-    let two = Retention { messages: 2, ..Retention::default() };
+    let two = Retention::default().messages(2);
     let history = HistoryRules::default().class("short", Some(two)).class("game", None);
     let (hub, _) = start_with(&MemoryBus::new(), HubConfig::default().history(history.clone()));
-    let ann = Sender { id: "ann", name: "Ann", color: "#FFFFFF" };
+    let ann = Sender::new("ann", "Ann", "#FFFFFF");
     let (short, game) = (RoomId::new("short").unwrap(), RoomId::new("game").unwrap());
     let before = unix_millis();
     for text in ["1", "2", "3"] {
         hub.publish(&short, ann, text).await.unwrap().await.unwrap();
     }
-    let read = HistoryRead::new(Topic::Room(short), Range::Latest, 9);
+    let read = HistoryRead::new(Topic::Room(short), HistoryRange::Latest, 9);
     let kept = hub.history(read).await.unwrap().entries;
     let messages = kept.iter().map(|entry| match envelope::decode(&entry.payload) {
         Ok(Event::Message(message)) => (entry.offset, message.text, message.user, message.at),
@@ -42,7 +42,7 @@ async fn repeated_key_of_a_user_is_published_once() {
     let room = RoomId::new("r").unwrap();
     let mut outcomes = Vec::new();
     for id in ["ann", "ann", "bob"] {
-        let user = Sender { id, name: id, color: "#FFFFFF" };
+        let user = Sender::new(id, id, "#FFFFFF");
         let content = Content::from("paid").key("1");
         let published = hub.publish(&room, user, content).await.unwrap().await.unwrap();
         outcomes.push((published.position.unwrap().offset, published.repeated));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_broker::testing::Told;
+use chat_broker::testing::LossNotice;
 use chat_broker::{Broker, Hub, MemoryBroker, SetOptions, SharedTable};
 use tokio::time::timeout;
 
@@ -42,7 +42,7 @@ async fn an_interruption_calls_too() {
     say(&other, &topic, "heard").await;
     ear.expect(&["1 heard"]).await;
     assert!(!is_called(&hub).await, "a message is no reason");
-    broker.lose_publications(1, Told::Interrupted);
+    broker.lose_publications(1, LossNotice::Interrupted);
     say(&other, &topic, "lost").await;
     assert!(is_called(&hub).await);
 }

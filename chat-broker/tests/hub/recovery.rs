@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_broker::testing::{Call, Told};
+use chat_broker::testing::{Call, LossNotice};
 use chat_broker::{
     Broker, HistoryRules, HubConfig, JoinOptions, MemoryBus, PublishOptions, Snapshot,
 };
@@ -14,7 +14,7 @@ use crate::support::{faulty, faulty_with, join, member, room, said, say, start_w
 
 #[tokio::test(start_paused = true)]
 async fn a_hole_is_read_and_nobody_notices() {
-    for told in [Told::Nothing, Told::Lagged, Told::Interrupted] {
+    for told in [LossNotice::Nothing, LossNotice::Lagged, LossNotice::Interrupted] {
         let (hub, broker, publisher) = faulty();
         let topic = room("r");
         let (_place, mut ear, _) = join(&hub, &topic, 1).await;
@@ -36,7 +36,7 @@ async fn a_hole_is_read_and_nobody_notices() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_missed_at_the_end_is_read_though_nothing_follows() {
-    for told in [Told::Lagged, Told::Interrupted] {
+    for told in [LossNotice::Lagged, LossNotice::Interrupted] {
         let (hub, broker, publisher) = faulty();
         let topic = room("r");
         let (_place, mut ear, _) = join(&hub, &topic, 1).await;
@@ -55,7 +55,7 @@ async fn what_nobody_told_of_is_found_in_time() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
     let (_place, mut ear, _) = join(&hub, &topic, 1).await;
-    broker.lose_publications(1, Told::Nothing);
+    broker.lose_publications(1, LossNotice::Nothing);
     say(&publisher, &topic, "a").await;
     tokio::time::sleep(Duration::from_secs(31)).await;
     ear.expect(&["1 a"]).await;
@@ -69,7 +69,7 @@ async fn check_that_fails_for_another_topic_is_repeated_within_seconds() {
     let topic = room("r");
     let (_place, mut ear, _) = join(&hub, &topic, 1).await;
     broker.blame_next(Call::Positions, room("another"));
-    broker.lose_publications(1, Told::Interrupted);
+    broker.lose_publications(1, LossNotice::Interrupted);
     let lost = Instant::now();
     say(&publisher, &topic, "a").await;
     ear.expect(&["1 a"]).await;
@@ -87,7 +87,7 @@ async fn a_long_outage_is_asked_into_once_a_second() {
         broker.delay(call, Duration::from_millis(300));
         broker.fail_next(call, 10_000);
     }
-    broker.lose_publications(1, Told::Nothing);
+    broker.lose_publications(1, LossNotice::Nothing);
     for n in 0..100 {
         say(&publisher, &topic, &n.to_string()).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -128,7 +128,7 @@ async fn an_interruption_reads_only_the_rooms_that_are_behind() {
         broker.calls().iter().filter(|(made, _)| *made == call).map(|(_, topics)| topics).sum()
     };
     let (reads, checks) = (topics(Call::History), topics(Call::Positions));
-    broker.lose_publications(3, Told::Interrupted);
+    broker.lose_publications(3, LossNotice::Interrupted);
     for n in [7, 70, 700] {
         say(&publisher, &room(&format!("r{n}")), "x").await;
     }
@@ -151,7 +151,7 @@ async fn a_repair_waits_for_the_broker_and_what_is_said_meanwhile_waits_too() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
     let (_place, mut ear, _) = join(&hub, &topic, 1).await;
-    broker.lose_publications(1, Told::Nothing);
+    broker.lose_publications(1, LossNotice::Nothing);
     broker.fail_next(Call::History, 2);
     for text in ["a", "b"] {
         say(&publisher, &topic, text).await;
@@ -168,12 +168,12 @@ async fn a_repair_waits_for_the_broker_and_what_is_said_meanwhile_waits_too() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_broker_no_longer_has_is_a_gap() {
-    let short = Retention { messages: 2, ..Retention::default() };
+    let short = Retention::default().messages(2);
     let rules = HistoryRules::new(Some(short));
     let (hub, broker, publisher) = faulty_with(HubConfig::default().history(rules));
     let topic = room("r");
     let (_place, mut ear, _) = join(&hub, &topic, 1).await;
-    broker.lose_publications(4, Told::Interrupted);
+    broker.lose_publications(4, LossNotice::Interrupted);
     for text in ["a", "b", "c", "d", "e"] {
         let delivery = PublishOptions::default().retention(short);
         publisher.publish(&topic, said(text), delivery).await.unwrap().await.unwrap();
@@ -198,7 +198,7 @@ async fn a_room_without_history_is_told_of_every_interruption() {
         assert!(snapshot.position.is_none() && snapshot.recent.is_none());
     };
     let joining =
-        hub.join_with(&topic, ConnectionId(1), first, JoinOptions::default(), on_snapshot);
+        hub.join_with(&topic, ConnectionId::new(1), first, JoinOptions::default(), on_snapshot);
     let _place = joining.await.unwrap();
     assert_eq!(broker.count(Call::History), 0);
     let say = async |text| {
@@ -211,7 +211,7 @@ async fn a_room_without_history_is_told_of_every_interruption() {
     };
     say("a").await;
     ear.expect(&["a"]).await;
-    broker.lose_publications(1, Told::Interrupted);
+    broker.lose_publications(1, LossNotice::Interrupted);
     say("b").await;
     say("c").await;
     ear.expect(&["gap", "c"]).await;
@@ -266,9 +266,9 @@ async fn through_any_faults_nothing_is_lost_repeated_or_reordered() {
         let mut ears = Vec::new();
         for n in 1..=MESSAGES {
             match next(40) {
-                0 => broker.lose_publications(next(5) as usize, Told::Nothing),
-                1 => broker.lose_publications(next(20) as usize, Told::Lagged),
-                2 => broker.lose_publications(next(20) as usize, Told::Interrupted),
+                0 => broker.lose_publications(next(5) as usize, LossNotice::Nothing),
+                1 => broker.lose_publications(next(20) as usize, LossNotice::Lagged),
+                2 => broker.lose_publications(next(20) as usize, LossNotice::Interrupted),
                 3 => broker.fail_next(Call::History, next(3) as usize),
                 4 => broker.fail_next(Call::Positions, next(3) as usize),
                 5 => broker.hold_events(),
@@ -286,7 +286,7 @@ async fn through_any_faults_nothing_is_lost_repeated_or_reordered() {
             say(&publisher, &topic, &n.to_string()).await;
         }
         broker.release_events();
-        broker.lose_publications(0, Told::Nothing);
+        broker.lose_publications(0, LossNotice::Nothing);
         say(&publisher, &topic, &(MESSAGES + 1).to_string()).await;
         for offset in 1..=MESSAGES + 1 {
             assert_eq!(ear.hear().await, format!("{offset} {offset}"), "seed {seed}");
@@ -317,7 +317,7 @@ async fn what_is_lost_while_a_room_opens_is_read() {
         while broker.count(Call::History) == 0 {
             tokio::task::yield_now().await;
         }
-        broker.lose_publications(1, Told::Interrupted);
+        broker.lose_publications(1, LossNotice::Interrupted);
         say(&publisher, &topic, "a").await;
         while broker.count(Call::Positions) == 0 {
             tokio::task::yield_now().await;
@@ -344,7 +344,7 @@ async fn interruptions_do_not_pile_up() {
         checks.map(|(_, topics)| topics).sum()
     };
     broker.hang_next(Call::Positions, 1_000);
-    broker.lose_publications(50, Told::Interrupted);
+    broker.lose_publications(50, LossNotice::Interrupted);
     for _ in 0..50 {
         say(&publisher, &room("r0"), "x").await;
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -385,7 +385,7 @@ async fn quiet_rooms_do_not_starve_a_busy_one() {
         *tell.lock().unwrap() = snapshot.recent.unwrap().latest(position, 100, 1 << 20).count();
     };
     let (late, options) = (member(8).0, JoinOptions::default());
-    let joining = hub.join_with(&topic, ConnectionId(100), late, options, on_snapshot);
+    let joining = hub.join_with(&topic, ConnectionId::new(100), late, options, on_snapshot);
     let _late = joining.await.unwrap();
     assert!(*held.lock().unwrap() >= 5, "{} messages are at hand", *held.lock().unwrap());
 }

@@ -10,7 +10,7 @@ use chat_broker::{
     PublishOptions, Snapshot,
 };
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery, Event, Message, Occupant, Position,
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Event, Message, Occupant, Position,
     Presence, PresenceChange, Retention, RoomId, Sender, Topic, UserId, envelope,
 };
 use tokio::sync::mpsc::{self, error::TrySendError};
@@ -24,15 +24,15 @@ pub(crate) struct Member {
 }
 
 impl Deliver for Member {
-    fn deliver(&self, batch: &Batch) -> Delivery {
+    fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         for (event, position) in batch.events() {
             match self.heard.try_send(told(&event, position)) {
                 Ok(()) => {}
-                Err(TrySendError::Full(_)) => return Delivery::Full,
-                Err(TrySendError::Closed(_)) => return Delivery::Closed,
+                Err(TrySendError::Full(_)) => return DeliveryOutcome::Full,
+                Err(TrySendError::Closed(_)) => return DeliveryOutcome::Closed,
             }
         }
-        Delivery::Queued
+        DeliveryOutcome::Queued
     }
 
     fn close(&self, reason: CloseReason) {
@@ -126,8 +126,8 @@ pub(crate) fn persistent() -> PublishOptions {
 }
 
 pub(crate) fn said(text: &str) -> Bytes {
-    let user = Sender { id: "u", name: "U", color: "#FFFFFF" };
-    envelope::encode(&Event::Message(Message { user, text, data: None, key: None, at: 0 }))
+    let user = Sender::new("u", "U", "#FFFFFF");
+    envelope::encode(&Event::Message(Message::new(user, text, 0)))
 }
 
 pub(crate) async fn say(broker: &impl Broker, topic: &Topic, text: &str) {
@@ -158,7 +158,7 @@ pub(crate) async fn join(
         tell.send(snapshot.position.map_or(0, |position| position.offset)).unwrap();
     };
     let joining =
-        hub.join_with(topic, ConnectionId(id), member, JoinOptions::default(), on_snapshot);
+        hub.join_with(topic, ConnectionId::new(id), member, JoinOptions::default(), on_snapshot);
     let place = joining.await.unwrap();
     (place, ear, told.try_recv().expect("a snapshot before join returned"))
 }
@@ -169,7 +169,7 @@ pub(crate) async fn try_join(
     topic: &Topic,
     id: u64,
 ) -> Result<Membership<Member>, BrokerError> {
-    hub.join(topic, ConnectionId(id), member(8).0, JoinOptions::default()).await
+    hub.join(topic, ConnectionId::new(id), member(8).0, JoinOptions::default()).await
 }
 
 pub(crate) fn user(name: &str) -> UserId {
@@ -182,10 +182,10 @@ pub(crate) fn occupant(name: &str) -> Occupant {
 
 /// A user under a name that is not the id.
 pub(crate) fn named(id: &str, name: &str) -> Occupant {
-    let sender = Sender { id, name, color: "#FFFFFF" };
+    let sender = Sender::new(id, name, "#FFFFFF");
     let (change, announced) = (PresenceChange::Joined, true);
-    let info = envelope::encode(&Event::Presence(Presence { user: sender, change, announced }));
-    Occupant { user: user(id), info }
+    let info = envelope::encode(&Event::Presence(Presence::new(sender, change, announced)));
+    Occupant::new(user(id), info)
 }
 
 /// Joins as somebody; returns the place and what it hears.
@@ -206,6 +206,6 @@ pub(crate) async fn enter_as(
 ) -> (Membership<Member>, Ear) {
     let (member, ear) = member(10_000);
     let options = JoinOptions::default().occupant(occupant);
-    let joining = hub.join(topic, ConnectionId(id), member, options);
+    let joining = hub.join(topic, ConnectionId::new(id), member, options);
     (joining.await.unwrap(), ear)
 }

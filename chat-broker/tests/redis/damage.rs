@@ -7,7 +7,7 @@ use chat_broker::testing::RedisServer;
 use chat_broker::{
     Broker, BrokerError, HistoryRead, PresenceTracker, Published, SharedTable, Status,
 };
-use chat_core::{History, Position, Range, Topic};
+use chat_core::{History, HistoryRange, Position, Topic};
 
 use crate::support::{
     DEADLINE, Node, assert_damaged, eventually, keyed, keys, lasting, latest, room, texts,
@@ -29,7 +29,7 @@ const TYPES: [(&str, &[&str]); 6] = [
 /// All that is asked for one topic.
 async fn ask_all(node: &Node, topic: &Topic) -> Vec<(&'static str, Result<(), BrokerError>)> {
     let topics = std::slice::from_ref(topic);
-    let read = [HistoryRead::new(topic.clone(), Range::Latest, 9)];
+    let read = [HistoryRead::new(topic.clone(), HistoryRange::Latest, 9)];
     vec![
         ("publish", node.publish(topic, "x").await.map(drop)),
         ("publish with a key", node.deliver(topic, "x", keyed("k")).await.map(drop)),
@@ -102,8 +102,10 @@ async fn a_call_for_many_rooms_names_the_damaged_one() {
     for part in ["meta", "members"] {
         let key = format!("chat:{{r.33}}:{part}");
         server.command(&["SET", &key, "x"]).await;
-        let reads: Vec<_> =
-            topics.iter().map(|topic| HistoryRead::new(topic.clone(), Range::Latest, 1)).collect();
+        let reads: Vec<_> = topics
+            .iter()
+            .map(|topic| HistoryRead::new(topic.clone(), HistoryRange::Latest, 1))
+            .collect();
         if part == "meta" {
             assert_damaged(&topics[33], node.broker.positions(&topics).await);
             assert_damaged(&topics[33], node.broker.history(&reads).await);
@@ -152,11 +154,11 @@ async fn fields_that_make_no_sense_begin_a_new_epoch() {
         server.command(&["HSET", &meta, "epoch", epoch, "offset", offset]).await;
         let what = format!("{epoch:?}, {offset:?}");
         assert_eq!(node.position(&topic).await.unwrap(), Position::default(), "{what}");
-        let history = node.history(&topic, Range::Latest, 9).await;
+        let history = node.history(&topic, HistoryRange::Latest, 9).await;
         assert_eq!(history, History::default(), "{what}");
         let after = publish(&node, &topic, "after").await;
         assert!(after.offset == 1 && after.epoch.as_str() != OLD, "{what}: {after:?}");
-        let history = node.history(&topic, Range::Latest, 9).await;
+        let history = node.history(&topic, HistoryRange::Latest, 9).await;
         assert_eq!(
             (texts(&history), history.position),
             (vec!["after".to_owned()], after),
@@ -165,6 +167,21 @@ async fn fields_that_make_no_sense_begin_a_new_epoch() {
         assert_eq!(publish(&node, &topic, "next").await.offset, 2, "{what}");
     }
     assert_eq!(node.broker.status(), Status::Ready);
+}
+
+/// No offset is above that which JSON carries exactly everywhere: subscribers would drop the message.
+#[tokio::test]
+async fn room_at_the_largest_offset_begins_a_new_epoch() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let topic = room("r");
+    publish(&node, &topic, "before").await;
+    let before_last = (Position::MAX_OFFSET - 1).to_string();
+    server.command(&["HSET", "chat:{r.r}:meta", "offset", &before_last]).await;
+    let last = publish(&node, &topic, "last").await;
+    assert_eq!(last.offset, Position::MAX_OFFSET);
+    let next = publish(&node, &topic, "next").await;
+    assert!(next.offset == 1 && next.epoch != last.epoch, "{next:?}");
 }
 
 /// The counter is an older copy than the log, or somebody has added to the log.
@@ -189,7 +206,7 @@ async fn a_log_beyond_the_counter_begins_a_new_epoch() {
         server.command(damage).await;
         // Nothing beyond the counter is read.
         let here = node.position(&topic).await.unwrap();
-        for range in [Range::Latest, Range::After(0), Range::Before(100)] {
+        for range in [HistoryRange::Latest, HistoryRange::After(0), HistoryRange::Before(100)] {
             let history = node.history(&topic, range, 9).await;
             assert_eq!(history.position, here, "{damage:?}, {range:?}");
             let read = HistoryRead::new(topic.clone(), range, 9);
@@ -198,7 +215,11 @@ async fn a_log_beyond_the_counter_begins_a_new_epoch() {
         }
         let after = publish(&node, &topic, "after").await;
         assert!(after.offset == 1 && after.epoch != before.epoch, "{damage:?}: {after:?}");
-        assert_eq!(texts(&node.history(&topic, Range::Latest, 9).await), ["after"], "{damage:?}");
+        assert_eq!(
+            texts(&node.history(&topic, HistoryRange::Latest, 9).await),
+            ["after"],
+            "{damage:?}"
+        );
         server.command(&["DEL", meta, log]).await;
     }
 }
@@ -215,7 +236,7 @@ async fn other_junk_costs_nothing_but_itself() {
         let position = node.deliver(&topic, "x", latest(9)).await.unwrap().position.unwrap();
         assert_eq!(position.epoch, first.epoch, "{size:?}");
         node.deliver(&topic, "y", latest(9)).await.unwrap();
-        let found = texts(&node.history(&topic, Range::Latest, 2).await);
+        let found = texts(&node.history(&topic, HistoryRange::Latest, 2).await);
         assert_eq!(found, ["x", "y"], "{size:?}");
     }
     for junk in ["", "x", "abcdEF12", "abcdEF1212345678", "abcdEF1212345678x", "abcdEF1212345678-1"]
@@ -231,14 +252,14 @@ async fn other_junk_costs_nothing_but_itself() {
     server.command(&["XADD", log, &format!("{}-1", last.offset), "forged", "x"]).await;
     let next = publish(&node, &topic, "next").await;
     assert_eq!(next, Position { offset: last.offset + 1, ..last });
-    for range in [Range::Latest, Range::After(0), Range::After(last.offset)] {
+    for range in [HistoryRange::Latest, HistoryRange::After(0), HistoryRange::After(last.offset)] {
         let read = HistoryRead::new(topic.clone(), range, 99);
         read.check(&node.history(&topic, range, 99).await).unwrap();
     }
     // A hole in the log, as an operator makes who deletes a message.
     let last = publish(&node, &topic, "last").await;
     server.command(&["XDEL", log, &format!("{}-0", last.offset - 1)]).await;
-    let found = node.history(&topic, Range::Latest, 9).await;
+    let found = node.history(&topic, HistoryRange::Latest, 9).await;
     assert_eq!((texts(&found), found.position), (vec!["last".to_owned()], last));
 }
 

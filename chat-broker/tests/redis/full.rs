@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, PublishOptions, SharedTable, Status};
-use chat_core::Range;
+use chat_core::HistoryRange;
 
 use crate::support::{
     Node, assert_refused, eventually, keyed, keys, lasting, latest, persistent, room, texts,
@@ -44,7 +44,7 @@ async fn refused_message_leaves_nothing_behind() {
     make_room(&server).await;
     let second = node.deliver(&topic, "2", keyed("second")).await.unwrap();
     assert_eq!((second.position.unwrap().offset, second.repeated), (2, false));
-    assert_eq!(texts(&node.history(&topic, Range::Latest, 9).await), ["1", "2"]);
+    assert_eq!(texts(&node.history(&topic, HistoryRange::Latest, 9).await), ["1", "2"]);
     eventually("room again", async || !node.broker.stats().full).await;
 }
 
@@ -69,7 +69,7 @@ async fn full_redis_takes_everything_else() {
     let typing = node.deliver(&topic, "typing", PublishOptions::default()).await.unwrap();
     assert_eq!((typing.nodes, watcher.message().await.0.as_str()), (1, "typing"));
     node.subscribe(&room("new")).await.expect("a subscription");
-    assert_eq!(texts(&watcher.history(&topic, Range::Latest, 9).await), ["kept"]);
+    assert_eq!(texts(&watcher.history(&topic, HistoryRange::Latest, 9).await), ["kept"]);
     assert_eq!(watcher.position(&topic).await.unwrap().offset, 1);
     node.broker.set("ban", "x".into(), lasting(HOUR)).await.expect("a record");
     assert_eq!(watcher.broker.changes_since(0).await.unwrap().records.len(), 1);

@@ -211,7 +211,7 @@ async fn latest_name_outlives_the_data_of_redis() {
     let (mut a, b) = (Node::with(config(&server)).await, Node::with(config(&server)).await);
     let topic = room("r");
     a.subscribe(&topic).await.unwrap();
-    let named = |name: &'static str| Occupant { user: user("u"), info: name.into() };
+    let named = |name: &'static str| Occupant::new(user("u"), name.into());
     a.broker.enter(&topic, named("before"));
     eventually("the first name", async || a.occupancy(&topic, 9).await.count == 1).await;
     b.broker.enter(&topic, named("latest"));

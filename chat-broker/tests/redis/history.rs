@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use chat_broker::testing::{RedisServer, TcpProxy};
 use chat_broker::{Broker, HistoryRead, PublishOptions};
-use chat_core::{History, Range, Retention};
+use chat_core::{History, HistoryRange, Retention};
 use futures_util::future::join_all;
 
 use crate::support::{Node, assert_damaged, bytes, keyed, latest, room, texts};
@@ -30,7 +30,7 @@ async fn exactly_as_many_are_kept_as_were_asked_for() {
     let node = Node::start(&server).await;
     say(&node, "r", &latest(7), 1..=250).await;
     assert_eq!(server.command(&["XLEN", "chat:{r.r}:log"]).await, "7");
-    let history = node.history(&room("r"), Range::After(0), 1000).await;
+    let history = node.history(&room("r"), HistoryRange::After(0), 1000).await;
     assert_eq!(texts(&history), numbers(244..=250));
     assert_eq!((history.entries[0].offset, history.position.offset), (244, 250));
 }
@@ -53,7 +53,7 @@ async fn small_messages_are_trimmed_without_reading_the_log() {
     let share = "x".repeat(1000);
     let say = async |text: &str, times: usize| {
         for _ in 0..times {
-            let retention = Retention { messages: 10, bytes: 10_000, ..Retention::default() };
+            let retention = Retention::default().messages(10).bytes(10_000);
             let delivery = PublishOptions::default().retention(retention);
             node.deliver(&room("r"), text, delivery).await.unwrap();
         }
@@ -113,20 +113,20 @@ async fn every_part_can_be_read() {
     let topic = room("r");
     let position = node.position(&topic).await.unwrap();
     for (range, limit, expected) in [
-        (Range::Latest, 3, numbers(98..=100)),
-        (Range::Latest, 100, numbers(51..=100)),
-        (Range::Latest, 0, Vec::new()),
-        (Range::After(70), 20, numbers(71..=90)),
-        (Range::After(90), 20, numbers(91..=100)),
-        (Range::After(10), 2, numbers(51..=52)),
-        (Range::After(100), 20, Vec::new()),
-        (Range::After(u64::MAX), 20, Vec::new()),
-        (Range::Before(71), 20, numbers(51..=70)),
-        (Range::Before(100), 17, numbers(83..=99)),
-        (Range::Before(51), 20, Vec::new()),
-        (Range::Before(1), 20, Vec::new()),
-        (Range::Before(0), 20, Vec::new()),
-        (Range::Before(u64::MAX), 1, numbers(100..=100)),
+        (HistoryRange::Latest, 3, numbers(98..=100)),
+        (HistoryRange::Latest, 100, numbers(51..=100)),
+        (HistoryRange::Latest, 0, Vec::new()),
+        (HistoryRange::After(70), 20, numbers(71..=90)),
+        (HistoryRange::After(90), 20, numbers(91..=100)),
+        (HistoryRange::After(10), 2, numbers(51..=52)),
+        (HistoryRange::After(100), 20, Vec::new()),
+        (HistoryRange::After(u64::MAX), 20, Vec::new()),
+        (HistoryRange::Before(71), 20, numbers(51..=70)),
+        (HistoryRange::Before(100), 17, numbers(83..=99)),
+        (HistoryRange::Before(51), 20, Vec::new()),
+        (HistoryRange::Before(1), 20, Vec::new()),
+        (HistoryRange::Before(0), 20, Vec::new()),
+        (HistoryRange::Before(u64::MAX), 1, numbers(100..=100)),
     ] {
         let history = node.history(&topic, range, limit).await;
         assert_eq!(texts(&history), expected, "{range:?}, {limit}");
@@ -148,11 +148,11 @@ async fn a_read_ends_when_it_is_large_enough() {
     let large = "y".repeat(2 * HistoryRead::MAX_BYTES);
     node.deliver(&topic, &large, latest(100)).await.unwrap();
     for (range, count, last) in [
-        (Range::After(0), 4, 4),
-        (Range::After(38), 3, 41),
-        (Range::After(40), 1, 41),
-        (Range::Latest, 1, 41),
-        (Range::Before(41), 4, 40),
+        (HistoryRange::After(0), 4, 4),
+        (HistoryRange::After(38), 3, 41),
+        (HistoryRange::After(40), 1, 41),
+        (HistoryRange::Latest, 1, 41),
+        (HistoryRange::Before(41), 4, 40),
     ] {
         let entries = node.history(&topic, range, 100).await.entries;
         assert_eq!(entries.len(), count, "{range:?}");
@@ -168,7 +168,11 @@ async fn many_reads_in_one_call_keep_their_order() {
     let read = |name: &str, range| HistoryRead::new(room(name), range, 2);
     let reads: Vec<_> = (0..50)
         .flat_map(|_| {
-            [read("a", Range::Latest), read("none", Range::Latest), read("a", Range::After(0))]
+            [
+                read("a", HistoryRange::Latest),
+                read("none", HistoryRange::Latest),
+                read("a", HistoryRange::After(0)),
+            ]
         })
         .collect();
     let histories = node.broker.history(&reads).await.unwrap();
@@ -189,10 +193,10 @@ async fn a_hole_is_never_in_what_is_read() {
     say(&node, "r", &latest(90), 1..=40).await;
     server.command(&["XDEL", "chat:{r.r}:log", "20-0"]).await;
     for (range, expected) in [
-        (Range::After(10), numbers(11..=19)),
-        (Range::After(19), numbers(21..=40)),
-        (Range::Latest, numbers(21..=40)),
-        (Range::Before(20), numbers(1..=19)),
+        (HistoryRange::After(10), numbers(11..=19)),
+        (HistoryRange::After(19), numbers(21..=40)),
+        (HistoryRange::Latest, numbers(21..=40)),
+        (HistoryRange::Before(20), numbers(1..=19)),
     ] {
         assert_eq!(texts(&node.history(&room("r"), range, 99).await), expected, "{range:?}");
     }
@@ -207,8 +211,7 @@ async fn everything_expires_in_its_time() {
         server.command(&[command, key]).await.parse::<u64>().unwrap()
     };
     let publish = async |seconds| {
-        let retention =
-            Retention { messages: 9, ttl: Duration::from_secs(seconds), ..Retention::default() };
+        let retention = Retention::default().messages(9).ttl(Duration::from_secs(seconds));
         let delivery = PublishOptions::default().retention(retention).key("k");
         node.deliver(&room("r"), "", delivery).await.unwrap();
         server.command(&["DEL", "chat:{r.r}:k:k"]).await;
@@ -234,10 +237,10 @@ async fn a_history_that_expired_keeps_its_place() {
     say(&node, "r", &latest(9), 1..=5).await;
     let before = node.position(&room("r")).await.unwrap();
     server.command(&["DEL", "chat:{r.r}:log"]).await;
-    let history = node.history(&room("r"), Range::After(3), 9).await;
+    let history = node.history(&room("r"), HistoryRange::After(3), 9).await;
     assert_eq!((history.position, history.entries.len()), (before, 0));
     say(&node, "r", &latest(9), 6..=6).await;
-    let history = node.history(&room("r"), Range::After(3), 9).await;
+    let history = node.history(&room("r"), HistoryRange::After(3), 9).await;
     assert_eq!((texts(&history), history.position.epoch), (numbers(6..=6), before.epoch));
 }
 
@@ -249,9 +252,9 @@ async fn a_log_without_its_counter_stops_nobody() {
     say(&node, "r", &latest(9), 1..=5).await;
     let before = node.position(&room("r")).await.unwrap();
     server.command(&["DEL", "chat:{r.r}:meta"]).await;
-    assert_eq!(node.history(&room("r"), Range::Latest, 9).await, History::default());
+    assert_eq!(node.history(&room("r"), HistoryRange::Latest, 9).await, History::default());
     say(&node, "r", &latest(9), 6..=7).await;
-    let history = node.history(&room("r"), Range::Latest, 9).await;
+    let history = node.history(&room("r"), HistoryRange::Latest, 9).await;
     assert_eq!(texts(&history), numbers(6..=7));
     assert_eq!(history.position.offset, 2);
     assert_ne!(history.position.epoch, before.epoch);
@@ -272,7 +275,7 @@ async fn a_refused_publication_leaves_nothing() {
     say(&node, "r", &latest(9), 3..=3).await;
     let again = node.deliver(&room("r"), "4", keyed("k")).await.unwrap();
     assert!(!again.repeated, "its key was not remembered");
-    assert_eq!(texts(&node.history(&room("r"), Range::Latest, 9).await), numbers(1..=4));
+    assert_eq!(texts(&node.history(&room("r"), HistoryRange::Latest, 9).await), numbers(1..=4));
 }
 
 /// Each alone would take a way to Redis and back.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use chat_broker::testing::RedisServer;
-use chat_core::Range;
+use chat_core::HistoryRange;
 
 use crate::support::{Node, keyed, room, texts};
 
@@ -26,7 +26,7 @@ async fn a_key_is_published_once_from_whichever_node() {
     for text in ["1", "2", "3"] {
         assert_eq!(a.message().await.0, text);
     }
-    assert_eq!(texts(&a.history(&topic, Range::Latest, 9).await), ["1", "2", "3"]);
+    assert_eq!(texts(&a.history(&topic, HistoryRange::Latest, 9).await), ["1", "2", "3"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,7 +45,7 @@ async fn a_key_is_published_once_however_many_try() {
         assert!(published.iter().all(|published| published.position == a.position));
     }
     let expected: Vec<_> = (0..50).map(|n: u32| n.to_string()).collect();
-    assert_eq!(texts(&nodes[0].history(&room("r"), Range::Latest, 99).await), expected);
+    assert_eq!(texts(&nodes[0].history(&room("r"), HistoryRange::Latest, 99).await), expected);
 }
 
 #[tokio::test]

@@ -181,8 +181,7 @@ async fn nothing_is_left_of_whoever_has_left() {
             node.enter(topic, name);
         }
     }
-    node.broker
-        .enter(&Topic::User(user("anna")), Occupant { user: user("ben"), info: Bytes::new() });
+    node.broker.enter(&Topic::User(user("anna")), Occupant::new(user("ben"), Bytes::new()));
     // Of each topic who is there and whom the node holds; the node's topics, and the lease.
     eventually("all", async || keys().await == 51 * 2 + 2).await;
     for topic in &topics {
@@ -249,7 +248,7 @@ async fn who_comes_back_at_once_under_another_name_is_read_by_it() {
     node.subscribe(&topic).await.unwrap();
     node.enter(&topic, "anna");
     node.change().await;
-    let renamed = |info: &'static [u8]| Occupant { user: user("anna"), info: info.into() };
+    let renamed = |info: &'static [u8]| Occupant::new(user("anna"), info.into());
     for _ in 0..2 {
         node.leave(&topic, "anna");
         node.broker.enter(&topic, renamed(b"another"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, Receipt, RedisConfig, Status};
-use chat_core::{Position, Range};
+use chat_core::{HistoryRange, Position};
 use tokio::time::sleep;
 
 use crate::support::{Node, PATIENCE, eventually, latest, room};
@@ -45,7 +45,7 @@ async fn publish_until(stop: &AtomicBool, node: &Node, who: char, padding: usize
 async fn assert_all_stand_once(node: &Node, told: &[(char, Vec<Position>)]) {
     let (mut after, mut next) = (0, std::collections::HashMap::new());
     loop {
-        let history = node.history(&room("r"), Range::After(after), 1000).await;
+        let history = node.history(&room("r"), HistoryRange::After(after), 1000).await;
         let Some(last) = history.entries.last() else { break };
         assert_eq!(history.entries[0].offset, after + 1);
         after = last.offset;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, BrokerEvent, PublishOptions, RedisConfig, SharedTable};
-use chat_core::{History, Occupancy, Position, Range, Topic, UserId};
+use chat_core::{History, HistoryRange, Occupancy, Position, Topic, UserId};
 
 use crate::rights;
 use crate::support::{DEADLINE, Node, eventually, keyed, keys, lasting, room};
@@ -48,7 +48,7 @@ async fn only_the_documented_keys_and_channels_exist() {
     let (room, user) = (room("a {b}"), Topic::User(UserId::new("a {b}").unwrap()));
     node.broker.subscribe(&[room.clone(), user.clone()]).await.unwrap();
     assert_eq!(node.position(&room).await.unwrap(), Position::default());
-    assert_eq!(node.history(&room, Range::Latest, 9).await, History::default());
+    assert_eq!(node.history(&room, HistoryRange::Latest, 9).await, History::default());
     assert_eq!(node.occupancy(&room, 9).await, Occupancy::default());
     assert_eq!(node.broker.changes_since(0).await.unwrap().version, 0);
     assert_eq!(keys(&server).await, ["chat:nodes"], "reading makes nothing");
@@ -124,7 +124,7 @@ async fn the_documented_permissions_are_enough() {
     node.publish(&topic, "in the snapshot").await.unwrap();
     assert_eq!(server.command(&["SAVE"]).await, "OK");
     node.deliver(&topic, "not in it", keyed("k")).await.unwrap();
-    assert_eq!(node.history(&topic, Range::Latest, 9).await.entries.len(), 2);
+    assert_eq!(node.history(&topic, HistoryRange::Latest, 9).await.entries.len(), 2);
     node.broker.secret().await.unwrap();
     node.broker.set("a", "x".into(), lasting(DEADLINE)).await.unwrap();
     node.broker.remove("a").await.unwrap();

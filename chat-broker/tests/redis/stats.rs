@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chat_broker::Broker;
 use chat_broker::testing::RedisServer;
-use chat_core::Range;
+use chat_core::HistoryRange;
 
 use crate::support::{Node, PATIENCE, assert_damaged, eventually, persistent, room};
 
@@ -24,7 +24,7 @@ async fn a_round_trip_is_counted_for_each_pipeline_and_each_query() {
     let after = node.broker.stats();
     assert_eq!(after.round_trips.count(), before.round_trips.count() + 1);
     assert!(after.round_trips.sum() > before.round_trips.sum());
-    node.history(&topic, Range::Latest, 9).await;
+    node.history(&topic, HistoryRange::Latest, 9).await;
     assert_eq!(round_trips(&node), after.round_trips.count() + 1);
 
     let before = round_trips(&node);

@@ -11,7 +11,8 @@ use chat_broker::{
     Published, RedisBroker, RedisConfig, SetOptions, Status,
 };
 use chat_core::{
-    History, Occupancy, Occupant, Position, PresenceChange, Range, Retention, RoomId, Topic, UserId,
+    History, HistoryRange, Occupancy, Occupant, Position, PresenceChange, Retention, RoomId, Topic,
+    UserId,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -63,7 +64,7 @@ impl Node {
         self.broker.publish(topic, payload, options).await?.await
     }
 
-    pub(crate) async fn history(&self, topic: &Topic, range: Range, limit: u32) -> History {
+    pub(crate) async fn history(&self, topic: &Topic, range: HistoryRange, limit: u32) -> History {
         let read = HistoryRead::new(topic.clone(), range, limit);
         let histories = self.broker.history(&[read]).await.unwrap();
         assert_eq!(histories.len(), 1);
@@ -71,7 +72,7 @@ impl Node {
     }
 
     pub(crate) fn enter(&self, topic: &Topic, name: &str) {
-        self.broker.enter(topic, Occupant { user: user(name), info: info_of(name) });
+        self.broker.enter(topic, Occupant::new(user(name), info_of(name)));
     }
 
     pub(crate) fn leave(&self, topic: &Topic, name: &str) {
@@ -83,7 +84,7 @@ impl Node {
         let Occupancy { count, occupants, .. } = self.occupancy(topic, 1_000_000).await;
         assert_eq!(count as usize, occupants.len());
         let mut names = Vec::new();
-        for Occupant { user, info } in occupants {
+        for Occupant { user, info, .. } in occupants {
             assert_eq!(info, info_of(user.as_str()));
             names.push(user.as_str().to_owned());
         }
@@ -205,13 +206,13 @@ pub(crate) fn persistent() -> PublishOptions {
 /// The latest so many, for an hour.
 pub(crate) fn latest(messages: u32) -> PublishOptions {
     let ttl = Duration::from_secs(3600);
-    let retention = Retention { messages, ttl, bytes: usize::MAX };
+    let retention = Retention::default().messages(messages).bytes(usize::MAX).ttl(ttl);
     PublishOptions::default().retention(retention)
 }
 
 /// The latest that are so many bytes.
 pub(crate) fn bytes(bytes: usize) -> PublishOptions {
-    PublishOptions::default().retention(Retention { bytes, ..Retention::default() })
+    PublishOptions::default().retention(Retention::default().bytes(bytes))
 }
 
 pub(crate) fn keyed(key: &str) -> PublishOptions {

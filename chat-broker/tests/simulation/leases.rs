@@ -103,6 +103,43 @@ async fn users_of_dead_node_leave_once_and_within_15_s() {
     assert_eq!(keys(&redis), ["chat:nodes"]);
 }
 
+/// All that nodes say of a room is lost just after they compared it, as one of them dies.
+#[tokio::test(start_paused = true)]
+async fn lists_agree_within_two_rounds_of_a_loss() {
+    /// In the first round each node writes what it holds again, in the second one of them removes
+    /// the users whom no node holds. And two ticks.
+    const TWO_ROUNDS: Duration = Duration::from_secs(2 * 25 + 2);
+
+    let redis = Redis::start();
+    let topic = room("r");
+    let mut nodes = Vec::new();
+    for name in ["anna", "ben", "carl"] {
+        let (node, network) = node(&redis).await;
+        node.enter(&topic, name);
+        nodes.push((node, network));
+    }
+    sleep(UNTIL_NODES_JUDGE).await;
+    for n in 0..13 {
+        // The loss falls into another part of the round each time.
+        sleep(Duration::from_secs(50 + n)).await;
+        let (dying, network) = node(&redis).await;
+        dying.enter(&topic, "dora");
+        eventually("dora", async || nodes[0].0.occupancy(&topic, 0).await.count == 4).await;
+        for key in keys(&redis).iter().filter(|key| key.contains(":on:")) {
+            redis.command(&["DEL", key]);
+        }
+        network.reset();
+        network.refuse();
+        drop(dying.broker);
+        sleep(TWO_ROUNDS).await;
+        // Read from Redis itself: `occupancy.lua` leaves out users whom no node holds.
+        assert_eq!(redis.command(&["HGET", "chat:{r.r}:members", "dora"]), "", "loss {n}");
+    }
+    for (node, _) in &nodes {
+        assert_eq!(node.occupants(&topic).await, ["anna", "ben", "carl"]);
+    }
+}
+
 /// A node is cut off for longer than its lease; it does not know, and returns.
 #[tokio::test(start_paused = true)]
 async fn node_that_was_cut_off_enters_its_users_again() {

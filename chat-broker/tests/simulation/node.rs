@@ -10,8 +10,9 @@ use chat_broker::{
     PublishOptions, Published, RedisBroker, RedisConfig, Snapshot, Status,
 };
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, Delivery as Delivered, Event, Message, Occupant,
-    Position, Presence, PresenceChange, Retention, RoomId, Sender, Topic, UserId, envelope,
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome as Delivered, Event, Message,
+    Occupant, Position, Presence, PresenceChange, Retention, RoomId, Sender, Topic, UserId,
+    envelope,
 };
 use tokio::task::AbortHandle;
 
@@ -39,7 +40,7 @@ impl Node {
         let config = config.event_queue(event_queue);
         let (broker, events) = RedisBroker::connect(config).await.unwrap();
         let broker = Arc::new(broker);
-        let few = Retention { messages: 8, ..Retention::default() };
+        let few = Retention::default().messages(8);
         let history = HistoryRules::default().class(SHORT_ROOM, Some(few)).class(PLAIN_ROOM, None);
         let shared = Arc::clone(&broker) as Arc<dyn Broker>;
         let (hub, driver) = Hub::new(shared, events, HubConfig::default().history(history));
@@ -70,7 +71,7 @@ impl Node {
             };
             let options = JoinOptions::default().occupant(occupant).since(since);
             let joining =
-                hub.join_with(&topic, ConnectionId(id), member.clone(), options, on_snapshot);
+                hub.join_with(&topic, ConnectionId::new(id), member.clone(), options, on_snapshot);
             Ok((joining.await?, member))
         }
     }
@@ -183,15 +184,15 @@ pub(crate) fn topic(room: &str) -> Topic {
 }
 
 fn message(text: &str) -> Bytes {
-    let user = Sender { id: "u", name: "U", color: "#FFFFFF" };
-    envelope::encode(&Event::Message(Message { user, text, data: None, key: None, at: 0 }))
+    let user = Sender::new("u", "U", "#FFFFFF");
+    envelope::encode(&Event::Message(Message::new(user, text, 0)))
 }
 
 fn occupant(id: &str, name: &str) -> Occupant {
-    let user = Sender { id, name, color: "#FFFFFF" };
-    let presence = Presence { user, change: PresenceChange::Joined, announced: true };
+    let user = Sender::new(id, name, "#FFFFFF");
+    let presence = Presence::new(user, PresenceChange::Joined, true);
     let info = envelope::encode(&Event::Presence(presence));
-    Occupant { user: UserId::new(id).unwrap(), info }
+    Occupant::new(UserId::new(id).unwrap(), info)
 }
 
 fn name_of(info: &Bytes) -> String {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chat_broker::{Broker, BrokerEvent, PublishOptions, RedisConfig, Status};
-use chat_core::Range;
+use chat_core::HistoryRange;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
@@ -64,7 +64,7 @@ async fn frozen_redis_loses_and_doubles_nothing() {
     };
     let (of_a, of_b, ()) = tokio::join!(publish(&a, "a"), publish(&b, "b"), freeze);
     let mut stored = Vec::new();
-    while let history = a.history(&room("r"), Range::After(stored.len() as u64), 1000).await
+    while let history = a.history(&room("r"), HistoryRange::After(stored.len() as u64), 1000).await
         && !history.entries.is_empty()
     {
         stored.extend(texts(&history));
@@ -89,7 +89,7 @@ async fn late_connection_doubles_nothing() {
     network.heal();
     sleep(Duration::from_secs(1)).await;
     node.publish(&room("r"), "then").await.unwrap();
-    let history = node.history(&room("r"), Range::Latest, 9).await;
+    let history = node.history(&room("r"), HistoryRange::Latest, 9).await;
     assert_eq!(texts(&history), ["once", "then"]);
 }
 
@@ -150,7 +150,7 @@ async fn message_that_a_later_one_has_overtaken_is_not_sent_again() {
         tokio::join!(resume_when_away(&redis, &node), publish("first"), publish("second"));
     assert_unavailable("the outcome is unknown", first);
     assert_eq!(second.unwrap().position.unwrap().offset, 2);
-    let history = node.history(&topic, Range::Latest, 9).await;
+    let history = node.history(&topic, HistoryRange::Latest, 9).await;
     assert_eq!((texts(&history), history.position.offset), (vec!["second".to_owned()], 2));
 }
 

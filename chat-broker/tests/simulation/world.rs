@@ -256,7 +256,7 @@ impl World {
             Step::Leave(slot) => drop(self.take_member(slot)),
             Step::Lose(slot) => {
                 if let Some(Joining::Joined(membership)) = self.take_member(slot) {
-                    membership.lose();
+                    membership.disconnect();
                 }
             }
             Step::Rename(slot) => self.rename(slot),

@@ -130,26 +130,26 @@ pub enum State {
         /// The pause before the next attempt.
         retry_in: Duration,
         /// How the connection ended.
-        loss: Loss,
+        loss: Disconnect,
     },
     /// The client makes no further connection.
     Closed {
         /// How the connection ended.
-        loss: Loss,
+        loss: Disconnect,
     },
 }
 
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Loss {
+pub struct Disconnect {
     /// The WebSocket close code, if there was one.
     pub code: Option<u16>,
     /// Why, for people.
     pub reason: String,
 }
 
-impl Loss {
+impl Disconnect {
     /// The end of a connection without a close frame.
     #[must_use]
     pub fn new(reason: impl Into<String>) -> Self {
@@ -167,7 +167,7 @@ impl Loss {
     }
 }
 
-impl fmt::Display for Loss {
+impl fmt::Display for Disconnect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.code {
             Some(code) => write!(f, "{} ({code})", self.reason),

@@ -8,7 +8,7 @@ use crate::{Backoff, CloseReason, ErrorCode, Hello, UserName};
 
 use super::config::{Config, Resume};
 use super::error::{ClientError, Rejection};
-use super::events::{Event, Loss, State, Welcome};
+use super::events::{Disconnect, Event, State, Welcome};
 use super::inbound::{self, Signal};
 use super::limits::check_frame;
 use super::link::{Due, Link};
@@ -117,7 +117,7 @@ impl Lifecycle {
         self.hello_bytes = frame.len() + ID_BYTES;
         match check_frame(&self.session.outbox.limits, self.hello_bytes) {
             Ok(()) => self.session.outbox.send_request(Request::Hello, &frame, now),
-            Err(error) => self.end(Loss::new(error.to_string())),
+            Err(error) => self.end(Disconnect::new(error.to_string())),
         }
     }
 
@@ -138,7 +138,7 @@ impl Lifecycle {
             None => {}
             Some(Signal::Welcome(frame)) => self.welcomed(frame, now),
             Some(Signal::HelloRejected(rejection)) => self.hello_rejected(&rejection, now),
-            Some(Signal::HelloUnanswered) => self.lost(Loss::new("no welcome"), now),
+            Some(Signal::HelloUnanswered) => self.lost(Disconnect::new("no welcome"), now),
             Some(Signal::Renewed(frame)) => self.identified(frame, now),
             Some(Signal::NotRenewed) => self.renew_again(now),
             Some(Signal::Goodbye(frame)) => self.goodbye = Some(frame.into_owned()),
@@ -172,9 +172,9 @@ impl Lifecycle {
             // The secret of the servers is another one by now: be a new user.
             self.hello(now);
         } else if rejection.retry().is_some() {
-            self.lost(Loss::new(rejection.to_string()), now);
+            self.lost(Disconnect::new(rejection.to_string()), now);
         } else {
-            self.end(Loss::new(rejection.to_string()));
+            self.end(Disconnect::new(rejection.to_string()));
         }
     }
 
@@ -186,7 +186,7 @@ impl Lifecycle {
             return;
         }
         match token {
-            Err(TokenError::Unauthorized(why)) => self.end(Loss::new(why)),
+            Err(TokenError::Unauthorized(why)) => self.end(Disconnect::new(why)),
             Ok(token) if is_renewal => self.renew(&token, now),
             Err(TokenError::Retry(_)) if is_renewal => self.renew_again(now),
             Ok(token) => {
@@ -194,7 +194,7 @@ impl Lifecycle {
                 self.connect(now);
             }
             Err(TokenError::Retry(why)) => {
-                self.lost(Loss::new(format!("there is no token: {why}")), now);
+                self.lost(Disconnect::new(format!("there is no token: {why}")), now);
             }
         }
     }
@@ -241,7 +241,7 @@ impl Lifecycle {
         match self.link.take_due(is_read, now) {
             Some(Due::Connect) => self.open(now),
             Some(Due::Ping) => self.push(Action::Ping),
-            Some(Due::Lost(why)) => self.lost(Loss::new(why), now),
+            Some(Due::Lost(why)) => self.lost(Disconnect::new(why), now),
             None => {}
         }
     }
@@ -256,14 +256,14 @@ impl Lifecycle {
     // The end of a connection.
 
     /// The connection has ended, or could not be opened.
-    pub(super) fn disconnected(&mut self, loss: Loss, now: Duration) {
+    pub(super) fn disconnected(&mut self, loss: Disconnect, now: Duration) {
         if self.is_connected() {
             self.ended(loss, now);
         }
     }
 
     /// Ends a connection that has failed.
-    fn lost(&mut self, loss: Loss, now: Duration) {
+    fn lost(&mut self, loss: Disconnect, now: Duration) {
         let is_connected = self.is_connected();
         self.ended(loss, now);
         if is_connected {
@@ -272,7 +272,7 @@ impl Lifecycle {
     }
 
     /// Ends the connection, and makes no other.
-    pub(super) fn end(&mut self, loss: Loss) {
+    pub(super) fn end(&mut self, loss: Disconnect) {
         let is_connected = self.is_connected();
         self.close(loss);
         if is_connected {
@@ -281,11 +281,11 @@ impl Lifecycle {
     }
 
     /// There is no connection. The next one is made, unless it would end alike.
-    fn ended(&mut self, loss: Loss, now: Duration) {
+    fn ended(&mut self, loss: Disconnect, now: Duration) {
         let goodbye = self.goodbye.take();
         if !self.may_reconnect(&loss, goodbye.as_ref()) {
             let reason = goodbye.map_or(loss.reason, |goodbye| goodbye.reason.into_owned());
-            self.close(Loss { reason, ..loss });
+            self.close(Disconnect { reason, ..loss });
             return;
         }
         if loss.is(CloseReason::TooBig) {
@@ -305,7 +305,7 @@ impl Lifecycle {
         self.set_state(State::Waiting { retry_in, loss });
     }
 
-    fn may_reconnect(&self, loss: &Loss, goodbye: Option<&wire::Goodbye<'_>>) -> bool {
+    fn may_reconnect(&self, loss: &Disconnect, goodbye: Option<&wire::Goodbye<'_>>) -> bool {
         if loss.is(CloseReason::TokenExpired) && self.can_renew() {
             return true;
         }
@@ -319,7 +319,7 @@ impl Lifecycle {
         }
     }
 
-    fn close(&mut self, loss: Loss) {
+    fn close(&mut self, loss: Disconnect) {
         self.link.wait(Duration::MAX);
         self.renewal = Renewal::Never;
         self.session.close();

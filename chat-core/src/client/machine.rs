@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::{CloseReason, Range};
+use crate::{CloseReason, HistoryRange};
 
 use super::config::Config;
 use super::error::ClientError;
-use super::events::{Event, Loss, State, Welcome};
+use super::events::{Disconnect, Event, State, Welcome};
 use super::lifecycle::Lifecycle;
 use super::output::{Action, Answer, RequestId};
 use super::session::Session;
@@ -104,9 +104,9 @@ impl Machine {
         self.settle(now);
     }
 
-    /// The connection has ended, or could not be opened. [`Loss::code`] is that of the server's
+    /// The connection has ended, or could not be opened. [`Disconnect::code`] is that of the server's
     /// close frame.
-    pub fn handle_disconnected(&mut self, loss: Loss, now: Duration) {
+    pub fn handle_disconnected(&mut self, loss: Disconnect, now: Duration) {
         let now = self.begin(now);
         self.client.disconnected(loss, now);
         self.settle(now);
@@ -235,7 +235,7 @@ impl Machine {
     pub fn history(
         &mut self,
         room: &str,
-        range: Range,
+        range: HistoryRange,
         limit: Option<u32>,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
@@ -247,7 +247,7 @@ impl Machine {
         if !self.is_closed() {
             let now = self.begin(now);
             let code = Some(CloseReason::Normal.code());
-            self.client.end(Loss::with_code(code, "closed by the application"));
+            self.client.end(Disconnect::with_code(code, "closed by the application"));
             self.settle(now);
         }
     }
@@ -411,7 +411,7 @@ mod tests {
             if let Some(Action::Connect { url }) = machine.poll_action() {
                 assert_eq!(*machine.state(), State::Connecting { url: url.clone() });
                 tried.push(url);
-                machine.handle_disconnected(Loss::new("refused"), now);
+                machine.handle_disconnected(Disconnect::new("refused"), now);
             }
             while machine.poll_event().is_some() {}
             now = machine.poll_timeout().unwrap();

@@ -137,7 +137,9 @@ mod track;
 
 pub use config::{Config, Resume};
 pub use error::{ClientError, Rejection};
-pub use events::{Event, History, Joined, Loss, Members, Message, Sent, State, User, Welcome};
+pub use events::{
+    Disconnect, Event, History, Joined, Members, Message, Sent, State, User, Welcome,
+};
 pub use machine::Machine;
 pub use output::{Action, Answer, RequestId};
 pub use token::{Token, TokenError};

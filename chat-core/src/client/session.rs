@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::wire::{ClientRequest, Limits};
-use crate::{Content, Range, RoomId, UserId};
+use crate::{Content, HistoryRange, RoomId, UserId};
 
 use super::config::Config;
 use super::error::ClientError;
@@ -133,7 +133,7 @@ impl Session {
     pub(super) fn history(
         &mut self,
         room: &str,
-        range: Range,
+        range: HistoryRange,
         limit: Option<u32>,
     ) -> Result<RequestId, ClientError> {
         let room = room_id(room)?;

@@ -9,7 +9,7 @@ use crate::envelope;
 use crate::error::Rejection;
 use crate::event::{self, Event};
 use crate::fields::Fields;
-use crate::history::Entry;
+use crate::history::HistoryEntry;
 use crate::id::RoomId;
 use crate::position::{Epoch, Position};
 use crate::topic::Topic;
@@ -105,9 +105,9 @@ impl<'a> PageFrame<'a> {
     pub fn page(
         room: &'a RoomId,
         epoch: Epoch,
-        entries: impl IntoIterator<Item = &'a Entry>,
+        entries: impl IntoIterator<Item = &'a HistoryEntry>,
     ) -> Vec<Self> {
-        let frame = |entry: &'a Entry| {
+        let frame = |entry: &'a HistoryEntry| {
             let Ok(Event::Message(message)) = envelope::decode(&entry.payload) else { return None };
             let position = Position { epoch, offset: entry.offset };
             Some(Self::Message(in_room(room.into(), &message, Some(position))))

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::command::{Content, Hello, Sanction};
 use crate::error::Rejection;
 use crate::fields::Fields;
-use crate::history::Range;
+use crate::history::HistoryRange;
 use crate::id::{RoomId, UserId};
 use crate::position::Position;
 
@@ -76,7 +76,7 @@ pub enum ClientRequest<'a> {
         room: RoomId,
         /// Which messages.
         #[serde(flatten, serialize_with = "bounds")]
-        range: Range,
+        range: HistoryRange,
         /// How many messages at most.
         #[serde(skip_serializing_if = "Option::is_none")]
         limit: Option<u32>,
@@ -109,12 +109,12 @@ pub enum ClientRequest<'a> {
 }
 
 /// `before`, `after`, or neither.
-fn bounds<S: Serializer>(range: &Range, serializer: S) -> Result<S::Ok, S::Error> {
+fn bounds<S: Serializer>(range: &HistoryRange, serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(None)?;
     match range {
-        Range::After(offset) => map.serialize_entry("after", offset)?,
-        Range::Before(offset) => map.serialize_entry("before", offset)?,
-        Range::Latest => {}
+        HistoryRange::After(offset) => map.serialize_entry("after", offset)?,
+        HistoryRange::Before(offset) => map.serialize_entry("before", offset)?,
+        HistoryRange::Latest => {}
     }
     map.end()
 }

@@ -12,7 +12,7 @@ use super::*;
 use crate::command::{Content, Hello, Sanction};
 use crate::error::{ErrorCode, Rejection};
 use crate::event::PresenceChange;
-use crate::history::Range;
+use crate::history::HistoryRange;
 use crate::id::{RoomId, UserId, UserName};
 use crate::position::{Epoch, Position};
 use crate::user::Color;
@@ -249,9 +249,9 @@ fn request() -> impl Strategy<Value = ClientRequest<'static>> {
         })
     };
     let range = prop_oneof![
-        Just(Range::Latest),
-        any::<u64>().prop_map(Range::After),
-        any::<u64>().prop_map(Range::Before)
+        Just(HistoryRange::Latest),
+        any::<u64>().prop_map(HistoryRange::After),
+        any::<u64>().prop_map(HistoryRange::Before)
     ];
     Union::new([
         hello.boxed(),
@@ -532,7 +532,7 @@ fn what_is_absent_is_not_sent() {
     let room = RoomId::new("r").unwrap();
     let join = ClientRequest::Join { room: room.clone(), since: None, history: None };
     assert_eq!(ClientFrame::new(join).encode(), r#"{"type":"join","room":"r"}"#);
-    let range = Range::Before(43);
+    let range = HistoryRange::Before(43);
     let history = ClientRequest::History { room, range, limit: None };
     assert_eq!(
         ClientFrame::numbered(4, history).encode(),

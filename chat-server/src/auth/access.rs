@@ -34,7 +34,7 @@ pub(crate) enum Verdict {
 
 impl Access {
     /// What the grants say. Nobody is a moderator where nobody is known.
-    pub(crate) fn judge(&self, action: Action<'_>) -> Verdict {
+    pub(crate) fn verdict(&self, action: Action<'_>) -> Verdict {
         let is_allowed = match (self, action) {
             (Self::Pending, _) => return Verdict::Unauthorized,
             (Self::Open, Action::InRoom(Capability::Moderate, _)) => false,
@@ -63,7 +63,7 @@ impl Access {
                 });
                 if is_allowed { Verdict::Allowed } else { Verdict::Forbidden }
             }
-            _ => self.judge(action),
+            _ => self.verdict(action),
         }
     }
 
@@ -141,15 +141,15 @@ mod tests {
         let room = RoomId::new("r").unwrap();
         let (join, moderate) = (Action::join(&room), Action::InRoom(Capability::Moderate, &room));
         let user = UserId::new("u").unwrap();
-        assert_eq!(Access::Open.judge(join), Verdict::Allowed);
-        assert_eq!(Access::Open.judge(Action::direct(&user)), Verdict::Allowed);
-        assert_eq!(Access::Open.judge(moderate), Verdict::Forbidden);
-        assert_eq!(Access::Pending.judge(join), Verdict::Unauthorized);
+        assert_eq!(Access::Open.verdict(join), Verdict::Allowed);
+        assert_eq!(Access::Open.verdict(Action::direct(&user)), Verdict::Allowed);
+        assert_eq!(Access::Open.verdict(moderate), Verdict::Forbidden);
+        assert_eq!(Access::Pending.verdict(join), Verdict::Unauthorized);
         let granted = Access::Granted(Arc::new(Identity::new(user.clone())));
-        assert_eq!(granted.judge(join), Verdict::Allowed);
-        assert_eq!(granted.judge(moderate), Verdict::Forbidden);
+        assert_eq!(granted.verdict(join), Verdict::Allowed);
+        assert_eq!(granted.verdict(moderate), Verdict::Forbidden);
         let nothing = Identity::new(user).grants(Grants::new([]));
-        assert_eq!(Access::Granted(Arc::new(nothing)).judge(join), Verdict::Forbidden);
+        assert_eq!(Access::Granted(Arc::new(nothing)).verdict(join), Verdict::Forbidden);
     }
 
     #[tokio::test]

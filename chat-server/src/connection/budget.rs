@@ -87,7 +87,7 @@ impl Connection {
                 },
                 () = self.answer(), if !self.in_flight.is_empty() => {}
                 is_notified = member.interrupted() => match is_notified {
-                    true => self.look_around(),
+                    true => self.check_sanctions(),
                     false => return,
                 },
             }
@@ -99,8 +99,8 @@ impl Connection {
         self.state.metrics.limited(limit);
         let message = "This is too much in too short a time, and was not carried out.";
         // Rounded up: a client that comes back then is not too early.
-        let retry_after_ms = Some(retry_after.as_millis() as u64 + 1);
-        Rejection { retry_after_ms, ..Rejection::new(ErrorCode::RateLimited, message) }
+        let retry_after_ms = retry_after.as_millis() as u64 + 1;
+        Rejection::new(ErrorCode::RateLimited, message).retry_after_ms(retry_after_ms)
     }
 
     fn cost(&self, bytes: usize, command: Option<&Command<'_>>) -> Cost {
@@ -126,7 +126,7 @@ impl Connection {
             _ => None,
         };
         let new_room = if self.may_be_new(command) { NEW_ROOM_BYTES } else { 0 };
-        match self.place(room) {
+        match self.joined_room(room) {
             Some(place) if place.room_bytes == 0 => 0,
             // Once as much as the room keeps came from this connection, it replaces other messages.
             Some(place) => {
@@ -141,7 +141,7 @@ impl Connection {
     /// or a client that does not wait for the answer would have the room for nothing.
     pub(super) fn may_be_new(&self, command: &Command<'_>) -> bool {
         let Some((room, _)) = self.message_bytes(command) else { return false };
-        match self.place(room) {
+        match self.joined_room(room) {
             Some(place) => place.room_bytes > 0 && place.may_be_new,
             None => {
                 matches!(command, Command::Send { members_only: false, .. })
@@ -153,8 +153,8 @@ impl Connection {
     /// A message that has been paid for counts as added to its room.
     pub(super) fn count_kept(&mut self, command: &Command<'_>) {
         let Some((room, bytes)) = self.message_bytes(command) else { return };
-        let index = self.places.iter().position(|place| place.room == *room);
-        if let Some(place) = index.and_then(|index| self.places.get_mut(index)) {
+        let index = self.rooms.iter().position(|place| place.room == *room);
+        if let Some(place) = index.and_then(|index| self.rooms.get_mut(index)) {
             place.kept_bytes = place.room_bytes.min(place.kept_bytes + bytes);
             place.may_be_new = false;
         }

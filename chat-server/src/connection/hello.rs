@@ -9,7 +9,7 @@ use chat_core::wire::{ServerFrame, Welcome};
 use chat_core::{Capability, ErrorCode, Hello, Rejection, RoomId, User, UserId};
 use serde_json::value::RawValue;
 
-use super::sanctions::Departure;
+use super::sanctions::EvictionReason;
 use super::{Connection, unavailable};
 use crate::auth::{self, Access, AuthError, Authenticator, Credentials, Identity};
 
@@ -21,7 +21,7 @@ impl Connection {
     ) -> Result<(), Rejection> {
         match self.state.authenticator.clone() {
             Some(authenticator) => self.show_token(&*authenticator, hello.token.as_deref()).await?,
-            None => self.introduce(hello).await?,
+            None => self.identify(hello).await?,
         }
         self.welcome(id).await;
         Ok(())
@@ -34,52 +34,52 @@ impl Connection {
         token: Option<&str>,
     ) -> Result<(), Rejection> {
         let Some(token) = token else {
-            let missing = || not_let_in(&AuthError::Missing);
+            let missing = || authentication_failed(&AuthError::Missing);
             return if self.access.is_pending() { Err(missing()) } else { Ok(()) };
         };
         let credentials = Credentials { token: Some(token), ..Credentials::default() };
         let asked = auth::authenticate(authenticator, &credentials, self.state.config.auth_timeout);
         let identity = asked.await.map_err(|error| {
             self.state.metrics.limited("token");
-            not_let_in(&error)
+            authentication_failed(&error)
         })?;
-        self.become_known(identity).await
+        self.authenticated(identity).await
     }
 
-    async fn become_known(&mut self, identity: Identity) -> Result<(), Rejection> {
+    async fn authenticated(&mut self, identity: Identity) -> Result<(), Rejection> {
         self.rename(User::new(identity.user.clone(), identity.name.clone()))?;
         self.access = Access::Granted(Arc::new(identity));
-        self.begin_as_user();
+        self.start_as_user();
         self.set_deadline();
         self.share_with_others();
         self.open_inbox();
-        self.look_at_rooms_anew().await;
+        self.recheck_permissions().await;
         Ok(())
     }
 
     /// What was done to the user before does not concern this connection, but for bans: those
     /// that come from now on find it.
-    fn begin_as_user(&mut self) {
-        if self.places.is_empty() {
+    fn start_as_user(&mut self) {
+        if self.rooms.is_empty() {
             self.since = self.state.moderation.now();
         }
-        if let Some(sentence) = self.server_ban() {
-            self.put_out(&sentence);
+        if let Some(notice) = self.server_ban() {
+            self.enforce(&notice);
         }
     }
 
     /// Leaves rooms that a new token does not allow any more, and sees in the others what it
     /// allows to see.
-    async fn look_at_rooms_anew(&mut self) {
-        let rooms: Vec<RoomId> = self.places.iter().map(|place| place.room.clone()).collect();
+    async fn recheck_permissions(&mut self) {
+        let rooms: Vec<RoomId> = self.rooms.iter().map(|place| place.room.clone()).collect();
         for room in rooms {
             if !self.may(Capability::Join, &room).await {
-                self.put_out_of(&room, Departure::Forbidden, None);
+                self.evict_from(&room, EvictionReason::Forbidden, None);
                 continue;
             }
             let sees_presence = self.may(Capability::Presence, &room).await;
             let member = self.member.seeing(sees_presence);
-            if let Some(place) = self.places.iter_mut().find(|place| place.room == room) {
+            if let Some(place) = self.rooms.iter_mut().find(|place| place.room == room) {
                 place.sees_presence = sees_presence;
                 place.membership.replace(member);
             }
@@ -87,7 +87,7 @@ impl Connection {
     }
 
     /// Nobody asks for more than a name.
-    async fn introduce(&mut self, hello: Hello<'_>) -> Result<(), Rejection> {
+    async fn identify(&mut self, hello: Hello<'_>) -> Result<(), Rejection> {
         let known = &self.member.user;
         let user_id = match &hello.resume {
             Some(resume) => self.resumed(resume).await?,
@@ -98,7 +98,7 @@ impl Connection {
         self.rename(User::new(user_id, name))?;
         if is_another {
             self.share_with_others();
-            self.begin_as_user();
+            self.start_as_user();
         }
         Ok(())
     }
@@ -109,7 +109,7 @@ impl Connection {
         }
         // The name in a token may change, and a renewal must not fail for that.
         let is_renewal = self.access.identity().is_some() && user.id == self.member.user.id;
-        if !self.places.is_empty() && !is_renewal {
+        if !self.rooms.is_empty() && !is_renewal {
             return Err(Rejection::new(
                 ErrorCode::Forbidden,
                 "Say who you are before you join a room; in one you stay who you are.",
@@ -153,7 +153,7 @@ impl Connection {
     }
 }
 
-fn not_let_in(error: &AuthError) -> Rejection {
+fn authentication_failed(error: &AuthError) -> Rejection {
     let code = match error {
         AuthError::Unavailable(_) => ErrorCode::BrokerUnavailable,
         _ => ErrorCode::Unauthorized,

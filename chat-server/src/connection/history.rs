@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use chat_broker::{BrokerError, HistoryRead, Snapshot};
 use chat_core::wire::{self, PageFrame, ServerFrame};
-use chat_core::{Entry, ErrorCode, History, Position, Range, Rejection, RoomId, Topic};
+use chat_core::{
+    ErrorCode, History, HistoryEntry, HistoryRange, Position, Rejection, RoomId, Topic,
+};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
@@ -23,7 +25,7 @@ const READ: usize = 2;
 /// A page, and where the room stood then.
 struct HistoryPage {
     position: Position,
-    entries: Vec<Entry>,
+    entries: Vec<HistoryEntry>,
     /// Whether there is more in the direction of reading.
     more: bool,
 }
@@ -33,14 +35,14 @@ impl Connection {
         &mut self,
         id: Option<&RawValue>,
         room: &RoomId,
-        range: Range,
+        range: HistoryRange,
         limit: Option<u32>,
     ) -> Result<(), Rejection> {
         self.must_be_in(room)?;
         if self.state.hub.retention(room).is_none() {
             return Err(Rejection::new(ErrorCode::HistoryDisabled, "This room keeps no history."));
         }
-        self.member.drained(self.patience(), &mut self.ends).await;
+        self.member.drained(self.time_limit(), &mut self.ends).await;
         if self.member.is_closed() {
             return Ok(());
         }
@@ -62,8 +64,13 @@ impl Connection {
     ///
     /// A client that received `ok` finds its message in the page: the broker may acknowledge a
     /// publication before it arrives at the hub, so the page waits until the hub has it.
-    async fn held_page(&self, room: &RoomId, range: Range, limit: u32) -> Option<HistoryPage> {
-        let membership = &self.place(room)?.membership;
+    async fn held_page(
+        &self,
+        room: &RoomId,
+        range: HistoryRange,
+        limit: u32,
+    ) -> Option<HistoryPage> {
+        let membership = &self.joined_room(room)?.membership;
         let known = self.state.hub.broker().known_position(membership.topic()).unwrap_or_default();
         let deadline = Instant::now() + BEHIND;
         loop {
@@ -83,18 +90,18 @@ impl Connection {
     async fn read_page(
         &self,
         room: &RoomId,
-        range: Range,
+        range: HistoryRange,
         limit: u32,
     ) -> Result<HistoryPage, BrokerError> {
         // One more than asked for says whether there are more.
-        let History { position, mut entries } = self.read(room, range, limit + 1).await?;
+        let History { position, mut entries, .. } = self.read(room, range, limit + 1).await?;
         let is_cut_short = is_cut_short(&entries, limit);
         let more = match range {
-            Range::After(_) => {
+            HistoryRange::After(_) => {
                 entries.truncate(limit as usize);
                 entries.last().is_some_and(|last| last.offset < position.offset)
             }
-            Range::Before(_) | Range::Latest => {
+            HistoryRange::Before(_) | HistoryRange::Latest => {
                 let surplus = entries.len().saturating_sub(limit as usize);
                 entries.drain(..surplus);
                 surplus > 0 || is_cut_short && self.has_before(&entries, room).await
@@ -103,13 +110,18 @@ impl Connection {
         Ok(HistoryPage { position, entries, more })
     }
 
-    async fn has_before(&self, entries: &[Entry], room: &RoomId) -> bool {
+    async fn has_before(&self, entries: &[HistoryEntry], room: &RoomId) -> bool {
         let Some(first) = entries.first().filter(|first| first.offset > 1) else { return false };
-        let before = self.read(room, Range::Before(first.offset), 1).await;
+        let before = self.read(room, HistoryRange::Before(first.offset), 1).await;
         before.is_ok_and(|history| !history.entries.is_empty())
     }
 
-    async fn read(&self, room: &RoomId, range: Range, limit: u32) -> Result<History, BrokerError> {
+    async fn read(
+        &self,
+        room: &RoomId,
+        range: HistoryRange,
+        limit: u32,
+    ) -> Result<History, BrokerError> {
         self.state.hub.history(HistoryRead::new(Topic::Room(room.clone()), range, limit)).await
     }
 
@@ -131,7 +143,12 @@ enum Held {
 }
 
 impl Held {
-    fn of(snapshot: &Snapshot<'_, Member>, known: Position, range: Range, limit: u32) -> Self {
+    fn of(
+        snapshot: &Snapshot<'_, Member>,
+        known: Position,
+        range: HistoryRange,
+        limit: u32,
+    ) -> Self {
         let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
             return Self::Missing;
         };
@@ -152,7 +169,7 @@ impl Held {
 
 /// Whether a read may have ended for its bytes: then it says nothing of what lies before it. One
 /// with fewer messages may also have ended at a hole.
-fn is_cut_short(entries: &[Entry], limit: u32) -> bool {
+fn is_cut_short(entries: &[HistoryEntry], limit: u32) -> bool {
     let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
     entries.len() < limit as usize || bytes >= HistoryRead::MAX_BYTES
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chat_broker::{Joiner, Snapshot};
 use chat_core::wire::{Joined, PageFrame, ServerFrame, User};
-use chat_core::{Delivery, RoomId};
+use chat_core::{DeliveryOutcome, RoomId};
 use serde_json::value::RawValue;
 
 use super::members::{self, Asker};
@@ -22,7 +22,7 @@ pub(super) struct JoinRequest {
     /// The client is not in the room yet; else it joins again.
     pub(super) is_joining: bool,
     /// How long it may take to read what waits for it.
-    pub(super) patience: Duration,
+    pub(super) time_limit: Duration,
     /// When its connection ends.
     pub(super) ends: Deadline,
     pub(super) max_listed: usize,
@@ -31,7 +31,7 @@ pub(super) struct JoinRequest {
 }
 
 impl Joiner<Member> for JoinRequest {
-    fn on_snapshot(&mut self, member: &Member, snapshot: &Snapshot<'_, Member>) -> Delivery {
+    fn on_snapshot(&mut self, member: &Member, snapshot: &Snapshot<'_, Member>) -> DeliveryOutcome {
         if member.sees_presence() {
             let asker = Asker { user: &member.user, is_joining: self.is_joining };
             members::list(snapshot, asker, self.max_listed, |members, count| {
@@ -48,7 +48,7 @@ impl Joiner<Member> for JoinRequest {
             member.take(&batch);
         }
         // Frames that have no room close the member.
-        if member.is_closed() { Delivery::Closed } else { Delivery::Queued }
+        if member.is_closed() { DeliveryOutcome::Closed } else { DeliveryOutcome::Queued }
     }
 
     fn on_bytes(&mut self, bytes: usize) {
@@ -56,7 +56,7 @@ impl Joiner<Member> for JoinRequest {
     }
 
     async fn drained(&mut self, member: &Member) -> bool {
-        member.drained(self.patience, &mut self.ends).await;
+        member.drained(self.time_limit, &mut self.ends).await;
         // A sanction may concern a room that is not among those of the connection yet: a client that
         // was notified joins again, if it still may.
         !member.is_closed() && !member.is_notified()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chat_broker::testing::{Call, FaultyBroker, Told};
+use chat_broker::testing::{Call, FaultyBroker, LossNotice};
 use chat_broker::{
     Broker, HistoryRules, MemoryBroker, MemoryBus, PublishOptions, SetOptions, SharedTable,
 };
@@ -56,8 +56,8 @@ impl World {
 }
 
 fn said(text: &str) -> Bytes {
-    let user = Sender { id: "u", name: "U", color: "#FFFFFF" };
-    envelope::encode(&Event::Message(Message { user, text, data: None, key: None, at: 0 }))
+    let user = Sender::new("u", "U", "#FFFFFF");
+    envelope::encode(&Event::Message(Message::new(user, text, 0)))
 }
 
 /// Joins, and gives the next frame of this type.
@@ -105,7 +105,7 @@ async fn ahead(world: &World) -> (WsClient, WsClient, Position) {
     world.say("r", "1", Retention::default()).await;
     let mut watcher = world.client("watcher").await;
     join(&mut watcher, "r", None, "joined").await;
-    world.broker.lose_publications(2, Told::Nothing);
+    world.broker.lose_publications(2, LossNotice::Nothing);
     world.say("r", "2", Retention::default()).await;
     let here = world.say("r", "3", Retention::default()).await;
     let mut client = world.client("ann").await;
@@ -211,7 +211,7 @@ async fn messages_that_grow_in_frames_can_be_caught_up_with() {
     const MESSAGES: u64 = 250;
     let world = World::start().await;
     let text = "\u{1}".repeat(10_000);
-    let all = Retention { bytes: usize::MAX, ..Retention::default() };
+    let all = Retention::default().bytes(usize::MAX);
     for _ in 0..MESSAGES {
         world.say("r", &text, all).await;
     }
@@ -226,7 +226,7 @@ async fn messages_that_grow_in_frames_can_be_caught_up_with() {
 
 #[tokio::test]
 async fn a_room_that_keeps_little_is_told_of_without_asking_the_broker() {
-    let few = Retention { messages: 3, ..Retention::default() };
+    let few = Retention::default().messages(3);
     let mut config = ServerConfig::default();
     config.hub = config.hub.history(HistoryRules::new(Some(few)));
     let world = World::start_with(config).await;
@@ -246,7 +246,7 @@ async fn a_room_that_keeps_little_is_told_of_without_asking_the_broker() {
 #[tokio::test]
 async fn expired_room_is_joined_without_asking_the_broker() {
     let world = World::start().await;
-    let brief = Retention { ttl: Duration::ZERO, ..Retention::default() };
+    let brief = Retention::default().ttl(Duration::ZERO);
     world.say("r", "a", brief).await;
     let mut first = world.client("ann").await;
     join(&mut first, "r", None, "joined").await;

@@ -2,7 +2,7 @@
 
 use chat_broker::BrokerError;
 use chat_core::{
-    Capability, Command, ErrorCode, Rejection, Request, RoomId, UserId, UserName, is_nested_deeper,
+    Capability, Command, ErrorCode, Rejection, Request, RoomId, UserId, UserName, json,
 };
 
 use super::{Connection, unavailable};
@@ -22,7 +22,7 @@ impl Connection {
     /// Reads a frame, within the limits for what is in it.
     pub(super) fn decode<'a>(&self, text: &'a str) -> Result<Request<'a>, Rejection> {
         let limits = self.state.limits.config();
-        if is_nested_deeper(text, limits.json_depth) {
+        if json::is_nested_deeper(text, limits.json_depth) {
             let message = format!("A frame is at most {} deep.", limits.json_depth);
             return Err(Rejection::new(ErrorCode::BadJson, message));
         }
@@ -50,7 +50,7 @@ impl Connection {
                 None
             }
             Need::Capability(action) => {
-                Some(self.access.judge(action).check().and_then(|()| self.not_banned(action)))
+                Some(self.access.verdict(action).check().and_then(|()| self.not_banned(action)))
             }
         }
     }
@@ -80,8 +80,8 @@ impl Connection {
                 Err(unavailable(&BrokerError::unavailable("the bans are not known yet")))
             }
             None => Ok(()),
-            Some(sentence) => {
-                let why = sentence.reason.as_deref().unwrap_or("no reason was given");
+            Some(notice) => {
+                let why = notice.reason.as_deref().unwrap_or("no reason was given");
                 let message = format!("You are banned from this room: {why}");
                 Err(Rejection::new(ErrorCode::Forbidden, message))
             }

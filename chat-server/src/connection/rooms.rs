@@ -25,7 +25,7 @@ use crate::member::Member;
 use crate::state::SHOWN;
 
 /// A room that the client is in.
-pub(super) struct Place {
+pub(super) struct JoinedRoom {
     pub(super) membership: Membership<Member>,
     pub(super) room: RoomId,
     /// Whether the client is told who is there.
@@ -47,31 +47,37 @@ pub(super) struct Place {
 }
 
 /// How long a join waits for the bans to be known.
-const PATIENCE: Duration = Duration::from_secs(5);
+const BANS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often it is passed on that somebody still writes; a tenth of it lies between a stop
 /// and the next start.
 const TYPING_PAUSE: Duration = Duration::from_secs(1);
 
 impl Connection {
-    pub(super) fn place(&self, room: &RoomId) -> Option<&Place> {
-        self.places.iter().find(|place| place.room == *room)
+    pub(super) fn joined_room(&self, room: &RoomId) -> Option<&JoinedRoom> {
+        self.rooms.iter().find(|joined| joined.room == *room)
     }
 
-    /// Leaves a room, and answers when [lists](members::list) of this server show it. A broker that
-    /// is away can say nothing of other servers that hold the user: the answer does not wait for it.
+    /// Leaves a room, and answers.
     pub(super) async fn leave(
         &mut self,
         id: Option<&RawValue>,
         room: Option<RoomId>,
     ) -> Result<(), Rejection> {
         let room = room.or_else(|| self.current.take()).ok_or_else(not_in_a_room)?;
-        let leaving = self.take_place(&room)?.membership.leave();
-        // The other dialects have no answer that could come too early.
-        if self.member.is_native() && self.state.hub.broker().status() == Status::Ready {
+        self.leave_room(&room).await?;
+        self.member.reply(&ServerFrame::Left(Left::new(&room)).to_request(id));
+        Ok(())
+    }
+
+    /// Leaves a room, and returns when [lists](members::list) of this server show it: no answer comes
+    /// too early. A broker that is away can say nothing of other servers that hold the user: it is not
+    /// waited for.
+    async fn leave_room(&mut self, room: &RoomId) -> Result<(), Rejection> {
+        let leaving = self.take_room(room)?.membership.leave();
+        if self.state.hub.broker().status() == Status::Ready {
             let _ = timeout(SHOWN, leaving).await;
         }
-        self.member.reply(&ServerFrame::Left(Left::new(&room)).to_request(id));
         Ok(())
     }
 
@@ -82,7 +88,7 @@ impl Connection {
     ) -> Result<(), Rejection> {
         let Join { room, since, history, name, announced, exclusive, .. } = join;
         if exclusive {
-            self.leave_current(&room, name);
+            self.leave_current(&room, name).await;
         }
         let options = JoinOptions::default().since(since).history(history);
         self.enter(id, room.clone(), options, announced).await?;
@@ -94,7 +100,7 @@ impl Connection {
 
     /// Leaves the exclusive room before another is joined, or before the same is joined under
     /// another name, which the user has from then on.
-    fn leave_current(&mut self, room: &RoomId, name: Option<UserName>) {
+    async fn leave_current(&mut self, room: &RoomId, name: Option<UserName>) {
         let known = &self.member.user;
         // Whoever is known by a token goes by the name that is in there.
         let name = name.filter(|_| self.access.identity().is_none());
@@ -102,7 +108,7 @@ impl Connection {
         let renamed = user != **known;
         if let Some(left) = self.current.take_if(|current| *current != *room || renamed) {
             // The client is in its current room.
-            let _ = self.go(&left);
+            let _ = self.leave_room(&left).await;
         }
         if renamed {
             self.become_member(Arc::new(user), self.member.dialect);
@@ -144,7 +150,7 @@ impl Connection {
     ) -> Result<(), Rejection> {
         self.until_bans_are_known().await?;
         self.not_banned(Action::join(&room))?;
-        self.member.drained(self.patience(), &mut self.ends).await;
+        self.member.drained(self.time_limit(), &mut self.ends).await;
         if self.member.is_closed() {
             // Nobody need hear of somebody who is gone.
             return Ok(());
@@ -155,13 +161,13 @@ impl Connection {
         let may_recover = self.may(Capability::History, &room).await;
         let options = if may_recover { options } else { JoinOptions::default() };
         let member = self.member.seeing(sees_presence);
-        let index = self.places.iter().position(|place| place.room == room);
+        let index = self.rooms.iter().position(|joined| joined.room == room);
         let answered = Arc::default();
         let request = JoinRequest {
             id: id.map(ToOwned::to_owned),
             room: room.clone(),
             is_joining: index.is_none(),
-            patience: self.patience(),
+            time_limit: self.time_limit(),
             ends: self.ends,
             max_listed: self.state.config.max_listed_members,
             answered: Arc::clone(&answered),
@@ -187,7 +193,7 @@ impl Connection {
         announced: bool,
     ) -> Result<(), Rejection> {
         let max = self.state.limits.config().rooms.unwrap_or(usize::MAX);
-        if self.places.len() >= max {
+        if self.rooms.len() >= max {
             let message = format!("A connection is in at most {max} rooms.");
             return Err(self.too_many_rooms("rooms", message));
         }
@@ -198,13 +204,13 @@ impl Connection {
         let joining = self.state.hub.join_with(&topic, self.id, member, options, request);
         let membership = joining.await.map_err(|error| unavailable(&error))?;
         // Most are in one room, and a vector that grows by itself begins with four.
-        self.places.reserve_exact(usize::from(self.places.is_empty()));
+        self.rooms.reserve_exact(usize::from(self.rooms.is_empty()));
         let room_bytes = self.state.hub.retention(&room).map_or(0, |kept| kept.bytes);
         let mut may_be_new = true;
         membership.look(|snapshot| {
             may_be_new = snapshot.position.is_none_or(|position| position.offset == 0);
         });
-        self.places.push(Place {
+        self.rooms.push(JoinedRoom {
             membership,
             room,
             sees_presence,
@@ -217,7 +223,7 @@ impl Connection {
             typing: None,
         });
         // Whoever was put out on the way in was not there to be told.
-        self.look_around();
+        self.check_sanctions();
         Ok(())
     }
 
@@ -229,7 +235,7 @@ impl Connection {
     /// Before, nobody can be let in.
     async fn until_bans_are_known(&self) -> Result<(), Rejection> {
         let moderation = &self.state.moderation;
-        if moderation.is_known() || timeout(PATIENCE, moderation.known()).await.is_ok() {
+        if moderation.is_known() || timeout(BANS_TIMEOUT, moderation.known()).await.is_ok() {
             return Ok(());
         }
         Err(unavailable(&BrokerError::unavailable("the bans are not known yet")))
@@ -243,59 +249,58 @@ impl Connection {
         options: JoinOptions,
         request: JoinRequest,
     ) -> Result<(), Rejection> {
-        let Some(place) = self.places.get_mut(index) else { return Ok(()) };
-        place.sees_presence = member.sees_presence();
-        let joining = place.membership.rejoin_with(member, options, request);
+        let Some(joined) = self.rooms.get_mut(index) else { return Ok(()) };
+        joined.sees_presence = member.sees_presence();
+        let joining = joined.membership.rejoin_with(member, options, request);
         joining.await.map_err(|error| unavailable(&error))
     }
 
     pub(super) fn occupant(&self, announced: bool) -> Occupant {
         let user = self.member.user.as_sender();
         let change = PresenceChange::Joined;
-        Occupant {
-            user: self.member.user.id.clone(),
-            info: envelope::encode(&Event::Presence(Presence { user, change, announced })),
-        }
+        Occupant::new(
+            self.member.user.id.clone(),
+            envelope::encode(&Event::Presence(Presence::new(user, change, announced))),
+        )
     }
 
-    /// Leaves a room; those who stay are told at once.
-    pub(super) fn go(&mut self, room: &RoomId) -> Result<(), Rejection> {
-        self.take_place(room).map(drop)
-    }
-
-    fn take_place(&mut self, room: &RoomId) -> Result<Place, Rejection> {
-        let index = self.places.iter().position(|place| place.room == *room);
-        Ok(self.places.swap_remove(index.ok_or_else(not_in_a_room)?))
+    /// Takes a room out of the list of those joined. Dropping its membership leaves it.
+    pub(super) fn take_room(&mut self, room: &RoomId) -> Result<JoinedRoom, Rejection> {
+        let index = self.rooms.iter().position(|joined| joined.room == *room);
+        Ok(self.rooms.swap_remove(index.ok_or_else(not_in_a_room)?))
     }
 
     /// The end of the connection.
     pub(super) fn leave_all(&mut self) {
         self.inbox = None;
-        for place in std::mem::take(&mut self.places) {
-            self.lose(place.membership);
+        for joined in std::mem::take(&mut self.rooms) {
+            self.disconnect(joined);
         }
     }
 
-    /// Leaves a room without a wish to. A client of the native protocol may come back.
-    fn lose(&self, membership: Membership<Member>) {
-        if self.member.is_native() {
-            membership.lose();
+    /// Leaves a room because the connection ended. A client of the native protocol has the grace to
+    /// return, unless it was kicked or banned just before: the sanction found a connection, and no
+    /// grace to end.
+    fn disconnect(&self, joined: JoinedRoom) {
+        let sanction = self.server_sanction().or_else(|| self.room_sanction(&joined));
+        if self.member.is_native() && sanction.is_none() {
+            joined.membership.disconnect();
         }
     }
 
     pub(super) async fn typing(&mut self, room: &RoomId, typing: bool) -> Result<(), Rejection> {
         let now = Instant::now();
-        let place = self.places.iter_mut().find(|place| place.room == *room);
-        let place = place.ok_or_else(not_in_a_room)?;
+        let joined = self.rooms.iter_mut().find(|joined| joined.room == *room);
+        let joined = joined.ok_or_else(not_in_a_room)?;
         // Stopping is told once, and at once; starting once in a while.
-        let throttled = match place.typing {
+        let throttled = match joined.typing {
             Some((true, at)) => typing && now.duration_since(at) < TYPING_PAUSE,
             Some((false, at)) => !typing || now.duration_since(at) < TYPING_PAUSE / 10,
             None => false,
         };
         if !throttled {
-            place.typing = Some((typing, now));
-            let topic = place.membership.topic().clone();
+            joined.typing = Some((typing, now));
+            let topic = joined.membership.topic().clone();
             let user = self.member.user.as_sender();
             self.tell(&topic, &Event::Typing { user, typing }).await;
         }
@@ -317,10 +322,10 @@ impl Connection {
         id: Option<&RawValue>,
         room: &RoomId,
     ) -> Result<(), Rejection> {
-        let place = self.place(room).ok_or_else(not_in_a_room)?;
+        let joined = self.joined_room(room).ok_or_else(not_in_a_room)?;
         let max = self.state.config.max_listed_members;
         let mut bytes = 0;
-        place.membership.look(|snapshot| {
+        joined.membership.look(|snapshot| {
             let asker = Asker { user: &self.member.user, is_joining: false };
             members::list(&snapshot, asker, max, |members, count| {
                 let members = Members::new(room, members, count);

@@ -8,8 +8,9 @@ use chat_core::wire::{Accepted, Goodbye, Left, ServerFrame};
 use chat_core::{CloseReason, Deliver, ErrorCode, Rejection, RoomId, Sanction, UserId};
 use serde_json::value::RawValue;
 
+use super::rooms::JoinedRoom;
 use super::{Connection, unavailable};
-use crate::moderation::{self, By, Kind, LONGEST_BAN, NO_TIME, Scope, Sentence};
+use crate::moderation::{self, Actor, Kind, LONGEST_BAN, NO_TIME, SanctionNotice, Scope};
 
 impl Connection {
     pub(super) async fn kick(
@@ -17,7 +18,7 @@ impl Connection {
         id: Option<&RawValue>,
         sanction: &Sanction<'_>,
     ) -> Result<(), Rejection> {
-        self.sentence(id, Kind::Kick, sanction, Duration::ZERO).await
+        self.sanction(id, Kind::Kick, sanction, Duration::ZERO).await
     }
 
     pub(super) async fn ban(
@@ -30,7 +31,7 @@ impl Connection {
             return Err(Rejection::new(ErrorCode::BadField, NO_TIME));
         }
         let time = seconds.map_or(LONGEST_BAN, Duration::from_secs);
-        self.sentence(id, Kind::Ban, sanction, time).await
+        self.sanction(id, Kind::Ban, sanction, time).await
     }
 
     pub(super) async fn unban(
@@ -39,11 +40,11 @@ impl Connection {
         room: &RoomId,
         user: &UserId,
     ) -> Result<(), Rejection> {
-        let (broker, by) = (&**self.state.hub.broker(), By::Moderator(&self.member.user.id));
+        let (broker, by) = (&**self.state.hub.broker(), Actor::Moderator(&self.member.user.id));
         self.acknowledge(id, moderation::unban(broker, by, Scope::Room(room), user).await)
     }
 
-    async fn sentence(
+    async fn sanction(
         &self,
         id: Option<&RawValue>,
         kind: Kind,
@@ -57,10 +58,10 @@ impl Connection {
         }
         let Sanction { room, user, reason, .. } = sanction;
         let (broker, scope) = (&**self.state.hub.broker(), Scope::Room(room));
-        let (by, reason) = (By::Moderator(&self.member.user.id), reason.as_deref());
-        let done = moderation::put_out(broker, by, kind, scope, user, time, reason).await;
+        let (by, reason) = (Actor::Moderator(&self.member.user.id), reason.as_deref());
+        let done = moderation::impose(broker, by, kind, scope, user, time, reason).await;
         if done.is_ok() {
-            self.state.until_put_out(scope, user).await;
+            self.state.until_evicted(scope, user).await;
         }
         self.acknowledge(id, done)
     }
@@ -76,43 +77,50 @@ impl Connection {
     }
 
     /// The ban that keeps the user from this server.
-    pub(super) fn server_ban(&self) -> Option<Sentence> {
+    pub(super) fn server_ban(&self) -> Option<SanctionNotice> {
         self.state.moderation.ban(Scope::Server, &self.member.user.id)
     }
 
     /// Sanctions have changed that may concern the client.
-    pub(super) fn look_around(&mut self) {
-        let (moderation, user) = (&self.state.moderation, &self.member.user.id);
-        if let Some(sentence) = moderation.judge(Scope::Server, user, self.since) {
-            return self.put_out(&sentence);
+    pub(super) fn check_sanctions(&mut self) {
+        if let Some(notice) = self.server_sanction() {
+            return self.enforce(&notice);
         }
-        let sentences: Vec<(RoomId, Sentence)> = self
-            .places
+        let notices: Vec<(RoomId, SanctionNotice)> = self
+            .rooms
             .iter()
-            .filter_map(|place| {
-                let scope = Scope::Room(&place.room);
-                Some((place.room.clone(), moderation.judge(scope, user, place.since)?))
-            })
+            .filter_map(|joined| Some((joined.room.clone(), self.room_sanction(joined)?)))
             .collect();
-        for (room, sentence) in sentences {
-            let message = sentence.reason.as_deref();
-            self.put_out_of(&room, Departure::Sentenced(sentence.kind), message);
+        for (room, notice) in notices {
+            let message = notice.reason.as_deref();
+            self.evict_from(&room, EvictionReason::Sanctioned(notice.kind), message);
         }
+    }
+
+    /// The sanction that ends the connection.
+    pub(super) fn server_sanction(&self) -> Option<SanctionNotice> {
+        self.state.moderation.sanction_on(Scope::Server, &self.member.user.id, self.since)
+    }
+
+    /// The sanction that ends the membership of a room.
+    pub(super) fn room_sanction(&self, joined: &JoinedRoom) -> Option<SanctionNotice> {
+        let scope = Scope::Room(&joined.room);
+        self.state.moderation.sanction_on(scope, &self.member.user.id, joined.since)
     }
 
     /// Ends the connection. Nobody waits for it to come back.
-    pub(super) fn put_out(&mut self, sentence: &Sentence) {
-        self.places.clear();
-        let mut goodbye = Goodbye::new(sentence.kind.told(), false);
-        goodbye.message = sentence.reason.as_deref().map(Cow::Borrowed);
+    pub(super) fn enforce(&mut self, notice: &SanctionNotice) {
+        self.rooms.clear();
+        let mut goodbye = Goodbye::new(notice.kind.told(), false);
+        goodbye.message = notice.reason.as_deref().map(Cow::Borrowed);
         self.member.reply(&ServerFrame::Goodbye(goodbye));
-        self.member.close(sentence.kind.close_reason());
+        self.member.close(notice.kind.close_reason());
     }
 
     /// Leaves a room for the client. Dialects that have no word for it lose the connection.
-    pub(super) fn put_out_of(&mut self, room: &RoomId, why: Departure, message: Option<&str>) {
+    pub(super) fn evict_from(&mut self, room: &RoomId, why: EvictionReason, message: Option<&str>) {
         // It is there, or has been left meanwhile.
-        let _ = self.go(room);
+        let _ = self.take_room(room);
         if self.member.is_native() {
             let mut left = Left::new(room);
             left.reason = Some(why.told().into());
@@ -126,23 +134,23 @@ impl Connection {
 
 /// Why somebody is in a room no more who did not leave it.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Departure {
-    Sentenced(Kind),
-    /// By a new token.
+pub(super) enum EvictionReason {
+    Sanctioned(Kind),
+    /// Actor a new token.
     Forbidden,
 }
 
-impl Departure {
+impl EvictionReason {
     fn told(self) -> &'static str {
         match self {
-            Self::Sentenced(kind) => kind.told(),
+            Self::Sanctioned(kind) => kind.told(),
             Self::Forbidden => "forbidden",
         }
     }
 
     fn close_reason(self) -> CloseReason {
         match self {
-            Self::Sentenced(kind) => kind.close_reason(),
+            Self::Sanctioned(kind) => kind.close_reason(),
             Self::Forbidden => CloseReason::PolicyViolation,
         }
     }

@@ -46,8 +46,8 @@ impl Connection {
                 let request = self
                     .member
                     .is_native()
-                    .then(|| RequestRef { session: &session, id: id.map_or("", RawValue::get) });
-                let direct = Direct { user, frame, at: unix_millis(), request };
+                    .then(|| RequestRef::new(&session, id.map_or("", RawValue::get)));
+                let direct = Direct::new(user, frame, unix_millis()).request(request);
                 let payload = envelope::encode(&Event::Direct(direct));
                 let options = PublishOptions::default();
                 Outgoing { topic: Topic::User(to), payload, options }
@@ -75,7 +75,7 @@ impl Connection {
     }
 
     pub(super) fn must_be_in(&self, room: &RoomId) -> Result<(), Rejection> {
-        if self.place(room).is_some() { Ok(()) } else { Err(not_in_a_room()) }
+        if self.joined_room(room).is_some() { Ok(()) } else { Err(not_in_a_room()) }
     }
 
     /// Hands a message to the broker. Its answer follows later, in

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use super::cost::{Buckets, Cost, Owner, Resource, Wait, longer};
-use super::shares::{Part, RoomSlot};
-use super::{Admission, Limits, Rates};
+use super::usage_by_key::{KeyPermit, RoomSlot};
+use super::{ConnectionPermit, Limits, Rates};
 
 /// A connection's own buckets, and its parts in those that it shares.
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
     /// Given back with the connection.
-    admission: Admission,
-    user: Option<Part>,
+    permit: ConnectionPermit,
+    user: Option<KeyPermit>,
     own: Buckets,
     /// As many times as much is allowed.
     factor: u32,
@@ -48,12 +48,12 @@ pub(crate) struct Refusal {
 }
 
 impl RateLimiter {
-    pub(crate) fn new(admission: Admission) -> Self {
-        Self { admission, user: None, own: Buckets::default(), factor: 1, reserved: None }
+    pub(crate) fn new(permit: ConnectionPermit) -> Self {
+        Self { permit, user: None, own: Buckets::default(), factor: 1, reserved: None }
     }
 
     /// The connection is of a user who may have others.
-    pub(crate) fn share_with(&mut self, user: Option<Part>) {
+    pub(crate) fn share_with(&mut self, user: Option<KeyPermit>) {
         self.user = user;
     }
 
@@ -157,7 +157,7 @@ impl RateLimiter {
 
     /// Whether a frame with this cost is done with when that is taken.
     fn has_nothing_else(&self, cost: &Cost) -> bool {
-        let is_alone = self.user.is_none() && self.admission.address.is_none();
+        let is_alone = self.user.is_none() && self.permit.address.is_none();
         is_alone && cost.besides_frame().is_zero()
     }
 
@@ -208,10 +208,10 @@ impl RateLimiter {
     fn shared<'a>(
         &'a self,
         limits: &'a Limits,
-    ) -> impl Iterator<Item = (&'a Part, &'a Rates, Owner)> {
+    ) -> impl Iterator<Item = (&'a KeyPermit, &'a Rates, Owner)> {
         let config = limits.config();
         let user = self.user.as_ref().map(|part| (part, &config.user, Owner::User));
-        let address = self.admission.address.as_ref();
+        let address = self.permit.address.as_ref();
         let address = address.map(|part| (part, &config.address, Owner::Address));
         user.into_iter().chain(address)
     }

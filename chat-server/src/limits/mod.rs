@@ -14,7 +14,7 @@ mod cost;
 mod limiter;
 mod rate;
 mod requests;
-mod shares;
+mod usage_by_key;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub(crate) use cost::{Cost, Resource, Wait};
 pub(crate) use limiter::{Charge, RateLimiter, Refusal};
 pub use rate::Rate;
 pub(crate) use rate::SharedBucket;
-pub(crate) use shares::RoomSlot;
-use shares::{Part, Shares};
+pub(crate) use usage_by_key::RoomSlot;
+use usage_by_key::{KeyPermit, UsageByKey};
 
 /// What all connections of a server use together.
 #[derive(Debug)]
@@ -38,27 +38,27 @@ pub(crate) struct Limits {
     config: LimitsConfig,
     has_no_rates: bool,
     connections: Arc<AtomicUsize>,
-    users: Shares<UserId>,
-    addresses: Shares<IpAddr>,
+    users: UsageByKey<UserId>,
+    addresses: UsageByKey<IpAddr>,
     /// Connections that speak HTTP, of all listeners.
     asking: Arc<AtomicUsize>,
-    asking_addresses: Shares<IpAddr>,
+    asking_addresses: UsageByKey<IpAddr>,
     /// What addresses ask by HTTP.
-    requesting: Shares<IpAddr>,
+    requesting: UsageByKey<IpAddr>,
     /// All times are since then.
     began: Instant,
 }
 
 /// A connection's place among those that there may be.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub(crate) struct ConnectionPermit {
     connections: Arc<AtomicUsize>,
-    address: Option<Part>,
+    address: Option<KeyPermit>,
 }
 
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum LimitReached {
     /// The server is full.
     Full,
     /// The address has all the connections that it may have.
@@ -71,11 +71,11 @@ impl Limits {
             has_no_rates: config.has_no_rates(),
             config,
             connections: Arc::default(),
-            users: Shares::default(),
-            addresses: Shares::default(),
+            users: UsageByKey::default(),
+            addresses: UsageByKey::default(),
             asking: Arc::default(),
-            asking_addresses: Shares::default(),
-            requesting: Shares::default(),
+            asking_addresses: UsageByKey::default(),
+            requesting: UsageByKey::default(),
             began: Instant::now(),
         }
     }
@@ -85,26 +85,27 @@ impl Limits {
     }
 
     /// Takes a place for a connection from `address`.
-    pub(crate) fn admit(&self, address: Option<IpAddr>) -> Result<Admission, Refused> {
+    pub(crate) fn admit(&self, address: Option<IpAddr>) -> Result<ConnectionPermit, LimitReached> {
         let max = self.config.connections;
-        let mut admission = Admission::take(&self.connections, max).ok_or(Refused::Full)?;
+        let mut permit =
+            ConnectionPermit::take(&self.connections, max).ok_or(LimitReached::Full)?;
         if let Some(address) = address.filter(|_| self.counts_addresses()) {
             let max = self.config.connections_per_address.unwrap_or(usize::MAX);
             let part = self.addresses.enter(network(address), max, self.now());
-            admission.address = Some(part.ok_or(Refused::Address)?);
+            permit.address = Some(part.ok_or(LimitReached::Address)?);
         }
-        Ok(admission)
+        Ok(permit)
     }
 
     /// Takes a place for a connection that speaks HTTP, from a socket of `address` if it is not
     /// a proxy's: one address cannot have all places, if it may not have all connections.
-    pub(crate) fn admit_asking(&self, address: Option<IpAddr>) -> Option<Admission> {
-        let mut admission = Admission::take(&self.asking, self.config.http_connections)?;
+    pub(crate) fn admit_asking(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
+        let mut permit = ConnectionPermit::take(&self.asking, self.config.http_connections)?;
         if let (Some(address), Some(max)) = (address, self.config.connections_per_address) {
             let part = self.asking_addresses.enter(network(address), max, self.now());
-            admission.address = Some(part?);
+            permit.address = Some(part?);
         }
-        Some(admission)
+        Some(permit)
     }
 
     /// Whether a connection that speaks HTTP may keep its place while it asks for nothing: as long as
@@ -115,7 +116,7 @@ impl Limits {
     }
 
     /// The part that a connection has in what its user may use; `None` if that is unlimited.
-    pub(crate) fn user(&self, user: &UserId) -> Option<Part> {
+    pub(crate) fn user(&self, user: &UserId) -> Option<KeyPermit> {
         if self.config.user.is_unlimited() && self.config.rooms_per_user.is_none() {
             return None;
         }
@@ -131,7 +132,7 @@ impl Limits {
     }
 }
 
-impl Admission {
+impl ConnectionPermit {
     /// A place among those that `taken` counts.
     fn take(taken: &Arc<AtomicUsize>, max: Option<usize>) -> Option<Self> {
         let max = max.unwrap_or(usize::MAX);
@@ -142,7 +143,7 @@ impl Admission {
     }
 }
 
-impl Drop for Admission {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -169,9 +170,9 @@ mod tests {
         let address = |text: &str| Some(text.parse::<IpAddr>().unwrap());
         let a = limits.admit(address("10.0.0.1")).unwrap();
         let _b = limits.admit(address("::ffff:10.0.0.1")).unwrap();
-        assert_eq!(limits.admit(address("10.0.0.1")).unwrap_err(), Refused::Address);
+        assert_eq!(limits.admit(address("10.0.0.1")).unwrap_err(), LimitReached::Address);
         let _c = limits.admit(address("2001:db8::1")).unwrap();
-        assert_eq!(limits.admit(address("2001:db8::2")).unwrap_err(), Refused::Full);
+        assert_eq!(limits.admit(address("2001:db8::2")).unwrap_err(), LimitReached::Full);
         drop(a);
         let _d = limits.admit(address("2001:db8::2")).unwrap();
         assert_eq!(limits.connections.load(Ordering::Relaxed), 3, "refusals take no place");

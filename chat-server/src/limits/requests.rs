@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::rate::SharedBucket;
-use super::shares::Part;
+use super::usage_by_key::KeyPermit;
 use super::{Limits, network};
 
 impl Limits {
@@ -29,7 +29,7 @@ impl Limits {
         let part = address
             .filter(|_| rate.is_some())
             .and_then(|address| self.requesting.enter(network(address), usize::MAX, now));
-        let of_address = reserve(part.as_ref().map(Part::requests), rate)?;
+        let of_address = reserve(part.as_ref().map(KeyPermit::requests), rate)?;
         Ok(of_connection.max(of_address))
     }
 }

@@ -58,9 +58,9 @@ fn usage(error: &clap::Error, sources: &Sources) -> String {
     let part = text.lines().take_while(|line| !line.trim().is_empty());
     let line = part.map(str::trim).collect::<Vec<_>>().join(" ");
     let line = line.trim_start_matches("error: ");
-    // Such as `--port <PORT>`.
-    let Some(argument) = context(error, ContextKind::InvalidArg) else { return line.to_owned() };
-    let setting = argument.trim_start_matches("--");
+    // Such as `--port <PORT>`. Other arguments name no setting: they stay as they were written.
+    let argument = context(error, ContextKind::InvalidArg).unwrap_or_default();
+    let Some(setting) = argument.strip_prefix("--") else { return line.to_owned() };
     let setting = setting.split([' ', '=']).next().unwrap_or(setting);
     match (refusal(error), context(error, ContextKind::InvalidValue)) {
         (Some(why), _) if is_secret(setting) => Invalid::hidden(setting, why).message(sources),

@@ -79,7 +79,7 @@ mod config {
         fn with_certificates(&self, mut config: RedisConfig) -> Result<RedisConfig, Invalid> {
             if let Some(path) = &self.redis_ca {
                 config = config.ca_certificate(read("redis-ca", path)?);
-                check("redis-ca", path, &config)?;
+                config.check().map_err(|error| invalid("redis-ca", path, &cause(&error)))?;
             }
             match (&self.redis_cert, &self.redis_key) {
                 (None, None) => {}
@@ -92,15 +92,15 @@ mod config {
                 (Some(path), Some(key)) => {
                     let certificate = read("redis-cert", path)?;
                     config = config.client_certificate(certificate, read("redis-key", key)?);
-                    check("redis-cert", path, &config)?;
+                    config.check().map_err(|error| {
+                        // Either of the two files may be the wrong one.
+                        let why = format!("{} (redis-key is '{}')", cause(&error), key.display());
+                        invalid("redis-cert", path, &why)
+                    })?;
                 }
             }
             Ok(config)
         }
-    }
-
-    fn check(setting: &'static str, path: &Path, config: &RedisConfig) -> Result<(), Invalid> {
-        config.check().map_err(|error| invalid(setting, path, &cause(&error)))
     }
 
     fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, Invalid> {

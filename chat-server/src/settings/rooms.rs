@@ -64,15 +64,16 @@ pub(super) struct RoomClass {
 
 impl Rooms {
     pub(super) fn hub(&self) -> HubConfig {
-        let all =
-            Retention { messages: self.history, bytes: self.history_bytes, ttl: self.history_ttl };
+        let all = Retention::default()
+            .messages(self.history)
+            .bytes(self.history_bytes)
+            .ttl(self.history_ttl);
         let mut rules = HistoryRules::new(if_any(all));
         for class in &self.classes {
-            let retention = Retention {
-                messages: class.history.unwrap_or(all.messages),
-                bytes: class.history_bytes.unwrap_or(all.bytes),
-                ttl: class.history_ttl.unwrap_or(all.ttl),
-            };
+            let retention = Retention::default()
+                .messages(class.history.unwrap_or(all.messages))
+                .bytes(class.history_bytes.unwrap_or(all.bytes))
+                .ttl(class.history_ttl.unwrap_or(all.ttl));
             rules = rules.class(&class.name, if_any(retention));
         }
         let mut hub = HubConfig::default().history(rules);

@@ -113,9 +113,9 @@ fn classes_of_rooms_differ_in_what_they_keep() {
     let of = |name| rules.of(&RoomId::new(name).unwrap());
     assert_eq!(of("game-1"), None);
     let hour = Duration::from_secs(3600);
-    assert_eq!(of("general"), Some(Retention { messages: 10, bytes: 5000, ttl: hour }));
+    assert_eq!(of("general"), Some(Retention::default().messages(10).bytes(5000).ttl(hour)));
     let ttl = Retention::default().ttl;
-    assert_eq!(of("files-1"), Some(Retention { messages: 10, bytes: 900_000, ttl }));
+    assert_eq!(of("files-1"), Some(Retention::default().messages(10).bytes(900_000).ttl(ttl)));
     let none = Settings::of_file("history = 0", &[]).unwrap().server().unwrap().hub.history;
     assert_eq!(none.of(&RoomId::new("r").unwrap()), None);
 }

@@ -209,6 +209,12 @@ fn the_page_and_what_is_too_large() {
     tab.until_shows("unsent", "Not sent: The message is too long. Send it in parts.");
     paste("'and on it goes'");
     tab.until_shows("log", "and on it goes");
+    tab.fill("message", "written since");
+    tab.click("edit");
+    let text = "document.querySelector('[data-testid=message]').value";
+    let texts = ["x".repeat(32_769), "written since".to_owned()];
+    assert_eq!(tab.run(&format!("return {text}"), &[]), texts.join("\n"));
+    tab.until_hidden("unsent");
 
     let room = "r".repeat(129);
     let tab = browser.open(&server.url(&format!("/?user=Ann&room={room}")));

@@ -1,11 +1,14 @@
 //! Which crate may know which: core knows none of ours, broker and transport know core and
-//! not each other, the server knows all.
+//! not each other, the server knows all. And what else holds for the files of the workspace.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 mod circles;
+mod named_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -54,4 +57,13 @@ fn no_further_package_at_the_top() {
     let expected =
         ["benches", "chat-broker", "chat-core", "chat-server", "chat-transport", "examples"];
     assert_eq!(packages, expected);
+}
+
+/// All files of code in `folder` and below.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
 }

@@ -180,6 +180,28 @@ async fn joins_and_leaves_are_listed_when_they_are_answered() {
     }
 }
 
+/// The answer to `join_room` is the answer to the leave of the room before, too.
+#[tokio::test]
+async fn client_that_changes_rooms_is_listed_in_one() {
+    let redis = RedisServer::start();
+    let server = Chat::on(&redis);
+    server.until_ready().await;
+    let (mut ann, _) = enter(&server, "Ann").await;
+    // A room with a member is joined sooner than Redis answers to the leave.
+    let mut cid = server.native().await;
+    join(&mut cid, "other").await;
+    let mut bob = server.client().await;
+    for round in 0..20 {
+        for (room, count) in [("r", 2), ("other", 1)] {
+            bob.send(&format!(r#"{{"type":"join_room","room":"{room}","user":"Bob"}}"#)).await;
+            let joined = format!("You successfully joined room: {room} ");
+            while next_of(&mut bob, "system").await["message"] != joined.as_str() {}
+            let members = ask(&mut ann, "members", json!({"type": "members", "room": "r"})).await;
+            assert_eq!(members["count"], count, "{round}: {members}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn three_tabs_are_one_member() {
     let redis = RedisServer::start();

@@ -10,8 +10,8 @@ use crate::support::{Chat, join, next_of};
 
 /// What another version may write: another kind of event, in another format, with more fields.
 fn written(text: &str, byte: usize, value: u8) -> Bytes {
-    let user = Sender { id: "u", name: "U", color: "#FFFFFF" };
-    let message = Message { user, text, data: None, key: None, at: 1 };
+    let user = Sender::new("u", "U", "#FFFFFF");
+    let message = Message::new(user, text, 1);
     let mut bytes = envelope::encode(&Event::Message(message)).to_vec();
     bytes[byte] = value;
     bytes.into()

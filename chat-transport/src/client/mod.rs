@@ -43,10 +43,10 @@ mod task;
 mod token;
 
 pub use chat_core::client::{
-    ClientError, Config, Event, History, Joined, Loss, Members, Message, Rejection, Resume, Sent,
-    State, TokenError, User, Welcome,
+    ClientError, Config, Disconnect, Event, History, Joined, Members, Message, Rejection, Resume,
+    Sent, State, TokenError, User, Welcome,
 };
-pub use chat_core::{Epoch, Position, PresenceChange, Range};
+pub use chat_core::{Epoch, HistoryRange, Position, PresenceChange};
 pub use config::ClientConfig;
 pub use events::Events;
 pub use token::TokenSource;
@@ -309,7 +309,7 @@ impl Client {
     pub async fn history(
         &self,
         room: &str,
-        range: Range,
+        range: HistoryRange,
         limit: Option<u32>,
     ) -> Result<History, ClientError> {
         let room = room.to_owned();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::Dialect;
-use chat_core::client::{ClientError, Loss};
+use chat_core::client::{ClientError, Disconnect};
 use futures_util::{Sink, StreamExt};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderValue, Uri};
@@ -55,8 +55,8 @@ pub(super) enum Inbound {
 
 impl Socket {
     /// Connects to an address that was [checked](check).
-    pub(super) async fn open(url: String) -> Result<Self, Loss> {
-        let failed = |error: &dyn std::fmt::Display| Loss::new(error.to_string());
+    pub(super) async fn open(url: String) -> Result<Self, Disconnect> {
+        let failed = |error: &dyn std::fmt::Display| Disconnect::new(error.to_string());
         let mut request = url.into_client_request().map_err(|error| failed(&error))?;
         request
             .headers_mut()
@@ -95,7 +95,7 @@ impl Socket {
 
     /// Writes what is queued and, if `reading`, waits for a frame. Nothing is lost when it is
     /// dropped.
-    pub(super) async fn next(&mut self, reading: bool) -> Result<Inbound, Loss> {
+    pub(super) async fn next(&mut self, reading: bool) -> Result<Inbound, Disconnect> {
         std::future::poll_fn(|cx| {
             if let Some(all) = self.poll_write(cx) {
                 return Poll::Ready(Ok(Inbound::Writable(all)));
@@ -138,13 +138,13 @@ impl Socket {
         stream.poll_flush(cx)
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Inbound, Loss>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Inbound, Disconnect>> {
         Poll::Ready(match ready!(self.stream.poll_next_unpin(cx)) {
             Some(Ok(Message::Text(text))) => Ok(Inbound::Text(text)),
             Some(Ok(Message::Close(frame))) => Err(loss_of(frame)),
             Some(Ok(_)) => Ok(Inbound::Alive),
-            Some(Err(error)) => Err(Loss::new(error.to_string())),
-            None => Err(Loss::new("the connection ended")),
+            Some(Err(error)) => Err(Disconnect::new(error.to_string())),
+            None => Err(Disconnect::new("the connection ended")),
         })
     }
 
@@ -171,11 +171,11 @@ fn is_unknown_code(frame: &CloseFrame) -> bool {
     frame.code == CloseCode::Protocol && frame.reason == "Protocol violation"
 }
 
-fn loss_of(frame: Option<CloseFrame>) -> Loss {
+fn loss_of(frame: Option<CloseFrame>) -> Disconnect {
     match frame {
-        Some(frame) if is_unknown_code(&frame) => Loss::new("closed with an unknown code"),
-        Some(frame) => Loss::with_code(u16::from(frame.code), frame.reason.as_str()),
-        None => Loss::new("the server closed the connection"),
+        Some(frame) if is_unknown_code(&frame) => Disconnect::new("closed with an unknown code"),
+        Some(frame) => Disconnect::with_code(u16::from(frame.code), frame.reason.as_str()),
+        None => Disconnect::new("the server closed the connection"),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chat_core::CloseReason;
 use chat_core::client::{
-    Action, Answer, ClientError, Event, Loss, Machine, RequestId, State, TokenError, Welcome,
+    Action, Answer, ClientError, Disconnect, Event, Machine, RequestId, State, TokenError, Welcome,
 };
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -83,7 +83,7 @@ pub(super) struct Task {
 /// The connection.
 enum Link {
     None,
-    Opening(Pin<Box<dyn Future<Output = Result<Socket, Loss>> + Send>>),
+    Opening(Pin<Box<dyn Future<Output = Result<Socket, Disconnect>> + Send>>),
     Open {
         socket: Box<Socket>,
         /// How many bytes the server had sent when it last showed a sign of life.
@@ -95,7 +95,7 @@ enum Link {
 enum Progress {
     Opened(Box<Socket>),
     Inbound(Inbound),
-    Lost(Loss),
+    Lost(Disconnect),
 }
 
 impl Link {

@@ -7,7 +7,7 @@ use chat_core::CloseReason;
 use tokio::time::Instant;
 
 use crate::config::TransportConfig;
-use crate::error::Breach;
+use crate::error::LimitViolation;
 use crate::heartbeat::{Beat, Heartbeat};
 use crate::timer::{Timer, after, was_missed};
 
@@ -32,15 +32,15 @@ struct Controls {
 }
 
 /// Why a session is closed whose peer is stalled, or leaves a message incomplete.
-const REASONS: [(CloseReason, Breach); 2] = [
-    (CloseReason::SlowConsumer, Breach::WriteTime),
-    (CloseReason::PolicyViolation, Breach::MessageTime),
+const REASONS: [(CloseReason, LimitViolation); 2] = [
+    (CloseReason::SlowConsumer, LimitViolation::WriteTime),
+    (CloseReason::PolicyViolation, LimitViolation::MessageTime),
 ];
 
 /// What is due.
 pub(super) enum Due {
     Ping,
-    Close(CloseReason, Breach),
+    Close(CloseReason, LimitViolation),
 }
 
 impl Clocks {
@@ -115,7 +115,10 @@ impl Clocks {
             match beat {
                 Some(Beat::Ping) => return Poll::Ready(Due::Ping),
                 Some(Beat::Lost) if reading => {
-                    return Poll::Ready(Due::Close(CloseReason::HeartbeatLost, Breach::Heartbeat));
+                    return Poll::Ready(Due::Close(
+                        CloseReason::HeartbeatLost,
+                        LimitViolation::Heartbeat,
+                    ));
                 }
                 Some(Beat::Wait(until)) => deadlines[2] = Some(until),
                 Some(Beat::Lost) | None => {}

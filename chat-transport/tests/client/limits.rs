@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chat_transport::client::{ClientConfig, ClientError, Event, Range, State};
+use chat_transport::client::{ClientConfig, ClientError, Event, HistoryRange, State};
 use futures_util::future::join_all;
 use serde_json::json;
 use serde_json::value::to_raw_value;
@@ -51,7 +51,7 @@ async fn what_is_too_long_is_not_sent() {
     for name in ["r".repeat(70_000), "r".repeat(129), String::new(), "a\nb".to_owned()] {
         assert_eq!(client.join(&name, 0).await, Err(ClientError::RoomName));
         assert_eq!(client.members(&name).await.unwrap_err(), ClientError::RoomName);
-        let page = client.history(&name, Range::Latest, None).await;
+        let page = client.history(&name, HistoryRange::Latest, None).await;
         assert_eq!(page.unwrap_err(), ClientError::RoomName);
         assert_eq!(client.leave(&name).await, Err(ClientError::NotInRoom));
         assert_eq!(client.send(&name, "").await, Err(ClientError::NotInRoom));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chat_transport::client::{ClientConfig, ClientError, Event, Position, Range, State};
+use chat_transport::client::{ClientConfig, ClientError, Event, HistoryRange, Position, State};
 use serde_json::json;
 
 use crate::mock::{
@@ -336,7 +336,7 @@ async fn requests() {
     let ask = async {
         // In the room already: this is only a look.
         assert_eq!(offset(client.join("general", 9).await.unwrap().position), 5);
-        let page = client.history("general", Range::Before(4), Some(2)).await.unwrap();
+        let page = client.history("general", HistoryRange::Before(4), Some(2)).await.unwrap();
         let offsets: Vec<u64> = page.messages.iter().map(|m| offset(m.position)).collect();
         assert_eq!((offsets, offset(page.position), page.more), (vec![2, 3], 5, true));
         assert_eq!(client.direct("bob", "psst", None).await, Ok(2));

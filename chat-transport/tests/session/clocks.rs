@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
-use chat_core::{CloseReason, Delivery, Frames};
+use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use chat_transport::testing::raw_frame;
-use chat_transport::{Breach, End, TransportConfig};
+use chat_transport::{End, LimitViolation, TransportConfig};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
@@ -35,7 +35,7 @@ async fn a_silent_peer_is_pinged_and_then_lost() {
     let server = async {
         assert_eq!(session.recv().await, None);
         assert_eq!(start.elapsed(), secs(60));
-        assert_eq!(session.breach(), Some(Breach::Heartbeat));
+        assert_eq!(session.breach(), Some(LimitViolation::Heartbeat));
         let end = session.finish().await;
         assert!(matches!(end, End::Local(CloseReason::HeartbeatLost)), "{end:?}");
         drop(session);
@@ -96,12 +96,12 @@ async fn a_stalled_peer_is_cut() {
     assert!(timeout(secs(1), session.recv()).await.is_err());
     let frames = Frames::text(&"x".repeat(100));
     for _ in 0..10 {
-        assert_eq!(session.outbox().send(&frames), Delivery::Queued);
+        assert_eq!(session.outbox().send(&frames), DeliveryOutcome::Queued);
     }
     let start = Instant::now();
     assert_eq!(session.recv().await, None);
     assert_eq!(start.elapsed(), secs(10));
-    assert_eq!(session.breach(), Some(Breach::WriteTime));
+    assert_eq!(session.breach(), Some(LimitViolation::WriteTime));
 
     // Only the frame that was half written comes out whole before the close frame.
     let (end, bytes) = tokio::join!(session.finish(), async {
@@ -121,7 +121,7 @@ async fn a_slow_peer_is_not_a_stalled_one() {
     let (mut client, mut session) = in_memory(64, TransportConfig::default());
     let frames = Frames::text(&"x".repeat(100));
     for _ in 0..10 {
-        assert_eq!(session.outbox().send(&frames), Delivery::Queued);
+        assert_eq!(session.outbox().send(&frames), DeliveryOutcome::Queued);
     }
     let all = frames.bytes().len() * 10;
     let reader = async {
@@ -143,7 +143,7 @@ async fn a_message_must_end() {
     let server = async {
         assert_eq!(session.recv().await, None);
         assert_eq!(start.elapsed(), secs(30));
-        assert_eq!(session.breach(), Some(Breach::MessageTime));
+        assert_eq!(session.breach(), Some(LimitViolation::MessageTime));
         let end = session.finish().await;
         assert!(matches!(end, End::Local(CloseReason::PolicyViolation)), "{end:?}");
         drop(session);
@@ -193,7 +193,7 @@ async fn the_clock_of_a_message_starts_with_each_message() {
 #[tokio::test]
 async fn work_goes_on_when_the_peer_dies() {
     let (client, mut session) = in_memory(16, TransportConfig::default());
-    assert_eq!(session.outbox().send(&Frames::text(&"x".repeat(100))), Delivery::Queued);
+    assert_eq!(session.outbox().send(&Frames::text(&"x".repeat(100))), DeliveryOutcome::Queued);
     let outbox = session.outbox().clone();
     let done = session
         .drive(async move {
@@ -236,7 +236,7 @@ async fn a_time_too_long_to_count_is_for_ever() {
         .close_timeout(Duration::MAX);
     let (mut client, mut session) = in_memory(64, config);
     client.write_all(&raw_frame(0x81, b"incomplete")[..9]).await.unwrap();
-    assert_eq!(session.outbox().send(&Frames::text(&"x".repeat(100))), Delivery::Queued);
+    assert_eq!(session.outbox().send(&Frames::text(&"x".repeat(100))), DeliveryOutcome::Queued);
     let waited = timeout(secs(1_000_000), session.recv()).await;
     assert!(waited.is_err(), "{waited:?}");
     drop(client);
@@ -253,7 +253,7 @@ async fn slow_reader_is_not_taken_for_a_dead_line() {
     SockRef::from(&client).set_recv_buffer_size(1 << 20).unwrap();
     let frames = Frames::text(&"x".repeat(7000));
     for _ in 0..TEXTS {
-        assert_eq!(session.outbox().send(&frames), Delivery::Queued);
+        assert_eq!(session.outbox().send(&frames), DeliveryOutcome::Queued);
     }
     let reader = async {
         let (mut texts, mut pings) = (0, 0);
@@ -296,7 +296,7 @@ async fn process_that_was_stopped_does_not_blame_the_peer() {
     let all = Frames::text(&"x".repeat(4 << 20));
     // Half a message has come, more is to be sent than the kernel takes, and a ping is due.
     client.write_all(&raw_frame(0x81, b"in halves")[..8]).await.unwrap();
-    assert_eq!(session.outbox().send(&all), Delivery::Queued);
+    assert_eq!(session.outbox().send(&all), DeliveryOutcome::Queued);
     assert!(timeout(soon / 2, session.recv()).await.is_err());
     thread::sleep(Duration::from_millis(2700));
     let peer = async {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use chat_core::{CloseReason, Delivery, Frames};
+use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use chat_transport::testing::{DEADLINE, raw_frame, raw_handshake};
-use chat_transport::{Breach, End, Incoming, Session, TransportConfig};
+use chat_transport::{End, Incoming, LimitViolation, Session, TransportConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -44,10 +44,10 @@ async fn every_reason_has_its_code_and_phrase() {
 async fn what_is_queued_goes_before_the_close_frame() {
     let (mut client, session) = in_memory(1024, TransportConfig::default());
     let outbox = session.outbox().clone();
-    assert_eq!(outbox.send(&Frames::text("bye")), Delivery::Queued);
+    assert_eq!(outbox.send(&Frames::text("bye")), DeliveryOutcome::Queued);
     outbox.close(CloseReason::Kicked);
     outbox.close(CloseReason::Banned);
-    assert_eq!(outbox.send(&Frames::text("late")), Delivery::Closed);
+    assert_eq!(outbox.send(&Frames::text("late")), DeliveryOutcome::Closed);
     client.write_all(&raw_frame(0x88, b"")).await.unwrap();
     let ((_, end), bytes) = tokio::join!(run(session), read_all(&mut client));
     assert_eq!(bytes, [b"\x81\x03bye".to_vec(), close_frame(4002, "kicked")].concat());
@@ -88,7 +88,7 @@ async fn the_end_of_the_stream_is_the_end() {
     drop(client);
     let (_, end) = run(session).await;
     assert!(matches!(end, End::Lost(None)), "{end:?}");
-    assert_eq!(outbox.send(&Frames::text("x")), Delivery::Closed);
+    assert_eq!(outbox.send(&Frames::text("x")), DeliveryOutcome::Closed);
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn a_dropped_session_resets_the_socket_whoever_holds_the_outbox() {
     drop(session);
     let error = client.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    assert_eq!(outbox.send(&Frames::text("x")), Delivery::Closed);
+    assert_eq!(outbox.send(&Frames::text("x")), DeliveryOutcome::Closed);
 }
 
 /// Input that breaks a rule, and the close frame for it.
@@ -326,7 +326,7 @@ async fn finish_closes_an_open_session() {
     assert!(matches!(end, End::Local(CloseReason::Normal)), "{end:?}");
     assert_eq!(bytes, close_frame(1000, "normal"));
     assert_eq!(session.recv().await, None);
-    assert_eq!(session.send(&Frames::text("x")).await, Delivery::Closed);
+    assert_eq!(session.send(&Frames::text("x")).await, DeliveryOutcome::Closed);
 }
 
 #[tokio::test]
@@ -345,10 +345,16 @@ async fn too_many_pings_in_a_second_are_a_breach() {
 async fn the_limit_that_ended_a_session_is_known() {
     let pings = raw_frame(0x89, b"").repeat(4);
     for (bytes, breach) in [
-        (raw_frame(0x81, &[b'x'; 11]), Some(Breach::Size)),
-        ([raw_frame(0x01, b"123456"), raw_frame(0x80, b"123456")].concat(), Some(Breach::Size)),
-        ([raw_frame(0x01, b""), raw_frame(0x00, b"").repeat(3)].concat(), Some(Breach::Fragments)),
-        (pings, Some(Breach::ControlFrames)),
+        (raw_frame(0x81, &[b'x'; 11]), Some(LimitViolation::Size)),
+        (
+            [raw_frame(0x01, b"123456"), raw_frame(0x80, b"123456")].concat(),
+            Some(LimitViolation::Size),
+        ),
+        (
+            [raw_frame(0x01, b""), raw_frame(0x00, b"").repeat(3)].concat(),
+            Some(LimitViolation::Fragments),
+        ),
+        (pings, Some(LimitViolation::ControlFrames)),
         (b"\x81\x02hi".to_vec(), None),
         (raw_frame(0x81, b"\xff"), None),
         (raw_frame(0x88, b""), None),

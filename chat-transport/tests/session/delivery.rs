@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chat_core::{CloseReason, Delivery, Frames};
+use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use chat_transport::testing::WsClient;
 use chat_transport::{
     End, Incoming, Outbox, OutboxStats, Session, SharedTcp, TransportConfig, accept_tcp,
@@ -37,8 +37,8 @@ async fn on_tcp_the_sender_writes_and_the_session_need_not_be_driven() {
     let mut frame = [0; 8];
     client.read_exact(&mut frame).await.unwrap();
     assert_eq!(&frame, b"\x81\x06direct");
-    assert_eq!(sender.join().unwrap(), Delivery::Queued);
-    assert_eq!(session.outbox().depth().frames, 0);
+    assert_eq!(sender.join().unwrap(), DeliveryOutcome::Queued);
+    assert_eq!(session.outbox().usage().frames, 0);
 }
 
 #[tokio::test]
@@ -49,11 +49,11 @@ async fn what_the_socket_does_not_take_follows_in_order() {
     let mut queued = 0;
     while queued < 50 {
         let frames = Frames::text(&format!("{sent} {}", "x".repeat(3_000)));
-        assert_eq!(session.outbox().send(&frames), Delivery::Queued);
+        assert_eq!(session.outbox().send(&frames), DeliveryOutcome::Queued);
         sent += 1;
-        queued += usize::from(session.outbox().depth().frames > 0);
+        queued += usize::from(session.outbox().usage().frames > 0);
     }
-    let depth = session.outbox().depth();
+    let depth = session.outbox().usage();
     assert_eq!(depth.frames, 50);
     let whole = Frames::text(&format!("{sent} {}", "x".repeat(3_000))).bytes().len();
     assert_ne!(depth.bytes % whole, 0, "no frame was half written: the test tests nothing");
@@ -64,7 +64,7 @@ async fn what_the_socket_does_not_take_follows_in_order() {
         }
     };
     session.drive(reader).await;
-    assert_eq!(session.outbox().depth(), Default::default());
+    assert_eq!(session.outbox().usage(), Default::default());
 }
 
 const SENDERS: usize = 8;
@@ -81,8 +81,8 @@ fn send_all(outbox: &Outbox, sender: usize) {
         let frames = Frames::text(&numbered(sender, number));
         loop {
             match outbox.send(&frames) {
-                Delivery::Queued => break,
-                Delivery::Full => thread::yield_now(),
+                DeliveryOutcome::Queued => break,
+                DeliveryOutcome::Full => thread::yield_now(),
                 other => panic!("{other:?}"),
             }
         }
@@ -137,15 +137,15 @@ async fn a_slow_reader_is_told_and_cut_and_never_takes_more_than_its_outbox() {
     let mut taken = 0;
     for _ in 0..2_000 {
         match outbox.send(&frames) {
-            Delivery::Queued => taken += 1,
-            Delivery::Full => outbox.close(CloseReason::SlowConsumer),
-            Delivery::Closed => break,
-            Delivery::Skipped | Delivery::Dropped => panic!("a frame was skipped"),
+            DeliveryOutcome::Queued => taken += 1,
+            DeliveryOutcome::Full => outbox.close(CloseReason::SlowConsumer),
+            DeliveryOutcome::Closed => break,
+            outcome => panic!("a frame was {outcome:?}"),
         }
-        assert!(outbox.depth().bytes <= 1024 * 1024);
+        assert!(outbox.usage().bytes <= 1024 * 1024);
     }
     assert_eq!(outbox.refused(), 1);
-    assert!(outbox.depth().bytes > 1000 * 1024);
+    assert!(outbox.usage().bytes > 1000 * 1024);
     assert_eq!(session.recv().await, None);
 
     // It gets whole frames, fewer than were taken, and then the reason.
@@ -154,7 +154,7 @@ async fn a_slow_reader_is_told_and_cut_and_never_takes_more_than_its_outbox() {
     assert_eq!(close, (4000, "slow consumer".into()));
     assert!(got.len() < taken, "{} of {taken}: what was queued is dropped", got.len());
     assert!(got.iter().all(|text| text.len() == 16 * 1024));
-    assert_eq!(outbox.depth(), Default::default());
+    assert_eq!(outbox.usage(), Default::default());
 }
 
 #[tokio::test]
@@ -162,11 +162,11 @@ async fn a_reader_that_never_reads_is_given_up() {
     let config = TransportConfig::default().close_timeout(Duration::from_millis(50));
     let (client, mut session) = narrow(config).await;
     let frames = Frames::text(&"x".repeat(16 * 1024));
-    while session.outbox().send(&frames) == Delivery::Queued {}
+    while session.outbox().send(&frames) == DeliveryOutcome::Queued {}
     session.outbox().close(CloseReason::SlowConsumer);
     let end = session.finish().await;
     assert!(matches!(end, End::Local(CloseReason::SlowConsumer)), "{end:?}");
-    assert_eq!(session.outbox().depth(), Default::default());
+    assert_eq!(session.outbox().usage(), Default::default());
     drop(client);
 }
 
@@ -176,26 +176,26 @@ async fn the_outbox_is_bounded_in_frames_and_bytes() {
     let (_client, session) = in_memory(1024, config);
     let outbox = session.outbox();
     // Alone, it may be larger than the limit.
-    assert_eq!(outbox.send(&Frames::text(&"x".repeat(100))), Delivery::Queued);
-    assert_eq!(outbox.send(&Frames::text("")), Delivery::Full);
+    assert_eq!(outbox.send(&Frames::text(&"x".repeat(100))), DeliveryOutcome::Queued);
+    assert_eq!(outbox.send(&Frames::text("")), DeliveryOutcome::Full);
 
     let config = TransportConfig::default().outbox_frames(3).outbox_bytes(20);
     let (_client, session) = in_memory(1024, config);
     let outbox = session.outbox();
     for text in ["", "", ""] {
-        assert_eq!(outbox.send(&Frames::text(text)), Delivery::Queued);
+        assert_eq!(outbox.send(&Frames::text(text)), DeliveryOutcome::Queued);
     }
-    assert_eq!((outbox.depth().frames, outbox.depth().bytes), (3, 6));
-    assert_eq!(outbox.send(&Frames::text("")), Delivery::Full);
+    assert_eq!((outbox.usage().frames, outbox.usage().bytes), (3, 6));
+    assert_eq!(outbox.send(&Frames::text("")), DeliveryOutcome::Full);
     assert_eq!(outbox.refused(), 1);
 
     let config = TransportConfig::default().outbox_frames(3).outbox_bytes(20);
     let (_client, session) = in_memory(1024, config);
     let outbox = session.outbox();
-    assert_eq!(outbox.send(&Frames::text("0123456")), Delivery::Queued);
-    assert_eq!(outbox.send(&Frames::text("0123456789")), Delivery::Full);
-    assert_eq!(outbox.send(&Frames::text("012345678")), Delivery::Queued);
-    assert_eq!(outbox.depth().bytes, 20);
+    assert_eq!(outbox.send(&Frames::text("0123456")), DeliveryOutcome::Queued);
+    assert_eq!(outbox.send(&Frames::text("0123456789")), DeliveryOutcome::Full);
+    assert_eq!(outbox.send(&Frames::text("012345678")), DeliveryOutcome::Queued);
+    assert_eq!(outbox.usage().bytes, 20);
 }
 
 #[tokio::test]
@@ -205,13 +205,13 @@ async fn what_waits_is_written_together_and_whole() {
     // Small ones, one that is written by itself, and more than one buffer of small ones.
     for len in [10, 200, 40_000, 1, 2].into_iter().chain(std::iter::repeat_n(1_000, 100)) {
         let frames = Frames::text(&"y".repeat(len));
-        assert_eq!(session.outbox().send(&frames), Delivery::Queued);
+        assert_eq!(session.outbox().send(&frames), DeliveryOutcome::Queued);
         want.extend_from_slice(frames.bytes());
     }
     let mut got = vec![0; want.len()];
     session.drive(client.read_exact(&mut got)).await.unwrap();
     assert!(got == want);
-    assert_eq!(session.outbox().depth(), Default::default());
+    assert_eq!(session.outbox().usage(), Default::default());
 }
 
 #[tokio::test]
@@ -236,15 +236,15 @@ async fn an_outbox_counts_what_it_takes() {
     let config = TransportConfig::default().outbox_bytes(20);
     let mut session = Session::new(server, Bytes::new(), Arc::new(config)).with_stats(&stats);
     let hello = Frames::text("hello");
-    assert_eq!(session.outbox().send(&hello), Delivery::Queued);
-    assert_eq!(session.outbox().send(&hello), Delivery::Queued);
-    assert_eq!(session.outbox().send(&hello), Delivery::Full);
+    assert_eq!(session.outbox().send(&hello), DeliveryOutcome::Queued);
+    assert_eq!(session.outbox().send(&hello), DeliveryOutcome::Queued);
+    assert_eq!(session.outbox().send(&hello), DeliveryOutcome::Full);
     assert_eq!(stats.waiting_bytes(), 14);
     assert_eq!((stats.sent_bytes(), stats.peak_bytes(Instant::now())), (0, 14), "not written yet");
     session.drive(tokio::task::yield_now()).await;
     assert_eq!((stats.sent_bytes(), stats.waiting_bytes()), (14, 0));
     drop(client);
-    assert_eq!(session.outbox().send(&hello), Delivery::Queued);
+    assert_eq!(session.outbox().send(&hello), DeliveryOutcome::Queued);
     assert_eq!(stats.waiting_bytes(), 7);
     drop(session);
     assert_eq!((stats.sent_bytes(), stats.waiting_bytes()), (21, 0), "nothing waits for nobody");

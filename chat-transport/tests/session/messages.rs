@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::{Delivery, Frames};
+use chat_core::{DeliveryOutcome, Frames};
 use chat_transport::testing::{WsClient, raw_frame};
 use chat_transport::{Incoming, Session, TransportConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
@@ -179,13 +179,13 @@ async fn a_flood_of_pings_does_not_grow_the_outbox() {
     let flood = async {
         for round in 0..20_000_u32 {
             write.write_all(&raw_frame(0x89, &round.to_be_bytes())).await.unwrap();
-            assert!(outbox.depth().bytes <= 4096 + 6, "{:?}", outbox.depth());
+            assert!(outbox.usage().bytes <= 4096 + 6, "{:?}", outbox.usage());
         }
         write.write_all(&raw_frame(0x81, b"end")).await.unwrap();
     };
     let (last, ()) = tokio::join!(session.recv(), flood);
     assert_eq!(text(last), "end");
-    assert!(outbox.depth().bytes > 2048, "no pong had to wait: the test tests nothing");
+    assert!(outbox.usage().bytes > 2048, "no pong had to wait: the test tests nothing");
 
     // Once they are read, the answer to the last ping comes last.
     let pongs = async {
@@ -196,7 +196,7 @@ async fn a_flood_of_pings_does_not_grow_the_outbox() {
         }
     };
     session.drive(pongs).await;
-    assert_eq!(outbox.depth().frames, 0);
+    assert_eq!(outbox.usage().frames, 0);
 }
 
 #[tokio::test]
@@ -206,8 +206,8 @@ async fn send_waits_for_room() {
     let frames = Frames::text("0123456789");
     let sender = async {
         for _ in 0..100 {
-            assert_eq!(session.send(&frames).await, Delivery::Queued);
-            assert!(session.outbox().depth().frames <= 4);
+            assert_eq!(session.send(&frames).await, DeliveryOutcome::Queued);
+            assert!(session.outbox().usage().frames <= 4);
         }
         assert_eq!(session.outbox().refused(), 0);
         session.finish().await

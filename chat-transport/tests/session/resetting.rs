@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use chat_core::{CloseReason, Delivery, Frames};
+use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use chat_transport::testing::{DEADLINE, raw_frame};
 use chat_transport::{End, TransportConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,7 +32,7 @@ async fn slow_client_is_reset() {
     let config = TransportConfig::default().close_timeout(Duration::from_millis(100));
     let (mut client, mut session) = on_tcp(config).await;
     let frames = Frames::text(&"x".repeat(16 * 1024));
-    while session.outbox().send(&frames) == Delivery::Queued {}
+    while session.outbox().send(&frames) == DeliveryOutcome::Queued {}
     session.outbox().close(CloseReason::SlowConsumer);
     let end = session.finish().await;
     assert!(matches!(end, End::Local(CloseReason::SlowConsumer)), "{end:?}");
@@ -44,7 +44,7 @@ async fn slow_client_is_reset() {
 async fn slow_client_that_reads_at_last_gets_the_close_frame() {
     let (mut client, mut session) = on_tcp(TransportConfig::default()).await;
     let frames = Frames::text(&"x".repeat(16 * 1024));
-    while session.outbox().send(&frames) == Delivery::Queued {}
+    while session.outbox().send(&frames) == DeliveryOutcome::Queued {}
     session.outbox().close(CloseReason::SlowConsumer);
     let peer = async {
         let (mut bytes, close) = (Vec::new(), close_frame(4000, "slow consumer"));
@@ -82,8 +82,8 @@ async fn half_closed_client_that_reads_nothing_is_reset() {
     let (mut client, mut session) = on_tcp(TransportConfig::default()).await;
     let frames = Frames::text(&"x".repeat(16 * 1024));
     // As much as the kernel takes without anything that waits.
-    while session.outbox().depth().bytes == 0 {
-        assert_eq!(session.outbox().send(&frames), Delivery::Queued);
+    while session.outbox().usage().bytes == 0 {
+        assert_eq!(session.outbox().send(&frames), DeliveryOutcome::Queued);
     }
     client.write_all(&raw_frame(0x88, b"")).await.unwrap();
     client.shutdown().await.unwrap();
@@ -103,7 +103,7 @@ async fn half_closed_client_gets_what_was_sent() {
     client.shutdown().await.unwrap();
     assert_eq!(text(session.recv().await), "hi");
     let answer = "x".repeat(60_000);
-    assert_eq!(session.outbox().send(&Frames::text(&answer)), Delivery::Queued);
+    assert_eq!(session.outbox().send(&Frames::text(&answer)), DeliveryOutcome::Queued);
     assert_eq!(session.recv().await, None);
     let (_, bytes) = tokio::join!(
         async {

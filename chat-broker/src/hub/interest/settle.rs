@@ -34,14 +34,14 @@ impl<M: Deliver + Clone> Interest<'_, M> {
                 self.unlogged.insert(topic.clone());
             }
             self.states.insert(topic.clone(), State::Subscribed);
-            self.look_at(topic);
+            self.advance(topic);
         }
     }
 
     fn not_subscribed(&mut self, topics: Vec<Topic>, error: &BrokerError) {
         self.log_failure("could not subscribe", error, topics.len());
         for topic in topics {
-            self.shared.turn_away(&topic, error);
+            self.shared.reject_joins(&topic, error);
             self.states.insert(topic.clone(), State::Failed);
             self.retry_soon(Kind::Subscribe, topic);
         }
@@ -117,7 +117,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
         self.log_failure("could not read", error, topics.len());
         for topic in topics {
             self.shared.update(&topic, |room, _| room.sequence.fail_reads());
-            self.shared.turn_away(&topic, error);
+            self.shared.reject_joins(&topic, error);
             self.log_subscribed(&topic);
             self.reading.remove(&topic);
             self.retry_soon(Kind::Read, topic);
@@ -132,7 +132,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
             self.log_subscribed(&topic);
             self.log_unsubscribed(&topic);
             self.states.remove(&topic);
-            self.look_at(topic);
+            self.advance(topic);
         }
     }
 
@@ -154,7 +154,7 @@ fn take_damaged(topics: &mut Vec<Topic>, error: &BrokerError) -> Option<Topic> {
 impl<M: Deliver + Clone> Shared<M> {
     /// The topic could not be subscribed or read: joins that wait for it fail. Their memberships leave,
     /// not the hub by their connections' ids: by now an id may be that of a later join.
-    fn turn_away(&self, topic: &Topic, error: &BrokerError) {
+    fn reject_joins(&self, topic: &Topic, error: &BrokerError) {
         let waiters = self.registry.update(topic, |room| match &mut room.state.phase {
             Phase::Waiting(waiters) => std::mem::take(waiters),
             Phase::Live { .. } => Vec::new(),

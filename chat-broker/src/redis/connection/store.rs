@@ -17,7 +17,7 @@ use super::pool::{self, Connector, Pool};
 use crate::error::BrokerError;
 use crate::redis::error::{broker_error, code, concerns_all, wants_reconnect, was_unknown_script};
 use crate::redis::health::damage::SEQUENCE;
-use crate::redis::mark::{Mark, Stored};
+use crate::redis::last_seen::{LastSeen, Stored};
 use crate::redis::names::Address;
 use crate::redis::shared::Shared;
 use crate::redis::wire;
@@ -47,9 +47,9 @@ impl Store {
     }
 
     /// See [`Broker::positions`](crate::Broker::positions).
-    pub(crate) async fn positions(&self, topics: &[Topic]) -> Result<Vec<Mark>, BrokerError> {
+    pub(crate) async fn positions(&self, topics: &[Topic]) -> Result<Vec<LastSeen>, BrokerError> {
         let read = async {
-            let mut marks = Vec::with_capacity(topics.len());
+            let mut last_seen_of = Vec::with_capacity(topics.len());
             for topics in topics.chunks(MAX_TOPICS) {
                 let addresses = self.addresses(topics);
                 let mut commands = Pipeline::with_capacity(topics.len());
@@ -57,14 +57,14 @@ impl Store {
                     commands.cmd("HMGET").arg(address.meta()).arg(&["epoch", "offset", "id"]);
                 }
                 let stored = self.query_each(&commands, &addresses, SEQUENCE).await?;
-                marks.extend(
+                last_seen_of.extend(
                     addresses
                         .iter()
                         .zip(stored)
-                        .map(|(address, stored)| self.mark(address, stored)),
+                        .map(|(address, stored)| self.last_seen(address, stored)),
                 );
             }
-            Ok(marks)
+            Ok(last_seen_of)
         };
         self.in_time(read).await
     }
@@ -77,10 +77,10 @@ impl Store {
     }
 
     /// Reads a position. One that makes no sense is none: the next publication begins a new epoch.
-    pub(crate) fn mark(&self, address: &Address, stored: Stored) -> Mark {
-        Mark::parse(stored).unwrap_or_else(|| {
+    pub(crate) fn last_seen(&self, address: &Address, stored: Stored) -> LastSeen {
+        LastSeen::parse(stored).unwrap_or_else(|| {
             self.shared.damage.note_position(address);
-            Mark::default()
+            LastSeen::default()
         })
     }
 

@@ -4,7 +4,7 @@
 //! | question | file | tells |
 //! |---|---|---|
 //! | Do all connections work? | this one | [`Health`]: ready, refused, down or unsuitable |
-//! | Does Redis take writes, and permit all commands? | `rights.rs`, [`connection::probe`](super::connection::probe) | [`Side`], each second |
+//! | Does Redis take writes, and permit all commands? | `rights.rs`, [`connection::probe`](super::connection::probe) | [`ConnectionHealth`], each second |
 //! | Is it full, and what does it delete then? | `capacity.rs` | the log, metrics |
 //! | Which commands did it refuse, and why? | `refusals.rs` | the log, metrics |
 //! | Does a key of ours hold something else? | `damage.rs` | the log, the caller |
@@ -33,16 +33,16 @@ pub(super) struct Health {
 #[derive(Debug)]
 struct State {
     /// Of each connection, `None` before it was tried.
-    sides: Vec<Option<Condition>>,
+    connections: Vec<Option<HealthState>>,
     /// What the log has said since Redis was last up.
-    told: Vec<Condition>,
+    logged: Vec<HealthState>,
     /// The latest answer of a Redis that refuses.
     refusal: String,
 }
 
 /// Of one connection, and the worst of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Condition {
+enum HealthState {
     Up,
     /// Redis answers, and refuses to do what it is asked.
     Refused,
@@ -53,26 +53,26 @@ enum Condition {
 
 /// The health of one connection.
 #[derive(Debug)]
-pub(super) struct Side {
+pub(super) struct ConnectionHealth {
     health: Arc<Health>,
     index: usize,
 }
 
 impl Health {
-    /// Of connections that are added by [`side`](Self::side).
+    /// Of connections that are added by [`connection`](Self::connection).
     pub(super) fn new() -> Arc<Self> {
-        let state = State { sides: Vec::new(), told: Vec::new(), refusal: String::new() };
+        let state = State { connections: Vec::new(), logged: Vec::new(), refusal: String::new() };
         Arc::new(Self { state: watch::Sender::new(state) })
     }
 
     /// Adds a connection, which is not up.
-    pub(super) fn side(self: &Arc<Self>) -> Side {
+    pub(super) fn connection(self: &Arc<Self>) -> ConnectionHealth {
         let mut index = 0;
         self.state.send_modify(|state| {
-            index = state.sides.len();
-            state.sides.push(None);
+            index = state.connections.len();
+            state.connections.push(None);
         });
-        Side { health: Arc::clone(self), index }
+        ConnectionHealth { health: Arc::clone(self), index }
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -81,7 +81,7 @@ impl Health {
 
     /// Waits until all connections are up, or one has failed.
     pub(super) async fn first_report(&self) {
-        let is_over = |state: &State| state.is_ready() || !state.told.is_empty();
+        let is_over = |state: &State| state.is_ready() || !state.logged.is_empty();
         // Fails if the sender is gone, which is `self`.
         let _ = self.state.subscribe().wait_for(is_over).await;
     }
@@ -90,57 +90,61 @@ impl Health {
 impl State {
     /// Of a broker without connections nothing is known.
     fn is_ready(&self) -> bool {
-        !self.sides.is_empty() && self.sides.iter().all(|side| *side == Some(Condition::Up))
+        !self.connections.is_empty()
+            && self.connections.iter().all(|connection| *connection == Some(HealthState::Up))
     }
 
     /// Says in the log what has changed, each once until Redis is back. A connection that was
     /// not tried yet is no news.
     fn tell(&mut self, cause: &dyn fmt::Display) {
-        let worst = self.sides.iter().flatten().max().copied().unwrap_or(Condition::Up);
-        if worst == Condition::Up {
-            if !self.told.is_empty() {
-                self.told.clear();
+        let worst = self.connections.iter().flatten().max().copied().unwrap_or(HealthState::Up);
+        if worst == HealthState::Up {
+            if !self.logged.is_empty() {
+                self.logged.clear();
                 tracing::info!("redis is back");
             }
-        } else if !self.told.contains(&worst) {
-            self.told.push(worst);
+        } else if !self.logged.contains(&worst) {
+            self.logged.push(worst);
             match worst {
-                Condition::Unsuitable => tracing::error!(
+                HealthState::Unsuitable => tracing::error!(
                     %cause,
                     "this redis cannot be used: Redis 6 or later is needed, or Valkey; one server, \
                      without a proxy that lacks commands"
                 ),
-                Condition::Down => tracing::warn!(%cause, "redis is away, reconnecting"),
+                HealthState::Down => tracing::warn!(%cause, "redis is away, reconnecting"),
                 _ => tracing::warn!(cause = self.refusal, "redis refuses to write"),
             }
         }
     }
 }
 
-impl Side {
+impl ConnectionHealth {
     /// The connection works.
     pub(super) fn set_up(&self) {
-        self.set(Condition::Up, &"");
+        self.set(HealthState::Up, &"");
     }
 
     /// The connection is there, and Redis refuses what it is for.
     pub(super) fn set_refused(&self, cause: &dyn fmt::Display) {
-        self.set(Condition::Refused, cause);
+        self.set(HealthState::Refused, cause);
     }
 
     /// The connection is lost.
     pub(super) fn set_down(&self, cause: &RedisError) {
         let is_unsuitable = is_unsuitable(cause);
-        let condition = if is_unsuitable { Condition::Unsuitable } else { Condition::Down };
+        let condition = if is_unsuitable { HealthState::Unsuitable } else { HealthState::Down };
         self.set(condition, cause);
     }
 
-    fn set(&self, condition: Condition, cause: &dyn fmt::Display) {
+    fn set(&self, condition: HealthState, cause: &dyn fmt::Display) {
         self.health.state.send_if_modified(|state| {
-            let before = state.sides.get_mut(self.index).map(|side| side.replace(condition));
+            let before = state
+                .connections
+                .get_mut(self.index)
+                .map(|connection| connection.replace(condition));
             let is_new = before != Some(Some(condition));
             if is_new {
-                if condition == Condition::Refused {
+                if condition == HealthState::Refused {
                     state.refusal = cause.to_string();
                 }
                 state.tell(cause);
@@ -158,34 +162,34 @@ mod tests {
     #[test]
     fn it_is_ready_when_every_side_is_up() {
         let health = Health::new();
-        assert!(!health.is_ready(), "there is no side");
-        let (first, second) = (health.side(), health.side());
-        let told = |expected: &[Condition], ready| {
-            assert_eq!(health.state.borrow().told, expected);
+        assert!(!health.is_ready(), "there is no connection");
+        let (first, second) = (health.connection(), health.connection());
+        let logged = |expected: &[HealthState], ready| {
+            assert_eq!(health.state.borrow().logged, expected);
             assert_eq!(health.is_ready(), ready);
         };
         first.set_up();
-        told(&[], false);
+        logged(&[], false);
         second.set_up();
-        told(&[], true);
+        logged(&[], true);
         second.set_down(&timed_out());
         first.set_down(&timed_out());
-        told(&[Condition::Down], false);
+        logged(&[HealthState::Down], false);
         first.set_refused(&"full");
         second.set_up();
         assert_eq!(health.state.borrow().refusal, "full");
-        told(&[Condition::Down, Condition::Refused], false);
+        logged(&[HealthState::Down, HealthState::Refused], false);
         second.set_down(&timed_out());
         second.set_up();
-        told(&[Condition::Down, Condition::Refused], false);
+        logged(&[HealthState::Down, HealthState::Refused], false);
         first.set_up();
-        told(&[], true);
+        logged(&[], true);
     }
 
     #[tokio::test]
     async fn a_refusal_is_a_report() {
         let health = Health::new();
-        let (refused, _untried) = (health.side(), health.side());
+        let (refused, _untried) = (health.connection(), health.connection());
         refused.set_refused(&"full");
         health.first_report().await;
     }
@@ -193,11 +197,11 @@ mod tests {
     #[test]
     fn a_server_that_lacks_commands_is_not_just_away() {
         let health = Health::new();
-        let side = health.side();
-        side.set_down(&timed_out());
+        let connection = health.connection();
+        connection.set_down(&timed_out());
         let lacking = redis::parse_redis_value(b"-ERR unknown command 'HELLO'\r\n").unwrap();
-        side.set_down(&lacking.extract_error().unwrap_err());
-        assert_eq!(health.state.borrow().told, [Condition::Down, Condition::Unsuitable]);
+        connection.set_down(&lacking.extract_error().unwrap_err());
+        assert_eq!(health.state.borrow().logged, [HealthState::Down, HealthState::Unsuitable]);
         assert!(!health.is_ready());
     }
 }

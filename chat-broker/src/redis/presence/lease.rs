@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::Presence;
 use crate::redis::connection::{Link, PING_INTERVAL};
 use crate::redis::error::{is_refusal, was_unknown_script};
-use crate::redis::health::Side;
+use crate::redis::health::ConnectionHealth;
 use crate::redis::names;
 use crate::redis::shared::Shared;
 
@@ -36,13 +36,13 @@ pub(crate) struct LeaseTask {
     condemned: mpsc::Sender<Vec<String>>,
     link: Option<Link>,
     was_connected: bool,
-    side: Side,
+    health: ConnectionHealth,
     node: Arc<str>,
     /// Which node this one was until it lost its lease, as long as Redis has not been told.
     former: Option<Arc<str>>,
     /// The node has a lease.
     held: bool,
-    steadiness: Steadiness,
+    monitor: LeaseMonitor,
 }
 
 impl LeaseTask {
@@ -57,11 +57,11 @@ impl LeaseTask {
             condemned,
             link: None,
             was_connected: false,
-            side: shared.health.side(),
+            health: shared.health.connection(),
             node: names::new_node().into(),
             former: None,
             held: false,
-            steadiness: Steadiness::new(shared.config.lease),
+            monitor: LeaseMonitor::new(shared.config.lease),
         }
     }
 
@@ -77,7 +77,7 @@ impl LeaseTask {
                 () = self.presence.doubt.notified() => {}
             }
             if self.presence.take_changed() {
-                self.begin_anew();
+                self.reregister();
             }
             self.try_to_renew().await;
         }
@@ -97,23 +97,23 @@ impl LeaseTask {
             }
         }
         match outcome {
-            Ok(()) => self.side.set_up(),
+            Ok(()) => self.health.set_up(),
             Err(error) if self.link.is_some() => {
                 self.shared.damage.note_shared(&self.shared.names.nodes(), &error);
-                self.side.set_refused(&error);
+                self.health.set_refused(&error);
             }
-            Err(error) => self.side.set_down(&error),
+            Err(error) => self.health.set_down(&error),
         }
     }
 
     async fn renew(&mut self) -> RedisResult<()> {
         let now = Instant::now();
-        let may_judge = self.steadiness.lasts(now);
+        let may_judge = self.monitor.lasts(now);
         let Renewed { mut is_late, is_held, condemned } =
             self.call(self.shared.config.lease, may_judge).await?;
         if !is_held {
             tracing::warn!("lease lost (expired, or redis was flushed): re-registering");
-            self.begin_anew();
+            self.reregister();
             self.call(self.shared.config.lease, false).await?;
             is_late = true;
         }
@@ -121,8 +121,8 @@ impl LeaseTask {
         if is_late {
             self.fail();
         }
-        self.steadiness.succeed(now);
-        self.presence.set_may_judge(self.steadiness.lasts(now));
+        self.monitor.succeed(now);
+        self.presence.set_may_judge(self.monitor.lasts(now));
         if !std::mem::replace(&mut self.held, true) {
             self.presence.restart_as(&self.node);
         }
@@ -134,7 +134,7 @@ impl LeaseTask {
     }
 
     /// Redis does not know the node any more, or may not.
-    fn begin_anew(&mut self) {
+    fn reregister(&mut self) {
         let before = std::mem::replace(&mut self.node, names::new_node().into());
         if std::mem::take(&mut self.held) {
             self.former = Some(before);
@@ -143,7 +143,7 @@ impl LeaseTask {
 
     /// What this node has found out of others no longer counts.
     fn fail(&mut self) {
-        self.steadiness.fail();
+        self.monitor.fail();
         self.presence.set_may_judge(false);
     }
 
@@ -213,13 +213,13 @@ struct Renewed {
 
 /// For how long the lease was renewed without a failure or a pause.
 #[derive(Debug)]
-struct Steadiness {
+struct LeaseMonitor {
     lease: Duration,
     /// The first and the last success.
     run: Option<(Instant, Instant)>,
 }
 
-impl Steadiness {
+impl LeaseMonitor {
     fn new(lease: Duration) -> Self {
         Self { lease, run: None }
     }
@@ -251,21 +251,21 @@ mod tests {
     fn only_who_was_steady_for_a_lease_judges() {
         let lease = Duration::from_secs(8);
         let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let mut steadiness = Steadiness::new(lease);
-        let renew = |seconds: std::ops::RangeInclusive<u32>, steadiness: &mut Steadiness| {
+        let mut monitor = LeaseMonitor::new(lease);
+        let renew = |seconds: std::ops::RangeInclusive<u32>, monitor: &mut LeaseMonitor| {
             seconds
                 .map(|n| {
                     let now = start + second * n;
-                    let lasts = steadiness.lasts(now);
-                    steadiness.succeed(now);
+                    let lasts = monitor.lasts(now);
+                    monitor.succeed(now);
                     lasts
                 })
                 .collect::<Vec<_>>()
         };
-        assert_eq!(renew(0..=9, &mut steadiness), [[false; 8].as_slice(), &[true; 2]].concat());
-        steadiness.fail();
-        assert_eq!(renew(10..=18, &mut steadiness), [[false; 8].as_slice(), &[true]].concat());
-        assert_eq!(renew(22..=22, &mut steadiness), [true], "half a lease is no pause");
-        assert_eq!(renew(27..=35, &mut steadiness), [[false; 8].as_slice(), &[true]].concat());
+        assert_eq!(renew(0..=9, &mut monitor), [[false; 8].as_slice(), &[true; 2]].concat());
+        monitor.fail();
+        assert_eq!(renew(10..=18, &mut monitor), [[false; 8].as_slice(), &[true]].concat());
+        assert_eq!(renew(22..=22, &mut monitor), [true], "half a lease is no pause");
+        assert_eq!(renew(27..=35, &mut monitor), [[false; 8].as_slice(), &[true]].concat());
     }
 }

@@ -95,7 +95,7 @@ impl Presence {
     }
 
     /// Which connection publishes to a topic: always the same, which keeps its order.
-    pub(super) fn lane_of(&self, topic: &Topic) -> usize {
+    pub(super) fn worker_index(&self, topic: &Topic) -> usize {
         let mut hasher = DefaultHasher::new();
         topic.hash(&mut hasher);
         hasher.finish() as usize % self.outboxes.len()
@@ -104,7 +104,7 @@ impl Presence {
     /// A node has set another info of a user, who may be at this node as well.
     pub(super) fn renamed(&self, topic: &Topic, address: Address, occupant: &Occupant) {
         let key = Key { address, user: occupant.user.clone() };
-        self.outboxes[self.lane_of(topic)].renamed(&key, &occupant.info);
+        self.outboxes[self.worker_index(topic)].renamed(&key, &occupant.info);
     }
 
     pub(super) fn may_judge(&self) -> bool {
@@ -195,12 +195,12 @@ impl Store {
 }
 
 fn occupancy((version, count, members): Reply) -> Occupancy {
-    Occupancy { version, count, occupants: members.into_iter().filter_map(occupant).collect() }
+    Occupancy::new(version, count, members.into_iter().filter_map(occupant).collect())
 }
 
 /// Reads a member; the version, which is none, has no name.
 fn occupant((user, member): (Vec<u8>, Vec<u8>)) -> Option<Occupant> {
     let user = UserId::new(std::str::from_utf8(&user).ok()?).ok()?;
     let colon = member.iter().position(|byte| *byte == b':')?;
-    Some(Occupant { user, info: Bytes::from(member).slice(colon + 1..) })
+    Some(Occupant::new(user, Bytes::from(member).slice(colon + 1..)))
 }

@@ -1,13 +1,13 @@
 //! Publishing: a queue for each connection that publishes.
 //!
-//! A publication waits in its `queue.rs`; the task in `lane.rs` sends all that waits as one pipeline,
+//! A publication waits in its `queue.rs`; the task in `worker.rs` sends all that waits as one pipeline,
 //! with joins before and leaves after it. `reply.rs` reads the answers; `recover.rs` finds out what
 //! became of publications whose answers were lost with a connection.
 
-mod lane;
 pub(super) mod queue;
 mod recover;
 mod reply;
+mod worker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,8 +26,8 @@ use super::wire::MessageId;
 use crate::error::BrokerError;
 use crate::presence::Departure;
 use crate::publish::{PublishOptions, Receipt};
-use lane::LaneTask;
 use queue::{Job, Queue};
+use worker::PublishWorker;
 
 /// Payload that waits for one connection at most, in bytes.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
@@ -37,11 +37,11 @@ const MAX_QUEUED_BYTES: usize = 64 << 20;
 pub(super) struct Publisher {
     shared: Arc<Shared>,
     presence: Arc<Presence>,
-    lanes: Vec<Lane>,
+    workers: Vec<WorkerHandle>,
 }
 
 #[derive(Debug)]
-struct Lane {
+struct WorkerHandle {
     jobs: mpsc::Sender<Job>,
     room: Arc<Semaphore>,
     /// How many publications were accepted.
@@ -59,16 +59,16 @@ impl Publisher {
         closing: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
-        let lanes = presence.outboxes().iter().map(|outbox| {
+        let workers = presence.outboxes().iter().map(|outbox| {
             let (jobs, receiver) = mpsc::channel(shared.config.publish_queue);
             let queue = Queue::new(receiver, closing.clone());
-            let task = LaneTask::new(shared, subscriber, presence, queue, Arc::clone(outbox));
+            let task = PublishWorker::new(shared, subscriber, presence, queue, Arc::clone(outbox));
             tasks.spawn(task.run());
             let room = Arc::new(Semaphore::new(MAX_QUEUED_BYTES));
-            Lane { jobs, room, accepted: AtomicU64::new(0), outbox: Arc::clone(outbox) }
+            WorkerHandle { jobs, room, accepted: AtomicU64::new(0), outbox: Arc::clone(outbox) }
         });
-        let lanes = lanes.collect();
-        Self { shared: Arc::clone(shared), presence: Arc::clone(presence), lanes }
+        let workers = workers.collect();
+        Self { shared: Arc::clone(shared), presence: Arc::clone(presence), workers }
     }
 
     /// See [`Broker::publish`](crate::Broker::publish).
@@ -79,12 +79,12 @@ impl Publisher {
         options: PublishOptions,
     ) -> Result<Receipt, BrokerError> {
         let deadline = Instant::now() + self.shared.config.deadline;
-        let lane = self.lane(topic);
+        let worker = self.worker(topic);
         let address = self.shared.names.address(topic);
         let bytes = u32::try_from(payload.len().min(MAX_QUEUED_BYTES)).unwrap_or(u32::MAX);
         let place = async {
-            let room = Arc::clone(&lane.room).acquire_many_owned(bytes).await;
-            let place = lane.jobs.reserve().await;
+            let room = Arc::clone(&worker.room).acquire_many_owned(bytes).await;
+            let place = worker.jobs.reserve().await;
             room.ok().zip(place.ok()).ok_or(BrokerError::Closed)
         };
         let (_room, place) = timeout_at(deadline, place)
@@ -92,39 +92,39 @@ impl Publisher {
             .map_err(|_| BrokerError::unavailable("the queue of publications stayed full"))??;
         let (receipt, pending) = Receipt::pending();
         let id = MessageId::random();
-        lane.accepted.fetch_add(1, Ordering::SeqCst);
+        worker.accepted.fetch_add(1, Ordering::SeqCst);
         place.send(Job { address, payload, options, id, sent: false, deadline, receipt, _room });
         Ok(pending)
     }
 
     /// How many publications wait: for a place, to be sent, or to be answered.
     pub(super) fn queued(&self) -> usize {
-        // Each holds the semaphore of its lane, which does so, too.
-        self.lanes.iter().map(|lane| Arc::strong_count(&lane.room) - 1).sum()
+        // Each holds the semaphore of its worker, which does so, too.
+        self.workers.iter().map(|worker| Arc::strong_count(&worker.room) - 1).sum()
     }
 
     /// See [`PresenceTracker::enter`](crate::PresenceTracker::enter).
-    pub(super) fn enter(&self, topic: &Topic, Occupant { user, info }: Occupant) {
-        let lane = self.lane(topic);
-        lane.outbox.join(self.key(topic, user), info, lane.accepted());
+    pub(super) fn enter(&self, topic: &Topic, Occupant { user, info, .. }: Occupant) {
+        let worker = self.worker(topic);
+        worker.outbox.join(self.key(topic, user), info, worker.accepted());
     }
 
     /// See [`PresenceTracker::leave`](crate::PresenceTracker::leave).
     pub(super) fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
-        let lane = self.lane(topic);
-        lane.outbox.leave(&self.key(topic, user.clone()), lane.accepted())
+        let worker = self.worker(topic);
+        worker.outbox.leave(&self.key(topic, user.clone()), worker.accepted())
     }
 
     fn key(&self, topic: &Topic, user: UserId) -> Key {
         Key { address: self.shared.names.address(topic), user }
     }
 
-    fn lane(&self, topic: &Topic) -> &Lane {
-        &self.lanes[self.presence.lane_of(topic)]
+    fn worker(&self, topic: &Topic) -> &WorkerHandle {
+        &self.workers[self.presence.worker_index(topic)]
     }
 }
 
-impl Lane {
+impl WorkerHandle {
     fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::SeqCst)
     }

@@ -26,7 +26,7 @@ const MAX_STEPS: usize = 16;
 
 /// What became of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum Outcome {
     Published(Position),
     /// Redis does not have it, nor anything later that was sent with it.
     Missing,
@@ -54,7 +54,7 @@ pub(crate) async fn find(
     scripts: &Scripts,
     jobs: &[Job],
     answered: impl Fn(&Job) -> Position,
-) -> RedisResult<Vec<Fate>> {
+) -> RedisResult<Vec<Outcome>> {
     let mut found = vec![None; jobs.len()];
     let mut topics: HashMap<&str, Search> = HashMap::new();
     for (n, job) in jobs.iter().enumerate() {
@@ -78,27 +78,27 @@ pub(crate) async fn find(
         let missing = search.jobs.iter().filter_map(|n| jobs.get(*n));
         unknown.extend(missing.filter(|job| !is_sure(job)).map(|job| job.address.channel()));
     }
-    Ok(fates(jobs, found, &unknown))
+    Ok(outcomes(jobs, found, &unknown))
 }
 
-fn fates(jobs: &[Job], found: Vec<Option<Position>>, unknown: &HashSet<&str>) -> Vec<Fate> {
+fn outcomes(jobs: &[Job], found: Vec<Option<Position>>, unknown: &HashSet<&str>) -> Vec<Outcome> {
     let mut overtaking = HashSet::new();
-    let mut fates: Vec<Fate> = jobs
+    let mut outcomes: Vec<Outcome> = jobs
         .iter()
         .zip(found)
         .rev()
         .map(|(job, position)| match position {
             Some(position) => {
                 overtaking.insert(job.address.channel());
-                Fate::Published(position)
+                Outcome::Published(position)
             }
-            None if overtaking.contains(job.address.channel()) => Fate::Overtaken,
-            None if unknown.contains(job.address.channel()) => Fate::Unknown,
-            None => Fate::Missing,
+            None if overtaking.contains(job.address.channel()) => Outcome::Overtaken,
+            None if unknown.contains(job.address.channel()) => Outcome::Unknown,
+            None => Outcome::Missing,
         })
         .collect();
-    fates.reverse();
-    fates
+    outcomes.reverse();
+    outcomes
 }
 
 impl Default for Search {

@@ -12,7 +12,7 @@ pub(super) struct Scripts {
     pub(super) publish: Script,
     pub(super) recover: Script,
     pub(super) history: Script,
-    pub(super) lineage: Script,
+    pub(super) end_epoch: Script,
     pub(super) enter: Script,
     pub(super) leave: Script,
     pub(super) reap: Script,
@@ -40,7 +40,7 @@ impl Scripts {
             publish: Script::new("publish.lua", include_str!("publish.lua")),
             recover: Script::new("recover.lua", include_str!("recover.lua")),
             history: Script::new("history.lua", include_str!("history.lua")),
-            lineage: Script::new("lineage.lua", include_str!("lineage.lua")),
+            end_epoch: Script::new("end_epoch.lua", include_str!("end_epoch.lua")),
             enter: Script::new(
                 "enter.lua",
                 concat!(include_str!("change.lua"), include_str!("enter.lua")),
@@ -76,14 +76,14 @@ impl Scripts {
     }
 
     pub(super) fn all(&self) -> [&Script; 14] {
-        let Self { publish, recover, history, lineage, .. } = self;
+        let Self { publish, recover, history, end_epoch, .. } = self;
         let Self { enter, leave, reap, reconcile, renew, occupancy, .. } = self;
         let Self { secret, set_record, read_records, restore_records, .. } = self;
         [
             publish,
             recover,
             history,
-            lineage,
+            end_epoch,
             enter,
             leave,
             reap,

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use chat_core::{Epoch, Position, Topic};
 
-use crate::redis::mark::{ByTopic, Mark};
+use crate::redis::last_seen::{LastSeen, TopicMap};
 use crate::redis::names::Address;
 
 /// Ended epochs of one topic that are remembered: a Redis that ends again and again comes
@@ -27,9 +27,9 @@ pub(crate) struct Interest {
     /// The latest connection has delivered a message.
     has_delivered: bool,
     /// Of topics that are not wanted.
-    marks: ByTopic<Mark>,
+    last_seen_of: TopicMap<LastSeen>,
     /// The epochs that topics were in before.
-    ended: ByTopic<VecDeque<Epoch>>,
+    ended: TopicMap<VecDeque<Epoch>>,
 }
 
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(crate) struct Wanted {
     /// The version of the latest call that asked for it.
     asked: u64,
     /// How far this node has seen its sequence come.
-    pub(crate) seen: Mark,
+    pub(crate) seen: LastSeen,
 }
 
 /// What Redis is to be told, so that it agrees up to `version`.
@@ -55,7 +55,7 @@ impl Interest {
         let version = self.change(channels);
         for (channel, topic) in channels.iter().zip(topics) {
             let new = || {
-                let seen = self.marks.remove(channel).unwrap_or_default();
+                let seen = self.last_seen_of.remove(channel).unwrap_or_default();
                 Wanted { topic: topic.clone(), asked: 0, seen }
             };
             self.wanted.entry(channel.clone()).or_insert_with(new).asked = version;
@@ -84,9 +84,9 @@ impl Interest {
 
     fn drop_wanted(&mut self, channel: &str) {
         if let Some((channel, Wanted { seen, .. })) = self.wanted.remove_entry(channel)
-            && seen != Mark::default()
+            && seen != LastSeen::default()
         {
-            self.marks.insert(channel, seen);
+            self.last_seen_of.insert(channel, seen);
         }
     }
 
@@ -158,23 +158,24 @@ impl Interest {
     }
 
     /// Takes note of what was read of a topic that is wanted.
-    pub(crate) fn read(&mut self, channel: &str, mark: Mark) {
+    pub(crate) fn read(&mut self, channel: &str, last_seen: LastSeen) {
         if let Some(wanted) = self.wanted.get_mut(channel) {
-            wanted.seen.advance(mark);
+            wanted.seen.advance(last_seen);
         }
     }
 
     /// Takes note of a publication of this node.
-    pub(crate) fn published(&mut self, channel: String, mark: Mark) {
+    pub(crate) fn published(&mut self, channel: String, last_seen: LastSeen) {
         match self.wanted.get_mut(&channel) {
-            Some(wanted) => wanted.seen.advance(mark),
+            Some(wanted) => wanted.seen.advance(last_seen),
             // The answers of one topic come in its order.
             None => {
-                let before = self.marks.get(&channel).copied().unwrap_or_default().position.epoch;
-                if before != mark.position.epoch {
+                let before =
+                    self.last_seen_of.get(&channel).copied().unwrap_or_default().position.epoch;
+                if before != last_seen.position.epoch {
                     self.ended(&channel, before);
                 }
-                self.marks.insert(channel, mark);
+                self.last_seen_of.insert(channel, last_seen);
             }
         }
     }
@@ -198,14 +199,15 @@ impl Interest {
 
     /// How far the sequences have been seen to come, where anything was seen, and the ends
     /// of those before.
-    pub(crate) fn seen(&self) -> Vec<(Address, Mark)> {
+    pub(crate) fn seen(&self) -> Vec<(Address, LastSeen)> {
         let wanted = self.wanted.iter().map(|(channel, wanted)| (channel, wanted.seen));
         let seen = wanted.filter(|(_, seen)| seen.position != Position::default());
-        let marks = self.marks.iter().map(|(channel, mark)| (channel, *mark));
+        let last_seen_of =
+            self.last_seen_of.iter().map(|(channel, last_seen)| (channel, *last_seen));
         let ended = self.ended.iter().flat_map(|(channel, epochs)| {
-            epochs.iter().map(move |epoch| (channel, Mark::end_of(*epoch)))
+            epochs.iter().map(move |epoch| (channel, LastSeen::end_of(*epoch)))
         });
-        seen.chain(marks)
+        seen.chain(last_seen_of)
             .chain(ended)
             .map(|(channel, seen)| (Address::of_channel(channel), seen))
             .collect()
@@ -306,7 +308,7 @@ mod tests {
 
     #[test]
     fn what_was_seen_is_remembered_whether_wanted_or_not() {
-        let mark = |offset| Mark {
+        let last_seen = |offset| LastSeen {
             position: Position { epoch: Epoch::parse(b"aaaaaaaa").unwrap(), offset },
             id: None,
         };
@@ -314,14 +316,14 @@ mod tests {
         let seen = |interest: &Interest| -> Vec<u64> {
             interest.seen().iter().map(|(_, seen)| seen.position.offset).collect()
         };
-        interest.read("a", mark(1));
+        interest.read("a", last_seen(1));
         assert_eq!(seen(&interest), [0; 0], "to read a topic is not to use it");
-        interest.published("a".to_owned(), mark(2));
+        interest.published("a".to_owned(), last_seen(2));
         assert_eq!(seen(&interest), [2]);
         add(&mut interest, &["a"]);
         assert_eq!(seen(&interest), [2]);
-        interest.read("a", mark(3));
-        interest.published("a".to_owned(), mark(2));
+        interest.read("a", last_seen(3));
+        interest.published("a".to_owned(), last_seen(2));
         assert_eq!(seen(&interest), [3]);
         interest.remove(&channels(&["a"]));
         assert_eq!(seen(&interest), [3]);
@@ -334,14 +336,14 @@ mod tests {
         for n in 0..20 {
             let position = Position { epoch: epoch(n), offset: 1 };
             for _ in 0..2 {
-                interest.published("a".to_owned(), Mark { position, id: None });
+                interest.published("a".to_owned(), LastSeen { position, id: None });
             }
         }
         let seen = interest.seen();
         let mut expected: Vec<_> = (20 - MAX_ENDED - 1..20).map(epoch).collect();
         expected.rotate_right(1);
-        let ends = seen.iter().map(|(_, mark)| mark.position.epoch);
+        let ends = seen.iter().map(|(_, last_seen)| last_seen.position.epoch);
         assert_eq!(ends.collect::<Vec<_>>(), expected);
-        assert!(seen[1..].iter().all(|(_, mark)| mark.position.offset == u64::MAX));
+        assert!(seen[1..].iter().all(|(_, last_seen)| last_seen.position.offset == u64::MAX));
     }
 }

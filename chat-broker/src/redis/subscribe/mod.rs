@@ -18,13 +18,13 @@ use redis::{RedisError, RedisResult, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::connection::lineage;
+use super::connection::epochs;
 use super::connection::reconnect::ReconnectTimer;
 use super::connection::store::Store;
 use super::connection::{Link, PING_INTERVAL};
 use super::error::is_refusal;
-use super::health::Side;
-use super::mark::Mark;
+use super::health::ConnectionHealth;
+use super::last_seen::LastSeen;
 use super::names::{self, Address};
 use super::presence::Presence;
 use super::shared::Shared;
@@ -51,7 +51,7 @@ pub(super) struct Subscriber {
     /// What sends the probes.
     store: Arc<Store>,
     presence: Arc<Presence>,
-    side: Side,
+    health: ConnectionHealth,
     /// The channel of this node alone.
     own: String,
     /// A channel to which nothing is published, and to which this node is not subscribed.
@@ -94,12 +94,12 @@ impl Subscriber {
         let own = shared.names.node(&names::new_node());
         let unused = [&*own, ":unused"].concat();
         let records = shared.names.records();
-        let side = shared.health.side();
+        let health = shared.health.connection();
         Arc::new(Self {
             shared,
             store,
             presence: Arc::clone(presence),
-            side,
+            health,
             own,
             unused,
             records,
@@ -147,21 +147,22 @@ impl Subscriber {
     }
 
     /// Takes note of what was read.
-    pub(super) fn read(&self, topics: impl Iterator<Item = (Topic, Mark)>) {
+    pub(super) fn read(&self, topics: impl Iterator<Item = (Topic, LastSeen)>) {
         let names = &self.shared.names;
-        let read: Vec<_> =
-            topics.map(|(topic, mark)| (names.address(&topic).into_channel(), mark)).collect();
+        let read: Vec<_> = topics
+            .map(|(topic, last_seen)| (names.address(&topic).into_channel(), last_seen))
+            .collect();
         let mut interest = self.interest();
-        for (channel, mark) in read {
-            interest.read(&channel, mark);
+        for (channel, last_seen) in read {
+            interest.read(&channel, last_seen);
         }
     }
 
     /// Takes note of what this node has published.
-    pub(super) fn published(&self, publications: Vec<(Address, Mark)>) {
+    pub(super) fn published(&self, publications: Vec<(Address, LastSeen)>) {
         let mut interest = self.interest();
-        for (address, mark) in publications {
-            interest.published(address.into_channel(), mark);
+        for (address, last_seen) in publications {
+            interest.published(address.into_channel(), last_seen);
         }
     }
 
@@ -171,7 +172,7 @@ impl Subscriber {
     }
 
     /// How far this node has seen the sequences of topics come.
-    pub(super) fn seen(&self) -> Vec<(Address, Mark)> {
+    pub(super) fn seen(&self) -> Vec<(Address, LastSeen)> {
         self.interest().seen()
     }
 
@@ -211,7 +212,7 @@ impl Subscriber {
                         self.events.records_changed();
                     }
                     was_connected = true;
-                    self.side.set_up();
+                    self.health.set_up();
                     self.serve(link).await
                 }
                 Err(error) => error,
@@ -220,7 +221,7 @@ impl Subscriber {
                 reconnect.worked();
             }
             self.disconnected();
-            self.side.set_down(&error);
+            self.health.set_down(&error);
             sleep(reconnect.pause()).await;
         }
     }
@@ -232,7 +233,7 @@ impl Subscriber {
         let receive = move |message| subscriber.receive(connection, message);
         let mut link = Link::open(&self.shared, receive).await?;
         link.load().await?;
-        lineage::check(&mut link, &self.shared.scripts, &self.seen()).await?;
+        epochs::check(&mut link, &self.shared.scripts, &self.seen()).await?;
         link.subscribe(&[self.own.clone(), self.records.clone()]).await?;
         let all = self.interest().all();
         tell(&mut link, &all).await?;
@@ -283,8 +284,8 @@ impl Subscriber {
         let refusal = refusal(link.try_to_subscribe(&self.own, &self.unused).await)?;
         let is_told = self.tell_changes(link).await?;
         match refusal {
-            Some(error) => self.side.set_refused(&error),
-            None if is_told => self.side.set_up(),
+            Some(error) => self.health.set_refused(&error),
+            None if is_told => self.health.set_up(),
             None => {}
         }
         Ok(())
@@ -300,7 +301,7 @@ impl Subscriber {
             return Ok(true);
         };
         self.interest().put_back(changes);
-        self.side.set_refused(&error);
+        self.health.set_refused(&error);
         self.progress.send_modify(|progress| progress.refused = version);
         Ok(false)
     }
@@ -329,12 +330,12 @@ impl Subscriber {
                 self.events.publication(wanted.topic.clone(), payload, None);
             }
             Some(Message::Kept { position, id, payload }) => {
-                let mark = Mark { position, id: Some(id) };
+                let last_seen = LastSeen { position, id: Some(id) };
                 let seen = wanted.seen.position;
                 let before = seen.epoch;
                 // The answer to a later one of this node may have come first, on its connection.
                 if before != position.epoch || seen.offset <= position.offset {
-                    wanted.seen = mark;
+                    wanted.seen = last_seen;
                 }
                 self.events.publication(wanted.topic.clone(), payload, Some(position));
                 if before != position.epoch {
@@ -415,7 +416,7 @@ mod tests {
         let shared = Arc::new(Shared::new(RedisConfig::new("redis://127.0.0.1")).unwrap());
         let store = Arc::new(Store::new(Arc::clone(&shared)).unwrap());
         let _subscriber = Subscriber::new(store, &Presence::new(1), events::channel(1).0);
-        shared.health.side().set_up();
+        shared.health.connection().set_up();
         assert!(!shared.health.is_ready(), "nothing is heard yet");
     }
 }

@@ -69,7 +69,7 @@ async fn users_leave_once(bus: &impl Bus, limit: Duration, end: impl AsyncFnOnce
         assert_departures(changes, topic, &before[topic]);
         let now = watcher.occupancy(topic, 10).await;
         let version = before[topic].version + u64::from(USERS) - 1;
-        assert_eq!(now, Occupancy { version, count: 1, occupants: vec![occupant("0")] });
+        assert_eq!(now, Occupancy::new(version, 1, vec![occupant("0")]));
     }
     for topic in &topics {
         staying.presence().leave(topic, &user("0"));

@@ -1,6 +1,6 @@
 //! A topic whose sequence the backend has lost.
 
-use chat_core::{Position, Range, Topic};
+use chat_core::{HistoryRange, Position, Topic};
 
 use super::Bus;
 use super::node::{Node, ephemeral, room};
@@ -26,7 +26,7 @@ pub async fn lost_sequence_starts_a_new_epoch(bus: &impl Bus, lose: impl AsyncFn
     a.take(10).await;
     lose(&lost).await;
     assert_eq!(b.position(&lost).await, Position::default(), "as if nobody ever spoke");
-    let history = a.history(&lost, Range::After(0), 10).await;
+    let history = a.history(&lost, HistoryRange::After(0), 10).await;
     assert_eq!((history.position, history.entries), (Position::default(), Vec::new()));
     b.deliver(&lost, "ephemeral", ephemeral()).await;
     assert_eq!(a.next().await.position, None);
@@ -40,7 +40,7 @@ pub async fn lost_sequence_starts_a_new_epoch(bus: &impl Bus, lose: impl AsyncFn
             assert_eq!(position.offset, offset);
         }
         let heard: Vec<_> = a.take(2).await.iter().filter_map(|heard| heard.position).collect();
-        let history = b.history(&lost, Range::After(0), 10).await;
+        let history = b.history(&lost, HistoryRange::After(0), 10).await;
         let told = |offset| Position { offset, ..history.position };
         assert_eq!(heard, [told(1), told(2)]);
         assert_eq!(history.position, told(2));
@@ -49,5 +49,5 @@ pub async fn lost_sequence_starts_a_new_epoch(bus: &impl Bus, lose: impl AsyncFn
         lose(&lost).await;
     }
     assert_eq!(a.position(&other).await, untouched);
-    assert_eq!(a.history(&other, Range::After(0), 10).await.entries.len(), 5);
+    assert_eq!(a.history(&other, HistoryRange::After(0), 10).await.entries.len(), 5);
 }

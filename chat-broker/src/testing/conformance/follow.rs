@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use chat_core::{History, Item, Position, Range, Recent, Retention, Timeline, Topic};
+use chat_core::timeline::Timeline;
+use chat_core::{History, HistoryRange, Item, Position, Recent, Retention, Topic};
 use tokio::task::yield_now;
 
 use super::Bus;
@@ -14,7 +15,7 @@ use crate::publish::PublishOptions;
 
 /// Everything that these tests publish is kept.
 fn delivery() -> PublishOptions {
-    let retention = Retention { messages: 1_000_000, bytes: usize::MAX, ..Retention::default() };
+    let retention = Retention::default().messages(1_000_000).bytes(usize::MAX);
     PublishOptions::default().retention(retention)
 }
 
@@ -150,7 +151,7 @@ pub async fn missed_publications_are_in_the_history(bus: &impl Bus) {
                 while follower.read().await {}
             }
         }
-        follower.timeline.suspect();
+        follower.timeline.mark_stale();
         while follower.read().await {}
         follower.told()
     };
@@ -164,7 +165,7 @@ async fn whole_history(node: &Node, topic: &Topic) -> BTreeMap<u64, Bytes> {
     let mut all = BTreeMap::new();
     let mut after = 0;
     loop {
-        let history = node.history(topic, Range::After(after), 1000).await;
+        let history = node.history(topic, HistoryRange::After(after), 1000).await;
         let Some(last) = history.entries.last() else {
             assert_eq!(history.position.offset, after, "the pages end where the topic stands");
             return all;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chat_core::{Entry, History, Position, Range, Retention, Topic};
+use chat_core::{History, HistoryEntry, HistoryRange, Position, Retention, Topic};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
@@ -32,31 +32,31 @@ pub async fn history_is_read_in_pages_both_ways(bus: &impl Bus) {
     }
     let position = a.position(&topic).await;
     let pages = [
-        (Range::After(0), 10, 1..=10),
-        (Range::After(10), 10, 11..=20),
-        (Range::After(20), 10, 21..=25),
-        (Range::After(24), MANY, 25..=25),
-        (Range::After(0), MANY, 1..=25),
-        (Range::Before(26), 10, 16..=25),
-        (Range::Before(16), 10, 6..=15),
-        (Range::Before(6), 10, 1..=5),
-        (Range::Before(2), MANY, 1..=1),
-        (Range::Before(1 << 53), 2, 24..=25),
-        (Range::Latest, 10, 16..=25),
-        (Range::Latest, 1, 25..=25),
-        (Range::Latest, MANY, 1..=25),
+        (HistoryRange::After(0), 10, 1..=10),
+        (HistoryRange::After(10), 10, 11..=20),
+        (HistoryRange::After(20), 10, 21..=25),
+        (HistoryRange::After(24), MANY, 25..=25),
+        (HistoryRange::After(0), MANY, 1..=25),
+        (HistoryRange::Before(26), 10, 16..=25),
+        (HistoryRange::Before(16), 10, 6..=15),
+        (HistoryRange::Before(6), 10, 1..=5),
+        (HistoryRange::Before(2), MANY, 1..=1),
+        (HistoryRange::Before(1 << 53), 2, 24..=25),
+        (HistoryRange::Latest, 10, 16..=25),
+        (HistoryRange::Latest, 1, 25..=25),
+        (HistoryRange::Latest, MANY, 1..=25),
     ];
     let nothing = [
-        (Range::After(25), MANY),
-        (Range::After(1 << 53), MANY),
-        (Range::Before(1), MANY),
-        (Range::Before(0), MANY),
-        (Range::Latest, 0),
-        (Range::After(0), 0),
+        (HistoryRange::After(25), MANY),
+        (HistoryRange::After(1 << 53), MANY),
+        (HistoryRange::Before(1), MANY),
+        (HistoryRange::Before(0), MANY),
+        (HistoryRange::Latest, 0),
+        (HistoryRange::After(0), 0),
     ];
     let expected =
         pages.into_iter().map(|(range, limit, offsets)| (range, limit, offsets.collect()));
-    let expected: Vec<(Range, u32, Vec<u64>)> =
+    let expected: Vec<(HistoryRange, u32, Vec<u64>)> =
         expected.chain(nothing.map(|(range, limit)| (range, limit, vec![]))).collect();
     let reads: Vec<HistoryRead> = expected
         .iter()
@@ -67,7 +67,7 @@ pub async fn history_is_read_in_pages_both_ways(bus: &impl Bus) {
         assert_eq!(answers.len(), reads.len(), "an answer to each read");
         for (history, (range, limit, offsets)) in answers.into_iter().zip(&expected) {
             let entries = offsets.iter().map(|&offset| entry(offset)).collect();
-            let expected = History { position, entries };
+            let expected = History::new(position, entries);
             assert_eq!(history, expected, "{range:?}, at most {limit}");
         }
     }
@@ -75,8 +75,8 @@ pub async fn history_is_read_in_pages_both_ways(bus: &impl Bus) {
 }
 
 /// What the test above publishes.
-fn entry(offset: u64) -> Entry {
-    Entry { offset, payload: Bytes::from(offset.to_string()) }
+fn entry(offset: u64) -> HistoryEntry {
+    HistoryEntry::new(offset, Bytes::from(offset.to_string()))
 }
 
 /// A page ends with the publication that takes it beyond
@@ -92,19 +92,19 @@ pub async fn page_has_a_bounded_size(bus: &impl Bus) {
     }
     let read = async |range| {
         let history = node.history(&topic, range, MANY).await;
-        let is_whole = |entry: &Entry| entry.payload == half || entry.offset > 5;
+        let is_whole = |entry: &HistoryEntry| entry.payload == half || entry.offset > 5;
         assert!(history.entries.iter().all(is_whole), "{range:?}: payloads are whole");
         offsets(&history)
     };
-    assert_eq!(read(Range::After(0)).await, [1, 2]);
-    assert_eq!(read(Range::After(2)).await, [3, 4]);
-    assert_eq!(read(Range::After(4)).await, [5]);
-    assert_eq!(read(Range::Before(5)).await, [3, 4]);
-    assert_eq!(read(Range::Latest).await, [4, 5]);
+    assert_eq!(read(HistoryRange::After(0)).await, [1, 2]);
+    assert_eq!(read(HistoryRange::After(2)).await, [3, 4]);
+    assert_eq!(read(HistoryRange::After(4)).await, [5]);
+    assert_eq!(read(HistoryRange::Before(5)).await, [3, 4]);
+    assert_eq!(read(HistoryRange::Latest).await, [4, 5]);
     node.publish(&topic, vec![8; 3 * HistoryRead::MAX_BYTES]).await;
-    assert_eq!(read(Range::Latest).await, [6], "one that is larger comes alone");
-    assert_eq!(read(Range::After(5)).await, [6], "one that is larger comes alone");
-    assert_eq!(read(Range::After(4)).await, [5, 6]);
+    assert_eq!(read(HistoryRange::Latest).await, [6], "one that is larger comes alone");
+    assert_eq!(read(HistoryRange::After(5)).await, [6], "one that is larger comes alone");
+    assert_eq!(read(HistoryRange::After(4)).await, [5, 6]);
 }
 
 /// At least as many messages are kept as the latest publication says, and at most a block
@@ -117,7 +117,7 @@ pub async fn history_is_kept_by_count(bus: &impl Bus) {
     let mut published = 0;
     // Each step: so many messages more, of which so many are kept; so many are there then.
     for (more, messages, at_least) in [(600, 100, 100), (300, 500, 400), (1, 10, 10), (1, 1, 1)] {
-        let retention = Retention { messages, ..Retention::default() };
+        let retention = Retention::default().messages(messages);
         let mut receipts = Vec::new();
         for _ in 0..more {
             published += 1;
@@ -128,16 +128,16 @@ pub async fn history_is_kept_by_count(bus: &impl Bus) {
         for receipt in receipts {
             step("the receipt", receipt).await;
         }
-        for range in [Range::Latest, Range::After(0)] {
+        for range in [HistoryRange::Latest, HistoryRange::After(0)] {
             let history = node.history(&topic, range, MANY).await;
             let kept = history.entries.len();
             assert!(kept >= at_least, "{messages} messages are kept: only {kept} are there");
             assert!(kept <= messages as usize + BLOCK, "{messages} are kept: {kept} are there");
             let oldest = published - kept as u64 + 1;
-            let expected = History {
-                position: Position { offset: published, ..history.position },
-                entries: (oldest..=published).map(entry).collect(),
-            };
+            let expected = History::new(
+                Position { offset: published, ..history.position },
+                (oldest..=published).map(entry).collect(),
+            );
             assert_eq!(history, expected, "the latest {kept}, without a hole");
         }
     }
@@ -158,7 +158,7 @@ pub async fn history_is_kept_by_bytes(bus: &impl Bus) {
     // One that is larger than all may be, and what follows on it.
     let beyond = [5000, 1, 5000, 5000, 200];
     for (messages, bytes) in [(10, 1000), (4, 1000), (10, 600), (10, 4)] {
-        let retention = Retention { messages, bytes, ..Retention::default() };
+        let retention = Retention::default().messages(messages).bytes(bytes);
         for size in large.iter().chain(&mixed).chain(&small).chain(&beyond).chain(&mixed) {
             let node = &nodes[before.offset as usize % 2];
             let delivery = PublishOptions::default().retention(retention);
@@ -173,7 +173,7 @@ pub async fn history_is_kept_by_bytes(bus: &impl Bus) {
             while !retention.allows(model.len(), excess(&model)) {
                 model.pop_front();
             }
-            let history = node.history(&topic, Range::Latest, MANY).await;
+            let history = node.history(&topic, HistoryRange::Latest, MANY).await;
             let kept: Vec<usize> = history.entries.iter().map(|e| e.payload.len()).collect();
             let sum: usize = kept.iter().sum();
             assert!(kept.len() == 1 || sum <= bytes, "{retention:?}: {kept:?} are there");
@@ -196,14 +196,19 @@ pub async fn reads_create_nothing(bus: &impl Bus) {
     let topic = room("untouched");
     for _ in 0..2 {
         for node in [&a, &b] {
-            for range in [Range::Latest, Range::After(0), Range::After(7), Range::Before(7)] {
+            for range in [
+                HistoryRange::Latest,
+                HistoryRange::After(0),
+                HistoryRange::After(7),
+                HistoryRange::Before(7),
+            ] {
                 assert_eq!(node.history(&topic, range, 10).await, History::default());
             }
             assert_eq!(node.position(&topic).await, Position::default());
         }
     }
     a.deliver(&topic, "typing", ephemeral()).await;
-    assert_eq!(a.history(&topic, Range::Latest, 10).await, History::default());
+    assert_eq!(a.history(&topic, HistoryRange::Latest, 10).await, History::default());
     assert_eq!(a.publish(&topic, "1").await.offset, 1);
 }
 
@@ -216,7 +221,7 @@ pub async fn history_expires_as_a_whole(bus: &impl Bus) {
     let node = Node::connect(bus).await;
     let topic = room("expiry");
     let publish = async || {
-        let retention = Retention { messages: 10, ttl: TTL, ..Retention::default() };
+        let retention = Retention::default().messages(10).ttl(TTL);
         let published =
             node.deliver(&topic, "x", PublishOptions::default().retention(retention)).await;
         published.position.expect("a position")
@@ -230,7 +235,7 @@ pub async fn history_expires_as_a_whole(bus: &impl Bus) {
     let last = publish().await;
     loop {
         // Read first: the time that is taken afterwards is surely not too early.
-        let history = node.history(&topic, Range::Latest, 10).await;
+        let history = node.history(&topic, HistoryRange::Latest, 10).await;
         assert_eq!(history.position, last, "the topic goes on");
         if history.entries.is_empty() {
             break;
@@ -241,7 +246,7 @@ pub async fn history_expires_as_a_whole(bus: &impl Bus) {
     }
     assert!(before_last.elapsed() >= TTL, "gone after {:?}", before_last.elapsed());
     assert_eq!(publish().await, Position { offset: 3, ..last }, "the same sequence goes on");
-    let history = node.history(&topic, Range::After(0), 10).await;
+    let history = node.history(&topic, HistoryRange::After(0), 10).await;
     assert_eq!(offsets(&history), [3], "what is gone does not come back");
 }
 
@@ -264,7 +269,7 @@ pub async fn many_histories_in_one_call(bus: &impl Bus) {
     for receipt in receipts {
         step("the receipt", receipt).await;
     }
-    let read = |topic: &Topic| HistoryRead::new(topic.clone(), Range::Latest, 10);
+    let read = |topic: &Topic| HistoryRead::new(topic.clone(), HistoryRange::Latest, 10);
     let reads: Vec<_> = topics.iter().map(read).collect();
     let histories = step("history", node.broker.history(&reads)).await;
     assert_eq!(histories.len(), topics.len());
@@ -289,7 +294,7 @@ pub async fn histories_are_answered_in_the_order_asked(bus: &impl Bus) {
         }
     }
     for order in ORDERS {
-        let read = |n: &usize| HistoryRead::new(topics[*n].clone(), Range::Latest, 10);
+        let read = |n: &usize| HistoryRead::new(topics[*n].clone(), HistoryRange::Latest, 10);
         let reads: Vec<_> = order.iter().map(read).collect();
         let histories = step("history", node.broker.history(&reads)).await;
         let counts: Vec<usize> = histories.iter().map(|found| found.entries.len()).collect();
@@ -319,8 +324,8 @@ pub async fn publication_is_in_the_history_when_it_arrives(bus: &impl Bus) {
         for _ in 0..COUNT {
             let message = node.next().await;
             let Position { epoch, offset } = message.position.expect("a position");
-            let history = node.history(&topic, Range::After(offset - 1), 1).await;
-            assert_eq!(history.entries, [Entry { offset, payload: message.payload }]);
+            let history = node.history(&topic, HistoryRange::After(offset - 1), 1).await;
+            assert_eq!(history.entries, [HistoryEntry::new(offset, message.payload)]);
             assert!(history.position.epoch == epoch && history.position.offset >= offset);
         }
     };
@@ -344,7 +349,7 @@ pub async fn history_is_of_one_moment(bus: &impl Bus) {
     };
     let read = async {
         for n in 0..READS {
-            let history = node.history(&topic, Range::Latest, 3).await;
+            let history = node.history(&topic, HistoryRange::Latest, 3).await;
             let latest = history.entries.last().map(|entry| entry.offset);
             assert_eq!(latest, Some(history.position.offset), "{history:?}");
             // Out of step with the publisher.

@@ -1,7 +1,7 @@
 //! What is published again under the same key.
 
 use bytes::Bytes;
-use chat_core::{Range, Retention, Topic};
+use chat_core::{HistoryRange, Retention, Topic};
 
 use super::node::{Node, persistent, room, step};
 use super::{Bus, assert_contiguous};
@@ -37,18 +37,18 @@ pub async fn key_is_published_once(bus: &impl Bus) {
     assert_repeats(a.deliver(&topic, "again", keyed("k")).await, first);
     assert_repeats(a.deliver(&topic, "again", keyed("l")).await, second);
     let third = a.deliver(&topic, "third", persistent()).await;
-    let history = b.history(&topic, Range::Latest, 10).await;
+    let history = b.history(&topic, HistoryRange::Latest, 10).await;
     assert_eq!(Some(history.position), third.position);
     let kept: Vec<_> = history.entries.iter().map(|entry| &entry.payload[..]).collect();
     let expected: [&[u8]; 3] = [b"first", b"second", b"third"];
     assert_eq!(kept, expected, "what was published again is not kept");
     assert_eq!(a.arrived().await.len(), 3, "nor handed on");
 
-    let one = Retention { messages: 1, ..Retention::default() };
+    let one = Retention::default().messages(1);
     for _ in 0..300 {
         a.deliver(&topic, "", PublishOptions::default().retention(one)).await;
     }
-    let history = b.history(&topic, Range::After(0), 10).await;
+    let history = b.history(&topic, HistoryRange::After(0), 10).await;
     assert!(history.entries[0].offset > 1, "the first is gone");
     assert_repeats(b.deliver(&topic, "late", keyed("k")).await, first);
 }

@@ -1,6 +1,6 @@
 //! A node that reads too slowly.
 
-use chat_core::{Range, Retention, Topic};
+use chat_core::{HistoryRange, Retention, Topic};
 use futures_util::future::join_all;
 
 use super::Bus;
@@ -57,14 +57,14 @@ pub async fn lost_publications_are_reported(bus: &impl Bus) {
         }
         event = node.event().await;
     }
-    let history = node.history(&topic, Range::After(0), FLOOD).await;
+    let history = node.history(&topic, HistoryRange::After(0), FLOOD).await;
     let offsets = history.entries.iter().map(|entry| entry.offset);
     assert!(offsets.eq(1..=u64::from(FLOOD)), "what was lost is in the history");
 }
 
 /// The whole flood is kept.
 fn delivery() -> PublishOptions {
-    let retention = Retention { messages: 2 * FLOOD, bytes: usize::MAX, ..Retention::default() };
+    let retention = Retention::default().messages(2 * FLOOD).bytes(usize::MAX);
     PublishOptions::default().retention(retention)
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range as Span;
 
 use bytes::Bytes;
-use chat_core::{Entry, Position, Range, Retention, Topic};
+use chat_core::{HistoryEntry, HistoryRange, Position, Retention, Topic};
 
 use super::Bus;
 use super::node::{Node, room};
@@ -21,7 +21,7 @@ const LONGEST: u64 = 600;
 #[derive(Default)]
 struct Model {
     offset: u64,
-    kept: VecDeque<Entry>,
+    kept: VecDeque<HistoryEntry>,
     keys: HashMap<u64, u64>,
 }
 
@@ -32,8 +32,8 @@ impl Model {
             return (*first, true);
         }
         self.offset += 1;
-        self.kept.push_back(Entry { offset: self.offset, payload });
-        let excess = |entry: &Entry| retention.excess(entry.payload.len());
+        self.kept.push_back(HistoryEntry::new(self.offset, payload));
+        let excess = |entry: &HistoryEntry| retention.excess(entry.payload.len());
         while !retention.allows(self.kept.len(), self.kept.iter().map(excess).sum()) {
             self.kept.pop_front();
         }
@@ -41,28 +41,28 @@ impl Model {
         (self.offset, false)
     }
 
-    fn read(&self, range: Range, limit: usize) -> Vec<Entry> {
-        let kept = |is_in: &dyn Fn(u64) -> bool| -> Vec<Entry> {
+    fn read(&self, range: HistoryRange, limit: usize) -> Vec<HistoryEntry> {
+        let kept = |is_in: &dyn Fn(u64) -> bool| -> Vec<HistoryEntry> {
             self.kept.iter().filter(|entry| is_in(entry.offset)).cloned().collect()
         };
         let newest =
-            |mut entries: Vec<Entry>| entries.split_off(entries.len().saturating_sub(limit));
+            |mut entries: Vec<HistoryEntry>| entries.split_off(entries.len().saturating_sub(limit));
         match range {
-            Range::After(offset) => {
+            HistoryRange::After(offset) => {
                 let mut entries = kept(&|other| other > offset);
                 entries.truncate(limit);
                 entries
             }
-            Range::Before(offset) => newest(kept(&|other| other < offset)),
-            Range::Latest => newest(kept(&|_| true)),
+            HistoryRange::Before(offset) => newest(kept(&|other| other < offset)),
+            HistoryRange::Latest => newest(kept(&|_| true)),
         }
     }
 }
 
-/// Numbers by chance, the same in each run.
-pub(super) struct Chance(pub(super) u64);
+/// Numbers by rng, the same in each run.
+pub(super) struct TestRng(pub(super) u64);
 
-impl Chance {
+impl TestRng {
     pub(super) fn within(&mut self, span: Span<u64>) -> u64 {
         // Knuth's MMIX generator; its high bits are the good ones.
         self.0 =
@@ -78,31 +78,31 @@ impl Chance {
 pub async fn any_mix_of_calls_matches_the_model(bus: &impl Bus) {
     let nodes = [Node::connect(bus).await, Node::connect(bus).await];
     let mut rooms = KEPT.map(|(messages, bytes)| {
-        let retention = Retention { messages, bytes, ..Retention::default() };
+        let retention = Retention::default().messages(messages).bytes(bytes);
         (room("model"), retention, Model::default())
     });
-    let mut chance = Chance(1);
+    let mut rng = TestRng(1);
     for nth in 0..CALLS {
-        let node = &nodes[chance.within(0..2) as usize];
-        let (topic, retention, model) = &mut rooms[chance.within(0..5) as usize];
+        let node = &nodes[rng.within(0..2) as usize];
+        let (topic, retention, model) = &mut rooms[rng.within(0..5) as usize];
         let around = model.offset.saturating_sub(5)..model.offset + 3;
-        match chance.within(0..8) {
+        match rng.within(0..8) {
             kind @ 0..4 => {
                 // Most are small.
-                let size = chance.within(0..LONGEST) / chance.within(1..8);
+                let size = rng.within(0..LONGEST) / rng.within(1..8);
                 let payload = Bytes::from(format!("{nth} {:1$}", "", size as usize));
-                let key = (kind == 3).then(|| chance.within(0..20));
+                let key = (kind == 3).then(|| rng.within(0..20));
                 publish(node, topic, *retention, model, payload, key).await;
             }
             4 => assert_eq!(node.position(topic).await.offset, model.offset),
-            5 => read(node, topic, model, Range::Latest, chance.within(1..50)).await,
+            5 => read(node, topic, model, HistoryRange::Latest, rng.within(1..50)).await,
             6 => {
-                let range = Range::After(chance.within(around));
-                read(node, topic, model, range, chance.within(1..5)).await;
+                let range = HistoryRange::After(rng.within(around));
+                read(node, topic, model, range, rng.within(1..5)).await;
             }
             _ => {
-                let range = Range::Before(chance.within(around));
-                read(node, topic, model, range, chance.within(1..5)).await;
+                let range = HistoryRange::Before(rng.within(around));
+                read(node, topic, model, range, rng.within(1..5)).await;
             }
         }
     }
@@ -126,7 +126,7 @@ async fn publish(
     assert_eq!(told, expected, "key {key:?}");
 }
 
-async fn read(node: &Node, topic: &Topic, model: &Model, range: Range, limit: u64) {
+async fn read(node: &Node, topic: &Topic, model: &Model, range: HistoryRange, limit: u64) {
     let history = node.history(topic, range, limit as u32).await;
     let Position { offset, .. } = history.position;
     let expected = model.read(range, limit as usize);

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_core::{
-    History, Occupancy, Occupant, Position, PresenceChange, Range, Retention, RoomId, Topic, UserId,
+    History, HistoryRange, Occupancy, Occupant, Position, PresenceChange, Retention, RoomId, Topic,
+    UserId,
 };
 use tokio::time::timeout;
 
@@ -95,7 +96,7 @@ impl Node {
         positions[0]
     }
 
-    pub(super) async fn history(&self, topic: &Topic, range: Range, limit: u32) -> History {
+    pub(super) async fn history(&self, topic: &Topic, range: HistoryRange, limit: u32) -> History {
         let read = HistoryRead::new(topic.clone(), range, limit);
         let mut histories = step("history", self.broker.history(&[read])).await;
         assert_eq!(histories.len(), 1, "one answer to one read");
@@ -239,5 +240,5 @@ pub(super) fn user(name: &str) -> UserId {
 
 /// Somebody whose information is the name.
 pub(super) fn occupant(name: &str) -> Occupant {
-    Occupant { user: user(name), info: Bytes::from(format!("about {name}")) }
+    Occupant::new(user(name), Bytes::from(format!("about {name}")))
 }

@@ -66,7 +66,7 @@ async fn two_users_come(a: &Node, b: &Node, watcher: &mut Node, topic: &Topic) -
     assert_joined(&came, topic, "v", 2);
     assert_eq!(came.version, version + 1, "it is numbered without a hole");
     let occupants = vec![occupant("u"), occupant("v")];
-    let expected = Occupancy { version: version + 1, count: 2, occupants };
+    let expected = Occupancy::new(version + 1, 2, occupants);
     for node in [a, b, &*watcher] {
         assert_eq!(node.occupancy(topic, 10).await, expected);
     }
@@ -102,7 +102,7 @@ pub async fn latest_name_of_a_user_counts(bus: &impl Bus) {
     let mut watcher = Node::connect(bus).await;
     let topic = room("names");
     watcher.subscribe(std::slice::from_ref(&topic)).await;
-    let named = |name: &str| Occupant { info: Bytes::from(name.to_owned()), ..occupant("u") };
+    let named = |name: &str| Occupant::new(occupant("u").user, Bytes::from(name.to_owned()));
     a.presence().enter(&topic, named("Ann"));
     let mut version = watcher.change().await.version;
     // One node changes the name, another has a second name, the first has its name again.
@@ -118,7 +118,7 @@ pub async fn latest_name_of_a_user_counts(bus: &impl Bus) {
             Change { topic: topic.clone(), change, occupant, version, count: 1 },
             "it is told once"
         );
-        let expected = Occupancy { version, count: 1, occupants: vec![named(name)] };
+        let expected = Occupancy::new(version, 1, vec![named(name)]);
         assert_eq!(watcher.occupancy(&topic, 9).await, expected);
     }
     for node in [&b, &a] {
@@ -248,7 +248,7 @@ pub async fn occupants_are_listed_up_to_a_limit(bus: &impl Bus) {
     let last = versions.last().copied();
     assert_eq!((Some(listed.version), listed.count), (last, USERS as u32));
     for limit in [USERS - 1, 1, 0] {
-        let counted = Occupancy { occupants: Vec::new(), ..listed.clone() };
+        let counted = Occupancy::new(listed.version, listed.count, Vec::new());
         assert_eq!(watcher.occupancy(&full, limit).await, counted, "at most {limit}");
     }
     let topics = [single.clone(), empty.clone(), full, empty, single];
@@ -326,7 +326,7 @@ pub async fn presence_passes_unchanged(bus: &impl Bus) {
     let names = NAMES.iter().copied().chain([&*long]);
     let occupants: Vec<Occupant> = names
         .zip(infos.iter().cycle())
-        .map(|(name, info)| Occupant { user: user(name), info: Bytes::from(info.clone()) })
+        .map(|(name, info)| Occupant::new(user(name), Bytes::from(info.clone())))
         .collect();
     for name in ["*", "{}", "a:b", "%41", "日本語", "\\"] {
         let topic = room(name);

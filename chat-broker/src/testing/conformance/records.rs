@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::Bus;
-use super::model::Chance;
+use super::model::TestRng;
 use super::node::Node;
 use crate::error::BrokerError;
 use crate::events::BrokerEvent;
@@ -343,10 +343,10 @@ pub async fn all_nodes_read_the_same_table(bus: &impl Bus) {
     let mut readers = [Node::connect(bus).await, Node::connect(bus).await];
     let keys: Vec<String> = (0..10).map(|n| key(&n.to_string())).collect();
     let set = async |node: &Node, seed: u64| {
-        let mut chance = Chance(seed);
+        let mut rng = TestRng(seed);
         for nth in 0..CALLS {
-            let key = &keys[chance.within(0..10) as usize];
-            match chance.within(0..4) {
+            let key = &keys[rng.within(0..10) as usize];
+            match rng.within(0..4) {
                 0 => node.remove_record(key).await,
                 1 => node.set_record(key, nth.to_string(), Duration::from_millis(1)).await,
                 _ => node.set_record(key, nth.to_string(), LONG).await,

@@ -1,6 +1,6 @@
 //! A broker that misbehaves when told to.
 
-mod line;
+mod lossy_link;
 #[cfg(test)]
 mod tests;
 
@@ -16,8 +16,8 @@ use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use self::line::Line;
-pub use self::line::Told;
+pub use self::lossy_link::LossNotice;
+use self::lossy_link::LossyLink;
 use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
@@ -36,7 +36,7 @@ use crate::table::{Records, SetOptions, SharedTable};
 /// ```
 /// use std::sync::Arc;
 /// use bytes::Bytes;
-/// use chat_broker::testing::{Call, FaultyBroker, Told};
+/// use chat_broker::testing::{Call, FaultyBroker, LossNotice};
 /// use chat_broker::{Broker, BrokerEvent, MemoryBroker, PublishOptions};
 /// use chat_core::{RoomId, Topic};
 ///
@@ -51,7 +51,7 @@ use crate::table::{Records, SetOptions, SharedTable};
 /// broker.subscribe(&[room.clone()]).await?;
 /// assert_eq!(broker.calls(), [(Call::Subscribe, 1), (Call::Subscribe, 1)]);
 ///
-/// broker.lose_publications(1, Told::Interrupted);
+/// broker.lose_publications(1, LossNotice::Interrupted);
 /// broker.publish(&room, Bytes::new(), PublishOptions::default()).await?.await?;
 /// let mut got = Vec::new();
 /// assert!(events.recv(&mut got).await);
@@ -67,7 +67,7 @@ pub struct FaultyBroker {
     damaged: Mutex<HashSet<Topic>>,
     lacks_presence: AtomicBool,
     lacks_table: AtomicBool,
-    line: Line,
+    lossy_link: LossyLink,
 }
 
 /// A kind of call.
@@ -124,7 +124,7 @@ struct Faults {
 }
 
 /// What goes wrong with one call.
-struct Fate {
+struct InjectedFault {
     fails: bool,
     hangs: bool,
     is_held: bool,
@@ -141,7 +141,7 @@ impl FaultyBroker {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn new(broker: Arc<dyn Broker>, events: BrokerEvents) -> (Arc<Self>, BrokerEvents) {
-        let (line, events) = Line::new(events);
+        let (lossy_link, events) = LossyLink::new(events);
         let faulty = Self {
             inner: broker,
             calls: Mutex::default(),
@@ -149,7 +149,7 @@ impl FaultyBroker {
             damaged: Mutex::default(),
             lacks_presence: AtomicBool::new(false),
             lacks_table: AtomicBool::new(false),
-            line,
+            lossy_link,
         };
         (Arc::new(faulty), events)
     }
@@ -236,23 +236,23 @@ impl FaultyBroker {
 
     /// The next `n` publications are lost on their way to the node. Another number replaces
     /// what is left of the last.
-    pub fn lose_publications(&self, n: usize, told: Told) {
-        self.line.lose_publications(n, told);
+    pub fn lose_publications(&self, n: usize, told: LossNotice) {
+        self.lossy_link.lose_publications(n, told);
     }
 
     /// The next `n` changes of presence are lost on their way to the node.
-    pub fn lose_presence(&self, n: usize, told: Told) {
-        self.line.lose_presence(n, told);
+    pub fn lose_presence(&self, n: usize, told: LossNotice) {
+        self.lossy_link.lose_presence(n, told);
     }
 
     /// Events stay where they are from now on.
     pub fn hold_events(&self) {
-        self.line.hold(true);
+        self.lossy_link.hold(true);
     }
 
     /// Events arrive again, those that were held first.
     pub fn release_events(&self) {
-        self.line.hold(false);
+        self.lossy_link.hold(false);
     }
 
     fn log(&self) -> MutexGuard<'_, Vec<(Call, usize)>> {
@@ -263,10 +263,10 @@ impl FaultyBroker {
         self.faults.send_modify(|faults| change(faults.entry(call).or_default()));
     }
 
-    fn fate(&self, call: Call) -> Fate {
+    fn fate(&self, call: Call) -> InjectedFault {
         let mut fate = None;
         self.fault(call, |faults| {
-            fate = Some(Fate {
+            fate = Some(InjectedFault {
                 fails: take(&mut faults.fail),
                 hangs: take(&mut faults.hang),
                 is_held: take(&mut faults.hold),
@@ -285,7 +285,7 @@ impl FaultyBroker {
         work: impl Future<Output = Result<T, BrokerError>>,
     ) -> Result<T, BrokerError> {
         self.log().push((call, topics));
-        self.fate(call).befall(call, self.faults.subscribe(), work).await
+        self.fate(call).apply(call, self.faults.subscribe(), work).await
     }
 
     /// Makes a call that gives an answer for each topic, and perhaps one too few or too many.
@@ -336,7 +336,7 @@ impl FaultyBroker {
         let (sender, late) = Receipt::pending();
         let faults = self.faults.subscribe();
         tokio::spawn(async move {
-            sender.settle(fate.befall(Call::Receipt, faults, receipt).await);
+            sender.settle(fate.apply(Call::Receipt, faults, receipt).await);
         });
         late
     }
@@ -349,8 +349,8 @@ fn take(n: &mut usize) -> bool {
     is_left
 }
 
-impl Fate {
-    async fn befall<T>(
+impl InjectedFault {
+    async fn apply<T>(
         self,
         call: Call,
         mut faults: watch::Receiver<HashMap<Call, Faults>>,

@@ -2,7 +2,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
-use chat_core::{PresenceChange, Range, Retention, RoomId};
+use chat_core::{HistoryRange, PresenceChange, Retention, RoomId};
 use tokio::time::Instant;
 
 use super::*;
@@ -14,7 +14,7 @@ fn topic() -> Topic {
 }
 
 fn occupant() -> Occupant {
-    Occupant { user: UserId::new("u").unwrap(), info: Bytes::new() }
+    Occupant::new(UserId::new("u").unwrap(), Bytes::new())
 }
 
 async fn faulty() -> (Arc<FaultyBroker>, BrokerEvents) {
@@ -59,7 +59,7 @@ async fn next(events: &mut BrokerEvents, count: usize) -> Vec<String> {
 #[tokio::test]
 async fn what_hangs_is_not_made_and_what_is_held_is() {
     let (broker, _events) = faulty().await;
-    let read = [HistoryRead::new(topic(), Range::Latest, 9)];
+    let read = [HistoryRead::new(topic(), HistoryRange::Latest, 9)];
     broker.hang_next(Call::History, 1);
     let mut hanging = pin!(broker.history(&read));
     assert!(is_pending(&mut hanging).await);
@@ -94,7 +94,7 @@ async fn calls_fail_and_take_their_time() {
 async fn events_are_lost_and_told_in_their_place() {
     let (broker, mut events) = faulty().await;
     let mut rounds = Vec::new();
-    for lost in [Told::Nothing, Told::Lagged, Told::Interrupted] {
+    for lost in [LossNotice::Nothing, LossNotice::Lagged, LossNotice::Interrupted] {
         publish(&broker, "before").await.unwrap();
         assert_eq!(next(&mut events, 1).await, [r#"b"before""#]);
         broker.lose_publications(2, lost);
@@ -104,7 +104,7 @@ async fn events_are_lost_and_told_in_their_place() {
         }
         broker.enter(&topic(), occupant());
         broker.leave(&topic(), &occupant().user);
-        let count = if lost == Told::Nothing { 2 } else { 4 };
+        let count = if lost == LossNotice::Nothing { 2 } else { 4 };
         rounds.push(next(&mut events, count).await.join(" "));
     }
     assert_eq!(

@@ -65,6 +65,30 @@ async fn kicked_user_is_not_listed_after_the_answer() {
     }
 }
 
+/// The user has no connection that could be told, and is in the lists all the same.
+#[tokio::test]
+async fn sanction_ends_the_grace_of_a_lost_connection() {
+    let redis = RedisServer::start();
+    let (first, second) = pair(&redis).await;
+    let mut ann = member(&first, "ann").await;
+    for server in [&first, &second] {
+        let others = server.metric("chat_connections").await;
+        for (path, body) in [
+            ("/api/rooms/r/kick", json!({"user": "bob"})),
+            ("/api/users/bob/disconnect", json!({})),
+            ("/api/rooms/r/ban", json!({"user": "bob", "seconds": 60})),
+        ] {
+            drop(member(server, "bob").await);
+            while next_of(&mut ann, "presence").await["event"] != "joined" {}
+            server.until_metric("chat_connections", |count| count == others).await;
+            order(&first, path, body).await;
+            let members = ask(&mut ann, "members", json!({"type": "members", "room": "r"})).await;
+            assert_eq!(members["count"], 1, "{path}: {members}");
+        }
+        order(&first, "/api/rooms/r/unban", json!({"user": "bob"})).await;
+    }
+}
+
 #[tokio::test]
 async fn a_sanction_is_stored_before_it_is_acted_on_and_survives_a_lost_word() {
     let redis = RedisServer::start();

@@ -33,7 +33,7 @@ pub(crate) enum Scope<'a> {
 
 /// Who puts somebody out.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum By<'a> {
+pub(crate) enum Actor<'a> {
     Backend,
     Moderator(&'a UserId),
 }
@@ -49,7 +49,7 @@ pub(crate) enum Kind {
 
 /// What somebody who is put out is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Sentence {
+pub(crate) struct SanctionNotice {
     pub(crate) kind: Kind,
     pub(crate) reason: Option<Arc<str>>,
 }
@@ -64,9 +64,9 @@ pub(super) struct Stored {
 
 /// Puts `user` out, for `time` if it is a ban. Returns when that is stored; the log tells of
 /// it then, and of who did it.
-pub(crate) async fn put_out(
+pub(crate) async fn impose(
     broker: &dyn Broker,
-    by: By<'_>,
+    by: Actor<'_>,
     kind: Kind,
     scope: Scope<'_>,
     user: &UserId,
@@ -93,20 +93,20 @@ pub(crate) async fn put_out(
     };
     let done = done.await;
     let user = user.escaped();
-    tracing::info!(%by, ?kind, %scope, %user, ok = done.is_ok(), "a sentence");
+    tracing::info!(%by, ?kind, %scope, %user, ok = done.is_ok(), "user sanctioned");
     done
 }
 
 /// Ends a ban. Returns when that is stored; the log tells of it then.
 pub(crate) async fn unban(
     broker: &dyn Broker,
-    by: By<'_>,
+    by: Actor<'_>,
     scope: Scope<'_>,
     user: &UserId,
 ) -> Result<(), BrokerError> {
     let done = table_of(broker)?.remove(&key(Kind::Ban, scope, user)).await;
     let user = user.escaped();
-    tracing::info!(%by, %scope, %user, ok = done.is_ok(), "a pardon");
+    tracing::info!(%by, %scope, %user, ok = done.is_ok(), "ban lifted");
     done
 }
 
@@ -126,11 +126,15 @@ pub(super) fn key(kind: Kind, scope: Scope<'_>, user: &UserId) -> String {
     }
 }
 
-pub(super) fn user_of(key: &str) -> Option<UserId> {
-    UserId::new(key.split('\n').nth(1)?).ok()
+/// The user whom a record concerns, and the room, unless it is about all servers.
+pub(super) fn target_of(key: &str) -> Option<(UserId, Option<RoomId>)> {
+    let mut parts = key.split('\n').skip(1);
+    let user = UserId::new(parts.next()?).ok()?;
+    let room = parts.next().map(RoomId::new).transpose().ok()?;
+    Some((user, room))
 }
 
-impl fmt::Display for By<'_> {
+impl fmt::Display for Actor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Backend => f.write_str("a backend"),

@@ -13,23 +13,23 @@ use super::rate::SharedBucket;
 
 const SHARDS: usize = 16;
 
-/// Shares by key.
+/// UsageByKey by key.
 #[derive(Debug)]
-pub(crate) struct Shares<K> {
+pub(crate) struct UsageByKey<K> {
     shards: [Mutex<Shard<K>>; SHARDS],
     hasher: RandomState,
 }
 
 #[derive(Debug)]
 struct Shard<K> {
-    shares: HashMap<K, Arc<Share>>,
+    shares: HashMap<K, Arc<KeyUsage>>,
     /// How many there may be before those of nobody are looked for.
     tidy_at: usize,
 }
 
 /// What the connections of one key share.
 #[derive(Debug, Default)]
-pub(crate) struct Share {
+pub(crate) struct KeyUsage {
     connections: AtomicUsize,
     /// Rooms that these connections are in, together.
     rooms: AtomicUsize,
@@ -40,11 +40,11 @@ pub(crate) struct Share {
 
 /// A connection's part in a share.
 #[derive(Debug)]
-pub(crate) struct Part(Arc<Share>);
+pub(crate) struct KeyPermit(Arc<KeyUsage>);
 
-impl<K: Eq + Hash> Shares<K> {
+impl<K: Eq + Hash> UsageByKey<K> {
     /// One more connection of `key`; `None` if there are `max` already.
-    pub(crate) fn enter(&self, key: K, max: usize, now: Duration) -> Option<Part> {
+    pub(crate) fn enter(&self, key: K, max: usize, now: Duration) -> Option<KeyPermit> {
         let mut shard = self.shard(&key);
         shard.tidy(now);
         let share = shard.shares.entry(key).or_default();
@@ -53,7 +53,7 @@ impl<K: Eq + Hash> Shares<K> {
             return None;
         }
         share.connections.fetch_add(1, Ordering::Relaxed);
-        Some(Part(Arc::clone(share)))
+        Some(KeyPermit(Arc::clone(share)))
     }
 
     fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K>> {
@@ -80,14 +80,14 @@ impl<K: Eq + Hash> Shard<K> {
 /// Keys in a shard that are not worth tidying.
 const FEW: usize = 64;
 
-impl<K> Default for Shares<K> {
+impl<K> Default for UsageByKey<K> {
     fn default() -> Self {
         let shard = || Mutex::new(Shard { shares: HashMap::new(), tidy_at: FEW });
         Self { shards: std::array::from_fn(|_| shard()), hasher: RandomState::new() }
     }
 }
 
-impl Part {
+impl KeyPermit {
     pub(crate) fn buckets(&self) -> &SharedBuckets {
         &self.0.buckets
     }
@@ -107,7 +107,7 @@ impl Part {
 
 /// A membership that counts among the rooms of a user.
 #[derive(Debug)]
-pub(crate) struct RoomSlot(Arc<Share>);
+pub(crate) struct RoomSlot(Arc<KeyUsage>);
 
 impl Drop for RoomSlot {
     fn drop(&mut self) {
@@ -115,7 +115,7 @@ impl Drop for RoomSlot {
     }
 }
 
-impl Drop for Part {
+impl Drop for KeyPermit {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn so_many_of_one_key_and_no_more() {
-        let shares = Shares::default();
+        let shares = UsageByKey::default();
         let mut parts: Vec<_> = (0..3).map(|_| shares.enter("a", 3, Duration::ZERO)).collect();
         assert!(parts.iter().all(Option::is_some));
         assert!(shares.enter("a", 3, Duration::ZERO).is_none());
@@ -140,10 +140,10 @@ mod tests {
 
     #[test]
     fn buckets_outlive_the_connection_until_they_are_full() {
-        let shares = Shares::default();
+        let shares = UsageByKey::default();
         let rates = Rates { frames: Some(Rate::new(1, 1)), ..Rates::default() };
         let now = Duration::from_secs(5);
-        let wait = |part: &Part| {
+        let wait = |part: &KeyPermit| {
             let buckets = part.buckets();
             let wait = buckets.take(&Cost::frame(0), &rates, 1, Owner::User, now);
             wait.map_or(Duration::ZERO, |wait| wait.time)

@@ -7,7 +7,7 @@ use crate::secret::Secret;
 
 /// What is known of a client before its first frame.
 #[derive(Debug, Default)]
-pub(crate) struct Opening {
+pub(crate) struct ConnectParams {
     /// It asked for [`Dialect::SUBPROTOCOL`]: no first frame can say otherwise.
     pub(crate) native: bool,
     /// `?userId=`.
@@ -24,7 +24,7 @@ pub(crate) struct Opening {
     pub(crate) access: Access,
 }
 
-impl Opening {
+impl ConnectParams {
     /// What the client speaks unless its first frame says otherwise.
     pub(super) fn dialect(&self) -> Option<Dialect> {
         if self.native {

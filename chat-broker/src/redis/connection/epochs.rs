@@ -20,7 +20,7 @@ use redis::{Pipeline, RedisResult, Value};
 
 use super::Link;
 use crate::redis::error::code;
-use crate::redis::mark::{Mark, Stored};
+use crate::redis::last_seen::{LastSeen, Stored};
 use crate::redis::names::Address;
 use crate::redis::scripts::Scripts;
 use crate::redis::wire::MessageId;
@@ -32,7 +32,7 @@ const MAX_TOPICS: usize = 256;
 pub(crate) async fn check(
     link: &mut Link,
     scripts: &Scripts,
-    seen: &[(Address, Mark)],
+    seen: &[(Address, LastSeen)],
 ) -> RedisResult<()> {
     let mut ended = 0;
     for seen in seen.chunks(MAX_TOPICS) {
@@ -44,11 +44,12 @@ pub(crate) async fn check(
         let stored = link.send(&read).await?;
         let mut compare = Pipeline::new();
         compare.ignore_errors();
-        for ((address, mark), stored) in seen.iter().zip(stored) {
-            if is_doubtful(*mark, answered(stored)?) {
-                let (Mark { position, id }, keys) = (mark, [address.meta(), &address.log()]);
+        for ((address, last_seen), stored) in seen.iter().zip(stored) {
+            if is_doubtful(*last_seen, answered(stored)?) {
+                let (LastSeen { position, id }, keys) =
+                    (last_seen, [address.meta(), &address.log()]);
                 let id = id.as_ref().map_or(&b""[..], MessageId::as_bytes);
-                let call = scripts.lineage.call(&mut compare, &keys);
+                let call = scripts.end_epoch.call(&mut compare, &keys);
                 call.arg(position.epoch.as_str()).arg(position.offset).arg(id);
             }
         }
@@ -75,8 +76,8 @@ fn answered(reply: Value) -> RedisResult<Value> {
 
 /// Whether a closer look is needed: mostly a topic stands where it was seen. What is
 /// missing or unreadable gives out no offset twice.
-fn is_doubtful(seen: Mark, stored: Value) -> bool {
-    let stored = redis::from_redis_value::<Stored>(stored).ok().and_then(Mark::parse);
+fn is_doubtful(seen: LastSeen, stored: Value) -> bool {
+    let stored = redis::from_redis_value::<Stored>(stored).ok().and_then(LastSeen::parse);
     stored.is_some_and(|stored| {
         let stands =
             stored.position == seen.position && (seen.id.is_none() || seen.id == stored.id);

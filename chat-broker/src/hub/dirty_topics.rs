@@ -8,13 +8,13 @@ use tokio::sync::Notify;
 
 /// Topics to be looked at. Bounded by the number of topics.
 #[derive(Debug, Default)]
-pub(super) struct Edges {
-    queue: Mutex<EdgeQueue>,
+pub(super) struct DirtyTopics {
+    queue: Mutex<DirtyQueue>,
     wake: Notify,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct EdgeQueue {
+pub(super) struct DirtyQueue {
     /// The first member came, or the last one left.
     pub(super) moved: HashSet<Topic>,
     /// The room wants to read.
@@ -27,7 +27,7 @@ pub(super) struct EdgeQueue {
     pub(super) interrupted: bool,
 }
 
-impl Edges {
+impl DirtyTopics {
     pub(super) fn moved(&self, topic: Topic) {
         self.push(|queue| queue.moved.insert(topic));
     }
@@ -53,17 +53,17 @@ impl Edges {
         self.wake.notified().await;
     }
 
-    pub(super) fn take(&self) -> EdgeQueue {
+    pub(super) fn take(&self) -> DirtyQueue {
         std::mem::take(&mut *self.queue())
     }
 
-    fn push(&self, insert: impl FnOnce(&mut EdgeQueue) -> bool) {
+    fn push(&self, insert: impl FnOnce(&mut DirtyQueue) -> bool) {
         if insert(&mut self.queue()) {
             self.wake.notify_one();
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, EdgeQueue> {
+    fn queue(&self) -> MutexGuard<'_, DirtyQueue> {
         self.queue.lock()
     }
 }

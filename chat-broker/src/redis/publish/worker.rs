@@ -10,19 +10,19 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::queue::{Job, Queue};
 use super::recover;
-use super::recover::Fate;
+use super::recover::Outcome;
 use super::reply::{is_overtaken, published};
 use crate::error::BrokerError;
 use crate::publish::Published;
-use crate::redis::connection::lineage;
-use crate::redis::connection::peer::Peer;
+use crate::redis::connection::epochs;
 use crate::redis::connection::probe::{Probe, Writes};
 use crate::redis::connection::reconnect::ReconnectTimer;
+use crate::redis::connection::server_identity::ServerIdentity;
 use crate::redis::connection::{Link, PING_INTERVAL, RESPONSE_TIMEOUT};
 use crate::redis::error::{broker_error, is_unknown_script, timed_out, wants_reconnect};
-use crate::redis::health::Side;
+use crate::redis::health::ConnectionHealth;
 use crate::redis::health::damage::{PRESENCE, SEQUENCE};
-use crate::redis::mark::{ByTopic, Mark};
+use crate::redis::last_seen::{LastSeen, TopicMap};
 use crate::redis::names::Address;
 use crate::redis::presence::outbox::{Changes, PresenceOutbox};
 use crate::redis::presence::{self, Presence};
@@ -31,25 +31,25 @@ use crate::redis::subscribe::Subscriber;
 use crate::redis::wire;
 
 /// Owns one connection to publish on.
-pub(crate) struct LaneTask {
+pub(crate) struct PublishWorker {
     shared: Arc<Shared>,
     /// Knows how far the topics have come.
     subscriber: Arc<Subscriber>,
     presence: Arc<Presence>,
     queue: Queue,
     outbox: Arc<PresenceOutbox>,
-    side: Side,
+    health: ConnectionHealth,
     probe: Probe,
     /// Of the latest connection.
-    peer: Option<Peer>,
+    identity: Option<ServerIdentity>,
     reconnect: ReconnectTimer,
     /// The latest answers in topics.
-    answered: ByTopic<Position>,
+    answered: TopicMap<Position>,
     /// On several threads a task that is woken runs before others that are ready.
     is_woken_first: bool,
 }
 
-impl LaneTask {
+impl PublishWorker {
     pub(crate) fn new(
         shared: &Arc<Shared>,
         subscriber: &Arc<Subscriber>,
@@ -63,11 +63,11 @@ impl LaneTask {
             presence: Arc::clone(presence),
             queue,
             outbox,
-            side: shared.health.side(),
+            health: shared.health.connection(),
             probe: Probe::new(&shared.names),
-            peer: None,
+            identity: None,
             reconnect: ReconnectTimer::new(),
-            answered: ByTopic::default(),
+            answered: TopicMap::default(),
             is_woken_first: Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread,
         }
     }
@@ -80,18 +80,18 @@ impl LaneTask {
             let connect = connect(
                 Arc::clone(&self.shared),
                 Arc::clone(&self.subscriber),
-                self.peer.clone(),
+                self.identity.clone(),
                 self.probe.clone(),
             );
             let Some(connected) = self.meanwhile(connect, &cause).await else { return };
             let error = match connected {
-                Ok((link, peer)) => {
+                Ok((link, identity)) => {
                     self.reconnect.established();
-                    if self.peer.is_some() {
+                    if self.identity.is_some() {
                         self.shared.counters.reconnected();
                     }
-                    self.presence.connected(peer.run_id.as_deref());
-                    self.peer = Some(peer);
+                    self.presence.connected(identity.run_id.as_deref());
+                    self.identity = Some(identity);
                     match self.serve(link).await {
                         Ok(()) => return,
                         Err(error) => error,
@@ -99,7 +99,7 @@ impl LaneTask {
                 }
                 Err(error) => error,
             };
-            self.side.set_down(&error);
+            self.health.set_down(&error);
             cause = broker_error(error);
             let pause = sleep(self.reconnect.pause());
             if self.meanwhile(pause, &cause).await.is_none() {
@@ -154,10 +154,10 @@ impl LaneTask {
     async fn probe(&mut self, link: &mut Link) -> RedisResult<()> {
         match self.probe.check(link, &self.shared).await? {
             Writes::Taken => {
-                self.side.set_up();
+                self.health.set_up();
                 self.outbox.retry_refused();
             }
-            Writes::Refused(error) => self.side.set_refused(&error),
+            Writes::Refused(error) => self.health.set_refused(&error),
         }
         Ok(())
     }
@@ -216,24 +216,24 @@ impl LaneTask {
             |job: &Job| self.answered.get(job.address.channel()).copied().unwrap_or_default();
         let find = recover::find(link, &self.shared.scripts, &jobs, answered);
         let found = timeout_at(limit, find).await;
-        let fates = match found.unwrap_or_else(|_| Err(timed_out())) {
-            Ok(fates) => fates,
+        let outcomes = match found.unwrap_or_else(|_| Err(timed_out())) {
+            Ok(outcomes) => outcomes,
             Err(error) => {
                 self.queue.put_back(jobs);
                 return Err(error);
             }
         };
         let (mut again, mut seen, mut settled) = (Vec::new(), Vec::new(), Vec::new());
-        for (job, fate) in jobs.into_iter().zip(fates) {
-            match fate {
-                Fate::Published(position) => {
-                    seen.push((job.address.clone(), Mark { position, id: Some(job.id) }));
+        for (job, outcome) in jobs.into_iter().zip(outcomes) {
+            match outcome {
+                Outcome::Published(position) => {
+                    seen.push((job.address.clone(), LastSeen { position, id: Some(job.id) }));
                     settled.push((job, Ok(Published::new(Some(position), 0))));
                 }
                 // The record of a key tells if it was published.
-                Fate::Unknown if job.has_key() => again.push(job.unsent()),
-                Fate::Missing => again.push(job.unsent()),
-                Fate::Overtaken | Fate::Unknown => {
+                Outcome::Unknown if job.has_key() => again.push(job.unsent()),
+                Outcome::Missing => again.push(job.unsent()),
+                Outcome::Overtaken | Outcome::Unknown => {
                     settled.push((job, Err(BrokerError::unavailable("the answer was lost"))));
                 }
             }
@@ -305,9 +305,9 @@ impl LaneTask {
             let outcome = published(reply);
             match &outcome {
                 Ok(Published { position: Some(position), repeated: false, .. }) => {
-                    let mark = Mark { position: *position, id: Some(job.id) };
+                    let last_seen = LastSeen { position: *position, id: Some(job.id) };
                     self.answered.insert(job.address.channel().to_owned(), *position);
-                    seen.push((job.address.clone(), mark));
+                    seen.push((job.address.clone(), last_seen));
                 }
                 Err(error) if wants_reconnect(error) => broken = Some(error.clone()),
                 _ => {}
@@ -325,7 +325,7 @@ impl LaneTask {
     fn finish(
         &self,
         settled: Vec<(Job, Result<Published, BrokerError>)>,
-        seen: Vec<(Address, Mark)>,
+        seen: Vec<(Address, LastSeen)>,
     ) {
         self.subscriber.published(seen);
         for (job, outcome) in settled {
@@ -338,21 +338,21 @@ impl LaneTask {
 async fn connect(
     shared: Arc<Shared>,
     subscriber: Arc<Subscriber>,
-    earlier: Option<Peer>,
+    earlier: Option<ServerIdentity>,
     probe: Probe,
-) -> RedisResult<(Link, Peer)> {
+) -> RedisResult<(Link, ServerIdentity)> {
     let mut link = Link::open(&shared, |_| {}).await?;
-    let peer = Peer::of(&mut link).await?;
-    peer.check()?;
+    let identity = ServerIdentity::of(&mut link).await?;
+    identity.check()?;
     if let Some(earlier) = earlier {
-        peer.end(&earlier, &mut link).await?;
+        identity.end(&earlier, &mut link).await?;
     }
     link.load().await?;
     // First of all, so that a replica is not asked for all topics again and again.
     probe.publish(&mut link, &shared).await?;
-    if let Some(policy) = &peer.eviction {
+    if let Some(policy) = &identity.eviction {
         shared.eviction.seen(policy);
     }
-    lineage::check(&mut link, &shared.scripts, &subscriber.seen()).await?;
-    Ok((link, peer))
+    epochs::check(&mut link, &shared.scripts, &subscriber.seen()).await?;
+    Ok((link, identity))
 }

@@ -3,15 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use chat_core::{Batch, CloseReason, Deliver, Delivery};
+use chat_core::{Batch, CloseReason, Deliver, DeliveryOutcome};
 use parking_lot::{Mutex, MutexGuard};
 
 /// A member's place in a topic, as snapshots of the members hold it. Once the member has
 /// left, or was closed as a slow consumer, nothing is delivered through it, even by a snapshot
 /// that was taken before.
-pub struct Seat<M>(Arc<Mutex<Option<M>>>);
+pub struct MemberSlot<M>(Arc<Mutex<Option<M>>>);
 
-impl<M: Clone> Seat<M> {
+impl<M: Clone> MemberSlot<M> {
     /// The member, unless it has left or was closed as a slow consumer.
     #[must_use]
     pub fn member(&self) -> Option<M> {
@@ -19,7 +19,7 @@ impl<M: Clone> Seat<M> {
     }
 }
 
-impl<M> Seat<M> {
+impl<M> MemberSlot<M> {
     /// What `read` makes of the member, unless it has left: where a copy of the handle would be too
     /// much. Deliveries to the member wait until `read` returns.
     pub fn with<T>(&self, read: impl FnOnce(&M) -> T) -> Option<T> {
@@ -37,7 +37,7 @@ impl<M> Seat<M> {
 
     /// The member leaves, or does not receive the topic yet. A delivery that is under way is over when
     /// this returns.
-    pub(super) fn vacate(&self) {
+    pub(super) fn detach(&self) {
         self.taken().take();
     }
 
@@ -46,13 +46,14 @@ impl<M> Seat<M> {
     }
 }
 
-impl<M: Deliver> Seat<M> {
+impl<M: Deliver> MemberSlot<M> {
     /// A member without room for the batch is closed, and gets nothing more: once it had room again,
     /// what follows would hide what it has not received.
-    pub(super) fn deliver(&self, batch: &Batch) -> Delivery {
+    pub(super) fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         let mut place = self.taken();
-        let outcome = place.as_ref().map_or(Delivery::Closed, |member| member.deliver(batch));
-        if outcome == Delivery::Full
+        let outcome =
+            place.as_ref().map_or(DeliveryOutcome::Closed, |member| member.deliver(batch));
+        if outcome == DeliveryOutcome::Full
             && let Some(member) = place.take()
         {
             member.close(CloseReason::SlowConsumer);
@@ -61,14 +62,14 @@ impl<M: Deliver> Seat<M> {
     }
 }
 
-impl<M> Clone for Seat<M> {
+impl<M> Clone for MemberSlot<M> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<M> fmt::Debug for Seat<M> {
+impl<M> fmt::Debug for MemberSlot<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seat").finish_non_exhaustive()
+        f.debug_struct("MemberSlot").finish_non_exhaustive()
     }
 }

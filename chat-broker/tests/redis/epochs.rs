@@ -5,7 +5,7 @@ use std::fs;
 
 use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, BrokerEvent, Status};
-use chat_core::{Position, Range, Step};
+use chat_core::{HistoryRange, Position, Step};
 
 use crate::support::{Node, eventually, latest, room, texts};
 
@@ -37,7 +37,7 @@ async fn an_epoch_outlives_every_kind_of_restart_of_a_redis_that_remembers() {
             assert_eq!(next, Position { offset: round + 1, ..first }, "{topic}");
         }
     }
-    let history = node.history(&told, Range::Latest, 9).await;
+    let history = node.history(&told, HistoryRange::Latest, 9).await;
     assert_eq!(texts(&history), ["0", "1", "2", "3", "4"]);
 }
 
@@ -66,7 +66,11 @@ async fn an_older_copy_begins_new_epochs() {
     for (topic, before) in topics.iter().zip(before) {
         let after = node.publish(topic, "after").await.unwrap().position.unwrap();
         assert_eq!(before.step_to(after), Step::Gap, "{topic}: {after:?} after {before:?}");
-        assert_eq!(texts(&node.history(topic, Range::Latest, 9).await), ["after"], "{topic}");
+        assert_eq!(
+            texts(&node.history(topic, HistoryRange::Latest, 9).await),
+            ["after"],
+            "{topic}"
+        );
     }
 }
 

@@ -11,7 +11,7 @@ const MAX_TOPICS: usize = 4096;
 
 /// The latest kept publication of a topic that this node knows of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Mark {
+pub(super) struct LastSeen {
     pub(super) position: Position,
     /// Unknown if the topic is one of which nothing was kept.
     pub(super) id: Option<MessageId>,
@@ -20,7 +20,7 @@ pub(super) struct Mark {
 /// `epoch`, `offset` and `id`, as they are stored.
 pub(super) type Stored = (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>);
 
-impl Mark {
+impl LastSeen {
     /// Reads one; the default if nothing is stored, `None` if it makes no sense.
     pub(super) fn parse((epoch, offset, id): Stored) -> Option<Self> {
         let (Some(epoch), Some(offset)) = (epoch, offset) else { return Some(Self::default()) };
@@ -51,18 +51,18 @@ impl Mark {
 /// What is remembered of topics, by channel: the half that was remembered longest ago is
 /// forgotten when there are too many.
 #[derive(Debug)]
-pub(super) struct ByTopic<T> {
+pub(super) struct TopicMap<T> {
     latest: HashMap<String, T>,
     earlier: HashMap<String, T>,
 }
 
-impl<T> Default for ByTopic<T> {
+impl<T> Default for TopicMap<T> {
     fn default() -> Self {
         Self { latest: HashMap::new(), earlier: HashMap::new() }
     }
 }
 
-impl<T> ByTopic<T> {
+impl<T> TopicMap<T> {
     pub(super) fn insert(&mut self, channel: String, value: T) {
         if self.latest.len() >= MAX_TOPICS / 2 && !self.latest.contains_key(&channel) {
             self.earlier = std::mem::take(&mut self.latest);
@@ -90,37 +90,37 @@ impl<T> ByTopic<T> {
 mod tests {
     use super::*;
 
-    fn at(epoch: &[u8], offset: u64) -> Mark {
+    fn at(epoch: &[u8], offset: u64) -> LastSeen {
         let id = MessageId::parse(&offset.to_be_bytes());
-        Mark { position: Position { epoch: Epoch::parse(epoch).unwrap(), offset }, id }
+        LastSeen { position: Position { epoch: Epoch::parse(epoch).unwrap(), offset }, id }
     }
 
     #[test]
     fn what_was_read_late_does_not_count() {
-        let mut mark = Mark::default();
+        let mut last_seen = LastSeen::default();
         let mut advance = |to| {
-            mark.advance(to);
-            mark
+            last_seen.advance(to);
+            last_seen
         };
         assert_eq!(advance(at(b"aaaaaaaa", 3)), at(b"aaaaaaaa", 3));
         assert_eq!(advance(at(b"aaaaaaaa", 2)), at(b"aaaaaaaa", 3));
         assert_eq!(advance(at(b"bbbbbbbb", 9)), at(b"aaaaaaaa", 3));
         assert_eq!(advance(at(b"aaaaaaaa", 4)), at(b"aaaaaaaa", 4));
-        assert_eq!(advance(Mark { id: None, ..at(b"aaaaaaaa", 4) }), at(b"aaaaaaaa", 4));
+        assert_eq!(advance(LastSeen { id: None, ..at(b"aaaaaaaa", 4) }), at(b"aaaaaaaa", 4));
     }
 
     #[test]
     fn the_latest_are_remembered() {
-        let mut marks = ByTopic::default();
+        let mut last_seen_of = TopicMap::default();
         for n in 1..=10_000 {
-            marks.insert(n.to_string(), at(b"aaaaaaaa", n));
-            marks.insert("busy".to_owned(), at(b"aaaaaaaa", n));
-            assert!(marks.iter().count() <= MAX_TOPICS);
+            last_seen_of.insert(n.to_string(), at(b"aaaaaaaa", n));
+            last_seen_of.insert("busy".to_owned(), at(b"aaaaaaaa", n));
+            assert!(last_seen_of.iter().count() <= MAX_TOPICS);
         }
         for n in 10_000 - MAX_TOPICS as u64 / 2 + 2..=10_000 {
-            assert_eq!(marks.remove(&n.to_string()), Some(at(b"aaaaaaaa", n)));
+            assert_eq!(last_seen_of.remove(&n.to_string()), Some(at(b"aaaaaaaa", n)));
         }
-        assert_eq!(marks.remove("busy"), Some(at(b"aaaaaaaa", 10_000)));
-        assert_eq!((marks.remove("busy"), marks.remove("1")), (None, None));
+        assert_eq!(last_seen_of.remove("busy"), Some(at(b"aaaaaaaa", 10_000)));
+        assert_eq!((last_seen_of.remove("busy"), last_seen_of.remove("1")), (None, None));
     }
 }

@@ -13,7 +13,7 @@ const CAPACITY: usize = 8192;
 
 /// What the node is told in place of an event that is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Told {
+pub enum LossNotice {
     /// Nothing, as if there had been none: no broker does this, but its bugs may.
     #[default]
     Nothing,
@@ -25,7 +25,7 @@ pub enum Told {
 
 /// The way of events from a broker to its node.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct LossyLink {
     losses: Arc<Losses>,
     is_held: watch::Sender<bool>,
 }
@@ -38,21 +38,26 @@ struct Losses {
 
 /// So many are still to be lost.
 #[derive(Debug, Default)]
-struct Loss(Mutex<(usize, Told)>);
+struct Loss(Mutex<(usize, LossNotice)>);
 
-impl Line {
+impl LossyLink {
     pub(super) fn new(from: BrokerEvents) -> (Self, BrokerEvents) {
         let (to, events) = events::channel(CAPACITY);
-        let line = Self { losses: Arc::default(), is_held: watch::Sender::default() };
-        tokio::spawn(carry(from, to, Arc::clone(&line.losses), line.is_held.subscribe()));
-        (line, events)
+        let lossy_link = Self { losses: Arc::default(), is_held: watch::Sender::default() };
+        tokio::spawn(carry(
+            from,
+            to,
+            Arc::clone(&lossy_link.losses),
+            lossy_link.is_held.subscribe(),
+        ));
+        (lossy_link, events)
     }
 
-    pub(super) fn lose_publications(&self, n: usize, told: Told) {
+    pub(super) fn lose_publications(&self, n: usize, told: LossNotice) {
         *self.losses.publications.lock() = (n, told);
     }
 
-    pub(super) fn lose_presence(&self, n: usize, told: Told) {
+    pub(super) fn lose_presence(&self, n: usize, told: LossNotice) {
         *self.losses.presence.lock() = (n, told);
     }
 
@@ -101,12 +106,12 @@ impl Losses {
 }
 
 impl Loss {
-    fn lock(&self) -> MutexGuard<'_, (usize, Told)> {
+    fn lock(&self) -> MutexGuard<'_, (usize, LossNotice)> {
         self.0.lock()
     }
 
     /// What is told of this event, if it is lost.
-    fn take(&self) -> Option<Told> {
+    fn take(&self) -> Option<LossNotice> {
         let mut loss = self.lock();
         let (left, told) = *loss;
         *loss = (left.checked_sub(1)?, told);
@@ -114,7 +119,7 @@ impl Loss {
     }
 }
 
-impl Told {
+impl LossNotice {
     fn tell(self, topic: Topic, to: &EventSender) {
         match self {
             Self::Nothing => {}

@@ -1,4 +1,4 @@
--- Deletes the meta of a topic whose sequence is not the one that was seen; see lineage.rs.
+-- Deletes the meta of a topic whose sequence is not the one that was seen; see end_epoch.rs.
 --
 -- KEYS     1 meta   2 log
 -- ARGV     1 epoch   2 offset   3 id of what was seen last; no id if it is not known

@@ -7,7 +7,7 @@ use crate::redis::health::capacity::info_field;
 
 /// One process of Redis, and our connection as it numbers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Peer {
+pub(crate) struct ServerIdentity {
     /// Random, new with each start; `None` if we may not ask.
     pub(crate) run_id: Option<String>,
     connection: Option<i64>,
@@ -17,7 +17,7 @@ pub(crate) struct Peer {
     mode: Option<String>,
 }
 
-impl Peer {
+impl ServerIdentity {
     pub(crate) async fn of(link: &mut Link) -> RedisResult<Self> {
         let mut ask = Pipeline::with_capacity(3);
         ask.ignore_errors();
