@@ -3,7 +3,8 @@
 //! A bucket is kept as the time at which it will be full again (the generic cell rate algorithm
 //! of ITU-T I.371), which is one number. It may be overdrawn: a connection that takes more than
 //! is there waits until the bucket is back at nothing, and so has a place in the order of all
-//! that wait.
+//! that wait. The `governor` crate has the same algorithm without that order: it refuses, and says
+//! when to try again.
 
 use std::fmt;
 use std::str::FromStr;
