@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_broken_build_is_reported_to_the_team() {
+    async fn broken_build_is_reported_to_the_team() {
         let bus = MemoryBus::new();
         let (bot, _) = bus.connect();
         let (observer, mut events) = bus.connect();

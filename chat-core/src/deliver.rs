@@ -186,7 +186,7 @@ mod tests {
     use crate::position::Epoch;
 
     #[test]
-    fn what_cannot_be_read_is_no_silent_hole() {
+    fn unreadable_envelope_is_a_gap() {
         let topic = Topic::Room(RoomId::new("r").unwrap());
         let (unknown, epoch) = (Bytes::from_static(b"\x63?"), Epoch::parse(b"abcdEF12").unwrap());
         let place = Some(Position { epoch, offset: 7 });
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_is_as_large_as_its_frame() {
+    fn item_size_bounds_its_frame() {
         let user = Sender { id: "u", name: "U", color: "#FFFFFF" };
         for text in ["x".repeat(10_000), "\u{1}".repeat(10_000), "é\n".repeat(10_000)] {
             let message = Message { user, text: &text, data: None, key: None, at: 0 };

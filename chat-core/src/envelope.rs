@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_comes_back() {
+    fn every_kind_round_trips() {
         let data: &RawValue = serde_json::from_str(r#"{"a":[1, 2]}"#).unwrap();
         for data in [None, Some(data)] {
             for key in [None, Some(""), Some("k-1")] {
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_version_wrote_is_named() {
+    fn unknown_version_and_kind_are_named() {
         let mut bytes = encode(&Event::Typing { user: ALICE, typing: true }).to_vec();
         bytes[1] = 99;
         assert_eq!(decode(&bytes).unwrap_err(), EnvelopeError::UnknownKind(99));
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn only_another_name_renames_and_the_announcement_stays() {
+    fn only_a_new_name_renames_and_the_announcement_stays() {
         let presence = |name, announced| {
             let user = Sender { name, ..ALICE };
             encode(&Event::Presence(Presence { user, change: PresenceChange::Joined, announced }))

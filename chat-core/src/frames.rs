@@ -132,7 +132,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn texts_come_back_in_order(texts in prop::collection::vec(".{0,300}", 1..8)) {
+        fn texts_round_trip_in_order(texts in prop::collection::vec(".{0,300}", 1..8)) {
             let mut builder = FramesBuilder::default();
             for text in &texts {
                 builder.push(text.as_bytes());

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_capability_is_known_by_its_name() {
+    fn capability_round_trips_by_name() {
         for capability in Capability::ALL {
             assert_eq!(Capability::parse(capability.as_str()), Some(capability));
             assert!(Capabilities::all().contains(capability));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_of_rooms_and_rules_of_users_stay_apart() {
+    fn room_rules_and_user_rules_are_separate() {
         let grants =
             Grants::new([("@*".into(), Capabilities::all()), ("bob".into(), Capabilities::all())]);
         let room = |name| RoomId::new(name).unwrap();

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_on_a_position() {
+    fn history_follows_only_without_a_hole() {
         let at = |epoch, offset| Position { epoch: Epoch::from_random(epoch), offset };
         let history = |offset, entries: &[u64]| History {
             position: at(1, offset),

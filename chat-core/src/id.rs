@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_name() {
+    fn invalid_names() {
         assert_eq!(RoomId::new(""), Err(InvalidName::Empty));
         assert_eq!(RoomId::new("x".repeat(129)), Err(InvalidName::TooLong));
         for name in ["a\nb", "\0", "\u{1b}[31m", "\u{85}"] {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reorders_text_is_refused_in_ids_and_removed_from_names() {
+    fn bidi_controls_are_refused_in_ids_and_removed_from_names() {
         for id in ["\u{202e}nimda", "a\u{2066}b", "\u{200f}א", "a\u{61c}"] {
             assert_eq!(RoomId::new(id), Err(InvalidName::BidiControl), "{id:?}");
             assert_eq!(UserId::new(id), Err(InvalidName::BidiControl), "{id:?}");
@@ -243,14 +243,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_would_not_print_is_escaped() {
+    fn unprintable_characters_are_escaped() {
         let name = RoomId::new("a\u{200b}é\u{e0041}\"").unwrap();
         assert_eq!(name.escaped().to_string(), r#"a\u{200b}é\u{e0041}\""#);
         assert_eq!(crate::Topic::Room(name).to_string(), r#"room a\u{200b}é\u{e0041}\""#);
     }
 
     #[test]
-    fn lookalikes_stay_apart() {
+    fn lookalikes_are_distinct() {
         assert_ne!(RoomId::new("caf\u{e9}").unwrap(), RoomId::new("cafe\u{301}").unwrap());
     }
 }

@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_every_parser_reads_is_portable() {
+    fn portable_json_is_accepted() {
         let digits = "9".repeat(308);
         let texts = [
             "null",
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_some_parser_refuses_is_not_portable() {
+    fn unportable_json_is_refused() {
         use Unportable::{Depth, DuplicateMember, LoneSurrogate, Nul, Number};
         let (long, deep) = (format!("0.{}", "1".repeat(999)), nested(MAX_DEPTH + 1));
         let table = [
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_integer() {
+    fn other_numbers_are_no_integers() {
         for text in [
             "",
             "-",
@@ -457,7 +457,7 @@ mod tests {
         }
 
         #[test]
-        fn what_a_serializer_writes_is_portable(value in value()) {
+        fn serialized_json_is_portable(value in value()) {
             prop_assert_eq!(check_portable(&value.to_string()), Ok(()));
             prop_assert_eq!(check_portable(&format!("{value:#}")), Ok(()));
         }

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn newcomers_fill_groups_and_snapshots_stand_still() {
+    fn joins_fill_groups_and_snapshots_do_not_change() {
         let mut members = Members::default();
         for id in 0..150 {
             assert_eq!(members.insert(ConnectionId::new(id), id), None);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn group_of_which_most_have_left_gives_memory_back() {
+    fn sparse_group_frees_memory() {
         let mut members = Members::default();
         for id in 0..=GROUP as u64 {
             members.insert(ConnectionId::new(id), ());

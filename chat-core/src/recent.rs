@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_stretches_are_given() {
+    fn only_complete_ranges_are_returned() {
         let recent = recent(1..=9);
         assert_eq!(recent.oldest(), Some(6));
         assert_eq!(offsets(recent.between(5, at(9)).unwrap()), [6, 7, 8, 9]);
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_are_bounded_in_number_and_bytes() {
+    fn latest_are_bounded_in_number_and_bytes() {
         let recent = recent(1..=9);
         assert_eq!(offsets(recent.latest(at(9), 2, 100)), [8, 9]);
         assert_eq!(offsets(recent.latest(at(8), 9, 25)), [7, 8]);
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_can_be_given_up() {
+    fn memory_is_bounded_and_can_be_evicted() {
         let mut recent = recent(1..=9);
         recent.push(at(10), Bytes::from(vec![0; 95]));
         assert_eq!((recent.oldest(), recent.bytes()), (Some(10), 95));
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn page_of_a_room_that_nothing_was_sent_to_is_empty() {
+    fn page_of_an_unused_room_is_empty() {
         let none = Some(RecentPage { entries: Vec::new(), more: false });
         let later = recent(1..=3);
         assert_eq!(later.page(HistoryRange::Latest, Position::default(), 4, 100), none);
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_held_than_the_room_keeps() {
+    fn held_messages_stay_within_retention() {
         let retention = Retention { messages: 3, ..Retention::default() };
         let recent = Recent::new(retention, 9, 1000);
         assert_eq!((recent.max_entries(), recent.retention()), (3, retention));

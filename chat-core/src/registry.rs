@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn edges() {
+    fn joins_and_leaves_report_first_and_last() {
         let registry = Registry::<_>::new();
         let (a, b) = (ConnectionId::new(1), ConnectionId::new(2));
         assert_eq!(registry.join(&room(1), a, "a"), JoinOutcome { first: true, again: false });
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn edges_balance_under_contention() {
+    fn first_and_last_balance_under_contention() {
         let registry = Registry::<_>::new();
         let subscribed = AtomicI64::new(0);
         std::thread::scope(|scope| {

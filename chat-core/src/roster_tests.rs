@@ -40,7 +40,7 @@ fn told(out: &mut Vec<Item>) -> Vec<String> {
 }
 
 #[test]
-fn changes_are_told_once_and_missed_ones_after_a_snapshot() {
+fn changes_are_reported_once_and_missed_ones_after_a_snapshot() {
     let (mut roster, mut out) = (Roster::new(10), Vec::new());
     roster.change(5, 1, PresenceChange::Joined, occupant(1), &mut out);
     let mut truth = Truth { version: 5, users: [1, 2].into() };
@@ -65,7 +65,7 @@ fn changes_are_told_once_and_missed_ones_after_a_snapshot() {
 }
 
 #[test]
-fn first_user_of_an_empty_room_is_all_there_is_but_a_second_one_is_not() {
+fn first_join_of_an_empty_room_needs_no_snapshot() {
     for (count, is_wanted) in [(1, false), (2, true)] {
         let (mut roster, mut out) = (Roster::new(10), Vec::new());
         roster.ask();
@@ -77,7 +77,7 @@ fn first_user_of_an_empty_room_is_all_there_is_but_a_second_one_is_not() {
 }
 
 #[test]
-fn snapshot_that_knows_of_the_latest_change_is_taken_and_no_other_is_wanted() {
+fn snapshot_with_the_latest_change_is_enough() {
     let (mut roster, mut out) = (Roster::new(2), Vec::new());
     let mut truth = Truth { version: 4, users: [1, 2, 3, 4].into() };
     roster.ask();
@@ -94,7 +94,7 @@ fn snapshot_that_knows_of_the_latest_change_is_taken_and_no_other_is_wanted() {
 }
 
 #[test]
-fn a_snapshot_of_an_older_moment_undoes_nothing() {
+fn outdated_snapshot_undoes_nothing() {
     for (older, is_wanted_again) in
         [(Truth { version: 5, users: [1].into() }, false), (Truth::default(), true)]
     {
@@ -111,7 +111,7 @@ fn a_snapshot_of_an_older_moment_undoes_nothing() {
 }
 
 #[test]
-fn what_was_missed_since_a_snapshot_was_asked_for_is_asked_for_again() {
+fn change_missed_during_a_snapshot_needs_another() {
     let (mut roster, mut out) = (Roster::new(10), Vec::new());
     let truth = Truth { version: 5, users: [1].into() };
     roster.ask();
@@ -127,7 +127,7 @@ fn what_was_missed_since_a_snapshot_was_asked_for_is_asked_for_again() {
 }
 
 #[test]
-fn latest_name_is_told_and_listed() {
+fn latest_name_is_reported_and_listed() {
     let (mut roster, mut out) = (Roster::new(10), Vec::new());
     roster.ask();
     roster.set(Truth { version: 5, users: [1, 2].into() }.snapshot(10), &mut out);
@@ -146,7 +146,7 @@ fn latest_name_is_told_and_listed() {
 
 /// A broker was emptied after its clock was set back: its versions begin further below.
 #[test]
-fn versions_far_below_are_of_another_beginning() {
+fn far_lower_version_wants_a_snapshot() {
     const HOUR: u64 = 3_600_000_000;
     for (version, is_wanted) in [(9 * HOUR - 1, false), (8 * HOUR, true)] {
         let (mut roster, mut out) = (Roster::new(10), Vec::new());
@@ -162,7 +162,7 @@ fn versions_far_below_are_of_another_beginning() {
 }
 
 #[test]
-fn a_big_room_is_told_its_count() {
+fn large_room_gets_its_count() {
     let (mut roster, mut out) = (Roster::new(4), Vec::new());
     let mut truth = Truth { version: 100, users: (0..4).collect() };
     roster.ask();
@@ -189,7 +189,7 @@ fn a_big_room_is_told_its_count() {
 }
 
 #[test]
-fn a_first_snapshot_that_does_not_know_what_came_meanwhile_is_followed_by_another() {
+fn first_snapshot_older_than_a_change_is_followed_by_another() {
     let (mut roster, mut out) = (Roster::new(10), Vec::new());
     roster.ask();
     roster.change(7, 1, PresenceChange::Joined, occupant(1), &mut out);
@@ -207,7 +207,7 @@ proptest! {
     /// However changes are lost and snapshots delayed, in the end the roster is right,
     /// and whoever follows what was told knows the same.
     #[test]
-    fn the_roster_comes_to_the_truth(
+    fn roster_converges(
         steps in prop::collection::vec((0u32..8, 0u8..6), 0..200), limit in 1usize..7,
     ) {
         let (mut truth, mut roster, mut out) = (Truth::default(), Roster::new(limit), Vec::new());

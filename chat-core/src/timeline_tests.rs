@@ -119,7 +119,7 @@ impl Server {
 }
 
 #[test]
-fn a_room_opens_where_it_stands_and_sorts_out_what_came_before() {
+fn room_opens_at_its_position_and_drops_earlier_publications() {
     let mut server = Server::new();
     for offset in 3..=5 {
         assert_eq!(server.accept(at(1, offset)), Accepted::Held);
@@ -135,7 +135,7 @@ fn a_room_opens_where_it_stands_and_sorts_out_what_came_before() {
 }
 
 #[test]
-fn a_hole_is_filled_and_nobody_is_told() {
+fn hole_is_filled_without_a_gap() {
     let mut server = Server::new();
     let mut store = Store { position: at(1, 5), trimmed: 0 };
     server.settle(&store, 9);
@@ -151,7 +151,7 @@ fn a_hole_is_filled_and_nobody_is_told() {
 }
 
 #[test]
-fn what_is_gone_for_good_is_a_gap() {
+fn trimmed_messages_are_a_gap() {
     let mut server = Server::new();
     let mut store = Store { position: at(1, 5), trimmed: 0 };
     server.settle(&store, 9);
@@ -169,7 +169,7 @@ fn what_is_gone_for_good_is_a_gap() {
 }
 
 #[test]
-fn a_new_sequence_is_told_once_and_read_from_its_beginning() {
+fn new_sequence_is_one_gap_and_read_from_its_start() {
     let mut server = Server::new();
     let mut store = Store { position: at(1, 5), trimmed: 0 };
     server.settle(&store, 9);
@@ -188,7 +188,7 @@ fn a_new_sequence_is_told_once_and_read_from_its_beginning() {
 }
 
 #[test]
-fn a_read_of_an_older_moment_undoes_nothing() {
+fn outdated_read_undoes_nothing() {
     let mut server = Server::new();
     let store = Store::default();
     server.settle(&store, 9);
@@ -202,7 +202,7 @@ fn a_read_of_an_older_moment_undoes_nothing() {
 }
 
 #[test]
-fn what_is_no_message_of_the_room_holds_up_nobody() {
+fn stray_publication_blocks_nothing() {
     let mut server = Server::new();
     let store = Store { position: at(1, 5), trimmed: 0 };
     server.settle(&store, 9);
@@ -215,7 +215,7 @@ fn what_is_no_message_of_the_room_holds_up_nobody() {
 }
 
 #[test]
-fn what_is_held_is_bounded_and_read_again() {
+fn held_publications_are_bounded_and_reread() {
     let mut server = Server::new();
     let mut store = Store { position: at(1, 1), trimmed: 0 };
     server.settle(&store, 9);
@@ -230,7 +230,7 @@ fn what_is_held_is_bounded_and_read_again() {
 }
 
 #[test]
-fn a_failed_read_is_wanted_again() {
+fn failed_read_is_retried() {
     let mut server = Server::new();
     server.timeline.begin_read().unwrap();
     server.timeline.fail_read();
@@ -349,7 +349,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_broker_forgets_is_told_and_the_rest_is_whole(
+    fn trimmed_messages_are_a_gap_and_the_rest_is_complete(
         script in prop::collection::vec(happens_or_is_lost(), 0..120), page in 1u64..12,
     ) {
         let losses = script.iter().filter(|step| matches!(step, Happens::Reset | Happens::Trim));

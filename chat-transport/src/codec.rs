@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_message_leaves_no_large_buffer() {
+    fn large_message_leaves_no_large_buffer() {
         let mut codec = Codec::new(Arc::default());
         let input = [frame(&[7; 65_536]), frame(b"next")].concat();
         let mut input = &input[..];
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_part_of_a_header_is_left_over() {
+    fn only_a_partial_header_is_left_over() {
         let mut codec = Codec::new(Arc::default());
         let whole = frame(&[7; 1000]);
         for cut in 0..whole.len() {
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn close_frame_is_decoded_in_whatever_pieces() {
+    fn close_frame_is_decoded_in_any_pieces() {
         let whole = close_frame(1014, "the gateway");
         for cut in 0..whole.len() {
             let mut codec = Codec::new(Arc::default());

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_starts_over() {
+    fn answer_restarts_the_interval() {
         use At::{Heard, Poll};
         check(&[
             Poll(25, Want::Ping),
@@ -150,13 +150,13 @@ mod tests {
     }
 
     #[test]
-    fn a_talker_is_never_pinged() {
+    fn active_peer_is_never_pinged() {
         use At::{Heard, Poll};
         check(&[Heard(20), Poll(25, Want::Wait(45)), Heard(44), Poll(45, Want::Wait(69))]);
     }
 
     #[test]
-    fn the_answer_is_due_after_a_late_ping() {
+    fn answer_is_due_after_a_late_ping() {
         use At::Poll;
         check(&[Poll(60, Want::Ping), Poll(79, Want::Wait(80)), Poll(80, Want::Lost)]);
     }

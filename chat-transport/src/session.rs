@@ -419,7 +419,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_idle_session_is_small() {
+    async fn idle_session_is_small() {
         let (_client, server) = tokio::io::duplex(1);
         let mut session = Session::new(server, Bytes::new(), Arc::default());
         let session_bytes = size_of::<Session<SharedTcp>>();

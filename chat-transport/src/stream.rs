@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn kernel_gives_up_what_is_not_acknowledged() {
+    async fn tcp_user_timeout_is_set() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let tcp = SharedTcp::new(stream);

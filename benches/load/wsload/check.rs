@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_doubled_or_reordered_is_told() {
+    fn duplicates_and_reordering_are_counted() {
         let mut window = Window::default();
         let arrivals = [1, 2, 4, 3, 3, 4, 100, 40, 30].map(|number| window.note(number));
         use Arrival::{Doubled, InOrder, Reordered};

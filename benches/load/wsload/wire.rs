@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_frames_are_read() {
         for length in [0, 1, 125, 126, 65_535, 65_536] {
             for mask in [None, Some([1, 2, 3, 4])] {
                 let payload = vec![b'x'; length];
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_found_in_an_envelope() {
+    fn mark_is_found_in_an_envelope() {
         let mark = Mark { kind: Kind::Load, route: 0xabc, number: 7, sent_ns: 1 << 40 };
         let mut text = b"{\"message\":\"".to_vec();
         let at = text.len();

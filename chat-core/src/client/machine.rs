@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn token_that_is_not_fetched_in_time_is_fetched_again() {
+    fn token_fetch_times_out_and_is_retried() {
         let mut machine = online_with_token();
         let first = next_fetch(&mut machine, START);
         assert!(first < START + Duration::from_secs(100), "before the token runs out");

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_join_out_of_time_gives_the_room_up_unless_it_was_joined_before() {
+    fn join_timeout_drops_the_room_unless_it_was_joined_before() {
         let now = Duration::from_secs(100);
         let later = now + Duration::from_secs(1);
         let mut rooms = Rooms::default();
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_time_for_which_a_join_waited_is_added_to_its_deadline() {
+    fn join_deadline_is_extended_by_the_time_it_waited() {
         let now = Duration::from_secs(100);
         let later = now + Duration::from_secs(60);
         let mut rooms = Rooms::default();
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_ends() {
+    fn paused_join_is_due_after_its_pause() {
         let now = Duration::from_secs(100);
         let mut rooms = Rooms::default();
         rooms.get_or_add(&room("r"), 0).status = RoomStatus::Paused(now + Duration::from_secs(1));

@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn too_long_message_holds_nothing_up() {
+    fn too_long_message_blocks_no_other() {
         let mut test = Test::new();
         test.push("r", "a");
         test.push("r", "b");
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn pause_that_is_over_is_due_no_more() {
+    fn ended_pause_has_no_deadline() {
         let mut test = Test::one_in_flight();
         let until = START + Duration::from_secs(1);
         test.sends.pause("r", 1, until, false);
@@ -571,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn another_user_does_not_repeat() {
+    fn uncertain_message_of_another_user_is_not_resent() {
         let mut test = Test::one_in_flight();
         test.sends.lost();
         test.sends.user_changed(&mut test.answers);

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_page_is_new() {
+    fn first_page_is_new() {
         let mut track = Track::default();
         assert!(!track.has_begun());
         assert_eq!(track.joined(at(1, 9), false, &[8, 9]), entered(Continuity::First, 0));

@@ -28,7 +28,7 @@ fn patient() -> ClientConfig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_server_is_not_read_and_nothing_is_lost() {
+async fn full_event_queue_stops_reading_and_loses_nothing() {
     let (_mock, mut peer, client, mut events) = joined(0, patient()).await;
     let last = fill(&mut peer, 0).await;
     tokio::time::resume();
@@ -48,7 +48,7 @@ async fn the_server_is_not_read_and_nothing_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_cut_took_is_recovered() {
+async fn messages_lost_by_a_disconnect_are_recovered() {
     let (mock, mut peer, _client, mut events) = joined(0, patient()).await;
     let last = fill(&mut peer, 0).await;
     tokio::time::resume();
@@ -76,7 +76,7 @@ async fn what_a_cut_took_is_recovered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_waits_for_no_reader() {
+async fn closing_does_not_wait_for_the_event_reader() {
     let (_mock, mut peer, client, mut events) = joined(0, patient()).await;
     let last = fill(&mut peer, 0).await;
     tokio::time::resume();
@@ -100,7 +100,7 @@ async fn closing_waits_for_no_reader() {
 
 /// Neither side reads: what the application has to say does not pile up for ever.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_takes_nothing_is_given_up_meanwhile() {
+async fn server_that_reads_nothing_times_out_while_events_wait() {
     let config = quick().event_queue(4).ping(Duration::from_secs(20), Duration::from_secs(1));
     let (_mock, mut peer, client, _events) = joined(0, config).await;
     fill(&mut peer, 0).await;
@@ -112,7 +112,7 @@ async fn a_server_that_takes_nothing_is_given_up_meanwhile() {
 
 /// More events wait than may, so the client does not read, and does not ping either.
 #[tokio::test(start_paused = true)]
-async fn server_that_reads_nothing_is_given_up_by_client_that_reads_nothing() {
+async fn server_that_reads_nothing_times_out_while_the_client_reads_nothing() {
     let config = quick().event_queue(4).ping(Duration::from_secs(20), Duration::from_secs(1));
     let (_mock, mut peer, client, _events) = joined(0, config).await;
     for offset in 1..=1_100 {
@@ -136,7 +136,7 @@ async fn call_until_given_up(client: &Client) -> String {
 }
 
 #[tokio::test]
-async fn events_that_nobody_wants_hold_nothing_up() {
+async fn dropped_events_block_nothing() {
     let (_mock, mut peer, client, events) = joined(0, patient()).await;
     drop(events);
     for offset in 1..=10 {
@@ -152,7 +152,7 @@ async fn events_that_nobody_wants_hold_nothing_up() {
 
 /// A bot that answers where it reads: its `ok` comes behind more events than the queue holds.
 #[tokio::test(start_paused = true)]
-async fn call_made_where_events_are_read_gets_its_answer() {
+async fn call_in_the_event_loop_gets_its_answer() {
     let (_mock, mut peer, client, mut events) = joined(0, patient()).await;
     let serve = async {
         peer.send(message(1)).await;

@@ -17,7 +17,7 @@ fn secs(secs: u64) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_peer_is_pinged_and_then_lost() {
+async fn silent_peer_is_pinged_and_then_closed() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let start = Instant::now();
     let peer = async {
@@ -44,7 +44,7 @@ async fn a_silent_peer_is_pinged_and_then_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_talks_is_not_pinged() {
+async fn active_peer_is_not_pinged() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let server = tokio::spawn(async move {
         let mut count = 0;
@@ -64,7 +64,7 @@ async fn a_peer_that_talks_is_not_pinged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_heartbeat_silence_is_fine() {
+async fn silence_is_allowed_without_a_heartbeat() {
     let (client, mut session) = in_memory(1024, TransportConfig::default().no_heartbeat());
     let waited = timeout(secs(100_000), session.recv()).await;
     assert!(waited.is_err(), "{waited:?}");
@@ -73,7 +73,7 @@ async fn without_a_heartbeat_silence_is_fine() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_is_not_held_against_a_peer_that_is_not_read() {
+async fn unread_peer_is_not_timed_out_for_silence() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let mut ping = [0; 2];
     // The peer answers, but the session does not read while it drives.
@@ -90,7 +90,7 @@ async fn silence_is_not_held_against_a_peer_that_is_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stalled_peer_is_cut() {
+async fn stalled_peer_is_closed() {
     let (mut client, mut session) = in_memory(64, TransportConfig::default());
     // The timer is set for the heartbeat, which is later.
     assert!(timeout(secs(1), session.recv()).await.is_err());
@@ -117,7 +117,7 @@ async fn a_stalled_peer_is_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_peer_is_not_a_stalled_one() {
+async fn slow_peer_is_not_stalled() {
     let (mut client, mut session) = in_memory(64, TransportConfig::default());
     let frames = Frames::text(&"x".repeat(100));
     for _ in 0..10 {
@@ -137,7 +137,7 @@ async fn a_slow_peer_is_not_a_stalled_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_must_end() {
+async fn unfinished_message_times_out() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let start = Instant::now();
     let server = async {
@@ -161,7 +161,7 @@ async fn a_message_must_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_is_not_read_is_not_late() {
+async fn unread_message_does_not_time_out() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let frame = raw_frame(0x81, b"in halves");
     client.write_all(&frame[..8]).await.unwrap();
@@ -172,7 +172,7 @@ async fn a_message_that_is_not_read_is_not_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_clock_of_a_message_starts_with_each_message() {
+async fn message_timeout_restarts_with_each_message() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let server = async {
         for _ in 0..10 {
@@ -191,7 +191,7 @@ async fn the_clock_of_a_message_starts_with_each_message() {
 }
 
 #[tokio::test]
-async fn work_goes_on_when_the_peer_dies() {
+async fn drive_finishes_its_work_after_the_peer_closes() {
     let (client, mut session) = in_memory(16, TransportConfig::default());
     assert_eq!(session.outbox().send(&Frames::text(&"x".repeat(100))), DeliveryOutcome::Queued);
     let outbox = session.outbox().clone();
@@ -211,7 +211,7 @@ async fn work_goes_on_when_the_peer_dies() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kick_does_not_wait_for_the_work_in_hand() {
+async fn close_is_seen_during_drive() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let outbox = session.outbox().clone();
     let work = async {
@@ -228,7 +228,7 @@ async fn a_kick_does_not_wait_for_the_work_in_hand() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_time_too_long_to_count_is_for_ever() {
+async fn unrepresentable_timeout_never_expires() {
     let config = TransportConfig::default()
         .heartbeat(Duration::MAX, Duration::MAX)
         .message_timeout(Duration::MAX)
@@ -246,7 +246,7 @@ async fn a_time_too_long_to_count_is_for_ever() {
 /// What fills the kernel's buffers lies before the ping, and takes longer to read than the time
 /// for an answer.
 #[tokio::test]
-async fn slow_reader_is_not_taken_for_a_dead_line() {
+async fn slow_reader_does_not_hit_the_tcp_user_timeout() {
     const TEXTS: usize = 100;
     let soon = Duration::from_millis(300);
     let (mut client, mut session) = on_tcp(TransportConfig::default().heartbeat(soon, soon)).await;
@@ -284,7 +284,7 @@ async fn slow_reader_is_not_taken_for_a_dead_line() {
 /// The process is stopped for longer than all deadlines, and so is this thread. The peer goes on
 /// meanwhile, or has nothing to do.
 #[tokio::test]
-async fn process_that_was_stopped_does_not_blame_the_peer() {
+async fn suspended_process_does_not_time_out_the_peer() {
     let soon = Duration::from_millis(300);
     let config = TransportConfig::default()
         .heartbeat(soon, soon)

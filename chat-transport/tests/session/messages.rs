@@ -33,7 +33,7 @@ async fn echo_over_tcp() {
 
 /// What arrives while a read is under way that empties the socket is announced anew.
 #[tokio::test]
-async fn small_writes_are_never_missed() {
+async fn no_small_write_is_missed() {
     const MESSAGES: usize = 20_000;
     let (client, mut session) = on_tcp(TransportConfig::default()).await;
     client.set_nodelay(true).unwrap();
@@ -54,7 +54,7 @@ async fn small_writes_are_never_missed() {
 }
 
 #[tokio::test]
-async fn the_subprotocol_is_agreed_on() {
+async fn subprotocol_is_negotiated() {
     let url = echo_server(TransportConfig::default()).await;
     let headers = [("sec-websocket-protocol", "chat, echo")];
     let mut client = WsClient::connect_with(&url, &headers).await;
@@ -171,7 +171,7 @@ async fn pings_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn a_flood_of_pings_does_not_grow_the_outbox() {
+async fn ping_flood_does_not_grow_the_outbox() {
     let (client, mut session) =
         in_memory(1024, TransportConfig::default().max_control_frames(u32::MAX));
     let outbox = session.outbox().clone();
