@@ -24,7 +24,7 @@ fn room(n: u64) -> Topic {
     Topic::Room(RoomId::new(format!("room-{n}")).expect("a name"))
 }
 
-/// Throws away what arrives, as fast as it comes.
+/// Discards what arrives, as fast as it arrives.
 fn drain(runtime: &Runtime, mut events: BrokerEvents) {
     runtime.spawn(async move {
         let mut batch = Vec::new();

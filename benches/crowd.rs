@@ -13,7 +13,7 @@ use chat_core::{
 };
 use tokio::task::yield_now;
 
-/// All on one node; somebody on another speaks to them.
+/// All on one node; a user on another node sends to them.
 pub(crate) struct Crowd {
     room: Topic,
     frames: Arc<AtomicU64>,

@@ -1,5 +1,5 @@
-//! Two servers over one Redis, in one process: whoever is connected to one is in the same
-//! rooms as those on the other. Uses `REDIS_URL`, or starts a private redis-server.
+//! Two servers over one Redis, in one process: their clients are in the same rooms. Uses
+//! `REDIS_URL`, or starts a private redis-server.
 
 use std::net::SocketAddr;
 
@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     alice.send(r#"{"type":"chat_message","message":"Hello from A"}"#).await;
     loop {
         let frame = bob.recv().await;
-        println!("Bob, on B, hears {frame}");
+        println!("Bob, on B, receives {frame}");
         if frame.contains("Hello from A") {
             break;
         }

@@ -28,7 +28,7 @@ pub(crate) fn count(name: &str) -> u64 {
     total / TURNS
 }
 
-/// Has `work` counted, on something that `prepare` makes anew for each turn. The first turn
+/// Has `work` counted, on a value that `prepare` makes for each iteration. The first turn
 /// is not counted: it finds nothing warm.
 pub(crate) fn turns<T>(mut prepare: impl FnMut() -> T, mut work: impl FnMut(T)) {
     work(prepare());

@@ -77,7 +77,7 @@ def about(results):
     times = "those of single runs" if runs == 1 else f"medians of {runs} alternating runs"
     times += fewer(results, runs)
     figures = (
-        f"The figures are {times} of {seconds:g} seconds; meanwhile other processes took {others:.2f} of"
+        f"The figures are {times} of {seconds:g} seconds; other processes took {others:.2f} of"
         f" the {os.cpu_count()} cores on average. {order}"
     )
     return "\n\n".join(textwrap.fill(paragraph, 100) for paragraph in (versions(), figures))
@@ -118,8 +118,8 @@ def versions():
 
 
 def first_number(*command):
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return re.search(r"\d+(\.\d+)+", told)[0]
+    version = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return re.search(r"\d+(\.\d+)+", version)[0]
 
 
 def cpu(results):
@@ -178,7 +178,7 @@ def overload(results):
     return section(
         "Overload",
         "1,500 messages per second into one room of 1,000: 1,500 k deliveries per second are wanted.\n"
-        "Latency in ms; whoever does not keep up falls behind by the length of the run.",
+        "Latency in ms; a server that does not keep up falls behind by the length of the run.",
         table(results.peers, columns),
     )
 

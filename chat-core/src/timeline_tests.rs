@@ -16,7 +16,7 @@ fn payload(position: Position) -> Bytes {
 #[derive(Debug, Clone, Default)]
 struct Store {
     position: Position,
-    /// Messages at or below it are gone.
+    /// Messages at or below it are trimmed.
     trimmed: u64,
 }
 
@@ -82,10 +82,10 @@ impl Server {
         finished
     }
 
-    /// What went out follows on what went out before, or says that it does not.
+    /// What is passed on follows what was passed on before, or says that it does not.
     fn check(&mut self) {
         for item in self.out.drain(..) {
-            let here = self.here.as_mut().expect("nothing goes out before the room is open");
+            let here = self.here.as_mut().expect("nothing is passed on before the room is open");
             match item {
                 Item::Envelope(bytes, position) => {
                     let position = position.expect("a place in the sequence");
@@ -246,9 +246,9 @@ enum Happens {
     Publish,
     /// The next publication on its way arrives.
     Arrive,
-    /// The connection breaks: all on its way is lost, and the server is told.
+    /// The connection breaks: everything in flight is lost, and the server is notified.
     Break,
-    /// The queue is full: the next on its way is lost, and the server is told.
+    /// The queue is full: the next one in flight is lost, and the server is notified.
     Drop,
     /// A read begins; the broker executes it; its answer arrives; or it fails.
     Begin,
@@ -257,7 +257,7 @@ enum Happens {
     Fail,
     /// The broker forgets the room.
     Reset,
-    /// The older half of the history goes.
+    /// The older half of the history is trimmed.
     Trim,
     Shed,
 }
@@ -275,7 +275,7 @@ fn happens_or_is_lost() -> impl Strategy<Value = Happens> {
     prop_oneof![20 => happens(), 1 => Just(Happens::Reset), 1 => Just(Happens::Trim)]
 }
 
-/// Plays what happens, lets all come to rest, and returns how many gaps were told.
+/// Runs the events until nothing is in flight, and returns the number of gaps.
 fn play(script: Vec<Happens>, page: u64) -> usize {
     let (mut store, mut epochs) = (Store::default(), 0);
     let mut server = Server::new();
@@ -316,7 +316,7 @@ fn play(script: Vec<Happens>, page: u64) -> usize {
                 }
             }
             Happens::Reset => {
-                // Whoever resets a store breaks its connections.
+                // A reset of the store breaks its connections.
                 store = Store::default();
                 under_way.clear();
                 server.timeline.mark_stale();

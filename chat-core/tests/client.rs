@@ -136,7 +136,7 @@ struct Run {
     now: Duration,
     server: Server,
     is_connected: bool,
-    /// The copy of the room: its position, after what was received or given up.
+    /// The copy of the room: its position, after what was received or lost.
     copy: Position,
     /// The messages of the copy that were received.
     received: BTreeSet<(Epoch, u64)>,

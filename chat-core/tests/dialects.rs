@@ -21,8 +21,8 @@ fn room(name: &str) -> Topic {
 fn encoded(event: &Event<'_>, position: Option<Position>) -> [Option<String>; 4] {
     ALL.map(|dialect| {
         let mut text = Vec::new();
-        let told = dialect.encode(&room("room1"), event, position, &mut text);
-        told.then(|| String::from_utf8(text).unwrap())
+        let has_frame = dialect.encode(&room("room1"), event, position, &mut text);
+        has_frame.then(|| String::from_utf8(text).unwrap())
     })
 }
 
@@ -82,7 +82,7 @@ fn presence_events() {
     );
     let [native, rooms, ..] = presence(PresenceChange::Joined, false);
     assert!(native.is_some());
-    assert_eq!(rooms, None, "subscribers come unannounced");
+    assert_eq!(rooms, None, "joins of subscribers are not announced");
     let [native, others @ ..] = presence(PresenceChange::Renamed, true);
     assert!(native.unwrap().contains(r#""event":"renamed""#));
     assert_eq!(others, [const { None }; 3], "other dialects have no word for it");
@@ -333,7 +333,7 @@ fn forwarded_values_are_readable() {
             let frame = format!(r#"{{"to":"bob","message":"x","{field}":{data}}}"#);
             assert_eq!(refusal(Dialect::Direct, &frame), Some(ErrorCode::BadField), "{frame}");
         }
-        // Nobody gets what nobody asked for.
+        // A frame that no client asked for is sent to none.
         let frame = format!(r#"{{"type":"send","room":"r","message":"x","x":{data}}}"#);
         assert_eq!(refusal(Dialect::Native, &frame), None, "{frame}");
     }

@@ -20,7 +20,7 @@ fn persistent() -> PublishOptions {
     PublishOptions::default().retention(Retention::default())
 }
 
-/// To one node, which has taken what came before.
+/// To one node, which has taken everything before.
 fn publish(options: fn() -> PublishOptions) {
     let (broker, mut events) = MemoryBroker::connect();
     let topic = room();

@@ -11,7 +11,7 @@ pub struct Window {
 pub enum Arrival {
     InOrder,
     Reordered,
-    /// Seen before, or so old that nobody knows.
+    /// Seen before, or too old to know.
     Doubled,
 }
 

@@ -20,7 +20,7 @@ impl Dialect {
         self == Dialect::Native
     }
 
-    /// Whether the end of the handshake is all that comes before the join.
+    /// Whether the join directly follows the handshake.
     pub fn opens_at_once(self) -> bool {
         self != Dialect::SocketIo
     }
@@ -54,7 +54,7 @@ impl Dialect {
         }
     }
 
-    /// What comes before and after the text of a message to this room.
+    /// What precedes and follows the text of a message to this room.
     pub fn envelope(self, room: usize) -> (String, String) {
         const TEXT: &str = "~text~";
         let frame = match self {
@@ -70,7 +70,7 @@ impl Dialect {
             }
             Dialect::Floor => format!("{room:06x}{TEXT}"),
         };
-        let (before, after) = frame.split_once(TEXT).expect("the text stands in the frame");
+        let (before, after) = frame.split_once(TEXT).expect("the text is in the frame");
         (before.into(), after.into())
     }
 

@@ -17,7 +17,7 @@ struct Floor {
     poll: Poll,
     peers: Vec<Option<Peer>>,
     rooms: BTreeMap<usize, Vec<usize>>,
-    /// Frames that have come in this turn, with their rooms.
+    /// Frames that arrived in this turn, with their rooms.
     frames: Vec<(usize, Vec<u8>)>,
     buffer: Vec<u8>,
 }
@@ -64,7 +64,7 @@ impl Floor {
         Ok(())
     }
 
-    /// Sends what waits and reads what came; whoever has gone is forgotten.
+    /// Sends what waits and reads what arrived; closed connections are removed.
     fn ready(&mut self, index: usize) {
         let Some(mut peer) = self.peers[index].take() else { return };
         if peer.socket.flush().is_ok() && self.read(index, &mut peer).is_ok() {

@@ -36,7 +36,7 @@ pub struct Load {
     pub latency_ns: Histogram,
     /// Whether latencies are noted.
     pub measuring: bool,
-    /// Whether a closed loop goes on sending.
+    /// Whether a closed loop still sends.
     pub sending: bool,
 }
 
@@ -59,7 +59,7 @@ pub struct Connection {
     pub reached: bool,
     /// Where the latest mark was in its frame.
     mark: usize,
-    /// The beginning of a frame whose end has not come.
+    /// The beginning of a frame whose end has not arrived.
     partial: Vec<u8>,
     /// One for each route to the member's room.
     pub windows: Vec<Window>,

@@ -14,9 +14,9 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// How long everybody may take to connect and join, and then to be reached.
 const CONNECT_NS: u64 = 120 * SECOND_NS;
 const REACH_NS: u64 = 30 * SECOND_NS;
-/// After this long without the last probe a message of a closed loop is given up.
+/// After this long without the last probe a message of a closed loop counts as lost.
 const TIMEOUT_NS: u64 = 2 * SECOND_NS;
-/// The drain ends when nothing has come for so long.
+/// The drain ends when nothing has arrived for so long.
 const QUIET_NS: u64 = 3 * SECOND_NS / 2;
 
 #[derive(Default, Serialize)]

@@ -58,7 +58,7 @@ impl Socket {
         Ok(())
     }
 
-    /// What has come, at most a buffer full; `None` if nothing has.
+    /// What has arrived, at most a full buffer; `None` if nothing has.
     pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match self.stream.read(buffer) {

@@ -75,7 +75,7 @@ impl Load {
         }
     }
 
-    /// Closed loop: gives up on messages that are so late, so that their windows go on.
+    /// Closed loop: counts messages that are so late as lost, so that their windows continue.
     pub fn give_up_sent_before(&mut self, sent_ns: u64) {
         for route in &mut self.plan.routes {
             while route.in_flight.front().is_some_and(|message| message.sent_ns < sent_ns) {

@@ -109,7 +109,7 @@ pub fn put_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
     out.extend(nibbles.map(|nibble| b"0123456789abcdef"[nibble]));
 }
 
-/// The number that hexadecimal digits of ASCII, `a` to `f` small, stand for.
+/// The number of hexadecimal digits in ASCII, `a` to `f` in lower case.
 pub fn get_hex(digits: &[u8]) -> u64 {
     let value = |digit: u8| u64::from(if digit > b'9' { digit - b'a' + 10 } else { digit & 15 });
     digits.iter().fold(0, |sum, &digit| sum << 4 | value(digit))

@@ -50,7 +50,7 @@ pub enum Event {
         /// The number of users in the room.
         count: u32,
     },
-    /// Messages of the room were missed and will not come.
+    /// Messages of the room are lost.
     Gap {
         /// The room.
         room: String,
@@ -114,25 +114,25 @@ pub enum Event {
     Error(Rejection),
 }
 
-/// How a client stands with its servers.
+/// The state of a client's connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// A connection is being made.
+    /// A connection is being opened.
     Connecting {
         /// The address of the server.
         url: String,
     },
-    /// Welcome. Rooms are being joined, or are joined.
+    /// The server has sent its welcome. Rooms are joined, or being joined.
     Online,
-    /// The connection was lost, or could not be made.
+    /// The connection was lost, or could not be opened.
     Waiting {
         /// The pause before the next attempt.
         retry_in: Duration,
         /// How the connection ended.
         loss: Disconnect,
     },
-    /// The client makes no further connection.
+    /// The client opens no further connection.
     Closed {
         /// How the connection ended.
         loss: Disconnect,
@@ -145,7 +145,7 @@ pub enum State {
 pub struct Disconnect {
     /// The WebSocket close code, if there was one.
     pub code: Option<u16>,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: String,
 }
 
@@ -176,20 +176,20 @@ impl fmt::Display for Disconnect {
     }
 }
 
-/// What a server said to this client at the beginning of a connection.
+/// The `welcome` of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Welcome {
     /// The user of this client.
     pub user: User,
-    /// What makes a later client the same user; see
+    /// The secret with which a later client is the same user; see
     /// [`Config::resume`](super::Config::resume).
     pub resume: Option<Resume>,
     /// The name of the connection, in the server's logs.
     pub session: String,
     /// The name of the server.
     pub node: String,
-    /// How long the client's token holds from then on, where there is one that ends.
+    /// The remaining lifetime of the client's token at that time; `None`: it does not expire.
     pub expires_in: Option<Duration>,
     /// The longest text of a message that the server takes, and the longest `data`, in bytes.
     pub message_bytes: usize,
@@ -233,7 +233,7 @@ impl From<wire::User<'_>> for User {
     }
 }
 
-/// Who is in a room.
+/// The users in a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Members {
@@ -289,7 +289,7 @@ impl Message {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Joined {
-    /// Where the room's sequence of messages stands; `None` in a room without history.
+    /// The position of the room's sequence of messages; `None` in a room without history.
     pub position: Option<Position>,
     /// The users in the room, the client's own first.
     pub members: Members,
@@ -309,7 +309,7 @@ pub struct Sent {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct History {
-    /// Where the room's sequence stands.
+    /// The position of the room's sequence; `None` in a room without history.
     pub position: Option<Position>,
     /// The messages, oldest first.
     pub messages: Vec<Message>,

@@ -10,7 +10,7 @@ use super::events::Joined;
 use super::output::{Answer, Answers, RequestId};
 use super::track::Track;
 
-/// The same typing state is not sent more often.
+/// The same typing state is sent at most once in this time.
 const TYPING_REPEAT: Duration = Duration::from_secs(2);
 
 /// A room, from the first `join` to `leave`.
@@ -23,29 +23,30 @@ pub(super) struct Room {
     /// Whether a join was sent on the present connection: the client may be in the room on the
     /// server even if the answer was lost or late.
     pub(super) was_asked: bool,
-    /// Requests to join that wait for the answer, and until when.
+    /// Requests to join that wait for the answer, and their deadlines.
     waiting: Vec<(Duration, RequestId)>,
+    /// The typing state that was last sent, and when.
     typing: Option<(bool, Duration)>,
 }
 
-/// How the client stands with a room.
+/// The status of a room.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RoomStatus {
-    /// Not in it.
+    /// The client is not in the room.
     #[default]
     Out,
-    /// The request to join is sent when it is its turn.
+    /// The join has a turn.
     Due {
         /// The number of its turn.
         turn: u64,
-        /// Since when it waits.
+        /// Since when the join waits for it.
         since: Duration,
     },
     /// The request with this id asks to join.
     Asked(u64),
     /// The server rejected the join for now. It is sent again later.
     Paused(Duration),
-    /// In it.
+    /// The client is in the room.
     In,
 }
 
@@ -54,8 +55,8 @@ impl Room {
         self.status == RoomStatus::In
     }
 
-    /// The join is sent, with this id. The time for which each request waited for this is added to
-    /// its deadline, which is then at most `timeout` from now.
+    /// The join is sent, with this id. The time that each request waited for its turn is added to its
+    /// deadline, which is then at most `timeout` from now.
     pub(super) fn ask(&mut self, id: u64, timeout: Duration, now: Duration) {
         if let RoomStatus::Due { since, .. } = self.status {
             let latest = now.saturating_add(timeout);
@@ -86,7 +87,7 @@ impl Room {
         }
     }
 
-    /// Whether a typing state is to be sent: it is another one than before, or that was long ago.
+    /// Whether a typing state is to be sent: it has changed, or was last sent long ago.
     pub(super) fn types(&mut self, typing: bool, now: Duration) -> bool {
         let is_old = match self.typing {
             None => !typing,
@@ -122,7 +123,7 @@ impl Rooms {
     }
 
     /// The connection was lost.
-    pub(super) fn lost(&mut self) {
+    pub(super) fn connection_lost(&mut self) {
         for room in self.0.values_mut() {
             room.status = RoomStatus::Out;
             room.was_asked = false;
@@ -151,10 +152,10 @@ impl Rooms {
         due
     }
 
-    /// Fails the requests to join that ran out of time, which they do not while the room waits for
-    /// its turn. Returns the rooms that were never joined and that no request waits for.
+    /// Fails the requests to join that timed out, which they do not while the room waits for its
+    /// turn. Returns the rooms that were never joined and that no request waits for.
     pub(super) fn expire(&mut self, now: Duration, answers: &mut Answers) -> Vec<RoomId> {
-        let mut given_up = Vec::new();
+        let mut abandoned = Vec::new();
         for (name, room) in &mut self.0 {
             if matches!(room.status, RoomStatus::Due { .. }) {
                 continue;
@@ -163,15 +164,15 @@ impl Rooms {
             for (_, request) in room.waiting.drain(..expired) {
                 answers.fail(request, ClientError::Timeout);
             }
-            if expired > 0 && room.waiting.is_empty() && !room.track.has_begun() {
-                given_up.push(name.clone());
+            if expired > 0 && room.waiting.is_empty() && !room.track.has_joined() {
+                abandoned.push(name.clone());
             }
         }
-        given_up
+        abandoned
     }
 
     /// Whether requests to join wait.
-    pub(super) fn has_callers(&self) -> bool {
+    pub(super) fn has_waiting_joins(&self) -> bool {
         self.0.values().any(|room| room.waiting() > 0)
     }
 

@@ -53,7 +53,7 @@ pub enum ServerFrame<'a> {
 }
 
 impl<'a> ServerFrame<'a> {
-    /// The `id` of the request that the frame answers, as it stands in the frame.
+    /// The `id` of the request that the frame answers, as it is written in the frame.
     #[must_use]
     pub fn id(&self) -> Option<&RawValue> {
         let id = match self {
@@ -124,14 +124,14 @@ impl<'de: 'a, 'a> Tagged<'de> for ServerFrame<'a> {
     }
 }
 
-/// An entry of a page of a room's history: a frame as it would stand alone.
+/// An entry of a page of a room's history: a frame as it would be sent by itself.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum PageFrame<'a> {
     /// A message.
     Message(Message<'a>),
-    /// Anything else that has a place in the room's sequence.
+    /// Any other entry of the room's sequence.
     Unknown(Unknown<'a>),
 }
 
@@ -297,9 +297,9 @@ impl Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RateLimit {
-    /// In the long run.
+    /// The long-term rate, per second.
     pub per_second: u64,
-    /// At once.
+    /// The largest burst.
     pub burst: u64,
 }
 
@@ -364,8 +364,8 @@ pub struct Joined<'a> {
     pub offset: Option<u64>,
     /// Whether the client has missed nothing since the position that it gave.
     pub recovered: bool,
-    /// The users in the room, at most as many as the server lists; a user who was not in it
-    /// before comes first.
+    /// The users in the room, at most as many as the server lists. The user of this connection is
+    /// the first one, unless it was in the room before.
     #[serde(borrow)]
     pub members: Vec<User<'a>>,
     /// How many users are in the room.
@@ -653,7 +653,7 @@ pub enum PresenceEvent<'a> {
     Unknown(Cow<'a, str>),
 }
 
-/// [`Presence`] as it stands in a frame.
+/// [`Presence`] as it is written in a frame.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename = "presence")]
 struct PresenceFields<'a> {

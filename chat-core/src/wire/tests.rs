@@ -1,4 +1,4 @@
-//! Every frame goes both ways.
+//! Every frame is written and read.
 
 use std::borrow::Cow;
 
@@ -323,7 +323,7 @@ proptest! {
         prop_assert_eq!(shown(&read), shown(&frame));
     }
 
-    /// Unknown fields are skipped and `null` is absent, wherever the `type` stands.
+    /// Unknown fields are skipped and `null` is absent, wherever the `type` is.
     #[test]
     fn unknown_fields_are_skipped(frame in server_frame(), strange in strange(), at in 0_usize..9) {
         let text = serde_json::to_string(&frame).unwrap();
@@ -347,7 +347,7 @@ proptest! {
         let mut fields = fields(&text);
         fields.extend(strange.iter().map(|(name, value)| (name.clone(), &**value)));
         let text = object(&fields);
-        // A `direct` is handed on as a whole, and must not have a member twice.
+        // A `direct` is forwarded as a whole, and must not have a member twice.
         let names: std::collections::BTreeSet<_> = fields.iter().map(|(name, _)| name).collect();
         prop_assume!(names.len() == fields.len());
         prop_assert_eq!(shown(&ClientFrame::decode(&text).unwrap()), shown(&frame));

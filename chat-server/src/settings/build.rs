@@ -37,10 +37,9 @@ impl Layer {
         };
         transport.outbox_frames = self.outbox_frames.unwrap_or(transport.outbox_frames);
         let least_frame = ServerConfig::frame_bytes(server.max_message_bytes);
-        transport.max_frame_bytes = self.max_frame_bytes.unwrap_or(least_frame);
+        transport.max_message_bytes = self.max_frame_bytes.unwrap_or(least_frame);
         transport.socket_buffer_bytes =
             self.socket_buffer_bytes.unwrap_or(transport.socket_buffer_bytes);
-        transport.max_message_bytes = transport.max_frame_bytes;
         transport.max_head_bytes = self.max_header_bytes.unwrap_or(transport.max_head_bytes);
         transport.handshake_timeout = period(self.handshake_timeout, transport.handshake_timeout);
         transport.message_timeout = period(self.message_timeout, transport.message_timeout);

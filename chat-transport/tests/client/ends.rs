@@ -1,4 +1,4 @@
-//! How connections end, and whether and when the client comes back.
+//! How connections end, and whether and when the client reconnects.
 
 use std::time::Duration;
 
@@ -68,14 +68,14 @@ async fn final_close_codes_end_the_client() {
 async fn goodbye_says_whether_to_reconnect() {
     let (_mock, mut peer, _client, mut events) = joined(0, quick()).await;
     peer.send(json!({"type":"goodbye","reason":"moved","reconnect":false,"after_ms":0,
-        "message":"Away."}))
+        "message":"Restarting."}))
         .await;
     peer.close(1001).await;
     let Event::Goodbye { reason, reconnect, after, message } = next(&mut events).await else {
         panic!("no goodbye")
     };
     assert_eq!((&*reason, reconnect, after), ("moved", false, Duration::ZERO));
-    assert_eq!(message.as_deref(), Some("Away."));
+    assert_eq!(message.as_deref(), Some("Restarting."));
     let State::Closed { loss } = next_state(&mut events).await else { panic!("not closed") };
     assert_eq!(loss.to_string(), "moved (1001)");
 }
@@ -84,7 +84,8 @@ async fn goodbye_says_whether_to_reconnect() {
 async fn pauses_grow_until_a_connection_lasts() {
     let mock = Mock::start().await;
     let (base, cap) = (Duration::from_secs(10), Duration::from_secs(40));
-    let (_client, mut events) = mock.client(ClientConfig::default().backoff(base, cap));
+    let (_client, mut events) =
+        mock.client(ClientConfig::default().backoff_base(base).backoff_cap(cap));
     let mut longest = [Duration::ZERO; 10];
     for round in 0..100 {
         let peer = mock.welcome().await;
@@ -112,7 +113,8 @@ async fn pauses_grow_while_a_limit_ends_connections() {
     for code in [1008, 1009] {
         let mock = Mock::start().await;
         let (base, cap) = (Duration::from_secs(10), Duration::from_secs(40));
-        let (_client, mut events) = mock.client(ClientConfig::default().backoff(base, cap));
+        let (_client, mut events) =
+            mock.client(ClientConfig::default().backoff_base(base).backoff_cap(cap));
         let mut longest = Duration::ZERO;
         for _ in 0..20 {
             let peer = mock.welcome().await;
@@ -131,11 +133,11 @@ async fn pauses_grow_while_a_limit_ends_connections() {
 #[tokio::test]
 async fn addresses_are_tried_in_turn() {
     let (first, second) = (Mock::start().await, Mock::start().await);
-    let nobody = {
-        let gone = Mock::start().await;
-        gone.url.clone()
+    let refused = {
+        let closed = Mock::start().await;
+        closed.url.clone()
     };
-    let urls = [&*first.url, &*nobody, &*second.url];
+    let urls = [&*first.url, &*refused, &*second.url];
     let (_client, mut events) = Client::connect(urls, quick()).unwrap();
     drop(first.welcome().await);
     drop(second.welcome().await);
@@ -146,7 +148,7 @@ async fn addresses_are_tried_in_turn() {
             tried.push(url);
         }
     }
-    assert_eq!(tried, [&*first.url, &*nobody, &*second.url, &*first.url]);
+    assert_eq!(tried, [&*first.url, &*refused, &*second.url, &*first.url]);
 }
 
 #[test]
@@ -302,7 +304,11 @@ fn suspended_process_does_not_time_out_the_server() {
     });
     runtime().block_on(async {
         let short = Duration::from_millis(300);
-        let config = quick().ping(short, short).request_timeout(short).send_timeout(short);
+        let config = quick()
+            .ping_after(short)
+            .pong_timeout(short)
+            .request_timeout(short)
+            .send_timeout(short);
         let (client, mut events) = Client::connect([url.recv().unwrap()], config).unwrap();
         client.join("general", 0).await.unwrap();
         for _ in 0..3 {

@@ -45,12 +45,12 @@ async fn welcome_join_and_messages() {
     assert_eq!((&*room, rejoined, recovered, members.count), ("general", false, false, 1));
     expect_offsets(&mut events, &[6, 7]).await;
 
-    let mut told = message(8);
-    told["data"] = json!({"n": 1});
-    peer.send(told).await;
-    let told = next_message(&mut events).await;
-    assert_eq!((&*told.text, &*told.user.name, told.at), ("m8", "Bob", 1_795_400_235_072));
-    assert_eq!(told.data.unwrap().get(), r#"{"n":1}"#);
+    let mut frame = message(8);
+    frame["data"] = json!({"n": 1});
+    peer.send(frame).await;
+    let message = next_message(&mut events).await;
+    assert_eq!((&*message.text, &*message.user.name, message.at), ("m8", "Bob", 1_795_400_235_072));
+    assert_eq!(message.data.unwrap().get(), r#"{"n":1}"#);
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn reconnect_resumes_without_gap_or_repeat() {
     let join = peer.recv("join").await;
     assert_eq!(join["since"], json!({"epoch":EPOCH,"offset":42}));
     assert_eq!(join.get("history"), None);
-    // A live message that comes before the answer is in the answer, or comes again.
+    // A live message that arrives before the answer is in the answer, or arrives again.
     peer.send(message(46)).await;
     peer.send(joined_frame(&join, 44, true, &[42, 43, 44])).await;
     for offset in [44, 45, 46] {
@@ -205,10 +205,10 @@ async fn room_without_history() {
             answer(join)
         })
         .await;
-    let mut told = message(1);
-    told.as_object_mut().unwrap().remove("offset");
-    told.as_object_mut().unwrap().remove("epoch");
-    peer.send(told).await;
+    let mut frame = message(1);
+    frame.as_object_mut().unwrap().remove("offset");
+    frame.as_object_mut().unwrap().remove("epoch");
+    peer.send(frame).await;
     assert!(matches!(next_of_room(&mut events).await, Event::Joined { rejoined: true, .. }));
     assert!(matches!(next_of_room(&mut events).await, Event::Gap { position: None, .. }));
     assert_eq!(next_message(&mut events).await.position, None);
@@ -263,12 +263,14 @@ async fn rejected_join_fails() {
     assert!(matches!(outcome, Err(ClientError::Rejected(why)) if why.code == "too_many_rooms"));
     drop(peer);
 
-    // It was joined before, so nobody waits for the answer.
+    // It was joined before, so no call waits for the answer.
     let mut peer = mock.welcome().await;
     let join = peer.recv("join").await;
     assert_eq!(join["room"], "general");
     peer.refuse(&join, "forbidden").await;
-    let Event::Refused { room, error } = next_of_room(&mut events).await else { panic!("told") };
+    let Event::Refused { room, error } = next_of_room(&mut events).await else {
+        panic!("no event")
+    };
     assert_eq!(room, "general");
     assert!(matches!(error, ClientError::Rejected(why) if why.code == "forbidden"));
     assert_eq!(client.send("general", "hi").await, Err(ClientError::NotInRoom));
@@ -297,8 +299,11 @@ async fn join_is_retried_while_the_broker_is_unavailable() {
 #[tokio::test(start_paused = true)]
 async fn unanswered_join_times_out() {
     let mock = Mock::start().await;
-    let (client, _events) = mock
-        .client(ClientConfig::default().ping(Duration::from_secs(3600), Duration::from_secs(1)));
+    let (client, _events) = mock.client(
+        ClientConfig::default()
+            .ping_after(Duration::from_secs(3600))
+            .pong_timeout(Duration::from_secs(1)),
+    );
     let serve = async {
         let mut peer = mock.welcome().await;
         let join = peer.recv("join").await;

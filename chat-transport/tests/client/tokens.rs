@@ -1,4 +1,4 @@
-//! Tokens: shown, renewed in time, and kept to oneself; and rooms that a client is put out of.
+//! Tokens: sent, renewed in time, and kept secret; and rooms that a client is evicted from.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -61,7 +61,7 @@ async fn token_is_renewed_before_it_expires() {
     let hello = peer.recv("hello").await;
     assert_eq!(hello["token"], "token-3");
     peer.send(welcome_for(&hello, 20)).await;
-    // The client is in the room as before, and nobody is told anything.
+    // The client is in the room as before, and no event is reported.
     peer.send(message(1)).await;
     assert!(matches!(next_of_room(&mut events).await, Event::Joined { .. }));
     assert!(matches!(next(&mut events).await, Event::Message(_)));
@@ -110,12 +110,14 @@ async fn failed_token_fetch_is_retried() {
     let count = Arc::clone(&asked);
     let config = quick().token_from(move || {
         let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
-        async move { if is_first { Err("the backend is away") } else { Ok("token-1".to_owned()) } }
+        async move {
+            if is_first { Err("the backend is unavailable") } else { Ok("token-1".to_owned()) }
+        }
     });
     let (_client, mut events) = mock.client(config);
     assert!(matches!(next_state(&mut events).await, State::Connecting { .. }));
     let State::Waiting { loss, .. } = next_state(&mut events).await else { panic!("no loss") };
-    assert_eq!(loss.reason, "there is no token: the backend is away");
+    assert_eq!(loss.reason, "there is no token: the backend is unavailable");
     accept(&mock, 1, 3600).await;
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
@@ -127,7 +129,7 @@ async fn token_source_that_says_unauthorized_closes_the_client() {
         || async { Err::<String, _>(TokenError::Unauthorized("logged out".to_owned())) };
     let (client, mut events) = mock.client(quick().token_from(logged_out));
     assert!(matches!(next_state(&mut events).await, State::Connecting { .. }));
-    let State::Closed { loss } = next_state(&mut events).await else { panic!("goes on") };
+    let State::Closed { loss } = next_state(&mut events).await else { panic!("not closed") };
     assert_eq!((loss.code, &*loss.reason), (None, "logged out"));
     assert!(events.recv().await.is_none());
     assert_eq!(client.join("general", 0).await, Err(ClientError::Closed));
@@ -170,7 +172,7 @@ async fn renewal_that_says_unauthorized_closes_the_client() {
     };
     let (asked, ()) = tokio::join!(client.members("general"), serve);
     assert_eq!(asked, Err(ClientError::Closed), "it does not wait for its timeout");
-    let State::Closed { loss } = next_state(&mut events).await else { panic!("goes on") };
+    let State::Closed { loss } = next_state(&mut events).await else { panic!("not closed") };
     assert_eq!(loss.reason, "logged out");
 }
 
@@ -236,10 +238,13 @@ async fn evicted_client_does_not_rejoin() {
         };
         let (_, sent) = tokio::join!(put_out, client.send("general", "hi"));
         assert!(matches!(sent, Err(ClientError::OutcomeUnknown { .. })), "{sent:?}");
-        let Event::Left { room, reason: told, message } = next(&mut events).await else {
-            panic!("not told")
+        let Event::Left { room, reason: reported, message } = next(&mut events).await else {
+            panic!("no event")
         };
-        assert_eq!((&*room, &*told, message.as_deref()), ("general", reason, Some("Calm down.")));
+        assert_eq!(
+            (&*room, &*reported, message.as_deref()),
+            ("general", reason, Some("Calm down."))
+        );
         assert_eq!(client.send("general", "hi").await, Err(ClientError::NotInRoom));
 
         drop(peer);

@@ -1,11 +1,11 @@
-//! Deadlines, in made-up time.
+//! Deadlines, in paused time.
 
 use std::thread;
 use std::time::Duration;
 
 use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use chat_transport::testing::raw_frame;
-use chat_transport::{End, LimitViolation, TransportConfig};
+use chat_transport::{End, HeartbeatConfig, LimitViolation, TransportConfig};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
@@ -35,7 +35,7 @@ async fn silent_peer_is_pinged_and_then_closed() {
     let server = async {
         assert_eq!(session.recv().await, None);
         assert_eq!(start.elapsed(), secs(60));
-        assert_eq!(session.breach(), Some(LimitViolation::Heartbeat));
+        assert_eq!(session.violation(), Some(LimitViolation::Heartbeat));
         let end = session.finish().await;
         assert!(matches!(end, End::Local(CloseReason::HeartbeatLost)), "{end:?}");
         drop(session);
@@ -65,7 +65,7 @@ async fn active_peer_is_not_pinged() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_is_allowed_without_a_heartbeat() {
-    let (client, mut session) = in_memory(1024, TransportConfig::default().no_heartbeat());
+    let (client, mut session) = in_memory(1024, TransportConfig::default().heartbeat(None));
     let waited = timeout(secs(100_000), session.recv()).await;
     assert!(waited.is_err(), "{waited:?}");
     drop(client);
@@ -101,9 +101,9 @@ async fn stalled_peer_is_closed() {
     let start = Instant::now();
     assert_eq!(session.recv().await, None);
     assert_eq!(start.elapsed(), secs(10));
-    assert_eq!(session.breach(), Some(LimitViolation::WriteTime));
+    assert_eq!(session.violation(), Some(LimitViolation::WriteTime));
 
-    // Only the frame that was half written comes out whole before the close frame.
+    // Only the rest of the frame that was partly written precedes the close frame.
     let (end, bytes) = tokio::join!(session.finish(), async {
         let mut bytes = vec![0; frames.bytes().len()];
         client.read_exact(&mut bytes).await.unwrap();
@@ -143,12 +143,12 @@ async fn unfinished_message_times_out() {
     let server = async {
         assert_eq!(session.recv().await, None);
         assert_eq!(start.elapsed(), secs(30));
-        assert_eq!(session.breach(), Some(LimitViolation::MessageTime));
+        assert_eq!(session.violation(), Some(LimitViolation::MessageTime));
         let end = session.finish().await;
         assert!(matches!(end, End::Local(CloseReason::PolicyViolation)), "{end:?}");
         drop(session);
     };
-    // A byte a second keeps the heartbeat alive, and no message comes of it.
+    // A byte a second keeps the heartbeat alive, and completes no message.
     let peer = async {
         let frame = raw_frame(0x81, &[b'x'; 1000]);
         for byte in frame.chunks(1).take(30) {
@@ -230,7 +230,7 @@ async fn close_is_seen_during_drive() {
 #[tokio::test(start_paused = true)]
 async fn unrepresentable_timeout_never_expires() {
     let config = TransportConfig::default()
-        .heartbeat(Duration::MAX, Duration::MAX)
+        .heartbeat(HeartbeatConfig::default().interval(Duration::MAX).timeout(Duration::MAX))
         .message_timeout(Duration::MAX)
         .write_timeout(Duration::MAX)
         .close_timeout(Duration::MAX);
@@ -243,13 +243,14 @@ async fn unrepresentable_timeout_never_expires() {
     assert!(matches!(session.finish().await, End::Local(CloseReason::Normal)));
 }
 
-/// What fills the kernel's buffers lies before the ping, and takes longer to read than the time
-/// for an answer.
+/// The contents of the kernel's buffers precede the ping, and take longer to read than the time for
+/// an answer.
 #[tokio::test]
-async fn slow_reader_does_not_hit_the_tcp_user_timeout() {
+async fn slow_reader_has_time_to_reach_the_ping() {
     const TEXTS: usize = 100;
     let soon = Duration::from_millis(300);
-    let (mut client, mut session) = on_tcp(TransportConfig::default().heartbeat(soon, soon)).await;
+    let heartbeat = HeartbeatConfig::default().interval(soon).timeout(soon);
+    let (mut client, mut session) = on_tcp(TransportConfig::default().heartbeat(heartbeat)).await;
     SockRef::from(&client).set_recv_buffer_size(1 << 20).unwrap();
     let frames = Frames::text(&"x".repeat(7000));
     for _ in 0..TEXTS {
@@ -271,7 +272,7 @@ async fn slow_reader_does_not_hit_the_tcp_user_timeout() {
             texts += 1;
             sleep(Duration::from_millis(15)).await;
         }
-        // It gets to the ping at last.
+        // The ping is behind everything that was sent before.
         client.read_exact(&mut header).await.unwrap();
         assert_eq!((header[0], pings), (0x89, 0));
         client.write_all(&raw_frame(0x8a, b"")).await.unwrap();
@@ -281,20 +282,20 @@ async fn slow_reader_does_not_hit_the_tcp_user_timeout() {
     assert_eq!(text(incoming), "still here");
 }
 
-/// The process is stopped for longer than all deadlines, and so is this thread. The peer goes on
-/// meanwhile, or has nothing to do.
+/// The process is suspended for longer than all deadlines, and this thread with it. In that time
+/// the peer sends, or has nothing to do.
 #[tokio::test]
 async fn suspended_process_does_not_time_out_the_peer() {
     let soon = Duration::from_millis(300);
     let config = TransportConfig::default()
-        .heartbeat(soon, soon)
+        .heartbeat(HeartbeatConfig::default().interval(soon).timeout(soon))
         .message_timeout(soon)
-        // The kernel gives the line up after twice this time, for which the peer, too, reads nothing.
+        // The kernel ends the connection after twice this time, in which the peer reads nothing either.
         .write_timeout(Duration::from_millis(1500))
         .outbox_bytes(8 << 20);
     let (mut client, mut session) = on_tcp(config).await;
     let all = Frames::text(&"x".repeat(4 << 20));
-    // Half a message has come, more is to be sent than the kernel takes, and a ping is due.
+    // Half a message was received, more is to be sent than the kernel takes, and a ping is due.
     client.write_all(&raw_frame(0x81, b"in halves")[..8]).await.unwrap();
     assert_eq!(session.outbox().send(&all), DeliveryOutcome::Queued);
     assert!(timeout(soon / 2, session.recv()).await.is_err());
@@ -309,7 +310,7 @@ async fn suspended_process_does_not_time_out_the_peer() {
     };
     let (_client, incoming) = tokio::join!(peer, async {
         let incoming = session.recv().await;
-        assert_eq!(session.breach(), None);
+        assert_eq!(session.violation(), None);
         let drained = session.outbox().clone();
         session.drive(drained.drained_to(0)).await;
         incoming

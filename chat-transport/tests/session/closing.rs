@@ -67,7 +67,7 @@ async fn close_frame_is_echoed() {
     ];
     for (payload, answer, want_code, want_phrase) in cases {
         let (mut client, session) = on_tcp(TransportConfig::default()).await;
-        // What comes after a close frame is ignored.
+        // Bytes behind a close frame are ignored.
         let input = [raw_frame(0x88, payload), raw_frame(0x81, b"late")].concat();
         client.write_all(&input).await.unwrap();
         let peer = async {
@@ -145,7 +145,7 @@ async fn violations_close_with_their_code() {
     for (name, input, reason) in violations() {
         let (mut client, session) = on_tcp(TransportConfig::default()).await;
         // More than the server will read before it finds the fault: the close frame must
-        // come through all the same.
+        // arrive nevertheless.
         let rest = vec![0; 300_000];
         let peer = async {
             let (mut read, mut write) = client.split();
@@ -200,7 +200,7 @@ async fn stream_is_not_shut_down_while_a_refused_frame_arrives() {
         let received = async { (read_all(&mut read).await, Instant::now()) };
         let (sent, (bytes, ended)) = tokio::join!(sent, received);
         assert_eq!(bytes, close_frame(1009, "message too big"));
-        assert!(ended > sent, "the end came before all was sent");
+        assert!(ended > sent, "the stream ended before all was sent");
         drop(client);
     };
     tokio::join!(run(session), peer);
@@ -344,7 +344,7 @@ async fn too_many_pings_in_a_second_are_a_breach() {
 #[tokio::test]
 async fn session_reports_the_violated_limit() {
     let pings = raw_frame(0x89, b"").repeat(4);
-    for (bytes, breach) in [
+    for (bytes, violation) in [
         (raw_frame(0x81, &[b'x'; 11]), Some(LimitViolation::Size)),
         (
             [raw_frame(0x01, b"123456"), raw_frame(0x80, b"123456")].concat(),
@@ -364,6 +364,6 @@ async fn session_reports_the_violated_limit() {
         let (mut client, mut session) = in_memory(1024, config);
         client.write_all(&bytes).await.unwrap();
         assert_eq!(session.recv().await, None, "{bytes:?}");
-        assert_eq!(session.breach(), breach, "{bytes:?}");
+        assert_eq!(session.violation(), violation, "{bytes:?}");
     }
 }

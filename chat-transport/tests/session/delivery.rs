@@ -1,4 +1,4 @@
-//! What goes out: direct writes, order, slow peers.
+//! Sending: direct writes, order, slow peers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -247,5 +247,9 @@ async fn stats_count_what_an_outbox_accepts() {
     assert_eq!(session.outbox().send(&hello), DeliveryOutcome::Queued);
     assert_eq!(stats.waiting_bytes(), 7);
     drop(session);
-    assert_eq!((stats.sent_bytes(), stats.waiting_bytes()), (21, 0), "nothing waits for nobody");
+    assert_eq!(
+        (stats.sent_bytes(), stats.waiting_bytes()),
+        (21, 0),
+        "nothing waits for a lost peer"
+    );
 }

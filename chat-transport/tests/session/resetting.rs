@@ -76,7 +76,7 @@ async fn clean_close_ends_without_a_reset() {
     assert!(began.elapsed() < Duration::from_millis(800), "{:?}", began.elapsed());
 }
 
-/// It has said goodbye, and that it sends no more; what it was sent is not read.
+/// The client has sent its close frame and shut down its side; it does not read what it was sent.
 #[tokio::test]
 async fn half_closed_client_that_reads_nothing_is_reset() {
     let (mut client, mut session) = on_tcp(TransportConfig::default()).await;
