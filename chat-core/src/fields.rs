@@ -1,4 +1,4 @@
-//! The fields of a client's frame, of any dialect, each checked when asked for.
+//! The fields of a client's frame, of any dialect, each checked when it is read.
 
 use std::borrow::Cow;
 

@@ -97,7 +97,7 @@ macro_rules! name_type {
             }
 
             /// A name that is valid by construction.
-            #[allow(dead_code, reason = "not every kind of name is ever made up")]
+            #[allow(dead_code, reason = "only some kinds of names are generated")]
             pub(crate) fn from_valid(name: &str) -> Self {
                 debug_assert_eq!(validate(name), Ok(()));
                 Self(name.into())

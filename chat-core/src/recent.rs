@@ -451,7 +451,7 @@ mod tests {
         /// The broker has dropped all, and so does the server.
         Expire,
         Shed,
-        /// The server gives the room up, and opens it again with so many messages.
+        /// The server unsubscribes from the room, and opens it again with this many messages.
         Open(usize),
         /// The server misses some, and passes on a gap.
         Miss(usize),

@@ -137,7 +137,7 @@ impl Roster {
     }
 }
 
-// For the hub, which alone knows when the broker is asked; may change with it.
+// For the hub, which requests the snapshots; may change with it.
 #[doc(hidden)]
 impl Roster {
     /// Changes may have been missed: a snapshot is wanted.

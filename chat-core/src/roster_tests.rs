@@ -211,7 +211,7 @@ proptest! {
         steps in prop::collection::vec((0u32..8, 0u8..6), 0..200), limit in 1usize..7,
     ) {
         let (mut truth, mut roster, mut out) = (Truth::default(), Roster::new(limit), Vec::new());
-        // A snapshot that was asked for, and the answer once it is made.
+        // The requested snapshot, and the answer once it is made.
         let (mut asked, mut answer) = (false, None);
         let mut follower: Option<std::collections::BTreeSet<String>> = None;
         let mut follow = |roster: &Roster, out: &mut Vec<Item>| {

@@ -244,7 +244,7 @@ fn failed_read_is_retried() {
 #[derive(Debug, Clone, Copy)]
 enum Happens {
     Publish,
-    /// The next publication on its way arrives.
+    /// The next publication in flight arrives.
     Arrive,
     /// The connection breaks: everything in flight is lost, and the server is notified.
     Break,

@@ -341,6 +341,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn frame_above_the_message_limit_is_refused_at_its_header() {
+        let config = TransportConfig::default().max_message_bytes(10);
+        let whole = frame(&[7; 11]);
+        let refused = Codec::new(Arc::new(config)).decode(&mut &whole[..6]).unwrap_err();
+        assert_eq!(refused.limit, Some(LimitViolation::Size));
+    }
+
     /// A message in fragments, with a ping after each.
     fn fragmented(text: &str, fragments: usize) -> Vec<u8> {
         let size = text.len().div_ceil(fragments).max(1);

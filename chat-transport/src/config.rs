@@ -232,3 +232,16 @@ impl TransportConfig {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frame_limit_is_at_most_the_message_limit() {
+        let config = TransportConfig::default().max_message_bytes(100);
+        assert_eq!(config.frame_limit(), 100);
+        assert_eq!(config.clone().max_frame_bytes(7).frame_limit(), 7);
+        assert_eq!(config.max_frame_bytes(1000).frame_limit(), 100);
+    }
+}

@@ -52,7 +52,7 @@ pub enum ClientError {
         limit: usize,
     },
     /// The frame is larger than the server allows
-    /// ([`Welcome::frame_bytes`](super::Welcome::frame_bytes)), or was the largest on its way
+    /// ([`Welcome::frame_bytes`](super::Welcome::frame_bytes)), or was the largest unanswered one
     /// when the server closed the connection with 1009.
     #[error("a frame of {bytes} bytes is larger than the server allows")]
     TooLarge {

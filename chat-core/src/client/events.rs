@@ -18,8 +18,8 @@ use super::error::{ClientError, Rejection};
 pub enum Event {
     /// The state of the connection changed.
     State(State),
-    /// The client is in a room, for the first time or again. The messages that it asked for
-    /// or missed follow.
+    /// The client is in a room, for the first time or again. The requested or missed messages
+    /// follow.
     Joined {
         /// The room.
         room: String,
@@ -72,7 +72,7 @@ pub enum Event {
         user: User,
         /// The text.
         text: String,
-        /// What the sender attached.
+        /// The JSON value that the sender attached.
         data: Option<Box<RawValue>>,
         /// When the server took it, in milliseconds since 1970.
         at: u64,
@@ -85,13 +85,13 @@ pub enum Event {
     },
     /// The server is about to close the connection.
     Goodbye {
-        /// Why: `shutdown`, `kicked`, `banned`, `token_expired`, or a reason of a later server.
+        /// The reason: `shutdown`, `kicked`, `banned`, `token_expired`, or a reason of a later server.
         reason: String,
         /// Whether the client will connect again.
         reconnect: bool,
         /// How long the client waits before that, at least.
         after: Duration,
-        /// What the moderator wrote.
+        /// The message of the moderator.
         message: Option<String>,
     },
     /// The server removed the client from a room. The client does not join it again by itself.
@@ -100,7 +100,7 @@ pub enum Event {
         room: String,
         /// `kicked`, `banned`, or `forbidden` by a new token.
         reason: String,
-        /// What the moderator wrote.
+        /// The message of the moderator.
         message: Option<String>,
     },
     /// A room could not be joined again: the client is no longer in it.
@@ -257,13 +257,13 @@ pub struct Message {
     pub room: String,
     /// The position of the message; `None` in a room without history.
     pub position: Option<Position>,
-    /// Who sent it.
+    /// The sender.
     pub user: User,
     /// The text.
     pub text: String,
-    /// What the sender attached: any JSON.
+    /// The JSON value that the sender attached.
     pub data: Option<Box<RawValue>>,
-    /// The sender's name for the message.
+    /// The idempotency key of the message, which the sender chose.
     pub key: Option<String>,
     /// When the server took it, in milliseconds since 1970.
     pub at: u64,
@@ -313,6 +313,6 @@ pub struct History {
     pub position: Option<Position>,
     /// The messages, oldest first.
     pub messages: Vec<Message>,
-    /// Whether there are more in the direction asked for.
+    /// Whether there are more in the requested direction.
     pub more: bool,
 }

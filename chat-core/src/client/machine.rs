@@ -149,6 +149,14 @@ impl Machine {
     /// # Errors
     /// [`RoomName`](ClientError::RoomName), [`QueueFull`](ClientError::QueueFull); and of a room
     /// that the client is in those of [`members`](Self::members).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// let request = client.join("general", 20, now)?;
+    /// // Later `poll_answer` returns the answer to this request.
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn join(
         &mut self,
         room: &str,
@@ -164,6 +172,13 @@ impl Machine {
     ///
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.leave("general", now)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn leave(&mut self, room: &str, now: Duration) -> Result<RequestId, ClientError> {
         self.request(now, |session, _| session.leave(room))
     }
@@ -180,6 +195,13 @@ impl Machine {
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom), [`MessageTooLong`](ClientError::MessageTooLong),
     /// [`QueueFull`](ClientError::QueueFull).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.send("general", "hello", None, None, now)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn send(
         &mut self,
         room: &str,
@@ -199,6 +221,13 @@ impl Machine {
     /// [`Offline`](ClientError::Offline), [`QueueFull`](ClientError::QueueFull),
     /// [`UserId`](ClientError::UserId), [`MessageTooLong`](ClientError::MessageTooLong),
     /// [`TooLarge`](ClientError::TooLarge).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.direct("bob", "hello", None, now)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn direct(
         &mut self,
         to: &str,
@@ -215,6 +244,13 @@ impl Machine {
     ///
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom), [`Closed`](ClientError::Closed).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.typing("general", true, now)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn typing(&mut self, room: &str, typing: bool, now: Duration) -> Result<(), ClientError> {
         let is_writable = self.client.link.is_writable();
         self.request(now, |session, now| session.typing(room, typing, is_writable, now))
@@ -225,6 +261,13 @@ impl Machine {
     /// # Errors
     /// [`Offline`](ClientError::Offline), [`QueueFull`](ClientError::QueueFull),
     /// [`RoomName`](ClientError::RoomName).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.members("general", now)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn members(&mut self, room: &str, now: Duration) -> Result<RequestId, ClientError> {
         self.request(now, |session, _| session.members(room))
     }
@@ -234,6 +277,15 @@ impl Machine {
     ///
     /// # Errors
     /// As [`members`](Self::members).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// use chat_core::HistoryRange;
+    ///
+    /// client.history("general", HistoryRange::Before(100), Some(20), now)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn history(
         &mut self,
         room: &str,
@@ -245,6 +297,13 @@ impl Machine {
     }
 
     /// Closes the client: ends the connection and opens no other. All waiting requests fail at once.
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.close(now);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn close(&mut self, now: Duration) {
         if !self.is_closed() {
             let now = self.begin(now);
@@ -272,17 +331,50 @@ impl Machine {
 /// Outputs: poll these after each call of the others.
 impl Machine {
     /// What the transport has to do next; `None`: nothing yet.
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// use chat_core::client::Action;
+    ///
+    /// while let Some(action) = client.poll_action() {
+    ///     match action {
+    ///         Action::Connect { url } => println!("open a WebSocket to {url}"),
+    ///         Action::Send(frame) => println!("send {frame}"),
+    ///         other => println!("{other:?}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn poll_action(&mut self) -> Option<Action> {
         self.client.session.outbox.actions.pop_front()
     }
 
     /// The next answer to a request.
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// while let Some((request, answer)) = client.poll_answer() {
+    ///     println!("{request:?}: {answer:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn poll_answer(&mut self) -> Option<(RequestId, Result<Answer, ClientError>)> {
         self.client.session.answers.pop()
     }
 
     /// The next event. An application that is not ready for it does not call this, and the server
     /// is [not read](Self::wants_text) until it does.
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// while let Some(event) = client.poll_event() {
+    ///     println!("{event:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn poll_event(&mut self) -> Option<Event> {
         self.client.session.events.pop()
     }
@@ -519,6 +611,6 @@ mod tests {
                 }
             }
         }
-        panic!("no token is asked for");
+        panic!("no token is fetched");
     }
 }

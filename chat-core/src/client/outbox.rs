@@ -147,14 +147,14 @@ impl Outbox {
         Some((index, &self.calls[index].turn))
     }
 
-    /// Whether one more message, in a frame of so many bytes, may be unanswered.
+    /// Whether one more message, in a frame of `bytes`, may be unanswered.
     fn may_be_unanswered(&self, bytes: usize) -> bool {
         let unanswered = self.requests.unanswered();
         let fits = unanswered.bytes + bytes + ID_BYTES <= UNANSWERED_BYTES;
         unanswered.messages == 0 || (fits && unanswered.messages < self.limits.in_flight)
     }
 
-    /// When a frame of so many bytes may be sent; `None`: at once.
+    /// When a frame of `bytes` may be sent; `None`: at once.
     pub(super) fn ready_at(&self, bytes: usize) -> Option<Duration> {
         self.pacer.ready_at(bytes)
     }

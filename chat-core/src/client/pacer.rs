@@ -40,7 +40,7 @@ impl Pacer {
         }
     }
 
-    /// When a frame of so many bytes may be sent; `None`: at once.
+    /// When a frame of `bytes` may be sent; `None`: at once.
     pub(super) fn ready_at(&self, bytes: usize) -> Option<Duration> {
         let frame = self.frames.as_ref().and_then(|bucket| bucket.ready_at(1));
         frame.max(self.bytes.as_ref().and_then(|bucket| bucket.ready_at(bytes as u64)))

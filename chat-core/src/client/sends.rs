@@ -166,8 +166,8 @@ impl Sends {
         due.min_by_key(|(_, turn)| turn.number)
     }
 
-    /// Puts the room's message that waits for its turn on the wire, as the request with this
-    /// id. Returns its frame.
+    /// Puts the room's message that has a turn in flight, as the request with this id. Returns its
+    /// frame.
     pub(super) fn dispatch(&mut self, room: &str, id: u64, now: Duration) -> Option<String> {
         let queue = self.rooms.get_mut(room)?;
         let front = queue.sends.front_mut()?;
@@ -362,7 +362,7 @@ mod tests {
             Self { sends, answers, keys: Vec::new(), now: START }
         }
 
-        /// Of two messages to "r", the first is on its way.
+        /// Two messages to "r"; the first is in flight.
         fn one_in_flight() -> Self {
             let mut test = Self::new();
             test.push("r", "a");
