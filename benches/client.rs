@@ -1,4 +1,4 @@
-//! What a client sees: the reference client against a whole server, over a real socket,
+//! The latency of a client: the reference client against a whole server, over a real socket,
 //! with the broker in memory.
 
 use chat_server::Server;

@@ -40,7 +40,7 @@ impl Crowd {
         Self { room, frames, places, speaker, _events: speakers_events }
     }
 
-    /// Publishes; the number of frames when all members have theirs.
+    /// Publishes; returns the number of frames when all members have theirs.
     pub(crate) async fn publish(&self, payload: Bytes) -> u64 {
         let wanted = self.frames.load(Ordering::Relaxed) + self.places.len() as u64;
         let options = PublishOptions::default().retention(Retention::default());

@@ -1,4 +1,4 @@
-//! Publishing, and the way from the broker to the members.
+//! Publishing, and the path from the broker to the members.
 
 use std::hint::black_box;
 

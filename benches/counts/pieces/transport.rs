@@ -1,4 +1,4 @@
-//! From a socket and to one.
+//! Reading from a socket, and writing to one.
 
 use std::hint::black_box;
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! What a member has seen of one sequence of messages.
+//! The messages of one sequence that a member has received.
 
 /// The highest number so far, and which of the 64 up to it were seen.
 #[derive(Clone, Copy, Default)]
@@ -16,7 +16,7 @@ pub enum Arrival {
 }
 
 impl Window {
-    /// Notes the message of this number; numbers begin at 1.
+    /// Records the message with this number; numbers begin at 1.
     pub fn note(&mut self, number: u32) -> Arrival {
         if number > self.last {
             let step = number - self.last;

@@ -1,4 +1,4 @@
-//! What each server's clients say.
+//! The frames of the clients of each server.
 
 use chat_core::RoomId;
 use chat_core::wire::{ClientFrame, ClientRequest};
@@ -6,7 +6,7 @@ use chat_core::wire::{ClientFrame, ClientRequest};
 use crate::args::{Dialect, Url};
 use crate::plan::Client;
 
-/// What a client does about a frame without a mark.
+/// The reaction of a client to a frame without a mark.
 pub enum Reaction {
     Nothing,
     Answer(&'static str),
@@ -25,7 +25,7 @@ impl Dialect {
         self != Dialect::SocketIo
     }
 
-    /// Whether a server may lose a join: Socket.IO may say that a client is connected before
+    /// Whether a server may lose a join: Socket.IO may report that a client is connected before
     /// the server's handlers are in place.
     pub fn joins_may_be_lost(self) -> bool {
         self == Dialect::SocketIo

@@ -18,7 +18,7 @@ pub struct Frame<'a> {
     pub size: usize,
 }
 
-/// Takes a frame off the front, if all of it is there.
+/// Takes a frame off the front, if it is complete.
 pub fn read(bytes: &[u8]) -> Option<Frame<'_>> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     let (mut header, length) = match second & 0x7f {
@@ -55,7 +55,7 @@ pub fn write(out: &mut Vec<u8>, opcode: u8, payload: &[u8], mask: Option<[u8; 4]
     out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }
 
-/// What a message's text begins with: `~#`, the kind, the route, the number in it, and when
+/// The start of a message's text: `~#`, the kind, the route, the number in it, and when
 /// it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
@@ -85,14 +85,14 @@ impl Mark {
         put_hex(out, self.sent_ns, 16);
     }
 
-    /// Where the mark is in a frame; `guess` is looked at first.
+    /// The index of the mark in a frame; `guess` is tried first.
     pub fn find(payload: &[u8], guess: usize) -> Option<usize> {
         let here = |at: usize| payload.get(at..at + 2) == Some(Mark::START);
         let at = if here(guess) { guess } else { (0..payload.len()).find(|&at| here(at))? };
         (payload.len() >= at + Mark::SIZE).then_some(at)
     }
 
-    /// The mark at this place, which [`find`](Mark::find) gave.
+    /// The mark at this index, which [`find`](Mark::find) returned.
     pub fn read(payload: &[u8], at: usize) -> Mark {
         let hex = |from: usize, digits: usize| get_hex(&payload[at + from..][..digits]);
         Mark {
