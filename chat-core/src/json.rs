@@ -304,7 +304,7 @@ pub fn integer(number: &str) -> Option<i128> {
         len if len + scale > LARGEST_LEN => return None,
         _ => significant.parse::<i128>().ok()? * 10_i128.pow(scale as u32),
     };
-    let value = if is_negative { (value != 0).then_some(-value)? } else { value };
+    let value = if is_negative { -value } else { value };
     (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&value).then_some(value)
 }
 
@@ -417,6 +417,8 @@ mod tests {
             ("20e-1", 2),
             ("0.2e1", 2),
             ("1.5e1", 15),
+            ("-0", 0),
+            ("-0.0", 0),
             ("-7", -7),
             ("-7.0", -7),
             ("1844674407370955161.5e1", i128::from(u64::MAX)),
@@ -436,8 +438,6 @@ mod tests {
         for text in [
             "",
             "-",
-            "-0",
-            "-0.0",
             "2.5",
             "25e-1",
             "1e-1",

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
 use chat_broker::{BrokerError, Hub, Record, Records};
-use chat_core::UserId;
+use chat_core::{RoomId, Topic, UserId};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 pub(crate) use sanction::{
     Actor, Kind, LONGEST_BAN, NO_TIME, SanctionNotice, Scope, UNSUPPORTED, impose, unban,
 };
-use sanction::{Stored, key, user_of};
+use sanction::{Stored, key, target_of};
 
 use crate::member::Member;
 use crate::sessions::Sessions;
@@ -63,14 +63,14 @@ impl Moderation {
     /// can be banned, and joins do not wait for the bans.
     pub(crate) async fn run(self: Arc<Self>, hub: Hub<Member>, sessions: Arc<Sessions>) {
         let Some(table) = hub.broker().table() else {
-            return self.act_on(Records::default(), &sessions);
+            return self.act_on(Records::default(), &hub, &sessions);
         };
         let (mut version, mut failed) = (0, false);
         loop {
             let pause = match table.changes_since(version).await {
                 Ok(records) => {
                     version = records.version;
-                    self.act_on(records, &sessions);
+                    self.act_on(records, &hub, &sessions);
                     if std::mem::take(&mut failed) {
                         tracing::info!("bans and kicks can be read again");
                     }
@@ -144,14 +144,23 @@ impl Moderation {
         stands.then(|| (SanctionNotice { kind, reason: sanction.reason.clone() }, sanction.acted))
     }
 
-    fn act_on(&self, Records { complete, records, .. }: Records, sessions: &Sessions) {
+    fn act_on(
+        &self,
+        Records { complete, records, .. }: Records,
+        hub: &Hub<Member>,
+        sessions: &Sessions,
+    ) {
         let news = self.take_in(complete, records);
         self.known.send_replace(true);
-        sessions.notify_users(&news);
+        for (user, room) in &news {
+            // A user who is listed after a lost connection has no connection that could leave.
+            hub.expire_grace(room.clone().map(Topic::Room).as_ref(), user);
+        }
+        sessions.notify_users(news.iter().map(|(user, _)| user));
     }
 
-    /// Returns the users whom something new concerns.
-    fn take_in(&self, complete: bool, records: Vec<Record>) -> Vec<UserId> {
+    /// Returns the users whom something new concerns, each with the room, unless it is about all servers.
+    fn take_in(&self, complete: bool, records: Vec<Record>) -> Vec<(UserId, Option<RoomId>)> {
         let mut sanctions = self.sanctions.write();
         let before = if complete { std::mem::take(&mut *sanctions) } else { HashMap::default() };
         let now = Instant::now();
@@ -161,14 +170,14 @@ impl Moderation {
         let mut news = Vec::new();
         for Record { key, value, expires_in, .. } in records {
             let stored = value.and_then(|value| serde_json::from_slice::<Stored>(&value).ok());
-            let (Some(stored), Some(user)) = (stored, user_of(&key)) else {
+            let (Some(stored), Some(target)) = (stored, target_of(&key)) else {
                 sanctions.remove(&key);
                 continue;
             };
             let known = before.get(&key).or(sanctions.get(&key));
             let known = known.filter(|known| known.id == stored.id).map(|known| known.acted);
             if known.is_none() {
-                news.push(user);
+                news.push(target);
             }
             let sanction = ActiveSanction {
                 id: stored.id,
@@ -189,7 +198,6 @@ impl Moderation {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use chat_core::RoomId;
 
     use super::*;
 
@@ -211,7 +219,7 @@ mod tests {
         assert_eq!(moderation.sanction_on(here, &other, 0), None, "it was kicked from elsewhere");
         assert_eq!(moderation.sanction_on(here, &user, before), None);
         let kick = || vec![record(key(Kind::Kick, here, &user), "1", HOUR)];
-        assert_eq!(moderation.take_in(false, kick()), std::slice::from_ref(&user));
+        assert_eq!(moderation.take_in(false, kick()), [(user.clone(), Some(room.clone()))]);
         let kicked = moderation.sanction_on(here, &user, before).unwrap();
         assert_eq!((kicked.kind, kicked.reason.as_deref()), (Kind::Kick, Some("because")));
         assert_eq!(moderation.sanction_on(here, &user, moderation.now()), None, "who came back");

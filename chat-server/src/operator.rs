@@ -35,6 +35,7 @@ pub(crate) fn health(state: &Arc<State>) -> Router<Arc<State>> {
     Router::new()
         .route("/healthz", readable(get(async || "ok\n")))
         .route("/readyz", readable(get(readyz)))
+        .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(Arc::clone(state), host_check::check_form))
 }
 

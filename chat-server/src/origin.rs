@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_listed() {
+    fn listed_origins_are_allowed() {
         let listed = ["https://app.example", "https://other.example:444/", "null"];
         for page in
             ["https://app.example", "HTTPS://APP.example", "https://other.example:444", "null"]

@@ -80,17 +80,6 @@ impl Refusal {
             .retry_after(Duration::from_secs(1))
     }
 
-    /// A body that is not taken, with the status that says why.
-    fn body(status: StatusCode, message: String) -> Self {
-        let code = match status {
-            StatusCode::PAYLOAD_TOO_LARGE => return Self::body_too_large(),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
-            StatusCode::UNPROCESSABLE_ENTITY => "bad_field",
-            _ => "bad_json",
-        };
-        Self::new(status, code, message)
-    }
-
     pub(crate) fn body_too_large() -> Self {
         let message = format!("The body of a request has at most {MAX_BODY} bytes.");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
@@ -141,13 +130,27 @@ impl From<PathRejection> for Refusal {
 
 impl From<BytesRejection> for Refusal {
     fn from(rejection: BytesRejection) -> Self {
-        Self::body(rejection.status(), rejection.body_text())
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Self::body_too_large(),
+            // Chunks that are none, or an end before the announced length.
+            status => Self::new(
+                status,
+                "bad_request",
+                "The body of the request is incomplete or invalid.",
+            ),
+        }
     }
 }
 
 impl From<JsonRejection> for Refusal {
     fn from(rejection: JsonRejection) -> Self {
-        Self::body(rejection.status(), rejection.body_text())
+        let code = match rejection {
+            JsonRejection::BytesRejection(rejection) => return rejection.into(),
+            JsonRejection::MissingJsonContentType(_) => "unsupported_media_type",
+            JsonRejection::JsonDataError(_) => "bad_field",
+            _ => "bad_json",
+        };
+        Self::new(rejection.status(), code, rejection.body_text())
     }
 }
 

@@ -48,11 +48,11 @@ impl Sessions {
     }
 
     /// Has the connections of these users look at what concerns them.
-    pub(crate) fn notify_users(&self, users: &[UserId]) {
+    pub(crate) fn notify_users<'a>(&self, users: impl Iterator<Item = &'a UserId>) {
+        let users: HashSet<&UserId> = users.collect();
         if users.is_empty() {
             return;
         }
-        let users: HashSet<&UserId> = users.iter().collect();
         for shard in &self.shards {
             let shard = shard.lock();
             let concerned = shard.values().filter(|member| users.contains(&member.user.id));

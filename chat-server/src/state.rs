@@ -80,7 +80,7 @@ impl State {
                 Scope::Server => self.hub.absent_everywhere(user).await,
             }
         };
-        // A user who comes back at once, or whose connection is lost, is still listed.
+        // A user who comes back at once is still listed.
         let _ = timeout(SHOWN, absent).await;
     }
 

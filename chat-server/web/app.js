@@ -55,9 +55,17 @@ const log = new Log(byId("scroller"), byId("log"), {
   follows: (follows) => (byId("newest").hidden = follows),
   top: () => current && goBack(current),
 });
-const unsent = new Unsent(client, (room, why) => {
-  if (why && room === current) announce(why);
-  changed(room);
+const unsent = new Unsent(client, {
+  onChange: (room, why) => {
+    if (why && room === current) announce(why);
+    changed(room);
+  },
+  onEdit: (text) => {
+    const field = byId("message");
+    // What was written since stays, below it.
+    field.value = [text, field.value].filter(Boolean).join("\n");
+    field.focus();
+  },
 });
 
 // Rooms: enter, switch, leave.

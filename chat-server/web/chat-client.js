@@ -184,11 +184,9 @@ export class ChatClient extends EventTarget {
       case "goodbye":
         return this.#emit(frame.type, frame);
       case "left":
-        // With an id it is an answer.
-        return frame.id === undefined && this.#onPutOut(frame);
+        return !asked && this.#onPutOut(frame);
       case "error":
-        // With an id it answers a request, be it late.
-        return frame.id === undefined && this.#emit("error", ChatError.fromFrame(frame));
+        return this.#emit("error", ChatError.fromFrame(frame));
     }
   }
 

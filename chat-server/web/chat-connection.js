@@ -65,6 +65,8 @@ export class Connection {
   #receivedAt = 0;
   /** By when a frame must be received, after the server was asked whether it is there. */
   #answerDueAt = Infinity;
+  /** A sign, or the application, has asked, and nothing was received since. */
+  #isChecking = false;
   #timers = {};
   #deadlines = {};
   /** Ends the watch for signs that the connection may have died. */
@@ -72,7 +74,8 @@ export class Connection {
 
   /**
    * `hooks`: `changed(detail)` at each change of state, `frame(frame, asked)` for each frame
-   * before its request, which is `asked`, is answered, `welcomed()`, `lost()`, and
+   * that answers nothing, and for each answer before its request, which is `asked`, gets it,
+   * `welcomed()`, `lost()`, and
    * `ended(error)` when the connection will not come back by itself.
    */
   constructor(url, options, hooks) {
@@ -121,7 +124,10 @@ export class Connection {
   /** Asks at once whether the server is there; between two attempts, connects. */
   check() {
     if (this.state === "waiting") this.connect();
-    else if (this.isOnline) this.#ask(this.#options.checkTimeoutMs);
+    else if (this.isOnline) {
+      this.#isChecking = true;
+      this.#ask(this.#options.checkTimeoutMs);
+    }
   }
 
   /** Why nothing can be sent now, or nothing. */
@@ -249,9 +255,10 @@ export class Connection {
       if (frame.session === this.welcome?.session) this.#hooks.frame(frame);
       return;
     }
-    if (frame.type === "welcome") this.#onWelcome(frame);
+    const asked = this.requests.asked(frame);
+    if (frame.type === "welcome" && asked) this.#onWelcome(frame);
     if (frame.type === "goodbye") this.#goodbye = frame;
-    this.#hooks.frame(frame, this.requests.asked(frame.id));
+    if (asked || frame.id === undefined) this.#hooks.frame(frame, asked);
     this.requests.answer(frame);
   }
 
@@ -306,6 +313,7 @@ export class Connection {
 
   #received() {
     this.#receivedAt = now();
+    this.#isChecking = false;
     if (this.#answerDueAt === Infinity) return;
     clearDeadline(this.#deadlines.answer);
     this.#answerDueAt = Infinity;
@@ -333,6 +341,9 @@ export class Connection {
       return;
     }
     if (code === TOO_BIG) this.requests.failLargest();
+    // A page that returns from the cache of the browser gets `pageshow` before the end of its
+    // connection. Whichever is first, the sign ends the pause.
+    const isDue = this.#isChecking && code === LOST;
     this.#forget();
     const goodbye = this.#goodbye;
     const mayRenew = code === TOKEN_EXPIRED && this.#tokens.canRenew;
@@ -343,7 +354,8 @@ export class Connection {
     }
     this.#suspend();
     // With jitter also after the time that the server gives: it may be the same for many.
-    const retryInMs = Math.min((goodbye?.after_ms ?? 0) + this.#backoff(code), LONGEST_MS);
+    const pauseMs = (goodbye?.after_ms ?? 0) + this.#backoff(code);
+    const retryInMs = isDue && !goodbye ? 0 : Math.min(pauseMs, LONGEST_MS);
     this.#timers.retry = setTimeout(() => this.#open(), retryInMs);
     this.#change({ state: "waiting", retryInMs, code, reason });
   }
@@ -365,6 +377,7 @@ export class Connection {
     for (const timer of Object.values(this.#timers)) clearTimeout(timer);
     for (const deadline of Object.values(this.#deadlines)) clearDeadline(deadline);
     this.#answerDueAt = Infinity;
+    this.#isChecking = false;
     const socket = this.#socket;
     if (socket) {
       socket.onopen = socket.onmessage = socket.onclose = null;

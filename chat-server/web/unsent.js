@@ -7,15 +7,20 @@ import { failureInWords } from "./words.js";
 const PREFIX = Array.from(crypto.getRandomValues(new Uint32Array(3)), (n) => n.toString(36)).join("");
 let lastKey = 0;
 
+/** Errors that the same text would have again. */
+const ERRORS_OF_THE_TEXT = new Set(["message_too_long", "too_large", "bad_field"]);
+
 export class Unsent {
   #client;
   #onChange;
+  #onEdit;
 
   /** `onChange(room, why)` is called when there is something else to show; `why` is set if a
-   *  message has failed. */
-  constructor(client, onChange) {
+   *  message has failed. `onEdit(text)` is called when the user wants to change what has failed. */
+  constructor(client, { onChange, onEdit }) {
     this.#client = client;
     this.#onChange = onChange;
+    this.#onEdit = onEdit;
   }
 
   /** Says something in a room; once more what failed, under the same `key`. */
@@ -28,7 +33,7 @@ export class Unsent {
       (error) => {
         if (!room.unsent.has(key)) return;
         const why = failureInWords(error);
-        room.unsent.set(key, { text, error: why });
+        room.unsent.set(key, { text, error: why, needsEdit: ERRORS_OF_THE_TEXT.has(error.code) });
         this.#onChange(room, why);
       },
     );
@@ -44,12 +49,21 @@ export class Unsent {
   }
 
   show(room) {
-    const rows = [...room.unsent].map(([key, { text, error, delay, isTaken }]) => {
+    const rows = [...room.unsent].map(([key, { text, error, needsEdit, delay, isTaken }]) => {
       const discard = () => {
         room.unsent.delete(key);
         this.#onChange(room);
       };
-      const row = unsentRow({ text, error, delay }, () => this.say(room, text, key), discard);
+      const edit = () => {
+        discard();
+        this.#onEdit(text);
+      };
+      const resend = () => this.say(room, text, key);
+      const buttons = [
+        needsEdit ? button("Edit", "edit", edit) : button("Send again", "resend", resend),
+        button("Discard", "discard", discard),
+      ];
+      const row = unsentRow({ text, error, delay }, buttons);
       row.classList.toggle("taken", Boolean(isTaken));
       return row;
     });
@@ -57,19 +71,19 @@ export class Unsent {
   }
 }
 
-/** One's own message on its way; `onRetry` if it did not get there. */
-function unsentRow({ text, error, delay }, onRetry, onDiscard) {
+/** One's own message on its way; with `buttons` if it did not get there. */
+function unsentRow({ text, error, delay }, buttons) {
   const waits = delay ? `${delay} Sending in a moment …` : "Sending …";
   const state = make("p", { class: "state" }, error ?? waits);
   const item = make("li", { class: `message own unsent${error ? " failed" : ""}` });
-  if (error) {
-    const retry = make("button", { type: "button", class: "small", "data-testid": "resend" }, "Send again");
-    const discard = make("button", { type: "button", class: "small" }, "Discard");
-    retry.addEventListener("click", onRetry);
-    discard.addEventListener("click", onDiscard);
-    state.append(" ", retry, " ", discard);
-  }
+  if (error) state.append(...buttons.flatMap((one) => [" ", one]));
   const body = make("div", { class: "body" }, make("p", { class: "text", dir: "auto" }, text), state);
   item.append(make("div", { class: "line" }, body));
   return item;
+}
+
+function button(label, testId, onClick) {
+  const made = make("button", { type: "button", class: "small", "data-testid": testId }, label);
+  made.addEventListener("click", onClick);
+  return made;
 }

@@ -21,6 +21,7 @@
 //! one future, which the caller spawns; and further [`workers`](HubConfig::workers) of the
 //! fan-out, on a machine with many cores.
 
+mod awaited;
 mod call;
 mod catch_up;
 mod config;
@@ -56,11 +57,12 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
 use crate::history::HistoryRead;
+use awaited::Awaited;
 use dirty_topics::DirtyTopics;
 use fan_out::FanOut;
 use presence::Presence;
 use room::RoomState;
-use sequence::{Awaited, RoomSequence};
+use sequence::RoomSequence;
 use stats::Counters;
 
 pub use config::{HistoryRules, HubConfig};
@@ -160,6 +162,13 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         let shared = Arc::clone(&self.shared);
         let (topic, user) = (topic.clone(), None);
         Membership { shared, topic, id, member_slot, user, is_lost: false, has_left: false }
+    }
+
+    /// Ends the [grace](HubConfig::grace) of `user` in `topic`, or in all topics if that is `None`: where
+    /// all connections of the user on this server were lost, the user leaves now. A user who has a
+    /// connection stays.
+    pub fn expire_grace(&self, topic: Option<&Topic>, user: &UserId) {
+        self.shared.expire_grace(topic, user);
     }
 
     /// Waits until the roster of `topic` on this server does not list `user`; not at all if the topic

@@ -126,8 +126,21 @@ impl<M> Shared<M> {
         self.broker.presence().map(|tracker| tracker.leave(topic, user))
     }
 
+    /// Waits no longer for a return of `user`, to `topic` or, if that is `None`, to any.
+    pub(super) fn expire_grace(&self, topic: Option<&Topic>, user: &UserId) {
+        let mut state = self.presence.state();
+        let State { held, lost } = &mut *state;
+        lost.retain(|(until, lost_topic, lost_user)| {
+            let is_meant = lost_user == user && topic.is_none_or(|topic| topic == lost_topic);
+            if is_meant {
+                self.end_grace(held, *until, lost_topic.clone(), lost_user.clone());
+            }
+            !is_meant
+        });
+    }
+
     /// Lets those go whose time is up. Returns when the next one's is.
-    fn expire_grace(&self) -> Option<Instant> {
+    fn expire_due(&self) -> Option<Instant> {
         let mut state = self.presence.state();
         let now = Instant::now();
         while let Some((until, ..)) = state.lost.front() {
@@ -135,21 +148,31 @@ impl<M> Shared<M> {
                 return Some(*until);
             }
             let (until, topic, user) = state.lost.pop_front()?;
-            let key = (topic, user);
-            // Whoever has come back since, or was lost again, has another time.
-            if state.held.get(&key).is_some_and(|held| held.until == Some(until)) {
-                state.held.remove(&key);
-                drop(self.broker.presence().map(|tracker| tracker.leave(&key.0, &key.1)));
-            }
+            self.end_grace(&mut state.held, until, topic, user);
         }
         None
+    }
+
+    /// The user leaves, unless it has returned since, or was lost again: then it has another time.
+    fn end_grace(
+        &self,
+        held: &mut HashMap<(Topic, UserId), Held>,
+        until: Instant,
+        topic: Topic,
+        user: UserId,
+    ) {
+        let key = (topic, user);
+        if held.get(&key).is_some_and(|held| held.until == Some(until)) {
+            held.remove(&key);
+            drop(self.broker.presence().map(|tracker| tracker.leave(&key.0, &key.1)));
+        }
     }
 }
 
 /// Works for ever.
 pub(super) async fn run<M>(shared: &Shared<M>) {
     loop {
-        match shared.expire_grace() {
+        match shared.expire_due() {
             Some(next) => sleep_until(next).await,
             None => shared.presence.lost.notified().await,
         }

@@ -7,9 +7,9 @@ use chat_broker::{Broker, BrokerEvent, RedisConfig};
 use chat_core::{PresenceChange, Topic};
 use tokio::time::{Instant, sleep};
 
-use crate::network::Network;
-use crate::redis::Redis;
-use crate::rng::Rng;
+use crate::simulation::network::Network;
+use crate::simulation::redis::Redis;
+use crate::simulation::rng::Rng;
 use crate::support::{Node, eventually, room};
 
 /// The default.
@@ -101,6 +101,43 @@ async fn users_of_dead_node_leave_once_and_within_15_s() {
     other.leave(topic, "stays");
     assert_eq!(changes_within(&mut watcher, Duration::from_secs(1)).await, ["-stays"]);
     assert_eq!(keys(&redis), ["chat:nodes"]);
+}
+
+/// All that nodes say of a room is lost just after they compared it, as one of them dies.
+#[tokio::test(start_paused = true)]
+async fn lists_agree_within_two_rounds_of_a_loss() {
+    /// In the first round each node writes what it holds again, in the second one of them removes
+    /// the users whom no node holds. And two ticks.
+    const TWO_ROUNDS: Duration = Duration::from_secs(2 * 25 + 2);
+
+    let redis = Redis::start();
+    let topic = room("r");
+    let mut nodes = Vec::new();
+    for name in ["anna", "ben", "carl"] {
+        let (node, network) = node(&redis).await;
+        node.enter(&topic, name);
+        nodes.push((node, network));
+    }
+    sleep(UNTIL_NODES_JUDGE).await;
+    for n in 0..13 {
+        // The loss falls into another part of the round each time.
+        sleep(Duration::from_secs(50 + n)).await;
+        let (dying, network) = node(&redis).await;
+        dying.enter(&topic, "dora");
+        eventually("dora", async || nodes[0].0.occupancy(&topic, 0).await.count == 4).await;
+        for key in keys(&redis).iter().filter(|key| key.contains(":on:")) {
+            redis.command(&["DEL", key]);
+        }
+        network.reset();
+        network.refuse();
+        drop(dying.broker);
+        sleep(TWO_ROUNDS).await;
+        // Read from Redis itself: `occupancy.lua` leaves out users whom no node holds.
+        assert_eq!(redis.command(&["HGET", "chat:{r.r}:members", "dora"]), "", "loss {n}");
+    }
+    for (node, _) in &nodes {
+        assert_eq!(node.occupants(&topic).await, ["anna", "ben", "carl"]);
+    }
 }
 
 /// A node is cut off for longer than its lease; it does not know, and returns.
@@ -231,4 +268,15 @@ async fn closing_hands_users_over() {
     assert_eq!(watcher.occupants(&topic).await, ["anna"]);
     assert_eq!(changes_within(&mut watcher, LEASE).await, [""; 0]);
     assert_eq!(leases(&redis).len(), 1);
+}
+
+/// Nothing is published for long: that alone is no reason to open another.
+#[tokio::test(start_paused = true)]
+async fn connection_on_which_nothing_happens_is_kept() {
+    let redis = Redis::start();
+    let (mut node, _) = node(&redis).await;
+    node.subscribe(&room("r")).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(node.arrived().await, []);
+    assert_eq!((node.broker.stats().reconnects, node.broker.unreadable()), (0, 0));
 }

@@ -161,7 +161,7 @@ impl Lifecycle {
         self.set_identity(frame, now);
         self.link.welcomed(now);
         self.set_state(State::Online);
-        self.session.online(now);
+        self.session.online();
     }
 
     /// Applies a welcome: the user of the client, and the lifetime of its token.

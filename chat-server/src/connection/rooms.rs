@@ -55,23 +55,29 @@ const TYPING_PAUSE: Duration = Duration::from_secs(1);
 
 impl Connection {
     pub(super) fn joined_room(&self, room: &RoomId) -> Option<&JoinedRoom> {
-        self.rooms.iter().find(|place| place.room == *room)
+        self.rooms.iter().find(|joined| joined.room == *room)
     }
 
-    /// Leaves a room, and answers when [lists](members::list) of this server show it. A broker that
-    /// is away can say nothing of other servers that hold the user: the answer does not wait for it.
+    /// Leaves a room, and answers.
     pub(super) async fn leave(
         &mut self,
         id: Option<&RawValue>,
         room: Option<RoomId>,
     ) -> Result<(), Rejection> {
         let room = room.or_else(|| self.current.take()).ok_or_else(not_in_a_room)?;
-        let leaving = self.take_room(&room)?.membership.leave();
-        // The other dialects have no answer that could come too early.
-        if self.member.is_native() && self.state.hub.broker().status() == Status::Ready {
+        self.leave_room(&room).await?;
+        self.member.reply(&ServerFrame::Left(Left::new(&room)).to_request(id));
+        Ok(())
+    }
+
+    /// Leaves a room, and returns when [lists](members::list) of this server show it: no answer comes
+    /// too early. A broker that is away can say nothing of other servers that hold the user: it is not
+    /// waited for.
+    async fn leave_room(&mut self, room: &RoomId) -> Result<(), Rejection> {
+        let leaving = self.take_room(room)?.membership.leave();
+        if self.state.hub.broker().status() == Status::Ready {
             let _ = timeout(SHOWN, leaving).await;
         }
-        self.member.reply(&ServerFrame::Left(Left::new(&room)).to_request(id));
         Ok(())
     }
 
@@ -82,7 +88,7 @@ impl Connection {
     ) -> Result<(), Rejection> {
         let Join { room, since, history, name, announced, exclusive, .. } = join;
         if exclusive {
-            self.leave_current(&room, name);
+            self.leave_current(&room, name).await;
         }
         let options = JoinOptions::default().since(since).history(history);
         self.enter(id, room.clone(), options, announced).await?;
@@ -94,7 +100,7 @@ impl Connection {
 
     /// Leaves the exclusive room before another is joined, or before the same is joined under
     /// another name, which the user has from then on.
-    fn leave_current(&mut self, room: &RoomId, name: Option<UserName>) {
+    async fn leave_current(&mut self, room: &RoomId, name: Option<UserName>) {
         let known = &self.member.user;
         // Whoever is known by a token goes by the name that is in there.
         let name = name.filter(|_| self.access.identity().is_none());
@@ -102,7 +108,7 @@ impl Connection {
         let renamed = user != **known;
         if let Some(left) = self.current.take_if(|current| *current != *room || renamed) {
             // The client is in its current room.
-            let _ = self.leave_room(&left);
+            let _ = self.leave_room(&left).await;
         }
         if renamed {
             self.become_member(Arc::new(user), self.member.dialect);
@@ -155,7 +161,7 @@ impl Connection {
         let may_recover = self.may(Capability::History, &room).await;
         let options = if may_recover { options } else { JoinOptions::default() };
         let member = self.member.seeing(sees_presence);
-        let index = self.rooms.iter().position(|place| place.room == room);
+        let index = self.rooms.iter().position(|joined| joined.room == room);
         let answered = Arc::default();
         let request = JoinRequest {
             id: id.map(ToOwned::to_owned),
@@ -243,10 +249,13 @@ impl Connection {
         options: JoinOptions,
         request: JoinRequest,
     ) -> Result<(), Rejection> {
-        let Some(place) = self.rooms.get_mut(index) else { return Ok(()) };
-        place.sees_presence = member.sees_presence();
-        let joining = place.membership.rejoin_with(member, options, request);
-        joining.await.map_err(|error| unavailable(&error))
+        let Some(joined) = self.rooms.get_mut(index) else { return Ok(()) };
+        let sees_presence = member.sees_presence();
+        let joining = joined.membership.rejoin_with(member, options, request);
+        joining.await.map_err(|error| unavailable(&error))?;
+        // Not before: after an error the room still has the earlier member.
+        joined.sees_presence = sees_presence;
+        Ok(())
     }
 
     pub(super) fn occupant(&self, announced: bool) -> Occupant {
@@ -258,44 +267,43 @@ impl Connection {
         )
     }
 
-    /// Leaves a room; those who stay are told at once.
-    pub(super) fn leave_room(&mut self, room: &RoomId) -> Result<(), Rejection> {
-        self.take_room(room).map(drop)
-    }
-
-    fn take_room(&mut self, room: &RoomId) -> Result<JoinedRoom, Rejection> {
-        let index = self.rooms.iter().position(|place| place.room == *room);
+    /// Takes a room out of the list of those joined. Dropping its membership leaves it.
+    pub(super) fn take_room(&mut self, room: &RoomId) -> Result<JoinedRoom, Rejection> {
+        let index = self.rooms.iter().position(|joined| joined.room == *room);
         Ok(self.rooms.swap_remove(index.ok_or_else(not_in_a_room)?))
     }
 
     /// The end of the connection.
     pub(super) fn leave_all(&mut self) {
         self.inbox = None;
-        for place in std::mem::take(&mut self.rooms) {
-            self.disconnect(place.membership);
+        for joined in std::mem::take(&mut self.rooms) {
+            self.disconnect(joined);
         }
     }
 
-    /// Leaves a room without a wish to. A client of the native protocol may come back.
-    fn disconnect(&self, membership: Membership<Member>) {
-        if self.member.is_native() {
-            membership.disconnect();
+    /// Leaves a room because the connection ended. A client of the native protocol has the grace to
+    /// return, unless it was kicked or banned just before: the sanction found a connection, and no
+    /// grace to end.
+    fn disconnect(&self, joined: JoinedRoom) {
+        let sanction = self.server_sanction().or_else(|| self.room_sanction(&joined));
+        if self.member.is_native() && sanction.is_none() {
+            joined.membership.disconnect();
         }
     }
 
     pub(super) async fn typing(&mut self, room: &RoomId, typing: bool) -> Result<(), Rejection> {
         let now = Instant::now();
-        let place = self.rooms.iter_mut().find(|place| place.room == *room);
-        let place = place.ok_or_else(not_in_a_room)?;
+        let joined = self.rooms.iter_mut().find(|joined| joined.room == *room);
+        let joined = joined.ok_or_else(not_in_a_room)?;
         // Stopping is told once, and at once; starting once in a while.
-        let throttled = match place.typing {
+        let throttled = match joined.typing {
             Some((true, at)) => typing && now.duration_since(at) < TYPING_PAUSE,
             Some((false, at)) => !typing || now.duration_since(at) < TYPING_PAUSE / 10,
             None => false,
         };
         if !throttled {
-            place.typing = Some((typing, now));
-            let topic = place.membership.topic().clone();
+            joined.typing = Some((typing, now));
+            let topic = joined.membership.topic().clone();
             let user = self.member.user.as_sender();
             self.tell(&topic, &Event::Typing { user, typing }).await;
         }
@@ -317,10 +325,10 @@ impl Connection {
         id: Option<&RawValue>,
         room: &RoomId,
     ) -> Result<(), Rejection> {
-        let place = self.joined_room(room).ok_or_else(not_in_a_room)?;
+        let joined = self.joined_room(room).ok_or_else(not_in_a_room)?;
         let max = self.state.config.max_listed_members;
         let mut bytes = 0;
-        place.membership.look(|snapshot| {
+        joined.membership.look(|snapshot| {
             let asker = Asker { user: &self.member.user, is_joining: false };
             members::list(&snapshot, asker, max, |members, count| {
                 let members = Members::new(room, members, count);

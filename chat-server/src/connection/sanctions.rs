@@ -8,6 +8,7 @@ use chat_core::wire::{Accepted, Goodbye, Left, ServerFrame};
 use chat_core::{CloseReason, Deliver, ErrorCode, Rejection, RoomId, Sanction, UserId};
 use serde_json::value::RawValue;
 
+use super::rooms::JoinedRoom;
 use super::{Connection, unavailable};
 use crate::moderation::{self, Actor, Kind, LONGEST_BAN, NO_TIME, SanctionNotice, Scope};
 
@@ -82,22 +83,29 @@ impl Connection {
 
     /// Sanctions have changed that may concern the client.
     pub(super) fn check_sanctions(&mut self) {
-        let (moderation, user) = (&self.state.moderation, &self.member.user.id);
-        if let Some(notice) = moderation.sanction_on(Scope::Server, user, self.since) {
+        if let Some(notice) = self.server_sanction() {
             return self.enforce(&notice);
         }
         let notices: Vec<(RoomId, SanctionNotice)> = self
             .rooms
             .iter()
-            .filter_map(|place| {
-                let scope = Scope::Room(&place.room);
-                Some((place.room.clone(), moderation.sanction_on(scope, user, place.since)?))
-            })
+            .filter_map(|joined| Some((joined.room.clone(), self.room_sanction(joined)?)))
             .collect();
         for (room, notice) in notices {
             let message = notice.reason.as_deref();
             self.evict_from(&room, EvictionReason::Sanctioned(notice.kind), message);
         }
+    }
+
+    /// The sanction that ends the connection.
+    pub(super) fn server_sanction(&self) -> Option<SanctionNotice> {
+        self.state.moderation.sanction_on(Scope::Server, &self.member.user.id, self.since)
+    }
+
+    /// The sanction that ends the membership of a room.
+    pub(super) fn room_sanction(&self, joined: &JoinedRoom) -> Option<SanctionNotice> {
+        let scope = Scope::Room(&joined.room);
+        self.state.moderation.sanction_on(scope, &self.member.user.id, joined.since)
     }
 
     /// Ends the connection. Nobody waits for it to come back.
@@ -112,7 +120,7 @@ impl Connection {
     /// Leaves a room for the client. Dialects that have no word for it lose the connection.
     pub(super) fn evict_from(&mut self, room: &RoomId, why: EvictionReason, message: Option<&str>) {
         // It is there, or has been left meanwhile.
-        let _ = self.leave_room(room);
+        let _ = self.take_room(room);
         if self.member.is_native() {
             let mut left = Left::new(room);
             left.reason = Some(why.told().into());

@@ -126,8 +126,12 @@ pub(super) fn key(kind: Kind, scope: Scope<'_>, user: &UserId) -> String {
     }
 }
 
-pub(super) fn user_of(key: &str) -> Option<UserId> {
-    UserId::new(key.split('\n').nth(1)?).ok()
+/// The user whom a record concerns, and the room, unless it is about all servers.
+pub(super) fn target_of(key: &str) -> Option<(UserId, Option<RoomId>)> {
+    let mut parts = key.split('\n').skip(1);
+    let user = UserId::new(parts.next()?).ok()?;
+    let room = parts.next().map(RoomId::new).transpose().ok()?;
+    Some((user, room))
 }
 
 impl fmt::Display for Actor<'_> {

@@ -57,8 +57,8 @@ fn usage(error: &clap::Error, sources: &Sources) -> String {
     let line = part.map(str::trim).collect::<Vec<_>>().join(" ");
     let line = in_words(line.trim_start_matches("error: "));
     match error.get(ContextKind::InvalidArg) {
-        // Such as `--port <PORT>`.
-        Some(ContextValue::String(argument)) => {
+        // Such as `--port <PORT>`. Other arguments name no setting: they stay as they were written.
+        Some(ContextValue::String(argument)) if argument.starts_with("--") => {
             let setting = argument.trim_start_matches("--");
             let setting = setting.split([' ', '=']).next().unwrap_or(setting);
             line.replace(&format!("'{argument}'"), &sources.name(setting))

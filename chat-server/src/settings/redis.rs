@@ -44,7 +44,7 @@ mod config {
         fn add_to(&self, mut config: RedisConfig) -> Result<RedisConfig, Invalid> {
             if let Some(path) = &self.authority {
                 config = config.ca_certificate(read("redis-ca", path)?);
-                check("redis-ca", path, &config)?;
+                config.check().map_err(|error| invalid("redis-ca", path, &cause(&error)))?;
             }
             match (&self.certificate, &self.key) {
                 (None, None) => {}
@@ -57,15 +57,15 @@ mod config {
                 (Some(path), Some(key)) => {
                     let certificate = read("redis-cert", path)?;
                     config = config.client_certificate(certificate, read("redis-key", key)?);
-                    check("redis-cert", path, &config)?;
+                    config.check().map_err(|error| {
+                        // Either of the two files may be the wrong one.
+                        let why = format!("{} (redis-key is '{}')", cause(&error), key.display());
+                        invalid("redis-cert", path, &why)
+                    })?;
                 }
             }
             Ok(config)
         }
-    }
-
-    fn check(setting: &'static str, path: &Path, config: &RedisConfig) -> Result<(), Invalid> {
-        config.check().map_err(|error| invalid(setting, path, &cause(&error)))
     }
 
     fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, Invalid> {

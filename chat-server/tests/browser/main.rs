@@ -255,6 +255,28 @@ fn rooms_keep_their_unread_messages_and_a_reload_keeps_the_rooms() {
     browser.assert_no_errors(&[]);
 }
 
+/// A name that the page cuts is that of another room.
+#[test]
+fn long_room_names_are_joined_in_full_or_refused() {
+    let server = Server::start();
+    let browser = Browser::start();
+    let longest = "r".repeat(128);
+    let tab = browser.open(&server.url("/"));
+    tab.fill("room", &longest);
+    tab.click("join");
+    tab.until_shows("title", &longest);
+    tab.click("add-room");
+    tab.fill("add-name", &format!("{longest}s"));
+    tab.click("add-join");
+    tab.until_shows("log", "This is no name for a room: it is too long");
+
+    let tab = browser.open(&server.url("/"));
+    tab.fill("room", &format!("{longest}s"));
+    tab.click("join");
+    tab.until_shows("start-error", "This is no name for a room: it is too long");
+    browser.assert_no_errors(&[]);
+}
+
 #[test]
 fn ten_thousand_messages_are_shown_through_a_window() {
     let server = Server::start();

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::files;
+
 /// The modules of a crate, each with those that it imports.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
@@ -27,8 +29,11 @@ fn files_do_not_import_each_other_in_a_circle() {
 /// A module includes those that it declares, so it depends on them; that they name what is in it is
 /// no dependency on another file.
 fn imports(src: &Path) -> Imports {
-    let files: BTreeMap<String, PathBuf> =
-        files(src).into_iter().map(|file| (module(src, &file), file)).collect();
+    let files: BTreeMap<String, PathBuf> = files(src)
+        .into_iter()
+        .filter(|file| is_module(file))
+        .map(|file| (module(src, &file), file))
+        .collect();
     let names: BTreeSet<String> = files.keys().cloned().collect();
     let mut imports = Imports::new();
     for (module, file) in &files {
@@ -41,14 +46,8 @@ fn imports(src: &Path) -> Imports {
     imports
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
-        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
-        .filter(|path| !path.file_stem().unwrap().to_str().unwrap().ends_with("tests"))
-        .filter(|path| !path.ends_with("main.rs"))
-        .collect()
+fn is_module(file: &Path) -> bool {
+    !file.file_stem().unwrap().to_str().unwrap().ends_with("tests") && !file.ends_with("main.rs")
 }
 
 /// `a::b` of `src/a/b.rs` or `src/a/b/mod.rs`; nothing of `src/lib.rs`.

@@ -19,7 +19,7 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
     std::fs::write(&wrong, "\u{feff}# A comment.\r\nport = 0\r\nhistory = 100001\r\n").unwrap();
     let wrong = wrong.as_str();
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let table: [Case<'_>; 66] = [
+    let table: [Case<'_>; 67] = [
         (&["--allow-host", "chat.example:port"], &[], "'chat.example:port' for --allow-host"),
         (&["--allow-host", "chat.*.example"], &[], "'chat.*.example' for --allow-host"),
         (&["--allow-origin", "*"], &[], "'*' for --allow-origin"),
@@ -69,6 +69,7 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         (&[], &[("PORT", "x")], "'x' for PORT: expected a whole number"),
         (&[], &[("PORT", "")], "for PORT: expected a whole number"),
         (&["--prot", "1"], &[], "--prot"),
+        (&["--port", "-1"], &[], "unexpected argument '-1'"),
         (&["--drain-timeout", "10"], &[], "'10' for --drain-timeout: expected a time such as"),
         (&[], &[("PRESENCE_LEASE", "2h")], "'2h' for PRESENCE_LEASE: 1s to 1h"),
         (&[], &[("HISTORY_TTL", "1d")], "'1d' for HISTORY_TTL: expected a time such as"),
@@ -133,7 +134,7 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
                 file,
             ],
             &[],
-            "for --redis-cert: there is no client certificate",
+            "for --redis-cert: there is no client certificate in the PEM (redis-key is '",
         ),
     ];
     for (flags, environment, named) in table {
@@ -362,7 +363,7 @@ async fn program_serves_and_ends_well_at_every_level_of_the_log() {
     }
 }
 
-/// Whoever read the log went away, as with `chat-server 2>&1 | head -1`.
+/// The reader of the log has ended, as with `chat-server 2>&1 | head -1`.
 #[tokio::test]
 async fn a_log_that_nobody_reads_is_no_harm() {
     let (reader, writer) = std::io::pipe().unwrap();

@@ -101,9 +101,9 @@ async fn closing_does_not_wait_for_the_event_reader() {
     assert!(events.recv().await.is_none());
 }
 
-/// Neither side reads: what the application sends does not grow without bound.
+/// Neither side reads: what the application has to say does not pile up without end.
 #[tokio::test(start_paused = true)]
-async fn server_that_reads_nothing_times_out_while_events_wait() {
+async fn server_that_takes_nothing_is_disconnected() {
     let config = quick()
         .event_queue(4)
         .ping_after(Duration::from_secs(20))
@@ -118,7 +118,7 @@ async fn server_that_reads_nothing_times_out_while_events_wait() {
 
 /// More events wait than may, so the client does not read, and does not ping either.
 #[tokio::test(start_paused = true)]
-async fn server_that_reads_nothing_times_out_while_the_client_reads_nothing() {
+async fn server_and_client_that_read_nothing_disconnect() {
     let config = quick()
         .event_queue(4)
         .ping_after(Duration::from_secs(20))

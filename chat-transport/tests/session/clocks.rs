@@ -228,7 +228,7 @@ async fn close_is_seen_during_drive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unrepresentable_timeout_never_expires() {
+async fn time_too_long_to_count_never_ends() {
     let config = TransportConfig::default()
         .heartbeat(HeartbeatConfig::default().interval(Duration::MAX).timeout(Duration::MAX))
         .message_timeout(Duration::MAX)
@@ -243,8 +243,8 @@ async fn unrepresentable_timeout_never_expires() {
     assert!(matches!(session.finish().await, End::Local(CloseReason::Normal)));
 }
 
-/// The contents of the kernel's buffers precede the ping, and take longer to read than the time for
-/// an answer.
+/// What fills the kernel's buffers lies before the ping, and takes longer to read than the time
+/// for an answer.
 #[tokio::test]
 async fn slow_reader_has_time_to_reach_the_ping() {
     const TEXTS: usize = 100;

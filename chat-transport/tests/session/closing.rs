@@ -92,7 +92,7 @@ async fn end_of_the_stream_ends_the_session() {
 }
 
 #[tokio::test]
-async fn dropped_session_resets_the_socket_despite_outbox_clones() {
+async fn dropped_session_resets_the_socket_despite_an_outbox() {
     let (mut client, session) = on_tcp(TransportConfig::default()).await;
     let outbox = session.outbox().clone();
     drop(session);

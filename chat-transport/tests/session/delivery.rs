@@ -215,7 +215,7 @@ async fn queued_frames_are_written_together() {
 }
 
 #[tokio::test]
-async fn session_owner_is_notified_once() {
+async fn owner_of_a_session_is_notified_once() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let outbox = session.outbox().clone();
     outbox.notify();

@@ -31,7 +31,7 @@ async fn echo_over_tcp() {
     client.close().await;
 }
 
-/// Bytes that arrive during a read that empties the socket raise another event.
+/// What arrives while a read is under way that empties the socket is announced again.
 #[tokio::test]
 async fn no_small_write_is_missed() {
     const MESSAGES: usize = 20_000;

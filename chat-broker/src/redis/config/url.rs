@@ -6,8 +6,10 @@
 /// # Errors
 /// What is wrong, without a password in it.
 pub(crate) fn check(url: &str) -> Result<(), String> {
-    let url = redis::parse_redis_url(url)
-        .ok_or("the address of a redis begins with redis://, rediss:// or unix:///")?;
+    let url = redis::parse_redis_url(url).ok_or(
+        "the address of a redis begins with redis://, rediss:// or unix:///, and its port is 65535 \
+         at most",
+    )?;
     let is_socket = url.scheme().ends_with("unix");
     if url.fragment() == Some("insecure") && !is_socket {
         return Err(
@@ -80,7 +82,7 @@ mod tests {
             ("unix:///run/redis.sock?password=x", "?password="),
             ("unix://run/redis.sock", "unix:///path"),
             ("redis://host:0", "port 0"),
-            ("redis://host:65536", ""),
+            ("redis://host:65536", "65535 at most"),
             ("redis://", ""),
             ("host:6379", ""),
         ] {

@@ -22,8 +22,10 @@ use crate::error::BrokerError;
 use crate::redis::connection::store::Store;
 use crate::redis::names::Address;
 
-/// The longest round; with a short lease it is three leases.
-const LONGEST_ROUND: Duration = Duration::from_secs(30);
+/// The longest round; with a short lease it is three leases. Two are less than a minute: if what
+/// all nodes hold in a room was lost, they write it in the first, and only in the second can one of
+/// them tell users of a dead node from those that are written again.
+const LONGEST_ROUND: Duration = Duration::from_secs(25);
 
 /// Ticks in a round.
 const TICKS: u32 = 30;

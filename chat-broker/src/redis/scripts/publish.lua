@@ -26,7 +26,8 @@ end
 local stored = call('HMGET', meta, 'epoch', 'offset', 'size')
 local epoch, offset, size = stored[1], tonumber(stored[2] or nil), stored[3]
 local is_position = epoch and string.find(epoch, '^%w%w%w%w%w%w%w%w$')
-  and offset and offset >= 0 and offset < 2 ^ 53 and offset % 1 == 0
+  -- The next one is 2^53 - 1 at most.
+  and offset and offset >= 0 and offset < 2 ^ 53 - 1 and offset % 1 == 0
 
 -- While no entry is larger than its share, '<bytes>/<share>' is the size, and MAXLEN alone holds
 -- both bounds. Else what they are larger by is known, too: '<bytes>/<share>+<excess>'.

@@ -65,6 +65,9 @@ async fn refusals_have_their_status_and_code() {
         (get("/web/nothing.js"), 404, "not_found"),
         (post("/api/nothing", KEY, ""), 404, "not_found"),
         (post("/ws", "", ""), 405, "method_not_allowed"),
+        (post("/healthz", "", ""), 405, "method_not_allowed"),
+        (post("/readyz", "", ""), 405, "method_not_allowed"),
+        (post("/metrics", "", ""), 405, "method_not_allowed"),
         (get("/create-room"), 405, "method_not_allowed"),
         (
             get("/api/rooms/r/kick").replace("\r\n\r\n", &format!("\r\n{KEY}\r\n")),
@@ -77,6 +80,13 @@ async fn refusals_have_their_status_and_code() {
         (post("/api/rooms/r/kick", KEY, r#"{"user":"bob"}"#), 415, "unsupported_media_type"),
         (post("/api/rooms/r/kick", KEY, ""), 415, "unsupported_media_type"),
         (post("/api/users/bob/disconnect", KEY, "{}"), 415, "unsupported_media_type"),
+        (
+            format!(
+                "POST /api/rooms/r/kick HTTP/1.1\r\n{host}{json}Transfer-Encoding: chunked\r\n\r\n?\r\n"
+            ),
+            400,
+            "bad_request",
+        ),
         (post("/api/rooms/r/kick", &json, "{"), 400, "bad_json"),
         (post("/api/users/bob/disconnect", &json, "{"), 400, "bad_json"),
         (post("/api/rooms/r/kick", &json, "{}"), 400, "missing_field"),

@@ -52,16 +52,43 @@ async fn kicked_user_is_not_listed_after_the_answer() {
     let (first, second) = pair(&redis).await;
     let mut ann = member(&first, "ann").await;
     for (round, server) in [&first, &second].into_iter().cycle().take(10).enumerate() {
-        let mut bob = member(server, "bob").await;
+        // Another user each time: a server that learns of a kick late applies it to a user who has
+        // reconnected to it before.
+        let bob = format!("bob-{round}");
+        let mut client = member(server, &bob).await;
         while next_of(&mut ann, "presence").await["event"] != "joined" {}
         match round % 4 {
-            0 | 1 => order(&first, "/api/rooms/r/kick", json!({"user": "bob"})).await,
-            _ => order(&first, "/api/users/bob/disconnect", json!({})).await,
+            0 | 1 => order(&first, "/api/rooms/r/kick", json!({"user": bob})).await,
+            _ => order(&first, &format!("/api/users/{bob}/disconnect"), json!({})).await,
         }
         let members = ask(&mut ann, "members", json!({"type": "members", "room": "r"})).await;
         assert_eq!(members["count"], 1, "{round}: {members}");
         let told = if round % 4 < 2 { "left" } else { "goodbye" };
-        assert_eq!(next_of(&mut bob, told).await["reason"], "kicked");
+        assert_eq!(next_of(&mut client, told).await["reason"], "kicked");
+    }
+}
+
+/// The user has no connection that could be told, and is in the lists all the same.
+#[tokio::test]
+async fn sanction_ends_the_grace_of_a_lost_connection() {
+    let redis = RedisServer::start();
+    let (first, second) = pair(&redis).await;
+    let mut ann = member(&first, "ann").await;
+    for server in [&first, &second] {
+        let others = server.metric("chat_connections").await;
+        for (path, body) in [
+            ("/api/rooms/r/kick", json!({"user": "bob"})),
+            ("/api/users/bob/disconnect", json!({})),
+            ("/api/rooms/r/ban", json!({"user": "bob", "seconds": 60})),
+        ] {
+            drop(member(server, "bob").await);
+            while next_of(&mut ann, "presence").await["event"] != "joined" {}
+            server.until_metric("chat_connections", |count| count == others).await;
+            order(&first, path, body).await;
+            let members = ask(&mut ann, "members", json!({"type": "members", "room": "r"})).await;
+            assert_eq!(members["count"], 1, "{path}: {members}");
+        }
+        order(&first, "/api/rooms/r/unban", json!({"user": "bob"})).await;
     }
 }
 
