@@ -1,8 +1,8 @@
-//! What a broker costs: publishing with and without history, subscribing, recovering,
+//! The costs of a broker: publishing with and without history, subscribing, recovering,
 //! presence; in memory, and over a private `redis-server`.
 //!
-//! Each measurement is of a batch under way at once, as on a server with many clients;
-//! `elem/s` is what counts.
+//! Each measurement is of a batch of concurrent calls, as on a server with many clients; the figure
+//! to compare is `elem/s`.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ fn room(n: u64) -> Topic {
     Topic::Room(RoomId::new(format!("room-{n}")).expect("a name"))
 }
 
-/// Throws away what arrives, as fast as it comes.
+/// Discards what arrives, as fast as it arrives.
 fn drain(runtime: &Runtime, mut events: BrokerEvents) {
     runtime.spawn(async move {
         let mut batch = Vec::new();

@@ -1,4 +1,4 @@
-//! What a client sees: the reference client against a whole server, over a real socket,
+//! The latency of a client: the reference client against a whole server, over a real socket,
 //! with the broker in memory.
 
 use chat_server::Server;
@@ -7,7 +7,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-/// Messages in a room when a newcomer asks for them.
+/// Messages in a room when a new member asks for them.
 const LATEST: u32 = 50;
 
 async fn connect(url: &str) -> Client {
@@ -18,7 +18,7 @@ async fn connect(url: &str) -> Client {
 
 fn client(c: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
-    let (sender, newcomer) = runtime.block_on(async {
+    let (sender, joiner) = runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("ws://{}/ws", listener.local_addr().expect("an address"));
         let server = Server::builder().start();
@@ -42,8 +42,8 @@ fn client(c: &mut Criterion) {
     group.bench_function("join with the latest 50, and leave", |b| {
         b.iter(|| {
             runtime.block_on(async {
-                newcomer.join("room", LATEST).await.expect("joined");
-                newcomer.leave("room").await.expect("left");
+                joiner.join("room", LATEST).await.expect("joined");
+                joiner.leave("room").await.expect("left");
             });
         });
     });

@@ -13,7 +13,7 @@ use chat_core::{
 };
 use tokio::task::yield_now;
 
-/// All on one node; somebody on another speaks to them.
+/// All on one node; a user on another node sends to them.
 pub(crate) struct Crowd {
     room: Topic,
     frames: Arc<AtomicU64>,
@@ -40,7 +40,7 @@ impl Crowd {
         Self { room, frames, places, speaker, _events: speakers_events }
     }
 
-    /// Publishes; the number of frames when all members have theirs.
+    /// Publishes; returns the number of frames when all members have theirs.
     pub(crate) async fn publish(&self, payload: Bytes) -> u64 {
         let wanted = self.frames.load(Ordering::Relaxed) + self.places.len() as u64;
         let options = PublishOptions::default().retention(Retention::default());

@@ -1,4 +1,4 @@
-//! Coming, going and snapshots: one room of 10,000, and 1,000 rooms of 10.
+//! Joins, leaves and snapshots: one room of 10,000, and 1,000 rooms of 10.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! A chat whose users are those of your application: its own table says who somebody is, and
-//! its own rule what one may do. Everybody reads `news`; only editors write there.
+//! A chat with the users of an application: its own table authenticates them, and
+//! its own rule authorizes them. Every user reads `news`; only editors write there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Authenticator for Sessions {
     }
 }
 
-/// Says what somebody may do.
+/// Decides what a user may do.
 #[derive(Debug)]
 struct Rules(Arc<Accounts>);
 

@@ -1,8 +1,7 @@
-//! Our hub inside an axum application of your own, with your own routes and a protocol of
-//! your own: every line that a client writes to `/live/ROOM` is sent to all clients that are
-//! connected there, on every server of the bus. Each line begins with its position,
-//! `EPOCH.OFFSET`. A client that was away connects to `/live/ROOM?since=EPOCH.OFFSET`, and gets
-//! what it missed.
+//! The hub inside an axum application with its own routes and its own protocol: every line that a
+//! client writes to `/live/ROOM` is sent to all clients of that room, on every server. Each line
+//! begins with its position, `EPOCH.OFFSET`. A client that was offline connects to
+//! `/live/ROOM?since=EPOCH.OFFSET`, and gets the lines that it missed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,8 +14,8 @@ use axum::routing::get;
 use bytes::Bytes;
 use chat_broker::{Hub, HubConfig, JoinOptions, MemoryBroker};
 use chat_core::{
-    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Epoch, Event, Frames, Position,
-    RoomId, Topic, User, UserId,
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Event, Frames, Position, RoomId,
+    Topic, User, UserId,
 };
 use chat_transport::{Incoming, Outbox, Session, TransportConfig, handshake};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -29,7 +28,7 @@ struct Member(Outbox);
 impl Deliver for Member {
     fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         for (event, position) in batch.events() {
-            let at = position.map_or_else(String::new, at);
+            let at = position.map_or_else(String::new, |position| position.to_string());
             let line = match event {
                 Event::Message(message) => format!("{at} {}", message.text),
                 Event::Gap(_) => "some lines are lost".to_owned(),
@@ -53,14 +52,9 @@ impl Deliver for Member {
     }
 }
 
-fn at(Position { epoch, offset }: Position) -> String {
-    format!("{}.{offset}", epoch.as_str())
-}
-
 /// The position in `since=EPOCH.OFFSET`.
 fn since(query: &str) -> Option<Position> {
-    let (epoch, offset) = query.strip_prefix("since=")?.split_once('.')?;
-    Some(Position { epoch: Epoch::parse(epoch.as_bytes())?, offset: offset.parse().ok()? })
+    query.strip_prefix("since=")?.parse().ok()
 }
 
 #[derive(Clone)]

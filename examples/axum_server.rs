@@ -1,5 +1,5 @@
-//! The chat server inside an axum application of your own: its routes under `/chat`, yours
-//! beside them, one of which publishes to a room, and an end that says goodbye to the clients.
+//! The chat server inside an axum application: its routes under `/chat`, beside those of the
+//! application, one of which publishes to a room; a shutdown sends a `goodbye` to the clients.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! The bus alone: events between processes, without rooms, members or chat messages. A subscriber
-//! stops, and when it is back it reads what it missed from the position that it saved.
+//! stops, and after a restart it reads what it missed, from the position that it saved.
 
 use chat_broker::{
     Broker, BrokerError, BrokerEvent, BrokerEvents, HistoryRead, MemoryBroker, MemoryBus,

@@ -1,11 +1,10 @@
-//! The client of the native protocol, in a terminal: what is typed is said in the room
-//! `lobby`, and what happens there is printed.
+//! The client of the native protocol, in a terminal: it sends each typed line to the room `lobby`,
+//! and prints the events of the room.
 //!
 //! `cargo run -p examples --example client [ws://127.0.0.1:8080/ws]`
 //!
-//! Without an address it talks to a server of its own. Stop a server and start it again
-//! while it runs: it comes back by itself, to the same user, the same room and the place in
-//! it where it was.
+//! Without an address it starts a server of its own. Stop a server and start it again while the
+//! client runs: it reconnects as the same user, to the same room and its position there.
 
 use chat_server::Server;
 use chat_transport::client::{Client, ClientConfig, Event, Events};

@@ -68,7 +68,7 @@ fn connect(url: &str) -> Result<WebSocket<TcpStream>, Box<dyn Error>> {
     let mut request = client::IntoClientRequest::into_client_request(url)?;
     request.headers_mut().insert("Sec-WebSocket-Protocol", "chat.v1".parse()?);
     let stream = TcpStream::connect(request.uri().authority().ok_or("no host")?.as_str())?;
-    // The handshake may take longer than a tick: the server may be far away.
+    // The handshake may take longer than a tick: the server may be distant.
     stream.set_read_timeout(Some(200 * TICK))?;
     let (socket, _) = client::client(request, stream)?;
     Ok(socket.get_ref().set_read_timeout(Some(TICK)).map(|()| socket)?)

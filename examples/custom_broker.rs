@@ -1,6 +1,6 @@
-//! A broker of one's own: anything that can carry bytes between servers, and keep them.
-//! This one is a map behind a lock. It leaves out both optional parts, presence and the shared
-//! table, and is tested by the conformance suite of the parts that it has.
+//! A custom broker: anything that can carry bytes between servers, and store them. This one is a map
+//! behind a lock. It leaves out both optional parts, presence and the shared table, and is tested by
+//! the conformance suite of the parts that it has.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -19,7 +19,7 @@ use chat_core::{Epoch, History, HistoryEntry, HistoryRange, Position, Retention,
 /// whole.
 #[derive(Debug, Default)]
 struct Bus {
-    /// A real one forgets those that nobody uses.
+    /// A real broker removes unused topics.
     rooms: HashMap<Topic, Room>,
     next_node: u64,
 }
@@ -103,7 +103,7 @@ impl Room {
 struct MapBroker {
     bus: Arc<Mutex<Bus>>,
     node: u64,
-    /// Taken away when the node is closed, which ends its events.
+    /// Removed when the node is closed, which ends its events.
     events: Mutex<Option<Arc<EventSender>>>,
 }
 

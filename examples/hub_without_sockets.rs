@@ -1,5 +1,5 @@
-//! The hub alone: rooms over a broker, for members that are anything at all. Here they are
-//! channels; there is no socket and no server.
+//! The hub alone: rooms over a broker, for members of any kind. Here they are channels; there is no
+//! socket and no server.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl Deliver for Member {
     fn close(&self, _: CloseReason) {}
 
     async fn drained(&self) {
-        // There is room for a page, or nobody receives.
+        // There is room for a page, or the receiver was dropped.
         let _ = self.0.reserve_many(self.0.max_capacity().min(256)).await;
     }
 }
@@ -118,7 +118,7 @@ mod tests {
         assert!(received.recv().await.unwrap().ends_with(": 302"), "and then what is live");
         drop(membership.unwrap());
 
-        // Away for longer than the room remembers.
+        // Offline for longer than the room keeps its history.
         for n in 303..=2_000 {
             publish(n).await;
         }

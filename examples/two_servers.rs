@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     alice.send(r#"{"type":"chat_message","message":"Hello from A"}"#).await;
     loop {
         let frame = bob.recv().await;
-        println!("Bob, on B, hears {frame}");
+        println!("Bob, on B, receives {frame}");
         if frame.contains("Hello from A") {
             break;
         }

@@ -1,12 +1,12 @@
-//! An application that speaks to rooms, and its unit test on the broker in memory: no
-//! Redis, no socket, no sleep. Run the test with `cargo test -p examples a_broken_build`.
+//! An application that sends to rooms, and its unit test on the in-memory broker: no
+//! Redis, no socket, no sleep. Run the test with `cargo test -p examples broken_build`.
 
 use std::sync::Arc;
 
 use chat_broker::{Broker, BrokerError, HistoryRules, MemoryBroker};
 use chat_core::{InvalidName, RoomId, Topic, User, UserId, UserName};
 
-/// Part of an application: tells a team's room how a build went.
+/// Part of an application: reports the result of a build to a team's room.
 struct BuildBot {
     broker: Arc<dyn Broker>,
     /// Those of the servers: how long each room keeps its messages.
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_broken_build_is_reported_to_the_team() {
+    async fn broken_build_is_reported_to_the_team() {
         let bus = MemoryBus::new();
         let (bot, _) = bus.connect();
         let (observer, mut events) = bus.connect();

@@ -1,4 +1,4 @@
-//! What the pieces may take.
+//! The agreed instruction counts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,17 +22,17 @@ pub(crate) enum Verdict {
     Above {
         agreed: u64,
     },
-    /// Less than four fifths: a new count is worth agreeing on.
+    /// Less than four fifths of the agreed count: the table should be updated.
     FarBelow {
         agreed: u64,
     },
-    /// Nothing was agreed on.
+    /// There is no agreed count.
     Unknown,
 }
 
 impl Agreed {
     /// # Panics
-    /// The table is not there, or has a line that is not of it.
+    /// The table is missing, or has an invalid line.
     pub(crate) fn read() -> Self {
         let table = fs::read_to_string(PATH).unwrap_or_else(|error| panic!("{PATH}: {error}"));
         let lines = table.lines().filter(|line| !line.starts_with('#'));

@@ -1,18 +1,18 @@
-//! Counting, from both sides: the process that asks, and the piece that is counted.
+//! Counting: the process that starts valgrind, and the piece that is counted in it.
 
 use std::process::Command;
 
 /// The argument before the name of a piece.
 pub(crate) const PIECE: &str = "--piece";
 
-/// Turns that are counted, so that what happens now and then, such as the growth of a
-/// buffer, has its share.
+/// Iterations that are counted, so that rare events, such as the growth of a buffer, are
+/// included.
 const TURNS: u64 = 64;
 
-/// Instructions of one turn of a piece.
+/// Instructions of one iteration of a piece.
 ///
 /// # Panics
-/// There is no valgrind, or the piece failed.
+/// valgrind is missing, or the piece failed.
 pub(crate) fn count(name: &str) -> u64 {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
@@ -28,8 +28,8 @@ pub(crate) fn count(name: &str) -> u64 {
     total / TURNS
 }
 
-/// Has `work` counted, on something that `prepare` makes anew for each turn. The first turn
-/// is not counted: it finds nothing warm.
+/// Counts `work`, on a value that `prepare` makes for each iteration. The first iteration is not
+/// counted: it fills the caches.
 pub(crate) fn turns<T>(mut prepare: impl FnMut() -> T, mut work: impl FnMut(T)) {
     work(prepare());
     for _ in 0..TURNS {

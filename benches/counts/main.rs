@@ -1,10 +1,8 @@
-//! How many instructions the pieces of the way of a message take, against what they took
-//! when they were last agreed on (`counts.txt`): a guard that does not depend on how fast
-//! or how busy a machine is.
+//! Instruction counts of the pieces of a message's path, compared with the agreed counts
+//! (`counts.txt`): a guard that does not depend on how fast or how busy a machine is.
 //!
 //! Each piece runs in a process of its own under valgrind's callgrind, which counts the
-//! instructions of user space and not those of the kernel. `--update` writes the table
-//! anew.
+//! instructions of user space and not those of the kernel. `--update` rewrites the table.
 
 mod agreed;
 mod callgrind;
@@ -29,7 +27,7 @@ fn main() -> ExitCode {
     if check() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Counts all pieces and agrees on what they take.
+/// Counts all pieces and writes the counts as the agreed ones.
 fn update() {
     let mut agreed = Agreed::default();
     for name in pieces::names() {
@@ -40,7 +38,7 @@ fn update() {
     agreed.write();
 }
 
-/// Counts all pieces; whether each takes what it may.
+/// Counts all pieces; returns whether each is within its agreed count.
 fn check() -> bool {
     let agreed = Agreed::read();
     let mut passed = 0;

@@ -118,8 +118,8 @@ def versions():
 
 
 def first_number(*command):
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return re.search(r"\d+(\.\d+)+", told)[0]
+    version = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return re.search(r"\d+(\.\d+)+", version)[0]
 
 
 def cpu(results):

@@ -29,14 +29,14 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Pauses bounded by `base` at first, and by `cap` at last.
+    /// Pauses that are bounded by `base` at first, and never longer than `cap`.
     #[must_use]
     pub const fn new(base: Duration, cap: Duration) -> Self {
         Self { base, cap, pauses: 0 }
     }
 
-    /// The next pause without jitter, which is its [bound](Self::bound): for a process that retries
-    /// by itself, as one that accepts connections.
+    /// The next pause without jitter, which is its [bound](Self::bound): for a retry that no other
+    /// process makes at the same time, such as accepting connections.
     pub fn next_pause(&mut self) -> Duration {
         let bound = self.bound();
         self.pauses = self.pauses.saturating_add(1);
@@ -49,7 +49,7 @@ impl Backoff {
         fraction(self.next_pause(), random_bits)
     }
 
-    /// The longest that the next pause may be.
+    /// The upper bound of the next pause.
     #[must_use]
     pub fn bound(&self) -> Duration {
         let factor = 1u32.checked_shl(self.pauses).unwrap_or(u32::MAX);
@@ -63,15 +63,29 @@ impl Backoff {
 }
 
 /// The part of `span` that `random_bits` is of 2⁶⁴: evenly distributed from zero to just below
-/// `span`. Of a span of more than 584 years, 584 years count.
+/// `span`. A span of more than 584 years counts as 584 years.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let second = Duration::from_secs(1);
+/// assert_eq!(chat_core::backoff::fraction(second, 1 << 63), second / 2);
+/// ```
 #[must_use]
 pub fn fraction(span: Duration, random_bits: u64) -> Duration {
     let nanos = span.as_nanos().min(u128::from(u64::MAX));
     Duration::from_nanos(((nanos * u128::from(random_bits)) >> 64) as u64)
 }
 
-/// From one to just below two times `pause`: for a pause that the peer has asked for, which must
-/// not be cut short.
+/// From `pause` to just below twice as much: for a pause that the peer has requested, which must not
+/// be shorter.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let second = Duration::from_secs(1);
+/// assert_eq!(chat_core::backoff::at_least(second, 1 << 63), second * 3 / 2);
+/// ```
 #[must_use]
 pub fn at_least(pause: Duration, random_bits: u64) -> Duration {
     pause.saturating_add(fraction(pause, random_bits))

@@ -1,32 +1,40 @@
 //! Why a server ends a connection.
 
-/// Why a server ends a connection: a WebSocket close code, a phrase, and whether the
-/// client should come back.
+/// Why a server ends a connection: a WebSocket close code, a phrase, and whether the client should
+/// connect again.
 ///
 /// Codes below 4000 are those of RFC 6455 section 7.4.1; 4000 to 4999 are private to the
 /// application there, and in this protocol each has one meaning.
+///
+/// ```
+/// use chat_core::CloseReason;
+///
+/// let reason = CloseReason::SlowConsumer;
+/// assert_eq!((reason.code(), reason.as_str()), (4000, "slow consumer"));
+/// assert!(reason.may_reconnect() && !CloseReason::Banned.may_reconnect());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// Both sides are done.
+    /// The session is complete.
     Normal,
     /// The server shuts down.
     GoingAway,
-    /// The peer broke the WebSocket protocol.
+    /// The peer violated the WebSocket protocol.
     ProtocolError,
-    /// A binary frame, where the protocol is text.
+    /// The peer sent a binary frame; the protocol is text.
     Unsupported,
-    /// A text frame that is not UTF-8.
+    /// The peer sent a text that is not UTF-8.
     InvalidUtf8,
-    /// The client keeps breaking a rule.
+    /// The client violated a limit repeatedly.
     PolicyViolation,
-    /// A frame or a message above the limit.
+    /// The peer sent a frame or a message above the limit.
     TooBig,
     /// Something failed on the server.
     InternalError,
-    /// The server holds as many connections as it may.
+    /// The server has as many connections as are allowed.
     OverCapacity,
-    /// The client read too slowly and its outbox ran full.
+    /// The client read too slowly and its outbox was full.
     SlowConsumer,
     /// The client did not answer pings.
     HeartbeatLost,
@@ -34,7 +42,7 @@ pub enum CloseReason {
     Kicked,
     /// The user is banned.
     Banned,
-    /// The token ran out.
+    /// The token expired.
     TokenExpired,
 }
 
@@ -99,7 +107,7 @@ impl CloseReason {
         }
     }
 
-    /// Whether a client does well to connect again by itself.
+    /// Whether a client should connect again without being asked.
     #[must_use]
     pub const fn may_reconnect(self) -> bool {
         match self {

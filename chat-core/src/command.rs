@@ -1,4 +1,4 @@
-//! What a client asks for.
+//! The requests of a client.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,7 +18,7 @@ pub struct Request<'a> {
     /// The client's `id` for the frame, a JSON string or integer; the answer carries it
     /// back.
     pub id: Option<&'a RawValue>,
-    /// What is asked.
+    /// What the client asks for.
     pub command: Command<'a>,
 }
 
@@ -74,7 +74,7 @@ pub enum Command<'a> {
         /// The room.
         room: RoomId,
     },
-    /// Asks for a sign of life.
+    /// Asks for a `pong`.
     Ping,
     /// Removes a user from a room.
     Kick(Sanction<'a>),
@@ -122,8 +122,7 @@ pub struct Join {
     pub since: Option<Position>,
     /// How many of the latest messages the client asks for.
     pub history: Option<u32>,
-    /// The name that the user goes by from then on; `None`: the name stays. Only an exclusive join
-    /// has one.
+    /// The new name of the user; `None`: the name stays. Only an exclusive join has one.
     pub name: Option<UserName>,
     /// Whether the `rooms` dialect shows the join.
     pub announced: bool,
@@ -132,7 +131,15 @@ pub struct Join {
 }
 
 impl Join {
-    /// An announced join beside those of other rooms.
+    /// An announced join, which leaves no other room.
+    ///
+    /// ```
+    /// use chat_core::{Join, RoomId};
+    ///
+    /// let join = Join::new(RoomId::new("general")?);
+    /// assert!(join.announced && !join.exclusive && join.since.is_none());
+    /// # Ok::<(), chat_core::InvalidName>(())
+    /// ```
     #[must_use]
     pub fn new(room: RoomId) -> Self {
         Self { room, since: None, history: None, name: None, announced: true, exclusive: false }
@@ -146,10 +153,10 @@ pub struct Hello<'a> {
     /// A token that names the user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Cow<'a, str>>,
-    /// What the user wants to be called.
+    /// The name that the user chooses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<UserName>,
-    /// The secret of an earlier `welcome`: the same user again.
+    /// The secret of an earlier `welcome`: the client is the same user again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resume: Option<Cow<'a, str>>,
 }
@@ -165,15 +172,15 @@ impl fmt::Debug for Hello<'_> {
     }
 }
 
-/// Who is put out of which room.
+/// A user who is kicked or banned, and the room.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Sanction<'a> {
-    /// Of which room.
+    /// The room.
     pub room: RoomId,
-    /// Who.
+    /// The kicked or banned user.
     pub user: UserId,
-    /// Why, for the user to read.
+    /// The reason, which the user receives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'a, str>>,
 }
@@ -182,7 +189,15 @@ impl Sanction<'_> {
     /// Longest [`reason`](Self::reason), in bytes.
     pub const MAX_REASON_BYTES: usize = 512;
 
-    /// Without a reason.
+    /// A sanction without a reason.
+    ///
+    /// ```
+    /// use chat_core::{RoomId, Sanction, UserId};
+    ///
+    /// let mut sanction = Sanction::new(RoomId::new("general")?, UserId::new("u1")?);
+    /// sanction.reason = Some("spam".into());
+    /// # Ok::<(), chat_core::InvalidName>(())
+    /// ```
     #[must_use]
     pub fn new(room: RoomId, user: UserId) -> Self {
         Self { room, user, reason: None }
@@ -190,6 +205,11 @@ impl Sanction<'_> {
 }
 
 /// The parts of a message that the client writes.
+///
+/// ```
+/// let content = chat_core::Content::from("hello").key("k-1");
+/// assert_eq!((&*content.message, content.key.as_deref()), ("hello", Some("k-1")));
+/// ```
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Content<'a> {
@@ -198,7 +218,7 @@ pub struct Content<'a> {
     /// Any JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<&'a RawValue>,
-    /// The client's own name for the message.
+    /// The idempotency key of the message, which the client chooses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<Cow<'a, str>>,
 }

@@ -1,4 +1,4 @@
-//! The seam between fan-out and whatever holds a member's connection.
+//! The interface between the fan-out and the connection of a member.
 
 use std::sync::OnceLock;
 
@@ -17,22 +17,23 @@ use crate::topic::Topic;
 /// [`deliver`](Self::deliver) and [`close`](Self::close) are called from the fan-out loop: they
 /// return at once, never block, and never call back into the registry or the hub.
 pub trait Deliver: Send + Sync {
-    /// Takes a batch of events for this member: typically
+    /// Takes a batch of events for this member: typically puts
     /// [`batch.frames(dialect)`](Batch::frames) into a bounded outbox.
     fn deliver(&self, batch: &Batch) -> DeliveryOutcome;
 
-    /// Ends the connection. Called after a [`DeliveryOutcome::Full`], for one. What is delivered afterwards
-    /// need not follow on what the member has: it should take nothing more
-    /// ([`DeliveryOutcome::Closed`]), and its user joins again from the last message that was received.
+    /// Ends the connection, for example after a [`DeliveryOutcome::Full`]. Later batches need not
+    /// continue the earlier ones: the member should take none of them
+    /// ([`DeliveryOutcome::Closed`]), and its user joins again from the last received message.
     fn close(&self, reason: CloseReason);
 
     /// Waits until the member has taken all that was delivered to it, or its connection has ended.
-    /// A member that catches up with the messages that it missed is awaited before each page, so
-    /// that it gets them as fast as it takes them. By default it is always ready: then all that a
-    /// member can miss has to fit into its outbox, or it is closed as one that reads too slowly.
+    /// The hub awaits it before each page for a member that catches up with missed messages, so
+    /// that it sends them as fast as the member takes them. By default it is always ready: then
+    /// everything that a member can miss has to fit into its outbox, or the member is closed as a
+    /// slow consumer.
     ///
     /// # Cancel safety
-    /// To be safe: it changes nothing.
+    /// An implementation must be safe to drop: it changes nothing.
     fn drained(&self) -> impl Future<Output = ()> + Send
     where
         Self: Sized,
@@ -45,11 +46,11 @@ pub trait Deliver: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeliveryOutcome {
-    /// Written, or on its way.
+    /// Written, or queued.
     Queued,
     /// Nothing in the batch concerns this member.
     Skipped,
-    /// No room: the member reads too slowly, and is closed.
+    /// No room: the member reads too slowly, and the hub closes it.
     Full,
     /// No room, and the member stays: the batch was dropped.
     Dropped,
@@ -66,20 +67,21 @@ pub struct Batch {
     topic: Topic,
     items: Vec<Item>,
     frames: [OnceLock<Option<Frames>>; Dialect::COUNT],
-    /// For those who do not see who is in the room.
-    blind: [OnceLock<Option<Frames>>; Dialect::COUNT],
+    /// For members that may not see who is in the room.
+    without_presence: [OnceLock<Option<Frames>>; Dialect::COUNT],
 }
 
 /// One event of a [`Batch`].
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Item {
-    /// An [envelope](crate::envelope) from the broker, with its place in the room's
+    /// An [envelope](crate::envelope) from the broker, with its position in the room's
     /// sequence if it has one.
     Envelope(Bytes, Option<Position>),
     /// See [`Event::Gap`].
     Gap(Option<Position>),
-    /// A user joined, left or was renamed: the envelope of the [`Event::Presence`] that tells of
-    /// the user's joining, by the latest name.
+    /// A user joined, left or was renamed; the envelope is that of the [`Event::Presence`] of the
+    /// user's join, with the latest name.
     Presence(PresenceChange, Bytes),
     /// See [`Event::Count`].
     Count(u32),
@@ -93,8 +95,18 @@ impl Item {
         }
     }
 
-    /// About the bytes that it takes in a frame, where a control character takes six; not
-    /// counting what all frames have.
+    /// The position of the item in the room's sequence, if it has one: for a gap, the position after
+    /// which the sequence continues.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            Self::Envelope(_, position) | Self::Gap(position) => *position,
+            Self::Presence(..) | Self::Count(_) => None,
+        }
+    }
+
+    /// Upper bound of its bytes in a frame, without those that every frame has: JSON escapes a
+    /// control character to six bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         match self {
@@ -106,36 +118,49 @@ impl Item {
     }
 }
 
-/// About what a frame has besides the payload of its event: so the buffers need not grow.
-const AROUND: usize = 96;
+/// About the bytes of a frame besides the payload of its event: so the buffers need not grow.
+const FRAME_OVERHEAD: usize = 96;
 
 impl Batch {
     /// A batch of `items`, oldest first.
+    ///
+    /// ```
+    /// use chat_core::{Batch, Dialect, Item, RoomId, Topic};
+    ///
+    /// let batch = Batch::new(Topic::from(RoomId::new("r1")?), vec![Item::Count(3)]);
+    /// let frames = batch.frames(Dialect::Native).unwrap();
+    /// let frame = r#"{"type":"presence","room":"r1","event":"count","count":3}"#;
+    /// assert_eq!(frames.texts().collect::<Vec<_>>(), [frame]);
+    /// assert!(batch.frames_without_presence(Dialect::Native).is_none());
+    /// # Ok::<(), chat_core::InvalidName>(())
+    /// ```
     #[must_use]
     pub fn new(topic: Topic, items: Vec<Item>) -> Self {
-        Self { topic, items, frames: Default::default(), blind: Default::default() }
+        Self { topic, items, frames: Default::default(), without_presence: Default::default() }
     }
 
-    /// Where the events happened.
+    /// The room or user that the events are for.
     #[must_use]
     pub fn topic(&self) -> &Topic {
         &self.topic
     }
 
-    /// Bytes of the envelopes in it: about what its frames have.
+    /// Bytes of its envelopes: about as many as its frames have.
     #[must_use]
     pub fn payload_len(&self) -> usize {
         self.items.iter().map(Item::payload_len).sum()
     }
 
-    /// The events, each with its place in the room's sequence if it has one. An envelope that
-    /// cannot be read, of a later version for one, is a gap if it has a place, and else left out.
+    /// The events, each with its position in the room's sequence if it has one. An envelope that
+    /// cannot be read, such as one of a later version, is a gap if it has a position, and left out
+    /// otherwise.
     pub fn events(&self) -> impl Iterator<Item = (Event<'_>, Option<Position>)> {
         self.items.iter().filter_map(|item| {
             Some(match item {
                 Item::Envelope(bytes, position) => match envelope::decode(bytes) {
                     Ok(event) => (event, *position),
-                    // Of a place in the sequence its members are told, even if not what is there.
+                    // The members must see that the offset is used: without it, the next message
+                    // would look like a hole to them, and they would all read the history.
                     Err(_) => (Event::Gap(Some((*position)?)), None),
                 },
                 Item::Gap(position) => (Event::Gap(*position), None),
@@ -150,25 +175,27 @@ impl Batch {
         })
     }
 
-    /// What a member who speaks `dialect` is sent; `None` if the dialect has no word for
-    /// any of it.
+    /// The frames for a member with this `dialect`; `None` if the dialect has none for any of the
+    /// events.
     #[must_use]
     pub fn frames(&self, dialect: Dialect) -> Option<&Frames> {
         self.frames[dialect as usize].get_or_init(|| self.encode(dialect, |_| true)).as_ref()
     }
 
-    /// As [`frames`](Self::frames), for a member who does not see who is in the room.
+    /// As [`frames`](Self::frames), for a member that may not see who is in the room.
     #[must_use]
     pub fn frames_without_presence(&self, dialect: Dialect) -> Option<&Frames> {
-        let is_told = |event: &Event<'_>| !matches!(event, Event::Presence(_) | Event::Count(_));
-        self.blind[dialect as usize].get_or_init(|| self.encode(dialect, is_told)).as_ref()
+        let is_shown = |event: &Event<'_>| !matches!(event, Event::Presence(_) | Event::Count(_));
+        self.without_presence[dialect as usize]
+            .get_or_init(|| self.encode(dialect, is_shown))
+            .as_ref()
     }
 
-    fn encode(&self, dialect: Dialect, is_told: impl Fn(&Event<'_>) -> bool) -> Option<Frames> {
+    fn encode(&self, dialect: Dialect, is_shown: impl Fn(&Event<'_>) -> bool) -> Option<Frames> {
         let payload = self.payload_len();
-        let mut frames = FramesBuilder::with_capacity(payload + AROUND * self.items.len());
-        let mut text = Vec::with_capacity(payload / self.items.len().max(1) + AROUND);
-        for (event, position) in self.events().filter(|(event, _)| is_told(event)) {
+        let mut frames = FramesBuilder::with_capacity(payload + FRAME_OVERHEAD * self.items.len());
+        let mut text = Vec::with_capacity(payload / self.items.len().max(1) + FRAME_OVERHEAD);
+        for (event, position) in self.events().filter(|(event, _)| is_shown(event)) {
             text.clear();
             if dialect.encode(&self.topic, &event, position, &mut text) {
                 frames.push(&text);
@@ -186,7 +213,7 @@ mod tests {
     use crate::position::Epoch;
 
     #[test]
-    fn what_cannot_be_read_is_no_silent_hole() {
+    fn unreadable_envelope_is_a_gap() {
         let topic = Topic::Room(RoomId::new("r").unwrap());
         let (unknown, epoch) = (Bytes::from_static(b"\x63?"), Epoch::parse(b"abcdEF12").unwrap());
         let place = Some(Position { epoch, offset: 7 });
@@ -195,11 +222,11 @@ mod tests {
         let frames = batch.frames(Dialect::Native).unwrap();
         let gap = r#"{"type":"gap","room":"r","epoch":"abcdEF12","offset":7}"#;
         assert_eq!(frames.texts().collect::<Vec<_>>(), [gap]);
-        assert!(batch.frames(Dialect::Topics).is_none(), "it has no word for it");
+        assert!(batch.frames(Dialect::Topics).is_none(), "the dialect has no frame for it");
     }
 
     #[test]
-    fn an_item_is_as_large_as_its_frame() {
+    fn item_size_bounds_its_frame() {
         let user = Sender { id: "u", name: "U", color: "#FFFFFF" };
         for text in ["x".repeat(10_000), "\u{1}".repeat(10_000), "é\n".repeat(10_000)] {
             let message = Message { user, text: &text, data: None, key: None, at: 0 };
@@ -207,7 +234,7 @@ mod tests {
             let (size, topic) = (item.size(), Topic::Room(RoomId::new("r").unwrap()));
             let batch = Batch::new(topic, vec![item]);
             let frame = batch.frames(Dialect::Native).unwrap().bytes().len();
-            assert!(frame <= size + 200, "{frame} bytes, and reckoned as {size}");
+            assert!(frame <= size + 200, "{frame} bytes, and estimated as {size}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! How an [`Event`] travels between servers.
+//! The encoding of an [`Event`] between servers.
 //!
-//! Binary, so that a receiving server finds the parts without parsing JSON:
+//! It is binary, so that a receiving server finds the parts without parsing JSON:
 //!
 //! ```text
 //! version u8 | kind u8 | flags u8 | at u64 | field*
@@ -15,9 +15,17 @@
 //! | 4 | direct | the sender's frame; with flag 16 the request: `session`, `id` or nothing |
 //! | 5 | undelivered | the request: `session`, `id` or nothing; the sender's are those of the recipient |
 //!
-//! Whoever reads a version or a kind that it does
-//! not know skips the envelope: a newer server may share the bus. Positions are not in
-//! here: the broker gives them.
+//! A server skips an envelope of a version or kind that it does not know: a newer server may share
+//! the broker. An envelope has no position: the broker assigns it.
+//!
+//! ```
+//! use chat_core::{Event, Sender, envelope};
+//!
+//! let user = Sender::new("u1", "Ann", "#FF6B6B");
+//! let bytes = envelope::encode(&Event::Typing { user, typing: true });
+//! assert!(matches!(envelope::decode(&bytes)?, Event::Typing { typing: true, .. }));
+//! # Ok::<(), envelope::EnvelopeError>(())
+//! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::value::RawValue;
@@ -52,7 +60,7 @@ mod flag {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvelopeError {
-    /// Written by another version, or by somebody else.
+    /// The bytes are of another version, or no envelope.
     #[error("unknown envelope version {0}")]
     UnknownVersion(u8),
     /// A kind of event that this version does not know.
@@ -113,15 +121,15 @@ fn write(kind: Kind, flags: u8, at: u64, user: Sender<'_>, fields: &[Option<&str
     out.put_u8(flags);
     out.put_u64(at);
     for field in fields() {
-        // A field comes out of one frame, which is far below 4 GiB.
+        // A field is part of one frame, which is far below 4 GiB.
         out.put_u32(field.len() as u32);
         out.put_slice(field.as_bytes());
     }
     out.freeze()
 }
 
-/// The latest time of an event, in milliseconds since 1970: no clock says more, and clients in
-/// JavaScript read no larger number.
+/// The latest time of an event, in milliseconds since 1970: no clock reaches it, and JavaScript has
+/// no larger exact number.
 const LATEST: u64 = (1 << 53) - 1;
 
 /// Reads what [`encode`] wrote.
@@ -167,9 +175,9 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, EnvelopeError> {
     })
 }
 
-/// The envelope of a user's presence after a later one, `now`, replaced `before`; `None` if both
-/// name the user alike. Whether the join was announced stays as it was: a dialect that was not
-/// told of the join is not told of the leave.
+/// The envelope of a user's presence when a later one, `now`, replaces `before`; `None` if both have
+/// the same name. Whether the join was announced does not change: a dialect that did not show the
+/// join does not show the leave.
 pub(crate) fn renamed(before: &Bytes, now: &Bytes) -> Option<Bytes> {
     if before == now {
         return None;
@@ -231,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_comes_back() {
+    fn every_kind_round_trips() {
         let data: &RawValue = serde_json::from_str(r#"{"a":[1, 2]}"#).unwrap();
         for data in [None, Some(data)] {
             for key in [None, Some(""), Some("k-1")] {
@@ -254,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_version_wrote_is_named() {
+    fn unknown_version_and_kind_are_named() {
         let mut bytes = encode(&Event::Typing { user: ALICE, typing: true }).to_vec();
         bytes[1] = 99;
         assert_eq!(decode(&bytes).unwrap_err(), EnvelopeError::UnknownKind(99));
@@ -265,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn only_another_name_renames_and_the_announcement_stays() {
+    fn only_a_new_name_renames_and_the_announcement_stays() {
         let presence = |name, announced| {
             let user = Sender { name, ..ALICE };
             encode(&Event::Presence(Presence { user, change: PresenceChange::Joined, announced }))

@@ -1,4 +1,4 @@
-//! What a client can do wrong, by stable codes.
+//! Errors of requests, with stable codes.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -8,7 +8,14 @@ use serde_json::value::RawValue;
 
 use crate::json;
 
-/// The stable name of an error. Clients act on it; the sentence beside it is for people.
+/// The stable name of an error. Programs act on it; the sentence beside it is for people.
+///
+/// ```
+/// use chat_core::ErrorCode;
+///
+/// assert_eq!("rate_limited".parse(), Ok(ErrorCode::RateLimited));
+/// assert_eq!(ErrorCode::RateLimited.as_str(), "rate_limited");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorCode {
@@ -20,19 +27,19 @@ pub enum ErrorCode {
     MissingField,
     /// A field is not of its type, or out of its range.
     BadField,
-    /// The name of a room breaks a rule; see [`InvalidName`](crate::InvalidName).
+    /// The name of a room is invalid; see [`InvalidName`](crate::InvalidName).
     RoomNameInvalid,
     /// The client is not in the room.
     NotInRoom,
-    /// The connection is in as many rooms as it may be.
+    /// The connection is in as many rooms as are allowed.
     TooManyRooms,
-    /// As many bans stand as may.
+    /// There are as many bans as are allowed.
     TooManyBans,
     /// The text is longer than allowed.
     MessageTooLong,
-    /// Too much in too short a time.
+    /// The client exceeded a rate limit.
     RateLimited,
-    /// Who the client is could not be established.
+    /// The client could not be authenticated.
     Unauthorized,
     /// The client may not do that.
     Forbidden,
@@ -68,7 +75,7 @@ impl ErrorCode {
         Self::Internal,
     ];
 
-    /// The code as it stands in frames.
+    /// The code as it is written in frames.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -92,9 +99,9 @@ impl ErrorCode {
     }
 }
 
-/// A code of another version, or none at all.
+/// A text that is no code of this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not a code of an error")]
+#[error("is not an error code of this version")]
 pub struct UnknownCode;
 
 impl FromStr for ErrorCode {
@@ -119,7 +126,14 @@ impl Serialize for ErrorCode {
     }
 }
 
-/// Why a request was not carried out: what the `error` frame says.
+/// Why a request was not carried out: the contents of the `error` frame.
+///
+/// ```
+/// use chat_core::{ErrorCode, Rejection};
+///
+/// let slow_down = Rejection::new(ErrorCode::RateLimited, "Too many joins.").retry_after_ms(500);
+/// assert_eq!(slow_down.to_string(), "rate_limited: Too many joins.");
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}: {message}", code.as_str())]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! What a room, or a user, is told: neutral of any dialect.
+//! The events of rooms and users, independent of any dialect.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -7,32 +7,31 @@ use crate::position::Position;
 
 /// Something that happened, as every server reads it from the broker.
 ///
-/// It borrows from the [envelope](crate::envelope) it came in, so that a server which
-/// passes a message on copies it once, into the frame.
+/// It borrows from its [envelope](crate::envelope), so that a server copies a message once, into the
+/// frame.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// Somebody said something in a room.
+    /// A user sent a message to a room.
     Message(Message<'a>),
     /// A user joined a room, left it, or has another name there.
     Presence(Presence<'a>),
-    /// Somebody writes, or stopped writing.
+    /// A user types, or stopped typing.
     Typing {
-        /// Who.
+        /// The user who types.
         user: Sender<'a>,
-        /// Whether they write now.
+        /// Whether the user types now.
         typing: bool,
     },
-    /// Somebody wrote to one user.
+    /// A user sent a message to one user.
     Direct(Direct<'a>),
     /// A message to one user was dropped: what the sender of an [`Event::Direct`] receives.
     Undelivered(Undelivered<'a>),
-    /// So many are in the room: what a big room is told instead of each coming and going.
-    /// Made by the server, never sent through a broker.
+    /// The number of users in a large room, which replaces single joins and leaves. Each server
+    /// makes it; it is never published.
     Count(u32),
-    /// Messages of the room were missed and cannot be had again; those that follow come
-    /// after the position, if the room has a history. Made by the server that missed them,
-    /// never sent through a broker.
+    /// Messages of the room are lost; the following ones are after this position, if the room has a
+    /// history. The server that missed them makes it; it is never published.
     Gap(Option<Position>),
 }
 
@@ -40,11 +39,11 @@ pub enum Event<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Sender<'a> {
-    /// [`UserId`](crate::UserId).
+    /// The [`UserId`](crate::UserId) of the user.
     pub id: &'a str,
-    /// [`UserName`](crate::UserName).
+    /// The [`UserName`](crate::UserName) of the user.
     pub name: &'a str,
-    /// `#RRGGBB`.
+    /// The colour of the name, `#RRGGBB`.
     pub color: &'a str,
 }
 
@@ -61,13 +60,13 @@ impl<'a> Sender<'a> {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Message<'a> {
-    /// Who sent it.
+    /// The sender.
     pub user: Sender<'a>,
     /// The text.
     pub text: &'a str,
-    /// What the client attached: any JSON.
+    /// The JSON value that the client attached.
     pub data: Option<&'a RawValue>,
-    /// The client's own name for the message.
+    /// The idempotency key of the message, which the client chose.
     pub key: Option<&'a str>,
     /// When the server took it, in milliseconds since 1970.
     pub at: u64,
@@ -104,16 +103,16 @@ impl<'a> Message<'a> {
     }
 }
 
-/// A change of who is in a room.
+/// A change of the users in a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Presence<'a> {
-    /// Who, by the latest name.
+    /// The user, with the latest name.
     pub user: Sender<'a>,
-    /// What happened.
+    /// Whether the user joined, left or has another name.
     pub change: PresenceChange,
-    /// Whether the `rooms` dialect is told, too. It is not told of those who
-    /// `SUBSCRIBE`: in the system that dialect comes from there are none.
+    /// Whether the `rooms` dialect shows it, too. It does not show users who `SUBSCRIBE`: the system
+    /// that this dialect is of has none.
     pub announced: bool,
 }
 
@@ -129,16 +128,16 @@ impl<'a> Presence<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PresenceChange {
-    /// The user came.
+    /// The user joined.
     Joined,
     /// The user left.
     Left,
-    /// The user is still there and has another name.
+    /// The user is still in the room and has another name.
     Renamed,
 }
 
 impl PresenceChange {
-    /// The change as it stands in frames.
+    /// The change as it is written in frames.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -148,7 +147,7 @@ impl PresenceChange {
         }
     }
 
-    /// Reads a change as it stands in frames; `None` for any other text.
+    /// Reads a change as it is written in frames; `None` for any other text.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Joined, Self::Left, Self::Renamed].into_iter().find(|change| change.as_str() == text)
@@ -159,21 +158,21 @@ impl PresenceChange {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Direct<'a> {
-    /// Who sent it.
+    /// The sender.
     pub user: Sender<'a>,
-    /// The sender's frame, byte for byte: the `direct` dialect passes it on as it is, and
-    /// its `message` and `data` are read from it for the others.
+    /// The sender's frame, byte for byte: the `direct` dialect forwards it unchanged; for the other
+    /// dialects, `message` and `data` are read from it.
     pub frame: &'a str,
     /// When the server took it, in milliseconds since 1970.
     pub at: u64,
-    /// The request to name if the message is dropped; `None` if its sender cannot receive an
-    /// [`Event::Undelivered`].
+    /// The request that an [`Event::Undelivered`] names if the message is dropped; `None` if its
+    /// sender cannot receive one.
     pub request: Option<RequestRef<'a>>,
 }
 
 impl<'a> Direct<'a> {
-    /// A message whose sender does not learn that it was dropped, taken `at` milliseconds since
-    /// 1970.
+    /// A message without a request, taken `at` milliseconds since 1970: its sender is not notified
+    /// if it is dropped.
     #[must_use]
     pub fn new(user: Sender<'a>, frame: &'a str, at: u64) -> Self {
         Self { user, frame, at, request: None }
@@ -187,7 +186,7 @@ impl<'a> Direct<'a> {
     }
 }
 
-/// A direct message that a connection of the recipient did not get: its outbox was full.
+/// A direct message that a connection of the recipient did not receive: its outbox was full.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Undelivered<'a> {
@@ -198,7 +197,7 @@ pub struct Undelivered<'a> {
 }
 
 impl<'a> Undelivered<'a> {
-    /// What `request` sent to `to` was dropped.
+    /// The message that `request` sent to `to` was dropped.
     #[must_use]
     pub fn new(to: Sender<'a>, request: RequestRef<'a>) -> Self {
         Self { to, request }
@@ -211,7 +210,7 @@ impl<'a> Undelivered<'a> {
 pub struct RequestRef<'a> {
     /// The `session` of the connection's `welcome`.
     pub session: &'a str,
-    /// The request's `id` as it stands in the frame; empty if the request has none.
+    /// The request's `id` as it is written in the frame; empty if the request has none.
     pub id: &'a str,
 }
 

@@ -1,4 +1,4 @@
-//! The fields of a client's frame, of any dialect, each checked when asked for.
+//! The fields of a client's frame, of any dialect, each checked when it is read.
 
 use std::borrow::Cow;
 
@@ -13,11 +13,11 @@ use crate::json::{self, Unportable};
 use crate::position::{Epoch, Position};
 use crate::visibility::is_invisible;
 
-/// Longest `id` and `key`, in bytes as they stand in the frame.
+/// Longest `id` and `key`, in bytes as they are written in the frame.
 const MAX_TAG_BYTES: usize = 128;
 
 /// Raw values: a field that the frame's type does not use costs no more than a scan, and
-/// is not judged. `null` counts as absent.
+/// is not checked. `null` counts as absent.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Fields<'a> {
     /// The whole frame.
@@ -52,7 +52,7 @@ type Field<T> = Result<T, Rejection>;
 
 impl<'a> Fields<'a> {
     pub(crate) fn parse(text: &'a str) -> Field<Self> {
-        // An array would pass for a struct.
+        // serde would read an array as a struct.
         if !text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
             return Err(Rejection::new(ErrorCode::BadJson, "A frame is one JSON object."));
         }
@@ -77,7 +77,7 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn id(&self) -> Field<Option<&'a RawValue>> {
         optional("id", self.id, |raw| {
-            let is_tag = || handed_on(raw).is_some() || json::integer(raw.get()).is_some();
+            let is_tag = || forwardable_text(raw).is_some() || json::integer(raw.get()).is_some();
             (raw.get().len() <= MAX_TAG_BYTES && is_tag()).then_some(raw)
         })
     }
@@ -105,7 +105,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A text that stands for itself: nothing else would be there to be seen.
+    /// A text that has to be visible: the frame has nothing else to show.
     pub(crate) fn message(&self) -> Field<Cow<'a, str>> {
         let message = self.text()?;
         if is_invisible(&message) {
@@ -116,7 +116,7 @@ impl<'a> Fields<'a> {
     }
 
     fn text(&self) -> Field<Cow<'a, str>> {
-        required("message", self.message, handed_on)
+        required("message", self.message, forwardable_text)
     }
 
     pub(crate) fn content(&self) -> Field<Content<'a>> {
@@ -126,7 +126,7 @@ impl<'a> Fields<'a> {
         self.checked_content()
     }
 
-    /// The content of a frame that is handed on as a whole.
+    /// The content of a frame that is forwarded as a whole.
     pub(crate) fn content_of_frame(&self) -> Field<Content<'a>> {
         json::check_portable(self.frame).map_err(|why| unportable("frame", why))?;
         self.checked_content()
@@ -134,7 +134,7 @@ impl<'a> Fields<'a> {
 
     fn checked_content(&self) -> Field<Content<'a>> {
         let key = optional("key", self.key, |raw| {
-            (raw.get().len() <= MAX_TAG_BYTES).then(|| handed_on(raw)).flatten()
+            (raw.get().len() <= MAX_TAG_BYTES).then(|| forwardable_text(raw)).flatten()
         })?;
         let message = if self.data.is_some() { self.text()? } else { self.message()? };
         Ok(Content { message, data: self.data, key })
@@ -184,7 +184,7 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn sanction(&self) -> Field<Sanction<'a>> {
         let reason = optional("reason", self.reason, |raw| {
-            handed_on(raw).filter(|reason| reason.len() <= Sanction::MAX_REASON_BYTES)
+            forwardable_text(raw).filter(|reason| reason.len() <= Sanction::MAX_REASON_BYTES)
         })?;
         Ok(Sanction { room: self.room()?, user: self.user_id()?, reason })
     }
@@ -255,7 +255,7 @@ fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
 }
 
 /// A JSON string that other clients get to read: without NUL, at which some parsers stop.
-fn handed_on(raw: &RawValue) -> Option<Cow<'_, str>> {
+fn forwardable_text(raw: &RawValue) -> Option<Cow<'_, str>> {
     // Only an escape can be one.
     string(raw).filter(|text| matches!(text, Cow::Borrowed(_)) || !text.contains('\0'))
 }

@@ -10,7 +10,7 @@ const MAX_HEADER: usize = 10;
 /// A server's frames are unmasked, so the same bytes serve every member of a room: build
 /// once, clone (a reference count) for each. The layout is that of RFC 6455 section 5.2.
 ///
-/// Whoever writes to something that frames by itself takes [`Frames::texts`] instead.
+/// For a socket that adds the headers itself, there are [`Frames::texts`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frames {
     bytes: Bytes,
@@ -18,7 +18,13 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// One frame with `text` in it.
+    /// One frame that holds `text`.
+    ///
+    /// ```
+    /// let frames = chat_core::Frames::text("hi");
+    /// assert_eq!(&frames.bytes()[..], b"\x81\x02hi");
+    /// assert_eq!(frames.texts().collect::<Vec<_>>(), ["hi"]);
+    /// ```
     #[must_use]
     pub fn text(text: &str) -> Self {
         let mut builder = FramesBuilder::with_capacity(text.len() + MAX_HEADER);
@@ -132,7 +138,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn texts_come_back_in_order(texts in prop::collection::vec(".{0,300}", 1..8)) {
+        fn texts_round_trip_in_order(texts in prop::collection::vec(".{0,300}", 1..8)) {
             let mut builder = FramesBuilder::default();
             for text in &texts {
                 builder.push(text.as_bytes());

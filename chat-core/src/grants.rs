@@ -1,4 +1,4 @@
-//! What a user may do, and where.
+//! The permissions of a user.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use crate::pattern::Pattern;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Capability {
-    /// To enter a room and hear what is said.
+    /// To join a room and receive its messages.
     Join = 1,
-    /// To say something in a room, and to be seen typing.
+    /// To send messages and typing states to a room.
     Send = 2,
-    /// To write to a user.
+    /// To send direct messages to a user.
     Direct = 4,
-    /// To read what was said in a room before.
+    /// To read the history of a room.
     History = 8,
     /// To see who is in a room.
     Presence = 16,
@@ -28,7 +28,7 @@ impl Capability {
     pub const ALL: [Self; 6] =
         [Self::Join, Self::Send, Self::Direct, Self::History, Self::Presence, Self::Moderate];
 
-    /// The name, as it stands in tokens.
+    /// The name, as it is written in tokens.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -41,7 +41,11 @@ impl Capability {
         }
     }
 
-    /// The capability of this name.
+    /// The capability with this name; `None` if there is none.
+    ///
+    /// ```
+    /// assert_eq!(chat_core::Capability::parse("join"), Some(chat_core::Capability::Join));
+    /// ```
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|capability| capability.as_str() == name)
@@ -49,6 +53,14 @@ impl Capability {
 }
 
 /// A set of capabilities.
+///
+/// ```
+/// use chat_core::{Capabilities, Capability};
+///
+/// let read: Capabilities = [Capability::Join, Capability::History].into_iter().collect();
+/// assert!(read.contains(Capability::Join) && !read.contains(Capability::Send));
+/// assert!(!Capabilities::member().contains(Capability::Moderate));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Capabilities(u8);
 
@@ -59,7 +71,7 @@ impl Capabilities {
         Capability::ALL.into_iter().collect()
     }
 
-    /// All that a member of a room has as a rule: not [`Capability::Moderate`].
+    /// The usual set of a member: all except [`Capability::Moderate`].
     #[must_use]
     pub fn member() -> Self {
         Capability::ALL.into_iter().filter(|one| *one != Capability::Moderate).collect()
@@ -78,11 +90,11 @@ impl FromIterator<Capability> for Capabilities {
     }
 }
 
-/// Where a user may do what: capabilities by patterns of names. What one rule grants no other
-/// takes away.
+/// The capabilities of a user, by patterns of names. Rules only grant: none revokes what another
+/// grants.
 ///
-/// A rule is of rooms; one that begins with `@` is of users, to whom
-/// [`Capability::Direct`] allows to write. `*` is both.
+/// A rule is about rooms; one that begins with `@` is about users, to whom
+/// [`Capability::Direct`] allows direct messages. `*` is about both.
 ///
 /// ```
 /// use chat_core::{Capabilities, Capability, Grants, RoomId, UserId};
@@ -106,12 +118,13 @@ impl FromIterator<Capability> for Capabilities {
 pub struct Grants(Arc<[(Pattern, Capabilities)]>);
 
 impl Grants {
-    /// These rules.
+    /// Grants by these rules.
     pub fn new(rules: impl IntoIterator<Item = (Pattern, Capabilities)>) -> Self {
         Self(rules.into_iter().collect())
     }
 
-    /// Everything that members do, everywhere: nobody is moderated.
+    /// The capabilities of a [member](Capabilities::member) in all rooms and to all users: no user
+    /// may moderate.
     #[must_use]
     pub fn everywhere() -> Self {
         Self::new([("*".into(), Capabilities::member())])
@@ -126,7 +139,7 @@ impl Grants {
         })
     }
 
-    /// Whether it is granted to write to `user`.
+    /// Whether direct messages to `user` are granted.
     #[must_use]
     pub fn allow_direct(&self, user: &UserId) -> bool {
         self.0.iter().any(|(pattern, capabilities)| {
@@ -142,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_capability_is_known_by_its_name() {
+    fn capability_round_trips_by_name() {
         for capability in Capability::ALL {
             assert_eq!(Capability::parse(capability.as_str()), Some(capability));
             assert!(Capabilities::all().contains(capability));
@@ -153,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_of_rooms_and_rules_of_users_stay_apart() {
+    fn room_rules_and_user_rules_are_separate() {
         let grants =
             Grants::new([("@*".into(), Capabilities::all()), ("bob".into(), Capabilities::all())]);
         let room = |name| RoomId::new(name).unwrap();

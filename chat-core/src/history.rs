@@ -1,4 +1,4 @@
-//! What a room keeps of what was said in it.
+//! The history of a room, and how much of it is kept.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::position::Position;
 ///
 /// For the bound in bytes a message counts as its size, but as an equal [share](Self::share) of it
 /// at least. So a room whose messages are no larger than that is bounded by their number alone, and
-/// a backend has nothing to add up.
+/// a broker need not add up their sizes.
 ///
 /// ```
 /// use chat_core::Retention;
@@ -25,13 +25,13 @@ use crate::position::Position;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Retention {
-    /// The latest messages: this many at most, at least 1. A backend that trims in blocks may keep
+    /// The latest messages: at most this many, at least 1. A broker that trims in blocks may keep
     /// some more. Default 256.
     pub messages: u32,
-    /// Payload of all of them, in bytes, at most; the newest message is kept even if it alone is
-    /// larger. Default 1 MiB.
+    /// The payloads of all of them: at most this many bytes; the newest message is kept even if it
+    /// alone is larger. Default 1 MiB.
     pub bytes: usize,
-    /// How long after the latest message they are kept; at least a second. Default 24 hours.
+    /// How long the messages are kept after the latest one; at least a second. Default 24 hours.
     pub ttl: Duration,
 }
 
@@ -85,8 +85,8 @@ impl Retention {
         if is_within { 0 } else { size.saturating_sub(self.share()) }
     }
 
-    /// Whether so many messages may be kept, if they are larger than their shares by `excess`
-    /// bytes together.
+    /// Whether this many messages may be kept, if together they exceed their shares by `excess`
+    /// bytes.
     #[must_use]
     pub fn allows(&self, messages: usize, excess: usize) -> bool {
         let is_within = || excess == 0 || excess <= self.bytes - messages * self.share();
@@ -98,9 +98,9 @@ impl Retention {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HistoryEntry {
-    /// Its place in the room's sequence.
+    /// The offset of the message in the room's sequence.
     pub offset: u64,
-    /// What was published.
+    /// The payload that was published.
     pub payload: Bytes,
 }
 
@@ -115,33 +115,42 @@ impl HistoryEntry {
 /// Which part of a history is read. Not `#[non_exhaustive]`: a broker has to answer each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HistoryRange {
-    /// What follows on this offset: the oldest of it come first.
+    /// The messages after this offset, beginning with the oldest.
     After(u64),
-    /// What lies before this offset: the newest of it count first.
+    /// The messages before this offset, ending with the newest of them.
     Before(u64),
-    /// The newest.
+    /// The newest messages.
     Latest,
 }
 
-/// A part of a room's history, and where the room stood in that moment.
+/// A part of a room's history, and the position of the room at that moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct History {
-    /// After the latest message.
+    /// The position after the latest message of the room.
     pub position: Position,
     /// Oldest first, of the epoch of `position`, each offset one above the last.
     pub entries: Vec<HistoryEntry>,
 }
 
 impl History {
-    /// These entries of a room that stands at `position`.
+    /// These entries of a room whose position is `position`.
     #[must_use]
     pub fn new(position: Position, entries: Vec<HistoryEntry>) -> Self {
         Self { position, entries }
     }
 
-    /// Whether the entries, or the position if there are none, follow on `since` without a
-    /// hole. On [`Position::default`] follows the beginning of any sequence.
+    /// Whether the entries, or the position if there are none, follow `since` without a hole. The
+    /// beginning of any sequence follows [`Position::default`].
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use chat_core::{Epoch, History, HistoryEntry, Position};
+    ///
+    /// let at = |offset| Position { epoch: Epoch::from_random(1), offset };
+    /// let history = History::new(at(7), vec![HistoryEntry::new(7, Bytes::new())]);
+    /// assert!(history.follows(at(6)) && !history.follows(at(5)));
+    /// ```
     #[must_use]
     pub fn follows(&self, since: Position) -> bool {
         let is_same = self.position.epoch == since.epoch || since == Position::default();
@@ -179,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_on_a_position() {
+    fn history_follows_only_without_a_hole() {
         let at = |epoch, offset| Position { epoch: Epoch::from_random(epoch), offset };
         let history = |offset, entries: &[u64]| History {
             position: at(1, offset),
@@ -194,11 +203,11 @@ mod tests {
         assert!(history(9, &[]).follows(at(1, 9)));
         assert!(history(2, &[1, 2]).follows(nowhere));
 
-        assert!(!history(9, &[7]).follows(at(1, 5)), "6 is gone");
-        assert!(!history(9, &[]).follows(at(1, 5)), "all of it is gone");
+        assert!(!history(9, &[7]).follows(at(1, 5)), "6 is trimmed");
+        assert!(!history(9, &[]).follows(at(1, 5)), "all of it is trimmed");
         assert!(!history(9, &[6, 7]).follows(at(2, 5)), "another sequence");
-        assert!(!history(2, &[2]).follows(nowhere), "its beginning is gone");
-        assert!(!history(2, &[]).follows(nowhere), "all of it is gone");
+        assert!(!history(2, &[2]).follows(nowhere), "its beginning is trimmed");
+        assert!(!history(2, &[]).follows(nowhere), "all of it is trimmed");
         assert!(!history(9, &[]).follows(at(1, u64::MAX)));
         assert!(!history(9, &[1]).follows(at(1, u64::MAX)));
     }

@@ -1,4 +1,4 @@
-//! Validated names: rooms, users and connections.
+//! Validated names of rooms and users, and the ids of connections.
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
@@ -51,13 +51,13 @@ fn validate(name: &str) -> Result<(), InvalidName> {
     }
 }
 
-/// What identifies something is taken as it is: two ids must not become one.
+/// An id is taken as it is: two ids must not become one.
 fn as_it_is(id: &str) -> Cow<'_, str> {
     Cow::Borrowed(id)
 }
 
-/// What people are called loses what reorders the text around it: address books and identity
-/// providers wrap names in such characters, and their users are not to be locked out.
+/// A name of a user loses the characters that reorder the text around it: address books and identity
+/// providers wrap names in them, and a refusal would lock these users out.
 fn without_bidi_controls(name: &str) -> Cow<'_, str> {
     if has_bidi_control(name) {
         name.replace(is_bidi_control, "").into()
@@ -77,7 +77,16 @@ macro_rules! name_type {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks `name` and takes a copy of it.
+            /// Checks `name` and copies it.
+            ///
+            /// ```
+            #[doc = concat!("use chat_core::{InvalidName, ", stringify!($name), "};")]
+            ///
+            #[doc = concat!("let name = ", stringify!($name), "::new(\"Ann\")?;")]
+            /// assert_eq!(name.as_str(), "Ann");
+            #[doc = concat!("assert_eq!(", stringify!($name), "::try_from(\"\"), Err(InvalidName::Empty));")]
+            /// # Ok::<(), InvalidName>(())
+            /// ```
             ///
             /// # Errors
             /// [`InvalidName`] says which rule is broken.
@@ -87,8 +96,8 @@ macro_rules! name_type {
                 Ok(Self(name.into()))
             }
 
-            /// Takes a name that is valid by the way it was made.
-            #[allow(dead_code, reason = "not every kind of name is ever made up")]
+            /// A name that is valid by construction.
+            #[allow(dead_code, reason = "only some kinds of names are generated")]
             pub(crate) fn from_valid(name: &str) -> Self {
                 debug_assert_eq!(validate(name), Ok(()));
                 Self(name.into())
@@ -141,13 +150,7 @@ macro_rules! name_type {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = InvalidName;
-
-            fn try_from(name: String) -> Result<Self, InvalidName> {
-                Self::new(name)
-            }
-        }
+        json::try_from_text!($name, InvalidName);
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -179,12 +182,17 @@ name_type! {
     UserName, without_bidi_controls
 }
 
-/// One connection on one server. Never used twice in a process.
+/// The id of a connection, unique within the process.
+///
+/// ```
+/// let id = chat_core::ConnectionId::new(7);
+/// assert_eq!((id.get(), id.to_string().as_str()), (7, "7"));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(u64);
 
 impl ConnectionId {
-    /// The connection with this number.
+    /// The connection with this number, which the caller uses for no other.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
@@ -194,6 +202,12 @@ impl ConnectionId {
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -210,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_name() {
+    fn invalid_names() {
         assert_eq!(RoomId::new(""), Err(InvalidName::Empty));
         assert_eq!(RoomId::new("x".repeat(129)), Err(InvalidName::TooLong));
         for name in ["a\nb", "\0", "\u{1b}[31m", "\u{85}"] {
@@ -224,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reorders_text_is_refused_in_ids_and_removed_from_names() {
+    fn bidi_controls_are_refused_in_ids_and_removed_from_names() {
         for id in ["\u{202e}nimda", "a\u{2066}b", "\u{200f}א", "a\u{61c}"] {
             assert_eq!(RoomId::new(id), Err(InvalidName::BidiControl), "{id:?}");
             assert_eq!(UserId::new(id), Err(InvalidName::BidiControl), "{id:?}");
@@ -243,14 +257,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_would_not_print_is_escaped() {
+    fn unprintable_characters_are_escaped() {
         let name = RoomId::new("a\u{200b}é\u{e0041}\"").unwrap();
         assert_eq!(name.escaped().to_string(), r#"a\u{200b}é\u{e0041}\""#);
         assert_eq!(crate::Topic::Room(name).to_string(), r#"room a\u{200b}é\u{e0041}\""#);
     }
 
     #[test]
-    fn lookalikes_stay_apart() {
+    fn lookalikes_are_distinct() {
         assert_ne!(RoomId::new("caf\u{e9}").unwrap(), RoomId::new("cafe\u{301}").unwrap());
     }
 }

@@ -1,10 +1,10 @@
 //! JSON that any other program can read.
 //!
-//! A server hands on what clients write without looking into it. A parser that refuses one value
-//! refuses the whole page of messages it stands in, so one member could lock others out of a
-//! room's history. What is handed on therefore keeps to what RFC 8259 calls interoperable and
+//! A server forwards what clients write without interpreting it. A parser that refuses one value
+//! refuses the whole page of messages that holds it, so one member could lock others out of a
+//! room's history. What is forwarded therefore keeps to what RFC 8259 calls interoperable and
 //! RFC 7493 (I-JSON) demands: texts without half surrogate pairs, member names once, numbers
-//! that a double holds, and no more depth than common parsers take.
+//! that a double holds, and no deeper nesting than common parsers accept.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -14,17 +14,40 @@ use serde::{Deserialize, Deserializer};
 
 pub use crate::nesting::is_nested_deeper;
 
-/// Deepest that a value may be nested which is handed on. The smallest common limit is 64
+/// The deepest nesting of a value that is forwarded. The smallest common limit is 64
 /// (.NET; Ruby has 100, PHP and Perl 512, Jackson 1,000), and in a page of messages a value
-/// stands three levels deep.
+/// is three levels deep.
 pub const MAX_DEPTH: usize = 60;
 
-/// Longest number that is handed on, in characters: Jackson reads no longer ones.
+/// Longest number that is forwarded, in characters: Jackson reads no longer ones.
 const MAX_NUMBER_LEN: usize = 1000;
 
 /// A number of fewer characters is finite unless it has an exponent: the largest double has
 /// 309 digits.
 const FINITE_LEN: usize = 308;
+
+/// `TryFrom<&str>` and `TryFrom<String>` of a type that has `FromStr`.
+macro_rules! try_from_text {
+    ($name:ident, $error:ident) => {
+        impl TryFrom<&str> for $name {
+            type Error = $error;
+
+            fn try_from(text: &str) -> Result<Self, $error> {
+                text.parse()
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = $error;
+
+            fn try_from(text: String) -> Result<Self, $error> {
+                text.parse()
+            }
+        }
+    };
+}
+
+pub(crate) use try_from_text;
 
 /// Why a value cannot be read by every common parser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,13 +73,20 @@ pub enum Unportable {
 
 /// Checks that every common parser reads `json`, which must be valid JSON. Reads each byte once.
 ///
+/// ```
+/// use chat_core::json::{Unportable, check_portable};
+///
+/// assert_eq!(check_portable(r#"{"a": [1, 2]}"#), Ok(()));
+/// assert_eq!(check_portable(r#"{"a": 1, "a": 2}"#), Err(Unportable::DuplicateMember));
+/// ```
+///
 /// # Errors
 /// The first thing that some parser refuses.
 pub fn check_portable(json: &str) -> Result<(), Unportable> {
     Scan { json, at: 0, names: Vec::new(), open: Vec::new() }.run()
 }
 
-/// Where a check stands.
+/// The progress of a check.
 struct Scan<'a> {
     json: &'a str,
     at: usize,
@@ -156,8 +186,8 @@ impl Scan<'_> {
     }
 }
 
-/// Where the first quote or backslash stands. By 16 bytes, which the compiler compares at once:
-/// most of what is handed on is plain text.
+/// The index of the first quote or backslash. By 16 bytes, which the compiler compares at once:
+/// most of what is forwarded is plain text.
 fn find_special(bytes: &[u8]) -> Option<usize> {
     let is_special = |byte: &u8| matches!(byte, b'"' | b'\\');
     let (chunks, _) = bytes.as_chunks::<16>();
@@ -232,7 +262,7 @@ pub fn replace_lone_surrogates(string: &str) -> String {
     replaced + rest
 }
 
-/// The integer that a JSON number stands for, in whatever form: `2`, `2.0`, `20e-1`. `None` for
+/// The integer of a JSON number, in any form: `2`, `2.0`, `20e-1`. `None` for
 /// anything else, for what 64 bits do not hold, signed or unsigned, and for `-0`, which no integer
 /// type has. Takes time for the length of the text, and none for the size of its exponent.
 ///
@@ -284,7 +314,7 @@ pub fn integer(number: &str) -> Option<i128> {
 #[serde(transparent)]
 pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
-/// Deserializes what stands in JSON as a text.
+/// Deserializes a type that is a text in JSON.
 pub(crate) fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -310,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_every_parser_reads_is_portable() {
+    fn portable_json_is_accepted() {
         let digits = "9".repeat(308);
         let texts = [
             "null",
@@ -333,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_some_parser_refuses_is_not_portable() {
+    fn unportable_json_is_refused() {
         use Unportable::{Depth, DuplicateMember, LoneSurrogate, Nul, Number};
         let (long, deep) = (format!("0.{}", "1".repeat(999)), nested(MAX_DEPTH + 1));
         let table = [
@@ -404,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_integer() {
+    fn other_numbers_are_no_integers() {
         for text in [
             "",
             "-",
@@ -457,7 +487,7 @@ mod tests {
         }
 
         #[test]
-        fn what_a_serializer_writes_is_portable(value in value()) {
+        fn serialized_json_is_portable(value in value()) {
             prop_assert_eq!(check_portable(&value.to_string()), Ok(()));
             prop_assert_eq!(check_portable(&format!("{value:#}")), Ok(()));
         }

@@ -64,7 +64,7 @@ pub use members::Members;
 #[doc(hidden)] // The groups are how fan-out divides its work, and may change with it.
 pub use members::{GROUP, Group};
 pub use pattern::Pattern;
-pub use position::{Epoch, InvalidEpoch, Position, Step};
+pub use position::{Epoch, InvalidEpoch, InvalidPosition, Position, Step};
 pub use recent::{Recent, RecentPage};
 pub use registry::{JoinOutcome, LeaveOutcome, Registry, RegistryEntry};
 pub use roster::{Occupancy, Occupant, Roster};

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use crate::id::ConnectionId;
 
-/// Members in one group: how many one turn of the fan-out loop serves.
+/// Members in one group: as many as one step of the fan-out serves.
 pub const GROUP: usize = 32;
 
 /// The members of a room, in the order of their [`ConnectionId`]s.
 ///
-/// They stand in shared groups of at most [`GROUP`]. A clone shares the groups, so that
-/// fan-out walks a snapshot while others join and leave; a change copies at most the one
+/// They are kept in shared groups of at most [`GROUP`]. A clone shares the groups, so that the
+/// fan-out iterates over a snapshot while others join and leave; a change copies at most the one
 /// group that it touches, and only if a snapshot still holds it. Ids are found by binary
 /// search, so no index is kept.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl<M: Clone> Members<M> {
         if self.groups.is_empty() {
             self.groups.push(Arc::default());
         }
-        // Ids rise, so most newcomers belong at the end of the last group.
+        // Ids increase, so most new members are appended to the last group.
         let at = self.group_of(id).min(self.groups.len() - 1);
         let group = Arc::make_mut(&mut self.groups[at]);
         match group.binary_search_by_key(&id, |member| member.0) {
@@ -88,7 +88,7 @@ impl<M: Clone> Members<M> {
         }
         self.len += 1;
         if group.len() > GROUP {
-            // A full last group stays full: the next newcomers fill the one after it.
+            // A full last group stays full: the next members fill the one after it.
             let split = if at + 1 == self.groups.len() { GROUP } else { GROUP / 2 };
             let tail = Arc::make_mut(&mut self.groups[at]).split_off(split);
             self.groups.insert(at + 1, Arc::new(tail));
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn newcomers_fill_groups_and_snapshots_stand_still() {
+    fn joins_fill_groups_and_snapshots_do_not_change() {
         let mut members = Members::default();
         for id in 0..150 {
             assert_eq!(members.insert(ConnectionId::new(id), id), None);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn group_of_which_most_have_left_gives_memory_back() {
+    fn sparse_group_frees_memory() {
         let mut members = Members::default();
         for id in 0..=GROUP as u64 {
             members.insert(ConnectionId::new(id), ());

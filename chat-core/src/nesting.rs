@@ -1,10 +1,10 @@
 //! How deep a JSON text is nested.
 
-/// Whether arrays and objects stand in one another more than `limit` deep in `json`. The text
+/// Whether arrays and objects are nested more than `limit` deep in `json`. The text
 /// need not be valid: brackets inside of strings do not count.
 ///
-/// What is passed on unread, from one client to others, is for their parsers to read; some of
-/// these go one call deeper for each bracket.
+/// What the server forwards unread, from one client to others, their parsers have to read; some of
+/// these recurse for each bracket.
 #[must_use]
 pub fn is_nested_deeper(json: &str, limit: usize) -> bool {
     let mut depth = 0_usize;

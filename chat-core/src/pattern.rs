@@ -1,7 +1,6 @@
 //! Names by pattern.
 
-/// A text in which `*` stands for any text, an empty one too; everything else stands for
-/// itself.
+/// A text in which `*` matches any text, also an empty one; every other character matches itself.
 ///
 /// ```
 /// use chat_core::Pattern;

@@ -1,4 +1,4 @@
-//! Places in a room's sequence of messages.
+//! Positions in a room's sequence of messages.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +7,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::json;
 
-/// Which sequence an offset counts in: eight ASCII letters or digits, or nothing for a
+/// The sequence that an offset counts in: eight ASCII letters or digits, or an empty text for a
 /// room in which nothing was ever sent.
 ///
-/// A new epoch says "not the sequence you were reading": the counter was lost with its
-/// storage and began again.
+/// A new epoch means a new sequence: the counter was lost with its storage and restarted.
+///
+/// ```
+/// use chat_core::Epoch;
+///
+/// let epoch: Epoch = "JLITNcWY".parse()?;
+/// assert_eq!(epoch.to_string(), "JLITNcWY");
+/// assert_eq!(Epoch::try_from("")?, Epoch::NONE);
+/// # Ok::<(), chat_core::InvalidEpoch>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Epoch([u8; Epoch::LEN]);
 
@@ -22,10 +30,15 @@ impl Epoch {
     /// The epoch of a room in which nothing was ever sent.
     pub const NONE: Self = Self([0; Self::LEN]);
 
-    /// An epoch that no room ever has: what a client names by a text of another form.
+    /// An epoch that no room ever has: it stands for a client's text of another form.
     pub const UNKNOWN: Self = Self([b'?'; Self::LEN]);
 
-    /// Reads an epoch as it stands in frames and in storage.
+    /// Reads an epoch as it is written in frames and in storage; `None` for any other text.
+    ///
+    /// ```
+    /// assert_eq!(chat_core::Epoch::parse(b"JLITNcWY").unwrap().as_str(), "JLITNcWY");
+    /// assert_eq!(chat_core::Epoch::parse(b"too long for one"), None);
+    /// ```
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.is_empty() {
@@ -35,7 +48,11 @@ impl Epoch {
         bytes.iter().all(u8::is_ascii_alphanumeric).then_some(Self(bytes))
     }
 
-    /// Makes an epoch of random bits.
+    /// An epoch of random bits.
+    ///
+    /// ```
+    /// assert_ne!(chat_core::Epoch::from_random(1), chat_core::Epoch::from_random(2));
+    /// ```
     #[must_use]
     pub fn from_random(mut bits: u64) -> Self {
         const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -59,6 +76,12 @@ impl fmt::Debug for Epoch {
     }
 }
 
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl Serialize for Epoch {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
@@ -67,7 +90,7 @@ impl Serialize for Epoch {
 
 /// A text that is not an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not an epoch: eight ASCII letters or digits, or nothing")]
+#[error("is not an epoch: eight ASCII letters or digits, or an empty text")]
 pub struct InvalidEpoch;
 
 impl FromStr for Epoch {
@@ -78,21 +101,34 @@ impl FromStr for Epoch {
     }
 }
 
+json::try_from_text!(Epoch, InvalidEpoch);
+
 impl<'de> Deserialize<'de> for Epoch {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         json::from_text(deserializer)
     }
 }
 
-/// A place in a room's sequence: after the message number `offset` of `epoch`.
+/// A position in a room's sequence: after the message number `offset` of `epoch`. As a text it is
+/// `EPOCH.OFFSET`.
 ///
-/// The default is the place before the first message of a room in which nothing was
-/// ever sent.
+/// The default is the position before the first message of a room in which nothing was ever sent.
+///
+/// Not `#[non_exhaustive]`: an epoch and an offset are all that a position ever is.
+///
+/// ```
+/// use chat_core::Position;
+///
+/// let position = Position { epoch: "JLITNcWY".parse()?, offset: 41 };
+/// assert_eq!(position.to_string(), "JLITNcWY.41");
+/// assert_eq!("JLITNcWY.41".parse(), Ok(position));
+/// # Ok::<(), chat_core::InvalidEpoch>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Position {
-    /// Which sequence.
+    /// The sequence.
     pub epoch: Epoch,
-    /// How many messages of it lie before this place; at most 2^53 - 1.
+    /// How many messages of the sequence are before this position; at most 2^53 - 1.
     pub offset: u64,
 }
 
@@ -100,7 +136,16 @@ impl Position {
     /// The greatest offset, 2^53 - 1: integers of JavaScript are exact up to it.
     pub const MAX_OFFSET: u64 = (1 << 53) - 1;
 
-    /// What a message at `next` is to a reader who stands here.
+    /// What a message at `next` is to a reader at this position.
+    ///
+    /// ```
+    /// use chat_core::{Epoch, Position, Step};
+    ///
+    /// let epoch = Epoch::from_random(1);
+    /// let here = Position { epoch, offset: 5 };
+    /// assert_eq!(here.step_to(Position { epoch, offset: 6 }), Step::Next);
+    /// assert_eq!(here.step_to(Position { epoch, offset: 8 }), Step::Gap);
+    /// ```
     #[must_use]
     pub fn step_to(self, next: Position) -> Step {
         let same_sequence = self.epoch == next.epoch || self == Self::default();
@@ -116,14 +161,38 @@ impl Position {
     }
 }
 
-/// The answer of [`Position::step_to`].
+/// What is not the text of a [`Position`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not a position: EPOCH.OFFSET, with an offset of at most 2^53 - 1")]
+pub struct InvalidPosition;
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.offset)
+    }
+}
+
+impl FromStr for Position {
+    type Err = InvalidPosition;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPosition> {
+        let (epoch, offset) = text.split_once('.').ok_or(InvalidPosition)?;
+        let epoch = epoch.parse().map_err(|_| InvalidPosition)?;
+        let offset = offset.parse().ok().filter(|offset| *offset <= Self::MAX_OFFSET);
+        Ok(Self { epoch, offset: offset.ok_or(InvalidPosition)? })
+    }
+}
+
+json::try_from_text!(Position, InvalidPosition);
+
+/// The answer of [`Position::step_to`]. Not `#[non_exhaustive]`: a reader has to handle each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// The message that follows.
+    /// The message follows directly.
     Next,
-    /// A message seen before.
+    /// The message was seen before.
     Repeat,
-    /// Messages in between were missed, or the sequence began again.
+    /// Messages before it were missed, or it is of another sequence.
     Gap,
 }
 
@@ -149,6 +218,18 @@ mod tests {
     #[test]
     fn greatest_offset_is_the_greatest_integer_that_javascript_has_exactly() {
         assert_eq!(Position::MAX_OFFSET, 9_007_199_254_740_991, "Number.MAX_SAFE_INTEGER");
+    }
+
+    #[test]
+    fn texts_of_positions_round_trip() {
+        for position in [Position::default(), at("abcdefgh", Position::MAX_OFFSET)] {
+            assert_eq!(position.to_string().parse(), Ok(position));
+        }
+        for text in
+            ["", ".", "abcdefgh", "abc.1", "abcdefgh.", "abcdefgh.-1", "abcdefgh.9007199254740992"]
+        {
+            assert_eq!(text.parse::<Position>(), Err(InvalidPosition), "{text}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The latest messages of a room, as one server holds them for those who come.
+//! The latest messages of a room, as one server holds them for later joins.
 
 use std::collections::VecDeque;
 
@@ -13,15 +13,16 @@ use crate::position::{Epoch, Position};
 pub struct Recent {
     epoch: Epoch,
     entries: VecDeque<HistoryEntry>,
-    /// The offset of the latest message, whether it is held or not.
+    /// The offset of the latest message, held or not.
     newest: u64,
-    /// Up to this offset the broker keeps nothing, as far as is known; 0 if it is not.
+    /// The broker keeps nothing up to this offset; 0 if that is not known.
     floor: u64,
+    /// Bytes of the payloads that are held.
     bytes: usize,
-    /// By how much the messages are larger than their shares.
+    /// Bytes by which the messages exceed their shares.
     excess: usize,
     retention: Retention,
-    /// Of each message: [`Retention::share`].
+    /// [`Retention::share`], in bytes.
     share: usize,
     max_entries: usize,
     max_bytes: usize,
@@ -29,6 +30,7 @@ pub struct Recent {
 
 /// A part of a room's history that [`Recent`] holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RecentPage<'a> {
     /// Oldest first.
     pub entries: Vec<&'a HistoryEntry>,
@@ -37,8 +39,8 @@ pub struct RecentPage<'a> {
 }
 
 impl Recent {
-    /// Room for so many messages, and for so many bytes of payload, of a room that keeps as much as
-    /// `retention` says; the newest is held even if it alone is larger.
+    /// Holds at most `max_entries` messages with at most `max_bytes` of payload, of a room with this
+    /// `retention`; the newest is held even if it alone is larger.
     #[must_use]
     pub fn new(retention: Retention, max_entries: usize, max_bytes: usize) -> Self {
         Self {
@@ -55,9 +57,9 @@ impl Recent {
         }
     }
 
-    /// What the broker would answer to a read of `range` when the room stood at `upto`: `limit`
-    /// messages at most, and the one that reaches `bytes` of payload is the last. `None` if that
-    /// cannot be known from what is held here.
+    /// What the broker would answer to a read of `range` when the room was at `upto`: at most `limit`
+    /// messages, of which the one that reaches `bytes` of payload is the last. `None` if the held
+    /// messages do not show it.
     #[must_use]
     pub fn page(
         &self,
@@ -88,7 +90,7 @@ impl Recent {
         limit: usize,
         bytes: usize,
     ) -> Option<RecentPage<'_>> {
-        // What is gone is left out.
+        // Trimmed messages are left out.
         let first = after.max(self.floor).saturating_add(1);
         if first > end {
             return Some(RecentPage { entries: Vec::new(), more: false });
@@ -108,18 +110,18 @@ impl Recent {
         let count = held.rev().take(limit).take_while(fits(bytes)).count();
         let entries: Vec<_> = self.entries.range(end + 1 - count..=end).collect();
         let more = entries.first().is_some_and(|first| !self.begins_with(first.offset));
-        // Of what lies before all that is held nothing is known.
+        // Nothing is known of the messages before the oldest held one.
         (!more || count <= end).then_some(RecentPage { entries, more })
     }
 
-    /// Where a message stands among those that are held.
+    /// The index of a message among those that are held.
     fn index(&self, offset: u64) -> Option<usize> {
         let index = offset.checked_sub(self.oldest()?)? as usize;
         (index < self.entries.len()).then_some(index)
     }
 
-    /// The messages with offsets above `after` and up to `upto`, oldest first. `None` if
-    /// some of them are not here, or are of another sequence.
+    /// The messages with offsets above `after` and up to `upto`, oldest first. `None` if some of
+    /// them are not held, or are of another sequence.
     pub fn between(
         &self,
         after: u64,
@@ -138,8 +140,8 @@ impl Recent {
         Some(self.entries.range(skip.min(self.entries.len())..).take(wanted as usize))
     }
 
-    /// The newest messages up to `upto`: `limit` of them and `bytes` of payload at most,
-    /// but the newest in any case. Oldest first. None of another sequence.
+    /// The newest messages up to `upto`, oldest first: at most `limit` of them with at most `bytes`
+    /// of payload, but the newest in any case. None of another sequence.
     pub fn latest(
         &self,
         upto: Position,
@@ -158,13 +160,13 @@ impl Recent {
         self.entries.range(end - count..end)
     }
 
-    /// Whether the broker keeps nothing before the message with this offset, as far as is known.
+    /// Whether the broker is known to keep nothing before the message with this offset.
     #[must_use]
     pub fn begins_with(&self, offset: u64) -> bool {
         offset <= self.floor.saturating_add(1)
     }
 
-    /// What the room keeps.
+    /// The retention of the room.
     #[must_use]
     pub fn retention(&self) -> Retention {
         self.retention
@@ -176,20 +178,20 @@ impl Recent {
         self.max_entries
     }
 
-    /// The offset of the oldest message here.
+    /// The offset of the oldest held message.
     #[must_use]
     pub fn oldest(&self) -> Option<u64> {
         self.entries.front().map(|oldest| oldest.offset)
     }
 
-    /// How many bytes of payload are held.
+    /// The bytes of payload that are held.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Adds a message that was just published. If it does not follow on the newest, all that is
-    /// held is dropped first.
+    /// Adds a message that was just published. If it does not follow the newest, the held messages
+    /// are dropped first.
     pub(crate) fn push(&mut self, position: Position, payload: Bytes) {
         self.append(position, payload);
         // The broker has trimmed by the same rule.
@@ -199,7 +201,7 @@ impl Recent {
         self.bound();
     }
 
-    /// As [`push`](Self::push), for a message of the past: the room may have kept more then.
+    /// As [`push`](Self::push), for an earlier message: the retention may have been longer then.
     pub(crate) fn load(&mut self, position: Position, payload: Bytes) {
         self.append(position, payload);
         while self.trim().is_some() {}
@@ -223,7 +225,7 @@ impl Recent {
         if is_kept { None } else { self.drop_oldest() }
     }
 
-    /// Drops what is more than is to be held here.
+    /// Drops what exceeds the bounds of this server.
     fn bound(&mut self) {
         while self.entries.len() > self.max_entries
             || (self.bytes > self.max_bytes && self.entries.len() > 1)
@@ -232,7 +234,8 @@ impl Recent {
         }
     }
 
-    /// Gives up the older half, for want of memory.
+    /// Drops the older half, to free memory.
+    #[doc(hidden)]
     pub fn evict(&mut self) {
         for _ in 0..self.entries.len().div_ceil(2) {
             self.drop_oldest();
@@ -247,7 +250,7 @@ impl Recent {
         (self.newest, self.floor) = (offset, offset);
     }
 
-    /// The time of all messages is over, unless others have followed that this server missed.
+    /// All messages have expired. The floor stays: this server may have missed later ones.
     pub(crate) fn expire(&mut self) {
         while self.drop_oldest().is_some() {}
     }
@@ -266,7 +269,7 @@ impl Recent {
     }
 }
 
-/// Takes messages until one has reached so many bytes.
+/// Takes messages until one has reached `bytes`.
 fn fits(bytes: usize) -> impl FnMut(&&HistoryEntry) -> bool {
     let mut size = 0;
     move |entry| {
@@ -305,15 +308,15 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_stretches_are_given() {
+    fn only_complete_ranges_are_returned() {
         let recent = recent(1..=9);
         assert_eq!(recent.oldest(), Some(6));
         assert_eq!(offsets(recent.between(5, at(9)).unwrap()), [6, 7, 8, 9]);
         assert_eq!(offsets(recent.between(6, at(8)).unwrap()), [7, 8]);
         assert_eq!(offsets(recent.between(9, at(9)).unwrap()), [0; 0]);
         assert_eq!(offsets(recent.between(3, at(3)).unwrap()), [0; 0], "nothing is wanted");
-        assert!(recent.between(4, at(9)).is_none(), "5 is gone");
-        assert!(recent.between(8, at(10)).is_none(), "10 has not come");
+        assert!(recent.between(4, at(9)).is_none(), "5 is not held");
+        assert!(recent.between(8, at(10)).is_none(), "10 was not received");
         assert!(few().between(0, at(1)).is_none());
     }
 
@@ -331,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_are_bounded_in_number_and_bytes() {
+    fn latest_are_bounded_in_number_and_bytes() {
         let recent = recent(1..=9);
         assert_eq!(offsets(recent.latest(at(9), 2, 100)), [8, 9]);
         assert_eq!(offsets(recent.latest(at(8), 9, 25)), [7, 8]);
@@ -341,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_can_be_given_up() {
+    fn memory_is_bounded_and_can_be_evicted() {
         let mut recent = recent(1..=9);
         recent.push(at(10), Bytes::from(vec![0; 95]));
         assert_eq!((recent.oldest(), recent.bytes()), (Some(10), 95));
@@ -374,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn page_of_a_room_that_nothing_was_sent_to_is_empty() {
+    fn page_of_an_unused_room_is_empty() {
         let none = Some(RecentPage { entries: Vec::new(), more: false });
         let later = recent(1..=3);
         assert_eq!(later.page(HistoryRange::Latest, Position::default(), 4, 100), none);
@@ -396,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_held_than_the_room_keeps() {
+    fn held_messages_stay_within_retention() {
         let retention = Retention { messages: 3, ..Retention::default() };
         let recent = Recent::new(retention, 9, 1000);
         assert_eq!((recent.max_entries(), recent.retention()), (3, retention));
@@ -473,7 +476,7 @@ mod tests {
         /// The broker has dropped all, and so does the server.
         Expire,
         Shed,
-        /// The server gives the room up, and opens it again with so many messages.
+        /// The server unsubscribes from the room, and opens it again with this many messages.
         Open(usize),
         /// The server misses some, and passes on a gap.
         Miss(usize),

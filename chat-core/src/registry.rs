@@ -1,4 +1,4 @@
-//! Who is in which room on this server.
+//! The members of each topic on this server.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
@@ -21,8 +21,22 @@ const SHARDS: usize = 64;
 /// [`Arc`]). `S` is state of the caller's own that each topic has while it has members,
 /// guarded by the topic's lock: a change of the members and of `S` is one step.
 ///
-/// [`Registry::join`] and [`Registry::leave`] report the edges at which a server
-/// subscribes to a topic and lets go of it.
+/// [`Registry::join`] and [`Registry::leave`] report the first and the last member of a topic, at
+/// which a server subscribes and unsubscribes.
+///
+/// ```
+/// use chat_core::{ConnectionId, Registry, RoomId, Topic};
+///
+/// let registry = Registry::<&str, u32>::new();
+/// let topic = Topic::from(RoomId::new("general")?);
+/// assert!(registry.join(&topic, ConnectionId::new(1), "ann").first);
+/// registry.update(&topic, |entry| entry.state += 1);
+/// assert_eq!(registry.members(&topic).get(ConnectionId::new(1)), Some(&"ann"));
+/// let left = registry.leave(&topic, ConnectionId::new(1));
+/// assert_eq!((left.was_member, left.last), (true, Some(1)));
+/// assert!(registry.is_empty());
+/// # Ok::<(), chat_core::InvalidName>(())
+/// ```
 ///
 /// # Locks
 /// Each topic has its own. Closures run under it: keep them short, and do not call the
@@ -40,7 +54,8 @@ pub struct RegistryEntry<M, S> {
     members: Members<M>,
     /// The caller's own.
     pub state: S,
-    /// Set when the last member left and the room was taken out of the table.
+    /// Set when the last member left: the entry is removed from the table, and a thread that has
+    /// found it before must look again.
     retired: bool,
 }
 
@@ -57,7 +72,7 @@ impl<M, S> RegistryEntry<M, S> {
         (&self.members, &mut self.state)
     }
 
-    /// Puts another handle in the place of a member's; nothing for who is not a member.
+    /// Replaces the handle of a member; does nothing if `id` is no member.
     pub fn replace(&mut self, id: ConnectionId, member: M)
     where
         M: Clone,
@@ -117,6 +132,7 @@ impl<M: Clone, S: Default> Registry<M, S> {
         loop {
             let room = Arc::clone(self.shard(topic).lock().entry(topic.clone()).or_default());
             let mut room = room.lock();
+            // The last member left between the two locks.
             if room.retired {
                 continue;
             }
@@ -126,8 +142,7 @@ impl<M: Clone, S: Default> Registry<M, S> {
         }
     }
 
-    /// Removes a member. Leaving twice does nothing. The topic's state goes with the last
-    /// member.
+    /// Removes a member. Leaving twice does nothing. The last member takes the topic's state with it.
     pub fn leave(&self, topic: &Topic, id: ConnectionId) -> LeaveOutcome<S> {
         let Some(room) = self.room(topic) else {
             return LeaveOutcome { was_member: false, last: None };
@@ -197,7 +212,7 @@ impl<M: Clone, S: Default> Registry<M, S> {
     }
 
     fn remove_retired(&self, topic: &Topic) {
-        // Somebody may have taken the place of the retired room already.
+        // A join may have replaced the retired entry by a new one already.
         if let Entry::Occupied(entry) = self.shard(topic).lock().entry(topic.clone())
             && entry.get().lock().retired
         {
@@ -233,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn edges() {
+    fn joins_and_leaves_report_first_and_last() {
         let registry = Registry::<_>::new();
         let (a, b) = (ConnectionId::new(1), ConnectionId::new(2));
         assert_eq!(registry.join(&room(1), a, "a"), JoinOutcome { first: true, again: false });
@@ -284,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn edges_balance_under_contention() {
+    fn first_and_last_balance_under_contention() {
         let registry = Registry::<_>::new();
         let subscribed = AtomicI64::new(0);
         std::thread::scope(|scope| {

@@ -1,13 +1,12 @@
-//! Who is in a room, on all servers, as one server knows it.
+//! The users in a room, on all servers, as one server knows them.
 //!
-//! A broker numbers the joins, leaves and new names of a room; a snapshot carries the number of the
-//! latest that it knows. So a server that holds a snapshot and hears of each change knows
-//! who is there without asking, notices what it missed, and after another snapshot tells
-//! its members the difference.
+//! A broker numbers the joins, leaves and renames of a room; a snapshot carries the number of the
+//! latest that it includes. So a server that has a snapshot and receives each change knows the users
+//! without asking, notices a missed change, and reports the difference to its members after another
+//! snapshot.
 //!
-//! In a room of more than a certain number of people single comings and goings are not
-//! told, nor is the list kept: only the count, so that a storm of joins costs each member
-//! nothing.
+//! In a large room single changes are not reported and the list is not kept: only the count, so that
+//! a storm of joins costs each member nothing.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,15 +18,16 @@ use crate::envelope;
 use crate::event::PresenceChange;
 use crate::id::UserId;
 
-/// How many changes a late one can be behind at most. A broker whose versions begin with the time in
-/// microseconds begins further below when it was emptied after its clock was set back.
+/// A change whose version is lower by more than this is not a late one: the numbering has restarted.
+/// (A broker whose versions begin with the time in microseconds restarts lower if it was emptied
+/// after its clock was set back.)
 const LATEST: u64 = 1_000_000;
 
-/// A user in a room, on any server.
+/// A user in a room, on any number of servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Occupant {
-    /// The user: one occupant, however many connections there are.
+    /// The user: one occupant for all of its connections.
     pub user: UserId,
     /// The envelope of the [presence event](crate::Event::Presence) that announces the join, with
     /// the user's latest name.
@@ -50,7 +50,7 @@ pub struct Occupancy {
     pub version: u64,
     /// How many users are in the room.
     pub count: u32,
-    /// The users; empty if there are more than were asked for.
+    /// The users; empty if there are more than the caller wanted.
     pub occupants: Vec<Occupant>,
 }
 
@@ -62,49 +62,50 @@ impl Occupancy {
     }
 }
 
-/// Who is in a room; see the [module](self).
+/// The users in a room; see the [module](self).
 #[derive(Debug)]
 pub struct Roster {
-    /// More than this many are counted, not listed.
+    /// A room with more users than this is large: they are counted, not listed.
     limit: usize,
-    /// Of the latest change known; `None` before the first snapshot.
+    /// The version of the latest known change; `None` before the first snapshot.
     version: Option<u64>,
     count: u32,
-    /// The count that the members were told last.
-    told: u32,
-    /// `None` in a big room.
+    /// The count that was last reported to the members.
+    announced: u32,
+    /// The users and their envelopes; `None` in a large room.
     listed: Option<BTreeMap<UserId, Bytes>>,
-    /// None is on its way that knows all.
+    /// No running snapshot includes all changes.
     wants_snapshot: bool,
-    /// The version when the snapshot on its way was asked for.
-    asked_at: Option<u64>,
-    /// Of the latest change that came before the first snapshot.
-    unknown: u64,
+    /// The version when the running snapshot was requested.
+    version_at_request: Option<u64>,
+    /// The version of the latest change before the first snapshot.
+    skipped: u64,
 }
 
 impl Roster {
-    /// A room of which nothing is known; a snapshot is wanted.
+    /// A room of which nothing is known; a snapshot is wanted. With more than `limit` users the room
+    /// is large.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
             version: None,
             count: 0,
-            told: 0,
+            announced: 0,
             listed: None,
             wants_snapshot: true,
-            asked_at: None,
-            unknown: 0,
+            version_at_request: None,
+            skipped: 0,
         }
     }
 
-    /// How many are in the room.
+    /// The number of users in the room.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Who is in the room, unless it is a big one.
+    /// The users in the room and their envelopes; `None` in a large room.
     #[must_use]
     pub fn listed(&self) -> Option<&BTreeMap<UserId, Bytes>> {
         self.listed.as_ref()
@@ -116,26 +117,43 @@ impl Roster {
         self.version.is_none()
     }
 
-    /// Changes may have been missed.
-    pub fn mark_stale(&mut self) {
-        self.wants_snapshot = true;
-    }
-
-    /// Whether a [snapshot](Self::set) is to be asked for.
+    /// Whether a [snapshot](Self::set) is to be requested.
     #[must_use]
     pub fn wants_snapshot(&self) -> bool {
         self.wants_snapshot
     }
 
-    /// A snapshot is asked for now, one at a time. If none comes of it, say
-    /// [`mark_stale`](Self::mark_stale).
-    pub fn ask(&mut self) {
-        self.wants_snapshot = false;
-        self.asked_at = self.version;
+    /// Whether all changes up to this version are known.
+    #[must_use]
+    pub fn has_reached(&self, version: u64) -> bool {
+        self.version >= Some(version)
     }
 
-    /// Takes a change; what the members are told goes to `out`. Before the first snapshot
-    /// there is nothing to change; one that does not know of it is followed by another.
+    /// Whether the count of a large room has changed since it was last
+    /// [reported](Self::announce_count).
+    #[must_use]
+    pub fn has_unannounced_count(&self) -> bool {
+        self.listed.is_none() && self.version.is_some() && self.announced != self.count
+    }
+}
+
+// For the hub, which requests the snapshots; may change with it.
+#[doc(hidden)]
+impl Roster {
+    /// Changes may have been missed: a snapshot is wanted.
+    pub fn mark_stale(&mut self) {
+        self.wants_snapshot = true;
+    }
+
+    /// A snapshot is requested now, one at a time. If it fails, call
+    /// [`mark_stale`](Self::mark_stale).
+    pub fn begin_snapshot(&mut self) {
+        self.wants_snapshot = false;
+        self.version_at_request = self.version;
+    }
+
+    /// Takes a change; appends to `out` what the members receive. Before the first snapshot nothing
+    /// is changed; if that snapshot does not include the change, another is wanted.
     pub fn change(
         &mut self,
         version: u64,
@@ -145,14 +163,14 @@ impl Roster {
         out: &mut Vec<Item>,
     ) {
         let Some(known) = self.version else {
-            self.unknown = version;
+            self.skipped = version;
             return;
         };
         if version <= known {
             self.wants_snapshot |= known - version > LATEST;
             return;
         }
-        // Whoever comes to an empty room is all there is, whatever happened before.
+        // The first user of an empty room is its only one, whatever was missed before.
         let is_first = self.count == 0 && count == 1 && change == PresenceChange::Joined;
         if version != known + 1 && !is_first {
             self.wants_snapshot = true;
@@ -161,12 +179,12 @@ impl Roster {
         self.version = Some(version);
         self.count = count;
         let Some(listed) = &mut self.listed else {
-            // Some below the limit, so that a room at the limit does not change to and fro.
+            // A quarter below the limit, so that a room at the limit does not alternate.
             self.wants_snapshot |= (count as usize) <= self.limit * 3 / 4;
             return;
         };
-        let told = match change {
-            PresenceChange::Joined | PresenceChange::Renamed => take_in(listed, occupant),
+        let item = match change {
+            PresenceChange::Joined | PresenceChange::Renamed => upsert(listed, occupant),
             PresenceChange::Left => {
                 listed.remove(&occupant.user).map(|info| Item::Presence(PresenceChange::Left, info))
             }
@@ -174,20 +192,22 @@ impl Roster {
         if listed.len() > self.limit {
             self.listed = None;
         } else {
-            out.extend(told);
+            out.extend(item);
         }
     }
 
-    /// Takes the snapshot that was [asked](Self::ask) for, of [`limit`](Self::new) occupants
-    /// at most; what changed since the last one goes to `out`.
+    /// Takes the snapshot that was [requested](Self::begin_snapshot), of [`limit`](Self::new) occupants
+    /// at most; appends to `out` what changed since the last one.
     pub fn set(&mut self, snapshot: Occupancy, out: &mut Vec<Item>) {
         let is_first = self.version.is_none();
-        if self.version != self.asked_at && self.version > Some(snapshot.version) {
-            // Older than what came since; but one of an empty room does not tell its age.
+        if self.version != self.version_at_request && self.version > Some(snapshot.version) {
+            // A change was received during the request, and the snapshot is older than it: listing
+            // it would undo the change. A snapshot of an empty room has no version that shows its
+            // age, so another one decides.
             self.wants_snapshot |= snapshot.version == 0;
             return;
         }
-        self.wants_snapshot |= is_first && self.unknown > snapshot.version;
+        self.wants_snapshot |= is_first && self.skipped > snapshot.version;
         self.version = Some(snapshot.version);
         self.count = snapshot.count;
         let is_whole = snapshot.occupants.len() == snapshot.count as usize;
@@ -195,9 +215,9 @@ impl Roster {
             self.listed = None;
         } else {
             if let Some(listed) = &mut self.listed {
-                turn_into(listed, snapshot.occupants, out);
+                replace(listed, snapshot.occupants, out);
             } else {
-                if !is_first && self.told != self.count {
+                if !is_first && self.announced != self.count {
                     out.push(Item::Count(self.count));
                 }
                 let all = snapshot.occupants.into_iter().map(|one| (one.user, one.info));
@@ -205,33 +225,21 @@ impl Roster {
             }
         }
         if is_first || self.listed.is_some() {
-            self.told = self.count;
+            self.announced = self.count;
         }
     }
 
-    /// Whether all changes up to this version are known.
-    #[must_use]
-    pub fn has_reached(&self, version: u64) -> bool {
-        self.version >= Some(version)
-    }
-
-    /// Whether the members of a big room have a [count](Self::tell_count) to be told.
-    #[must_use]
-    pub fn has_news(&self) -> bool {
-        self.listed.is_none() && self.version.is_some() && self.told != self.count
-    }
-
-    /// The count that the members of a big room have not been told yet.
-    pub fn tell_count(&mut self, out: &mut Vec<Item>) {
-        if self.has_news() {
-            self.told = self.count;
+    /// Appends to `out` the count of a large room, if it was not reported yet.
+    pub fn announce_count(&mut self, out: &mut Vec<Item>) {
+        if self.has_unannounced_count() {
+            self.announced = self.count;
             out.push(Item::Count(self.count));
         }
     }
 }
 
-/// Lists an occupant, who may be listed by another name. Returns what the members are told.
-fn take_in(listed: &mut BTreeMap<UserId, Bytes>, occupant: Occupant) -> Option<Item> {
+/// Lists an occupant, or updates its name. Returns what the members receive.
+fn upsert(listed: &mut BTreeMap<UserId, Bytes>, occupant: Occupant) -> Option<Item> {
     match listed.entry(occupant.user) {
         Entry::Vacant(place) => {
             place.insert(occupant.info.clone());
@@ -245,8 +253,8 @@ fn take_in(listed: &mut BTreeMap<UserId, Bytes>, occupant: Occupant) -> Option<I
     }
 }
 
-/// Makes `occupants` of what is `listed`; the difference goes to `out`.
-fn turn_into(listed: &mut BTreeMap<UserId, Bytes>, occupants: Vec<Occupant>, out: &mut Vec<Item>) {
+/// Replaces `listed` by `occupants`; appends the difference to `out`.
+fn replace(listed: &mut BTreeMap<UserId, Bytes>, occupants: Vec<Occupant>, out: &mut Vec<Item>) {
     let here: BTreeSet<UserId> = occupants.iter().map(|one| one.user.clone()).collect();
     listed.retain(|user, info| {
         let stays = here.contains(user);
@@ -255,7 +263,7 @@ fn turn_into(listed: &mut BTreeMap<UserId, Bytes>, occupants: Vec<Occupant>, out
         }
         stays
     });
-    out.extend(occupants.into_iter().filter_map(|occupant| take_in(listed, occupant)));
+    out.extend(occupants.into_iter().filter_map(|occupant| upsert(listed, occupant)));
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ fn payload(position: Position) -> Bytes {
 #[derive(Debug, Clone, Default)]
 struct Store {
     position: Position,
-    /// Messages at or below it are gone.
+    /// Messages at or below it are trimmed.
     trimmed: u64,
 }
 
@@ -82,10 +82,10 @@ impl Server {
         finished
     }
 
-    /// What went out follows on what went out before, or says that it does not.
+    /// What is passed on follows what was passed on before, or says that it does not.
     fn check(&mut self) {
         for item in self.out.drain(..) {
-            let here = self.here.as_mut().expect("nothing goes out before the room is open");
+            let here = self.here.as_mut().expect("nothing is passed on before the room is open");
             match item {
                 Item::Envelope(bytes, position) => {
                     let position = position.expect("a place in the sequence");
@@ -119,7 +119,7 @@ impl Server {
 }
 
 #[test]
-fn a_room_opens_where_it_stands_and_sorts_out_what_came_before() {
+fn room_opens_at_its_position_and_drops_earlier_publications() {
     let mut server = Server::new();
     for offset in 3..=5 {
         assert_eq!(server.accept(at(1, offset)), Accepted::Held);
@@ -135,7 +135,7 @@ fn a_room_opens_where_it_stands_and_sorts_out_what_came_before() {
 }
 
 #[test]
-fn a_hole_is_filled_and_nobody_is_told() {
+fn hole_is_filled_without_a_gap() {
     let mut server = Server::new();
     let mut store = Store { position: at(1, 5), trimmed: 0 };
     server.settle(&store, 9);
@@ -151,7 +151,7 @@ fn a_hole_is_filled_and_nobody_is_told() {
 }
 
 #[test]
-fn what_is_gone_for_good_is_a_gap() {
+fn trimmed_messages_are_a_gap() {
     let mut server = Server::new();
     let mut store = Store { position: at(1, 5), trimmed: 0 };
     server.settle(&store, 9);
@@ -169,7 +169,7 @@ fn what_is_gone_for_good_is_a_gap() {
 }
 
 #[test]
-fn a_new_sequence_is_told_once_and_read_from_its_beginning() {
+fn new_sequence_is_one_gap_and_read_from_its_start() {
     let mut server = Server::new();
     let mut store = Store { position: at(1, 5), trimmed: 0 };
     server.settle(&store, 9);
@@ -188,7 +188,7 @@ fn a_new_sequence_is_told_once_and_read_from_its_beginning() {
 }
 
 #[test]
-fn a_read_of_an_older_moment_undoes_nothing() {
+fn outdated_read_undoes_nothing() {
     let mut server = Server::new();
     let store = Store::default();
     server.settle(&store, 9);
@@ -202,7 +202,7 @@ fn a_read_of_an_older_moment_undoes_nothing() {
 }
 
 #[test]
-fn what_is_no_message_of_the_room_holds_up_nobody() {
+fn stray_publication_blocks_nothing() {
     let mut server = Server::new();
     let store = Store { position: at(1, 5), trimmed: 0 };
     server.settle(&store, 9);
@@ -215,7 +215,7 @@ fn what_is_no_message_of_the_room_holds_up_nobody() {
 }
 
 #[test]
-fn what_is_held_is_bounded_and_read_again() {
+fn held_publications_are_bounded_and_reread() {
     let mut server = Server::new();
     let mut store = Store { position: at(1, 1), trimmed: 0 };
     server.settle(&store, 9);
@@ -296,7 +296,7 @@ fn remembered_messages_are_dropped_when_memory_or_time_is_over() {
 }
 
 #[test]
-fn a_failed_read_is_wanted_again() {
+fn failed_read_is_retried() {
     let mut server = Server::new();
     server.timeline.begin_read().unwrap();
     server.timeline.fail_read();
@@ -310,11 +310,11 @@ fn a_failed_read_is_wanted_again() {
 #[derive(Debug, Clone, Copy)]
 enum Happens {
     Publish,
-    /// The next publication on its way arrives.
+    /// The next publication in flight arrives.
     Arrive,
-    /// The connection breaks: all on its way is lost, and the server is told.
+    /// The connection breaks: everything in flight is lost, and the server is notified.
     Break,
-    /// The queue is full: the next on its way is lost, and the server is told.
+    /// The queue is full: the next one in flight is lost, and the server is notified.
     Drop,
     /// A read begins; the broker executes it; its answer arrives; or it fails.
     Begin,
@@ -323,7 +323,7 @@ enum Happens {
     Fail,
     /// The broker forgets the room.
     Reset,
-    /// The older half of the history goes.
+    /// The older half of the history is trimmed.
     Trim,
     Shed,
 }
@@ -341,7 +341,7 @@ fn happens_or_is_lost() -> impl Strategy<Value = Happens> {
     prop_oneof![20 => happens(), 1 => Just(Happens::Reset), 1 => Just(Happens::Trim)]
 }
 
-/// Plays what happens, lets all come to rest, and returns how many gaps were told.
+/// Runs the events until nothing is in flight, and returns the number of gaps.
 fn play(script: Vec<Happens>, page: u64) -> usize {
     let (mut store, mut epochs) = (Store::default(), 0);
     let mut server = Server::new();
@@ -415,7 +415,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_broker_forgets_is_told_and_the_rest_is_whole(
+    fn trimmed_messages_are_a_gap_and_the_rest_is_complete(
         script in prop::collection::vec(happens_or_is_lost(), 0..120), page in 1u64..12,
     ) {
         let losses = script.iter().filter(|step| matches!(step, Happens::Reset | Happens::Trim));

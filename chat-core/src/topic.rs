@@ -1,13 +1,23 @@
-//! What a broker carries messages for.
+//! The addresses of a broker.
 
 use std::fmt;
 
 use crate::id::{RoomId, UserId};
 
-/// An address on the broker: a room, or a user wherever that user is connected.
+/// An address on the broker: a room, or a user on whichever servers the user is connected to.
+///
+/// Not `#[non_exhaustive]`: a broker has to carry each, and its compiler has to report a new one.
+///
+/// ```
+/// use chat_core::{RoomId, Topic};
+///
+/// let topic = Topic::from(RoomId::new("general")?);
+/// assert_eq!((topic.name(), topic.to_string().as_str()), ("general", "room general"));
+/// # Ok::<(), chat_core::InvalidName>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Topic {
-    /// Everybody in a room.
+    /// All members of a room.
     Room(RoomId),
     /// Every connection of a user, on any server.
     User(UserId),
@@ -45,7 +55,7 @@ impl From<UserId> for Topic {
     }
 }
 
-/// For logs and errors: what a terminal would not print as it is, is escaped.
+/// For logs and errors: characters that a terminal would not print are escaped.
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

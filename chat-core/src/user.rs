@@ -1,4 +1,4 @@
-//! Who speaks.
+//! Users, and the colours of their names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,21 +9,31 @@ use crate::event::Sender;
 use crate::id::{UserId, UserName};
 use crate::json;
 
-/// A user as others see one.
+/// A user, as other users see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct User {
-    /// Names the user on every server.
+    /// The id of the user, the same on every server.
     pub id: UserId,
-    /// What people read.
+    /// The name that people read.
     pub name: UserName,
     /// The colour of the name; see [`Color::of`].
     pub color: Color,
 }
 
 impl User {
-    /// A user. The colour follows from the id, and so does the name if there is none:
-    /// every server makes up the same.
+    /// A user whose colour, and whose name if there is none, follow from the id: every server
+    /// computes the same.
+    ///
+    /// ```
+    /// use chat_core::{User, UserId, UserName};
+    ///
+    /// let id = UserId::new("u1")?;
+    /// let user = User::new(id.clone(), Some(UserName::new("Ann")?));
+    /// assert_eq!(user.as_sender().name, "Ann");
+    /// assert_eq!(User::new(id.clone(), None), User::new(id, None));
+    /// # Ok::<(), chat_core::InvalidName>(())
+    /// ```
     #[must_use]
     pub fn new(id: UserId, name: Option<UserName>) -> Self {
         let color = Color::of(&id);
@@ -55,10 +65,16 @@ fn made_up_name(id: &UserId) -> UserName {
 }
 
 /// An RGB colour, written `#RRGGBB`.
+///
+/// ```
+/// let color: chat_core::Color = "#FF6B6B".parse()?;
+/// assert_eq!(color.to_string(), "#FF6B6B");
+/// # Ok::<(), chat_core::InvalidColor>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Color([u8; 7]);
 
-/// Twelve hues of like lightness, told apart on white and on black.
+/// Twelve hues of similar lightness, distinguishable on white and on black.
 const PALETTE: [Color; 12] = [
     Color(*b"#FF6B6B"),
     Color(*b"#F28C38"),
@@ -82,7 +98,7 @@ impl Color {
         PALETTE[(hash(id) % PALETTE.len() as u64) as usize]
     }
 
-    /// The colour as it stands in frames.
+    /// The colour as it is written in frames.
     #[must_use]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
@@ -91,7 +107,7 @@ impl Color {
 
 /// A text that is not a colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not a colour as in #FF6B6B")]
+#[error("is not a colour: write it as #FF6B6B")]
 pub struct InvalidColor;
 
 impl FromStr for Color {
@@ -104,6 +120,8 @@ impl FromStr for Color {
         if is_color { Ok(Self(bytes)) } else { Err(InvalidColor) }
     }
 }
+
+json::try_from_text!(Color, InvalidColor);
 
 impl fmt::Debug for Color {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,6 @@
 //! Which characters a reader sees, and which reorder the text around them.
 //!
-//! Unicode has no property for "prints something". This is decided by those that come closest:
+//! Unicode has no property for "prints something". The nearest ones decide:
 //! `White_Space`, `Default_Ignorable_Code_Point`, the general category `Cf`, and a few characters
 //! that are letters or symbols by category and blank by their glyph. Joiners and variation
 //! selectors are invisible as well: an emoji or a Persian word that holds some is seen by its
@@ -18,7 +18,7 @@ pub(crate) fn has_bidi_control(text: &str) -> bool {
 }
 
 /// Unicode: `Bidi_Control`. Overrides and embeddings change how the text after them is read,
-/// in whatever frame, page or log line a name stands.
+/// in any frame, page or log line that holds a name.
 pub(crate) fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -136,7 +136,7 @@ struct Run {
     now: Duration,
     server: Server,
     is_connected: bool,
-    /// The copy of the room: its position, after what was received or given up.
+    /// The copy of the room: its position, after what was received or lost.
     copy: Position,
     /// The messages of the copy that were received.
     received: BTreeSet<(Epoch, u64)>,
@@ -284,7 +284,7 @@ impl Run {
 }
 
 #[test]
-fn time_that_goes_back_stands_still() {
+fn earlier_time_counts_as_the_latest() {
     let mut run = Run::new();
     run.wait(Duration::from_secs(60));
     run.machine.typing("r", true, run.now).unwrap();
@@ -294,7 +294,7 @@ fn time_that_goes_back_stands_still() {
 }
 
 #[test]
-fn reprieve_of_a_request_holds_back_no_pause() {
+fn grace_of_a_request_delays_no_pause() {
     let mut config = Config::default();
     config.pong_timeout = Duration::from_secs(60);
     let mut run = Run::with(config);

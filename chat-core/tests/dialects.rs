@@ -21,8 +21,8 @@ fn room(name: &str) -> Topic {
 fn encoded(event: &Event<'_>, position: Option<Position>) -> [Option<String>; 4] {
     ALL.map(|dialect| {
         let mut text = Vec::new();
-        let told = dialect.encode(&room("room1"), event, position, &mut text);
-        told.then(|| String::from_utf8(text).unwrap())
+        let has_frame = dialect.encode(&room("room1"), event, position, &mut text);
+        has_frame.then(|| String::from_utf8(text).unwrap())
     })
 }
 
@@ -59,7 +59,7 @@ fn a_message() {
 }
 
 #[test]
-fn comings_and_goings() {
+fn presence_events() {
     let presence = |change, announced| {
         encoded(&Event::Presence(Presence::new(ALICE, change, announced)), None)
     };
@@ -82,14 +82,14 @@ fn comings_and_goings() {
     );
     let [native, rooms, ..] = presence(PresenceChange::Joined, false);
     assert!(native.is_some());
-    assert_eq!(rooms, None, "subscribers come unannounced");
+    assert_eq!(rooms, None, "joins of subscribers are not announced");
     let [native, others @ ..] = presence(PresenceChange::Renamed, true);
     assert!(native.unwrap().contains(r#""event":"renamed""#));
     assert_eq!(others, [const { None }; 3], "other dialects have no word for it");
 }
 
 #[test]
-fn a_direct_message_is_passed_on_as_it_is() {
+fn direct_message_is_forwarded_unchanged() {
     let frame = r#"{ "to":"bob","message":"h\u0069","data":[1],"x":{} }"#;
     let event = Event::Direct(Direct::new(ALICE, frame, 5));
     let [native, rooms, topics, direct] = encoded(&event, None);
@@ -116,7 +116,7 @@ fn typing_and_gaps_are_native_alone() {
 }
 
 #[test]
-fn a_newcomer_to_a_room() {
+fn join_in_each_dialect() {
     let general = RoomId::new("general").unwrap();
     let joined = ServerFrame::Joined(Joined::new(&general, Some(Position::default()), false));
     let text = |dialect: Dialect| {
@@ -308,7 +308,7 @@ fn ids_of_64_bits_are_echoed_as_they_stand() {
 
 /// What one client writes and others get is refused if some parser cannot read it.
 #[test]
-fn what_is_handed_on_can_be_read() {
+fn forwarded_values_are_readable() {
     let deep = "[".repeat(61) + &"]".repeat(61);
     let unreadable = [
         r#""\ud83d""#,
@@ -333,7 +333,7 @@ fn what_is_handed_on_can_be_read() {
             let frame = format!(r#"{{"to":"bob","message":"x","{field}":{data}}}"#);
             assert_eq!(refusal(Dialect::Direct, &frame), Some(ErrorCode::BadField), "{frame}");
         }
-        // Nobody gets what nobody asked for.
+        // A frame that no client asked for is sent to none.
         let frame = format!(r#"{{"type":"send","room":"r","message":"x","x":{data}}}"#);
         assert_eq!(refusal(Dialect::Native, &frame), None, "{frame}");
     }
@@ -362,7 +362,7 @@ fn what_is_handed_on_can_be_read() {
 }
 
 #[test]
-fn texts_that_nobody_sees_are_refused_unless_data_is_there() {
+fn invisible_texts_are_refused_without_data() {
     for text in ["", " ", r"\n\t", r"\u200b\u2060", "\u{3164}", "\u{2800}\u{fe0f}"] {
         for (dialect, frame) in [
             (Dialect::Native, format!(r#"{{"type":"send","room":"r","message":"{text}"}}"#)),
@@ -387,7 +387,7 @@ fn texts_that_nobody_sees_are_refused_unless_data_is_there() {
 }
 
 #[test]
-fn half_an_emoji_in_a_name_is_replaced() {
+fn lone_surrogate_in_a_name_is_replaced() {
     let hello = Dialect::Native.decode(r#"{"type":"hello","name":"Ann \ud83d"}"#).unwrap();
     let Command::Hello(hello) = hello.command else { panic!() };
     assert_eq!(hello.name.unwrap().as_str(), "Ann \u{fffd}");
@@ -427,7 +427,7 @@ proptest! {
 
     /// Whatever a client says arrives as it was said, in every dialect that shows it.
     #[test]
-    fn texts_survive_the_way(text in "\\PC{0,80}[!-~]") {
+    fn texts_round_trip(text in "\\PC{0,80}[!-~]") {
         let escaped = serde_json::to_string(&text).unwrap();
         let frame = format!(r#"{{"type":"send","room":"room1","message":{escaped}}}"#);
         let request = Dialect::Native.decode(&frame).unwrap();

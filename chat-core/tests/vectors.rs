@@ -137,11 +137,11 @@ struct Player {
     now: Duration,
     /// Other random numbers for each play.
     seed: u8,
-    /// What `$name` stands for.
+    /// The values of `$name`.
     bindings: BTreeMap<String, Value>,
     /// The calls that the vector has given a name.
     calls: BTreeMap<RequestId, String>,
-    /// What came out in the present step.
+    /// The outputs of the current step.
     out: Out,
     step: usize,
     /// By step, whether a number that has to be above another one once has been.
@@ -303,7 +303,7 @@ impl Player {
         }
     }
 
-    /// Compares what came out with what the step expects.
+    /// Compares the outputs with what the step expects.
     fn compare(&mut self, step: &Map<String, Value>) -> Result<(), String> {
         let Out { wire, events, results } = std::mem::take(&mut self.out);
         let lists = [("wire", wire), ("events", events)];
@@ -319,7 +319,7 @@ impl Player {
         Ok(())
     }
 
-    /// An input, in which each `$name` is replaced by what it stands for.
+    /// An input, in which each `$name` is replaced by its value.
     fn filled(&self, value: &Value) -> Value {
         match value {
             Value::String(text) if text.starts_with('$') => self.bindings[&text[1..]].clone(),

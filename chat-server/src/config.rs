@@ -201,7 +201,7 @@ impl ServerConfig {
     pub(crate) fn told_limits(&self, factor: u32) -> Limits {
         let rates = &self.limits.connection;
         let told = |rate: Option<Rate>| rate.map(|rate| told(rate.times(factor)));
-        let mut limits = Limits::new(self.max_message_bytes, self.transport.max_frame_bytes);
+        let mut limits = Limits::new(self.max_message_bytes, self.transport.frame_limit());
         limits.rooms = self.limits.rooms.unwrap_or(u32::MAX as usize);
         limits.in_flight = self.max_in_flight;
         limits.frames = told(rates.frames);

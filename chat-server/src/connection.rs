@@ -78,7 +78,7 @@ where
         connection.leave_all();
         // Boxed, so that the task of a living connection has no place for it.
         let end = Box::pin(session.finish()).await;
-        connection.state.metrics.closed(&end, session.breach());
+        connection.state.metrics.closed(&end, session.violation());
         // The socket is closed before the connection's slot is released.
         drop(session);
     }
@@ -170,7 +170,7 @@ impl Connection {
             // Nobody writes to somebody whom nobody knows yet.
             _ if self.access.is_pending() => None,
             Dialect::Native | Dialect::Direct => Some(Topic::User(self.member.user.id.clone())),
-            Dialect::Rooms | Dialect::Topics => None,
+            _ => None,
         };
         if self.inbox.as_ref().map(Membership::topic) != topic.as_ref() {
             self.inbox =

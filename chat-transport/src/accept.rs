@@ -20,8 +20,8 @@ use crate::session::Session;
 use crate::stream::{SharedTcp, discard};
 use crate::timer::after;
 
-/// How long a refused peer may take to receive the answer.
-const ANSWER: Duration = Duration::from_secs(2);
+/// How long a refused peer may take to receive its answer.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection after the handshake.
 #[derive(Debug)]
@@ -29,9 +29,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub struct Accepted<S> {
     /// The session.
     pub session: Session<S>,
-    /// What the client asked for: path, query and headers.
+    /// The request of the client: path, query and headers.
     pub request: Request<()>,
-    /// The subprotocol that was agreed on.
+    /// The subprotocol that was negotiated.
     pub protocol: Option<String>,
 }
 
@@ -42,10 +42,27 @@ pub struct Accepted<S> {
 /// [`handshake_timeout`](TransportConfig::handshake_timeout) gets 408.
 ///
 /// # Errors
-/// No WebSocket was asked for, not in time or not in the right way, or `io` failed.
+/// [`TransportError`]: the request is not a valid handshake, it did not arrive in time, or `io`
+/// failed.
 ///
 /// # Cancel safety
 /// Dropping it closes the connection.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio::io::AsyncWriteExt;
+///
+/// let (mut client, server) = tokio::io::duplex(4096);
+/// client.write_all(b"GET /ws?room=1 HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\n\
+///     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+///     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").await?;
+/// let accepted = chat_transport::accept(server, &["v1"], &Default::default()).await?;
+/// assert_eq!(accepted.request.uri().query(), Some("room=1"));
+/// assert_eq!(accepted.protocol, None, "the client asked for none");
+/// # Ok(())
+/// # }
+/// ```
 pub async fn accept<S>(
     io: S,
     protocols: &[&str],
@@ -54,7 +71,7 @@ pub async fn accept<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (io, Opening { request, protocol, leftover }) = negotiate(io, protocols, config).await?;
+    let (io, Negotiated { request, protocol, leftover }) = negotiate(io, protocols, config).await?;
     let session = Session::new(io, leftover, Arc::clone(config));
     Ok(Accepted { session, request, protocol })
 }
@@ -66,22 +83,42 @@ where
 ///
 /// # Cancel safety
 /// As [`accept`].
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// use std::sync::Arc;
+/// use chat_transport::{TransportConfig, accept_tcp};
+///
+/// let config = Arc::new(TransportConfig::default());
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+/// loop {
+///     let (stream, _) = listener.accept().await?;
+///     let config = Arc::clone(&config);
+///     tokio::spawn(async move {
+///         let Ok(mut accepted) = accept_tcp(stream, &[], &config).await else { return };
+///         while accepted.session.recv().await.is_some() {}
+///         accepted.session.finish().await;
+///     });
+/// }
+/// # }
+/// ```
 pub async fn accept_tcp(
     stream: impl Into<SharedTcp>,
     protocols: &[&str],
     config: &Arc<TransportConfig>,
 ) -> Result<Accepted<SharedTcp>, TransportError> {
     let negotiated = negotiate(stream.into(), protocols, config).await?;
-    let (tcp, Opening { request, protocol, leftover }) = negotiated;
+    let (tcp, Negotiated { request, protocol, leftover }) = negotiated;
     let session = Session::on_tcp(tcp, leftover, Arc::clone(config));
     Ok(Accepted { session, request, protocol })
 }
 
-/// What the handshake gave.
-struct Opening {
+/// The result of a handshake.
+struct Negotiated {
     request: Request<()>,
     protocol: Option<String>,
-    /// What was read after the request.
+    /// Bytes that were read behind the request.
     leftover: Bytes,
 }
 
@@ -89,7 +126,7 @@ async fn negotiate<S>(
     mut io: S,
     protocols: &[&str],
     config: &TransportConfig,
-) -> Result<(S, Opening), TransportError>
+) -> Result<(S, Negotiated), TransportError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -103,7 +140,7 @@ where
                     .map_err(|_| TransportError::Timeout)??;
                 let protocol = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
                 let protocol = protocol.and_then(|name| name.to_str().ok()).map(str::to_owned);
-                return Ok((io, Opening { request, protocol, leftover: leftover.freeze() }));
+                return Ok((io, Negotiated { request, protocol, leftover: leftover.freeze() }));
             }
             Err(error) => error.into(),
         },
@@ -135,7 +172,7 @@ where
         if io.read_buf(&mut head).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        // Parsing starts from the beginning: not for every byte of a slow client.
+        // Parsing starts from the beginning each time: not for every byte of a slow client.
         let may_end = before == 0 || has_line_end_twice(&head[before.saturating_sub(2)..]);
         if may_end && let Some((end, request)) = parse(&head)? {
             if end > max {
@@ -159,7 +196,8 @@ fn has_line_end_twice(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|end| end == b"\n\r\n")
 }
 
-/// Answers, and makes sure as far as possible that the answer arrives.
+/// Answers, and makes sure as far as possible that the answer arrives: a connection that is closed
+/// with unread input is reset, and the peer loses the answer.
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut io: S, error: &TransportError) {
     let mut response = match error {
         TransportError::Handshake(error) => error.response(),
@@ -175,12 +213,12 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut io: S, error: &TransportE
     headers.entry(CONNECTION).or_insert(HeaderValue::from_static("close"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     headers.insert(CONTENT_LENGTH, body.len().into());
-    let goodbye = async {
+    let answered = async {
         write_head(&mut io, &response, &body).await?;
         io.shutdown().await
     };
-    // It is refused either way.
-    if timeout(ANSWER, goodbye).await.is_ok() {
+    // A peer that does not receive the answer is refused as well.
+    if timeout(REFUSAL_TIMEOUT, answered).await.is_ok() {
         discard(&mut io).await;
     }
 }

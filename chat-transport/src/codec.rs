@@ -1,11 +1,14 @@
 //! The WebSocket protocol without a socket: bytes in, messages out.
 //!
 //! tungstenite reads from a stream and answers on it. Here the stream is a slice that ends
-//! with the current frame, so tungstenite's buffer is empty between frames; and the answers
-//! are the session's to write, since they must not land inside a frame that is half written.
-//! So between messages there is nothing in a [`WebSocketContext`] that belongs to one peer, but
-//! for a pong, which goes where all its answers go: nowhere. A thread keeps one for whichever
-//! of its sessions has a message to decode.
+//! with the current frame, so tungstenite's buffer is empty between frames; and the session writes
+//! the answers, since they must not land inside a frame that is partly written: what tungstenite
+//! writes is dropped.
+//!
+//! So between messages a [`WebSocketContext`] holds nothing of its peer, except a pong that will
+//! be dropped. A thread therefore keeps one context, and lends it to the session that decodes a
+//! message: an idle session has none, which saves the most of its memory. The price: each frame's
+//! header is parsed twice, once here to find the end of the frame.
 
 use std::cell::Cell;
 use std::io::{self, Cursor, Read, Write};
@@ -21,18 +24,18 @@ use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 use crate::config::TransportConfig;
 use crate::error::LimitViolation;
 
-/// The step in which a frame is taken in.
+/// The step in which tungstenite reads a frame, in bytes.
 const READ_BUFFER: usize = 512;
 
 /// Longest payload of a control frame (RFC 6455 section 5.5).
 const MAX_CONTROL: u64 = 125;
 
-/// Registered with IANA after RFC 6455, and unknown to tungstenite, which takes it for an error.
+/// Registered with IANA after RFC 6455. tungstenite does not know it and reports an error.
 const BAD_GATEWAY: u16 = 1014;
 
-/// After a message above this, which made tungstenite's buffer as large, the context is not
-/// used again.
-const KEPT_BUFFER: usize = 4 * 1024;
+/// After a message above this, in bytes, which made tungstenite's buffer as large, the context is
+/// not used again.
+const MAX_KEPT_BUFFER: usize = 4 * 1024;
 
 thread_local! {
     static SPARE: Cell<Option<Box<WebSocketContext>>> = const { Cell::new(None) };
@@ -41,21 +44,22 @@ thread_local! {
 /// Decodes what one client sends.
 #[derive(Debug)]
 pub(crate) struct Codec {
-    /// There while a message is incomplete.
+    /// Set while a message is incomplete.
     context: Option<Box<WebSocketContext>>,
-    /// How much of the current frame is still to come.
+    /// Bytes of the current frame that were not received yet.
     frame_left: u64,
-    /// Frames of the message being put together.
+    /// Frames of the current message so far.
     fragments: u32,
     config: Arc<TransportConfig>,
 }
 
-/// A broken rule: how to close, and what it was.
+/// A violated rule: how to close the connection, and why.
 #[derive(Debug)]
 pub(crate) struct Violation {
     pub(crate) reason: CloseReason,
-    /// The rule is a limit of ours.
-    pub(crate) breach: Option<LimitViolation>,
+    /// The limit that was exceeded, if the rule is a limit.
+    pub(crate) limit: Option<LimitViolation>,
+    /// For the log.
     pub(crate) detail: String,
 }
 
@@ -64,35 +68,36 @@ impl Codec {
         Self { context: None, frame_left: 0, fragments: 0, config }
     }
 
-    /// The next message in `input`, which is moved past what was used. Without a message,
-    /// all is used but the part of a frame's header, or of a close frame.
+    /// The next message in `input`, which is advanced past what was used. Without a message,
+    /// everything is used except a partial header or a partial close frame.
     pub(crate) fn decode(&mut self, input: &mut impl Buf) -> Result<Option<Message>, Violation> {
         loop {
             let mut close = None;
             if self.frame_left == 0 {
                 match self.begin_frame(input.chunk())? {
-                    Begun::Nothing => return Ok(None),
-                    Begun::Frame => {}
-                    Begun::Close(code) => close = Some(code),
+                    FrameStart::Incomplete => return Ok(None),
+                    FrameStart::Frame => {}
+                    FrameStart::Close(code) => close = Some(code),
                 }
             }
             let bytes = input.chunk();
-            let here = usize::try_from(self.frame_left).unwrap_or(usize::MAX).min(bytes.len());
-            if here == 0 {
+            let available = usize::try_from(self.frame_left).unwrap_or(usize::MAX).min(bytes.len());
+            if available == 0 {
                 return Ok(None);
             }
             let mut context = self.context.take().unwrap_or_else(|| context(&self.config));
             let result = match close {
-                Some(close) => read_close(&mut context, &bytes[..here], close),
-                None => context.read(&mut Input(&bytes[..here])),
+                Some(close) => read_close(&mut context, &bytes[..available], close),
+                None => context.read(&mut Input(&bytes[..available])),
             };
-            input.advance(here);
-            self.frame_left -= here as u64;
+            input.advance(available);
+            self.frame_left -= available as u64;
             match result {
                 Ok(message) => {
-                    self.after(&message, context);
+                    self.keep_context(&message, context);
                     return Ok(Some(message));
                 }
+                // The frame is not complete, or another fragment follows.
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.context = Some(context);
                 }
@@ -101,43 +106,48 @@ impl Codec {
         }
     }
 
-    /// Whether a message has begun and not ended.
+    /// Whether a message is incomplete.
     pub(crate) fn mid_message(&self) -> bool {
         self.frame_left > 0 || self.fragments > 0
     }
 
-    /// Begins a frame if there is a whole header, and the whole of a close frame, which is small.
-    fn begin_frame(&mut self, bytes: &[u8]) -> Result<Begun, Violation> {
+    /// Begins a frame if its header is complete, and a close frame only if all of it is there: its
+    /// code is checked and may be replaced before tungstenite sees it.
+    fn begin_frame(&mut self, bytes: &[u8]) -> Result<FrameStart, Violation> {
         let mut cursor = Cursor::new(bytes);
         let Some((header, payload)) = FrameHeader::parse(&mut cursor)? else {
-            return Ok(Begun::Nothing);
+            return Ok(FrameStart::Incomplete);
         };
         let len = cursor.position().saturating_add(payload);
         let close = match header.opcode {
             OpCode::Control(Control::Close) if (2..=MAX_CONTROL).contains(&payload) => {
-                let Some(frame) = bytes.get(..len as usize) else { return Ok(Begun::Nothing) };
+                let Some(frame) = bytes.get(..len as usize) else {
+                    return Ok(FrameStart::Incomplete);
+                };
                 Some(close_code(frame, cursor.position() as usize, header.mask)?)
             }
             OpCode::Data(kind) => self.count_fragment(kind).map(|()| None)?,
             OpCode::Control(_) => None,
         };
         self.frame_left = len;
-        Ok(close.map_or(Begun::Frame, Begun::Close))
+        Ok(close.map_or(FrameStart::Frame, FrameStart::Close))
     }
 
+    /// tungstenite bounds the size of a message and not its frames: without this, a message of empty
+    /// fragments would never end.
     fn count_fragment(&mut self, kind: Data) -> Result<(), Violation> {
         self.fragments = if kind == Data::Continue { self.fragments + 1 } else { 1 };
         if self.fragments > self.config.max_fragments {
             return Err(Violation {
                 reason: CloseReason::PolicyViolation,
-                breach: Some(LimitViolation::Fragments),
+                limit: Some(LimitViolation::Fragments),
                 detail: format!("more than {} fragments", self.config.max_fragments),
             });
         }
         Ok(())
     }
 
-    fn after(&mut self, message: &Message, context: Box<WebSocketContext>) {
+    fn keep_context(&mut self, message: &Message, context: Box<WebSocketContext>) {
         if matches!(message, Message::Text(_) | Message::Binary(_)) {
             self.fragments = 0;
         }
@@ -145,45 +155,48 @@ impl Codec {
             return;
         }
         if self.fragments > 0 {
-            // A ping or pong in the middle of a message.
+            // A ping or pong between two fragments: the context holds the first of them.
             self.context = Some(context);
-        } else if message.len() <= KEPT_BUFFER {
+        } else if message.len() <= MAX_KEPT_BUFFER {
             SPARE.set(Some(context));
         }
     }
 }
 
 /// What [`Codec::begin_frame`] found.
-enum Begun {
-    Nothing,
+enum FrameStart {
+    /// Part of a header, or of a close frame.
+    Incomplete,
+    /// The header of any frame, or a close frame without a code.
     Frame,
+    /// A close frame with a valid code.
     Close(PeerCode),
 }
 
-/// The code of a peer's close frame, and where in the frame it stands.
+/// The code of a peer's close frame, and its index in the frame.
 #[derive(Clone, Copy)]
 struct PeerCode {
     code: u16,
     at: usize,
 }
 
-/// Reads the code of a whole close frame, which must be one that may be sent.
+/// Reads the code of a whole close frame.
 fn close_code(frame: &[u8], at: usize, mask: Option<[u8; 4]>) -> Result<PeerCode, Violation> {
     let mask = mask.unwrap_or_default();
     let code = u16::from_be_bytes([frame[at] ^ mask[0], frame[at + 1] ^ mask[1]]);
-    // RFC 6455 section 7.4 and IANA's registry: 1004 to 1006 and 1015 never stand in a frame.
+    // RFC 6455 section 7.4 and IANA's registry: 1004 to 1006 and 1015 must not be sent.
     match code {
         1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(PeerCode { code, at }),
         _ => Err(Violation {
             reason: CloseReason::ProtocolError,
-            breach: None,
+            limit: None,
             detail: format!("a close frame with the code {code}"),
         }),
     }
 }
 
-/// Decodes a whole close frame. One with [`BAD_GATEWAY`] is decoded as one with the code before
-/// it.
+/// Decodes a whole close frame. One with [`BAD_GATEWAY`] passes through tungstenite with the code
+/// 1013, and gets its code back.
 fn read_close(
     context: &mut WebSocketContext,
     frame: &[u8],
@@ -191,7 +204,7 @@ fn read_close(
 ) -> Result<Message, Error> {
     let mut frame = frame.to_vec();
     if code == BAD_GATEWAY {
-        // Masked or not, the same bits differ.
+        // The mask is an exclusive or: masked or not, the same bits differ.
         frame[at + 1] ^= (BAD_GATEWAY ^ (BAD_GATEWAY - 1)) as u8;
     }
     let message = context.read(&mut Input(&frame))?;
@@ -203,7 +216,7 @@ fn read_close(
     })
 }
 
-/// The thread's own, or a new one.
+/// The thread's context, or a new one, with the limits of this session.
 fn context(config: &TransportConfig) -> Box<WebSocketContext> {
     let mut context = SPARE.take().unwrap_or_else(|| {
         let limits = WebSocketConfig::default().read_buffer_size(READ_BUFFER);
@@ -211,23 +224,23 @@ fn context(config: &TransportConfig) -> Box<WebSocketContext> {
     });
     context.set_config(|limits| {
         limits.max_message_size = Some(config.max_message_bytes);
-        limits.max_frame_size = Some(config.max_frame_bytes);
+        limits.max_frame_size = Some(config.frame_limit());
     });
     context
 }
 
 impl From<Error> for Violation {
     fn from(error: Error) -> Self {
-        let (reason, breach) = match error {
+        let (reason, limit) = match error {
             Error::Capacity(_) => (CloseReason::TooBig, Some(LimitViolation::Size)),
             Error::Utf8(_) => (CloseReason::InvalidUtf8, None),
             _ => (CloseReason::ProtocolError, None),
         };
-        Self { reason, breach, detail: error.to_string() }
+        Self { reason, limit, detail: error.to_string() }
     }
 }
 
-/// Received bytes as the stream that tungstenite reads; its answers are dropped.
+/// Received bytes as the stream that tungstenite reads. What it writes is dropped.
 struct Input<'a>(&'a [u8]);
 
 impl Read for Input<'_> {
@@ -300,20 +313,20 @@ mod tests {
     }
 
     #[test]
-    fn a_large_message_leaves_no_large_buffer() {
+    fn large_message_leaves_no_large_buffer() {
         let mut codec = Codec::new(Arc::default());
         let input = [frame(&[7; 65_536]), frame(b"next")].concat();
         let mut input = &input[..];
         let large = decode(&mut codec, &mut input);
         assert_eq!(large, vec![7; 65_536]);
-        // Whose bytes nobody else holds on to.
+        // No other reference to its bytes is left.
         assert!(large.is_unique());
         assert_eq!(decode(&mut codec, &mut input), "next");
         assert!(!codec.mid_message());
     }
 
     #[test]
-    fn only_a_part_of_a_header_is_left_over() {
+    fn only_a_partial_header_is_left_over() {
         let mut codec = Codec::new(Arc::default());
         let whole = frame(&[7; 1000]);
         for cut in 0..whole.len() {
@@ -326,6 +339,14 @@ mod tests {
             assert_eq!(decode(&mut codec, &mut rest), vec![7; 1000]);
             assert!(rest.is_empty());
         }
+    }
+
+    #[test]
+    fn frame_above_the_message_limit_is_refused_at_its_header() {
+        let config = TransportConfig::default().max_message_bytes(10);
+        let whole = frame(&[7; 11]);
+        let refused = Codec::new(Arc::new(config)).decode(&mut &whole[..6]).unwrap_err();
+        assert_eq!(refused.limit, Some(LimitViolation::Size));
     }
 
     /// A message in fragments, with a ping after each.
@@ -382,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn close_frame_is_decoded_in_whatever_pieces() {
+    fn close_frame_is_decoded_in_any_pieces() {
         let whole = close_frame(1014, "the gateway");
         for cut in 0..whole.len() {
             let mut codec = Codec::new(Arc::default());
@@ -411,7 +432,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever pieces their bytes come in, sessions of one thread do not mix.
+        /// Sessions of one thread do not mix, in whatever pieces their bytes arrive.
         #[test]
         fn sessions_that_share_a_context_do_not_mix(
             texts in prop::collection::vec(
@@ -426,7 +447,7 @@ mod tests {
                 .collect();
             let mut sent = [0_usize; 3];
             let mut unread: [Vec<u8>; 3] = Default::default();
-            let mut heard: [Vec<String>; 3] = Default::default();
+            let mut decoded: [Vec<String>; 3] = Default::default();
             let to_the_end = (0..3).map(|who| (who, usize::MAX));
             for (who, bytes) in turns.into_iter().chain(to_the_end) {
                 let end = sent[who].saturating_add(bytes).min(streams[who].len());
@@ -435,13 +456,13 @@ mod tests {
                 let mut input = &unread[who][..];
                 while let Some(message) = codecs[who].decode(&mut input).unwrap() {
                     if let Message::Text(text) = message {
-                        heard[who].push(text.as_str().to_owned());
+                        decoded[who].push(text.as_str().to_owned());
                     }
                 }
                 unread[who] = input.to_vec();
             }
-            for (heard, texts) in heard.iter().zip(&texts) {
-                prop_assert!(heard.iter().eq(texts.iter().map(|(text, _)| text)));
+            for (decoded, texts) in decoded.iter().zip(&texts) {
+                prop_assert!(decoded.iter().eq(texts.iter().map(|(text, _)| text)));
             }
             prop_assert!(codecs.iter().all(|codec| codec.context.is_none()), "nothing is kept");
         }

@@ -1,4 +1,4 @@
-//! How things go wrong before a session begins, and how a session ends.
+//! Errors of the handshake, and the ends of a session.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use chat_core::CloseReason;
 
 use crate::handshake::HandshakeError;
 
-/// Why a connection did not become a session. The peer has its answer by then.
+/// Why a connection did not become a session. The peer has received its answer already.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
@@ -21,7 +21,7 @@ pub enum TransportError {
     Io(#[from] io::Error),
 }
 
-/// The limit that a peer went beyond, and that ended its session.
+/// The limit that a peer exceeded, which ended its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LimitViolation {
@@ -46,14 +46,14 @@ pub enum LimitViolation {
 pub enum End {
     /// The peer sent a close frame.
     ByPeer {
-        /// Its code, if it gave one: one that may stand in a close frame.
+        /// The code of its close frame, if that had one: 1000 to 1003, 1007 to 1014, or 3000 to 4999.
         code: Option<u16>,
-        /// Its phrase, which is the peer's to choose.
+        /// The phrase of its close frame, which the peer chooses freely; empty without a code.
         phrase: Box<str>,
     },
     /// This side sent a close frame: [`Outbox::close`](crate::Outbox::close) was called, or
-    /// the peer broke a rule or a limit.
+    /// the peer violated the protocol or a limit.
     Local(CloseReason),
-    /// The connection went away without a close frame: an error, or just its end.
+    /// The connection failed, or ended (`None`), without a close frame.
     Lost(Option<io::Error>),
 }

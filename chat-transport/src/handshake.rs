@@ -1,4 +1,4 @@
-//! The opening handshake of RFC 6455 section 4.2, for whoever serves HTTP by other means.
+//! The opening handshake of RFC 6455 section 4.2, for an application with an HTTP server of its own.
 //!
 //! ```
 //! let request = http::Request::get("/ws")
@@ -27,7 +27,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// Not a request, or one that breaks HTTP.
+    /// The bytes are not an HTTP request.
     #[error("not a valid request")]
     Malformed,
     /// HTTP/1.0, which has no upgrades: a proxy may speak it by default.
@@ -43,7 +43,7 @@ pub enum HandshakeError {
     #[error("the request does not ask for a websocket")]
     NotAnUpgrade,
     /// `Sec-WebSocket-Version` is missing, given twice or not 13.
-    #[error("only version 13 of the protocol is spoken")]
+    #[error("only version 13 of the websocket protocol is supported")]
     Version,
     /// `Sec-WebSocket-Key` is missing, given twice, or not 16 bytes in base64.
     #[error("the sec-websocket-key is missing or invalid")]
@@ -53,12 +53,13 @@ pub enum HandshakeError {
     HeadTooLarge,
 }
 
-/// The answer that makes `request` a WebSocket, with the first subprotocol of the client's
-/// list that is among `protocols`; case counts. When it has been sent, the connection is for
-/// [`Session::new`](crate::Session::new).
+/// The response that upgrades `request` to a WebSocket, with the first subprotocol of the client's
+/// list that is among `protocols`, compared by case. After it is sent, the connection is passed to
+/// [`Session::new`](crate::Session::new). The [module](self) has an example.
 ///
 /// # Errors
-/// The request is not a valid handshake; [`HandshakeError::response`] is the answer then.
+/// [`HandshakeError`]: the request is not a valid handshake. Its
+/// [`response`](HandshakeError::response) is the answer then.
 pub fn respond<B>(
     request: &Request<B>,
     protocols: &[&str],
@@ -89,7 +90,7 @@ fn check<B>(request: &Request<B>) -> Result<&HeaderValue, HandshakeError> {
     if !is_requested(headers) || !has_token(headers, CONNECTION, "upgrade") {
         return Err(HandshakeError::NotAnUpgrade);
     }
-    // A HEAD that asks for nothing is answered as its GET would be.
+    // Only after the check above: a HEAD without an upgrade is answered as its GET would be.
     if method != Method::GET {
         return Err(HandshakeError::Method);
     }
@@ -101,6 +102,12 @@ fn check<B>(request: &Request<B>) -> Result<&HeaderValue, HandshakeError> {
 
 /// Whether a request asks for a WebSocket: `Upgrade` is a list, in any case and on any number of
 /// lines, of which `websocket` is one.
+///
+/// ```
+/// let request = http::Request::get("/").header("upgrade", "h2c, WebSocket").body(())?;
+/// assert!(chat_transport::handshake::is_requested(request.headers()));
+/// # Ok::<(), http::Error>(())
+/// ```
 #[must_use]
 pub fn is_requested(headers: &HeaderMap) -> bool {
     has_token(headers, UPGRADE, "websocket")
@@ -137,7 +144,7 @@ fn choose(headers: &HeaderMap, protocols: &[&str]) -> Option<HeaderValue> {
 }
 
 impl HandshakeError {
-    /// The status of the answer: 400, 405, 426 or 431.
+    /// The status of the response: 400, 405, 426 or 431.
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
@@ -148,7 +155,15 @@ impl HandshakeError {
         }
     }
 
-    /// The answer: the status, and the headers that tell the client what would do.
+    /// The response: the status, and the headers that name what the server supports.
+    ///
+    /// ```
+    /// use chat_transport::HandshakeError;
+    ///
+    /// let response = HandshakeError::Version.response();
+    /// assert_eq!(response.status(), 426);
+    /// assert_eq!(response.headers()["sec-websocket-version"], "13");
+    /// ```
     #[must_use]
     pub fn response(self) -> Response<()> {
         let mut response = Response::new(());

@@ -1,4 +1,4 @@
-//! When to ask a silent peer whether it is there. Pure: the time is an argument.
+//! When to ping a silent peer. Pure: the time is an argument.
 
 use std::time::Duration;
 
@@ -7,76 +7,78 @@ use tokio::time::Instant;
 use crate::config::HeartbeatConfig;
 use crate::timer::{after, was_missed};
 
-/// The slowest that a peer may read, in bytes a second. A peer that reads more slowly is taken for
+/// The slowest that a peer may read, in bytes a second. A peer that reads more slowly counts as
 /// stalled as soon as the outbox fills: the kernel reports room in steps of a third of its buffer,
 /// which takes such a peer as long as the [write timeout](crate::TransportConfig::write_timeout).
-const SLOWEST: u64 = 8 * 1024;
+const MIN_READ_RATE: u64 = 8 * 1024;
 
-/// The most that lies before a ping: a full outbox, and what the kernels of both sides hold. It
-/// bounds the time for an answer to four minutes, whatever a fast reader got before.
-const MOST_UNREAD: u64 = 2 * 1024 * 1024;
+/// The most bytes that a peer has to read before it reaches a ping: a full outbox, and what the
+/// kernels of both sides hold. It bounds the time for an answer to four minutes, whatever a fast
+/// reader received before.
+const MAX_UNREAD: u64 = 2 * 1024 * 1024;
 
-/// Without its settings: each session has one, and all have the same settings.
+/// The heartbeat of one session, without its settings, which all sessions share.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
-    heard: Instant,
-    /// What the socket had taken by then, in bytes.
+    last_received: Instant,
+    /// Bytes that the socket had taken by then.
     written: u64,
-    /// When the answer to a ping is due.
+    /// When the answer to the ping is due; `None` if no ping is unanswered.
     due: Option<Instant>,
 }
 
-/// What a heartbeat asks for.
+/// What the session is to do.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Beat {
+pub(crate) enum HeartbeatAction {
     /// Nothing before this instant.
     Wait(Instant),
-    /// A ping.
+    /// Send a ping.
     Ping,
-    /// The end: the ping was not answered.
+    /// Close: the ping was not answered.
     Lost,
 }
 
 impl Heartbeat {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { heard: now, written: 0, due: None }
+        Self { last_received: now, written: 0, due: None }
     }
 
     /// The peer sent something: any bytes count. By now its socket has taken `written` bytes.
-    pub(crate) fn heard(&mut self, now: Instant, written: u64) {
-        self.heard = now;
+    pub(crate) fn received(&mut self, now: Instant, written: u64) {
+        self.last_received = now;
         self.written = written;
         self.due = None;
     }
 
-    /// A [`Beat::Ping`] is asked for once: the caller sends it, after the bytes that were
-    /// `sent` so far.
+    /// Returns [`HeartbeatAction::Ping`] once for each ping: the caller sends it, behind the bytes
+    /// that were `sent` so far.
     ///
-    /// The peer gets to the ping when it has read what lies before it. Nobody but the peer knows
-    /// how much that is: what its kernel has acknowledged may still wait there. So the time for an
-    /// answer is longer by as long as a slow peer takes for all that was sent since it last sent
-    /// something.
+    /// The peer reaches the ping when it has read what precedes it. How much that is only the peer
+    /// knows: what its kernel has acknowledged may still wait there. So the time for an answer is
+    /// extended by what a slow peer takes to read everything that was sent since the last byte was
+    /// received from it.
     pub(crate) fn poll(
         &mut self,
         now: Instant,
         config: HeartbeatConfig,
         sent: impl FnOnce() -> u64,
-    ) -> Beat {
+    ) -> HeartbeatAction {
         match self.due {
-            Some(due) if now < due => return Beat::Wait(due),
-            Some(due) if !was_missed(due, now) => return Beat::Lost,
+            Some(due) if now < due => return HeartbeatAction::Wait(due),
+            Some(due) if !was_missed(due, now) => return HeartbeatAction::Lost,
+            // The process did not run: the answer may be in the socket. The peer is pinged again.
             Some(_) => {}
             None => {
-                let due = after(self.heard, config.interval);
+                let due = after(self.last_received, config.interval);
                 if now < due {
-                    return Beat::Wait(due);
+                    return HeartbeatAction::Wait(due);
                 }
             }
         }
-        let unread = sent().saturating_sub(self.written).min(MOST_UNREAD);
-        let reading = Duration::from_millis(unread * 1000 / SLOWEST);
+        let unread = sent().saturating_sub(self.written).min(MAX_UNREAD);
+        let reading = Duration::from_millis(unread * 1000 / MIN_READ_RATE);
         self.due = Some(after(now, config.timeout.saturating_add(reading)));
-        Beat::Ping
+        HeartbeatAction::Ping
     }
 }
 
@@ -89,36 +91,35 @@ mod tests {
     const CONFIG: HeartbeatConfig =
         HeartbeatConfig { interval: Duration::from_secs(25), timeout: Duration::from_secs(20) };
 
-    /// What happens at a second: something is heard, so many KiB are sent, or the heartbeat is
-    /// asked.
-    enum At {
-        Heard(u64),
+    /// At this second bytes are received or the heartbeat is polled; or so many KiB are sent.
+    enum Step {
+        Received(u64),
         Sent(u64),
-        Poll(u64, Want),
+        Poll(u64, Expected),
     }
 
-    enum Want {
+    enum Expected {
         Wait(u64),
         Ping,
         Lost,
     }
 
-    fn check(script: &[At]) {
+    fn check(script: &[Step]) {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
         let mut heartbeat = Heartbeat::new(start);
         let mut sent = 0;
         for step in script {
             match step {
-                At::Heard(secs) => heartbeat.heard(at(*secs), sent),
-                At::Sent(kib) => sent += kib * 1024,
-                At::Poll(secs, want) => {
-                    let want = match want {
-                        Want::Wait(until) => Beat::Wait(at(*until)),
-                        Want::Ping => Beat::Ping,
-                        Want::Lost => Beat::Lost,
+                Step::Received(secs) => heartbeat.received(at(*secs), sent),
+                Step::Sent(kib) => sent += kib * 1024,
+                Step::Poll(secs, expected) => {
+                    let expected = match expected {
+                        Expected::Wait(until) => HeartbeatAction::Wait(at(*until)),
+                        Expected::Ping => HeartbeatAction::Ping,
+                        Expected::Lost => HeartbeatAction::Lost,
                     };
-                    assert_eq!(heartbeat.poll(at(*secs), CONFIG, || sent), want, "at {secs} s");
+                    assert_eq!(heartbeat.poll(at(*secs), CONFIG, || sent), expected, "at {secs} s");
                 }
             }
         }
@@ -126,69 +127,74 @@ mod tests {
 
     #[test]
     fn silence_is_pinged_once_and_then_lost() {
-        use At::Poll;
+        use Step::Poll;
         check(&[
-            Poll(0, Want::Wait(25)),
-            Poll(24, Want::Wait(25)),
-            Poll(25, Want::Ping),
-            Poll(25, Want::Wait(45)),
-            Poll(44, Want::Wait(45)),
-            Poll(45, Want::Lost),
+            Poll(0, Expected::Wait(25)),
+            Poll(24, Expected::Wait(25)),
+            Poll(25, Expected::Ping),
+            Poll(25, Expected::Wait(45)),
+            Poll(44, Expected::Wait(45)),
+            Poll(45, Expected::Lost),
         ]);
     }
 
     #[test]
-    fn an_answer_starts_over() {
-        use At::{Heard, Poll};
+    fn answer_restarts_the_interval() {
+        use Step::{Poll, Received};
         check(&[
-            Poll(25, Want::Ping),
-            Heard(44),
-            Poll(45, Want::Wait(69)),
-            Poll(69, Want::Ping),
-            Poll(89, Want::Lost),
+            Poll(25, Expected::Ping),
+            Received(44),
+            Poll(45, Expected::Wait(69)),
+            Poll(69, Expected::Ping),
+            Poll(89, Expected::Lost),
         ]);
     }
 
     #[test]
-    fn a_talker_is_never_pinged() {
-        use At::{Heard, Poll};
-        check(&[Heard(20), Poll(25, Want::Wait(45)), Heard(44), Poll(45, Want::Wait(69))]);
+    fn active_peer_is_never_pinged() {
+        use Step::{Poll, Received};
+        check(&[
+            Received(20),
+            Poll(25, Expected::Wait(45)),
+            Received(44),
+            Poll(45, Expected::Wait(69)),
+        ]);
     }
 
     #[test]
-    fn the_answer_is_due_after_a_late_ping() {
-        use At::Poll;
-        check(&[Poll(60, Want::Ping), Poll(79, Want::Wait(80)), Poll(80, Want::Lost)]);
+    fn answer_is_due_after_a_late_ping() {
+        use Step::Poll;
+        check(&[Poll(60, Expected::Ping), Poll(79, Expected::Wait(80)), Poll(80, Expected::Lost)]);
     }
 
     #[test]
     fn answer_is_due_when_a_slow_peer_has_read_what_lies_before_the_ping() {
-        use At::{Heard, Poll, Sent};
+        use Step::{Poll, Received, Sent};
         check(&[
             Sent(100_000),
-            Heard(10),
+            Received(10),
             // They take 85 s.
             Sent(680),
-            Poll(35, Want::Ping),
-            Poll(139, Want::Wait(140)),
-            Poll(140, Want::Lost),
+            Poll(35, Expected::Ping),
+            Poll(139, Expected::Wait(140)),
+            Poll(140, Expected::Lost),
         ]);
         check(&[
             Sent(1_000_000),
-            Poll(25, Want::Ping),
-            Poll(300, Want::Wait(301)),
-            Poll(301, Want::Lost),
+            Poll(25, Expected::Ping),
+            Poll(300, Expected::Wait(301)),
+            Poll(301, Expected::Lost),
         ]);
     }
 
     #[test]
     fn deadline_that_passed_while_the_process_was_stopped_is_followed_by_another_ping() {
-        use At::Poll;
+        use Step::Poll;
         check(&[
-            Poll(25, Want::Ping),
-            Poll(47, Want::Ping),
-            Poll(66, Want::Wait(67)),
-            Poll(67, Want::Lost),
+            Poll(25, Expected::Ping),
+            Poll(47, Expected::Ping),
+            Poll(66, Expected::Wait(67)),
+            Poll(67, Expected::Lost),
         ]);
     }
 }

@@ -1,4 +1,4 @@
-//! What a peer sends.
+//! Messages from a peer.
 
 use std::fmt;
 use std::ops::Deref;
@@ -14,11 +14,11 @@ pub enum Incoming {
     Text(Text),
     /// A binary message.
     Binary(Bytes),
-    /// Nothing from the peer: [`Outbox::notify`](crate::Outbox::notify) was called.
+    /// No message: [`Outbox::notify`](crate::Outbox::notify) was called.
     Notified,
 }
 
-/// The text of a message. A clone shares its bytes.
+/// The text of a message. It dereferences to `str`; a clone shares its bytes.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Text(Utf8Bytes);
 

@@ -1,7 +1,7 @@
 //! One WebSocket session, from the handshake to the last byte.
 
 mod clocks;
-mod goodbye;
+mod closing;
 
 use std::future::poll_fn;
 use std::io;
@@ -28,49 +28,66 @@ use clocks::{Clocks, Due};
 /// A WebSocket session on the server's side of an upgraded stream, owned by one task.
 ///
 /// It does nothing by itself: [`recv`](Self::recv), [`drive`](Self::drive) and
-/// [`send`](Self::send) move it on, and spawn nothing. Dropping it closes the stream without
-/// a goodbye, and resets a [TCP socket](Self::on_tcp); [`finish`](Self::finish) says one.
+/// [`send`](Self::send) make it progress, and spawn nothing. Dropping it closes the stream without
+/// a close frame, and resets a [TCP socket](Self::on_tcp); [`finish`](Self::finish) closes it in
+/// order.
 #[derive(Debug)]
 pub struct Session<S> {
     io: S,
-    /// `io` itself, if it is a TCP socket: the outbox writes to it, and how the connection ends is
-    /// known of it.
+    /// `io` itself, if it is a TCP socket: the outbox writes to it, and the kernel reports how the
+    /// connection ended.
     tcp: Option<SharedTcp>,
     codec: Codec,
     /// Received and not decoded: further messages, or part of a frame's header.
     unread: Bytes,
     outbox: Outbox,
+    /// Bytes were written to `io` since it was flushed.
     unflushed: bool,
-    /// How many bytes the socket had taken before the last read: the heartbeat counts from there,
-    /// and a read takes no lock for it.
+    /// Bytes that the socket had taken before the last read. The heartbeat counts from there; it is
+    /// kept here so that a read takes no lock for it.
     written: u64,
     clocks: Clocks,
     config: Arc<TransportConfig>,
-    /// How it ended, unless this side closed.
+    /// How the session ended, unless this side closed it.
     end: Option<End>,
-    breach: Option<LimitViolation>,
-    peer: Peer,
+    violation: Option<LimitViolation>,
+    peer: PeerState,
 }
 
-/// What to think of the bytes that come in.
+/// How the bytes of the peer are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Peer {
-    Talking,
-    /// It has sent its close frame: there should be no more.
-    Done,
-    /// They make no sense any more.
-    Broken,
+enum PeerState {
+    /// They are decoded.
+    Open,
+    /// The peer has sent its close frame: further bytes are discarded.
+    Closed,
+    /// The peer has violated the protocol or a limit: its bytes cannot be decoded any more.
+    Violating,
 }
 
-/// Why reading came to an end.
-enum Stop {
+/// Why the session cannot continue.
+enum Failure {
+    /// The stream failed, or ended (`None`).
     Io(Option<io::Error>),
-    Broken(Violation),
+    Violation(Violation),
 }
 
 impl Session<SharedTcp> {
-    /// [`new`](Self::new), for a TCP socket: its outbox writes to the socket from the caller's
+    /// [`new`](Self::new), for a TCP socket: its outbox writes to the socket on the caller's
     /// thread, and at the end the connection is reset unless the peer has received everything.
+    ///
+    /// ```no_run
+    /// # async fn serve(stream: tokio::net::TcpStream, leftover: bytes::Bytes) {
+    /// use chat_transport::Session;
+    ///
+    /// // `leftover`: what an HTTP server has read after the request.
+    /// let mut session = Session::on_tcp(stream, leftover, Default::default());
+    /// while let Some(message) = session.recv().await {
+    ///     println!("{message:?}");
+    /// }
+    /// session.finish().await;
+    /// # }
+    /// ```
     #[must_use]
     pub fn on_tcp(
         tcp: impl Into<SharedTcp>,
@@ -78,9 +95,9 @@ impl Session<SharedTcp> {
         config: Arc<TransportConfig>,
     ) -> Self {
         let tcp = tcp.into();
-        tcp.bound(config.socket_buffer_bytes);
-        if let Some(time) = config.dead_line_timeout() {
-            tcp.give_up_unacknowledged(time);
+        tcp.set_buffer_bytes(config.socket_buffer_bytes);
+        if let Some(time) = config.tcp_user_timeout() {
+            tcp.set_user_timeout(time);
         }
         let outbox = Outbox::new(&config, Some(tcp.clone()));
         Self::with_outbox(tcp.clone(), leftover, outbox, Some(tcp), config)
@@ -93,12 +110,41 @@ where
 {
     /// A session on `io`, on which the handshake is done; `leftover` are bytes that were read
     /// after it. On a TCP stream, [`on_tcp`](Session::on_tcp) is faster.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use std::sync::Arc;
+    /// use bytes::Bytes;
+    /// use chat_transport::{Incoming, Session, TransportConfig};
+    ///
+    /// let (_client, server) = tokio::io::duplex(1024);
+    /// // A frame that was read together with the request.
+    /// let leftover = Bytes::from_static(b"\x81\x82\0\0\0\0hi");
+    /// let mut session = Session::new(server, leftover, Arc::new(TransportConfig::default()));
+    /// assert!(matches!(session.recv().await, Some(Incoming::Text(text)) if &*text == "hi"));
+    /// # }
+    /// ```
     #[must_use]
     pub fn new(io: S, leftover: Bytes, config: Arc<TransportConfig>) -> Self {
         Self::with_outbox(io, leftover, Outbox::new(&config, None), None, config)
     }
 
-    /// The session, adding to `stats` what its outbox takes from now on.
+    /// The session, adding to `stats` what its outbox accepts from now on.
+    ///
+    /// ```
+    /// use chat_core::Frames;
+    /// use chat_transport::{OutboxStats, Session};
+    ///
+    /// let stats = OutboxStats::new();
+    /// let (_client, server) = tokio::io::duplex(1024);
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    /// # let _guard = runtime.enter();
+    /// let session = Session::new(server, Default::default(), Default::default()).with_stats(&stats);
+    /// let _ = session.outbox().send(&Frames::text("hi"));
+    /// assert_eq!(stats.waiting_bytes(), 4, "a header of 2 bytes, and the text");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     #[must_use]
     pub fn with_stats(self, stats: &OutboxStats) -> Self {
         self.outbox.count_in(stats.stripe());
@@ -116,7 +162,7 @@ where
             io,
             tcp,
             codec: Codec::new(Arc::clone(&config)),
-            // A copy, which is mostly empty, lets go of the buffer it is a part of.
+            // A copy, mostly an empty one: a slice would keep the whole read buffer alive.
             unread: Bytes::copy_from_slice(&leftover),
             outbox,
             unflushed: false,
@@ -124,30 +170,61 @@ where
             clocks: Clocks::new(Instant::now()),
             config,
             end: None,
-            breach: None,
-            peer: Peer::Talking,
+            violation: None,
+            peer: PeerState::Open,
         }
     }
 
     /// The next message; `None` once the session is over, and from then on: either side has
-    /// closed, a rule was broken, or the connection is gone. Then call
+    /// closed, the peer violated a rule, or the connection was lost. Then call
     /// [`finish`](Self::finish).
     ///
-    /// Meanwhile writes what is in the outbox, answers pings and keeps the heartbeat.
+    /// While it waits, it writes what is in the outbox, answers pings and keeps the heartbeat.
     ///
     /// # Cancel safety
     /// No message is lost when it is dropped.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// use chat_transport::{Incoming, Session};
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// let (mut client, server) = tokio::io::duplex(1024);
+    /// client.write_all(b"\x81\x82\0\0\0\0hi\x88\x80\0\0\0\0").await?; // a text, and a close frame
+    /// let mut session = Session::new(server, Default::default(), Default::default());
+    /// while let Some(incoming) = session.recv().await {
+    ///     let Incoming::Text(text) = incoming else { continue };
+    ///     assert_eq!(&*text, "hi");
+    /// }
+    /// session.finish().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn recv(&mut self) -> Option<Incoming> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// Runs `work` and meanwhile writes what is in the outbox and keeps the heartbeat. The
-    /// peer's messages stay in the socket: this is how it is slowed down.
+    /// Runs `work`; until it is done, writes what is in the outbox and keeps the heartbeat. The
+    /// peer's messages stay in the socket, which slows the peer down.
     ///
     /// `work` is run to its end even if the session ends.
     ///
     /// # Cancel safety
     /// That of `work`: the session loses nothing.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use chat_transport::Session;
+    ///
+    /// async fn look_up(user: &str) -> usize { user.len() }
+    ///
+    /// let (_client, server) = tokio::io::duplex(1024);
+    /// let mut session = Session::new(server, Default::default(), Default::default());
+    /// assert_eq!(session.drive(look_up("ann")).await, 3);
+    /// # }
+    /// ```
     pub async fn drive<F: Future>(&mut self, work: F) -> F::Output {
         let mut work = pin!(work);
         poll_fn(|cx| {
@@ -161,10 +238,23 @@ where
     }
 
     /// Sends `frames`, and waits for room in the outbox: [`DeliveryOutcome::Queued`] or
-    /// [`DeliveryOutcome::Closed`]. Other tasks use the [`outbox`](Self::outbox), which refuses.
+    /// [`DeliveryOutcome::Closed`]. Other tasks use the [`outbox`](Self::outbox), which does not
+    /// wait.
     ///
     /// # Cancel safety
-    /// When it is dropped, either all of `frames` was taken or nothing.
+    /// When it is dropped, the outbox has accepted either all of `frames` or nothing.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use chat_core::{DeliveryOutcome, Frames};
+    /// use chat_transport::Session;
+    ///
+    /// let (_client, server) = tokio::io::duplex(1024);
+    /// let mut session = Session::new(server, Default::default(), Default::default());
+    /// assert_eq!(session.send(&Frames::text("hi")).await, DeliveryOutcome::Queued);
+    /// # }
+    /// ```
     pub async fn send(&mut self, frames: &Frames) -> DeliveryOutcome {
         poll_fn(|cx| self.poll_send(cx, frames.bytes(), frames.count() as usize)).await
     }
@@ -172,14 +262,27 @@ where
     /// [`send`](Self::send) for one binary message.
     ///
     /// # Cancel safety
-    /// When it is dropped, either all of `payload` was taken or nothing.
+    /// When it is dropped, the outbox has accepted either all of `payload` or nothing.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use chat_core::DeliveryOutcome;
+    /// use chat_transport::Session;
+    ///
+    /// let (_client, server) = tokio::io::duplex(1024);
+    /// let mut session = Session::new(server, Default::default(), Default::default());
+    /// assert_eq!(session.send_binary(vec![1, 2, 3].into()).await, DeliveryOutcome::Queued);
+    /// # }
+    /// ```
     pub async fn send_binary(&mut self, payload: Bytes) -> DeliveryOutcome {
         let frame = codec::binary(payload);
         poll_fn(|cx| self.poll_send(cx, &frame, 1)).await
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
-        self.poll_write_out(cx);
+        // Before reading: a peer that sends without pause must not hold back what it is sent.
+        self.poll_flush_outbox(cx);
         loop {
             match self.outbox.take_state() {
                 OutboxState::Open { written } => self.written = written,
@@ -188,16 +291,17 @@ where
             }
             match self.poll_message(cx) {
                 Poll::Ready(Ok(message)) => {
-                    if let Some(incoming) = self.take_in(message) {
+                    if let Some(incoming) = self.handle_message(message) {
                         return Poll::Ready(Some(incoming));
                     }
                 }
-                Poll::Ready(Err(stop)) => self.stop(stop),
+                Poll::Ready(Err(failure)) => self.fail(failure),
                 Poll::Pending => {
+                    // Only now: a message whose rest is in the socket already is not late.
                     if self.codec.mid_message() || !self.unread.is_empty() {
                         self.clocks.incomplete(Instant::now());
                     }
-                    self.poll_write_out(cx);
+                    self.poll_flush_outbox(cx);
                     self.poll_clocks(cx, true);
                     if !self.is_over() {
                         return Poll::Pending;
@@ -215,27 +319,28 @@ where
     ) -> Poll<DeliveryOutcome> {
         let mut delivery = self.outbox.offer(bytes, frames);
         if delivery == DeliveryOutcome::Full {
+            // Writing may make room; if it does not, it has registered the waker.
             self.poll_service(cx);
             delivery = self.outbox.offer(bytes, frames);
         }
         if delivery == DeliveryOutcome::Full { Poll::Pending } else { Poll::Ready(delivery) }
     }
 
-    /// All but reading.
+    /// Everything but reading.
     fn poll_service(&mut self, cx: &mut Context<'_>) {
-        self.poll_write_out(cx);
+        self.poll_flush_outbox(cx);
         if !self.is_over() {
             self.poll_clocks(cx, false);
         }
     }
 
     /// The next message in what is unread, or in what the socket has.
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Stop>> {
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Failure>> {
         if !self.unread.is_empty() {
             match self.codec.decode(&mut self.unread) {
                 Ok(Some(message)) => return Poll::Ready(Ok(message)),
-                Err(violation) => return Poll::Ready(Err(Stop::Broken(violation))),
-                // A copy of the last few bytes lets go of the rest.
+                Err(violation) => return Poll::Ready(Err(Failure::Violation(violation))),
+                // A copy of the last few bytes frees the buffer that they are a slice of.
                 Ok(None) => self.unread = Bytes::copy_from_slice(&self.unread),
             }
         }
@@ -247,29 +352,29 @@ where
         }
     }
 
-    /// Reads once, after what is unread, and decodes.
+    /// Reads once, behind what is unread, and decodes.
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
-    ) -> Poll<Result<Option<Message>, Stop>> {
+    ) -> Poll<Result<Option<Message>, Failure>> {
         let (before, room) = scratch.split_at_mut(self.unread.len());
         before.copy_from_slice(&self.unread);
         let mut buf = ReadBuf::new(room);
-        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)).map_err(|e| Stop::Io(Some(e)))?;
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)).map_err(|e| Failure::Io(Some(e)))?;
         let read = buf.filled().len();
         if read == 0 {
-            return Poll::Ready(Err(Stop::Io(None)));
+            return Poll::Ready(Err(Failure::Io(None)));
         }
-        self.clocks.heard(Instant::now(), self.written);
+        self.clocks.received(Instant::now(), self.written);
         let mut input = &scratch[..self.unread.len() + read];
-        let message = self.codec.decode(&mut input).map_err(Stop::Broken);
+        let message = self.codec.decode(&mut input).map_err(Failure::Violation);
         self.unread = Bytes::copy_from_slice(input);
         Poll::Ready(message)
     }
 
-    /// Acts on a message; gives it back if it is for the application.
-    fn take_in(&mut self, message: Message) -> Option<Incoming> {
+    /// Acts on a message; returns it if it is for the application.
+    fn handle_message(&mut self, message: Message) -> Option<Incoming> {
         if message.is_text() || message.is_binary() {
             self.clocks.complete();
         }
@@ -287,52 +392,55 @@ where
                     .map(|frame| (u16::from(frame.code), frame.reason.as_str().into()))
                     .unzip();
                 self.end = Some(End::ByPeer { code, phrase: phrase.unwrap_or_default() });
-                self.peer = Peer::Done;
-                self.outbox.answer(codec::close_reply(frame));
+                self.peer = PeerState::Closed;
+                self.outbox.close_by_peer(codec::close_reply(frame));
             }
         }
         None
     }
 
-    /// Pings and pongs are not the application's to count.
+    /// Bounds the work for pings and pongs, which the application does not see.
     fn count_control(&mut self) {
-        if !self.clocks.may_control(self.config.max_control_frames) {
-            self.stop(Stop::Broken(Violation {
+        if !self.clocks.allows_control_frame(self.config.max_control_frames) {
+            self.fail(Failure::Violation(Violation {
                 reason: CloseReason::PolicyViolation,
-                breach: Some(LimitViolation::ControlFrames),
+                limit: Some(LimitViolation::ControlFrames),
                 detail: "a flood of control frames".to_owned(),
             }));
         }
     }
 
-    fn stop(&mut self, stop: Stop) {
-        match stop {
-            Stop::Io(Some(error)) if error.kind() == io::ErrorKind::TimedOut && !self.is_over() => {
-                self.breach = Some(LimitViolation::Heartbeat);
+    fn fail(&mut self, failure: Failure) {
+        match failure {
+            // The kernel gave the connection up: TCP_USER_TIMEOUT.
+            Failure::Io(Some(error))
+                if error.kind() == io::ErrorKind::TimedOut && !self.is_over() =>
+            {
+                self.violation = Some(LimitViolation::Heartbeat);
                 self.outbox.close(CloseReason::HeartbeatLost);
             }
-            Stop::Io(error) => {
+            Failure::Io(error) => {
                 if !self.is_over() {
                     self.end = Some(End::Lost(error));
                 }
                 self.outbox.abandon();
             }
-            Stop::Broken(violation) => {
+            Failure::Violation(violation) => {
                 tracing::debug!(reason = violation.reason.as_str(), "{}", violation.detail);
-                self.peer = Peer::Broken;
-                self.breach = violation.breach;
+                self.peer = PeerState::Violating;
+                self.violation = violation.limit;
                 self.outbox.close(violation.reason);
             }
         }
     }
 
-    fn poll_write_out(&mut self, cx: &mut Context<'_>) {
+    fn poll_flush_outbox(&mut self, cx: &mut Context<'_>) {
         if let Poll::Ready(Err(error)) = self.poll_write(cx) {
-            self.stop(Stop::Io(Some(error)));
+            self.fail(Failure::Io(Some(error)));
         }
     }
 
-    /// Ready when all is written.
+    /// Ready when everything is written and flushed.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(written) = with_scratch(|scratch| self.poll_write_next(cx, scratch)) {
             let Poll::Ready(count) = written? else {
@@ -343,7 +451,7 @@ where
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.outbox.written(count);
-            self.clocks.took();
+            self.clocks.progressed();
             self.unflushed = true;
         }
         if self.unflushed {
@@ -351,7 +459,7 @@ where
                 self.clocks.stalled(Instant::now());
                 return Poll::Pending;
             };
-            self.clocks.took();
+            self.clocks.progressed();
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
@@ -366,21 +474,21 @@ where
         match self.outbox.next(cx.waker(), scratch) {
             Next::Nothing => None,
             Next::Chunk(bytes) => Some(io.poll_write(cx, &bytes)),
-            Next::Copied(count) => Some(io.poll_write(cx, &scratch[..count])),
+            Next::Coalesced(count) => Some(io.poll_write(cx, &scratch[..count])),
         }
     }
 
-    /// Acts on what is due, and waits for what is due next.
+    /// Acts on the deadlines that have passed, and registers for the next one.
     fn poll_clocks(&mut self, cx: &mut Context<'_>, reading: bool) {
         loop {
-            match self.clocks.poll(cx, reading, &self.config, || self.outbox.taken_bytes()) {
+            match self.clocks.poll(cx, reading, &self.config, || self.outbox.accepted_bytes()) {
                 Poll::Pending => return,
                 Poll::Ready(Due::Ping) => {
                     self.outbox.ping();
-                    self.poll_write_out(cx);
+                    self.poll_flush_outbox(cx);
                 }
-                Poll::Ready(Due::Close(reason, breach)) => {
-                    self.breach = Some(breach);
+                Poll::Ready(Due::Close(reason, violation)) => {
+                    self.violation = Some(violation);
                     return self.outbox.close(reason);
                 }
             }
@@ -389,16 +497,30 @@ where
 }
 
 impl<S> Session<S> {
-    /// Where to send. Clone it for other tasks.
+    /// The sending side. Clone it for other tasks and threads.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use chat_core::{DeliveryOutcome, Frames};
+    /// use chat_transport::Session;
+    ///
+    /// let (_client, server) = tokio::io::duplex(1024);
+    /// let session = Session::new(server, Default::default(), Default::default());
+    /// let outbox = session.outbox().clone();
+    /// let sender = std::thread::spawn(move || outbox.send(&Frames::text("hi")));
+    /// assert_eq!(sender.join().unwrap(), DeliveryOutcome::Queued);
+    /// # }
+    /// ```
     #[must_use]
     pub fn outbox(&self) -> &Outbox {
         &self.outbox
     }
 
-    /// The limit that the peer went beyond, if one has ended the session.
+    /// The limit that the peer exceeded, if that ended the session.
     #[must_use]
-    pub fn breach(&self) -> Option<LimitViolation> {
-        self.breach
+    pub fn violation(&self) -> Option<LimitViolation> {
+        self.violation
     }
 
     fn is_over(&self) -> bool {
@@ -419,7 +541,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_idle_session_is_small() {
+    async fn idle_session_is_small() {
         let (_client, server) = tokio::io::duplex(1);
         let mut session = Session::new(server, Bytes::new(), Arc::default());
         let session_bytes = size_of::<Session<SharedTcp>>();

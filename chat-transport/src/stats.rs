@@ -1,4 +1,7 @@
 //! Sums over the outboxes of a server: bytes sent, and bytes that wait.
+//!
+//! Each outbox adds to one of 16 stripes. With one counter for all, each send of each thread would
+//! fetch its cache line from another core.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -6,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Sums over the outboxes of all sessions [with
-/// them](crate::Session::with_stats). They are kept as they change, so that to read them costs
-/// the same for any number of sessions.
+/// Sums over the outboxes of all sessions that were made
+/// [with these statistics](crate::Session::with_stats). They are updated as they change, so that
+/// reading them costs the same for any number of sessions.
 #[derive(Debug, Default)]
 pub struct OutboxStats {
     stripes: [Arc<Stripe>; STRIPES],
     /// The stripe of the next outbox.
     next: AtomicUsize,
-    peak: Mutex<Peak>,
+    peak: Mutex<PeakWindow>,
 }
 
 /// Enough stripes for threads that write to different sessions to rarely share one.
@@ -31,14 +34,20 @@ pub(crate) struct Stripe {
 }
 
 impl OutboxStats {
-    /// Statistics of no outbox yet.
+    /// Statistics of no outbox yet; see [`with_stats`](crate::Session::with_stats).
+    ///
+    /// ```
+    /// let stats = chat_transport::OutboxStats::new();
+    /// assert_eq!((stats.sent_bytes(), stats.waiting_bytes()), (0, 0));
+    /// assert_eq!(stats.peak_bytes(std::time::Instant::now()), 0);
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Bytes that outboxes have taken in total. What an outbox has taken is added when the task of
-    /// its session runs next: with a [heartbeat](crate::TransportConfig::heartbeat), after its
+    /// Bytes that outboxes have accepted in total. They are added when the task of the session runs
+    /// next: with a [heartbeat](crate::TransportConfig::heartbeat), after its
     /// interval at the latest.
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
@@ -52,13 +61,13 @@ impl OutboxStats {
     }
 
     /// The most bytes that waited in one outbox at a time: in the last 15 to 30 s, or since the
-    /// previous call if that was longer ago. `now` is not to go back.
+    /// previous call if that was longer ago. `now` is not before that of the previous call.
     #[must_use]
     pub fn peak_bytes(&self, now: Instant) -> usize {
         let mut peak = self.peak.lock();
         if peak.is_over(now) {
             let largest = self.stripes.iter().map(|stripe| stripe.peak.swap(0, Ordering::Relaxed));
-            *peak = Peak { before: largest.max().unwrap_or(0), began: Some(now) };
+            *peak = PeakWindow { before: largest.max().unwrap_or(0), began: Some(now) };
         }
         let largest = self.stripes.iter().map(|stripe| stripe.peak.load(Ordering::Relaxed)).max();
         peak.before.max(largest.unwrap_or(0))
@@ -76,12 +85,12 @@ impl Stripe {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// `bytes` more wait in an outbox in which `usage` wait with them.
-    pub(crate) fn queued(&self, bytes: usize, depth: usize) {
+    /// `bytes` more wait, in an outbox in which `usage` bytes wait in total.
+    pub(crate) fn queued(&self, bytes: usize, usage: usize) {
         self.waiting.fetch_add(bytes, Ordering::Relaxed);
         // Read first: a new maximum is rare, and the cache line stays shared.
-        if depth > self.peak.load(Ordering::Relaxed) {
-            self.peak.fetch_max(depth, Ordering::Relaxed);
+        if usage > self.peak.load(Ordering::Relaxed) {
+            self.peak.fetch_max(usage, Ordering::Relaxed);
         }
     }
 
@@ -90,19 +99,20 @@ impl Stripe {
     }
 }
 
-/// The peak of the period before the one in the stripes.
+/// The window over which a peak is reported: the stripes hold the peak of the current period, this
+/// that of the one before.
 #[derive(Debug, Default)]
-struct Peak {
+struct PeakWindow {
     before: usize,
     /// The start of the current period.
     began: Option<Instant>,
 }
 
-impl Peak {
-    const TIME: Duration = Duration::from_secs(15);
+impl PeakWindow {
+    const LENGTH: Duration = Duration::from_secs(15);
 
     fn is_over(&self, now: Instant) -> bool {
-        self.began.is_none_or(|began| now.saturating_duration_since(began) >= Self::TIME)
+        self.began.is_none_or(|began| now.saturating_duration_since(began) >= Self::LENGTH)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A TCP stream that others may write to while a session owns it, and the buffer that all
+//! A TCP stream that other threads may write to while a session owns it, and the buffer that all
 //! sessions of a thread share.
 
 use std::cell::Cell;
@@ -23,25 +23,42 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 pub struct SharedTcp(Arc<TcpStream>);
 
 impl SharedTcp {
-    /// Wraps `stream` and turns Nagle's algorithm off, which would hold small frames back.
+    /// Wraps `stream` and turns Nagle's algorithm off, which would delay small frames.
+    ///
+    /// ```no_run
+    /// # async fn connect() -> std::io::Result<()> {
+    /// let stream = tokio::net::TcpStream::connect("a.example:80").await?;
+    /// let tcp = chat_transport::SharedTcp::new(stream);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
-        // A socket that cannot be set up is dead, which the first read tells.
+        // It fails on a dead socket, whose first read fails as well.
         let _ = stream.set_nodelay(true);
         Self(Arc::new(stream))
     }
 
-    /// [`new`](Self::new), and has the kernel hold about so many bytes of data in either direction
-    /// ([`socket_buffer_bytes`](crate::TransportConfig::socket_buffer_bytes)).
+    /// [`new`](Self::new), with kernel buffers for about `bytes` of data in each direction, as with
+    /// [`socket_buffer_bytes`](crate::TransportConfig::socket_buffer_bytes). 0 leaves them to the
+    /// kernel.
+    ///
+    /// ```no_run
+    /// # async fn connect() -> std::io::Result<()> {
+    /// let stream = tokio::net::TcpStream::connect("a.example:80").await?;
+    /// let tcp = chat_transport::SharedTcp::bounded(stream, 128 * 1024);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn bounded(stream: TcpStream, bytes: usize) -> Self {
         let tcp = Self::new(stream);
-        tcp.bound(bytes);
+        tcp.set_buffer_bytes(bytes);
         tcp
     }
 
-    /// 0 leaves it to the kernel.
-    pub(crate) fn bound(&self, bytes: usize) {
+    /// Sets the size of the kernel's buffers. 0 leaves it to the kernel.
+    pub(crate) fn set_buffer_bytes(&self, bytes: usize) {
         if bytes > 0 {
             let socket = SockRef::from(&*self.0);
             // As above.
@@ -50,25 +67,36 @@ impl SharedTcp {
         }
     }
 
-    /// Has the kernel give the connection up, with [`io::ErrorKind::TimedOut`], when the peer's
-    /// kernel has acknowledged nothing for `time` of what was sent to it.
+    /// Has the kernel end the connection, with [`io::ErrorKind::TimedOut`], when the peer's kernel
+    /// has acknowledged none of the sent bytes for `time` (`TCP_USER_TIMEOUT`).
     #[cfg(target_os = "linux")]
-    pub(crate) fn give_up_unacknowledged(&self, time: Duration) {
-        // As above. A time that is too long to count is refused: then it is never.
+    pub(crate) fn set_user_timeout(&self, time: Duration) {
+        // As above. A time that is too long is an error: then there is no timeout.
         let _ = SockRef::from(&*self.0).set_tcp_user_timeout(Some(time));
     }
 
-    /// There is no such setting here: the heartbeat alone finds a dead line.
+    /// Other systems have no such setting: the heartbeat alone finds a dead connection.
     #[cfg(not(target_os = "linux"))]
-    pub(crate) fn give_up_unacknowledged(&self, _: Duration) {}
+    pub(crate) fn set_user_timeout(&self, _: Duration) {}
 
     /// Closes the connection so that the kernel keeps nothing of it; does nothing if there is another
-    /// handle. Shuts down this side, discards input while the peer goes on sending (for at most 30 s
+    /// handle. Shuts down this side, discards input while the peer still sends (for at most 30 s
     /// and 32 MiB), and waits 1 s until the peer has received everything and has shut down its side.
     /// After that the connection is reset.
     ///
     /// # Cancel safety
     /// When it is dropped, the connection is reset.
+    ///
+    /// ```no_run
+    /// # async fn refuse(stream: tokio::net::TcpStream) {
+    /// use chat_transport::SharedTcp;
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// let mut tcp = SharedTcp::new(stream);
+    /// let _ = tcp.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await;
+    /// tcp.end().await; // the client gets the answer even if it still sends
+    /// # }
+    /// ```
     pub async fn end(self) {
         let Some(stream) = Arc::into_inner(self.0) else { return };
         let mut tcp = ResetOnDrop(Self(Arc::new(stream)));
@@ -79,7 +107,7 @@ impl SharedTcp {
     }
 
     async fn closed(&self) {
-        let mut probes = Probes::default();
+        let mut probes = ProbeIntervals::default();
         while !self.is_closed() {
             sleep(probes.pause()).await;
         }
@@ -100,29 +128,30 @@ impl SharedTcp {
         }
     }
 
-    /// Writes what the socket takes at once. It is asked directly: what tokio knows of it lies
-    /// elsewhere in memory, and says as a rule that it can be written to.
+    /// Writes what the socket takes without waiting. This calls `send` directly: the readiness that
+    /// tokio keeps is on another cache line, and is nearly always "writable".
     #[cfg(target_os = "linux")]
     pub(crate) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         SockRef::from(&*self.0).send_with_flags(bytes, libc::MSG_NOSIGNAL)
     }
 
-    /// Writes what the socket takes at once.
+    /// Writes what the socket takes without waiting.
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(bytes)
     }
 
-    /// Reads what is there; `None` if nothing is.
+    /// Reads what the socket holds; `None` if it holds nothing.
     ///
-    /// A read that leaves room in the buffer has emptied the socket. tokio is told so in the
-    /// same step, which spares the read that finds nothing: one of two for most messages.
+    /// A read that leaves room in the buffer has emptied the socket. The closure then reports
+    /// `WouldBlock`, so that tokio clears the readiness in the same step: this saves the read that
+    /// would find nothing, which is one of two for most messages.
     fn try_read(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
         let mut read = None;
         let tried = self.0.try_io(Interest::READABLE, || {
             let count = (&*SockRef::from(&*self.0)).read(buf)?;
             read = Some(count);
-            let is_empty = TELLS_EDGES && (1..buf.len()).contains(&count);
+            let is_empty = EDGE_TRIGGERED && (1..buf.len()).contains(&count);
             if is_empty { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
         match tried {
@@ -142,20 +171,20 @@ impl Drop for ResetOnDrop {
 }
 
 /// How long a peer may take, once this side is shut down, to receive what was sent and to shut down
-/// its side; while it goes on sending, from the latest bytes.
+/// its side; counted from its latest bytes while it still sends.
 pub(crate) const END: Duration = Duration::from_secs(1);
 
 /// How long, and how much, input is discarded at the end (RFC 9112, section 9.6). The kernel resets a
 /// connection that is closed with unread input, and the peer loses what was sent: a client that sends
-/// too much reads why only when it has sent all of it. 20 MB take 8 s on a line of 20 Mbit/s.
+/// too much reads the reason only when it has sent all of it. 20 MB take 8 s at 20 Mbit/s.
 pub(crate) const LINGER: Duration = Duration::from_secs(30);
 pub(crate) const LINGER_BYTES: usize = 32 * 1024 * 1024;
 
-/// The pause after each read of 64 KiB at most: 6 MiB a second. Without it two attackers that sent
-/// 1.3 to 2.8 GB a second took half of a core; with it they take what cannot be measured.
+/// The pause after each read of at most 64 KiB: 6 MiB a second. Without it, two attackers that sent
+/// 1.3 to 2.8 GB a second used half of a core; with it, their load is not measurable.
 pub(crate) const LINGER_PAUSE: Duration = Duration::from_millis(10);
 
-/// Discards input while the peer goes on sending. Whether the peer has shut down its side by then.
+/// Discards input while the peer still sends. Returns whether the peer has shut down its side.
 pub(crate) async fn discard(io: &mut (impl AsyncRead + Unpin)) -> bool {
     let deadline = Instant::now() + LINGER;
     let mut discarded = 0;
@@ -171,7 +200,7 @@ pub(crate) async fn discard(io: &mut (impl AsyncRead + Unpin)) -> bool {
     false
 }
 
-/// Reads something and throws it away. How much; `None` at the end.
+/// Reads something and drops it. Returns how many bytes; `None` at the end.
 pub(crate) fn poll_discard(
     io: Pin<&mut impl AsyncRead>,
     cx: &mut Context<'_>,
@@ -185,15 +214,15 @@ pub(crate) fn poll_discard(
 
 /// When to check again whether a connection is closed.
 #[derive(Debug)]
-pub(crate) struct Probes(Duration);
+pub(crate) struct ProbeIntervals(Duration);
 
-impl Default for Probes {
+impl Default for ProbeIntervals {
     fn default() -> Self {
         Self(Duration::from_millis(1))
     }
 }
 
-impl Probes {
+impl ProbeIntervals {
     const LONGEST: Duration = Duration::from_millis(100);
 
     /// The time until the next check: about as long as has passed already.
@@ -204,9 +233,9 @@ impl Probes {
     }
 }
 
-/// Where tokio waits with an edge-triggered epoll, whatever comes after a short read is
-/// announced anew.
-const TELLS_EDGES: bool = cfg!(any(target_os = "linux", target_os = "android"));
+/// Where tokio uses an edge-triggered epoll, bytes that arrive after a short read raise another
+/// event: the readiness may be cleared although they arrive right after the read.
+const EDGE_TRIGGERED: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 impl From<TcpStream> for SharedTcp {
     fn from(stream: TcpStream) -> Self {
@@ -260,9 +289,9 @@ thread_local! {
     static FREE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Runs `work` with a buffer of 64 KiB that stays with the thread: no session keeps one.
+/// Runs `work` with a buffer of 64 KiB that belongs to the thread: no session has one.
 pub(crate) fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
-    // Taken, not borrowed: a stream may itself be polling a session.
+    // Taken out, not borrowed: the stream of a session may itself poll a session.
     let mut scratch = FREE.take();
     scratch.resize(SCRATCH, 0);
     let result = work(&mut scratch);
@@ -277,11 +306,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn kernel_gives_up_what_is_not_acknowledged() {
+    async fn tcp_user_timeout_is_set() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let tcp = SharedTcp::new(stream);
-        tcp.give_up_unacknowledged(Duration::from_secs(35));
+        tcp.set_user_timeout(Duration::from_secs(35));
         let given_up_after = SockRef::from(&*tcp.0).tcp_user_timeout().unwrap();
         assert_eq!(given_up_after, Some(Duration::from_secs(35)));
     }

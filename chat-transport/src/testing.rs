@@ -1,7 +1,19 @@
 //! A client for tests, over real sockets and with an implementation of its own.
 //!
-//! Every method panics when something is not as the test wants it, and says what it got
+//! Every method panics if something is not as the test expects, and reports what it received
 //! instead; nothing waits longer than [`DEADLINE`].
+//!
+//! ```no_run
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! use chat_transport::testing::WsClient;
+//!
+//! let mut client = WsClient::connect("ws://127.0.0.1:3000/ws").await;
+//! client.send(r#"{"type":"ping"}"#).await;
+//! client.expect(r#"{"type":"pong"}"#).await;
+//! client.close().await;
+//! # }
+//! ```
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +36,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-/// How long anything may take.
+/// The longest time that a call may take.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A WebSocket client.
@@ -61,7 +73,7 @@ impl WsClient {
         }
     }
 
-    /// Connects, or gives the status with which the handshake was refused.
+    /// Connects, or returns the status with which the handshake was refused.
     ///
     /// # Errors
     /// The server answered with another status than 101.
@@ -82,8 +94,8 @@ impl WsClient {
         Self::handshake(request, stream).await
     }
 
-    /// Connects with a receive buffer of a few KiB, for tests of slow readers: whoever sends
-    /// without being read notices after 3 MiB at the latest.
+    /// Connects with a receive buffer of a few KiB, for tests of slow readers: a server
+    /// that sends notices after 3 MiB at the latest that it is not read.
     ///
     /// # Panics
     /// The connection or the handshake failed.
@@ -164,7 +176,7 @@ impl WsClient {
     /// The next text.
     ///
     /// # Panics
-    /// Something else came, or nothing.
+    /// Something else was received, or nothing.
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
@@ -178,7 +190,7 @@ impl WsClient {
     /// The next text, as JSON.
     ///
     /// # Panics
-    /// Something else came, or nothing.
+    /// Something else was received, or nothing.
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
@@ -190,7 +202,7 @@ impl WsClient {
     /// The next message, which must be binary.
     ///
     /// # Panics
-    /// Something else came, or nothing.
+    /// Something else was received, or nothing.
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
@@ -201,10 +213,10 @@ impl WsClient {
         }
     }
 
-    /// Wants `text` next, byte by byte.
+    /// Expects `text` next, byte by byte.
     ///
     /// # Panics
-    /// Something else came, or nothing.
+    /// Something else was received, or nothing.
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
@@ -217,10 +229,10 @@ impl WsClient {
         }
     }
 
-    /// Wants a text next that is `value` in JSON, however written.
+    /// Expects a text next that is `value` in JSON, however it is written.
     ///
     /// # Panics
-    /// Something else came, or nothing.
+    /// Something else was received, or nothing.
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
@@ -229,15 +241,15 @@ impl WsClient {
         assert!(got == *value, "wanted\n  {value}\ngot\n  {got}");
     }
 
-    /// Wants nothing: what the server had queued for this client when it reads the ping that
-    /// is sent here would come before the answer. What is still on its way to the server, or
-    /// between servers, is not seen.
+    /// Expects nothing: sends a ping, and fails if anything that the server had queued for this
+    /// client arrives before the answer. Messages that have not reached the server yet are not
+    /// noticed.
     ///
     /// # Panics
-    /// A message came before the answer, or no answer.
+    /// A message was received before the answer, or no answer.
     ///
     /// # Cancel safety
-    /// When it is dropped, the answer may come later, and is passed over.
+    /// When it is dropped, the answer may arrive later, and is skipped.
     pub async fn expect_silence(&mut self) {
         self.marks += 1;
         let mark = Bytes::copy_from_slice(&self.marks.to_be_bytes());
@@ -254,7 +266,7 @@ impl WsClient {
     /// The server's close frame, which is next: code and phrase. 1005 without a code.
     ///
     /// # Panics
-    /// Something else came, or nothing.
+    /// Something else was received, or nothing.
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
@@ -268,7 +280,7 @@ impl WsClient {
     /// All texts up to the server's close frame, and its code and phrase.
     ///
     /// # Panics
-    /// The close frame did not come.
+    /// No close frame was received.
     ///
     /// # Cancel safety
     /// Texts may be lost when it is dropped.
@@ -283,7 +295,7 @@ impl WsClient {
         }
     }
 
-    /// Closes with code 1000 and wants the same back, and the end of the stream.
+    /// Closes with code 1000 and expects the same code, and the end of the stream.
     ///
     /// # Panics
     /// The server does not answer, or with another code.
@@ -308,7 +320,7 @@ impl WsClient {
             match self.frame(wanted).await {
                 Message::Ping(_) | Message::Pong(_) => {}
                 Message::Close(frame) => {
-                    // The answer; whether the server still wants it is its affair.
+                    // The answer. The server may have closed the connection already.
                     let _ = within("sending", self.socket.flush()).await;
                     return Message::Close(frame);
                 }
@@ -347,7 +359,7 @@ pub async fn raw_handshake(address: &str, path: &str) -> TcpStream {
     stream
 }
 
-/// The head of an HTTP response; what comes after it stays in the stream.
+/// The head of an HTTP response; what follows it stays in the stream.
 ///
 /// # Panics
 /// The stream ends before the head does.

@@ -92,7 +92,7 @@ fn unit_test() {
 fn two_servers() {
     let output = output("two_servers");
     assert!(
-        output.contains("Bob, on B, hears {\"type\":\"chat\",\"sender\":\"Alice\""),
+        output.contains("Bob, on B, receives {\"type\":\"chat\",\"sender\":\"Alice\""),
         "{output}"
     );
 }
@@ -134,7 +134,7 @@ async fn echo_session() {
     assert_eq!(client.recv_binary().await, large);
 }
 
-/// The next frame of this type, whatever comes before.
+/// The next frame of this type; other frames before it are skipped.
 async fn next_of(kind: &str, client: &mut WsClient) -> serde_json::Value {
     loop {
         let frame = client.recv_json().await;
@@ -202,8 +202,8 @@ async fn authenticator() {
     bob.send(news).await;
     assert_eq!(next_of("error", &mut bob).await["code"], "forbidden");
     ann.send(news).await;
-    let told = next_of("message", &mut bob).await;
-    assert_eq!((&told["user"]["name"], &told["message"]), (&"Ann".into(), &"hello".into()));
+    let frame = next_of("message", &mut bob).await;
+    assert_eq!((&frame["user"]["name"], &frame["message"]), (&"Ann".into(), &"hello".into()));
 
     let url = format!("ws://{}/ws?token=nobody", server.1);
     assert_eq!(WsClient::try_connect(&url, &[]).await.unwrap_err().as_u16(), 401);
@@ -223,7 +223,7 @@ async fn axum_hub() {
     let line = bob.recv().await;
     assert!(line.ends_with(".2 hello"), "{line}");
 
-    // A client that was away gets what it missed, and then what is live.
+    // A client that was offline gets what it missed, and then live messages.
     let position = line.split_once(' ').unwrap().0.to_owned();
     bob.close().await;
     for n in 0..200 {
@@ -236,7 +236,7 @@ async fn axum_hub() {
     ann.send("welcome back").await;
     assert!(bob.recv().await.ends_with(" welcome back"));
 
-    // One that comes from another sequence is told so.
+    // A client with a position in another sequence gets a gap.
     let mut eve = WsClient::connect(&format!("{room}?since=00000000.7")).await;
     assert_eq!(eve.recv().await, "some lines are lost");
 }

@@ -1,4 +1,4 @@
-//! Publishing, and the way from the broker to the members.
+//! Publishing, and the path from the broker to the members.
 
 use std::hint::black_box;
 
@@ -20,7 +20,7 @@ fn persistent() -> PublishOptions {
     PublishOptions::default().retention(Retention::default())
 }
 
-/// To one node, which has taken what came before.
+/// To one node, which has taken everything before.
 fn publish(options: fn() -> PublishOptions) {
     let (broker, mut events) = MemoryBroker::connect();
     let topic = room();

@@ -38,6 +38,7 @@ fn decode(dialect: Dialect) {
         Dialect::Rooms => r#""type":"chat_message""#,
         Dialect::Topics => r#""type":"sendMessage","roomId":"room1""#,
         Dialect::Direct => r#""to":"n5p2-18""#,
+        other => panic!("no frame of {other:?} to decode"),
     };
     let text = TEXT.replace('"', r#"\""#);
     let frame = format!(r#"{{{fields},"message":"{text}"}}"#);

@@ -1,4 +1,4 @@
-//! What is counted.
+//! The pieces that are counted.
 
 mod broker;
 mod core;
@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use chat_core::{Event, Message, RoomId, Sender, Topic, envelope};
 
-/// A name, and what runs the piece.
+/// The name of a piece, and the function that runs it.
 type Piece = (&'static str, fn());
 
 fn all() -> impl Iterator<Item = Piece> {
@@ -21,13 +21,13 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// # Panics
-/// There is no such piece.
+/// There is no piece of this name.
 pub(crate) fn run(name: &str) {
     let (_, run) = all().find(|(other, _)| *other == name).expect("a piece of this name");
     run();
 }
 
-/// What people say.
+/// Texts of typical messages.
 const TEXT: &str = "The quick brown fox jumps over the lazy dog, and the dog, \"lazy\" as it is, \
                     says nothing: it has seen foxes before, and will again.";
 
@@ -44,7 +44,7 @@ fn room() -> Topic {
     Topic::Room(RoomId::new("room1").expect("a name"))
 }
 
-/// The output of a future that has nothing to wait for.
+/// The output of a future that is ready at once.
 fn at_once<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

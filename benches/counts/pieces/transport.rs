@@ -1,4 +1,4 @@
-//! From a socket and to one.
+//! Reading from a socket, and writing to one.
 
 use std::hint::black_box;
 use std::io::Read;
@@ -18,7 +18,7 @@ use crate::callgrind::turns;
 pub(super) const PIECES: &[Piece] =
     &[("send to a socket that takes it", send), ("receive a text", receive)];
 
-/// The frames are those of one message; the peer has read what came before.
+/// The frames are those of one message; the peer has read everything before.
 fn send() {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -8,12 +8,12 @@ use clap::{Args, Parser, ValueEnum};
 pub enum Command {
     /// Load servers, and print what was measured as one line of JSON
     Run(Load),
-    /// Be a server that does nothing but write frames: what a delivery costs at least
+    /// Run a server that only writes frames: the least cost of a delivery
     Floor {
         /// Port to listen on
         #[arg(long)]
         port: u16,
-        /// Write the frames that are there at once with one call
+        /// Write all waiting frames of a connection with one call
         #[arg(long)]
         batch: bool,
     },
@@ -24,7 +24,7 @@ pub struct Load {
     /// Server to load, as ws://HOST:PORT/PATH; connections are spread over several
     #[arg(long = "url", required = true, value_parser = url)]
     pub servers: Vec<Url>,
-    /// What the servers understand
+    /// The protocol of the servers
     #[arg(long)]
     pub dialect: Dialect,
     /// Members of all rooms together
@@ -57,7 +57,7 @@ pub struct Load {
     /// Connect, join and stay: no load
     #[arg(long)]
     pub idle: bool,
-    /// Handshakes under way at once
+    /// Concurrent handshakes
     #[arg(long, default_value_t = 128)]
     pub handshakes: usize,
     /// Process of a server, for its CPU time and memory
@@ -77,7 +77,7 @@ pub enum Dialect {
     /// Socket.IO 4, whose server has the events `join` and `msg`
     #[value(name = "socketio")]
     SocketIo,
-    /// That of `wsload floor`
+    /// The protocol of `wsload floor`
     Floor,
 }
 

@@ -1,4 +1,4 @@
-//! What a member has seen of one sequence of messages.
+//! The messages of one sequence that a member has received.
 
 /// The highest number so far, and which of the 64 up to it were seen.
 #[derive(Clone, Copy, Default)]
@@ -11,12 +11,12 @@ pub struct Window {
 pub enum Arrival {
     InOrder,
     Reordered,
-    /// Seen before, or so old that nobody knows.
+    /// Seen before, or too old to know.
     Doubled,
 }
 
 impl Window {
-    /// Notes the message of this number; numbers begin at 1.
+    /// Records the message with this number; numbers begin at 1.
     pub fn note(&mut self, number: u32) -> Arrival {
         if number > self.last {
             let step = number - self.last;
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_doubled_or_reordered_is_told() {
+    fn duplicates_and_reordering_are_counted() {
         let mut window = Window::default();
         let arrivals = [1, 2, 4, 3, 3, 4, 100, 40, 30].map(|number| window.note(number));
         use Arrival::{Doubled, InOrder, Reordered};

@@ -1,4 +1,4 @@
-//! What each server's clients say.
+//! The frames of the clients of each server.
 
 use chat_core::RoomId;
 use chat_core::wire::{ClientFrame, ClientRequest};
@@ -6,7 +6,7 @@ use chat_core::wire::{ClientFrame, ClientRequest};
 use crate::args::{Dialect, Url};
 use crate::plan::Client;
 
-/// What a client does about a frame without a mark.
+/// The reaction of a client to a frame without a mark.
 pub enum Reaction {
     Nothing,
     Answer(&'static str),
@@ -20,12 +20,12 @@ impl Dialect {
         self == Dialect::Native
     }
 
-    /// Whether the end of the handshake is all that comes before the join.
+    /// Whether the join directly follows the handshake.
     pub fn opens_at_once(self) -> bool {
         self != Dialect::SocketIo
     }
 
-    /// Whether a server may lose a join: Socket.IO may say that a client is connected before
+    /// Whether a server may lose a join: Socket.IO may report that a client is connected before
     /// the server's handlers are in place.
     pub fn joins_may_be_lost(self) -> bool {
         self == Dialect::SocketIo
@@ -54,7 +54,7 @@ impl Dialect {
         }
     }
 
-    /// What comes before and after the text of a message to this room.
+    /// What precedes and follows the text of a message to this room.
     pub fn envelope(self, room: usize) -> (String, String) {
         const TEXT: &str = "~text~";
         let frame = match self {
@@ -70,7 +70,7 @@ impl Dialect {
             }
             Dialect::Floor => format!("{room:06x}{TEXT}"),
         };
-        let (before, after) = frame.split_once(TEXT).expect("the text stands in the frame");
+        let (before, after) = frame.split_once(TEXT).expect("the text is in the frame");
         (before.into(), after.into())
     }
 

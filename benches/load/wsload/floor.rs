@@ -1,5 +1,5 @@
 //! The floor: a server of one thread that turns each message into a frame and writes it to the
-//! members of its room. No broker, no JSON, no heartbeat: what a delivery costs at least.
+//! members of its room. No broker, no JSON, no heartbeat: the least cost of a delivery.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,7 +17,7 @@ struct Floor {
     poll: Poll,
     peers: Vec<Option<Peer>>,
     rooms: BTreeMap<usize, Vec<usize>>,
-    /// Frames that have come in this turn, with their rooms.
+    /// Frames that arrived in this turn, with their rooms.
     frames: Vec<(usize, Vec<u8>)>,
     buffer: Vec<u8>,
 }
@@ -64,7 +64,7 @@ impl Floor {
         Ok(())
     }
 
-    /// Sends what waits and reads what came; whoever has gone is forgotten.
+    /// Sends what waits and reads what arrived; closed connections are removed.
     fn ready(&mut self, index: usize) {
         let Some(mut peer) = self.peers[index].take() else { return };
         if peer.socket.flush().is_ok() && self.read(index, &mut peer).is_ok() {
@@ -115,7 +115,7 @@ impl Floor {
         peer.socket.send(answer.as_bytes())
     }
 
-    /// Makes one piece of the frames of a room.
+    /// Joins the frames of a room into one buffer.
     fn join_frames(&mut self) {
         let mut rooms: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
         for (room, frame) in self.frames.drain(..) {
@@ -128,7 +128,7 @@ impl Floor {
         for (room, frame) in self.frames.drain(..) {
             for &member in self.rooms.get(&room).map_or(&[][..], Vec::as_slice) {
                 if let Some(peer) = &mut self.peers[member] {
-                    // A connection that has failed is forgotten when it is read.
+                    // A failed connection is removed when it is read.
                     let _ = peer.socket.send(&frame);
                 }
             }

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_begins_where_it_says() {
+    fn bucket_lower_bounds() {
         for index in 0..bucket(u64::MAX) {
             let low = lowest(index as u64);
             assert_eq!(bucket(low), index);

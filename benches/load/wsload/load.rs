@@ -28,15 +28,15 @@ pub struct Load {
     start: Instant,
     buffer: Vec<u8>,
     random: u32,
-    /// Connections that have begun and neither joined nor failed.
+    /// Connections that were started and have neither joined nor failed.
     connecting: usize,
     pub joined: usize,
     pub reached: usize,
     pub count: Count,
     pub latency_ns: Histogram,
-    /// Whether latencies are noted.
+    /// Whether latencies are recorded.
     pub measuring: bool,
-    /// Whether a closed loop goes on sending.
+    /// Whether a closed loop still sends.
     pub sending: bool,
 }
 
@@ -59,7 +59,7 @@ pub struct Connection {
     pub reached: bool,
     /// Where the latest mark was in its frame.
     mark: usize,
-    /// The beginning of a frame whose end has not come.
+    /// The beginning of a frame whose end has not arrived.
     partial: Vec<u8>,
     /// One for each route to the member's room.
     pub windows: Vec<Window>,
@@ -101,7 +101,7 @@ impl Load {
         self.start.elapsed().as_nanos() as u64
     }
 
-    /// Begins as many connections as may be under way; whether all have joined or failed.
+    /// Starts as many connections as may be concurrent; returns whether all have joined or failed.
     pub fn connect(&mut self) -> io::Result<bool> {
         while self.connecting < self.args.handshakes {
             let index = self.connections.len();
@@ -125,7 +125,7 @@ impl Load {
         Ok(self.joined + self.count.closed >= self.plan.clients.len())
     }
 
-    /// Says the join again for members whose first one may have been lost.
+    /// Sends the join again for members whose first one may have been lost.
     pub fn join_again(&mut self) {
         for index in 0..self.connections.len() {
             let connection = &self.connections[index];
@@ -219,7 +219,7 @@ impl Load {
         self.buffer = buffer;
     }
 
-    /// Handles what is complete, and says how many bytes that was.
+    /// Handles the complete frames, and returns how many bytes they had.
     fn received(&mut self, index: usize, bytes: &[u8]) -> usize {
         let now_ns = self.now_ns();
         let mut used = 0;

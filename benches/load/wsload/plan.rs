@@ -1,4 +1,4 @@
-//! Who connects where, is in which room, and sends to whom.
+//! The server, the room and the recipients of each connection.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use crate::args::Load as Args;
 
 #[derive(Clone, Copy)]
 pub enum Client {
-    /// Of one room; with `probe`, messages are on their way until this member has them.
+    /// Of one room; with `probe`, messages are in flight until this member has them.
     Member {
         room: usize,
         probe: bool,

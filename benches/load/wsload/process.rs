@@ -2,7 +2,7 @@
 
 use std::fs;
 
-/// The kernel tells times in hundredths of a second, on every architecture.
+/// The kernel reports times in hundredths of a second, on every architecture.
 const TICK_US: u64 = 10_000;
 
 #[derive(Clone, Copy, Default)]

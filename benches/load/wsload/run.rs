@@ -1,4 +1,4 @@
-//! A run: connect, reach everybody, load, drain; and its report.
+//! A run: connect, reach all members, load, drain; and its report.
 
 use std::io;
 use std::process;
@@ -11,12 +11,12 @@ use crate::load::{Count, Load};
 use crate::process::{self as proc, Cpu};
 
 const SECOND_NS: u64 = 1_000_000_000;
-/// How long everybody may take to connect and join, and then to be reached.
+/// How long all members may take to connect and join, and then to be reached.
 const CONNECT_NS: u64 = 120 * SECOND_NS;
 const REACH_NS: u64 = 30 * SECOND_NS;
-/// After this long without the last probe a message of a closed loop is given up.
+/// After this long without the last probe a message of a closed loop counts as lost.
 const TIMEOUT_NS: u64 = 2 * SECOND_NS;
-/// The drain ends when nothing has come for so long.
+/// The drain ends when nothing has arrived for so long.
 const QUIET_NS: u64 = 3 * SECOND_NS / 2;
 
 #[derive(Default, Serialize)]
@@ -44,7 +44,7 @@ pub struct Report {
     timeouts: u64,
 }
 
-/// What the measured seconds gave; the shares are of one core.
+/// The results of the measured seconds; the shares are of one core.
 #[derive(Default, Serialize)]
 struct Measured {
     cpu_us_per_delivery: f64,
@@ -85,7 +85,7 @@ pub fn run(args: Args) -> io::Result<Report> {
     report.join_cpu_us = join_cpu.total_us() as f64 / connections as f64;
     report.reached = load.reached;
 
-    // Late greetings pass, and memory settles.
+    // Late greetings arrive, and memory settles.
     let settle_ms = if load.args.idle { 2_000 } else { 300 };
     pass_all(&mut load, Duration::from_millis(settle_ms))?;
     report.kib_per_connection = kib_per_connection();
@@ -231,7 +231,7 @@ fn measured(load: &Load, before: &Snapshot, after: &Snapshot) -> Measured {
     }
 }
 
-/// Waits for what is on its way, and a little longer for doubles.
+/// Waits for the messages in flight, and a little longer for duplicates.
 fn drain(load: &mut Load) -> io::Result<()> {
     let (mut delivered, mut last_ns) = (load.count.delivered, load.now_ns());
     while load.count.delivered < load.count.expected && load.now_ns() < last_ns + QUIET_NS {

@@ -1,4 +1,4 @@
-//! A connection that is never waited for.
+//! A non-blocking connection.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -8,14 +8,14 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use socket2::SockRef;
 
-/// What is written and cannot be sent yet is kept.
+/// Bytes that were written and cannot be sent yet are kept.
 pub struct Socket {
     stream: TcpStream,
     out: Vec<u8>,
 }
 
 impl Socket {
-    /// Begins to connect; the socket is writable when it is, or has failed.
+    /// Starts to connect; the socket is writable when it is, or has failed.
     pub fn connect(address: SocketAddr, registry: &Registry, token: Token) -> io::Result<Socket> {
         let stream = TcpStream::connect(address)?;
         // A close by reset leaves no TIME_WAIT behind, so that runs can follow at once.
@@ -34,7 +34,7 @@ impl Socket {
         self.stream.take_error()?.map_or(Ok(()), Err)
     }
 
-    /// What is to be sent by the next [`flush`](Socket::flush).
+    /// Bytes to be sent by the next [`flush`](Socket::flush).
     pub fn out(&mut self) -> &mut Vec<u8> {
         &mut self.out
     }
@@ -44,7 +44,7 @@ impl Socket {
         self.send(&out)
     }
 
-    /// Sends bytes after those that wait.
+    /// Sends bytes behind those that wait.
     pub fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while self.out.is_empty() && !bytes.is_empty() {
             match self.stream.write(bytes) {
@@ -58,7 +58,7 @@ impl Socket {
         Ok(())
     }
 
-    /// What has come, at most a buffer full; `None` if nothing has.
+    /// What has arrived, at most a full buffer; `None` if nothing has.
     pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match self.stream.read(buffer) {

@@ -1,4 +1,4 @@
-//! Messages: who sends the next one, and what is noted when it arrives.
+//! Messages: the sender of the next one, and what is recorded when it arrives.
 
 use crate::check::Arrival;
 use crate::load::Load;
@@ -6,7 +6,7 @@ use crate::plan::{Client, InFlight};
 use crate::wire::{self, Kind, Mark};
 
 impl Load {
-    /// Greets each room with a member that nothing has reached.
+    /// Sends a message to each room with a member that has received none.
     pub fn greet(&mut self) {
         for route in 0..self.plan.routes.len() {
             let members = &self.plan.rooms[self.plan.routes[route].room].members;
@@ -75,7 +75,7 @@ impl Load {
         }
     }
 
-    /// Closed loop: gives up on messages that are so late, so that their windows go on.
+    /// Closed loop: counts messages that are so late as lost, so that their windows continue.
     pub fn give_up_sent_before(&mut self, sent_ns: u64) {
         for route in &mut self.plan.routes {
             while route.in_flight.front().is_some_and(|message| message.sent_ns < sent_ns) {
@@ -86,7 +86,7 @@ impl Load {
         }
     }
 
-    /// A message of ours has reached a connection.
+    /// A message of this run has reached a connection.
     pub fn delivered(&mut self, index: usize, mark: Mark, now_ns: u64) {
         let connection = &mut self.connections[index];
         let Client::Member { room, probe } = connection.client else { return };

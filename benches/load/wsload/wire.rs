@@ -18,7 +18,7 @@ pub struct Frame<'a> {
     pub size: usize,
 }
 
-/// Takes a frame off the front, if all of it is there.
+/// Takes a frame off the front, if it is complete.
 pub fn read(bytes: &[u8]) -> Option<Frame<'_>> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     let (mut header, length) = match second & 0x7f {
@@ -55,7 +55,7 @@ pub fn write(out: &mut Vec<u8>, opcode: u8, payload: &[u8], mask: Option<[u8; 4]
     out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }
 
-/// What a message's text begins with: `~#`, the kind, the route, the number in it, and when
+/// The start of a message's text: `~#`, the kind, the route, the number in it, and when
 /// it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
@@ -85,14 +85,14 @@ impl Mark {
         put_hex(out, self.sent_ns, 16);
     }
 
-    /// Where the mark is in a frame; `guess` is looked at first.
+    /// The index of the mark in a frame; `guess` is tried first.
     pub fn find(payload: &[u8], guess: usize) -> Option<usize> {
         let here = |at: usize| payload.get(at..at + 2) == Some(Mark::START);
         let at = if here(guess) { guess } else { (0..payload.len()).find(|&at| here(at))? };
         (payload.len() >= at + Mark::SIZE).then_some(at)
     }
 
-    /// The mark at this place, which [`find`](Mark::find) gave.
+    /// The mark at this index, which [`find`](Mark::find) returned.
     pub fn read(payload: &[u8], at: usize) -> Mark {
         let hex = |from: usize, digits: usize| get_hex(&payload[at + from..][..digits]);
         Mark {
@@ -109,7 +109,7 @@ pub fn put_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
     out.extend(nibbles.map(|nibble| b"0123456789abcdef"[nibble]));
 }
 
-/// The number that hexadecimal digits of ASCII, `a` to `f` small, stand for.
+/// The number of hexadecimal digits in ASCII, `a` to `f` in lower case.
 pub fn get_hex(digits: &[u8]) -> u64 {
     let value = |digit: u8| u64::from(if digit > b'9' { digit - b'a' + 10 } else { digit & 15 });
     digits.iter().fold(0, |sum, &digit| sum << 4 | value(digit))
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_frames_are_read() {
         for length in [0, 1, 125, 126, 65_535, 65_536] {
             for mask in [None, Some([1, 2, 3, 4])] {
                 let payload = vec![b'x'; length];
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_found_in_an_envelope() {
+    fn mark_is_found_in_an_envelope() {
         let mark = Mark { kind: Kind::Load, route: 0xabc, number: 7, sent_ns: 1 << 40 };
         let mut text = b"{\"message\":\"".to_vec();
         let at = text.len();

@@ -115,7 +115,7 @@ mod tests {
 
     fn roster(version: u64) -> Roster {
         let mut roster = Roster::new(10);
-        roster.ask();
+        roster.begin_snapshot();
         roster.set(occupancy(version), &mut Vec::new());
         roster
     }

@@ -141,10 +141,7 @@ impl<M> RoomState<M> {
     pub(super) fn cut(&mut self) -> Vec<Item> {
         let Phase::Live { cut } = &mut self.phase else { return Vec::new() };
         let items = self.slot.cut();
-        let last = items.iter().rev().find_map(|item| match item {
-            Item::Envelope(_, position) | Item::Gap(position) => *position,
-            Item::Presence(..) | Item::Count(_) => None,
-        });
+        let last = items.iter().rev().find_map(Item::position);
         if last.is_some() {
             *cut = last;
             if let Some(moved) = self.moved.take() {

@@ -222,7 +222,7 @@ impl RoomSequence {
         if self.wants_occupancy()
             && let Some(roster) = &mut self.roster
         {
-            roster.ask();
+            roster.begin_snapshot();
             reads.occupancies.push(topic.clone());
         }
     }
@@ -280,13 +280,13 @@ impl RoomSequence {
 
     /// Whether the members of a big room have yet to get its count.
     pub(super) fn has_news(&self) -> bool {
-        self.roster.as_ref().is_some_and(Roster::has_news)
+        self.roster.as_ref().is_some_and(Roster::has_unannounced_count)
     }
 
     /// Gives the members of a big room its count.
     pub(super) fn tell_count(&mut self, out: &mut Vec<Item>) {
         if let Some(roster) = &mut self.roster {
-            roster.tell_count(out);
+            roster.announce_count(out);
         }
     }
 

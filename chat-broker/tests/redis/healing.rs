@@ -150,7 +150,7 @@ impl Follower {
                 }
             }
             if self.roster.wants_snapshot() {
-                self.roster.ask();
+                self.roster.begin_snapshot();
                 let snapshot = self.node.occupancy(&self.topic, 100).await;
                 self.roster.set(snapshot, &mut Vec::new());
             }

@@ -1,4 +1,4 @@
-//! How requests of an application fail.
+//! Errors of the application's requests.
 
 use std::time::Duration;
 
@@ -7,21 +7,21 @@ use crate::wire::Rejected;
 
 /// Why a request failed.
 ///
-/// Of a message that was to be sent, everything but [`OutcomeUnknown`](Self::OutcomeUnknown)
-/// says that the server did not take it.
+/// For a message, every error except [`OutcomeUnknown`](Self::OutcomeUnknown) means that it was not
+/// published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Not an address: the client speaks to `ws://HOST[:PORT]/PATH`.
+    /// Not an address of the form `ws://HOST[:PORT]/PATH`.
     #[error("{0:?} is not an address of the form ws://HOST[:PORT]/PATH")]
     Url(String),
     /// The list of addresses is empty.
     #[error("a client needs the address of at least one server")]
     NoUrl,
-    /// There is no connection at the moment.
+    /// There is no connection at present.
     #[error("there is no connection")]
     Offline,
-    /// The connection was lost before the answer came.
+    /// The connection was lost before the answer arrived.
     #[error("the connection was lost before the answer")]
     Disconnected,
     /// The server did not answer in time, or a message had no connection for as long.
@@ -31,7 +31,7 @@ pub enum ClientError {
     #[error("not in the room")]
     NotInRoom,
     /// Too many messages wait to be sent, or too many requests wait for an answer.
-    #[error("too many messages or requests wait")]
+    #[error("too many messages or requests are waiting")]
     QueueFull,
     /// Not the name of a room: that has 1 to 128 bytes of UTF-8, no control characters and no
     /// bidirectional controls, and something that can be seen.
@@ -55,19 +55,19 @@ pub enum ClientError {
         limit: usize,
     },
     /// The frame is larger than the server allows
-    /// ([`Welcome::frame_bytes`](super::Welcome::frame_bytes)), or was the largest on its way
+    /// ([`Welcome::frame_bytes`](super::Welcome::frame_bytes)), or was the largest unanswered one
     /// when the server closed the connection with 1009.
     #[error("a frame of {bytes} bytes is larger than the server allows")]
     TooLarge {
         /// The size of the frame, in bytes.
         bytes: usize,
     },
-    /// The server refused.
+    /// The server rejected the request.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// The message was handed to a server that did not confirm it in time. Sent again with
+    /// The message was sent to a server that did not confirm it in time. Sent again with
     /// the same key, within five minutes of the first attempt, it is not delivered twice.
-    #[error("whether the message was taken is unknown")]
+    #[error("it is unknown whether the message was published")]
     OutcomeUnknown {
         /// The message's key.
         key: String,
@@ -77,7 +77,7 @@ pub enum ClientError {
     Closed,
 }
 
-/// What the server's `error` frame says.
+/// The contents of the server's `error` frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 #[non_exhaustive]
@@ -86,7 +86,7 @@ pub struct Rejection {
     pub code: String,
     /// For people: a sentence.
     pub message: String,
-    /// When to try again.
+    /// How long to wait before trying again; `None`: the server does not say.
     pub retry_after: Option<Duration>,
 }
 

@@ -18,8 +18,8 @@ use super::error::{ClientError, Rejection};
 pub enum Event {
     /// The state of the connection changed.
     State(State),
-    /// The client is in a room, for the first time or again. The messages that it asked for
-    /// or missed follow.
+    /// The client is in a room, for the first time or again. The requested or missed messages
+    /// follow.
     Joined {
         /// The room.
         room: String,
@@ -50,7 +50,7 @@ pub enum Event {
         /// The number of users in the room.
         count: u32,
     },
-    /// Messages of the room were missed and will not come.
+    /// Messages of the room are lost.
     Gap {
         /// The room.
         room: String,
@@ -72,7 +72,7 @@ pub enum Event {
         user: User,
         /// The text.
         text: String,
-        /// What the sender attached.
+        /// The JSON value that the sender attached.
         data: Option<Box<RawValue>>,
         /// When the server took it, in milliseconds since 1970.
         at: u64,
@@ -85,13 +85,13 @@ pub enum Event {
     },
     /// The server is about to close the connection.
     Goodbye {
-        /// Why: `shutdown`, `kicked`, `banned`, `token_expired`, or a reason of a later server.
+        /// The reason: `shutdown`, `kicked`, `banned`, `token_expired`, or a reason of a later server.
         reason: String,
         /// Whether the client will connect again.
         reconnect: bool,
         /// How long the client waits before that, at least.
         after: Duration,
-        /// What the moderator wrote.
+        /// The message of the moderator.
         message: Option<String>,
     },
     /// The server removed the client from a room. The client does not join it again by itself.
@@ -100,7 +100,7 @@ pub enum Event {
         room: String,
         /// `kicked`, `banned`, or `forbidden` by a new token.
         reason: String,
-        /// What the moderator wrote.
+        /// The message of the moderator.
         message: Option<String>,
     },
     /// A room could not be joined again: the client is no longer in it.
@@ -114,25 +114,25 @@ pub enum Event {
     Error(Rejection),
 }
 
-/// How a client stands with its servers.
+/// The state of a client's connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// A connection is being made.
+    /// A connection is being opened.
     Connecting {
         /// The address of the server.
         url: String,
     },
-    /// Welcome. Rooms are being joined, or are joined.
+    /// The server has sent its welcome. Rooms are joined, or being joined.
     Online,
-    /// The connection was lost, or could not be made.
+    /// The connection was lost, or could not be opened.
     Waiting {
         /// The pause before the next attempt.
         retry_in: Duration,
         /// How the connection ended.
         loss: Disconnect,
     },
-    /// The client makes no further connection.
+    /// The client opens no further connection.
     Closed {
         /// How the connection ended.
         loss: Disconnect,
@@ -145,7 +145,7 @@ pub enum State {
 pub struct Disconnect {
     /// The WebSocket close code, if there was one.
     pub code: Option<u16>,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: String,
 }
 
@@ -176,20 +176,20 @@ impl fmt::Display for Disconnect {
     }
 }
 
-/// What a server said to this client at the beginning of a connection.
+/// The `welcome` of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Welcome {
     /// The user of this client.
     pub user: User,
-    /// What makes a later client the same user; see
+    /// The secret with which a later client is the same user; see
     /// [`Config::resume`](super::Config::resume).
     pub resume: Option<Resume>,
     /// The name of the connection, in the server's logs.
     pub session: String,
     /// The name of the server.
     pub node: String,
-    /// How long the client's token holds from then on, where there is one that ends.
+    /// The remaining lifetime of the client's token at that time; `None`: it does not expire.
     pub expires_in: Option<Duration>,
     /// The longest text of a message that the server takes, and the longest `data`, in bytes.
     pub message_bytes: usize,
@@ -233,7 +233,7 @@ impl From<wire::User<'_>> for User {
     }
 }
 
-/// Who is in a room.
+/// The users in a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Members {
@@ -257,13 +257,13 @@ pub struct Message {
     pub room: String,
     /// The position of the message; `None` in a room without history.
     pub position: Option<Position>,
-    /// Who sent it.
+    /// The sender.
     pub user: User,
     /// The text.
     pub text: String,
-    /// What the sender attached: any JSON.
+    /// The JSON value that the sender attached.
     pub data: Option<Box<RawValue>>,
-    /// The sender's name for the message.
+    /// The idempotency key of the message, which the sender chose.
     pub key: Option<String>,
     /// When the server took it, in milliseconds since 1970.
     pub at: u64,
@@ -289,7 +289,7 @@ impl Message {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Joined {
-    /// Where the room's sequence of messages stands; `None` in a room without history.
+    /// The position of the room's sequence of messages; `None` in a room without history.
     pub position: Option<Position>,
     /// The users in the room, the client's own first.
     pub members: Members,
@@ -309,10 +309,10 @@ pub struct Sent {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct History {
-    /// Where the room's sequence stands.
+    /// The position of the room's sequence; `None` in a room without history.
     pub position: Option<Position>,
     /// The messages, oldest first.
     pub messages: Vec<Message>,
-    /// Whether there are more in the direction asked for.
+    /// Whether there are more in the requested direction.
     pub more: bool,
 }

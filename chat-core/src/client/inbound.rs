@@ -1,4 +1,4 @@
-//! What the server sends.
+//! The frames of the server.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub(super) fn handle<'a>(
         // The ids of the client are numbers.
         let id = id.get().parse().ok();
         let request = id.and_then(|id| Some((id, session.outbox.requests.take(id)?)));
-        // An answer that is too late, or a second one, is ignored.
+        // A late answer, or a second one, is ignored: its request has failed already.
         return request.and_then(|(id, request)| answered(session, id, request, frame, now));
     }
     match frame {
@@ -68,14 +68,14 @@ pub(super) fn handle<'a>(
 /// room is joined again from where the copy of the client ends: the answer has all of them.
 fn is_next(session: &mut Session, room: &str, offset: Option<u64>, epoch: Option<Epoch>) -> bool {
     let Some(joined) = session.rooms.get_mut(room).filter(|room| room.is_in()) else {
-        // What is sent before `joined` is in it.
+        // A message that arrives before `joined` is part of `joined`.
         return false;
     };
     match offset.map_or(Step::Next, |offset| joined.track.entry(offset, epoch)) {
         Step::Next => true,
         Step::Repeat => false,
         Step::Gap => {
-            session.enter(room);
+            session.schedule_join(room);
             false
         }
     }
@@ -95,13 +95,13 @@ fn deliver(session: &mut Session, message: Message, now: Duration) {
         && user.is_some_and(|user| *user == message.user.id)
     {
         let Session { sends, answers, .. } = session;
-        sends.echoed(&message.room, key, message.position, now, answers);
+        sends.settle_by_echo(&message.room, key, message.position, now, answers);
     }
     session.events.push(Event::Message(message));
 }
 
 fn joined(session: &mut Session, id: u64, name: &str, frame: wire::Joined<'_>, now: Duration) {
-    // A room that was left since, and perhaps joined again, waits for another answer.
+    // A room that was left during the request, and perhaps joined again, waits for another answer.
     let Some(room) =
         session.rooms.get_mut(name).filter(|room| room.status == RoomStatus::Asked(id))
     else {
@@ -111,7 +111,7 @@ fn joined(session: &mut Session, id: u64, name: &str, frame: wire::Joined<'_>, n
     let members = Members::new(frame.members, frame.count);
     let mut entries = frame.messages;
     if position.is_some() {
-        // Of a later version: what has no offset is no entry of the sequence.
+        // A later version may add entries without an offset: they are not part of the sequence.
         entries.retain(|entry| offset(entry).is_some());
     }
     let offsets: Vec<u64> = entries.iter().filter_map(offset).collect();
@@ -173,13 +173,13 @@ fn undelivered(session: &mut Session, frame: &wire::Undelivered<'_>) {
 
 /// The server has removed the client from a room.
 fn evicted(session: &mut Session, frame: wire::Left<'_>) {
-    // A room that is only now being joined was not meant.
-    if !session.rooms.get_mut(&frame.room).is_some_and(|room| room.track.has_begun()) {
+    // The frame is about an earlier membership: the room was left and is joined for the first time.
+    if !session.rooms.get_mut(&frame.room).is_some_and(|room| room.track.has_joined()) {
         return;
     }
     let room = frame.room.into_owned();
     if let Some((name, RoomStatus::Asked(_))) = session.forget(&room, &ClientError::NotInRoom) {
-        // The answer may be that the client is in the room again.
+        // The rejoin was sent before the eviction arrived, and may succeed: the client leaves again.
         session.leave_on_server(name, None);
     }
     let reason = frame.reason.unwrap_or_default().into_owned();
@@ -306,7 +306,7 @@ fn unanswered(
         Request::Hello => return Some(Signal::HelloUnanswered),
         Request::Renew => return Some(Signal::NotRenewed),
         Request::Join(room) => join_later(session, room.as_str(), id, RETRY_AFTER, now),
-        // The key makes it safe.
+        // The key makes a second attempt safe.
         Request::Send(room) => session.sends.pause(room.as_str(), id, now, true),
         request => request.fail(ClientError::Timeout, &mut session.answers),
     }
@@ -325,14 +325,14 @@ fn join_later(session: &mut Session, name: &str, id: u64, pause: Duration, now: 
 /// The server refuses a room.
 fn refused(session: &mut Session, name: &str, id: u64, error: ClientError) {
     let room = session.rooms.get_mut(name).filter(|room| room.status == RoomStatus::Asked(id));
-    let Some(was_in) = room.map(|room| room.track.has_begun()) else { return };
+    let Some(was_in) = room.map(|room| room.track.has_joined()) else { return };
     session.forget(name, &error);
     if was_in {
         session.events.push(Event::Refused { room: name.to_owned(), error });
     }
 }
 
-/// Fails what has run out of time.
+/// Fails what has timed out.
 pub(super) fn expire(session: &mut Session, now: Duration) -> Option<Signal<'static>> {
     let mut signal = None;
     while let Some((id, request)) = session.outbox.requests.take_expired(now) {

@@ -1,4 +1,14 @@
-//! One connection after another, with a `hello` first on each, until one ends for good.
+//! One connection after another, with a `hello` first on each, until the client is closed.
+//!
+//! | a connection ends | next |
+//! |---|---|
+//! | the application closes the client, or there is [no token](TokenError::Unauthorized) | closed |
+//! | the `hello` is rejected, and the error is not temporary | closed |
+//! | `token_expired` (4004), and tokens can be fetched | a new connection |
+//! | 1009 before the welcome: the `hello` is too large | closed |
+//! | after a `goodbye` | what the `goodbye` says |
+//! | with any other close code | [`CloseReason::may_reconnect`]; unknown codes: a new connection |
+//! | without a close code | a new connection |
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -17,11 +27,12 @@ use super::requests::{ID_BYTES, Request, encode};
 use super::session::Session;
 use super::token::{FETCH_TIMEOUT, Renewal, Token, TokenError};
 
-/// How long a connection must have lasted before the next loss counts as the first again.
+/// How long a connection must have lasted for the pauses to restart at the first: a server that
+/// accepts and then drops connections must not be asked at the shortest interval.
 const STABLE: Duration = Duration::from_secs(5);
 
-/// The same for a connection that the server ended for what the client sent: that may well
-/// happen again.
+/// The same for a connection that the server ended because of what the client sent, which is likely
+/// to happen again.
 const STABLE_AFTER_VIOLATION: Duration = Duration::from_secs(60);
 
 pub(super) struct Lifecycle {
@@ -31,15 +42,15 @@ pub(super) struct Lifecycle {
     config: Config,
     name: Option<UserName>,
     urls: Vec<String>,
-    /// Which of them is next.
+    /// The number of the next one; it is counted modulo their number.
     next_url: usize,
     backoff: Backoff,
-    /// Of the present connection.
+    /// The `goodbye` of the current connection.
     goodbye: Option<wire::Goodbye<'static>>,
     resume: Option<Resume>,
-    /// What is shown at the beginning of the present connection.
+    /// The token in the `hello` of the current connection.
     token: Option<String>,
-    /// The size of the frame that shows it.
+    /// The size of that frame, in bytes.
     hello_bytes: usize,
     pub(super) renewal: Renewal,
 }
@@ -76,7 +87,7 @@ impl Lifecycle {
         matches!(self.state, State::Closed { .. })
     }
 
-    // The beginning of a connection.
+    // The start of a connection.
 
     fn open(&mut self, now: Duration) {
         self.set_state(State::Connecting { url: self.url() });
@@ -139,25 +150,25 @@ impl Lifecycle {
             Some(Signal::Welcome(frame)) => self.welcomed(frame, now),
             Some(Signal::HelloRejected(rejection)) => self.hello_rejected(&rejection, now),
             Some(Signal::HelloUnanswered) => self.lost(Disconnect::new("no welcome"), now),
-            Some(Signal::Renewed(frame)) => self.identified(frame, now),
-            Some(Signal::NotRenewed) => self.renew_again(now),
+            Some(Signal::Renewed(frame)) => self.set_identity(frame, now),
+            Some(Signal::NotRenewed) => self.retry_renewal(now),
             Some(Signal::Goodbye(frame)) => self.goodbye = Some(frame.into_owned()),
         }
     }
 
     fn welcomed(&mut self, frame: wire::Welcome<'_>, now: Duration) {
-        self.session.outbox.begin_pace(&frame.limits, self.hello_bytes, now);
-        self.identified(frame, now);
+        self.session.outbox.start_pacer(&frame.limits, self.hello_bytes, now);
+        self.set_identity(frame, now);
         self.link.welcomed(now);
         self.set_state(State::Online);
         self.session.online();
     }
 
-    /// The server says who the client is, and for how long.
-    fn identified(&mut self, frame: wire::Welcome<'_>, now: Duration) {
+    /// Applies a welcome: the user of the client, and the lifetime of its token.
+    fn set_identity(&mut self, frame: wire::Welcome<'_>, now: Duration) {
         let limits = frame.limits;
         let mut welcome = Welcome::from(frame);
-        // While the message bus is away there is no new one.
+        // A server whose broker is unavailable sends no secret: the old one stays valid.
         welcome.resume = welcome.resume.or(self.resume.take());
         self.resume.clone_from(&welcome.resume);
         self.renewal = match welcome.expires_in {
@@ -169,7 +180,7 @@ impl Lifecycle {
 
     fn hello_rejected(&mut self, rejection: &Rejection, now: Duration) {
         if rejection.is(ErrorCode::Unauthorized) && self.resume.take().is_some() {
-            // The secret of the servers is another one by now: be a new user.
+            // The servers no longer accept the secret: connect as a new user, once.
             self.hello(now);
         } else if rejection.retry().is_some() {
             self.lost(Disconnect::new(rejection.to_string()), now);
@@ -188,7 +199,7 @@ impl Lifecycle {
         match token {
             Err(TokenError::Unauthorized(why)) => self.end(Disconnect::new(why)),
             Ok(token) if is_renewal => self.renew(&token, now),
-            Err(TokenError::Retry(_)) if is_renewal => self.renew_again(now),
+            Err(TokenError::Retry(_)) if is_renewal => self.retry_renewal(now),
             Ok(token) => {
                 self.token = Some(token);
                 self.connect(now);
@@ -199,19 +210,20 @@ impl Lifecycle {
         }
     }
 
-    /// Goes on with a new token.
+    /// Sends the new token on the current connection.
     fn renew(&mut self, token: &str, now: Duration) {
         self.renewal = Renewal::Never;
         let hello = Hello { token: Some(token.into()), name: None, resume: None };
         let frame = encode(&ClientRequest::Hello(hello));
         match check_frame(&self.session.outbox.limits, frame.len() + ID_BYTES) {
             Ok(()) => self.session.outbox.send_request(Request::Renew, &frame, now),
-            Err(_) => self.renew_again(now),
+            Err(_) => self.retry_renewal(now),
         }
     }
 
-    /// There is no new token yet. If there is none in time, the server ends the connection.
-    fn renew_again(&mut self, now: Duration) {
+    /// The renewal failed and is retried. If it fails until the token expires, the server ends the
+    /// connection.
+    fn retry_renewal(&mut self, now: Duration) {
         self.renewal = Renewal::again(&mut self.session.rng, now);
     }
 
@@ -221,7 +233,7 @@ impl Lifecycle {
 
     // Time.
 
-    /// Fails what has run out of time.
+    /// Fails what has timed out.
     pub(super) fn expire(&mut self, now: Duration) {
         let signal = inbound::expire(&mut self.session, now);
         self.handle_signal(signal, now);
@@ -235,7 +247,7 @@ impl Lifecycle {
                 self.renewal = Renewal::Fetching(now.saturating_add(FETCH_TIMEOUT));
                 self.push(Action::FetchToken);
             }
-            Renewal::Fetching(due) if due <= now => self.renew_again(now),
+            Renewal::Fetching(due) if due <= now => self.retry_renewal(now),
             Renewal::Never | Renewal::At(_) | Renewal::Fetching(_) => {}
         }
         match self.link.take_due(is_read, now) {
@@ -246,8 +258,8 @@ impl Lifecycle {
         }
     }
 
-    /// The process did not run for a while. An open connection has to show that it is still one.
-    pub(super) fn resume_after_stop(&mut self, now: Duration) {
+    /// The process did not run for a while. An open connection is pinged: it may be dead.
+    pub(super) fn resume_after_suspension(&mut self, now: Duration) {
         if self.link.restart_with_ping(now) {
             self.push(Action::Ping);
         }
@@ -280,7 +292,7 @@ impl Lifecycle {
         }
     }
 
-    /// There is no connection. The next one is made, unless it would end alike.
+    /// The connection is lost. The next one is opened, unless it would end in the same way.
     fn ended(&mut self, loss: Disconnect, now: Duration) {
         let goodbye = self.goodbye.take();
         if !self.may_reconnect(&loss, goodbye.as_ref()) {
@@ -296,6 +308,8 @@ impl Lifecycle {
         if self.link.online_since().is_some_and(|since| now.saturating_sub(since) >= stable) {
             self.backoff.reset();
         }
+        // The jitter is added to the requested pause: all clients of a server that shuts down get the
+        // same one.
         let asked = Duration::from_millis(goodbye.map_or(0, |goodbye| goodbye.after_ms));
         let retry_in = asked.saturating_add(self.backoff.next_jittered(self.session.rng.next()));
         self.next_url += 1;
@@ -310,7 +324,7 @@ impl Lifecycle {
             return true;
         }
         if loss.is(CloseReason::TooBig) && !self.session.is_online {
-            // It was the `hello`, and would be again.
+            // The `hello` was too large, and would be again.
             return false;
         }
         match goodbye {
@@ -340,11 +354,11 @@ impl Lifecycle {
     }
 }
 
-/// How the client ends a connection. The server has no use for the reason.
+/// Ends a connection. The server does not need the reason.
 const CLOSE: Action = Action::Close { code: CloseReason::Normal.code() };
 
-/// Whether a client may connect again after a close code. It may after those of later servers and
-/// of proxies.
+/// Whether a client may connect again after a close code. It may after unknown codes: later servers
+/// and proxies send them.
 fn may_reconnect(code: u16) -> bool {
     let known = CloseReason::ALL.iter().find(|reason| reason.code() == code);
     known.is_none_or(|reason| reason.may_reconnect())

@@ -1,6 +1,5 @@
-//! What a server takes, and what a client therefore does not send. What the server would refuse is
-//! the error of the request: a frame above the limit would cost the connection, and all that is on
-//! its way there.
+//! The limits of a server. A request that the server would refuse fails on the client: a frame above
+//! the limit would cost the connection, and everything in flight on it.
 
 use serde_json::value::RawValue;
 
@@ -8,8 +7,8 @@ use crate::wire::Limits;
 
 use super::error::ClientError;
 
-/// The limits until a server gives its own: a frame that is larger is refused by every server that
-/// is not set otherwise. The length of a message is checked once its limit is known.
+/// The limits until a server sends its own: a server with default settings refuses a larger frame. The
+/// length of a message is checked once its limit is known.
 pub(super) fn default_limits() -> Limits {
     Limits::new(usize::MAX, 233_472)
 }

@@ -1,4 +1,4 @@
-//! The connection, as far as its time goes: when it is opened, pinged, and abandoned.
+//! The deadlines of a connection: when it is opened, pinged, and abandoned.
 
 use std::time::Duration;
 
@@ -8,15 +8,16 @@ use super::token::FETCH_TIMEOUT;
 /// The stages of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// There is none; the next is opened then.
+    /// There is no connection; the next is opened at this time.
     Waiting(Duration),
-    /// There is none before there is a token for it: a server does not wait long for one.
+    /// The token for the next connection is fetched first, until this time: a server does not wait
+    /// long for a `hello`.
     FetchingToken(Duration),
-    /// It is being opened.
+    /// The connection is being opened.
     Opening,
-    /// It is open, without a welcome yet.
-    Greeting,
-    /// It has had its welcome, then.
+    /// The connection is open and has no welcome yet.
+    AwaitingWelcome,
+    /// The connection received its welcome at this time.
     Online(Duration),
 }
 
@@ -27,29 +28,30 @@ pub(super) enum Due {
     Connect,
     /// The server is silent.
     Ping,
-    /// The server, or the source of tokens, has run out of time.
+    /// The server, or the source of tokens, did not answer in time.
     Lost(String),
 }
 
 /// One connection after another.
 ///
-/// While the application does not read its events, the server is not read and may well be silent:
-/// its time stands still, and begins again once it can be read. What concerns writing goes on.
+/// While the application does not read its events, the server is not read and looks like a
+/// silent one: its deadline is suspended, and restarts once it is read. Deadlines for writing are
+/// not suspended.
 #[derive(Debug)]
 pub(super) struct Link {
     stage: Stage,
-    /// When the server last showed a sign of life, or its connection began.
+    /// When the server last showed a sign of life, or its connection was started.
     alive_at: Duration,
     pinged: bool,
-    /// Since when the server has taken nothing of what it was to be sent.
-    stuck: Option<Duration>,
+    /// Since when the server has taken nothing of what waits to be sent.
+    stalled_since: Option<Duration>,
     connect_timeout: Duration,
     ping_after: Duration,
     pong_timeout: Duration,
 }
 
 impl Link {
-    /// No connection, and the first is due.
+    /// No connection; the first is due now.
     pub(super) fn new(config: &Config, now: Duration) -> Self {
         let Config { connect_timeout, ping_after, pong_timeout, .. } = *config;
         let (stage, alive_at) = (Stage::Waiting(now), now);
@@ -57,7 +59,7 @@ impl Link {
             stage,
             alive_at,
             pinged: false,
-            stuck: None,
+            stalled_since: None,
             connect_timeout,
             ping_after,
             pong_timeout,
@@ -74,12 +76,12 @@ impl Link {
 
     pub(super) fn open(&mut self, now: Duration) {
         self.stage = Stage::Opening;
-        self.stuck = None;
+        self.stalled_since = None;
         self.restart(now);
     }
 
     pub(super) fn opened(&mut self) {
-        self.stage = Stage::Greeting;
+        self.stage = Stage::AwaitingWelcome;
     }
 
     pub(super) fn welcomed(&mut self, now: Duration) {
@@ -97,15 +99,15 @@ impl Link {
 
     /// Whether frames can be sent and received.
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.stage, Stage::Greeting | Stage::Online(_))
+        matches!(self.stage, Stage::AwaitingWelcome | Stage::Online(_))
     }
 
     /// Whether the server takes what it is sent.
     pub(super) fn is_writable(&self) -> bool {
-        self.is_open() && self.stuck.is_none()
+        self.is_open() && self.stalled_since.is_none()
     }
 
-    /// Since when the connection has its welcome.
+    /// Since when the connection is online.
     pub(super) fn online_since(&self) -> Option<Duration> {
         match self.stage {
             Stage::Online(since) => Some(since),
@@ -113,20 +115,20 @@ impl Link {
         }
     }
 
-    /// The server shows a sign of life. It counts only after the welcome, for which there is one
-    /// time limit, however much else the server sends.
+    /// The server shows a sign of life. It counts only after the welcome, which has one time limit,
+    /// whatever else the server sends before.
     pub(super) fn alive(&mut self, now: Duration) {
         if self.online_since().is_some() {
             self.restart(now);
         }
     }
 
-    /// The server has taken all that it was sent, or a part: `false` restarts its time.
+    /// The server has taken everything, or a part (`false`), which restarts its deadline.
     pub(super) fn writable(&mut self, all: bool, now: Duration) {
-        self.stuck = (!all).then_some(now);
+        self.stalled_since = (!all).then_some(now);
     }
 
-    /// The silent server has its whole time again.
+    /// The deadline of a silent server restarts.
     pub(super) fn restart(&mut self, now: Duration) {
         self.alive_at = now;
         self.pinged = false;
@@ -135,7 +137,7 @@ impl Link {
     /// After a time in which the process did not run, the server has the time of a pong to show
     /// that it is there. Returns whether it is to be pinged.
     pub(super) fn restart_with_ping(&mut self, now: Duration) -> bool {
-        self.stuck = self.stuck.map(|_| now);
+        self.stalled_since = self.stalled_since.map(|_| now);
         self.restart(now);
         if self.online_since().is_none() {
             return false;
@@ -148,13 +150,13 @@ impl Link {
     /// When something is due; `is_read`: whether the server can be read.
     pub(super) fn deadline(&self, is_read: bool) -> Option<Duration> {
         let read = self.read_deadline().filter(|_| is_read);
-        read.into_iter().chain(self.stuck_deadline()).min()
+        read.into_iter().chain(self.write_deadline()).min()
     }
 
     /// What is due.
     pub(super) fn take_due(&mut self, is_read: bool, now: Duration) -> Option<Due> {
         let is_due = |deadline: Option<Duration>| deadline.is_some_and(|due| due <= now);
-        if is_due(self.stuck_deadline()) {
+        if is_due(self.write_deadline()) {
             return Some(Due::Lost("the server reads nothing".into()));
         }
         if !is_read || !is_due(self.read_deadline()) {
@@ -167,7 +169,7 @@ impl Link {
                 Due::Lost(format!("there is no token: none within {seconds} s"))
             }
             Stage::Opening => Due::Lost("no connection in time".into()),
-            Stage::Greeting => Due::Lost("no welcome in time".into()),
+            Stage::AwaitingWelcome => Due::Lost("no welcome in time".into()),
             Stage::Online(_) if self.pinged => Due::Lost("no answer to a ping".into()),
             Stage::Online(_) => {
                 self.pinged = true;
@@ -179,20 +181,22 @@ impl Link {
     fn read_deadline(&self) -> Option<Duration> {
         let timeout = match self.stage {
             Stage::Waiting(until) | Stage::FetchingToken(until) => return Some(until),
-            Stage::Opening | Stage::Greeting => self.connect_timeout,
-            Stage::Online(_) if self.pinged => self.silence(),
+            Stage::Opening | Stage::AwaitingWelcome => self.connect_timeout,
+            Stage::Online(_) if self.pinged => self.silence_timeout(),
             Stage::Online(_) => self.ping_after,
         };
         Some(self.alive_at.saturating_add(timeout))
     }
 
     /// A server that takes nothing has as long as one that sends nothing.
-    fn stuck_deadline(&self) -> Option<Duration> {
-        self.stuck.filter(|_| self.is_open()).map(|since| since.saturating_add(self.silence()))
+    fn write_deadline(&self) -> Option<Duration> {
+        self.stalled_since
+            .filter(|_| self.is_open())
+            .map(|since| since.saturating_add(self.silence_timeout()))
     }
 
     /// How long a server may be silent.
-    fn silence(&self) -> Duration {
+    fn silence_timeout(&self) -> Duration {
         self.ping_after.saturating_add(self.pong_timeout)
     }
 }

@@ -1,4 +1,4 @@
-//! The machine: one connection after another, and on each a `hello` first.
+//! The public interface of the client, and its time.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,24 +15,26 @@ use super::output::{Action, Answer, RequestId};
 use super::session::Session;
 use super::token::TokenError;
 
-/// How late a deadline may be noticed: a busy process is not as late as this.
+/// A deadline that is noticed later than this was missed: a busy process is not as late.
 const LATEST: Duration = Duration::from_secs(1);
 
-/// A client without sockets and without a clock. See the [module](super) for how it is driven.
+/// A client without sockets and without a clock. The [module](super) describes how it is driven, with
+/// an example of all four kinds of methods.
 ///
-/// `now`, in all methods, is the time since a moment that the caller has fixed. An earlier one than
-/// in a call before counts as the same.
+/// `now`, in all methods, is the time since a moment that the caller has fixed. A time that is
+/// earlier than that of a previous call counts as the same.
 pub struct Machine {
     client: Lifecycle,
     /// The time of the latest call.
     now: Duration,
-    /// The deadline that the caller has been given, if it was in the future then.
+    /// The deadline that the caller received last, if it was in the future then.
     announced: Option<Duration>,
-    /// Until then nothing runs out of time: the process did not run, and what the server sent
-    /// in that time is read first.
-    reprieve: Option<Duration>,
-    reprieve_time: Duration,
-    /// The server has not been read for a while, since events were waiting.
+    /// Until then nothing times out: the process did not run, and what the server sent in that time
+    /// is read first.
+    grace_until: Option<Duration>,
+    /// The length of that grace: a pong timeout.
+    grace_time: Duration,
+    /// The server is not read at present, since events are waiting.
     is_stalled: bool,
 }
 
@@ -43,11 +45,11 @@ impl fmt::Debug for Machine {
     }
 }
 
-/// The beginning, what the transport reports, and time.
+/// The constructor, and what the transport reports.
 impl Machine {
-    /// Makes a machine that connects at once. `urls` are the addresses of servers that share
-    /// their rooms: the first is tried first, and after a loss the next. `seed` is 32 random
-    /// bytes, other ones for each machine: pauses and the keys of messages are made of them.
+    /// A machine that connects at once. `urls` are the addresses of servers that share their rooms:
+    /// the first is tried first, and after a lost connection the next. `seed` is 32 random bytes,
+    /// different for each machine: pauses and the keys of messages are derived from them.
     ///
     /// # Errors
     /// [`ClientError::NoUrl`], [`ClientError::UserName`].
@@ -60,10 +62,10 @@ impl Machine {
         if urls.is_empty() {
             return Err(ClientError::NoUrl);
         }
-        let reprieve_time = config.pong_timeout;
+        let grace_time = config.pong_timeout;
         let client = Lifecycle::new(config, urls, seed, now)?;
-        let (announced, reprieve) = (None, None);
-        Ok(Self { client, now, announced, reprieve, reprieve_time, is_stalled: false })
+        let (announced, grace_until) = (None, None);
+        Ok(Self { client, now, announced, grace_until, grace_time, is_stalled: false })
     }
 
     /// The connection is open.
@@ -78,7 +80,7 @@ impl Machine {
     ///
     /// # Errors
     /// The text is no frame of the protocol. It is ignored: if it was a message, the next one
-    /// shows the hole.
+    /// reveals the hole.
     pub fn handle_text(&mut self, text: &str, now: Duration) -> Result<(), serde_json::Error> {
         let now = self.begin(now);
         let outcome = self.client.received(text, now);
@@ -87,17 +89,17 @@ impl Machine {
     }
 
     /// The server showed a sign of life that is no text frame: a ping, a pong, or a part of a
-    /// large frame, which may be long in coming on a slow line.
+    /// large frame, which may take long on a slow connection.
     pub fn handle_alive(&mut self, now: Duration) {
         let now = self.begin(now);
         self.client.link.alive(now);
         self.settle(now);
     }
 
-    /// Whether the server has taken all that it was sent. A transport that cannot know need not
-    /// report it; one that can reports `false` when a frame does not fit into the connection and
+    /// Whether the connection has taken everything that was sent. A transport that does not know need
+    /// not report it; one that does reports `false` when a frame does not fit into the connection and
     /// each time that the server has taken a part of what waits, and `true` when nothing waits.
-    /// A connection whose server takes nothing is ended, as that of a silent one.
+    /// A connection whose server takes nothing is ended, like that of a silent one.
     pub fn handle_writable(&mut self, writable: bool, now: Duration) {
         let now = self.begin(now);
         self.client.link.writable(writable, now);
@@ -119,12 +121,12 @@ impl Machine {
         self.settle(now);
     }
 
-    /// The time of [`poll_timeout`](Self::poll_timeout) has come. Called earlier it does no harm.
+    /// The time of [`poll_timeout`](Self::poll_timeout) has been reached. An earlier call is harmless.
     pub fn handle_timeout(&mut self, now: Duration) {
         let now = self.begin(now);
-        self.reprieve = self.reprieve.filter(|until| now < *until);
+        self.grace_until = self.grace_until.filter(|until| now < *until);
         if !self.is_closed() {
-            if self.reprieve.is_none() {
+            if self.grace_until.is_none() {
                 self.client.expire(now);
             }
             self.client.advance(self.wants_text(), now);
@@ -136,9 +138,9 @@ impl Machine {
 /// Requests of the application. Each is an error at once, or has one
 /// [answer](Machine::poll_answer). All fail with [`ClientError::Closed`] once the client is closed.
 impl Machine {
-    /// Joins a room: now, or once there is a connection, and again after each loss. The latest
-    /// messages, as many as `history` says, are events after [`Event::Joined`]. In a room that
-    /// the client is in already, the answer only says who is there.
+    /// Joins a room: now, or once there is a connection, and again on each further connection. The
+    /// latest `history` messages are events after [`Event::Joined`]. If the client is in the room
+    /// already, the answer only lists the users.
     ///
     /// The answer is [`Answer::Joined`], or an error: the client is not in the room, and does not
     /// join it. There is no time limit: to stop waiting, [`leave`](Self::leave) the room, which
@@ -148,6 +150,14 @@ impl Machine {
     /// # Errors
     /// [`RoomName`](ClientError::RoomName), [`QueueFull`](ClientError::QueueFull); and of a room
     /// that the client is in those of [`members`](Self::members).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// let request = client.join("general", 20, now)?;
+    /// // Later `poll_answer` returns the answer to this request.
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn join(
         &mut self,
         room: &str,
@@ -158,11 +168,18 @@ impl Machine {
     }
 
     /// Leaves a room, however often it was joined. Messages that were not confirmed yet fail. The
-    /// answer is [`Answer::Left`]; after an error the client has left, too: the server learns of
-    /// it now or when the connection ends.
+    /// answer is [`Answer::Left`]; after an error the client has left, too: on the server it leaves
+    /// now or when the connection ends.
     ///
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.leave("general", now)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn leave(&mut self, room: &str, now: Duration) -> Result<RequestId, ClientError> {
         self.request(now, |session, _| session.leave(room))
     }
@@ -180,6 +197,16 @@ impl Machine {
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom), [`MessageTooLong`](ClientError::MessageTooLong),
     /// [`QueueFull`](ClientError::QueueFull).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// use chat_core::Content;
+    ///
+    /// client.send("general", "hello", now)?;
+    /// client.send("general", Content::from("hello").key("order-17"), now)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn send<'a>(
         &mut self,
         room: &str,
@@ -190,13 +217,20 @@ impl Machine {
     }
 
     /// Sends a message to all connections of one user, once. The answer is [`Answer::Direct`].
-    /// Whether the message was sent is unknown after [`Disconnected`](ClientError::Disconnected),
+    /// Whether the server published the message is unknown after [`Disconnected`](ClientError::Disconnected),
     /// [`Timeout`](ClientError::Timeout) and a rejection as `broker_unavailable`.
     ///
     /// # Errors
     /// [`Offline`](ClientError::Offline), [`QueueFull`](ClientError::QueueFull),
     /// [`UserId`](ClientError::UserId), [`MessageTooLong`](ClientError::MessageTooLong),
     /// [`TooLarge`](ClientError::TooLarge).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.direct("bob", "hello", None, now)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn direct(
         &mut self,
         to: &str,
@@ -207,31 +241,54 @@ impl Machine {
         self.request(now, |session, _| session.direct(to, text, data))
     }
 
-    /// Reports to a room that the user types, or stopped. It may be called at each key stroke: the same
-    /// is sent every two seconds at most, and not at all without a connection or while anything
-    /// else waits to be sent, also for [`poll_action`](Self::poll_action). There is no answer.
+    /// Reports to a room that the user types, or stopped. It may be called at each key stroke: the
+    /// same state is sent at most every two seconds, and not at all without a connection or while
+    /// anything else waits to be sent, also for [`poll_action`](Self::poll_action). There is no answer.
     ///
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom), [`Closed`](ClientError::Closed).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.typing("general", true, now)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn typing(&mut self, room: &str, typing: bool, now: Duration) -> Result<(), ClientError> {
         let is_writable = self.client.link.is_writable();
         self.request(now, |session, now| session.typing(room, typing, is_writable, now))
     }
 
-    /// Asks who is in a room. The answer is [`Answer::Members`].
+    /// Asks for the users in a room. The answer is [`Answer::Members`].
     ///
     /// # Errors
     /// [`Offline`](ClientError::Offline), [`QueueFull`](ClientError::QueueFull),
     /// [`RoomName`](ClientError::RoomName).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.members("general", now)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn members(&mut self, room: &str, now: Duration) -> Result<RequestId, ClientError> {
         self.request(now, |session, _| session.members(room))
     }
 
-    /// Reads a page of a room's history, of `limit` messages at most, or as many as the server
-    /// likes. The answer is [`Answer::History`].
+    /// Reads a page of a room's history, of at most `limit` messages; `None`: as many as the server
+    /// returns by default. The answer is [`Answer::History`].
     ///
     /// # Errors
     /// As [`members`](Self::members).
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// use chat_core::HistoryRange;
+    ///
+    /// client.history("general", HistoryRange::Before(100), Some(20), now)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn history(
         &mut self,
         room: &str,
@@ -242,7 +299,14 @@ impl Machine {
         self.request(now, |session, _| session.history(room, range, limit))
     }
 
-    /// Ends the connection, for good. All requests that wait fail at once.
+    /// Closes the client: ends the connection and opens no other. All waiting requests fail at once.
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.close(now);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn close(&mut self, now: Duration) {
         if !self.is_closed() {
             let now = self.begin(now);
@@ -267,30 +331,63 @@ impl Machine {
     }
 }
 
-/// What is to be done, and what has happened: poll these after each call of the others.
+/// Outputs: poll these after each call of the others.
 impl Machine {
-    /// What the transport is to do next; `None`: nothing yet.
+    /// What the transport has to do next; `None`: nothing yet.
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// use chat_core::client::Action;
+    ///
+    /// while let Some(action) = client.poll_action() {
+    ///     match action {
+    ///         Action::Connect { url } => println!("open a WebSocket to {url}"),
+    ///         Action::Send(frame) => println!("send {frame}"),
+    ///         other => println!("{other:?}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn poll_action(&mut self) -> Option<Action> {
         self.client.session.outbox.actions.pop_front()
     }
 
-    /// The answer to a request.
+    /// The next answer to a request.
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// while let Some((request, answer)) = client.poll_answer() {
+    ///     println!("{request:?}: {answer:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn poll_answer(&mut self) -> Option<(RequestId, Result<Answer, ClientError>)> {
         self.client.session.answers.pop()
     }
 
-    /// What has happened. An application that is not ready for it leaves it where it is, and
-    /// the server is [not read](Self::wants_text) until it is.
+    /// The next event. An application that is not ready for it does not call this, and the server
+    /// is [not read](Self::wants_text) until it does.
+    ///
+    /// ```no_run
+    /// # fn example(client: &mut chat_core::client::Machine, now: std::time::Duration) -> Result<(), Box<dyn std::error::Error>> {
+    /// while let Some(event) = client.poll_event() {
+    ///     println!("{event:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn poll_event(&mut self) -> Option<Event> {
         self.client.session.events.pop()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called, unless another call comes
-    /// first; `None`: not before.
+    /// When to call [`handle_timeout`](Self::handle_timeout), unless another call is made before;
+    /// `None`: there is no deadline.
     ///
-    /// A caller that is more than a second late has not run, or its machine slept: that is not the
-    /// server's fault, whose answers may be in the socket. Nothing fails for it, and a server that
-    /// is there has the time of a pong to show it.
+    /// If the caller is more than a second late, its process did not run or its machine slept, and
+    /// the server's answers may be in the socket. Nothing times out then, and the server has the time
+    /// of a pong to answer.
     pub fn poll_timeout(&mut self) -> Option<Duration> {
         let deadline = self.deadline();
         self.is_stalled |= !self.wants_text();
@@ -299,16 +396,15 @@ impl Machine {
     }
 }
 
-/// What is the case.
+/// Getters.
 impl Machine {
-    /// How the client stands with its servers.
+    /// The state of the connection.
     #[must_use]
     pub fn state(&self) -> &State {
         &self.client.state
     }
 
-    /// What the server said at the beginning of the latest connection, or when it took the latest
-    /// token.
+    /// The latest `welcome`: of the latest connection, or for the latest token.
     #[must_use]
     pub fn welcome(&self) -> Option<&Welcome> {
         self.client.session.welcome.as_ref()
@@ -335,8 +431,8 @@ impl Machine {
         self.now = self.now.max(now);
         let was_late = |due: Duration| self.now.saturating_sub(due) > LATEST;
         if self.announced.take().is_some_and(was_late) && !self.is_closed() {
-            self.reprieve = Some(self.now.saturating_add(self.reprieve_time));
-            self.client.resume_after_stop(self.now);
+            self.grace_until = Some(self.now.saturating_add(self.grace_time));
+            self.client.resume_after_suspension(self.now);
         }
         if self.is_stalled && self.wants_text() {
             self.is_stalled = false;
@@ -356,11 +452,13 @@ impl Machine {
         }
         let is_read = self.wants_text();
         if is_read && self.is_stalled {
-            // The time of the silent server begins again with the next call.
+            // Nothing was received from the server while it was not read: with the next call its time for a
+            // sign of life restarts.
             return Some(self.now);
         }
-        // Each by itself: what waits for the end of the reprieve holds back no pause that ends before.
-        let expiries = session.deadlines().map(|due| match (due, self.reprieve) {
+        // Each by itself: a timeout that the grace postpones does not postpone a pause that ends
+        // before the grace does.
+        let expiries = session.deadlines().map(|due| match (due, self.grace_until) {
             (Some(due), Some(until)) if due <= self.now => Some(until),
             (due, _) => due,
         });

@@ -144,7 +144,7 @@ fn server_has_the_time_of_a_pong_after_the_process_did_not_run() {
 }
 
 #[test]
-fn token_that_is_not_fetched_in_time_is_fetched_again() {
+fn token_fetch_times_out_and_is_retried() {
     let mut machine = online_with_token();
     let first = next_fetch(&mut machine, START);
     assert!(first < START + Duration::from_secs(100), "before the token runs out");
@@ -210,7 +210,7 @@ fn next_fetch(machine: &mut Machine, mut now: Duration) -> Duration {
             }
         }
     }
-    panic!("no token is asked for");
+    panic!("no token is fetched");
 }
 
 #[test]

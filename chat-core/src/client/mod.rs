@@ -12,11 +12,10 @@
 //! * **requests of the application**: [`join`](Machine::join), [`leave`](Machine::leave),
 //!   [`send`](Machine::send), [`direct`](Machine::direct), [`typing`](Machine::typing),
 //!   [`members`](Machine::members), [`history`](Machine::history), [`close`](Machine::close);
-//! * **what is to be done and what has happened**, to be polled after each call of the first two
-//!   kinds: [`poll_action`](Machine::poll_action) for the transport,
+//! * **outputs**, to be polled after each call of the first two kinds: [`poll_action`](Machine::poll_action) for the transport,
 //!   [`poll_answer`](Machine::poll_answer) and [`poll_event`](Machine::poll_event) for the
 //!   application, all until they return `None`, and then [`poll_timeout`](Machine::poll_timeout);
-//! * **what is the case**: [`state`](Machine::state), [`welcome`](Machine::welcome),
+//! * **getters**: [`state`](Machine::state), [`welcome`](Machine::welcome),
 //!   [`is_closed`](Machine::is_closed), [`wants_text`](Machine::wants_text).
 //!
 //! Time is the [`Duration`](std::time::Duration) since any moment that the caller has fixed.
@@ -70,32 +69,31 @@
 //! ```
 //!
 //! # What it takes care of
-//! * After a loss it connects again, to the next address, after a random pause that grows;
-//!   it is the same user, and in the same rooms.
-//! * [`Event::Message`] is given once for each message of a room and in the room's order, over
-//!   all connections. What was missed is fetched; what cannot be had any more is an
-//!   [`Event::Gap`]. A `joined` that claims to be `recovered` is believed only if its offsets
-//!   continue those of the client.
+//! * After a lost connection it connects again, to the next address, after a random pause that
+//!   grows; it is the same user, in the same rooms.
+//! * [`Event::Message`] is reported once for each message of a room and in the room's order, over
+//!   all connections. Missed messages are fetched; lost ones are an [`Event::Gap`]. A `joined` that
+//!   claims to be `recovered` is accepted as such only if its offsets continue those of the client.
 //! * Every frame with an `offset` is an entry of its room's sequence, whatever its type: what a
 //!   later version of the protocol adds is no hole for this one.
-//! * [`Machine::send`] tries until the server has confirmed the message, without sending it
-//!   twice: each has a key. Messages to one room are sent one after another, in the order of
-//!   the calls, so none overtakes one that has to be sent again. The message itself, received with
-//!   its key, is as good as the answer.
-//! * To a server that asks for tokens it shows one ([`Config::token`]); one that can be
-//!   [fetched](Token::Fetched) it renews before it runs out.
+//! * [`Machine::send`] retries until the server has confirmed the message, which is published once:
+//!   each has a key. Messages to one room are sent one after another, in the order of the calls, so
+//!   none overtakes one that has to be sent again. The message itself, received with its key,
+//!   confirms it as well.
+//! * To a server that requires tokens it sends one ([`Config::token`]); one that can be
+//!   [fetched](Token::Fetched) it renews before it expires.
 //! * It pings a silent server, and ends a connection on which there is no answer.
-//! * It keeps the rates of frames, joins and bytes that the server gives in `welcome`, less a
-//!   sixteenth of each burst, so that the server seldom has to slow it. Requests, joins and
+//! * It keeps the rate limits for frames, joins and bytes that the server sends in `welcome`, less a
+//!   sixteenth of each burst, so that the server seldom has to slow it down. Requests, joins and
 //!   messages wait for their turns in the order in which they could be sent, and their timeouts
-//!   begin when they are.
-//! * After every end that may be temporary it connects again; a limit that it broke is one.
+//!   start when they are sent.
+//! * It connects again after every end that may be temporary; a violated limit is one.
 //!
 //! # Bounds
 //! | what | limit | when it is reached |
 //! |---|---|---|
 //! | answers not polled | one for each request of the application | the application is to poll them |
-//! | events not polled | none, and 1,024 while a request waits for its answer | the server [is not to be read](Machine::wants_text) |
+//! | events not polled | none, and 1,024 while a request waits for its answer | the server [should not be read](Machine::wants_text) |
 //! | messages not confirmed | [`send_queue`](Config::send_queue) | [`ClientError::QueueFull`] |
 //! | messages sent and not answered | what the server allows (by default 64), and 64 KiB or one message | the next one waits |
 //! | requests of all kinds sent and not answered | 128 | the next one waits |
@@ -103,17 +101,18 @@
 //! | requests that wait to join one room | [`send_queue`](Config::send_queue) | [`ClientError::QueueFull`] |
 //! | frames, joins and bytes per second | what the server allows | the next one waits; `typing` is not sent |
 //! | the text of a message, and its `data` | what the server allows | [`ClientError::MessageTooLong`] |
-//! | the name of a room | 128 bytes, one of them to be seen | [`ClientError::RoomName`] |
+//! | the name of a room | 128 bytes, with a visible character | [`ClientError::RoomName`] |
 //! | a frame | what the server allows | [`ClientError::TooLarge`] |
 //!
 //! # Layers
-//! `machine` is the public face, and keeps the time. Below it, `lifecycle` makes one connection
-//! after another; `session` has what outlives them, `inbound` gives it the server's frames, and
-//! `outbox` chooses what is sent next. The rest are parts that know nothing of each other.
+//! `machine` is the public interface, and keeps the time. Below it, `lifecycle` opens one connection
+//! after another; `session` holds the state that outlives them, `inbound` applies the server's
+//! frames to it, and `outbox` chooses what is sent next. The others are parts that do not use each
+//! other.
 //!
 //! A message of the application is queued by `Session::send` in `Sends`. When its room is joined,
-//! `Session::flush` has it wait for its turn (`Sends::line_up`), asks `Outbox::next` whose turn it
-//! is, and sends it (`Sends::dispatch`) as an [`Action::Send`]. `Lifecycle::received` parses the
+//! `Session::flush` gives it a turn (`Sends::schedule`), asks `Outbox::next` for the next turn, and
+//! sends it (`Sends::dispatch`) as an [`Action::Send`]. `Lifecycle::received` parses the
 //! server's `ok`, and `inbound` settles the request in `Sends`, which gives the [`Answer`].
 
 mod config;
@@ -126,7 +125,7 @@ mod link;
 mod machine;
 mod outbox;
 mod output;
-mod pace;
+mod pacer;
 mod requests;
 mod rng;
 mod rooms;

@@ -1,9 +1,9 @@
-//! What is sent next: requests, joins and messages are sent in the order in which they were ready,
-//! at the [pace](super::pace) of the connection.
+//! Chooses what is sent next: requests, joins and messages are sent in the order in which they were
+//! ready, at the rate of the connection's [pacer](super::pacer).
 //!
-//! A join that its own rate holds back is passed over, and so are messages while too many are
-//! unanswered. All others wait for the first, however large it is: small frames do not starve a
-//! large one.
+//! A join that the rate of joins delays is skipped, and so are messages while too many are
+//! unanswered. All other frames wait for the first, however large it is: small frames do not starve
+//! a large one.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::wire::{ClientRequest, Limits};
 use super::error::ClientError;
 use super::limits::{check_frame, default_limits};
 use super::output::{Action, Answers, RequestId};
-use super::pace::Pace;
+use super::pacer::Pacer;
 use super::requests::{ID_BYTES, Request, Requests, Turn, encode, with_id};
 
-/// Bytes of messages that may be unanswered, but for one that is larger: what the server reads
-/// at its own rate is then read, and answered, long before a request times out.
+/// Bytes of messages that may be unanswered, except for a single larger one: so the server, which
+/// reads at a limited rate, reads and answers each request long before it times out.
 const UNANSWERED_BYTES: usize = 64 * 1024;
 
 /// Requests of all kinds that may be unanswered, for the same reason: a server that shares a
@@ -43,17 +43,18 @@ pub(super) enum Next {
     Send(RoomId),
 }
 
-/// The way of frames to the connection: turns, rates, and requests that wait for their answers.
+/// The frames to be sent: their turns, the rate limits, and the requests that wait for answers.
 #[derive(Debug)]
 pub(super) struct Outbox {
     pub(super) actions: VecDeque<Action>,
     pub(super) requests: Requests,
     pub(super) limits: Limits,
-    /// In the order of their turns.
+    /// Requests of the application, in the order of their turns.
     calls: VecDeque<Call>,
+    /// The number of the latest turn.
     turns: u64,
-    /// Of the present connection.
-    pace: Pace,
+    /// The rate limits of the current connection.
+    pacer: Pacer,
 }
 
 impl Outbox {
@@ -64,14 +65,14 @@ impl Outbox {
             limits: default_limits(),
             calls: VecDeque::new(),
             turns: 0,
-            pace: Pace::new(&default_limits(), now),
+            pacer: Pacer::new(&default_limits(), now),
         }
     }
 
-    /// A connection begins, with all that its rates allow but for the `hello`.
-    pub(super) fn begin_pace(&mut self, limits: &Limits, hello_bytes: usize, now: Duration) {
-        self.pace = Pace::new(limits, now);
-        self.pace.spend(hello_bytes, now);
+    /// A connection starts with full buckets, less the `hello` that was sent.
+    pub(super) fn start_pacer(&mut self, limits: &Limits, hello_bytes: usize, now: Duration) {
+        self.pacer = Pacer::new(limits, now);
+        self.pacer.spend(hello_bytes, now);
     }
 
     pub(super) fn next_turn_number(&mut self) -> u64 {
@@ -79,12 +80,12 @@ impl Outbox {
         self.turns
     }
 
-    /// Has a request to leave a room wait for its turn. Its frame is small, whatever the room.
+    /// Gives a request to leave a room a turn. Its frame is below any limit.
     pub(super) fn queue_leave(&mut self, request: Option<RequestId>, frame: &ClientRequest<'_>) {
         self.push(Request::Leave(request), encode(frame));
     }
 
-    /// Has a request of the application wait for its turn.
+    /// Gives a request of the application a turn.
     pub(super) fn queue(
         &mut self,
         request: Request,
@@ -103,11 +104,11 @@ impl Outbox {
 
     /// How many requests of the application wait for their turns or answers.
     pub(super) fn waiting(&self) -> usize {
-        self.requests.called() + self.calls.len()
+        self.requests.waiting_callers() + self.calls.len()
     }
 
-    /// What is sent next, and when it may be; `None`: at once. `join` and `send`: the turns of the
-    /// first join and the first message.
+    /// What is sent next, and from when on; `None`: at once. `join` and `send` are the first join and
+    /// the first message that have a turn.
     pub(super) fn next(
         &self,
         join: Option<(u64, &RoomId)>,
@@ -120,6 +121,7 @@ impl Outbox {
         let call = self
             .next_call()
             .map(|(index, Turn { number, frame })| (*number, frame.len(), Next::Call(index)));
+        // A delayed join is skipped, not waited for: a client that joins many rooms can still send.
         let is_join_ready = self.join_ready_at().is_none_or(|at| at <= now);
         let join = join.filter(|_| is_join_ready);
         // Joins are small: their bytes count when they are sent.
@@ -134,7 +136,7 @@ impl Outbox {
     }
 
     /// The first request of the application that may be sent, and its index. Direct messages that
-    /// wait for answers hold back no other request, and do not overtake each other.
+    /// have to wait delay no other request, and do not overtake each other.
     fn next_call(&self) -> Option<(usize, &Turn)> {
         let first = |is_message: bool| {
             self.calls.iter().position(|call| call.request.is_message() == is_message)
@@ -145,21 +147,21 @@ impl Outbox {
         Some((index, &self.calls[index].turn))
     }
 
-    /// Whether one more message, in a frame of so many bytes, may be unanswered.
+    /// Whether one more message, in a frame of `bytes`, may be unanswered.
     fn may_be_unanswered(&self, bytes: usize) -> bool {
         let unanswered = self.requests.unanswered();
         let fits = unanswered.bytes + bytes + ID_BYTES <= UNANSWERED_BYTES;
         unanswered.messages == 0 || (fits && unanswered.messages < self.limits.in_flight)
     }
 
-    /// When a frame of so many bytes may be sent; `None`: at once.
+    /// When a frame of `bytes` may be sent; `None`: at once.
     pub(super) fn ready_at(&self, bytes: usize) -> Option<Duration> {
-        self.pace.ready_at(bytes)
+        self.pacer.ready_at(bytes)
     }
 
-    /// When the next join may be sent, as far as the rate of joins goes.
+    /// When the rate of joins allows the next join; `None`: at once.
     pub(super) fn join_ready_at(&self) -> Option<Duration> {
-        self.pace.join_ready_at()
+        self.pacer.join_ready_at()
     }
 
     /// Sends the request of the application at this index.
@@ -171,7 +173,7 @@ impl Outbox {
 
     /// Sends a request to join a room.
     pub(super) fn send_join(&mut self, room: RoomId, frame: &str, now: Duration) {
-        self.pace.spend_join(now);
+        self.pacer.spend_join(now);
         self.send_request(Request::Join(room), frame, now);
     }
 
@@ -184,12 +186,12 @@ impl Outbox {
 
     /// Sends a frame.
     pub(super) fn send(&mut self, frame: String, now: Duration) {
-        self.pace.spend(frame.len(), now);
+        self.pacer.spend(frame.len(), now);
         self.actions.push_back(Action::Send(frame));
     }
 
-    /// The connection is gone: fails what waits for an answer, and what was not sent. The latter
-    /// has not been carried out, so a lost connection leaves nothing about it unknown.
+    /// The connection was lost: fails the requests that wait for answers, and those that were not
+    /// sent. The latter were certainly not carried out, which [`ClientError::Offline`] says.
     pub(super) fn fail_all(&mut self, error: &ClientError, answers: &mut Answers) {
         self.actions.retain(|action| !matches!(action, Action::Send(_) | Action::Ping));
         self.requests.fail_all(error, answers);

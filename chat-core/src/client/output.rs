@@ -1,5 +1,4 @@
-//! What a machine gives out: actions for its transport, and answers and events for its
-//! application.
+//! The outputs of a machine: actions for its transport, and answers and events for its application.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,7 +6,7 @@ use std::fmt;
 use super::error::ClientError;
 use super::events::{Event, History, Joined, Members, Sent};
 
-/// What the transport of a [`Machine`](super::Machine) is to do. `Debug` hides the frame of a
+/// What the transport of a [`Machine`](super::Machine) has to do. `Debug` hides the frame of a
 /// `hello`, which has secrets.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -27,8 +26,8 @@ pub enum Action {
     /// transport that cannot ping, as in a browser, sends the text frame `{"type":"ping"}`: its
     /// answer is one as well.
     Ping,
-    /// End the connection, with this close code. The machine has done with it: nothing that
-    /// happens on it later may be passed to the machine.
+    /// End the connection, with this close code. Nothing that happens on it later may be passed to
+    /// the machine.
     Close {
         /// The code of the close frame.
         code: u16,
@@ -67,7 +66,8 @@ pub enum Answer {
     Left,
     /// Of [`send`](super::Machine::send).
     Sent(Sent),
-    /// Of [`direct`](super::Machine::direct): how many servers hold the recipient; 0: offline.
+    /// Of [`direct`](super::Machine::direct): how many servers the recipient is connected to; 0:
+    /// offline.
     Direct(u32),
     /// Of [`members`](super::Machine::members).
     Members(Members),
@@ -114,7 +114,7 @@ impl Events {
         self.0.pop_front()
     }
 
-    /// Whether the server may be read for more of them.
+    /// Whether the server may be read for more events.
     pub(super) fn has_room(&self, awaits_answers: bool) -> bool {
         self.0.is_empty() || (awaits_answers && self.0.len() < WAITING)
     }

@@ -1,4 +1,4 @@
-//! Requests on the wire that wait for their answers.
+//! Requests that were sent and wait for their answers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::wire::ClientRequest;
 use super::error::ClientError;
 use super::output::{Answers, RequestId};
 
-/// What a frame asks the server for.
+/// What the client has requested from the server.
 #[derive(Debug)]
 pub(super) enum Request {
     Hello,
@@ -43,10 +43,10 @@ pub(super) fn with_id(frame: &str, id: u64) -> String {
     format!(r#"{{"id":{id},{}"#, frame.get(1..).unwrap_or("}"))
 }
 
-/// A frame that is ready to be sent, at its turn.
+/// A frame that is ready to be sent, and its place in the order of all such frames.
 #[derive(Debug)]
 pub(super) struct Turn {
-    /// Those of lower numbers are sent first.
+    /// Frames with lower numbers are sent first.
     pub(super) number: u64,
     /// The frame, without its id.
     pub(super) frame: String,
@@ -78,24 +78,24 @@ impl Request {
     }
 }
 
-/// Requests by id, which rises: the first of them is the first to run out of time.
+/// Requests by id. Ids increase, so the first request is the first to time out.
 #[derive(Debug)]
 pub(super) struct Requests {
-    waiting: BTreeMap<u64, Posted>,
+    waiting: BTreeMap<u64, PendingRequest>,
     last_id: u64,
     timeout: Duration,
 }
 
-/// A request on the wire.
+/// A request that was sent.
 #[derive(Debug)]
-struct Posted {
+struct PendingRequest {
     deadline: Duration,
     request: Request,
     /// The size of its frame.
     bytes: usize,
 }
 
-/// What the server has not answered of the messages that it publishes.
+/// Sums over the unanswered messages.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Unanswered {
     pub(super) messages: usize,
@@ -108,22 +108,22 @@ impl Requests {
         Self { waiting: BTreeMap::new(), last_id: 0, timeout }
     }
 
-    /// How many are on the wire.
+    /// The number of unanswered requests.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// How many callers wait.
-    pub(super) fn called(&self) -> usize {
-        self.waiting.values().filter(|posted| posted.request.caller().is_some()).count()
+    /// The number of unanswered requests that the application made.
+    pub(super) fn waiting_callers(&self) -> usize {
+        self.waiting.values().filter(|pending| pending.request.caller().is_some()).count()
     }
 
-    /// The messages that are on the wire.
+    /// The messages that are unanswered.
     pub(super) fn unanswered(&self) -> Unanswered {
-        let messages = self.waiting.values().filter(|posted| posted.request.is_message());
-        messages.fold(Unanswered::default(), |sum, posted| Unanswered {
+        let messages = self.waiting.values().filter(|pending| pending.request.is_message());
+        messages.fold(Unanswered::default(), |sum, pending| Unanswered {
             messages: sum.messages + 1,
-            bytes: sum.bytes + posted.bytes,
+            bytes: sum.bytes + pending.bytes,
         })
     }
 
@@ -132,41 +132,41 @@ impl Requests {
         self.last_id + 1
     }
 
-    /// The request is sent, under the [next id](Self::next_id), in a frame of so many bytes.
+    /// The request is sent, under the [next id](Self::next_id), in a frame of `bytes`.
     pub(super) fn add(&mut self, request: Request, bytes: usize, now: Duration) {
         self.last_id += 1;
-        let posted = Posted { deadline: now.saturating_add(self.timeout), request, bytes };
-        self.waiting.insert(self.last_id, posted);
+        let pending = PendingRequest { deadline: now.saturating_add(self.timeout), request, bytes };
+        self.waiting.insert(self.last_id, pending);
     }
 
     /// The request that this id answers.
     pub(super) fn take(&mut self, id: u64) -> Option<Request> {
-        self.waiting.remove(&id).map(|posted| posted.request)
+        self.waiting.remove(&id).map(|pending| pending.request)
     }
 
-    /// The largest message on the wire, and the size of its frame.
+    /// Removes the largest unanswered message; also returns the size of its frame.
     pub(super) fn take_largest_message(&mut self) -> Option<(u64, Request, usize)> {
-        let messages = self.waiting.iter().filter(|(_, posted)| posted.request.is_message());
-        let id = *messages.max_by_key(|(_, posted)| posted.bytes)?.0;
-        self.waiting.remove(&id).map(|posted| (id, posted.request, posted.bytes))
+        let messages = self.waiting.iter().filter(|(_, pending)| pending.request.is_message());
+        let id = *messages.max_by_key(|(_, pending)| pending.bytes)?.0;
+        self.waiting.remove(&id).map(|pending| (id, pending.request, pending.bytes))
     }
 
-    /// A request that ran out of time.
+    /// Removes a request that timed out.
     pub(super) fn take_expired(&mut self, now: Duration) -> Option<(u64, Request)> {
         let is_due = self.deadline().is_some_and(|deadline| deadline <= now);
-        let (id, posted) = is_due.then(|| self.waiting.pop_first()).flatten()?;
-        Some((id, posted.request))
+        let (id, pending) = is_due.then(|| self.waiting.pop_first()).flatten()?;
+        Some((id, pending.request))
     }
 
-    /// When the next one runs out of time.
+    /// When the next request times out.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        self.waiting.first_key_value().map(|(_, posted)| posted.deadline)
+        self.waiting.first_key_value().map(|(_, pending)| pending.deadline)
     }
 
-    /// None will be answered.
+    /// No request will be answered: the connection was lost.
     pub(super) fn fail_all(&mut self, error: &ClientError, answers: &mut Answers) {
-        for (_, posted) in std::mem::take(&mut self.waiting) {
-            posted.request.fail(error.clone(), answers);
+        for (_, pending) in std::mem::take(&mut self.waiting) {
+            pending.request.fail(error.clone(), answers);
         }
     }
 }

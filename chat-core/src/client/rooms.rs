@@ -10,7 +10,7 @@ use super::events::Joined;
 use super::output::{Answer, Answers, RequestId};
 use super::track::Track;
 
-/// The same typing state is not sent more often.
+/// The same typing state is sent at most once in this time.
 const TYPING_REPEAT: Duration = Duration::from_secs(2);
 
 /// A room, from the first `join` to `leave`.
@@ -26,16 +26,17 @@ pub(super) struct Room {
     /// Requests to join that wait for the answer. They have no deadline: while the room is wanted,
     /// the client joins it, be it on a later connection.
     waiting: Vec<RequestId>,
+    /// The typing state that was last sent, and when.
     typing: Option<(bool, Duration)>,
 }
 
-/// How the client stands with a room.
+/// The status of a room.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RoomStatus {
-    /// Not in it.
+    /// The client is not in the room.
     #[default]
     Out,
-    /// The request to join is sent when it is its turn.
+    /// The join has a turn.
     Due {
         /// The number of its turn.
         turn: u64,
@@ -44,7 +45,7 @@ pub(super) enum RoomStatus {
     Asked(u64),
     /// The server rejected the join for now. It is sent again later.
     Paused(Duration),
-    /// In it.
+    /// The client is in the room.
     In,
 }
 
@@ -78,7 +79,7 @@ impl Room {
         }
     }
 
-    /// Whether a typing state is to be sent: it is another one than before, or that was long ago.
+    /// Whether a typing state is to be sent: it has changed, or was last sent long ago.
     pub(super) fn types(&mut self, typing: bool, now: Duration) -> bool {
         let is_old = match self.typing {
             None => !typing,
@@ -114,7 +115,7 @@ impl Rooms {
     }
 
     /// The connection was lost.
-    pub(super) fn lost(&mut self) {
+    pub(super) fn connection_lost(&mut self) {
         for room in self.0.values_mut() {
             room.status = RoomStatus::Out;
             room.was_asked = false;
@@ -144,7 +145,7 @@ impl Rooms {
     }
 
     /// Whether requests to join wait.
-    pub(super) fn has_callers(&self) -> bool {
+    pub(super) fn has_waiting_joins(&self) -> bool {
         self.0.values().any(|room| room.waiting() > 0)
     }
 
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_ends() {
+    fn paused_join_is_due_after_its_pause() {
         let now = Duration::from_secs(100);
         let mut rooms = Rooms::default();
         rooms.get_or_add(&room("r"), 0).status = RoomStatus::Paused(now + Duration::from_secs(1));

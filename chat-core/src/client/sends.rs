@@ -1,7 +1,20 @@
-//! Messages that wait to be sent, or for the answer.
+//! Messages that wait to be sent, or for their answers.
 //!
-//! One per room is on the wire at a time, so that one that is sent again is never overtaken
-//! by those behind it.
+//! One message per room is in flight at a time, so that those behind it never overtake one that is
+//! sent again. The stages of the first message of a room:
+//!
+//! | stage | event | next stage |
+//! |---|---|---|
+//! | idle | the client is in the room | due: it has a turn |
+//! | due | its turn | in flight |
+//! | in flight | `ok`, or the message itself with its key | done |
+//! | in flight | a final rejection | failed |
+//! | in flight | a temporary rejection, or no answer | paused; `uncertain` unless it was not taken |
+//! | paused | the pause is over | idle |
+//! | due, in flight | the connection is lost | idle; `uncertain` if it was in flight |
+//!
+//! An `uncertain` message may have been published: it is sent again under its key, which prevents a
+//! second publication, and if it fails in the end its outcome is unknown.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -15,7 +28,7 @@ use super::events::Sent;
 use super::output::{Answer, Answers, RequestId};
 use super::requests::Turn;
 
-/// What a message consists of.
+/// The contents of a message.
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) text: String,
@@ -23,37 +36,38 @@ pub(super) struct Content {
     pub(super) key: String,
 }
 
-/// A message on its way.
+/// A message without an outcome.
 #[derive(Debug)]
-struct Send {
+struct PendingSend {
     content: Content,
     queued_at: Duration,
     request: RequestId,
     stage: Stage,
     attempted: bool,
-    /// A server had it, and did not say whether it was taken.
+    /// A server received the message, and did not say whether it was published.
     uncertain: bool,
 }
 
 #[derive(Debug)]
 enum Stage {
     Idle,
-    /// It is sent when it is its turn.
+    /// The message has a turn.
     Due(Turn),
-    /// On the wire, as the request with this id.
+    /// The message was sent in the request with this id.
     InFlight(u64),
-    /// The server wants it again later.
+    /// The message is sent again after this time.
     Paused(Duration),
 }
 
-impl Send {
-    /// It is on the wire no more.
-    fn withdrawn(&mut self, stage: Stage, uncertain: bool) {
+impl PendingSend {
+    /// The message is no longer in flight.
+    fn withdraw(&mut self, stage: Stage, uncertain: bool) {
         self.stage = stage;
         self.uncertain |= uncertain;
     }
 
-    /// When it is late, in a queue that has moved at `since`. Never while it waits for its turn.
+    /// When the message times out, in a queue that has progressed at `since`. Never while it waits for
+    /// its turn.
     fn late_at(&self, since: Duration, timeout: Duration) -> Option<Duration> {
         let is_due = matches!(self.stage, Stage::Due(_));
         (!is_due).then(|| self.queued_at.max(since).saturating_add(timeout))
@@ -75,13 +89,13 @@ impl Send {
 /// The messages to one room, in order.
 #[derive(Debug)]
 struct Queue {
-    sends: VecDeque<Send>,
-    /// When the first message was first sent, or the one before it had its outcome. The timeout
-    /// of the others begins no earlier: they wait for the server's rates, not for an outage.
+    sends: VecDeque<PendingSend>,
+    /// When the first message was first sent, or the one before it was settled. The timeouts of the
+    /// others start no earlier: they wait for the server's rate limits, not for an outage.
     since: Duration,
 }
 
-/// Messages on their way, by room, each room's in order.
+/// Messages without an outcome, by room, each room's in order.
 #[derive(Debug)]
 pub(super) struct Sends {
     rooms: BTreeMap<RoomId, Queue>,
@@ -93,7 +107,7 @@ impl Sends {
         Self { rooms: BTreeMap::new(), timeout }
     }
 
-    /// How many messages wait for their outcomes.
+    /// The number of messages.
     pub(super) fn len(&self) -> usize {
         self.rooms.values().map(|queue| queue.sends.len()).sum()
     }
@@ -107,7 +121,7 @@ impl Sends {
     ) {
         let empty = || Queue { sends: VecDeque::new(), since: now };
         let queue = self.rooms.entry(room.clone()).or_insert_with(empty);
-        queue.sends.push_back(Send {
+        queue.sends.push_back(PendingSend {
             content,
             queued_at: now,
             request,
@@ -117,9 +131,9 @@ impl Sends {
         });
     }
 
-    /// Queues the first message of each room that the client `is_in` for its turn. A message that
-    /// `frame` rejects fails.
-    pub(super) fn line_up(
+    /// Gives a turn to the first message of each room that the client `is_in`. A message that `frame`
+    /// rejects fails.
+    pub(super) fn schedule(
         &mut self,
         mut is_in: impl FnMut(&str) -> bool,
         mut frame: impl FnMut(&RoomId, &Content) -> Result<Turn, ClientError>,
@@ -152,8 +166,8 @@ impl Sends {
         due.min_by_key(|(_, turn)| turn.number)
     }
 
-    /// Puts the room's message that waits for its turn on the wire, as the request with this
-    /// id. Returns its frame.
+    /// Puts the room's message that has a turn in flight, as the request with this id. Returns its
+    /// frame.
     pub(super) fn dispatch(&mut self, room: &str, id: u64, now: Duration) -> Option<String> {
         let queue = self.rooms.get_mut(room)?;
         let front = queue.sends.front_mut()?;
@@ -194,7 +208,7 @@ impl Sends {
         answers: &mut Answers,
     ) {
         if let Some(send) = self.in_flight(room, id) {
-            send.withdrawn(Stage::Idle, false);
+            send.withdraw(Stage::Idle, false);
             if let Some(send) = self.remove(room, 0, now) {
                 send.fail(error, answers);
             }
@@ -205,14 +219,13 @@ impl Sends {
     /// server may have taken the message.
     pub(super) fn pause(&mut self, room: &str, id: u64, until: Duration, uncertain: bool) {
         if let Some(send) = self.in_flight(room, id) {
-            send.withdrawn(Stage::Paused(until), uncertain);
+            send.withdraw(Stage::Paused(until), uncertain);
         }
     }
 
-    /// The client received its own message with this key: the server has taken it, even if the
-    /// answer was lost. Keys that the application chose may repeat, so it need not be the first
-    /// of its queue.
-    pub(super) fn echoed(
+    /// The client received its own message with this key: it is published, even if the answer was
+    /// lost. Keys that the application chose may repeat, so it need not be the first of its queue.
+    pub(super) fn settle_by_echo(
         &mut self,
         room: &str,
         key: &str,
@@ -228,24 +241,24 @@ impl Sends {
         }
     }
 
-    /// The connection was lost: what was on the wire is sent again.
-    pub(super) fn lost(&mut self) {
+    /// The connection was lost: messages in flight are sent again.
+    pub(super) fn connection_lost(&mut self) {
         for send in self.rooms.values_mut().filter_map(|queue| queue.sends.front_mut()) {
             match send.stage {
-                Stage::InFlight(_) => send.withdrawn(Stage::Idle, true),
+                Stage::InFlight(_) => send.withdraw(Stage::Idle, true),
                 Stage::Due(_) => send.stage = Stage::Idle,
                 Stage::Idle | Stage::Paused(_) => {}
             }
         }
     }
 
-    /// The client is another user, for whom the keys mean nothing: what a server may have
-    /// taken must not be sent again.
+    /// The client is another user, whose keys are separate: a message that may have been published
+    /// must not be sent again.
     pub(super) fn user_changed(&mut self, answers: &mut Answers) {
         self.fail_while(answers, |send, _| send.uncertain);
     }
 
-    /// Fails the messages that ran out of time.
+    /// Fails the messages that timed out.
     pub(super) fn expire(&mut self, now: Duration, answers: &mut Answers) {
         let timeout = self.timeout;
         self.fail_while(answers, |send, since| {
@@ -262,8 +275,12 @@ impl Sends {
         }
     }
 
-    /// Fails each room's messages up to the first that is none of these.
-    fn fail_while(&mut self, answers: &mut Answers, is_over: impl Fn(&Send, Duration) -> bool) {
+    /// Fails each room's first messages for which `is_over` holds.
+    fn fail_while(
+        &mut self,
+        answers: &mut Answers,
+        is_over: impl Fn(&PendingSend, Duration) -> bool,
+    ) {
         for queue in self.rooms.values_mut() {
             while queue.sends.front().is_some_and(|send| is_over(send, queue.since)) {
                 let Some(send) = queue.sends.pop_front() else { break };
@@ -304,13 +321,13 @@ impl Sends {
         }
     }
 
-    fn in_flight(&mut self, room: &str, id: u64) -> Option<&mut Send> {
+    fn in_flight(&mut self, room: &str, id: u64) -> Option<&mut PendingSend> {
         let front = self.rooms.get_mut(room)?.sends.front_mut()?;
         matches!(front.stage, Stage::InFlight(in_flight) if in_flight == id).then_some(front)
     }
 
-    /// Removes a message whose outcome the server has sent.
-    fn remove(&mut self, room: &str, index: usize, now: Duration) -> Option<Send> {
+    /// Removes a message that is settled; the next one's timeout restarts.
+    fn remove(&mut self, room: &str, index: usize, now: Duration) -> Option<PendingSend> {
         let queue = self.rooms.get_mut(room)?;
         let send = queue.sends.remove(index)?;
         queue.since = now;
@@ -345,7 +362,7 @@ mod tests {
             Self { sends, answers, keys: Vec::new(), now: START }
         }
 
-        /// Of two messages to "r", the first is on its way.
+        /// Two messages to "r"; the first is in flight.
         fn one_in_flight() -> Self {
             let mut test = Self::new();
             test.push("r", "a");
@@ -362,9 +379,9 @@ mod tests {
         }
 
         /// Has the first messages of all rooms wait for their turns.
-        fn line_up(&mut self) {
+        fn schedule(&mut self) {
             let mut number = 0;
-            self.sends.line_up(
+            self.sends.schedule(
                 |_| true,
                 |_, content| {
                     number += 1;
@@ -376,7 +393,7 @@ mod tests {
 
         /// The key of the message that is sent, if one is.
         fn dispatch(&mut self, room: &str, id: u64) -> Option<String> {
-            self.line_up();
+            self.schedule();
             self.sends.dispatch(room, id, self.now)
         }
 
@@ -443,7 +460,7 @@ mod tests {
         }
         let mut number = 0;
         let mut next = || {
-            test.sends.line_up(
+            test.sends.schedule(
                 |_| true,
                 |_, content| {
                     number += 1;
@@ -464,12 +481,12 @@ mod tests {
     fn messages_wait_for_their_room() {
         let mut test = Test::new();
         test.push("r", "a");
-        test.sends.line_up(|_| false, |_, _| unreachable!(), &mut test.answers);
+        test.sends.schedule(|_| false, |_, _| unreachable!(), &mut test.answers);
         assert!(test.sends.first_due().is_none());
     }
 
     #[test]
-    fn too_long_message_holds_nothing_up() {
+    fn too_long_message_blocks_no_other() {
         let mut test = Test::new();
         test.push("r", "a");
         test.push("r", "b");
@@ -478,7 +495,7 @@ mod tests {
             "a" => Err(limit.clone()),
             key => Ok(Turn { number: 1, frame: key.into() }),
         };
-        test.sends.line_up(|_| true, frame, &mut test.answers);
+        test.sends.schedule(|_| true, frame, &mut test.answers);
         assert_eq!(test.answers(), [("a", Err(limit))]);
         assert_eq!(test.dispatch("r", 1).as_deref(), Some("b"));
     }
@@ -495,11 +512,11 @@ mod tests {
     }
 
     #[test]
-    fn pause_that_is_over_is_due_no_more() {
+    fn ended_pause_has_no_deadline() {
         let mut test = Test::one_in_flight();
         let until = START + Duration::from_secs(1);
         test.sends.pause("r", 1, until, false);
-        test.sends.lost();
+        test.sends.connection_lost();
         test.sends.end_pauses(until);
         assert_eq!(test.sends.deadline(), Some(START + LIFE));
         assert_eq!(test.dispatch("r", 2).as_deref(), Some("a"));
@@ -508,11 +525,11 @@ mod tests {
     #[test]
     fn lost_message_is_sent_again_first() {
         let mut test = Test::one_in_flight();
-        test.sends.lost();
+        test.sends.connection_lost();
         assert_eq!(test.dispatch("r", 2).as_deref(), Some("a"));
         test.succeed("r", 1, at(1));
         assert_eq!(test.answers(), [], "an answer of the connection before");
-        test.sends.echoed("r", "a", at(7), test.now, &mut test.answers);
+        test.sends.settle_by_echo("r", "a", at(7), test.now, &mut test.answers);
         assert_eq!(test.answers(), [("a", Ok(at(7)))]);
         assert_eq!(test.dispatch("r", 3).as_deref(), Some("b"));
     }
@@ -520,8 +537,8 @@ mod tests {
     #[test]
     fn echo_settles_a_message_anywhere_in_its_queue() {
         let mut test = Test::one_in_flight();
-        test.sends.echoed("r", "b", at(7), test.now, &mut test.answers);
-        test.sends.echoed("s", "a", at(8), test.now, &mut test.answers);
+        test.sends.settle_by_echo("r", "b", at(7), test.now, &mut test.answers);
+        test.sends.settle_by_echo("s", "a", at(8), test.now, &mut test.answers);
         assert_eq!(test.answers(), [("b", Ok(at(7)))]);
         test.succeed("r", 1, at(8));
         assert_eq!(test.answers(), [("a", Ok(at(8)))]);
@@ -546,7 +563,7 @@ mod tests {
         let mut test = Test::new();
         test.push("r", "a");
         test.push("r", "b");
-        test.line_up();
+        test.schedule();
         test.pass(2 * LIFE);
         assert_eq!(test.sends.deadline(), None);
         assert_eq!(test.dispatch("r", 1).as_deref(), Some("a"));
@@ -571,9 +588,9 @@ mod tests {
     }
 
     #[test]
-    fn another_user_does_not_repeat() {
+    fn uncertain_message_of_another_user_is_not_resent() {
         let mut test = Test::one_in_flight();
-        test.sends.lost();
+        test.sends.connection_lost();
         test.sends.user_changed(&mut test.answers);
         assert_eq!(test.answers(), [("a", Err(unknown("a")))]);
         assert_eq!(test.dispatch("r", 2).as_deref(), Some("b"));

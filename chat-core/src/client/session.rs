@@ -1,6 +1,6 @@
-//! What a client has with its servers, over all connections: rooms, messages on their way, and
-//! requests. This file has what the application asks for; [`inbound`](super::inbound) has what the
-//! server sends.
+//! The state of a client that outlives its connections: rooms, unconfirmed messages, and requests.
+//! This file has the requests of the application; [`inbound`](super::inbound) has the frames of the
+//! server.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -29,9 +29,9 @@ pub(super) struct Session {
     pub(super) answers: Answers,
     pub(super) events: Events,
     pub(super) rng: Rng,
-    /// The latest one.
+    /// The latest `welcome`.
     pub(super) welcome: Option<Welcome>,
-    /// Whether the present connection has had its welcome.
+    /// Whether the current connection has received its welcome.
     pub(super) is_online: bool,
     last_request: u64,
     queue_limit: usize,
@@ -68,13 +68,13 @@ impl Session {
         let request = next_request(&mut self.last_request);
         room.wait(request);
         if room.status == RoomStatus::Out && self.is_online {
-            self.enter(name.as_str());
+            self.schedule_join(name.as_str());
         }
         Ok(request)
     }
 
-    /// Is allowed however many requests wait: there is one leave for each join at most, and without
-    /// it the client would stay in the room.
+    /// Not bounded by the queue: there is at most one leave for each join, and if it were refused,
+    /// the client would stay in the room.
     pub(super) fn leave(&mut self, name: &str) -> Result<RequestId, ClientError> {
         let is_joined = self.is_joined_on_server(name);
         let (room, _) = self.forget(name, &ClientError::NotInRoom).ok_or(ClientError::NotInRoom)?;
@@ -176,20 +176,20 @@ impl Session {
 
     /// Whether the application waits for an answer.
     pub(super) fn awaits_answers(&self) -> bool {
-        !self.sends.is_empty() || self.outbox.waiting() > 0 || self.rooms.has_callers()
+        !self.sends.is_empty() || self.outbox.waiting() > 0 || self.rooms.has_waiting_joins()
     }
 
     // Rooms.
 
-    /// Has a room wait for its turn to be joined, from the position of the client's copy.
-    pub(super) fn enter(&mut self, name: &str) {
+    /// Gives a room a turn to be joined, from the position of the client's copy.
+    pub(super) fn schedule_join(&mut self, name: &str) {
         if let Some(room) = self.rooms.get_mut(name) {
             let turn = self.outbox.next_turn_number();
             room.status = RoomStatus::Due { turn };
         }
     }
 
-    /// Has the server forget that the client is in a room.
+    /// Sends a leave for a room that the client has forgotten already.
     pub(super) fn leave_on_server(&mut self, room: RoomId, request: Option<RequestId>) {
         self.outbox.queue_leave(request, &ClientRequest::Leave { room });
     }
@@ -198,8 +198,7 @@ impl Session {
         self.rooms.get_mut(name).is_some_and(|room| room.was_asked)
     }
 
-    /// Is no longer in a room, and does not join it again by itself. Returns its name, and how the
-    /// client stood with it.
+    /// Removes a room, which is not joined again by itself. Returns its name and its last status.
     pub(super) fn forget(
         &mut self,
         name: &str,
@@ -217,27 +216,29 @@ impl Session {
     pub(super) fn online(&mut self) {
         self.is_online = true;
         for room in self.rooms.names() {
-            self.enter(room.as_str());
+            self.schedule_join(room.as_str());
         }
     }
 
     /// There is no connection. Requests fail with `error`; rooms and messages wait for the next.
     pub(super) fn offline(&mut self, error: &ClientError) {
         self.is_online = false;
-        self.rooms.lost();
-        self.sends.lost();
+        self.rooms.connection_lost();
+        self.sends.connection_lost();
         self.outbox.fail_all(error, &mut self.answers);
     }
 
-    /// There will be no other connection.
+    /// No other connection will be opened.
     pub(super) fn close(&mut self) {
         self.offline(&ClientError::Closed);
         self.rooms.fail_all(&ClientError::Closed, &mut self.answers);
         self.sends.fail_all(&ClientError::Closed, &mut self.answers);
     }
 
-    /// Takes over what a welcome says of the client and of the server's limits.
+    /// Applies the user and the server's limits of a welcome.
     pub(super) fn set_welcome(&mut self, welcome: Welcome, limits: Limits) {
+        // Keys are compared within the messages of one user: sent again as another user, a message
+        // could be published twice.
         let before = self.welcome.as_ref().map(|before| &before.user.id);
         if before.is_some_and(|before| *before != welcome.user.id) {
             self.sends.user_changed(&mut self.answers);
@@ -252,7 +253,7 @@ impl Session {
     pub(super) fn end_pauses(&mut self, now: Duration) {
         self.sends.end_pauses(now);
         for room in self.rooms.take_due(now) {
-            self.enter(room.as_str());
+            self.schedule_join(room.as_str());
         }
     }
 
@@ -261,16 +262,18 @@ impl Session {
         if !self.is_online {
             return;
         }
-        self.line_up_messages();
+        self.schedule_messages();
+        // One turn at a time: each frame uses up some of the rates, and a message that is sent makes
+        // way for the next of its room.
         while let Some((next, ready_at)) = self.next_turn(now)
             && ready_at.is_none_or(|at| at <= now)
         {
             self.take_turn(next, now);
-            self.line_up_messages();
+            self.schedule_messages();
         }
     }
 
-    /// When something that waits for its turn may be sent.
+    /// When the next frame that waits for its turn may be sent.
     pub(super) fn flush_at(&self, now: Duration) -> Option<Duration> {
         if !self.is_online {
             return None;
@@ -280,18 +283,18 @@ impl Session {
         join.filter(|at| *at > now).into_iter().chain(next).min()
     }
 
-    /// When requests, rooms and messages run out of time, or a pause of theirs ends.
+    /// When requests, rooms and messages time out, or a pause of theirs ends.
     pub(super) fn deadlines(&self) -> [Option<Duration>; 3] {
         [self.outbox.requests.deadline(), self.rooms.deadline(), self.sends.deadline()]
     }
 
-    fn line_up_messages(&mut self) {
+    fn schedule_messages(&mut self) {
         let Self { sends, rooms, outbox, answers, .. } = self;
-        sends.line_up(
+        sends.schedule(
             |room| rooms.get_mut(room).is_some_and(|room| room.is_in()),
             |room, sends::Content { text, data, key }| {
                 let data = data.as_deref();
-                // The limits may be others than when the message was queued.
+                // The message may have been queued under the limits of another connection.
                 check_message(&outbox.limits, text, data)?;
                 let content = Content { message: text.into(), data, key: Some(key.into()) };
                 let frame = encode(&ClientRequest::Send { room: room.clone(), content });
@@ -314,7 +317,8 @@ impl Session {
                 let Some(room) = self.rooms.get_mut(name.as_str()) else { return };
                 room.ask(id);
                 let since = room.track.position();
-                let history = (!room.track.has_begun() && room.history > 0).then_some(room.history);
+                let history =
+                    (!room.track.has_joined() && room.history > 0).then_some(room.history);
                 let frame = encode(&ClientRequest::Join { room: name.clone(), since, history });
                 self.outbox.send_join(name, &frame, now);
             }

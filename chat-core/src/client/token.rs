@@ -1,4 +1,4 @@
-//! Tokens: where they come from, and when the next one is due.
+//! Tokens: their source, and when the next one is due.
 
 use std::error::Error;
 use std::fmt;
@@ -8,23 +8,23 @@ use crate::backoff::{at_least, fraction};
 
 use super::rng::Rng;
 
-/// The pause, to which jitter is added, before a renewal that failed is tried again.
+/// The pause, to which jitter is added, before a failed renewal is retried.
 const RENEW_AGAIN: Duration = Duration::from_secs(5);
 
-/// A fetch that takes longer has failed.
+/// A fetch that takes longer counts as failed.
 pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Tokens are not renewed more often, however soon they run out.
+/// Tokens are not renewed more often, however soon they expire.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// Where the token of a `hello` comes from. A secret: `Debug` hides it.
+/// The source of the token of a `hello`. `Debug` hides the token.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Token {
-    /// Always this one. When it has run out, the client is closed.
+    /// Always this token. When it has expired, the client is closed.
     Fixed(String),
-    /// One that the transport [fetches](super::Action::FetchToken) before each connection, and
-    /// again in time before the token of a connection runs out.
+    /// A token that the transport [fetches](super::Action::FetchToken) before each connection, and
+    /// again before the token of a connection expires.
     Fetched,
 }
 
@@ -41,10 +41,10 @@ impl fmt::Debug for Token {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// There is none yet. It is fetched again, as after a lost connection.
+    /// There is no token yet. It is fetched again, as after a lost connection.
     Retry(Box<dyn Error + Send + Sync>),
-    /// There will be no other token: the user has logged out, or was blocked. The client is closed
-    /// for good, with this reason, which is for people, in
+    /// There will be no other token: the user has logged out, or was blocked. The client is closed,
+    /// with this reason, which is for people, in
     /// [`State::Closed`](super::State::Closed).
     Unauthorized(String),
 }
@@ -58,16 +58,16 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for TokenError {
 /// The next token of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Renewal {
-    /// None is needed.
+    /// No token is needed.
     Never,
-    /// It is fetched then.
+    /// The token is fetched at this time.
     At(Duration),
-    /// It is being fetched, until then at most.
+    /// The token is being fetched, until this time at most.
     Fetching(Duration),
 }
 
 impl Renewal {
-    /// In time before a token runs out.
+    /// Before a token expires.
     pub(super) fn before(expires_in: Duration, rng: &mut Rng, now: Duration) -> Self {
         Self::At(now.saturating_add(in_time(expires_in, rng.next())))
     }

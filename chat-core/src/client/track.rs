@@ -1,4 +1,4 @@
-//! Where a client stands in a room's sequence of messages.
+//! The position of a client in a room's sequence of messages.
 
 use crate::{Epoch, Position, Step};
 
@@ -6,7 +6,7 @@ use crate::{Epoch, Position, Step};
 #[derive(Debug, Default)]
 pub(super) struct Track {
     position: Option<Position>,
-    begun: bool,
+    has_joined: bool,
 }
 
 /// What to do with the entries of a `joined` frame.
@@ -35,18 +35,18 @@ impl Track {
     }
 
     /// Whether the client was ever in the room.
-    pub(super) fn has_begun(&self) -> bool {
-        self.begun
+    pub(super) fn has_joined(&self) -> bool {
+        self.has_joined
     }
 
-    /// What an entry with this offset is; moves on to it if it is the next. `epoch` is that of the
-    /// first entry of a sequence.
+    /// Classifies an entry with this offset, and advances to it if it is the next. `epoch` is that of
+    /// the first entry of a sequence.
     pub(super) fn entry(&mut self, offset: u64, epoch: Option<Epoch>) -> Step {
         let Some(here) = self.position else { return Step::Next };
-        let place = Position { epoch: epoch.unwrap_or(here.epoch), offset };
-        let step = here.step_to(place);
+        let entry_position = Position { epoch: epoch.unwrap_or(here.epoch), offset };
+        let step = here.step_to(entry_position);
         if step == Step::Next {
-            self.position = Some(place);
+            self.position = Some(entry_position);
         }
         step
     }
@@ -56,15 +56,15 @@ impl Track {
         self.position = position;
     }
 
-    /// Moves on to the position of a `joined` frame whose entries have these offsets. Its `recovered`
-    /// is believed only if they lead there.
+    /// Advances to the position of a `joined` frame whose entries have these offsets. Its `recovered`
+    /// counts only if the offsets lead to that position.
     pub(super) fn joined(
         &mut self,
         position: Option<Position>,
         recovered: bool,
         offsets: &[u64],
     ) -> Entered {
-        let is_first = !std::mem::replace(&mut self.begun, true);
+        let is_first = !std::mem::replace(&mut self.has_joined, true);
         let before = std::mem::replace(&mut self.position, position);
         if is_first {
             return Entered { continuity: Continuity::First, known: 0 };
@@ -154,11 +154,11 @@ mod tests {
     }
 
     #[test]
-    fn the_first_page_is_new() {
+    fn first_page_is_new() {
         let mut track = Track::default();
-        assert!(!track.has_begun());
+        assert!(!track.has_joined());
         assert_eq!(track.joined(at(1, 9), false, &[8, 9]), entered(Continuity::First, 0));
-        assert!(track.has_begun());
+        assert!(track.has_joined());
         assert_eq!(track.entry(9, None), Step::Repeat);
     }
 
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn not_recovered() {
-        // The room keeps no more: the page is newer than what is known.
+        // Messages were trimmed: the page is newer than the client's copy.
         assert_eq!(
             track(at(1, 5)).joined(at(1, 90), false, &[89, 90]),
             entered(Continuity::Gap(at(1, 88)), 0)

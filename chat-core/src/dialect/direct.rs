@@ -1,4 +1,4 @@
-//! From user to user: `{"to":…,"message":…}`, passed on byte for byte.
+//! From user to user: `{"to":…,"message":…}`, forwarded byte for byte.
 
 use crate::command::Command;
 use crate::error::Rejection;

@@ -1,4 +1,4 @@
-//! What clients speak: the native protocol and those of three earlier systems.
+//! Encodings that clients use: the native protocol and those of three earlier systems.
 //!
 //! Decoding and encoding are pure. A dialect is recognised by a connection's first frame
 //! ([`Dialect::recognise`]) and kept.
@@ -19,28 +19,40 @@ use crate::position::Position;
 use crate::topic::Topic;
 use crate::wire::{ClientRequest, ServerFrame};
 
-/// A protocol that clients speak.
+/// A protocol that clients use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Dialect {
     /// The protocol of this project, version 1.
     Native = 0,
     /// `join_room`, `chat_message`, `leave_room`: one room at a time, and a line from the
-    /// system when somebody comes or goes.
+    /// system when a user joins or leaves.
     Rooms = 1,
-    /// `SUBSCRIBE`, `UNSUBSCRIBE`, `sendMessage`: nameless senders.
+    /// `SUBSCRIBE`, `UNSUBSCRIBE`, `sendMessage`: messages without a sender's name.
     Topics = 2,
-    /// `{"to","message"}`: from user to user, each frame passed on as it is.
+    /// `{"to","message"}`: from user to user, each frame forwarded unchanged.
     Direct = 3,
 }
 
 impl Dialect {
+    /// Every dialect, in the order of its number.
+    pub const ALL: [Self; 4] = [Self::Native, Self::Rooms, Self::Topics, Self::Direct];
+
     /// How many dialects there are.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = Self::ALL.len();
 
     /// The WebSocket subprotocol that asks for [`Dialect::Native`].
     pub const SUBPROTOCOL: &'static str = "chat.v1";
 
-    /// Which dialect a frame belongs to; `None` for a frame of no dialect.
+    /// The dialect of a frame; `None` for a frame of no dialect.
+    ///
+    /// ```
+    /// use chat_core::Dialect;
+    ///
+    /// let frame = r#"{"type":"join","room":"general"}"#;
+    /// assert_eq!(Dialect::recognise(frame), Some(Dialect::Native));
+    /// assert_eq!(Dialect::recognise("hello"), None);
+    /// ```
     #[must_use]
     pub fn recognise(text: &str) -> Option<Self> {
         let fields = Fields::parse(text).ok()?;
@@ -56,8 +68,15 @@ impl Dialect {
     /// Reads a frame from a client.
     ///
     /// # Errors
-    /// A [`Rejection`] that says what is wrong with the frame. It is no reason to end the
-    /// connection.
+    /// A [`Rejection`] that says what is wrong with the frame. The connection need not end.
+    ///
+    /// ```
+    /// use chat_core::{Command, Dialect};
+    ///
+    /// let request = Dialect::Native.decode(r#"{"type":"members","room":"general"}"#)?;
+    /// assert!(matches!(request.command, Command::Members { room } if room.as_str() == "general"));
+    /// # Ok::<(), chat_core::Rejection>(())
+    /// ```
     pub fn decode(self, text: &str) -> Result<Request<'_>, Rejection> {
         let fields = Fields::parse(text)?;
         let id = fields.id()?;
@@ -73,8 +92,20 @@ impl Dialect {
         }
     }
 
-    /// Appends to `out` the text that tells a client of `event`, and returns `true`; or
-    /// returns `false` if the dialect has no word for it.
+    /// Appends the text of `event` to `out`, and returns `true`; or returns `false` if the dialect
+    /// has no frame for it.
+    ///
+    /// ```
+    /// use chat_core::{Dialect, Event, Message, RoomId, Sender, Topic};
+    ///
+    /// let topic = Topic::from(RoomId::new("r1")?);
+    /// let user = Sender::new("u1", "Ann", "#FF6B6B");
+    /// let mut text = Vec::new();
+    /// let message = Event::Message(Message::new(user, "hi", 0));
+    /// assert!(Dialect::Topics.encode(&topic, &message, None, &mut text));
+    /// assert_eq!(text, br#"{"type":"sendMessage","roomId":"r1","message":"hi"}"#);
+    /// # Ok::<(), chat_core::InvalidName>(())
+    /// ```
     pub fn encode(
         self,
         topic: &Topic,
@@ -90,8 +121,18 @@ impl Dialect {
         }
     }
 
-    /// The frame that answers one client; `None` if the dialect has no word for it. Errors
-    /// are the same in every dialect.
+    /// The frame that answers one client; `None` if the dialect has none for it. Errors are the
+    /// same in every dialect.
+    ///
+    /// ```
+    /// use chat_core::Dialect;
+    /// use chat_core::wire::{Pong, ServerFrame};
+    ///
+    /// let pong = ServerFrame::Pong(Pong::default());
+    /// let frames = Dialect::Native.reply(&pong).unwrap();
+    /// assert_eq!(frames.texts().collect::<Vec<_>>(), [r#"{"type":"pong"}"#]);
+    /// assert!(Dialect::Topics.reply(&pong).is_none());
+    /// ```
     #[must_use]
     pub fn reply(self, reply: &ServerFrame<'_>) -> Option<Frames> {
         let text = match (self, reply) {

@@ -1,5 +1,4 @@
-//! One room at a time, names and colours, and a line from the system when somebody comes
-//! or goes.
+//! One room at a time, names and colours, and a line from the system when a user joins or leaves.
 
 use serde::Serialize;
 
@@ -56,7 +55,7 @@ pub(super) fn encode(event: &Event<'_>, out: &mut Vec<u8>) -> bool {
     }
 }
 
-/// What a newcomer alone is told. The space before the closing quote is part of it.
+/// The line that a user receives who joins. The space before the closing quote is part of it.
 pub(super) fn joined(room: &str) -> String {
     json(&system(&format!("You successfully joined room: {room} ")))
 }

@@ -1,5 +1,5 @@
-//! `SUBSCRIBE`, `UNSUBSCRIBE` and `sendMessage`: nameless senders, who need not be
-//! subscribed.
+//! `SUBSCRIBE`, `UNSUBSCRIBE` and `sendMessage`: messages without a sender's name, from clients that need
+//! not be subscribed.
 
 use serde::Serialize;
 

@@ -17,7 +17,7 @@ use crate::position::Position;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ClientFrame<'a> {
-    /// A JSON string or integer, of 128 bytes at most as it stands in the frame; the answer carries
+    /// A JSON string or integer, of at most 128 bytes as it is written in the frame; the answer carries
     /// it back.
     pub id: Option<Cow<'a, RawValue>>,
     /// What the client asks for.

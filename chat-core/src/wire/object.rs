@@ -18,7 +18,7 @@ pub(super) trait Tagged<'de>: Sized {
     ) -> Result<Self, A::Error>;
 }
 
-/// Reads a frame in one pass if its `type` comes first, as servers of this project write it.
+/// Reads a frame in one pass if its `type` is the first field, as servers of this project write it.
 pub(super) fn read<'de, D: Deserializer<'de>, T: Tagged<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {

@@ -53,7 +53,7 @@ pub enum ServerFrame<'a> {
 }
 
 impl<'a> ServerFrame<'a> {
-    /// The `id` of the request that the frame answers, as it stands in the frame.
+    /// The `id` of the request that the frame answers, as it is written in the frame.
     #[must_use]
     pub fn id(&self) -> Option<&RawValue> {
         let id = match self {
@@ -124,14 +124,14 @@ impl<'de: 'a, 'a> Tagged<'de> for ServerFrame<'a> {
     }
 }
 
-/// An entry of a page of a room's history: a frame as it would stand alone.
+/// An entry of a page of a room's history: a frame as it would be sent by itself.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum PageFrame<'a> {
     /// A message.
     Message(Message<'a>),
-    /// Anything else that has a place in the room's sequence.
+    /// Any other entry of the room's sequence.
     Unknown(Unknown<'a>),
 }
 
@@ -158,10 +158,10 @@ impl<'de: 'a, 'a> Tagged<'de> for PageFrame<'a> {
 #[serde(tag = "type", rename = "welcome")]
 #[non_exhaustive]
 pub struct Welcome<'a> {
-    /// The request's.
+    /// The `id` of the request.
     #[serde(borrow, default, deserialize_with = "any", skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, RawValue>>,
-    /// Names this connection, in logs and in support.
+    /// The name of this connection, for logs and support.
     #[serde(borrow)]
     pub session: Cow<'a, str>,
     /// A secret for a later `hello` to be the same user; absent while the secret that servers share
@@ -171,7 +171,7 @@ pub struct Welcome<'a> {
     /// The user of this connection.
     #[serde(borrow)]
     pub user: User<'a>,
-    /// Names the server.
+    /// The name of the server.
     #[serde(borrow)]
     pub node: Cow<'a, str>,
     /// The version of the protocol; 1 if absent.
@@ -184,7 +184,7 @@ pub struct Welcome<'a> {
     /// How often the server pings an idle connection, in milliseconds; 0 or absent: never.
     #[serde(default, deserialize_with = "or_default")]
     pub heartbeat_ms: u64,
-    /// What the server takes from one connection.
+    /// The limits of one connection.
     pub limits: Limits,
 }
 
@@ -236,7 +236,7 @@ impl<'a> Welcome<'a> {
     }
 }
 
-/// What a server takes from one connection.
+/// The limits of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Limits {
@@ -297,9 +297,9 @@ impl Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RateLimit {
-    /// In the long run.
+    /// The long-term rate, per second.
     pub per_second: u64,
-    /// At once.
+    /// The largest burst.
     pub burst: u64,
 }
 
@@ -350,7 +350,7 @@ impl<'a> From<&'a crate::User> for User<'a> {
 #[serde(tag = "type", rename = "joined")]
 #[non_exhaustive]
 pub struct Joined<'a> {
-    /// The request's.
+    /// The `id` of the request.
     #[serde(borrow, default, deserialize_with = "any", skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, RawValue>>,
     /// The room.
@@ -364,13 +364,13 @@ pub struct Joined<'a> {
     pub offset: Option<u64>,
     /// Whether the client has missed nothing since the position that it gave.
     pub recovered: bool,
-    /// The users in the room, at most as many as the server lists; a user who was not in it
-    /// before comes first.
+    /// The users in the room, at most as many as the server lists. The user of this connection is
+    /// the first one, unless it was in the room before.
     #[serde(borrow)]
     pub members: Vec<User<'a>>,
     /// How many users are in the room.
     pub count: u32,
-    /// What the client has missed, or the latest messages; oldest first.
+    /// The messages that the client has missed, or the latest ones; oldest first.
     #[serde(borrow, default, deserialize_with = "or_default")]
     pub messages: Vec<PageFrame<'a>>,
 }
@@ -404,16 +404,16 @@ impl<'a> Joined<'a> {
 #[serde(tag = "type", rename = "left")]
 #[non_exhaustive]
 pub struct Left<'a> {
-    /// The request's; absent if the client did not ask.
+    /// The `id` of the request; absent if the client did not ask to leave.
     #[serde(borrow, default, deserialize_with = "any", skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, RawValue>>,
     /// The room.
     #[serde(borrow)]
     pub room: Cow<'a, str>,
-    /// Why, if the client did not ask for it: `kicked`, `banned`, or `forbidden` by a new token.
+    /// The reason, if the client did not ask to leave: `kicked`, `banned`, or `forbidden` by a new token.
     #[serde(borrow, default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'a, str>>,
-    /// What the moderator wrote.
+    /// The message of the moderator.
     #[serde(borrow, default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
     pub message: Option<Cow<'a, str>>,
 }
@@ -430,7 +430,7 @@ impl<'a> Left<'a> {
 #[serde(tag = "type", rename = "ok")]
 #[non_exhaustive]
 pub struct Accepted<'a> {
-    /// The request's.
+    /// The `id` of the request.
     #[serde(borrow, default, deserialize_with = "any", skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, RawValue>>,
     /// With `offset`: see [`Accepted::position`].
@@ -465,7 +465,7 @@ impl Accepted<'_> {
 #[serde(tag = "type", rename = "error")]
 #[non_exhaustive]
 pub struct Rejected<'a> {
-    /// The request's, where it could be read.
+    /// The `id` of the request, where it could be read.
     #[serde(borrow, default, deserialize_with = "any", skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, RawValue>>,
     /// For programs: an [`ErrorCode`], or one of a later version.
@@ -503,7 +503,7 @@ impl<'a> From<&'a Rejection> for ServerFrame<'a> {
 #[serde(tag = "type", rename = "members")]
 #[non_exhaustive]
 pub struct Members<'a> {
-    /// The request's.
+    /// The `id` of the request.
     #[serde(borrow, default, deserialize_with = "any", skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, RawValue>>,
     /// The room.
@@ -528,7 +528,7 @@ impl<'a> Members<'a> {
 #[serde(tag = "type", rename = "history")]
 #[non_exhaustive]
 pub struct History<'a> {
-    /// The request's.
+    /// The `id` of the request.
     #[serde(borrow, default, deserialize_with = "any", skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, RawValue>>,
     /// The room.
@@ -571,7 +571,7 @@ impl<'a> History<'a> {
 #[serde(tag = "type", rename = "pong")]
 #[non_exhaustive]
 pub struct Pong<'a> {
-    /// The request's.
+    /// The `id` of the request.
     #[serde(borrow, default, deserialize_with = "any", skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, RawValue>>,
 }
@@ -581,7 +581,7 @@ pub struct Pong<'a> {
 #[serde(tag = "type", rename = "goodbye")]
 #[non_exhaustive]
 pub struct Goodbye<'a> {
-    /// Why: `shutdown`, `kicked`, `banned`, `token_expired`, or a reason of a later version.
+    /// The reason: `shutdown`, `kicked`, `banned`, `token_expired`, or a reason of a later version.
     #[serde(borrow)]
     pub reason: Cow<'a, str>,
     /// Whether to connect again.
@@ -589,7 +589,7 @@ pub struct Goodbye<'a> {
     /// When to connect again, in milliseconds from now; 0 if absent.
     #[serde(default, deserialize_with = "or_default")]
     pub after_ms: u64,
-    /// What the moderator wrote.
+    /// The message of the moderator.
     #[serde(borrow, default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
     pub message: Option<Cow<'a, str>>,
 }
@@ -621,12 +621,12 @@ pub struct Message<'a> {
     /// The text.
     #[serde(borrow, rename = "message")]
     pub text: Cow<'a, str>,
-    /// What the sender attached: any JSON.
+    /// The JSON value that the sender attached.
     #[serde(borrow, default, deserialize_with = "any", skip_serializing_if = "Option::is_none")]
     pub data: Option<Cow<'a, RawValue>>,
     /// When the server took the message, in milliseconds since 1970.
     pub at: u64,
-    /// The sender's own name for the message.
+    /// The idempotency key of the message, which the sender chose.
     #[serde(borrow, default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
     pub key: Option<Cow<'a, str>>,
 }
@@ -637,11 +637,11 @@ pub struct Message<'a> {
 pub struct Presence<'a> {
     /// The room.
     pub room: Cow<'a, str>,
-    /// What happened.
+    /// The change.
     pub event: PresenceEvent<'a>,
 }
 
-/// What happened to the members of a room.
+/// A change of the members of a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PresenceEvent<'a> {
@@ -653,7 +653,7 @@ pub enum PresenceEvent<'a> {
     Unknown(Cow<'a, str>),
 }
 
-/// [`Presence`] as it stands in a frame.
+/// [`Presence`] as it is written in a frame.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename = "presence")]
 struct PresenceFields<'a> {
@@ -722,7 +722,7 @@ pub struct Direct<'a> {
     /// The text.
     #[serde(borrow, rename = "message")]
     pub text: Cow<'a, str>,
-    /// What the sender attached: any JSON.
+    /// The JSON value that the sender attached.
     #[serde(borrow, default, deserialize_with = "any", skip_serializing_if = "Option::is_none")]
     pub data: Option<Cow<'a, RawValue>>,
     /// When the server took the message, in milliseconds since 1970.
@@ -783,7 +783,7 @@ pub struct Unknown<'a> {
     /// The `type`.
     #[serde(borrow, rename = "type", default)]
     pub kind: Cow<'a, str>,
-    /// The request's, if it answers one.
+    /// The `id` of the request, if the frame answers one.
     #[serde(borrow, default, deserialize_with = "any", skip_serializing_if = "Option::is_none")]
     pub id: Option<Cow<'a, RawValue>>,
     /// The room.

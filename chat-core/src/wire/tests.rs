@@ -1,4 +1,4 @@
-//! Every frame goes both ways.
+//! Every frame is written and read.
 
 use std::borrow::Cow;
 
@@ -310,20 +310,20 @@ fn strange() -> impl Strategy<Value = Vec<(String, Raw)>> {
 
 proptest! {
     #[test]
-    fn server_frame_comes_back(frame in server_frame()) {
+    fn server_frame_round_trips(frame in server_frame()) {
         let text = serde_json::to_string(&frame).unwrap();
         prop_assert_eq!(shown(&read(&text)), shown(&frame));
         prop_assert_eq!(shown(&read(&text).into_owned()), shown(&frame));
     }
 
     #[test]
-    fn client_frame_comes_back(frame in client_frame()) {
+    fn client_frame_round_trips(frame in client_frame()) {
         let text = frame.encode();
         let read: ClientFrame = serde_json::from_str(&text).unwrap();
         prop_assert_eq!(shown(&read), shown(&frame));
     }
 
-    /// Unknown fields are skipped and `null` is absent, wherever the `type` stands.
+    /// Unknown fields are skipped and `null` is absent, wherever the `type` is.
     #[test]
     fn unknown_fields_are_skipped(frame in server_frame(), strange in strange(), at in 0_usize..9) {
         let text = serde_json::to_string(&frame).unwrap();
@@ -347,14 +347,14 @@ proptest! {
         let mut fields = fields(&text);
         fields.extend(strange.iter().map(|(name, value)| (name.clone(), &**value)));
         let text = object(&fields);
-        // A `direct` is handed on as a whole, and must not have a member twice.
+        // A `direct` is forwarded as a whole, and must not have a member twice.
         let names: std::collections::BTreeSet<_> = fields.iter().map(|(name, _)| name).collect();
         prop_assume!(names.len() == fields.len());
         prop_assert_eq!(shown(&ClientFrame::decode(&text).unwrap()), shown(&frame));
     }
 
     #[test]
-    fn parts_of_frames_come_back(
+    fn parts_of_frames_round_trip(
         position in position(),
         room in room(),
         user in user_id(),
@@ -373,7 +373,7 @@ proptest! {
 
     /// A frame without a field, or with `null` for it: an error names it, unless it is optional.
     #[test]
-    fn what_is_missing_is_named(frame in server_frame(), at in any::<prop::sample::Index>()) {
+    fn missing_field_is_named(frame in server_frame(), at in any::<prop::sample::Index>()) {
         let text = serde_json::to_string(&frame).unwrap();
         let mut fields = fields(&text);
         let (name, _) = fields.remove(at.index(fields.len()));
@@ -405,7 +405,7 @@ where
 }
 
 #[test]
-fn code_of_an_error_comes_back_and_an_unknown_one_survives() {
+fn error_codes_round_trip_and_unknown_ones_survive() {
     for code in ErrorCode::ALL {
         both_ways(&code).unwrap();
         let rejection = Rejection::new(code, "why");
@@ -420,7 +420,7 @@ fn code_of_an_error_comes_back_and_an_unknown_one_survives() {
 }
 
 #[test]
-fn what_is_no_name_position_or_colour_is_refused() {
+fn invalid_names_positions_and_colours_are_refused() {
     let refused = |json: &str| {
         [
             serde_json::from_str::<RoomId>(json).is_err(),
@@ -491,7 +491,7 @@ fn wrong_type_of_a_field_is_named() {
 
 /// A client counts every frame that has an `offset`.
 #[test]
-fn unknown_type_keeps_its_place_in_the_sequence() {
+fn unknown_type_keeps_its_offset() {
     let purged = r#"{"type":"purged","room":"general","offset":59,"user":"42","at":1}"#;
     let ServerFrame::Unknown(frame) = read(purged) else { panic!() };
     assert_eq!(
@@ -528,7 +528,7 @@ fn texts_are_borrowed_and_data_is_any_json() {
 }
 
 #[test]
-fn what_is_absent_is_not_sent() {
+fn absent_fields_are_not_written() {
     let room = RoomId::new("r").unwrap();
     let join = ClientRequest::Join { room: room.clone(), since: None, history: None };
     assert_eq!(ClientFrame::new(join).encode(), r#"{"type":"join","room":"r"}"#);

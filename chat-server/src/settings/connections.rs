@@ -108,7 +108,6 @@ impl Connections {
         server.limits.name_bytes = self.max_name_bytes;
         server.limits.json_depth = self.max_json_depth;
         let transport = &mut server.transport;
-        transport.max_frame_bytes = max_frame_bytes;
         transport.max_message_bytes = max_frame_bytes;
         transport.outbox_bytes = self.outbox_bytes;
         transport.outbox_frames = self.outbox_frames;

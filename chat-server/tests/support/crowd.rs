@@ -110,7 +110,8 @@ impl Talker {
         let name = format!("client-{n}");
         let config = ClientConfig::default()
             .name(&name)
-            .backoff(Duration::from_millis(200), Duration::from_secs(2));
+            .backoff_base(Duration::from_millis(200))
+            .backoff_cap(Duration::from_secs(2));
         let (client, events) = Client::connect(urls, config).unwrap();
         let record = Arc::new(Mutex::new(Record { room: room.clone(), ..Record::default() }));
         let heard = Arc::new(Notify::new());

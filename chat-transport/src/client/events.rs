@@ -10,21 +10,36 @@ use tokio::sync::mpsc;
 /// The events of a client, in order.
 ///
 /// The queue is bounded ([`event_queue`](super::ClientConfig::event_queue)), and nothing is
-/// dropped: when it is full, the client reads no further from the server until there is room
-/// again. A server closes the connection of a client that does not read for long; the client then
-/// connects again, and gets what it missed.
+/// dropped: when it is full, the client does not read from the server until there is room again. A
+/// server closes the connection of a client that does not read for long; the client then connects
+/// again, and fetches the missed messages.
 ///
-/// Calls may be made where events are read: while one waits for its answer, up to 1,024 more
-/// events are kept. Beyond that the answer is not read, either, and the call waits for its
-/// timeout: an application that gets more than that within the time of a call reads its events in
-/// a task of their own.
+/// The task that reads the events may make calls: while a call waits for its answer, up to 1,024
+/// more events are kept. Beyond that the answer is not read either, and the call times out: an
+/// application that receives more events during a call reads them in a task of their own.
 ///
-/// An application that does not want events may drop this: they are then thrown away.
+/// An application that does not need events may drop this: the client then discards them.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), chat_transport::client::ClientError> {
+/// use chat_transport::client::{Client, Event};
+///
+/// let (client, mut events) = Client::connect(["ws://chat.example/ws"], Default::default())?;
+/// client.join("general", 0).await?;
+/// while let Some(event) = events.recv().await {
+///     if let Event::Message(message) = event {
+///         println!("{}", message.text);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Events(pub(super) mpsc::Receiver<Event>);
 
 impl Events {
-    /// The next event; `None` when the client is closed and all was read. The last one is
+    /// The next event; `None` when the client is closed and all events were read. The last one is
     /// [`State::Closed`](super::State::Closed).
     ///
     /// # Cancel safety

@@ -1,4 +1,5 @@
-//! A stream that counts its bytes: what moves is alive, long before a frame is whole.
+//! A stream that counts its bytes: they show that the server is alive long before a large frame is
+//! complete.
 
 use std::io;
 use std::pin::Pin;

@@ -63,7 +63,7 @@ use tokio::time::Instant;
 
 use task::{Caller, Command, Shared, Slots, Task};
 
-/// Calls that may wait for the task, which never lets them wait for the network.
+/// Calls that may wait for the task, which takes them without waiting for the network.
 const COMMANDS: usize = 64;
 
 /// A handle on a client. A clone is another handle on the same one; when the last is dropped,
@@ -108,9 +108,9 @@ impl Client {
         Ok((Self { commands, shared, slots }, Events(events)))
     }
 
-    /// Joins a room: now, or once there is a connection, and again after each loss. The
-    /// latest messages, as many as `history` says, are events after [`Event::Joined`].
-    /// In a room that the client is in already, the answer only says who is there.
+    /// Joins a room: now, or once there is a connection, and again on each further connection. The
+    /// latest `history` messages are events after [`Event::Joined`]. If the client is in the room
+    /// already, the answer only lists the users.
     ///
     /// There is no time limit: without a server the call waits for one. To stop waiting, call
     /// [`leave`](Self::leave).
@@ -120,10 +120,18 @@ impl Client {
     /// [`Rejected`](ClientError::Rejected), [`NotInRoom`](ClientError::NotInRoom) when it was left
     /// before the answer, [`Closed`](ClientError::Closed). (A second join can also fail like any
     /// request, or as [`QueueFull`](ClientError::QueueFull) while many wait for the first; the
-    /// client is in the room, or on the way, nevertheless.)
+    /// client is in the room, or still joining it, nevertheless.)
     ///
     /// # Cancel safety
     /// When it is dropped, the client joins nevertheless, and stays in the room until it is left.
+    ///
+    /// ```no_run
+    /// # async fn example(client: chat_transport::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let joined = client.join("general", 20).await?; // with the latest 20 messages
+    /// println!("{} users", joined.members.count);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn join(&self, room: &str, history: u32) -> Result<Joined, ClientError> {
         let room = room.to_owned();
         match self.call(move |machine, now| machine.join(&room, history, now)).await? {
@@ -136,11 +144,18 @@ impl Client {
     /// a room count their joins themselves. Messages that were not confirmed yet fail.
     ///
     /// # Errors
-    /// [`NotInRoom`](ClientError::NotInRoom). After any other error the client has left, too;
-    /// the server learns of it now or when the connection ends.
+    /// [`NotInRoom`](ClientError::NotInRoom). After any other error the client has left, too; on the
+    /// server it leaves now or when the connection ends.
     ///
     /// # Cancel safety
     /// When it is dropped, the client leaves nevertheless.
+    ///
+    /// ```no_run
+    /// # async fn example(client: chat_transport::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.leave("general").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn leave(&self, room: &str) -> Result<(), ClientError> {
         let room = room.to_owned();
         self.call(move |machine, now| machine.leave(&room, now)).await.map(drop)
@@ -156,6 +171,14 @@ impl Client {
     ///
     /// # Cancel safety
     /// As [`send_with`](Self::send_with).
+    ///
+    /// ```no_run
+    /// # async fn example(client: chat_transport::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let sent = client.send("general", "hello").await?;
+    /// println!("{:?}", sent.position);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn send(&self, room: &str, message: &str) -> Result<Sent, ClientError> {
         self.send_with(room, message.into()).await
     }
@@ -167,6 +190,17 @@ impl Client {
     ///
     /// # Cancel safety
     /// As [`send_with`](Self::send_with).
+    ///
+    /// ```no_run
+    /// # async fn example(client: chat_transport::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use chat_transport::client::ClientError;
+    ///
+    /// if let Err(ClientError::QueueFull) = client.try_send("general", "hello").await {
+    ///     println!("too many messages are waiting");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn try_send(&self, room: &str, message: &str) -> Result<Sent, ClientError> {
         self.try_send_with(room, message.into()).await
     }
@@ -214,6 +248,15 @@ impl Client {
     ///
     /// # Cancel safety
     /// As [`send_with`](Self::send_with).
+    ///
+    /// ```no_run
+    /// # async fn example(client: chat_transport::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use chat_transport::client::Content;
+    ///
+    /// client.try_send_with("general", Content::from("hello").key("order-17")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn try_send_with(
         &self,
         room: &str,
@@ -247,18 +290,27 @@ impl Client {
         }
     }
 
-    /// Sends a message to all connections of one user. Returns how many servers hold the
-    /// user; 0: offline, and nothing is kept for later. If one of the connections then does
-    /// not read fast enough, the client gets [`Event::Undelivered`].
+    /// Sends a message to all connections of one user. Returns how many servers the user is
+    /// connected to; 0: offline, and nothing is kept for later. If one of the connections does not
+    /// read fast enough, the client receives [`Event::Undelivered`].
     ///
     /// # Errors
     /// As [`members`](Self::members), and [`MessageTooLong`](ClientError::MessageTooLong).
-    /// Nothing is sent twice, and whether it was sent is unknown after
+    /// Nothing is sent twice; it is unknown whether the message was published after
     /// [`Disconnected`](ClientError::Disconnected), [`Timeout`](ClientError::Timeout) and a
     /// rejection as `broker_unavailable`.
     ///
     /// # Cancel safety
     /// When it is dropped, the message is sent nevertheless, if it was polled once.
+    ///
+    /// ```no_run
+    /// # async fn example(client: chat_transport::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// if client.direct("bob", "hello", None).await? == 0 {
+    ///     println!("bob is offline");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn direct(
         &self,
         to: &str,
@@ -274,21 +326,28 @@ impl Client {
         }
     }
 
-    /// Reports to a room that the user types, or stopped. Call it at each key stroke: the same is
-    /// sent every two seconds at most, and not at all without a connection or while anything
-    /// else waits to be sent.
+    /// Reports to a room that the user types, or stopped. Call it at each key stroke: the same state
+    /// is sent at most every two seconds, and not at all without a connection or while anything else
+    /// waits to be sent.
     ///
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom), [`Closed`](ClientError::Closed).
     ///
     /// # Cancel safety
     /// When it is dropped, the state may be sent or not.
+    ///
+    /// ```no_run
+    /// # async fn example(client: chat_transport::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.typing("general", true).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn typing(&self, room: &str, typing: bool) -> Result<(), ClientError> {
         let room = room.to_owned();
         self.command(|reply| Command::Typing { room, typing, reply }).await?
     }
 
-    /// Asks who is in a room.
+    /// Returns the users in a room.
     ///
     /// # Errors
     /// [`Offline`](ClientError::Offline), [`Disconnected`](ClientError::Disconnected),
@@ -298,6 +357,14 @@ impl Client {
     ///
     /// # Cancel safety
     /// Nothing depends on it.
+    ///
+    /// ```no_run
+    /// # async fn example(client: chat_transport::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let members = client.members("general").await?;
+    /// println!("{} of {} users", members.users.len(), members.count);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn members(&self, room: &str) -> Result<Members, ClientError> {
         let room = room.to_owned();
         match self.call(move |machine, now| machine.members(&room, now)).await? {
@@ -306,14 +373,24 @@ impl Client {
         }
     }
 
-    /// Reads a page of a room's history, of `limit` messages at most, or as many as the
-    /// server likes.
+    /// Reads a page of a room's history, of at most `limit` messages; `None`: as many as the server
+    /// returns by default.
     ///
     /// # Errors
     /// As [`members`](Self::members).
     ///
     /// # Cancel safety
     /// Nothing depends on it.
+    ///
+    /// ```no_run
+    /// # async fn example(client: chat_transport::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use chat_transport::client::HistoryRange;
+    ///
+    /// let page = client.history("general", HistoryRange::Before(100), Some(20)).await?;
+    /// println!("{} messages before offset 100", page.messages.len());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn history(
         &self,
         room: &str,
@@ -327,30 +404,37 @@ impl Client {
         }
     }
 
-    /// Ends the connection, for good, and waits until it has ended, for five seconds at most.
-    /// What was not answered fails at once as [`Closed`](ClientError::Closed), or as
+    /// Closes the client, and waits until the connection has ended, for at most 5 s. Unanswered calls
+    /// fail at once as [`Closed`](ClientError::Closed), or as
     /// [`OutcomeUnknown`](ClientError::OutcomeUnknown), and so does each later call.
     ///
     /// # Cancel safety
     /// When it is dropped, the client closes nevertheless, if it was polled once.
+    ///
+    /// ```no_run
+    /// # async fn example(client: chat_transport::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn close(&self) {
-        // It fails if the client is closed.
+        // An error means that the client is closed already.
         let _ = self.command(Command::Close).await;
     }
 
-    /// How the client stands with its servers.
+    /// The state of the connection.
     #[must_use]
     pub fn state(&self) -> State {
         self.shared.borrow().state.clone()
     }
 
-    /// Who the client is, once it was welcome.
+    /// The user of the client; `None` before the first welcome.
     #[must_use]
     pub fn user(&self) -> Option<User> {
         self.shared.borrow().welcome.as_ref().map(|welcome| welcome.user.clone())
     }
 
-    /// What the server said at the beginning of the latest connection.
+    /// The latest welcome of a server; `None` before the first.
     #[must_use]
     pub fn welcome(&self) -> Option<Welcome> {
         self.shared.borrow().welcome.clone()
@@ -377,14 +461,14 @@ impl Client {
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, ClientError> {
         let (reply, outcome) = oneshot::channel();
-        // Calls keep their order, for which tokio's budget has no regard: those that it makes
-        // yield are polled in reverse.
+        // tokio's cooperative budget would make some calls yield and poll these in reverse order; the
+        // messages of one task must keep their order.
         let taken = unconstrained(self.commands.send(command(reply))).await;
         taken.map_err(|_| ClientError::Closed)?;
         outcome.await.map_err(|_| ClientError::Closed)
     }
 }
 
-/// The error of a call whose answer is of another kind than the request, which the machine does not
-/// give.
+/// The error of a call whose answer is of another kind than its request. The machine never returns
+/// one.
 const UNEXPECTED: ClientError = ClientError::Closed;

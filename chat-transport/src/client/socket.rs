@@ -21,7 +21,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::metered::Metered;
 
-/// How long the end of a connection may take.
+/// How long the closing handshake may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Checks an address.
@@ -37,19 +37,19 @@ pub(super) fn check(url: &str) -> Result<(), ClientError> {
 pub(super) struct Socket {
     stream: WebSocketStream<Metered<TcpStream>>,
     waiting: VecDeque<Message>,
-    /// What the server had taken, in bytes, when it last did not take all.
+    /// Bytes that the server had taken when a frame last did not fit; `None` while nothing waits.
     stuck_at: Option<u64>,
-    /// Writing failed. What is read may still say why.
+    /// Writing failed. The connection is still read: a close frame may say why.
     broken: bool,
 }
 
-/// What happens on a connection.
+/// An event of a connection.
 #[derive(Debug)]
 pub(super) enum Inbound {
     Text(Utf8Bytes),
     /// A ping or a pong.
     Alive,
-    /// The server has taken all that it was to be sent; or not, but a part since the last time.
+    /// The server has taken everything (`true`), or a part since the last event (`false`).
     Writable(bool),
 }
 
@@ -65,15 +65,15 @@ impl Socket {
         let address =
             format!("{}:{}", uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
         let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
-        // A chat message waits for no other to share its packet.
+        // Without Nagle's algorithm: a message does not wait for others to share its packet.
         let _ = stream.set_nodelay(true);
         let stream = Metered::new(stream);
         let (stream, _) = client_async(request, stream).await.map_err(|error| failed(&error))?;
         Ok(Self { stream, waiting: VecDeque::new(), stuck_at: None, broken: false })
     }
 
-    /// Queues a frame. What can be queued is bounded by what may be unanswered, and by
-    /// giving up a server that takes nothing.
+    /// Queues a frame. The queue is bounded by the requests that may be unanswered, and by the
+    /// timeout for a server that takes nothing.
     pub(super) fn push(&mut self, text: String) {
         self.push_message(Message::text(text));
     }
@@ -105,7 +105,7 @@ impl Socket {
         .await
     }
 
-    /// Writes what is queued. Returns what is new about whether the server takes it.
+    /// Writes what is queued. Returns a change of whether the server takes it.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Option<bool> {
         if self.broken {
             return None;
@@ -118,7 +118,7 @@ impl Socket {
                 self.waiting.clear();
                 self.stuck_at.take().map(|_| true)
             }
-            // Part of a large frame is something, too.
+            // A part of a large frame counts as well.
             Poll::Pending => {
                 let written = self.stream.get_ref().written;
                 (self.stuck_at.replace(written) != Some(written)).then_some(false)
@@ -165,8 +165,8 @@ impl Socket {
     }
 }
 
-/// How tungstenite reports a code that it does not know, as 1014, with which a gateway closes: like
-/// 1002, which means that this client broke the protocol.
+/// tungstenite reports a code that it does not know, such as the 1014 of a gateway, as 1002, which
+/// would mean that this client violated the protocol.
 fn is_unknown_code(frame: &CloseFrame) -> bool {
     frame.code == CloseCode::Protocol && frame.reason == "Protocol violation"
 }

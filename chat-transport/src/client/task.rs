@@ -18,14 +18,14 @@ use tokio::time::{Instant, sleep_until};
 use super::socket::{Inbound, Socket};
 use super::token::{Fetch, TokenSource};
 
-/// What handles may see.
+/// The state that handles read.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) state: State,
     pub(super) welcome: Option<Welcome>,
 }
 
-/// What a handle asks the task for.
+/// A command of a handle to the task.
 pub(super) enum Command {
     Request(Box<Ask>, Caller),
     Typing { room: String, typing: bool, reply: oneshot::Sender<Result<(), ClientError>> },
@@ -38,20 +38,20 @@ pub(super) type Ask = dyn FnOnce(&mut Machine, Duration) -> Result<RequestId, Cl
 /// The caller of a request.
 pub(super) struct Caller {
     pub(super) reply: oneshot::Sender<Result<Answer, ClientError>>,
-    /// The part of the send queue that a message holds until its outcome is known.
+    /// The slot of the send queue that a message holds until its outcome is known.
     pub(super) slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Caller {
-    /// The slot is free before the caller gets the outcome, and may send the next message. A
-    /// caller that no longer waits is no fault.
+    /// Frees the slot first: the caller may call `try_send` as soon as it has the outcome. A caller
+    /// that no longer waits is no error.
     fn settle(self, outcome: Result<Answer, ClientError>) {
         drop(self.slot);
         let _ = self.reply.send(outcome);
     }
 }
 
-/// The send queue. Calls that wait for a slot fail when it is dropped, also by a panic.
+/// The send queue. Calls that wait for a slot fail when it is dropped, even by a panic.
 pub(super) struct Slots(pub(super) Arc<Semaphore>);
 
 impl Drop for Slots {
@@ -74,7 +74,7 @@ pub(super) struct Task {
     link: Link,
     token: Option<TokenSource>,
     fetch: Option<Fetch>,
-    /// The end of the latest connection, which may take its time.
+    /// The task that ends the latest connection, for up to 5 s.
     closing: Option<JoinHandle<()>>,
     /// Callers of `close`, which wait for that.
     closers: Vec<oneshot::Sender<()>>,
@@ -91,7 +91,7 @@ enum Link {
     },
 }
 
-/// What happens next on it.
+/// The next event of the connection.
 enum Progress {
     Opened(Box<Socket>),
     Inbound(Inbound),
@@ -99,7 +99,7 @@ enum Progress {
 }
 
 impl Link {
-    /// Writes, and reads if the machine wants more. Nothing is lost when it is dropped.
+    /// Writes, and reads if `reading`. Nothing is lost when it is dropped.
     async fn next(&mut self, reading: bool) -> Progress {
         match self {
             Self::None => std::future::pending().await,
@@ -177,7 +177,7 @@ impl Task {
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.handle_command(command),
-                    // The last handle is gone.
+                    // The last handle was dropped.
                     None => self.machine.close(self.now()),
                 },
                 () = has_room(&self.events), if is_full => {}
@@ -216,13 +216,13 @@ impl Task {
             }
             Progress::Inbound(Inbound::Text(text)) => {
                 if let Err(error) = self.machine.handle_text(&text, now) {
-                    tracing::debug!(%error, "a frame that is not of the protocol");
+                    tracing::debug!(%error, "received a frame that is not of the protocol");
                 }
             }
             Progress::Inbound(Inbound::Alive) => self.machine.handle_alive(now),
             Progress::Inbound(Inbound::Writable(all)) => self.machine.handle_writable(all, now),
             Progress::Lost(loss) => {
-                // The answer to the server's close frame, which nothing waits for.
+                // Writes the answer to the server's close frame, in a task of its own.
                 drop(self.link.close(CloseReason::Normal.code()));
                 self.machine.handle_disconnected(loss, now);
             }
@@ -231,7 +231,7 @@ impl Task {
 
     fn pass_token(&mut self, token: Result<String, TokenError>) {
         if let Err(TokenError::Retry(why)) = &token {
-            tracing::debug!(%why, "the application gave no token");
+            tracing::debug!(%why, "no token from the application, retrying");
         }
         self.machine.handle_token(token, self.now());
     }
@@ -239,17 +239,18 @@ impl Task {
     fn tick(&mut self) {
         let now = self.now();
         if self.link.has_moved() {
-            // A large frame on a slow line is not whole yet, and its server is there.
+            // A large frame on a slow connection is not complete yet, and its server is alive.
             self.machine.handle_alive(now);
         }
         self.machine.handle_timeout(now);
     }
 
-    /// Carries out what the machine wants, and passes on what it has.
+    /// Carries out the machine's actions, and passes on its answers and events.
     fn settle(&mut self) {
         while let Some(action) = self.machine.poll_action() {
             self.carry_out(action);
         }
+        // Before the answers: a caller that has its answer sees the state that belongs to it.
         self.publish();
         while let Some((request, outcome)) = self.machine.poll_answer() {
             if let Some(caller) = self.callers.remove(&request) {
@@ -274,7 +275,7 @@ impl Task {
                 }
             }
             Action::Close { code } => self.closing = self.link.close(code),
-            // Of a later machine.
+            // An action of a later version.
             _ => {}
         }
     }
@@ -307,14 +308,14 @@ impl Task {
         };
     }
 
-    /// The machine is closed. Calls that were not taken fail at once, and so do those that wait
-    /// for a slot; the connection may take its time to end, and the application to read its events.
+    /// The machine is closed. Calls that were not taken fail at once, and so do those that wait for a
+    /// slot; then this waits for the connection to end, and for the application to read its events.
     async fn finish(self) {
         let Self { mut machine, mut commands, mut closers, events, slots, closing, .. } = self;
         drop(slots);
         commands.close();
         while let Ok(command) = commands.try_recv() {
-            // The caller of any other command fails when it is dropped.
+            // Any other command is dropped, and with it its reply: the caller fails.
             if let Command::Close(reply) = command {
                 closers.push(reply);
             }
@@ -342,7 +343,8 @@ impl Task {
     }
 }
 
-/// The seed of a machine, of hash functions whose keys are random.
+/// The seed of a machine, from hash functions with random keys: the standard library has no other
+/// source of randomness, and pauses and message keys need no better one.
 pub(super) fn seed() -> [u8; 32] {
     let mut seed = [0; 32];
     for word in seed.chunks_exact_mut(8) {
@@ -359,7 +361,7 @@ async fn fetched(fetch: &mut Option<Fetch>) -> Result<String, TokenError> {
     token
 }
 
-/// Waits until the application has read an event, or wants none.
+/// Waits until the application has read an event, or has dropped the receiver.
 async fn has_room(events: &mpsc::Sender<Event>) {
     let _ = events.reserve().await;
 }

@@ -1,4 +1,4 @@
-//! Where tokens come from.
+//! The source of tokens.
 
 use std::fmt;
 use std::pin::Pin;
@@ -6,31 +6,35 @@ use std::sync::Arc;
 
 use chat_core::client::{Token, TokenError};
 
-/// Where a client's tokens come from: always the same one, or one asked for before each
-/// `hello`. `Debug` shows none.
+/// The source of a client's tokens: a fixed token, or one that is fetched before each `hello`.
+/// `Debug` hides the token.
 #[derive(Clone)]
 pub struct TokenSource(Source);
 
 #[derive(Clone)]
 enum Source {
     Fixed(String),
-    Asked(Arc<dyn Fn() -> Fetch + Send + Sync>),
+    Fetched(Arc<dyn Fn() -> Fetch + Send + Sync>),
 }
 
 pub(super) type Fetch = Pin<Box<dyn Future<Output = Result<String, TokenError>> + Send>>;
 
 impl TokenSource {
-    /// Always this token. When it has run out, the client is closed.
+    /// Always this token. When it has expired, the client is closed.
+    ///
+    /// ```
+    /// let source = chat_transport::client::TokenSource::fixed("a.b.c");
+    /// assert_eq!(format!("{source:?}"), "TokenSource(fixed)");
+    /// ```
     #[must_use]
     pub fn fixed(token: impl Into<String>) -> Self {
         Self(Source::Fixed(token.into()))
     }
 
-    /// A token that `ask` gives: asked for before each connection, and again in time before
-    /// the token of a connection runs out. While it fails, the client tries again, as after a
-    /// lost connection, and also if it takes longer than two minutes; only
-    /// [`TokenError::Unauthorized`] closes the client instead. The client connects when it has the
-    /// token, so that does not count to
+    /// Tokens that `fetch` returns. The client calls it before each connection, and again before
+    /// the token of a connection expires. If it fails, or takes longer than two minutes, the client
+    /// retries as after a lost connection; only [`TokenError::Unauthorized`] closes the client. The
+    /// client connects when it has the token, so fetching does not count towards
     /// [`connect_timeout`](chat_core::client::Config::connect_timeout).
     ///
     /// ```
@@ -40,8 +44,8 @@ impl TokenSource {
     /// # async fn ask_backend() -> std::io::Result<Answer> {
     /// #     Ok(Answer { status: 200, token: String::new() })
     /// # }
-    /// let source = TokenSource::asked(|| async {
-    ///     let answer = ask_backend().await?; // is asked again
+    /// let source = TokenSource::fetched(|| async {
+    ///     let answer = ask_backend().await?; // is retried
     ///     match answer.status {
     ///         401 => Err(TokenError::Unauthorized("logged out".to_owned())),
     ///         _ => Ok(answer.token),
@@ -49,32 +53,32 @@ impl TokenSource {
     /// });
     /// ```
     #[must_use]
-    pub fn asked<A, F, E>(ask: A) -> Self
+    pub fn fetched<A, F, E>(fetch: A) -> Self
     where
         A: Fn() -> F + Send + Sync + 'static,
         F: Future<Output = Result<String, E>> + Send + 'static,
         E: Into<TokenError>,
     {
-        let ask = move || -> Fetch {
-            let asking = ask();
-            Box::pin(async move { asking.await.map_err(Into::into) })
+        let fetch = move || -> Fetch {
+            let fetching = fetch();
+            Box::pin(async move { fetching.await.map_err(Into::into) })
         };
-        Self(Source::Asked(Arc::new(ask)))
+        Self(Source::Fetched(Arc::new(fetch)))
     }
 
-    /// What the machine needs to know of it.
+    /// What the machine has to know about it.
     pub(super) fn kind(&self) -> Token {
         match &self.0 {
             Source::Fixed(token) => Token::Fixed(token.clone()),
-            Source::Asked(_) => Token::Fetched,
+            Source::Fetched(_) => Token::Fetched,
         }
     }
 
-    /// Asks for a token.
+    /// Starts to fetch a token.
     pub(super) fn fetch(&self) -> Option<Fetch> {
         match &self.0 {
             Source::Fixed(_) => None,
-            Source::Asked(ask) => Some(ask()),
+            Source::Fetched(fetch) => Some(fetch()),
         }
     }
 }
@@ -83,7 +87,7 @@ impl fmt::Debug for TokenSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Source::Fixed(_) => "TokenSource(fixed)",
-            Source::Asked(_) => "TokenSource(asked)",
+            Source::Fetched(_) => "TokenSource(fetched)",
         })
     }
 }
@@ -95,9 +99,9 @@ mod tests {
     #[test]
     fn debug_hides_the_token() {
         let config = super::super::ClientConfig::default().token("a.secret.b");
-        let asked =
-            TokenSource::asked(|| async { Ok::<_, std::io::Error>("a.secret.b".to_owned()) });
-        for shown in [format!("{config:?}"), format!("{asked:?}")] {
+        let fetched =
+            TokenSource::fetched(|| async { Ok::<_, std::io::Error>("a.secret.b".to_owned()) });
+        for shown in [format!("{config:?}"), format!("{fetched:?}")] {
             assert!(!shown.contains("secret"), "{shown}");
         }
     }

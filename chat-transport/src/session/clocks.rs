@@ -1,4 +1,13 @@
 //! The deadlines of a session.
+//!
+//! | clock | starts | is cleared by | closes with |
+//! |---|---|---|---|
+//! | heartbeat | with each received byte | any received byte | 4001, after an unanswered ping |
+//! | stalled | when the peer takes nothing of what is written | any byte that it takes | 4000 |
+//! | incomplete | when input ends within a message | the end of the message | 1008 |
+//!
+//! A clock is checked where it is used, and all of them share one timer: a session that receives a
+//! message does not touch it.
 
 use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
@@ -8,10 +17,10 @@ use tokio::time::Instant;
 
 use crate::config::TransportConfig;
 use crate::error::LimitViolation;
-use crate::heartbeat::{Beat, Heartbeat};
+use crate::heartbeat::{Heartbeat, HeartbeatAction};
 use crate::timer::{Timer, after, was_missed};
 
-/// All clocks of an open session, on one timer.
+/// The clocks of an open session.
 #[derive(Debug)]
 pub(super) struct Clocks {
     timer: Timer,
@@ -20,18 +29,18 @@ pub(super) struct Clocks {
     stalled: Option<Instant>,
     /// Since when a message has been incomplete.
     incomplete: Option<Instant>,
-    controls: Controls,
+    control_frames: ControlFrames,
 }
 
 /// Pings and pongs of the current second.
 #[derive(Debug, Default)]
-struct Controls {
+struct ControlFrames {
     /// The second, counted from any moment.
     second: u32,
     count: u32,
 }
 
-/// Why a session is closed whose peer is stalled, or leaves a message incomplete.
+/// Why a session is closed if its peer is stalled, or leaves a message incomplete.
 const REASONS: [(CloseReason, LimitViolation); 2] = [
     (CloseReason::SlowConsumer, LimitViolation::WriteTime),
     (CloseReason::PolicyViolation, LimitViolation::MessageTime),
@@ -50,28 +59,28 @@ impl Clocks {
             heartbeat: Heartbeat::new(now),
             stalled: None,
             incomplete: None,
-            controls: Controls::default(),
+            control_frames: ControlFrames::default(),
         }
     }
 
-    /// A ping or a pong came in: whether there may be as many as that in a second.
-    pub(super) fn may_control(&mut self, max: u32) -> bool {
+    /// Counts a received ping or pong; whether the peer may send that many in a second.
+    pub(super) fn allows_control_frame(&mut self, max: u32) -> bool {
         static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
         let second = BEGAN.elapsed().as_secs() as u32;
-        let controls = &mut self.controls;
-        if controls.second != second {
-            *controls = Controls { second, count: 0 };
+        let control_frames = &mut self.control_frames;
+        if control_frames.second != second {
+            *control_frames = ControlFrames { second, count: 0 };
         }
-        controls.count = controls.count.saturating_add(1);
-        controls.count <= max
+        control_frames.count = control_frames.count.saturating_add(1);
+        control_frames.count <= max
     }
 
-    /// Bytes came in, by when the peer's socket had taken so many.
-    pub(super) fn heard(&mut self, now: Instant, written: u64) {
-        self.heartbeat.heard(now, written);
+    /// Bytes were received; the socket had taken `written` bytes by then.
+    pub(super) fn received(&mut self, now: Instant, written: u64) {
+        self.heartbeat.received(now, written);
     }
 
-    /// Nothing more came in, and a message is incomplete.
+    /// The input ends within a message.
     pub(super) fn incomplete(&mut self, now: Instant) {
         self.incomplete.get_or_insert(now);
     }
@@ -81,18 +90,18 @@ impl Clocks {
         self.incomplete = None;
     }
 
-    /// The peer takes nothing for now.
+    /// The socket takes nothing more.
     pub(super) fn stalled(&mut self, now: Instant) {
         self.stalled.get_or_insert(now);
     }
 
-    /// The peer took something.
-    pub(super) fn took(&mut self) {
+    /// The socket took something.
+    pub(super) fn progressed(&mut self) {
         self.stalled = None;
     }
 
-    /// What is due, when so many bytes were `sent`. While the session is not `reading`, silence is
-    /// not held against the peer: its bytes may be waiting.
+    /// What is due; `sent` is the number of bytes sent so far. While the session is not `reading`,
+    /// the peer is not closed for silence: its bytes may be waiting in the socket.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -102,33 +111,36 @@ impl Clocks {
     ) -> Poll<Due> {
         loop {
             let now = Instant::now();
+            // First of all: a deadline that passed while the process was suspended is none.
             self.restart_missed(now, config);
             let stalled = self.stalled.map(|since| after(since, config.write_timeout));
             let incomplete = self.incomplete.map(|since| after(since, config.message_timeout));
             let mut deadlines = [stalled, incomplete.filter(|_| reading), None];
-            for (deadline, (reason, breach)) in deadlines.iter().zip(REASONS) {
+            for (deadline, (reason, violation)) in deadlines.iter().zip(REASONS) {
                 if deadline.is_some_and(|deadline| deadline <= now) {
-                    return Poll::Ready(Due::Close(reason, breach));
+                    return Poll::Ready(Due::Close(reason, violation));
                 }
             }
-            let beat = config.heartbeat.map(|config| self.heartbeat.poll(now, config, &sent));
-            match beat {
-                Some(Beat::Ping) => return Poll::Ready(Due::Ping),
-                Some(Beat::Lost) if reading => {
+            let action = config.heartbeat.map(|config| self.heartbeat.poll(now, config, &sent));
+            match action {
+                Some(HeartbeatAction::Ping) => return Poll::Ready(Due::Ping),
+                Some(HeartbeatAction::Lost) if reading => {
                     return Poll::Ready(Due::Close(
                         CloseReason::HeartbeatLost,
                         LimitViolation::Heartbeat,
                     ));
                 }
-                Some(Beat::Wait(until)) => deadlines[2] = Some(until),
-                Some(Beat::Lost) | None => {}
+                Some(HeartbeatAction::Wait(until)) => deadlines[2] = Some(until),
+                Some(HeartbeatAction::Lost) | None => {}
             }
             let Some(next) = deadlines.into_iter().flatten().min() else { return Poll::Pending };
+            // The timer may be set earlier than `next`, for a deadline that has moved since: then the
+            // loop finds nothing due and sets it again.
             ready!(self.timer.poll(cx, next));
         }
     }
 
-    /// The peer gets the whole time again where the process did not run for some of it.
+    /// Restarts a clock whose deadline passed while the process did not run.
     fn restart_missed(&mut self, now: Instant, config: &TransportConfig) {
         let times = [config.write_timeout, config.message_timeout];
         for (since, time) in [&mut self.stalled, &mut self.incomplete].into_iter().zip(times) {

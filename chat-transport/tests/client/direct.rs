@@ -18,6 +18,6 @@ async fn undelivered_message_is_reported_to_its_own_connection() {
     };
     let (delivered, ()) = tokio::join!(client.direct("bob", "psst", None), serve);
     assert_eq!(delivered, Ok(1));
-    let Event::Undelivered { to } = next_of_room(&mut events).await else { panic!("not told") };
+    let Event::Undelivered { to } = next_of_room(&mut events).await else { panic!("no event") };
     assert_eq!(to, "bob");
 }

@@ -1,4 +1,4 @@
-//! How connections end, and whether and when the client comes back.
+//! How connections end, and whether and when the client reconnects.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn pause_after(config: ClientConfig, end: impl AsyncFnOnce(crate::mock::Pe
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loss_is_waited_after_and_a_goodbye_can_ask_for_more() {
+async fn client_pauses_after_a_loss_and_longer_after_a_goodbye() {
     for code in [1001, 1008, 1009, 1011, 1013, 4000, 4001, 4999] {
         let pause = pause_after(ClientConfig::default(), async |peer| peer.close(code).await).await;
         assert!(pause < Duration::from_millis(500), "{code}: {pause:?}");
@@ -52,7 +52,7 @@ async fn a_loss_is_waited_after_and_a_goodbye_can_ask_for_more() {
 }
 
 #[tokio::test]
-async fn codes_that_mean_stay_away() {
+async fn final_close_codes_end_the_client() {
     for code in [1000, 1002, 1003, 1007, 4002, 4003, 4004] {
         let (_mock, peer, client, mut events) = joined(0, quick()).await;
         peer.close(code).await;
@@ -65,17 +65,17 @@ async fn codes_that_mean_stay_away() {
 }
 
 #[tokio::test]
-async fn a_goodbye_says_whether_to_come_back() {
+async fn goodbye_says_whether_to_reconnect() {
     let (_mock, mut peer, _client, mut events) = joined(0, quick()).await;
     peer.send(json!({"type":"goodbye","reason":"moved","reconnect":false,"after_ms":0,
-        "message":"Away."}))
+        "message":"Restarting."}))
         .await;
     peer.close(1001).await;
     let Event::Goodbye { reason, reconnect, after, message } = next(&mut events).await else {
         panic!("no goodbye")
     };
     assert_eq!((&*reason, reconnect, after), ("moved", false, Duration::ZERO));
-    assert_eq!(message.as_deref(), Some("Away."));
+    assert_eq!(message.as_deref(), Some("Restarting."));
     let State::Closed { loss } = next_state(&mut events).await else { panic!("not closed") };
     assert_eq!(loss.to_string(), "moved (1001)");
 }
@@ -84,7 +84,8 @@ async fn a_goodbye_says_whether_to_come_back() {
 async fn pauses_grow_until_a_connection_lasts() {
     let mock = Mock::start().await;
     let (base, cap) = (Duration::from_secs(10), Duration::from_secs(40));
-    let (_client, mut events) = mock.client(ClientConfig::default().backoff(base, cap));
+    let (_client, mut events) =
+        mock.client(ClientConfig::default().backoff_base(base).backoff_cap(cap));
     let mut longest = [Duration::ZERO; 10];
     for round in 0..100 {
         let peer = mock.welcome().await;
@@ -112,7 +113,8 @@ async fn pauses_grow_while_a_limit_ends_connections() {
     for code in [1008, 1009] {
         let mock = Mock::start().await;
         let (base, cap) = (Duration::from_secs(10), Duration::from_secs(40));
-        let (_client, mut events) = mock.client(ClientConfig::default().backoff(base, cap));
+        let (_client, mut events) =
+            mock.client(ClientConfig::default().backoff_base(base).backoff_cap(cap));
         let mut longest = Duration::ZERO;
         for _ in 0..20 {
             let peer = mock.welcome().await;
@@ -131,11 +133,11 @@ async fn pauses_grow_while_a_limit_ends_connections() {
 #[tokio::test]
 async fn addresses_are_tried_in_turn() {
     let (first, second) = (Mock::start().await, Mock::start().await);
-    let nobody = {
-        let gone = Mock::start().await;
-        gone.url.clone()
+    let refused = {
+        let closed = Mock::start().await;
+        closed.url.clone()
     };
-    let urls = [&*first.url, &*nobody, &*second.url];
+    let urls = [&*first.url, &*refused, &*second.url];
     let (_client, mut events) = Client::connect(urls, quick()).unwrap();
     drop(first.welcome().await);
     drop(second.welcome().await);
@@ -146,11 +148,11 @@ async fn addresses_are_tried_in_turn() {
             tried.push(url);
         }
     }
-    assert_eq!(tried, [&*first.url, &*nobody, &*second.url, &*first.url]);
+    assert_eq!(tried, [&*first.url, &*refused, &*second.url, &*first.url]);
 }
 
 #[test]
-fn what_is_no_address() {
+fn invalid_addresses_are_refused() {
     let fails = |urls: &[&str]| match Client::connect(urls.iter().copied(), quick()) {
         Err(ClientError::Url(url)) => url,
         other => panic!("{other:?}"),
@@ -162,7 +164,7 @@ fn what_is_no_address() {
 }
 
 #[tokio::test]
-async fn a_refused_hello_is_the_end() {
+async fn rejected_hello_closes_the_client() {
     let mock = Mock::start().await;
     let (_client, mut events) = mock.client(quick().resume(Resume::new("secret.eve")));
     let mut peer = mock.accept().await;
@@ -175,7 +177,7 @@ async fn a_refused_hello_is_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_without_a_welcome_is_given_up() {
+async fn missing_welcome_times_out() {
     let mock = Mock::start().await;
     let (_client, mut events) = mock.client(ClientConfig::default());
     let mut peer = mock.accept().await;
@@ -189,7 +191,7 @@ async fn a_server_without_a_welcome_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_server_is_pinged_and_given_up() {
+async fn silent_server_is_pinged_and_then_abandoned() {
     let (_mock, mut peer, _client, mut events) = joined(0, ClientConfig::default()).await;
     let begun = Instant::now();
     for round in 1..=2 {
@@ -229,7 +231,7 @@ async fn closing_ends_the_connection_and_the_events() {
 }
 
 #[tokio::test]
-async fn the_last_handle_closes() {
+async fn last_dropped_handle_closes_the_client() {
     let (_mock, mut peer, client, mut events) = joined(0, quick()).await;
     let other = client.clone();
     drop(client);
@@ -276,7 +278,7 @@ async fn calls_made_while_the_client_closes_are_answered_at_once() {
 /// The process is stopped, or its machine sleeps, for longer than all deadlines: so is this thread.
 /// The server is there all the time.
 #[test]
-fn process_that_was_stopped_does_not_blame_the_server() {
+fn suspended_process_does_not_time_out_the_server() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (tell_url, url) = std::sync::mpsc::channel();
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
@@ -304,7 +306,11 @@ fn process_that_was_stopped_does_not_blame_the_server() {
     });
     runtime().block_on(async {
         let short = Duration::from_millis(300);
-        let config = quick().ping(short, short).request_timeout(short).send_timeout(short);
+        let config = quick()
+            .ping_after(short)
+            .pong_timeout(short)
+            .request_timeout(short)
+            .send_timeout(short);
         let (client, mut events) = Client::connect([url.recv().unwrap()], config).unwrap();
         client.join("general", 0).await.unwrap();
         for _ in 0..3 {

@@ -32,7 +32,7 @@ async fn longest_texts_are_sent_however_they_are_escaped() {
 }
 
 #[tokio::test]
-async fn what_is_too_long_is_not_sent() {
+async fn too_long_message_is_not_sent() {
     let (_mock, mut peer, client, _events) = joined(0, quick()).await;
     let too_long = ClientError::MessageTooLong { limit: MESSAGE_BYTES };
     let text = "x".repeat(MESSAGE_BYTES + 1);
@@ -130,7 +130,7 @@ async fn close_1009_fails_the_largest_message_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn token_that_is_too_large_is_the_end() {
+async fn too_large_token_closes_the_client() {
     // Larger than any server takes that is not set otherwise.
     let mock = Mock::start().await;
     let (_client, mut events) = mock.client(ClientConfig::default().token("t".repeat(300_000)));

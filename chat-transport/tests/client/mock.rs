@@ -72,7 +72,7 @@ impl Mock {
         peer
     }
 
-    /// The next connection, in whose room `general` Ann has come again: the answer is made
+    /// The next connection, in whose room `general` Ann has joined again: the answer is made
     /// of the request.
     pub(crate) async fn rejoin(&self, answer: impl FnOnce(&Value) -> Value) -> Peer {
         let mut peer = self.welcome().await;
@@ -82,7 +82,7 @@ impl Mock {
     }
 }
 
-/// A client in the room `general`, which stands at offset `offset`.
+/// A client in the room `general`, which is at offset `offset`.
 pub(crate) async fn joined(offset: u64, config: ClientConfig) -> (Mock, Peer, Client, Events) {
     let mock = Mock::start().await;
     let (client, mut events) = mock.client(config);
@@ -177,7 +177,7 @@ pub(crate) fn welcome_at(hello: &Value, rates: Value) -> Value {
     welcome
 }
 
-/// The answer to `join`: the room stands at `offset`, after the messages of `offsets`.
+/// The answer to `join`: the room is at `offset`, after the messages of `offsets`.
 pub(crate) fn joined_frame(join: &Value, offset: u64, recovered: bool, offsets: &[u64]) -> Value {
     let room = &join["room"];
     let messages: Vec<Value> = offsets.iter().map(|offset| message(*offset)).collect();
@@ -199,7 +199,7 @@ pub(crate) fn message(offset: u64) -> Value {
 
 /// Settings with which nothing takes long that need not.
 pub(crate) fn quick() -> ClientConfig {
-    ClientConfig::default().backoff(Duration::ZERO, Duration::ZERO)
+    ClientConfig::default().backoff_base(Duration::ZERO).backoff_cap(Duration::ZERO)
 }
 
 /// The next event.
@@ -207,7 +207,7 @@ pub(crate) async fn next(events: &mut Events) -> Event {
     within("an event", events.recv()).await.expect("another event")
 }
 
-/// The next event that does not tell of the connection.
+/// The next event that is not about the connection.
 pub(crate) async fn next_of_room(events: &mut Events) -> Event {
     loop {
         match next(events).await {

@@ -50,7 +50,7 @@ struct Received {
     others: usize,
 }
 
-/// Answers all requests, and fails if they come faster than `rates`. Ends with the connection.
+/// Answers all requests, and fails if they arrive faster than `rates`. Ends with the connection.
 async fn serve(mut peer: Peer, rates: Value) -> Received {
     let mut received = Received::default();
     let [mut frames, mut joins, mut bytes] =
@@ -218,7 +218,7 @@ async fn messages_wait_for_their_turns_and_do_not_time_out() {
 async fn each_connection_begins_with_full_buckets() {
     let mock = Mock::start().await;
     let rates = json!({"frames":{"per_second":1,"burst":10},"joins":{"per_second":1,"burst":8}});
-    let config = ClientConfig::default().backoff(Duration::ZERO, Duration::ZERO);
+    let config = ClientConfig::default().backoff_base(Duration::ZERO).backoff_cap(Duration::ZERO);
     let (client, mut events) = mock.client(config);
     let rooms: Vec<String> = (0..8).map(|n| format!("room-{n}")).collect();
     let first = async {

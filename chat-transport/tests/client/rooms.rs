@@ -45,16 +45,16 @@ async fn welcome_join_and_messages() {
     assert_eq!((&*room, rejoined, recovered, members.count), ("general", false, false, 1));
     expect_offsets(&mut events, &[6, 7]).await;
 
-    let mut told = message(8);
-    told["data"] = json!({"n": 1});
-    peer.send(told).await;
-    let told = next_message(&mut events).await;
-    assert_eq!((&*told.text, &*told.user.name, told.at), ("m8", "Bob", 1_795_400_235_072));
-    assert_eq!(told.data.unwrap().get(), r#"{"n":1}"#);
+    let mut frame = message(8);
+    frame["data"] = json!({"n": 1});
+    peer.send(frame).await;
+    let message = next_message(&mut events).await;
+    assert_eq!((&*message.text, &*message.user.name, message.at), ("m8", "Bob", 1_795_400_235_072));
+    assert_eq!(message.data.unwrap().get(), r#"{"n":1}"#);
 }
 
 #[tokio::test]
-async fn what_else_happens_in_a_room() {
+async fn presence_typing_and_counts_are_events() {
     let (_mock, mut peer, _client, mut events) = joined(0, quick()).await;
     peer.send(json!({"type":"presence","room":"general","event":"left","user":ann()})).await;
     peer.send(json!({"type":"presence","room":"general","event":"renamed","user":ann()})).await;
@@ -80,7 +80,7 @@ async fn what_else_happens_in_a_room() {
 }
 
 #[tokio::test]
-async fn a_reconnect_resumes_without_gap_or_repeat() {
+async fn reconnect_resumes_without_gap_or_repeat() {
     let (mock, mut peer, _client, mut events) = joined(41, quick()).await;
     peer.send(message(42)).await;
     expect_offsets(&mut events, &[42]).await;
@@ -93,7 +93,7 @@ async fn a_reconnect_resumes_without_gap_or_repeat() {
     let join = peer.recv("join").await;
     assert_eq!(join["since"], json!({"epoch":EPOCH,"offset":42}));
     assert_eq!(join.get("history"), None);
-    // A live message that comes before the answer is in the answer, or comes again.
+    // A live message that arrives before the answer is in the answer, or arrives again.
     peer.send(message(46)).await;
     peer.send(joined_frame(&join, 44, true, &[42, 43, 44])).await;
     for offset in [44, 45, 46] {
@@ -105,7 +105,7 @@ async fn a_reconnect_resumes_without_gap_or_repeat() {
 }
 
 #[tokio::test]
-async fn an_empty_room_is_recovered_from_its_first_message() {
+async fn empty_room_is_recovered_from_its_first_message() {
     let (mock, peer, _client, mut events) = joined(0, quick()).await;
     drop(peer);
     let mut peer = mock
@@ -120,7 +120,7 @@ async fn an_empty_room_is_recovered_from_its_first_message() {
 }
 
 #[tokio::test]
-async fn a_hole_is_filled_by_joining_again() {
+async fn hole_is_filled_by_rejoining() {
     let (_mock, mut peer, _client, mut events) = joined(5, quick()).await;
     peer.send(message(6)).await;
     peer.send(message(9)).await;
@@ -136,7 +136,7 @@ async fn a_hole_is_filled_by_joining_again() {
 }
 
 #[tokio::test]
-async fn what_is_gone_for_good_is_a_gap() {
+async fn trimmed_messages_are_a_gap() {
     let (mock, peer, _client, mut events) = joined(5, quick()).await;
     drop(peer);
     // The same sequence: the page has messages that are known, and begins after a hole.
@@ -178,7 +178,7 @@ async fn recovery_with_a_hole_in_it_is_a_gap() {
 }
 
 #[tokio::test]
-async fn the_servers_gap_is_told_and_gone_on_from() {
+async fn gap_of_the_server_is_reported_and_messages_follow() {
     let (_mock, mut peer, _client, mut events) = joined(5, quick()).await;
     peer.send(json!({"type":"gap","room":"general","epoch":EPOCH,"offset":57})).await;
     peer.send(message(58)).await;
@@ -188,7 +188,7 @@ async fn the_servers_gap_is_told_and_gone_on_from() {
 }
 
 #[tokio::test]
-async fn a_room_without_history() {
+async fn room_without_history() {
     let mock = Mock::start().await;
     let (client, mut events) = mock.client(quick());
     let answer = |join: &serde_json::Value| {
@@ -205,17 +205,17 @@ async fn a_room_without_history() {
             answer(join)
         })
         .await;
-    let mut told = message(1);
-    told.as_object_mut().unwrap().remove("offset");
-    told.as_object_mut().unwrap().remove("epoch");
-    peer.send(told).await;
+    let mut frame = message(1);
+    frame.as_object_mut().unwrap().remove("offset");
+    frame.as_object_mut().unwrap().remove("epoch");
+    peer.send(frame).await;
     assert!(matches!(next_of_room(&mut events).await, Event::Joined { rejoined: true, .. }));
     assert!(matches!(next_of_room(&mut events).await, Event::Gap { position: None, .. }));
     assert_eq!(next_message(&mut events).await.position, None);
 }
 
 #[tokio::test]
-async fn a_room_that_was_left_is_not_joined_again() {
+async fn left_room_is_not_rejoined() {
     let (mock, mut peer, client, mut events) = joined(5, quick()).await;
     let serve = async {
         let leave = peer.recv("leave").await;
@@ -252,7 +252,7 @@ async fn a_room_that_was_left_is_not_joined_again() {
 }
 
 #[tokio::test]
-async fn a_room_that_refuses() {
+async fn rejected_join_fails() {
     let (mock, mut peer, client, mut events) = joined(5, quick()).await;
     let serve = async {
         let join = peer.recv("join").await;
@@ -263,19 +263,21 @@ async fn a_room_that_refuses() {
     assert!(matches!(outcome, Err(ClientError::Rejected(why)) if why.code == "too_many_rooms"));
     drop(peer);
 
-    // It was joined before, so nobody waits for the answer.
+    // It was joined before, so no call waits for the answer.
     let mut peer = mock.welcome().await;
     let join = peer.recv("join").await;
     assert_eq!(join["room"], "general");
     peer.refuse(&join, "forbidden").await;
-    let Event::Refused { room, error } = next_of_room(&mut events).await else { panic!("told") };
+    let Event::Refused { room, error } = next_of_room(&mut events).await else {
+        panic!("no event")
+    };
     assert_eq!(room, "general");
     assert!(matches!(error, ClientError::Rejected(why) if why.code == "forbidden"));
     assert_eq!(client.send("general", "hi").await, Err(ClientError::NotInRoom));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_join_is_tried_again_while_the_bus_is_away() {
+async fn join_is_retried_while_the_broker_is_unavailable() {
     let mock = Mock::start().await;
     let (client, _events) = mock.client(ClientConfig::default());
     let serve = async {

@@ -30,7 +30,7 @@ fn own(send: &Value, offset: u64) -> Value {
 }
 
 #[tokio::test]
-async fn one_at_a_time_and_in_order() {
+async fn messages_are_sent_one_at_a_time_and_in_order() {
     let (_mock, mut peer, client, _events) = joined(0, quick()).await;
     let serve = async {
         for offset in 1..=5 {
@@ -62,7 +62,7 @@ async fn data_and_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn again_with_the_same_key_while_the_bus_is_away() {
+async fn message_is_resent_with_its_key_while_the_broker_is_unavailable() {
     let (_mock, mut peer, client, _events) = joined(0, ClientConfig::default()).await;
     let serve = async {
         let first = peer.recv("send").await;
@@ -90,7 +90,7 @@ async fn again_with_the_same_key_while_the_bus_is_away() {
 }
 
 #[tokio::test]
-async fn again_with_the_same_key_after_a_loss() {
+async fn message_is_resent_with_its_key_after_a_loss() {
     let (mock, mut peer, client, mut events) = joined(0, quick()).await;
     let serve = async {
         let first = peer.recv("send").await;
@@ -112,7 +112,7 @@ async fn again_with_the_same_key_after_a_loss() {
 }
 
 #[tokio::test]
-async fn the_message_itself_is_an_answer() {
+async fn own_message_settles_its_send() {
     let (mock, mut peer, client, mut events) = joined(0, quick()).await;
     let serve = async {
         let live = peer.recv("send").await;
@@ -139,7 +139,7 @@ async fn the_message_itself_is_an_answer() {
 }
 
 #[tokio::test]
-async fn the_key_of_another_user_is_no_answer() {
+async fn key_of_another_user_is_no_answer() {
     let (_mock, mut peer, client, _events) = joined(0, quick()).await;
     let serve = async {
         let send = peer.recv("send").await;
@@ -154,7 +154,7 @@ async fn the_key_of_another_user_is_no_answer() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_final_and_holds_nothing_up() {
+async fn rejection_is_final_and_blocks_no_other_message() {
     let (_mock, mut peer, client, _events) = joined(0, quick()).await;
     let serve = async {
         let first = peer.recv("send").await;
@@ -168,7 +168,7 @@ async fn a_refusal_is_final_and_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn send_waits_for_a_place_and_try_send_does_not() {
+async fn send_waits_for_a_slot_and_try_send_does_not() {
     let (_mock, mut peer, client, _events) = joined(0, quick().send_queue(2)).await;
     let serve = async {
         let first = peer.recv("send").await;
@@ -195,7 +195,7 @@ async fn send_waits_for_a_place_and_try_send_does_not() {
 }
 
 #[tokio::test]
-async fn send_that_is_dropped_while_it_waits_for_a_place_is_not_sent() {
+async fn send_dropped_while_it_waits_for_a_slot_is_not_sent() {
     let (_mock, mut peer, client, _events) = joined(0, quick().send_queue(1)).await;
     let serve = async {
         let first = peer.recv("send").await;
@@ -216,7 +216,7 @@ async fn send_that_is_dropped_while_it_waits_for_a_place_is_not_sent() {
 }
 
 #[tokio::test]
-async fn send_that_waits_for_a_place_ends_with_the_client() {
+async fn send_that_waits_for_a_slot_fails_when_the_client_closes() {
     let (_mock, mut peer, client, _events) = joined(0, quick().send_queue(1)).await;
     let serve = async {
         peer.recv("send").await;
@@ -230,7 +230,7 @@ async fn send_that_waits_for_a_place_ends_with_the_client() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_outcome_is_unknown_only_of_what_a_server_had() {
+async fn outcome_is_unknown_only_after_a_server_got_the_message() {
     let (_mock, mut peer, client, _events) = joined(0, ClientConfig::default()).await;
     let begun = Instant::now();
     let serve = async {
@@ -280,7 +280,7 @@ async fn leaving_and_closing_fail_what_waits() {
 }
 
 #[tokio::test]
-async fn another_user_does_not_repeat_a_message() {
+async fn message_is_not_resent_as_another_user() {
     let (mock, mut peer, client, _events) = joined(0, quick()).await;
     let serve = async {
         peer.recv("send").await;

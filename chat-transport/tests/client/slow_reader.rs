@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::mock::{Peer, expect_offsets, joined, joined_frame, message, next, next_of_room, quick};
 
-/// Sends large messages until nothing goes on: the clock, which is paused, goes on only then.
+/// Sends large messages until nothing can progress: the paused clock advances only then.
 /// Returns the offset of the last.
 async fn fill(peer: &mut Peer, mut offset: u64) -> u64 {
     loop {
@@ -24,31 +24,34 @@ async fn fill(peer: &mut Peer, mut offset: u64) -> u64 {
 }
 
 fn patient() -> ClientConfig {
-    quick().event_queue(4).ping(Duration::from_secs(3600), Duration::from_secs(1))
+    quick()
+        .event_queue(4)
+        .ping_after(Duration::from_secs(3600))
+        .pong_timeout(Duration::from_secs(1))
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_server_is_not_read_and_nothing_is_lost() {
+async fn full_event_queue_stops_reading_and_loses_nothing() {
     let (_mock, mut peer, client, mut events) = joined(0, patient()).await;
     let last = fill(&mut peer, 0).await;
     tokio::time::resume();
-    let told = async {
+    let read = async {
         for offset in 1..=last + 1 {
             expect_offsets(&mut events, &[offset]).await;
         }
     };
     let serve = async {
-        // What the client has to say goes out meanwhile.
+        // The client still writes.
         let send = peer.recv("send").await;
         peer.send(message(last + 1)).await;
         peer.ok(&send, last + 2).await;
     };
-    let (sent, (), ()) = tokio::join!(client.send("general", "hi"), serve, told);
+    let (sent, (), ()) = tokio::join!(client.send("general", "hi"), serve, read);
     assert_eq!(sent.unwrap().position.unwrap().offset, last + 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_cut_took_is_recovered() {
+async fn messages_lost_by_a_disconnect_are_recovered() {
     let (mock, mut peer, _client, mut events) = joined(0, patient()).await;
     let last = fill(&mut peer, 0).await;
     tokio::time::resume();
@@ -59,7 +62,7 @@ async fn what_a_cut_took_is_recovered() {
         let missed: Vec<u64> = (since + 1..=last).collect();
         joined_frame(join, last, true, &missed)
     });
-    let told = async {
+    let read = async {
         let mut here = 0;
         while here < last {
             match next_of_room(&mut events).await {
@@ -72,17 +75,17 @@ async fn what_a_cut_took_is_recovered() {
             }
         }
     };
-    tokio::join!(serve, told);
+    tokio::join!(serve, read);
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_waits_for_no_reader() {
+async fn closing_does_not_wait_for_the_event_reader() {
     let (_mock, mut peer, client, mut events) = joined(0, patient()).await;
     let last = fill(&mut peer, 0).await;
     tokio::time::resume();
     let serve = async { while let Some(Ok(_)) = peer.recv_raw().await {} };
     tokio::join!(client.close(), serve);
-    // What had been read is still told, and then the end.
+    // What had been read is still reported, and then the end.
     let mut here = 0;
     loop {
         match next(&mut events).await {
@@ -101,7 +104,10 @@ async fn closing_waits_for_no_reader() {
 /// Neither side reads: what the application has to say does not pile up without end.
 #[tokio::test(start_paused = true)]
 async fn server_that_takes_nothing_is_disconnected() {
-    let config = quick().event_queue(4).ping(Duration::from_secs(20), Duration::from_secs(1));
+    let config = quick()
+        .event_queue(4)
+        .ping_after(Duration::from_secs(20))
+        .pong_timeout(Duration::from_secs(1));
     let (_mock, mut peer, client, _events) = joined(0, config).await;
     fill(&mut peer, 0).await;
     // The client reads on for the answers that its callers wait for.
@@ -113,7 +119,10 @@ async fn server_that_takes_nothing_is_disconnected() {
 /// More events wait than may, so the client does not read, and does not ping either.
 #[tokio::test(start_paused = true)]
 async fn server_and_client_that_read_nothing_disconnect() {
-    let config = quick().event_queue(4).ping(Duration::from_secs(20), Duration::from_secs(1));
+    let config = quick()
+        .event_queue(4)
+        .ping_after(Duration::from_secs(20))
+        .pong_timeout(Duration::from_secs(1));
     let (_mock, mut peer, client, _events) = joined(0, config).await;
     for offset in 1..=1_100 {
         peer.send(message(offset)).await;
@@ -136,7 +145,7 @@ async fn call_until_given_up(client: &Client) -> String {
 }
 
 #[tokio::test]
-async fn events_that_nobody_wants_hold_nothing_up() {
+async fn dropped_events_block_nothing() {
     let (_mock, mut peer, client, events) = joined(0, patient()).await;
     drop(events);
     for offset in 1..=10 {
@@ -150,9 +159,9 @@ async fn events_that_nobody_wants_hold_nothing_up() {
     assert_eq!(sent.unwrap().position.unwrap().offset, 11);
 }
 
-/// A bot that answers where it reads: its `ok` comes behind more events than the queue holds.
+/// A bot that answers in its event loop: its `ok` is behind more events than the queue holds.
 #[tokio::test(start_paused = true)]
-async fn call_made_where_events_are_read_gets_its_answer() {
+async fn call_in_the_event_loop_gets_its_answer() {
     let (_mock, mut peer, client, mut events) = joined(0, patient()).await;
     let serve = async {
         peer.send(message(1)).await;
@@ -178,7 +187,7 @@ async fn call_made_where_events_are_read_gets_its_answer() {
 /// A page on a slow line takes longer than a silent server has.
 #[tokio::test(start_paused = true)]
 async fn frame_that_takes_long_to_arrive_is_a_sign_of_life() {
-    let config = quick().ping(Duration::from_secs(10), Duration::from_secs(5));
+    let config = quick().ping_after(Duration::from_secs(10)).pong_timeout(Duration::from_secs(5));
     let (_mock, mut peer, client, mut events) = joined(0, config).await;
     let mut large = message(1);
     large["message"] = "x".repeat(40_000).into();

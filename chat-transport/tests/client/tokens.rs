@@ -1,4 +1,4 @@
-//! Tokens: shown, renewed in time, and kept to oneself; and rooms that a client is put out of.
+//! Tokens: sent, renewed in time, and kept secret; and rooms that a client is evicted from.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -39,7 +39,7 @@ async fn accept(mock: &Mock, number: u32, seconds: u64) -> Peer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_is_renewed_before_it_runs_out() {
+async fn token_is_renewed_before_it_expires() {
     let mock = Mock::start().await;
     let (client, mut events) = mock.client(numbered());
     let mut peer = accept(&mock, 1, 50).await;
@@ -61,7 +61,7 @@ async fn a_token_is_renewed_before_it_runs_out() {
     let hello = peer.recv("hello").await;
     assert_eq!(hello["token"], "token-3");
     peer.send(welcome_for(&hello, 20)).await;
-    // The client is in the room as before, and nobody is told anything.
+    // The client is in the room as before, and no event is reported.
     peer.send(message(1)).await;
     assert!(matches!(next_of_room(&mut events).await, Event::Joined { .. }));
     assert!(matches!(next(&mut events).await, Event::Message(_)));
@@ -71,7 +71,7 @@ async fn a_token_is_renewed_before_it_runs_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_has_run_out_costs_a_connection() {
+async fn expired_token_costs_one_connection() {
     let mock = Mock::start().await;
     let (_client, mut events) = mock.client(numbered());
     let mut peer = accept(&mock, 1, 3600).await;
@@ -91,7 +91,7 @@ async fn a_token_that_has_run_out_costs_a_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fixed_token_is_shown_and_not_renewed() {
+async fn fixed_token_is_sent_and_not_renewed() {
     let mock = Mock::start().await;
     let (client, mut events) = mock.client(quick().name("Ann").token("always the same"));
     let mut peer = mock.accept().await;
@@ -104,18 +104,20 @@ async fn a_fixed_token_is_shown_and_not_renewed() {
 }
 
 #[tokio::test]
-async fn a_backend_without_a_token_is_asked_again() {
+async fn failed_token_fetch_is_retried() {
     let mock = Mock::start().await;
     let asked = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&asked);
     let config = quick().token_from(move || {
         let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
-        async move { if is_first { Err("the backend is away") } else { Ok("token-1".to_owned()) } }
+        async move {
+            if is_first { Err("the backend is unavailable") } else { Ok("token-1".to_owned()) }
+        }
     });
     let (_client, mut events) = mock.client(config);
     assert!(matches!(next_state(&mut events).await, State::Connecting { .. }));
     let State::Waiting { loss, .. } = next_state(&mut events).await else { panic!("no loss") };
-    assert_eq!(loss.reason, "there is no token: the backend is away");
+    assert_eq!(loss.reason, "there is no token: the backend is unavailable");
     accept(&mock, 1, 3600).await;
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
@@ -127,7 +129,7 @@ async fn token_source_that_says_unauthorized_closes_the_client() {
         || async { Err::<String, _>(TokenError::Unauthorized("logged out".to_owned())) };
     let (client, mut events) = mock.client(quick().token_from(logged_out));
     assert!(matches!(next_state(&mut events).await, State::Connecting { .. }));
-    let State::Closed { loss } = next_state(&mut events).await else { panic!("goes on") };
+    let State::Closed { loss } = next_state(&mut events).await else { panic!("not closed") };
     assert_eq!((loss.code, &*loss.reason), (None, "logged out"));
     assert!(events.recv().await.is_none());
     assert_eq!(client.join("general", 0).await, Err(ClientError::Closed));
@@ -135,7 +137,7 @@ async fn token_source_that_says_unauthorized_closes_the_client() {
 
 /// Of whatever type: what it says is for people, and decides nothing.
 #[test]
-fn any_other_error_has_the_source_asked_again() {
+fn other_token_errors_are_retried() {
     let boxed: Box<dyn std::error::Error + Send + Sync> = "unauthorized".into();
     for error in [
         TokenError::from("unauthorized"),
@@ -170,13 +172,13 @@ async fn renewal_that_says_unauthorized_closes_the_client() {
     };
     let (asked, ()) = tokio::join!(client.members("general"), serve);
     assert_eq!(asked, Err(ClientError::Closed), "it does not wait for its timeout");
-    let State::Closed { loss } = next_state(&mut events).await else { panic!("goes on") };
+    let State::Closed { loss } = next_state(&mut events).await else { panic!("not closed") };
     assert_eq!(loss.reason, "logged out");
 }
 
 /// The server does not wait for it, so there is no connection before.
 #[tokio::test(start_paused = true)]
-async fn token_that_takes_long_is_waited_for_and_used() {
+async fn slow_token_fetch_is_awaited_and_used() {
     for seconds in [3, 15, 50] {
         let mock = Mock::start().await;
         let asked = Arc::new(AtomicU32::new(0));
@@ -202,7 +204,7 @@ async fn token_that_takes_long_is_waited_for_and_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn token_that_never_comes_is_asked_for_again() {
+async fn token_fetch_that_hangs_is_retried() {
     let mock = Mock::start().await;
     let count = AtomicU32::new(0);
     let config = quick().token_from(move || {
@@ -223,7 +225,7 @@ async fn token_that_never_comes_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_room_that_one_is_put_out_of_is_over() {
+async fn evicted_client_does_not_rejoin() {
     for reason in ["kicked", "banned", "forbidden"] {
         let (mock, mut peer, client, mut events) = joined(0, quick()).await;
         let put_out = async {
@@ -236,10 +238,13 @@ async fn a_room_that_one_is_put_out_of_is_over() {
         };
         let (_, sent) = tokio::join!(put_out, client.send("general", "hi"));
         assert!(matches!(sent, Err(ClientError::OutcomeUnknown { .. })), "{sent:?}");
-        let Event::Left { room, reason: told, message } = next(&mut events).await else {
-            panic!("not told")
+        let Event::Left { room, reason: reported, message } = next(&mut events).await else {
+            panic!("no event")
         };
-        assert_eq!((&*room, &*told, message.as_deref()), ("general", reason, Some("Calm down.")));
+        assert_eq!(
+            (&*room, &*reported, message.as_deref()),
+            ("general", reason, Some("Calm down."))
+        );
         assert_eq!(client.send("general", "hi").await, Err(ClientError::NotInRoom));
 
         drop(peer);
@@ -250,7 +255,7 @@ async fn a_room_that_one_is_put_out_of_is_over() {
 }
 
 #[tokio::test]
-async fn being_put_out_while_joining_again_is_the_end_too() {
+async fn eviction_during_a_rejoin_is_final() {
     let (_mock, mut peer, client, mut events) = joined(5, quick()).await;
     // A hole has the client join again.
     peer.send(message(8)).await;
@@ -265,7 +270,7 @@ async fn being_put_out_while_joining_again_is_the_end_too() {
 }
 
 #[tokio::test]
-async fn what_was_of_an_earlier_stay_does_not_end_a_new_one() {
+async fn left_frame_of_an_earlier_membership_does_not_end_a_new_one() {
     let (_mock, mut peer, client, mut events) = joined(5, quick()).await;
     let serve = async {
         let leave = peer.recv("leave").await;

@@ -35,7 +35,7 @@ async fn answer(input: &[u8], config: TransportConfig) -> (Outcome, String) {
 }
 
 #[tokio::test]
-async fn the_example_of_the_rfc_is_accepted() {
+async fn rfc_example_is_accepted() {
     let (accepted, answer) = answer(REQUEST.as_bytes(), TransportConfig::default()).await;
     let (request, protocol) = accepted.unwrap();
     assert_eq!(request.uri(), "/ws?token=x");
@@ -172,7 +172,7 @@ async fn head_without_an_upgrade_is_answered_as_get() {
 }
 
 #[tokio::test]
-async fn the_limit_of_the_head_is_inclusive() {
+async fn head_limit_is_inclusive() {
     for (limit, ok) in [(REQUEST.len(), true), (REQUEST.len() - 1, false)] {
         let config = TransportConfig::default().max_head_bytes(limit);
         let (result, _) = answer(REQUEST.as_bytes(), config).await;
@@ -181,7 +181,7 @@ async fn the_limit_of_the_head_is_inclusive() {
 }
 
 #[tokio::test]
-async fn a_head_may_come_in_any_pieces_and_with_a_frame() {
+async fn request_head_arrives_in_any_pieces_and_with_a_frame() {
     let input = [REQUEST.as_bytes(), &raw_frame(0x81, b"eager")].concat();
     for piece in [1, 2, 3, 100, 1000] {
         let (mut client, server) = duplex(piece);
@@ -219,7 +219,7 @@ async fn half_a_request_times_out() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_is_an_error() {
+async fn hangup_during_handshake_is_an_error() {
     let (mut client, server) = duplex(1024);
     client.write_all(b"GET /").await.unwrap();
     drop(client);
@@ -241,7 +241,7 @@ async fn refusal_reaches_a_client_that_sends_megabytes() {
 }
 
 #[tokio::test]
-async fn a_refused_client_sees_the_status() {
+async fn refused_client_gets_the_status() {
     let url = echo_server(TransportConfig::default()).await;
     let long = "x".repeat(20_000);
     let refused = WsClient::try_connect(&url, &[("x-long", &long)]).await;

@@ -1,11 +1,11 @@
-//! Deadlines, in made-up time.
+//! Deadlines, in paused time.
 
 use std::thread;
 use std::time::Duration;
 
 use chat_core::{CloseReason, DeliveryOutcome, Frames};
 use chat_transport::testing::raw_frame;
-use chat_transport::{End, LimitViolation, TransportConfig};
+use chat_transport::{End, HeartbeatConfig, LimitViolation, TransportConfig};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
@@ -17,7 +17,7 @@ fn secs(secs: u64) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_peer_is_pinged_and_then_lost() {
+async fn silent_peer_is_pinged_and_then_closed() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let start = Instant::now();
     let peer = async {
@@ -35,7 +35,7 @@ async fn a_silent_peer_is_pinged_and_then_lost() {
     let server = async {
         assert_eq!(session.recv().await, None);
         assert_eq!(start.elapsed(), secs(60));
-        assert_eq!(session.breach(), Some(LimitViolation::Heartbeat));
+        assert_eq!(session.violation(), Some(LimitViolation::Heartbeat));
         let end = session.finish().await;
         assert!(matches!(end, End::Local(CloseReason::HeartbeatLost)), "{end:?}");
         drop(session);
@@ -44,7 +44,7 @@ async fn a_silent_peer_is_pinged_and_then_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_talks_is_not_pinged() {
+async fn active_peer_is_not_pinged() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let server = tokio::spawn(async move {
         let mut count = 0;
@@ -64,8 +64,8 @@ async fn a_peer_that_talks_is_not_pinged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_heartbeat_silence_is_fine() {
-    let (client, mut session) = in_memory(1024, TransportConfig::default().no_heartbeat());
+async fn silence_is_allowed_without_a_heartbeat() {
+    let (client, mut session) = in_memory(1024, TransportConfig::default().heartbeat(None));
     let waited = timeout(secs(100_000), session.recv()).await;
     assert!(waited.is_err(), "{waited:?}");
     drop(client);
@@ -73,7 +73,7 @@ async fn without_a_heartbeat_silence_is_fine() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_is_not_held_against_a_peer_that_is_not_read() {
+async fn unread_peer_is_not_timed_out_for_silence() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let mut ping = [0; 2];
     // The peer answers, but the session does not read while it drives.
@@ -90,7 +90,7 @@ async fn silence_is_not_held_against_a_peer_that_is_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stalled_peer_is_cut() {
+async fn stalled_peer_is_closed() {
     let (mut client, mut session) = in_memory(64, TransportConfig::default());
     // The timer is set for the heartbeat, which is later.
     assert!(timeout(secs(1), session.recv()).await.is_err());
@@ -101,9 +101,9 @@ async fn a_stalled_peer_is_cut() {
     let start = Instant::now();
     assert_eq!(session.recv().await, None);
     assert_eq!(start.elapsed(), secs(10));
-    assert_eq!(session.breach(), Some(LimitViolation::WriteTime));
+    assert_eq!(session.violation(), Some(LimitViolation::WriteTime));
 
-    // Only the frame that was half written comes out whole before the close frame.
+    // Only the rest of the frame that was partly written precedes the close frame.
     let (end, bytes) = tokio::join!(session.finish(), async {
         let mut bytes = vec![0; frames.bytes().len()];
         client.read_exact(&mut bytes).await.unwrap();
@@ -117,7 +117,7 @@ async fn a_stalled_peer_is_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_peer_is_not_a_stalled_one() {
+async fn slow_peer_is_not_stalled() {
     let (mut client, mut session) = in_memory(64, TransportConfig::default());
     let frames = Frames::text(&"x".repeat(100));
     for _ in 0..10 {
@@ -137,18 +137,18 @@ async fn a_slow_peer_is_not_a_stalled_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_must_end() {
+async fn unfinished_message_times_out() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let start = Instant::now();
     let server = async {
         assert_eq!(session.recv().await, None);
         assert_eq!(start.elapsed(), secs(30));
-        assert_eq!(session.breach(), Some(LimitViolation::MessageTime));
+        assert_eq!(session.violation(), Some(LimitViolation::MessageTime));
         let end = session.finish().await;
         assert!(matches!(end, End::Local(CloseReason::PolicyViolation)), "{end:?}");
         drop(session);
     };
-    // A byte a second keeps the heartbeat alive, and no message comes of it.
+    // A byte a second keeps the heartbeat alive, and completes no message.
     let peer = async {
         let frame = raw_frame(0x81, &[b'x'; 1000]);
         for byte in frame.chunks(1).take(30) {
@@ -161,7 +161,7 @@ async fn a_message_must_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_is_not_read_is_not_late() {
+async fn unread_message_does_not_time_out() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let frame = raw_frame(0x81, b"in halves");
     client.write_all(&frame[..8]).await.unwrap();
@@ -172,7 +172,7 @@ async fn a_message_that_is_not_read_is_not_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_clock_of_a_message_starts_with_each_message() {
+async fn message_timeout_restarts_with_each_message() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let server = async {
         for _ in 0..10 {
@@ -191,7 +191,7 @@ async fn the_clock_of_a_message_starts_with_each_message() {
 }
 
 #[tokio::test]
-async fn work_goes_on_when_the_peer_dies() {
+async fn drive_finishes_its_work_after_the_peer_closes() {
     let (client, mut session) = in_memory(16, TransportConfig::default());
     assert_eq!(session.outbox().send(&Frames::text(&"x".repeat(100))), DeliveryOutcome::Queued);
     let outbox = session.outbox().clone();
@@ -211,7 +211,7 @@ async fn work_goes_on_when_the_peer_dies() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kick_does_not_wait_for_the_work_in_hand() {
+async fn close_is_seen_during_drive() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let outbox = session.outbox().clone();
     let work = async {
@@ -230,7 +230,7 @@ async fn a_kick_does_not_wait_for_the_work_in_hand() {
 #[tokio::test(start_paused = true)]
 async fn time_too_long_to_count_never_ends() {
     let config = TransportConfig::default()
-        .heartbeat(Duration::MAX, Duration::MAX)
+        .heartbeat(HeartbeatConfig::default().interval(Duration::MAX).timeout(Duration::MAX))
         .message_timeout(Duration::MAX)
         .write_timeout(Duration::MAX)
         .close_timeout(Duration::MAX);
@@ -246,10 +246,11 @@ async fn time_too_long_to_count_never_ends() {
 /// What fills the kernel's buffers lies before the ping, and takes longer to read than the time
 /// for an answer.
 #[tokio::test]
-async fn slow_reader_is_not_taken_for_a_dead_line() {
+async fn slow_reader_has_time_to_reach_the_ping() {
     const TEXTS: usize = 100;
     let soon = Duration::from_millis(300);
-    let (mut client, mut session) = on_tcp(TransportConfig::default().heartbeat(soon, soon)).await;
+    let heartbeat = HeartbeatConfig::default().interval(soon).timeout(soon);
+    let (mut client, mut session) = on_tcp(TransportConfig::default().heartbeat(heartbeat)).await;
     SockRef::from(&client).set_recv_buffer_size(1 << 20).unwrap();
     let frames = Frames::text(&"x".repeat(7000));
     for _ in 0..TEXTS {
@@ -271,7 +272,7 @@ async fn slow_reader_is_not_taken_for_a_dead_line() {
             texts += 1;
             sleep(Duration::from_millis(15)).await;
         }
-        // It gets to the ping at last.
+        // The ping is behind everything that was sent before.
         client.read_exact(&mut header).await.unwrap();
         assert_eq!((header[0], pings), (0x89, 0));
         client.write_all(&raw_frame(0x8a, b"")).await.unwrap();
@@ -281,20 +282,20 @@ async fn slow_reader_is_not_taken_for_a_dead_line() {
     assert_eq!(text(incoming), "still here");
 }
 
-/// The process is stopped for longer than all deadlines, and so is this thread. The peer goes on
-/// meanwhile, or has nothing to do.
+/// The process is suspended for longer than all deadlines, and this thread with it. In that time
+/// the peer sends, or has nothing to do.
 #[tokio::test]
-async fn process_that_was_stopped_does_not_blame_the_peer() {
+async fn suspended_process_does_not_time_out_the_peer() {
     let soon = Duration::from_millis(300);
     let config = TransportConfig::default()
-        .heartbeat(soon, soon)
+        .heartbeat(HeartbeatConfig::default().interval(soon).timeout(soon))
         .message_timeout(soon)
-        // The kernel gives the line up after twice this time, for which the peer, too, reads nothing.
+        // The kernel ends the connection after twice this time, in which the peer reads nothing either.
         .write_timeout(Duration::from_millis(1500))
         .outbox_bytes(8 << 20);
     let (mut client, mut session) = on_tcp(config).await;
     let all = Frames::text(&"x".repeat(4 << 20));
-    // Half a message has come, more is to be sent than the kernel takes, and a ping is due.
+    // Half a message was received, more is to be sent than the kernel takes, and a ping is due.
     client.write_all(&raw_frame(0x81, b"in halves")[..8]).await.unwrap();
     assert_eq!(session.outbox().send(&all), DeliveryOutcome::Queued);
     assert!(timeout(soon / 2, session.recv()).await.is_err());
@@ -309,7 +310,7 @@ async fn process_that_was_stopped_does_not_blame_the_peer() {
     };
     let (_client, incoming) = tokio::join!(peer, async {
         let incoming = session.recv().await;
-        assert_eq!(session.breach(), None);
+        assert_eq!(session.violation(), None);
         let drained = session.outbox().clone();
         session.drive(drained.drained_to(0)).await;
         incoming

@@ -41,7 +41,7 @@ async fn every_reason_has_its_code_and_phrase() {
 }
 
 #[tokio::test]
-async fn what_is_queued_goes_before_the_close_frame() {
+async fn queued_frames_precede_the_close_frame() {
     let (mut client, session) = in_memory(1024, TransportConfig::default());
     let outbox = session.outbox().clone();
     assert_eq!(outbox.send(&Frames::text("bye")), DeliveryOutcome::Queued);
@@ -56,7 +56,7 @@ async fn what_is_queued_goes_before_the_close_frame() {
 }
 
 #[tokio::test]
-async fn a_close_frame_is_answered_with_the_same() {
+async fn close_frame_is_echoed() {
     let cases = [
         (&b""[..], vec![0x88, 0], None, ""),
         (b"\x03\xe8", close_frame(1000, ""), Some(1000), ""),
@@ -67,7 +67,7 @@ async fn a_close_frame_is_answered_with_the_same() {
     ];
     for (payload, answer, want_code, want_phrase) in cases {
         let (mut client, session) = on_tcp(TransportConfig::default()).await;
-        // What comes after a close frame is ignored.
+        // Bytes behind a close frame are ignored.
         let input = [raw_frame(0x88, payload), raw_frame(0x81, b"late")].concat();
         client.write_all(&input).await.unwrap();
         let peer = async {
@@ -82,7 +82,7 @@ async fn a_close_frame_is_answered_with_the_same() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_stream_is_the_end() {
+async fn end_of_the_stream_ends_the_session() {
     let (client, session) = in_memory(1024, TransportConfig::default());
     let outbox = session.outbox().clone();
     drop(client);
@@ -141,11 +141,11 @@ fn violations() -> Vec<(&'static str, Vec<u8>, CloseReason)> {
 }
 
 #[tokio::test]
-async fn violations_are_told_by_their_code() {
+async fn violations_close_with_their_code() {
     for (name, input, reason) in violations() {
         let (mut client, session) = on_tcp(TransportConfig::default()).await;
         // More than the server will read before it finds the fault: the close frame must
-        // come through all the same.
+        // arrive nevertheless.
         let rest = vec![0; 300_000];
         let peer = async {
             let (mut read, mut write) = client.split();
@@ -200,7 +200,7 @@ async fn stream_is_not_shut_down_while_a_refused_frame_arrives() {
         let received = async { (read_all(&mut read).await, Instant::now()) };
         let (sent, (bytes, ended)) = tokio::join!(sent, received);
         assert_eq!(bytes, close_frame(1009, "message too big"));
-        assert!(ended > sent, "the end came before all was sent");
+        assert!(ended > sent, "the stream ended before all was sent");
         drop(client);
     };
     tokio::join!(run(session), peer);
@@ -271,7 +271,7 @@ async fn frames_may_have_a_limit_of_their_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_does_not_answer_is_not_waited_for() {
+async fn close_does_not_wait_for_a_silent_peer() {
     let (mut client, session) = in_memory(1024, TransportConfig::default());
     session.outbox().close(CloseReason::GoingAway);
     let start = Instant::now();
@@ -282,7 +282,7 @@ async fn a_peer_that_does_not_answer_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answered_goodbye_takes_no_time() {
+async fn answered_close_takes_no_time() {
     let (mut client, session) = in_memory(1024, TransportConfig::default());
     session.outbox().close(CloseReason::GoingAway);
     let start = Instant::now();
@@ -299,7 +299,7 @@ async fn an_answered_goodbye_takes_no_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_stream_stays_open_for_the_answer() {
+async fn stream_stays_open_for_the_close_answer() {
     let (mut client, session) = in_memory(1024, TransportConfig::default());
     session.outbox().close(CloseReason::GoingAway);
     let peer = async {
@@ -342,9 +342,9 @@ async fn too_many_pings_in_a_second_are_a_breach() {
 }
 
 #[tokio::test]
-async fn the_limit_that_ended_a_session_is_known() {
+async fn session_reports_the_violated_limit() {
     let pings = raw_frame(0x89, b"").repeat(4);
-    for (bytes, breach) in [
+    for (bytes, violation) in [
         (raw_frame(0x81, &[b'x'; 11]), Some(LimitViolation::Size)),
         (
             [raw_frame(0x01, b"123456"), raw_frame(0x80, b"123456")].concat(),
@@ -364,6 +364,6 @@ async fn the_limit_that_ended_a_session_is_known() {
         let (mut client, mut session) = in_memory(1024, config);
         client.write_all(&bytes).await.unwrap();
         assert_eq!(session.recv().await, None, "{bytes:?}");
-        assert_eq!(session.breach(), breach, "{bytes:?}");
+        assert_eq!(session.violation(), violation, "{bytes:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! What goes out: direct writes, order, slow peers.
+//! Sending: direct writes, order, slow peers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +42,7 @@ async fn on_tcp_the_sender_writes_and_the_session_need_not_be_driven() {
 }
 
 #[tokio::test]
-async fn what_the_socket_does_not_take_follows_in_order() {
+async fn queued_frames_follow_written_ones_in_order() {
     let (mut client, mut session) = narrow(TransportConfig::default()).await;
     let mut sent = 0_u32;
     // Till a write is cut short, and then some that have to queue.
@@ -129,7 +129,7 @@ async fn senders_on_many_threads_never_mix_and_keep_their_order() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_is_told_and_cut_and_never_takes_more_than_its_outbox() {
+async fn slow_consumer_is_closed_with_4000_within_its_outbox_limit() {
     let (mut client, mut session) = narrow(TransportConfig::default()).await;
     let outbox = session.outbox().clone();
     let frames = Frames::text(&"x".repeat(16 * 1024));
@@ -158,7 +158,7 @@ async fn a_slow_reader_is_told_and_cut_and_never_takes_more_than_its_outbox() {
 }
 
 #[tokio::test]
-async fn a_reader_that_never_reads_is_given_up() {
+async fn peer_that_never_reads_times_out() {
     let config = TransportConfig::default().close_timeout(Duration::from_millis(50));
     let (client, mut session) = narrow(config).await;
     let frames = Frames::text(&"x".repeat(16 * 1024));
@@ -171,7 +171,7 @@ async fn a_reader_that_never_reads_is_given_up() {
 }
 
 #[tokio::test]
-async fn the_outbox_is_bounded_in_frames_and_bytes() {
+async fn outbox_is_bounded_in_frames_and_bytes() {
     let config = TransportConfig::default().outbox_frames(3).outbox_bytes(20);
     let (_client, session) = in_memory(1024, config);
     let outbox = session.outbox();
@@ -199,7 +199,7 @@ async fn the_outbox_is_bounded_in_frames_and_bytes() {
 }
 
 #[tokio::test]
-async fn what_waits_is_written_together_and_whole() {
+async fn queued_frames_are_written_together() {
     let (mut client, mut session) = in_memory(1 << 20, TransportConfig::default());
     let mut want = Vec::new();
     // Small ones, one that is written by itself, and more than one buffer of small ones.
@@ -230,7 +230,7 @@ async fn owner_of_a_session_is_notified_once() {
 }
 
 #[tokio::test]
-async fn an_outbox_counts_what_it_takes() {
+async fn stats_count_what_an_outbox_accepts() {
     let stats = OutboxStats::new();
     let (client, server) = duplex(16);
     let config = TransportConfig::default().outbox_bytes(20);
@@ -247,5 +247,9 @@ async fn an_outbox_counts_what_it_takes() {
     assert_eq!(session.outbox().send(&hello), DeliveryOutcome::Queued);
     assert_eq!(stats.waiting_bytes(), 7);
     drop(session);
-    assert_eq!((stats.sent_bytes(), stats.waiting_bytes()), (21, 0), "nothing waits for nobody");
+    assert_eq!(
+        (stats.sent_bytes(), stats.waiting_bytes()),
+        (21, 0),
+        "nothing waits for a lost peer"
+    );
 }

@@ -65,7 +65,7 @@ async fn echo(mut session: Session<SharedTcp>) {
     session.finish().await;
 }
 
-/// All that comes until the end of the stream.
+/// All bytes until the end of the stream.
 async fn read_all(stream: &mut (impl AsyncReadExt + Unpin)) -> Vec<u8> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await.unwrap();

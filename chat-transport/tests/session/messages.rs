@@ -1,4 +1,4 @@
-//! What comes in, however it is cut.
+//! Receiving messages, in any pieces.
 
 use std::io::Write;
 use std::pin::pin;
@@ -33,7 +33,7 @@ async fn echo_over_tcp() {
 
 /// What arrives while a read is under way that empties the socket is announced again.
 #[tokio::test]
-async fn small_writes_are_never_missed() {
+async fn no_small_write_is_missed() {
     const MESSAGES: usize = 20_000;
     let (client, mut session) = on_tcp(TransportConfig::default()).await;
     client.set_nodelay(true).unwrap();
@@ -46,15 +46,15 @@ async fn small_writes_are_never_missed() {
         client
     });
     for nth in 0..MESSAGES {
-        let heard = timeout(Duration::from_secs(20), session.recv()).await.expect("a message");
-        assert_eq!(text(heard), nth.to_string());
+        let received = timeout(Duration::from_secs(20), session.recv()).await.expect("a message");
+        assert_eq!(text(received), nth.to_string());
     }
     drop(writer.join().unwrap());
     assert_eq!(session.recv().await, None);
 }
 
 #[tokio::test]
-async fn the_subprotocol_is_agreed_on() {
+async fn subprotocol_is_negotiated() {
     let url = echo_server(TransportConfig::default()).await;
     let headers = [("sec-websocket-protocol", "chat, echo")];
     let mut client = WsClient::connect_with(&url, &headers).await;
@@ -72,7 +72,7 @@ fn conversation() -> (Vec<u8>, Vec<Incoming>) {
         raw_frame(0x01, "fr\u{e4}".as_bytes().split_at(3).0),
         raw_frame(0x89, b"ping"),
         raw_frame(0x00, b""),
-        raw_frame(0x8a, b"nobody asked"),
+        raw_frame(0x8a, b"unsolicited"),
         raw_frame(0x80, "fr\u{e4}g".as_bytes().split_at(3).1),
         raw_frame(0x81, long.as_bytes()),
         raw_frame(0x81, b""),
@@ -107,7 +107,7 @@ async fn messages_do_not_depend_on_how_the_bytes_are_cut() {
             while received.len() < messages.len() {
                 received.push(session.recv().await.unwrap());
             }
-            // The pong, if the last message came before it could be written.
+            // The pong, if the last message arrived before it could be written.
             session.drive(tokio::task::yield_now()).await;
             received
         };
@@ -171,7 +171,7 @@ async fn pings_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn a_flood_of_pings_does_not_grow_the_outbox() {
+async fn ping_flood_does_not_grow_the_outbox() {
     let (client, mut session) =
         in_memory(1024, TransportConfig::default().max_control_frames(u32::MAX));
     let outbox = session.outbox().clone();
@@ -187,7 +187,7 @@ async fn a_flood_of_pings_does_not_grow_the_outbox() {
     assert_eq!(text(last), "end");
     assert!(outbox.usage().bytes > 2048, "no pong had to wait: the test tests nothing");
 
-    // Once they are read, the answer to the last ping comes last.
+    // Once they are read, the answer to the last ping is the last.
     let pongs = async {
         let mut pong = [0; 6];
         while pong[2..] != 19_999_u32.to_be_bytes() {

@@ -41,7 +41,7 @@ async fn slow_client_is_reset() {
 }
 
 #[tokio::test]
-async fn slow_client_that_reads_at_last_gets_the_close_frame() {
+async fn slow_client_gets_the_close_frame_when_it_reads() {
     let (mut client, mut session) = on_tcp(TransportConfig::default()).await;
     let frames = Frames::text(&"x".repeat(16 * 1024));
     while session.outbox().send(&frames) == DeliveryOutcome::Queued {}
@@ -59,7 +59,7 @@ async fn slow_client_that_reads_at_last_gets_the_close_frame() {
 }
 
 #[tokio::test]
-async fn clean_goodbye_ends_without_a_reset() {
+async fn clean_close_ends_without_a_reset() {
     let (mut client, mut session) = on_tcp(TransportConfig::default()).await;
     session.outbox().close(CloseReason::GoingAway);
     let peer = async {
@@ -75,7 +75,7 @@ async fn clean_goodbye_ends_without_a_reset() {
     timeout(DEADLINE, ends).await.expect("an end");
 }
 
-/// It has said goodbye, and that it sends no more; what it was sent is not read.
+/// The client has sent its close frame and shut down its side; it does not read what it was sent.
 #[tokio::test]
 async fn half_closed_client_that_reads_nothing_is_reset() {
     let (mut client, mut session) = on_tcp(TransportConfig::default()).await;
@@ -114,7 +114,7 @@ async fn half_closed_client_gets_what_was_sent() {
 
 /// The kernel has all that was sent, and the peer is there and does nothing.
 #[tokio::test]
-async fn client_that_does_not_answer_sees_an_end_and_is_reset() {
+async fn silent_client_gets_fin_and_is_then_reset() {
     let (mut client, mut session) = on_tcp(TransportConfig::default()).await;
     session.outbox().close(CloseReason::Normal);
     let ends = async { tokio::join!(session.finish(), read_all(&mut client)) };

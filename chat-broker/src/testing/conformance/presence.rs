@@ -387,7 +387,7 @@ pub async fn snapshot_and_events_have_no_hole(bus: &impl Bus) {
         for _ in 0..ROUNDS {
             node.subscribe(topics).await;
             let mut roster = Roster::new(100);
-            roster.ask();
+            roster.begin_snapshot();
             roster.set(node.occupancy(&topic, 100).await, &mut Vec::new());
             let mut told = Vec::new();
             while told.len() < LIVE {
@@ -399,7 +399,7 @@ pub async fn snapshot_and_events_have_no_hole(bus: &impl Bus) {
         }
         node.subscribe(topics).await;
         let mut roster = Roster::new(100);
-        roster.ask();
+        roster.begin_snapshot();
         roster.set(node.occupancy(&topic, 100).await, &mut Vec::new());
         stop.store(true, Ordering::Relaxed);
         roster

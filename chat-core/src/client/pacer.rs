@@ -1,7 +1,7 @@
-//! The pace of a connection: token buckets by the rates of the server's `welcome`.
+//! Pacing: token buckets with the rate limits of the server's `welcome`.
 //!
-//! The server reads a client that is faster later, and its pings with it. A client that keeps
-//! the pace itself is never slowed, and chooses what is sent first.
+//! The server delays reading a client that exceeds them, and then also reads its pings late. A client
+//! that paces itself is never delayed, and can choose what is sent first.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ const MARGIN: u64 = 16;
 
 const SECOND: u128 = 1_000_000_000;
 
-/// What is left of the rates of one connection.
+/// The token buckets of one connection.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct Pacer {
     frames: Option<Bucket>,
     joins: Option<Bucket>,
     bytes: Option<Bucket>,
@@ -29,8 +29,8 @@ struct Bucket {
     full_at: Duration,
 }
 
-impl Pace {
-    /// Full buckets, as those of a new connection.
+impl Pacer {
+    /// Full buckets, as on the server for a new connection.
     pub(super) fn new(limits: &Limits, now: Duration) -> Self {
         let bucket = |rate: Option<RateLimit>| rate.map(|rate| Bucket::new(rate, now));
         Self {
@@ -40,18 +40,18 @@ impl Pace {
         }
     }
 
-    /// When a frame of so many bytes may be sent; `None`: at once.
+    /// When a frame of `bytes` may be sent; `None`: at once.
     pub(super) fn ready_at(&self, bytes: usize) -> Option<Duration> {
         let frame = self.frames.as_ref().and_then(|bucket| bucket.ready_at(1));
         frame.max(self.bytes.as_ref().and_then(|bucket| bucket.ready_at(bytes as u64)))
     }
 
-    /// When the next join may be sent, as far as the rate of joins goes.
+    /// When the rate of joins allows the next join; `None`: at once.
     pub(super) fn join_ready_at(&self) -> Option<Duration> {
         self.joins.as_ref().and_then(|bucket| bucket.ready_at(1))
     }
 
-    /// A frame is sent, whether it was ready or does not wait.
+    /// A frame of `bytes` is sent, whether the rates allowed it or not.
     pub(super) fn spend(&mut self, bytes: usize, now: Duration) {
         if let Some(bucket) = &mut self.frames {
             bucket.take(1, now);
@@ -61,7 +61,7 @@ impl Pace {
         }
     }
 
-    /// The frame that is sent is a join.
+    /// A join is sent, in a frame that [`spend`](Self::spend) counts as well.
     pub(super) fn spend_join(&mut self, now: Duration) {
         if let Some(bucket) = &mut self.joins {
             bucket.take(1, now);
@@ -75,7 +75,7 @@ impl Bucket {
         Self { rate, full_at: now }
     }
 
-    /// When there are so many tokens. What is larger than the bucket is sent when it is full.
+    /// When the bucket has this many tokens, or is full if they are more than it holds.
     fn ready_at(&self, tokens: u64) -> Option<Duration> {
         let missing = self.rate.burst - tokens.min(self.rate.burst);
         self.full_at.checked_sub(self.span(missing))
@@ -85,7 +85,7 @@ impl Bucket {
         self.full_at = self.full_at.max(now).saturating_add(self.span(tokens));
     }
 
-    /// The time in which the bucket gets so many tokens.
+    /// The time in which the bucket gains this many tokens.
     fn span(&self, tokens: u64) -> Duration {
         let nanos = (u128::from(tokens) * SECOND).div_ceil(u128::from(self.rate.per_second));
         // At most 584 years: no clock overflows.
@@ -110,9 +110,9 @@ mod tests {
         frames: Option<RateLimit>,
         joins: Option<RateLimit>,
         bytes: Option<RateLimit>,
-    ) -> (Pace, Duration) {
+    ) -> (Pacer, Duration) {
         let limits = Limits { frames, joins, bytes, ..Limits::new(1, 1) };
-        (Pace::new(&limits, START), START)
+        (Pacer::new(&limits, START), START)
     }
 
     fn is_ready(ready_at: Option<Duration>, now: Duration) -> bool {
