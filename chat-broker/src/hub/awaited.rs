@@ -7,15 +7,15 @@ use tokio::sync::oneshot;
 
 /// What a roster is to show.
 #[derive(Debug)]
-pub(super) enum Awaited {
+pub(super) enum RosterCondition {
     /// All changes up to this version.
     Version(u64),
     /// That a user is not listed.
     Absence(UserId),
 }
 
-impl Awaited {
-    fn is_shown_by(&self, roster: &Roster) -> bool {
+impl RosterCondition {
+    fn is_met_by(&self, roster: &Roster) -> bool {
         match self {
             Self::Version(version) => roster.has_reached(*version),
             Self::Absence(user) => is_absent(roster, user),
@@ -44,12 +44,12 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Waits until the roster shows something; `None` if it does, or is not read yet.
-    pub(super) fn until(
+    pub(super) fn wait_until(
         &mut self,
-        awaited: Awaited,
+        awaited: RosterCondition,
         roster: &Roster,
     ) -> Option<oneshot::Receiver<()>> {
-        if roster.is_unknown() || awaited.is_shown_by(roster) {
+        if roster.is_unknown() || awaited.is_met_by(roster) {
             return None;
         }
         if self.count >= self.limit {
@@ -57,8 +57,10 @@ impl Waiting {
         }
         let (shown, waiting) = oneshot::channel();
         match awaited {
-            Awaited::Version(version) => self.versions.entry(version).or_default().push(shown),
-            Awaited::Absence(user) => self.absences.push((user, shown)),
+            RosterCondition::Version(version) => {
+                self.versions.entry(version).or_default().push(shown)
+            }
+            RosterCondition::Absence(user) => self.absences.push((user, shown)),
         }
         self.count += 1;
         Some(waiting)
@@ -128,9 +130,9 @@ mod tests {
     fn versions_are_answered_up_to_that_of_the_roster() {
         let before = roster(1);
         let mut waiting = Waiting::default();
-        assert!(waiting.until(Awaited::Version(1), &before).is_none());
+        assert!(waiting.until(RosterCondition::Version(1), &before).is_none());
         let mut callers = [4, 2, 3, 3].map(|version| {
-            waiting.until(Awaited::Version(version), &before).expect("it is not reached")
+            waiting.until(RosterCondition::Version(version), &before).expect("it is not reached")
         });
         waiting.answer(&roster(3));
         let answered = callers.each_mut().map(|caller| caller.try_recv().is_ok());
@@ -145,9 +147,9 @@ mod tests {
     fn callers_that_stopped_waiting_are_dropped() {
         let roster = roster(1);
         let mut waiting = Waiting::default();
-        let _one = waiting.until(Awaited::Version(2), &roster);
+        let _one = waiting.until(RosterCondition::Version(2), &roster);
         for version in 3..10_000 {
-            drop(waiting.until(Awaited::Version(version), &roster));
+            drop(waiting.until(RosterCondition::Version(version), &roster));
             assert!(waiting.versions.len() <= 20);
         }
         assert_eq!(waiting.versions.values().map(Vec::len).sum::<usize>(), waiting.count);

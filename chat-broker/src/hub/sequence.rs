@@ -14,7 +14,7 @@ use chat_core::{
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::awaited::{Awaited, Waiting};
+use super::awaited::{RosterCondition, Waiting};
 use super::call::Reads;
 use super::config::HubConfig;
 use crate::history::HistoryRead;
@@ -39,15 +39,15 @@ pub(super) struct RoomSequence {
     /// Reads are under way, and for this room: not for one of the same name before it.
     reading: bool,
     /// Since when messages are known to be missing.
-    missing_since: Option<Instant>,
+    gap_since: Option<Instant>,
     /// The broker was away, and other servers may have yet to give it their users: until then they
     /// are not asked for.
-    unsettled: bool,
+    presence_stale: bool,
 }
 
 /// What became of something that the room took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Taken {
+pub(super) struct Ingested {
     /// A repeat, dropped.
     pub(super) repeat: bool,
     /// Gaps that the members get.
@@ -61,7 +61,7 @@ pub(super) struct Taken {
 /// What a read has come to.
 #[derive(Debug, Default)]
 pub(super) struct FinishedRead {
-    pub(super) taken: Taken,
+    pub(super) taken: Ingested,
     /// All is known that members have to be told of when they join.
     pub(super) is_known: bool,
     /// Where the sequence begins for them, if this was its first read.
@@ -110,15 +110,15 @@ impl RoomSequence {
         payload: Bytes,
         position: Option<Position>,
         out: &mut Vec<Item>,
-    ) -> Taken {
-        let mut taken = Taken::default();
+    ) -> Ingested {
+        let mut taken = Ingested::default();
         let now = Instant::now();
         self.expire(now);
         if let (Some(timeline), Some(position)) = (&mut self.timeline, position) {
             let accepted = timeline.accept(position, payload, out);
             taken.repeat = accepted == timeline::Accepted::Repeat;
             if timeline.seen().is_some() && timeline.wants_read() {
-                self.missing_since.get_or_insert(now);
+                self.gap_since.get_or_insert(now);
             }
             if accepted == timeline::Accepted::InOrder {
                 self.renew(now);
@@ -149,41 +149,41 @@ impl RoomSequence {
     pub(super) fn lists(&self, Occupant { user, info, .. }: &Occupant) -> bool {
         let is_current = |roster: &&Roster| !roster.wants_snapshot();
         let listed = self.roster.as_ref().filter(is_current).and_then(Roster::listed);
-        let is_settled = !(self.unsettled || self.reading);
+        let is_settled = !(self.presence_stale || self.reading);
         is_settled && listed.is_some_and(|listed| listed.get(user) == Some(info))
     }
 
     /// Waits until the roster shows something; `None` if it does, or is not read yet.
-    pub(super) fn until(&mut self, awaited: Awaited) -> Option<oneshot::Receiver<()>> {
+    pub(super) fn wait_until(&mut self, awaited: RosterCondition) -> Option<oneshot::Receiver<()>> {
         self.waiting.until(awaited, self.roster.as_ref()?)
     }
 
     /// Publications may have been missed. A room without history can only say so, if it is live.
-    pub(super) fn mark_stale(&mut self, is_live: bool, out: &mut Vec<Item>) -> Taken {
+    pub(super) fn mark_stale(&mut self, is_live: bool, out: &mut Vec<Item>) -> Ingested {
         if let Some(roster) = &mut self.roster {
             roster.mark_stale();
         }
         if let Some(timeline) = &mut self.timeline {
             timeline.mark_stale();
-            return Taken::default();
+            return Ingested::default();
         }
         let is_gap = self.roster.is_some() && is_live;
         if is_gap {
             out.push(Item::Gap(None));
         }
-        Taken { gaps: u64::from(is_gap), ..Taken::default() }
+        Ingested { gaps: u64::from(is_gap), ..Ingested::default() }
     }
 
     /// The broker was away, for this server if not for all. A room with history is compared with
     /// the broker; one without can only say so.
-    pub(super) fn interrupt(&mut self, is_live: bool, out: &mut Vec<Item>) -> Taken {
-        self.unsettled = is_live;
-        if self.timeline.is_some() { Taken::default() } else { self.mark_stale(is_live, out) }
+    pub(super) fn interrupt(&mut self, is_live: bool, out: &mut Vec<Item>) -> Ingested {
+        self.presence_stale = is_live;
+        if self.timeline.is_some() { Ingested::default() } else { self.mark_stale(is_live, out) }
     }
 
     /// All servers have had time to give the broker their users.
-    pub(super) fn settle(&mut self) {
-        self.unsettled = false;
+    pub(super) fn refresh_roster(&mut self) {
+        self.presence_stale = false;
         if let Some(roster) = &mut self.roster {
             roster.mark_stale();
         }
@@ -195,7 +195,7 @@ impl RoomSequence {
             && timeline.is_behind(position)
         {
             timeline.mark_stale();
-            self.missing_since.get_or_insert_with(Instant::now);
+            self.gap_since.get_or_insert_with(Instant::now);
         }
     }
 
@@ -210,7 +210,7 @@ impl RoomSequence {
     }
 
     fn wants_occupancy(&self) -> bool {
-        !self.unsettled && self.roster.as_ref().is_some_and(Roster::wants_snapshot)
+        !self.presence_stale && self.roster.as_ref().is_some_and(Roster::wants_snapshot)
     }
 
     /// Adds what is to be read.
@@ -254,7 +254,7 @@ impl RoomSequence {
                 timeline::Finished::Gap => taken.gaps = 1,
             }
             if !timeline.wants_read() {
-                taken.missing_for = self.missing_since.take().map(|since| since.elapsed());
+                taken.missing_for = self.gap_since.take().map(|since| since.elapsed());
             }
             if timeline.seen() != seen {
                 self.renew(Instant::now());
@@ -279,12 +279,12 @@ impl RoomSequence {
     }
 
     /// Whether the members of a big room have yet to get its count.
-    pub(super) fn has_news(&self) -> bool {
+    pub(super) fn count_changed(&self) -> bool {
         self.roster.as_ref().is_some_and(Roster::has_unannounced_count)
     }
 
     /// Gives the members of a big room its count.
-    pub(super) fn tell_count(&mut self, out: &mut Vec<Item>) {
+    pub(super) fn send_count(&mut self, out: &mut Vec<Item>) {
         if let Some(roster) = &mut self.roster {
             roster.announce_count(out);
         }

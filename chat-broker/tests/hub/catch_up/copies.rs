@@ -97,10 +97,10 @@ impl Copy {
             self.leave();
         }
         // More than can be pending: none is a slow consumer.
-        let (member, mut ear) = member(5_000);
+        let (member, mut inbox) = member(5_000);
         let (forward, received) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move {
-            while let Some(told) = ear.0.recv().await {
+            while let Some(told) = inbox.0.recv().await {
                 let _ = forward.send(told);
             }
         });

@@ -21,16 +21,16 @@ async fn member_gets_pages_it_missed_and_then_what_is_live() {
     let since = world.say(1..=5).await;
     world.say(6..=905).await;
     // Room for one page, but not for two.
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let reading = async {
-        ear.expect_numbers(6..=905).await;
-        ear
+        inbox.expect_numbers(6..=905).await;
+        inbox
     };
-    let (joined, mut ear) = tokio::join!(world.join(late.clone(), since), reading);
+    let (joined, mut inbox) = tokio::join!(world.join(late.clone(), since), reading);
     let _membership = joined.unwrap();
     world.say(906..=907).await;
-    ear.expect_numbers(906..=907).await;
-    ear.expect_silence().await;
+    inbox.expect_numbers(906..=907).await;
+    inbox.expect_silence().await;
     assert_eq!(*late.closed.lock().unwrap(), None);
 }
 
@@ -40,7 +40,7 @@ async fn messages_published_during_the_pages_are_neither_lost_nor_repeated() {
     world.broker.delay(Call::History, Duration::from_millis(20));
     let first = world.say(1..=1).await;
     world.say(2..=900).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let publishing = async {
         for n in 901..=1000 {
             world.say(n..=n).await;
@@ -48,8 +48,8 @@ async fn messages_published_during_the_pages_are_neither_lost_nor_repeated() {
         }
     };
     let reading = async {
-        ear.expect_numbers(2..=1000).await;
-        ear.expect_silence().await;
+        inbox.expect_numbers(2..=1000).await;
+        inbox.expect_silence().await;
     };
     let (joined, (), ()) = tokio::join!(world.join(late, first), publishing, reading);
     joined.unwrap();
@@ -59,7 +59,7 @@ async fn messages_published_during_the_pages_are_neither_lost_nor_repeated() {
 async fn snapshot_stands_where_its_page_ends() {
     let world = World::new(LONG);
     world.say(1..=900).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().since(Position::default());
     let (send, receive) = std::sync::mpsc::channel();
     let on_snapshot = move |snapshot: &Snapshot<'_, Member>| {
@@ -68,7 +68,7 @@ async fn snapshot_stands_where_its_page_ends() {
     };
     let joining =
         world.hub.join_with(&world.topic, ConnectionId::new(1), late, options, on_snapshot);
-    let (joined, ()) = tokio::join!(joining, ear.expect_numbers(257..=900));
+    let (joined, ()) = tokio::join!(joining, inbox.expect_numbers(257..=900));
     joined.unwrap();
     assert_eq!(receive.recv().unwrap(), (Some(256), Some(256)));
 }
@@ -81,28 +81,28 @@ async fn messages_that_the_hub_holds_are_not_read() {
     world.say(3..=200).await;
     other.expect_numbers(1..=200).await;
     let reads = world.reads();
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let _membership = world.join(late, since).await.unwrap();
-    ear.expect_numbers(3..=200).await;
+    inbox.expect_numbers(3..=200).await;
     assert_eq!(world.reads(), reads);
 }
 
 #[tokio::test(start_paused = true)]
-async fn member_that_was_away_too_long_gets_a_gap_and_the_latest() {
+async fn member_behind_the_history_gets_a_gap_and_the_latest() {
     let world = World::new(LONG.messages(100));
     let since = world.say(1..=5).await;
     world.say(6..=300).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let _membership = world.join(late.clone(), since).await.unwrap();
-    ear.expect(&["gap 250"]).await;
-    ear.expect_numbers(251..=300).await;
+    inbox.expect(&["gap 250"]).await;
+    inbox.expect_numbers(251..=300).await;
     // As many as it asks for, and as the room keeps.
     for (wanted, first) in [(0, 301), (7, 294), (1000, 201)] {
         let options = JoinOptions::default().since(since).history(wanted);
         let joining = world.hub.join(&world.topic, ConnectionId::new(2), late.clone(), options);
         let _membership = joining.await.unwrap();
-        ear.expect(&[&format!("gap {}", first - 1)]).await;
-        ear.expect_numbers(first..=300).await;
+        inbox.expect(&[&format!("gap {}", first - 1)]).await;
+        inbox.expect_numbers(first..=300).await;
     }
 }
 
@@ -113,10 +113,10 @@ async fn position_of_another_sequence_is_a_gap() {
     for since in
         [elsewhere(), Position { offset: 4, ..here }, Position { offset: u64::MAX, ..here }]
     {
-        let (late, mut ear) = member(300);
+        let (late, mut inbox) = member(300);
         let _membership = world.join(late, since).await.unwrap();
-        ear.expect(&["gap 0"]).await;
-        ear.expect_numbers(1..=3).await;
+        inbox.expect(&["gap 0"]).await;
+        inbox.expect_numbers(1..=3).await;
     }
 }
 
@@ -125,19 +125,19 @@ async fn position_of_another_sequence_is_a_gap() {
 async fn messages_that_have_expired_are_a_gap_for_a_member_that_saw_none() {
     let world = World::new(LONG.ttl(Duration::ZERO));
     world.say(1..=2).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let _membership = world.join(late, Position::default()).await.unwrap();
-    ear.expect(&["gap 2"]).await;
-    ear.expect_silence().await;
+    inbox.expect(&["gap 2"]).await;
+    inbox.expect_silence().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn room_without_history_is_a_gap_for_a_member_with_a_position() {
     let (hub, ..) = faulty_with(HubConfig::default().history(HistoryRules::new(None)));
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().since(elsewhere());
     let _membership = hub.join(&room("r"), ConnectionId::new(1), late, options).await.unwrap();
-    ear.expect(&["gap"]).await;
+    inbox.expect(&["gap"]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,11 +150,11 @@ async fn newest_messages_are_given_to_a_member_without_a_copy() {
         let mut memberships = Vec::new();
         for id in 1..=2 {
             let reads = world.reads();
-            let (late, mut ear) = member(300);
+            let (late, mut inbox) = member(300);
             let options = JoinOptions::default().history(wanted);
             let joining = world.hub.join(&world.topic, ConnectionId::new(id), late, options);
             memberships.push(joining.await.unwrap());
-            ear.expect_numbers(first..=5).await;
+            inbox.expect_numbers(first..=5).await;
             assert_eq!(world.reads() - reads, usize::from(id == 1), "one opens the room");
         }
     }
@@ -170,11 +170,11 @@ async fn newest_messages_that_the_hub_has_dropped_are_read() {
         world.say(1..=published).await;
         other.expect_numbers(1..=published).await;
         let reads = world.reads();
-        let (late, mut ear) = member(300);
+        let (late, mut inbox) = member(300);
         let options = JoinOptions::default().history(50);
         let joining = world.hub.join(&world.topic, ConnectionId::new(1), late, options);
         let _membership = joining.await.unwrap();
-        ear.expect_numbers(1..=published).await;
+        inbox.expect_numbers(1..=published).await;
         assert_eq!(world.reads(), reads + 1);
     }
 }
@@ -190,11 +190,11 @@ async fn room_holds_more_than_its_share_while_there_is_memory() {
     let held = world.hub.stats().recent_bytes;
     assert!((5_001..=10_000).contains(&held), "{held} bytes");
     let reads = world.reads();
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().history(200);
     let _membership =
         world.hub.join(&world.topic, ConnectionId::new(1), late, options).await.unwrap();
-    ear.expect_numbers(1..=200).await;
+    inbox.expect_numbers(1..=200).await;
     assert_eq!(world.reads(), reads);
 }
 
@@ -204,15 +204,15 @@ async fn newest_messages_that_fill_a_page_are_not_read() {
     let (_other, mut other, _) = join(&world.hub, &world.topic, 9).await;
     for _ in 0..10 {
         say_keeping(&world.publisher, &world.topic, &"x".repeat(30_000), LONG).await;
-        other.hear().await;
+        other.next().await;
     }
     let reads = world.reads();
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().history(20);
     let _membership =
         world.hub.join(&world.topic, ConnectionId::new(1), late, options).await.unwrap();
     for offset in 3..=10 {
-        assert!(ear.hear().await.starts_with(&format!("{offset} xxx")), "256 KiB");
+        assert!(inbox.next().await.starts_with(&format!("{offset} xxx")), "256 KiB");
     }
     assert_eq!(world.reads(), reads);
 }
@@ -223,11 +223,11 @@ async fn expired_messages_are_not_given_and_not_read() {
     world.say(1..=1).await;
     let _first = join(&world.hub, &world.topic, 9).await;
     let reads = world.reads();
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().history(50);
     let _membership =
         world.hub.join(&world.topic, ConnectionId::new(1), late, options).await.unwrap();
-    ear.expect_silence().await;
+    inbox.expect_silence().await;
     assert_eq!(world.reads(), reads);
 }
 
@@ -244,12 +244,12 @@ async fn messages_that_the_hub_holds_expire_together() {
     for (after, held, read) in [(minute * 2 / 3, 2, 0), (minute / 3, 0, 1)] {
         sleep(after).await;
         let reads = world.reads();
-        let (late, mut ear) = member(300);
+        let (late, mut inbox) = member(300);
         let options = JoinOptions::default().history(9);
         let joining = world.hub.join(&world.topic, ConnectionId::new(1), late, options);
         let _membership = joining.await.unwrap();
-        ear.expect_numbers(1..=held).await;
-        assert_eq!(ear.0.try_recv().ok(), None);
+        inbox.expect_numbers(1..=held).await;
+        assert_eq!(inbox.0.try_recv().ok(), None);
         assert_eq!(world.reads() - reads, read);
     }
 }
@@ -262,11 +262,11 @@ async fn messages_that_a_room_was_opened_with_expire() {
     world.say(1..=2).await;
     let _other = join(&world.hub, &world.topic, 9).await;
     sleep(minute).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().history(9);
     let _membership =
         world.hub.join(&world.topic, ConnectionId::new(1), late, options).await.unwrap();
-    ear.expect_silence().await;
+    inbox.expect_silence().await;
 }
 
 /// A member keeps the room open, and this server misses what was published last: where that ends.
@@ -281,7 +281,7 @@ async fn behind(world: &World) -> (Membership<Member>, Position) {
 async fn member_ahead_of_its_server_costs_no_reads_while_it_waits() {
     let world = World::new(LONG);
     let (_first, here) = behind(&world).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let before = world.reads();
     let waiting = async {
         sleep(Duration::from_secs(1)).await;
@@ -290,9 +290,9 @@ async fn member_ahead_of_its_server_costs_no_reads_while_it_waits() {
         sleep(Duration::from_secs(8)).await;
         assert_eq!(world.reads(), reads, "nothing has happened");
         world.say(4..=4).await;
-        ear.expect(&["4 4"]).await;
+        inbox.expect(&["4 4"]).await;
         assert!(world.reads() <= reads + 2, "the hub read what it had missed");
-        ear.expect_silence().await;
+        inbox.expect_silence().await;
     };
     let (joined, ()) = tokio::join!(world.join(late, here), waiting);
     joined.unwrap();
@@ -302,17 +302,17 @@ async fn member_ahead_of_its_server_costs_no_reads_while_it_waits() {
 async fn member_whose_server_stays_behind_is_closed() {
     let world = World::new(LONG);
     let (_first, here) = behind(&world).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let joined = timeout(Duration::from_secs(11), world.join(late.clone(), here)).await;
     let _membership = joined.unwrap().unwrap();
     assert_eq!(*late.closed.lock().unwrap(), Some(CloseReason::InternalError));
     world.say(4..=4).await;
-    ear.expect_silence().await;
+    inbox.expect_silence().await;
 }
 
 /// What it received of the snapshot is followed by nothing, whatever room it has afterwards.
 #[tokio::test(start_paused = true)]
-async fn member_without_room_for_the_snapshot_receives_nothing_more() {
+async fn member_without_room_for_the_snapshot_is_closed() {
     // At hand, and in pages.
     for missed in [5, 600] {
         let world = World::new(LONG);
@@ -322,17 +322,17 @@ async fn member_without_room_for_the_snapshot_receives_nothing_more() {
         for n in 1..=missed {
             publish(n).await;
         }
-        let (handle, mut ear) = member(2);
+        let (handle, mut inbox) = member(2);
         let closed = Arc::clone(&handle.closed);
         let options = JoinOptions::default().since(since);
         let joining = world.hub.join(&world.topic, ConnectionId::new(1), handle, options);
         let membership = joining.await.unwrap();
         assert_eq!(*closed.lock().unwrap(), Some(CloseReason::SlowConsumer), "{missed}");
         assert!(membership.is_detached());
-        ear.expect(&["2 1", "3 2"]).await;
+        inbox.expect(&["2 1", "3 2"]).await;
         publish(missed + 1).await;
         sleep(Duration::from_secs(1)).await;
-        assert!(ear.0.try_recv().is_err(), "{missed}");
+        assert!(inbox.0.try_recv().is_err(), "{missed}");
         drop(membership);
     }
 }
@@ -373,7 +373,7 @@ impl Joiner<Member> for Owner {
 async fn interrupted_member_is_closed_while_its_server_is_behind() {
     let world = World::new(LONG);
     let ((_first, here), owner) = (behind(&world).await, Owner::default());
-    let (late, _ear) = member(300);
+    let (late, _inbox) = member(300);
     let options = JoinOptions::default().since(here);
     let joining = world.hub.join_with(
         &world.topic,
@@ -399,7 +399,7 @@ async fn owner_that_stops_a_member_closes_it_after_the_snapshot() {
     let world = World::new(LONG);
     world.say(1..=900).await;
     let owner = Owner { is_stopped: true, ..Owner::default() };
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().since(Position::default());
     let joining = world.hub.join_with(
         &world.topic,
@@ -411,7 +411,7 @@ async fn owner_that_stops_a_member_closes_it_after_the_snapshot() {
     joining.await.unwrap();
     assert_eq!(owner.snapshots.load(Ordering::Relaxed), 256, "the first page");
     assert_eq!(*late.closed.lock().unwrap(), Some(CloseReason::InternalError));
-    assert_eq!(ear.0.try_recv().ok(), None);
+    assert_eq!(inbox.0.try_recv().ok(), None);
 }
 
 /// The owner counts what was read and delivered, none of it in large pieces.
@@ -426,10 +426,10 @@ async fn pages_are_bounded_in_bytes() {
         say_keeping(&world.publisher, &world.topic, &"x".repeat(SIZE), LONG).await;
     }
     for _ in 0..MESSAGES {
-        other.hear().await;
+        other.next().await;
     }
     let owner = Owner::default();
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().since(Position::default());
     let joining = world.hub.join_with(
         &world.topic,
@@ -442,7 +442,7 @@ async fn pages_are_bounded_in_bytes() {
         sleep(Duration::from_secs(1)).await;
         let first = owner.snapshots.load(Ordering::Relaxed);
         for offset in first + 1..=MESSAGES {
-            assert!(ear.hear().await.starts_with(&format!("{offset} xxx")));
+            assert!(inbox.next().await.starts_with(&format!("{offset} xxx")));
         }
     };
     tokio::join!(joining, reading).0.unwrap();
@@ -456,8 +456,8 @@ async fn pages_are_bounded_in_bytes() {
 async fn member_whose_outbox_is_smaller_than_a_page_is_a_slow_consumer() {
     let world = World::new(LONG);
     world.say(1..=900).await;
-    let (late, mut ear) = member(100);
-    let reading = async { while ear.0.recv().await.is_some() {} };
+    let (late, mut inbox) = member(100);
+    let reading = async { while inbox.0.recv().await.is_some() {} };
     let joining = async {
         world.join(late.clone(), Position::default()).await.unwrap();
         assert_eq!(*late.closed.lock().unwrap(), Some(CloseReason::SlowConsumer));
@@ -471,8 +471,8 @@ async fn member_whose_outbox_is_smaller_than_a_page_is_a_slow_consumer() {
 async fn join_ends_with_the_connection() {
     let world = World::new(LONG);
     world.say(1..=900).await;
-    let (late, ear) = member(300);
-    drop(ear);
+    let (late, inbox) = member(300);
+    drop(inbox);
     let joined = timeout(Duration::from_secs(1), world.join(late, Position::default())).await;
     joined.expect("at once").unwrap();
     assert!(world.reads() <= 3, "one opens the room, and there are four pages");
@@ -484,12 +484,12 @@ async fn join_whose_first_page_cannot_be_read_leaves_nothing() {
     world.say(1..=900).await;
     let _first = join(&world.hub, &world.topic, 9).await;
     world.broker.fail_next(Call::History, 1);
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().since(Position::default()).occupant(occupant("ann"));
     let failed = world.hub.join(&world.topic, ConnectionId::new(1), late.clone(), options).await;
     assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
     assert_eq!(world.hub.members(&world.topic).len(), 1);
-    assert_eq!((ear.0.try_recv().ok(), *late.closed.lock().unwrap()), (None, None));
+    assert_eq!((inbox.0.try_recv().ok(), *late.closed.lock().unwrap()), (None, None));
     sleep(Duration::from_secs(4)).await;
     assert_eq!(world.broker.count(Call::Leave), 0, "the user may return");
     sleep(Duration::from_secs(2)).await;
@@ -501,11 +501,11 @@ async fn join_whose_first_page_cannot_be_read_leaves_nothing() {
 async fn member_whose_later_page_cannot_be_read_is_closed() {
     let world = World::new(LONG);
     world.say(1..=900).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let reading = async {
-        ear.expect_numbers(1..=100).await;
+        inbox.expect_numbers(1..=100).await;
         world.broker.fail_next(Call::History, 1);
-        ear.expect_numbers(101..=256).await;
+        inbox.expect_numbers(101..=256).await;
     };
     let (joined, ()) = tokio::join!(world.join(late.clone(), Position::default()), reading);
     let mut membership = joined.unwrap();
@@ -514,27 +514,27 @@ async fn member_whose_later_page_cannot_be_read_is_closed() {
     // Another handle does not know that something is missing before it.
     membership.replace(late.clone());
     world.say(901..=901).await;
-    ear.expect_silence().await;
+    inbox.expect_silence().await;
     // A rejoin tells it where it begins, also without a position.
     let options = JoinOptions::default().history(2);
     membership.rejoin(late, options).await.unwrap();
     assert!(!membership.is_detached());
     world.say(902..=902).await;
-    ear.expect_numbers(900..=902).await;
+    inbox.expect_numbers(900..=902).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn messages_that_are_trimmed_between_two_pages_are_a_gap() {
     let world = World::new(LONG);
     world.say(1..=900).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let reading = async {
-        ear.expect_numbers(1..=100).await;
+        inbox.expect_numbers(1..=100).await;
         let few = LONG.messages(100);
         say_keeping(&world.publisher, &world.topic, "901", few).await;
-        ear.expect_numbers(101..=256).await;
-        ear.expect(&["gap 801"]).await;
-        ear.expect_numbers(802..=901).await;
+        inbox.expect_numbers(101..=256).await;
+        inbox.expect(&["gap 801"]).await;
+        inbox.expect_numbers(802..=901).await;
     };
     tokio::join!(world.join(late, Position::default()), reading).0.unwrap();
 }
@@ -543,14 +543,14 @@ async fn messages_that_are_trimmed_between_two_pages_are_a_gap() {
 async fn messages_that_expire_between_two_pages_are_a_gap() {
     let world = World::new(LONG);
     world.say(1..=900).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let reading = async {
-        ear.expect_numbers(1..=100).await;
+        inbox.expect_numbers(1..=100).await;
         advance(LONG.ttl).await;
-        ear.expect_numbers(101..=256).await;
-        ear.expect(&["gap 900"]).await;
+        inbox.expect_numbers(101..=256).await;
+        inbox.expect(&["gap 900"]).await;
         world.say(901..=901).await;
-        ear.expect_numbers(901..=901).await;
+        inbox.expect_numbers(901..=901).await;
     };
     tokio::join!(world.join(late, Position::default()), reading).0.unwrap();
 }
@@ -560,15 +560,15 @@ async fn messages_that_expire_between_two_pages_are_a_gap() {
 async fn sequence_that_begins_again_between_two_pages_is_read_from_its_beginning() {
     let world = World::new(LONG);
     world.say(1..=900).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let reading = async {
-        ear.expect_numbers(1..=100).await;
+        inbox.expect_numbers(1..=100).await;
         world.bus.lose(&world.topic);
         world.say(1..=500).await;
-        ear.expect_numbers(101..=256).await;
-        ear.expect(&["gap 0"]).await;
-        ear.expect_numbers(1..=500).await;
-        ear.expect_silence().await;
+        inbox.expect_numbers(101..=256).await;
+        inbox.expect(&["gap 0"]).await;
+        inbox.expect_numbers(1..=500).await;
+        inbox.expect_silence().await;
     };
     tokio::join!(world.join(late, Position::default()), reading).0.unwrap();
 }

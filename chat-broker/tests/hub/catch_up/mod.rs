@@ -13,7 +13,7 @@ use chat_broker::{
 };
 use chat_core::{ConnectionId, Epoch, Position, Retention, Topic};
 
-use crate::support::{Ear, Member, room, say_keeping, start_with};
+use crate::support::{Inbox, Member, room, say_keeping, start_with};
 
 /// A room that keeps more than a hub holds.
 const LONG: Retention = Retention::new(2000, 16 << 20, Duration::from_secs(3600));
@@ -63,11 +63,11 @@ impl World {
 
 type Joined = Result<Membership<Member>, BrokerError>;
 
-impl Ear {
+impl Inbox {
     /// Expects these numbers, each at its offset.
     async fn expect_numbers(&mut self, numbers: std::ops::RangeInclusive<u64>) {
         for n in numbers {
-            assert_eq!(self.hear().await, format!("{n} {n}"));
+            assert_eq!(self.next().await, format!("{n} {n}"));
         }
     }
 }

@@ -8,7 +8,7 @@ use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, BrokerEvent, Status};
 use futures_util::future::join_all;
 
-use crate::support::{Node, PATIENCE, eventually, room};
+use crate::support::{Node, TIMEOUT, eventually, room};
 
 const NO_MORE: &str = "CONFIG SET maxclients 1";
 const ENOUGH: &str = "CONFIG SET maxclients 1000";
@@ -43,7 +43,7 @@ fn refused_connections(node: &Node) -> u64 {
 async fn reads_wait_for_a_connection_that_is_in_use() {
     const READS: usize = 200;
     let server = RedisServer::start();
-    let node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     let topic = room("r");
     node.publish(&topic, "x").await.unwrap();
     node.position(&topic).await.expect("a first connection of the pool");
@@ -82,7 +82,7 @@ async fn lost_subscriber_returns_when_redis_has_room_again() {
     node.subscribe(&topic).await.unwrap();
     let mut operator = Operator::connect(&server);
     operator.run(&["CLIENT KILL TYPE pubsub", NO_MORE]);
-    node.wait_for(Status::Away).await;
+    node.wait_for(Status::Unavailable).await;
     let began = Instant::now();
     eventually("several attempts", async || refused_connections(&node) >= 3).await;
     let (refused, seconds) = (refused_connections(&node), began.elapsed().as_secs_f64());
