@@ -13,7 +13,7 @@ use chat_core::{ConnectionId, Topic};
 use crate::support::{Member, faulty, join, member, room, say, start, start_with, try_join};
 
 #[tokio::test]
-async fn a_snapshot_and_what_follows_have_no_gap_and_no_repeat() {
+async fn snapshot_and_deliveries_have_no_gap_and_no_repeat() {
     let bus = MemoryBus::new();
     let hub = start(&bus);
     let (publisher, _events) = bus.connect();
@@ -35,16 +35,16 @@ async fn a_snapshot_and_what_follows_have_no_gap_and_no_repeat() {
         tokio::task::yield_now().await;
     }
     writing.await.unwrap();
-    for (_place, ear, position) in &mut places {
+    for (_place, inbox, position) in &mut places {
         for offset in *position + 1..=3_000 {
-            assert_eq!(ear.hear().await, format!("{offset} {offset}"));
+            assert_eq!(inbox.next().await, format!("{offset} {offset}"));
         }
     }
     assert_eq!(hub.stats().gaps, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_topic_lingers_and_is_then_let_go() {
+async fn empty_topic_lingers_before_unsubscribe() {
     let (hub, broker, _) = faulty();
     let topic = room("r");
     let calls = || (broker.count(Call::Subscribe), broker.count(Call::Unsubscribe));
@@ -82,7 +82,7 @@ async fn many_first_joins_make_few_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn later_joins_ask_the_broker_nothing() {
+async fn later_joins_make_no_broker_call() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
     let _first = join(&hub, &topic, 0).await;
@@ -95,7 +95,7 @@ async fn later_joins_ask_the_broker_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_join_fails_with_the_broker_and_leaves_nothing() {
+async fn failed_join_leaves_nothing() {
     let (hub, broker, _) = faulty();
     let topic = room("r");
     for call in [Call::Subscribe, Call::History, Call::Occupancy] {
@@ -128,7 +128,7 @@ async fn join_outlives_the_failure_of_an_earlier_one_of_its_connection() {
     broker.delay(Call::Subscribe, Duration::from_millis(10));
     broker.fail_next(Call::Subscribe, 1);
     let topic = room("r");
-    let (again, mut ear) = member(8);
+    let (again, mut inbox) = member(8);
     let (sender, joins) = std::sync::mpsc::channel();
     let join_again = {
         let (hub, topic) = (hub.clone(), topic.clone());
@@ -153,11 +153,11 @@ async fn join_outlives_the_failure_of_an_earlier_one_of_its_connection() {
     assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
     let _membership = joins.recv().unwrap().await.unwrap();
     say(&publisher, &topic, "hi").await;
-    ear.expect(&["1 hi"]).await;
+    inbox.expect(&["1 hi"]).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_topic_that_could_not_be_read_is_let_go_again() {
+async fn unreadable_topic_is_unsubscribed() {
     let (hub, broker, _) = faulty();
     broker.fail_next(Call::History, 1);
     assert!(try_join(&hub, &room("r"), 1).await.is_err());
@@ -166,11 +166,11 @@ async fn a_topic_that_could_not_be_read_is_let_go_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_attached_stays_through_an_outage() {
+async fn attached_member_stays_through_an_outage() {
     let (hub, broker, publisher) = faulty();
     broker.fail_next(Call::Subscribe, 3);
     let topic = chat_core::Topic::User(crate::support::user("u"));
-    let (first, mut ear) = member(8);
+    let (first, mut inbox) = member(8);
     let place = hub.attach(&topic, ConnectionId::new(1), first);
     // Three refusals, a second apart.
     for _ in 0..3 {
@@ -180,11 +180,11 @@ async fn whoever_is_attached_stays_through_an_outage() {
     let payload = crate::support::said("there");
     let delivery = PublishOptions::default();
     publisher.publish(&topic, payload, delivery).await.unwrap().await.unwrap();
-    ear.expect(&["there"]).await;
+    inbox.expect(&["there"]).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_join_that_is_given_up_leaves_nothing() {
+async fn dropped_join_leaves_nothing() {
     let (hub, broker, _) = faulty();
     broker.hang_next(Call::Subscribe, 1);
     let topic = room("r");
@@ -198,7 +198,7 @@ async fn a_join_that_is_given_up_leaves_nothing() {
 
 /// The broker limits its own calls, but the call that a join waits for may not even have begun.
 #[tokio::test(start_paused = true)]
-async fn join_fails_in_time_while_the_broker_is_away() {
+async fn join_fails_in_time_while_the_broker_is_unavailable() {
     let bus = MemoryBus::new();
     let (broker, _) = bus.connect();
     broker.close().await;
@@ -224,14 +224,14 @@ async fn join_fails_in_time_while_the_broker_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_read_for_somebody_else_is_not_taken_for_a_newcomers() {
+async fn read_of_an_ended_room_is_not_used_for_its_successor() {
     let (hub, broker, publisher) = faulty();
     broker.hold_next(Call::History, 1);
     let topic = room("r");
     // The history is read for the first, who gives up while the answer is on its way.
     let joining = try_join(&hub, &topic, 1);
     assert!(tokio::time::timeout(Duration::from_millis(100), joining).await.is_err());
-    say(&publisher, &topic, "heard by nobody").await;
+    say(&publisher, &topic, "received by nobody").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
 
     let second = tokio::spawn({
@@ -240,14 +240,14 @@ async fn what_was_read_for_somebody_else_is_not_taken_for_a_newcomers() {
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     broker.release(Call::History);
-    let (_place, mut ear, position) = second.await.unwrap();
+    let (_place, mut inbox, position) = second.await.unwrap();
     assert_eq!(position, 1);
     say(&publisher, &topic, "hello").await;
-    ear.expect(&["2 hello"]).await;
+    inbox.expect(&["2 hello"]).await;
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_driver_that_is_gone() {
+async fn joins_fail_after_the_driver_ends() {
     let bus = MemoryBus::new();
     let (broker, events) = bus.connect();
     let (broker, events) = chat_broker::testing::FaultyBroker::new(Arc::new(broker), events);
@@ -268,7 +268,7 @@ async fn nobody_waits_for_a_driver_that_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_room_that_reads_slowly_keeps_nobody_else_waiting() {
+async fn slow_read_of_one_room_delays_no_other() {
     let bus = MemoryBus::new();
     let (hub, broker) = start_with(&bus, HubConfig::default());
     broker.hang_next(Call::History, 1);
@@ -305,7 +305,7 @@ async fn answers_that_are_missing_or_too_many_fail_the_join() {
 
 /// All rooms of one call, of which the broker gives one answer too few, once.
 #[tokio::test(start_paused = true)]
-async fn rooms_of_a_call_that_was_not_answered_are_read_again() {
+async fn rooms_of_an_unanswered_call_are_read_again() {
     let (hub, broker, publisher) = faulty();
     for call in [Call::History, Call::Positions] {
         broker.shorten_next(call, 1);
@@ -314,9 +314,9 @@ async fn rooms_of_a_call_that_was_not_answered_are_read_again() {
             tokio::spawn(async move { join(&hub, &room(&format!("{call:?} {n}")), n).await })
         });
         for (n, joining) in joins.collect::<Vec<_>>().into_iter().enumerate() {
-            let (_place, mut ear, _) = joining.await.unwrap();
+            let (_place, mut inbox, _) = joining.await.unwrap();
             say(&publisher, &room(&format!("{call:?} {n}")), "x").await;
-            assert_eq!(ear.hear().await, "1 x");
+            assert_eq!(inbox.next().await, "1 x");
         }
     }
 }
@@ -327,11 +327,11 @@ async fn check_with_positions_missing_or_too_many_is_made_again() {
     for fault in [FaultyBroker::shorten_next, FaultyBroker::lengthen_next] {
         let (hub, broker, publisher) = faulty();
         let topic = room("r");
-        let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+        let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
         broker.lose_publications(1, LossNotice::Interrupted);
         fault(&broker, Call::Positions, 1);
         say(&publisher, &topic, "lost").await;
-        assert_eq!(ear.hear().await, "1 lost");
+        assert_eq!(inbox.next().await, "1 lost");
         assert_eq!(broker.count(Call::Positions), 2);
     }
 }
@@ -361,10 +361,10 @@ async fn damaged_rooms_fail_alone_until_they_are_mended() {
     broker.damage(&damaged);
     broker.lose_publications(1, LossNotice::Interrupted);
     say(&publisher, &rooms[7], "missed").await;
-    assert_eq!(members[7].1.hear().await, "1 missed");
+    assert_eq!(members[7].1.next().await, "1 missed");
     broker.damage(&[]);
     say(&publisher, &rooms[2], "mended").await;
-    assert_eq!(members[2].1.hear().await, "1 mended");
+    assert_eq!(members[2].1.next().await, "1 mended");
 }
 
 /// However many rooms are damaged, each costs a few calls.
@@ -381,7 +381,7 @@ async fn many_damaged_rooms_cost_few_calls() {
     let before = broker.calls().len();
     broker.lose_publications(1, LossNotice::Interrupted);
     say(&publisher, &rooms[0], "missed").await;
-    assert_eq!(members[0].1.hear().await, "1 missed");
+    assert_eq!(members[0].1.next().await, "1 missed");
     tokio::time::sleep(Duration::from_secs(4)).await;
     let topics: usize = broker.calls()[before..].iter().map(|(_, topics)| topics).sum();
     let calls = broker.calls().len() - before;

@@ -11,17 +11,17 @@ use chat_core::Position;
 use tokio::time::sleep;
 
 use crate::support::{
-    DEADLINE, Node, PATIENCE, assert_damaged, assert_refused, assert_unavailable, eventually,
+    DEADLINE, Node, TIMEOUT, assert_damaged, assert_refused, assert_unavailable, eventually,
     persistent, room,
 };
 
 /// The script cache is emptied while publications are under way: all get through, in
 /// their order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flushed_script_is_loaded_again() {
+async fn flushed_script_is_loaded_again() {
     const COUNT: u64 = 3000;
     let server = RedisServer::start();
-    let mut node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let mut node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     let topic = room("r");
     node.subscribe(&topic).await.unwrap();
     let publish = async {
@@ -50,7 +50,7 @@ async fn a_flushed_script_is_loaded_again() {
 }
 
 #[tokio::test]
-async fn a_key_of_the_wrong_type_is_refused() {
+async fn key_of_wrong_type_is_refused() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     server.command(&["SET", "chat:{r.bad}:meta", "x"]).await;
@@ -66,7 +66,7 @@ async fn a_key_of_the_wrong_type_is_refused() {
 
 /// Another's script runs and runs: reads fail as they do when Redis is away.
 #[tokio::test]
-async fn a_busy_redis_is_unavailable() {
+async fn busy_redis_is_unavailable() {
     let server = RedisServer::start_with(&["--lua-time-limit", "50"]);
     let node = Node::start(&server).await;
     node.position(&room("r")).await.unwrap();
@@ -88,7 +88,7 @@ async fn a_busy_redis_is_unavailable() {
 
 /// Redis cannot save its data, and answers nothing but errors to whoever writes or pings.
 #[tokio::test]
-async fn a_full_disk_is_refused_and_the_rest_goes_on() {
+async fn full_disk_refuses_writes_and_nothing_else() {
     let server = RedisServer::start_with(&["--save", "3600 1"]);
     let lease = Duration::from_secs(1);
     let mut node = Node::with(Node::config(&server).lease(lease)).await;
@@ -109,7 +109,7 @@ async fn a_full_disk_is_refused_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn a_read_only_replica_is_refused_until_it_is_a_master() {
+async fn replica_is_refused_until_it_is_a_primary() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     server.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
@@ -136,14 +136,14 @@ async fn passwords_are_used_and_wrong_ones_refused() {
     right.broker.secret().await.unwrap();
 
     let wrong = Node::with(at("other")).await;
-    assert_eq!(wrong.broker.status(), Status::Away);
+    assert_eq!(wrong.broker.status(), Status::Unavailable);
     assert_refused("publish", wrong.publish(&room("r"), "").await);
     assert_refused("positions", wrong.position(&room("r")).await);
     assert_unavailable("subscribe", wrong.subscribe(&room("r")).await);
 }
 
 #[tokio::test]
-async fn garbage_in_our_channels_is_skipped() {
+async fn unreadable_payloads_are_skipped() {
     let server = RedisServer::start();
     let mut node = Node::start(&server).await;
     node.subscribe(&room("r")).await.unwrap();
@@ -153,14 +153,14 @@ async fn garbage_in_our_channels_is_skipped() {
     }
     node.publish(&room("r"), "good").await.unwrap();
     assert_eq!(node.message().await.0, "good");
-    assert_eq!(node.broker.unreadable(), garbage.len() as u64);
+    assert_eq!(node.broker.stats().unreadable, garbage.len() as u64);
     assert_eq!(node.broker.stats().unreadable, garbage.len() as u64);
     assert_eq!(node.broker.status(), Status::Ready);
 }
 
 /// Redis does not answer, and the queue has room for one.
 #[tokio::test]
-async fn a_full_queue_makes_publishers_wait_no_longer_than_the_deadline() {
+async fn full_queue_fails_publishers_at_the_deadline() {
     let server = RedisServer::start();
     let node = Node::with(Node::config(&server).publish_queue(1)).await;
     let topic = room("r");
@@ -181,7 +181,7 @@ async fn a_full_queue_makes_publishers_wait_no_longer_than_the_deadline() {
 }
 
 #[tokio::test]
-async fn who_reads_too_slowly_is_told() {
+async fn slow_reader_receives_lagged() {
     let server = RedisServer::start();
     let mut node = Node::with(Node::config(&server).event_queue(4)).await;
     let topic = room("r");
@@ -189,7 +189,7 @@ async fn who_reads_too_slowly_is_told() {
     for _ in 0..10 {
         node.publish(&topic, "x").await.unwrap();
     }
-    eventually("drops", async || node.broker.dropped() == 6).await;
+    eventually("drops", async || node.broker.stats().dropped == 6).await;
     assert_eq!(node.broker.stats().dropped, 6);
     for _ in 0..4 {
         node.message().await;

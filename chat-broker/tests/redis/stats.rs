@@ -7,14 +7,14 @@ use chat_broker::Broker;
 use chat_broker::testing::RedisServer;
 use chat_core::HistoryRange;
 
-use crate::support::{Node, PATIENCE, assert_damaged, eventually, persistent, room};
+use crate::support::{Node, TIMEOUT, assert_damaged, eventually, persistent, room};
 
 fn round_trips(node: &Node) -> u64 {
     node.broker.stats().round_trips.count()
 }
 
 #[tokio::test]
-async fn a_round_trip_is_counted_for_each_pipeline_and_each_query() {
+async fn round_trip_is_counted_for_each_pipeline_and_query() {
     const COUNT: usize = 200;
     let server = RedisServer::start();
     let node = Node::start(&server).await;
@@ -40,10 +40,10 @@ async fn a_round_trip_is_counted_for_each_pipeline_and_each_query() {
 }
 
 #[tokio::test]
-async fn how_long_redis_takes_is_what_is_counted() {
+async fn round_trips_include_the_time_of_redis() {
     const PAUSE: Duration = Duration::from_millis(300);
     let server = RedisServer::start();
-    let node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     let topic = room("r");
     // A `PING` may be in the way of the publication, and is not counted.
     eventually("an answer that took its time", async || {
@@ -62,7 +62,7 @@ async fn how_long_redis_takes_is_what_is_counted() {
 
 /// One that subscribes, one that publishes, one that keeps the lease, one of the pool.
 #[tokio::test]
-async fn every_connection_that_is_opened_anew_is_counted_once() {
+async fn each_reconnect_is_counted_once() {
     let server = RedisServer::start();
     let node = Node::with(Node::config(&server).lease(Duration::from_secs(1))).await;
     let topic = room("r");
@@ -109,7 +109,7 @@ async fn received(server: &RedisServer) -> u64 {
 #[tokio::test]
 async fn publications_that_wait_are_counted() {
     let server = RedisServer::start();
-    let node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     let (queued, topic) = (|| node.broker.stats().publish_queued, room("r"));
     assert_eq!(queued(), 0);
     server.pause();

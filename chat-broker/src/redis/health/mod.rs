@@ -96,12 +96,12 @@ impl State {
 
     /// Says in the log what has changed, each once until Redis is back. A connection that was
     /// not tried yet is no news.
-    fn tell(&mut self, cause: &dyn fmt::Display) {
+    fn log(&mut self, cause: &dyn fmt::Display) {
         let worst = self.connections.iter().flatten().max().copied().unwrap_or(HealthState::Up);
         if worst == HealthState::Up {
             if !self.logged.is_empty() {
                 self.logged.clear();
-                tracing::info!("redis is back");
+                tracing::info!("redis available again");
             }
         } else if !self.logged.contains(&worst) {
             self.logged.push(worst);
@@ -111,8 +111,8 @@ impl State {
                     "this redis cannot be used: Redis 6 or later is needed, or Valkey; one server, \
                      without a proxy that lacks commands"
                 ),
-                HealthState::Down => tracing::warn!(%cause, "redis is away, reconnecting"),
-                _ => tracing::warn!(cause = self.refusal, "redis refuses to write"),
+                HealthState::Down => tracing::warn!(%cause, "redis unavailable, reconnecting"),
+                _ => tracing::warn!(cause = self.refusal, "redis refuses writes"),
             }
         }
     }
@@ -147,7 +147,7 @@ impl ConnectionHealth {
                 if condition == HealthState::Refused {
                     state.refusal = cause.to_string();
                 }
-                state.tell(cause);
+                state.log(cause);
             }
             is_new
         });
@@ -160,7 +160,7 @@ mod tests {
     use crate::redis::error::timed_out;
 
     #[test]
-    fn it_is_ready_when_every_side_is_up() {
+    fn broker_is_ready_when_all_connections_are_up() {
         let health = Health::new();
         assert!(!health.is_ready(), "there is no connection");
         let (first, second) = (health.connection(), health.connection());
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_a_report() {
+    async fn refusal_ends_the_wait_for_the_first_report() {
         let health = Health::new();
         let (refused, _untried) = (health.connection(), health.connection());
         refused.set_refused(&"full");
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_lacks_commands_is_not_just_away() {
+    fn server_without_commands_is_unsuitable() {
         let health = Health::new();
         let connection = health.connection();
         connection.set_down(&timed_out());

@@ -29,7 +29,7 @@ pub(crate) struct Job {
     pub(crate) deadline: Instant,
     pub(crate) receipt: ReceiptSender,
     /// Its share of the bytes that may wait.
-    pub(crate) _room: OwnedSemaphorePermit,
+    pub(crate) _bytes: OwnedSemaphorePermit,
 }
 
 impl Job {
@@ -42,8 +42,8 @@ impl Job {
         Self { sent: false, ..self }
     }
 
-    pub(crate) fn settle(self, outcome: Result<Published, BrokerError>) {
-        self.receipt.settle(outcome);
+    pub(crate) fn resolve(self, outcome: Result<Published, BrokerError>) {
+        self.receipt.resolve(outcome);
     }
 }
 
@@ -124,7 +124,7 @@ impl Queue {
         let now = Instant::now();
         let late = self.pending.iter().take_while(|job| job.deadline <= now).count();
         for job in self.pending.drain(..late) {
-            job.settle(Err(cause.clone()));
+            job.resolve(Err(cause.clone()));
         }
     }
 
@@ -179,7 +179,7 @@ mod tests {
             sent: false,
             deadline,
             receipt,
-            _room: room,
+            _bytes: room,
         };
         (job, pending)
     }
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_publishes_meanwhile_is_in_the_same_batch() {
+    async fn concurrent_publications_share_a_batch() {
         let Setup { jobs, closing: _open, mut queue } = setup();
         jobs.send(job(0, Instant::now()).await.0).await.unwrap();
         assert!(queue.wait().await);
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_waits_too_long_fails_and_the_rest_stays() {
+    async fn expired_publications_fail_and_others_stay() {
         let Setup { jobs, closing, mut queue } = setup();
         let late = BrokerError::unavailable("late");
         let now = Instant::now();
