@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_drops_and_says_so_in_its_place() {
+    async fn full_queue_drops_and_reports_lag_in_order() {
         let (sender, mut events) = channel(2);
         for n in 0..4u8 {
             sender.publication(topic("r"), Bytes::from(vec![n]), None);
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_report_of_records_until_it_is_read_also_in_a_full_queue() {
+    async fn records_changed_is_queued_once_even_if_full() {
         let (sender, mut events) = channel(1);
         for _ in 0..2 {
             for _ in 0..3 {
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_comes_after_what_was_queued() {
+    async fn queued_events_precede_the_end() {
         let (sender, mut events) = channel(2);
         sender.interrupted();
         sender.interrupted();

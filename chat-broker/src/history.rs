@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn history_that_cannot_be_an_answer_is_none() {
+    fn malformed_history_is_damage() {
         let read = |range| {
             let topic = Topic::Room(RoomId::new("r").expect("a name"));
             HistoryRead::new(topic, range, 3)

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_when_many_count_at_once() {
+    fn concurrent_observations_are_all_counted() {
         const THREADS: u64 = 4;
         const EACH: u64 = 20_000;
         let histogram = Histogram::new();

@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lifetime_has_its_limits_and_a_removal_its_own() {
+    fn record_lifetimes_are_clamped() {
         let value = Bytes::from_static(b"x");
         let (minute, most) = (Duration::from_secs(60), Record::MAX_LIFETIME);
         for (wanted, expected) in [

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_class_that_matches_counts() {
+    fn first_matching_class_applies() {
         let some = |messages| Some(Retention::default().messages(messages));
         let rules = HistoryRules::new(some(1)).class("a*", some(2)).class("*", None);
         let of = |name| rules.of(&RoomId::new(name).unwrap());

@@ -40,7 +40,7 @@ impl Shared<Nobody> {
 
 /// Else two turns would serve one room at a time, in whichever order.
 #[test]
-fn the_turn_of_a_room_that_has_ended_is_not_for_the_one_after_it() {
+fn turn_of_an_ended_room_is_not_for_its_successor() {
     let (broker, events) = MemoryBroker::connect();
     let (hub, _driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
     let (shared, topic) = (&hub.shared, Topic::User(UserId::new("u").unwrap()));
@@ -65,7 +65,7 @@ fn the_turn_of_a_room_that_has_ended_is_not_for_the_one_after_it() {
 
 /// What did not fit has waited for as long as what did.
 #[tokio::test(start_paused = true)]
-async fn the_time_of_a_batch_begins_with_its_first() {
+async fn batch_latency_starts_with_its_first_message() {
     let (broker, events) = MemoryBroker::connect();
     let (hub, _driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
     let (shared, topic) = (&hub.shared, Topic::User(UserId::new("u").unwrap()));
@@ -91,7 +91,7 @@ async fn the_time_of_a_batch_begins_with_its_first() {
 }
 
 #[test]
-fn whoever_has_more_than_one_turn_calls_everybody() {
+fn worker_with_backlog_wakes_all_workers() {
     let fan_out = FanOut::<Nobody>::new(3);
     let room = Room { topic: Topic::Room(RoomId::new("r").unwrap()), nth: 0 };
     fan_out.put_back(2, Turn::Cut(room));

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_read_ends_with_the_publication_that_reaches_the_bound() {
+    async fn read_includes_the_publication_that_reaches_the_limit() {
         let mut log = Log::new(&Arc::new(Budget::new(256 << 20)));
         let half = Bytes::from(vec![0; HistoryRead::MAX_BYTES / 2]);
         for _ in 0..5 {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_topic_may_have_a_quarter_of_the_budget() {
+    async fn one_topic_keeps_a_quarter_of_the_budget() {
         let budget = Arc::new(Budget::new(64 << 10));
         let mut log = Log::new(&budget);
         let unbounded = retention(u32::MAX).bytes(usize::MAX);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_time_that_no_clock_tells_never_comes() {
+    async fn ttl_beyond_the_clock_never_expires() {
         let mut log = Log::new(&Arc::new(Budget::new(1 << 20)));
         let retention = Retention::default().messages(0).ttl(Duration::MAX);
         log.push(Bytes::new(), retention, Instant::now());
@@ -239,7 +239,7 @@ mod tests {
         }
 
         #[test]
-        fn a_read_is_a_part_of_what_is_kept(
+        fn read_is_a_part_of_the_history(
             (pushed, kept, limit) in (0u64..40, 1u32..20, 0u32..25),
             range in prop_oneof![
                 (0u64..50).prop_map(HistoryRange::After),

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_is_known_for_five_minutes() {
+    async fn idempotency_key_is_known_for_five_minutes() {
         let mut keys = Keys::new(100);
         remember(&mut keys, "a", 1);
         tokio::time::advance(KNOWN_FOR / 2).await;
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_are_forgotten_first() {
+    async fn oldest_keys_are_forgotten_first() {
         let mut keys = Keys::new(100);
         for key in 0..1000 {
             remember(&mut keys, "a", key);

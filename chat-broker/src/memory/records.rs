@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_table_takes_no_more_and_one_that_is_emptied_does_not_grow() {
+    async fn full_table_refuses_records_and_removals_are_bounded() {
         let (mut table, now) = (Table::default(), Instant::now());
         for n in 0..Records::MAX {
             table.set(&n.to_string(), value(), LONG, now).unwrap();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_removal_is_told_for_ten_minutes() {
+    async fn removal_is_reported_for_ten_minutes() {
         let (mut table, now) = (Table::default(), Instant::now());
         table.set("a", value(), LONG, now).unwrap();
         let read = table.version;

@@ -65,7 +65,7 @@ async fn topics_are_bounded_and_a_dropped_one_begins_a_new_epoch() {
 }
 
 #[tokio::test]
-async fn a_node_leaves_nothing_behind() {
+async fn closed_node_leaves_no_keys() {
     let bus = MemoryBus::new();
     let (broker, _events) = bus.connect();
     broker.subscribe(&[topic("a"), topic("b")]).await.unwrap();
@@ -85,7 +85,7 @@ async fn a_node_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_history_goes_its_time_after_the_latest_publication() {
+async fn history_expires_after_its_latest_publication() {
     let (broker, _events) = MemoryBroker::connect();
     let for_ten = || {
         let retention = Retention::default().messages(10).ttl(Duration::from_secs(10));
@@ -137,7 +137,7 @@ async fn histories_share_a_budget_and_go_whole() {
 }
 
 #[tokio::test]
-async fn a_topic_that_was_forgotten_numbers_its_occupants_on() {
+async fn forgotten_topic_continues_presence_versions() {
     let bus = MemoryBus::new();
     let (broker, mut events) = bus.connect();
     let mut last = 0;

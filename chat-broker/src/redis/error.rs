@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn code_of_an_error_is_found_where_redis_hides_it() {
+    fn error_code_is_found_in_any_position() {
         for (answer, expected) in [
             ("-READONLY You can't write against a read only replica.", "READONLY"),
             (
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_about_what_is_stored_are_damage() {
+    fn errors_of_stored_data_are_damage() {
         for (answer, expected) in [
             ("-WRONGTYPE Operation against a key holding the wrong kind of value", true),
             ("-ERR Error running script (call to f_0a): @user_script:8: WRONGTYPE Operation", true),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_from_outages() {
+    fn refusals_differ_from_outages() {
         for (code, is_refused) in [
             ("OOM", true),
             ("READONLY", true),

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_late_does_not_count() {
+    fn late_reads_do_not_lower_the_position() {
         let mut last_seen = LastSeen::default();
         let mut advance = |to| {
             last_seen.advance(to);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_are_remembered() {
+    fn latest_positions_are_remembered() {
         let mut last_seen_of = TopicMap::default();
         for n in 1..=10_000 {
             last_seen_of.insert(n.to_string(), at(b"aaaaaaaa", n));

@@ -230,7 +230,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn encoded_names_hold_nothing_special(name in "\\PC{0,31}[!-~]") {
+        fn encoded_names_have_no_special_characters(name in "\\PC{0,31}[!-~]") {
             let channel = channel(&room(&name));
             let encoded = channel.strip_prefix("chat:{r.").unwrap().strip_suffix('}').unwrap();
             prop_assert!(encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(&b)));

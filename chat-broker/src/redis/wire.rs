@@ -114,7 +114,7 @@ mod tests {
     const SEVENTH: &[u8] = b"\x02\0\0\0\0\0\0\0\x07abcdEF12\xff\0\x01\x02\x03\x04\x05\x06hello";
 
     #[test]
-    fn every_form() {
+    fn every_payload_form_is_decoded() {
         let position = Position { epoch: Epoch::parse(b"abcdEF12").unwrap(), offset: 7 };
         let id = MessageId([0xff, 0, 1, 2, 3, 4, 5, 6]);
         let hello = Bytes::from("hello");
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours() {
+    fn foreign_payloads_are_refused() {
         let mut wrong_epoch = SEVENTH.to_vec();
         wrong_epoch[9] = b' ';
         let mut offset_zero = SEVENTH.to_vec();

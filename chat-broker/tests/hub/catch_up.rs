@@ -147,7 +147,7 @@ async fn messages_that_the_hub_holds_are_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn member_that_was_away_too_long_gets_a_gap_and_the_latest() {
+async fn member_behind_the_history_gets_a_gap_and_the_latest() {
     let world = World::new(LONG.messages(100));
     let since = world.say(1..=5).await;
     world.say(6..=300).await;
@@ -275,7 +275,7 @@ async fn member_whose_server_stays_behind_is_closed() {
 
 /// What it received of the snapshot is followed by nothing, whatever room it has afterwards.
 #[tokio::test(start_paused = true)]
-async fn member_without_room_for_the_snapshot_receives_nothing_more() {
+async fn member_without_room_for_the_snapshot_is_closed() {
     // At hand, and in pages.
     for missed in [5, 600] {
         let world = World::new(LONG);

@@ -11,7 +11,7 @@ use tokio::runtime::Builder;
 use crate::support::{join, member, persistent, room, said, say, start, start_with};
 
 #[tokio::test]
-async fn a_slow_member_is_closed_and_the_others_hear_all() {
+async fn slow_member_is_closed_and_others_receive_all() {
     let bus = MemoryBus::new();
     let hub = start(&bus);
     let (publisher, _events) = bus.connect();
@@ -89,7 +89,7 @@ async fn member_that_drops_a_batch_stays() {
 
 /// Whoever has left hears nothing more, also if the batch was cut before.
 #[tokio::test]
-async fn nothing_is_delivered_to_whoever_has_left() {
+async fn member_that_left_receives_nothing() {
     let bus = MemoryBus::new();
     let hub = start(&bus);
     let (publisher, _events) = bus.connect();
@@ -142,7 +142,7 @@ async fn big_and_small() -> (Vec<Membership<Logged>>, MemoryBroker, Arc<Mutex<Ve
 /// A big room takes turns with a small one: the small room's message does not wait for all
 /// members of the big one.
 #[tokio::test]
-async fn a_big_room_does_not_stall_a_small_one() {
+async fn large_room_does_not_stall_small_room() {
     let (_places, publisher, log) = big_and_small().await;
     // Nothing else runs on this thread until both are published.
     let big = publisher.publish(&room("big"), said("x"), persistent()).await.unwrap();
@@ -158,7 +158,7 @@ async fn a_big_room_does_not_stall_a_small_one() {
 /// While a big room is served, the other tasks of its thread have their turns: the sooner, the
 /// more there is to write. (A budget may be exceeded by the turn that ends it, and two may follow on each other.)
 #[tokio::test]
-async fn a_big_room_does_not_stall_its_thread() {
+async fn large_room_does_not_stall_its_thread() {
     for (bytes, most) in [(1, 160), (20_000, 13), (200_000, 2)] {
         serve_in_turns(bytes, most).await;
     }
@@ -179,7 +179,7 @@ async fn serve_in_turns(bytes: usize, most: usize) {
 
 /// Two groups of one room at once: with a single worker the barrier would hold for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_big_room_is_served_by_all_workers() {
+async fn large_room_is_served_by_all_workers() {
     #[derive(Clone)]
     struct Meeting(Option<Arc<Barrier>>, tokio::sync::mpsc::Sender<()>);
     impl Deliver for Meeting {
@@ -288,7 +288,7 @@ impl Deliver for Slow {
 }
 
 #[tokio::test]
-async fn the_time_of_each_batch_is_taken_until_its_last_member_has_it() {
+async fn batch_latency_ends_with_its_last_member() {
     const MEMBERS: u32 = 2 * GROUP as u32 + 1;
     let bus = MemoryBus::new();
     let (broker, events) = bus.connect();

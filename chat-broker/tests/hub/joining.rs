@@ -13,7 +13,7 @@ use chat_core::{ConnectionId, Topic};
 use crate::support::{Member, faulty, join, member, room, say, start, start_with, try_join};
 
 #[tokio::test]
-async fn a_snapshot_and_what_follows_have_no_gap_and_no_repeat() {
+async fn snapshot_and_deliveries_have_no_gap_and_no_repeat() {
     let bus = MemoryBus::new();
     let hub = start(&bus);
     let (publisher, _events) = bus.connect();
@@ -44,7 +44,7 @@ async fn a_snapshot_and_what_follows_have_no_gap_and_no_repeat() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_topic_lingers_and_is_then_let_go() {
+async fn empty_topic_lingers_before_unsubscribe() {
     let (hub, broker, _) = faulty();
     let topic = room("r");
     let calls = || (broker.count(Call::Subscribe), broker.count(Call::Unsubscribe));
@@ -82,7 +82,7 @@ async fn many_first_joins_make_few_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn later_joins_ask_the_broker_nothing() {
+async fn later_joins_make_no_broker_call() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
     let _first = join(&hub, &topic, 0).await;
@@ -95,7 +95,7 @@ async fn later_joins_ask_the_broker_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_join_fails_with_the_broker_and_leaves_nothing() {
+async fn failed_join_leaves_nothing() {
     let (hub, broker, _) = faulty();
     let topic = room("r");
     for call in [Call::Subscribe, Call::History, Call::Occupancy] {
@@ -157,7 +157,7 @@ async fn join_outlives_the_failure_of_an_earlier_one_of_its_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_topic_that_could_not_be_read_is_let_go_again() {
+async fn unreadable_topic_is_unsubscribed() {
     let (hub, broker, _) = faulty();
     broker.fail_next(Call::History, 1);
     assert!(try_join(&hub, &room("r"), 1).await.is_err());
@@ -166,7 +166,7 @@ async fn a_topic_that_could_not_be_read_is_let_go_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_attached_stays_through_an_outage() {
+async fn attached_member_stays_through_an_outage() {
     let (hub, broker, publisher) = faulty();
     broker.fail_next(Call::Subscribe, 3);
     let topic = chat_core::Topic::User(crate::support::user("u"));
@@ -184,7 +184,7 @@ async fn whoever_is_attached_stays_through_an_outage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_join_that_is_given_up_leaves_nothing() {
+async fn dropped_join_leaves_nothing() {
     let (hub, broker, _) = faulty();
     broker.hang_next(Call::Subscribe, 1);
     let topic = room("r");
@@ -198,7 +198,7 @@ async fn a_join_that_is_given_up_leaves_nothing() {
 
 /// The broker limits its own calls, but the call that a join waits for may not even have begun.
 #[tokio::test(start_paused = true)]
-async fn join_fails_in_time_while_the_broker_is_away() {
+async fn join_fails_in_time_while_the_broker_is_unavailable() {
     let bus = MemoryBus::new();
     let (broker, _) = bus.connect();
     broker.close().await;
@@ -224,7 +224,7 @@ async fn join_fails_in_time_while_the_broker_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_read_for_somebody_else_is_not_taken_for_a_newcomers() {
+async fn read_of_an_ended_room_is_not_used_for_its_successor() {
     let (hub, broker, publisher) = faulty();
     broker.hold_next(Call::History, 1);
     let topic = room("r");
@@ -247,7 +247,7 @@ async fn what_was_read_for_somebody_else_is_not_taken_for_a_newcomers() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_driver_that_is_gone() {
+async fn joins_fail_after_the_driver_ends() {
     let bus = MemoryBus::new();
     let (broker, events) = bus.connect();
     let (broker, events) = chat_broker::testing::FaultyBroker::new(Arc::new(broker), events);
@@ -268,7 +268,7 @@ async fn nobody_waits_for_a_driver_that_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_room_that_reads_slowly_keeps_nobody_else_waiting() {
+async fn slow_read_of_one_room_delays_no_other() {
     let bus = MemoryBus::new();
     let (hub, broker) = start_with(&bus, HubConfig::default());
     broker.hang_next(Call::History, 1);
@@ -305,7 +305,7 @@ async fn answers_that_are_missing_or_too_many_fail_the_join() {
 
 /// All rooms of one call, of which the broker gives one answer too few, once.
 #[tokio::test(start_paused = true)]
-async fn rooms_of_a_call_that_was_not_answered_are_read_again() {
+async fn rooms_of_an_unanswered_call_are_read_again() {
     let (hub, broker, publisher) = faulty();
     for call in [Call::History, Call::Positions] {
         broker.shorten_next(call, 1);

@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn comings_and_goings_are_told_on_all_servers_once_for_each_user() {
+async fn joins_and_leaves_are_sent_on_all_servers_once_per_user() {
     let bus = MemoryBus::new();
     let (a, b) = (start(&bus), start(&bus));
     let topic = room("r");
@@ -30,7 +30,7 @@ async fn comings_and_goings_are_told_on_all_servers_once_for_each_user() {
 
 /// A configuration beyond the end of the clock.
 #[tokio::test(start_paused = true)]
-async fn times_without_an_end_are_only_long() {
+async fn unlimited_durations_are_clamped() {
     let config = HubConfig::default().grace(Duration::MAX).linger(Duration::MAX);
     let (hub, broker) = start_with(&MemoryBus::new(), config);
     let topic = room("r");
@@ -45,7 +45,7 @@ async fn times_without_an_end_are_only_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_connection_is_told_after_the_grace_unless_it_comes_back() {
+async fn lost_connection_leaves_after_grace_unless_it_returns() {
     let bus = MemoryBus::new();
     let (a, broker) = start_with(&bus, HubConfig::default());
     let b = start(&bus);
@@ -74,7 +74,7 @@ async fn a_lost_connection_is_told_after_the_grace_unless_it_comes_back() {
 /// However a user comes by another name: on the same server, on another one, after the connection
 /// was lost, or by a new token.
 #[tokio::test(start_paused = true)]
-async fn members_are_told_the_latest_name_of_a_user() {
+async fn members_receive_the_latest_name_of_a_user() {
     let bus = MemoryBus::new();
     let (a, b) = (start(&bus), start(&bus));
     let topic = room("r");
@@ -140,7 +140,7 @@ async fn further_connection_of_a_listed_user_is_no_broker_call() {
 
 /// It may have missed that the broker lost the user, or that another server sent another name.
 #[tokio::test(start_paused = true)]
-async fn roster_that_may_have_missed_a_change_spares_no_broker_call() {
+async fn stale_roster_spares_no_broker_call() {
     let (hub, broker, other) = faulty();
     let topic = room("r");
     let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
@@ -219,7 +219,7 @@ async fn leave_of_last_user_resolves_after_its_event_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_leaves_another_tab_on_purpose_has_left() {
+async fn explicit_leave_of_last_tab_is_immediate() {
     let bus = MemoryBus::new();
     let hub = start(&bus);
     let topic = room("r");
@@ -234,7 +234,7 @@ async fn whoever_leaves_another_tab_on_purpose_has_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn missed_comings_and_goings_are_told_as_a_difference() {
+async fn missed_presence_changes_are_sent_as_a_difference() {
     for told in [LossNotice::Lagged, LossNotice::Interrupted, LossNotice::Nothing] {
         let (hub, broker, other) = faulty();
         let topic = room("r");
@@ -254,7 +254,7 @@ async fn missed_comings_and_goings_are_told_as_a_difference() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_storm_of_joins_is_told_as_a_few_counts() {
+async fn many_joins_are_sent_as_few_counts() {
     let bus = MemoryBus::new();
     let (hub, _) = start_with(&bus, HubConfig::default().presence_limit(10));
     let (other, _events) = bus.connect();
@@ -291,7 +291,7 @@ async fn a_storm_of_joins_is_told_as_a_few_counts() {
 /// After a broker came back empty, other servers tell it of their users one by one: nobody
 /// hears that they left.
 #[tokio::test(start_paused = true)]
-async fn a_broker_that_comes_back_empty_makes_nobody_leave() {
+async fn broker_that_returns_empty_announces_no_leave() {
     let (hub, broker, other) = faulty();
     let topic = room("r");
     other.enter(&topic, occupant("ann"));
@@ -309,7 +309,7 @@ async fn a_broker_that_comes_back_empty_makes_nobody_leave() {
 
 /// The snapshot on its way may be of the moment before.
 #[tokio::test(start_paused = true)]
-async fn what_is_missed_while_a_snapshot_is_on_its_way_is_asked_for_again() {
+async fn changes_missed_during_a_snapshot_are_read_again() {
     let (hub, broker, other) = faulty();
     let topic = room("r");
     let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;

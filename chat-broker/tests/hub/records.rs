@@ -19,7 +19,7 @@ async fn is_called(hub: &Hub<Member>) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_calls_once_also_when_nobody_waits() {
+async fn change_of_records_is_kept_for_the_next_waiter() {
     let (hub, _broker, other) = faulty();
     assert!(!is_called(&hub).await);
     set(&other, "a").await;
@@ -35,7 +35,7 @@ async fn a_change_calls_once_also_when_nobody_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interruption_calls_too() {
+async fn interruption_reports_changed_records() {
     let (hub, broker, other) = faulty();
     let topic = room("r");
     let (_place, mut ear, _) = join(&hub, &topic, 1).await;

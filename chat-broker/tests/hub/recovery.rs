@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::support::{faulty, faulty_with, join, member, room, said, say, start_with, try_join};
 
 #[tokio::test(start_paused = true)]
-async fn a_hole_is_read_and_nobody_notices() {
+async fn missed_messages_are_read_before_members_notice() {
     for told in [LossNotice::Nothing, LossNotice::Lagged, LossNotice::Interrupted] {
         let (hub, broker, publisher) = faulty();
         let topic = room("r");
@@ -35,7 +35,7 @@ async fn a_hole_is_read_and_nobody_notices() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_missed_at_the_end_is_read_though_nothing_follows() {
+async fn missed_last_messages_are_read() {
     for told in [LossNotice::Lagged, LossNotice::Interrupted] {
         let (hub, broker, publisher) = faulty();
         let topic = room("r");
@@ -51,7 +51,7 @@ async fn what_was_missed_at_the_end_is_read_though_nothing_follows() {
 
 /// Nothing tells of it and nothing follows: it is found all the same.
 #[tokio::test(start_paused = true)]
-async fn what_nobody_told_of_is_found_in_time() {
+async fn unreported_loss_is_found_by_reconciliation() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
     let (_place, mut ear, _) = join(&hub, &topic, 1).await;
@@ -78,7 +78,7 @@ async fn check_that_fails_for_another_topic_is_repeated_within_seconds() {
 
 /// Calls that fail are tried again by one timer, whatever asks for them meanwhile.
 #[tokio::test(start_paused = true)]
-async fn a_long_outage_is_asked_into_once_a_second() {
+async fn failed_calls_are_retried_once_a_second() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
     let (_place, mut ear, _) = join(&hub, &topic, 1).await;
@@ -103,7 +103,7 @@ async fn a_long_outage_is_asked_into_once_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_room_that_ended_in_an_outage_is_asked_after_no_more() {
+async fn room_that_ended_in_an_outage_is_not_read() {
     let (hub, broker, _publisher) = faulty();
     let topic = room("r");
     let (place, ..) = join(&hub, &topic, 1).await;
@@ -118,7 +118,7 @@ async fn a_room_that_ended_in_an_outage_is_asked_after_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interruption_reads_only_the_rooms_that_are_behind() {
+async fn interruption_reads_only_rooms_that_are_behind() {
     let (hub, broker, publisher) = faulty();
     let mut places = Vec::new();
     for n in 0..1_000 {
@@ -147,7 +147,7 @@ async fn an_interruption_reads_only_the_rooms_that_are_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_repair_waits_for_the_broker_and_what_is_said_meanwhile_waits_too() {
+async fn messages_wait_behind_a_repair() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
     let (_place, mut ear, _) = join(&hub, &topic, 1).await;
@@ -167,7 +167,7 @@ async fn a_repair_waits_for_the_broker_and_what_is_said_meanwhile_waits_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_broker_no_longer_has_is_a_gap() {
+async fn messages_missing_from_the_history_are_a_gap() {
     let short = Retention::default().messages(2);
     let rules = HistoryRules::new(Some(short));
     let (hub, broker, publisher) = faulty_with(HubConfig::default().history(rules));
@@ -189,7 +189,7 @@ async fn what_the_broker_no_longer_has_is_a_gap() {
 
 /// A room without history cannot know what it missed.
 #[tokio::test(start_paused = true)]
-async fn a_room_without_history_is_told_of_every_interruption() {
+async fn room_without_history_gets_a_gap_for_each_interruption() {
     let rules = HistoryRules::new(None);
     let (hub, broker, publisher) = faulty_with(HubConfig::default().history(rules));
     let topic = room("r");
@@ -218,7 +218,7 @@ async fn a_room_without_history_is_told_of_every_interruption() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn memory_for_newcomers_is_bounded_over_all_rooms() {
+async fn recent_messages_are_bounded_over_all_rooms() {
     let config = HubConfig::default().recent_bytes(100_000);
     let bus = MemoryBus::new();
     let (hub, _) = start_with(&bus, config);
@@ -247,7 +247,7 @@ async fn memory_for_newcomers_is_bounded_over_all_rooms() {
 /// Faults of every kind, at random times: in the end everybody has heard everything, once
 /// and in order.
 #[tokio::test(start_paused = true)]
-async fn through_any_faults_nothing_is_lost_repeated_or_reordered() {
+async fn faults_lose_repeat_and_reorder_nothing() {
     // Fewer than the broker keeps.
     const MESSAGES: u64 = 250;
     for seed in 1..=20_u64 {
@@ -304,7 +304,7 @@ async fn through_any_faults_nothing_is_lost_repeated_or_reordered() {
 
 /// What is lost while a room opens may be missing in the read that opens it.
 #[tokio::test(start_paused = true)]
-async fn what_is_lost_while_a_room_opens_is_read() {
+async fn messages_lost_while_a_room_opens_are_read() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
     broker.hold_next(Call::History, 1);
@@ -332,7 +332,7 @@ async fn what_is_lost_while_a_room_opens_is_read() {
 
 /// However often the connection breaks while the broker does not answer.
 #[tokio::test(start_paused = true)]
-async fn interruptions_do_not_pile_up() {
+async fn repeated_interruptions_are_read_once() {
     let (hub, broker, publisher) = faulty();
     let mut places = Vec::new();
     for n in 0..10 {

@@ -18,7 +18,7 @@ use crate::support::{
 /// The script cache is emptied while publications are under way: all get through, in
 /// their order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flushed_script_is_loaded_again() {
+async fn flushed_script_is_loaded_again() {
     const COUNT: u64 = 3000;
     let server = RedisServer::start();
     let mut node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
@@ -50,7 +50,7 @@ async fn a_flushed_script_is_loaded_again() {
 }
 
 #[tokio::test]
-async fn a_key_of_the_wrong_type_is_refused() {
+async fn key_of_wrong_type_is_refused() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     server.command(&["SET", "chat:{r.bad}:meta", "x"]).await;
@@ -66,7 +66,7 @@ async fn a_key_of_the_wrong_type_is_refused() {
 
 /// Another's script runs and runs: reads fail as they do when Redis is away.
 #[tokio::test]
-async fn a_busy_redis_is_unavailable() {
+async fn busy_redis_is_unavailable() {
     let server = RedisServer::start_with(&["--lua-time-limit", "50"]);
     let node = Node::start(&server).await;
     node.position(&room("r")).await.unwrap();
@@ -88,7 +88,7 @@ async fn a_busy_redis_is_unavailable() {
 
 /// Redis cannot save its data, and answers nothing but errors to whoever writes or pings.
 #[tokio::test]
-async fn a_full_disk_is_refused_and_the_rest_goes_on() {
+async fn full_disk_refuses_writes_and_nothing_else() {
     let server = RedisServer::start_with(&["--save", "3600 1"]);
     let lease = Duration::from_secs(1);
     let mut node = Node::with(Node::config(&server).lease(lease)).await;
@@ -109,7 +109,7 @@ async fn a_full_disk_is_refused_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn a_read_only_replica_is_refused_until_it_is_a_master() {
+async fn replica_is_refused_until_it_is_a_primary() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     server.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
@@ -143,7 +143,7 @@ async fn passwords_are_used_and_wrong_ones_refused() {
 }
 
 #[tokio::test]
-async fn garbage_in_our_channels_is_skipped() {
+async fn unreadable_payloads_are_skipped() {
     let server = RedisServer::start();
     let mut node = Node::start(&server).await;
     node.subscribe(&room("r")).await.unwrap();
@@ -160,7 +160,7 @@ async fn garbage_in_our_channels_is_skipped() {
 
 /// Redis does not answer, and the queue has room for one.
 #[tokio::test]
-async fn a_full_queue_makes_publishers_wait_no_longer_than_the_deadline() {
+async fn full_queue_fails_publishers_at_the_deadline() {
     let server = RedisServer::start();
     let node = Node::with(Node::config(&server).publish_queue(1)).await;
     let topic = room("r");
@@ -181,7 +181,7 @@ async fn a_full_queue_makes_publishers_wait_no_longer_than_the_deadline() {
 }
 
 #[tokio::test]
-async fn who_reads_too_slowly_is_told() {
+async fn slow_reader_receives_lagged() {
     let server = RedisServer::start();
     let mut node = Node::with(Node::config(&server).event_queue(4)).await;
     let topic = room("r");

@@ -46,7 +46,7 @@ async fn assert_all_work(node: &Node, topic: &Topic, what: &str) {
 }
 
 #[tokio::test]
-async fn a_key_of_another_type_fails_one_room_until_it_is_deleted() {
+async fn key_of_wrong_type_fails_one_room_until_deleted() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let good = room("good");
@@ -95,7 +95,7 @@ async fn a_key_of_another_type_fails_one_room_until_it_is_deleted() {
 
 /// A call for many says for which of them it failed.
 #[tokio::test]
-async fn a_call_for_many_rooms_names_the_damaged_one() {
+async fn call_for_many_rooms_names_the_damaged_one() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let topics: Vec<Topic> = (0..40).map(|n| room(&n.to_string())).collect();
@@ -125,7 +125,7 @@ async fn publish(node: &Node, topic: &Topic, text: &str) -> Position {
 
 /// No position that a room can have: it is as a room without one, and begins a new epoch.
 #[tokio::test]
-async fn fields_that_make_no_sense_begin_a_new_epoch() {
+async fn malformed_fields_begin_a_new_epoch() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let offsets = [
@@ -171,7 +171,7 @@ async fn fields_that_make_no_sense_begin_a_new_epoch() {
 
 /// The counter is an older copy than the log, or somebody has added to the log.
 #[tokio::test]
-async fn a_log_beyond_the_counter_begins_a_new_epoch() {
+async fn log_beyond_the_counter_begins_a_new_epoch() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let (meta, log) = ("chat:{r.r}:meta", "chat:{r.r}:log");
@@ -210,7 +210,7 @@ async fn a_log_beyond_the_counter_begins_a_new_epoch() {
 }
 
 #[tokio::test]
-async fn other_junk_costs_nothing_but_itself() {
+async fn foreign_keys_are_ignored() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let (meta, log, record) = ("chat:{r.r}:meta", "chat:{r.r}:log", "chat:{r.r}:k:k");

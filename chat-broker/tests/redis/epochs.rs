@@ -15,7 +15,7 @@ async fn wait_until_back(node: &Node) {
 }
 
 #[tokio::test]
-async fn an_epoch_outlives_every_kind_of_restart_of_a_redis_that_remembers() {
+async fn epoch_survives_restart_of_persistent_redis() {
     let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let node = Node::start(&server).await;
     let (heard, told) = (room("heard"), room("told"));
@@ -44,7 +44,7 @@ async fn an_epoch_outlives_every_kind_of_restart_of_a_redis_that_remembers() {
 /// The node was subscribed to one room, published to another, and knows only the place of a
 /// third; all stand lower in the copy.
 #[tokio::test]
-async fn an_older_copy_begins_new_epochs() {
+async fn older_snapshot_begins_new_epochs() {
     let mut server = RedisServer::start();
     let node = Node::start(&server).await;
     let topics = [room("heard"), room("told"), room("read")];
@@ -105,7 +105,7 @@ async fn offsets_are_used_again(before: u32, again: u32, kept: u32, is_new_epoch
 }
 
 #[tokio::test]
-async fn offsets_used_again_begin_a_new_epoch() {
+async fn reused_offsets_begin_a_new_epoch() {
     offsets_are_used_again(3, 3, 100, true).await;
     offsets_are_used_again(3, 9, 100, true).await;
     offsets_are_used_again(3, 2, 100, true).await;
@@ -113,13 +113,13 @@ async fn offsets_used_again_begin_a_new_epoch() {
 
 /// Whoever stands at what was seen is told of a gap anyway.
 #[tokio::test]
-async fn offsets_used_again_before_all_that_is_kept_do_not() {
+async fn reused_offsets_before_the_history_keep_the_epoch() {
     offsets_are_used_again(3, 9, 2, false).await;
 }
 
 /// The log has expired, and not the id of the latest.
 #[tokio::test]
-async fn an_offset_used_again_is_noticed_without_a_log() {
+async fn reused_offset_is_noticed_without_a_log() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let before = node.publish(&room("r"), "").await.unwrap().position.unwrap();
@@ -137,7 +137,7 @@ async fn an_offset_used_again_is_noticed_without_a_log() {
 }
 
 #[tokio::test]
-async fn a_redis_emptied_under_a_node_begins_new_epochs() {
+async fn flushed_redis_begins_new_epochs() {
     let server = RedisServer::start();
     let mut node = Node::start(&server).await;
     let topic = room("r");
@@ -157,7 +157,7 @@ async fn a_redis_emptied_under_a_node_begins_new_epochs() {
 /// Redis has lost the latest and takes no writes yet, as after a failover without replicas:
 /// the epoch cannot be ended now, and must not be gone on with later.
 #[tokio::test]
-async fn an_epoch_that_cannot_be_ended_yet_is_not_gone_on_with() {
+async fn epoch_that_cannot_be_ended_is_not_continued() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let topic = room("r");
@@ -176,7 +176,7 @@ async fn an_epoch_that_cannot_be_ended_yet_is_not_gone_on_with() {
 
 /// Redis ends again and again before it has made another snapshot.
 #[tokio::test]
-async fn an_epoch_that_has_ended_never_comes_back() {
+async fn ended_epoch_never_returns() {
     let mut server = RedisServer::start();
     let mut node = Node::start(&server).await;
     let (heard, told) = (room("heard"), room("told"));

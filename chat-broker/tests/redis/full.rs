@@ -110,7 +110,7 @@ async fn memory_of_redis_is_known() {
 
 /// As an attacker does: message after message, in room after room, to the very limit.
 #[tokio::test]
-async fn messages_fill_redis_and_stop_nothing_else() {
+async fn messages_that_fill_redis_stop_nothing_else() {
     const MORE: u64 = 4 << 20;
     let server = RedisServer::start();
     let (mut watcher, node) = (Node::start(&server).await, Node::start(&server).await);

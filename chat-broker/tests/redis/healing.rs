@@ -175,7 +175,7 @@ impl Follower {
 
 /// A key is of another kind: its room cannot be mended, and all others are.
 #[tokio::test]
-async fn room_that_cannot_be_read_keeps_no_other_from_being_mended() {
+async fn unreadable_room_does_not_stop_repair_of_others() {
     let server = RedisServer::start();
     let node = Node::with(config(&server)).await;
     for name in ["a", "b", "c"] {

@@ -25,7 +25,7 @@ fn numbers(numbers: std::ops::RangeInclusive<u32>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn exactly_as_many_are_kept_as_were_asked_for() {
+async fn history_keeps_the_exact_count() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     say(&node, "r", &latest(7), 1..=250).await;
@@ -137,7 +137,7 @@ async fn every_part_can_be_read() {
 }
 
 #[tokio::test]
-async fn a_read_ends_when_it_is_large_enough() {
+async fn read_ends_at_the_byte_limit() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let topic = room("r");
@@ -187,7 +187,7 @@ async fn many_reads_in_one_call_keep_their_order() {
 
 /// Somebody deleted an entry: what is read has no hole all the same.
 #[tokio::test]
-async fn a_hole_is_never_in_what_is_read() {
+async fn read_history_has_no_hole() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     say(&node, "r", &latest(90), 1..=40).await;
@@ -203,7 +203,7 @@ async fn a_hole_is_never_in_what_is_read() {
 }
 
 #[tokio::test]
-async fn everything_expires_in_its_time() {
+async fn keys_expire_after_their_ttl() {
     let server = RedisServer::start();
     let config = Node::config(&server).position_ttl(Duration::from_secs(100));
     let node = Node::with(config).await;
@@ -231,7 +231,7 @@ async fn everything_expires_in_its_time() {
 }
 
 #[tokio::test]
-async fn a_history_that_expired_keeps_its_place() {
+async fn expired_history_keeps_its_position() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     say(&node, "r", &latest(9), 1..=5).await;
@@ -246,7 +246,7 @@ async fn a_history_that_expired_keeps_its_place() {
 
 /// Redis has lost the counter and not what it counted.
 #[tokio::test]
-async fn a_log_without_its_counter_stops_nobody() {
+async fn log_without_counter_begins_a_new_epoch() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     say(&node, "r", &latest(9), 1..=5).await;
@@ -262,7 +262,7 @@ async fn a_log_without_its_counter_stops_nobody() {
 
 /// Nothing is written when something will fail.
 #[tokio::test]
-async fn a_refused_publication_leaves_nothing() {
+async fn refused_publication_leaves_nothing() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     say(&node, "r", &latest(9), 1..=2).await;
@@ -280,7 +280,7 @@ async fn a_refused_publication_leaves_nothing() {
 
 /// Each alone would take a way to Redis and back.
 #[tokio::test]
-async fn what_is_asked_at_once_goes_at_once() {
+async fn concurrent_requests_share_a_pipeline() {
     let server = RedisServer::start();
     let proxy = TcpProxy::before(&server);
     let node = Node::with(Node::config(&server).url(proxy.redis_url())).await;

@@ -8,7 +8,7 @@ use chat_core::HistoryRange;
 use crate::support::{Node, keyed, room, texts};
 
 #[tokio::test]
-async fn a_key_is_published_once_from_whichever_node() {
+async fn idempotency_key_is_published_once_from_any_node() {
     let server = RedisServer::start();
     let (mut a, b) = (Node::start(&server).await, Node::start(&server).await);
     let topic = room("r");
@@ -30,7 +30,7 @@ async fn a_key_is_published_once_from_whichever_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_is_published_once_however_many_try() {
+async fn concurrent_idempotency_key_is_published_once() {
     let server = RedisServer::start();
     let config = || Node::config(&server).publish_connections(3);
     let nodes =
@@ -49,7 +49,7 @@ async fn a_key_is_published_once_however_many_try() {
 }
 
 #[tokio::test]
-async fn a_key_outlives_the_epoch() {
+async fn idempotency_key_outlives_the_epoch() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let topic = room("r");
@@ -62,7 +62,7 @@ async fn a_key_outlives_the_epoch() {
 }
 
 #[tokio::test]
-async fn a_key_is_remembered_for_five_minutes() {
+async fn idempotency_key_is_remembered_for_five_minutes() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     node.deliver(&room("r"), "1", keyed("u 1:x")).await.unwrap();
@@ -71,7 +71,7 @@ async fn a_key_is_remembered_for_five_minutes() {
 }
 
 #[tokio::test]
-async fn the_keys_of_a_room_share_a_slot() {
+async fn keys_of_a_room_share_a_slot() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     node.deliver(&room("a {b}:*"), "1", keyed("{k}")).await.unwrap();

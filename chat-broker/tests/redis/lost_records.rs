@@ -170,7 +170,7 @@ async fn record_of_an_old_server_does_not_hide_a_loss() {
 
 /// Nobody has noticed the loss yet.
 #[tokio::test]
-async fn a_change_of_a_lost_table_keeps_the_rest_of_it() {
+async fn change_of_lost_table_keeps_the_rest() {
     let server = RedisServer::start();
     let (node, other) = (Node::start(&server).await, Follower::start(&server).await);
     set(&node, "first").await;
@@ -201,7 +201,7 @@ async fn a_change_of_a_lost_table_keeps_the_rest_of_it() {
 
 /// A server that starts after the loss gets the table from those that run.
 #[tokio::test]
-async fn a_new_node_finds_what_others_hold() {
+async fn new_node_reads_occupants_of_others() {
     let server = RedisServer::start();
     let _others = [Follower::start(&server).await, Follower::start(&server).await];
     set(&Node::start(&server).await, "ban").await;
@@ -221,7 +221,7 @@ async fn a_new_node_finds_what_others_hold() {
 
 /// A node was cut off while a record was removed, and comes back when Redis has lost all.
 #[tokio::test]
-async fn a_node_that_missed_a_removal_does_not_undo_it() {
+async fn missed_removal_is_not_undone() {
     for is_first in [true, false] {
         let server = RedisServer::start();
         let (late, node) = (Node::start(&server).await, Node::start(&server).await);
@@ -287,7 +287,7 @@ async fn many_nodes_write_a_table_again() {
 /// Another process comes back without what was set since its snapshot, and is written to by a node
 /// that knows nothing of that.
 #[tokio::test]
-async fn an_older_copy_gets_back_what_it_lacks() {
+async fn older_snapshot_gets_lost_records_back() {
     let mut server = RedisServer::start();
     let node = Node::start(&server).await;
     for key in ["in the copy", "removed"] {
@@ -312,7 +312,7 @@ async fn an_older_copy_gets_back_what_it_lacks() {
 
 /// The clock of Redis is that of its machine.
 #[tokio::test]
-async fn versions_rise_whatever_is_lost() {
+async fn record_versions_rise_after_any_loss() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     set(&node, "a").await;
@@ -330,7 +330,7 @@ async fn versions_rise_whatever_is_lost() {
 }
 
 #[tokio::test]
-async fn a_full_redis_takes_back_what_it_lost() {
+async fn full_redis_takes_back_lost_records() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     set(&node, "a").await;
@@ -343,7 +343,7 @@ async fn a_full_redis_takes_back_what_it_lost() {
 
 /// Nothing can be written, and what the node knows still holds.
 #[tokio::test]
-async fn a_redis_that_refuses_writes_does_not_end_what_is_known() {
+async fn redis_that_refuses_writes_ends_no_epoch() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     set(&node, "a").await;
@@ -398,7 +398,7 @@ async fn junk_in_the_table_costs_no_record() {
 
 /// A server that starts then would sign with another.
 #[tokio::test]
-async fn a_lost_secret_is_written_again() {
+async fn lost_secret_is_written_again() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let secret = node.broker.secret().await.unwrap();

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use crate::support::{DEADLINE, Node, PATIENCE, assert_unavailable, eventually, persistent, room};
 
 #[tokio::test]
-async fn a_node_starts_without_redis_and_connects_when_it_can() {
+async fn node_starts_without_redis_and_connects_later() {
     let mut server = RedisServer::start();
     server.stop();
     let mut node = Node::start(&server).await;
@@ -26,7 +26,7 @@ async fn a_node_starts_without_redis_and_connects_when_it_can() {
 }
 
 #[tokio::test]
-async fn an_outage_is_survived_and_reported() {
+async fn outage_is_reported_once() {
     let mut server = RedisServer::start();
     let mut node = Node::start(&server).await;
     let (kept, dropped, failed) = (room("kept"), room("dropped"), room("failed"));
@@ -100,7 +100,7 @@ async fn calls_that_outlast_an_outage_succeed() {
 
 /// Connections are killed again and again under load: whatever is missed is reported.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_connections_come_back_and_holes_are_reported() {
+async fn killed_connections_return_and_report_holes() {
     let server = RedisServer::start();
     let mut node = Node::start(&server).await;
     let publisher = Node::start(&server).await;
@@ -156,7 +156,7 @@ async fn killed_connections_come_back_and_holes_are_reported() {
 
 /// Each connection delivers something, and is ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn subscriber_that_is_killed_again_and_again_makes_no_tight_loop() {
+async fn killed_subscriber_makes_no_tight_loop() {
     let server = RedisServer::start();
     let mut node = Node::start(&server).await;
     let topic = room("r");
@@ -201,7 +201,7 @@ async fn read_outlasts_its_connection() {
 }
 
 #[tokio::test]
-async fn a_frozen_redis_is_noticed() {
+async fn frozen_redis_is_noticed() {
     let server = RedisServer::start();
     let mut node = Node::start(&server).await;
     node.subscribe(&room("r")).await.unwrap();
@@ -220,7 +220,7 @@ async fn a_frozen_redis_is_noticed() {
 
 /// The connection answers every PING, and nothing that is published arrives on it.
 #[tokio::test]
-async fn a_connection_that_delivers_nothing_is_replaced() {
+async fn connection_that_delivers_nothing_is_replaced() {
     let server = RedisServer::start();
     let proxy = TcpProxy::before(&server);
     let mut node = Node::with(Node::config(&server).url(proxy.redis_url())).await;
@@ -241,7 +241,7 @@ async fn a_connection_that_delivers_nothing_is_replaced() {
 
 /// Nothing is published for long: that alone is no reason.
 #[tokio::test]
-async fn a_connection_on_which_nothing_happens_is_kept() {
+async fn idle_connection_is_kept() {
     let server = RedisServer::start();
     let mut node = Node::start(&server).await;
     node.subscribe(&room("r")).await.unwrap();
@@ -251,7 +251,7 @@ async fn a_connection_on_which_nothing_happens_is_kept() {
 }
 
 #[tokio::test]
-async fn a_lost_counter_begins_a_new_epoch() {
+async fn lost_counter_begins_a_new_epoch() {
     let mut server = RedisServer::start();
     let node = Node::start(&server).await;
     let topic = room("r");
@@ -305,7 +305,7 @@ async fn no_offset_is_given_out_twice_after_a_restart_with_older_data() {
 }
 
 #[tokio::test]
-async fn a_publication_waits_until_counters_that_went_back_are_gone() {
+async fn publication_waits_until_restored_counters_are_deleted() {
     let mut server = RedisServer::start();
     let mut node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
     let topic = room("r");

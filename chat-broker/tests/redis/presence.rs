@@ -10,7 +10,7 @@ use chat_core::{Occupancy, Occupant, PresenceChange, Topic};
 use crate::support::{Node, eventually, keys, persistent, room, user};
 
 #[tokio::test]
-async fn a_user_at_two_nodes_is_one_occupant() {
+async fn user_at_two_nodes_is_one_occupant() {
     let server = RedisServer::start();
     let (mut a, b) = (Node::start(&server).await, Node::start(&server).await);
     let topic = room("r");
@@ -82,7 +82,7 @@ async fn reading_a_room_takes_one_command_for_each_node() {
 }
 
 #[tokio::test]
-async fn a_long_list_is_only_counted() {
+async fn long_member_list_is_only_counted() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let topic = room("r");
@@ -146,7 +146,7 @@ async fn presence_keeps_its_place_among_publications() {
 
 /// However many come after a publication, it does not wait for them.
 #[tokio::test]
-async fn a_crowd_that_comes_later_holds_nobody_up() {
+async fn publication_does_not_wait_for_later_joins() {
     const EACH: usize = 2_000;
     /// What goes into one pipeline with it.
     const AT_ONCE: usize = 256;
@@ -170,7 +170,7 @@ async fn a_crowd_that_comes_later_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_whoever_has_left() {
+async fn absent_users_leave_no_entries() {
     let server = RedisServer::start();
     let keys = async || keys(&server).await.len();
     let node = Node::with(Node::config(&server).publish_connections(3)).await;
@@ -196,7 +196,7 @@ async fn nothing_is_left_of_whoever_has_left() {
 }
 
 #[tokio::test]
-async fn a_flushed_script_loses_nobody() {
+async fn script_flush_loses_no_user() {
     let server = RedisServer::start();
     let mut node = Node::start(&server).await;
     let topic = room("r");
@@ -241,7 +241,7 @@ async fn refused_join_is_retried() {
 
 /// The user has not left, and has another name from then on.
 #[tokio::test]
-async fn who_comes_back_at_once_under_another_name_is_read_by_it() {
+async fn quick_return_under_another_name_shows_the_new_name() {
     let server = RedisServer::start();
     let mut node = Node::start(&server).await;
     let topic = room("r");

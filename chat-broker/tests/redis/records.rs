@@ -26,7 +26,7 @@ fn keys(records: &Records) -> Vec<&str> {
 
 /// The subscriber's connection delivers nothing, and then breaks.
 #[tokio::test]
-async fn who_was_not_told_is_told_to_ask() {
+async fn reader_after_an_outage_is_notified() {
     let server = RedisServer::start();
     let proxy = TcpProxy::before(&server);
     set(&Node::start(&server).await, "before").await.unwrap();
@@ -49,7 +49,7 @@ async fn who_was_not_told_is_told_to_ask() {
 
 /// No connection was interrupted, for there was none when the table was read.
 #[tokio::test]
-async fn who_read_before_it_was_connected_is_told_to_ask() {
+async fn reader_before_the_connection_is_notified() {
     let server = RedisServer::start();
     let proxy = TcpProxy::before(&server);
     server.command(&["ACL", "SETUSER", "default", "-subscribe"]).await;
@@ -64,7 +64,7 @@ async fn who_read_before_it_was_connected_is_told_to_ask() {
 }
 
 #[tokio::test]
-async fn a_table_of_many_pages_is_read_in_order() {
+async fn table_of_many_pages_is_read_in_order() {
     const COUNT: usize = 1300;
     let server = RedisServer::start();
     let node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
@@ -95,7 +95,7 @@ async fn a_table_of_many_pages_is_read_in_order() {
 
 /// So many that Redis makes them itself.
 #[tokio::test]
-async fn a_full_table_takes_no_more_until_one_is_removed_or_expires() {
+async fn full_table_refuses_records_until_one_is_removed_or_expires() {
     let server = RedisServer::start();
     let node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
     let fill = "for n = 1, tonumber(ARGV[1]) do redis.call('HSET', KEYS[2], n, 'x') \
@@ -129,7 +129,7 @@ async fn a_full_table_takes_no_more_until_one_is_removed_or_expires() {
 }
 
 #[tokio::test]
-async fn a_key_of_the_wrong_kind_is_refused_and_nothing_is_half_done() {
+async fn key_of_wrong_type_is_refused_without_partial_writes() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     set(&node, "a").await.unwrap();
@@ -178,7 +178,7 @@ async fn records_are_set_when_redis_is_full() {
 
 /// Without `INFO` nobody knows which Redis it is, and everything else goes on.
 #[tokio::test]
-async fn a_user_who_may_not_ask_which_redis_it_is_reads_records_all_the_same() {
+async fn records_are_read_without_the_right_to_info() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     for n in 0..600 {

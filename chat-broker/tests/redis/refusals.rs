@@ -116,7 +116,7 @@ async fn count(server: &RedisServer) -> [f64; 2] {
 
 /// Side by side: mostly they wait.
 #[tokio::test]
-async fn redis_refuses_to_write() {
+async fn redis_that_refuses_writes_is_not_ready() {
     tokio::join!(
         simple("no replicas", &[], [&["CONFIG", "SET", "min-replicas-to-write"], &["1"], &["0"]]),
         simple("no XADD", &[], [&["ACL", "SETUSER", "default"], &["-xadd"], &["+xadd"]]),
@@ -128,7 +128,7 @@ async fn redis_refuses_to_write() {
 
 /// Another server may be found at the address.
 #[tokio::test]
-async fn redis_is_not_the_one_to_write_to() {
+async fn replica_is_not_ready() {
     let own = ["127.0.0.1", "1"];
     let none = ["NO", "ONE"];
     let stale = ["--replica-serve-stale-data", "no"];
@@ -187,7 +187,7 @@ async fn other_password() {
 
 /// Another's script runs and runs, and Redis says so.
 #[tokio::test]
-async fn a_slow_script() {
+async fn slow_script_is_unavailable() {
     let server = RedisServer::start_with(&["--lua-time-limit", "50"]);
     let node = Node::start(&server).await;
     node.publish(&room("r"), "before").await.unwrap();
@@ -215,7 +215,7 @@ async fn a_slow_script() {
 /// Whoever would subscribe meanwhile is told at once, and what was refused is said again on the
 /// same connection.
 #[tokio::test]
-async fn a_subscription_that_is_refused_costs_no_connection() {
+async fn refused_subscription_keeps_the_connection() {
     let server = RedisServer::start_with(&["--lua-time-limit", "50"]);
     let mut node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
     let (kept, left, late) = (room("kept"), room("left"), room("late"));
@@ -247,7 +247,7 @@ async fn a_subscription_that_is_refused_costs_no_connection() {
 
 /// A probe that Redis did not run for the lack of a script has shown nothing.
 #[tokio::test]
-async fn a_lost_script_is_no_end_of_a_refusal() {
+async fn script_flush_does_not_end_a_refusal() {
     let server = RedisServer::start();
     // Each renewal of a lease stores the scripts again: here there is none.
     let node = Node::with(Node::config(&server).lease(20 * COUNTED)).await;
@@ -266,7 +266,7 @@ async fn a_lost_script_is_no_end_of_a_refusal() {
 /// Another's script runs for longer than any answer may take, and Redis says nothing for as
 /// long as it does by default.
 #[tokio::test]
-async fn a_script_without_a_word() {
+async fn silent_script_is_refused() {
     let server = RedisServer::start_with(&["--lua-time-limit", "5000"]);
     let node = Node::start(&server).await;
     let watched = async {
@@ -284,7 +284,7 @@ async fn a_script_without_a_word() {
 
 /// Redis reads a large file before it serves anybody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_loads_its_data() {
+async fn loading_redis_is_unavailable() {
     let mut server = RedisServer::start_with(&["--key-load-delay", "2000"]);
     let node = Node::start(&server).await;
     server.command(&["EVAL", "for n = 1, 1500 do redis.call('SET', n, n) end", "0"]).await;
@@ -303,7 +303,7 @@ async fn a_redis_that_loads_its_data() {
 
 /// Who was kept out by a refusal is told of when it ends, and not in a storm before.
 #[tokio::test]
-async fn comings_wait_for_the_end_of_a_refusal() {
+async fn joins_wait_for_the_end_of_a_refusal() {
     const USERS: usize = 500;
     let server = RedisServer::start();
     let node = Node::start(&server).await;

@@ -95,7 +95,7 @@ async fn missing(server: &RedisServer, rights: &[String], command: &str) {
 
 /// Without them it does less, and says so.
 #[tokio::test]
-async fn missing_optional_rights_are_counted_and_no_reason_to_be_away() {
+async fn missing_optional_rights_are_counted_and_broker_is_ready() {
     let server = RedisServer::start();
     let mut rights = documented(0);
     rights.retain(|word| !OPTIONAL.iter().any(|optional| *word == format!("+{optional}")));

@@ -111,7 +111,7 @@ async fn presence_works(node: &Node, config: RedisConfig) {
 
 /// Those of docs/redis.md, also when Redis comes back with older data.
 #[tokio::test]
-async fn the_documented_permissions_are_enough() {
+async fn documented_permissions_are_enough() {
     let mut server = RedisServer::start();
     let rights = rights::documented(0);
     let config = rights::config_of(&server, "chat", &rights, 0).await;

@@ -14,7 +14,7 @@ fn round_trips(node: &Node) -> u64 {
 }
 
 #[tokio::test]
-async fn a_round_trip_is_counted_for_each_pipeline_and_each_query() {
+async fn round_trip_is_counted_for_each_pipeline_and_query() {
     const COUNT: usize = 200;
     let server = RedisServer::start();
     let node = Node::start(&server).await;
@@ -40,7 +40,7 @@ async fn a_round_trip_is_counted_for_each_pipeline_and_each_query() {
 }
 
 #[tokio::test]
-async fn how_long_redis_takes_is_what_is_counted() {
+async fn round_trips_include_the_time_of_redis() {
     const PAUSE: Duration = Duration::from_millis(300);
     let server = RedisServer::start();
     let node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
@@ -62,7 +62,7 @@ async fn how_long_redis_takes_is_what_is_counted() {
 
 /// One that subscribes, one that publishes, one that keeps the lease, one of the pool.
 #[tokio::test]
-async fn every_connection_that_is_opened_anew_is_counted_once() {
+async fn each_reconnect_is_counted_once() {
     let server = RedisServer::start();
     let node = Node::with(Node::config(&server).lease(Duration::from_secs(1))).await;
     let topic = room("r");

@@ -172,7 +172,7 @@ async fn tls_with_a_client_certificate() {
 
 /// What no handshake could mend is said at the start.
 #[tokio::test]
-async fn certificates_that_cannot_serve_are_refused() {
+async fn unusable_certificates_are_refused() {
     let authority = Authority::new();
     authority.sign("client").sign("other");
     authority.openssl(&[

@@ -95,7 +95,7 @@ async fn late_connection_doubles_nothing() {
 
 /// At most once: what is not kept is not sent again.
 #[tokio::test(start_paused = true)]
-async fn what_is_not_kept_fails_and_is_never_doubled() {
+async fn ephemeral_publication_fails_and_is_never_doubled() {
     let redis = Redis::start();
     let ((mut listener, _), (node, network)) = (node(&redis).await, node(&redis).await);
     let topic = room("r");
@@ -127,7 +127,7 @@ async fn what_is_not_kept_fails_and_is_never_doubled() {
 
 /// A repeated publication under a key that was the first one's own is no repetition.
 #[tokio::test(start_paused = true)]
-async fn first_with_a_key_is_the_first_when_sent_again() {
+async fn resent_first_publication_keeps_its_key() {
     let redis = Redis::start();
     let (node, _) = node(&redis).await;
     redis.pause();
@@ -140,7 +140,7 @@ async fn first_with_a_key_is_the_first_when_sent_again() {
 
 /// The room keeps one message: of two that were not answered only the second can be found.
 #[tokio::test(start_paused = true)]
-async fn message_that_a_later_one_has_overtaken_is_not_sent_again() {
+async fn overtaken_publication_is_not_resent() {
     let redis = Redis::start();
     let (node, _) = node(&redis).await;
     let topic = room("r");
@@ -162,7 +162,7 @@ async fn resume_when_away(redis: &Redis, node: &Node) {
 /// The room keeps few bytes: a message that was not answered is trimmed before it is looked for, and
 /// would be published a second time. With a key its outcome is known.
 #[tokio::test(start_paused = true)]
-async fn message_that_may_have_been_trimmed_for_its_bytes_is_not_sent_again() {
+async fn publication_that_may_be_trimmed_is_not_resent() {
     let redis = Redis::start();
     let ((node, network), (other, _)) = (node(&redis).await, node(&redis).await);
     let topic = room("r");

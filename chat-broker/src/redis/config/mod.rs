@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_make_no_sense() {
+    fn invalid_settings_are_refused() {
         let good = RedisConfig::default();
         assert!(good.client().is_ok());
         for bad in [

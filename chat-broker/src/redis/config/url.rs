@@ -46,7 +46,7 @@ mod tests {
     use crate::RedisConfig;
 
     #[test]
-    fn addresses_that_can_work_are_taken() {
+    fn valid_urls_are_accepted() {
         for url in [
             "redis://host",
             "redis://host/3",
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_cannot_are_refused_with_the_reason() {
+    fn invalid_urls_are_refused_with_the_reason() {
         for (url, why) in [
             ("rediss://host/#insecure", "redis-ca"),
             ("rediss://host:6380/0#insecure", "redis-ca"),

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn redis_is_full_until_nothing_was_refused_for_a_while() {
+    async fn redis_is_full_until_refusals_stop() {
         let capacity = Capacity::default();
         capacity.taken();
         assert!(!capacity.is_full());
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_connection_asks_for_all() {
+    async fn one_connection_reads_the_memory_for_all() {
         let capacity = Capacity::default();
         assert_eq!([capacity.is_due(), capacity.is_due()], [true, false]);
         advance(INTERVAL).await;

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_same_keys_are_logged_once_a_minute() {
+    async fn same_keys_are_logged_once_a_minute() {
         let damage = Damage::default();
         assert!(damage.may_log("a") && damage.may_log("b"));
         assert!(!damage.may_log("a"));

@@ -160,7 +160,7 @@ mod tests {
     use crate::redis::error::timed_out;
 
     #[test]
-    fn it_is_ready_when_every_side_is_up() {
+    fn broker_is_ready_when_all_connections_are_up() {
         let health = Health::new();
         assert!(!health.is_ready(), "there is no connection");
         let (first, second) = (health.connection(), health.connection());
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_a_report() {
+    async fn refusal_ends_the_wait_for_the_first_report() {
         let health = Health::new();
         let (refused, _untried) = (health.connection(), health.connection());
         refused.set_refused(&"full");
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_lacks_commands_is_not_just_away() {
+    fn server_without_commands_is_unsuitable() {
         let health = Health::new();
         let connection = health.connection();
         connection.set_down(&timed_out());

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_count_under_the_commands_that_they_answer() {
+    fn refusals_are_counted_by_command() {
         let (refusals, scripts) = (Refusals::default(), Scripts::new());
         let mut commands = Pipeline::new();
         commands.cmd("PUBLISH").arg("a").arg("b");
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_script_and_broken_connection_are_no_refusals() {
+    fn unknown_scripts_and_broken_connections_are_no_refusals() {
         let refusals = Refusals::default();
         refusals.count("publish.lua", &error("NOSCRIPT No matching script"));
         let broken = RedisError::from(std::io::Error::other("gone"));

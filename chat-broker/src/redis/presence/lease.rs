@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_was_steady_for_a_lease_judges() {
+    fn only_nodes_steady_for_a_lease_expire_others() {
         let lease = Duration::from_secs(8);
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut monitor = LeaseMonitor::new(lease);

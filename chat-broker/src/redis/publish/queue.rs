@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_publishes_meanwhile_is_in_the_same_batch() {
+    async fn concurrent_publications_share_a_batch() {
         let Setup { jobs, closing: _open, mut queue } = setup();
         jobs.send(job(0, Instant::now()).await.0).await.unwrap();
         assert!(queue.wait().await);
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_waits_too_long_fails_and_the_rest_stays() {
+    async fn expired_publications_fail_and_others_stay() {
         let Setup { jobs, closing, mut queue } = setup();
         let late = BrokerError::unavailable("late");
         let now = Instant::now();

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_trimmed_is_not_taken_for_missing() {
+    fn publication_that_may_be_trimmed_is_not_missing() {
         let mut found = [None; 2];
         let mut search = Search { jobs: vec![0, 1], ..Search::default() };
         search.take(reply("*4\r\n$8\r\nabcdEF12\r\n*2\r\n:0\r\n:9\r\n:4\r\n:0\r\n"), &mut found);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_can_be_found_nothing_was_published() {
+    fn empty_search_means_nothing_was_published() {
         for odd in ["*4\r\n$0\r\n\r\n*1\r\n:0\r\n:0\r\n:0\r\n", "-WRONGTYPE no stream\r\n"] {
             let mut search = Search { jobs: vec![0], ..Search::default() };
             search.take(reply(odd), &mut [None]);

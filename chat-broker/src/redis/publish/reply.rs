@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_later_ones_have_overtaken_is_not_sent_again() {
+    async fn overtaken_publications_are_not_resent() {
         let jobs = [job("a").await, job("b").await, job("a").await, job("b").await];
         let lacking = || reply("-NOSCRIPT No matching script\r\n");
         let overtaken = |replies: &[Value]| -> Vec<bool> {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn answers() {
+    fn replies_are_read() {
         let sequenced = published(reply("*4\r\n:7\r\n$8\r\nabcdEF12\r\n:2\r\n:0\r\n")).unwrap();
         let position = Position { epoch: Epoch::parse(b"abcdEF12").unwrap(), offset: 7 };
         assert_eq!(sequenced, Published { position: Some(position), nodes: 2, repeated: false });

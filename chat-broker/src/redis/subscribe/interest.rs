@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_hears_of_all_and_then_of_changes() {
+    fn new_connection_subscribes_to_all_then_to_changes() {
         let mut interest = Interest::default();
         add(&mut interest, &["a", "b"]);
         interest.remove(&channels(&["b"]));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_redis_was_not_told_is_told_again_unless_it_has_changed() {
+    fn unsent_changes_are_sent_again_unless_superseded() {
         let mut interest = Interest::default();
         add(&mut interest, &["a", "b"]);
         interest.all();
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_on_a_channel_counts() {
+    fn latest_request_for_a_channel_counts() {
         let mut interest = Interest::default();
         interest.all();
         add(&mut interest, &["a"]);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_call_takes_back_only_what_nobody_asked_for_since() {
+    fn failed_subscribe_keeps_later_requests() {
         let mut interest = Interest::default();
         let first = add(&mut interest, &["a", "b"]);
         add(&mut interest, &["b"]);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_latest_connection_is_listened_to() {
+    fn only_the_latest_connection_delivers() {
         let mut interest = Interest::default();
         add(&mut interest, &["a"]);
         let first = interest.connecting();
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_is_remembered_whether_wanted_or_not() {
+    fn seen_positions_are_kept_without_a_subscription() {
         let last_seen = |offset| LastSeen {
             position: Position { epoch: Epoch::parse(b"aaaaaaaa").unwrap(), offset },
             id: None,
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_of_the_ended_epochs_are_remembered() {
+    fn latest_ended_epochs_are_remembered() {
         let epoch = |n: usize| Epoch::parse(format!("{n:08}").as_bytes()).unwrap();
         let mut interest = Interest::default();
         for n in 0..20 {

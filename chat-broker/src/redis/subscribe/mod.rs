@@ -412,7 +412,7 @@ mod tests {
     use crate::{RedisConfig, events};
 
     #[tokio::test]
-    async fn a_broker_is_not_ready_before_it_subscribes() {
+    async fn broker_is_not_ready_before_it_subscribes() {
         let shared = Arc::new(Shared::new(RedisConfig::new("redis://127.0.0.1")).unwrap());
         let store = Arc::new(Store::new(Arc::clone(&shared)).unwrap());
         let _subscriber = Subscriber::new(store, &Presence::new(1), events::channel(1).0);

@@ -37,7 +37,7 @@ fn absent_records_are_lost_with_their_table_and_removed_from_the_same() {
 }
 
 #[test]
-fn of_one_version_the_value_was_lost() {
+fn lost_value_of_one_version_is_restored() {
     let now = Instant::now();
     let mut copy = RecordCopy::default();
     copy.merge(&table("t", 1, true, &[row("a", 1, Some("x"))]), now);
@@ -47,7 +47,7 @@ fn of_one_version_the_value_was_lost() {
 }
 
 #[test]
-fn a_removal_is_held_as_long_as_the_record_would_have_lasted() {
+fn removal_is_held_for_the_lifetime_of_the_record() {
     let now = Instant::now();
     let mut copy = RecordCopy::default();
     copy.merge(&table("t", 1, true, &[row("a", 1, Some("x"))]), now);
@@ -72,7 +72,7 @@ fn restored_removal_is_remembered_as_long_as_any_other() {
 }
 
 #[test]
-fn oldest_removals_are_forgotten_and_no_record() {
+fn oldest_removals_are_forgotten_before_records() {
     let now = Instant::now();
     let mut copy = RecordCopy::default();
     let most = Records::MAX as u64;
@@ -87,7 +87,7 @@ fn oldest_removals_are_forgotten_and_no_record() {
 proptest! {
     /// Nodes that saw different parts agree on the latest of each, in whatever order they write.
     #[test]
-    fn the_latest_version_stands(
+    fn latest_version_of_a_record_is_kept(
         versions in proptest::collection::vec((0..4_usize, any::<bool>()), 1..20),
         seen in proptest::collection::vec((0..3_usize, 0..20_usize), 0..60),
         order in proptest::collection::vec(0..3_usize, 3..12),

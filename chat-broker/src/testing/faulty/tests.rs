@@ -57,7 +57,7 @@ async fn next(events: &mut BrokerEvents, count: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_hangs_is_not_made_and_what_is_held_is() {
+async fn hanging_calls_are_not_made_and_held_calls_are() {
     let (broker, _events) = faulty().await;
     let read = [HistoryRead::new(topic(), HistoryRange::Latest, 9)];
     broker.hang_next(Call::History, 1);
@@ -74,7 +74,7 @@ async fn what_hangs_is_not_made_and_what_is_held_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_fail_and_take_their_time() {
+async fn faulty_calls_fail_or_are_delayed() {
     let (broker, _events) = faulty().await;
     broker.fail_next(Call::Receipt, 1);
     assert!(matches!(publish(&broker, "1").await, Err(BrokerError::Unavailable(_))));
@@ -91,7 +91,7 @@ async fn calls_fail_and_take_their_time() {
 }
 
 #[tokio::test]
-async fn events_are_lost_and_told_in_their_place() {
+async fn lost_events_are_reported_in_order() {
     let (broker, mut events) = faulty().await;
     let mut rounds = Vec::new();
     for lost in [LossNotice::Nothing, LossNotice::Lagged, LossNotice::Interrupted] {
