@@ -171,7 +171,7 @@ pub enum Status {
     /// The backend answers, for publishing and for receiving.
     Ready,
     /// The backend does not answer, and the broker tries to reach it.
-    Away,
+    Unavailable,
     /// The broker was closed.
     Closed,
 }

@@ -76,7 +76,7 @@ impl Departure {
     pub fn ready(version: Option<u64>) -> Self {
         let (sender, departure) = Self::pending();
         if let Some(version) = version {
-            sender.settle(version);
+            sender.resolve(version);
         }
         departure
     }
@@ -91,7 +91,7 @@ impl Departure {
 
 impl DepartureSender {
     /// Settles the departure. Nobody may be waiting any more; that is no error.
-    pub fn settle(self, version: u64) {
+    pub fn resolve(self, version: u64) {
         let _ = self.0.send(version);
     }
 }

@@ -122,7 +122,7 @@ impl Receipt {
 
 impl ReceiptSender {
     /// Settles the receipt. Nobody may be waiting any more; that is no error.
-    pub fn settle(self, outcome: Result<Published, BrokerError>) {
+    pub fn resolve(self, outcome: Result<Published, BrokerError>) {
         let _ = self.0.send(outcome);
     }
 }

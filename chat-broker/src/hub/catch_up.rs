@@ -81,13 +81,13 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
     /// Hands over the snapshot, if all that the member wants is at hand. Called under the room's
     /// lock.
     pub(super) fn start(&mut self, snapshot: Snapshot<'_, M>) -> JoinState {
-        let Some(messages) = self.wanted.at_hand(&snapshot) else { return JoinState::CatchingUp };
-        self.present_all(snapshot, messages);
+        let Some(messages) = self.wanted.in_memory(&snapshot) else { return JoinState::CatchingUp };
+        self.send_snapshot(snapshot, messages);
         JoinState::Live
     }
 
-    /// Hands over the snapshot with all that the member [wants](Wanted::at_hand).
-    pub(super) fn present_all<'a>(
+    /// Hands over the snapshot with all that the member [wants](Wanted::in_memory).
+    pub(super) fn send_snapshot<'a>(
         &mut self,
         snapshot: Snapshot<'a, M>,
         messages: Vec<&'a HistoryEntry>,
@@ -99,7 +99,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
 
     /// Hands over the snapshot with as many of the latest messages as are at hand: to a member that
     /// is live and wants nothing else. Called under the room's lock.
-    pub(super) fn show_latest(&mut self, snapshot: Snapshot<'_, M>) {
+    pub(super) fn send_latest(&mut self, snapshot: Snapshot<'_, M>) {
         let messages = match (snapshot.position, snapshot.recent) {
             (Some(position), Some(recent)) => self.wanted.latest(recent, position),
             _ => Vec::new(),
@@ -156,7 +156,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         let FirstPage { history, recovered } = page;
         let here = Position { offset: last_offset(&history), ..history.position };
         membership.detach();
-        membership.look(|snapshot| {
+        membership.with_snapshot(|snapshot| {
             let snapshot = Snapshot { position: Some(here), ..snapshot };
             self.present(snapshot, history.entries.iter().collect(), recovered);
         });
@@ -207,18 +207,18 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
                     continue;
                 }
             }
-            self.until_moved_on(membership, room).await?;
+            self.wait_for_progress(membership, room).await?;
         }
     }
 
     /// This server has yet to receive what the member has received from another.
-    async fn until_moved_on(
+    async fn wait_for_progress(
         &mut self,
         membership: &Membership<M>,
         room: Option<Position>,
     ) -> Result<(), BrokerError> {
         tokio::select! {
-            moved = timeout(BEHIND, membership.moved_on(room)) => {
+            moved = timeout(BEHIND, membership.position_changed(room)) => {
                 moved.map_err(|_| BrokerError::unavailable("the server fell behind the broker"))
             }
             () = self.joiner.interrupted(&self.member) => Err(interrupted()),
@@ -273,7 +273,7 @@ impl Wanted {
     }
 
     /// All that the member wants; `None` if there may be more than the room holds.
-    pub(super) fn at_hand<'a, M>(
+    pub(super) fn in_memory<'a, M>(
         &self,
         snapshot: &Snapshot<'a, M>,
     ) -> Option<Vec<&'a HistoryEntry>> {

@@ -16,32 +16,32 @@ pub(super) struct DirtyTopics {
 #[derive(Debug, Default)]
 pub(super) struct DirtyQueue {
     /// The first member came, or the last one left.
-    pub(super) moved: HashSet<Topic>,
+    pub(super) membership_changed: HashSet<Topic>,
     /// The room wants to read.
-    pub(super) read: HashSet<Topic>,
+    pub(super) needs_read: HashSet<Topic>,
     /// The room may have missed something.
-    pub(super) check: HashSet<Topic>,
+    pub(super) needs_check: HashSet<Topic>,
     /// The room has a count to tell.
-    pub(super) news: HashSet<Topic>,
+    pub(super) count_changed: HashSet<Topic>,
     /// The broker was away.
     pub(super) interrupted: bool,
 }
 
 impl DirtyTopics {
-    pub(super) fn moved(&self, topic: Topic) {
-        self.push(|queue| queue.moved.insert(topic));
+    pub(super) fn membership_changed(&self, topic: Topic) {
+        self.push(|queue| queue.membership_changed.insert(topic));
     }
 
-    pub(super) fn read(&self, topic: Topic) {
-        self.push(|queue| queue.read.insert(topic));
+    pub(super) fn needs_read(&self, topic: Topic) {
+        self.push(|queue| queue.needs_read.insert(topic));
     }
 
-    pub(super) fn check(&self, topic: Topic) {
-        self.push(|queue| queue.check.insert(topic));
+    pub(super) fn needs_check(&self, topic: Topic) {
+        self.push(|queue| queue.needs_check.insert(topic));
     }
 
-    pub(super) fn news(&self, topic: Topic) {
-        self.push(|queue| queue.news.insert(topic));
+    pub(super) fn count_changed(&self, topic: Topic) {
+        self.push(|queue| queue.count_changed.insert(topic));
     }
 
     pub(super) fn interrupted(&self) {

@@ -14,9 +14,9 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::backlog::RoomBacklog;
 use super::member_slot::MemberSlot;
 use super::room::RoomState;
-use super::slot::FanOutSlot;
 use super::{Counters, Shared};
 
 /// Bytes that a worker delivers before it lets others on its thread run.
@@ -33,14 +33,14 @@ pub(super) struct FanOut<M> {
     queues: Box<[Mutex<VecDeque<Turn<M>>>]>,
     /// Turns in all queues.
     turns: AtomicUsize,
-    /// Rooms that have ever begun.
-    begun: AtomicUsize,
+    /// Rooms that have ever rooms_begun.
+    rooms_begun: AtomicUsize,
     /// Publications that wait for fan-out, over all topics.
     backlog: AtomicUsize,
     /// There is work for the first worker, which is always awake first.
-    work: Notify,
+    first_worker: Notify,
     /// There is more than it does at once.
-    more: Notify,
+    other_workers: Notify,
     /// The backlog went down.
     drained: Notify,
 }
@@ -55,7 +55,7 @@ enum Turn<M> {
 /// A room, and not another of its name, which began after this one had ended.
 struct Room {
     topic: Topic,
-    nth: usize,
+    serial: usize,
 }
 
 /// Where a batch has come to.
@@ -67,11 +67,11 @@ struct Cursor {
 
 /// A batch on its way to the members of the moment in which it was cut.
 struct Job<M> {
-    nth: usize,
+    serial: usize,
     batch: Batch,
     members: Members<MemberSlot<M>>,
     /// Groups of members that have not been served.
-    left: AtomicUsize,
+    groups_left: AtomicUsize,
     /// Of a delivery to one member.
     cost: usize,
     /// Since when its first was pending.
@@ -83,10 +83,10 @@ impl<M> FanOut<M> {
         Self {
             queues: (0..workers.clamp(1, MAX_WORKERS)).map(|_| Mutex::default()).collect(),
             turns: AtomicUsize::new(0),
-            begun: AtomicUsize::new(0),
+            rooms_begun: AtomicUsize::new(0),
             backlog: AtomicUsize::new(0),
-            work: Notify::new(),
-            more: Notify::new(),
+            first_worker: Notify::new(),
+            other_workers: Notify::new(),
             drained: Notify::new(),
         }
     }
@@ -97,37 +97,37 @@ impl<M> FanOut<M> {
 
     /// Names a room among all that ever began, those of the same topic included.
     pub(super) fn next_room(&self) -> usize {
-        self.begun.fetch_add(1, Ordering::Relaxed)
+        self.rooms_begun.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Has a topic served that may have something pending. Called under its lock.
     pub(super) fn enqueue(&self, topic: &Topic, room: &mut RoomState<M>) {
-        if room.slot.pending.is_empty() || room.is_waiting() {
+        if room.backlog.pending.is_empty() || room.is_waiting() {
             return;
         }
-        let slot = &mut room.slot;
-        self.backlog.fetch_add(slot.pending.len() - slot.counted, Ordering::Relaxed);
-        slot.counted = slot.pending.len();
-        slot.pending_since.get_or_insert_with(Instant::now);
-        if !std::mem::replace(&mut slot.queued, true) {
-            let nth = slot.nth;
-            self.push(nth, Turn::Cut(Room { topic: topic.clone(), nth }));
-            self.work.notify_one();
+        let backlog = &mut room.backlog;
+        self.backlog.fetch_add(backlog.pending.len() - backlog.counted, Ordering::Relaxed);
+        backlog.counted = backlog.pending.len();
+        backlog.pending_since.get_or_insert_with(Instant::now);
+        if !std::mem::replace(&mut backlog.is_queued, true) {
+            let serial = backlog.serial;
+            self.push(serial, Turn::Cut(Room { topic: topic.clone(), serial }));
+            self.first_worker.notify_one();
         }
     }
 
     /// Counts what is pending in the room now, after some of it was taken.
-    fn recount(&self, slot: &mut FanOutSlot) {
-        let left = slot.pending.len().min(slot.counted);
-        self.backlog.fetch_sub(slot.counted - left, Ordering::Relaxed);
-        slot.counted = left;
+    fn recount(&self, backlog: &mut RoomBacklog) {
+        let left = backlog.pending.len().min(backlog.counted);
+        self.backlog.fetch_sub(backlog.counted - left, Ordering::Relaxed);
+        backlog.counted = left;
         self.drained.notify_one();
     }
 
     /// The room is gone, and what was pending in it.
-    pub(super) fn forget(&self, mut slot: FanOutSlot) {
-        slot.pending.clear();
-        self.recount(&mut slot);
+    pub(super) fn forget(&self, mut backlog: RoomBacklog) {
+        backlog.pending.clear();
+        self.recount(&mut backlog);
     }
 
     /// Waits until fewer than `limit` publications wait for fan-out.
@@ -138,14 +138,14 @@ impl<M> FanOut<M> {
     }
 
     /// Puts the rest of a batch at the end, for whichever worker is free first.
-    fn put_back(&self, worker: usize, rest: Turn<M>) {
+    fn requeue(&self, worker: usize, rest: Turn<M>) {
         self.push(worker, rest);
         self.wake_workers(worker);
     }
 
-    fn push(&self, nth: usize, turn: Turn<M>) {
+    fn push(&self, serial: usize, turn: Turn<M>) {
         self.turns.fetch_add(1, Ordering::Relaxed);
-        self.queue(nth).push_back(turn);
+        self.queue(serial).push_back(turn);
     }
 
     fn take(&self, worker: usize) -> Option<Turn<M>> {
@@ -159,17 +159,17 @@ impl<M> FanOut<M> {
 
     fn wake_workers(&self, worker: usize) {
         if self.workers() > 1 {
-            self.more.notify_one();
+            self.other_workers.notify_one();
         }
         if worker > 0 {
-            self.work.notify_one();
+            self.first_worker.notify_one();
         }
     }
 
     /// Waits until there may be something to take.
-    async fn called(&self, worker: usize) {
-        let call = if worker == 0 { &self.work } else { &self.more };
-        call.notified().await;
+    async fn woken(&self, worker: usize) {
+        let notify = if worker == 0 { &self.first_worker } else { &self.other_workers };
+        notify.notified().await;
     }
 
     fn queue(&self, nth: usize) -> MutexGuard<'_, VecDeque<Turn<M>>> {
@@ -183,7 +183,7 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, worker: usize) {
     let mut budget = BUDGET;
     loop {
         let Some(turn) = fan_out.take(worker) else {
-            fan_out.called(worker).await;
+            fan_out.woken(worker).await;
             continue;
         };
         let next = match turn {
@@ -201,31 +201,31 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, worker: usize) {
 
 impl<M: Deliver + Clone> Shared<M> {
     /// Makes one batch of what is pending in a room.
-    fn cut(&self, Room { topic, nth }: Room) -> Option<Job<M>> {
+    fn cut(&self, Room { topic, serial }: Room) -> Option<Job<M>> {
         let cut = self.registry.update(&topic, |room| {
-            if room.state.slot.nth != nth {
+            if room.state.backlog.serial != serial {
                 return None;
             }
             let items = room.state.cut();
-            self.fan_out.recount(&mut room.state.slot);
-            let since = room.state.slot.take_since();
+            self.fan_out.recount(&mut room.state.backlog);
+            let since = room.state.backlog.take_since();
             Some((items, room.members().clone(), since))
         });
         let (items, members, since) = cut.flatten()?;
-        let left = AtomicUsize::new(members.groups().len());
+        let groups_left = AtomicUsize::new(members.groups().len());
         let batch = Batch::new(topic, items);
         let cost = batch.payload_len().max(LEAST_COST);
-        Some(Job { nth, batch, members, left, cost, since })
+        Some(Job { serial, batch, members, groups_left, cost, since })
     }
 
     /// Serves one group of members, or as many of it as the budget is for; whoever ends the
     /// last group queues what remains to be done for the room. Returns what it cost.
-    fn serve(&self, job: &Arc<Job<M>>, place: Cursor, worker: usize) -> usize {
-        let Cursor { group, member } = place;
+    fn serve(&self, job: &Arc<Job<M>>, cursor: Cursor, worker: usize) -> usize {
+        let Cursor { group, member } = cursor;
         let groups = job.members.groups();
         if member == 0 && group + 1 < groups.len() {
             let next = Cursor { group: group + 1, member: 0 };
-            self.fan_out.put_back(worker, Turn::Rest(Arc::clone(job), next));
+            self.fan_out.requeue(worker, Turn::Rest(Arc::clone(job), next));
         }
         let rest = groups.get(group).map_or(&[][..], |group| &group[member..]);
         let members = &rest[..rest.len().min((BUDGET / job.cost).max(1))];
@@ -233,8 +233,8 @@ impl<M: Deliver + Clone> Shared<M> {
         if members.len() < rest.len() {
             // Not before: the group has ended when the last of it is served.
             let next = Cursor { group, member: member + members.len() };
-            self.fan_out.put_back(worker, Turn::Rest(Arc::clone(job), next));
-        } else if job.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.fan_out.requeue(worker, Turn::Rest(Arc::clone(job), next));
+        } else if job.groups_left.fetch_sub(1, Ordering::AcqRel) == 1 {
             // The next batch is cut by whoever sees that all others are done.
             self.finish(job, worker);
         }
@@ -256,19 +256,19 @@ impl<M: Deliver + Clone> Shared<M> {
 
     /// Queues the room again if something came in meanwhile.
     fn finish(&self, job: &Job<M>, worker: usize) {
-        let (topic, nth) = (job.batch.topic(), job.nth);
+        let (topic, serial) = (job.batch.topic(), job.serial);
         if let Some(since) = job.since {
             self.counters.fan_out.observe(since.elapsed());
         }
         self.registry.update(topic, |room| {
-            let slot = &mut room.state.slot;
-            if slot.nth != nth {
+            let backlog = &mut room.state.backlog;
+            if backlog.serial != serial {
                 return;
             }
-            if slot.pending.is_empty() {
-                slot.queued = false;
+            if backlog.pending.is_empty() {
+                backlog.is_queued = false;
             } else {
-                self.fan_out.push(worker, Turn::Cut(Room { topic: topic.clone(), nth }));
+                self.fan_out.push(worker, Turn::Cut(Room { topic: topic.clone(), serial }));
             }
         });
     }

@@ -8,9 +8,9 @@ use crate::hub::{Hub, HubConfig};
 use crate::memory::MemoryBroker;
 
 #[derive(Clone)]
-struct Nobody;
+struct NullMember;
 
-impl Deliver for Nobody {
+impl Deliver for NullMember {
     fn deliver(&self, _: &Batch) -> DeliveryOutcome {
         DeliveryOutcome::Queued
     }
@@ -18,19 +18,24 @@ impl Deliver for Nobody {
     fn close(&self, _: CloseReason) {}
 }
 
-impl Shared<Nobody> {
+impl Shared<NullMember> {
     fn open(&self, topic: &Topic) {
-        self.registry.join_with(topic, ConnectionId::new(1), MemberSlot::new(Nobody), |room, _| {
-            self.begin(topic, &mut room.state);
-            room.state.phase = Phase::Live { cut: None };
-        });
+        self.registry.join_with(
+            topic,
+            ConnectionId::new(1),
+            MemberSlot::new(NullMember),
+            |room, _| {
+                self.begin(topic, &mut room.state);
+                room.state.phase = Phase::Live { cut: None };
+            },
+        );
     }
 
-    fn hear(&self, topic: &Topic) {
+    fn publish(&self, topic: &Topic) {
         self.update(topic, |room, _| room.accept(Bytes::from_static(b"x"), None));
     }
 
-    fn next_cut(&self) -> Option<Job<Nobody>> {
+    fn next_cut(&self) -> Option<Job<NullMember>> {
         match self.fan_out.take(0) {
             Some(Turn::Cut(room)) => self.cut(room),
             _ => panic!("a room has its turn"),
@@ -45,19 +50,19 @@ fn turn_of_an_ended_room_is_not_for_its_successor() {
     let (hub, _driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
     let (shared, topic) = (&hub.shared, Topic::User(UserId::new("u").unwrap()));
     shared.open(&topic);
-    shared.hear(&topic);
+    shared.publish(&topic);
     shared.leave(&topic, ConnectionId::new(1));
     shared.open(&topic);
-    shared.hear(&topic);
+    shared.publish(&topic);
 
     assert!(shared.next_cut().is_none(), "of the first room");
     let job = Arc::new(shared.next_cut().expect("of the second"));
-    shared.hear(&topic);
+    shared.publish(&topic);
     assert!(shared.fan_out.take(0).is_none(), "one batch at a time");
 
     shared.leave(&topic, ConnectionId::new(1));
     shared.open(&topic);
-    shared.hear(&topic);
+    shared.publish(&topic);
     shared.serve(&job, Cursor::default(), 0);
     assert!(shared.next_cut().is_some(), "of the third");
     assert!(shared.fan_out.take(0).is_none(), "and not by the end of the second's");
@@ -73,7 +78,7 @@ async fn batch_latency_starts_with_its_first_message() {
     shared.open(&topic);
     let first = Instant::now();
     for _ in 0..300 {
-        shared.hear(&topic);
+        shared.publish(&topic);
     }
     second().await;
     let job = Arc::new(shared.next_cut().expect("as much as fits"));
@@ -81,7 +86,7 @@ async fn batch_latency_starts_with_its_first_message() {
     second().await;
     let rest = Arc::new(shared.next_cut().expect("the rest"));
     assert_eq!((job.since, rest.since), (Some(first), Some(first)));
-    shared.hear(&topic);
+    shared.publish(&topic);
     let next = Instant::now();
     second().await;
     shared.serve(&rest, Cursor::default(), 0);
@@ -92,9 +97,9 @@ async fn batch_latency_starts_with_its_first_message() {
 
 #[test]
 fn worker_with_backlog_wakes_all_workers() {
-    let fan_out = FanOut::<Nobody>::new(3);
-    let room = Room { topic: Topic::Room(RoomId::new("r").unwrap()), nth: 0 };
-    fan_out.put_back(2, Turn::Cut(room));
-    assert!(fan_out.called(0).now_or_never().is_some(), "the first worker too");
-    assert!(fan_out.called(1).now_or_never().is_some());
+    let fan_out = FanOut::<NullMember>::new(3);
+    let room = Room { topic: Topic::Room(RoomId::new("r").unwrap()), serial: 0 };
+    fan_out.requeue(2, Turn::Cut(room));
+    assert!(fan_out.woken(0).now_or_never().is_some(), "the first worker too");
+    assert!(fan_out.woken(1).now_or_never().is_some());
 }

@@ -3,7 +3,7 @@
 use chat_core::{Deliver, Topic};
 
 use super::room::RoomState;
-use super::sequence::Taken;
+use super::sequence::Ingested;
 use super::{Counters, Shared};
 use crate::events::{BrokerEvent, BrokerEvents};
 
@@ -32,7 +32,7 @@ impl<M: Deliver + Clone> Shared<M> {
             BrokerEvent::Presence { topic, change, occupant, version, count } => {
                 self.take_in(&topic, |room| {
                     room.change_presence(version, count, change, occupant);
-                    Taken::default()
+                    Ingested::default()
                 });
             }
             BrokerEvent::Lagged(topics) => {
@@ -46,19 +46,19 @@ impl<M: Deliver + Clone> Shared<M> {
     }
 
     /// Hands something to a topic's room, if it has members, and has it seen to.
-    fn take_in(&self, topic: &Topic, take: impl FnOnce(&mut RoomState<M>) -> Taken) {
+    fn take_in(&self, topic: &Topic, take: impl FnOnce(&mut RoomState<M>) -> Ingested) {
         let taken = self.update(topic, |room, _| {
             let taken = take(room);
-            let has_news = room.sequence.has_news() && !room.is_waiting();
-            (taken, room.sequence.wants_reads(), has_news)
+            let count_changed = room.sequence.count_changed() && !room.is_waiting();
+            (taken, room.sequence.wants_reads(), count_changed)
         });
-        let Some((taken, wants_reads, has_news)) = taken else { return };
+        let Some((taken, wants_reads, count_changed)) = taken else { return };
         self.count(taken);
         if wants_reads {
-            self.dirty_topics.read(topic.clone());
+            self.dirty_topics.needs_read(topic.clone());
         }
-        if has_news {
-            self.dirty_topics.news(topic.clone());
+        if count_changed {
+            self.dirty_topics.count_changed(topic.clone());
         }
     }
 
@@ -67,7 +67,7 @@ impl<M: Deliver + Clone> Shared<M> {
         for topic in self.registry.topics() {
             let Some(room) = topic.as_room() else { continue };
             if self.config.history.of(room).is_some() {
-                self.dirty_topics.check(topic.clone());
+                self.dirty_topics.needs_check(topic.clone());
             }
             self.take_in(&topic, RoomState::interrupt);
         }

@@ -6,7 +6,7 @@
 //! over. The same holds for reads. Topics are gathered into one call while others are under
 //! way.
 
-mod settle;
+mod outcomes;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -27,10 +27,10 @@ use crate::error::BrokerError;
 /// Calls to the broker at a time.
 const CALLS: usize = 4;
 /// How soon what failed is tried again, for those who are still there.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How long other servers may take to tell the broker of their users again, after an
 /// interruption that may have cost it its data.
-const SETTLING: Duration = Duration::from_secs(5);
+const ROSTER_DELAY: Duration = Duration::from_secs(5);
 /// How often all rooms are compared with the broker, whatever it told of them.
 const RECONCILE: Duration = Duration::from_secs(30);
 /// The longest that anything waits, whatever was configured: the clock ends somewhere.
@@ -42,7 +42,7 @@ const ROOM_LINES: u32 = 100;
 /// one.
 const FAILURE_LINES: u32 = 10;
 /// How often the members of a big room are told how many there are.
-const NEWS: Duration = Duration::from_secs(1);
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Works for ever.
 pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>) {
@@ -52,8 +52,8 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>) {
         interest.start_calls();
         let due = interest.timers.front().map(|(due, _)| *due);
         tokio::select! {
-            () = shared.dirty_topics.changed() => interest.take_edges(),
-            Some(outcome) = interest.calls.next() => interest.settle(outcome),
+            () = shared.dirty_topics.changed() => interest.take_dirty(),
+            Some(outcome) = interest.calls.next() => interest.finish_call(outcome),
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 interest.fire_timers();
             }
@@ -68,12 +68,12 @@ struct Interest<'a, M> {
     /// Topics with reads under way, or waiting to begin.
     reading: HashSet<Topic>,
     /// Rooms that wait to be checked.
-    checking: HashSet<Topic>,
+    checks_queued: HashSet<Topic>,
     /// Topics with a timer after a call that failed, by kind: one each, however often calls
     /// fail meanwhile.
-    failed: [HashSet<Topic>; 4],
+    retrying: [HashSet<Topic>; 4],
     /// Rooms with a timer for the count of their members.
-    counting: HashSet<Topic>,
+    counts_due: HashSet<Topic>,
     /// Subscribed, and not in the log yet.
     unlogged: HashSet<Topic>,
     room_lines: LogBudget,
@@ -82,7 +82,7 @@ struct Interest<'a, M> {
     summary_is_due: bool,
     interruptions: u64,
     /// Work for the next calls, by kind.
-    waiting: [VecDeque<Topic>; 4],
+    queued: [VecDeque<Topic>; 4],
     calls: FuturesUnordered<BoxFuture<'a, Outcome>>,
     /// In the order in which they come due.
     timers: VecDeque<(Instant, Timer)>,
@@ -105,7 +105,7 @@ enum Timer {
     Linger(Topic),
     Retry(Kind, Topic),
     Count(Topic),
-    Settle(u64),
+    RefreshRosters(u64),
     Reconcile,
     LogSummary,
 }
@@ -116,43 +116,44 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             shared,
             states: HashMap::new(),
             reading: HashSet::new(),
-            checking: HashSet::new(),
-            failed: Default::default(),
-            counting: HashSet::new(),
+            checks_queued: HashSet::new(),
+            retrying: Default::default(),
+            counts_due: HashSet::new(),
             unlogged: HashSet::new(),
             room_lines: LogBudget::new(ROOM_LINES),
             failure_lines: LogBudget::new(FAILURE_LINES),
             summary_is_due: false,
             interruptions: 0,
-            waiting: Default::default(),
+            queued: Default::default(),
             calls: FuturesUnordered::new(),
             timers: VecDeque::new(),
         }
     }
 
-    fn take_edges(&mut self) {
-        let DirtyQueue { moved, read, check, news, interrupted } = self.shared.dirty_topics.take();
-        for topic in moved {
+    fn take_dirty(&mut self) {
+        let DirtyQueue { membership_changed, needs_read, needs_check, count_changed, interrupted } =
+            self.shared.dirty_topics.take();
+        for topic in membership_changed {
             self.advance(topic);
         }
-        for topic in read {
-            self.want_reads(topic);
+        for topic in needs_read {
+            self.request_read(topic);
         }
-        for topic in check {
-            self.want_check(topic);
+        for topic in needs_check {
+            self.request_check(topic);
         }
-        for topic in news {
-            self.tell_count_soon(topic);
+        for topic in count_changed {
+            self.send_count_soon(topic);
         }
         if interrupted {
             // Another interruption begins the time anew: only the last timer counts.
             self.interruptions += 1;
-            self.set_timer(SETTLING, Timer::Settle(self.interruptions));
+            self.set_timer(ROSTER_DELAY, Timer::RefreshRosters(self.interruptions));
         }
     }
 
-    fn wait_for(&mut self, kind: Kind, topics: impl IntoIterator<Item = Topic>) {
-        self.waiting[kind as usize].extend(topics);
+    fn queue_call(&mut self, kind: Kind, topics: impl IntoIterator<Item = Topic>) {
+        self.queued[kind as usize].extend(topics);
     }
 
     /// Does what the topic's members, or their absence, ask for.
@@ -160,12 +161,12 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         let wanted = self.shared.registry.contains(&topic);
         let state = match (self.states.get(&topic), wanted) {
             (None | Some(State::Failed), true) => {
-                self.wait_for(Kind::Subscribe, [topic.clone()]);
+                self.queue_call(Kind::Subscribe, [topic.clone()]);
                 State::Busy
             }
             (Some(State::Subscribed), false) if topic.as_room().is_none() => {
                 // Whoever writes to a user is told how many servers hold that user.
-                self.wait_for(Kind::Unsubscribe, [topic.clone()]);
+                self.queue_call(Kind::Unsubscribe, [topic.clone()]);
                 State::Busy
             }
             (Some(State::Subscribed), false) => {
@@ -173,7 +174,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                 State::Lingering(self.set_timer(linger, Timer::Linger(topic.clone())))
             }
             (Some(State::Subscribed | State::Lingering(_)), true) => {
-                self.open(topic.clone());
+                self.start_room(topic.clone());
                 State::Subscribed
             }
             _ => return,
@@ -183,7 +184,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
 
     /// The topic is subscribed: a room reads before it goes live. A user's topic has nothing to
     /// read, and neither has a room without history on a broker without presence.
-    fn open(&mut self, topic: Topic) {
+    fn start_room(&mut self, topic: Topic) {
         let is_live = self.shared.update(&topic, |room, members| {
             let reads_nothing = room.sequence.reads_nothing();
             if reads_nothing {
@@ -194,29 +195,29 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         if is_live == Some(true) {
             self.log_subscribed(&topic);
         } else {
-            self.want_reads(topic);
+            self.request_read(topic);
         }
     }
 
     /// The room will read, if it wants to.
-    fn want_reads(&mut self, topic: Topic) {
+    fn request_read(&mut self, topic: Topic) {
         let wants = |room: &mut RoomState<M>, _: &_| room.sequence.wants_reads();
         let is_subscribed =
             matches!(self.states.get(&topic), Some(State::Subscribed | State::Lingering(_)));
         if is_subscribed
-            && !self.failed[Kind::Read as usize].contains(&topic)
+            && !self.retrying[Kind::Read as usize].contains(&topic)
             && self.shared.update(&topic, wants) == Some(true)
             && self.reading.insert(topic.clone())
         {
-            self.wait_for(Kind::Read, [topic]);
+            self.queue_call(Kind::Read, [topic]);
         }
     }
 
     /// The room will be checked, by a call that is yet to be made: one under way may be of
     /// the moment before.
-    fn want_check(&mut self, topic: Topic) {
-        if self.checking.insert(topic.clone()) {
-            self.wait_for(Kind::Check, [topic]);
+    fn request_check(&mut self, topic: Topic) {
+        if self.checks_queued.insert(topic.clone()) {
+            self.queue_call(Kind::Check, [topic]);
         }
     }
 
@@ -233,9 +234,11 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             match self.timers.pop_front() {
                 Some((_, Timer::Linger(topic))) => self.stop_lingering(topic),
                 Some((_, Timer::Retry(kind, topic))) => self.retry(kind, topic),
-                Some((_, Timer::Count(topic))) => self.tell_count(&topic),
-                Some((_, Timer::Settle(nth))) if nth == self.interruptions => self.settle_all(),
-                Some((_, Timer::Settle(_))) => {}
+                Some((_, Timer::Count(topic))) => self.send_count(&topic),
+                Some((_, Timer::RefreshRosters(nth))) if nth == self.interruptions => {
+                    self.refresh_rosters()
+                }
+                Some((_, Timer::RefreshRosters(_))) => {}
                 Some((_, Timer::Reconcile)) => self.reconcile(),
                 Some((_, Timer::LogSummary)) => self.log_summary(),
                 None => {}
@@ -249,45 +252,45 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             |state: &State| matches!(state, State::Lingering(until) if *until <= Instant::now());
         if self.states.get(&topic).is_some_and(over) && !self.shared.registry.contains(&topic) {
             self.states.insert(topic.clone(), State::Busy);
-            self.wait_for(Kind::Unsubscribe, [topic]);
+            self.queue_call(Kind::Unsubscribe, [topic]);
         }
     }
 
     fn retry_soon(&mut self, kind: Kind, topic: Topic) {
-        if self.failed[kind as usize].insert(topic.clone()) {
-            self.set_timer(RETRY, Timer::Retry(kind, topic));
+        if self.retrying[kind as usize].insert(topic.clone()) {
+            self.set_timer(RETRY_DELAY, Timer::Retry(kind, topic));
         }
     }
 
     fn retry(&mut self, kind: Kind, topic: Topic) {
-        self.failed[kind as usize].remove(&topic);
+        self.retrying[kind as usize].remove(&topic);
         match kind {
             Kind::Subscribe if self.states.get(&topic) == Some(&State::Failed) => {
                 self.states.remove(&topic);
                 self.advance(topic);
             }
-            Kind::Read => self.want_reads(topic),
-            Kind::Check if self.shared.registry.contains(&topic) => self.want_check(topic),
+            Kind::Read => self.request_read(topic),
+            Kind::Check if self.shared.registry.contains(&topic) => self.request_check(topic),
             Kind::Subscribe | Kind::Unsubscribe | Kind::Check => {}
         }
     }
 
-    fn tell_count_soon(&mut self, topic: Topic) {
-        if self.counting.insert(topic.clone()) {
-            self.set_timer(NEWS, Timer::Count(topic));
+    fn send_count_soon(&mut self, topic: Topic) {
+        if self.counts_due.insert(topic.clone()) {
+            self.set_timer(COUNT_INTERVAL, Timer::Count(topic));
         }
     }
 
-    fn tell_count(&mut self, topic: &Topic) {
-        self.counting.remove(topic);
-        self.shared.update(topic, |room, _| room.tell_count());
+    fn send_count(&mut self, topic: &Topic) {
+        self.counts_due.remove(topic);
+        self.shared.update(topic, |room, _| room.send_count());
     }
 
     /// Whoever came or went while the broker was away is told now.
-    fn settle_all(&mut self) {
+    fn refresh_rosters(&mut self) {
         for topic in self.shared.registry.topics() {
-            self.shared.update(&topic, |room, _| room.sequence.settle());
-            self.want_reads(topic);
+            self.shared.update(&topic, |room, _| room.sequence.refresh_roster());
+            self.request_read(topic);
         }
     }
 
@@ -297,17 +300,16 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
         let history = &self.shared.config.history;
         for topic in self.shared.registry.topics() {
             if topic.as_room().is_some_and(|room| history.of(room).is_some()) {
-                self.want_check(topic);
+                self.request_check(topic);
             }
         }
     }
 
     fn start_calls(&mut self) {
         for kind in KINDS {
-            while self.calls.len() < CALLS && !self.waiting[kind as usize].is_empty() {
-                let waiting = &mut self.waiting[kind as usize];
-                let topics: Vec<_> =
-                    waiting.drain(..waiting.len().min(kind.max_topics())).collect();
+            while self.calls.len() < CALLS && !self.queued[kind as usize].is_empty() {
+                let queued = &mut self.queued[kind as usize];
+                let topics: Vec<_> = queued.drain(..queued.len().min(kind.max_topics())).collect();
                 let call = self.call(kind, topics);
                 self.calls.push(call);
             }
@@ -327,7 +329,7 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
             }),
             Kind::Check => {
                 for topic in &topics {
-                    self.checking.remove(topic);
+                    self.checks_queued.remove(topic);
                 }
                 Box::pin(async move {
                     let outcome = call::positions(broker, &topics).await;

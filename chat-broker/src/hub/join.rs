@@ -139,7 +139,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         // Before the history is read: the time for a user to return may end meanwhile.
         if let Some(occupant) = occupant {
             membership.user = Some(occupant.user.clone());
-            self.shared.enter(topic, occupant);
+            self.shared.enter_presence(topic, occupant);
         }
         if state == JoinState::CatchingUp {
             match catch_up.first_page().await {
@@ -188,7 +188,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                 (Started::Later(started), joined.first)
             });
         if is_first {
-            self.shared.dirty_topics.moved(topic.clone());
+            self.shared.dirty_topics.membership_changed(topic.clone());
         }
         started
     }
@@ -237,17 +237,17 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
         let mut catch_up =
             CatchUp::new(&self.shared, self.topic.clone(), member.clone(), joiner, wanted);
         let state = if since.is_some() {
-            let at_hand = |snapshot: &Snapshot<'_, M>| -> Option<Vec<HistoryEntry>> {
-                Some(wanted.at_hand(snapshot)?.into_iter().cloned().collect())
+            let in_memory = |snapshot: &Snapshot<'_, M>| -> Option<Vec<HistoryEntry>> {
+                Some(wanted.in_memory(snapshot)?.into_iter().cloned().collect())
             };
-            self.attach(member, at_hand, |snapshot, messages| {
-                catch_up.present_all(snapshot, messages.iter().collect());
+            self.attach(member, in_memory, |snapshot, messages| {
+                catch_up.send_snapshot(snapshot, messages.iter().collect());
                 !catch_up.is_closed()
             })
         } else {
             self.replace(member);
-            self.look(|snapshot| {
-                catch_up.show_latest(snapshot);
+            self.with_snapshot(|snapshot| {
+                catch_up.send_latest(snapshot);
                 if catch_up.is_closed() {
                     self.detach();
                 }

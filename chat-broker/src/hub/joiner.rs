@@ -17,7 +17,7 @@ pub struct Snapshot<'a, M> {
     pub position: Option<Position>,
     /// What the member asked for, oldest first: the messages that follow on
     /// [`since`](Self::since) if it is [recovered](Self::recovered), else the latest ones. Empty
-    /// for a [look](super::Membership::look).
+    /// for a [look](super::Membership::with_snapshot).
     pub messages: Vec<&'a HistoryEntry>,
     /// [`JoinOptions::since`](super::JoinOptions::since).
     pub since: Option<Position>,

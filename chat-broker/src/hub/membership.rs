@@ -11,7 +11,7 @@ use super::Shared;
 use super::joiner::{JoinState, Snapshot};
 use super::member_slot::MemberSlot;
 use super::room::Waiter;
-use super::sequence::Awaited;
+use super::sequence::RosterCondition;
 use crate::error::BrokerError;
 use crate::presence::Departure;
 
@@ -24,7 +24,7 @@ pub struct Membership<M: Deliver + Clone> {
     pub(super) member_slot: MemberSlot<M>,
     /// Who is told to be in the room by this.
     pub(super) user: Option<UserId>,
-    pub(super) is_lost: bool,
+    pub(super) is_disconnected: bool,
     pub(super) has_left: bool,
 }
 
@@ -36,10 +36,10 @@ impl<M: Deliver + Clone> Membership<M> {
     }
 
     /// Looks at the topic under its lock: `look` must not block or call the hub.
-    pub fn look(&self, look: impl FnOnce(Snapshot<'_, M>)) {
+    pub fn with_snapshot(&self, read: impl FnOnce(Snapshot<'_, M>)) {
         self.shared.registry.update(&self.topic, |room| {
             room.state.sequence.expire(Instant::now());
-            room.state.snapshot(&self.topic, room.members()).map(look);
+            room.state.snapshot(&self.topic, room.members()).map(read);
         });
     }
 
@@ -50,25 +50,26 @@ impl<M: Deliver + Clone> Membership<M> {
     ///
     /// # Cancel safety
     /// Safe: nothing is taken.
-    pub async fn moved_on(&self, from: Option<Position>) {
-        let moved = self.shared.registry.update(&self.topic, |room| room.state.moved_on(from));
+    pub async fn position_changed(&self, from: Option<Position>) {
+        let moved =
+            self.shared.registry.update(&self.topic, |room| room.state.position_changed(from));
         if let Some(moved) = moved.flatten() {
             moved.await;
         }
     }
 
     /// Has `member` receive what follows on the snapshot that `start` is given, in one step with
-    /// it, if `at_hand` finds in the room all that the member is to get before. If not, nothing has
+    /// it, if `in_memory` finds in the room all that the member is to get before. If not, nothing has
     /// changed. The member receives nothing if `start` returns `false`.
     pub(super) fn attach<T>(
         &mut self,
         member: M,
-        at_hand: impl FnOnce(&Snapshot<'_, M>) -> Option<T>,
+        in_memory: impl FnOnce(&Snapshot<'_, M>) -> Option<T>,
         start: impl FnOnce(Snapshot<'_, M>, T) -> bool,
     ) -> JoinState {
         let attached = self.shared.registry.update(&self.topic, |room| {
             room.state.sequence.expire(Instant::now());
-            let found = at_hand(&room.state.snapshot(&self.topic, room.members())?)?;
+            let found = in_memory(&room.state.snapshot(&self.topic, room.members())?)?;
             // Another member_slot: batches that were cut before the snapshot hold the one before. A worker may
             // be delivering one of them right now, so that member_slot is vacated before `start`: afterwards
             // it could still put into the same outbox, behind the snapshot, what is in the snapshot.
@@ -150,7 +151,7 @@ impl<M: Deliver + Clone> Membership<M> {
         async move {
             let Some(departure) = departure else { return };
             let Some(version) = departure.await else { return };
-            shared.until(&topic, Awaited::Version(version)).await;
+            shared.wait_until(&topic, RosterCondition::Version(version)).await;
         }
     }
 
@@ -159,13 +160,13 @@ impl<M: Deliver + Clone> Membership<M> {
         self.member_slot.detach();
         self.shared.leave(&self.topic, self.id);
         let user = self.user.take()?;
-        self.shared.leave_presence(&self.topic, &user, self.is_lost)
+        self.shared.leave_presence(&self.topic, &user, self.is_disconnected)
     }
 
     /// Leaves the topic as one whose connection was lost: the others are told only if the
     /// user is not back in time, here or on another server; see [`HubConfig::grace`](crate::HubConfig::grace).
     pub fn disconnect(mut self) {
-        self.is_lost = true;
+        self.is_disconnected = true;
     }
 }
 

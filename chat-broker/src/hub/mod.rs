@@ -21,6 +21,7 @@
 //! one future, which the caller spawns; and further [`workers`](HubConfig::workers) of the
 //! fan-out, on a machine with many cores.
 
+mod backlog;
 mod call;
 mod catch_up;
 mod config;
@@ -37,7 +38,6 @@ mod presence;
 mod publish;
 mod room;
 mod sequence;
-mod slot;
 mod stats;
 
 use std::fmt;
@@ -60,7 +60,7 @@ use dirty_topics::DirtyTopics;
 use fan_out::FanOut;
 use presence::Presence;
 use room::RoomState;
-use sequence::{Awaited, RoomSequence};
+use sequence::{RoomSequence, RosterCondition};
 use stats::Counters;
 
 pub use config::{HistoryRules, HubConfig};
@@ -146,7 +146,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                 joined.first
             });
         if first {
-            self.shared.dirty_topics.moved(topic.clone());
+            self.shared.dirty_topics.membership_changed(topic.clone());
         }
         self.membership(topic, id, member_slot)
     }
@@ -159,7 +159,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     ) -> Membership<M> {
         let shared = Arc::clone(&self.shared);
         let (topic, user) = (topic.clone(), None);
-        Membership { shared, topic, id, member_slot, user, is_lost: false, has_left: false }
+        Membership { shared, topic, id, member_slot, user, is_disconnected: false, has_left: false }
     }
 
     /// Waits until the roster of `topic` on this server does not list `user`; not at all if the topic
@@ -169,7 +169,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     /// # Cancel safety
     /// Safe: it changes nothing.
     pub async fn absent(&self, topic: &Topic, user: &UserId) {
-        self.shared.until(topic, Awaited::Absence(user.clone())).await;
+        self.shared.wait_until(topic, RosterCondition::Absence(user.clone())).await;
     }
 
     /// As [`absent`](Self::absent), for all topics with members here.
@@ -273,8 +273,8 @@ impl<M> Shared<M> {
 
 impl<M: Deliver + Clone> Shared<M> {
     /// Waits until the roster of a topic shows something, if it is known here.
-    async fn until(&self, topic: &Topic, awaited: Awaited) {
-        let shown = self.registry.update(topic, |room| room.state.sequence.until(awaited));
+    async fn wait_until(&self, topic: &Topic, awaited: RosterCondition) {
+        let shown = self.registry.update(topic, |room| room.state.sequence.wait_until(awaited));
         if let Some(Some(shown)) = shown {
             // It fails if the room has ended here, and is known to nobody.
             let _ = shown.await;
@@ -305,7 +305,7 @@ impl<M: Deliver + Clone> Shared<M> {
             self.rooms.fetch_add(1, Ordering::Relaxed);
         }
         let has_presence = self.broker.presence().is_some();
-        room.slot.nth = self.fan_out.next_room();
+        room.backlog.serial = self.fan_out.next_room();
         room.sequence = RoomSequence::new(topic, &self.config, has_presence);
     }
 
@@ -315,8 +315,8 @@ impl<M: Deliver + Clone> Shared<M> {
                 self.rooms.fetch_sub(1, Ordering::Relaxed);
             }
             self.recent_bytes.fetch_sub(room.sequence.recent_bytes(), Ordering::Relaxed);
-            self.fan_out.forget(room.slot);
-            self.dirty_topics.moved(topic.clone());
+            self.fan_out.forget(room.backlog);
+            self.dirty_topics.membership_changed(topic.clone());
         }
     }
 

@@ -22,21 +22,21 @@ use crate::presence::Departure;
 pub(super) struct Presence {
     state: Mutex<State>,
     /// Somebody was lost.
-    lost: Notify,
+    grace_started: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    held: HashMap<(Topic, UserId), Held>,
+    users: HashMap<(Topic, UserId), LocalUser>,
     /// Whoever was lost, in the order in which their time is up: all have equally long.
-    lost: VecDeque<(Instant, Topic, UserId)>,
+    in_grace: VecDeque<(Instant, Topic, UserId)>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct LocalUser {
     connections: u32,
     /// Until when a return is waited for, if there are none.
-    until: Option<Instant>,
+    grace_ends: Option<Instant>,
     /// A hash of the latest info that this server gave the broker: the info itself would be one
     /// allocation more for each user in a room.
     info: u64,
@@ -56,27 +56,27 @@ fn hash(info: &Bytes) -> u64 {
 
 impl<M: Deliver + Clone> Shared<M> {
     /// One more connection of a user is in a room.
-    pub(super) fn enter(&self, topic: &Topic, occupant: Occupant) {
+    pub(super) fn enter_presence(&self, topic: &Topic, occupant: Occupant) {
         // Without presence, no user is held: the methods below find none.
         let Some(tracker) = self.broker.presence() else { return };
         // Not under the lock below, which no lock of a room is taken under.
         let is_listed = self.lists(topic, &occupant);
         let info = hash(&occupant.info);
         let mut state = self.presence.state();
-        match state.held.entry((topic.clone(), occupant.user.clone())) {
-            Entry::Occupied(mut held) => {
-                let held = held.get_mut();
-                held.connections += 1;
-                held.until = None;
+        match state.users.entry((topic.clone(), occupant.user.clone())) {
+            Entry::Occupied(mut user) => {
+                let user = user.get_mut();
+                user.connections += 1;
+                user.grace_ends = None;
                 // The broker knows this user by this name. The roster alone does not prove it: it may
                 // not show yet that this server has sent another name since.
-                if is_listed && held.info == info {
+                if is_listed && user.info == info {
                     return;
                 }
-                held.info = info;
+                user.info = info;
             }
-            Entry::Vacant(place) => {
-                place.insert(Held { connections: 1, until: None, info });
+            Entry::Vacant(entry) => {
+                entry.insert(LocalUser { connections: 1, grace_ends: None, info });
             }
         }
         // Under the lock, so that the broker gets the changes of a user in this order.
@@ -92,37 +92,37 @@ impl<M> Shared<M> {
     /// A user who is in a room has another name there.
     pub(super) fn rename(&self, topic: &Topic, occupant: Occupant) {
         let mut state = self.presence.state();
-        if let Some(held) = state.held.get_mut(&(topic.clone(), occupant.user.clone())) {
-            held.info = hash(&occupant.info);
+        if let Some(user) = state.users.get_mut(&(topic.clone(), occupant.user.clone())) {
+            user.info = hash(&occupant.info);
             if let Some(tracker) = self.broker.presence() {
                 tracker.enter(topic, occupant);
             }
         }
     }
 
-    /// One connection less; `is_lost` if it may come back. If this was the last one and is not
+    /// One connection less; `is_disconnected` if it may come back. If this was the last one and is not
     /// lost, the user leaves.
     pub(super) fn leave_presence(
         &self,
         topic: &Topic,
         user: &UserId,
-        is_lost: bool,
+        is_disconnected: bool,
     ) -> Option<Departure> {
         let mut state = self.presence.state();
         let key = (topic.clone(), user.clone());
-        let held = state.held.get_mut(&key)?;
-        held.connections -= 1;
-        if held.connections > 0 {
+        let entry = state.users.get_mut(&key)?;
+        entry.connections -= 1;
+        if entry.connections > 0 {
             return None;
         }
-        if is_lost {
+        if is_disconnected {
             let until = Instant::now() + self.config.grace.min(LONGEST);
-            held.until = Some(until);
-            state.lost.push_back((until, key.0, key.1));
-            self.presence.lost.notify_one();
+            entry.grace_ends = Some(until);
+            state.in_grace.push_back((until, key.0, key.1));
+            self.presence.grace_started.notify_one();
             return None;
         }
-        state.held.remove(&key);
+        state.users.remove(&key);
         self.broker.presence().map(|tracker| tracker.leave(topic, user))
     }
 
@@ -130,15 +130,15 @@ impl<M> Shared<M> {
     fn expire_grace(&self) -> Option<Instant> {
         let mut state = self.presence.state();
         let now = Instant::now();
-        while let Some((until, ..)) = state.lost.front() {
+        while let Some((until, ..)) = state.in_grace.front() {
             if *until > now {
                 return Some(*until);
             }
-            let (until, topic, user) = state.lost.pop_front()?;
+            let (until, topic, user) = state.in_grace.pop_front()?;
             let key = (topic, user);
             // Whoever has come back since, or was lost again, has another time.
-            if state.held.get(&key).is_some_and(|held| held.until == Some(until)) {
-                state.held.remove(&key);
+            if state.users.get(&key).is_some_and(|user| user.grace_ends == Some(until)) {
+                state.users.remove(&key);
                 drop(self.broker.presence().map(|tracker| tracker.leave(&key.0, &key.1)));
             }
         }
@@ -151,7 +151,7 @@ pub(super) async fn run<M>(shared: &Shared<M>) {
     loop {
         match shared.expire_grace() {
             Some(next) => sleep_until(next).await,
-            None => shared.presence.lost.notified().await,
+            None => shared.presence.grace_started.notified().await,
         }
     }
 }

@@ -8,10 +8,10 @@ use chat_core::{History, Item, Members, Occupancy, Occupant, Position, PresenceC
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
+use super::backlog::RoomBacklog;
 use super::joiner::Snapshot;
 use super::member_slot::MemberSlot;
-use super::sequence::{RoomSequence, Taken};
-use super::slot::FanOutSlot;
+use super::sequence::{Ingested, RoomSequence};
 use crate::error::BrokerError;
 
 /// What the hub keeps of a topic while it has members: what is known of it, what the members have
@@ -19,7 +19,7 @@ use crate::error::BrokerError;
 pub(super) struct RoomState<M> {
     pub(super) phase: Phase<M>,
     pub(super) sequence: RoomSequence,
-    pub(super) slot: FanOutSlot,
+    pub(super) backlog: RoomBacklog,
     /// Wakes those who wait for the next cut, if there are any.
     moved: Option<Arc<Notify>>,
 }
@@ -70,10 +70,10 @@ impl<M> RoomState<M> {
     }
 
     /// Takes a publication from the broker.
-    pub(super) fn accept(&mut self, payload: Bytes, position: Option<Position>) -> Taken {
-        let taken = self.sequence.accept(payload, position, &mut self.slot.pending);
+    pub(super) fn accept(&mut self, payload: Bytes, position: Option<Position>) -> Ingested {
+        let taken = self.sequence.accept(payload, position, &mut self.backlog.pending);
         if self.is_waiting() {
-            self.slot.drop_excess();
+            self.backlog.drop_excess();
         }
         taken
     }
@@ -86,20 +86,20 @@ impl<M> RoomState<M> {
         change: PresenceChange,
         occupant: Occupant,
     ) {
-        let out = &mut self.slot.pending;
+        let out = &mut self.backlog.pending;
         self.sequence.change_presence(version, count, change, occupant, out);
     }
 
     /// Publications may have been missed.
-    pub(super) fn mark_stale(&mut self) -> Taken {
+    pub(super) fn mark_stale(&mut self) -> Ingested {
         let is_live = !self.is_waiting();
-        self.sequence.mark_stale(is_live, &mut self.slot.pending)
+        self.sequence.mark_stale(is_live, &mut self.backlog.pending)
     }
 
     /// The broker was away, for this server if not for all.
-    pub(super) fn interrupt(&mut self) -> Taken {
+    pub(super) fn interrupt(&mut self) -> Ingested {
         let is_live = !self.is_waiting();
-        self.sequence.interrupt(is_live, &mut self.slot.pending)
+        self.sequence.interrupt(is_live, &mut self.backlog.pending)
     }
 
     /// Takes what was read; the first time, the room goes live.
@@ -109,8 +109,8 @@ impl<M> RoomState<M> {
         history: Option<History>,
         occupancy: Option<Occupancy>,
         members: &Members<MemberSlot<M>>,
-    ) -> Taken {
-        let read = self.sequence.finish_reads(history, occupancy, &mut self.slot.pending);
+    ) -> Ingested {
+        let read = self.sequence.finish_reads(history, occupancy, &mut self.backlog.pending);
         if read.is_known && self.is_waiting() {
             self.go_live(topic, read.opened, members);
         }
@@ -134,14 +134,14 @@ impl<M> RoomState<M> {
     }
 
     /// Gives the members of a big room its count.
-    pub(super) fn tell_count(&mut self) {
-        self.sequence.tell_count(&mut self.slot.pending);
+    pub(super) fn send_count(&mut self) {
+        self.sequence.send_count(&mut self.backlog.pending);
     }
 
     /// Takes one batch of what is pending, and moves on to its end.
     pub(super) fn cut(&mut self) -> Vec<Item> {
         let Phase::Live { cut } = &mut self.phase else { return Vec::new() };
-        let items = self.slot.cut();
+        let items = self.backlog.cut();
         let last = items.iter().rev().find_map(|item| match item {
             Item::Envelope(_, position) | Item::Gap(position) => *position,
             Item::Presence(..) | Item::Count(_) => None,
@@ -156,7 +156,7 @@ impl<M> RoomState<M> {
     }
 
     /// Waits for the next cut that moves the room on, if it stands at `from`.
-    pub(super) fn moved_on(&mut self, from: Option<Position>) -> Option<OwnedNotified> {
+    pub(super) fn position_changed(&mut self, from: Option<Position>) -> Option<OwnedNotified> {
         let stands = matches!(self.phase, Phase::Live { cut } if cut == from);
         stands.then(|| Arc::clone(self.moved.get_or_insert_default()).notified_owned())
     }
@@ -174,7 +174,7 @@ impl<M> Default for RoomState<M> {
         Self {
             phase: Phase::Waiting(Vec::new()),
             sequence: RoomSequence::default(),
-            slot: FanOutSlot::default(),
+            backlog: RoomBacklog::default(),
             moved: None,
         }
     }

@@ -35,27 +35,27 @@ pub(super) struct RoomSequence {
     /// Who is in the room; `None` for a user's own topic, and on a broker without presence.
     roster: Option<Roster>,
     /// Those who wait for the roster to show something.
-    awaited: Vec<(Awaited, oneshot::Sender<()>)>,
+    awaited: Vec<(RosterCondition, oneshot::Sender<()>)>,
     /// Reads are under way, and for this room: not for one of the same name before it.
     reading: bool,
     /// Since when messages are known to be missing.
-    missing_since: Option<Instant>,
+    gap_since: Option<Instant>,
     /// The broker was away, and other servers may have yet to give it their users: until then they
     /// are not asked for.
-    unsettled: bool,
+    presence_stale: bool,
 }
 
 /// What a roster is to show.
 #[derive(Debug)]
-pub(super) enum Awaited {
+pub(super) enum RosterCondition {
     /// All changes up to this version.
     Version(u64),
     /// That a user is not listed.
     Absence(UserId),
 }
 
-impl Awaited {
-    fn is_shown_by(&self, roster: &Roster) -> bool {
+impl RosterCondition {
+    fn is_met_by(&self, roster: &Roster) -> bool {
         match self {
             Self::Version(version) => roster.has_reached(*version),
             Self::Absence(user) => roster.listed().is_none_or(|listed| !listed.contains_key(user)),
@@ -65,7 +65,7 @@ impl Awaited {
 
 /// What became of something that the room took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Taken {
+pub(super) struct Ingested {
     /// A repeat, dropped.
     pub(super) repeat: bool,
     /// Gaps that the members get.
@@ -79,7 +79,7 @@ pub(super) struct Taken {
 /// What a read has come to.
 #[derive(Debug, Default)]
 pub(super) struct FinishedRead {
-    pub(super) taken: Taken,
+    pub(super) taken: Ingested,
     /// All is known that members have to be told of when they join.
     pub(super) is_known: bool,
     /// Where the sequence begins for them, if this was its first read.
@@ -133,15 +133,15 @@ impl RoomSequence {
         payload: Bytes,
         position: Option<Position>,
         out: &mut Vec<Item>,
-    ) -> Taken {
-        let mut taken = Taken::default();
+    ) -> Ingested {
+        let mut taken = Ingested::default();
         let now = Instant::now();
         self.expire(now);
         if let (Some(timeline), Some(position)) = (&mut self.timeline, position) {
             let accepted = timeline.accept(position, payload, out);
             taken.repeat = accepted == timeline::Accepted::Repeat;
             if timeline.seen().is_some() && timeline.wants_read() {
-                self.missing_since.get_or_insert(now);
+                self.gap_since.get_or_insert(now);
             }
             if accepted == timeline::Accepted::InOrder {
                 self.renew(now);
@@ -163,7 +163,7 @@ impl RoomSequence {
     ) {
         if let Some(roster) = &mut self.roster {
             roster.change(version, count, change, occupant, out);
-            self.answer_awaited();
+            self.notify_met();
         }
     }
 
@@ -172,14 +172,14 @@ impl RoomSequence {
     pub(super) fn lists(&self, Occupant { user, info, .. }: &Occupant) -> bool {
         let is_current = |roster: &&Roster| !roster.wants_snapshot();
         let listed = self.roster.as_ref().filter(is_current).and_then(Roster::listed);
-        let is_settled = !(self.unsettled || self.reading);
+        let is_settled = !(self.presence_stale || self.reading);
         is_settled && listed.is_some_and(|listed| listed.get(user) == Some(info))
     }
 
     /// Waits until the roster shows something; `None` if it does, or is not read yet.
-    pub(super) fn until(&mut self, awaited: Awaited) -> Option<oneshot::Receiver<()>> {
+    pub(super) fn wait_until(&mut self, awaited: RosterCondition) -> Option<oneshot::Receiver<()>> {
         let roster = self.roster.as_ref()?;
-        if roster.is_unknown() || awaited.is_shown_by(roster) {
+        if roster.is_unknown() || awaited.is_met_by(roster) {
             return None;
         }
         // Of those who stopped waiting, who would pile up while the broker is away.
@@ -189,9 +189,9 @@ impl RoomSequence {
         Some(waiting)
     }
 
-    fn answer_awaited(&mut self) {
+    fn notify_met(&mut self) {
         let Some(roster) = &self.roster else { return };
-        let is_shown = |(awaited, _): &mut (Awaited, _)| awaited.is_shown_by(roster);
+        let is_shown = |(awaited, _): &mut (RosterCondition, _)| awaited.is_met_by(roster);
         for (_, shown) in self.awaited.extract_if(.., is_shown) {
             // A caller that stopped waiting needs no answer.
             let _ = shown.send(());
@@ -201,7 +201,7 @@ impl RoomSequence {
     /// A read has shown that the room is empty: it has no version, so none that a departure waits
     /// for would be reached. Not for a roster that was empty before, which may be yet to receive the
     /// join of the user that left.
-    fn answer_all_awaited(&mut self) {
+    fn notify_all(&mut self) {
         for (_, shown) in self.awaited.drain(..) {
             // A caller that stopped waiting needs no answer.
             let _ = shown.send(());
@@ -209,31 +209,31 @@ impl RoomSequence {
     }
 
     /// Publications may have been missed. A room without history can only say so, if it is live.
-    pub(super) fn mark_stale(&mut self, is_live: bool, out: &mut Vec<Item>) -> Taken {
+    pub(super) fn mark_stale(&mut self, is_live: bool, out: &mut Vec<Item>) -> Ingested {
         if let Some(roster) = &mut self.roster {
             roster.mark_stale();
         }
         if let Some(timeline) = &mut self.timeline {
             timeline.mark_stale();
-            return Taken::default();
+            return Ingested::default();
         }
         let is_gap = self.roster.is_some() && is_live;
         if is_gap {
             out.push(Item::Gap(None));
         }
-        Taken { gaps: u64::from(is_gap), ..Taken::default() }
+        Ingested { gaps: u64::from(is_gap), ..Ingested::default() }
     }
 
     /// The broker was away, for this server if not for all. A room with history is compared with
     /// the broker; one without can only say so.
-    pub(super) fn interrupt(&mut self, is_live: bool, out: &mut Vec<Item>) -> Taken {
-        self.unsettled = is_live;
-        if self.timeline.is_some() { Taken::default() } else { self.mark_stale(is_live, out) }
+    pub(super) fn interrupt(&mut self, is_live: bool, out: &mut Vec<Item>) -> Ingested {
+        self.presence_stale = is_live;
+        if self.timeline.is_some() { Ingested::default() } else { self.mark_stale(is_live, out) }
     }
 
     /// All servers have had time to give the broker their users.
-    pub(super) fn settle(&mut self) {
-        self.unsettled = false;
+    pub(super) fn refresh_roster(&mut self) {
+        self.presence_stale = false;
         if let Some(roster) = &mut self.roster {
             roster.mark_stale();
         }
@@ -245,7 +245,7 @@ impl RoomSequence {
             && timeline.is_behind(position)
         {
             timeline.mark_stale();
-            self.missing_since.get_or_insert_with(Instant::now);
+            self.gap_since.get_or_insert_with(Instant::now);
         }
     }
 
@@ -260,7 +260,7 @@ impl RoomSequence {
     }
 
     fn wants_occupancy(&self) -> bool {
-        !self.unsettled && self.roster.as_ref().is_some_and(Roster::wants_snapshot)
+        !self.presence_stale && self.roster.as_ref().is_some_and(Roster::wants_snapshot)
     }
 
     /// Adds what is to be read.
@@ -291,9 +291,9 @@ impl RoomSequence {
         if let (Some(roster), Some(occupancy)) = (&mut self.roster, occupancy) {
             roster.set(occupancy, out);
             if !roster.has_reached(1) {
-                self.answer_all_awaited();
+                self.notify_all();
             }
-            self.answer_awaited();
+            self.notify_met();
         }
         let taken = &mut finished.taken;
         if let (Some(timeline), Some(history)) = (&mut self.timeline, history) {
@@ -304,7 +304,7 @@ impl RoomSequence {
                 timeline::Finished::Gap => taken.gaps = 1,
             }
             if !timeline.wants_read() {
-                taken.missing_for = self.missing_since.take().map(|since| since.elapsed());
+                taken.missing_for = self.gap_since.take().map(|since| since.elapsed());
             }
             if timeline.seen() != seen {
                 self.renew(Instant::now());
@@ -329,12 +329,12 @@ impl RoomSequence {
     }
 
     /// Whether the members of a big room have yet to get its count.
-    pub(super) fn has_news(&self) -> bool {
+    pub(super) fn count_changed(&self) -> bool {
         self.roster.as_ref().is_some_and(Roster::has_news)
     }
 
     /// Gives the members of a big room its count.
-    pub(super) fn tell_count(&mut self, out: &mut Vec<Item>) {
+    pub(super) fn send_count(&mut self, out: &mut Vec<Item>) {
         if let Some(roster) = &mut self.roster {
             roster.tell_count(out);
         }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Shared;
-use super::sequence::Taken;
+use super::sequence::Ingested;
 use crate::stats::{Histogram, Latencies};
 
 /// What a [`Hub`](super::Hub) has counted since it was made.
@@ -56,9 +56,9 @@ impl Counters {
 }
 
 impl<M> Shared<M> {
-    pub(super) fn count(&self, taken: Taken) {
+    pub(super) fn count(&self, taken: Ingested) {
         let counters = &self.counters;
-        if taken == Taken::default() {
+        if taken == Ingested::default() {
             return;
         }
         Counters::add(&counters.repeats, u64::from(taken.repeat));

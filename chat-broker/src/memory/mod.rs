@@ -47,7 +47,7 @@ const EVENT_QUEUE: usize = 8192;
 
 /// How long a publication waits for a subscriber whose queue is full; then it is dropped
 /// there, and the subscriber is told.
-const PATIENCE: Duration = Duration::from_millis(250);
+const FULL_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Locks that a bus spreads its topics over.
 const SHARDS: usize = 64;
@@ -199,8 +199,8 @@ impl Broker for MemoryBroker {
             // Publishing takes no time here, so a publisher could outrun its readers without
             // end: it waits for a subscriber whose queue is full, but not for one that reads
             // no more.
-            Err(Crowded { events, payload, options }) => {
-                let _ = tokio::time::timeout(PATIENCE, events.not_full()).await;
+            Err(SubscriberFull { events, payload, options }) => {
+                let _ = tokio::time::timeout(FULL_TIMEOUT, events.not_full()).await;
                 self.bus.shard(topic).publish(topic, payload, options)
             }
         };
@@ -316,7 +316,7 @@ impl Drop for MemoryBroker {
 }
 
 /// A publication that was not made, and the subscriber that has no room for it.
-struct Crowded {
+struct SubscriberFull {
     events: Arc<EventSender>,
     payload: Bytes,
     options: PublishOptions,
@@ -333,10 +333,10 @@ impl Shared {
         topic: &Topic,
         payload: Bytes,
         options: PublishOptions,
-    ) -> Result<Published, Crowded> {
+    ) -> Result<Published, SubscriberFull> {
         let mut shard = self.shard(topic);
-        match shard.crowded(topic) {
-            Some(events) => Err(Crowded { events, payload, options }),
+        match shard.full_subscriber(topic) {
+            Some(events) => Err(SubscriberFull { events, payload, options }),
             None => Ok(shard.publish(topic, payload, options)),
         }
     }

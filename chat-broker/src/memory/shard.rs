@@ -68,7 +68,7 @@ impl Shard {
     }
 
     /// A subscriber whose queue is full, if there is one.
-    pub(super) fn crowded(&self, topic: &Topic) -> Option<Arc<EventSender>> {
+    pub(super) fn full_subscriber(&self, topic: &Topic) -> Option<Arc<EventSender>> {
         let subscribers = &self.topics.get(topic)?.subscribers;
         subscribers.iter().map(|(_, events)| events).find(|events| events.is_full()).cloned()
     }

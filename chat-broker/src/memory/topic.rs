@@ -79,14 +79,14 @@ impl TopicState {
 
     pub(super) fn enter(&mut self, topic: &Topic, node: u64, occupant: Occupant) {
         if let Some(change) = self.occupants.enter(node, &occupant) {
-            self.tell(topic, change, &occupant);
+            self.announce(topic, change, &occupant);
         }
     }
 
     /// Returns the version of the event, if there is one.
     pub(super) fn leave(&mut self, topic: &Topic, node: u64, user: &UserId) -> Option<u64> {
-        let gone = self.occupants.leave(node, user)?;
-        self.tell(topic, PresenceChange::Left, &gone);
+        let left = self.occupants.leave(node, user)?;
+        self.announce(topic, PresenceChange::Left, &left);
         Some(self.version)
     }
 
@@ -98,7 +98,7 @@ impl TopicState {
         }
     }
 
-    fn tell(&mut self, topic: &Topic, change: PresenceChange, occupant: &Occupant) {
+    fn announce(&mut self, topic: &Topic, change: PresenceChange, occupant: &Occupant) {
         self.version += 1;
         let (version, count) = (self.version, self.occupants.count());
         for (_, events) in &self.subscribers {

@@ -99,12 +99,12 @@ pub struct RedisBroker {
     records: RecordTable,
     secret: SharedSecret,
     closing: watch::Sender<bool>,
-    retiring: watch::Sender<bool>,
+    releasing: watch::Sender<bool>,
     /// The tasks that publish: they end by themselves after `closing`.
     publishing: Mutex<JoinSet<()>>,
     /// The task that subscribes.
     subscribing: Mutex<JoinSet<()>>,
-    /// The task that keeps the lease: it ends by itself after `retiring`, and so does the one that
+    /// The task that keeps the lease: it ends by itself after `releasing`, and so does the one that
     /// reaps. The one that reconciles ends after `closing`.
     leasing: Mutex<JoinSet<()>>,
 }
@@ -135,10 +135,10 @@ impl RedisBroker {
         let mut publishing = JoinSet::new();
         let publisher = Publisher::start(&shared, &subscriber, &presence, &closed, &mut publishing);
 
-        let (retiring, retired) = watch::channel(false);
-        let (condemned, to_reap) = mpsc::channel(1);
+        let (releasing, released) = watch::channel(false);
+        let (expired, to_reap) = mpsc::channel(1);
         let mut leasing = JoinSet::new();
-        leasing.spawn(LeaseTask::new(&shared, &presence, condemned).run(retired));
+        leasing.spawn(LeaseTask::new(&shared, &presence, expired).run(released));
         leasing.spawn(reaper::run(Arc::clone(&store), to_reap));
         leasing.spawn(reconciler::run(Arc::clone(&store), Arc::clone(&presence), closed));
 
@@ -152,7 +152,7 @@ impl RedisBroker {
             secret: SharedSecret::new(&store),
             store,
             closing,
-            retiring,
+            releasing,
             publishing: Mutex::new(publishing),
             subscribing: Mutex::new(subscribing),
             leasing: Mutex::new(leasing),
@@ -233,7 +233,7 @@ impl Broker for RedisBroker {
         } else if self.shared.health.is_ready() {
             Status::Ready
         } else {
-            Status::Away
+            Status::Unavailable
         }
     }
 
@@ -262,10 +262,10 @@ impl Broker for RedisBroker {
         }
         publishing.shutdown().await;
         // The lease goes after what depends on it; the reaper ends with it.
-        self.retiring.send_replace(true);
+        self.releasing.send_replace(true);
         let mut leasing = self.leasing.lock().await;
-        let retired = async { while leasing.join_next().await.is_some() {} };
-        let _ = timeout_at(deadline, retired).await;
+        let released = async { while leasing.join_next().await.is_some() {} };
+        let _ = timeout_at(deadline, released).await;
         leasing.shutdown().await;
         self.subscribing.lock().await.shutdown().await;
         self.subscriber.close();
@@ -293,7 +293,7 @@ impl PresenceTracker for RedisBroker {
         limit: usize,
     ) -> Result<Vec<Occupancy>, BrokerError> {
         self.open()?;
-        self.store.occupancy(topics, limit, self.presence.may_judge()).await
+        self.store.occupancy(topics, limit, self.presence.may_expire_others()).await
     }
 }
 

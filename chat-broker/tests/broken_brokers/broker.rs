@@ -258,8 +258,8 @@ impl Broker for Broken {
                         sleep(Duration::from_millis(1)).await;
                     }
                     match inner.publish(&topic, payload, options).await {
-                        Ok(published) => sender.settle(published.await),
-                        Err(error) => sender.settle(Err(error)),
+                        Ok(published) => sender.resolve(published.await),
+                        Err(error) => sender.resolve(Err(error)),
                     }
                 });
                 return Ok(receipt);

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use crate::support::{Ear, Member, faulty_with, join, member, occupant, room, say_keeping};
+use crate::support::{Inbox, Member, faulty_with, join, member, occupant, room, say_keeping};
 
 /// A room that keeps more than a hub holds.
 const LONG: Retention = Retention::new(2000, 16 << 20, Duration::from_secs(3600));
@@ -60,11 +60,11 @@ impl World {
 
 type Joined = Result<Membership<Member>, BrokerError>;
 
-impl Ear {
+impl Inbox {
     /// Expects these numbers, each at its offset.
     async fn expect_numbers(&mut self, numbers: std::ops::RangeInclusive<u64>) {
         for n in numbers {
-            assert_eq!(self.hear().await, format!("{n} {n}"));
+            assert_eq!(self.next().await, format!("{n} {n}"));
         }
     }
 }
@@ -80,16 +80,16 @@ async fn member_gets_pages_it_missed_and_then_what_is_live() {
     let since = world.say(1..=5).await;
     world.say(6..=905).await;
     // Room for one page, but not for two.
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let reading = async {
-        ear.expect_numbers(6..=905).await;
-        ear
+        inbox.expect_numbers(6..=905).await;
+        inbox
     };
-    let (joined, mut ear) = tokio::join!(world.join(late.clone(), since), reading);
+    let (joined, mut inbox) = tokio::join!(world.join(late.clone(), since), reading);
     let _membership = joined.unwrap();
     world.say(906..=907).await;
-    ear.expect_numbers(906..=907).await;
-    ear.expect_silence().await;
+    inbox.expect_numbers(906..=907).await;
+    inbox.expect_silence().await;
     assert_eq!(*late.closed.lock().unwrap(), None);
 }
 
@@ -99,7 +99,7 @@ async fn messages_published_during_the_pages_are_neither_lost_nor_repeated() {
     world.broker.delay(Call::History, Duration::from_millis(20));
     let first = world.say(1..=1).await;
     world.say(2..=900).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let publishing = async {
         for n in 901..=1000 {
             world.say(n..=n).await;
@@ -107,8 +107,8 @@ async fn messages_published_during_the_pages_are_neither_lost_nor_repeated() {
         }
     };
     let reading = async {
-        ear.expect_numbers(2..=1000).await;
-        ear.expect_silence().await;
+        inbox.expect_numbers(2..=1000).await;
+        inbox.expect_silence().await;
     };
     let (joined, (), ()) = tokio::join!(world.join(late, first), publishing, reading);
     joined.unwrap();
@@ -118,7 +118,7 @@ async fn messages_published_during_the_pages_are_neither_lost_nor_repeated() {
 async fn snapshot_stands_where_its_page_ends() {
     let world = World::new(LONG);
     world.say(1..=900).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().since(Position::default());
     let (send, receive) = std::sync::mpsc::channel();
     let on_snapshot = move |snapshot: &Snapshot<'_, Member>| {
@@ -127,7 +127,7 @@ async fn snapshot_stands_where_its_page_ends() {
     };
     let joining =
         world.hub.join_with(&world.topic, ConnectionId::new(1), late, options, on_snapshot);
-    let (joined, ()) = tokio::join!(joining, ear.expect_numbers(257..=900));
+    let (joined, ()) = tokio::join!(joining, inbox.expect_numbers(257..=900));
     joined.unwrap();
     assert_eq!(receive.recv().unwrap(), (Some(256), Some(256)));
 }
@@ -140,9 +140,9 @@ async fn messages_that_the_hub_holds_are_not_read() {
     world.say(3..=200).await;
     other.expect_numbers(1..=200).await;
     let reads = world.reads();
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let _membership = world.join(late, since).await.unwrap();
-    ear.expect_numbers(3..=200).await;
+    inbox.expect_numbers(3..=200).await;
     assert_eq!(world.reads(), reads);
 }
 
@@ -151,17 +151,17 @@ async fn member_behind_the_history_gets_a_gap_and_the_latest() {
     let world = World::new(LONG.messages(100));
     let since = world.say(1..=5).await;
     world.say(6..=300).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let _membership = world.join(late.clone(), since).await.unwrap();
-    ear.expect(&["gap 250"]).await;
-    ear.expect_numbers(251..=300).await;
+    inbox.expect(&["gap 250"]).await;
+    inbox.expect_numbers(251..=300).await;
     // As many as it asks for, and as the room keeps.
     for (wanted, first) in [(0, 301), (7, 294), (1000, 201)] {
         let options = JoinOptions::default().since(since).history(wanted);
         let joining = world.hub.join(&world.topic, ConnectionId::new(2), late.clone(), options);
         let _membership = joining.await.unwrap();
-        ear.expect(&[&format!("gap {}", first - 1)]).await;
-        ear.expect_numbers(first..=300).await;
+        inbox.expect(&[&format!("gap {}", first - 1)]).await;
+        inbox.expect_numbers(first..=300).await;
     }
 }
 
@@ -172,10 +172,10 @@ async fn position_of_another_sequence_is_a_gap() {
     for since in
         [elsewhere(), Position { offset: 4, ..here }, Position { offset: u64::MAX, ..here }]
     {
-        let (late, mut ear) = member(300);
+        let (late, mut inbox) = member(300);
         let _membership = world.join(late, since).await.unwrap();
-        ear.expect(&["gap 0"]).await;
-        ear.expect_numbers(1..=3).await;
+        inbox.expect(&["gap 0"]).await;
+        inbox.expect_numbers(1..=3).await;
     }
 }
 
@@ -184,19 +184,19 @@ async fn position_of_another_sequence_is_a_gap() {
 async fn messages_that_have_expired_are_a_gap_for_a_member_that_saw_none() {
     let world = World::new(LONG.ttl(Duration::ZERO));
     world.say(1..=2).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let _membership = world.join(late, Position::default()).await.unwrap();
-    ear.expect(&["gap 2"]).await;
-    ear.expect_silence().await;
+    inbox.expect(&["gap 2"]).await;
+    inbox.expect_silence().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn room_without_history_is_a_gap_for_a_member_with_a_position() {
     let (hub, ..) = faulty_with(HubConfig::default().history(HistoryRules::new(None)));
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().since(elsewhere());
     let _membership = hub.join(&room("r"), ConnectionId::new(1), late, options).await.unwrap();
-    ear.expect(&["gap"]).await;
+    inbox.expect(&["gap"]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,12 +207,12 @@ async fn newest_messages_are_given_to_a_member_without_a_copy() {
         world.say(1..=5).await;
         for id in 1..=2 {
             let reads = world.reads();
-            let (late, mut ear) = member(300);
+            let (late, mut inbox) = member(300);
             let options = JoinOptions::default().history(wanted);
             let joining = world.hub.join(&world.topic, ConnectionId::new(id), late, options);
             // The first stays, so that the room does.
             std::mem::forget(joining.await.unwrap());
-            ear.expect_numbers(first..=5).await;
+            inbox.expect_numbers(first..=5).await;
             assert_eq!(world.reads() - reads, usize::from(id == 1), "one opens the room");
         }
     }
@@ -224,11 +224,11 @@ async fn expired_messages_are_not_given_and_not_read() {
     world.say(1..=1).await;
     let _first = join(&world.hub, &world.topic, 9).await;
     let reads = world.reads();
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().history(50);
     let _membership =
         world.hub.join(&world.topic, ConnectionId::new(1), late, options).await.unwrap();
-    ear.expect_silence().await;
+    inbox.expect_silence().await;
     assert_eq!(world.reads(), reads);
 }
 
@@ -244,7 +244,7 @@ async fn ahead(world: &World) -> Position {
 async fn member_ahead_of_its_server_costs_no_reads_while_it_waits() {
     let world = World::new(LONG);
     let here = ahead(&world).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let before = world.reads();
     let waiting = async {
         sleep(Duration::from_secs(1)).await;
@@ -253,9 +253,9 @@ async fn member_ahead_of_its_server_costs_no_reads_while_it_waits() {
         sleep(Duration::from_secs(8)).await;
         assert_eq!(world.reads(), reads, "nothing has happened");
         world.say(4..=4).await;
-        ear.expect(&["4 4"]).await;
+        inbox.expect(&["4 4"]).await;
         assert!(world.reads() <= reads + 2, "the hub read what it had missed");
-        ear.expect_silence().await;
+        inbox.expect_silence().await;
     };
     let (joined, ()) = tokio::join!(world.join(late, here), waiting);
     joined.unwrap();
@@ -265,12 +265,12 @@ async fn member_ahead_of_its_server_costs_no_reads_while_it_waits() {
 async fn member_whose_server_stays_behind_is_closed() {
     let world = World::new(LONG);
     let here = ahead(&world).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let joined = timeout(Duration::from_secs(11), world.join(late.clone(), here)).await;
     let _membership = joined.unwrap().unwrap();
     assert_eq!(*late.closed.lock().unwrap(), Some(CloseReason::InternalError));
     world.say(4..=4).await;
-    ear.expect_silence().await;
+    inbox.expect_silence().await;
 }
 
 /// What it received of the snapshot is followed by nothing, whatever room it has afterwards.
@@ -285,16 +285,16 @@ async fn member_without_room_for_the_snapshot_is_closed() {
         for n in 1..=missed {
             publish(n).await;
         }
-        let (handle, mut ear) = member(2);
+        let (handle, mut inbox) = member(2);
         let closed = Arc::clone(&handle.closed);
         let options = JoinOptions::default().since(since);
         let joining = world.hub.join(&world.topic, ConnectionId::new(1), handle, options);
         let membership = joining.await.unwrap();
         assert_eq!(*closed.lock().unwrap(), Some(CloseReason::SlowConsumer), "{missed}");
-        ear.expect(&["2 1", "3 2"]).await;
+        inbox.expect(&["2 1", "3 2"]).await;
         publish(missed + 1).await;
         sleep(Duration::from_secs(1)).await;
-        assert!(ear.0.try_recv().is_err(), "{missed}");
+        assert!(inbox.0.try_recv().is_err(), "{missed}");
         drop(membership);
     }
 }
@@ -335,7 +335,7 @@ impl Joiner<Member> for Owner {
 async fn interrupted_member_is_closed_while_its_server_is_behind() {
     let world = World::new(LONG);
     let (here, owner) = (ahead(&world).await, Owner::default());
-    let (late, _ear) = member(300);
+    let (late, _inbox) = member(300);
     let options = JoinOptions::default().since(here);
     let joining = world.hub.join_with(
         &world.topic,
@@ -361,7 +361,7 @@ async fn owner_that_stops_a_member_closes_it_after_the_snapshot() {
     let world = World::new(LONG);
     world.say(1..=900).await;
     let owner = Owner { is_stopped: true, ..Owner::default() };
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().since(Position::default());
     let joining = world.hub.join_with(
         &world.topic,
@@ -373,7 +373,7 @@ async fn owner_that_stops_a_member_closes_it_after_the_snapshot() {
     joining.await.unwrap();
     assert_eq!(owner.snapshots.load(Ordering::Relaxed), 256, "the first page");
     assert_eq!(*late.closed.lock().unwrap(), Some(CloseReason::InternalError));
-    assert_eq!(ear.0.try_recv().ok(), None);
+    assert_eq!(inbox.0.try_recv().ok(), None);
 }
 
 /// The owner counts what was read and delivered, none of it in large pieces.
@@ -388,10 +388,10 @@ async fn pages_are_bounded_in_bytes() {
         say_keeping(&world.publisher, &world.topic, &"x".repeat(SIZE), LONG).await;
     }
     for _ in 0..MESSAGES {
-        other.hear().await;
+        other.next().await;
     }
     let owner = Owner::default();
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().since(Position::default());
     let joining = world.hub.join_with(
         &world.topic,
@@ -404,7 +404,7 @@ async fn pages_are_bounded_in_bytes() {
         sleep(Duration::from_secs(1)).await;
         let first = owner.snapshots.load(Ordering::Relaxed);
         for offset in first + 1..=MESSAGES {
-            assert!(ear.hear().await.starts_with(&format!("{offset} xxx")));
+            assert!(inbox.next().await.starts_with(&format!("{offset} xxx")));
         }
     };
     tokio::join!(joining, reading).0.unwrap();
@@ -418,8 +418,8 @@ async fn pages_are_bounded_in_bytes() {
 async fn member_whose_outbox_is_smaller_than_a_page_is_a_slow_consumer() {
     let world = World::new(LONG);
     world.say(1..=900).await;
-    let (late, mut ear) = member(100);
-    let reading = async { while ear.0.recv().await.is_some() {} };
+    let (late, mut inbox) = member(100);
+    let reading = async { while inbox.0.recv().await.is_some() {} };
     let joining = async {
         world.join(late.clone(), Position::default()).await.unwrap();
         assert_eq!(*late.closed.lock().unwrap(), Some(CloseReason::SlowConsumer));
@@ -433,8 +433,8 @@ async fn member_whose_outbox_is_smaller_than_a_page_is_a_slow_consumer() {
 async fn join_ends_with_the_connection() {
     let world = World::new(LONG);
     world.say(1..=900).await;
-    let (late, ear) = member(300);
-    drop(ear);
+    let (late, inbox) = member(300);
+    drop(inbox);
     let joined = timeout(Duration::from_secs(1), world.join(late, Position::default())).await;
     joined.expect("at once").unwrap();
     assert!(world.reads() <= 3, "one opens the room, and there are four pages");
@@ -446,12 +446,12 @@ async fn join_whose_first_page_cannot_be_read_leaves_nothing() {
     world.say(1..=900).await;
     let _first = join(&world.hub, &world.topic, 9).await;
     world.broker.fail_next(Call::History, 1);
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let options = JoinOptions::default().since(Position::default()).occupant(occupant("ann"));
     let failed = world.hub.join(&world.topic, ConnectionId::new(1), late.clone(), options).await;
     assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
     assert_eq!(world.hub.members(&world.topic).len(), 1);
-    assert_eq!((ear.0.try_recv().ok(), *late.closed.lock().unwrap()), (None, None));
+    assert_eq!((inbox.0.try_recv().ok(), *late.closed.lock().unwrap()), (None, None));
     sleep(Duration::from_secs(4)).await;
     assert_eq!(world.broker.count(Call::Leave), 0, "the user may return");
     sleep(Duration::from_secs(2)).await;
@@ -463,31 +463,31 @@ async fn join_whose_first_page_cannot_be_read_leaves_nothing() {
 async fn member_whose_later_page_cannot_be_read_is_closed() {
     let world = World::new(LONG);
     world.say(1..=900).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let reading = async {
-        ear.expect_numbers(1..=100).await;
+        inbox.expect_numbers(1..=100).await;
         world.broker.fail_next(Call::History, 1);
-        ear.expect_numbers(101..=256).await;
+        inbox.expect_numbers(101..=256).await;
     };
     let (joined, ()) = tokio::join!(world.join(late.clone(), Position::default()), reading);
     let membership = joined.unwrap();
     assert_eq!(*late.closed.lock().unwrap(), Some(CloseReason::InternalError));
     drop(membership);
-    assert_eq!(ear.0.try_recv().ok(), None, "nothing follows the page");
+    assert_eq!(inbox.0.try_recv().ok(), None, "nothing follows the page");
 }
 
 #[tokio::test(start_paused = true)]
 async fn messages_that_are_trimmed_between_two_pages_are_a_gap() {
     let world = World::new(LONG);
     world.say(1..=900).await;
-    let (late, mut ear) = member(300);
+    let (late, mut inbox) = member(300);
     let reading = async {
-        ear.expect_numbers(1..=100).await;
+        inbox.expect_numbers(1..=100).await;
         let few = LONG.messages(100);
         say_keeping(&world.publisher, &world.topic, "901", few).await;
-        ear.expect_numbers(101..=256).await;
-        ear.expect(&["gap 801"]).await;
-        ear.expect_numbers(802..=901).await;
+        inbox.expect_numbers(101..=256).await;
+        inbox.expect(&["gap 801"]).await;
+        inbox.expect_numbers(802..=901).await;
     };
     tokio::join!(world.join(late, Position::default()), reading).0.unwrap();
 }
@@ -496,18 +496,18 @@ async fn messages_that_are_trimmed_between_two_pages_are_a_gap() {
 async fn member_rejoins_and_gets_what_it_asks_for_once() {
     let world = World::new(LONG);
     let since = world.say(1..=5).await;
-    let (first, mut ear) = member(300);
+    let (first, mut inbox) = member(300);
     let mut membership = world.join(first.clone(), since).await.unwrap();
     world.say(6..=7).await;
-    ear.expect_numbers(6..=7).await;
+    inbox.expect_numbers(6..=7).await;
     let recover = |since| JoinOptions::default().since(since);
     membership.rejoin(first.clone(), recover(since)).await.unwrap();
-    ear.expect_numbers(6..=7).await;
+    inbox.expect_numbers(6..=7).await;
     // Without a position it is given the latest, and stays where it is.
     membership.rejoin(first.clone(), JoinOptions::default().history(2)).await.unwrap();
-    ear.expect_numbers(6..=7).await;
+    inbox.expect_numbers(6..=7).await;
     world.say(8..=600).await;
-    ear.expect_numbers(8..=600).await;
+    inbox.expect_numbers(8..=600).await;
     // More than the hub holds: what is published during the pages follows on them.
     world.broker.delay(Call::History, Duration::from_millis(5));
     let publishing = async {
@@ -518,9 +518,9 @@ async fn member_rejoins_and_gets_what_it_asks_for_once() {
     };
     let reading = async {
         // Live until the first page is read.
-        while ear.hear().await != "6 6" {}
-        ear.expect_numbers(7..=620).await;
-        ear.expect_silence().await;
+        while inbox.next().await != "6 6" {}
+        inbox.expect_numbers(7..=620).await;
+        inbox.expect_silence().await;
     };
     let rejoining = membership.rejoin(first, recover(since));
     tokio::join!(rejoining, publishing, reading).0.unwrap();
@@ -535,17 +535,17 @@ async fn rejoin_during_a_fan_out_repeats_nothing() {
     for id in 10..10 + MEMBERS {
         others.push(join(&world.hub, &world.topic, id).await);
     }
-    let (last, mut ear) = member(300);
+    let (last, mut inbox) = member(300);
     let options = JoinOptions::default;
     let joining = world.hub.join(&world.topic, ConnectionId::new(1000), last.clone(), options());
     let mut membership = joining.await.unwrap();
     world.say(1..=1).await;
     // The fan-out lets others run before it has served so many.
-    assert_eq!(others[0].1.hear().await, "1 1");
-    assert_eq!(ear.0.try_recv().ok(), None);
+    assert_eq!(others[0].1.next().await, "1 1");
+    assert_eq!(inbox.0.try_recv().ok(), None);
     membership.rejoin(last, options().since(Position::default())).await.unwrap();
-    ear.expect(&["1 1"]).await;
-    ear.expect_silence().await;
+    inbox.expect(&["1 1"]).await;
+    inbox.expect_silence().await;
 }
 
 /// A worker that is delivering a batch at that moment puts nothing into the outbox behind the snapshot.
@@ -554,7 +554,7 @@ async fn former_handle_is_detached_before_the_snapshot_of_a_rejoin() {
     let world = World::new(LONG);
     let here = world.say(1..=1).await;
     let id = ConnectionId::new(1);
-    let (former, _ear) = member(300);
+    let (former, _inbox) = member(300);
     let mut membership = world.join(former, here).await.unwrap();
     // As a batch that is on its way holds them.
     let in_flight = world.hub.members(&world.topic);
@@ -576,10 +576,10 @@ async fn rejoin_waits_for_a_room_that_is_not_live_yet() {
     for options in
         [JoinOptions::default().since(Position::default()), JoinOptions::default().history(9)]
     {
-        let (first, mut ear) = member(300);
+        let (first, mut inbox) = member(300);
         let mut membership = world.hub.attach(&world.topic, ConnectionId::new(1), first.clone());
         membership.rejoin(first, options).await.unwrap();
-        ear.expect_numbers(1..=3).await;
+        inbox.expect_numbers(1..=3).await;
         drop(membership);
         sleep(Duration::from_secs(2)).await;
     }
@@ -588,14 +588,14 @@ async fn rejoin_waits_for_a_room_that_is_not_live_yet() {
 #[tokio::test(start_paused = true)]
 async fn member_whose_rejoin_fails_is_in_the_room_as_before() {
     let world = World::new(LONG);
-    let (first, mut ear) = member(300);
+    let (first, mut inbox) = member(300);
     let here = world.say(1..=5).await;
     let mut membership = world.join(first.clone(), here).await.unwrap();
     world.broker.fail_next(Call::History, 1);
     let failed = membership.rejoin(first, JoinOptions::default().since(elsewhere())).await;
     assert!(failed.is_err());
     world.say(6..=7).await;
-    ear.expect_numbers(6..=7).await;
+    inbox.expect_numbers(6..=7).await;
 }
 
 /// A member and its copy of the room, which outlives its connections.
@@ -684,10 +684,10 @@ impl Copy {
             self.leave();
         }
         // More than can be pending: none is a slow consumer.
-        let (member, mut ear) = member(5_000);
+        let (member, mut inbox) = member(5_000);
         let (forward, received) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move {
-            while let Some(told) = ear.0.recv().await {
+            while let Some(told) = inbox.0.recv().await {
                 let _ = forward.send(told);
             }
         });

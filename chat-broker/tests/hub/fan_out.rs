@@ -19,10 +19,10 @@ async fn slow_member_is_closed_and_others_receive_all() {
     let (slow, _unread) = member(3);
     let closed = Arc::clone(&slow.closed);
     let _slow = hub.join(&topic, ConnectionId::new(1), slow, JoinOptions::default()).await.unwrap();
-    let (_place, mut ear, _) = join(&hub, &topic, 2).await;
+    let (_place, mut inbox, _) = join(&hub, &topic, 2).await;
     for n in 1..=100 {
         say(&publisher, &topic, "x").await;
-        assert_eq!(ear.hear().await, format!("{n} x"));
+        assert_eq!(inbox.next().await, format!("{n} x"));
     }
     assert_eq!(*closed.lock().unwrap(), Some(CloseReason::SlowConsumer));
     assert!(hub.stats().slow_consumers > 0);
@@ -36,10 +36,10 @@ async fn slow_member_receives_nothing_after_it_is_closed() {
     let topic = room("r");
     let (slow, mut unread) = member(3);
     let _slow = hub.join(&topic, ConnectionId::new(1), slow, JoinOptions::default()).await.unwrap();
-    let (_place, mut ear, _) = join(&hub, &topic, 2).await;
+    let (_place, mut inbox, _) = join(&hub, &topic, 2).await;
     let mut say_and_hear = async |n: u64| {
         say(&publisher, &topic, "x").await;
-        assert_eq!(ear.hear().await, format!("{n} x"));
+        assert_eq!(inbox.next().await, format!("{n} x"));
     };
     for n in 1..=4 {
         say_and_hear(n).await;
@@ -94,20 +94,20 @@ async fn member_that_left_receives_nothing() {
     let hub = start(&bus);
     let (publisher, _events) = bus.connect();
     let topic = room("big");
-    let mut crowd = Vec::new();
+    let mut members = Vec::new();
     for id in 0..1_000 {
-        crowd.push(join(&hub, &topic, id).await);
+        members.push(join(&hub, &topic, id).await);
     }
     let (place, mut last, _) = join(&hub, &topic, 5_000).await;
     say(&publisher, &topic, "x").await;
     // The first group has it; the last member's group is a few turns behind.
-    assert_eq!(crowd[0].1.hear().await, "1 x");
+    assert_eq!(members[0].1.next().await, "1 x");
     assert!(last.0.try_recv().is_err());
     drop(place);
-    assert_eq!(crowd[999].1.hear().await, "1 x");
+    assert_eq!(members[999].1.next().await, "1 x");
     say(&publisher, &topic, "y").await;
-    assert_eq!(crowd[999].1.hear().await, "2 y");
-    assert!(last.0.try_recv().is_err(), "heard something after it had left");
+    assert_eq!(members[999].1.next().await, "2 y");
+    assert!(last.0.try_recv().is_err(), "received something after it had left");
 }
 
 /// Writes into a log that something was delivered to it.
@@ -224,14 +224,14 @@ async fn several_workers_keep_every_members_order() {
     let (hub, _broker) = start_with(&bus, HubConfig::default().workers(4));
     let (publisher, _events) = bus.connect();
     let rooms: Vec<_> = (0..8).map(|nth| room(&format!("room {nth}"))).collect();
-    let mut crowd = Vec::new();
+    let mut members = Vec::new();
     // The first room has many groups of members, the others one.
     for id in 0..700 {
-        crowd.push(join(&hub, &rooms[0], id).await);
+        members.push(join(&hub, &rooms[0], id).await);
     }
     for (nth, topic) in rooms.iter().enumerate() {
         for id in 0..3 {
-            crowd.push(join(&hub, topic, 1_000 + 10 * nth as u64 + id).await);
+            members.push(join(&hub, topic, 1_000 + 10 * nth as u64 + id).await);
         }
     }
     let publisher = Arc::new(publisher);
@@ -246,9 +246,9 @@ async fn several_workers_keep_every_members_order() {
     for published in publishing.collect::<Vec<_>>() {
         published.await.unwrap();
     }
-    for (_place, ear, _) in &mut crowd {
+    for (_place, inbox, _) in &mut members {
         for n in 1..=MESSAGES {
-            assert_eq!(ear.hear().await, format!("{n} {n}"));
+            assert_eq!(inbox.next().await, format!("{n} {n}"));
         }
     }
 }
@@ -260,9 +260,9 @@ fn helpers_end_with_the_hub() {
     runtime.block_on(async {
         let bus = MemoryBus::new();
         let (hub, _broker) = start_with(&bus, HubConfig::default().workers(3));
-        let (_place, mut ear, _) = join(&hub, &room("r"), 1).await;
+        let (_place, mut inbox, _) = join(&hub, &room("r"), 1).await;
         say(&bus.connect().0, &room("r"), "x").await;
-        assert_eq!(ear.hear().await, "1 x");
+        assert_eq!(inbox.next().await, "1 x");
     });
     let (dropped, is_dropped) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

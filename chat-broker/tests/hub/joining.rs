@@ -35,9 +35,9 @@ async fn snapshot_and_deliveries_have_no_gap_and_no_repeat() {
         tokio::task::yield_now().await;
     }
     writing.await.unwrap();
-    for (_place, ear, position) in &mut places {
+    for (_place, inbox, position) in &mut places {
         for offset in *position + 1..=3_000 {
-            assert_eq!(ear.hear().await, format!("{offset} {offset}"));
+            assert_eq!(inbox.next().await, format!("{offset} {offset}"));
         }
     }
     assert_eq!(hub.stats().gaps, 0);
@@ -128,7 +128,7 @@ async fn join_outlives_the_failure_of_an_earlier_one_of_its_connection() {
     broker.delay(Call::Subscribe, Duration::from_millis(10));
     broker.fail_next(Call::Subscribe, 1);
     let topic = room("r");
-    let (again, mut ear) = member(8);
+    let (again, mut inbox) = member(8);
     let (sender, joins) = std::sync::mpsc::channel();
     let join_again = {
         let (hub, topic) = (hub.clone(), topic.clone());
@@ -153,7 +153,7 @@ async fn join_outlives_the_failure_of_an_earlier_one_of_its_connection() {
     assert!(matches!(failed, Err(BrokerError::Unavailable(_))), "{failed:?}");
     let _membership = joins.recv().unwrap().await.unwrap();
     say(&publisher, &topic, "hi").await;
-    ear.expect(&["1 hi"]).await;
+    inbox.expect(&["1 hi"]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,7 +170,7 @@ async fn attached_member_stays_through_an_outage() {
     let (hub, broker, publisher) = faulty();
     broker.fail_next(Call::Subscribe, 3);
     let topic = chat_core::Topic::User(crate::support::user("u"));
-    let (first, mut ear) = member(8);
+    let (first, mut inbox) = member(8);
     let place = hub.attach(&topic, ConnectionId::new(1), first);
     // Three refusals, a second apart.
     for _ in 0..3 {
@@ -180,7 +180,7 @@ async fn attached_member_stays_through_an_outage() {
     let payload = crate::support::said("there");
     let delivery = PublishOptions::default();
     publisher.publish(&topic, payload, delivery).await.unwrap().await.unwrap();
-    ear.expect(&["there"]).await;
+    inbox.expect(&["there"]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,7 +231,7 @@ async fn read_of_an_ended_room_is_not_used_for_its_successor() {
     // The history is read for the first, who gives up while the answer is on its way.
     let joining = try_join(&hub, &topic, 1);
     assert!(tokio::time::timeout(Duration::from_millis(100), joining).await.is_err());
-    say(&publisher, &topic, "heard by nobody").await;
+    say(&publisher, &topic, "received by nobody").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
 
     let second = tokio::spawn({
@@ -240,10 +240,10 @@ async fn read_of_an_ended_room_is_not_used_for_its_successor() {
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     broker.release(Call::History);
-    let (_place, mut ear, position) = second.await.unwrap();
+    let (_place, mut inbox, position) = second.await.unwrap();
     assert_eq!(position, 1);
     say(&publisher, &topic, "hello").await;
-    ear.expect(&["2 hello"]).await;
+    inbox.expect(&["2 hello"]).await;
 }
 
 #[tokio::test]
@@ -314,9 +314,9 @@ async fn rooms_of_an_unanswered_call_are_read_again() {
             tokio::spawn(async move { join(&hub, &room(&format!("{call:?} {n}")), n).await })
         });
         for (n, joining) in joins.collect::<Vec<_>>().into_iter().enumerate() {
-            let (_place, mut ear, _) = joining.await.unwrap();
+            let (_place, mut inbox, _) = joining.await.unwrap();
             say(&publisher, &room(&format!("{call:?} {n}")), "x").await;
-            assert_eq!(ear.hear().await, "1 x");
+            assert_eq!(inbox.next().await, "1 x");
         }
     }
 }
@@ -327,11 +327,11 @@ async fn check_with_positions_missing_or_too_many_is_made_again() {
     for fault in [FaultyBroker::shorten_next, FaultyBroker::lengthen_next] {
         let (hub, broker, publisher) = faulty();
         let topic = room("r");
-        let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+        let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
         broker.lose_publications(1, LossNotice::Interrupted);
         fault(&broker, Call::Positions, 1);
         say(&publisher, &topic, "lost").await;
-        assert_eq!(ear.hear().await, "1 lost");
+        assert_eq!(inbox.next().await, "1 lost");
         assert_eq!(broker.count(Call::Positions), 2);
     }
 }
@@ -361,10 +361,10 @@ async fn damaged_rooms_fail_alone_until_they_are_mended() {
     broker.damage(&damaged);
     broker.lose_publications(1, LossNotice::Interrupted);
     say(&publisher, &rooms[7], "missed").await;
-    assert_eq!(members[7].1.hear().await, "1 missed");
+    assert_eq!(members[7].1.next().await, "1 missed");
     broker.damage(&[]);
     say(&publisher, &rooms[2], "mended").await;
-    assert_eq!(members[2].1.hear().await, "1 mended");
+    assert_eq!(members[2].1.next().await, "1 mended");
 }
 
 /// However many rooms are damaged, each costs a few calls.
@@ -381,7 +381,7 @@ async fn many_damaged_rooms_cost_few_calls() {
     let before = broker.calls().len();
     broker.lose_publications(1, LossNotice::Interrupted);
     say(&publisher, &rooms[0], "missed").await;
-    assert_eq!(members[0].1.hear().await, "1 missed");
+    assert_eq!(members[0].1.next().await, "1 missed");
     tokio::time::sleep(Duration::from_secs(4)).await;
     let topics: usize = broker.calls()[before..].iter().map(|(_, topics)| topics).sum();
     let calls = broker.calls().len() - before;

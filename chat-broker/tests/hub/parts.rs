@@ -30,22 +30,22 @@ async fn rooms_work_without_presence() {
         let (hub, broker) = without_presence(&bus, config);
         let topic = room("r");
         let joining = timeout(Duration::from_secs(60), enter(&hub, &topic, 1, "ann"));
-        let (ann, mut ear) = joining.await.expect("the room goes live");
+        let (ann, mut inbox) = joining.await.expect("the room goes live");
         let (bob, _) = enter(&hub, &topic, 2, "bob").await;
         ann.rename(occupant("ann"));
-        bob.look(|snapshot: Snapshot<'_, Member>| {
+        bob.with_snapshot(|snapshot: Snapshot<'_, Member>| {
             assert!(snapshot.roster.is_none());
             assert_eq!(snapshot.members.len(), 2);
         });
         let options = PublishOptions::default().retention(rules.of(topic.as_room().unwrap()));
         let receipt = bus.connect().0.publish(&topic, said("x"), options).await.unwrap();
         assert_eq!(receipt.await.unwrap().nodes, 1);
-        ear.expect(&[expected]).await;
+        inbox.expect(&[expected]).await;
 
         bob.leave().await;
         hub.absent(&topic, &user("ann")).await;
         ann.disconnect();
-        ear.expect_silence().await;
+        inbox.expect_silence().await;
         for call in [Call::Enter, Call::Leave, Call::Occupancy] {
             assert_eq!(broker.count(call), 0, "{call:?}");
         }
@@ -60,11 +60,11 @@ async fn room_without_history_and_presence_is_joined_again() {
     let (hub, _) = without_presence(&bus, config);
     let (topic, publisher) = (room("r"), bus.connect().0);
     for pause in [Duration::ZERO, Duration::from_secs(10)] {
-        let (handle, mut ear) = member(8);
+        let (handle, mut inbox) = member(8);
         let joining = hub.join(&topic, ConnectionId::new(1), handle, JoinOptions::default());
         let place = timeout(Duration::from_secs(60), joining).await.expect("it is live").unwrap();
         say(&publisher, &topic, "x").await;
-        assert!(ear.hear().await.ends_with('x'));
+        assert!(inbox.next().await.ends_with('x'));
         drop(place);
         tokio::time::sleep(pause).await;
     }

@@ -15,17 +15,17 @@ async fn joins_and_leaves_are_sent_on_all_servers_once_per_user() {
     let bus = MemoryBus::new();
     let (a, b) = (start(&bus), start(&bus));
     let topic = room("r");
-    let (_watcher, mut ear) = enter(&b, &topic, 0, "watcher").await;
-    ear.expect(&["+watcher"]).await;
+    let (_watcher, mut inbox) = enter(&b, &topic, 0, "watcher").await;
+    inbox.expect(&["+watcher"]).await;
     let (first, _) = enter(&a, &topic, 1, "ann").await;
     let (second, _) = enter(&a, &topic, 2, "ann").await;
     let (third, _) = enter(&b, &topic, 3, "ann").await;
-    ear.expect(&["+ann"]).await;
+    inbox.expect(&["+ann"]).await;
     drop(first);
     drop(third);
-    ear.expect_silence().await;
+    inbox.expect_silence().await;
     drop(second);
-    ear.expect(&["-ann"]).await;
+    inbox.expect(&["-ann"]).await;
 }
 
 /// A configuration beyond the end of the clock.
@@ -34,13 +34,13 @@ async fn unlimited_durations_are_clamped() {
     let config = HubConfig::default().grace(Duration::MAX).linger(Duration::MAX);
     let (hub, broker) = start_with(&MemoryBus::new(), config);
     let topic = room("r");
-    let (place, mut ear) = enter(&hub, &topic, 1, "ann").await;
-    ear.expect(&["+ann"]).await;
+    let (place, mut inbox) = enter(&hub, &topic, 1, "ann").await;
+    inbox.expect(&["+ann"]).await;
     place.disconnect();
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!((broker.count(Call::Leave), broker.count(Call::Unsubscribe)), (0, 0));
-    let (_again, mut ear) = enter(&hub, &topic, 2, "ann").await;
-    ear.expect_silence().await;
+    let (_again, mut inbox) = enter(&hub, &topic, 2, "ann").await;
+    inbox.expect_silence().await;
     assert_eq!(broker.count(Call::Leave), 0);
 }
 
@@ -50,10 +50,10 @@ async fn lost_connection_leaves_after_grace_unless_it_returns() {
     let (a, broker) = start_with(&bus, HubConfig::default());
     let b = start(&bus);
     let topic = room("r");
-    let (_watcher, mut ear) = enter(&b, &topic, 0, "watcher").await;
-    ear.expect(&["+watcher"]).await;
+    let (_watcher, mut inbox) = enter(&b, &topic, 0, "watcher").await;
+    inbox.expect(&["+watcher"]).await;
     let (place, _) = enter(&a, &topic, 1, "ann").await;
-    ear.expect(&["+ann"]).await;
+    inbox.expect(&["+ann"]).await;
 
     place.disconnect();
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -63,11 +63,11 @@ async fn lost_connection_leaves_after_grace_unless_it_returns() {
     let (elsewhere, _) = enter(&b, &topic, 3, "ann").await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(broker.count(Call::Leave), 1, "this server lets go when the time is up");
-    ear.expect_silence().await;
+    inbox.expect_silence().await;
 
     let lost = Instant::now();
     elsewhere.disconnect();
-    ear.expect(&["-ann"]).await;
+    inbox.expect(&["-ann"]).await;
     assert_eq!(lost.elapsed().as_secs(), 5);
 }
 
@@ -78,26 +78,26 @@ async fn members_receive_the_latest_name_of_a_user() {
     let bus = MemoryBus::new();
     let (a, b) = (start(&bus), start(&bus));
     let topic = room("r");
-    let (_watcher, mut ear) = enter(&b, &topic, 0, "watcher").await;
+    let (_watcher, mut inbox) = enter(&b, &topic, 0, "watcher").await;
     let (first, _) = enter_as(&a, &topic, 1, named("u", "Ann")).await;
-    ear.expect(&["+watcher", "+Ann"]).await;
+    inbox.expect(&["+watcher", "+Ann"]).await;
     let (second, _) = enter_as(&a, &topic, 2, named("u", "Anna")).await;
-    ear.expect(&["~Anna"]).await;
+    inbox.expect(&["~Anna"]).await;
     let (third, _) = enter_as(&b, &topic, 3, named("u", "Annie")).await;
-    ear.expect(&["~Annie"]).await;
+    inbox.expect(&["~Annie"]).await;
     second.rename(named("u", "Anne"));
     second.rename(named("u", "Anne"));
     second.rename(occupant("another"));
-    ear.expect(&["~Anne"]).await;
+    inbox.expect(&["~Anne"]).await;
     drop(second);
     drop(third);
-    ear.expect_silence().await;
+    inbox.expect_silence().await;
     first.disconnect();
     let (back, _) = enter_as(&a, &topic, 4, named("u", "Ann")).await;
-    ear.expect(&["~Ann"]).await;
+    inbox.expect(&["~Ann"]).await;
     drop(back);
-    ear.expect(&["-Ann"]).await;
-    ear.expect_silence().await;
+    inbox.expect(&["-Ann"]).await;
+    inbox.expect_silence().await;
 }
 
 /// A further tab, and a return within the grace.
@@ -107,35 +107,35 @@ async fn further_connection_of_a_listed_user_is_no_broker_call() {
     let topic = room("r");
     let ann = || named("u", "Ann");
     let enters = || broker.count(Call::Enter);
-    let (first, mut ear) = enter_as(&hub, &topic, 1, ann()).await;
+    let (first, mut inbox) = enter_as(&hub, &topic, 1, ann()).await;
     let (second, _) = enter_as(&hub, &topic, 2, ann()).await;
     assert_eq!(enters(), 2, "the roster does not list the user yet");
-    ear.expect(&["+Ann"]).await;
+    inbox.expect(&["+Ann"]).await;
     let (third, _) = enter_as(&hub, &topic, 3, ann()).await;
     for place in [first, second, third] {
         place.disconnect();
     }
-    let (back, mut ear) = enter_as(&hub, &topic, 4, ann()).await;
+    let (back, mut inbox) = enter_as(&hub, &topic, 4, ann()).await;
     assert_eq!(enters(), 2);
 
     // The roster still lists the first name when that is sent again.
     let (other_name, _) = enter_as(&hub, &topic, 5, named("u", "Anna")).await;
     let (same_name, _) = enter_as(&hub, &topic, 6, ann()).await;
     assert_eq!(enters(), 4);
-    ear.expect(&["~Anna", "~Ann"]).await;
+    inbox.expect(&["~Anna", "~Ann"]).await;
     back.rename(named("u", "Anne"));
     let (after_rename, _) = enter_as(&hub, &topic, 7, ann()).await;
     assert_eq!(enters(), 6);
-    ear.expect(&["~Anne", "~Ann"]).await;
+    inbox.expect(&["~Anne", "~Ann"]).await;
 
     let (_elsewhere, _) = enter_as(&hub, &room("another"), 8, ann()).await;
     assert_eq!(enters(), 7, "another room");
-    let (_watcher, mut ear) = enter(&hub, &topic, 9, "watcher").await;
-    ear.expect(&["+watcher"]).await;
+    let (_watcher, mut inbox) = enter(&hub, &topic, 9, "watcher").await;
+    inbox.expect(&["+watcher"]).await;
     drop([back, other_name, same_name, after_rename]);
     let (_again, _) = enter_as(&hub, &topic, 10, ann()).await;
     assert_eq!((broker.count(Call::Leave), enters()), (1, 9));
-    ear.expect(&["-Ann", "+Ann"]).await;
+    inbox.expect(&["-Ann", "+Ann"]).await;
 }
 
 /// It may have missed that the broker lost the user, or that another server sent another name.
@@ -143,9 +143,9 @@ async fn further_connection_of_a_listed_user_is_no_broker_call() {
 async fn stale_roster_spares_no_broker_call() {
     let (hub, broker, other) = faulty();
     let topic = room("r");
-    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    let (_watcher, mut inbox) = enter(&hub, &topic, 0, "watcher").await;
     let (_first, _) = enter_as(&hub, &topic, 1, named("u", "Ann")).await;
-    ear.expect(&["+watcher", "+Ann"]).await;
+    inbox.expect(&["+watcher", "+Ann"]).await;
     let again = async |id| enter_as(&hub, &topic, id, named("u", "Ann")).await;
     let enters = || broker.count(Call::Enter);
 
@@ -160,8 +160,8 @@ async fn stale_roster_spares_no_broker_call() {
     let (_second, _) = again(2).await;
     assert_eq!(enters(), 3);
     broker.release(Call::Occupancy);
-    ear.expect(&["~Anna", "~Ann"]).await;
-    ear.expect_silence().await;
+    inbox.expect(&["~Anna", "~Ann"]).await;
+    inbox.expect_silence().await;
 
     // The broker was away.
     broker.lose_presence(1, LossNotice::Interrupted);
@@ -172,7 +172,7 @@ async fn stale_roster_spares_no_broker_call() {
     tokio::time::sleep(Duration::from_secs(20)).await;
     let (_fourth, _) = again(4).await;
     assert_eq!(enters(), 4, "the roster was read again");
-    ear.expect_silence().await;
+    inbox.expect_silence().await;
 }
 
 /// A caller whose leave has resolved does not find the user in the list.
@@ -181,10 +181,10 @@ async fn roster_shows_a_leave_when_it_resolves() {
     let bus = MemoryBus::new();
     let (hub, other) = (start(&bus), start(&bus));
     let topic = room("r");
-    let (watcher, _ear) = enter(&hub, &topic, 0, "watcher").await;
+    let (watcher, _inbox) = enter(&hub, &topic, 0, "watcher").await;
     let listed = || {
         let mut users = Vec::new();
-        watcher.look(|snapshot| {
+        watcher.with_snapshot(|snapshot| {
             let listed = snapshot.roster.unwrap().listed().unwrap();
             users.extend(listed.keys().map(|user| user.as_str().to_owned()));
         });
@@ -201,7 +201,7 @@ async fn roster_shows_a_leave_when_it_resolves() {
     assert_eq!(listed(), ["ann", "watcher"], "another server holds the user");
     let (last, _) = enter(&other, &room("empty"), 2, "ann").await;
     last.leave().await;
-    let (nobody, _ear) = member(1);
+    let (nobody, _inbox) = member(1);
     hub.attach(&topic, chat_core::ConnectionId::new(21), nobody).leave().await;
 }
 
@@ -211,8 +211,8 @@ async fn leave_of_last_user_resolves_after_its_event_is_lost() {
     let (hub, broker, _) = faulty();
     let topic = room("r");
     let (_watcher, ..) = join(&hub, &topic, 0).await;
-    let (place, mut ear) = enter(&hub, &topic, 1, "ann").await;
-    ear.expect(&["+ann"]).await;
+    let (place, mut inbox) = enter(&hub, &topic, 1, "ann").await;
+    inbox.expect(&["+ann"]).await;
     broker.lose_presence(1, LossNotice::Lagged);
     let left = tokio::time::timeout(Duration::from_secs(60), place.leave()).await;
     left.expect("the room is known to be empty");
@@ -223,14 +223,14 @@ async fn explicit_leave_of_last_tab_is_immediate() {
     let bus = MemoryBus::new();
     let hub = start(&bus);
     let topic = room("r");
-    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    let (_watcher, mut inbox) = enter(&hub, &topic, 0, "watcher").await;
     let (lost, _) = enter(&hub, &topic, 1, "ann").await;
     let (left, _) = enter(&hub, &topic, 2, "ann").await;
-    ear.expect(&["+watcher", "+ann"]).await;
+    inbox.expect(&["+watcher", "+ann"]).await;
     lost.disconnect();
     drop(left);
-    ear.expect(&["-ann"]).await;
-    ear.expect_silence().await;
+    inbox.expect(&["-ann"]).await;
+    inbox.expect_silence().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -239,17 +239,17 @@ async fn missed_presence_changes_are_sent_as_a_difference() {
         let (hub, broker, other) = faulty();
         let topic = room("r");
         other.enter(&topic, occupant("before"));
-        let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
-        ear.expect(&["+watcher"]).await;
+        let (_watcher, mut inbox) = enter(&hub, &topic, 0, "watcher").await;
+        inbox.expect(&["+watcher"]).await;
         broker.lose_presence(2, told);
         other.leave(&topic, &user("before"));
         other.enter(&topic, occupant("missed"));
         // What comes next shows the hole, if nothing told of it.
         other.enter(&topic, occupant("seen"));
-        let mut heard = [ear.hear().await, ear.hear().await, ear.hear().await];
-        heard.sort();
-        assert_eq!(heard, ["+missed", "+seen", "-before"], "{told:?}");
-        ear.expect_silence().await;
+        let mut received = [inbox.next().await, inbox.next().await, inbox.next().await];
+        received.sort();
+        assert_eq!(received, ["+missed", "+seen", "-before"], "{told:?}");
+        inbox.expect_silence().await;
     }
 }
 
@@ -259,7 +259,7 @@ async fn many_joins_are_sent_as_few_counts() {
     let (hub, _) = start_with(&bus, HubConfig::default().presence_limit(10));
     let (other, _events) = bus.connect();
     let topic = room("r");
-    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    let (_watcher, mut inbox) = enter(&hub, &topic, 0, "watcher").await;
     for n in 0..2_000 {
         other.enter(&topic, occupant(&format!("u{n}")));
         if n % 500 == 0 {
@@ -268,24 +268,24 @@ async fn many_joins_are_sent_as_few_counts() {
     }
     let (mut singles, mut counts) = (0, Vec::new());
     while counts.last() != Some(&2_001) {
-        match ear.hear().await.split_at(1) {
+        match inbox.next().await.split_at(1) {
             ("=", count) => counts.push(count.parse::<u32>().unwrap()),
             _ => singles += 1,
         }
     }
     assert!(singles <= 10, "{singles} single ones");
     assert!(counts.len() <= 6 && counts.is_sorted(), "{counts:?}");
-    ear.expect_silence().await;
+    inbox.expect_silence().await;
 
     for n in 0..2_000 {
         other.leave(&topic, &user(&format!("u{n}")));
     }
-    let mut last = ear.hear().await;
+    let mut last = inbox.next().await;
     while last != "-u1999" && last != "=1" {
-        last = ear.hear().await;
+        last = inbox.next().await;
     }
     other.enter(&topic, occupant("one more"));
-    while ear.hear().await != "+one more" {}
+    while inbox.next().await != "+one more" {}
 }
 
 /// After a broker came back empty, other servers tell it of their users one by one: nobody
@@ -295,16 +295,16 @@ async fn broker_that_returns_empty_announces_no_leave() {
     let (hub, broker, other) = faulty();
     let topic = room("r");
     other.enter(&topic, occupant("ann"));
-    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
-    ear.expect(&["+watcher"]).await;
+    let (_watcher, mut inbox) = enter(&hub, &topic, 0, "watcher").await;
+    inbox.expect(&["+watcher"]).await;
     broker.lose_presence(2, LossNotice::Interrupted);
     other.leave(&topic, &user("ann"));
     tokio::time::sleep(Duration::from_secs(3)).await;
     other.enter(&topic, occupant("ann"));
     tokio::time::sleep(Duration::from_secs(10)).await;
-    ear.expect_silence().await;
+    inbox.expect_silence().await;
     other.leave(&topic, &user("ann"));
-    ear.expect(&["-ann"]).await;
+    inbox.expect(&["-ann"]).await;
 }
 
 /// The snapshot on its way may be of the moment before.
@@ -312,8 +312,8 @@ async fn broker_that_returns_empty_announces_no_leave() {
 async fn changes_missed_during_a_snapshot_are_read_again() {
     let (hub, broker, other) = faulty();
     let topic = room("r");
-    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
-    ear.expect(&["+watcher"]).await;
+    let (_watcher, mut inbox) = enter(&hub, &topic, 0, "watcher").await;
+    inbox.expect(&["+watcher"]).await;
     let asked = broker.count(Call::Occupancy);
     broker.hold_next(Call::Occupancy, 1);
     broker.lose_presence(1, LossNotice::Lagged);
@@ -325,6 +325,6 @@ async fn changes_missed_during_a_snapshot_are_read_again() {
     other.enter(&topic, occupant("second"));
     tokio::time::sleep(Duration::from_secs(1)).await;
     broker.release(Call::Occupancy);
-    ear.expect(&["+first", "+second"]).await;
-    ear.expect_silence().await;
+    inbox.expect(&["+first", "+second"]).await;
+    inbox.expect_silence().await;
 }

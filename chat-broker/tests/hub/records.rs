@@ -38,9 +38,9 @@ async fn change_of_records_is_kept_for_the_next_waiter() {
 async fn interruption_reports_changed_records() {
     let (hub, broker, other) = faulty();
     let topic = room("r");
-    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
     say(&other, &topic, "heard").await;
-    ear.expect(&["1 heard"]).await;
+    inbox.expect(&["1 heard"]).await;
     assert!(!is_called(&hub).await, "a message is no reason");
     broker.lose_publications(1, LossNotice::Interrupted);
     say(&other, &topic, "lost").await;

@@ -17,16 +17,16 @@ async fn missed_messages_are_read_before_members_notice() {
     for told in [LossNotice::Nothing, LossNotice::Lagged, LossNotice::Interrupted] {
         let (hub, broker, publisher) = faulty();
         let topic = room("r");
-        let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+        let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
         say(&publisher, &topic, "a").await;
-        ear.expect(&["1 a"]).await;
+        inbox.expect(&["1 a"]).await;
         let reads = broker.count(Call::History);
         broker.lose_publications(3, told);
         for text in ["b", "c", "d", "e"] {
             say(&publisher, &topic, text).await;
         }
-        ear.expect(&["2 b", "3 c", "4 d", "5 e"]).await;
-        ear.expect_silence().await;
+        inbox.expect(&["2 b", "3 c", "4 d", "5 e"]).await;
+        inbox.expect_silence().await;
         let stats = hub.stats();
         assert_eq!(stats.gaps, 0);
         assert!((3..=4).contains(&stats.repaired), "{stats:?}");
@@ -39,12 +39,12 @@ async fn missed_last_messages_are_read() {
     for told in [LossNotice::Lagged, LossNotice::Interrupted] {
         let (hub, broker, publisher) = faulty();
         let topic = room("r");
-        let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+        let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
         broker.lose_publications(2, told);
         say(&publisher, &topic, "a").await;
         say(&publisher, &topic, "b").await;
-        ear.expect(&["1 a", "2 b"]).await;
-        ear.expect_silence().await;
+        inbox.expect(&["1 a", "2 b"]).await;
+        inbox.expect_silence().await;
         assert_eq!(hub.stats().gaps, 0);
     }
 }
@@ -54,11 +54,11 @@ async fn missed_last_messages_are_read() {
 async fn unreported_loss_is_found_by_reconciliation() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
-    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
     broker.lose_publications(1, LossNotice::Nothing);
     say(&publisher, &topic, "a").await;
     tokio::time::sleep(Duration::from_secs(31)).await;
-    ear.expect(&["1 a"]).await;
+    inbox.expect(&["1 a"]).await;
     assert_eq!(hub.stats().gaps, 0);
 }
 
@@ -67,12 +67,12 @@ async fn unreported_loss_is_found_by_reconciliation() {
 async fn check_that_fails_for_another_topic_is_repeated_within_seconds() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
-    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
     broker.blame_next(Call::Positions, room("another"));
     broker.lose_publications(1, LossNotice::Interrupted);
     let lost = Instant::now();
     say(&publisher, &topic, "a").await;
-    ear.expect(&["1 a"]).await;
+    inbox.expect(&["1 a"]).await;
     assert!(lost.elapsed() < Duration::from_secs(5), "{:?}", lost.elapsed());
 }
 
@@ -81,7 +81,7 @@ async fn check_that_fails_for_another_topic_is_repeated_within_seconds() {
 async fn failed_calls_are_retried_once_a_second() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
-    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
     let made = broker.count(Call::Positions) + broker.count(Call::History);
     for call in [Call::Positions, Call::History] {
         broker.delay(call, Duration::from_millis(300));
@@ -98,7 +98,7 @@ async fn failed_calls_are_retried_once_a_second() {
         broker.fail_next(call, 0);
     }
     for n in 0..100 {
-        ear.expect(&[&format!("{} {n}", n + 1)]).await;
+        inbox.expect(&[&format!("{} {n}", n + 1)]).await;
     }
 }
 
@@ -150,7 +150,7 @@ async fn interruption_reads_only_rooms_that_are_behind() {
 async fn messages_wait_behind_a_repair() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
-    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
     broker.lose_publications(1, LossNotice::Nothing);
     broker.fail_next(Call::History, 2);
     for text in ["a", "b"] {
@@ -159,11 +159,11 @@ async fn messages_wait_behind_a_repair() {
     let (_late, mut late, position) = join(&hub, &topic, 2).await;
     assert_eq!(position, 0, "a newcomer stands where the others do");
     say(&publisher, &topic, "c").await;
-    for ear in [&mut ear, &mut late] {
-        ear.expect(&["1 a", "2 b", "3 c"]).await;
+    for inbox in [&mut inbox, &mut late] {
+        inbox.expect(&["1 a", "2 b", "3 c"]).await;
     }
     assert!(hub.stats().longest_repair >= Duration::from_secs(2), "{:?}", hub.stats());
-    ear.expect_silence().await;
+    inbox.expect_silence().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,18 +172,18 @@ async fn messages_missing_from_the_history_are_a_gap() {
     let rules = HistoryRules::new(Some(short));
     let (hub, broker, publisher) = faulty_with(HubConfig::default().history(rules));
     let topic = room("r");
-    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
     broker.lose_publications(4, LossNotice::Interrupted);
     for text in ["a", "b", "c", "d", "e"] {
         let delivery = PublishOptions::default().retention(short);
         publisher.publish(&topic, said(text), delivery).await.unwrap().await.unwrap();
     }
     // How much is there depends on when it is read.
-    let mut heard = Vec::new();
-    while heard.last().is_none_or(|last| last != "5 e") {
-        heard.push(ear.hear().await);
+    let mut received = Vec::new();
+    while received.last().is_none_or(|last| last != "5 e") {
+        received.push(inbox.next().await);
     }
-    assert!(heard.iter().any(|told| told.starts_with("gap ")), "{heard:?}");
+    assert!(received.iter().any(|told| told.starts_with("gap ")), "{received:?}");
     assert!(hub.stats().gaps >= 1);
 }
 
@@ -193,7 +193,7 @@ async fn room_without_history_gets_a_gap_for_each_interruption() {
     let rules = HistoryRules::new(None);
     let (hub, broker, publisher) = faulty_with(HubConfig::default().history(rules));
     let topic = room("r");
-    let (first, mut ear) = member(100);
+    let (first, mut inbox) = member(100);
     let on_snapshot = |snapshot: &Snapshot<'_, _>| {
         assert!(snapshot.position.is_none() && snapshot.recent.is_none());
     };
@@ -210,11 +210,11 @@ async fn room_without_history_gets_a_gap_for_each_interruption() {
             .unwrap();
     };
     say("a").await;
-    ear.expect(&["a"]).await;
+    inbox.expect(&["a"]).await;
     broker.lose_publications(1, LossNotice::Interrupted);
     say("b").await;
     say("c").await;
-    ear.expect(&["gap", "c"]).await;
+    inbox.expect(&["gap", "c"]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -233,9 +233,9 @@ async fn recent_messages_are_bounded_over_all_rooms() {
             say(&publisher, &room(&format!("r{n}")), &text).await;
         }
     }
-    for (_, ear, _) in &mut places {
+    for (_, inbox, _) in &mut places {
         for offset in 1..=20 {
-            assert_eq!(ear.hear().await, format!("{offset} {text}"));
+            assert_eq!(inbox.next().await, format!("{offset} {text}"));
         }
     }
     let held = hub.stats().recent_bytes;
@@ -244,7 +244,7 @@ async fn recent_messages_are_bounded_over_all_rooms() {
     assert_eq!(hub.stats().recent_bytes, 0);
 }
 
-/// Faults of every kind, at random times: in the end everybody has heard everything, once
+/// Faults of every kind, at random times: in the end everybody has received everything, once
 /// and in order.
 #[tokio::test(start_paused = true)]
 async fn faults_lose_repeat_and_reorder_nothing() {
@@ -260,7 +260,7 @@ async fn faults_lose_repeat_and_reorder_nothing() {
         let (hub, broker) = start_with(&bus, HubConfig::default());
         let (publisher, _events) = bus.connect();
         let topic = room("r");
-        let (_place, mut ear, _) = join(&hub, &topic, 0).await;
+        let (_place, mut inbox, _) = join(&hub, &topic, 0).await;
         broker.delay(Call::History, Duration::from_millis(next(30)));
         broker.delay(Call::Positions, Duration::from_millis(next(30)));
         let mut ears = Vec::new();
@@ -289,11 +289,11 @@ async fn faults_lose_repeat_and_reorder_nothing() {
         broker.lose_publications(0, LossNotice::Nothing);
         say(&publisher, &topic, &(MESSAGES + 1).to_string()).await;
         for offset in 1..=MESSAGES + 1 {
-            assert_eq!(ear.hear().await, format!("{offset} {offset}"), "seed {seed}");
+            assert_eq!(inbox.next().await, format!("{offset} {offset}"), "seed {seed}");
         }
-        for (_place, ear, position) in &mut ears {
+        for (_place, inbox, position) in &mut ears {
             for offset in *position + 1..=MESSAGES + 1 {
-                assert_eq!(ear.hear().await, format!("{offset} {offset}"), "seed {seed}");
+                assert_eq!(inbox.next().await, format!("{offset} {offset}"), "seed {seed}");
             }
         }
         assert_eq!(hub.stats().gaps, 0);
@@ -309,9 +309,9 @@ async fn messages_lost_while_a_room_opens_are_read() {
     let topic = room("r");
     broker.hold_next(Call::History, 1);
     let joining = async {
-        let (place, ear, position) = join(&hub, &topic, 1).await;
+        let (place, inbox, position) = join(&hub, &topic, 1).await;
         assert_eq!(position, 0, "the read is of the moment before");
-        (place, ear)
+        (place, inbox)
     };
     let losing = async {
         while broker.count(Call::History) == 0 {
@@ -325,9 +325,9 @@ async fn messages_lost_while_a_room_opens_are_read() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         broker.release(Call::History);
     };
-    let ((_place, mut ear), ()) = tokio::join!(joining, losing);
-    ear.expect(&["1 a"]).await;
-    ear.expect_silence().await;
+    let ((_place, mut inbox), ()) = tokio::join!(joining, losing);
+    inbox.expect(&["1 a"]).await;
+    inbox.expect_silence().await;
 }
 
 /// However often the connection breaks while the broker does not answer.
@@ -373,10 +373,10 @@ async fn quiet_rooms_do_not_starve_a_busy_one() {
         }
     }
     let topic = room("busy");
-    let (_place, mut ear, _) = join(&hub, &topic, 99).await;
+    let (_place, mut inbox, _) = join(&hub, &topic, 99).await;
     for offset in 1..=100 {
         say(&publisher, &topic, &text).await;
-        assert_eq!(ear.hear().await, format!("{offset} {text}"));
+        assert_eq!(inbox.next().await, format!("{offset} {text}"));
     }
     let held = Arc::new(std::sync::Mutex::new(0));
     let tell = Arc::clone(&held);

@@ -19,14 +19,14 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 /// leaves and new names as `+name`, `-name` and `~name`, counts as `=N`.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
-    heard: mpsc::Sender<String>,
+    received: mpsc::Sender<String>,
     pub(crate) closed: Arc<Mutex<Option<CloseReason>>>,
 }
 
 impl Deliver for Member {
     fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         for (event, position) in batch.events() {
-            match self.heard.try_send(told(&event, position)) {
+            match self.received.try_send(told(&event, position)) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => return DeliveryOutcome::Full,
                 Err(TrySendError::Closed(_)) => return DeliveryOutcome::Closed,
@@ -41,7 +41,7 @@ impl Deliver for Member {
 
     async fn drained(&self) {
         // All of its room is free, or nobody receives.
-        let _ = self.heard.reserve_many(self.heard.max_capacity()).await;
+        let _ = self.received.reserve_many(self.received.max_capacity()).await;
     }
 }
 
@@ -65,18 +65,18 @@ fn told(event: &Event<'_>, position: Option<Position>) -> String {
     }
 }
 
-pub(crate) struct Ear(pub(crate) mpsc::Receiver<String>);
+pub(crate) struct Inbox(pub(crate) mpsc::Receiver<String>);
 
-impl Ear {
-    pub(crate) async fn hear(&mut self) -> String {
-        let heard = tokio::time::timeout(Duration::from_secs(20), self.0.recv());
-        heard.await.expect("something to hear").expect("a member")
+impl Inbox {
+    pub(crate) async fn next(&mut self) -> String {
+        let received = tokio::time::timeout(Duration::from_secs(20), self.0.recv());
+        received.await.expect("something to hear").expect("a member")
     }
 
     /// Wants exactly this next.
     pub(crate) async fn expect(&mut self, all: &[&str]) {
         for told in all {
-            assert_eq!(self.hear().await, *told);
+            assert_eq!(self.next().await, *told);
         }
     }
 
@@ -87,9 +87,9 @@ impl Ear {
     }
 }
 
-pub(crate) fn member(capacity: usize) -> (Member, Ear) {
-    let (heard, ear) = mpsc::channel(capacity);
-    (Member { heard, closed: Arc::default() }, Ear(ear))
+pub(crate) fn member(capacity: usize) -> (Member, Inbox) {
+    let (received, inbox) = mpsc::channel(capacity);
+    (Member { received, closed: Arc::default() }, Inbox(inbox))
 }
 
 pub(crate) fn start(bus: &MemoryBus) -> Hub<Member> {
@@ -151,8 +151,8 @@ pub(crate) async fn join(
     hub: &Hub<Member>,
     topic: &Topic,
     id: u64,
-) -> (Membership<Member>, Ear, u64) {
-    let (member, ear) = member(10_000);
+) -> (Membership<Member>, Inbox, u64) {
+    let (member, inbox) = member(10_000);
     let (tell, told) = std::sync::mpsc::channel();
     let on_snapshot = move |snapshot: &Snapshot<'_, Member>| {
         tell.send(snapshot.position.map_or(0, |position| position.offset)).unwrap();
@@ -160,7 +160,7 @@ pub(crate) async fn join(
     let joining =
         hub.join_with(topic, ConnectionId::new(id), member, JoinOptions::default(), on_snapshot);
     let place = joining.await.unwrap();
-    (place, ear, told.try_recv().expect("a snapshot before join returned"))
+    (place, inbox, told.try_recv().expect("a snapshot before join returned"))
 }
 
 /// Tries to join as nobody.
@@ -194,7 +194,7 @@ pub(crate) async fn enter(
     topic: &Topic,
     id: u64,
     name: &str,
-) -> (Membership<Member>, Ear) {
+) -> (Membership<Member>, Inbox) {
     enter_as(hub, topic, id, occupant(name)).await
 }
 
@@ -203,9 +203,9 @@ pub(crate) async fn enter_as(
     topic: &Topic,
     id: u64,
     occupant: Occupant,
-) -> (Membership<Member>, Ear) {
-    let (member, ear) = member(10_000);
+) -> (Membership<Member>, Inbox) {
+    let (member, inbox) = member(10_000);
     let options = JoinOptions::default().occupant(occupant);
     let joining = hub.join(topic, ConnectionId::new(id), member, options);
-    (joining.await.unwrap(), ear)
+    (joining.await.unwrap(), inbox)
 }

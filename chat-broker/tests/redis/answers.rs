@@ -11,7 +11,7 @@ use chat_core::Position;
 use tokio::time::sleep;
 
 use crate::support::{
-    DEADLINE, Node, PATIENCE, assert_damaged, assert_refused, assert_unavailable, eventually,
+    DEADLINE, Node, TIMEOUT, assert_damaged, assert_refused, assert_unavailable, eventually,
     persistent, room,
 };
 
@@ -21,7 +21,7 @@ use crate::support::{
 async fn flushed_script_is_loaded_again() {
     const COUNT: u64 = 3000;
     let server = RedisServer::start();
-    let mut node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let mut node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     let topic = room("r");
     node.subscribe(&topic).await.unwrap();
     let publish = async {
@@ -136,7 +136,7 @@ async fn passwords_are_used_and_wrong_ones_refused() {
     right.broker.secret().await.unwrap();
 
     let wrong = Node::with(at("other")).await;
-    assert_eq!(wrong.broker.status(), Status::Away);
+    assert_eq!(wrong.broker.status(), Status::Unavailable);
     assert_refused("publish", wrong.publish(&room("r"), "").await);
     assert_refused("positions", wrong.position(&room("r")).await);
     assert_unavailable("subscribe", wrong.subscribe(&room("r")).await);
@@ -153,7 +153,7 @@ async fn unreadable_payloads_are_skipped() {
     }
     node.publish(&room("r"), "good").await.unwrap();
     assert_eq!(node.message().await.0, "good");
-    assert_eq!(node.broker.unreadable(), garbage.len() as u64);
+    assert_eq!(node.broker.stats().unreadable, garbage.len() as u64);
     assert_eq!(node.broker.stats().unreadable, garbage.len() as u64);
     assert_eq!(node.broker.status(), Status::Ready);
 }
@@ -189,7 +189,7 @@ async fn slow_reader_receives_lagged() {
     for _ in 0..10 {
         node.publish(&topic, "x").await.unwrap();
     }
-    eventually("drops", async || node.broker.dropped() == 6).await;
+    eventually("drops", async || node.broker.stats().dropped == 6).await;
     assert_eq!(node.broker.stats().dropped, 6);
     for _ in 0..4 {
         node.message().await;

@@ -193,7 +193,7 @@ async fn ended_epoch_never_returns() {
         }
         node.arrived().await;
         server.restart();
-        node.wait_for(Status::Away).await;
+        node.wait_for(Status::Unavailable).await;
         node.wait_for(Status::Ready).await;
     }
 }

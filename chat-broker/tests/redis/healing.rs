@@ -10,7 +10,7 @@ use chat_core::{Occupant, Roster, Topic};
 use futures_util::future::join_all;
 use tokio::time::sleep;
 
-use crate::support::{Node, PATIENCE, eventually, keys, room, user};
+use crate::support::{Node, TIMEOUT, eventually, keys, room, user};
 
 const LEASE: Duration = Duration::from_secs(1);
 
@@ -124,7 +124,7 @@ async fn until_it_judges(server: &RedisServer, prefix: &str, node: &Node, name: 
 }
 
 fn config(server: &RedisServer) -> RedisConfig {
-    Node::config(server).lease(LEASE).grace(Duration::from_millis(500)).deadline(PATIENCE)
+    Node::config(server).lease(LEASE).grace(Duration::from_millis(500)).deadline(TIMEOUT)
 }
 
 /// Follows who is in a topic as a hub does: by events, and by reading where they leave a hole.
@@ -142,7 +142,7 @@ impl Follower {
 
     /// Waits until it knows of these, and Redis too.
     async fn until(&mut self, expected: &[&str], what: &str) {
-        let deadline = Instant::now() + 3 * PATIENCE;
+        let deadline = Instant::now() + 3 * TIMEOUT;
         loop {
             for event in self.node.arrived().await {
                 if let BrokerEvent::Presence { change, occupant, version, count, .. } = event {
@@ -385,7 +385,7 @@ async fn large_room_is_compared_in_a_few_parts_each_tick() {
     let left = (USERS - GHOSTS + 2).to_string();
     let began = Instant::now();
     while server.command(&["HLEN", members]).await != left {
-        assert!(began.elapsed() < 2 * PATIENCE, "the ghosts are still there");
+        assert!(began.elapsed() < 2 * TIMEOUT, "the ghosts are still there");
         sleep(TICK / 5).await;
         let count = scanned().await;
         samples.push((Instant::now(), count));

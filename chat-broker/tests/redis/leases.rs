@@ -7,7 +7,7 @@ use chat_broker::testing::RedisServer;
 use chat_broker::{RedisConfig, SharedTable};
 use tokio::time::sleep;
 
-use crate::support::{Node, PATIENCE, eventually, latest, room};
+use crate::support::{Node, TIMEOUT, eventually, latest, room};
 
 const LEASE: Duration = Duration::from_secs(1);
 
@@ -20,7 +20,7 @@ fn config(server: &RedisServer) -> RedisConfig {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_connections_lose_no_change() {
     let server = RedisServer::start();
-    let config = || Node::config(&server).deadline(PATIENCE).publish_connections(2);
+    let config = || Node::config(&server).deadline(TIMEOUT).publish_connections(2);
     let (a, b) = (Node::with(config()).await, Node::with(config()).await);
     let topic = room("r");
     let visit = async |node: &Node, who: &str| {

@@ -8,7 +8,7 @@ use chat_broker::testing::{RedisServer, TcpProxy};
 use chat_broker::{BrokerError, BrokerEvent, Records, RedisBroker, SharedTable, Status};
 use tokio::task::JoinHandle;
 
-use crate::support::{Node, PATIENCE, eventually, lasting};
+use crate::support::{Node, TIMEOUT, eventually, lasting};
 use crate::unmarked;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -117,7 +117,7 @@ async fn table_without_marks_keeps_its_records() {
         }
         unmarked::remove(&server, "removed").await;
         let proxy = TcpProxy::before(&server);
-        let config = Node::config(&server).url(proxy.redis_url()).deadline(PATIENCE);
+        let config = Node::config(&server).url(proxy.redis_url()).deadline(TIMEOUT);
         let node = Node::with(config).await;
         // Long enough to see what each command leaves to the next one.
         proxy.delay(Duration::from_millis(30));
@@ -264,7 +264,7 @@ async fn expired_records_are_not_written_again() {
 async fn many_nodes_write_a_table_again() {
     const COUNT: usize = 1300;
     let server = RedisServer::start();
-    let config = || Node::config(&server).deadline(crate::support::PATIENCE);
+    let config = || Node::config(&server).deadline(crate::support::TIMEOUT);
     let nodes =
         [Node::with(config()).await, Node::with(config()).await, Node::with(config()).await];
     for n in 0..COUNT {

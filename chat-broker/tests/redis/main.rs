@@ -10,7 +10,6 @@
 
 mod answers;
 mod conformance;
-mod crowded;
 mod damage;
 mod ends;
 mod epochs;
@@ -20,6 +19,7 @@ mod history;
 mod keys;
 mod leases;
 mod lost_records;
+mod max_clients;
 mod outages;
 mod presence;
 mod records;

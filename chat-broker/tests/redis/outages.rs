@@ -9,14 +9,14 @@ use chat_core::{Position, Step};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use crate::support::{DEADLINE, Node, PATIENCE, assert_unavailable, eventually, persistent, room};
+use crate::support::{DEADLINE, Node, TIMEOUT, assert_unavailable, eventually, persistent, room};
 
 #[tokio::test]
 async fn node_starts_without_redis_and_connects_later() {
     let mut server = RedisServer::start();
     server.stop();
     let mut node = Node::start(&server).await;
-    assert_eq!(node.broker.status(), Status::Away);
+    assert_eq!(node.broker.status(), Status::Unavailable);
     assert_unavailable("subscribe", node.subscribe(&room("r")).await);
     server.restart();
     node.wait_for(Status::Ready).await;
@@ -32,7 +32,7 @@ async fn outage_is_reported_once() {
     let (kept, dropped, failed) = (room("kept"), room("dropped"), room("failed"));
     node.broker.subscribe(&[kept.clone(), dropped.clone()]).await.unwrap();
     server.kill();
-    node.wait_for(Status::Away).await;
+    node.wait_for(Status::Unavailable).await;
     let began = Instant::now();
 
     let in_time = async |what: &str, outcome: bool, started: Instant| {
@@ -72,11 +72,11 @@ async fn outage_is_reported_once() {
 #[tokio::test]
 async fn calls_that_outlast_an_outage_succeed() {
     let mut server = RedisServer::start();
-    let mut node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let mut node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     let (before, during) = (room("before"), room("during"));
     node.subscribe(&before).await.unwrap();
     server.kill();
-    node.wait_for(Status::Away).await;
+    node.wait_for(Status::Unavailable).await;
     let restart = async {
         yield_now().await;
         server.restart();
@@ -164,7 +164,7 @@ async fn killed_subscriber_makes_no_tight_loop() {
     let began = Instant::now();
     // For as long as it takes: a busy machine makes fewer in two seconds.
     while began.elapsed() < Duration::from_secs(2) || node.broker.stats().reconnects < 5 {
-        assert!(began.elapsed() < PATIENCE, "{:?}", node.broker.stats());
+        assert!(began.elapsed() < TIMEOUT, "{:?}", node.broker.stats());
         if node.publish(&topic, "x").await.unwrap().nodes == 1 {
             server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
         }
@@ -186,7 +186,7 @@ async fn read_outlasts_its_connection() {
     const UNDER_WAY: Duration = Duration::from_millis(200);
     let server = RedisServer::start();
     let proxy = TcpProxy::before(&server);
-    let node = Node::with(Node::config(&server).url(proxy.redis_url()).deadline(PATIENCE)).await;
+    let node = Node::with(Node::config(&server).url(proxy.redis_url()).deadline(TIMEOUT)).await;
     let topic = room("r");
     let published = node.publish(&topic, "x").await.unwrap();
     node.position(&topic).await.expect("a first connection of the pool");
@@ -207,7 +207,7 @@ async fn frozen_redis_is_noticed() {
     node.subscribe(&room("r")).await.unwrap();
     let frozen = Instant::now();
     server.pause();
-    node.wait_for(Status::Away).await;
+    node.wait_for(Status::Unavailable).await;
     assert!(frozen.elapsed() < Duration::from_secs(4), "after {:?}", frozen.elapsed());
     assert_unavailable("publish", node.publish(&room("r"), "lost").await);
     tokio::time::sleep_until((frozen + Duration::from_secs(5)).into()).await;
@@ -247,7 +247,7 @@ async fn idle_connection_is_kept() {
     node.subscribe(&room("r")).await.unwrap();
     sleep(Duration::from_secs(13)).await;
     assert_eq!(node.arrived().await, []);
-    assert_eq!(node.broker.unreadable(), 0);
+    assert_eq!(node.broker.stats().unreadable, 0);
 }
 
 #[tokio::test]
@@ -307,7 +307,7 @@ async fn no_offset_is_given_out_twice_after_a_restart_with_older_data() {
 #[tokio::test]
 async fn publication_waits_until_restored_counters_are_deleted() {
     let mut server = RedisServer::start();
-    let mut node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let mut node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     let topic = room("r");
     node.subscribe(&topic).await.unwrap();
     node.publish(&topic, "in the snapshot").await.unwrap();
@@ -317,7 +317,7 @@ async fn publication_waits_until_restored_counters_are_deleted() {
         node.message().await;
     }
     server.kill();
-    node.wait_for(Status::Away).await;
+    node.wait_for(Status::Unavailable).await;
     let restart = async {
         yield_now().await;
         server.restart();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chat_broker::testing::{RedisServer, TcpProxy};
 use chat_broker::{Broker, BrokerError, BrokerEvent, Record, Records, SharedTable, Status};
 
-use crate::support::{Node, PATIENCE, assert_refused, eventually, lasting};
+use crate::support::{Node, TIMEOUT, assert_refused, eventually, lasting};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -54,7 +54,7 @@ async fn reader_before_the_connection_is_notified() {
     let proxy = TcpProxy::before(&server);
     server.command(&["ACL", "SETUSER", "default", "-subscribe"]).await;
     let mut early = Node::with(Node::config(&server).url(proxy.redis_url())).await;
-    assert_eq!(early.broker.status(), Status::Away);
+    assert_eq!(early.broker.status(), Status::Unavailable);
     let before = read(&early, 0).await;
     let other = Node::start(&server).await;
     set(&other, "ban").await.unwrap();
@@ -67,7 +67,7 @@ async fn reader_before_the_connection_is_notified() {
 async fn table_of_many_pages_is_read_in_order() {
     const COUNT: usize = 1300;
     let server = RedisServer::start();
-    let node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     for n in 0..COUNT {
         set(&node, &n.to_string()).await.unwrap();
     }
@@ -97,7 +97,7 @@ async fn table_of_many_pages_is_read_in_order() {
 #[tokio::test]
 async fn full_table_refuses_records_until_one_is_removed_or_expires() {
     let server = RedisServer::start();
-    let node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     let fill = "for n = 1, tonumber(ARGV[1]) do redis.call('HSET', KEYS[2], n, 'x') \
         redis.call('ZADD', KEYS[3], n, n) redis.call('ZADD', KEYS[4], 9e15, n) end";
     let names = PARTS.map(|part| format!("chat:{{records}}:{part}"));

@@ -6,7 +6,7 @@ use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, Status};
 use tokio::time::sleep;
 
-use crate::support::{Node, PATIENCE, assert_unavailable, eventually, room};
+use crate::support::{Node, TIMEOUT, assert_unavailable, eventually, room};
 
 /// Within two probes, of one second each, and a busy machine.
 const NOTICED: Duration = Duration::from_secs(4);
@@ -41,14 +41,14 @@ impl Refusal<'_> {
         node.publish(&topic, "before").await.unwrap();
         let idle = Rate::over(server, COUNTED).await;
         commands(server, self.begin).await;
-        let away = node.becomes(Status::Away).await;
+        let away = node.becomes(Status::Unavailable).await;
         node.publish(&topic, "refused").await.expect_err("nothing can be kept");
         if self.reconnects {
             // Until the pauses between attempts have grown.
             sleep(COUNTED).await;
         }
         let refused = self.rate(server).await;
-        assert_eq!(node.broker.status(), Status::Away);
+        assert_eq!(node.broker.status(), Status::Unavailable);
         commands(server, self.end).await;
         let ready = node.becomes(Status::Ready).await;
         node.publish(&topic, "after").await.expect("all goes on");
@@ -194,11 +194,11 @@ async fn slow_script_is_unavailable() {
     let (began, before) = (Instant::now(), count(&server).await[1]);
     let endless = server.command(&ENDLESS);
     let watched = async {
-        let away = node.becomes(Status::Away).await;
+        let away = node.becomes(Status::Unavailable).await;
         let refused = node.publish(&room("r"), "").await;
         assert_unavailable("publish", refused);
         sleep(COUNTED).await;
-        assert_eq!(node.broker.status(), Status::Away);
+        assert_eq!(node.broker.status(), Status::Unavailable);
         server.command(&["SCRIPT", "KILL"]).await;
         (away, node.becomes(Status::Ready).await)
     };
@@ -217,11 +217,11 @@ async fn slow_script_is_unavailable() {
 #[tokio::test]
 async fn refused_subscription_keeps_the_connection() {
     let server = RedisServer::start_with(&["--lua-time-limit", "50"]);
-    let mut node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let mut node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     let (kept, left, late) = (room("kept"), room("left"), room("late"));
     node.broker.subscribe(&[kept.clone(), left.clone()]).await.unwrap();
     let watched = async {
-        node.wait_for(Status::Away).await;
+        node.wait_for(Status::Unavailable).await;
         let began = Instant::now();
         assert_unavailable("subscribe", node.subscribe(&late).await);
         node.broker.unsubscribe(std::slice::from_ref(&left)).await.expect("it is told again");
@@ -231,7 +231,7 @@ async fn refused_subscription_keeps_the_connection() {
     };
     let (_, told) = tokio::join!(server.command(&ENDLESS), watched);
     println!("told after {told:.1?}");
-    assert!(told < PATIENCE / 2, "only after {told:?}");
+    assert!(told < TIMEOUT / 2, "only after {told:?}");
     node.wait_for(Status::Ready).await;
     assert_eq!(node.broker.stats().reconnects, 0, "connections are kept");
     eventually("the end of a subscription", async || {
@@ -252,11 +252,11 @@ async fn script_flush_does_not_end_a_refusal() {
     // Each renewal of a lease stores the scripts again: here there is none.
     let node = Node::with(Node::config(&server).lease(20 * COUNTED)).await;
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
-    node.wait_for(Status::Away).await;
+    node.wait_for(Status::Unavailable).await;
     let refused = Instant::now();
     while refused.elapsed() < COUNTED {
         assert_eq!(server.command(&["SCRIPT", "FLUSH"]).await, "OK");
-        assert_eq!(node.broker.status(), Status::Away);
+        assert_eq!(node.broker.status(), Status::Unavailable);
         sleep(Duration::from_millis(10)).await;
     }
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
@@ -270,7 +270,7 @@ async fn silent_script_is_refused() {
     let server = RedisServer::start_with(&["--lua-time-limit", "5000"]);
     let node = Node::start(&server).await;
     let watched = async {
-        let away = node.becomes(Status::Away).await;
+        let away = node.becomes(Status::Unavailable).await;
         assert_unavailable("publish", node.publish(&room("r"), "").await);
         assert_eq!(server.command(&["SCRIPT", "KILL"]).await, "OK");
         (away, node.becomes(Status::Ready).await)
@@ -293,7 +293,7 @@ async fn loading_redis_is_unavailable() {
         server.restart();
         server
     });
-    node.wait_for(Status::Away).await;
+    node.wait_for(Status::Unavailable).await;
     let _server = loading.await.unwrap();
     let ready = node.becomes(Status::Ready).await;
     println!("ready {ready:.1?} after the data was there");
@@ -309,7 +309,7 @@ async fn joins_wait_for_the_end_of_a_refusal() {
     let node = Node::start(&server).await;
     let topic = room("r");
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
-    node.wait_for(Status::Away).await;
+    node.wait_for(Status::Unavailable).await;
     for n in 0..USERS {
         node.enter(&topic, &format!("user-{n}"));
     }

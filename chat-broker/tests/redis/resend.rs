@@ -11,7 +11,7 @@ use chat_broker::{Broker, Receipt, RedisConfig, Status};
 use chat_core::{HistoryRange, Position};
 use tokio::time::sleep;
 
-use crate::support::{Node, PATIENCE, eventually, latest, room};
+use crate::support::{Node, TIMEOUT, eventually, latest, room};
 
 /// Receipts that one publisher leaves open.
 const UNDER_WAY: usize = 64;
@@ -67,7 +67,7 @@ async fn assert_all_stand_once(node: &Node, told: &[(char, Vec<Position>)]) {
 }
 
 async fn node(server: &RedisServer, connections: usize) -> Node {
-    idle(Node::config(server).deadline(PATIENCE).publish_connections(connections)).await
+    idle(Node::config(server).deadline(TIMEOUT).publish_connections(connections)).await
 }
 
 /// A node whose connections are through with their beginning: what is published next is sent

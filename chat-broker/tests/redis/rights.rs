@@ -76,8 +76,10 @@ async fn missing(server: &RedisServer, rights: &[String], command: &str) {
     let mut reset = vec!["ACL", "SETUSER", &name, "nocommands"];
     reset.extend(without.iter().filter(|word| word.starts_with('+')).map(|word| word.as_str()));
     assert_eq!(server.command(&reset).await, "OK");
-    eventually(&format!("{command} is missed"), async || node.broker.status() == Status::Away)
-        .await;
+    eventually(&format!("{command} is missed"), async || {
+        node.broker.status() == Status::Unavailable
+    })
+    .await;
     let noticed = removed.elapsed();
     println!("{command}: away after {noticed:.1?}");
     assert!(noticed < NOTICED, "{command}: only after {noticed:?}");
@@ -121,7 +123,7 @@ async fn missing_optional_rights_are_counted_and_broker_is_ready() {
 async fn renamed_command_is_missing() {
     let server = RedisServer::start_with(&["--rename-command", "HGETALL", "OTHER"]);
     let node = Node::start(&server).await;
-    assert_eq!(node.broker.status(), Status::Away);
+    assert_eq!(node.broker.status(), Status::Unavailable);
     assert!(refusals(&node, "HGETALL", "ERR") > 0, "{:?}", node.broker.stats().refusals);
 }
 
@@ -135,7 +137,7 @@ async fn rights_to_other_keys_are_no_rights() {
         rights.extend([keys.to_owned(), channels.to_owned()]);
         let config = config_of(&server, "chat", &rights, 0).await.deadline(DEADLINE);
         let node = Node::with(config).await;
-        assert_eq!(node.broker.status(), Status::Away, "{keys} {channels}");
+        assert_eq!(node.broker.status(), Status::Unavailable, "{keys} {channels}");
         let refusals = node.broker.stats().refusals;
         assert!(refusals.iter().any(|each| each.cause == "NOPERM"), "{refusals:?}");
         server.command(&["ACL", "DELUSER", "chat"]).await;

@@ -7,7 +7,7 @@ use chat_broker::Broker;
 use chat_broker::testing::RedisServer;
 use chat_core::HistoryRange;
 
-use crate::support::{Node, PATIENCE, assert_damaged, eventually, persistent, room};
+use crate::support::{Node, TIMEOUT, assert_damaged, eventually, persistent, room};
 
 fn round_trips(node: &Node) -> u64 {
     node.broker.stats().round_trips.count()
@@ -43,7 +43,7 @@ async fn round_trip_is_counted_for_each_pipeline_and_query() {
 async fn round_trips_include_the_time_of_redis() {
     const PAUSE: Duration = Duration::from_millis(300);
     let server = RedisServer::start();
-    let node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     let topic = room("r");
     // A `PING` may be in the way of the publication, and is not counted.
     eventually("an answer that took its time", async || {
@@ -109,7 +109,7 @@ async fn received(server: &RedisServer) -> u64 {
 #[tokio::test]
 async fn publications_that_wait_are_counted() {
     let server = RedisServer::start();
-    let node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     let (queued, topic) = (|| node.broker.stats().publish_queued, room("r"));
     assert_eq!(queued(), 0);
     server.pause();

@@ -143,7 +143,7 @@ async fn tls_with_a_private_authority() {
     assert_works(config.clone().ca_certificate(authority.read("ca.pem"))).await;
 
     let wary = Node::with(config).await;
-    assert_eq!(wary.broker.status(), Status::Away, "the certificate's authority is unknown");
+    assert_eq!(wary.broker.status(), Status::Unavailable, "the certificate's authority is unknown");
     assert_unavailable("publish", wary.publish(&room("r"), "").await);
 }
 
@@ -166,7 +166,7 @@ async fn tls_with_a_client_certificate() {
         (as_client(&other), "its authority is unknown"),
     ] {
         let node = Node::with(refused).await;
-        assert_eq!(node.broker.status(), Status::Away, "{why}");
+        assert_eq!(node.broker.status(), Status::Unavailable, "{why}");
     }
 }
 

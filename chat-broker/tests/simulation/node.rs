@@ -125,7 +125,7 @@ pub(crate) fn rename(membership: &Membership<Member>, user: &str, name: &str) {
 /// Who is on the roster of a member's hub.
 pub(crate) fn roster(membership: &Membership<Member>) -> Vec<String> {
     let mut names = Vec::new();
-    membership.look(|snapshot| names = listed(&snapshot));
+    membership.with_snapshot(|snapshot| names = listed(&snapshot));
     names
 }
 

@@ -58,7 +58,7 @@ async fn frozen_redis_loses_and_doubles_nothing() {
             sleep(Duration::from_secs(1)).await;
             redis.pause();
             sleep(Duration::from_millis(3500)).await;
-            assert_eq!(a.broker.status(), Status::Away);
+            assert_eq!(a.broker.status(), Status::Unavailable);
             redis.resume();
         }
     };
@@ -155,7 +155,7 @@ async fn overtaken_publication_is_not_resent() {
 }
 
 async fn resume_when_away(redis: &Redis, node: &Node) {
-    node.wait_for(Status::Away).await;
+    node.wait_for(Status::Unavailable).await;
     redis.resume();
 }
 
@@ -173,7 +173,7 @@ async fn publication_that_may_be_trimmed_is_not_resent() {
         async {
             eventually("both", async || other.position(&topic).await.unwrap().offset == 2).await;
             other.deliver(&topic, &"x".repeat(2000), bytes(1000)).await.unwrap();
-            node.wait_for(Status::Away).await;
+            node.wait_for(Status::Unavailable).await;
             network.heal();
         },
     );

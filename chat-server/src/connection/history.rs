@@ -76,11 +76,11 @@ impl Connection {
         loop {
             let mut held = Held::Missing;
             // Encoded later, outside of the room's lock.
-            membership.look(|snapshot| held = Held::of(&snapshot, known, range, limit));
+            membership.with_snapshot(|snapshot| held = Held::of(&snapshot, known, range, limit));
             match held {
                 Held::Page(page) => return Some(page),
                 Held::Behind(position) => {
-                    timeout_at(deadline, membership.moved_on(Some(position))).await.ok()?;
+                    timeout_at(deadline, membership.position_changed(Some(position))).await.ok()?;
                 }
                 Held::Missing => return None,
             }

@@ -201,7 +201,7 @@ impl Connection {
         self.rooms.reserve_exact(usize::from(self.rooms.is_empty()));
         let room_bytes = self.state.hub.retention(&room).map_or(0, |kept| kept.bytes);
         let mut may_be_new = true;
-        membership.look(|snapshot| {
+        membership.with_snapshot(|snapshot| {
             may_be_new = snapshot.position.is_none_or(|position| position.offset == 0);
         });
         self.rooms.push(JoinedRoom {
@@ -320,7 +320,7 @@ impl Connection {
         let place = self.joined_room(room).ok_or_else(not_in_a_room)?;
         let max = self.state.config.max_listed_members;
         let mut bytes = 0;
-        place.membership.look(|snapshot| {
+        place.membership.with_snapshot(|snapshot| {
             let asker = Asker { user: &self.member.user, is_joining: false };
             members::list(&snapshot, asker, max, |members, count| {
                 let members = Members::new(room, members, count);

@@ -96,12 +96,12 @@ impl State {
 
     /// Says in the log what has changed, each once until Redis is back. A connection that was
     /// not tried yet is no news.
-    fn tell(&mut self, cause: &dyn fmt::Display) {
+    fn log(&mut self, cause: &dyn fmt::Display) {
         let worst = self.connections.iter().flatten().max().copied().unwrap_or(HealthState::Up);
         if worst == HealthState::Up {
             if !self.logged.is_empty() {
                 self.logged.clear();
-                tracing::info!("redis is back");
+                tracing::info!("redis available again");
             }
         } else if !self.logged.contains(&worst) {
             self.logged.push(worst);
@@ -111,8 +111,8 @@ impl State {
                     "this redis cannot be used: Redis 6 or later is needed, or Valkey; one server, \
                      without a proxy that lacks commands"
                 ),
-                HealthState::Down => tracing::warn!(%cause, "redis is away, reconnecting"),
-                _ => tracing::warn!(cause = self.refusal, "redis refuses to write"),
+                HealthState::Down => tracing::warn!(%cause, "redis unavailable, reconnecting"),
+                _ => tracing::warn!(cause = self.refusal, "redis refuses writes"),
             }
         }
     }
@@ -147,7 +147,7 @@ impl ConnectionHealth {
                 if condition == HealthState::Refused {
                     state.refusal = cause.to_string();
                 }
-                state.tell(cause);
+                state.log(cause);
             }
             is_new
         });

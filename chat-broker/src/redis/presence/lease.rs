@@ -32,16 +32,16 @@ const LONGEST_LEASE: Duration = Duration::from_secs(10);
 pub(crate) struct LeaseTask {
     shared: Arc<Shared>,
     presence: Arc<Presence>,
-    /// Where condemned nodes go.
-    condemned: mpsc::Sender<Vec<String>>,
+    /// Where expired nodes go.
+    expired: mpsc::Sender<Vec<String>>,
     link: Option<Link>,
     was_connected: bool,
     health: ConnectionHealth,
     node: Arc<str>,
     /// Which node this one was until it lost its lease, as long as Redis has not been told.
-    former: Option<Arc<str>>,
+    previous: Option<Arc<str>>,
     /// The node has a lease.
-    held: bool,
+    has_lease: bool,
     monitor: LeaseMonitor,
 }
 
@@ -49,39 +49,39 @@ impl LeaseTask {
     pub(crate) fn new(
         shared: &Arc<Shared>,
         presence: &Arc<Presence>,
-        condemned: mpsc::Sender<Vec<String>>,
+        expired: mpsc::Sender<Vec<String>>,
     ) -> Self {
         Self {
             shared: Arc::clone(shared),
             presence: Arc::clone(presence),
-            condemned,
+            expired,
             link: None,
             was_connected: false,
             health: shared.health.connection(),
             node: names::new_node().into(),
-            former: None,
-            held: false,
+            previous: None,
+            has_lease: false,
             monitor: LeaseMonitor::new(shared.config.lease),
         }
     }
 
-    /// Renews until `retired`: as often as other connections are asked whether they live,
+    /// Renews until `released`: as often as other connections are asked whether they live,
     /// since this asks the same.
-    pub(crate) async fn run(mut self, mut retired: watch::Receiver<bool>) {
+    pub(crate) async fn run(mut self, mut released: watch::Receiver<bool>) {
         let mut tick = interval((self.shared.config.lease / 4).min(PING_INTERVAL));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = retired.wait_for(|retired| *retired) => break,
+                _ = released.wait_for(|released| *released) => break,
                 _ = tick.tick() => {}
-                () = self.presence.doubt.notified() => {}
+                () = self.presence.check_lease.notified() => {}
             }
             if self.presence.take_changed() {
                 self.reregister();
             }
             self.try_to_renew().await;
         }
-        if let Err(error) = self.retire().await {
+        if let Err(error) = self.release().await {
             tracing::debug!(%error, "the lease runs out by itself");
         }
     }
@@ -108,27 +108,27 @@ impl LeaseTask {
 
     async fn renew(&mut self) -> RedisResult<()> {
         let now = Instant::now();
-        let may_judge = self.monitor.lasts(now);
-        let Renewed { mut is_late, is_held, condemned } =
-            self.call(self.shared.config.lease, may_judge).await?;
+        let may_expire_others = self.monitor.lasts(now);
+        let Renewal { mut is_late, is_held, expired } =
+            self.call(self.shared.config.lease, may_expire_others).await?;
         if !is_held {
             tracing::warn!("lease lost (expired, or redis was flushed): re-registering");
             self.reregister();
             self.call(self.shared.config.lease, false).await?;
             is_late = true;
         }
-        self.former = None;
+        self.previous = None;
         if is_late {
             self.fail();
         }
         self.monitor.succeed(now);
-        self.presence.set_may_judge(self.monitor.lasts(now));
-        if !std::mem::replace(&mut self.held, true) {
+        self.presence.set_may_expire_others(self.monitor.lasts(now));
+        if !std::mem::replace(&mut self.has_lease, true) {
             self.presence.restart_as(&self.node);
         }
-        if !condemned.is_empty() {
+        if !expired.is_empty() {
             // If the reaper is busy, they are found again.
-            let _ = self.condemned.try_send(condemned);
+            let _ = self.expired.try_send(expired);
         }
         Ok(())
     }
@@ -136,35 +136,35 @@ impl LeaseTask {
     /// Redis does not know the node any more, or may not.
     fn reregister(&mut self) {
         let before = std::mem::replace(&mut self.node, names::new_node().into());
-        if std::mem::take(&mut self.held) {
-            self.former = Some(before);
+        if std::mem::take(&mut self.has_lease) {
+            self.previous = Some(before);
         }
     }
 
     /// What this node has found out of others no longer counts.
     fn fail(&mut self) {
         self.monitor.fail();
-        self.presence.set_may_judge(false);
+        self.presence.set_may_expire_others(false);
     }
 
     /// Renews the lease of `self.node`.
-    async fn call(&mut self, lease: Duration, may_judge: bool) -> RedisResult<Renewed> {
+    async fn call(&mut self, lease: Duration, may_expire_others: bool) -> RedisResult<Renewal> {
         let (names, config) = (&self.shared.names, &self.shared.config);
-        let former = self.former.as_deref().unwrap_or_default();
-        let keys = [names.nodes(), names.rooms(former)];
+        let previous = self.previous.as_deref().unwrap_or_default();
+        let keys = [names.nodes(), names.rooms(previous)];
         let longest = config.lease.max(config.grace).max(LONGEST_LEASE);
         let mut commands = Pipeline::with_capacity(1);
         let call = self.shared.scripts.renew.call(&mut commands, &keys);
         call.arg(&*self.node).arg(lease.as_millis() as u64);
-        call.arg(u8::from(!self.held)).arg(u8::from(may_judge));
-        call.arg(longest.as_millis() as u64).arg(former);
-        let ((is_held, condemned, is_late),) = self.send(&commands).await?;
-        Ok(Renewed { is_held, condemned, is_late })
+        call.arg(u8::from(!self.has_lease)).arg(u8::from(may_expire_others));
+        call.arg(longest.as_millis() as u64).arg(previous);
+        let ((is_held, expired, is_late),) = self.send(&commands).await?;
+        Ok(Renewal { is_held, expired, is_late })
     }
 
     /// Gives the lease back; users that are still here have time to come back elsewhere.
-    async fn retire(&mut self) -> RedisResult<()> {
-        if !self.held {
+    async fn release(&mut self) -> RedisResult<()> {
+        if !self.has_lease {
             return Ok(());
         }
         if !self.presence.is_empty() {
@@ -202,11 +202,11 @@ impl LeaseTask {
 }
 
 /// What Redis says to a renewal.
-struct Renewed {
+struct Renewal {
     /// There was a lease, or none was needed.
     is_held: bool,
     /// Nodes to be reaped.
-    condemned: Vec<String>,
+    expired: Vec<String>,
     /// By Redis' clock the last renewal was long ago: others may be as late as this node.
     is_late: bool,
 }

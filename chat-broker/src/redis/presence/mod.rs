@@ -43,9 +43,9 @@ pub(super) struct Presence {
     outboxes: Vec<Arc<PresenceOutbox>>,
     server: Mutex<Server>,
     /// The lease must be checked.
-    pub(super) doubt: Notify,
+    pub(super) check_lease: Notify,
     /// This node has held its lease for long enough to expire those of others.
-    may_judge: AtomicBool,
+    may_expire_others: AtomicBool,
 }
 
 /// The Redis process that holds the occupants of this node.
@@ -61,8 +61,13 @@ impl Presence {
     /// `connections`: how many connections publish.
     pub(super) fn new(connections: usize) -> Arc<Self> {
         let outboxes = (0..connections).map(|_| Arc::default()).collect();
-        let may_judge = AtomicBool::new(false);
-        Arc::new(Self { outboxes, server: Mutex::default(), doubt: Notify::new(), may_judge })
+        let may_expire_others = AtomicBool::new(false);
+        Arc::new(Self {
+            outboxes,
+            server: Mutex::default(),
+            check_lease: Notify::new(),
+            may_expire_others,
+        })
     }
 
     /// A connection to publish on was made, to the Redis process with this id.
@@ -73,7 +78,7 @@ impl Presence {
             server.run_id.as_ref().is_some_and(|known| run_id.is_empty() || known != run_id);
         server.run_id = Some(run_id.to_owned());
         drop(server);
-        self.doubt.notify_one();
+        self.check_lease.notify_one();
     }
 
     /// Whether Redis is another process than at the last call.
@@ -107,12 +112,12 @@ impl Presence {
         self.outboxes[self.worker_index(topic)].renamed(&key, &occupant.info);
     }
 
-    pub(super) fn may_judge(&self) -> bool {
-        self.may_judge.load(Ordering::Relaxed)
+    pub(super) fn may_expire_others(&self) -> bool {
+        self.may_expire_others.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_may_judge(&self, may_judge: bool) {
-        self.may_judge.store(may_judge, Ordering::Relaxed);
+    pub(super) fn set_may_expire_others(&self, may_expire_others: bool) {
+        self.may_expire_others.store(may_expire_others, Ordering::Relaxed);
     }
 
     /// Whether Redis holds no occupant of this node.
@@ -172,7 +177,7 @@ impl Store {
         &self,
         topics: &[Topic],
         limit: usize,
-        may_judge: bool,
+        may_expire_others: bool,
     ) -> Result<Vec<Occupancy>, BrokerError> {
         let nodes = self.shared.names.nodes();
         let work = async {
@@ -183,7 +188,7 @@ impl Store {
                 for address in &addresses {
                     let keys = [&address.members(), &nodes];
                     let call = self.shared.scripts.occupancy.call(&mut commands, &keys);
-                    call.arg(limit).arg(address.channel()).arg(u8::from(may_judge));
+                    call.arg(limit).arg(address.channel()).arg(u8::from(may_expire_others));
                 }
                 let replies: Vec<Reply> = self.query_each(&commands, &addresses, PRESENCE).await?;
                 occupancies.extend(replies.into_iter().map(occupancy));

@@ -197,8 +197,8 @@ impl PresenceOutbox {
     }
 
     /// Notes what became of changes, in their order; what has no outcome is unanswered.
-    pub(crate) fn settle(&self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
-        self.queues().settle(changes, outcomes);
+    pub(crate) fn record(&self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
+        self.queues().record(changes, outcomes);
         if self.has_changes() {
             self.changed.notify_one();
         }
@@ -307,21 +307,21 @@ impl Queues {
         changes
     }
 
-    fn settle(&mut self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
+    fn record(&mut self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
         if self.node.as_ref() != Some(&changes.node) {
             // The node had another name when they were taken, and all was queued again since.
             return;
         }
         let mut outcomes = outcomes.into_iter();
         for Join { key, .. } in changes.joins {
-            self.settle_join(&key, outcomes.next().unwrap_or(Outcome::Unanswered));
+            self.record_join(&key, outcomes.next().unwrap_or(Outcome::Unanswered));
         }
         for key in changes.leaves {
-            self.settle_leave(&key, outcomes.next().unwrap_or(Outcome::Unanswered));
+            self.record_leave(&key, outcomes.next().unwrap_or(Outcome::Unanswered));
         }
     }
 
-    fn settle_join(&mut self, key: &Key, outcome: Outcome) {
+    fn record_join(&mut self, key: &Key, outcome: Outcome) {
         let event = match outcome {
             Outcome::Done | Outcome::Announced(_) => Event::JoinDone,
             Outcome::Unanswered => Event::JoinUnanswered,
@@ -336,7 +336,7 @@ impl Queues {
         self.apply(key, event);
     }
 
-    fn settle_leave(&mut self, key: &Key, outcome: Outcome) {
+    fn record_leave(&mut self, key: &Key, outcome: Outcome) {
         let event = match outcome {
             Outcome::Done | Outcome::Announced(_) => Event::LeaveDone,
             Outcome::Unanswered => Event::LeaveUnanswered,
@@ -344,7 +344,7 @@ impl Queues {
         };
         let released = self.apply(key, event);
         if let Outcome::Announced(version) = outcome {
-            released.into_iter().for_each(|departure| departure.settle(version));
+            released.into_iter().for_each(|departure| departure.resolve(version));
         }
     }
 

@@ -34,7 +34,7 @@ fn send(outbox: &PresenceOutbox, sent: u64) -> Changes {
         leaves: changes.leaves.clone(),
         fence_at: changes.fence_at,
     };
-    outbox.settle(changes, std::iter::repeat(Outcome::Done));
+    outbox.record(changes, std::iter::repeat(Outcome::Done));
     copy
 }
 
@@ -53,7 +53,7 @@ fn nothing_is_sent_without_a_node() {
 fn leave_is_sent_after_refused_join() {
     let outbox = outbox();
     outbox.join(key(1), Bytes::new(), 0);
-    outbox.settle(outbox.take(0), [Outcome::Refused]);
+    outbox.record(outbox.take(0), [Outcome::Refused]);
     outbox.leave(&key(1), 0);
     assert_eq!(users(&send(&outbox, 0).leaves), ["u1"]);
     assert!(outbox.is_empty() && !outbox.has_changes());
@@ -62,7 +62,7 @@ fn leave_is_sent_after_refused_join() {
 #[test]
 fn leaves_after_refused_joins_are_bounded() {
     let outbox = outbox();
-    let refuse = |sent| outbox.settle(outbox.take(sent), std::iter::repeat(Outcome::Refused));
+    let refuse = |sent| outbox.record(outbox.take(sent), std::iter::repeat(Outcome::Refused));
     for n in 0..3 * MAX_REFUSED {
         let key = || key_of(&n.to_string());
         outbox.join(key(), Bytes::new(), 0);
@@ -72,7 +72,7 @@ fn leaves_after_refused_joins_are_bounded() {
         } else {
             let changes = outbox.take(0);
             outbox.leave(&key(), 1);
-            outbox.settle(changes, std::iter::repeat(Outcome::Refused));
+            outbox.record(changes, std::iter::repeat(Outcome::Refused));
         }
         refuse(1);
     }
@@ -133,7 +133,7 @@ fn every_name_is_sent_once_as_the_latest() {
         outbox.take(0)
     };
     outbox.join(key(1), anna.clone(), 0);
-    outbox.settle(in_flight, [Outcome::Done]);
+    outbox.record(in_flight, [Outcome::Done]);
     assert_eq!(sent(&outbox), [(anna.clone(), true)]);
     outbox.restart_as(&"another".into());
     assert_eq!(sent(&outbox), [(anna, false)], "by then another node may have set a later one");
@@ -151,7 +151,7 @@ async fn departure_resolves_when_the_leave_was_carried_out() {
     outbox.join(key(3), Bytes::new(), 0);
     assert_eq!(back.await, None, "the user is back");
     let outcomes = [Outcome::Done, Outcome::Announced(7), Outcome::Done];
-    outbox.settle(outbox.take(0), outcomes);
+    outbox.record(outbox.take(0), outcomes);
     assert_eq!((announced.await, elsewhere.await), (Some(7), None));
     assert_eq!(outbox.leave(&key(1), 0).await, None, "an absent user cannot leave");
     let forgotten = leave(4);
@@ -169,11 +169,11 @@ async fn departure_of_transient_join_awaits_its_own_leave() {
     let in_flight = outbox.take(0);
     outbox.join(key(1), Bytes::new(), 0);
     let second = outbox.leave(&key(1), 1);
-    outbox.settle(in_flight, [Outcome::Announced(7)]);
+    outbox.record(in_flight, [Outcome::Announced(7)]);
     assert_eq!(first.await, None, "the user was back");
     let changes = outbox.take(1);
     assert_eq!((changes.joins.len(), changes.leaves.len()), (1, 1));
-    outbox.settle(changes, [Outcome::Done, Outcome::Announced(9)]);
+    outbox.record(changes, [Outcome::Done, Outcome::Announced(9)]);
     assert_eq!(second.await, Some(9));
     assert!(outbox.is_empty());
 }
@@ -188,7 +188,7 @@ async fn leave_in_flight_settles_later_leave_without_publications() {
     let in_flight = outbox.take(0);
     outbox.join(key(1), Bytes::new(), 0);
     let second = outbox.leave(&key(1), 0);
-    outbox.settle(in_flight, [Outcome::Announced(7)]);
+    outbox.record(in_flight, [Outcome::Announced(7)]);
     assert_eq!(second.await, Some(7));
     assert!(outbox.is_empty() && !outbox.has_changes());
 }
@@ -295,7 +295,7 @@ fn settle(outbox: &PresenceOutbox, changes: Changes, digits: &[u8], held: &mut U
             _ => Outcome::Refused,
         });
     }
-    outbox.settle(changes, outcomes);
+    outbox.record(changes, outcomes);
 }
 
 fn reconcile(outbox: &PresenceOutbox, held: &Users) {

@@ -23,7 +23,7 @@ const MAX_USERS: usize = 200;
 pub(crate) async fn run(store: Arc<Store>, mut expired: mpsc::Receiver<Vec<String>>) {
     while let Some(nodes) = expired.recv().await {
         for node in nodes {
-            tracing::info!(node, "a node is dead, its users leave");
+            tracing::info!(node, "node lease expired, removing its occupants");
             if let Err(error) = reap(&store, &node).await {
                 // It will be found again.
                 tracing::warn!(%error, "the users of a dead node could not leave yet");

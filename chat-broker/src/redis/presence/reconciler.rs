@@ -132,7 +132,7 @@ impl Round {
             let address = &room[0].address;
             // The members of a room are gone through once in a round.
             let is_due = begun != Some(address) && !scans.contains(address);
-            let cursor: &[u8] = if is_due && presence.may_judge() { b"0" } else { b"" };
+            let cursor: &[u8] = if is_due && presence.may_expire_others() { b"0" } else { b"" };
             add_part(&mut commands, store, node, address, cursor, room);
         }
         let replies = store.in_time(store.query_all(&mut commands)).await?;
@@ -179,7 +179,7 @@ impl Scans {
 
     /// Has Redis compare the next parts.
     async fn tick(&mut self, store: &Store, presence: &Presence) -> Result<(), BrokerError> {
-        if !presence.may_judge() {
+        if !presence.may_expire_others() {
             self.0.clear();
         }
         let mut left = MAX_PARTS;

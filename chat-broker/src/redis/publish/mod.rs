@@ -43,7 +43,7 @@ pub(super) struct Publisher {
 #[derive(Debug)]
 struct WorkerHandle {
     jobs: mpsc::Sender<Job>,
-    room: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
     /// How many publications were accepted.
     accepted: AtomicU64,
     outbox: Arc<PresenceOutbox>,
@@ -64,8 +64,8 @@ impl Publisher {
             let queue = Queue::new(receiver, closing.clone());
             let task = PublishWorker::new(shared, subscriber, presence, queue, Arc::clone(outbox));
             tasks.spawn(task.run());
-            let room = Arc::new(Semaphore::new(MAX_QUEUED_BYTES));
-            WorkerHandle { jobs, room, accepted: AtomicU64::new(0), outbox: Arc::clone(outbox) }
+            let bytes = Arc::new(Semaphore::new(MAX_QUEUED_BYTES));
+            WorkerHandle { jobs, bytes, accepted: AtomicU64::new(0), outbox: Arc::clone(outbox) }
         });
         let workers = workers.collect();
         Self { shared: Arc::clone(shared), presence: Arc::clone(presence), workers }
@@ -82,25 +82,25 @@ impl Publisher {
         let worker = self.worker(topic);
         let address = self.shared.names.address(topic);
         let bytes = u32::try_from(payload.len().min(MAX_QUEUED_BYTES)).unwrap_or(u32::MAX);
-        let place = async {
-            let room = Arc::clone(&worker.room).acquire_many_owned(bytes).await;
-            let place = worker.jobs.reserve().await;
-            room.ok().zip(place.ok()).ok_or(BrokerError::Closed)
+        let permit = async {
+            let bytes = Arc::clone(&worker.bytes).acquire_many_owned(bytes).await;
+            let slot = worker.jobs.reserve().await;
+            bytes.ok().zip(slot.ok()).ok_or(BrokerError::Closed)
         };
-        let (_room, place) = timeout_at(deadline, place)
+        let (_bytes, slot) = timeout_at(deadline, permit)
             .await
             .map_err(|_| BrokerError::unavailable("the queue of publications stayed full"))??;
         let (receipt, pending) = Receipt::pending();
         let id = MessageId::random();
         worker.accepted.fetch_add(1, Ordering::SeqCst);
-        place.send(Job { address, payload, options, id, sent: false, deadline, receipt, _room });
+        slot.send(Job { address, payload, options, id, sent: false, deadline, receipt, _bytes });
         Ok(pending)
     }
 
     /// How many publications wait: for a place, to be sent, or to be answered.
     pub(super) fn queued(&self) -> usize {
         // Each holds the semaphore of its worker, which does so, too.
-        self.workers.iter().map(|worker| Arc::strong_count(&worker.room) - 1).sum()
+        self.workers.iter().map(|worker| Arc::strong_count(&worker.bytes) - 1).sum()
     }
 
     /// See [`PresenceTracker::enter`](crate::PresenceTracker::enter).

@@ -29,7 +29,7 @@ pub(crate) struct Job {
     pub(crate) deadline: Instant,
     pub(crate) receipt: ReceiptSender,
     /// Its share of the bytes that may wait.
-    pub(crate) _room: OwnedSemaphorePermit,
+    pub(crate) _bytes: OwnedSemaphorePermit,
 }
 
 impl Job {
@@ -42,8 +42,8 @@ impl Job {
         Self { sent: false, ..self }
     }
 
-    pub(crate) fn settle(self, outcome: Result<Published, BrokerError>) {
-        self.receipt.settle(outcome);
+    pub(crate) fn resolve(self, outcome: Result<Published, BrokerError>) {
+        self.receipt.resolve(outcome);
     }
 }
 
@@ -124,7 +124,7 @@ impl Queue {
         let now = Instant::now();
         let late = self.pending.iter().take_while(|job| job.deadline <= now).count();
         for job in self.pending.drain(..late) {
-            job.settle(Err(cause.clone()));
+            job.resolve(Err(cause.clone()));
         }
     }
 
@@ -179,7 +179,7 @@ mod tests {
             sent: false,
             deadline,
             receipt,
-            _room: room,
+            _bytes: room,
         };
         (job, pending)
     }

@@ -70,7 +70,7 @@ mod tests {
             sent: false,
             deadline: Instant::now(),
             receipt: Receipt::pending().0,
-            _room: Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap(),
+            _bytes: Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap(),
         }
     }
 

@@ -83,7 +83,7 @@ impl PublishWorker {
                 self.identity.clone(),
                 self.probe.clone(),
             );
-            let Some(connected) = self.meanwhile(connect, &cause).await else { return };
+            let Some(connected) = self.expiring(connect, &cause).await else { return };
             let error = match connected {
                 Ok((link, identity)) => {
                     self.reconnect.established();
@@ -102,7 +102,7 @@ impl PublishWorker {
             self.health.set_down(&error);
             cause = broker_error(error);
             let pause = sleep(self.reconnect.pause());
-            if self.meanwhile(pause, &cause).await.is_none() {
+            if self.expiring(pause, &cause).await.is_none() {
                 return;
             }
         }
@@ -110,7 +110,7 @@ impl PublishWorker {
 
     /// Awaits `work` while nothing can be sent. `None` when the broker is closing and
     /// nothing is left to send.
-    async fn meanwhile<T>(
+    async fn expiring<T>(
         &mut self,
         work: impl Future<Output = T>,
         cause: &BrokerError,
@@ -180,11 +180,11 @@ impl PublishWorker {
         match self.shared.counters.timed(link.send(&pipeline)).await {
             Ok(replies) => {
                 self.reconnect.worked();
-                self.settle(link, jobs, changes, replies).await?;
+                self.pass_on(link, jobs, changes, replies).await?;
             }
             Err(error) => {
-                self.outbox.settle(changes, []);
-                self.send_again(jobs, &broker_error(error.clone()));
+                self.outbox.record(changes, []);
+                self.resend(jobs, &broker_error(error.clone()));
                 return Err(error);
             }
         }
@@ -193,14 +193,14 @@ impl PublishWorker {
 
     /// After a connection that broke Redis may have all of `jobs`, or none. What is kept
     /// can be found, and waits for that; the rest must not be sent twice.
-    fn send_again(&mut self, jobs: Vec<Job>, cause: &BrokerError) {
+    fn resend(&mut self, jobs: Vec<Job>, cause: &BrokerError) {
         let mut again = Vec::with_capacity(jobs.len());
         for mut job in jobs {
             if job.options.is_persistent() {
                 job.sent = true;
                 again.push(job);
             } else {
-                job.settle(Err(cause.clone()));
+                job.resolve(Err(cause.clone()));
             }
         }
         self.queue.put_back(again);
@@ -223,22 +223,22 @@ impl PublishWorker {
                 return Err(error);
             }
         };
-        let (mut again, mut seen, mut settled) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut again, mut seen, mut resolved) = (Vec::new(), Vec::new(), Vec::new());
         for (job, outcome) in jobs.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Published(position) => {
                     seen.push((job.address.clone(), LastSeen { position, id: Some(job.id) }));
-                    settled.push((job, Ok(Published::new(Some(position), 0))));
+                    resolved.push((job, Ok(Published::new(Some(position), 0))));
                 }
                 // The record of a key tells if it was published.
                 Outcome::Unknown if job.has_key() => again.push(job.unsent()),
                 Outcome::Missing => again.push(job.unsent()),
                 Outcome::Overtaken | Outcome::Unknown => {
-                    settled.push((job, Err(BrokerError::unavailable("the answer was lost"))));
+                    resolved.push((job, Err(BrokerError::unavailable("the answer was lost"))));
                 }
             }
         }
-        self.finish(settled, seen);
+        self.finish(resolved, seen);
         self.queue.put_back(again);
         Ok(())
     }
@@ -263,7 +263,7 @@ impl PublishWorker {
 
     /// Passes the answers on. After a `SCRIPT FLUSH`, stores the scripts again and puts
     /// back what Redis did not execute for the lack of one.
-    async fn settle(
+    async fn pass_on(
         &mut self,
         link: &mut Link,
         jobs: Vec<Job>,
@@ -275,7 +275,7 @@ impl PublishWorker {
         let joins = std::mem::replace(&mut replies, after_joins);
         let leaves = replies.split_off(jobs.len().min(replies.len()));
         if joins.contains(&Value::Int(0)) {
-            self.presence.doubt.notify_one();
+            self.presence.check_lease.notify_one();
         }
         let changed = changes.joins.iter().map(|join| &join.key).chain(&changes.leaves);
         for (key, reply) in changed.zip(joins.iter().chain(&leaves)) {
@@ -284,18 +284,18 @@ impl PublishWorker {
             }
         }
         let joins = joins.iter().map(presence::join_outcome);
-        self.outbox.settle(changes, joins.chain(leaves.iter().map(presence::leave_outcome)));
-        let settled = self.settle_jobs(jobs, replies);
+        self.outbox.record(changes, joins.chain(leaves.iter().map(presence::leave_outcome)));
+        let resolved = self.resolve_jobs(jobs, replies);
         if lacks_scripts {
             link.load().await?;
         }
-        settled
+        resolved
     }
 
-    fn settle_jobs(&mut self, jobs: Vec<Job>, replies: Vec<Value>) -> RedisResult<()> {
+    fn resolve_jobs(&mut self, jobs: Vec<Job>, replies: Vec<Value>) -> RedisResult<()> {
         let overtaken: Vec<bool> =
             (0..jobs.len()).map(|n| is_overtaken(&jobs, &replies, n)).collect();
-        let (mut unexecuted, mut seen, mut settled) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut unexecuted, mut seen, mut resolved) = (Vec::new(), Vec::new(), Vec::new());
         let mut broken = None;
         for ((job, reply), overtaken) in jobs.into_iter().zip(replies).zip(overtaken) {
             if is_unknown_script(&reply) && !overtaken {
@@ -314,9 +314,9 @@ impl PublishWorker {
             }
             let damage = &self.shared.damage;
             let outcome = outcome.map_err(|error| damage.explain(&job.address, SEQUENCE, error));
-            settled.push((job, outcome));
+            resolved.push((job, outcome));
         }
-        self.finish(settled, seen);
+        self.finish(resolved, seen);
         self.queue.put_back(unexecuted);
         broken.map_or(Ok(()), Err)
     }
@@ -324,12 +324,12 @@ impl PublishWorker {
     /// Notes the positions before the receipts resolve: a client may ask for its message at once.
     fn finish(
         &self,
-        settled: Vec<(Job, Result<Published, BrokerError>)>,
+        resolved: Vec<(Job, Result<Published, BrokerError>)>,
         seen: Vec<(Address, LastSeen)>,
     ) {
         self.subscriber.published(seen);
-        for (job, outcome) in settled {
-            job.settle(outcome);
+        for (job, outcome) in resolved {
+            job.resolve(outcome);
         }
     }
 }

@@ -22,8 +22,8 @@ pub(crate) struct Interest {
     version: u64,
     /// Rises with every connection: what an earlier one still reads is ignored.
     connection: u64,
-    /// Something was received since [`take_heard`](Self::take_heard).
-    heard: bool,
+    /// Something was received since [`take_received`](Self::take_received).
+    received: bool,
     /// The latest connection has delivered a message.
     has_delivered: bool,
     /// Of topics that are not wanted.
@@ -127,17 +127,17 @@ impl Interest {
     }
 
     /// Redis was not told of these: they are looked at again.
-    pub(crate) fn put_back(&mut self, untold: Changes) {
+    pub(crate) fn put_back(&mut self, unsent: Changes) {
         if let Some(changes) = &mut self.changes {
-            changes.extend(untold.subscribe);
-            changes.extend(untold.unsubscribe);
+            changes.extend(unsent.subscribe);
+            changes.extend(unsent.unsubscribe);
         }
     }
 
     /// Whether a message counts that this connection read.
-    pub(crate) fn hears(&mut self, connection: u64) -> bool {
+    pub(crate) fn accepts(&mut self, connection: u64) -> bool {
         let is_latest = connection == self.connection;
-        self.heard |= is_latest;
+        self.received |= is_latest;
         self.has_delivered |= is_latest;
         is_latest
     }
@@ -153,8 +153,8 @@ impl Interest {
     }
 
     /// Whether anything was received since the last call.
-    pub(crate) fn take_heard(&mut self) -> bool {
-        std::mem::take(&mut self.heard)
+    pub(crate) fn take_received(&mut self) -> bool {
+        std::mem::take(&mut self.received)
     }
 
     /// Takes note of what was read of a topic that is wanted.
@@ -257,9 +257,9 @@ mod tests {
         interest.all();
         add(&mut interest, &["c", "d"]);
         interest.remove(&channels(&["a"]));
-        let untold = interest.changes();
+        let unsent = interest.changes();
         interest.remove(&channels(&["d"]));
-        interest.put_back(untold);
+        interest.put_back(unsent);
         let mut again = interest.changes();
         again.unsubscribe.sort();
         assert_eq!(again.subscribe, channels(&["c"]));
@@ -292,18 +292,18 @@ mod tests {
         add(&mut interest, &["a"]);
         let first = interest.connecting();
         assert!(!interest.has_delivered());
-        assert!(interest.hears(first) && interest.has_delivered());
+        assert!(interest.accepts(first) && interest.has_delivered());
         assert!(interest.recipient(b"a").is_some());
         assert!(interest.recipient(b"b").is_none());
         interest.disconnected();
-        assert!(!interest.hears(first));
+        assert!(!interest.accepts(first));
         let second = interest.connecting();
-        interest.take_heard();
-        assert!(!interest.hears(first) && !interest.has_delivered(), "of the one before");
-        assert!(interest.hears(second));
-        assert!(interest.take_heard() && !interest.take_heard());
-        assert!(!interest.hears(first));
-        assert!(!interest.take_heard());
+        interest.take_received();
+        assert!(!interest.accepts(first) && !interest.has_delivered(), "of the one before");
+        assert!(interest.accepts(second));
+        assert!(interest.take_received() && !interest.take_received());
+        assert!(!interest.accepts(first));
+        assert!(!interest.take_received());
     }
 
     #[test]

@@ -42,7 +42,7 @@ const MAX_CHANNELS: usize = 512;
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long a probe may take.
-const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What callers, the task and the reader of the socket share.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub(super) struct Subscriber {
     /// The channel that tells of records.
     records: String,
     /// Records were read while no event would have told of a change to them.
-    read_unheard: AtomicBool,
+    read_while_disconnected: AtomicBool,
     events: EventSender,
     interest: Mutex<Interest>,
     changed: Notify,
@@ -79,7 +79,7 @@ struct Progress {
 
 impl Progress {
     /// Redis has answered to all up to this version.
-    fn is_told(&self, version: u64) -> bool {
+    fn is_answered(&self, version: u64) -> bool {
         self.confirmed.max(self.refused) >= version
     }
 }
@@ -103,7 +103,7 @@ impl Subscriber {
             own,
             unused,
             records,
-            read_unheard: AtomicBool::new(false),
+            read_while_disconnected: AtomicBool::new(false),
             events,
             interest: Mutex::default(),
             changed: Notify::new(),
@@ -117,7 +117,7 @@ impl Subscriber {
         let channels = self.channels(topics);
         let version = self.interest().add(&channels, topics);
         self.changed.notify_one();
-        let outcome = match self.progress(|progress| progress.is_told(version)).await {
+        let outcome = match self.progress(|progress| progress.is_answered(version)).await {
             Ok(progress) if progress.confirmed < version => {
                 Err(BrokerError::unavailable("redis refuses to subscribe"))
             }
@@ -135,7 +135,7 @@ impl Subscriber {
     pub(super) async fn unsubscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
         let version = self.interest().remove(&self.channels(topics));
         self.changed.notify_one();
-        let is_over = |progress: &Progress| !progress.connected || progress.is_told(version);
+        let is_over = |progress: &Progress| !progress.connected || progress.is_answered(version);
         self.progress(is_over).await.map(drop)
     }
 
@@ -179,7 +179,7 @@ impl Subscriber {
     /// Records are about to be read: what changes later must be told.
     pub(super) fn reading_records(&self) {
         if !self.progress.borrow().connected {
-            self.read_unheard.store(true, Ordering::Release);
+            self.read_while_disconnected.store(true, Ordering::Release);
         }
     }
 
@@ -207,8 +207,9 @@ impl Subscriber {
                         self.events.interrupted();
                     }
                     self.confirm(version);
-                    let read_unheard = self.read_unheard.swap(false, Ordering::AcqRel);
-                    if read_unheard && !was_connected {
+                    let read_while_disconnected =
+                        self.read_while_disconnected.swap(false, Ordering::AcqRel);
+                    if read_while_disconnected && !was_connected {
                         self.events.records_changed();
                     }
                     was_connected = true;
@@ -236,7 +237,7 @@ impl Subscriber {
         epochs::check(&mut link, &self.shared.scripts, &self.seen()).await?;
         link.subscribe(&[self.own.clone(), self.records.clone()]).await?;
         let all = self.interest().all();
-        tell(&mut link, &all).await?;
+        send_changes_on(&mut link, &all).await?;
         Ok((link, all.version))
     }
 
@@ -249,7 +250,7 @@ impl Subscriber {
             let outcome = tokio::select! {
                 error = link.lost() => Err(error),
                 error = &mut starved => Err(error),
-                () = self.changed.notified() => self.tell_changes(&mut link).await.map(drop),
+                () = self.changed.notified() => self.send_changes(&mut link).await.map(drop),
                 _ = ping.tick() => self.ping(&mut link).await,
             };
             if let Err(error) = outcome {
@@ -264,13 +265,13 @@ impl Subscriber {
     /// itself.
     async fn starved(&self) -> RedisError {
         loop {
-            self.interest().take_heard();
+            self.interest().take_received();
             sleep(PROBE_INTERVAL).await;
-            if self.interest().take_heard() || !self.store.probe(&self.own).await {
+            if self.interest().take_received() || !self.store.probe(&self.own).await {
                 continue;
             }
-            sleep(PROBE_PATIENCE).await;
-            if !self.interest().take_heard() {
+            sleep(PROBE_TIMEOUT).await;
+            if !self.interest().take_received() {
                 let cause = "nothing is delivered on this connection";
                 return std::io::Error::new(std::io::ErrorKind::TimedOut, cause).into();
             }
@@ -282,10 +283,10 @@ impl Subscriber {
     async fn ping(&self, link: &mut Link) -> RedisResult<()> {
         link.ping().await?;
         let refusal = refusal(link.try_to_subscribe(&self.own, &self.unused).await)?;
-        let is_told = self.tell_changes(link).await?;
+        let is_answered = self.send_changes(link).await?;
         match refusal {
             Some(error) => self.health.set_refused(&error),
-            None if is_told => self.health.set_up(),
+            None if is_answered => self.health.set_up(),
             None => {}
         }
         Ok(())
@@ -293,10 +294,10 @@ impl Subscriber {
 
     /// Returns whether Redis took them. It is no error that it answers and refuses: the connection
     /// is none the worse.
-    async fn tell_changes(&self, link: &mut Link) -> RedisResult<bool> {
+    async fn send_changes(&self, link: &mut Link) -> RedisResult<bool> {
         let changes = self.interest().changes();
         let version = changes.version;
-        let Some(error) = refusal(tell(link, &changes).await)? else {
+        let Some(error) = refusal(send_changes_on(link, &changes).await)? else {
             self.confirm(version);
             return Ok(true);
         };
@@ -316,7 +317,7 @@ impl Subscriber {
         };
         // Held until the event is queued: after `unsubscribe` has returned, none is.
         let mut interest = self.interest();
-        if !interest.hears(connection) {
+        if !interest.accepts(connection) {
             return;
         }
         let Some(wanted) = interest.recipient(&channel) else {
@@ -396,7 +397,7 @@ fn refusal(outcome: RedisResult<()>) -> RedisResult<Option<RedisError>> {
     }
 }
 
-async fn tell(link: &mut Link, changes: &Changes) -> RedisResult<()> {
+async fn send_changes_on(link: &mut Link, changes: &Changes) -> RedisResult<()> {
     for channels in changes.subscribe.chunks(MAX_CHANNELS) {
         link.subscribe(channels).await?;
     }

@@ -21,7 +21,7 @@ const LONG: Duration = Duration::from_secs(3600);
 const SHORT: Duration = Duration::from_millis(200);
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const MAX_DURATION: Duration = Duration::from_secs(20);
 
 /// A key that nobody used before.
 fn key(name: &str) -> String {
@@ -61,7 +61,7 @@ impl Copy {
 }
 
 /// The keys and values of what was read, without those of other cases.
-fn told<'a>(records: &'a Records, keys: &[&String]) -> Vec<(&'a str, Option<&'a [u8]>)> {
+fn read_values<'a>(records: &'a Records, keys: &[&String]) -> Vec<(&'a str, Option<&'a [u8]>)> {
     let ours = records.records.iter().filter(|record| keys.contains(&&record.key));
     ours.map(|record| (record.key.as_str(), record.value.as_deref())).collect()
 }
@@ -84,7 +84,7 @@ pub async fn records_pass_unchanged(bus: &impl Bus) {
         let record = read.records.iter().find(|record| record.key == *key);
         let Record { value, expires_in, .. } = record.expect("it was set");
         assert_eq!(value.as_ref(), Some(&values[nth % values.len()]), "{key:?}");
-        assert!(*expires_in <= LONG && *expires_in > LONG - PATIENCE * 3, "{expires_in:?}");
+        assert!(*expires_in <= LONG && *expires_in > LONG - MAX_DURATION * 3, "{expires_in:?}");
         a.remove_record(key).await;
     }
     a.set_record(&keys[0], "x", Duration::MAX).await;
@@ -105,7 +105,7 @@ pub async fn latest_of_each_record_is_read_in_order(bus: &impl Bus) {
     a.set_record(first, "1", LONG).await;
     let start = b.records(0).await;
     assert!(start.complete && start.version > 0);
-    assert_eq!(told(&start, &[first]), [(first.as_str(), Some(&b"1"[..]))]);
+    assert_eq!(read_values(&start, &[first]), [(first.as_str(), Some(&b"1"[..]))]);
 
     b.set_record(second, "2", LONG).await;
     a.set_record(third, "3", LONG).await;
@@ -115,19 +115,19 @@ pub async fn latest_of_each_record_is_read_in_order(bus: &impl Bus) {
     assert!(!changes.complete && changes.version > start.version);
     let expected =
         [(third.as_str(), Some(&b"3"[..])), (second.as_str(), Some(b"4")), (first.as_str(), None)];
-    assert_eq!(told(&changes, &[first, second, third]), expected);
+    assert_eq!(read_values(&changes, &[first, second, third]), expected);
     assert_eq!(changes.records.len(), 3, "and nothing else");
 
     let all = a.records(0).await;
     assert!(all.complete && all.version == changes.version);
-    assert_eq!(told(&all, &[first, second, third]), expected[..2]);
+    assert_eq!(read_values(&all, &[first, second, third]), expected[..2]);
     b.remove_record(first).await;
     let nothing = a.records(changes.version).await;
     assert_eq!(nothing, Records { version: changes.version, ..Records::default() });
 
     b.set_record(first, "5", LONG).await;
     let changes = a.records(changes.version).await;
-    assert_eq!(told(&changes, &[first, second, third]), [(first.as_str(), Some(&b"5"[..]))]);
+    assert_eq!(read_values(&changes, &[first, second, third]), [(first.as_str(), Some(&b"5"[..]))]);
     for key in &keys {
         a.remove_record(key).await;
     }
@@ -179,13 +179,13 @@ pub async fn removed_record_stays_removed(bus: &impl Bus) {
     nodes[0].remove_record(&removed).await;
     for nth in 0..4 {
         for node in &nodes {
-            assert_eq!(told(&node.records(0).await, &[&removed]), []);
+            assert_eq!(read_values(&node.records(0).await, &[&removed]), []);
             let changes = node.records(before).await;
-            assert_eq!(told(&changes, &[&removed]), [(removed.as_str(), None)]);
+            assert_eq!(read_values(&changes, &[&removed]), [(removed.as_str(), None)]);
             node.set_record(&other, nth.to_string(), LONG).await;
         }
     }
-    assert_eq!(told(&Node::connect(bus).await.records(0).await, &[&removed]), []);
+    assert_eq!(read_values(&Node::connect(bus).await.records(0).await, &[&removed]), []);
     nodes[0].remove_record(&other).await;
 }
 
@@ -208,7 +208,7 @@ pub async fn record_is_readable_when_it_is_announced(bus: &impl Bus) {
             reader.records(version).await
         };
         let (changes, ()) = tokio::join!(read, setter.set_record(&key, value.clone(), LONG));
-        assert_eq!(told(&changes, &[&key]), [(key.as_str(), Some(&value[..]))]);
+        assert_eq!(read_values(&changes, &[&key]), [(key.as_str(), Some(&value[..]))]);
         version = changes.version;
     }
     setter.remove_record(&key).await;
@@ -265,9 +265,9 @@ pub async fn expired_record_is_gone(bus: &impl Bus) {
     a.set_record(&short, "short", SHORT).await;
     b.arrived_events().await;
     let version = b.records(0).await.version;
-    let is_there = async || !told(&b.records(0).await, &[&short]).is_empty();
+    let is_there = async || !read_values(&b.records(0).await, &[&short]).is_empty();
     while is_there().await {
-        assert!(set.elapsed() < PATIENCE, "its time is over");
+        assert!(set.elapsed() < MAX_DURATION, "its time is over");
         sleep(SHORT / 10).await;
     }
     // The backend may go by the wall clock, which may be set meanwhile.
@@ -275,7 +275,7 @@ pub async fn expired_record_is_gone(bus: &impl Bus) {
     assert!(lasted >= SHORT, "it was there for its time");
     let changes = copy.update(&b).await;
     assert_eq!(changes.version, version, "nobody has changed anything");
-    assert_eq!(told(&changes, &[&short]), [(short.as_str(), None)]);
+    assert_eq!(read_values(&changes, &[&short]), [(short.as_str(), None)]);
     assert_eq!(copy.get(&short), None);
     b.assert_quiet("its end is no event").await;
 
@@ -301,7 +301,7 @@ pub async fn unknown_version_gets_the_whole_table(bus: &impl Bus) {
     node.remove_record(&gone).await;
     node.set_record(&key, "x", LONG).await;
     let all = node.records(0).await;
-    assert_eq!(told(&all, &[&key, &gone]), [(key.as_str(), Some(&b"x"[..]))]);
+    assert_eq!(read_values(&all, &[&key, &gone]), [(key.as_str(), Some(&b"x"[..]))]);
     for after in [0, all.version + 1, 1 << 53, u64::MAX] {
         let read = node.records(after).await;
         assert!(read.complete, "after {after}");

@@ -53,12 +53,12 @@ impl LossyLink {
         (lossy_link, events)
     }
 
-    pub(super) fn lose_publications(&self, n: usize, told: LossNotice) {
-        *self.losses.publications.lock() = (n, told);
+    pub(super) fn lose_publications(&self, n: usize, notice: LossNotice) {
+        *self.losses.publications.lock() = (n, notice);
     }
 
-    pub(super) fn lose_presence(&self, n: usize, told: LossNotice) {
-        *self.losses.presence.lock() = (n, told);
+    pub(super) fn lose_presence(&self, n: usize, notice: LossNotice) {
+        *self.losses.presence.lock() = (n, notice);
     }
 
     pub(super) fn hold(&self, is_held: bool) {
@@ -88,13 +88,13 @@ impl Losses {
         match event {
             BrokerEvent::Publication { topic, payload, position } => {
                 match self.publications.take() {
-                    Some(told) => told.tell(topic, to),
+                    Some(notice) => notice.report(topic, to),
                     None => drop(to.publication(topic, payload, position)),
                 }
             }
             BrokerEvent::Presence { topic, change, occupant, version, count } => {
                 match self.presence.take() {
-                    Some(told) => told.tell(topic, to),
+                    Some(notice) => notice.report(topic, to),
                     None => drop(to.presence(topic, change, occupant, version, count)),
                 }
             }
@@ -113,14 +113,14 @@ impl Loss {
     /// What is told of this event, if it is lost.
     fn take(&self) -> Option<LossNotice> {
         let mut loss = self.lock();
-        let (left, told) = *loss;
-        *loss = (left.checked_sub(1)?, told);
-        Some(told)
+        let (left, notice) = *loss;
+        *loss = (left.checked_sub(1)?, notice);
+        Some(notice)
     }
 }
 
 impl LossNotice {
-    fn tell(self, topic: Topic, to: &EventSender) {
+    fn report(self, topic: Topic, to: &EventSender) {
         match self {
             Self::Nothing => {}
             Self::Lagged => to.lagged(vec![topic]),

@@ -236,13 +236,13 @@ impl FaultyBroker {
 
     /// The next `n` publications are lost on their way to the node. Another number replaces
     /// what is left of the last.
-    pub fn lose_publications(&self, n: usize, told: LossNotice) {
-        self.lossy_link.lose_publications(n, told);
+    pub fn lose_publications(&self, n: usize, notice: LossNotice) {
+        self.lossy_link.lose_publications(n, notice);
     }
 
     /// The next `n` changes of presence are lost on their way to the node.
-    pub fn lose_presence(&self, n: usize, told: LossNotice) {
-        self.lossy_link.lose_presence(n, told);
+    pub fn lose_presence(&self, n: usize, notice: LossNotice) {
+        self.lossy_link.lose_presence(n, notice);
     }
 
     /// Events stay where they are from now on.
@@ -263,10 +263,10 @@ impl FaultyBroker {
         self.faults.send_modify(|faults| change(faults.entry(call).or_default()));
     }
 
-    fn fate(&self, call: Call) -> InjectedFault {
-        let mut fate = None;
+    fn next_fault(&self, call: Call) -> InjectedFault {
+        let mut fault = None;
         self.fault(call, |faults| {
-            fate = Some(InjectedFault {
+            fault = Some(InjectedFault {
                 fails: take(&mut faults.fail),
                 hangs: take(&mut faults.hang),
                 is_held: take(&mut faults.hold),
@@ -274,7 +274,7 @@ impl FaultyBroker {
                 delay: faults.delay,
             });
         });
-        fate.expect("the change is made at once")
+        fault.expect("the change is made at once")
     }
 
     /// Makes a call, with whatever is to go wrong.
@@ -285,7 +285,7 @@ impl FaultyBroker {
         work: impl Future<Output = Result<T, BrokerError>>,
     ) -> Result<T, BrokerError> {
         self.log().push((call, topics));
-        self.fate(call).apply(call, self.faults.subscribe(), work).await
+        self.next_fault(call).apply(call, self.faults.subscribe(), work).await
     }
 
     /// Makes a call that gives an answer for each topic, and perhaps one too few or too many.
@@ -329,14 +329,14 @@ impl FaultyBroker {
     }
 
     fn receipt(&self, receipt: Receipt) -> Receipt {
-        let fate = self.fate(Call::Receipt);
-        if !(fate.fails || fate.hangs || fate.is_held || fate.delay > Duration::ZERO) {
+        let fault = self.next_fault(Call::Receipt);
+        if !(fault.fails || fault.hangs || fault.is_held || fault.delay > Duration::ZERO) {
             return receipt;
         }
         let (sender, late) = Receipt::pending();
         let faults = self.faults.subscribe();
         tokio::spawn(async move {
-            sender.settle(fate.apply(Call::Receipt, faults, receipt).await);
+            sender.resolve(fault.apply(Call::Receipt, faults, receipt).await);
         });
         late
     }

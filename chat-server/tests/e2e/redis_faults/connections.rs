@@ -61,7 +61,9 @@ async fn half_open(kind: ConnectionKind) {
     verdict.is_whole();
     assert_eq!(verdict.refused, 0, "{verdict}");
     assert!(back < RECOVERED, "{back:?}");
-    let said = |server: &Chat| ["redis is away", "redis is back"].map(|line| server.logged(line));
+    let said = |server: &Chat| {
+        ["redis unavailable", "redis available again"].map(|line| server.logged(line))
+    };
     assert_eq!([said(&setup.behind), said(&setup.other)], [[1, 1], [0, 0]]);
 }
 

@@ -114,7 +114,7 @@ fn server_that_lacks_commands_is_named_as_such() {
     let server = Chat::start(command().args(["--port", "0", "--redis-url", &url]));
     let line = server.until_logged("Redis 6 or later is needed");
     assert!(line.contains("ERROR"), "{line}");
-    assert_eq!(server.logged("redis is away"), 0);
+    assert_eq!(server.logged("redis unavailable"), 0);
 }
 
 #[test]

@@ -41,8 +41,8 @@ async fn a_killed_redis_loses_and_doubles_nothing() {
         // Three of each server, up to four to read, and some that came too early.
         assert!(connections < 40, "a storm of {connections} connections");
         for server in [&first, &second] {
-            assert_eq!(server.logged("redis is away"), 1);
-            assert_eq!(server.logged("redis is back"), 1);
+            assert_eq!(server.logged("redis unavailable"), 1);
+            assert_eq!(server.logged("redis available again"), 1);
         }
     }
 }

@@ -55,7 +55,7 @@ impl Refusal<'_> {
         verdict.is_whole();
         assert!(verdict.refused > 0, "{name}: nobody was told");
         for server in &servers {
-            let lines = [said, "redis is back"].map(|line| server.logged(line));
+            let lines = [said, "redis available again"].map(|line| server.logged(line));
             assert_eq!(lines, [1, 1], "{name}: said once each");
             assert_eq!(server.logged(SECRET), 0, "{name}: a secret");
         }
@@ -92,8 +92,8 @@ async fn newcomer(server: &Chat) -> Duration {
     began.elapsed()
 }
 
-const REFUSES: &str = "redis refuses to write";
-const AWAY: &str = "redis is away";
+const REFUSES: &str = "redis refuses writes";
+const AWAY: &str = "redis unavailable";
 
 /// A script that does not end.
 const ENDLESS: &[&str] = &["EVAL", "while true do end", "0"];

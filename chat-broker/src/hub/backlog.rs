@@ -13,21 +13,21 @@ const BATCH_BYTES: usize = 256 * 1024;
 const MAX_HELD: usize = 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct FanOutSlot {
+pub(super) struct RoomBacklog {
     /// What the members have not been given yet, oldest first.
     pub(super) pending: Vec<Item>,
     /// Since when something has been pending in a room that is live.
     pub(super) pending_since: Option<Instant>,
     /// The topic stands in the fan-out's queue, or is being served.
-    pub(super) queued: bool,
+    pub(super) is_queued: bool,
     /// Tells it from others, of the same topic too; says in which of the fan-out's queues it
     /// stands.
-    pub(super) nth: usize,
+    pub(super) serial: usize,
     /// How many of `pending` the fan-out counts in its backlog.
     pub(super) counted: usize,
 }
 
-impl FanOutSlot {
+impl RoomBacklog {
     /// Takes what is pending, oldest first, for the members of this moment: as much as
     /// makes one batch.
     pub(super) fn cut(&mut self) -> Vec<Item> {

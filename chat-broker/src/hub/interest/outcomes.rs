@@ -9,7 +9,7 @@ use crate::hub::call::{Kind, Outcome, ReadResult};
 use crate::hub::room::Phase;
 
 impl<M: Deliver + Clone> Interest<'_, M> {
-    pub(super) fn settle(&mut self, outcome: Outcome) {
+    pub(super) fn finish_call(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Subscribed(topics, Ok(())) => self.subscribed(topics),
             Outcome::Subscribed(topics, Err(error)) => self.not_subscribed(topics, &error),
@@ -52,17 +52,20 @@ impl<M: Deliver + Clone> Interest<'_, M> {
         for topic in topics {
             let (history, occupancy) = (histories.remove(&topic), occupancies.remove(&topic));
             let taken = self.shared.update(&topic, |room, members| {
-                (room.finish_reads(&topic, history, occupancy, members), room.sequence.has_news())
+                (
+                    room.finish_reads(&topic, history, occupancy, members),
+                    room.sequence.count_changed(),
+                )
             });
-            let (taken, has_news) = taken.unwrap_or_default();
+            let (taken, count_changed) = taken.unwrap_or_default();
             self.shared.count(taken);
-            if has_news {
-                self.tell_count_soon(topic.clone());
+            if count_changed {
+                self.send_count_soon(topic.clone());
             }
             self.log_subscribed(&topic);
             self.reading.remove(&topic);
             // Another may be wanted: of the next page, or of a room that began meanwhile.
-            self.want_reads(topic);
+            self.request_read(topic);
         }
     }
 
@@ -140,7 +143,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     fn checked(&mut self, topics: Vec<Topic>, positions: Vec<Position>) {
         for (topic, position) in topics.into_iter().zip(positions) {
             self.shared.update(&topic, |room, _| room.sequence.check(position));
-            self.want_reads(topic);
+            self.request_read(topic);
         }
     }
 }

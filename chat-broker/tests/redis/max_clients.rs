@@ -9,7 +9,7 @@ use chat_broker::{Broker, BrokerEvent, Status};
 use futures_util::future::join_all;
 use tokio::time::sleep;
 
-use crate::support::{Node, PATIENCE, room};
+use crate::support::{Node, TIMEOUT, room};
 
 const NO_MORE: &str = "CONFIG SET maxclients 1";
 const ENOUGH: &str = "CONFIG SET maxclients 1000";
@@ -44,7 +44,7 @@ fn refused_connections(node: &Node) -> u64 {
 async fn reads_wait_for_a_connection_that_is_in_use() {
     const READS: usize = 200;
     let server = RedisServer::start();
-    let node = Node::with(Node::config(&server).deadline(PATIENCE)).await;
+    let node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     let topic = room("r");
     node.publish(&topic, "x").await.unwrap();
     node.position(&topic).await.expect("a first connection of the pool");
@@ -79,7 +79,7 @@ async fn lost_subscriber_returns_when_redis_has_room_again() {
     node.subscribe(&topic).await.unwrap();
     let mut operator = Operator::connect(&server);
     operator.run(&["CLIENT KILL TYPE pubsub", NO_MORE]);
-    node.wait_for(Status::Away).await;
+    node.wait_for(Status::Unavailable).await;
     sleep(Duration::from_secs(2)).await;
     let refused = refused_connections(&node);
     assert!((1..20).contains(&refused), "{refused} attempts");
