@@ -1,4 +1,4 @@
-//! Random bits that must differ, and random bytes that nobody may guess.
+//! Random bits that must differ, and random bytes that must not be guessed.
 //!
 //! Both come from a library that every crate may name: std's hash keys, which the operating system
 //! seeds, and the `getrandom` crate. chat-core has no randomness, and chat-broker and chat-transport

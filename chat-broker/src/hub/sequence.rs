@@ -173,8 +173,8 @@ impl RoomSequence {
     pub(super) fn lists(&self, Occupant { user, info, .. }: &Occupant) -> bool {
         let is_current = |roster: &&Roster| !roster.wants_snapshot();
         let listed = self.roster.as_ref().filter(is_current).and_then(Roster::listed);
-        let is_settled = !(self.presence_stale || self.reading);
-        is_settled && listed.is_some_and(|listed| listed.get(user) == Some(info))
+        let is_steady = !(self.presence_stale || self.reading);
+        is_steady && listed.is_some_and(|listed| listed.get(user) == Some(info))
     }
 
     /// Waits until the roster meets a condition; `None` if it does already, or is not read yet.

@@ -6,9 +6,9 @@
 //! was sent, but any join, leave, retry, loss or change of the node may come in between.
 //!
 //! # Stages
-//! An event keeps any stage that is not listed for it. "Order" is the new [place](Order) in the queue.
-//! "Released" are the callers that wait for the [departure](crate::Departure) of the user: they learn
-//! the version of `LeaveDone`, and of any other event that no leave was announced.
+//! An event that is not listed for a stage keeps it. "Order" is the new [order](Order) in the queue.
+//! "Released" are the callers that await the [departure](crate::Departure) of the user: by `LeaveDone`
+//! with the version of the leave, by any other event with `None`, since no leave is announced.
 //!
 //! | event | stage | next stage | order | released |
 //! |---|---|---|---|---|
@@ -123,7 +123,7 @@ pub(super) enum Event {
     LeaveDone,
     LeaveUnanswered,
     LeaveRefused {
-        /// As many refused changes wait as may.
+        /// The maximum number of refused changes wait already.
         is_full: bool,
     },
     /// Redis does not hold the user any more.
@@ -134,7 +134,7 @@ pub(super) enum Event {
     NewNode,
 }
 
-/// The place of a change in its queue.
+/// The order of a change in its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     /// As before, if it was queued.
@@ -191,7 +191,7 @@ fn next_stage(State { stage, sync }: State, event: Event) -> (Stage, Order, bool
 
     match (event, stage) {
         (Event::Join, Absent) => (JoinQueued, AtJoin, false),
-        // The user is back before anything was sent. The join keeps its order: it must precede what
+        // The user returns before anything was sent. The join keeps its order: it must precede what
         // was published while the user was there the first time.
         (Event::Join, TransientQueued) => (JoinQueued, Keep, true),
         // Another node may have set another name since, so even the same name is sent again.
@@ -220,11 +220,12 @@ fn next_stage(State { stage, sync }: State, event: Event) -> (Stage, Order, bool
         // `LeaveQueued`: the user was back and left again while the first leave was in flight. The
         // second join was not sent, so the first leave is the last change that Redis needs.
         //
-        // Not `TransientQueued`: who waits there waits for the second leave.
+        // Not `TransientQueued`: its callers await the second leave, which is still to be sent. They were
+        // once released by the first, before members received the leave.
         (Event::LeaveDone, LeaveQueued | LeaveInFlight) => (Absent, Keep, true),
         // The publications before it were sent with it.
         (Event::LeaveUnanswered, LeaveInFlight) => (LeaveQueued, First, false),
-        // Clients that connect and disconnect while Redis refuses would pile up. What a refused join
+        // Users who join and leave while Redis refuses would accumulate without bound. What a refused join
         // may have written is removed by `reconcile.lua`.
         (Event::LeaveRefused { is_full: true }, LeaveQueued | LeaveInFlight)
             if sync == SyncState::Refused =>
