@@ -85,7 +85,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     /// # async fn example<M: Deliver + Clone + 'static>(hub: Hub<M>, member: M, last_seen: Position)
     /// # -> Result<(), Box<dyn std::error::Error>> {
     /// let lobby = Topic::Room(RoomId::new("lobby")?);
-    /// let ann = Occupant::new(UserId::new("ann")?, "Ann");
+    /// let ann = Occupant::new(UserId::new("ann")?, "Ann".into());
     /// let options = JoinOptions::default().occupant(ann).since(last_seen);
     /// let membership = hub.join(&lobby, ConnectionId::new(1), member, options).await?;
     /// # drop(membership);

@@ -14,7 +14,7 @@ for n = 4, #ARGV do
     unknown[#unknown + 1] = user
   end
 end
-look_after()
+extend_lifetime()
 
 -- One node goes through the members for all: the first of those that are alive and here.
 local function is_first()
@@ -36,7 +36,7 @@ for n = 1, #part[2], 2 do
   -- The version has no name.
   local now = user ~= '' and count_nodes(user)
   if now and (now ~= before or not info) then
-    prove()
+    check_rights()
     -- What cannot be read is removed, too: its nodes say it again.
     set_nodes(user, info or '', before, info and now or 0)
   end

@@ -1,4 +1,4 @@
--- Sets a record or removes it, and tells all nodes, in one atomic step. What can fail comes
+-- Sets a record or removes it, and tells all nodes, in one atomic step. What can fail is
 -- before the first write: nothing is rolled back.
 --
 -- ARGV     1 channel   2 key   3 '1': set, '0': remove   4 value   5 lifetime (ms); of a
@@ -20,7 +20,7 @@ local function forget(name)
   redis.call('HDEL', values, name)
 end
 
--- For want of memory Redis refuses a script no more after a first write, and this is one
+-- A full Redis refuses nothing of a script after its first write, and this is one
 -- that it never refuses for that: there is always room for a ban.
 redis.call('HDEL', meta, '')
 for _, name in ipairs(over) do

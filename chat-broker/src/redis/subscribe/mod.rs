@@ -365,7 +365,9 @@ impl Subscriber {
         match timeout(self.shared.config.deadline, wait).await {
             Ok(Ok(progress)) if !progress.closed => Ok(*progress),
             Ok(_) => Err(BrokerError::Closed),
-            Err(_) => Err(BrokerError::unavailable("redis did not confirm the subscription in time")),
+            Err(_) => {
+                Err(BrokerError::unavailable("redis did not confirm the subscription in time"))
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! A broker that misbehaves when told to.
+//! A broker with injected faults.
 
 mod lossy_link;
 #[cfg(test)]
@@ -76,8 +76,7 @@ pub struct FaultyBroker {
 pub enum Call {
     /// [`Broker::publish`], up to the place in the queue.
     Publish,
-    /// The [`Receipt`] of a publication, which has been made: failing it leaves the
-    /// publisher in the dark.
+    /// The [`Receipt`] of a publication that was made: if it fails, the publisher does not know.
     Receipt,
     /// [`Broker::subscribe`].
     Subscribe,
@@ -103,7 +102,7 @@ pub enum Call {
     Records,
 }
 
-/// What is to go wrong with the calls of one kind.
+/// The faults of one kind of call.
 #[derive(Debug, Default)]
 struct Faults {
     /// So many fail.
@@ -123,7 +122,7 @@ struct Faults {
     delay: Duration,
 }
 
-/// What goes wrong with one call.
+/// The fault of one call.
 struct InjectedFault {
     fails: bool,
     hangs: bool,
@@ -277,7 +276,7 @@ impl FaultyBroker {
         fault.expect("the change is made at once")
     }
 
-    /// Makes a call, with whatever is to go wrong.
+    /// Makes a call, with the next fault of its kind.
     async fn make<T>(
         &self,
         call: Call,
@@ -304,7 +303,7 @@ impl FaultyBroker {
         let mut blamed = None;
         self.fault(call, |faults| blamed = faults.blamed.take());
         if let Some(topic) = blamed.or(damaged) {
-            return Err(BrokerError::damaged(topic, "told to be"));
+            return Err(BrokerError::damaged(topic, "injected damage"));
         }
         self.fault(call, |faults| {
             if take(&mut faults.shorten) {
@@ -360,7 +359,7 @@ impl InjectedFault {
             let is_past = |faults: &HashMap<_, Faults>| {
                 faults.get(&call).is_some_and(|faults| faults.released > self.released)
             };
-            // An error means that the broker is gone: nobody can release what waits.
+            // An error means that the broker was dropped: no release follows.
             let _ = faults.wait_for(is_past).await;
         };
         if self.delay > Duration::ZERO {
@@ -370,7 +369,7 @@ impl InjectedFault {
             released().await;
         }
         if self.fails {
-            return Err(BrokerError::unavailable("told to fail"));
+            return Err(BrokerError::unavailable("injected fault"));
         }
         let outcome = work.await;
         if self.is_held {
