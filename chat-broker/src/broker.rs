@@ -19,8 +19,8 @@ use crate::table::SharedTable;
 /// A broker knows topics and bytes. It knows nothing of the members of rooms, of sockets, or of the
 /// meaning of the bytes.
 ///
-/// A constructor returns the broker together with its
-/// [`BrokerEvents`](crate::BrokerEvents), the one ordered stream of all that this node receives; see
+/// A constructor returns the broker together with its [`BrokerEvents`](crate::BrokerEvents), the
+/// one ordered stream of all that this node receives; see
 /// [`events::channel`](crate::events::channel).
 ///
 /// ```
@@ -46,8 +46,8 @@ use crate::table::SharedTable;
 /// ```
 ///
 /// # Parts
-/// Every broker publishes, subscribes and has histories. Two parts are optional, each with a contract
-/// of its own:
+/// Every broker publishes, subscribes and has histories. Two parts are optional, each with a
+/// contract of its own:
 ///
 /// | part | contract | without it |
 /// |---|---|---|
@@ -95,8 +95,8 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// [`BrokerError::Unavailable`] if the queue stayed full for the broker's deadline.
     ///
     /// # Cancel safety
-    /// Safe: a call that is dropped before it returns has published nothing. Dropping the receipt does
-    /// not cancel the publication.
+    /// Safe: a call that is dropped before it returns has published nothing. Dropping the receipt
+    /// does not cancel the publication.
     async fn publish(
         &self,
         topic: &Topic,
@@ -112,8 +112,8 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// `topics` counts as subscribed, and the caller may ask again.
     ///
     /// # Cancel safety
-    /// Not safe: after a dropped call any of the topics may be subscribed. Unsubscribe from all of them,
-    /// or subscribe again.
+    /// Not safe: after a dropped call any of the topics may be subscribed. Unsubscribe from all of
+    /// them, or subscribe again.
     async fn subscribe(&self, topics: &[Topic]) -> Result<(), BrokerError>;
 
     /// Stops receiving `topics`. A topic that is not subscribed is no error.
@@ -138,9 +138,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 
     /// The position of `topic` as far as this node knows it, without asking the backend. It covers
     /// each publication whose [`Receipt`] this node has resolved, so a server that answers from its
-    /// own memory can check whether a client has been acknowledged a later one. `None`, which is the
-    /// default, if the node does not know it; a node need not know topics that it is not subscribed
-    /// to.
+    /// own memory can check whether a client has been acknowledged a later one. `None`, which is
+    /// the default, if the node does not know it; a node need not know topics that it is not
+    /// subscribed to.
     fn known_position(&self, topic: &Topic) -> Option<Position> {
         let _ = topic;
         None
@@ -178,8 +178,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
         BrokerStats::default()
     }
 
-    /// Closes the broker: it sends accepted publications, if the backend takes them within the deadline;
-    /// later calls fail with [`BrokerError::Closed`], and the events end. Closing twice is no error.
+    /// Closes the broker: it sends accepted publications, if the backend takes them within the
+    /// deadline; later calls fail with [`BrokerError::Closed`], and the events end. Closing twice
+    /// is no error.
     ///
     /// # Cancel safety
     /// Not safe: a call that is dropped may leave accepted publications unsent.

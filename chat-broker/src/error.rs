@@ -78,8 +78,8 @@ impl BrokerError {
     }
 }
 
-/// The error of a backend. It dereferences to that error and does not implement [`Error`] itself, so
-/// the [`source`](Error::source) of a [`BrokerError`] can be downcast to the backend's own type.
+/// The error of a backend. It dereferences to that error and does not implement [`Error`] itself,
+/// so the [`source`](Error::source) of a [`BrokerError`] can be downcast to the backend's own type.
 #[derive(Debug, Clone)]
 pub struct Cause(Arc<dyn Error + Send + Sync>);
 

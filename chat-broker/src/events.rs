@@ -38,16 +38,17 @@ pub enum BrokerEvent {
     /// The node read its events too slowly: publications or presence changes of these topics were
     /// dropped.
     Lagged(Vec<Topic>),
-    /// The connection to the backend was lost and is back, and all topics are subscribed again. The node
-    /// has missed what was published to them in between, and records may have changed.
+    /// The connection to the backend was lost and is back, and all topics are subscribed again. The
+    /// node has missed what was published to them in between, and records may have changed.
     Interrupted,
-    /// A node, maybe this one, has changed the [shared table](crate::SharedTable), and the change can
-    /// be read. All nodes receive the event, without a subscription; one may stand for many changes.
+    /// A node, maybe this one, has changed the [shared table](crate::SharedTable), and the change
+    /// can be read. All nodes receive the event, without a subscription; one may stand for many
+    /// changes.
     RecordsChanged,
 }
 
-/// Makes a queue for the events of one node: at most `capacity` publications and presence changes, and
-/// 64 MiB of payload.
+/// Makes a queue for the events of one node: at most `capacity` publications and presence changes,
+/// and 64 MiB of payload.
 ///
 /// The sending side never waits. When the queue is full, events are dropped and counted, and the
 /// receiver gets one [`BrokerEvent::Lagged`] with their topics before anything later.
@@ -206,8 +207,8 @@ impl EventSender {
     /// Reports [`BrokerEvent::Lagged`], for a broker that knows of a loss before this queue.
     pub fn lagged(&self, topics: Vec<Topic>) {
         let mut queue = self.shared.queue();
-        // One event names a topic once: the queue stays bounded by the number of topics, whatever was
-        // lost before it is read.
+        // One event names a topic once: the queue stays bounded by the number of topics, whatever
+        // was lost before it is read.
         match queue.events.last_mut() {
             Some(BrokerEvent::Lagged(named)) => {
                 let known: HashSet<_> = named.iter().cloned().collect();

@@ -45,8 +45,8 @@ impl HistoryRead {
     /// [`limit`](Self::limit), in the range and up to the position.
     ///
     /// # Errors
-    /// [`BrokerError::Damaged`]: the answer is malformed. A reader that continued from it might never
-    /// reach the end.
+    /// [`BrokerError::Damaged`]: the answer is malformed. A reader that continued from it might
+    /// never reach the end.
     pub fn check(&self, history: &History) -> Result<(), BrokerError> {
         let History { position, entries, .. } = history;
         let offsets = || entries.iter().map(|entry| entry.offset);

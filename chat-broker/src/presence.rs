@@ -30,15 +30,15 @@ use crate::error::BrokerError;
 #[async_trait]
 pub trait PresenceTracker: fmt::Debug + Send + Sync + 'static {
     /// This node holds `occupant` in `topic` from now on. Returns at once. The broker sends the
-    /// join to the backend before what is published to the topic after this call, if the backend can
-    /// be reached. Repeating a call changes nothing. Other information replaces what any node set
-    /// before, which is a [`PresenceChange::Renamed`](chat_core::PresenceChange::Renamed). Has no
-    /// effect once the broker is closed.
+    /// join to the backend before what is published to the topic after this call, if the backend
+    /// can be reached. Repeating a call changes nothing. Other information replaces what any node
+    /// set before, which is a [`PresenceChange::Renamed`](chat_core::PresenceChange::Renamed). Has
+    /// no effect once the broker is closed.
     fn enter(&self, topic: &Topic, occupant: Occupant);
 
-    /// This node stops holding `user` in `topic`. Returns at once; the broker sends the
-    /// leave after what was published to the topic before this call. The [`Departure`] resolves with
-    /// the backend's answer, and may be dropped.
+    /// This node stops holding `user` in `topic`. Returns at once; the broker sends the leave after
+    /// what was published to the topic before this call. The [`Departure`] resolves with the
+    /// backend's answer, and may be dropped.
     fn leave(&self, topic: &Topic, user: &UserId) -> Departure;
 
     /// The users in each topic, on all nodes: one answer for each of `topics`, in their order. Of a
@@ -56,9 +56,9 @@ pub trait PresenceTracker: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Vec<Occupancy>, BrokerError>;
 }
 
-/// The pending answer to a [`PresenceTracker::leave`]: the version of the event that announces it. It is
-/// `None` if no event does: another node holds the user, the user was not there, or the broker was
-/// closed. It may also be `None` if this node holds the user again before the answer.
+/// The pending answer to a [`PresenceTracker::leave`]: the version of the event that announces it.
+/// It is `None` if no event does: another node holds the user, the user was not there, or the
+/// broker was closed. It may also be `None` if this node holds the user again before the answer.
 ///
 /// ```
 /// use chat_broker::Departure;

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Counts durations by their length, without a lock, from any number of threads. A broker of your own
-/// makes its [`BrokerStats::round_trips`] with it.
+/// Counts durations by their length, without a lock, from any number of threads. A broker of your
+/// own makes its [`BrokerStats::round_trips`] with it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -41,8 +41,8 @@ pub struct Latencies {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct BrokerStats {
-    /// How long the backend took to answer: once for each pipeline, from its send to its last answer.
-    /// Pipelines without an answer are not counted.
+    /// How long the backend took to answer: once for each pipeline, from its send to its last
+    /// answer. Pipelines without an answer are not counted.
     pub round_trips: Latencies,
     /// Connections that were opened again after a loss.
     pub reconnects: u64,
@@ -52,8 +52,8 @@ pub struct BrokerStats {
     pub dropped: u64,
     /// Publications that wait now: for room in the queue, to be sent, or to be answered.
     pub publish_queued: usize,
-    /// Whether the backend refuses [persistent](crate::PublishOptions::retention) publications because its
-    /// memory is full, on all nodes alike. It accepts everything else.
+    /// Whether the backend refuses [persistent](crate::PublishOptions::retention) publications
+    /// because its memory is full, on all nodes alike. It accepts everything else.
     pub full: bool,
     /// Memory that the backend uses, in bytes, as of some seconds ago; 0 if unknown.
     pub memory_used: u64,
@@ -63,8 +63,8 @@ pub struct BrokerStats {
     pub refusals: Vec<CommandRefusals>,
 }
 
-/// How often the backend answered one kind of command with one kind of error. Both names are of fixed
-/// lists, so they may be labels of a metric.
+/// How often the backend answered one kind of command with one kind of error. Both names are of
+/// fixed lists, so they may be labels of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CommandRefusals {
@@ -114,15 +114,15 @@ impl Histogram {
 }
 
 impl Latencies {
-    /// The number of buckets. The first is up to 64 µs, each of the others up to twice the one before,
-    /// the last but one up to 16.8 s; the last has no upper bound.
+    /// The number of buckets. The first is up to 64 µs, each of the others up to twice the one
+    /// before, the last but one up to 16.8 s; the last has no upper bound.
     pub const BUCKETS: usize = 20;
 
     /// The bound of the first bucket, as a power of two in microseconds.
     const FIRST: u32 = 6;
 
-    /// Each bucket's inclusive upper bound in seconds, and the number of durations in that bucket alone.
-    /// The bound of the last is infinite.
+    /// Each bucket's inclusive upper bound in seconds, and the number of durations in that bucket
+    /// alone. The bound of the last is infinite.
     pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
         (0..).zip(self.counts).map(|(n, count)| (Self::bound(n), count))
     }

@@ -70,8 +70,8 @@ pub trait SharedTable: fmt::Debug + Send + Sync + 'static {
     /// each changed key, in the order of the changes.
     ///
     /// The answer is the whole table, without the removed records, and
-    /// [`complete`](Records::complete) says so, if `after` is 0, and whenever the backend does
-    /// not know what has changed: it remembers removals only for [`Records::REMEMBERED`], and may have
+    /// [`complete`](Records::complete) says so, if `after` is 0, and whenever the backend does not
+    /// know what has changed: it remembers removals only for [`Records::REMEMBERED`], and may have
     /// lost data. Versions rise with each change, also after the backend has lost everything.
     ///
     /// # Errors
@@ -175,7 +175,8 @@ impl Record {
     }
 
     /// How long a broker keeps a record: `expires_in`, at least a millisecond and at most
-    /// [`Record::MAX_LIFETIME`]. A removal, which has no value, is kept for [`Records::REMEMBERED`].
+    /// [`Record::MAX_LIFETIME`]. A removal, which has no value, is kept for
+    /// [`Records::REMEMBERED`].
     #[must_use]
     pub fn lifetime(value: Option<&Bytes>, expires_in: Duration) -> Duration {
         match value {

@@ -18,8 +18,8 @@ pub(super) struct RoomBacklog {
     pub(super) pending: Vec<Item>,
     /// When the oldest of them became pending, in a room that is live.
     pub(super) pending_since: Option<Instant>,
-    /// A turn of this topic is in a queue of the fan-out, or is being served. At most one is: this is
-    /// what keeps the order of its batches.
+    /// A turn of this topic is in a queue of the fan-out, or is being served. At most one is: this
+    /// is what keeps the order of its batches.
     pub(super) is_queued: bool,
     /// The number of this room among all that ever began, earlier rooms of the same topic included.
     /// It also selects the queue of the fan-out.

@@ -8,10 +8,11 @@
 //!      └──▶ snapshot ──▶ page ──▶ page ──▶ … as fast as it drains them┘ under the room's lock
 //! ```
 //!
-//! Until it is live, the member is detached: the room delivers nothing to it, so it needs no outbox as
-//! large as what it missed. After each page one step under the room's lock decides: if the room holds
-//! all that follows on the page in memory, the member gets that and is attached; if not, the next page
-//! is read. So no message falls between the last page and the first delivery, and none is in both.
+//! Until it is live, the member is detached: the room delivers nothing to it, so it needs no outbox
+//! as large as what it missed. After each page one step under the room's lock decides: if the room
+//! holds all that follows on the page in memory, the member gets that and is attached; if not, the
+//! next page is read. So no message falls between the last page and the first delivery, and none is
+//! in both.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,12 +29,13 @@ use super::{Counters, Shared};
 use crate::error::BrokerError;
 use crate::history::HistoryRead;
 
-/// Maximum messages in one page, and bytes of their payload: the limits of a batch of the fan-out, and
-/// of a read of the broker.
+/// Maximum messages in one page, and bytes of their payload: the limits of a batch of the fan-out,
+/// and of a read of the broker.
 const PAGE: u32 = 256;
 const PAGE_BYTES: usize = HistoryRead::MAX_BYTES;
 
-/// How many of the latest messages a member gets that could not recover and did not ask for a number.
+/// How many of the latest messages a member gets that could not recover and did not ask for a
+/// number.
 const DEFAULT_LATEST: u32 = 50;
 
 /// How long a room that is behind the member may make no progress. A server that no longer receives
@@ -97,8 +99,8 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         self.present(snapshot, messages, recovered);
     }
 
-    /// Sends the snapshot with those of the latest messages that are in memory, to a member that is live
-    /// already. Called under the room's lock.
+    /// Sends the snapshot with those of the latest messages that are in memory, to a member that is
+    /// live already. Called under the room's lock.
     pub(super) fn send_latest(&mut self, snapshot: Snapshot<'_, M>) {
         let messages = match (snapshot.position, snapshot.recent) {
             (Some(position), Some(recent)) => self.wanted.latest(recent, position),
@@ -149,9 +151,9 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         Ok(FirstPage { history, recovered: false })
     }
 
-    /// Sends the snapshot with the first page, then page after page until the member is live. If a later
-    /// page cannot be read, the member is closed: it has a snapshot, and would not know that nothing
-    /// follows.
+    /// Sends the snapshot with the first page, then page after page until the member is live. If a
+    /// later page cannot be read, the member is closed: it has a snapshot, and would not know that
+    /// nothing follows.
     pub(super) async fn run(mut self, membership: &mut Membership<M>, page: FirstPage) {
         let FirstPage { history, recovered } = page;
         let here = Position { offset: last_offset(&history), ..history.position };
@@ -172,8 +174,8 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         membership: &mut Membership<M>,
         mut here: Position,
     ) -> Result<(), BrokerError> {
-        // Mostly nothing was published during the first read. Then the member is attached at once, even
-        // if its outbox still holds the page: it needs no room for another one.
+        // Mostly nothing was published during the first read. Then the member is attached at once,
+        // even if its outbox still holds the page: it needs no room for another one.
         let is_complete = |snapshot: &Snapshot<'_, M>| {
             snapshot.position.is_none_or(|room| room == here).then_some(())
         };
@@ -212,9 +214,9 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         }
     }
 
-    /// Waits until this server receives more, while it is behind a member that has received messages from
-    /// another server. A poll would read the broker for each such member, 100 times a second, in the
-    /// storm of reconnects in which servers are behind.
+    /// Waits until this server receives more, while it is behind a member that has received
+    /// messages from another server. A poll would read the broker for each such member, 100 times a
+    /// second, in the storm of reconnects in which servers are behind.
     async fn wait_for_progress(
         &mut self,
         membership: &Membership<M>,
@@ -289,8 +291,8 @@ impl Wanted {
         }
     }
 
-    /// As many of the latest messages as the member wants and one page takes; `None` if the broker may
-    /// have more than the room holds.
+    /// As many of the latest messages as the member wants and one page takes; `None` if the broker
+    /// may have more than the room holds.
     fn newest<'a>(&self, recent: &'a Recent, position: Position) -> Option<Vec<&'a HistoryEntry>> {
         let newest = self.latest(recent, position);
         let oldest = newest.first().map_or(position.offset + 1, |first| first.offset);

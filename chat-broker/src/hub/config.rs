@@ -7,8 +7,8 @@ use chat_core::{Pattern, Retention, RoomId};
 
 /// Settings of a [`Hub`](super::Hub).
 ///
-/// As in all settings of this crate, each has a default, and a setter of its own name that takes and
-/// returns the settings.
+/// As in all settings of this crate, each has a default, and a setter of its own name that takes
+/// and returns the settings.
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,23 +27,23 @@ pub struct HubConfig {
     /// saves subscribe calls when members join and leave often; until it ends the server receives
     /// messages of rooms without members.
     pub linger: Duration,
-    /// Which rooms keep a history, and how much of it. Default: all rooms, 256 messages for 24 hours.
-    /// All servers of one broker need the same rules.
+    /// Which rooms keep a history, and how much of it. Default: all rooms, 256 messages for 24
+    /// hours. All servers of one broker need the same rules.
     pub history: HistoryRules,
     /// Memory for the latest messages of rooms with members, from which joins are served without a
     /// read of the broker: payload over all rooms, in bytes. Default 64 MiB. Above it a room that
     /// grows evicts its older half, unless it holds less than its share; so it can be twice as much
     /// at worst.
     pub recent_bytes: usize,
-    /// The maximum number of users in a room for which members receive each join and leave. In larger
-    /// rooms they receive the number of users, at most once a second. Default 200.
+    /// The maximum number of users in a room for which members receive each join and leave. In
+    /// larger rooms they receive the number of users, at most once a second. Default 200.
     pub presence_limit: usize,
     /// How long a user whose last connection was lost stays in a room before the leave is sent.
     /// Default 5 s.
     pub grace: Duration,
-    /// How long a join waits while the broker is not [`Ready`](crate::Status::Ready) before it fails.
-    /// Default 5 s, at least 1 ms. If the broker is ready, the join waits for its answer, which may
-    /// take longer when many members join at once.
+    /// How long a join waits while the broker is not [`Ready`](crate::Status::Ready) before it
+    /// fails. Default 5 s, at least 1 ms. If the broker is ready, the join waits for its answer,
+    /// which may take longer when many members join at once.
     pub join_timeout: Duration,
     /// How many threads deliver to members, including that of the hub's own task: as many as the
     /// server has cores. Default 1, at least 1, at most 256.

@@ -1,7 +1,7 @@
 //! Delivers batches from rooms to their members.
 //!
-//! One batch of a topic is being delivered at a time, so order holds. Items that arrive before it is
-//! done go into the next one.
+//! One batch of a topic is being delivered at a time, so order holds. Items that arrive before it
+//! is done go into the next one.
 //!
 //! ```text
 //! items pending ──▶ Turn::Cut ──▶ a batch ──▶ group 0 ──▶ group 1 ──▶ … ──▶ the last group ends
@@ -10,8 +10,9 @@
 //!      └──────────────────── nothing is pending: `is_queued` is false ◀─────────┘
 //! ```
 //!
-//! A turn serves one group of members. Before it does, it puts the next group at the end of a queue,
-//! where any worker finds it: a room of 10,000 does not stall a room of 5, and all workers serve it.
+//! A turn serves one group of members. Before it does, it puts the next group at the end of a
+//! queue, where any worker finds it: a room of 10,000 does not stall a room of 5, and all workers
+//! serve it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -63,7 +64,8 @@ enum Turn<M> {
 }
 
 /// One room of a topic. After its last member has left, the next room of the same topic has another
-/// serial: a turn that is still queued for the first must not cut the second, which may not be live.
+/// serial: a turn that is still queued for the first must not cut the second, which may not be
+/// live.
 struct Room {
     topic: Topic,
     serial: usize,
@@ -163,8 +165,8 @@ impl<M> FanOut<M> {
     fn take(&self, worker: usize) -> Option<Turn<M>> {
         let mut queues = worker..worker + self.workers();
         let turn = queues.find_map(|nth| self.queue(nth).pop_front())?;
-        // A turn was left, in whichever queue: its `notify_one` may have been merged with that of the
-        // turn just taken, and nothing else would wake a worker for it while this one is busy.
+        // A turn was left, in whichever queue: its `notify_one` may have been merged with that of
+        // the turn just taken, and nothing else would wake a worker for it while this one is busy.
         if self.turns.fetch_sub(1, Ordering::Relaxed) > 1 {
             self.wake_workers(worker);
         }
@@ -233,8 +235,8 @@ impl<M: Deliver + Clone> Shared<M> {
         Some(Job { serial, batch, members, groups_left, cost, since })
     }
 
-    /// Serves one group of members, or as many of it as the budget allows. The worker that serves the
-    /// end of the last group finishes the batch. Returns the cost in bytes.
+    /// Serves one group of members, or as many of it as the budget allows. The worker that serves
+    /// the end of the last group finishes the batch. Returns the cost in bytes.
     fn serve(&self, job: &Arc<Job<M>>, cursor: Cursor, worker: usize) -> usize {
         let Cursor { group, member } = cursor;
         let groups = job.members.groups();
@@ -252,8 +254,8 @@ impl<M: Deliver + Clone> Shared<M> {
             let next = Cursor { group, member: member + members.len() };
             self.fan_out.requeue(worker, Turn::Rest(Arc::clone(job), next));
         } else if job.groups_left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // `AcqRel`: the deliveries of all other workers happen before the next batch is cut, which
-            // this worker alone may queue.
+            // `AcqRel`: the deliveries of all other workers happen before the next batch is cut,
+            // which this worker alone may queue.
             self.finish(job, worker);
         }
         members.len() * job.cost
@@ -283,8 +285,8 @@ impl<M: Deliver + Clone> Shared<M> {
             if backlog.serial != serial {
                 return;
             }
-            // Under the lock of the room: an item that arrives after this finds `is_queued` false, and
-            // `enqueue` makes the next turn.
+            // Under the lock of the room: an item that arrives after this finds `is_queued` false,
+            // and `enqueue` makes the next turn.
             if backlog.pending.is_empty() {
                 backlog.is_queued = false;
             } else {

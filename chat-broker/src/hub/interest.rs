@@ -1,9 +1,10 @@
-//! Subscribes this server to the topics that have members, and makes their rooms read what they need.
+//! Subscribes this server to the topics that have members, and makes their rooms read what they
+//! need.
 //!
-//! One loop owns the states, so a subscribe and an unsubscribe of one topic never race: a topic is in
-//! at most one of these calls at a time, and [`advance`](Interest::advance) decides again when that
-//! call is over. The same holds for reads. While [`CALLS`] calls are under way, topics are gathered
-//! for the next one: many first joins make few calls.
+//! One loop owns the states, so a subscribe and an unsubscribe of one topic never race: a topic is
+//! in at most one of these calls at a time, and [`advance`](Interest::advance) decides again when
+//! that call is over. The same holds for reads. While [`CALLS`] calls are under way, topics are
+//! gathered for the next one: many first joins make few calls.
 //!
 //! | state | has members | no members |
 //! |---|---|---|
@@ -36,9 +37,9 @@ use crate::error::BrokerError;
 const CALLS: usize = 4;
 /// How long after a failed call it is made again for the topics that still need it.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// How long after an interruption rosters are read: a broker that lost its data has the users of other
-/// servers only once those have sent them again. A roster read before would list users as gone who
-/// never left.
+/// How long after an interruption rosters are read: a broker that lost its data has the users of
+/// other servers only once those have sent them again. A roster read before would list users as
+/// gone who never left.
 const ROSTER_DELAY: Duration = Duration::from_secs(5);
 /// How often the positions of all rooms are compared with the broker's, without any event.
 const RECONCILE: Duration = Duration::from_secs(30);
@@ -78,8 +79,8 @@ struct Interest<'a, M> {
     reading: HashSet<Topic>,
     /// Rooms whose check is queued, and not under way.
     checks_queued: HashSet<Topic>,
-    /// Topics with a retry timer, by kind of call: one timer each. With one for each failure, a room
-    /// made 1,731 calls in an outage of 300 s.
+    /// Topics with a retry timer, by kind of call: one timer each. With one for each failure, a
+    /// room made 1,731 calls in an outage of 300 s.
     retrying: [HashSet<Topic>; 4],
     /// Rooms with a timer to send the number of occupants.
     counts_due: HashSet<Topic>,
@@ -173,8 +174,8 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
                 State::Busy
             }
             (Some(State::Subscribed), false) if topic.as_room().is_none() => {
-                // No lingering: the receipt of a direct message counts the servers that are subscribed
-                // to the user's topic, and one without the user must not be counted.
+                // No lingering: the receipt of a direct message counts the servers that are
+                // subscribed to the user's topic, and one without the user must not be counted.
                 self.queue_call(Kind::Unsubscribe, [topic.clone()]);
                 State::Busy
             }
@@ -192,8 +193,9 @@ impl<'a, M: Deliver + Clone> Interest<'a, M> {
     }
 
     /// The topic is subscribed: a room reads before it goes live. In this order a message is in the
-    /// read, or it arrives by the subscription, or both; in the other it could be in neither. A user's
-    /// topic has nothing to read, nor has a room without history on a broker without presence.
+    /// read, or it arrives by the subscription, or both; in the other it could be in neither. A
+    /// user's topic has nothing to read, nor has a room without history on a broker without
+    /// presence.
     fn start_room(&mut self, topic: Topic) {
         let is_live = self.shared.update(&topic, |room, members| {
             let reads_nothing = room.sequence.reads_nothing();

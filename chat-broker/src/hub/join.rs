@@ -16,7 +16,8 @@ use super::{Hub, Shared};
 use crate::broker::Status;
 use crate::error::BrokerError;
 
-/// What a member receives when it joins a topic. By default nothing but what is published afterwards.
+/// What a member receives when it joins a topic. By default nothing but what is published
+/// afterwards.
 ///
 /// ```
 /// use chat_broker::JoinOptions;
@@ -31,10 +32,10 @@ use crate::error::BrokerError;
 pub struct JoinOptions {
     /// The user who is announced in the room, on all servers. Default: `None`, an unseen member.
     pub occupant: Option<Occupant>,
-    /// The position up to which the member has the room's messages. It receives all that was published
-    /// since. If the history does not reach back so far, or is of another epoch, it receives a gap and
-    /// the latest messages. [`Position::default`] is before the first message of a room. Default:
-    /// `None`, for a member without messages.
+    /// The position up to which the member has the room's messages. It receives all that was
+    /// published since. If the history does not reach back so far, or is of another epoch, it
+    /// receives a gap and the latest messages. [`Position::default`] is before the first message of
+    /// a room. Default: `None`, for a member without messages.
     pub since: Option<Position>,
     /// How many of the latest messages the member receives, if not those published
     /// [since](Self::since) a position: at most 256, and 256 KiB. Default 50 with `since`, 0 without.
@@ -67,17 +68,18 @@ impl JoinOptions {
 impl<M: Deliver + Clone + 'static> Hub<M> {
     /// Makes `member` a member of `topic` until the [`Membership`] is dropped.
     ///
-    /// Returns when the topic is subscribed and the member has received what it asked for: the messages
-    /// that it missed, in order, and a gap where they are no longer stored. Later messages are delivered
-    /// from then on, with no gap and no repeat.
+    /// Returns when the topic is subscribed and the member has received what it asked for: the
+    /// messages that it missed, in order, and a gap where they are no longer stored. Later messages
+    /// are delivered from then on, with no gap and no repeat.
     ///
-    /// Missed messages come from the hub's memory if it holds them. If not, the hub reads them from the
-    /// broker in pages of at most 256 messages and 256 KiB, each when the member has
+    /// Missed messages come from the hub's memory if it holds them. If not, the hub reads them from
+    /// the broker in pages of at most 256 messages and 256 KiB, each when the member has
     /// [drained](Deliver::drained) the last. That takes as long as the member does: serve its
     /// connection at the same time. If the pages cannot be completed, the member is
     /// [closed](Deliver::close) with [`InternalError`](chat_core::CloseReason::InternalError), and may
     /// join again from where it is; if its outbox has no room for a page, it is closed as a slow
-    /// consumer. In both cases the join succeeds, with the membership of a member that is being closed.
+    /// consumer. In both cases the join succeeds, with the membership of a member that is being
+    /// closed.
     ///
     /// ```
     /// # use chat_broker::{Hub, JoinOptions};
@@ -97,8 +99,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     /// What [`Broker::subscribe`], [`Broker::history`] and
     /// [`PresenceTracker::occupancy`](crate::PresenceTracker::occupancy) report, or that the broker
     /// was unavailable for longer than [`HubConfig::join_timeout`](super::HubConfig::join_timeout).
-    /// Then `member` is not a member, and has received nothing. If its user was announced before the
-    /// error, the user leaves after the [grace](super::HubConfig::grace) time.
+    /// Then `member` is not a member, and has received nothing. If its user was announced before
+    /// the error, the user leaves after the [grace](super::HubConfig::grace) time.
     ///
     /// # Cancel safety
     /// Safe: a call that is dropped leaves the topic again.
@@ -115,8 +117,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         self.join_with(topic, id, member, options, ()).await
     }
 
-    /// [`join`](Self::join) with a [`Joiner`]: it sends the member the snapshot in a form of its own, and
-    /// decides when the member is ready for a page.
+    /// [`join`](Self::join) with a [`Joiner`]: it sends the member the snapshot in a form of its
+    /// own, and decides when the member is ready for a page.
     ///
     /// # Errors
     /// As for [`join`](Self::join).
@@ -150,8 +152,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             Started::Now(started) => started,
             Started::Later(started) => self.shared.answer_in_time(started).await?,
         };
-        // Before the history is read, which takes time: the grace of a user who returns may end in it,
-        // and a leave and a join would be sent.
+        // Before the history is read, which takes time: the grace of a user who returns may end in
+        // it, and a leave and a join would be sent.
         if let Some(occupant) = occupant {
             membership.user = Some(occupant.user.clone());
             self.shared.enter_presence(topic, occupant);
@@ -169,8 +171,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         Ok(membership)
     }
 
-    /// Adds a member, and starts it under the same lock if the topic is live, else under the lock under
-    /// which the topic goes live. Nothing is delivered to the member before.
+    /// Adds a member, and starts it under the same lock if the topic is live, else under the lock
+    /// under which the topic goes live. Nothing is delivered to the member before.
     fn add_member<T: Send + 'static>(
         &self,
         topic: &Topic,
@@ -191,8 +193,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                 let member_slot = member_slot.clone();
                 let waiter: Waiter<M> = Box::new(move |room| {
                     if room.is_err() {
-                        // The task of the join removes the member only when it runs next. The room may
-                        // go live before, and would deliver to a member whose join has failed.
+                        // The task of the join removes the member only when it runs next. The room
+                        // may go live before, and would deliver to a member whose join has failed.
                         member_slot.detach();
                     }
                     // A join that was dropped has left the topic, or is about to.
@@ -217,9 +219,9 @@ enum Started<T> {
 }
 
 impl<M: Deliver + Clone + 'static> Membership<M> {
-    /// Joins again: replaces this member's handle by `member`, which catches up as in [`Hub::join`].
-    /// Without [`since`](JoinOptions::since) it receives those of the latest messages that the hub
-    /// holds in memory, at most [`history`](JoinOptions::history). An
+    /// Joins again: replaces this member's handle by `member`, which catches up as in
+    /// [`Hub::join`]. Without [`since`](JoinOptions::since) it receives those of the latest
+    /// messages that the hub holds in memory, at most [`history`](JoinOptions::history). An
     /// [`occupant`](JoinOptions::occupant) renames the user, as [`rename`](Self::rename) does.
     ///
     /// ```
@@ -233,8 +235,8 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
     /// ```
     ///
     /// # Errors
-    /// As for [`Hub::join`]; then the membership is as before. A member whose pages cannot be completed
-    /// is closed, as in [`Hub::join`].
+    /// As for [`Hub::join`]; then the membership is as before. A member whose pages cannot be
+    /// completed is closed, as in [`Hub::join`].
     ///
     /// # Cancel safety
     /// Not safe: a member that was catching up receives nothing more until it rejoins.
@@ -280,7 +282,8 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
             });
             JoinState::Live
         };
-        // Read while the old handle still receives the room: if the read fails, nothing has changed.
+        // Read while the old handle still receives the room: if the read fails, nothing has
+        // changed.
         let page = match state {
             JoinState::Live => None,
             JoinState::CatchingUp => Some(catch_up.first_page().await?),
@@ -296,10 +299,10 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
-    /// The answer to a join, or an error after the join timeout if the broker is unavailable. The broker
-    /// limits the time of each of its calls; but the hub makes few at a time, so a join may wait for
-    /// several. Joins of a broker that is ready are not failed: when many members join at once, the
-    /// last answers are late, and a retry would make them later.
+    /// The answer to a join, or an error after the join timeout if the broker is unavailable. The
+    /// broker limits the time of each of its calls; but the hub makes few at a time, so a join may
+    /// wait for several. Joins of a broker that is ready are not failed: when many members join at
+    /// once, the last answers are late, and a retry would make them later.
     async fn answer_in_time<T>(
         &self,
         started: oneshot::Receiver<Result<T, BrokerError>>,

@@ -12,8 +12,8 @@ use super::member_slot::MemberSlot;
 pub struct Snapshot<'a, M> {
     /// The topic.
     pub topic: &'a Topic,
-    /// The position of this member in the room's sequence, after [`messages`](Self::messages): the next
-    /// delivery follows on it. `None` in a room without history.
+    /// The position of this member in the room's sequence, after [`messages`](Self::messages): the
+    /// next delivery follows on it. `None` in a room without history.
     pub position: Option<Position>,
     /// The messages that the member asked for, oldest first: those that follow on
     /// [`since`](Self::since) if it is [recovered](Self::recovered), else the latest ones. Empty in
@@ -34,8 +34,8 @@ pub struct Snapshot<'a, M> {
 }
 
 impl<M> Snapshot<'_, M> {
-    /// The messages as one batch, after a gap if the member asked for those that follow on a position
-    /// and some of these are missing. `None` if the batch would be empty.
+    /// The messages as one batch, after a gap if the member asked for those that follow on a
+    /// position and some of these are missing. `None` if the batch would be empty.
     #[must_use]
     pub fn batch(&self) -> Option<Batch> {
         let mut items = Vec::with_capacity(self.messages.len() + 1);
@@ -72,7 +72,8 @@ pub(super) enum JoinState {
     CatchingUp,
 }
 
-/// The caller's part in a join: what the member receives first, and the pace of the pages after that.
+/// The caller's part in a join: what the member receives first, and the pace of the pages after
+/// that.
 ///
 /// The defaults are those of [`Hub::join`](super::Hub::join), and `()` has all of them. A closure
 /// that takes a [`Snapshot`] is a joiner: its [`on_snapshot`](Self::on_snapshot).
@@ -95,14 +96,14 @@ pub trait Joiner<M: Deliver>: Send + 'static {
     /// A member whose outbox is full ([`DeliveryOutcome::Full`]) is closed as a slow consumer, and
     /// receives nothing more.
     ///
-    /// The topic's lock is held: the call may queue something in the member's outbox, and must not block
-    /// or call the hub.
+    /// The topic's lock is held: the call may queue something in the member's outbox, and must not
+    /// block or call the hub.
     fn on_snapshot(&mut self, member: &M, snapshot: &Snapshot<'_, M>) -> DeliveryOutcome {
         snapshot.batch().map_or(DeliveryOutcome::Skipped, |batch| member.deliver(&batch))
     }
 
-    /// Called with the bytes of payload that were read from the broker for this member, and with those
-    /// that were delivered to it after the snapshot. By default they are not counted.
+    /// Called with the bytes of payload that were read from the broker for this member, and with
+    /// those that were delivered to it after the snapshot. By default they are not counted.
     fn on_bytes(&mut self, bytes: usize) {
         let _ = bytes;
     }
@@ -117,8 +118,8 @@ pub trait Joiner<M: Deliver>: Send + 'static {
         }
     }
 
-    /// Polled while this server is behind the member's position. If it resolves, the member is closed.
-    /// By default it never does.
+    /// Polled while this server is behind the member's position. If it resolves, the member is
+    /// closed. By default it never does.
     ///
     /// # Cancel safety
     /// Must be safe: it is dropped when the server has more messages for the member.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use chat_core::{Batch, CloseReason, Deliver, DeliveryOutcome};
 use parking_lot::{Mutex, MutexGuard};
 
-/// The entry of a member in a topic, which snapshots of the members share. Once the member has left,
-/// or was closed as a slow consumer, nothing is delivered through it, even if a batch took its snapshot
-/// of the members before.
+/// The entry of a member in a topic, which snapshots of the members share. Once the member has
+/// left, or was closed as a slow consumer, nothing is delivered through it, even if a batch took
+/// its snapshot of the members before.
 pub struct MemberSlot<M>(Arc<Mutex<Option<M>>>);
 
 impl<M: Clone> MemberSlot<M> {
@@ -35,8 +35,8 @@ impl<M> MemberSlot<M> {
         *self.lock() = Some(member);
     }
 
-    /// The member leaves, or does not receive the topic yet. A delivery that is under way has ended when
-    /// this returns.
+    /// The member leaves, or does not receive the topic yet. A delivery that is under way has ended
+    /// when this returns.
     pub(super) fn detach(&self) {
         self.lock().take();
     }
@@ -47,8 +47,8 @@ impl<M> MemberSlot<M> {
 }
 
 impl<M: Deliver> MemberSlot<M> {
-    /// Delivers a batch. A member whose outbox is full is closed and detached: if a later batch fitted
-    /// again, the member would have a gap that it does not know of.
+    /// Delivers a batch. A member whose outbox is full is closed and detached: if a later batch
+    /// fitted again, the member would have a gap that it does not know of.
     pub(super) fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
         let mut member = self.lock();
         let outcome =

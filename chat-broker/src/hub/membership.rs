@@ -15,9 +15,9 @@ use super::sequence::RosterCondition;
 use crate::error::BrokerError;
 use crate::presence::Departure;
 
-/// A member's subscription to a topic. Dropping it leaves the topic: nothing is delivered to the member
-/// afterwards, and if it was the user's last one in the topic, on all servers, members receive the
-/// leave at once.
+/// A member's subscription to a topic. Dropping it leaves the topic: nothing is delivered to the
+/// member afterwards, and if it was the user's last one in the topic, on all servers, members
+/// receive the leave at once.
 ///
 /// ```
 /// # use chat_broker::{Hub, JoinOptions};
@@ -49,8 +49,8 @@ impl<M: Deliver + Clone> Membership<M> {
         &self.topic
     }
 
-    /// Calls `read` with the topic's state, if it is live. The topic's lock is held meanwhile: `read`
-    /// must not block or call the hub.
+    /// Calls `read` with the topic's state, if it is live. The topic's lock is held:
+    /// `read` must not block or call the hub.
     ///
     /// ```
     /// # use chat_broker::Membership;
@@ -68,9 +68,9 @@ impl<M: Deliver + Clone> Membership<M> {
     }
 
     /// Waits until the topic's position differs from `from`, that of a [`Snapshot`]: until a later
-    /// message was put into a batch for its members. Returns at once if it differs already. In a topic
-    /// without publications, and after the [driver](crate::HubDriver) has ended, it does not return:
-    /// use a timeout.
+    /// message was put into a batch for its members. Returns at once if it differs already. In a
+    /// topic without publications, and after the [driver](crate::HubDriver) has ended, it does not
+    /// return: use a timeout.
     ///
     /// # Cancel safety
     /// Safe: nothing is taken.
@@ -82,9 +82,9 @@ impl<M: Deliver + Clone> Membership<M> {
         }
     }
 
-    /// Passes `start` a snapshot, and makes `member` receive what follows on it, in one step under the
-    /// room's lock; but only if `in_memory` finds in the room all that the member must get before. If
-    /// not, nothing changes. The member receives nothing if `start` returns `false`.
+    /// Passes `start` a snapshot, and makes `member` receive what follows on it, in one step under
+    /// the room's lock; but only if `in_memory` finds in the room all that the member must get
+    /// before. If not, nothing changes. The member receives nothing if `start` returns `false`.
     pub(super) fn attach<T>(
         &mut self,
         member: M,
@@ -94,9 +94,10 @@ impl<M: Deliver + Clone> Membership<M> {
         let attached = self.shared.registry.update(&self.topic, |room| {
             room.state.sequence.expire(Instant::now());
             let found = in_memory(&room.state.snapshot(&self.topic, room.members())?)?;
-            // A new slot, since batches that were cut before the snapshot hold the old one. A worker may
-            // be delivering one of them now, so the old slot is detached before `start`: detached after
-            // it, the worker could queue messages behind the snapshot that the snapshot contains.
+            // A new slot, since batches that were cut before the snapshot hold the old one. A
+            // worker may be delivering one of them now, so the old slot is detached before `start`:
+            // detached after it, the worker could queue messages behind the snapshot that the
+            // snapshot contains.
             self.member_slot.detach();
             let member_slot = MemberSlot::new(member);
             room.replace(self.id, member_slot.clone());
@@ -134,8 +135,8 @@ impl<M: Deliver + Clone> Membership<M> {
     /// ```
     ///
     /// # Errors
-    /// What [`Broker::subscribe`](crate::Broker::subscribe) reports. The member stays registered; the
-    /// hub keeps retrying.
+    /// What [`Broker::subscribe`](crate::Broker::subscribe) reports. The member stays registered;
+    /// the hub keeps retrying.
     ///
     /// # Cancel safety
     /// Safe: the membership does not depend on it.
@@ -168,8 +169,8 @@ impl<M: Deliver + Clone> Membership<M> {
         self.member_slot.replace(member);
     }
 
-    /// Changes the user's information to that of `occupant`, on all servers. Has no effect if `occupant`
-    /// is another user than the one that joined.
+    /// Changes the user's information to that of `occupant`, on all servers. Has no effect if
+    /// `occupant` is another user than the one that joined.
     pub fn rename(&self, occupant: Occupant) {
         if self.user.as_ref() == Some(&occupant.user) {
             self.shared.rename(&self.topic, occupant);
@@ -178,7 +179,8 @@ impl<M: Deliver + Clone> Membership<M> {
 
     /// Leaves the topic at once, as dropping it does. The future resolves when the
     /// [roster](Snapshot::roster) of this server no longer lists the user; earlier
-    /// if another connection or server holds the user. While the broker is unavailable it does not resolve: use a timeout.
+    /// if another connection or server holds the user. While the broker is unavailable it does not
+    /// resolve: use a timeout.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -17,8 +17,9 @@
 //!  └──────────────────────────────────────────┘
 //! ```
 //!
-//! Connections hold a [`Hub`]. [`HubDriver`] does its work: four loops in one future, which the caller
-//! spawns, and the further [`workers`](HubConfig::workers) of the fan-out on threads of their own.
+//! Connections hold a [`Hub`]. [`HubDriver`] does its work: four loops in one future, which the
+//! caller spawns, and the further [`workers`](HubConfig::workers) of the fan-out on threads of
+//! their own.
 
 mod backlog;
 mod call;
@@ -100,9 +101,9 @@ struct Shared<M> {
 }
 
 impl<M: Deliver + Clone + 'static> Hub<M> {
-    /// A hub over `broker`, whose events are `events`, and the driver, which the caller spawns. If the
-    /// broker has no [presence](Broker::presence), the hub logs that once; then snapshots have no
-    /// roster, and members receive no presence events.
+    /// A hub over `broker`, whose events are `events`, and the driver, which the caller spawns. If
+    /// the broker has no [presence](Broker::presence), the hub logs that once; then snapshots have
+    /// no roster, and members receive no presence events.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -156,9 +157,9 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         (Self { shared: Arc::clone(&shared) }, HubDriver { shared, events })
     }
 
-    /// Makes `member` a member of `topic` at once, until the [`Membership`] is dropped, without waiting
-    /// for the broker; the topic is subscribed as soon as possible. For topics without a history, such
-    /// as a user's own: see [`Membership::subscribed`].
+    /// Makes `member` a member of `topic` at once, until the [`Membership`] is dropped, without
+    /// waiting for the broker; the topic is subscribed as soon as possible. For topics without a
+    /// history, such as a user's own: see [`Membership::subscribed`].
     #[must_use = "dropping the membership leaves the topic"]
     pub fn attach(&self, topic: &Topic, id: ConnectionId, member: M) -> Membership<M> {
         let member_slot = MemberSlot::new(member);
@@ -186,9 +187,9 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         Membership { shared, topic, id, member_slot, user, is_disconnected: false, has_left: false }
     }
 
-    /// Waits until the roster of `topic` on this server does not list `user`. Returns at once if the
-    /// topic has no members here, or too many to be listed. While the broker is unavailable it does
-    /// not return: use a timeout.
+    /// Waits until the roster of `topic` on this server does not list `user`. Returns at once if
+    /// the topic has no members here, or too many to be listed. While the broker is unavailable it
+    /// does not return: use a timeout.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -256,8 +257,8 @@ impl<M> Hub<M> {
     /// ```
     ///
     /// # Errors
-    /// What [`Broker::history`] reports; [`BrokerError::Damaged`] or [`BrokerError::Refused`] if the
-    /// answer is malformed.
+    /// What [`Broker::history`] reports; [`BrokerError::Damaged`] or [`BrokerError::Refused`] if
+    /// the answer is malformed.
     ///
     /// # Cancel safety
     /// Safe: a read.
@@ -271,10 +272,10 @@ impl<M> Hub<M> {
         self.shared.config.history.of(room)
     }
 
-    /// Waits until the broker's [shared table](Broker::table) should be read again: until a node has
-    /// changed it, or may have while the connection was lost ([`BrokerEvent::Interrupted`]), since the
-    /// last return. For one caller at a time, which reads the table once before the first call. It
-    /// never returns after the broker's events have ended.
+    /// Waits until the broker's [shared table](Broker::table) should be read again: until a node
+    /// has changed it, or may have while the connection was lost ([`BrokerEvent::Interrupted`]),
+    /// since the last return. For one caller at a time, which reads the table once before the first
+    /// call. It never returns after the broker's events have ended.
     ///
     /// # Cancel safety
     /// Safe: a call that is dropped loses no notification.
@@ -334,7 +335,8 @@ impl<M: Deliver + Clone> Shared<M> {
         }
     }
 
-    /// The answer to a member that waits for a room; [`BrokerError::Closed`] once the driver has ended.
+    /// The answer to a member that waits for a room; [`BrokerError::Closed`] once the driver has
+    /// ended.
     async fn answer<T>(
         &self,
         mut waiting: oneshot::Receiver<Result<T, BrokerError>>,
@@ -373,8 +375,8 @@ impl<M: Deliver + Clone> Shared<M> {
         }
     }
 
-    /// Changes a room that has members, queues it for fan-out if something is pending, and accounts for
-    /// the memory that it holds for joins.
+    /// Changes a room that has members, queues it for fan-out if something is pending, and accounts
+    /// for the memory that it holds for joins.
     fn update<R>(
         &self,
         topic: &Topic,
@@ -390,9 +392,9 @@ impl<M: Deliver + Clone> Shared<M> {
         })
     }
 
-    /// Accounts for a change of the memory that a room holds. Above the budget a room that grows evicts
-    /// half, unless it holds less than its share: quiet rooms that fill the budget do not starve a busy
-    /// one.
+    /// Accounts for a change of the memory that a room holds. Above the budget a room that grows
+    /// evicts half, unless it holds less than its share: quiet rooms that fill the budget do not
+    /// starve a busy one.
     fn account(&self, before: usize, sequence: &mut RoomSequence) {
         let (budget, after) = (self.config.recent_bytes, sequence.recent_bytes());
         let grown = after.wrapping_sub(before);
@@ -446,8 +448,8 @@ impl<M: Deliver + Clone + 'static> HubDriver<M> {
     }
 }
 
-/// A further worker of the fan-out, on a thread of its own. A task would be scheduled on the thread of
-/// the task that wakes it, and wait behind it.
+/// A further worker of the fan-out, on a thread of its own. A task would be scheduled on the thread
+/// of the task that wakes it, and wait behind it.
 fn helper<M: Deliver + Clone + 'static>(
     shared: Arc<Shared<M>>,
     worker: usize,

@@ -1,8 +1,8 @@
 //! The users that this server holds in rooms, as it reports them to the broker.
 //!
-//! A user is one occupant, with any number of connections. A user whose last connection was lost stays
-//! for a [grace](super::HubConfig::grace) time, so
-//! a client that reconnects, to this server or another, causes no leave and join.
+//! A user is one occupant, with any number of connections. A user whose last connection was lost
+//! stays for a [grace](super::HubConfig::grace) time, so a client that reconnects, to this server
+//! or another, causes no leave and join.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -29,7 +29,8 @@ pub(super) struct Presence {
 #[derive(Debug, Default)]
 struct State {
     users: HashMap<(Topic, UserId), LocalUser>,
-    /// Users without connections, in the order in which their grace ends: it is equally long for all.
+    /// Users without connections, in the order in which their grace ends: it is equally long for
+    /// all.
     in_grace: VecDeque<(Instant, Topic, UserId)>,
 }
 
@@ -38,8 +39,8 @@ struct LocalUser {
     connections: u32,
     /// When the grace ends, if there are no connections.
     grace_ends: Option<Instant>,
-    /// The hash of the info that this server last sent to the broker. The info itself would be one more
-    /// allocation for each user in a room.
+    /// The hash of the info that this server last sent to the broker. The info itself would be one
+    /// more allocation for each user in a room.
     info: u64,
 }
 
@@ -70,8 +71,8 @@ impl<M: Deliver + Clone> Shared<M> {
                 let user = user.get_mut();
                 user.connections += 1;
                 user.grace_ends = None;
-                // The broker has this user under this name: no call. The roster alone does not prove
-                // that: it may not show yet that this server has sent another name since.
+                // The broker has this user under this name: no call. The roster alone does not
+                // prove that: it may not show yet that this server has sent another name since.
                 if is_listed && user.info == info {
                     return;
                 }
@@ -103,8 +104,8 @@ impl<M> Shared<M> {
         }
     }
 
-    /// Removes a connection of a user from a room. With the last one the user leaves: at once, or after
-    /// the grace time if `is_disconnected`.
+    /// Removes a connection of a user from a room. With the last one the user leaves: at once, or
+    /// after the grace time if `is_disconnected`.
     pub(super) fn leave_presence(
         &self,
         topic: &Topic,

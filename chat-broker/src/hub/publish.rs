@@ -49,8 +49,8 @@ impl<M> Hub<M> {
 }
 
 impl HistoryRules {
-    /// The payload and options for [`Broker::publish`] of a message of `user` to `room` at the current
-    /// time, for a publisher without a [`Hub`].
+    /// The payload and options for [`Broker::publish`] of a message of `user` to `room` at the
+    /// current time, for a publisher without a [`Hub`].
     ///
     /// ```
     /// # use chat_broker::{Broker, BrokerError, HistoryRules};
@@ -73,8 +73,8 @@ impl HistoryRules {
         let key = content.key.as_deref();
         let mut options = PublishOptions::default().retention(self.of(room));
         if let Some(key) = key.filter(|_| options.is_persistent()) {
-            // The user is part of the key, so users cannot use each other's keys. An id has no control
-            // character, so no id and key equal another id and key.
+            // The user is part of the key, so users cannot use each other's keys. An id has no
+            // control character, so no id and key equal another id and key.
             options = options.key(format!("{}\n{key}", user.id));
         }
         let (text, data) = (&*content.message, content.data);

@@ -14,8 +14,8 @@ use super::member_slot::MemberSlot;
 use super::sequence::{Ingested, RoomSequence};
 use crate::error::BrokerError;
 
-/// The state of a topic while it has members: what this server knows of it, what the members have yet
-/// to receive, and the position at which a member joins.
+/// The state of a topic while it has members: what this server knows of it, what the members have
+/// yet to receive, and the position at which a member joins.
 pub(super) struct RoomState<M> {
     pub(super) phase: Phase<M>,
     pub(super) sequence: RoomSequence,
@@ -29,8 +29,8 @@ pub(super) enum Phase<M> {
     Waiting(Vec<Waiter<M>>),
     /// The topic is in step with the broker.
     Live {
-        /// The position of the latest message in a batch. A member joins there: it receives the next
-        /// batch, and what came before is in its snapshot.
+        /// The position of the latest message in a batch. A member joins there: it receives the
+        /// next batch, and earlier messages are in its snapshot.
         cut: Option<Position>,
     },
 }
@@ -129,7 +129,8 @@ impl<M> RoomState<M> {
     ) {
         let live = Phase::Live { cut };
         let Phase::Waiting(waiters) = std::mem::replace(&mut self.phase, live) else { return };
-        // The phase is live by now, so the snapshot of each waiter is that of a join to a live room.
+        // The phase is live by now, so the snapshot of each waiter is that of a join to a live
+        // room.
         for waiter in waiters {
             if let Some(snapshot) = self.snapshot(topic, members) {
                 waiter(Ok(snapshot));

@@ -40,9 +40,9 @@ pub(super) struct RoomSequence {
     reading: bool,
     /// When messages were first known to be missing.
     gap_since: Option<Instant>,
-    /// The connection to the broker was lost, and other servers may have yet to send their users to a
-    /// broker that lost its data. Until they had the time, the roster is not read: members would get
-    /// a leave, and then a join, for each user.
+    /// The connection to the broker was lost, and other servers may have yet to send their users to
+    /// a broker that lost its data. Until they had the time, the roster is not read: members would
+    /// get a leave, and then a join, for each user.
     presence_stale: bool,
 }
 
@@ -121,8 +121,8 @@ impl RoomSequence {
         }
     }
 
-    /// Extends the lifetime of all messages, as each new one does. The age of those that the first read
-    /// returned is not known: their lifetime starts with the read.
+    /// Extends the lifetime of all messages, as each new one does. The age of those that the first
+    /// read returned is not known: their lifetime starts with the read.
     fn renew(&mut self, now: Instant) {
         let ttl = self.recent().map(|recent| recent.retention().ttl);
         self.expires = ttl.and_then(|ttl| now.checked_add(ttl));
@@ -199,9 +199,9 @@ impl RoomSequence {
         }
     }
 
-    /// Notifies all callers after a read has shown an empty room. That has no version, so a caller that
-    /// waits for one would wait without end. A roster that was empty before the read is no such proof:
-    /// it may have yet to receive the join of the user that left.
+    /// Notifies all callers after a read has shown an empty room. That has no version, so a caller
+    /// that waits for one would wait without end. A roster that was empty before the read is no
+    /// such proof: it may have yet to receive the join of the user that left.
     fn notify_all(&mut self) {
         for (_, shown) in self.awaited.drain(..) {
             // A caller that stopped waiting needs no answer.
@@ -225,8 +225,8 @@ impl RoomSequence {
         Ingested { gaps: u64::from(is_gap), ..Ingested::default() }
     }
 
-    /// The connection to the broker was lost and is back. The hub compares the position of a room with
-    /// history with the broker's; a room without history sends a gap.
+    /// The connection to the broker was lost and is back. The hub compares the position of a room
+    /// with history with the broker's; a room without history sends a gap.
     pub(super) fn interrupt(&mut self, is_live: bool, out: &mut Vec<Item>) -> Ingested {
         self.presence_stale = is_live;
         if self.timeline.is_some() { Ingested::default() } else { self.mark_stale(is_live, out) }

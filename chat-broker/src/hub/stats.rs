@@ -17,7 +17,8 @@ pub struct HubStats {
     pub deliveries: u64,
     /// Members closed because their outbox was full.
     pub slow_consumers: u64,
-    /// Batches that members dropped because their outbox was full: [`DeliveryOutcome::Dropped`](chat_core::DeliveryOutcome).
+    /// Batches that members dropped because their outbox was full:
+    /// [`DeliveryOutcome::Dropped`](chat_core::DeliveryOutcome).
     pub dropped: u64,
     /// Messages that this server missed and read from the history, so no member missed them.
     pub repaired: u64,
@@ -29,8 +30,8 @@ pub struct HubStats {
     pub repeats: u64,
     /// Memory for messages that joins are served from: their payload in bytes.
     pub recent_bytes: usize,
-    /// The time from the first pending item of a batch until the batch was queued for all members on
-    /// this server: once for each batch.
+    /// The time from the first pending item of a batch until the batch was queued for all members
+    /// on this server: once for each batch.
     pub fan_out: Latencies,
 }
 

@@ -40,7 +40,7 @@ impl Budget {
         self.held() > self.limit
     }
 
-    /// What may stay when memory is reclaimed: the rest is room for what comes, so that
+    /// What may stay when memory is reclaimed: the rest is room for later publications, so that
     /// the next time is not soon.
     pub(super) fn target(&self) -> usize {
         self.limit / 4 * 3
@@ -62,7 +62,7 @@ pub(super) struct Log {
     retention: Retention,
     /// By how much the publications are larger than their shares.
     excess: usize,
-    /// `None` is so far ahead that no clock tells it.
+    /// `None` if an `Instant` cannot hold the time.
     expires: Option<Instant>,
     budget: Arc<Budget>,
 }

@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(find(&mut keys, "b", 1), Some(at(1)));
         remember(&mut keys, "a", 1);
         tokio::time::advance(KNOWN_FOR - Duration::from_millis(1)).await;
-        assert_eq!(find(&mut keys, "a", 1), Some(at(1)), "the second time counts anew");
+        assert_eq!(find(&mut keys, "a", 1), Some(at(1)), "the second time starts again");
         assert_eq!(find(&mut keys, "a", 2), None);
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(find(&mut keys, "a", 1), None);

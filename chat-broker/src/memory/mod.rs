@@ -45,8 +45,8 @@ const HISTORY_BYTES: usize = 256 << 20;
 /// Publications that a node's events hold before they lag.
 const EVENT_QUEUE: usize = 8192;
 
-/// How long a publication waits for a subscriber whose queue is full; then it is dropped there, and the
-/// subscriber receives [`BrokerEvent::Lagged`](crate::BrokerEvent::Lagged).
+/// How long a publication waits for a subscriber whose queue is full; then it is dropped there, and
+/// the subscriber receives [`BrokerEvent::Lagged`](crate::BrokerEvent::Lagged).
 const FULL_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Locks that a bus spreads its topics over.
@@ -67,8 +67,8 @@ const SHARDS: usize = 64;
 ///
 /// # Memory
 /// * **Topics.** About 200 bytes are kept for each topic that something was
-///   [stored](PublishOptions::retention) in. Above 1,000,000 topics those that were unused longest are
-///   dropped with their histories, except those with subscribers or occupants; such a topic
+///   [stored](PublishOptions::retention) in. Above 1,000,000 topics those that were unused longest
+///   are dropped with their histories, except those with subscribers or occupants; such a topic
 ///   begins a new epoch.
 /// * **Histories** share 256 MiB, or as many bytes as [`with_history_bytes`] says; beside
 ///   the payload, a publication counts 64 bytes and a history 256. Above that, the topics with the
@@ -86,8 +86,8 @@ pub struct MemoryBus {
 
 /// One node on a [`MemoryBus`].
 ///
-/// Its calls fail only after it was closed. Dropping it closes it, and its users leave their topics at
-/// once.
+/// Its calls fail only after it was closed. Dropping it closes it, and its users leave their topics
+/// at once.
 ///
 /// ```
 /// use chat_broker::{Broker, MemoryBroker, Status};
@@ -148,8 +148,8 @@ impl MemoryBus {
         }
     }
 
-    /// Loses the position and the history of a topic, as a Redis that was flushed does: for tests of
-    /// what follows.
+    /// Loses the position and the history of a topic, as a Redis that was flushed does: for tests
+    /// of what follows.
     #[cfg(feature = "testing")]
     pub fn lose(&self, topic: &Topic) {
         self.shared.shard(topic).lose(topic);
@@ -197,8 +197,9 @@ impl MemoryBroker {
         }
     }
 
-    /// The locked shard of a topic, for a change that the close of this node undoes. `closed` is read
-    /// under the lock: a close that sets it later removes the node from the shard after the change.
+    /// The locked shard of a topic, for a change that the close of this node undoes. `closed` is
+    /// read under the lock: a close that sets it later removes the node from the shard after the
+    /// change.
     fn open_shard(&self, topic: &Topic) -> Result<MutexGuard<'_, Shard>, BrokerError> {
         let shard = self.bus.shard(topic);
         self.open().map(|()| shard)

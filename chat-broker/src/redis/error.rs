@@ -1,4 +1,5 @@
-//! How the errors of Redis are read: what each means to the connection, to the caller and to the log.
+//! How the errors of Redis are read: what each means to the connection, to the caller and to the
+//! log.
 //!
 //! | question | answer |
 //! |---|---|
@@ -88,8 +89,8 @@ pub(super) fn was_unknown_script(error: &RedisError) -> bool {
     errors.is_some_and(|errors| errors.iter().any(|(_, error)| error.code() == "NOSCRIPT"))
 }
 
-/// The error that a reply is, if it is not about its own command alone: the script is not stored, so
-/// others are not either, or Redis takes no writes, so the connection should not be used again.
+/// The error that a reply is, if it is not about its own command alone: the script is not stored,
+/// so others are not either, or Redis takes no writes, so the connection should not be used again.
 pub(super) fn concerns_all(reply: &Value) -> Option<RedisError> {
     if !matches!(reply, Value::ServerError(_)) {
         return None;

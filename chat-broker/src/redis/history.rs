@@ -18,7 +18,7 @@ use crate::error::BrokerError;
 use crate::history::HistoryRead;
 use crate::random;
 
-/// Reads in one pipeline: of 256 KiB each at most, so that the answer to all comes in time.
+/// Reads in one pipeline: of 256 KiB each at most, so that the answer arrives in time.
 const MAX_READS: usize = 16;
 
 /// How much longer than its log the meta of a topic lives: a log without it is lost.
@@ -63,7 +63,7 @@ fn limits(retention: Retention, size: usize) -> String {
 
 impl Store {
     /// See [`Broker::history`](crate::Broker::history); with each part the latest
-    /// publication that it tells of.
+    /// publication that it announces.
     pub(super) async fn history(
         &self,
         reads: &[HistoryRead],

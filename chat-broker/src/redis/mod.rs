@@ -27,9 +27,9 @@
 //! One script makes each change of a topic, so subscribers receive the changes in the order of
 //! offsets and versions. `docs/redis.md` describes names, keys and payloads.
 //!
-//! Each connection is probed every second, and replaced if it has not answered for two: a broken one is
-//! noticed at once, a silent one within four seconds. Each reconnects by itself. Connections that
-//! write are probed by a [write](connection::probe): a Redis that refuses it is
+//! Each connection is probed every second, and replaced if it has not answered for two: a broken
+//! one is noticed at once, a silent one within four seconds. Each reconnects by itself. Connections
+//! that write are probed by a [write](connection::probe): a Redis that refuses it is
 //! [unavailable](health), and keeps its connections; a [full](health::capacity) one stays available. A
 //! persistent publication without an answer is [searched for](publish) before it is sent again; if
 //! Redis lost messages of a sequence, its epoch [ends](connection::epochs).
@@ -86,9 +86,9 @@ use table::secret::SharedSecret;
 
 /// One node of a bus in Redis.
 ///
-/// Dropping it closes its connections at once: what it has not sent is lost, and its users leave when
-/// its [lease](RedisConfig::lease) expires. [`close`](Broker::close) first sends what it has accepted,
-/// and gives its users the [grace](RedisConfig::grace) time to connect to another node.
+/// Dropping it closes its connections at once: what it has not sent is lost, and its users leave
+/// when its [lease](RedisConfig::lease) expires. [`close`](Broker::close) first sends what it has
+/// accepted, and gives its users the [grace](RedisConfig::grace) time to connect to another node.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -124,8 +124,8 @@ pub struct RedisBroker {
 }
 
 impl RedisBroker {
-    /// Starts a node. Returns when it is connected, or when the first attempt has failed: an unavailable
-    /// Redis is no error, and the node keeps trying to connect.
+    /// Starts a node. Returns when it is connected, or when the first attempt has failed: an
+    /// unavailable Redis is no error, and the node keeps trying to connect.
     ///
     /// # Errors
     /// [`BrokerError::Config`] if a setting is invalid.
@@ -262,8 +262,8 @@ impl Broker for RedisBroker {
             tracing::warn!("closing: redis did not take all publications within the deadline");
         }
         publishing.shutdown().await;
-        // The lease is released last: while publications and leaves are sent, other nodes must not expire
-        // this one. The reaper ends with the lease task, which holds the sender.
+        // The lease is released last: while publications and leaves are sent, other nodes must not
+        // expire this one. The reaper ends with the lease task, which holds the sender.
         self.releasing.send_replace(true);
         let mut leasing = self.leasing.lock().await;
         let released = async { while leasing.join_next().await.is_some() {} };

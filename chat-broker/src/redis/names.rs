@@ -8,7 +8,7 @@
 //! | `<channel>:k:<key>` | string | which publication had this key |
 //! | `<channel>:members` | hash | who is there, see `scripts/change.lua` |
 //! | `<channel>:on:<node>` | set | users that a node holds there |
-//! | `<prefix>:rooms:<node>` | set | channels in which a node holds somebody |
+//! | `<prefix>:rooms:<node>` | set | channels in which a node holds users |
 //! | `<prefix>:nodes` | sorted set | nodes, by when their leases end |
 //! | `<prefix>:node:<node>` | channel | what a node sends to itself |
 //! | `<prefix>:{p.<random>}` | channel | what a connection publishes to see whether it can; it has `meta` and `log`, too; `rights` is what it writes and removes at once |
@@ -71,7 +71,7 @@ impl Names {
         Address { meta }
     }
 
-    /// Of a topic of which nobody else knows.
+    /// The address of a topic that no other node uses.
     pub(super) fn probe(&self) -> Address {
         Address::of_channel(&format!("{}:{{p.{:016x}}}", self.prefix, random::bits()))
     }
@@ -80,7 +80,7 @@ impl Names {
         format!("{}:secret", self.prefix)
     }
 
-    /// The channel that tells of records.
+    /// The channel of changes to records.
     pub(super) fn records(&self) -> String {
         format!("{}:{{records}}", self.prefix)
     }
@@ -95,7 +95,7 @@ impl Names {
         format!("{}:meta, :values, :versions or :ends", self.records())
     }
 
-    /// Channels in which a node holds somebody.
+    /// Channels in which a node holds users.
     pub(super) fn rooms(&self, node: &str) -> String {
         format!("{}:rooms:{node}", self.prefix)
     }
@@ -105,7 +105,7 @@ impl Names {
         format!("{}:nodes", self.prefix)
     }
 
-    /// The channel in which a node hears itself.
+    /// The channel of a node, to which it publishes its own probes.
     pub(super) fn node(&self, node: &str) -> String {
         format!("{}:node:{node}", self.prefix)
     }

@@ -1,9 +1,9 @@
 //! What follows on a call to the broker, for each topic that was in it.
 //!
-//! A call that fails because of one damaged topic must not fail the others: they are asked for again
-//! without it, in halves, since there may be more damaged ones. Asked for one by one, a call of 512
-//! topics would become 512; asked for together again, each damaged topic would cost another call for
-//! all.
+//! A call that fails because of one damaged topic must not fail the others: they are asked for
+//! again without it, in halves, since there may be more damaged ones. Asked for one by one, a call
+//! of 512 topics would become 512; asked for together again, each damaged topic would cost another
+//! call for all.
 
 use chat_core::{Deliver, Position, Topic};
 
@@ -163,9 +163,9 @@ fn take_damaged(topics: &mut Vec<Topic>, error: &BrokerError) -> Option<Topic> {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
-    /// Fails the joins that wait for the topic, which could not be subscribed or read. Each join then
-    /// removes its own member. The hub does not, by the id of the connection: a later join of the same
-    /// connection may have that id by now, and would be removed with a topic that works.
+    /// Fails the joins that wait for the topic, which could not be subscribed or read. Each join
+    /// then removes its own member. The hub does not, by the id of the connection: a later join of
+    /// the same connection may have that id by now, and would be removed with a topic that works.
     fn reject_joins(&self, topic: &Topic, error: &BrokerError) {
         let waiters = self.registry.update(topic, |room| match &mut room.state.phase {
             Phase::Waiting(waiters) => std::mem::take(waiters),

@@ -41,8 +41,8 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// assert!(!format!("{config:?}").contains("secret"));
 /// ```
 ///
-/// Each setter takes and returns the settings, as in [`HubConfig`](crate::HubConfig). The fields are
-/// private, since the URL has a password and the certificate a key.
+/// Each setter takes and returns the settings, as in [`HubConfig`](crate::HubConfig). The fields
+/// are private, since the URL has a password and the certificate a key.
 #[derive(Clone)]
 pub struct RedisConfig {
     url: String,
@@ -101,8 +101,8 @@ impl RedisConfig {
         self
     }
 
-    /// The certificates of the authorities that may sign the server's, in PEM, instead of the operating
-    /// system's. For `rediss://` only. Default: the operating system's.
+    /// The certificates of the authorities that may sign the server's, in PEM, instead of the
+    /// operating system's. For `rediss://` only. Default: the operating system's.
     #[must_use]
     pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls.authority = Some(pem.into());
@@ -158,26 +158,26 @@ impl RedisConfig {
         self
     }
 
-    /// How long a call waits for Redis before it fails, an hour at most; default 5 s. A publication that
-    /// is in flight at its deadline waits up to 2 s more for its answer.
+    /// How long a call waits for Redis before it fails, an hour at most; default 5 s. A publication
+    /// that is in flight at its deadline waits up to 2 s more for its answer.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How long, at least, Redis keeps the position of a topic in which nothing is
-    /// published, in whole seconds up to ten years; default 24 h. It expires within twice that time,
-    /// and the topic begins a new epoch. A position takes about 100 bytes in Redis.
+    /// How long, at least, Redis keeps the position of a topic in which nothing is published, in
+    /// whole seconds up to ten years; default 24 h. It expires within twice that time, and the
+    /// topic begins a new epoch. A position takes about 100 bytes in Redis.
     #[must_use]
     pub fn position_ttl(mut self, ttl: Duration) -> Self {
         self.position_ttl = ttl;
         self
     }
 
-    /// How long a node that does not renew its lease counts as alive, 100 ms to an hour; default 10 s.
-    /// Its users leave within this time and 5 s more, if there is another node. A node that could not
-    /// reach Redis for longer sends its users again.
+    /// How long a node that does not renew its lease counts as alive, 100 ms to an hour; default 10
+    /// s. Its users leave within this time and 5 s more, if there is another node. A node that
+    /// could not reach Redis for longer sends its users again.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;

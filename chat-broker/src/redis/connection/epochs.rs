@@ -7,7 +7,7 @@
 //! * its offset stands lower, or
 //! * the entry at the offset that was seen has another id, or is missing though older
 //!   ones are there, or
-//! * the topic had left this epoch for another (a Redis that ends twice comes back twice
+//! * the topic had left this epoch for another (a Redis that restarts twice returns twice
 //!   with the same copy);
 //!
 //! then the counter is deleted, and the topic begins a new epoch.

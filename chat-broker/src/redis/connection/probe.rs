@@ -105,7 +105,7 @@ impl Probe {
 
         let mut replies = link.send_uncounted(&commands).await?;
         for reply in replies.iter_mut().skip(rights_begin) {
-            // Whatever else it says, the right is there.
+            // Any other answer proves that the right is there.
             if !is_missing_right(reply) {
                 *reply = Value::Nil;
             }

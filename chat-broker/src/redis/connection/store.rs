@@ -147,7 +147,7 @@ impl Store {
     }
 
     /// Sends commands in one go. Scripts that Redis does not know are stored first, and
-    /// all is sent again; so it is when the connection breaks meanwhile: only for what may be done
+    /// all is sent again; so it is if the connection breaks: only for what may be done
     /// twice. The inner error is what Redis, or the connection to it, makes of them.
     async fn ask(&self, commands: &Pipeline) -> Result<RedisResult<Value>, BrokerError> {
         match self.ask_once(commands).await? {

@@ -93,9 +93,9 @@ impl State {
             && self.connections.iter().all(|connection| *connection == Some(HealthState::Up))
     }
 
-    /// Logs a worse state, each once until all connections are up again: a Redis that is refusing and
-    /// unreachable in turns logs two lines, not two a second. Connections that were not tried yet do
-    /// not count.
+    /// Logs a worse state, each once until all connections are up again: a Redis that is refusing
+    /// and unreachable in turns logs two lines, not two a second. Connections that were not tried
+    /// yet do not count.
     fn log(&mut self, cause: &dyn fmt::Display) {
         let worst = self.connections.iter().flatten().max().copied().unwrap_or(HealthState::Up);
         if worst == HealthState::Up {

@@ -1,7 +1,7 @@
 //! Commands that Redis answered with an error, by command and cause: counted, and in the log once a
 //! minute, or once if the broker does without the command.
 //!
-//! Both labels come from fixed lists, so the table is bounded whatever Redis answers. A call of a
+//! Both labels are of fixed lists, so the table is bounded whatever Redis answers. A call of a
 //! script counts under the script's file name, and the log line has the text of Redis, which since
 //! Redis 7 names the command inside the script.
 

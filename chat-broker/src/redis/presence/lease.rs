@@ -1,12 +1,12 @@
 //! The lease of this node in Redis.
 //!
 //! If a node does not renew its lease, other nodes remove its occupants. A node that has lost its
-//! lease (it was paused, or Redis was flushed) registers under a new name and sends all joins again;
-//! so it does when Redis is another process, which may have restarted with older data. The lease of
-//! the former name expires after that, so no leave is announced.
+//! lease (it was paused, or Redis was flushed) registers under a new name and sends all joins
+//! again; so it does when Redis is another process, which may have restarted with older data. The
+//! lease of the former name expires after that, so no leave is announced.
 //!
-//! A node expires the leases of others only after it has renewed its own steadily for as long as one
-//! lasts: after an outage of Redis, all nodes have the time to renew theirs.
+//! A node expires the leases of others only after it has renewed its own steadily for as long as
+//! one lasts: after an outage of Redis, all nodes have the time to renew theirs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,8 @@ use crate::redis::shared::Shared;
 /// A lease further ahead than this, and than the lease and the grace of this node, is cut to the
 /// longest of the three: Redis' clock was set back. A node that runs with a longer lease renews it
 /// each second, and loses nothing. A node that is closing stops renewing, and its last lease is its
-/// grace: a node with a shorter grace may cut that, so nodes that share a Redis need the same grace.
+/// grace: a node with a shorter grace may cut that, so nodes that share a Redis need the same
+/// grace.
 const LONGEST_LEASE: Duration = Duration::from_secs(10);
 
 /// Keeps the lease of this node, on a connection of its own.
@@ -38,8 +39,8 @@ pub(crate) struct LeaseTask {
     was_connected: bool,
     health: ConnectionHealth,
     node: Arc<str>,
-    /// The name of this node before it lost its lease, until Redis has it: the next renewal sends it, so
-    /// that the occupants under it expire. Without that, nothing would find them.
+    /// The name of this node before it lost its lease, until Redis has it: the next renewal sends
+    /// it, so that the occupants under it expire. Without that, nothing would find them.
     previous: Option<Arc<str>>,
     /// The node has a lease.
     has_lease: bool,
@@ -87,8 +88,8 @@ impl LeaseTask {
         }
     }
 
-    /// Renews, a second time on a new connection if the old one may have broken since its last use: a
-    /// lease should not lose a tick to that.
+    /// Renews, a second time on a new connection if the old one may have broken since its last use:
+    /// a lease should not lose a tick to that.
     async fn try_to_renew(&mut self) {
         let was_connected = self.link.is_some();
         let mut outcome = self.renew().await;
@@ -135,8 +136,8 @@ impl LeaseTask {
         Ok(())
     }
 
-    /// Redis has lost the node, or may have: takes a new name. Under the old one, a reaper of another node
-    /// may be at work, and would remove the users that are sent again.
+    /// Redis has lost the node, or may have: takes a new name. Under the old one, a reaper of
+    /// another node may be at work, and would remove the users that are sent again.
     fn reregister(&mut self) {
         let before = std::mem::replace(&mut self.node, names::new_node().into());
         if std::mem::take(&mut self.has_lease) {
@@ -165,8 +166,8 @@ impl LeaseTask {
         Ok(Renewal { is_held, expired, is_late })
     }
 
-    /// Releases the lease. If users are still here, it lasts for the grace time, in which they can connect
-    /// to another node without a leave.
+    /// Releases the lease. If users are still here, it lasts for the grace time, in which they can
+    /// connect to another node without a leave.
     async fn release(&mut self) -> RedisResult<()> {
         if !self.has_lease {
             return Ok(());
@@ -211,8 +212,8 @@ struct Renewal {
     is_held: bool,
     /// Nodes whose lease has expired.
     expired: Vec<String>,
-    /// By Redis' clock the last renewal was long ago. If Redis was frozen, other nodes are as late as this
-    /// one: they must not be expired for it.
+    /// By Redis' clock the last renewal was long ago. If Redis was frozen, other nodes are as late
+    /// as this one: they must not be expired for it.
     is_late: bool,
 }
 

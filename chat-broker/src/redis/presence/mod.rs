@@ -1,10 +1,10 @@
 //! Presence: the users of this node in topics, and those of all nodes.
 //!
-//! A join or leave at this node waits in the `outbox.rs` of the connection that publishes to its topic,
-//! and is sent in order with publications; `transition.rs` has the states of one user in one topic.
-//! Redis holds the occupants of a node for as long as the node renews its `lease.rs`; `reaper.rs`
-//! removes those of nodes that no longer do. `reconciler.rs` compares what Redis holds with what it
-//! should hold.
+//! A join or leave at this node waits in the `outbox.rs` of the connection that publishes to its
+//! topic, and is sent in order with publications; `transition.rs` has the states of one user in one
+//! topic. Redis holds the occupants of a node for as long as the node renews its `lease.rs`;
+//! `reaper.rs` removes those of nodes that no longer do. `reconciler.rs` compares what Redis holds
+//! with what it should hold.
 
 pub(super) mod lease;
 pub(super) mod outbox;

@@ -1,12 +1,13 @@
 //! Joins and leaves of this node that one connection has yet to send to Redis.
 //!
-//! The outbox sends the difference between what the node wants and what Redis holds. An unsent leave is
-//! cancelled by a join, and an unsent join by a leave, unless something was published in between. So it
-//! is bounded by the users in topics, however often they join and leave in an outage. A change without
-//! an answer is sent again, which changes nothing if Redis has executed it.
+//! The outbox sends the difference between what the node wants and what Redis holds. An unsent
+//! leave is cancelled by a join, and an unsent join by a leave, unless something was published in
+//! between. So it is bounded by the users in topics, however often they join and leave in an
+//! outage. A change without an answer is sent again, which changes nothing if Redis has executed
+//! it.
 //!
-//! The [transition table](super::transition) says what each event makes of a user in a topic. This file
-//! keeps the queues: they follow from the states, and [`Queues::apply`] alone changes either.
+//! The [transition table](super::transition) says what each event makes of a user in a topic. This
+//! file keeps the queues: they follow from the states, and [`Queues::apply`] alone changes either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -24,8 +25,8 @@ use crate::redis::names::Address;
 /// Maximum joins, and maximum leaves, per pipeline.
 const MAX_CHANGES: usize = 256;
 
-/// Maximum transient joins that wait to be sent: in an outage there would be ever more. Above it the
-/// join and the leave cancel each other, whatever was published in between.
+/// Maximum transient joins that wait to be sent: in an outage there would be ever more. Above it
+/// the join and the leave cancel each other, whatever was published in between.
 const MAX_TRANSIENT: usize = 1024;
 
 /// Refused changes that wait for a retry, above which the leave of a user whose join was refused is
@@ -82,8 +83,9 @@ struct PendingPresence {
 }
 
 /// The number of publications accepted before, then a sequence number. A join is sent before the
-/// publications that follow it, a leave after those that precede it; otherwise members would receive a
-/// message of a user who is not there. The second number makes the keys of one moment unique.
+/// publications that follow it, a leave after those that precede it; otherwise members would
+/// receive a message of a user who is not there. The second number makes the keys of one moment
+/// unique.
 type SeqKey = (u64, u64);
 
 /// Where the key of an entry is listed, besides `users`.
@@ -135,13 +137,15 @@ impl Changes {
 }
 
 impl PresenceOutbox {
-    /// See [`PresenceTracker::enter`](crate::PresenceTracker::enter), after `accepted` publications.
+    /// See [`PresenceTracker::enter`](crate::PresenceTracker::enter), after `accepted`
+    /// publications.
     pub(crate) fn join(&self, key: Key, info: Bytes, accepted: u64) {
         self.queues().join(key, info, accepted);
         self.changed.notify_one();
     }
 
-    /// See [`PresenceTracker::leave`](crate::PresenceTracker::leave), after `accepted` publications.
+    /// See [`PresenceTracker::leave`](crate::PresenceTracker::leave), after `accepted`
+    /// publications.
     pub(crate) fn leave(&self, key: &Key, accepted: u64) -> Departure {
         let departure = self.queues().leave(key, accepted);
         self.changed.notify_one();
@@ -172,8 +176,8 @@ impl PresenceOutbox {
         self.changed.notify_one();
     }
 
-    /// Another node has set another info of a user. If this node must send the user again, after Redis lost
-    /// it, the join has that info and not an older one.
+    /// Another node has set another info of a user. If this node must send the user again, after
+    /// Redis lost it, the join has that info and not an older one.
     pub(crate) fn renamed(&self, key: &Key, info: &Bytes) {
         if let Some(pending) = self.queues().users.get_mut(key)
             && pending.state.sync == SyncState::Synced
@@ -296,8 +300,9 @@ impl Queues {
             self.apply(&key, Event::JoinSent);
             changes.joins.push(Join { key, info, is_latest });
         }
-        // In a burst of joins the publications must not wait for all of them, only for their own: those up
-        // to the first join that did not fit are sent with this pipeline, the others with a later one.
+        // In a burst of joins the publications must not wait for all of them, only for their own:
+        // those up to the first join that did not fit are sent with this pipeline, the others with
+        // a later one.
         changes.fence_at = self.joins.first_key_value().map(|((accepted, _), _)| *accepted);
         // A leave behind a publication that waits for the fence waits with it.
         let sent = changes.fence_at.map_or(sent, |fence| sent.min(fence));
@@ -314,8 +319,9 @@ impl Queues {
 
     fn record(&mut self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
         if self.node.as_ref() != Some(&changes.node) {
-            // The node has got a new name since, and all joins were queued again under it. The outcomes are
-            // of the old name: a join that Redis executed under it is none under the new one.
+            // The node has got a new name since, and all joins were queued again under it. The
+            // outcomes are of the old name: a join that Redis executed under it is none under the
+            // new one.
             return;
         }
         let mut outcomes = outcomes.into_iter();
@@ -336,8 +342,8 @@ impl Queues {
         if event == Event::JoinDone
             && let Some(pending) = self.users.get_mut(key)
         {
-            // Unless a join was queued while this one was in flight: its info is later, and must replace
-            // what other nodes set.
+            // Unless a join was queued while this one was in flight: its info is later, and must
+            // replace what other nodes set.
             pending.is_latest &= pending.state.stage.awaits_join();
         }
         self.apply(key, event);

@@ -1,7 +1,7 @@
 //! Removes the occupants of nodes whose lease has expired.
 //!
-//! Any node reaps, several at once if they find the same node: a script removes each occupant in one
-//! atomic step, so one of them does. The name of the node is removed last, so that another node
+//! Any node reaps, several at once if they find the same node: a script removes each occupant in
+//! one atomic step, so one of them does. The name of the node is removed last, so that another node
 //! continues if this one stops.
 
 use std::sync::Arc;
@@ -54,8 +54,8 @@ async fn reap(store: &Store, node: &str) -> Result<(), BrokerError> {
         // A room whose keys have the wrong type must not stop the others.
         let replies = store.query_all(&mut reap).await?;
         let mut reaped = replies.into_iter().map(redis::from_redis_value::<u64>);
-        // All of the batch are refused, so the rest of the rooms would be picked again and again: a later
-        // attempt may succeed.
+        // All of the batch are refused, so the rest of the rooms would be picked again and again: a
+        // later attempt may succeed.
         if let Some(Err(refused)) = reaped.next()
             && reaped.all(|one| one.is_err())
         {

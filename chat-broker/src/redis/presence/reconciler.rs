@@ -1,10 +1,11 @@
 //! Compares the occupants in Redis with those that this node should have there, and repairs the
 //! difference.
 //!
-//! After any loss in Redis (a deleted or evicted key, a server that crashed as its keys were lost), all
-//! servers agree again within two rounds. A round is spread over ticks. In each tick the node compares
-//! * a part of its users: those that Redis does not know are [sent again](PresenceOutbox::resend_lost), in
-//!   order with joins and leaves;
+//! After any loss in Redis (a deleted or evicted key, a server that crashed as its keys were lost),
+//! all servers agree again within two rounds. A round is spread over ticks. In each tick the node
+//! compares
+//! * a part of its users: those that Redis does not know are [sent
+//!   again](PresenceOutbox::resend_lost), in order with joins and leaves;
 //! * the first part of the members of each room of these users, and up to [`MAX_PARTS`] further
 //!   parts of large rooms. The script that compares them removes members whom no node holds. A room
 //!   of 100,000 users takes one more round.
@@ -218,7 +219,8 @@ fn add_part(
     }
 }
 
-/// A room whose keys have the wrong type must not stop the repair of others: its reply reads as empty.
+/// A room whose keys have the wrong type must not stop the repair of others: its reply reads as
+/// empty.
 fn read(reply: Value) -> Reply {
     redis::from_redis_value(reply).unwrap_or_default()
 }

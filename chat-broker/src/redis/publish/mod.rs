@@ -1,8 +1,8 @@
 //! Publishing: a queue for each connection that publishes.
 //!
-//! A publication waits in its `queue.rs`; the task in `worker.rs` sends all that waits as one pipeline,
-//! with joins before and leaves after it. `reply.rs` reads the answers; `recover.rs` finds out what
-//! became of publications whose answers were lost with a connection.
+//! A publication waits in its `queue.rs`; the task in `worker.rs` sends all that waits as one
+//! pipeline, with joins before and leaves after it. `reply.rs` reads the answers; `recover.rs`
+//! finds out what became of publications whose answers were lost with a connection.
 
 pub(super) mod queue;
 mod recover;
@@ -99,7 +99,8 @@ impl Publisher {
 
     /// How many publications wait: for room in the queue, to be sent, or to be answered.
     pub(super) fn queued(&self) -> usize {
-        // Each publication holds a reference to the semaphore of its worker; the worker holds one more.
+        // Each publication holds a reference to the semaphore of its worker; the worker holds one
+        // more.
         self.workers.iter().map(|worker| Arc::strong_count(&worker.bytes) - 1).sum()
     }
 

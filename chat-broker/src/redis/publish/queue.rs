@@ -128,8 +128,8 @@ impl Queue {
         }
     }
 
-    /// Fails each publication at its deadline, while nothing can be sent. Returns when the broker is
-    /// closing and nothing is left.
+    /// Fails each publication at its deadline, while nothing can be sent. Returns when the broker
+    /// is closing and nothing is left.
     ///
     /// # Cancel safety
     /// Safe.
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(now.elapsed().as_secs(), 1);
         tokio::select! {
             biased;
-            _ = &mut second_receipt => panic!("its time has not come"),
+            _ = &mut second_receipt => panic!("its deadline has not passed"),
             () = std::future::ready(()) => {}
         }
         closing.send_replace(true);

@@ -11,8 +11,8 @@
 //! | no | not in the log | yes | `Missing` | is sent again |
 //! | no | not in the log | no | `Unknown` | may have been trimmed: fails, or is sent again if it has a key |
 //!
-//! An idempotency key makes it safe to send an `Unknown` one again: Redis remembers the key for five
-//! minutes, longer than the log may.
+//! An idempotency key makes it safe to send an `Unknown` one again: Redis remembers the key for
+//! five minutes, longer than the log may.
 
 use std::collections::{HashMap, HashSet};
 
@@ -27,8 +27,8 @@ use crate::redis::scripts::Scripts;
 const STEP: usize = 4096;
 
 /// Maximum steps. A publication that 65,536 others in its topic have followed, while the node was
-/// reconnecting, is not found. The search was once a part of each publication that was sent again; in
-/// a busy room with a long history those blocked Redis for longer than the deadline.
+/// reconnecting, is not found. The search was once a part of each publication that was sent again;
+/// in a busy room with a long history those blocked Redis for longer than the deadline.
 const MAX_STEPS: usize = 16;
 
 /// Whether Redis has executed a publication.
@@ -53,8 +53,8 @@ struct Search {
     floor: Option<Position>,
 }
 
-/// The outcome of each of `jobs`, which were sent in this order. `answered` is the latest position in
-/// the topic of a publication that was acknowledged.
+/// The outcome of each of `jobs`, which were sent in this order. `answered` is the latest position
+/// in the topic of a publication that was acknowledged.
 pub(crate) async fn find(
     link: &mut Link,
     scripts: &Scripts,
@@ -125,8 +125,8 @@ impl Search {
         }
     }
 
-    /// Reads the reply to a step. A malformed reply (a key of the wrong type) ends the search as if the
-    /// log were empty: the publication is sent again, and its own reply has the error.
+    /// Reads the reply to a step. A malformed reply (a key of the wrong type) ends the search as if
+    /// the log were empty: the publication is sent again, and its own reply has the error.
     fn take(&mut self, reply: Value, found: &mut [Option<Position>]) {
         let reply: Result<(Vec<u8>, Vec<u64>, u64, u64), _> = redis::from_redis_value(reply);
         let parsed = reply.ok().and_then(|(epoch, offsets, before, floor)| {
@@ -178,11 +178,11 @@ mod tests {
         search.take(reply("*4\r\n$8\r\nabcdEF12\r\n*2\r\n:0\r\n:9\r\n:4\r\n:0\r\n"), &mut found);
         assert_eq!((found, search.jobs.len()), ([None, Some(at(b"abcdEF12", 9))], 1));
         assert_eq!(search.before.as_deref(), Some("4"));
-        assert!(!search.reaches(at(b"abcdEF12", 8)), "it is not over");
+        assert!(!search.reaches(at(b"abcdEF12", 8)), "the search has not ended");
 
         search.take(reply("*4\r\n$8\r\nabcdEF12\r\n*1\r\n:0\r\n:0\r\n:3\r\n"), &mut found);
         assert!(search.before.is_none());
-        assert!(search.reaches(at(b"abcdEF12", 3)), "the log goes back to what was answered");
+        assert!(search.reaches(at(b"abcdEF12", 3)), "the log reaches back to the last answer");
         assert!(!search.reaches(at(b"abcdEF12", 2)), "3 may have been it");
         assert!(!search.reaches(at(b"ABCDEFGH", 7)), "nothing was answered in this epoch");
     }

@@ -1,6 +1,6 @@
 //! The task of each connection that publishes. It sends all that waits as one pipeline: joins, then
-//! publications, then leaves; and one pipeline at a time, so each topic keeps its order, and whatever was
-//! in flight when a connection breaks is in `jobs` and `changes` of one call.
+//! publications, then leaves; and one pipeline at a time, so each topic keeps its order, and
+//! whatever was in flight when a connection breaks is in `jobs` and `changes` of one call.
 
 use std::sync::Arc;
 
@@ -47,8 +47,8 @@ pub(crate) struct PublishWorker {
     reconnect: ReconnectTimer,
     /// The latest acknowledged position in each topic.
     answered: TopicMap<Position>,
-    /// The runtime has several threads. There a woken task runs before others that are ready, so this one
-    /// must yield for theirs to be in its pipeline.
+    /// The runtime has several threads. There a woken task runs before others that are ready, so
+    /// this one must yield for theirs to be in its pipeline.
     is_woken_first: bool,
 }
 
@@ -111,8 +111,8 @@ impl PublishWorker {
         }
     }
 
-    /// Awaits `work`, and fails publications at their deadlines until then: nothing can be sent. `None` if
-    /// the broker is closing and nothing is left to send.
+    /// Awaits `work`, and fails publications at their deadlines until then: nothing can be sent.
+    /// `None` if the broker is closing and nothing is left to send.
     async fn expiring<T>(
         &mut self,
         work: impl Future<Output = T>,
@@ -168,14 +168,15 @@ impl PublishWorker {
     /// Sends what waits: joins, publications, leaves. Returns whether there was anything.
     async fn send_batch(&mut self, link: &mut Link) -> RedisResult<bool> {
         self.queue.expire(&BrokerError::unavailable("redis was unavailable until the deadline"));
-        // The outbox after the queue: a join that was accepted before one of these publications is in the
-        // outbox by now. In the other order it could be accepted in between, and the publication would be
-        // sent before it.
+        // The outbox after the queue: a join that was accepted before one of these publications is
+        // in the outbox by now. In the other order it could be accepted in between, and the
+        // publication would be sent before it.
         let mut jobs = self.queue.take_batch();
         let done = self.queue.done();
         let changes = self.outbox.take(done);
         if let Some(after) = changes.fence_at {
-            // More joins wait than fit into this pipeline, and some of these publications follow them.
+            // More joins wait than fit into this pipeline, and some of these publications follow
+            // them.
             let held = usize::try_from(done.saturating_sub(after)).unwrap_or(usize::MAX);
             self.queue.put_back(jobs.split_off(jobs.len().saturating_sub(held)));
         }
@@ -197,9 +198,10 @@ impl PublishWorker {
         Ok(true)
     }
 
-    /// Handles publications in flight on a connection that broke: Redis may have executed all, some or
-    /// none. Persistent ones can be searched for, and are put back for [`recover`](Self::recover).
-    /// Ephemeral ones cannot: sent again they might arrive twice, so they fail.
+    /// Handles publications in flight on a connection that broke: Redis may have executed all, some
+    /// or none. Persistent ones can be searched for, and are put back for
+    /// [`recover`](Self::recover). Ephemeral ones cannot: sent again they might arrive twice, so
+    /// they fail.
     fn resend(&mut self, jobs: Vec<Job>, cause: &BrokerError) {
         let mut again = Vec::with_capacity(jobs.len());
         for mut job in jobs {
@@ -213,8 +215,9 @@ impl PublishWorker {
         self.queue.put_back(again);
     }
 
-    /// Resolves publications that Redis has executed on an earlier connection, and puts back those that it
-    /// has not. Before anything else is sent: a later publication in the log would make these overtaken.
+    /// Resolves publications that Redis has executed on an earlier connection, and puts back those
+    /// that it has not. Before anything else is sent: a later publication in the log would make
+    /// these overtaken.
     async fn recover(&mut self, link: &mut Link) -> RedisResult<()> {
         let jobs = self.queue.take_sent();
         let Some(first) = jobs.first() else { return Ok(()) };
@@ -269,8 +272,8 @@ impl PublishWorker {
         pipeline
     }
 
-    /// Passes on the replies. After a `SCRIPT FLUSH`, loads the scripts again, and puts back what Redis
-    /// did not execute for the lack of one.
+    /// Passes on the replies. After a `SCRIPT FLUSH`, loads the scripts again, and puts back what
+    /// Redis did not execute for the lack of one.
     async fn pass_on(
         &mut self,
         link: &mut Link,
@@ -282,7 +285,8 @@ impl PublishWorker {
         let after_joins = replies.split_off(changes.joins.len().min(replies.len()));
         let joins = std::mem::replace(&mut replies, after_joins);
         let leaves = replies.split_off(jobs.len().min(replies.len()));
-        // A join was answered with 0: the node has no lease. Its users are sent again under a new one.
+        // A join was answered with 0: the node has no lease. Its users are sent again under a new
+        // one.
         if joins.contains(&Value::Int(0)) {
             self.presence.check_lease.notify_one();
         }
@@ -307,7 +311,8 @@ impl PublishWorker {
         let (mut unexecuted, mut seen, mut resolved) = (Vec::new(), Vec::new(), Vec::new());
         let mut broken = None;
         for ((job, reply), overtaken) in jobs.into_iter().zip(replies).zip(overtaken) {
-            // An overtaken one fails: sent again, it would be stored after a later one of its sender.
+            // An overtaken one fails: sent again, it would be stored after a later one of its
+            // sender.
             if is_unknown_script(&reply) && !overtaken {
                 unexecuted.push(job);
                 continue;
@@ -331,8 +336,8 @@ impl PublishWorker {
         broken.map_or(Ok(()), Err)
     }
 
-    /// Records the positions, then resolves the receipts: a client that is acknowledged may ask for its
-    /// message at once, and `known_position` must cover it.
+    /// Records the positions, then resolves the receipts: a client that is acknowledged may ask for
+    /// its message at once, and `known_position` must cover it.
     fn finish(
         &self,
         resolved: Vec<(Job, Result<Published, BrokerError>)>,
@@ -356,8 +361,8 @@ async fn connect(
     let identity = ServerIdentity::of(&mut link).await?;
     identity.check()?;
     if let Some(earlier) = earlier {
-        // Redis may still read publications from the old socket. Executed after the search of `recover`,
-        // they would be in the log twice.
+        // Redis may still read publications from the old socket. Executed after the search of
+        // `recover`, they would be in the log twice.
         identity.end(&earlier, &mut link).await?;
     }
     link.load().await?;

@@ -16,7 +16,7 @@ for n = 4, #ARGV do
 end
 extend_lifetime()
 
--- One node goes through the members for all: the first of those that are alive and here.
+-- One node scans the members for all: the first of those that are alive and here.
 local function is_first()
   local time = call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -7,8 +7,8 @@ use chat_core::{Epoch, Position, Topic};
 use crate::redis::last_seen::{LastSeen, TopicMap};
 use crate::redis::names::Address;
 
-/// Ended epochs of one topic that are remembered: a Redis that restarts again and again loads the same
-/// snapshot until it has made another.
+/// Ended epochs of one topic that are remembered: a Redis that restarts again and again loads the
+/// same snapshot until it has made another.
 const MAX_ENDED: usize = 8;
 
 /// Each change has a version; the call that made it waits until Redis has confirmed that version.

@@ -1,8 +1,8 @@
 //! Receives messages: one connection for all subscriptions, owned by one task.
 //!
-//! [`Interest`] has the channels that the node wants. While connected, the task sends the changes to
-//! Redis; after a reconnect, all channels. Callers wait until Redis has confirmed the version of their
-//! change.
+//! [`Interest`] has the channels that the node wants. While connected, the task sends the changes
+//! to Redis; after a reconnect, all channels. Callers wait until Redis has confirmed the version of
+//! their change.
 
 mod interest;
 
@@ -34,8 +34,8 @@ use crate::error::BrokerError;
 use crate::events::EventSender;
 use interest::{Changes, Interest};
 
-/// Channels in one command: measured to be nearly as fast as one command for all, without blocking Redis
-/// for long.
+/// Channels in one command: measured to be nearly as fast as one command for all, without blocking
+/// Redis for long.
 const MAX_CHANNELS: usize = 512;
 
 /// How long a connection receives nothing before it is probed.
@@ -58,8 +58,8 @@ pub(super) struct Subscriber {
     unused: String,
     /// The channel of changes to records.
     records: String,
-    /// Records were read while the node was not subscribed to their changes: one that came after the read
-    /// would be unnoticed, so the first connection reports `RecordsChanged`.
+    /// Records were read while the node was not subscribed to their changes: one that came after
+    /// the read would be unnoticed, so the first connection reports `RecordsChanged`.
     read_while_disconnected: AtomicBool,
     events: EventSender,
     interest: Mutex<Interest>,
@@ -205,8 +205,8 @@ impl Subscriber {
                     reconnect.established();
                     if was_connected {
                         self.shared.counters.reconnected();
-                        // After all channels are subscribed: what is published from here on arrives, so a
-                        // history that is read because of this event misses nothing.
+                        // After all channels are subscribed: what is published from here on
+                        // arrives, so a history that is read because of this event misses nothing.
                         self.events.interrupted();
                     }
                     self.confirm(version);
@@ -262,9 +262,10 @@ impl Subscriber {
         }
     }
 
-    /// Waits until the connection answers pings but delivers nothing: its server may be one that no node
-    /// publishes to (a primary that became a replica), or may have lost the subscriptions. A node that
-    /// receives nothing publishes to its own channel by another connection, and must receive that.
+    /// Waits until the connection answers pings but delivers nothing: its server may be one that no
+    /// node publishes to (a primary that became a replica), or may have lost the subscriptions. A
+    /// node that receives nothing publishes to its own channel by another connection, and must
+    /// receive that.
     async fn starved(&self) -> RedisError {
         loop {
             self.interest().take_received();
@@ -280,7 +281,8 @@ impl Subscriber {
         }
     }
 
-    /// Pings, checks the rights to subscribe and unsubscribe, and sends again what Redis has refused.
+    /// Pings, checks the rights to subscribe and unsubscribe, and sends again what Redis has
+    /// refused.
     async fn ping(&self, link: &mut Link) -> RedisResult<()> {
         link.ping().await?;
         let refusal = refusal(link.try_to_subscribe(&self.own, &self.unused).await)?;
@@ -293,8 +295,8 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Sends the changes; returns whether Redis accepted them. A refusal is no error: the connection still
-    /// works.
+    /// Sends the changes; returns whether Redis accepted them. A refusal is no error: the
+    /// connection still works.
     async fn send_changes(&self, link: &mut Link) -> RedisResult<bool> {
         let changes = self.interest().changes();
         let version = changes.version;
@@ -316,7 +318,8 @@ impl Subscriber {
         else {
             return;
         };
-        // Locked until the event is queued: after `unsubscribe` has returned, no event of the topic is.
+        // Locked until the event is queued: after `unsubscribe` has returned, no event of the topic
+        // is.
         let mut interest = self.interest();
         if !interest.accepts(connection) {
             return;
@@ -335,8 +338,8 @@ impl Subscriber {
                 let last_seen = LastSeen { position, id: Some(id) };
                 let seen = wanted.seen.position;
                 let before = seen.epoch;
-                // The acknowledgement of a later publication of this node, on another connection, may
-                // have been read before this message: the position must not go back.
+                // The acknowledgement of a later publication of this node, on another connection,
+                // may have been read before this message: the position must not go back.
                 if before != position.epoch || seen.offset <= position.offset {
                     wanted.seen = last_seen;
                 }

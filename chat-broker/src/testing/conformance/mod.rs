@@ -1,7 +1,7 @@
 //! The promises of [`Broker`] as tests that any implementation can be put to.
 //!
 //! [`conformance_tests!`](crate::conformance_tests) makes a `#[test]` of each case, in a module for
-//! each part: `cargo test` lists the promises by name, and goes on after one that is not kept.
+//! each part: `cargo test` lists the promises by name, and continues after one that is broken.
 //!
 //! ```
 //! mod conformance {
@@ -94,7 +94,7 @@
 //! | A node that may have missed one receives `Interrupted` | not checked, see *Outages* |
 //! | **Durability.** A backend that has lost a record is given it back | not checked, see *Outages* |
 //! | `set`: replaces the record of the same key | [`latest_of_each_record_is_read_in_order`], [`records_pass_unchanged`] |
-//! | `set`: expires, and no event tells of that | [`expired_record_is_gone`] |
+//! | `set`: expires, without an event | [`expired_record_is_gone`] |
 //! | `set`: for a millisecond at least, and ten years at most | [`record_lasts_a_millisecond_at_least`], [`records_pass_unchanged`] |
 //! | `set`: refuses wrong keys and values | [`records_have_bounds`] |
 //! | `set`: refuses one more than [`Records::MAX`](crate::Records::MAX) | not checked: 100,000 records take too long with some backends |
@@ -103,7 +103,7 @@
 //! | `changes_since`: the latest of each key, in order, or the whole table | [`latest_of_each_record_is_read_in_order`], [`unknown_version_gets_the_whole_table`] |
 //! | `changes_since`: remembers removals for ten minutes | not checked: it would take as long |
 //! | `secret`: all nodes share it, and it stays the same | [`secret_is_shared`] |
-//! | `secret`: nobody else knows it | not checked: it does not show |
+//! | `secret`: it stays secret | not checked: it does not show |
 //! | `close`: later calls fail | [`table_ends_with_close`] |
 
 mod content;

@@ -153,8 +153,8 @@ impl FaultyBroker {
         (Arc::new(faulty), events)
     }
 
-    /// From now on it is a broker without [presence](Broker::presence). Call it before anything uses
-    /// the broker.
+    /// From now on it is a broker without [presence](Broker::presence). Call it before anything
+    /// uses the broker.
     pub fn leave_out_presence(&self) {
         self.lacks_presence.store(true, Ordering::Relaxed);
     }
@@ -195,8 +195,9 @@ impl FaultyBroker {
         self.fault(call, |faults| faults.hold = n);
     }
 
-    /// Calls of [`Broker::positions`], [`Broker::history`] and [`PresenceTracker::occupancy`] for one of these
-    /// topics fail with [`BrokerError::Damaged`] from now on; for others they do not any more.
+    /// Calls of [`Broker::positions`], [`Broker::history`] and [`PresenceTracker::occupancy`] for
+    /// one of these topics fail with [`BrokerError::Damaged`] from now on; for others they do not
+    /// any more.
     pub fn damage(&self, topics: &[Topic]) {
         *self.damaged.lock() = topics.iter().cloned().collect();
     }
@@ -219,8 +220,8 @@ impl FaultyBroker {
         self.fault(call, |faults| faults.lengthen = n);
     }
 
-    /// Lets go all calls of this kind that hang or are held back; none does any more, and none gives
-    /// too few answers or too many.
+    /// Lets go all calls of this kind that hang or are held back; none does any more, and none
+    /// gives too few answers or too many.
     pub fn release(&self, call: Call) {
         self.fault(call, |faults| {
             faults.released += 1;
