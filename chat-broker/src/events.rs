@@ -42,7 +42,7 @@ pub enum BrokerEvent {
     /// node has missed what was published to them in between, and records may have changed.
     Interrupted,
     /// A node, maybe this one, has changed the [shared table](crate::SharedTable), and the change
-    /// can be read. All nodes receive the event, without a subscription; one may stand for many
+    /// can be read. All nodes receive the event, without a subscription; one may cover many
     /// changes.
     RecordsChanged,
 }

@@ -37,7 +37,7 @@ use crate::error::BrokerError;
 /// * **Order.** A change is stored, at a version of the one order that all nodes see, before
 ///   [`BrokerEvent::RecordsChanged`](crate::BrokerEvent::RecordsChanged) reaches any node.
 /// * **Events.** All nodes receive that event, including the one that made the change, without a
-///   subscription; one event may stand for many changes. A node that may have missed one
+///   subscription; one event may cover many changes. A node that may have missed one
 ///   receives [`BrokerEvent::Interrupted`](crate::BrokerEvent::Interrupted), and reads on from the
 ///   version that it knows.
 /// * **Durability.** A record lasts until it is removed or expires, as long as one node that has

@@ -47,8 +47,8 @@ pub(super) struct FanOut<M> {
     rooms_begun: AtomicUsize,
     /// Items that wait for fan-out, over all topics.
     backlog: AtomicUsize,
-    /// Wakes the first worker: a room has something pending. It
-    /// alone is woken for a new turn, and wakes the others when it leaves turns behind.
+    /// Wakes the first worker: a room has something pending. It alone is woken for a new turn, and
+    /// wakes the others when it leaves turns behind.
     first_worker: Notify,
     /// Wakes one of the other workers: turns wait while a worker is busy.
     other_workers: Notify,

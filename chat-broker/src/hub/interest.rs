@@ -38,8 +38,8 @@ const CALLS: usize = 4;
 /// How long after a failed call it is made again for the topics that still need it.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How long after an interruption rosters are read: a broker that lost its data has the users of
-/// other servers only once those have sent them again. A roster read before would list users as
-/// gone who never left.
+/// other servers only once those have sent them again. A roster read earlier would lack them,
+/// and members would receive leaves of users who never left.
 const ROSTER_DELAY: Duration = Duration::from_secs(5);
 /// How often the positions of all rooms are compared with the broker's, without any event.
 const RECONCILE: Duration = Duration::from_secs(30);

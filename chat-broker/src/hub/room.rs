@@ -162,8 +162,8 @@ impl<M> RoomState<M> {
 
     /// Waits for the next cut with a position, if the cut is at `from`.
     pub(super) fn position_changed(&mut self, from: Option<Position>) -> Option<OwnedNotified> {
-        let stands = matches!(self.phase, Phase::Live { cut } if cut == from);
-        stands.then(|| Arc::clone(self.cut_notify.get_or_insert_default()).notified_owned())
+        let is_there = matches!(self.phase, Phase::Live { cut } if cut == from);
+        is_there.then(|| Arc::clone(self.cut_notify.get_or_insert_default()).notified_owned())
     }
 
     /// The driver has ended, so the room never goes live: drops the waiters, whose joins then fail.

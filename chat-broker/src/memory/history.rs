@@ -1,4 +1,4 @@
-//! What topics keep of what was published to them, within one budget for the whole bus.
+//! The histories of topics, within one budget for the whole bus.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::history::HistoryRead;
 
-/// What a history and each publication in it are reckoned at, beside the payload.
+/// Bytes that a history, and each publication in it, count beside the payload.
 const PER_HISTORY: usize = 256;
 const PER_PUBLICATION: usize = 64;
 
@@ -60,7 +60,7 @@ pub(super) struct Log {
     bytes: usize,
     /// As the latest publication said.
     retention: Retention,
-    /// By how much the publications are larger than their shares.
+    /// Bytes by which the publications exceed their shares.
     excess: usize,
     /// `None` if an `Instant` cannot hold the time.
     expires: Option<Instant>,

@@ -13,14 +13,14 @@ use crate::table::{Record, Records};
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// By version: those that were removed, too, until they are forgotten.
+    /// Keys by version, including removed ones until they are forgotten.
     entries: BTreeMap<u64, Entry>,
     versions: HashMap<Arc<str>, u64>,
     /// When which version is forgotten.
     ends: BTreeSet<(Instant, u64)>,
     /// Entries with a value.
     live: usize,
-    /// Of the latest change.
+    /// The version of the latest change.
     version: u64,
     /// A reader below this version has to read the whole table.
     floor: u64,

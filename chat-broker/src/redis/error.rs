@@ -24,7 +24,7 @@ pub(super) fn timed_out() -> RedisError {
     io::Error::new(io::ErrorKind::TimedOut, "redis took too long").into()
 }
 
-/// What a failed command means to the caller of the broker.
+/// The error of a failed command for the caller of the broker.
 pub(super) fn broker_error(error: RedisError) -> BrokerError {
     let refused = match code(&error).as_deref() {
         Some(code) => !is_passing(code),
@@ -121,7 +121,7 @@ pub(super) fn code(error: &RedisError) -> Option<String> {
 }
 
 /// The code of an error, where it says `ERR` and knows better. Of an error inside a script the code
-/// stands in the text, before Redis 7: `ERR Error running script (call to f_…): @user_script: 7:
+/// is in the text, before Redis 7: `ERR Error running script (call to f_…): @user_script: 7:
 /// -OOM …`; and a right that a script lacks has no code in any version.
 pub(super) fn server_code(error: &ServerError) -> &str {
     const NO_RIGHT: [&str; 2] = ["The user executing the script", "ACL failure in script"];

@@ -27,7 +27,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 /// Above any history, and no more than numbers in Lua are exact for.
 const MAX_BYTES: usize = usize::MAX >> 11;
 
-/// What `history.lua` returns: epoch, offset, id of the newest, offset of the oldest,
+/// The reply of `history.lua`: epoch, offset, id of the newest, offset of the oldest,
 /// payloads.
 type Reply = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<u8>, u64, Vec<Vec<u8>>);
 

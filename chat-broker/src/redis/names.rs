@@ -19,7 +19,7 @@
 //! | `<prefix>:{records}:versions` | sorted set | their keys, by when they were set or removed |
 //! | `<prefix>:{records}:ends` | sorted set | their keys, by when they are forgotten |
 //!
-//! A room, a user or a key stands in them percent-encoded (RFC 3986, section 2.1: all but
+//! A room, a user or a key is in them percent-encoded (RFC 3986, section 2.1: all but
 //! letters, digits, `-`, `.`, `_` and `~`), so that no name is a pattern, a separator or a
 //! hash tag. The hash tag, the part in braces, puts the channel and the keys of a topic
 //! into one slot of a Redis Cluster.
@@ -41,7 +41,7 @@ pub(super) struct Names {
     prefix: String,
 }
 
-/// Where a topic is in Redis.
+/// The channel and keys of a topic in Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Address {
     meta: String,
@@ -124,19 +124,19 @@ impl Address {
         [self.channel(), ":log"].concat()
     }
 
-    /// What a [probe](super::health::probe) writes to and removes at once.
+    /// The key that a [probe](super::health::probe) writes and removes at once.
     pub(super) fn scratch(&self) -> String {
         [self.channel(), ":rights"].concat()
     }
 
-    /// Of the publication that has this key.
+    /// The key in Redis of an idempotency key.
     pub(super) fn record(&self, key: &str) -> String {
         let mut record = [self.channel(), ":k:"].concat();
         percent_encode(key, &mut record);
         record
     }
 
-    /// Who is there.
+    /// The hash of the occupants.
     pub(super) fn members(&self) -> String {
         [self.channel(), ":members"].concat()
     }

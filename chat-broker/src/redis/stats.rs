@@ -1,4 +1,4 @@
-//! What a broker counts of its connections.
+//! The counters of a broker's connections.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

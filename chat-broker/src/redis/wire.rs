@@ -22,8 +22,8 @@ const RENAMED: u8 = 5;
 /// The greatest offset: Lua counts in doubles.
 pub(super) const MAX_OFFSET: u64 = Position::MAX_OFFSET;
 
-/// Distinguishes a publication from another that was given the same position by a Redis that came
-/// back with older data.
+/// Distinguishes a publication from another that was given the same position by a Redis that
+/// restarted with older data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MessageId([u8; 8]);
 
@@ -42,7 +42,7 @@ impl MessageId {
     }
 }
 
-/// What stands in a channel.
+/// A message in a channel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message {
     Ephemeral(Bytes),
@@ -50,7 +50,7 @@ pub(super) enum Message {
     Presence { change: PresenceChange, occupant: Occupant, version: u64, count: u32 },
 }
 
-/// For tests of any input: what stands in a message of one of our channels behind its header;
+/// For tests of any input: the part of a message in one of our channels after its header;
 /// `None` for what is not ours.
 #[cfg(feature = "testing")]
 #[must_use]

@@ -24,7 +24,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a command may take.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Where servers listen: below the ports that systems give to outgoing connections, of
+/// Ports of servers: below the ports that systems give to outgoing connections, of
 /// which one might else take the port of a server that is stopped.
 const PORTS: Range<u16> = 16_000..32_000;
 
@@ -111,7 +111,7 @@ impl RedisServer {
         self.port
     }
 
-    /// Its working directory.
+    /// The working directory of the server.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory

@@ -59,7 +59,7 @@ pub enum Direction {
     ToClient,
 }
 
-/// What a connection to Redis is for.
+/// The purpose of a connection to Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionKind {
     /// The client has subscribed to something.
@@ -110,7 +110,7 @@ struct Rules {
     bytes_per_second: u64,
 }
 
-/// What does not pass; `None`: of any.
+/// The traffic that does not pass; `None` for any kind.
 #[derive(Debug, Clone, Copy)]
 struct Hold {
     kind: Option<ConnectionKind>,
@@ -185,7 +185,7 @@ impl TcpProxy {
         self.cut(1.0);
     }
 
-    /// What is sent in this direction is taken and arrives nowhere, the end of a connection
+    /// Bytes in this direction are accepted and dropped, the end of a connection
     /// included.
     pub fn swallow(&self, direction: Direction) {
         self.change(|rules| rules.swallowed[direction as usize] = true);
@@ -227,7 +227,7 @@ impl TcpProxy {
         self.change(|rules| rules.hold = None);
     }
 
-    /// What clients send takes this long to reach the server.
+    /// Delays each byte from clients to the server by `time`.
     pub fn delay(&self, time: Duration) {
         self.change(|rules| rules.delay = time);
     }
@@ -426,7 +426,7 @@ async fn changed(garbage: &mut watch::Receiver<u64>) {
     }
 }
 
-/// What passes at once: all that has arrived, or one reply of Redis. Empty at the end.
+/// The bytes that pass at once: all that has arrived, or one reply of Redis. Empty at the end.
 async fn next_piece(
     from: &mut BufReader<OwnedReadHalf>,
     protocol: Protocol,

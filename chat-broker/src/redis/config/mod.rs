@@ -87,7 +87,7 @@ impl RedisConfig {
         }
     }
 
-    /// Where Redis is: `redis://[[user]:password@]host[:port][/database]`, `rediss://` for
+    /// The URL of Redis: `redis://[[user]:password@]host[:port][/database]`, `rediss://` for
     /// TLS, `unix:///path[?db=…&user=…&pass=…]` for a socket. Default `redis://127.0.0.1:6379`.
     /// Redis 6 or later, or Valkey; neither Cluster nor Sentinel. What a URL holds beside that is
     /// refused, and so is `#insecure`: certificates are always checked.
@@ -109,10 +109,10 @@ impl RedisConfig {
         self
     }
 
-    /// What this client shows to a server that asks for a certificate, as Redis does by default
-    /// (`tls-auth-clients yes`): its certificate, followed by those that lead to an authority
-    /// which the server trusts, and the private key, both in PEM. For `rediss://` only. Default:
-    /// none.
+    /// The identity of this client for a server that asks for a certificate, as Redis does by
+    /// default (`tls-auth-clients yes`): its certificate, followed by those that lead to an
+    /// authority which the server trusts, and the private key, both in PEM. For `rediss://` only.
+    /// Default: none.
     #[must_use]
     pub fn client_certificate(
         mut self,
@@ -285,7 +285,7 @@ impl fmt::Debug for RedisConfig {
     }
 }
 
-/// The address alone: passwords stand before the last `@`, or after `?` for a socket.
+/// The address alone: passwords are before the last `@`, or after `?` for a socket.
 fn without_password(url: &str) -> &str {
     let address = url.rsplit_once('@').map_or(url, |(_, address)| address);
     address.split_once('?').map_or(address, |(address, _)| address)

@@ -96,7 +96,7 @@ impl Link {
         }
     }
 
-    /// Sends commands in one go. The answers stand in their order, errors among them.
+    /// Sends commands as one pipeline. The replies are in their order, with errors among them.
     pub(super) async fn send(&mut self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
         let replies = self.send_uncounted(commands).await?;
         self.shared.refusals.count_replies(commands, &replies, &self.shared.scripts);

@@ -26,14 +26,14 @@ const MAX_LOGGED: usize = 100;
 pub(crate) const SEQUENCE: &str = ":meta, :log or :k:*";
 pub(crate) const PRESENCE: &str = ":members or :on:*";
 
-/// What was logged, and when.
+/// The keys that were logged, and when.
 #[derive(Debug, Default)]
 pub(crate) struct Damage {
     logged: Mutex<HashMap<String, Instant>>,
 }
 
 impl Damage {
-    /// What a failed command on these keys of a topic means to who asked for it.
+    /// What a failed command on these keys of a topic means to its caller.
     pub(crate) fn explain(
         &self,
         address: &Address,

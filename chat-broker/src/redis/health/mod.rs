@@ -31,7 +31,7 @@ pub(super) struct Health {
 
 #[derive(Debug)]
 struct State {
-    /// Of each connection, `None` before it was tried.
+    /// The state of each connection; `None` before its first attempt.
     connections: Vec<Option<HealthState>>,
     /// The states that were logged since Redis was last up.
     logged: Vec<HealthState>,

@@ -239,7 +239,7 @@ impl LeaseMonitor {
         self.run = None;
     }
 
-    /// Whether it has lasted as long as a lease.
+    /// Whether renewals have been steady for as long as a lease.
     fn lasts(&self, now: Instant) -> bool {
         self.current(now).is_some_and(|first| now - first >= self.lease)
     }

@@ -33,7 +33,7 @@ use outbox::{Changes, Join, Key, Outcome, PresenceOutbox};
 /// Reads in one pipeline.
 const MAX_READS: usize = 16;
 
-/// What `occupancy.lua` returns: version, count, fields of the hash.
+/// The reply of `occupancy.lua`: version, count, fields of the hash.
 type Reply = (u64, u32, Vec<(Vec<u8>, Vec<u8>)>);
 
 /// The presence at this node, and what is known of its lease.
@@ -152,7 +152,7 @@ impl Shared {
     }
 }
 
-/// What the reply to a join means.
+/// The outcome of a join, by its reply.
 pub(super) fn join_outcome(reply: &Value) -> Outcome {
     match reply {
         Value::Int(1) => Outcome::Done,
@@ -161,7 +161,7 @@ pub(super) fn join_outcome(reply: &Value) -> Outcome {
     }
 }
 
-/// What the reply to a leave means.
+/// The outcome of a leave, by its reply.
 pub(super) fn leave_outcome(reply: &Value) -> Outcome {
     match reply {
         Value::Int(0) => Outcome::Done,

@@ -88,7 +88,7 @@ struct PendingPresence {
 /// unique.
 type SeqKey = (u64, u64);
 
-/// Where the key of an entry is listed, besides `users`.
+/// The index that lists the key of an entry, besides `users`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Index {
     /// Joins that wait to be sent.
@@ -118,7 +118,7 @@ pub(crate) struct Join {
     pub(crate) is_latest: bool,
 }
 
-/// What became of a change.
+/// The outcome of a change that was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,

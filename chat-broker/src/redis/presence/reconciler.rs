@@ -41,7 +41,7 @@ const MAX_PARTS: usize = 32;
 /// compared in this round.
 const MAX_SCANS: usize = 1024;
 
-/// What `reconcile.lua` returns: where the next part of the members begins, and users.
+/// The reply of `reconcile.lua`: the cursor of the next part of the members, and lost users.
 type Reply = (Vec<u8>, Vec<String>);
 
 /// Runs until `closing` turns true.
@@ -117,7 +117,7 @@ impl Round {
         Ok(())
     }
 
-    /// Has Redis compare the rooms of some users, who stand in the order of their rooms.
+    /// Has Redis compare the rooms of some users, who are in the order of their rooms.
     async fn inspect(
         &self,
         store: &Store,
@@ -163,7 +163,7 @@ struct Scan {
     /// A name that this node no longer has compares nothing: the script ends the scan.
     node: Arc<str>,
     address: Address,
-    /// Where the next part of the members begins.
+    /// The cursor of the next part of the members.
     cursor: Vec<u8>,
 }
 

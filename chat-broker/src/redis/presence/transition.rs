@@ -104,7 +104,7 @@ pub(super) enum SyncState {
     Synced,
 }
 
-/// What happens to a user in a topic.
+/// An event of a user in a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     /// The user joins, or joins once more under a name that may differ.
@@ -130,7 +130,7 @@ pub(super) enum Event {
     },
     /// Redis does not hold the user any more.
     Lost,
-    /// What was refused is sent again.
+    /// Refused changes are sent again.
     Retry,
     /// The node has a new name, under which Redis holds nothing.
     NewNode,
@@ -149,7 +149,7 @@ pub(super) enum Order {
     First,
 }
 
-/// What a transition leads to.
+/// The result of a transition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Transition {
     pub(super) state: State,

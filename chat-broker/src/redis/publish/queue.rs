@@ -28,7 +28,7 @@ pub(crate) struct Job {
     /// When it fails if it was not sent.
     pub(crate) deadline: Instant,
     pub(crate) receipt: ReceiptSender,
-    /// Its share of the bytes that may wait.
+    /// The payload's share of the bytes that may wait.
     pub(crate) _bytes: OwnedSemaphorePermit,
 }
 

@@ -1,5 +1,5 @@
 -- Compares a topic with what the nodes say: names those users of a node that Redis does not
--- know, for the node to say again, and mends a part of the members.
+-- know, for the node to send again, and repairs a part of the members.
 --
 -- ARGV     … 3 where the part of the members begins; '' for none   4… users whom the node holds
 -- returns  { where the next part begins, '' if there is none, { users that are not known } }

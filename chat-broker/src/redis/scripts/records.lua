@@ -16,7 +16,7 @@ local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local now = math.floor(micros / 1000)
 
--- A version as it may stand in Redis; nothing if it is none.
+-- A version as read from Redis; nil if it is malformed.
 local function version_of(text)
   local version = tonumber(text or nil)
   return version and version >= 0 and version <= EXACT and version or nil

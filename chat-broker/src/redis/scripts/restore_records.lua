@@ -1,5 +1,5 @@
 -- Writes what a node holds of a table that Redis has lost, in whole or in part. Of each key the
--- latest version stands, in any order of writes and however often: what a node has missed undoes
+-- latest version is kept, in any order of writes and however often: what a node has missed undoes
 -- nothing. What can fail before the first write.
 --
 -- ARGV     1 channel   2 id of a table that begins   3 latest version that the caller has seen

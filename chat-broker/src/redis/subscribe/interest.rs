@@ -14,7 +14,7 @@ const MAX_ENDED: usize = 8;
 /// Each change has a version; the call that made it waits until Redis has confirmed that version.
 #[derive(Debug, Default)]
 pub(crate) struct Interest {
-    /// By channel.
+    /// The wanted topics, by channel.
     wanted: HashMap<String, Wanted>,
     /// Channels that changed; `None` without a connection, since the next one subscribes to all.
     changes: Option<HashSet<String>>,

@@ -47,7 +47,7 @@ pub(crate) struct Row {
     pub(crate) left: Duration,
 }
 
-/// What was read of the table.
+/// The result of a read of the table.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     /// Empty if the table is not whole, or older than the copy.

@@ -28,7 +28,7 @@ const ATTEMPTS: usize = 3;
 /// How long a node that finds no table waits for others to write theirs.
 const ANSWER_TIME: Duration = Duration::from_millis(100);
 
-/// What `read_records.lua` returns: version, floor, whether the page is the first of the whole
+/// The reply of `read_records.lua`: version, floor, whether the page is the first of the whole
 /// table, the table's id, the start of the next page, records.
 type Reply = (u64, u64, bool, String, String, Vec<Found>);
 
@@ -74,7 +74,7 @@ impl RecordTable {
         self.store.in_time(set).await
     }
 
-    /// What `set_record.lua` returns.
+    /// The reply of `set_record.lua`.
     async fn try_to_set(
         &self,
         key: &str,

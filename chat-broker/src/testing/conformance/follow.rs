@@ -167,7 +167,10 @@ async fn whole_history(node: &Node, topic: &Topic) -> BTreeMap<u64, Bytes> {
     loop {
         let history = node.history(topic, HistoryRange::After(after), 1000).await;
         let Some(last) = history.entries.last() else {
-            assert_eq!(history.position.offset, after, "the pages end where the topic stands");
+            assert_eq!(
+                history.position.offset, after,
+                "the pages end at the position of the topic"
+            );
             return all;
         };
         assert!(last.offset > after, "a page follows on {after}");

@@ -250,7 +250,7 @@ pub async fn history_expires_as_a_whole(bus: &impl Bus) {
     assert_eq!(offsets(&history), [3], "expired messages do not return");
 }
 
-/// The clock is the subject: this is how often it is looked at.
+/// The clock is the subject: this is how often it is checked.
 async fn look_again() {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }

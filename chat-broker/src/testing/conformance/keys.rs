@@ -11,7 +11,7 @@ fn keyed(key: &str) -> PublishOptions {
     persistent().key(key)
 }
 
-/// Asserts that something was published before, and stands where it did.
+/// Asserts that a message was published before, and keeps its position.
 fn assert_repeats(again: Published, first: Published) {
     let expected = Published { nodes: 0, repeated: true, ..first };
     assert_eq!(again, expected, "the answer of the first time");

@@ -33,7 +33,7 @@
 //! | promise | cases |
 //! |---|---|
 //! | **Order.** All nodes see the publications of a topic in one order | [`two_publishers_share_one_order`] |
-//! | What one task publishes stands in that order as it was handed over | [`pipelined_publications_keep_their_order`] |
+//! | What one task publishes to a topic keeps its order | [`pipelined_publications_keep_their_order`] |
 //! | **Positions.** A persistent publication gets the next offset, one above the last | [`offsets_are_contiguous_and_equal_on_all_nodes`] |
 //! | The epoch changes only when the counter was lost; no offset of an epoch means two publications | [`lost_sequence_starts_a_new_epoch`], which needs a way to lose something |
 //! | Assigning the offset, storing the publication and handing it on is one atomic step | [`publication_is_in_the_history_when_it_arrives`], [`joining_in_a_flood_misses_nothing`] |
@@ -53,7 +53,7 @@
 //! | **Memory.** Every queue is bounded | not checked: a bound does not show from outside; [`lost_publications_are_reported`] shows what happens at one |
 //! | `publish`: dropped before it returns, it has published nothing | [`dropped_publish_publishes_nothing`] |
 //! | `publish`: dropping the receipt does not take the message back | [`dropped_receipt_does_not_take_the_message_back`] |
-//! | `publish`: the payload arrives as it was handed over | [`payloads_pass_unchanged`] |
+//! | `publish`: the payload arrives unchanged | [`payloads_pass_unchanged`] |
 //! | `publish`: an ephemeral one has no position | [`ephemeral_publications_take_no_offset`] |
 //! | `publish`: [`Published::nodes`](crate::Published::nodes) | [`nodes_are_counted`] |
 //! | `subscribe`, `unsubscribe`: again, or for an unknown topic, they are no error | [`subscribe_and_unsubscribe_are_idempotent`] |

@@ -36,7 +36,7 @@ struct Losses {
     presence: Loss,
 }
 
-/// So many are still to be lost.
+/// The number of events still to be lost, and the notice of each.
 #[derive(Debug, Default)]
 struct Loss(Mutex<(usize, LossNotice)>);
 

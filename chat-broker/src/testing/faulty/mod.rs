@@ -105,19 +105,19 @@ pub enum Call {
 /// The faults of one kind of call.
 #[derive(Debug, Default)]
 struct Faults {
-    /// So many fail.
+    /// How many calls fail.
     fail: usize,
-    /// So many hang before they are made.
+    /// How many calls hang before they are made.
     hang: usize,
-    /// So many are made, and answered late.
+    /// How many calls are made, and answered only when released.
     hold: usize,
-    /// So many are made, and lack the last of their answers.
+    /// How many calls are made, and lack the last of their answers.
     shorten: usize,
-    /// So many are made, and have the last of their answers twice.
+    /// How many calls are made, and have the last of their answers twice.
     lengthen: usize,
     /// The topic that the next one names as damaged.
     blamed: Option<Topic>,
-    /// How often those that waited were let go.
+    /// How often waiting calls were released.
     released: u64,
     delay: Duration,
 }
@@ -127,7 +127,7 @@ struct InjectedFault {
     fails: bool,
     hangs: bool,
     is_held: bool,
-    /// It waits until this has passed.
+    /// The call waits until the count of releases exceeds this.
     released: u64,
     delay: Duration,
 }
@@ -220,8 +220,8 @@ impl FaultyBroker {
         self.fault(call, |faults| faults.lengthen = n);
     }
 
-    /// Lets go all calls of this kind that hang or are held back; none does any more, and none
-    /// gives too few answers or too many.
+    /// Releases all calls of this kind that hang or are held. Later ones neither wait nor give too
+    /// few answers or too many.
     pub fn release(&self, call: Call) {
         self.fault(call, |faults| {
             faults.released += 1;
@@ -245,12 +245,12 @@ impl FaultyBroker {
         self.lossy_link.lose_presence(n, notice);
     }
 
-    /// Events stay where they are from now on.
+    /// Holds all events until [`release_events`](Self::release_events).
     pub fn hold_events(&self) {
         self.lossy_link.hold(true);
     }
 
-    /// Events arrive again, those that were held first.
+    /// Delivers the held events, then later ones.
     pub fn release_events(&self) {
         self.lossy_link.hold(false);
     }

@@ -35,7 +35,7 @@ async fn is_pending<F: Future>(work: &mut std::pin::Pin<&mut F>) -> bool {
     poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx).is_pending())).await
 }
 
-/// What stands for an event in these tests.
+/// The text of an event in these tests.
 fn describe(events: Vec<BrokerEvent>) -> Vec<String> {
     let text = |event| match event {
         BrokerEvent::Publication { payload, .. } => format!("{payload:?}"),
