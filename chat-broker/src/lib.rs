@@ -74,6 +74,11 @@ mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+/// The crate of the types in this crate's signatures ([`Topic`](chat_core::Topic),
+/// [`Deliver`](chat_core::Deliver), [`Position`](chat_core::Position) and others), of the version
+/// that fits: a dependency on it is not needed.
+pub use chat_core;
+
 pub use broker::{Broker, Status};
 pub use error::{BrokerError, Cause};
 pub use events::{BrokerEvent, BrokerEvents, EventSender};

@@ -548,7 +548,8 @@ async fn rejoin_during_a_fan_out_repeats_nothing() {
     inbox.expect_silence().await;
 }
 
-/// A worker that is delivering a batch at that moment puts nothing into the outbox behind the snapshot.
+/// A worker that is delivering a batch at that moment puts nothing into the outbox behind the
+/// snapshot.
 #[tokio::test(start_paused = true)]
 async fn former_handle_is_detached_before_the_snapshot_of_a_rejoin() {
     let world = World::new(LONG);

@@ -1,4 +1,4 @@
-//! Redis answers, but not what one would like to hear.
+//! Redis answers with errors, or with data that is not expected.
 
 use std::time::{Duration, Instant};
 
@@ -64,7 +64,7 @@ async fn key_of_wrong_type_is_refused() {
     assert_eq!(node.broker.status(), Status::Ready);
 }
 
-/// Another's script runs and runs: reads fail as they do when Redis is away.
+/// A script of another program runs without end: reads fail as they do when Redis is unavailable.
 #[tokio::test]
 async fn busy_redis_is_unavailable() {
     let server = RedisServer::start_with(&["--lua-time-limit", "50"]);
@@ -86,7 +86,7 @@ async fn busy_redis_is_unavailable() {
     eventually("an end", async || node.position(&room("r")).await.is_ok()).await;
 }
 
-/// Redis cannot save its data, and answers nothing but errors to whoever writes or pings.
+/// Redis cannot save its data, and answers writes and pings with errors.
 #[tokio::test]
 async fn full_disk_refuses_writes_and_nothing_else() {
     let server = RedisServer::start_with(&["--save", "3600 1"]);

@@ -14,7 +14,7 @@ use crate::support::{Node, TIMEOUT, room};
 const NO_MORE: &str = "CONFIG SET maxclients 1";
 const ENOUGH: &str = "CONFIG SET maxclients 1000";
 
-/// A connection that is open already when Redis takes no more.
+/// A connection that is open already when Redis accepts no further one.
 struct Operator(TcpStream);
 
 impl Operator {

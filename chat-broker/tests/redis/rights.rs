@@ -81,7 +81,7 @@ async fn missing(server: &RedisServer, rights: &[String], command: &str) {
     })
     .await;
     let noticed = removed.elapsed();
-    println!("{command}: away after {noticed:.1?}");
+    println!("{command}: unavailable after {noticed:.1?}");
     assert!(noticed < NOTICED, "{command}: only after {noticed:?}");
     // Each probe calls a script.
     let label = if command == "evalsha" { "publish.lua".to_owned() } else { label(command) };

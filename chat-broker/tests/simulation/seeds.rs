@@ -49,9 +49,9 @@ fn passes(seed: u64) -> bool {
     outcome.is_ok()
 }
 
-/// What members receive, and how publications end, is the same when a seed is run again. Not always:
-/// the order of a `HashMap` and the branch that `select!` tries first are chosen by the process, and
-/// may decide who of two is first.
+/// What members receive, and how publications end, is the same when a seed is run again. Not
+/// always: the order of a `HashMap` and the branch that `select!` tries first are chosen by the
+/// process, and may decide who of two is first.
 #[test]
 fn most_seeds_give_the_same_trace_again() {
     let differs = |seed: &u64| run(*seed) != run(*seed);
