@@ -1,4 +1,4 @@
-//! The contract between servers and what carries messages from one to the other.
+//! The contract between servers and the backend that carries messages between them.
 
 use std::fmt;
 
@@ -16,16 +16,38 @@ use crate::table::SharedTable;
 /// A bus for many servers: what one server publishes to a topic reaches every server that is
 /// subscribed to the topic, the publisher included.
 ///
-/// A broker knows topics and bytes. It knows nothing of rooms' members, of sockets or of
-/// what the bytes mean.
+/// A broker knows topics and bytes. It knows nothing of the members of rooms, of sockets, or of the
+/// meaning of the bytes.
 ///
-/// A constructor returns the broker together with its
-/// [`BrokerEvents`](crate::BrokerEvents), the one ordered stream of all that this node is
-/// subscribed to. Make them with [`events::channel`](crate::events::channel).
+/// A constructor returns the broker together with its [`BrokerEvents`](crate::BrokerEvents), the
+/// one ordered stream of all that this node receives; see
+/// [`events::channel`](crate::events::channel).
+///
+/// ```
+/// use bytes::Bytes;
+/// use chat_broker::{Broker, BrokerEvent, MemoryBroker, PublishOptions};
+/// use chat_core::{Retention, RoomId, Topic};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (broker, mut events) = MemoryBroker::connect();
+/// let lobby = Topic::Room(RoomId::new("lobby")?);
+/// broker.subscribe(std::slice::from_ref(&lobby)).await?;
+///
+/// let options = PublishOptions::default().retention(Retention::default());
+/// let receipt = broker.publish(&lobby, Bytes::from_static(b"hi"), options).await?;
+/// assert_eq!(receipt.await?.position.map(|position| position.offset), Some(1));
+///
+/// let mut batch = Vec::new();
+/// assert!(events.recv(&mut batch).await);
+/// assert!(matches!(&batch[..], [BrokerEvent::Publication { topic, .. }] if *topic == lobby));
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Parts
-/// Publishing, subscribing and histories are what every broker has. Two parts are optional, each
-/// with a contract of its own:
+/// Every broker publishes, subscribes and has histories. Two parts are optional, each with a
+/// contract of its own:
 ///
 /// | part | contract | without it |
 /// |---|---|---|
@@ -34,7 +56,7 @@ use crate::table::SharedTable;
 ///
 /// # What an implementation promises
 /// * **Order.** All nodes see the publications of a topic in one order. What one task
-///   publishes to a topic stands in that order as it was handed over.
+///   publishes to a topic keeps its order.
 /// * **Positions.** A [persistent](PublishOptions::retention) publication gets the next offset of
 ///   its topic, one above the last, in an epoch that changes only when the counter or what it
 ///   counted was lost: no offset of an epoch ever means two publications. Assigning the offset,
@@ -62,7 +84,7 @@ use crate::table::SharedTable;
 /// the parts that a broker has, for any implementation.
 #[async_trait]
 pub trait Broker: fmt::Debug + Send + Sync + 'static {
-    /// Hands `payload` over for `topic`, and returns once it is queued.
+    /// Publishes `payload` to `topic`, and returns once it is queued.
     ///
     /// The [`Receipt`] resolves when the backend has taken the message. To wait for the
     /// queue first and for the receipt later keeps one sender's order with many messages
@@ -73,8 +95,8 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// [`BrokerError::Unavailable`] if the queue stayed full for the broker's deadline.
     ///
     /// # Cancel safety
-    /// A call that is dropped before it returns has published nothing. Dropping the
-    /// receipt does not take the message back.
+    /// Safe: a call that is dropped before it returns has published nothing. Dropping the receipt
+    /// does not cancel the publication.
     async fn publish(
         &self,
         topic: &Topic,
@@ -83,15 +105,15 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Receipt, BrokerError>;
 
     /// Starts to receive `topics`; returns when the backend has confirmed all of them.
-    /// A topic that is subscribed already is no error.
+    /// Subscribing to a topic again is no error.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`] if the backend did not confirm in time. Then none of
     /// `topics` counts as subscribed, and the caller may ask again.
     ///
     /// # Cancel safety
-    /// A call that is dropped leaves it open which topics are subscribed: unsubscribe
-    /// from all of them, or subscribe again.
+    /// Not safe: after a dropped call any of the topics may be subscribed. Unsubscribe from all of
+    /// them, or subscribe again.
     async fn subscribe(&self, topics: &[Topic]) -> Result<(), BrokerError>;
 
     /// Stops receiving `topics`. A topic that is not subscribed is no error.
@@ -116,9 +138,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 
     /// The position of `topic` as far as this node knows it, without asking the backend. It covers
     /// each publication whose [`Receipt`] this node has resolved, so a server that answers from its
-    /// own memory can check whether a client has been acknowledged a later one. `None`, which is the
-    /// default, if the node does not know it; a node need not know topics that it is not subscribed
-    /// to.
+    /// own memory can check whether a client has been acknowledged a later one. `None`, which is
+    /// the default, if the node does not know it; a node need not know topics that it is not
+    /// subscribed to.
     fn known_position(&self, topic: &Topic) -> Option<Position> {
         let _ = topic;
         None
@@ -156,21 +178,22 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
         BrokerStats::default()
     }
 
-    /// Ends the broker: what was accepted is sent, if the backend takes it within the
+    /// Closes the broker: it sends accepted publications, if the backend takes them within the
     /// deadline; later calls fail with [`BrokerError::Closed`], and the events end. Closing twice
     /// is no error.
     ///
     /// # Cancel safety
-    /// A call that is dropped may leave accepted messages unsent.
+    /// Not safe: a call that is dropped may leave accepted publications unsent.
     async fn close(&self);
 }
 
 /// Whether the backend answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Status {
     /// The backend answers, for publishing and for receiving.
     Ready,
-    /// The backend does not answer, and the broker tries to reach it.
+    /// The backend does not answer or refuses, and the broker keeps retrying.
     Unavailable,
     /// The broker was closed.
     Closed,

@@ -1,4 +1,4 @@
-//! What can go wrong between a server and its backend.
+//! Errors of calls to a broker.
 
 use std::error::Error;
 use std::fmt;
@@ -17,12 +17,12 @@ pub enum BrokerError {
     /// that failed so may have been delivered.
     #[error("the broker is unavailable: {0}")]
     Unavailable(#[source] Cause),
-    /// The backend answered and refused: a wrong password, no memory, a read-only replica.
+    /// The backend refused the call: a wrong password, no memory, a read-only replica.
     #[error("the broker refused: {0}")]
     Refused(#[source] Cause),
-    /// The backend holds something else where the data of one topic should be: the calls for that
-    /// topic fail until an operator has deleted it, and those for others do not.
-    #[error("what the broker holds of {topic} is damaged: {cause}")]
+    /// The backend holds other data under the keys of one topic. Calls for that topic fail until an
+    /// operator has deleted the keys; calls for other topics do not.
+    #[error("the broker's data of {topic} is damaged: {cause}")]
     Damaged {
         /// The topic whose data is damaged.
         topic: Topic,
@@ -30,8 +30,8 @@ pub enum BrokerError {
         #[source]
         cause: Cause,
     },
-    /// The settings are not valid: a malformed address, for one.
-    #[error("broker settings: {0}")]
+    /// A setting is not valid, such as a malformed address.
+    #[error("invalid broker settings: {0}")]
     Config(#[source] Cause),
     /// The broker does not have this optional part; see [`Broker`](crate::Broker).
     #[error("the broker has no {0}")]
@@ -43,6 +43,15 @@ pub enum BrokerError {
 
 impl BrokerError {
     /// [`BrokerError::Unavailable`] because of `cause`.
+    ///
+    /// ```
+    /// use std::{error::Error, io};
+    /// use chat_broker::BrokerError;
+    ///
+    /// let error = BrokerError::unavailable(io::Error::other("no route"));
+    /// assert_eq!(error.to_string(), "the broker is unavailable: no route");
+    /// assert!(error.source().is_some_and(|source| source.is::<io::Error>()));
+    /// ```
     pub fn unavailable(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Unavailable(Cause::new(cause))
     }
@@ -69,8 +78,8 @@ impl BrokerError {
     }
 }
 
-/// The error of a backend. It dereferences to that error, and is none itself: so the
-/// [`source`](Error::source) of a [`BrokerError`] can be downcast to the backend's own type.
+/// The error of a backend. It dereferences to that error and does not implement [`Error`] itself,
+/// so the [`source`](Error::source) of a [`BrokerError`] can be downcast to the backend's own type.
 #[derive(Debug, Clone)]
 pub struct Cause(Arc<dyn Error + Send + Sync>);
 

@@ -1,4 +1,4 @@
-//! The one ordered stream of what a node receives from its broker.
+//! The ordered stream of events that a node receives from its broker.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,50 +8,73 @@ use chat_core::{Occupant, Position, PresenceChange, Topic};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-/// What a broker tells its node.
+/// An event that a node receives from its broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BrokerEvent {
-    /// Something was published to a topic that the node is subscribed to.
+    /// A message was published to a topic that the node is subscribed to.
     Publication {
-        /// Where.
+        /// The topic that the message was published to.
         topic: Topic,
-        /// What, as it was handed to [`publish`](crate::Broker::publish).
+        /// The payload that was passed to [`publish`](crate::Broker::publish).
         payload: Bytes,
-        /// Its place in the topic's sequence, if it was
+        /// The message's position in the topic's sequence; `None` if it is not
         /// [persistent](crate::PublishOptions::retention).
         position: Option<Position>,
     },
-    /// A user came to a topic that the node is subscribed to, left it, or has another name there.
+    /// A user joined a topic that the node is subscribed to, left it, or changed information there.
     Presence {
-        /// Where.
+        /// The topic that the user joined, left or is in.
         topic: Topic,
-        /// What happened.
+        /// Whether the user joined, left or changed information.
         change: PresenceChange,
-        /// Who.
+        /// The user, with the information after the change.
         occupant: Occupant,
-        /// One above that of the topic's change before.
+        /// The version of the change: one above that of the topic's change before.
         version: u64,
-        /// How many are there now.
+        /// The number of users in the topic after the change.
         count: u32,
     },
-    /// The node read too slowly: publications to these topics were dropped.
+    /// The node read its events too slowly: publications or presence changes of these topics were
+    /// dropped.
     Lagged(Vec<Topic>),
-    /// The connection was lost and is back, and every subscribed topic is subscribed
-    /// again: whatever was published to any of them in between was missed, and records may
-    /// have changed.
+    /// The connection to the backend was lost and is back, and all topics are subscribed again. The
+    /// node has missed what was published to them in between, and records may have changed.
     Interrupted,
-    /// A node, maybe this one, has changed the [shared table](crate::SharedTable), and the change can
-    /// be read. Every node receives it, whatever it is subscribed to; one event may stand for many.
+    /// A node, maybe this one, has changed the [shared table](crate::SharedTable), and the change
+    /// can be read. All nodes receive the event, without a subscription; one may cover many
+    /// changes.
     RecordsChanged,
 }
 
-/// Makes a queue for the events of one node: `capacity` publications and 64 MiB of
-/// payload at most.
+/// Makes a queue for the events of one node: at most `capacity` publications and presence changes,
+/// and 64 MiB of payload.
 ///
-/// The sending side never waits. When the queue is full, publications are dropped and
-/// counted, and the receiver gets one [`BrokerEvent::Lagged`] with their topics before
-/// anything later.
+/// The sending side never waits. When the queue is full, events are dropped and counted, and the
+/// receiver gets one [`BrokerEvent::Lagged`] with their topics before anything later.
+///
+/// ```
+/// use bytes::Bytes;
+/// use chat_broker::{BrokerEvent, events};
+/// use chat_core::{RoomId, Topic};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), chat_core::InvalidName> {
+/// let (sender, mut events) = events::channel(1);
+/// let lobby = Topic::Room(RoomId::new("lobby")?);
+/// assert!(sender.publication(lobby.clone(), Bytes::from_static(b"queued"), None));
+/// assert!(!sender.publication(lobby.clone(), Bytes::from_static(b"dropped"), None));
+///
+/// let mut batch = Vec::new();
+/// assert!(events.recv(&mut batch).await);
+/// assert_eq!(batch[1], BrokerEvent::Lagged(vec![lobby]));
+///
+/// drop(sender);
+/// batch.clear();
+/// assert!(!events.recv(&mut batch).await);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use]
 pub fn channel(capacity: usize) -> (EventSender, BrokerEvents) {
     let shared = Arc::new(Shared {
@@ -63,13 +86,13 @@ pub fn channel(capacity: usize) -> (EventSender, BrokerEvents) {
     (EventSender { shared: Arc::clone(&shared) }, BrokerEvents { shared })
 }
 
-/// Payload that a queue holds at most, in bytes.
+/// Maximum payload in a queue, in bytes.
 const MAX_BYTES: usize = 64 << 20;
 
 #[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// Something was queued.
+    /// An event was queued.
     wake: Notify,
     /// The queue was emptied.
     taken: Notify,
@@ -83,7 +106,7 @@ struct Queue {
     /// Topics with dropped publications: bounded by the number of subscribed topics.
     lagged: HashSet<Topic>,
     dropped: u64,
-    /// One of the events says that records have changed.
+    /// [`BrokerEvent::RecordsChanged`] is queued.
     records_changed: bool,
     open: bool,
 }
@@ -98,7 +121,7 @@ impl Shared {
     }
 }
 
-/// The broker's end. Dropping it ends the events.
+/// The broker's end of the queue. Dropping it ends the events.
 #[derive(Debug)]
 pub struct EventSender {
     shared: Arc<Shared>,
@@ -166,7 +189,7 @@ impl EventSender {
     /// Reports [`BrokerEvent::Interrupted`].
     pub fn interrupted(&self) {
         let queue = self.shared.queue();
-        // One report says it all, however often the connection breaks before it is read.
+        // One event covers all interruptions before it is read.
         if queue.events.last() != Some(&BrokerEvent::Interrupted) {
             self.push(queue, BrokerEvent::Interrupted);
         }
@@ -175,7 +198,7 @@ impl EventSender {
     /// Reports [`BrokerEvent::RecordsChanged`].
     pub fn records_changed(&self) {
         let mut queue = self.shared.queue();
-        // Whoever reads the first report reads all that was set.
+        // The reader of the first event reads all changes.
         if !std::mem::replace(&mut queue.records_changed, true) {
             self.push(queue, BrokerEvent::RecordsChanged);
         }
@@ -184,23 +207,24 @@ impl EventSender {
     /// Reports [`BrokerEvent::Lagged`], for a broker that knows of a loss before this queue.
     pub fn lagged(&self, topics: Vec<Topic>) {
         let mut queue = self.shared.queue();
-        // One report names a topic once, however much was lost before it is read.
+        // One event names a topic once: the queue stays bounded by the number of topics, whatever
+        // was lost before it is read.
         match queue.events.last_mut() {
-            Some(BrokerEvent::Lagged(told)) => {
-                let told_before: HashSet<_> = told.iter().cloned().collect();
-                told.extend(topics.into_iter().filter(|topic| !told_before.contains(topic)));
+            Some(BrokerEvent::Lagged(named)) => {
+                let known: HashSet<_> = named.iter().cloned().collect();
+                named.extend(topics.into_iter().filter(|topic| !known.contains(topic)));
             }
             _ => self.push(queue, BrokerEvent::Lagged(topics)),
         }
     }
 
-    /// How many publications were dropped because the queue was full.
+    /// How many publications and presence changes were dropped because the queue was full.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.shared.queue().dropped
     }
 
-    /// Ends the events: the receiver gets what is queued, then nothing more.
+    /// Ends the events: the receiver gets those that are queued, then the end.
     pub fn close(&self) {
         self.shared.queue().open = false;
         self.shared.wake.notify_one();
@@ -222,7 +246,7 @@ impl Drop for EventSender {
     }
 }
 
-/// The node's end.
+/// The node's end of the queue.
 #[derive(Debug)]
 pub struct BrokerEvents {
     shared: Arc<Shared>,
@@ -230,17 +254,17 @@ pub struct BrokerEvents {
 
 impl BrokerEvents {
     /// Waits for events, then moves all that are queued into `events`, in order. Returns
-    /// `false` when there will be no more.
+    /// `false` after the last one.
     ///
     /// # Cancel safety
-    /// Safe: a call that is dropped has taken nothing.
+    /// Safe: a call that is dropped has taken no event.
     pub async fn recv(&mut self, events: &mut Vec<BrokerEvent>) -> bool {
         loop {
             if self.try_recv(events) {
                 return true;
             }
             if !self.shared.queue().open {
-                // What was queued before the end is still to be had.
+                // An event may have been queued between `try_recv` and the end.
                 return self.try_recv(events);
             }
             self.shared.wake.notified().await;
@@ -252,7 +276,7 @@ impl BrokerEvents {
         let mut queue = self.shared.queue();
         let before = events.len();
         if events.is_empty() {
-            // The two vectors change places, so neither is allocated anew.
+            // The two vectors are swapped, so neither is allocated again.
             std::mem::swap(events, &mut queue.events);
         } else {
             events.append(&mut queue.events);

@@ -22,8 +22,9 @@ macro_rules! forward {
         #[deny(clippy::missing_trait_methods)]
         #[async_trait]
         impl<B: Broker + ?Sized> Broker for $pointer<B> {
-            // What `async fn` stands for, but for a future of its own on the heap: each message that a
-            // client sends is published, through as many pointers as an application has wrapped.
+            // What `async fn` stands for, but for a future of its own on the heap: each message
+            // that a client sends is published, through as many pointers as an application has
+            // wrapped.
             fn publish<'life0, 'life1, 'async_trait>(
                 &'life0 self,
                 topic: &'life1 Topic,

@@ -1,10 +1,24 @@
-//! A read of a part of a topic's history, and the check of its answer.
+//! Reads of a topic's history, and the check of the answers.
 
 use chat_core::{History, HistoryRange, Position, Topic};
 
 use crate::error::BrokerError;
 
-/// A part of a topic's history to be read.
+/// A read of a part of a topic's history.
+///
+/// ```
+/// use bytes::Bytes;
+/// use chat_broker::HistoryRead;
+/// use chat_core::{Epoch, History, HistoryEntry, HistoryRange, Position, RoomId, Topic};
+///
+/// let lobby = Topic::Room(RoomId::new("lobby")?);
+/// let read = HistoryRead::new(lobby, HistoryRange::After(6), 50);
+/// let position = Position { epoch: Epoch::from_random(1), offset: 7 };
+/// let answer = |offset| History::new(position, vec![HistoryEntry::new(offset, Bytes::new())]);
+/// assert!(read.check(&answer(7)).is_ok());
+/// assert!(read.check(&answer(5)).is_err());
+/// # Ok::<(), chat_core::InvalidName>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HistoryRead {
@@ -18,7 +32,7 @@ pub struct HistoryRead {
 }
 
 impl HistoryRead {
-    /// Payload of one read, in bytes; the publication that reaches it is the last.
+    /// Maximum payload of one read, in bytes; the publication that exceeds it is the last.
     pub const MAX_BYTES: usize = 256 * 1024;
 
     /// A read of at most `limit` publications of `topic` in `range`.
@@ -27,11 +41,12 @@ impl HistoryRead {
         Self { topic, range, limit }
     }
 
-    /// Whether `history` can be an answer to this: entries without a hole, oldest first, as many as
-    /// were asked for at most, within the range and up to the position.
+    /// Checks whether `history` can be the answer: entries without a hole, oldest first, at most
+    /// [`limit`](Self::limit), in the range and up to the position.
     ///
     /// # Errors
-    /// [`BrokerError::Damaged`]: it is malformed, and a reader that continued from it might never end.
+    /// [`BrokerError::Damaged`]: the answer is malformed. A reader that continued from it might
+    /// never reach the end.
     pub fn check(&self, history: &History) -> Result<(), BrokerError> {
         let History { position, entries, .. } = history;
         let offsets = || entries.iter().map(|entry| entry.offset);
@@ -43,7 +58,7 @@ impl HistoryRead {
             HistoryRange::Latest => true,
         };
         let wrong = if position.offset > Position::MAX_OFFSET {
-            "a position beyond all"
+            "a position above the maximum"
         } else if entries.len() > self.limit as usize {
             "more messages than were asked for"
         } else if first == 0 || last > position.offset {

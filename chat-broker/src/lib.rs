@@ -22,6 +22,11 @@ pub mod testing;
 #[doc = include_str!("../GUIDE.md")]
 pub mod guide {}
 
+/// The crate of the types in this crate's signatures ([`Topic`](chat_core::Topic),
+/// [`Deliver`](chat_core::Deliver), [`Position`](chat_core::Position) and others), of the version
+/// that fits: a dependency on it is not needed.
+pub use chat_core;
+
 pub use broker::{Broker, Status};
 pub use error::{BrokerError, Cause};
 pub use events::{BrokerEvent, BrokerEvents, EventSender};

@@ -1,4 +1,4 @@
-//! The optional part of a broker that knows which users are in which topics.
+//! The optional part of a broker that tracks which users are in which topics.
 
 use std::fmt;
 use std::future::Future;
@@ -16,8 +16,8 @@ use crate::error::BrokerError;
 ///
 /// # What an implementation promises
 /// * **State.** A user is in a topic while at least one node holds the user there, with the
-///   information that any node gave last. What a node said holds until the node says otherwise,
-///   whatever becomes of connections and of the backend's data.
+///   information that any node set last. A node holds a user until it calls [`leave`](Self::leave),
+///   through lost connections and lost data of the backend.
 /// * **Events.** Each join, leave and change of the information is a
 ///   [`BrokerEvent::Presence`](crate::BrokerEvent::Presence) to the nodes that are subscribed to
 ///   the topic. Events are numbered without a hole as long as the topic has occupants, and a
@@ -29,16 +29,16 @@ use crate::error::BrokerError;
 ///   within ten seconds. No leave is published for a user whom another node holds by then.
 #[async_trait]
 pub trait PresenceTracker: fmt::Debug + Send + Sync + 'static {
-    /// This node holds `occupant` in `topic` from now on. Returns at once; the broker makes the
-    /// backend agree, before what is published to the topic after this call, if the backend can be
-    /// reached. Repeating a call changes nothing. Other information replaces what any node gave
-    /// before, which is a [`PresenceChange::Renamed`](chat_core::PresenceChange::Renamed). Has no
-    /// effect once the broker is closed.
+    /// This node holds `occupant` in `topic` from now on. Returns at once. The broker sends the
+    /// join to the backend before what is published to the topic after this call, if the backend
+    /// can be reached. Repeating a call changes nothing. Other information replaces what any node
+    /// set before, which is a [`PresenceChange::Renamed`](chat_core::PresenceChange::Renamed). Has
+    /// no effect once the broker is closed.
     fn enter(&self, topic: &Topic, occupant: Occupant);
 
-    /// This node stops holding `user` in `topic`. Returns at once; the backend learns of it after
-    /// what was published to the topic before this call. The [`Departure`] resolves when it has,
-    /// and may be dropped.
+    /// This node stops holding `user` in `topic`. Returns at once; the broker sends the leave after
+    /// what was published to the topic before this call. The [`Departure`] resolves with the
+    /// backend's answer, and may be dropped.
     fn leave(&self, topic: &Topic, user: &UserId) -> Departure;
 
     /// The users in each topic, on all nodes: one answer for each of `topics`, in their order. Of a
@@ -56,22 +56,33 @@ pub trait PresenceTracker: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Vec<Occupancy>, BrokerError>;
 }
 
-/// The pending answer to a [`PresenceTracker::leave`]: the version of the event that tells the nodes of it.
-/// `None` if no event does: another node holds the user, or the user was not there, or the broker was
-/// closed. It may be `None` as well if this node holds the user again before the answer: nothing needs
-/// to wait for a leave that is over.
+/// The pending answer to a [`PresenceTracker::leave`]: the version of the event that announces it.
+/// It is `None` if no event does: another node holds the user, the user was not there, or the
+/// broker was closed. It may also be `None` if this node holds the user again before the answer.
+///
+/// ```
+/// use chat_broker::Departure;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let (sender, departure) = Departure::pending();
+/// sender.resolve(7);
+/// assert_eq!(departure.await, Some(7));
+/// assert_eq!(Departure::ready(None).await, None);
+/// # }
+/// ```
 ///
 /// # Cancel safety
-/// Dropping it does not take the leave back.
+/// Dropping it does not cancel the leave.
 #[derive(Debug)]
 pub struct Departure(oneshot::Receiver<u64>);
 
-/// Settles a [`Departure`]; dropped unused, there is no event.
+/// Resolves a [`Departure`]; if it is dropped, to `None`.
 #[derive(Debug)]
 pub struct DepartureSender(oneshot::Sender<u64>);
 
 impl Departure {
-    /// A departure that is settled already.
+    /// A departure that is resolved already.
     #[must_use]
     pub fn ready(version: Option<u64>) -> Self {
         let (sender, departure) = Self::pending();
@@ -81,7 +92,7 @@ impl Departure {
         departure
     }
 
-    /// A departure, and what settles it.
+    /// A departure, and the sender that resolves it.
     #[must_use]
     pub fn pending() -> (DepartureSender, Self) {
         let (sender, receiver) = oneshot::channel();
@@ -90,7 +101,7 @@ impl Departure {
 }
 
 impl DepartureSender {
-    /// Settles the departure. Nobody may be waiting any more; that is no error.
+    /// Resolves the departure, if it was not dropped.
     pub fn resolve(self, version: u64) {
         let _ = self.0.send(version);
     }

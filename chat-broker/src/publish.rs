@@ -1,4 +1,4 @@
-//! How a message is published, and what the backend answers.
+//! Options of a publication, and the backend's answer.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 
 use crate::error::BrokerError;
 
-/// How a message is published. The default is ephemeral: without a position, and not stored. That
-/// is the cheaper way, for typing, direct messages, and everything in topics without history.
+/// Options of a publication. The default is ephemeral: without a position, and not stored. That is
+/// cheaper, and right for typing indicators, direct messages and topics without history.
 ///
 /// ```
 /// use chat_broker::{HistoryRules, PublishOptions};
@@ -64,16 +64,16 @@ impl PublishOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
-    /// Its position in the topic's sequence; `None` for an ephemeral publication.
+    /// The position in the topic's sequence; `None` for an ephemeral publication.
     pub position: Option<Position>,
-    /// The number of nodes that it was handed to; 0 for a repeated one.
+    /// The number of nodes that received the publication; 0 if it is repeated.
     pub nodes: u32,
-    /// The message was published before, under the same key: the position is that of the first time.
+    /// The message was published before under the same key; the position is that of the first time.
     pub repeated: bool,
 }
 
 impl Published {
-    /// A publication that was handed to `nodes` nodes; with its position, if it is persistent.
+    /// A publication that `nodes` nodes received, with its position if it is persistent.
     #[must_use]
     pub fn new(position: Option<Position>, nodes: u32) -> Self {
         Self { position, nodes, repeated: false }
@@ -88,10 +88,25 @@ impl Published {
 
 /// The pending answer to a publication.
 ///
-/// An error means that the outcome is unknown: the message may have been delivered.
+/// After an error the outcome is unknown: the message may have been delivered.
+///
+/// ```
+/// use chat_broker::{BrokerError, Published, Receipt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BrokerError> {
+/// let (sender, receipt) = Receipt::pending();
+/// sender.resolve(Ok(Published::new(None, 2)));
+/// assert_eq!(receipt.await?.nodes, 2);
+///
+/// let refused = Receipt::ready(Err(BrokerError::refused("read-only")));
+/// assert!(refused.await.is_err());
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Cancel safety
-/// Dropping it does not take the message back.
+/// Dropping it does not cancel the publication.
 #[derive(Debug)]
 #[must_use = "whether the backend took the message is known only from the receipt"]
 pub struct Receipt(ReceiptState);
@@ -102,18 +117,17 @@ enum ReceiptState {
     Pending(oneshot::Receiver<Result<Published, BrokerError>>),
 }
 
-/// Settles a [`Receipt`]. Dropped unused, the receipt fails with
-/// [`BrokerError::Closed`].
+/// Resolves a [`Receipt`]; if it is dropped, with [`BrokerError::Closed`].
 #[derive(Debug)]
 pub struct ReceiptSender(oneshot::Sender<Result<Published, BrokerError>>);
 
 impl Receipt {
-    /// A receipt that is settled already.
+    /// A receipt that is resolved already.
     pub fn ready(outcome: Result<Published, BrokerError>) -> Self {
         Self(ReceiptState::Ready(Some(outcome)))
     }
 
-    /// A receipt, and what settles it.
+    /// A receipt, and the sender that resolves it.
     pub fn pending() -> (ReceiptSender, Self) {
         let (sender, receiver) = oneshot::channel();
         (ReceiptSender(sender), Self(ReceiptState::Pending(receiver)))
@@ -121,7 +135,7 @@ impl Receipt {
 }
 
 impl ReceiptSender {
-    /// Settles the receipt. Nobody may be waiting any more; that is no error.
+    /// Resolves the receipt, if it was not dropped.
     pub fn resolve(self, outcome: Result<Published, BrokerError>) {
         let _ = self.0.send(outcome);
     }

@@ -1,8 +1,9 @@
-//! Random bits that must differ, and random bytes that nobody may guess.
+//! Random bits that must differ, and random bytes that must not be guessed.
 //!
 //! Both come from a library that every crate may name: std's hash keys, which the operating system
-//! seeds, and the `getrandom` crate. chat-core has no randomness, and chat-broker and chat-transport
-//! do not know each other, so each crate calls the libraries itself instead of sharing a wrapper.
+//! seeds, and the `getrandom` crate. chat-core has no randomness, and chat-broker and
+//! chat-transport do not know each other, so each crate calls the libraries itself instead of
+//! sharing a wrapper.
 
 use std::hash::{BuildHasher, RandomState};
 

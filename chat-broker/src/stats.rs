@@ -1,9 +1,10 @@
-//! What is counted: how long things take, and what a broker tells of itself.
+//! Histograms of durations, and the counters of a broker.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Counts durations by their length, from any number of threads at once and without a lock.
+/// Counts durations by their length, without a lock, from any number of threads. A broker of your
+/// own makes its [`BrokerStats::round_trips`] with it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -21,43 +22,49 @@ pub struct Histogram {
     sum_ns: AtomicU64,
 }
 
-/// What a [`Histogram`] had counted at one moment.
+/// The durations that a [`Histogram`] had counted at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Latencies {
     counts: [u64; Self::BUCKETS],
     sum_ns: u64,
 }
 
-/// What a broker has counted since it was made; see [`Broker::stats`](crate::Broker::stats).
+/// The counters of a broker since it was made; see [`Broker::stats`](crate::Broker::stats).
+///
+/// ```
+/// use chat_broker::{BrokerStats, CommandRefusals};
+///
+/// let mut stats = BrokerStats::default();
+/// stats.reconnects = 1;
+/// stats.refusals.push(CommandRefusals::new("SADD", "NOPERM", 3));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct BrokerStats {
-    /// How long the backend took to answer: once for whatever was sent to it in one go, from
-    /// there to the last answer. What was not answered is not in it.
+    /// How long the backend took to answer: once for each pipeline, from its send to its last
+    /// answer. Pipelines without an answer are not counted.
     pub round_trips: Latencies,
-    /// Connections that were opened anew after a loss.
+    /// Connections that were opened again after a loss.
     pub reconnects: u64,
-    /// Messages that were skipped because no broker of this version can have written them.
+    /// Messages that were skipped because this version of the broker cannot read them.
     pub unreadable: u64,
     /// Publications that were dropped because the events were not read in time.
     pub dropped: u64,
-    /// Publications that wait at this moment: for a place in the queue, to be sent, or to be
-    /// answered.
+    /// Publications that wait now: for room in the queue, to be sent, or to be answered.
     pub publish_queued: usize,
-    /// Whether the backend refuses [persistent](crate::PublishOptions::retention) publications for want of memory,
-    /// on all nodes alike. It takes everything else.
+    /// Whether the backend refuses [persistent](crate::PublishOptions::retention) publications
+    /// because its memory is full, on all nodes alike. It accepts everything else.
     pub full: bool,
-    /// Memory that the backend uses, in bytes, as of some seconds ago; 0 if that is not known.
+    /// Memory that the backend uses, in bytes, as of some seconds ago; 0 if unknown.
     pub memory_used: u64,
-    /// The most that it may use, in bytes; 0 if there is no limit, or if that is not known.
+    /// Memory that the backend may use, in bytes; 0 if unlimited or unknown.
     pub memory_max: u64,
-    /// Commands that the backend answered with an error, by command and cause. What it never
-    /// refused is not in it.
+    /// Commands that the backend answered with an error, by command and cause.
     pub refusals: Vec<CommandRefusals>,
 }
 
-/// How often the backend answered one kind of command with one kind of error. Both names come from
-/// fixed lists: they may be labels of a metric.
+/// How often the backend answered one kind of command with one kind of error. Both names are of
+/// fixed lists, so they may be labels of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CommandRefusals {
@@ -66,15 +73,23 @@ pub struct CommandRefusals {
     pub command: &'static str,
     /// The code of the error, as `NOPERM`; `other`.
     pub cause: &'static str,
-    /// How often since the broker was made.
+    /// The number of such answers since the broker was made.
     pub count: u64,
 }
 
+impl CommandRefusals {
+    /// `count` answers with the error `cause` to `command`.
+    #[must_use]
+    pub fn new(command: &'static str, cause: &'static str, count: u64) -> Self {
+        Self { command, cause, count }
+    }
+}
+
 impl Histogram {
-    /// What lasts longer than this counts as this in the sum.
+    /// A longer duration is added to the sum as this.
     const LONGEST: Duration = Duration::from_secs(60 * 60);
 
-    /// A histogram of nothing.
+    /// An empty histogram.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -87,7 +102,8 @@ impl Histogram {
         self.sum_ns.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    /// What was counted by now. Of what is counted meanwhile it may have a part.
+    /// The durations that were counted so far. One that is counted at the same time may be in the
+    /// buckets and not in the sum, or the reverse.
     #[must_use]
     pub fn snapshot(&self) -> Latencies {
         Latencies {
@@ -98,15 +114,15 @@ impl Histogram {
 }
 
 impl Latencies {
-    /// How many buckets there are: up to 64 µs, each of the others up to twice the one before,
-    /// the last but one up to 16.8 s, and the last for whatever took longer.
+    /// The number of buckets. The first is up to 64 µs, each of the others up to twice the one
+    /// before, the last but one up to 16.8 s; the last has no upper bound.
     pub const BUCKETS: usize = 20;
 
-    /// The bound of the first, as a power of two in microseconds.
+    /// The bound of the first bucket, as a power of two in microseconds.
     const FIRST: u32 = 6;
 
-    /// Each bucket's upper bound in seconds, which belongs to it, and how many durations are in
-    /// it and in none before; the bound of the last is infinite.
+    /// Each bucket's inclusive upper bound in seconds, and the number of durations in that bucket
+    /// alone. The bound of the last is infinite.
     pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
         (0..).zip(self.counts).map(|(n, count)| (Self::bound(n), count))
     }
@@ -117,7 +133,7 @@ impl Latencies {
         self.counts.iter().sum()
     }
 
-    /// All durations together.
+    /// The sum of all durations.
     #[must_use]
     pub fn sum(&self) -> Duration {
         Duration::from_nanos(self.sum_ns)

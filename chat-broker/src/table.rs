@@ -1,4 +1,4 @@
-//! The optional part of a broker that is a small table, which all nodes of a bus share.
+//! The optional part of a broker that is a small table, shared by all nodes of a bus.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,19 +11,41 @@ use crate::error::BrokerError;
 /// A small key-value table that all nodes of the bus share, and a secret:
 /// [`Broker::table`](crate::Broker::table). The server keeps kicks and bans in it.
 ///
+/// ```
+/// use std::time::Duration;
+/// use bytes::Bytes;
+/// use chat_broker::{Broker, MemoryBroker, SetOptions};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), chat_broker::BrokerError> {
+/// let (broker, _events) = MemoryBroker::connect();
+/// let table = broker.table().expect("the memory broker has one");
+/// let hour = SetOptions::default().expires_in(Duration::from_secs(3600));
+/// table.set("ban:eve", Bytes::from_static(b"spam"), hour).await?;
+///
+/// let all = table.changes_since(0).await?;
+/// assert_eq!((all.complete, all.records[0].key.as_str()), (true, "ban:eve"));
+///
+/// table.remove("ban:eve").await?;
+/// let changes = table.changes_since(all.version).await?;
+/// assert_eq!(changes.records[0].value, None);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # What an implementation promises
 /// * **Order.** A change is stored, at a version of the one order that all nodes see, before
 ///   [`BrokerEvent::RecordsChanged`](crate::BrokerEvent::RecordsChanged) reaches any node.
-/// * **Events.** Every node receives that event, the one that made the change included, whatever
-///   it is subscribed to; one event may stand for many changes. A node that may have missed one
+/// * **Events.** All nodes receive that event, including the one that made the change, without a
+///   subscription; one event may cover many changes. A node that may have missed one
 ///   receives [`BrokerEvent::Interrupted`](crate::BrokerEvent::Interrupted), and reads on from the
 ///   version that it knows.
 /// * **Durability.** A record lasts until it is removed or expires, as long as one node that has
-///   read it runs and keeps reading: a backend that has lost it is given it back.
+///   read it runs and keeps reading: a backend that has lost it gets it back from that node.
 #[async_trait]
 pub trait SharedTable: fmt::Debug + Send + Sync + 'static {
     /// Sets the record `key`, and replaces the one of the same key. It expires after
-    /// [`SetOptions::expires_in`], by the backend's clock; no event tells of that.
+    /// [`SetOptions::expires_in`], by the backend's clock, without an event.
     ///
     /// # Errors
     /// [`BrokerError::Refused`] if [`Record::check`] refuses key or value, and if it would be one
@@ -31,7 +53,7 @@ pub trait SharedTable: fmt::Debug + Send + Sync + 'static {
     /// time: the record may have been set. Setting it again does no harm.
     ///
     /// # Cancel safety
-    /// A call that is dropped may have set the record.
+    /// Safe: a call that is dropped may have set the record.
     async fn set(&self, key: &str, value: Bytes, options: SetOptions) -> Result<(), BrokerError>;
 
     /// Removes the record `key`. If there is none, that is no error and no event.
@@ -41,15 +63,15 @@ pub trait SharedTable: fmt::Debug + Send + Sync + 'static {
     /// if the backend did not answer in time: the record may have been removed.
     ///
     /// # Cancel safety
-    /// A call that is dropped may have removed the record.
+    /// Safe: a call that is dropped may have removed the record.
     async fn remove(&self, key: &str) -> Result<(), BrokerError>;
 
     /// What has changed since an earlier call returned the version `after`: the latest state of
     /// each changed key, in the order of the changes.
     ///
     /// The answer is the whole table, without the removed records, and
-    /// [`complete`](Records::complete) says so, if `after` is 0, and whenever the backend cannot
-    /// tell what has changed: it remembers removals only for [`Records::REMEMBERED`], and may have
+    /// [`complete`](Records::complete) says so, if `after` is 0, and whenever the backend does not
+    /// know what has changed: it remembers removals only for [`Records::REMEMBERED`], and may have
     /// lost data. Versions rise with each change, also after the backend has lost everything.
     ///
     /// # Errors
@@ -59,8 +81,8 @@ pub trait SharedTable: fmt::Debug + Send + Sync + 'static {
     /// Safe: a read.
     async fn changes_since(&self, after: u64) -> Result<Records, BrokerError>;
 
-    /// 32 random bytes that all nodes of this bus share and nobody else knows, made by the node
-    /// that asks first. For signatures of one node that another must trust.
+    /// 32 random bytes that the nodes of this bus share and keep secret, made by the node that asks
+    /// first: a key for signatures that all nodes accept.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`] if the backend did not answer in time.
@@ -70,7 +92,15 @@ pub trait SharedTable: fmt::Debug + Send + Sync + 'static {
     async fn secret(&self) -> Result<[u8; 32], BrokerError>;
 }
 
-/// How a record is set.
+/// Options of a record that is set.
+///
+/// ```
+/// use std::time::Duration;
+/// use chat_broker::SetOptions;
+///
+/// let minute = SetOptions::default().expires_in(Duration::from_secs(60));
+/// assert_eq!(minute.expires_in, Duration::from_secs(60));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SetOptions {
@@ -98,9 +128,10 @@ impl SetOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
-    /// 1 to [`Record::MAX_KEY`] bytes.
+    /// The key, of 1 to [`Record::MAX_KEY`] bytes.
     pub key: String,
-    /// [`Record::MAX_VALUE`] bytes at most; `None` if the record was removed or has expired.
+    /// The value, of at most [`Record::MAX_VALUE`] bytes; `None` if the record was removed or has
+    /// expired.
     pub value: Option<Bytes>,
     /// The time until the record expires, as of the read; zero without a value.
     pub expires_in: Duration,
@@ -125,28 +156,27 @@ impl Record {
     /// Longest lifetime: ten years. What should last longer lasts as long as this.
     pub const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-    /// Shortest lifetime: a record that is set was there.
+    /// Shortest lifetime, so a record that was set can be read.
     const MIN_LIFETIME: Duration = Duration::from_millis(1);
 
-    /// Whether a record may have this key and this value: what a broker checks before
-    /// anything else.
+    /// Checks the sizes of a key and a value, as a broker must before anything else.
     ///
     /// # Errors
     /// [`BrokerError::Refused`] if the key is empty or longer than [`Record::MAX_KEY`], or the
     /// value longer than [`Record::MAX_VALUE`].
     pub fn check(key: &str, value: Option<&Bytes>) -> Result<(), BrokerError> {
         if !(1..=Self::MAX_KEY).contains(&key.len()) {
-            Err(BrokerError::refused("the key of a record is 1 to 512 bytes"))
+            Err(BrokerError::refused("the key of a record must have 1 to 512 bytes"))
         } else if value.is_some_and(|value| value.len() > Self::MAX_VALUE) {
-            Err(BrokerError::refused("the value of a record is 4096 bytes at most"))
+            Err(BrokerError::refused("the value of a record must have at most 4096 bytes"))
         } else {
             Ok(())
         }
     }
 
-    /// How long a record with this value is kept that is to be there for `expires_in`:
-    /// something, and [`Record::MAX_LIFETIME`] at most. That it was removed, which is to
-    /// have no value, is known for [`Records::REMEMBERED`].
+    /// How long a broker keeps a record: `expires_in`, at least a millisecond and at most
+    /// [`Record::MAX_LIFETIME`]. A removal, which has no value, is kept for
+    /// [`Records::REMEMBERED`].
     #[must_use]
     pub fn lifetime(value: Option<&Bytes>, expires_in: Duration) -> Duration {
         match value {
@@ -156,7 +186,7 @@ impl Record {
     }
 }
 
-/// What was read of a [`SharedTable`]; see [`changes_since`](SharedTable::changes_since).
+/// The answer to a read of a [`SharedTable`]; see [`changes_since`](SharedTable::changes_since).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Records {
@@ -165,7 +195,7 @@ pub struct Records {
     /// Whether this is the whole table, which replaces the caller's copy; otherwise it is what has
     /// changed.
     pub complete: bool,
-    /// In the order in which they were set, each key once.
+    /// The records in the order in which they were set, each key once.
     pub records: Vec<Record>,
 }
 
@@ -182,14 +212,14 @@ impl Records {
         Self { version, complete: false, records }
     }
 
-    /// Records in the table at most, not counting those that were removed.
+    /// Maximum records in the table, not counting removed ones.
     pub const MAX: usize = 100_000;
 
-    /// How long a removal is remembered: a node that reads less often is given the whole table.
+    /// How long a removal is remembered. A node that reads less often gets the whole table.
     pub const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 
     pub(crate) fn full() -> BrokerError {
-        BrokerError::refused("there are 100,000 records")
+        BrokerError::refused("the table is full: it has 100,000 records")
     }
 }
 

@@ -130,9 +130,11 @@ mod tests {
     fn versions_are_answered_up_to_that_of_the_roster() {
         let before = roster(1);
         let mut waiting = Waiting::default();
-        assert!(waiting.until(RosterCondition::Version(1), &before).is_none());
+        assert!(waiting.wait_until(RosterCondition::Version(1), &before).is_none());
         let mut callers = [4, 2, 3, 3].map(|version| {
-            waiting.until(RosterCondition::Version(version), &before).expect("it is not reached")
+            waiting
+                .wait_until(RosterCondition::Version(version), &before)
+                .expect("it is not reached")
         });
         waiting.answer(&roster(3));
         let answered = callers.each_mut().map(|caller| caller.try_recv().is_ok());
@@ -147,9 +149,9 @@ mod tests {
     fn callers_that_stopped_waiting_are_dropped() {
         let roster = roster(1);
         let mut waiting = Waiting::default();
-        let _one = waiting.until(RosterCondition::Version(2), &roster);
+        let _one = waiting.wait_until(RosterCondition::Version(2), &roster);
         for version in 3..10_000 {
-            drop(waiting.until(RosterCondition::Version(version), &roster));
+            drop(waiting.wait_until(RosterCondition::Version(version), &roster));
             assert!(waiting.versions.len() <= 20);
         }
         assert_eq!(waiting.versions.values().map(Vec::len).sum::<usize>(), waiting.count);

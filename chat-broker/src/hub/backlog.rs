@@ -1,4 +1,4 @@
-//! A topic in the fan-out: what its members have yet to get, and its place in the queue.
+//! What the members of one topic have yet to receive, and whether the fan-out has the topic queued.
 
 use chat_core::Item;
 use tokio::time::Instant;
@@ -8,28 +8,28 @@ use tokio::time::Instant;
 const BATCH_ITEMS: usize = 256;
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// What has no position in a sequence and arrives before the room is live is kept for the members
-/// that wait, up to this many items; beyond it the oldest are dropped.
+/// Items without a position that arrive before the room is live, for the members that wait. Above
+/// this the oldest are dropped: nothing but a bound keeps a room that cannot be read from growing.
 const MAX_HELD: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct RoomBacklog {
-    /// What the members have not been given yet, oldest first.
+    /// Items that are in no batch yet, oldest first.
     pub(super) pending: Vec<Item>,
-    /// Since when something has been pending in a room that is live.
+    /// When the oldest of them became pending, in a room that is live.
     pub(super) pending_since: Option<Instant>,
-    /// The topic stands in the fan-out's queue, or is being served.
+    /// A turn of this topic is in a queue of the fan-out, or is being served. At most one is: this
+    /// is what keeps the order of its batches.
     pub(super) is_queued: bool,
-    /// Tells it from others, of the same topic too; says in which of the fan-out's queues it
-    /// stands.
+    /// The number of this room among all that ever began, earlier rooms of the same topic included.
+    /// It also selects the queue of the fan-out.
     pub(super) serial: usize,
-    /// How many of `pending` the fan-out counts in its backlog.
+    /// How many items of `pending` are in the hub's total.
     pub(super) counted: usize,
 }
 
 impl RoomBacklog {
-    /// Takes what is pending, oldest first, for the members of this moment: as much as
-    /// makes one batch.
+    /// Takes the items of one batch, oldest first, for the current members.
     pub(super) fn cut(&mut self) -> Vec<Item> {
         let mut bytes = 0;
         let mut fits = |item: &Item| {
@@ -42,15 +42,15 @@ impl RoomBacklog {
         std::mem::replace(&mut self.pending, rest)
     }
 
-    /// Since when the first of what was pending had been, after a [`cut`](Self::cut): the rest has
-    /// waited for as long.
+    /// When the oldest item of the batch became pending, after a [`cut`](Self::cut). The rest keeps
+    /// that time: it may have waited as long.
     pub(super) fn take_since(&mut self) -> Option<Instant> {
         let since = self.pending_since;
         self.pending_since = since.filter(|_| !self.pending.is_empty());
         since
     }
 
-    /// Bounds what waits for a room that is not live.
+    /// Bounds the items of a room that is not live.
     pub(super) fn drop_excess(&mut self) {
         let excess = self.pending.len().saturating_sub(MAX_HELD);
         self.pending.drain(..excess);

@@ -1,4 +1,4 @@
-//! What the hub asks of the broker for topics, many at a time.
+//! The calls of the hub to the broker, each for many topics.
 
 use std::collections::HashMap;
 
@@ -9,21 +9,21 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::history::HistoryRead;
 
-/// In the order in which they are made.
+/// A kind of call. When several wait, they are made in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Subscribe,
-    /// The histories and occupants of rooms that want them.
+    /// Reads the histories and occupants of rooms.
     Read,
     Unsubscribe,
-    /// Whether rooms stand where the broker does.
+    /// Compares the positions of rooms with the broker's.
     Check,
 }
 
 pub(super) const KINDS: [Kind; 4] = [Kind::Subscribe, Kind::Read, Kind::Unsubscribe, Kind::Check];
 
 impl Kind {
-    /// Topics in one call. A read may bring a quarter of a MiB for each.
+    /// Maximum topics in one call. A read may return 256 KiB for each.
     pub(super) fn max_topics(self) -> usize {
         match self {
             Self::Subscribe | Self::Unsubscribe | Self::Check => 512,
@@ -32,7 +32,7 @@ impl Kind {
     }
 }
 
-/// A call that is over.
+/// A call that has ended.
 pub(super) enum Outcome {
     Subscribed(Vec<Topic>, Result<(), BrokerError>),
     Read(Vec<Topic>, Result<ReadResult, BrokerError>),
@@ -40,21 +40,21 @@ pub(super) enum Outcome {
     Checked(Vec<Topic>, Result<Vec<Position>, BrokerError>),
 }
 
-/// What rooms want to read.
+/// What one call reads.
 #[derive(Default)]
 pub(super) struct Reads {
     pub(super) histories: Vec<HistoryRead>,
-    /// Topics whose occupants are wanted.
+    /// Topics whose occupants are read.
     pub(super) occupancies: Vec<Topic>,
 }
 
-/// What was read, by topic.
+/// The result of a read, by topic.
 pub(super) struct ReadResult {
     pub(super) histories: HashMap<Topic, History>,
     pub(super) occupancies: HashMap<Topic, Occupancy>,
 }
 
-/// An answer to each of so many questions.
+/// The answers of a broker, if there is one for each question.
 pub(super) fn all_answered<T>(questions: usize, answers: Vec<T>) -> Result<Vec<T>, BrokerError> {
     if answers.len() == questions {
         return Ok(answers);
@@ -75,7 +75,7 @@ pub(super) async fn histories(
     Ok(histories)
 }
 
-/// Where topics stand, in the order asked.
+/// The positions of topics, in the order asked.
 pub(super) async fn positions(
     broker: &dyn Broker,
     topics: &[Topic],

@@ -1,17 +1,18 @@
-//! What a member has missed, from a position or from the latest messages on.
+//! Delivers what a member has missed: the messages since a position, or the latest ones.
 //!
 //! ```text
-//!                 at hand, under the room's lock
+//!                 in memory, under the room's lock
 //!   CatchUp ──────────────────────────────────────────────────────▶ live
 //!      │                                                              ▲
-//!      │ else: the first page of the history                          │ the rest is at hand,
-//!      └──▶ snapshot ──▶ page ──▶ page ──▶ … as fast as it takes them ┘ under the room's lock
+//!      │ else: the first page of the history                          │ the rest is in memory,
+//!      └──▶ snapshot ──▶ page ──▶ page ──▶ … as fast as it drains them┘ under the room's lock
 //! ```
 //!
-//! The room is left alone meanwhile: the member receives nothing of it, so it needs no outbox as
-//! large as what it missed. Where a page ends, the lock decides in one step whether the room holds
-//! all that follows and the member receives it from then on. So nothing can fall between the pages
-//! and what is live, and nothing is in both.
+//! Until it is live, the member is detached: the room delivers nothing to it, so it needs no outbox
+//! as large as what it missed. After each page one step under the room's lock decides: if the room
+//! holds all that follows on the page in memory, the member gets that and is attached; if not, the
+//! next page is read. So no message falls between the last page and the first delivery, and none is
+//! in both.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,42 +29,43 @@ use super::{Counters, Shared};
 use crate::error::BrokerError;
 use crate::history::HistoryRead;
 
-/// Messages in one page at most, and their payload: as much as the fan-out puts into one batch, and
-/// a read of the broker brings.
+/// Maximum messages in one page, and bytes of their payload: the limits of a batch of the fan-out,
+/// and of a read of the broker.
 const PAGE: u32 = 256;
 const PAGE_BYTES: usize = HistoryRead::MAX_BYTES;
 
-/// The latest messages for a member that could not recover and did not say how many.
-const NEWEST: u32 = 50;
+/// How many of the latest messages a member gets that could not recover and did not ask for a
+/// number.
+const DEFAULT_LATEST: u32 = 50;
 
-/// How long a room may stand still that is behind the member. A server that receives nothing from
-/// the broker finds out within that time.
-const BEHIND: Duration = Duration::from_secs(10);
+/// How long a room that is behind the member may make no progress. A server that no longer receives
+/// publications notices and reconnects within that time.
+const BEHIND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A member on its way from what it has to what is live.
+/// A member that catches up.
 pub(super) struct CatchUp<M, J> {
     shared: Arc<Shared<M>>,
     topic: Topic,
     member: M,
     joiner: J,
     wanted: Wanted,
-    /// The member was closed, or has said that it is.
+    /// The hub has closed the member, or the member has reported that it is closed.
     is_closed: bool,
 }
 
 /// The part of a room's history that a member wants.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
-    /// Where the member's copy of the room ends.
+    /// The position up to which the member has the room's messages.
     since: Option<Position>,
-    /// How many of the latest messages the member wants, if that cannot be continued.
+    /// How many of the latest messages the member wants, if the position cannot be continued.
     latest: u32,
 }
 
-/// The part of the history that the member gets with the snapshot.
+/// The page that the member gets with the snapshot.
 pub(super) struct FirstPage {
     history: History,
-    /// The part follows on `since`.
+    /// The page follows on `since`.
     recovered: bool,
 }
 
@@ -78,15 +80,15 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         Self { shared: Arc::clone(shared), topic, member, joiner, wanted, is_closed: false }
     }
 
-    /// Hands over the snapshot, if all that the member wants is at hand. Called under the room's
-    /// lock.
+    /// Sends the snapshot, if the room holds in memory all that the member wants. Called under the
+    /// room's lock.
     pub(super) fn start(&mut self, snapshot: Snapshot<'_, M>) -> JoinState {
         let Some(messages) = self.wanted.in_memory(&snapshot) else { return JoinState::CatchingUp };
         self.send_snapshot(snapshot, messages);
         JoinState::Live
     }
 
-    /// Hands over the snapshot with all that the member [wants](Wanted::in_memory).
+    /// Sends the snapshot with all that the member [wants](Wanted::in_memory).
     pub(super) fn send_snapshot<'a>(
         &mut self,
         snapshot: Snapshot<'a, M>,
@@ -97,8 +99,8 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         self.present(snapshot, messages, recovered);
     }
 
-    /// Hands over the snapshot with as many of the latest messages as are at hand: to a member that
-    /// is live and wants nothing else. Called under the room's lock.
+    /// Sends the snapshot with those of the latest messages that are in memory, to a member that is
+    /// live already. Called under the room's lock.
     pub(super) fn send_latest(&mut self, snapshot: Snapshot<'_, M>) {
         let messages = match (snapshot.position, snapshot.recent) {
             (Some(position), Some(recent)) => self.wanted.latest(recent, position),
@@ -119,7 +121,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         self.note(outcome);
     }
 
-    /// Whether the member gets nothing more.
+    /// Whether the member receives nothing more.
     pub(super) fn is_closed(&self) -> bool {
         self.is_closed
     }
@@ -132,7 +134,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         self.is_closed |= matches!(outcome, DeliveryOutcome::Full | DeliveryOutcome::Closed);
     }
 
-    /// Reads what the member gets first, if that was not at hand.
+    /// Reads the first page, if it was not in memory.
     pub(super) async fn first_page(&mut self) -> Result<FirstPage, BrokerError> {
         if let Some(since) = self.wanted.since {
             let history = self.read(HistoryRange::After(since.offset), PAGE).await?;
@@ -140,7 +142,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
                 return Ok(FirstPage { history, recovered: true });
             }
         }
-        // The position is wanted in any case, and each read brings a message.
+        // The position is needed even without messages, and a limit of 0 is no read.
         let latest = self.wanted.latest;
         let mut history = self.read(HistoryRange::Latest, latest.max(1)).await?;
         if latest == 0 {
@@ -149,9 +151,9 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         Ok(FirstPage { history, recovered: false })
     }
 
-    /// Hands over the snapshot with the first page, and follows until the member is live. A member
-    /// that has the snapshot and cannot be given the rest is closed: it would not know that it
-    /// receives nothing.
+    /// Sends the snapshot with the first page, then page after page until the member is live. If a
+    /// later page cannot be read, the member is closed: it has a snapshot, and would not know that
+    /// nothing follows.
     pub(super) async fn run(mut self, membership: &mut Membership<M>, page: FirstPage) {
         let FirstPage { history, recovered } = page;
         let here = Position { offset: last_offset(&history), ..history.position };
@@ -161,18 +163,19 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
             self.present(snapshot, history.entries.iter().collect(), recovered);
         });
         if let Err(error) = self.follow(membership, here).await {
-            tracing::debug!(%error, topic = %self.topic, "a member could not catch up");
+            tracing::debug!(%error, topic = %self.topic, "member could not catch up, closing it");
             self.member.close(CloseReason::InternalError);
         }
     }
 
-    /// Delivers page after page, from `here` on, until the member is live or closed.
+    /// Delivers page after page after `here`, until the member is live or closed.
     async fn follow(
         &mut self,
         membership: &mut Membership<M>,
         mut here: Position,
     ) -> Result<(), BrokerError> {
-        // Mostly nothing is left to be delivered, and so nothing to be waited for.
+        // Mostly nothing was published during the first read. Then the member is attached at once,
+        // even if its outbox still holds the page: it needs no room for another one.
         let is_complete = |snapshot: &Snapshot<'_, M>| {
             snapshot.position.is_none_or(|room| room == here).then_some(())
         };
@@ -211,22 +214,24 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         }
     }
 
-    /// This server has yet to receive what the member has received from another.
+    /// Waits until this server receives more, while it is behind a member that has received
+    /// messages from another server. A poll would read the broker for each such member, 100 times a
+    /// second, in the storm of reconnects in which servers are behind.
     async fn wait_for_progress(
         &mut self,
         membership: &Membership<M>,
         room: Option<Position>,
     ) -> Result<(), BrokerError> {
         tokio::select! {
-            moved = timeout(BEHIND, membership.position_changed(room)) => {
+            moved = timeout(BEHIND_TIMEOUT, membership.position_changed(room)) => {
                 moved.map_err(|_| BrokerError::unavailable("the server fell behind the broker"))
             }
             () = self.joiner.interrupted(&self.member) => Err(interrupted()),
         }
     }
 
-    /// Delivers a page that was read after `here`: its messages, and a gap where they do not
-    /// follow. Returns where the member stands then.
+    /// Delivers a page that was read after `here`: its messages, after a gap if they do not follow.
+    /// Returns the member's new position.
     fn deliver_page(&mut self, here: Position, history: &History) -> Position {
         let is_same = here.epoch == history.position.epoch || here == Position::default();
         if !is_same {
@@ -244,7 +249,7 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         items.extend(envelopes(history.position, history.entries.iter()));
         self.deliver(items);
         let offset = last_offset(history).max(here.offset);
-        // In an empty room there is no sequence to stand in.
+        // An empty room has no epoch that the position could be of.
         if offset == 0 { here } else { Position { offset, ..history.position } }
     }
 
@@ -268,11 +273,11 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
 
 impl Wanted {
     pub(super) fn new(since: Option<Position>, history: Option<u32>) -> Self {
-        let unasked = if since.is_some() { NEWEST } else { 0 };
+        let unasked = if since.is_some() { DEFAULT_LATEST } else { 0 };
         Self { since, latest: history.unwrap_or(unasked).min(PAGE) }
     }
 
-    /// All that the member wants; `None` if there may be more than the room holds.
+    /// All that the member wants; `None` if the room may not hold all of it.
     pub(super) fn in_memory<'a, M>(
         &self,
         snapshot: &Snapshot<'a, M>,
@@ -286,13 +291,13 @@ impl Wanted {
         }
     }
 
-    /// As many of the newest messages as the member wants, or as a page takes; `None` if
-    /// there may be more than are at hand.
+    /// As many of the latest messages as the member wants and one page takes; `None` if the broker
+    /// may have more than the room holds.
     fn newest<'a>(&self, recent: &'a Recent, position: Position) -> Option<Vec<&'a HistoryEntry>> {
         let newest = self.latest(recent, position);
         let oldest = newest.first().map_or(position.offset + 1, |first| first.offset);
         let is_cut_short = newest.first().is_some_and(|_| recent.oldest() < Some(oldest));
-        // A room that keeps fewer than a page has no more.
+        // A room whose history is shorter than a page has no more.
         let is_enough = newest.len() >= (self.latest as usize).min(recent.max_entries());
         (is_enough || recent.begins_with(oldest) || is_cut_short).then_some(newest)
     }
@@ -302,17 +307,17 @@ impl Wanted {
     }
 }
 
-/// The member has to join again, if it still may.
+/// The error of a member that its owner has stopped, and that may have to join again.
 fn interrupted() -> BrokerError {
     BrokerError::unavailable("the member was interrupted")
 }
 
-/// Whether a room has less than a member of the same sequence: there is nothing to be read then.
+/// Whether a room is behind a member in the same epoch: then there is nothing to read.
 fn is_behind(room: Option<Position>, member: Position) -> bool {
     room.is_some_and(|room| room.epoch == member.epoch && room.offset < member.offset)
 }
 
-/// What lies between a member at `here` and the room, for a batch; `None` if it is not at hand.
+/// The items between a member at `here` and the room's position; `None` if not all are in memory.
 fn rest<M>(snapshot: &Snapshot<'_, M>, here: Position) -> Option<Vec<Item>> {
     let (Some(position), Some(recent)) = (snapshot.position, snapshot.recent) else {
         return Some(Vec::new());
@@ -321,9 +326,9 @@ fn rest<M>(snapshot: &Snapshot<'_, M>, here: Position) -> Option<Vec<Item>> {
     Some(envelopes(position, missed.into_iter()).collect())
 }
 
-/// What lies between two positions; `None` if it is not at hand, or more than a page takes.
+/// The messages between two positions; `None` if not all are in memory, or if they exceed a page.
 fn missed(recent: &Recent, since: Position, upto: Position) -> Option<Vec<&HistoryEntry>> {
-    // A member that has seen nothing of any sequence has missed this one from its beginning.
+    // The default position is before the first message of any epoch.
     let is_same = since.epoch == upto.epoch || since == Position::default();
     if !is_same || since.offset > upto.offset {
         return None;
@@ -333,7 +338,7 @@ fn missed(recent: &Recent, since: Position, upto: Position) -> Option<Vec<&Histo
     (bytes <= PAGE_BYTES).then_some(missed)
 }
 
-/// Where a page ends.
+/// The offset at which a page ends.
 fn last_offset(history: &History) -> u64 {
     history.entries.last().map_or(history.position.offset, |last| last.offset)
 }

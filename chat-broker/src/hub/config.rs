@@ -6,33 +6,47 @@ use std::time::Duration;
 use chat_core::{Pattern, Retention, RoomId};
 
 /// Settings of a [`Hub`](super::Hub).
+///
+/// As in all settings of this crate, each has a default, and a setter of its own name that takes
+/// and returns the settings.
+///
+/// ```
+/// use std::time::Duration;
+/// use chat_broker::{HistoryRules, HubConfig};
+///
+/// let config = HubConfig::default()
+///     .grace(Duration::from_secs(10))
+///     .history(HistoryRules::default().class("game-*", None))
+///     .workers(2);
+/// assert_eq!(config.grace, Duration::from_secs(10));
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct HubConfig {
-    /// How long a room stays subscribed after its last member left, in case somebody
-    /// comes back. Default 1 s. Longer spares the broker work when people come and go;
-    /// meanwhile their messages arrive for nobody.
+    /// How long a room stays subscribed after its last member has left. Default 1 s. A longer time
+    /// saves subscribe calls when members join and leave often; until it ends the server receives
+    /// messages of rooms without members.
     pub linger: Duration,
-    /// Which rooms keep a history, and how much of it. Default: all, 256 messages for
-    /// 24 hours. All servers of one broker need the same rules.
+    /// Which rooms keep a history, and how much of it. Default: all rooms, 256 messages for 24
+    /// hours. All servers of one broker need the same rules.
     pub history: HistoryRules,
-    /// The latest messages of rooms with members that are held in memory, so that whoever
-    /// joins is served without asking the broker: payload over all rooms, in bytes. Default
-    /// 64 MiB. Beyond it a busy room gives up its older half, unless it holds no more than its
-    /// share; so it can be twice as much at worst.
+    /// Memory for the latest messages of rooms with members, from which joins are served without a
+    /// read of the broker: payload over all rooms, in bytes. Default 64 MiB. Above it a room that
+    /// grows evicts its older half, unless it holds less than its share; so it can be twice as much
+    /// at worst.
     pub recent_bytes: usize,
-    /// In rooms with more users than this, single comings and goings are not told, but the
-    /// count, at most once a second. Default 200.
+    /// The maximum number of users in a room for which members receive each join and leave. In
+    /// larger rooms they receive the number of users, at most once a second. Default 200.
     pub presence_limit: usize,
-    /// How long a user whose connection was lost stays in a room, in case it comes back.
+    /// How long a user whose last connection was lost stays in a room before the leave is sent.
     /// Default 5 s.
     pub grace: Duration,
-    /// How long a join waits while the broker is not [`Ready`](crate::Status::Ready): then it fails,
-    /// though the broker may yet answer. Default 5 s, at least 1 ms. With a broker that is ready, a
-    /// join waits for its answer: in a crowd of joins that may take longer.
+    /// How long a join waits while the broker is not [`Ready`](crate::Status::Ready) before it
+    /// fails. Default 5 s, at least 1 ms. If the broker is ready, the join waits for its answer,
+    /// which may take longer when many members join at once.
     pub join_timeout: Duration,
-    /// How many threads deliver to members, the one that the hub's own task runs on included:
-    /// as many as there are cores for the server. Default 1, no less, and at most 256.
+    /// How many threads deliver to members, including that of the hub's own task: as many as the
+    /// server has cores. Default 1, at least 1, at most 256.
     pub workers: usize,
 }
 
@@ -101,8 +115,8 @@ impl HubConfig {
     }
 }
 
-/// Which rooms keep a history: a default for all, and classes of rooms, by patterns of
-/// their names, that differ.
+/// Which rooms keep a history: a default for all rooms, and classes of rooms, by patterns of their
+/// names, with a rule of their own.
 ///
 /// ```
 /// use std::time::Duration;
@@ -139,15 +153,15 @@ impl HistoryRules {
         Self { default, classes: Arc::default() }
     }
 
-    /// Another rule for the rooms whose names match `pattern`, in which `*` stands for any
-    /// text. The first class that matches counts.
+    /// Adds a rule for the rooms whose names match `pattern`, in which `*` stands for any text. The
+    /// first class that matches applies.
     #[must_use]
     pub fn class(mut self, pattern: impl Into<Pattern>, retention: Option<Retention>) -> Self {
         Arc::make_mut(&mut self.classes).push((pattern.into(), retention));
         self
     }
 
-    /// What `room` keeps.
+    /// What `room` keeps of its history; `None` if nothing.
     #[must_use]
     pub fn of(&self, room: &RoomId) -> Option<Retention> {
         let class = self.classes.iter().find(|(pattern, _)| pattern.matches(room.as_str()));

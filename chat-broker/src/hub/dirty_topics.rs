@@ -1,4 +1,4 @@
-//! What happened to topics that the [interest](super::interest) loop has to see to.
+//! Topics that the [interest](super::interest) loop has to act on, and why.
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use chat_core::Topic;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-/// Topics to be looked at. Bounded by the number of topics.
+/// Topics that changed since the loop took them last: each once, so bounded by their number.
 #[derive(Debug, Default)]
 pub(super) struct DirtyTopics {
     queue: Mutex<DirtyQueue>,
@@ -15,15 +15,15 @@ pub(super) struct DirtyTopics {
 
 #[derive(Debug, Default)]
 pub(super) struct DirtyQueue {
-    /// The first member came, or the last one left.
+    /// Topics whose first member joined, or whose last one left.
     pub(super) membership_changed: HashSet<Topic>,
-    /// The room wants to read.
+    /// Rooms that need a read of their history or occupants.
     pub(super) needs_read: HashSet<Topic>,
-    /// The room may have missed something.
+    /// Rooms whose position must be compared with the broker's: they may have missed publications.
     pub(super) needs_check: HashSet<Topic>,
-    /// The room has a count to tell.
+    /// Large rooms whose members have yet to get the new number of occupants.
     pub(super) count_changed: HashSet<Topic>,
-    /// The broker was away.
+    /// The connection to the broker was lost and is back.
     pub(super) interrupted: bool,
 }
 
@@ -48,7 +48,7 @@ impl DirtyTopics {
         self.push(|queue| !std::mem::replace(&mut queue.interrupted, true));
     }
 
-    /// Waits until there is something.
+    /// Waits until something was marked since the last [`take`](Self::take).
     pub(super) async fn changed(&self) {
         self.wake.notified().await;
     }

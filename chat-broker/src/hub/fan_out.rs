@@ -1,9 +1,18 @@
-//! From the rooms to their members.
+//! Delivers batches from rooms to their members.
 //!
-//! A topic has one batch under way at a time, so order holds. A turn serves one group of
-//! members; the rest of the batch goes to the end of a queue first, where any worker finds
-//! it: a room of ten thousand does not stall a room of five, and is served by all workers.
-//! What arrives for a topic meanwhile is for its next batch.
+//! One batch of a topic is being delivered at a time, so order holds. Items that arrive before it
+//! is done go into the next one.
+//!
+//! ```text
+//! items pending ──▶ Turn::Cut ──▶ a batch ──▶ group 0 ──▶ group 1 ──▶ … ──▶ the last group ends
+//!      ▲               ▲                        each queues the next one        │
+//!      │               └──── more is pending ◀──────────────────────────────────┤
+//!      └──────────────────── nothing is pending: `is_queued` is false ◀─────────┘
+//! ```
+//!
+//! A turn serves one group of members. Before it does, it puts the next group at the end of a
+//! queue, where any worker finds it: a room of 10,000 does not stall a room of 5, and all workers
+//! serve it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,62 +28,66 @@ use super::member_slot::MemberSlot;
 use super::room::RoomState;
 use super::{Counters, Shared};
 
-/// Bytes that a worker delivers before it lets others on its thread run.
+/// Bytes that a worker delivers before it yields to other tasks on its thread.
 const BUDGET: usize = 64 * 1024;
 
-/// A delivery costs as much as one of so many bytes, however small it is.
+/// The least that one delivery counts against the budget, in bytes: queueing and waking a member
+/// costs the same for a small batch.
 const LEAST_COST: usize = 1024;
 
-/// More threads than this are of no use, and tokio has not many more to give.
+/// Maximum workers. Each occupies a thread of tokio's blocking pool, which has 512 by default.
 const MAX_WORKERS: usize = 256;
 
 pub(super) struct FanOut<M> {
-    /// One for each worker, which helps out at the others when its own is empty.
+    /// One queue for each worker. A worker whose queue is empty takes from the others.
     queues: Box<[Mutex<VecDeque<Turn<M>>>]>,
-    /// Turns in all queues.
+    /// Turns in all queues together.
     turns: AtomicUsize,
-    /// Rooms that have ever rooms_begun.
+    /// How many rooms have ever begun: the next serial.
     rooms_begun: AtomicUsize,
-    /// Publications that wait for fan-out, over all topics.
+    /// Items that wait for fan-out, over all topics.
     backlog: AtomicUsize,
-    /// There is work for the first worker, which is always awake first.
+    /// Wakes the first worker: a room has something pending. It alone is woken for a new turn, and
+    /// wakes the others when it leaves turns behind.
     first_worker: Notify,
-    /// There is more than it does at once.
+    /// Wakes one of the other workers: turns wait while a worker is busy.
     other_workers: Notify,
-    /// The backlog went down.
+    /// Wakes the task that takes events, since `backlog` went down.
     drained: Notify,
 }
 
 enum Turn<M> {
-    /// The room has something pending.
+    /// Make a batch of what is pending in the room, and serve its first group.
     Cut(Room),
-    /// A batch, for the members from this one of this group on.
+    /// Serve a batch from this group and member on.
     Rest(Arc<Job<M>>, Cursor),
 }
 
-/// A room, and not another of its name, which began after this one had ended.
+/// One room of a topic. After its last member has left, the next room of the same topic has another
+/// serial: a turn that is still queued for the first must not cut the second, which may not be
+/// live.
 struct Room {
     topic: Topic,
     serial: usize,
 }
 
-/// Where a batch has come to.
+/// The next member to serve.
 #[derive(Clone, Copy, Default)]
 struct Cursor {
     group: usize,
     member: usize,
 }
 
-/// A batch on its way to the members of the moment in which it was cut.
+/// A batch, and the members of the moment in which it was cut.
 struct Job<M> {
     serial: usize,
     batch: Batch,
     members: Members<MemberSlot<M>>,
-    /// Groups of members that have not been served.
+    /// Groups that are not served yet. The worker that brings it to zero finishes the batch.
     groups_left: AtomicUsize,
-    /// Of a delivery to one member.
+    /// What a delivery to one member counts against the budget, in bytes.
     cost: usize,
-    /// Since when its first was pending.
+    /// When its first item became pending.
     since: Option<Instant>,
 }
 
@@ -95,12 +108,12 @@ impl<M> FanOut<M> {
         self.queues.len()
     }
 
-    /// Names a room among all that ever began, those of the same topic included.
+    /// The serial of a room that begins.
     pub(super) fn next_room(&self) -> usize {
         self.rooms_begun.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Has a topic served that may have something pending. Called under its lock.
+    /// Queues a topic that may have something pending. Called under its lock.
     pub(super) fn enqueue(&self, topic: &Topic, room: &mut RoomState<M>) {
         if room.backlog.pending.is_empty() || room.is_waiting() {
             return;
@@ -109,6 +122,7 @@ impl<M> FanOut<M> {
         self.backlog.fetch_add(backlog.pending.len() - backlog.counted, Ordering::Relaxed);
         backlog.counted = backlog.pending.len();
         backlog.pending_since.get_or_insert_with(Instant::now);
+        // Once only: two turns of one topic would be two batches at a time, in any order.
         if !std::mem::replace(&mut backlog.is_queued, true) {
             let serial = backlog.serial;
             self.push(serial, Turn::Cut(Room { topic: topic.clone(), serial }));
@@ -116,7 +130,7 @@ impl<M> FanOut<M> {
         }
     }
 
-    /// Counts what is pending in the room now, after some of it was taken.
+    /// Counts what is still pending in the room after some of it was taken.
     fn recount(&self, backlog: &mut RoomBacklog) {
         let left = backlog.pending.len().min(backlog.counted);
         self.backlog.fetch_sub(backlog.counted - left, Ordering::Relaxed);
@@ -124,20 +138,20 @@ impl<M> FanOut<M> {
         self.drained.notify_one();
     }
 
-    /// The room is gone, and what was pending in it.
+    /// The room has ended; what was pending in it is dropped.
     pub(super) fn forget(&self, mut backlog: RoomBacklog) {
         backlog.pending.clear();
         self.recount(&mut backlog);
     }
 
-    /// Waits until fewer than `limit` publications wait for fan-out.
+    /// Waits until fewer than `limit` items wait for fan-out.
     pub(super) async fn below(&self, limit: usize) {
         while self.backlog.load(Ordering::Relaxed) >= limit {
             self.drained.notified().await;
         }
     }
 
-    /// Puts the rest of a batch at the end, for whichever worker is free first.
+    /// Queues the rest of a batch at the end, for the worker that is free first.
     fn requeue(&self, worker: usize, rest: Turn<M>) {
         self.push(worker, rest);
         self.wake_workers(worker);
@@ -151,6 +165,8 @@ impl<M> FanOut<M> {
     fn take(&self, worker: usize) -> Option<Turn<M>> {
         let mut queues = worker..worker + self.workers();
         let turn = queues.find_map(|nth| self.queue(nth).pop_front())?;
+        // A turn was left, in whichever queue: its `notify_one` may have been merged with that of
+        // the turn just taken, and nothing else would wake a worker for it while this one is busy.
         if self.turns.fetch_sub(1, Ordering::Relaxed) > 1 {
             self.wake_workers(worker);
         }
@@ -161,12 +177,13 @@ impl<M> FanOut<M> {
         if self.workers() > 1 {
             self.other_workers.notify_one();
         }
+        // The first worker waits on a `Notify` of its own.
         if worker > 0 {
             self.first_worker.notify_one();
         }
     }
 
-    /// Waits until there may be something to take.
+    /// Waits until there may be a turn to take.
     async fn woken(&self, worker: usize) {
         let notify = if worker == 0 { &self.first_worker } else { &self.other_workers };
         notify.notified().await;
@@ -177,7 +194,7 @@ impl<M> FanOut<M> {
     }
 }
 
-/// Works for ever, as one of the workers.
+/// Runs one of the workers; it never returns.
 pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, worker: usize) {
     let fan_out = &shared.fan_out;
     let mut budget = BUDGET;
@@ -200,7 +217,7 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, worker: usize) {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
-    /// Makes one batch of what is pending in a room.
+    /// Makes a batch of what is pending in a room.
     fn cut(&self, Room { topic, serial }: Room) -> Option<Job<M>> {
         let cut = self.registry.update(&topic, |room| {
             if room.state.backlog.serial != serial {
@@ -218,11 +235,12 @@ impl<M: Deliver + Clone> Shared<M> {
         Some(Job { serial, batch, members, groups_left, cost, since })
     }
 
-    /// Serves one group of members, or as many of it as the budget is for; whoever ends the
-    /// last group queues what remains to be done for the room. Returns what it cost.
+    /// Serves one group of members, or as many of it as the budget allows. The worker that serves
+    /// the end of the last group finishes the batch. Returns the cost in bytes.
     fn serve(&self, job: &Arc<Job<M>>, cursor: Cursor, worker: usize) -> usize {
         let Cursor { group, member } = cursor;
         let groups = job.members.groups();
+        // Queued before this group is served, so that another worker starts on the next one now.
         if member == 0 && group + 1 < groups.len() {
             let next = Cursor { group: group + 1, member: 0 };
             self.fan_out.requeue(worker, Turn::Rest(Arc::clone(job), next));
@@ -231,11 +249,13 @@ impl<M: Deliver + Clone> Shared<M> {
         let members = &rest[..rest.len().min((BUDGET / job.cost).max(1))];
         self.deliver(&job.batch, members);
         if members.len() < rest.len() {
-            // Not before: the group has ended when the last of it is served.
+            // Queued after this part, unlike the next group: a member is served by one worker at a
+            // time, and the group counts as served with its last part.
             let next = Cursor { group, member: member + members.len() };
             self.fan_out.requeue(worker, Turn::Rest(Arc::clone(job), next));
         } else if job.groups_left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // The next batch is cut by whoever sees that all others are done.
+            // `AcqRel`: the deliveries of all other workers happen before the next batch is cut,
+            // which this worker alone may queue.
             self.finish(job, worker);
         }
         members.len() * job.cost
@@ -254,7 +274,7 @@ impl<M: Deliver + Clone> Shared<M> {
         Counters::add(&self.counters.deliveries, delivered);
     }
 
-    /// Queues the room again if something came in meanwhile.
+    /// Queues the room again if more became pending while the batch was delivered.
     fn finish(&self, job: &Job<M>, worker: usize) {
         let (topic, serial) = (job.batch.topic(), job.serial);
         if let Some(since) = job.since {
@@ -265,6 +285,8 @@ impl<M: Deliver + Clone> Shared<M> {
             if backlog.serial != serial {
                 return;
             }
+            // Under the lock of the room: an item that arrives after this finds `is_queued` false,
+            // and `enqueue` makes the next turn.
             if backlog.pending.is_empty() {
                 backlog.is_queued = false;
             } else {

@@ -112,7 +112,7 @@ async fn batch_latency_starts_with_its_first_message() {
     let next = Instant::now();
     second().await;
     shared.serve(&rest, Cursor::default(), 0);
-    assert_eq!(shared.next_cut().expect("what came meanwhile").since, Some(next));
+    assert_eq!(shared.next_cut().expect("what was published in between").since, Some(next));
     let fan_out = hub.stats().fan_out;
     assert_eq!((fan_out.count(), fan_out.sum().as_secs()), (2, 1 + 3));
 }

@@ -7,11 +7,11 @@ use super::sequence::Ingested;
 use super::{Counters, Shared};
 use crate::events::{BrokerEvent, BrokerEvents};
 
-/// Publications that wait for fan-out, over all topics, before no more are taken from the
-/// broker; its own queue is bounded in turn.
+/// Publications that wait for fan-out, over all topics, at which the hub stops taking events from
+/// the broker. The queue of events is bounded, too, and reports what it drops.
 const MAX_BACKLOG: usize = 16_384;
 
-/// Works until the events end.
+/// Runs until the events end.
 pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, mut events: BrokerEvents) {
     let mut batch = Vec::new();
     while events.recv(&mut batch).await {
@@ -45,10 +45,12 @@ impl<M: Deliver + Clone> Shared<M> {
         }
     }
 
-    /// Hands something to a topic's room, if it has members, and has it seen to.
+    /// Passes an event to a topic's room, if it has members, and marks the topic for what the room
+    /// then needs.
     fn take_in(&self, topic: &Topic, take: impl FnOnce(&mut RoomState<M>) -> Ingested) {
         let taken = self.update(topic, |room, _| {
             let taken = take(room);
+            // A room that is not live sends no count: its members get one with their snapshots.
             let count_changed = room.sequence.count_changed() && !room.is_waiting();
             (taken, room.sequence.wants_reads(), count_changed)
         });
@@ -62,7 +64,8 @@ impl<M: Deliver + Clone> Shared<M> {
         }
     }
 
-    /// Rooms with a history are checked, many in one call; the others can only be told.
+    /// Rooms with a history compare their positions with the broker's, many in one call. A room
+    /// without one cannot know what it missed: its members get a gap.
     fn interrupted(&self) {
         for topic in self.registry.topics() {
             let Some(room) = topic.as_room() else { continue };

@@ -1,4 +1,4 @@
-//! Joining a topic, and joining again what one is in.
+//! Joining a topic, and rejoining it with the same membership.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use super::{Hub, Shared};
 use crate::broker::Status;
 use crate::error::BrokerError;
 
-/// What a member that joins a topic wants: by default, what is published from then on.
+/// What a member receives when it joins a topic. By default nothing but what is published
+/// afterwards.
 ///
 /// ```
 /// use chat_broker::JoinOptions;
@@ -29,16 +30,16 @@ use crate::error::BrokerError;
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct JoinOptions {
-    /// Who is announced to be in the room, on all servers. Default: nobody.
+    /// The user who is announced in the room, on all servers. Default: `None`, an unseen member.
     pub occupant: Option<Occupant>,
-    /// Where the member's copy of the room ends: it gets what was published since, however much
-    /// that is. If the history does not reach back so far, or is another one, it gets a gap and
-    /// the latest messages; in a room without history a gap without a position.
+    /// The position up to which the member has the room's messages. It receives all that was
+    /// published since. If the history does not reach back so far, or is of another epoch, it
+    /// receives a gap and the latest messages; in a room without history, a gap without a position.
     /// [`Position::default`] is before the first message of a room. Default: `None`, for a member
-    /// without a copy.
+    /// without messages.
     pub since: Option<Position>,
-    /// How many of the latest messages the member gets, if it does not get what was published
-    /// [since](Self::since): 256 and 256 KiB at most. Default 50 with `since`, none without.
+    /// How many of the latest messages the member receives, if not those published
+    /// [since](Self::since) a position: at most 256, and 256 KiB. Default 50 with `since`, 0 without.
     pub history: Option<u32>,
 }
 
@@ -68,28 +69,42 @@ impl JoinOptions {
 impl<M: Deliver + Clone + 'static> Hub<M> {
     /// Makes `member` a member of `topic` until the [`Membership`] is dropped.
     ///
-    /// Returns when the topic is subscribed and the member has what it asked for: the messages that
-    /// it missed, in order, or a gap where they are gone. What follows on them is delivered from
-    /// then on, with no gap and no repeat.
+    /// Returns when the topic is subscribed and the member has received what it asked for: the
+    /// messages that it missed, in order, and a gap where they are no longer stored. Later messages
+    /// are delivered from then on, with no gap and no repeat.
     ///
-    /// What it missed comes from the memory of the hub, if it is there. Else it is read from the
-    /// broker, in pages of 256 messages and 256 KiB at most, the next one when the member has
-    /// [taken](Deliver::drained) the last. That may take as long as the member likes: the connection
-    /// has to be served meanwhile. A member that has received a part, and cannot be given the rest,
-    /// is [closed](Deliver::close) with [`InternalError`](chat_core::CloseReason::InternalError),
-    /// and may join again from there; one whose outbox has no room for a page, as any slow consumer
-    /// is. The join succeeds then: the membership is that of a member that is being closed, and says
-    /// so by [`is_detached`](Membership::is_detached).
+    /// Missed messages come from the hub's memory if it holds them. If not, the hub reads them from
+    /// the broker in pages of at most 256 messages and 256 KiB, each when the member has
+    /// [drained](Deliver::drained) the last. That takes as long as the member does: serve its
+    /// connection at the same time. If the pages cannot be completed, the member is
+    /// [closed](Deliver::close) with [`InternalError`](chat_core::CloseReason::InternalError), and may
+    /// join again from where it is; if its outbox has no room for a page, it is closed as a slow
+    /// consumer. In both cases the join succeeds, with the membership of a member that is being
+    /// closed, which [`is_detached`](Membership::is_detached) says.
+    ///
+    /// ```
+    /// # use chat_broker::{Hub, JoinOptions};
+    /// # use chat_core::{ConnectionId, Deliver, Occupant, Position, RoomId, Topic, UserId};
+    /// # async fn example<M: Deliver + Clone + 'static>(hub: Hub<M>, member: M, last_seen: Position)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// let lobby = Topic::Room(RoomId::new("lobby")?);
+    /// let ann = Occupant::new(UserId::new("ann")?, "Ann".into());
+    /// let options = JoinOptions::default().occupant(ann).since(last_seen);
+    /// let membership = hub.join(&lobby, ConnectionId::new(1), member, options).await?;
+    /// # drop(membership);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// What [`Broker::subscribe`], [`Broker::history`] and
     /// [`PresenceTracker::occupancy`](crate::PresenceTracker::occupancy) report, or that the broker
-    /// was away for too long ([`HubConfig::join_timeout`](super::HubConfig::join_timeout)).
+    /// was unavailable for longer than [`HubConfig::join_timeout`](super::HubConfig::join_timeout).
     /// Then `member` is not a member, and has received nothing. If its user was announced before
-    /// the error, the user leaves as one whose connection was lost.
+    /// the error, the user leaves after the [grace](super::HubConfig::grace) time.
     ///
     /// # Cancel safety
-    /// A call that is dropped leaves the topic again.
+    /// Safe: a call that is dropped leaves the topic again.
     ///
     /// [`Broker::subscribe`]: crate::Broker::subscribe
     /// [`Broker::history`]: crate::Broker::history
@@ -103,8 +118,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         self.join_with(topic, id, member, options, ()).await
     }
 
-    /// [`join`](Self::join), with a part for the member's owner: `joiner` is given the snapshot, to
-    /// hand it to the member in a form of its own, and says when the member is ready for a page.
+    /// [`join`](Self::join) with a [`Joiner`]: it sends the member the snapshot in a form of its
+    /// own, and decides when the member is ready for a page.
     ///
     /// # Errors
     /// As for [`join`](Self::join).
@@ -123,7 +138,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         let member_slot = MemberSlot::new(member.clone());
         let mut catch_up =
             CatchUp::new(&self.shared, topic.clone(), member, joiner, Wanted::new(since, history));
-        let started = self.enter(topic, id, &member_slot, {
+        let started = self.add_member(topic, id, &member_slot, {
             let member_slot = member_slot.clone();
             move |snapshot| {
                 let state = catch_up.start(snapshot);
@@ -138,7 +153,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             Started::Now(started) => started,
             Started::Later(started) => self.shared.answer_in_time(started).await?,
         };
-        // Before the history is read: the time for a user to return may end meanwhile.
+        // Before the history is read, which takes time: the grace of a user who returns may end in
+        // it, and a leave and a join would be sent.
         if let Some(occupant) = occupant {
             membership.user = Some(occupant.user.clone());
             self.shared.enter_presence(topic, occupant);
@@ -147,7 +163,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             match catch_up.first_page().await {
                 Ok(page) => catch_up.run(&mut membership, page).await,
                 Err(error) => {
-                    // The member will try again: its user has not left.
+                    // The client will try again, so its user has a grace time.
                     membership.disconnect();
                     return Err(error);
                 }
@@ -156,9 +172,9 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         Ok(membership)
     }
 
-    /// Adds a member, and starts it in the same step if the topic is live, else in the same step in
-    /// which it goes live: nothing is delivered to the member before.
-    fn enter<T: Send + 'static>(
+    /// Adds a member, and starts it under the same lock if the topic is live, else under the lock
+    /// under which the topic goes live. Nothing is delivered to the member before.
+    fn add_member<T: Send + 'static>(
         &self,
         topic: &Topic,
         id: ConnectionId,
@@ -178,7 +194,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                 let member_slot = member_slot.clone();
                 let waiter: Waiter<M> = Box::new(move |room| {
                     if room.is_err() {
-                        // The join has yet to learn of it and to leave, and the room may go live before.
+                        // The task of the join removes the member only when it runs next. The room
+                        // may go live before, and would deliver to a member whose join has failed.
                         member_slot.detach();
                     }
                     // A join that was dropped has left the topic, or is about to.
@@ -196,31 +213,41 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     }
 }
 
-/// When a member starts: with a topic that is live, or once it is.
+/// The start of a member: done if the topic was live, else when it goes live.
 enum Started<T> {
     Now(T),
     Later(oneshot::Receiver<Result<T, BrokerError>>),
 }
 
 impl<M: Deliver + Clone + 'static> Membership<M> {
-    /// Joins again: has `member`, in the place of this member, catch up as in [`Hub::join`]. Without
-    /// [`since`](JoinOptions::since) there is nothing to catch up with: it gets as many of the
-    /// latest messages as [`history`](JoinOptions::history) says and the hub holds, and beside them
-    /// what is on its way to the member, so that a message may be delivered twice. A member that was
-    /// [detached](Self::is_detached) joins as a new one. An
+    /// Joins again: replaces this member's handle by `member`, which catches up as in
+    /// [`Hub::join`]. Without [`since`](JoinOptions::since) it receives those of the latest
+    /// messages that the hub holds in memory, at most [`history`](JoinOptions::history), and beside
+    /// them the batches that are on their way to the member: a message may be delivered twice. A
+    /// member that was [detached](Self::is_detached) joins as a new one. An
     /// [`occupant`](JoinOptions::occupant) renames the user, as [`rename`](Self::rename) does.
     ///
+    /// ```
+    /// # use chat_broker::{JoinOptions, Membership};
+    /// # use chat_core::{Deliver, Position};
+    /// # async fn example<M: Deliver + Clone + 'static>(
+    /// #     membership: &mut Membership<M>, member: M, last_seen: Position,
+    /// # ) -> Result<(), chat_broker::BrokerError> {
+    /// membership.rejoin(member, JoinOptions::default().since(last_seen)).await
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// As for [`Hub::join`]; then the member is in the topic as before. A member that cannot be given
-    /// all that it missed is closed, as in [`Hub::join`].
+    /// As for [`Hub::join`]; then the membership is as before. A member whose pages cannot be
+    /// completed is closed, as in [`Hub::join`].
     ///
     /// # Cancel safety
-    /// Not safe: a member that was catching up receives nothing more, unless it joins again.
+    /// Not safe: a member that was catching up receives nothing more until it rejoins.
     pub async fn rejoin(&mut self, member: M, options: JoinOptions) -> Result<(), BrokerError> {
         self.rejoin_with(member, options, ()).await
     }
 
-    /// [`rejoin`](Self::rejoin), with a part for the member's owner, as in [`Hub::join_with`].
+    /// [`rejoin`](Self::rejoin) with a [`Joiner`], as in [`Hub::join_with`].
     ///
     /// # Errors
     /// As for [`rejoin`](Self::rejoin).
@@ -258,7 +285,8 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
             });
             JoinState::Live
         };
-        // Read while the member still receives the room: if that fails, nothing has changed.
+        // Read while the old handle still receives the room: if the read fails, nothing has
+        // changed.
         let page = match state {
             JoinState::Live => None,
             JoinState::CatchingUp => Some(catch_up.first_page().await?),
@@ -274,8 +302,10 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
-    /// The answer to a join, within the time for it if the broker is away. The broker limits its
-    /// own calls; but the hub makes few at a time, so that a join may wait for several.
+    /// The answer to a join, or an error after the join timeout if the broker is unavailable. The
+    /// broker limits the time of each of its calls; but the hub makes few at a time, so a join may
+    /// wait for several. Joins of a broker that is ready are not failed: when many members join at
+    /// once, the last answers are late, and a retry would make them later.
     async fn answer_in_time<T>(
         &self,
         started: oneshot::Receiver<Result<T, BrokerError>>,
@@ -286,7 +316,9 @@ impl<M: Deliver + Clone> Shared<M> {
             match timeout(limit, &mut answer).await {
                 Ok(answer) => return answer,
                 Err(_) if self.broker.status() != Status::Ready => {
-                    return Err(BrokerError::unavailable("the join took too long"));
+                    return Err(BrokerError::unavailable(
+                        "the broker did not answer the join in time",
+                    ));
                 }
                 Err(_) => {}
             }

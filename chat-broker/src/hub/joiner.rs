@@ -1,4 +1,4 @@
-//! What a member that joins a topic gets first, and how its owner takes part in that.
+//! What a member receives first when it joins a topic, and the part of the caller in that.
 
 use chat_core::{
     Batch, Deliver, DeliveryOutcome, HistoryEntry, Item, Members, Position, Recent, Roster, Topic,
@@ -12,12 +12,12 @@ use super::member_slot::MemberSlot;
 pub struct Snapshot<'a, M> {
     /// The topic.
     pub topic: &'a Topic,
-    /// Where the room's sequence stands for this member, after [`messages`](Self::messages): what
-    /// is delivered next follows on it. `None` in a room without history.
+    /// The position of this member in the room's sequence, after [`messages`](Self::messages): the
+    /// next delivery follows on it. `None` in a room without history.
     pub position: Option<Position>,
-    /// What the member asked for, oldest first: the messages that follow on
-    /// [`since`](Self::since) if it is [recovered](Self::recovered), else the latest ones. Empty
-    /// for a [look](super::Membership::with_snapshot).
+    /// The messages that the member asked for, oldest first: those that follow on
+    /// [`since`](Self::since) if it is [recovered](Self::recovered), else the latest ones. Empty in
+    /// [`Membership::with_snapshot`](super::Membership::with_snapshot).
     pub messages: Vec<&'a HistoryEntry>,
     /// [`JoinOptions::since`](super::JoinOptions::since).
     pub since: Option<Position>,
@@ -26,7 +26,7 @@ pub struct Snapshot<'a, M> {
     /// The latest messages that the hub holds, up to the position and perhaps beyond it, as long as
     /// the room keeps them; `None` in a room without history.
     pub recent: Option<&'a Recent>,
-    /// Who is in the room on all servers; `None` for a user's own topic, and if the broker has no
+    /// The room's occupants on all servers; `None` for a user's own topic, and if the broker has no
     /// [presence](crate::Broker::presence).
     pub roster: Option<&'a Roster>,
     /// The members on this server, this one included.
@@ -34,8 +34,8 @@ pub struct Snapshot<'a, M> {
 }
 
 impl<M> Snapshot<'_, M> {
-    /// The messages as one batch; before them a gap, if the member asked for those that follow on a
-    /// position and this is not all of them. `None` if it would be empty.
+    /// The messages as one batch, after a gap if the member asked for those that follow on a
+    /// position and some of these are missing. `None` if the batch would be empty.
     #[must_use]
     pub fn batch(&self) -> Option<Batch> {
         let mut items = Vec::with_capacity(self.messages.len() + 1);
@@ -72,37 +72,49 @@ pub(super) enum JoinState {
     CatchingUp,
 }
 
-/// The owner's part in a join: what the member is given first, and at what pace it gets the rest.
+/// The caller's part in a join: what the member receives first, and the pace of the pages after
+/// that.
 ///
 /// The defaults are those of [`Hub::join`](super::Hub::join), and `()` has all of them. A closure
-/// that takes a [`Snapshot`] is a joiner whose [`on_snapshot`](Self::on_snapshot) it is.
+/// that takes a [`Snapshot`] is a joiner: its [`on_snapshot`](Self::on_snapshot).
+///
+/// ```
+/// # use chat_broker::{Hub, JoinOptions, Snapshot};
+/// # use chat_core::{ConnectionId, Deliver, Topic};
+/// # async fn example<M: Deliver + Clone + 'static>(hub: Hub<M>, lobby: Topic, member: M)
+/// # -> Result<(), Box<dyn std::error::Error>> {
+/// let greet = |snapshot: &Snapshot<'_, M>| println!("joined at {:?}", snapshot.position);
+/// hub.join_with(&lobby, ConnectionId::new(1), member, JoinOptions::default(), greet).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait Joiner<M: Deliver>: Send + 'static {
     /// Called once, before anything is delivered to the member: what is delivered afterwards
     /// follows on the position in the snapshot, with no gap and no repeat. By default the snapshot
     /// is delivered as a [batch](Snapshot::batch).
     ///
-    /// In a [rejoin](super::Membership::rejoin) without
-    /// [`since`](super::JoinOptions::since) the member goes on to receive the room instead: messages
-    /// up to the position may still be on their way to it, and arrive after the snapshot, also those
-    /// that are in it.
+    /// In a [rejoin](super::Membership::rejoin) without [`since`](super::JoinOptions::since) the
+    /// member continues to receive the room: batches that are on their way to it may arrive after the
+    /// snapshot and repeat its messages.
     ///
-    /// A member that has no room for it ([`DeliveryOutcome::Full`]) is closed as a slow consumer, and gets
-    /// nothing more: what follows would hide what it has not received.
+    /// A member whose outbox is full ([`DeliveryOutcome::Full`]) is closed as a slow consumer, and
+    /// receives nothing more.
     ///
-    /// The call is made under the topic's lock: it may put something into the member's outbox, and must not
+    /// The topic's lock is held: the call may queue something in the member's outbox, and must not
     /// block or call the hub.
     fn on_snapshot(&mut self, member: &M, snapshot: &Snapshot<'_, M>) -> DeliveryOutcome {
         snapshot.batch().map_or(DeliveryOutcome::Skipped, |batch| member.deliver(&batch))
     }
 
-    /// So many bytes of payload were read from the broker for this member, or delivered to it
-    /// beyond the snapshot. By default they are not counted.
+    /// Called with the bytes of payload that were read from the broker for this member, and with
+    /// those that were delivered to it after the snapshot. By default they are not counted.
     fn on_bytes(&mut self, bytes: usize) {
         let _ = bytes;
     }
 
-    /// Waits until `member` can take a page of 256 messages and 256 KiB. `false` if it is to get no
-    /// more: then it is closed. By default [`Deliver::drained`], and `true`.
+    /// Waits until the outbox of `member` has room for a page of 256 messages and 256 KiB. Returns
+    /// `false` to end the join: then the member is closed. By default it awaits
+    /// [`Deliver::drained`] and returns `true`.
     fn drained(&mut self, member: &M) -> impl Future<Output = bool> + Send {
         async {
             member.drained().await;
@@ -110,11 +122,11 @@ pub trait Joiner<M: Deliver>: Send + 'static {
         }
     }
 
-    /// Waits until `member` is to get no more, while this server has nothing for it: then it is
-    /// closed. By default that never happens.
+    /// Polled while this server is behind the member's position. If it resolves, the member is
+    /// closed. By default it never does.
     ///
     /// # Cancel safety
-    /// To be safe: it is dropped when the server has something.
+    /// Must be safe: it is dropped when the server has more messages for the member.
     fn interrupted(&mut self, member: &M) -> impl Future<Output = ()> + Send {
         let _ = member;
         std::future::pending()

@@ -15,14 +15,28 @@ use super::room::Waiter;
 use crate::error::BrokerError;
 use crate::presence::Departure;
 
-/// A place in a topic. Dropping it leaves the topic: nothing is delivered afterwards, and
-/// the others are told at once that the user has left, if this was the user's last place.
+/// A member's subscription to a topic. Dropping it leaves the topic: nothing is delivered to the
+/// member afterwards, and if it was the user's last one in the topic, on all servers, members
+/// receive the leave at once.
+///
+/// ```
+/// # use chat_broker::{Hub, JoinOptions};
+/// # use chat_core::{ConnectionId, Deliver, RoomId, Topic};
+/// # async fn example<M: Deliver + Clone + 'static>(hub: Hub<M>, member: M)
+/// # -> Result<(), Box<dyn std::error::Error>> {
+/// let lobby = Topic::Room(RoomId::new("lobby")?);
+/// let membership = hub.join(&lobby, ConnectionId::new(1), member, JoinOptions::default()).await?;
+/// assert_eq!(membership.topic(), &lobby);
+/// drop(membership); // The member has left.
+/// # Ok(())
+/// # }
+/// ```
 pub struct Membership<M: Deliver + Clone> {
     pub(super) shared: Arc<Shared<M>>,
     pub(super) topic: Topic,
     pub(super) id: ConnectionId,
     pub(super) member_slot: MemberSlot<M>,
-    /// Who is told to be in the room by this.
+    /// The user whom this membership announces in the room.
     pub(super) user: Option<UserId>,
     pub(super) is_disconnected: bool,
     pub(super) has_left: bool,
@@ -35,7 +49,17 @@ impl<M: Deliver + Clone> Membership<M> {
         &self.topic
     }
 
-    /// Looks at the topic under its lock: `look` must not block or call the hub.
+    /// Calls `read` with the topic's state, if it is live. The topic's lock is held:
+    /// `read` must not block or call the hub.
+    ///
+    /// ```
+    /// # use chat_broker::Membership;
+    /// # fn example<M: chat_core::Deliver + Clone>(membership: &Membership<M>) {
+    /// let mut users = 0;
+    /// membership.with_snapshot(|snapshot| users = snapshot.roster.map_or(0, |roster| roster.count()));
+    /// println!("{users} users");
+    /// # }
+    /// ```
     pub fn with_snapshot(&self, read: impl FnOnce(Snapshot<'_, M>)) {
         self.shared.registry.update(&self.topic, |room| {
             room.state.sequence.expire(Instant::now());
@@ -43,19 +67,19 @@ impl<M: Deliver + Clone> Membership<M> {
         });
     }
 
-    /// Whether the member receives nothing more, though it is in the topic until this is dropped: it
-    /// was closed as a slow consumer, or because it could not be given what it missed, or has
-    /// answered its snapshot or a page of what it missed with
-    /// [`Closed`](chat_core::DeliveryOutcome::Closed). A [`rejoin`](Self::rejoin) ends that.
+    /// Whether the member receives nothing more, though its membership lasts until this is dropped: it
+    /// was closed as a slow consumer, or because the messages it missed could not be read, or it
+    /// answered its snapshot or a page with [`Closed`](chat_core::DeliveryOutcome::Closed). A
+    /// [`rejoin`](Self::rejoin) attaches it again.
     #[must_use]
     pub fn is_detached(&self) -> bool {
         self.member_slot.with(|_| ()).is_none()
     }
 
-    /// Waits until the topic no longer stands at `from`, the position of a [`Snapshot`]: until more
-    /// has been delivered to its members, the latest of which may still be on its way. Returns at
-    /// once if it stands elsewhere. A topic in which nothing is published does not move, nor does any
-    /// after the [driver](crate::HubDriver) has ended, so give it a time limit.
+    /// Waits until the topic's position differs from `from`, that of a [`Snapshot`]: until a later
+    /// message was put into a batch for its members. Returns at once if it differs already. In a
+    /// topic without publications, and after the [driver](crate::HubDriver) has ended, it does not
+    /// return: use a timeout.
     ///
     /// # Cancel safety
     /// Safe: nothing is taken.
@@ -67,9 +91,9 @@ impl<M: Deliver + Clone> Membership<M> {
         }
     }
 
-    /// Has `member` receive what follows on the snapshot that `start` is given, in one step with
-    /// it, if `in_memory` finds in the room all that the member is to get before. If not, nothing has
-    /// changed. The member receives nothing if `start` returns `false`.
+    /// Passes `start` a snapshot, and makes `member` receive what follows on it, in one step under
+    /// the room's lock; but only if `in_memory` finds in the room all that the member must get
+    /// before. If not, nothing changes. The member receives nothing if `start` returns `false`.
     pub(super) fn attach<T>(
         &mut self,
         member: M,
@@ -79,9 +103,10 @@ impl<M: Deliver + Clone> Membership<M> {
         let attached = self.shared.registry.update(&self.topic, |room| {
             room.state.sequence.expire(Instant::now());
             let found = in_memory(&room.state.snapshot(&self.topic, room.members())?)?;
-            // Another member_slot: batches that were cut before the snapshot hold the one before. A worker may
-            // be delivering one of them right now, so that member_slot is vacated before `start`: afterwards
-            // it could still put into the same outbox, behind the snapshot, what is in the snapshot.
+            // A new slot, since batches that were cut before the snapshot hold the old one. A
+            // worker may be delivering one of them now, so the old slot is detached before `start`:
+            // detached after it, the worker could queue messages behind the snapshot that the
+            // snapshot contains.
             self.member_slot.detach();
             let member_slot = MemberSlot::new(member);
             room.replace(self.id, member_slot.clone());
@@ -97,17 +122,30 @@ impl<M: Deliver + Clone> Membership<M> {
         }
     }
 
-    /// The member receives nothing until it is [attached](Self::attach).
+    /// Stops deliveries to the member until it is [attached](Self::attach).
     pub(super) fn detach(&self) {
         self.member_slot.detach();
     }
 
-    /// Waits until the topic is subscribed: what is published from then on arrives. Only
-    /// for a member that was [attached](crate::Hub::attach) is it not so already.
+    /// Waits until the topic is subscribed: what is published from then on arrives. After a
+    /// [join](crate::Hub::join) it is; a member that was [attached](crate::Hub::attach) may have to
+    /// wait.
+    ///
+    /// ```
+    /// # use chat_broker::Hub;
+    /// # use chat_core::{ConnectionId, Deliver, Topic, UserId};
+    /// # async fn example<M: Deliver + Clone + 'static>(hub: Hub<M>, member: M)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// let own = Topic::User(UserId::new("ann")?);
+    /// let membership = hub.attach(&own, ConnectionId::new(1), member);
+    /// membership.subscribed().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// What [`Broker::subscribe`](crate::Broker::subscribe) reports. The member stays registered; the
-    /// hub keeps retrying.
+    /// What [`Broker::subscribe`](crate::Broker::subscribe) reports. The member stays registered;
+    /// the hub keeps retrying.
     ///
     /// # Cancel safety
     /// Safe: the membership does not depend on it.
@@ -118,7 +156,7 @@ impl<M: Deliver + Clone> Membership<M> {
         }
     }
 
-    /// The answer when the topic goes live, or cannot for now; `None` if it is live.
+    /// A future of the moment in which the topic goes live, or fails to; `None` if it is live.
     pub(super) fn wait_to_go_live(&self) -> Option<oneshot::Receiver<Result<(), BrokerError>>> {
         let waiting = self.shared.registry.update(&self.topic, |room| {
             if !room.state.is_waiting() {
@@ -135,13 +173,14 @@ impl<M: Deliver + Clone> Membership<M> {
         waiting.flatten()
     }
 
-    /// Puts another handle in the place of this member's, unless that is
-    /// [detached](Self::is_detached).
+    /// Replaces this member's handle, unless it is [detached](Self::is_detached): later batches are
+    /// delivered to `member`.
     pub fn replace(&self, member: M) {
         self.member_slot.replace(member);
     }
 
-    /// Changes what is told of the user to `occupant`, who must be the same user, to all servers.
+    /// Changes the user's information to that of `occupant`, on all servers. Has no effect if
+    /// `occupant` is another user than the one that joined.
     pub fn rename(&self, occupant: Occupant) {
         if self.user.as_ref() == Some(&occupant.user) {
             self.shared.rename(&self.topic, occupant);
@@ -149,12 +188,24 @@ impl<M: Deliver + Clone> Membership<M> {
     }
 
     /// Leaves the topic at once, as dropping it does. The future resolves when the
-    /// [roster](Snapshot::roster) of this server shows it: when the user is not in it, unless
-    /// another connection or server holds the user. While the broker is away that takes as long,
-    /// so give it a time limit.
+    /// [roster](Snapshot::roster) of this server no longer lists the user; earlier
+    /// if another connection or server holds the user. While the broker is unavailable it does not
+    /// resolve: use a timeout.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use chat_broker::Membership;
+    /// # async fn example<M: chat_core::Deliver + Clone + 'static>(membership: Membership<M>) {
+    /// let leave = membership.leave(); // The member receives nothing from here on.
+    /// let shown = tokio::time::timeout(Duration::from_secs(1), leave).await;
+    /// if shown.is_err() {
+    ///     println!("the roster may still list the user");
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
-    /// The topic is left before the future is polled; dropping it changes nothing.
+    /// Safe: the member has left before the future is polled.
     pub fn leave(mut self) -> impl Future<Output = ()> + Send + use<M> {
         let departure = self.leave_now();
         let (shared, topic) = (Arc::clone(&self.shared), self.topic.clone());
@@ -173,8 +224,8 @@ impl<M: Deliver + Clone> Membership<M> {
         self.shared.leave_presence(&self.topic, &user, self.is_disconnected)
     }
 
-    /// Leaves the topic as one whose connection was lost: the others are told only if the
-    /// user is not back in time, here or on another server; see [`HubConfig::grace`](crate::HubConfig::grace).
+    /// Leaves the topic as a lost connection: members receive the leave only if the user does not
+    /// return within the [grace](crate::HubConfig::grace) time, to this server or another.
     pub fn disconnect(mut self) {
         self.is_disconnected = true;
     }
@@ -182,7 +233,7 @@ impl<M: Deliver + Clone> Membership<M> {
 
 impl<M: Deliver + Clone> Drop for Membership<M> {
     fn drop(&mut self) {
-        // Unless that was done already.
+        // `leave` has done it already.
         if !self.has_left {
             self.leave_now();
         }

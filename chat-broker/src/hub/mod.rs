@@ -6,7 +6,7 @@
 //!                ▼                                          ▼
 //!  ┌── Registry: topic → members, RoomState ──┐          Broker
 //!  │ first member / last member               │             │
-//!  │        │ edges                           │             │ BrokerEvents
+//!  │        │ DirtyTopics                     │             │ BrokerEvents
 //!  │        ▼                                 │             ▼
 //!  │    Interest ── subscribe, positions ───────────▶   Ingest
 //!  │        │ the room goes live              │             │ publications
@@ -17,9 +17,9 @@
 //!  └──────────────────────────────────────────┘
 //! ```
 //!
-//! [`Hub`] is what connections hold. [`HubDriver`] is the work behind it: four loops in
-//! one future, which the caller spawns; and further [`workers`](HubConfig::workers) of the
-//! fan-out, on a machine with many cores.
+//! Connections hold a [`Hub`]. [`HubDriver`] does its work: four loops in one future, which the
+//! caller spawns, and the further [`workers`](HubConfig::workers) of the fan-out on threads of
+//! their own.
 
 mod awaited;
 mod backlog;
@@ -73,13 +73,13 @@ pub use membership::Membership;
 pub use publish::unix_millis;
 pub use stats::HubStats;
 
-/// Topics that one call looks at before it lets other tasks run.
+/// Topics that one call visits before it yields to other tasks.
 const TOPICS_PER_TURN: usize = 256;
 
-/// The members of all topics on this server, kept in step with a broker.
+/// The members of all topics on this server, in step with a broker.
 ///
-/// A clone is another handle on the same hub. `M` is the handle on a member: cheap to
-/// clone, an [`Arc`] for one.
+/// A clone is another handle on the same hub. `M` is the handle of a member and should be cheap to
+/// clone, such as an [`Arc`].
 pub struct Hub<M> {
     shared: Arc<Shared<M>>,
 }
@@ -96,16 +96,41 @@ struct Shared<M> {
     records_changed: Notify,
     /// Rooms with members.
     rooms: AtomicUsize,
-    /// Memory that all rooms hold for newcomers.
+    /// Payload that all rooms hold for joins, in bytes.
     recent_bytes: AtomicUsize,
-    /// The driver is gone: no join completes any more.
+    /// The driver has ended: no join completes any more.
     ended: AtomicBool,
 }
 
 impl<M: Deliver + Clone + 'static> Hub<M> {
-    /// A hub over `broker`, whose events are `events`; and the work behind it, to be
-    /// spawned. If the broker has no [presence](Broker::presence), the hub logs so once and does
-    /// without: snapshots have no roster, and members receive no presence events.
+    /// A hub over `broker`, whose events are `events`, and the driver, which the caller spawns. If
+    /// the broker has no [presence](Broker::presence), the hub logs that once; then snapshots have
+    /// no roster, and members receive no presence events.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use chat_broker::{Hub, HubConfig, MemoryBroker};
+    /// use chat_core::{Batch, CloseReason, Deliver, DeliveryOutcome};
+    ///
+    /// #[derive(Clone)]
+    /// struct Printer;
+    ///
+    /// impl Deliver for Printer {
+    ///     fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
+    ///         println!("{} bytes for {}", batch.payload_len(), batch.topic());
+    ///         DeliveryOutcome::Queued
+    ///     }
+    ///     fn close(&self, _: CloseReason) {}
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let (broker, events) = MemoryBroker::connect();
+    /// let (hub, driver) = Hub::<Printer>::new(Arc::new(broker), events, HubConfig::default());
+    /// tokio::spawn(driver.run());
+    /// assert_eq!(hub.topics(), 0);
+    /// # }
+    /// ```
     #[must_use]
     pub fn new(
         broker: Arc<dyn Broker>,
@@ -114,8 +139,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     ) -> (Self, HubDriver<M>) {
         if broker.presence().is_none() {
             tracing::warn!(
-                "the broker has no presence: no presence events, and a member that asks who is in a \
-                 room gets itself alone"
+                "the broker has no presence: rooms send no presence events, and a member list holds \
+                 only the member that asks for it"
             );
         }
         let shared = Arc::new(Shared {
@@ -134,9 +159,9 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         (Self { shared: Arc::clone(&shared) }, HubDriver { shared, events })
     }
 
-    /// Makes `member` a member of `topic` at once, until the [`Membership`] is dropped,
-    /// without waiting for the broker: the topic is subscribed as soon as that can be
-    /// done. For topics that have no sequence to be in step with.
+    /// Makes `member` a member of `topic` at once, until the [`Membership`] is dropped, without
+    /// waiting for the broker; the topic is subscribed as soon as possible. For topics without a
+    /// history, such as a user's own: see [`Membership::subscribed`].
     #[must_use = "dropping the membership leaves the topic"]
     pub fn attach(&self, topic: &Topic, id: ConnectionId, member: M) -> Membership<M> {
         let member_slot = MemberSlot::new(member);
@@ -164,16 +189,26 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         Membership { shared, topic, id, member_slot, user, is_disconnected: false, has_left: false }
     }
 
-    /// Ends the [grace](HubConfig::grace) of `user` in `topic`, or in all topics if that is `None`: where
-    /// all connections of the user on this server were lost, the user leaves now. A user who has a
+    /// Ends the [grace](HubConfig::grace) of `user` in `topic`, or in all topics if that is `None`: if
+    /// all connections of the user on this server were lost, the user leaves now. A user with a
     /// connection stays.
     pub fn expire_grace(&self, topic: Option<&Topic>, user: &UserId) {
         self.shared.expire_grace(topic, user);
     }
 
-    /// Waits until the roster of `topic` on this server does not list `user`; not at all if the topic
-    /// has no members here, or too many to be listed. While the broker is away that takes as long,
-    /// so give it a time limit.
+    /// Waits until the roster of `topic` on this server does not list `user`. Returns at once if
+    /// the topic has no members here, or too many to be listed. While the broker is unavailable it
+    /// does not return: use a timeout.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use chat_broker::Hub;
+    /// # use chat_core::{Deliver, Topic, UserId};
+    /// # async fn example<M: Deliver + Clone + 'static>(hub: Hub<M>, lobby: Topic, ann: UserId) {
+    /// // After ann was kicked on another server:
+    /// let _ = tokio::time::timeout(Duration::from_secs(1), hub.absent(&lobby, &ann)).await;
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     /// Safe: it changes nothing.
@@ -195,6 +230,16 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     }
 
     /// A snapshot of the topic's members on this server.
+    ///
+    /// ```
+    /// # fn example<M: chat_core::Deliver + Clone + 'static>(
+    /// #     hub: chat_broker::Hub<M>, lobby: chat_core::Topic,
+    /// # ) {
+    /// for (id, slot) in hub.members(&lobby).iter() {
+    ///     println!("{id:?} is connected: {}", slot.member().is_some());
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn members(&self, topic: &Topic) -> Members<MemberSlot<M>> {
         self.shared.registry.members(topic)
@@ -202,18 +247,27 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
 }
 
 impl<M> Hub<M> {
-    /// The broker, to publish through.
+    /// The broker.
     #[must_use]
     pub fn broker(&self) -> &Arc<dyn Broker> {
         &self.shared.broker
     }
 
-    /// A part of a topic's history, as [`Broker::history`] gives it: an answer to another question is
-    /// an error.
+    /// Reads a part of a topic's history, and [checks](HistoryRead::check) the answer.
+    ///
+    /// ```
+    /// # use chat_broker::{BrokerError, HistoryRead, Hub};
+    /// # use chat_core::{HistoryRange, Topic};
+    /// # async fn example<M>(hub: Hub<M>, lobby: Topic) -> Result<(), BrokerError> {
+    /// let history = hub.history(HistoryRead::new(lobby, HistoryRange::Latest, 50)).await?;
+    /// println!("{} messages", history.entries.len());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// What [`Broker::history`] reports; and if the answer is none, [`BrokerError::Damaged`] or
-    /// [`BrokerError::Refused`].
+    /// What [`Broker::history`] reports; [`BrokerError::Damaged`] or [`BrokerError::Refused`] if
+    /// the answer is malformed.
     ///
     /// # Cancel safety
     /// Safe: a read.
@@ -227,13 +281,13 @@ impl<M> Hub<M> {
         self.shared.config.history.of(room)
     }
 
-    /// Waits until the [shared table](Broker::table) of the broker is to be read again: until a
-    /// node has changed it, or may have unnoticed ([`BrokerEvent::Interrupted`]), since this
-    /// returned the last time. For one caller at a time, who reads them once before the first
-    /// call; it never returns after the broker's events have ended.
+    /// Waits until the broker's [shared table](Broker::table) should be read again: until a node
+    /// has changed it, or may have while the connection was lost ([`BrokerEvent::Interrupted`]),
+    /// since the last return. For one caller at a time, which reads the table once before the first
+    /// call. It never returns after the broker's events have ended.
     ///
     /// # Cancel safety
-    /// Safe: a call that is dropped has taken nothing.
+    /// Safe: a call that is dropped loses no notification.
     ///
     /// [`BrokerEvent::Interrupted`]: crate::BrokerEvent::Interrupted
     pub async fn records_changed(&self) {
@@ -254,7 +308,7 @@ impl<M: Deliver + Clone> Hub<M> {
         self.shared.registry.len()
     }
 
-    /// How many of them are rooms.
+    /// How many rooms have members on this server.
     #[must_use]
     pub fn rooms(&self) -> usize {
         self.shared.rooms.load(Ordering::Relaxed)
@@ -281,16 +335,17 @@ impl<M> Shared<M> {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
-    /// Waits until the roster of a topic shows something, if it is known here.
+    /// Waits until the roster of a topic meets a condition, if this server has the topic.
     async fn wait_until(&self, topic: &Topic, awaited: RosterCondition) {
         let shown = self.registry.update(topic, |room| room.state.sequence.wait_until(awaited));
         if let Some(Some(shown)) = shown {
-            // It fails if the room has ended here, and is known to nobody.
+            // An error means that the room has ended on this server: nothing shows the roster.
             let _ = shown.await;
         }
     }
 
-    /// The answer to a member that waits for a room; none comes once the driver is gone.
+    /// The answer to a member that waits for a room; [`BrokerError::Closed`] once the driver has
+    /// ended.
     async fn answer<T>(
         &self,
         mut waiting: oneshot::Receiver<Result<T, BrokerError>>,
@@ -301,11 +356,11 @@ impl<M: Deliver + Clone> Shared<M> {
         waiting.await.unwrap_or(Err(BrokerError::Closed))
     }
 
-    /// The driver is gone, by the end of the events or by a panic.
+    /// Fails all waiting joins: the driver has ended, with the events or by a panic.
     fn end(&self) {
         self.ended.store(true, Ordering::Release);
         for topic in self.registry.topics() {
-            self.registry.update(&topic, |room| room.state.give_up());
+            self.registry.update(&topic, |room| room.state.drop_waiters());
         }
     }
 
@@ -329,8 +384,8 @@ impl<M: Deliver + Clone> Shared<M> {
         }
     }
 
-    /// Changes a room that has members, and has it served what it is given to tell. Keeps
-    /// the account of the memory that rooms hold for newcomers.
+    /// Changes a room that has members, queues it for fan-out if something is pending, and accounts
+    /// for the memory that it holds for joins.
     fn update<R>(
         &self,
         topic: &Topic,
@@ -346,8 +401,9 @@ impl<M: Deliver + Clone> Shared<M> {
         })
     }
 
-    /// When all rooms together hold too much, a room that grows gives up half of what it
-    /// holds, but keeps its fair share: rooms that are quiet do not starve those that are not.
+    /// Accounts for a change of the memory that a room holds. Above the budget a room that grows
+    /// evicts half, unless it holds less than its share: quiet rooms that fill the budget do not
+    /// starve a busy one.
     fn account(&self, before: usize, sequence: &mut RoomSequence) {
         let (budget, after) = (self.config.recent_bytes, sequence.recent_bytes());
         let grown = after.wrapping_sub(before);
@@ -361,22 +417,22 @@ impl<M: Deliver + Clone> Shared<M> {
     }
 }
 
-/// The work behind a [`Hub`]. Nothing is delivered unless [`run`](Self::run) is.
+/// Does the work of a [`Hub`]: without [`run`](Self::run) nothing is delivered.
 pub struct HubDriver<M> {
     shared: Arc<Shared<M>>,
     events: BrokerEvents,
 }
 
 impl<M: Deliver + Clone + 'static> HubDriver<M> {
-    /// Works until the broker's events end, that is until the broker is closed. All
-    /// [`workers`](HubConfig::workers) but one are threads of their own.
+    /// Runs until the broker's events end, that is until the broker is closed. All
+    /// [`workers`](HubConfig::workers) but one run on threads of their own.
     ///
     /// # Panics
     /// Outside of a tokio runtime, if there are several workers; and if a member's
     /// [`deliver`](Deliver::deliver) does.
     ///
     /// # Cancel safety
-    /// Not safe: what it had taken from the broker is lost. Drop it only with the hub.
+    /// Not safe: events that it had taken from the broker are lost. Drop it only with the hub.
     pub async fn run(self) {
         let Self { shared, events } = self;
         let shared = EndGuard(shared);
@@ -389,7 +445,7 @@ impl<M: Deliver + Clone + 'static> HubDriver<M> {
         tokio::select! {
             () = ingest::run(&shared.0, events) => {}
             () = fan_out::run(&shared.0, 0) => {}
-            // They work for ever, unless one panics: so does this.
+            // A helper ends only by a panic, which this task passes on.
             Some(Err(error)) = helpers.join_next() => {
                 if let Ok(panic) = error.try_into_panic() {
                     resume_unwind(panic);
@@ -401,8 +457,8 @@ impl<M: Deliver + Clone + 'static> HubDriver<M> {
     }
 }
 
-/// A further worker of the fan-out, on a thread of its own: a task would stand behind the
-/// task that wakes it, on the thread of that one.
+/// A further worker of the fan-out, on a thread of its own. A task would be scheduled on the thread
+/// of the task that wakes it, and wait behind it.
 fn helper<M: Deliver + Clone + 'static>(
     shared: Arc<Shared<M>>,
     worker: usize,
@@ -419,7 +475,7 @@ fn helper<M: Deliver + Clone + 'static>(
     }
 }
 
-/// However the work ends, nobody is left waiting for it.
+/// Fails the waiting joins however the driver ends: by its return, by a panic, or by a drop.
 struct EndGuard<M: Deliver + Clone>(Arc<Shared<M>>);
 
 impl<M: Deliver + Clone> Drop for EndGuard<M> {

@@ -1,7 +1,8 @@
-//! Which users this server holds in which rooms: what the broker is told of.
+//! The users that this server holds in rooms, as it reports them to the broker.
 //!
-//! One user is one occupant, however many connections there are. Whoever left by losing a
-//! connection is kept for a while, in case of a return to whichever server.
+//! A user is one occupant, with any number of connections. A user whose last connection was lost
+//! stays for a [grace](super::HubConfig::grace) time, so a client that reconnects, to this server
+//! or another, causes no leave and join.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -21,24 +22,25 @@ use crate::presence::Departure;
 #[derive(Debug, Default)]
 pub(super) struct Presence {
     state: Mutex<State>,
-    /// Somebody was lost.
+    /// Wakes the task that ends grace times: one has started.
     grace_started: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     users: HashMap<(Topic, UserId), LocalUser>,
-    /// Whoever was lost, in the order in which their time is up: all have equally long.
+    /// Users without connections, in the order in which their grace ends: it is equally long for
+    /// all.
     in_grace: VecDeque<(Instant, Topic, UserId)>,
 }
 
 #[derive(Debug)]
 struct LocalUser {
     connections: u32,
-    /// Until when a return is waited for, if there are none.
+    /// When the grace ends, if there are no connections.
     grace_ends: Option<Instant>,
-    /// A hash of the latest info that this server gave the broker: the info itself would be one
-    /// allocation more for each user in a room.
+    /// The hash of the info that this server last sent to the broker. The info itself would be one
+    /// more allocation for each user in a room.
     info: u64,
 }
 
@@ -55,11 +57,12 @@ fn hash(info: &Bytes) -> u64 {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
-    /// One more connection of a user is in a room.
+    /// Adds a connection of a user to a room.
     pub(super) fn enter_presence(&self, topic: &Topic, occupant: Occupant) {
-        // Without presence, no user is held: the methods below find none.
+        // Without presence no user is added here, so the methods below find none.
         let Some(tracker) = self.broker.presence() else { return };
-        // Not under the lock below, which no lock of a room is taken under.
+        // Before the lock below: a room's lock is never taken under it, so no order of the two can
+        // deadlock.
         let is_listed = self.lists(topic, &occupant);
         let info = hash(&occupant.info);
         let mut state = self.presence.state();
@@ -68,8 +71,8 @@ impl<M: Deliver + Clone> Shared<M> {
                 let user = user.get_mut();
                 user.connections += 1;
                 user.grace_ends = None;
-                // The broker knows this user by this name. The roster alone does not prove it: it may
-                // not show yet that this server has sent another name since.
+                // The broker has this user under this name: no call. The roster alone does not
+                // prove that: it may not show yet that this server has sent another name since.
                 if is_listed && user.info == info {
                     return;
                 }
@@ -79,7 +82,8 @@ impl<M: Deliver + Clone> Shared<M> {
                 entry.insert(LocalUser { connections: 1, grace_ends: None, info });
             }
         }
-        // Under the lock, so that the broker gets the changes of a user in this order.
+        // Under the lock: a leave of the same user on another thread would else overtake this, and
+        // the broker would not hold a user who is here.
         tracker.enter(topic, occupant);
     }
 
@@ -89,7 +93,7 @@ impl<M: Deliver + Clone> Shared<M> {
 }
 
 impl<M> Shared<M> {
-    /// A user who is in a room has another name there.
+    /// Sends another name of a user who is in a room.
     pub(super) fn rename(&self, topic: &Topic, occupant: Occupant) {
         let mut state = self.presence.state();
         if let Some(user) = state.users.get_mut(&(topic.clone(), occupant.user.clone())) {
@@ -100,8 +104,8 @@ impl<M> Shared<M> {
         }
     }
 
-    /// One connection less; `is_disconnected` if it may come back. If this was the last one and is not
-    /// lost, the user leaves.
+    /// Removes a connection of a user from a room. With the last one the user leaves: at once, or
+    /// after the grace time if `is_disconnected`.
     pub(super) fn leave_presence(
         &self,
         topic: &Topic,
@@ -126,20 +130,20 @@ impl<M> Shared<M> {
         self.broker.presence().map(|tracker| tracker.leave(topic, user))
     }
 
-    /// Waits no longer for a return of `user`, to `topic` or, if that is `None`, to any.
+    /// Ends the grace of `user` in `topic`, or in all topics if that is `None`.
     pub(super) fn expire_grace(&self, topic: Option<&Topic>, user: &UserId) {
         let mut state = self.presence.state();
-        let State { held, lost } = &mut *state;
-        lost.retain(|(until, lost_topic, lost_user)| {
-            let is_meant = lost_user == user && topic.is_none_or(|topic| topic == lost_topic);
-            if is_meant {
-                self.end_grace(held, *until, lost_topic.clone(), lost_user.clone());
+        let State { users, in_grace } = &mut *state;
+        in_grace.retain(|(until, lost_topic, lost_user)| {
+            let matches = lost_user == user && topic.is_none_or(|topic| topic == lost_topic);
+            if matches {
+                self.end_grace(users, *until, lost_topic.clone(), lost_user.clone());
             }
-            !is_meant
+            !matches
         });
     }
 
-    /// Lets those go whose time is up. Returns when the next one's is.
+    /// Makes the users leave whose grace has ended. Returns when the next one ends.
     fn expire_due(&self) -> Option<Instant> {
         let mut state = self.presence.state();
         let now = Instant::now();
@@ -169,7 +173,7 @@ impl<M> Shared<M> {
     }
 }
 
-/// Works for ever.
+/// Ends grace times; it never returns.
 pub(super) async fn run<M>(shared: &Shared<M>) {
     loop {
         match shared.expire_due() {

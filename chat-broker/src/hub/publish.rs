@@ -1,4 +1,4 @@
-//! Messages of the application's own, by the rules of the room.
+//! Publishes messages of the application, by the history rule of the room.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,9 +10,9 @@ use crate::error::BrokerError;
 use crate::publish::{PublishOptions, Receipt};
 
 impl<M> Hub<M> {
-    /// Publishes a message of `user` to `room`, with the current time and as long as the room's
-    /// [history rule](crate::HubConfig::history) says. Returns once it is queued, as
-    /// [`Broker::publish`](crate::Broker::publish) does; all members receive it, on every server.
+    /// Publishes a message of `user` to `room`, with the current time, and stores it by the room's
+    /// [history rule](crate::HubConfig::history). Returns once it is queued, as
+    /// [`Broker::publish`](crate::Broker::publish) does. All members on all servers receive it.
     ///
     /// A [key](Content::key) makes it safe to publish a message again after an error: within five
     /// minutes, the same user's message with the same key in the same room is published once.
@@ -49,8 +49,18 @@ impl<M> Hub<M> {
 }
 
 impl HistoryRules {
-    /// A message of `user` to `room` at the current time, as [`Broker::publish`] takes it: for a
-    /// publisher without a [`Hub`].
+    /// The payload and options for [`Broker::publish`] of a message of `user` to `room` at the
+    /// current time, for a publisher without a [`Hub`].
+    ///
+    /// ```
+    /// # use chat_broker::{Broker, BrokerError, HistoryRules};
+    /// # use chat_core::{Content, RoomId, Sender, Topic};
+    /// # async fn example(broker: &dyn Broker, room: RoomId, bot: Sender<'_>) -> Result<(), BrokerError> {
+    /// let (payload, options) = HistoryRules::default().prepare(&room, bot, &Content::from("hi"));
+    /// broker.publish(&Topic::Room(room), payload, options).await?.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// [`Broker::publish`]: crate::Broker::publish
     #[must_use]
@@ -63,7 +73,8 @@ impl HistoryRules {
         let key = content.key.as_deref();
         let mut options = PublishOptions::default().retention(self.of(room));
         if let Some(key) = key.filter(|_| options.is_persistent()) {
-            // Not the key of another user: an id holds no control character.
+            // The user is part of the key, so users cannot use each other's keys. An id has no
+            // control character, so no id and key equal another id and key.
             options = options.key(format!("{}\n{key}", user.id));
         }
         let (text, data) = (&*content.message, content.data);

@@ -13,28 +13,30 @@ use super::member_slot::MemberSlot;
 use super::sequence::{Ingested, RoomSequence};
 use crate::error::BrokerError;
 
-/// What the hub keeps of a topic while it has members: what is known of it, what the members have
-/// yet to get, and where those who join begin.
+/// The state of a topic while it has members: what this server knows of it, what the members have
+/// yet to receive, and the position at which a member joins.
 pub(super) struct RoomState<M> {
     pub(super) phase: Phase<M>,
     pub(super) sequence: RoomSequence,
     pub(super) backlog: RoomBacklog,
-    /// Wakes those who wait for the next cut, if there are any.
-    moved: Option<Arc<Notify>>,
+    /// Wakes the tasks that wait for the next cut, if there are any.
+    cut_notify: Option<Arc<Notify>>,
 }
 
 pub(super) enum Phase<M> {
-    /// Not subscribed yet, or not read yet. Nothing is delivered: every member is waiting.
+    /// The topic is not subscribed yet, or not read yet. Nothing is delivered; every member waits.
     Waiting(Vec<Waiter<M>>),
-    /// In step with the broker.
+    /// The topic is in step with the broker.
     Live {
-        /// The latest message given to the fan-out: where a member joins.
+        /// The position of the latest message in a batch. A member joins there: it receives the
+        /// next batch, and earlier messages are in its snapshot.
         cut: Option<Position>,
     },
 }
 
-/// A member that waits for the room to go live. Called with the room as it does, under its lock:
-/// nothing is delivered to the member before. Or with why it cannot go live for now.
+/// The callback of a member that waits for the room to go live. It is called under the room's lock
+/// when the room does, before anything is delivered to the member; or with the reason why the room
+/// cannot go live.
 pub(super) type Waiter<M> = Box<dyn FnOnce(Result<Snapshot<'_, M>, BrokerError>) + Send>;
 
 impl<M> RoomState<M> {
@@ -68,7 +70,7 @@ impl<M> RoomState<M> {
         })
     }
 
-    /// Takes a publication from the broker.
+    /// Accepts a publication from the broker.
     pub(super) fn accept(&mut self, payload: Bytes, position: Option<Position>) -> Ingested {
         let taken = self.sequence.accept(payload, position, &mut self.backlog.pending);
         if self.is_waiting() {
@@ -77,7 +79,7 @@ impl<M> RoomState<M> {
         taken
     }
 
-    /// Takes a change of who is in the room.
+    /// Accepts a change of the room's occupants.
     pub(super) fn change_presence(
         &mut self,
         version: u64,
@@ -95,13 +97,13 @@ impl<M> RoomState<M> {
         self.sequence.mark_stale(is_live, &mut self.backlog.pending)
     }
 
-    /// The broker was away, for this server if not for all.
+    /// The connection to the broker was lost and is back.
     pub(super) fn interrupt(&mut self) -> Ingested {
         let is_live = !self.is_waiting();
         self.sequence.interrupt(is_live, &mut self.backlog.pending)
     }
 
-    /// Takes what was read; the first time, the room goes live.
+    /// Accepts the result of a read. The first makes the room live.
     pub(super) fn finish_reads(
         &mut self,
         topic: &Topic,
@@ -116,7 +118,8 @@ impl<M> RoomState<M> {
         read.taken
     }
 
-    /// All who wait join here. What arrived since the subscription stays pending, and follows.
+    /// Makes the room live: all members that wait join at `cut`. Items that arrived since the
+    /// subscription stay pending, and are delivered next.
     pub(super) fn go_live(
         &mut self,
         topic: &Topic,
@@ -125,6 +128,8 @@ impl<M> RoomState<M> {
     ) {
         let live = Phase::Live { cut };
         let Phase::Waiting(waiters) = std::mem::replace(&mut self.phase, live) else { return };
+        // The phase is live by now, so the snapshot of each waiter is that of a join to a live
+        // room.
         for waiter in waiters {
             if let Some(snapshot) = self.snapshot(topic, members) {
                 waiter(Ok(snapshot));
@@ -132,33 +137,33 @@ impl<M> RoomState<M> {
         }
     }
 
-    /// Gives the members of a big room its count.
+    /// Sends the members of a large room the number of its occupants.
     pub(super) fn send_count(&mut self) {
         self.sequence.send_count(&mut self.backlog.pending);
     }
 
-    /// Takes one batch of what is pending, and moves on to its end.
+    /// Takes the items of one batch, and moves the cut to its last position.
     pub(super) fn cut(&mut self) -> Vec<Item> {
         let Phase::Live { cut } = &mut self.phase else { return Vec::new() };
         let items = self.backlog.cut();
         let last = items.iter().rev().find_map(Item::position);
         if last.is_some() {
             *cut = last;
-            if let Some(moved) = self.moved.take() {
-                moved.notify_waiters();
+            if let Some(notify) = self.cut_notify.take() {
+                notify.notify_waiters();
             }
         }
         items
     }
 
-    /// Waits for the next cut that moves the room on, if it stands at `from`.
+    /// Waits for the next cut with a position, if the cut is at `from`.
     pub(super) fn position_changed(&mut self, from: Option<Position>) -> Option<OwnedNotified> {
-        let stands = matches!(self.phase, Phase::Live { cut } if cut == from);
-        stands.then(|| Arc::clone(self.moved.get_or_insert_default()).notified_owned())
+        let is_there = matches!(self.phase, Phase::Live { cut } if cut == from);
+        is_there.then(|| Arc::clone(self.cut_notify.get_or_insert_default()).notified_owned())
     }
 
-    /// The room never goes live: those who wait get no answer.
-    pub(super) fn give_up(&mut self) {
+    /// The driver has ended, so the room never goes live: drops the waiters, whose joins then fail.
+    pub(super) fn drop_waiters(&mut self) {
         if let Phase::Waiting(waiters) = &mut self.phase {
             waiters.clear();
         }
@@ -171,7 +176,7 @@ impl<M> Default for RoomState<M> {
             phase: Phase::Waiting(Vec::new()),
             sequence: RoomSequence::default(),
             backlog: RoomBacklog::default(),
-            moved: None,
+            cut_notify: None,
         }
     }
 }

@@ -1,8 +1,7 @@
-//! What this server knows of a topic, in step with the broker: the sequence of its messages and who
-//! is in it.
+//! The sequence of a topic's messages, and its occupants, in step with the broker.
 //!
-//! Events and reads go in, in whatever order they arrive; what the members are to get comes out, in
-//! order, into the queue that is handed in.
+//! It accepts events and results of reads in any order, and appends the items for the members, in
+//! order, to the queue that each call is given.
 
 use std::time::Duration;
 
@@ -19,57 +18,59 @@ use super::call::Reads;
 use super::config::HubConfig;
 use crate::history::HistoryRead;
 
-/// The latest messages of one room that are held for members that join, and their payload.
+/// Maximum messages of one room that are held for joins, and bytes of their payload.
 const RECENT_MESSAGES: usize = 256;
 const RECENT_BYTES: usize = 512 * 1024;
 
-/// Messages in one read of a history.
+/// Maximum messages in one read of a history.
 const READ_LIMIT: u32 = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct RoomSequence {
     /// The messages; `None` without history.
     timeline: Option<Timeline>,
-    /// When the history expires; `None` without history, and if that is too far ahead for a clock.
+    /// When the history expires; `None` without history, and if an `Instant` cannot hold the time.
     expires: Option<Instant>,
-    /// Who is in the room; `None` for a user's own topic, and on a broker without presence.
+    /// The room's occupants; `None` for a user's own topic, and on a broker without presence.
     roster: Option<Roster>,
-    /// Those who wait for the roster to show something.
+    /// Callers that wait for the roster to meet a condition.
     waiting: Waiting,
-    /// Reads are under way, and for this room: not for one of the same name before it.
+    /// A read is under way that this room began. The result of one that an earlier room of the same
+    /// topic began is dropped: it may be older than this room's subscription.
     reading: bool,
-    /// Since when messages are known to be missing.
+    /// When messages were first known to be missing.
     gap_since: Option<Instant>,
-    /// The broker was away, and other servers may have yet to give it their users: until then they
-    /// are not asked for.
+    /// The connection to the broker was lost, and other servers may have yet to send their users to
+    /// a broker that lost its data. Until they had the time, the roster is not read: members would
+    /// get a leave, and then a join, for each user.
     presence_stale: bool,
 }
 
-/// What became of something that the room took.
+/// What the hub counts after an event or a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Ingested {
-    /// A repeat, dropped.
+    /// The publication was a repeat, and dropped.
     pub(super) repeat: bool,
-    /// Gaps that the members get.
+    /// Gaps that the members receive.
     pub(super) gaps: u64,
-    /// Messages that had been missed and were read.
+    /// Missed messages that were read.
     pub(super) repaired: u64,
-    /// How long they had been known to be missing.
+    /// How long messages were known to be missing.
     pub(super) missing_for: Option<Duration>,
 }
 
-/// What a read has come to.
+/// The result of a read.
 #[derive(Debug, Default)]
 pub(super) struct FinishedRead {
     pub(super) taken: Ingested,
-    /// All is known that members have to be told of when they join.
+    /// The position and the roster are known: members can join.
     pub(super) is_known: bool,
-    /// Where the sequence begins for them, if this was its first read.
+    /// The position at which members join, if this was the first read.
     pub(super) opened: Option<Position>,
 }
 
 impl RoomSequence {
-    /// What is kept of a topic depends on what it is.
+    /// The state of a topic that begins: a user's topic has neither history nor roster.
     pub(super) fn new(topic: &Topic, config: &HubConfig, has_presence: bool) -> Self {
         let Some(room) = topic.as_room() else { return Self::default() };
         let recent = |retention| Recent::new(retention, RECENT_MESSAGES, RECENT_BYTES);
@@ -88,7 +89,7 @@ impl RoomSequence {
         self.roster.as_ref()
     }
 
-    /// Drops the messages whose time is over, as the broker does: before a member joins.
+    /// Drops expired messages before a member joins, as the broker does.
     pub(super) fn expire(&mut self, now: Instant) {
         if let Some(timeline) = &mut self.timeline
             && self.expires.take_if(|expires| *expires <= now).is_some()
@@ -97,14 +98,14 @@ impl RoomSequence {
         }
     }
 
-    /// Each new message extends the lifetime of all. The age of messages that a room was opened
-    /// with is not known: it counts from then.
+    /// Extends the lifetime of all messages, as each new one does. The age of those that the first
+    /// read returned is not known: their lifetime starts with the read.
     fn renew(&mut self, now: Instant) {
         let ttl = self.recent().map(|recent| recent.retention().ttl);
         self.expires = ttl.and_then(|ttl| now.checked_add(ttl));
     }
 
-    /// Takes a publication from the broker.
+    /// Accepts a publication from the broker.
     pub(super) fn accept(
         &mut self,
         payload: Bytes,
@@ -129,7 +130,7 @@ impl RoomSequence {
         taken
     }
 
-    /// Takes a change of who is in the room.
+    /// Accepts a change of the room's occupants.
     pub(super) fn change_presence(
         &mut self,
         version: u64,
@@ -144,21 +145,21 @@ impl RoomSequence {
         }
     }
 
-    /// Whether the roster lists a user with this info, and nothing suggests that it has missed a
-    /// change: no snapshot is wanted or being read, and the broker has not just been away.
+    /// Whether the roster lists the user with this info and is up to date: no snapshot is needed or
+    /// being read, and the connection to the broker was not just lost.
     pub(super) fn lists(&self, Occupant { user, info, .. }: &Occupant) -> bool {
         let is_current = |roster: &&Roster| !roster.wants_snapshot();
         let listed = self.roster.as_ref().filter(is_current).and_then(Roster::listed);
-        let is_settled = !(self.presence_stale || self.reading);
-        is_settled && listed.is_some_and(|listed| listed.get(user) == Some(info))
+        let is_steady = !(self.presence_stale || self.reading);
+        is_steady && listed.is_some_and(|listed| listed.get(user) == Some(info))
     }
 
-    /// Waits until the roster shows something; `None` if it does, or is not read yet.
+    /// Waits until the roster meets a condition; `None` if it does already, or is not read yet.
     pub(super) fn wait_until(&mut self, awaited: RosterCondition) -> Option<oneshot::Receiver<()>> {
-        self.waiting.until(awaited, self.roster.as_ref()?)
+        self.waiting.wait_until(awaited, self.roster.as_ref()?)
     }
 
-    /// Publications may have been missed. A room without history can only say so, if it is live.
+    /// Publications may have been missed. A room without history sends a gap, if it is live.
     pub(super) fn mark_stale(&mut self, is_live: bool, out: &mut Vec<Item>) -> Ingested {
         if let Some(roster) = &mut self.roster {
             roster.mark_stale();
@@ -174,14 +175,14 @@ impl RoomSequence {
         Ingested { gaps: u64::from(is_gap), ..Ingested::default() }
     }
 
-    /// The broker was away, for this server if not for all. A room with history is compared with
-    /// the broker; one without can only say so.
+    /// The connection to the broker was lost and is back. The hub compares the position of a room
+    /// with history with the broker's; a room without history sends a gap.
     pub(super) fn interrupt(&mut self, is_live: bool, out: &mut Vec<Item>) -> Ingested {
         self.presence_stale = is_live;
         if self.timeline.is_some() { Ingested::default() } else { self.mark_stale(is_live, out) }
     }
 
-    /// All servers have had time to give the broker their users.
+    /// All servers have had the time to send the broker their users: the roster needs a read.
     pub(super) fn refresh_roster(&mut self) {
         self.presence_stale = false;
         if let Some(roster) = &mut self.roster {
@@ -189,7 +190,7 @@ impl RoomSequence {
         }
     }
 
-    /// The broker's sequence stands at `position`.
+    /// Compares the sequence with the broker's, which is at `position`.
     pub(super) fn check(&mut self, position: Position) {
         if let Some(timeline) = &mut self.timeline
             && timeline.is_behind(position)
@@ -204,7 +205,7 @@ impl RoomSequence {
         self.timeline.as_ref().is_some_and(Timeline::wants_read) || self.wants_occupancy()
     }
 
-    /// Whether there is nothing of this topic that could be read: no history, and no presence.
+    /// Whether the topic has nothing to read: no history, and no presence.
     pub(super) fn reads_nothing(&self) -> bool {
         self.timeline.is_none() && self.roster.is_none()
     }
@@ -213,7 +214,7 @@ impl RoomSequence {
         !self.presence_stale && self.roster.as_ref().is_some_and(Roster::wants_snapshot)
     }
 
-    /// Adds what is to be read.
+    /// Adds the reads that this room needs, and marks them as under way.
     pub(super) fn begin_reads(&mut self, topic: &Topic, reads: &mut Reads) {
         self.reading = true;
         if let Some(range) = self.timeline.as_mut().and_then(Timeline::begin_read) {
@@ -227,7 +228,7 @@ impl RoomSequence {
         }
     }
 
-    /// Takes what was read.
+    /// Accepts the results of reads.
     pub(super) fn finish_reads(
         &mut self,
         history: Option<History>,
@@ -265,7 +266,7 @@ impl RoomSequence {
         finished
     }
 
-    /// The reads came to nothing.
+    /// The reads failed: they are needed again.
     pub(super) fn fail_reads(&mut self) {
         if !std::mem::take(&mut self.reading) {
             return;
@@ -278,24 +279,24 @@ impl RoomSequence {
         }
     }
 
-    /// Whether the members of a big room have yet to get its count.
+    /// Whether the members of a large room have yet to receive the number of its occupants.
     pub(super) fn count_changed(&self) -> bool {
         self.roster.as_ref().is_some_and(Roster::has_unannounced_count)
     }
 
-    /// Gives the members of a big room its count.
+    /// Sends the members of a large room the number of its occupants.
     pub(super) fn send_count(&mut self, out: &mut Vec<Item>) {
         if let Some(roster) = &mut self.roster {
             roster.announce_count(out);
         }
     }
 
-    /// Memory held for members that join, in bytes.
+    /// Payload held for joins, in bytes.
     pub(super) fn recent_bytes(&self) -> usize {
         self.recent().map_or(0, Recent::bytes)
     }
 
-    /// Drops the older half of it.
+    /// Drops the older half of the messages held for joins.
     pub(super) fn evict(&mut self) {
         if let Some(timeline) = &mut self.timeline {
             timeline.evict();

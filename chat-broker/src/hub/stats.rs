@@ -1,4 +1,4 @@
-//! What a hub counts.
+//! The counters of a hub.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,28 +11,27 @@ use crate::stats::{Histogram, Latencies};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct HubStats {
-    /// Publications that came from the broker.
+    /// Publications received from the broker.
     pub received: u64,
-    /// Batches handed to members: one for each member and batch.
+    /// Batches queued for members: one for each member and batch.
     pub deliveries: u64,
-    /// Members closed because they read too slowly.
+    /// Members closed because their outbox was full.
     pub slow_consumers: u64,
-    /// Batches that members dropped for want of room: [`DeliveryOutcome::Dropped`](chat_core::DeliveryOutcome).
+    /// Batches that members dropped because their outbox was full:
+    /// [`DeliveryOutcome::Dropped`](chat_core::DeliveryOutcome).
     pub dropped: u64,
-    /// Messages that were missed, and read from the history before any member noticed.
+    /// Messages that this server missed and read from the history, so no member missed them.
     pub repaired: u64,
-    /// The longest time from the moment in which messages were known to be missing to the
-    /// moment in which a room had them.
+    /// The longest time from the detection of missing messages in a room until the room had them.
     pub longest_repair: Duration,
-    /// Gaps that members were told of: one for each room and gap.
+    /// Gaps that members received: one for each room and gap.
     pub gaps: u64,
     /// Publications dropped because the room had them already.
     pub repeats: u64,
-    /// Messages held in memory for newcomers: their payload in bytes.
+    /// Memory for messages that joins are served from: their payload in bytes.
     pub recent_bytes: usize,
-    /// From the moment in which a room was given something to tell, with nothing pending, to
-    /// the one in which the batch with it had been handed to all members here: once for each
-    /// batch.
+    /// The time from the first pending item of a batch until the batch was queued for all members
+    /// on this server: once for each batch.
     pub fan_out: Latencies,
 }
 

@@ -1,4 +1,4 @@
-//! What topics keep of what was published to them, within one budget for the whole bus.
+//! The histories of topics, within one budget for the whole bus.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::history::HistoryRead;
 
-/// What a history and each publication in it are reckoned at, beside the payload.
+/// Bytes that a history, and each publication in it, count beside the payload.
 const PER_HISTORY: usize = 256;
 const PER_PUBLICATION: usize = 64;
 
@@ -40,7 +40,7 @@ impl Budget {
         self.held() > self.limit
     }
 
-    /// What may stay when memory is reclaimed: the rest is room for what comes, so that
+    /// What may stay when memory is reclaimed: the rest is room for later publications, so that
     /// the next time is not soon.
     pub(super) fn target(&self) -> usize {
         self.limit / 4 * 3
@@ -60,9 +60,9 @@ pub(super) struct Log {
     bytes: usize,
     /// As the latest publication said.
     retention: Retention,
-    /// By how much the publications are larger than their shares.
+    /// Bytes by which the publications exceed their shares.
     excess: usize,
-    /// `None` is so far ahead that no clock tells it.
+    /// `None` if an `Instant` cannot hold the time.
     expires: Option<Instant>,
     budget: Arc<Budget>,
 }

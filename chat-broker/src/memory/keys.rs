@@ -1,4 +1,4 @@
-//! Which publications were made before.
+//! The idempotency keys of recent publications.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ impl Keys {
         Self { answers: HashMap::new(), order: VecDeque::new(), capacity }
     }
 
-    /// Where the publication of this name stands, if there was one.
+    /// The position of the publication with this key, if there was one.
     pub(super) fn find(&mut self, named: &Named, now: Instant) -> Option<Position> {
         while self.order.front().is_some_and(|(at, _)| *at + KNOWN_FOR <= now) {
             self.forget_oldest();
@@ -36,7 +36,7 @@ impl Keys {
         self.answers.get(named).copied()
     }
 
-    /// Notes where a publication stands whose name was not found.
+    /// Records the position of a publication whose key was not found.
     pub(super) fn remember(&mut self, named: Named, position: Position, now: Instant) {
         if self.order.len() >= self.capacity {
             self.forget_oldest();
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(find(&mut keys, "b", 1), Some(at(1)));
         remember(&mut keys, "a", 1);
         tokio::time::advance(KNOWN_FOR - Duration::from_millis(1)).await;
-        assert_eq!(find(&mut keys, "a", 1), Some(at(1)), "the second time counts anew");
+        assert_eq!(find(&mut keys, "a", 1), Some(at(1)), "the second time starts again");
         assert_eq!(find(&mut keys, "a", 2), None);
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(find(&mut keys, "a", 1), None);

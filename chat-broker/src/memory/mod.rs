@@ -39,34 +39,42 @@ const MAX_TOPICS: usize = 1_000_000;
 /// Keys that a bus keeps, at most.
 const MAX_KEYS: usize = 1 << 20;
 
-/// What the histories of a bus take, in bytes, unless told otherwise.
+/// Default memory for the histories of a bus, in bytes.
 const HISTORY_BYTES: usize = 256 << 20;
 
 /// Publications that a node's events hold before they lag.
 const EVENT_QUEUE: usize = 8192;
 
-/// How long a publication waits for a subscriber whose queue is full; then it is dropped
-/// there, and the subscriber is told.
+/// How long a publication waits for a subscriber whose queue is full; then it is dropped there, and
+/// the subscriber receives [`BrokerEvent::Lagged`](crate::BrokerEvent::Lagged).
 const FULL_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Locks that a bus spreads its topics over.
 const SHARDS: usize = 64;
 
-/// What the nodes of one process share. Everything is lost with the process.
+/// A bus for nodes in one process. Its data is lost with the process.
 ///
-/// A clone is the same bus.
+/// A clone is another handle on the same bus.
+///
+/// ```
+/// use chat_broker::MemoryBus;
+///
+/// let bus = MemoryBus::with_history_bytes(64 << 20);
+/// let (first, _events) = bus.connect();
+/// let (second, _events) = bus.connect();
+/// # drop((first, second));
+/// ```
 ///
 /// # Memory
 /// * **Topics.** About 200 bytes are kept for each topic that something was
-///   [stored](PublishOptions::retention) in. Past 1,000,000 topics those that have waited longest are
-///   dropped with their histories, except those with subscribers or occupants; such a topic
+///   [stored](PublishOptions::retention) in. Above 1,000,000 topics those that were unused longest
+///   are dropped with their histories, except those with subscribers or occupants; such a topic
 ///   begins a new epoch.
 /// * **Histories** share 256 MiB, or as many bytes as [`with_history_bytes`] says; beside
-///   the payload, a publication is reckoned at 64 bytes and a history at 256. When that is
-///   exceeded, the topics that have gone longest without a publication lose their whole
-///   history, until a quarter is free. One topic alone keeps a quarter of it at most, and
-///   loses its oldest. A history whose time is over is given up when its topic is next used,
-///   or for want of memory.
+///   the payload, a publication counts 64 bytes and a history 256. Above that, the topics with the
+///   oldest last publication lose their whole history, until a quarter is free. One topic keeps at
+///   most a quarter, and loses its oldest messages. An expired history is dropped when its topic is
+///   next used, or when memory is needed.
 /// * **Records.** [`Records::MAX`], and as many keys of records that were removed.
 /// * **Keys.** The latest 16,384 of the topics that share one of 64 locks, 1,048,576 in all.
 ///
@@ -78,8 +86,20 @@ pub struct MemoryBus {
 
 /// One node on a [`MemoryBus`].
 ///
-/// It never fails before it is closed: the bus is always there. Dropping it closes it, and
-/// whoever it said to be in a topic has left at once.
+/// Its calls fail only after it was closed. Dropping it closes it, and its users leave their topics
+/// at once.
+///
+/// ```
+/// use chat_broker::{Broker, MemoryBroker, Status};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let (broker, _events) = MemoryBroker::connect();
+/// assert_eq!(broker.status(), Status::Ready);
+/// broker.close().await;
+/// assert_eq!(broker.status(), Status::Closed);
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct MemoryBroker {
     bus: Arc<Shared>,
@@ -106,7 +126,7 @@ impl MemoryBus {
         Self::with_history_bytes(HISTORY_BYTES)
     }
 
-    /// A bus without nodes whose histories take about so many bytes together.
+    /// A bus without nodes, with about `bytes` of memory for its histories together.
     #[must_use]
     pub fn with_history_bytes(bytes: usize) -> Self {
         Self::with_limits(MAX_TOPICS, bytes)
@@ -128,8 +148,8 @@ impl MemoryBus {
         }
     }
 
-    /// Loses where a topic stands and its history, as a Redis that was emptied does: for
-    /// tests of those who must notice.
+    /// Loses the position and the history of a topic, as a Redis that was flushed does: for tests
+    /// of what follows.
     #[cfg(feature = "testing")]
     pub fn lose(&self, topic: &Topic) {
         self.shared.shard(topic).lose(topic);
@@ -177,8 +197,9 @@ impl MemoryBroker {
         }
     }
 
-    /// The shard of a topic, for a change that this node's end undoes: whoever closes sweeps
-    /// the shard after this.
+    /// The locked shard of a topic, for a change that the close of this node undoes. `closed` is
+    /// read under the lock: a close that sets it later removes the node from the shard after the
+    /// change.
     fn open_shard(&self, topic: &Topic) -> Result<MutexGuard<'_, Shard>, BrokerError> {
         let shard = self.bus.shard(topic);
         self.open().map(|()| shard)
@@ -196,9 +217,9 @@ impl Broker for MemoryBroker {
         self.open()?;
         let published = match self.bus.publish(topic, payload, options) {
             Ok(published) => published,
-            // Publishing takes no time here, so a publisher could outrun its readers without
-            // end: it waits for a subscriber whose queue is full, but not for one that reads
-            // no more.
+            // Publishing takes no time here, so a publisher could always be faster than its
+            // readers: it waits for a subscriber whose queue is full, for a bounded time, since the
+            // subscriber may have stopped reading.
             Err(SubscriberFull { events, payload, options }) => {
                 let _ = tokio::time::timeout(FULL_TIMEOUT, events.not_full()).await;
                 self.bus.shard(topic).publish(topic, payload, options)
@@ -315,7 +336,7 @@ impl Drop for MemoryBroker {
     }
 }
 
-/// A publication that was not made, and the subscriber that has no room for it.
+/// A publication that was not made, and the subscriber whose queue is full.
 struct SubscriberFull {
     events: Arc<EventSender>,
     payload: Bytes,
@@ -341,10 +362,9 @@ impl Shared {
         }
     }
 
-    /// Makes room for what will be kept next: the topics that have gone longest without a
-    /// publication lose their histories.
+    /// Frees memory: the topics with the oldest last publication lose their histories.
     fn reclaim(&self) {
-        // Somebody else is at it: one is enough.
+        // Another publisher is reclaiming: one is enough.
         let Some(_guard) = self.reclaiming.try_lock() else { return };
         let mut histories: Vec<(u64, usize)> = Vec::new();
         for shard in &self.shards {

@@ -1,4 +1,4 @@
-//! Who is in a topic, and which nodes say so.
+//! The occupants of a topic, and the nodes that hold them.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ pub(super) struct Occupants(BTreeMap<UserId, OccupantState>);
 
 #[derive(Debug)]
 struct OccupantState {
-    /// As a node told it last.
+    /// The info that a node set last.
     info: Bytes,
-    /// Those that say so: never none.
+    /// The nodes that hold the user: at least one.
     nodes: Vec<u64>,
 }
 
@@ -33,7 +33,7 @@ impl Occupants {
         self.0.iter().map(occupant).collect()
     }
 
-    /// A node says that a user is here. Returns what changes by that, if anything does.
+    /// A node starts to hold a user. Returns the change to announce, if any.
     pub(super) fn enter(&mut self, node: u64, occupant: &Occupant) -> Option<PresenceChange> {
         let Some(state) = self.0.get_mut(&occupant.user) else {
             let state = OccupantState { info: occupant.info.clone(), nodes: vec![node] };
@@ -47,7 +47,7 @@ impl Occupants {
         (before != state.info).then_some(PresenceChange::Renamed)
     }
 
-    /// A node says it no more. Returns who is gone, if no other node says it.
+    /// A node stops holding a user. Returns the user if no other node does.
     pub(super) fn leave(&mut self, node: u64, user: &UserId) -> Option<Occupant> {
         let state = self.0.get_mut(user)?;
         state.nodes.retain(|other| *other != node);
@@ -58,7 +58,7 @@ impl Occupants {
         Some(Occupant::new(user, info))
     }
 
-    /// Whoever is here according to a node.
+    /// The users that a node holds.
     pub(super) fn of_node(&self, node: u64) -> Vec<UserId> {
         let here = self.0.iter().filter(|(_, state)| state.nodes.contains(&node));
         here.map(|(user, _)| user.clone()).collect()

@@ -1,4 +1,4 @@
-//! The table that all nodes of a bus share, and the nodes that are told of its changes.
+//! The table that all nodes of a bus share, and the nodes that receive its changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::table::{Record, Records};
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// By version: those that were removed, too, until they are forgotten.
+    /// Keys by version, including removed ones until they are forgotten.
     entries: BTreeMap<u64, Entry>,
     versions: HashMap<Arc<str>, u64>,
     /// When which version is forgotten.
     ends: BTreeSet<(Instant, u64)>,
     /// Entries with a value.
     live: usize,
-    /// Of the latest change.
+    /// The version of the latest change.
     version: u64,
-    /// Whoever has read less cannot be told what has changed.
+    /// A reader below this version has to read the whole table.
     floor: u64,
     nodes: Vec<(u64, Arc<EventSender>)>,
 }
@@ -96,7 +96,7 @@ impl Table {
         }
     }
 
-    /// Nobody can be told any more what has become of this version.
+    /// The removal of this version is forgotten.
     fn forget(&mut self, version: u64) {
         self.floor = self.floor.max(version);
         self.take(version);

@@ -23,14 +23,14 @@ pub(super) struct Shard {
     budget: Arc<Budget>,
     /// Topics kept at most, beside those that a node holds.
     capacity: usize,
-    /// The highest version of the occupants of a forgotten topic: if it comes back, its
+    /// The highest version of the occupants of a forgotten topic: if it is used again, its
     /// numbers go on from here.
     version: u64,
 }
 
 impl Shard {
     pub(super) fn new(capacity: usize, keys: usize, budget: Arc<Budget>) -> Self {
-        // Anywhere, so that nobody takes the numbers to begin with 1.
+        // Starts at any number, so that no reader can rely on 1.
         let version = random::bits() >> 32;
         Self { topics: HashMap::new(), keys: Keys::new(keys), budget, capacity, version }
     }

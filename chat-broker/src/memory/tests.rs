@@ -61,7 +61,7 @@ async fn topics_are_bounded_and_a_dropped_one_begins_a_new_epoch() {
     assert_eq!(again.offset, 1);
     assert_ne!(again.epoch, dropped.epoch);
     let repeated = deliver(&broker, "dropped", 0, key).await;
-    assert_eq!(repeated, dropped, "the first answer, whatever came since");
+    assert_eq!(repeated, dropped, "the first answer, after later publications");
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn closed_node_leaves_no_keys() {
     let (broker, _events) = bus.connect();
     broker.close().await;
     broker.enter(&topic("c"), occupant("u"));
-    assert_eq!(topics(&bus), 0, "nobody enters at a node that is closed");
+    assert_eq!(topics(&bus), 0, "a closed node holds no user");
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,18 +121,18 @@ async fn histories_share_a_budget_and_go_whole() {
         highest = highest.max(bus.shared.budget.held());
     }
     assert!(highest <= BUDGET, "{highest} bytes");
-    let mut gone = 0;
+    let mut dropped_count = 0;
     for round in 0..100 {
         let (position, offsets) = history(&broker, &format!("topic {round}")).await;
         assert_eq!(position.offset, 4, "the counter stays");
         if offsets.is_empty() {
-            assert_eq!(gone, round, "the one unused longest goes first");
-            gone += 1;
+            assert_eq!(dropped_count, round, "the one unused longest is dropped first");
+            dropped_count += 1;
         } else {
             assert_eq!(offsets, [1, 2, 3, 4]);
         }
     }
-    assert!((70..90).contains(&gone), "{gone} histories are gone");
+    assert!((70..90).contains(&dropped_count), "{dropped_count} histories were dropped");
     assert_eq!(history(&broker, "busy").await.1.len(), 100);
 }
 

@@ -1,4 +1,4 @@
-//! One topic on the bus: who listens, where it stands, what it keeps, who is in it.
+//! One topic on the bus: its subscribers, position, history and occupants.
 
 use std::sync::Arc;
 
@@ -18,16 +18,16 @@ use crate::random;
 pub(super) struct TopicState {
     pub(super) subscribers: Vec<(u64, Arc<EventSender>)>,
     pub(super) position: Position,
-    /// When it was last published to, by the clock of the bus.
+    /// The time of the last publication, by the clock of the bus.
     pub(super) used: u64,
     pub(super) log: Option<Box<Log>>,
     pub(super) occupants: Occupants,
-    /// Of the latest change of the occupants, or of whatever topic was here before.
+    /// The version of the latest change of the occupants, or of a topic that was dropped before.
     pub(super) version: u64,
 }
 
 impl TopicState {
-    /// Gives a publication its place, and keeps it.
+    /// Assigns a publication its position, and stores it.
     pub(super) fn keep(
         &mut self,
         payload: Bytes,
@@ -56,7 +56,7 @@ impl TopicState {
         History::new(position, entries)
     }
 
-    /// Where it stood and what it kept are lost.
+    /// Loses the position and the history.
     #[cfg(feature = "testing")]
     pub(super) fn lose(&mut self) {
         self.position = Position::default();
@@ -90,7 +90,7 @@ impl TopicState {
         Some(self.version)
     }
 
-    /// The node listens no more, and says nothing of anybody.
+    /// Removes a node that was closed, with its users.
     pub(super) fn remove_node(&mut self, topic: &Topic, node: u64) {
         self.unsubscribe(node);
         for user in self.occupants.of_node(node) {
@@ -116,12 +116,12 @@ impl TopicState {
         )
     }
 
-    /// Some node would miss it.
+    /// Whether a node is subscribed or holds users.
     pub(super) fn is_held(&self) -> bool {
         !self.subscribers.is_empty() || !self.occupants.is_empty()
     }
 
-    /// Nothing would be lost with it.
+    /// Whether nothing is lost if the topic is dropped.
     pub(super) fn is_void(&self) -> bool {
         !self.is_held() && self.position == Position::default()
     }

@@ -1,4 +1,5 @@
-//! How the errors of Redis are read: what each means to the connection, to the caller and to the log.
+//! How the errors of Redis are read: what each means to the connection, to the caller and to the
+//! log.
 //!
 //! | question | answer |
 //! |---|---|
@@ -23,7 +24,7 @@ pub(super) fn timed_out() -> RedisError {
     io::Error::new(io::ErrorKind::TimedOut, "redis took too long").into()
 }
 
-/// What a failed command means to the caller of the broker.
+/// The error of a failed command for the caller of the broker.
 pub(super) fn broker_error(error: RedisError) -> BrokerError {
     let refused = match code(&error).as_deref() {
         Some(code) => !is_passing(code),
@@ -88,8 +89,8 @@ pub(super) fn was_unknown_script(error: &RedisError) -> bool {
     errors.is_some_and(|errors| errors.iter().any(|(_, error)| error.code() == "NOSCRIPT"))
 }
 
-/// The error that a reply is, if it is not about its own command alone: the script is not stored, so
-/// others are not either, or Redis takes no writes, so the connection should not be used again.
+/// The error that a reply is, if it is not about its own command alone: the script is not stored,
+/// so others are not either, or Redis takes no writes, so the connection should not be used again.
 pub(super) fn concerns_all(reply: &Value) -> Option<RedisError> {
     if !matches!(reply, Value::ServerError(_)) {
         return None;
@@ -120,7 +121,7 @@ pub(super) fn code(error: &RedisError) -> Option<String> {
 }
 
 /// The code of an error, where it says `ERR` and knows better. Of an error inside a script the code
-/// stands in the text, before Redis 7: `ERR Error running script (call to f_…): @user_script: 7:
+/// is in the text, before Redis 7: `ERR Error running script (call to f_…): @user_script: 7:
 /// -OOM …`; and a right that a script lacks has no code in any version.
 pub(super) fn server_code(error: &ServerError) -> &str {
     const NO_RIGHT: [&str; 2] = ["The user executing the script", "ACL failure in script"];

@@ -18,7 +18,7 @@ use crate::error::BrokerError;
 use crate::history::HistoryRead;
 use crate::random;
 
-/// Reads in one pipeline: of 256 KiB each at most, so that the answer to all comes in time.
+/// Reads in one pipeline: of 256 KiB each at most, so that the answer arrives in time.
 const MAX_READS: usize = 16;
 
 /// How much longer than its log the meta of a topic lives: a log without it is lost.
@@ -27,7 +27,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 /// Above any history, and no more than numbers in Lua are exact for.
 const MAX_BYTES: usize = usize::MAX >> 11;
 
-/// What `history.lua` returns: epoch, offset, id of the newest, offset of the oldest,
+/// The reply of `history.lua`: epoch, offset, id of the newest, offset of the oldest,
 /// payloads.
 type Reply = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<u8>, u64, Vec<Vec<u8>>);
 
@@ -63,7 +63,7 @@ fn limits(retention: Retention, size: usize) -> String {
 
 impl Store {
     /// See [`Broker::history`](crate::Broker::history); with each part the latest
-    /// publication that it tells of.
+    /// publication that it announces.
     pub(super) async fn history(
         &self,
         reads: &[HistoryRead],

@@ -1,4 +1,4 @@
-//! How far topics have been seen to come.
+//! The positions of topics that this node has seen.
 
 use std::collections::HashMap;
 
@@ -31,7 +31,8 @@ impl LastSeen {
         Some(Self { position, id: id.and_then(|id| MessageId::parse(&id)) })
     }
 
-    /// Above all of an epoch that has ended: whatever stands in it again is an older copy.
+    /// Above all of an epoch that has ended: a position in it that is seen again is of an older
+    /// snapshot.
     pub(super) fn end_of(epoch: Epoch) -> Self {
         Self { position: Position { epoch, offset: u64::MAX }, id: None }
     }

@@ -1,4 +1,4 @@
-//! The broker over Redis: servers on many machines in sync through its pub/sub.
+//! The broker over Redis: keeps servers in sync by its pub/sub, streams and scripts.
 //!
 //! ```text
 //! publish ──────► publish/queue ────► publish/worker, 1 of n ─► publish.lua, PUBLISH ─────┐
@@ -15,24 +15,24 @@
 //! |---|---|
 //! | `publish/` | publications: the queue, the connection that sends them, lost answers |
 //! | `subscribe/` | the connection that receives, and what it is subscribed to |
-//! | `presence/` | who is in a topic at this node: the outbox, the lease, the repair |
+//! | `presence/` | the users of this node in topics: the outbox, the lease, the repair |
 //! | `table/` | the table and the secret that all nodes share |
 //! | `history.rs` | messages that Redis keeps |
 //! | `connection/` | a connection, the pool of connections, reconnects, changed servers |
-//! | `health/` | how Redis is: away, refusing, full, damaged, without rights |
-//! | `error.rs` | how errors of Redis are read |
+//! | `health/` | the state of Redis: unavailable, refusing, full, damaged, without rights |
+//! | `error.rs` | what errors of Redis mean |
 //! | `names.rs`, `wire.rs`, `scripts/` | keys and channels, payloads, what Redis runs |
 //! | `config/`, `shared.rs`, `stats.rs`, `last_seen.rs` | settings; what all connections share |
 //!
 //! One script makes each change of a topic, so subscribers receive the changes in the order of
 //! offsets and versions. `docs/redis.md` describes names, keys and payloads.
 //!
-//! Every connection is probed each second, and replaced if it has not answered for two: a lost one
-//! is noticed at once, a silent one within four seconds. Each reconnects by itself. Connections that
-//! write are probed by a [write](connection::probe): a Redis that refuses is [away](health), and keeps
-//! its connections; one that is [full](health::capacity) is not away. A persistent publication
-//! without an answer is [looked up](publish) before it is sent again; a sequence that Redis lost or
-//! forgot in part [ends](connection::epochs).
+//! Each connection is probed every second, and replaced if it has not answered for two: a broken
+//! one is noticed at once, a silent one within four seconds. Each reconnects by itself. Connections
+//! that write are probed by a [write](connection::probe): a Redis that refuses it is
+//! [unavailable](health), and keeps its connections; a [full](health::capacity) one stays available. A
+//! persistent publication without an answer is [searched for](publish) before it is sent again; if
+//! Redis lost messages of a sequence, its epoch [ends](connection::epochs).
 
 mod config;
 mod connection;
@@ -84,11 +84,25 @@ use subscribe::Subscriber;
 use table::RecordTable;
 use table::secret::SharedSecret;
 
-/// A node of a chat whose servers meet in one Redis.
+/// One node of a bus in Redis.
 ///
-/// Dropping it closes its connections at once and loses what it has not sent, and its users
-/// leave when its [lease](RedisConfig::lease) has run out; [`close`](Broker::close) sends
-/// that first, and hands the users over.
+/// Dropping it closes its connections at once: what it has not sent is lost, and its users leave
+/// when its [lease](RedisConfig::lease) expires. [`close`](Broker::close) first sends what it has
+/// accepted, and gives its users the [grace](RedisConfig::grace) time to connect to another node.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use chat_broker::{Hub, HubConfig, RedisBroker, RedisConfig};
+///
+/// # async fn example<M: chat_core::Deliver + Clone + 'static>() -> Result<(), chat_broker::BrokerError> {
+/// let config = RedisConfig::new("redis://10.0.0.5:6379").prefix("support");
+/// let (broker, events) = RedisBroker::connect(config).await?;
+/// let (hub, driver) = Hub::<M>::new(Arc::new(broker), events, HubConfig::default());
+/// tokio::spawn(driver.run());
+/// # drop(hub);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct RedisBroker {
     shared: Arc<Shared>,
@@ -110,17 +124,17 @@ pub struct RedisBroker {
 }
 
 impl RedisBroker {
-    /// Starts a node. Returns when it is connected, or when the first attempt has failed:
-    /// it is no error that Redis is away, and the node connects when it can.
+    /// Starts a node. Returns when it is connected, or when the first attempt has failed: an
+    /// unavailable Redis is no error, and the node keeps trying to connect.
     ///
     /// # Errors
-    /// [`BrokerError::Config`] if the settings make no sense.
+    /// [`BrokerError::Config`] if a setting is invalid.
     ///
     /// # Panics
     /// Outside of a Tokio runtime with I/O and time.
     ///
     /// # Cancel safety
-    /// A call that is dropped leaves nothing behind.
+    /// Safe: a call that is dropped leaves nothing behind.
     pub async fn connect(config: RedisConfig) -> Result<(Self, BrokerEvents), BrokerError> {
         let (events, receiver) = events::channel(config.event_queue);
         let shared = Arc::new(Shared::new(config)?);
@@ -158,19 +172,6 @@ impl RedisBroker {
             leasing: Mutex::new(leasing),
         };
         Ok((broker, receiver))
-    }
-
-    /// How many messages in our channels were not written by a broker, or by one of a
-    /// version that this one does not know. They are skipped.
-    #[must_use]
-    pub fn unreadable(&self) -> u64 {
-        self.subscriber.unreadable()
-    }
-
-    /// How many publications were dropped because the events were not read in time.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.subscriber.dropped()
     }
 
     fn open(&self) -> Result<(), BrokerError> {
@@ -242,8 +243,8 @@ impl Broker for RedisBroker {
         BrokerStats {
             round_trips: self.shared.counters.round_trips.snapshot(),
             reconnects: self.shared.counters.reconnects(),
-            unreadable: self.unreadable(),
-            dropped: self.dropped(),
+            unreadable: self.subscriber.unreadable(),
+            dropped: self.subscriber.dropped(),
             publish_queued: self.publisher.queued(),
             full: self.shared.capacity.is_full(),
             memory_used: used,
@@ -258,10 +259,11 @@ impl Broker for RedisBroker {
         let mut publishing = self.publishing.lock().await;
         let drained = async { while publishing.join_next().await.is_some() {} };
         if timeout_at(deadline, drained).await.is_err() {
-            tracing::warn!("redis did not take all publications before the end");
+            tracing::warn!("closing: redis did not take all publications within the deadline");
         }
         publishing.shutdown().await;
-        // The lease goes after what depends on it; the reaper ends with it.
+        // The lease is released last: while publications and leaves are sent, other nodes must not
+        // expire this one. The reaper ends with the lease task, which holds the sender.
         self.releasing.send_replace(true);
         let mut leasing = self.leasing.lock().await;
         let released = async { while leasing.join_next().await.is_some() {} };
@@ -313,7 +315,7 @@ impl SharedTable for RedisBroker {
         self.open()?;
         self.subscriber.reading_records();
         let records = self.records.changes_after(after).await?;
-        // Callers read every few seconds, and this is as often as the secret is looked after.
+        // Callers read the table every few seconds, which is often enough to restore a lost secret.
         self.secret.restore().await;
         Ok(records)
     }
@@ -326,7 +328,7 @@ impl SharedTable for RedisBroker {
 
 impl Drop for RedisBroker {
     fn drop(&mut self) {
-        // The reader of the socket may live a moment longer than we do.
+        // The task that reads the socket may outlive the broker by a moment.
         self.subscriber.close();
     }
 }

@@ -8,7 +8,7 @@
 //! | `<channel>:k:<key>` | string | which publication had this key |
 //! | `<channel>:members` | hash | who is there, see `scripts/change.lua` |
 //! | `<channel>:on:<node>` | set | users that a node holds there |
-//! | `<prefix>:rooms:<node>` | set | channels in which a node holds somebody |
+//! | `<prefix>:rooms:<node>` | set | channels in which a node holds users |
 //! | `<prefix>:nodes` | sorted set | nodes, by when their leases end |
 //! | `<prefix>:node:<node>` | channel | what a node sends to itself |
 //! | `<prefix>:{p.<random>}` | channel | what a connection publishes to see whether it can; it has `meta` and `log`, too; `rights` is what it writes and removes at once |
@@ -19,7 +19,7 @@
 //! | `<prefix>:{records}:versions` | sorted set | their keys, by when they were set or removed |
 //! | `<prefix>:{records}:ends` | sorted set | their keys, by when they are forgotten |
 //!
-//! A room, a user or a key stands in them percent-encoded (RFC 3986, section 2.1: all but
+//! A room, a user or a key is in them percent-encoded (RFC 3986, section 2.1: all but
 //! letters, digits, `-`, `.`, `_` and `~`), so that no name is a pattern, a separator or a
 //! hash tag. The hash tag, the part in braces, puts the channel and the keys of a topic
 //! into one slot of a Redis Cluster.
@@ -42,7 +42,7 @@ pub(super) struct Names {
     prefix: String,
 }
 
-/// Where a topic is in Redis.
+/// The channel and keys of a topic in Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Address {
     meta: String,
@@ -72,7 +72,7 @@ impl Names {
         Address { meta }
     }
 
-    /// Of a topic of which nobody else knows.
+    /// The address of a topic that no other node uses.
     pub(super) fn probe(&self) -> Address {
         Address::of_channel(&format!("{}:{{p.{:016x}}}", self.prefix, random::bits()))
     }
@@ -81,7 +81,7 @@ impl Names {
         format!("{}:secret", self.prefix)
     }
 
-    /// The channel that tells of records.
+    /// The channel of changes to records.
     pub(super) fn records(&self) -> String {
         format!("{}:{{records}}", self.prefix)
     }
@@ -96,7 +96,7 @@ impl Names {
         format!("{}:meta, :values, :versions or :ends", self.records())
     }
 
-    /// Channels in which a node holds somebody.
+    /// Channels in which a node holds users.
     pub(super) fn rooms(&self, node: &str) -> String {
         format!("{}:rooms:{node}", self.prefix)
     }
@@ -106,7 +106,7 @@ impl Names {
         format!("{}:nodes", self.prefix)
     }
 
-    /// The channel in which a node hears itself.
+    /// The channel of a node, to which it publishes its own probes.
     pub(super) fn node(&self, node: &str) -> String {
         format!("{}:node:{node}", self.prefix)
     }
@@ -125,19 +125,19 @@ impl Address {
         [self.channel(), ":log"].concat()
     }
 
-    /// What a [probe](super::health::probe) writes to and removes at once.
+    /// The key that a [probe](super::health::probe) writes and removes at once.
     pub(super) fn scratch(&self) -> String {
         [self.channel(), ":rights"].concat()
     }
 
-    /// Of the publication that has this key.
+    /// The key in Redis of an idempotency key.
     pub(super) fn record(&self, key: &str) -> String {
         let mut record = [self.channel(), ":k:"].concat();
         record.extend(percent_encode(key));
         record
     }
 
-    /// Who is there.
+    /// The hash of the occupants.
     pub(super) fn members(&self) -> String {
         [self.channel(), ":members"].concat()
     }

@@ -1,4 +1,5 @@
-//! What the connections of a broker share: settings, names, scripts, and what is known of Redis.
+//! State that the connections of a broker share: settings, names, scripts, and what is known of
+//! Redis.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::scripts::Scripts;
 use super::stats::Counters;
 use crate::error::BrokerError;
 
-/// What the connections of a broker have in common.
+/// The state that the connections of a broker share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: RedisConfig,

@@ -1,4 +1,4 @@
-//! What a broker counts of its connections.
+//! The counters of a broker's connections.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +11,7 @@ use crate::stats::Histogram;
 pub(super) struct Counters {
     pub(super) round_trips: Histogram,
     reconnects: AtomicU64,
-    /// Connections of the pool that were lost, and not opened anew yet.
+    /// Connections of the pool that were lost, and not opened again yet.
     lost: AtomicU64,
 }
 
@@ -43,7 +43,7 @@ impl Counters {
         self.lost.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The pool has opened a connection: anew, if it has lost one.
+    /// The pool has opened a connection: a reconnect, if it has lost one.
     pub(super) fn opened(&self) {
         let less = |lost: u64| lost.checked_sub(1);
         if self.lost.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {

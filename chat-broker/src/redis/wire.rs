@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0 | payload | ephemeral |
 //! | 2 | offset, 8 bytes; epoch, 8 letters or digits; id, 8 bytes; payload | kept |
-//! | 3, 4, 5 | version, 8 bytes; count, 4 bytes; length, 2 bytes; user; info | came, left, has another info |
+//! | 3, 4, 5 | version, 8 bytes; count, 4 bytes; length, 2 bytes; user; info | joined, left, has another info |
 //!
 //! Numbers are unsigned and big endian. The scripts write all but the first form.
 
@@ -22,8 +22,8 @@ const RENAMED: u8 = 5;
 /// The greatest offset: Lua counts in doubles.
 pub(super) const MAX_OFFSET: u64 = Position::MAX_OFFSET;
 
-/// Tells a publication from another that was given the same position by a Redis that came
-/// back with older data.
+/// Distinguishes a publication from another that was given the same position by a Redis that
+/// restarted with older data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MessageId([u8; 8]);
 
@@ -42,7 +42,7 @@ impl MessageId {
     }
 }
 
-/// What stands in a channel.
+/// A message in a channel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message {
     Ephemeral(Bytes),
@@ -50,7 +50,7 @@ pub(super) enum Message {
     Presence { change: PresenceChange, occupant: Occupant, version: u64, count: u32 },
 }
 
-/// For tests of any input: what stands in a message of one of our channels behind its header;
+/// For tests of any input: the part of a message in one of our channels after its header;
 /// `None` for what is not ours.
 #[cfg(feature = "testing")]
 #[must_use]
@@ -120,11 +120,11 @@ mod tests {
         let hello = Bytes::from("hello");
         let seventh = Message::Kept { position, id, payload: hello.clone() };
         assert_eq!(decode(Bytes::from_static(SEVENTH)), Some(seventh));
-        let came = b"\x03\0\0\0\0\0\0\0\x09\0\0\0\x02\0\x03u 1hello";
-        let left = [b"\x04", &came[1..]].concat();
-        let renamed = [b"\x05", &came[1..]].concat();
+        let joined = b"\x03\0\0\0\0\0\0\0\x09\0\0\0\x02\0\x03u 1hello";
+        let left = [b"\x04", &joined[1..]].concat();
+        let renamed = [b"\x05", &joined[1..]].concat();
         for (message, change) in [
-            (came.to_vec(), PresenceChange::Joined),
+            (joined.to_vec(), PresenceChange::Joined),
             (left, PresenceChange::Left),
             (renamed, PresenceChange::Renamed),
         ] {

@@ -1,4 +1,4 @@
-//! What tests of a broker, and of what is built on one, share.
+//! Tools for tests of a broker, and of applications on one.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by a panic")]
 

@@ -24,8 +24,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a command may take.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Where servers listen: below the ports that systems give to outgoing connections, of
-/// which one might else take the port of a server that is away.
+/// Ports of servers: below the ports that systems give to outgoing connections, of
+/// which one might else take the port of a server that is stopped.
 const PORTS: Range<u16> = 16_000..32_000;
 
 /// How many ports are tried before giving up: another process may take one between its
@@ -44,8 +44,16 @@ const INSTALL_HINT: &str =
 /// The environment variable `CHAT_TEST_REDIS_SERVER` names another program that takes the arguments
 /// of `redis-server`, such as `valkey-server`.
 ///
-/// It keeps nothing on disk, so that a restart begins empty; pass `--appendonly yes` for
-/// one that remembers.
+/// It stores nothing on disk, so a restart begins empty; pass `--appendonly yes` to keep the data.
+///
+/// ```no_run
+/// use chat_broker::testing::RedisServer;
+///
+/// let mut server = RedisServer::start();
+/// println!("redis at {}", server.url());
+/// server.kill();
+/// server.restart();
+/// ```
 ///
 /// Everything but [`command`](Self::command) blocks the calling thread for some
 /// milliseconds.
@@ -103,7 +111,7 @@ impl RedisServer {
         self.port
     }
 
-    /// Its working directory.
+    /// The working directory of the server.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory

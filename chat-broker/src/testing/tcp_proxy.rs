@@ -28,9 +28,9 @@ const PIECE: usize = 64 * 1024;
 /// here stays with the server.
 const RECEIVE_BUFFER: u32 = 64 * 1024;
 
-/// A TCP proxy that cuts connections, holds them up, slows them down, or loses what passes. It runs on
-/// a thread of its own, so that tests with and without a runtime can use it. Dropping it refuses new
-/// connections, and leaves open ones as they are.
+/// A TCP proxy that cuts connections, holds them up, slows them down, or loses what passes. It runs
+/// on a thread of its own, so that tests with and without a runtime can use it. Dropping it refuses
+/// new connections, and leaves open ones as they are.
 ///
 /// # Panics
 /// Every method panics when there is no port or no thread left: this is a tool for tests.
@@ -59,7 +59,7 @@ pub enum Direction {
     ToClient,
 }
 
-/// What a connection to Redis is for.
+/// The purpose of a connection to Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionKind {
     /// The client has subscribed to something.
@@ -110,7 +110,7 @@ struct Rules {
     bytes_per_second: u64,
 }
 
-/// What does not pass; `None`: of any.
+/// The traffic that does not pass; `None` for any kind.
 #[derive(Debug, Clone, Copy)]
 struct Hold {
     kind: Option<ConnectionKind>,
@@ -185,7 +185,8 @@ impl TcpProxy {
         self.cut(1.0);
     }
 
-    /// What is sent in this direction is taken and arrives nowhere, the end of a connection included.
+    /// Bytes in this direction are accepted and dropped, the end of a connection
+    /// included.
     pub fn swallow(&self, direction: Direction) {
         self.change(|rules| rules.swallowed[direction as usize] = true);
     }
@@ -226,13 +227,13 @@ impl TcpProxy {
         self.change(|rules| rules.hold = None);
     }
 
-    /// What clients send takes this long to reach the server.
+    /// Delays each byte from clients to the server by `time`.
     pub fn delay(&self, time: Duration) {
         self.change(|rules| rules.delay = time);
     }
 
-    /// So many bytes a second pass on each connection and direction, and one piece in 20 waits for as
-    /// long as a lost packet that is sent again; 0: all at once.
+    /// So many bytes a second pass on each connection and direction, and one piece in 20 waits for
+    /// as long as a lost packet that is sent again; 0: all at once.
     pub fn slow_down(&self, bytes_per_second: u64) {
         self.change(|rules| rules.bytes_per_second = bytes_per_second);
     }
@@ -350,7 +351,7 @@ impl Pipe {
         let mut garbage = self.network.garbage.subscribe();
         loop {
             let next = tokio::select! {
-                // Not cancel safe for Redis, whose clients nobody sends garbage.
+                // Not cancel safe for Redis, whose clients never receive garbage.
                 piece = next_piece(&mut from, self.network.protocol, self.direction) => {
                     self.pass(piece.unwrap_or_default()).await
                 }
@@ -406,7 +407,7 @@ impl Pipe {
     }
 
     async fn until(&self, are_met: impl Fn(&Rules) -> bool) {
-        // It fails if the sender is gone, which is in `network`.
+        // It cannot fail: the sender is in `network`.
         let _ = self.network.rules.subscribe().wait_for(are_met).await;
     }
 
@@ -425,7 +426,7 @@ async fn changed(garbage: &mut watch::Receiver<u64>) {
     }
 }
 
-/// What passes at once: all that has arrived, or one reply of Redis. Empty at the end.
+/// The bytes that pass at once: all that has arrived, or one reply of Redis. Empty at the end.
 async fn next_piece(
     from: &mut BufReader<OwnedReadHalf>,
     protocol: Protocol,

@@ -57,7 +57,7 @@ faults! {
     swaps_publications: SwapsPublications => two_publishers_share_one_order;
     /// Every second publication is overtaken by the next of the same task.
     swaps_calls: SwapsCalls => pipelined_publications_keep_their_order;
-    /// A call that is dropped goes on.
+    /// A call that is dropped continues.
     publishes_dropped_calls: PublishesDroppedCalls => dropped_publish_publishes_nothing;
     /// Ephemeral publications are persistent.
     persists_ephemeral: PersistsEphemeral => ephemeral_publications_take_no_offset;
@@ -143,7 +143,7 @@ faults! {
     forgets_departures: ForgetsDepartures => leave_resolves_with_the_version_of_its_event;
     /// The versions of a topic that was empty start again.
     restarts_versions: RestartsVersions => presence_versions_rise;
-    /// A join arrives after what was published meanwhile.
+    /// A join arrives after publications that followed it.
     enters_late: EntersLate => presence_keeps_its_order_among_publications;
     /// The information of users is taken for text.
     changes_information: ChangesInformation => presence_passes_unchanged;
@@ -153,7 +153,7 @@ faults! {
     drops_occupancy: DropsOccupancy => occupancies_are_answered_in_the_order_asked;
     /// Occupants are listed beyond the limit.
     lists_all_occupants: ListsAllOccupants => occupants_are_listed_up_to_a_limit;
-    /// The users of a dead node stay.
+    /// The users of an expired node stay.
     keeps_dead_nodes: KeepsDeadNodes => users_of_a_dead_node_leave_once;
     /// The users of a closed node stay.
     keeps_closed_nodes: KeepsClosedNodes => users_of_a_closed_node_leave_once;

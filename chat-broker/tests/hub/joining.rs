@@ -1,4 +1,4 @@
-//! Coming to topics and leaving them, and what the broker is asked meanwhile.
+//! Joins and leaves of topics, and the broker calls that they cause.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -31,13 +31,13 @@ async fn snapshot_and_deliveries_have_no_gap_and_no_repeat() {
             }
         }
     });
-    let mut places = Vec::new();
+    let mut memberships = Vec::new();
     for id in 0..50 {
-        places.push(join(&hub, &topic, id).await);
+        memberships.push(join(&hub, &topic, id).await);
         tokio::task::yield_now().await;
     }
     writing.await.unwrap();
-    for (_place, inbox, position) in &mut places {
+    for (_membership, inbox, position) in &mut memberships {
         for offset in *position + 1..=3_000 {
             assert_eq!(inbox.next().await, format!("{offset} {offset}"));
         }
@@ -51,17 +51,17 @@ async fn empty_topic_lingers_before_unsubscribe() {
     let topic = room("r");
     let calls = || (broker.count(Call::Subscribe), broker.count(Call::Unsubscribe));
 
-    let (place, ..) = join(&hub, &topic, 1).await;
-    drop(place);
+    let (membership, ..) = join(&hub, &topic, 1).await;
+    drop(membership);
     tokio::time::sleep(Duration::from_millis(900)).await;
-    let (place, ..) = join(&hub, &topic, 2).await;
-    drop(place);
+    let (membership, ..) = join(&hub, &topic, 2).await;
+    drop(membership);
     tokio::time::sleep(Duration::from_millis(900)).await;
     assert_eq!(calls(), (1, 0));
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(calls(), (1, 1));
 
-    let _place = join(&hub, &topic, 3).await;
+    let _membership = join(&hub, &topic, 3).await;
     assert_eq!(calls(), (2, 1));
 }
 
@@ -138,7 +138,7 @@ async fn failed_join_leaves_nothing() {
         assert!(hub.members(&topic).is_empty());
         assert_eq!(hub.topics(), 0);
     }
-    let _place = join(&hub, &topic, 2).await;
+    let _membership = join(&hub, &topic, 2).await;
     assert_eq!(broker.count(Call::Subscribe), 2, "it was subscribed when the read failed");
 }
 
@@ -153,8 +153,8 @@ impl<F: FnMut()> Drop for AfterFailure<F> {
     }
 }
 
-/// The hub fails the joins of a room one after the other. A connection that has dropped its join may
-/// join again in between, and the new join is not the one that fails.
+/// The hub fails the joins of a room one after the other. A connection that has dropped its join
+/// may join again in between, and the new join is not the one that fails.
 #[tokio::test(start_paused = true)]
 async fn join_outlives_the_failure_of_an_earlier_one_of_its_connection() {
     let (hub, broker, publisher) = faulty();
@@ -204,12 +204,12 @@ async fn attached_member_stays_through_an_outage() {
     broker.fail_next(Call::Subscribe, 3);
     let topic = chat_core::Topic::User(crate::support::user("u"));
     let (first, mut inbox) = member(8);
-    let place = hub.attach(&topic, ConnectionId::new(1), first);
+    let membership = hub.attach(&topic, ConnectionId::new(1), first);
     // Three refusals, a second apart.
     for _ in 0..3 {
-        assert!(place.subscribed().await.is_err());
+        assert!(membership.subscribed().await.is_err());
     }
-    place.subscribed().await.unwrap();
+    membership.subscribed().await.unwrap();
     let payload = crate::support::said("there");
     let delivery = PublishOptions::default();
     publisher.publish(&topic, payload, delivery).await.unwrap().await.unwrap();
@@ -303,7 +303,7 @@ async fn read_of_an_abandoned_join_is_not_used_for_the_next() {
     // The history is read for the first, who gives up while the answer is on its way.
     let joining = try_join(&hub, &topic, 1);
     assert!(tokio::time::timeout(Duration::from_millis(100), joining).await.is_err());
-    say(&publisher, &topic, "received by nobody").await;
+    say(&publisher, &topic, "without members").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
 
     let second = tokio::spawn({
@@ -312,7 +312,7 @@ async fn read_of_an_abandoned_join_is_not_used_for_the_next() {
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     broker.release(Call::History);
-    let (_place, mut inbox, position) = second.await.unwrap();
+    let (_membership, mut inbox, position) = second.await.unwrap();
     assert_eq!(position, 1);
     say(&publisher, &topic, "hello").await;
     inbox.expect(&["2 hello"]).await;
@@ -349,7 +349,7 @@ async fn slow_read_of_one_room_delays_no_other() {
         async move { try_join(&hub, &room("stuck"), 1).await.map(drop) }
     });
     tokio::time::sleep(Duration::from_millis(10)).await;
-    let _place = join(&hub, &room("other"), 2).await;
+    let _membership = join(&hub, &room("other"), 2).await;
     broker.release(Call::History);
     stuck.await.unwrap().unwrap();
 }
@@ -386,7 +386,7 @@ async fn rooms_of_an_unanswered_call_are_read_again() {
             tokio::spawn(async move { join(&hub, &room(&format!("{call:?} {n}")), n).await })
         });
         for (n, joining) in joins.collect::<Vec<_>>().into_iter().enumerate() {
-            let (_place, mut inbox, _) = joining.await.unwrap();
+            let (_membership, mut inbox, _) = joining.await.unwrap();
             say(&publisher, &room(&format!("{call:?} {n}")), "x").await;
             assert_eq!(inbox.next().await, "1 x");
         }
@@ -399,7 +399,7 @@ async fn check_with_positions_missing_or_too_many_is_made_again() {
     for fault in [FaultyBroker::shorten_next, FaultyBroker::lengthen_next] {
         let (hub, broker, publisher) = faulty();
         let topic = room("r");
-        let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
+        let (_membership, mut inbox, _) = join(&hub, &topic, 1).await;
         broker.lose_publications(1, LossNotice::Interrupted);
         fault(&broker, Call::Positions, 1);
         say(&publisher, &topic, "lost").await;

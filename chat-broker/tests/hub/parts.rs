@@ -62,10 +62,11 @@ async fn room_without_history_and_presence_is_joined_again() {
     for pause in [Duration::ZERO, Duration::from_secs(10)] {
         let (handle, mut inbox) = member(8);
         let joining = hub.join(&topic, ConnectionId::new(1), handle, JoinOptions::default());
-        let place = timeout(Duration::from_secs(60), joining).await.expect("it is live").unwrap();
+        let membership =
+            timeout(Duration::from_secs(60), joining).await.expect("it is live").unwrap();
         say(&publisher, &topic, "x").await;
         assert!(inbox.next().await.ends_with('x'));
-        drop(place);
+        drop(membership);
         tokio::time::sleep(pause).await;
     }
 }

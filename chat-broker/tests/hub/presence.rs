@@ -1,4 +1,4 @@
-//! Who is in a room, as the hub tells the broker and as members hear.
+//! Presence in rooms, as the hub sends it to the broker and members receive it.
 
 use std::time::Duration;
 
@@ -35,9 +35,9 @@ async fn unlimited_durations_are_clamped() {
     let config = HubConfig::default().grace(Duration::MAX).linger(Duration::MAX);
     let (hub, broker) = start_with(&MemoryBus::new(), config);
     let topic = room("r");
-    let (place, mut inbox) = enter(&hub, &topic, 1, "ann").await;
+    let (membership, mut inbox) = enter(&hub, &topic, 1, "ann").await;
     inbox.expect(&["+ann"]).await;
-    place.disconnect();
+    membership.disconnect();
     sleep(Duration::from_secs(3600)).await;
     assert_eq!((broker.count(Call::Leave), broker.count(Call::Unsubscribe)), (0, 0));
     let (_again, mut inbox) = enter(&hub, &topic, 2, "ann").await;
@@ -53,10 +53,10 @@ async fn lost_connection_leaves_after_grace_unless_it_returns() {
     let topic = room("r");
     let (_watcher, mut inbox) = enter(&b, &topic, 0, "watcher").await;
     inbox.expect(&["+watcher"]).await;
-    let (place, _) = enter(&a, &topic, 1, "ann").await;
+    let (membership, _) = enter(&a, &topic, 1, "ann").await;
     inbox.expect(&["+ann"]).await;
 
-    place.disconnect();
+    membership.disconnect();
     sleep(Duration::from_secs(4)).await;
     let (here, _) = enter(&a, &topic, 2, "ann").await;
     here.disconnect();
@@ -72,7 +72,7 @@ async fn lost_connection_leaves_after_grace_unless_it_returns() {
     assert_eq!(lost.elapsed().as_secs(), 5);
 }
 
-/// However a user comes by another name: on the same server, on another one, after the connection
+/// A user gets another name in any way: on the same server, on another one, after the connection
 /// was lost, or by a new token.
 #[tokio::test(start_paused = true)]
 async fn members_receive_the_latest_name_of_a_user() {
@@ -113,8 +113,8 @@ async fn further_connection_of_a_listed_user_is_no_broker_call() {
     assert_eq!(enters(), 2, "the roster does not list the user yet");
     inbox.expect(&["+Ann"]).await;
     let (third, _) = enter_as(&hub, &topic, 3, ann()).await;
-    for place in [first, second, third] {
-        place.disconnect();
+    for membership in [first, second, third] {
+        membership.disconnect();
     }
     let (back, mut inbox) = enter_as(&hub, &topic, 4, ann()).await;
     assert_eq!(enters(), 2);
@@ -164,7 +164,7 @@ async fn stale_roster_spares_no_broker_call() {
     inbox.expect(&["~Anna", "~Ann"]).await;
     inbox.expect_silence().await;
 
-    // The broker was away.
+    // The broker was unavailable.
     broker.lose_presence(1, LossNotice::Interrupted);
     other.enter(&topic, named("u", "Anna"));
     sleep(Duration::from_millis(10)).await;
@@ -192,8 +192,8 @@ async fn roster_shows_a_leave_when_it_resolves() {
         users
     };
     for n in 1..20 {
-        let (place, _) = enter(&hub, &topic, n, "ann").await;
-        place.leave().await;
+        let (membership, _) = enter(&hub, &topic, n, "ann").await;
+        membership.leave().await;
         assert!(!listed().contains(&"ann".to_owned()), "{n}: {:?}", listed());
     }
     let (here, _) = enter(&hub, &topic, 20, "ann").await;
@@ -260,10 +260,10 @@ async fn leave_of_last_user_resolves_after_its_event_is_lost() {
     let (hub, broker, _) = faulty();
     let topic = room("r");
     let (_watcher, ..) = join(&hub, &topic, 0).await;
-    let (place, mut inbox) = enter(&hub, &topic, 1, "ann").await;
+    let (membership, mut inbox) = enter(&hub, &topic, 1, "ann").await;
     inbox.expect(&["+ann"]).await;
     broker.lose_presence(1, LossNotice::Lagged);
-    let left = timeout(Duration::from_secs(60), place.leave()).await;
+    let left = timeout(Duration::from_secs(60), membership.leave()).await;
     left.expect("the room is known to be empty");
 }
 
@@ -319,7 +319,7 @@ async fn missed_presence_changes_are_sent_as_a_difference() {
         broker.lose_presence(2, told);
         other.leave(&topic, &user("before"));
         other.enter(&topic, occupant("missed"));
-        // What comes next shows the hole, if nothing told of it.
+        // The next event shows the hole, if no notice did.
         other.enter(&topic, occupant("seen"));
         let mut received = [inbox.next().await, inbox.next().await, inbox.next().await];
         received.sort();
@@ -363,8 +363,8 @@ async fn many_joins_are_sent_as_few_counts() {
     while inbox.next().await != "+one more" {}
 }
 
-/// After a broker came back empty, other servers tell it of their users one by one: nobody
-/// hears that they left.
+/// After a broker returned empty, other servers send it their users one by one: no member receives
+/// a leave.
 #[tokio::test(start_paused = true)]
 async fn broker_that_returns_empty_announces_no_leave() {
     let (hub, broker, other) = faulty();

@@ -1,4 +1,4 @@
-//! Messages that did not arrive, and what members hear of it: nothing, if they can be had.
+//! Messages that did not arrive: members notice nothing, if the history has them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ async fn missed_messages_are_read_before_members_notice() {
     for told in [LossNotice::Nothing, LossNotice::Lagged, LossNotice::Interrupted] {
         let (hub, broker, publisher) = faulty();
         let topic = room("r");
-        let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
+        let (_membership, mut inbox, _) = join(&hub, &topic, 1).await;
         say(&publisher, &topic, "a").await;
         inbox.expect(&["1 a"]).await;
         let reads = broker.count(Call::History);
@@ -41,7 +41,7 @@ async fn missed_last_messages_are_read() {
     for told in [LossNotice::Lagged, LossNotice::Interrupted] {
         let (hub, broker, publisher) = faulty();
         let topic = room("r");
-        let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
+        let (_membership, mut inbox, _) = join(&hub, &topic, 1).await;
         broker.lose_publications(2, told);
         say(&publisher, &topic, "a").await;
         say(&publisher, &topic, "b").await;
@@ -51,12 +51,12 @@ async fn missed_last_messages_are_read() {
     }
 }
 
-/// Nothing tells of it and nothing follows: it is found all the same.
+/// No notice and no later message: the hub finds the loss by itself.
 #[tokio::test(start_paused = true)]
 async fn unreported_loss_is_found_by_reconciliation() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
-    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
+    let (_membership, mut inbox, _) = join(&hub, &topic, 1).await;
     broker.lose_publications(1, LossNotice::Nothing);
     say(&publisher, &topic, "a").await;
     tokio::time::sleep(Duration::from_secs(31)).await;
@@ -69,7 +69,7 @@ async fn unreported_loss_is_found_by_reconciliation() {
 async fn check_that_fails_for_another_topic_is_repeated_within_seconds() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
-    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
+    let (_membership, mut inbox, _) = join(&hub, &topic, 1).await;
     broker.blame_next(Call::Positions, room("another"));
     broker.lose_publications(1, LossNotice::Interrupted);
     let lost = Instant::now();
@@ -78,12 +78,12 @@ async fn check_that_fails_for_another_topic_is_repeated_within_seconds() {
     assert!(lost.elapsed() < Duration::from_secs(5), "{:?}", lost.elapsed());
 }
 
-/// Calls that fail are tried again by one timer, whatever asks for them meanwhile.
+/// Calls that fail are tried again by one timer, whatever asks for them.
 #[tokio::test(start_paused = true)]
 async fn failed_calls_are_retried_once_a_second() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
-    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
+    let (_membership, mut inbox, _) = join(&hub, &topic, 1).await;
     let made = broker.count(Call::Positions) + broker.count(Call::History);
     for call in [Call::Positions, Call::History] {
         broker.delay(call, Duration::from_millis(300));
@@ -108,10 +108,10 @@ async fn failed_calls_are_retried_once_a_second() {
 async fn room_that_ended_in_an_outage_is_not_read() {
     let (hub, broker, _publisher) = faulty();
     let topic = room("r");
-    let (place, ..) = join(&hub, &topic, 1).await;
+    let (membership, ..) = join(&hub, &topic, 1).await;
     broker.fail_next(Call::Positions, 10_000);
     tokio::time::sleep(Duration::from_secs(35)).await;
-    drop(place);
+    drop(membership);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let made = broker.count(Call::Positions);
     assert!(made > 0);
@@ -122,9 +122,9 @@ async fn room_that_ended_in_an_outage_is_not_read() {
 #[tokio::test(start_paused = true)]
 async fn interruption_reads_only_rooms_that_are_behind() {
     let (hub, broker, publisher) = faulty();
-    let mut places = Vec::new();
+    let mut memberships = Vec::new();
     for n in 0..1_000 {
-        places.push(join(&hub, &room(&format!("r{n}")), n).await);
+        memberships.push(join(&hub, &room(&format!("r{n}")), n).await);
     }
     let topics = |call| -> usize {
         broker.calls().iter().filter(|(made, _)| *made == call).map(|(_, topics)| topics).sum()
@@ -135,7 +135,7 @@ async fn interruption_reads_only_rooms_that_are_behind() {
         say(&publisher, &room(&format!("r{n}")), "x").await;
     }
     for n in [7, 70, 700] {
-        places[n].1.expect(&["1 x"]).await;
+        memberships[n].1.expect(&["1 x"]).await;
     }
     assert_eq!(hub.stats().gaps, 0);
     assert!(
@@ -152,14 +152,14 @@ async fn interruption_reads_only_rooms_that_are_behind() {
 async fn messages_wait_behind_a_repair() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
-    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
+    let (_membership, mut inbox, _) = join(&hub, &topic, 1).await;
     broker.lose_publications(1, LossNotice::Nothing);
     broker.fail_next(Call::History, 2);
     for text in ["a", "b"] {
         say(&publisher, &topic, text).await;
     }
     let (_late, mut late, position) = join(&hub, &topic, 2).await;
-    assert_eq!(position, 0, "a newcomer stands where the others do");
+    assert_eq!(position, 0, "a new member is at the position of the others");
     say(&publisher, &topic, "c").await;
     for inbox in [&mut inbox, &mut late] {
         inbox.expect(&["1 a", "2 b", "3 c"]).await;
@@ -174,7 +174,7 @@ async fn messages_missing_from_the_history_are_a_gap() {
     let rules = HistoryRules::new(Some(short));
     let (hub, broker, publisher) = faulty_with(HubConfig::default().history(rules));
     let topic = room("r");
-    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
+    let (_membership, mut inbox, _) = join(&hub, &topic, 1).await;
     broker.lose_publications(4, LossNotice::Interrupted);
     for text in ["a", "b", "c", "d", "e"] {
         let delivery = PublishOptions::default().retention(short);
@@ -201,7 +201,7 @@ async fn room_without_history_gets_a_gap_for_each_interruption() {
     };
     let joining =
         hub.join_with(&topic, ConnectionId::new(1), first, JoinOptions::default(), on_snapshot);
-    let _place = joining.await.unwrap();
+    let _membership = joining.await.unwrap();
     assert_eq!(broker.count(Call::History), 0);
     let say = async |text| {
         publisher
@@ -225,8 +225,8 @@ async fn room_without_history_gets_a_gap_for_each_interruption() {
 async fn topic_of_a_user_has_no_gaps() {
     let (hub, broker, publisher) = faulty();
     let topic = Topic::User(user("ann"));
-    let (inbox, mut inbox) = member(10);
-    let membership = hub.attach(&topic, ConnectionId::new(1), inbox);
+    let (handle, mut inbox) = member(10);
+    let membership = hub.attach(&topic, ConnectionId::new(1), handle);
     membership.subscribed().await.unwrap();
     broker.lose_publications(1, LossNotice::Interrupted);
     for text in ["lost", "a"] {
@@ -300,9 +300,9 @@ async fn recent_messages_are_bounded_over_all_rooms() {
     let bus = MemoryBus::new();
     let (hub, _) = start_with(&bus, config);
     let (publisher, _events) = bus.connect();
-    let mut places = Vec::new();
+    let mut memberships = Vec::new();
     for n in 0..100 {
-        places.push(join(&hub, &room(&format!("r{n}")), n).await);
+        memberships.push(join(&hub, &room(&format!("r{n}")), n).await);
     }
     let text = "x".repeat(500);
     for _ in 0..20 {
@@ -310,14 +310,14 @@ async fn recent_messages_are_bounded_over_all_rooms() {
             say(&publisher, &room(&format!("r{n}")), &text).await;
         }
     }
-    for (_, inbox, _) in &mut places {
+    for (_, inbox, _) in &mut memberships {
         for offset in 1..=20 {
             assert_eq!(inbox.next().await, format!("{offset} {text}"));
         }
     }
     let held = hub.stats().recent_bytes;
     assert!((50_000..160_000).contains(&held), "{held} bytes are held");
-    drop(places);
+    drop(memberships);
     assert_eq!(hub.stats().recent_bytes, 0);
 }
 
@@ -337,7 +337,7 @@ async fn faults_lose_repeat_and_reorder_nothing() {
         let (hub, broker) = start_with(&bus, HubConfig::default());
         let (publisher, _events) = bus.connect();
         let topic = room("r");
-        let (_place, mut inbox, _) = join(&hub, &topic, 0).await;
+        let (_membership, mut inbox, _) = join(&hub, &topic, 0).await;
         broker.delay(Call::History, Duration::from_millis(next(30)));
         broker.delay(Call::Positions, Duration::from_millis(next(30)));
         let mut ears = Vec::new();
@@ -351,9 +351,9 @@ async fn faults_lose_repeat_and_reorder_nothing() {
                 5 => broker.hold_events(),
                 6 => broker.release_events(),
                 7 => {
-                    // Newcomers in the middle of it, if the room can be joined.
-                    if let Ok(place) = try_join(&hub, &topic, 1_000 + n).await {
-                        drop(place);
+                    // New members during the faults, if the room can be joined.
+                    if let Ok(membership) = try_join(&hub, &topic, 1_000 + n).await {
+                        drop(membership);
                         ears.push(join(&hub, &topic, n).await);
                     }
                 }
@@ -368,7 +368,7 @@ async fn faults_lose_repeat_and_reorder_nothing() {
         for offset in 1..=MESSAGES + 1 {
             assert_eq!(inbox.next().await, format!("{offset} {offset}"), "seed {seed}");
         }
-        for (_place, inbox, position) in &mut ears {
+        for (_membership, inbox, position) in &mut ears {
             for offset in *position + 1..=MESSAGES + 1 {
                 assert_eq!(inbox.next().await, format!("{offset} {offset}"), "seed {seed}");
             }
@@ -386,9 +386,9 @@ async fn messages_lost_while_a_room_opens_are_read() {
     let topic = room("r");
     broker.hold_next(Call::History, 1);
     let joining = async {
-        let (place, inbox, position) = join(&hub, &topic, 1).await;
+        let (membership, inbox, position) = join(&hub, &topic, 1).await;
         assert_eq!(position, 0, "the read is of the moment before");
-        (place, inbox)
+        (membership, inbox)
     };
     let losing = async {
         while broker.count(Call::History) == 0 {
@@ -402,7 +402,7 @@ async fn messages_lost_while_a_room_opens_are_read() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         broker.release(Call::History);
     };
-    let ((_place, mut inbox), ()) = tokio::join!(joining, losing);
+    let ((_membership, mut inbox), ()) = tokio::join!(joining, losing);
     inbox.expect(&["1 a"]).await;
     inbox.expect_silence().await;
 }
@@ -411,9 +411,9 @@ async fn messages_lost_while_a_room_opens_are_read() {
 #[tokio::test(start_paused = true)]
 async fn repeated_interruptions_are_read_once() {
     let (hub, broker, publisher) = faulty();
-    let mut places = Vec::new();
+    let mut memberships = Vec::new();
     for n in 0..10 {
-        places.push(join(&hub, &room(&format!("r{n}")), n).await);
+        memberships.push(join(&hub, &room(&format!("r{n}")), n).await);
     }
     let checked = || -> usize {
         let calls = broker.calls();
@@ -428,29 +428,29 @@ async fn repeated_interruptions_are_read_once() {
     }
     broker.release(Call::Positions);
     for offset in 1..=50 {
-        places[0].1.expect(&[&format!("{offset} x")]).await;
+        memberships[0].1.expect(&[&format!("{offset} x")]).await;
     }
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!((50..100).contains(&checked()), "{} rooms were checked", checked());
 }
 
-/// However much quiet rooms hold, a busy one keeps its share for newcomers.
+/// However much quiet rooms hold, a busy one keeps its share for joins.
 #[tokio::test(start_paused = true)]
 async fn quiet_rooms_do_not_starve_a_busy_one() {
     let bus = MemoryBus::new();
     let (hub, _) = start_with(&bus, HubConfig::default().recent_bytes(200_000));
     let (publisher, _events) = bus.connect();
     let text = "x".repeat(500);
-    let mut places = Vec::new();
+    let mut memberships = Vec::new();
     for n in 0..19 {
         let topic = room(&format!("quiet {n}"));
-        places.push(join(&hub, &topic, n).await);
+        memberships.push(join(&hub, &topic, n).await);
         for _ in 0..40 {
             say(&publisher, &topic, &text).await;
         }
     }
     let topic = room("busy");
-    let (_place, mut inbox, _) = join(&hub, &topic, 99).await;
+    let (_membership, mut inbox, _) = join(&hub, &topic, 99).await;
     for offset in 1..=100 {
         say(&publisher, &topic, &text).await;
         assert_eq!(inbox.next().await, format!("{offset} {text}"));

@@ -1,4 +1,4 @@
-//! Members that keep what they hear, and a hub over a broker with faults.
+//! Members that record what they receive, and a hub over a broker with faults.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use chat_core::{
 };
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-/// A member that keeps what it is told: messages with their offsets, gaps as `gap N`, comings,
+/// A member that records what it receives: messages with their offsets, gaps as `gap N`, joins,
 /// leaves and new names as `+name`, `-name` and `~name`, counts as `=N`.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
@@ -40,7 +40,7 @@ impl Deliver for Member {
     }
 
     async fn drained(&self) {
-        // All of its room is free, or nobody receives.
+        // All of its queue is free, or the inbox was dropped.
         let _ = self.received.reserve_many(self.received.max_capacity()).await;
     }
 }
@@ -70,7 +70,7 @@ pub(crate) struct Inbox(pub(crate) mpsc::Receiver<String>);
 impl Inbox {
     pub(crate) async fn next(&mut self) -> String {
         let received = tokio::time::timeout(Duration::from_secs(20), self.0.recv());
-        received.await.expect("something to hear").expect("a member")
+        received.await.expect("an event").expect("a member")
     }
 
     /// Wants exactly this next.
@@ -146,7 +146,7 @@ pub(crate) async fn say_keeping(
     published.position.expect("a position")
 }
 
-/// Joins as nobody; returns the place, what it hears, and where the room stood.
+/// Joins without an occupant; returns the membership, its inbox, and the offset at the join.
 pub(crate) async fn join(
     hub: &Hub<Member>,
     topic: &Topic,
@@ -159,11 +159,11 @@ pub(crate) async fn join(
     };
     let joining =
         hub.join_with(topic, ConnectionId::new(id), member, JoinOptions::default(), on_snapshot);
-    let place = joining.await.unwrap();
-    (place, inbox, told.try_recv().expect("a snapshot before join returned"))
+    let membership = joining.await.unwrap();
+    (membership, inbox, told.try_recv().expect("a snapshot before join returned"))
 }
 
-/// Tries to join as nobody.
+/// Tries to join without an occupant.
 pub(crate) async fn try_join(
     hub: &Hub<Member>,
     topic: &Topic,
@@ -188,7 +188,7 @@ pub(crate) fn named(id: &str, name: &str) -> Occupant {
     Occupant::new(user(id), info)
 }
 
-/// Joins as somebody; returns the place and what it hears.
+/// Joins with an occupant; returns the membership and its inbox.
 pub(crate) async fn enter(
     hub: &Hub<Member>,
     topic: &Topic,

@@ -41,7 +41,7 @@ enum Then {
     NodeDies,
 }
 
-/// Every key, one at a time and all together, and whatever follows.
+/// Each key alone, all together, and what follows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_keys_are_written_again_and_users_who_left_are_removed() {
     let server = RedisServer::start();
@@ -197,7 +197,7 @@ async fn unreadable_room_does_not_stop_repair_of_others() {
         next.wait_for_occupants(&room(name), &[]).await;
     }
     server.command(&["DEL", "chat:{r.b}:members"]).await;
-    eventually("every trace is gone", async || {
+    eventually("every trace is removed", async || {
         keys(&server).await == ["chat:nodes"]
             && server.command(&["ZCARD", "chat:nodes"]).await == "1"
     })
@@ -227,7 +227,7 @@ async fn latest_name_outlives_the_data_of_redis() {
     }
 }
 
-/// Whatever right is missing as a user leaves or joins, nothing is done in part, and all is done
+/// With any right missing as a user leaves or joins, nothing is done in part, and all is done
 /// when Redis allows it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_change_leaves_nothing_behind_and_is_made_later() {
@@ -364,7 +364,7 @@ async fn large_room_is_compared_in_a_few_parts_each_tick() {
     const USERS: usize = 60_000;
     const GHOSTS: usize = 600;
     const TICK: Duration = Duration::from_millis(100);
-    /// Of a room in a tick, and the probes of all connections meanwhile.
+    /// Of a room in a tick, and the probes of all connections.
     const MAX_PARTS: usize = 32 + 8;
     let server = RedisServer::start();
     let node = Node::with(config(&server)).await;

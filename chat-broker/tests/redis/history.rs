@@ -185,7 +185,7 @@ async fn many_reads_in_one_call_keep_their_order() {
     assert_eq!(node.broker.history(&[]).await.unwrap(), []);
 }
 
-/// Somebody deleted an entry: what is read has no hole all the same.
+/// An operator deleted an entry: reads still have no hole.
 #[tokio::test]
 async fn read_history_has_no_hole() {
     let server = RedisServer::start();

@@ -39,7 +39,7 @@ async fn stored(server: &RedisServer) -> Records {
     read(&Node::start(server).await, 0).await
 }
 
-/// A node that reads whenever it is told to, as a server does.
+/// A node that reads when it is notified, as a server does.
 struct Follower {
     broker: Arc<RedisBroker>,
     reading: JoinHandle<()>,
@@ -107,7 +107,7 @@ async fn lost_records_are_written_again() {
 }
 
 /// The first new server of a rolling upgrade finds a table that is not marked as whole, and is:
-/// servers of the former version read and write it meanwhile, and cannot write it again.
+/// servers of the former version read and write it, and cannot write it again.
 #[tokio::test]
 async fn table_without_marks_keeps_its_records() {
     for sets_first in [true, false] {
@@ -168,7 +168,7 @@ async fn record_of_an_old_server_does_not_hide_a_loss() {
     }
 }
 
-/// Nobody has noticed the loss yet.
+/// No node has noticed the loss yet.
 #[tokio::test]
 async fn change_of_lost_table_keeps_the_rest() {
     let server = RedisServer::start();
@@ -219,7 +219,7 @@ async fn new_node_reads_occupants_of_others() {
     }
 }
 
-/// A node was cut off while a record was removed, and comes back when Redis has lost all.
+/// A node was cut off while a record was removed, and reconnects when Redis has lost all.
 #[tokio::test]
 async fn missed_removal_is_not_undone() {
     for is_first in [true, false] {
@@ -285,7 +285,7 @@ async fn many_nodes_write_a_table_again() {
     }
 }
 
-/// Another process comes back without what was set since its snapshot, and is written to by a node
+/// Another process starts without what was set since its snapshot, and is written to by a node
 /// that knows nothing of that.
 #[tokio::test]
 async fn older_snapshot_gets_lost_records_back() {

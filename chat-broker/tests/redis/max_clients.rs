@@ -13,7 +13,7 @@ use crate::support::{Node, TIMEOUT, eventually, room};
 const NO_MORE: &str = "CONFIG SET maxclients 1";
 const ENOUGH: &str = "CONFIG SET maxclients 1000";
 
-/// A connection that is open already when Redis takes no more.
+/// A connection that is open already when Redis accepts no further one.
 struct Operator(TcpStream);
 
 impl Operator {

@@ -97,7 +97,7 @@ async fn only_the_documented_keys_and_channels_exist() {
     assert_eq!(server.command(&["PUBSUB", "NUMPAT"]).await, "0", "never a pattern");
 }
 
-/// Somebody comes, and leaves with a node that dies, and one that does not.
+/// A user joins, and leaves with a node that crashes, and with one that closes.
 async fn presence_works(node: &Node, config: RedisConfig) {
     let (dying, topic) = (Node::with(config).await, room("presence"));
     dying.enter(&topic, "anna");
@@ -109,7 +109,7 @@ async fn presence_works(node: &Node, config: RedisConfig) {
     node.wait_for_occupants(&topic, &[]).await;
 }
 
-/// Those of docs/redis.md, also when Redis comes back with older data.
+/// Those of docs/redis.md, also when Redis restarts with older data.
 #[tokio::test]
 async fn documented_permissions_are_enough() {
     let mut server = RedisServer::start();
@@ -139,5 +139,5 @@ async fn documented_permissions_are_enough() {
     rights::config_of(&server, "chat", &rights, 0).await;
     assert_eq!(node.next().await, BrokerEvent::Interrupted);
     eventually("publishing", async || node.publish(&topic, "again").await.is_ok()).await;
-    assert_eq!(node.position(&topic).await.unwrap().offset, 1, "the old counter is gone");
+    assert_eq!(node.position(&topic).await.unwrap().offset, 1, "the old counter is lost");
 }

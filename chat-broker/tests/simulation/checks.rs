@@ -18,7 +18,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 pub(crate) async fn heal_and_check(world: &mut World, script: &Script) {
     world.heal(SETTLED).await;
     assert_eq!(world.under_way(), 0, "calls that do not return");
-    assert!(world.nodes().all(|node| node.is_ready()), "a broker is away");
+    assert!(world.nodes().all(|node| node.is_ready()), "a broker is unavailable");
     check_that_publishing_works(world).await;
     for listener in &world.listeners {
         check_log(&listener.log.lock().unwrap(), script);
@@ -127,8 +127,8 @@ fn check_sequences(world: &World, script: &Script) {
 /// What was acknowledged was received by all who were there, or a gap covers it.
 ///
 /// Two losses cannot be known of. A node that was killed may be the only one that has seen what an
-/// older copy of the data lacks; and a node that found a room empty, and has seen nothing of it when
-/// Redis loses the room, finds it empty again.
+/// older copy of the data lacks; and a node that found a room empty, and has seen nothing of it
+/// when Redis loses the room, finds it empty again.
 fn check_acknowledged(world: &World, script: &Script) {
     if script.has(Data::Old) && script.kills_nodes() {
         return;

@@ -84,7 +84,7 @@ impl Network {
         self.conditions.send_modify(|conditions| conditions.delay = delay);
     }
 
-    /// From now on nothing arrives in a direction; the other end is not told.
+    /// From now on nothing arrives in a direction; the other end does not notice.
     pub(crate) fn hold(&self, direction: Direction) {
         self.conditions.send_modify(|conditions| match direction {
             Direction::ToRedis => conditions.holds_to_redis = true,
@@ -122,8 +122,8 @@ impl Network {
         }
     }
 
-    /// Breaks all connections on the side of the node alone: Redis is not told, and gets what was
-    /// sent and is held.
+    /// Breaks all connections on the side of the node alone: Redis does not notice, and gets what
+    /// was sent and is held.
     pub(crate) fn reset_from_redis(&self) {
         for [_, from_redis] in &*self.pumps.lock().unwrap() {
             from_redis.abort();

@@ -21,7 +21,7 @@ use crate::simulation::network::Network;
 /// The deadline of the broker: the default.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
 
-/// The room that keeps few messages: what a node has missed for long is gone.
+/// The room that keeps few messages: what a node has missed for long is trimmed.
 pub(crate) const SHORT_ROOM: &str = "short";
 
 /// The room that keeps no history.
@@ -48,8 +48,8 @@ impl Node {
         Self { network, broker, hub, driver }
     }
 
-    /// A call that joins, with what follows on `since` if that is given; see [`Member::log`] for what
-    /// comes of it.
+    /// A call that joins, with what follows on `since` if that is given; see [`Member::log`] for
+    /// what comes of it.
     pub(crate) fn join(
         &self,
         room: &str,

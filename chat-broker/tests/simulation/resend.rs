@@ -159,8 +159,8 @@ async fn resume_when_away(redis: &Redis, node: &Node) {
     redis.resume();
 }
 
-/// The room keeps few bytes: a message that was not answered is trimmed before it is looked for, and
-/// would be published a second time. With a key its outcome is known.
+/// The room keeps few bytes: a message that was not answered is trimmed before it is looked for,
+/// and would be published a second time. With a key its outcome is known.
 #[tokio::test(start_paused = true)]
 async fn publication_that_may_be_trimmed_is_not_resent() {
     let redis = Redis::start();

@@ -60,7 +60,7 @@ pub(crate) enum Step {
 pub(crate) enum Fault {
     /// All connections break.
     Reset,
-    /// All connections break, and Redis is not told.
+    /// All connections break, and Redis does not notice.
     HalfOpen,
     Refuse,
     Partition,

@@ -54,7 +54,8 @@ struct Alive {
 type Joined = Result<(Membership<Member>, Member), BrokerError>;
 
 enum Joining {
-    /// Since when the member has to receive what is published; from its return if that is not known.
+    /// Since when the member has to receive what is published; from its return if that is not
+    /// known.
     UnderWay(JoinHandle<(Joined, Duration)>, Option<Instant>),
     Joined(Membership<Member>),
 }
@@ -138,7 +139,7 @@ impl World {
         self.wait(lasts).await;
     }
 
-    /// Waits, and does what is due meanwhile.
+    /// Waits, and does what is due in that time.
     pub(crate) async fn wait(&mut self, pause: Duration) {
         let until = Instant::now() + pause;
         while let Some((due, at)) =

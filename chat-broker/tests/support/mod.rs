@@ -18,7 +18,7 @@ use chat_core::{
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long anything may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The deadline of the brokers here: failures should not take long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(1);
@@ -138,7 +138,7 @@ impl Node {
     pub(crate) async fn next(&mut self) -> BrokerEvent {
         while self.inbox.is_empty() {
             let mut events = Vec::new();
-            let more = timeout(PATIENCE, self.events.recv(&mut events)).await;
+            let more = timeout(TIMEOUT, self.events.recv(&mut events)).await;
             assert!(more.expect("an event should have come"), "the events ended");
             self.inbox.extend(events);
         }
@@ -171,9 +171,9 @@ pub(crate) fn assert_within(what: &str, took: Duration, most: Duration) {
     assert!(!asserts_times() || took < most, "{what} took {took:?}, more than {most:?}");
 }
 
-/// Waits until `condition` holds, and fails if it does not within [`PATIENCE`].
+/// Waits until `condition` holds, and fails if it does not within [`TIMEOUT`].
 pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !condition().await {
         assert!(Instant::now() < deadline, "waited too long for: {what}");
         sleep(Duration::from_millis(10)).await;

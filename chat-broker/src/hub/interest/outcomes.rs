@@ -1,4 +1,9 @@
-//! What becomes of topics when a call to the broker is over.
+//! What follows on a call to the broker, for each topic that was in it.
+//!
+//! A call that fails because of one damaged topic must not fail the others: they are asked for
+//! again without it, in halves, since there may be more damaged ones. Asked for one by one, a call
+//! of 512 topics would become 512; asked for together again, each damaged topic would cost another
+//! call for all.
 
 use chat_core::{Deliver, Position, Topic};
 
@@ -39,7 +44,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     }
 
     fn not_subscribed(&mut self, topics: Vec<Topic>, error: &BrokerError) {
-        self.log_failure("could not subscribe", error, topics.len());
+        self.log_failure("subscribe failed, retrying", error, topics.len());
         for topic in topics {
             self.shared.reject_joins(&topic, error);
             self.states.insert(topic.clone(), State::Failed);
@@ -64,12 +69,13 @@ impl<M: Deliver + Clone> Interest<'_, M> {
             }
             self.log_subscribed(&topic);
             self.reading.remove(&topic);
-            // Another may be wanted: of the next page, or of a room that began meanwhile.
+            // Another read may be needed: of the next page, or by a room that began while this one
+            // was under way, to which the result does not belong.
             self.request_read(topic);
         }
     }
 
-    /// One of them cannot be read, and the others should not have to wait for it.
+    /// One of the topics cannot be read: reads the others without it.
     fn read_apart(&mut self, mut topics: Vec<Topic>, error: &BrokerError) {
         for topic in &topics {
             self.shared.update(topic, |room, _| room.sequence.fail_reads());
@@ -79,6 +85,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
                 self.fail_reads(vec![damaged], error);
                 self.call_in_halves(Kind::Read, topics);
             }
+            // The broker does not name the topic: each is read alone, 32 calls at most.
             None => {
                 for topic in topics {
                     let call = self.call(Kind::Read, vec![topic]);
@@ -88,7 +95,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
         }
     }
 
-    /// The damaged one is looked at again when all are.
+    /// Checks the topics beside the damaged one, which the next reconciliation checks.
     fn check_others(&mut self, mut topics: Vec<Topic>, error: &BrokerError) {
         if take_damaged(&mut topics, error).is_some() {
             self.call_in_halves(Kind::Check, topics);
@@ -104,8 +111,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
         }
     }
 
-    /// Makes a call again that one topic made fail: in halves, since there may be more of these, and
-    /// each would have all others asked for again.
+    /// Makes a call again that one topic made fail, in halves.
     fn call_in_halves(&mut self, kind: Kind, mut topics: Vec<Topic>) {
         let half = topics.split_off(topics.len() / 2);
         for topics in [topics, half] {
@@ -117,7 +123,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     }
 
     fn fail_reads(&mut self, topics: Vec<Topic>, error: &BrokerError) {
-        self.log_failure("could not read", error, topics.len());
+        self.log_failure("read failed, retrying", error, topics.len());
         for topic in topics {
             self.shared.update(&topic, |room, _| room.sequence.fail_reads());
             self.shared.reject_joins(&topic, error);
@@ -128,8 +134,10 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     }
 
     fn unsubscribed(&mut self, topics: Vec<Topic>, outcome: Result<(), BrokerError>) {
+        // No retry: the broker does not subscribe to them again after a reconnect, and what still
+        // arrives finds no room.
         if let Err(error) = outcome {
-            self.log_failure("could not unsubscribe in time", &error, topics.len());
+            self.log_failure("unsubscribe failed", &error, topics.len());
         }
         for topic in topics {
             self.log_subscribed(&topic);
@@ -139,7 +147,7 @@ impl<M: Deliver + Clone> Interest<'_, M> {
         }
     }
 
-    /// Rooms that are behind read what they missed.
+    /// Makes rooms read that are behind the broker.
     fn checked(&mut self, topics: Vec<Topic>, positions: Vec<Position>) {
         for (topic, position) in topics.into_iter().zip(positions) {
             self.shared.update(&topic, |room, _| room.sequence.check(position));
@@ -148,15 +156,16 @@ impl<M: Deliver + Clone> Interest<'_, M> {
     }
 }
 
-/// The topic that made a call for all of these fail.
+/// Removes the topic that made the call fail.
 fn take_damaged(topics: &mut Vec<Topic>, error: &BrokerError) -> Option<Topic> {
     let damaged = topics.iter().position(|topic| error.topic() == Some(topic))?;
     Some(topics.swap_remove(damaged))
 }
 
 impl<M: Deliver + Clone> Shared<M> {
-    /// The topic could not be subscribed or read: joins that wait for it fail. Their memberships leave,
-    /// not the hub by their connections' ids: by now an id may be that of a later join.
+    /// Fails the joins that wait for the topic, which could not be subscribed or read. Each join
+    /// then removes its own member. The hub does not, by the id of the connection: a later join of
+    /// the same connection may have that id by now, and would be removed with a topic that works.
     fn reject_joins(&self, topic: &Topic, error: &BrokerError) {
         let waiters = self.registry.update(topic, |room| match &mut room.state.phase {
             Phase::Waiting(waiters) => std::mem::take(waiters),

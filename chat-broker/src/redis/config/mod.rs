@@ -40,8 +40,10 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 ///     .deadline(Duration::from_secs(3));
 /// assert!(!format!("{config:?}").contains("secret"));
 /// ```
+///
+/// Each setter takes and returns the settings, as in [`HubConfig`](crate::HubConfig). The fields
+/// are private, since the URL has a password and the certificate a key.
 #[derive(Clone)]
-#[non_exhaustive]
 pub struct RedisConfig {
     url: String,
     tls: Tls,
@@ -85,7 +87,7 @@ impl RedisConfig {
         }
     }
 
-    /// Where Redis is: `redis://[[user]:password@]host[:port][/database]`, `rediss://` for
+    /// The URL of Redis: `redis://[[user]:password@]host[:port][/database]`, `rediss://` for
     /// TLS, `unix:///path[?db=…&user=…&pass=…]` for a socket. Default `redis://127.0.0.1:6379`.
     /// Redis 6 or later, or Valkey; neither Cluster nor Sentinel. What a URL holds beside that is
     /// refused, and so is `#insecure`: certificates are always checked.
@@ -99,18 +101,18 @@ impl RedisConfig {
         self
     }
 
-    /// The certificates of those who vouch for the server's, in PEM, instead of the operating
-    /// system's. For `rediss://` only. Default: the operating system's.
+    /// The certificates of the authorities that may sign the server's, in PEM, instead of the
+    /// operating system's. For `rediss://` only. Default: the operating system's.
     #[must_use]
     pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls.authority = Some(pem.into());
         self
     }
 
-    /// What this client shows to a server that asks for a certificate, as Redis does by default
-    /// (`tls-auth-clients yes`): its certificate, followed by those that lead to an authority
-    /// which the server trusts, and the private key, both in PEM. For `rediss://` only. Default:
-    /// none.
+    /// The identity of this client for a server that asks for a certificate, as Redis does by
+    /// default (`tls-auth-clients yes`): its certificate, followed by those that lead to an
+    /// authority which the server trusts, and the private key, both in PEM. For `rediss://` only.
+    /// Default: none.
     #[must_use]
     pub fn client_certificate(
         mut self,
@@ -156,34 +158,34 @@ impl RedisConfig {
         self
     }
 
-    /// How long a call waits for Redis before it fails, an hour at most; default 5 s. A publication that
-    /// was sent when its time came waits up to 2 s more for its answer.
+    /// How long a call waits for Redis before it fails, an hour at most; default 5 s. A publication
+    /// that is in flight at its deadline waits up to 2 s more for its answer.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How long, at least, Redis keeps the position of a topic in which nothing is
-    /// published, in whole seconds up to ten years; default 24 h. It is gone after twice
-    /// that, and the topic begins a new epoch. A position takes about 100 bytes in Redis.
+    /// How long, at least, Redis keeps the position of a topic in which nothing is published, in
+    /// whole seconds up to ten years; default 24 h. It expires within twice that time, and the
+    /// topic begins a new epoch. A position takes about 100 bytes in Redis.
     #[must_use]
     pub fn position_ttl(mut self, ttl: Duration) -> Self {
         self.position_ttl = ttl;
         self
     }
 
-    /// How long a node that is not heard of counts as alive, 100 ms to an hour; default
-    /// 10 s. Its users leave within this time and 5 s more, if there is another node. A
-    /// node that could not reach Redis for longer enters its users again.
+    /// How long a node that does not renew its lease counts as alive, 100 ms to an hour; default 10
+    /// s. Its users leave within this time and 5 s more, if there is another node. A node that
+    /// could not reach Redis for longer sends its users again.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// How long the users of a node that was [closed](crate::Broker::close) may take to
-    /// come back elsewhere without being announced, up to an hour; default 5 s.
+    /// How long the users of a node that was [closed](crate::Broker::close) may take to connect to
+    /// another node without a leave, up to an hour; default 5 s.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -200,16 +202,23 @@ impl RedisConfig {
         self
     }
 
-    /// Whether these settings can work, as far as that can be known without a connection.
+    /// Checks the settings, as far as that is possible without a connection.
+    ///
+    /// ```
+    /// use chat_broker::RedisConfig;
+    ///
+    /// assert!(RedisConfig::new("redis://127.0.0.1/3").check().is_ok());
+    /// assert!(RedisConfig::new("http://127.0.0.1").check().is_err());
+    /// ```
     ///
     /// # Errors
-    /// [`BrokerError::Config`]: they cannot; [`RedisBroker::connect`](super::RedisBroker::connect)
-    /// would say the same.
+    /// [`BrokerError::Config`] if one is invalid: the error that
+    /// [`RedisBroker::connect`](super::RedisBroker::connect) returns.
     pub fn check(&self) -> Result<(), BrokerError> {
         self.client().map(drop)
     }
 
-    /// What connects with these settings.
+    /// The client of these settings.
     pub(super) fn client(&self) -> Result<Client, BrokerError> {
         self.check_values()?;
         url::check(&self.url).map_err(BrokerError::config)?;
@@ -222,19 +231,19 @@ impl RedisConfig {
         let wrong = if !(1..=MAX_PREFIX).contains(&self.prefix.len())
             || !self.prefix.bytes().all(in_prefix)
         {
-            "the prefix is 1 to 64 letters, digits, '-', '_', '.' or ':'"
+            "the prefix must be 1 to 64 letters, digits, '-', '_', '.' or ':'"
         } else if self.publish_connections == 0 {
-            "there must be a connection to publish on"
+            "publish_connections must be at least 1"
         } else if self.publish_queue == 0 || self.event_queue == 0 {
-            "a queue must have room for one"
+            "a queue must have room for at least 1"
         } else if self.deadline.is_zero() || self.deadline > MAX_LEASE {
-            "the deadline is longer than nothing, and an hour at most"
+            "the deadline must be greater than zero and at most an hour"
         } else if !(Duration::from_secs(1)..=MAX_TTL).contains(&self.position_ttl) {
-            "the lifetime of positions is a second to ten years"
+            "the lifetime of positions must be a second to ten years"
         } else if !(MIN_LEASE..=MAX_LEASE).contains(&self.lease) {
-            "the lease is 100 ms to an hour"
+            "the lease must be 100 ms to an hour"
         } else if self.grace > MAX_LEASE {
-            "the grace is an hour at most"
+            "the grace must be at most an hour"
         } else {
             return Ok(());
         };
@@ -276,7 +285,7 @@ impl fmt::Debug for RedisConfig {
     }
 }
 
-/// The address alone: passwords stand before the last `@`, or after `?` for a socket.
+/// The address alone: passwords are before the last `@`, or after `?` for a socket.
 fn without_password(url: &str) -> &str {
     let address = url.rsplit_once('@').map_or(url, |(_, address)| address);
     address.split_once('?').map_or(address, |(address, _)| address)

@@ -1,10 +1,10 @@
-//! What an address of Redis may hold.
+//! The check of a Redis URL.
 
 /// Refuses what can never work, and what would be passed over: a database that is asked for in
 /// another library's way, say.
 ///
 /// # Errors
-/// What is wrong, without a password in it.
+/// The reason why a URL is invalid, without its password.
 pub(crate) fn check(url: &str) -> Result<(), String> {
     let url = redis::parse_redis_url(url).ok_or(
         "the address of a redis begins with redis://, rediss:// or unix:///, and its port is 65535 \

@@ -1,20 +1,20 @@
-//! Sequences that are not the ones that were seen.
+//! Finds sequences that do not continue those that this node has seen, and ends their epochs.
 //!
 //! Redis may return from a restart or a failover with an older copy of its data, and would
-//! give out offsets a second time: a client that has seen the first would take what is new for a
-//! repetition. So, before a new connection is used, the latest publication that this node
+//! assign offsets a second time: a client that has seen the first message of an offset would drop
+//! the second as a repeat. So, before a new connection is used, the latest publication that this node
 //! has seen of each topic is compared with what is stored. The sequence is another one if
-//! * its offset stands lower, or
+//! * its offset is lower, or
 //! * the entry at the offset that was seen has another id, or is missing though older
 //!   ones are there, or
-//! * the topic had left this epoch for another (a Redis that ends twice comes back twice
+//! * the topic had left this epoch for another (a Redis that restarts twice returns twice
 //!   with the same copy);
 //!
 //! then the counter is deleted, and the topic begins a new epoch.
 //!
 //! If the entry was trimmed or has expired since, that cannot be found out, and the epoch stays:
-//! offsets that were given out twice then lie before all that can be read, so that a client that
-//! stands there receives a gap anyway.
+//! offsets that were assigned twice are then before all that can be read, so a client that is there
+//! receives a gap anyway.
 
 use redis::{Pipeline, RedisResult, Value};
 
@@ -74,13 +74,13 @@ fn answered(reply: Value) -> RedisResult<Value> {
     }
 }
 
-/// Whether a closer look is needed: mostly a topic stands where it was seen. What is
+/// Whether a closer look is needed: mostly a topic is where it was seen. What is
 /// missing or unreadable gives out no offset twice.
 fn is_doubtful(seen: LastSeen, stored: Value) -> bool {
     let stored = redis::from_redis_value::<Stored>(stored).ok().and_then(LastSeen::parse);
     stored.is_some_and(|stored| {
-        let stands =
+        let is_there =
             stored.position == seen.position && (seen.id.is_none() || seen.id == stored.id);
-        stored.position.epoch == seen.position.epoch && !stands
+        stored.position.epoch == seen.position.epoch && !is_there
     })
 }

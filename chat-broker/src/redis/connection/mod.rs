@@ -1,10 +1,10 @@
 //! Connections to Redis.
 //!
-//! [`Link`] is one connection of which a task has the only use: it publishes, subscribes or keeps the
-//! lease. `store.rs` has the small pool for everything that is read and written now and then, which
-//! `pool.rs` opens. Before a new connection is used, `identity.rs` finds out which server it leads to, and
-//! `lineage.rs` ends the sequences that this server has lost. `probe.rs` finds out each second whether
-//! Redis takes writes. `reconnect.rs` times attempts.
+//! [`Link`] is one connection of which a task has the only use: it publishes, subscribes or keeps
+//! the lease. `store.rs` has the small pool for everything that is read and written now and then,
+//! which `pool.rs` opens. Before a new connection is used, `identity.rs` finds out which server it
+//! leads to, and `lineage.rs` ends the sequences that this server has lost. `probe.rs` finds out
+//! each second whether Redis takes writes. `reconnect.rs` times attempts.
 
 pub(super) mod epochs;
 mod pool;
@@ -39,8 +39,8 @@ pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often an idle connection is asked whether it lives.
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A connection that says when it is lost, and counts what Redis [refuses](super::health::refusals) on it.
-/// Dropping it closes it.
+/// A connection that says when it is lost, and counts what Redis [refuses](super::health::refusals)
+/// on it. Dropping it closes it.
 ///
 /// After an error of [`send`](Self::send), [`ping`](Self::ping) and their like, drop it:
 /// redis-rs keeps using a connection that does not answer.
@@ -96,7 +96,7 @@ impl Link {
         }
     }
 
-    /// Sends commands in one go. The answers stand in their order, errors among them.
+    /// Sends commands as one pipeline. The replies are in their order, with errors among them.
     pub(super) async fn send(&mut self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
         let replies = self.send_uncounted(commands).await?;
         self.shared.refusals.count_replies(commands, &replies, &self.shared.scripts);
@@ -124,7 +124,7 @@ impl Link {
     }
 
     /// Subscribes to a channel that is subscribed, and unsubscribes from one that is not: whether
-    /// Redis would. Both at once, since others wait for the connection meanwhile.
+    /// Redis would. Both at once, since callers wait for the connection.
     pub(super) async fn try_to_subscribe(
         &mut self,
         subscribed: &str,

@@ -82,7 +82,7 @@ impl managed::Manager for Connector {
     }
 
     /// A refusal is a sign of life: Redis says instead that it cannot save its data, or that a
-    /// script runs. Another connection would be told the same.
+    /// script runs. Another connection would get the same answer.
     async fn recycle(
         &self,
         connection: &mut MultiplexedConnection,

@@ -1,10 +1,10 @@
-//! Whether Redis takes what is to be kept, and permits what the broker needs.
+//! Checks that Redis accepts writes, and permits the commands that the broker needs.
 //!
-//! A Redis that answers may refuse to write: it cannot save, lacks replicas, or has taken the right
-//! to write from us. So each connection that publishes does so once a second, to a topic of its own
-//! without subscribers: what refuses a message refuses the probe. With it go all other
-//! [commands](super::rights) that the broker needs. A Redis that is full refuses what is to be kept
-//! and nothing else, and counts as [working](super::capacity).
+//! A Redis that answers may refuse to write: it cannot save, lacks replicas, or has revoked the
+//! right to write. So each connection that publishes does so once a second, to a topic of its own
+//! without subscribers: a Redis that refuses messages refuses the probe. The same
+//! pipeline tries all other [commands](super::rights) that the broker needs. A full Redis refuses
+//! persistent publications and nothing else, and counts as [working](super::capacity).
 
 use redis::{Pipeline, RedisError, RedisResult, Value};
 
@@ -19,20 +19,20 @@ use crate::redis::wire::MessageId;
 /// How long Redis keeps what was published, in seconds; twice that at most.
 const TTL: u64 = 10;
 
-/// What one connection publishes to see whether it can.
+/// The probe of one connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Probe {
     address: Address,
 }
 
-/// What Redis said.
+/// Whether Redis accepts writes.
 pub(crate) enum Writes {
     /// Redis takes writes, but for those that need memory if it is full.
     Taken,
     Refused(RedisError),
 }
 
-/// What Redis answered.
+/// The replies of Redis.
 struct Answers {
     published: RedisResult<()>,
     /// The first right that is missing.
@@ -44,8 +44,8 @@ impl Probe {
         Self { address: names.probe() }
     }
 
-    /// Publishes. It is an error if Redis does not answer, or if another server should be
-    /// looked for at its address.
+    /// Publishes to the topic of the probe. Fails if Redis does not answer, or if the connection
+    /// should be replaced, since its address may lead to another server now.
     pub(crate) async fn publish(&self, link: &mut Link, shared: &Shared) -> RedisResult<Writes> {
         self.run(link, shared, false).await
     }
@@ -105,7 +105,7 @@ impl Probe {
 
         let mut replies = link.send_uncounted(&commands).await?;
         for reply in replies.iter_mut().skip(rights_begin) {
-            // Whatever else it says, the right is there.
+            // Any other answer proves that the right is there.
             if !is_missing_right(reply) {
                 *reply = Value::Nil;
             }

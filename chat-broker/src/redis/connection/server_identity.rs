@@ -1,4 +1,4 @@
-//! Which Redis is at the other end of a connection.
+//! The identity of the Redis server behind a connection.
 
 use redis::{Pipeline, RedisResult, Value};
 
@@ -11,7 +11,7 @@ pub(crate) struct ServerIdentity {
     /// Random, new with each start; `None` if we may not ask.
     pub(crate) run_id: Option<String>,
     connection: Option<i64>,
-    /// By which it makes room when it is full; `None` if we may not ask.
+    /// The eviction policy; `None` without the right to ask.
     pub(crate) eviction: Option<String>,
     /// `standalone`, `cluster` or `sentinel`; `None` if we may not ask.
     mode: Option<String>,
@@ -36,7 +36,7 @@ impl ServerIdentity {
         })
     }
 
-    /// Whether it is a server of the kind that can be used.
+    /// Checks that the server is of a kind that can be used.
     ///
     /// # Errors
     /// The server is of another kind, for as long as it runs.
@@ -49,7 +49,7 @@ impl ServerIdentity {
         Err((redis::ErrorKind::InvalidClientConfig, kind).into())
     }
 
-    /// Sees to it that an earlier connection to the same process does nothing more: what
+    /// Ends an earlier connection to the same process, which then executes nothing more: what
     /// was sent on it may still wait there, and must not be carried out after what is sent
     /// again on this one.
     pub(crate) async fn end(&self, earlier: &Self, link: &mut Link) -> RedisResult<()> {

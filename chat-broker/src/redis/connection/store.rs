@@ -1,4 +1,4 @@
-//! What is read and written now and then, through a small pool of connections.
+//! Occasional reads and writes, through a small pool of connections.
 //!
 //! A caller that finds all of them in use opens another. If that fails (Redis is at `maxclients`,
 //! this process is out of files, a password was changed), the caller waits for a free one.
@@ -91,7 +91,7 @@ impl Store {
         self.in_time(self.query::<()>(&commands)).await.is_ok()
     }
 
-    /// Sends one command for each address; the answers stand in their order. What is wrong with the
+    /// Sends one command for each address; the replies are in their order. What is wrong with the
     /// keys of one topic is said of that one.
     pub(crate) async fn query_each<T: FromRedisValue>(
         &self,
@@ -147,7 +147,7 @@ impl Store {
     }
 
     /// Sends commands in one go. Scripts that Redis does not know are stored first, and
-    /// all is sent again; so it is when the connection breaks meanwhile: only for what may be done
+    /// all is sent again; so it is if the connection breaks: only for what may be done
     /// twice. The inner error is what Redis, or the connection to it, makes of them.
     async fn ask(&self, commands: &Pipeline) -> Result<RedisResult<Value>, BrokerError> {
         match self.ask_once(commands).await? {
@@ -230,7 +230,7 @@ fn read<T: FromRedisValue>(replies: Value) -> RedisResult<T> {
     Ok(redis::from_redis_value(replies)?)
 }
 
-/// Which of the commands failed first.
+/// The index of the first command that failed.
 fn first_failed(error: &RedisError) -> Option<usize> {
     let errors = error.clone().into_server_errors()?;
     errors.first().map(|(nth, _)| *nth)

@@ -28,7 +28,7 @@ const VOLATILE: &str = "histories, positions and keys of messages";
 const ALL: &str = "histories, positions, keys of messages, who is in which room, leases of servers, \
                    bans and the resume secret";
 
-/// What all publishing connections have found out.
+/// What is known of the memory of Redis, for all publishing connections.
 #[derive(Debug, Default)]
 pub(crate) struct Capacity {
     state: Mutex<State>,

@@ -1,5 +1,5 @@
-//! Names of ours under which Redis holds something else: a key of another type, or a value that makes
-//! no sense.
+//! Names of ours under which Redis holds something else: a key of another type, or a value that
+//! makes no sense.
 //!
 //! Of a topic that is the topic's trouble alone. It is logged with the keys that an operator has to
 //! look at, once a minute for each topic, and what was asked fails at once.
@@ -26,14 +26,14 @@ const MAX_LOGGED: usize = 100;
 pub(crate) const SEQUENCE: &str = ":meta, :log or :k:*";
 pub(crate) const PRESENCE: &str = ":members or :on:*";
 
-/// What was logged, and when.
+/// The keys that were logged, and when.
 #[derive(Debug, Default)]
 pub(crate) struct Damage {
     logged: Mutex<HashMap<String, Instant>>,
 }
 
 impl Damage {
-    /// What a failed command on these keys of a topic means to who asked for it.
+    /// What a failed command on these keys of a topic means to its caller.
     pub(crate) fn explain(
         &self,
         address: &Address,
@@ -60,21 +60,22 @@ impl Damage {
         }
     }
 
-    /// As [`explain_shared`](Self::explain_shared), for a command that nobody waits for.
+    /// As [`explain_shared`](Self::explain_shared), for a command without a caller.
     pub(crate) fn note_shared(&self, keys: &str, error: &RedisError) {
         if is_damage(error) {
             self.log(keys, error);
         }
     }
 
-    /// As [`explain`](Self::explain), for an answer that nobody waits for.
+    /// As [`explain`](Self::explain), for an answer without a caller.
     pub(crate) fn note(&self, address: &Address, keys: &'static str, error: &ServerError) {
         if is_wrong_type(error) {
             self.log(&format!("{}{keys}", address.channel()), error);
         }
     }
 
-    /// A topic has a position that makes no sense, and begins a new epoch with the next publication.
+    /// A topic has a position that makes no sense, and begins a new epoch with the next
+    /// publication.
     pub(crate) fn note_position(&self, address: &Address) {
         self.log(address.meta(), &"its epoch and offset make no sense: a new epoch begins");
     }

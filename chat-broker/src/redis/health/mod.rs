@@ -1,7 +1,6 @@
-//! How Redis is: whether all connections do what they are for, and one line in the log when that
-//! changes.
+//! The health of Redis: whether all connections work, and one log line when that changes.
 //!
-//! | question | file | tells |
+//! | question | file | reported by |
 //! |---|---|---|
 //! | Do all connections work? | this one | [`Health`]: ready, refused, down or unsuitable |
 //! | Does Redis take writes, and permit all commands? | `rights.rs`, [`connection::probe`](super::connection::probe) | [`ConnectionHealth`], each second |
@@ -32,22 +31,22 @@ pub(super) struct Health {
 
 #[derive(Debug)]
 struct State {
-    /// Of each connection, `None` before it was tried.
+    /// The state of each connection; `None` before its first attempt.
     connections: Vec<Option<HealthState>>,
-    /// What the log has said since Redis was last up.
+    /// The states that were logged since Redis was last up.
     logged: Vec<HealthState>,
     /// The latest answer of a Redis that refuses.
     refusal: String,
 }
 
-/// Of one connection, and the worst of all.
+/// The state of one connection, or the worst of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum HealthState {
     Up,
-    /// Redis answers, and refuses to do what it is asked.
+    /// Redis answers, and refuses commands.
     Refused,
     Down,
-    /// What is there is no Redis that can be used.
+    /// The server is no Redis that can be used.
     Unsuitable,
 }
 
@@ -59,7 +58,7 @@ pub(super) struct ConnectionHealth {
 }
 
 impl Health {
-    /// Of connections that are added by [`connection`](Self::connection).
+    /// Starts without connections; [`connection`](Self::connection) adds them.
     pub(super) fn new() -> Arc<Self> {
         let state = State { connections: Vec::new(), logged: Vec::new(), refusal: String::new() };
         Arc::new(Self { state: watch::Sender::new(state) })
@@ -82,20 +81,21 @@ impl Health {
     /// Waits until all connections are up, or one has failed.
     pub(super) async fn first_report(&self) {
         let is_over = |state: &State| state.is_ready() || !state.logged.is_empty();
-        // Fails if the sender is gone, which is `self`.
+        // The sender is `self`, so this cannot fail.
         let _ = self.state.subscribe().wait_for(is_over).await;
     }
 }
 
 impl State {
-    /// Of a broker without connections nothing is known.
+    /// Before the first connection was added, the broker is not ready.
     fn is_ready(&self) -> bool {
         !self.connections.is_empty()
             && self.connections.iter().all(|connection| *connection == Some(HealthState::Up))
     }
 
-    /// Says in the log what has changed, each once until Redis is back. A connection that was
-    /// not tried yet is no news.
+    /// Logs a worse state, each once until all connections are up again: a Redis that is refusing
+    /// and unreachable in turns logs two lines, not two a second. Connections that were not tried
+    /// yet do not count.
     fn log(&mut self, cause: &dyn fmt::Display) {
         let worst = self.connections.iter().flatten().max().copied().unwrap_or(HealthState::Up);
         if worst == HealthState::Up {

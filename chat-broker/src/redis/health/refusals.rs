@@ -1,7 +1,7 @@
 //! Commands that Redis answered with an error, by command and cause: counted, and in the log once a
 //! minute, or once if the broker does without the command.
 //!
-//! Both labels come from fixed lists, so the table is bounded whatever Redis answers. A call of a
+//! Both labels are of fixed lists, so the table is bounded whatever Redis answers. A call of a
 //! script counts under the script's file name, and the log line has the text of Redis, which since
 //! Redis 7 names the command inside the script.
 
@@ -27,7 +27,7 @@ const OPTIONAL: &[&str] = &["CLIENT ID", "CLIENT KILL", "INFO"];
 /// The label of a connection that Redis did not accept.
 pub(crate) const CONNECT: &str = "connect";
 
-/// What is not in the lists.
+/// The label of commands and causes that are not in the lists.
 const OTHER: &str = "other";
 
 /// Labels of commands, but for scripts.
@@ -147,7 +147,7 @@ impl Refusals {
         }
     }
 
-    /// As [`count`](Self::count), for the answers to a pipeline, which stand in its order.
+    /// As [`count`](Self::count), for the answers to a pipeline, which are in its order.
     pub(crate) fn count_replies(&self, commands: &Pipeline, replies: &[Value], scripts: &Scripts) {
         for (command, reply) in commands.cmd_iter().zip(replies) {
             if let Value::ServerError(error) = reply {
@@ -173,7 +173,8 @@ impl Refusals {
 }
 
 impl Entry {
-    /// Counts one. If a log line is due, `interval` after the last, returns how many it stands for.
+    /// Counts one. If a log line is due, `interval` after the last, returns how many refusals it
+    /// covers.
     fn add(&mut self, interval: Duration) -> Option<u64> {
         self.count += 1;
         self.unlogged += 1;

@@ -1,12 +1,12 @@
 //! The lease of this node in Redis.
 //!
 //! If a node does not renew its lease, other nodes remove its occupants. A node that has lost its
-//! lease (it was paused, or Redis was flushed) registers under a new name and sends all joins again;
-//! so it does when Redis is another process, which may have restarted with older data. The lease of
-//! the former name expires after that, so no leave is announced.
+//! lease (it was paused, or Redis was flushed) registers under a new name and sends all joins
+//! again; so it does when Redis is another process, which may have restarted with older data. The
+//! lease of the former name expires after that, so no leave is announced.
 //!
-//! A node expires the leases of others only after it has renewed its own steadily for as long as one
-//! lasts: after an outage of Redis, all nodes have the time to renew theirs.
+//! A node expires the leases of others only after it has renewed its own steadily for as long as
+//! one lasts: after an outage of Redis, all nodes have the time to renew theirs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,21 +24,23 @@ use crate::redis::shared::Shared;
 
 /// A lease further ahead than this, and than the lease and the grace of this node, is cut to the
 /// longest of the three: Redis' clock was set back. A node that runs with a longer lease renews it
-/// each second, and loses nothing. A node that is closing renews no more, and its last lease is its
-/// grace: a node with a shorter grace may cut that, so nodes that share a Redis need the same grace.
+/// each second, and loses nothing. A node that is closing stops renewing, and its last lease is its
+/// grace: a node with a shorter grace may cut that, so nodes that share a Redis need the same
+/// grace.
 const LONGEST_LEASE: Duration = Duration::from_secs(10);
 
 /// Keeps the lease of this node, on a connection of its own.
 pub(crate) struct LeaseTask {
     shared: Arc<Shared>,
     presence: Arc<Presence>,
-    /// Where expired nodes go.
+    /// The reaper's queue: nodes whose lease has expired.
     expired: mpsc::Sender<Vec<String>>,
     link: Option<Link>,
     was_connected: bool,
     health: ConnectionHealth,
     node: Arc<str>,
-    /// Which node this one was until it lost its lease, as long as Redis has not been told.
+    /// The name of this node before it lost its lease, until Redis has it: the next renewal sends
+    /// it, so that the occupants under it expire. Without that, nothing would find them.
     previous: Option<Arc<str>>,
     /// The node has a lease.
     has_lease: bool,
@@ -65,8 +67,8 @@ impl LeaseTask {
         }
     }
 
-    /// Renews until `released`: as often as other connections are asked whether they live,
-    /// since this asks the same.
+    /// Renews until `released`, as often as other connections are probed: the renewal is this
+    /// connection's probe.
     pub(crate) async fn run(mut self, mut released: watch::Receiver<bool>) {
         let mut tick = interval((self.shared.config.lease / 4).min(PING_INTERVAL));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -82,11 +84,12 @@ impl LeaseTask {
             self.try_to_renew().await;
         }
         if let Err(error) = self.release().await {
-            tracing::debug!(%error, "the lease runs out by itself");
+            tracing::debug!(%error, "lease not released, it will expire");
         }
     }
 
-    /// Twice, if the connection may have broken since it was used.
+    /// Renews, a second time on a new connection if the old one may have broken since its last use:
+    /// a lease should not lose a tick to that.
     async fn try_to_renew(&mut self) {
         let was_connected = self.link.is_some();
         let mut outcome = self.renew().await;
@@ -127,13 +130,14 @@ impl LeaseTask {
             self.presence.restart_as(&self.node);
         }
         if !expired.is_empty() {
-            // If the reaper is busy, they are found again.
+            // A busy reaper drops them: a later renewal finds them again.
             let _ = self.expired.try_send(expired);
         }
         Ok(())
     }
 
-    /// Redis does not know the node any more, or may not.
+    /// Redis has lost the node, or may have: takes a new name. Under the old one, a reaper of
+    /// another node may be at work, and would remove the users that are sent again.
     fn reregister(&mut self) {
         let before = std::mem::replace(&mut self.node, names::new_node().into());
         if std::mem::take(&mut self.has_lease) {
@@ -141,7 +145,7 @@ impl LeaseTask {
         }
     }
 
-    /// What this node has found out of others no longer counts.
+    /// Starts the time again for which this node must renew before it expires others.
     fn fail(&mut self) {
         self.monitor.fail();
         self.presence.set_may_expire_others(false);
@@ -162,7 +166,8 @@ impl LeaseTask {
         Ok(Renewal { is_held, expired, is_late })
     }
 
-    /// Gives the lease back; users that are still here have time to come back elsewhere.
+    /// Releases the lease. If users are still here, it lasts for the grace time, in which they can
+    /// connect to another node without a leave.
     async fn release(&mut self) -> RedisResult<()> {
         if !self.has_lease {
             return Ok(());
@@ -201,17 +206,18 @@ impl LeaseTask {
     }
 }
 
-/// What Redis says to a renewal.
+/// The answer of Redis to a renewal.
 struct Renewal {
-    /// There was a lease, or none was needed.
+    /// The node had a lease, or is new.
     is_held: bool,
-    /// Nodes to be reaped.
+    /// Nodes whose lease has expired.
     expired: Vec<String>,
-    /// By Redis' clock the last renewal was long ago: others may be as late as this node.
+    /// By Redis' clock the last renewal was long ago. If Redis was frozen, other nodes are as late
+    /// as this one: they must not be expired for it.
     is_late: bool,
 }
 
-/// For how long the lease was renewed without a failure or a pause.
+/// Measures for how long the lease was renewed without a failure or a pause.
 #[derive(Debug)]
 struct LeaseMonitor {
     lease: Duration,
@@ -233,7 +239,7 @@ impl LeaseMonitor {
         self.run = None;
     }
 
-    /// Whether it has lasted as long as a lease.
+    /// Whether renewals have been steady for as long as a lease.
     fn lasts(&self, now: Instant) -> bool {
         self.current(now).is_some_and(|first| now - first >= self.lease)
     }

@@ -1,10 +1,10 @@
-//! Who is in which topic, at this node and at all nodes.
+//! Presence: the users of this node in topics, and those of all nodes.
 //!
-//! A join or leave at this node waits in the `outbox.rs` of the connection that publishes to its topic,
-//! and is sent in order with publications; `transition.rs` has the states of one user in one topic.
-//! Redis holds the occupants of a node for as long as the node renews its `lease.rs`; `reaper.rs`
-//! removes those of nodes that no longer do. `reconciler.rs` compares what Redis holds with what it
-//! should hold.
+//! A join or leave at this node waits in the `outbox.rs` of the connection that publishes to its
+//! topic, and is sent in order with publications; `transition.rs` has the states of one user in one
+//! topic. Redis holds the occupants of a node for as long as the node renews its `lease.rs`;
+//! `reaper.rs` removes those of nodes that no longer do. `reconciler.rs` compares what Redis holds
+//! with what it should hold.
 
 pub(super) mod lease;
 pub(super) mod outbox;
@@ -33,13 +33,13 @@ use outbox::{Changes, Join, Key, Outcome, PresenceOutbox};
 /// Reads in one pipeline.
 const MAX_READS: usize = 16;
 
-/// What `occupancy.lua` returns: version, count, fields of the hash.
+/// The reply of `occupancy.lua`: version, count, fields of the hash.
 type Reply = (u64, u32, Vec<(Vec<u8>, Vec<u8>)>);
 
 /// The presence at this node, and what is known of its lease.
 #[derive(Debug)]
 pub(super) struct Presence {
-    /// One for each connection that publishes.
+    /// One outbox for each connection that publishes.
     outboxes: Vec<Arc<PresenceOutbox>>,
     server: Mutex<Server>,
     /// The lease must be checked.
@@ -99,7 +99,7 @@ impl Presence {
         &self.outboxes
     }
 
-    /// Which connection publishes to a topic: always the same, which keeps its order.
+    /// The connection that publishes to a topic: always the same, which keeps the topic's order.
     pub(super) fn worker_index(&self, topic: &Topic) -> usize {
         let mut hasher = DefaultHasher::new();
         topic.hash(&mut hasher);
@@ -152,7 +152,7 @@ impl Shared {
     }
 }
 
-/// What the reply to a join means.
+/// The outcome of a join, by its reply.
 pub(super) fn join_outcome(reply: &Value) -> Outcome {
     match reply {
         Value::Int(1) => Outcome::Done,
@@ -161,7 +161,7 @@ pub(super) fn join_outcome(reply: &Value) -> Outcome {
     }
 }
 
-/// What the reply to a leave means.
+/// The outcome of a leave, by its reply.
 pub(super) fn leave_outcome(reply: &Value) -> Outcome {
     match reply {
         Value::Int(0) => Outcome::Done,
@@ -203,7 +203,7 @@ fn occupancy((version, count, members): Reply) -> Occupancy {
     Occupancy::new(version, count, members.into_iter().filter_map(occupant).collect())
 }
 
-/// Reads a member; the version, which is none, has no name.
+/// Reads a field of the hash: a member, or the version, whose field is no user id.
 fn occupant((user, member): (Vec<u8>, Vec<u8>)) -> Option<Occupant> {
     let user = UserId::new(std::str::from_utf8(&user).ok()?).ok()?;
     let colon = member.iter().position(|byte| *byte == b':')?;

@@ -1,11 +1,13 @@
-//! Joins and leaves at this node that one connection has yet to send to Redis.
+//! Joins and leaves of this node that one connection has yet to send to Redis.
 //!
-//! Only what is wanted now counts: a leave that was not sent is cancelled by a join, and a join by a
-//! leave, unless something was published in between. A change without an answer is sent again, which
-//! changes nothing if Redis knew.
+//! The outbox sends the difference between what the node wants and what Redis holds. An unsent
+//! leave is cancelled by a join, and an unsent join by a leave, unless something was published in
+//! between. So it is bounded by the users in topics, however often they join and leave in an
+//! outage. A change without an answer is sent again, which changes nothing if Redis has executed
+//! it.
 //!
-//! The [transition table](super::transition) says what each event makes of a user in a topic. This file
-//! keeps the queues: they follow from the states, and [`Queues::apply`] alone changes either.
+//! The [transition table](super::transition) says what each event makes of a user in a topic. This
+//! file keeps the queues: they follow from the states, and [`Queues::apply`] alone changes either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -23,8 +25,8 @@ use crate::redis::names::Address;
 /// Maximum joins, and maximum leaves, per pipeline.
 const MAX_CHANGES: usize = 256;
 
-/// Maximum transient joins that wait to be sent: in an outage there would be ever more. Above it the
-/// join and the leave cancel each other, whatever was published in between.
+/// Maximum transient joins that wait to be sent: in an outage there would be ever more. Above it
+/// the join and the leave cancel each other, whatever was published in between.
 const MAX_TRANSIENT: usize = 1024;
 
 /// Refused changes that wait for a retry, above which the leave of a user whose join was refused is
@@ -42,13 +44,13 @@ pub(crate) struct PresenceOutbox {
 struct Queues {
     /// The name of the node in Redis; nothing is sent before it has a lease.
     node: Option<Arc<str>>,
-    /// Ordered, so that the reconciler can go through them in parts.
+    /// Ordered, so that the reconciler can compare them in parts.
     users: BTreeMap<Key, PendingPresence>,
-    /// [`Index::Joins`]
+    /// Users by the order of [`Index::Joins`].
     joins: BTreeMap<SeqKey, Key>,
-    /// [`Index::Leaves`]
+    /// Users by the order of [`Index::Leaves`].
     leaves: BTreeMap<SeqKey, Key>,
-    /// [`Index::Refused`]
+    /// Users in [`Index::Refused`].
     refused: BTreeSet<Key>,
     /// How many are [`Stage::TransientQueued`].
     transient: usize,
@@ -81,10 +83,12 @@ struct PendingPresence {
 }
 
 /// The number of publications accepted before, then a sequence number. A join is sent before the
-/// publications that follow it, a leave after those that precede it.
+/// publications that follow it, a leave after those that precede it; otherwise members would
+/// receive a message of a user who is not there. The second number makes the keys of one moment
+/// unique.
 type SeqKey = (u64, u64);
 
-/// Where the key of an entry is listed, besides `users`.
+/// The index that lists the key of an entry, besides `users`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Index {
     /// Joins that wait to be sent.
@@ -102,7 +106,7 @@ pub(crate) struct Changes {
     pub(crate) node: Arc<str>,
     pub(crate) joins: Vec<Join>,
     pub(crate) leaves: Vec<Key>,
-    /// There are more joins than fit: no publication after so many may be sent before them.
+    /// More joins wait than fit: no publication accepted after so many may be sent before them.
     pub(crate) fence_at: Option<u64>,
 }
 
@@ -114,7 +118,7 @@ pub(crate) struct Join {
     pub(crate) is_latest: bool,
 }
 
-/// What became of a change.
+/// The outcome of a change that was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
@@ -133,13 +137,15 @@ impl Changes {
 }
 
 impl PresenceOutbox {
-    /// See [`PresenceTracker::enter`](crate::PresenceTracker::enter); `accepted` publications came before.
+    /// See [`PresenceTracker::enter`](crate::PresenceTracker::enter), after `accepted`
+    /// publications.
     pub(crate) fn join(&self, key: Key, info: Bytes, accepted: u64) {
         self.queues().join(key, info, accepted);
         self.changed.notify_one();
     }
 
-    /// See [`PresenceTracker::leave`](crate::PresenceTracker::leave); `accepted` publications came before.
+    /// See [`PresenceTracker::leave`](crate::PresenceTracker::leave), after `accepted`
+    /// publications.
     pub(crate) fn leave(&self, key: &Key, accepted: u64) -> Departure {
         let departure = self.queues().leave(key, accepted);
         self.changed.notify_one();
@@ -170,7 +176,8 @@ impl PresenceOutbox {
         self.changed.notify_one();
     }
 
-    /// Another node has set another info of a user: this one sends no older one again.
+    /// Another node has set another info of a user. If this node must send the user again, after
+    /// Redis lost it, the join has that info and not an older one.
     pub(crate) fn renamed(&self, key: &Key, info: &Bytes) {
         if let Some(pending) = self.queues().users.get_mut(key)
             && pending.state.sync == SyncState::Synced
@@ -191,12 +198,12 @@ impl PresenceOutbox {
         self.changed.notify_one();
     }
 
-    /// Takes what goes into a pipeline after which `sent` publications are sent.
+    /// Takes the changes for a pipeline after which `sent` publications will have been sent.
     pub(crate) fn take(&self, sent: u64) -> Changes {
         self.queues().take(sent)
     }
 
-    /// Notes what became of changes, in their order; what has no outcome is unanswered.
+    /// Records the outcomes of changes, in their order. A change without an outcome is unanswered.
     pub(crate) fn record(&self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
         self.queues().record(changes, outcomes);
         if self.has_changes() {
@@ -254,7 +261,7 @@ impl Queues {
     fn join(&mut self, key: Key, info: Bytes, accepted: u64) {
         let pending = self.users.entry(key.clone()).or_insert_with(PendingPresence::absent);
         (pending.info, pending.is_latest) = (info, true);
-        // The order of a queued join stays, and so does what was published since.
+        // A queued join keeps its order: publications accepted since then must still follow it.
         if pending.state.stage != Stage::JoinQueued {
             pending.joined_after = accepted;
         }
@@ -293,6 +300,9 @@ impl Queues {
             self.apply(&key, Event::JoinSent);
             changes.joins.push(Join { key, info, is_latest });
         }
+        // In a burst of joins the publications must not wait for all of them, only for their own:
+        // those up to the first join that did not fit are sent with this pipeline, the others with
+        // a later one.
         changes.fence_at = self.joins.first_key_value().map(|((accepted, _), _)| *accepted);
         // A leave behind a publication that waits for the fence waits with it.
         let sent = changes.fence_at.map_or(sent, |fence| sent.min(fence));
@@ -309,7 +319,9 @@ impl Queues {
 
     fn record(&mut self, changes: Changes, outcomes: impl IntoIterator<Item = Outcome>) {
         if self.node.as_ref() != Some(&changes.node) {
-            // The node had another name when they were taken, and all was queued again since.
+            // The node has got a new name since, and all joins were queued again under it. The
+            // outcomes are of the old name: a join that Redis executed under it is none under the
+            // new one.
             return;
         }
         let mut outcomes = outcomes.into_iter();
@@ -330,7 +342,8 @@ impl Queues {
         if event == Event::JoinDone
             && let Some(pending) = self.users.get_mut(key)
         {
-            // A join that was queued since has a later info.
+            // Unless a join was queued while this one was in flight: its info is later, and must
+            // replace what other nodes set.
             pending.is_latest &= pending.state.stage.awaits_join();
         }
         self.apply(key, event);

@@ -327,7 +327,7 @@ fn check_indexes(queues: &Queues) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    /// Whatever is lost and refused on the way, Redis comes to hold what is wanted.
+    /// After any losses and refusals, Redis holds in the end what the node wants.
     #[test]
     fn redis_converges(steps in prop::collection::vec(step(), 0..60)) {
         let (outbox, mut wanted, mut held) = (outbox(), Users::new(), Users::new());

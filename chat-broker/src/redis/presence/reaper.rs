@@ -1,8 +1,8 @@
 //! Removes the occupants of nodes whose lease has expired.
 //!
-//! Any node reaps, several at once if they find the same node: a script removes each occupant in one
-//! atomic step, so one of them does. The name of the node is removed last, so that another node goes
-//! on if this one stops.
+//! Any node reaps, several at once if they find the same node: a script removes each occupant in
+//! one atomic step, so one of them does. The name of the node is removed last, so that another node
+//! continues if this one stops.
 
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ pub(crate) async fn run(store: Arc<Store>, mut expired: mpsc::Receiver<Vec<Strin
         for node in nodes {
             tracing::info!(node, "node lease expired, removing its occupants");
             if let Err(error) = reap(&store, &node).await {
-                // It will be found again.
-                tracing::warn!(%error, "the users of a dead node could not leave yet");
+                // A later renewal finds the node again.
+                tracing::warn!(node, %error, "occupants of an expired node not removed yet, retrying");
             }
         }
     }
@@ -51,10 +51,11 @@ async fn reap(store: &Store, node: &str) -> Result<(), BrokerError> {
             let call = store.shared.scripts.reap.call(&mut reap, &keys);
             call.arg(channel).arg(node).arg(MAX_USERS);
         }
-        // A room whose keys are of another kind holds up no other.
+        // A room whose keys have the wrong type must not stop the others.
         let replies = store.query_all(&mut reap).await?;
         let mut reaped = replies.into_iter().map(redis::from_redis_value::<u64>);
-        // Those that are left are all refused: the next attempt is as good.
+        // All of the batch are refused, so the rest of the rooms would be picked again and again: a
+        // later attempt may succeed.
         if let Some(Err(refused)) = reaped.next()
             && reaped.all(|one| one.is_err())
         {

@@ -1,9 +1,11 @@
-//! Compares what Redis says of this node's rooms with what it should say, and mends it.
+//! Compares the occupants in Redis with those that this node should have there, and repairs the
+//! difference.
 //!
-//! Whatever Redis lost (a key was deleted or evicted, a server died as its keys were lost), all
-//! servers agree again within two rounds. A round is spread over ticks. In each tick the node compares
-//! * a part of its users: those that Redis does not know are [sent again](PresenceOutbox::resend_lost), in
-//!   order with joins and leaves;
+//! After any loss in Redis (a deleted or evicted key, a server that crashed as its keys were lost),
+//! all servers agree again within two rounds. A round is spread over ticks. In each tick the node
+//! compares
+//! * a part of its users: those that Redis does not know are [sent
+//!   again](PresenceOutbox::resend_lost), in order with joins and leaves;
 //! * the first part of the members of each room of these users, and up to [`MAX_PARTS`] further
 //!   parts of large rooms. The script that compares them removes members whom no node holds. A room
 //!   of 100,000 users takes one more round.
@@ -41,7 +43,7 @@ const MAX_PARTS: usize = 32;
 /// compared in this round.
 const MAX_SCANS: usize = 1024;
 
-/// What `reconcile.lua` returns: where the next part of the members begins, and users.
+/// The reply of `reconcile.lua`: the cursor of the next part of the members, and lost users.
 type Reply = (Vec<u8>, Vec<String>);
 
 /// Runs until `closing` turns true.
@@ -75,21 +77,21 @@ async fn reconcile(store: &Store, presence: &Presence) {
 
 fn note(compared: Result<(), BrokerError>) {
     if let Err(error) = compared {
-        tracing::debug!(%error, "presence was not compared with redis");
+        tracing::debug!(%error, "reconciliation with redis failed");
     }
 }
 
-/// How far a round through the users of one connection has come.
+/// The progress of one round through the users of one connection.
 #[derive(Debug, Default)]
 struct Round {
-    /// Who was looked at last; `None` at the beginning.
+    /// The user that was compared last; `None` at the start of a round.
     last: Option<Key>,
-    /// Users that are to be looked at, in parts of one for each tick of a round.
+    /// Users to compare, in units of `1 / TICKS`: the remainder of one tick counts in the next.
     due: usize,
 }
 
 impl Round {
-    /// Looks at as many users as there are in a tick.
+    /// Compares the users of one tick.
     async fn tick(
         &mut self,
         store: &Store,
@@ -109,7 +111,7 @@ impl Round {
                     self.inspect(store, presence, outbox, &node, &users, scans).await?;
                     self.last = Some(last);
                 }
-                // The next round begins, unless there is nobody.
+                // The end of the round: the next one starts, unless there are no users.
                 None if self.last.take().is_none() => break,
                 None => {}
             }
@@ -117,7 +119,7 @@ impl Round {
         Ok(())
     }
 
-    /// Has Redis compare the rooms of some users, who stand in the order of their rooms.
+    /// Has Redis compare the rooms of some users, who are in the order of their rooms.
     async fn inspect(
         &self,
         store: &Store,
@@ -132,7 +134,7 @@ impl Round {
         let mut commands = Pipeline::with_capacity(rooms.len());
         for room in &rooms {
             let address = &room[0].address;
-            // The members of a room are gone through once in a round.
+            // The members of a room are scanned once in a round.
             let is_due = begun != Some(address) && !scans.contains(address);
             let cursor: &[u8] = if is_due && presence.may_expire_others() { b"0" } else { b"" };
             add_part(&mut commands, store, node, address, cursor, room);
@@ -147,7 +149,7 @@ impl Round {
             scans.push(Scan { node: Arc::clone(node), address, cursor });
         }
         if !unknown.is_empty() {
-            tracing::info!(users = unknown.len(), "redis lost users of this node, re-sending");
+            tracing::info!(users = unknown.len(), "redis lost users of this node, resending");
             outbox.resend_lost(&unknown);
         }
         Ok(())
@@ -163,7 +165,7 @@ struct Scan {
     /// A name that this node no longer has compares nothing: the script ends the scan.
     node: Arc<str>,
     address: Address,
-    /// Where the next part of the members begins.
+    /// The cursor of the next part of the members.
     cursor: Vec<u8>,
 }
 
@@ -219,7 +221,8 @@ fn add_part(
     }
 }
 
-/// A room whose keys are of another kind keeps no other from being mended.
+/// A room whose keys have the wrong type must not stop the repair of others: its reply reads as
+/// empty.
 fn read(reply: Value) -> Reply {
     redis::from_redis_value(reply).unwrap_or_default()
 }

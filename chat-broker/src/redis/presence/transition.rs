@@ -1,14 +1,16 @@
 //! The states of one user in one topic, between this node and Redis, as a transition table.
 //!
-//! A [`State`] is what the node wants and what waits to be sent ([`Stage`]), and what Redis is known to
-//! hold ([`SyncState`]). The [outbox](super::outbox) sends one pipeline at a time, in which joins
-//! precede leaves, and settles it before it takes the next one. So an outcome arrives only for what
-//! was sent, but any join, leave, retry, loss or change of the node may come in between.
+//! A [`State`] is what the node wants and what waits to be sent ([`Stage`]), and what Redis is
+//! known to hold ([`SyncState`]). The [outbox](super::outbox) sends one pipeline at a time, in
+//! which joins precede leaves, and settles it before it takes the next one. So an outcome arrives
+//! only for what was sent, but any join, leave, retry, loss or change of the node may happen
+//! in between.
 //!
 //! # Stages
-//! An event keeps any stage that is not listed for it. "Order" is the new [place](Order) in the queue.
-//! "Released" are the callers that wait for the [departure](crate::Departure) of the user: they learn
-//! the version of `LeaveDone`, and of any other event that no leave was announced.
+//! An event that is not listed for a stage keeps it. "Order" is the new [order](Order) in the
+//! queue. "Released" are the callers that await the [departure](crate::Departure) of the user: by
+//! `LeaveDone` with the version of the leave, by any other event with `None`, since no leave is
+//! announced.
 //!
 //! | event | stage | next stage | order | released |
 //! |---|---|---|---|---|
@@ -71,8 +73,8 @@ pub(super) enum Stage {
     Absent,
     /// The user is in the topic; the join waits to be sent.
     JoinQueued,
-    /// The user joined, something was published, and the user left before the join was sent: the join,
-    /// and the leave after it, wait to be sent.
+    /// The user joined, something was published, and the user left before the join was sent: the
+    /// join, and the leave after it, wait to be sent.
     TransientQueued,
     /// The user is in the topic, and nothing waits: the join is in flight, or Redis holds it.
     Present,
@@ -102,7 +104,7 @@ pub(super) enum SyncState {
     Synced,
 }
 
-/// What happens to a user in a topic.
+/// An event of a user in a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     /// The user joins, or joins once more under a name that may differ.
@@ -123,18 +125,18 @@ pub(super) enum Event {
     LeaveDone,
     LeaveUnanswered,
     LeaveRefused {
-        /// As many refused changes wait as may.
+        /// The maximum number of refused changes wait already.
         is_full: bool,
     },
     /// Redis does not hold the user any more.
     Lost,
-    /// What was refused is sent again.
+    /// Refused changes are sent again.
     Retry,
     /// The node has a new name, under which Redis holds nothing.
     NewNode,
 }
 
-/// The place of a change in its queue.
+/// The order of a change in its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     /// As before, if it was queued.
@@ -147,7 +149,7 @@ pub(super) enum Order {
     First,
 }
 
-/// What a transition leads to.
+/// The result of a transition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Transition {
     pub(super) state: State,
@@ -191,21 +193,22 @@ fn next_stage(State { stage, sync }: State, event: Event) -> (Stage, Order, bool
 
     match (event, stage) {
         (Event::Join, Absent) => (JoinQueued, AtJoin, false),
-        // The user is back before anything was sent. The join keeps its order: it must precede what
+        // The user returns before anything was sent. The join keeps its order: it must precede what
         // was published while the user was there the first time.
         (Event::Join, TransientQueued) => (JoinQueued, Keep, true),
         // Another node may have set another name since, so even the same name is sent again.
         (Event::Join, Present | JoinRefused) => (JoinQueued, AtJoin, false),
-        // A queued leave is cancelled. One in flight may still be executed: the join goes into a later
-        // pipeline. The join is sent even if Redis holds the earlier one: its name may be another.
+        // A queued leave is cancelled. One in flight may still be executed: the join goes into a
+        // later pipeline. The join is sent even if Redis holds the earlier one: its name may be
+        // another.
         (Event::Join, LeaveQueued | LeaveInFlight | LeaveRefused) => (JoinQueued, AtJoin, true),
 
         // Members receive the publication of a user whose join was not sent: send join and leave.
         (Event::Leave { published: true }, JoinQueued) => (TransientQueued, Keep, false),
         // Redis never saw the join: nothing is to be sent.
         (Event::Leave { .. }, JoinQueued) if sync == SyncState::Unsynced => (Absent, Keep, true),
-        // Redis holds, or may come to hold, an earlier join: it was sent before this one was queued,
-        // is in flight, or was executed in part before it was refused.
+        // Redis holds, or may hold later, an earlier join: it was sent before this one was
+        // queued, is in flight, or was executed in part before it was refused.
         (Event::Leave { .. }, JoinQueued | Present | JoinRefused) => (LeaveQueued, AtLeave, false),
 
         (Event::JoinSent, JoinQueued) => (Present, Keep, false),
@@ -220,12 +223,13 @@ fn next_stage(State { stage, sync }: State, event: Event) -> (Stage, Order, bool
         // `LeaveQueued`: the user was back and left again while the first leave was in flight. The
         // second join was not sent, so the first leave is the last change that Redis needs.
         //
-        // Not `TransientQueued`: who waits there waits for the second leave.
+        // Not `TransientQueued`: its callers await the second leave, which is still to be sent.
+        // They were once released by the first, before members received the leave.
         (Event::LeaveDone, LeaveQueued | LeaveInFlight) => (Absent, Keep, true),
         // The publications before it were sent with it.
         (Event::LeaveUnanswered, LeaveInFlight) => (LeaveQueued, First, false),
-        // Clients that connect and disconnect while Redis refuses would pile up. What a refused join
-        // may have written is removed by `reconcile.lua`.
+        // Users who join and leave while Redis refuses would accumulate without bound. What a
+        // refused join may have written is removed by `reconcile.lua`.
         (Event::LeaveRefused { is_full: true }, LeaveQueued | LeaveInFlight)
             if sync == SyncState::Refused =>
         {

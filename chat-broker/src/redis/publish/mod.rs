@@ -1,8 +1,8 @@
 //! Publishing: a queue for each connection that publishes.
 //!
-//! A publication waits in its `queue.rs`; the task in `worker.rs` sends all that waits as one pipeline,
-//! with joins before and leaves after it. `reply.rs` reads the answers; `recover.rs` finds out what
-//! became of publications whose answers were lost with a connection.
+//! A publication waits in its `queue.rs`; the task in `worker.rs` sends all that waits as one
+//! pipeline, with joins before and leaves after it. `reply.rs` reads the answers; `recover.rs`
+//! finds out what became of publications whose answers were lost with a connection.
 
 pub(super) mod queue;
 mod recover;
@@ -29,10 +29,10 @@ use crate::publish::{PublishOptions, Receipt};
 use queue::{Job, Queue};
 use worker::PublishWorker;
 
-/// Payload that waits for one connection at most, in bytes.
+/// Maximum payload that waits for one connection, in bytes.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
 
-/// The near end of the queues.
+/// The sending end of the queues.
 #[derive(Debug)]
 pub(super) struct Publisher {
     shared: Arc<Shared>,
@@ -97,9 +97,10 @@ impl Publisher {
         Ok(pending)
     }
 
-    /// How many publications wait: for a place, to be sent, or to be answered.
+    /// How many publications wait: for room in the queue, to be sent, or to be answered.
     pub(super) fn queued(&self) -> usize {
-        // Each holds the semaphore of its worker, which does so, too.
+        // Each publication holds a reference to the semaphore of its worker; the worker holds one
+        // more.
         self.workers.iter().map(|worker| Arc::strong_count(&worker.bytes) - 1).sum()
     }
 

@@ -9,14 +9,14 @@ use crate::publish::{PublishOptions, Published, ReceiptSender};
 use crate::redis::names::Address;
 use crate::redis::wire::MessageId;
 
-/// Publications in one pipeline at most.
+/// Maximum publications in one pipeline.
 const MAX_BATCH: usize = 256;
 
-/// Payload in one pipeline at most, in bytes, unless a single one is larger: what a slow
-/// network carries within the response timeout.
+/// Maximum payload in one pipeline, in bytes, unless a single publication is larger: a slow network
+/// carries as much within the response timeout.
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
-/// A publication under way.
+/// A publication that is queued or in flight.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) address: Address,
@@ -25,10 +25,10 @@ pub(crate) struct Job {
     pub(crate) id: MessageId,
     /// The publication was sent on a connection that broke: Redis may have it.
     pub(crate) sent: bool,
-    /// Until when it may wait to be sent.
+    /// When it fails if it was not sent.
     pub(crate) deadline: Instant,
     pub(crate) receipt: ReceiptSender,
-    /// Its share of the bytes that may wait.
+    /// The payload's share of the bytes that may wait.
     pub(crate) _bytes: OwnedSemaphorePermit,
 }
 
@@ -37,7 +37,7 @@ impl Job {
         self.options.is_persistent() && self.options.key.is_some()
     }
 
-    /// The publication is to be sent as if it was not sent before.
+    /// Marks the publication as not sent: it is on no connection, and not in Redis.
     pub(crate) fn unsent(self) -> Self {
         Self { sent: false, ..self }
     }
@@ -47,7 +47,7 @@ impl Job {
     }
 }
 
-/// What waits for one connection, oldest first.
+/// The publications that wait for one connection, oldest first.
 #[derive(Debug)]
 pub(crate) struct Queue {
     jobs: mpsc::Receiver<Job>,
@@ -83,7 +83,7 @@ impl Queue {
         true
     }
 
-    /// Takes what has come since [`wait`](Self::wait) returned.
+    /// Takes publications that were queued since [`wait`](Self::wait) returned.
     pub(crate) fn take_more(&mut self) {
         while self.pending.len() < MAX_BATCH {
             let Ok(job) = self.jobs.try_recv() else { return };
@@ -92,7 +92,7 @@ impl Queue {
         }
     }
 
-    /// Takes what goes into the next pipeline: never nothing, if there is something.
+    /// Takes the publications of the next pipeline: at least one, if any waits.
     pub(crate) fn take_batch(&mut self) -> Vec<Job> {
         let mut bytes = 0;
         let fits = |job: &&Job| {
@@ -103,23 +103,23 @@ impl Queue {
         self.pending.drain(..count).collect()
     }
 
-    /// How many have left the queue for good, in their order.
+    /// How many publications were taken out of the queue and not put back.
     pub(crate) fn done(&self) -> u64 {
         self.taken - self.pending.len() as u64
     }
 
-    /// Takes what was sent already: it stands in front.
+    /// Takes the publications that were sent before: they are at the front.
     pub(crate) fn take_sent(&mut self) -> Vec<Job> {
         let count = self.pending.iter().take_while(|job| job.sent).count();
         self.pending.drain(..count).collect()
     }
 
-    /// Puts back what was taken and is to be sent (again), in front.
+    /// Puts publications back at the front, to be sent (again).
     pub(crate) fn put_back(&mut self, jobs: Vec<Job>) {
         self.pending.splice(..0, jobs);
     }
 
-    /// Fails what has waited too long.
+    /// Fails the publications whose deadline has passed.
     pub(crate) fn expire(&mut self, cause: &BrokerError) {
         let now = Instant::now();
         let late = self.pending.iter().take_while(|job| job.deadline <= now).count();
@@ -128,8 +128,8 @@ impl Queue {
         }
     }
 
-    /// While nothing can be sent: fails what has waited too long as soon as it has. Ends
-    /// when the broker is closing and nothing is left.
+    /// Fails each publication at its deadline, while nothing can be sent. Returns when the broker
+    /// is closing and nothing is left.
     ///
     /// # Cancel safety
     /// Safe.
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(now.elapsed().as_secs(), 1);
         tokio::select! {
             biased;
-            _ = &mut second_receipt => panic!("its time has not come"),
+            _ = &mut second_receipt => panic!("its deadline has not passed"),
             () = std::future::ready(()) => {}
         }
         closing.send_replace(true);

@@ -1,11 +1,18 @@
-//! What became of publications whose answers were lost with a connection.
+//! Finds out whether publications were executed whose answers were lost with a connection.
 //!
-//! Redis may have executed them or not. The new connection first ends the old one, so that
-//! nothing on it is executed any more, and then looks for them in the logs by their ids:
-//! what is there was published, and the rest is sent again. But what precedes one that is
-//! there is not: it was published and trimmed since, or refused, and would be published a
-//! second time, or in the wrong place. Nor is, unless it has a key, what may have been
-//! trimmed: where the log does not reach back to what was answered last.
+//! The new connection first ends the old one in Redis, so that nothing on it is executed later: a
+//! search before that could miss a publication that Redis still reads from the old socket. Then the
+//! logs of the topics are searched for the ids of the publications, latest entries first.
+//!
+//! | in the log | a later one of the same topic | the log reaches back to the last answer | outcome | then |
+//! |---|---|---|---|---|
+//! | yes | | | `Published` | the receipt has the position |
+//! | no | in the log | | `Overtaken` | fails: it was trimmed or refused, or would change the order |
+//! | no | not in the log | yes | `Missing` | is sent again |
+//! | no | not in the log | no | `Unknown` | may have been trimmed: fails, or is sent again if it has a key |
+//!
+//! An idempotency key makes it safe to send an `Unknown` one again: Redis remembers the key for
+//! five minutes, longer than the log may.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,39 +23,38 @@ use super::queue::Job;
 use crate::redis::connection::Link;
 use crate::redis::scripts::Scripts;
 
-/// Entries of a log that are looked at in one step, the latest first: Redis is held up for
-/// some 3 ms.
+/// Entries of a log that one step searches, the latest first: it blocks Redis for some 3 ms.
 const STEP: usize = 4096;
 
-/// Steps at most. What 65,536 publications to one topic have followed while a node connected
-/// again is not found.
+/// Maximum steps. A publication that 65,536 others in its topic have followed, while the node was
+/// reconnecting, is not found. The search was once a part of each publication that was sent again;
+/// in a busy room with a long history those blocked Redis for longer than the deadline.
 const MAX_STEPS: usize = 16;
 
-/// What became of a publication.
+/// Whether Redis has executed a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Published(Position),
-    /// Redis does not have it, nor anything later that was sent with it.
+    /// Redis has neither it nor a later one of its topic that was sent with it.
     Missing,
-    /// Redis does not have it, but something later that was sent with it.
+    /// Redis does not have it, but a later one of its topic that was sent with it.
     Overtaken,
-    /// Redis does not have it, but may have had it.
+    /// Redis does not have it, and may have trimmed it.
     Unknown,
 }
 
 /// The search in one topic.
 struct Search {
-    /// What is not found yet.
+    /// Indexes of the publications that are not found yet.
     jobs: Vec<usize>,
-    /// Where the next step begins; `None` when there is none.
+    /// The id before which the next step searches; `None` after the last step.
     before: Option<String>,
-    /// The topic's epoch, and the offset up to which its log keeps nothing, once all of it
-    /// was looked at.
+    /// The topic's epoch, and the offset up to which its log was trimmed; set after the last step.
     floor: Option<Position>,
 }
 
-/// What became of each of `jobs`, which were sent in this order, after `answered` was the
-/// latest answer in a topic.
+/// The outcome of each of `jobs`, which were sent in this order. `answered` is the latest position
+/// in the topic of a publication that was acknowledged.
 pub(crate) async fn find(
     link: &mut Link,
     scripts: &Scripts,
@@ -82,6 +88,7 @@ pub(crate) async fn find(
 }
 
 fn outcomes(jobs: &[Job], found: Vec<Option<Position>>, unknown: &HashSet<&str>) -> Vec<Outcome> {
+    // From the last to the first: a publication that is found makes those before it overtaken.
     let mut overtaking = HashSet::new();
     let mut outcomes: Vec<Outcome> = jobs
         .iter()
@@ -118,8 +125,8 @@ impl Search {
         }
     }
 
-    /// Takes what was found in a step. After an odd reply (a key of the wrong type) there is
-    /// nothing to be found, and the publication itself will be told.
+    /// Reads the reply to a step. A malformed reply (a key of the wrong type) ends the search as if
+    /// the log were empty: the publication is sent again, and its own reply has the error.
     fn take(&mut self, reply: Value, found: &mut [Option<Position>]) {
         let reply: Result<(Vec<u8>, Vec<u64>, u64, u64), _> = redis::from_redis_value(reply);
         let parsed = reply.ok().and_then(|(epoch, offsets, before, floor)| {
@@ -143,7 +150,7 @@ impl Search {
         }
     }
 
-    /// Whether all was looked at that came after `answered`.
+    /// Whether the search covered all publications after `answered`.
     fn reaches(&self, answered: Position) -> bool {
         self.floor.is_some_and(|floor| {
             let since = if answered.epoch == floor.epoch { answered.offset } else { 0 };
@@ -171,11 +178,11 @@ mod tests {
         search.take(reply("*4\r\n$8\r\nabcdEF12\r\n*2\r\n:0\r\n:9\r\n:4\r\n:0\r\n"), &mut found);
         assert_eq!((found, search.jobs.len()), ([None, Some(at(b"abcdEF12", 9))], 1));
         assert_eq!(search.before.as_deref(), Some("4"));
-        assert!(!search.reaches(at(b"abcdEF12", 8)), "it is not over");
+        assert!(!search.reaches(at(b"abcdEF12", 8)), "the search has not ended");
 
         search.take(reply("*4\r\n$8\r\nabcdEF12\r\n*1\r\n:0\r\n:0\r\n:3\r\n"), &mut found);
         assert!(search.before.is_none());
-        assert!(search.reaches(at(b"abcdEF12", 3)), "the log goes back to what was answered");
+        assert!(search.reaches(at(b"abcdEF12", 3)), "the log reaches back to the last answer");
         assert!(!search.reaches(at(b"abcdEF12", 2)), "3 may have been it");
         assert!(!search.reaches(at(b"ABCDEFGH", 7)), "nothing was answered in this epoch");
     }

@@ -7,8 +7,8 @@ use super::queue::Job;
 use crate::publish::Published;
 use crate::redis::error::is_unknown_script;
 
-/// Whether a publication found no script while a later one to its topic went through: to
-/// send it again would turn the order round.
+/// Whether a publication found no script while a later one of its topic was executed: another node
+/// loaded the script in between. Sent again, it would follow the later one.
 pub(crate) fn is_overtaken(jobs: &[Job], replies: &[Value], n: usize) -> bool {
     let (Some(job), Some(reply)) = (jobs.get(n), replies.get(n)) else { return false };
     is_unknown_script(reply)

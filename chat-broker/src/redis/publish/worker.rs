@@ -1,4 +1,6 @@
-//! The task of each connection that publishes: it sends all that waits as one pipeline.
+//! The task of each connection that publishes. It sends all that waits as one pipeline: joins, then
+//! publications, then leaves; and one pipeline at a time, so each topic keeps its order, and
+//! whatever was in flight when a connection breaks is in `jobs` and `changes` of one call.
 
 use std::sync::Arc;
 
@@ -33,19 +35,20 @@ use crate::redis::wire;
 /// Owns one connection to publish on.
 pub(crate) struct PublishWorker {
     shared: Arc<Shared>,
-    /// Knows how far the topics have come.
+    /// Has the positions that this node has seen.
     subscriber: Arc<Subscriber>,
     presence: Arc<Presence>,
     queue: Queue,
     outbox: Arc<PresenceOutbox>,
     health: ConnectionHealth,
     probe: Probe,
-    /// Of the latest connection.
+    /// The identity of the server behind the latest connection.
     identity: Option<ServerIdentity>,
     reconnect: ReconnectTimer,
-    /// The latest answers in topics.
+    /// The latest acknowledged position in each topic.
     answered: TopicMap<Position>,
-    /// On several threads a task that is woken runs before others that are ready.
+    /// The runtime has several threads. There a woken task runs before others that are ready, so
+    /// this one must yield for theirs to be in its pipeline.
     is_woken_first: bool,
 }
 
@@ -74,7 +77,7 @@ impl PublishWorker {
 
     /// Sends until the broker is closing and nothing is left.
     pub(crate) async fn run(mut self) {
-        let mut cause = BrokerError::unavailable("redis was not reached yet");
+        let mut cause = BrokerError::unavailable("redis is not connected yet");
         loop {
             self.reconnect.attempt();
             let connect = connect(
@@ -108,8 +111,8 @@ impl PublishWorker {
         }
     }
 
-    /// Awaits `work` while nothing can be sent. `None` when the broker is closing and
-    /// nothing is left to send.
+    /// Awaits `work`, and fails publications at their deadlines until then: nothing can be sent.
+    /// `None` if the broker is closing and nothing is left to send.
     async fn expiring<T>(
         &mut self,
         work: impl Future<Output = T>,
@@ -130,7 +133,7 @@ impl PublishWorker {
             tokio::select! {
                 biased;
                 error = link.lost() => return Err(error),
-                // However busy the connection is.
+                // Before the queue: a busy connection must be probed, too.
                 _ = ping.tick() => self.probe(&mut link).await?,
                 more = self.queue.wait() => {
                     if self.is_woken_first {
@@ -150,7 +153,7 @@ impl PublishWorker {
         }
     }
 
-    /// Asks whether Redis takes what is written; if so, what it refused is tried again.
+    /// Checks whether Redis accepts writes; if so, refused joins and leaves are sent again.
     async fn probe(&mut self, link: &mut Link) -> RedisResult<()> {
         match self.probe.check(link, &self.shared).await? {
             Writes::Taken => {
@@ -164,12 +167,16 @@ impl PublishWorker {
 
     /// Sends what waits: joins, publications, leaves. Returns whether there was anything.
     async fn send_batch(&mut self, link: &mut Link) -> RedisResult<bool> {
-        self.queue.expire(&BrokerError::unavailable("redis came back too late"));
-        // In this order: a join that precedes one of these publications is in the outbox by then.
+        self.queue.expire(&BrokerError::unavailable("redis was unavailable until the deadline"));
+        // The outbox after the queue: a join that was accepted before one of these publications is
+        // in the outbox by now. In the other order it could be accepted in between, and the
+        // publication would be sent before it.
         let mut jobs = self.queue.take_batch();
         let done = self.queue.done();
         let changes = self.outbox.take(done);
         if let Some(after) = changes.fence_at {
+            // More joins wait than fit into this pipeline, and some of these publications follow
+            // them.
             let held = usize::try_from(done.saturating_sub(after)).unwrap_or(usize::MAX);
             self.queue.put_back(jobs.split_off(jobs.len().saturating_sub(held)));
         }
@@ -191,8 +198,10 @@ impl PublishWorker {
         Ok(true)
     }
 
-    /// After a connection that broke Redis may have all of `jobs`, or none. What is kept
-    /// can be found, and waits for that; the rest must not be sent twice.
+    /// Handles publications in flight on a connection that broke: Redis may have executed all, some
+    /// or none. Persistent ones can be searched for, and are put back for
+    /// [`recover`](Self::recover). Ephemeral ones cannot: sent again they might arrive twice, so
+    /// they fail.
     fn resend(&mut self, jobs: Vec<Job>, cause: &BrokerError) {
         let mut again = Vec::with_capacity(jobs.len());
         for mut job in jobs {
@@ -206,11 +215,13 @@ impl PublishWorker {
         self.queue.put_back(again);
     }
 
-    /// Settles what was published on an earlier connection; the rest is sent as if new.
+    /// Resolves publications that Redis has executed on an earlier connection, and puts back those
+    /// that it has not. Before anything else is sent: a later publication in the log would make
+    /// these overtaken.
     async fn recover(&mut self, link: &mut Link) -> RedisResult<()> {
         let jobs = self.queue.take_sent();
         let Some(first) = jobs.first() else { return Ok(()) };
-        // However slow the search is, nobody waits for longer than for an answer.
+        // The search counts as the wait for the answer, and is bounded by the same time.
         let limit = first.deadline + RESPONSE_TIMEOUT;
         let answered =
             |job: &Job| self.answered.get(job.address.channel()).copied().unwrap_or_default();
@@ -230,7 +241,7 @@ impl PublishWorker {
                     seen.push((job.address.clone(), LastSeen { position, id: Some(job.id) }));
                     resolved.push((job, Ok(Published::new(Some(position), 0))));
                 }
-                // The record of a key tells if it was published.
+                // Redis has the key if the publication was executed, and answers with its position.
                 Outcome::Unknown if job.has_key() => again.push(job.unsent()),
                 Outcome::Missing => again.push(job.unsent()),
                 Outcome::Overtaken | Outcome::Unknown => {
@@ -261,8 +272,8 @@ impl PublishWorker {
         pipeline
     }
 
-    /// Passes the answers on. After a `SCRIPT FLUSH`, stores the scripts again and puts
-    /// back what Redis did not execute for the lack of one.
+    /// Passes on the replies. After a `SCRIPT FLUSH`, loads the scripts again, and puts back what
+    /// Redis did not execute for the lack of one.
     async fn pass_on(
         &mut self,
         link: &mut Link,
@@ -274,6 +285,8 @@ impl PublishWorker {
         let after_joins = replies.split_off(changes.joins.len().min(replies.len()));
         let joins = std::mem::replace(&mut replies, after_joins);
         let leaves = replies.split_off(jobs.len().min(replies.len()));
+        // A join was answered with 0: the node has no lease. Its users are sent again under a new
+        // one.
         if joins.contains(&Value::Int(0)) {
             self.presence.check_lease.notify_one();
         }
@@ -298,6 +311,8 @@ impl PublishWorker {
         let (mut unexecuted, mut seen, mut resolved) = (Vec::new(), Vec::new(), Vec::new());
         let mut broken = None;
         for ((job, reply), overtaken) in jobs.into_iter().zip(replies).zip(overtaken) {
+            // An overtaken one fails: sent again, it would be stored after a later one of its
+            // sender.
             if is_unknown_script(&reply) && !overtaken {
                 unexecuted.push(job);
                 continue;
@@ -321,7 +336,8 @@ impl PublishWorker {
         broken.map_or(Ok(()), Err)
     }
 
-    /// Notes the positions before the receipts resolve: a client may ask for its message at once.
+    /// Records the positions, then resolves the receipts: a client that is acknowledged may ask for
+    /// its message at once, and `known_position` must cover it.
     fn finish(
         &self,
         resolved: Vec<(Job, Result<Published, BrokerError>)>,
@@ -334,7 +350,7 @@ impl PublishWorker {
     }
 }
 
-/// A connection that may be used: nothing more happens on the one before.
+/// Opens a connection, after which Redis executes nothing more of the one before.
 async fn connect(
     shared: Arc<Shared>,
     subscriber: Arc<Subscriber>,
@@ -345,10 +361,12 @@ async fn connect(
     let identity = ServerIdentity::of(&mut link).await?;
     identity.check()?;
     if let Some(earlier) = earlier {
+        // Redis may still read publications from the old socket. Executed after the search of
+        // `recover`, they would be in the log twice.
         identity.end(&earlier, &mut link).await?;
     }
     link.load().await?;
-    // First of all, so that a replica is not asked for all topics again and again.
+    // Before the epochs, so that each attempt to use a replica does not check all topics.
     probe.publish(&mut link, &shared).await?;
     if let Some(policy) = &identity.eviction {
         shared.eviction.seen(policy);

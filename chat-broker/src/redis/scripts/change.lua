@@ -1,11 +1,10 @@
--- What enter.lua, leave.lua, reap.lua and reconcile.lua begin with.
+-- The common part of enter.lua, leave.lua, reap.lua and reconcile.lua.
 --
--- Who is in a topic is what the nodes say: each has a set of the users that it holds there.
--- `members` says for all of them how many nodes hold a user, so that one read tells who is there,
--- and the first and the last node are known.
+-- Each node has a set of the users that it holds in a topic. `members` has the number of nodes that hold
+-- each user, so one read returns all occupants, and a script knows the first and the last node.
 --
 -- KEYS     1 members of the topic: user -> '<nodes>:<info>', '' -> version
---          2 users that the node holds in it   3 topics in which the node holds somebody
+--          2 users that the node holds in it   3 topics in which the node holds users
 --          4 leases of all nodes
 -- ARGV     1 channel of the topic   2 node
 
@@ -13,22 +12,22 @@ local call = redis.call
 local members, held, topics, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local channel, node = ARGV[1], ARGV[2]
 
--- Keys that no node has looked after for so long belong to no node, in seconds. Longer than an
--- outage, and than a clock is set wrong by.
+-- Lifetime of the keys in seconds, which nodes extend. Longer than an outage, and than the error of a
+-- clock.
 local LIFETIME = 24 * 3600
 
 -- No user has this name.
-local NOBODY = '\0'
+local NO_USER = '\0'
 
--- Runs each command that a change needs, also those that only read, in a form that changes nothing.
--- So what Redis refuses, for want of a right or because a key is of another kind, it refuses before
--- anything is written; HSET and SADD have no such form, and each script writes them first. And a
--- full Redis refuses a script nothing after its first write, and a removal it never refuses.
--- Writes stand first: they are what Redis refuses most.
-local function prove()
-  call('HDEL', members, NOBODY)
-  call('SREM', held, NOBODY)
-  call('SREM', topics, NOBODY)
+-- Runs each command that a change needs, including those that only read, in a form that changes nothing.
+-- If Redis refuses one, for a missing right or a key of the wrong type, it does so before anything is
+-- written: a script is not rolled back. HSET and SADD have no such form, so each script runs them first.
+-- A full Redis refuses nothing of a script after its first write, and never a removal. Writes are first,
+-- since Redis refuses them most often.
+local function check_rights()
+  call('HDEL', members, NO_USER)
+  call('SREM', held, NO_USER)
+  call('SREM', topics, NO_USER)
   call('PUBLISH', channel .. ':', '')
   call('HLEN', members)
   call('EXISTS', held)
@@ -41,15 +40,15 @@ local function parse(member)
   return tonumber(nodes) or 0, info
 end
 
-local function look_up(user)
+local function read_member(user)
   return parse(call('HGET', members, user))
 end
 
--- How many nodes hold a user, by what they say themselves. A node that died counts until its
--- users have left. No number without the right to ask.
+-- How many nodes hold a user, by the nodes' own sets. An expired node counts until its users are
+-- removed. Returns nil without the right to read these.
 local nodes_with_a_lease
 local function count_nodes(user)
-  -- It runs after a first write, so for want of a right it must not fail.
+  -- It runs after the first write, so a missing right must not make it fail.
   nodes_with_a_lease = nodes_with_a_lease or redis.pcall('ZRANGEBYSCORE', leases, '-inf', '+inf')
   if nodes_with_a_lease.err then return nil end
   local count = 0
@@ -75,16 +74,16 @@ local function next_version()
   return version
 end
 
--- Announces that a user came (3), left (4) or has another info (5), after the write.
+-- Announces that a user joined (3), left (4) or has another info (5), after the write.
 local function announce(kind, version, user, info)
   local count = call('HLEN', members) - 1
-  -- The last field takes the key along.
+  -- Redis deletes a hash with its last field.
   if count == 0 then call('HDEL', members, '') end
   local head = struct.pack('>I8I4I2', version, count, #user)
   call('PUBLISH', channel, string.char(kind) .. head .. user .. info)
 end
 
--- A user is held by so many nodes now. Returns the version of the event; 0 if there is none.
+-- Sets the number of nodes that hold a user. Returns the version of the event; 0 if there is none.
 local function set_nodes(user, info, before, now)
   if now == 0 then
     local version = next_version()
@@ -96,13 +95,13 @@ local function set_nodes(user, info, before, now)
   return 0
 end
 
--- Forgets the topic when the node holds nobody in it any more.
-local function tidy()
+-- Removes the topic from those of the node if the node holds no user in it.
+local function forget_empty_topic()
   if call('EXISTS', held) == 0 then call('SREM', topics, channel) end
 end
 
--- Keeps the keys for another lifetime. Without the right to they live as long as they are used.
-local function look_after()
+-- Extends the lifetime of the keys. Without the right to do so, they stay until they are empty.
+local function extend_lifetime()
   redis.pcall('EXPIRE', members, LIFETIME)
   redis.pcall('EXPIRE', held, LIFETIME)
   redis.pcall('EXPIRE', topics, LIFETIME)

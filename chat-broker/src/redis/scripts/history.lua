@@ -1,4 +1,4 @@
--- Reads a part of a topic's history, and where the topic stands. Writes nothing.
+-- Reads a part of a topic's history, and the position of the topic. Writes nothing.
 --
 -- KEYS     1 meta   2 log
 -- ARGV     1 XRANGE or XREVRANGE   2 where to begin   3 most entries   4 payload to stop at

@@ -1,15 +1,15 @@
--- A node says that a user is in a topic no more.
+-- A node stops holding a user in a topic.
 --
 -- ARGV     … 3 user
 -- returns  the version of the event; 0 if there is none
 
 local user = ARGV[3]
-local before, info = look_up(user)
-prove()
+local before, info = read_member(user)
+check_rights()
 -- What it is already, as the proof of HSET.
 if info then call('HSET', members, user, before .. ':' .. info) end
 local was_held = call('SREM', held, user) == 1
-tidy()
+forget_empty_topic()
 -- The field of a user whom the node held was lost. Servers list the user nevertheless, so the leave
 -- is announced, unless another node holds the user and says so again.
 if not info then

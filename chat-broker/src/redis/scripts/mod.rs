@@ -142,7 +142,7 @@ impl Script {
     ) -> &'a mut Pipeline {
         match self.name.get() {
             Some(name) => commands.cmd("EVALSHA").arg(name),
-            // Nobody has stored it yet.
+            // No node has loaded it yet.
             None => commands.cmd("EVAL").arg(self.text),
         };
         commands.arg(keys.len()).arg(keys)

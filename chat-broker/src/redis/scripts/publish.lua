@@ -1,5 +1,5 @@
 -- Gives a publication the next offset of its topic, keeps it, and hands it on, in one
--- atomic step. What can fail comes before the first write: nothing is rolled back.
+-- atomic step. What can fail before the first write: nothing is rolled back.
 --
 -- KEYS     1 meta: epoch, offset and id of the last, size of all   2 log
 --          3 record of the key (optional)
@@ -36,7 +36,7 @@ repeat
   if not is_position then
     epoch, offset, size = ARGV[2], 0, nil
     -- Of the sequence before: its ids may lie above ours, and its entries are not ours. Only
-    -- if there is one: for want of memory Redis refuses a script no more after a first write.
+    -- if there is one: a full Redis refuses nothing of a script after its first write.
     if call('EXISTS', log) == 1 then call('DEL', log) end
   end
   fitting, room = size, kept

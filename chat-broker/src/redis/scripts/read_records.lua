@@ -1,7 +1,7 @@
 -- Reads a page of what has changed, or of all. Writes nothing.
 --
 -- ARGV     1 version after which to begin   2 most records of a page
---          3 version and 4 floor that came with the page before; 0 for the first
+--          3 version and 4 floor of the page before; 0 for the first
 --          5 latest version that the caller has seen   6 id of the table that it knows; empty if
 --          that does not matter
 -- returns  { version of the latest change, floor, 1 if the page is the first of all,

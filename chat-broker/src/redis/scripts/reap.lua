@@ -1,12 +1,12 @@
--- Some of the users leave whom a dead node held in a topic.
+-- Removes some of the users that an expired node held in a topic.
 --
 -- ARGV     … 3 how many at most
 -- returns  how many there were
 
-prove()
+check_rights()
 local users = call('SRANDMEMBER', held, ARGV[3])
 for _, user in ipairs(users) do
-  local before, info = look_up(user)
+  local before, info = read_member(user)
   if info then
     -- What it is already, as the proof of HSET.
     call('HSET', members, user, before .. ':' .. info)
@@ -18,5 +18,5 @@ for _, user in ipairs(users) do
     if (count_nodes(user) or 0) == 0 then set_nodes(user, '', 0, 0) end
   end
 end
-tidy()
+forget_empty_topic()
 return #users

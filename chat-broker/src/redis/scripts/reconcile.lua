@@ -1,5 +1,5 @@
 -- Compares a topic with what the nodes say: names those users of a node that Redis does not
--- know, for the node to say again, and mends a part of the members.
+-- know, for the node to send again, and repairs a part of the members.
 --
 -- ARGV     … 3 where the part of the members begins; '' for none   4… users whom the node holds
 -- returns  { where the next part begins, '' if there is none, { users that are not known } }
@@ -14,9 +14,9 @@ for n = 4, #ARGV do
     unknown[#unknown + 1] = user
   end
 end
-look_after()
+extend_lifetime()
 
--- One node goes through the members for all: the first of those that are alive and here.
+-- One node scans the members for all: the first of those that are alive and here.
 local function is_first()
   local time = call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -36,7 +36,7 @@ for n = 1, #part[2], 2 do
   -- The version has no name.
   local now = user ~= '' and count_nodes(user)
   if now and (now ~= before or not info) then
-    prove()
+    check_rights()
     -- What cannot be read is removed, too: its nodes say it again.
     set_nodes(user, info or '', before, info and now or 0)
   end

@@ -1,6 +1,6 @@
 -- What set_record.lua, read_records.lua and restore_records.lua begin with.
 --
--- KEYS     1 meta: version of the latest change, floor: who has read less cannot be told
+-- KEYS     1 meta: version of the latest change, floor: a reader below it has to read all:
 --            what has changed, run: of the Redis that made it, table: id of the table
 --          2 values of the records   3 keys by version, of records that were removed too
 --          4 keys by when they are forgotten (ms)
@@ -16,7 +16,7 @@ local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local now = math.floor(micros / 1000)
 
--- A version as it may stand in Redis; nothing if it is none.
+-- A version as read from Redis; nil if it is malformed.
 local function version_of(text)
   local version = tonumber(text or nil)
   return version and version >= 0 and version <= EXACT and version or nil

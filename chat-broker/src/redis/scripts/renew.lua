@@ -1,24 +1,24 @@
--- Renews the lease of a node, and condemns nodes whose leases have run out: a lease of 0 is
--- never renewed.
+-- Renews the lease of a node, and marks nodes as expired whose leases have ended, by a lease of 0,
+-- which is never renewed.
 --
--- KEYS     1 leases of all nodes: when they end (ms)   2 topics of the former node
--- ARGV     1 node   2 lease (ms)   3 '1': a new node   4 '1': condemn   5 longest lease (ms)
---          6 which node this one was before; '' if none
--- returns  { 0 if the node has no lease to renew, { condemned nodes }, 1 if it was late }
+-- KEYS     1 leases of all nodes: when they end (ms)   2 topics of the previous node
+-- ARGV     1 node   2 lease (ms)   3 '1': a new node   4 '1': expire others   5 longest lease (ms)
+--          6 previous name of this node; '' if none
+-- returns  { 0 if the node has no lease to renew, { expired nodes }, 1 if it was late }
 
-local leases, node, lease, former = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[6]
+local leases, node, lease, previous = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[6]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local condemned = {}
+local expired = {}
 local known = tonumber(redis.call('ZSCORE', leases, node) or 0)
-if known == 0 and ARGV[3] ~= '1' then return { 0, condemned, 0 } end
--- For want of memory Redis refuses a script no more after a first write, and this is one
+if known == 0 and ARGV[3] ~= '1' then return { 0, expired, 0 } end
+-- A full Redis refuses nothing of a script after its first write, and this is one
 -- that it never refuses for that: a removal of nothing.
 redis.call('ZREM', leases, '')
 redis.call('ZADD', leases, now + lease, node)
--- If its lease was lost as well, nobody would find the users that it has under that name.
-if former ~= '' and redis.call('EXISTS', KEYS[2]) == 1 then
-  redis.call('ZADD', leases, 'NX', now + lease, former)
+-- If the lease of the previous name was lost as well, no node would find the users under it.
+if previous ~= '' and redis.call('EXISTS', KEYS[2]) == 1 then
+  redis.call('ZADD', leases, 'NX', now + lease, previous)
 end
 -- A clock that was set back makes the lease of a dead node last. A node that is alive renews.
 local longest = now + tonumber(ARGV[5])
@@ -26,12 +26,12 @@ local far = redis.call('ZRANGEBYSCORE', leases, '(' .. longest, '+inf', 'LIMIT',
 for _, one in ipairs(far) do
   redis.call('ZADD', leases, longest, one)
 end
--- After a pause of Redis, or when its clock was set forward, everybody is late.
-if known > 0 and known - now <= lease / 2 then return { 1, condemned, 1 } end
+-- After a pause of Redis, or when its clock was set forward, all nodes are late.
+if known > 0 and known - now <= lease / 2 then return { 1, expired, 1 } end
 if ARGV[4] == '1' and known > 0 then
-  condemned = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 16)
-  for _, one in ipairs(condemned) do
+  expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 16)
+  for _, one in ipairs(expired) do
     redis.call('ZADD', leases, 0, one)
   end
 end
-return { 1, condemned, 0 }
+return { 1, expired, 0 }

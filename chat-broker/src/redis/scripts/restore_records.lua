@@ -1,6 +1,6 @@
 -- Writes what a node holds of a table that Redis has lost, in whole or in part. Of each key the
--- latest version stands, in whatever order nodes write and however often: what a node has missed undoes
--- nothing. What can fail comes before the first write.
+-- latest version is kept, in any order of writes and however often: what a node has missed undoes
+-- nothing. What can fail before the first write.
 --
 -- ARGV     1 channel   2 id of a table that begins   3 latest version that the caller has seen
 --          4 most records

@@ -1,11 +1,11 @@
--- Sets a record or removes it, and tells all nodes, in one atomic step. What can fail comes
+-- Sets a record or removes it, and notifies all nodes, in one atomic step. What can fail is
 -- before the first write: nothing is rolled back.
 --
 -- ARGV     1 channel   2 key   3 '1': set, '0': remove   4 value   5 lifetime (ms); of a
 --          record that is removed, how long that is known   6 most records
 --          7 latest version that the caller has seen
 -- returns  1 if it is done; 0 if there are as many already; -1 if the table is not whole, and what
---          servers hold of it has to be written first: nobody could say what was removed
+--          servers hold of it has to be written first: no node would know what was removed
 
 if not is_whole then return -1 end
 
@@ -20,7 +20,7 @@ local function forget(name)
   redis.call('HDEL', values, name)
 end
 
--- For want of memory Redis refuses a script no more after a first write, and this is one
+-- A full Redis refuses nothing of a script after its first write, and this is one
 -- that it never refuses for that: there is always room for a ban.
 redis.call('HDEL', meta, '')
 for _, name in ipairs(over) do

@@ -1,4 +1,4 @@
-//! Which channels a node wants, and what Redis has not been told of it yet.
+//! The channels that a node wants, and the changes that Redis does not have yet.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -7,26 +7,25 @@ use chat_core::{Epoch, Position, Topic};
 use crate::redis::last_seen::{LastSeen, TopicMap};
 use crate::redis::names::Address;
 
-/// Ended epochs of one topic that are remembered: a Redis that ends again and again comes
-/// back with the same copy until it has made another.
+/// Ended epochs of one topic that are remembered: a Redis that restarts again and again loads the
+/// same snapshot until it has made another.
 const MAX_ENDED: usize = 8;
 
-/// Every change has a version; the call that made it waits until Redis agrees up to that.
+/// Each change has a version; the call that made it waits until Redis has confirmed that version.
 #[derive(Debug, Default)]
 pub(crate) struct Interest {
-    /// By channel.
+    /// The wanted topics, by channel.
     wanted: HashMap<String, Wanted>,
-    /// Channels to look at again; `None` while there is no connection, since the next one
-    /// looks at all.
+    /// Channels that changed; `None` without a connection, since the next one subscribes to all.
     changes: Option<HashSet<String>>,
     version: u64,
-    /// Rises with every connection: what an earlier one still reads is ignored.
+    /// Rises with each connection: messages that an earlier one still reads are ignored.
     connection: u64,
-    /// Something was received since [`take_received`](Self::take_received).
+    /// A message was received since [`take_received`](Self::take_received).
     received: bool,
     /// The latest connection has delivered a message.
     has_delivered: bool,
-    /// Of topics that are not wanted.
+    /// Positions in topics that are not wanted.
     last_seen_of: TopicMap<LastSeen>,
     /// The epochs that topics were in before.
     ended: TopicMap<VecDeque<Epoch>>,
@@ -37,11 +36,11 @@ pub(crate) struct Wanted {
     pub(crate) topic: Topic,
     /// The version of the latest call that asked for it.
     asked: u64,
-    /// How far this node has seen its sequence come.
+    /// The latest position that this node has seen.
     pub(crate) seen: LastSeen,
 }
 
-/// What Redis is to be told, so that it agrees up to `version`.
+/// The changes up to `version` that Redis does not have.
 #[derive(Debug)]
 pub(crate) struct Changes {
     pub(crate) subscribe: Vec<String>,
@@ -50,7 +49,7 @@ pub(crate) struct Changes {
 }
 
 impl Interest {
-    /// Wants these; returns the version of the change.
+    /// Adds channels; returns the version of the change.
     pub(crate) fn add(&mut self, channels: &[String], topics: &[Topic]) -> u64 {
         let version = self.change(channels);
         for (channel, topic) in channels.iter().zip(topics) {
@@ -63,7 +62,7 @@ impl Interest {
         version
     }
 
-    /// Wants these no more; returns the version of the change.
+    /// Removes channels; returns the version of the change.
     pub(crate) fn remove(&mut self, channels: &[String]) -> u64 {
         for channel in channels {
             self.drop_wanted(channel);
@@ -105,7 +104,7 @@ impl Interest {
         self.connection
     }
 
-    /// No connection counts any more.
+    /// The connection has ended; messages that it still reads are ignored.
     pub(crate) fn disconnected(&mut self) {
         self.connection += 1;
         self.changes = None;
@@ -126,7 +125,7 @@ impl Interest {
         Changes { subscribe, unsubscribe, version: self.version }
     }
 
-    /// Redis was not told of these: they are looked at again.
+    /// Puts changes back that Redis refused. [`changes`](Self::changes) sends what is wanted then.
     pub(crate) fn put_back(&mut self, unsent: Changes) {
         if let Some(changes) = &mut self.changes {
             changes.extend(unsent.subscribe);
@@ -134,7 +133,7 @@ impl Interest {
         }
     }
 
-    /// Whether a message counts that this connection read.
+    /// Whether to accept a message of this connection: only of the latest one.
     pub(crate) fn accepts(&mut self, connection: u64) -> bool {
         let is_latest = connection == self.connection;
         self.received |= is_latest;
@@ -142,7 +141,7 @@ impl Interest {
         is_latest
     }
 
-    /// Where a message in this channel goes.
+    /// The subscription of a channel.
     pub(crate) fn recipient(&mut self, channel: &[u8]) -> Option<&mut Wanted> {
         self.wanted.get_mut(std::str::from_utf8(channel).ok()?)
     }
@@ -157,18 +156,18 @@ impl Interest {
         std::mem::take(&mut self.received)
     }
 
-    /// Takes note of what was read of a topic that is wanted.
+    /// Records a position that was read, of a topic that is wanted.
     pub(crate) fn read(&mut self, channel: &str, last_seen: LastSeen) {
         if let Some(wanted) = self.wanted.get_mut(channel) {
             wanted.seen.advance(last_seen);
         }
     }
 
-    /// Takes note of a publication of this node.
+    /// Records the position of a publication of this node.
     pub(crate) fn published(&mut self, channel: String, last_seen: LastSeen) {
         match self.wanted.get_mut(&channel) {
             Some(wanted) => wanted.seen.advance(last_seen),
-            // The answers of one topic come in its order.
+            // The acknowledgements of one topic arrive in its order: no comparison.
             None => {
                 let before =
                     self.last_seen_of.get(&channel).copied().unwrap_or_default().position.epoch;
@@ -185,7 +184,7 @@ impl Interest {
         self.wanted.get(channel).map(|wanted| wanted.seen.position)
     }
 
-    /// Takes note that a topic has left an epoch for another.
+    /// Records that a topic has left an epoch for another.
     pub(crate) fn ended(&mut self, channel: &str, epoch: Epoch) {
         if epoch != Epoch::NONE {
             let mut ended = self.ended.remove(channel).unwrap_or_default();
@@ -197,8 +196,7 @@ impl Interest {
         }
     }
 
-    /// How far the sequences have been seen to come, where anything was seen, and the ends
-    /// of those before.
+    /// The positions that were seen, and the ends of earlier epochs.
     pub(crate) fn seen(&self) -> Vec<(Address, LastSeen)> {
         let wanted = self.wanted.iter().map(|(channel, wanted)| (channel, wanted.seen));
         let seen = wanted.filter(|(_, seen)| seen.position != Position::default());

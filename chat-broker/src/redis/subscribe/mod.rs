@@ -1,8 +1,8 @@
-//! Receiving: one connection for all subscriptions, owned by one task.
+//! Receives messages: one connection for all subscriptions, owned by one task.
 //!
-//! [`Interest`] says what is wanted; the task makes Redis agree with it, from the changes
-//! while it is connected and from the whole when it has connected again. Callers wait
-//! until what they changed has been confirmed.
+//! [`Interest`] has the channels that the node wants. While connected, the task sends the changes
+//! to Redis; after a reconnect, all channels. Callers wait until Redis has confirmed the version of
+//! their change.
 
 mod interest;
 
@@ -34,21 +34,21 @@ use crate::error::BrokerError;
 use crate::events::EventSender;
 use interest::{Changes, Interest};
 
-/// Channels in one command: measured to be nearly as quick as all in one, and one command
-/// does not hold up Redis for long.
+/// Channels in one command: measured to be nearly as fast as one command for all, without blocking
+/// Redis for long.
 const MAX_CHANNELS: usize = 512;
 
-/// For how long nothing must have been received before a connection is probed.
+/// How long a connection receives nothing before it is probed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What callers, the task and the reader of the socket share.
+/// The state that callers, the task and the reader of the socket share.
 #[derive(Debug)]
 pub(super) struct Subscriber {
     shared: Arc<Shared>,
-    /// What sends the probes.
+    /// Sends the probes, on another connection.
     store: Arc<Store>,
     presence: Arc<Presence>,
     health: ConnectionHealth,
@@ -56,9 +56,10 @@ pub(super) struct Subscriber {
     own: String,
     /// A channel to which nothing is published, and to which this node is not subscribed.
     unused: String,
-    /// The channel that tells of records.
+    /// The channel of changes to records.
     records: String,
-    /// Records were read while no event would have told of a change to them.
+    /// Records were read while the node was not subscribed to their changes: one that came after
+    /// the read would be unnoticed, so the first connection reports `RecordsChanged`.
     read_while_disconnected: AtomicBool,
     events: EventSender,
     interest: Mutex<Interest>,
@@ -70,15 +71,15 @@ pub(super) struct Subscriber {
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     connected: bool,
-    /// Redis agrees with the interest up to this version.
+    /// Redis has confirmed the changes up to this version.
     confirmed: u64,
-    /// Redis has refused to be told of what came up to this version.
+    /// Redis has refused the changes up to this version.
     refused: u64,
     closed: bool,
 }
 
 impl Progress {
-    /// Redis has answered to all up to this version.
+    /// Whether Redis has answered all changes up to this version.
     fn is_answered(&self, version: u64) -> bool {
         self.confirmed.max(self.refused) >= version
     }
@@ -119,7 +120,7 @@ impl Subscriber {
         self.changed.notify_one();
         let outcome = match self.progress(|progress| progress.is_answered(version)).await {
             Ok(progress) if progress.confirmed < version => {
-                Err(BrokerError::unavailable("redis refuses to subscribe"))
+                Err(BrokerError::unavailable("redis refused the subscription"))
             }
             outcome => outcome.map(drop),
         };
@@ -131,7 +132,7 @@ impl Subscriber {
     }
 
     /// See [`Broker::unsubscribe`](crate::Broker::unsubscribe). Without a connection there
-    /// is nothing to confirm, and what Redis refuses it is told again.
+    /// is nothing to confirm, and what Redis refuses is sent again.
     pub(super) async fn unsubscribe(&self, topics: &[Topic]) -> Result<(), BrokerError> {
         let version = self.interest().remove(&self.channels(topics));
         self.changed.notify_one();
@@ -139,14 +140,14 @@ impl Subscriber {
         self.progress(is_over).await.map(drop)
     }
 
-    /// Ends the events, and fails all who wait.
+    /// Ends the events, and fails all waiting callers.
     pub(super) fn close(&self) {
         self.interest().disconnected();
         self.events.close();
         self.progress.send_modify(|progress| progress.closed = true);
     }
 
-    /// Takes note of what was read.
+    /// Records positions that were read.
     pub(super) fn read(&self, topics: impl Iterator<Item = (Topic, LastSeen)>) {
         let names = &self.shared.names;
         let read: Vec<_> = topics
@@ -158,7 +159,7 @@ impl Subscriber {
         }
     }
 
-    /// Takes note of what this node has published.
+    /// Records positions that this node has published.
     pub(super) fn published(&self, publications: Vec<(Address, LastSeen)>) {
         let mut interest = self.interest();
         for (address, last_seen) in publications {
@@ -171,29 +172,29 @@ impl Subscriber {
         self.interest().known_position(address.channel())
     }
 
-    /// How far this node has seen the sequences of topics come.
+    /// The positions of topics that this node has seen.
     pub(super) fn seen(&self) -> Vec<(Address, LastSeen)> {
         self.interest().seen()
     }
 
-    /// Records are about to be read: what changes later must be told.
+    /// Records are about to be read: the caller must be notified of later changes.
     pub(super) fn reading_records(&self) {
         if !self.progress.borrow().connected {
             self.read_while_disconnected.store(true, Ordering::Release);
         }
     }
 
-    /// How many payloads were in no form of ours.
+    /// How many payloads could not be decoded.
     pub(super) fn unreadable(&self) -> u64 {
         self.unreadable.load(Ordering::Relaxed)
     }
 
-    /// How many publications the events had no room for.
+    /// How many publications were dropped because the queue of events was full.
     pub(super) fn dropped(&self) -> u64 {
         self.events.dropped()
     }
 
-    /// Keeps Redis in agreement, until it is dropped.
+    /// Connects and serves, again and again, until it is dropped.
     pub(super) async fn run(self: Arc<Self>) {
         let mut reconnect = ReconnectTimer::new();
         let mut was_connected = false;
@@ -204,6 +205,8 @@ impl Subscriber {
                     reconnect.established();
                     if was_connected {
                         self.shared.counters.reconnected();
+                        // After all channels are subscribed: what is published from here on
+                        // arrives, so a history that is read because of this event misses nothing.
                         self.events.interrupted();
                     }
                     self.confirm(version);
@@ -227,7 +230,7 @@ impl Subscriber {
         }
     }
 
-    /// Connects and subscribes to all that is wanted; returns the version of that.
+    /// Connects and subscribes to all wanted channels; returns the version of that set.
     async fn connect(self: &Arc<Self>) -> RedisResult<(Link, u64)> {
         let connection = self.interest().connecting();
         let subscriber = Arc::clone(self);
@@ -241,7 +244,7 @@ impl Subscriber {
         Ok((link, all.version))
     }
 
-    /// Tells Redis of changes until the connection breaks.
+    /// Sends changes to Redis until the connection breaks.
     async fn serve(&self, mut link: Link) -> RedisError {
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -259,10 +262,10 @@ impl Subscriber {
         }
     }
 
-    /// Waits until nothing is delivered any more on a connection that answers as it should:
-    /// its server may be one that nobody publishes to (a primary that became a replica), or
-    /// may have lost its subscriptions. A node to which nothing is sent sends something to
-    /// itself.
+    /// Waits until the connection answers pings but delivers nothing: its server may be one that no
+    /// node publishes to (a primary that became a replica), or may have lost the subscriptions. A
+    /// node that receives nothing publishes to its own channel by another connection, and must
+    /// receive that.
     async fn starved(&self) -> RedisError {
         loop {
             self.interest().take_received();
@@ -278,8 +281,8 @@ impl Subscriber {
         }
     }
 
-    /// Asks for a sign of life and for the rights to subscribe and unsubscribe, and tells Redis
-    /// again what it has refused.
+    /// Pings, checks the rights to subscribe and unsubscribe, and sends again what Redis has
+    /// refused.
     async fn ping(&self, link: &mut Link) -> RedisResult<()> {
         link.ping().await?;
         let refusal = refusal(link.try_to_subscribe(&self.own, &self.unused).await)?;
@@ -292,8 +295,8 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Returns whether Redis took them. It is no error that it answers and refuses: the connection
-    /// is none the worse.
+    /// Sends the changes; returns whether Redis accepted them. A refusal is no error: the
+    /// connection still works.
     async fn send_changes(&self, link: &mut Link) -> RedisResult<bool> {
         let changes = self.interest().changes();
         let version = changes.version;
@@ -315,7 +318,8 @@ impl Subscriber {
         else {
             return;
         };
-        // Held until the event is queued: after `unsubscribe` has returned, none is.
+        // Locked until the event is queued: after `unsubscribe` has returned, no event of the topic
+        // is.
         let mut interest = self.interest();
         if !interest.accepts(connection) {
             return;
@@ -334,7 +338,8 @@ impl Subscriber {
                 let last_seen = LastSeen { position, id: Some(id) };
                 let seen = wanted.seen.position;
                 let before = seen.epoch;
-                // The answer to a later one of this node may have come first, on its connection.
+                // The acknowledgement of a later publication of this node, on another connection,
+                // may have been read before this message: the position must not go back.
                 if before != position.epoch || seen.offset <= position.offset {
                     wanted.seen = last_seen;
                 }
@@ -352,7 +357,7 @@ impl Subscriber {
             }
             None => {
                 self.unreadable.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(topic = %wanted.topic, "a payload in no form of ours");
+                tracing::debug!(topic = %wanted.topic, "skipping a payload that cannot be decoded");
             }
         }
     }
@@ -363,7 +368,9 @@ impl Subscriber {
         match timeout(self.shared.config.deadline, wait).await {
             Ok(Ok(progress)) if !progress.closed => Ok(*progress),
             Ok(_) => Err(BrokerError::Closed),
-            Err(_) => Err(BrokerError::unavailable("redis did not confirm in time")),
+            Err(_) => {
+                Err(BrokerError::unavailable("redis did not confirm the subscription in time"))
+            }
         }
     }
 
@@ -418,6 +425,6 @@ mod tests {
         let store = Arc::new(Store::new(Arc::clone(&shared)).unwrap());
         let _subscriber = Subscriber::new(store, &Presence::new(1), events::channel(1).0);
         shared.health.connection().set_up();
-        assert!(!shared.health.is_ready(), "nothing is heard yet");
+        assert!(!shared.health.is_ready(), "no subscription is confirmed yet");
     }
 }

@@ -47,7 +47,7 @@ pub(crate) struct Row {
     pub(crate) left: Duration,
 }
 
-/// What was read of the table.
+/// The result of a read of the table.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     /// Empty if the table is not whole, or older than the copy.
@@ -95,7 +95,8 @@ impl RecordCopy {
             self.held.insert(row.key.clone(), Held::of(row, now));
             return;
         };
-        // Of one version with and without a value the value was lost: a removal has its own version.
+        // Of one version with and without a value the value was lost: a removal has its own
+        // version.
         let here = (held.version, held.value.is_some());
         let there = (row.version, row.value.is_some());
         if here < there {
@@ -143,8 +144,8 @@ impl Held {
         Self { version: row.version, value: row.value.clone(), until: now + left }
     }
 
-    /// The row to restore, if it lasts for long enough. Redis remembers a restored removal no longer
-    /// than any other: the copies of the nodes outlast it.
+    /// The row to restore, if it lasts for long enough. Redis remembers a restored removal no
+    /// longer than any other: the copies of the nodes outlast it.
     fn row(&self, key: &str, now: Instant) -> Option<Row> {
         let Self { version, ref value, until } = *self;
         let rest = until.saturating_duration_since(now);

@@ -85,7 +85,7 @@ fn oldest_removals_are_forgotten_before_records() {
 }
 
 proptest! {
-    /// Nodes that saw different parts agree on the latest of each, in whatever order they write.
+    /// Nodes that saw different parts agree on the latest of each, in any order of writes.
     #[test]
     fn latest_version_of_a_record_is_kept(
         versions in proptest::collection::vec((0..4_usize, any::<bool>()), 1..20),

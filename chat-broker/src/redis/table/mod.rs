@@ -1,5 +1,5 @@
-//! The table that all nodes share, of which `copy.rs` keeps a copy to restore what Redis loses, and the
-//! `secret.rs` that all nodes share.
+//! The table that all nodes share, of which `copy.rs` keeps a copy to restore what Redis loses, and
+//! the `secret.rs` that all nodes share.
 
 mod copy;
 pub(super) mod secret;
@@ -28,8 +28,8 @@ const ATTEMPTS: usize = 3;
 /// How long a node that finds no table waits for others to write theirs.
 const ANSWER_TIME: Duration = Duration::from_millis(100);
 
-/// What `read_records.lua` returns: version, floor, whether the page is the first of the whole table,
-/// the table's id, the start of the next page, records.
+/// The reply of `read_records.lua`: version, floor, whether the page is the first of the whole
+/// table, the table's id, the start of the next page, records.
 type Reply = (u64, u64, bool, String, String, Vec<Found>);
 
 /// Key, version, value, time to live in milliseconds.
@@ -69,12 +69,12 @@ impl RecordTable {
                     _ => self.begin_table().await?,
                 }
             }
-            Err(BrokerError::unavailable("redis goes on to lose the table of records"))
+            Err(BrokerError::unavailable("redis keeps losing the table of records"))
         };
         self.store.in_time(set).await
     }
 
-    /// What `set_record.lua` returns.
+    /// The reply of `set_record.lua`.
     async fn try_to_set(
         &self,
         key: &str,
@@ -93,8 +93,9 @@ impl RecordTable {
         Ok(outcome)
     }
 
-    /// See [`SharedTable::changes_since`](crate::SharedTable::changes_since). What changes while one page after the
-    /// other is read stands in a later one. Records that Redis has lost are restored first.
+    /// See [`SharedTable::changes_since`](crate::SharedTable::changes_since). What changes while
+    /// one page after the other is read stands in a later one. Records that Redis has lost are
+    /// restored first.
     pub(super) async fn changes_after(&self, after: u64) -> Result<Records, BrokerError> {
         let read = async {
             let mut copy = self.copy.lock().await;
@@ -105,7 +106,7 @@ impl RecordTable {
                     return Ok(table.into());
                 }
                 if let Err(error) = self.restore(&copy, &missing).await {
-                    tracing::warn!(%error, "redis has lost records, and does not take them back");
+                    tracing::warn!(%error, "redis lost records and refuses to store them again");
                     break;
                 }
                 after = 0;
@@ -207,7 +208,7 @@ impl RecordTable {
             records += written;
         }
         if records > 0 {
-            tracing::warn!(records, "redis has lost records (bans, kicks): they are written again");
+            tracing::warn!(records, "redis lost records (bans, kicks), writing them again");
         }
         Ok(())
     }

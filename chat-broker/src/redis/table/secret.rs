@@ -35,7 +35,9 @@ impl SharedSecret {
         let (secret, is_new) = self.propose(proposal).await?;
         match (held, is_new) {
             (None, true) => {
-                tracing::info!("redis held no secret: a new one is stored, and resume secrets end");
+                tracing::info!(
+                    "redis has no secret, storing a new one: earlier resume secrets are void"
+                );
             }
             (Some(_), true) => log_lost_secret(),
             (_, false) => {}
@@ -79,5 +81,5 @@ impl SharedSecret {
 }
 
 fn log_lost_secret() {
-    tracing::warn!("redis has lost the secret: it is written again");
+    tracing::warn!("redis lost the secret, writing it again");
 }

@@ -55,17 +55,17 @@ async fn users_leave_once(bus: &impl Bus, limit: Duration, end: impl AsyncFnOnce
     }
     for node in [&mut staying, &mut watcher] {
         let events = node.arrived_events().await;
-        assert_eq!(events.len(), TOPICS * (USERS as usize + 2), "all came: {events:?}");
+        assert_eq!(events.len(), TOPICS * (USERS as usize + 2), "all joined: {events:?}");
     }
 
     let deadline = Instant::now() + limit + SLACK;
     end(ending).await;
-    let gone = TOPICS * (USERS as usize - 1);
-    let at_watcher = departures(&mut watcher, gone, deadline).await;
-    let at_staying = departures(&mut staying, gone, deadline).await;
+    let left = TOPICS * (USERS as usize - 1);
+    let at_watcher = departures(&mut watcher, left, deadline).await;
+    let at_staying = departures(&mut staying, left, deadline).await;
     for topic in &topics {
         let changes = &at_watcher[topic];
-        assert_eq!(changes, &at_staying[topic], "all nodes are told the same");
+        assert_eq!(changes, &at_staying[topic], "all nodes receive the same");
         assert_departures(changes, topic, &before[topic]);
         let now = watcher.occupancy(topic, 10).await;
         let version = before[topic].version + u64::from(USERS) - 1;
@@ -75,7 +75,7 @@ async fn users_leave_once(bus: &impl Bus, limit: Duration, end: impl AsyncFnOnce
         staying.presence().leave(topic, &user("0"));
         assert_left(&watcher.change().await, topic, "0", 0);
     }
-    watcher.assert_quiet("all was told once").await;
+    watcher.assert_quiet("all leaves arrived once").await;
 }
 
 async fn departures(
@@ -94,17 +94,17 @@ async fn departures(
 
 /// Asserts that all but the first of the occupants left, in numbers without a hole.
 fn assert_departures(changes: &[Change], topic: &Topic, before: &Occupancy) {
-    let mut gone: Vec<&UserId> = Vec::new();
+    let mut left: Vec<&UserId> = Vec::new();
     let (versions, counts) = (before.version + 1.., (1..before.count).rev());
     for ((change, version), count) in changes.iter().zip(versions).zip(counts) {
         let name = change.occupant.user.as_str();
         assert_left(change, topic, name, count);
         assert_eq!(change.version, version, "it is numbered without a hole");
-        gone.push(&change.occupant.user);
+        left.push(&change.occupant.user);
     }
-    gone.sort();
+    left.sort();
     let expected = before.occupants.iter().map(|occupant| &occupant.user).skip(1);
-    assert!(expected.eq(gone.iter().copied()), "each left once: {changes:?}");
+    assert!(expected.eq(left.iter().copied()), "each left once: {changes:?}");
 }
 
 /// A user who is at two nodes stays when one of them is closed, and leaves with the other.
@@ -128,6 +128,6 @@ pub async fn user_at_two_nodes_leaves_with_the_last(bus: &impl Bus) {
     b.broker.close().await;
     let mut left = departures(&mut watcher, 1, start + CLOSE + SLACK).await;
     assert_left(&left.remove(&topic).expect("it is of this topic")[0], &topic, "u", 0);
-    watcher.assert_quiet("it was told once").await;
+    watcher.assert_quiet("it arrived once").await;
     assert_eq!(watcher.occupancy(&topic, 10).await, Occupancy::default());
 }

@@ -25,7 +25,7 @@ pub async fn lost_sequence_starts_a_new_epoch(bus: &impl Bus, lose: impl AsyncFn
     let (before, untouched) = (b.position(&lost).await, b.position(&other).await);
     a.take(10).await;
     lose(&lost).await;
-    assert_eq!(b.position(&lost).await, Position::default(), "as if nobody ever spoke");
+    assert_eq!(b.position(&lost).await, Position::default(), "as in a new topic");
     let history = a.history(&lost, HistoryRange::After(0), 10).await;
     assert_eq!((history.position, history.entries), (Position::default(), Vec::new()));
     b.deliver(&lost, "ephemeral", ephemeral()).await;
@@ -39,13 +39,14 @@ pub async fn lost_sequence_starts_a_new_epoch(bus: &impl Bus, lose: impl AsyncFn
             epochs.push(position.epoch);
             assert_eq!(position.offset, offset);
         }
-        let heard: Vec<_> = a.take(2).await.iter().filter_map(|heard| heard.position).collect();
+        let received: Vec<_> =
+            a.take(2).await.iter().filter_map(|received| received.position).collect();
         let history = b.history(&lost, HistoryRange::After(0), 10).await;
-        let told = |offset| Position { offset, ..history.position };
-        assert_eq!(heard, [told(1), told(2)]);
-        assert_eq!(history.position, told(2));
+        let position_at = |offset| Position { offset, ..history.position };
+        assert_eq!(received, [position_at(1), position_at(2)]);
+        assert_eq!(history.position, position_at(2));
         assert_eq!(history.entries.len(), 2, "nothing of before");
-        assert!(!history.follows(before), "who was there before is told of a gap");
+        assert!(!history.follows(before), "a member from before gets a gap");
         lose(&lost).await;
     }
     assert_eq!(a.position(&other).await, untouched);

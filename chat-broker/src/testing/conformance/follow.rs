@@ -25,26 +25,26 @@ struct Follower<'a> {
     topic: &'a Topic,
     timeline: Timeline,
     page: u32,
-    told: Vec<Item>,
+    received: Vec<Item>,
 }
 
 impl<'a> Follower<'a> {
     /// A follower that knows nothing yet.
     fn new(node: &'a mut Node, topic: &'a Topic, page: u32) -> Self {
         let timeline = Timeline::new(Recent::new(Retention::default(), 64, 1 << 20));
-        Self { node, topic, timeline, page, told: Vec::new() }
+        Self { node, topic, timeline, page, received: Vec::new() }
     }
 
     /// Does one read, if one is wanted. Returns whether it was.
     async fn read(&mut self) -> bool {
         let Some(range) = self.timeline.begin_read() else { return false };
         let history = self.node.history(self.topic, range, self.page).await;
-        self.timeline.finish_read(history, &mut self.told);
+        self.timeline.finish_read(history, &mut self.received);
         true
     }
 
     fn accept(&mut self, position: Position, payload: Bytes) {
-        self.timeline.accept(position, payload, &mut self.told);
+        self.timeline.accept(position, payload, &mut self.received);
     }
 
     /// The next publication of the topic.
@@ -54,13 +54,13 @@ impl<'a> Follower<'a> {
         (message.position.expect("a position"), message.payload)
     }
 
-    /// What was told: offsets and payloads.
-    fn told(&self) -> Vec<(u64, Bytes)> {
+    /// What it received: offsets and payloads.
+    fn received(&self) -> Vec<(u64, Bytes)> {
         let entry = |item: &Item| match item {
             Item::Envelope(payload, Some(position)) => (position.offset, payload.clone()),
-            other => panic!("nothing is lost for good, but was told {other:?}"),
+            other => panic!("nothing is lost for good, but got {other:?}"),
         };
-        self.told.iter().map(entry).collect()
+        self.received.iter().map(entry).collect()
     }
 }
 
@@ -97,14 +97,14 @@ pub async fn joining_in_a_flood_misses_nothing(bus: &impl Bus) {
             let opened = follower.timeline.seen().expect("the first read opens it");
             let snapshot: Vec<_> =
                 follower.timeline.recent().latest(opened, 100, 1 << 20).cloned().collect();
-            while follower.told.len() < LIVE {
+            while follower.received.len() < LIVE {
                 let is_whole = !follower.timeline.wants_read();
                 assert!(is_whole, "what arrives follows on what was read");
                 let (position, payload) = follower.next().await;
                 follower.accept(position, payload);
             }
             let before = snapshot.into_iter().map(|entry| (entry.offset, entry.payload));
-            let all: Vec<_> = before.chain(follower.told()).collect();
+            let all: Vec<_> = before.chain(follower.received()).collect();
             let first = all[0].0;
             assert!(all.iter().map(|(offset, _)| *offset).eq(first..first + all.len() as u64));
             seen.extend(all);
@@ -122,7 +122,7 @@ pub async fn joining_in_a_flood_misses_nothing(bus: &impl Bus) {
 }
 
 /// A node that loses part of what arrives reads it from the history, page by page: it has the
-/// exact sequence in the end, though another node goes on publishing.
+/// exact sequence in the end, while another node keeps publishing.
 ///
 /// Calls `publish`, `subscribe` and `history`.
 pub async fn missed_publications_are_in_the_history(bus: &impl Bus) {
@@ -130,7 +130,7 @@ pub async fn missed_publications_are_in_the_history(bus: &impl Bus) {
     let (publisher, mut node) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("repair");
     node.subscribe(std::slice::from_ref(&topic)).await;
-    // Single ones, many in a row, and the end, of which no later one tells.
+    // Single ones, many in a row, and the end, after which no event follows.
     let is_lost = |offset: u64| {
         offset.is_multiple_of(7) || (100..180).contains(&offset) || offset > COUNT - 10
     };
@@ -153,11 +153,11 @@ pub async fn missed_publications_are_in_the_history(bus: &impl Bus) {
         }
         follower.timeline.mark_stale();
         while follower.read().await {}
-        follower.told()
+        follower.received()
     };
-    let (told, ()) = tokio::join!(follow, publish);
+    let (received, ()) = tokio::join!(follow, publish);
     let expected: Vec<_> = (1..=COUNT).map(|n| (n, Bytes::from(n.to_string()))).collect();
-    assert_eq!(told, expected);
+    assert_eq!(received, expected);
 }
 
 /// Everything that was kept, page by page.
@@ -167,7 +167,10 @@ async fn whole_history(node: &Node, topic: &Topic) -> BTreeMap<u64, Bytes> {
     loop {
         let history = node.history(topic, HistoryRange::After(after), 1000).await;
         let Some(last) = history.entries.last() else {
-            assert_eq!(history.position.offset, after, "the pages end where the topic stands");
+            assert_eq!(
+                history.position.offset, after,
+                "the pages end at the position of the topic"
+            );
             return all;
         };
         assert!(last.offset > after, "a page follows on {after}");

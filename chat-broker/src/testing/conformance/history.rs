@@ -1,4 +1,4 @@
-//! What is kept, how it is read, and when it goes.
+//! What is stored, how it is read, and when it expires.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -102,8 +102,8 @@ pub async fn page_has_a_bounded_size(bus: &impl Bus) {
     assert_eq!(read(HistoryRange::Before(5)).await, [3, 4]);
     assert_eq!(read(HistoryRange::Latest).await, [4, 5]);
     node.publish(&topic, vec![8; 3 * HistoryRead::MAX_BYTES]).await;
-    assert_eq!(read(HistoryRange::Latest).await, [6], "one that is larger comes alone");
-    assert_eq!(read(HistoryRange::After(5)).await, [6], "one that is larger comes alone");
+    assert_eq!(read(HistoryRange::Latest).await, [6], "a larger one is alone");
+    assert_eq!(read(HistoryRange::After(5)).await, [6], "a larger one is alone");
     assert_eq!(read(HistoryRange::After(4)).await, [5, 6]);
 }
 
@@ -145,7 +145,7 @@ pub async fn history_is_kept_by_count(bus: &impl Bus) {
 
 /// The payload that a history holds is bounded, and so is its number of messages; what is within
 /// both bounds, by the rule of [`Retention`], is kept. The newest message always is, and the
-/// sequence goes on.
+/// sequence continues.
 ///
 /// Calls `publish` and `history`.
 pub async fn history_is_kept_by_bytes(bus: &impl Bus) {
@@ -236,21 +236,21 @@ pub async fn history_expires_as_a_whole(bus: &impl Bus) {
     loop {
         // Read first: the time that is taken afterwards is surely not too early.
         let history = node.history(&topic, HistoryRange::Latest, 10).await;
-        assert_eq!(history.position, last, "the topic goes on");
+        assert_eq!(history.position, last, "the topic continues");
         if history.entries.is_empty() {
             break;
         }
-        assert_eq!(offsets(&history), [1, 2], "it goes as a whole");
-        assert!(before_last.elapsed() < TTL + Duration::from_secs(20), "it does not go");
+        assert_eq!(offsets(&history), [1, 2], "it expires as a whole");
+        assert!(before_last.elapsed() < TTL + Duration::from_secs(20), "it does not expire");
         look_again().await;
     }
-    assert!(before_last.elapsed() >= TTL, "gone after {:?}", before_last.elapsed());
-    assert_eq!(publish().await, Position { offset: 3, ..last }, "the same sequence goes on");
+    assert!(before_last.elapsed() >= TTL, "expired after {:?}", before_last.elapsed());
+    assert_eq!(publish().await, Position { offset: 3, ..last }, "the same sequence continues");
     let history = node.history(&topic, HistoryRange::After(0), 10).await;
-    assert_eq!(offsets(&history), [3], "what is gone does not come back");
+    assert_eq!(offsets(&history), [3], "expired messages do not return");
 }
 
-/// The clock is the subject: this is how often it is looked at.
+/// The clock is the subject: this is how often it is checked.
 async fn look_again() {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }

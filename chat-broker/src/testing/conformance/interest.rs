@@ -97,11 +97,11 @@ pub async fn publications_after_unsubscribe_do_not_arrive(bus: &impl Bus) {
 /// Calls `publish`, `subscribe` and `unsubscribe`.
 pub async fn subscribe_and_unsubscribe_are_idempotent(bus: &impl Bus) {
     let mut node = Node::connect(bus).await;
-    let (topic, stranger) = (room("twice"), room("stranger"));
+    let (topic, unknown) = (room("twice"), room("unknown"));
     node.subscribe(&[topic.clone(), topic.clone()]).await;
     node.subscribe(std::slice::from_ref(&topic)).await;
     node.subscribe(&[]).await;
-    node.unsubscribe(&[stranger, room("stranger")]).await;
+    node.unsubscribe(&[unknown, room("unknown")]).await;
     node.unsubscribe(&[]).await;
     let published = node.deliver(&topic, "once", persistent()).await;
     assert_eq!(published.nodes, 1, "one node, however often it subscribed");
@@ -161,7 +161,7 @@ pub async fn nodes_are_counted(bus: &impl Bus) {
     let topics = std::slice::from_ref(&topic);
     for (delivery, name) in [(persistent(), "sequenced"), (ephemeral(), "ephemeral")] {
         let count = async || a.deliver(&topic, "", delivery.clone()).await.nodes;
-        assert_eq!(count().await, 0, "{name}, nobody subscribed");
+        assert_eq!(count().await, 0, "{name}, without subscribers");
         b.subscribe(topics).await;
         assert_eq!(count().await, 1, "{name}, one other node");
         a.subscribe(topics).await;

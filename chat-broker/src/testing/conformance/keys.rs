@@ -11,7 +11,7 @@ fn keyed(key: &str) -> PublishOptions {
     persistent().key(key)
 }
 
-/// Asserts that something was published before, and stands where it did.
+/// Asserts that a message was published before, and keeps its position.
 fn assert_repeats(again: Published, first: Published) {
     let expected = Published { nodes: 0, repeated: true, ..first };
     assert_eq!(again, expected, "the answer of the first time");
@@ -49,7 +49,7 @@ pub async fn key_is_published_once(bus: &impl Bus) {
         a.deliver(&topic, "", PublishOptions::default().retention(one)).await;
     }
     let history = b.history(&topic, HistoryRange::After(0), 10).await;
-    assert!(history.entries[0].offset > 1, "the first is gone");
+    assert!(history.entries[0].offset > 1, "the first was trimmed");
     assert_repeats(b.deliver(&topic, "late", keyed("k")).await, first);
 }
 
@@ -61,19 +61,19 @@ pub async fn keys_do_not_mix(bus: &impl Bus) {
     let long = "k".repeat(300);
     let keys = ["a", "A", "a:b", "a\0b", "{a}", " ", "*", "%61", "日本語", "\r\n", &long];
     let topics: Vec<Topic> = ["one", "two", "one:a"].map(room).into();
-    let mut told = Vec::new();
+    let mut answers = Vec::new();
     for topic in &topics {
         let mut positions = Vec::new();
         for key in keys {
             let published = node.deliver(topic, key.to_owned(), keyed(key)).await;
             assert!(!published.repeated, "{key:?} is new in {topic}");
             positions.extend(published.position);
-            told.push((topic, key, published));
+            answers.push((topic, key, published));
         }
         assert_eq!(positions.len(), keys.len());
         assert_contiguous(&positions);
     }
-    for (topic, key, first) in told {
+    for (topic, key, first) in answers {
         assert_repeats(node.deliver(topic, "again", keyed(key)).await, first);
     }
 }
@@ -96,13 +96,13 @@ pub async fn concurrent_uses_of_a_key_publish_once(bus: &impl Bus) {
     for round in 0..ROUNDS {
         let key = round.to_string();
         let (at_a, at_b) = tokio::join!(twice(&a, &key), twice(&b, &key));
-        let told = [at_a, at_b].concat();
-        let new = told.iter().filter(|published| !published.repeated).count();
-        assert_eq!(new, 1, "one of them published it: {told:?}");
+        let answers = [at_a, at_b].concat();
+        let new = answers.iter().filter(|published| !published.repeated).count();
+        assert_eq!(new, 1, "one of them published it: {answers:?}");
         let offset = round as u64 + 1;
-        for published in &told {
+        for published in &answers {
             let position = published.position.expect("a position");
-            assert_eq!(position.offset, offset, "all are told of the same: {told:?}");
+            assert_eq!(position.offset, offset, "all get the same answer: {answers:?}");
         }
     }
     let arrived = a.arrived().await;

@@ -8,8 +8,8 @@ use super::node::{Node, room};
 use crate::events::BrokerEvent;
 use crate::publish::PublishOptions;
 
-/// More than the queue of a node is expected to hold: a longer one is not overrun, and then there is
-/// nothing to report.
+/// More than the queue of a node is expected to hold: a longer one is not overrun, and then there
+/// is nothing to report.
 const FLOOD: u32 = 12_000;
 
 /// So many are under way at the same time: a broker that makes publishers wait for a full queue
@@ -27,8 +27,8 @@ pub async fn lost_publications_are_reported(bus: &impl Bus) {
     let topic = room("slow");
     node.subscribe(std::slice::from_ref(&topic)).await;
     flood(&publisher, &topic).await;
-    // In a broker with one connection for publications and confirmations, this is confirmed after the
-    // flood was queued or dropped.
+    // In a broker with one connection for publications and confirmations, this is confirmed after
+    // the flood was queued or dropped.
     node.subscribe(&[room("behind the flood")]).await;
 
     // Taking the first event empties the queue: there is room for what was published afterwards.

@@ -1,7 +1,7 @@
 //! The promises of [`Broker`] as tests that any implementation can be put to.
 //!
 //! [`conformance_tests!`](crate::conformance_tests) makes a `#[test]` of each case, in a module for
-//! each part: `cargo test` lists the promises by name, and goes on after one that is not kept.
+//! each part: `cargo test` lists the promises by name, and continues after one that is broken.
 //!
 //! ```
 //! mod conformance {
@@ -36,7 +36,7 @@
 //! | promise | cases |
 //! |---|---|
 //! | **Order.** All nodes see the publications of a topic in one order | [`two_publishers_share_one_order`] |
-//! | What one task publishes stands in that order as it was handed over | [`pipelined_publications_keep_their_order`] |
+//! | What one task publishes to a topic keeps its order | [`pipelined_publications_keep_their_order`] |
 //! | **Positions.** A persistent publication gets the next offset, one above the last | [`offsets_are_contiguous_and_equal_on_all_nodes`] |
 //! | The epoch changes only when the counter was lost; no offset of an epoch means two publications | [`lost_sequence_starts_a_new_epoch`], which needs a way to lose something |
 //! | Assigning the offset, storing the publication and handing it on is one atomic step | [`publication_is_in_the_history_when_it_arrives`], [`joining_in_a_flood_misses_nothing`] |
@@ -56,7 +56,7 @@
 //! | **Memory.** Every queue is bounded | not checked: a bound does not show from outside; [`lost_publications_are_reported`] shows what happens at one |
 //! | `publish`: dropped before it returns, it has published nothing | [`dropped_publish_publishes_nothing`] |
 //! | `publish`: dropping the receipt does not take the message back | [`dropped_receipt_does_not_take_the_message_back`] |
-//! | `publish`: the payload arrives as it was handed over | [`payloads_pass_unchanged`] |
+//! | `publish`: the payload arrives unchanged | [`payloads_pass_unchanged`] |
 //! | `publish`: an ephemeral one has no position | [`ephemeral_publications_take_no_offset`] |
 //! | `publish`: [`Published::nodes`](crate::Published::nodes) | [`nodes_are_counted`] |
 //! | `subscribe`, `unsubscribe`: again, or for an unknown topic, they are no error | [`subscribe_and_unsubscribe_are_idempotent`] |
@@ -97,7 +97,7 @@
 //! | A node that may have missed one receives `Interrupted` | not checked, see *Outages* |
 //! | **Durability.** A backend that has lost a record is given it back | not checked, see *Outages* |
 //! | `set`: replaces the record of the same key | [`latest_of_each_record_is_read_in_order`], [`records_pass_unchanged`] |
-//! | `set`: expires, and no event tells of that | [`expired_record_is_gone`] |
+//! | `set`: expires, without an event | [`expired_record_is_gone`] |
 //! | `set`: for a millisecond at least, and ten years at most | [`record_lasts_a_millisecond_at_least`], [`records_pass_unchanged`] |
 //! | `set`: refuses wrong keys and values | [`records_have_bounds`] |
 //! | `set`: refuses one more than [`Records::MAX`](crate::Records::MAX) | not checked: 100,000 records take too long with some backends |
@@ -106,7 +106,7 @@
 //! | `changes_since`: the latest of each key, in order, or the whole table | [`latest_of_each_record_is_read_in_order`], [`unknown_version_gets_the_whole_table`] |
 //! | `changes_since`: remembers removals for ten minutes | not checked: it would take as long |
 //! | `secret`: all nodes share it, and it stays the same | [`secret_is_shared`] |
-//! | `secret`: nobody else knows it | not checked: it does not show |
+//! | `secret`: it stays secret | not checked: it does not show |
 //! | `close`: later calls fail | [`table_ends_with_close`] |
 
 mod content;

@@ -122,8 +122,8 @@ async fn publish(
     }
     let published = node.deliver(topic, payload.clone(), options).await;
     let expected = model.publish(payload, key, retention);
-    let told = (published.position.unwrap_or_default().offset, published.repeated);
-    assert_eq!(told, expected, "key {key:?}");
+    let answer = (published.position.unwrap_or_default().offset, published.repeated);
+    assert_eq!(answer, expected, "key {key:?}");
 }
 
 async fn read(node: &Node, topic: &Topic, model: &Model, range: HistoryRange, limit: u64) {

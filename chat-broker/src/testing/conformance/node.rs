@@ -125,7 +125,7 @@ impl Node {
         step("records", self.table().changes_since(after)).await
     }
 
-    /// The next event, whatever it is.
+    /// The next event of any kind.
     pub(super) async fn event(&mut self) -> BrokerEvent {
         self.event_within(STEP_DEADLINE).await
     }
@@ -153,7 +153,7 @@ impl Node {
         messages
     }
 
-    /// The next event, which is a coming or going.
+    /// The next event, which is a presence change.
     pub(super) async fn change(&mut self) -> Change {
         change(self.event().await)
     }
@@ -204,7 +204,7 @@ pub(super) fn change(event: BrokerEvent) -> Change {
         BrokerEvent::Presence { topic, change, occupant, version, count } => {
             Change { topic, change, occupant, version, count }
         }
-        other => panic!("expected a coming or going, got {other:?}"),
+        other => panic!("expected a presence change, got {other:?}"),
     }
 }
 
@@ -231,7 +231,7 @@ pub(super) fn ephemeral() -> PublishOptions {
     PublishOptions::default()
 }
 
-/// A room that nobody used before: the suite may run again on a bus that remembers.
+/// A room that was not used before: the suite may run again on a bus that keeps its data.
 pub(super) fn room(name: &str) -> Topic {
     named(name, |name| RoomId::new(name).map(Topic::Room))
 }
@@ -244,7 +244,7 @@ pub(super) fn user(name: &str) -> UserId {
     UserId::new(name).expect("a valid name")
 }
 
-/// Somebody whose information is the name.
+/// An occupant whose information is the name.
 pub(super) fn occupant(name: &str) -> Occupant {
     Occupant::new(user(name), Bytes::from(format!("about {name}")))
 }

@@ -16,8 +16,8 @@ use crate::events::BrokerEvent;
 use crate::presence::Departure;
 
 /// However many nodes call `enter`, and however often, a user joins once, with the first, and
-/// leaves once, with the last. The subscribed nodes receive both events, and no other, with versions
-/// that have no hole; `occupancy` agrees with them.
+/// leaves once, with the last. The subscribed nodes receive both events, and no other, with
+/// versions that have no hole; `occupancy` agrees with them.
 ///
 /// Calls `enter`, `leave`, `occupancy`, `publish` and `subscribe`.
 pub async fn user_joins_and_leaves_once(bus: &impl Bus) {
@@ -31,10 +31,10 @@ pub async fn user_joins_and_leaves_once(bus: &impl Bus) {
     two_users_go(&a, &b, &mut watcher, &topic, version).await;
 
     a.presence().enter(&topic, occupant("u"));
-    let came = watcher.change().await;
-    assert_joined(&came, &topic, "u", 1);
-    assert!(came.version > version + 3, "an empty topic may start again, and not lower");
-    watcher.assert_quiet("all was told once").await;
+    let joined = watcher.change().await;
+    assert_joined(&joined, &topic, "u", 1);
+    assert!(joined.version > version + 3, "an empty topic may begin again, and not lower");
+    watcher.assert_quiet("all changes arrived once").await;
     let at_a: Vec<u64> = a
         .arrived_events()
         .await
@@ -42,18 +42,18 @@ pub async fn user_joins_and_leaves_once(bus: &impl Bus) {
         .filter(|event| matches!(event, BrokerEvent::Presence { .. }))
         .map(|event| change(event).version)
         .collect();
-    let told = (version..=version + 3).chain([came.version]);
-    assert!(at_a.into_iter().eq(told), "a node hears of its own users, too");
-    b.assert_quiet("a node that is not subscribed is not told").await;
+    let received = (version..=version + 3).chain([joined.version]);
+    assert!(at_a.into_iter().eq(received), "a node receives the changes of its own users, too");
+    b.assert_quiet("a node that is not subscribed receives nothing").await;
 }
 
-/// One user comes at both nodes, and another at one. Returns the version of the first.
+/// One user joins at both nodes, and another at one. Returns the version of the first.
 async fn two_users_come(a: &Node, b: &Node, watcher: &mut Node, topic: &Topic) -> u64 {
     a.presence().enter(topic, occupant("u"));
-    let came = watcher.change().await;
-    assert_joined(&came, topic, "u", 1);
-    assert!(came.version > 0, "0 is the version of a topic with nobody in it");
-    let version = came.version;
+    let joined = watcher.change().await;
+    assert_joined(&joined, topic, "u", 1);
+    assert!(joined.version > 0, "0 is the version of an empty topic");
+    let version = joined.version;
 
     a.presence().enter(topic, occupant("u"));
     b.presence().enter(topic, occupant("u"));
@@ -62,9 +62,9 @@ async fn two_users_come(a: &Node, b: &Node, watcher: &mut Node, topic: &Topic) -
     b.deliver(topic, "fence", ephemeral()).await;
     assert_eq!(&watcher.next().await.payload[..], b"fence");
     b.presence().enter(topic, occupant("v"));
-    let came = watcher.change().await;
-    assert_joined(&came, topic, "v", 2);
-    assert_eq!(came.version, version + 1, "it is numbered without a hole");
+    let joined = watcher.change().await;
+    assert_joined(&joined, topic, "v", 2);
+    assert_eq!(joined.version, version + 1, "it is numbered without a hole");
     let occupants = vec![occupant("u"), occupant("v")];
     let expected = Occupancy::new(version + 1, 2, occupants);
     for node in [a, b, &*watcher] {
@@ -116,7 +116,7 @@ pub async fn latest_name_of_a_user_counts(bus: &impl Bus) {
         assert_eq!(
             renamed,
             Change { topic: topic.clone(), change, occupant, version, count: 1 },
-            "it is told once"
+            "it arrives once"
         );
         let expected = Occupancy::new(version, 1, vec![named(name)]);
         assert_eq!(watcher.occupancy(&topic, 9).await, expected);
@@ -127,12 +127,12 @@ pub async fn latest_name_of_a_user_counts(bus: &impl Bus) {
     let left = watcher.change().await;
     assert_eq!((left.change, left.version), (PresenceChange::Left, version + 1));
     assert_eq!(left.occupant, named("Annie"), "by the latest name, though it is of another node");
-    watcher.assert_quiet("all was told").await;
+    watcher.assert_quiet("all changes arrived").await;
 }
 
-/// [`Departure`] resolves with the version of the event of the leave, and with `None` if there is no
-/// such event: another node holds the user, or the user was not there. If the node holds the user
-/// again by then, it is `None` or the version of an event that arrives.
+/// [`Departure`] resolves with the version of the event of the leave, and with `None` if there is
+/// no such event: another node holds the user, or the user was not there. If the node holds the
+/// user again by then, it is `None` or the version of an event that arrives.
 ///
 /// Calls `enter`, `leave`, `publish` and `subscribe`.
 pub async fn leave_resolves_with_the_version_of_its_event(bus: &impl Bus) {
@@ -185,7 +185,7 @@ pub async fn presence_ends_with_close(bus: &impl Bus) {
     assert!(matches!(outcome, Err(BrokerError::Closed)), "{outcome:?}");
     closed.presence().enter(&topic, occupant("u"));
     assert_eq!(resolved(closed.presence().leave(&topic, &user("u"))).await, None);
-    watcher.assert_quiet("a closed node announces nobody").await;
+    watcher.assert_quiet("a closed node announces no user").await;
     assert_eq!(watcher.occupancy(&topic, 9).await, Occupancy::default());
 }
 
@@ -203,13 +203,13 @@ pub async fn presence_versions_rise(bus: &impl Bus) {
     for _ in 0..5 {
         watcher.subscribe(std::slice::from_ref(&topic)).await;
         a.presence().enter(&topic, occupant("u"));
-        let came = watcher.change().await;
-        assert_joined(&came, &topic, "u", 1);
-        assert!(came.version > last, "{} after {last}", came.version);
-        assert_eq!(watcher.occupancy(&topic, 1).await.version, came.version);
+        let joined = watcher.change().await;
+        assert_joined(&joined, &topic, "u", 1);
+        assert!(joined.version > last, "{} after {last}", joined.version);
+        assert_eq!(watcher.occupancy(&topic, 1).await.version, joined.version);
         a.presence().leave(&topic, &user("u"));
         let left = watcher.change().await;
-        assert_eq!(left.version, came.version + 1);
+        assert_eq!(left.version, joined.version + 1);
         last = left.version;
         watcher.unsubscribe(std::slice::from_ref(&topic)).await;
     }
@@ -336,13 +336,13 @@ pub async fn presence_passes_unchanged(bus: &impl Bus) {
             a.presence().enter(&topic, occupant.clone());
             said.insert((occupant.user.clone(), occupant.info.clone()));
         }
-        let mut told = BTreeSet::new();
+        let mut received = BTreeSet::new();
         for _ in &occupants {
-            let came = watcher.change().await;
-            assert_eq!((&came.topic, came.change), (&topic, PresenceChange::Joined));
-            told.insert((came.occupant.user, came.occupant.info));
+            let joined = watcher.change().await;
+            assert_eq!((&joined.topic, joined.change), (&topic, PresenceChange::Joined));
+            received.insert((joined.occupant.user, joined.occupant.info));
         }
-        assert_eq!(told, said);
+        assert_eq!(received, said);
         let listed = watcher.occupancy(&topic, occupants.len()).await.occupants;
         let listed: BTreeSet<_> = listed.into_iter().map(|one| (one.user, one.info)).collect();
         assert_eq!(listed, said);
@@ -352,7 +352,7 @@ pub async fn presence_passes_unchanged(bus: &impl Bus) {
         for _ in &occupants {
             let left = watcher.change().await;
             assert_eq!(left.change, PresenceChange::Left);
-            assert!(told.remove(&(left.occupant.user, left.occupant.info)), "once, as it came");
+            assert!(received.remove(&(left.occupant.user, left.occupant.info)), "once, as it came");
         }
     }
 }
@@ -367,7 +367,7 @@ pub async fn snapshot_and_events_have_no_hole(bus: &impl Bus) {
     let (a, mut node) = (Node::connect(bus).await, Node::connect(bus).await);
     let topic = room("churn of users");
     let topics = std::slice::from_ref(&topic);
-    // Somebody is always there: the version of an empty topic says nothing.
+    // A user is always there: the version of an empty topic says nothing.
     a.presence().enter(&topic, occupant("resident"));
     a.deliver(&topic, "", ephemeral()).await;
     let stop = AtomicBool::new(false);
@@ -389,9 +389,9 @@ pub async fn snapshot_and_events_have_no_hole(bus: &impl Bus) {
             let mut roster = Roster::new(100);
             roster.begin_snapshot();
             roster.set(node.occupancy(&topic, 100).await, &mut Vec::new());
-            let mut told = Vec::new();
-            while told.len() < LIVE {
-                feed(&mut roster, node.event().await, &topic, &mut told);
+            let mut received = Vec::new();
+            while received.len() < LIVE {
+                feed(&mut roster, node.event().await, &topic, &mut received);
             }
             node.unsubscribe(topics).await;
             node.arrived_events().await;
@@ -418,11 +418,11 @@ pub async fn snapshot_and_events_have_no_hole(bus: &impl Bus) {
     assert_eq!(roster.count(), truth.count);
 }
 
-/// Tells the roster of an event, which follows on what it knows.
-fn feed(roster: &mut Roster, event: BrokerEvent, topic: &Topic, told: &mut Vec<Item>) {
+/// Applies an event to the roster, which follows on what it knows.
+fn feed(roster: &mut Roster, event: BrokerEvent, topic: &Topic, received: &mut Vec<Item>) {
     if let BrokerEvent::Presence { topic: at, change, occupant, version, count } = event {
         assert_eq!(at, *topic);
-        roster.change(version, count, change, occupant, told);
+        roster.change(version, count, change, occupant, received);
         assert!(!roster.wants_snapshot(), "version {version} follows on a hole");
     }
 }

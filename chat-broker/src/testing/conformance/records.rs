@@ -23,12 +23,12 @@ const SHORT: Duration = Duration::from_millis(200);
 /// How long anything may take.
 const MAX_DURATION: Duration = Duration::from_secs(20);
 
-/// A key that nobody used before.
+/// A key that was not used before.
 fn key(name: &str) -> String {
     format!("{name} {:016x}", random::bits())
 }
 
-/// What somebody holds who reads the table from time to time.
+/// The copy of a reader that reads the table from time to time.
 #[derive(Default)]
 struct Copy {
     version: u64,
@@ -159,7 +159,7 @@ pub async fn every_node_is_notified_of_records(bus: &impl Bus) {
             assert_eq!(node.event().await, BrokerEvent::RecordsChanged, "round {round}");
             copy.update(node).await;
             let expected = (round % 10 != 9).then(|| Bytes::from(round.to_string()));
-            assert_eq!(copy.get(&key), expected.as_ref(), "stored before it was told");
+            assert_eq!(copy.get(&key), expected.as_ref(), "stored before it was announced");
         }
     }
     a.remove_record(&key).await;
@@ -249,7 +249,7 @@ pub async fn table_ends_with_close(bus: &impl Bus) {
 }
 
 /// A record is gone when its time is over, for a node that reads it then, and for one that had
-/// read it when it had more time; also after the backend has dropped it. No event tells of it.
+/// read it when it had more time; also after the backend has dropped it. There is no event.
 ///
 /// Calls `set`, `remove`, `changes_since`, `publish` and `subscribe`.
 pub async fn expired_record_is_gone(bus: &impl Bus) {
@@ -270,18 +270,18 @@ pub async fn expired_record_is_gone(bus: &impl Bus) {
         assert!(set.elapsed() < MAX_DURATION, "its time is over");
         sleep(SHORT / 10).await;
     }
-    // The backend may go by the wall clock, which may be set meanwhile.
+    // The backend may use the wall clock, which may be changed during the test.
     let lasted = set.elapsed().max(by_the_wall.elapsed().unwrap_or_default());
     assert!(lasted >= SHORT, "it was there for its time");
     let changes = copy.update(&b).await;
-    assert_eq!(changes.version, version, "nobody has changed anything");
+    assert_eq!(changes.version, version, "nothing was changed");
     assert_eq!(read_values(&changes, &[&short]), [(short.as_str(), None)]);
     assert_eq!(copy.get(&short), None);
     b.assert_quiet("its end is no event").await;
 
     a.set_record(&other, "", LONG).await;
     late.update(&b).await;
-    assert_eq!(late.get(&short), None, "who had read the one before is told, too");
+    assert_eq!(late.get(&short), None, "a reader of the value before gets it, too");
     assert!(late.get(&other).is_some());
     a.set_record(&short, "again", LONG).await;
     late.update(&b).await;
@@ -333,8 +333,8 @@ pub async fn records_have_bounds(bus: &impl Bus) {
     assert_eq!(node.records(version).await, Records { version, ..Records::default() });
 }
 
-/// Two nodes set and remove records at the same time: all nodes that follow the changes have the same
-/// table in the end.
+/// Two nodes set and remove records at the same time: all nodes that follow the changes have the
+/// same table in the end.
 ///
 /// Calls `set`, `remove` and `changes_since`.
 pub async fn all_nodes_read_the_same_table(bus: &impl Bus) {

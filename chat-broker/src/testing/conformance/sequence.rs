@@ -17,14 +17,14 @@ pub async fn offsets_are_contiguous_and_equal_on_all_nodes(bus: &impl Bus) {
     for node in [&a, &b] {
         node.subscribe(std::slice::from_ref(&topic)).await;
     }
-    let mut told = Vec::new();
+    let mut receipts = Vec::new();
     for n in 0..50u8 {
         let publisher = if n % 2 == 0 { &a } else { &b };
-        told.push(publisher.publish(&topic, vec![n]).await);
+        receipts.push(publisher.publish(&topic, vec![n]).await);
     }
-    assert_contiguous(&told);
+    assert_contiguous(&receipts);
     let at_a = a.take(50).await;
-    assert_eq!(positions_of(&at_a), told, "the publishers were told what arrived");
+    assert_eq!(positions_of(&at_a), receipts, "receipts have the positions that arrived");
     assert_eq!(at_a, b.take(50).await, "both nodes got the same");
 }
 
@@ -67,17 +67,17 @@ pub async fn pipelined_publications_keep_their_order(bus: &impl Bus) {
     let mut receipts = Vec::new();
     for n in 0..COUNT {
         let payload = Bytes::copy_from_slice(&n.to_be_bytes());
-        let place = node.broker.publish(&topic, payload, persistent());
-        receipts.push(step("a place in the queue", place).await);
+        let publish = node.broker.publish(&topic, payload, persistent());
+        receipts.push(step("room in the queue", publish).await);
     }
-    let mut told = Vec::new();
+    let mut positions = Vec::new();
     for receipt in receipts {
-        told.extend(step("the receipt", receipt).await.position);
+        positions.extend(step("the receipt", receipt).await.position);
     }
-    assert_eq!(told.len(), usize::from(COUNT), "sequenced publications have positions");
-    assert_contiguous(&told);
-    let arrived = node.take(told.len()).await;
-    assert_eq!(positions_of(&arrived), told);
+    assert_eq!(positions.len(), usize::from(COUNT), "sequenced publications have positions");
+    assert_contiguous(&positions);
+    let arrived = node.take(positions.len()).await;
+    assert_eq!(positions_of(&arrived), positions);
     for (n, message) in (0..COUNT).zip(&arrived) {
         assert_eq!(message.payload[..], n.to_be_bytes(), "in the order of the calls");
     }

@@ -1,4 +1,4 @@
-//! A line that events are lost on, or wait on.
+//! A link between a broker and its node that loses or holds events.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use tokio::sync::watch;
 
 use crate::events::{self, BrokerEvent, BrokerEvents, EventSender};
 
-/// Events that the line holds before it takes no more from the broker.
+/// Events that the link holds before it stops reading from the broker.
 const CAPACITY: usize = 8192;
 
-/// What the node is told in place of an event that is lost.
+/// What the node receives instead of a lost event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LossNotice {
-    /// Nothing, as if there had been none: no broker does this, but its bugs may.
+    /// Nothing: a loss that no broker may have, but that its bugs may.
     #[default]
     Nothing,
     /// [`BrokerEvent::Lagged`], with the topic.
@@ -36,7 +36,7 @@ struct Losses {
     presence: Loss,
 }
 
-/// So many are still to be lost.
+/// The number of events still to be lost, and the notice of each.
 #[derive(Debug, Default)]
 struct Loss(Mutex<(usize, LossNotice)>);
 
@@ -76,7 +76,7 @@ async fn carry(
     while from.recv(&mut batch).await {
         for event in batch.drain(..) {
             to.not_full().await;
-            // An error means that the broker is gone: then nothing is held.
+            // An error means that the broker was dropped: then nothing is held.
             let _ = is_held.wait_for(|is_held| !is_held).await;
             losses.pass(event, &to);
         }
@@ -110,7 +110,7 @@ impl Loss {
         self.0.lock()
     }
 
-    /// What is told of this event, if it is lost.
+    /// The notice of this event, if it is lost.
     fn take(&self) -> Option<LossNotice> {
         let mut loss = self.lock();
         let (left, notice) = *loss;

@@ -1,4 +1,4 @@
-//! A broker that misbehaves when told to.
+//! A broker with injected faults.
 
 mod lossy_link;
 #[cfg(test)]
@@ -76,8 +76,7 @@ pub struct FaultyBroker {
 pub enum Call {
     /// [`Broker::publish`], up to the place in the queue.
     Publish,
-    /// The [`Receipt`] of a publication, which has been made: failing it leaves the
-    /// publisher in the dark.
+    /// The [`Receipt`] of a publication that was made: if it fails, the publisher does not know.
     Receipt,
     /// [`Broker::subscribe`].
     Subscribe,
@@ -103,32 +102,32 @@ pub enum Call {
     Records,
 }
 
-/// What is to go wrong with the calls of one kind.
+/// The faults of one kind of call.
 #[derive(Debug, Default)]
 struct Faults {
-    /// So many fail.
+    /// How many calls fail.
     fail: usize,
-    /// So many hang before they are made.
+    /// How many calls hang before they are made.
     hang: usize,
-    /// So many are made, and answered late.
+    /// How many calls are made, and answered only when released.
     hold: usize,
-    /// So many are made, and lack the last of their answers.
+    /// How many calls are made, and lack the last of their answers.
     shorten: usize,
-    /// So many are made, and have the last of their answers twice.
+    /// How many calls are made, and have the last of their answers twice.
     lengthen: usize,
     /// The topic that the next one names as damaged.
     blamed: Option<Topic>,
-    /// How often those that waited were let go.
+    /// How often waiting calls were released.
     released: u64,
     delay: Duration,
 }
 
-/// What goes wrong with one call.
+/// The fault of one call.
 struct InjectedFault {
     fails: bool,
     hangs: bool,
     is_held: bool,
-    /// It waits until this has passed.
+    /// The call waits until the count of releases exceeds this.
     released: u64,
     delay: Duration,
 }
@@ -154,8 +153,8 @@ impl FaultyBroker {
         (Arc::new(faulty), events)
     }
 
-    /// From now on it is a broker without [presence](Broker::presence). Call it before anything uses
-    /// the broker.
+    /// From now on it is a broker without [presence](Broker::presence). Call it before anything
+    /// uses the broker.
     pub fn leave_out_presence(&self) {
         self.lacks_presence.store(true, Ordering::Relaxed);
     }
@@ -196,8 +195,9 @@ impl FaultyBroker {
         self.fault(call, |faults| faults.hold = n);
     }
 
-    /// Calls of [`Broker::positions`], [`Broker::history`] and [`PresenceTracker::occupancy`] for one of these
-    /// topics fail with [`BrokerError::Damaged`] from now on; for others they do not any more.
+    /// Calls of [`Broker::positions`], [`Broker::history`] and [`PresenceTracker::occupancy`] for
+    /// one of these topics fail with [`BrokerError::Damaged`] from now on; for others they do not
+    /// any more.
     pub fn damage(&self, topics: &[Topic]) {
         *self.damaged.lock() = topics.iter().cloned().collect();
     }
@@ -220,8 +220,8 @@ impl FaultyBroker {
         self.fault(call, |faults| faults.lengthen = n);
     }
 
-    /// Lets go all calls of this kind that hang or are held back; none does any more, and none gives
-    /// too few answers or too many.
+    /// Releases all calls of this kind that hang or are held. Later ones neither wait nor give too
+    /// few answers or too many.
     pub fn release(&self, call: Call) {
         self.fault(call, |faults| {
             faults.released += 1;
@@ -245,12 +245,12 @@ impl FaultyBroker {
         self.lossy_link.lose_presence(n, notice);
     }
 
-    /// Events stay where they are from now on.
+    /// Holds all events until [`release_events`](Self::release_events).
     pub fn hold_events(&self) {
         self.lossy_link.hold(true);
     }
 
-    /// Events arrive again, those that were held first.
+    /// Delivers the held events, then later ones.
     pub fn release_events(&self) {
         self.lossy_link.hold(false);
     }
@@ -277,7 +277,7 @@ impl FaultyBroker {
         fault.expect("the change is made at once")
     }
 
-    /// Makes a call, with whatever is to go wrong.
+    /// Makes a call, with the next fault of its kind.
     async fn make<T>(
         &self,
         call: Call,
@@ -304,7 +304,7 @@ impl FaultyBroker {
         let mut blamed = None;
         self.fault(call, |faults| blamed = faults.blamed.take());
         if let Some(topic) = blamed.or(damaged) {
-            return Err(BrokerError::damaged(topic, "told to be"));
+            return Err(BrokerError::damaged(topic, "injected damage"));
         }
         self.fault(call, |faults| {
             if take(&mut faults.shorten) {
@@ -360,7 +360,7 @@ impl InjectedFault {
             let is_past = |faults: &HashMap<_, Faults>| {
                 faults.get(&call).is_some_and(|faults| faults.released > self.released)
             };
-            // An error means that the broker is gone: nobody can release what waits.
+            // An error means that the broker was dropped: no release follows.
             let _ = faults.wait_for(is_past).await;
         };
         if self.delay > Duration::ZERO {
@@ -370,7 +370,7 @@ impl InjectedFault {
             released().await;
         }
         if self.fails {
-            return Err(BrokerError::unavailable("told to fail"));
+            return Err(BrokerError::unavailable("injected fault"));
         }
         let outcome = work.await;
         if self.is_held {

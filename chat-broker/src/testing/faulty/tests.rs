@@ -35,8 +35,8 @@ async fn is_pending<F: Future>(work: &mut std::pin::Pin<&mut F>) -> bool {
     poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx).is_pending())).await
 }
 
-/// What stands for an event in these tests.
-fn told(events: Vec<BrokerEvent>) -> Vec<String> {
+/// The text of an event in these tests.
+fn describe(events: Vec<BrokerEvent>) -> Vec<String> {
     let text = |event| match event {
         BrokerEvent::Publication { payload, .. } => format!("{payload:?}"),
         BrokerEvent::Presence { change: PresenceChange::Joined, .. } => "joined".into(),
@@ -53,7 +53,7 @@ async fn next(events: &mut BrokerEvents, count: usize) -> Vec<String> {
     while got.len() < count {
         assert!(events.recv(&mut got).await);
     }
-    told(got)
+    describe(got)
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 -- Reads a page of what has changed, or of all. Writes nothing.
 --
 -- ARGV     1 version after which to begin   2 most records of a page
---          3 version and 4 floor that came with the page before; 0 for the first
+--          3 version and 4 floor of the page before; 0 for the first
 -- returns  { version of the latest change, floor, 1 if the page is the first of all,
 --            { { key, its version, value or nothing, for how long (ms) }, … } }
 

@@ -1,6 +1,6 @@
 -- What set_record.lua and read_records.lua begin with.
 --
--- KEYS     1 meta: version of the latest change, floor: who has read less cannot be told
+-- KEYS     1 meta: version of the latest change, floor: a reader below it has to read all:
 --            what has changed, run: of the Redis that made it
 --          2 values of the records   3 keys by version, of records that were removed too
 --          4 keys by when they are forgotten (ms)

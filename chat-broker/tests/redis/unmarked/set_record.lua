@@ -1,4 +1,4 @@
--- Sets a record or removes it, and tells all nodes, in one atomic step. What can fail comes
+-- Sets a record or removes it, and notifies all nodes, in one atomic step. What can fail comes
 -- before the first write: nothing is rolled back.
 --
 -- ARGV     1 channel   2 key   3 '1': set, '0': remove   4 value   5 lifetime (ms); of a
@@ -6,7 +6,7 @@
 -- returns  0 if there are as many already
 
 local channel, key, is_set, most = ARGV[1], ARGV[2], ARGV[3] == '1', tonumber(ARGV[6])
--- Another process may have come back with older data. Whoever may not ask does without.
+-- Another process may have come back with older data. A node without the right to ask does without.
 local info = redis.pcall('INFO', 'server')
 local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 redis.call('ZSCORE', versions, key)
@@ -20,7 +20,7 @@ local function forget(name)
   redis.call('HDEL', values, name)
 end
 
--- For want of memory Redis refuses a script no more after a first write, and this is one
+-- A full Redis refuses nothing of a script after its first write, and this is one
 -- that it never refuses for that: there is always room for a ban.
 redis.call('HDEL', meta, '')
 for _, name in ipairs(over) do

@@ -8,7 +8,7 @@ use super::stream::Stream;
 /// The arguments of a command, its name first.
 pub(super) type Arguments<'a> = &'a [Vec<u8>];
 
-/// What a command comes to; the error is an answer, too.
+/// The answer to a command; an error is one, too.
 pub(super) type Outcome = Result<Reply, Reply>;
 
 #[derive(Debug, Clone)]

@@ -35,7 +35,7 @@ impl Client {
     pub(super) fn send(&self, reply: &Reply) {
         let mut bytes = Vec::new();
         reply.encode(&mut bytes);
-        // A client that is gone needs none.
+        // A client that has disconnected needs none.
         let _ = self.answers.send(bytes);
     }
 }
