@@ -125,12 +125,12 @@ fn with_tokens(builder: ServerBuilder, tokens: Option<&Tokens>) -> Result<Server
     };
     let authenticator = match key {
         TokenKey::Secret(secret) => JwtAuthenticator::with_secret(secret.as_bytes())
-            .map_err(|error| Invalid::hidden("jwt-secret", error.why())),
+            .map_err(|error| Invalid::hidden("jwt-secret", error.to_string())),
         TokenKey::Public(file) => {
             let wrong = |why: String| Invalid::new("jwt-public-key", file.display(), why);
             let pem =
                 std::fs::read(file).map_err(|error| wrong(format!("cannot read it: {error}")))?;
-            JwtAuthenticator::with_public_key(&pem).map_err(|error| wrong(error.why().to_owned()))
+            JwtAuthenticator::with_public_key(&pem).map_err(|error| wrong(error.to_string()))
         }
     };
     let mut authenticator = authenticator?.leeway(*leeway);

@@ -1,8 +1,8 @@
-//! The URL that clients know a server by.
+//! The URL of a server in links.
 
 use url::{Position, Url};
 
-/// A URL of the web without what an address to share must not have: a user, a query, a fragment.
+/// An HTTP URL that can be shared: without a user, a query and a fragment.
 #[derive(Debug, Clone)]
 pub(crate) struct PublicUrl(Url);
 
@@ -13,11 +13,11 @@ impl PublicUrl {
         let url =
             Url::parse(text.trim()).map_err(|_| "it is not a URL like https://chat.example")?;
         if !matches!(url.scheme(), "http" | "https") {
-            Err("it begins with http:// or https://")
+            Err("it must begin with http:// or https://")
         } else if !url.username().is_empty() || url.password().is_some() {
-            Err("a link to share has no user or password in it")
+            Err("it must not have a user or a password")
         } else if url.query().is_some() || url.fragment().is_some() {
-            Err("it has no query and no fragment")
+            Err("it must not have a query or a fragment")
         } else {
             Ok(Self(url))
         }
@@ -29,8 +29,8 @@ impl PublicUrl {
         host.strip_suffix('.').unwrap_or(host)
     }
 
-    /// Whether this is how a client names the server in `Host`.
-    pub(crate) fn is_asked_for_by(&self, host: &str) -> bool {
+    /// Whether `host`, the value of a `Host` header, is the host and port of this URL.
+    pub(crate) fn has_host(&self, host: &str) -> bool {
         self.0[Position::BeforeHost..Position::AfterPort].eq_ignore_ascii_case(host)
     }
 
@@ -70,9 +70,8 @@ mod tests {
     }
 
     #[test]
-    fn host_is_named_with_its_port() {
-        let is_asked_for =
-            |url: &str, host: &str| PublicUrl::parse(url).unwrap().is_asked_for_by(host);
+    fn host_header_includes_the_port() {
+        let is_asked_for = |url: &str, host: &str| PublicUrl::parse(url).unwrap().has_host(host);
         assert!(is_asked_for("https://chat.example/chat", "Chat.Example"));
         assert!(is_asked_for("http://chat.example:8080", "chat.example:8080"));
         assert!(!is_asked_for("http://chat.example:8080", "chat.example"));
@@ -80,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_link_may_have_is_refused() {
+    fn unshareable_urls_are_rejected() {
         for url in [
             "chat.example",
             "https://",

@@ -4,6 +4,7 @@ mod build;
 mod check;
 mod exit;
 mod layer;
+mod network;
 mod period;
 mod rate;
 mod redis;

@@ -8,6 +8,7 @@ use chat_core::Retention;
 use chat_server::{ForwardedHeader, IpNet, LimitsConfig, Rate, Secret, ServerConfig};
 
 use super::layer::{Header, Layer, Switch};
+use super::network::parse_network;
 use super::period::Period;
 use super::rate::Limit;
 use super::redis::RedisTls;
@@ -140,7 +141,7 @@ impl Layer {
     fn proxies(&self) -> Result<Vec<IpNet>, Invalid> {
         let given = self.trusted_proxies.iter().flatten().filter_map(|net| trimmed(net));
         let parse = |net: String| {
-            chat_server::parse_network(&net).map_err(|why| Invalid::hidden("trusted-proxies", why))
+            parse_network(&net).map_err(|why| Invalid::hidden("trusted-proxies", why))
         };
         given.map(parse).collect()
     }

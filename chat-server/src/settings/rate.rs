@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use chat_server::Rate;
+use chat_server::{InvalidRate, Rate};
 use serde::Deserialize;
 
 use super::sources::trim;
@@ -16,7 +16,10 @@ impl FromStr for Limit {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = trim(text);
-        if text == "off" { Ok(Self(None)) } else { text.parse().map(|rate| Self(Some(rate))) }
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        text.parse().map(|rate| Self(Some(rate))).map_err(|error: InvalidRate| error.to_string())
     }
 }
 

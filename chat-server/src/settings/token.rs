@@ -56,7 +56,7 @@ impl Wish {
     #[cfg(feature = "jwt")]
     pub(super) fn grant(&self, settings: &Layer) -> Result<String, Exit> {
         use chat_core::{UserId, UserName};
-        use chat_server::{Audience, AuthError, JwtSigner, TokenClaims};
+        use chat_server::{InvalidKey, JwtSigner, TokenClaims};
 
         if self.ttl.0.is_zero() {
             return Err(Invalid::new("ttl", "0s", "longer than nothing").into());
@@ -65,12 +65,13 @@ impl Wish {
         let first = |given| names(given).into_iter().next();
         let signer = match (&self.private_key, secret) {
             (Some(file), _) => read(file).and_then(|pem| {
-                let wrong =
-                    |error: AuthError| Invalid::new("private-key", file.display(), error.why());
+                let wrong = |error: InvalidKey| {
+                    Invalid::new("private-key", file.display(), error.to_string())
+                };
                 JwtSigner::with_private_key(&pem).map_err(wrong)
             }),
             (None, Some(secret)) => JwtSigner::with_secret(secret.as_bytes())
-                .map_err(|error| Invalid::hidden("jwt-secret", error.why())),
+                .map_err(|error| Invalid::hidden("jwt-secret", error.to_string())),
             (None, None) => {
                 let needed = "a token needs JWT_SECRET (32 bytes or more) or --private-key";
                 return Err(Exit::System(needed.to_owned()));
@@ -85,11 +86,11 @@ impl Wish {
         let mut claims = TokenClaims::new(&user, self.ttl.0);
         claims.name.clone_from(&self.name);
         let audience = self.audience.clone().or_else(|| first(&settings.jwt_audience));
-        claims.aud = audience.map(Audience::One);
+        claims.aud = audience.into_iter().collect();
         claims.iss = self.issuer.clone().or_else(|| first(&settings.jwt_issuer));
         claims.rooms = self.rules()?;
         claims.limit_factor = self.limit_factor;
-        signer.sign(&claims).map_err(|error| Exit::System(error.why().to_owned()))
+        signer.sign(&claims).map_err(|error| Exit::System(error.to_string()))
     }
 
     #[cfg(not(feature = "jwt"))]
