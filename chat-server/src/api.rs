@@ -62,7 +62,7 @@ fn given_key(headers: &HeaderMap) -> Option<&str> {
     bearer(headers)
 }
 
-/// Compares hashes, so that the time of the comparison reveals nothing about the key.
+/// The time that it takes tells nothing but of hashes.
 fn is_same(given: &str, key: &str) -> bool {
     Sha256::digest(given) == Sha256::digest(key)
 }

@@ -74,7 +74,7 @@ where
             connection.state.metrics.panicked();
             session.outbox().close(CloseReason::InternalError);
         }
-        // Before the close handshake, which may take seconds: members see the leave at once.
+        // Before the close handshake, which may take seconds: the rooms must not wait for it.
         connection.leave_all();
         // Boxed: otherwise every task reserves space for the close handshake while it is open.
         let end = Box::pin(session.finish()).await;

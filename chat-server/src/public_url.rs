@@ -30,7 +30,7 @@ impl PublicUrl {
     }
 
     /// Whether `host`, the value of a `Host` header, is the host and port of this URL.
-    pub(crate) fn has_host(&self, host: &str) -> bool {
+    pub(crate) fn is_asked_for_by(&self, host: &str) -> bool {
         self.0[Position::BeforeHost..Position::AfterPort].eq_ignore_ascii_case(host)
     }
 
@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn host_header_includes_the_port() {
-        let is_asked_for = |url: &str, host: &str| PublicUrl::parse(url).unwrap().has_host(host);
+        let is_asked_for =
+            |url: &str, host: &str| PublicUrl::parse(url).unwrap().is_asked_for_by(host);
         assert!(is_asked_for("https://chat.example/chat", "Chat.Example"));
         assert!(is_asked_for("http://chat.example:8080", "chat.example:8080"));
         assert!(!is_asked_for("http://chat.example:8080", "chat.example"));

@@ -71,7 +71,7 @@ impl Sessions {
     /// Waits until there are no connections.
     pub(crate) async fn until_empty(&self) {
         loop {
-            // Before the count: `notify_waiters` wakes only those that are registered.
+            // Created before the count: `notify_waiters` reaches only futures that exist.
             let removed = self.removed.notified();
             if self.len() == 0 {
                 return;

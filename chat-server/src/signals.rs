@@ -41,7 +41,7 @@ impl Signals {
                 _ = self.user1.recv() => "SIGUSR1",
                 _ = self.user2.recv() => "SIGUSR2",
             };
-            info!("{ignored} ignored: settings are read only at the start");
+            info!("{ignored}: ignored, settings are read only at the start");
         }
     }
 }

@@ -120,7 +120,7 @@ fn public_base(state: &State, original: &Uri, own: &Uri, headers: &HeaderMap) ->
     let url = state.public_url.as_ref()?;
     let host = headers.get(HOST)?.to_str().ok()?;
     let path = url.path(mount(original, own));
-    (!path.is_empty() && url.has_host(host)).then(|| format!("{path}/"))
+    (!path.is_empty() && url.is_asked_for_by(host)).then(|| format!("{path}/"))
 }
 
 /// Where the other files are, from where the browser thinks that it is, which need not be where this

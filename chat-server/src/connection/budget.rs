@@ -80,8 +80,7 @@ impl Connection {
         let until = Instant::now() + time;
         let member = self.member.clone();
         loop {
-            // The limits on waiting exceed the lifetime of a token: a client that is throttled must not
-            // stay connected beyond it.
+            // A wait may outlast the token: a throttled client must not stay connected beyond it.
             let deadline = self.deadline.at().filter(|deadline| *deadline < until);
             tokio::select! {
                 () = sleep_until(deadline.unwrap_or(until)) => match deadline {

@@ -34,7 +34,7 @@ impl Connection {
 }
 
 /// Elapses at the deadline of a connection. `None` where there is no deadline, as for most: boxed,
-/// since a `Sleep` has more than 100 bytes.
+/// so that those have no `Sleep` in their task.
 pub(super) type Timer = Option<Pin<Box<Sleep>>>;
 
 pub(super) fn set(timer: &mut Timer, at: Option<Instant>) {
