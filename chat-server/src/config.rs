@@ -95,7 +95,7 @@ pub struct ServerConfig {
     pub allow_host: Vec<String>,
     /// Origins of web pages, such as `https://app.example`, that may connect, create rooms
     /// and import the modules, in addition to those on the host of the request.
-    /// `null` stands for pages without an origin. Compared as the URL standard says: without a
+    /// `null` stands for pages without an origin. Compared by the URL standard: without a
     /// default port, names in lower case and in the form `xn--…`. Origins of other schemes, such as
     /// `capacitor://localhost` or `file://`, are compared as they are. Default: none.
     pub allow_origin: Vec<String>,

@@ -145,6 +145,14 @@ impl Server {
     /// Serves [`operator_router`](Self::operator_router) on `listener` until the call is dropped, with at
     /// most 64 connections at a time. They do not count among those of clients.
     ///
+    /// ```no_run
+    /// # async fn example(server: chat_server::Server) -> std::io::Result<()> {
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:9100").await?;
+    /// tokio::spawn(async move { server.serve_operators(listener).await });
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     /// Dropping the call stops serving.
     pub async fn serve_operators(&self, listener: TcpListener) {
@@ -187,14 +195,31 @@ impl Server {
         self.state.hub.broker().close().await;
     }
 
-    /// Whether the broker answers and the server is not shutting down: what `/readyz`
-    /// says.
+    /// Whether the broker answers and the server is not shutting down, as in `/readyz`.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.state.is_ready()
     }
 
     /// The broker, with which the application can publish to rooms and read their members.
+    ///
+    /// ```
+    /// use chat_core::{Content, RoomId, Topic, User, UserId};
+    /// use chat_server::{Server, ServerConfig};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = ServerConfig::default();
+    /// let history = config.hub.history.clone();
+    /// let server = Server::builder().config(config).start();
+    ///
+    /// let (room, bot) = (RoomId::new("orders")?, User::new(UserId::new("bot")?, None));
+    /// let (payload, options) = history.prepare(&room, bot.as_sender(), &Content::from("Paid."));
+    /// let publishing = server.broker().publish(&Topic::Room(room), payload, options).await?;
+    /// assert!(publishing.await?.position.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn broker(&self) -> &Arc<dyn Broker> {
         self.state.hub.broker()

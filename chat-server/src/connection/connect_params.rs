@@ -1,4 +1,4 @@
-//! What the handshake says of a client.
+//! The parameters of a client in its handshake.
 
 use chat_core::{Dialect, RoomId, User, UserId, UserName};
 
