@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let url = std::env::args().nth(1).unwrap_or("ws://127.0.0.1:8080/ws".to_owned());
     let mut machine = Machine::new(Config::default(), vec![url], seed, now())?;
     machine.join("lobby", 0, now())?;
-    machine.send("lobby", "hello", None, None, now())?;
+    machine.send("lobby", "hello", now())?;
     while !machine.is_closed() {
         while let Some(action) = machine.poll_action() {
             match (action, &mut socket) {

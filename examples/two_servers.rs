@@ -1,5 +1,5 @@
-//! Two servers over one Redis, in one process: whoever is connected to one is in the same
-//! rooms as those on the other. Uses `REDIS_URL`, or starts a private redis-server.
+//! Two servers over one Redis, in one process: clients of one are in the same rooms as clients
+//! of the other. Uses `REDIS_URL`, or starts a private redis-server.
 
 use std::net::SocketAddr;
 

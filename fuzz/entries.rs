@@ -1,6 +1,6 @@
 //! Each place where bytes of strangers are read, as a function of any bytes.
 //!
-//! A target of libFuzzer calls one of them for ever; a test calls them all with the corpus and
+//! A target of libFuzzer calls one of them without end; a test calls them all with the corpus and
 //! with what proptest makes up (`chat-server/tests/decoders.rs`). Whatever is wrong is a panic.
 //! A new entry is a function here, a line of [`ALL`], and a target in `fuzz_targets`.
 

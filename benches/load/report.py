@@ -77,8 +77,8 @@ def about(results):
     times = "those of single runs" if runs == 1 else f"medians of {runs} alternating runs"
     times += fewer(results, runs)
     figures = (
-        f"The figures are {times} of {seconds:g} seconds; meanwhile other processes took {others:.2f} of"
-        f" the {os.cpu_count()} cores on average. {order}"
+        f"The figures are {times} of {seconds:g} seconds; other processes took {others:.2f} of the"
+        f" {os.cpu_count()} cores on average at the same time. {order}"
     )
     return "\n\n".join(textwrap.fill(paragraph, 100) for paragraph in (versions(), figures))
 
@@ -149,8 +149,8 @@ def throughput(results):
     save("throughput", results, [(heading, "deliveries per second", *rest) for heading, *rest in columns])
     return section(
         "Throughput",
-        "Deliveries per second, with load generator, Redis and server on the same cores: it ranks\n"
-        "like the CPU of all three together.",
+        "Deliveries per second, with load generator, Redis and server on the same cores: the ranking is\n"
+        "that of the CPU of all three together.",
         table(results.peers, columns),
         "throughput",
     )
@@ -178,7 +178,7 @@ def overload(results):
     return section(
         "Overload",
         "1,500 messages per second into one room of 1,000: 1,500 k deliveries per second are wanted.\n"
-        "Latency in ms; whoever does not keep up falls behind by the length of the run.",
+        "Latency in ms; a server that does not keep up falls behind by the length of the run.",
         table(results.peers, columns),
     )
 

@@ -3,21 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-#[path = "hub/support.rs"]
-#[allow(dead_code, reason = "what the other tests use of it is not all used here")]
-mod support;
-
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use chat_broker::testing::FaultyBroker;
-use chat_broker::{Hub, HubConfig, MemoryBroker, MemoryBus};
+use chat_broker::testing::{Call, FaultyBroker};
+use chat_broker::{Hub, HubConfig, JoinOptions, Membership, MemoryBroker};
+use chat_core::{
+    Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, RoomId, Topic, UserId,
+};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
-
-use support::{Member, join, room, start};
 
 /// The lines at the default level.
 #[derive(Debug, Clone, Default)]
@@ -73,13 +70,34 @@ impl Visit for Line {
     }
 }
 
+/// A member of rooms in which nothing is said.
+#[derive(Debug, Clone)]
+struct Member;
+
+impl Deliver for Member {
+    fn deliver(&self, _: &Batch) -> DeliveryOutcome {
+        DeliveryOutcome::Queued
+    }
+
+    fn close(&self, _: CloseReason) {}
+
+    async fn drained(&self) {}
+}
+
+async fn join(hub: &Hub<Member>, room: &str) -> Membership<Member> {
+    let topic = Topic::Room(RoomId::new(room).unwrap());
+    hub.join(&topic, ConnectionId::new(1), Member, JoinOptions::default()).await.unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn lines_of_rooms_are_logged_one_by_one_up_to_a_budget() {
     let lines = Lines::capture();
-    let hub = start(&MemoryBus::new());
+    let (broker, events) = MemoryBroker::connect();
+    let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+    tokio::spawn(driver.run());
     const ROOMS: usize = 300;
     for n in 0..ROOMS {
-        drop(join(&hub, &room(&format!("room-{n}")), 1).await);
+        drop(join(&hub, &format!("room-{n}")).await);
     }
     // They linger for a second; the number follows within a minute.
     tokio::time::sleep(Duration::from_secs(70)).await;
@@ -87,16 +105,37 @@ async fn lines_of_rooms_are_logged_one_by_one_up_to_a_budget() {
     assert_eq!(lines.with(first), [format!("INFO message={first}")]);
     assert_eq!(lines.with(last), Vec::<String>::new());
     assert_eq!(lines.with("ubscribing").len(), 100);
-    let summary = lines.with("not logged one by one");
+    let summary = lines.with("rooms were subscribed");
     assert_eq!(summary.len(), 1, "{summary:?}");
     assert!(summary[0].contains(&format!("lines={}", 2 * ROOMS - 100)), "{summary:?}");
 
     // Another minute has another budget, and nothing to sum up.
     let line = "unsubscribing from the pub sub from room: later";
-    drop(join(&hub, &room("later"), 1).await);
+    drop(join(&hub, "later").await);
     tokio::time::sleep(Duration::from_secs(200)).await;
     assert_eq!(lines.with(line), [format!("INFO message={line}")]);
-    assert_eq!(lines.with("not logged one by one").len(), 1);
+    assert_eq!(lines.with("rooms were subscribed").len(), 1);
+}
+
+/// The number of the others follows a minute after the first of them.
+#[tokio::test(start_paused = true)]
+async fn failed_calls_are_logged_one_by_one_up_to_a_budget() {
+    let lines = Lines::capture();
+    let (broker, events) = MemoryBroker::connect();
+    let (broker, events) = FaultyBroker::new(Arc::new(broker), events);
+    let (hub, driver) = Hub::new(broker.clone(), events, HubConfig::default());
+    tokio::spawn(driver.run());
+    let summary = || lines.with("calls to the broker failed");
+    // One a second.
+    broker.fail_next(Call::Subscribe, 25);
+    let ann = Topic::User(UserId::new("ann").unwrap());
+    let _membership = hub.attach(&ann, ConnectionId::new(1), Member);
+    tokio::time::sleep(Duration::from_secs(65)).await;
+    assert_eq!(lines.with("could not subscribe").len(), 10);
+    assert_eq!(summary(), Vec::<String>::new());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(summary().len(), 1);
+    assert!(summary()[0].contains("lines=15"), "{:?}", summary());
 }
 
 #[tokio::test]

@@ -283,8 +283,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode(&bytes);
+        fn bytes_that_are_read_are_written_as_the_same_event(
+            kind in 0..8_u8,
+            rest in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let bytes = [&[VERSION, kind][..], &rest].concat();
+            if let Ok(event) = decode(&bytes) {
+                let written = encode(&event);
+                prop_assert_eq!(encode(&decode(&written).unwrap()), written);
+            }
         }
 
         #[test]

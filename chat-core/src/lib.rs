@@ -1,52 +1,4 @@
-//! The protocol and the room registry of a real-time chat backend: pure types, no I/O, no
-//! runtime, no clock.
-//!
-//! A server reads a client's frame, hands what it says to a broker as an *envelope*, and
-//! gives every envelope that comes back to the *members* of the room as one *batch*, whose
-//! *frames* are built once per dialect:
-//!
-//! ```
-//! use std::sync::{Arc, Mutex};
-//! use chat_core::{
-//!     Batch, CloseReason, Command, ConnectionId, Deliver, DeliveryOutcome, Dialect, Event, Item,
-//!     Message, Registry, RoomId, Sender, Topic, envelope,
-//! };
-//!
-//! /// A member whose connection is a list of lines.
-//! struct Lines(Mutex<Vec<String>>);
-//!
-//! impl Deliver for Lines {
-//!     fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
-//!         let Some(frames) = batch.frames(Dialect::Topics) else { return DeliveryOutcome::Skipped };
-//!         self.0.lock().unwrap().extend(frames.texts().map(String::from));
-//!         DeliveryOutcome::Queued
-//!     }
-//!     fn close(&self, _: CloseReason) {}
-//! }
-//!
-//! // Two members; the first is the edge at which a server subscribes.
-//! let topic = Topic::Room(RoomId::new("room1")?);
-//! let registry = Registry::<Arc<Lines>>::new();
-//! let alice = Arc::new(Lines(Mutex::default()));
-//! assert!(registry.join(&topic, ConnectionId::new(1), alice.clone()).first);
-//! assert!(!registry.join(&topic, ConnectionId::new(2), alice.clone()).first);
-//!
-//! // A frame comes in …
-//! let frame = r#"{"type":"sendMessage","roomId":"room1","message":"hi"}"#;
-//! let request = Dialect::Topics.decode(frame)?;
-//! let Command::Send { content, .. } = request.command else { unreachable!() };
-//! let user = Sender::new("u1", "Quiet Otter", "#FF6B6B");
-//! let said = Event::Message(Message::new(user, &content.message, 0));
-//! let payload = envelope::encode(&said);
-//!
-//! // … and, when the broker has brought it back, goes out to all.
-//! let batch = Batch::new(topic.clone(), vec![Item::Envelope(payload, None)]);
-//! for (_, member) in registry.members(&topic).iter() {
-//!     member.deliver(&batch);
-//! }
-//! assert_eq!(*alice.0.lock().unwrap(), [frame, frame]);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
+#![doc = include_str!("../README.md")]
 //!
 //! # Words
 //! | word | meaning |
@@ -90,6 +42,10 @@ mod topic;
 mod user;
 mod visibility;
 pub mod wire;
+
+#[cfg(doc)]
+#[doc = include_str!("../GUIDE.md")]
+pub mod guide {}
 
 pub use backoff::Backoff;
 pub use close::CloseReason;

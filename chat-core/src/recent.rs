@@ -352,6 +352,17 @@ mod tests {
     }
 
     #[test]
+    fn as_many_bytes_are_held_as_the_bound_says_and_the_newest_in_any_case() {
+        let mut recent = Recent::new(Retention::default(), 9, 100);
+        for (offset, size, held) in
+            [(1, 50, (1, 50)), (2, 50, (1, 100)), (3, 50, (2, 100)), (4, 101, (4, 101))]
+        {
+            recent.push(at(offset), Bytes::from(vec![0; size]));
+            assert_eq!((recent.oldest().unwrap(), recent.bytes()), held);
+        }
+    }
+
+    #[test]
     fn page_that_only_the_broker_knows_is_not_guessed() {
         let recent = recent(1..=9);
         let page = |range, upto| recent.page(range, upto, 2, 100);
@@ -368,6 +379,20 @@ mod tests {
         let later = recent(1..=3);
         assert_eq!(later.page(HistoryRange::Latest, Position::default(), 4, 100), none);
         assert_eq!(few().page(HistoryRange::After(0), Position::default(), 4, 100), none);
+    }
+
+    #[test]
+    fn room_whose_messages_are_all_gone_begins_after_them() {
+        let mut recent = recent(1..=3);
+        recent.begin(at(5));
+        assert_eq!(
+            (recent.oldest(), recent.begins_with(6), recent.begins_with(7)),
+            (None, true, false)
+        );
+        let none = Some(RecentPage { entries: Vec::new(), more: false });
+        assert_eq!(recent.page(HistoryRange::Latest, at(5), 4, 100), none);
+        recent.push(at(6), Bytes::new());
+        assert_eq!(offsets(recent.between(5, at(6)).unwrap()), [6]);
     }
 
     #[test]

@@ -259,6 +259,31 @@ mod tests {
     }
 
     #[test]
+    fn topics_are_those_with_members() {
+        let registry = Registry::<_>::new();
+        registry.join(&room(1), ConnectionId::new(1), ());
+        assert!(registry.contains(&room(1)) && !registry.contains(&room(2)));
+        assert_eq!(registry.topics(), [room(1)]);
+        assert!(!registry.is_empty());
+        registry.leave(&room(1), ConnectionId::new(1));
+        assert!(registry.topics().is_empty() && !registry.contains(&room(1)));
+    }
+
+    #[test]
+    fn handle_of_a_member_alone_is_replaced() {
+        let registry = Registry::<&str>::new();
+        let (member, stranger) = (ConnectionId::new(1), ConnectionId::new(2));
+        registry.join(&room(1), member, "before");
+        registry.update(&room(1), |room| {
+            room.replace(member, "after");
+            room.replace(stranger, "none");
+            assert_eq!(room.members().get(member), Some(&"after"));
+            assert_eq!(room.members().len(), 1);
+        });
+        assert_eq!(registry.members(&room(1)).get(member), Some(&"after"));
+    }
+
+    #[test]
     fn edges_balance_under_contention() {
         let registry = Registry::<_>::new();
         let subscribed = AtomicI64::new(0);

@@ -148,7 +148,10 @@ fn latest_name_is_told_and_listed() {
 #[test]
 fn versions_far_below_are_of_another_beginning() {
     const HOUR: u64 = 3_600_000_000;
-    for (version, is_wanted) in [(9 * HOUR - 1, false), (8 * HOUR, true)] {
+    let late = 9 * HOUR - LATEST;
+    for (version, is_wanted) in
+        [(9 * HOUR - 1, false), (late, false), (late - 1, true), (8 * HOUR, true)]
+    {
         let (mut roster, mut out) = (Roster::new(10), Vec::new());
         roster.ask();
         roster.set(Truth { version: 9 * HOUR, users: [1].into() }.snapshot(10), &mut out);
@@ -159,6 +162,30 @@ fn versions_far_below_are_of_another_beginning() {
         roster.change(version + 1, 2, PresenceChange::Joined, occupant(3), &mut out);
         assert_eq!(told(&mut out), ["-1", "+2", "+3"]);
     }
+}
+
+#[test]
+fn room_of_as_many_as_are_listed_is_no_big_one() {
+    let (mut roster, mut out) = (Roster::new(2), Vec::new());
+    assert!(roster.is_unknown() && !roster.has_news());
+    roster.ask();
+    roster.set(Truth { version: 5, users: [1].into() }.snapshot(2), &mut out);
+    assert!(!roster.is_unknown());
+    roster.change(6, 2, PresenceChange::Joined, occupant(2), &mut out);
+    assert!(!roster.has_news(), "the members were told of the join");
+    assert_eq!((told(&mut out), roster.listed().unwrap().len()), (vec!["+2".to_owned()], 2));
+    roster.change(7, 3, PresenceChange::Joined, occupant(3), &mut out);
+    assert!(roster.listed().is_none() && roster.has_news() && out.is_empty());
+}
+
+#[test]
+fn first_count_of_a_big_room_is_no_news() {
+    let (mut roster, mut out) = (Roster::new(2), Vec::new());
+    roster.ask();
+    roster.set(Truth { version: 5, users: [1, 2, 3].into() }.snapshot(2), &mut out);
+    assert!(!roster.has_news());
+    roster.change(6, 4, PresenceChange::Joined, occupant(4), &mut out);
+    assert!(roster.has_news());
 }
 
 #[test]
@@ -205,7 +232,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     /// However changes are lost and snapshots delayed, in the end the roster is right,
-    /// and whoever follows what was told knows the same.
+    /// and a follower of what was told knows the same.
     #[test]
     fn the_roster_comes_to_the_truth(
         steps in prop::collection::vec((0u32..8, 0u8..6), 0..200), limit in 1usize..7,
@@ -225,7 +252,7 @@ proptest! {
                     }
                 }
             }
-            // Whoever comes to a room, or to a small one that was big, is given a list.
+            // A member that joins a room, or a small one that was big, is given a list.
             match roster.listed() {
                 None => follower = None,
                 Some(listed) => {

@@ -229,6 +229,72 @@ fn what_is_held_is_bounded_and_read_again() {
     assert_eq!((server.here, server.gaps), (Some(at(1, last)), 0));
 }
 
+/// Two halves of the bound are held; one byte more is read afterwards.
+#[test]
+fn payload_of_what_is_held_is_bounded() {
+    let mut server = Server::new();
+    server.settle(&Store { position: at(1, 1), trimmed: 0 }, 9);
+    let mut hold = |offset, bytes| {
+        let payload = Bytes::from(vec![0; bytes]);
+        assert_eq!(server.timeline.accept(at(1, offset), payload, &mut Vec::new()), Accepted::Held);
+        (server.timeline.held.len(), server.timeline.held_bytes)
+    };
+    assert_eq!(hold(3, MAX_HELD_BYTES / 2), (1, MAX_HELD_BYTES / 2));
+    assert_eq!(hold(4, MAX_HELD_BYTES / 2), (2, MAX_HELD_BYTES));
+    assert_eq!(hold(5, 1), (2, MAX_HELD_BYTES));
+}
+
+#[test]
+fn hole_that_shows_during_a_read_is_read_too() {
+    let mut server = Server::new();
+    let mut store = Store { position: at(1, 5), trimmed: 0 };
+    server.settle(&store, 9);
+    server.timeline.mark_stale();
+    let range = server.timeline.begin_read().unwrap();
+    let read_before = store.read(range, 9);
+    assert_eq!(server.accept(at(1, 7)), Accepted::Held, "6 was missed");
+    server.finish_read(read_before);
+    store.position = at(1, 7);
+    server.settle(&store, 9);
+    assert_eq!((server.here, server.gaps), (Some(at(1, 7)), 0));
+}
+
+#[test]
+fn room_is_behind_another_sequence_and_a_later_offset() {
+    let mut server = Server::new();
+    assert!(server.timeline.is_behind(Position::default()), "nothing is known of the room");
+    server.settle(&Store { position: at(1, 5), trimmed: 0 }, 9);
+    for (position, is_behind) in [(at(1, 4), false), (at(1, 5), false), (at(1, 6), true)] {
+        assert_eq!(server.timeline.is_behind(position), is_behind, "{position:?}");
+    }
+    assert!(server.timeline.is_behind(at(2, 5)));
+}
+
+#[test]
+fn repaired_messages_are_counted_apart_from_what_waits_in_the_queue() {
+    let mut server = Server::new();
+    let mut store = Store { position: at(1, 5), trimmed: 0 };
+    server.settle(&store, 9);
+    let mut queue = Vec::new();
+    server.timeline.accept(at(1, 6), payload(at(1, 6)), &mut queue);
+    store.position = at(1, 8);
+    server.timeline.mark_stale();
+    let range = server.timeline.begin_read().unwrap();
+    let finished = server.timeline.finish_read(store.read(range, 9), &mut queue);
+    assert_eq!((finished, queue.len()), (Finished::Repaired(2), 3));
+}
+
+#[test]
+fn remembered_messages_are_dropped_when_memory_or_time_is_over() {
+    let mut server = Server::new();
+    server.settle(&Store { position: at(1, 6), trimmed: 0 }, 9);
+    server.timeline.evict();
+    assert_eq!(server.timeline.recent().oldest(), Some(4), "the newer half is kept");
+    server.timeline.expire();
+    assert_eq!(server.timeline.recent().oldest(), None);
+    assert_eq!(server.accept(at(1, 7)), Accepted::InOrder, "the sequence goes on");
+}
+
 #[test]
 fn a_failed_read_is_wanted_again() {
     let mut server = Server::new();
@@ -316,7 +382,7 @@ fn play(script: Vec<Happens>, page: u64) -> usize {
                 }
             }
             Happens::Reset => {
-                // Whoever resets a store breaks its connections.
+                // A store that is reset breaks its connections.
                 store = Store::default();
                 under_way.clear();
                 server.timeline.mark_stale();

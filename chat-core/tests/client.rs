@@ -10,7 +10,7 @@ use chat_core::client::{
     Token,
 };
 use chat_core::wire::{ClientFrame, ClientRequest};
-use chat_core::{Epoch, Position};
+use chat_core::{Content, Epoch, Position};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -180,8 +180,8 @@ impl Run {
             }
             Step::Send { loses_answer } => {
                 self.server.lose_next_answer = loses_answer;
-                let key = Some(self.sent.to_string());
-                let request = self.machine.send("r", "hi", None, key, self.now).unwrap();
+                let content = Content::from("hi").key(self.sent.to_string());
+                let request = self.machine.send("r", content, self.now).unwrap();
                 self.unanswered.insert(request, self.sent);
                 self.sent += 1;
             }
@@ -328,6 +328,13 @@ fn debug_hides_secrets() {
     }
     assert!(shown.ends_with("Send(hello)"), "{shown}");
     assert!(!shown.contains("secret"), "{shown}");
+    assert_eq!(format!("{:?}", Resume::new("secret")), "Resume(..)");
+}
+
+#[test]
+fn loss_is_shown_with_its_close_code() {
+    assert_eq!(Disconnect::new("cut").to_string(), "cut");
+    assert_eq!(Disconnect::with_code(4001, "try again").to_string(), "try again (4001)");
 }
 
 proptest! {

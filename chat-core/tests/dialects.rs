@@ -406,7 +406,7 @@ fn half_an_emoji_in_a_name_is_replaced() {
 
 proptest! {
     #[test]
-    fn any_text_is_read_or_refused(text in ".{0,200}") {
+    fn decoding_any_text_does_not_panic(text in ".{0,200}") {
         for dialect in ALL {
             let _ = dialect.decode(&text);
         }
@@ -414,7 +414,7 @@ proptest! {
     }
 
     #[test]
-    fn any_fields_are_read_or_refused(
+    fn decoding_any_fields_does_not_panic(
         kind in "join|leave|send|direct|typing|history|members|ping|hello|join_room|SUBSCRIBE|x",
         field in "id|room|roomId|to|user|name|message|data|key|typing|since|history|before|limit|token",
         value in r#"null|true|-1|1e400|18446744073709551616|"x"|"\\ud800"|"\\u0000"|\[\[\]\]|\{"a":1\}"#,

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use chat_core::client::{
     Action, Answer, ClientError, Config, Disconnect, Event, Machine, Message, RequestId, Resume,
     State, Token, TokenError,
 };
-use chat_core::{CloseReason, HistoryRange, Position, PresenceChange};
+use chat_core::{CloseReason, Content, HistoryRange, Position, PresenceChange};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -32,8 +33,8 @@ macro_rules! files {
 }
 
 files! {
-    connecting, endings, gaps, invented_types, joins, lost_answers, messages, news, rates, recovery,
-    sends, tokens, unknown,
+    answers, connecting, endings, gaps, invented_types, joins, lost_answers, messages, news, rates,
+    recovery, sends, tokens, unknown,
 }
 
 #[test]
@@ -215,7 +216,7 @@ impl Player {
         let machine = self.machine();
         let text = |name: &str| call[name].as_str().unwrap();
         let data = || call.get("data").map(|data| serde_json::value::to_raw_value(data).unwrap());
-        let key = || call["key"].as_str().map(str::to_owned);
+        let key = || call["key"].as_str().map(Cow::from);
         let number = |name: &str| call[name].as_u64();
         let limit = || number("limit").map(|limit| u32::try_from(limit).unwrap());
         let request = match text("do") {
@@ -224,7 +225,12 @@ impl Player {
                 machine.join(text("room"), history, now)
             }
             "leave" => machine.leave(text("room"), now),
-            "send" => machine.send(text("room"), text("message"), data(), key(), now),
+            "send" => {
+                let data = data();
+                let mut content = Content::from(text("message"));
+                (content.data, content.key) = (data.as_deref(), key());
+                machine.send(text("room"), content, now)
+            }
             "direct" => machine.direct(text("to"), text("message"), data().as_deref(), now),
             "members" => machine.members(text("room"), now),
             "history" => {

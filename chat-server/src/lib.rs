@@ -1,31 +1,5 @@
-//! A real-time chat server whose rooms stay in sync across any number of processes.
-//!
-//! ```text
-//! client ── WebSocket ── Session ─┐                              ┌─ Session ── client
-//!                     (transport) │                              │
-//!                              connection ── publish ─▶ Broker ──┤
-//!                                 │                  (Redis)     │
-//!                                 └─ join ─▶ Hub ◀── events ─────┴─▶ Hub of every server
-//!                                                                    with members there
-//! ```
-//!
-//! The binary `chat-server` is one way to run it. This library is the other: a [`Server`]
-//! listens by itself, or gives its routes to an axum application.
-//!
-//! ```no_run
-//! use axum::{Router, routing::get};
-//! use chat_broker::MemoryBroker;
-//! use chat_server::Server;
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> std::io::Result<()> {
-//! let (broker, events) = MemoryBroker::connect(); // or RedisBroker::connect(config).await?
-//! let chat = Server::builder().broker(broker, events).start();
-//! let app = Router::new().route("/hello", get(|| async { "hi" })).nest_service("/chat", chat.router());
-//! let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
-//! axum::serve(listener, app).await // clients connect to ws://127.0.0.1:3000/chat/ws
-//! # }
-//! ```
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod api;
 mod auth;
@@ -60,6 +34,10 @@ mod state;
 mod undelivered;
 mod upgrade;
 mod web;
+
+#[cfg(doc)]
+#[doc = include_str!("../GUIDE.md")]
+pub mod guide {}
 
 pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity};
 #[cfg(feature = "jwt")]

@@ -184,11 +184,9 @@ export class ChatClient extends EventTarget {
       case "goodbye":
         return this.#emit(frame.type, frame);
       case "left":
-        // With an id the frame is an answer.
-        return frame.id === undefined && this.#onPutOut(frame);
+        return !asked && this.#onPutOut(frame);
       case "error":
-        // With an id the frame answers a request, perhaps one that has timed out.
-        return frame.id === undefined && this.#emit("error", ChatError.fromFrame(frame));
+        return this.#emit("error", ChatError.fromFrame(frame));
     }
   }
 

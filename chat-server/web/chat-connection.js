@@ -74,7 +74,8 @@ export class Connection {
 
   /**
    * `hooks`: `changed(detail)` at each change of state, `frame(frame, asked)` for each frame
-   * before its request, which is `asked`, is answered, `welcomed()`, `lost()`, and
+   * that answers nothing, and for each answer before its request, which is `asked`, gets it,
+   * `welcomed()`, `lost()`, and
    * `ended(error)` when the client does not reconnect by itself.
    */
   constructor(url, options, hooks) {
@@ -254,9 +255,10 @@ export class Connection {
       if (frame.session === this.welcome?.session) this.#hooks.frame(frame);
       return;
     }
-    if (frame.type === "welcome") this.#onWelcome(frame);
+    const asked = this.requests.asked(frame);
+    if (frame.type === "welcome" && asked) this.#onWelcome(frame);
     if (frame.type === "goodbye") this.#goodbye = frame;
-    this.#hooks.frame(frame, this.requests.asked(frame.id));
+    if (asked || frame.id === undefined) this.#hooks.frame(frame, asked);
     this.requests.answer(frame);
   }
 

@@ -21,6 +21,18 @@ const MESSAGES = new Set(["send", "direct"]);
  *  frame, of which a page sees nothing before it is whole. */
 const PROMPT = new Set([...MESSAGES, "ping"]);
 
+/** The type of the answer to each request. */
+const ANSWERS = {
+  hello: "welcome",
+  join: "joined",
+  leave: "left",
+  send: "ok",
+  direct: "ok",
+  members: "members",
+  history: "history",
+  ping: "pong",
+};
+
 export class Requests {
   #timeoutMs;
   #connection;
@@ -49,9 +61,9 @@ export class Requests {
   }
 
   /** The server's `welcome` gives the rates of the connection, of which the `hello` is spent. */
-  keepRates({ id, limits }) {
-    const hello = this.asked(id);
-    this.#pace = new Pace(limits);
+  keepRates(welcome) {
+    const hello = this.asked(welcome);
+    this.#pace = new Pace(welcome.limits);
     this.#pace.spend(bytesOf(JSON.stringify(hello)));
   }
 
@@ -115,9 +127,10 @@ export class Requests {
     if (wait < Infinity) this.#flushTimer = setTimeout(() => this.flush(), Math.ceil(wait));
   }
 
-  /** What was asked under an id, if it is not answered yet. */
-  asked(id) {
-    return this.#unanswered.get(id)?.asked;
+  /** The request whose answer a frame is, unless it was answered before. */
+  asked({ id, type }) {
+    const asked = this.#unanswered.get(id)?.asked;
+    return asked && type === ANSWERS[asked.type] ? asked : undefined;
   }
 
   /** The oldest request that is not answered: `asked`, `sentAt`. */
@@ -131,12 +144,14 @@ export class Requests {
     return [...this.#unanswered.values()].filter(({ asked }) => !PROMPT.has(asked.type));
   }
 
-  /** Takes a frame of the server, which may be the answer to a request. */
+  /** Takes a frame of the server, which may be the answer to a request. One of another type than
+   *  the request's is none, and no other will be sent: the time of the request is over. */
   answer(frame) {
+    const isAnswer = this.asked(frame) !== undefined;
     const request = this.#take(frame.id);
     if (request) {
-      if (frame.type === "error") request.answer.reject(ChatError.fromFrame(frame));
-      else request.answer.resolve(frame);
+      if (isAnswer) request.answer.resolve(frame);
+      else request.answer.reject(frame.type === "error" ? ChatError.fromFrame(frame) : late());
       // The others may have waited for a slow one.
       this.#connection.watch();
     }
@@ -169,7 +184,7 @@ export class Requests {
     if (MESSAGES.has(frame.type)) this.#pace.sent(id, bytesOf(whole));
     const deadline = setDeadline(this.#timeoutMs, () => {
       this.#take(id);
-      answer.reject(new ChatError("timeout", "The server did not answer in time."));
+      answer.reject(late());
       this.flush();
     });
     this.#unanswered.set(id, { asked: frame, answer, deadline, sentAt: now() });
@@ -195,4 +210,8 @@ export class Requests {
 
 export function offline() {
   return new ChatError("offline", "There is no connection.");
+}
+
+function late() {
+  return new ChatError("timeout", "The server did not answer in time.");
 }

@@ -151,7 +151,7 @@ where
 }
 
 fn parse(head: &[u8]) -> Result<Option<(usize, Request<()>)>, HandshakeError> {
-    Ok(Request::try_parse(head)?)
+    Request::try_parse(head).map_err(HandshakeError::from_parser)
 }
 
 /// Whether an empty line ends here: the `\r` is optional to lenient parsers.

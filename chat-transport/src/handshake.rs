@@ -172,11 +172,9 @@ impl HandshakeError {
             }
         }
     }
-}
 
-/// Of a head that tungstenite has parsed.
-impl From<Error> for HandshakeError {
-    fn from(error: Error) -> Self {
+    /// Of a head that tungstenite could not parse. A `From` would make its error a part of the public API.
+    pub(crate) fn from_parser(error: Error) -> Self {
         match error {
             Error::Capacity(CapacityError::TooManyHeaders) => Self::HeadTooLarge,
             Error::Protocol(ProtocolError::WrongHttpMethod) => Self::Method,

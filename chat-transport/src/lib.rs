@@ -1,44 +1,4 @@
-//! WebSocket sessions for a real-time backend.
-//!
-//! A [`Session`] is one connection after the handshake. One task owns it and calls
-//! [`recv`](Session::recv); any thread sends through its [`Outbox`], which is bounded and
-//! never blocks. The session answers pings, pings a silent peer, cuts one that does not read,
-//! and closes with a code that says why.
-//!
-//! ```
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use std::sync::Arc;
-//! use bytes::Bytes;
-//! use chat_core::{DeliveryOutcome, Frames};
-//! use chat_transport::{End, Incoming, Session, TransportConfig};
-//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
-//!
-//! // A client that is through with the handshake, and sends "hi" in a masked frame.
-//! let (mut client, server) = tokio::io::duplex(1024);
-//! client.write_all(b"\x81\x82\0\0\0\0hi").await?;
-//!
-//! let mut session = Session::new(server, Bytes::new(), Arc::new(TransportConfig::default()));
-//! let Some(Incoming::Text(text)) = session.recv().await else { panic!("no text") };
-//! assert_eq!(&*text, "hi");
-//!
-//! // Any number of tasks and threads may hold a clone of the outbox.
-//! let outbox = session.outbox().clone();
-//! assert_eq!(outbox.send(&Frames::text("hello")), DeliveryOutcome::Queued);
-//!
-//! // The session writes while it is driven; here until the client has got it all.
-//! let mut answer = [0; 7];
-//! session.drive(client.read_exact(&mut answer)).await?;
-//! assert_eq!(&answer, b"\x81\x05hello");
-//!
-//! // The client closes. What the application had to clean up comes before the goodbye, which
-//! // a bad client can draw out.
-//! client.write_all(b"\x88\x80\0\0\0\0").await?;
-//! assert_eq!(session.recv().await, None);
-//! assert!(matches!(session.finish().await, End::ByPeer { code: None, .. }));
-//! # Ok(())
-//! # }
-//! ```
+#![doc = include_str!("../README.md")]
 //!
 //! # Where a connection comes from
 //! | source | way |
@@ -67,6 +27,7 @@
 //! Extensions, `permessage-deflate` among them, are not offered.
 //!
 //! The other end of a connection is in the module `client`, behind the feature of that name.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod accept;
 #[cfg(feature = "client")]
@@ -84,6 +45,10 @@ mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timer;
+
+#[cfg(doc)]
+#[doc = include_str!("../GUIDE.md")]
+pub mod guide {}
 
 pub use accept::{Accepted, accept, accept_tcp};
 pub use config::{HeartbeatConfig, TransportConfig};

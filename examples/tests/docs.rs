@@ -1,14 +1,16 @@
-//! What `docs/` quotes is what the examples say, and the links of all pages lead somewhere.
+//! The guides quote the examples, every link of a page has a target, and the page of faults is readable.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn docs() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
-}
+/// Pages that rustdoc shows, too, link to the repository by this address.
+const REPOSITORY: [&str; 2] = [
+    "https://github.com/roomcast/roomcast/blob/main/",
+    "https://github.com/roomcast/roomcast/tree/main/",
+];
 
-fn page(name: &str) -> String {
-    fs::read_to_string(docs().join(name)).unwrap()
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
 /// The lines of a text, however far they are indented.
@@ -17,31 +19,52 @@ fn lines(text: &str) -> String {
 }
 
 #[test]
-fn quotations_are_those_of_the_example_named_before_them() {
-    let page = page("embedding.md");
-    let blocks: Vec<_> = page.match_indices("```rust\n").collect();
-    assert!(blocks.len() >= 8, "each piece is shown");
-    for (start, fence) in blocks {
-        let (before, code) = (&page[..start], &page[start + fence.len()..]);
-        let code = code.split("```").next().unwrap();
-        let name = before.rsplit("](../examples/").next().unwrap().split(".rs)").next().unwrap();
-        let example = fs::read_to_string(docs().join(format!("../examples/{name}.rs")))
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert!(lines(&example).contains(&lines(code)), "{name} does not say\n{code}");
-        assert!(page.contains(&format!("cargo run -p examples --example {name}\n")), "{name}");
+fn guides_quote_the_example_named_before() {
+    let examples = examples();
+    for (crate_name, quotations) in
+        [("chat-core", 1), ("chat-broker", 10), ("chat-transport", 4), ("chat-server", 6)]
+    {
+        let page = fs::read_to_string(root().join(crate_name).join("GUIDE.md")).unwrap();
+        let blocks: Vec<_> = page.match_indices("```rust,ignore\n").collect();
+        assert!(blocks.len() >= quotations, "{crate_name}: {} quotations", blocks.len());
+        for (start, fence) in blocks {
+            let (before, code) = (&page[..start], &page[start + fence.len()..]);
+            let code = code.split("```").next().unwrap();
+            let (name, example) = examples
+                .iter()
+                .max_by_key(|(name, _)| before.rfind(&format!("[`{name}`]")))
+                .unwrap();
+            assert!(lines(example).contains(&lines(code)), "{name} has no such lines:\n{code}");
+            assert!(page.contains(&format!("cargo run -p examples --example {name}\n")), "{name}");
+        }
     }
 }
 
+/// The example programs by name, with their text.
+fn examples() -> Vec<(String, String)> {
+    let entries = fs::read_dir(root().join("examples")).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            (name, fs::read_to_string(path).unwrap())
+        })
+        .collect()
+}
+
 #[test]
-fn links_lead_somewhere() {
-    let pages = pages(&docs().join("..").canonicalize().unwrap());
+fn links_have_targets() {
+    let pages = pages(&root());
     assert!(pages.len() >= 10, "{pages:?}");
     let mut anchors = 0;
     for page in &pages {
         for link in links(&prose(page)) {
             let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
-            let target = page.parent().unwrap().join(path);
-            let target = if path.is_empty() { page.clone() } else { target };
+            let target = match REPOSITORY.iter().find_map(|address| path.strip_prefix(address)) {
+                Some(path) => root().join(path),
+                None if path.is_empty() => page.clone(),
+                None => page.parent().unwrap().join(path),
+            };
             assert!(target.exists(), "{}: {link}", page.display());
             if !anchor.is_empty() {
                 anchors += 1;
@@ -51,6 +74,16 @@ fn links_lead_somewhere() {
         }
     }
     assert!(anchors >= 10, "{anchors} links to headings");
+}
+
+/// A longer text belongs below a heading.
+#[test]
+fn cells_of_the_page_of_faults_are_short() {
+    let page = fs::read_to_string(root().join("docs/reliability.md")).unwrap();
+    for row in page.lines().filter(|line| line.starts_with('|')) {
+        let is_long = |cell: &&str| cell.trim_matches(['|', ' ']).chars().count() > 200;
+        assert_eq!(row.split(" | ").find(is_long), None, "at most 200 characters");
+    }
 }
 
 /// All pages of the repository: what lies below `folder`, but for what is built or hidden.
@@ -72,10 +105,15 @@ fn prose(page: &Path) -> String {
     text.split("\n```").step_by(2).collect::<Vec<_>>().join("\n")
 }
 
-/// Those to files.
+/// The links to files: those in the text, and those defined as `[name]: link`.
 fn links(prose: &str) -> Vec<String> {
-    let links = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-    links.filter(|link| !link.contains("://")).map(str::to_owned).collect()
+    let inline = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let definitions = prose.lines().filter(|line| line.starts_with('['));
+    let defined = definitions.filter_map(|line| Some(line.split_once("]: ")?.1));
+    let is_ours = |link: &&str| {
+        !link.contains("://") || REPOSITORY.iter().any(|address| link.starts_with(address))
+    };
+    inline.chain(defined).filter(is_ours).map(str::to_owned).collect()
 }
 
 /// The anchors of a page, by the rule of GitHub: letters, digits, hyphens and underscores of a

@@ -10,7 +10,7 @@ pub fn authenticator() -> JwtAuthenticator {
 }
 
 /// A token, the claims of one that is signed, and a file with a key: nobody is let in by any bytes,
-/// and whoever is let in by claims is who they say.
+/// and a user who is let in by claims is the one they name.
 pub fn token(input: &[u8]) {
     let _ = JwtAuthenticator::with_public_key(input);
     let _ = JwtSigner::with_private_key(input);

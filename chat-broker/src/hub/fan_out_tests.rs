@@ -63,6 +63,28 @@ fn the_turn_of_a_room_that_has_ended_is_not_for_the_one_after_it() {
     assert!(shared.fan_out.take(0).is_none(), "and not by the end of the second's");
 }
 
+#[test]
+fn publications_wait_until_they_are_cut_or_their_room_has_ended() {
+    let (broker, events) = MemoryBroker::connect();
+    let (hub, _driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+    let (shared, topic) = (&hub.shared, Topic::User(UserId::new("u").unwrap()));
+    let waiting = || {
+        let is_below = |limit: &usize| shared.fan_out.below(*limit).now_or_never().is_some();
+        (1..).find(is_below).expect("a limit") - 1
+    };
+    shared.open(&topic);
+    for count in 1..=300 {
+        shared.hear(&topic);
+        assert_eq!(waiting(), count);
+    }
+    let job = Arc::new(shared.next_cut().expect("as much as fits"));
+    let bytes = job.batch.payload_len();
+    assert_eq!(waiting(), 300 - bytes, "one byte each");
+    shared.serve(&job, Cursor::default(), 0);
+    shared.leave(&topic, ConnectionId::new(1));
+    assert_eq!(waiting(), 0);
+}
+
 /// What did not fit has waited for as long as what did.
 #[tokio::test(start_paused = true)]
 async fn the_time_of_a_batch_begins_with_its_first() {
@@ -91,10 +113,25 @@ async fn the_time_of_a_batch_begins_with_its_first() {
 }
 
 #[test]
-fn whoever_has_more_than_one_turn_calls_everybody() {
+fn worker_with_backlog_wakes_all_workers() {
     let fan_out = FanOut::<Nobody>::new(3);
     let room = Room { topic: Topic::Room(RoomId::new("r").unwrap()), nth: 0 };
     fan_out.put_back(2, Turn::Cut(room));
     assert!(fan_out.called(0).now_or_never().is_some(), "the first worker too");
     assert!(fan_out.called(1).now_or_never().is_some());
+}
+
+#[test]
+fn worker_calls_others_for_what_it_leaves_and_not_for_what_it_takes() {
+    let fan_out = FanOut::<Nobody>::new(3);
+    let turn = || Turn::Cut(Room { topic: Topic::Room(RoomId::new("r").unwrap()), nth: 0 });
+    let called = || [0, 1].map(|worker| fan_out.called(worker).now_or_never().is_some());
+    fan_out.push(0, turn());
+    assert!(fan_out.take(0).is_some());
+    assert_eq!(called(), [false, false]);
+    for _ in 0..2 {
+        fan_out.push(0, turn());
+    }
+    assert!(fan_out.take(0).is_some());
+    assert_eq!(called(), [false, true], "it is awake itself");
 }

@@ -33,8 +33,9 @@ pub struct JoinOptions {
     pub occupant: Option<Occupant>,
     /// Where the member's copy of the room ends: it gets what was published since, however much
     /// that is. If the history does not reach back so far, or is another one, it gets a gap and
-    /// the latest messages. [`Position::default`] is before the first message of a room. Default:
-    /// `None`, for a member without a copy.
+    /// the latest messages; in a room without history a gap without a position.
+    /// [`Position::default`] is before the first message of a room. Default: `None`, for a member
+    /// without a copy.
     pub since: Option<Position>,
     /// How many of the latest messages the member gets, if it does not get what was published
     /// [since](Self::since): 256 and 256 KiB at most. Default 50 with `since`, none without.
@@ -77,7 +78,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     /// has to be served meanwhile. A member that has received a part, and cannot be given the rest,
     /// is [closed](Deliver::close) with [`InternalError`](chat_core::CloseReason::InternalError),
     /// and may join again from there; one whose outbox has no room for a page, as any slow consumer
-    /// is. The join succeeds then: the membership is that of a member that is being closed.
+    /// is. The join succeeds then: the membership is that of a member that is being closed, and says
+    /// so by [`is_detached`](Membership::is_detached).
     ///
     /// # Errors
     /// What [`Broker::subscribe`], [`Broker::history`] and
@@ -203,7 +205,9 @@ enum Started<T> {
 impl<M: Deliver + Clone + 'static> Membership<M> {
     /// Joins again: has `member`, in the place of this member, catch up as in [`Hub::join`]. Without
     /// [`since`](JoinOptions::since) there is nothing to catch up with: it gets as many of the
-    /// latest messages as [`history`](JoinOptions::history) says and the hub holds. An
+    /// latest messages as [`history`](JoinOptions::history) says and the hub holds, and beside them
+    /// what is on its way to the member, so that a message may be delivered twice. A member that was
+    /// [detached](Self::is_detached) joins as a new one. An
     /// [`occupant`](JoinOptions::occupant) renames the user, as [`rename`](Self::rename) does.
     ///
     /// # Errors
@@ -236,7 +240,7 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
         let wanted = Wanted::new(since, history);
         let mut catch_up =
             CatchUp::new(&self.shared, self.topic.clone(), member.clone(), joiner, wanted);
-        let state = if since.is_some() {
+        let state = if since.is_some() || self.is_detached() {
             let at_hand = |snapshot: &Snapshot<'_, M>| -> Option<Vec<HistoryEntry>> {
                 Some(wanted.at_hand(snapshot)?.into_iter().cloned().collect())
             };

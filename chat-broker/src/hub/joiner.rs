@@ -81,6 +81,11 @@ pub trait Joiner<M: Deliver>: Send + 'static {
     /// follows on the position in the snapshot, with no gap and no repeat. By default the snapshot
     /// is delivered as a [batch](Snapshot::batch).
     ///
+    /// In a [rejoin](super::Membership::rejoin) without
+    /// [`since`](super::JoinOptions::since) the member goes on to receive the room instead: messages
+    /// up to the position may still be on their way to it, and arrive after the snapshot, also those
+    /// that are in it.
+    ///
     /// A member that has no room for it ([`DeliveryOutcome::Full`]) is closed as a slow consumer, and gets
     /// nothing more: what follows would hide what it has not received.
     ///

@@ -30,9 +30,12 @@ impl<M> MemberSlot<M> {
         Self(Arc::new(Mutex::new(Some(member))))
     }
 
-    /// Puts another handle in the place of the member's.
+    /// Puts another handle in the place of the member's, unless nothing is delivered through it any
+    /// more: what follows would hide what the member has not received.
     pub(super) fn replace(&self, member: M) {
-        *self.taken() = Some(member);
+        if let Some(place) = self.taken().as_mut() {
+            *place = member;
+        }
     }
 
     /// The member leaves, or does not receive the topic yet. A delivery that is under way is over when

@@ -8,10 +8,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::awaited::Awaited;
 use super::joiner::{JoinState, Snapshot};
 use super::member_slot::MemberSlot;
 use super::room::Waiter;
-use super::sequence::Awaited;
 use crate::error::BrokerError;
 use crate::presence::Departure;
 
@@ -41,6 +41,15 @@ impl<M: Deliver + Clone> Membership<M> {
             room.state.sequence.expire(Instant::now());
             room.state.snapshot(&self.topic, room.members()).map(look);
         });
+    }
+
+    /// Whether the member receives nothing more, though it is in the topic until this is dropped: it
+    /// was closed as a slow consumer, or because it could not be given what it missed, or has
+    /// answered its snapshot or a page of what it missed with
+    /// [`Closed`](chat_core::DeliveryOutcome::Closed). A [`rejoin`](Self::rejoin) ends that.
+    #[must_use]
+    pub fn is_detached(&self) -> bool {
+        self.member_slot.with(|_| ()).is_none()
     }
 
     /// Waits until the topic no longer stands at `from`, the position of a [`Snapshot`]: until more
@@ -125,7 +134,8 @@ impl<M: Deliver + Clone> Membership<M> {
         waiting.flatten()
     }
 
-    /// Puts another handle in the place of this member's.
+    /// Puts another handle in the place of this member's, unless that is
+    /// [detached](Self::is_detached).
     pub fn replace(&self, member: M) {
         self.member_slot.replace(member);
     }

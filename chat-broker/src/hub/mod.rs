@@ -21,6 +21,7 @@
 //! one future, which the caller spawns; and further [`workers`](HubConfig::workers) of the
 //! fan-out, on a machine with many cores.
 
+mod awaited;
 mod call;
 mod catch_up;
 mod config;
@@ -56,11 +57,12 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
 use crate::history::HistoryRead;
+use awaited::Awaited;
 use dirty_topics::DirtyTopics;
 use fan_out::FanOut;
 use presence::Presence;
 use room::RoomState;
-use sequence::{Awaited, RoomSequence};
+use sequence::RoomSequence;
 use stats::Counters;
 
 pub use config::{HistoryRules, HubConfig};

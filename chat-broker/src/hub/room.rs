@@ -1,6 +1,5 @@
 //! A room on this server, between the broker and its members.
 
-use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -177,18 +176,5 @@ impl<M> Default for RoomState<M> {
             slot: FanOutSlot::default(),
             moved: None,
         }
-    }
-}
-
-impl<M> fmt::Debug for RoomState<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let phase = match &self.phase {
-            Phase::Waiting(waiters) => format!("waiting: {}", waiters.len()),
-            Phase::Live { cut } => format!("live: cut {cut:?}"),
-        };
-        f.debug_struct("RoomState")
-            .field("phase", &phase)
-            .field("seen", &self.sequence.seen())
-            .finish_non_exhaustive()
     }
 }

@@ -9,12 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use chat_core::timeline::Timeline;
 use chat_core::{
-    History, Item, Occupancy, Occupant, Position, PresenceChange, Recent, Roster, Topic, UserId,
-    timeline,
+    History, Item, Occupancy, Occupant, Position, PresenceChange, Recent, Roster, Topic, timeline,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::awaited::{Awaited, Waiting};
 use super::call::Reads;
 use super::config::HubConfig;
 use crate::history::HistoryRead;
@@ -35,7 +35,7 @@ pub(super) struct RoomSequence {
     /// Who is in the room; `None` for a user's own topic, and on a broker without presence.
     roster: Option<Roster>,
     /// Those who wait for the roster to show something.
-    awaited: Vec<(Awaited, oneshot::Sender<()>)>,
+    waiting: Waiting,
     /// Reads are under way, and for this room: not for one of the same name before it.
     reading: bool,
     /// Since when messages are known to be missing.
@@ -43,24 +43,6 @@ pub(super) struct RoomSequence {
     /// The broker was away, and other servers may have yet to give it their users: until then they
     /// are not asked for.
     unsettled: bool,
-}
-
-/// What a roster is to show.
-#[derive(Debug)]
-pub(super) enum Awaited {
-    /// All changes up to this version.
-    Version(u64),
-    /// That a user is not listed.
-    Absence(UserId),
-}
-
-impl Awaited {
-    fn is_shown_by(&self, roster: &Roster) -> bool {
-        match self {
-            Self::Version(version) => roster.has_reached(*version),
-            Self::Absence(user) => roster.listed().is_none_or(|listed| !listed.contains_key(user)),
-        }
-    }
 }
 
 /// What became of something that the room took.
@@ -104,11 +86,6 @@ impl RoomSequence {
 
     pub(super) fn roster(&self) -> Option<&Roster> {
         self.roster.as_ref()
-    }
-
-    /// The latest message passed on.
-    pub(super) fn seen(&self) -> Option<Position> {
-        self.timeline.as_ref().and_then(Timeline::seen)
     }
 
     /// Drops the messages whose time is over, as the broker does: before a member joins.
@@ -163,7 +140,7 @@ impl RoomSequence {
     ) {
         if let Some(roster) = &mut self.roster {
             roster.change(version, count, change, occupant, out);
-            self.answer_awaited();
+            self.waiting.answer(roster);
         }
     }
 
@@ -178,34 +155,7 @@ impl RoomSequence {
 
     /// Waits until the roster shows something; `None` if it does, or is not read yet.
     pub(super) fn until(&mut self, awaited: Awaited) -> Option<oneshot::Receiver<()>> {
-        let roster = self.roster.as_ref()?;
-        if roster.is_unknown() || awaited.is_shown_by(roster) {
-            return None;
-        }
-        // Of those who stopped waiting, who would pile up while the broker is away.
-        self.awaited.retain(|(_, shown)| !shown.is_closed());
-        let (shown, waiting) = oneshot::channel();
-        self.awaited.push((awaited, shown));
-        Some(waiting)
-    }
-
-    fn answer_awaited(&mut self) {
-        let Some(roster) = &self.roster else { return };
-        let is_shown = |(awaited, _): &mut (Awaited, _)| awaited.is_shown_by(roster);
-        for (_, shown) in self.awaited.extract_if(.., is_shown) {
-            // A caller that stopped waiting needs no answer.
-            let _ = shown.send(());
-        }
-    }
-
-    /// A read has shown that the room is empty: it has no version, so none that a departure waits
-    /// for would be reached. Not for a roster that was empty before, which may be yet to receive the
-    /// join of the user that left.
-    fn answer_all_awaited(&mut self) {
-        for (_, shown) in self.awaited.drain(..) {
-            // A caller that stopped waiting needs no answer.
-            let _ = shown.send(());
-        }
+        self.waiting.until(awaited, self.roster.as_ref()?)
     }
 
     /// Publications may have been missed. A room without history can only say so, if it is live.
@@ -291,9 +241,9 @@ impl RoomSequence {
         if let (Some(roster), Some(occupancy)) = (&mut self.roster, occupancy) {
             roster.set(occupancy, out);
             if !roster.has_reached(1) {
-                self.answer_all_awaited();
+                self.waiting.answer_all();
             }
-            self.answer_awaited();
+            self.waiting.answer(roster);
         }
         let taken = &mut finished.taken;
         if let (Some(timeline), Some(history)) = (&mut self.timeline, history) {

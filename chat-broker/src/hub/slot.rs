@@ -56,3 +56,38 @@ impl FanOutSlot {
         self.pending.drain(..excess);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn pending(sizes: impl IntoIterator<Item = usize>) -> FanOutSlot {
+        let item = |size| Item::Envelope(Bytes::from(vec![b'x'; size]), None);
+        FanOutSlot { pending: sizes.into_iter().map(item).collect(), ..FanOutSlot::default() }
+    }
+
+    fn batches(slot: &mut FanOutSlot) -> Vec<usize> {
+        let batches = std::iter::from_fn(|| Some(slot.cut().len()).filter(|count| *count > 0));
+        batches.collect()
+    }
+
+    #[test]
+    fn batch_ends_with_the_item_that_reaches_its_bytes() {
+        assert_eq!(batches(&mut pending([BATCH_BYTES / 2; 5])), [2, 2, 1]);
+        assert_eq!(batches(&mut pending([3 * BATCH_BYTES, 1])), [1, 1], "never empty");
+    }
+
+    #[test]
+    fn batch_has_as_many_items_as_the_bound_says() {
+        assert_eq!(batches(&mut pending([1; 2 * BATCH_ITEMS + 1])), [BATCH_ITEMS, BATCH_ITEMS, 1]);
+    }
+
+    #[test]
+    fn latest_items_are_held_for_a_room_that_is_not_live() {
+        let mut slot = pending(1..=MAX_HELD + 3);
+        slot.drop_excess();
+        assert!(slot.pending.iter().map(Item::size).eq(4..=MAX_HELD + 3));
+    }
+}

@@ -10,7 +10,9 @@ use chat_broker::{
 };
 use chat_core::{ConnectionId, Topic};
 
-use crate::support::{Member, faulty, join, member, room, say, start, start_with, try_join};
+use crate::support::{
+    Member, faulty, join, member, room, said, say, start, start_with, try_join, user,
+};
 
 #[tokio::test]
 async fn a_snapshot_and_what_follows_have_no_gap_and_no_repeat() {
@@ -63,6 +65,20 @@ async fn a_topic_lingers_and_is_then_let_go() {
     assert_eq!(calls(), (2, 1));
 }
 
+/// A publisher to a user learns how many servers hold that user.
+#[tokio::test(start_paused = true)]
+async fn topic_of_a_user_does_not_linger() {
+    let (hub, broker, publisher) = faulty();
+    let topic = Topic::User(user("ann"));
+    let membership = hub.attach(&topic, ConnectionId::new(1), member(8).0);
+    membership.subscribed().await.unwrap();
+    drop(membership);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(broker.count(Call::Unsubscribe), 1);
+    let published = publisher.publish(&topic, said("hi"), PublishOptions::default()).await;
+    assert_eq!(published.unwrap().await.unwrap().nodes, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn many_first_joins_make_few_calls() {
     let (hub, broker, _) = faulty();
@@ -81,15 +97,32 @@ async fn many_first_joins_make_few_calls() {
     assert!(calls.len() < 100, "{} calls", calls.len());
 }
 
+/// The others wait, and are one call.
+#[tokio::test(start_paused = true)]
+async fn four_calls_are_under_way_at_a_time() {
+    let (hub, broker, _) = faulty();
+    broker.hang_next(Call::Subscribe, 9);
+    let mut places = Vec::new();
+    for n in 1..=9 {
+        places.push(hub.attach(&room(&n.to_string()), ConnectionId::new(n), member(8).0));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(broker.count(Call::Subscribe), 4);
+    broker.release(Call::Subscribe);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let fifth = broker.calls().into_iter().filter(|(call, _)| *call == Call::Subscribe).nth(4);
+    assert_eq!(fifth, Some((Call::Subscribe, 5)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn later_joins_ask_the_broker_nothing() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
-    let _first = join(&hub, &topic, 0).await;
+    let mut places = vec![join(&hub, &topic, 0).await];
     say(&publisher, &topic, "x").await;
     let calls = broker.calls().len();
     for id in 1..100 {
-        std::mem::forget(join(&hub, &topic, id).await);
+        places.push(join(&hub, &topic, id).await);
     }
     assert_eq!(broker.calls().len(), calls);
 }
@@ -166,7 +199,7 @@ async fn a_topic_that_could_not_be_read_is_let_go_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_attached_stays_through_an_outage() {
+async fn attached_member_stays_through_an_outage() {
     let (hub, broker, publisher) = faulty();
     broker.fail_next(Call::Subscribe, 3);
     let topic = chat_core::Topic::User(crate::support::user("u"));
@@ -223,8 +256,47 @@ async fn join_fails_in_time_while_the_broker_is_away() {
     assert_eq!(hub.topics(), 1, "the member stays");
 }
 
+#[tokio::test]
+async fn topics_of_users_are_no_rooms() {
+    let hub = start(&MemoryBus::new());
+    let places = [room("r"), room("s"), Topic::User(user("ann"))]
+        .map(|topic| hub.attach(&topic, ConnectionId::new(1), member(8).0));
+    assert_eq!((hub.topics(), hub.rooms()), (3, 2));
+    drop(places);
+    assert_eq!((hub.topics(), hub.rooms()), (0, 0));
+}
+
+#[tokio::test]
+async fn handle_of_a_member_is_read_until_it_leaves() {
+    let hub = start(&MemoryBus::new());
+    let topic = room("r");
+    let (membership, ..) = join(&hub, &topic, 1).await;
+    let members = hub.members(&topic);
+    let seat = members.get(ConnectionId::new(1)).unwrap();
+    assert_eq!(seat.with(|member| member.closed.lock().unwrap().is_none()), Some(true));
+    drop(membership);
+    assert_eq!(seat.with(|_| ()), None);
+}
+
+#[tokio::test]
+async fn debug_of_a_membership_names_its_topic_and_connection() {
+    let hub = start(&MemoryBus::new());
+    let topic = room("r");
+    let (membership, ..) = join(&hub, &topic, 7).await;
+    let shown = format!("Membership {{ topic: {topic:?}, id: {:?} }}", ConnectionId::new(7));
+    assert_eq!(format!("{membership:?}"), shown);
+}
+
+/// The limit is for an outage: a busy broker answers.
 #[tokio::test(start_paused = true)]
-async fn what_was_read_for_somebody_else_is_not_taken_for_a_newcomers() {
+async fn join_waits_for_a_broker_that_is_ready() {
+    let (hub, broker, _) = faulty();
+    broker.delay(Call::Subscribe, 3 * HubConfig::default().join_timeout);
+    try_join(&hub, &room("r"), 1).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn read_of_an_abandoned_join_is_not_used_for_the_next() {
     let (hub, broker, publisher) = faulty();
     broker.hold_next(Call::History, 1);
     let topic = room("r");

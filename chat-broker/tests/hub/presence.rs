@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use chat_broker::testing::{Call, LossNotice};
-use chat_broker::{HubConfig, MemoryBus, PresenceTracker};
-use tokio::time::Instant;
+use chat_broker::{HistoryRules, HubConfig, MemoryBus, PresenceTracker};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
-    enter, enter_as, faulty, join, member, named, occupant, room, start, start_with, user,
+    enter, enter_as, faulty, faulty_with, join, member, named, occupant, room, say, start,
+    start_with, user,
 };
 
 #[tokio::test(start_paused = true)]
@@ -37,7 +38,7 @@ async fn times_without_an_end_are_only_long() {
     let (place, mut ear) = enter(&hub, &topic, 1, "ann").await;
     ear.expect(&["+ann"]).await;
     place.disconnect();
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    sleep(Duration::from_secs(3600)).await;
     assert_eq!((broker.count(Call::Leave), broker.count(Call::Unsubscribe)), (0, 0));
     let (_again, mut ear) = enter(&hub, &topic, 2, "ann").await;
     ear.expect_silence().await;
@@ -56,12 +57,12 @@ async fn a_lost_connection_is_told_after_the_grace_unless_it_comes_back() {
     ear.expect(&["+ann"]).await;
 
     place.disconnect();
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(4)).await;
     let (here, _) = enter(&a, &topic, 2, "ann").await;
     here.disconnect();
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(4)).await;
     let (elsewhere, _) = enter(&b, &topic, 3, "ann").await;
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    sleep(Duration::from_secs(10)).await;
     assert_eq!(broker.count(Call::Leave), 1, "this server lets go when the time is up");
     ear.expect_silence().await;
 
@@ -166,10 +167,10 @@ async fn roster_that_may_have_missed_a_change_spares_no_broker_call() {
     // The broker was away.
     broker.lose_presence(1, LossNotice::Interrupted);
     other.enter(&topic, named("u", "Anna"));
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    sleep(Duration::from_millis(10)).await;
     let (_third, _) = again(3).await;
     assert_eq!(enters(), 4);
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    sleep(Duration::from_secs(20)).await;
     let (_fourth, _) = again(4).await;
     assert_eq!(enters(), 4, "the roster was read again");
     ear.expect_silence().await;
@@ -205,6 +206,54 @@ async fn roster_shows_a_leave_when_it_resolves() {
     hub.attach(&topic, chat_core::ConnectionId::new(21), nobody).leave().await;
 }
 
+/// Each has its own wait, and one that is given up ends no other.
+#[tokio::test(start_paused = true)]
+async fn leave_resolves_when_the_roster_shows_it_and_not_before() {
+    let (hub, broker, _) = faulty();
+    let topic = room("r");
+    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    let mut places = Vec::new();
+    for (id, name) in [(1, "ann"), (2, "bob"), (3, "cid")] {
+        places.push(enter(&hub, &topic, id, name).await.0);
+    }
+    ear.expect(&["+watcher", "+ann", "+bob", "+cid"]).await;
+    broker.hold_events();
+    let mut leaving: Vec<_> = places.into_iter().map(|place| Box::pin(place.leave())).collect();
+    for leaving in &mut leaving {
+        assert!(timeout(Duration::from_secs(1), leaving).await.is_err(), "the event is held");
+    }
+    drop(leaving.remove(0));
+    for leaving in &mut leaving {
+        assert!(timeout(Duration::from_secs(1), leaving).await.is_err(), "the event is held");
+    }
+    broker.release_events();
+    for leaving in leaving {
+        timeout(Duration::from_secs(1), leaving).await.expect("shown");
+    }
+    ear.expect(&["-ann", "-bob", "-cid"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn user_is_absent_when_no_roster_lists_the_user() {
+    let (hub, _broker, other) = faulty();
+    let topics = [room("a"), room("b")];
+    let soon = Duration::from_secs(1);
+    // Nobody is in the rooms here, so there is nothing to wait for.
+    timeout(soon, hub.absent(&topics[0], &user("ann"))).await.expect("at once");
+    let mut places = Vec::new();
+    for (topic, id) in topics.iter().zip(1..) {
+        other.enter(topic, occupant("ann"));
+        places.push(join(&hub, topic, id).await);
+    }
+    timeout(soon, hub.absent(&topics[0], &user("bob"))).await.expect("at once");
+    assert!(timeout(soon, hub.absent(&topics[0], &user("ann"))).await.is_err());
+    other.leave(&topics[0], &user("ann"));
+    timeout(soon, hub.absent(&topics[0], &user("ann"))).await.expect("the user has left");
+    assert!(timeout(soon, hub.absent_everywhere(&user("ann"))).await.is_err());
+    other.leave(&topics[1], &user("ann"));
+    timeout(soon, hub.absent_everywhere(&user("ann"))).await.expect("the user has left");
+}
+
 /// The event of the last leave is lost, and an empty room has no version to compare with.
 #[tokio::test(start_paused = true)]
 async fn leave_of_last_user_resolves_after_its_event_is_lost() {
@@ -214,12 +263,12 @@ async fn leave_of_last_user_resolves_after_its_event_is_lost() {
     let (place, mut ear) = enter(&hub, &topic, 1, "ann").await;
     ear.expect(&["+ann"]).await;
     broker.lose_presence(1, LossNotice::Lagged);
-    let left = tokio::time::timeout(Duration::from_secs(60), place.leave()).await;
+    let left = timeout(Duration::from_secs(60), place.leave()).await;
     left.expect("the room is known to be empty");
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_leaves_another_tab_on_purpose_has_left() {
+async fn leave_in_one_tab_ends_the_grace_of_another() {
     let bus = MemoryBus::new();
     let hub = start(&bus);
     let topic = room("r");
@@ -289,7 +338,7 @@ async fn a_storm_of_joins_is_told_as_a_few_counts() {
     for n in 0..2_000 {
         other.enter(&topic, occupant(&format!("u{n}")));
         if n % 500 == 0 {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            sleep(Duration::from_secs(1)).await;
         }
     }
     let (mut singles, mut counts) = (0, Vec::new());
@@ -325,12 +374,46 @@ async fn a_broker_that_comes_back_empty_makes_nobody_leave() {
     ear.expect(&["+watcher"]).await;
     broker.lose_presence(2, LossNotice::Interrupted);
     other.leave(&topic, &user("ann"));
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    sleep(Duration::from_secs(3)).await;
     other.enter(&topic, occupant("ann"));
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    sleep(Duration::from_secs(10)).await;
     ear.expect_silence().await;
     other.leave(&topic, &user("ann"));
     ear.expect(&["-ann"]).await;
+}
+
+/// Nothing else of such a room is compared with the broker.
+#[tokio::test(start_paused = true)]
+async fn leave_that_is_missed_in_a_room_without_history_is_told() {
+    let rules = HistoryRules::new(None);
+    let (hub, broker, other) = faulty_with(HubConfig::default().history(rules));
+    let topic = room("r");
+    other.enter(&topic, occupant("ann"));
+    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    ear.expect(&["+watcher"]).await;
+    broker.lose_presence(1, LossNotice::Interrupted);
+    other.leave(&topic, &user("ann"));
+    ear.expect(&["gap", "-ann"]).await;
+}
+
+/// The other servers have their whole time after the last of them.
+#[tokio::test(start_paused = true)]
+async fn interruption_that_follows_on_another_makes_nobody_leave() {
+    let (hub, broker, other) = faulty();
+    let topic = room("r");
+    other.enter(&topic, occupant("ann"));
+    let (_watcher, mut ear) = enter(&hub, &topic, 0, "watcher").await;
+    ear.expect(&["+watcher"]).await;
+    broker.lose_presence(2, LossNotice::Interrupted);
+    broker.lose_publications(1, LossNotice::Interrupted);
+    other.leave(&topic, &user("ann"));
+    sleep(Duration::from_secs(3)).await;
+    say(&other, &topic, "lost").await;
+    ear.expect(&["1 lost"]).await;
+    sleep(Duration::from_secs(4)).await;
+    other.enter(&topic, occupant("ann"));
+    sleep(Duration::from_secs(10)).await;
+    ear.expect_silence().await;
 }
 
 /// The snapshot on its way may be of the moment before.
@@ -349,7 +432,7 @@ async fn what_is_missed_while_a_snapshot_is_on_its_way_is_asked_for_again() {
     }
     broker.lose_presence(1, LossNotice::Lagged);
     other.enter(&topic, occupant("second"));
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
     broker.release(Call::Occupancy);
     ear.expect(&["+first", "+second"]).await;
     ear.expect_silence().await;

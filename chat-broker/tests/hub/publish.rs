@@ -12,7 +12,9 @@ async fn published_message_has_the_time_and_the_retention_of_its_room() {
     let (hub, _) = start_with(&MemoryBus::new(), HubConfig::default().history(history.clone()));
     let ann = Sender::new("ann", "Ann", "#FFFFFF");
     let (short, game) = (RoomId::new("short").unwrap(), RoomId::new("game").unwrap());
+    assert_eq!((hub.retention(&short), hub.retention(&game)), (Some(two), None));
     let before = unix_millis();
+    assert!(before > 1_700_000_000_000, "milliseconds, of a clock that is set");
     for text in ["1", "2", "3"] {
         hub.publish(&short, ann, text).await.unwrap().await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! Whoever follows the records of the broker is called when there may be something to read.
+//! A follower of the records of the broker is called when there may be something to read.
 
 use std::time::Duration;
 

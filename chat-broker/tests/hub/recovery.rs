@@ -7,10 +7,12 @@ use chat_broker::testing::{Call, LossNotice};
 use chat_broker::{
     Broker, HistoryRules, HubConfig, JoinOptions, MemoryBus, PublishOptions, Snapshot,
 };
-use chat_core::{ConnectionId, Retention};
+use chat_core::{ConnectionId, Retention, Topic};
 use tokio::time::Instant;
 
-use crate::support::{faulty, faulty_with, join, member, room, said, say, start_with, try_join};
+use crate::support::{
+    faulty, faulty_with, join, member, room, said, say, start_with, try_join, user,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_hole_is_read_and_nobody_notices() {
@@ -215,6 +217,81 @@ async fn a_room_without_history_is_told_of_every_interruption() {
     say("b").await;
     say("c").await;
     ear.expect(&["gap", "c"]).await;
+    assert_eq!(hub.stats().gaps, 1);
+}
+
+/// It misses nothing that it could say so of: no sequence, and no other member.
+#[tokio::test(start_paused = true)]
+async fn topic_of_a_user_has_no_gaps() {
+    let (hub, broker, publisher) = faulty();
+    let topic = Topic::User(user("ann"));
+    let (inbox, mut ear) = member(10);
+    let membership = hub.attach(&topic, ConnectionId::new(1), inbox);
+    membership.subscribed().await.unwrap();
+    broker.lose_publications(1, LossNotice::Interrupted);
+    for text in ["lost", "a"] {
+        let published = publisher.publish(&topic, said(text), PublishOptions::default()).await;
+        published.unwrap().await.unwrap();
+    }
+    ear.expect(&["a"]).await;
+    assert_eq!(hub.stats().gaps, 0);
+}
+
+/// What is lost before a room without history is live is before the first message of its members.
+#[tokio::test(start_paused = true)]
+async fn room_without_history_that_opens_during_an_interruption_has_no_gap() {
+    let rules = HistoryRules::new(None);
+    let (hub, broker, publisher) = faulty_with(HubConfig::default().history(rules));
+    let topic = room("r");
+    broker.hold_next(Call::Occupancy, 1);
+    broker.lose_publications(1, LossNotice::Lagged);
+    let interrupting = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let lost = publisher.publish(&topic, said("lost"), PublishOptions::default()).await;
+        lost.unwrap().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        broker.release(Call::Occupancy);
+    };
+    let ((_place, mut ear, _), ()) = tokio::join!(join(&hub, &topic, 1), interrupting);
+    ear.expect_silence().await;
+    assert_eq!(hub.stats().gaps, 0);
+}
+
+/// The reconciliation has read the message before its event arrives.
+#[tokio::test(start_paused = true)]
+async fn event_that_arrives_late_is_a_repeat() {
+    let (hub, broker, publisher) = faulty();
+    let topic = room("r");
+    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    say(&publisher, &topic, "a").await;
+    ear.expect(&["1 a"]).await;
+    assert_eq!((hub.stats().repeats, hub.stats().longest_repair), (0, Duration::ZERO));
+    broker.hold_events();
+    say(&publisher, &topic, "b").await;
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    ear.expect(&["2 b"]).await;
+    broker.release_events();
+    ear.expect_silence().await;
+    let stats = hub.stats();
+    assert_eq!((stats.received, stats.repeats, stats.repaired, stats.gaps), (2, 1, 1, 0));
+}
+
+/// From the moment in which messages are known to be missing, not from the last that was not.
+#[tokio::test(start_paused = true)]
+async fn longest_repair_is_the_time_for_which_messages_were_missing() {
+    let (hub, broker, publisher) = faulty();
+    let topic = room("r");
+    let (_place, mut ear, _) = join(&hub, &topic, 1).await;
+    say(&publisher, &topic, "a").await;
+    ear.expect(&["1 a"]).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    broker.delay(Call::History, Duration::from_secs(2));
+    broker.lose_publications(1, LossNotice::Nothing);
+    for text in ["b", "c"] {
+        say(&publisher, &topic, text).await;
+    }
+    ear.expect(&["2 b", "3 c"]).await;
+    assert_eq!(hub.stats().longest_repair, Duration::from_secs(2));
 }
 
 #[tokio::test(start_paused = true)]

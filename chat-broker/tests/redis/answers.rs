@@ -64,6 +64,11 @@ async fn a_key_of_the_wrong_type_is_refused() {
     assert_eq!(node.broker.status(), Status::Ready);
 }
 
+/// Whether Redis has refused something for this reason.
+fn has_refused(node: &Node, cause: &str) -> bool {
+    node.broker.stats().refusals.iter().any(|each| each.cause == cause)
+}
+
 /// Another's script runs and runs: reads fail as they do when Redis is away.
 #[tokio::test]
 async fn a_busy_redis_is_unavailable() {
@@ -77,7 +82,7 @@ async fn a_busy_redis_is_unavailable() {
             if let Err(error) = &outcome {
                 assert!(matches!(error, BrokerError::Unavailable(_)), "{error}");
             }
-            outcome.is_err_and(|error| error.to_string().contains("BUSY"))
+            outcome.is_err() && has_refused(&node, "BUSY")
         })
         .await;
         server.command(&["SCRIPT", "KILL"]).await;
@@ -86,7 +91,7 @@ async fn a_busy_redis_is_unavailable() {
     eventually("an end", async || node.position(&room("r")).await.is_ok()).await;
 }
 
-/// Redis cannot save its data, and answers nothing but errors to whoever writes or pings.
+/// Redis cannot save its data, and answers writes and pings with errors alone.
 #[tokio::test]
 async fn a_full_disk_is_refused_and_the_rest_goes_on() {
     let server = RedisServer::start_with(&["--save", "3600 1"]);
@@ -114,10 +119,8 @@ async fn a_read_only_replica_is_refused_until_it_is_a_master() {
     let node = Node::start(&server).await;
     server.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
     eventually("READONLY", async || {
-        matches!(
-            node.publish(&room("r"), "").await,
-            Err(BrokerError::Refused(cause)) if cause.to_string().contains("ReadOnly")
-        )
+        let outcome = node.publish(&room("r"), "").await;
+        matches!(outcome, Err(BrokerError::Refused(_))) && has_refused(&node, "READONLY")
     })
     .await;
     server.command(&["REPLICAOF", "NO", "ONE"]).await;

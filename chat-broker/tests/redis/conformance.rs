@@ -9,7 +9,7 @@ use chat_broker::{BrokerEvents, RedisBroker, RedisConfig};
 use chat_core::Topic;
 use tokio::runtime::Runtime;
 
-use crate::rights;
+use super::rights;
 
 /// Short: the suite waits until the users of a dead node have left.
 const LEASE: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, BrokerError, SharedTable};
 
-use crate::support::{DEADLINE, Node, eventually, persistent, room};
+use crate::support::{DEADLINE, Node, assert_within, eventually, persistent, room};
 
 async fn assert_no_connections(server: &RedisServer) {
     eventually("no connection but the one that asks", async || {
@@ -43,7 +43,7 @@ async fn closing_without_redis_ends_in_time() {
     let receipt = place.await.unwrap();
     let started = Instant::now();
     let (waiting, ()) = tokio::join!(node.subscribe(&topic), node.broker.close());
-    assert!(started.elapsed() < DEADLINE + Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_within("to close", started.elapsed(), DEADLINE + Duration::from_secs(3));
     assert!(waiting.is_err(), "who waited is told");
     assert!(receipt.await.is_err(), "it was not sent");
     assert!(matches!(node.subscribe(&topic).await, Err(BrokerError::Closed)));

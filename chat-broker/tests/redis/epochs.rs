@@ -111,7 +111,7 @@ async fn offsets_used_again_begin_a_new_epoch() {
     offsets_are_used_again(3, 2, 100, true).await;
 }
 
-/// Whoever stands at what was seen is told of a gap anyway.
+/// A member whose position is what was seen receives a gap anyway.
 #[tokio::test]
 async fn offsets_used_again_before_all_that_is_kept_do_not() {
     offsets_are_used_again(3, 9, 2, false).await;

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
-use chat_broker::{BrokerEvent, PresenceTracker, RedisConfig};
+use chat_broker::{Broker, BrokerEvent, PresenceTracker, RedisConfig};
 use chat_core::{Occupant, Roster, Topic};
 use futures_util::future::join_all;
 use tokio::time::sleep;
 
-use crate::support::{Node, PATIENCE, eventually, keys, room, user};
+use crate::support::{Node, PATIENCE, asserts_times, eventually, keys, room, user};
 
 const LEASE: Duration = Duration::from_secs(1);
 
@@ -260,8 +260,10 @@ async fn refused_change_leaves_nothing_behind_and_is_made_later() {
         node.leave(&topic, "ben");
         node.enter(&topic, "carl");
         node.enter(&room("new"), "dora");
-        // For as long as what was refused is tried again some times.
-        sleep(Duration::from_secs(3)).await;
+        // What was refused is tried again some times.
+        let refusals = || node.broker.stats().refusals.iter().map(|each| each.count).sum::<u64>();
+        let before = refusals();
+        eventually("further attempts", async || refusals() >= before + 3).await;
         assert_eq!(stored().await, expected, "without {command}");
         server.command(&["ACL", "SETUSER", "default", &format!("+{command}")]).await;
         watcher.wait_for_occupants(&topic, &["carl"]).await;
@@ -351,8 +353,9 @@ async fn idle_rooms_cost_a_few_commands_each_round() {
     let busy = commands(&server, MEASURED).await;
     let each = (busy - idle) * (3 * LEASE).as_secs_f64() / ROOMS as f64;
     println!("{ROOMS} rooms: {busy:.0} commands a second, {idle:.0} without, {each:.1} for a room");
-    // At least the call, and what it reads of one user; none if nothing is compared.
-    assert!((5.0..20.0).contains(&each), "{each} commands for each room in a round");
+    assert!(each < 20.0, "{each} commands for each room in a round");
+    // The call, and what it reads of one user; on a busy machine a round takes longer.
+    assert!(each >= 5.0 || !asserts_times(), "{each} commands for each room in a round");
 }
 
 /// A room of 60,000 users is compared over some 20 ticks, of which a round of three leases has 30.
@@ -380,20 +383,24 @@ async fn large_room_is_compared_in_a_few_parts_each_tick() {
         let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hscan:calls="));
         calls.map_or(0, |calls| calls.split(',').next().unwrap().parse::<usize>().unwrap())
     };
-    let mut samples = vec![(Instant::now(), scanned().await)];
+    // Each with the times before and after it.
+    let sample = async || {
+        let asked = Instant::now();
+        (asked, scanned().await, Instant::now())
+    };
+    let mut samples = vec![sample().await];
     // The version and ann are among them.
     let left = (USERS - GHOSTS + 2).to_string();
     let began = Instant::now();
     while server.command(&["HLEN", members]).await != left {
         assert!(began.elapsed() < 2 * PATIENCE, "the ghosts are still there");
         sleep(TICK / 5).await;
-        let count = scanned().await;
-        samples.push((Instant::now(), count));
+        samples.push(sample().await);
     }
     let (first, last) = (samples[0], samples[samples.len() - 1]);
-    println!("{USERS} users: {} parts within {:?}", last.1 - first.1, last.0 - first.0);
-    for (n, (before, first)) in samples.iter().enumerate() {
-        for (after, last) in &samples[n..] {
+    println!("{USERS} users: {} parts within {:?}", last.1 - first.1, last.2 - first.0);
+    for (n, (before, first, _)) in samples.iter().enumerate() {
+        for (_, last, after) in &samples[n..] {
             let (time, parts) = (*after - *before, last - first);
             // Those at the beginning and end are in it in part.
             let ticks = time.div_duration_f64(TICK) as usize + 2;

@@ -8,8 +8,8 @@ use chat_broker::testing::{RedisServer, TcpProxy};
 use chat_broker::{BrokerError, BrokerEvent, Records, RedisBroker, SharedTable, Status};
 use tokio::task::JoinHandle;
 
+use super::unmarked;
 use crate::support::{Node, PATIENCE, eventually, lasting};
-use crate::unmarked;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -254,7 +254,8 @@ async fn expired_records_are_not_written_again() {
     let short = Duration::from_millis(300);
     node.broker.set("short", Bytes::new(), lasting(short)).await.unwrap();
     let version = read(&node, 0).await.version;
-    tokio::time::sleep(short).await;
+    let other = Node::start(&server).await;
+    eventually("its end", async || keys(&read(&other, 0).await) == ["stays"]).await;
     server.command(&["FLUSHALL"]).await;
     assert_eq!(keys(&read(&node, version).await), ["stays"]);
 }

@@ -9,7 +9,9 @@ use chat_core::{Position, Step};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use crate::support::{DEADLINE, Node, PATIENCE, assert_unavailable, eventually, persistent, room};
+use crate::support::{
+    DEADLINE, Node, PATIENCE, assert_unavailable, assert_within, eventually, persistent, room,
+};
 
 #[tokio::test]
 async fn a_node_starts_without_redis_and_connects_when_it_can() {
@@ -35,23 +37,22 @@ async fn an_outage_is_survived_and_reported() {
     node.wait_for(Status::Away).await;
     let began = Instant::now();
 
-    let in_time = async |what: &str, outcome: bool, started: Instant| {
-        assert!(outcome, "{what}");
-        assert!(started.elapsed() < DEADLINE * 2, "{what} took {:?}", started.elapsed());
+    let in_time = |what: &str, started: Instant| {
+        assert_within(what, started.elapsed(), DEADLINE * 2);
     };
     for delivery in [persistent(), PublishOptions::default()] {
         let started = Instant::now();
         let outcome = node.deliver(&kept, "lost", delivery).await;
         assert_unavailable("publish", outcome);
-        in_time("publish", true, started).await;
+        in_time("publish", started);
     }
     let started = Instant::now();
     assert_unavailable("subscribe", node.subscribe(&failed).await);
-    in_time("subscribe", true, started).await;
+    in_time("subscribe", started);
     let started = Instant::now();
     assert_unavailable("positions", node.position(&kept).await);
     assert_unavailable("secret", node.broker.secret().await);
-    in_time("positions and secret", true, started).await;
+    in_time("positions and secret", started);
     node.broker.unsubscribe(std::slice::from_ref(&dropped)).await.expect("nothing to confirm");
 
     // Longer than redis-rs tries on its own after a first failure.
@@ -164,7 +165,7 @@ async fn subscriber_that_is_killed_again_and_again_makes_no_tight_loop() {
     let began = Instant::now();
     // For as long as it takes: a busy machine makes fewer in two seconds.
     while began.elapsed() < Duration::from_secs(2) || node.broker.stats().reconnects < 5 {
-        assert!(began.elapsed() < PATIENCE, "{:?}", node.broker.stats());
+        assert!(began.elapsed() < 3 * PATIENCE, "{:?}", node.broker.stats());
         if node.publish(&topic, "x").await.unwrap().nodes == 1 {
             server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
         }
@@ -208,7 +209,7 @@ async fn a_frozen_redis_is_noticed() {
     let frozen = Instant::now();
     server.pause();
     node.wait_for(Status::Away).await;
-    assert!(frozen.elapsed() < Duration::from_secs(4), "after {:?}", frozen.elapsed());
+    assert_within("to notice", frozen.elapsed(), Duration::from_secs(4));
     assert_unavailable("publish", node.publish(&room("r"), "lost").await);
     tokio::time::sleep_until((frozen + Duration::from_secs(5)).into()).await;
     server.resume();
@@ -234,20 +235,9 @@ async fn a_connection_that_delivers_nothing_is_replaced() {
     assert_eq!(node.next().await, BrokerEvent::Interrupted);
     let found = deaf.elapsed();
     println!("found after {found:.1?}");
-    assert!(found < Duration::from_secs(10), "{found:?}");
+    assert_within("to find it", found, Duration::from_secs(10));
     assert_eq!(node.publish(&topic, "2").await.unwrap().nodes, 1, "the old one is gone");
     assert_eq!(node.message().await.0, "2");
-}
-
-/// Nothing is published for long: that alone is no reason.
-#[tokio::test]
-async fn a_connection_on_which_nothing_happens_is_kept() {
-    let server = RedisServer::start();
-    let mut node = Node::start(&server).await;
-    node.subscribe(&room("r")).await.unwrap();
-    sleep(Duration::from_secs(13)).await;
-    assert_eq!(node.arrived().await, []);
-    assert_eq!(node.broker.unreadable(), 0);
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ async fn a_user_at_two_nodes_is_one_occupant() {
     assert_eq!(a.arrived().await, []);
 
     b.enter(&topic, "anna");
-    assert!(a.change().await.1 > first + 3, "versions rise for ever");
+    assert!(a.change().await.1 > first + 3, "versions never fall");
 }
 
 /// However many users there are, wherever they are, and whatever their ids look like.
@@ -170,7 +170,7 @@ async fn a_crowd_that_comes_later_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_whoever_has_left() {
+async fn user_who_has_left_leaves_no_keys() {
     let server = RedisServer::start();
     let keys = async || keys(&server).await.len();
     let node = Node::with(Node::config(&server).publish_connections(3)).await;

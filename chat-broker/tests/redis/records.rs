@@ -133,7 +133,7 @@ async fn a_key_of_the_wrong_kind_is_refused_and_nothing_is_half_done() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     set(&node, "a").await.unwrap();
-    // It is dropped by whoever sets the next.
+    // The next `set` drops it.
     let over = node.broker.set("over", Bytes::new(), lasting(Duration::from_millis(1)));
     over.await.unwrap();
     eventually("its end", async || keys(&read(&node, 0).await) == ["a"]).await;
@@ -154,7 +154,7 @@ async fn a_key_of_the_wrong_kind_is_refused_and_nothing_is_half_done() {
         }
     }
     server.command(&["HSET", "chat:{records}:meta", "version", "x", "floor", "x"]).await;
-    assert!(read(&node, 1).await.complete, "whoever cannot be told reads all");
+    assert!(read(&node, 1).await.complete, "a node that cannot be told reads all");
     set(&node, "b").await.unwrap();
     assert_eq!(keys(&read(&node, 0).await), ["a", "b"]);
     assert_eq!(node.broker.status(), Status::Ready);
@@ -178,7 +178,7 @@ async fn records_are_set_when_redis_is_full() {
 
 /// Without `INFO` nobody knows which Redis it is, and everything else goes on.
 #[tokio::test]
-async fn a_user_who_may_not_ask_which_redis_it_is_reads_records_all_the_same() {
+async fn records_are_read_without_the_right_to_info() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     for n in 0..600 {

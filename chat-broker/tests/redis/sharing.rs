@@ -6,7 +6,7 @@ use chat_broker::testing::RedisServer;
 use chat_broker::{Broker, BrokerEvent, PublishOptions, RedisConfig, SharedTable};
 use chat_core::{History, HistoryRange, Occupancy, Position, Topic, UserId};
 
-use crate::rights;
+use super::rights;
 use crate::support::{DEADLINE, Node, eventually, keyed, keys, lasting, room};
 
 #[tokio::test]

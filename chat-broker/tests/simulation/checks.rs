@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use chat_core::Position;
 
-use crate::node::{self, Entry};
-use crate::script::{Data, ROOMS, Script, USERS};
-use crate::world::{Listener, World};
+use crate::simulation::node::{self, Entry};
+use crate::simulation::script::{Data, ROOMS, Script, USERS};
+use crate::simulation::world::{Listener, World};
 
 /// How long a publication may take: the deadline, and what was sent then waits 2 s for its answer.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(8);

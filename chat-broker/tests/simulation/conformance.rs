@@ -5,9 +5,9 @@ use std::time::Duration;
 use chat_broker::testing::conformance::Case;
 use chat_broker::{BrokerEvents, RedisBroker, RedisConfig};
 
-use crate::network::Network;
-use crate::redis::Redis;
-use crate::rng::Rng;
+use crate::simulation::network::Network;
+use crate::simulation::redis::Redis;
+use crate::simulation::rng::Rng;
 
 #[tokio::test(start_paused = true)]
 async fn simulated_redis_passes_the_conformance_suite() {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chat_broker::testing::RedisServer;
 
-use crate::redis::Redis;
-use crate::rng::Rng;
+use crate::simulation::redis::Redis;
+use crate::simulation::rng::Rng;
 
 const SEQUENCES: u64 = 6;
 const COMMANDS: usize = 150;

@@ -7,9 +7,9 @@ use chat_broker::{Broker, BrokerEvent, RedisConfig};
 use chat_core::{PresenceChange, Topic};
 use tokio::time::{Instant, sleep};
 
-use crate::network::Network;
-use crate::redis::Redis;
-use crate::rng::Rng;
+use crate::simulation::network::Network;
+use crate::simulation::redis::Redis;
+use crate::simulation::rng::Rng;
 use crate::support::{Node, eventually, room};
 
 /// The default.
@@ -268,4 +268,15 @@ async fn closing_hands_users_over() {
     assert_eq!(watcher.occupants(&topic).await, ["anna"]);
     assert_eq!(changes_within(&mut watcher, LEASE).await, [""; 0]);
     assert_eq!(leases(&redis).len(), 1);
+}
+
+/// Nothing is published for long: that alone is no reason to open another.
+#[tokio::test(start_paused = true)]
+async fn connection_on_which_nothing_happens_is_kept() {
+    let redis = Redis::start();
+    let (mut node, _) = node(&redis).await;
+    node.subscribe(&room("r")).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(node.arrived().await, []);
+    assert_eq!((node.broker.stats().reconnects, node.broker.unreadable()), (0, 0));
 }

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use crate::redis::Redis;
-use crate::rng::Rng;
+use crate::simulation::redis::Redis;
+use crate::simulation::rng::Rng;
 
 /// What a direction of a connection holds, as the buffers of sockets do.
 const BUFFER: usize = 64 * 1024;

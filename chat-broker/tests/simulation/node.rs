@@ -16,7 +16,7 @@ use chat_core::{
 };
 use tokio::task::AbortHandle;
 
-use crate::network::Network;
+use crate::simulation::network::Network;
 
 /// The deadline of the broker: the default.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);

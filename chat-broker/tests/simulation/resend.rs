@@ -7,9 +7,9 @@ use chat_core::HistoryRange;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use crate::network::{Direction, Network};
-use crate::redis::Redis;
-use crate::rng::Rng;
+use crate::simulation::network::{Direction, Network};
+use crate::simulation::redis::Redis;
+use crate::simulation::rng::Rng;
 use crate::support::{Node, assert_unavailable, bytes, eventually, keyed, latest, room, texts};
 
 const DEADLINE: Duration = Duration::from_secs(15);

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::network::Direction;
-use crate::node::{PLAIN_ROOM, SHORT_ROOM};
-use crate::rng::Rng;
+use crate::simulation::network::Direction;
+use crate::simulation::node::{PLAIN_ROOM, SHORT_ROOM};
+use crate::simulation::rng::Rng;
 
 pub(crate) const USERS: [&str; 5] = ["ann", "ben", "carl", "dora", "eve"];
 pub(crate) const ROOMS: [&str; 3] = ["room", SHORT_ROOM, PLAIN_ROOM];

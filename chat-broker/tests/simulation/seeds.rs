@@ -10,15 +10,16 @@ use std::{env, thread};
 use chat_broker::testing::seed_randomness;
 use tokio::runtime::Builder;
 
-use crate::checks;
-use crate::script::Script;
-use crate::world::World;
+use crate::simulation::checks;
+use crate::simulation::script::Script;
+use crate::simulation::world::World;
 
 /// Seeds of a normal run.
 const SEEDS: u64 = 100;
 
-/// Seeds that are run twice.
+/// Seeds that are run until a trace comes again, and the most runs of one.
 const REPEATED: u64 = 12;
+const RUNS: usize = 8;
 
 #[test]
 fn nodes_agree_after_any_faults() {
@@ -49,14 +50,23 @@ fn passes(seed: u64) -> bool {
     outcome.is_ok()
 }
 
-/// What members receive, and how publications end, is the same when a seed is run again. Not always:
-/// the order of a `HashMap` and the branch that `select!` tries first are chosen by the process, and
-/// may decide who of two is first.
+/// What members receive, and how publications end, follows from the seed: mostly the second run gives
+/// the trace of the first. Two things are chosen by the process instead and cannot be seeded, the order
+/// of a `HashMap` and the branch that `select!` tries first. Where one of them decides which of two
+/// events at the same moment is first, a seed has a few traces, and some run gives one of them again.
+/// With real time or unseeded randomness in it no run would.
 #[test]
-fn most_seeds_give_the_same_trace_again() {
-    let differs = |seed: &u64| run(*seed) != run(*seed);
-    let different: Vec<u64> = (0..REPEATED).filter(differs).collect();
-    assert!(different.len() as u64 <= REPEATED / 2, "seeds that differ: {different:?}");
+fn seed_gives_its_trace_again() {
+    let repeats = |seed: u64| {
+        let mut traces = Vec::new();
+        std::iter::repeat_with(|| run(seed)).take(RUNS).any(|trace| {
+            let is_known = traces.contains(&trace);
+            traces.push(trace);
+            is_known
+        })
+    };
+    let different: Vec<u64> = (0..REPEATED).filter(|seed| !repeats(*seed)).collect();
+    assert!(different.is_empty(), "{RUNS} runs of these seeds all differ: {different:?}");
 }
 
 fn run(seed: u64) -> Vec<String> {

@@ -9,11 +9,11 @@ use chat_core::Position;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 
-use crate::network::Network;
-use crate::node::{self, Entry, Member, Node, PLAIN_ROOM};
-use crate::redis::{Redis, Saved};
-use crate::rng::Rng;
-use crate::script::{Data, Fault, ROOMS, Script, Slot, Step, USERS};
+use crate::simulation::network::Network;
+use crate::simulation::node::{self, Entry, Member, Node, PLAIN_ROOM};
+use crate::simulation::redis::{Redis, Saved};
+use crate::simulation::rng::Rng;
+use crate::simulation::script::{Data, Fault, ROOMS, Script, Slot, Step, USERS};
 
 /// How often a publication with a key is repeated.
 const ATTEMPTS: usize = 4;

@@ -13,15 +13,18 @@ use crate::wire::Rejected;
 #[non_exhaustive]
 pub enum ClientError {
     /// Not an address: the client speaks to `ws://HOST[:PORT]/PATH`.
-    #[error("not a ws:// address: {0}")]
+    #[error("{0:?} is not an address of the form ws://HOST[:PORT]/PATH")]
     Url(String),
+    /// The list of addresses is empty.
+    #[error("a client needs the address of at least one server")]
+    NoUrl,
     /// There is no connection at the moment.
     #[error("there is no connection")]
     Offline,
     /// The connection was lost before the answer came.
     #[error("the connection was lost before the answer")]
     Disconnected,
-    /// The server did not answer in time, or there was no connection for as long.
+    /// The server did not answer in time, or a message had no connection for as long.
     #[error("no answer in time")]
     Timeout,
     /// The client is not in the room, or left it before the message was sent.

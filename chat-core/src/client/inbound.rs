@@ -54,10 +54,8 @@ pub(super) fn handle<'a>(
         ServerFrame::Error(frame) => session.events.push(Event::Error(frame.into())),
         ServerFrame::Goodbye(frame) => return Some(goodbye(session, frame)),
         // A later version can add entries to a room's sequence: they are no hole for this one.
-        ServerFrame::Unknown(wire::Unknown { room: Some(room), epoch, offset, .. })
-            if offset.is_some() =>
-        {
-            is_next(session, &room, offset, epoch, now);
+        ServerFrame::Unknown(wire::Unknown { room: Some(room), epoch, offset, .. }) => {
+            is_next(session, &room, offset, epoch);
         }
         _ => {}
     }
@@ -68,13 +66,7 @@ pub(super) fn handle<'a>(
 
 /// Whether a frame is the next entry of its room's sequence. If entries are missing before it, the
 /// room is joined again from where the copy of the client ends: the answer has all of them.
-fn is_next(
-    session: &mut Session,
-    room: &str,
-    offset: Option<u64>,
-    epoch: Option<Epoch>,
-    now: Duration,
-) -> bool {
+fn is_next(session: &mut Session, room: &str, offset: Option<u64>, epoch: Option<Epoch>) -> bool {
     let Some(joined) = session.rooms.get_mut(room).filter(|room| room.is_in()) else {
         // What is sent before `joined` is in it.
         return false;
@@ -83,14 +75,14 @@ fn is_next(
         Step::Next => true,
         Step::Repeat => false,
         Step::Gap => {
-            session.enter(room, now);
+            session.enter(room);
             false
         }
     }
 }
 
 fn message(session: &mut Session, frame: wire::Message<'_>, now: Duration) {
-    if is_next(session, &frame.room, frame.offset, frame.epoch, now) {
+    if is_next(session, &frame.room, frame.offset, frame.epoch) {
         let room = session.rooms.get_mut(&frame.room);
         let position = room.and_then(|room| room.track.position());
         deliver(session, Message::new(frame, position.map(|position| position.epoch)), now);
@@ -345,9 +337,6 @@ pub(super) fn expire(session: &mut Session, now: Duration) -> Option<Signal<'sta
     let mut signal = None;
     while let Some((id, request)) = session.outbox.requests.take_expired(now) {
         signal = signal.or(unanswered(session, id, request, now));
-    }
-    for room in session.rooms.expire(now, &mut session.answers) {
-        session.abandon(room);
     }
     session.sends.expire(now, &mut session.answers);
     signal

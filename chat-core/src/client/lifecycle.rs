@@ -150,7 +150,7 @@ impl Lifecycle {
         self.identified(frame, now);
         self.link.welcomed(now);
         self.set_state(State::Online);
-        self.session.online(now);
+        self.session.online();
     }
 
     /// The server says who the client is, and for how long.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::{CloseReason, HistoryRange};
+use crate::{CloseReason, Content, HistoryRange};
 
 use super::config::Config;
 use super::error::ClientError;
@@ -50,7 +50,7 @@ impl Machine {
     /// bytes, other ones for each machine: pauses and the keys of messages are made of them.
     ///
     /// # Errors
-    /// [`ClientError::Url`]: there is no address; [`ClientError::UserName`].
+    /// [`ClientError::NoUrl`], [`ClientError::UserName`].
     pub fn new(
         config: Config,
         urls: Vec<String>,
@@ -58,7 +58,7 @@ impl Machine {
         now: Duration,
     ) -> Result<Self, ClientError> {
         if urls.is_empty() {
-            return Err(ClientError::Url(String::new()));
+            return Err(ClientError::NoUrl);
         }
         let reprieve_time = config.pong_timeout;
         let client = Lifecycle::new(config, urls, seed, now)?;
@@ -141,8 +141,9 @@ impl Machine {
     /// the client is in already, the answer only says who is there.
     ///
     /// The answer is [`Answer::Joined`], or an error: the client is not in the room, and does not
-    /// join it. (A second join can also fail like any request; the client is in the room
-    /// nevertheless.)
+    /// join it. There is no time limit: to stop waiting, [`leave`](Self::leave) the room, which
+    /// fails the join as [`NotInRoom`](ClientError::NotInRoom). (A second join can also fail like
+    /// any request; the client is in the room nevertheless.)
     ///
     /// # Errors
     /// [`RoomName`](ClientError::RoomName), [`QueueFull`](ClientError::QueueFull); and of a room
@@ -153,7 +154,7 @@ impl Machine {
         history: u32,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
-        self.request(now, |session, now| session.join(room, history, now))
+        self.request(now, |session, _| session.join(room, history))
     }
 
     /// Leaves a room, however often it was joined. Messages that were not confirmed yet fail. The
@@ -167,9 +168,10 @@ impl Machine {
     }
 
     /// Sends a message to a room that was joined, until the server has confirmed it: over as many
-    /// connections as it takes, and within [`send_timeout`](Config::send_timeout). `key` is the
-    /// application's name for the message (128 bytes at most, and another one for each message
-    /// of this user in this room); by default it is random.
+    /// connections as it takes, and within [`send_timeout`](Config::send_timeout). A text is a
+    /// [`Content`]; its [`key`](Content#structfield.key) is the application's name for the message
+    /// (128 bytes at most, and another one for each message of this user in this room), by default
+    /// a random one.
     ///
     /// The answer is [`Answer::Sent`]; or [`OutcomeUnknown`](ClientError::OutcomeUnknown) if a
     /// server had the message and did not confirm it in time, or until the room was left or the
@@ -178,15 +180,13 @@ impl Machine {
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom), [`MessageTooLong`](ClientError::MessageTooLong),
     /// [`QueueFull`](ClientError::QueueFull).
-    pub fn send(
+    pub fn send<'a>(
         &mut self,
         room: &str,
-        text: &str,
-        data: Option<Box<RawValue>>,
-        key: Option<String>,
+        content: impl Into<Content<'a>>,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
-        self.request(now, |session, now| session.send(room, text, data, key, now))
+        self.request(now, |session, now| session.send(room, content.into(), now))
     }
 
     /// Sends a message to all connections of one user, once. The answer is [`Answer::Direct`].
@@ -209,7 +209,7 @@ impl Machine {
 
     /// Reports to a room that the user types, or stopped. It may be called at each key stroke: the same
     /// is sent every two seconds at most, and not at all without a connection or while anything
-    /// else waits to be sent. There is no answer.
+    /// else waits to be sent, also for [`poll_action`](Self::poll_action). There is no answer.
     ///
     /// # Errors
     /// [`NotInRoom`](ClientError::NotInRoom), [`Closed`](ClientError::Closed).
@@ -370,152 +370,5 @@ impl Machine {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::client::Token;
-
-    const START: Duration = Duration::from_secs(100);
-
-    fn machine(config: Config) -> Machine {
-        let urls = vec!["ws://a.example".into(), "ws://b.example".into()];
-        Machine::new(config, urls, [1; 32], START).unwrap()
-    }
-
-    /// Answers the `hello`, which is the first request.
-    fn welcome(machine: &mut Machine, now: Duration) {
-        machine.handle_connected(now);
-        let welcome = r##"{"type":"welcome","id":1,"session":"s","node":"n","resume":"secret",
-            "user":{"id":"ann","name":"Ann","color":"#B56AD9"},"expires_in_ms":100000,
-            "limits":{"message_bytes":100,"frame_bytes":1000}}"##;
-        machine.handle_text(welcome, now).unwrap();
-        assert_eq!(*machine.state(), State::Online);
-        while machine.poll_action().is_some() {}
-        while machine.poll_event().is_some() {}
-    }
-
-    fn joined(machine: &mut Machine, room: &str, id: u64, now: Duration) {
-        let joined = format!(
-            r#"{{"type":"joined","id":{id},"room":"{room}","recovered":false,"members":[],
-            "count":1,"messages":[]}}"#
-        );
-        machine.handle_text(&joined, now).unwrap();
-        assert!(matches!(machine.poll_answer(), Some((_, Ok(Answer::Joined(_))))));
-    }
-
-    #[test]
-    fn addresses_are_tried_in_turn() {
-        let mut machine = machine(Config::default());
-        let mut tried = Vec::new();
-        let mut now = START;
-        while tried.len() < 3 {
-            if let Some(Action::Connect { url }) = machine.poll_action() {
-                assert_eq!(*machine.state(), State::Connecting { url: url.clone() });
-                tried.push(url);
-                machine.handle_disconnected(Disconnect::new("refused"), now);
-            }
-            while machine.poll_event().is_some() {}
-            now = machine.poll_timeout().unwrap();
-            machine.handle_timeout(now);
-        }
-        assert_eq!(tried, ["ws://a.example", "ws://b.example", "ws://a.example"]);
-    }
-
-    #[test]
-    fn closed_client_takes_no_request_and_waits_for_nothing() {
-        let mut machine = machine(Config::default());
-        assert!(!machine.is_closed());
-        machine.close(START);
-        assert!(machine.is_closed());
-        assert_eq!(machine.join("r", 0, START).unwrap_err(), ClientError::Closed);
-        assert_eq!(machine.poll_timeout(), None);
-    }
-
-    #[test]
-    fn joins_of_a_room_that_wait_are_bounded() {
-        let mut machine = machine(Config { send_queue: 2, ..Config::default() });
-        for _ in 0..2 {
-            machine.join("r", 0, START).unwrap();
-        }
-        assert_eq!(machine.join("r", 0, START).unwrap_err(), ClientError::QueueFull);
-    }
-
-    /// An application that waits for the answer does not take events in the meantime.
-    #[test]
-    fn server_is_read_for_the_answer_to_a_join_while_events_wait() {
-        let mut machine = machine(Config::default());
-        welcome(&mut machine, START);
-        machine.join("r", 0, START).unwrap();
-        let direct = r##"{"type":"direct","message":"hi","at":1,
-            "user":{"id":"bob","name":"Bob","color":"#B56AD9"}}"##;
-        machine.handle_text(direct, START).unwrap();
-        assert!(machine.wants_text());
-        joined(&mut machine, "r", 2, START);
-        assert!(!machine.wants_text(), "now the application takes the events");
-    }
-
-    #[test]
-    fn server_has_the_time_of_a_pong_after_the_process_did_not_run() {
-        let config = Config::default();
-        let pong_timeout = config.pong_timeout;
-        let mut machine = machine(config);
-        welcome(&mut machine, START);
-        let now = machine.poll_timeout().unwrap() + Duration::from_secs(600);
-        machine.handle_timeout(now);
-        assert_eq!(machine.poll_action(), Some(Action::Ping));
-        assert_eq!(machine.poll_timeout(), Some(now + pong_timeout));
-        assert_eq!(*machine.state(), State::Online);
-        machine.handle_timeout(now + pong_timeout);
-        assert!(matches!(machine.state(), State::Waiting { .. }), "it was silent");
-    }
-
-    #[test]
-    fn token_that_is_not_fetched_in_time_is_fetched_again() {
-        let mut machine = online_with_token();
-        let first = next_fetch(&mut machine, START);
-        assert!(first < START + Duration::from_secs(100), "before the token runs out");
-        let second = next_fetch(&mut machine, first);
-        let after = (second - first).as_secs();
-        assert!((125..=130).contains(&after), "{after} s: those of a fetch, and a pause");
-    }
-
-    /// The server would end the connection.
-    #[test]
-    fn new_token_is_not_sent_in_a_frame_that_is_too_large() {
-        let mut sent = Vec::new();
-        for length in 900..1000 {
-            let mut machine = online_with_token();
-            let now = next_fetch(&mut machine, START);
-            machine.handle_token(Ok("x".repeat(length)), now);
-            if let Some(Action::Send(frame)) = machine.poll_action() {
-                sent.push(frame.len());
-            }
-        }
-        let largest = *sent.last().expect("some are small enough");
-        assert!((980..=1000).contains(&largest), "{largest} bytes, of 1,000 that are allowed");
-        assert!(sent.len() < 100, "some are too large");
-    }
-
-    fn online_with_token() -> Machine {
-        let token = Some(Token::Fetched);
-        let mut machine = machine(Config { token, ..Config::default() });
-        assert_eq!(machine.poll_action(), Some(Action::FetchToken));
-        machine.handle_token(Ok("first".into()), START);
-        welcome(&mut machine, START);
-        machine
-    }
-
-    /// When the client asks for a token; the server answers all pings until then.
-    fn next_fetch(machine: &mut Machine, mut now: Duration) -> Duration {
-        for _ in 0..100 {
-            match machine.poll_action() {
-                Some(Action::FetchToken) => return now,
-                Some(_) => machine.handle_alive(now),
-                None => {
-                    now = machine.poll_timeout().unwrap();
-                    machine.handle_timeout(now);
-                }
-            }
-        }
-        panic!("no token is asked for");
-    }
-}
+#[path = "machine_tests.rs"]
+mod tests;

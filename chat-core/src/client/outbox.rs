@@ -288,6 +288,15 @@ mod tests {
     }
 
     #[test]
+    fn requests_that_wait_for_answers_are_bounded() {
+        let mut outbox = Outbox::new(NOW, NOW);
+        queue(&mut outbox, &[None; UNANSWERED + 2]);
+        assert_eq!(flush(&mut outbox).len(), UNANSWERED);
+        outbox.requests.take(1);
+        assert_eq!(flush(&mut outbox).len(), 1);
+    }
+
+    #[test]
     fn request_whose_frame_would_be_too_large_is_refused() {
         let to = UserId::new("bob").unwrap();
         let mut refused = 0;

@@ -119,3 +119,28 @@ impl Events {
         self.0.is_empty() || (awaits_answers && self.0.len() < WAITING)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_that_wait_are_bounded_while_the_application_waits_for_an_answer() {
+        let mut events = Events::default();
+        assert!(events.has_room(false));
+        for _ in 0..WAITING {
+            assert!(events.has_room(true));
+            events.push(Event::Undelivered { to: "bob".to_owned() });
+            assert!(!events.has_room(false));
+        }
+        assert!(!events.has_room(true));
+    }
+
+    #[test]
+    fn debug_shows_all_frames_but_a_hello() {
+        let shown = |frame: &str| format!("{:?}", Action::Send(frame.to_owned()));
+        let members = r#"{"id":2,"type":"members","room":"r"}"#;
+        assert_eq!(shown(members), format!("Send({members:?})"));
+        assert_eq!(shown(r#"{"id":1,"type":"hello","token":"secret"}"#), "Send(hello)");
+    }
+}

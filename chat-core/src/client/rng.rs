@@ -59,8 +59,33 @@ mod tests {
     #[test]
     fn sequence_is_that_of_the_reference_implementation() {
         let mut rng = Rng([1, 2, 3, 4]);
-        let first: Vec<u64> = (0..4).map(|_| rng.next()).collect();
-        assert_eq!(first, [41_943_041, 58_720_359, 3_588_806_011_781_223, 3_591_011_842_654_386]);
+        let first: Vec<u64> = (0..8).map(|_| rng.next()).collect();
+        let reference = [
+            41_943_041,
+            58_720_359,
+            3_588_806_011_781_223,
+            3_591_011_842_654_386,
+            9_228_616_714_210_784_205,
+            9_973_669_472_204_895_162,
+            14_011_001_112_246_962_877,
+            12_406_186_145_184_390_807,
+        ];
+        assert_eq!(first, reference);
+    }
+
+    /// What the authors' SplitMix64 gives from the state 0, and with the seed added to its state.
+    #[test]
+    fn seed_is_mixed_as_in_the_reference_implementation() {
+        let zeros = [
+            0xe220_a839_7b1d_cdaf,
+            0x6e78_9e6a_a1b9_65f4,
+            0x06c4_5d18_8009_454f,
+            0xf88b_b8a8_724c_81ec,
+        ];
+        assert_eq!(Rng::new([0; 32]).0, zeros);
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&0x9e37_79b9_7f4a_7c15_u64.to_le_bytes());
+        assert_eq!(Rng::new(seed).0[0], zeros[1]);
     }
 
     #[test]

@@ -23,8 +23,9 @@ pub(super) struct Room {
     /// Whether a join was sent on the present connection: the client may be in the room on the
     /// server even if the answer was lost or late.
     pub(super) was_asked: bool,
-    /// Requests to join that wait for the answer, and until when.
-    waiting: Vec<(Duration, RequestId)>,
+    /// Requests to join that wait for the answer. They have no deadline: while the room is wanted,
+    /// the client joins it, be it on a later connection.
+    waiting: Vec<RequestId>,
     typing: Option<(bool, Duration)>,
 }
 
@@ -38,8 +39,6 @@ pub(super) enum RoomStatus {
     Due {
         /// The number of its turn.
         turn: u64,
-        /// Since when it waits.
-        since: Duration,
     },
     /// The request with this id asks to join.
     Asked(u64),
@@ -54,21 +53,14 @@ impl Room {
         self.status == RoomStatus::In
     }
 
-    /// The join is sent, with this id. The time for which each request waited for this is added to
-    /// its deadline, which is then at most `timeout` from now.
-    pub(super) fn ask(&mut self, id: u64, timeout: Duration, now: Duration) {
-        if let RoomStatus::Due { since, .. } = self.status {
-            let latest = now.saturating_add(timeout);
-            for (deadline, _) in &mut self.waiting {
-                *deadline = deadline.saturating_add(now - since).min(latest);
-            }
-        }
+    /// The join is sent, with this id.
+    pub(super) fn ask(&mut self, id: u64) {
         self.status = RoomStatus::Asked(id);
         self.was_asked = true;
     }
 
-    pub(super) fn wait(&mut self, deadline: Duration, request: RequestId) {
-        self.waiting.push((deadline, request));
+    pub(super) fn wait(&mut self, request: RequestId) {
+        self.waiting.push(request);
     }
 
     /// How many requests to join wait.
@@ -78,7 +70,7 @@ impl Room {
 
     /// Answers the requests to join.
     pub(super) fn answer(&mut self, outcome: &Result<Joined, ClientError>, answers: &mut Answers) {
-        for (_, request) in self.waiting.drain(..) {
+        for request in self.waiting.drain(..) {
             match outcome {
                 Ok(joined) => answers.succeed(request, Answer::Joined(joined.clone())),
                 Err(error) => answers.fail(request, error.clone()),
@@ -133,7 +125,7 @@ impl Rooms {
     /// The turn, and the room, of the join that has waited longest.
     pub(super) fn first_due(&self) -> Option<(u64, &RoomId)> {
         let due = self.0.iter().filter_map(|(name, room)| match room.status {
-            RoomStatus::Due { turn, .. } => Some((turn, name)),
+            RoomStatus::Due { turn } => Some((turn, name)),
             RoomStatus::Out | RoomStatus::Asked(_) | RoomStatus::Paused(_) | RoomStatus::In => None,
         });
         due.min()
@@ -151,44 +143,20 @@ impl Rooms {
         due
     }
 
-    /// Fails the requests to join that ran out of time, which they do not while the room waits for
-    /// its turn. Returns the rooms that were never joined and that no request waits for.
-    pub(super) fn expire(&mut self, now: Duration, answers: &mut Answers) -> Vec<RoomId> {
-        let mut given_up = Vec::new();
-        for (name, room) in &mut self.0 {
-            if matches!(room.status, RoomStatus::Due { .. }) {
-                continue;
-            }
-            let expired = room.waiting.iter().take_while(|(until, _)| *until <= now).count();
-            for (_, request) in room.waiting.drain(..expired) {
-                answers.fail(request, ClientError::Timeout);
-            }
-            if expired > 0 && room.waiting.is_empty() && !room.track.has_begun() {
-                given_up.push(name.clone());
-            }
-        }
-        given_up
-    }
-
     /// Whether requests to join wait.
     pub(super) fn has_callers(&self) -> bool {
         self.0.values().any(|room| room.waiting() > 0)
     }
 
-    /// When something is due next.
+    /// When the next pause is over.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        self.0
-            .values()
-            .flat_map(|room| {
-                let call = room.waiting.first().map(|(until, _)| *until);
-                let (pause, call) = match room.status {
-                    RoomStatus::Paused(until) => (Some(until), call),
-                    RoomStatus::Due { .. } => (None, None),
-                    RoomStatus::Out | RoomStatus::Asked(_) | RoomStatus::In => (None, call),
-                };
-                pause.into_iter().chain(call)
-            })
-            .min()
+        let pauses = self.0.values().filter_map(|room| match room.status {
+            RoomStatus::Paused(until) => Some(until),
+            RoomStatus::Out | RoomStatus::Due { .. } | RoomStatus::Asked(_) | RoomStatus::In => {
+                None
+            }
+        });
+        pauses.min()
     }
 
     /// The client is closed.
@@ -202,8 +170,6 @@ impl Rooms {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const TIMEOUT: Duration = Duration::from_secs(15);
 
     #[test]
     fn same_typing_state_is_sent_seldom() {
@@ -220,68 +186,6 @@ mod tests {
     }
 
     #[test]
-    fn a_join_out_of_time_gives_the_room_up_unless_it_was_joined_before() {
-        let now = Duration::from_secs(100);
-        let later = now + Duration::from_secs(1);
-        let mut rooms = Rooms::default();
-        for (name, until, id) in [("new", now, 1), ("new", later, 2), ("old", now, 3)] {
-            rooms.get_or_add(&room(name), 0).wait(until, RequestId(id));
-        }
-        rooms.get_mut("old").unwrap().track.joined(None, false, &[]);
-        assert_eq!(rooms.deadline(), Some(now));
-
-        let mut answers = Answers::default();
-        assert!(rooms.expire(now, &mut answers).is_empty());
-        assert_eq!(timed_out(&mut answers), [1, 3]);
-        assert_eq!(rooms.expire(later, &mut answers), [room("new")]);
-        assert_eq!(timed_out(&mut answers), [2]);
-    }
-
-    fn room(name: &str) -> RoomId {
-        RoomId::new(name).unwrap()
-    }
-
-    fn timed_out(answers: &mut Answers) -> Vec<u64> {
-        let failed = std::iter::from_fn(|| answers.pop());
-        let timed_out = failed.map(|(RequestId(id), outcome)| {
-            assert_eq!(outcome.unwrap_err(), ClientError::Timeout);
-            id
-        });
-        timed_out.collect()
-    }
-
-    #[test]
-    fn waiting_for_its_turn_takes_no_time_from_a_join() {
-        let now = Duration::from_secs(100);
-        let later = now + Duration::from_secs(60);
-        let mut rooms = Rooms::default();
-        let room = rooms.get_or_add(&room("r"), 0);
-        room.wait(now + TIMEOUT, RequestId(1));
-        room.status = RoomStatus::Due { turn: 1, since: now };
-        assert!(rooms.expire(later, &mut Answers::default()).is_empty());
-        assert_eq!(rooms.deadline(), None);
-        rooms.get_mut("r").unwrap().ask(1, TIMEOUT, later);
-        assert_eq!(rooms.deadline(), Some(later + TIMEOUT));
-    }
-
-    #[test]
-    fn only_the_time_for_which_a_join_waited_is_added_to_its_deadline() {
-        let now = Duration::from_secs(100);
-        let later = now + Duration::from_secs(60);
-        let mut rooms = Rooms::default();
-        let room = rooms.get_or_add(&room("r"), 0);
-        room.status = RoomStatus::Due { turn: 1, since: now };
-        room.wait(now + TIMEOUT, RequestId(1));
-        room.wait(later + TIMEOUT, RequestId(2));
-        room.ask(1, TIMEOUT, later);
-        room.wait(later + TIMEOUT, RequestId(3));
-
-        let mut answers = Answers::default();
-        rooms.expire(later + TIMEOUT, &mut answers);
-        assert_eq!(timed_out(&mut answers), [1, 2, 3]);
-    }
-
-    #[test]
     fn a_pause_ends() {
         let now = Duration::from_secs(100);
         let mut rooms = Rooms::default();
@@ -290,5 +194,9 @@ mod tests {
         assert_eq!(rooms.deadline(), Some(now + Duration::from_secs(1)));
         assert_eq!(rooms.take_due(now + Duration::from_secs(1)), [room("r")]);
         assert!(rooms.take_due(now + Duration::from_secs(1)).is_empty());
+    }
+
+    fn room(name: &str) -> RoomId {
+        RoomId::new(name).unwrap()
     }
 }

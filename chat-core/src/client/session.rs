@@ -2,6 +2,7 @@
 //! requests. This file has what the application asks for; [`inbound`](super::inbound) has what the
 //! server sends.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -33,7 +34,6 @@ pub(super) struct Session {
     /// Whether the present connection has had its welcome.
     pub(super) is_online: bool,
     last_request: u64,
-    request_timeout: Duration,
     queue_limit: usize,
 }
 
@@ -49,19 +49,13 @@ impl Session {
             welcome: None,
             is_online: false,
             last_request: 0,
-            request_timeout: config.request_timeout,
             queue_limit: config.send_queue.max(1),
         }
     }
 
     // Requests of the application.
 
-    pub(super) fn join(
-        &mut self,
-        name: &str,
-        history: u32,
-        now: Duration,
-    ) -> Result<RequestId, ClientError> {
+    pub(super) fn join(&mut self, name: &str, history: u32) -> Result<RequestId, ClientError> {
         let name = room_id(name)?;
         let room = self.rooms.get_or_add(&name, history);
         if room.is_in() {
@@ -72,9 +66,9 @@ impl Session {
             return Err(ClientError::QueueFull);
         }
         let request = next_request(&mut self.last_request);
-        room.wait(now.saturating_add(self.request_timeout), request);
+        room.wait(request);
         if room.status == RoomStatus::Out && self.is_online {
-            self.enter(name.as_str(), now);
+            self.enter(name.as_str());
         }
         Ok(request)
     }
@@ -96,19 +90,19 @@ impl Session {
     pub(super) fn send(
         &mut self,
         room: &str,
-        text: &str,
-        data: Option<Box<RawValue>>,
-        key: Option<String>,
+        content: Content<'_>,
         now: Duration,
     ) -> Result<RequestId, ClientError> {
+        let Content { message, data, key } = content;
         self.rooms.get_mut(room).ok_or(ClientError::NotInRoom)?;
-        check_message(&self.outbox.limits, text, data.as_deref())?;
+        check_message(&self.outbox.limits, &message, data)?;
         if self.sends.len() >= self.queue_limit {
             return Err(ClientError::QueueFull);
         }
-        let key = key.unwrap_or_else(|| self.rng.key());
+        let key = key.map_or_else(|| self.rng.key(), Cow::into_owned);
         let request = next_request(&mut self.last_request);
-        let content = sends::Content { text: text.to_owned(), data, key };
+        let content =
+            sends::Content { text: message.into_owned(), data: data.map(ToOwned::to_owned), key };
         self.sends.push(&room_id(room)?, content, request, now);
         Ok(request)
     }
@@ -141,7 +135,8 @@ impl Session {
     }
 
     /// A typing state does not wait for its turn: the next key stroke sends the same. It is
-    /// dropped unless frames are sent at once (`is_writable`) and no other waits.
+    /// dropped unless frames are sent at once (`is_writable`) and no other waits, be it for the
+    /// transport.
     pub(super) fn typing(
         &mut self,
         name: &str,
@@ -151,7 +146,9 @@ impl Session {
     ) -> Result<(), ClientError> {
         let Ok(room) = room_id(name) else { return Err(ClientError::NotInRoom) };
         let frame = encode(&ClientRequest::Typing { room, typing });
+        // A transport that takes nothing now is given one at most, however often the state changes.
         let may_be_sent = is_writable
+            && self.outbox.actions.is_empty()
             && self.flush_at(now).is_none()
             && self.outbox.ready_at(frame.len()).is_none_or(|at| at <= now);
         let room = self.rooms.get_mut(name).ok_or(ClientError::NotInRoom)?;
@@ -185,19 +182,10 @@ impl Session {
     // Rooms.
 
     /// Has a room wait for its turn to be joined, from the position of the client's copy.
-    pub(super) fn enter(&mut self, name: &str, now: Duration) {
+    pub(super) fn enter(&mut self, name: &str) {
         if let Some(room) = self.rooms.get_mut(name) {
             let turn = self.outbox.next_turn_number();
-            room.status = RoomStatus::Due { turn, since: now };
-        }
-    }
-
-    /// Leaves a room that no request waits for.
-    pub(super) fn abandon(&mut self, room: RoomId) {
-        let is_joined = self.is_joined_on_server(room.as_str());
-        self.forget(room.as_str(), &ClientError::NotInRoom);
-        if is_joined {
-            self.leave_on_server(room, None);
+            room.status = RoomStatus::Due { turn };
         }
     }
 
@@ -226,10 +214,10 @@ impl Session {
     // The connection.
 
     /// The connection has had its welcome.
-    pub(super) fn online(&mut self, now: Duration) {
+    pub(super) fn online(&mut self) {
         self.is_online = true;
         for room in self.rooms.names() {
-            self.enter(room.as_str(), now);
+            self.enter(room.as_str());
         }
     }
 
@@ -264,7 +252,7 @@ impl Session {
     pub(super) fn end_pauses(&mut self, now: Duration) {
         self.sends.end_pauses(now);
         for room in self.rooms.take_due(now) {
-            self.enter(room.as_str(), now);
+            self.enter(room.as_str());
         }
     }
 
@@ -324,7 +312,7 @@ impl Session {
             Next::Call(index) => self.outbox.send_call(index, now),
             Next::Join(name) => {
                 let Some(room) = self.rooms.get_mut(name.as_str()) else { return };
-                room.ask(id, self.request_timeout, now);
+                room.ask(id);
                 let since = room.track.position();
                 let history = (!room.track.has_begun() && room.history > 0).then_some(room.history);
                 let frame = encode(&ClientRequest::Join { room: name.clone(), since, history });

@@ -255,9 +255,12 @@ impl Connection {
         request: JoinRequest,
     ) -> Result<(), Rejection> {
         let Some(joined) = self.rooms.get_mut(index) else { return Ok(()) };
-        joined.sees_presence = member.sees_presence();
+        let sees_presence = member.sees_presence();
         let joining = joined.membership.rejoin_with(member, options, request);
-        joining.await.map_err(|error| unavailable(&error))
+        joining.await.map_err(|error| unavailable(&error))?;
+        // Not before: after an error the room still has the earlier member.
+        joined.sees_presence = sees_presence;
+        Ok(())
     }
 
     pub(super) fn occupant(&self, announced: bool) -> Occupant {

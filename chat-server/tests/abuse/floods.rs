@@ -7,12 +7,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::shared::bystanders::Bystanders;
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::{Chat, DEADLINE};
-use crate::wire::{close_code, closed_after, websocket};
-use crate::{LEFT_BEHIND, unlimited};
+use super::wire::{close_code, closed_after, websocket};
+use super::{LEFT_BEHIND, unlimited};
+use crate::support::bystanders::Bystanders;
+use crate::support::process::Process;
+use crate::support::{Chat, DEADLINE, say};
 
 /// CPU that a flood may cost the server, which here is not optimised.
 const CPU: Duration = Duration::from_secs(10);
@@ -75,12 +74,12 @@ async fn a_message_of_empty_fragments_is_cut_short() {
         assert!(!taken, "the server took it all");
         // A reset is an end as well.
         let _ = end.expect("the server ends the connection");
-        // Whoever goes on sending may be reset before the answer is read.
+        // A client that goes on sending may be reset before it reads the answer.
         let is_told = answer.starts_with(b"\x88\x12\x03\xf0");
         assert!(is_told || answer.is_empty(), "not 1008: {answer:02x?}");
         told += usize::from(is_told);
     }
-    // Whoever stops sending is told in any case.
+    // A client that stops sending is told in any case.
     let enough = [first, fragment.repeat(1024)].concat();
     assert_eq!(closed_after(server.port(), &enough).await, Some(1008));
     let served = bystanders.were_served().await;

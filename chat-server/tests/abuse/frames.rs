@@ -3,11 +3,11 @@
 use chat_transport::testing::raw_frame;
 use tokio::io::AsyncWriteExt;
 
-use crate::shared::bystanders::Bystanders;
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::wire::{close_code, closed_after, websocket};
-use crate::{LEFT_BEHIND, unlimited};
+use super::wire::{close_code, closed_after, websocket};
+use super::{LEFT_BEHIND, unlimited};
+use crate::support::bystanders::Bystanders;
+use crate::support::process::Process;
+use crate::support::say;
 
 const BROKEN: u16 = 1002;
 const BINARY: u16 = 1003;

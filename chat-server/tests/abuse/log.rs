@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
+use super::unlimited;
+use super::wire::{connect, read_to_end};
 use crate::support::{Chat, ask, command, join};
-use crate::unlimited;
-use crate::wire::{connect, read_to_end};
 
 /// A word to look for, beside what would forge a line, colour it or end a string.
 const MARK: &str = "f0rged";

@@ -9,8 +9,8 @@ use chat_server::{JwtSigner, TokenClaims};
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
+use super::{unlimited, unlimited_pair};
 use crate::support::{Chat, DEADLINE, ask, command, join, next_of};
-use crate::{unlimited, unlimited_pair};
 
 /// Names that look like something else to Redis, to a path, to people or to a terminal.
 const ODD: [&str; 24] = [

@@ -5,12 +5,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::shared::bystanders::Bystanders;
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::Chat;
-use crate::wire::{connect, read_to_end};
-use crate::{LEFT_BEHIND, unlimited};
+use super::wire::{connect, read_to_end};
+use super::{LEFT_BEHIND, unlimited};
+use crate::support::bystanders::Bystanders;
+use crate::support::process::Process;
+use crate::support::{Chat, say};
 
 /// How long an answer may take, and then the end: a client that says nothing has 10 s.
 const END: Duration = Duration::from_secs(15);

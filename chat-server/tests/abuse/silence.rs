@@ -7,12 +7,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::shared::bystanders::Bystanders;
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::{Chat, command};
-use crate::unlimited;
-use crate::wire::{close_code, connect, read_to_end, websocket};
+use super::unlimited;
+use super::wire::{close_code, connect, read_to_end, websocket};
+use crate::support::bystanders::Bystanders;
+use crate::support::process::Process;
+use crate::support::{Chat, command, say};
 
 /// How many keep silent.
 const SILENT: usize = 1000;
@@ -20,8 +19,8 @@ const SILENT: usize = 1000;
 /// How long a client may take to send the head of its request, as the server has it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// And what a busy machine may add.
-const SLACK: Duration = Duration::from_secs(5);
+/// And what a busy machine may add. The server would keep a connection that it forgets for good.
+const SLACK: Duration = Duration::from_secs(30);
 
 /// What some say, and then nothing more.
 const BEGINNINGS: [&[u8]; 8] = [
@@ -80,7 +79,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests whose answers are not read: more than the kernel takes, and no more is answered than
 /// that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_are_not_read_are_not_kept_for_ever() {
+async fn unread_answers_end_the_connection() {
     const CLIENTS: usize = 20;
     let server = unlimited();
     let process = Process(server.pid());
@@ -135,7 +134,7 @@ async fn a_message_that_drips_is_ended() {
         "a byte a second: closed after {took:.1?}; bystanders: {}",
         bystanders.were_served().await
     ));
-    assert!(took > MESSAGE_TIMEOUT - SLACK, "closed after {took:?} already");
+    assert!(took >= MESSAGE_TIMEOUT, "closed after {took:?} already");
 }
 
 /// While many are silent, others come and are served.

@@ -4,11 +4,10 @@ use chat_broker::testing::RedisServer;
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use crate::shared::bystanders::Bystanders;
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::{ask, join, next_of};
-use crate::{LEFT_BEHIND, unlimited, unlimited_pair};
+use super::{LEFT_BEHIND, unlimited, unlimited_pair};
+use crate::support::bystanders::Bystanders;
+use crate::support::process::Process;
+use crate::support::{ask, join, next_of, say};
 
 /// As deep as a frame holds.
 fn nested(depth: usize) -> String {
@@ -246,7 +245,7 @@ async fn what_is_passed_on_is_the_same_for_all() {
         let came = own.split_once(r#""message":"#).unwrap().1;
         let came = serde_json::Deserializer::from_str(came).into_iter::<Value>().next().unwrap();
         assert_eq!(came.unwrap(), said);
-        // Whoever comes later reads the same.
+        // A client that joins later reads the same.
         let mut newcomer = there.native().await;
         newcomer.send(r#"{"type":"join","room":"edge","history":1}"#).await;
         let joined = newcomer.recv().await;

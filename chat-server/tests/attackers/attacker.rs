@@ -14,8 +14,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
-use crate::members::{self, MEMBERS};
-use crate::trial::Tokens;
+use super::members::{self, MEMBERS};
+use super::trial::Tokens;
 
 /// Attackers of a kind.
 pub(crate) const ATTACKERS: usize = 10;
@@ -35,7 +35,7 @@ pub(crate) struct Attack {
 /// `Attack`s of async functions, each with its name.
 macro_rules! attacks {
     ($($name:literal => $run:path,)+) => {
-        &[$($crate::attacker::Attack { name: $name, run: |attacker| Box::pin($run(attacker)) }),+]
+        &[$($crate::attackers::attacker::Attack { name: $name, run: |attacker| Box::pin($run(attacker)) }),+]
     };
 }
 pub(crate) use attacks;

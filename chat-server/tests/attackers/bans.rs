@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::attacker::{Attack, Attacker, Client, attacks, join, text};
+use super::attacker::{Attack, Attacker, Client, attacks, join, text};
 
 pub(crate) const ATTACKS: &[Attack] = attacks![
     "bans of fresh names" => bans,

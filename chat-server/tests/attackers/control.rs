@@ -6,7 +6,7 @@ use chat_transport::testing::raw_frame;
 use serde_json::json;
 use tokio::time::{interval, sleep};
 
-use crate::attacker::{Attack, Attacker, Client, Connection, attacks, join, text};
+use super::attacker::{Attack, Attacker, Client, Connection, attacks, join, text};
 
 pub(crate) const ATTACKS: &[Attack] = attacks![
     "pings below 1,000 a second" => pings,

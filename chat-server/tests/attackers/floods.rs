@@ -3,7 +3,7 @@
 use chat_transport::testing::raw_frame;
 use serde_json::json;
 
-use crate::attacker::{Attack, Attacker, Client, attacks, join, text};
+use super::attacker::{Attack, Attacker, Client, attacks, join, text};
 
 pub(crate) const ATTACKS: &[Attack] = attacks![
     "sends to a room of its own" => own_room,

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::attacker::{Attack, Attacker, Client, attacks, join, text};
-use crate::large::LARGE;
+use super::attacker::{Attack, Attacker, Client, attacks, join, text};
+use super::large::LARGE;
 
 pub(crate) const ATTACKS: &[Attack] = attacks![
     "the burst of kept bytes on one connection after the other" => kept_bursts,

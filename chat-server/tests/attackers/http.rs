@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::attacker::{Attack, Attacker, Client, attacks, handshake};
+use super::attacker::{Attack, Attacker, Client, attacks, handshake};
 
 pub(crate) const ATTACKS: &[Attack] = attacks![
     "GET /metrics, 8 at once" => metrics,

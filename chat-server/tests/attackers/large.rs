@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::attacker::{Attack, Attacker, Client, attacks, join, text};
+use super::attacker::{Attack, Attacker, Client, attacks, join, text};
 
 /// A little less than `--max-message-bytes`.
 pub(crate) const LARGE: usize = 32_700;

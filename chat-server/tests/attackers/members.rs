@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::raw::{Frame, Raw};
+use super::trial::Tokens;
 use crate::support::DEADLINE;
-use crate::trial::Tokens;
+use crate::support::raw::{Frame, Raw};
 
 const ROOMS: usize = 5;
 

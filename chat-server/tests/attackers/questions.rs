@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::attacker::{ATTACKERS, Attack, Attacker, Client, attacks, join, text};
+use super::attacker::{ATTACKERS, Attack, Attacker, Client, attacks, join, text};
 
 pub(crate) const ATTACKS: &[Attack] = attacks![
     "members of a room of 200" => members,

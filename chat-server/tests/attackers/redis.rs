@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::attacker::{Attack, Attacker, Client, attacks, join, text};
-use crate::large::LARGE;
+use super::attacker::{Attack, Attacker, Client, attacks, join, text};
+use super::large::LARGE;
 
 pub(crate) const ATTACKS: &[Attack] = attacks![
     "large messages to new rooms, by topics" => large_to_new_rooms,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::attacker::{Attack, Attacker, Client, attacks, handshake, join, text};
+use super::attacker::{Attack, Attacker, Client, attacks, handshake, join, text};
 
 pub(crate) const ATTACKS: &[Attack] = attacks![
     "join and leave of fresh rooms" => fresh_rooms,

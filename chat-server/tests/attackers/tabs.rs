@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::attacker::{Attack, Attacker, Client, attacks, join, text};
-use crate::large::LARGE;
+use super::attacker::{Attack, Attacker, Client, attacks, join, text};
+use super::large::LARGE;
 
 pub(crate) const ATTACKS: &[Attack] = attacks![
     "one user sends" => sends,

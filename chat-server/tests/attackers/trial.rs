@@ -2,7 +2,7 @@
 //!
 //! Attackers, members, the server and Redis share the machine: what the attackers use themselves,
 //! and what a server of *any* kind would use for them, is no fault of this one. So "before" is
-//! measured while the same attackers attack a second server, with a Redis of its own, in which
+//! measured, in long runs, while the same attackers attack a second server, with a Redis of its own, in which
 //! no member is. What an attack adds to that is what it takes from members at their server: locks
 //! and queues that they share, the time of its threads and of its Redis, and traffic of their rooms.
 
@@ -15,13 +15,12 @@ use chat_core::UserId;
 use chat_server::{JwtSigner, TokenClaims};
 use tokio::time::timeout;
 
-use crate::attacker::{ATTACKERS, Attack, Attackers, Tally};
-use crate::long;
-use crate::members::{Members, Service};
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::{Chat, command};
-use crate::usage::Usage;
+use super::attacker::{ATTACKERS, Attack, Attackers, Tally};
+use super::long;
+use super::members::{Members, Service};
+use super::usage::Usage;
+use crate::support::process::Process;
+use crate::support::{Chat, alone, command, say};
 
 /// Attackers get so much of Redis in any case: `--kept-rate`, 15,000 bytes a second and 3 MiB at
 /// once, for each connection that has a budget of its own.
@@ -43,14 +42,8 @@ const LITTLE: u64 = 1024 * 1024;
 /// How much later members may receive under attack.
 const RATIO: f64 = 1.5;
 
-/// What more may pass in a full run: the scheduler's share on two cores.
+/// What more may pass: the scheduler's share on two cores.
 const TICK: Duration = Duration::from_millis(2);
-
-/// What more may pass in a short run, of the median and of the 99th percentile. That is the slowest
-/// message alone, on a machine with other work, and of a server that is not optimized: it lists
-/// 200 members in 5 ms, and a connection has 32 frames until others have their turn.
-const SHORT_TICK: Duration = Duration::from_millis(300);
-const SHORT_NOISE: Duration = Duration::from_secs(1);
 
 /// Of these the best counts.
 const ROUNDS: usize = 3;
@@ -129,18 +122,21 @@ impl Trial {
     async fn round(&self) -> Outcome {
         let time = Duration::from_secs(if long() { 20 } else { 2 });
         let tokens = self.tokens.as_ref();
-        let (target, other) = (Target::start(tokens).await, Target::start(tokens).await);
+        let target = Target::start(tokens).await;
         let members = Members::start(target.port(), tokens, self.has_slow_member).await;
-        let quiet = members.served_for(time).await;
         let attack = |port| Attackers::start(self.attacks, port, &members.victim, tokens);
-        let elsewhere = attack(other.port());
-        let before = members.served_for(time).await;
-        drop((elsewhere, other));
+        let (mut quiet, mut before) = (None, None);
+        if long() {
+            quiet = Some(members.served_for(time).await);
+            let other = Target::start(tokens).await;
+            let _elsewhere = attack(other.port());
+            before = Some(members.served_for(time).await);
+        }
         let attackers = attack(target.port());
         let outcome = target.watch(&members, &attackers.tally, time).await;
         drop(attackers);
         members.finish().await;
-        Outcome { quiet: Some(quiet), before: Some(before), ..outcome }
+        Outcome { quiet, before, ..outcome }
     }
 
     fn assert_bounds(&self, outcome: &Outcome) {
@@ -171,12 +167,6 @@ pub(crate) async fn measure(attack: &'static Attack, tokens: Option<Tokens>) {
     let attackers = Attackers::start(attacks, target.port(), &members.victim, tokens.as_ref());
     let outcome = target.watch(&members, &attackers.tally, time).await;
     say(&format!("{}: {}", attack.name, Outcome { quiet: Some(quiet), ..outcome }));
-}
-
-/// Trials run one after the other.
-async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
-    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    ONE_AT_A_TIME.lock().await
 }
 
 /// A server as users start it, and its Redis.
@@ -253,12 +243,10 @@ impl Outcome {
 
     fn is_no_slower(&self) -> bool {
         let Some(before) = &self.before else { return true };
-        let (tick, noise) = if long() { (TICK, TICK) } else { (SHORT_TICK, SHORT_NOISE) };
-        let is_near = |part, slack| {
+        [0.5, 0.99].into_iter().all(|part| {
             let before = before.within(part);
-            self.attacked.within(part) <= before.mul_f64(RATIO).max(before + slack)
-        };
-        is_near(0.5, tick) && is_near(0.99, noise)
+            self.attacked.within(part) <= before.mul_f64(RATIO).max(before + TICK)
+        })
     }
 }
 

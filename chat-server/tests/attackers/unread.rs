@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use crate::attacker::{Attack, Attacker, Client, Connection, attacks, join, text};
+use super::attacker::{Attack, Attacker, Client, Connection, attacks, join, text};
 
 pub(crate) const ATTACKS: &[Attack] = attacks![
     "unread pages" => unread,

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
 
-use crate::shared::process::Process;
-use crate::shared::sockets::Sockets;
+use crate::support::process::Process;
+use crate::support::sockets::Sockets;
 
 /// The latest reading of each, or the most so far.
 #[derive(Debug, Clone, Copy)]

@@ -2,26 +2,24 @@
 
 use serde_json::json;
 
-use crate::fake::run;
-use crate::server::Server;
-use crate::webdriver::{Browser, Tab};
+use crate::fake::{cases, run, run_cases};
+use crate::webdriver::Tab;
 
 #[test]
 fn calls_of_the_module() {
-    let server = Server::start();
-    let browser = Browser::start();
-    let tab = browser.open(&server.url("/"));
-    rename_in_a_state_handler_joins_all_rooms(&tab);
-    calls_in_a_state_handler_are_carried_out(&tab);
-    calls_in_handlers_of_frames_are_carried_out(&tab);
-    rooms_change_in_handlers(&tab);
-    messages_after_a_close_in_a_handler_are_sent_again(&tab);
-    events_reach_all_handlers_in_one_order(&tab);
-    handler_that_throws_disturbs_nothing(&tab);
-    closed_client_answers_at_once(&tab);
-    closed_client_connects_again(&tab);
-    clock_that_is_set_moves_no_deadline(&tab);
-    browser.assert_no_errors(&["a handler's own"]);
+    let cases = cases![
+        rename_in_a_state_handler_joins_all_rooms,
+        calls_in_a_state_handler_are_carried_out,
+        calls_in_handlers_of_frames_are_carried_out,
+        rooms_change_in_handlers,
+        messages_after_a_close_in_a_handler_are_sent_again,
+        events_reach_all_handlers_in_one_order,
+        handler_that_throws_disturbs_nothing,
+        closed_client_answers_at_once,
+        closed_client_connects_again,
+        clock_that_is_set_moves_no_deadline,
+    ];
+    run_cases(&cases, &["a handler's own"]);
 }
 
 fn rename_in_a_state_handler_joins_all_rooms(tab: &Tab<'_>) {

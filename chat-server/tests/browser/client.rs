@@ -3,22 +3,20 @@
 use chat_core::CloseReason;
 use serde_json::json;
 
-use crate::fake::run;
-use crate::server::Server;
-use crate::webdriver::{Browser, Tab};
+use crate::fake::{cases, run, run_cases};
+use crate::webdriver::Tab;
 
 #[test]
-fn the_module() {
-    let server = Server::start();
-    let browser = Browser::start();
-    let tab = browser.open(&server.url("/"));
-    comes_back_after_the_codes_that_say_so(&tab);
-    obeys_a_goodbye_and_asks_into_silence(&tab);
-    pauses_ever_longer_and_by_chance(&tab);
-    tells_errors_to_who_asked(&tab);
-    drops_a_resume_that_no_longer_counts(&tab);
-    ends_where_no_connection_can_be_made(&tab);
-    browser.assert_no_errors(&[]);
+fn connections_of_the_module() {
+    let cases = cases![
+        comes_back_after_the_codes_that_say_so,
+        obeys_a_goodbye_and_asks_into_silence,
+        pauses_ever_longer_and_by_chance,
+        tells_errors_to_who_asked,
+        drops_a_resume_that_no_longer_counts,
+        ends_where_no_connection_can_be_made,
+    ];
+    run_cases(&cases, &[]);
 }
 
 fn comes_back_after_the_codes_that_say_so(tab: &Tab<'_>) {

@@ -110,12 +110,12 @@ fn repairs_a_hole_over_errors_and_losses(tab: &Tab<'_>) {
                 recovered: true,
                 messages: [message(6), message(7)],
             });
-            sockets[1].say(message(8, { message: 'anew' }));
+            sockets[1].say(message(8, { message: 'again' }));
             chat.close();
             return { since, heard };",
     );
     assert_eq!(result["since"], json!({"epoch": "abcdefgh", "offset": 5}));
-    assert_eq!(result["heard"], json!(["joined", "rejoined", 6, 7, "anew"]));
+    assert_eq!(result["heard"], json!(["joined", "rejoined", 6, 7, "again"]));
 }
 
 fn tells_what_is_gone_for_good(tab: &Tab<'_>) {

@@ -1,7 +1,10 @@
 //! A server of the test's own making for the module `chat-client.js`: what a real one seldom
 //! does.
 
-use crate::webdriver::Tab;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::server::Server;
+use crate::webdriver::{Browser, Tab};
 
 /// Makes `sockets`, the connections in the order of their making; `client(options)`, and
 /// `member(options, position, welcome)`, one that is in room `r` and what it hears there; and
@@ -86,4 +89,27 @@ const SETUP: &str = "
 /// Runs a script in the page with what [`SETUP`] makes.
 pub(crate) fn run(tab: &Tab<'_>, script: &str) -> serde_json::Value {
     tab.run_async(&format!("{SETUP}{script}"), &[])
+}
+
+/// Functions on a page, each with its name.
+macro_rules! cases {
+    ($($case:ident),+ $(,)?) => {
+        [$((stringify!($case), $case as fn(&crate::webdriver::Tab<'_>))),+]
+    };
+}
+pub(crate) use cases;
+
+/// A function on a page, and its name.
+pub(crate) type Case = (&'static str, fn(&Tab<'_>));
+
+/// Runs all cases in one page, and then fails with the names of those that failed. The page logs no
+/// errors but those in `but_for`.
+pub(crate) fn run_cases(cases: &[Case], but_for: &[&str]) {
+    let server = Server::start();
+    let browser = Browser::start();
+    let tab = browser.open(&server.url("/"));
+    let fails = |case: fn(&Tab<'_>)| catch_unwind(AssertUnwindSafe(|| case(&tab))).is_err();
+    let failed: Vec<_> = cases.iter().filter(|case| fails(case.1)).map(|case| case.0).collect();
+    assert!(failed.is_empty(), "failed: {failed:?}");
+    browser.assert_no_errors(but_for);
 }

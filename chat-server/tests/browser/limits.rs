@@ -3,22 +3,21 @@
 
 use serde_json::json;
 
-use crate::fake::run;
+use crate::fake::{cases, run, run_cases};
 use crate::server::Server;
 use crate::webdriver::{Browser, Tab};
 
 #[test]
-fn the_module_and_what_is_too_large() {
-    let server = Server::start();
-    let browser = Browser::start();
-    let tab = browser.open(&server.url("/"));
-    what_is_too_large_is_not_sent(&tab);
-    longest_texts_are_sent(&tab);
-    limits_of_the_welcome_hold_for_what_waits(&tab);
-    close_1009_fails_the_largest_message_and_no_other(&tab);
-    token_that_is_too_large_is_the_end(&tab);
-    undelivered_message_is_reported_to_its_own_connection(&tab);
-    browser.assert_no_errors(&[]);
+fn limits_of_the_module() {
+    let cases = cases![
+        what_is_too_large_is_not_sent,
+        longest_texts_are_sent,
+        limits_of_the_welcome_hold_for_what_waits,
+        close_1009_fails_the_largest_message_and_no_other,
+        token_that_is_too_large_is_the_end,
+        undelivered_message_is_reported_to_its_own_connection,
+    ];
+    run_cases(&cases, &[]);
 }
 
 /// The limits of a server that is not set otherwise.

@@ -3,24 +3,23 @@
 
 use serde_json::json;
 
-use crate::fake::run;
+use crate::fake::{cases, run, run_cases};
 use crate::server::Server;
 use crate::webdriver::{Browser, Tab};
 
 #[test]
-fn the_module_and_its_pace() {
-    let server = Server::start();
-    let browser = Browser::start();
-    let tab = browser.open(&server.url("/"));
-    frames_wait_for_their_rate_and_pings_do_not(&tab);
-    joins_wait_for_their_rate_and_hold_nothing_up(&tab);
-    join_that_is_not_wanted_any_more_is_not_sent(&tab);
-    bytes_wait_for_their_rate(&tab);
-    waiting_for_its_turn_makes_no_message_late(&tab);
-    messages_unanswered_are_limited_over_all_rooms(&tab);
-    requests_unanswered_are_limited(&tab);
-    requests_that_wait_are_limited(&tab);
-    browser.assert_no_errors(&[]);
+fn pace_of_the_module() {
+    let cases = cases![
+        frames_wait_for_their_rate_and_pings_do_not,
+        joins_wait_for_their_rate_and_hold_nothing_up,
+        join_that_is_not_wanted_any_more_is_not_sent,
+        bytes_wait_for_their_rate,
+        waiting_for_its_turn_makes_no_message_late,
+        messages_unanswered_are_limited_over_all_rooms,
+        requests_unanswered_are_limited,
+        requests_that_wait_are_limited,
+    ];
+    run_cases(&cases, &[]);
 }
 
 /// A script with the `limits` of a server with these rates.

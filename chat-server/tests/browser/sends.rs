@@ -15,7 +15,7 @@ fn messages_on_their_way() {
     go_again_after_passing_errors(&tab);
     go_again_over_a_new_connection(&tab);
     go_no_more_when_it_is_too_late(&tab);
-    go_no_more_as_somebody_else(&tab);
+    are_not_sent_as_another_user(&tab);
     are_refused_when_too_many_wait_or_one_is_too_long(&tab);
     browser.assert_no_errors(&[]);
 }
@@ -139,7 +139,7 @@ fn go_no_more_when_it_is_too_late(tab: &Tab<'_>) {
     assert_eq!(result["keys"], json!(["k1", "k2"]));
 }
 
-fn go_no_more_as_somebody_else(tab: &Tab<'_>) {
+fn are_not_sent_as_another_user(tab: &Tab<'_>) {
     let result = run(
         tab,
         &format!(

@@ -1,7 +1,5 @@
 //! What tells the module `chat-client.js`, and with it the page, that a connection may have died.
 
-use std::time::{Duration, Instant};
-
 use chat_broker::testing::{Direction, TcpProxy};
 use serde_json::json;
 
@@ -274,11 +272,9 @@ fn page_finds_a_dead_line_at_the_first_sign() {
     let tab = browser.open(&server.url(&address));
     tab.until_shows("log", "You joined the room.");
     network.swallow(Direction::ToClient);
-    let start = Instant::now();
     tab.run("window.dispatchEvent(new Event('online'))", &[]);
+    // A heartbeat would find it later than `until` waits.
     tab.until("!document.querySelector('#dot').classList.contains('online')", &[]);
-    // 5 s, and once more if a frame was still under way.
-    assert!(start.elapsed() < Duration::from_secs(14), "{:?}", start.elapsed());
     network.disconnect();
     network.restore();
     tab.run("window.dispatchEvent(new Event('online'))", &[]);

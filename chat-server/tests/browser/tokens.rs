@@ -7,7 +7,7 @@ use chat_core::UserId;
 use chat_server::{JwtSigner, TokenClaims};
 use serde_json::json;
 
-use crate::fake::run;
+use crate::fake::{cases, run, run_cases};
 use crate::server::Server;
 use crate::webdriver::{Browser, Tab};
 
@@ -220,17 +220,16 @@ fn page_keeps_its_secrets_to_the_server_that_they_are_for() {
 }
 
 #[test]
-fn the_module() {
-    let server = Server::start();
-    let browser = Browser::start();
-    let tab = browser.open(&server.url("/"));
-    renews_in_time_and_stays_where_it_is(&tab);
-    asks_again_for_a_token_that_does_not_come(&tab);
-    connects_when_it_has_its_token(&tab);
-    ends_when_there_will_be_no_token(&tab);
-    ends_when_a_token_will_not_be_renewed(&tab);
-    ends_a_room_that_it_is_put_out_of(&tab);
-    browser.assert_no_errors(&[]);
+fn tokens_of_the_module() {
+    let cases = cases![
+        renews_in_time_and_stays_where_it_is,
+        asks_again_for_a_token_that_does_not_come,
+        connects_when_it_has_its_token,
+        ends_when_there_will_be_no_token,
+        ends_when_a_token_will_not_be_renewed,
+        ends_a_room_that_it_is_put_out_of,
+    ];
+    run_cases(&cases, &[]);
 }
 
 fn renews_in_time_and_stays_where_it_is(tab: &Tab<'_>) {

@@ -5,6 +5,7 @@
 
 mod circles;
 mod named_tests;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -37,13 +38,13 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 fn the_dependency_rule() {
     let dependencies = dependencies();
     let ours = |package: &str| -> Vec<String> {
-        dependencies[package].iter().filter(|name| name.starts_with("chat-")).cloned().collect()
+        dependencies[package].iter().filter(|name| name.starts_with("roomcast-")).cloned().collect()
     };
-    assert_eq!(ours("chat-core"), Vec::<String>::new());
-    assert_eq!(ours("chat-broker"), ["chat-core"]);
-    assert_eq!(ours("chat-transport"), ["chat-core"]);
-    assert_eq!(ours("chat-server"), ["chat-broker", "chat-core", "chat-transport"]);
-    let core: Vec<_> = dependencies["chat-core"].iter().map(String::as_str).collect();
+    assert_eq!(ours("roomcast-core"), Vec::<String>::new());
+    assert_eq!(ours("roomcast-broker"), ["roomcast-core"]);
+    assert_eq!(ours("roomcast-transport"), ["roomcast-core"]);
+    assert_eq!(ours("roomcast-server"), ["roomcast-broker", "roomcast-core", "roomcast-transport"]);
+    let core: Vec<_> = dependencies["roomcast-core"].iter().map(String::as_str).collect();
     assert_eq!(
         core,
         ["bytes", "parking_lot", "serde", "serde_json", "thiserror"],
@@ -54,8 +55,14 @@ fn the_dependency_rule() {
 #[test]
 fn no_further_package_at_the_top() {
     let packages: Vec<_> = dependencies().into_keys().collect();
-    let expected =
-        ["benches", "chat-broker", "chat-core", "chat-server", "chat-transport", "examples"];
+    let expected = [
+        "benches",
+        "examples",
+        "roomcast-broker",
+        "roomcast-core",
+        "roomcast-server",
+        "roomcast-transport",
+    ];
     assert_eq!(packages, expected);
 }
 

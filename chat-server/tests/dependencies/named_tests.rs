@@ -37,8 +37,8 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Names in the column `test` of a table, and in a paragraph from `Tested by` on: words with `_` or
-/// `::`, such as `runtimes::module_*`.
+/// Names in the column `test` of a table, in an item `* Tests: …` of a list, and in a paragraph from
+/// `Tested by` on: words with `_` or `::`, such as `runtimes::module_*`.
 fn names(page: &str) -> Vec<String> {
     let mut texts = Vec::new();
     let mut column = None;
@@ -54,6 +54,8 @@ fn names(page: &str) -> Vec<String> {
     }
     let paragraphs = page.split("\n\n").filter_map(|text| text.split_once("Tested by"));
     texts.extend(paragraphs.map(|(_, names)| names));
+    let items = page.split("\n* Test").skip(1).filter_map(|item| item.split_once(": "));
+    texts.extend(items.map(|(_, names)| names.split("\n\n").next().unwrap()));
     let is_part = |char: char| char.is_alphanumeric() || "_:/*-.".contains(char);
     let words = texts.into_iter().flat_map(|text| text.split(move |char| !is_part(char)));
     let names = words.map(|word| word.trim_matches([':', '.', '/']).trim_end_matches(".rs"));

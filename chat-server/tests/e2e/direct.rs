@@ -87,7 +87,7 @@ async fn native_and_direct_clients_write_to_each_other() {
     let got = neo.recv_json().await;
     assert_eq!(got["type"], "direct");
     assert_eq!(got["user"]["id"], "bob");
-    assert_eq!(got["user"]["name"], "bob", "whoever is called by an id goes by it");
+    assert_eq!(got["user"]["name"], "bob", "a user without a name goes by the id");
     assert_eq!(got["message"], "hi");
     assert_eq!(got["data"], json!({"n": 1}));
     assert!(got["at"].as_u64() > Some(1_600_000_000_000));

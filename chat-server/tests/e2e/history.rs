@@ -134,7 +134,7 @@ async fn a_room_without_history_has_no_positions() {
 }
 
 #[tokio::test]
-async fn whoever_comes_back_gets_all_that_was_missed() {
+async fn returning_client_gets_all_that_it_missed() {
     let redis = RedisServer::start();
     let (first, second) = Chat::pair(&redis).await;
     let (mut writer, mut reader) = (first.native().await, first.native().await);

@@ -56,7 +56,7 @@ async fn a_conversation_across_servers() {
     assert_eq!(message["key"], "k1");
     assert_eq!(message, b.recv_json().await, "the same frame for all, the sender included");
 
-    // Whoever comes later stands after it, on whichever server.
+    // A client that joins later stands after it, on whichever server.
     let mut c = first.native().await;
     let joined = join(&mut c, "general").await;
     assert_eq!((&joined["offset"], &joined["epoch"]), (&json!(1), &ok["epoch"]));

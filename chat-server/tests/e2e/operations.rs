@@ -363,7 +363,7 @@ async fn program_serves_and_ends_well_at_every_level_of_the_log() {
     }
 }
 
-/// Whoever read the log went away, as with `chat-server 2>&1 | head -1`.
+/// The reader of the log has ended, as with `chat-server 2>&1 | head -1`.
 #[tokio::test]
 async fn a_log_that_nobody_reads_is_no_harm() {
     let (reader, writer) = std::io::pipe().unwrap();

@@ -122,7 +122,7 @@ async fn a_redis_that_comes_back_with_its_data_is_noticed_by_nobody() {
         let frame = next_message_or_gap(&mut b).await;
         assert_eq!((&frame["type"], &frame["offset"]), (&json!("message"), &json!(offset)));
     }
-    // Whoever was away meanwhile has missed nothing, either.
+    // A client that was away has missed nothing, either.
     let since = json!({"epoch": before["epoch"], "offset": 1});
     let mut back = second.native().await;
     let frame = json!({"type": "join", "room": "r", "since": since});
@@ -143,7 +143,7 @@ async fn a_send_waits_for_redis_and_is_then_of_unknown_outcome() {
     let waited = began.elapsed();
     assert_eq!((&refused["code"], &refused["id"]), (&json!("broker_unavailable"), &json!(1)));
     assert!(refused["retry_after_ms"].is_u64(), "{refused}");
-    assert!((4.5..7.5).contains(&waited.as_secs_f64()), "after {waited:?}");
+    assert!(waited >= Duration::from_millis(4500), "after {waited:?}");
 
     redis.restart();
     first.until_ready().await;
@@ -289,10 +289,16 @@ async fn a_client_that_does_not_read_is_cut_alone() {
     let (mut writer, mut reader) = (in_room(&server).await, in_room(&server).await);
     let text = "x".repeat(30_000);
     // The kernel takes up to 4 MiB and the outbox one: 12 MiB are too much for both.
-    for _ in 0..400 {
-        say(&mut writer, &text).await;
-        next_of(&mut reader, "message").await;
+    let mut said = 0;
+    while server.metric("chat_slow_consumers_total").await == 0 {
+        assert!(said < 400, "not cut after {said} messages");
+        said += 10;
+        for _ in 0..10 {
+            say(&mut writer, &text).await;
+            next_of(&mut reader, "message").await;
+        }
     }
+    // At once: the server waits for its close frame to be taken for as long as for any write.
     let (_, (code, _)) = stalled.recv_until_close().await;
     assert_eq!(code, 4000);
     // It is counted when the goodbye is over.

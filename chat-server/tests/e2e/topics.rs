@@ -60,7 +60,7 @@ async fn one_subscription_for_all_members_of_a_server() {
 }
 
 #[tokio::test]
-async fn whoever_comes_back_within_a_second_finds_the_subscription() {
+async fn subscription_lingers_for_a_second() {
     let server = Chat::alone();
     let mut a = server.client().await;
     a.send(r#"{"type":"SUBSCRIBE","room":"room1"}"#).await;

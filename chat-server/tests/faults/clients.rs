@@ -13,9 +13,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::raw::{AGAIN, Frame, Raw};
-use crate::shared::eventually;
-use crate::verdict::Record;
+use crate::support::eventually;
+use crate::support::raw::{AGAIN, Frame, Raw};
+use crate::support::verdict::Record;
 
 /// Between two messages of a speaker, at least.
 const PACE: Duration = Duration::from_millis(200);
@@ -56,6 +56,8 @@ pub(crate) type Ports = Arc<Mutex<Vec<u16>>>;
 
 pub(crate) struct Herd {
     journeys: Vec<Arc<Mutex<Journey>>>,
+    /// How many of the journeys, from the first, are those of speakers.
+    speakers: usize,
     tasks: Vec<JoinHandle<()>>,
     talking: watch::Sender<bool>,
 }
@@ -78,7 +80,7 @@ impl Herd {
         at: impl Fn(usize) -> usize,
     ) -> Self {
         let (talking, talk) = watch::channel(false);
-        let mut herd = Self { journeys: Vec::new(), tasks: Vec::new(), talking };
+        let mut herd = Self { journeys: Vec::new(), speakers: rooms, tasks: Vec::new(), talking };
         let door = Arc::new(Semaphore::new(200));
         for n in 0..clients {
             let room = format!("room-{}", n % rooms);
@@ -116,6 +118,15 @@ impl Herd {
         eventually("all clients to be in their rooms", all).await;
     }
 
+    /// Waits until each speaker has been acknowledged so many messages.
+    pub(crate) async fn until_acknowledged(&self, least: usize) {
+        let speakers = &self.journeys[..self.speakers];
+        eventually("messages of all speakers", async || {
+            speakers.iter().all(|journey| journey.lock().unwrap().talk.acknowledged.len() >= least)
+        })
+        .await;
+    }
+
     /// Waits until somebody was told to go.
     pub(crate) async fn until_told(&self) {
         let some =
@@ -138,7 +149,7 @@ impl Herd {
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        // Whoever is still missing something has lost it.
+        // What is still missing is lost.
         let _ = timeout(PATIENCE, heard).await;
         self.journeys.iter().map(|journey| journey.lock().unwrap().clone()).collect()
     }

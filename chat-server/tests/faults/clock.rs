@@ -14,11 +14,9 @@ use chat_transport::testing::WsClient;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::alone;
-use crate::clients::Herd;
-use crate::shared::say;
-use crate::support::{Chat, ask, command, join, next_of};
-use crate::verdict::Verdict;
+use super::clients::Herd;
+use crate::support::verdict::Verdict;
+use crate::support::{Chat, alone, ask, command, join, next_of, say};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const HOUR: i64 = 60 * 60;

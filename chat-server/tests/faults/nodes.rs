@@ -16,9 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use crate::raw::Raw;
-use crate::shared::{eventually, say};
-use crate::support::{Chat, ask, command, exchange, join, next_of};
+use crate::support::raw::Raw;
+use crate::support::{Chat, ask, command, eventually, exchange, join, next_of, say};
 
 /// Believes what it is told.
 #[derive(Debug)]
@@ -113,7 +112,7 @@ async fn a_log_that_is_not_read_holds_nothing_up() {
         }
     };
     timeout(Duration::from_secs(60), talk).await.expect("the server waits for its log");
-    // What was too much was dropped, and that is told to whoever reads on.
+    // What was too much was dropped, and the reader is told of it.
     let told = tokio::task::spawn_blocking(move || {
         lines.find(|line| line.contains("lines of the log were dropped"))
     });
@@ -168,7 +167,8 @@ async fn server_that_was_stopped_closes_no_client() {
         late.send(&hello).await;
         sleep(Duration::from_secs(3)).await;
         server.signal("CONT");
-        sleep(Duration::from_millis(300)).await;
+        // A runtime that answers has looked at its timers.
+        server.until_ready().await;
         slow.write_all(&ping[9..]).await.unwrap();
         assert_eq!(next_frame(&mut slow).await, br#"{"type":"pong"}"#);
         for (client, kind) in [(&mut busy, "ok"), (&mut late, "welcome"), (&mut idle, "message")] {

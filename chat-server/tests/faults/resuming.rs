@@ -6,9 +6,8 @@ use chat_broker::testing::{Direction, RedisServer, TcpProxy};
 use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
-use crate::raw::Raw;
-use crate::shared::say;
-use crate::support::{Chat, ask, join, next_of};
+use crate::support::raw::Raw;
+use crate::support::{Chat, ask, assert_within, join, next_of, say};
 
 /// The network between a client and its server is gone: neither hears of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,7 +32,7 @@ async fn a_client_on_a_dead_line_is_gone_in_time() {
         "a dead line: the client had left after {took:.1?}, of {:?} at least",
         PING + GRACE
     ));
-    assert!(took < Duration::from_secs(10), "it left after {took:?}");
+    assert_within("to leave", took, Duration::from_secs(10));
     server.until_metric("chat_closed_total{code=\"4001\"}", |now| now >= 1).await;
     drop(client);
 }
@@ -64,7 +63,7 @@ async fn a_message_whose_answer_was_lost_is_said_once() {
     drop(client);
 }
 
-/// Whoever comes back twice at once is one user on two connections, and each has all.
+/// A user who reconnects twice at once is one user on two connections, and each has all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_who_comes_back_twice_at_once_is_one() {
     let redis = RedisServer::start();
@@ -119,7 +118,7 @@ async fn coming_and_going_twice_changes_nothing_and_rooms_are_counted() {
     ask(&mut client, "joined", json!({"type": "join", "room": "r"})).await;
     let again = ask(&mut client, "joined", json!({"type": "join", "room": "r"})).await;
     assert_eq!(again["count"], 2);
-    // Whoever has left before Redis was told of the coming is no news.
+    // A leave before Redis was told of the join would be no event.
     assert_eq!(next_of(&mut watcher, "presence").await["event"], "joined");
     let leave = json!({"type": "leave", "room": "r"});
     ask(&mut client, "left", leave.clone()).await;
@@ -132,7 +131,7 @@ async fn coming_and_going_twice_changes_nothing_and_rooms_are_counted() {
     for n in 0..10_000 {
         raw.send(&json!({"type": "join", "room": format!("room-{n}")})).await;
         // Answered one by one: no queue has to be long.
-        while let Some(crate::raw::Frame::Text(text)) = raw.next().await {
+        while let Some(crate::support::raw::Frame::Text(text)) = raw.next().await {
             let frame: Value = serde_json::from_slice(&text).unwrap();
             match frame["type"].as_str() {
                 Some("joined") => taken += 1,

@@ -11,15 +11,14 @@ use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::clients::Herd;
-use crate::raw::Raw;
-use crate::shared::bystanders::Bystanders;
-use crate::shared::process::Process;
-use crate::shared::{eventually, say};
-use crate::storms::{furnish, storm};
-use crate::support::{Chat, ask, command, join};
-use crate::verdict::Verdict;
-use crate::{alone, aside};
+use super::aside;
+use super::clients::Herd;
+use super::storms::{furnish, storm};
+use crate::support::bystanders::Bystanders;
+use crate::support::process::Process;
+use crate::support::raw::Raw;
+use crate::support::verdict::Verdict;
+use crate::support::{Chat, alone, ask, command, eventually, join, say};
 
 /// The program under a limit of the shell's `ulimit`.
 fn limited(limit: &str) -> Command {

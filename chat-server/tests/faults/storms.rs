@@ -9,15 +9,14 @@ use serde_json::json;
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{sleep, timeout};
 
-use crate::raw::Raw;
-use crate::shared::bystanders::Bystanders;
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::{Chat, ask, command, join};
-use crate::{alone, aside, long};
+use super::{aside, long};
+use crate::support::bystanders::Bystanders;
+use crate::support::process::Process;
+use crate::support::raw::Raw;
+use crate::support::{Chat, alone, ask, asserts_times, command, join, say};
 
 /// How long a storm may take, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What one client in a large room may cost a server, in KiB, and what storms leave in its
 /// allocator.
@@ -138,8 +137,8 @@ async fn commands(redis: &RedisServer) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_costs_the_others_nothing() {
     const TIME: Duration = Duration::from_secs(3);
-    /// The flood, the clients and the server have the same cores, and so have others: a part of
-    /// the messages may be missing, and in one of so many rounds it is no more than that.
+    /// The flood, the clients and the server have the same cores: a part of the messages may be
+    /// missing, and in one of so many rounds it is no more than that.
     const ROUNDS: usize = 3;
     const PART: f64 = 0.8;
     let _alone = alone().await;
@@ -157,11 +156,13 @@ async fn a_flood_costs_the_others_nothing() {
         let stop = Arc::<AtomicBool>::default();
         let loud = aside(Bystanders::at(server.port()));
         let flood = tokio::spawn(flood(server.port(), Arc::clone(&stop)));
+        let began = Instant::now();
         sleep(TIME).await;
         let loud = loud.were_served().await;
         stop.store(true, Ordering::Relaxed);
         let sent = flood.await.unwrap();
         let taken = frames().await - before - loud.count() as u64;
+        let time = began.elapsed().as_secs_f64();
         let part = loud.count() as f64 / quiet.count() as f64;
         say(&format!(
             "a flood of {sent} frames in {TIME:?}, of which {taken} were taken; bystanders: {loud}; \
@@ -169,14 +170,14 @@ async fn a_flood_costs_the_others_nothing() {
         ));
         assert!(sent > 10_000, "no flood: {sent} frames");
         // 600 at once and 300 a second, and a few that the bystanders began with.
-        assert!(taken < 600 + 300 * 2 * TIME.as_secs(), "{taken} frames were taken");
+        assert!(taken as f64 <= 610.0 + 300.0 * time, "{taken} frames were taken in {time:.1} s");
         assert_eq!(server.metric("chat_closed_total{code=\"1008\"}").await, 0);
         best = best.max(part);
-        if part >= PART {
-            break;
+        if part >= PART || !asserts_times() {
+            return;
         }
     }
-    assert!(best >= PART, "the others had {:.0} % of their messages at best", best * 100.0);
+    panic!("the others had {:.0} % of their messages at best", best * 100.0);
 }
 
 /// How many frames it sent, to the kernel of the server for the most part.

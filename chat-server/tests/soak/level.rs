@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::shared::process::Process;
+use super::world::World;
+use crate::support::process::Process;
 use crate::support::{Chat, value_of};
-use crate::world::World;
 
 /// How long it may take until all that belongs to those who went is gone: the graces of users
 /// and rooms, and the lifetimes of histories.

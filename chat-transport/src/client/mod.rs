@@ -46,11 +46,12 @@ pub use chat_core::client::{
     ClientError, Config, Disconnect, Event, History, Joined, Members, Message, Rejection, Resume,
     Sent, State, TokenError, User, Welcome,
 };
-pub use chat_core::{Epoch, HistoryRange, Position, PresenceChange};
+pub use chat_core::{Content, Epoch, HistoryRange, Position, PresenceChange};
 pub use config::ClientConfig;
 pub use events::Events;
 pub use token::TokenSource;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,8 +82,7 @@ impl Client {
     /// loss the next.
     ///
     /// # Errors
-    /// [`ClientError::Url`]: an address is none, or there are none at all;
-    /// [`ClientError::UserName`].
+    /// [`ClientError::Url`]: an address is none; [`ClientError::NoUrl`], [`ClientError::UserName`].
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -112,15 +112,18 @@ impl Client {
     /// latest messages, as many as `history` says, are events after [`Event::Joined`].
     /// In a room that the client is in already, the answer only says who is there.
     ///
+    /// There is no time limit: without a server the call waits for one. To stop waiting, call
+    /// [`leave`](Self::leave).
+    ///
     /// # Errors
     /// The client is not in the room: [`RoomName`](ClientError::RoomName),
-    /// [`Timeout`](ClientError::Timeout), [`Rejected`](ClientError::Rejected), [`NotInRoom`](ClientError::NotInRoom) when it was
-    /// left before the answer, [`Closed`](ClientError::Closed). (A second join can also fail like any
+    /// [`Rejected`](ClientError::Rejected), [`NotInRoom`](ClientError::NotInRoom) when it was left
+    /// before the answer, [`Closed`](ClientError::Closed). (A second join can also fail like any
     /// request, or as [`QueueFull`](ClientError::QueueFull) while many wait for the first; the
     /// client is in the room, or on the way, nevertheless.)
     ///
     /// # Cancel safety
-    /// When it is dropped, the client joins nevertheless.
+    /// When it is dropped, the client joins nevertheless, and stays in the room until it is left.
     pub async fn join(&self, room: &str, history: u32) -> Result<Joined, ClientError> {
         let room = room.to_owned();
         match self.call(move |machine, now| machine.join(&room, history, now)).await? {
@@ -154,7 +157,7 @@ impl Client {
     /// # Cancel safety
     /// As [`send_with`](Self::send_with).
     pub async fn send(&self, room: &str, message: &str) -> Result<Sent, ClientError> {
-        self.send_with(room, message, None, None).await
+        self.send_with(room, message.into()).await
     }
 
     /// [`send`](Self::send) that does not wait for a slot in the send queue.
@@ -165,12 +168,21 @@ impl Client {
     /// # Cancel safety
     /// As [`send_with`](Self::send_with).
     pub async fn try_send(&self, room: &str, message: &str) -> Result<Sent, ClientError> {
-        self.try_send_with(room, message, None, None).await
+        self.try_send_with(room, message.into()).await
     }
 
-    /// Sends a message with `data`, or under a `key` of one's own (128 bytes at most, and
+    /// Sends a message with data, or under a key of one's own (128 bytes at most, and
     /// another one for each message of this user in this room). By default the key is random.
     /// Like [`send`](Self::send) it waits for a slot in the send queue.
+    ///
+    /// ```no_run
+    /// # async fn example(client: chat_transport::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use chat_transport::client::Content;
+    ///
+    /// client.send_with("general", Content::from("hello").key("order-17")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`OutcomeUnknown`](ClientError::OutcomeUnknown) if a server had the message and did
@@ -185,18 +197,12 @@ impl Client {
     /// A call that is dropped before its first poll, or while it waits for a slot, does not send
     /// its message. A call that has its slot passes the message to the client's task, in the
     /// same poll unless 64 other calls wait for the task; from then on the message is sent even
-    /// if the call is dropped, and only its outcome is lost. With a `key` it is safe to send the
+    /// if the call is dropped, and only its outcome is lost. With a key it is safe to send the
     /// message again after a call was dropped.
-    pub async fn send_with(
-        &self,
-        room: &str,
-        message: &str,
-        data: Option<Box<RawValue>>,
-        key: Option<String>,
-    ) -> Result<Sent, ClientError> {
+    pub async fn send_with(&self, room: &str, content: Content<'_>) -> Result<Sent, ClientError> {
         let slot = unconstrained(Arc::clone(&self.slots).acquire_owned()).await;
         let slot = slot.map_err(|_| ClientError::Closed)?;
-        self.send_from(slot, room, message, data, key).await
+        self.send_from(slot, room, content).await
     }
 
     /// [`send_with`](Self::send_with) that does not wait for a slot in the send queue.
@@ -211,28 +217,30 @@ impl Client {
     pub async fn try_send_with(
         &self,
         room: &str,
-        message: &str,
-        data: Option<Box<RawValue>>,
-        key: Option<String>,
+        content: Content<'_>,
     ) -> Result<Sent, ClientError> {
         let slot = Arc::clone(&self.slots).try_acquire_owned();
         let slot = slot.map_err(|error| match error {
             TryAcquireError::Closed => ClientError::Closed,
             TryAcquireError::NoPermits => ClientError::QueueFull,
         })?;
-        self.send_from(slot, room, message, data, key).await
+        self.send_from(slot, room, content).await
     }
 
     async fn send_from(
         &self,
         slot: OwnedSemaphorePermit,
         room: &str,
-        message: &str,
-        data: Option<Box<RawValue>>,
-        key: Option<String>,
+        content: Content<'_>,
     ) -> Result<Sent, ClientError> {
-        let (room, message) = (room.to_owned(), message.to_owned());
-        let send = move |machine: &mut Machine, now| machine.send(&room, &message, data, key, now);
+        let Content { message, data, key, .. } = content;
+        let (room, message) = (room.to_owned(), message.into_owned());
+        let (data, key) = (data.map(ToOwned::to_owned), key.map(Cow::into_owned));
+        let send = move |machine: &mut Machine, now| {
+            let mut content = Content::from(message.as_str());
+            (content.data, content.key) = (data.as_deref(), key.map(Cow::from));
+            machine.send(&room, content, now)
+        };
         match self.call_with(Some(slot), send).await? {
             Answer::Sent(sent) => Ok(sent),
             _ => Err(UNEXPECTED),

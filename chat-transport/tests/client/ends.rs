@@ -156,7 +156,9 @@ fn what_is_no_address() {
         other => panic!("{other:?}"),
     };
     assert_eq!(fails(&["ws://localhost/ws", "wss://localhost/ws"]), "wss://localhost/ws");
-    assert_eq!(fails(&[]), "");
+    assert_eq!(fails(&[""]), "");
+    let no_urls = Client::connect(Vec::<String>::new(), quick());
+    assert_eq!(no_urls.unwrap_err(), ClientError::NoUrl);
 }
 
 #[tokio::test]

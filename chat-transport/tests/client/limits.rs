@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chat_transport::client::{ClientConfig, ClientError, Event, HistoryRange, State};
+use chat_transport::client::{ClientConfig, ClientError, Content, Event, HistoryRange, State};
 use futures_util::future::join_all;
 use serde_json::json;
 use serde_json::value::to_raw_value;
@@ -25,7 +25,8 @@ async fn longest_texts_are_sent_however_they_are_escaped() {
             assert_eq!(send["message"], **text);
             peer.ok(&send, 1).await;
         };
-        let (sent, ()) = tokio::join!(client.send_with("general", text, Some(data), None), serve);
+        let content = Content::from(text.as_str()).data(&data);
+        let (sent, ()) = tokio::join!(client.send_with("general", content), serve);
         sent.unwrap();
     }
 }
@@ -35,16 +36,19 @@ async fn what_is_too_long_is_not_sent() {
     let (_mock, mut peer, client, _events) = joined(0, quick()).await;
     let too_long = ClientError::MessageTooLong { limit: MESSAGE_BYTES };
     let text = "x".repeat(MESSAGE_BYTES + 1);
-    let data = || Some(to_raw_value(&"x".repeat(70_000)).unwrap());
+    let data = to_raw_value(&"x".repeat(70_000)).unwrap();
     assert_eq!(client.send("general", &text).await, Err(too_long.clone()));
     let cyrillic = "\u{444}".repeat(16_385);
     assert_eq!(client.send("general", &cyrillic).await, Err(too_long.clone()));
-    assert_eq!(client.send_with("general", "", data(), None).await, Err(too_long.clone()));
+    assert_eq!(
+        client.send_with("general", Content::from("").data(&data)).await,
+        Err(too_long.clone())
+    );
     assert_eq!(client.direct("bob", &text, None).await, Err(too_long.clone()));
-    assert_eq!(client.direct("bob", "", data()).await, Err(too_long));
+    assert_eq!(client.direct("bob", "", Some(data)).await, Err(too_long));
 
-    let key = Some("k".repeat(300_000));
-    let outcome = client.send_with("general", "", None, key).await;
+    let content = Content::from("").key("k".repeat(300_000));
+    let outcome = client.send_with("general", content).await;
     assert!(matches!(outcome, Err(ClientError::TooLarge { bytes: 300_000.. })), "{outcome:?}");
     assert_eq!(client.direct(&"b".repeat(129), "hi", None).await, Err(ClientError::UserId));
 
@@ -147,7 +151,7 @@ async fn token_that_is_too_large_is_the_end() {
 
 /// A renewal that the server does not take ends one connection, and the next `hello` the client.
 #[tokio::test(start_paused = true)]
-async fn renewed_token_that_is_too_large_is_not_tried_for_ever() {
+async fn renewed_token_that_is_too_large_closes_the_client() {
     let mock = Mock::start().await;
     let (sizes, count) = ([1_000, 300_000], std::sync::atomic::AtomicUsize::new(0));
     let config = quick().token_from(move || {

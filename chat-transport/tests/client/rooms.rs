@@ -294,23 +294,6 @@ async fn a_join_is_tried_again_while_the_bus_is_away() {
     assert_eq!(offset(outcome.unwrap().position), 3);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_join_without_an_answer_is_given_up() {
-    let mock = Mock::start().await;
-    let (client, _events) = mock
-        .client(ClientConfig::default().ping(Duration::from_secs(3600), Duration::from_secs(1)));
-    let serve = async {
-        let mut peer = mock.welcome().await;
-        let join = peer.recv("join").await;
-        assert_eq!(peer.recv("leave").await["room"], "general");
-        peer.send(joined_frame(&join, 3, false, &[])).await;
-        peer
-    };
-    let (_peer, outcome) = tokio::join!(serve, client.join("general", 0));
-    assert_eq!(outcome, Err(ClientError::Timeout));
-    assert_eq!(client.send("general", "hi").await, Err(ClientError::NotInRoom));
-}
-
 #[tokio::test]
 async fn requests() {
     let (_mock, mut peer, client, _events) = joined(5, quick()).await;

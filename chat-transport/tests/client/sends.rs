@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chat_transport::client::{ClientConfig, ClientError, Sent, State};
+use chat_transport::client::{ClientConfig, ClientError, Content, Sent, State};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -56,8 +56,8 @@ async fn data_and_key() {
         assert_eq!((&send["data"], &send["key"]), (&json!({"n": [1]}), &json!("m-1")));
         peer.ok(&send, 1).await;
     };
-    let (sent, ()) =
-        tokio::join!(client.send_with("general", "hi", Some(data), Some("m-1".into())), serve);
+    let content = Content::from("hi").data(&data).key("m-1");
+    let (sent, ()) = tokio::join!(client.send_with("general", content), serve);
     assert_eq!(place(&sent), ("m-1", 1));
 }
 
@@ -173,7 +173,7 @@ async fn send_waits_for_a_place_and_try_send_does_not() {
     let serve = async {
         let first = peer.recv("send").await;
         assert_eq!(client.try_send("general", "d").await, Err(ClientError::QueueFull));
-        let outcome = client.try_send_with("general", "d", None, Some("k".into())).await;
+        let outcome = client.try_send_with("general", Content::from("d").key("k")).await;
         assert_eq!(outcome, Err(ClientError::QueueFull));
         peer.ok(&first, 1).await;
         for offset in 2..=3 {
@@ -242,7 +242,7 @@ async fn the_outcome_is_unknown_only_of_what_a_server_had() {
         drop(peer);
     };
     let (a, b, ()) = tokio::join!(
-        client.send_with("general", "a", None, Some("k".into())),
+        client.send_with("general", Content::from("a").key("k")),
         client.send("general", "b"),
         serve
     );

@@ -98,9 +98,9 @@ async fn closing_waits_for_no_reader() {
     assert!(events.recv().await.is_none());
 }
 
-/// Neither side reads: what the application has to say does not pile up for ever.
+/// Neither side reads: what the application has to say does not pile up without end.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_takes_nothing_is_given_up_meanwhile() {
+async fn server_that_takes_nothing_is_disconnected() {
     let config = quick().event_queue(4).ping(Duration::from_secs(20), Duration::from_secs(1));
     let (_mock, mut peer, client, _events) = joined(0, config).await;
     fill(&mut peer, 0).await;
@@ -112,7 +112,7 @@ async fn a_server_that_takes_nothing_is_given_up_meanwhile() {
 
 /// More events wait than may, so the client does not read, and does not ping either.
 #[tokio::test(start_paused = true)]
-async fn server_that_reads_nothing_is_given_up_by_client_that_reads_nothing() {
+async fn server_and_client_that_read_nothing_disconnect() {
     let config = quick().event_queue(4).ping(Duration::from_secs(20), Duration::from_secs(1));
     let (_mock, mut peer, client, _events) = joined(0, config).await;
     for offset in 1..=1_100 {

@@ -228,7 +228,7 @@ async fn a_kick_does_not_wait_for_the_work_in_hand() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_time_too_long_to_count_is_for_ever() {
+async fn time_too_long_to_count_never_ends() {
     let config = TransportConfig::default()
         .heartbeat(Duration::MAX, Duration::MAX)
         .message_timeout(Duration::MAX)

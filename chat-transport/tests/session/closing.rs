@@ -92,7 +92,7 @@ async fn the_end_of_the_stream_is_the_end() {
 }
 
 #[tokio::test]
-async fn a_dropped_session_resets_the_socket_whoever_holds_the_outbox() {
+async fn dropped_session_resets_the_socket_despite_an_outbox() {
     let (mut client, session) = on_tcp(TransportConfig::default()).await;
     let outbox = session.outbox().clone();
     drop(session);

@@ -215,7 +215,7 @@ async fn what_waits_is_written_together_and_whole() {
 }
 
 #[tokio::test]
-async fn whoever_owns_the_session_is_notified_once() {
+async fn owner_of_a_session_is_notified_once() {
     let (mut client, mut session) = in_memory(1024, TransportConfig::default());
     let outbox = session.outbox().clone();
     outbox.notify();

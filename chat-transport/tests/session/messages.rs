@@ -31,7 +31,7 @@ async fn echo_over_tcp() {
     client.close().await;
 }
 
-/// What arrives while a read is under way that empties the socket is announced anew.
+/// What arrives while a read is under way that empties the socket is announced again.
 #[tokio::test]
 async fn small_writes_are_never_missed() {
     const MESSAGES: usize = 20_000;

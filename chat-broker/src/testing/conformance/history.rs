@@ -241,7 +241,7 @@ pub async fn history_expires_as_a_whole(bus: &impl Bus) {
             break;
         }
         assert_eq!(offsets(&history), [1, 2], "it goes as a whole");
-        assert!(before_last.elapsed() < TTL + Duration::from_secs(5), "it does not go");
+        assert!(before_last.elapsed() < TTL + Duration::from_secs(20), "it does not go");
         look_again().await;
     }
     assert!(before_last.elapsed() >= TTL, "gone after {:?}", before_last.elapsed());

@@ -21,6 +21,9 @@
 //! Each case is also a function, which takes the [`Bus`]; its documentation says which methods it
 //! calls. [`Case::all`] lists them for another harness than that of `cargo test`.
 //!
+//! The queue of each node ([`events::channel`](crate::events::channel)) must hold 4,096 publications
+//! at least: some cases publish 2,000 before they read, and a node that lags behind fails them.
+//!
 //! The backend must be reachable. Each case uses names of its own, but expects that no other case
 //! changes the table of records at the same time.
 //!

@@ -167,6 +167,7 @@ impl Node {
         loop {
             match self.event().await {
                 BrokerEvent::Publication { topic, .. } if topic == fence => return events,
+                BrokerEvent::Lagged(topics) if topics.contains(&fence) => lagged(&topics),
                 event => events.push(event),
             }
         }
@@ -189,8 +190,13 @@ fn message(event: BrokerEvent) -> Message {
         BrokerEvent::Publication { topic, payload, position } => {
             Message { topic, payload, position }
         }
+        BrokerEvent::Lagged(topics) => lagged(&topics),
         other => panic!("expected a publication, got {other:?}"),
     }
+}
+
+fn lagged(topics: &[Topic]) -> ! {
+    panic!("publications to {} topics were dropped: the node's queue is too small", topics.len());
 }
 
 pub(super) fn change(event: BrokerEvent) -> Change {

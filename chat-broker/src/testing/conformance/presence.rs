@@ -33,7 +33,7 @@ pub async fn user_joins_and_leaves_once(bus: &impl Bus) {
     a.presence().enter(&topic, occupant("u"));
     let came = watcher.change().await;
     assert_joined(&came, &topic, "u", 1);
-    assert!(came.version > version + 3, "an empty topic may begin anew, and not lower");
+    assert!(came.version > version + 3, "an empty topic may start again, and not lower");
     watcher.assert_quiet("all was told once").await;
     let at_a: Vec<u64> = a
         .arrived_events()

@@ -146,14 +146,12 @@ async fn token_that_ends_during_a_wait_for_the_budget_ends_the_connection() {
     let server = server(&rate);
     let mut ann = native(&server, &short(3)).await;
     ask(&mut ann, "joined", json!({"type": "join", "room": "r"})).await;
-    let began = Instant::now();
-    // This overdraws the budget, and waits for a minute.
+    // This overdraws the budget, and waits for a minute: longer than a client here waits for a frame.
     let long = "x".repeat(60_000);
     ann.send_json(&json!({"type": "send", "room": "r", "message": long})).await;
     let goodbye = next_of(&mut ann, "goodbye").await;
     assert_eq!(goodbye["reason"], "token_expired");
     assert_eq!(ann.recv_close().await.0, 4004);
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }
 
 /// A client that does not read its pages has 30 s for them, and its token ends before.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::auth::{SECRET, granting, native};
+use crate::e2e::auth::{SECRET, granting, native};
 use crate::support::{Chat, DEADLINE, ask, command, next_of};
 
 const NATIVE: (&str, &str) = ("Sec-WebSocket-Protocol", "chat.v1");

@@ -8,8 +8,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::NATIVE;
-use crate::shared::say;
-use crate::support::{Chat, ask, command, next_of};
+use crate::support::{Chat, ask, command, next_of, say};
 
 /// How long all of them may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -122,7 +122,7 @@ async fn those_who_speak_http_have_places_of_their_own() {
     let (mut one, _two) = (silent().await, silent().await);
     let refused = String::from_utf8(until_end(&mut silent().await).await).unwrap();
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("retry-after: "), "{refused}");
-    // Whoever has a place is served, and leaves it.
+    // A client that has a place is served, and leaves it.
     one.write_all(METRICS).await.unwrap();
     let page = String::from_utf8(until_end(&mut one).await).unwrap();
     assert!(page.contains("chat_limited_total{limit=\"http_connections\"} 1\n"), "{page}");

@@ -49,32 +49,38 @@ async fn sizes_are_settings() {
     }
 }
 
-/// A fraction of the shortest of the defaults, which is 10 s.
-const SOON: Duration = Duration::from_secs(8);
-
 #[tokio::test]
 async fn times_are_settings() {
-    let times = ["--handshake-timeout", "1s", "--message-timeout", "1s"];
-    let server = server(&times);
-    let began = Instant::now();
-    let mut silent = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
-    silent.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
-    let answer = until_end(&mut silent).await;
+    let server = server(&["--handshake-timeout", "1s", "--message-timeout", "1s"]);
+    let by_default = Chat::alone();
+    let silent = async |server: &Chat| {
+        let mut silent = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+        silent.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
+        until_end(&mut silent).await
+    };
+    let answer = after_a_second(silent(&server), silent(&by_default)).await;
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408 "), "{answer:?}");
-    lasted(began);
     assert_eq!(limited(&server, "handshake_timeout").await, 1);
 
-    let began = Instant::now();
-    let mut slow = raw(&server).await;
-    slow.write_all(b"\x81\xfd_").await.unwrap();
-    assert_eq!(close_code(&mut slow).await, 1008);
-    lasted(began);
+    let slow = async |server: &Chat| {
+        let mut slow = raw(server).await;
+        slow.write_all(b"\x81\xfd_").await.unwrap();
+        close_code(&mut slow).await
+    };
+    assert_eq!(after_a_second(slow(&server), slow(&by_default)).await, 1008);
 }
 
-/// About a second: no less, and not the default.
-fn lasted(began: Instant) {
-    let took = began.elapsed();
-    assert!((Duration::from_secs(1)..SOON).contains(&took), "{took:?}");
+/// What `soon` gives, after a second at least, and before `late` ends, which begins first.
+async fn after_a_second<T>(soon: impl Future<Output = T>, late: impl Future) -> T {
+    let began = Instant::now();
+    tokio::select! {
+        biased;
+        _ = late => panic!("it took as long as by default"),
+        outcome = soon => {
+            assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+            outcome
+        }
+    }
 }
 
 #[tokio::test]
@@ -122,11 +128,12 @@ async fn what_waits_for_a_client_is_a_setting() {
 
 #[tokio::test]
 async fn how_long_a_client_may_take_nothing_is_a_setting() {
+    let by_default = server(&FAST);
     let server = server(&[&FAST[..], &["--write-timeout", "1s"]].concat());
-    let (_writer, _stalled) = stall(&server).await;
-    let began = Instant::now();
-    server.until_metric("chat_closed_total{code=\"4000\"}", |closed| closed == 1).await;
-    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    let _both = tokio::join!(stall(&by_default), stall(&server));
+    let closed = "chat_closed_total{code=\"4000\"}";
+    server.until_metric(closed, |closed| closed == 1).await;
+    assert_eq!(by_default.metric(closed).await, 0);
 }
 
 /// A client that reads nothing, so that its kernel and that of the server hold all they can and

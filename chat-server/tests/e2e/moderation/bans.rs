@@ -106,7 +106,7 @@ async fn a_user_is_disconnected_everywhere_and_kept_out_if_a_time_is_given() {
     assert_eq!((&goodbye["reason"], &goodbye["message"]), (&json!("banned"), &json!("spam")));
     assert_eq!(native.recv_close().await.0, 4003);
     for server in [&first, &second] {
-        // Whoever comes before a server has heard of it is let in, and put out.
+        // A client that connects before a server has heard of it is let in, and evicted.
         until(server, Some(403)).await;
     }
     order(&first, "/api/users/bob/unban", json!({})).await;
@@ -127,7 +127,7 @@ async fn until(server: &Chat, refused: Option<u16>) {
 
 /// A client that reads nothing has its frames wait; what is done to it does not.
 #[tokio::test]
-async fn who_reads_nothing_is_put_out_all_the_same() {
+async fn ban_evicts_a_client_that_reads_nothing() {
     // Nor is it the stalled client that ends here.
     let patience = ["--port", "0", "--write-timeout", "2m", "--message-timeout", "2m"];
     let server = Chat::start(command().env("API_KEY", KEY).args(patience));

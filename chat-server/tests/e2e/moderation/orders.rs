@@ -6,7 +6,7 @@ use chat_broker::testing::RedisServer;
 use serde_json::json;
 
 use super::{KEY, is_forbidden, pair, post};
-use crate::auth::{SECRET, granting, native};
+use crate::e2e::auth::{SECRET, granting, native};
 use crate::support::{Chat, DEADLINE, ask, next_of};
 
 #[tokio::test]

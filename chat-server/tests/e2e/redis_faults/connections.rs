@@ -7,11 +7,12 @@ use serde_json::json;
 
 use super::crowd::Crowd;
 use super::{pause, until_told};
-use crate::shared::process::Process;
-use crate::shared::say;
-use crate::support::{Chat, DEADLINE, command, join, next_of, value_of};
+use crate::support::process::Process;
+use crate::support::{
+    Chat, DEADLINE, assert_within, asserts_times, command, join, next_of, say, value_of,
+};
 
-/// How long it may take until a connection is known to be broken and made anew.
+/// How long it may take until a connection is known to be broken and replaced.
 const RECOVERED: Duration = Duration::from_secs(10);
 
 /// How long a command is under way while a connection is replaced.
@@ -47,7 +48,7 @@ async fn a_half_open_connection_is_replaced() {
 async fn half_open(kind: ConnectionKind) {
     let setup = Setup::start(&[]).await;
     let crowd = Crowd::on(&[&setup.behind, &setup.other]).await;
-    pause(Duration::from_millis(500)).await;
+    crowd.until_all_said_since(Instant::now()).await;
     // A new connection takes its time, so that somebody may see that there is none.
     setup.proxy.delay(SLOW);
     setup.proxy.half_open(kind);
@@ -60,7 +61,7 @@ async fn half_open(kind: ConnectionKind) {
     say(&format!("half-open {kind:?}: 503 after {noticed:.1?}, 200 after {back:.1?}; {verdict}"));
     verdict.is_whole();
     assert_eq!(verdict.refused, 0, "{verdict}");
-    assert!(back < RECOVERED, "{back:?}");
+    assert_within("to be back", back, RECOVERED);
     let said = |server: &Chat| ["redis is away", "redis is back"].map(|line| server.logged(line));
     assert_eq!([said(&setup.behind), said(&setup.other)], [[1, 1], [0, 0]]);
 }
@@ -106,7 +107,8 @@ async fn connections_that_are_killed_under_load_lose_nothing() {
              the longest repair took {longest:.2} s"
         ));
         verdict.is_whole();
-        assert!(rate > 4.0 / 0.1, "no faster than with pauses: {rate:.0} messages/s");
+        let is_fast = rate > 4.0 / 0.1;
+        assert!(is_fast || !asserts_times(), "no faster than with pauses: {rate:.0} messages/s");
     }
 }
 
@@ -183,7 +185,7 @@ async fn a_server_that_only_speaks_or_only_hears_catches_up() {
 async fn one_way(kind: ConnectionKind, direction: Direction) {
     let setup = Setup::start(&[]).await;
     let crowd = Crowd::on(&[&setup.behind, &setup.other]).await;
-    pause(Duration::from_millis(500)).await;
+    crowd.until_all_said_since(Instant::now()).await;
     setup.proxy.block(kind, direction);
     let away = until_told(&[&setup.behind], 503).await;
     pause(Duration::from_secs(2)).await;

@@ -7,10 +7,9 @@ use serde_json::json;
 
 use super::crowd::Crowd;
 use super::pause;
-use crate::shared::say;
-use crate::support::{Chat, DEADLINE, ask, join};
+use crate::support::{Chat, DEADLINE, ask, join, say};
 
-/// Redis makes room where it likes: whoever comes back is not told that nothing is missing.
+/// Redis evicts any key: a client that returns is not told that nothing is missing.
 #[tokio::test]
 async fn an_evicted_history_is_never_a_hole() {
     let redis = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]);
@@ -79,7 +78,7 @@ async fn garbage_is_nobodys_message() {
     let redis = RedisServer::start();
     let [first, second] = Chat::several(&redis, &["--presence-grace", "500ms"]).await;
     let crowd = Crowd::on(&[&first, &second]).await;
-    pause(Duration::from_millis(300)).await;
+    crowd.until_all_said_since(Instant::now()).await;
     let forged = [
         "",
         "hello",

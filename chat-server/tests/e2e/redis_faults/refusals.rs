@@ -8,8 +8,7 @@ use serde_json::json;
 
 use super::crowd::Crowd;
 use super::{ANSWERED, pause, until_told};
-use crate::shared::say;
-use crate::support::{Chat, ask, command, join, next_of};
+use crate::support::{Chat, ask, assert_within, command, join, next_of, say};
 
 /// How long a refusal lasts at least.
 const REFUSED: Duration = Duration::from_secs(2);
@@ -34,7 +33,7 @@ impl Refusal<'_> {
         let servers = [self.server().await, self.server().await];
         let both = [&servers[0], &servers[1]];
         let crowd = Crowd::on(&both).await;
-        pause(Duration::from_millis(500)).await;
+        crowd.until_all_said_since(Instant::now()).await;
 
         self.commands(self.begin).await;
         let away = until_told(&both, 503).await;
@@ -88,8 +87,9 @@ async fn newcomer(server: &Chat) -> Duration {
     let answer = client.recv_json().await;
     let is_told = answer["type"] == "joined" || answer["code"] == "broker_unavailable";
     assert!(is_told, "{answer}");
-    assert!(began.elapsed() < ANSWERED, "after {:?}", began.elapsed());
-    began.elapsed()
+    let took = began.elapsed();
+    assert_within("an answer", took, ANSWERED);
+    took
 }
 
 const REFUSES: &str = "redis refuses to write";

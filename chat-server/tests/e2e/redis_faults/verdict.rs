@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::ANSWERED;
 use super::crowd::{Heard, Record};
+use crate::support::assert_within;
 
 /// Messages without which there is nothing to judge.
 pub(super) const ENOUGH: usize = 21;
@@ -92,8 +93,8 @@ impl Verdict {
     pub(super) fn is_told(&self) {
         assert!(self.acked >= ENOUGH, "hardly anything was said: {self}");
         assert_eq!((self.doubled, self.reordered, self.holes), (0, 0, 0), "{self}");
-        assert!(self.longest_answer < ANSWERED, "{self}");
-        assert!(self.longest_pong < ANSWERED, "{self}");
+        assert_within("an answer", self.longest_answer, ANSWERED);
+        assert_within("a pong", self.longest_pong, ANSWERED);
     }
 }
 

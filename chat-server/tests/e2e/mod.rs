@@ -1,0 +1,23 @@
+//! The real program, driven over real sockets, with a real Redis between its processes.
+
+mod auth;
+mod client;
+mod direct;
+mod embedded;
+mod history;
+mod hosts;
+mod http;
+mod limits;
+mod metrics;
+mod mixed;
+mod moderation;
+mod native;
+mod nginx;
+mod operations;
+mod outage;
+mod parts;
+mod presence;
+mod redis_faults;
+mod rooms;
+mod topics;
+mod versions;
