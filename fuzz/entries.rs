@@ -52,11 +52,13 @@ pub fn wire(input: &[u8]) {
 /// A configuration file.
 pub fn settings(input: &[u8]) {
     let Ok(file) = std::str::from_utf8(input) else { return };
-    match settings::Layer::parse(file) {
-        Ok(layer) => {
-            let _ = layer.into_settings();
+    match settings::Settings::of_file(file, &[]) {
+        Ok(settings) => {
+            let _ = settings.server();
         }
-        Err(wrong) => assert!(wrong.starts_with("line "), "{wrong}"),
+        Err(settings::Exit::File(wrong)) => assert!(wrong.contains(", line "), "{wrong}"),
+        Err(settings::Exit::Usage(_)) => {}
+        Err(other) => panic!("{other:?}"),
     }
 }
 

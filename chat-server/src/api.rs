@@ -16,7 +16,7 @@ use chat_core::{RoomId, Sanction, UserId, json};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 
 use crate::auth::bearer;
 use crate::moderation::{
@@ -62,9 +62,9 @@ fn given_key(headers: &HeaderMap) -> Option<&str> {
     bearer(headers)
 }
 
-/// The time that it takes tells nothing but of hashes.
+/// Compares in a time that depends on the length of the given key alone.
 fn is_same(given: &str, key: &str) -> bool {
-    Sha256::digest(given) == Sha256::digest(key)
+    given.as_bytes().ct_eq(key.as_bytes()).into()
 }
 
 /// The body of a request.

@@ -5,15 +5,14 @@
 //! this server's address a moment later (DNS rebinding) would pass every check of origins. So a
 //! request must be for a host that is known to be of this server.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use axum::http::HeaderMap;
 use axum::http::header::HOST;
 use axum::http::uri::{Authority, Uri};
-use url::Host;
 
 use crate::log_budget::OncePerMinute;
-use crate::public_url::PublicUrl;
 use crate::refusal::Refusal;
 
 /// The longest DNS name. A longer host is cut in the log.
@@ -41,8 +40,8 @@ pub(crate) enum Pattern {
 
 impl Hosts {
     /// Entries of `allow_host` that are not valid allow no host.
-    pub(crate) fn new(allow_host: &[String], public_url: Option<&PublicUrl>) -> Self {
-        let public = public_url.map(|url| Pattern::Host(url.host().to_owned()));
+    pub(crate) fn new(allow_host: &[String], public_host: Option<&str>) -> Self {
+        let public = public_host.map(|host| Pattern::Host(host.to_owned()));
         let listed = allow_host.iter().filter_map(|entry| Pattern::parse(entry).ok());
         Self { allowed: listed.chain(public).collect(), warned: OncePerMinute::new() }
     }
@@ -74,7 +73,7 @@ impl Hosts {
             tracing::warn!(
                 host,
                 "request for an unknown host rejected: if it is a host of this server, add it to \
-                 --allow-host (ALLOW_HOST), or set --public-url (PUBLIC_URL)"
+                 --allow-host (CHAT_ALLOW_HOST), or set --public-url (CHAT_PUBLIC_URL)"
             );
         }
     }
@@ -89,15 +88,12 @@ impl Pattern {
             return Ok(Self::Any);
         }
         let below = entry.strip_prefix('*').unwrap_or(entry).strip_prefix('.');
-        let name = below.unwrap_or(entry);
-        let has_port = |(name, port): &(&str, &str)| !name.ends_with(':') && !port.contains(']');
-        match (name.rsplit_once(':').filter(has_port), below) {
-            (None, None) => Ok(Self::Host(ascii(name)?)),
-            (None, Some(name)) => Ok(Self::Below(format!(".{}", ascii(name)?))),
-            (Some((name, port)), None) => {
-                let port = port.parse().map_err(|_| "what follows the host is not a port")?;
-                Ok(Self::HostAndPort(ascii(name)?, port))
-            }
+        let authority = normalized(below.unwrap_or(entry))?;
+        let host = host_of(&authority).ok_or(INVALID)?;
+        match (authority.port_u16(), below) {
+            (None, None) => Ok(Self::Host(host)),
+            (None, Some(_)) => Ok(Self::Below(format!(".{host}"))),
+            (Some(port), None) => Ok(Self::HostAndPort(host, port)),
             (Some(_), Some(_)) => Err("a pattern is for every port"),
         }
     }
@@ -117,14 +113,35 @@ impl Pattern {
     }
 }
 
-/// A host as browsers write it, without the dot at the end of an absolute name.
-fn ascii(name: &str) -> Result<String, &'static str> {
-    const INVALID: &str = "it is not a host like chat.example, .chat.example or chat.example:8080";
-    if name.contains(['*', '@']) {
-        return Err(INVALID);
+const INVALID: &str = "it is not a host like chat.example, .chat.example or chat.example:8080";
+
+/// A host, and its port if it has one, as browsers send them: in lower case and in ASCII.
+///
+/// # Errors
+/// What is wrong with the text.
+pub(crate) fn normalized(text: &str) -> Result<Authority, &'static str> {
+    let text = text.to_ascii_lowercase();
+    // What is beyond ASCII is no address, so that the first colon is before the port.
+    let (name, port) =
+        text.split_at(text.find(':').filter(|_| !text.is_ascii()).unwrap_or(text.len()));
+    let authority = format!("{}{port}", ascii(name)?).parse().map_err(|_| INVALID)?;
+    let is_host = !text.contains(['*', '@']) && host_of(&authority).is_some();
+    if is_host { Ok(authority) } else { Err(INVALID) }
+}
+
+/// The form `xn--…` of a name with letters beyond ASCII.
+#[cfg(feature = "idna")]
+fn ascii(name: &str) -> Result<Cow<'_, str>, &'static str> {
+    if name.is_ascii() {
+        return Ok(Cow::Borrowed(name));
     }
-    let host = Host::parse(name).map_err(|_| INVALID)?.to_string();
-    Ok(host.strip_suffix('.').map(str::to_owned).unwrap_or(host))
+    idna::domain_to_ascii_cow(name.as_bytes(), idna::AsciiDenyList::URL).map_err(|_| INVALID)
+}
+
+#[cfg(not(feature = "idna"))]
+fn ascii(name: &str) -> Result<Cow<'_, str>, &'static str> {
+    let needed = "a name with letters beyond ASCII is needed in the form xn--…";
+    if name.is_ascii() { Ok(Cow::Borrowed(name)) } else { Err(needed) }
 }
 
 pub(crate) fn host_header(headers: &HeaderMap) -> Option<Authority> {
@@ -141,10 +158,14 @@ pub(crate) fn host_of_url(url: &str) -> Option<String> {
     host_of(url.parse::<Uri>().ok()?.authority()?)
 }
 
-/// The host in lower case, without a port and without the trailing dot of an absolute name.
+/// The host in lower case, without a port and without the trailing dot of an absolute name; an
+/// address of IPv6 in its shortest form.
 pub(crate) fn host_of(authority: &Authority) -> Option<String> {
     let host = authority.host().to_ascii_lowercase();
-    let host = host.strip_suffix('.').map(str::to_owned).unwrap_or(host);
+    let host = match v6(&host) {
+        Some(address) => format!("[{address}]"),
+        None => host.strip_suffix('.').map(str::to_owned).unwrap_or(host),
+    };
     let is_plain = !authority.as_str().contains('@') && is_valid(&host) && ends_in_port(authority);
     is_plain.then_some(host)
 }
@@ -195,10 +216,9 @@ fn v6(host: &str) -> Option<Ipv6Addr> {
 mod tests {
     use super::*;
 
-    fn hosts(allowed: &[&str], public_url: Option<&str>) -> Hosts {
+    fn hosts(allowed: &[&str], public_host: Option<&str>) -> Hosts {
         let allowed: Vec<_> = allowed.iter().map(ToString::to_string).collect();
-        let public_url = public_url.map(|url| PublicUrl::parse(url).unwrap());
-        Hosts::new(&allowed, public_url.as_ref())
+        Hosts::new(&allowed, public_host)
     }
 
     fn are_ours(hosts: &Hosts, authority: &str) -> bool {
@@ -259,7 +279,7 @@ mod tests {
     fn public_url_and_entries_are_allowed() {
         let hosts = hosts(
             &["Other.example", "port.example:8443", "*.wild.example", ".dot.example", " "],
-            Some("https://chat.example:444/base"),
+            Some("chat.example"),
         );
         for ours in [
             "chat.example",

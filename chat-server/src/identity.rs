@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 
 use chat_broker::{Broker, BrokerError};
 use chat_core::UserId;
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use ring::hmac;
 
 /// Letters and digits that are hard to mistake for one another.
 const ALPHABET: &[u8; 32] = b"23456789abcdefghijkmnpqrstuvwxyz";
@@ -35,9 +35,8 @@ impl Resume {
         broker: &dyn Broker,
         id: &UserId,
     ) -> Result<String, BrokerError> {
-        let tag = self.mac(broker, id).await?.finalize().into_bytes();
-        let hex: String = tag.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(format!("{hex}.{id}"))
+        let tag = hmac::sign(&self.key(broker).await?, signed(id).as_bytes());
+        Ok(format!("{}.{id}", HEXLOWER.encode(tag.as_ref())))
     }
 
     /// The id that a client's `resume` proves; `None` if it proves nothing.
@@ -47,12 +46,14 @@ impl Resume {
         resume: &str,
     ) -> Result<Option<UserId>, BrokerError> {
         let Some((hex, id)) = resume.split_once('.') else { return Ok(None) };
-        let (Some(tag), Ok(id)) = (from_hex(hex), UserId::new(id)) else { return Ok(None) };
-        let genuine = self.mac(broker, &id).await?.verify_slice(&tag).is_ok();
+        let tag = HEXLOWER_PERMISSIVE.decode(hex.as_bytes());
+        let (Ok(tag), Ok(id)) = (tag, UserId::new(id)) else { return Ok(None) };
+        let key = self.key(broker).await?;
+        let genuine = hmac::verify(&key, signed(&id).as_bytes(), &tag).is_ok();
         Ok(genuine.then_some(id))
     }
 
-    async fn mac(&self, broker: &dyn Broker, id: &UserId) -> Result<Hmac<Sha256>, BrokerError> {
+    async fn key(&self, broker: &dyn Broker) -> Result<hmac::Key, BrokerError> {
         let secret = match self.secret.get() {
             Some(secret) => secret,
             None => {
@@ -64,14 +65,13 @@ impl Resume {
                 self.secret.get_or_init(|| secret)
             }
         };
-        // A key shorter than a block is padded with zeros (RFC 2104, section 2).
-        let mut key = [0; 64];
-        key[..secret.len()].copy_from_slice(secret);
-        let mut mac = Hmac::<Sha256>::new(&key.into());
-        mac.update(b"chat resume\0");
-        mac.update(id.as_str().as_bytes());
-        Ok(mac)
+        Ok(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }
+}
+
+/// The text whose HMAC proves an id: no other use of the secret begins like this.
+fn signed(id: &UserId) -> String {
+    format!("chat resume\0{id}")
 }
 
 /// For a broker whose servers share no table: it proves ids to this process alone.
@@ -79,13 +79,6 @@ fn own_secret() -> Result<[u8; 32], BrokerError> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(BrokerError::unavailable)?;
     Ok(secret)
-}
-
-fn from_hex(hex: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> =
-        hex.chars().map(|digit| digit.to_digit(16).map(|value| value as u8)).collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 #[cfg(test)]
@@ -98,6 +91,19 @@ mod tests {
     fn random_ids_differ() {
         assert_eq!(random_id(20).len(), 20);
         assert_ne!(random_id(20), random_id(20));
+    }
+
+    /// Servers of different releases on one Redis accept the secrets of one another.
+    #[tokio::test]
+    async fn resume_secret_is_an_hmac_in_hex() {
+        let (broker, _) = MemoryBroker::connect();
+        let resume = Resume { secret: OnceLock::from([7; 32]) };
+        let bob = UserId::new("bob.the.builder").unwrap();
+        let known =
+            "110d30ea7d035e98cd88b252d02321304879409f94bff1948b58eb12479a93a6.bob.the.builder";
+        assert_eq!(resume.issue(&broker, &bob).await.unwrap(), known);
+        let upper = known.replace("110d30ea", "110D30EA");
+        assert_eq!(resume.verify(&broker, &upper).await.unwrap(), Some(bob));
     }
 
     #[tokio::test]

@@ -6,23 +6,23 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tracing::info;
 
-use crate::settings::{Exit, Invalid, Settings};
+use crate::settings::{Exit, Invalid, Listen};
 
 /// Browsers try both for `localhost`.
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Listens on all addresses of the host that the settings name; by default on both loopback
 /// addresses.
-pub(crate) async fn for_clients(settings: &Settings) -> Result<Vec<TcpListener>, Exit> {
+pub(crate) async fn for_clients(settings: &Listen) -> Result<Vec<TcpListener>, Exit> {
     let port = settings.port;
-    let addresses = match &settings.host {
+    let addresses = match settings.host() {
         // Browsers ignore /etc/hosts for this name.
         Some(host) if !host.eq_ignore_ascii_case("localhost") => look_up(host, port).await?,
         _ => LOOPBACK.map(|address| SocketAddr::new(address, port)).to_vec(),
     };
     listen_on(&addresses, bind).map_err(|(address, error)| {
         let why = format!("cannot listen on {address}: {error}");
-        match &settings.host {
+        match settings.host() {
             Some(host) if !is_taken(&error) => Invalid::new("host", host, why).into(),
             _ => Invalid::new("port", port, why).into(),
         }
@@ -30,7 +30,7 @@ pub(crate) async fn for_clients(settings: &Settings) -> Result<Vec<TcpListener>,
 }
 
 /// Listens for metrics and probes, if the settings give them an address.
-pub(crate) fn for_operators(settings: &Settings) -> Result<Option<TcpListener>, Exit> {
+pub(crate) fn for_operators(settings: &Listen) -> Result<Option<TcpListener>, Exit> {
     let Some(address) = settings.metrics_addr else { return Ok(None) };
     let listener = bind(address).map_err(|error| {
         Invalid::new("metrics-addr", address, format!("cannot listen there: {error}"))

@@ -2,6 +2,7 @@
 //!
 //! A pipe that is not read blocks whoever writes to it. Here that is a thread of its own; what
 //! it does not get rid of waits in a bounded buffer, and is dropped and counted beyond that.
+//! `tracing-appender` bounds its buffer by lines, not by bytes, and logs nothing of those it drops.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::settings::{Exit, Invalid, LogFormat, Settings};
+use crate::settings::{Exit, LogFormat, LogSettings};
 
 /// How many bytes may wait to be written, and as many again may be on their way.
 const BUFFER: usize = 256 * 1024;
@@ -19,9 +20,9 @@ const BUFFER: usize = 256 * 1024;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Starts to log.
-pub(crate) fn start(settings: &Settings) -> Result<Arc<Log>, Exit> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
-        .map_err(|error| Invalid::new("log", &settings.log, error.to_string()))?;
+pub(crate) fn start(settings: &LogSettings) -> Result<Arc<Log>, Exit> {
+    // It has been checked with the other settings.
+    let filter = tracing_subscriber::EnvFilter::new(settings.filter());
     let log = Arc::<Log>::default();
     let writer = Arc::clone(&log);
     thread::Builder::new()
@@ -33,7 +34,7 @@ pub(crate) fn start(settings: &Settings) -> Result<Arc<Log>, Exit> {
         .with_ansi(io::stdout().is_terminal())
         .with_writer(Arc::clone(&log))
         .log_internal_errors(false);
-    match settings.log_format {
+    match settings.format {
         LogFormat::Human => lines.init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }

@@ -9,10 +9,11 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chat_server::{Server, ServerBuilder, ServerConfig};
 use log::Log;
-use settings::{Exit, Settings, Sources, Task, Tokens};
+use settings::{Exit, Settings, Sources, Task, TokenKey};
 use signals::Signals;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -31,13 +32,15 @@ fn main() -> ExitCode {
 }
 
 fn start(settings: Settings, sources: &Sources) -> Result<(), Exit> {
-    let log = log::start(&settings)?;
+    let server = settings.server()?;
+    let key = settings.tokens.key()?;
+    let log = log::start(&settings.log)?;
     for warning in sources.warnings() {
         warn!("{warning}");
     }
-    let runtime = runtime(settings.threads)
+    let runtime = runtime(settings.listen.threads())
         .map_err(|error| Exit::System(format!("cannot start threads: {error}")));
-    let outcome = runtime.and_then(|runtime| runtime.block_on(run(settings, &log)));
+    let outcome = runtime.and_then(|runtime| runtime.block_on(run(settings, server, key, &log)));
     log.flush();
     outcome
 }
@@ -51,20 +54,25 @@ fn runtime(threads: NonZeroUsize) -> io::Result<Runtime> {
     builder.worker_threads(threads.get()).enable_all().build()
 }
 
-async fn run(settings: Settings, log: &Arc<Log>) -> Result<(), Exit> {
+async fn run(
+    settings: Settings,
+    server: ServerConfig,
+    key: Option<TokenKey>,
+    log: &Arc<Log>,
+) -> Result<(), Exit> {
     let mut signals = Signals::new()
         .map_err(|error| Exit::System(format!("cannot listen for signals: {error}")))?;
-    if settings.limits_are_off {
+    if !settings.limits.enabled {
         warn!("limits are off: rates and counts are not limited, whatever else is set");
     }
-    let config = with_system(&settings);
-    let listeners = listening::for_clients(&settings).await?;
-    let operators = listening::for_operators(&settings)?;
+    let config = with_system(server, settings.limits.connections_by_system());
+    let listeners = listening::for_clients(&settings.listen).await?;
+    let operators = listening::for_operators(&settings.listen)?;
     let builder = tokio::select! {
-        builder = with_broker(&settings) => builder?,
+        builder = with_broker(&settings, config.hub.grace) => builder?,
         _ = signals.recv() => return Ok(()),
     };
-    let server = with_tokens(builder, settings.tokens.as_ref())?.config(config).start();
+    let server = with_tokens(builder, key, &settings)?.config(config).start();
     if let Some(listener) = operators {
         let server = server.clone();
         tokio::spawn(async move { server.serve_operators(listener).await });
@@ -94,12 +102,11 @@ async fn run(settings: Settings, log: &Arc<Log>) -> Result<(), Exit> {
 
 /// The settings, within what the system gives: as many files as it allows, and so many
 /// connections that some are left over for what the server itself needs.
-fn with_system(settings: &Settings) -> ServerConfig {
+fn with_system(mut config: ServerConfig, connections_by_system: bool) -> ServerConfig {
     /// For Redis, the log, listeners, and what is over before it counts.
     const SPARE: usize = 64;
-    let mut config = settings.server();
     match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) if settings.connections_by_system => {
+        Ok(files) if connections_by_system => {
             let files = usize::try_from(files).unwrap_or(usize::MAX);
             let least = |limit: Option<usize>, max: usize| limit.map(|limit| limit.min(max.max(1)));
             let limits = &mut config.limits;
@@ -115,37 +122,46 @@ fn with_system(settings: &Settings) -> ServerConfig {
 }
 
 #[cfg(feature = "jwt")]
-fn with_tokens(builder: ServerBuilder, tokens: Option<&Tokens>) -> Result<ServerBuilder, Exit> {
+fn with_tokens(
+    builder: ServerBuilder,
+    key: Option<TokenKey>,
+    settings: &Settings,
+) -> Result<ServerBuilder, Exit> {
     use chat_server::JwtAuthenticator;
-    use settings::{Invalid, TokenKey};
+    use settings::Invalid;
 
-    let Some(Tokens { key, audience, issuer, leeway }) = tokens else {
-        info!("no JWT_SECRET and no JWT_PUBLIC_KEY: anybody is let in under any name");
+    let Some(key) = key else {
+        info!("no jwt-secret and no jwt-public-key: every client has access under any name");
         return Ok(builder);
     };
     let authenticator = match key {
-        TokenKey::Secret(secret) => JwtAuthenticator::with_secret(secret.as_bytes())
+        TokenKey::Secret(secret) => JwtAuthenticator::with_secret(secret.reveal().as_bytes())
             .map_err(|error| Invalid::hidden("jwt-secret", error.to_string())),
         TokenKey::Public(file) => {
             let wrong = |why: String| Invalid::new("jwt-public-key", file.display(), why);
             let pem =
-                std::fs::read(file).map_err(|error| wrong(format!("cannot read it: {error}")))?;
+                std::fs::read(&file).map_err(|error| wrong(format!("cannot read it: {error}")))?;
             JwtAuthenticator::with_public_key(&pem).map_err(|error| wrong(error.to_string()))
         }
     };
-    let mut authenticator = authenticator?.leeway(*leeway);
-    if !audience.is_empty() {
-        authenticator = authenticator.audience(audience);
+    let tokens = &settings.tokens;
+    let mut authenticator = authenticator?.leeway(tokens.token_leeway);
+    if !tokens.audience().is_empty() {
+        authenticator = authenticator.audience(tokens.audience());
     }
-    if !issuer.is_empty() {
-        authenticator = authenticator.issuer(issuer);
+    if !tokens.issuer().is_empty() {
+        authenticator = authenticator.issuer(tokens.issuer());
     }
     Ok(builder.authenticator(authenticator))
 }
 
 #[cfg(not(feature = "jwt"))]
-fn with_tokens(builder: ServerBuilder, tokens: Option<&Tokens>) -> Result<ServerBuilder, Exit> {
-    match tokens {
+fn with_tokens(
+    builder: ServerBuilder,
+    key: Option<TokenKey>,
+    _: &Settings,
+) -> Result<ServerBuilder, Exit> {
+    match key {
         None => Ok(builder),
         Some(_) => Err(without("jwt")),
     }
@@ -156,24 +172,29 @@ fn without(feature: &str) -> Exit {
     Exit::System(format!("this chat-server was built without the feature {feature:?}"))
 }
 
-async fn with_broker(settings: &Settings) -> Result<ServerBuilder, Exit> {
-    let Some(url) = &settings.redis_url else {
-        info!("no REDIS_URL: rooms live in the memory of this process alone");
+async fn with_broker(settings: &Settings, grace: Duration) -> Result<ServerBuilder, Exit> {
+    let Some(url) = settings.redis.url() else {
+        info!("no redis-url: rooms live in the memory of this process alone");
         return Ok(Server::builder());
     };
-    with_redis(settings, url).await
+    with_redis(settings, url, grace).await
 }
 
 #[cfg(feature = "redis")]
-async fn with_redis(settings: &Settings, url: &str) -> Result<ServerBuilder, Exit> {
-    let connected = chat_broker::RedisBroker::connect(settings.redis(url)?).await;
+async fn with_redis(
+    settings: &Settings,
+    url: &str,
+    grace: Duration,
+) -> Result<ServerBuilder, Exit> {
+    let config = settings.redis.config(url, grace)?;
     // What the settings are made of has been checked.
-    let (broker, events) =
-        connected.map_err(|error| settings::Invalid::hidden("redis-url", error.to_string()))?;
+    let (broker, events) = chat_broker::RedisBroker::connect(config)
+        .await
+        .map_err(|error| settings::Invalid::hidden("redis-url", error.to_string()))?;
     Ok(Server::builder().broker(broker, events))
 }
 
 #[cfg(not(feature = "redis"))]
-async fn with_redis(_: &Settings, _: &str) -> Result<ServerBuilder, Exit> {
+async fn with_redis(_: &Settings, _: &str, _: Duration) -> Result<ServerBuilder, Exit> {
     Err(without("redis"))
 }

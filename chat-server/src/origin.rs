@@ -1,4 +1,5 @@
 //! The origins of web pages that may use this server: one rule for WebSocket handshakes and CORS.
+//! The layer of `tower-http` would serve CORS only.
 
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -6,7 +7,6 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use url::Url;
 
 use crate::host::{self, host_of_url, is_loopback};
 use crate::log_budget::OncePerMinuteEach;
@@ -74,7 +74,7 @@ impl Origins {
                 ?origin,
                 host,
                 "request of an unknown origin rejected: if its pages may use this server, add it to \
-                 --allow-origin (ALLOW_ORIGIN)"
+                 --allow-origin (CHAT_ALLOW_ORIGIN)"
             );
         }
     }
@@ -126,10 +126,8 @@ pub(crate) fn serialized(text: &str) -> Result<String, &'static str> {
         "wss" => "https",
         other => other,
     };
-    let plain = format!("{scheme}://{authority}");
     if matches!(scheme, "http" | "https") {
-        let url = Url::parse(&plain).map_err(|_| "the host of the origin is not valid")?;
-        return Ok(url.origin().ascii_serialization());
+        return of_web(scheme, authority).ok_or("the host of the origin is not valid");
     }
     let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     if !scheme.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -140,7 +138,18 @@ pub(crate) fn serialized(text: &str) -> Result<String, &'static str> {
     if !authority.is_ascii() || authority.is_empty() && scheme != "file" {
         return Err("an origin has a host in ASCII after its scheme");
     }
-    Ok(plain)
+    Ok(format!("{scheme}://{authority}"))
+}
+
+/// An origin without the default port of its scheme.
+fn of_web(scheme: &str, authority: &str) -> Option<String> {
+    let authority = host::normalized(authority).ok()?;
+    let host = host::host_of(&authority)?;
+    let default = if scheme == "http" { 80 } else { 443 };
+    Some(match authority.port_u16().filter(|port| *port != default) {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
+    })
 }
 
 /// The headers of a response that say which page may read it.

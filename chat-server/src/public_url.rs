@@ -1,48 +1,68 @@
 //! The URL of a server in links.
 
-use url::{Position, Url};
+use axum::http::Uri;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::host::host_of_url;
+use crate::origin::serialized;
+
+/// What the path of a URL has in escaped form only (URL standard, section 1.3).
+const ESCAPED: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'^').add(b'`').add(b'{').add(b'}');
 
 /// An HTTP URL that can be shared: without a user, a query and a fragment.
 #[derive(Debug, Clone)]
-pub(crate) struct PublicUrl(Url);
+pub(crate) struct PublicUrl {
+    /// The scheme, the host, and the port unless it is the default of the scheme.
+    origin: String,
+    host: String,
+    /// Without a slash at its end.
+    path: String,
+}
 
 impl PublicUrl {
     /// # Errors
     /// What is wrong with the URL.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
-        let url =
-            Url::parse(text.trim()).map_err(|_| "it is not a URL like https://chat.example")?;
-        if !matches!(url.scheme(), "http" | "https") {
-            Err("it must begin with http:// or https://")
-        } else if !url.username().is_empty() || url.password().is_some() {
-            Err("it must not have a user or a password")
-        } else if url.query().is_some() || url.fragment().is_some() {
-            Err("it must not have a query or a fragment")
-        } else {
-            Ok(Self(url))
+        const INVALID: &str = "it is not a URL like https://chat.example";
+        let (scheme, rest) = text.trim().split_once("://").ok_or(INVALID)?;
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if !["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web)) {
+            return Err("it must begin with http:// or https://");
         }
+        if authority.contains('@') {
+            return Err("it must not have a user or a password");
+        }
+        if path.contains(['?', '#']) {
+            return Err("it must not have a query or a fragment");
+        }
+        let origin = serialized(&format!("{scheme}://{authority}")).map_err(|_| INVALID)?;
+        let host = host_of_url(&origin).ok_or(INVALID)?;
+        let path = utf8_percent_encode(path.trim_end_matches('/'), ESCAPED).to_string();
+        // Parsed only to check it.
+        format!("{origin}{path}").parse::<Uri>().map_err(|_| INVALID)?;
+        Ok(Self { origin, host, path })
     }
 
     /// The host in lower case and in its ASCII form, without the dot at the end of an absolute name.
     pub(crate) fn host(&self) -> &str {
-        let host = self.0.host_str().unwrap_or_default();
-        host.strip_suffix('.').unwrap_or(host)
+        &self.host
     }
 
     /// Whether `host`, the value of a `Host` header, is the host and port of this URL.
     pub(crate) fn is_asked_for_by(&self, host: &str) -> bool {
-        self.0[Position::BeforeHost..Position::AfterPort].eq_ignore_ascii_case(host)
+        self.origin.split_once("://").is_some_and(|(_, own)| own.eq_ignore_ascii_case(host))
     }
 
     /// The URL of the routes that an application has mounted at `mount`, without a slash at its end.
     /// The path of this URL may end in `mount`, or may be that of the application.
     pub(crate) fn base(&self, mount: &str) -> String {
-        format!("{}{}", &self.0[..Position::BeforePath], self.path(mount))
+        format!("{}{}", self.origin, self.path(mount))
     }
 
     /// The path of [`base`](Self::base).
     pub(crate) fn path(&self, mount: &str) -> String {
-        let path = self.0.path().trim_end_matches('/');
+        let path = &self.path;
         let mount = if path.ends_with(mount) { "" } else { mount };
         format!("{path}{mount}")
     }
@@ -64,6 +84,7 @@ mod tests {
             ("HTTPS://Chat.Example:443", "", "https://chat.example"),
             ("https://m\u{fc}nchen.example:444", "", "https://xn--mnchen-3ya.example:444"),
             (" http://[::1]:8080 ", "", "http://[::1]:8080"),
+            ("https://chat.example/a b/\u{fc}", "", "https://chat.example/a%20b/%C3%BC"),
         ] {
             assert_eq!(PublicUrl::parse(url).unwrap().base(mount), base, "{url} {mount}");
         }

@@ -1,86 +1,90 @@
-//! The program's settings: a file, the environment and flags, each over the one before.
+//! The program's settings: each is declared once, as an argument of clap, which gives its flag, its
+//! default, its check and its line of the help.
+//!
+//! The name of the flag is the key in the configuration file as well, and in capitals, after
+//! `CHAT_`, the variable ([`Sources::with_variables`]). clap reads flags and variables. The file's
+//! values are given to clap as if they were flags, where neither a flag nor a variable has said
+//! otherwise ([`File::add_to`]): so there is one parser and one check of a value.
+//!
+//! Of the libraries for layers of settings, confique and figment describe a setting for serde, and
+//! clap, which stays for the flags, would need a second description beside it: a default in their
+//! layer is not in clap's help, and an error does not name the line of the file. The crates that
+//! put a file below clap as is done here (clap-layers, clap-config-fallback) are a first release.
 
-mod build;
-mod check;
+mod connections;
 mod exit;
-mod layer;
-mod network;
-mod period;
-mod rate;
+mod file;
+mod limits;
+mod listen;
+#[cfg(test)]
+mod page;
 mod redis;
-mod sources;
-mod token;
+mod rooms;
+mod source;
+#[cfg(test)]
+mod tests;
+mod token_command;
+mod tokens;
+mod value;
 
-use std::net::SocketAddr;
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 use chat_server::ServerConfig;
-use clap::{CommandFactory, Parser, ValueEnum};
-use serde::Deserialize;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+
+use connections::Connections;
+use file::File;
+use limits::Limits;
+use redis::Redis;
+use rooms::{RoomClass, Rooms};
+use tokens::Tokens;
 
 pub(crate) use exit::{Exit, print};
-pub(crate) use layer::Layer;
-pub(crate) use sources::{Invalid, Sources};
+pub(crate) use listen::Listen;
+pub(crate) use source::{Invalid, Sources};
+pub(crate) use tokens::TokenKey;
 
 /// What the program runs with.
-#[derive(Debug)]
+#[derive(Debug, Args)]
 pub(crate) struct Settings {
-    pub(crate) port: u16,
-    pub(crate) host: Option<String>,
-    pub(crate) metrics_addr: Option<SocketAddr>,
-    pub(crate) redis_url: Option<String>,
-    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "of use to Redis alone"))]
-    redis_tls: redis::RedisTls,
-    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "of use to Redis alone"))]
-    pub(crate) redis_prefix: String,
-    /// How long a server that is gone holds its users in rooms.
-    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "of use to Redis alone"))]
-    pub(crate) presence_lease: Duration,
-    pub(crate) tokens: Option<Tokens>,
-    pub(crate) log: String,
-    pub(crate) log_format: LogFormat,
-    pub(crate) threads: NonZeroUsize,
-    server: ServerConfig,
-    /// Whether the number of connections is for the system to limit.
-    pub(crate) connections_by_system: bool,
-    pub(crate) limits_are_off: bool,
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+    #[command(flatten)]
+    pub(crate) redis: Redis,
+    #[command(flatten)]
+    rooms: Rooms,
+    #[command(flatten)]
+    pub(crate) tokens: Tokens,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+    #[command(flatten)]
+    connections: Connections,
+    #[command(flatten)]
+    pub(crate) log: LogSettings,
 }
 
-/// What tokens clients need.
-#[derive(Debug)]
-#[cfg_attr(not(feature = "jwt"), allow(dead_code, reason = "of use to tokens alone"))]
-pub(crate) struct Tokens {
-    pub(crate) key: TokenKey,
-    pub(crate) audience: Vec<String>,
-    pub(crate) issuer: Vec<String>,
-    /// How far the clocks of servers and of the issuer may be apart.
-    pub(crate) leeway: Duration,
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Log")]
+pub(crate) struct LogSettings {
+    /// What to log: off, error, warn, info, debug, trace, or by module: info,chat_broker=debug
+    #[arg(long = "log", id = "log", value_name = "LEVEL", default_value = "info", value_parser = value::log_filter)]
+    filter: String,
+
+    /// How to log
+    #[arg(
+        long = "log-format",
+        id = "log_format",
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "human"
+    )]
+    pub(crate) format: LogFormat,
 }
 
-/// What tokens are signed with.
-#[cfg_attr(not(feature = "jwt"), allow(dead_code, reason = "of use to tokens alone"))]
-pub(crate) enum TokenKey {
-    Secret(String),
-    /// A file with a public key.
-    Public(PathBuf),
-}
-
-impl std::fmt::Debug for TokenKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Secret(_) => f.write_str("Secret(…)"),
-            Self::Public(path) => f.debug_tuple("Public").field(path).finish(),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, Default, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum LogFormat {
     /// For people
-    #[default]
     Human,
     /// One JSON object a line
     Json,
@@ -93,12 +97,12 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Parser)]
 #[command(name = "chat-server", version)]
 struct Cli {
-    /// A TOML file with settings, named as the flags are: `port = 8081`
-    #[arg(long, env = "CONFIG", value_name = "FILE")]
+    /// TOML file with settings, named as the flags are: port = 8081 [default: none]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
     #[command(flatten)]
-    layer: Layer,
+    settings: Settings,
 
     #[command(subcommand)]
     command: Option<Command>,
@@ -106,8 +110,8 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Makes a token for trying out, signed with the secret or with a private key, and prints it
-    Token(token::Wish),
+    /// Makes a token for tests, signed with the secret or with a private key, and prints it
+    Token(token_command::TokenArgs),
 }
 
 /// What the program is to do.
@@ -120,28 +124,85 @@ pub(crate) enum Task {
 impl Task {
     /// Reads all sources.
     pub(crate) fn load(sources: &mut Sources) -> Result<Self, Exit> {
-        let arguments = sources.arguments(Cli::command().get_arguments());
-        let Cli { config, layer, command } = Cli::try_parse_from(arguments).map_err(Exit::Usage)?;
-        let file = config.map_or(Ok(Layer::default()), |path| read(&path, sources))?;
-        let mut layer = layer.over(file);
-        sources.add_padded(layer.trim());
+        let Cli { settings, command, .. } = Cli::load(sources)?;
         match command {
-            None => Ok(Self::Serve(Box::new(layer.into_settings()?))),
-            Some(Command::Token(wish)) => wish.grant(&layer).map(Self::Print),
+            None => Ok(Self::Serve(Box::new(settings))),
+            Some(Command::Token(arguments)) => arguments.token(&settings.tokens).map(Self::Print),
         }
     }
 }
 
-impl Settings {
-    pub(crate) fn server(&self) -> ServerConfig {
-        self.server.clone()
+impl Cli {
+    fn load(sources: &mut Sources) -> Result<Self, Exit> {
+        let command = sources.with_variables(Self::command());
+        let arguments = sources.arguments(&command);
+        let mut matches = parse(&command, &arguments)?;
+        let mut classes = Vec::new();
+        if let Some(path) = matches.get_one::<PathBuf>("config") {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Invalid::new("config", path.display(), format!("cannot read it: {error}"))
+            })?;
+            let file = sources.add_file(File::parse(path, &text).map_err(Exit::File)?);
+            matches = with_file(file, &command, arguments, &matches)?;
+            classes = file.room_classes().map_err(Exit::File)?;
+        }
+        sources.add_padded_secrets(&command, &matches);
+        Self::new(&matches, classes)
+    }
+
+    fn new(matches: &ArgMatches, classes: Vec<RoomClass>) -> Result<Self, Exit> {
+        let mut cli = Self::from_arg_matches(matches).map_err(Exit::Usage)?;
+        cli.settings.rooms.classes = classes;
+        Ok(cli)
     }
 }
 
-fn read(path: &Path, sources: &mut Sources) -> Result<Layer, Exit> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Invalid::new("config", path.display(), format!("cannot read it: {error}"))
-    })?;
-    sources.add_file(path, &text);
-    Layer::parse(&text).map_err(|wrong| Exit::File(format!("{}, {wrong}", path.display())))
+/// What `given` says, and the file where it says nothing.
+fn with_file(
+    file: &File,
+    command: &clap::Command,
+    mut arguments: Vec<OsString>,
+    given: &ArgMatches,
+) -> Result<ArgMatches, Exit> {
+    let command = file.add_to(&mut arguments, command.clone(), given).map_err(Exit::File)?;
+    parse(&command, &arguments)
+}
+
+fn parse(command: &clap::Command, arguments: &[OsString]) -> Result<ArgMatches, Exit> {
+    command.clone().try_get_matches_from(arguments).map_err(Exit::Usage)
+}
+
+impl Settings {
+    /// The settings of a file, and of flags above it.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn of_file(text: &str, flags: &[&str]) -> Result<Self, Exit> {
+        let command = Cli::command();
+        let arguments: Vec<_> = ["chat-server"].iter().chain(flags).map(OsString::from).collect();
+        let file = File::parse(std::path::Path::new("chat.toml"), text).map_err(Exit::File)?;
+        let given = parse(&command, &arguments)?;
+        let matches = with_file(&file, &command, arguments, &given)?;
+        Cli::new(&matches, file.room_classes().map_err(Exit::File)?).map(|cli| cli.settings)
+    }
+
+    /// The part that an application which embeds the server would set itself.
+    ///
+    /// # Errors
+    /// Settings that contradict one another, and texts that are not valid.
+    pub(crate) fn server(&self) -> Result<ServerConfig, Invalid> {
+        let mut server = ServerConfig::default();
+        self.listen.add_to(&mut server);
+        server.limits = self.limits.config(!server.trusted_proxies.is_empty());
+        self.connections.add_to(&mut server, self.limits.enabled)?;
+        self.tokens.add_to(&mut server);
+        server.hub = self.rooms.hub().workers(self.listen.threads().get());
+        server.check().map_err(|error| Invalid::new(error.setting, error.value, error.why))?;
+        Ok(server)
+    }
+}
+
+impl LogSettings {
+    /// What `EnvFilter` takes.
+    pub(crate) fn filter(&self) -> &str {
+        if self.filter.is_empty() { "info" } else { &self.filter }
+    }
 }

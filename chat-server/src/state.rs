@@ -112,7 +112,7 @@ impl State {
         Self {
             transport: Arc::new(config.transport.clone()),
             limits: Arc::new(Limits::new(config.limits.clone())),
-            hosts: Hosts::new(&config.allow_host, public_url.as_ref()),
+            hosts: Hosts::new(&config.allow_host, public_url.as_ref().map(PublicUrl::host)),
             origins: Origins::new(&config.allow_origin),
             public_url,
             config,

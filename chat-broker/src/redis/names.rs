@@ -27,9 +27,10 @@
 //! The databases of one Redis share their channels: a database other than 0 is therefore
 //! part of the prefix, as in `chat@3`.
 
-use std::fmt::Write;
-
 use chat_core::{RoomId, Topic, UserId};
+use percent_encoding::{
+    AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_decode_str, utf8_percent_encode,
+};
 
 use crate::random;
 
@@ -65,7 +66,7 @@ impl Names {
         meta.push_str(":{");
         meta.push(kind);
         meta.push('.');
-        percent_encode(name, &mut meta);
+        meta.extend(percent_encode(name));
         meta.push('}');
         meta.push_str(META);
         Address { meta }
@@ -132,7 +133,7 @@ impl Address {
     /// Of the publication that has this key.
     pub(super) fn record(&self, key: &str) -> String {
         let mut record = [self.channel(), ":k:"].concat();
-        percent_encode(key, &mut record);
+        record.extend(percent_encode(key));
         record
     }
 
@@ -150,7 +151,7 @@ impl Address {
     pub(super) fn topic(&self) -> Option<Topic> {
         let (_, tag) = self.channel().strip_suffix('}')?.rsplit_once(":{")?;
         let (kind, name) = tag.split_once('.')?;
-        let name = percent_decode(name)?;
+        let name = percent_decode_str(name).decode_utf8().ok()?;
         match kind {
             "r" => RoomId::new(name).ok().map(Topic::Room),
             "u" => UserId::new(name).ok().map(Topic::User),
@@ -168,35 +169,16 @@ impl Address {
     }
 }
 
+/// All but the unreserved characters (RFC 3986, section 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+fn percent_encode(name: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(name, RESERVED)
+}
+
 /// The name of a node: no other has it, nor had.
 pub(super) fn new_node() -> String {
     format!("{:016x}", random::bits())
-}
-
-fn percent_encode(name: &str, into: &mut String) {
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            into.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(into, "%{byte:02X}");
-        }
-    }
-}
-
-fn percent_decode(name: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(name.len());
-    let mut rest = name.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let mut digit = || char::from(rest.next()?).to_digit(16);
-                (digit()? * 16 + digit()?) as u8
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

@@ -1,5 +1,9 @@
 //! The signatures of tokens, by *ring*, which the tree has for TLS anyhow: RFC 7518, section
 //! 3, and RFC 8037.
+//!
+//! The providers that jsonwebtoken ships, `aws_lc_rs` and `rust_crypto`, would be a second
+//! cryptography in the tree, and the RSA of the latter leaks by its timing (RUSTSEC-2023-0071).
+//! Tokens of other libraries test each algorithm (`tests/e2e/auth/libraries.json`).
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};

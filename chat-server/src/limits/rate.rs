@@ -2,7 +2,8 @@
 //!
 //! A bucket is kept as the time at which it will be full again (the generic cell rate algorithm
 //! of ITU-T I.371), which is one number. A bucket may be overdrawn: a connection that takes more than
-//! the bucket holds waits until it is back at 0, behind the connections that overdrew it before.
+//! the bucket holds waits until it is back at 0, behind the connections that overdrew it before. The
+//! `governor` crate has the same algorithm without that order: it rejects, and returns when to retry.
 
 use std::fmt;
 use std::str::FromStr;

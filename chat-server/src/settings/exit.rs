@@ -7,7 +7,8 @@ use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::Cli;
-use super::sources::{Invalid, Sources, in_words};
+use super::source::{Invalid, Sources};
+use super::value::refusal;
 
 /// Why the program does not start.
 #[derive(Debug)]
@@ -45,7 +46,8 @@ impl Exit {
     }
 }
 
-/// The first part of an error of clap, without usage and hints, with the setting as it was written.
+/// An error of clap in one line, without usage and hints, with the setting as it was written and
+/// without a secret.
 fn usage(error: &clap::Error, sources: &Sources) -> String {
     if error.kind() == ErrorKind::InvalidUtf8
         && let Some(variable) = sources.not_utf8(Cli::command().get_arguments())
@@ -55,22 +57,35 @@ fn usage(error: &clap::Error, sources: &Sources) -> String {
     let text = error.to_string();
     let part = text.lines().take_while(|line| !line.trim().is_empty());
     let line = part.map(str::trim).collect::<Vec<_>>().join(" ");
-    let line = in_words(line.trim_start_matches("error: "));
-    match error.get(ContextKind::InvalidArg) {
-        // Such as `--port <PORT>`. Other arguments name no setting: they stay as they were written.
-        Some(ContextValue::String(argument)) if argument.starts_with("--") => {
-            let setting = argument.trim_start_matches("--");
-            let setting = setting.split([' ', '=']).next().unwrap_or(setting);
-            line.replace(&format!("'{argument}'"), &sources.name(setting))
-        }
-        _ => line,
+    let line = line.trim_start_matches("error: ");
+    // Such as `--port <PORT>`. Other arguments name no setting: they stay as they were written.
+    let argument = context(error, ContextKind::InvalidArg).unwrap_or_default();
+    let Some(setting) = argument.strip_prefix("--") else { return line.to_owned() };
+    let setting = setting.split([' ', '=']).next().unwrap_or(setting);
+    match (refusal(error), context(error, ContextKind::InvalidValue)) {
+        (Some(why), _) if is_secret(setting) => Invalid::hidden(setting, why).message(sources),
+        (Some(why), Some(value)) => Invalid::new(setting, value, why).message(sources),
+        _ => line.replace(&format!("'{argument}'"), &sources.name(setting)),
     }
+}
+
+fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text),
+        _ => None,
+    }
+}
+
+fn is_secret(setting: &str) -> bool {
+    let command = Cli::command();
+    let mut secrets = command.get_arguments().filter(|arg| arg.is_hide_env_values_set());
+    secrets.any(|arg| arg.get_long() == Some(setting))
 }
 
 /// One line on stdout, and success.
 pub(crate) fn print(text: &str, sources: &Sources) -> ExitCode {
     for warning in sources.warnings() {
-        say(&warning);
+        say(warning);
     }
     match writeln!(io::stdout(), "{text}") {
         Ok(()) => ExitCode::SUCCESS,

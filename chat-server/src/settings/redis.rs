@@ -1,52 +1,87 @@
-//! How the program connects to Redis.
+//! Settings of Redis.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-/// Files with certificates, for `rediss://`.
-#[derive(Debug, Default)]
+use chat_server::Secret;
+use clap::Args;
+
+use super::value::{HOUR, SECOND, redis_prefix, secret, time, trim};
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Redis")]
 #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "of use to Redis alone"))]
-pub(super) struct RedisTls {
-    pub(super) authority: Option<PathBuf>,
-    pub(super) certificate: Option<PathBuf>,
-    pub(super) key: Option<PathBuf>,
+pub(crate) struct Redis {
+    /// Redis that keeps servers in sync: redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], rediss:// for
+    /// TLS, or unix:///PATH for a socket. Redis 6 or later, or Valkey [default: none; rooms live in
+    /// this process alone]
+    #[arg(long, value_name = "URL", hide_env_values = true, value_parser = secret)]
+    redis_url: Option<Secret>,
+
+    /// File with the certificates of the authorities that sign the certificate of Redis, in PEM,
+    /// for rediss:// [default: those of the operating system, or of the file in SSL_CERT_FILE]
+    #[arg(long, value_name = "FILE")]
+    redis_ca: Option<PathBuf>,
+
+    /// File with the certificate that this server shows to Redis (tls-auth-clients), in PEM,
+    /// followed by those that lead to an authority which Redis trusts; with --redis-key
+    /// [default: none]
+    #[arg(long, value_name = "FILE")]
+    redis_cert: Option<PathBuf>,
+
+    /// File with the private key of --redis-cert, in PEM, without a password [default: none]
+    #[arg(long, value_name = "FILE")]
+    redis_key: Option<PathBuf>,
+
+    /// First part of the names of Redis keys and channels; servers that share it share rooms
+    #[arg(long, value_name = "TEXT", default_value = "chat", value_parser = redis_prefix)]
+    redis_prefix: String,
+
+    /// How long a server that does not renew its lease counts as alive; its users leave at most
+    /// 5 s later
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time(SECOND..=HOUR))]
+    presence_lease: Duration,
+}
+
+impl Redis {
+    pub(crate) fn url(&self) -> Option<&str> {
+        self.redis_url.as_ref().map(|url| trim(url.reveal())).filter(|url| !url.is_empty())
+    }
 }
 
 #[cfg(feature = "redis")]
 mod config {
     use std::path::Path;
+    use std::time::Duration;
 
     use chat_broker::{BrokerError, RedisConfig};
 
-    use super::super::Settings;
-    use super::super::sources::Invalid;
-    use super::RedisTls;
+    use super::super::source::Invalid;
+    use super::Redis;
 
-    impl Settings {
-        /// The settings for the Redis at `url`. They are checked one by one, so that an error names
-        /// the one that is wrong.
+    impl Redis {
+        /// The settings for the Redis at `url`, with the grace of the hub. They are checked one by
+        /// one, so that an error names the one that is wrong.
         ///
         /// # Errors
         /// One cannot be used, or its file cannot be read.
-        pub(crate) fn redis(&self, url: &str) -> Result<RedisConfig, Invalid> {
-            let config = RedisConfig::new(url)
-                .prefix(&self.redis_prefix)
-                .lease(self.presence_lease)
-                .grace(self.server().hub.grace);
+        pub(crate) fn config(&self, url: &str, grace: Duration) -> Result<RedisConfig, Invalid> {
+            let prefix = if self.redis_prefix.is_empty() { "chat" } else { &self.redis_prefix };
+            let config =
+                RedisConfig::new(url).prefix(prefix).lease(self.presence_lease).grace(grace);
             config.check().map_err(|error| {
                 let why = format!("such as redis://USER:PASSWORD@HOST:6379/0: {}", cause(&error));
                 Invalid::hidden("redis-url", why)
             })?;
-            self.redis_tls.add_to(config)
+            self.with_certificates(config)
         }
-    }
 
-    impl RedisTls {
-        fn add_to(&self, mut config: RedisConfig) -> Result<RedisConfig, Invalid> {
-            if let Some(path) = &self.authority {
+        fn with_certificates(&self, mut config: RedisConfig) -> Result<RedisConfig, Invalid> {
+            if let Some(path) = &self.redis_ca {
                 config = config.ca_certificate(read("redis-ca", path)?);
                 config.check().map_err(|error| invalid("redis-ca", path, &cause(&error)))?;
             }
-            match (&self.certificate, &self.key) {
+            match (&self.redis_cert, &self.redis_key) {
                 (None, None) => {}
                 (Some(path), None) => {
                     return Err(invalid("redis-cert", path, "it needs redis-key"));

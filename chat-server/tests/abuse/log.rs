@@ -17,7 +17,7 @@ const FORGED: &str = "\r\n2026-01-01T00:00:00Z  INFO f0rged \u{1b}[31m\u{202e}\"
 async fn nothing_that_a_client_says_is_a_line_of_the_log() {
     for format in ["human", "json"] {
         let mut command = command();
-        command.env("LOG", "trace").env("LOG_FORMAT", format);
+        command.env("CHAT_LOG", "trace").env("CHAT_LOG_FORMAT", format);
         let server = Chat::start(command.env("PORT", "0"));
         say_everything(&server).await;
         assert_eq!(server.http("GET", "/healthz").await.0, 200);

@@ -27,7 +27,7 @@ async fn clients_that_vanish_have_left_and_leave_nothing() {
     let redis = RedisServer::start();
     let start = || {
         let mut command = command();
-        command.env("PRESENCE_GRACE", "1s");
+        command.env("CHAT_PRESENCE_GRACE", "1s");
         Chat::start(command.args(["--port", "0", "--redis-url", &redis.url()]))
     };
     let (server, other) = (start(), start());

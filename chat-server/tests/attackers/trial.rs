@@ -179,7 +179,7 @@ impl Target {
     async fn start(tokens: Option<&Tokens>) -> Self {
         let redis = RedisServer::start();
         let mut command = command();
-        command.args(["--port", "0", "--redis-url", &redis.url()]).env_remove("THREADS");
+        command.args(["--port", "0", "--redis-url", &redis.url()]).env_remove("CHAT_THREADS");
         if tokens.is_some() {
             command.env("JWT_SECRET", SECRET);
         }

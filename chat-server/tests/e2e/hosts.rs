@@ -190,7 +190,7 @@ async fn refused_host_is_logged_once_a_minute() {
     }
     let line = server.until_logged("--allow-host");
     assert!(
-        line.contains("WARN") && line.contains(FOREIGN) && line.contains("PUBLIC_URL"),
+        line.contains("WARN") && line.contains(FOREIGN) && line.contains("CHAT_PUBLIC_URL"),
         "{line}"
     );
     assert_eq!(server.logged("request for an unknown host rejected"), 1);

@@ -33,48 +33,64 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
             &[],
             "--allow-origin: an origin has no path",
         ),
-        (&[], &[("ALLOW_ORIGIN", "https://app.example:99999")], "ALLOW_ORIGIN"),
+        (&[], &[("CHAT_ALLOW_ORIGIN", "https://app.example:99999")], "CHAT_ALLOW_ORIGIN"),
         (&["--keep-alive-timeout", "10ms"], &[], "'10ms' for --keep-alive-timeout: 1s to"),
-        (&["--log", "nonsense"], &[], "'nonsense' for --log: a level is off, error"),
-        (&[], &[("LOG", "info,nonsense")], "'nonsense' for LOG"),
-        (&[], &[("LOG", "a=b")], "for LOG"),
-        (&["--drain-timeout", "0s"], &[], "'0s' for --drain-timeout: 1ms to 8760h"),
+        (&["--log", "nonsense"], &[], "'nonsense' for --log: nonsense is not off, error"),
+        (&[], &[("CHAT_LOG", "info,nonsense")], "'info,nonsense' for CHAT_LOG: nonsense is not"),
+        (&[], &[("CHAT_LOG", "a=b")], "for CHAT_LOG"),
+        (&["--drain-timeout", "0s"], &[], "'0s' for --drain-timeout: 1ms to 1year"),
         (&["--api-key", "short"], &[], "for --api-key: at least 16"),
         (&[], &[("API_KEY", "ein Schlüssel für alle")], "for API_KEY: at least 16"),
         (&["--allow-host", "https://chat.example"], &[], "--allow-host"),
         (&["--allow-origin", "app.example"], &[], "--allow-origin"),
         (&["--trusted-proxies", "10.0.0.0/33"], &[], "--trusted-proxies: '10.0.0.0/33'"),
         (&["--rate", "0"], &[], "'0' for --rate: expected a rate such as 50"),
-        (&[], &[("BYTE_RATE", "1G")], "'1G' for BYTE_RATE: expected a rate"),
+        (&[], &[("CHAT_BYTE_RATE", "1G")], "'1G' for CHAT_BYTE_RATE: expected a rate"),
         (&["--socket-buffer-bytes", "4096"], &[], "--socket-buffer-bytes: at least 16384"),
         (&["--max-rooms", "0"], &[], "--max-rooms: at least 1"),
-        (&[], &[("MAX_ROOMS", "0")], "for MAX_ROOMS: at least 1"),
-        (&[], &[("MAX_ROOMS", "-1")], "'-1' for MAX_ROOMS: expected a whole number"),
-        (&[], &[("MAX_ROOMS", "1e3")], "'1e3' for MAX_ROOMS: expected a whole number"),
-        (&[], &[("MAX_ROOMS", "18446744073709551615")], "for MAX_ROOMS: at most 4294967295"),
-        (&[], &[("MAX_ROOMS", "99999999999999999999")], "for MAX_ROOMS: the number is too large"),
-        (&["--max-message-bytes", "1000000"], &[], "--max-message-bytes: a frame may have"),
-        (&[], &[("MAX_MESSAGE_BYTES", "64K")], "MAX_MESSAGE_BYTES: expected a whole number"),
-        (&[], &[("OUTBOX_BYTES", "9999999999999")], "OUTBOX_BYTES: at most 1073741824"),
+        (&[], &[("CHAT_MAX_ROOMS", "0")], "for CHAT_MAX_ROOMS: at least 1"),
+        (&[], &[("CHAT_MAX_ROOMS", "-1")], "'-1' for CHAT_MAX_ROOMS: expected a whole number"),
+        (&[], &[("CHAT_MAX_ROOMS", "1e3")], "'1e3' for CHAT_MAX_ROOMS: expected a whole number"),
+        (
+            &[],
+            &[("CHAT_MAX_ROOMS", "18446744073709551615")],
+            "for CHAT_MAX_ROOMS: at most 4294967295",
+        ),
+        (
+            &[],
+            &[("CHAT_MAX_ROOMS", "99999999999999999999")],
+            "for CHAT_MAX_ROOMS: at most 4294967295",
+        ),
+        (&["--max-message-bytes", "1000000"], &[], "for --outbox-bytes: a frame may have 7004096"),
+        (
+            &[],
+            &[("CHAT_MAX_MESSAGE_BYTES", "64K")],
+            "CHAT_MAX_MESSAGE_BYTES: expected a whole number",
+        ),
+        (&[], &[("CHAT_OUTBOX_BYTES", "9999999999999")], "CHAT_OUTBOX_BYTES: at most 1073741824"),
         (&["--outbox-bytes", "100000"], &[], "--outbox-bytes: a frame may have 233472"),
         (&["--pong-timeout", "0s"], &[], "--pong-timeout: 1ms to"),
         (&["--public-url", "chat.example"], &[], "--public-url: it is not a URL"),
-        (&[], &[("PUBLIC_URL", "https://")], "PUBLIC_URL: it is not a URL"),
-        (&[], &[("PUBLIC_URL", "https://a.example/?x")], "PUBLIC_URL: it has no query"),
-        (&[], &[("PUBLIC_URL", "https://user@chat.example")], "for PUBLIC_URL: a link to share"),
+        (&[], &[("CHAT_PUBLIC_URL", "https://")], "CHAT_PUBLIC_URL: it is not a URL"),
+        (&[], &[("CHAT_PUBLIC_URL", "https://a.example/?x")], "CHAT_PUBLIC_URL: it has no query"),
+        (
+            &[],
+            &[("CHAT_PUBLIC_URL", "https://user@chat.example")],
+            "for CHAT_PUBLIC_URL: a link to share",
+        ),
         (&["--threads", "0"], &[], "--threads: at least 1"),
         (&["--threads", "257"], &[], "--threads: at most 256"),
         (&["--port", "eight"], &[], "'eight' for --port: expected a whole number"),
-        (&["--port", "70000"], &[], "--port: 70000 is not in 0..=65535"),
+        (&["--port", "70000"], &[], "for --port: at most 65535"),
         (&[], &[("PORT", "x")], "'x' for PORT: expected a whole number"),
         (&[], &[("PORT", "")], "for PORT: expected a whole number"),
         (&["--prot", "1"], &[], "--prot"),
         (&["--port", "-1"], &[], "unexpected argument '-1'"),
         (&["--drain-timeout", "10"], &[], "'10' for --drain-timeout: expected a time such as"),
-        (&[], &[("PRESENCE_LEASE", "2h")], "'2h' for PRESENCE_LEASE: 1s to 1h"),
-        (&[], &[("HISTORY_TTL", "1d")], "'1d' for HISTORY_TTL: expected a time such as"),
-        (&[], &[("LIMITS", "maybe")], "'maybe' for LIMITS [possible values: on, off]"),
-        (&[], &[("REDIS_PREFIX", "a b")], "'a b' for REDIS_PREFIX: 1 to 64 letters"),
+        (&[], &[("CHAT_PRESENCE_LEASE", "2h")], "'2h' for CHAT_PRESENCE_LEASE: 1s to 1h"),
+        (&[], &[("CHAT_HISTORY_TTL", "2years")], "'2years' for CHAT_HISTORY_TTL: 1s to 1year"),
+        (&[], &[("CHAT_LIMITS", "maybe")], "'maybe' for CHAT_LIMITS [possible values: on, off]"),
+        (&[], &[("CHAT_REDIS_PREFIX", "a b")], "'a b' for CHAT_REDIS_PREFIX: 1 to 64 letters"),
         (
             &[],
             &[("HOST", "x86_64-conda-linux-gnu")],
@@ -88,12 +104,16 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         (&[], &[("HOST", "192.0.2.1")], "for HOST: cannot listen on 192.0.2.1:8080"),
         (
             &[],
-            &[("METRICS_ADDR", "9100")],
-            "'9100' for METRICS_ADDR: expected an address and a port",
+            &[("CHAT_METRICS_ADDR", "9100")],
+            "'9100' for CHAT_METRICS_ADDR: expected an address and a port",
         ),
         (&["--config", "/nonexistent.toml"], &[], "'/nonexistent.toml' for --config: cannot read"),
-        (&[], &[("CONFIG", "/nonexistent.toml")], "'/nonexistent.toml' for CONFIG: cannot read"),
-        (&["--config", file], &[], "line 2, max-rooms: invalid type"),
+        (
+            &[],
+            &[("CHAT_CONFIG", "/nonexistent.toml")],
+            "'/nonexistent.toml' for CHAT_CONFIG: cannot read",
+        ),
+        (&["--config", file], &[], "line 2): expected a whole number"),
         (&["--config", wrong], &[], "line 3): at most 100000"),
         (&["--config", wrong, "--history", "1", "--pong-timeout", "0s"], &[], "for --pong-timeout"),
         (&["--port", "0"], &[("JWT_SECRET", " \r\n")], "for JWT_SECRET: the secret has less than"),
@@ -104,8 +124,8 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         (&["--port", "0", "--redis-url", "redis://x", "--redis-ca", file], &[], "for --redis-ca"),
         (
             &["--port", "0", "--redis-url", "rediss://x"],
-            &[("REDIS_CA", "/nonexistent.pem")],
-            "'/nonexistent.pem' for REDIS_CA: cannot read it",
+            &[("CHAT_REDIS_CA", "/nonexistent.pem")],
+            "'/nonexistent.pem' for CHAT_REDIS_CA: cannot read it",
         ),
         (
             &["--port", "0", "--redis-url", "rediss://x", "--redis-ca", file],
@@ -119,8 +139,8 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         ),
         (
             &["--port", "0", "--redis-url", "rediss://x"],
-            &[("REDIS_KEY", file)],
-            "for REDIS_KEY: it needs redis-cert",
+            &[("CHAT_REDIS_KEY", file)],
+            "for CHAT_REDIS_KEY: it needs redis-cert",
         ),
         (
             &[
@@ -143,8 +163,8 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         assert_eq!(err.trim_end().lines().count(), 1, "one line: {err}");
         assert!(err.contains(named), "{named} in {err}");
     }
-    let (_, _, err) = run(command().env("PUBLIC_URL", "https://user:secret@chat.example"));
-    assert!(err.contains("PUBLIC_URL") && !err.contains("secret"), "{err}");
+    let (_, _, err) = run(command().env("CHAT_PUBLIC_URL", "https://user:secret@chat.example"));
+    assert!(err.contains("CHAT_PUBLIC_URL") && !err.contains("secret"), "{err}");
     std::fs::remove_file(file).unwrap();
     std::fs::remove_file(wrong).unwrap();
 }
@@ -155,16 +175,16 @@ async fn white_space_around_variables_is_not_part_of_them() {
     let server = Chat::start(command().envs([
         ("PORT", "0\r"),
         ("HOST", " localhost "),
-        ("THREADS", "1\r"),
-        ("MAX_ROOMS", "\u{feff}5\n"),
-        ("LIMITS", "on\r"),
-        ("PING_INTERVAL", "7s\r"),
-        ("RATE", " 50/100\r"),
+        ("CHAT_THREADS", "1\r"),
+        ("CHAT_MAX_ROOMS", "\u{feff}5\n"),
+        ("CHAT_LIMITS", "on\r"),
+        ("CHAT_PING_INTERVAL", "7s\r"),
+        ("CHAT_RATE", " 50/100\r"),
         ("REDIS_URL", "\r"),
-        ("TRUSTED_PROXIES", "\r"),
-        ("PUBLIC_URL", "https://chat.example\r"),
-        ("LOG", "info\r"),
-        ("LOG_FORMAT", "json\r"),
+        ("CHAT_TRUSTED_PROXIES", "\r"),
+        ("CHAT_PUBLIC_URL", "https://chat.example\r"),
+        ("CHAT_LOG", "info\r"),
+        ("CHAT_LOG_FORMAT", "json\r"),
     ]));
     let mut client = server.native().await;
     client.send(r#"{"type":"hello"}"#).await;
@@ -176,28 +196,35 @@ async fn white_space_around_variables_is_not_part_of_them() {
 }
 
 #[test]
-fn help_names_every_setting_and_its_default() {
+fn page_of_settings_says_what_the_help_says() {
+    let page = include_str!("../../../docs/settings.md");
     let (code, help, _) = run(command().arg("--help"));
     assert_eq!(code, 0);
-    let settings = [
-        "--config",
-        "--port",
-        "--host",
-        "--redis-url",
-        "--redis-ca",
-        "--redis-cert",
-        "--redis-key",
-        "--redis-prefix",
-        "--threads",
-        "--log-format",
-    ];
-    for setting in settings {
-        assert!(help.contains(setting), "{setting}");
-        let variable = setting.trim_start_matches('-').replace('-', "_").to_uppercase();
-        assert!(help.contains(&format!("[env: {variable}")), "{variable}");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `--"));
+    for row in rows.clone() {
+        let mut cells = row.split(" | ");
+        let (flag, variable) = cells.next().unwrap().split_once("` <br> `").unwrap();
+        let (_, block) = help.split_once(&format!("\n      --{flag} <")).expect(flag);
+        let block = block.split("\n      -").next().unwrap();
+        let variable = format!("[env: {}", variable.trim_end_matches('`'));
+        // The value of a secret is not shown.
+        let after = block.split_once(&variable).and_then(|(_, after)| after.chars().next());
+        assert!(matches!(after, Some('=' | ']')), "{variable} in {block}");
+        let default = cells.next().unwrap().replace('`', "");
+        let block = block.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(block.contains(&format!("[default: {default}]")), "{default} in {block}");
     }
-    assert!(help.contains("unix:///"), "a socket is an address of Redis");
-    assert!(help.matches("[default: ").count() >= 10, "{help}");
+    assert_eq!(rows.count(), help.matches("[env: ").count(), "each setting has a row");
+}
+
+#[tokio::test]
+async fn prefixed_variable_wins_over_its_alias_and_an_old_name_is_warned_about() {
+    let server =
+        Chat::start(command().envs([("CHAT_PORT", "0"), ("PORT", "nonsense"), ("MAX_ROOMS", "5")]));
+    server.until_logged("MAX_ROOMS is not read: set CHAT_MAX_ROOMS instead");
+    let mut client = server.native().await;
+    client.send(r#"{"type":"hello"}"#).await;
+    assert_eq!(client.recv_json().await["limits"]["rooms"], 128);
 }
 
 #[tokio::test]
@@ -207,8 +234,8 @@ async fn flags_win_over_the_environment_and_that_over_the_file() {
     let server = Chat::start(
         command().arg("--config").arg(&file).args(["--port", "0", "--log-format", "json"]).envs([
             ("PORT", "2"),
-            ("MAX_ROOMS", "5"),
-            ("LIMITS", "on"),
+            ("CHAT_MAX_ROOMS", "5"),
+            ("CHAT_LIMITS", "on"),
             ("REDIS_URL", ""),
         ]),
     );

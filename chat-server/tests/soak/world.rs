@@ -33,11 +33,11 @@ fn server(redis: &RedisServer) -> Chat {
     let mut command = command();
     command.envs([
         ("PORT", "0"),
-        ("HISTORY", "20"),
-        ("HISTORY_TTL", "2s"),
-        ("PRESENCE_GRACE", "1s"),
-        ("OUTBOX_BYTES", "131072"),
-        ("MAX_FRAME_BYTES", "65536"),
+        ("CHAT_HISTORY", "20"),
+        ("CHAT_HISTORY_TTL", "2s"),
+        ("CHAT_PRESENCE_GRACE", "1s"),
+        ("CHAT_OUTBOX_BYTES", "131072"),
+        ("CHAT_MAX_FRAME_BYTES", "65536"),
     ]);
     Chat::start(command.env("REDIS_URL", redis.url()).args(FAST))
 }

@@ -66,7 +66,7 @@ pub(crate) fn command() -> Command {
 pub(crate) fn command_on(threads: usize) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chat-server"));
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.env("THREADS", threads.to_string());
+    command.env("CHAT_THREADS", threads.to_string());
     command
 }
 

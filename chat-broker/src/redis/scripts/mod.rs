@@ -1,4 +1,5 @@
-//! The scripts that Redis runs, and the names it knows them by.
+//! The scripts that Redis runs, and the names it knows them by. `redis::Script` runs one script for
+//! each round trip; here several calls go in one pipeline.
 
 use std::sync::OnceLock;
 

@@ -144,9 +144,10 @@ fn key_that_cannot_serve_ends_the_program_and_is_named() {
         (&keys.path("absent"), "No such file"),
         (&public, "a file with it is needed"),
     ] {
-        let (code, _, error) = run(command().args(["--port", "0"]).env("JWT_PUBLIC_KEY", file));
+        let (code, _, error) =
+            run(command().args(["--port", "0"]).env("CHAT_JWT_PUBLIC_KEY", file));
         assert_eq!((code, error.lines().count()), (2, 1), "{file}: {error}");
-        assert!(error.contains("JWT_PUBLIC_KEY"), "{file}: {error}");
+        assert!(error.contains("CHAT_JWT_PUBLIC_KEY"), "{file}: {error}");
         assert!(error.contains(named), "{file} is not {named}: {error}");
     }
     for (file, named) in [
@@ -170,8 +171,9 @@ fn key_file_may_have_a_byte_order_mark_and_text_around_it() {
     let pem = fs::read_to_string(&public).unwrap();
     let marked = format!("\u{feff}\r\nA key:\r\n{}\r\n", pem.replace('\n', "\r\n"));
     let marked = keys.write("marked", marked);
-    let server =
-        Chat::start(command().args(["--port", "0"]).env("JWT_PUBLIC_KEY", format!(" {marked}\r")));
+    let server = Chat::start(
+        command().args(["--port", "0"]).env("CHAT_JWT_PUBLIC_KEY", format!(" {marked}\r")),
+    );
     server.until_logged("listening");
     // As `openssl ecparam -genkey` writes it.
     let parameters =

@@ -123,7 +123,7 @@ async fn proxy_may_take_a_path_away() {
     }
 }
 
-/// docs/protocol.md: behind TLS a link needs `PUBLIC_URL`, since the server does not see TLS.
+/// docs/protocol.md: behind TLS a link needs `CHAT_PUBLIC_URL`, since the server does not see TLS.
 #[tokio::test]
 async fn link_behind_tls_needs_public_url() {
     let without = server(&["--allow-host", "chat.example"]);

@@ -13,7 +13,8 @@ async fn foreign_origin_is_logged_once_a_minute() {
     }
     assert_eq!(connect("https://b.example").await, 403);
     let line = server.until_logged("app.example");
-    for part in ["WARN", "https://app.example", "localhost", "--allow-origin", "ALLOW_ORIGIN"] {
+    for part in ["WARN", "https://app.example", "localhost", "--allow-origin", "CHAT_ALLOW_ORIGIN"]
+    {
         assert!(line.contains(part), "{part}: {line}");
     }
     server.until_logged("b.example");

@@ -91,7 +91,7 @@ async fn limits_off_lifts_every_rate_and_count_and_no_bound() {
     ];
     let mut program = command();
     program.args(["--port", "0"]).args(rates).args(counts.as_flattened());
-    let server = Chat::start(program.env("JWT_SECRET", SECRET).env("LIMITS", "off"));
+    let server = Chat::start(program.env("JWT_SECRET", SECRET).env("CHAT_LIMITS", "off"));
     let token = granting("a", &[("*", &["*"])]);
     let (mut client, mut other) = (native(&server, &token).await, native(&server, &token).await);
     for client in [&mut client, &mut other] {

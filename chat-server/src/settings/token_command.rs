@@ -4,19 +4,18 @@ use std::collections::BTreeMap;
 #[cfg(feature = "jwt")]
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
-#[cfg(feature = "jwt")]
-use super::build::names;
 use super::exit::Exit;
-use super::layer::Layer;
-use super::period::Period;
-use super::sources::Invalid;
+use super::source::Invalid;
+use super::tokens::Tokens;
+use super::value::{MILLISECOND, YEAR, time};
 
 /// What the token is to say.
 #[derive(Debug, Args)]
-pub(super) struct Wish {
+pub(super) struct TokenArgs {
     /// Who its bearer is: the claim `sub`
     #[arg(long, value_name = "ID")]
     user: String,
@@ -35,45 +34,40 @@ pub(super) struct Wish {
     limit_factor: Option<u32>,
 
     /// How long it is good for
-    #[arg(long, value_name = "TIME", default_value = "1h")]
-    ttl: Period,
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time(MILLISECOND..=YEAR))]
+    ttl: Duration,
 
-    /// For whom it is: the claim `aud` [default: the first of JWT_AUDIENCE]
+    /// For whom it is: the claim `aud` [default: the first of CHAT_JWT_AUDIENCE]
     #[arg(long, value_name = "NAME")]
     audience: Option<String>,
 
-    /// Who says so: the claim `iss` [default: the first of JWT_ISSUER]
+    /// Who says so: the claim `iss` [default: the first of CHAT_JWT_ISSUER]
     #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
 
-    /// A file with a private key in PEM to sign with, instead of the secret in JWT_SECRET
+    /// A file with a private key in PEM to sign with, instead of the secret in CHAT_JWT_SECRET
     #[arg(long, value_name = "FILE")]
     private_key: Option<PathBuf>,
 }
 
-impl Wish {
+impl TokenArgs {
     /// The token.
     #[cfg(feature = "jwt")]
-    pub(super) fn grant(&self, settings: &Layer) -> Result<String, Exit> {
+    pub(super) fn token(&self, tokens: &Tokens) -> Result<String, Exit> {
         use chat_core::{UserId, UserName};
         use chat_server::{InvalidKey, JwtSigner, TokenClaims};
 
-        if self.ttl.0.is_zero() {
-            return Err(Invalid::new("ttl", "0s", "longer than nothing").into());
-        }
-        let secret = settings.jwt_secret.as_deref().filter(|secret| !secret.is_empty());
-        let first = |given| names(given).into_iter().next();
-        let signer = match (&self.private_key, secret) {
+        let signer = match (&self.private_key, tokens.secret()) {
             (Some(file), _) => read(file).and_then(|pem| {
                 let wrong = |error: InvalidKey| {
                     Invalid::new("private-key", file.display(), error.to_string())
                 };
                 JwtSigner::with_private_key(&pem).map_err(wrong)
             }),
-            (None, Some(secret)) => JwtSigner::with_secret(secret.as_bytes())
+            (None, Some(secret)) => JwtSigner::with_secret(secret.reveal().as_bytes())
                 .map_err(|error| Invalid::hidden("jwt-secret", error.to_string())),
             (None, None) => {
-                let needed = "a token needs JWT_SECRET (32 bytes or more) or --private-key";
+                let needed = "a token needs CHAT_JWT_SECRET (32 bytes or more) or --private-key";
                 return Err(Exit::System(needed.to_owned()));
             }
         };
@@ -83,18 +77,18 @@ impl Wish {
         if let Some(name) = &self.name {
             UserName::new(name).map_err(|why| Invalid::new("name", name, format!("it {why}")))?;
         }
-        let mut claims = TokenClaims::new(&user, self.ttl.0);
+        let mut claims = TokenClaims::new(&user, self.ttl);
         claims.name.clone_from(&self.name);
-        let audience = self.audience.clone().or_else(|| first(&settings.jwt_audience));
+        let audience = self.audience.clone().or_else(|| tokens.audience().into_iter().next());
         claims.aud = audience.into_iter().collect();
-        claims.iss = self.issuer.clone().or_else(|| first(&settings.jwt_issuer));
+        claims.iss = self.issuer.clone().or_else(|| tokens.issuer().into_iter().next());
         claims.rooms = self.rules()?;
         claims.limit_factor = self.limit_factor;
         signer.sign(&claims).map_err(|error| Exit::System(error.to_string()))
     }
 
     #[cfg(not(feature = "jwt"))]
-    pub(super) fn grant(&self, _: &Layer) -> Result<String, Exit> {
+    pub(super) fn token(&self, _: &Tokens) -> Result<String, Exit> {
         Err(Exit::System("this chat-server was built without the feature \"jwt\"".to_owned()))
     }
 

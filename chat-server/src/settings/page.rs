@@ -1,0 +1,102 @@
+//! docs/settings.md, made from the declarations. To write it again:
+//! `UPDATE_DOCS=1 cargo test -p roomcast-server --bin chat-server settings_page`.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use clap::{Arg, Command, CommandFactory};
+
+use super::Cli;
+use super::rooms::RoomClass;
+use super::source::{Sources, UNPREFIXED};
+
+const TOP: &str = "# Settings
+
+<!-- Made from the declarations in chat-server/src/settings by `UPDATE_DOCS=1 cargo test -p \
+chat-server --bin chat-server settings_page`. A test fails if this page differs from them. -->
+
+Every setting is a flag, an environment variable, and a key of the TOML file that `--config` names; \
+the key is the flag without `--`. A flag wins over the variable, the variable over the file, and the \
+file over the default. `chat-server --help` prints the same list.
+
+* Times have a unit: `500ms`, `10s`, `5m`, `24h`. In the file they are in quotes.
+* Rates are `A SECOND/AT ONCE`, such as `50/300`; for bytes `K` and `M` stand for 1024 and 1024². \
+`off` switches one off.
+* Lists are separated by commas, or arrays in the file.
+* An empty text is no setting, and still wins over the sources below.
+* White space around values of variables, and around secrets, is removed.
+";
+
+const ALIASES: &str = "also count without `CHAT_`, if the variable with it is not set. Before \
+0.1.0 no variable had the prefix: the server warns at its start of one that is set and not read.
+
+In Kubernetes a service that is named `chat` sets `CHAT_PORT` in every container of its namespace, \
+to a URL. Give the service another name, or set `enableServiceLinks: false` in the pod.";
+
+fn page() -> String {
+    let command = Sources::default().with_variables(Cli::command());
+    let mut page = TOP.to_owned();
+    let names = UNPREFIXED.map(|name| format!("`{name}`"));
+    let (last, first) = names.split_last().unwrap();
+    writeln!(page, "\nVariables: {} and {last} {ALIASES}", first.join(", ")).unwrap();
+    let mut heading = None;
+    for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
+        let of_arg = arg.get_help_heading();
+        if heading != Some(of_arg) {
+            heading = Some(of_arg);
+            write!(page, "\n## {}\n\n", of_arg.unwrap_or("File")).unwrap();
+            page.push_str("| flag, variable | default | what it does |\n|---|---|---|\n");
+        }
+        page.push_str(&row(arg));
+    }
+    page.push_str(
+        "\n## Rooms that differ\n\nTables `[[rooms]]`, which only the file may have. The first whose \
+         `name` matches counts.\n\n| key | default | what it does |\n|---|---|---|\n",
+    );
+    let class: Command = RoomClass::command();
+    for arg in class.get_arguments() {
+        let default =
+            if arg.is_required_set() { "none; it is needed" } else { "that of all rooms" };
+        let (name, help) = (arg.get_long().unwrap(), help(arg).0);
+        writeln!(page, "| `{name}` | {default} | {help} |").unwrap();
+    }
+    page
+}
+
+fn row(arg: &Arg) -> String {
+    let flag = arg.get_long().unwrap();
+    let variable = arg.get_env().unwrap().to_string_lossy();
+    let (help, default) = help(arg);
+    format!("| `--{flag}` <br> `{variable}` | {default} | {help} |\n")
+}
+
+/// What the setting does, and its default.
+fn help(arg: &Arg) -> (String, String) {
+    let text = arg.get_help().unwrap().to_string();
+    let mut text = text.replace("127.0.0.1 and ::1", "`127.0.0.1` and `::1`").replace('*', "\\*");
+    let values: Vec<_> =
+        arg.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
+    let mut default = match arg.get_default_values() {
+        [value] => format!("`{}`", value.to_string_lossy()),
+        _ => String::new(),
+    };
+    if let Some((what, described)) = text.clone().split_once(" [default: ") {
+        default = described.trim_end_matches(']').to_owned();
+        text = what.to_owned();
+    }
+    if !values.is_empty() {
+        write!(text, ": {}", values.join(" or ")).unwrap();
+    }
+    (text, default)
+}
+
+#[test]
+fn settings_page_is_made_from_the_declarations() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
+    let page = page();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page, "write it again as the first lines of {} say", file!());
+}

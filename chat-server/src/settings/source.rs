@@ -1,0 +1,229 @@
+//! Where the values of settings come from, so that messages name a setting as it was written.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+
+use clap::{Arg, ArgMatches, Command};
+
+use super::file::{File, insert};
+use super::value::trim;
+
+/// What the names of variables begin with.
+const PREFIX: &str = "CHAT_";
+
+/// Variables that platforms set by themselves, and those that other programs share with this one:
+/// they count without [`PREFIX`] as well.
+pub(super) const UNPREFIXED: [&str; 5] = ["PORT", "HOST", "REDIS_URL", "JWT_SECRET", "API_KEY"];
+
+/// Flags and variables of the process, and its configuration file.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    arguments: Vec<OsString>,
+    variables: BTreeMap<OsString, OsString>,
+    file: Option<File>,
+    warnings: Vec<String>,
+}
+
+/// Why the value of a setting cannot be used.
+#[derive(Debug)]
+pub(crate) struct Invalid {
+    setting: String,
+    value: Option<String>,
+    why: String,
+}
+
+impl Invalid {
+    /// A value, and why it cannot be used.
+    pub(crate) fn new(setting: &str, value: impl ToString, why: impl Into<String>) -> Self {
+        Self { value: Some(value.to_string()), ..Self::hidden(setting, why) }
+    }
+
+    /// A value that is not shown: a secret, or one that says nothing.
+    pub(crate) fn hidden(setting: &str, why: impl Into<String>) -> Self {
+        Self { setting: setting.to_owned(), value: None, why: why.into() }
+    }
+
+    pub(super) fn message(&self, sources: &Sources) -> String {
+        let (name, why) = (sources.name(&self.setting), &self.why);
+        match &self.value {
+            Some(value) => format!("invalid value '{}' for {name}: {why}", value.escape_debug()),
+            None => format!("invalid value for {name}: {why}"),
+        }
+    }
+}
+
+impl Sources {
+    pub(crate) fn of_process() -> Self {
+        let (arguments, variables) = (std::env::args_os().collect(), std::env::vars_os().collect());
+        Self { arguments, variables, ..Self::default() }
+    }
+
+    /// The command with the variable of each setting. One that had a name without the prefix in
+    /// earlier releases, and has it still, is warned about.
+    pub(super) fn with_variables(&mut self, command: Command) -> Command {
+        for arg in command.get_arguments() {
+            let (variable, bare) =
+                (self.variable(arg.get_id().as_str()), bare(arg.get_id().as_str()));
+            if variable != bare && self.has(&bare) && !self.has(&variable) {
+                self.warnings.push(format!("{bare} is not read: set {variable} instead"));
+            }
+        }
+        command.mut_args(|arg| {
+            let variable = self.variable(arg.get_id().as_str());
+            arg.env(variable)
+        })
+    }
+
+    /// The arguments for clap: those of the process and, as flags, the variables that have white
+    /// space around their values. A file of variables with the line ends of Windows gives some to
+    /// each, and choices would not be read. Secrets are left as they are, since a warning says that
+    /// they are changed.
+    pub(super) fn arguments(&self, command: &Command) -> Vec<OsString> {
+        let mut arguments = self.arguments.clone();
+        let known = command.get_arguments().filter(|arg| !arg.is_hide_env_values_set());
+        insert(&mut arguments, known.filter_map(|arg| self.padded(arg)));
+        arguments
+    }
+
+    fn padded(&self, arg: &Arg) -> Option<OsString> {
+        let flag = format!("--{}", arg.get_long()?);
+        let value = self.variables.get(arg.get_env()?)?.to_str()?;
+        let is_padded = trim(value).len() < value.len();
+        (is_padded && !self.has_flag(&flag)).then(|| format!("{flag}={}", trim(value)).into())
+    }
+
+    pub(super) fn add_file(&mut self, file: File) -> &File {
+        self.file.insert(file)
+    }
+
+    /// Warns of each secret that is not what was written.
+    pub(super) fn add_padded_secrets(&mut self, command: &Command, matches: &ArgMatches) {
+        for arg in command.get_arguments().filter(|arg| arg.is_hide_env_values_set()) {
+            let raw = matches.get_raw(arg.get_id().as_str()).and_then(|mut values| values.next());
+            let raw = raw.and_then(OsStr::to_str).unwrap_or_default();
+            if !trim(raw).is_empty() && trim(raw).len() < raw.len() {
+                let name = self.name(arg.get_long().unwrap_or_default());
+                let warning = format!("{name}: white space around the secret is not part of it");
+                self.warnings.push(warning);
+            }
+        }
+    }
+
+    /// What the user should know, beside errors.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// A setting as its value was written: `--port`, `CHAT_PORT`, or `port (chat.toml, line 3)`.
+    pub(crate) fn name(&self, setting: &str) -> String {
+        let (flag, variable) = (format!("--{setting}"), self.variable(setting));
+        if self.has_flag(&flag) {
+            return flag;
+        }
+        if self.has(&variable) {
+            return variable;
+        }
+        self.file.as_ref().and_then(|file| file.place(setting)).unwrap_or(flag)
+    }
+
+    /// A variable of these that is not a text.
+    pub(super) fn not_utf8<'a>(&self, known: impl Iterator<Item = &'a Arg>) -> Option<String> {
+        known.map(|arg| self.variable(arg.get_id().as_str())).find(|variable| {
+            self.variables.get(OsStr::new(variable)).is_some_and(|value| value.to_str().is_none())
+        })
+    }
+
+    /// The variable of a setting.
+    fn variable(&self, setting: &str) -> String {
+        let bare = bare(setting);
+        let variable = format!("{PREFIX}{bare}");
+        let is_alias = UNPREFIXED.contains(&&*bare) && self.has(&bare) && !self.has(&variable);
+        if is_alias { bare } else { variable }
+    }
+
+    fn has(&self, variable: &str) -> bool {
+        self.variables.contains_key(OsStr::new(variable))
+    }
+
+    fn has_flag(&self, flag: &str) -> bool {
+        self.arguments.iter().filter_map(|argument| argument.to_str()).any(|argument| {
+            argument.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        })
+    }
+}
+
+/// The variable of a setting without the prefix.
+fn bare(setting: &str) -> String {
+    setting.replace('-', "_").to_uppercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn sources(arguments: &[&str], variables: &[(&str, &str)], file: &str) -> Sources {
+        Sources {
+            arguments: arguments.iter().map(Into::into).collect(),
+            variables: variables.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            file: File::parse(Path::new("chat.toml"), file).ok(),
+            ..Sources::default()
+        }
+    }
+
+    fn command() -> Command {
+        let arg = |id: &'static str, long: &'static str| Arg::new(id).long(long);
+        let key = arg("api_key", "api-key").hide_env_values(true);
+        Command::new("chat-server").args([arg("port", "port"), arg("log", "log"), key])
+    }
+
+    #[test]
+    fn setting_is_named_as_it_was_written() {
+        let file = "\n# A port.\nport = 1\nmax-rooms = 2\n[[rooms]]\nname = \"*\"\n";
+        let sources = sources(
+            &["chat-server", "--port", "1", "--log=warn", "--max-roomsX=1"],
+            &[
+                ("PORT", "1"),
+                ("HOST", ""),
+                ("CHAT_RATE", "1"),
+                ("REDIS_URL", "a"),
+                ("CHAT_REDIS_URL", "b"),
+            ],
+            file,
+        );
+        for (setting, name) in [
+            ("port", "--port"),
+            ("log", "--log"),
+            ("host", "HOST"),
+            ("rate", "CHAT_RATE"),
+            ("redis-url", "CHAT_REDIS_URL"),
+            ("max-rooms", "max-rooms (chat.toml, line 4)"),
+            ("api-key", "--api-key"),
+        ] {
+            assert_eq!(sources.name(setting), name);
+        }
+    }
+
+    #[test]
+    fn padded_variables_are_read_without_their_white_space() {
+        let variables = [("PORT", " 1\r"), ("CHAT_LOG", "warn "), ("API_KEY", " x ")];
+        let mut sources = sources(&["chat-server", "--log", "info", "token"], &variables, "");
+        let command = sources.with_variables(command());
+        let arguments = sources.arguments(&command);
+        assert_eq!(arguments, ["chat-server", "--port=1", "--log", "info", "token"]);
+    }
+
+    #[test]
+    fn variable_without_prefix_is_warned_about_unless_it_is_read() {
+        let warnings = |variables: &[(&str, &str)]| {
+            let mut sources = sources(&[], variables, "");
+            sources.with_variables(command());
+            sources.warnings().to_vec()
+        };
+        assert_eq!(warnings(&[("LOG", "warn")]), ["LOG is not read: set CHAT_LOG instead"]);
+        assert_eq!(warnings(&[("PORT", "1")]), [""; 0], "an alias");
+        assert_eq!(warnings(&[("LOG", "a"), ("CHAT_LOG", "b")]), [""; 0]);
+        assert_eq!(warnings(&[("PORT", "1"), ("CHAT_PORT", "2")]), [""; 0]);
+    }
+}

@@ -1,0 +1,149 @@
+//! What settings come to, from the command line and the file to what the server runs with.
+
+use std::time::Duration;
+
+use chat_core::{Retention, RoomId};
+use chat_server::{Rate, Rates, ServerConfig};
+
+use super::*;
+
+fn settings(arguments: &[&str]) -> Settings {
+    let arguments = ["chat-server"].iter().chain(arguments);
+    Cli::try_parse_from(arguments).unwrap().settings
+}
+
+fn file_error(text: &str) -> String {
+    match Settings::of_file(text, &[]) {
+        Err(Exit::File(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let file = "port = 1\nredis-url = \"redis://a\"\nping-interval = \"0s\"";
+    let settings = Settings::of_file(file, &["--port", "2", "--redis-url", ""]).unwrap();
+    assert_eq!(settings.listen.port, 2);
+    assert_eq!(settings.redis.url(), None, "empty is none, and still wins");
+    assert_eq!(settings.server().unwrap().transport.heartbeat, None);
+}
+
+/// What the help says of the program is what the documentation of the library says.
+#[test]
+fn defaults_are_those_of_the_library() {
+    let settings = settings(&[]);
+    let library = ServerConfig::default();
+    let workers = settings.listen.threads().get();
+    let library = library.clone().hub(library.hub.workers(workers));
+    assert_eq!(format!("{:?}", settings.server().unwrap()), format!("{library:?}"));
+}
+
+#[test]
+fn defaults_that_depend_on_trusted_proxies_are_as_the_help_says() {
+    let command = Cli::command();
+    let help = |setting: &str| {
+        let arg = command.get_arguments().find(|arg| arg.get_long() == Some(setting)).unwrap();
+        let help = arg.get_help().unwrap().to_string();
+        help.split("; ").last().unwrap().split(' ').next().unwrap().to_owned()
+    };
+    let limits = settings(&["--trusted-proxies", "10.0.0.0/8"]).server().unwrap().limits;
+    let Rates { frames, received_bytes, answer_bytes, kept_bytes, .. } = limits.address;
+    for (setting, rate) in [
+        ("http-rate-per-address", limits.http_requests_per_address),
+        ("rate-per-address", frames),
+        ("byte-rate-per-address", received_bytes),
+        ("answer-rate-per-address", answer_bytes),
+        ("kept-rate-per-address", kept_bytes),
+    ] {
+        assert_eq!(help(setting).parse().ok(), rate, "{setting}");
+    }
+    assert_eq!(help("max-connections-per-address").parse().ok(), limits.connections_per_address);
+}
+
+/// Behind a proxy that does not tell them apart, all clients have one address.
+#[test]
+fn addresses_are_limited_where_they_are_told_apart() {
+    let limits = |file: &str| {
+        let limits = Settings::of_file(file, &[]).unwrap().server().unwrap().limits;
+        (limits.connections_per_address, limits.address.frames)
+    };
+    let trusted = "trusted-proxies = [\"10.0.0.0/8\"]\n";
+    let values = "max-connections-per-address = 7\nrate-per-address = \"8/9\"\n";
+    let given = (Some(7), Some(Rate::new(8, 9)));
+    assert_eq!(limits(""), (None, None));
+    assert_eq!(limits("trusted-proxies = []"), (None, None));
+    assert_eq!(limits("trusted-proxies = [\" \"]"), (None, None));
+    assert_eq!(limits(trusted), (Some(100), Some(Rate::new(500, 5000))));
+    assert_eq!(limits(values), given);
+    assert_eq!(limits(&format!("{trusted}{values}")), given);
+    let off = format!("{trusted}rate-per-address = \"off\"");
+    assert_eq!(limits(&off), (Some(100), None));
+    assert_eq!(limits(&format!("limits = \"off\"\n{trusted}{values}")), (None, None));
+}
+
+#[test]
+fn every_thread_delivers() {
+    for threads in 1..=3 {
+        let settings = settings(&["--threads", &threads.to_string()]);
+        let workers = settings.server().unwrap().hub.workers;
+        assert_eq!((settings.listen.threads().get(), workers), (threads, threads));
+    }
+}
+
+#[test]
+fn lists_are_separated_by_commas_except_in_the_file() {
+    let origins = |text: &str| settings(&["--allow-origin", text]).server().unwrap().allow_origin;
+    assert_eq!(origins("https://a.example, null"), ["https://a.example", "null"]);
+    assert_eq!(origins(""), Vec::<String>::new(), "no origin, not the empty one");
+    let file = "jwt-secret = \"s\"\njwt-audience = [\"a,b\", \" c \"]\nallow-host = \"a.example,b.example\"";
+    let of_file = Settings::of_file(file, &[]).unwrap();
+    assert_eq!(of_file.tokens.audience(), ["a,b", "c"]);
+    assert_eq!(of_file.server().unwrap().allow_host, ["a.example", "b.example"]);
+    let of_flag = Settings::of_file(file, &["--jwt-audience", "a,b"]).unwrap();
+    assert_eq!(of_flag.tokens.audience(), ["a", "b"]);
+}
+
+#[test]
+fn classes_of_rooms_differ_in_what_they_keep() {
+    let file = "history = 10\nhistory-bytes = 5000\n\
+                [[rooms]]\nname = \"game-*\"\nhistory = 0\n\
+                [[rooms]]\nname = \"files-*\"\nhistory-bytes = 900000\n\
+                [[rooms]]\nname = \"*\"\nhistory-ttl = \"1h\"";
+    let rules = Settings::of_file(file, &[]).unwrap().server().unwrap().hub.history;
+    let of = |name| rules.of(&RoomId::new(name).unwrap());
+    assert_eq!(of("game-1"), None);
+    let hour = Duration::from_secs(3600);
+    assert_eq!(of("general"), Some(Retention::default().messages(10).bytes(5000).ttl(hour)));
+    let ttl = Retention::default().ttl;
+    assert_eq!(of("files-1"), Some(Retention::default().messages(10).bytes(900_000).ttl(ttl)));
+    let none = Settings::of_file("history = 0", &[]).unwrap().server().unwrap().hub.history;
+    assert_eq!(none.of(&RoomId::new("r").unwrap()), None);
+}
+
+#[test]
+fn errors_of_the_file_name_the_line_and_the_key() {
+    for (text, error) in [
+        ("\n[[rooms]]\nhistory = 1", "line 3, rooms: a name is missing"),
+        ("[[rooms]]\nname = \"a\"\nhistori = 1", "line 3, histori: there is no such key"),
+        ("[[rooms]]\nname = \"a\"\nhistory = 100001", "line 3, history: at most 100000"),
+        ("[rooms]\nname = \"a\"", "line 1, rooms: expected [[rooms]]"),
+        ("\nprot = 1", "line 2, prot: there is no such setting"),
+        ("config = \"a\"", "line 1, config: there is no such setting"),
+        ("log = true", "line 1, log: expected a text in quotes"),
+        ("api-key = 1.234567890", "line 1, api-key: expected a text in quotes"),
+        ("port = 1\nport = 2", "line 2: duplicate key"),
+    ] {
+        assert!(file_error(text).contains(error), "{}", file_error(text));
+    }
+    assert!(!file_error("api-key = 1.234567890").contains("234567890"));
+    for wrong in ["history = 100001", "history-ttl = \"10ms\"", "presence-lease = \"0s\""] {
+        assert!(matches!(Settings::of_file(wrong, &[]), Err(Exit::Usage(_))), "{wrong}");
+    }
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let key = "a key for backends";
+    let settings = settings(&["--api-key", key, "--jwt-secret", key, "--redis-url", key]);
+    assert!(!format!("{settings:?}").contains(key), "{settings:?}");
+}

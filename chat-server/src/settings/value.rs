@@ -1,0 +1,206 @@
+//! How the values of settings are written, and which of them are refused.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::num::{IntErrorKind, ParseIntError};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use chat_server::{InvalidRate, IpNet, Rate, Secret};
+use clap::error::ErrorKind;
+use tracing_subscriber::filter::LevelFilter;
+
+/// The most of anything that is counted in bytes: more is a slip of the pen.
+pub(super) const MAX_BYTES: usize = 1 << 30;
+
+/// The most of anything else that is counted: clients read some of these numbers, and those of
+/// JavaScript are exact up to 2^53.
+pub(super) const MAX_COUNT: usize = u32::MAX as usize;
+
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+/// Sums of longer times with the present could overflow. The Julian year is what humantime
+/// calls "1year".
+pub(super) const YEAR: Duration = Duration::from_secs(31_557_600);
+
+/// The fewest characters of an API key: a shorter one can be guessed.
+const SHORTEST_KEY: usize = 16;
+
+/// The longest prefix of keys that `RedisConfig` takes.
+const MAX_PREFIX_BYTES: usize = 64;
+
+/// A rate such as `50/100`, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RateArg(pub(super) Option<Rate>);
+
+impl FromStr for RateArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = trim(text);
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        text.parse().map(|rate| Self(Some(rate))).map_err(|error: InvalidRate| error.to_string())
+    }
+}
+
+/// Reads whole numbers in `range`.
+pub(super) fn number<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: FromStr<Err = ParseIntError> + PartialOrd + Display + Clone,
+{
+    move |text| match trim(text).parse() {
+        Ok(number) if number < *range.start() => Err(format!("at least {}", range.start())),
+        Ok(number) if number <= *range.end() => Ok(number),
+        Err(error) if *error.kind() != IntErrorKind::PosOverflow => {
+            Err("expected a whole number without a unit".to_owned())
+        }
+        Ok(_) | Err(_) => Err(format!("at most {}", range.end())),
+    }
+}
+
+/// Reads times in `range`, such as `500ms`, `10s`, `5m` or `24h`.
+pub(super) fn time(
+    range: RangeInclusive<Duration>,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| {
+        let time = humantime::parse_duration(trim(text))
+            .map_err(|_| "expected a time such as 500ms, 10s, 5m or 24h")?;
+        if range.contains(&time) {
+            return Ok(time);
+        }
+        let [least, most] =
+            [range.start(), range.end()].map(|end| humantime::format_duration(*end));
+        Err(format!("{least} to {most}"))
+    }
+}
+
+/// Reads what `read` does, and 0, which switches something off.
+pub(super) fn zero_or<T: Default>(
+    read: impl Fn(&str) -> Result<T, String> + Clone,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| match trim(text) {
+        "0" | "0s" | "0ms" => Ok(T::default()),
+        text => read(text),
+    }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "clap takes parsers that may fail")]
+pub(super) fn text(text: &str) -> Result<String, Infallible> {
+    Ok(trim(text).to_owned())
+}
+
+/// Reads a secret. A blank one stays: as the key of tokens it is too short, and without one
+/// everybody would have access.
+#[allow(clippy::unnecessary_wraps, reason = "clap takes parsers that may fail")]
+pub(super) fn secret(text: &str) -> Result<Secret, Infallible> {
+    let trimmed = trim(text);
+    Ok(Secret::new(if trimmed.is_empty() { text } else { trimmed }))
+}
+
+pub(super) fn api_key(text: &str) -> Result<Secret, String> {
+    let key = trim(text);
+    let is_shown = key.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    if (1..SHORTEST_KEY).contains(&key.len()) || !is_shown {
+        return Err(format!("at least {SHORTEST_KEY} characters of ASCII"));
+    }
+    Ok(Secret::new(key))
+}
+
+pub(super) fn redis_prefix(text: &str) -> Result<String, String> {
+    let prefix = trim(text);
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    if prefix.len() > MAX_PREFIX_BYTES || !prefix.bytes().all(is_allowed) {
+        return Err("1 to 64 letters, digits, '-', '_', '.' or ':'".to_owned());
+    }
+    Ok(prefix.to_owned())
+}
+
+/// Reads an address with a port.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    let expected = "expected an address and a port: 127.0.0.1:9100";
+    trim(text).parse().map_err(|_| expected.to_owned())
+}
+
+/// Reads a network such as `10.0.0.0/8`, an address, or nothing between two commas.
+pub(super) fn network(text: &str) -> Result<Option<IpNet>, String> {
+    let text = trim(text);
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let expected = format!("'{text}' is neither an address nor a network such as 10.0.0.0/8");
+    network.map(Some).map_err(|_| expected)
+}
+
+/// Reads a filter of the log. A level that does not exist is an error: the filter would take it
+/// for the name of a module.
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    let filter = trim(text);
+    let levels = filter.split(',').map(str::trim);
+    for level in levels.filter(|level| !level.is_empty() && !level.contains(['=', '['])) {
+        if level.parse::<LevelFilter>().is_err() {
+            return Err(format!("{level} is not off, error, warn, info, debug or trace"));
+        }
+    }
+    tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    Ok(filter.to_owned())
+}
+
+/// Why a parser refuses a value, if that is the error.
+pub(super) fn refusal(error: &clap::Error) -> Option<String> {
+    let why = error.source().filter(|_| error.kind() == ErrorKind::ValueValidation);
+    why.map(ToString::to_string)
+}
+
+/// A value without what surrounds it by mistake: white space, and the mark with which some editors
+/// begin a file.
+pub(super) fn trim(value: &str) -> &str {
+    value.trim_matches(|char: char| char.is_whitespace() || char == '\u{feff}')
+}
+
+/// The texts that are not empty: an empty variable says the same as none.
+pub(super) fn filled(texts: &[String]) -> Vec<String> {
+    texts.iter().filter(|text| !text.is_empty()).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units_and_bounds() {
+        let read = time(SECOND..=HOUR);
+        for (text, seconds) in [("1000ms", 1), ("10s", 10), ("5m", 300), (" 1h\r\n", 3600)] {
+            assert_eq!(read(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for wrong in ["", "10", "s", "-1s", "99999999999999999999s", "0s", "999ms", "61m"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(read("2h"), Err("1s to 1h".to_owned()));
+        assert_eq!(zero_or(read)("0s"), Ok(Duration::ZERO));
+    }
+
+    #[test]
+    fn numbers_have_bounds_and_no_units() {
+        let read = number(2..=300_u16);
+        for (text, number) in [("2", 2), (" 300\r", 300)] {
+            assert_eq!(read(text), Ok(number), "{text}");
+        }
+        for (wrong, why) in [
+            ("1", "at least 2"),
+            ("301", "at most 300"),
+            ("99999999999999999999", "at most 300"),
+            ("-3", "expected a whole number without a unit"),
+            ("3K", "expected a whole number without a unit"),
+            ("", "expected a whole number without a unit"),
+        ] {
+            assert_eq!(read(wrong), Err(why.to_owned()), "{wrong}");
+        }
+    }
+}
