@@ -82,20 +82,20 @@ async fn run(
             info!("listening on http://{address}");
         }
     }
-    let (tell, told) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel();
     let log = Arc::clone(log);
     tokio::spawn(async move {
         // Not among the arguments of a log line, which are not evaluated where it is not logged.
         let signal = signals.recv().await;
         info!("{signal}: shutting down");
-        // Nobody waits for it if the server has ended by itself.
-        let _ = tell.send(());
+        // Fails if the server has ended before.
+        let _ = stop.send(());
         let signal = signals.recv().await;
         info!("{signal} again: stopping at once");
         log.flush();
         std::process::exit(1);
     });
-    server.serve(listeners, async { drop(told.await) }).await;
+    server.serve(listeners, async { drop(stopped.await) }).await;
     info!("stopped");
     Ok(())
 }
