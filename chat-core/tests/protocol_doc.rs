@@ -84,13 +84,13 @@ fn server_frames_are_what_the_code_says() {
     limits.kept = Some(RateLimit::new(15_000, 3_145_728));
     let refused = Rejection::new(
         ErrorCode::BrokerUnavailable,
-        "The message bus does not answer: whether this was carried out is unknown.",
+        "The message bus does not answer. It is unknown whether the request was carried out.",
     )
     .retry_after_ms(1000)
     .to_request(id(7));
     let limited = Rejection::new(
         ErrorCode::RateLimited,
-        "This is too much in too short a time, and was not carried out.",
+        "The rate limit is exceeded, and the request was not carried out. Send it again after retry_after_ms.",
     )
     .retry_after_ms(6100)
     .to_request(id(7));

@@ -1,4 +1,4 @@
-//! `/api`: what backends ask, with a key.
+//! `/api`: moderation by backends, which authenticate with the API key.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,11 +19,13 @@ use serde_json::value::RawValue;
 use subtle::ConstantTimeEq;
 
 use crate::auth::bearer;
-use crate::moderation::{self, Actor, Kind, LONGEST_BAN, NO_TIME, Scope, UNSUPPORTED};
+use crate::moderation::{
+    self, Actor, LONGEST_BAN, SanctionKind, SanctionScope, UNSUPPORTED, ZERO_BAN,
+};
 use crate::refusal::Refusal;
 use crate::state::State;
 
-/// The routes below `/api`; none where there is no key.
+/// The routes below `/api`; none without an API key.
 pub(crate) fn router(state: &Arc<State>) -> Router<Arc<State>> {
     if state.config.api_key.is_none() {
         return Router::new();
@@ -49,7 +51,7 @@ async fn only_with_key(
         return next.run(request).await;
     }
     state.metrics.limited("api_key");
-    let message = "A valid API key is needed: Authorization: Bearer …";
+    let message = "A valid API key is required: Authorization: Bearer …";
     Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response()
 }
 
@@ -65,21 +67,21 @@ fn is_same(given: &str, key: &str) -> bool {
     given.as_bytes().ct_eq(key.as_bytes()).into()
 }
 
-/// What the body of a request may say.
+/// The body of a request.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ModerationRequest {
     user: Option<String>,
     reason: Option<String>,
-    /// When a ban ends, in milliseconds since 1970.
+    /// The end of a ban, in milliseconds since 1970.
     #[serde(default, deserialize_with = "integer")]
     until: Option<u64>,
-    /// How long a ban lasts.
+    /// The time of a ban, in seconds.
     #[serde(default, deserialize_with = "integer")]
     seconds: Option<u64>,
 }
 
-/// An integer in whatever form: some languages write `3600.0`.
+/// An integer in any form: some languages write `3600.0`.
 fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let Some(number) = Option::<Box<RawValue>>::deserialize(deserializer)? else { return Ok(None) };
     let value = json::integer(number.get()).and_then(|value| u64::try_from(value).ok());
@@ -90,53 +92,55 @@ type Body = Result<Json<ModerationRequest>, JsonRejection>;
 type Name = Result<Path<String>, PathRejection>;
 type Answer = Result<Json<serde_json::Value>, Refusal>;
 
-/// `POST /api/users/{id}/disconnect`: ends all connections of a user; with a time, it may not
-/// connect again before.
+/// `POST /api/users/{id}/disconnect`: ends all connections of a user; with a time, bans the user from
+/// the server.
 async fn disconnect(
     Shared(state): Shared<Arc<State>>,
     user: Name,
-    OptionalBody(order): OptionalBody,
+    OptionalBody(request): OptionalBody,
 ) -> Answer {
     let user = user_id(&name(user)?)?;
-    let reason = order.reason()?;
-    let (kind, time) = match order.time()? {
-        Some(time) => (Kind::Ban, time),
-        None => (Kind::Kick, Duration::ZERO),
+    let reason = request.reason()?;
+    let (kind, time) = match request.time()? {
+        Some(time) => (SanctionKind::Ban, time),
+        None => (SanctionKind::Kick, Duration::ZERO),
     };
-    state.sanction(kind, Scope::Server, &user, time, reason).await
+    state.sanction(kind, SanctionScope::Server, &user, time, reason).await
 }
 
 /// `POST /api/users/{id}/unban`
 async fn unban(Shared(state): Shared<Arc<State>>, user: Name) -> Answer {
-    state.pardon(Scope::Server, &user_id(&name(user)?)?).await
+    state.unban(SanctionScope::Server, &user_id(&name(user)?)?).await
 }
 
 /// `POST /api/rooms/{room}/kick`
-async fn kick(Shared(state): Shared<Arc<State>>, room: Name, order: Body) -> Answer {
-    let (room, Json(order)) = (room_id(&name(room)?)?, order?);
-    let (user, reason) = (order.user()?, order.reason()?);
-    state.sanction(Kind::Kick, Scope::Room(&room), &user, Duration::ZERO, reason).await
+async fn kick(Shared(state): Shared<Arc<State>>, room: Name, request: Body) -> Answer {
+    let (room, Json(request)) = (room_id(&name(room)?)?, request?);
+    let (user, reason) = (request.user()?, request.reason()?);
+    state
+        .sanction(SanctionKind::Kick, SanctionScope::Room(&room), &user, Duration::ZERO, reason)
+        .await
 }
 
 /// `POST /api/rooms/{room}/ban`
-async fn ban_from_room(Shared(state): Shared<Arc<State>>, room: Name, order: Body) -> Answer {
-    let (room, Json(order)) = (room_id(&name(room)?)?, order?);
-    let (user, reason) = (order.user()?, order.reason()?);
-    let time = order.time()?.unwrap_or(LONGEST_BAN);
-    state.sanction(Kind::Ban, Scope::Room(&room), &user, time, reason).await
+async fn ban_from_room(Shared(state): Shared<Arc<State>>, room: Name, request: Body) -> Answer {
+    let (room, Json(request)) = (room_id(&name(room)?)?, request?);
+    let (user, reason) = (request.user()?, request.reason()?);
+    let time = request.time()?.unwrap_or(LONGEST_BAN);
+    state.sanction(SanctionKind::Ban, SanctionScope::Room(&room), &user, time, reason).await
 }
 
 /// `POST /api/rooms/{room}/unban`
-async fn unban_from_room(Shared(state): Shared<Arc<State>>, room: Name, order: Body) -> Answer {
-    let (room, Json(order)) = (room_id(&name(room)?)?, order?);
-    state.pardon(Scope::Room(&room), &order.user()?).await
+async fn unban_from_room(Shared(state): Shared<Arc<State>>, room: Name, request: Body) -> Answer {
+    let (room, Json(request)) = (room_id(&name(room)?)?, request?);
+    state.unban(SanctionScope::Room(&room), &request.user()?).await
 }
 
 impl State {
     async fn sanction(
         &self,
-        kind: Kind,
-        scope: Scope<'_>,
+        kind: SanctionKind,
+        scope: SanctionScope<'_>,
         user: &UserId,
         time: Duration,
         reason: Option<&str>,
@@ -149,7 +153,7 @@ impl State {
         answer(done)
     }
 
-    async fn pardon(&self, scope: Scope<'_>, user: &UserId) -> Answer {
+    async fn unban(&self, scope: SanctionScope<'_>, user: &UserId) -> Answer {
         answer(moderation::unban(&**self.hub.broker(), Actor::Backend, scope, user).await)
     }
 }
@@ -158,22 +162,22 @@ fn answer(done: Result<(), BrokerError>) -> Answer {
     match done {
         Ok(()) => Ok(Json(serde_json::json!({"ok": true}))),
         Err(error) => {
-            tracing::debug!(%error, "the broker did not take a sanction");
+            tracing::debug!(%error, "sanction not stored");
             Err(match error {
                 BrokerError::Refused(_) => {
-                    let message = "The message bus refuses it: too many bans, or no more writes.";
+                    let message = "The message bus rejected the request: it has too many bans, or accepts no writes.";
                     Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "refused", message)
                 }
                 BrokerError::Unsupported(_) => {
                     Refusal::new(StatusCode::NOT_IMPLEMENTED, "unsupported", UNSUPPORTED)
                 }
-                _ => Refusal::unavailable("The message bus did not take it: try again."),
+                _ => Refusal::unavailable("The message bus does not answer. Try again."),
             })
         }
     }
 }
 
-/// Of a user or a room, in the path.
+/// The user or the room in the path.
 fn name(path: Name) -> Result<String, Refusal> {
     let Path(name) = path?;
     Ok(name)
@@ -190,7 +194,7 @@ fn room_id(name: &str) -> Result<RoomId, Refusal> {
 impl ModerationRequest {
     fn user(&self) -> Result<UserId, Refusal> {
         let user = self.user.as_deref();
-        user_id(user.ok_or_else(|| bad("missing_field", "The body needs the field \"user\"."))?)
+        user_id(user.ok_or_else(|| bad("missing_field", "The body lacks the field \"user\"."))?)
     }
 
     fn reason(&self) -> Result<Option<&str>, Refusal> {
@@ -199,24 +203,28 @@ impl ModerationRequest {
                 let max = Sanction::MAX_REASON_BYTES;
                 Err(bad("bad_field", format!("\"reason\" has at most {max} bytes.")))
             }
-            Some(reason) if reason.contains('\0') => {
-                Err(bad("bad_field", "\"reason\" holds a NUL: not every client could read it."))
-            }
+            Some(reason) if reason.contains('\0') => Err(bad(
+                "bad_field",
+                "\"reason\" contains a NUL character, which some clients cannot read.",
+            )),
             reason => Ok(reason),
         }
     }
 
-    /// How long from now on.
+    /// The time of a ban from now on; `None` if the body has none.
     fn time(&self) -> Result<Option<Duration>, Refusal> {
         match (self.until, self.seconds) {
-            (Some(_), Some(_)) => Err(bad("bad_field", "\"until\" or \"seconds\", not both.")),
-            (None, Some(0)) => Err(bad("bad_field", NO_TIME)),
+            (Some(_), Some(_)) => Err(bad(
+                "bad_field",
+                "The body has both \"until\" and \"seconds\". Send one of them.",
+            )),
+            (None, Some(0)) => Err(bad("bad_field", ZERO_BAN)),
             (None, seconds) => Ok(seconds.map(Duration::from_secs)),
             (Some(until), None) => {
                 let until = UNIX_EPOCH.checked_add(Duration::from_millis(until));
                 let left = until.and_then(|until| until.duration_since(SystemTime::now()).ok());
                 left.map(Some).ok_or_else(|| {
-                    bad("bad_field", "\"until\" has passed: milliseconds since 1970.")
+                    bad("bad_field", "\"until\" is in the past. It is in milliseconds since 1970.")
                 })
             }
         }
@@ -227,7 +235,7 @@ fn bad(code: &'static str, message: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, code, message)
 }
 
-/// A body that need not be there.
+/// A body that may be empty.
 struct OptionalBody(ModerationRequest);
 
 impl<S: Send + Sync> FromRequest<S> for OptionalBody {
@@ -240,7 +248,7 @@ impl<S: Send + Sync> FromRequest<S> for OptionalBody {
             return Ok(Self(ModerationRequest::default()));
         }
         let request = Request::from_parts(parts, bytes.into());
-        let Json(order) = Json::from_request(request, state).await?;
-        Ok(Self(order))
+        let Json(request) = Json::from_request(request, state).await?;
+        Ok(Self(request))
     }
 }

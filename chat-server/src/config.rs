@@ -1,4 +1,4 @@
-//! Settings of a server, for those who embed it.
+//! The settings of a server.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,36 +15,51 @@ use crate::origin::serialized;
 use crate::peer::{self, ForwardedHeader};
 use crate::public_url::PublicUrl;
 use crate::secret::Secret;
+use crate::setters::setters;
 
-/// Settings of a [`Server`](crate::Server). The defaults suit a public chat.
+/// The settings of a [`Server`](crate::Server). The defaults suit a public chat.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use chat_server::{Secret, Server, ServerConfig};
+///
+/// let config = ServerConfig::default()
+///     .public_url(Some("https://chat.example".to_owned()))
+///     .allow_origin(vec!["https://app.example".to_owned()])
+///     .api_key(Some(Secret::new("a key of the backend")))
+///     .drain_timeout(Duration::from_secs(20));
+/// config.check()?;
+/// let server = Server::builder().config(config);
+/// # Ok::<(), chat_server::InvalidConfig>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// Frames, outboxes and heartbeats of the connections.
+    /// Settings of the connections: frames, outboxes, heartbeats.
     pub transport: TransportConfig,
-    /// Rooms: their history, presence, lingering.
+    /// Settings of the rooms: history, presence, grace.
     pub hub: HubConfig,
-    /// Longest text of a message, in bytes of UTF-8. Default 32,768. A longer one is
-    /// refused with `message_too_long`. See [`frame_bytes`](Self::frame_bytes) for the frames.
+    /// The longest text of a message, in bytes of UTF-8. Default 32,768. A longer one is
+    /// rejected with `message_too_long`. See [`frame_bytes`](Self::frame_bytes) for the frames.
     pub max_message_bytes: usize,
-    /// How much of the server clients may use.
+    /// Limits on what clients may use.
     pub limits: LimitsConfig,
-    /// Sends of one connection that may be unanswered before its socket is read no
-    /// further. Default 64.
+    /// Publications of one connection that may be unanswered by the broker. Default 64. At this number
+    /// its socket is not read until one is answered.
     pub max_in_flight: usize,
-    /// How many members a frame lists. Default 200; `count` tells the rest.
+    /// The most members in one frame. Default 200; the `count` of the frame has the number of all.
     pub max_listed_members: usize,
-    /// How long a shutdown waits for clients to take what is queued for them. Default 10 s.
+    /// How long a shutdown waits for clients to read their outboxes and disconnect. Default 10 s.
     pub drain_timeout: Duration,
-    /// Over how long the clients of a server that shuts down come back elsewhere, at most:
-    /// half a millisecond for each. Default 5 s; never more than half of
-    /// [`drain_timeout`](Self::drain_timeout).
+    /// The longest time over which clients reconnect to other servers at a shutdown: half a millisecond
+    /// for each client. Default 5 s; at most half of [`drain_timeout`](Self::drain_timeout).
     pub drain_spread: Duration,
-    /// With an [`Authenticator`](crate::Authenticator): how long a client may take to say who
-    /// it is before it is closed with 1008, and how long that may take to be judged. Default 10 s.
+    /// With an [`Authenticator`](crate::Authenticator): how long a client may take to authenticate before
+    /// it is closed with 1008, and how long the authenticator may take. Default 10 s.
     pub auth_timeout: Duration,
-    /// How long after the end of its identity a connection may say `hello` with a new token,
-    /// before it is closed with 4004. Default 30 s.
+    /// How long after the expiry of its token a connection may send `hello` with a new one, before it is
+    /// closed with 4004. Default 30 s.
     pub token_grace: Duration,
     /// How long an HTTP connection may be idle between two requests, where the server
     /// [listens by itself](crate::Server::serve). Responses announce it (`Keep-Alive: timeout=150`).
@@ -54,17 +69,17 @@ pub struct ServerConfig {
     /// [HTTP connections](LimitsConfig::http_connections) are taken, every response closes its
     /// connection, but for those of [trusted proxies](Self::trusted_proxies).
     pub keep_alive_timeout: Duration,
-    /// What backends must show to use `/api`. Default: none, and there is no `/api`.
+    /// The key with which backends use `/api`. Default: none, and there is no `/api`.
     pub api_key: Option<Secret>,
-    /// Proxies whose word on where clients are is taken.
-    /// Default: none.
+    /// Networks of the proxies whose [`forwarded_header`](Self::forwarded_header) is trusted. Default:
+    /// none.
     pub trusted_proxies: Vec<IpNet>,
     /// The header that these proxies write. Default `X-Forwarded-For`.
     pub forwarded_header: ForwardedHeader,
     /// Whether the routes include `/metrics`. Default true. See
     /// [`Server::operator_router`](crate::Server::operator_router) for serving it elsewhere.
     pub serve_metrics: bool,
-    /// What comes before `/join-room/…` in the link that `POST /create-room` gives, such as
+    /// The part before `/join-room/…` of the link that `POST /create-room` returns, such as
     /// `https://chat.example`; the path under which an application nests the routes is added unless
     /// this ends in it. Behind TLS it is needed, as the server does not see that the client uses TLS.
     /// Default: `http://`, the request's `Host`, and that path.
@@ -79,23 +94,23 @@ pub struct ServerConfig {
     /// Default: none.
     pub allow_host: Vec<String>,
     /// Origins of web pages, such as `https://app.example`, that may connect, create rooms
-    /// and import the modules, besides those on the host that the server is asked for by.
-    /// `null` stands for pages without an origin. Compared as the URL standard says: without a
+    /// and import the modules, in addition to those on the host of the request.
+    /// `null` stands for pages without an origin. Compared by the URL standard: without a
     /// default port, names in lower case and in the form `xn--…`. Origins of other schemes, such as
     /// `capacitor://localhost` or `file://`, are compared as they are. Default: none.
     pub allow_origin: Vec<String>,
 }
 
-/// A setting that cannot be what it is.
+/// A setting with an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid value '{value}' for {setting}: {why}")]
 #[non_exhaustive]
 pub struct InvalidConfig {
     /// The name of the setting, such as `public-url`.
     pub setting: &'static str,
-    /// Its value.
+    /// The value, or `…` if it may hold a password.
     pub value: String,
-    /// What is wrong with it.
+    /// What is wrong with the value.
     pub why: &'static str,
 }
 
@@ -127,48 +142,35 @@ impl Default for ServerConfig {
     }
 }
 
-macro_rules! setters {
-    ($($name:ident: $type:ty),* $(,)?) => {
-        impl ServerConfig {
-            $(
-                #[doc = concat!("Sets [`", stringify!($name), "`](Self::", stringify!($name), ").")]
-                #[must_use]
-                pub fn $name(mut self, $name: $type) -> Self {
-                    self.$name = $name;
-                    self
-                }
-            )*
-        }
-    };
-}
-
 setters! {
-    transport: TransportConfig,
-    hub: HubConfig,
-    max_message_bytes: usize,
-    limits: LimitsConfig,
-    max_in_flight: usize,
-    max_listed_members: usize,
-    drain_timeout: Duration,
-    drain_spread: Duration,
-    auth_timeout: Duration,
-    token_grace: Duration,
-    keep_alive_timeout: Duration,
-    api_key: Option<Secret>,
-    trusted_proxies: Vec<IpNet>,
-    forwarded_header: ForwardedHeader,
-    serve_metrics: bool,
-    public_url: Option<String>,
-    allow_host: Vec<String>,
-    allow_origin: Vec<String>,
+    ServerConfig {
+        transport: TransportConfig,
+        hub: HubConfig,
+        max_message_bytes: usize,
+        limits: LimitsConfig,
+        max_in_flight: usize,
+        max_listed_members: usize,
+        drain_timeout: Duration,
+        drain_spread: Duration,
+        auth_timeout: Duration,
+        token_grace: Duration,
+        keep_alive_timeout: Duration,
+        api_key: Option<Secret>,
+        trusted_proxies: Vec<IpNet>,
+        forwarded_header: ForwardedHeader,
+        serve_metrics: bool,
+        public_url: Option<String>,
+        allow_host: Vec<String>,
+        allow_origin: Vec<String>,
+    }
 }
 
 impl ServerConfig {
-    /// Checks the settings that are texts. A server that is started with one that is not valid logs
-    /// an error and ignores it: that host or origin is refused, or links have no public URL.
+    /// Checks the settings that are texts. A server that is started with an invalid one logs an error
+    /// and ignores it: it rejects that host or origin, or its links have no public URL.
     ///
     /// # Errors
-    /// The first that is not valid of [`public_url`](Self::public_url),
+    /// The first invalid one of [`public_url`](Self::public_url),
     /// [`allow_host`](Self::allow_host) and [`allow_origin`](Self::allow_origin).
     pub fn check(&self) -> Result<(), InvalidConfig> {
         let invalid = |setting, value: &str, why| InvalidConfig {
@@ -190,25 +192,30 @@ impl ServerConfig {
     }
 
     /// The bytes of the largest frame that a message with so many bytes of text, and of `data`,
-    /// may take: a byte of text may come as an escape of six (`\u001b`), and `data` as it stands.
+    /// may take: a byte of text may be escaped by six (`\u001b`), and `data` is sent as it is.
     #[must_use]
     pub const fn frame_bytes(max_message_bytes: usize) -> usize {
         const REST: usize = 4096;
         max_message_bytes.saturating_mul(7).saturating_add(REST)
     }
 
-    /// What `welcome` tells a client that may use `factor` times as much as others.
-    pub(crate) fn told_limits(&self, factor: u32) -> Limits {
+    /// The limits in `welcome`, for a client with this `limit_factor`.
+    pub(crate) fn announced_limits(&self, factor: u32) -> Limits {
         let rates = &self.limits.connection;
-        let told = |rate: Option<Rate>| rate.map(|rate| told(rate.times(factor)));
+        let announced = |rate: Option<Rate>| {
+            rate.map(|rate| {
+                let rate = rate.times(factor);
+                RateLimit::new(rate.per_second().into(), rate.burst().into())
+            })
+        };
         let mut limits = Limits::new(self.max_message_bytes, self.transport.frame_limit());
         limits.rooms = self.limits.rooms.unwrap_or(u32::MAX as usize);
         limits.in_flight = self.max_in_flight;
-        limits.frames = told(rates.frames);
-        limits.joins = told(rates.joins);
-        limits.bytes = told(rates.received_bytes);
-        limits.answers = told(rates.answer_bytes);
-        limits.kept = told(rates.kept_bytes);
+        limits.frames = announced(rates.frames);
+        limits.joins = announced(rates.joins);
+        limits.bytes = announced(rates.received_bytes);
+        limits.answers = announced(rates.answer_bytes);
+        limits.kept = announced(rates.kept_bytes);
         limits
     }
 
@@ -222,16 +229,12 @@ impl ServerConfig {
     }
 }
 
-fn told(rate: Rate) -> RateLimit {
-    RateLimit::new(rate.per_second().into(), rate.burst().into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_checked_by_name() {
+    fn invalid_texts_are_named() {
         let texts = |text: &str| vec!["*".to_owned(), text.to_owned()];
         let config = ServerConfig::default;
         for (config, setting) in [

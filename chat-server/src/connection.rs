@@ -1,7 +1,5 @@
-//! One connection, from its first frame to its end: the only place where transport and
-//! hub meet.
+//! One connection, from its first frame to its end. Transport and hub meet in this module alone.
 
-mod alarm;
 mod budget;
 mod connect_params;
 mod hello;
@@ -12,6 +10,7 @@ mod permit;
 mod rooms;
 mod sanctions;
 mod send;
+mod timer;
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -40,68 +39,70 @@ pub(crate) use connect_params::ConnectParams;
 use rooms::JoinedRoom;
 use send::Permitted;
 
-/// Frames and answers that a busy connection works through before it lets others run: one
-/// read of a socket may hold hundreds.
-const FRAMES_PER_TURN: u32 = 32;
+/// Frames and answers that a busy connection handles before it yields to other tasks: one read of
+/// a socket may hold hundreds of frames.
+const FRAMES_PER_YIELD: u32 = 32;
 
-/// Serves a client until one side ends the connection: to be spawned.
+/// Serves a client until one side ends the connection. The caller spawns the returned future.
 ///
-/// An `async` block, since the parts of a connection would stand in an `async fn` twice: as
-/// its arguments, and as what it makes of them.
+/// An `async fn` would hold its arguments beside the `Connection` that is made of them for as long
+/// as the connection lives. This function consumes them before the future starts, which keeps the
+/// task of an idle connection small.
 pub(crate) fn serve<S>(
     state: Arc<State>,
     mut session: Session<S>,
-    opening: ConnectParams,
+    params: ConnectParams,
     permit: ConnectionPermit,
 ) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut connection = Connection::open(state, &session, &opening, permit);
-    // Boxed, since few have one, and its place would be there twice and stay.
-    let entry = opening.room.map(|room| Box::new((room, opening.history)));
+    let mut connection = Connection::open(state, &session, &params, permit);
+    // Boxed, since few URLs name a room: the task of every connection has this variable.
+    let url_room = params.room.map(|room| Box::new((room, params.history)));
     async move {
-        let talk = async {
-            if let Some((room, history)) = entry.map(|entry| *entry)
+        let run = async {
+            if let Some((room, history)) = url_room.map(|url_room| *url_room)
                 && !connection.member.is_closed()
             {
-                Box::pin(connection.enter_by_url(&mut session, room, history)).await;
+                Box::pin(connection.join_by_url(&mut session, room, history)).await;
             }
-            connection.talk(&mut session).await;
+            connection.run(&mut session).await;
         };
-        // What goes wrong with one client ends with it.
-        if AssertUnwindSafe(talk).catch_unwind().await.is_err() {
+        // A panic ends only this connection.
+        if AssertUnwindSafe(run).catch_unwind().await.is_err() {
             connection.state.metrics.panicked();
             session.outbox().close(CloseReason::InternalError);
         }
-        // The rooms are told at once, however long the goodbye takes.
+        // Before the close handshake, which may take seconds: the rooms must not wait for it.
         connection.leave_all();
-        // Boxed, so that the task of a living connection has no place for it.
+        // Boxed: otherwise every task reserves space for the close handshake while it is open.
         let end = Box::pin(session.finish()).await;
         connection.state.metrics.closed(&end, session.violation());
-        // The socket is closed before the connection's slot is released.
+        // The socket is closed before the permit is released: file descriptors never exceed the limit.
         drop(session);
     }
 }
 
-/// A client, as the server knows it.
+/// The server's state of one client.
 struct Connection {
     state: Arc<State>,
     id: ConnectionId,
     member: Member,
-    /// A frame has said what the client speaks, or its subprotocol has.
-    recognised: bool,
+    /// Whether the subprotocol or a frame has determined the dialect.
+    dialect_known: bool,
     /// The user's own topic, if the client's dialect has direct messages.
     inbox: Option<Membership<Member>>,
     rooms: Vec<JoinedRoom>,
-    /// The room that a `rooms` client entered last.
+    /// The exclusive room of a `rooms` client: the one that it joined last.
     current: Option<RoomId>,
     /// Publications that the broker has not answered, oldest first.
     in_flight: VecDeque<InFlight>,
     access: Access,
-    ends: Deadline,
+    /// When the connection ends unless the client authenticates before.
+    deadline: Deadline,
     limiter: RateLimiter,
-    /// The reading of the moderation's clock at the beginning.
+    /// The moderation clock when the connection opened. Only later kicks from the server apply.
     since: u32,
 }
 
@@ -110,10 +111,10 @@ struct InFlight {
     id: Option<Box<RawValue>>,
     receipt: Receipt,
     /// When the client's frame was read.
-    begun: Instant,
-    /// Answered by how many servers hold the user.
+    started: Instant,
+    /// A direct message: its `ok` has the number of servers that delivered it.
     direct: bool,
-    /// It was paid for as the first message of its room.
+    /// Whether the client was charged for a new room.
     is_new_room: bool,
 }
 
@@ -121,31 +122,32 @@ impl Connection {
     fn open<S>(
         state: Arc<State>,
         session: &Session<S>,
-        opening: &ConnectParams,
+        params: &ConnectParams,
         permit: ConnectionPermit,
     ) -> Self {
         let id = state.sessions.next_id();
-        let dialect = opening.dialect();
-        let user = Arc::new(opening.user(|| state.user_id(id)));
+        let dialect = params.dialect();
+        let user = Arc::new(params.user(|| state.user_id(id)));
         let outbox = session.outbox().clone();
         let dialect_or_default = dialect.unwrap_or(Dialect::Native);
-        let member = Member::new(user, dialect_or_default, outbox, state.drops.clone());
+        let member = Member::new(user, dialect_or_default, outbox, state.drop_reporter.clone());
         state.sessions.insert(id, member.clone());
         if state.is_draining() {
-            // Those who were here before have been told.
-            drain::tell(&member, Duration::ZERO);
+            // The drain lists the connections once; this one may have been added after that.
+            drain::send_goodbye(&member, Duration::ZERO);
         }
-        // Read after others can find the connection: no sanction falls between.
+        // Read after the insert: an earlier sanction is visible to `server_ban` below, and a later
+        // one finds the connection in `sessions` and notifies it.
         let since = state.moderation.now();
         let mut connection = Self {
-            access: opening.access.clone(),
-            ends: Deadline::default(),
+            access: params.access.clone(),
+            deadline: Deadline::default(),
             limiter: RateLimiter::new(permit),
             since,
             state,
             id,
             member,
-            recognised: opening.native,
+            dialect_known: params.native,
             inbox: None,
             rooms: Vec::new(),
             current: None,
@@ -155,8 +157,8 @@ impl Connection {
             connection.enforce(&notice);
         }
         connection.set_deadline();
-        if opening.user_id.is_some() || connection.access.identity().is_some() {
-            connection.share_with_others();
+        if params.user_id.is_some() || connection.access.identity().is_some() {
+            connection.share_budgets();
         }
         if dialect.is_some() {
             connection.open_inbox();
@@ -164,10 +166,10 @@ impl Connection {
         connection
     }
 
-    /// Direct messages are for those whose dialect has them.
+    /// Subscribes to the user's own topic if the dialect has direct messages.
     fn open_inbox(&mut self) {
         let topic = match self.member.dialect {
-            // Nobody writes to somebody whom nobody knows yet.
+            // The id of a client that has yet to authenticate is provisional.
             _ if self.access.is_pending() => None,
             Dialect::Native | Dialect::Direct => Some(Topic::User(self.member.user.id.clone())),
             _ => None,
@@ -178,15 +180,15 @@ impl Connection {
         }
     }
 
-    /// The client is known by another name from here on, or speaks another dialect.
-    fn become_member(&mut self, user: Arc<User>, dialect: Dialect) {
+    /// Changes the user or the dialect of the connection, also in the rooms that it has joined.
+    fn set_identity(&mut self, user: Arc<User>, dialect: Dialect) {
         let is_renamed = user != self.member.user;
-        self.member = self.member.with(user, dialect);
+        self.member = self.member.with_identity(user, dialect);
         self.state.sessions.insert(self.id, self.member.clone());
-        for place in &self.rooms {
-            place.membership.replace(self.member.seeing(place.sees_presence));
+        for joined in &self.rooms {
+            joined.membership.replace(self.member.with_presence(joined.sees_presence));
             if is_renamed {
-                place.membership.rename(self.occupant(place.announced));
+                joined.membership.rename(self.occupant(joined.announced));
             }
         }
         if let Some(inbox) = &self.inbox {
@@ -194,30 +196,33 @@ impl Connection {
         }
     }
 
-    /// Takes frames and answers, until the session is over.
-    async fn talk<S>(&mut self, session: &mut Session<S>)
+    /// Handles frames and answers until the session ends.
+    async fn run<S>(&mut self, session: &mut Session<S>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut turn = 0_u32;
-        let mut alarm = None;
+        let mut handled = 0_u32;
+        let mut timer = None;
         loop {
-            turn = (turn + 1) % FRAMES_PER_TURN;
-            if turn == 0 {
+            handled = (handled + 1) % FRAMES_PER_YIELD;
+            if handled == 0 {
                 session.drive(tokio::task::yield_now()).await;
             }
+            // Not reading the socket is the backpressure: TCP slows a client down whose messages
+            // the broker answers late.
             if self.in_flight.len() >= self.state.config.max_in_flight {
                 session.drive(self.answer()).await;
                 continue;
             }
-            alarm::set(&mut alarm, self.ends.at());
+            timer::set(&mut timer, self.deadline.at());
             tokio::select! {
-                // The deadline first: it must not lose to frames that are always there.
+                // The deadline first: a client that sends without a pause must not outlive its token.
+                // Answers before frames, so that `in_flight` drains while frames keep arriving.
                 biased;
-                () = alarm::ring(&mut alarm), if alarm.is_some() => self.run_out_of_time(),
+                () = timer::elapsed(&mut timer), if timer.is_some() => self.on_deadline(),
                 () = self.answer(), if !self.in_flight.is_empty() => {}
                 incoming = session.recv() => match incoming {
-                    // Boxed: it is there for a moment, and its place would stay.
+                    // Boxed: the future is large and short-lived, the task is neither.
                     Some(Incoming::Text(text)) => Box::pin(self.on_text(session, &text)).await,
                     Some(Incoming::Notified) => self.check_sanctions(),
                     Some(_) => session.outbox().close(CloseReason::Unsupported),
@@ -232,13 +237,13 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         self.state.metrics.received(text.len());
-        if !self.recognised {
-            self.recognise(text);
+        if !self.dialect_known {
+            self.detect_dialect(text);
         }
         let admitted = match self.admit(text) {
             (admitted, None) => Some(admitted),
-            // Boxed: few wait.
-            (admitted, Some(wait)) => Box::pin(self.wait_with(session, wait, admitted)).await,
+            // Boxed: few frames wait.
+            (admitted, Some(wait)) => Box::pin(self.delay_frame(session, wait, admitted)).await,
         };
         let Request { id, command, .. } = match admitted {
             Some(Ok(request)) => request,
@@ -248,8 +253,9 @@ impl Connection {
         let is_new_room = self.may_be_new(&command);
         self.count_kept(&command);
         let permitted = match self.permit(&command) {
-            // The application decides, and may take its time.
-            None => session.drive(Box::pin(self.ask_to_permit(&command))).await,
+            // The authorizer is the application's and may be slow: the session is driven during the call, so
+            // that writes and heartbeats go on.
+            None => session.drive(Box::pin(self.permit_by_authorizer(&command))).await,
             Some(permitted) => permitted,
         };
         match permitted.and_then(|()| self.prepare(id, text, command)) {
@@ -263,11 +269,11 @@ impl Connection {
         }
     }
 
-    fn recognise(&mut self, text: &str) {
+    fn detect_dialect(&mut self, text: &str) {
         let Some(dialect) = Dialect::recognise(text) else { return };
-        self.recognised = true;
+        self.dialect_known = true;
         if dialect != self.member.dialect || self.inbox.is_none() {
-            self.become_member(Arc::clone(&self.member.user), dialect);
+            self.set_identity(Arc::clone(&self.member.user), dialect);
             self.open_inbox();
         }
     }
@@ -288,24 +294,28 @@ impl Connection {
                 self.member.reply(&ServerFrame::Pong(Pong::default()).to_request(id));
                 Ok(())
             }
-            _ => Err(Rejection::new(ErrorCode::UnknownType, "This server does not know that.")),
+            _ => Err(Rejection::new(
+                ErrorCode::UnknownType,
+                "This server does not support this type of frame.",
+            )),
         };
         if let Err(rejection) = done {
             self.reject(&rejection.to_request(id));
         }
     }
 
-    /// Waits for the broker's answer to the oldest publication, and passes it on.
+    /// Waits for the broker's answer to the oldest publication, and sends it to the client.
     ///
-    /// Cancel safe: the publication stays in the queue until its answer is there.
+    /// # Cancel safety
+    /// The publication stays in the queue until its answer has arrived.
     async fn answer(&mut self) {
         let Some(oldest) = self.in_flight.front_mut() else { return };
         let outcome = (&mut oldest.receipt).await;
-        let Some(InFlight { id, begun, direct, is_new_room, .. }) = self.in_flight.pop_front()
+        let Some(InFlight { id, started, direct, is_new_room, .. }) = self.in_flight.pop_front()
         else {
             return;
         };
-        self.state.metrics.answered(begun.elapsed());
+        self.state.metrics.answered(started.elapsed());
         match outcome {
             Ok(published) => {
                 let is_first = published.position.is_some_and(|position| position.offset == 1);
@@ -320,19 +330,19 @@ impl Connection {
         }
     }
 
-    /// Refuses a frame. It has cost the client as much as any other.
+    /// Answers a frame with an error. The client was charged for it as for any other frame.
     fn reject(&self, rejection: &Rejection) {
         self.state.metrics.rejected(rejection.code);
         self.member.reply(&ServerFrame::from(rejection));
     }
 
-    /// How long the client may take to read what waits for it before it gets more.
+    /// How long the client may take to read its outbox before the next large answer.
     fn time_limit(&self) -> Duration {
         self.state.transport.message_timeout
     }
 
-    /// Other connections of the user use up the same budgets.
-    fn share_with_others(&mut self) {
+    /// Shares the budgets of the user with the user's other connections.
+    fn share_budgets(&mut self) {
         self.limiter.set_factor(self.access.identity().map_or(1, |known| known.limit_factor));
         self.limiter.share_with(self.state.limits.user(&self.member.user.id));
     }
@@ -340,26 +350,27 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // For a task that ended by a panic, or with its runtime.
+        // A task that panics outside of `run`, or is dropped with its runtime, does not get to the
+        // end of `serve`.
         self.leave_all();
         self.state.sessions.remove(self.id);
     }
 }
 
-/// How soon to try again what the broker did not take.
+/// When a client should retry a request that the broker did not accept.
 const RETRY_AFTER_MS: u64 = 1000;
 
 fn unavailable(error: &BrokerError) -> Rejection {
-    tracing::debug!(%error, "the broker did not take a request");
+    tracing::debug!(%error, "broker rejected a request");
     if let BrokerError::Unsupported(_) = error {
         return Rejection::new(ErrorCode::Unsupported, UNSUPPORTED);
     }
     let message = match error {
-        BrokerError::Refused(_) => "The message bus refuses this for now.",
+        BrokerError::Refused(_) => "The message bus rejected this request. Try again later.",
         BrokerError::Damaged { .. } => {
-            "What the message bus holds of this room is damaged: its operator can mend that."
+            "The history of this room is damaged in the message bus. Its operator can repair it."
         }
-        _ => "The message bus does not answer: whether this was carried out is unknown.",
+        _ => "The message bus does not answer. It is unknown whether the request was carried out.",
     };
     Rejection::new(ErrorCode::BrokerUnavailable, message).retry_after_ms(RETRY_AFTER_MS)
 }

@@ -1,18 +1,18 @@
-//! When a connection ends that has not said who it is, or whose token has run out.
+//! When a connection ends whose client has not authenticated, or whose token has expired.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How late a deadline may be noticed by a process that runs. One that is noticed later has passed
-/// while the process was stopped, and says nothing of the client.
-pub(crate) const LATEST: Duration = Duration::from_secs(1);
+/// How late a running process notices a deadline at most. A deadline that is noticed later has passed
+/// while the process was stopped, and the client could not meet it.
+pub(crate) const MAX_TIMER_DELAY: Duration = Duration::from_secs(1);
 
-/// How long a client has to identify itself after a deadline that was noticed late: what it has sent
-/// is read at once, and a client that was stopped as well needs another token.
+/// How long a client may take to authenticate after a deadline that was noticed late: the server first
+/// reads what the client has sent in time, and a client that was stopped as well needs a new token.
 const EXTENSION: Duration = Duration::from_secs(5);
 
-/// The end of a connection, unless its client identifies itself before.
+/// The end of a connection, unless its client authenticates before.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Deadline {
     at: Option<Instant>,
@@ -29,13 +29,13 @@ impl Deadline {
         self.at
     }
 
-    /// Whether the connection has to end. A deadline that is noticed late is extended, but once only:
-    /// a process that was stopped finds in the socket what the client has sent in time, and a client
-    /// whose commands keep its task busy past each deadline would stay for as long as it likes.
+    /// Whether the connection has to end. A deadline that is noticed late is extended: the socket may
+    /// hold what the client sent in time while the process was stopped. It is extended only once: a
+    /// client whose commands keep its task busy past each deadline would otherwise never be closed.
     pub(crate) fn has_passed(&mut self) -> bool {
         let now = Instant::now();
         let Some(at) = self.at.filter(|at| *at <= now) else { return false };
-        if now.duration_since(at) > LATEST && !self.is_extended {
+        if now.duration_since(at) > MAX_TIMER_DELAY && !self.is_extended {
             *self = Self { at: Some(now + EXTENSION), is_extended: true };
             return false;
         }
@@ -60,7 +60,7 @@ mod tests {
         advance(EXTENSION + 4 * second).await;
         assert!(deadline.has_passed());
         let mut on_time = Deadline::new(Some(Instant::now()));
-        advance(LATEST).await;
+        advance(MAX_TIMER_DELAY).await;
         assert!(on_time.has_passed());
         assert!(!Deadline::default().has_passed());
     }

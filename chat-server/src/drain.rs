@@ -1,4 +1,4 @@
-//! The end of a server that is told to stop: its clients go elsewhere, not all at once.
+//! Shutdown: clients are asked to reconnect to other servers, spread over time.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,45 +10,50 @@ use tokio::time::{sleep, timeout};
 use crate::member::Member;
 use crate::state::State;
 
-/// Clients that are told in one go.
+/// Clients that receive `goodbye` at the same time.
 const BATCH: usize = 250;
 
-/// How much later each client more lets the last one come back: 10,000 are back after 5 s.
-const FOR_EACH: Duration = Duration::from_micros(500);
+/// How much each client adds to the spread: 10,000 clients reconnect over 5 s.
+const SPREAD_PER_CLIENT: Duration = Duration::from_micros(500);
 
 impl State {
-    /// Tells all clients to go elsewhere, and waits until they are gone, for `drain_timeout`
-    /// at most. Nobody is let in any more.
+    /// Accepts no new clients, asks all clients to reconnect elsewhere, and waits until they have
+    /// disconnected, at most for `drain_timeout`.
     pub(crate) async fn drain(&self) {
+        // Before the list of connections is read in `send_goodbyes`: a connection that opens later sees
+        // the flag and gets its `goodbye` from `Connection::open`.
         self.draining.store(true, Ordering::SeqCst);
-        let patience = self.config.drain_timeout;
-        let all_gone = async {
-            self.tell_all().await;
-            self.sessions.none().await;
+        let disconnected = async {
+            self.send_goodbyes().await;
+            self.sessions.until_empty().await;
         };
-        if timeout(patience, all_gone).await.is_err() {
-            tracing::warn!(connections = self.sessions.len(), "clients did not leave in time");
+        if timeout(self.config.drain_timeout, disconnected).await.is_err() {
+            tracing::warn!(
+                connections = self.sessions.len(),
+                "drain timed out with clients connected"
+            );
         }
     }
 
-    async fn tell_all(&self) {
+    async fn send_goodbyes(&self) {
         let members = self.sessions.all();
         let count = members.len();
-        // Half of it passes until the last one is told, the other half until it comes back.
+        // Half of the spread passes until the last goodbye, the other half until that client reconnects:
+        // spread over both, neither the closes nor the reconnects are a burst.
         let spread = spread(count, self.config.drain_spread, self.config.drain_timeout) / 2;
-        for (batch, told) in members.chunks(BATCH).enumerate() {
+        for (batch, members) in members.chunks(BATCH).enumerate() {
             if batch > 0 {
                 sleep(spread.mul_f64(BATCH as f64 / count as f64)).await;
             }
-            for (n, member) in told.iter().enumerate() {
-                tell(member, spread.mul_f64(place(batch * BATCH + n, count)));
+            for (n, member) in members.iter().enumerate() {
+                send_goodbye(member, spread.mul_f64(phase(batch * BATCH + n, count)));
             }
         }
     }
 }
 
-/// Says goodbye to a client that is to come back after this time, to another server.
-pub(crate) fn tell(member: &Member, after: Duration) {
+/// Asks a client to reconnect to another server after this time, and closes its connection.
+pub(crate) fn send_goodbye(member: &Member, after: Duration) {
     let after_ms = after.as_millis() as u64;
     let mut goodbye = Goodbye::new("shutdown", true);
     goodbye.after_ms = after_ms;
@@ -56,17 +61,18 @@ pub(crate) fn tell(member: &Member, after: Duration) {
     member.close(CloseReason::GoingAway);
 }
 
-/// Over how long so many clients come back.
-fn spread(clients: usize, longest: Duration, patience: Duration) -> Duration {
-    let wanted = FOR_EACH.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX));
-    wanted.min(longest).min(patience / 2)
+/// The time over which the clients reconnect.
+fn spread(clients: usize, longest: Duration, drain_timeout: Duration) -> Duration {
+    let needed = SPREAD_PER_CLIENT.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX));
+    needed.min(longest).min(drain_timeout / 2)
 }
 
-/// The place of the `n`th of `count`, from 0 to 1: neighbours are far apart.
-fn place(n: usize, count: usize) -> f64 {
-    /// Of the golden section, whose multiples fill a circle evenly.
-    const TURN: f64 = 0.618_033_988_749_895;
-    if count > 1 { (n as f64 * TURN).fract() } else { 0.0 }
+/// When the `n`th of `count` clients reconnects, as a fraction of the spread. Neighbours are far apart:
+/// they may have connected one after the other, to the same rooms.
+fn phase(n: usize, count: usize) -> f64 {
+    /// The golden ratio: the fractions of its multiples fill the interval evenly for every `count`.
+    const GOLDEN: f64 = 0.618_033_988_749_895;
+    if count > 1 { (n as f64 * GOLDEN).fract() } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -77,15 +83,15 @@ mod tests {
     fn clients_are_spread_evenly() {
         let mut tenths = [0; 10];
         for n in 0..10_000 {
-            tenths[(place(n, 10_000) * 10.0) as usize] += 1;
+            tenths[(phase(n, 10_000) * 10.0) as usize] += 1;
         }
         assert!(tenths.iter().all(|count| (990..=1_010).contains(count)), "{tenths:?}");
-        assert!((place(0, 100) - place(1, 100)).abs() > 0.3);
-        assert_eq!(place(0, 1), 0.0);
+        assert!((phase(0, 100) - phase(1, 100)).abs() > 0.3);
+        assert_eq!(phase(0, 1), 0.0);
     }
 
     #[test]
-    fn the_spread_grows_with_the_clients_and_ends_in_time() {
+    fn spread_grows_with_clients_up_to_half_the_timeout() {
         let second = Duration::from_secs(1);
         assert_eq!(spread(0, 5 * second, 10 * second), Duration::ZERO);
         assert_eq!(spread(1_000, 5 * second, 10 * second), second / 2);

@@ -137,7 +137,7 @@ mod tests {
             }
         }
 
-        /// What a proxy quotes is one value, whatever a client made of it.
+        /// A quoted text of a client is one value.
         #[test]
         fn quoted_text_separates_nothing(text in "[ -~]{0,64}") {
             let quoted = text.replace('\\', r"\\").replace('"', "\\\"");

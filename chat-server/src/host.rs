@@ -1,9 +1,9 @@
-//! Which hosts this server answers for.
+//! The hosts that this server serves.
 //!
 //! A browser treats a page and a server with the same host name as one origin, and the owner of a
 //! domain decides what its name resolves to. A page at `http://evil.example` whose name resolves to
 //! this server's address a moment later (DNS rebinding) would pass every check of origins. So a
-//! request must be for a host that is known to be this server's.
+//! request must be for a host that is known to be of this server.
 
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -72,7 +72,7 @@ impl Hosts {
             let host = host.get(..LONGEST_NAME).unwrap_or(host);
             tracing::warn!(
                 host,
-                "requests for this host are refused: if it is this server's, add it to \
+                "request for an unknown host rejected: if it is a host of this server, add it to \
                  --allow-host (CHAT_ALLOW_HOST), or set --public-url (CHAT_PUBLIC_URL)"
             );
         }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_host_is_a_port() {
+    fn host_is_followed_by_a_port_only() {
         let host = |authority: &str| authority.parse().ok().as_ref().and_then(host_of);
         for valid in ["localhost", "localhost:", "localhost:80", "[::1]:8080", "[::1]"] {
             assert!(host(valid).is_some(), "{valid}");
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_local_names_are_ours() {
+    fn addresses_and_local_names_are_allowed() {
         let hosts = hosts(&[], None);
         for ours in [
             "localhost",
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn public_url_and_entries_are_ours() {
+    fn public_url_and_entries_are_allowed() {
         let hosts = hosts(
             &["Other.example", "port.example:8443", "*.wild.example", ".dot.example", " "],
             Some("chat.example"),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_read_in_any_form() {
+    fn entries_are_normalized() {
         let hosts = hosts(
             &[
                 "M\u{fc}nchen.example",
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_request_names_is_no_entry() {
+    fn invalid_entries_are_rejected() {
         for entry in [
             "https://chat.example",
             "chat.example/path",
@@ -362,7 +362,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn name_without_an_entry_is_foreign(name in "[a-z0-9.-]{1,40}", port in 1..u16::MAX) {
+        fn other_names_are_rejected(name in "[a-z0-9.-]{1,40}", port in 1..u16::MAX) {
             let authority = format!("{name}:{port}");
             if let Ok(authority) = authority.parse::<Authority>() {
                 let name = name.strip_suffix('.').unwrap_or(&name);

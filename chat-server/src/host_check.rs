@@ -1,4 +1,4 @@
-//! Refuses requests that are not for this server, before a route sees them.
+//! Rejects requests that are not for this server, before routing.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::host::{host_header, host_of};
 use crate::refusal::Refusal;
 use crate::state::State;
 
-/// Refuses requests for other hosts, and requests that [`check_form`] refuses.
+/// Rejects requests for other hosts, and those that [`check_form`] rejects.
 pub(crate) async fn check(
     Shared(state): Shared<Arc<State>>,
     mut request: Request,
@@ -24,7 +24,7 @@ pub(crate) async fn check(
     answer(&state, checked, request, next).await
 }
 
-/// Refuses requests without one unambiguous host (RFC 9112, section 3.2). In requests that pass,
+/// Rejects requests without one unambiguous host (RFC 9112, section 3.2). In requests that pass,
 /// `Host` is the host of the request target if that has one.
 pub(crate) async fn check_form(
     Shared(state): Shared<Arc<State>>,
@@ -55,7 +55,7 @@ async fn answer(
 
 fn set_host(request: &mut Request) -> Result<(), Refusal> {
     let host = named_host(request).map_err(|()| {
-        let message = "A request has one host, and a valid one.";
+        let message = "The request must have exactly one valid Host header.";
         let refusal = Refusal::new(StatusCode::BAD_REQUEST, "bad_field", message);
         refusal.because("invalid_host")
     })?;
@@ -72,8 +72,8 @@ fn named_host(request: &Request) -> Result<Option<HeaderValue>, ()> {
     let header = host_header(request.headers());
     let is_valid = |authority: &Authority| host_of(authority).is_some();
     let is_header_valid = header.as_ref().is_some_and(is_valid);
-    // The host of an absolute-form target takes precedence over the header, which HTTP/1.1 needs all
-    // the same.
+    // The host of an absolute-form target takes precedence over the header, which HTTP/1.1 requires
+    // even then.
     let target = request.uri().authority().cloned();
     match lines {
         0 if request.version() == Version::HTTP_11 => return Err(()),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn target_counts_over_the_header() {
+    fn target_takes_precedence_over_header() {
         let named = |target, headers: &[&str]| outcome(Version::HTTP_11, target, headers);
         let host = |host: &str| Ok(Some(host.to_owned()));
         assert_eq!(named("/", &["localhost:8080"]), host("localhost"));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn one_valid_host_is_needed() {
+    fn one_valid_host_is_required() {
         for version in [Version::HTTP_10, Version::HTTP_11] {
             let named = |target, headers: &[&str]| outcome(version, target, headers);
             assert_eq!(named("/", &["localhost", "localhost"]), Err(400));

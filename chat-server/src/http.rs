@@ -1,4 +1,4 @@
-//! The HTTP side: the way in.
+//! The HTTP routes.
 
 use std::sync::Arc;
 
@@ -40,25 +40,25 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .merge(metrics)
         .merge(web::router())
         .merge(api::router(&state))
-        .fallback(elsewhere)
+        .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(check_body))
         .layer(from_fn_with_state(Arc::clone(&state), host_check::check))
-        // Health checks use any name for the server.
+        // Balancers use any name for the server in health checks.
         .merge(operator::health(&state))
         .with_state(state)
 }
 
-/// What no route matches. `OPTIONS *` is about the server as a whole (RFC 9110, section 9.3.7).
-async fn elsewhere(method: Method, uri: Uri) -> Response {
+/// Answers requests that match no route. `OPTIONS *` is about the server as a whole (RFC 9110, section 9.3.7).
+async fn no_route(method: Method, uri: Uri) -> Response {
     if method == Method::OPTIONS && uri.path() == "*" {
         return allowing(ALL_METHODS);
     }
     Refusal::not_found().into_response()
 }
 
-/// A body that is announced to be too large is refused whatever the path: nothing here takes one.
+/// Rejects a body whose announced length is too large, on any path.
 async fn check_body(request: Request, next: Next) -> Response {
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -122,14 +122,18 @@ async fn connect(
     room: Option<Result<RoomId, Refusal>>,
 ) -> Result<Response, Refusal> {
     let answer = async {
-        let opening = opening(state, request.uri(), room.transpose()?)?;
-        upgrade.accept(state, request, opening).await
+        let params = connect_params(state, request.uri(), room.transpose()?)?;
+        upgrade.accept(state, request, params).await
     };
     answer.await.inspect_err(|refusal| state.metrics.refused(refusal))
 }
 
-fn opening(state: &State, uri: &Uri, room: Option<RoomId>) -> Result<ConnectParams, Refusal> {
-    ClientQuery::parse(uri)?.opening(state.config.limits.name_bytes, room)
+fn connect_params(
+    state: &State,
+    uri: &Uri,
+    room: Option<RoomId>,
+) -> Result<ConnectParams, Refusal> {
+    ClientQuery::parse(uri)?.params(state.config.limits.name_bytes, room)
 }
 
 #[derive(Serialize)]
@@ -139,10 +143,10 @@ struct CreatedRoom {
     url: String,
 }
 
-/// Characters in a room's id: 100 bits that nobody can guess.
+/// Characters in a room's id: 100 random bits.
 const ROOM_ID_LEN: usize = 20;
 
-/// `POST /create-room`: an id that nobody can guess. The room is made by whoever joins it.
+/// `POST /create-room`: a random room id. The first join creates the room.
 async fn create_room(
     Shared(state): Shared<Arc<State>>,
     OriginalUri(original): OriginalUri,
@@ -150,7 +154,7 @@ async fn create_room(
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let cors = state.origins.cors(&parts.headers);
-    // A page that may not read why it was refused would know nothing.
+    // The headers of CORS on errors as well, so that the page can read them.
     cors.apply(match may_create(&state, &parts, body).await {
         Ok(()) => new_room(&state, mount(&original, &parts.uri), &parts.headers).into_response(),
         Err(refusal) => refusal.into_response(),
@@ -162,7 +166,7 @@ async fn may_create(
     parts: &Parts,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(), Refusal> {
-    // It says nothing; but a body that is not read would end the connection.
+    // The body is ignored, but hyper would close the connection if it were not read.
     body?;
     state.origins.check(&parts.headers)?;
     let query = ClientQuery::parse(&parts.uri)?;
@@ -185,7 +189,7 @@ fn new_room(state: &State, mount: &str, headers: &HeaderMap) -> impl IntoRespons
     (StatusCode::CREATED, axum::Json(CreatedRoom { room_id, url }))
 }
 
-/// `OPTIONS /create-room`: a browser asks on behalf of a page elsewhere.
+/// `OPTIONS /create-room`: the CORS preflight of a page on another origin.
 async fn may_create_room(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Response {
     state.origins.cors(&headers).preflight()
 }

@@ -10,7 +10,7 @@ use ring::hmac;
 /// Letters and digits that are hard to mistake for one another.
 const ALPHABET: &[u8; 32] = b"23456789abcdefghijkmnpqrstuvwxyz";
 
-/// `len` characters that nobody can guess: 5 bits each.
+/// `len` random characters of 5 bits each.
 pub(crate) fn random_id(len: usize) -> String {
     let mut bytes = vec![0; len];
     // The system's source fails only where it does not exist; an id of zeros would then
@@ -119,7 +119,7 @@ mod tests {
         for wrong in [&forged, "", ".", "00.bob", "zz.bob", &resume[1..]] {
             assert_eq!(elsewhere.verify(&b, wrong).await.unwrap(), None, "{wrong}");
         }
-        let (stranger, _) = MemoryBroker::connect();
-        assert_eq!(Resume::default().verify(&stranger, &resume).await.unwrap(), None);
+        let (other_bus, _) = MemoryBroker::connect();
+        assert_eq!(Resume::default().verify(&other_bus, &resume).await.unwrap(), None);
     }
 }

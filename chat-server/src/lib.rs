@@ -29,6 +29,7 @@ mod scrape;
 mod secret;
 mod server;
 mod sessions;
+mod setters;
 mod state;
 mod undelivered;
 mod upgrade;
@@ -40,10 +41,11 @@ pub mod guide {}
 
 pub use auth::{Action, AuthError, Authenticator, Authorizer, Credentials, Identity};
 #[cfg(feature = "jwt")]
-pub use auth::{Audience, JwtAuthenticator, JwtSigner, TokenClaims};
+pub use auth::{InvalidClaims, InvalidKey, JwtAuthenticator, JwtSigner, TokenClaims};
 pub use config::{InvalidConfig, ServerConfig};
+/// A network such as `10.0.0.0/8`: [`IpNet`](https://docs.rs/ipnet/2) of `ipnet` 2.
 pub use ipnet::IpNet;
-pub use limits::{LimitsConfig, Rate, Rates};
-pub use peer::{ForwardedHeader, parse_network};
+pub use limits::{InvalidRate, LimitsConfig, Rate, Rates};
+pub use peer::ForwardedHeader;
 pub use secret::Secret;
 pub use server::{Server, ServerBuilder};

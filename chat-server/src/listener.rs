@@ -1,4 +1,4 @@
-//! Accepting connections, and speaking HTTP on them until they become WebSockets.
+//! Accepting connections, and serving HTTP on them until they become WebSockets.
 
 mod body;
 mod clock;
@@ -39,20 +39,20 @@ use crate::refusal::Refusal;
 use crate::state::State;
 
 use body::{RequestBody, ResponseBody};
-use clock::{Clock, Phase, Times};
+use clock::{Clock, Phase, PhaseTimeouts};
 use keep_alive::KeepAlive;
 pub(crate) use stream::HttpStream;
 
-/// The smallest head that hyper can be told to keep to.
+/// The smallest limit on a head that hyper supports.
 const SMALLEST_HEAD: usize = 8 * 1024;
 
-/// How long the server may work on a response, besides the waits that are settings, and how long a
-/// client may take to receive it.
-const RESPONSE: Duration = Duration::from_secs(30);
+/// How long the server may work on a response, in addition to the waits that are settings, and how long
+/// a client may take to receive it.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The whole answer to a connection above the limit: nothing is read of what it asks.
-static FULL: LazyLock<String> = LazyLock::new(|| {
-    let body = r#"{"code":"over_capacity","message":"This server has too many HTTP connections."}"#;
+/// The answer to a connection above the limit, written without reading its request.
+static OVER_CAPACITY: LazyLock<String> = LazyLock::new(|| {
+    let body = r#"{"code":"over_capacity","message":"This server has too many HTTP connections. Try again later."}"#;
     format!(
         "HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -60,47 +60,48 @@ static FULL: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Connections above the limit that are read at a time until they end, so that the answer is not lost
-/// with a reset. Beyond that they are closed at once: they must not take the files of others.
+/// Connections above the limit that are read until they end, at a time: closing a socket with unread
+/// bytes sends a reset, which discards the answer. Further ones are closed at once, so that they do
+/// not use up file descriptors.
 const MAX_REJECTING: usize = 64;
 
-/// How long a client that took too long may take to close the connection.
-const LATE: Duration = Duration::from_secs(1);
+/// How long a client that has timed out may take to close the connection.
+const TIMEOUT_CLOSE: Duration = Duration::from_secs(1);
 
-/// How long no connection is accepted after the system had no file descriptor, at first and at most.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// The first and the longest pause after an `accept` that failed for lack of file descriptors.
+const MIN_ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is behind a listener.
+/// What a listener serves its connections with.
 #[derive(Debug)]
 pub(crate) struct ListenerContext {
     pub(crate) router: Router,
-    /// How many may come in.
+    /// The limits on HTTP connections and requests.
     pub(crate) limits: Arc<Limits>,
     pub(crate) state: Arc<State>,
 }
 
-/// Accepts connections for ever.
+/// Accepts connections until the future is dropped.
 pub(crate) fn accept(
     listener: TcpListener,
     context: ListenerContext,
 ) -> impl Future<Output = ()> + Send + 'static {
     let mut http = http1::Builder::new();
-    // The clock of each connection knows more than hyper, which cannot tell an idle connection from
-    // a slow head.
+    // The clock of each connection replaces the timeout of hyper, which does not distinguish an idle
+    // connection from a slow head.
     http.header_read_timeout(None).max_buf_size(max_head_bytes(&context.state.config));
     let rejecting = Arc::new(Semaphore::new(MAX_REJECTING));
     async move {
-        let mut backoff = Backoff::new(ACCEPT_PAUSE, LONGEST_ACCEPT_PAUSE);
+        let mut backoff = Backoff::new(MIN_ACCEPT_PAUSE, MAX_ACCEPT_PAUSE);
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     backoff.reset();
                     context.serve(&http, stream, peer, &rejecting);
                 }
-                // The client was gone before it was accepted: nothing is wrong here.
-                Err(error) if is_the_clients(&error) => {}
-                Err(error) => wait_for_files(&mut backoff, &error).await,
+                // The client closed the connection before it was accepted.
+                Err(error) if is_aborted_by_client(&error) => {}
+                Err(error) => wait_for_descriptors(&mut backoff, &error).await,
             }
         }
     }
@@ -122,12 +123,12 @@ impl ListenerContext {
         let (limits, state) = (Arc::clone(&self.limits), Arc::clone(&self.state));
         let address = peer.ip().to_canonical();
         let is_proxy = peer::is_trusted(address, &state.config.trusted_proxies);
-        let Some(place) = limits.admit_asking((!is_proxy).then_some(address)) else {
+        let Some(permit) = limits.admit_http((!is_proxy).then_some(address)) else {
             state.metrics.limited("http_connections");
             return reject_connection(stream, rejecting);
         };
         let tcp = SharedTcp::bounded(stream, state.config.transport.socket_buffer_bytes);
-        let clock = Arc::new(Clock::new(times(&state.config)));
+        let clock = Arc::new(Clock::new(phase_timeouts(&state.config)));
         let stream =
             HttpStream::new(tcp.clone(), Arc::clone(&clock), max_head_bytes(&state.config));
         let metrics = state.metrics.clone();
@@ -139,35 +140,45 @@ impl ListenerContext {
                 state: Arc::clone(&state),
                 is_proxy,
             },
-            pacer: Pacer { limits, state, bucket: (!is_proxy).then(SharedBucket::default) },
+            throttle: RequestThrottle {
+                limits,
+                state,
+                bucket: (!is_proxy).then(SharedBucket::default),
+            },
             clock,
         };
-        let talk = serve_http(http.clone(), stream, requests);
+        let serving = serve_http(http.clone(), stream, requests);
         tokio::spawn(async move {
-            let ended = talk.await;
-            match &ended {
-                Ended::TooLate(Phase::Head | Phase::Body) => metrics.limited("handshake_timeout"),
-                Ended::TooLate(Phase::Work | Phase::Response) => {
+            let outcome = serving.await;
+            match &outcome {
+                HttpOutcome::TimedOut(Phase::Head | Phase::Body) => {
+                    metrics.limited("handshake_timeout")
+                }
+                HttpOutcome::TimedOut(Phase::Work | Phase::Response) => {
                     metrics.limited("response_timeout");
                 }
-                Ended::ByError(error) if error.is_parse_too_large() => metrics.limited("head_size"),
-                Ended::TooLate(Phase::Idle) | Ended::ByError(_) | Ended::Done => {}
+                HttpOutcome::Failed(error) if error.is_parse_too_large() => {
+                    metrics.limited("head_size")
+                }
+                HttpOutcome::TimedOut(Phase::Idle) | HttpOutcome::Failed(_) | HttpOutcome::Done => {
+                }
             }
-            // The slot is released after the socket, whose unread answers the kernel would keep.
-            if let Ended::TooLate(_) = ended {
-                // No answer could be lost, and a client that sends a byte a second would stay.
-                let _ = timeout(LATE, tcp.end()).await;
+            // The permit is released after the socket: the kernel keeps the unread answers of a closing
+            // connection, and a client must not pile them up beyond the limit.
+            if let HttpOutcome::TimedOut(_) = outcome {
+                // There is no answer to lose, and a client that sends a byte per second would stay.
+                let _ = timeout(TIMEOUT_CLOSE, tcp.end()).await;
             } else {
                 tcp.end().await;
             }
-            drop(place);
+            drop(permit);
         });
     }
 }
 
 fn reject_connection(stream: TcpStream, rejecting: &Arc<Semaphore>) {
-    // It is closed either way.
-    let _ = stream.try_write(FULL.as_bytes());
+    // The connection is closed whether the write fails or not.
+    let _ = stream.try_write(OVER_CAPACITY.as_bytes());
     if let Ok(permit) = Arc::clone(rejecting).try_acquire_owned() {
         tokio::spawn(async move {
             SharedTcp::new(stream).end().await;
@@ -176,58 +187,60 @@ fn reject_connection(stream: TcpStream, rejecting: &Arc<Semaphore>) {
     }
 }
 
-fn times(config: &ServerConfig) -> Times {
-    Times {
+fn phase_timeouts(config: &ServerConfig) -> PhaseTimeouts {
+    PhaseTimeouts {
         head: config.transport.handshake_timeout,
         body: config.transport.handshake_timeout,
-        work: RESPONSE.saturating_add(config.auth_timeout).saturating_add(config.limits.max_wait),
-        response: RESPONSE,
-        // Not before the announced time.
+        work: RESPONSE_TIMEOUT
+            .saturating_add(config.auth_timeout)
+            .saturating_add(config.limits.max_wait),
+        response: RESPONSE_TIMEOUT,
+        // Later than announced, so that a client that reuses the connection in time never meets a close.
         idle: config.keep_alive_timeout.saturating_add(Duration::from_secs(1)),
     }
 }
 
-/// How the HTTP of a connection ended.
-enum Ended {
-    /// Actor either side, or in a WebSocket.
+/// How HTTP ended on a connection.
+enum HttpOutcome {
+    /// Either side closed the connection, or it became a WebSocket.
     Done,
-    ByError(hyper::Error),
-    /// What it was at took too long.
-    TooLate(Phase),
+    Failed(hyper::Error),
+    /// The phase took too long.
+    TimedOut(Phase),
 }
 
-/// Speaks HTTP on a connection until it ends, or becomes a WebSocket.
-async fn serve_http(http: http1::Builder, stream: HttpStream, requests: Requests) -> Ended {
+/// Serves HTTP on a connection until it ends, or becomes a WebSocket.
+async fn serve_http(http: http1::Builder, stream: HttpStream, requests: Requests) -> HttpOutcome {
     let clock = Arc::clone(&requests.clock);
     let requests = Arc::new(requests);
     let service = service_fn(move |request| Arc::clone(&requests).serve(request));
-    let mut talk = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    let mut alarm = pin!(sleep_until(clock.deadline().1));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let mut timer = pin!(sleep_until(clock.deadline().1));
     poll_fn(|cx| {
-        if let Poll::Ready(ended) = talk.as_mut().poll(cx) {
-            return Poll::Ready(match ended {
-                Ok(()) => Ended::Done,
+        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            return Poll::Ready(match result {
+                Ok(()) => HttpOutcome::Done,
                 Err(error) => {
-                    tracing::debug!(%error, "an HTTP connection ended early");
-                    Ended::ByError(error)
+                    tracing::debug!(%error, "HTTP connection ended with an error");
+                    HttpOutcome::Failed(error)
                 }
             });
         }
-        // Whatever has moved the deadline has done so within the poll above.
+        // Only the poll above changes the phase, so the deadline is read after it and needs no waker.
         let (phase, deadline) = clock.deadline();
-        if alarm.deadline() != deadline {
-            alarm.as_mut().reset(deadline);
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
         }
-        alarm.as_mut().poll(cx).map(|()| Ended::TooLate(phase))
+        timer.as_mut().poll(cx).map(|()| HttpOutcome::TimedOut(phase))
     })
     .await
 }
 
-/// What serves the requests of a connection.
+/// Serves the requests of a connection.
 struct Requests {
     router: TowerToHyperService<Router>,
     peer: SocketAddr,
-    pacer: Pacer,
+    throttle: RequestThrottle,
     keep_alive: KeepAlive,
     clock: Arc<Clock>,
 }
@@ -243,7 +256,7 @@ impl Requests {
         let (body, is_unread) = RequestBody::new(body, Arc::clone(&self.clock));
         let mut request = hyper::Request::from_parts(parts, body);
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        let mut response = match self.pacer.reserve(&request) {
+        let mut response = match self.throttle.reserve(&request) {
             Ok(wait) => {
                 if !wait.is_zero() {
                     sleep(wait).await;
@@ -261,49 +274,52 @@ impl Requests {
 }
 
 /// The request rate of a connection.
-struct Pacer {
+struct RequestThrottle {
     limits: Arc<Limits>,
     state: Arc<State>,
     /// `None` for a connection of a trusted proxy, which carries requests of many clients.
     bucket: Option<SharedBucket>,
 }
 
-impl Pacer {
-    /// How long a request has to wait before it is served. hyper reads no further request meanwhile.
+impl RequestThrottle {
+    /// How long a request waits before it is served. hyper reads no further request during the wait.
+    ///
+    /// # Errors
+    /// The rejection of a request that would wait for too long.
     fn reserve<B>(&self, request: &hyper::Request<B>) -> Result<Duration, Refusal> {
         let address = self.state.config.client_address(request.headers(), request.extensions());
-        // Requests of a proxy itself, such as health checks, have no address of a client.
+        // A proxy's own requests, such as health checks, have no client: its address is not limited.
         let is_own =
             |address: &IpAddr| peer::is_trusted(*address, &self.state.config.trusted_proxies);
         let address = address.filter(|address| self.bucket.is_some() || !is_own(address));
-        let turn = self.limits.request(self.bucket.as_ref(), address);
-        if turn.as_ref().map_or(true, |wait| !wait.is_zero()) {
+        let wait = self.limits.request(self.bucket.as_ref(), address);
+        if wait.as_ref().map_or(true, |wait| !wait.is_zero()) {
             self.state.metrics.limited("http_rate");
         }
-        turn.map_err(Refusal::http_rate)
+        wait.map_err(Refusal::http_rate)
     }
 }
 
-/// A response that ends the connection: requests pipelined behind it are not read.
+/// A response after which the connection is closed: requests pipelined behind it are not read.
 fn closing(refusal: Refusal) -> Response {
     let mut response = refusal.into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
-fn is_the_clients(error: &io::Error) -> bool {
+fn is_aborted_by_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Waits while the system has no file descriptors to give, longer each time.
-async fn wait_for_files(backoff: &mut Backoff, error: &io::Error) {
+/// Waits for free file descriptors, longer each time.
+async fn wait_for_descriptors(backoff: &mut Backoff, error: &io::Error) {
     // Clients that open and close connections at the limit of files can trigger this line
     // 100 times a second.
     static LOGGED: OncePerMinute = OncePerMinute::new();
     let pause = backoff.next_pause();
     if LOGGED.is_due() {
-        tracing::error!(%error, ?pause, "cannot accept connections");
+        tracing::error!(%error, ?pause, "cannot accept connections, retrying");
     }
     sleep(pause).await;
 }

@@ -1,4 +1,4 @@
-//! The sockets that the program listens on.
+//! The listeners of the program.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,7 +8,7 @@ use tracing::info;
 
 use crate::settings::{Exit, Invalid, Listen};
 
-/// Browsers try either for `localhost`.
+/// Browsers try both for `localhost`.
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Listens on all addresses of the host that the settings name; by default on both loopback
@@ -16,7 +16,7 @@ const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6A
 pub(crate) async fn for_clients(settings: &Listen) -> Result<Vec<TcpListener>, Exit> {
     let port = settings.port;
     let addresses = match settings.host() {
-        // Whatever /etc/hosts says of that name: browsers do not ask it.
+        // Browsers ignore /etc/hosts for this name.
         Some(host) if !host.eq_ignore_ascii_case("localhost") => look_up(host, port).await?,
         _ => LOOPBACK.map(|address| SocketAddr::new(address, port)).to_vec(),
     };
@@ -53,9 +53,8 @@ async fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, Exit> {
     Ok(addresses)
 }
 
-/// Listens on each address that there is: a machine may lack either loopback address, or IPv6
-/// altogether. A port that is taken on one of them is an error: clients would find
-/// another server there.
+/// Listens on each address that exists: a machine may lack a loopback address, or IPv6. A port that is
+/// taken on one address is an error: clients would reach another server there.
 fn listen_on(
     addresses: &[SocketAddr],
     bind: impl Fn(SocketAddr) -> io::Result<TcpListener>,
@@ -90,8 +89,8 @@ fn is_taken(error: &io::Error) -> bool {
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    /// Connections that wait to be accepted, as far as the system allows as many. Those beyond
-    /// try again by themselves after 1 s, 2 s, 4 s: too late for thousands who come at once.
+    /// Connections that wait to be accepted, up to the limit of the system. TCP retries further ones
+    /// after 1 s, 2 s and 4 s, which is too late when thousands of clients reconnect at once.
     const BACKLOG: u32 = 16 * 1024;
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;

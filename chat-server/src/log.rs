@@ -1,7 +1,7 @@
-//! The log: lines for stdout, which nobody waits for.
+//! The log: lines for stdout, written without blocking the server.
 //!
-//! A pipe that is not read blocks whoever writes to it. Here that is a thread of its own; what
-//! it does not get rid of waits in a bounded buffer, and is dropped and counted beyond that.
+//! A pipe that is not read blocks its writer, which is a separate thread here. Lines wait for it in a
+//! bounded buffer; further lines are dropped and counted.
 //! `tracing-appender` bounds its buffer by lines, not by bytes, and logs nothing of those it drops.
 
 use std::io::{self, IsTerminal, Write};
@@ -16,8 +16,8 @@ use crate::settings::{Exit, LogFormat, LogSettings};
 /// How many bytes may wait to be written, and as many again may be on their way.
 const BUFFER: usize = 256 * 1024;
 
-/// How long the end of the program waits for its last lines to be taken.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long the program waits at its end for the last lines to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Starts to log.
 pub(crate) fn start(settings: &LogSettings) -> Result<Arc<Log>, Exit> {
@@ -60,7 +60,7 @@ impl Log {
     /// Waits until all is written, but not long.
     pub(crate) fn flush(&self) {
         let is_busy = |waiting: &mut Waiting| waiting.writing || !waiting.lines.is_empty();
-        self.changed.wait_while_for(&mut self.lock(), is_busy, PATIENCE);
+        self.changed.wait_while_for(&mut self.lock(), is_busy, FLUSH_TIMEOUT);
     }
 
     fn write_on(&self) {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// All times are since then.
-static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// The origin of all times.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -27,7 +27,7 @@ impl OncePerMinute {
 
     /// Whether the line may be written now. If so, the next one may be in a minute.
     pub(crate) fn is_due(&self) -> bool {
-        self.allows(BEGAN.elapsed())
+        self.allows(START.elapsed())
     }
 
     fn allows(&self, now: Duration) -> bool {
@@ -39,8 +39,8 @@ impl OncePerMinute {
     }
 }
 
-/// Permits one log line a minute for each key, and for so many keys as lines may be written in that
-/// minute: clients can make up any number of keys.
+/// Permits one log line a minute for each key, and at most [`MAX_KEYS`](Self::MAX_KEYS) lines a minute:
+/// clients can make up any number of keys.
 #[derive(Debug, Default)]
 pub(crate) struct OncePerMinuteEach {
     hasher: RandomState,
@@ -53,7 +53,7 @@ impl OncePerMinuteEach {
 
     /// Whether the line of this key may be written now. If so, the next one may be in a minute.
     pub(crate) fn is_due(&self, key: &str) -> bool {
-        self.allows(key, BEGAN.elapsed())
+        self.allows(key, START.elapsed())
     }
 
     fn allows(&self, key: &str, now: Duration) -> bool {

@@ -82,20 +82,20 @@ async fn run(
             info!("listening on http://{address}");
         }
     }
-    let (tell, told) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel();
     let log = Arc::clone(log);
     tokio::spawn(async move {
         // Not among the arguments of a log line, which are not evaluated where it is not logged.
         let signal = signals.recv().await;
         info!("{signal}: shutting down");
-        // Nobody waits for it if the server has ended by itself.
-        let _ = tell.send(());
+        // Fails if the server has ended before.
+        let _ = stop.send(());
         let signal = signals.recv().await;
         info!("{signal} again: stopping at once");
         log.flush();
         std::process::exit(1);
     });
-    server.serve(listeners, async { drop(told.await) }).await;
+    server.serve(listeners, async { drop(stopped.await) }).await;
     info!("stopped");
     Ok(())
 }
@@ -136,21 +136,21 @@ fn with_tokens(
     };
     let authenticator = match key {
         TokenKey::Secret(secret) => JwtAuthenticator::with_secret(secret.reveal().as_bytes())
-            .map_err(|error| Invalid::hidden("jwt-secret", error.why())),
+            .map_err(|error| Invalid::hidden("jwt-secret", error.to_string())),
         TokenKey::Public(file) => {
             let wrong = |why: String| Invalid::new("jwt-public-key", file.display(), why);
             let pem =
                 std::fs::read(&file).map_err(|error| wrong(format!("cannot read it: {error}")))?;
-            JwtAuthenticator::with_public_key(&pem).map_err(|error| wrong(error.why().to_owned()))
+            JwtAuthenticator::with_public_key(&pem).map_err(|error| wrong(error.to_string()))
         }
     };
     let tokens = &settings.tokens;
     let mut authenticator = authenticator?.leeway(tokens.token_leeway);
     if !tokens.audience().is_empty() {
-        authenticator = authenticator.audience(&tokens.audience());
+        authenticator = authenticator.audience(tokens.audience());
     }
     if !tokens.issuer().is_empty() {
-        authenticator = authenticator.issuer(&tokens.issuer());
+        authenticator = authenticator.issuer(tokens.issuer());
     }
     Ok(builder.authenticator(authenticator))
 }

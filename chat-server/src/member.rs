@@ -1,4 +1,4 @@
-//! A connection as rooms see it.
+//! A connection, as the hub delivers to it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,40 +8,44 @@ use chat_core::{Batch, CloseReason, Deliver, DeliveryOutcome, Dialect, Frames, T
 use chat_transport::Outbox;
 use tokio::time::{Instant, timeout};
 
-use crate::deadline::{Deadline, LATEST};
-use crate::undelivered::Drops;
+use crate::deadline::{Deadline, MAX_TIMER_DELAY};
+use crate::undelivered::DropReporter;
 
-/// A handle on a connection: who it is, what it speaks, and the way to it. Actor value, since
-/// whoever delivers to it goes by as few pointers as can be.
+/// A handle on a connection: its user, its dialect and its outbox. The hub keeps it by value, so that
+/// the fan-out follows as few pointers as possible.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
-    /// Who.
+    /// The user of the connection.
     pub(crate) user: Arc<User>,
-    /// What the client speaks.
+    /// The dialect of the client.
     pub(crate) dialect: Dialect,
-    /// It is not told who is in the room.
-    is_blind: bool,
+    /// Whether the client receives no members and no presence events.
+    hides_presence: bool,
     outbox: Outbox,
-    drops: Drops,
+    drop_reporter: DropReporter,
 }
 
 impl Member {
-    pub(crate) fn new(user: Arc<User>, dialect: Dialect, outbox: Outbox, drops: Drops) -> Self {
-        Self { user, dialect, is_blind: false, outbox, drops }
+    pub(crate) fn new(
+        user: Arc<User>,
+        dialect: Dialect,
+        outbox: Outbox,
+        drop_reporter: DropReporter,
+    ) -> Self {
+        Self { user, dialect, hides_presence: false, outbox, drop_reporter }
     }
 
-    /// The same connection, as one that is told who is in the room, or not.
-    pub(crate) fn seeing(&self, presence: bool) -> Self {
-        Self { is_blind: !presence, ..self.clone() }
+    /// The same connection, with or without presence events.
+    pub(crate) fn with_presence(&self, presence: bool) -> Self {
+        Self { hides_presence: !presence, ..self.clone() }
     }
 
-    /// The same connection under another name, or in another dialect.
-    pub(crate) fn with(&self, user: Arc<User>, dialect: Dialect) -> Self {
-        Self::new(user, dialect, self.outbox.clone(), self.drops.clone())
+    /// The same connection with another user or dialect, and with presence events.
+    pub(crate) fn with_identity(&self, user: Arc<User>, dialect: Dialect) -> Self {
+        Self::new(user, dialect, self.outbox.clone(), self.drop_reporter.clone())
     }
 
-    /// Says something to this client alone, if its dialect has a word for it. Returns how many
-    /// bytes that took.
+    /// Sends a frame to this client, if its dialect has one for it. Returns the bytes of the frame.
     pub(crate) fn reply(&self, reply: &ServerFrame<'_>) -> usize {
         let frames = self.dialect.reply(reply);
         frames.as_ref().map_or(0, |frames| {
@@ -50,14 +54,14 @@ impl Member {
         })
     }
 
-    /// Takes events that are for this client alone.
-    pub(crate) fn take(&self, batch: &Batch) {
+    /// Sends events to this client. A full outbox closes the connection.
+    pub(crate) fn send_batch(&self, batch: &Batch) {
         if self.deliver(batch) == DeliveryOutcome::Full {
             self.outbox.close(CloseReason::SlowConsumer);
         }
     }
 
-    /// Closes the connection because its token has run out.
+    /// Closes the connection because its token has expired.
     pub(crate) fn expire(&self) {
         self.reply(&ServerFrame::Goodbye(Goodbye::new("token_expired", false)));
         self.close(CloseReason::TokenExpired);
@@ -68,10 +72,10 @@ impl Member {
     }
 
     pub(crate) fn sees_presence(&self) -> bool {
-        !self.is_blind
+        !self.hides_presence
     }
 
-    /// Has the connection look at what concerns it.
+    /// Makes the connection check its sanctions.
     pub(crate) fn notify(&self) {
         self.outbox.notify();
     }
@@ -80,23 +84,22 @@ impl Member {
         self.outbox.is_closed()
     }
 
-    /// Waits until nothing waits for the client, or it is gone, or has to look around. Then it
-    /// takes one answer of any size: however much it asks for at once, it is not cut as one that
-    /// reads too slowly. It is, if as much waits for it after `patience` as before; and it is closed
-    /// when its token ends, however fast it reads.
-    pub(crate) async fn drained(&self, patience: Duration, ends: &mut Deadline) {
+    /// Waits until the outbox is empty, the connection is closed, or it is notified. An empty outbox
+    /// takes one answer of any size, so a client that asks for much at once is not closed as a slow
+    /// consumer. It is closed if its outbox has not shrunk within `time_limit`, and at `deadline`.
+    pub(crate) async fn drained(&self, time_limit: Duration, deadline: &mut Deadline) {
         loop {
             let (began, waited) = (Instant::now(), self.outbox.usage().bytes);
-            let left = ends.at().map(|ends| ends.saturating_duration_since(began));
-            let time = left.map_or(patience, |left| left.min(patience));
+            let left = deadline.at().map(|deadline| deadline.saturating_duration_since(began));
+            let time = left.map_or(time_limit, |left| left.min(time_limit));
             if timeout(time, self.outbox.drained_to(0)).await.is_ok() {
                 return;
             }
-            if ends.has_passed() {
+            if deadline.has_passed() {
                 return self.expire();
             }
-            // A process that was stopped for longer has written nothing, whatever the client took.
-            let is_timely = patience..=patience.saturating_add(LATEST);
+            // If this process was stopped for longer, it has written nothing: the client is not slow.
+            let is_timely = time_limit..=time_limit.saturating_add(MAX_TIMER_DELAY);
             if is_timely.contains(&began.elapsed()) && self.outbox.usage().bytes >= waited {
                 self.outbox.close(CloseReason::SlowConsumer);
                 return;
@@ -104,18 +107,17 @@ impl Member {
         }
     }
 
-    /// Waits until the connection is closed (`false`), or has to look at what concerns it (`true`,
-    /// once).
+    /// Waits until the connection is closed (`false`), or notified (`true`, once for each notification).
     pub(crate) async fn interrupted(&self) -> bool {
         self.outbox.interrupted().await
     }
 
-    /// Something has changed that concerns the client, and it has not seen to it yet.
+    /// Whether the connection is notified, and has not handled it yet.
     pub(crate) fn is_notified(&self) -> bool {
         self.outbox.is_notified()
     }
 
-    /// Sends frames that are ready. A client that does not take them is a slow consumer.
+    /// Sends encoded frames. A client whose outbox is full is closed as a slow consumer.
     pub(crate) fn send(&self, frames: &Frames) {
         if self.outbox.send(frames) == DeliveryOutcome::Full {
             self.outbox.close(CloseReason::SlowConsumer);
@@ -125,7 +127,7 @@ impl Member {
 
 impl Deliver for Member {
     fn deliver(&self, batch: &Batch) -> DeliveryOutcome {
-        let frames = if self.is_blind {
+        let frames = if self.hides_presence {
             batch.frames_without_presence(self.dialect)
         } else {
             batch.frames(self.dialect)
@@ -134,10 +136,11 @@ impl Deliver for Member {
         if matches!(batch.topic(), Topic::Room(_)) {
             return self.outbox.send(frames);
         }
-        // Any user may write to this one: what is too much is dropped, and does not close it.
+        // Any user may send direct messages to this one, so a full outbox must not close it: the
+        // messages are dropped, and their senders receive a report.
         let delivery = self.outbox.send_droppable(frames);
         if delivery == DeliveryOutcome::Full {
-            self.drops.report(&self.user, batch);
+            self.drop_reporter.report(&self.user, batch);
             return DeliveryOutcome::Dropped;
         }
         delivery

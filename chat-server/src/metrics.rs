@@ -1,4 +1,4 @@
-//! What a server counts.
+//! The counters of a server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,15 +23,15 @@ pub(crate) struct Metrics {
     limited: Family<LimitLabel, Counter>,
     refused: Family<RefusalLabels, Counter>,
     panics: Counter,
-    /// Reports of dropped direct messages that found no room.
+    /// Reports of dropped direct messages that were lost because their queue was full.
     pub(crate) lost_reports: Counter,
     /// From the client's frame to the broker's answer.
     pub(crate) publishing: Arc<Histogram>,
 }
 
 /// The limit, as metrics name it.
-fn name(breach: LimitViolation) -> &'static str {
-    match breach {
+fn name(violation: LimitViolation) -> &'static str {
+    match violation {
         LimitViolation::Size => "frame_size",
         LimitViolation::Fragments => "fragments",
         LimitViolation::ControlFrames => "control_frames",
@@ -77,31 +77,31 @@ impl Metrics {
         self.rejected.get_or_create(&CodeLabel { code: code.as_str() }).inc();
     }
 
-    /// A client met a limit.
+    /// Counts a client that reached a limit.
     pub(crate) fn limited(&self, limit: &'static str) {
         self.limited.get_or_create(&LimitLabel { limit }).inc();
     }
 
-    /// A handshake was refused.
+    /// Counts a rejected handshake.
     pub(crate) fn refused(&self, refusal: &Refusal) {
         let labels = RefusalLabels { status: refusal.status.as_u16(), reason: refusal.reason };
         self.refused.get_or_create(&labels).inc();
     }
 
-    /// The task of a connection has panicked.
+    /// Counts a panic of the task of a connection.
     pub(crate) fn panicked(&self) {
         self.panics.inc();
     }
 
-    /// The broker has answered a message.
+    /// Records the time from a message's frame to the broker's answer.
     pub(crate) fn answered(&self, time: Duration) {
         self.publishing.observe(time);
     }
 
-    /// A connection has ended.
-    pub(crate) fn closed(&self, end: &End, breach: Option<LimitViolation>) {
-        match (breach, end) {
-            (Some(breach), _) => self.limited(name(breach)),
+    /// Counts a closed connection.
+    pub(crate) fn closed(&self, end: &End, violation: Option<LimitViolation>) {
+        match (violation, end) {
+            (Some(violation), _) => self.limited(name(violation)),
             (None, End::Local(CloseReason::SlowConsumer)) => self.limited("outbox"),
             _ => {}
         }
@@ -109,14 +109,14 @@ impl Metrics {
             End::Local(reason) => reason.code(),
             End::ByPeer { code: None, .. } => 1005,
             End::ByPeer { code: Some(code @ (1000 | 1001)), .. } => *code,
-            // Any other would read as if this server had ended the connection with it.
+            // Any other code of a client would read as one that this server sent.
             End::ByPeer { .. } => 0,
             _ => 1006,
         };
         self.closed.get_or_create(&CloseLabel { code }).inc();
     }
 
-    /// Puts the counters on the page that Prometheus reads.
+    /// Registers the counters on the metrics page.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let (frames, bytes) = (self.received_frames.clone(), self.received_bytes.clone());
         registry.register("received_frames", "Text frames from clients", frames);

@@ -1,9 +1,9 @@
-//! Who is put out: of a room, or of the server; once, or for some time.
+//! Kicks and bans, from a room or from the server.
 //!
-//! Each [`sanction`] is a record that all servers share through the broker: it is stored first,
-//! and every server acts on it when it hears that records have changed, after each lost
-//! connection, and at the latest when it looks by itself. Bans are then known here, without
-//! asking anybody, whenever somebody joins or sends.
+//! Each [`sanction`] is a record in the table that all servers share through the broker. It is stored
+//! first. Every server applies it when the broker notifies it of changed records, after a lost
+//! connection to the broker, and otherwise at the next poll. Bans are kept in memory: a join or a send
+//! checks them without the broker.
 
 mod sanction;
 
@@ -19,29 +19,31 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 pub(crate) use sanction::{
-    Actor, Kind, LONGEST_BAN, NO_TIME, SanctionNotice, Scope, UNSUPPORTED, impose, unban,
+    Actor, LONGEST_BAN, SanctionKind, SanctionNotice, SanctionScope, UNSUPPORTED, ZERO_BAN, impose,
+    unban,
 };
-use sanction::{Stored, key, target_of};
+use sanction::{SanctionRecord, key, target_of};
 
 use crate::member::Member;
 use crate::sessions::Sessions;
 
-/// How often it is looked for records without being told of any.
-const LOOK: Duration = Duration::from_secs(10);
+/// How often records are polled: the fallback for lost notifications.
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How soon after a failure.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How soon records are read again after a failure.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The sanctions that stand.
+/// The active sanctions.
 #[derive(Debug, Default)]
 pub(crate) struct Moderation {
     sanctions: RwLock<HashMap<String, ActiveSanction>>,
-    /// One of [`UNKNOWN`], [`NONE`] and [`SOME`]: that none stand, the common case, costs a look.
-    standing: AtomicU8,
-    /// Counts what was acted on, so that a kick is for those alone who were there.
+    /// One of [`UNKNOWN`], [`NONE`] and [`SOME`]: without sanctions, the common case, a check is one
+    /// atomic read.
+    summary: AtomicU8,
+    /// Counts changes of `sanctions`, so that a kick applies only to clients that joined before it.
     clock: AtomicU32,
-    /// They have been read once.
-    known: watch::Sender<bool>,
+    /// Whether the sanctions have been read once.
+    loaded: watch::Sender<bool>,
 }
 
 const UNKNOWN: u8 = 0;
@@ -50,38 +52,38 @@ const SOME: u8 = 2;
 
 #[derive(Debug, Clone)]
 struct ActiveSanction {
-    /// Tells it from an earlier one of the same kind, scope and user.
+    /// Differs from that of an earlier sanction of the same kind, scope and user.
     id: String,
     reason: Option<Arc<str>>,
     until: Instant,
-    /// The reading of the clock when this server acted on it.
-    acted: u32,
+    /// The clock when this server applied the sanction.
+    applied_at: u32,
 }
 
 impl Moderation {
-    /// Acts on what all servers agree on, until the broker is closed. Without a shared table no user
-    /// can be banned, and joins do not wait for the bans.
+    /// Applies the shared records until the broker is closed. Without a shared table no user can be
+    /// banned, and joins do not wait for the bans.
     pub(crate) async fn run(self: Arc<Self>, hub: Hub<Member>, sessions: Arc<Sessions>) {
         let Some(table) = hub.broker().table() else {
-            return self.act_on(Records::default(), &hub, &sessions);
+            return self.apply(Records::default(), &hub, &sessions);
         };
         let (mut version, mut failed) = (0, false);
         loop {
             let pause = match table.changes_since(version).await {
                 Ok(records) => {
                     version = records.version;
-                    self.act_on(records, &hub, &sessions);
+                    self.apply(records, &hub, &sessions);
                     if std::mem::take(&mut failed) {
-                        tracing::info!("bans and kicks can be read again");
+                        tracing::info!("sanctions readable again");
                     }
-                    LOOK
+                    POLL_INTERVAL
                 }
                 Err(BrokerError::Closed) => return,
                 Err(error) => {
                     if !std::mem::replace(&mut failed, true) {
-                        tracing::warn!(%error, "bans and kicks cannot be read");
+                        tracing::warn!(%error, "cannot read sanctions, retrying");
                     }
-                    LOOK_AGAIN
+                    RETRY_INTERVAL
                 }
             };
             tokio::select! {
@@ -91,107 +93,118 @@ impl Moderation {
         }
     }
 
-    /// Waits until the sanctions have been read once: before, nobody can be let in.
+    /// Waits until the sanctions have been read once.
     ///
-    /// Cancel safe.
-    pub(crate) async fn known(&self) {
-        // Fails if the sender is gone, which is `self`.
-        let _ = self.known.subscribe().wait_for(|known| *known).await;
+    /// # Cancel safety
+    /// Dropping the call changes nothing.
+    pub(crate) async fn until_loaded(&self) {
+        // Cannot fail: `self` owns the sender.
+        let _ = self.loaded.subscribe().wait_for(|loaded| *loaded).await;
     }
 
-    pub(crate) fn is_known(&self) -> bool {
-        self.standing.load(Ordering::Acquire) != UNKNOWN
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.summary.load(Ordering::Acquire) != UNKNOWN
     }
 
-    /// The present reading of the clock; see [`sanction_on`](Self::sanction_on).
+    /// The clock; see [`sanction_on`](Self::sanction_on).
     pub(crate) fn now(&self) -> u32 {
         self.clock.load(Ordering::Acquire)
     }
 
     /// Whether `user` is banned, and why.
-    pub(crate) fn ban(&self, scope: Scope<'_>, user: &UserId) -> Option<SanctionNotice> {
-        self.find(Kind::Ban, scope, user).map(|(notice, _)| notice)
+    pub(crate) fn ban(&self, scope: SanctionScope<'_>, user: &UserId) -> Option<SanctionNotice> {
+        self.find(SanctionKind::Ban, scope, user).map(|(notice, _)| notice)
     }
 
-    /// What is to be done to `user`, who has been there since the clock read `since`.
+    /// The ban of `user`, or a kick that was applied after `since`, a value of [`now`](Self::now).
     pub(crate) fn sanction_on(
         &self,
-        scope: Scope<'_>,
+        scope: SanctionScope<'_>,
         user: &UserId,
         since: u32,
     ) -> Option<SanctionNotice> {
         let kick = || {
-            let (notice, acted) = self.find(Kind::Kick, scope, user)?;
-            (acted > since).then_some(notice)
+            let (notice, applied_at) = self.find(SanctionKind::Kick, scope, user)?;
+            (applied_at > since).then_some(notice)
         };
         self.ban(scope, user).or_else(kick)
     }
 
-    /// Whether so many sanctions stand that what is left is for backends.
-    pub(crate) fn is_crowded(&self) -> bool {
+    /// Whether nine tenths of the table are used. The rest is reserved for backends, so that moderators
+    /// cannot fill it.
+    pub(crate) fn is_nearly_full(&self) -> bool {
         let sanctions = self.sanctions.read();
         sanctions.len() >= Records::MAX / 10 * 9
     }
 
-    /// A sanction that stands, and the reading of the clock when this server acted on it.
-    fn find(&self, kind: Kind, scope: Scope<'_>, user: &UserId) -> Option<(SanctionNotice, u32)> {
-        if self.standing.load(Ordering::Acquire) != SOME {
+    /// An active sanction, and the clock when this server applied it.
+    fn find(
+        &self,
+        kind: SanctionKind,
+        scope: SanctionScope<'_>,
+        user: &UserId,
+    ) -> Option<(SanctionNotice, u32)> {
+        if self.summary.load(Ordering::Acquire) != SOME {
             return None;
         }
         let sanctions = self.sanctions.read();
         let sanction = sanctions.get(&key(kind, scope, user))?;
-        let stands = sanction.until > Instant::now();
-        stands.then(|| (SanctionNotice { kind, reason: sanction.reason.clone() }, sanction.acted))
+        let is_active = sanction.until > Instant::now();
+        is_active.then(|| {
+            (SanctionNotice { kind, reason: sanction.reason.clone() }, sanction.applied_at)
+        })
     }
 
-    fn act_on(
+    fn apply(
         &self,
         Records { complete, records, .. }: Records,
         hub: &Hub<Member>,
         sessions: &Sessions,
     ) {
-        let news = self.take_in(complete, records);
-        self.known.send_replace(true);
-        for (user, room) in &news {
-            // A user who is listed after a lost connection has no connection that could leave.
+        let targets = self.merge(complete, records);
+        self.loaded.send_replace(true);
+        for (user, room) in &targets {
+            // A user in its grace period has no connection that could enforce the sanction.
             hub.expire_grace(room.clone().map(Topic::Room).as_ref(), user);
         }
-        sessions.notify_users(news.iter().map(|(user, _)| user));
+        sessions.notify_users(targets.iter().map(|(user, _)| user));
     }
 
-    /// Returns the users whom something new concerns, each with the room, unless it is about all servers.
-    fn take_in(&self, complete: bool, records: Vec<Record>) -> Vec<(UserId, Option<RoomId>)> {
+    /// Updates `sanctions`. Returns the targets of new ones: the user, and the room or `None` for the
+    /// server.
+    fn merge(&self, complete: bool, records: Vec<Record>) -> Vec<(UserId, Option<RoomId>)> {
         let mut sanctions = self.sanctions.write();
         let before = if complete { std::mem::take(&mut *sanctions) } else { HashMap::default() };
         let now = Instant::now();
-        // Whoever was kicked before this server knew of anything was not here.
-        let is_first = !self.is_known();
-        let acted = self.clock.load(Ordering::Relaxed).wrapping_add(1);
-        let mut news = Vec::new();
+        // A kick that this server reads at its start is older than all its connections.
+        let is_first = !self.is_loaded();
+        let applied_at = self.clock.load(Ordering::Relaxed).wrapping_add(1);
+        let mut targets = Vec::new();
         for Record { key, value, expires_in, .. } in records {
-            let stored = value.and_then(|value| serde_json::from_slice::<Stored>(&value).ok());
+            let stored =
+                value.and_then(|value| serde_json::from_slice::<SanctionRecord>(&value).ok());
             let (Some(stored), Some(target)) = (stored, target_of(&key)) else {
                 sanctions.remove(&key);
                 continue;
             };
             let known = before.get(&key).or(sanctions.get(&key));
-            let known = known.filter(|known| known.id == stored.id).map(|known| known.acted);
+            let known = known.filter(|known| known.id == stored.id).map(|known| known.applied_at);
             if known.is_none() {
-                news.push(target);
+                targets.push(target);
             }
             let sanction = ActiveSanction {
                 id: stored.id,
                 reason: stored.reason.map(Into::into),
                 until: now.checked_add(expires_in).unwrap_or(now + LONGEST_BAN),
-                acted: known.unwrap_or(if is_first { 0 } else { acted }),
+                applied_at: known.unwrap_or(if is_first { 0 } else { applied_at }),
             };
             sanctions.insert(key, sanction);
         }
         sanctions.retain(|_, sanction| sanction.until > now);
-        let standing = if sanctions.is_empty() { NONE } else { SOME };
-        self.standing.store(standing, Ordering::Release);
-        self.clock.store(acted, Ordering::Release);
-        news
+        let summary = if sanctions.is_empty() { NONE } else { SOME };
+        self.summary.store(summary, Ordering::Release);
+        self.clock.store(applied_at, Ordering::Release);
+        targets
     }
 }
 
@@ -209,65 +222,77 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn a_kick_is_for_those_who_are_there_and_a_ban_for_all() {
+    fn kick_applies_to_present_members_and_ban_to_all() {
         let (room, user) = (RoomId::new("r").unwrap(), UserId::new("u").unwrap());
-        let (here, other) = (Scope::Room(&room), UserId::new("o").unwrap());
+        let (here, other) = (SanctionScope::Room(&room), UserId::new("o").unwrap());
         let moderation = Moderation::default();
-        let old = vec![record(key(Kind::Kick, here, &other), "0", HOUR)];
-        moderation.take_in(true, old);
+        let old = vec![record(key(SanctionKind::Kick, here, &other), "0", HOUR)];
+        moderation.merge(true, old);
         let before = moderation.now();
-        assert_eq!(moderation.sanction_on(here, &other, 0), None, "it was kicked from elsewhere");
+        assert_eq!(
+            moderation.sanction_on(here, &other, 0),
+            None,
+            "kicked before this server started"
+        );
         assert_eq!(moderation.sanction_on(here, &user, before), None);
-        let kick = || vec![record(key(Kind::Kick, here, &user), "1", HOUR)];
-        assert_eq!(moderation.take_in(false, kick()), [(user.clone(), Some(room.clone()))]);
+        let kick = || vec![record(key(SanctionKind::Kick, here, &user), "1", HOUR)];
+        assert_eq!(moderation.merge(false, kick()), [(user.clone(), Some(room.clone()))]);
         let kicked = moderation.sanction_on(here, &user, before).unwrap();
-        assert_eq!((kicked.kind, kicked.reason.as_deref()), (Kind::Kick, Some("because")));
-        assert_eq!(moderation.sanction_on(here, &user, moderation.now()), None, "who came back");
-        assert_eq!(moderation.sanction_on(Scope::Server, &user, before), None);
+        assert_eq!((kicked.kind, kicked.reason.as_deref()), (SanctionKind::Kick, Some("because")));
+        assert_eq!(
+            moderation.sanction_on(here, &user, moderation.now()),
+            None,
+            "joined after the kick"
+        );
+        assert_eq!(moderation.sanction_on(SanctionScope::Server, &user, before), None);
         assert_eq!(moderation.sanction_on(here, &other, before), None);
 
         let back = moderation.now();
-        assert!(moderation.take_in(true, kick()).is_empty(), "read again");
-        assert_eq!(moderation.sanction_on(here, &user, back), None, "and not acted on again");
+        assert!(moderation.merge(true, kick()).is_empty(), "read again");
+        assert_eq!(moderation.sanction_on(here, &user, back), None, "not applied twice");
 
-        moderation.take_in(false, vec![record(key(Kind::Ban, Scope::Server, &user), "2", HOUR)]);
-        assert!(moderation.ban(Scope::Server, &user).is_some());
-        assert!(moderation.sanction_on(Scope::Server, &user, moderation.now()).is_some());
+        moderation.merge(
+            false,
+            vec![record(key(SanctionKind::Ban, SanctionScope::Server, &user), "2", HOUR)],
+        );
+        assert!(moderation.ban(SanctionScope::Server, &user).is_some());
+        assert!(moderation.sanction_on(SanctionScope::Server, &user, moderation.now()).is_some());
         assert_eq!(moderation.ban(here, &user), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn sanctions_end() {
+    async fn sanction_ends_by_expiry_unban_or_empty_table() {
         let user = UserId::new("u").unwrap();
         let moderation = Moderation::default();
-        let ban = |time| vec![record(key(Kind::Ban, Scope::Server, &user), "1", time)];
-        moderation.take_in(false, ban(HOUR));
+        let ban =
+            |time| vec![record(key(SanctionKind::Ban, SanctionScope::Server, &user), "1", time)];
+        moderation.merge(false, ban(HOUR));
         sleep(HOUR).await;
-        assert_eq!(moderation.ban(Scope::Server, &user), None, "by itself");
-        moderation.take_in(false, ban(HOUR));
-        let unban = Record::new(key(Kind::Ban, Scope::Server, &user), None, HOUR);
-        moderation.take_in(false, vec![unban]);
-        assert_eq!(moderation.ban(Scope::Server, &user), None, "by a unban");
-        moderation.take_in(false, ban(HOUR));
-        moderation.take_in(true, Vec::new());
-        assert_eq!(moderation.ban(Scope::Server, &user), None, "with the table");
-        assert_eq!(moderation.standing.load(Ordering::Relaxed), NONE);
+        assert_eq!(moderation.ban(SanctionScope::Server, &user), None, "expired");
+        moderation.merge(false, ban(HOUR));
+        let unban = Record::new(key(SanctionKind::Ban, SanctionScope::Server, &user), None, HOUR);
+        moderation.merge(false, vec![unban]);
+        assert_eq!(moderation.ban(SanctionScope::Server, &user), None, "unbanned");
+        moderation.merge(false, ban(HOUR));
+        moderation.merge(true, Vec::new());
+        assert_eq!(moderation.ban(SanctionScope::Server, &user), None, "table emptied");
+        assert_eq!(moderation.summary.load(Ordering::Relaxed), NONE);
     }
 
     #[test]
-    fn what_is_not_a_sanction_is_passed_over() {
+    fn unreadable_records_are_ignored() {
         let moderation = Moderation::default();
         let odd = ["", "ban", "ban\n", "other\nkey"].map(|key| record(key.to_owned(), "1", HOUR));
-        moderation.take_in(true, odd.to_vec());
+        moderation.merge(true, odd.to_vec());
         let broken = Record::new("ban\nu", Some(Bytes::from_static(b"?")), HOUR);
-        moderation.take_in(false, vec![broken]);
-        assert_eq!(moderation.ban(Scope::Server, &UserId::new("u").unwrap()), None);
+        moderation.merge(false, vec![broken]);
+        assert_eq!(moderation.ban(SanctionScope::Server, &UserId::new("u").unwrap()), None);
     }
 
     proptest::proptest! {
-        /// Whatever may stand in Redis: what is no sanction is none, and the others go on.
+        /// Redis may hold any record: an unreadable one does not affect the others.
         #[test]
-        fn any_record_is_read(
+        fn any_record_is_handled(
             name in "(kick|ban|\\PC{0,3})(\n(u|\\PC{0,8})){0,3}",
             value in r#"\{"id":("x"|7|"(\\u[0-9a-f]{4}){0,2}")(,"reason":("\PC{0,8}"|null|\[))?\}?"#,
             bytes in proptest::option::of(proptest::collection::vec(0..=255_u8, 0..32)),
@@ -276,9 +301,9 @@ mod tests {
             let (user, moderation) = (UserId::new("me").unwrap(), Moderation::default());
             let value = bytes.unwrap_or(value.into_bytes());
             let odd = Record::new(name, Some(value.into()), Duration::from_secs(seconds));
-            let ban = record(key(Kind::Ban, Scope::Server, &user), "1", HOUR);
-            moderation.take_in(true, vec![odd, ban]);
-            proptest::prop_assert!(moderation.ban(Scope::Server, &user).is_some());
+            let ban = record(key(SanctionKind::Ban, SanctionScope::Server, &user), "1", HOUR);
+            moderation.merge(true, vec![odd, ban]);
+            proptest::prop_assert!(moderation.ban(SanctionScope::Server, &user).is_some());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What operators and balancers ask.
+//! Health checks and metrics.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::routes::{readable, wrong_method};
 use crate::state::State;
 use crate::{host_check, scrape};
 
-/// Health and metrics, for an address of their own.
+/// Health checks and metrics, for a listener of their own.
 pub(crate) fn router(state: Arc<State>) -> Router {
     let metrics = metrics().layer(from_fn_with_state(Arc::clone(&state), host_check::check_form));
     health(&state)
@@ -25,12 +25,12 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .with_state(state)
 }
 
-/// `/metrics` alone.
+/// `/metrics`.
 pub(crate) fn metrics() -> Router<Arc<State>> {
     Router::new().route("/metrics", readable(get(show_metrics)))
 }
 
-/// Health alone, for requests to any host.
+/// Health checks, for requests to any host.
 pub(crate) fn health(state: &Arc<State>) -> Router<Arc<State>> {
     Router::new()
         .route("/healthz", readable(get(async || "ok\n")))
@@ -44,11 +44,11 @@ async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, &'static str)
     if state.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else if state.is_ready() && state.hub.broker().stats().full {
-        // No other server has more room: clients need not be sent elsewhere.
+        // All servers share the broker: clients gain nothing by another server.
         (StatusCode::OK, "ready, but the broker is full: rooms with history refuse messages\n")
     } else if state.is_ready() {
         (StatusCode::OK, "ready\n")
-    } else if state.hub.broker().status() == Status::Ready && !state.moderation.is_known() {
+    } else if state.hub.broker().status() == Status::Ready && !state.moderation.is_loaded() {
         (StatusCode::SERVICE_UNAVAILABLE, "the bans are not known yet\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the broker takes no messages\n")

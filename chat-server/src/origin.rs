@@ -1,5 +1,5 @@
-//! Which web pages may use this server: one rule for WebSocket handshakes and for CORS. The layer of
-//! `tower-http` would do for CORS alone.
+//! The origins of web pages that may use this server: one rule for WebSocket handshakes and CORS.
+//! The layer of `tower-http` would serve CORS only.
 
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -15,7 +15,7 @@ use crate::refusal::Refusal;
 /// A longer origin is cut in the log: a name of DNS with a scheme and a port.
 const LONGEST: usize = 280;
 
-/// The pages that may use one server.
+/// The origins that may use a server.
 #[derive(Debug)]
 pub(crate) struct Origins {
     listed: Vec<String>,
@@ -23,14 +23,14 @@ pub(crate) struct Origins {
 }
 
 impl Origins {
-    /// Entries of [`allow_origin`](crate::ServerConfig::allow_origin) that are no origins allow none.
+    /// Invalid entries of [`allow_origin`](crate::ServerConfig::allow_origin) allow no origin.
     pub(crate) fn new(allow_origin: &[String]) -> Self {
         let listed = allow_origin.iter().filter_map(|entry| serialized(entry).ok()).collect();
         Self { listed, warned: OncePerMinuteEach::default() }
     }
 
-    /// Refuses requests that may not come from where they say. The host is one of this server's:
-    /// [`host_check::check`](crate::host_check::check) comes first.
+    /// Rejects requests of origins that may not use this server. The host of the request must have
+    /// passed [`host_check::check`](crate::host_check::check).
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         if self.allow_or_warn(headers) { Ok(()) } else { Err(Refusal::origin()) }
     }
@@ -48,15 +48,14 @@ impl Origins {
         is_allowed
     }
 
-    /// Whether a request may come from where it says.
+    /// Whether the origin of a request may use this server.
     ///
-    /// Accepted are requests without `Origin` (not from a page), pages of the same host on
-    /// any port, pages of this machine if the server is asked for by a name of this machine,
-    /// and the origins that are listed.
+    /// Accepted are requests without `Origin` (not of a page), pages of the same host on any port, pages
+    /// of the loopback host if the request is for it, and the origins that are listed.
     fn allow(&self, headers: &HeaderMap) -> bool {
         let mut origins = headers.get_all(ORIGIN).into_iter();
         let Some(origin) = origins.next() else { return true };
-        // Which of several counts may be read in two ways.
+        // Of several headers, programs disagree on which one counts.
         if origins.next().is_some() {
             return false;
         }
@@ -74,7 +73,7 @@ impl Origins {
             tracing::warn!(
                 ?origin,
                 host,
-                "pages of this origin are refused: if they may use this server, add it to \
+                "request of an unknown origin rejected: if its pages may use this server, add it to \
                  --allow-origin (CHAT_ALLOW_ORIGIN)"
             );
         }
@@ -96,7 +95,7 @@ fn host_of_page(origin: &str) -> Option<String> {
 
 /// The origin as browsers write it (URL standard, section 4.7): in lower case, names in their ASCII
 /// form, without a default port. `ws` and `wss` stand for `http` and `https`: no browser has pages
-/// there, but there are libraries that send the URL of the connection. Of other schemes, such as
+/// there, but some libraries send the URL of the connection. Of other schemes, such as
 /// `capacitor://localhost` or `file://`, nothing but the case is changed.
 ///
 /// # Errors
@@ -153,9 +152,9 @@ fn of_web(scheme: &str, authority: &str) -> Option<String> {
     })
 }
 
-/// What a response tells the browser of who may read it.
+/// The headers of a response that say which page may read it.
 pub(crate) struct Cors {
-    /// The page, if it may.
+    /// The origin that may read the response.
     reader: Option<HeaderValue>,
 }
 
@@ -169,7 +168,7 @@ impl Cors {
         response
     }
 
-    /// The answer to a browser that asks before it posts.
+    /// The answer to a preflight request.
     pub(crate) fn preflight(self) -> Response {
         let fields: [(HeaderName, _); 4] = [
             (ALLOW, "POST,OPTIONS"),
@@ -197,12 +196,12 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_origin_is_no_page() {
+    fn request_without_origin_is_allowed() {
         assert!(origins(&[]).allow(&HeaderMap::new()));
     }
 
     #[test]
-    fn the_same_host_on_any_port() {
+    fn same_host_is_allowed_on_any_port() {
         assert!(allowed("http://chat.example:5173", "chat.example:8080", &[]));
         assert!(allowed("https://Chat.Example", "chat.example", &[]));
         assert!(allowed("http://10.0.0.5:1", "10.0.0.5:2", &[]));
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_this_machine_among_themselves() {
+    fn loopback_names_are_equivalent() {
         for page in
             ["http://localhost:5173", "http://127.0.0.1", "http://127.8.8.8", "http://[::1]:9"]
         {
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else() {
+    fn other_origins_are_refused() {
         for page in [
             "http://evil.example",
             "http://chat.example.evil.example",
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_listed_in_any_form() {
+    fn listed_origins_are_normalized() {
         for (listed, page) in [
             ("https://port.example:443", "https://port.example"),
             ("https://port.example", "https://port.example:443"),
@@ -300,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_page_has_is_no_origin() {
+    fn invalid_origins_are_rejected() {
         for text in [
             "app.example",
             "*",

@@ -1,4 +1,4 @@
-//! The URL that clients know a server by.
+//! The URL of a server in links.
 
 use axum::http::Uri;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -10,7 +10,7 @@ use crate::origin::serialized;
 const ESCAPED: &AsciiSet =
     &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'^').add(b'`').add(b'{').add(b'}');
 
-/// A URL of the web without what an address to share must not have: a user, a query, a fragment.
+/// An HTTP URL that can be shared: without a user, a query and a fragment.
 #[derive(Debug, Clone)]
 pub(crate) struct PublicUrl {
     /// The scheme, the host, and the port unless it is the default of the scheme.
@@ -28,18 +28,18 @@ impl PublicUrl {
         let (scheme, rest) = text.trim().split_once("://").ok_or(INVALID)?;
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         if !["http", "https"].iter().any(|web| scheme.eq_ignore_ascii_case(web)) {
-            return Err("it begins with http:// or https://");
+            return Err("it must begin with http:// or https://");
         }
         if authority.contains('@') {
-            return Err("a link to share has no user or password in it");
+            return Err("it must not have a user or a password");
         }
         if path.contains(['?', '#']) {
-            return Err("it has no query and no fragment");
+            return Err("it must not have a query or a fragment");
         }
         let origin = serialized(&format!("{scheme}://{authority}")).map_err(|_| INVALID)?;
         let host = host_of_url(&origin).ok_or(INVALID)?;
         let path = utf8_percent_encode(path.trim_end_matches('/'), ESCAPED).to_string();
-        // Parsed for the check alone.
+        // Parsed only to check it.
         format!("{origin}{path}").parse::<Uri>().map_err(|_| INVALID)?;
         Ok(Self { origin, host, path })
     }
@@ -49,7 +49,7 @@ impl PublicUrl {
         &self.host
     }
 
-    /// Whether this is how a client names the server in `Host`.
+    /// Whether `host`, the value of a `Host` header, is the host and port of this URL.
     pub(crate) fn is_asked_for_by(&self, host: &str) -> bool {
         self.origin.split_once("://").is_some_and(|(_, own)| own.eq_ignore_ascii_case(host))
     }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn host_is_named_with_its_port() {
+    fn host_header_includes_the_port() {
         let is_asked_for =
             |url: &str, host: &str| PublicUrl::parse(url).unwrap().is_asked_for_by(host);
         assert!(is_asked_for("https://chat.example/chat", "Chat.Example"));
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_link_may_have_is_refused() {
+    fn unshareable_urls_are_rejected() {
         for url in [
             "chat.example",
             "https://",

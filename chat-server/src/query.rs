@@ -1,4 +1,4 @@
-//! What the query of a URL says of a client.
+//! The query parameters of a client's URL.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use crate::connection::ConnectParams;
 use crate::refusal::Refusal;
 use crate::secret::Secret;
 
-/// The parameters that are known. Others are ignored.
+/// The supported parameters. Others are ignored.
 #[derive(Default)]
 pub(crate) struct ClientQuery {
     user_id: Option<String>,
@@ -22,7 +22,7 @@ pub(crate) struct ClientQuery {
 
 impl ClientQuery {
     /// Reads `application/x-www-form-urlencoded`, as the URL standard does (an invalid percent
-    /// sequence stands for itself), but for what would make one user of two: bytes that are not
+    /// sequence stands for itself), but rejects what could make one user of two: bytes that are not
     /// UTF-8, and a parameter that occurs twice.
     ///
     /// # Errors
@@ -59,11 +59,11 @@ impl ClientQuery {
         self.token.as_deref()
     }
 
-    /// What a connection begins with. Names have at most `max_name_bytes` bytes.
+    /// The parameters of the connection. Names have at most `max_name_bytes` bytes.
     ///
     /// # Errors
     /// `bad_field`.
-    pub(crate) fn opening(
+    pub(crate) fn params(
         self,
         max_name_bytes: usize,
         room: Option<RoomId>,
@@ -79,7 +79,7 @@ impl ClientQuery {
             name: name.map_err(|why| Refusal::name("user", why))?,
             room,
             history: history
-                .map_err(|_| bad("The value of history is not a number."))?
+                .map_err(|_| bad("The value of \"history\" is not a number."))?
                 .unwrap_or(0),
             token: self.token.map(Secret::new),
             ..ConnectParams::default()
@@ -87,7 +87,7 @@ impl ClientQuery {
     }
 }
 
-/// Refuses a name of a user or a room that is too long.
+/// Rejects a name that is too long.
 pub(crate) fn check_length(field: &str, name: &str, max: usize) -> Result<(), Refusal> {
     if name.len() <= max {
         return Ok(());
@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    /// Each of them would be the same user as another one.
+    /// Each would be the same user as another id.
     #[test]
     fn ambiguous_values_are_refused() {
         for query in [

@@ -1,4 +1,4 @@
-//! Requests that are not served, and why.
+//! HTTP requests that are rejected.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use crate::limits::LimitReached;
 /// The largest body of a request, in bytes.
 pub(crate) const MAX_BODY: usize = 16 * 1024;
 
-/// Why a request is not served: a status, a code for programs, a sentence for people.
+/// Why an HTTP request is rejected: a status, a code for programs and a sentence for people.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     code: &'static str,
-    /// What metrics call it.
+    /// The reason, as metrics name it.
     pub(crate) reason: &'static str,
     message: String,
     retry_after: Option<Duration>,
@@ -42,7 +42,7 @@ impl Refusal {
         self
     }
 
-    /// A client does well to come back after this time, and not before.
+    /// Asks the client to retry after `time`.
     pub(crate) fn retry_after(mut self, time: Duration) -> Self {
         self.retry_after = Some(time);
         self
@@ -55,27 +55,28 @@ impl Refusal {
     }
 
     pub(crate) fn forbidden() -> Self {
-        Self::new(StatusCode::FORBIDDEN, "forbidden", "You may not do that there.")
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "You have no permission for this.")
     }
 
     pub(crate) fn origin() -> Self {
-        let message = "Pages of this origin may not use this server; see --allow-origin.";
+        let message = "Pages of this origin may not use this server. Its operator can allow the origin (--allow-origin).";
         Self::new(StatusCode::FORBIDDEN, "origin_not_allowed", message).because("foreign_origin")
     }
 
     pub(crate) fn host() -> Self {
-        let message = "This server does not answer for this host; see --allow-host.";
+        let message =
+            "This server does not serve this host. Its operator can allow the host (--allow-host).";
         Self::new(StatusCode::FORBIDDEN, "host_not_allowed", message).because("foreign_host")
     }
 
     pub(crate) fn http_rate(retry_after: Duration) -> Self {
-        let message = "There are too many requests: ask more slowly.";
+        let message = "Too many requests. Send fewer requests per second.";
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message)
             .retry_after(Duration::from_secs(retry_after.as_secs() + 1))
     }
 
     pub(crate) fn draining() -> Self {
-        let message = "This server is shutting down: connect to another one.";
+        let message = "This server is shutting down. Connect to another one.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message)
             .retry_after(Duration::from_secs(1))
     }
@@ -86,7 +87,7 @@ impl Refusal {
     }
 
     pub(crate) fn not_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path.")
+        Self::new(StatusCode::NOT_FOUND, "not_found", "Not found.")
     }
 
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
@@ -108,13 +109,15 @@ impl From<AuthError> for Refusal {
 impl From<LimitReached> for Refusal {
     fn from(refused: LimitReached) -> Self {
         let (status, reason, message) = match refused {
-            LimitReached::Full => {
-                (StatusCode::SERVICE_UNAVAILABLE, "connections", "This server is full.")
-            }
+            LimitReached::Full => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "connections",
+                "This server has too many connections. Try again later.",
+            ),
             LimitReached::Address => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "address_connections",
-                "There are too many connections of your address.",
+                "There are too many connections from your address. Close some of them.",
             ),
         };
         let refusal = Self::new(status, "over_capacity", message).because(reason);
@@ -132,7 +135,7 @@ impl From<BytesRejection> for Refusal {
     fn from(rejection: BytesRejection) -> Self {
         match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Self::body_too_large(),
-            // Chunks that are none, or an end before the announced length.
+            // Malformed chunks, or an end before the announced length.
             status => Self::new(
                 status,
                 "bad_request",

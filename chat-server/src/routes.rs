@@ -1,4 +1,4 @@
-//! What the routes have in common: the methods that they say they have, and where they are mounted.
+//! What all routes share: the methods that they announce, and the path that they are mounted at.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use axum::routing::MethodRouter;
 use crate::refusal::Refusal;
 use crate::state::State;
 
-/// A path to read from, which says so to balancers that probe with `OPTIONS`.
+/// A read-only path, which answers `OPTIONS`: some balancers probe with it.
 pub(crate) fn readable(methods: MethodRouter<Arc<State>>) -> MethodRouter<Arc<State>> {
     methods.options(async || allowing("GET,HEAD,OPTIONS"))
 }
@@ -19,12 +19,12 @@ pub(crate) fn allowing(methods: &'static str) -> Response {
 }
 
 pub(crate) async fn wrong_method(method: Method) -> Refusal {
-    let message = format!("{method} is not for this path.");
+    let message = format!("The method {method} is not allowed for this path.");
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
-/// Where an application has mounted these routes, without a slash at its end: what the path had
-/// before `own`, which is what is left of it here.
+/// The path at which an application has mounted these routes, without a trailing slash: the original
+/// path without its end `own`, which is the path within these routes.
 pub(crate) fn mount<'a>(original: &'a Uri, own: &Uri) -> &'a str {
     let path = original.path();
     path.strip_suffix(own.path()).unwrap_or(path).trim_end_matches('/')

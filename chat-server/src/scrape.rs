@@ -1,4 +1,4 @@
-//! The page that Prometheus reads: what was counted, and how things stand.
+//! The metrics page for Prometheus: counters, and gauges that are read for each scrape.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use crate::member::Member;
 use crate::state::State;
 
-/// The page that Prometheus reads.
+/// The metrics in the OpenMetrics text format.
 pub(crate) fn render(state: &Arc<State>) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("chat");
     state.metrics.register(&mut registry);
@@ -27,7 +27,7 @@ pub(crate) fn render(state: &Arc<State>) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
-/// What is read at the moment of asking.
+/// Metrics that are read at each scrape.
 #[derive(Debug)]
 struct Live(Arc<State>);
 
@@ -64,7 +64,7 @@ fn hub(page: &mut Page<'_>, hub: &Hub<Member>) -> fmt::Result {
     let (topics, rooms, stats) = (hub.topics(), hub.rooms(), hub.stats());
     page.gauge("topics", "Rooms and users with members here", topics)?;
     page.gauge("rooms", "Rooms with members here", rooms)?;
-    page.counter("broker_received", "Publications that came from the broker", stats.received)?;
+    page.counter("broker_received", "Publications received from the broker", stats.received)?;
     page.counter("deliveries", "Batches handed to members", stats.deliveries)?;
     let help = "Connections closed for reading too slowly";
     page.counter("slow_consumers", help, stats.slow_consumers)?;
@@ -72,20 +72,20 @@ fn hub(page: &mut Page<'_>, hub: &Hub<Member>) -> fmt::Result {
     page.counter("direct_dropped", help, stats.dropped)?;
     let help = "Messages missed and read from the history unnoticed";
     page.counter("repaired", help, stats.repaired)?;
-    page.counter("gaps", "Gaps that rooms were told of", stats.gaps)?;
+    page.counter("gaps", "Gaps reported to rooms", stats.gaps)?;
     page.counter("repeats", "Publications dropped because the room had them", stats.repeats)?;
-    let help = "From a room's first news to the last write or queue of all of it";
+    let help = "From a room's first event of a batch to its last write or queue";
     page.histogram("fan_out_seconds", help, &stats.fan_out)?;
     let help = "The longest time that a room was known to miss messages";
     page.seconds("longest_repair_seconds", help, stats.longest_repair)?;
-    let help = "Messages held in memory for newcomers";
+    let help = "Messages held in memory for joins";
     page.gauge("recent_bytes", help, stats.recent_bytes)
 }
 
 fn from_broker(page: &mut Page<'_>, stats: &BrokerStats) -> fmt::Result {
-    let help = "Answers of the broker to what was sent in one go";
+    let help = "Answers of the broker to one pipeline";
     page.histogram("broker_round_trip_seconds", help, &stats.round_trips)?;
-    page.counter("broker_reconnects", "Connections opened anew after a loss", stats.reconnects)?;
+    page.counter("broker_reconnects", "Connections reopened after a loss", stats.reconnects)?;
     let help = "Publications dropped because this server was too slow";
     page.counter("broker_dropped", help, stats.dropped)?;
     let help = "Messages in the broker that no server can have written";
@@ -95,7 +95,7 @@ fn from_broker(page: &mut Page<'_>, stats: &BrokerStats) -> fmt::Result {
     refusals(page, &stats.refusals)?;
     let help = "Whether the broker refuses what rooms keep, for want of memory";
     page.gauge("broker_full", help, stats.full.into())?;
-    // Without Redis, and without the right to ask it.
+    // 0 without Redis, and without the permission to read it.
     if stats.memory_used == 0 {
         return Ok(());
     }

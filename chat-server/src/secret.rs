@@ -1,13 +1,21 @@
-//! A text that is not shown.
+//! A text that does not appear in logs.
 
 use std::fmt;
 
-/// A key or a password: its `Debug` form does not show it.
+/// A key or a password. Its `Debug` form does not show it.
+///
+/// ```
+/// use chat_server::Secret;
+///
+/// let key = Secret::new("k3y");
+/// assert_eq!(format!("{key:?}"), "Secret(…)");
+/// assert_eq!(key.reveal(), "k3y");
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Hides `text`.
+    /// Wraps a text.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())

@@ -14,19 +14,48 @@ use crate::listener::{ListenerContext, accept};
 use crate::state::{State, Task};
 use crate::{http, operator};
 
-/// Connections of operators at a time.
+/// The most connections to the operator routes.
 const OPERATORS: usize = 64;
 
-/// A chat server. A clone is another handle on the same one.
+/// A chat server. A clone is another handle on the same server.
 ///
-/// Either let it listen by itself ([`serve`](Self::serve)), or put its routes
-/// ([`router`](Self::router)) into an axum application of your own.
+/// A server listens by itself ([`serve`](Self::serve)), or its routes ([`router`](Self::router)) are part
+/// of an axum application.
+///
+/// ```no_run
+/// use chat_server::Server;
+/// use tokio::net::TcpListener;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let server = Server::builder().start();
+/// let listener = TcpListener::bind("127.0.0.1:8080").await?;
+/// let ctrl_c = async {
+///     let _ = tokio::signal::ctrl_c().await;
+/// };
+/// server.serve(vec![listener], ctrl_c).await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Server {
     state: Arc<State>,
 }
 
-/// Collects what a [`Server`] is made of.
+/// Builds a [`Server`].
+///
+/// ```
+/// use chat_broker::MemoryBroker;
+/// use chat_server::{Server, ServerConfig};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let (broker, events) = MemoryBroker::connect();
+/// let config = ServerConfig::default().max_message_bytes(4_096);
+/// let server = Server::builder().config(config).broker(broker, events).start();
+/// assert_eq!(server.connections(), 0);
+/// # }
+/// ```
 #[derive(Debug, Default)]
 pub struct ServerBuilder {
     config: ServerConfig,
@@ -36,40 +65,41 @@ pub struct ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// Settings. Actor default those of [`ServerConfig::default`].
+    /// Sets the settings. Default: [`ServerConfig::default`].
     #[must_use]
     pub fn config(mut self, config: ServerConfig) -> Self {
         self.config = config;
         self
     }
 
-    /// What carries messages between servers. Actor default a [`MemoryBroker`]: this server
-    /// is alone.
+    /// Sets the broker, which carries messages between servers. Default: a [`MemoryBroker`] for this
+    /// server only.
     ///
-    /// An `Arc<dyn Broker>` is a broker, too, for an application that keeps a handle on it; so is
-    /// what [`Server::broker`] returns. Optional parts that a broker lacks are logged at the start.
+    /// An `Arc<dyn Broker>` is a broker as well, for an application that keeps a handle on it.
+    /// [`start`](Self::start) logs the optional parts that the broker lacks.
     #[must_use]
     pub fn broker(mut self, broker: impl Broker, events: BrokerEvents) -> Self {
         self.broker = Some((Arc::new(broker), events));
         self
     }
 
-    /// What finds out who clients are. Actor default nothing does: they are who they say.
+    /// Sets what authenticates clients. Default: nothing, and clients name themselves.
     #[must_use]
     pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
         self.authenticator = Some(Arc::new(authenticator));
         self
     }
 
-    /// What decides what clients may do, once an [`authenticator`](Self::authenticator) has
-    /// found out who they are. Actor default the grants of their identity.
+    /// Sets what decides what authenticated clients may do. Default: the grants of their identity.
+    /// Without an [`authenticator`](Self::authenticator) it is not called.
     #[must_use]
     pub fn authorizer(mut self, authorizer: impl Authorizer) -> Self {
         self.authorizer = Some(Arc::new(authorizer));
         self
     }
 
-    /// Starts the server: its hub works from here on, in a task of the current runtime.
+    /// Starts the server: spawns its background tasks on the current runtime. It accepts no connections
+    /// by itself; see [`Server::serve`] and [`Server::router`].
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -101,19 +131,27 @@ impl Server {
     /// When the application shuts down, call [`shutdown`](Self::shutdown): axum does not
     /// wait for WebSockets.
     ///
-    /// Limits by address need to know where clients are: serve the application with
+    /// Limits by address need the address of the socket: serve the application with
     /// [`into_make_service_with_connect_info::<SocketAddr>`](Router::into_make_service_with_connect_info).
     pub fn router(&self) -> Router {
         http::router(Arc::clone(&self.state))
     }
 
-    /// `/healthz`, `/readyz` and `/metrics` alone, for an address that only operators reach.
+    /// The routes `/healthz`, `/readyz` and `/metrics`, for an address that only operators reach.
     pub fn operator_router(&self) -> Router {
         operator::router(Arc::clone(&self.state))
     }
 
-    /// Serves [`operator_router`](Self::operator_router) on `listener` for ever: at most 64
-    /// connections at a time, which clients cannot take away.
+    /// Serves [`operator_router`](Self::operator_router) on `listener` until the call is dropped, with at
+    /// most 64 connections at a time. They do not count among those of clients.
+    ///
+    /// ```no_run
+    /// # async fn example(server: chat_server::Server) -> std::io::Result<()> {
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:9100").await?;
+    /// tokio::spawn(async move { server.serve_operators(listener).await });
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     /// Dropping the call stops serving.
@@ -125,11 +163,11 @@ impl Server {
     }
 
     /// Serves clients on `listeners` until `shutdown` resolves; then drains, as
-    /// [`shutdown`](Self::shutdown) does, and returns. Until then whoever comes is told that
-    /// the server shuts down.
+    /// [`shutdown`](Self::shutdown) does, and returns. During the drain new clients are answered with 503
+    /// (`draining`).
     ///
     /// # Cancel safety
-    /// Dropping the call stops accepting. Connections live on until they are shut down.
+    /// Dropping the call stops accepting. Open connections stay until [`shutdown`](Self::shutdown).
     pub async fn serve(
         &self,
         listeners: Vec<TcpListener>,
@@ -145,33 +183,49 @@ impl Server {
         self.shutdown().await;
     }
 
-    /// From here on the server is not ready and takes no new clients. Tells every client to go
-    /// elsewhere (`goodbye`, then close code 1001), batch by batch and each at another time
-    /// ([`drain_spread`](ServerConfig::drain_spread)), waits until they are gone, for
-    /// [`drain_timeout`](ServerConfig::drain_timeout) at most, and closes the broker.
+    /// Drains the server: it is not ready and accepts no new clients; every client is asked to reconnect
+    /// to another server (`goodbye`, then close code 1001), each at another time
+    /// ([`drain_spread`](ServerConfig::drain_spread)). Waits until all have disconnected, at most for
+    /// [`drain_timeout`](ServerConfig::drain_timeout), and closes the broker.
     ///
     /// # Cancel safety
-    /// Clients that were not told yet keep their connections. Calling again goes on.
+    /// If the call is dropped, clients without a `goodbye` stay connected; another call drains them.
     pub async fn shutdown(&self) {
         self.state.drain().await;
         self.state.hub.broker().close().await;
     }
 
-    /// Whether the broker answers and the server is not shutting down: what `/readyz`
-    /// says.
+    /// Whether the broker answers and the server is not shutting down, as in `/readyz`.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.state.is_ready()
     }
 
-    /// The broker, also the default one: to publish to rooms, or to read who is in them, from the
-    /// application.
+    /// The broker, with which the application can publish to rooms and read their members.
+    ///
+    /// ```
+    /// use chat_core::{Content, RoomId, Topic, User, UserId};
+    /// use chat_server::{Server, ServerConfig};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = ServerConfig::default();
+    /// let history = config.hub.history.clone();
+    /// let server = Server::builder().config(config).start();
+    ///
+    /// let (room, bot) = (RoomId::new("orders")?, User::new(UserId::new("bot")?, None));
+    /// let (payload, options) = history.prepare(&room, bot.as_sender(), &Content::from("Paid."));
+    /// let publishing = server.broker().publish(&Topic::Room(room), payload, options).await?;
+    /// assert!(publishing.await?.position.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn broker(&self) -> &Arc<dyn Broker> {
         self.state.hub.broker()
     }
 
-    /// How many connections there are.
+    /// The number of connections of clients.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.state.sessions.len()

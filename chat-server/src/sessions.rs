@@ -9,17 +9,18 @@ use tokio::sync::Notify;
 
 use crate::member::Member;
 
-/// Actor their numbers.
+/// The connections by id. Sharded, since each join and close of a client takes a lock.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     shards: [Mutex<HashMap<ConnectionId, Member>>; Sessions::SHARDS],
     next: AtomicU64,
-    gone: Notify,
+    /// Notified when a shard becomes empty.
+    removed: Notify,
 }
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { shards: Default::default(), next: AtomicU64::new(1), gone: Notify::new() }
+        Self { shards: Default::default(), next: AtomicU64::new(1), removed: Notify::new() }
     }
 }
 
@@ -39,7 +40,7 @@ impl Sessions {
         let mut shard = self.shard(id);
         shard.remove(&id);
         if shard.is_empty() {
-            self.gone.notify_waiters();
+            self.removed.notify_waiters();
         }
     }
 
@@ -47,7 +48,7 @@ impl Sessions {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
-    /// Has the connections of these users look at what concerns them.
+    /// Makes the connections of these users check their sanctions.
     pub(crate) fn notify_users<'a>(&self, users: impl Iterator<Item = &'a UserId>) {
         let users: HashSet<&UserId> = users.collect();
         if users.is_empty() {
@@ -55,8 +56,8 @@ impl Sessions {
         }
         for shard in &self.shards {
             let shard = shard.lock();
-            let concerned = shard.values().filter(|member| users.contains(&member.user.id));
-            concerned.for_each(Member::notify);
+            let affected = shard.values().filter(|member| users.contains(&member.user.id));
+            affected.for_each(Member::notify);
         }
     }
 
@@ -68,13 +69,14 @@ impl Sessions {
     }
 
     /// Waits until there are no connections.
-    pub(crate) async fn none(&self) {
+    pub(crate) async fn until_empty(&self) {
         loop {
-            let gone = self.gone.notified();
+            // Created before the count: `notify_waiters` reaches only futures that exist.
+            let removed = self.removed.notified();
             if self.len() == 0 {
                 return;
             }
-            gone.await;
+            removed.await;
         }
     }
 

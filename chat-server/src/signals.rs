@@ -5,7 +5,7 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
-/// Signals that end the program, and those that would without being taken here.
+/// The signals that end the program, and those whose default action would end it.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -41,7 +41,7 @@ impl Signals {
                 _ = self.user1.recv() => "SIGUSR1",
                 _ = self.user2.recv() => "SIGUSR2",
             };
-            info!("{ignored}: ignored; settings are read at the start alone");
+            info!("{ignored}: ignored, settings are read only at the start");
         }
     }
 }

@@ -17,47 +17,47 @@ use crate::identity::{Resume, random_id};
 use crate::limits::Limits;
 use crate::member::Member;
 use crate::metrics::Metrics;
-use crate::moderation::{Moderation, Scope};
+use crate::moderation::{Moderation, SanctionScope};
 use crate::origin::Origins;
 use crate::public_url::PublicUrl;
 use crate::sessions::Sessions;
-use crate::undelivered::{self, Drops};
+use crate::undelivered::{self, DropReporter};
 
-/// How long an answer waits until the lists of this server show what it says.
-pub(crate) const SHOWN: Duration = Duration::from_secs(1);
+/// How long an answer to a leave, kick or ban waits until the member lists of this server show it.
+pub(crate) const LIST_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) config: ServerConfig,
-    /// The transport's part of `config`, as sessions share it.
+    /// `config.transport`, shared with the sessions.
     pub(crate) transport: Arc<chat_transport::TransportConfig>,
-    /// The URL that clients know this server by.
+    /// The URL of this server in links.
     pub(crate) public_url: Option<PublicUrl>,
     /// The hosts that this server answers for.
     pub(crate) hosts: Hosts,
-    /// The pages that may use it.
+    /// The origins of web pages that may use this server.
     pub(crate) origins: Origins,
     pub(crate) hub: Hub<Member>,
-    /// Without one, clients are who they say they are.
+    /// Without an authenticator clients name themselves.
     pub(crate) authenticator: Option<Arc<dyn Authenticator>>,
     pub(crate) authorizer: Option<Arc<dyn Authorizer>>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) moderation: Arc<Moderation>,
     pub(crate) resume: Resume,
-    /// Names this server process.
+    /// The random id of this server process.
     pub(crate) node: String,
     pub(crate) sessions: Arc<Sessions>,
-    /// Bytes sent to clients, and bytes that wait for them.
+    /// Bytes sent to clients, and bytes queued for them.
     pub(crate) outboxes: OutboxStats,
     pub(crate) metrics: Metrics,
     pub(crate) draining: AtomicBool,
-    pub(crate) drops: Drops,
+    pub(crate) drop_reporter: DropReporter,
     driver: Task,
     _moderator: Task,
     _reporter: Task,
 }
 
-/// Work behind the server. It ends when the broker is closed, or with the server.
+/// A background task, aborted when the server is dropped. It ends when the broker is closed.
 #[derive(Debug)]
 pub(crate) struct Task(pub(crate) JoinHandle<()>);
 
@@ -68,23 +68,25 @@ impl Drop for Task {
 }
 
 impl State {
-    /// Waits until a user who was kicked or banned is not in the lists here. A broker that is away cannot
-    /// confirm that, so this returns at once.
-    pub(crate) async fn until_evicted(&self, scope: Scope<'_>, user: &UserId) {
+    /// Waits until the member lists of this server do not show a kicked or banned user. Returns at once
+    /// while the broker is unavailable, which cannot confirm it.
+    pub(crate) async fn until_evicted(&self, scope: SanctionScope<'_>, user: &UserId) {
         if self.hub.broker().status() != Status::Ready {
             return;
         }
         let absent = async {
             match scope {
-                Scope::Room(room) => self.hub.absent(&Topic::Room(room.clone()), user).await,
-                Scope::Server => self.hub.absent_everywhere(user).await,
+                SanctionScope::Room(room) => {
+                    self.hub.absent(&Topic::Room(room.clone()), user).await
+                }
+                SanctionScope::Server => self.hub.absent_everywhere(user).await,
             }
         };
-        // A user who comes back at once is still listed.
-        let _ = timeout(SHOWN, absent).await;
+        // A user that joins again at once is still listed, so this ends at the timeout.
+        let _ = timeout(LIST_TIMEOUT, absent).await;
     }
 
-    /// Starts the work behind the server, too.
+    /// Also starts the background tasks.
     pub(crate) fn new(
         config: ServerConfig,
         hub: Hub<Member>,
@@ -94,18 +96,18 @@ impl State {
     ) -> Self {
         let (sessions, moderation) = (Arc::<Sessions>::default(), Arc::<Moderation>::default());
         let metrics = Metrics::default();
-        let (drops, dropped) = undelivered::channel(metrics.lost_reports.clone());
+        let (drop_reporter, reports) = undelivered::channel(metrics.lost_reports.clone());
         if let Err(error) = config.check() {
-            tracing::error!(%error, "a setting is ignored");
+            tracing::error!(%error, "invalid setting ignored");
         }
         let public_url = config.public_url.as_deref().and_then(|url| PublicUrl::parse(url).ok());
         if hub.broker().table().is_none() {
             tracing::warn!(
-                "the broker has no shared table: kicks and bans are refused as unsupported, and \
-                 resume secrets are valid on this server alone, until it stops"
+                "the broker has no shared table: kicks and bans are rejected as unsupported, and \
+                 resume secrets are valid on this server only, until it stops"
             );
         }
-        let reporter = tokio::spawn(undelivered::publish(dropped, Arc::clone(hub.broker())));
+        let reporter = tokio::spawn(undelivered::publish(reports, Arc::clone(hub.broker())));
         let moderator = Arc::clone(&moderation).run(hub.clone(), Arc::clone(&sessions));
         Self {
             transport: Arc::new(config.transport.clone()),
@@ -124,19 +126,19 @@ impl State {
             outboxes: OutboxStats::new(),
             metrics,
             draining: AtomicBool::new(false),
-            drops,
+            drop_reporter,
             driver,
             _moderator: Task(tokio::spawn(moderator)),
             _reporter: Task(reporter),
         }
     }
 
-    /// Names a connection among those of all servers.
+    /// The id of a connection, unique over all servers.
     pub(crate) fn session_name(&self, id: ConnectionId) -> String {
         format!("{}-{}", self.node, id.get())
     }
 
-    /// Names a user who is known by nothing else.
+    /// The id of a user that has given none.
     #[allow(clippy::expect_used, reason = "letters, digits and a dash")]
     pub(crate) fn user_id(&self, id: ConnectionId) -> UserId {
         UserId::new(self.session_name(id)).expect("a session's name is a name")
@@ -151,7 +153,7 @@ impl State {
     pub(crate) fn is_ready(&self) -> bool {
         !self.is_draining()
             && !self.driver.0.is_finished()
-            && self.moderation.is_known()
+            && self.moderation.is_loaded()
             && self.hub.broker().status() == Status::Ready
     }
 

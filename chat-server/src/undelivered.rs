@@ -1,5 +1,5 @@
-//! Direct messages that were dropped because the recipient's outbox was full: their senders are
-//! informed, whichever server they are on.
+//! Reports to the senders of direct messages that were dropped because the recipient's outbox was full.
+//! A report is published to the sender's own topic, so it arrives on every server.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -11,17 +11,17 @@ use chat_core::{Batch, Direct, Event, Topic, Undelivered, User, UserId, envelope
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
-/// Reports that may wait to be published. Beyond it they are lost: a sender that is not
-/// informed takes the message for delivered.
-const QUEUE: usize = 1024;
+/// Reports that may wait to be published. Further ones are lost and counted: the sender then takes the
+/// message for delivered.
+const QUEUE_CAPACITY: usize = 1024;
 
-/// Reports that are remembered, so that a message which many connections of the recipient have
-/// dropped is reported once.
+/// Reports that are remembered: each connection of the recipient may drop the same message, and its
+/// sender must receive one report.
 const REMEMBERED: usize = 1024;
 
-/// Takes reports of dropped messages from the fan-out, which must not wait.
+/// Queues reports of dropped messages. Called by the fan-out, which must not wait.
 #[derive(Debug, Clone)]
-pub(crate) struct Drops(Arc<Queue>);
+pub(crate) struct DropReporter(Arc<Queue>);
 
 #[derive(Debug)]
 struct Queue {
@@ -30,23 +30,23 @@ struct Queue {
     hasher: RandomState,
 }
 
-/// What is to be published to the sender of a dropped message.
+/// A report to the sender of a dropped message.
 #[derive(Debug)]
 pub(crate) struct Report {
     sender: UserId,
     envelope: Bytes,
-    /// The same for all connections that dropped the message.
+    /// A hash that is the same for all connections that dropped the message.
     message: u64,
 }
 
-/// Reports, and what [`publish`] takes them from. `lost` counts those that found no room.
-pub(crate) fn channel(lost: Counter) -> (Drops, mpsc::Receiver<Report>) {
-    let (reports, receiver) = mpsc::channel(QUEUE);
-    (Drops(Arc::new(Queue { reports, lost, hasher: RandomState::new() })), receiver)
+/// The queue of reports. `lost` counts those that found it full.
+pub(crate) fn channel(lost: Counter) -> (DropReporter, mpsc::Receiver<Report>) {
+    let (reports, receiver) = mpsc::channel(QUEUE_CAPACITY);
+    (DropReporter(Arc::new(Queue { reports, lost, hasher: RandomState::new() })), receiver)
 }
 
-impl Drops {
-    /// `recipient` did not get the direct messages of `batch`.
+impl DropReporter {
+    /// Reports that `recipient` did not receive the direct messages of `batch`.
     pub(crate) fn report(&self, recipient: &User, batch: &Batch) {
         for (event, _) in batch.events() {
             let Event::Direct(direct) = event else { continue };
@@ -60,7 +60,7 @@ impl Drops {
 }
 
 impl Queue {
-    /// `None` if the sender cannot be informed.
+    /// `None` if the message has no request that a report could name.
     fn report(&self, recipient: &User, direct: &Direct<'_>) -> Option<Report> {
         let request = direct.request?;
         let to = recipient.as_sender();
@@ -72,10 +72,11 @@ impl Queue {
     }
 }
 
-/// Publishes reports as they come, until the server is dropped.
+/// Publishes reports until the server is dropped.
 pub(crate) async fn publish(mut reports: mpsc::Receiver<Report>, broker: Arc<dyn Broker>) {
     let mut published = VecDeque::with_capacity(REMEMBERED);
     while let Some(Report { sender, envelope, message }) = reports.recv().await {
+        // A linear search of 8 KB, in a task of its own, for what occurs only if outboxes overflow.
         if published.contains(&message) {
             continue;
         }
@@ -83,7 +84,7 @@ pub(crate) async fn publish(mut reports: mpsc::Receiver<Report>, broker: Arc<dyn
         published.push_front(message);
         let sent = broker.publish(&Topic::User(sender), envelope, PublishOptions::default()).await;
         if let Err(error) = sent {
-            tracing::debug!(%error, "a dropped message was not reported to its sender");
+            tracing::debug!(%error, "report of a dropped message not published");
         }
     }
 }
@@ -105,13 +106,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn message_is_reported_once_however_many_connections_drop_it() {
-        let (drops, reports) = channel(Counter::default());
+    async fn message_dropped_by_many_connections_is_reported_once() {
+        let (reporter, reports) = channel(Counter::default());
         let bob = User::new(UserId::new("bob").unwrap(), None);
         for at in [1, 1, 2, 1, 2] {
-            drops.report(&bob, &direct(at));
+            reporter.report(&bob, &direct(at));
         }
-        drop(drops);
+        drop(reporter);
         let bus = MemoryBus::new();
         let (sender, mut events) = bus.connect();
         sender.subscribe(&[Topic::User(UserId::new("ann").unwrap())]).await.unwrap();
@@ -127,10 +128,10 @@ mod tests {
     #[test]
     fn reports_beyond_the_queue_are_counted() {
         let lost = Counter::default();
-        let (drops, _reports) = channel(lost.clone());
+        let (reporter, _reports) = channel(lost.clone());
         let bob = User::new(UserId::new("bob").unwrap(), None);
-        for at in 0..QUEUE as u64 + 3 {
-            drops.report(&bob, &direct(at));
+        for at in 0..QUEUE_CAPACITY as u64 + 3 {
+            reporter.report(&bob, &direct(at));
         }
         assert_eq!(lost.get(), 3);
     }

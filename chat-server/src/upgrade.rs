@@ -1,4 +1,4 @@
-//! From an HTTP request to a WebSocket session.
+//! The WebSocket handshake: from an HTTP request to a session.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,15 +22,15 @@ use crate::connection::{self, ConnectParams};
 use crate::limits::{ConnectionPermit, LimitReached};
 use crate::listener::HttpStream;
 use crate::metrics::Metrics;
-use crate::moderation::Scope;
+use crate::moderation::SanctionScope;
 use crate::refusal::Refusal;
 use crate::secret::Secret;
 use crate::state::State;
 
-/// A request that may want to become a WebSocket.
+/// The upgrade that a request asks for, if any.
 pub(crate) struct Upgrade {
-    /// Whether another protocol is asked for, if not a WebSocket. What asks for one gets no page:
-    /// a client that can do without (RFC 9110, section 7.8) learns from a 426 what is there.
+    /// Whether the request asks for another protocol, even if it is no WebSocket. It then gets no page:
+    /// a 426 names the protocol that the server supports (RFC 9110, section 7.8).
     pub(crate) asked_for: bool,
     on_upgrade: Option<OnUpgrade>,
 }
@@ -46,13 +46,13 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
 }
 
 impl Upgrade {
-    /// Answers the handshake. The connection is served by a task of its own once hyper has
-    /// handed the stream over, and nothing of the HTTP side stays with it.
+    /// Answers the handshake. Once hyper hands the stream over, a new task serves the connection: that of
+    /// HTTP is larger, and ends.
     pub(crate) async fn accept(
         self,
         state: &Arc<State>,
         request: Request,
-        mut opening: ConnectParams,
+        mut params: ConnectParams,
     ) -> Result<Response, Refusal> {
         state.origins.check(request.headers())?;
         if state.is_draining() {
@@ -63,27 +63,27 @@ impl Upgrade {
             Err(error) => return Ok(no_handshake(&state.metrics, error)),
         };
         let Some(on_upgrade) = self.on_upgrade else {
-            let message = "A WebSocket is opened by HTTP/1.1.";
+            let message = "Open the WebSocket by HTTP/1.1.";
             return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "no_websocket", message));
         };
         let (parts, _) = request.into_parts();
         let permit = admit(state, &parts)?;
-        opening.native = response.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL);
-        opening.access = access(state, &parts, opening.token.as_ref().map(Secret::reveal)).await?;
-        opening.token = None;
-        may_enter(state, &opening).await?;
+        params.native = response.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL);
+        params.access = access(state, &parts, params.token.as_ref().map(Secret::reveal)).await?;
+        params.token = None;
+        check_admission(state, &params).await?;
         let state = Arc::clone(state);
         tokio::spawn(async move {
             match on_upgrade.await {
-                Ok(upgraded) => serve(state, upgraded, opening, permit),
-                Err(error) => tracing::debug!(%error, "a client left during the handshake"),
+                Ok(upgraded) => serve(state, upgraded, params, permit),
+                Err(error) => tracing::debug!(%error, "handshake not completed"),
             }
         });
         Ok(response.map(|()| Body::empty()))
     }
 }
 
-/// The answer that says what would have been a handshake.
+/// The answer to a request that is not a valid handshake.
 fn no_handshake(metrics: &Metrics, error: HandshakeError) -> Response {
     let reason = match error {
         HandshakeError::Method => "method",
@@ -93,7 +93,7 @@ fn no_handshake(metrics: &Metrics, error: HandshakeError) -> Response {
         HandshakeError::Key => "key",
         _ => "malformed",
     };
-    let message = format!("No WebSocket: {error}.");
+    let message = format!("Not a WebSocket handshake: {error}.");
     let refusal = Refusal::new(error.status(), "no_websocket", message).because(reason);
     metrics.refused(&refusal);
     let mut response = refusal.into_response();
@@ -103,16 +103,16 @@ fn no_handshake(metrics: &Metrics, error: HandshakeError) -> Response {
 
 fn admit(state: &State, parts: &Parts) -> Result<ConnectionPermit, Refusal> {
     let address = state.config.client_address(&parts.headers, &parts.extensions);
-    state.limits.admit(address).map_err(|refused| {
-        state.metrics.limited(match refused {
+    state.limits.admit(address).map_err(|reached| {
+        state.metrics.limited(match reached {
             LimitReached::Full => "connections",
             LimitReached::Address => "address_connections",
         });
-        refused.into()
+        reached.into()
     })
 }
 
-/// How far a client is let in by what its request says of it.
+/// The access of a client by the credentials in its request.
 pub(crate) async fn access(
     state: &State,
     parts: &Parts,
@@ -125,8 +125,8 @@ pub(crate) async fn access(
         headers: Some(headers),
         address: state.config.client_address(headers, extensions),
     };
-    let patience = state.config.auth_timeout;
-    match auth::authenticate(&**authenticator, &credentials, patience).await {
+    let time_limit = state.config.auth_timeout;
+    match auth::authenticate(&**authenticator, &credentials, time_limit).await {
         Ok(identity) => Ok(Access::Granted(Arc::new(identity))),
         Err(AuthError::Missing) => Ok(Access::Pending),
         Err(error) => {
@@ -136,49 +136,48 @@ pub(crate) async fn access(
     }
 }
 
-/// Whoever may not be here, or not in the room that the URL names, need not be let in first.
-/// In that room the dialect has no word for a token, so it must be there.
-async fn may_enter(state: &State, opening: &ConnectParams) -> Result<(), Refusal> {
-    let known = opening.access.identity().map(|identity| &identity.user);
-    let user = known.or(opening.user_id.as_ref());
+/// Rejects a client that is banned, or that may not join the room in the URL, before the handshake
+/// completes. That room is joined in a dialect without `hello`, so a token must be in the request.
+async fn check_admission(state: &State, params: &ConnectParams) -> Result<(), Refusal> {
+    let known = params.access.identity().map(|identity| &identity.user);
+    let user = known.or(params.user_id.as_ref());
     let is_banned = |scope| user.is_some_and(|user| state.moderation.ban(scope, user).is_some());
-    if is_banned(Scope::Server) {
+    if is_banned(SanctionScope::Server) {
         return Err(Refusal::forbidden());
     }
-    let Some(room) = &opening.room else { return Ok(()) };
-    if is_banned(Scope::Room(room)) {
+    let Some(room) = &params.room else { return Ok(()) };
+    if is_banned(SanctionScope::Room(room)) {
         return Err(Refusal::forbidden());
     }
-    match may_join(state, opening, room).await {
+    match may_join(state, params, room).await {
         Verdict::Allowed => Ok(()),
         Verdict::Forbidden => Err(Refusal::forbidden()),
         Verdict::Unauthorized => Err(AuthError::Missing.into()),
     }
 }
 
-async fn may_join(state: &State, opening: &ConnectParams, room: &RoomId) -> Verdict {
-    opening.access.ask(state.authorizer.as_deref(), Action::join(room)).await
+async fn may_join(state: &State, params: &ConnectParams, room: &RoomId) -> Verdict {
+    params.access.authorize(state.authorizer.as_deref(), Action::join(room)).await
 }
 
-/// Finds the TCP stream below, which can be written to directly; whatever else it is, is
-/// served as it is. Either way by a task of its own, which holds nothing but the connection.
-fn serve(state: Arc<State>, upgraded: Upgraded, opening: ConnectParams, permit: ConnectionPermit) {
+/// Spawns the task of a connection. A TCP stream is unwrapped from hyper's types, so that other tasks
+/// can write to it directly; any other stream is served as it is.
+fn serve(state: Arc<State>, upgraded: Upgraded, params: ConnectParams, permit: ConnectionPermit) {
     let transport = Arc::clone(&state.transport);
     match tcp_below(upgraded) {
         Ok((tcp, read)) => {
             let session = Session::on_tcp(tcp, read, transport).with_stats(&state.outboxes);
-            tokio::spawn(connection::serve(state, session, opening, permit));
+            tokio::spawn(connection::serve(state, session, params, permit));
         }
         Err(upgraded) => {
             let session = Session::new(TokioIo::new(upgraded), Bytes::new(), transport)
                 .with_stats(&state.outboxes);
-            tokio::spawn(connection::serve(state, session, opening, permit));
+            tokio::spawn(connection::serve(state, session, params, permit));
         }
     }
 }
 
-/// The stream, and what was read from it beyond the request: by our own listener, or by
-/// axum's.
+/// The TCP stream of this server's listener or of axum's, and the bytes read beyond the request.
 fn tcp_below(upgraded: Upgraded) -> Result<(SharedTcp, Bytes), Upgraded> {
     let upgraded = match upgraded.downcast::<TokioIo<HttpStream>>() {
         Ok(parts) => return Ok((parts.io.into_inner().into_tcp(), parts.read_buf)),

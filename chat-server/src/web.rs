@@ -167,7 +167,7 @@ fn file(content_type: &'static str, content: &str, etag: &str, headers: &HeaderM
     let fields = [
         (CONTENT_TYPE, content_type),
         (ETAG, etag),
-        // Asked for anew each time, so that page and modules are of one version.
+        // Revalidated by each load, so that page and modules are of one version.
         (CACHE_CONTROL, "no-cache"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         // The address of a room may be its only key.

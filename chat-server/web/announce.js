@@ -1,15 +1,15 @@
-// The one live region of the page: what a screen reader says without being asked.
+// The one live region of the page: what a screen reader announces by itself.
 
 import { byId } from "./dom.js";
 
-/** As much as is said at once; of more only the number is told. */
+/** The most texts that are announced one by one; of more, only the number. */
 const MOST = 3;
 const PAUSE_MS = 700;
 
 let waiting = [];
 let timer = null;
 
-/** Says `text` soon. `kind` is what many such texts are called together. */
+/** Announces `text` soon. `kind` names many such texts together. */
 export function announce(text, kind = "notices") {
   waiting.push({ text, kind });
   timer ??= setTimeout(speak, PAUSE_MS);

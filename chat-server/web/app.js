@@ -1,4 +1,4 @@
-// The page: what happens in the rooms goes into view, what one does goes to the server.
+// The page: shows the events of the rooms, and sends the actions of the user to the server.
 
 import { ChatClient } from "./chat-client.js";
 import { announce } from "./announce.js";
@@ -8,7 +8,7 @@ import { isComposing } from "./keys.js";
 import { Log } from "./log.js";
 import { loadOlder, showOlder } from "./older.js";
 import {
-  asked,
+  pageParams,
   createRoom,
   hasToken,
   lastName,
@@ -24,24 +24,24 @@ import { openShare } from "./share.js";
 import { showMembers, showRooms, showTypists } from "./sides.js";
 import { reconnectOnRequest, showConnection } from "./status.js";
 import { Unsent } from "./unsent.js";
-import { errorInWords, putOutInWords } from "./words.js";
+import { errorInWords, evictionInWords } from "./words.js";
 
-/** The latest messages that a newcomer asks for. */
+/** How many of the latest messages a join asks for. */
 const HISTORY = 50;
 
-/** How long a message may be on its way: servers know it again for five minutes. */
+/** How long a message may be retried: servers recognize its key for five minutes. */
 const SEND_TIMEOUT_MS = 4 * 60_000;
 
-/** In a room with more people their coming and going is not worth a line each. */
+/** In a room with more members, joins and leaves are not shown. */
 const CROWD = 100;
 
 const clock = readClock();
 const saved = session.load();
 const token = takeToken() ?? saved.token;
-const wish = asked();
-const isSomeoneElse = wish.name !== null && wish.name !== saved.name;
+const params = pageParams();
+const isSomeoneElse = params.name !== null && params.name !== saved.name;
 
-let name = wish.name ?? saved.name;
+let name = params.name ?? saved.name;
 const client = new ChatClient(socketUrl(), {
   name: name || undefined,
   resume: isSomeoneElse ? undefined : saved.resume,
@@ -62,13 +62,13 @@ const unsent = new Unsent(client, {
   },
   onEdit: (text) => {
     const field = byId("message");
-    // What was written since stays, below it.
+    // Text that was typed since stays below it.
     field.value = [text, field.value].filter(Boolean).join("\n");
     field.focus();
   },
 });
 
-// Rooms: enter, switch, leave.
+// Rooms: open, switch, leave.
 
 function enter(id) {
   if (!rooms.has(id)) {
@@ -86,7 +86,7 @@ function join(room) {
       changed(room);
     },
     (error) => {
-      // Those that the end of the connection has refused are joined with the next one.
+      // A join that failed because the connection closed is repeated with the next connection.
       const isRefused = client.state !== "closed" && rooms.get(room.id) === room;
       if (isRefused) drop(room, errorInWords(error, token));
     },
@@ -113,7 +113,7 @@ function switchTo(room) {
   log.show(room);
   refresh();
   save();
-  // On a touch screen the keyboard would cover what one came to read.
+  // On a touch screen the keyboard would cover the messages.
   byId(matchMedia("(pointer: coarse)").matches ? "title" : "message").focus();
 }
 
@@ -153,18 +153,18 @@ function save() {
   session.save({ name, resume: client.resume, token, rooms: ids, current: current?.id });
 }
 
-// The way in.
+// The start page.
 
 function showStart({ room = "", error = "" } = {}) {
   current = null;
   byId("chat").hidden = true;
   byId("start").hidden = false;
   byId("name").value = name ?? lastName.load();
-  // Whoever has a token has a name.
+  // The name of a user with a token is in the token.
   for (const part of document.querySelectorAll("[for=name], #name")) part.hidden = Boolean(token);
   byId("room").value = room;
   byId("start-error").textContent = error;
-  if (!error && wish.room === null) showAddress(linkToStart());
+  if (!error && params.room === null) showAddress(linkToStart());
   document.title = "Chat";
   byId(error || token ? "room" : "name").focus();
 }
@@ -186,7 +186,7 @@ function takeName() {
   (isNew ? client.rename(chosen || undefined) : welcome).catch(showRefusal);
 }
 
-/** The server does not want this name, or this page. */
+/** The server has rejected the name, or the page. */
 function showRefusal(error) {
   if (error.code === "closed") return;
   const room = current?.id ?? "";
@@ -196,7 +196,7 @@ function showRefusal(error) {
   save();
 }
 
-/** Makes a room of one's own, and shows how others get there. */
+/** Creates a room, and shows its link. */
 async function create(showError) {
   let id;
   try {
@@ -239,7 +239,7 @@ byId("add-create").addEventListener("click", () => {
   create((error) => (byId("add-error").textContent = error));
 });
 
-// What happens.
+// Events of the client.
 
 client.on("state", (change) => {
   if (change.state === "online") {
@@ -254,7 +254,7 @@ client.on("joined", (joined) => {
   const room = rooms.get(joined.room);
   if (!room) return;
   room.welcome(joined);
-  room.came(client.user);
+  room.addMember(client.user);
   for (const [key, { isTaken }] of room.unsent) {
     if (isTaken) room.unsent.delete(key);
   }
@@ -278,7 +278,7 @@ client.on("message", (message) => {
   room.add(entry);
   room.typed(user, false);
   if (entry.isOwn) room.unsent.delete(key);
-  else if (!(offset <= room.past)) hear(room, entry);
+  else if (!(offset <= room.past)) notify(room, entry);
   changed(room);
 });
 
@@ -286,8 +286,8 @@ function toEntry({ user, message: text, at, offset }) {
   return { user, text, at, offset, isOwn: user.id === client.user.id };
 }
 
-/** Something new from somebody else. */
-function hear(room, { user, text }) {
+/** Counts and announces a new message of another user. */
+function notify(room, { user, text }) {
   if (room !== current || document.hidden) room.unread += 1;
   if (room === current) announce(`${user.name}: ${text}`, "new messages");
 }
@@ -296,15 +296,15 @@ client.on("presence", ({ room: id, event, user, count }) => {
   const room = rooms.get(id);
   if (!room) return;
   const isStale = event === "count" ? count < room.members.size : room.isCrowd;
-  if (isStale) room.listAnew(client).then(() => changed(room), () => {});
+  if (isStale) room.loadMembers(client).then(() => changed(room), () => {});
   if (event === "count") {
     room.crowd(count);
   } else if (event === "renamed") {
     const before = room.renamed(user);
     if (before && user.id !== client.user.id) room.notice(`${before} is now ${user.name}.`);
   } else if (!isStale && user.id !== client.user.id && ["joined", "left"].includes(event)) {
-    if (event === "joined") room.came(user);
-    else room.left(user);
+    if (event === "joined") room.addMember(user);
+    else room.removeMember(user);
     if (room.count <= CROWD) room.notice(`${user.name} ${event} the room.`);
     if (room === current && room.count <= CROWD) {
       announce(`${user.name} ${event} the room.`, "people came or left");
@@ -325,14 +325,14 @@ client.on("refused", ({ room, error }) => {
 });
 
 client.on("left", (left) => {
-  if (rooms.has(left.room)) drop(rooms.get(left.room), putOutInWords(left));
+  if (rooms.has(left.room)) drop(rooms.get(left.room), evictionInWords(left));
 });
 
 client.on("delayed", ({ room, key, error }) => {
   if (rooms.has(room)) unsent.delay(rooms.get(room), key, errorInWords(error, token));
 });
 
-// Speaking.
+// Sending.
 
 byId("composer").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -357,7 +357,7 @@ byId("message").addEventListener("input", ({ target }) => {
 
 // Around the room.
 
-/** Asks for what was said before the oldest message. */
+/** Loads the messages before the oldest one. */
 function goBack(room) {
   loadOlder(client, room, toEntry, () => changed(room));
 }
@@ -369,8 +369,8 @@ function changed(room) {
 
 let isRefreshDue = false;
 
-/** Brings everything but the messages up to date: with the next frame, and in a page that
- *  is not seen and has no frames, at least the title. */
+/** Updates everything but the messages with the next animation frame. A hidden page has no frames:
+ *  there only the title is updated. */
 function refresh() {
   showTitle();
   if (isRefreshDue) return;
@@ -431,27 +431,27 @@ document.addEventListener("visibilitychange", () => {
 
 reconnectOnRequest(client);
 
-// The icon is asked for late, and its address is relative to the page's, which changes.
+// The browser loads the icon late, and its URL is relative to that of the page, which changes.
 const icon = document.querySelector("link[rel=icon]");
 icon.href = icon.href;
 
-// Another token in the address of a page that is open.
+// Another token was put into the address of this open page.
 window.addEventListener("hashchange", () => {
   if (hasToken()) location.reload();
 });
 
-// Begin: where the tab was before a reload, or where its address says, or at the start.
+// Start with the rooms of the tab before a reload, with those in the address, or with the start page.
 
 const known = isSomeoneElse ? [] : (saved.rooms ?? []);
-if (known.length > 0 || (wish.room !== null && (wish.name !== null || token))) {
-  // All that is said in the rooms is dated by it.
+if (known.length > 0 || (params.room !== null && (params.name !== null || token))) {
+  // Messages and notices are dated by this clock.
   await clock;
   client.connect().catch(showRefusal);
   known.forEach(enter);
-  const first = wish.room ?? saved.current ?? known[0];
+  const first = params.room ?? saved.current ?? known[0];
   enter(first);
-} else if (wish.room !== null) {
-  invite(wish.room);
+} else if (params.room !== null) {
+  invite(params.room);
 } else {
   showStart();
 }

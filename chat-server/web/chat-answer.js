@@ -1,12 +1,12 @@
-// What comes of a request: an answer, now or later, or an error.
+// The outcome of a request: an answer or an error.
 
-/** When to try again, where the server does not say. */
+/** The pause before a retry if the server gives none. */
 const RETRY_MS = 1_000;
 
-/** Errors after which the same may succeed when it is tried again. */
+/** Errors after which a retry may succeed. */
 const PASSING = new Set(["broker_unavailable", "rate_limited", "internal", "timeout"]);
 
-/** What went wrong: `code` is the server's, or one of this client's own. */
+/** An error. `code` is one of the server, or of this client. */
 export class ChatError extends Error {
   constructor(code, message, { retryAfterMs, key } = {}) {
     super(message);
@@ -21,17 +21,17 @@ export class ChatError extends Error {
   }
 }
 
-/** Whether the same may succeed when it is tried again. */
+/** Whether a retry may succeed. */
 export function isPassing({ code, retryAfterMs }) {
   return retryAfterMs !== undefined || PASSING.has(code);
 }
 
-/** The pause after an error before the next try: random, so that not all come at once. */
+/** The pause before a retry: random, so that clients do not retry at the same time. */
 export function pauseAfter({ retryAfterMs = RETRY_MS }) {
   return retryAfterMs * (1 + Math.random());
 }
 
-/** A promise with its two ends at hand. */
+/** A promise with its `resolve` and `reject`. */
 export function deferred() {
   const parts = {};
   parts.promise = droppable(
@@ -40,14 +40,14 @@ export function deferred() {
   return parts;
 }
 
-/** A promise whose rejection nobody has to handle: where it is dropped, Node would end the
- *  process. A promise that is derived from it, by `then` or `async`, is another one. */
+/** Marks a promise as handled: an application may drop it, and Node would end the process when it
+ *  rejects. Promises derived by `then` or `async` are not marked. */
 export function droppable(promise) {
   promise.catch(() => {});
   return promise;
 }
 
-/** A promise that is rejected already. */
+/** A rejected promise. */
 export function rejected(error) {
   const { promise, reject } = deferred();
   reject(error);

@@ -68,7 +68,7 @@ export interface Message {
 
 export interface Joined {
   room: string;
-  /** Where the room stands after `messages`; absent in a room without history. */
+  /** The position of the room after `messages`; absent in a room without history. */
   epoch?: string;
   offset?: number;
   /** In a room that was joined before: whether nothing is missed for good. */
@@ -96,7 +96,7 @@ export interface History extends Position {
 
 export interface Sent {
   key: string;
-  /** The message's place; absent in a room without history. */
+  /** The message's offset; absent in a room without history. */
   offset?: number;
   epoch?: string;
 }
@@ -128,7 +128,7 @@ export type Presence =
 
 export interface ChatEvents {
   state: StateChange;
-  /** `rejoined`: after a reconnect, or to repair a hole. What is new of `messages` comes as `message`, too. */
+  /** `rejoined`: after a reconnect, or to repair a hole. New ones of `messages` are `message` events as well. */
   joined: Joined & { rejoined: boolean };
   message: Message;
   presence: Presence;
@@ -140,7 +140,7 @@ export interface ChatEvents {
   /** The messages of a room up to `offset` are lost for good. In a room without history
    *  there is no position, and it is only possible that some were. */
   gap: { room: string; epoch?: string; offset?: number };
-  /** The client was put out of a room, and does not join it again by itself. `reason` is
+  /** The server removed the client from a room, which it does not join again by itself. `reason` is
    *  `kicked`, `banned`, or `forbidden` by a new token; `message` is the moderator's. */
   left: { room: string; reason: string; message?: string };
   /** A send was refused for a reason that passes, and is tried again by itself. */
@@ -159,7 +159,7 @@ export interface ChatEvents {
  * before the answer), `outcome_unknown` (of a send: a server may have taken it), `timeout`,
  * `queue_full` (too many sends or requests wait; not sent),
  * `too_large` (the frame is above the limit), `closed`. `message_too_long`,
- * `room_name_invalid` and, for `data` that is no JSON, `bad_field` may also come from the
+ * `room_name_invalid` and, for `data` that is no JSON, `bad_field` may also be errors of the
  * client itself, before anything is sent.
  */
 export class ChatError extends Error {
@@ -192,7 +192,7 @@ export interface ChatOptions {
   /** How long a send may take with all that it is tried again, from its first attempt; before
    *  that, how long it may wait without a connection, or without any message of its room being
    *  answered. The time that it waits for its turn at the server's rates does not count.
-   *  Default 30,000; the server tells repeats from new ones for five minutes. */
+   *  Default 30,000; the server recognizes repeated keys for five minutes. */
   sendTimeoutMs?: number;
   /** From when a request is sent. Default 15,000. */
   requestTimeoutMs?: number;
@@ -203,12 +203,12 @@ export interface ChatOptions {
   backoffBaseMs?: number;
   /** No pause is longer. Default 20,000. */
   backoffCapMs?: number;
-  /** Silence after which the server is asked whether it is there. Default 25,000. */
+  /** Silence after which the client pings the server. Default 25,000. */
   pingAfterMs?: number;
-  /** How long it may take to answer that. Default 10,000. */
+  /** How long the server may take to answer the ping. Default 10,000. */
   pongTimeoutMs?: number;
-  /** The same for a `check()`; and how long messages alone may be unanswered before the server is
-   *  asked whether it is there. While another request is unanswered, the server has at least the
+  /** The same for a `check()`; and how long messages alone may be unanswered before the client
+   *  pings the server. While another request is unanswered, the server has at least the
    *  rest of that request's time to answer. Default 5,000. */
   checkTimeoutMs?: number;
 }
@@ -218,12 +218,12 @@ export class ChatClient extends EventTarget {
   constructor(url: string | URL, options?: ChatOptions);
 
   readonly state: State;
-  /** Who this client is, once it was welcome. */
+  /** The user of this client, after the first `welcome`. */
   readonly user: User | null;
   readonly limits: Limits | null;
-  /** Which server it was last connected to. */
+  /** The id of the server of the last connection. */
   readonly node: string | null;
-  /** What makes a later client the same user. A secret. */
+  /** The secret with which a later client is the same user. */
   readonly resume: string | undefined;
   /** The rooms that the client is in, or will be once connected. */
   readonly rooms: string[];
@@ -232,7 +232,7 @@ export class ChatClient extends EventTarget {
   /** How many sends wait to be sent, or for an answer. */
   readonly queued: number;
 
-  /** Calls `handler` with the detail of each event; returns what ends that. */
+  /** Calls `handler` with the detail of each event; returns a function that removes the handler. */
   on<K extends keyof ChatEvents>(type: K, handler: (detail: ChatEvents[K]) => void): () => void;
 
   /** Connects; in state `waiting`, at once. Resolves once welcome. After `close()` it begins again,
@@ -241,8 +241,8 @@ export class ChatClient extends EventTarget {
   /** Ends the connection for good. What is called afterwards is rejected with `closed` at once, but
    *  for `connect()`, and for `leave()`, which has nothing left to do. */
   close(): void;
-  /** Asks the server at once whether it is there, and gives the connection up without an answer; in
-   *  state `waiting`, connects. In browsers that is done by itself when the network changes and when
+  /** Pings the server at once, and abandons the connection without an answer; in
+   *  state `waiting`, connects. Browsers do this by themselves when the network changes and when
    *  the page is seen again; elsewhere call it when the device wakes. */
   check(): void;
   /** Takes another name, which costs a new connection. */

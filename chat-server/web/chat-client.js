@@ -1,6 +1,6 @@
 // A client of the chat protocol, version 1, for browsers and for any runtime with a
-// WebSocket. It touches no page: docs/web-client.md tells how to use it, chat-client.d.ts
-// has its types.
+// WebSocket. It does not use the DOM. docs/web-client.md describes its use, chat-client.d.ts its
+// types.
 
 import { ChatError, deferred, droppable, isPassing, pauseAfter, rejected } from "./chat-answer.js";
 import { Connection } from "./chat-connection.js";
@@ -11,19 +11,19 @@ import { now } from "./chat-time.js";
 
 export { ChatError };
 
-/** What may happen to the members of a room; a later version may add to it. */
+/** The known presence events; a later version of the protocol may add more. */
 const PRESENCE_EVENTS = new Set(["joined", "left", "renamed", "count"]);
 
-/** How often the same typing state is worth telling. */
+/** The shortest time between two frames with the same typing state. */
 const TYPING_REPEAT_MS = 2_000;
 
 export class ChatClient extends EventTarget {
   #connection;
   #requests;
   #sends;
-  /** Rooms to be in, by id; a reconnect joins them again. */
+  /** The rooms that the application has joined, by id; a reconnect joins them again. */
   #rooms = new Map();
-  /** Events that wait for the handlers of the ones before them. */
+  /** Events that wait until the handlers of earlier ones return. */
   #events = [];
   #isDispatching = false;
 
@@ -160,7 +160,7 @@ export class ChatClient extends EventTarget {
     const entry = this.#rooms.get(room);
     if (!entry) return;
     this.#abandon(entry, new ChatError("not_in_room", "The room was left."));
-    // Of a join that has not left the server knows nothing.
+    // The server does not know of a join that was not sent.
     if (entry.isKnown) await this.#requests.request({ type: "leave", room });
   }
 
@@ -213,16 +213,16 @@ export class ChatClient extends EventTarget {
   #onEnded(error) {
     for (const { room, rejoins, waiting } of this.#rooms.values()) {
       for (const answer of waiting.splice(0)) answer.reject(error);
-      // A join that has failed is not made up for by a later connection.
+      // A failed join is not repeated by a later connection.
       if (!rejoins) this.#rooms.delete(room);
     }
     this.#sends.end(error);
   }
 
-  /** Joins a room; what was missed since its copy ended comes with the answer. */
+  /** Joins a room. The answer has the messages after the position of its copy. */
   async #enter(entry) {
     const { room, history, rejoins, copy } = entry;
-    // A client that was in the room wants what it missed, and not what it has.
+    // A client that was in the room asks for missed messages, not for the latest ones.
     const asked = { type: "join", room, since: copy.position, history: rejoins ? undefined : history };
     entry.asked = asked;
     try {
@@ -241,7 +241,7 @@ export class ChatClient extends EventTarget {
     }
   }
 
-  /** Is no longer in a room, and will not be by itself. */
+  /** Removes a room, so that a reconnect does not join it. */
   #abandon(entry, error) {
     this.#rooms.delete(entry.room);
     Object.assign(entry, { joined: false, asked: null });
@@ -253,7 +253,7 @@ export class ChatClient extends EventTarget {
     const { room } = frame;
     const answer = withMessages(frame);
     const entry = this.#rooms.get(room);
-    // Other joins are those of a room that one is in, and change nothing.
+    // A join of a room that the client is in changes nothing.
     if (!entry || asked === undefined || entry.asked !== asked) return;
     const { rejoins: rejoined } = entry;
     const { missed, messages } = entry.copy.enter(frame);
@@ -267,7 +267,7 @@ export class ChatClient extends EventTarget {
     this.#sends.open(room);
   }
 
-  /** Delivers the messages of a join. The rest of what a handler cuts short comes with the next. */
+  /** Delivers the messages of a join. If a handler leaves the room, the next join delivers the rest. */
   #deliverAll(messages, entry, epoch) {
     for (const message of messages) {
       epoch = message.epoch ?? epoch;
@@ -284,7 +284,7 @@ export class ChatClient extends EventTarget {
     if (entry) this.#deliver(frame, entry.copy.position?.epoch);
   }
 
-  /** News of who is in a room. One that is being joined again gets them with the answer. */
+  /** Delivers a presence event, unless the room is being joined again: the answer has the members. */
   #onNews(frame) {
     if (this.#current(frame.room)) this.#emit(frame.type, frame);
   }
@@ -300,7 +300,7 @@ export class ChatClient extends EventTarget {
     return step === "next";
   }
 
-  /** The server has lost messages. While a join is under way, its answer says what is lost. */
+  /** Handles a `gap`. During a join it is ignored: the answer says which messages are lost. */
   #onGap(frame) {
     const entry = this.#current(frame.room);
     if (!entry) return;
@@ -310,9 +310,9 @@ export class ChatClient extends EventTarget {
 
   #onPutOut({ room, reason, message }) {
     const entry = this.#rooms.get(room);
-    // One that is only now asked for was not meant.
+    // A room whose first join was just sent is not the one that the server means.
     if (!entry?.rejoins) return;
-    // The answer to a join under way may be that the client is in it again.
+    // A join under way may put the client into the room again.
     if (entry.asked) this.#requests.request({ type: "leave", room }).catch(() => {});
     this.#abandon(entry, new ChatError("not_in_room", "You were put out of the room."));
     this.#emit("left", { room, reason, message });
@@ -324,7 +324,7 @@ export class ChatClient extends EventTarget {
     this.#emit("message", message);
   }
 
-  /** All handlers get the events in one order, also those that a handler causes by a call. */
+  /** All handlers receive the events in one order, including events that a handler causes. */
   #emit(type, detail) {
     this.#events.push(new CustomEvent(type, { detail }));
     if (this.#isDispatching) return;

@@ -1,5 +1,5 @@
-// One connection after another to a chat server: token, welcome, loss and return. Rooms and
-// messages are the business of chat-client.js.
+// The connection to a chat server, and its reconnects: token, welcome, loss, backoff. chat-client.js
+// handles rooms and messages.
 
 import { ChatError, deferred, isPassing, pauseAfter } from "./chat-answer.js";
 import { readFrame } from "./chat-frames.js";
@@ -13,10 +13,10 @@ import { AccessEnded, TokenSource, renewalDelay } from "./chat-token.js";
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 4002, 4003, 4004]);
 const [POLICY_VIOLATION, TOO_BIG, TOKEN_EXPIRED] = [1008, 1009, 4004];
 
-/** How long after a token could not be renewed that is tried again, at least. */
+/** The shortest pause before another attempt to renew a token. */
 const RENEW_AGAIN_MS = 5_000;
 
-/** The longest time to wait for: beyond it timers run at once. */
+/** The longest time of a timer: longer ones run at once. */
 const LONGEST_MS = 2 ** 31 - 1;
 
 /** What a browser reports when a connection ended without a close frame. */
@@ -59,13 +59,13 @@ export class Connection {
   #token;
   #attempt = 0;
   #goodbye = null;
-  /** When the present connection was welcome; null without one. */
+  /** When the current connection received `welcome`; null without one. */
   #onlineSince = null;
   /** When the last frame was received. */
   #receivedAt = 0;
-  /** By when a frame must be received, after the server was asked whether it is there. */
+  /** The deadline for a frame after a ping. */
   #answerDueAt = Infinity;
-  /** A sign, or the application, has asked, and nothing was received since. */
+  /** Whether a sign or the application asked for a check, and nothing was received since. */
   #isChecking = false;
   #timers = {};
   #deadlines = {};
@@ -76,11 +76,11 @@ export class Connection {
    * `hooks`: `changed(detail)` at each change of state, `frame(frame, asked)` for each frame
    * that answers nothing, and for each answer before its request, which is `asked`, gets it,
    * `welcomed()`, `lost()`, and
-   * `ended(error)` when the connection will not come back by itself.
+   * `ended(error)` when the client does not reconnect by itself.
    */
   constructor(url, options, hooks) {
     this.#url = String(url);
-    // An option that is undefined is one that is not given.
+    // An undefined option is the same as a missing one.
     const given = Object.entries(options).filter(([, value]) => value !== undefined);
     this.#options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...Object.fromEntries(given) };
     this.#hooks = hooks;
@@ -107,7 +107,7 @@ export class Connection {
     return promise;
   }
 
-  /** Begins again with another connection. */
+  /** Replaces the connection. */
   reconnect() {
     this.#forget()?.close(1000);
     this.#suspend();
@@ -121,7 +121,7 @@ export class Connection {
     this.#end(1000, "The connection was closed.");
   }
 
-  /** Asks at once whether the server is there; between two attempts, connects. */
+  /** Pings the server at once; between two attempts, connects. */
   check() {
     if (this.state === "waiting") this.connect();
     else if (this.isOnline) {
@@ -230,7 +230,7 @@ export class Connection {
 
   #unwelcome(error) {
     if (error.code === "unauthorized" && this.resume) {
-      // The servers' secret is another one by now: be a new user.
+      // The secret of the servers has changed: connect as a new user.
       this.resume = undefined;
       this.#hello(this.#socket);
     } else if (isPassing(error)) {
@@ -240,7 +240,7 @@ export class Connection {
     }
   }
 
-  /** Ends it where another attempt would end in the same way. */
+  /** Closes the client if another attempt would fail in the same way. */
   #giveUp({ code, message }) {
     this.#forget()?.close(1000);
     this.#end(LOST, message, code);
@@ -299,7 +299,7 @@ export class Connection {
   /** Asks the server whether it is there. Whatever it sends within this time is an answer: it may
    *  read a ping late, behind what it reads at its own rate. A frame that was under way before the
    *  line died counts, too; then the ping is unanswered, and it is asked again. The connection is
-   *  not given up before the time of a slow request is over: the next one would end there again. */
+   *  not abandoned before the time of a slow request is over: the next one would end there again. */
   #ask(shortestMs) {
     const times = this.requests.slow.map(({ sentAt }) => sentAt + this.#options.requestTimeoutMs - now());
     const timeoutMs = Math.max(shortestMs, ...times);
@@ -325,7 +325,7 @@ export class Connection {
     if (this.isOnline || type !== "offline") this.check();
   }
 
-  /** Gives up a connection that does not answer; its own end may be long in coming. */
+  /** Abandons a connection that does not answer: its `close` event may take minutes. */
   #lose(reason) {
     const socket = this.#socket;
     this.#closed(LOST, reason);
@@ -360,7 +360,7 @@ export class Connection {
     this.#change({ state: "waiting", retryInMs, code, reason });
   }
 
-  /** Exponential, with full jitter: those who were lost together do not return together. */
+  /** Exponential, with full jitter: clients that lost a server together do not reconnect together. */
   #backoff(code) {
     const { backoffBaseMs, backoffCapMs } = this.#options;
     const isViolation = code === POLICY_VIOLATION || code === TOO_BIG;
@@ -372,7 +372,7 @@ export class Connection {
     return Math.random() * most;
   }
 
-  /** Lets go of the socket, and returns it. */
+  /** Detaches the socket, and returns it. */
   #forget() {
     for (const timer of Object.values(this.#timers)) clearTimeout(timer);
     for (const deadline of Object.values(this.#deadlines)) clearDeadline(deadline);

@@ -1,6 +1,6 @@
-// How fast a connection may send: token buckets by the rates of the server's `welcome`. The
-// server reads a client that is faster later, and its pings with it; one that keeps the pace
-// itself is never slowed, and chooses what leaves first.
+// The rates at which a connection may send: token buckets by the limits in `welcome`. The server
+// delays a client that sends faster, including its pings. A client that keeps the rates itself is
+// not delayed, and can choose what to send first.
 
 import { now } from "./chat-time.js";
 
@@ -31,17 +31,17 @@ export class Pace {
     this.#inFlight = inFlight;
   }
 
-  /** In how many milliseconds a frame of so many bytes may leave. */
+  /** In how many milliseconds a frame of this size may be sent. */
   wait(bytes) {
     return Math.max(this.#frames?.wait(1) ?? 0, this.#bytes?.wait(bytes) ?? 0);
   }
 
-  /** In how many milliseconds the next join may leave, as far as the rate of joins goes. */
+  /** In how many milliseconds the rate of joins allows the next join. */
   get joinWait() {
     return this.#joins?.wait(1) ?? 0;
   }
 
-  /** A frame leaves, whether it was ready or does not wait. */
+  /** Counts a frame that is sent, whether the rates allowed it or not. */
   spend(bytes, isJoin = false) {
     this.#frames?.take(1);
     this.#bytes?.take(bytes);
@@ -56,7 +56,7 @@ export class Pace {
     return size < this.#inFlight && sum <= UNANSWERED_BYTES;
   }
 
-  /** A message leaves, as the request with this id. */
+  /** Counts a message that is sent, as the request with this id. */
   sent(id, bytes) {
     this.#unanswered.set(id, bytes);
   }
@@ -84,8 +84,7 @@ class Bucket {
     this.#burst = Math.max(1, burst - Math.floor(burst / MARGIN));
   }
 
-  /** In how many milliseconds there are so many tokens. What is larger than the bucket leaves
-   *  when it is full. */
+  /** In how many milliseconds the bucket has so many tokens. A larger amount needs a full bucket. */
   wait(tokens) {
     const missing = this.#burst - Math.min(tokens, this.#burst);
     return Math.max(0, this.#fullAt - missing / this.#perMs - now());

@@ -4,7 +4,7 @@
 /** How late a timer may be before the process must have slept. */
 const LATE_MS = 1_000;
 
-/** Milliseconds on a clock that nobody sets. */
+/** Milliseconds on a monotonic clock. */
 export function now() {
   return performance.now();
 }
@@ -14,13 +14,13 @@ export function moment() {
   return { clock: now(), wall: Date.now() };
 }
 
-/** Milliseconds since a moment, by whichever clock counts more: on some devices the first stops
- *  while they sleep, and the second may be set back. */
+/** Milliseconds since a moment, by the clock that shows more: on some devices the monotonic clock
+ *  stops during sleep, and the wall clock may be set back. */
 export function elapsedSince({ clock, wall }) {
   return Math.max(now() - clock, Date.now() - wall);
 }
 
-/** Calls `onPassed` after some time. If the process slept meanwhile, or the page was frozen, what
+/** Calls `onPassed` after some time. If the process slept, or the page was frozen, what
  *  the server sent in time may not have been read yet: then it calls `onSlept`, or without one
  *  waits once more. Returns what `clearDeadline` takes. */
 export function setDeadline(ms, onPassed, onSlept) {

@@ -1,15 +1,15 @@
-// Tokens: where they come from, and when the next one is due.
+// Tokens: their source, and when to renew them.
 
 import { ChatError, droppable } from "./chat-answer.js";
 import { clearDeadline, setDeadline } from "./chat-time.js";
 
-/** How long the application has for a token before it is asked again. */
+/** How long the application may take for a token. */
 const TOKEN_MS = 120_000;
 
 /** Tokens are not renewed more often, however soon they expire. */
 const SHORTEST_MS = 1_000;
 
-/** The application has no token for this user any more. */
+/** The application has no further token for this user. */
 export class AccessEnded extends ChatError {
   constructor(message) {
     super("unauthorized", message || "There is no token.");
@@ -18,15 +18,15 @@ export class AccessEnded extends ChatError {
 
 export class TokenSource {
   #source;
-  /** The pending call of the application: a late token is used by the next attempt. */
+  /** The pending call of the application: the next attempt uses a late token. */
   #pending = null;
 
-  /** `source`: a token, or a function that gives one. */
+  /** `source`: a token, or a function that returns one. */
   constructor(source) {
     this.#source = source;
   }
 
-  /** Whether there may be another token than the first. */
+  /** Whether the source can return another token. */
   get canRenew() {
     return typeof this.#source === "function";
   }

@@ -9,8 +9,8 @@ const READING_MS = 2_000;
 /** More than this between two clocks is no inaccuracy. */
 const DRIFT_MS = 1_000;
 
-/** The server's time at one moment, and those of two other clocks then: the first of these nobody
- *  sets, but it may stand still while the device sleeps. Without a reading, the device's counts. */
+/** The server's time at one moment, and the times of two other clocks then: a monotonic one, which may
+ *  stop while the device sleeps, and the wall clock. Without a reading, the device's clock is used. */
 let reading = { at: Date.now(), clock: performance.now(), wall: Date.now() };
 
 /** Milliseconds since 1970, by the server's clock. */

@@ -27,7 +27,7 @@ for (const [type, listener] of Object.entries(listeners)) {
   document.addEventListener(type, listener, { capture: true });
 }
 
-/** Whether a key that goes down belongs to a composition, its end included. */
+/** Whether a `keydown` belongs to a composition, including its end. */
 export function isComposing({ isComposing, keyCode, timeStamp }) {
   return isComposing || keyCode === PROCESSED || timeStamp - endedAt < ENDING_MS;
 }

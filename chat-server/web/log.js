@@ -99,7 +99,7 @@ export class Log {
       this.#append(Math.min(this.#last(), this.#end + CHUNK));
       this.#keepPlace(() => this.#trimTop());
     }
-    // What came since the last frame is not shown yet, and is no reason to stop.
+    // Entries since the last animation frame are not shown yet, and do not end the following.
     const isAtNewest = this.#follows || this.#end === this.#last();
     this.#setFollows(below < AT_END && isAtNewest);
     this.#reachUp();

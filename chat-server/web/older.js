@@ -25,7 +25,7 @@ export async function loadOlder(client, room, toEntry, onChange) {
   onChange();
 }
 
-/** Shows that older messages are asked for, or did not come: then one may ask again. */
+/** Shows that older messages are loading, or failed to load: then the user may retry. */
 export function showOlder({ older }) {
   const button = byId("older");
   button.hidden = older === "ready" || older === "none";

@@ -1,6 +1,6 @@
-// Where this page is, which server it talks to, and what it remembers between reloads.
+// The address of this page, its server, and what it stores between reloads.
 
-/** The address under which the server's routes lie: this file is `web/place.js` there. */
+/** The base URL of the server's routes: this file is `web/place.js` there. */
 export const BASE = new URL("../", import.meta.url);
 
 /** The address of this page without a room, which need not have the slash of `BASE`. */
@@ -23,7 +23,7 @@ export function socketUrl() {
   return url.href;
 }
 
-/** Asks the server for a room that nobody can guess. */
+/** Creates a room with a random id. */
 export async function createRoom(token) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   const response = await fetch(onServer("create-room"), { method: "POST", headers });
@@ -31,7 +31,7 @@ export async function createRoom(token) {
   return (await response.json()).roomId;
 }
 
-/** The address of a room. Dots would be taken for folders in the path. */
+/** The address of a room. Dots in the path would name folders. */
 export function linkTo(room) {
   const inQuery = room === "." || room === "..";
   const url = inQuery ? new URL(HOME) : new URL(`join-room/${encodeURIComponent(room)}`, BASE);
@@ -46,8 +46,8 @@ export function linkToStart() {
   return url.href;
 }
 
-/** What the address says: a room to join, a name to go by. */
-export function asked() {
+/** The room and the name in the address of the page. */
+export function pageParams() {
   const [, inPath] = location.pathname.match(/\/join-room\/([^/]+)\/?$/) ?? [];
   return {
     room: query.get("room") || (inPath && decode(inPath)) || null,
@@ -55,12 +55,12 @@ export function asked() {
   };
 }
 
-/** Whether there is a token in the part of the address that may change without a load. */
+/** Whether the fragment of the address, which may change without a reload, has a token. */
 export function hasToken() {
   return new URLSearchParams(location.hash.slice(1)).has("token");
 }
 
-/** Takes the token out of the address, `#token=` or `?token=`, where others could read it. */
+/** Removes the token, `#token=` or `?token=`, from the address, which other people may see. */
 export function takeToken() {
   const url = new URL(location.href);
   const inHash = new URLSearchParams(url.hash.slice(1));
@@ -73,13 +73,13 @@ export function takeToken() {
   return token || null;
 }
 
-/** Shows an address of this page's without loading it. Safari throws where that is done a hundred
- *  times within half a minute; then the one before stays. */
+/** Shows another address of this page without loading it. Safari throws after a hundred calls within
+ *  30 s; then the previous address stays. */
 export function showAddress(address) {
   try {
     history.replaceState(null, "", address);
   } catch {
-    // The page does not need it.
+    // The page works without it.
   }
 }
 
@@ -91,15 +91,15 @@ function decode(text) {
   }
 }
 
-/** What this tab remembers of the server that the page talks to, and of no other: `token` and
- *  `resume` are secrets between the two, and any address may name another port. `{name, resume,
- *  token, rooms, current}`. Another tab is another user. */
+/** The data of this tab and its server: `{name, resume, token, rooms, current}`. It is stored by server,
+ *  since `token` and `resume` are secrets of that server, and `?port=` may name another one. Another
+ *  tab is another user. */
 export const session = {
   load: () => read(() => sessionStorage, SESSION) ?? {},
   save: (value) => write(() => sessionStorage, SESSION, value),
 };
 
-/** The name that was last chosen in this browser. */
+/** The last name chosen in this browser. */
 export const lastName = {
   load: () => read(() => localStorage, KEY)?.name ?? "",
   save: (name) => write(() => localStorage, KEY, { name }),
@@ -111,7 +111,7 @@ const SESSION = `${KEY} ${onServer("").origin}`;
 // Earlier versions stored the secrets without the server that they belong to.
 write(() => sessionStorage, KEY, undefined);
 
-// Storage may be forbidden, which asking for it shows, or full, or hold what another page wrote.
+// Access to the storage may throw; it may be full, or contain data of another page.
 function read(storage, key) {
   try {
     return JSON.parse(storage().getItem(key));
@@ -125,6 +125,6 @@ function write(storage, key, value) {
     if (value === undefined) storage().removeItem(key);
     else storage().setItem(key, JSON.stringify(value));
   } catch {
-    // Then it is forgotten.
+    // Then it is not stored.
   }
 }

@@ -1,24 +1,24 @@
-// What the page knows of one room.
+// The state of a room in the page.
 
 import { serverNow } from "./clock.js";
 
 /** Entries kept for scrolling back. */
 const KEPT = 20_000;
 
-/** How long someone counts as typing after the last sign of it. */
+/** How long a user counts as typing after the last `typing` event. */
 const TYPING_MS = 5_000;
 
 export class Room {
   /** Messages and notices, oldest first. */
   entries = [];
-  /** The index of the first. It rises when old ones are dropped, and falls when older ones
-   *  come: an entry's own index never changes. */
+  /** The index of the first entry. It rises when old entries are dropped, and falls when older ones
+   *  are loaded: the index of an entry never changes. */
   first = 0;
   /** The sequence that the oldest message belongs to. */
   epoch = null;
   /** Of the messages before it: `ready` to be asked for, `asked`, `failed`, or `none`. */
   older = "none";
-  /** Messages up to this one were said before one came. */
+  /** The offset of the latest message before the join. */
   past = 0;
   /** One's own messages that the room has not seen, by key. */
   unsent = new Map();
@@ -61,7 +61,7 @@ export class Room {
     this.add({ notice: text, at: serverNow() });
   }
 
-  /** One has come, for the first time or again. */
+  /** Handles a join or a rejoin of this client. */
   welcome({ rejoined, epoch, offset, members, count }) {
     if (!rejoined) {
       this.epoch = epoch;
@@ -72,45 +72,45 @@ export class Room {
     this.list({ members, count });
   }
 
-  /** The messages after this are not those that came before. */
+  /** Handles a `gap`: the messages after it do not follow on the earlier ones. */
   gap({ epoch }) {
     if (this.before === undefined) this.epoch = epoch;
     this.past = 0;
   }
 
-  /** The server's own list. */
+  /** Sets the list of the server. */
   list({ members, count }) {
     this.members = new Map(members.map((user) => [user.id, user]));
     this.count = Math.max(count, this.members.size);
     this.isCrowd = false;
   }
 
-  /** Asks the server for it, when this one is no longer right. */
-  async listAnew(client) {
+  /** Loads the list from the server when this one is stale. */
+  async loadMembers(client) {
     this.list(await client.members(this.id));
   }
 
-  /** So many that their comings and goings are not told. */
+  /** The number of members in a room whose joins and leaves are not sent. */
   crowd(count) {
     this.count = count;
     this.isCrowd = true;
   }
 
-  came(user) {
+  addMember(user) {
     if (!this.members.has(user.id)) this.count += 1;
     this.members.set(user.id, user);
   }
 
-  /** Returns the name before, of someone who is listed. */
+  /** Returns the previous name of a listed user. */
   renamed(user) {
     const before = this.members.get(user.id)?.name;
     if (before !== undefined) this.members.set(user.id, user);
     return before;
   }
 
-  left(user) {
+  removeMember(user) {
     this.typing.delete(user.id);
-    // Someone beyond the listed ones may be counted, too.
+    // Users beyond the list are counted as well.
     if (this.members.delete(user.id) || this.count > this.members.size) this.count -= 1;
   }
 
@@ -119,7 +119,7 @@ export class Room {
     else this.typing.delete(user.id);
   }
 
-  /** Who types now. */
+  /** The users that are typing. */
   typists() {
     for (const [id, { until }] of this.typing) {
       if (until <= performance.now()) this.typing.delete(id);

@@ -27,10 +27,10 @@ export function showConnection({ state, retryInMs, code, reason }, client) {
   byId("retry").textContent = state === "closed" ? "Connect again" : "Try now";
   if (state === "waiting") count(performance.now() + retryInMs);
   else say(state === "closed" ? `Disconnected: ${end}` : wasLost ? "Reconnecting …" : "Connecting …");
-  tell(state, end);
+  announceChange(state, end);
 }
 
-/** Does not wait any longer for the next attempt when one is told to. */
+/** Reconnects at once when the user asks for it. */
 export function reconnectOnRequest(client) {
   byId("retry").addEventListener("click", () => client.connect());
 }
@@ -48,8 +48,8 @@ function count(until) {
   countdown = setInterval(tick, 1000);
 }
 
-/** Once at the loss and once at the return, however many attempts lie between. */
-function tell(state, end) {
+/** Announces the loss and the return once each, whatever the number of attempts. */
+function announceChange(state, end) {
   if (state === "waiting" && !wasLost) announce("The connection was lost. Reconnecting.");
   if (state === "online" && wasLost) announce("Connected again.");
   if (state === "closed") announce(`Disconnected: ${end}`);

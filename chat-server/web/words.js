@@ -1,4 +1,4 @@
-// What went wrong, in words for people.
+// Errors in words for people.
 
 const NO_TOKEN =
   "This chat asks for a token. Open it with the link that you were given, or add #token=… to its address.";
@@ -17,29 +17,29 @@ const NOT_SENT = {
   room_name_invalid: "This is no name for a room: it is too long, or has characters that a name cannot have.",
 };
 
-const PUT_OUT = {
+const EVICTIONS = {
   kicked: "You were put out of the room",
   banned: "You are banned from the room",
 };
 
-/** Why the connection is over. */
+/** Why the connection was closed. */
 export function endInWords({ code, reason }) {
   return ENDS[code] ?? reason;
 }
 
-/** Why one is not in a room any more. */
-export function putOutInWords({ reason, message }) {
-  const what = PUT_OUT[reason] ?? "You are not allowed in the room any more";
+/** Why the server removed the user from a room. */
+export function evictionInWords({ reason, message }) {
+  const what = EVICTIONS[reason] ?? "You are not allowed in the room any more";
   return message ? `${what}: ${message}` : `${what}.`;
 }
 
-/** What became of a message that has failed. */
+/** Why a message failed. */
 export function failureInWords(error) {
   if (error.code === "outcome_unknown") return "No answer came: the message may have been sent.";
   return `Not sent: ${errorInWords(error)}`;
 }
 
-/** Why something was refused. */
+/** Why a request was rejected. */
 export function errorInWords({ code, message }, hasToken) {
   if (code === "unauthorized") return hasToken ? `${message} Get a new link.` : NO_TOKEN;
   return NOT_SENT[code] ?? message;

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::header::HOST;
 use axum::http::{HeaderName, HeaderValue, Request};
-use chat_server::{Secret, Server, ServerConfig, parse_network};
+use chat_server::{Secret, Server, ServerConfig};
 use chat_transport::{TransportConfig, TransportError, accept};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
@@ -92,7 +92,7 @@ fn router() -> Router {
 fn make_router() -> Router {
     let mut config = ServerConfig::default().api_key(Some(Secret::new("a key for backends")));
     config.allow_host = vec!["a".to_owned(), ".example".to_owned()];
-    config.trusted_proxies = vec![parse_network("127.0.0.1").unwrap()];
+    config.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
     let authenticator = super::token_entry::authenticator();
     Server::builder().config(config).authenticator(authenticator).start().router()
 }

@@ -1,4 +1,4 @@
-//! What one connection may do.
+//! What a connection may do.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,21 +10,21 @@ use super::{Action, Authorizer, Identity};
 use crate::log_budget::OncePerMinute;
 
 /// How long an authorizer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const AUTHORIZER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How far a connection has been let in.
+/// The access of a connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Access {
-    /// Nobody is asked who they are.
+    /// The server has no authenticator.
     #[default]
     Open,
-    /// It has yet to say who it is.
+    /// The client has yet to authenticate.
     Pending,
-    /// It is who it says.
+    /// The client has authenticated.
     Granted(Arc<Identity>),
 }
 
-/// What is to be said to a wish.
+/// The decision on an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Allowed,
@@ -33,7 +33,7 @@ pub(crate) enum Verdict {
 }
 
 impl Access {
-    /// What the grants say. Nobody is a moderator where nobody is known.
+    /// The decision of the grants. Without an authenticator there are no moderators.
     pub(crate) fn verdict(&self, action: Action<'_>) -> Verdict {
         let is_allowed = match (self, action) {
             (Self::Pending, _) => return Verdict::Unauthorized,
@@ -44,20 +44,21 @@ impl Access {
         if is_allowed { Verdict::Allowed } else { Verdict::Forbidden }
     }
 
-    /// What the grants say, or the application.
-    pub(crate) async fn ask(
+    /// The decision of the authorizer, or of the grants where there is none.
+    pub(crate) async fn authorize(
         &self,
         authorizer: Option<&dyn Authorizer>,
         action: Action<'_>,
     ) -> Verdict {
         match (self, authorizer) {
             (Self::Granted(identity), Some(authorizer)) => {
-                let asked = timeout(PATIENCE, authorizer.allows(identity, action)).await;
-                let is_allowed = asked.unwrap_or_else(|_| {
+                let decision =
+                    timeout(AUTHORIZER_TIMEOUT, authorizer.allows(identity, action)).await;
+                let is_allowed = decision.unwrap_or_else(|_| {
                     // Every frame of every client can trigger this line.
                     static WARNED: OncePerMinute = OncePerMinute::new();
                     if WARNED.is_due() {
-                        tracing::warn!(?action, "the authorizer gave no answer in time");
+                        tracing::warn!(?action, "authorizer timed out, action rejected");
                     }
                     false
                 });
@@ -71,7 +72,7 @@ impl Access {
         matches!(self, Self::Pending)
     }
 
-    /// What the user may be named by nothing else than.
+    /// The identity of a client that has authenticated.
     pub(crate) fn identity(&self) -> Option<&Identity> {
         match self {
             Self::Granted(identity) => Some(identity),
@@ -79,17 +80,17 @@ impl Access {
         }
     }
 
-    /// How long the identity holds from now on.
+    /// How long until the identity expires.
     pub(crate) fn expires_in(&self) -> Option<Duration> {
         let expires = self.identity()?.expires?;
         Some(expires.duration_since(SystemTime::now()).unwrap_or_default())
     }
 
-    /// When the connection ends unless it says who it is, or says so anew.
-    pub(crate) fn deadline(&self, patience: Duration, grace: Duration) -> Option<Instant> {
+    /// When the connection ends unless the client authenticates (again) before.
+    pub(crate) fn deadline(&self, time_limit: Duration, grace: Duration) -> Option<Instant> {
         let time = match self {
             Self::Open => return None,
-            Self::Pending => patience,
+            Self::Pending => time_limit,
             Self::Granted(_) => self.expires_in()?.saturating_add(grace),
         };
         Instant::now().checked_add(time)
@@ -114,7 +115,7 @@ impl<'a> Action<'a> {
 }
 
 impl Verdict {
-    /// The same answer whether there is such a room or not.
+    /// The error is the same whether the room exists or not.
     pub(crate) fn check(self) -> Result<(), Rejection> {
         match self {
             Self::Allowed => Ok(()),
@@ -125,11 +126,14 @@ impl Verdict {
 }
 
 fn forbidden() -> Rejection {
-    Rejection::new(ErrorCode::Forbidden, "You may not do that there.")
+    Rejection::new(ErrorCode::Forbidden, "You have no permission for this.")
 }
 
 pub(crate) fn unauthorized() -> Rejection {
-    Rejection::new(ErrorCode::Unauthorized, "Say hello with a token first.")
+    Rejection::new(
+        ErrorCode::Unauthorized,
+        "Authentication is required. Send hello with a token first.",
+    )
 }
 
 #[cfg(test)]
@@ -137,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_let_in_how_far() {
+    fn verdict_depends_on_access_and_grants() {
         let room = RoomId::new("r").unwrap();
         let (join, moderate) = (Action::join(&room), Action::InRoom(Capability::Moderate, &room));
         let user = UserId::new("u").unwrap();
@@ -153,15 +157,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_ends_with_its_identity_and_some_grace() {
-        let (patience, grace) = (Duration::from_secs(10), Duration::from_secs(30));
-        let deadline = |access: &Access| access.deadline(patience, grace);
+    async fn deadline_is_the_expiry_and_grace() {
+        let (time_limit, grace) = (Duration::from_secs(10), Duration::from_secs(30));
+        let deadline = |access: &Access| access.deadline(time_limit, grace);
         assert_eq!(deadline(&Access::Open), None);
-        assert!(deadline(&Access::Pending).unwrap() <= Instant::now() + patience);
+        assert!(deadline(&Access::Pending).unwrap() <= Instant::now() + time_limit);
         let identity = Identity::new(UserId::new("u").unwrap());
         assert_eq!(deadline(&Access::Granted(Arc::new(identity.clone()))), None);
-        let long_gone = identity.expires(Some(SystemTime::UNIX_EPOCH));
-        let access = Access::Granted(Arc::new(long_gone));
+        let expired = identity.expires(Some(SystemTime::UNIX_EPOCH));
+        let access = Access::Granted(Arc::new(expired));
         assert_eq!(access.expires_in(), Some(Duration::ZERO));
         assert!(deadline(&access).unwrap() <= Instant::now() + grace);
     }

@@ -7,21 +7,31 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use jsonwebtoken::Algorithm;
 
-use super::key::{KeyKind, VerificationKey};
+use super::key::{InvalidKey, KeyKind, VerificationKey};
 use super::payload::{Payload, Rules};
 use super::token_header;
 use super::{AuthError, Authenticator, Credentials, Identity, crypto};
 use crate::log_budget::OncePerMinute;
 
-/// How far clocks may be apart.
+/// The default of [`JwtAuthenticator::leeway`].
 const LEEWAY: Duration = Duration::from_secs(5);
 
-/// Longest token that is looked at, in bytes.
+/// The longest token that is verified, in bytes.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// Lets in whoever has a valid token: signed with the key, not expired (`exp` is required),
-/// not before its time (`nbf`), and, where these are set, for one of the audiences and by one
-/// of the issuers.
+/// Authenticates clients by JSON Web Tokens. A valid token is signed with the key, not expired (`exp` is
+/// required), not used before its time (`nbf`), and, where these are set, for one of the audiences and
+/// by one of the issuers.
+///
+/// ```
+/// use chat_server::{JwtAuthenticator, Server};
+///
+/// let authenticator = JwtAuthenticator::with_secret(b"0123456789abcdef0123456789abcdef")?
+///     .audience(["chat"])
+///     .issuer(["accounts.example"]);
+/// let server = Server::builder().authenticator(authenticator);
+/// # Ok::<(), chat_server::InvalidKey>(())
+/// ```
 ///
 /// | claim | |
 /// |---|---|
@@ -29,10 +39,10 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// | `name` | the user's name |
 /// | `exp`, `nbf`, `iat` | in seconds since 1970, perhaps with a fraction, up to the year 9999 |
 /// | `aud`, `iss` | must be among [`audience`](Self::audience) and [`issuer`](Self::issuer) where these are set; a token with an `aud` is refused where none is |
-/// | `rooms` | `{"team-*":["join","send"],"@support":["direct"]}`: [`Grants`](chat_core::Grants) by pattern; absent: all that members do, everywhere; `"*"` in a list is every capability |
+/// | `rooms` | `{"team-*":["join","send"],"@support":["direct"]}`: [`Grants`](chat_core::Grants) by pattern; absent: what members do, in every room; `"*"` in a list is every capability |
 /// | `limit_factor` | an integer from 1 to 1000: [`Identity::limit_factor`] |
 ///
-/// The kind of the key decides which algorithms a token may be signed with:
+/// The kind of the key determines which algorithms a token may be signed with:
 ///
 /// | key | `alg` |
 /// |---|---|
@@ -42,27 +52,27 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// | EC on P-384 | ES384 |
 /// | Ed25519 | EdDSA, Ed25519 |
 ///
-/// A token with a critical header (`crit`) is refused.
+/// A token with a critical header (`crit`) is rejected.
 pub struct JwtAuthenticator {
     key: VerificationKey,
     rules: Rules,
 }
 
 impl JwtAuthenticator {
-    /// Tokens signed with a shared `secret`.
+    /// Verifies tokens that are signed with a shared `secret`.
     ///
     /// # Errors
-    /// [`AuthError::Invalid`]: the secret has less than 32 bytes, or is a key in PEM.
-    pub fn with_secret(secret: &[u8]) -> Result<Self, AuthError> {
+    /// [`InvalidKey`] if the secret has less than 32 bytes, or is a key in PEM.
+    pub fn with_secret(secret: &[u8]) -> Result<Self, InvalidKey> {
         VerificationKey::secret(secret).map(Self::new)
     }
 
-    /// Tokens signed with the private half of the public key in `pem`: RSA with 2048 to 8192 bits,
+    /// Verifies tokens that are signed with the private half of the public key in `pem`: RSA with 2048 to 8192 bits,
     /// EC on P-256 or P-384, or Ed25519.
     ///
     /// # Errors
-    /// [`AuthError::Invalid`] says what is in `pem` instead.
-    pub fn with_public_key(pem: &[u8]) -> Result<Self, AuthError> {
+    /// [`InvalidKey`] says what `pem` contains instead.
+    pub fn with_public_key(pem: &[u8]) -> Result<Self, InvalidKey> {
         VerificationKey::public(pem).map(Self::new)
     }
 
@@ -72,34 +82,35 @@ impl JwtAuthenticator {
         Self { key, rules }
     }
 
-    /// The audiences, of which a token must have one. Default: none, and a token must have none.
+    /// Sets the audiences, of which a token must name one (`aud`). Default: none, and a token must name
+    /// none.
     #[must_use]
-    pub fn audience(mut self, audiences: &[String]) -> Self {
-        self.rules.audiences = audiences.to_vec();
+    pub fn audience(mut self, audiences: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.rules.audiences = audiences.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Who must have made tokens: one of these. Default: anybody who has the key.
+    /// Sets the issuers, of which a token must name one (`iss`). Default: none, and `iss` is ignored.
     #[must_use]
-    pub fn issuer(mut self, issuers: &[String]) -> Self {
-        self.rules.issuers = issuers.to_vec();
+    pub fn issuer(mut self, issuers: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.rules.issuers = issuers.into_iter().map(Into::into).collect();
         self
     }
 
-    /// How far the clocks of this server and of the token's issuer may be apart: a token is valid
-    /// so long before its `nbf` and after its `exp`. Default 5 s.
+    /// Sets how far the clocks of this server and of the issuer may differ: a token is valid from
+    /// `leeway` before its `nbf` until `leeway` after its `exp`. Default 5 s.
     #[must_use]
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.rules.leeway = leeway;
         self
     }
 
-    /// Who the bearer of a token is.
+    /// Verifies a token, and returns the identity of its bearer.
     ///
     /// # Errors
     /// [`AuthError::Invalid`] names the header or the claim that is wrong.
     pub fn verify(&self, token: &str) -> Result<Identity, AuthError> {
-        // What a backend prints ends with a line feed as a rule.
+        // Backends print tokens with a line feed at the end.
         let token = token.trim();
         if token.len() > MAX_TOKEN_BYTES {
             return Err(AuthError::invalid(format!("it is longer than {MAX_TOKEN_BYTES} bytes")));

@@ -1,4 +1,4 @@
-//! Tokens that are valid, and what is wrong with the others.
+//! Valid tokens, and the reasons for which others are rejected.
 
 use std::time::UNIX_EPOCH;
 
@@ -50,9 +50,9 @@ fn verify(token: &str) -> Result<Identity, AuthError> {
     authenticator().verify(token)
 }
 
-/// Why `token` is refused.
+/// Why `token` is rejected.
 fn reason(token: &str) -> String {
-    verify(token).expect_err(token).why().to_owned()
+    verify(token).expect_err(token).reason().to_owned()
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn critical_headers_are_refused() {
 }
 
 #[test]
-fn other_headers_are_passed_over() {
+fn other_headers_are_ignored() {
     for header in [
         r#"{"alg":"HS256","typ":"at+jwt","kid":7,"x-bound":{"a":[1]},"cty":"x"}"#,
         r#"{"typ":"JWT","alg":"HS256","jwk":{"kty":"oct"},"jku":"http://evil.example"}"#,
@@ -112,7 +112,7 @@ fn reason_names_the_algorithm() {
 }
 
 #[test]
-fn reason_says_what_the_text_is_instead() {
+fn reason_describes_malformed_tokens() {
     let good = with_claims(&claims(json!({})));
     let (message, signature) = good.rsplit_once('.').unwrap();
     for (token, named) in [
@@ -238,7 +238,7 @@ fn whole_numbers_are_integers_however_they_are_written() {
 }
 
 #[test]
-fn token_for_ever_is_valid() {
+fn longest_token_is_valid() {
     let claims = crate::TokenClaims::new(&chat_core::UserId::new("ann").unwrap(), Duration::MAX);
     let token = crate::JwtSigner::with_secret(SECRET).unwrap().sign(&claims).unwrap();
     assert!(verify(&token).is_ok());
@@ -246,8 +246,7 @@ fn token_for_ever_is_valid() {
 
 #[test]
 fn audiences_and_issuers_are_checked() {
-    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let strict = authenticator().audience(&names(&["chat", "talk"])).issuer(&names(&["us"]));
+    let strict = authenticator().audience(["chat", "talk"]).issuer(["us"]);
     for (aud, iss, named) in [
         (json!("chat"), json!("us"), None),
         (json!(["x", "talk"]), json!("us"), None),
@@ -262,7 +261,7 @@ fn audiences_and_issuers_are_checked() {
     ] {
         let token = with_claims(&claims(json!({"aud": aud, "iss": iss})));
         let refused = strict.verify(&token).err();
-        let why = refused.as_ref().map_or("", AuthError::why);
+        let why = refused.as_ref().map_or("", AuthError::reason);
         assert_eq!(refused.is_some(), named.is_some(), "{aud} {iss}: {why}");
         assert!(named.is_none_or(|named| why.contains(named)), "{aud} {iss}: {why}");
     }
@@ -285,7 +284,7 @@ fn leeway_is_a_setting() {
 }
 
 proptest! {
-    /// No text out of a token can stand in a log as a line of it, or fill it.
+    /// A text in a token must not forge a line of the log, or fill the log.
     #[test]
     fn reasons_are_short_and_printable(header in "\\PC{0,80}", alg in ".{0,80}", rule in ".{0,80}") {
         let alg = json!({"alg": alg}).to_string();
@@ -295,8 +294,8 @@ proptest! {
             [signed(&header, "{}"), with_header(&alg), with_header(&critical), with_claims(&rooms)];
         for token in tokens {
             if let Err(error) = verify(&token) {
-                prop_assert!(error.why().len() < 300, "{}", error);
-                prop_assert!(!error.why().contains(char::is_control), "{:?}", error);
+                prop_assert!(error.reason().len() < 300, "{}", error);
+                prop_assert!(!error.reason().contains(char::is_control), "{:?}", error);
             }
         }
     }

@@ -4,26 +4,35 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use pem::Pem;
 use simple_asn1::{ASN1Block, from_der};
 
-use super::AuthError;
-
-/// Shortest secret, in bytes: as many as the hash of HS256 has (RFC 7518, section 3.2).
+/// The shortest secret, in bytes: the length of the hash of HS256 (RFC 7518, section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
 
 /// Sizes of RSA keys: RFC 7518, section 3.3, asks for 2048 bits, and *ring* verifies no more than
 /// 8192.
 const RSA_BITS: std::ops::RangeInclusive<u64> = 2048..=8192;
 
-/// What tokens are verified with.
+/// A key that tokens cannot be signed or verified with. The text says what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidKey(String);
+
+impl InvalidKey {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+/// A key to verify tokens with.
 pub(super) struct VerificationKey {
     pub(super) kind: KeyKind,
     pub(super) key: DecodingKey,
 }
 
-/// The kind of a key, which decides the algorithms: what a token says of itself only chooses among
-/// them. Otherwise a public key could be used as a secret by anyone who has it.
+/// The kind of a key. It determines the algorithms, and the header of a token only selects one of them:
+/// otherwise an attacker could sign a token by HS256 with the public key as the secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyKind {
-    /// A shared secret of so many bytes.
+    /// A shared secret, and its length.
     Secret {
         bytes: usize,
     },
@@ -59,53 +68,53 @@ impl KeyKind {
 
 impl VerificationKey {
     /// A shared secret.
-    pub(super) fn secret(secret: &[u8]) -> Result<Self, AuthError> {
+    pub(super) fn secret(secret: &[u8]) -> Result<Self, InvalidKey> {
         check_secret(secret)?;
         let kind = KeyKind::Secret { bytes: secret.len() };
         Ok(Self { kind, key: DecodingKey::from_secret(secret) })
     }
 
     /// The public key in a file.
-    pub(super) fn public(file: &[u8]) -> Result<Self, AuthError> {
+    pub(super) fn public(file: &[u8]) -> Result<Self, InvalidKey> {
         let pem = only_block(file)?;
         match pem.tag() {
             "PUBLIC KEY" => of_public_key_info(pem.contents()),
             "RSA PUBLIC KEY" => rsa(pem.contents()),
-            tag => Err(AuthError::invalid(not_public(tag))),
+            tag => Err(InvalidKey::new(not_public(tag))),
         }
     }
 }
 
-pub(super) fn check_secret(secret: &[u8]) -> Result<(), AuthError> {
+pub(super) fn check_secret(secret: &[u8]) -> Result<(), InvalidKey> {
     if secret.trim_ascii_start().starts_with(b"-----BEGIN") {
-        // A public key as a secret would let everybody who knows it sign tokens.
-        return Err(AuthError::invalid("it is a key in PEM: a public key belongs in a file"));
+        // With a public key as the secret, everyone who knows it could sign tokens.
+        return Err(InvalidKey::new("it is a key in PEM: a public key belongs in a file"));
     }
     if secret.len() < MIN_SECRET_BYTES {
         let why = format!("the secret has less than {MIN_SECRET_BYTES} bytes");
-        return Err(AuthError::invalid(why));
+        return Err(InvalidKey::new(why));
     }
     Ok(())
 }
 
 /// The block of a PEM file that has one.
-pub(super) fn only_block(file: &[u8]) -> Result<Pem, AuthError> {
+pub(super) fn only_block(file: &[u8]) -> Result<Pem, InvalidKey> {
     let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file).trim_ascii();
     let mut blocks = pem::parse_many(file)
-        .map_err(|error| AuthError::invalid(format!("its PEM is damaged: {error}")))?;
+        .map_err(|error| InvalidKey::new(format!("its PEM is damaged: {error}")))?;
     match (blocks.pop(), blocks.as_slice()) {
-        (None, _) => Err(AuthError::invalid(no_pem(file))),
+        (None, _) => Err(InvalidKey::new(no_pem(file))),
         (Some(block), []) => Ok(block),
         // `openssl ecparam -genkey` writes the parameters of a curve before the key.
         (Some(key), [parameters]) if parameters.tag() == "EC PARAMETERS" => Ok(key),
-        (Some(_), others) => Err(AuthError::invalid(format!(
+        (Some(_), others) => Err(InvalidKey::new(format!(
             "it holds {} PEM blocks, and one key is needed",
             others.len() + 1
         ))),
     }
 }
 
-/// What a file without PEM is.
+/// Says what a file without PEM is.
 fn no_pem(file: &[u8]) -> &'static str {
     let begins_with = |texts: &[&[u8]]| texts.iter().any(|text| file.starts_with(text));
     if file.is_empty() {
@@ -123,7 +132,7 @@ fn no_pem(file: &[u8]) -> &'static str {
     }
 }
 
-/// What is in a PEM block, if it is no public key.
+/// Says what is in a PEM block that is no public key.
 fn not_public(tag: &str) -> String {
     if tag.ends_with("PRIVATE KEY") {
         "it is a private key, and the server needs the public half: openssl pkey -pubout".to_owned()
@@ -148,7 +157,7 @@ const ED25519: &[u64] = &[1, 3, 101, 112];
 const ED448: &[u64] = &[1, 3, 101, 113];
 
 /// A `SubjectPublicKeyInfo` (RFC 5280, section 4.1.2.7): an algorithm, and a key in bits.
-fn of_public_key_info(der: &[u8]) -> Result<VerificationKey, AuthError> {
+fn of_public_key_info(der: &[u8]) -> Result<VerificationKey, InvalidKey> {
     let blocks = from_der(der).map_err(|_| damaged())?;
     let [ASN1Block::Sequence(_, info)] = blocks.as_slice() else { return Err(damaged()) };
     let [ASN1Block::Sequence(_, algorithm), ASN1Block::BitString(_, _, key)] = info.as_slice()
@@ -183,7 +192,7 @@ fn object_id(block: &ASN1Block) -> Option<Vec<u64>> {
 }
 
 /// An `RSAPublicKey` (RFC 8017, appendix A.1.1): modulus and exponent.
-fn rsa(der: &[u8]) -> Result<VerificationKey, AuthError> {
+fn rsa(der: &[u8]) -> Result<VerificationKey, InvalidKey> {
     let blocks = from_der(der).map_err(|_| damaged())?;
     let [ASN1Block::Sequence(_, numbers)] = blocks.as_slice() else { return Err(damaged()) };
     let [ASN1Block::Integer(_, modulus), ASN1Block::Integer(..)] = numbers.as_slice() else {
@@ -191,13 +200,13 @@ fn rsa(der: &[u8]) -> Result<VerificationKey, AuthError> {
     };
     let bits = modulus.bits();
     if !RSA_BITS.contains(&bits) {
-        return Err(other(&format!("an RSA key of {bits} bits (2048 to 8192 will do)")));
+        return Err(other(&format!("an RSA key of {bits} bits (2048 to 8192 are supported)")));
     }
     Ok(VerificationKey { kind: KeyKind::Rsa, key: DecodingKey::from_rsa_der(der) })
 }
 
 /// A point of a curve whose coordinates have so many bytes (SEC 1, section 2.3.3).
-fn point(kind: KeyKind, key: &[u8], coordinate: usize) -> Result<VerificationKey, AuthError> {
+fn point(kind: KeyKind, key: &[u8], coordinate: usize) -> Result<VerificationKey, InvalidKey> {
     match key.first() {
         Some(4) if key.len() == 1 + 2 * coordinate => {
             Ok(VerificationKey { kind, key: DecodingKey::from_ec_der(key) })
@@ -209,12 +218,12 @@ fn point(kind: KeyKind, key: &[u8], coordinate: usize) -> Result<VerificationKey
     }
 }
 
-fn other(what: &str) -> AuthError {
-    AuthError::invalid(format!("it is {what}; RSA, EC on P-256 or P-384, or Ed25519 is needed"))
+fn other(what: &str) -> InvalidKey {
+    InvalidKey::new(format!("it is {what}; RSA, EC on P-256 or P-384, or Ed25519 is needed"))
 }
 
-fn damaged() -> AuthError {
-    AuthError::invalid("the key in the PEM is damaged")
+fn damaged() -> InvalidKey {
+    InvalidKey::new("the key in the PEM is damaged")
 }
 
 #[cfg(test)]
@@ -231,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn key_in_pem_is_no_secret() {
+    fn pem_key_is_rejected_as_secret() {
         for before in ["", "\n", " \t\r\n"] {
             let secret = format!("{before}{}", pem("ed25519"));
             assert!(VerificationKey::secret(secret.as_bytes()).is_err(), "{before:?}");
@@ -239,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn kind_of_the_key_decides_the_algorithms() {
+    fn kind_of_key_determines_algorithms() {
         let algorithms = |key: VerificationKey| {
             let algorithms = key.kind.algorithms().iter();
             algorithms.map(|(name, _)| *name).collect::<Vec<_>>().join(" ")

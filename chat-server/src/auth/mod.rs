@@ -1,8 +1,8 @@
-//! Who clients are, and what they may do.
+//! Authentication and authorization of clients.
 //!
-//! Without an [`Authenticator`] everybody is let in under the name they give. With one, a
-//! client is who the authenticator says, on every dialect, and may do what its [`Grants`]
-//! say, or an [`Authorizer`] of the application's own.
+//! Without an [`Authenticator`] every client is accepted under the name that it gives. With one, the
+//! authenticator determines the user of a client, in every dialect, and the [`Grants`] of that user or
+//! an [`Authorizer`] of the application determine what the client may do.
 
 mod access;
 #[cfg(feature = "jwt")]
@@ -30,18 +30,21 @@ use chat_core::{Capability, Grants, RoomId, UserId, UserName};
 use tokio::time::timeout;
 
 use crate::log_budget::OncePerMinute;
+use crate::setters::setters;
 
 pub(crate) use access::{Access, Verdict, unauthorized};
 #[cfg(feature = "jwt")]
-pub use claims::{Audience, TokenClaims};
+pub use claims::TokenClaims;
 #[cfg(feature = "jwt")]
 pub use jwt::JwtAuthenticator;
 #[cfg(feature = "jwt")]
-pub use signer::JwtSigner;
+pub use key::InvalidKey;
+#[cfg(feature = "jwt")]
+pub use signer::{InvalidClaims, JwtSigner};
 
-/// Finds out who a client is.
+/// Determines the user of a client.
 ///
-/// It is asked at the handshake, and again for each `hello` with a token: with that token and
+/// The server calls it at the handshake, and again for each `hello` with a token: with that token and
 /// without headers.
 ///
 /// ```
@@ -49,7 +52,7 @@ pub use signer::JwtSigner;
 /// use chat_core::UserId;
 /// use chat_server::{AuthError, Authenticator, Credentials, Identity};
 ///
-/// /// Believes the proxy in front, which has asked for a password.
+/// /// Trusts a header of the proxy in front, which has authenticated the client.
 /// #[derive(Debug)]
 /// struct BehindProxy;
 ///
@@ -67,53 +70,88 @@ pub use signer::JwtSigner;
 /// ```
 #[async_trait]
 pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
-    /// Who the client is.
+    /// The identity of the client.
     ///
     /// # Errors
-    /// [`AuthError`] says what is wrong. After [`AuthError::Missing`] at the handshake the
-    /// client may still say a token in `hello`; any other error refuses it.
+    /// [`AuthError`] says what is wrong. After [`AuthError::Missing`] at the handshake the client may
+    /// still send a token in `hello`; any other error rejects it.
     ///
     /// # Cancel safety
-    /// The call is dropped after [`auth_timeout`](crate::ServerConfig::auth_timeout), and the
-    /// client told to try again: it must change nothing.
+    /// The server drops the call after [`auth_timeout`](crate::ServerConfig::auth_timeout), and answers
+    /// the client with an error that asks it to retry.
     async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError>;
 }
 
-/// Decides, verb by verb, instead of the [`Grants`] of an [`Identity`].
+/// Decides what a client may do, instead of the [`Grants`] of its [`Identity`].
 ///
-/// It is asked on the server that carries the verb out, for every frame that needs a
-/// capability; at a join also for `presence` and `history`; for the rooms that a client is in when
-/// it shows a new token. Its answer is waited for, and the client's next frame meanwhile not read:
-/// an answer from far away belongs into a cache.
+/// The server calls it for every frame that needs a capability; at a join also for `presence` and
+/// `history`; and for each joined room when the client authenticates with a new token. The client's
+/// next frame is not read until it answers, so answers of a remote service should be cached.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use chat_core::Capability;
+/// use chat_server::{Action, Authorizer, Identity};
+///
+/// /// Lets every user read and join, and lets staff write.
+/// #[derive(Debug)]
+/// struct StaffWrites;
+///
+/// #[async_trait]
+/// impl Authorizer for StaffWrites {
+///     async fn allows(&self, identity: &Identity, action: Action<'_>) -> bool {
+///         match action {
+///             Action::InRoom(Capability::Send, _) => identity.user.as_str().starts_with("staff-"),
+///             Action::InRoom(capability, _) => capability != Capability::Moderate,
+///             _ => false,
+///         }
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
-    /// Whether `who` may do `what`. A panic refuses, and costs the client its connection.
+    /// Whether the user of `identity` may do `action`. A panic ends the connection of the client.
     ///
     /// # Cancel safety
-    /// The call is dropped after 5 s, which is a refusal: it must change nothing.
-    async fn allows(&self, who: &Identity, what: Action<'_>) -> bool;
+    /// The server drops the call after 5 s, and treats it as `false`.
+    async fn allows(&self, identity: &Identity, action: Action<'_>) -> bool;
 }
 
-/// What a client wants to do.
+/// An action of a client that needs permission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action<'a> {
-    /// Something in a room: anything but [`Capability::Direct`].
+    /// Using a capability in a room: any but [`Capability::Direct`].
     InRoom(Capability, &'a RoomId),
-    /// To write to a user.
+    /// Sending a direct message to a user.
     Direct(&'a UserId),
 }
 
-/// What is known of a client that asks to be let in. Its `Debug` form shows no secret.
+/// What an [`Authenticator`] knows of a client. Its `Debug` form shows no secret.
+///
+/// ```
+/// use chat_server::Credentials;
+///
+/// let credentials = Credentials::default().token(Some("secret"));
+/// assert!(!format!("{credentials:?}").contains("secret"));
+/// ```
 #[derive(Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct Credentials<'a> {
-    /// From `hello`, from the header `Authorization: Bearer …`, or from `?token=`.
+    /// The token in `hello`, in the header `Authorization: Bearer …`, or in `?token=`.
     pub token: Option<&'a str>,
-    /// Those of the handshake; `None` for a `hello`.
+    /// The headers of the handshake; `None` for a `hello`.
     pub headers: Option<&'a HeaderMap>,
-    /// Where the client is, as far as it is known.
+    /// The IP address of the client; `None` for a `hello`, and where the listener does not provide it.
     pub address: Option<IpAddr>,
+}
+
+setters! {
+    Credentials<'a> {
+        token: Option<&'a str>,
+        headers: Option<&'a HeaderMap>,
+        address: Option<IpAddr>,
+    }
 }
 
 impl fmt::Debug for Credentials<'_> {
@@ -125,92 +163,83 @@ impl fmt::Debug for Credentials<'_> {
     }
 }
 
-/// Who a client is, and what it may do.
+/// The user of a client, and what the user may do.
+///
+/// ```
+/// use chat_core::{UserId, UserName};
+/// use chat_server::Identity;
+///
+/// let ann = Identity::new(UserId::new("ann")?).name(Some(UserName::new("Ann")?));
+/// assert_eq!(ann.limit_factor, 1);
+/// # Ok::<(), chat_core::InvalidName>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Identity {
-    /// The user's id: what others see, and what direct messages are sent to.
+    /// The user's id: shown to other users, and the address of direct messages.
     pub user: UserId,
-    /// The user's name; `None` has one made up from the id.
+    /// The user's name; `None` derives one from the id.
     pub name: Option<UserName>,
-    /// What the user may do. By default all that members do, in every room.
+    /// What the user may do. Default: in every room what members do.
     pub grants: Grants,
-    /// When this is true no more. `None`: never.
+    /// When the identity expires; `None`: never. The connection is closed
+    /// [`token_grace`](crate::ServerConfig::token_grace) later.
     pub expires: Option<SystemTime>,
-    /// How many times as much as others the user may use of what
-    /// [`LimitsConfig`](crate::LimitsConfig) limits by rates: for bots. Default 1.
+    /// Multiplies the rates of [`LimitsConfig`](crate::LimitsConfig) for the user, such as a bot. 0 is
+    /// taken as 1. Default 1.
     pub limit_factor: u32,
 }
 
 impl Identity {
-    /// A user with a made-up name, who may do in every room what members do, for ever.
+    /// A user with a name derived from the id and the defaults of the other fields.
     #[must_use]
     pub fn new(user: UserId) -> Self {
         Self { user, name: None, grants: Grants::everywhere(), expires: None, limit_factor: 1 }
     }
+}
 
-    /// Sets [`name`](Self::name).
-    #[must_use]
-    pub fn name(mut self, name: Option<UserName>) -> Self {
-        self.name = name;
-        self
-    }
-
-    /// Sets [`grants`](Self::grants).
-    #[must_use]
-    pub fn grants(mut self, grants: Grants) -> Self {
-        self.grants = grants;
-        self
-    }
-
-    /// Sets [`limit_factor`](Self::limit_factor).
-    #[must_use]
-    pub fn limit_factor(mut self, factor: u32) -> Self {
-        self.limit_factor = factor;
-        self
-    }
-
-    /// Sets [`expires`](Self::expires).
-    #[must_use]
-    pub fn expires(mut self, expires: Option<SystemTime>) -> Self {
-        self.expires = expires;
-        self
+setters! {
+    Identity {
+        name: Option<UserName>,
+        grants: Grants,
+        expires: Option<SystemTime>,
+        limit_factor: u32,
     }
 }
 
-/// Why a client is not let in.
+/// Why a client is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
-    /// There is nothing that would say who it is.
+    /// The client has sent no credentials.
     #[error("a token is needed")]
     Missing,
-    /// What there is proves nothing. The text is told to the client: it holds no secret.
+    /// The credentials are not valid. The client receives the text, which must hold no secret.
     #[error("the token is not valid: {0}")]
     Invalid(String),
-    /// Nobody can say for now.
+    /// The credentials cannot be checked for now. The client receives the text.
     #[error("tokens cannot be checked now: {0}")]
     Unavailable(String),
 }
 
-/// Asks `authenticator`, for as long as a client may take to say who it is.
+/// Calls `authenticator`, at most for `time_limit`.
 pub(crate) async fn authenticate(
     authenticator: &dyn Authenticator,
     client: &Credentials<'_>,
-    patience: Duration,
+    time_limit: Duration,
 ) -> Result<Identity, AuthError> {
-    let asked = timeout(patience, authenticator.authenticate(client)).await;
-    asked
-        .unwrap_or_else(|_| Err(AuthError::Unavailable("it took too long".to_owned())))
-        .inspect_err(log_refusal)
+    timeout(time_limit, authenticator.authenticate(client))
+        .await
+        .unwrap_or_else(|_| Err(AuthError::Unavailable("the check took too long".to_owned())))
+        .inspect_err(log_rejection)
 }
 
-/// Says why a client is refused, for those who look for what is wrong with their tokens: ten lines
-/// a minute at most, since clients can cause them at any rate. The token itself is a secret.
-fn log_refusal(error: &AuthError) {
+/// Logs why a token was rejected, but not the token, which is a secret. At most ten lines a minute:
+/// clients can cause them at any rate.
+fn log_rejection(error: &AuthError) {
     static LINES: [OncePerMinute; 10] = [const { OncePerMinute::new() }; 10];
     if *error != AuthError::Missing && LINES.iter().any(OncePerMinute::is_due) {
-        tracing::warn!(reason = ?error.why(), "token refused");
+        tracing::warn!(reason = ?error.reason(), "token rejected");
     }
 }
 
@@ -222,17 +251,16 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 impl AuthError {
-    /// [`AuthError::Invalid`] because of `why`.
-    pub fn invalid(why: impl Into<String>) -> Self {
-        Self::Invalid(why.into())
+    /// [`AuthError::Invalid`] with this reason.
+    pub fn invalid(reason: impl Into<String>) -> Self {
+        Self::Invalid(reason.into())
     }
 
-    /// The reason alone, without what it is the reason of.
-    #[must_use]
-    pub fn why(&self) -> &str {
+    /// The reason without the prefix of the `Display` form.
+    fn reason(&self) -> &str {
         match self {
             Self::Missing => "a token is needed",
-            Self::Invalid(why) | Self::Unavailable(why) => why,
+            Self::Invalid(reason) | Self::Unavailable(reason) => reason,
         }
     }
 }

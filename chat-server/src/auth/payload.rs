@@ -1,5 +1,5 @@
-//! The claims of a token whose signature is right: each is read for itself, so that the error
-//! names the one that is wrong.
+//! The claims of a token with a valid signature. Each claim is read separately, so that the error
+//! names the wrong one.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,14 +11,14 @@ use super::claims::LATEST_SECOND;
 use super::token_header::{self, even_null, object_of, shown};
 use super::{AuthError, Identity};
 
-/// Rules that a token may hold.
+/// The most rules in the claim `rooms`.
 const MAX_RULES: usize = 256;
 
-/// The most that a token may raise the limits.
+/// The largest `limit_factor`.
 const MAX_FACTOR: u32 = 1000;
 
-/// The claims that count, of whatever type. `null` is as good as none, but for `rooms`: a backend
-/// that has lost its rules must not grant everything.
+/// The supported claims, of any type. `null` is the same as a missing claim, except for `rooms`: a
+/// backend that has lost its rules must not grant everything.
 #[derive(Debug, Deserialize)]
 pub(super) struct Payload {
     sub: Option<Value>,
@@ -33,22 +33,22 @@ pub(super) struct Payload {
     limit_factor: Option<Value>,
 }
 
-/// What is asked of claims.
+/// What the claims must satisfy.
 #[derive(Debug)]
 pub(super) struct Rules {
-    /// How far clocks may be apart.
+    /// How far the clocks of issuer and server may differ.
     pub(super) leeway: Duration,
-    /// The audiences, of which a token must have one; if there are none, it must have none.
+    /// The audiences, of which a token must name one; if there are none, it must name none.
     pub(super) audiences: Vec<String>,
-    /// Who must have made tokens; empty: anybody.
+    /// The issuers, of which a token must name one; if there are none, it may name any.
     pub(super) issuers: Vec<String>,
 }
 
 impl Payload {
-    /// Reads the claims of a token, as they are encoded in it.
+    /// Decodes the claims of a token.
     ///
-    /// Half of an emoji, in a name that was cut by UTF-16 units, is no reason to refuse a token. In
-    /// another claim that counts it is one: different values would become the same.
+    /// Half of an emoji, as in a name that was cut by UTF-16 units, does not make a token invalid. In a
+    /// claim that grants something it does: different values would become equal.
     pub(super) fn read(part: &str) -> Result<Self, AuthError> {
         let json = token_header::text(part).ok_or_else(unreadable)?;
         if let Some(payload) = object_of(&json) {
@@ -66,7 +66,7 @@ impl Payload {
         Ok(payload)
     }
 
-    /// Who the bearer is, if the token is valid `now`.
+    /// The identity of the bearer, if the token is valid `now`.
     pub(super) fn identity(self, rules: &Rules, now: SystemTime) -> Result<Identity, AuthError> {
         let expires = self.lifetime(rules.leeway, now)?;
         check_audience(self.aud.as_ref(), &rules.audiences)?;
@@ -130,7 +130,7 @@ fn time(name: &str, value: Option<&Value>) -> Result<Option<SystemTime>, AuthErr
     Ok(UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds)))
 }
 
-/// RFC 7519, section 4.1.3: a server refuses a token whose audience it does not belong to.
+/// RFC 7519, section 4.1.3: a server rejects a token for another audience.
 fn check_audience(value: Option<&Value>, expected: &[String]) -> Result<(), AuthError> {
     let Some(value) = value else {
         return if expected.is_empty() { Ok(()) } else { Err(missing("aud")) };
@@ -197,7 +197,7 @@ fn capabilities(name: &Value) -> Result<Vec<Capability>, AuthError> {
     one.map(|one| vec![one])
 }
 
-/// An integer, also if it is written as 20.0: JSON does not tell them apart.
+/// An integer, also in the form 20.0: JSON has one type for both.
 fn limit_factor(value: &Value) -> Result<u32, AuthError> {
     let number = value.as_f64().filter(|number| number.fract() == 0.0);
     let factor = number.filter(|number| (1.0..=f64::from(MAX_FACTOR)).contains(number));

@@ -1,15 +1,29 @@
-//! Making tokens.
+//! Signing tokens.
 
 use std::fmt;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
-use super::key::{check_secret, only_block};
-use super::{AuthError, crypto};
+use super::crypto;
+use super::key::{InvalidKey, check_secret, only_block};
 
-/// Makes tokens, for trying out and for tests. Those that are used in earnest are made by
-/// whoever knows the users.
+/// Signs tokens: for a backend in Rust, and for tests.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use chat_core::UserId;
+/// use chat_server::{JwtAuthenticator, JwtSigner, TokenClaims};
+///
+/// let secret = b"0123456789abcdef0123456789abcdef";
+/// let claims = TokenClaims::new(&UserId::new("ann")?, Duration::from_secs(3600))
+///     .name(Some("Ann".to_owned()));
+/// let token = JwtSigner::with_secret(secret)?.sign(&claims)?;
+/// let ann = JwtAuthenticator::with_secret(secret)?.verify(&token)?;
+/// assert_eq!(ann.user.as_str(), "ann");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct JwtSigner {
     key: EncodingKey,
     algorithm: Algorithm,
@@ -19,8 +33,8 @@ impl JwtSigner {
     /// Signs with a shared secret: HS256.
     ///
     /// # Errors
-    /// [`AuthError::Invalid`]: the secret has less than 32 bytes.
-    pub fn with_secret(secret: &[u8]) -> Result<Self, AuthError> {
+    /// [`InvalidKey`] if the secret has less than 32 bytes, or is a key in PEM.
+    pub fn with_secret(secret: &[u8]) -> Result<Self, InvalidKey> {
         check_secret(secret)?;
         crypto::install();
         Ok(Self { key: EncodingKey::from_secret(secret), algorithm: Algorithm::HS256 })
@@ -30,11 +44,11 @@ impl JwtSigner {
     /// (ES384), or Ed25519 (EdDSA).
     ///
     /// # Errors
-    /// [`AuthError::Invalid`] says what is in `pem` instead.
-    pub fn with_private_key(pem: &[u8]) -> Result<Self, AuthError> {
+    /// [`InvalidKey`] says what `pem` contains instead.
+    pub fn with_private_key(pem: &[u8]) -> Result<Self, InvalidKey> {
         let pem = only_block(pem)?;
         if !["PRIVATE KEY", "RSA PRIVATE KEY"].contains(&pem.tag()) {
-            return Err(AuthError::invalid(not_to_sign_with(pem.tag())));
+            return Err(InvalidKey::new(not_to_sign_with(pem.tag())));
         }
         let der = pem.contents();
         let kinds = [
@@ -47,23 +61,28 @@ impl JwtSigner {
         let mut known = kinds.into_iter().filter(|(kind, key)| crypto::signer(kind, key).is_ok());
         let (algorithm, key) = known.next().ok_or_else(|| {
             let needed = "RSA of 2048 bits or more, EC on P-256 or P-384, or Ed25519";
-            AuthError::invalid(format!("it is a private key of another kind than {needed}"))
+            InvalidKey::new(format!("it is a private key of another kind than {needed}"))
         })?;
         Ok(Self { key, algorithm })
     }
 
-    /// A token that says `claims`: [`TokenClaims`](super::TokenClaims), or whatever else
+    /// A token with these claims: [`TokenClaims`](super::TokenClaims), or any other type that
     /// serializes to a JSON object.
     ///
     /// # Errors
-    /// [`AuthError::Invalid`]: `claims` cannot be written as JSON.
-    pub fn sign<T: Serialize>(&self, claims: &T) -> Result<String, AuthError> {
+    /// [`InvalidClaims`] if `claims` cannot be serialized.
+    pub fn sign<T: Serialize>(&self, claims: &T) -> Result<String, InvalidClaims> {
         jsonwebtoken::encode(&Header::new(self.algorithm), claims, &self.key)
-            .map_err(|_| AuthError::invalid("the claims cannot be written as JSON"))
+            .map_err(|error| InvalidClaims(error.into()))
     }
 }
 
-/// What is in a PEM block, if it is no private key of the right form.
+/// Claims that cannot be serialized as JSON.
+#[derive(Debug, thiserror::Error)]
+#[error("the claims cannot be written as JSON")]
+pub struct InvalidClaims(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+/// Says what is in a PEM block that is no private key of the right form.
 fn not_to_sign_with(tag: &str) -> String {
     match tag {
         "EC PRIVATE KEY" => "it is an EC key in the form of SEC 1, and PKCS #8 is needed: \

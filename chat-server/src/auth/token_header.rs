@@ -11,8 +11,7 @@ use serde_json::Value;
 use super::AuthError;
 use super::key::KeyKind;
 
-/// What of a header counts. Everything else is only for others, or a hint where to find the key,
-/// which is known here.
+/// The header fields that matter here. Others are for other uses, or name the key, which is configured.
 #[derive(Debug, Deserialize)]
 struct Header {
     #[serde(default)]
@@ -23,14 +22,14 @@ struct Header {
     b64: Option<Value>,
 }
 
-/// A value that is there, also if it is `null`.
+/// `Some` if the field is present, even if it is `null`.
 pub(super) fn even_null<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }
 
-/// The algorithm that a token says it is signed with, if `key` allows it.
+/// The algorithm in the header, if `key` allows it.
 pub(super) fn algorithm(part: &str, key: KeyKind) -> Result<Algorithm, AuthError> {
     let header: Header = object(part)
         .ok_or_else(|| AuthError::invalid("its header is not a JSON object in base64url"))?;
@@ -73,18 +72,18 @@ pub(super) fn object<T: DeserializeOwned>(part: &str) -> Option<T> {
     object_of(&text(part)?)
 }
 
-/// The text that is encoded in a part of a token.
+/// The decoded text of a part of a token.
 pub(super) fn text(part: &str) -> Option<String> {
     String::from_utf8(URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
 pub(super) fn object_of<T: DeserializeOwned>(json: &str) -> Option<T> {
-    // serde would take an array for a struct as well.
+    // serde would deserialize a struct from an array as well.
     let is_object = json.trim_ascii_start().starts_with('{');
     is_object.then(|| serde_json::from_str(json).ok())?
 }
 
-/// A name out of a token, as it may stand in a log and in an answer.
+/// A name in a token, in a form that is safe in a log and in an answer.
 pub(super) fn shown(name: &str) -> String {
     const LONGEST: usize = 64;
     match name {

@@ -1,4 +1,4 @@
-//! What a frame costs, and waiting until the client's budgets cover it.
+//! The cost of a frame, and the wait until the client's budgets cover it.
 
 use chat_core::{Command, ErrorCode, Rejection, Request, RoomId};
 use chat_transport::Session;
@@ -6,23 +6,23 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::Connection;
-use crate::limits::{Charge, Cost, Refusal, Resource, Wait};
+use crate::limits::{Charge, Cost, RateLimited, Resource, Wait};
 
-/// What Redis takes for the history of a room that is new there, in bytes: most of it is the
-/// first block of a stream (measured with Redis 7.0).
+/// Memory in Redis for the history of a new room, in bytes: most of it is the first block of a
+/// stream (measured with Redis 7.0).
 const NEW_ROOM_BYTES: usize = 5_600;
 
-/// What Redis takes for a message beside its text, its data and the names in it.
+/// Memory in Redis for a message, in bytes, in addition to its text, its data and its names.
 const MESSAGE_BYTES: usize = 60;
 
-/// What Redis takes for the record of a key beside the names in it.
+/// Memory in Redis for the record of an idempotency key, in bytes, in addition to its names.
 const KEY_BYTES: usize = 200;
 
 impl Connection {
-    /// Reads a frame, and takes what it costs from the client's budgets. The frame is to be carried
-    /// out, or refused, after the wait.
+    /// Decodes a frame and charges its cost. The caller carries out or rejects the frame after the
+    /// returned wait.
     ///
-    /// No `async fn`: what it works with would stand in the task while the frame is carried out.
+    /// Not an `async fn`: the task would keep its local variables while the frame is carried out.
     pub(super) fn admit<'a>(
         &mut self,
         text: &'a str,
@@ -30,22 +30,22 @@ impl Connection {
         let decoded = self.decode(text);
         let command = decoded.as_ref().ok().map(|request| &request.command);
         let cost = self.cost(text.len(), command);
-        let charge = if command.is_some_and(is_unrefused) {
+        let charge = if command.is_some_and(is_exempt) {
             self.limiter.take_unrefused(&self.state.limits, cost)
         } else {
             self.limiter.take(&self.state.limits, cost)
         };
         match (decoded, charge.refused) {
             (Ok(Request { id, .. }), Some(refused)) => {
-                (Err(self.too_much(refused).to_request(id)), charge.wait)
+                (Err(self.rate_limited(refused).to_request(id)), charge.wait)
             }
             (decoded, _) => (decoded, charge.wait),
         }
     }
 
-    /// Waits, and returns the frame; `None` if the connection was closed by then, so that a user who
-    /// is banned during the wait sends nothing more.
-    pub(super) async fn wait_with<'a, S>(
+    /// Returns the frame after the wait; `None` if the connection was closed in between: a user who
+    /// is banned during the wait must not publish what was read before the ban.
+    pub(super) async fn delay_frame<'a, S>(
         &mut self,
         session: &mut Session<S>,
         wait: Wait,
@@ -54,19 +54,19 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        self.wait_out(session, wait).await;
+        self.wait_for_budget(session, wait).await;
         (!self.member.is_closed()).then_some(admitted)
     }
 
-    /// Takes what a room costs that the URL names.
+    /// Charges for the join of the room in the URL as for a `join` frame.
     pub(super) fn charge_join(&mut self) -> Charge {
         let cost = Cost::frame(0).and(Resource::Joins, 1).and(Resource::Answered, 1);
         self.limiter.take(&self.state.limits, cost)
     }
 
-    /// Waits until the client's budgets cover a frame. Meanwhile nothing is read from the client:
-    /// TCP slows it down, and what it has sent keeps its order.
-    pub(super) async fn wait_out<S>(&mut self, session: &mut Session<S>, wait: Wait)
+    /// Waits until the client's budgets cover a frame. The socket is not read during the wait: TCP
+    /// slows the client down, and its frames keep their order.
+    pub(super) async fn wait_for_budget<S>(&mut self, session: &mut Session<S>, wait: Wait)
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
@@ -74,15 +74,17 @@ impl Connection {
         session.drive(self.pause(wait.time)).await;
     }
 
-    /// Sends answers, enforces sanctions and the end of the client's token, and reads nothing.
+    /// Waits for `time`. Answers are sent, and sanctions and the end of the token are enforced, but
+    /// no frame is read.
     async fn pause(&mut self, time: Duration) {
         let until = Instant::now() + time;
         let member = self.member.clone();
         loop {
-            let ends = self.ends.at().filter(|ends| *ends < until);
+            // A wait may outlast the token: a throttled client must not stay connected beyond it.
+            let deadline = self.deadline.at().filter(|deadline| *deadline < until);
             tokio::select! {
-                () = sleep_until(ends.unwrap_or(until)) => match ends {
-                    Some(_) => self.run_out_of_time(),
+                () = sleep_until(deadline.unwrap_or(until)) => match deadline {
+                    Some(_) => self.on_deadline(),
                     None => return,
                 },
                 () = self.answer(), if !self.in_flight.is_empty() => {}
@@ -94,11 +96,14 @@ impl Connection {
         }
     }
 
-    /// The answer to a frame that would wait for longer than a client should.
-    pub(super) fn too_much(&self, Refusal { limit, retry_after }: Refusal) -> Rejection {
+    /// The answer to a frame whose wait would exceed `max_wait`.
+    pub(super) fn rate_limited(
+        &self,
+        RateLimited { limit, retry_after }: RateLimited,
+    ) -> Rejection {
         self.state.metrics.limited(limit);
-        let message = "This is too much in too short a time, and was not carried out.";
-        // Rounded up: a client that comes back then is not too early.
+        let message = "The rate limit is exceeded, and the request was not carried out. Send it again after retry_after_ms.";
+        // Rounded up: a client that retries exactly then must not be rejected as too early.
         let retry_after_ms = retry_after.as_millis() as u64 + 1;
         Rejection::new(ErrorCode::RateLimited, message).retry_after_ms(retry_after_ms)
     }
@@ -118,7 +123,7 @@ impl Connection {
         }
     }
 
-    /// What a message adds to Redis.
+    /// Memory that a message adds to Redis, in bytes.
     fn kept_bytes(&self, command: &Command<'_>) -> usize {
         let Some((room, bytes)) = self.message_bytes(command) else { return 0 };
         let key = match command {
@@ -127,22 +132,24 @@ impl Connection {
         };
         let new_room = if self.may_be_new(command) { NEW_ROOM_BYTES } else { 0 };
         match self.joined_room(room) {
-            Some(place) if place.room_bytes == 0 => 0,
-            // Once as much as the room keeps came from this connection, it replaces other messages.
-            Some(place) => {
-                let added = bytes.min(place.room_bytes - place.kept_bytes);
+            Some(joined) if joined.room_bytes == 0 => 0,
+            // A room keeps `room_bytes` at most. Once this connection has added as much, each of its
+            // messages evicts an older one, and Redis grows no further.
+            Some(joined) => {
+                let added = bytes.min(joined.room_bytes - joined.kept_bytes);
                 new_room + added + key.map_or(0, |key| self.kept_key(room, key))
             }
             None => self.state.hub.retention(room).map_or(0, |_| new_room + bytes),
         }
     }
 
-    /// Whether a message may be the first of its room. It is paid for as such before it is sent,
-    /// or a client that does not wait for the answer would have the room for nothing.
+    /// Whether a message may be the first of its room. The new room is charged before the message is
+    /// published and refunded if the answer shows another offset: a client that closes before the
+    /// answer would otherwise create rooms for free.
     pub(super) fn may_be_new(&self, command: &Command<'_>) -> bool {
         let Some((room, _)) = self.message_bytes(command) else { return false };
         match self.joined_room(room) {
-            Some(place) => place.room_bytes > 0 && place.may_be_new,
+            Some(joined) => joined.room_bytes > 0 && joined.may_be_new,
             None => {
                 matches!(command, Command::Send { members_only: false, .. })
                     && self.state.hub.retention(room).is_some()
@@ -150,17 +157,17 @@ impl Connection {
         }
     }
 
-    /// A message that has been paid for counts as added to its room.
+    /// Counts a charged message as added to its room.
     pub(super) fn count_kept(&mut self, command: &Command<'_>) {
         let Some((room, bytes)) = self.message_bytes(command) else { return };
-        let index = self.rooms.iter().position(|place| place.room == *room);
-        if let Some(place) = index.and_then(|index| self.rooms.get_mut(index)) {
-            place.kept_bytes = place.room_bytes.min(place.kept_bytes + bytes);
-            place.may_be_new = false;
+        let index = self.rooms.iter().position(|joined| joined.room == *room);
+        if let Some(joined) = index.and_then(|index| self.rooms.get_mut(index)) {
+            joined.kept_bytes = joined.room_bytes.min(joined.kept_bytes + bytes);
+            joined.may_be_new = false;
         }
     }
 
-    /// The room of a message, and what it takes in a history.
+    /// The room of a message, and its bytes in the history.
     fn message_bytes<'a>(&'a self, command: &'a Command<'_>) -> Option<(&'a RoomId, usize)> {
         let Command::Send { room, content, .. } = command else { return None };
         let room = room.as_ref().or(self.current.as_ref())?;
@@ -170,31 +177,31 @@ impl Connection {
         Some((room, bytes + MESSAGE_BYTES + user.id.as_str().len() + user.name.as_str().len()))
     }
 
-    /// What Redis takes for the record of a message's key.
+    /// Memory in Redis for the record of a message's idempotency key, in bytes.
     fn kept_key(&self, room: &RoomId, key: &str) -> usize {
         let names = [room.as_str(), self.member.user.id.as_str(), key];
         KEY_BYTES + names.into_iter().map(percent_encoded_len).sum::<usize>()
     }
 
-    /// A message that was paid for as the first of its room was none.
+    /// Gives back the charge for a new room: the room had a history already.
     pub(super) fn refund_room(&mut self) {
         let room = Cost::default().and(Resource::Kept, NEW_ROOM_BYTES);
         self.limiter.give_back(&self.state.limits, room);
     }
 
-    /// An answer has turned out to be so large.
-    pub(super) fn pay_for_answer(&mut self, bytes: usize) {
+    /// Charges for an answer whose size was unknown before it was sent.
+    pub(super) fn charge_answer(&mut self, bytes: usize) {
         self.limiter.debit(&self.state.limits, Cost::default().and(Resource::Answered, bytes));
     }
 }
 
-/// Whether a command is never refused: a client that ends something, says who it is or asks for a
-/// sign of life must get through, whatever its user has used up.
-fn is_unrefused(command: &Command<'_>) -> bool {
+/// Whether a command is exempt from rejection: a client must be able to leave, authenticate and
+/// ping even if the budgets of its user are used up.
+fn is_exempt(command: &Command<'_>) -> bool {
     matches!(command, Command::Ping | Command::Hello(_) | Command::Leave { .. })
 }
 
-/// The length of a name in a key of Redis.
+/// The length of a name in a Redis key, in bytes.
 fn percent_encoded_len(name: &str) -> usize {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     name.bytes().map(|byte| if is_plain(byte) { 1 } else { 3 }).sum()

@@ -1,14 +1,15 @@
-//! What a client is known by before it has said anything.
+//! The parameters of a client in its handshake.
 
 use chat_core::{Dialect, RoomId, User, UserId, UserName};
 
 use crate::auth::Access;
 use crate::secret::Secret;
 
-/// What is known of a client before its first frame.
+/// The parameters of a connection, known before its first frame.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectParams {
-    /// It asked for [`Dialect::SUBPROTOCOL`]: no first frame can say otherwise.
+    /// Whether the client asked for [`Dialect::SUBPROTOCOL`]. Then its first frame does not determine
+    /// the dialect.
     pub(crate) native: bool,
     /// `?userId=`.
     pub(crate) user_id: Option<UserId>,
@@ -16,16 +17,16 @@ pub(crate) struct ConnectParams {
     pub(crate) name: Option<UserName>,
     /// `/join-room/{roomId}`.
     pub(crate) room: Option<RoomId>,
-    /// `?history=`.
+    /// `?history=`: how many messages of the room the client receives.
     pub(crate) history: u32,
-    /// `?token=`, until it has been looked at.
+    /// `?token=`, until it is verified.
     pub(crate) token: Option<Secret>,
-    /// How far it has been let in.
+    /// What the client may do.
     pub(crate) access: Access,
 }
 
 impl ConnectParams {
-    /// What the client speaks unless its first frame says otherwise.
+    /// The dialect of the client; `None` if its first frame determines it.
     pub(super) fn dialect(&self) -> Option<Dialect> {
         if self.native {
             Some(Dialect::Native)
@@ -36,14 +37,14 @@ impl ConnectParams {
         }
     }
 
-    /// Who the client is: whoever it was found to be, or else says that it is.
+    /// The user of the client: of its identity, or else by the parameters.
     pub(super) fn user(&self, make_id: impl FnOnce() -> UserId) -> User {
         match (&self.access, &self.user_id) {
             (Access::Granted(identity), _) => {
                 User::new(identity.user.clone(), identity.name.clone())
             }
             (Access::Open, Some(id)) => {
-                // Whoever is called by an id goes by it.
+                // A user without a name is shown by its id.
                 let name = self.name.clone().or_else(|| UserName::new(id.as_str()).ok());
                 User::new(id.clone(), name)
             }

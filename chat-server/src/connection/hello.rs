@@ -1,4 +1,4 @@
-//! Who the client says it is, and what proves it.
+//! The `hello` frame: identity, token and resume secret of the client.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -20,15 +20,17 @@ impl Connection {
         hello: Hello<'_>,
     ) -> Result<(), Rejection> {
         match self.state.authenticator.clone() {
-            Some(authenticator) => self.show_token(&*authenticator, hello.token.as_deref()).await?,
+            Some(authenticator) => {
+                self.authenticate(&*authenticator, hello.token.as_deref()).await?
+            }
             None => self.identify(hello).await?,
         }
-        self.welcome(id).await;
+        self.send_welcome(id).await;
         Ok(())
     }
 
-    /// The client is who its token says; what it may do is what the newest token says.
-    async fn show_token(
+    /// Authenticates the client by its token. The latest token determines its permissions.
+    async fn authenticate(
         &mut self,
         authenticator: &dyn Authenticator,
         token: Option<&str>,
@@ -38,28 +40,29 @@ impl Connection {
             return if self.access.is_pending() { Err(missing()) } else { Ok(()) };
         };
         let credentials = Credentials { token: Some(token), ..Credentials::default() };
-        let asked = auth::authenticate(authenticator, &credentials, self.state.config.auth_timeout);
-        let identity = asked.await.map_err(|error| {
+        let authenticated =
+            auth::authenticate(authenticator, &credentials, self.state.config.auth_timeout);
+        let identity = authenticated.await.map_err(|error| {
             self.state.metrics.limited("token");
             authentication_failed(&error)
         })?;
-        self.authenticated(identity).await
+        self.on_authenticated(identity).await
     }
 
-    async fn authenticated(&mut self, identity: Identity) -> Result<(), Rejection> {
+    async fn on_authenticated(&mut self, identity: Identity) -> Result<(), Rejection> {
         self.rename(User::new(identity.user.clone(), identity.name.clone()))?;
         self.access = Access::Granted(Arc::new(identity));
-        self.start_as_user();
+        self.enforce_server_ban();
         self.set_deadline();
-        self.share_with_others();
+        self.share_budgets();
         self.open_inbox();
         self.recheck_permissions().await;
         Ok(())
     }
 
-    /// What was done to the user before does not concern this connection, but for bans: those
-    /// that come from now on find it.
-    fn start_as_user(&mut self) {
+    /// Enforces a ban of the user that the client has become. Earlier kicks of that user do not apply:
+    /// they were for other connections.
+    fn enforce_server_ban(&mut self) {
         if self.rooms.is_empty() {
             self.since = self.state.moderation.now();
         }
@@ -68,37 +71,38 @@ impl Connection {
         }
     }
 
-    /// Leaves rooms that a new token does not allow any more, and sees in the others what it
-    /// allows to see.
+    /// Leaves the rooms that the new token does not allow, and updates in the others whether the client
+    /// sees presence.
     async fn recheck_permissions(&mut self) {
-        let rooms: Vec<RoomId> = self.rooms.iter().map(|place| place.room.clone()).collect();
+        let rooms: Vec<RoomId> = self.rooms.iter().map(|joined| joined.room.clone()).collect();
         for room in rooms {
             if !self.may(Capability::Join, &room).await {
                 self.evict_from(&room, EvictionReason::Forbidden, None);
                 continue;
             }
             let sees_presence = self.may(Capability::Presence, &room).await;
-            let member = self.member.seeing(sees_presence);
-            if let Some(place) = self.rooms.iter_mut().find(|place| place.room == room) {
-                place.sees_presence = sees_presence;
-                place.membership.replace(member);
+            let member = self.member.with_presence(sees_presence);
+            // `may` has awaited: a sanction may have evicted the client from the room.
+            if let Some(joined) = self.rooms.iter_mut().find(|joined| joined.room == room) {
+                joined.sees_presence = sees_presence;
+                joined.membership.replace(member);
             }
         }
     }
 
-    /// Nobody asks for more than a name.
+    /// Sets the name, and the user of a resume secret, on a server without an authenticator.
     async fn identify(&mut self, hello: Hello<'_>) -> Result<(), Rejection> {
         let known = &self.member.user;
         let user_id = match &hello.resume {
             Some(resume) => self.resumed(resume).await?,
             None => known.id.clone(),
         };
-        let name = hello.name.or_else(|| (user_id == known.id).then(|| known.name.clone()));
-        let is_another = user_id != known.id;
+        let is_other_user = user_id != known.id;
+        let name = hello.name.or_else(|| (!is_other_user).then(|| known.name.clone()));
         self.rename(User::new(user_id, name))?;
-        if is_another {
-            self.share_with_others();
-            self.start_as_user();
+        if is_other_user {
+            self.share_budgets();
+            self.enforce_server_ban();
         }
         Ok(())
     }
@@ -107,15 +111,15 @@ impl Connection {
         if user == *self.member.user {
             return Ok(());
         }
-        // The name in a token may change, and a renewal must not fail for that.
+        // The name may differ in a renewed token of the same user, and the renewal must not fail.
         let is_renewal = self.access.identity().is_some() && user.id == self.member.user.id;
         if !self.rooms.is_empty() && !is_renewal {
             return Err(Rejection::new(
                 ErrorCode::Forbidden,
-                "Say who you are before you join a room; in one you stay who you are.",
+                "The user cannot change while the client is in a room. Send hello before the first join.",
             ));
         }
-        self.become_member(Arc::new(user), self.member.dialect);
+        self.set_identity(Arc::new(user), self.member.dialect);
         self.open_inbox();
         Ok(())
     }
@@ -124,26 +128,27 @@ impl Connection {
         let broker = &**self.state.hub.broker();
         let proven = self.state.resume.verify(broker, resume).await;
         proven.map_err(|error| unavailable(&error))?.ok_or_else(|| {
-            Rejection::new(ErrorCode::Unauthorized, "The resume secret proves nothing here.")
+            Rejection::new(ErrorCode::Unauthorized, "The resume secret is not valid.")
         })
     }
 
-    /// Whoever has been welcomed can be written to, unless the broker is away: then both
-    /// that and the resume secret have to wait, and the client need not.
-    async fn welcome(&self, id: Option<&RawValue>) {
+    /// Sends `welcome` once the inbox is subscribed: direct messages sent after it arrive. While the
+    /// broker is unavailable the client is welcomed without an inbox and without a resume secret
+    /// rather than kept waiting.
+    async fn send_welcome(&self, id: Option<&RawValue>) {
         let (user, broker) = (&self.member.user, &**self.state.hub.broker());
         let mut resume = None;
         if broker.status() == Status::Ready && !self.access.is_pending() {
             if let Some(inbox) = &self.inbox
                 && let Err(error) = inbox.subscribed().await
             {
-                tracing::debug!(%error, "welcomed without an inbox");
+                tracing::debug!(%error, "inbox not subscribed before welcome");
             }
             if self.state.authenticator.is_none() {
                 resume = self.state.resume.issue(broker, &user.id).await.ok();
             }
         }
-        let limits = self.state.config.told_limits(self.limiter.factor());
+        let limits = self.state.config.announced_limits(self.limiter.factor());
         let session = self.state.session_name(self.id);
         let mut welcome = Welcome::new(session, &**user, &*self.state.node, limits);
         welcome.resume = resume.map(Cow::Owned);
@@ -161,8 +166,8 @@ fn authentication_failed(error: &AuthError) -> Rejection {
     Rejection::new(code, format!("Authentication failed: {error}."))
 }
 
-/// Milliseconds that every client can read: an application may have users whose identity ends with
-/// the last time that there is, and numbers of JavaScript are exact up to 2^53 - 1.
+/// Milliseconds, at most 2^53 - 1: JavaScript reads larger integers inexactly, and an authenticator
+/// may return any expiry.
 fn exact_millis(time: Duration) -> u64 {
     const LARGEST: u128 = (1 << 53) - 1;
     time.as_millis().min(LARGEST) as u64
@@ -173,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_time_is_beyond_what_clients_can_read() {
+    fn milliseconds_are_exact_in_javascript() {
         assert_eq!(exact_millis(Duration::from_millis(1500)), 1500);
         assert_eq!(exact_millis(Duration::MAX), 9_007_199_254_740_991);
     }

@@ -13,20 +13,20 @@ use tokio::time::{Instant, timeout_at};
 use super::{Connection, unavailable};
 use crate::member::Member;
 
-/// Messages in one page at most, and if the client does not say how many.
-const PAGE: u32 = 256;
+/// The most messages in a page, and the default.
+const MAX_PAGE: u32 = 256;
 
 /// How long a page waits for the hub to catch up with the broker before it is read from the broker.
-const BEHIND: Duration = Duration::from_millis(100);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How many times as much a page costs that the broker has to read.
-const READ: usize = 2;
+/// How many times its bytes a page costs that was read from the broker.
+const READ_COST_FACTOR: usize = 2;
 
-/// A page, and where the room stood then.
+/// A page, and the position of the room when it was read.
 struct HistoryPage {
     position: Position,
     entries: Vec<HistoryEntry>,
-    /// Whether there is more in the direction of reading.
+    /// Whether the history has further messages in the direction of reading.
     more: bool,
 }
 
@@ -42,29 +42,29 @@ impl Connection {
         if self.state.hub.retention(room).is_none() {
             return Err(Rejection::new(ErrorCode::HistoryDisabled, "This room keeps no history."));
         }
-        self.member.drained(self.time_limit(), &mut self.ends).await;
+        self.member.drained(self.time_limit(), &mut self.deadline).await;
         if self.member.is_closed() {
             return Ok(());
         }
-        let limit = limit.unwrap_or(PAGE).clamp(1, PAGE);
-        let (page, factor) = match self.held_page(room, range, limit).await {
+        let limit = limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
+        let (page, factor) = match self.page_from_memory(room, range, limit).await {
             Some(page) => (page, 1),
             None => {
-                let page = self.read_page(room, range, limit).await;
-                (page.map_err(|error| unavailable(&error))?, READ)
+                let page = self.page_from_broker(room, range, limit).await;
+                (page.map_err(|error| unavailable(&error))?, READ_COST_FACTOR)
             }
         };
-        let bytes = self.show(id, room, &page);
-        self.pay_for_answer(factor * bytes);
+        let bytes = self.send_page(id, room, &page);
+        self.charge_answer(factor * bytes);
         Ok(())
     }
 
-    /// The page from this server's memory, if all of it is there: what most clients ask for costs
-    /// the broker nothing, however often they do.
+    /// The page from this server's memory, if the memory has all of it: most pages are read without
+    /// the broker.
     ///
     /// A client that received `ok` finds its message in the page: the broker may acknowledge a
     /// publication before it arrives at the hub, so the page waits until the hub has it.
-    async fn held_page(
+    async fn page_from_memory(
         &self,
         room: &RoomId,
         range: HistoryRange,
@@ -72,28 +72,29 @@ impl Connection {
     ) -> Option<HistoryPage> {
         let membership = &self.joined_room(room)?.membership;
         let known = self.state.hub.broker().known_position(membership.topic()).unwrap_or_default();
-        let deadline = Instant::now() + BEHIND;
+        let deadline = Instant::now() + CATCH_UP_TIMEOUT;
         loop {
-            let mut held = Held::Missing;
-            // Encoded later, outside of the room's lock.
-            membership.with_snapshot(|snapshot| held = Held::of(&snapshot, known, range, limit));
+            let mut held = PageLookup::Missing;
+            // `with_snapshot` holds the room's lock: the page is encoded after it.
+            membership
+                .with_snapshot(|snapshot| held = PageLookup::of(&snapshot, known, range, limit));
             match held {
-                Held::Page(page) => return Some(page),
-                Held::Behind(position) => {
+                PageLookup::Page(page) => return Some(page),
+                PageLookup::Behind(position) => {
                     timeout_at(deadline, membership.position_changed(Some(position))).await.ok()?;
                 }
-                Held::Missing => return None,
+                PageLookup::Missing => return None,
             }
         }
     }
 
-    async fn read_page(
+    async fn page_from_broker(
         &self,
         room: &RoomId,
         range: HistoryRange,
         limit: u32,
     ) -> Result<HistoryPage, BrokerError> {
-        // One more than asked for says whether there are more.
+        // One more than asked for shows whether there are more.
         let History { position, mut entries, .. } = self.read(room, range, limit + 1).await?;
         let is_cut_short = is_cut_short(&entries, limit);
         let more = match range {
@@ -125,8 +126,8 @@ impl Connection {
         self.state.hub.history(HistoryRead::new(Topic::Room(room.clone()), range, limit)).await
     }
 
-    /// Returns how many bytes that took.
-    fn show(&self, id: Option<&RawValue>, room: &RoomId, page: &HistoryPage) -> usize {
+    /// Returns the bytes of the frame.
+    fn send_page(&self, id: Option<&RawValue>, room: &RoomId, page: &HistoryPage) -> usize {
         let HistoryPage { position, ref entries, more } = *page;
         let messages = PageFrame::page(room, position.epoch, entries);
         let history = wire::History::new(room, position, messages, more);
@@ -134,15 +135,15 @@ impl Connection {
     }
 }
 
-/// What the hub holds of a page.
-enum Held {
+/// A page as far as the hub has it in memory.
+enum PageLookup {
     Page(HistoryPage),
     /// The hub has yet to receive what the broker has acknowledged.
     Behind(Position),
     Missing,
 }
 
-impl Held {
+impl PageLookup {
     fn of(
         snapshot: &Snapshot<'_, Member>,
         known: Position,
@@ -167,7 +168,7 @@ impl Held {
     }
 }
 
-/// Whether a read may have ended for its bytes: then it says nothing of what lies before it. One
+/// Whether a read may have ended at its limit of bytes: then it does not show what precedes it. A read
 /// with fewer messages may also have ended at a hole.
 fn is_cut_short(entries: &[HistoryEntry], limit: u32) -> bool {
     let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();

@@ -1,5 +1,5 @@
-//! A client's request to join a room: the `joined` frame, what it costs, and how long the client may
-//! take to read what it missed. What it missed is the hub's part.
+//! A client's request to join a room: the `joined` frame, its cost, and how long the client may take
+//! to read missed messages. The hub recovers those.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use chat_core::wire::{Joined, PageFrame, ServerFrame, User};
 use chat_core::{DeliveryOutcome, RoomId};
 use serde_json::value::RawValue;
 
-use super::members::{self, Asker};
+use super::members::{self, Requester};
 use crate::deadline::Deadline;
 use crate::member::Member;
 
@@ -19,22 +19,23 @@ use crate::member::Member;
 pub(super) struct JoinRequest {
     pub(super) id: Option<Box<RawValue>>,
     pub(super) room: RoomId,
-    /// The client is not in the room yet; else it joins again.
+    /// Whether the client is not in the room yet. Otherwise it joins again.
     pub(super) is_joining: bool,
-    /// How long it may take to read what waits for it.
+    /// How long the client may take to read its outbox.
     pub(super) time_limit: Duration,
-    /// When its connection ends.
-    pub(super) ends: Deadline,
+    /// When the connection ends.
+    pub(super) deadline: Deadline,
+    /// The most members in `joined`.
     pub(super) max_listed: usize,
-    /// What its answers cost, in bytes: of a join that fails, too.
+    /// Bytes of answers so far. Shared, so that a join that fails is charged as well.
     pub(super) answered: Arc<AtomicUsize>,
 }
 
 impl Joiner<Member> for JoinRequest {
     fn on_snapshot(&mut self, member: &Member, snapshot: &Snapshot<'_, Member>) -> DeliveryOutcome {
         if member.sees_presence() {
-            let asker = Asker { user: &member.user, is_joining: self.is_joining };
-            members::list(snapshot, asker, self.max_listed, |members, count| {
+            let requester = Requester { user: &member.user, is_joining: self.is_joining };
+            members::list(snapshot, requester, self.max_listed, |members, count| {
                 self.reply(member, snapshot, members, count);
             });
         } else {
@@ -45,9 +46,9 @@ impl Joiner<Member> for JoinRequest {
             && let Some(batch) = snapshot.batch()
         {
             self.count(batch.payload_len());
-            member.take(&batch);
+            member.send_batch(&batch);
         }
-        // Frames that have no room close the member.
+        // `reply` and `send_batch` close the member if its outbox is full.
         if member.is_closed() { DeliveryOutcome::Closed } else { DeliveryOutcome::Queued }
     }
 
@@ -56,9 +57,9 @@ impl Joiner<Member> for JoinRequest {
     }
 
     async fn drained(&mut self, member: &Member) -> bool {
-        member.drained(self.time_limit, &mut self.ends).await;
-        // A sanction may concern a room that is not among those of the connection yet: a client that
-        // was notified joins again, if it still may.
+        member.drained(self.time_limit, &mut self.deadline).await;
+        // The room is not in `Connection::rooms` yet, so a sanction on it cannot be enforced there: a
+        // notified client is closed, and joins again if it may.
         !member.is_closed() && !member.is_notified()
     }
 

@@ -1,4 +1,4 @@
-//! Clients of one server, over a broker that fails when told to.
+//! Clients of one server, over a broker with injected faults.
 
 use std::sync::Arc;
 
@@ -47,20 +47,20 @@ impl World {
         WsClient::connect_with(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await
     }
 
-    async fn say(&self, room: &str, text: &str, retention: Retention) -> Position {
+    async fn publish(&self, room: &str, text: &str, retention: Retention) -> Position {
         let topic = Topic::Room(RoomId::new(room).unwrap());
         let options = PublishOptions::default().retention(retention);
-        let published = self.other.publish(&topic, said(text), options).await.unwrap().await;
-        published.unwrap().position.expect("it is kept")
+        let published = self.other.publish(&topic, message(text), options).await.unwrap().await;
+        published.unwrap().position.expect("persisted")
     }
 }
 
-fn said(text: &str) -> Bytes {
+fn message(text: &str) -> Bytes {
     let user = Sender::new("u", "U", "#FFFFFF");
     envelope::encode(&Event::Message(Message::new(user, text, 0)))
 }
 
-/// Joins, and gives the next frame of this type.
+/// Joins, and returns the next frame of this type.
 async fn join(client: &mut WsClient, room: &str, since: Option<Position>, kind: &str) -> Value {
     client.send_json(&json!({"type": "join", "room": room, "since": since})).await;
     next_of(client, kind).await
@@ -75,15 +75,15 @@ async fn next_of(client: &mut WsClient, kind: &str) -> Value {
     }
 }
 
-/// A position in another sequence: what follows on it is not at hand.
-fn elsewhere() -> Option<Position> {
+/// A position in another sequence, which the hub does not have in memory.
+fn other_epoch() -> Option<Position> {
     Some(Position { epoch: Epoch::from_random(7), offset: 1 })
 }
 
 #[tokio::test]
-async fn places_beyond_any_are_answered() {
+async fn join_with_any_offset_is_answered() {
     let world = World::start().await;
-    let here = world.say("r", "a", Retention::default()).await;
+    let here = world.publish("r", "a", Retention::default()).await;
     let mut client = world.client("ann").await;
     for offset in [2, 1 << 53, u64::MAX] {
         let joined = join(&mut client, "r", Some(Position { offset, ..here }), "joined").await;
@@ -100,21 +100,20 @@ async fn places_beyond_any_are_answered() {
     assert_eq!((&page["messages"], &page["more"]), (&json!([]), &json!(false)));
 }
 
-/// A client that has received more on another server than this one has.
+/// A client that has received messages on another server that this one has not.
 async fn ahead(world: &World) -> (WsClient, WsClient, Position) {
-    world.say("r", "1", Retention::default()).await;
+    world.publish("r", "1", Retention::default()).await;
     let mut watcher = world.client("watcher").await;
     join(&mut watcher, "r", None, "joined").await;
     world.broker.lose_publications(2, LossNotice::Nothing);
-    world.say("r", "2", Retention::default()).await;
-    let here = world.say("r", "3", Retention::default()).await;
+    world.publish("r", "2", Retention::default()).await;
+    let here = world.publish("r", "3", Retention::default()).await;
     let mut client = world.client("ann").await;
     let joined = join(&mut client, "r", Some(here), "joined").await;
     assert_eq!((&joined["recovered"], &joined["offset"]), (&json!(true), &json!(3)));
     (client, watcher, here)
 }
 
-/// A ban does not wait for the room.
 #[tokio::test]
 async fn ban_is_enforced_while_the_server_is_behind() {
     let world = World::start().await;
@@ -122,33 +121,32 @@ async fn ban_is_enforced_while_the_server_is_behind() {
     let ban = Bytes::from_static(b"{\"id\":\"1\"}");
     world.other.set("ban\nann", ban, SetOptions::default()).await.unwrap();
     let closed = timeout(Duration::from_secs(5), client.recv_until_close()).await;
-    let (_, (code, _)) = closed.expect("at once");
-    assert_eq!(code, CloseReason::InternalError.code(), "it comes back, and is refused");
+    let (_, (code, _)) = closed.expect("without waiting for the room");
+    assert_eq!(code, CloseReason::InternalError.code(), "the client reconnects, and is rejected");
     let url = format!("ws://{}/ws?userId=ann", world.address);
     let again = WsClient::try_connect(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await;
     assert_eq!(again.err().map(|status| status.as_u16()), Some(403));
 }
 
-/// What it asked for cannot be read: it is in the room as before.
 #[tokio::test]
-async fn member_whose_first_page_cannot_be_read_stays() {
+async fn failed_rejoin_keeps_the_membership() {
     let world = World::start().await;
     let mut client = world.client("ann").await;
     join(&mut client, "r", None, "joined").await;
     world.broker.fail_next(Call::History, 1);
-    join(&mut client, "r", elsewhere(), "error").await;
-    world.say("r", "x", Retention::default()).await;
+    join(&mut client, "r", other_epoch(), "error").await;
+    world.publish("r", "x", Retention::default()).await;
     assert_eq!(next_of(&mut client, "message").await["message"], "x");
 }
 
-/// It receives nothing while it catches up, and would not know that it never will.
+/// A member receives no live messages while it catches up, so it must not stay in that state.
 #[tokio::test]
-async fn a_member_that_cannot_catch_up_is_closed() {
+async fn member_that_cannot_catch_up_is_closed() {
     let world = World::start().await;
     for _ in 0..30 {
-        world.say("r", &"x".repeat(30_000), Retention::default()).await;
+        world.publish("r", &"x".repeat(30_000), Retention::default()).await;
     }
-    // It takes a page at a time, and the server reads the next one when it has.
+    // The narrow socket takes one page: the server reads the next one later.
     let mut client = WsClient::connect_narrow(&format!("ws://{}/ws", world.address)).await;
     client.send_json(&json!({"type": "hello"})).await;
     let joined = join(&mut client, "r", None, "joined").await;
@@ -161,7 +159,7 @@ async fn a_member_that_cannot_catch_up_is_closed() {
 }
 
 #[tokio::test]
-async fn a_return_that_fails_is_not_a_leave() {
+async fn failed_rejoin_within_grace_publishes_no_leave() {
     let world = World::start().await;
     let mut watcher = world.client("watcher").await;
     join(&mut watcher, "r", None, "presence").await;
@@ -172,22 +170,22 @@ async fn a_return_that_fails_is_not_a_leave() {
 
     let mut ann = world.client("ann").await;
     world.broker.fail_next(Call::History, 1);
-    join(&mut ann, "r", elsewhere(), "error").await;
-    join(&mut ann, "r", elsewhere(), "joined").await;
-    world.say("r", "x", Retention::default()).await;
+    join(&mut ann, "r", other_epoch(), "error").await;
+    join(&mut ann, "r", other_epoch(), "joined").await;
+    world.publish("r", "x", Retention::default()).await;
     let next = watcher.recv_json().await;
     assert_eq!((&next["type"], &next["message"]), (&json!("message"), &json!("x")));
 }
 
-/// More than an outbox holds, asked for at once.
+/// The client asks for more than its outbox holds.
 #[tokio::test]
-async fn many_rooms_with_much_to_tell_cost_nobody_the_connection() {
+async fn many_large_answers_do_not_close_the_client() {
     const ROOMS: usize = 64;
     let world = World::start().await;
     let text = "x".repeat(30_000);
     for n in 0..ROOMS {
         for _ in 0..8 {
-            world.say(&format!("r{n}"), &text, Retention::default()).await;
+            world.publish(&format!("r{n}"), &text, Retention::default()).await;
         }
     }
     let mut client = WsClient::connect_narrow(&format!("ws://{}/ws", world.address)).await;
@@ -205,15 +203,15 @@ async fn many_rooms_with_much_to_tell_cost_nobody_the_connection() {
     }
 }
 
-/// Six bytes of a frame for one of the history.
+/// A byte of the history takes six bytes of a frame.
 #[tokio::test]
-async fn messages_that_grow_in_frames_can_be_caught_up_with() {
+async fn messages_with_escapes_are_recovered() {
     const MESSAGES: u64 = 250;
     let world = World::start().await;
     let text = "\u{1}".repeat(10_000);
     let all = Retention::default().bytes(usize::MAX);
     for _ in 0..MESSAGES {
-        world.say("r", &text, all).await;
+        world.publish("r", &text, all).await;
     }
     let mut client = WsClient::connect_narrow(&format!("ws://{}/ws", world.address)).await;
     client.send_json(&json!({"type": "hello"})).await;
@@ -225,13 +223,13 @@ async fn messages_that_grow_in_frames_can_be_caught_up_with() {
 }
 
 #[tokio::test]
-async fn a_room_that_keeps_little_is_told_of_without_asking_the_broker() {
+async fn history_in_memory_is_read_without_the_broker() {
     let few = Retention::default().messages(3);
     let mut config = ServerConfig::default();
     config.hub = config.hub.history(HistoryRules::new(Some(few)));
     let world = World::start_with(config).await;
     for text in ["a", "b", "c", "d", "e"] {
-        world.say("r", text, few).await;
+        world.publish("r", text, few).await;
     }
     let mut first = world.client("ann").await;
     join(&mut first, "r", None, "joined").await;
@@ -244,10 +242,10 @@ async fn a_room_that_keeps_little_is_told_of_without_asking_the_broker() {
 }
 
 #[tokio::test]
-async fn expired_room_is_joined_without_asking_the_broker() {
+async fn expired_history_is_read_without_the_broker() {
     let world = World::start().await;
     let brief = Retention::default().ttl(Duration::ZERO);
-    world.say("r", "a", brief).await;
+    world.publish("r", "a", brief).await;
     let mut first = world.client("ann").await;
     join(&mut first, "r", None, "joined").await;
     let reads = world.broker.count(Call::History);

@@ -1,4 +1,4 @@
-//! Whether the client may do what it asks for: by its token, and the bans that stand.
+//! Whether a command is permitted: by the token of the client, and by active bans.
 
 use chat_broker::BrokerError;
 use chat_core::{
@@ -7,23 +7,25 @@ use chat_core::{
 
 use super::{Connection, unavailable};
 use crate::auth::{Action, unauthorized};
-use crate::moderation::Scope;
+use crate::moderation::SanctionScope;
 
-/// What a command needs.
-enum Need<'a> {
-    /// Nothing: it is how a client says who it is, and that it lives.
+/// What a client needs to send a command.
+enum Requirement<'a> {
+    /// Nothing: `hello` and `ping` precede authentication.
     Nothing,
-    /// To have said who it is.
+    /// Authentication, where the server asks for it.
     Identity,
+    /// Permission for an action.
     Capability(Action<'a>),
 }
 
 impl Connection {
-    /// Reads a frame, within the limits for what is in it.
+    /// Decodes a frame, and checks its nesting and its names.
     pub(super) fn decode<'a>(&self, text: &'a str) -> Result<Request<'a>, Rejection> {
         let limits = self.state.limits.config();
         if json::is_nested_deeper(text, limits.json_depth) {
-            let message = format!("A frame is at most {} deep.", limits.json_depth);
+            let message =
+                format!("The JSON of a frame is nested at most {} levels deep.", limits.json_depth);
             return Err(Rejection::new(ErrorCode::BadJson, message));
         }
         let request = self.member.dialect.decode(text)?;
@@ -38,34 +40,39 @@ impl Connection {
         }
     }
 
-    /// Whether the client may do that; `None` if the application is to be asked.
+    /// Whether a command is permitted; `None` if the authorizer decides.
     pub(super) fn permit(&self, command: &Command<'_>) -> Option<Result<(), Rejection>> {
-        match need(command, self.current.as_ref()) {
-            Need::Nothing => Some(Ok(())),
-            Need::Identity if self.access.is_pending() => Some(Err(unauthorized())),
-            Need::Identity => Some(Ok(())),
-            Need::Capability(_)
+        match requirement(command, self.current.as_ref()) {
+            Requirement::Nothing => Some(Ok(())),
+            Requirement::Identity if self.access.is_pending() => Some(Err(unauthorized())),
+            Requirement::Identity => Some(Ok(())),
+            Requirement::Capability(_)
                 if self.state.authorizer.is_some() && self.access.identity().is_some() =>
             {
                 None
             }
-            Need::Capability(action) => {
+            Requirement::Capability(action) => {
                 Some(self.access.verdict(action).check().and_then(|()| self.not_banned(action)))
             }
         }
     }
 
-    /// As [`permit`](Self::permit), by what the application says.
-    pub(super) async fn ask_to_permit(&self, command: &Command<'_>) -> Result<(), Rejection> {
-        let Need::Capability(action) = need(command, self.current.as_ref()) else { return Ok(()) };
-        self.access.ask(self.state.authorizer.as_deref(), action).await.check()?;
+    /// As [`permit`](Self::permit), by the authorizer.
+    pub(super) async fn permit_by_authorizer(
+        &self,
+        command: &Command<'_>,
+    ) -> Result<(), Rejection> {
+        let Requirement::Capability(action) = requirement(command, self.current.as_ref()) else {
+            return Ok(());
+        };
+        self.access.authorize(self.state.authorizer.as_deref(), action).await.check()?;
         self.not_banned(action)
     }
 
-    /// Whether the client may do that in the room besides what it asked for.
+    /// Whether the client has a capability in a room, apart from bans.
     pub(super) async fn may(&self, capability: Capability, room: &RoomId) -> bool {
         let action = Action::InRoom(capability, room);
-        self.access.ask(self.state.authorizer.as_deref(), action).await.check().is_ok()
+        self.access.authorize(self.state.authorizer.as_deref(), action).await.check().is_ok()
     }
 
     pub(super) fn not_banned(&self, action: Action<'_>) -> Result<(), Rejection> {
@@ -74,10 +81,10 @@ impl Connection {
             return Ok(());
         };
         let moderation = &self.state.moderation;
-        match moderation.ban(Scope::Room(room), &self.member.user.id) {
-            // A join waits for the bans to be known.
-            None if capability == Capability::Send && !moderation.is_known() => {
-                Err(unavailable(&BrokerError::unavailable("the bans are not known yet")))
+        match moderation.ban(SanctionScope::Room(room), &self.member.user.id) {
+            // A join has waited for the bans (`until_bans_are_loaded`); a send must not wait.
+            None if capability == Capability::Send && !moderation.is_loaded() => {
+                Err(unavailable(&BrokerError::unavailable("the bans are not loaded yet")))
             }
             None => Ok(()),
             Some(notice) => {
@@ -89,25 +96,25 @@ impl Connection {
     }
 }
 
-fn need<'a>(command: &'a Command<'_>, current: Option<&'a RoomId>) -> Need<'a> {
+fn requirement<'a>(command: &'a Command<'_>, current: Option<&'a RoomId>) -> Requirement<'a> {
     use Capability::{History, Join, Moderate, Presence, Send};
     let capability = match command {
-        Command::Hello(_) | Command::Ping => return Need::Nothing,
-        Command::Direct { to, .. } => return Need::Capability(Action::direct(to)),
+        Command::Hello(_) | Command::Ping => return Requirement::Nothing,
+        Command::Direct { to, .. } => return Requirement::Capability(Action::direct(to)),
         Command::Join(_) => Join,
         Command::Send { .. } | Command::Typing { .. } => Send,
         Command::History { .. } => History,
         Command::Members { .. } => Presence,
         Command::Kick(_) | Command::Ban { .. } | Command::Unban { .. } => Moderate,
-        _ => return Need::Identity,
+        _ => return Requirement::Identity,
     };
     match command.room().or(current) {
-        Some(room) => Need::Capability(Action::InRoom(capability, room)),
-        None => Need::Identity,
+        Some(room) => Requirement::Capability(Action::InRoom(capability, room)),
+        None => Requirement::Identity,
     }
 }
 
-/// The names that a command brings in, and what is said of one that is too long.
+/// The names in a command, each with the error code if it is too long.
 fn names<'a>(command: &'a Command<'_>) -> impl Iterator<Item = (ErrorCode, &'a str)> {
     let user = match command {
         Command::Direct { to, .. } => Some(to),

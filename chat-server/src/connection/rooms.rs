@@ -1,4 +1,4 @@
-//! Coming to rooms and leaving them.
+//! Joining rooms and leaving them.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,42 +16,43 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::join_request::JoinRequest;
-use super::members::{self, Asker};
+use super::members::{self, Requester};
 use super::send::not_in_a_room;
 use super::{Connection, unavailable};
 use crate::auth::Action;
 use crate::limits::{Charge, RoomSlot};
 use crate::member::Member;
-use crate::state::SHOWN;
+use crate::state::LIST_TIMEOUT;
 
 /// A room that the client is in.
 pub(super) struct JoinedRoom {
     pub(super) membership: Membership<Member>,
     pub(super) room: RoomId,
-    /// Whether the client is told who is there.
+    /// Whether the client receives the members and presence events of the room.
     pub(super) sees_presence: bool,
-    /// Whether the `rooms` dialect is told that the client is there.
+    /// Whether members that speak the `rooms` dialect receive the join of the client.
     pub(super) announced: bool,
-    /// The reading of the moderation's clock when it was entered.
+    /// The moderation clock when the client joined. Only later kicks from the room apply.
     pub(super) since: u32,
-    /// What the room's history keeps, in bytes; 0 if it has none.
+    /// The most that the room's history keeps, in bytes; 0 without history.
     pub(super) room_bytes: usize,
-    /// Nothing may have been kept in it yet, as far as this connection knows.
+    /// Whether the history may be empty, as far as this connection knows.
     pub(super) may_be_new: bool,
-    /// What this connection has added to it; see [`super::budget`].
+    /// Bytes that this connection has added to the history, up to `room_bytes`; see
+    /// [`super::budget`].
     pub(super) kept_bytes: usize,
-    /// Counts among the rooms of the user.
+    /// Counts the membership among the rooms of the user.
     _slot: Option<RoomSlot>,
-    /// What was last passed on of the client's typing, and when.
+    /// The last published typing state of the client, and when it was published.
     typing: Option<(bool, Instant)>,
 }
 
-/// How long a join waits for the bans to be known.
+/// How long a join waits until the bans are loaded.
 const BANS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it is passed on that somebody still writes; a tenth of it lies between a stop
-/// and the next start.
-const TYPING_PAUSE: Duration = Duration::from_secs(1);
+/// The shortest time between two published `typing: true`. Between a stop and the next start it is
+/// a tenth of that.
+const TYPING_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Connection {
     pub(super) fn joined_room(&self, room: &RoomId) -> Option<&JoinedRoom> {
@@ -70,13 +71,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Leaves a room, and returns when [lists](members::list) of this server show it: no answer comes
-    /// too early. A broker that is away can say nothing of other servers that hold the user: it is not
-    /// waited for.
+    /// Leaves a room, and returns when the [member lists](members::list) of this server show the leave:
+    /// a client that asks for `members` after `left` must not find itself. While the broker is
+    /// unavailable other servers that hold the user are unknown, so this does not wait.
     async fn leave_room(&mut self, room: &RoomId) -> Result<(), Rejection> {
         let leaving = self.take_room(room)?.membership.leave();
         if self.state.hub.broker().status() == Status::Ready {
-            let _ = timeout(SHOWN, leaving).await;
+            // After the timeout the room has been left in any case; only lists are behind.
+            let _ = timeout(LIST_TIMEOUT, leaving).await;
         }
         Ok(())
     }
@@ -91,32 +93,32 @@ impl Connection {
             self.leave_current(&room, name).await;
         }
         let options = JoinOptions::default().since(since).history(history);
-        self.enter(id, room.clone(), options, announced).await?;
+        self.join_room(id, room.clone(), options, announced).await?;
         if exclusive {
             self.current = Some(room);
         }
         Ok(())
     }
 
-    /// Leaves the exclusive room before another is joined, or before the same is joined under
-    /// another name, which the user has from then on.
+    /// Leaves the exclusive room before the client joins another one, or joins the same one under
+    /// another name. Changes the name of the user to `name`.
     async fn leave_current(&mut self, room: &RoomId, name: Option<UserName>) {
         let known = &self.member.user;
-        // Whoever is known by a token goes by the name that is in there.
+        // The name of an authenticated user is that of the token.
         let name = name.filter(|_| self.access.identity().is_none());
         let user = User::new(known.id.clone(), name.or_else(|| Some(known.name.clone())));
         let renamed = user != **known;
         if let Some(left) = self.current.take_if(|current| *current != *room || renamed) {
-            // The client is in its current room.
+            // Cannot fail: the client is in its current room.
             let _ = self.leave_room(&left).await;
         }
         if renamed {
-            self.become_member(Arc::new(user), self.member.dialect);
+            self.set_identity(Arc::new(user), self.member.dialect);
         }
     }
 
-    /// `/join-room/{room}`: costs what the frame would.
-    pub(super) async fn enter_by_url<S>(
+    /// Joins the room of `/join-room/{room}`, at the cost of a `join` frame.
+    pub(super) async fn join_by_url<S>(
         &mut self,
         session: &mut Session<S>,
         room: RoomId,
@@ -126,7 +128,7 @@ impl Connection {
     {
         let Charge { wait, refused } = self.charge_join();
         if let Some(wait) = wait {
-            self.wait_out(session, wait).await;
+            self.wait_for_budget(session, wait).await;
         }
         let joined = match refused {
             None => {
@@ -134,33 +136,34 @@ impl Connection {
                 (join.history, join.exclusive) = (Some(history), true);
                 session.drive(self.join(None, join)).await
             }
-            Some(refused) => Err(self.too_much(refused)),
+            Some(refused) => Err(self.rate_limited(refused)),
         };
         if let Err(rejection) = joined {
             self.reject(&rejection);
         }
     }
 
-    pub(super) async fn enter(
+    pub(super) async fn join_room(
         &mut self,
         id: Option<&RawValue>,
         room: RoomId,
         options: JoinOptions,
         announced: bool,
     ) -> Result<(), Rejection> {
-        self.until_bans_are_known().await?;
+        self.until_bans_are_loaded().await?;
         self.not_banned(Action::join(&room))?;
-        self.member.drained(self.time_limit(), &mut self.ends).await;
+        self.member.drained(self.time_limit(), &mut self.deadline).await;
         if self.member.is_closed() {
-            // Nobody need hear of somebody who is gone.
+            // A join now would publish presence events for a closed connection.
             return Ok(());
         }
-        // Read before the room can tell of anything: no sanction falls between.
+        // Read before the join: a kick that this server applies while the join is under way then counts
+        // as later than the membership, and `check_sanctions` in `add_room` enforces it.
         let since = self.state.moderation.now();
         let sees_presence = self.may(Capability::Presence, &room).await;
         let may_recover = self.may(Capability::History, &room).await;
         let options = if may_recover { options } else { JoinOptions::default() };
-        let member = self.member.seeing(sees_presence);
+        let member = self.member.with_presence(sees_presence);
         let index = self.rooms.iter().position(|joined| joined.room == room);
         let answered = Arc::default();
         let request = JoinRequest {
@@ -168,22 +171,22 @@ impl Connection {
             room: room.clone(),
             is_joining: index.is_none(),
             time_limit: self.time_limit(),
-            ends: self.ends,
+            deadline: self.deadline,
             max_listed: self.state.config.max_listed_members,
             answered: Arc::clone(&answered),
         };
-        let entered = match index {
-            Some(index) => self.enter_again(index, member, options, request).await,
+        let joined = match index {
+            Some(index) => self.rejoin_room(index, member, options, request).await,
             None => {
                 let options = options.occupant(self.occupant(announced));
-                self.enter_first(room, member, options, request, since, announced).await
+                self.add_room(room, member, options, request, since, announced).await
             }
         };
-        self.pay_for_answer(answered.load(Ordering::Relaxed));
-        entered
+        self.charge_answer(answered.load(Ordering::Relaxed));
+        joined
     }
 
-    async fn enter_first(
+    async fn add_room(
         &mut self,
         room: RoomId,
         member: Member,
@@ -203,7 +206,7 @@ impl Connection {
         let (topic, sees_presence) = (Topic::Room(room.clone()), member.sees_presence());
         let joining = self.state.hub.join_with(&topic, self.id, member, options, request);
         let membership = joining.await.map_err(|error| unavailable(&error))?;
-        // Most are in one room, and a vector that grows by itself begins with four.
+        // Most clients join one room, and `Vec::push` would allocate four elements.
         self.rooms.reserve_exact(usize::from(self.rooms.is_empty()));
         let room_bytes = self.state.hub.retention(&room).map_or(0, |kept| kept.bytes);
         let mut may_be_new = true;
@@ -222,7 +225,8 @@ impl Connection {
             _slot: slot,
             typing: None,
         });
-        // Whoever was put out on the way in was not there to be told.
+        // A kick during the join did not find this room in `rooms`, and its notification may have been
+        // handled by then.
         self.check_sanctions();
         Ok(())
     }
@@ -232,17 +236,18 @@ impl Connection {
         Rejection::new(ErrorCode::TooManyRooms, message)
     }
 
-    /// Before, nobody can be let in.
-    async fn until_bans_are_known(&self) -> Result<(), Rejection> {
+    /// A join must not succeed before the bans are loaded: a banned user would be in the room until then.
+    async fn until_bans_are_loaded(&self) -> Result<(), Rejection> {
         let moderation = &self.state.moderation;
-        if moderation.is_known() || timeout(BANS_TIMEOUT, moderation.known()).await.is_ok() {
+        if moderation.is_loaded() || timeout(BANS_TIMEOUT, moderation.until_loaded()).await.is_ok()
+        {
             return Ok(());
         }
-        Err(unavailable(&BrokerError::unavailable("the bans are not known yet")))
+        Err(unavailable(&BrokerError::unavailable("the bans are not loaded yet")))
     }
 
-    /// Joining again changes nothing, unless something is to be recovered.
-    async fn enter_again(
+    /// Joins a room again: updates what the client may see, and recovers what `options` ask for.
+    async fn rejoin_room(
         &mut self,
         index: usize,
         member: Member,
@@ -267,13 +272,13 @@ impl Connection {
         )
     }
 
-    /// Takes a room out of the list of those joined. Dropping its membership leaves it.
+    /// Removes a room from `rooms`. Dropping its membership leaves the room.
     pub(super) fn take_room(&mut self, room: &RoomId) -> Result<JoinedRoom, Rejection> {
         let index = self.rooms.iter().position(|joined| joined.room == *room);
         Ok(self.rooms.swap_remove(index.ok_or_else(not_in_a_room)?))
     }
 
-    /// The end of the connection.
+    /// Leaves every room and the inbox at the end of the connection.
     pub(super) fn leave_all(&mut self) {
         self.inbox = None;
         for joined in std::mem::take(&mut self.rooms) {
@@ -281,9 +286,10 @@ impl Connection {
         }
     }
 
-    /// Leaves a room because the connection ended. A client of the native protocol has the grace to
-    /// return, unless it was kicked or banned just before: the sanction found a connection, and no
-    /// grace to end.
+    /// Leaves a room because the connection ended. A client of the native protocol stays listed for the
+    /// grace period, unless it was kicked or banned just before: `expire_grace` ran while the client
+    /// was connected and found no grace to expire, so a grace that starts now would outlive the
+    /// sanction.
     fn disconnect(&self, joined: JoinedRoom) {
         let sanction = self.server_sanction().or_else(|| self.room_sanction(&joined));
         if self.member.is_native() && sanction.is_none() {
@@ -295,28 +301,27 @@ impl Connection {
         let now = Instant::now();
         let joined = self.rooms.iter_mut().find(|joined| joined.room == *room);
         let joined = joined.ok_or_else(not_in_a_room)?;
-        // Stopping is told once, and at once; starting once in a while.
+        // A stop is published once and without delay, a start at most once per interval.
         let throttled = match joined.typing {
-            Some((true, at)) => typing && now.duration_since(at) < TYPING_PAUSE,
-            Some((false, at)) => !typing || now.duration_since(at) < TYPING_PAUSE / 10,
+            Some((true, at)) => typing && now.duration_since(at) < TYPING_INTERVAL,
+            Some((false, at)) => !typing || now.duration_since(at) < TYPING_INTERVAL / 10,
             None => false,
         };
         if !throttled {
             joined.typing = Some((typing, now));
             let topic = joined.membership.topic().clone();
             let user = self.member.user.as_sender();
-            self.tell(&topic, &Event::Typing { user, typing }).await;
+            self.announce(&topic, &Event::Typing { user, typing }).await;
         }
         Ok(())
     }
 
-    /// Publishes what nobody waits for. A broker that is away loses it; what people said
-    /// goes another way.
-    async fn tell(&self, topic: &Topic, event: &Event<'_>) {
+    /// Publishes an ephemeral event. It is lost if the broker is unavailable, which is fine for typing.
+    async fn announce(&self, topic: &Topic, event: &Event<'_>) {
         let payload = envelope::encode(event);
-        let told = self.state.hub.broker().publish(topic, payload, PublishOptions::default()).await;
-        if let Err(error) = told {
-            tracing::debug!(%error, %topic, "could not announce");
+        let sent = self.state.hub.broker().publish(topic, payload, PublishOptions::default()).await;
+        if let Err(error) = sent {
+            tracing::debug!(%error, %topic, "typing event not published");
         }
     }
 
@@ -329,13 +334,13 @@ impl Connection {
         let max = self.state.config.max_listed_members;
         let mut bytes = 0;
         joined.membership.with_snapshot(|snapshot| {
-            let asker = Asker { user: &self.member.user, is_joining: false };
-            members::list(&snapshot, asker, max, |members, count| {
+            let requester = Requester { user: &self.member.user, is_joining: false };
+            members::list(&snapshot, requester, max, |members, count| {
                 let members = Members::new(room, members, count);
                 bytes = self.member.reply(&ServerFrame::Members(members).to_request(id));
             });
         });
-        self.pay_for_answer(bytes);
+        self.charge_answer(bytes);
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! Putting users out, and being put out.
+//! Kicks and bans: those that a moderator requests, and those that end this connection or one of its
+//! memberships.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,7 +11,9 @@ use serde_json::value::RawValue;
 
 use super::rooms::JoinedRoom;
 use super::{Connection, unavailable};
-use crate::moderation::{self, Actor, Kind, LONGEST_BAN, NO_TIME, SanctionNotice, Scope};
+use crate::moderation::{
+    self, Actor, LONGEST_BAN, SanctionKind, SanctionNotice, SanctionScope, ZERO_BAN,
+};
 
 impl Connection {
     pub(super) async fn kick(
@@ -18,7 +21,7 @@ impl Connection {
         id: Option<&RawValue>,
         sanction: &Sanction<'_>,
     ) -> Result<(), Rejection> {
-        self.sanction(id, Kind::Kick, sanction, Duration::ZERO).await
+        self.sanction(id, SanctionKind::Kick, sanction, Duration::ZERO).await
     }
 
     pub(super) async fn ban(
@@ -28,10 +31,10 @@ impl Connection {
         seconds: Option<u64>,
     ) -> Result<(), Rejection> {
         if seconds == Some(0) {
-            return Err(Rejection::new(ErrorCode::BadField, NO_TIME));
+            return Err(Rejection::new(ErrorCode::BadField, ZERO_BAN));
         }
         let time = seconds.map_or(LONGEST_BAN, Duration::from_secs);
-        self.sanction(id, Kind::Ban, sanction, time).await
+        self.sanction(id, SanctionKind::Ban, sanction, time).await
     }
 
     pub(super) async fn unban(
@@ -41,23 +44,23 @@ impl Connection {
         user: &UserId,
     ) -> Result<(), Rejection> {
         let (broker, by) = (&**self.state.hub.broker(), Actor::Moderator(&self.member.user.id));
-        self.acknowledge(id, moderation::unban(broker, by, Scope::Room(room), user).await)
+        self.acknowledge(id, moderation::unban(broker, by, SanctionScope::Room(room), user).await)
     }
 
     async fn sanction(
         &self,
         id: Option<&RawValue>,
-        kind: Kind,
+        kind: SanctionKind,
         sanction: &Sanction<'_>,
         time: Duration,
     ) -> Result<(), Rejection> {
-        if self.state.moderation.is_crowded() {
+        if self.state.moderation.is_nearly_full() {
             self.state.metrics.limited("sanctions");
-            let message = "There are too many bans: some have to end first.";
+            let message = "There are too many active bans. Unban users, or wait until bans expire.";
             return Err(Rejection::new(ErrorCode::TooManyBans, message));
         }
         let Sanction { room, user, reason, .. } = sanction;
-        let (broker, scope) = (&**self.state.hub.broker(), Scope::Room(room));
+        let (broker, scope) = (&**self.state.hub.broker(), SanctionScope::Room(room));
         let (by, reason) = (Actor::Moderator(&self.member.user.id), reason.as_deref());
         let done = moderation::impose(broker, by, kind, scope, user, time, reason).await;
         if done.is_ok() {
@@ -76,12 +79,12 @@ impl Connection {
         Ok(())
     }
 
-    /// The ban that keeps the user from this server.
+    /// The ban of the user from the server.
     pub(super) fn server_ban(&self) -> Option<SanctionNotice> {
-        self.state.moderation.ban(Scope::Server, &self.member.user.id)
+        self.state.moderation.ban(SanctionScope::Server, &self.member.user.id)
     }
 
-    /// Sanctions have changed that may concern the client.
+    /// Enforces new sanctions against the user.
     pub(super) fn check_sanctions(&mut self) {
         if let Some(notice) = self.server_sanction() {
             return self.enforce(&notice);
@@ -97,53 +100,58 @@ impl Connection {
         }
     }
 
-    /// The sanction that ends the connection.
+    /// The ban, or the kick since the connection opened, from the server.
     pub(super) fn server_sanction(&self) -> Option<SanctionNotice> {
-        self.state.moderation.sanction_on(Scope::Server, &self.member.user.id, self.since)
+        self.state.moderation.sanction_on(SanctionScope::Server, &self.member.user.id, self.since)
     }
 
-    /// The sanction that ends the membership of a room.
+    /// The ban, or the kick since the client joined, from a room.
     pub(super) fn room_sanction(&self, joined: &JoinedRoom) -> Option<SanctionNotice> {
-        let scope = Scope::Room(&joined.room);
+        let scope = SanctionScope::Room(&joined.room);
         self.state.moderation.sanction_on(scope, &self.member.user.id, joined.since)
     }
 
-    /// Ends the connection. Nobody waits for it to come back.
+    /// Ends the connection, without a grace period in its rooms.
     pub(super) fn enforce(&mut self, notice: &SanctionNotice) {
         self.rooms.clear();
-        let mut goodbye = Goodbye::new(notice.kind.told(), false);
+        let mut goodbye = Goodbye::new(notice.kind.wire_name(), false);
         goodbye.message = notice.reason.as_deref().map(Cow::Borrowed);
         self.member.reply(&ServerFrame::Goodbye(goodbye));
         self.member.close(notice.kind.close_reason());
     }
 
-    /// Leaves a room for the client. Dialects that have no word for it lose the connection.
-    pub(super) fn evict_from(&mut self, room: &RoomId, why: EvictionReason, message: Option<&str>) {
-        // It is there, or has been left meanwhile.
+    /// Removes the client from a room. In dialects without a frame for it the connection is closed.
+    pub(super) fn evict_from(
+        &mut self,
+        room: &RoomId,
+        reason: EvictionReason,
+        message: Option<&str>,
+    ) {
+        // Fails if the client has left the room in between.
         let _ = self.take_room(room);
         if self.member.is_native() {
             let mut left = Left::new(room);
-            left.reason = Some(why.told().into());
+            left.reason = Some(reason.wire_name().into());
             left.message = message.map(Cow::Borrowed);
             self.member.reply(&ServerFrame::Left(left));
         } else {
-            self.member.close(why.close_reason());
+            self.member.close(reason.close_reason());
         }
     }
 }
 
-/// Why somebody is in a room no more who did not leave it.
+/// Why the server removed a client from a room.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum EvictionReason {
-    Sanctioned(Kind),
-    /// Actor a new token.
+    Sanctioned(SanctionKind),
+    /// A new token does not allow the room.
     Forbidden,
 }
 
 impl EvictionReason {
-    fn told(self) -> &'static str {
+    fn wire_name(self) -> &'static str {
         match self {
-            Self::Sanctioned(kind) => kind.told(),
+            Self::Sanctioned(kind) => kind.wire_name(),
             Self::Forbidden => "forbidden",
         }
     }
@@ -156,8 +164,8 @@ impl EvictionReason {
     }
 }
 
-impl Kind {
-    fn told(self) -> &'static str {
+impl SanctionKind {
+    fn wire_name(self) -> &'static str {
         match self {
             Self::Kick => "kicked",
             Self::Ban => "banned",

@@ -1,4 +1,4 @@
-//! Messages: to a room, or to a user.
+//! Publishing messages to rooms and users.
 
 use bytes::Bytes;
 use chat_broker::{PublishOptions, unix_millis};
@@ -10,21 +10,21 @@ use tokio::time::Instant;
 
 use super::{Connection, InFlight, unavailable};
 
-/// A message on its way to the broker.
+/// A message, ready to be published.
 pub(super) struct Outgoing {
     topic: Topic,
     payload: Bytes,
     options: PublishOptions,
 }
 
-/// A permitted command. A message is published on the hot path, without a future of its own on the heap.
+/// A permitted command. Messages are the hot path: they are published without a boxed future.
 pub(super) enum Permitted<'a> {
     Message(Outgoing),
     Other(Command<'a>),
 }
 
 impl Connection {
-    /// Makes a message of a command that sends one.
+    /// Encodes the message of a command that sends one; returns other commands unchanged.
     pub(super) fn prepare<'a>(
         &self,
         id: Option<&RawValue>,
@@ -68,7 +68,8 @@ impl Connection {
         let limit = self.state.config.max_message_bytes;
         let data = content.data.map_or(0, |data| data.get().len());
         if content.message.len() > limit || data > limit {
-            let message = format!("A message has at most {limit} bytes, and so has its data.");
+            let message =
+                format!("A message has at most {limit} bytes of text and {limit} bytes of data.");
             return Err(Rejection::new(ErrorCode::MessageTooLong, message));
         }
         Ok(())
@@ -78,21 +79,21 @@ impl Connection {
         if self.joined_room(room).is_some() { Ok(()) } else { Err(not_in_a_room()) }
     }
 
-    /// Hands a message to the broker. Its answer follows later, in
-    /// [`answer`](Connection::answer); what comes after it need not wait.
+    /// Hands a message to the broker. [`answer`](Connection::answer) receives the outcome; the next
+    /// frame does not wait for it.
     pub(super) async fn publish(
         &mut self,
         id: Option<&RawValue>,
         message: Outgoing,
         is_new_room: bool,
     ) {
-        let (begun, Outgoing { topic, payload, options }) = (Instant::now(), message);
+        let (started, Outgoing { topic, payload, options }) = (Instant::now(), message);
         self.state.metrics.published();
         match self.state.hub.broker().publish(&topic, payload, options).await {
             Ok(receipt) => {
                 let direct = matches!(topic, Topic::User(_));
                 let id = id.map(ToOwned::to_owned);
-                self.in_flight.push_back(InFlight { id, receipt, begun, direct, is_new_room });
+                self.in_flight.push_back(InFlight { id, receipt, started, direct, is_new_room });
             }
             Err(error) => self.reject(&unavailable(&error).to_request(id)),
         }

@@ -1,11 +1,20 @@
-//! Settings of the limits.
+//! The settings of the limits.
 
 use std::time::Duration;
 
 use super::cost::Rates;
 use super::rate::Rate;
+use crate::setters::setters;
 
 /// Limits on what clients may use. `None` is no limit.
+///
+/// ```
+/// use chat_server::{LimitsConfig, Rate, Rates, ServerConfig};
+///
+/// let bots = Rates::default().frames(Some(Rate::new(500, 1_000)));
+/// let limits = LimitsConfig::default().connections(Some(20_000)).connection(bots);
+/// let config = ServerConfig::default().limits(limits);
+/// ```
 ///
 /// The bounds that keep the server's memory are not among them and hold always: outbox, frame,
 /// fragments and handshake, in [`TransportConfig`](chat_transport::TransportConfig).
@@ -14,37 +23,37 @@ use super::rate::Rate;
 pub struct LimitsConfig {
     /// Connections to this server. Default 100,000. One above it is answered with 503.
     pub connections: Option<usize>,
-    /// Connections that speak HTTP: they are asking for something, or have yet to become
-    /// WebSockets. Default 4,096. One above it is answered with 503.
+    /// Connections that speak HTTP: those that have not become WebSockets. Default 4,096. One above it
+    /// is answered with 503.
     pub http_connections: Option<usize>,
-    /// Requests by HTTP on one connection, handshakes included, where the server
+    /// HTTP requests on one connection, handshakes included, where the server
     /// [listens by itself](crate::Server::serve). Default 50 a second, 200 at once. A request above
     /// the rate is delayed, and so are those pipelined behind it. Connections of
     /// [trusted](crate::ServerConfig::trusted_proxies) proxies have no such limit.
     pub http_requests: Option<Rate>,
-    /// Requests by HTTP from one address, in the same way; a request that would be delayed for
+    /// HTTP requests from one address, in the same way; a request that would be delayed for
     /// longer than 5 s is answered with 429. Default none, as for the connections.
     pub http_requests_per_address: Option<Rate>,
     /// Connections from one address (of IPv6: from one /64). Default none: behind a balancer
     /// that is not [trusted](crate::ServerConfig::trusted_proxies) all users have one. One
-    /// above it is answered with 429; one that has not asked for anything yet, with 503. An address
-    /// may have as many of either kind.
+    /// above it is answered with 429, and one that speaks HTTP with 503: both kinds are counted
+    /// separately.
     pub connections_per_address: Option<usize>,
     /// What one connection may use. Defaults, a second and at once: 50 and 300 frames; 256 KiB of
-    /// frames; 2 and 16 MiB of answers, so that a client which has missed megabytes in 128 rooms
-    /// gets them at once; 15,000 bytes and 3 MiB kept in Redis; 10 and 256 joins.
+    /// frames; 2 and 16 MiB of answers, so that a client that has missed megabytes in 128 rooms
+    /// receives them without a wait; 15,000 bytes and 3 MiB kept in Redis; 10 and 256 joins.
     pub connection: Rates,
-    /// What all connections of a user on this server may use together, if the user is known by
-    /// more than a connection. Defaults: 100 and 1,500 frames; 1 and 30 kicks and bans (backends
-    /// have no such limit); 4 and 32 MiB of answers; of received and kept bytes as much as one
+    /// What all connections of a user on this server may use together, if the user has an id that
+    /// other connections can share. Defaults: 100 and 1,500 frames; 1 and 30 kicks and bans (backends
+    /// have no such limit); 4 and 32 MiB of answers; received and kept bytes as for one
     /// connection.
     pub user: Rates,
     /// What all connections from an address may use together. Default none, as for the
-    /// connections; [`per_address`](Self::per_address) has those of the program with trusted
+    /// connections; [`per_address`](Self::per_address) has those that the program uses with trusted
     /// proxies.
     pub address: Rates,
     /// How long a frame may wait for rates that are used up. Default 5 s. One that would wait
-    /// longer is refused with `rate_limited`, and a request by HTTP with 429.
+    /// longer is refused with `rate_limited`, and an HTTP request with 429.
     pub max_wait: Duration,
     /// Rooms that one connection may be in. Default 128. Each costs memory here and in Redis and,
     /// on the first member of this server, a subscription.
@@ -55,8 +64,8 @@ pub struct LimitsConfig {
     /// Longest name of a room or a user, in bytes. Default and at most
     /// [`MAX_NAME_BYTES`](chat_core::MAX_NAME_BYTES), 128.
     pub name_bytes: usize,
-    /// How deep arrays and objects may stand in one another in a frame. Default 64: what is
-    /// passed on must not break the parser of whoever gets it.
+    /// How deep arrays and objects in a frame may be nested. Default 64: the `data` of a message must not
+    /// break the parser of another client.
     pub json_depth: usize,
 }
 
@@ -100,16 +109,34 @@ const MIB: u32 = 1024 * 1024;
 /// which direct messages may fill: one sender, with a burst of half of the rest, cannot fill it.
 const RECEIVED: Rate = Rate::new(256 * 1024, 256 * 1024);
 
-/// With what the presence of a user in [`ROOMS_PER_USER`] rooms takes, a user adds less than 8 MB
+/// With the presence of a user in [`ROOMS_PER_USER`] rooms, a user adds less than 8 MB
 /// to Redis in 20 s and less than 64 MB in an hour. The 50 messages a second of
-/// a connection, in one room and with keys, come to less than this.
+/// a connection, in one room and with keys, add up to less than this.
 const KEPT: Rate = Rate::new(15_000, 3 * MIB);
 
 /// See [`KEPT`]. Twelve times what one connection may join.
 const ROOMS_PER_USER: usize = 1536;
 
+setters! {
+    LimitsConfig {
+        connections: Option<usize>,
+        http_connections: Option<usize>,
+        http_requests: Option<Rate>,
+        http_requests_per_address: Option<Rate>,
+        connections_per_address: Option<usize>,
+        connection: Rates,
+        user: Rates,
+        address: Rates,
+        max_wait: Duration,
+        rooms: Option<usize>,
+        rooms_per_user: Option<usize>,
+        name_bytes: usize,
+        json_depth: usize,
+    }
+}
+
 impl LimitsConfig {
-    /// The rates of an address behind which there may be an office, or a part of a mobile network.
+    /// Rates for an address that an office or a part of a mobile network may share.
     #[must_use]
     pub fn per_address() -> Rates {
         Rates {
@@ -122,7 +149,7 @@ impl LimitsConfig {
         }
     }
 
-    /// No rate and no count is limited: for load tests, and behind something that does.
+    /// No limit on rates and counts: for load tests, and behind a proxy that has such limits.
     #[must_use]
     pub fn off() -> Self {
         Self {
@@ -153,7 +180,7 @@ mod tests {
     const PRESENCE: u64 = 2_630;
 
     #[test]
-    fn one_user_adds_little_to_redis() {
+    fn kept_bytes_of_a_user_are_bounded() {
         let after = |seconds: u64| {
             let kept = u64::from(KEPT.burst()) + seconds * u64::from(KEPT.per_second());
             kept + ROOMS_PER_USER as u64 * PRESENCE

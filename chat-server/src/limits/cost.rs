@@ -1,18 +1,19 @@
-//! What the things cost that a client can do, and what pays for them.
+//! The cost of frames, and the buckets that pay for it.
 
 use std::time::Duration;
 
 use super::rate::{Bucket, Rate, SharedBucket};
+use crate::setters::setters;
 
-/// What is limited. Each has a bucket per connection, per user and per address.
+/// A limited resource. Each has a bucket per connection, per user and per address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resource {
     /// Frames received: the server's CPU.
     Frames,
-    /// Bytes of frames received: the bandwidth of the members who get them.
+    /// Bytes of frames received: the bandwidth of the members that receive them.
     Received,
-    /// Bytes of answers, other than short ones: the server's CPU, and Redis' for pages that the
-    /// server does not hold.
+    /// Bytes of large answers: the server's CPU, and that of Redis for pages that the server does not
+    /// have in memory.
     Answered,
     /// Bytes added to Redis' memory.
     Kept,
@@ -29,17 +30,17 @@ impl Resource {
         [Self::Frames, Self::Received, Self::Answered, Self::Kept, Self::Joins, Self::Sanctions];
 }
 
-/// How much of each [`Resource`] something takes.
+/// An amount of each [`Resource`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Cost([u64; Resource::COUNT]);
 
 impl Cost {
-    /// Of any frame of so many bytes.
+    /// The cost that every frame of `bytes` bytes has.
     pub(crate) fn frame(bytes: usize) -> Self {
         Self::default().and(Resource::Frames, 1).and(Resource::Received, bytes)
     }
 
-    /// This, and so much of `resource`.
+    /// Adds `amount` of `resource`.
     pub(crate) fn and(mut self, resource: Resource, amount: usize) -> Self {
         self.0[resource as usize] += amount as u64;
         self
@@ -49,7 +50,7 @@ impl Cost {
         self.0[resource as usize]
     }
 
-    /// What it takes besides what every frame does.
+    /// The cost without the part that every frame has.
     pub(crate) fn besides_frame(mut self) -> Self {
         for resource in [Resource::Frames, Resource::Received] {
             self.0[resource as usize] = 0;
@@ -61,7 +62,7 @@ impl Cost {
         self.0 == [0; Resource::COUNT]
     }
 
-    /// Both together.
+    /// The sum of both.
     pub(crate) fn plus(mut self, other: &Self) -> Self {
         for (sum, other) in self.0.iter_mut().zip(other.0) {
             *sum += other;
@@ -69,7 +70,7 @@ impl Cost {
         self
     }
 
-    /// What is left of it when so much is paid.
+    /// What remains when `paid` is paid.
     pub(crate) fn less(mut self, paid: &Self) -> Self {
         for (left, paid) in self.0.iter_mut().zip(paid.0) {
             *left = left.saturating_sub(paid);
@@ -77,33 +78,51 @@ impl Cost {
         self
     }
 
-    /// The resources that it takes, and how much of each.
+    /// The resources with an amount above 0.
     fn parts(&self) -> impl Iterator<Item = (Resource, u64)> {
         let all = Resource::ALL.into_iter().zip(self.0);
         all.filter(|(_, amount)| *amount > 0)
     }
 }
 
-/// Rates of each resource, for one connection, one user or one address. `None` is no limit.
+/// Rates for one connection, one user or one address. `None` is no limit, and the default of each.
+///
+/// ```
+/// use chat_server::{Rate, Rates};
+///
+/// let rates = Rates::default().frames(Some(Rate::new(50, 300))).joins(Some(Rate::new(10, 100)));
+/// assert_eq!(rates.received_bytes, None);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Rates {
-    /// Frames received.
+    /// Frames received from clients.
     pub frames: Option<Rate>,
-    /// Bytes of frames received.
+    /// Bytes of frames received from clients.
     pub received_bytes: Option<Rate>,
     /// Bytes of answers that may be large: `joined`, `members` and `history`. A page that is
     /// read from Redis counts twice.
     pub answer_bytes: Option<Rate>,
     /// Bytes that messages take in Redis: 5,600 for a room that is new there; for each message its
     /// text, its data, the names in it and 60; for its key 200, and its names as they are encoded.
-    /// In a room that the connection is in, messages count until they come to the room's
+    /// In a room that the connection is in, messages count until they add up to the room's
     /// [`Retention::bytes`](chat_core::Retention::bytes): from there on they replace others.
     pub kept_bytes: Option<Rate>,
-    /// Joins.
+    /// Joins of rooms.
     pub joins: Option<Rate>,
     /// Kicks, bans and unbans.
     pub sanctions: Option<Rate>,
+}
+
+setters! {
+    Rates {
+        frames: Option<Rate>,
+        received_bytes: Option<Rate>,
+        answer_bytes: Option<Rate>,
+        kept_bytes: Option<Rate>,
+        joins: Option<Rate>,
+        sanctions: Option<Rate>,
+    }
 }
 
 impl Rates {
@@ -131,12 +150,12 @@ pub(crate) struct Buckets([Bucket; Resource::COUNT]);
 #[derive(Debug, Default)]
 pub(crate) struct SharedBuckets([SharedBucket; Resource::COUNT]);
 
-/// For how long a cost is not covered, and what there is too little of.
+/// How long a cost is not covered, and by which bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wait {
     pub(crate) time: Duration,
     pub(crate) resource: Resource,
-    /// Whose buckets they are: the first word of a limit's name.
+    /// The owner of the bucket.
     pub(crate) owner: Owner,
 }
 
@@ -184,8 +203,7 @@ pub(crate) fn longer(one: Option<Wait>, other: Option<Wait>) -> Option<Wait> {
     }
 }
 
-/// Applies `each` to every resource that a cost takes and that has a rate; returns the longest of
-/// the times that it gives.
+/// Calls `each` for every resource of a cost that has a rate; returns the longest of the waits.
 fn longest_of(
     cost: &Cost,
     rates: &Rates,
@@ -205,8 +223,7 @@ fn longest_of(
 }
 
 impl Buckets {
-    /// Takes `cost`, and returns how long to wait until it is covered. With a `factor` above 1 all
-    /// rates are as many times as high.
+    /// Takes `cost`, and returns how long to wait until it is covered. `factor` multiplies the rates.
     pub(crate) fn take(
         &mut self,
         cost: &Cost,
@@ -219,8 +236,7 @@ impl Buckets {
         })
     }
 
-    /// As [`take`](Self::take), of the part that every frame has, and nothing else: all frames pass
-    /// here.
+    /// As [`take`](Self::take), of the part that every frame has. On the hot path.
     pub(crate) fn take_frame(
         &mut self,
         cost: &Cost,
@@ -270,7 +286,7 @@ impl SharedBuckets {
         });
     }
 
-    /// Whether nothing is missing: new ones are the same.
+    /// Whether all are full, as new ones are.
     pub(crate) fn are_full(&self, now: Duration) -> bool {
         self.0.iter().all(|bucket| bucket.is_full(now))
     }

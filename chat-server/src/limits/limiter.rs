@@ -1,4 +1,4 @@
-//! What one connection may use.
+//! The rate limits of one connection.
 
 use std::time::Duration;
 
@@ -6,44 +6,45 @@ use super::cost::{Buckets, Cost, Owner, Resource, Wait, longer};
 use super::usage_by_key::{KeyPermit, RoomSlot};
 use super::{ConnectionPermit, Limits, Rates};
 
-/// A connection's own buckets, and its parts in those that it shares.
+/// A connection's own buckets, and its permits on those that it shares.
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
-    /// Given back with the connection.
+    /// Counts the connection.
     permit: ConnectionPermit,
     user: Option<KeyPermit>,
     own: Buckets,
-    /// As many times as much is allowed.
+    /// Multiplies every rate.
     factor: u32,
-    /// One for each resource at most.
+    /// At most one for each resource.
     #[allow(clippy::box_collection, reason = "few connections have one, and all have the field")]
     reserved: Option<Box<Vec<Reservation>>>,
 }
 
-/// What a connection has paid for before it may have it: a frame that was refused, and that the
-/// client was asked to send again.
+/// The charge of a rejected frame that the client was asked to send again: the retry is paid for.
 #[derive(Debug)]
 struct Reservation {
+    /// When the retry is due.
     at: Duration,
     cost: Cost,
-    /// What there was too little of.
+    /// The resource that the frame had to wait for longest.
     resource: Resource,
 }
 
-/// What a frame has to wait for.
+/// The outcome of charging a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Charge {
-    /// Before it is carried out, or refused.
+    /// The wait before the frame is carried out or rejected.
     pub(crate) wait: Option<Wait>,
-    pub(crate) refused: Option<Refusal>,
+    /// Why the frame is rejected.
+    pub(crate) refused: Option<RateLimited>,
 }
 
-/// A frame would wait for too long.
+/// A frame whose wait exceeds [`LimitsConfig::max_wait`](super::LimitsConfig::max_wait).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// When it may come again.
+pub(crate) struct RateLimited {
+    /// When the client may send the frame again.
     pub(crate) retry_after: Duration,
-    /// As metrics name it.
+    /// The limit, as metrics name it.
     pub(crate) limit: &'static str,
 }
 
@@ -52,12 +53,12 @@ impl RateLimiter {
         Self { permit, user: None, own: Buckets::default(), factor: 1, reserved: None }
     }
 
-    /// The connection is of a user who may have others.
+    /// Shares the buckets of the user; `None` if users have no limits.
     pub(crate) fn share_with(&mut self, user: Option<KeyPermit>) {
         self.user = user;
     }
 
-    /// The connection may use `factor` times as much.
+    /// Multiplies every rate of the connection by `factor`.
     pub(crate) fn set_factor(&mut self, factor: u32) {
         self.factor = factor.max(1);
     }
@@ -69,25 +70,25 @@ impl RateLimiter {
     /// Takes `cost` from all buckets of the connection.
     ///
     /// A frame that would wait longer than [`LimitsConfig::max_wait`](super::LimitsConfig::max_wait)
-    /// is refused, and its place is kept: if it comes again after that time, it has been paid for.
-    /// The connection has one place for each resource. No place is kept in buckets that are
-    /// overdrawn by twice that time, so that what was reserved and never used ends soon.
+    /// is rejected, and its charge is kept as a reservation: sent again after that time, the frame is
+    /// paid for. A connection has one reservation for each resource. Buckets that are overdrawn by
+    /// twice `max_wait` give no reservations, which bounds the overdraft by clients that never retry.
     ///
-    /// Any frame waits for the connection's own rate of frames, also one that is refused.
+    /// Every frame waits for the connection's own rate of frames, also one that is rejected.
     pub(crate) fn take(&mut self, limits: &Limits, cost: Cost) -> Charge {
         if limits.has_no_rates {
             return Charge::default();
         }
         let (max_wait, now) = (limits.config().max_wait, limits.now());
         let pace = self.take_frame(limits, &cost, now);
-        if self.reserved.is_none() && self.has_nothing_else(&cost) {
+        if self.reserved.is_none() && self.is_frame_only(&cost) {
             return Charge { wait: pace, refused: None };
         }
         let refused = |retry_after, limit| Charge {
             wait: pace,
-            refused: Some(Refusal { retry_after, limit }),
+            refused: Some(RateLimited { retry_after, limit }),
         };
-        if let Some(retry_after) = self.too_early(&cost, now) {
+        if let Some(retry_after) = self.time_to_retry(&cost, now) {
             return refused(retry_after, "early_retry");
         }
         let left = cost.less(&self.reserved_for(&cost));
@@ -108,39 +109,39 @@ impl RateLimiter {
         }
     }
 
-    /// Takes `cost` of a frame that is never refused and waits for nothing but the connection's own
-    /// rate of frames: a ping, or the end of something. It never overdraws a bucket: others who
-    /// share it would wait for a frame that did not.
+    /// Takes `cost` of a frame that is never rejected and waits only for the connection's own rate of
+    /// frames, such as a ping or a leave. It does not overdraw shared buckets: other connections would
+    /// wait for a frame that did not wait itself.
     pub(crate) fn take_unrefused(&mut self, limits: &Limits, cost: Cost) -> Charge {
         if limits.has_no_rates {
             return Charge::default();
         }
         let now = limits.now();
         let wait = self.take_frame(limits, &cost, now);
-        if !self.has_nothing_else(&cost) && self.take_rest(limits, cost, now).is_some() {
+        if !self.is_frame_only(&cost) && self.take_rest(limits, cost, now).is_some() {
             self.give_back(limits, cost);
         }
         Charge { wait, refused: None }
     }
 
-    /// Takes what something has turned out to cost. The next frame of that kind waits for it.
+    /// Takes a cost that was unknown before. The next frame of that kind waits for it.
     pub(crate) fn debit(&mut self, limits: &Limits, cost: Cost) {
         self.take_rest(limits, cost, limits.now());
     }
 
-    /// Gives back what something did not cost, but for the connection's own rate of frames.
+    /// Gives `cost` back, except to the connection's own rate of frames.
     pub(crate) fn give_back(&mut self, limits: &Limits, cost: Cost) {
         let rest = cost.besides_frame();
         self.own.refund(&rest, &limits.config().connection, self.factor);
-        for (part, rates, owner) in self.shared(limits) {
-            part.buckets().refund(&cost, rates, self.factor, owner);
+        for (permit, rates, owner) in self.shared(limits) {
+            permit.buckets().refund(&cost, rates, self.factor, owner);
         }
     }
 
-    /// A place among the rooms that the connections of the user may be in.
+    /// Counts a membership among the rooms of the user.
     ///
     /// # Errors
-    /// There are as many as may be.
+    /// The limit, if it is reached.
     pub(crate) fn room(&self, limits: &Limits) -> Result<Option<RoomSlot>, usize> {
         let max =
             limits.config().rooms_per_user.map(|max| max.saturating_mul(self.factor as usize));
@@ -155,20 +156,20 @@ impl RateLimiter {
         self.own.take_frame(cost, &limits.config().connection, self.factor, now)
     }
 
-    /// Whether a frame with this cost is done with when that is taken.
-    fn has_nothing_else(&self, cost: &Cost) -> bool {
+    /// Whether [`take_frame`](Self::take_frame) takes all of this cost.
+    fn is_frame_only(&self, cost: &Cost) -> bool {
         let is_alone = self.user.is_none() && self.permit.address.is_none();
         is_alone && cost.besides_frame().is_zero()
     }
 
-    /// How long it is until a frame with this cost may come that was refused before.
-    fn too_early(&self, cost: &Cost, now: Duration) -> Option<Duration> {
+    /// How long until the retry of a rejected frame with this cost is due.
+    fn time_to_retry(&self, cost: &Cost, now: Duration) -> Option<Duration> {
         let needed = self.reservations().filter(|kept| cost.of(kept.resource) > 0);
         let left = needed.map(|kept| kept.at.saturating_sub(now)).max()?;
         (!left.is_zero()).then_some(left)
     }
 
-    /// What has been paid for frames of this kind.
+    /// The reservations for frames of this kind.
     fn reserved_for(&self, cost: &Cost) -> Cost {
         let needed = self.reservations().filter(|kept| cost.of(kept.resource) > 0);
         needed.fold(Cost::default(), |paid, kept| paid.plus(&kept.cost))
@@ -184,7 +185,7 @@ impl RateLimiter {
         reserved.push(reservation);
     }
 
-    /// The reservations of frames of this kind have served.
+    /// Removes the reservations for frames of this kind.
     fn use_up(&mut self, cost: &Cost) {
         if let Some(reserved) = &mut self.reserved {
             reserved.retain(|kept| cost.of(kept.resource) == 0);
@@ -194,13 +195,13 @@ impl RateLimiter {
         }
     }
 
-    /// Takes `cost`, but for what the connection's own rate of frames has given already; returns how
-    /// long to wait until it is covered.
+    /// Takes `cost`, except what [`take_frame`](Self::take_frame) has taken; returns how long to wait
+    /// until it is covered.
     fn take_rest(&mut self, limits: &Limits, cost: Cost, now: Duration) -> Option<Wait> {
         let rest = cost.besides_frame();
         let own = self.own.take(&rest, &limits.config().connection, self.factor, now);
-        self.shared(limits).fold(own, |wait, (part, rates, owner)| {
-            longer(wait, part.buckets().take(&cost, rates, self.factor, owner, now))
+        self.shared(limits).fold(own, |wait, (permit, rates, owner)| {
+            longer(wait, permit.buckets().take(&cost, rates, self.factor, owner, now))
         })
     }
 
@@ -210,9 +211,9 @@ impl RateLimiter {
         limits: &'a Limits,
     ) -> impl Iterator<Item = (&'a KeyPermit, &'a Rates, Owner)> {
         let config = limits.config();
-        let user = self.user.as_ref().map(|part| (part, &config.user, Owner::User));
+        let user = self.user.as_ref().map(|permit| (permit, &config.user, Owner::User));
         let address = self.permit.address.as_ref();
-        let address = address.map(|part| (part, &config.address, Owner::Address));
+        let address = address.map(|permit| (permit, &config.address, Owner::Address));
         user.into_iter().chain(address)
     }
 }
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_frame_is_paid_for_when_it_comes_back() {
+    fn retry_of_a_rejected_frame_is_paid_for() {
         let limits = limits(Rate::new(100, 100));
         let (mut greedy, mut late) = (connection(&limits), connection(&limits));
         // An hour's worth: the clock of the test is real, and does not matter by then.
@@ -251,27 +252,27 @@ mod tests {
         assert!(again.retry_after <= refused.retry_after, "{again:?} after {refused:?}");
         assert_eq!(again.limit, "early_retry");
 
-        ripen(&mut late);
-        assert_eq!(late.take(&limits, frames(1)), Charge::default(), "it was paid for");
+        make_due(&mut late);
+        assert_eq!(late.take(&limits, frames(1)), Charge::default(), "paid for");
         assert!(late.take(&limits, frames(1)).refused.is_some(), "once");
     }
 
-    /// The time of all reservations has come.
-    fn ripen(limiter: &mut RateLimiter) {
+    /// Makes every reservation due.
+    fn make_due(limiter: &mut RateLimiter) {
         limiter.reserved.as_mut().unwrap().iter_mut().for_each(|kept| kept.at = Duration::ZERO);
     }
 
     #[test]
-    fn reservation_pays_for_no_more_than_was_asked() {
+    fn reservation_pays_for_the_rejected_cost_only() {
         let limits = limits(Rate::new(100, 100));
         let mut late = connection(&limits);
         connection(&limits).debit(&limits, frames(700));
         assert!(late.take(&limits, frames(1)).refused.is_some());
-        ripen(&mut late);
+        make_due(&mut late);
         assert!(late.take(&limits, frames(5)).refused.is_some(), "the other four are not paid for");
     }
 
-    /// However many connections ask and never come back.
+    /// By many connections that never retry.
     #[test]
     fn overdraft_is_bounded() {
         let limits = limits(Rate::new(100, 100));
@@ -283,19 +284,19 @@ mod tests {
     }
 
     #[test]
-    fn ends_and_pings_are_never_refused() {
+    fn exempt_frames_are_never_rejected() {
         let limits = limits(Rate::new(100, 100));
         let mut late = connection(&limits);
         connection(&limits).debit(&limits, frames(700));
         assert!(late.take(&limits, frames(1)).refused.is_some());
         assert_eq!(late.take_unrefused(&limits, frames(1)), Charge::default());
-        ripen(&mut late);
+        make_due(&mut late);
         late.take_unrefused(&limits, frames(1));
-        assert_eq!(late.take(&limits, frames(1)), Charge::default(), "the place is still there");
+        assert_eq!(late.take(&limits, frames(1)), Charge::default(), "the reservation is kept");
     }
 
     #[test]
-    fn pings_do_not_overdraw_what_others_share() {
+    fn exempt_frames_do_not_overdraw_shared_buckets() {
         let limits = limits(Rate::new(100, 100));
         for _ in 0..10_000 {
             connection(&limits).take_unrefused(&limits, frames(1));
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn each_resource_has_a_place_of_its_own() {
+    fn each_resource_has_its_own_reservation() {
         let limits = own(Rate::new(1000, 1000), Rate::new(10, 10), Rate::new(1, 1));
         let mut limiter = connection(&limits);
         let message = Cost::frame(10).and(Resource::Kept, 80);
@@ -322,18 +323,17 @@ mod tests {
             |limiter: &mut RateLimiter, cost| limiter.take(&limits, cost).refused.unwrap();
         assert_eq!(refused(&mut limiter, message).limit, "connection_kept_bytes");
         assert_eq!(refused(&mut limiter, ban).limit, "connection_sanctions");
-        // What needs nothing of them goes on, and uses up no place.
+        // A frame without these resources is admitted, and uses no reservation.
         assert_eq!(limiter.take(&limits, Cost::frame(10)), Charge::default());
         assert_eq!(refused(&mut limiter, message).limit, "early_retry");
-        ripen(&mut limiter);
+        make_due(&mut limiter);
         for cost in [Cost::frame(10), message, ban] {
-            assert_eq!(limiter.take(&limits, cost), Charge::default(), "it was paid for");
+            assert_eq!(limiter.take(&limits, cost), Charge::default(), "paid for");
         }
     }
 
-    /// Refused or not, of one kind or of several: all wait for the rate of frames.
     #[test]
-    fn refusals_come_at_the_rate_of_frames() {
+    fn rejected_frames_wait_for_the_rate_of_frames() {
         let limits = own(Rate::new(10, 10), Rate::new(1, 1), Rate::new(1, 1));
         let mut limiter = connection(&limits);
         let (kept, sanctions) = (Resource::Kept, Resource::Sanctions);
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_can_be_taken_again() {
+    fn refund_can_be_taken_again() {
         let limits = own(Rate::new(1000, 1000), Rate::new(1, 100), Rate::new(1, 1));
         let mut limiter = connection(&limits);
         let room = Cost::default().and(Resource::Kept, 100);

@@ -1,13 +1,13 @@
-//! How much of the server a client may use.
+//! Limits on what clients may use.
 //!
 //! | limit | when it is reached |
 //! |---|---|
 //! | connections, of all and of an address | 503 and 429 with `Retry-After` |
 //! | frames, bytes, answers, bytes kept in Redis, joins; of a connection, a user and an address | the connection is not read until it has budget again; `rate_limited` if that takes longer than [`LimitsConfig::max_wait`] |
-//! | requests by HTTP, of a connection and an address | they wait; 429 with `Retry-After` after [`LimitsConfig::max_wait`] |
+//! | HTTP requests, of a connection and an address | they wait; 429 with `Retry-After` if the wait exceeds [`LimitsConfig::max_wait`] |
 //!
-//! A connection that is not read is slowed down by TCP: nothing is lost or reordered, the client
-//! need not know, and a client that floods gets no more than its rate.
+//! TCP slows down a connection that is not read: nothing is lost or reordered, and a client that
+//! floods gets its rate.
 
 mod config;
 mod cost;
@@ -26,13 +26,13 @@ use chat_core::UserId;
 pub use config::LimitsConfig;
 pub use cost::Rates;
 pub(crate) use cost::{Cost, Resource, Wait};
-pub(crate) use limiter::{Charge, RateLimiter, Refusal};
-pub use rate::Rate;
+pub(crate) use limiter::{Charge, RateLimited, RateLimiter};
 pub(crate) use rate::SharedBucket;
+pub use rate::{InvalidRate, Rate};
 pub(crate) use usage_by_key::RoomSlot;
 use usage_by_key::{KeyPermit, UsageByKey};
 
-/// What all connections of a server use together.
+/// The usage of all connections of a server.
 #[derive(Debug)]
 pub(crate) struct Limits {
     config: LimitsConfig,
@@ -41,27 +41,27 @@ pub(crate) struct Limits {
     users: UsageByKey<UserId>,
     addresses: UsageByKey<IpAddr>,
     /// Connections that speak HTTP, of all listeners.
-    asking: Arc<AtomicUsize>,
-    asking_addresses: UsageByKey<IpAddr>,
-    /// What addresses ask by HTTP.
-    requesting: UsageByKey<IpAddr>,
-    /// All times are since then.
-    began: Instant,
+    http_connections: Arc<AtomicUsize>,
+    http_addresses: UsageByKey<IpAddr>,
+    /// HTTP requests by address.
+    http_requests: UsageByKey<IpAddr>,
+    /// The origin of all times.
+    started: Instant,
 }
 
-/// A connection's place among those that there may be.
+/// Counts a connection until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
     connections: Arc<AtomicUsize>,
     address: Option<KeyPermit>,
 }
 
-/// Why there is no place.
+/// The limit that a new connection exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LimitReached {
-    /// The server is full.
+    /// The connections of the server.
     Full,
-    /// The address has all the connections that it may have.
+    /// The connections of its address.
     Address,
 }
 
@@ -73,10 +73,10 @@ impl Limits {
             connections: Arc::default(),
             users: UsageByKey::default(),
             addresses: UsageByKey::default(),
-            asking: Arc::default(),
-            asking_addresses: UsageByKey::default(),
-            requesting: UsageByKey::default(),
-            began: Instant::now(),
+            http_connections: Arc::default(),
+            http_addresses: UsageByKey::default(),
+            http_requests: UsageByKey::default(),
+            started: Instant::now(),
         }
     }
 
@@ -84,43 +84,47 @@ impl Limits {
         &self.config
     }
 
-    /// Takes a place for a connection from `address`.
+    /// Counts a connection from `address`.
+    ///
+    /// # Errors
+    /// The limit that is reached.
     pub(crate) fn admit(&self, address: Option<IpAddr>) -> Result<ConnectionPermit, LimitReached> {
         let max = self.config.connections;
         let mut permit =
             ConnectionPermit::take(&self.connections, max).ok_or(LimitReached::Full)?;
         if let Some(address) = address.filter(|_| self.counts_addresses()) {
             let max = self.config.connections_per_address.unwrap_or(usize::MAX);
-            let part = self.addresses.enter(network(address), max, self.now());
-            permit.address = Some(part.ok_or(LimitReached::Address)?);
+            let of_address = self.addresses.acquire(network(address), max, self.now());
+            permit.address = Some(of_address.ok_or(LimitReached::Address)?);
         }
         Ok(permit)
     }
 
-    /// Takes a place for a connection that speaks HTTP, from a socket of `address` if it is not
-    /// a proxy's: one address cannot have all places, if it may not have all connections.
-    pub(crate) fn admit_asking(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
-        let mut permit = ConnectionPermit::take(&self.asking, self.config.http_connections)?;
+    /// Counts a connection that speaks HTTP; `None` if a limit is reached. `address` is that of the
+    /// socket, or `None` for a trusted proxy. It may have as many of them as it may have
+    /// connections, so that one address cannot use up all HTTP connections.
+    pub(crate) fn admit_http(&self, address: Option<IpAddr>) -> Option<ConnectionPermit> {
+        let mut permit =
+            ConnectionPermit::take(&self.http_connections, self.config.http_connections)?;
         if let (Some(address), Some(max)) = (address, self.config.connections_per_address) {
-            let part = self.asking_addresses.enter(network(address), max, self.now());
-            permit.address = Some(part?);
+            permit.address =
+                Some(self.http_addresses.acquire(network(address), max, self.now())?);
         }
         Some(permit)
     }
 
-    /// Whether a connection that speaks HTTP may keep its place while it asks for nothing: as long as
-    /// half of the places are free.
+    /// Whether an idle connection that speaks HTTP may stay open: while half of them are free.
     pub(crate) fn may_idle(&self) -> bool {
         let max = self.config.http_connections.unwrap_or(usize::MAX);
-        self.asking.load(Ordering::Relaxed) <= max / 2
+        self.http_connections.load(Ordering::Relaxed) <= max / 2
     }
 
-    /// The part that a connection has in what its user may use; `None` if that is unlimited.
+    /// A permit on the usage of a user; `None` if users have no limits.
     pub(crate) fn user(&self, user: &UserId) -> Option<KeyPermit> {
         if self.config.user.is_unlimited() && self.config.rooms_per_user.is_none() {
             return None;
         }
-        self.users.enter(user.clone(), usize::MAX, self.now())
+        self.users.acquire(user.clone(), usize::MAX, self.now())
     }
 
     fn counts_addresses(&self) -> bool {
@@ -128,18 +132,18 @@ impl Limits {
     }
 
     fn now(&self) -> Duration {
-        self.began.elapsed()
+        self.started.elapsed()
     }
 }
 
 impl ConnectionPermit {
-    /// A place among those that `taken` counts.
-    fn take(taken: &Arc<AtomicUsize>, max: Option<usize>) -> Option<Self> {
+    /// Counts one more in `connections`, unless there are `max`.
+    fn take(connections: &Arc<AtomicUsize>, max: Option<usize>) -> Option<Self> {
         let max = max.unwrap_or(usize::MAX);
-        let is_free = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+        let counted = connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
             (count < max).then_some(count + 1)
         });
-        is_free.ok().map(|_| Self { connections: Arc::clone(taken), address: None })
+        counted.ok().map(|_| Self { connections: Arc::clone(connections), address: None })
     }
 }
 
@@ -149,7 +153,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// What counts as one address: of IPv6, the part that a subscriber is given (RFC 6177).
+/// What counts as one address: of IPv6, the /64 that a subscriber is assigned (RFC 6177).
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
@@ -162,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_taken_and_given_back() {
+    fn connections_are_counted_until_dropped() {
         let mut config = LimitsConfig::off();
         config.connections = Some(3);
         config.connections_per_address = Some(2);
@@ -175,11 +179,15 @@ mod tests {
         assert_eq!(limits.admit(address("2001:db8::2")).unwrap_err(), LimitReached::Full);
         drop(a);
         let _d = limits.admit(address("2001:db8::2")).unwrap();
-        assert_eq!(limits.connections.load(Ordering::Relaxed), 3, "refusals take no place");
+        assert_eq!(
+            limits.connections.load(Ordering::Relaxed),
+            3,
+            "rejected connections do not count"
+        );
     }
 
     #[test]
-    fn an_ipv6_subscriber_is_one_address() {
+    fn ipv6_subnet_is_one_address() {
         let of = |text: &str| network(text.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));

@@ -1,17 +1,25 @@
-//! Token buckets: how much at once, and how much a second in the long run.
+//! Token buckets: a burst, and a rate per second in the long run.
 //!
 //! A bucket is kept as the time at which it will be full again (the generic cell rate algorithm
-//! of ITU-T I.371), which is one number. It may be overdrawn: a connection that takes more than
-//! is there waits until the bucket is back at nothing, and so has a place in the order of all
-//! that wait. The `governor` crate has the same algorithm without that order: it refuses, and says
-//! when to try again.
+//! of ITU-T I.371), which is one number. A bucket may be overdrawn: a connection that takes more than
+//! the bucket holds waits until it is back at 0, behind the connections that overdrew it before. The
+//! `governor` crate has the same algorithm without that order: it rejects, and returns when to retry.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How often something may happen, or how much of something may be used.
+/// How often an event may occur, or how much of a resource may be used: per second in the long run, and
+/// at once.
+///
+/// ```
+/// use chat_server::Rate;
+///
+/// let rate: Rate = "64K/1M".parse()?;
+/// assert_eq!(rate, Rate::new(64 * 1024, 1024 * 1024));
+/// # Ok::<(), chat_server::InvalidRate>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     per_second: u32,
@@ -30,19 +38,19 @@ impl Rate {
         Self { per_second: at_least_one(per_second), burst: at_least_one(burst) }
     }
 
-    /// In the long run.
+    /// The rate per second in the long run.
     #[must_use]
     pub fn per_second(self) -> u32 {
         self.per_second
     }
 
-    /// At once.
+    /// The amount that may be used at once.
     #[must_use]
     pub fn burst(self) -> u32 {
         self.burst
     }
 
-    /// As many times as much.
+    /// This rate and burst, multiplied by `factor`.
     pub(crate) fn times(self, factor: u32) -> Self {
         Self {
             per_second: self.per_second.saturating_mul(factor),
@@ -61,13 +69,13 @@ impl Rate {
         Duration::from_nanos(covered_at.saturating_sub(now))
     }
 
-    /// The time in which `tokens` come in.
+    /// The time in which the bucket gains `tokens`, in nanoseconds.
     fn nanos(self, tokens: u64) -> u64 {
         tokens.saturating_mul(SECOND) / u64::from(self.per_second)
     }
 }
 
-/// The bucket of one owner. All times that it is given are since the same moment.
+/// The bucket of one owner. All its times are since the same moment.
 #[derive(Debug, Default)]
 pub(crate) struct Bucket {
     full_at: u64,
@@ -87,7 +95,7 @@ impl Bucket {
     }
 }
 
-/// A [`Bucket`] that several share: those who wait are served in the order in which they took.
+/// A [`Bucket`] that several owners share. Those that wait are served in the order in which they took.
 #[derive(Debug, Default)]
 pub(crate) struct SharedBucket {
     full_at: AtomicU64,
@@ -128,7 +136,7 @@ impl SharedBucket {
         taken.map(wait).map_err(wait)
     }
 
-    /// Whether nothing is missing from it: a new one is the same.
+    /// Whether the bucket is full, as a new one is.
     pub(crate) fn is_full(&self, now: Duration) -> bool {
         self.full_at.load(Ordering::Relaxed) <= nanos(now)
     }
@@ -138,12 +146,18 @@ fn nanos(time: Duration) -> u64 {
     time.as_nanos() as u64
 }
 
+/// A text that is not a [`Rate`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected a rate such as 50, or 50/100 (a second / at once)")]
+#[non_exhaustive]
+pub struct InvalidRate;
+
 /// `50/100`: 50 a second, and 100 at once. `50`: as many at once as in a second. `64K/1M`: with
 /// units of 1,024 and of 1,048,576.
 impl FromStr for Rate {
-    type Err = String;
+    type Err = InvalidRate;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidRate> {
         let number = |text: &str| {
             let (digits, unit) = match text.as_bytes().last() {
                 Some(b'K') => (&text[..text.len() - 1], 1024),
@@ -155,7 +169,7 @@ impl FromStr for Rate {
         let (per_second, burst) = text.split_once('/').unwrap_or((text, text));
         match (number(per_second), number(burst)) {
             (Some(per_second), Some(burst)) => Ok(Self { per_second, burst }),
-            _ => Err("expected a rate such as 50, or 50/100 (a second / at once)".to_owned()),
+            _ => Err(InvalidRate),
         }
     }
 }
@@ -176,18 +190,18 @@ mod tests {
     const START: Duration = Duration::from_secs(1000);
 
     #[test]
-    fn burst_is_free_and_then_each_waits_for_its_turn() {
+    fn burst_is_immediate_and_then_takers_wait() {
         let (mut bucket, rate) = (Bucket::default(), Rate::new(10, 3));
         let waits: Vec<_> = (0..6).map(|_| bucket.take(rate, 1, START)).collect();
         let zero = Duration::ZERO;
         assert_eq!(waits, [zero, zero, zero, 100 * MS, 200 * MS, 300 * MS]);
         let later = START + 10_000 * MS;
         let free = (0..10).filter(|_| bucket.take(rate, 1, later).is_zero()).count();
-        assert_eq!(free, 3, "what was not used is not saved up");
+        assert_eq!(free, 3, "unused tokens beyond the burst are lost");
     }
 
     #[test]
-    fn wait_is_over_when_it_was_promised() {
+    fn wait_ends_when_the_cost_is_covered() {
         let (bucket, rate) = (SharedBucket::default(), Rate::new(10, 3));
         assert_eq!(bucket.take(rate, 5, START), 200 * MS);
         assert_eq!(bucket.take(rate, 0, START + 200 * MS), Duration::ZERO);
@@ -197,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_as_settings_give_them() {
+    fn rates_are_parsed() {
         assert_eq!("50/100".parse(), Ok(Rate::new(50, 100)));
         assert_eq!("7".parse(), Ok(Rate::new(7, 7)));
         assert_eq!("64K/2M".parse(), Ok(Rate::new(65_536, 2_097_152)));
@@ -208,8 +222,7 @@ mod tests {
     }
 
     proptest! {
-        /// A client that waits as long as it has to never uses more than the rate allows, and gets all
-        /// that it allows.
+        /// A client that observes the waits uses what the rate allows, not more and not less.
         #[test]
         fn long_run_is_the_rate(
             per_second in 1_u32..100_000, burst in 1_u32..100_000,

@@ -1,5 +1,5 @@
-//! How often clients may ask by HTTP. A request above the rate is delayed, and those behind it on
-//! the connection, too. It is refused if that would take too long.
+//! The rate of HTTP requests. A request above the rate is delayed, and with it those pipelined behind
+//! it. It is rejected if its wait would exceed [`LimitsConfig::max_wait`](super::LimitsConfig::max_wait).
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use super::usage_by_key::KeyPermit;
 use super::{Limits, network};
 
 impl Limits {
-    /// How long a request has to wait: for the turn of its connection, which has `bucket`, and of
-    /// its address. Either is `None` where it has no limit.
+    /// Takes a request from the bucket of its connection and from that of its address; returns how long
+    /// it waits. Either is `None` where it has no limit.
     ///
     /// # Errors
-    /// It would wait too long, and is not served.
+    /// The wait, if it exceeds `max_wait`: nothing is taken from that bucket.
     pub(crate) fn request(
         &self,
         bucket: Option<&SharedBucket>,
@@ -26,10 +26,10 @@ impl Limits {
         };
         let of_connection = reserve(bucket, config.http_requests)?;
         let rate = config.http_requests_per_address;
-        let part = address
+        let permit = address
             .filter(|_| rate.is_some())
-            .and_then(|address| self.requesting.enter(network(address), usize::MAX, now));
-        let of_address = reserve(part.as_ref().map(KeyPermit::requests), rate)?;
+            .and_then(|address| self.http_requests.acquire(network(address), usize::MAX, now));
+        let of_address = reserve(permit.as_ref().map(KeyPermit::requests), rate)?;
         Ok(of_connection.max(of_address))
     }
 }
@@ -47,31 +47,31 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_a_connection_wait_for_their_turn() {
+    fn requests_of_a_connection_wait_for_its_rate() {
         let (limits, bucket) = (limits(Some(Rate::new(10, 3)), None), SharedBucket::default());
         let waits: Vec<_> = (0..5).map(|_| limits.request(Some(&bucket), None).unwrap()).collect();
         assert!(waits[..3].iter().all(Duration::is_zero), "{waits:?}");
         assert!(waits[3] > Duration::from_millis(50) && waits[4] > waits[3], "{waits:?}");
         let other = SharedBucket::default();
         assert_eq!(limits.request(Some(&other), None), Ok(Duration::ZERO));
-        assert_eq!(limits.request(None, None), Ok(Duration::ZERO), "a proxy");
+        assert_eq!(limits.request(None, None), Ok(Duration::ZERO), "trusted proxy");
     }
 
     #[test]
-    fn request_that_would_wait_long_is_refused_and_takes_no_turn() {
+    fn request_beyond_max_wait_is_rejected_and_not_counted() {
         let limits = limits(None, Some(Rate::new(1, 1)));
-        let ask = |address: &str| limits.request(None, Some(address.parse().unwrap()));
-        let waits: Vec<_> = (0..6).map(|_| ask("10.0.0.1").unwrap()).collect();
+        let request = |address: &str| limits.request(None, Some(address.parse().unwrap()));
+        let waits: Vec<_> = (0..6).map(|_| request("10.0.0.1").unwrap()).collect();
         assert!(
             waits[5] > Duration::from_secs(4) && waits[5] <= limits.config.max_wait,
             "{waits:?}"
         );
         for _ in 0..100 {
-            let retry_after = ask("10.0.0.1").unwrap_err();
+            let retry_after = request("10.0.0.1").unwrap_err();
             assert!(retry_after > limits.config.max_wait && retry_after <= Duration::from_secs(6));
         }
-        assert_eq!(ask("10.0.0.2"), Ok(Duration::ZERO));
-        assert_eq!(ask("2001:db8::1"), Ok(Duration::ZERO));
-        assert!(ask("2001:db8::2").unwrap() > Duration::ZERO, "one subscriber");
+        assert_eq!(request("10.0.0.2"), Ok(Duration::ZERO));
+        assert_eq!(request("2001:db8::1"), Ok(Duration::ZERO));
+        assert!(request("2001:db8::2").unwrap() > Duration::ZERO, "the same /64");
     }
 }

@@ -1,4 +1,4 @@
-//! What several connections have in common: those of a user, or of an address.
+//! Usage that several connections share: those of a user, or of an address.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -13,7 +13,7 @@ use super::rate::SharedBucket;
 
 const SHARDS: usize = 16;
 
-/// UsageByKey by key.
+/// [`Usage`] by key. Sharded, since every new connection takes a lock.
 #[derive(Debug)]
 pub(crate) struct UsageByKey<K> {
     shards: [Mutex<Shard<K>>; SHARDS],
@@ -22,38 +22,38 @@ pub(crate) struct UsageByKey<K> {
 
 #[derive(Debug)]
 struct Shard<K> {
-    shares: HashMap<K, Arc<KeyUsage>>,
-    /// How many there may be before those of nobody are looked for.
-    tidy_at: usize,
+    usage: HashMap<K, Arc<Usage>>,
+    /// The number of keys at which unused ones are evicted next.
+    evict_at: usize,
 }
 
-/// What the connections of one key share.
+/// The usage of all connections of one key.
 #[derive(Debug, Default)]
-pub(crate) struct KeyUsage {
+pub(crate) struct Usage {
     connections: AtomicUsize,
-    /// Rooms that these connections are in, together.
+    /// Memberships of these connections.
     rooms: AtomicUsize,
     buckets: SharedBuckets,
-    /// Of requests by HTTP.
+    /// The bucket of HTTP requests.
     requests: SharedBucket,
 }
 
-/// A connection's part in a share.
+/// Counts a connection of a key until it is dropped.
 #[derive(Debug)]
-pub(crate) struct KeyPermit(Arc<KeyUsage>);
+pub(crate) struct KeyPermit(Arc<Usage>);
 
 impl<K: Eq + Hash> UsageByKey<K> {
-    /// One more connection of `key`; `None` if there are `max` already.
-    pub(crate) fn enter(&self, key: K, max: usize, now: Duration) -> Option<KeyPermit> {
+    /// Counts a connection of `key`; `None` if there are `max` already.
+    pub(crate) fn acquire(&self, key: K, max: usize, now: Duration) -> Option<KeyPermit> {
         let mut shard = self.shard(&key);
-        shard.tidy(now);
-        let share = shard.shares.entry(key).or_default();
-        // Only grows under the lock.
-        if share.connections.load(Ordering::Relaxed) >= max {
+        shard.evict_idle(now);
+        let usage = shard.usage.entry(key).or_default();
+        // Grows under the lock of the shard alone; a concurrent drop can only lower it.
+        if usage.connections.load(Ordering::Relaxed) >= max {
             return None;
         }
-        share.connections.fetch_add(1, Ordering::Relaxed);
-        Some(KeyPermit(Arc::clone(share)))
+        usage.connections.fetch_add(1, Ordering::Relaxed);
+        Some(KeyPermit(Arc::clone(usage)))
     }
 
     fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K>> {
@@ -63,26 +63,27 @@ impl<K: Eq + Hash> UsageByKey<K> {
 }
 
 impl<K: Eq + Hash> Shard<K> {
-    /// Forgets keys that have no connections and nothing to pay off. Not at once when they
-    /// leave: whoever comes back in time finds the bucket as it was.
-    fn tidy(&mut self, now: Duration) {
-        if self.shares.len() < self.tidy_at {
+    /// Removes keys without connections whose buckets are full. A key outlives its connections until
+    /// then: a client that reconnects must not get a fresh burst.
+    fn evict_idle(&mut self, now: Duration) {
+        if self.usage.len() < self.evict_at {
             return;
         }
-        self.shares.retain(|_, share| {
-            let is_used = share.connections.load(Ordering::Relaxed) > 0;
-            is_used || !share.buckets.are_full(now) || !share.requests.is_full(now)
+        self.usage.retain(|_, usage| {
+            let is_used = usage.connections.load(Ordering::Relaxed) > 0;
+            is_used || !usage.buckets.are_full(now) || !usage.requests.is_full(now)
         });
-        self.tidy_at = (2 * self.shares.len()).max(FEW);
+        self.evict_at = (2 * self.usage.len()).max(MIN_EVICTION_SIZE);
     }
 }
 
-/// Keys in a shard that are not worth tidying.
-const FEW: usize = 64;
+/// The number of keys in a shard below which none are evicted. Twice as many as remained must be
+/// there for the next eviction, so that its cost per connection is constant.
+const MIN_EVICTION_SIZE: usize = 64;
 
 impl<K> Default for UsageByKey<K> {
     fn default() -> Self {
-        let shard = || Mutex::new(Shard { shares: HashMap::new(), tidy_at: FEW });
+        let shard = || Mutex::new(Shard { usage: HashMap::new(), evict_at: MIN_EVICTION_SIZE });
         Self { shards: std::array::from_fn(|_| shard()), hasher: RandomState::new() }
     }
 }
@@ -92,22 +93,22 @@ impl KeyPermit {
         &self.0.buckets
     }
 
-    /// Of requests by HTTP.
+    /// The bucket of HTTP requests.
     pub(crate) fn requests(&self) -> &SharedBucket {
         &self.0.requests
     }
 
-    /// A place among `max` rooms; `None` if all are taken.
+    /// Counts a membership; `None` if there are `max` already.
     pub(crate) fn room(&self, max: usize) -> Option<RoomSlot> {
         let take = |rooms| (rooms < max).then_some(rooms + 1);
-        let taken = self.0.rooms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        taken.is_ok().then(|| RoomSlot(Arc::clone(&self.0)))
+        let counted = self.0.rooms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        counted.is_ok().then(|| RoomSlot(Arc::clone(&self.0)))
     }
 }
 
-/// A membership that counts among the rooms of a user.
+/// Counts a membership among the rooms of a user until it is dropped.
 #[derive(Debug)]
-pub(crate) struct RoomSlot(Arc<KeyUsage>);
+pub(crate) struct RoomSlot(Arc<Usage>);
 
 impl Drop for RoomSlot {
     fn drop(&mut self) {
@@ -128,36 +129,36 @@ mod tests {
     use crate::limits::cost::{Cost, Owner, Rates};
 
     #[test]
-    fn so_many_of_one_key_and_no_more() {
-        let shares = UsageByKey::default();
-        let mut parts: Vec<_> = (0..3).map(|_| shares.enter("a", 3, Duration::ZERO)).collect();
-        assert!(parts.iter().all(Option::is_some));
-        assert!(shares.enter("a", 3, Duration::ZERO).is_none());
-        assert!(shares.enter("b", 3, Duration::ZERO).is_some());
-        parts.pop();
-        assert!(shares.enter("a", 3, Duration::ZERO).is_some());
+    fn connections_of_a_key_are_limited() {
+        let users = UsageByKey::default();
+        let mut permits: Vec<_> = (0..3).map(|_| users.acquire("a", 3, Duration::ZERO)).collect();
+        assert!(permits.iter().all(Option::is_some));
+        assert!(users.acquire("a", 3, Duration::ZERO).is_none());
+        assert!(users.acquire("b", 3, Duration::ZERO).is_some());
+        permits.pop();
+        assert!(users.acquire("a", 3, Duration::ZERO).is_some());
     }
 
     #[test]
     fn buckets_outlive_the_connection_until_they_are_full() {
-        let shares = UsageByKey::default();
+        let users = UsageByKey::default();
         let rates = Rates { frames: Some(Rate::new(1, 1)), ..Rates::default() };
         let now = Duration::from_secs(5);
-        let wait = |part: &KeyPermit| {
-            let buckets = part.buckets();
+        let wait = |permit: &KeyPermit| {
+            let buckets = permit.buckets();
             let wait = buckets.take(&Cost::frame(0), &rates, 1, Owner::User, now);
             wait.map_or(Duration::ZERO, |wait| wait.time)
         };
-        let part = shares.enter(0, 9, now).unwrap();
-        assert_eq!(wait(&part), Duration::ZERO);
-        drop(part);
-        let back = shares.enter(0, 9, now).unwrap();
+        let permit = users.acquire(0, 9, now).unwrap();
+        assert_eq!(wait(&permit), Duration::ZERO);
+        drop(permit);
+        let back = users.acquire(0, 9, now).unwrap();
         assert_eq!(wait(&back), Duration::from_secs(1), "the same buckets");
         drop(back);
         for key in 1..100_000 {
-            drop(shares.enter(key, 9, now + Duration::from_secs(2)));
+            drop(users.acquire(key, 9, now + Duration::from_secs(2)));
         }
-        let held: usize = shares.shards.iter().map(|shard| shard.lock().shares.len()).sum();
-        assert!(held <= 2 * SHARDS * FEW, "{held} keys of nobody");
+        let held: usize = users.shards.iter().map(|shard| shard.lock().usage.len()).sum();
+        assert!(held <= 2 * SHARDS * MIN_EVICTION_SIZE, "{held} unused keys");
     }
 }

@@ -1,4 +1,4 @@
-//! The bodies of a request and its response, whose ends matter to the connection.
+//! The bodies of a request and its response, which notify the clock of their ends.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use hyper::body::{Frame, Incoming, SizeHint};
 
 use super::clock::Clock;
 
-/// The body of a request, which notes whether it was read to its end.
+/// The body of a request, which records whether it was read to its end.
 #[derive(Debug)]
 pub(super) struct RequestBody {
     body: Incoming,

@@ -1,16 +1,16 @@
-//! How long an HTTP connection may take for what it is at.
+//! How long an HTTP connection may take for its current phase.
 
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-/// The longest time: a setting may be larger than what an `Instant` can hold.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The longest timeout: a setting may exceed what an `Instant` can hold.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How long each phase of an HTTP connection may take.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
+pub(super) struct PhaseTimeouts {
     pub(super) head: Duration,
     pub(super) body: Duration,
     pub(super) work: Duration,
@@ -18,11 +18,11 @@ pub(super) struct Times {
     pub(super) idle: Duration,
 }
 
-/// What an HTTP connection is at. The task that serves it reads what the other parts of the same task
-/// write here: the stream and the service below and above hyper.
+/// The phase of an HTTP connection. The stream below hyper and the service above it change the phase; the
+/// task of both reads the deadline.
 #[derive(Debug)]
 pub(super) struct Clock {
-    times: Times,
+    phase_timeouts: PhaseTimeouts,
     state: Mutex<State>,
 }
 
@@ -48,14 +48,14 @@ pub(super) enum Phase {
 
 impl Clock {
     /// A new connection has to send a head.
-    pub(super) fn new(times: Times) -> Self {
+    pub(super) fn new(phase_timeouts: PhaseTimeouts) -> Self {
         let state = State { phase: Phase::Head, since: Instant::now() };
-        Self { times, state: Mutex::new(state) }
+        Self { phase_timeouts, state: Mutex::new(state) }
     }
 
     /// Bytes were received.
     pub(super) fn received(&self) {
-        self.pass(Phase::Idle, Phase::Head);
+        self.advance(Phase::Idle, Phase::Head);
     }
 
     /// A head is complete.
@@ -65,39 +65,39 @@ impl Clock {
 
     /// The server begins to read a body.
     pub(super) fn awaits_body(&self) {
-        self.pass(Phase::Work, Phase::Body);
+        self.advance(Phase::Work, Phase::Body);
     }
 
-    /// The body is complete, or the server reads no more of it.
+    /// The body is complete, or the server has stopped reading it.
     pub(super) fn took_body(&self) {
-        self.pass(Phase::Body, Phase::Work);
+        self.advance(Phase::Body, Phase::Work);
     }
 
     /// hyper has all of the response.
     pub(super) fn responded(&self) {
-        self.pass(Phase::Body, Phase::Response);
-        self.pass(Phase::Work, Phase::Response);
+        self.advance(Phase::Body, Phase::Response);
+        self.advance(Phase::Work, Phase::Response);
     }
 
     /// All that hyper had is with the kernel.
     pub(super) fn flushed(&self) {
-        self.pass(Phase::Response, Phase::Idle);
+        self.advance(Phase::Response, Phase::Idle);
     }
 
     /// The phase, and when it has taken too long.
     pub(super) fn deadline(&self) -> (Phase, Instant) {
         let state = self.state();
         let time = match state.phase {
-            Phase::Head => self.times.head,
-            Phase::Body => self.times.body,
-            Phase::Work => self.times.work,
-            Phase::Response => self.times.response,
-            Phase::Idle => self.times.idle,
+            Phase::Head => self.phase_timeouts.head,
+            Phase::Body => self.phase_timeouts.body,
+            Phase::Work => self.phase_timeouts.work,
+            Phase::Response => self.phase_timeouts.response,
+            Phase::Idle => self.phase_timeouts.idle,
         };
-        (state.phase, state.since + time.min(LONGEST))
+        (state.phase, state.since + time.min(MAX_TIMEOUT))
     }
 
-    fn pass(&self, from: Phase, to: Phase) {
+    fn advance(&self, from: Phase, to: Phase) {
         let mut state = self.state();
         if state.phase == from {
             *state = State { phase: to, since: Instant::now() };
@@ -114,9 +114,9 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn each_phase_has_its_time() {
+    async fn each_phase_has_its_timeout() {
         let seconds = Duration::from_secs;
-        let clock = Clock::new(Times {
+        let clock = Clock::new(PhaseTimeouts {
             head: seconds(10),
             body: seconds(20),
             work: seconds(60),
@@ -129,15 +129,15 @@ mod tests {
         };
         tokio::time::advance(seconds(4)).await;
         clock.received();
-        assert_eq!(left(), (Phase::Head, 6), "a byte now and then gives no more time");
+        assert_eq!(left(), (Phase::Head, 6), "a further byte does not extend it");
         clock.requested();
         tokio::time::advance(seconds(5)).await;
-        assert_eq!(left(), (Phase::Work, 55), "a request may have to wait for its turn");
+        assert_eq!(left(), (Phase::Work, 55), "includes the wait for the request rate");
         clock.awaits_body();
         tokio::time::advance(seconds(1)).await;
         clock.received();
         clock.flushed();
-        assert_eq!(left(), (Phase::Body, 19), "nor does it for a body");
+        assert_eq!(left(), (Phase::Body, 19), "neither does it for a body");
         clock.took_body();
         assert_eq!(left(), (Phase::Work, 60));
         clock.responded();
@@ -153,8 +153,9 @@ mod tests {
     }
 
     #[test]
-    fn any_setting_is_a_time() {
+    fn longest_timeout_does_not_overflow() {
         let max = Duration::MAX;
-        Clock::new(Times { head: max, body: max, work: max, response: max, idle: max }).deadline();
+        Clock::new(PhaseTimeouts { head: max, body: max, work: max, response: max, idle: max })
+            .deadline();
     }
 }

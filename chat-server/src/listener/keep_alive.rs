@@ -17,14 +17,15 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub(super) struct KeepAlive {
     pub(super) limits: Arc<Limits>,
     pub(super) state: Arc<State>,
-    /// It carries requests of many clients, and there are few of its kind.
+    /// Whether the connection is of a trusted proxy: it carries requests of many clients, and there are
+    /// few of them.
     pub(super) is_proxy: bool,
 }
 
 impl KeepAlive {
-    /// Whether hyper keeps the connection after this request if the response says nothing. After
-    /// chunks it may close: a length beside them, of which it shows nothing, ends the connection. For
-    /// HTTP/1.0 it adds the header itself.
+    /// Whether hyper keeps the connection open after this request without a header in the response. After
+    /// a chunked request it may close: a `Content-Length` beside the chunks ends the connection, and
+    /// hyper hides it. For HTTP/1.0 it adds the header itself.
     pub(super) fn is_default<B>(request: &hyper::Request<B>) -> bool {
         let headers = request.headers();
         request.version() == Version::HTTP_11
@@ -32,8 +33,8 @@ impl KeepAlive {
             && !says_close(headers)
     }
 
-    /// Says in `response` whether the connection stays. It does not if the body of the request
-    /// `is_unread`: hyper then closes it.
+    /// Announces in `response` whether the connection stays open. It does not if the body of the request
+    /// `is_unread`: hyper then closes the connection.
     pub(super) fn announce(&self, response: &mut Response, is_default: bool, is_unread: bool) {
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -43,7 +44,7 @@ impl KeepAlive {
         if is_unread || !self.is_offered() {
             headers.append(CONNECTION, HeaderValue::from_static("close"));
         } else if is_default {
-            // 0 would read as the end of the connection, which is kept for a second longer.
+            // 0 would announce a close, but the connection stays for a second longer than the setting.
             let seconds = self.state.config.keep_alive_timeout.as_secs().max(1);
             headers.append(CONNECTION, HeaderValue::from_static("keep-alive"));
             if let Ok(value) = HeaderValue::try_from(format!("timeout={seconds}")) {
@@ -52,7 +53,7 @@ impl KeepAlive {
         }
     }
 
-    /// Clients that ask for nothing more may hold half of the places: those that ask find one.
+    /// Idle connections may use half of the HTTP connections, so that new requests find free ones.
     fn is_offered(&self) -> bool {
         let is_kept = !self.state.config.keep_alive_timeout.is_zero();
         is_kept && !self.state.is_draining() && (self.is_proxy || self.limits.may_idle())

@@ -1,15 +1,15 @@
-//! Requests that hyper cannot parse. It answers them by itself, with a status and no body, and no
-//! service or hook sees them: the body is put in below it, where the answer is written.
+//! Requests that hyper cannot parse. It answers them itself, with a status and no body, and without
+//! calling a service or a hook: the stream below hyper adds the body when the answer is written.
 
 use serde_json::json;
 
-/// The most header fields that a head may have: hyper's own limit.
+/// The most header fields in a head: the limit of hyper.
 pub(crate) const MAX_FIELDS: usize = 100;
 
 const NO_BODY: &[u8] = b"\r\ncontent-length: 0\r\n";
 
-/// The answer with a body that says what is wrong, if `answer` is one of hyper's own. Those of the
-/// service with one of these statuses have a body already.
+/// The answer with a body that says what is wrong, if `answer` is one of hyper. Answers of the service
+/// with these statuses have a body already.
 pub(super) fn with_body(answer: &[u8], max_head_bytes: usize) -> Option<Vec<u8>> {
     let status = answer.strip_prefix(b"HTTP/1.1 ").or(answer.strip_prefix(b"HTTP/1.0 "))?;
     let (code, message) = match status.first_chunk()? {
@@ -24,7 +24,7 @@ pub(super) fn with_body(answer: &[u8], max_head_bytes: usize) -> Option<Vec<u8>>
         ),
         _ => return None,
     };
-    // What is pipelined behind the answer is another one's.
+    // Only within this answer: another one may follow in the same write.
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
     let length = answer[..end + 2].windows(NO_BODY.len()).position(|line| line == NO_BODY)?;
     let (before, after) = (&answer[..length], &answer[length + NO_BODY.len()..]);
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn other_answers_stay_as_they_are() {
+    fn other_answers_are_unchanged() {
         for other in [
             &b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"[..],
             b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}",

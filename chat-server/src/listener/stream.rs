@@ -1,5 +1,5 @@
-//! The stream below hyper: it notifies the clock of reads and flushes, and gives a body to what hyper
-//! answers by itself.
+//! The stream below hyper: it notifies the clock of reads and flushes, and adds a body to the answers
+//! that hyper gives itself.
 
 use std::io;
 use std::pin::Pin;
@@ -12,12 +12,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::clock::Clock;
 use super::malformed;
 
-/// A TCP stream that speaks HTTP.
+/// A TCP stream that serves HTTP.
 #[derive(Debug)]
 pub(crate) struct HttpStream {
     tcp: SharedTcp,
     clock: Arc<Clock>,
-    /// What is written in place of hyper's own answer.
+    /// The answer that is written instead of one of hyper.
     answer: Vec<u8>,
     max_head_bytes: usize,
 }
@@ -69,7 +69,7 @@ impl AsyncWrite for HttpStream {
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }
 
-    /// hyper flushes when it has written all that it has.
+    /// hyper flushes when it has written everything.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_write_answer(cx))?;
         self.clock.flushed();

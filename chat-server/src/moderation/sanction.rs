@@ -1,4 +1,4 @@
-//! What is decided on somebody, by whom, and how it is stored.
+//! A kick or a ban: what it is, who imposes it, and how it is stored.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,70 +11,69 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::random_id;
 
-/// How long a kick stands for servers that could not hear of it.
-const KICK_STANDS: Duration = Duration::from_secs(60);
+/// How long the record of a kick is kept for servers that have lost the broker.
+const KICK_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Longest ban; one for good is as long.
+/// The longest ban, and that of a ban without a time.
 pub(crate) const LONGEST_BAN: Duration = Record::MAX_LIFETIME;
 
-/// What is said to a ban of no time.
-pub(crate) const NO_TIME: &str = "A ban lasts a second at least.";
+/// The error of a ban for 0 s.
+pub(crate) const ZERO_BAN: &str = "A ban lasts at least 1 second.";
 
 /// The answer to kicks and bans on a broker without a shared table.
 pub(crate) const UNSUPPORTED: &str =
-    "This server cannot kick or ban: its message bus has no table that servers share.";
+    "This server cannot kick or ban users: its broker has no shared table.";
 
-/// Where somebody is put out of.
+/// What a user is kicked or banned from.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Scope<'a> {
+pub(crate) enum SanctionScope<'a> {
     Server,
     Room(&'a RoomId),
 }
 
-/// Who puts somebody out.
+/// Who imposes a sanction.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Actor<'a> {
     Backend,
     Moderator(&'a UserId),
 }
 
-/// What is done to somebody.
+/// The kind of a sanction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
-    /// Put out once.
+pub(crate) enum SanctionKind {
+    /// Removes a user, who may return.
     Kick,
-    /// Put out, and kept out.
+    /// Removes a user, who may not return until the ban ends.
     Ban,
 }
 
-/// What somebody who is put out is told.
+/// What the sanctioned user receives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SanctionNotice {
-    pub(crate) kind: Kind,
+    pub(crate) kind: SanctionKind,
     pub(crate) reason: Option<Arc<str>>,
 }
 
-/// What stands in a record.
+/// The value of a record.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Stored {
+pub(super) struct SanctionRecord {
     pub(super) id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
 }
 
-/// Puts `user` out, for `time` if it is a ban. Returns when that is stored; the log tells of
-/// it then, and of who did it.
+/// Stores a sanction against `user`, a ban for `time`. Returns, and logs the actor, when it is stored.
 pub(crate) async fn impose(
     broker: &dyn Broker,
     by: Actor<'_>,
-    kind: Kind,
-    scope: Scope<'_>,
+    kind: SanctionKind,
+    scope: SanctionScope<'_>,
     user: &UserId,
     time: Duration,
     reason: Option<&str>,
 ) -> Result<(), BrokerError> {
     let table = table_of(broker)?;
-    let stored = Stored { id: random_id(12), reason: reason.map(str::to_owned) };
+    let stored = SanctionRecord { id: random_id(12), reason: reason.map(str::to_owned) };
     let value = serde_json::to_vec(&stored).map_err(BrokerError::config)?;
     let value = Bytes::from(value);
     let set = async |kind, time| {
@@ -82,12 +81,12 @@ pub(crate) async fn impose(
         table.set(&key(kind, scope, user), value.clone(), options).await
     };
     let done = async {
-        if kind == Kind::Ban {
-            set(Kind::Ban, time.min(LONGEST_BAN)).await?;
+        if kind == SanctionKind::Ban {
+            set(SanctionKind::Ban, time.min(LONGEST_BAN)).await?;
         }
-        if kind == Kind::Kick || time < KICK_STANDS {
-            // A ban may be over before the last server hears of it.
-            set(Kind::Kick, KICK_STANDS).await?;
+        if kind == SanctionKind::Kick || time < KICK_LIFETIME {
+            // A short ban may end before a server that has lost the broker reads its record.
+            set(SanctionKind::Kick, KICK_LIFETIME).await?;
         }
         Ok(())
     };
@@ -97,14 +96,14 @@ pub(crate) async fn impose(
     done
 }
 
-/// Ends a ban. Returns when that is stored; the log tells of it then.
+/// Ends a ban. Returns and logs when that is stored.
 pub(crate) async fn unban(
     broker: &dyn Broker,
     by: Actor<'_>,
-    scope: Scope<'_>,
+    scope: SanctionScope<'_>,
     user: &UserId,
 ) -> Result<(), BrokerError> {
-    let done = table_of(broker)?.remove(&key(Kind::Ban, scope, user)).await;
+    let done = table_of(broker)?.remove(&key(SanctionKind::Ban, scope, user)).await;
     let user = user.escaped();
     tracing::info!(%by, %scope, %user, ok = done.is_ok(), "ban lifted");
     done
@@ -114,19 +113,19 @@ fn table_of(broker: &dyn Broker) -> Result<&dyn SharedTable, BrokerError> {
     broker.table().ok_or(BrokerError::Unsupported("shared table"))
 }
 
-/// Names hold no line breaks.
-pub(super) fn key(kind: Kind, scope: Scope<'_>, user: &UserId) -> String {
+/// The key of a record. Names have no line breaks.
+pub(super) fn key(kind: SanctionKind, scope: SanctionScope<'_>, user: &UserId) -> String {
     let kind = match kind {
-        Kind::Kick => "kick",
-        Kind::Ban => "ban",
+        SanctionKind::Kick => "kick",
+        SanctionKind::Ban => "ban",
     };
     match scope {
-        Scope::Server => format!("{kind}\n{user}"),
-        Scope::Room(room) => format!("{kind}\n{user}\n{room}"),
+        SanctionScope::Server => format!("{kind}\n{user}"),
+        SanctionScope::Room(room) => format!("{kind}\n{user}\n{room}"),
     }
 }
 
-/// The user whom a record concerns, and the room, unless it is about all servers.
+/// The user of a record, and the room; `None` for the server.
 pub(super) fn target_of(key: &str) -> Option<(UserId, Option<RoomId>)> {
     let mut parts = key.split('\n').skip(1);
     let user = UserId::new(parts.next()?).ok()?;
@@ -143,7 +142,7 @@ impl fmt::Display for Actor<'_> {
     }
 }
 
-impl fmt::Display for Scope<'_> {
+impl fmt::Display for SanctionScope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Server => f.write_str("all servers"),

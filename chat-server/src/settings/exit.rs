@@ -13,7 +13,7 @@ use super::value::refusal;
 /// Why the program does not start.
 #[derive(Debug)]
 pub(crate) enum Exit {
-    /// A flag or a variable; or a wish for help.
+    /// A flag or a variable; or a request for help.
     Usage(clap::Error),
     /// The configuration file.
     File(String),
@@ -99,7 +99,7 @@ fn complain(error: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// `eprintln!` would panic if nobody reads it.
+/// `eprintln!` would panic if stderr is closed.
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "chat-server: {line}");
 }

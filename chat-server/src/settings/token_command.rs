@@ -55,16 +55,17 @@ impl TokenArgs {
     #[cfg(feature = "jwt")]
     pub(super) fn token(&self, tokens: &Tokens) -> Result<String, Exit> {
         use chat_core::{UserId, UserName};
-        use chat_server::{Audience, AuthError, JwtSigner, TokenClaims};
+        use chat_server::{InvalidKey, JwtSigner, TokenClaims};
 
         let signer = match (&self.private_key, tokens.secret()) {
             (Some(file), _) => read(file).and_then(|pem| {
-                let wrong =
-                    |error: AuthError| Invalid::new("private-key", file.display(), error.why());
+                let wrong = |error: InvalidKey| {
+                    Invalid::new("private-key", file.display(), error.to_string())
+                };
                 JwtSigner::with_private_key(&pem).map_err(wrong)
             }),
             (None, Some(secret)) => JwtSigner::with_secret(secret.reveal().as_bytes())
-                .map_err(|error| Invalid::hidden("jwt-secret", error.why())),
+                .map_err(|error| Invalid::hidden("jwt-secret", error.to_string())),
             (None, None) => {
                 let needed = "a token needs CHAT_JWT_SECRET (32 bytes or more) or --private-key";
                 return Err(Exit::System(needed.to_owned()));
@@ -79,11 +80,11 @@ impl TokenArgs {
         let mut claims = TokenClaims::new(&user, self.ttl);
         claims.name.clone_from(&self.name);
         let audience = self.audience.clone().or_else(|| tokens.audience().into_iter().next());
-        claims.aud = audience.map(Audience::One);
+        claims.aud = audience.into_iter().collect();
         claims.iss = self.issuer.clone().or_else(|| tokens.issuer().into_iter().next());
         claims.rooms = self.rules()?;
         claims.limit_factor = self.limit_factor;
-        signer.sign(&claims).map_err(|error| Exit::System(error.why().to_owned()))
+        signer.sign(&claims).map_err(|error| Exit::System(error.to_string()))
     }
 
     #[cfg(not(feature = "jwt"))]

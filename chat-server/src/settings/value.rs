@@ -3,13 +3,13 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{IntErrorKind, ParseIntError};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use chat_server::{IpNet, Rate, Secret, parse_network};
+use chat_server::{InvalidRate, IpNet, Rate, Secret};
 use clap::error::ErrorKind;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -42,7 +42,10 @@ impl FromStr for RateArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = trim(text);
-        if text == "off" { Ok(Self(None)) } else { text.parse().map(|rate| Self(Some(rate))) }
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        text.parse().map(|rate| Self(Some(rate))).map_err(|error: InvalidRate| error.to_string())
     }
 }
 
@@ -124,10 +127,15 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     trim(text).parse().map_err(|_| expected.to_owned())
 }
 
-/// Reads a network, or nothing between two commas.
+/// Reads a network such as `10.0.0.0/8`, an address, or nothing between two commas.
 pub(super) fn network(text: &str) -> Result<Option<IpNet>, String> {
     let text = trim(text);
-    if text.is_empty() { Ok(None) } else { parse_network(text).map(Some) }
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let expected = format!("'{text}' is neither an address nor a network such as 10.0.0.0/8");
+    network.map(Some).map_err(|_| expected)
 }
 
 /// Reads a filter of the log. A level that does not exist is an error: the filter would take it

@@ -129,7 +129,7 @@ fn the_page_says_what_a_token_does_not_allow_and_that_it_has_run_out() {
     let browser = Browser::start();
     let narrow = token("general", HOUR);
     let tab = browser.open(&server.url(&format!("/?room=secret#token={narrow}")));
-    tab.until_shows("start-error", "You may not do that there.");
+    tab.until_shows("start-error", "You have no permission for this.");
 
     let short = token("*", Duration::from_secs(2));
     let tab = browser.open(&server.url(&format!("/?room=general#token={short}")));

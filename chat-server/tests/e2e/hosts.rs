@@ -193,7 +193,7 @@ async fn refused_host_is_logged_once_a_minute() {
         line.contains("WARN") && line.contains(FOREIGN) && line.contains("CHAT_PUBLIC_URL"),
         "{line}"
     );
-    assert_eq!(server.logged("requests for this host are refused"), 1);
+    assert_eq!(server.logged("request for an unknown host rejected"), 1);
 }
 
 /// The library's own client names the host of its URL.

@@ -72,11 +72,15 @@ fn a_bad_setting_is_one_line_and_exit_code_2() {
         (&["--pong-timeout", "0s"], &[], "--pong-timeout: 1ms to"),
         (&["--public-url", "chat.example"], &[], "--public-url: it is not a URL"),
         (&[], &[("CHAT_PUBLIC_URL", "https://")], "CHAT_PUBLIC_URL: it is not a URL"),
-        (&[], &[("CHAT_PUBLIC_URL", "https://a.example/?x")], "CHAT_PUBLIC_URL: it has no query"),
+        (
+            &[],
+            &[("CHAT_PUBLIC_URL", "https://a.example/?x")],
+            "CHAT_PUBLIC_URL: it must not have a query",
+        ),
         (
             &[],
             &[("CHAT_PUBLIC_URL", "https://user@chat.example")],
-            "for CHAT_PUBLIC_URL: a link to share",
+            "for CHAT_PUBLIC_URL: it must not have a user",
         ),
         (&["--threads", "0"], &[], "--threads: at least 1"),
         (&["--threads", "257"], &[], "--threads: at most 256"),

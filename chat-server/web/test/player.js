@@ -1,4 +1,4 @@
-// Plays one vector with the module: does what its steps say, and compares what comes out.
+// Plays one vector with the module: does what its steps say, and compares the events.
 // chat-core/tests/vectors/README.md describes the format.
 
 import { deepStrictEqual, fail, ok, strictEqual } from "node:assert";

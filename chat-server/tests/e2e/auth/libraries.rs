@@ -35,7 +35,7 @@ fn tokens_of_other_libraries_are_valid() {
                 Ok(identity) if key == kind => assert_eq!(identity.user.as_str(), "ann"),
                 Ok(_) => panic!("{by}: {alg} of {key} is valid with {kind}"),
                 Err(error) => assert!(
-                    key != kind && error.why().contains(alg),
+                    key != kind && error.to_string().contains(alg),
                     "{by}: {alg} with {kind}: {error}"
                 ),
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chat_core::UserId;
-use chat_server::{Audience, JwtSigner, TokenClaims};
+use chat_server::{JwtSigner, TokenClaims};
 use chat_transport::testing::WsClient;
 use serde_json::json;
 
@@ -42,7 +42,7 @@ async fn nobody_is_let_in_without_a_good_token() {
     let server = server(&["--log", "trace", "--jwt-audience", "chat", "--jwt-issuer", "us"]);
     let signed = |change: &dyn Fn(&mut TokenClaims)| {
         let mut claims = claims("ann");
-        claims.aud = Some(Audience::One("chat".to_owned()));
+        claims.aud = vec!["chat".to_owned()];
         claims.iss = Some("us".to_owned());
         change(&mut claims);
         sign(&claims)
@@ -60,8 +60,8 @@ async fn nobody_is_let_in_without_a_good_token() {
     let bad = [
         signed(&|claims| claims.exp = now - 60),
         signed(&|claims| claims.nbf = Some(now + 60)),
-        signed(&|claims| claims.aud = Some(Audience::One("other".to_owned()))),
-        signed(&|claims| claims.aud = None),
+        signed(&|claims| claims.aud = vec!["other".to_owned()]),
+        signed(&|claims| claims.aud = Vec::new()),
         signed(&|claims| claims.iss = Some("them".to_owned())),
         signed(&|claims| claims.iss = None),
         signed(&|claims| claims.sub = String::new()),
@@ -234,13 +234,13 @@ async fn refused_token_is_logged_with_its_reason_a_few_times_a_minute() {
         let message = error["message"].as_str().unwrap();
         assert!(message.contains("the claim \"sub\" is a number, not a text"), "{message}");
     }
-    let line = server.until_logged_times("token refused", 10);
+    let line = server.until_logged_times("token rejected", 10);
     assert!(
         line.contains("WARN") && line.contains("sub") && line.contains("is a number"),
         "{line}"
     );
     // A minute may end in between.
-    let lines = server.logged("token refused");
+    let lines = server.logged("token rejected");
     assert!((10..=20).contains(&lines), "{lines}");
     assert_eq!(server.logged(&bad), 0);
     bad = signed(&json!({"sub": "ann", "exp": 1_795_841_234_000_u64}));

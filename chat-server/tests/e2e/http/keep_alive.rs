@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::time::{Duration, Instant};
 
-use chat_server::{LimitsConfig, Server, ServerConfig, parse_network};
+use chat_server::{LimitsConfig, Server, ServerConfig};
 use chat_transport::testing::read_head;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -114,7 +114,7 @@ async fn idle_connections_leave_half_of_the_places() {
     for is_proxy in [false, true] {
         let mut limits = LimitsConfig::default();
         limits.http_connections = Some(8);
-        let proxies = if is_proxy { vec![parse_network("127.0.0.1").unwrap()] } else { vec![] };
+        let proxies = if is_proxy { vec!["127.0.0.1/32".parse().unwrap()] } else { vec![] };
         let (port, serving) =
             serve(ServerConfig::default().limits(limits).trusted_proxies(proxies)).await;
         let mut idle = Vec::new();

@@ -18,12 +18,12 @@ async fn foreign_origin_is_logged_once_a_minute() {
         assert!(line.contains(part), "{part}: {line}");
     }
     server.until_logged("b.example");
-    assert_eq!(server.logged("pages of this origin are refused"), 2);
+    assert_eq!(server.logged("request of an unknown origin rejected"), 2);
     // Any number of origins that a client makes up.
     for n in 0..100 {
         assert_eq!(connect(&format!("https://{n}.{}.example", "x".repeat(2000))).await, 403);
     }
-    assert!(server.logged("pages of this origin are refused") <= 32);
+    assert!(server.logged("request of an unknown origin rejected") <= 32);
     assert!(server.log().iter().all(|line| line.len() < 1000));
     let refused = "chat_refused_handshakes_total{status=\"403\",reason=\"foreign_origin\"}";
     assert_eq!(server.metric(refused).await, 106);
