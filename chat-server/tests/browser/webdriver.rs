@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::sleep;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread::{available_parallelism, sleep};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -33,6 +34,32 @@ const ARGUMENTS: [&str; 9] = [
 pub(crate) struct Browser {
     driver: Driver,
     session: String,
+    /// Released last, when Chromium has ended.
+    _turn: Turn,
+}
+
+/// One of the browsers that run at a time: as many as there are cores, however many tests do. More of
+/// them slow each other until a page does not show in time what it should.
+struct Turn;
+
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+impl Turn {
+    fn take() -> Self {
+        let cores = available_parallelism().map_or(2, usize::from);
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = ENDED.wait_while(running, |running| *running >= cores);
+        *running.unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
+    }
 }
 
 impl Browser {
@@ -46,6 +73,7 @@ impl Browser {
     }
 
     fn start_with(preferences: &Value) -> Self {
+        let turn = Turn::take();
         let driver = Driver::start();
         let profile = format!("--user-data-dir={}", driver.profile.display());
         let arguments: Vec<&str> = ARGUMENTS.into_iter().chain([profile.as_str()]).collect();
@@ -57,7 +85,7 @@ impl Browser {
             panic!("chromedriver cannot start Chromium ({INSTALL}): {error}")
         });
         let session = format!("/session/{}", session["sessionId"].as_str().unwrap());
-        Self { driver, session }
+        Self { driver, session, _turn: turn }
     }
 
     /// A window with a page in it. Each is a user of its own.
