@@ -1,4 +1,4 @@
-//! Each place where bytes of strangers are read, as a function of any bytes.
+//! Each place where untrusted bytes are read, as a function of any bytes.
 //!
 //! A target of libFuzzer calls one of them without end; a test calls them all with the corpus and
 //! with what proptest makes up (`chat-server/tests/decoders.rs`). Whatever is wrong is a panic.

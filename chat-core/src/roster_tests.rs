@@ -262,8 +262,8 @@ proptest! {
                 }
             }
         };
-        for (user, fate) in steps {
-            match fate {
+        for (user, outcome) in steps {
+            match outcome {
                 0 if roster.wants_snapshot() && !asked => {
                     roster.begin_snapshot();
                     asked = true;
@@ -282,7 +282,7 @@ proptest! {
                     };
                     truth.version += 1;
                     let count = truth.users.len() as u32;
-                    if fate == 2 {
+                    if outcome == 2 {
                         roster.mark_stale();
                     } else {
                         roster.change(truth.version, count, change, occupant(user), &mut out);

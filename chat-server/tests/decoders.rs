@@ -1,4 +1,4 @@
-//! Any bytes, wherever bytes of strangers are read: nothing panics, and what each entry of
+//! Any bytes, wherever untrusted bytes are read: nothing panics, and what each entry of
 //! `fuzz/entries.rs` promises holds. Without a nightly compiler, and with less patience than
 //! `.ci/fuzz`.
 

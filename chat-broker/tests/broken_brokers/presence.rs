@@ -33,7 +33,7 @@ impl PresenceTracker for Broken {
     }
 
     fn leave(&self, topic: &Topic, user: &UserId) -> Departure {
-        let departure = self.let_go(topic, user);
+        let departure = self.release(topic, user);
         if self.has(Fault::ForgetsDepartures) { Departure::ready(None) } else { departure }
     }
 
@@ -64,7 +64,7 @@ impl Broken {
         held.nodes.insert(self.nth);
     }
 
-    fn let_go(&self, topic: &Topic, user: &UserId) -> Departure {
+    fn release(&self, topic: &Topic, user: &UserId) -> Departure {
         let mut held = lock(&self.shared.held);
         let Some(held) = held.get_mut(&(topic.clone(), user.clone())) else {
             return self.inner.leave(topic, user);
@@ -89,7 +89,7 @@ impl Broken {
     pub(crate) fn leave_all(&self) {
         let held: Vec<_> = lock(&self.shared.held).keys().cloned().collect();
         for (topic, user) in held {
-            drop(self.let_go(&topic, &user));
+            drop(self.release(&topic, &user));
         }
     }
 }

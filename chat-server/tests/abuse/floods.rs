@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::wire::{close_code, closed_after, websocket};
 use super::{LEFT_BEHIND, unlimited};
-use crate::support::bystanders::Bystanders;
+use crate::support::control_clients::ControlClients;
 use crate::support::process::Process;
 use crate::support::{Chat, DEADLINE, say};
 
@@ -58,7 +58,7 @@ async fn a_message_of_empty_fragments_is_cut_short() {
     // More than the kernel takes for a server that reads no further.
     const FRAGMENTS: usize = 20_000_000;
     let server = unlimited();
-    let bystanders = Bystanders::at(server.port()).await;
+    let control_clients = ControlClients::at(server.port()).await;
     let mut told = 0;
     let bill = Bill::open(&server);
     let (first, fragment) = (raw_frame(0x01, b""), raw_frame(0x00, b""));
@@ -82,9 +82,9 @@ async fn a_message_of_empty_fragments_is_cut_short() {
     // A client that stops sending is told in any case.
     let enough = [first, fragment.repeat(1024)].concat();
     assert_eq!(closed_after(server.port(), &enough).await, Some(1008));
-    let served = bystanders.were_served().await;
+    let served = control_clients.were_served().await;
     bill.close("10 messages of empty fragments without end", Duration::from_secs(5));
-    say(&format!("{told} of 10 read 1008; bystanders: {served}"));
+    say(&format!("{told} of 10 read 1008; control clients: {served}"));
     assert!(told > 0, "nobody was told");
 }
 
@@ -94,8 +94,8 @@ async fn a_message_of_empty_fragments_is_cut_short() {
 async fn floods_of_pings_and_pongs_take_no_memory_and_nobody_elses_time() {
     const FRAMES: usize = 200_000;
     let server = unlimited();
-    let bystanders = Bystanders::at(server.port()).await;
-    let quiet = bystanders.quiet().await;
+    let control_clients = ControlClients::at(server.port()).await;
+    let quiet = control_clients.quiet().await;
     for (what, head, read) in [
         ("pings", 0x89, true),
         ("pings whose answers are not read", 0x89, false),
@@ -121,8 +121,8 @@ async fn floods_of_pings_and_pongs_take_no_memory_and_nobody_elses_time() {
         lives(&mut stream, what).await;
         bill.close(&format!("{FRAMES} {what}"), CPU);
     }
-    let served = bystanders.were_served().await;
-    say(&format!("under floods of pings and pongs: bystanders: {served}; before: {quiet}"));
+    let served = control_clients.were_served().await;
+    say(&format!("under floods of pings and pongs: control clients: {served}; before: {quiet}"));
     served.is_no_slower_than(&quiet);
 }
 

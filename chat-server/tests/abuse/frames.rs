@@ -5,7 +5,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::wire::{close_code, closed_after, websocket};
 use super::{LEFT_BEHIND, unlimited};
-use crate::support::bystanders::Bystanders;
+use crate::support::control_clients::ControlClients;
 use crate::support::process::Process;
 use crate::support::say;
 
@@ -99,7 +99,7 @@ fn table() -> Vec<(&'static str, Vec<u8>, u16)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_broken_rule_has_its_close_code() {
     let server = unlimited();
-    let bystanders = Bystanders::at(server.port()).await;
+    let control_clients = ControlClients::at(server.port()).await;
     let process = Process(server.pid());
     let table = table();
     // Twice, so that what is measured is what grows, and not what a first time takes.
@@ -113,8 +113,8 @@ async fn each_broken_rule_has_its_close_code() {
     }
     let grown = process.rss_kib().saturating_sub(before);
     assert!(grown < LEFT_BEHIND, "{} cases left {grown} KiB behind", table.len());
-    let served = bystanders.were_served().await;
-    say(&format!("{} broken frames: {grown} KiB more; bystanders: {served}", table.len()));
+    let served = control_clients.were_served().await;
+    say(&format!("{} broken frames: {grown} KiB more; control clients: {served}", table.len()));
 }
 
 /// Memory for what is announced is not there before it comes: 200 connections that announce

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::wire::{connect, read_to_end};
 use super::{LEFT_BEHIND, unlimited};
-use crate::support::bystanders::Bystanders;
+use crate::support::control_clients::ControlClients;
 use crate::support::process::Process;
 use crate::support::{Chat, say};
 
@@ -126,7 +126,7 @@ fn smuggled() -> Vec<(&'static str, Vec<u8>, Answer)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_handshake_is_answered_and_ended() {
     let server = unlimited();
-    let bystanders = Bystanders::at(server.port()).await;
+    let control_clients = ControlClients::at(server.port()).await;
     let process = Process(server.pid());
     let table = [handshakes(), smuggled()].concat();
     let mut wrong = Vec::new();
@@ -148,8 +148,8 @@ async fn what_is_no_handshake_is_answered_and_ended() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let grown = process.rss_kib().saturating_sub(before);
     assert!(grown < LEFT_BEHIND, "{} requests left {grown} KiB behind", table.len());
-    let served = bystanders.were_served().await;
-    say(&format!("{} requests: {grown} KiB more; bystanders: {served}", table.len()));
+    let served = control_clients.were_served().await;
+    say(&format!("{} requests: {grown} KiB more; control clients: {served}", table.len()));
 }
 
 /// What the server says to this, in lower case. It ends the connection by itself or when it has

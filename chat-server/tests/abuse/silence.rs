@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::unlimited;
 use super::wire::{close_code, connect, read_to_end, websocket};
-use crate::support::bystanders::Bystanders;
+use crate::support::control_clients::ControlClients;
 use crate::support::process::Process;
 use crate::support::{Chat, command, say};
 
@@ -115,7 +115,7 @@ async fn unread_answers_end_the_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_drips_is_ended() {
     let server = unlimited();
-    let bystanders = Bystanders::at(server.port()).await;
+    let control_clients = ControlClients::at(server.port()).await;
     let mut stream = websocket(server.port()).await;
     let frame = raw_frame(0x81, &[b'x'; 125]);
     let began = Instant::now();
@@ -131,8 +131,8 @@ async fn a_message_that_drips_is_ended() {
     }
     let took = began.elapsed();
     say(&format!(
-        "a byte a second: closed after {took:.1?}; bystanders: {}",
-        bystanders.were_served().await
+        "a byte a second: closed after {took:.1?}; control clients: {}",
+        control_clients.were_served().await
     ));
     assert!(took >= MESSAGE_TIMEOUT, "closed after {took:?} already");
 }

@@ -5,7 +5,7 @@ use chat_transport::testing::WsClient;
 use serde_json::{Value, json};
 
 use super::{LEFT_BEHIND, unlimited, unlimited_pair};
-use crate::support::bystanders::Bystanders;
+use crate::support::control_clients::ControlClients;
 use crate::support::process::Process;
 use crate::support::{ask, join, next_of, say};
 
@@ -124,7 +124,7 @@ fn refused() -> Vec<(String, &'static str)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_text_has_one_error_and_costs_nothing() {
     let server = unlimited();
-    let bystanders = Bystanders::at(server.port()).await;
+    let control_clients = ControlClients::at(server.port()).await;
     let process = Process(server.pid());
     let mut client = server.native().await;
     join(&mut client, "edge").await;
@@ -146,9 +146,9 @@ async fn a_wrong_text_has_one_error_and_costs_nothing() {
     let grown = process.rss_kib().saturating_sub(before);
     assert!(grown < LEFT_BEHIND, "{} texts left {grown} KiB behind", table.len());
     say(&format!(
-        "{} wrong texts: {grown} KiB more; bystanders: {}",
+        "{} wrong texts: {grown} KiB more; control clients: {}",
         table.len(),
-        bystanders.were_served().await
+        control_clients.were_served().await
     ));
 }
 

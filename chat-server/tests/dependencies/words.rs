@@ -8,21 +8,38 @@ use std::process::Command;
 const PHRASES: [&str; 3] = ["whoever", "anew", "for ever"];
 
 /// Names in code that others have replaced, in exactly these letters.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 32] = [
     "Admission",
     "Breach",
+    "ByTopic",
+    "Bystanders",
+    "EdgeQueue",
     "Edges",
     "Excess",
     "Fate",
+    "Herd",
+    "Journey",
     "Lane",
+    "LaneTask",
+    "Layer",
     "Newcomer",
     "Seat",
     "Sentence",
+    "Sentenced",
     "Steadiness",
+    "Told",
+    "Wish",
     "befall",
     "begin_anew",
+    "condemn",
+    "furnish",
+    "let_go",
+    "lineage",
+    "look_around",
+    "pardon",
     "put_out_of",
     "talk_http",
+    "turn_away",
     "vacate",
 ];
 

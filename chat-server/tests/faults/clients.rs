@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What became of one client.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Journey {
+pub(crate) struct ClientRecord {
     pub(crate) talk: Record,
     /// Each time that it was in the room.
     pub(crate) stays: Vec<Stay>,
@@ -54,15 +54,15 @@ pub(crate) struct Stay {
 /// Where servers are: others may take their places.
 pub(crate) type Ports = Arc<Mutex<Vec<u16>>>;
 
-pub(crate) struct Herd {
-    journeys: Vec<Arc<Mutex<Journey>>>,
-    /// How many of the journeys, from the first, are those of speakers.
+pub(crate) struct ClientFleet {
+    records: Vec<Arc<Mutex<ClientRecord>>>,
+    /// How many of the records, from the first, are those of speakers.
     speakers: usize,
     tasks: Vec<JoinHandle<()>>,
     talking: watch::Sender<bool>,
 }
 
-impl Herd {
+impl ClientFleet {
     /// All join their rooms at the first server; the first in each room is a speaker.
     pub(crate) async fn join(clients: usize, rooms: usize, ports: &Ports) -> Self {
         Self::start(clients, rooms, ports, |_| 0).await
@@ -80,15 +80,15 @@ impl Herd {
         at: impl Fn(usize) -> usize,
     ) -> Self {
         let (talking, talk) = watch::channel(false);
-        let mut herd = Self { journeys: Vec::new(), speakers: rooms, tasks: Vec::new(), talking };
+        let mut fleet = Self { records: Vec::new(), speakers: rooms, tasks: Vec::new(), talking };
         let door = Arc::new(Semaphore::new(200));
         for n in 0..clients {
             let room = format!("room-{}", n % rooms);
-            let journey = Arc::new(Mutex::new(Journey {
+            let record = Arc::new(Mutex::new(ClientRecord {
                 talk: Record { room, ..Record::default() },
-                ..Journey::default()
+                ..ClientRecord::default()
             }));
-            herd.journeys.push(Arc::clone(&journey));
+            fleet.records.push(Arc::clone(&record));
             let roamer = Roamer {
                 n,
                 ports: Arc::clone(ports),
@@ -99,13 +99,13 @@ impl Herd {
                 place: Position::default(),
                 said: 0,
                 say_again: None,
-                journey,
+                record,
                 talk: talk.clone(),
             };
-            herd.tasks.push(tokio::spawn(roamer.run(Arc::clone(&door))));
+            fleet.tasks.push(tokio::spawn(roamer.run(Arc::clone(&door))));
         }
-        herd.until_stays(1).await;
-        herd
+        fleet.until_stays(1).await;
+        fleet
     }
 
     pub(crate) fn talk(&self) {
@@ -114,15 +114,15 @@ impl Herd {
 
     /// Waits until everybody has been in the room so many times.
     pub(crate) async fn until_stays(&self, least: usize) {
-        let all = async || self.all(|journey| journey.stays.len() >= least);
+        let all = async || self.all(|record| record.stays.len() >= least);
         eventually("all clients to be in their rooms", all).await;
     }
 
     /// Waits until each speaker has been acknowledged so many messages.
     pub(crate) async fn until_acknowledged(&self, least: usize) {
-        let speakers = &self.journeys[..self.speakers];
+        let speakers = &self.records[..self.speakers];
         eventually("messages of all speakers", async || {
-            speakers.iter().all(|journey| journey.lock().unwrap().talk.acknowledged.len() >= least)
+            speakers.iter().all(|record| record.lock().unwrap().talk.acknowledged.len() >= least)
         })
         .await;
     }
@@ -130,36 +130,36 @@ impl Herd {
     /// Waits until somebody was told to go.
     pub(crate) async fn until_told(&self) {
         let some =
-            async || !self.all(|journey| journey.stays.iter().all(|stay| stay.after.is_none()));
+            async || !self.all(|record| record.stays.iter().all(|stay| stay.after.is_none()));
         eventually("a goodbye", some).await;
     }
 
     /// Nobody says anything more; returns when everybody has heard all that was
     /// acknowledged, or has had enough time for it.
-    pub(crate) async fn finish(&self) -> Vec<Journey> {
+    pub(crate) async fn finish(&self) -> Vec<ClientRecord> {
         self.talking.send_replace(false);
-        eventually("answers", async || self.all(|journey| !journey.unanswered)).await;
+        eventually("answers", async || self.all(|record| !record.unanswered)).await;
         let mut said: HashMap<String, usize> = HashMap::new();
-        for journey in &self.journeys {
-            let journey = journey.lock().unwrap();
-            *said.entry(journey.talk.room.clone()).or_default() += journey.talk.acknowledged.len();
+        for record in &self.records {
+            let record = record.lock().unwrap();
+            *said.entry(record.talk.room.clone()).or_default() += record.talk.acknowledged.len();
         }
         let heard = async {
-            while !self.all(|journey| journey.talk.heard.len() >= said[&journey.talk.room]) {
+            while !self.all(|record| record.talk.heard.len() >= said[&record.talk.room]) {
                 sleep(Duration::from_millis(50)).await;
             }
         };
         // What is still missing is lost.
         let _ = timeout(PATIENCE, heard).await;
-        self.journeys.iter().map(|journey| journey.lock().unwrap().clone()).collect()
+        self.records.iter().map(|record| record.lock().unwrap().clone()).collect()
     }
 
-    fn all(&self, is_so: impl Fn(&Journey) -> bool) -> bool {
-        self.journeys.iter().all(|journey| is_so(&journey.lock().unwrap()))
+    fn all(&self, is_so: impl Fn(&ClientRecord) -> bool) -> bool {
+        self.records.iter().all(|record| is_so(&record.lock().unwrap()))
     }
 }
 
-impl Drop for Herd {
+impl Drop for ClientFleet {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
@@ -178,13 +178,13 @@ struct Roamer {
     said: u64,
     /// When to say that again.
     say_again: Option<Instant>,
-    journey: Arc<Mutex<Journey>>,
+    record: Arc<Mutex<ClientRecord>>,
     talk: watch::Receiver<bool>,
 }
 
 /// The frames that matter here.
 #[derive(Debug, Deserialize)]
-struct Heard {
+struct ReceivedFrame {
     #[serde(rename = "type")]
     kind: String,
     epoch: Option<String>,
@@ -192,7 +192,7 @@ struct Heard {
     #[serde(default)]
     recovered: bool,
     #[serde(default)]
-    messages: Vec<Heard>,
+    messages: Vec<ReceivedFrame>,
     message: Option<String>,
     after_ms: Option<u64>,
     code: Option<String>,
@@ -237,26 +237,26 @@ impl Roamer {
         let hello = json!({"type": "hello", "name": name, "resume": self.resume});
         let welcome = raw.ask("welcome", &hello).await?;
         self.resume = welcome["resume"].as_str().map(str::to_owned).or(self.resume.take());
-        let is_back = !self.journey.lock().unwrap().stays.is_empty();
+        let is_back = !self.record.lock().unwrap().stays.is_empty();
         let since = is_back.then_some(self.place);
         let join = json!({"type": "join", "room": self.room, "since": since});
         let joined = raw.ask("joined", &join).await?;
-        let joined: Heard = serde_json::from_value(joined).unwrap();
+        let joined: ReceivedFrame = serde_json::from_value(joined).unwrap();
         let (recovered, away) = (joined.recovered, left.elapsed());
         if !is_back {
-            self.place = self.place_of(&joined);
+            self.place = self.position_of(&joined);
         }
         for message in joined.messages {
-            self.hear(message);
+            self.receive(message);
         }
         let stay = Stay { came: Some(came), away, recovered, ..Stay::default() };
-        self.journey.lock().unwrap().stays.push(stay);
+        self.record.lock().unwrap().stays.push(stay);
         Some(())
     }
 
     /// Until the connection ends.
     async fn stay(&mut self, raw: &mut Raw) {
-        self.say_again = self.journey.lock().unwrap().unanswered.then(Instant::now);
+        self.say_again = self.record.lock().unwrap().unanswered.then(Instant::now);
         let mut pace = interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -270,8 +270,7 @@ impl Roamer {
             match frame {
                 Some(Frame::Text(text)) => self.on_text(&text),
                 Some(Frame::Close(code)) => {
-                    return self.journey.lock().unwrap().stays.last_mut().unwrap().code =
-                        Some(code);
+                    return self.record.lock().unwrap().stays.last_mut().unwrap().code = Some(code);
                 }
                 None => return,
             }
@@ -282,9 +281,9 @@ impl Roamer {
     async fn speak(&mut self, raw: &mut Raw) {
         if self.say_again.is_some_and(|at| at <= Instant::now()) {
             self.say_again = None;
-        } else if !self.journey.lock().unwrap().unanswered && *self.talk.borrow() {
+        } else if !self.record.lock().unwrap().unanswered && *self.talk.borrow() {
             self.said += 1;
-            self.journey.lock().unwrap().unanswered = true;
+            self.record.lock().unwrap().unanswered = true;
         } else {
             return;
         }
@@ -297,22 +296,22 @@ impl Roamer {
     }
 
     fn on_text(&mut self, text: &[u8]) {
-        let frame: Heard = serde_json::from_slice(text).unwrap();
+        let frame: ReceivedFrame = serde_json::from_slice(text).unwrap();
         match frame.kind.as_str() {
-            "message" => self.hear(frame),
+            "message" => self.receive(frame),
             "ok" => {
-                let place = self.place_of(&frame);
-                let mut journey = self.journey.lock().unwrap();
-                journey.talk.acknowledged.push((self.text(), Some(place), Instant::now()));
-                journey.unanswered = false;
+                let place = self.position_of(&frame);
+                let mut record = self.record.lock().unwrap();
+                record.talk.acknowledged.push((self.text(), Some(place), Instant::now()));
+                record.unanswered = false;
             }
             "gap" => {
-                self.journey.lock().unwrap().talk.gaps += 1;
-                self.place = self.place_of(&frame);
+                self.record.lock().unwrap().talk.gaps += 1;
+                self.place = self.position_of(&frame);
             }
             "goodbye" => {
                 let after = frame.after_ms.map(Duration::from_millis);
-                self.journey.lock().unwrap().stays.last_mut().unwrap().after = after;
+                self.record.lock().unwrap().stays.last_mut().unwrap().after = after;
             }
             "error" => {
                 assert_eq!(frame.code.as_deref(), Some("broker_unavailable"));
@@ -323,13 +322,13 @@ impl Roamer {
         }
     }
 
-    fn hear(&mut self, message: Heard) {
-        self.place = self.place_of(&message);
+    fn receive(&mut self, message: ReceivedFrame) {
+        self.place = self.position_of(&message);
         let heard = (message.message.expect("a text"), Some(self.place), Instant::now());
-        self.journey.lock().unwrap().talk.heard.push(heard);
+        self.record.lock().unwrap().talk.heard.push(heard);
     }
 
-    fn place_of(&self, frame: &Heard) -> Position {
+    fn position_of(&self, frame: &ReceivedFrame) -> Position {
         let epoch = frame.epoch.as_deref().filter(|epoch| !epoch.is_empty());
         let epoch = epoch.map_or(self.place.epoch, |epoch| Epoch::parse(epoch.as_bytes()).unwrap());
         Position { epoch, offset: frame.offset.expect("an offset") }
@@ -337,7 +336,7 @@ impl Roamer {
 
     /// Before it comes back: as it was told, or a while that is its own.
     fn pause(&self) -> Duration {
-        let after = self.journey.lock().unwrap().stays.last().and_then(|stay| stay.after);
+        let after = self.record.lock().unwrap().stays.last().and_then(|stay| stay.after);
         after.unwrap_or_else(|| JITTER.mul_f64((self.n as f64 * 0.618).fract()))
     }
 }

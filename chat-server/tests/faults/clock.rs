@@ -14,7 +14,7 @@ use chat_transport::testing::WsClient;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::clients::Herd;
+use super::clients::ClientFleet;
 use crate::support::verdict::Verdict;
 use crate::support::{Chat, alone, ask, command, join, next_of, say};
 
@@ -138,7 +138,7 @@ async fn users_of_a_dead_server_leave_though_the_clock_of_redis_was_set_back() {
 async fn a_clock_that_jumps_moves_nobody() {
     let _alone = alone().await;
     let redis = RedisServer::start();
-    let clock = WallClock::new("herd");
+    let clock = WallClock::new("fleet");
     let url = redis.url();
     let args =
         ["--port", "0", "--redis-url", &url, "--ping-interval", "1s", "--pong-timeout", "5s"];
@@ -146,8 +146,9 @@ async fn a_clock_that_jumps_moves_nobody() {
     let even = Chat::start(command().args(args));
     odd.until_ready().await;
     even.until_ready().await;
-    let herd = Herd::spread(40, 4, &Arc::new(Mutex::new(vec![odd.port(), even.port()]))).await;
-    herd.talk();
+    let fleet =
+        ClientFleet::spread(40, 4, &Arc::new(Mutex::new(vec![odd.port(), even.port()]))).await;
+    fleet.talk();
     for jump in [HOUR, -HOUR, DAY, -DAY] {
         clock.jump(jump);
         let fast = fast(&odd, &even).await;
@@ -159,12 +160,12 @@ async fn a_clock_that_jumps_moves_nobody() {
             assert_eq!(status, 200, "{jump} s: {page}");
         }
     }
-    let journeys = herd.finish().await;
-    let verdict = Verdict::of(journeys.iter().map(|journey| &journey.talk));
+    let records = fleet.finish().await;
+    let verdict = Verdict::of(records.iter().map(|record| &record.talk));
     say(&format!("a clock that is an hour, and a day, fast and slow: {verdict}"));
     assert!(verdict.acknowledged > 100, "hardly anything was said");
     assert_eq!((verdict.lost, verdict.doubled, verdict.reordered, verdict.gaps), (0, 0, 0, 0));
-    assert!(journeys.iter().all(|journey| journey.stays.len() == 1), "somebody was cut");
+    assert!(records.iter().all(|record| record.stays.len() == 1), "somebody was cut");
     let mut guest = even.native().await;
     join(&mut guest, "room-0").await;
     let members = ask(&mut guest, "members", json!({"type": "members", "room": "room-0"})).await;

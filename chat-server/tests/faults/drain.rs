@@ -8,7 +8,7 @@ use chat_transport::testing::{WsClient, raw_handshake};
 use serde_json::json;
 use tokio::task::block_in_place;
 
-use super::clients::{Herd, Journey, Ports};
+use super::clients::{ClientFleet, ClientRecord, Ports};
 use super::long;
 use crate::support::raw::Raw;
 use crate::support::verdict::Verdict;
@@ -29,9 +29,9 @@ fn ports(servers: &[Chat]) -> Ports {
 
 /// What was acknowledged has reached everybody, once and in order, and each client that
 /// returned was told that nothing was missing.
-fn nothing_is_lost(what: &str, journeys: &[Journey]) {
-    let verdict = Verdict::of(journeys.iter().map(|journey| &journey.talk));
-    let back = || journeys.iter().flat_map(|journey| &journey.stays[1..]);
+fn nothing_is_lost(what: &str, records: &[ClientRecord]) {
+    let verdict = Verdict::of(records.iter().map(|record| &record.talk));
+    let back = || records.iter().flat_map(|record| &record.stays[1..]);
     let longest = back().map(|stay| stay.away).max().unwrap_or_default();
     say(&format!("{what}: {verdict}; nobody was away for more than {longest:.1?}"));
     assert!(verdict.acknowledged > 100, "hardly anything was said");
@@ -48,44 +48,44 @@ async fn clients_of_a_server_that_drains_go_on_at_another_one_by_one() {
     let redis = RedisServer::start();
     let clients = if long() { 10_000 } else { 2_000 };
     let mut servers = Chat::several::<2>(&redis, QUIET).await;
-    let herd = Herd::join(clients, 100, &ports(&servers)).await;
-    herd.talk();
-    herd.until_acknowledged(2).await;
+    let fleet = ClientFleet::join(clients, 100, &ports(&servers)).await;
+    fleet.talk();
+    fleet.until_acknowledged(2).await;
 
     servers[0].signal("TERM");
     let began = Instant::now();
     // Balancers are told before clients are: a client that was told is refused here.
-    herd.until_told().await;
+    fleet.until_told().await;
     let (status, _, body) = servers[0].http("GET", "/readyz").await;
     assert_eq!((status, body.as_str()), (503, "draining\n"));
     assert_eq!(WsClient::try_connect(&servers[0].ws("/ws"), &[]).await.err().unwrap(), 503);
     assert_eq!(block_in_place(|| servers[0].exit()).code(), Some(0));
     let drained = began.elapsed();
     assert_within("to drain", drained, DRAIN + SLACK);
-    herd.until_stays(2).await;
-    let journeys = herd.finish().await;
+    fleet.until_stays(2).await;
+    let records = fleet.finish().await;
 
-    for journey in &journeys {
-        let [first, second] = journey.stays.as_slice() else { panic!("{:?}", journey.stays) };
+    for record in &records {
+        let [first, second] = record.stays.as_slice() else { panic!("{:?}", record.stays) };
         assert_eq!((first.code, second.code), (Some(1001), None));
         assert!(first.after.is_some(), "no goodbye");
     }
     nothing_is_lost(
         &format!("{clients} clients moved; the server ended after {drained:.1?}"),
-        &journeys,
+        &records,
     );
-    is_spread(&journeys, began);
+    is_spread(&records, began);
 }
 
 /// Nobody comes with the whole crowd.
-fn is_spread(journeys: &[Journey], began: Instant) {
-    let after = journeys.iter().map(|journey| journey.stays[0].after.unwrap().as_secs_f64());
+fn is_spread(records: &[ClientRecord], began: Instant) {
+    let after = records.iter().map(|record| record.stays[0].after.unwrap().as_secs_f64());
     let [told, came] = [
         fullest_tenth(after.collect()),
         fullest_tenth(
-            journeys
+            records
                 .iter()
-                .map(|journey| (journey.stays[1].came.unwrap() - began).as_secs_f64())
+                .map(|record| (record.stays[1].came.unwrap() - began).as_secs_f64())
                 .collect(),
         ),
     ];
@@ -97,7 +97,7 @@ fn is_spread(journeys: &[Journey], began: Instant) {
         came.0,
         came.1 * 100.0,
     ));
-    assert!(told.0 >= 0.4 * journeys.len() as f64 / 2_000.0, "all within {} s", told.0);
+    assert!(told.0 >= 0.4 * records.len() as f64 / 2_000.0, "all within {} s", told.0);
     assert!(told.1 < 0.15, "told to come at once: {}", told.1);
     assert!(!asserts_times() || came.1 < 0.4, "came at once: {}", came.1);
 }
@@ -120,17 +120,17 @@ async fn clients_of_a_server_that_is_killed_go_on_at_another() {
     let clients = if long() { 5_000 } else { 1_000 };
     let [first, second] = Chat::several::<2>(&redis, QUIET).await;
     let there = Arc::new(Mutex::new(vec![first.port(), second.port()]));
-    let herd = Herd::join(clients, 50, &there).await;
-    herd.talk();
-    herd.until_acknowledged(2).await;
+    let fleet = ClientFleet::join(clients, 50, &there).await;
+    fleet.talk();
+    fleet.until_acknowledged(2).await;
     first.signal("KILL");
     let began = Instant::now();
-    herd.until_stays(2).await;
+    fleet.until_stays(2).await;
     let back = began.elapsed();
-    let journeys = herd.finish().await;
+    let records = fleet.finish().await;
     nothing_is_lost(
         &format!("a server was killed, {clients} clients were back after {back:.1?}"),
-        &journeys,
+        &records,
     );
     assert_eq!(second.metric("chat_connections").await, clients as u64);
 }
@@ -141,10 +141,10 @@ async fn three_servers_are_replaced_one_after_the_other() {
     let redis = RedisServer::start();
     let mut servers = Chat::several::<3>(&redis, QUIET).await;
     let ports = ports(&servers);
-    let herd = Herd::join(300, 30, &ports).await;
-    herd.talk();
+    let fleet = ClientFleet::join(300, 30, &ports).await;
+    fleet.talk();
     for (n, server) in servers.iter_mut().enumerate() {
-        herd.until_acknowledged(5 * (n + 1)).await;
+        fleet.until_acknowledged(5 * (n + 1)).await;
         server.signal("TERM");
         assert_eq!(block_in_place(|| server.exit()).code(), Some(0));
         let mut command = command();
@@ -152,9 +152,9 @@ async fn three_servers_are_replaced_one_after_the_other() {
         *server = Chat::start(&mut command);
         server.until_ready().await;
         ports.lock().unwrap()[n] = server.port();
-        herd.until_stays(n + 2).await;
+        fleet.until_stays(n + 2).await;
     }
-    nothing_is_lost("three servers were replaced under 300 clients", &herd.finish().await);
+    nothing_is_lost("three servers were replaced under 300 clients", &fleet.finish().await);
 }
 
 /// A client that takes nothing, and a Redis that says nothing.

@@ -12,9 +12,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::aside;
-use super::clients::Herd;
-use super::storms::{furnish, storm};
-use crate::support::bystanders::Bystanders;
+use super::clients::ClientFleet;
+use super::storms::{prepare, storm};
+use crate::support::control_clients::ControlClients;
 use crate::support::process::Process;
 use crate::support::raw::Raw;
 use crate::support::verdict::Verdict;
@@ -130,7 +130,7 @@ async fn a_crowd_of_slow_readers_stays_within_the_memory() {
     command.args(["--port", "0", "--redis-url", &redis.url()]);
     let server = Chat::start(&mut command);
     server.until_ready().await;
-    furnish(&server).await;
+    prepare(&server).await;
     let (crowd, _) = storm(server.port(), 1_000).await;
     let mut slow = Vec::new();
     for _ in 0..SLOW {
@@ -185,22 +185,25 @@ async fn a_server_that_is_starved_of_cpu_loses_nobody() {
     let redis = RedisServer::start();
     let args = ["--ping-interval", "1s", "--pong-timeout", "5s"];
     let [server, other] = Chat::several::<2>(&redis, &args).await;
-    let herd = Herd::join(100, 10, &Arc::new(Mutex::new(vec![server.port()]))).await;
+    let fleet = ClientFleet::join(100, 10, &Arc::new(Mutex::new(vec![server.port()]))).await;
     let watcher = watch(&other).await;
-    let bystanders = aside(Bystanders::at(server.port()));
-    let quiet = bystanders.quiet().await;
-    herd.talk();
+    let control_clients = aside(ControlClients::at(server.port()));
+    let quiet = control_clients.quiet().await;
+    fleet.talk();
     let cores = std::thread::available_parallelism().unwrap().get();
     let busy = Busy::start(2 * cores);
     sleep(Duration::from_secs(5)).await;
     drop(busy);
-    let served = bystanders.were_served().await;
-    let journeys = herd.finish().await;
-    let verdict = Verdict::of(journeys.iter().map(|journey| &journey.talk));
+    let served = control_clients.were_served().await;
+    let records = fleet.finish().await;
+    let verdict = Verdict::of(records.iter().map(|record| &record.talk));
     // The cores themselves are taken: that others wait for them is no fault of the server's.
-    say(&format!("{} busy processes: {verdict}; bystanders: {served}; before: {quiet}", 2 * cores));
+    say(&format!(
+        "{} busy processes: {verdict}; control clients: {served}; before: {quiet}",
+        2 * cores
+    ));
     assert_eq!((verdict.lost, verdict.doubled, verdict.reordered, verdict.gaps), (0, 0, 0, 0));
-    assert!(journeys.iter().all(|journey| journey.stays.len() == 1), "somebody was cut");
+    assert!(records.iter().all(|record| record.stays.len() == 1), "somebody was cut");
     // Nor did the other server take this one for dead.
     let mut last = other.native().await;
     join(&mut last, "room-0").await;

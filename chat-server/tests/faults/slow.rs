@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::{aside, long};
-use crate::support::bystanders::Bystanders;
+use crate::support::control_clients::ControlClients;
 use crate::support::process::Process;
 use crate::support::raw::{Frame, Raw};
 use crate::support::{Chat, FAST, alone, ask, command, eventually, join, say};
@@ -50,8 +50,8 @@ async fn among(slow: usize, good: usize) {
     for n in 0..slow {
         let raw = enter(Raw::connect_narrow(server.port()).await).await;
         // Some take a little all the time: nobody can say that they do not read.
-        let sip = if n % 2 == 0 { 0 } else { 1024 };
-        slow_ones.push(tokio::spawn(read_slowly(raw, sip, asleep.clone())));
+        let bytes_per_second = if n % 2 == 0 { 0 } else { 1024 };
+        slow_ones.push(tokio::spawn(read_slowly(raw, bytes_per_second, asleep.clone())));
     }
     let heard = Arc::<AtomicU64>::default();
     let mut good_ones: Vec<JoinHandle<()>> = Vec::new();
@@ -59,8 +59,8 @@ async fn among(slow: usize, good: usize) {
         let raw = enter(Raw::connect(server.port()).await.unwrap()).await;
         good_ones.push(tokio::spawn(read_all(raw, Arc::clone(&heard))));
     }
-    let bystanders = aside(Bystanders::at(server.port()));
-    let quiet = bystanders.quiet().await;
+    let control_clients = aside(ControlClients::at(server.port()));
+    let quiet = control_clients.quiet().await;
     let process = Process(server.pid());
     let before = process.rss_kib();
     let mut writer = enter(Raw::connect(server.port()).await.unwrap()).await;
@@ -78,7 +78,7 @@ async fn among(slow: usize, good: usize) {
     // They are woken at once: the server waits for its close frame to be taken.
     wake.send_replace(true);
     let grown = most.saturating_sub(before);
-    let served = bystanders.were_served().await;
+    let served = control_clients.were_served().await;
     server.until_metric("chat_closed_total{code=\"4000\"}", |now| now >= slow as u64).await;
     eventually("the good ones to have heard all", async || {
         heard.load(Ordering::Relaxed) == said * good as u64
@@ -87,7 +87,7 @@ async fn among(slow: usize, good: usize) {
     assert!(good_ones.iter().all(|reader| !reader.is_finished()), "a good reader was cut");
     say(&format!(
         "{slow} slow among {good} good ones: {said} messages of {} KiB, RSS {grown} KiB more; \
-         bystanders: {served}; before: {quiet}",
+         control_clients: {served}; before: {quiet}",
         TEXT / 1024
     ));
     assert!(grown < bound_kib(slow), "{grown} KiB more");
@@ -114,16 +114,16 @@ async fn enter(mut raw: Raw) -> Raw {
     raw
 }
 
-/// Takes `sip` bytes a second until it is woken, then all: its place, and the close code.
+/// Takes `bytes_per_second` bytes a second until it is woken, then all: its place, and the close code.
 async fn read_slowly(
     mut raw: Raw,
-    sip: usize,
+    bytes_per_second: usize,
     mut asleep: watch::Receiver<bool>,
 ) -> (u64, Option<u16>) {
     while !*asleep.borrow() {
         tokio::select! {
             _ = asleep.changed() => {}
-            () = sleep(Duration::from_secs(1)) => if sip > 0 { raw.sip(sip).await },
+            () = sleep(Duration::from_secs(1)) => if bytes_per_second > 0 { raw.read_some(bytes_per_second).await },
         }
     }
     let mut place = 0;
@@ -206,7 +206,7 @@ async fn slow_reader_gets_all_that_it_missed() {
     let mut offset = 0;
     while offset < MESSAGES {
         // Some 60 KB a second.
-        reader.sip(8 * 1024).await;
+        reader.read_some(8 * 1024).await;
         sleep(Duration::from_millis(130)).await;
         while let Some(text) = reader.next_text() {
             let frame: Value = serde_json::from_slice(&text).unwrap();

@@ -10,7 +10,7 @@ use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{sleep, timeout};
 
 use super::{aside, long};
-use crate::support::bystanders::Bystanders;
+use crate::support::control_clients::ControlClients;
 use crate::support::process::Process;
 use crate::support::raw::Raw;
 use crate::support::{Chat, alone, ask, asserts_times, command, join, say};
@@ -55,7 +55,7 @@ pub(crate) async fn storm(port: u16, clients: usize) -> (Vec<Raw>, usize) {
 }
 
 /// A room with something to read in it.
-pub(crate) async fn furnish(server: &Chat) {
+pub(crate) async fn prepare(server: &Chat) {
     let mut writer = server.native().await;
     join(&mut writer, "crowded").await;
     for n in 0..50 {
@@ -71,7 +71,7 @@ async fn thousands_who_come_at_once_are_all_let_in() {
     let redis = RedisServer::start();
     let clients = if long() { 10_000 } else { 5_000 };
     let [server] = Chat::several::<1>(&redis, &[]).await;
-    furnish(&server).await;
+    prepare(&server).await;
     let stop = Arc::<AtomicBool>::default();
     let talk = talk(server.port(), Arc::clone(&stop));
     let talk = std::thread::spawn(move || aside(talk));
@@ -147,14 +147,14 @@ async fn a_flood_costs_the_others_nothing() {
     let frames = async || server.metric("chat_received_frames_total").await;
     let mut best = 0.0_f64;
     for _ in 0..ROUNDS {
-        let bystanders = aside(Bystanders::at(server.port()));
-        bystanders.quiet().await;
+        let control_clients = aside(ControlClients::at(server.port()));
+        control_clients.quiet().await;
         sleep(TIME).await;
-        let quiet = bystanders.were_served().await;
+        let quiet = control_clients.were_served().await;
 
         let before = frames().await;
         let stop = Arc::<AtomicBool>::default();
-        let loud = aside(Bystanders::at(server.port()));
+        let loud = aside(ControlClients::at(server.port()));
         let flood = tokio::spawn(flood(server.port(), Arc::clone(&stop)));
         let began = Instant::now();
         sleep(TIME).await;
@@ -165,11 +165,11 @@ async fn a_flood_costs_the_others_nothing() {
         let time = began.elapsed().as_secs_f64();
         let part = loud.count() as f64 / quiet.count() as f64;
         say(&format!(
-            "a flood of {sent} frames in {TIME:?}, of which {taken} were taken; bystanders: {loud}; \
+            "a flood of {sent} frames in {TIME:?}, of which {taken} were taken; control clients: {loud}; \
              before: {quiet}"
         ));
         assert!(sent > 10_000, "no flood: {sent} frames");
-        // 600 at once and 300 a second, and a few that the bystanders began with.
+        // 600 at once and 300 a second, and a few that the control_clients began with.
         assert!(taken as f64 <= 610.0 + 300.0 * time, "{taken} frames were taken in {time:.1} s");
         assert_eq!(server.metric("chat_closed_total{code=\"1008\"}").await, 0);
         best = best.max(part);

@@ -1,6 +1,6 @@
 //! Processes of the program, Redis between them, and what tests do with both.
 
-pub(crate) mod bystanders;
+pub(crate) mod control_clients;
 pub(crate) mod crowd;
 pub(crate) mod process;
 pub(crate) mod raw;

@@ -130,10 +130,10 @@ impl Raw {
     }
 
     /// Takes so many bytes at most from the socket.
-    pub(crate) async fn sip(&mut self, most: usize) {
-        let mut sip = vec![0; most];
-        if let Ok(read) = self.stream.read(&mut sip).await {
-            self.bytes.extend_from_slice(&sip[..read]);
+    pub(crate) async fn read_some(&mut self, most: usize) {
+        let mut buffer = vec![0; most];
+        if let Ok(read) = self.stream.read(&mut buffer).await {
+            self.bytes.extend_from_slice(&buffer[..read]);
         }
     }
 

@@ -228,7 +228,7 @@ async fn token_fetch_that_hangs_is_retried() {
 async fn evicted_client_does_not_rejoin() {
     for reason in ["kicked", "banned", "forbidden"] {
         let (mock, mut peer, client, mut events) = joined(0, quick()).await;
-        let put_out = async {
+        let kicking = async {
             let send = peer.recv("send").await;
             peer.send(
                 json!({"type":"left","room":"general","reason":reason,"message":"Calm down."}),
@@ -236,7 +236,7 @@ async fn evicted_client_does_not_rejoin() {
             .await;
             peer.refuse(&send, "not_in_room").await;
         };
-        let (_, sent) = tokio::join!(put_out, client.send("general", "hi"));
+        let (_, sent) = tokio::join!(kicking, client.send("general", "hi"));
         assert!(matches!(sent, Err(ClientError::OutcomeUnknown { .. })), "{sent:?}");
         let Event::Left { room, reason: reported, message } = next(&mut events).await else {
             panic!("no event")

@@ -3,7 +3,7 @@
 //! [`Link`] is one connection of which a task has the only use: it publishes, subscribes or keeps
 //! the lease. `store.rs` has the small pool for everything that is read and written now and then,
 //! which `pool.rs` opens. Before a new connection is used, `identity.rs` finds out which server it
-//! leads to, and `lineage.rs` ends the sequences that this server has lost. `probe.rs` finds out
+//! leads to, and `epochs.rs` ends the sequences that this server has lost. `probe.rs` finds out
 //! each second whether Redis takes writes. `reconnect.rs` times attempts.
 
 pub(super) mod epochs;

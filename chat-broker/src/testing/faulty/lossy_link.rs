@@ -32,13 +32,13 @@ pub(super) struct LossyLink {
 
 #[derive(Debug, Default)]
 struct Losses {
-    publications: Loss,
-    presence: Loss,
+    publications: LossCount,
+    presence: LossCount,
 }
 
 /// The number of events still to be lost, and the notice of each.
 #[derive(Debug, Default)]
-struct Loss(Mutex<(usize, LossNotice)>);
+struct LossCount(Mutex<(usize, LossNotice)>);
 
 impl LossyLink {
     pub(super) fn new(from: BrokerEvents) -> (Self, BrokerEvents) {
@@ -105,7 +105,7 @@ impl Losses {
     }
 }
 
-impl Loss {
+impl LossCount {
     fn lock(&self) -> MutexGuard<'_, (usize, LossNotice)> {
         self.0.lock()
     }

@@ -38,15 +38,15 @@ async fn an_evicted_history_is_never_a_hole() {
     assert_eq!(joined["messages"], json!([]), "{joined}");
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let ok = said(&mut a, "after").await;
-    let (mut heard, mut is_told) = (b.recv_json().await, false);
-    while heard["type"] != "message" {
-        is_told |= heard["type"] == "gap";
-        heard = b.recv_json().await;
+    let (mut received, mut is_told) = (b.recv_json().await, false);
+    while received["type"] != "message" {
+        is_told |= received["type"] == "gap";
+        received = b.recv_json().await;
     }
-    assert_eq!((&heard["message"], &heard["offset"]), (&json!("after"), &ok["offset"]));
+    assert_eq!((&received["message"], &received["offset"]), (&json!("after"), &ok["offset"]));
     // The counter may have gone with the history, before the join or after it.
     let place = joined["offset"].as_u64().unwrap();
-    assert_eq!(is_told, heard["offset"] != place + 1, "{heard} after {joined}");
+    assert_eq!(is_told, received["offset"] != place + 1, "{received} after {joined}");
     // The server on which they were said may have them in its memory.
     let mut late = first.native().await;
     let joined = ask(&mut late, "joined", back).await;
@@ -72,7 +72,7 @@ async fn evict(redis: &RedisServer, key: &str) {
     }
 }
 
-/// Whatever strangers put into our channels and keys, people hear nothing that nobody said.
+/// Whatever other programs write into our channels and keys, clients receive only what was sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_is_nobodys_message() {
     let redis = RedisServer::start();

@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(20);
 const PATIENCE_WITH_GAPS: Duration = Duration::from_secs(2);
 
-/// What one has said and heard.
+/// What one has said and received.
 #[derive(Debug, Default)]
 pub(super) struct Record {
     pub(super) name: String,
@@ -38,14 +38,14 @@ pub(super) struct Record {
     /// Answers that the message bus did not take it.
     pub(super) refused: usize,
     /// Messages and gaps in the order in which they came.
-    pub(super) heard: Vec<Heard>,
+    pub(super) received: Vec<Received>,
     /// The longest time from a send to its answer, and from a ping.
     pub(super) longest_answer: Duration,
     pub(super) longest_pong: Duration,
 }
 
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum Received {
     /// The epoch stands in the first message of one; without history there is no offset.
     Message {
         text: String,
@@ -160,7 +160,7 @@ impl Crowd {
         }
     }
 
-    /// Nobody says anything new; returns when everybody has heard all that was acknowledged,
+    /// Nobody says anything new; returns when everybody has received all that was acknowledged,
     /// or has had enough time for it. What happened ended at `ended`.
     pub(super) async fn finish(self, ended: Instant) -> Verdict {
         Verdict::of(&self.records().await, ended)
@@ -267,12 +267,14 @@ impl Member {
 
     fn take(&mut self, frame: &Value, board: &Board) {
         match frame["type"].as_str() {
-            Some("message") => self.record.heard.push(Heard::Message {
+            Some("message") => self.record.received.push(Received::Message {
                 text: frame["message"].as_str().expect("a text").to_owned(),
                 epoch: frame["epoch"].as_str().map(str::to_owned),
                 offset: frame["offset"].as_u64(),
             }),
-            Some("gap") => self.record.heard.push(Heard::Gap { offset: frame["offset"].as_u64() }),
+            Some("gap") => {
+                self.record.received.push(Received::Gap { offset: frame["offset"].as_u64() })
+            }
             Some("pong") => {
                 let since = self.pinged.take().expect("a ping").elapsed();
                 self.record.longest_pong = self.record.longest_pong.max(since);
@@ -303,7 +305,7 @@ impl Member {
         }
     }
 
-    /// Whether all have said all, and this one has heard it or waited long enough.
+    /// Whether all have said all, and this one has received it or waited long enough.
     fn is_through(&self, board: &Board, since: Instant) -> bool {
         if since.elapsed() > PATIENCE {
             return true;
@@ -313,13 +315,13 @@ impl Member {
         }
         let acked = board.acked.lock().unwrap();
         let Some(acked) = acked.get(&self.record.room) else { return true };
-        let (mut heard, mut is_told) = (0, false);
-        for event in &self.record.heard {
+        let (mut received, mut is_told) = (0, false);
+        for event in &self.record.received {
             match event {
-                Heard::Message { text, .. } => heard += usize::from(acked.contains(text)),
-                Heard::Gap { .. } => is_told = true,
+                Received::Message { text, .. } => received += usize::from(acked.contains(text)),
+                Received::Gap { .. } => is_told = true,
             }
         }
-        heard >= acked.len() || is_told && since.elapsed() > PATIENCE_WITH_GAPS
+        received >= acked.len() || is_told && since.elapsed() > PATIENCE_WITH_GAPS
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::ANSWERED;
-use super::crowd::{Heard, Record};
+use super::crowd::{Received, Record};
 use crate::support::assert_within;
 
 /// Messages without which there is nothing to judge.
@@ -15,7 +15,7 @@ pub(super) const ENOUGH: usize = 21;
 pub(super) struct Verdict {
     pub(super) acked: usize,
     pub(super) refused: usize,
-    /// Acknowledged, and not heard by somebody.
+    /// Acknowledged, and not received by somebody.
     pub(super) lost: usize,
     pub(super) doubled: usize,
     /// Heard after a later one of the same sender, or with an offset that does not rise.
@@ -56,17 +56,17 @@ impl Verdict {
     }
 
     fn judge(&mut self, record: &Record, acked: &[&str]) {
-        let mut heard = HashSet::new();
+        let mut received = HashSet::new();
         let mut latest: HashMap<&str, u64> = HashMap::new();
         let mut place = record.place;
-        for event in &record.heard {
+        for event in &record.received {
             match event {
-                Heard::Gap { offset } => {
+                Received::Gap { offset } => {
                     self.gaps += 1;
                     place = offset.unwrap_or_default();
                 }
-                Heard::Message { text, epoch, offset } => {
-                    self.doubled += usize::from(!heard.insert(text.as_str()));
+                Received::Message { text, epoch, offset } => {
+                    self.doubled += usize::from(!received.insert(text.as_str()));
                     let (sender, number) = text.split_once(' ').expect("a sender and a number");
                     let number = number.parse().expect("a number");
                     let before = latest.insert(sender, number);
@@ -80,7 +80,7 @@ impl Verdict {
                 }
             }
         }
-        self.lost += acked.iter().filter(|text| !heard.contains(**text)).count();
+        self.lost += acked.iter().filter(|text| !received.contains(**text)).count();
     }
 
     /// Nobody missed anything, and nobody waited for too long.

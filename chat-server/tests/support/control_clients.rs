@@ -25,7 +25,7 @@ const NOISE: Duration = Duration::from_millis(100);
 const QUIET: usize = 200;
 
 /// One says something, the other hears it, and so on.
-pub(crate) struct Bystanders {
+pub(crate) struct ControlClients {
     stop: Arc<AtomicBool>,
     times: Arc<Mutex<Vec<Duration>>>,
     talk: JoinHandle<()>,
@@ -38,7 +38,7 @@ pub(crate) struct Service {
     times: Vec<Duration>,
 }
 
-impl Bystanders {
+impl ControlClients {
     /// At the server on this port.
     pub(crate) async fn at(port: u16) -> Self {
         let connect = async || {
@@ -80,7 +80,7 @@ impl Bystanders {
     /// Every message came since they began or were last asked.
     pub(crate) async fn were_served(self) -> Service {
         self.stop.store(true, Ordering::Relaxed);
-        self.talk.await.expect("a bystander was not served");
+        self.talk.await.expect("a control client was not served");
         let service = Service::of(std::mem::take(&mut *self.times.lock().unwrap()));
         assert_within("the slowest message", service.slowest(), SLOWEST);
         service
@@ -109,7 +109,7 @@ impl Service {
         self.times[nth.max(1) - 1]
     }
 
-    /// Bystanders that are served so have not noticed what others did.
+    /// ControlClients that are served so have not noticed what others did.
     pub(crate) fn is_no_slower_than(&self, quiet: &Self) {
         let most = (2 * quiet.within(0.99)).max(NOISE);
         assert_within("the 99th of 100 messages", self.within(0.99), most);
