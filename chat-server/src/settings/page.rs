@@ -13,7 +13,7 @@ use super::source::{Sources, UNPREFIXED};
 const TOP: &str = "# Settings
 
 <!-- Made from the declarations in chat-server/src/settings by `UPDATE_DOCS=1 cargo test -p \
-chat-server --bin chat-server settings_page`. A test fails if this page differs from them. -->
+roomcast-server --bin chat-server settings_page`. A test fails if this page differs from them. -->
 
 Every setting is a flag, an environment variable, and a key of the TOML file that `--config` names; \
 the key is the flag without `--`. A flag wins over the variable, the variable over the file, and the \
