@@ -111,7 +111,7 @@ fn with_system(mut config: ServerConfig, connections_by_system: bool) -> ServerC
             let least = |limit: Option<usize>, max: usize| limit.map(|limit| limit.min(max.max(1)));
             let limits = &mut config.limits;
             limits.http_connections = least(limits.http_connections, files / 4);
-            // Those who only ask are there besides, and may be silent.
+            // Connections that speak HTTP, and spare files, come on top of the WebSocket connections.
             let besides = limits.http_connections.map_or(SPARE, |asking| asking + SPARE);
             limits.connections = least(limits.connections, files.saturating_sub(besides));
         }

@@ -125,7 +125,7 @@ impl Address {
         [self.channel(), ":log"].concat()
     }
 
-    /// The key that a [probe](super::health::probe) writes and removes at once.
+    /// The key that a [probe](super::connection::probe) writes and removes at once.
     pub(super) fn scratch(&self) -> String {
         [self.channel(), ":rights"].concat()
     }
@@ -176,7 +176,7 @@ fn percent_encode(name: &str) -> PercentEncode<'_> {
     utf8_percent_encode(name, RESERVED)
 }
 
-/// The name of a node: no other has it, nor had.
+/// A new random node name, which is never used again.
 pub(super) fn new_node() -> String {
     format!("{:016x}", random::bits())
 }

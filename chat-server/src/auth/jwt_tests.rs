@@ -190,7 +190,10 @@ fn reason_names_the_claim() {
         (json!({"sub": "a".repeat(129)}), "\"sub\""),
         (json!({"name": 1}), "\"name\" is a number"),
         (json!({"name": ""}), "\"name\""),
-        (json!({"aud": "chat"}), "\"aud\" is for an audience, and none is set here (JWT_AUDIENCE)"),
+        (
+            json!({"aud": "chat"}),
+            "\"aud\" is for an audience, and none is set here (CHAT_JWT_AUDIENCE)",
+        ),
         (json!({"aud": []}), "\"aud\""),
         (json!({"iss": 1}), "\"iss\" is a number"),
         (json!({"rooms": null}), "\"rooms\" is null"),

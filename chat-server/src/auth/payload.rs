@@ -136,7 +136,7 @@ fn check_audience(value: Option<&Value>, expected: &[String]) -> Result<(), Auth
         return if expected.is_empty() { Ok(()) } else { Err(missing("aud")) };
     };
     if expected.is_empty() {
-        return Err(claim("aud", "is for an audience, and none is set here (JWT_AUDIENCE)"));
+        return Err(claim("aud", "is for an audience, and none is set here (CHAT_JWT_AUDIENCE)"));
     }
     let given = match value {
         Value::String(one) => vec![one.as_str()],
@@ -146,7 +146,7 @@ fn check_audience(value: Option<&Value>, expected: &[String]) -> Result<(), Auth
     if given.iter().any(|given| expected.iter().any(|expected| expected == given)) {
         return Ok(());
     }
-    Err(claim("aud", "is another audience than this server's (JWT_AUDIENCE)"))
+    Err(claim("aud", "is another audience than this server's (CHAT_JWT_AUDIENCE)"))
 }
 
 fn check_issuer(value: Option<&Value>, expected: &[String]) -> Result<(), AuthError> {
@@ -158,7 +158,7 @@ fn check_issuer(value: Option<&Value>, expected: &[String]) -> Result<(), AuthEr
     if expected.iter().any(|expected| expected == issuer) {
         return Ok(());
     }
-    Err(claim("iss", "is another issuer than those of this server (JWT_ISSUER)"))
+    Err(claim("iss", "is another issuer than those of this server (CHAT_JWT_ISSUER)"))
 }
 
 fn text<'a>(name: &str, value: Option<&'a Value>) -> Result<Option<&'a str>, AuthError> {

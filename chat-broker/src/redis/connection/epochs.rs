@@ -60,7 +60,7 @@ pub(crate) async fn check(
         }
     }
     if ended > 0 {
-        tracing::warn!(topics = ended, "redis forgot messages: new epochs begin");
+        tracing::warn!(topics = ended, "redis lost messages, starting new epochs");
     }
     Ok(())
 }

@@ -85,8 +85,8 @@ impl Link {
         io::Error::new(io::ErrorKind::ConnectionReset, "the connection was lost").into()
     }
 
-    /// Asks for a sign of life. A refusal is one: Redis says instead that it cannot save its
-    /// data, or that a script runs.
+    /// Sends `PING`. An error reply also proves that Redis answers: that it cannot save its data, or
+    /// that a script runs.
     pub(super) async fn ping(&mut self) -> RedisResult<()> {
         let outcome = redis::cmd("PING").exec_async(&mut self.connection).await;
         self.shared.refusals.count_error("PING", &outcome);

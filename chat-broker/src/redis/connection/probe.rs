@@ -3,8 +3,8 @@
 //! A Redis that answers may refuse to write: it cannot save, lacks replicas, or has revoked the
 //! right to write. So each connection that publishes does so once a second, to a topic of its own
 //! without subscribers: a Redis that refuses messages refuses the probe. The same
-//! pipeline tries all other [commands](super::rights) that the broker needs. A full Redis refuses
-//! persistent publications and nothing else, and counts as [working](super::capacity).
+//! pipeline tries all other [commands](crate::redis::health::rights) that the broker needs. A full Redis refuses
+//! persistent publications and nothing else, and counts as [working](crate::redis::health::capacity).
 
 use redis::{Pipeline, RedisError, RedisResult, Value};
 

@@ -70,7 +70,7 @@ impl Capacity {
     /// Redis kept something.
     pub(crate) fn taken(&self) {
         if self.state().refused.take_if(|refused| refused.elapsed() >= RECOVERY).is_some() {
-            tracing::info!("redis has room again");
+            tracing::info!("redis has free memory again");
         }
     }
 

@@ -93,7 +93,7 @@ impl Damage {
             tracing::warn!(
                 keys,
                 %cause,
-                "redis holds something else under keys of ours: see docs/redis.md, \"When keys are damaged\""
+                "redis keys of this server hold values of another type: see docs/redis.md, \"When keys are damaged\""
             );
         }
     }

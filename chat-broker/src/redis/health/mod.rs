@@ -108,8 +108,8 @@ impl State {
             match worst {
                 HealthState::Unsuitable => tracing::error!(
                     %cause,
-                    "this redis cannot be used: Redis 6 or later is needed, or Valkey; one server, \
-                     without a proxy that lacks commands"
+                    "this redis cannot be used: Redis 6 or later is needed, or Valkey; a single server, \
+                     behind no proxy that lacks commands"
                 ),
                 HealthState::Down => tracing::warn!(%cause, "redis unavailable, reconnecting"),
                 _ => tracing::warn!(cause = self.refusal, "redis refuses writes"),

@@ -7,7 +7,7 @@
 --          they are stored, and no entries if they are no position
 
 local meta, log = KEYS[1], KEYS[2]
-local command, from, left, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local command, from, left, bytes_left = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local forward = command == 'XRANGE'
 local step = forward and 1 or -1
 
@@ -31,12 +31,12 @@ local function take(entry)
   if forward or newest_id == '' then newest_id = id end
   if not forward or oldest == 0 then oldest = offset end
   payloads[#payloads + 1] = payload
-  left, room = left - 1, room - #payload
+  left, bytes_left = left - 1, bytes_left - #payload
   from = string.format('%d', expected)
-  return left > 0 and room > 0
+  return left > 0 and bytes_left > 0
 end
 
--- In blocks: what does not fit was hardly read in vain.
+-- Read in blocks of 16, so that few entries are read beyond the limit.
 local more = left > 0
 while more do
   local block = math.min(left, 16)

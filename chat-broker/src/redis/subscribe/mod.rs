@@ -248,7 +248,7 @@ impl Subscriber {
     async fn serve(&self, mut link: Link) -> RedisError {
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut starved = pin!(self.starved());
+        let mut starved = pin!(self.until_nothing_is_delivered());
         loop {
             let outcome = tokio::select! {
                 error = link.lost() => Err(error),
@@ -266,7 +266,7 @@ impl Subscriber {
     /// node publishes to (a primary that became a replica), or may have lost the subscriptions. A
     /// node that receives nothing publishes to its own channel by another connection, and must
     /// receive that.
-    async fn starved(&self) -> RedisError {
+    async fn until_nothing_is_delivered(&self) -> RedisError {
         loop {
             self.interest().take_received();
             sleep(PROBE_INTERVAL).await;

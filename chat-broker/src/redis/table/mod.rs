@@ -180,7 +180,7 @@ impl RecordTable {
             if next.is_empty() {
                 return Ok(table);
             }
-            // If the table is another one by then, its floor says so.
+            // If the table was replaced in between, the next page has another floor.
             (from, before, known_table) = (next, (version, floor), "");
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! It has the commands that the broker uses, runs the broker's scripts as they are, and does what
 //! Redis does in one thread: one request after the other, a script in one step. Its answers are
-//! compared with those of the real one by [`answers_as_redis`](crate::simulation::differential).
+//! compared with those of the real one by [`simulated_redis_answers_as_redis`](crate::simulation::differential).
 
 mod collections;
 mod keyspace;

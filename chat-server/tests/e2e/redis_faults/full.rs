@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{Chat, ask, join, next_of};
 
 const FULL: &str = "redis is full";
-const HAS_ROOM: &str = "redis has room again";
+const HAS_ROOM: &str = "redis has free memory again";
 
 async fn send(client: &mut WsClient, answer: &str, room: &str, text: &str) -> Value {
     ask(client, answer, json!({"type": "send", "room": room, "message": text})).await
