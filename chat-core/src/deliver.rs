@@ -75,7 +75,7 @@ pub struct Batch {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Item {
-    /// An [envelope](crate::envelope) from the broker, with its position in the room's
+    /// An [envelope] from the broker, with its position in the room's
     /// sequence if it has one.
     Envelope(Bytes, Option<Position>),
     /// See [`Event::Gap`].

@@ -55,7 +55,7 @@ impl Hosts {
         }
     }
 
-    /// The headers are those of a request that [`check_form`] lets pass.
+    /// The headers are those of a request that [`check_form`](crate::host_check::check_form) lets pass.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         match host_header(headers) {
             Some(authority) if !self.contain(&authority) => {

@@ -3,7 +3,7 @@
 //! # Where a connection comes from
 //! | source | way |
 //! |---|---|
-//! | a raw stream | [`accept_tcp`], or [`accept`], does the handshake and gives a session |
+//! | a raw stream | [`accept_tcp`], or [`accept()`], does the handshake and gives a session |
 //! | an HTTP server | [`handshake::respond`] gives the answer; then [`Session::on_tcp`], or [`Session::new`] |
 //!
 //! On [TCP](Session::on_tcp) a frame goes from [`Outbox::send`] to the socket in one system call on

@@ -1,4 +1,4 @@
-//! The sending side of a session: a bounded [queue](queue), and the tasks to wake when it changes.
+//! The sending side of a session: a bounded [`queue`], and the tasks to wake when it changes.
 
 mod queue;
 

@@ -82,7 +82,7 @@ pub enum ClientError {
 #[error("{code}: {message}")]
 #[non_exhaustive]
 pub struct Rejection {
-    /// For programs: one of [`ErrorCode`](crate::ErrorCode), or of a later server.
+    /// For programs: one of [`ErrorCode`], or of a later server.
     pub code: String,
     /// For people: a sentence.
     pub message: String,
