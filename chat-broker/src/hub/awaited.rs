@@ -1,4 +1,4 @@
-//! Callers that wait for a roster to show something: that a user has left.
+//! Callers that wait until a roster shows that a user has left.
 
 use std::collections::BTreeMap;
 
@@ -28,17 +28,17 @@ fn is_absent(roster: &Roster, user: &UserId) -> bool {
 }
 
 /// The callers, in the order in which a roster answers them: ten thousand members that leave a room
-/// together wait for as many versions, and each change answers one of them. To look at all of them
-/// each time would take the room's lock for seconds.
+/// together wait for as many versions, and each change answers one of them. A scan of all at each
+/// change would hold the room's lock for seconds.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    /// Those that wait for a version, by that.
+    /// Callers that wait for a version, by version.
     versions: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
-    /// Those that wait for the absence of a user: those who kick and ban, so they are few.
+    /// Callers that wait for the absence of a user: they kicked or banned it, so they are few.
     absences: Vec<(UserId, oneshot::Sender<()>)>,
-    /// How many wait, those that stopped waiting included.
+    /// How many callers there are, with those that stopped waiting.
     count: usize,
-    /// So many may wait before those that stopped waiting are dropped.
+    /// The count at which callers that stopped waiting are dropped.
     limit: usize,
 }
 
@@ -77,17 +77,17 @@ impl Waiting {
         self.count -= answer(absent.map(|(_, shown)| shown));
     }
 
-    /// A read has shown that the room is empty: it has no version, so none that a departure waits
-    /// for would be reached. Not for a roster that was empty before, which may be yet to receive the
-    /// join of the user that left.
+    /// A read has shown an empty room. That has no version, so a caller that waits for one would wait
+    /// without end. A roster that was empty before the read is no such proof: it may not have received
+    /// the join of the user that left.
     pub(super) fn answer_all(&mut self) {
         let Self { versions, absences, .. } = std::mem::take(self);
         answer(versions.into_values().flatten());
         answer(absences.into_iter().map(|(_, shown)| shown));
     }
 
-    /// Drops those that stopped waiting, which would pile up while the broker is away. Not before as
-    /// many have been added as were left: each is looked at a few times at most.
+    /// Drops callers that stopped waiting, which would accumulate while the broker is unavailable. Runs
+    /// only after as many were added as remained, so each is checked a few times at most.
     fn drop_closed(&mut self) {
         self.versions.retain(|_, callers| {
             callers.retain(|shown| !shown.is_closed());

@@ -101,7 +101,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     /// [`PresenceTracker::occupancy`](crate::PresenceTracker::occupancy) report, or that the broker
     /// was unavailable for longer than [`HubConfig::join_timeout`](super::HubConfig::join_timeout).
     /// Then `member` is not a member, and has received nothing. If its user was announced before
-    /// the error, the user leaves after the [grace](super::HubConfig::grace) time.
+    /// the error, the user leaves after the [grace](super::HubConfig::grace) period.
     ///
     /// # Cancel safety
     /// Safe: a call that is dropped leaves the topic again.
@@ -163,7 +163,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             match catch_up.first_page().await {
                 Ok(page) => catch_up.run(&mut membership, page).await,
                 Err(error) => {
-                    // The client will try again, so its user has a grace time.
+                    // The client will try again, so its user has a grace period.
                     membership.disconnect();
                     return Err(error);
                 }

@@ -225,7 +225,7 @@ impl<M: Deliver + Clone> Membership<M> {
     }
 
     /// Leaves the topic as a lost connection: members receive the leave only if the user does not
-    /// return within the [grace](crate::HubConfig::grace) time, to this server or another.
+    /// return within the [grace](crate::HubConfig::grace) period, to this server or another.
     pub fn disconnect(mut self) {
         self.is_disconnected = true;
     }

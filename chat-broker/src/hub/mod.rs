@@ -191,7 +191,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
 
     /// Ends the [grace](HubConfig::grace) of `user` in `topic`, or in all topics if that is `None`: if
     /// all connections of the user on this server were lost, the user leaves now. A user with a
-    /// connection stays.
+    /// connection stays; a join that fails afterwards begins a new grace period.
     pub fn expire_grace(&self, topic: Option<&Topic>, user: &UserId) {
         self.shared.expire_grace(topic, user);
     }

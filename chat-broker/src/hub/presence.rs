@@ -1,7 +1,7 @@
 //! The users that this server holds in rooms, as it reports them to the broker.
 //!
 //! A user is one occupant, with any number of connections. A user whose last connection was lost
-//! stays for a [grace](super::HubConfig::grace) time, so a client that reconnects, to this server
+//! stays for a [grace](super::HubConfig::grace) period, so a client that reconnects, to this server
 //! or another, causes no leave and join.
 
 use std::collections::hash_map::Entry;
@@ -22,7 +22,7 @@ use crate::presence::Departure;
 #[derive(Debug, Default)]
 pub(super) struct Presence {
     state: Mutex<State>,
-    /// Wakes the task that ends grace times: one has started.
+    /// Wakes the task that ends grace periods: one has started.
     grace_started: Notify,
 }
 
@@ -105,7 +105,7 @@ impl<M> Shared<M> {
     }
 
     /// Removes a connection of a user from a room. With the last one the user leaves: at once, or
-    /// after the grace time if `is_disconnected`.
+    /// after the grace period if `is_disconnected`.
     pub(super) fn leave_presence(
         &self,
         topic: &Topic,
@@ -157,23 +157,23 @@ impl<M> Shared<M> {
         None
     }
 
-    /// The user leaves, unless it has returned since, or was lost again: then it has another time.
+    /// The user leaves, unless it has returned since, or was lost again: then its grace ends later.
     fn end_grace(
         &self,
-        held: &mut HashMap<(Topic, UserId), LocalUser>,
+        users: &mut HashMap<(Topic, UserId), LocalUser>,
         until: Instant,
         topic: Topic,
         user: UserId,
     ) {
         let key = (topic, user);
-        if held.get(&key).is_some_and(|user| user.grace_ends == Some(until)) {
-            held.remove(&key);
+        if users.get(&key).is_some_and(|user| user.grace_ends == Some(until)) {
+            users.remove(&key);
             drop(self.broker.presence().map(|tracker| tracker.leave(&key.0, &key.1)));
         }
     }
 }
 
-/// Ends grace times; it never returns.
+/// Ends grace periods; it never returns.
 pub(super) async fn run<M>(shared: &Shared<M>) {
     loop {
         match shared.expire_due() {

@@ -88,7 +88,7 @@ use table::secret::SharedSecret;
 ///
 /// Dropping it closes its connections at once: what it has not sent is lost, and its users leave
 /// when its [lease](RedisConfig::lease) expires. [`close`](Broker::close) first sends what it has
-/// accepted, and gives its users the [grace](RedisConfig::grace) time to connect to another node.
+/// accepted, and gives its users the [grace](RedisConfig::grace) period to connect to another node.
 ///
 /// ```no_run
 /// use std::sync::Arc;

@@ -19,7 +19,7 @@ async fn slow_member_is_closed_and_others_receive_all() {
     let (slow, _unread) = member(3);
     let closed = Arc::clone(&slow.closed);
     let _slow = hub.join(&topic, ConnectionId::new(1), slow, JoinOptions::default()).await.unwrap();
-    let (_place, mut inbox, _) = join(&hub, &topic, 2).await;
+    let (_membership, mut inbox, _) = join(&hub, &topic, 2).await;
     for n in 1..=100 {
         say(&publisher, &topic, "x").await;
         assert_eq!(inbox.next().await, format!("{n} x"));
@@ -37,7 +37,7 @@ async fn slow_member_receives_nothing_after_it_is_closed() {
     let topic = room("r");
     let (slow, mut unread) = member(3);
     let _slow = hub.join(&topic, ConnectionId::new(1), slow, JoinOptions::default()).await.unwrap();
-    let (_place, mut inbox, _) = join(&hub, &topic, 2).await;
+    let (_membership, mut inbox, _) = join(&hub, &topic, 2).await;
     let mut say_and_hear = async |n: u64| {
         say(&publisher, &topic, "x").await;
         assert_eq!(inbox.next().await, format!("{n} x"));
@@ -99,12 +99,12 @@ async fn nothing_is_delivered_after_a_leave() {
     for id in 0..1_000 {
         members.push(join(&hub, &topic, id).await);
     }
-    let (place, mut last, _) = join(&hub, &topic, 5_000).await;
+    let (membership, mut last, _) = join(&hub, &topic, 5_000).await;
     say(&publisher, &topic, "x").await;
     // The first group has it; the last member's group is a few turns behind.
     assert_eq!(members[0].1.next().await, "1 x");
     assert!(last.0.try_recv().is_err());
-    drop(place);
+    drop(membership);
     assert_eq!(members[999].1.next().await, "1 x");
     say(&publisher, &topic, "y").await;
     assert_eq!(members[999].1.next().await, "2 y");
@@ -131,13 +131,13 @@ async fn big_and_small() -> (Vec<Membership<Logged>>, MemoryBroker, Arc<Mutex<Ve
     let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
     tokio::spawn(driver.run());
     let log = Arc::new(Mutex::new(Vec::new()));
-    let mut places = Vec::new();
+    let mut memberships = Vec::new();
     for (name, id) in (0..5_000).map(|id| ("big", id)).chain([("small", 9_999)]) {
         let (topic, member) = (room(name), Logged(Arc::clone(&log), name));
         let joined = hub.join(&topic, ConnectionId::new(id), member, JoinOptions::default());
-        places.push(joined.await.unwrap());
+        memberships.push(joined.await.unwrap());
     }
-    (places, bus.connect().0, log)
+    (memberships, bus.connect().0, log)
 }
 
 /// A big room takes turns with a small one: the small room's message does not wait for all
@@ -156,8 +156,9 @@ async fn large_room_does_not_stall_small_room() {
     assert!(turn <= 64, "the small room was served after {turn} deliveries");
 }
 
-/// While a big room is served, the other tasks of its thread have their turns: the sooner, the
-/// more there is to write. (A budget may be exceeded by the turn that ends it, and two may follow on each other.)
+/// While a big room is served, the other tasks of its thread have their turns: the sooner, the more
+/// there is to write. (A budget may be exceeded by the turn that ends it, and two may follow on
+/// each other.)
 #[tokio::test]
 async fn large_room_does_not_stall_its_thread() {
     for (bytes, most) in [(1, 160), (20_000, 13), (200_000, 2)] {
@@ -200,12 +201,12 @@ async fn large_room_is_served_by_all_workers() {
     tokio::spawn(driver.run());
     let (met, mut meetings) = tokio::sync::mpsc::channel(2);
     let barrier = Arc::new(Barrier::new(2));
-    let mut places = Vec::new();
+    let mut memberships = Vec::new();
     for id in 0..2 * GROUP {
         let waits = (id % GROUP == 7).then(|| Arc::clone(&barrier));
         let (topic, id) = (room("big"), ConnectionId::new(id as u64));
         let joined = hub.join(&topic, id, Meeting(waits, met.clone()), JoinOptions::default());
-        places.push(joined.await.unwrap());
+        memberships.push(joined.await.unwrap());
     }
     // Whichever worker begins, or ended the message before.
     for _ in 0..20 {
@@ -247,7 +248,7 @@ async fn several_workers_keep_every_members_order() {
     for published in publishing.collect::<Vec<_>>() {
         published.await.unwrap();
     }
-    for (_place, inbox, _) in &mut members {
+    for (_membership, inbox, _) in &mut members {
         for n in 1..=MESSAGES {
             assert_eq!(inbox.next().await, format!("{n} {n}"));
         }
@@ -261,7 +262,7 @@ fn helpers_end_with_the_hub() {
     runtime.block_on(async {
         let bus = MemoryBus::new();
         let (hub, _broker) = start_with(&bus, HubConfig::default().workers(3));
-        let (_place, mut inbox, _) = join(&hub, &room("r"), 1).await;
+        let (_membership, mut inbox, _) = join(&hub, &room("r"), 1).await;
         say(&bus.connect().0, &room("r"), "x").await;
         assert_eq!(inbox.next().await, "1 x");
     });
@@ -297,10 +298,10 @@ async fn batch_latency_ends_with_its_last_member() {
     let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
     tokio::spawn(driver.run());
     let topic = room("r");
-    let mut places = Vec::new();
+    let mut memberships = Vec::new();
     for id in 0..MEMBERS {
         let id = ConnectionId::new(u64::from(id));
-        places.push(hub.join(&topic, id, Slow, JoinOptions::default()).await.unwrap());
+        memberships.push(hub.join(&topic, id, Slow, JoinOptions::default()).await.unwrap());
     }
     assert_eq!(hub.stats().fan_out.count(), 0);
     for batches in 1..=3 {

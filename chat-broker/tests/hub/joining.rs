@@ -102,9 +102,9 @@ async fn many_first_joins_make_few_calls() {
 async fn four_calls_are_under_way_at_a_time() {
     let (hub, broker, _) = faulty();
     broker.hang_next(Call::Subscribe, 9);
-    let mut places = Vec::new();
+    let mut memberships = Vec::new();
     for n in 1..=9 {
-        places.push(hub.attach(&room(&n.to_string()), ConnectionId::new(n), member(8).0));
+        memberships.push(hub.attach(&room(&n.to_string()), ConnectionId::new(n), member(8).0));
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(broker.count(Call::Subscribe), 4);
@@ -118,11 +118,11 @@ async fn four_calls_are_under_way_at_a_time() {
 async fn later_joins_make_no_broker_call() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
-    let mut places = vec![join(&hub, &topic, 0).await];
+    let mut memberships = vec![join(&hub, &topic, 0).await];
     say(&publisher, &topic, "x").await;
     let calls = broker.calls().len();
     for id in 1..100 {
-        places.push(join(&hub, &topic, id).await);
+        memberships.push(join(&hub, &topic, id).await);
     }
     assert_eq!(broker.calls().len(), calls);
 }
@@ -259,10 +259,10 @@ async fn join_fails_in_time_while_the_broker_is_unavailable() {
 #[tokio::test]
 async fn topics_of_users_are_no_rooms() {
     let hub = start(&MemoryBus::new());
-    let places = [room("r"), room("s"), Topic::User(user("ann"))]
+    let memberships = [room("r"), room("s"), Topic::User(user("ann"))]
         .map(|topic| hub.attach(&topic, ConnectionId::new(1), member(8).0));
     assert_eq!((hub.topics(), hub.rooms()), (3, 2));
-    drop(places);
+    drop(memberships);
     assert_eq!((hub.topics(), hub.rooms()), (0, 0));
 }
 

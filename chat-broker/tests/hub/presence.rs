@@ -212,13 +212,13 @@ async fn leave_resolves_when_the_roster_shows_it_and_not_before() {
     let (hub, broker, _) = faulty();
     let topic = room("r");
     let (_watcher, mut inbox) = enter(&hub, &topic, 0, "watcher").await;
-    let mut places = Vec::new();
+    let mut memberships = Vec::new();
     for (id, name) in [(1, "ann"), (2, "bob"), (3, "cid")] {
-        places.push(enter(&hub, &topic, id, name).await.0);
+        memberships.push(enter(&hub, &topic, id, name).await.0);
     }
     inbox.expect(&["+watcher", "+ann", "+bob", "+cid"]).await;
     broker.hold_events();
-    let mut leaving: Vec<_> = places.into_iter().map(|place| Box::pin(place.leave())).collect();
+    let mut leaving: Vec<_> = memberships.into_iter().map(|one| Box::pin(one.leave())).collect();
     for leaving in &mut leaving {
         assert!(timeout(Duration::from_secs(1), leaving).await.is_err(), "the event is held");
     }
@@ -240,10 +240,10 @@ async fn user_is_absent_when_no_roster_lists_the_user() {
     let soon = Duration::from_secs(1);
     // Nobody is in the rooms here, so there is nothing to wait for.
     timeout(soon, hub.absent(&topics[0], &user("ann"))).await.expect("at once");
-    let mut places = Vec::new();
+    let mut memberships = Vec::new();
     for (topic, id) in topics.iter().zip(1..) {
         other.enter(topic, occupant("ann"));
-        places.push(join(&hub, topic, id).await);
+        memberships.push(join(&hub, topic, id).await);
     }
     timeout(soon, hub.absent(&topics[0], &user("bob"))).await.expect("at once");
     assert!(timeout(soon, hub.absent(&topics[0], &user("ann"))).await.is_err());

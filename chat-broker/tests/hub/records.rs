@@ -1,4 +1,4 @@
-//! A follower of the records of the broker is called when there may be something to read.
+//! A reader of the shared table is notified when there may be changes.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ async fn change_of_records_is_kept_for_the_next_waiter() {
 async fn interruption_reports_changed_records() {
     let (hub, broker, other) = faulty();
     let topic = room("r");
-    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
+    let (_membership, mut inbox, _) = join(&hub, &topic, 1).await;
     say(&other, &topic, "heard").await;
     inbox.expect(&["1 heard"]).await;
     assert!(!is_called(&hub).await, "a message is no reason");

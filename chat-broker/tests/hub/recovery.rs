@@ -252,7 +252,7 @@ async fn room_without_history_that_opens_during_an_interruption_has_no_gap() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         broker.release(Call::Occupancy);
     };
-    let ((_place, mut inbox, _), ()) = tokio::join!(join(&hub, &topic, 1), interrupting);
+    let ((_membership, mut inbox, _), ()) = tokio::join!(join(&hub, &topic, 1), interrupting);
     inbox.expect_silence().await;
     assert_eq!(hub.stats().gaps, 0);
 }
@@ -262,7 +262,7 @@ async fn room_without_history_that_opens_during_an_interruption_has_no_gap() {
 async fn event_that_arrives_late_is_a_repeat() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
-    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
+    let (_membership, mut inbox, _) = join(&hub, &topic, 1).await;
     say(&publisher, &topic, "a").await;
     inbox.expect(&["1 a"]).await;
     assert_eq!((hub.stats().repeats, hub.stats().longest_repair), (0, Duration::ZERO));
@@ -281,7 +281,7 @@ async fn event_that_arrives_late_is_a_repeat() {
 async fn longest_repair_is_the_time_for_which_messages_were_missing() {
     let (hub, broker, publisher) = faulty();
     let topic = room("r");
-    let (_place, mut inbox, _) = join(&hub, &topic, 1).await;
+    let (_membership, mut inbox, _) = join(&hub, &topic, 1).await;
     say(&publisher, &topic, "a").await;
     inbox.expect(&["1 a"]).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -340,7 +340,7 @@ async fn faults_lose_repeat_and_reorder_nothing() {
         let (_membership, mut inbox, _) = join(&hub, &topic, 0).await;
         broker.delay(Call::History, Duration::from_millis(next(30)));
         broker.delay(Call::Positions, Duration::from_millis(next(30)));
-        let mut ears = Vec::new();
+        let mut inboxes = Vec::new();
         for n in 1..=MESSAGES {
             match next(40) {
                 0 => broker.lose_publications(next(5) as usize, LossNotice::Nothing),
@@ -354,7 +354,7 @@ async fn faults_lose_repeat_and_reorder_nothing() {
                     // New members during the faults, if the room can be joined.
                     if let Ok(membership) = try_join(&hub, &topic, 1_000 + n).await {
                         drop(membership);
-                        ears.push(join(&hub, &topic, n).await);
+                        inboxes.push(join(&hub, &topic, n).await);
                     }
                 }
                 8 => tokio::time::sleep(Duration::from_millis(next(100))).await,
@@ -368,7 +368,7 @@ async fn faults_lose_repeat_and_reorder_nothing() {
         for offset in 1..=MESSAGES + 1 {
             assert_eq!(inbox.next().await, format!("{offset} {offset}"), "seed {seed}");
         }
-        for (_membership, inbox, position) in &mut ears {
+        for (_membership, inbox, position) in &mut inboxes {
             for offset in *position + 1..=MESSAGES + 1 {
                 assert_eq!(inbox.next().await, format!("{offset} {offset}"), "seed {seed}");
             }

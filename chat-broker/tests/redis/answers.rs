@@ -1,4 +1,4 @@
-//! Redis answers, but not what one would like to hear.
+//! Redis answers with errors, or with data that is not expected.
 
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,7 @@ fn has_refused(node: &Node, cause: &str) -> bool {
     node.broker.stats().refusals.iter().any(|each| each.cause == cause)
 }
 
-/// Another's script runs and runs: reads fail as they do when Redis is away.
+/// A script of another program runs without end: reads fail as they do when Redis is unavailable.
 #[tokio::test]
 async fn busy_redis_is_unavailable() {
     let server = RedisServer::start_with(&["--lua-time-limit", "50"]);
@@ -91,7 +91,7 @@ async fn busy_redis_is_unavailable() {
     eventually("an end", async || node.position(&room("r")).await.is_ok()).await;
 }
 
-/// Redis cannot save its data, and answers writes and pings with errors alone.
+/// Redis cannot save its data, and answers writes and pings with errors.
 #[tokio::test]
 async fn full_disk_refuses_writes_and_nothing_else() {
     let server = RedisServer::start_with(&["--save", "3600 1"]);

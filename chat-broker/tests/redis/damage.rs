@@ -1,4 +1,5 @@
-//! Something else stands under the names of a room: that room alone fails, at once, until it is mended.
+//! Something else stands under the names of a room: that room alone fails, at once, until it is
+//! mended.
 
 use std::time::{Duration, Instant};
 
@@ -185,7 +186,7 @@ async fn room_at_the_largest_offset_begins_a_new_epoch() {
     assert!(next.offset == 1 && next.epoch != last.epoch, "{next:?}");
 }
 
-/// The counter is an older copy than the log, or somebody has added to the log.
+/// The counter is an older copy than the log, or an operator has added to the log.
 #[tokio::test]
 async fn log_beyond_the_counter_begins_a_new_epoch() {
     let server = RedisServer::start();
@@ -264,7 +265,8 @@ async fn foreign_keys_are_ignored() {
     assert_eq!((texts(&found), found.position), (vec!["last".to_owned()], last));
 }
 
-/// Keys that all rooms share: the log and the error name them, and after the mend all goes on.
+/// Keys that all rooms share: the log and the error name them, and after the repair all works
+/// again.
 #[tokio::test]
 async fn damage_to_shared_keys_ends_with_it() {
     let server = RedisServer::start();

@@ -1,4 +1,4 @@
-//! Redis comes back with older data, or with what another node made of it.
+//! Redis restarts with older data, or with what another node made of it.
 
 use std::collections::HashSet;
 use std::fs;
@@ -74,7 +74,7 @@ async fn older_snapshot_begins_new_epochs() {
     }
 }
 
-/// While a node is away, another that knows nothing gives out offsets a second time.
+/// While a node is disconnected, another without its knowledge assigns offsets a second time.
 async fn offsets_are_used_again(before: u32, again: u32, kept: u32, is_new_epoch: bool) {
     let mut server = RedisServer::start();
     let topic = room("r");
@@ -86,7 +86,7 @@ async fn offsets_are_used_again(before: u32, again: u32, kept: u32, is_new_epoch
         seen = node.deliver(&topic, "lost", latest(kept)).await.unwrap().position.unwrap();
     }
     server.kill();
-    // A process of its own would come back at the same time: this one cannot yet.
+    // A process of its own would return at the same time: this one cannot yet.
     let mut other = RedisServer::start();
     other.stop();
     fs::copy(server.directory().join("dump.rdb"), other.directory().join("dump.rdb")).unwrap();
@@ -111,7 +111,7 @@ async fn reused_offsets_begin_a_new_epoch() {
     offsets_are_used_again(3, 2, 100, true).await;
 }
 
-/// A member whose position is what was seen receives a gap anyway.
+/// A member at the position that was seen receives a gap anyway.
 #[tokio::test]
 async fn reused_offsets_before_the_history_keep_the_epoch() {
     offsets_are_used_again(3, 9, 2, false).await;
@@ -155,7 +155,7 @@ async fn flushed_redis_begins_new_epochs() {
 }
 
 /// Redis has lost the latest and takes no writes yet, as after a failover without replicas:
-/// the epoch cannot be ended now, and must not be gone on with later.
+/// the epoch cannot be ended now, and must not be continued later.
 #[tokio::test]
 async fn epoch_that_cannot_be_ended_is_not_continued() {
     let server = RedisServer::start();

@@ -18,8 +18,8 @@ fn config(server: &RedisServer) -> RedisConfig {
     Node::config(server).lease(LEASE).grace(Duration::from_millis(500))
 }
 
-/// Connections are killed again and again while users come and go: in the end Redis knows
-/// what the nodes know, and each change was told once.
+/// Connections are killed again and again while users join and leave: in the end Redis
+/// holds what the nodes hold, and each change was announced once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_connections_lose_no_change() {
     let server = RedisServer::start();
@@ -64,7 +64,7 @@ async fn killed_connections_lose_no_change() {
     }
 }
 
-/// Live nodes keep their users, users of a dead node leave, and a new node starts.
+/// Nodes that renew stay, expired ones leave, and a new node starts.
 #[tokio::test]
 async fn leases_need_no_memory() {
     let server = RedisServer::start();

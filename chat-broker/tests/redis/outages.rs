@@ -1,4 +1,4 @@
-//! Redis goes away and comes back.
+//! Outages of Redis.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -132,7 +132,7 @@ async fn killed_connections_return_and_report_holes() {
     assert_eq!(publisher.publish(&topic, "end").await.unwrap().nodes, 1);
 
     let (mut at, mut reports, mut ended) = (Position::default(), 0, false);
-    // A report stands in the hole that it tells of, or after its far edge.
+    // A report is in the hole that it reports, or after its end.
     let (mut report_since, mut unreported) = (false, false);
     while !ended || unreported {
         match node.next().await {
@@ -236,7 +236,7 @@ async fn connection_that_delivers_nothing_is_replaced() {
     let found = deaf.elapsed();
     println!("found after {found:.1?}");
     assert_within("to find it", found, Duration::from_secs(10));
-    assert_eq!(node.publish(&topic, "2").await.unwrap().nodes, 1, "the old one is gone");
+    assert_eq!(node.publish(&topic, "2").await.unwrap().nodes, 1, "the old connection is closed");
     assert_eq!(node.message().await.0, "2");
 }
 

@@ -1,4 +1,4 @@
-//! Who is where, as long as nothing goes wrong.
+//! Presence without faults.
 
 use std::collections::HashSet;
 
@@ -38,10 +38,10 @@ async fn user_at_two_nodes_is_one_occupant() {
     assert_eq!(a.arrived().await, []);
 
     b.enter(&topic, "anna");
-    assert!(a.change().await.1 > first + 3, "versions never fall");
+    assert!(a.change().await.1 > first + 3, "versions only rise");
 }
 
-/// However many users there are, wherever they are, and whatever their ids look like.
+/// Any number of users, on any nodes, with any ids.
 #[tokio::test]
 async fn reading_a_room_takes_one_command_for_each_node() {
     const READ: &str = include_str!("../../src/redis/scripts/occupancy.lua");
@@ -101,7 +101,7 @@ async fn long_member_list_is_only_counted() {
     assert_eq!(counts.len(), 50);
 }
 
-/// A coming is told before what is published after it, a going after what was published
+/// A join is announced before what is published after it, a leave after what was published
 /// before it.
 #[tokio::test]
 async fn presence_keeps_its_place_among_publications() {
@@ -144,11 +144,11 @@ async fn presence_keeps_its_place_among_publications() {
     }
 }
 
-/// However many come after a publication, it does not wait for them.
+/// A publication does not wait for joins that follow it, however many.
 #[tokio::test]
 async fn publication_does_not_wait_for_later_joins() {
     const EACH: usize = 2_000;
-    /// What goes into one pipeline with it.
+    /// What is sent in one pipeline with it.
     const AT_ONCE: usize = 256;
     let server = RedisServer::start();
     let mut node = Node::with(Node::config(&server).publish_connections(1)).await;

@@ -133,7 +133,7 @@ async fn key_of_wrong_type_is_refused_without_partial_writes() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     set(&node, "a").await.unwrap();
-    // The next `set` drops it.
+    // The next call that sets a record drops it.
     let over = node.broker.set("over", Bytes::new(), lasting(Duration::from_millis(1)));
     over.await.unwrap();
     eventually("its end", async || keys(&read(&node, 0).await) == ["a"]).await;
@@ -154,7 +154,7 @@ async fn key_of_wrong_type_is_refused_without_partial_writes() {
         }
     }
     server.command(&["HSET", "chat:{records}:meta", "version", "x", "floor", "x"]).await;
-    assert!(read(&node, 1).await.complete, "a node that cannot be told reads all");
+    assert!(read(&node, 1).await.complete, "a reader too far behind reads all");
     set(&node, "b").await.unwrap();
     assert_eq!(keys(&read(&node, 0).await), ["a", "b"]);
     assert_eq!(node.broker.status(), Status::Ready);
@@ -176,7 +176,7 @@ async fn records_are_set_when_redis_is_full() {
     assert_eq!(keys(&read(&node, 0).await), ["b"]);
 }
 
-/// Without `INFO` nobody knows which Redis it is, and everything else goes on.
+/// Without `INFO` a node does not know which Redis it is, and everything else works.
 #[tokio::test]
 async fn records_are_read_without_the_right_to_info() {
     let server = RedisServer::start();
@@ -211,6 +211,6 @@ async fn prefixes_and_databases_have_tables_of_their_own() {
     for (n, node) in nodes.iter_mut().enumerate() {
         let Records { records, .. } = read(node, 0).await;
         assert!(matches!(&records[..], [Record { key, .. }] if *key == n.to_string()));
-        assert_eq!(node.arrived().await, [], "told of its own only");
+        assert_eq!(node.arrived().await, [], "notified of its own only");
     }
 }

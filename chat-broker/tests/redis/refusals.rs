@@ -1,4 +1,4 @@
-//! Redis answers and refuses to write: the node is away, keeps what it has, and comes back.
+//! Redis answers and refuses writes: the node is unavailable, keeps its state, and recovers.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ impl Refusal<'_> {
         node.publish(&topic, "before").await.unwrap();
         let idle = Rate::over(server, COUNTED).await;
         commands(server, self.begin).await;
-        let away = node.becomes(Status::Unavailable).await;
+        let unavailable = node.becomes(Status::Unavailable).await;
         node.publish(&topic, "refused").await.expect_err("nothing can be kept");
         if self.reconnects {
             // Until the pauses between attempts have grown.
@@ -51,17 +51,19 @@ impl Refusal<'_> {
         assert_eq!(node.broker.status(), Status::Unavailable);
         commands(server, self.end).await;
         let ready = node.becomes(Status::Ready).await;
-        node.publish(&topic, "after").await.expect("all goes on");
+        node.publish(&topic, "after").await.expect("all works again");
         let name = self.name;
-        println!("{name}: away after {away:.1?}, ready after {ready:.1?}; {idle:?}, {refused:?}");
-        assert_within(name, away.max(ready), NOTICED);
+        println!(
+            "{name}: unavailable after {unavailable:.1?}, ready after {ready:.1?}; {idle:?}, {refused:?}"
+        );
+        assert_within(name, unavailable.max(ready), NOTICED);
         assert!(refused.commands <= 10.0 * idle.commands, "{name}: {refused:?}, idle {idle:?}");
         // Of three connections each tries again after a second on average.
         let most = if self.reconnects { 10.0 } else { 0.1 };
         assert!(refused.connections < most, "{name}: {refused:?}");
     }
 
-    /// While it lasts. A node that does not keep its connections opens one in each of these times.
+    /// While it lasts. A node that drops its connections opens one in each of these times.
     async fn rate(&self, server: &RedisServer) -> Rate {
         let mut rate = Rate::over(server, COUNTED).await;
         for _ in 1..ATTEMPTS {
@@ -193,25 +195,25 @@ async fn slow_script_is_unavailable() {
     let (began, before) = (Instant::now(), count(&server).await[1]);
     let endless = server.command(&ENDLESS);
     let watched = async {
-        let away = node.becomes(Status::Unavailable).await;
+        let unavailable = node.becomes(Status::Unavailable).await;
         let refused = node.publish(&room("r"), "").await;
         assert_unavailable("publish", refused);
         sleep(COUNTED).await;
         assert_eq!(node.broker.status(), Status::Unavailable);
         server.command(&["SCRIPT", "KILL"]).await;
-        (away, node.becomes(Status::Ready).await)
+        (unavailable, node.becomes(Status::Ready).await)
     };
-    let (_, (away, ready)) = tokio::join!(endless, watched);
-    println!("away after {away:.1?}, ready after {ready:.1?}");
-    assert_within("to notice", away.max(ready), NOTICED);
+    let (_, (unavailable, ready)) = tokio::join!(endless, watched);
+    println!("unavailable after {unavailable:.1?}, ready after {ready:.1?}");
+    assert_within("to notice", unavailable.max(ready), NOTICED);
     node.publish(&room("r"), "after").await.unwrap();
     assert_eq!(node.broker.stats().reconnects, 0, "connections are kept");
-    // Of the two scripts, of this count, and each two seconds of a node that hears nothing.
+    // Of the two scripts, of this count, and each two seconds of a node that receives nothing.
     let new = count(&server).await[1] - before;
     assert!(new <= 4.0 + began.elapsed().as_secs_f64() / 2.0, "{new} connections are new");
 }
 
-/// A call that subscribes during the refusal fails at once, and what was refused is said again on the
+/// A subscribe fails at once, and what was refused is sent again on the
 /// same connection.
 #[tokio::test]
 async fn refused_subscription_keeps_the_connection() {
@@ -223,7 +225,7 @@ async fn refused_subscription_keeps_the_connection() {
         node.wait_for(Status::Unavailable).await;
         let began = Instant::now();
         assert_unavailable("subscribe", node.subscribe(&late).await);
-        node.broker.unsubscribe(std::slice::from_ref(&left)).await.expect("it is told again");
+        node.broker.unsubscribe(std::slice::from_ref(&left)).await.expect("it is sent again");
         let told = began.elapsed();
         server.command(&["SCRIPT", "KILL"]).await;
         told
@@ -269,15 +271,15 @@ async fn silent_script_is_refused() {
     let server = RedisServer::start_with(&["--lua-time-limit", "5000"]);
     let node = Node::start(&server).await;
     let watched = async {
-        let away = node.becomes(Status::Unavailable).await;
+        let unavailable = node.becomes(Status::Unavailable).await;
         assert_unavailable("publish", node.publish(&room("r"), "").await);
         assert_eq!(server.command(&["SCRIPT", "KILL"]).await, "OK");
-        (away, node.becomes(Status::Ready).await)
+        (unavailable, node.becomes(Status::Ready).await)
     };
-    let (_, (away, ready)) = tokio::join!(server.command(&ENDLESS), watched);
-    println!("away after {away:.1?}, ready after {ready:.1?}");
+    let (_, (unavailable, ready)) = tokio::join!(server.command(&ENDLESS), watched);
+    println!("unavailable after {unavailable:.1?}, ready after {ready:.1?}");
     // A probe, and the time for its answer.
-    assert_within("to notice", away, NOTICED + Duration::from_secs(1));
+    assert_within("to notice", unavailable, NOTICED + Duration::from_secs(1));
     assert_within("to notice the end", ready, NOTICED);
     node.publish(&room("r"), "after").await.unwrap();
 }
@@ -301,7 +303,7 @@ async fn loading_redis_is_unavailable() {
     node.publish(&room("r"), "after").await.unwrap();
 }
 
-/// Who was kept out by a refusal is told of when it ends, and not in a storm before.
+/// Users whose joins were refused are announced when the refusal ends, without a storm before.
 #[tokio::test]
 async fn joins_wait_for_the_end_of_a_refusal() {
     const USERS: usize = 500;

@@ -80,7 +80,7 @@ async fn missing(server: &RedisServer, rights: &[String], command: &str) {
     })
     .await;
     let noticed = removed.elapsed();
-    println!("{command}: away after {noticed:.1?}");
+    println!("{command}: unavailable after {noticed:.1?}");
     assert_within(command, noticed, NOTICED);
     // Each probe calls a script.
     let label = if command == "evalsha" { "publish.lua".to_owned() } else { label(command) };

@@ -166,7 +166,7 @@ impl LeaseTask {
         Ok(Renewal { is_held, expired, is_late })
     }
 
-    /// Releases the lease. If users are still here, it lasts for the grace time, in which they can
+    /// Releases the lease. If users are still here, it lasts for the grace period, in which they can
     /// connect to another node without a leave.
     async fn release(&mut self) -> RedisResult<()> {
         if !self.has_lease {

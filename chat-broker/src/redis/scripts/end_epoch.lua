@@ -1,18 +1,18 @@
--- Deletes the meta of a topic whose sequence is not the one that was seen; see end_epoch.rs.
+-- Deletes the meta of a topic whose sequence is not the one that was seen; see connection/epochs.rs.
 --
 -- KEYS     1 meta   2 log
 -- ARGV     1 epoch   2 offset   3 id of what was seen last; no id if it is not known
 -- returns  1 if a new epoch begins
 
 local meta, log = KEYS[1], KEYS[2]
-local epoch, place, id = ARGV[1], ARGV[2], ARGV[3]
+local epoch, offset, id = ARGV[1], ARGV[2], ARGV[3]
 
 local function continues(stored, stored_id)
-  local seen = tonumber(place)
+  local seen = tonumber(offset)
   if not stored or stored < seen then return false end
   if id == '' then return true end
   if stored == seen then return stored_id == id end
-  local entry = redis.call('XRANGE', log, place, place)[1]
+  local entry = redis.call('XRANGE', log, offset, offset)[1]
   if entry then return entry[2][4] == id end
   local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
   return not first or tonumber(string.match(first[1], '^%d+')) > seen

@@ -1,5 +1,5 @@
 -- Gives a publication the next offset of its topic, keeps it, and hands it on, in one
--- atomic step. What can fail before the first write: nothing is rolled back.
+-- atomic step. What can fail is before the first write: nothing is rolled back.
 --
 -- KEYS     1 meta: epoch, offset and id of the last, size of all   2 log
 --          3 record of the key (optional)

@@ -6,7 +6,7 @@
 --          4 keys by when they are forgotten (ms)
 --
 -- Redis may lose each of the four alone: evicted, deleted, or with an older copy of its data. So
--- each holds a last_seen under the empty name, which no record has: the table is whole if all are
+-- each holds a mark under the empty name, which no record has: the table is whole if all are
 -- there, in the process that made the latest change.
 
 local meta, values, versions, ends = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -29,10 +29,10 @@ local last, floor = version_of(stored[1]) or 0, version_of(stored[2]) or 0
 local info = redis.pcall('INFO', 'server')
 local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or stored[3] or ''
 
-local last_seen_of = {
+local marks = {
   redis.call('HGET', values, ''),
   redis.call('ZSCORE', versions, ''),
   redis.call('ZSCORE', ends, ''),
 }
 local is_whole = last > 0 and stored[4] and stored[3] == run
-  and last_seen_of[1] == stored[4] and last_seen_of[2] and last_seen_of[3] and true
+  and marks[1] == stored[4] and marks[2] and marks[3] and true

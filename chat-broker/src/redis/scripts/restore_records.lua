@@ -1,6 +1,6 @@
 -- Writes what a node holds of a table that Redis has lost, in whole or in part. Of each key the
 -- latest version is kept, in any order of writes and however often: what a node has missed undoes
--- nothing. What can fail before the first write.
+-- nothing. What can fail is before the first write.
 --
 -- ARGV     1 channel   2 id of a table that begins   3 latest version that the caller has seen
 --          4 most records
@@ -14,7 +14,7 @@ local is_readable = redis.call('EXISTS', versions, ends) == 2
 -- Never refused for want of memory, and so is nothing after it.
 redis.call('HDEL', meta, '')
 -- What has no version or no end cannot be read; the caller holds what could. A table that lacks only
--- a last_seen stays, as one that a server without last_seen_of has written: other servers read it at this moment.
+-- a mark stays, as one that a server without marks has written: other servers read it at this moment.
 if not is_readable then redis.call('DEL', values, versions, ends) end
 
 local function restore(key, version, has_value, value, left)
@@ -23,7 +23,7 @@ local function restore(key, version, has_value, value, left)
   -- Without an end a value cannot be read, and a removal is never forgotten.
   local is_whole_row = redis.call('ZSCORE', ends, key) and (known or not has_value)
   local is_lost = not there or there < version or there == version and not is_whole_row
-  -- The last_seen is no record, and may be missing.
+  -- The mark is no record, and may be missing.
   local has_room = not has_value or known or redis.call('HLEN', values) <= most
   if not (is_lost and has_room) then return 0 end
   if has_value then

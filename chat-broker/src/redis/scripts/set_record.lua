@@ -30,7 +30,7 @@ if #over > 0 then redis.call('HSET', meta, 'floor', string.format('%d', floor)) 
 
 local known = redis.call('HGET', values, key)
 if not (known or is_set) then return 1 end
--- The last_seen_of are none of them.
+-- The marks are none of them.
 if not known and redis.call('HLEN', values) > most then return 0 end
 
 local version = math.max(last + 1, micros, ARGV[7] + 1)
