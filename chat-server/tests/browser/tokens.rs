@@ -236,13 +236,13 @@ fn renews_in_time_and_stays_where_it_is(tab: &Tab<'_>) {
     let result = run(
         tab,
         "let count = 0;
-            const { chat } = await member({ token: async () => `t${++count}` });
+            const token = async () => `t${++count}`;
+            const { chat } = await member({ token }, undefined, { expires_in_ms: 1500 });
             const [first] = sockets;
-            await first.welcome('u1', { expires_in_ms: 1500 });
             await first.asked('hello', 2);
-            await first.refuse('hello', 2, 'broker_unavailable');
             await first.welcome('u1', { expires_in_ms: 0 });
             await first.asked('hello', 3);
+            await first.refuse('hello', 3, 'broker_unavailable');
             first.say({ type: 'goodbye', reason: 'token_expired', reconnect: false, after_ms: 0 });
             first.end(4004);
             await soon(() => sockets[1]);
@@ -348,9 +348,9 @@ fn ends_when_a_token_will_not_be_renewed(tab: &Tab<'_>) {
     let result = run(
         tab,
         "const tokens = ['t1', null];
-            const { chat } = await member({ token: async () => tokens.shift() });
+            const renewed = { token: async () => tokens.shift() };
+            const { chat } = await member(renewed, undefined, { expires_in_ms: 1500 });
             const sent = codeOf(chat.send('r', 'hi'));
-            await sockets[0].welcome('u1', { expires_in_ms: 0 });
             await soon(() => chat.state === 'closed');
             const { readyState } = sockets[0];
             // Until the user has logged in again.
