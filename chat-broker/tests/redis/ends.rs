@@ -44,7 +44,7 @@ async fn closing_without_redis_ends_in_time() {
     let started = Instant::now();
     let (waiting, ()) = tokio::join!(node.subscribe(&topic), node.broker.close());
     assert_within("to close", started.elapsed(), DEADLINE + Duration::from_secs(3));
-    assert!(waiting.is_err(), "who waited is told");
+    assert!(waiting.is_err(), "the caller that waits gets an error");
     assert!(receipt.await.is_err(), "it was not sent");
     assert!(matches!(node.subscribe(&topic).await, Err(BrokerError::Closed)));
 }

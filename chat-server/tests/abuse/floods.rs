@@ -79,7 +79,7 @@ async fn a_message_of_empty_fragments_is_cut_short() {
         assert!(is_told || answer.is_empty(), "not 1008: {answer:02x?}");
         told += usize::from(is_told);
     }
-    // A client that stops sending is told in any case.
+    // A client that stops sending receives the close code in any case.
     let enough = [first, fragment.repeat(1024)].concat();
     assert_eq!(closed_after(server.port(), &enough).await, Some(1008));
     let served = control_clients.were_served().await;

@@ -52,7 +52,7 @@ fn the_past_is_not_unread() {
     reader.fill("add-name", "other");
     reader.click("add-join");
     reader.until_shows("title", "other");
-    // After a reload it is told of the past while it shows the other room.
+    // After a reload it receives the history while it shows the other room.
     reader.go(&server.url("/join-room/other"));
     reader.until_shows("log", "You joined the room.");
     flood(&writer, "general", 3, 1);

@@ -195,7 +195,7 @@ async fn members_and_typing() {
     assert_eq!((&frame["type"], &frame["typing"]), (&json!("typing"), &json!(true)));
     assert_eq!(frame["user"], ann["user"]);
     a.send_json(&json!({"type": "typing", "room": "general", "typing": false})).await;
-    assert_eq!(b.recv_json().await["typing"], false, "stopping is told at once");
+    assert_eq!(b.recv_json().await["typing"], false, "stopping is announced at once");
     b.expect_silence().await;
 }
 

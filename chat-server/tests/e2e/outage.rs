@@ -55,7 +55,7 @@ async fn clients_stay_connected_while_redis_restarts() {
     first.until_ready().await;
     second.until_ready().await;
     say(&mut a, "after").await;
-    // The counter was lost with Redis' memory: everybody is told.
+    // The counter was lost with Redis' memory: every client receives a gap.
     let gap = next_of(&mut b, "gap").await;
     assert_eq!(gap["room"], "r");
     assert_eq!(next_of(&mut b, "message").await["message"], "after");

@@ -80,7 +80,7 @@ async fn a_server_without_files_waits_and_is_well_again() {
             silent.push(TcpStream::connect(("127.0.0.1", server.port())).await.unwrap());
         }
         let (full, cpu, lines) = (process.files(), process.cpu(), server.log().len());
-        assert!(taken.len() > FILES / 3, "hardly anybody is let in: {}", taken.len());
+        assert!(taken.len() > FILES / 3, "too few are connected: {}", taken.len());
         assert!(taken.len() < FILES, "more than there are files");
         sleep(Duration::from_secs(2)).await;
         let (cpu, lines) = (process.cpu() - cpu, server.log().len() - lines);

@@ -110,7 +110,7 @@ async fn among(slow: usize, good: usize) {
 }
 
 async fn enter(mut raw: Raw) -> Raw {
-    raw.ask("joined", &json!({"type": "join", "room": "r"})).await.expect("let in");
+    raw.ask("joined", &json!({"type": "join", "room": "r"})).await.expect("a joined frame");
     raw
 }
 

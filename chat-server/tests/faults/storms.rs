@@ -110,7 +110,7 @@ async fn thousands_who_come_at_once_are_all_let_in() {
 /// Says one thing after the other in another room; the longest time to an answer.
 async fn talk(port: u16, stop: Arc<AtomicBool>) -> Duration {
     let mut raw = Raw::connect(port).await.expect("a connection");
-    raw.ask("joined", &json!({"type": "join", "room": "elsewhere"})).await.expect("let in");
+    raw.ask("joined", &json!({"type": "join", "room": "elsewhere"})).await.expect("a joined frame");
     let mut slowest = Duration::ZERO;
     for n in 0.. {
         if stop.load(Ordering::Relaxed) {
@@ -183,7 +183,7 @@ async fn a_flood_costs_the_others_nothing() {
 /// How many frames it sent, to the kernel of the server for the most part.
 async fn flood(port: u16, stop: Arc<AtomicBool>) -> usize {
     let mut raw = Raw::connect(port).await.expect("a connection");
-    raw.ask("joined", &json!({"type": "join", "room": "flooded"})).await.expect("let in");
+    raw.ask("joined", &json!({"type": "join", "room": "flooded"})).await.expect("a joined frame");
     let mut sent = 0;
     let send = json!({"type": "send", "room": "flooded", "message": "x"});
     while !stop.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! Which tokens let in whom, and where they may stand.
+//! Which tokens are accepted, and in which places of a request.
 
 use std::time::Duration;
 

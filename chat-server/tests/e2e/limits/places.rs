@@ -107,7 +107,7 @@ async fn of_the_headers_of_proxies_the_one_that_is_set_is_read() {
     connect(&[("Forwarded", "for=1.2.3.5"), ("X-Forwarded-For", "1.2.3.4")]).await.unwrap();
 }
 
-/// One above the limit is told so without a look at what it asks.
+/// A connection above the limit is answered before its request is read.
 #[tokio::test]
 async fn those_who_speak_http_have_places_of_their_own() {
     let mut limits = LimitsConfig::default();

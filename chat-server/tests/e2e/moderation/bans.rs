@@ -1,4 +1,4 @@
-//! Bans: who is put out and stays out, for a time.
+//! Bans: a user is evicted and cannot join again, for a time.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -106,7 +106,7 @@ async fn a_user_is_disconnected_everywhere_and_kept_out_if_a_time_is_given() {
     assert_eq!((&goodbye["reason"], &goodbye["message"]), (&json!("banned"), &json!("spam")));
     assert_eq!(native.recv_close().await.0, 4003);
     for server in [&first, &second] {
-        // A client that connects before a server has heard of it is let in, and evicted.
+        // A client that connects before a server has heard of it is connected, and then evicted.
         until(server, Some(403)).await;
     }
     order(&first, "/api/users/bob/unban", json!({})).await;
@@ -220,6 +220,6 @@ async fn refused(server: &Chat, id: &str) -> Option<u16> {
 async fn until_refused(server: &Chat, id: &str) {
     let deadline = Instant::now() + DEADLINE;
     while refused(server, id).await != Some(403) {
-        assert!(Instant::now() < deadline, "{id} is let in");
+        assert!(Instant::now() < deadline, "{id} is still connected");
     }
 }

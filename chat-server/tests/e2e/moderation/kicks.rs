@@ -1,4 +1,4 @@
-//! Kicks: who is put out and may come back.
+//! Kicks: a user is evicted and may join again.
 
 use std::time::Instant;
 
@@ -113,7 +113,7 @@ async fn a_sanction_is_stored_before_it_is_acted_on_and_survives_a_lost_word() {
     assert!(answer.contains("broker_unavailable"), "{answer}");
 }
 
-/// Who was put out before a connection said whose it is was another connection.
+/// A kick before a connection has a user does not concern that connection.
 #[tokio::test]
 async fn a_kick_is_not_for_those_who_come_later() {
     let redis = RedisServer::start();

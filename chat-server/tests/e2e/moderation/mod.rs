@@ -1,4 +1,4 @@
-//! Users who are put out, of rooms and of servers.
+//! Users who are evicted from rooms and from servers.
 
 mod bans;
 mod kicks;
