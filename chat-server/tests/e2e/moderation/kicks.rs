@@ -74,21 +74,26 @@ async fn sanction_ends_the_grace_of_a_lost_connection() {
     let redis = RedisServer::start();
     let (first, second) = pair(&redis).await;
     let mut ann = member(&first, "ann").await;
-    for server in [&first, &second] {
+    for (at, server) in [&first, &second].into_iter().enumerate() {
         let others = server.metric("chat_connections").await;
-        for (path, body) in [
-            ("/api/rooms/r/kick", json!({"user": "bob"})),
-            ("/api/users/bob/disconnect", json!({})),
-            ("/api/rooms/r/ban", json!({"user": "bob", "seconds": 60})),
-        ] {
-            drop(member(server, "bob").await);
+        for (sanction, path) in
+            ["rooms/r/kick", "users/{}/disconnect", "rooms/r/ban"].iter().enumerate()
+        {
+            // Another user each time: a server may learn of a sanction, or of its end, after the
+            // user has reconnected.
+            let bob = format!("bob-{at}-{sanction}");
+            drop(member(server, &bob).await);
             while next_of(&mut ann, "presence").await["event"] != "joined" {}
             server.until_metric("chat_connections", |count| count == others).await;
-            order(&first, path, body).await;
+            let body = match sanction {
+                0 => json!({"user": bob}),
+                1 => json!({}),
+                _ => json!({"user": bob, "seconds": 60}),
+            };
+            order(&first, &format!("/api/{}", path.replace("{}", &bob)), body).await;
             let members = ask(&mut ann, "members", json!({"type": "members", "room": "r"})).await;
             assert_eq!(members["count"], 1, "{path}: {members}");
         }
-        order(&first, "/api/rooms/r/unban", json!({"user": "bob"})).await;
     }
 }
 

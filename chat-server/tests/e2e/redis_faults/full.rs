@@ -60,6 +60,8 @@ async fn full_redis_refuses_messages_of_rooms_with_history_alone() {
     send(&mut ann, "ok", "kept", "after").await;
     for server in [&first, &second] {
         server.until_metric("chat_broker_full", |full| full == 0).await;
+        // The line is written after the metric changes.
+        server.until_logged(HAS_ROOM);
         assert_eq!([FULL, HAS_ROOM].map(|line| server.logged(line)), [1, 1], "one line each");
         assert_eq!(server.http("GET", "/readyz").await.2, "ready\n");
     }
