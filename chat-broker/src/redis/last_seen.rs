@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Buf;
 use chat_core::{Epoch, Position};
 
 use super::wire::{MAX_OFFSET, MessageId};
@@ -17,18 +18,24 @@ pub(super) struct LastSeen {
     pub(super) id: Option<MessageId>,
 }
 
-/// `epoch`, `offset` and `id`, as they are stored.
-pub(super) type Stored = (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>);
-
 impl LastSeen {
-    /// Reads one; the default if nothing is stored, `None` if it makes no sense.
-    pub(super) fn parse((epoch, offset, id): Stored) -> Option<Self> {
-        let (Some(epoch), Some(offset)) = (epoch, offset) else { return Some(Self::default()) };
-        let offset = std::str::from_utf8(&offset).ok()?.parse().ok()?;
-        let epoch = Epoch::parse(&epoch).filter(|epoch| *epoch != Epoch::NONE)?;
+    /// Reads what `position.lua` returns: the default if nothing is stored, `None` if it makes no
+    /// sense.
+    pub(super) fn parse(mut stored: &[u8]) -> Option<Self> {
+        if stored.is_empty() {
+            return Some(Self::default());
+        }
+        let (epoch, id) = stored.split_at_checked(Epoch::LEN)?;
+        stored = id;
+        let offset = stored.try_get_u64().ok()?;
+        Self::new(epoch, offset, stored)
+    }
+
+    /// The publication with this id at a position; `None` if the position makes no sense.
+    pub(super) fn new(epoch: &[u8], offset: u64, id: &[u8]) -> Option<Self> {
+        let epoch = Epoch::parse(epoch).filter(|epoch| *epoch != Epoch::NONE)?;
         let position = Position { epoch, offset };
-        (offset <= MAX_OFFSET).then_some(())?;
-        Some(Self { position, id: id.and_then(|id| MessageId::parse(&id)) })
+        (offset <= MAX_OFFSET).then_some(Self { position, id: MessageId::parse(id) })
     }
 
     /// Above all of an epoch that has ended: a position in it that is seen again is of an older
@@ -69,6 +76,19 @@ impl<T> TopicMap<T> {
             self.earlier = std::mem::take(&mut self.latest);
         }
         self.latest.insert(channel, value);
+    }
+
+    /// Changes what is remembered of a topic; the default if that is nothing.
+    pub(super) fn update(&mut self, channel: &str, change: impl FnOnce(&mut T))
+    where
+        T: Default,
+    {
+        if let Some(value) = self.latest.get_mut(channel) {
+            return change(value);
+        }
+        let mut value = self.earlier.remove(channel).unwrap_or_default();
+        change(&mut value);
+        self.insert(channel.to_owned(), value);
     }
 
     pub(super) fn get(&self, channel: &str) -> Option<&T> {
@@ -123,5 +143,30 @@ mod tests {
         }
         assert_eq!(last_seen_of.remove("busy"), Some(at(b"aaaaaaaa", 10_000)));
         assert_eq!((last_seen_of.remove("busy"), last_seen_of.remove("1")), (None, None));
+    }
+
+    #[test]
+    fn changes_of_an_earlier_half_are_kept() {
+        let mut counts = TopicMap::<u64>::default();
+        for n in 0..10 * MAX_TOPICS {
+            counts.update(&n.to_string(), |count| *count += 1);
+            counts.update("busy", |count| *count += 1);
+        }
+        assert_eq!(counts.get("busy"), Some(&(10 * MAX_TOPICS as u64)));
+        assert_eq!(counts.get("0"), None);
+    }
+
+    #[test]
+    fn stored_positions_are_read() {
+        let stored = [b"abcdEF12" as &[u8], &7_u64.to_be_bytes(), b"12345678"].concat();
+        let position = Position { epoch: Epoch::parse(b"abcdEF12").unwrap(), offset: 7 };
+        let id = MessageId::parse(b"12345678");
+        assert_eq!(LastSeen::parse(&stored), Some(LastSeen { position, id }));
+        assert_eq!(LastSeen::parse(&stored[..16]), Some(LastSeen { position, id: None }));
+        assert_eq!(LastSeen::parse(b""), Some(LastSeen::default()));
+        let beyond = [b"abcdEF12" as &[u8], &(MAX_OFFSET + 1).to_be_bytes()].concat();
+        for odd in [b"?" as &[u8], &stored[..15], &beyond, &[b' '; 24]] {
+            assert_eq!(LastSeen::parse(odd), None, "{odd:?}");
+        }
     }
 }

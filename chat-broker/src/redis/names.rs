@@ -3,15 +3,15 @@
 //! | name | kind | content |
 //! |---|---|---|
 //! | `<prefix>:{r.<room>}`, `<prefix>:{u.<user>}` | channel | publications, see [`wire`](super::wire) |
-//! | `<channel>:meta` | hash | `epoch`, `offset` and `id` of the last kept publication |
-//! | `<channel>:log` | stream | the history |
+//! | the same | list | the history, see `scripts/publish.lua` |
+//! | `<channel>:position` | string | epoch, offset and id of the last kept publication, if the history expires first |
 //! | `<channel>:k:<key>` | string | which publication had this key |
 //! | `<channel>:members` | hash | who is there, see `scripts/change.lua` |
 //! | `<channel>:on:<node>` | set | users that a node holds there |
 //! | `<prefix>:rooms:<node>` | set | channels in which a node holds users |
 //! | `<prefix>:nodes` | sorted set | nodes, by when their leases end |
 //! | `<prefix>:node:<node>` | channel | what a node sends to itself |
-//! | `<prefix>:{p.<random>}` | channel | what a connection publishes to see whether it can; it has `meta` and `log`, too; `rights` is what it writes and removes at once |
+//! | `<prefix>:{p.<random>}` | channel | what a connection publishes to see whether it can; it has a history, too; `rights` is what it writes and removes at once |
 //! | `<prefix>:secret` | string | 32 random bytes |
 //! | `<prefix>:{records}` | channel | that a record was set |
 //! | `<prefix>:{records}:meta` | hash | `version`, `floor` and `run`, see `scripts/records.lua` |
@@ -34,8 +34,6 @@ use percent_encoding::{
 
 use crate::random;
 
-const META: &str = ":meta";
-
 /// Makes the names of one deployment.
 #[derive(Debug)]
 pub(super) struct Names {
@@ -45,7 +43,7 @@ pub(super) struct Names {
 /// The channel and keys of a topic in Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Address {
-    meta: String,
+    channel: String,
 }
 
 impl Names {
@@ -60,16 +58,15 @@ impl Names {
             Topic::User(_) => 'u',
         };
         let name = topic.name();
-        let length = self.prefix.len() + name.len() + ":{r.}".len() + META.len();
-        let mut meta = String::with_capacity(length);
-        meta.push_str(&self.prefix);
-        meta.push_str(":{");
-        meta.push(kind);
-        meta.push('.');
-        meta.extend(percent_encode(name));
-        meta.push('}');
-        meta.push_str(META);
-        Address { meta }
+        let length = self.prefix.len() + name.len() + ":{r.}".len();
+        let mut channel = String::with_capacity(length);
+        channel.push_str(&self.prefix);
+        channel.push_str(":{");
+        channel.push(kind);
+        channel.push('.');
+        channel.extend(percent_encode(name));
+        channel.push('}');
+        Address { channel }
     }
 
     /// The address of a topic that no other node uses.
@@ -114,15 +111,17 @@ impl Names {
 
 impl Address {
     pub(super) fn channel(&self) -> &str {
-        &self.meta[..self.meta.len() - META.len()]
+        &self.channel
     }
 
-    pub(super) fn meta(&self) -> &str {
-        &self.meta
+    /// The list with the history: a channel and a key may have the same name.
+    pub(super) fn log(&self) -> &str {
+        &self.channel
     }
 
-    pub(super) fn log(&self) -> String {
-        [self.channel(), ":log"].concat()
+    /// The position, of a topic whose log may expire before it.
+    pub(super) fn position(&self) -> String {
+        [self.channel(), ":position"].concat()
     }
 
     /// The key that a [probe](super::connection::probe) writes and removes at once.
@@ -160,12 +159,11 @@ impl Address {
     }
 
     pub(super) fn of_channel(channel: &str) -> Self {
-        Self { meta: [channel, META].concat() }
+        Self { channel: channel.to_owned() }
     }
 
-    pub(super) fn into_channel(mut self) -> String {
-        self.meta.truncate(self.meta.len() - META.len());
-        self.meta
+    pub(super) fn into_channel(self) -> String {
+        self.channel
     }
 }
 
@@ -199,8 +197,8 @@ mod tests {
     fn names_as_operators_see_them() {
         let address = Names::new("chat", 0).address(&room("a b{*}%é"));
         assert_eq!(address.channel(), "chat:{r.a%20b%7B%2A%7D%25%C3%A9}");
-        assert_eq!(address.meta(), "chat:{r.a%20b%7B%2A%7D%25%C3%A9}:meta");
-        assert_eq!(address.log(), "chat:{r.a%20b%7B%2A%7D%25%C3%A9}:log");
+        assert_eq!(address.log(), "chat:{r.a%20b%7B%2A%7D%25%C3%A9}");
+        assert_eq!(address.position(), "chat:{r.a%20b%7B%2A%7D%25%C3%A9}:position");
         assert_eq!(address.record("u 1:x"), "chat:{r.a%20b%7B%2A%7D%25%C3%A9}:k:u%201%3Ax");
         let user = Topic::User(UserId::new("a").unwrap());
         assert_eq!(Names::new("chat", 3).address(&user).into_channel(), "chat@3:{u.a}");

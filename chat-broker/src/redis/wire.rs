@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | 0 | payload | ephemeral |
 //! | 2 | offset, 8 bytes; epoch, 8 letters or digits; id, 8 bytes; payload | kept |
+//! | 6 | offset of the first, 8 bytes; epoch, 8 letters or digits; of each: length of what follows, 4 bytes; id, 8 bytes; payload | several that are kept |
 //! | 3, 4, 5 | version, 8 bytes; count, 4 bytes; length, 2 bytes; user; info | joined, left, has another info |
 //!
 //! Numbers are unsigned and big endian. The scripts write all but the first form.
@@ -18,6 +19,7 @@ const KEPT: u8 = 2;
 const JOINED: u8 = 3;
 const LEFT: u8 = 4;
 const RENAMED: u8 = 5;
+const KEPT_BATCH: u8 = 6;
 
 /// The greatest offset: Lua counts in doubles.
 pub(super) const MAX_OFFSET: u64 = Position::MAX_OFFSET;
@@ -46,8 +48,22 @@ impl MessageId {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message {
     Ephemeral(Bytes),
-    Kept { position: Position, id: MessageId, payload: Bytes },
-    Presence { change: PresenceChange, occupant: Occupant, version: u64, count: u32 },
+    Kept {
+        position: Position,
+        id: MessageId,
+        payload: Bytes,
+    },
+    /// Several with consecutive offsets.
+    KeptBatch {
+        first: Position,
+        entries: Vec<(MessageId, Bytes)>,
+    },
+    Presence {
+        change: PresenceChange,
+        occupant: Occupant,
+        version: u64,
+        count: u32,
+    },
 }
 
 /// For tests of any input: the part of a message in one of our channels after its header;
@@ -55,9 +71,10 @@ pub(super) enum Message {
 #[cfg(feature = "testing")]
 #[must_use]
 pub fn redis_payload(message: Bytes) -> Option<Bytes> {
-    decode(message).map(|message| match message {
-        Message::Ephemeral(payload) | Message::Kept { payload, .. } => payload,
-        Message::Presence { occupant, .. } => occupant.info,
+    decode(message).and_then(|message| match message {
+        Message::Ephemeral(payload) | Message::Kept { payload, .. } => Some(payload),
+        Message::KeptBatch { entries, .. } => entries.into_iter().next().map(|entry| entry.1),
+        Message::Presence { occupant, .. } => Some(occupant.info),
     })
 }
 
@@ -68,17 +85,36 @@ pub(super) fn ephemeral(payload: &[u8]) -> Vec<u8> {
     message
 }
 
+/// An entry of a log.
+pub(super) fn entry(id: MessageId, payload: &[u8]) -> Vec<u8> {
+    [id.as_bytes(), payload].concat()
+}
+
+/// Reads an entry of a log; `None` for what is not ours.
+pub(super) fn decode_entry(mut entry: Bytes) -> Option<(MessageId, Bytes)> {
+    let id = MessageId(take(&mut entry)?);
+    Some((id, entry))
+}
+
 /// Takes the header off, without a copy; `None` for what is not ours.
 pub(super) fn decode(mut message: Bytes) -> Option<Message> {
     match message.try_get_u8().ok()? {
         EPHEMERAL => Some(Message::Ephemeral(message)),
         KEPT => {
-            let offset = message.try_get_u64().ok()?;
-            let epoch = Epoch::parse(&take::<{ Epoch::LEN }>(&mut message)?)?;
-            let id = MessageId(take(&mut message)?);
-            let plausible = (1..=MAX_OFFSET).contains(&offset);
-            let position = Position { epoch, offset };
-            plausible.then_some(Message::Kept { position, id, payload: message })
+            let position = take_position(&mut message)?;
+            let (id, payload) = decode_entry(message)?;
+            Some(Message::Kept { position, id, payload })
+        }
+        KEPT_BATCH => {
+            let first = take_position(&mut message)?;
+            let mut entries = Vec::new();
+            while message.has_remaining() {
+                let length = message.try_get_u32().ok()? as usize;
+                let entry = (length <= message.len()).then(|| message.split_to(length))?;
+                entries.push(decode_entry(entry)?);
+            }
+            let last = first.offset.checked_add(entries.len() as u64)?;
+            (last <= MAX_OFFSET + 1).then_some(Message::KeptBatch { first, entries })
         }
         JOINED => presence(PresenceChange::Joined, message),
         LEFT => presence(PresenceChange::Left, message),
@@ -97,6 +133,12 @@ fn presence(change: PresenceChange, mut message: Bytes) -> Option<Message> {
     let user = message.split_to(length);
     let user = UserId::new(std::str::from_utf8(&user).ok()?).ok()?;
     Some(Message::Presence { change, occupant: Occupant::new(user, message), version, count })
+}
+
+fn take_position(message: &mut Bytes) -> Option<Position> {
+    let offset = message.try_get_u64().ok()?;
+    let epoch = Epoch::parse(&take::<{ Epoch::LEN }>(message)?)?;
+    (1..=MAX_OFFSET).contains(&offset).then_some(Position { epoch, offset })
 }
 
 fn take<const N: usize>(message: &mut Bytes) -> Option<[u8; N]> {
@@ -120,6 +162,15 @@ mod tests {
         let hello = Bytes::from("hello");
         let seventh = Message::Kept { position, id, payload: hello.clone() };
         assert_eq!(decode(Bytes::from_static(SEVENTH)), Some(seventh));
+        let batch =
+            [b"\x06", &SEVENTH[1..17], b"\0\0\0\x0d", &SEVENTH[17..], b"\0\0\0\x08"].concat();
+        let batch = [&batch[..], b"12345678"].concat();
+        let entries = vec![(id, hello.clone()), (MessageId(*b"12345678"), Bytes::new())];
+        assert_eq!(
+            decode(batch.clone().into()),
+            Some(Message::KeptBatch { first: position, entries })
+        );
+        assert_eq!(decode(batch[..batch.len() - 1].to_vec().into()), None);
         let joined = b"\x03\0\0\0\0\0\0\0\x09\0\0\0\x02\0\x03u 1hello";
         let left = [b"\x04", &joined[1..]].concat();
         let renamed = [b"\x05", &joined[1..]].concat();
@@ -170,6 +221,10 @@ mod tests {
             match decode(message.clone().into()) {
                 Some(Message::Ephemeral(payload) | Message::Kept { payload, .. }) => {
                     prop_assert!(message.ends_with(&payload));
+                }
+                Some(Message::KeptBatch { entries, .. }) => {
+                    let last = entries.last().map(|(_, payload)| payload.clone());
+                    prop_assert!(message.ends_with(&last.unwrap_or_default()));
                 }
                 Some(Message::Presence { occupant, .. }) => {
                     prop_assert!(message.ends_with(&occupant.info));

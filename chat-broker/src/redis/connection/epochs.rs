@@ -20,7 +20,7 @@ use redis::{Pipeline, RedisResult, Value};
 
 use super::Link;
 use crate::redis::error::code;
-use crate::redis::last_seen::{LastSeen, Stored};
+use crate::redis::last_seen::LastSeen;
 use crate::redis::names::Address;
 use crate::redis::scripts::Scripts;
 use crate::redis::wire::MessageId;
@@ -39,15 +39,15 @@ pub(crate) async fn check(
         let mut read = Pipeline::with_capacity(seen.len());
         read.ignore_errors();
         for (address, _) in seen {
-            read.cmd("HMGET").arg(address.meta()).arg(&["epoch", "offset", "id"]);
+            scripts.position.call(&mut read, &[address.log(), &address.position()]);
         }
         let stored = link.send(&read).await?;
         let mut compare = Pipeline::new();
         compare.ignore_errors();
         for ((address, last_seen), stored) in seen.iter().zip(stored) {
             if is_doubtful(*last_seen, answered(stored)?) {
-                let (LastSeen { position, id }, keys) =
-                    (last_seen, [address.meta(), &address.log()]);
+                let LastSeen { position, id } = last_seen;
+                let keys = [address.log(), &address.position()];
                 let id = id.as_ref().map_or(&b""[..], MessageId::as_bytes);
                 let call = scripts.end_epoch.call(&mut compare, &keys);
                 call.arg(position.epoch.as_str()).arg(position.offset).arg(id);
@@ -77,8 +77,8 @@ fn answered(reply: Value) -> RedisResult<Value> {
 /// Whether a closer look is needed: mostly a topic is where it was seen. What is
 /// missing or unreadable gives out no offset twice.
 fn is_doubtful(seen: LastSeen, stored: Value) -> bool {
-    let stored = redis::from_redis_value::<Stored>(stored).ok().and_then(LastSeen::parse);
-    stored.is_some_and(|stored| {
+    let stored = redis::from_redis_value::<Vec<u8>>(stored).ok();
+    stored.and_then(|stored| LastSeen::parse(&stored)).is_some_and(|stored| {
         let is_there =
             stored.position == seen.position && (seen.id.is_none() || seen.id == stored.id);
         stored.position.epoch == seen.position.epoch && !is_there

@@ -6,6 +6,8 @@
 //! pipeline tries all other [commands](crate::redis::health::rights) that the broker needs. A full Redis refuses
 //! persistent publications and nothing else, and counts as [working](crate::redis::health::capacity).
 
+use std::time::Duration;
+
 use redis::{Pipeline, RedisError, RedisResult, Value};
 
 use super::Link;
@@ -13,11 +15,11 @@ use crate::redis::error::{code, is_missing_right, is_refusal, was_unknown_script
 use crate::redis::health::capacity::Memory;
 use crate::redis::health::rights;
 use crate::redis::names::{Address, Names};
+use crate::redis::publish::batch;
 use crate::redis::shared::Shared;
-use crate::redis::wire::MessageId;
 
-/// How long Redis keeps what was published, in seconds; twice that at most.
-const TTL: u64 = 10;
+/// How long Redis keeps what was published.
+const TTL: Duration = Duration::from_secs(10);
 
 /// The probe of one connection.
 #[derive(Debug, Clone)]
@@ -90,10 +92,7 @@ impl Probe {
     ) -> RedisResult<Answers> {
         let mut commands = Pipeline::new();
         commands.ignore_errors();
-        let keys = [self.address.meta(), &self.address.log()];
-        let call = shared.scripts.publish.call(&mut commands, &keys);
-        call.arg(self.address.channel()).arg("12345678").arg(MessageId::random().as_bytes());
-        call.arg(1).arg("0/0").arg(TTL * 1000).arg(TTL).arg("");
+        batch::add_probe(&mut commands, &shared.scripts.publish, &self.address, TTL);
         let asks_memory = shared.capacity.is_due();
         if asks_memory {
             commands.cmd("INFO").arg("memory");

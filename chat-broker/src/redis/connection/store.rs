@@ -17,7 +17,7 @@ use super::pool::{self, Connector, Pool};
 use crate::error::BrokerError;
 use crate::redis::error::{broker_error, code, concerns_all, wants_reconnect, was_unknown_script};
 use crate::redis::health::damage::SEQUENCE;
-use crate::redis::last_seen::{LastSeen, Stored};
+use crate::redis::last_seen::LastSeen;
 use crate::redis::names::Address;
 use crate::redis::shared::Shared;
 use crate::redis::wire;
@@ -54,14 +54,15 @@ impl Store {
                 let addresses = self.addresses(topics);
                 let mut commands = Pipeline::with_capacity(topics.len());
                 for address in &addresses {
-                    commands.cmd("HMGET").arg(address.meta()).arg(&["epoch", "offset", "id"]);
+                    let keys = [address.log(), &address.position()];
+                    self.shared.scripts.position.call(&mut commands, &keys);
                 }
-                let stored = self.query_each(&commands, &addresses, SEQUENCE).await?;
+                let stored = self.query_each::<Vec<u8>>(&commands, &addresses, SEQUENCE).await?;
                 last_seen_of.extend(
                     addresses
                         .iter()
                         .zip(stored)
-                        .map(|(address, stored)| self.last_seen(address, stored)),
+                        .map(|(address, stored)| self.checked(address, LastSeen::parse(&stored))),
                 );
             }
             Ok(last_seen_of)
@@ -76,9 +77,10 @@ impl Store {
         topics.into_iter().map(|topic| self.shared.names.address(topic)).collect()
     }
 
-    /// Reads a position. One that makes no sense is none: the next publication begins a new epoch.
-    pub(crate) fn last_seen(&self, address: &Address, stored: Stored) -> LastSeen {
-        LastSeen::parse(stored).unwrap_or_else(|| {
+    /// A position as it was read. One that makes no sense is none: the next publication begins a new
+    /// epoch.
+    pub(crate) fn checked(&self, address: &Address, last_seen: Option<LastSeen>) -> LastSeen {
+        last_seen.unwrap_or_else(|| {
             self.shared.damage.note_position(address);
             LastSeen::default()
         })

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 const MAX_LOGGED: usize = 100;
 
 /// The keys of a topic, as messages name them.
-pub(crate) const SEQUENCE: &str = ":meta, :log or :k:*";
+pub(crate) const SEQUENCE: &str = ", its :position or :k:*";
 pub(crate) const PRESENCE: &str = ":members or :on:*";
 
 /// The keys that were logged, and when.
@@ -77,7 +77,8 @@ impl Damage {
     /// A topic has a position that makes no sense, and begins a new epoch with the next
     /// publication.
     pub(crate) fn note_position(&self, address: &Address) {
-        self.log(address.meta(), &"its epoch and offset make no sense: a new epoch begins");
+        let keys = format!("{} or its :position", address.channel());
+        self.log(&keys, &"its epoch and offset make no sense: a new epoch begins");
     }
 
     /// The secret is of another length than secrets have.

@@ -1,7 +1,7 @@
 //! One of each command that the broker needs, in a form that leaves nothing behind.
 //!
 //! A right that is missing stops one thing while all others go on: without `SADD` no user is ever
-//! announced, without `XREVRANGE` no history is read. So each probe of a publishing connection
+//! announced, without `LRANGE` no history is read. So each probe of a publishing connection
 //! tries them all. Redis checks the right before anything else, in a script as outside of it, and
 //! any other answer than `NOPERM` shows that it is there: a full Redis refuses `SADD` as well. A
 //! command that was renamed, or that a proxy does not know, is missing, too.
@@ -23,25 +23,28 @@ use crate::redis::names::Address;
 /// Keys are those of `probe`, which has published before, and one that exists only between two of
 /// these commands.
 pub(crate) fn add_all(commands: &mut Pipeline, probe: &Address, database: i64) {
-    let (meta, log, scratch) = (probe.meta(), &*probe.log(), &*probe.scratch());
+    let (log, scratch) = (probe.log(), &*probe.scratch());
     let mut add = |command: &str, arguments: &[&str]| {
         commands.cmd(command).arg(arguments);
     };
-    add("HGET", &[meta, "offset"]);
-    add("HMGET", &[meta, "offset"]);
-    add("HLEN", &[meta]);
-    add("HGETALL", &[meta]);
-    add("HSCAN", &[meta, "0"]);
+    add("HGET", &[scratch, ""]);
+    add("HMGET", &[scratch, ""]);
+    add("HLEN", &[scratch]);
+    add("HGETALL", &[scratch]);
+    add("HSCAN", &[scratch, "0"]);
     add("HSET", &[scratch, "", ""]);
     add("HDEL", &[scratch, ""]);
     add("SADD", &[scratch, ""]);
     add("SRANDMEMBER", &[scratch]);
     add("SREM", &[scratch, ""]);
     add("SISMEMBER", &[scratch, ""]);
-    add("XADD", &[scratch, "NOMKSTREAM", "*", "", ""]);
-    add("XLEN", &[log]);
-    add("XRANGE", &[log, "-", "+", "COUNT", "1"]);
-    add("XREVRANGE", &[log, "+", "-", "COUNT", "1"]);
+    add("LINDEX", &[log, "0"]);
+    add("LLEN", &[log]);
+    add("LRANGE", &[log, "0", "0"]);
+    add("LPUSH", &[scratch, ""]);
+    add("RPUSH", &[scratch, ""]);
+    add("RPOP", &[scratch]);
+    add("LTRIM", &[scratch, "1", "0"]);
     add("ZADD", &[scratch, "XX", "0", ""]);
     add("ZCARD", &[scratch]);
     add("ZSCORE", &[scratch, ""]);

@@ -1,9 +1,11 @@
 //! Publishing: a queue for each connection that publishes.
 //!
 //! A publication waits in its `queue.rs`; the task in `worker.rs` sends all that waits as one
-//! pipeline, with joins before and leaves after it. `reply.rs` reads the answers; `recover.rs`
+//! pipeline, with joins before and leaves after it. `batch.rs` groups them into commands; `reply.rs`
+//! reads the answers; `recover.rs`
 //! finds out what became of publications whose answers were lost with a connection.
 
+pub(super) mod batch;
 pub(super) mod queue;
 mod recover;
 mod reply;

@@ -9,8 +9,9 @@ use crate::publish::{PublishOptions, Published, ReceiptSender};
 use crate::redis::names::Address;
 use crate::redis::wire::MessageId;
 
-/// Maximum publications in one pipeline.
-const MAX_BATCH: usize = 256;
+/// Maximum publications in one pipeline, and so of one topic in a call of `publish.lua`, which has a
+/// byte for their number.
+const MAX_BATCH: usize = 255;
 
 /// Maximum payload in one pipeline, in bytes, unless a single publication is larger: a slow network
 /// carries as much within the response timeout.

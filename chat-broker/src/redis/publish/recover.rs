@@ -118,7 +118,7 @@ impl Search {
     fn add_step(&self, commands: &mut Pipeline, scripts: &Scripts, jobs: &[Job]) {
         let mut jobs = self.jobs.iter().filter_map(|n| jobs.get(*n)).peekable();
         let (Some(before), Some(first)) = (&self.before, jobs.peek()) else { return };
-        let keys = [first.address.meta(), &first.address.log()];
+        let keys = [first.address.log(), &first.address.position()];
         let call = scripts.recover.call(commands, &keys).arg(before).arg(STEP);
         for job in jobs {
             call.arg(job.id.as_bytes());

@@ -1,110 +1,128 @@
 //! Reads the replies of Redis to publications.
 
+use bytes::Buf;
 use chat_core::{Epoch, Position};
-use redis::{RedisResult, Value};
+use redis::{RedisError, RedisResult, Value};
 
-use super::queue::Job;
 use crate::publish::Published;
-use crate::redis::error::is_unknown_script;
 
-/// Whether a publication found no script while a later one of its topic was executed: another node
-/// loaded the script in between. Sent again, it would follow the later one.
-pub(crate) fn is_overtaken(jobs: &[Job], replies: &[Value], n: usize) -> bool {
-    let (Some(job), Some(reply)) = (jobs.get(n), replies.get(n)) else { return false };
-    is_unknown_script(reply)
-        && jobs
-            .iter()
-            .zip(replies)
-            .skip(n + 1)
-            .any(|(later, reply)| !is_unknown_script(reply) && later.address == job.address)
-}
+/// The length of the result of a publication, and of the number that follows those of a topic.
+const RESULT: usize = 17;
+const NODES: usize = 4;
 
-/// Reads what the script or `PUBLISH` returned.
+/// Results of publications, in the order of their topics and of their places in these. Results of a
+/// topic are equal to its error if it failed.
+pub(crate) type Results = Vec<RedisResult<Published>>;
+
+/// Reads what `PUBLISH` returned.
 pub(crate) fn published(reply: Value) -> RedisResult<Published> {
-    match reply {
-        Value::Int(nodes) => Ok(Published::new(None, count(nodes))),
-        Value::Array(fields) => {
-            let (offset, epoch, nodes, repeated): (u64, Vec<u8>, i64, bool) =
-                redis::from_redis_value(Value::Array(fields))?;
-            let epoch = Epoch::parse(&epoch)
-                .ok_or((redis::ErrorKind::UnexpectedReturnType, "malformed epoch in redis"))?;
-            let position = Some(Position { epoch, offset });
-            Ok(Published { position, nodes: count(nodes), repeated })
-        }
-        reply => {
-            let reply = reply.extract_error()?;
-            let detail = format!("{reply:?}");
-            Err((redis::ErrorKind::UnexpectedReturnType, "not a reply to a publication", detail)
-                .into())
-        }
+    match reply.extract_error()? {
+        Value::Int(nodes) => Ok(Published::new(None, u32::try_from(nodes).unwrap_or_default())),
+        reply => Err(malformed(format!("{reply:?}"))),
     }
 }
 
-fn count(nodes: i64) -> u32 {
-    u32::try_from(nodes).unwrap_or_default()
+/// Reads what `publish.lua` returned for this many publications of each topic.
+pub(crate) fn kept(reply: Value, topics: impl Iterator<Item = usize>) -> RedisResult<Results> {
+    let (results, errors) = match reply {
+        Value::BulkString(results) => (results, Vec::new()),
+        Value::Array(mut fields) => match (fields.pop(), fields.pop()) {
+            (Some(Value::Array(errors)), Some(Value::BulkString(results))) => (results, errors),
+            _ => return Err(malformed("an array of other fields".to_owned())),
+        },
+        reply => {
+            let reply = reply.extract_error()?;
+            return Err(malformed(format!("{reply:?}")));
+        }
+    };
+    let (mut results, mut errors) = (&results[..], errors.into_iter());
+    let mut outcomes = Vec::new();
+    for count in topics {
+        let (topic, rest) = results
+            .split_at_checked(count * RESULT + NODES)
+            .ok_or_else(|| malformed("too short".to_owned()))?;
+        results = rest;
+        let (places, mut nodes) = topic.split_at(count * RESULT);
+        let nodes = nodes.get_u32();
+        if places.first() == Some(&FAILED) {
+            let error = errors.next().unwrap_or(Value::Nil).extract_error();
+            let error = error.err().unwrap_or_else(|| malformed("an error is missing".to_owned()));
+            outcomes.extend((0..count).map(|_| Err(error.clone())));
+        } else {
+            outcomes.extend(places.chunks(RESULT).map(|place| read_place(place, nodes)));
+        }
+    }
+    Ok(outcomes)
+}
+
+// Kinds of results.
+const FAILED: u8 = 0;
+const REPEATED: u8 = 1;
+
+fn read_place(mut place: &[u8], nodes: u32) -> RedisResult<Published> {
+    let (kind, offset) = (place.get_u8(), place.get_u64());
+    let epoch = Epoch::parse(place).ok_or_else(|| malformed(format!("epoch {place:?}")))?;
+    let position = Position { epoch, offset };
+    Ok(match kind {
+        REPEATED => Published::repeated(position),
+        _ => Published::new(Some(position), nodes),
+    })
+}
+
+fn malformed(detail: String) -> RedisError {
+    (redis::ErrorKind::UnexpectedReturnType, "not a reply to a publication", detail).into()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use bytes::Bytes;
-    use chat_core::{Retention, RoomId, Topic};
-    use tokio::sync::Semaphore;
-    use tokio::time::Instant;
-
     use super::*;
     use crate::error::BrokerError;
-    use crate::publish::{PublishOptions, Receipt};
     use crate::redis::error::broker_error;
-    use crate::redis::names::Names;
-    use crate::redis::wire::MessageId;
 
-    async fn job(room: &str) -> Job {
-        let topic = Topic::Room(RoomId::new(room).unwrap());
-        Job {
-            address: Names::new("chat", 0).address(&topic),
-            payload: Bytes::new(),
-            options: PublishOptions::default().retention(Retention::default()),
-            id: MessageId::random(),
-            sent: false,
-            deadline: Instant::now(),
-            receipt: Receipt::pending().0,
-            _bytes: Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap(),
-        }
+    fn reply(bytes: &[u8]) -> Value {
+        redis::parse_redis_value(bytes).unwrap()
     }
 
-    fn reply(bytes: &str) -> Value {
-        redis::parse_redis_value(bytes.as_bytes()).unwrap()
+    fn result(kind: u8, offset: u64) -> Vec<u8> {
+        [&[kind] as &[u8], &offset.to_be_bytes(), b"abcdEF12"].concat()
     }
 
-    #[tokio::test]
-    async fn overtaken_publications_are_not_resent() {
-        let jobs = [job("a").await, job("b").await, job("a").await, job("b").await];
-        let lacking = || reply("-NOSCRIPT No matching script\r\n");
-        let overtaken = |replies: &[Value]| -> Vec<bool> {
-            (0..jobs.len()).map(|n| is_overtaken(&jobs, replies, n)).collect()
-        };
-        let all_lack = [lacking(), lacking(), lacking(), lacking()];
-        assert_eq!(overtaken(&all_lack), [false; 4]);
-        let second_of_a_went_through = [lacking(), lacking(), reply(":1\r\n"), lacking()];
-        assert_eq!(overtaken(&second_of_a_went_through), [true, false, false, false]);
+    fn at(offset: u64) -> Position {
+        Position { epoch: Epoch::parse(b"abcdEF12").unwrap(), offset }
     }
 
     #[test]
-    fn replies_are_read() {
-        let sequenced = published(reply("*4\r\n:7\r\n$8\r\nabcdEF12\r\n:2\r\n:0\r\n")).unwrap();
-        let position = Position { epoch: Epoch::parse(b"abcdEF12").unwrap(), offset: 7 };
-        assert_eq!(sequenced, Published { position: Some(position), nodes: 2, repeated: false });
-        let again = published(reply("*4\r\n:7\r\n$8\r\nabcdEF12\r\n:0\r\n:1\r\n")).unwrap();
-        assert_eq!(again, Published { position: Some(position), nodes: 0, repeated: true });
-        let ephemeral = published(reply(":3\r\n")).unwrap();
-        assert_eq!(ephemeral, Published { position: None, nodes: 3, repeated: false });
-        for odd in ["$2\r\nhi\r\n", "*1\r\n:1\r\n", "*4\r\n:7\r\n$2\r\nhi\r\n:2\r\n:0\r\n"] {
-            assert!(matches!(
-                broker_error(published(reply(odd)).unwrap_err()),
-                BrokerError::Refused(_)
-            ));
+    fn number_of_subscribers_is_read() {
+        assert_eq!(published(reply(b":3\r\n")).unwrap(), Published::new(None, 3));
+        for odd in [b"$2\r\nhi\r\n" as &[u8], b"*1\r\n:1\r\n"] {
+            let error = broker_error(published(reply(odd)).unwrap_err());
+            assert!(matches!(error, BrokerError::Refused(_)));
+        }
+    }
+
+    #[test]
+    fn results_of_topics_are_read() {
+        let results = [result(2, 7), result(1, 5), vec![0, 0, 0, 2], result(2, 1), vec![0; 4]];
+        let read =
+            |sizes: &[usize]| kept(Value::BulkString(results.concat()), sizes.iter().copied());
+        let outcomes: Vec<Published> = read(&[2, 1]).unwrap().into_iter().flatten().collect();
+        let first = Published::new(Some(at(7)), 2);
+        let third = Published::new(Some(at(1)), 0);
+        assert_eq!(outcomes, [first, Published::repeated(at(5)), third]);
+        assert!(read(&[2, 2]).is_err(), "too short");
+    }
+
+    #[test]
+    fn topic_fails_alone() {
+        let results = [vec![0; 34], vec![0; 4], result(2, 1), vec![0; 4]].concat();
+        let mut bytes = format!("*2\r\n${}\r\n", results.len()).into_bytes();
+        bytes.extend(results);
+        bytes.extend(b"\r\n*1\r\n-WRONGTYPE Operation\r\n");
+        let outcomes = kept(reply(&bytes), [2, 1].into_iter()).unwrap();
+        assert!(outcomes[..2].iter().all(Result::is_err));
+        assert_eq!(outcomes[2].as_ref().unwrap().position, Some(at(1)));
+        for odd in [b"-NOSCRIPT No matching script\r\n" as &[u8], b":1\r\n", b"*1\r\n:1\r\n"] {
+            assert!(kept(reply(odd), [1].into_iter()).is_err());
         }
     }
 }

@@ -3,17 +3,18 @@
 //! whatever was in flight when a connection breaks is in `jobs` and `changes` of one call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use chat_core::Position;
+use chat_core::{Position, Retention};
 use redis::{Pipeline, RedisResult, Value};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::yield_now;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
+use super::batch::{self, Batch};
 use super::queue::{Job, Queue};
 use super::recover;
 use super::recover::Outcome;
-use super::reply::{is_overtaken, published};
 use crate::error::BrokerError;
 use crate::publish::Published;
 use crate::redis::connection::epochs;
@@ -30,7 +31,6 @@ use crate::redis::presence::outbox::{Changes, PresenceOutbox};
 use crate::redis::presence::{self, Presence};
 use crate::redis::shared::Shared;
 use crate::redis::subscribe::Subscriber;
-use crate::redis::wire;
 
 /// Owns one connection to publish on.
 pub(crate) struct PublishWorker {
@@ -45,11 +45,21 @@ pub(crate) struct PublishWorker {
     /// The identity of the server behind the latest connection.
     identity: Option<ServerIdentity>,
     reconnect: ReconnectTimer,
-    /// The latest acknowledged position in each topic.
-    answered: TopicMap<Position>,
+    /// When the latest connection was established.
+    connected: Instant,
+    topics: TopicMap<TopicState>,
     /// The runtime has several threads. There a woken task runs before others that are ready, so
     /// this one must yield for theirs to be in its pipeline.
     is_woken_first: bool,
+}
+
+/// What the worker remembers of a topic.
+#[derive(Debug, Clone, Copy, Default)]
+struct TopicState {
+    /// The latest acknowledged position.
+    answered: Position,
+    /// When the lifetime of the log was last extended, and to which.
+    extended: Option<(Instant, Duration)>,
 }
 
 impl PublishWorker {
@@ -70,7 +80,8 @@ impl PublishWorker {
             probe: Probe::new(&shared.names),
             identity: None,
             reconnect: ReconnectTimer::new(),
-            answered: TopicMap::default(),
+            connected: Instant::now(),
+            topics: TopicMap::default(),
             is_woken_first: Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread,
         }
     }
@@ -95,6 +106,7 @@ impl PublishWorker {
                     }
                     self.presence.connected(identity.run_id.as_deref());
                     self.identity = Some(identity);
+                    self.connected = Instant::now();
                     match self.serve(link).await {
                         Ok(()) => return,
                         Err(error) => error,
@@ -183,15 +195,17 @@ impl PublishWorker {
         if jobs.is_empty() && changes.is_empty() {
             return Ok(false);
         }
-        let pipeline = self.pipeline(&jobs, &changes);
+        let batch = Batch::new(jobs, |job, retention| self.must_extend(job, retention));
+        let pipeline = self.pipeline(&batch, &changes);
+        let sent = Instant::now();
         match self.shared.counters.timed(link.send(&pipeline)).await {
             Ok(replies) => {
                 self.reconnect.worked();
-                self.pass_on(link, jobs, changes, replies).await?;
+                self.pass_on(link, batch, sent, changes, replies).await?;
             }
             Err(error) => {
                 self.outbox.record(changes, []);
-                self.resend(jobs, &broker_error(error.clone()));
+                self.resend(batch.jobs, &broker_error(error.clone()));
                 return Err(error);
             }
         }
@@ -223,8 +237,7 @@ impl PublishWorker {
         let Some(first) = jobs.first() else { return Ok(()) };
         // The search counts as the wait for the answer, and is bounded by the same time.
         let limit = first.deadline + RESPONSE_TIMEOUT;
-        let answered =
-            |job: &Job| self.answered.get(job.address.channel()).copied().unwrap_or_default();
+        let answered = |job: &Job| self.state(job).answered;
         let find = recover::find(link, &self.shared.scripts, &jobs, answered);
         let found = timeout_at(limit, find).await;
         let outcomes = match found.unwrap_or_else(|_| Err(timed_out())) {
@@ -254,22 +267,28 @@ impl PublishWorker {
         Ok(())
     }
 
-    fn pipeline(&self, jobs: &[Job], changes: &Changes) -> Pipeline {
+    fn pipeline(&self, batch: &Batch, changes: &Changes) -> Pipeline {
         let changed = changes.joins.len() + changes.leaves.len();
-        let mut pipeline = Pipeline::with_capacity(jobs.len() + changed);
+        let mut pipeline = Pipeline::with_capacity(batch.len() + changed);
         pipeline.ignore_errors();
         self.shared.add_joins(&mut pipeline, changes);
-        for job in jobs {
-            match job.options.retention {
-                Some(retention) => self.shared.add_persistent(&mut pipeline, job, retention),
-                None => {
-                    let message = wire::ephemeral(&job.payload);
-                    pipeline.cmd("PUBLISH").arg(job.address.channel()).arg(message);
-                }
-            }
-        }
+        let Shared { scripts, config, .. } = &*self.shared;
+        batch.add_to(&mut pipeline, &scripts.publish, config.position_ttl);
         self.shared.add_leaves(&mut pipeline, changes);
         pipeline
+    }
+
+    /// Whether a publication has to extend the lifetime of its log: none of this connection has done
+    /// so lately. A Redis that was replaced may have an older copy of the log.
+    fn must_extend(&self, job: &Job, retention: Retention) -> bool {
+        let is_recent = |(at, ttl): (Instant, Duration)| {
+            at >= self.connected && ttl == retention.ttl && at.elapsed() < batch::slack(retention)
+        };
+        !self.state(job).extended.is_some_and(is_recent)
+    }
+
+    fn state(&self, job: &Job) -> TopicState {
+        self.topics.get(job.address.channel()).copied().unwrap_or_default()
     }
 
     /// Passes on the replies. After a `SCRIPT FLUSH`, loads the scripts again, and puts back what
@@ -277,14 +296,15 @@ impl PublishWorker {
     async fn pass_on(
         &mut self,
         link: &mut Link,
-        jobs: Vec<Job>,
+        batch: Batch,
+        sent: Instant,
         changes: Changes,
         mut replies: Vec<Value>,
     ) -> RedisResult<()> {
         let lacks_scripts = replies.iter().any(is_unknown_script);
         let after_joins = replies.split_off(changes.joins.len().min(replies.len()));
         let joins = std::mem::replace(&mut replies, after_joins);
-        let leaves = replies.split_off(jobs.len().min(replies.len()));
+        let leaves = replies.split_off(batch.len().min(replies.len()));
         // A join was answered with 0: the node has no lease. Its users are sent again under a new
         // one.
         if joins.contains(&Value::Int(0)) {
@@ -298,30 +318,38 @@ impl PublishWorker {
         }
         let joins = joins.iter().map(presence::join_outcome);
         self.outbox.record(changes, joins.chain(leaves.iter().map(presence::leave_outcome)));
-        let resolved = self.resolve_jobs(jobs, replies);
+        let resolved = self.resolve_jobs(batch, sent, replies);
         if lacks_scripts {
             link.load().await?;
         }
         resolved
     }
 
-    fn resolve_jobs(&mut self, jobs: Vec<Job>, replies: Vec<Value>) -> RedisResult<()> {
-        let overtaken: Vec<bool> =
-            (0..jobs.len()).map(|n| is_overtaken(&jobs, &replies, n)).collect();
+    fn resolve_jobs(
+        &mut self,
+        batch: Batch,
+        sent: Instant,
+        replies: Vec<Value>,
+    ) -> RedisResult<()> {
+        let outcomes = batch.outcomes(replies);
+        for (n, retention) in batch.extended() {
+            if let (Some(job), Some(Some(Ok(_)))) = (batch.jobs.get(n), outcomes.get(n)) {
+                self.topics.update(job.address.channel(), |topic| {
+                    topic.extended = Some((sent, retention.ttl));
+                });
+            }
+        }
         let (mut unexecuted, mut seen, mut resolved) = (Vec::new(), Vec::new(), Vec::new());
         let mut broken = None;
-        for ((job, reply), overtaken) in jobs.into_iter().zip(replies).zip(overtaken) {
-            // An overtaken one fails: sent again, it would be stored after a later one of its
-            // sender.
-            if is_unknown_script(&reply) && !overtaken {
+        for (job, outcome) in batch.jobs.into_iter().zip(outcomes) {
+            let Some(outcome) = outcome else {
                 unexecuted.push(job);
                 continue;
-            }
-            let outcome = published(reply);
+            };
             match &outcome {
                 Ok(Published { position: Some(position), repeated: false, .. }) => {
                     let last_seen = LastSeen { position: *position, id: Some(job.id) };
-                    self.answered.insert(job.address.channel().to_owned(), *position);
+                    self.topics.update(job.address.channel(), |topic| topic.answered = *position);
                     seen.push((job.address.clone(), last_seen));
                 }
                 Err(error) if wants_reconnect(error) => broken = Some(error.clone()),

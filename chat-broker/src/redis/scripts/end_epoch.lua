@@ -1,23 +1,18 @@
--- Deletes the meta of a topic whose sequence is not the one that was seen; see connection/epochs.rs.
+-- Deletes the sequence of a topic if it is not the one that was seen; see connection/epochs.rs.
 --
--- KEYS     1 meta   2 log
 -- ARGV     1 epoch   2 offset   3 id of what was seen last; no id if it is not known
 -- returns  1 if a new epoch begins
 
-local meta, log = KEYS[1], KEYS[2]
-local epoch, offset, id = ARGV[1], ARGV[2], ARGV[3]
+local epoch, last, base = read_log()
+local seen, id = tonumber(ARGV[2]), ARGV[3]
 
-local function continues(stored, stored_id)
-  local seen = tonumber(offset)
-  if not stored or stored < seen then return false end
+local function continues()
+  if last < seen then return false end
   if id == '' then return true end
-  if stored == seen then return stored_id == id end
-  local entry = redis.call('XRANGE', log, offset, offset)[1]
-  if entry then return entry[2][4] == id end
-  local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  return not first or tonumber(string.match(first[1], '^%d+')) > seen
+  if last == seen then return last_id() == id end
+  -- An entry that was trimmed cannot be compared.
+  return seen <= base or string.sub(call('LINDEX', log, seen - base) or '', 1, 8) == id
 end
 
-local stored = redis.call('HMGET', meta, 'epoch', 'offset', 'id')
-if stored[1] ~= epoch or continues(tonumber(stored[2]), stored[3]) then return 0 end
-return redis.call('DEL', meta)
+if epoch ~= ARGV[1] or continues() then return 0 end
+return call('DEL', log, position) > 0 and 1 or 0

@@ -1,52 +1,36 @@
 -- Reads a part of a topic's history, and the position of the topic. Writes nothing.
 --
--- KEYS     1 meta   2 log
--- ARGV     1 XRANGE or XREVRANGE   2 where to begin   3 most entries   4 payload to stop at
--- returns  { epoch, offset, id of the newest entry, offset of the oldest, { payloads } };
---          the payloads in the order of reading, their offsets without a hole; epoch and offset as
---          they are stored, and no entries if they are no position
+-- ARGV     1 'after', 'before' or 'latest'   2 the offset that is meant   3 most entries
+--          4 bytes of payload to stop at
+-- returns  { epoch, offset, offset of the oldest entry, { entries } }; the entries in the order of
+--          reading, their offsets without a hole; an epoch of '' if nothing is stored, of '?' if it
+--          makes no sense
 
-local meta, log = KEYS[1], KEYS[2]
-local command, from, left, bytes_left = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local forward = command == 'XRANGE'
-local step = forward and 1 or -1
+local epoch, last, base, count = read_log()
+if not epoch then return { epoch == nil and '' or '?', 0, 0, {} } end
 
-local stored = redis.call('HMGET', meta, 'epoch', 'offset')
-local here = tonumber(string.match(stored[2] or '', '^%d+$'))
-if not (stored[1] and here and here <= 2 ^ 53) then return { stored[1], stored[2], '', 0, {} } end
-local payloads, oldest, newest_id, expected = {}, 0, '', nil
+local forward, bound = ARGV[1] == 'after', tonumber(ARGV[2])
+local left, bytes_left = tonumber(ARGV[3]), tonumber(ARGV[4])
+local from, to = last - count, last
+if forward then from = math.max(bound, from) end
+if ARGV[1] == 'before' then to = math.min(bound - 1, to) end
 
--- What lies beyond the counter, which is an older copy then, is of a sequence that has ended: the
--- next publication begins another.
-local last = string.format('%d', here)
-local to = forward and last or '-'
-if not forward and (from == '+' or tonumber(from) > here) then from = last end
-
--- Takes an entry; says whether to go on.
-local function take(entry)
-  local offset = tonumber(string.match(entry[1], '^%d+'))
-  if expected and offset ~= expected then return false end
-  expected = offset + step
-  local payload, id = entry[2][2], entry[2][4] or ''
-  if forward or newest_id == '' then newest_id = id end
-  if not forward or oldest == 0 then oldest = offset end
-  payloads[#payloads + 1] = payload
-  left, bytes_left = left - 1, bytes_left - #payload
-  from = string.format('%d', expected)
-  return left > 0 and bytes_left > 0
-end
-
--- Read in blocks of 16, so that few entries are read beyond the limit.
-local more = left > 0
-while more do
-  local block = math.min(left, 16)
-  local entries = redis.call(command, log, from, to, 'COUNT', block)
-  more = #entries == block
-  for _, entry in ipairs(entries) do
-    if not take(entry) then
-      more = false
-      break
-    end
+local found, bytes = {}, 0
+-- The first block is small, and the next as large as its entries allow: few bytes are read beyond
+-- the limit.
+local block = 16
+while from < to and left > 0 and bytes_left > 0 do
+  block = math.min(block, left, to - from)
+  local first = forward and from or to - block
+  local entries = call('LRANGE', log, first - base + 1, first - base + block)
+  for n = 1, block do
+    local entry = entries[forward and n or block + 1 - n]
+    found[#found + 1] = entry
+    left, bytes, bytes_left = left - 1, bytes + #entry, bytes_left - #entry + 8
+    if forward then from = from + 1 else to = to - 1 end
+    if bytes_left <= 0 then break end
   end
+  block = math.max(math.floor(bytes_left * #found / bytes), 1)
 end
-return { stored[1], stored[2], newest_id, oldest, payloads }
+local oldest = forward and from - #found + 1 or to + 1
+return { epoch, last, #found > 0 and oldest or 0, found }

@@ -10,6 +10,7 @@ use redis::{Pipeline, RedisResult, ToRedisArgs};
 #[derive(Debug)]
 pub(super) struct Scripts {
     pub(super) publish: Script,
+    pub(super) position: Script,
     pub(super) recover: Script,
     pub(super) history: Script,
     pub(super) end_epoch: Script,
@@ -38,9 +39,22 @@ impl Scripts {
     pub(super) fn new() -> Self {
         Self {
             publish: Script::new("publish.lua", include_str!("publish.lua")),
-            recover: Script::new("recover.lua", include_str!("recover.lua")),
-            history: Script::new("history.lua", include_str!("history.lua")),
-            end_epoch: Script::new("end_epoch.lua", include_str!("end_epoch.lua")),
+            position: Script::new(
+                "position.lua",
+                concat!(include_str!("log.lua"), include_str!("position.lua")),
+            ),
+            recover: Script::new(
+                "recover.lua",
+                concat!(include_str!("log.lua"), include_str!("recover.lua")),
+            ),
+            history: Script::new(
+                "history.lua",
+                concat!(include_str!("log.lua"), include_str!("history.lua")),
+            ),
+            end_epoch: Script::new(
+                "end_epoch.lua",
+                concat!(include_str!("log.lua"), include_str!("end_epoch.lua")),
+            ),
             enter: Script::new(
                 "enter.lua",
                 concat!(include_str!("change.lua"), include_str!("enter.lua")),
@@ -75,12 +89,13 @@ impl Scripts {
         }
     }
 
-    pub(super) fn all(&self) -> [&Script; 14] {
-        let Self { publish, recover, history, end_epoch, .. } = self;
+    pub(super) fn all(&self) -> [&Script; 15] {
+        let Self { publish, position, recover, history, end_epoch, .. } = self;
         let Self { enter, leave, reap, reconcile, renew, occupancy, .. } = self;
         let Self { secret, set_record, read_records, restore_records, .. } = self;
         [
             publish,
+            position,
             recover,
             history,
             end_epoch,

@@ -1,24 +1,26 @@
 -- Finds publications in a part of a topic's log by their ids. Writes nothing.
 --
--- KEYS     1 meta   2 log
--- ARGV     1 where the part ends: '+' or an offset   2 entries in it at most   3… ids
+-- ARGV     1 where the part ends: an offset, or '+' for the last   2 entries in it at most   3… ids
 -- returns  { epoch, { offset of each id, or 0 }, where the next part ends; 0: all is done,
 --            the offset up to which the log keeps nothing, when all is done }
 
-local stored = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
-local epoch, before, left = stored[1], ARGV[1], tonumber(ARGV[2])
-local wanted, offsets, missing, floor = {}, {}, #ARGV - 2, 0
+local wanted, offsets, missing = {}, {}, #ARGV - 2
 for n = 3, #ARGV do
   wanted[ARGV[n]], offsets[n - 2] = n - 2, 0
 end
-while epoch and missing > 0 and left > 0 do
-  local entries = redis.call('XREVRANGE', KEYS[2], before, '-', 'COUNT', 64)
-  for _, entry in ipairs(entries) do
-    local offset, n = tonumber(string.match(entry[1], '^%d+')), wanted[entry[2][4]]
-    if n then offsets[n], missing = offset, missing - 1 end
-    before = string.format('%d', offset - 1)
+local epoch, last, base = read_log()
+if not epoch then return { '', offsets, 0, 0 } end
+
+local before = ARGV[1] == '+' and last or math.min(tonumber(ARGV[1]), last)
+local left = tonumber(ARGV[2])
+while missing > 0 and left > 0 and before > base do
+  local from = math.max(before - math.min(left, 64), base)
+  local entries = call('LRANGE', log, from - base + 1, before - base)
+  for at, entry in ipairs(entries) do
+    local n = wanted[string.sub(entry, 1, 8)]
+    if n and offsets[n] == 0 then offsets[n], missing = from + at, missing - 1 end
   end
-  left = left - 64
-  if #entries < 64 then missing, floor = 0, tonumber(before) or tonumber(stored[2] or nil) or 0 end
+  left, before = left - (before - from), from
 end
-return { epoch or '', offsets, epoch and missing > 0 and tonumber(before) or 0, floor }
+local is_done = missing == 0 or before <= base
+return { epoch, offsets, is_done and 0 or before, base }

@@ -6,6 +6,7 @@ use chat_core::{Epoch, Position, Topic};
 
 use crate::redis::last_seen::{LastSeen, TopicMap};
 use crate::redis::names::Address;
+use crate::redis::wire::MessageId;
 
 /// Ended epochs of one topic that are remembered: a Redis that restarts again and again loads the
 /// same snapshot until it has made another.
@@ -38,6 +39,19 @@ pub(crate) struct Wanted {
     asked: u64,
     /// The latest position that this node has seen.
     pub(crate) seen: LastSeen,
+}
+
+impl Wanted {
+    /// Records a publication that was received. Returns the epoch before it.
+    pub(crate) fn receive(&mut self, position: Position, id: MessageId) -> Epoch {
+        let before = self.seen.position;
+        // The acknowledgement of a later publication of this node, on another connection, may have
+        // been read before this message: the position must not go back.
+        if before.epoch != position.epoch || before.offset <= position.offset {
+            self.seen = LastSeen { position, id: Some(id) };
+        }
+        before.epoch
+    }
 }
 
 /// The changes up to `version` that Redis does not have.

@@ -335,16 +335,20 @@ impl Subscriber {
                 self.events.publication(wanted.topic.clone(), payload, None);
             }
             Some(Message::Kept { position, id, payload }) => {
-                let last_seen = LastSeen { position, id: Some(id) };
-                let seen = wanted.seen.position;
-                let before = seen.epoch;
-                // The acknowledgement of a later publication of this node, on another connection,
-                // may have been read before this message: the position must not go back.
-                if before != position.epoch || seen.offset <= position.offset {
-                    wanted.seen = last_seen;
-                }
+                let before = wanted.receive(position, id);
                 self.events.publication(wanted.topic.clone(), payload, Some(position));
                 if before != position.epoch {
+                    interest.ended(&String::from_utf8_lossy(&channel), before);
+                }
+            }
+            Some(Message::KeptBatch { first, entries }) => {
+                let before = wanted.seen.position.epoch;
+                for (offset, (id, payload)) in (first.offset..).zip(entries) {
+                    let position = Position { offset, ..first };
+                    wanted.receive(position, id);
+                    self.events.publication(wanted.topic.clone(), payload, Some(position));
+                }
+                if before != first.epoch {
                     interest.ended(&String::from_utf8_lossy(&channel), before);
                 }
             }
