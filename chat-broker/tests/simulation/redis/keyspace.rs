@@ -1,6 +1,6 @@
 //! Keys, their values and when they expire; the commands on keys and texts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::resp::Reply;
 use super::stream::Stream;
@@ -17,12 +17,14 @@ pub(super) enum Value {
     Hash(Hash),
     Set(Set),
     Sorted(Sorted),
+    List(List),
     Stream(Stream),
 }
 
 pub(super) type Hash = BTreeMap<Vec<u8>, Vec<u8>>;
 pub(super) type Set = BTreeSet<Vec<u8>>;
 pub(super) type Sorted = BTreeMap<Vec<u8>, f64>;
+pub(super) type List = VecDeque<Vec<u8>>;
 
 /// One kind of value.
 pub(super) trait Kind: Default {
@@ -47,7 +49,7 @@ macro_rules! kinds {
     )*};
 }
 
-kinds!(Text(Vec<u8>), Hash(Hash), Set(Set), Sorted(Sorted), Stream(Stream));
+kinds!(Text(Vec<u8>), Hash(Hash), Set(Set), Sorted(Sorted), List(List), Stream(Stream));
 
 #[derive(Debug, Clone)]
 struct Entry {
@@ -90,6 +92,7 @@ impl Keyspace {
             Value::Hash(hash) => hash.is_empty(),
             Value::Set(set) => set.is_empty(),
             Value::Sorted(sorted) => sorted.is_empty(),
+            Value::List(list) => list.is_empty(),
             Value::Text(_) | Value::Stream(_) => false,
         });
         if is_empty {
@@ -145,25 +148,43 @@ impl Keyspace {
         Ok(text.map_or(Reply::Nil, |text| Reply::Bulk(text.clone())))
     }
 
+    /// A key that holds no text has none.
+    pub(super) fn mget(&mut self, keys: Arguments<'_>) -> Reply {
+        Reply::Array(keys.iter().map(|key| self.get_text(key).unwrap_or(Reply::Nil)).collect())
+    }
+
     /// `SET key value [NX | XX] [EX seconds | PX milliseconds]`
     pub(super) fn set_text(&mut self, arguments: Arguments<'_>) -> Outcome {
         let (key, text) = (&arguments[1], &arguments[2]);
-        let mut ends = None;
+        let syntax_error = || Reply::Error("ERR syntax error".to_owned());
+        let (mut must_exist, mut lifetime) = (None, None);
         let mut options = arguments[3..].iter();
         while let Some(option) = options.next() {
-            let unit = match option.to_ascii_uppercase().as_slice() {
-                b"NX" if self.contains(key) => return Ok(Reply::Nil),
-                b"XX" if !self.contains(key) => return Ok(Reply::Nil),
-                b"NX" | b"XX" => continue,
-                b"EX" => 1000,
-                b"PX" => 1,
-                _ => return Err(Reply::Error("ERR syntax error".to_owned())),
-            };
-            let lifetime = number(options.next().map_or(&[][..], Vec::as_slice))?;
-            ends = Some(self.millis().saturating_add_signed(lifetime * unit));
+            match (option.to_ascii_uppercase().as_slice(), must_exist, lifetime) {
+                (b"NX", None | Some(false), _) => must_exist = Some(false),
+                (b"XX", None | Some(true), _) => must_exist = Some(true),
+                (b"EX", _, None | Some((1000, _))) => lifetime = Some((1000, options.next())),
+                (b"PX", _, None | Some((1, _))) => lifetime = Some((1, options.next())),
+                _ => return Err(syntax_error()),
+            }
+        }
+        let ends = match lifetime {
+            Some((unit, Some(lifetime))) => Some(self.end_of(lifetime, unit)?),
+            Some((_, None)) => return Err(syntax_error()),
+            None => None,
+        };
+        if must_exist.is_some_and(|must| must != self.contains(key)) {
+            return Ok(Reply::Nil);
         }
         self.entries.insert(key.clone(), Entry { value: Value::Text(text.clone()), ends });
         Ok(Reply::ok())
+    }
+
+    fn end_of(&self, lifetime: &[u8], unit: i64) -> Result<u64, Reply> {
+        let lifetime = number(lifetime)?.checked_mul(unit).filter(|lifetime| *lifetime > 0);
+        let ends = lifetime.and_then(|lifetime| (self.millis() as i64).checked_add(lifetime));
+        let why = "ERR invalid expire time in 'set' command";
+        ends.map(|ends| ends as u64).ok_or_else(|| Reply::Error(why.to_owned()))
     }
 
     /// Something that depends on all data, to choose by.
@@ -193,8 +214,10 @@ impl Keyspace {
     }
 }
 
-/// A whole number.
+/// A whole number, written as Redis itself writes it: it takes neither `+1` nor `01`.
 pub(super) fn number(text: &[u8]) -> Result<i64, Reply> {
-    let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
-    number.ok_or_else(|| Reply::Error("ERR value is not an integer or out of range".to_owned()))
+    let number = std::str::from_utf8(text).ok().and_then(|text| text.parse::<i64>().ok());
+    number
+        .filter(|number| number.to_string().as_bytes() == text)
+        .ok_or_else(|| Reply::Error("ERR value is not an integer or out of range".to_owned()))
 }

@@ -5,8 +5,9 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, Mutex};
 
-use mlua::{Error, Function, Lua, LuaString, Value, Variadic};
+use mlua::{Error, Function, Lua, Value, Variadic};
 
+use super::lua_struct;
 use super::resp::{Reply, score};
 use super::state::State;
 
@@ -92,42 +93,45 @@ fn text_of(error: &Error) -> String {
     let refused = error.chain().find_map(|cause| cause.downcast_ref::<Refused>());
     match refused {
         Some(Refused(text)) => text.clone(),
-        None => format!("ERR {}", error.to_string().replace(['\r', '\n'], " ")),
+        None => format!("ERR {}", line(&error.to_string())),
     }
+}
+
+/// Errors and statuses are one line.
+fn line(text: &str) -> String {
+    text.replace(['\r', '\n'], " ")
 }
 
 fn give_commands(lua: &Lua, state: &Arc<Mutex<State>>) -> mlua::Result<()> {
     let redis = lua.create_table()?;
     let (called, tried) = (Arc::clone(state), Arc::clone(state));
-    let call = move |lua: &Lua, arguments: Variadic<Value>| match execute(&called, &arguments)? {
+    let call = move |lua: &Lua, arguments: Variadic<Value>| match execute(&called, &arguments) {
         Reply::Error(text) => Err(Error::external(Refused(text))),
         reply => to_lua(lua, reply),
     };
     let pcall =
-        move |lua: &Lua, arguments: Variadic<Value>| to_lua(lua, execute(&tried, &arguments)?);
+        move |lua: &Lua, arguments: Variadic<Value>| to_lua(lua, execute(&tried, &arguments));
     redis.set("call", lua.create_function(call)?)?;
     redis.set("pcall", lua.create_function(pcall)?)?;
     lua.globals().set("redis", redis)?;
 
-    let structs = lua.create_table()?;
-    structs.set("pack", lua.create_function(pack)?)?;
-    lua.globals().set("struct", structs)
+    lua.globals().set("struct", lua_struct::table(lua)?)
 }
 
-fn execute(state: &Mutex<State>, arguments: &[Value]) -> mlua::Result<Reply> {
-    let arguments: Vec<_> = arguments.iter().map(argument).collect::<mlua::Result<_>>()?;
-    Ok(state.lock().unwrap().execute(&arguments))
+fn execute(state: &Mutex<State>, arguments: &[Value]) -> Reply {
+    let Some(arguments) = arguments.iter().map(argument).collect::<Option<Vec<_>>>() else {
+        let why = "ERR Lua redis lib command arguments must be strings or integers";
+        return Reply::Error(why.to_owned());
+    };
+    state.lock().unwrap().execute(&arguments)
 }
 
-fn argument(value: &Value) -> mlua::Result<Vec<u8>> {
+fn argument(value: &Value) -> Option<Vec<u8>> {
     match value {
-        Value::String(text) => Ok(text.as_bytes().to_vec()),
-        Value::Integer(number) => Ok(number.to_string().into_bytes()),
-        Value::Number(number) => Ok(score(*number).into_bytes()),
-        _ => {
-            let why = "ERR Lua redis lib command arguments must be strings or integers";
-            Err(Error::external(Refused(why.to_owned())))
-        }
+        Value::String(text) => Some(text.as_bytes().to_vec()),
+        Value::Integer(number) => Some(number.to_string().into_bytes()),
+        Value::Number(number) => Some(score(*number).into_bytes()),
+        _ => None,
     }
 }
 
@@ -164,11 +168,11 @@ fn to_reply(value: &Value) -> mlua::Result<Reply> {
         Value::Number(number) => Reply::Int(*number as i64),
         Value::String(text) => Reply::Bulk(text.as_bytes().to_vec()),
         Value::Table(table) => {
-            if let Some(error) = table.raw_get::<Option<String>>("err")? {
-                return Ok(Reply::Error(error));
+            if let Value::String(error) = table.raw_get("err")? {
+                return Ok(Reply::Error(line(&error.to_string_lossy())));
             }
-            if let Some(status) = table.raw_get::<Option<String>>("ok")? {
-                return Ok(Reply::Status(status));
+            if let Value::String(status) = table.raw_get("ok")? {
+                return Ok(Reply::Status(line(&status.to_string_lossy())));
             }
             let mut replies = Vec::new();
             for value in table.sequence_values::<Value>() {
@@ -178,17 +182,6 @@ fn to_reply(value: &Value) -> mlua::Result<Reply> {
         }
         _ => Reply::Nil,
     })
-}
-
-/// `struct.pack` of unsigned numbers with the highest byte first: `>I8I4I2`.
-fn pack(lua: &Lua, (format, numbers): (String, Variadic<f64>)) -> mlua::Result<LuaString> {
-    let sizes = format.strip_prefix(">I").map(|sizes| sizes.split('I')).into_iter().flatten();
-    let mut packed = Vec::new();
-    for (size, number) in sizes.zip(numbers.iter()) {
-        let size: usize = size.parse().map_err(Error::external)?;
-        packed.extend_from_slice(&(*number as u64).to_be_bytes()[8 - size..]);
-    }
-    lua.create_string(packed)
 }
 
 /// A name that depends on the text, as its SHA-1 does.

@@ -7,7 +7,9 @@
 
 mod collections;
 mod keyspace;
+mod list;
 mod lua;
+mod lua_struct;
 mod resp;
 mod state;
 mod stream;

@@ -6,7 +6,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::keyspace::{Arguments, Keyspace, Outcome, number};
+use super::keyspace::{Arguments, Keyspace, List, Outcome, number};
 use super::resp::Reply;
 
 /// The clock at the beginning, in microseconds: in the year 2023.
@@ -72,14 +72,20 @@ impl State {
     fn try_execute(&mut self, arguments: Arguments<'_>) -> Outcome {
         let name = String::from_utf8_lossy(&arguments[0]).to_ascii_uppercase();
         let keys = &mut self.keyspace;
-        let a = |n: usize| {
-            let wrong =
-                || format!("ERR wrong number of arguments for '{}' command", name.to_lowercase());
-            arguments.get(n).map(Vec::as_slice).ok_or_else(|| Reply::Error(wrong()))
+        let wrong_number = || {
+            let name = name.to_lowercase();
+            Reply::Error(format!("ERR wrong number of arguments for '{name}' command"))
         };
+        let a = |n: usize| arguments.get(n).map(Vec::as_slice).ok_or_else(wrong_number);
         let rest = |n: usize| a(n).map(|_| &arguments[n..]);
+        // The last argument that a command takes.
+        let last_or_none = |n: usize| match arguments.get(n + 1) {
+            Some(_) => Err(wrong_number()),
+            None => Ok(arguments.get(n).map(Vec::as_slice)),
+        };
+        let last = |n: usize| last_or_none(n)?.ok_or_else(wrong_number);
         match &*name {
-            "PUBLISH" => Ok(self.publish(a(1)?, a(2)?)),
+            "PUBLISH" => Ok(self.publish(a(1)?, last(2)?)),
             "INFO" => Ok(self.info()),
             "TIME" => Ok(Reply::bulks(
                 [keys.now / 1_000_000, keys.now % 1_000_000].map(|n| n.to_string()),
@@ -93,35 +99,45 @@ impl State {
             }
             "EXPIRE" => Ok(keys.expire_in(a(1)?, number(a(2)?)?.saturating_mul(1000))),
             "PEXPIRE" => Ok(keys.expire_in(a(1)?, number(a(2)?)?)),
-            "PERSIST" => Ok(keys.persist(a(1)?)),
-            "PTTL" => Ok(Reply::Int(keys.lifetime(a(1)?))),
+            "PERSIST" => Ok(keys.persist(last(1)?)),
+            "PTTL" => Ok(Reply::Int(keys.lifetime(last(1)?))),
             "TTL" => {
-                let left = keys.lifetime(a(1)?);
+                let left = keys.lifetime(last(1)?);
                 Ok(Reply::Int(if left < 0 { left } else { (left + 500) / 1000 }))
             }
-            "GET" => keys.get_text(a(1)?),
+            "GET" => keys.get_text(last(1)?),
+            "MGET" => Ok(keys.mget(rest(1)?)),
             "SET" => a(2).and_then(|_| keys.set_text(arguments)),
-            "HGET" => keys.hget(a(1)?, a(2)?),
+            "HGET" => keys.hget(a(1)?, last(2)?),
             "HMGET" => keys.hmget(a(1)?, rest(2)?),
-            "HGETALL" => keys.hgetall(a(1)?),
-            "HEXISTS" => keys.hexists(a(1)?, a(2)?),
-            "HLEN" => keys.hlen(a(1)?),
+            "HGETALL" => keys.hgetall(last(1)?),
+            "HEXISTS" => keys.hexists(a(1)?, last(2)?),
+            "HLEN" => keys.hlen(last(1)?),
             "HSET" => a(3).and_then(|_| keys.hset(a(1)?, rest(2)?)),
             "HDEL" => keys.hdel(a(1)?, rest(2)?),
             "HSCAN" => a(2).and_then(|_| keys.hscan(arguments)),
             "SADD" => keys.sadd(a(1)?, rest(2)?),
             "SREM" => keys.srem(a(1)?, rest(2)?),
-            "SISMEMBER" => keys.sismember(a(1)?, a(2)?),
-            "SMEMBERS" => keys.smembers(a(1)?),
+            "SISMEMBER" => keys.sismember(a(1)?, last(2)?),
+            "SMEMBERS" => keys.smembers(last(1)?),
             "SRANDMEMBER" => keys.srandmember(a(1)?, arguments.get(2)),
             "ZADD" => a(3).and_then(|_| keys.zadd(arguments)),
-            "ZCARD" => keys.zcard(a(1)?),
-            "ZSCORE" => keys.zscore(a(1)?, a(2)?),
+            "ZCARD" => keys.zcard(last(1)?),
+            "ZSCORE" => keys.zscore(a(1)?, last(2)?),
             "ZREM" => keys.zrem(a(1)?, rest(2)?),
             "ZRANGE" => keys.zrange(a(1)?),
             "ZRANGEBYSCORE" => a(3).and_then(|_| keys.zrangebyscore(arguments)),
+            "LPUSH" => keys.push(a(1)?, rest(2)?, List::push_front),
+            "RPUSH" => keys.push(a(1)?, rest(2)?, List::push_back),
+            "LPOP" => keys.pop(a(1)?, last_or_none(2)?, List::pop_front),
+            "RPOP" => keys.pop(a(1)?, last_or_none(2)?, List::pop_back),
+            "LLEN" => keys.llen(last(1)?),
+            "LINDEX" => keys.lindex(a(1)?, last(2)?),
+            "LSET" => keys.lset(a(1)?, a(2)?, last(3)?),
+            "LRANGE" => keys.lrange(a(1)?, a(2)?, last(3)?),
+            "LTRIM" => keys.ltrim(a(1)?, a(2)?, last(3)?),
             "XADD" => a(4).and_then(|_| keys.xadd(arguments)),
-            "XLEN" => keys.xlen(a(1)?),
+            "XLEN" => keys.xlen(last(1)?),
             "XRANGE" => a(3).and_then(|_| keys.xrange(arguments, false)),
             "XREVRANGE" => a(3).and_then(|_| keys.xrange(arguments, true)),
             _ => Err(Reply::Error(format!("ERR unknown command '{name}'"))),
