@@ -39,6 +39,8 @@ pub struct Report {
     sent: u64,
     delivered: u64,
     lost: u64,
+    /// Missing when the drain ended, while the servers still delivered.
+    pending: u64,
     doubled: u64,
     reordered: u64,
     timeouts: u64,
@@ -94,12 +96,12 @@ pub fn run(args: Args) -> io::Result<Report> {
         pass_all(&mut load, seconds)?;
     } else {
         report.measured = measure(&mut load)?;
-        drain(&mut load)?;
+        report.pending = drain(&mut load)?;
     }
     report.kib_per_connection_at_end = kib_per_connection();
 
     let Count { sent, expected, delivered, doubled, reordered, timeouts, closed, .. } = load.count;
-    let lost = expected - delivered;
+    let lost = expected - delivered - report.pending;
     Ok(Report { sent, delivered, lost, doubled, reordered, timeouts, closed, ..report })
 }
 
@@ -231,16 +233,22 @@ fn measured(load: &Load, before: &Snapshot, after: &Snapshot) -> Measured {
     }
 }
 
-/// Waits for the messages in flight, and a little longer for duplicates.
-fn drain(load: &mut Load) -> io::Result<()> {
+/// Waits for the messages in flight, and a little longer for duplicates; returns how many
+/// deliveries a server still owed when the time was over.
+fn drain(load: &mut Load) -> io::Result<u64> {
+    let end_ns = load.now_ns() + (load.args.drain * 1e9) as u64;
     let (mut delivered, mut last_ns) = (load.count.delivered, load.now_ns());
     while load.count.delivered < load.count.expected && load.now_ns() < last_ns + QUIET_NS {
+        if load.now_ns() >= end_ns {
+            return Ok(load.count.expected - load.count.delivered);
+        }
         pass(load, Duration::from_millis(50))?;
         if load.count.delivered != delivered {
             (delivered, last_ns) = (load.count.delivered, load.now_ns());
         }
     }
-    pass_all(load, Duration::from_millis(100))
+    pass_all(load, Duration::from_millis(100))?;
+    Ok(0)
 }
 
 fn milliseconds(ns: u64) -> f64 {
