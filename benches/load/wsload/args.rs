@@ -56,7 +56,7 @@ pub struct Load {
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
     /// Seconds of load before the measurement
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 0.8)]
     pub warmup: f64,
     /// Connect, join and stay: no load
     #[arg(long)]

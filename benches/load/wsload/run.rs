@@ -84,11 +84,11 @@ pub fn run(args: Args) -> io::Result<Report> {
     reach_everybody(&mut load)?;
     report.reached_ms = milliseconds(load.now_ns() - start_ns);
     let join_cpu = proc::cpu(&servers).since(cpu_before);
-    report.join_cpu_us = join_cpu.total_us() as f64 / connections as f64;
+    report.join_cpu_us = join_cpu.total_us as f64 / connections as f64;
     report.reached = load.reached;
 
     // Late greetings arrive, and memory settles.
-    let settle_ms = if load.args.idle { 2_000 } else { 300 };
+    let settle_ms = if load.args.idle { 1_500 } else { 300 };
     pass_all(&mut load, Duration::from_millis(settle_ms))?;
     report.kib_per_connection = kib_per_connection();
     if load.args.idle {
@@ -211,11 +211,11 @@ fn measured(load: &Load, before: &Snapshot, after: &Snapshot) -> Measured {
     let share = |us: u64| us as f64 / 1e6 / seconds;
     let quantile_us = |share: f64| load.latency_ns.quantile(share) as f64 / 1e3;
     let server = after.server.since(before.server);
-    let broker_us = after.broker.since(before.broker).total_us();
-    let own_us = after.own.since(before.own).total_us();
-    let known_us = server.total_us() + broker_us + own_us;
+    let broker_us = after.broker.since(before.broker).total_us;
+    let own_us = after.own.since(before.own).total_us;
+    let known_us = server.total_us + broker_us + own_us;
     Measured {
-        cpu_us_per_delivery: per_delivery(server.total_us()),
+        cpu_us_per_delivery: per_delivery(server.total_us),
         cpu_user_us_per_delivery: per_delivery(server.user_us),
         broker_us_per_delivery: per_delivery(broker_us),
         deliveries_per_second: deliveries / seconds,
@@ -226,7 +226,7 @@ fn measured(load: &Load, before: &Snapshot, after: &Snapshot) -> Measured {
         p99_us: quantile_us(0.99),
         p999_us: quantile_us(0.999),
         max_us: load.latency_ns.max() as f64 / 1e3,
-        server_share: share(server.total_us()),
+        server_share: share(server.total_us),
         broker_share: share(broker_us),
         load_share: share(own_us),
         other_share: share((after.machine_us - before.machine_us).saturating_sub(known_us)),
