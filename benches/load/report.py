@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 import textwrap
+from itertools import compress
 
 import plot
 from scenarios import AXUM, CENTRIFUGO_VERSION, NODE, PEERS, ROOT, SERVER
@@ -173,7 +174,7 @@ def latency(results):
         series.append((peer.name, peer.color, [values[index] for _, values, _ in columns]))
     ticks = [heading for heading, _ in PERCENTILES]
     title = "Latency at 20 messages per second"
-    save_lines("latency", title, "percentile", "milliseconds", ticks, series)
+    save_lines("latency", title, "percentile", "milliseconds", ticks, series=series)
     return section("Latency", "From send to arrival in `rate`, ms.", table(results.names, columns), "latency")
 
 
@@ -241,8 +242,8 @@ def beside_centrifugo(results):
     ]
     return section(
         "Beside Centrifugo",
-        "The native dialect over Centrifugo in the same scenario, without history and with the same one\n"
-        "kept: below 1, ours is the cheaper. Centrifugo uses both cores, ours one thread.",
+        "The figures of the native dialect divided by those of Centrifugo in the same scenario, without\n"
+        "history and with the same one kept. Below 1, ours are the lower.",
         f"{ratios(results, LOADS, loads)}\n\n{ratios(results, ['idle', 'storm'], connections)}",
     )
 
@@ -273,19 +274,23 @@ def growth(results, name):
     for index, peer in enumerate(peers):
         series.append((peer.name, peer.color, [values[index] for _, values, _ in columns]))
     ticks = [step for step, _ in steps]
-    save_lines(name, f"CPU per delivery and {what}", what, "CPU, µs per delivery", ticks, series)
+    save_lines(name, f"CPU per delivery and {what}", what, "CPU, µs per delivery", ticks, series=series)
     text = "CPU of all servers per delivered message, µs."
     return section(f"Growth: {what}", text, table([peer.name for peer in peers], columns), name)
 
 
 def save(name, results, panels):
-    series = [(peer.name, peer.color) for peer in results.peers]
+    """Without the peers that took part in none of the panels."""
+    shown = [any(values) for values in zip(*(values for _, _, values, _ in panels))]
+    series = [(peer.name, peer.color) for peer in compress(results.peers, shown)]
+    panels = [(heading, unit, list(compress(values, shown)), form) for heading, unit, values, form in panels]
     title = f"{name}: " + ", ".join(heading for heading, *_ in panels)
     (PLOTS / f"{name}.svg").write_text(plot.bars(title, series, panels))
 
 
-def save_lines(name, *args, **options):
-    (PLOTS / f"{name}.svg").write_text(plot.lines(*args, **options))
+def save_lines(name, *labels, series):
+    shown = [(who, color, values) for who, color, values in series if any(values)]
+    (PLOTS / f"{name}.svg").write_text(plot.lines(*labels, shown))
 
 
 def section(heading, text, lines, picture=None):

@@ -37,17 +37,16 @@ def floor(*options):
 
 
 def centrifugo(**history):
-    """With the limits that clients of a load need, as the other peers; else with its defaults."""
-    channel = {"allow_subscribe_for_client": "true", "allow_publish_for_client": "true", **history}
+    """Its own defaults, but for what a load needs: Redis, no tokens, and long queues as at uWebSockets."""
     settings = {
         "http_server_address": "127.0.0.1",
         "http_server_port": "{port}",
         "engine_type": "redis",
         "engine_redis_address": "{redis}",
         "log_level": "error",
-        "client_insecure": "true",  # no token, as everywhere here
+        "client_insecure": "true",
         "client_queue_max_size": str(64 * 1024 * 1024),
-        **{f"channel_without_namespace_{key}": value for key, value in channel.items()},
+        **{f"channel_without_namespace_{key}": value for key, value in history.items()},
     }
     # `env` starts it in its own place: the process measured is Centrifugo's.
     return ["env", *(f"CENTRIFUGO_{key.upper()}={value}" for key, value in settings.items()), str(CENTRIFUGO)]
