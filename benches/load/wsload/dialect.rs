@@ -120,3 +120,17 @@ struct CentrifugoReply {
 fn room_id(room: usize) -> RoomId {
     RoomId::new(format!("room{room}")).expect("letters and digits are a name")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn centrifugo_replies() {
+        let react = |text: &str| Dialect::Centrifugo.react(text.as_bytes());
+        assert!(matches!(react(r#"{"id":1,"connect":{"client":"x","ping":25}}"#), Reaction::Open));
+        assert!(matches!(react(r#"{"id":2,"error":{"code":103}}"#), Reaction::Close));
+        assert!(matches!(react(r#"{"id":3,"publish":{}}"#), Reaction::Nothing));
+        assert!(matches!(react("{}"), Reaction::Answer("{}")));
+    }
+}
