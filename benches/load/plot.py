@@ -30,7 +30,7 @@ def rect(x, y, width, height, color):
 def bars(title, series, panels):
     """A row for each (name, color) of `series`, a column of bars for each panel: its title, its
     unit, a value (or None) for each row, and how a value is written."""
-    row, top, left, wide, gap = 21, 40, 125, 165, 70
+    row, top, left, wide, gap = 21, 40, 135, 165, 70
     height = top + row * len(series) + 8
     parts = []
     for index, (name, _) in enumerate(series):

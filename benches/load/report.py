@@ -8,9 +8,10 @@ import re
 import statistics
 import subprocess
 import textwrap
+from itertools import compress
 
 import plot
-from scenarios import AXUM, NODE, PEERS, ROOT, SERVER
+from scenarios import AXUM, CENTRIFUGO_VERSION, NODE, PEERS, ROOT, SERVER
 
 PAGE = ROOT / "docs/performance.md"
 PLOTS = ROOT / "docs/performance"
@@ -22,6 +23,12 @@ GROWTH = {
     "rooms": ("rooms of 5", [("10", "rooms-10"), ("200", "rooms"), ("2,000", "rooms-2000")]),
     "servers": ("servers, 200 rooms of 5", [("1", "rooms"), ("2", "servers-2"), ("3", "servers-3")]),
 }
+# Ours, and Centrifugo's that does the same, as columns of the table beside it.
+BESIDE_CENTRIFUGO = {
+    "": ("native, --history 0", "Centrifugo"),
+    "kept": ("native", "Centrifugo, kept"),
+}
+LOADS = ["one", "batch", "rooms", "batch-2", "servers-2", "rate"]
 PERCENTILES = [
     ("p50", "p50_us"),
     ("p90", "p90_us"),
@@ -35,7 +42,7 @@ def write(rows):
     results = Results(rows)
     PLOTS.mkdir(exist_ok=True)
     sections = [about(results), cpu(results), throughput(results), latency(results)]
-    sections += [overload(results), memory(results)]
+    sections += [overload(results), memory(results), two_servers(results), beside_centrifugo(results)]
     sections += [growth(results, name) for name in GROWTH]
     page = PAGE.read_text()
     before, rest = page.split(BEGIN)
@@ -52,13 +59,16 @@ class Results:
             self.runs.setdefault((row["peer"], row["scenario"]), []).append(row)
         measured = {row["peer"] for row in rows}
         self.peers = [peer for peer in PEERS if peer.name in measured]
+        self.names = [peer.name for peer in self.peers]
 
-    def median(self, peer, scenario, key):
-        runs = self.runs.get((peer.name, scenario))
-        return statistics.median(run[key] for run in runs) if runs else None
+    def median(self, name, scenario, key):
+        """Of a figure, or of what a function makes of a run."""
+        runs = self.runs.get((name, scenario))
+        figure = key if callable(key) else lambda run: run[key]
+        return statistics.median(figure(run) for run in runs) if runs else None
 
     def column(self, scenario, key, peers=None, factor=1):
-        values = [self.median(peer, scenario, key) for peer in peers or self.peers]
+        values = [self.median(peer.name, scenario, key) for peer in peers or self.peers]
         return [None if value is None else value * factor for value in values]
 
     def has(self, *scenarios):
@@ -66,35 +76,27 @@ class Results:
 
 
 def about(results):
-    runs = max(len(runs) for runs in results.runs.values())
-    seconds = max(row["seconds"] for row in results.rows)
-    others = statistics.mean(row["other_share"] for row in results.rows if row["sent"])
+    loads = [row["other_share"] for row in results.rows if row["sent"]]
+    others = statistics.mean(loads) if loads else 0
     wrong = {key: sum(row[key] for row in results.rows) for key in ("lost", "doubled", "reordered")}
     order = "Nothing was lost, doubled or reordered in any run."
     if any(wrong.values()):
         counts = ", ".join(f"{number:,} {key}" for key, number in wrong.items())
         order = f"Of all messages: {counts}, by {', '.join(losers(results))}."
-    times = "those of single runs" if runs == 1 else f"medians of {runs} alternating runs"
-    times += fewer(results, runs)
     figures = (
-        f"The figures are {times} of {seconds:g} seconds; other processes took {others:.2f} of the"
+        f"The figures are {runs(results)}; other processes took {others:.2f} of the"
         f" {os.cpu_count()} cores on average at the same time. {order}"
     )
-    return "\n\n".join(textwrap.fill(paragraph, 100) for paragraph in (versions(), figures))
+    return "\n\n".join(textwrap.fill(paragraph, 100) for paragraph in (versions(results), figures))
 
 
-def fewer(results, most):
-    """Of whom, and in which scenarios, there are fewer runs."""
-
-    def short(which):
-        names = dict.fromkeys(key[which] for key in results.runs)
-        counts = {name: max(len(runs) for key, runs in results.runs.items() if key[which] == name) for name in names}
-        return [name for name, count in counts.items() if count < most]
-
-    peers, scenarios = short(0), short(1)
-    of = f" of {', '.join(peers)}" if peers else ""
-    where = f" in {', '.join(scenarios)}" if scenarios else ""
-    return f" (fewer{of}{' and' if of and where else ''}{where})" if of or where else ""
+def runs(results):
+    counts = sorted({len(runs) for runs in results.runs.values()})
+    if counts == [1]:
+        return "those of single runs"
+    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    seconds = max(row["seconds"] for row in results.rows)
+    return f"medians of {number} alternating runs of {seconds:g} seconds"
 
 
 def losers(results):
@@ -102,16 +104,18 @@ def losers(results):
     return [peer.name for peer in results.peers if peer.name in faulty]
 
 
-def versions():
+def versions(results):
     npm = json.loads((NODE / "package.json").read_text())["dependencies"]
     axum = re.search(r'axum = \{ version = "=([\d.]+)"', (AXUM / "Cargo.toml").read_text())[1]
     known = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
     model = known[1].strip() if known else platform.machine()
     node, redis = first_number("node", "--version"), first_number("redis-server", "--version")
+    measured = {peer.dialect for peer in results.peers}
+    centrifugo = f" Centrifugo {CENTRIFUGO_VERSION} with its Redis engine;" if "centrifugo" in measured else ""
     return (
         f"uWebSockets.js (npm `uwebsockets` {npm['uwebsockets']}), `ws` {npm['ws']}, Socket.IO"
         f" {npm['socket.io']} with its Redis adapter {npm['@socket.io/redis-adapter']}, on Node"
-        f" {node} with `redis` {npm['redis']}; axum {axum} with a broadcast channel per room;"
+        f" {node} with `redis` {npm['redis']}; axum {axum} with a broadcast channel per room;{centrifugo}"
         f" chat-server {first_number(SERVER, '--version')}; Redis {redis}; Linux"
         f" {platform.release().split('-')[0]}, {os.cpu_count()} cores, {model}."
     )
@@ -128,15 +132,20 @@ def cpu(results):
         return None
     key = "cpu_us_per_delivery"
     columns = [(heading, results.column(name, key), number) for heading, name in panels]
-    redis = results.column("rooms", "broker_us_per_delivery")
+    redis = results.column("rooms", broker_us_per_message)
     redis = [value if peer.has_broker else None for peer, value in zip(results.peers, redis)]
     save("cpu", results, [(heading, "µs per delivery", *rest) for heading, *rest in columns])
     return section(
         "CPU per delivery",
-        "CPU of the server per delivered message, µs; the last column is Redis' own in `rooms`.",
-        table(results.peers, [*columns, ("Redis, 200 rooms", redis, number)]),
+        "CPU of the server per delivered message, µs; the last column is that of Redis in `rooms`, per\n"
+        "message, of which each is delivered five times.",
+        table(results.names, [*columns, ("Redis, per message", redis, number)]),
         "cpu",
     )
+
+
+def broker_us_per_message(run):
+    return run["broker_share"] * 1e6 / max(run["messages_per_second"], 1)
 
 
 def throughput(results):
@@ -151,7 +160,7 @@ def throughput(results):
         "Throughput",
         "Deliveries per second, with load generator, Redis and server on the same cores: the ranking is\n"
         "that of the CPU of all three together.",
-        table(results.peers, columns),
+        table(results.names, columns),
         "throughput",
     )
 
@@ -165,8 +174,8 @@ def latency(results):
         series.append((peer.name, peer.color, [values[index] for _, values, _ in columns]))
     ticks = [heading for heading, _ in PERCENTILES]
     title = "Latency at 20 messages per second"
-    save_lines("latency", title, "percentile", "milliseconds", ticks, series)
-    return section("Latency", "From send to arrival in `rate`, ms.", table(results.peers, columns), "latency")
+    save_lines("latency", title, "percentile", "milliseconds", ticks, series=series)
+    return section("Latency", "From send to arrival in `rate`, ms.", table(results.names, columns), "latency")
 
 
 def overload(results):
@@ -179,7 +188,7 @@ def overload(results):
         "Overload",
         "1,500 messages per second into one room of 1,000: 1,500 k deliveries per second are wanted.\n"
         "Latency in ms; a server that does not keep up falls behind by the length of the run.",
-        table(results.peers, columns),
+        table(results.names, columns),
     )
 
 
@@ -199,35 +208,89 @@ def memory(results):
     return section(
         "Connections",
         "Memory of the server per connection in `idle`; what a connection and a join cost in `storm`.",
-        table(results.peers, columns),
+        table(results.names, columns),
         "memory",
     )
+
+
+def two_servers(results):
+    if not results.has("batch-2", "servers-2"):
+        return None
+    columns = [
+        ("one room, 16 in flight", results.column("batch-2", "cpu_us_per_delivery"), number),
+        ("200 rooms of 5", results.column("servers-2", "cpu_us_per_delivery"), number),
+        ("Redis, per message", results.column("servers-2", broker_us_per_message), number),
+    ]
+    text = "CPU of both servers per delivered message, µs, and that of Redis per message of the 200 rooms."
+    return section("Two servers", text, table(results.names, columns))
+
+
+def beside_centrifugo(results):
+    """Ratios: of loads in one table, of connections in another."""
+    names = {name for pair in BESIDE_CENTRIFUGO.values() for name in pair}
+    if not names <= set(results.names):
+        return None
+    loads = [
+        ("CPU of the server", "cpu_us_per_delivery", LOADS),
+        # At a few hundred messages a second Redis has nothing to do that could be measured.
+        ("CPU of Redis", broker_us_per_message, ["rooms", "servers-2"]),
+        ("p99", "p99_us", LOADS),
+    ]
+    connections = [
+        ("CPU of connect and join", "join_cpu_us", ["idle", "storm"]),
+        ("resident memory", "kib_per_connection", ["idle"]),
+    ]
+    return section(
+        "Beside Centrifugo",
+        "The figures of the native dialect divided by those of Centrifugo in the same scenario, without\n"
+        "history and with the same one kept. Below 1, ours are the lower.",
+        f"{ratios(results, LOADS, loads)}\n\n{ratios(results, ['idle', 'storm'], connections)}",
+    )
+
+
+def ratios(results, scenarios, figures):
+    columns = []
+    for heading, key, where in figures:
+        for kept, pair in BESIDE_CENTRIFUGO.items():
+            values = [ratio(results, scenario, key, pair) if scenario in where else None for scenario in scenarios]
+            columns.append((f"{heading}, {kept}" if kept else heading, values, number))
+    return table([f"`{scenario}`" for scenario in scenarios], columns)
+
+
+def ratio(results, scenario, key, pair):
+    ours, theirs = (results.median(name, scenario, key) for name in pair)
+    return ours / theirs if ours is not None and theirs else None
 
 
 def growth(results, name):
     what, steps = GROWTH[name]
     if not results.has(*(scenario for _, scenario in steps)):
         return None
-    peers = [peer for peer in results.peers if peer.grows and (peer.has_broker or name != "servers")]
+    # Those that were measured at each step.
+    peers = [peer for peer in results.peers if all((peer.name, scenario) in results.runs for _, scenario in steps)]
     key = "cpu_us_per_delivery"
     columns = [(step, results.column(scenario, key, peers), number) for step, scenario in steps]
     series = []
     for index, peer in enumerate(peers):
         series.append((peer.name, peer.color, [values[index] for _, values, _ in columns]))
     ticks = [step for step, _ in steps]
-    save_lines(name, f"CPU per delivery and {what}", what, "CPU, µs per delivery", ticks, series)
+    save_lines(name, f"CPU per delivery and {what}", what, "CPU, µs per delivery", ticks, series=series)
     text = "CPU of all servers per delivered message, µs."
-    return section(f"Growth: {what}", text, table(peers, columns), name)
+    return section(f"Growth: {what}", text, table([peer.name for peer in peers], columns), name)
 
 
 def save(name, results, panels):
-    series = [(peer.name, peer.color) for peer in results.peers]
+    """Without the peers that took part in none of the panels."""
+    shown = [any(values) for values in zip(*(values for _, _, values, _ in panels))]
+    series = [(peer.name, peer.color) for peer in compress(results.peers, shown)]
+    panels = [(heading, unit, list(compress(values, shown)), form) for heading, unit, values, form in panels]
     title = f"{name}: " + ", ".join(heading for heading, *_ in panels)
     (PLOTS / f"{name}.svg").write_text(plot.bars(title, series, panels))
 
 
-def save_lines(name, *args, **options):
-    (PLOTS / f"{name}.svg").write_text(plot.lines(*args, **options))
+def save_lines(name, *labels, series):
+    shown = [(who, color, values) for who, color, values in series if any(values)]
+    (PLOTS / f"{name}.svg").write_text(plot.lines(*labels, shown))
 
 
 def section(heading, text, lines, picture=None):
@@ -235,11 +298,13 @@ def section(heading, text, lines, picture=None):
     return f"### {heading}\n\n{text}\n\n{lines}{shown}"
 
 
-def table(peers, columns):
+def table(names, columns):
+    """A line for each name that has a figure."""
     lines = ["| | " + " | ".join(heading for heading, *_ in columns) + " |", "|---|" + "---:|" * len(columns)]
-    for index, peer in enumerate(peers):
+    for index, name in enumerate(names):
         cells = ["–" if values[index] is None else form(values[index]) for _, values, form in columns]
-        lines.append(f"| {peer.name} | " + " | ".join(cells) + " |")
+        if any(cell != "–" for cell in cells):
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

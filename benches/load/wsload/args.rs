@@ -45,6 +45,10 @@ pub struct Load {
     /// Closed loop: a message has arrived when as many members, spread over the room, have it
     #[arg(long, default_value_t = 8)]
     pub probes: usize,
+    /// Seconds in which the messages in flight may still arrive after the load; what a server then
+    /// still delivers is not lost
+    #[arg(long, default_value_t = 60.0)]
+    pub drain: f64,
     /// Bytes of a message's text
     #[arg(long, default_value_t = 128)]
     pub payload: usize,
@@ -52,7 +56,7 @@ pub struct Load {
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
     /// Seconds of load before the measurement
-    #[arg(long, default_value_t = 1.5)]
+    #[arg(long, default_value_t = 0.8)]
     pub warmup: f64,
     /// Connect, join and stay: no load
     #[arg(long)]
@@ -77,6 +81,8 @@ pub enum Dialect {
     /// Socket.IO 4, whose server has the events `join` and `msg`
     #[value(name = "socketio")]
     SocketIo,
+    /// The JSON protocol of Centrifugo, whose clients may publish to any channel
+    Centrifugo,
     /// The protocol of `wsload floor`
     Floor,
 }

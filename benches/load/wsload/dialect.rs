@@ -2,16 +2,20 @@
 
 use chat_core::RoomId;
 use chat_core::wire::{ClientFrame, ClientRequest};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::args::{Dialect, Url};
 use crate::plan::Client;
 
-/// The reaction of a client to a frame without a mark.
+/// The reaction of a client to the end of the handshake, or to a text without a mark.
 pub enum Reaction {
     Nothing,
     Answer(&'static str),
     /// The server is ready for the join.
     Open,
+    /// The server has rejected a command.
+    Close,
 }
 
 impl Dialect {
@@ -20,20 +24,20 @@ impl Dialect {
         self == Dialect::Native
     }
 
-    /// Whether the join directly follows the handshake.
-    pub fn opens_at_once(self) -> bool {
-        self != Dialect::SocketIo
-    }
-
     /// Whether a server may lose a join: Socket.IO may report that a client is connected before
     /// the server's handlers are in place.
     pub fn joins_may_be_lost(self) -> bool {
         self == Dialect::SocketIo
     }
 
+    /// Whether a frame may hold several texts, one per line.
+    pub fn packs_lines(self) -> bool {
+        self == Dialect::Centrifugo
+    }
+
     pub fn path(self, url: &Url, client: Client) -> String {
         match self {
-            Dialect::Native | Dialect::Topics => url.path.clone(),
+            Dialect::Native | Dialect::Topics | Dialect::Centrifugo => url.path.clone(),
             Dialect::SocketIo => "/socket.io/?EIO=4&transport=websocket".into(),
             Dialect::Floor => match client {
                 Client::Member { room, .. } => format!("/member/{room}"),
@@ -50,6 +54,9 @@ impl Dialect {
             }
             Dialect::Topics => Some(format!(r#"{{"type":"SUBSCRIBE","room":"room{room}"}}"#)),
             Dialect::SocketIo => Some(format!(r#"42["join","room{room}"]"#)),
+            Dialect::Centrifugo => {
+                Some(format!(r#"{{"id":2,"subscribe":{{"channel":"room{room}"}}}}"#))
+            }
             Dialect::Floor => None,
         }
     }
@@ -68,22 +75,62 @@ impl Dialect {
             Dialect::SocketIo => {
                 format!(r#"42["msg",{{"room":"room{room}","message":"{TEXT}"}}]"#)
             }
+            Dialect::Centrifugo => {
+                format!(r#"{{"id":3,"publish":{{"channel":"room{room}","data":"{TEXT}"}}}}"#)
+            }
             Dialect::Floor => format!("{room:06x}{TEXT}"),
         };
         let (before, after) = frame.split_once(TEXT).expect("the text is in the frame");
         (before.into(), after.into())
     }
 
-    pub fn react(self, frame: &[u8]) -> Reaction {
-        match (self, frame) {
+    /// What follows the handshake.
+    pub fn upgraded(self) -> Reaction {
+        match self {
+            Dialect::Native | Dialect::Topics | Dialect::Floor => Reaction::Open,
+            Dialect::SocketIo => Reaction::Nothing,
+            Dialect::Centrifugo => Reaction::Answer(r#"{"id":1,"connect":{}}"#),
+        }
+    }
+
+    pub fn react(self, text: &[u8]) -> Reaction {
+        match (self, text) {
             (Dialect::SocketIo, b"2") => Reaction::Answer("3"),
             (Dialect::SocketIo, [b'0', ..]) => Reaction::Answer("40"),
             (Dialect::SocketIo, [b'4', b'0', ..]) => Reaction::Open,
+            // A ping, and its answer.
+            (Dialect::Centrifugo, b"{}") => Reaction::Answer("{}"),
+            (Dialect::Centrifugo, reply) => match serde_json::from_slice(reply) {
+                Ok(CentrifugoReply { error: Some(_), .. }) => Reaction::Close,
+                Ok(CentrifugoReply { connect: Some(_), .. }) => Reaction::Open,
+                _ => Reaction::Nothing,
+            },
             _ => Reaction::Nothing,
         }
     }
 }
 
+/// The parts of a reply to a command of Centrifugo's that a client reacts to.
+#[derive(Deserialize)]
+struct CentrifugoReply {
+    error: Option<IgnoredAny>,
+    connect: Option<IgnoredAny>,
+}
+
 fn room_id(room: usize) -> RoomId {
     RoomId::new(format!("room{room}")).expect("letters and digits are a name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn centrifugo_replies() {
+        let react = |text: &str| Dialect::Centrifugo.react(text.as_bytes());
+        assert!(matches!(react(r#"{"id":1,"connect":{"client":"x","ping":25}}"#), Reaction::Open));
+        assert!(matches!(react(r#"{"id":2,"error":{"code":103}}"#), Reaction::Close));
+        assert!(matches!(react(r#"{"id":3,"publish":{}}"#), Reaction::Nothing));
+        assert!(matches!(react("{}"), Reaction::Answer("{}")));
+    }
 }

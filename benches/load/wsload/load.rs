@@ -231,9 +231,7 @@ impl Load {
             }
             used = end + 4;
             self.connections[index].state = State::Upgraded;
-            if self.args.dialect.opens_at_once() {
-                self.opened(index);
-            }
+            self.react(index, self.args.dialect.upgraded(), &[]);
         }
         while let Some(frame) = wire::read(&bytes[used..]) {
             match frame.opcode {
@@ -241,6 +239,11 @@ impl Load {
                 wire::CLOSE => {
                     self.close(index, &String::from_utf8_lossy(frame.payload));
                     return bytes.len();
+                }
+                _ if self.args.dialect.packs_lines() => {
+                    for line in frame.payload.split(|&byte| byte == b'\n') {
+                        self.text(index, line, now_ns);
+                    }
                 }
                 _ => self.text(index, frame.payload, now_ns),
             }
@@ -254,10 +257,15 @@ impl Load {
             self.connections[index].mark = at;
             return self.delivered(index, Mark::read(payload, at), now_ns);
         }
-        match self.args.dialect.react(payload) {
-            Reaction::Answer(text) => self.answer(index, wire::TEXT, text.as_bytes()),
-            Reaction::Open => self.opened(index),
+        self.react(index, self.args.dialect.react(payload), payload);
+    }
+
+    fn react(&mut self, index: usize, reaction: Reaction, text: &[u8]) {
+        match reaction {
             Reaction::Nothing => {}
+            Reaction::Answer(answer) => self.answer(index, wire::TEXT, answer.as_bytes()),
+            Reaction::Open => self.opened(index),
+            Reaction::Close => self.close(index, &String::from_utf8_lossy(text)),
         }
     }
 
