@@ -67,7 +67,6 @@ const COMMANDS: &[&str] = &[
     "SREM",
     "SUBSCRIBE",
     "TIME",
-    "TTL",
     "UNSUBSCRIBE",
     "ZADD",
     "ZCARD",

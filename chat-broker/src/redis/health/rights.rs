@@ -53,7 +53,6 @@ pub(crate) fn add_all(commands: &mut Pipeline, probe: &Address, database: i64) {
     add("SET", &[scratch, "", "XX"]);
     add("GET", &[scratch]);
     add("EXISTS", &[scratch]);
-    add("TTL", &[scratch]);
     // One of them deletes what is there because the right to remove it is missing.
     add("EXPIRE", &[scratch, "1"]);
     add("PEXPIRE", &[scratch, "1000"]);
