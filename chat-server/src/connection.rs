@@ -24,6 +24,7 @@ use chat_core::{
 };
 use chat_transport::{Incoming, Session};
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -91,8 +92,9 @@ struct Connection {
     member: Member,
     /// Whether the subprotocol or a frame has determined the dialect.
     dialect_known: bool,
-    /// The user's own topic, if the client's dialect has direct messages.
-    inbox: Option<Membership<Member>>,
+    /// The user's own topic, if the client's dialect has direct messages. Boxed: the other dialects
+    /// have none.
+    inbox: Option<Box<Membership<Member>>>,
     rooms: Vec<JoinedRoom>,
     /// The exclusive room of a `rooms` client: the one that it joined last.
     current: Option<RoomId>,
@@ -174,9 +176,9 @@ impl Connection {
             Dialect::Native | Dialect::Direct => Some(Topic::User(self.member.user.id.clone())),
             _ => None,
         };
-        if self.inbox.as_ref().map(Membership::topic) != topic.as_ref() {
-            self.inbox =
-                topic.map(|topic| self.state.hub.attach(&topic, self.id, self.member.clone()));
+        if self.inbox.as_ref().map(|inbox| inbox.topic()) != topic.as_ref() {
+            self.inbox = topic
+                .map(|topic| Box::new(self.state.hub.attach(&topic, self.id, self.member.clone())));
         }
     }
 
@@ -211,7 +213,8 @@ impl Connection {
             // Not reading the socket is the backpressure: TCP slows a client down whose messages
             // the broker answers late.
             if self.in_flight.len() >= self.state.config.max_in_flight {
-                session.drive(self.answer()).await;
+                // Boxed: few connections get here, and the task of each would reserve space for it.
+                Box::pin(session.drive(self.answer())).await;
                 continue;
             }
             timer::set(&mut timer, self.deadline.at());
@@ -222,8 +225,14 @@ impl Connection {
                 () = timer::elapsed(&mut timer), if timer.is_some() => self.on_deadline(),
                 () = self.answer(), if !self.in_flight.is_empty() => {}
                 incoming = session.recv() => match incoming {
-                    // Boxed: the future is large and short-lived, the task is neither.
-                    Some(Incoming::Text(text)) => Box::pin(self.on_text(session, &text)).await,
+                    Some(Incoming::Text(text)) => {
+                        // Boxed: the future is large and short-lived, the task is neither. It is freed
+                        // before a command waits: after a restart ten thousand joins do at a time.
+                        let command = Box::pin(self.on_text(session, &text)).await;
+                        if let Some(command) = command {
+                            command.await;
+                        }
+                    }
                     Some(Incoming::Notified) => self.check_sanctions(),
                     Some(_) => session.outbox().close(CloseReason::Unsupported),
                     None => return,
@@ -232,7 +241,13 @@ impl Connection {
         }
     }
 
-    async fn on_text<S>(&mut self, session: &mut Session<S>, text: &str)
+    /// Publishes the message in a frame. Returns the future of any other command, for the caller to
+    /// await.
+    async fn on_text<'a, S>(
+        &'a mut self,
+        session: &'a mut Session<S>,
+        text: &'a str,
+    ) -> Option<BoxFuture<'a, ()>>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -247,8 +262,11 @@ impl Connection {
         };
         let Request { id, command, .. } = match admitted {
             Some(Ok(request)) => request,
-            Some(Err(rejection)) => return self.reject(&rejection),
-            None => return,
+            Some(Err(rejection)) => {
+                self.reject(&rejection);
+                return None;
+            }
+            None => return None,
         };
         let is_new_room = self.may_be_new(&command);
         self.count_kept(&command);
@@ -263,10 +281,11 @@ impl Connection {
                 session.drive(self.publish(id, message, is_new_room)).await;
             }
             Ok(Permitted::Other(command)) => {
-                session.drive(Box::pin(self.execute(id, command))).await;
+                return Some(Box::pin(session.drive(Box::pin(self.execute(id, command)))));
             }
             Err(rejection) => self.reject(&rejection.to_request(id)),
         }
+        None
     }
 
     fn detect_dialect(&mut self, text: &str) {

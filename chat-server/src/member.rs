@@ -84,6 +84,11 @@ impl Member {
         self.outbox.is_closed()
     }
 
+    /// Whether something waits in the outbox.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.outbox.usage().bytes > 0
+    }
+
     /// Waits until the outbox is empty, the connection is closed, or it is notified. An empty outbox
     /// takes one answer of any size, so a client that asks for much at once is not closed as a slow
     /// consumer. It is closed if its outbox has not shrunk within `time_limit`, and at `deadline`.
