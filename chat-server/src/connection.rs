@@ -39,10 +39,6 @@ pub(crate) use connect_params::ConnectParams;
 use rooms::JoinedRoom;
 use send::Permitted;
 
-/// Frames and answers that a busy connection handles before it yields to other tasks: one read of
-/// a socket may hold hundreds of frames.
-const FRAMES_PER_YIELD: u32 = 32;
-
 /// Serves a client until one side ends the connection. The caller spawns the returned future.
 ///
 /// An `async fn` would hold its arguments beside the `Connection` that is made of them for as long
@@ -201,13 +197,11 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut handled = 0_u32;
         let mut timer = None;
         loop {
-            handled = (handled + 1) % FRAMES_PER_YIELD;
-            if handled == 0 {
-                session.drive(tokio::task::yield_now()).await;
-            }
+            // One read of a socket may hold hundreds of frames. The budget begins with each poll of
+            // the task: frames that arrive together, and are few, are published together.
+            session.drive(tokio::task::consume_budget()).await;
             // Not reading the socket is the backpressure: TCP slows a client down whose messages
             // the broker answers late.
             if self.in_flight.len() >= self.state.config.max_in_flight {
@@ -324,9 +318,19 @@ impl Connection {
                 }
                 let mut accepted = Accepted::new(published.position);
                 accepted.delivered = direct.then_some(published.nodes);
-                self.member.reply(&ServerFrame::Ok(accepted).to_request(id.as_deref()));
+                let ok = ServerFrame::Ok(accepted).to_request(id.as_deref());
+                if direct { drop(self.member.reply(&ok)) } else { self.reply_with_copy(&ok) }
             }
             Err(error) => self.reject(&unavailable(&error).to_request(id.as_deref())),
+        }
+    }
+
+    /// Sends an `ok` together with the client's own copy of the message, if the fan-out has yet to
+    /// deliver it: a write of its own would cost as much as everything else in this task.
+    fn reply_with_copy(&self, ok: &ServerFrame<'_>) {
+        if self.member.is_native() {
+            self.member.hold_reply(ok);
+            self.state.hub.flush_after_pending(self.member.clone());
         }
     }
 
