@@ -77,7 +77,10 @@ impl<M: Clone> Members<M> {
     /// Adds a member, or replaces the one with this id and returns it.
     pub(crate) fn insert(&mut self, id: ConnectionId, member: M) -> Option<M> {
         if self.groups.is_empty() {
-            self.groups.push(Arc::default());
+            // Most topics are those of single users, which have one member: `Vec::push` would allocate
+            // room for four.
+            self.groups.reserve_exact(1);
+            self.groups.push(Arc::new(Vec::with_capacity(1)));
         }
         // Ids increase, so most new members are appended to the last group.
         let at = self.group_of(id).min(self.groups.len() - 1);

@@ -24,6 +24,7 @@ use chat_core::{
 };
 use chat_transport::{Incoming, Session};
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -38,10 +39,6 @@ use crate::state::State;
 pub(crate) use connect_params::ConnectParams;
 use rooms::JoinedRoom;
 use send::Permitted;
-
-/// Frames and answers that a busy connection handles before it yields to other tasks: one read of
-/// a socket may hold hundreds of frames.
-const FRAMES_PER_YIELD: u32 = 32;
 
 /// Serves a client until one side ends the connection. The caller spawns the returned future.
 ///
@@ -91,8 +88,9 @@ struct Connection {
     member: Member,
     /// Whether the subprotocol or a frame has determined the dialect.
     dialect_known: bool,
-    /// The user's own topic, if the client's dialect has direct messages.
-    inbox: Option<Membership<Member>>,
+    /// The user's own topic, if the client's dialect has direct messages. Boxed: the other dialects
+    /// have none.
+    inbox: Option<Box<Membership<Member>>>,
     rooms: Vec<JoinedRoom>,
     /// The exclusive room of a `rooms` client: the one that it joined last.
     current: Option<RoomId>,
@@ -174,9 +172,9 @@ impl Connection {
             Dialect::Native | Dialect::Direct => Some(Topic::User(self.member.user.id.clone())),
             _ => None,
         };
-        if self.inbox.as_ref().map(Membership::topic) != topic.as_ref() {
-            self.inbox =
-                topic.map(|topic| self.state.hub.attach(&topic, self.id, self.member.clone()));
+        if self.inbox.as_ref().map(|inbox| inbox.topic()) != topic.as_ref() {
+            self.inbox = topic
+                .map(|topic| Box::new(self.state.hub.attach(&topic, self.id, self.member.clone())));
         }
     }
 
@@ -201,17 +199,16 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut handled = 0_u32;
         let mut timer = None;
         loop {
-            handled = (handled + 1) % FRAMES_PER_YIELD;
-            if handled == 0 {
-                session.drive(tokio::task::yield_now()).await;
-            }
+            // One read of a socket may hold hundreds of frames. The budget begins with each poll of
+            // the task: frames that arrive together, and are few, are published together.
+            session.drive(tokio::task::consume_budget()).await;
             // Not reading the socket is the backpressure: TCP slows a client down whose messages
             // the broker answers late.
             if self.in_flight.len() >= self.state.config.max_in_flight {
-                session.drive(self.answer()).await;
+                // Boxed: few connections get here, and the task of each would reserve space for it.
+                Box::pin(session.drive(self.answer())).await;
                 continue;
             }
             timer::set(&mut timer, self.deadline.at());
@@ -222,8 +219,14 @@ impl Connection {
                 () = timer::elapsed(&mut timer), if timer.is_some() => self.on_deadline(),
                 () = self.answer(), if !self.in_flight.is_empty() => {}
                 incoming = session.recv() => match incoming {
-                    // Boxed: the future is large and short-lived, the task is neither.
-                    Some(Incoming::Text(text)) => Box::pin(self.on_text(session, &text)).await,
+                    Some(Incoming::Text(text)) => {
+                        // Boxed: the future is large and short-lived, the task is neither. It is freed
+                        // before a command waits: after a restart ten thousand joins do at a time.
+                        let command = Box::pin(self.on_text(session, &text)).await;
+                        if let Some(command) = command {
+                            command.await;
+                        }
+                    }
                     Some(Incoming::Notified) => self.check_sanctions(),
                     Some(_) => session.outbox().close(CloseReason::Unsupported),
                     None => return,
@@ -232,7 +235,13 @@ impl Connection {
         }
     }
 
-    async fn on_text<S>(&mut self, session: &mut Session<S>, text: &str)
+    /// Publishes the message in a frame. Returns the future of any other command, for the caller to
+    /// await.
+    async fn on_text<'a, S>(
+        &'a mut self,
+        session: &'a mut Session<S>,
+        text: &'a str,
+    ) -> Option<BoxFuture<'a, ()>>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -247,8 +256,11 @@ impl Connection {
         };
         let Request { id, command, .. } = match admitted {
             Some(Ok(request)) => request,
-            Some(Err(rejection)) => return self.reject(&rejection),
-            None => return,
+            Some(Err(rejection)) => {
+                self.reject(&rejection);
+                return None;
+            }
+            None => return None,
         };
         let is_new_room = self.may_be_new(&command);
         self.count_kept(&command);
@@ -263,10 +275,11 @@ impl Connection {
                 session.drive(self.publish(id, message, is_new_room)).await;
             }
             Ok(Permitted::Other(command)) => {
-                session.drive(Box::pin(self.execute(id, command))).await;
+                return Some(Box::pin(session.drive(Box::pin(self.execute(id, command)))));
             }
             Err(rejection) => self.reject(&rejection.to_request(id)),
         }
+        None
     }
 
     fn detect_dialect(&mut self, text: &str) {
@@ -324,9 +337,19 @@ impl Connection {
                 }
                 let mut accepted = Accepted::new(published.position);
                 accepted.delivered = direct.then_some(published.nodes);
-                self.member.reply(&ServerFrame::Ok(accepted).to_request(id.as_deref()));
+                let ok = ServerFrame::Ok(accepted).to_request(id.as_deref());
+                if direct { drop(self.member.reply(&ok)) } else { self.reply_with_copy(&ok) }
             }
             Err(error) => self.reject(&unavailable(&error).to_request(id.as_deref())),
+        }
+    }
+
+    /// Sends an `ok` together with the client's own copy of the message, if the fan-out has yet to
+    /// deliver it: a write of its own would cost as much as everything else in this task.
+    fn reply_with_copy(&self, ok: &ServerFrame<'_>) {
+        if self.member.is_native() {
+            self.member.hold_reply(ok);
+            self.state.hub.flush_after_pending(self.member.clone());
         }
     }
 

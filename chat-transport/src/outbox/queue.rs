@@ -9,7 +9,7 @@ use chat_core::{CloseReason, DeliveryOutcome};
 
 use crate::codec;
 use crate::stats::Stripe;
-use crate::stream::SharedTcp;
+use crate::stream::{SharedTcp, with_scratch};
 
 /// Chunks smaller than this, in bytes, are copied together for one write.
 const COALESCED_BELOW: usize = 16 * 1024;
@@ -50,6 +50,9 @@ pub(super) struct Queue {
     usage: OutboxUsage,
     /// Whether part of the first chunk is written: its rest must follow before anything else.
     is_first_begun: bool,
+    /// The chunks wait for the next frame, which is written with them, or for a
+    /// [`flush`](Self::flush). Nobody writes them until then.
+    is_held: bool,
     pongs: Pongs,
     closing: Option<CloseState>,
     /// Bytes that were accepted since the beginning.
@@ -121,8 +124,9 @@ impl Queue {
         self.accepted.saturating_sub(self.usage.bytes as u64)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+    /// Whether the session has something to write.
+    pub(super) fn has_work(&self) -> bool {
+        !self.chunks.is_empty() && !self.is_held
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -149,12 +153,7 @@ impl Queue {
             return DeliveryOutcome::Closed;
         }
         if !self.chunks.is_empty() {
-            if !self.has_room(bytes.len(), frames, max) {
-                return DeliveryOutcome::Full;
-            }
-            self.accepted += bytes.len() as u64;
-            self.push(bytes.clone(), frames);
-            return DeliveryOutcome::Queued;
+            return self.offer_behind(bytes, frames, max);
         }
         self.accepted += bytes.len() as u64;
         // Only while nothing waits: a frame must not overtake an earlier one.
@@ -164,6 +163,54 @@ impl Queue {
             self.is_first_begun = written > 0;
         }
         DeliveryOutcome::Queued
+    }
+
+    fn offer_behind(&mut self, bytes: &Bytes, frames: usize, max: &OutboxUsage) -> DeliveryOutcome {
+        let was_held = self.is_held;
+        // What is held is written now, as far as the socket takes it.
+        if !was_held && !self.has_room(bytes.len(), frames, max) {
+            return DeliveryOutcome::Full;
+        }
+        self.accept(bytes, frames);
+        if was_held {
+            self.write_queued();
+        }
+        DeliveryOutcome::Queued
+    }
+
+    /// Accepts a frame that is written with the next one, or by [`flush`](Self::flush); as
+    /// [`offer`](Self::offer) does if the socket is behind.
+    pub(super) fn hold(
+        &mut self,
+        bytes: &Bytes,
+        frames: usize,
+        max: &OutboxUsage,
+    ) -> DeliveryOutcome {
+        let is_first = self.chunks.is_empty();
+        let joins_held = self.is_held && self.has_room(bytes.len(), frames, max);
+        if self.closing.is_some() || !(is_first || joins_held) {
+            return self.offer(bytes, frames, max);
+        }
+        self.accept(bytes, frames);
+        self.is_held = true;
+        DeliveryOutcome::Queued
+    }
+
+    /// Writes what is held, unless the session does so since it closes.
+    pub(super) fn flush(&mut self) {
+        if self.is_held && self.closing.is_none() {
+            self.write_queued();
+        }
+    }
+
+    /// Writes with one system call what waits and nobody else writes.
+    fn write_queued(&mut self) {
+        self.is_held = false;
+        let written = with_scratch(|scratch| {
+            let count = self.coalesce_into(scratch);
+            self.write_now(&scratch[..count])
+        });
+        self.advance(written);
     }
 
     fn has_room(&self, bytes: usize, frames: usize, max: &OutboxUsage) -> bool {
@@ -232,6 +279,9 @@ impl Queue {
     pub(super) fn next(&mut self, scratch: &mut [u8]) -> Next {
         self.report();
         self.queue_close_frame();
+        if self.is_held {
+            return Next::Nothing;
+        }
         let has_several = self.chunks.len() > 1;
         match self.chunks.front() {
             None => Next::Nothing,
@@ -320,7 +370,13 @@ impl Queue {
         }
     }
 
+    fn accept(&mut self, bytes: &Bytes, frames: usize) {
+        self.accepted += bytes.len() as u64;
+        self.push(bytes.clone(), frames);
+    }
+
     fn push(&mut self, bytes: Bytes, frames: usize) {
+        self.is_held = false;
         self.usage.bytes += bytes.len();
         self.usage.frames += frames;
         if let Some(stripe) = &self.stripe {
@@ -347,6 +403,7 @@ impl Queue {
         self.chunks = VecDeque::new();
         self.usage = OutboxUsage::default();
         self.is_first_begun = false;
+        self.is_held = false;
         self.pongs = Pongs::default();
     }
 }
