@@ -95,6 +95,46 @@ async fn key_of_wrong_type_fails_one_room_until_deleted() {
     }
 }
 
+/// Users of many rooms join, and leave, in one call of a script.
+#[tokio::test]
+async fn damaged_room_fails_alone_among_changes_of_presence() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let rooms = ["a", "b", "c"].map(room);
+    let held = async |names: [&[&str]; 3]| {
+        for (topic, names) in rooms.iter().zip(names) {
+            if !names.is_empty() || *topic != rooms[1] {
+                node.wait_for_occupants(topic, names).await;
+            }
+        }
+    };
+    for damage in ["members", "on"] {
+        let name = server.command(&["ZRANGE", "chat:nodes", "0", "0"]).await;
+        let key = match damage {
+            "on" => format!("chat:{{r.b}}:on:{name}"),
+            part => format!("chat:{{r.b}}:{part}"),
+        };
+        server.command(&["SET", &key, "x"]).await;
+        for topic in &rooms {
+            node.enter(topic, "anna");
+            node.enter(topic, "ben");
+        }
+        held([&["anna", "ben"], &[], &["anna", "ben"]]).await;
+        server.command(&["DEL", &key]).await;
+        held([&["anna", "ben"]; 3]).await;
+
+        server.command(&["DEL", &key]).await;
+        server.command(&["SET", &key, "x"]).await;
+        for topic in &rooms {
+            node.leave(topic, "anna");
+            node.leave(topic, "ben");
+        }
+        held([&[], &[], &[]]).await;
+        server.command(&["DEL", &key]).await;
+        node.wait_for_occupants(&rooms[1], &[]).await;
+    }
+}
+
 /// A call for many says for which of them it failed.
 #[tokio::test]
 async fn call_for_many_rooms_names_the_damaged_one() {

@@ -6,6 +6,7 @@
 //! Redis 7 names the command inside the script.
 
 use std::collections::BTreeMap;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,11 +148,18 @@ impl Refusals {
         }
     }
 
-    /// As [`count`](Self::count), for the answers to a pipeline, which are in its order.
+    /// As [`count`](Self::count), for the answers to a pipeline, which are in its order. A script may
+    /// answer with a list, in which some are errors.
     pub(crate) fn count_replies(&self, commands: &Pipeline, replies: &[Value], scripts: &Scripts) {
         for (command, reply) in commands.cmd_iter().zip(replies) {
-            if let Value::ServerError(error) = reply {
-                self.count(name(command, scripts), error);
+            let parts = match reply {
+                Value::Array(parts) => parts,
+                one => slice::from_ref(one),
+            };
+            for part in parts {
+                if let Value::ServerError(error) = part {
+                    self.count(name(command, scripts), error);
+                }
             }
         }
     }
