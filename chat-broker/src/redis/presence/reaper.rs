@@ -16,7 +16,7 @@ use crate::redis::names::Address;
 /// Topics in one pipeline.
 const MAX_TOPICS: usize = 8;
 
-/// Users in one run of the script, which takes some 5 µs for each.
+/// Users in one run of the script, which takes some 3 µs for each.
 const MAX_USERS: usize = 200;
 
 /// Reaps the nodes that it receives, until the sender is dropped.

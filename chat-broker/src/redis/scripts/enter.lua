@@ -8,9 +8,10 @@
 
 local ROOMS = #KEYS / 2 - 1
 
-local lease = try('ZSCORE', leases, node)
+local lease = redis.call('ZSCORE', leases, node)
 if not lease or lease == '0' then return 0 end
--- A full Redis refuses nothing of a script after its first write, and never a removal.
+-- What Redis refuses here, it refuses of all users. A full Redis refuses nothing of a script after its
+-- first write, and never a removal.
 redis.call('SREM', topics, '')
 redis.call('SADD', topics, unpack(ARGV, 2, ROOMS + 1))
 
