@@ -260,6 +260,19 @@ mod tests {
     }
 
     #[test]
+    fn errors_in_the_list_of_a_script_count_one_by_one() {
+        let (refusals, scripts) = (Refusals::default(), Scripts::new());
+        let mut commands = Pipeline::new();
+        scripts.enter.call(&mut commands, &["key"]);
+        let denied = || Value::ServerError(error("NOPERM no permissions to run 'sadd'"));
+        let damaged = Value::ServerError(error("WRONGTYPE Operation against a key"));
+        let reply = Value::Array(vec![Value::Int(1), denied(), damaged, denied()]);
+        refusals.count_replies(&commands, &[reply], &scripts);
+        let expected = [("enter.lua", "NOPERM", 2), ("enter.lua", "WRONGTYPE", 1)];
+        assert_eq!(counted(&refusals), expected);
+    }
+
+    #[test]
     fn unknown_scripts_and_broken_connections_are_no_refusals() {
         let refusals = Refusals::default();
         refusals.count("publish.lua", &error("NOSCRIPT No matching script"));

@@ -251,3 +251,18 @@ fn occupant((user, member): (Vec<u8>, Vec<u8>)) -> Option<Occupant> {
     let colon = member.iter().position(|byte| *byte == b':')?;
     Some(Occupant::new(user, Bytes::from(member).slice(colon + 1..)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reply_to_a_call_is_that_to_each_of_its_changes() {
+        let outcomes =
+            |call: Option<Value>| replies(call.as_ref(), 2).map(join_outcome).collect::<Vec<_>>();
+        let each = Value::Array(vec![Value::Int(1), Value::Nil]);
+        assert_eq!(outcomes(Some(each)), [Outcome::Done, Outcome::Refused]);
+        assert_eq!(outcomes(Some(Value::Int(0))), [Outcome::Refused; 2], "the node has no lease");
+        assert_eq!(outcomes(None), [], "what has no outcome is sent again");
+    }
+}
