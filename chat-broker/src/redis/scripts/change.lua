@@ -87,11 +87,15 @@ local function forget_empty_topic(channel, held)
   return refusal(exists) or exists == 0 and refusal(try('SREM', topics, channel))
 end
 
--- Makes a topic what it was before the change of a user, whom `move`, SADD or SREM, moves back.
+-- Makes a topic what it was before the change of a user, whom `move`, SADD or SREM, moves back. If Redis
+-- refuses to write the field back as well, the version stays ahead: with the next event servers notice
+-- that they missed one.
 local function undo(room, user, member, move)
   local members, version = room.members, room.stored[1]
-  if version then try('HSET', members, '', version) else try('HDEL', members, '') end
-  if member then try('HSET', members, user, member) else try('HDEL', members, user) end
+  local written = member and try('HSET', members, user, member) or try('HDEL', members, user)
+  if not refusal(written) then
+    if version then try('HSET', members, '', version) else try('HDEL', members, '') end
+  end
   if move then try(move, room.held, user) end
   if move == 'SADD' then try('SADD', topics, room.channel) end
   forget_empty_topic(room.channel, room.held)
