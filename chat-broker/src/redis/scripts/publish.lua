@@ -18,7 +18,7 @@
 --          3… entries
 -- returns  of each topic the result of each of its publications: kind, offset, epoch, 17 bytes; then
 --          how many connections received them, 4. Kinds: 2 published, 1 published before under the
---          same key, 0 failed. If topics failed, an array of this and of an array of their errors
+--          same key, 0 failed. If topics failed, an array of this and of their errors
 
 -- Flags. An entry is large if it is larger than its share.
 local EXTENDS, OUTLIVES, HAS_KEYS, IS_LARGE = 1, 2, 4, 8
@@ -194,7 +194,7 @@ while next_byte < #control do
     call('DEL', log)
   end
   if failure then
-    errors = errors or {}
+    errors = errors or { '' }
     errors[#errors + 1] = failure
     places = string.rep('\0', 17 * count)
   end
@@ -208,4 +208,6 @@ while next_byte < #control do
   end
 end
 if type(results) == 'table' then results = table.concat(results) end
-return errors and { results, errors } or results
+if not errors then return results end
+errors[1] = results
+return errors
