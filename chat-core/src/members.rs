@@ -143,6 +143,13 @@ mod tests {
     }
 
     #[test]
+    fn single_member_takes_no_room_for_others() {
+        let mut members = Members::default();
+        members.insert(ConnectionId::new(1), 7);
+        assert_eq!((members.groups.capacity(), members.groups[0].capacity()), (1, 1));
+    }
+
+    #[test]
     fn sparse_group_frees_memory() {
         let mut members = Members::default();
         for id in 0..=GROUP as u64 {

@@ -14,6 +14,7 @@ mod timer;
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,6 @@ use chat_core::{
 };
 use chat_transport::{Incoming, Session};
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -219,14 +219,8 @@ impl Connection {
                 () = timer::elapsed(&mut timer), if timer.is_some() => self.on_deadline(),
                 () = self.answer(), if !self.in_flight.is_empty() => {}
                 incoming = session.recv() => match incoming {
-                    Some(Incoming::Text(text)) => {
-                        // Boxed: the future is large and short-lived, the task is neither. It is freed
-                        // before a command waits: after a restart ten thousand joins do at a time.
-                        let command = Box::pin(self.on_text(session, &text)).await;
-                        if let Some(command) = command {
-                            command.await;
-                        }
-                    }
+                    // Boxed: the future is large and short-lived, the task is neither.
+                    Some(Incoming::Text(text)) => Box::pin(self.on_text(session, &text)).await,
                     Some(Incoming::Notified) => self.check_sanctions(),
                     Some(_) => session.outbox().close(CloseReason::Unsupported),
                     None => return,
@@ -235,13 +229,30 @@ impl Connection {
         }
     }
 
-    /// Publishes the message in a frame. Returns the future of any other command, for the caller to
-    /// await.
-    async fn on_text<'a, S>(
-        &'a mut self,
-        session: &'a mut Session<S>,
+    async fn on_text<S>(&mut self, session: &mut Session<S>, text: &str)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        match self.permitted(session, text).await {
+            Some((id, is_new_room, Permitted::Message(message))) => {
+                // Pinned here: `drive` would hold the future twice.
+                let publishing = pin!(self.publish(id, message, is_new_room));
+                session.drive(publishing).await;
+            }
+            Some((id, _, Permitted::Other(command))) => {
+                session.drive(Box::pin(self.execute(id, command))).await;
+            }
+            None => {}
+        }
+    }
+
+    /// Decodes and charges a frame. Returns its id, whether it may be the first message of a room, and
+    /// its command; `None` if the command is not permitted, which is answered.
+    async fn permitted<'a, S>(
+        &mut self,
+        session: &mut Session<S>,
         text: &'a str,
-    ) -> Option<BoxFuture<'a, ()>>
+    ) -> Option<(Option<&'a RawValue>, bool, Permitted<'a>)>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -250,17 +261,16 @@ impl Connection {
             self.detect_dialect(text);
         }
         let admitted = match self.admit(text) {
-            (admitted, None) => Some(admitted),
+            (admitted, None) => admitted,
             // Boxed: few frames wait.
-            (admitted, Some(wait)) => Box::pin(self.delay_frame(session, wait, admitted)).await,
+            (admitted, Some(wait)) => Box::pin(self.delay_frame(session, wait, admitted)).await?,
         };
         let Request { id, command, .. } = match admitted {
-            Some(Ok(request)) => request,
-            Some(Err(rejection)) => {
+            Ok(request) => request,
+            Err(rejection) => {
                 self.reject(&rejection);
                 return None;
             }
-            None => return None,
         };
         let is_new_room = self.may_be_new(&command);
         self.count_kept(&command);
@@ -271,15 +281,12 @@ impl Connection {
             Some(permitted) => permitted,
         };
         match permitted.and_then(|()| self.prepare(id, text, command)) {
-            Ok(Permitted::Message(message)) => {
-                session.drive(self.publish(id, message, is_new_room)).await;
+            Ok(permitted) => Some((id, is_new_room, permitted)),
+            Err(rejection) => {
+                self.reject(&rejection.to_request(id));
+                None
             }
-            Ok(Permitted::Other(command)) => {
-                return Some(Box::pin(session.drive(Box::pin(self.execute(id, command)))));
-            }
-            Err(rejection) => self.reject(&rejection.to_request(id)),
         }
-        None
     }
 
     fn detect_dialect(&mut self, text: &str) {

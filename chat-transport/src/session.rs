@@ -570,7 +570,8 @@ mod tests {
         println!(
             "recv {recv_bytes}, drive {drive_bytes}, send {send_bytes}, finish {finish_bytes}"
         );
-        assert!(session_bytes + Outbox::SHARED_BYTES <= 1024);
+        assert!(session_bytes <= 176);
+        assert!(session_bytes + Outbox::SHARED_BYTES <= 448);
         assert!(recv_bytes <= 64);
         assert!(drive_bytes <= 64);
         assert!(send_bytes <= 128);

@@ -43,14 +43,15 @@ impl SharedTcp {
 
     /// Sets on a listening socket what a session sets on its own: the sizes of the kernel's buffers,
     /// no delay of small frames, and the time after which the kernel gives an unresponsive peer up.
-    /// On Linux the sockets that it accepts inherit them, which saves six system calls for each
-    /// connection: see [`accepted`](Self::accepted).
+    /// On Linux the connections that it accepts from then on inherit them, which saves six system
+    /// calls for each: see [`accepted`](Self::accepted).
     pub fn prepare_listener(listener: &TcpListener, config: &TransportConfig) {
         configure(&SockRef::from(listener), config);
     }
 
     /// Wraps a stream that a [prepared](Self::prepare_listener) listener has accepted, for
-    /// [`Session::on_accepted`](crate::Session::on_accepted).
+    /// [`Session::on_accepted`](crate::Session::on_accepted). Sets the options that the stream has
+    /// not inherited.
     ///
     /// ```no_run
     /// # async fn serve() -> std::io::Result<()> {
@@ -66,10 +67,13 @@ impl SharedTcp {
     /// ```
     #[must_use]
     pub fn accepted(stream: TcpStream, config: &TransportConfig) -> Self {
-        if !cfg!(target_os = "linux") {
-            configure(&SockRef::from(&stream), config);
+        let tcp = Self(Arc::new(stream));
+        // The connection may be older than the options: it has waited to be accepted. `configure` sets
+        // this one last, so a connection that has it has inherited all of them.
+        if !SockRef::from(&*tcp.0).tcp_nodelay().unwrap_or(false) {
+            tcp.configure(config);
         }
-        Self(Arc::new(stream))
+        tcp
     }
 
     /// Sets what a [prepared](Self::prepare_listener) listener has set on its connections.
@@ -161,7 +165,6 @@ impl SharedTcp {
 
 /// Sets the options of a session. They fail on a dead socket, whose first read fails as well.
 fn configure(socket: &SockRef<'_>, config: &TransportConfig) {
-    let _ = socket.set_tcp_nodelay(true);
     // 0 leaves the sizes to the kernel.
     let bytes = config.socket_buffer_bytes;
     if bytes > 0 {
@@ -175,6 +178,8 @@ fn configure(socket: &SockRef<'_>, config: &TransportConfig) {
     if let Some(time) = config.tcp_user_timeout() {
         let _ = socket.set_tcp_user_timeout(Some(time));
     }
+    // Last: see `SharedTcp::accepted`.
+    let _ = socket.set_tcp_nodelay(true);
 }
 
 /// Resets the connection when a wait for its end is over or cancelled.
@@ -315,26 +320,45 @@ pub(crate) fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
     result
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn accepted_connections_inherit_the_options_of_the_listener() {
+    /// The options of a connection, before and after it is accepted.
+    async fn options(is_older: bool) -> [(bool, usize, usize, Option<Duration>); 2] {
         let config = TransportConfig::default().socket_buffer_bytes(64 * 1024);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connect = || TcpStream::connect(listener.local_addr().unwrap());
+        let older = if is_older { Some(connect().await.unwrap()) } else { None };
         SharedTcp::prepare_listener(&listener, &config);
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, _) = listener.accept().await.unwrap();
-        let accepted = SharedTcp::accepted(stream, &config);
-        let options = |tcp: &SharedTcp| {
-            let socket = SockRef::from(&*tcp.0);
-            let sizes = (socket.send_buffer_size().unwrap(), socket.recv_buffer_size().unwrap());
-            (socket.tcp_nodelay().unwrap(), sizes, socket.tcp_user_timeout().unwrap())
+        let _client = match older {
+            Some(older) => older,
+            None => connect().await.unwrap(),
         };
-        let inherited = options(&accepted);
-        assert_eq!(inherited.2, config.tcp_user_timeout());
-        accepted.configure(&config);
-        assert_eq!(inherited, options(&accepted), "nothing is left to be set");
+        let (stream, _) = listener.accept().await.unwrap();
+        let options = |stream: &TcpStream| {
+            let socket = SockRef::from(stream);
+            let sizes = (socket.send_buffer_size().unwrap(), socket.recv_buffer_size().unwrap());
+            let timeout = socket.tcp_user_timeout().unwrap();
+            (socket.tcp_nodelay().unwrap(), sizes.0, sizes.1, timeout)
+        };
+        let before = options(&stream);
+        let accepted = SharedTcp::accepted(stream, &config);
+        [before, options(&accepted.0)]
+    }
+
+    #[tokio::test]
+    async fn connection_inherits_the_options_of_its_listener() {
+        let [inherited, accepted] = options(false).await;
+        assert_eq!(inherited, accepted);
+        assert_eq!(inherited.3, TransportConfig::default().tcp_user_timeout());
+    }
+
+    #[tokio::test]
+    async fn connection_older_than_the_options_gets_them() {
+        let [inherited, accepted] = options(true).await;
+        assert!(!inherited.0, "nothing is inherited");
+        assert_eq!(accepted, options(false).await[1]);
     }
 }

@@ -187,3 +187,27 @@ pub(super) async fn run<M>(shared: &Shared<M>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chat_core::RoomId;
+
+    use super::*;
+
+    #[test]
+    fn occupant_of_an_event_shares_the_memory_of_the_one_that_was_sent() {
+        let (presence, room) = (Presence::default(), Topic::Room(RoomId::new("r").unwrap()));
+        let ann = |name: &str| {
+            Occupant::new(UserId::new("ann").unwrap(), Bytes::copy_from_slice(name.as_bytes()))
+        };
+        let sent = ann("Ann");
+        let known = LocalUser { connections: 1, grace_ends: None, info: sent.info.clone() };
+        presence.state().users.insert((room.clone(), sent.user.clone()), known);
+
+        let same = presence.shared(&room, ann("Ann"));
+        assert_eq!(same, sent);
+        assert_eq!(same.info.as_ptr(), sent.info.as_ptr());
+        assert_eq!(same.user.as_str().as_ptr(), sent.user.as_str().as_ptr());
+        assert_eq!(presence.shared(&room, ann("Anna")), ann("Anna"), "renamed by another server");
+    }
+}
