@@ -204,6 +204,20 @@ pub(crate) fn count(bytes: &[u8], is_counted: impl Fn(u8) -> bool) -> usize {
     bytes.chunks(u8::MAX.into()).map(|chunk| usize::from(in_chunk(chunk))).sum()
 }
 
+/// Appends `text` as a JSON string: plain text, which is most of it, as it is. `serde_json` looks up
+/// each byte.
+pub(crate) fn append_string(out: &mut Vec<u8>, text: &str) {
+    let is_escaped = |byte| matches!(byte, b'"' | b'\\' | ..b' ');
+    if count(text.as_bytes(), is_escaped) > 0 {
+        // Writing to a vector does not fail.
+        let _ = serde_json::to_writer(out, text);
+        return;
+    }
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
+}
+
 /// The length of the escape sequence at the beginning of `bytes`.
 fn portable_escape(bytes: &[u8]) -> Result<usize, Unportable> {
     match escape(bytes) {

@@ -345,17 +345,20 @@ impl Connection {
                 let mut accepted = Accepted::new(published.position);
                 accepted.delivered = direct.then_some(published.nodes);
                 let ok = ServerFrame::Ok(accepted).to_request(id.as_deref());
-                if direct { drop(self.member.reply(&ok)) } else { self.reply_with_copy(&ok) }
+                if direct {
+                    self.member.reply(&ok);
+                } else {
+                    self.reply_with_copy(&ok);
+                }
             }
             Err(error) => self.reject(&unavailable(&error).to_request(id.as_deref())),
         }
     }
 
-    /// Sends an `ok` together with the client's own copy of the message, if the fan-out has yet to
+    /// Sends an `ok` together with the client's own copy of the message, if the hub has yet to
     /// deliver it: a write of its own would cost as much as everything else in this task.
     fn reply_with_copy(&self, ok: &ServerFrame<'_>) {
-        if self.member.is_native() {
-            self.member.hold_reply(ok);
+        if self.member.hold_reply(ok) {
             self.state.hub.flush_after_pending(self.member.clone());
         }
     }

@@ -54,14 +54,15 @@ impl Member {
         })
     }
 
-    /// As [`reply`](Self::reply), but leaves the write to the next frame, or to the
-    /// [`flush`](Deliver::flush) that the caller arranges.
-    pub(crate) fn hold_reply(&self, reply: &ServerFrame<'_>) {
-        if let Some(frames) = self.dialect.reply(reply)
-            && self.outbox.hold(&frames) == DeliveryOutcome::Full
-        {
+    /// As [`reply`](Self::reply), but leaves the write to the next frame, or to a
+    /// [`flush`](Deliver::flush). Returns whether the caller has to arrange that: frames that were
+    /// held before have theirs.
+    pub(crate) fn hold_reply(&self, reply: &ServerFrame<'_>) -> bool {
+        let Some(frames) = self.dialect.reply(reply) else { return false };
+        if self.outbox.hold(&frames) == DeliveryOutcome::Full {
             self.outbox.close(CloseReason::SlowConsumer);
         }
+        self.outbox.usage().frames == frames.count() as usize
     }
 
     /// Sends events to this client. A full outbox closes the connection.

@@ -83,8 +83,7 @@ impl Outbox {
     /// ```
     #[must_use = "frames are refused when the peer reads too slowly"]
     pub fn send(&self, frames: &Frames) -> DeliveryOutcome {
-        let (bytes, count) = (frames.bytes(), frames.count() as usize);
-        self.counting_refused(|queue| queue.offer(bytes, count, &self.0.max))
+        self.count_refused(self.offer(frames.bytes(), frames.count() as usize))
     }
 
     /// Sends `frames` as [`send`](Self::send) does, if they fit into the first half of the
@@ -139,12 +138,12 @@ impl Outbox {
     #[must_use = "frames are refused when the peer reads too slowly"]
     pub fn hold(&self, frames: &Frames) -> DeliveryOutcome {
         let (bytes, count) = (frames.bytes(), frames.count() as usize);
-        self.counting_refused(|queue| queue.hold(bytes, count, &self.0.max))
+        self.count_refused(change(self.lock(), |queue| queue.hold(bytes, count, &self.0.max)))
     }
 
     /// Writes what is [held](Self::hold).
     pub fn flush(&self) {
-        self.change(|queue| queue.flush());
+        change(self.lock(), Queue::flush);
     }
 
     /// Closes: what is queued is written, then a close frame with the code and phrase of
@@ -321,29 +320,18 @@ impl Outbox {
     /// Accepts them unless more than `max` would wait then.
     #[inline]
     fn offer_within(&self, max: &OutboxUsage, bytes: &Bytes, frames: usize) -> DeliveryOutcome {
-        self.change(|queue| queue.offer(bytes, frames, max))
-    }
-
-    /// Changes the queue, and wakes the session's task if it has something to write only since.
-    #[inline]
-    fn change<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
         let mut state = self.lock();
-        let (had_work, waited) = (state.queue.has_work(), state.queue.usage().bytes);
-        let changed = change(&mut state.queue);
-        // The session's task waits for the socket, and not to be woken, while it has.
-        if !had_work && state.queue.has_work() {
-            wake(state);
-        } else if state.queue.usage().bytes < waited {
-            wake_waiter(state);
+        if !state.queue.is_empty() {
+            return change(state, |queue| queue.offer(bytes, frames, max));
         }
-        changed
+        let outcome = state.queue.offer(bytes, frames, max);
+        if !state.queue.is_empty() {
+            wake(state);
+        }
+        outcome
     }
 
-    fn counting_refused(
-        &self,
-        change: impl FnOnce(&mut Queue) -> DeliveryOutcome,
-    ) -> DeliveryOutcome {
-        let outcome = self.change(change);
+    fn count_refused(&self, outcome: DeliveryOutcome) -> DeliveryOutcome {
         if outcome == DeliveryOutcome::Full {
             self.lock().refused += 1;
         }
@@ -422,6 +410,20 @@ impl Outbox {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock()
     }
+}
+
+/// Changes a queue, and wakes the session's task if it has something to write only since, or the
+/// task that waits for the queue to drain.
+fn change<T>(mut state: MutexGuard<'_, State>, change: impl FnOnce(&mut Queue) -> T) -> T {
+    let (had_work, waited) = (state.queue.has_work(), state.queue.usage().bytes);
+    let changed = change(&mut state.queue);
+    // The session's task waits for the socket, and not to be woken, while it has something to write.
+    if !had_work && state.queue.has_work() {
+        wake(state);
+    } else if state.queue.usage().bytes < waited {
+        wake_waiter(state);
+    }
+    changed
 }
 
 /// Wakes the session's task and the waiter, without the lock: a waker may run code that takes it.

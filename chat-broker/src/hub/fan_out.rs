@@ -10,6 +10,9 @@
 //!      └──────────────────── nothing is pending: `is_queued` is false ◀─────────┘
 //! ```
 //!
+//! A member that holds back an answer, to be one write with a delivery, has a turn of its own behind
+//! the deliveries that wait: `Turn::Flush`.
+//!
 //! A turn serves one group of members. Before it does, it puts the next group at the end of a
 //! queue, where any worker finds it: a room of 10,000 does not stall a room of 5, and all workers
 //! serve it.

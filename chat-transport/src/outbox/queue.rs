@@ -124,6 +124,10 @@ impl Queue {
         self.accepted.saturating_sub(self.usage.bytes as u64)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
     /// Whether the session has something to write.
     pub(super) fn has_work(&self) -> bool {
         !self.chunks.is_empty() && !self.is_held
