@@ -152,9 +152,18 @@ impl Refusals {
     /// As [`count`](Self::count), for the answers to a pipeline, which are in its order.
     pub(crate) fn count_replies(&self, commands: &Pipeline, replies: &[Value], scripts: &Scripts) {
         for (command, reply) in commands.cmd_iter().zip(replies) {
-            if let Value::ServerError(error) = reply {
-                self.count(name(command, scripts), error);
+            self.count_reply(command, reply, scripts);
+        }
+    }
+
+    /// Counts the errors in a reply: `publish.lua` returns one for each publication that failed.
+    fn count_reply(&self, command: &Cmd, reply: &Value, scripts: &Scripts) {
+        match reply {
+            Value::ServerError(error) => self.count(name(command, scripts), error),
+            Value::Array(replies) => {
+                replies.iter().for_each(|reply| self.count_reply(command, reply, scripts));
             }
+            _ => {}
         }
     }
 
@@ -243,7 +252,10 @@ mod tests {
         commands.cmd("CLIENT").arg("KILL").arg("ID").arg(7).cmd("FLUSHALL");
         let replies = [
             Value::ServerError(error("NOPERM this user has no permissions to run 'publish'")),
-            Value::ServerError(error("OOM command not allowed")),
+            Value::Array(vec![
+                Value::BulkString(Vec::new()),
+                Value::Array(vec![Value::ServerError(error("OOM command not allowed"))]),
+            ]),
             Value::Int(1),
             Value::ServerError(error("SPLENDID no such code")),
         ];
