@@ -58,7 +58,7 @@ use crate::table::SharedTable;
 /// * **Order.** All nodes see the publications of a topic in one order. What one task
 ///   publishes to a topic keeps its order.
 /// * **Positions.** A [persistent](PublishOptions::retention) publication gets the next offset of
-///   its topic, one above the last, in an epoch that changes only when the counter or what it
+///   its topic, one above the last, in an epoch that changes only when the position or what it
 ///   counted was lost: no offset of an epoch ever means two publications. Assigning the offset,
 ///   storing the publication and handing it on is one atomic step.
 /// * **History.** A persistent publication that was acknowledged can be read, by any node, as long

@@ -61,18 +61,25 @@ impl Store {
         address: &Address,
         (epoch, offset, oldest, mut entries): Reply,
     ) -> (History, LastSeen) {
-        if !matches!(read.range, HistoryRange::After(_)) {
+        let is_forward = matches!(read.range, HistoryRange::After(_));
+        if !is_forward {
             entries.reverse();
         }
-        let mut newest_id = None;
-        let entries: Vec<HistoryEntry> = (oldest..=offset)
-            .zip(entries)
-            .map_while(|(offset, entry)| {
-                let (id, payload) = wire::decode_entry(entry)?;
-                newest_id = Some((offset, id));
-                Some(HistoryEntry::new(offset, payload))
-            })
-            .collect();
+        let decode = |(offset, entry)| Some((offset, wire::decode_entry(entry)?));
+        let mut decoded: Vec<_> = (oldest..=offset).zip(entries).map(decode).collect();
+        // An operator may have replaced entries: what is returned has no hole.
+        if !is_forward {
+            decoded.reverse();
+        }
+        let run = decoded.into_iter().skip_while(Option::is_none).map_while(|entry| entry);
+        let mut run: Vec<_> = run.collect();
+        if !is_forward {
+            run.reverse();
+        }
+        let newest_id = run.last().map(|(offset, (id, _))| (*offset, *id));
+        let entries =
+            run.into_iter().map(|(offset, (_, payload))| HistoryEntry::new(offset, payload));
+        let entries = entries.collect();
         // The id is of another publication if the newest was not read.
         let id = newest_id.filter(|(at, _)| *at == offset);
         let id = id.as_ref().map_or(&b""[..], |(_, id)| id.as_bytes());

@@ -53,8 +53,8 @@ async fn flushed_script_is_loaded_again() {
 async fn key_of_wrong_type_is_refused() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
-    server.command(&["SET", "chat:{r.bad}:meta", "x"]).await;
-    server.command(&["HSET", "chat:{r.odd}:meta", "epoch", "odd", "offset", "x"]).await;
+    server.command(&["SET", "chat:{r.bad}", "x"]).await;
+    server.command(&["RPUSH", "chat:{r.odd}", "odd"]).await;
     server.command(&["SET", "chat:secret", "short"]).await;
     assert_damaged(&room("bad"), node.publish(&room("bad"), "").await);
     assert_damaged(&room("bad"), node.position(&room("bad")).await);

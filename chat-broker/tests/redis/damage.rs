@@ -8,11 +8,11 @@ use chat_broker::testing::RedisServer;
 use chat_broker::{
     Broker, BrokerError, HistoryRead, PresenceTracker, Published, SharedTable, Status,
 };
-use chat_core::{History, HistoryRange, Position, Topic};
+use chat_core::{Epoch, History, HistoryRange, Position, Topic};
 
 use crate::support::{
-    DEADLINE, Node, assert_damaged, assert_within, eventually, keyed, keys, lasting, latest, room,
-    texts,
+    DEADLINE, Node, assert_damaged, assert_within, eventually, keyed, keys, lasting, latest,
+    persistent, room, texts,
 };
 
 /// Nothing of this may wait for a deadline.
@@ -52,16 +52,12 @@ async fn key_of_wrong_type_fails_one_room_until_deleted() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let good = room("good");
-    for (part, kind) in
-        [("meta", "hash"), ("log", "stream"), ("k:k", "string"), ("members", "hash"), ("on", "set")]
-    {
+    for (part, kind) in [("", "list"), (":k:k", "string"), (":members", "hash"), (":on", "set")] {
         for (other, command) in TYPES.iter().filter(|(other, _)| *other != kind) {
-            let what = format!("{part} is a {other}");
-            let topic = room(&format!("{part} {other}"));
-            let names = format!(
-                "chat:{{r.{}}}:",
-                format!("{part} {other}").replace(' ', "%20").replace(':', "%3A")
-            );
+            let what = format!("{part:?} is a {other}");
+            let name = format!("{} {other}", part.replace(':', ""));
+            let topic = room(&name);
+            let names = format!("chat:{{r.{}}}", name.replace(' ', "%20"));
             node.deliver(&topic, "before", keyed("k")).await.unwrap();
             node.enter(&topic, "anna");
             node.wait_for_occupants(&topic, &["anna"]).await;
@@ -84,13 +80,13 @@ async fn key_of_wrong_type_fails_one_room_until_deleted() {
             }
             assert_within(&what, began.elapsed(), AT_ONCE);
             // What one node holds is read by none but those that reap it.
-            assert!(failed > 0 || part == "on", "{what}");
+            assert!(failed > 0 || part == ":on", "{what}");
             assert_all_work(&node, &good, &what).await;
             assert_eq!(node.broker.status(), Status::Ready, "{what}");
 
             assert_eq!(server.command(&["DEL", key]).await, "1");
             assert_all_work(&node, &topic, &what).await;
-            server.command(&["DEL", &format!("{names}members")]).await;
+            server.command(&["DEL", &format!("{names}:members")]).await;
         }
     }
 }
@@ -141,14 +137,14 @@ async fn call_for_many_rooms_names_the_damaged_one() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let topics: Vec<Topic> = (0..40).map(|n| room(&n.to_string())).collect();
-    for part in ["meta", "members"] {
-        let key = format!("chat:{{r.33}}:{part}");
+    for part in ["", ":members"] {
+        let key = format!("chat:{{r.33}}{part}");
         server.command(&["SET", &key, "x"]).await;
         let reads: Vec<_> = topics
             .iter()
             .map(|topic| HistoryRead::new(topic.clone(), HistoryRange::Latest, 1))
             .collect();
-        if part == "meta" {
+        if part.is_empty() {
             assert_damaged(&topics[33], node.broker.positions(&topics).await);
             assert_damaged(&topics[33], node.broker.history(&reads).await);
         } else {
@@ -165,104 +161,86 @@ async fn publish(node: &Node, topic: &Topic, text: &str) -> Position {
     published.position.unwrap()
 }
 
+/// Writes a log or position whose value is the epoch and the offset, and has so many bytes.
+const WRITE: &str = "local value = ARGV[1] .. struct.pack('>I8', ARGV[2]) .. ('x'):rep(30)
+    redis.call('DEL', KEYS[1], KEYS[2])
+    if #KEYS[2] > 0 then return redis.call('SET', KEYS[1], value:sub(1, ARGV[3])) end
+    return redis.call('RPUSH', KEYS[1], value:sub(1, ARGV[3]), '12345678forged')";
+
 /// No position that a room can have: it is as a room without one, and begins a new epoch.
 #[tokio::test]
-async fn malformed_fields_begin_a_new_epoch() {
+async fn malformed_positions_begin_a_new_epoch() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
-    let offsets = [
-        "",
-        "x",
-        "-1",
-        "-5",
-        "1.5",
-        "nan",
-        "inf",
-        "-inf",
-        "1e300",
-        "9007199254740993",
-        "18446744073709551615",
-        "99999999999999999999999",
-        "\u{1}",
-        "日本",
-    ];
+    let offsets = ["9007199254740993", "9223372036854775808"];
+    let lengths = ["0", "1", "7", "8", "16", "23", "35", "37"];
     let epochs = ["", "x", "abcdEF123", "abcd F12", "abcdEF1\u{1}", "日本ab", "--------"];
-    let all =
-        offsets.iter().map(|offset| (OLD, *offset)).chain(epochs.iter().map(|epoch| (*epoch, "7")));
-    for (n, (epoch, offset)) in all.enumerate() {
-        let topic = room(&n.to_string());
-        let meta = format!("chat:{{r.{n}}}:meta");
-        publish(&node, &topic, "before").await;
-        server.command(&["HSET", &meta, "epoch", epoch, "offset", offset]).await;
-        let what = format!("{epoch:?}, {offset:?}");
-        assert_eq!(node.position(&topic).await.unwrap(), Position::default(), "{what}");
-        let history = node.history(&topic, HistoryRange::Latest, 9).await;
-        assert_eq!(history, History::default(), "{what}");
-        let after = publish(&node, &topic, "after").await;
-        assert!(after.offset == 1 && after.epoch.as_str() != OLD, "{what}: {after:?}");
-        let history = node.history(&topic, HistoryRange::Latest, 9).await;
-        assert_eq!(
-            (texts(&history), history.position),
-            (vec!["after".to_owned()], after),
-            "{what}"
-        );
-        assert_eq!(publish(&node, &topic, "next").await.offset, 2, "{what}");
+    let all = (offsets.iter().map(|offset| (OLD, *offset, true)))
+        .chain(epochs.iter().map(|epoch| (*epoch, "7", true)))
+        .chain(lengths.iter().map(|length| (OLD, *length, false)));
+    for (n, (epoch, number, is_offset)) in all.enumerate() {
+        for is_log in [true, false] {
+            let name = format!("{n} {is_log}");
+            let topic = room(&name);
+            let log = format!("chat:{{r.{n}%20{is_log}}}");
+            let position = format!("{log}:position");
+            let (key, other) = if is_log { (&*log, "") } else { (&*position, &*log) };
+            let length = if is_log { "36" } else { "24" };
+            let (offset, length) = if is_offset { (number, length) } else { ("7", number) };
+            let before = publish(&node, &topic, "before").await;
+            server.command(&["EVAL", WRITE, "2", key, other, epoch, offset, length]).await;
+            let what = format!("{epoch:?}, {offset}, {length} bytes, a log: {is_log}");
+            assert_eq!(node.position(&topic).await.unwrap(), Position::default(), "{what}");
+            let history = node.history(&topic, HistoryRange::Latest, 9).await;
+            assert_eq!(history, History::default(), "{what}");
+            let after = publish(&node, &topic, "after").await;
+            assert!(after.offset == 1 && after.epoch.as_str() != OLD, "{what}: {after:?}");
+            assert_ne!(after.epoch, before.epoch, "{what}");
+            let history = node.history(&topic, HistoryRange::Latest, 9).await;
+            assert_eq!((texts(&history), history.position), (vec!["after".to_owned()], after));
+            assert_eq!(publish(&node, &topic, "next").await.offset, 2, "{what}");
+        }
     }
     assert_eq!(node.broker.status(), Status::Ready);
 }
 
-/// No offset is above that which JSON carries exactly everywhere: subscribers would drop the message.
+/// What is read of it fails; the next publication replaces or removes it.
+#[tokio::test]
+async fn position_of_wrong_type_is_replaced() {
+    let server = RedisServer::start();
+    let topic = room("r");
+    for options in [latest(9), persistent()] {
+        for (other, command) in TYPES.iter().filter(|(other, _)| *other != "string") {
+            // It has not extended the lifetime of the log lately.
+            let node = Node::start(&server).await;
+            let position = "chat:{r.r}:position";
+            server.command(&["DEL", "chat:{r.r}", position]).await;
+            let command = command.iter().map(|word| if word.is_empty() { position } else { *word });
+            server.command(&command.collect::<Vec<_>>()).await;
+            assert_damaged(&topic, node.position(&topic).await);
+            let published = node.deliver(&topic, "after", options.clone()).await.unwrap();
+            assert_eq!(published.position.unwrap().offset, 1, "{other}");
+            assert_eq!(node.position(&topic).await.unwrap(), published.position.unwrap());
+            server.command(&["DEL", "chat:{r.r}"]).await;
+            assert!(node.position(&topic).await.is_ok(), "{other} is gone");
+        }
+    }
+}
+
+/// Offsets stay below what JSON carries exactly everywhere, with all that a log may hold.
 #[tokio::test]
 async fn room_at_the_largest_offset_begins_a_new_epoch() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let topic = room("r");
-    publish(&node, &topic, "before").await;
-    let before_last = (Position::MAX_OFFSET - 1).to_string();
-    server.command(&["HSET", "chat:{r.r}:meta", "offset", &before_last]).await;
-    let last = publish(&node, &topic, "last").await;
-    assert_eq!(last.offset, Position::MAX_OFFSET);
-    let next = publish(&node, &topic, "next").await;
-    assert!(next.offset == 1 && next.epoch != last.epoch, "{next:?}");
-}
-
-/// The counter is an older copy than the log, or an operator has added to the log.
-#[tokio::test]
-async fn log_beyond_the_counter_begins_a_new_epoch() {
-    let server = RedisServer::start();
-    let node = Node::start(&server).await;
-    let (meta, log) = ("chat:{r.r}:meta", "chat:{r.r}:log");
-    let topic = room("r");
-    let damages: [&[&str]; 4] = [
-        &["HSET", meta, "offset", "3"],
-        &["HSET", meta, "offset", "0"],
-        &["XADD", log, "9-0", "d", "forged", "i", "12345678"],
-        &["XADD", log, "*", "other", "fields"],
-    ];
-    for damage in damages {
-        let mut before = Position::default();
-        for n in 1..=5 {
-            before = publish(&node, &topic, &n.to_string()).await;
-        }
-        assert_eq!(before.offset, 5);
-        server.command(damage).await;
-        // Nothing beyond the counter is read.
-        let here = node.position(&topic).await.unwrap();
-        for range in [HistoryRange::Latest, HistoryRange::After(0), HistoryRange::Before(100)] {
-            let history = node.history(&topic, range, 9).await;
-            assert_eq!(history.position, here, "{damage:?}, {range:?}");
-            let read = HistoryRead::new(topic.clone(), range, 9);
-            read.check(&history).unwrap_or_else(|error| panic!("{damage:?}: {error}"));
-            assert!(!texts(&history).contains(&"fields".to_owned()), "{damage:?}");
-        }
-        let after = publish(&node, &topic, "after").await;
-        assert!(after.offset == 1 && after.epoch != before.epoch, "{damage:?}: {after:?}");
-        assert_eq!(
-            texts(&node.history(&topic, HistoryRange::Latest, 9).await),
-            ["after"],
-            "{damage:?}"
-        );
-        server.command(&["DEL", meta, log]).await;
+    let limit = Position::MAX_OFFSET + 1 - (1 << 32);
+    for (base, is_continued) in [(limit, true), (limit + 1, false)] {
+        server.command(&["EVAL", WRITE, "2", "chat:{r.r}", "", OLD, &base.to_string(), "36"]).await;
+        let expected = Position { epoch: Epoch::parse(OLD.as_bytes()).unwrap(), offset: base + 1 };
+        assert_eq!(node.position(&topic).await.unwrap(), expected);
+        let next = publish(&node, &topic, "next").await;
+        assert_eq!(next.epoch == expected.epoch, is_continued, "{next:?}");
+        assert_eq!(next.offset, if is_continued { base + 2 } else { 1 });
     }
 }
 
@@ -270,39 +248,29 @@ async fn log_beyond_the_counter_begins_a_new_epoch() {
 async fn foreign_keys_are_ignored() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
-    let (meta, log, record) = ("chat:{r.r}:meta", "chat:{r.r}:log", "chat:{r.r}:k:k");
+    let (log, record) = ("chat:{r.r}", "chat:{r.r}:k:k");
     let topic = room("r");
-    let first = node.deliver(&topic, "1", latest(9)).await.unwrap().position.unwrap();
-    for size in ["", "x", "-1/-1", "9/9+999999999999999999999", "nan", "18446744073709551615/1"] {
-        server.command(&["HSET", meta, "size", size, "id", "junk", "more", "x"]).await;
-        let position = node.deliver(&topic, "x", latest(9)).await.unwrap().position.unwrap();
-        assert_eq!(position.epoch, first.epoch, "{size:?}");
-        node.deliver(&topic, "y", latest(9)).await.unwrap();
-        let found = texts(&node.history(&topic, HistoryRange::Latest, 2).await);
-        assert_eq!(found, ["x", "y"], "{size:?}");
-    }
-    for junk in ["", "x", "abcdEF12", "abcdEF1212345678", "abcdEF1212345678x", "abcdEF1212345678-1"]
-    {
+    let shapes = ["", "x", "abcdEF12", "abcdEF1212345678", "abcd F121234567812345678"];
+    for junk in shapes.iter().chain(&["abcdEF12123456781234567"]) {
         server.command(&["SET", record, junk]).await;
         let published = node.deliver(&topic, "z", keyed("k")).await.unwrap();
         assert!(!published.repeated, "{junk:?} is no record");
         let again = node.deliver(&topic, "z", keyed("k")).await.unwrap();
         assert_eq!((again.repeated, again.position), (true, published.position), "{junk:?}");
+        let ttl = server.command(&["TTL", record]).await;
+        assert!((299..=300).contains(&ttl.parse::<u32>().unwrap()), "{ttl}");
     }
-    // An entry between two.
+    // An entry that is none of ours has an offset all the same.
     let last = publish(&node, &topic, "last").await;
-    server.command(&["XADD", log, &format!("{}-1", last.offset), "forged", "x"]).await;
+    server.command(&["RPUSH", log, "short"]).await;
     let next = publish(&node, &topic, "next").await;
-    assert_eq!(next, Position { offset: last.offset + 1, ..last });
+    assert_eq!(next, Position { offset: last.offset + 2, ..last });
     for range in [HistoryRange::Latest, HistoryRange::After(0), HistoryRange::After(last.offset)] {
         let read = HistoryRead::new(topic.clone(), range, 99);
         read.check(&node.history(&topic, range, 99).await).unwrap();
     }
-    // A hole in the log, as an operator makes who deletes a message.
-    let last = publish(&node, &topic, "last").await;
-    server.command(&["XDEL", log, &format!("{}-0", last.offset - 1)]).await;
     let found = node.history(&topic, HistoryRange::Latest, 9).await;
-    assert_eq!((texts(&found), found.position), (vec!["last".to_owned()], last));
+    assert_eq!((texts(&found), found.position), (vec!["next".to_owned()], next));
 }
 
 /// Keys that all rooms share: the log and the error name them, and after the repair all works

@@ -122,11 +122,11 @@ async fn reused_offsets_before_the_history_keep_the_epoch() {
 async fn reused_offset_is_noticed_without_a_log() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
-    let before = node.publish(&room("r"), "").await.unwrap().position.unwrap();
+    let before = node.deliver(&room("r"), "", latest(9)).await.unwrap().position.unwrap();
     for (id, is_same) in [(None, true), (Some("12345678"), false)] {
-        server.command(&["DEL", "chat:{r.r}:log"]).await;
+        server.command(&["DEL", "chat:{r.r}"]).await;
         if let Some(id) = id {
-            server.command(&["HSET", "chat:{r.r}:meta", "id", id]).await;
+            server.command(&["SETRANGE", "chat:{r.r}:position", "16", id]).await;
         }
         let killed = server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
         assert_ne!(killed, "0");
@@ -163,8 +163,7 @@ async fn epoch_that_cannot_be_ended_is_not_continued() {
     let topic = room("r");
     node.publish(&topic, "1").await.unwrap();
     let before = node.publish(&topic, "lost").await.unwrap().position.unwrap();
-    server.command(&["HSET", "chat:{r.r}:meta", "offset", "1", "id", "12345678"]).await;
-    server.command(&["DEL", "chat:{r.r}:log"]).await;
+    server.command(&["RPOP", "chat:{r.r}"]).await;
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
     assert_ne!(server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await, "0");
     node.publish(&room("x"), "").await.expect_err("nothing can be kept");

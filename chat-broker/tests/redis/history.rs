@@ -7,7 +7,7 @@ use chat_broker::{Broker, HistoryRead, PublishOptions};
 use chat_core::{History, HistoryRange, Retention};
 use futures_util::future::join_all;
 
-use crate::support::{Node, assert_damaged, bytes, keyed, latest, room, texts};
+use crate::support::{Node, assert_damaged, bytes, keyed, latest, persistent, room, texts};
 
 async fn say(
     node: &Node,
@@ -29,10 +29,56 @@ async fn history_keeps_the_exact_count() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     say(&node, "r", &latest(7), 1..=250).await;
-    assert_eq!(server.command(&["XLEN", "chat:{r.r}:log"]).await, "7");
+    assert_eq!(entries(&server).await, 7);
     let history = node.history(&room("r"), HistoryRange::After(0), 1000).await;
     assert_eq!(texts(&history), numbers(244..=250));
     assert_eq!((history.entries[0].offset, history.position.offset), (244, 250));
+}
+
+/// How many entries the log of the room `r` has, after its head.
+async fn entries(server: &RedisServer) -> usize {
+    server.command(&["LLEN", "chat:{r.r}"]).await.parse::<usize>().unwrap() - 1
+}
+
+/// Redis trims an eighth at once, and nobody sees more than is kept.
+#[tokio::test]
+async fn history_is_trimmed_in_blocks_and_read_exactly() {
+    const KEPT: u32 = 64;
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let (mut most, mut trimmed) = (0, 0);
+    for n in 1..=200 {
+        say(&node, "r", &latest(KEPT), n..=n).await;
+        let (kept, first) = (n.min(KEPT), n.saturating_sub(KEPT) + 1);
+        let stored = entries(&server).await;
+        assert!((kept as usize..=72).contains(&stored), "{stored} after {n}");
+        trimmed += usize::from(stored < most && stored == KEPT as usize);
+        most = most.max(stored);
+        for range in [HistoryRange::After(0), HistoryRange::Latest, HistoryRange::Before(1000)] {
+            let history = node.history(&room("r"), range, 1000).await;
+            assert_eq!(texts(&history), numbers(first..=n), "{range:?}");
+        }
+    }
+    assert_eq!(most, 72);
+    assert!((10..=20).contains(&trimmed), "136 were trimmed, in {trimmed} blocks");
+}
+
+/// A room whose bounds change keeps what the new ones allow, and its sequence.
+#[tokio::test]
+async fn changed_bounds_hold_from_the_next_message() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    for (options, kept) in [(latest(40), 20), (latest(5), 5), (bytes(3), 3), (latest(9), 4)] {
+        let next = node.position(&room("r")).await.unwrap().offset as u32 + 1;
+        let count = if next == 1 { 20 } else { 1 };
+        for n in next..next + count {
+            node.deliver(&room("r"), &(n % 10).to_string(), options.clone()).await.unwrap();
+        }
+        let history = node.history(&room("r"), HistoryRange::Latest, 99).await;
+        assert_eq!((history.entries.len(), entries(&server).await), (kept, kept));
+        assert_eq!(history.position.offset as u32, next + count - 1);
+        assert_eq!(history.entries.last().unwrap().offset, history.position.offset);
+    }
 }
 
 /// Calls of commands that read a log.
@@ -42,7 +88,7 @@ async fn reads_of_logs(server: &RedisServer) -> u64 {
         let line = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":calls="));
         line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
     };
-    ["cmdstat_xlen", "cmdstat_xrange", "cmdstat_xrevrange"].map(calls).iter().sum()
+    ["cmdstat_llen", "cmdstat_lrange"].map(calls).iter().sum()
 }
 
 /// What most messages are must stay cheap.
@@ -69,40 +115,28 @@ async fn small_messages_are_trimmed_without_reading_the_log() {
     assert!(after > before);
     say(&share, 30).await;
     assert_eq!(reads_of_logs(&server).await, after);
-    assert_eq!(server.command(&["HGET", "chat:{r.r}:meta", "size"]).await, "10000/1000");
 }
 
-/// An older server has not written it, a log has expired, or Redis was emptied in part.
+/// The head says by how many bytes entries exceed their share, and is wrong.
 #[tokio::test]
-async fn size_of_a_history_that_is_wrong_is_corrected() {
+async fn wrong_excess_of_a_history_is_corrected() {
+    const SET: &str = "local head = redis.call('LINDEX', KEYS[1], 0)
+        redis.call('LSET', KEYS[1], 0, head:sub(1, 28) .. struct.pack('>I8', ARGV[1]))";
     let server = RedisServer::start();
     let node = Node::start(&server).await;
-    let (meta, log) = ("chat:{r.r}:meta", "chat:{r.r}:log");
     let large = "x".repeat(400);
     let say = async |times: usize| {
         for _ in 0..times {
             node.deliver(&room("r"), &large, bytes(1000)).await.unwrap();
         }
-        server.command(&["XLEN", log]).await
+        entries(&server).await
     };
-    assert_eq!(say(5).await, "2");
-    let size = server.command(&["HGET", meta, "size"]).await;
-    for damage in [
-        &["HDEL", meta, "size"][..],
-        &["HSET", meta, "size", "garbage"],
-        &["HSET", meta, "size", "1000/500+7"],
-        &["HSET", meta, "size", "1000/3+999999"],
-        &["DEL", log],
-        &["DEL", meta],
-    ] {
-        server.command(damage).await;
-        let kept = say(1).await;
-        let is_known = damage[0] != "DEL" && damage != ["HSET", meta, "size", "1000/3+999999"];
-        let expected = if is_known { "2" } else { "1" };
-        assert_eq!(kept, expected, "{damage:?}");
-        assert_eq!(say(3).await, "2", "{damage:?}");
-        assert_eq!(server.command(&["HGET", meta, "size"]).await, size, "{damage:?}");
-    }
+    assert_eq!(say(5).await, 2);
+    let head = server.command(&["LINDEX", "chat:{r.r}", "0"]).await;
+    server.command(&["EVAL", SET, "1", "chat:{r.r}", "999999"]).await;
+    assert_eq!(say(1).await, 1);
+    assert_eq!(say(3).await, 2);
+    assert_eq!(server.command(&["LINDEX", "chat:{r.r}", "0"]).await[..8], head[..8], "its epoch");
 }
 
 #[tokio::test]
@@ -185,21 +219,24 @@ async fn many_reads_in_one_call_keep_their_order() {
     assert_eq!(node.broker.history(&[]).await.unwrap(), []);
 }
 
-/// An operator deleted an entry: reads still have no hole.
+/// An operator replaced an entry by what is none: reads still have no hole.
 #[tokio::test]
 async fn read_history_has_no_hole() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     say(&node, "r", &latest(90), 1..=40).await;
-    server.command(&["XDEL", "chat:{r.r}:log", "20-0"]).await;
+    assert_eq!(server.command(&["LSET", "chat:{r.r}", "20", "none"]).await, "OK");
     for (range, expected) in [
         (HistoryRange::After(10), numbers(11..=19)),
         (HistoryRange::After(19), numbers(21..=40)),
         (HistoryRange::Latest, numbers(21..=40)),
-        (HistoryRange::Before(20), numbers(1..=19)),
+        (HistoryRange::Before(21), numbers(1..=19)),
     ] {
         assert_eq!(texts(&node.history(&room("r"), range, 99).await), expected, "{range:?}");
     }
+    say(&node, "r", &latest(90), 41..=41).await;
+    let history = node.history(&room("r"), HistoryRange::After(20), 99).await;
+    assert_eq!(texts(&history), numbers(21..=41));
 }
 
 #[tokio::test]
@@ -207,27 +244,45 @@ async fn keys_expire_after_their_ttl() {
     let server = RedisServer::start();
     let config = Node::config(&server).position_ttl(Duration::from_secs(100));
     let node = Node::with(config).await;
-    let ttl = async |command: &str, key: &str| {
-        server.command(&[command, key]).await.parse::<u64>().unwrap()
-    };
-    let publish = async |seconds| {
+    let left = async |key: &str| server.command(&["PTTL", key]).await.parse::<i64>().unwrap();
+    for (seconds, position) in [(20, Some(100)), (2000, None), (5, Some(100)), (99, Some(166))] {
         let retention = Retention::default().messages(9).ttl(Duration::from_secs(seconds));
-        let delivery = PublishOptions::default().retention(retention).key("k");
-        node.deliver(&room("r"), "", delivery).await.unwrap();
-        server.command(&["DEL", "chat:{r.r}:k:k"]).await;
-    };
-    for seconds in [20, 2000, 5] {
-        publish(seconds).await;
-        let exact = ttl("PTTL", "chat:{r.r}:log").await;
-        assert!((seconds * 1000 - 500..=seconds * 1000).contains(&exact), "{exact}");
-        assert!(ttl("TTL", "chat:{r.r}:meta").await > seconds + 30, "meta outlives the log");
+        let options = PublishOptions::default().retention(retention);
+        node.deliver(&room("r"), "", options).await.unwrap();
+        // By a sixteenth longer: not each publication extends it.
+        let lifetime = seconds as i64 * 1000 * 17 / 16;
+        let exact = left("chat:{r.r}").await;
+        assert!((lifetime - 500..=lifetime + 1).contains(&exact), "{exact} of {seconds} s");
+        let exact = left("chat:{r.r}:position").await;
+        match position {
+            Some(seconds) => assert!((seconds * 1000 - 999..=seconds * 1000).contains(&exact)),
+            None => assert_eq!(exact, -2, "the log lives longer than a position has to"),
+        }
     }
-    server.command(&["EXPIRE", "chat:{r.r}:meta", "150"]).await;
-    publish(5).await;
-    assert!((140..=150).contains(&ttl("TTL", "chat:{r.r}:meta").await), "long enough");
-    server.command(&["EXPIRE", "chat:{r.r}:meta", "50"]).await;
-    publish(5).await;
-    assert!((190..=200).contains(&ttl("TTL", "chat:{r.r}:meta").await), "renewed");
+}
+
+/// `PEXPIRE` for each would cost more than it is worth.
+#[tokio::test]
+async fn lifetime_is_extended_by_the_first_publication_of_a_connection() {
+    let server = RedisServer::start();
+    let (a, b) = (Node::start(&server).await, Node::start(&server).await);
+    let shortened = async || {
+        server.command(&["PEXPIRE", "chat:{r.r}", "50000"]).await;
+    };
+    let is_extended = async || {
+        let left = server.command(&["PTTL", "chat:{r.r}"]).await;
+        left.parse::<u32>().unwrap() > 86_400_000
+    };
+    a.publish(&room("r"), "1").await.unwrap();
+    assert!(is_extended().await);
+    shortened().await;
+    a.publish(&room("r"), "2").await.unwrap();
+    assert!(!is_extended().await, "a node that has done so lately does not");
+    b.publish(&room("r"), "3").await.unwrap();
+    assert!(is_extended().await, "another one does");
+    shortened().await;
+    a.deliver(&room("r"), "4", bytes(9)).await.unwrap();
+    assert!(is_extended().await, "new bounds do");
 }
 
 #[tokio::test]
@@ -236,28 +291,31 @@ async fn expired_history_keeps_its_position() {
     let node = Node::start(&server).await;
     say(&node, "r", &latest(9), 1..=5).await;
     let before = node.position(&room("r")).await.unwrap();
-    server.command(&["DEL", "chat:{r.r}:log"]).await;
+    server.command(&["DEL", "chat:{r.r}"]).await;
     let history = node.history(&room("r"), HistoryRange::After(3), 9).await;
     assert_eq!((history.position, history.entries.len()), (before, 0));
     say(&node, "r", &latest(9), 6..=6).await;
     let history = node.history(&room("r"), HistoryRange::After(3), 9).await;
     assert_eq!((texts(&history), history.position.epoch), (numbers(6..=6), before.epoch));
+    assert_eq!(history.position.offset, 6);
 }
 
-/// Redis has lost the counter and not what it counted.
+/// The log lives as long as a position has to, and is the position.
 #[tokio::test]
-async fn log_without_counter_begins_a_new_epoch() {
+async fn lost_history_without_position_begins_a_new_epoch() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
-    say(&node, "r", &latest(9), 1..=5).await;
+    say(&node, "r", &persistent(), 1..=5).await;
     let before = node.position(&room("r")).await.unwrap();
-    server.command(&["DEL", "chat:{r.r}:meta"]).await;
+    assert_eq!(server.command(&["DEL", "chat:{r.r}", "chat:{r.r}:position"]).await, "1");
     assert_eq!(node.history(&room("r"), HistoryRange::Latest, 9).await, History::default());
-    say(&node, "r", &latest(9), 6..=7).await;
+    say(&node, "r", &persistent(), 6..=7).await;
     let history = node.history(&room("r"), HistoryRange::Latest, 9).await;
     assert_eq!(texts(&history), numbers(6..=7));
     assert_eq!(history.position.offset, 2);
     assert_ne!(history.position.epoch, before.epoch);
+    let lifetime = server.command(&["PTTL", "chat:{r.r}"]).await;
+    assert!(lifetime.parse::<u32>().unwrap() > 86_400_000, "{lifetime}: it has a lifetime again");
 }
 
 /// Nothing is written when something will fail.
@@ -266,12 +324,12 @@ async fn refused_publication_leaves_nothing() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     say(&node, "r", &latest(9), 1..=2).await;
-    server.command(&["RENAME", "chat:{r.r}:log", "elsewhere"]).await;
-    server.command(&["SET", "chat:{r.r}:log", "x"]).await;
+    server.command(&["RENAME", "chat:{r.r}", "elsewhere"]).await;
+    server.command(&["SET", "chat:{r.r}", "x"]).await;
     assert_damaged(&room("r"), node.publish(&room("r"), "3").await);
     assert_damaged(&room("r"), node.deliver(&room("r"), "3", keyed("k")).await);
-    assert_eq!(node.position(&room("r")).await.unwrap().offset, 2);
-    server.command(&["RENAME", "elsewhere", "chat:{r.r}:log"]).await;
+    assert_damaged(&room("r"), node.position(&room("r")).await);
+    server.command(&["RENAME", "elsewhere", "chat:{r.r}"]).await;
     say(&node, "r", &latest(9), 3..=3).await;
     let again = node.deliver(&room("r"), "4", keyed("k")).await.unwrap();
     assert!(!again.repeated, "its key was not remembered");

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use chat_broker::testing::RedisServer;
 use chat_core::HistoryRange;
 
-use crate::support::{Node, keyed, room, texts};
+use crate::support::{Node, keyed, latest, room, texts};
 
 #[tokio::test]
 async fn idempotency_key_is_published_once_from_any_node() {
@@ -54,7 +54,7 @@ async fn idempotency_key_outlives_the_epoch() {
     let node = Node::start(&server).await;
     let topic = room("r");
     let first = node.deliver(&topic, "1", keyed("k")).await.unwrap();
-    server.command(&["DEL", "chat:{r.r}:meta"]).await;
+    server.command(&["DEL", "chat:{r.r}"]).await;
     let new = node.publish(&topic, "2").await.unwrap().position.unwrap();
     assert_ne!(new.epoch, first.position.unwrap().epoch);
     let again = node.deliver(&topic, "1", keyed("k")).await.unwrap();
@@ -74,7 +74,7 @@ async fn idempotency_key_is_remembered_for_five_minutes() {
 async fn keys_of_a_room_share_a_slot() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
-    node.deliver(&room("a {b}:*"), "1", keyed("{k}")).await.unwrap();
+    node.deliver(&room("a {b}:*"), "1", latest(9).key("{k}")).await.unwrap();
     let keys = server.command(&["KEYS", "chat:{r.*"]).await;
     let cluster = RedisServer::start_with(&["--cluster-enabled", "yes"]);
     let mut slots = HashSet::new();

@@ -1,6 +1,7 @@
 //! The Redis broker keeps the promises of the trait, and more when Redis does not.
 
 mod answers;
+mod batches;
 mod conformance;
 mod damage;
 mod ends;

@@ -241,7 +241,7 @@ async fn connection_that_delivers_nothing_is_replaced() {
 }
 
 #[tokio::test]
-async fn lost_counter_begins_a_new_epoch() {
+async fn lost_position_begins_a_new_epoch() {
     let mut server = RedisServer::start();
     let node = Node::start(&server).await;
     let topic = room("r");
@@ -295,7 +295,7 @@ async fn no_offset_is_given_out_twice_after_a_restart_with_older_data() {
 }
 
 #[tokio::test]
-async fn publication_waits_until_restored_counters_are_deleted() {
+async fn publication_waits_until_restored_positions_are_deleted() {
     let mut server = RedisServer::start();
     let mut node = Node::with(Node::config(&server).deadline(TIMEOUT)).await;
     let topic = room("r");

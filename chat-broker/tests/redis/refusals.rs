@@ -120,7 +120,7 @@ async fn count(server: &RedisServer) -> [f64; 2] {
 async fn redis_that_refuses_writes_is_not_ready() {
     tokio::join!(
         simple("no replicas", &[], [&["CONFIG", "SET", "min-replicas-to-write"], &["1"], &["0"]]),
-        simple("no XADD", &[], [&["ACL", "SETUSER", "default"], &["-xadd"], &["+xadd"]]),
+        simple("no RPUSH", &[], [&["ACL", "SETUSER", "default"], &["-rpush"], &["+rpush"]]),
         simple("no EVALSHA", &[], [&["ACL", "SETUSER", "default"], &["-evalsha"], &["+evalsha"]]),
         simple("no keys", &[], [&["ACL", "SETUSER", "default"], &["resetkeys"], &["~*"]]),
         full_disk(),

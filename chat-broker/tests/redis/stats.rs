@@ -87,7 +87,7 @@ async fn each_reconnect_is_counted_once() {
     let new = received(&server).await - before - 3;
     assert!(counted <= new, "{counted} are counted, and there were {new}");
     eventually("publishing", async || node.publish(&topic, "").await.is_ok()).await;
-    server.command(&["SET", "chat:{r.bad}:meta", "x"]).await;
+    server.command(&["SET", "chat:{r.bad}", "x"]).await;
     eventually("an error that is an answer", async || {
         let before = reconnects();
         for _ in 0..3 {

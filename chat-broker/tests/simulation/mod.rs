@@ -4,6 +4,7 @@ mod checks;
 mod conformance;
 mod differential;
 mod leases;
+mod lifetime;
 mod network;
 mod node;
 mod redis;

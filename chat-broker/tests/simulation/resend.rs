@@ -188,9 +188,10 @@ async fn publication_that_may_be_trimmed_is_not_resent() {
 #[tokio::test(start_paused = true)]
 async fn slow_search_ends_in_time() {
     let redis = Redis::start();
-    let fill = "for n = 1, 70000 do redis.call('XADD', KEYS[1], n .. '-0', 'd', '', 'i', '') end
-        redis.call('HSET', KEYS[2], 'epoch', 'abcdEF12', 'offset', 70000, 'id', '12345678')";
-    assert_eq!(redis.command(&["EVAL", fill, "2", "chat:{r.r}:log", "chat:{r.r}:meta"]), "");
+    let fill =
+        "redis.call('RPUSH', KEYS[1], 'abcdEF12' .. struct.pack('>I8I4I8I8', 0, 1000000, 0, 0))
+        for n = 1, 70000 do redis.call('RPUSH', KEYS[1], '12345678') end";
+    assert_eq!(redis.command(&["EVAL", fill, "1", "chat:{r.r}"]), "");
     let deadline = Duration::from_secs(5);
     let (node, network) = node_with(&redis, deadline).await;
     network.hold_present();

@@ -319,7 +319,7 @@ async fn a_room_that_cannot_be_read_keeps_nobody_else_out() {
     let redis = RedisServer::start();
     let server = Chat::on(&redis);
     server.until_ready().await;
-    redis.command(&["SET", "chat:{r.bad}:meta", "not a hash"]).await;
+    redis.command(&["SET", "chat:{r.bad}", "not a list"]).await;
     let mut clients = Vec::new();
     for n in 0..16 {
         let room = if n == 7 { "bad".to_owned() } else { format!("good-{n}") };

@@ -166,9 +166,13 @@ impl RedisConfig {
         self
     }
 
-    /// How long, at least, Redis keeps the position of a topic in which nothing is published, in
-    /// whole seconds up to ten years; default 24 h. It expires within twice that time, and the
-    /// topic begins a new epoch. A position takes about 100 bytes in Redis.
+    /// How long, at least, Redis keeps the position of a topic in which nothing is published, a
+    /// second to ten years; default 24 h. Then the topic begins a new epoch.
+    ///
+    /// A history that is kept for at least as long is the position of its topic, and if Redis loses
+    /// it, the topic begins a new epoch. A topic whose [`Retention`](chat_core::Retention) is
+    /// shorter has a position besides, which takes about 170 bytes in Redis and a write with each
+    /// publication; it continues in its epoch when the history has expired.
     #[must_use]
     pub fn position_ttl(mut self, ttl: Duration) -> Self {
         self.position_ttl = ttl;

@@ -10,7 +10,7 @@
 //! * the topic had left this epoch for another (a Redis that restarts twice returns twice
 //!   with the same copy);
 //!
-//! then the counter is deleted, and the topic begins a new epoch.
+//! then the log and the position are deleted, and the topic begins a new epoch.
 //!
 //! If the entry was trimmed or has expired since, that cannot be found out, and the epoch stays:
 //! offsets that were assigned twice are then before all that can be read, so a client that is there

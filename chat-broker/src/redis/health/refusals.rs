@@ -163,6 +163,7 @@ impl Refusals {
                     self.count(name(command, scripts), error);
                 }
             }
+            _ => {}
         }
     }
 
@@ -251,7 +252,10 @@ mod tests {
         commands.cmd("CLIENT").arg("KILL").arg("ID").arg(7).cmd("FLUSHALL");
         let replies = [
             Value::ServerError(error("NOPERM this user has no permissions to run 'publish'")),
-            Value::ServerError(error("OOM command not allowed")),
+            Value::Array(vec![
+                Value::BulkString(Vec::new()),
+                Value::Array(vec![Value::ServerError(error("OOM command not allowed"))]),
+            ]),
             Value::Int(1),
             Value::ServerError(error("SPLENDID no such code")),
         ];

@@ -291,3 +291,185 @@ fn settings(retention: Retention, position_ttl: Duration) -> Vec<u8> {
     settings.put_u64(position_ttl.as_millis() as u64);
     settings
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+    use redis::Arg;
+
+    use super::*;
+    use crate::publish::{PublishOptions, Receipt};
+    use crate::redis::scripts::Scripts;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn kept(messages: u32) -> PublishOptions {
+        PublishOptions::default().retention(Retention::new(messages, 1000, HOUR))
+    }
+
+    fn jobs(all: &[(&str, PublishOptions)]) -> (Vec<Job>, Vec<Receipt>) {
+        all.iter()
+            .map(|(room, options)| Job::sample(room, room.to_string(), options.clone()))
+            .unzip()
+    }
+
+    fn batch(all: &[(&str, PublishOptions)]) -> Batch {
+        Batch::new(jobs(all).0, |_, _| false)
+    }
+
+    fn reply(text: &str) -> Value {
+        redis::parse_redis_value(text.as_bytes()).unwrap()
+    }
+
+    fn lacking() -> Value {
+        reply("-NOSCRIPT No matching script\r\n")
+    }
+
+    /// The reply to a call with one topic, with this many publications.
+    fn executed(count: u64) -> Value {
+        let results = (1..=count)
+            .flat_map(|offset| [&[2_u8] as &[u8], &offset.to_be_bytes(), b"abcdEF12"].concat());
+        Value::BulkString(results.chain([0; 4]).collect())
+    }
+
+    /// The arguments of each command.
+    fn commands(batch: &Batch, position_ttl: Duration) -> Vec<Vec<Vec<u8>>> {
+        let mut pipeline = Pipeline::new();
+        batch.add_to(&mut pipeline, &Scripts::new().publish, position_ttl);
+        let bytes = |arg: Arg<&[u8]>| match arg {
+            Arg::Simple(bytes) => Some(bytes.to_vec()),
+            _ => None,
+        };
+        pipeline.cmd_iter().map(|command| command.args_iter().filter_map(bytes).collect()).collect()
+    }
+
+    fn kind() -> impl Strategy<Value = PublishOptions> {
+        let key = |options: PublishOptions, has_key| match has_key {
+            true => options.key("k"),
+            false => options,
+        };
+        prop_oneof![
+            Just(PublishOptions::default()),
+            (1..4_u32, any::<bool>())
+                .prop_map(move |(messages, has_key)| key(kept(messages), has_key)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn each_publication_is_in_one_command_and_topics_keep_their_order(
+            all in proptest::collection::vec((0..4_usize, kind()), 0..60),
+        ) {
+            let rooms = ["a", "b", "c", "d"];
+            let all: Vec<_> = all.into_iter().map(|(room, options)| (rooms[room], options)).collect();
+            let batch = batch(&all);
+            let mut sent: HashMap<&str, Vec<usize>> = HashMap::new();
+            for command in &batch.commands {
+                match command {
+                    Command::Publish(n) => {
+                        prop_assert_eq!(all[*n].1.retention, None);
+                        sent.entry(all[*n].0).or_default().push(*n);
+                    }
+                    Command::Keep { retention, topics } => {
+                        let mut named = HashSet::new();
+                        for topic in topics {
+                            let room = all[topic.indexes[0]].0;
+                            prop_assert!(named.insert(room), "a topic is in a call once");
+                            for n in &topic.indexes {
+                                prop_assert_eq!(&all[*n].1.retention, &Some(*retention));
+                                prop_assert_eq!(all[*n].0, room);
+                            }
+                            sent.entry(room).or_default().extend(&topic.indexes);
+                        }
+                    }
+                }
+            }
+            for room in rooms {
+                let expected = (0..all.len()).filter(|n| all[*n].0 == room);
+                let sent = sent.remove(room).unwrap_or_default();
+                prop_assert!(expected.eq(sent), "each once, in their order");
+            }
+            prop_assert_eq!(commands(&batch, HOUR).len(), batch.len());
+        }
+    }
+
+    #[test]
+    fn publications_of_one_retention_share_a_call() {
+        let (one, other) = (kept(1), kept(2));
+        let ephemeral = PublishOptions::default();
+        let sizes = |all: &[(&str, PublishOptions)]| -> Vec<usize> {
+            let size = |command: &Command| match command {
+                Command::Publish(_) => 0,
+                Command::Keep { topics, .. } => {
+                    topics.iter().map(|topic| topic.indexes.len()).sum()
+                }
+            };
+            batch(all).commands.iter().map(size).collect()
+        };
+        assert_eq!(sizes(&[("a", one.clone()), ("b", one.clone()), ("a", one.clone())]), [3]);
+        assert_eq!(sizes(&[("a", one.clone()), ("b", other.clone()), ("c", one.clone())]), [2, 1]);
+        assert_eq!(
+            sizes(&[("a", one.clone()), ("b", ephemeral.clone()), ("a", one.clone())]),
+            [2, 0]
+        );
+        assert_eq!(sizes(&[("a", one.clone()), ("a", ephemeral), ("a", one.clone())]), [1, 0, 1]);
+        assert_eq!(sizes(&[("a", one.clone()), ("a", other), ("a", one)]), [1, 1, 1]);
+    }
+
+    #[test]
+    fn calls_have_the_keys_and_flags_of_their_topics() {
+        let large = PublishOptions::default().retention(Retention::new(1000, 1000, HOUR));
+        let small = PublishOptions::default().retention(Retention::new(1, 1000, HOUR));
+        let call = |all: &[(&str, PublishOptions)], extends: bool, position_ttl| {
+            let batch = Batch::new(jobs(all).0, |_, _| extends);
+            let command = commands(&batch, position_ttl).remove(0);
+            let (keys, rest) = command[3..].split_at(command[2][0] as usize - b'0' as usize);
+            let text = |key: &Vec<u8>| String::from_utf8(key.clone()).unwrap();
+            assert_eq!(rest.len(), 2 + all.len(), "settings, control, entries");
+            (keys.iter().map(text).collect::<Vec<_>>().join(" "), rest[1].clone())
+        };
+        let plain = [("a", small.clone())];
+        assert_eq!(call(&plain, false, HOUR), ("chat:{r.a}".to_owned(), vec![0, 1]));
+        let with_position = "chat:{r.a} chat:{r.a}:position".to_owned();
+        assert_eq!(call(&plain, true, HOUR), (with_position.clone(), vec![EXTENDS, 1]));
+        assert_eq!(call(&plain, false, 2 * HOUR), (with_position, vec![OUTLIVES, 1]));
+        assert_eq!(call(&[("ab", large)], false, HOUR).1, [IS_LARGE, 1]);
+        let keyed = [("a", small.clone().key("x")), ("b", small.clone()), ("a", small)];
+        let (keys, control) = call(&keyed, false, HOUR);
+        assert_eq!(keys, "chat:{r.a} chat:{r.a}:k:x chat:{r.b}");
+        assert_eq!(control, [HAS_KEYS, 2, 1, 0, 0, 1]);
+    }
+
+    #[test]
+    fn overtaken_publications_are_not_resent() {
+        // The second of `a` is in a call of its own, the first in one with `b` and `c`.
+        let all = [("a", kept(1)), ("b", kept(1)), ("a", kept(2)), ("c", kept(1))];
+        let unsent = |all: &[(&str, PublishOptions)], replies: Vec<Value>| -> Vec<bool> {
+            batch(all).outcomes(replies).iter().map(Option::is_none).collect()
+        };
+        assert_eq!(unsent(&all, vec![lacking(), lacking()]), [true; 4]);
+        assert_eq!(unsent(&all, vec![lacking(), executed(1)]), [false, true, false, true]);
+        let before_ephemeral = [("a", kept(1)), ("b", kept(1)), ("a", PublishOptions::default())];
+        assert_eq!(
+            unsent(&before_ephemeral, vec![lacking(), reply(":1\r\n")]),
+            [false, true, false]
+        );
+        let outcomes = batch(&all).outcomes(vec![lacking(), executed(1)]);
+        assert_eq!(outcomes[0].as_ref().unwrap().as_ref().unwrap_err().code(), Some("NOSCRIPT"));
+        assert_eq!(outcomes[2].as_ref().unwrap().as_ref().unwrap().position.unwrap().offset, 1);
+    }
+
+    #[test]
+    fn error_of_a_call_is_that_of_its_publications() {
+        let all = [("a", kept(1)), ("a", kept(1)), ("b", PublishOptions::default())];
+        let outcomes = batch(&all).outcomes(vec![reply("-OOM full\r\n"), reply(":3\r\n")]);
+        let is_error = |n: usize| outcomes[n].as_ref().unwrap().is_err();
+        assert_eq!([is_error(0), is_error(1), is_error(2)], [true, true, false]);
+        let outcomes = batch(&all).outcomes(vec![executed(2), reply(":3\r\n")]);
+        let position = |n: usize| outcomes[n].as_ref().unwrap().as_ref().unwrap().position;
+        assert_eq!(position(1).unwrap().offset, 2);
+        assert_eq!(position(2), None);
+    }
+}

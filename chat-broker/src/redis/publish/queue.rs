@@ -157,6 +157,29 @@ mod tests {
     use crate::publish::Receipt;
     use crate::redis::names::Names;
 
+    impl Job {
+        /// A publication in a room.
+        pub(crate) fn sample(
+            room: &str,
+            payload: impl Into<Bytes>,
+            options: PublishOptions,
+        ) -> (Self, Receipt) {
+            let (receipt, pending) = Receipt::pending();
+            let topic = Topic::Room(RoomId::new(room).unwrap());
+            let job = Self {
+                address: Names::new("chat", 0).address(&topic),
+                payload: payload.into(),
+                options,
+                id: MessageId::random(),
+                sent: false,
+                deadline: Instant::now(),
+                receipt,
+                _bytes: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
+            };
+            (job, pending)
+        }
+    }
+
     struct Setup {
         jobs: mpsc::Sender<Job>,
         closing: watch::Sender<bool>,
@@ -170,19 +193,9 @@ mod tests {
     }
 
     async fn job(bytes: usize, deadline: Instant) -> (Job, Receipt) {
-        let (receipt, pending) = Receipt::pending();
-        let room = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let job = Job {
-            address: Names::new("chat", 0).address(&Topic::Room(RoomId::new("r").unwrap())),
-            payload: vec![0; bytes].into(),
-            options: PublishOptions::default().retention(Retention::default()),
-            id: MessageId::random(),
-            sent: false,
-            deadline,
-            receipt,
-            _bytes: room,
-        };
-        (job, pending)
+        let options = PublishOptions::default().retention(Retention::default());
+        let (job, receipt) = Job::sample("r", vec![0; bytes], options);
+        (Job { deadline, ..job }, receipt)
     }
 
     #[tokio::test]

@@ -10,8 +10,7 @@ use crate::publish::Published;
 const RESULT: usize = 17;
 const NODES: usize = 4;
 
-/// Results of publications, in the order of their topics and of their places in these. Results of a
-/// topic are equal to its error if it failed.
+/// Results of publications, in the order of their topics and of their places in these.
 pub(crate) type Results = Vec<RedisResult<Published>>;
 
 /// Reads what `PUBLISH` returned.
@@ -47,13 +46,10 @@ pub(crate) fn kept(reply: Value, topics: impl Iterator<Item = usize>) -> RedisRe
         results = rest;
         let (places, mut nodes) = topic.split_at(count * RESULT);
         let nodes = nodes.get_u32();
-        if places.first() == Some(&FAILED) {
-            let error = errors.next().unwrap_or(Value::Nil).extract_error();
-            let error = error.err().unwrap_or_else(|| malformed("an error is missing".to_owned()));
-            outcomes.extend((0..count).map(|_| Err(error.clone())));
-        } else {
-            outcomes.extend(places.chunks(RESULT).map(|place| read_place(place, nodes)));
-        }
+        outcomes.extend(places.chunks(RESULT).map(|place| match place.first() {
+            Some(&FAILED) => Err(error_of(errors.next())),
+            _ => read_place(place, nodes),
+        }));
     }
     Ok(outcomes)
 }
@@ -70,6 +66,11 @@ fn read_place(mut place: &[u8], nodes: u32) -> RedisResult<Published> {
         REPEATED => Published::repeated(position),
         _ => Published::new(Some(position), nodes),
     })
+}
+
+fn error_of(error: Option<Value>) -> RedisError {
+    let error = error.unwrap_or(Value::Nil).extract_error().err();
+    error.unwrap_or_else(|| malformed("an error is missing".to_owned()))
 }
 
 fn malformed(detail: String) -> RedisError {
@@ -116,14 +117,15 @@ mod tests {
     }
 
     #[test]
-    fn topic_fails_alone() {
-        let results = [vec![0; 34], vec![0; 4], result(2, 1), vec![0; 4]].concat();
-        let mut bytes = format!("*2\r\n${}\r\n", results.len()).into_bytes();
+    fn publication_fails_alone() {
+        let results = [vec![0; 17], result(2, 3), vec![0; 4], vec![0; 17], vec![0; 4]].concat();
+        let mut bytes = format!("*3\r\n${}\r\n", results.len()).into_bytes();
         bytes.extend(results);
-        bytes.extend(b"\r\n-WRONGTYPE Operation\r\n");
+        bytes.extend(b"\r\n-WRONGTYPE Operation\r\n-OOM command not allowed\r\n");
         let outcomes = kept(reply(&bytes), [2, 1].into_iter()).unwrap();
-        assert!(outcomes[..2].iter().all(Result::is_err));
-        assert_eq!(outcomes[2].as_ref().unwrap().position, Some(at(1)));
+        let code = |n: usize| outcomes[n].as_ref().unwrap_err().code().unwrap().to_owned();
+        assert_eq!((code(0), code(2)), ("WRONGTYPE".to_owned(), "OOM".to_owned()));
+        assert_eq!(outcomes[1].as_ref().unwrap().position, Some(at(3)));
         for odd in [b"-NOSCRIPT No matching script\r\n" as &[u8], b":1\r\n", b"*1\r\n:1\r\n"] {
             assert!(kept(reply(odd), [1].into_iter()).is_err());
         }

@@ -5,7 +5,7 @@
 
 local call, unpack = redis.call, struct.unpack
 local log, position = KEYS[1], KEYS[2]
-local EPOCH, MAX_OFFSET = '^%w%w%w%w%w%w%w%w', 2 ^ 53
+local EPOCH, MAX_OFFSET = '^%w%w%w%w%w%w%w%w', 2 ^ 53 - 1
 
 -- Returns epoch, offset of the last publication, base of the log and how many entries may be read.
 -- Nothing if nothing is stored; false if it makes no sense.

@@ -1,5 +1,5 @@
 -- Gives publications the next offsets of their topics, keeps them, and hands them on: one atomic step
--- for each topic. A topic with a key of the wrong type fails alone.
+-- for each topic. Publications that a key of the wrong type concerns fail alone.
 --
 -- The log of a topic is a list with the name of its channel. Its first element is the head, each
 -- further one an entry: the entry with offset o is element o - base.
@@ -18,7 +18,7 @@
 --          3… entries
 -- returns  of each topic the result of each of its publications: kind, offset, epoch, 17 bytes; then
 --          how many connections received them, 4. Kinds: 2 published, 1 published before under the
---          same key, 0 failed. If topics failed, an array of this and of their errors
+--          same key, 0 failed. If some failed, an array of this and of their errors
 
 -- Flags. An entry is large if it is larger than its share.
 local EXTENDS, OUTLIVES, HAS_KEYS, IS_LARGE = 1, 2, 4, 8
@@ -77,22 +77,24 @@ local function rare()
       excess = excess - excess_of(redis.call('LRANGE', log, dropped + 1, dropped + block))
       count, dropped = count - block, dropped + block
     end
+    if count == 1 then
+      -- Whatever was wrong with the head ends here.
+      excess = excess_of(redis.call('LRANGE', log, -1, -1))
+    end
     redis.call('LTRIM', log, dropped + 1, -1)
     local bounds = string.sub(ARGV[1], 9, 20)
     redis.call('LPUSH', log, struct.pack('>c8I8c12I8', epoch, base + dropped, bounds, excess))
   end
 
-  -- The place of a publication whose key has a record; nil if the record is not one of this program,
-  -- which is replaced.
-  local function recorded(record, value)
-    local first = redis.call('GET', record)
-    if #first ~= 24 or not string.find(first, '^%w%w%w%w%w%w%w%w') then
-      redis.call('SET', record, value, 'EX', '300')
-      return nil
-    end
+  -- The result of a publication whose key has a record; nil if the record is not one of this
+  -- program; nil and the error if it is no string.
+  local function recorded(record, entry)
+    local first = redis.pcall('GET', record)
+    if type(first) == 'table' then return nil, first end
+    if not first or #first ~= 24 or not string.find(first, '^%w%w%w%w%w%w%w%w') then return nil end
     local epoch, offset, id = struct.unpack('>c8I8c8', first)
     -- The same publication, sent again after its answer was lost, is no repetition.
-    return struct.pack('>BI8c8', id == string.sub(value, 17) and 2 or 1, offset, epoch)
+    return struct.pack('>BI8c8', id == string.sub(entry, 1, 8) and 2 or 1, offset, epoch)
   end
 
   -- Extends the lifetime of the log, and writes the position if that outlives it.
@@ -137,32 +139,45 @@ while next_byte < #control do
   -- The message to the subscribers, of one publication; `parts` of several.
   local message, parts
   local places, length, last_entry = nil, 1, nil
-  local failure = not epoch and base
+  local refused, has_keys = not epoch and base, flags % IS_LARGE >= HAS_KEYS
   for _ = 1, count do
     local entry, record, is_new = ARGV[next_entry], nil, true
+    local place, failure
     next_entry = next_entry + 1
-    if flags % IS_LARGE >= HAS_KEYS then
+    if has_keys then
       if byte(control, next_byte) == 1 then record, next_key = KEYS[next_key], next_key + 1 end
       next_byte = next_byte + 1
     end
-    if not failure then
-      -- If Redis refuses this write, it refuses the first one of the call.
-      local at = call('RPUSH', log, entry)
-      local place = pack('>BI8c8', 2, base + at - 1, epoch)
+    local reply = refused or pcall('RPUSH', log, entry)
+    if type(reply) == 'table' then
+      if record then
+        -- A full Redis knows the key of an earlier publication, too.
+        rarely = rarely or rare()
+        place = rarely.recorded(record, entry)
+      end
+      failure = not place and reply
+    else
+      place = pack('>BI8c8', 2, base + reply - 1, epoch)
       if record then
         -- Mostly a key is new: taking an entry back costs less than looking up each key before.
-        local value = pack('>c8I8c8', epoch, base + at - 1, entry)
-        if not call('SET', record, value, 'NX', 'EX', '300') then
+        local value = pack('>c8I8c8', epoch, base + reply - 1, entry)
+        local set = pcall('SET', record, value, 'NX', 'EX', '300')
+        if not set then
           rarely = rarely or rare()
-          local earlier = rarely.recorded(record, value)
-          place, is_new = earlier or place, not earlier
+          local earlier, damage = rarely.recorded(record, entry)
+          if earlier or damage then
+            place, failure, is_new = earlier, damage, false
+          else
+            call('SET', record, value, 'EX', '300')
+          end
+        elseif set.err then
+          failure, is_new = set, false
         end
       end
-      places = places and places .. place or place
       if not is_new then
         call('RPOP', log)
       else
-        length, last_entry = at, entry
+        length, last_entry = reply, entry
         if excess then excess = excess + rarely.excess_of({ entry }) end
         if not message then
           message = place .. entry
@@ -172,6 +187,11 @@ while next_byte < #control do
         end
       end
     end
+    if failure then
+      errors = errors or { '' }
+      errors[#errors + 1], place = failure, string.rep('\0', 17)
+    end
+    places = places and places .. place or place
   end
 
   local nodes = 0
@@ -187,16 +207,10 @@ while next_byte < #control do
       rarely = rarely or rare()
       rarely.extend(log, position, flags, pack('>c8I8c8', epoch, base + length - 1, last_entry))
     end
-    nodes = pcall('PUBLISH', log, parts and table.concat(parts) or message)
-    if type(nodes) == 'table' then failure, nodes = nodes, 0 end
+    nodes = call('PUBLISH', log, parts and table.concat(parts) or message)
   elseif excess and call('LLEN', log) == 1 then
     -- Nothing was added to a log that begins.
     call('DEL', log)
-  end
-  if failure then
-    errors = errors or { '' }
-    errors[#errors + 1] = failure
-    places = string.rep('\0', 17 * count)
   end
   -- A table costs as much as an array in the reply: neither is made for one topic that succeeds.
   local result = places .. pack('>I4', nodes)

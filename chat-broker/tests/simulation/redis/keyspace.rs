@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::resp::Reply;
-use super::stream::Stream;
 
 /// The arguments of a command, its name first.
 pub(super) type Arguments<'a> = &'a [Vec<u8>];
@@ -18,7 +17,6 @@ pub(super) enum Value {
     Set(Set),
     Sorted(Sorted),
     List(List),
-    Stream(Stream),
 }
 
 pub(super) type Hash = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -49,7 +47,7 @@ macro_rules! kinds {
     )*};
 }
 
-kinds!(Text(Vec<u8>), Hash(Hash), Set(Set), Sorted(Sorted), List(List), Stream(Stream));
+kinds!(Text(Vec<u8>), Hash(Hash), Set(Set), Sorted(Sorted), List(List));
 
 #[derive(Debug, Clone)]
 struct Entry {
@@ -93,7 +91,7 @@ impl Keyspace {
             Value::Set(set) => set.is_empty(),
             Value::Sorted(sorted) => sorted.is_empty(),
             Value::List(list) => list.is_empty(),
-            Value::Text(_) | Value::Stream(_) => false,
+            Value::Text(_) => false,
         });
         if is_empty {
             self.entries.remove(key);
@@ -146,11 +144,6 @@ impl Keyspace {
     pub(super) fn get_text(&mut self, key: &[u8]) -> Outcome {
         let text = self.get::<Vec<u8>>(key)?;
         Ok(text.map_or(Reply::Nil, |text| Reply::Bulk(text.clone())))
-    }
-
-    /// A key that holds no text has none.
-    pub(super) fn mget(&mut self, keys: Arguments<'_>) -> Reply {
-        Reply::Array(keys.iter().map(|key| self.get_text(key).unwrap_or(Reply::Nil)).collect())
     }
 
     /// `SET key value [NX | XX] [EX seconds | PX milliseconds]`

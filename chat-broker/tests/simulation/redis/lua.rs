@@ -150,9 +150,12 @@ fn to_lua(lua: &Lua, reply: Reply) -> mlua::Result<Value> {
         Reply::Status(status) => field("ok", &status),
         Reply::Error(error) => field("err", &error),
         Reply::Array(replies) | Reply::Push(replies) => {
-            let values = replies.into_iter().map(|reply| to_lua(lua, reply));
-            let values = values.collect::<mlua::Result<Vec<_>>>()?;
-            lua.create_sequence_from(values).map(Value::Table)
+            // One by one: values that Rust holds are on a stack of Lua, which has room for 8000.
+            let table = lua.create_table_with_capacity(replies.len(), 0)?;
+            for (n, reply) in replies.into_iter().enumerate() {
+                table.raw_set(n + 1, to_lua(lua, reply)?)?;
+            }
+            Ok(Value::Table(table))
         }
         Reply::Map(pairs) => {
             let flat = pairs.into_iter().flat_map(|(name, value)| [name, value]);

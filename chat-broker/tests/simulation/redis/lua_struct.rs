@@ -1,5 +1,5 @@
-//! `struct` of the scripts: numbers without a sign (`I4`) and texts of a fixed length (`c8`), the
-//! highest byte first (`>`). The scripts use nothing else of it.
+//! `struct` of the scripts: numbers without a sign (`I4`; `B` has one byte) and texts of a fixed
+//! length (`c8`), the highest byte first (`>`). The scripts use nothing else of it.
 
 use mlua::{Error, FromLua, Lua, LuaString, MultiValue, Table, Value, Variadic};
 
@@ -74,6 +74,7 @@ fn fields(format: &str) -> mlua::Result<Vec<Field>> {
         let (field, behind) = rest.split_at(end.map_or(rest.len(), |(at, _)| at));
         let (kind, size) = field.split_at_checked(1).ok_or_else(unknown)?;
         fields.push(match (kind, size.parse().ok()) {
+            ("B", None) if size.is_empty() => Field::Number(1),
             ("I", Some(size @ 1..=8)) => Field::Number(size),
             ("c", Some(size @ 1..)) => Field::Text(size),
             _ => return Err(unknown()),

@@ -12,7 +12,6 @@ mod lua;
 mod lua_struct;
 mod resp;
 mod state;
-mod stream;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -106,7 +106,6 @@ impl State {
                 Ok(Reply::Int(if left < 0 { left } else { (left + 500) / 1000 }))
             }
             "GET" => keys.get_text(last(1)?),
-            "MGET" => Ok(keys.mget(rest(1)?)),
             "SET" => a(2).and_then(|_| keys.set_text(arguments)),
             "HGET" => keys.hget(a(1)?, last(2)?),
             "HMGET" => keys.hmget(a(1)?, rest(2)?),
@@ -136,10 +135,6 @@ impl State {
             "LSET" => keys.lset(a(1)?, a(2)?, last(3)?),
             "LRANGE" => keys.lrange(a(1)?, a(2)?, last(3)?),
             "LTRIM" => keys.ltrim(a(1)?, a(2)?, last(3)?),
-            "XADD" => a(4).and_then(|_| keys.xadd(arguments)),
-            "XLEN" => keys.xlen(last(1)?),
-            "XRANGE" => a(3).and_then(|_| keys.xrange(arguments, false)),
-            "XREVRANGE" => a(3).and_then(|_| keys.xrange(arguments, true)),
             _ => Err(Reply::Error(format!("ERR unknown command '{name}'"))),
         }
     }

@@ -30,7 +30,7 @@ async fn an_evicted_history_is_never_a_hole() {
     for n in 2..=20 {
         said(&mut a, &n.to_string()).await;
     }
-    evict(&redis, "chat:{r.r}:log").await;
+    evict(&redis, "chat:{r.r}").await;
     let since = json!({"epoch": seen["epoch"], "offset": seen["offset"]});
     let back = json!({"type": "join", "room": "r", "since": since});
     let joined = ask(&mut b, "joined", back.clone()).await;

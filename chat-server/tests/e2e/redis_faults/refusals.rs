@@ -247,7 +247,7 @@ async fn refusal_of_one_room_is_logged_and_counted() {
     server.until_ready().await;
     let mut ann = server.native().await;
     join(&mut ann, "broken").await;
-    redis.command(&["SET", "chat:{r.broken}:meta", "x"]).await;
+    redis.command(&["SET", "chat:{r.broken}", "x"]).await;
     let send = json!({"type": "send", "room": "broken", "message": "x"});
     ask(&mut ann, "error", send).await;
     let metric = refused("publish.lua", "WRONGTYPE");
