@@ -163,7 +163,6 @@ impl Refusals {
                     self.count(name(command, scripts), error);
                 }
             }
-            _ => {}
         }
     }
 
@@ -254,7 +253,7 @@ mod tests {
             Value::ServerError(error("NOPERM this user has no permissions to run 'publish'")),
             Value::Array(vec![
                 Value::BulkString(Vec::new()),
-                Value::Array(vec![Value::ServerError(error("OOM command not allowed"))]),
+                Value::ServerError(error("OOM command not allowed")),
             ]),
             Value::Int(1),
             Value::ServerError(error("SPLENDID no such code")),
