@@ -322,9 +322,9 @@ impl Outbox {
     fn offer_within(&self, max: &OutboxUsage, bytes: &Bytes, frames: usize) -> DeliveryOutcome {
         let mut state = self.lock();
         if !state.queue.is_empty() {
-            return change(state, |queue| queue.offer(bytes, frames, max));
+            return offer_behind(state, bytes, frames, max);
         }
-        let outcome = state.queue.offer(bytes, frames, max);
+        let outcome = state.queue.offer(bytes, frames);
         if !state.queue.is_empty() {
             wake(state);
         }
@@ -410,6 +410,17 @@ impl Outbox {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock()
     }
+}
+
+/// Not inlined: most sends find nothing that waits.
+#[inline(never)]
+fn offer_behind(
+    state: MutexGuard<'_, State>,
+    bytes: &Bytes,
+    frames: usize,
+    max: &OutboxUsage,
+) -> DeliveryOutcome {
+    change(state, |queue| queue.offer_behind(bytes, frames, max))
 }
 
 /// Changes a queue, and wakes the session's task if it has something to write only since, or the

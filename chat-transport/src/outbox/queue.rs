@@ -145,19 +145,11 @@ impl Queue {
         }
     }
 
-    /// Accepts `bytes`, which hold `frames` whole frames, unless more than `max` would wait then.
+    /// Accepts `bytes`, which hold `frames` whole frames, while nothing else waits.
     #[inline]
-    pub(super) fn offer(
-        &mut self,
-        bytes: &Bytes,
-        frames: usize,
-        max: &OutboxUsage,
-    ) -> DeliveryOutcome {
+    pub(super) fn offer(&mut self, bytes: &Bytes, frames: usize) -> DeliveryOutcome {
         if self.closing.is_some() {
             return DeliveryOutcome::Closed;
-        }
-        if !self.chunks.is_empty() {
-            return self.offer_behind(bytes, frames, max);
         }
         self.accepted += bytes.len() as u64;
         // Only while nothing waits: a frame must not overtake an earlier one.
@@ -169,7 +161,16 @@ impl Queue {
         DeliveryOutcome::Queued
     }
 
-    fn offer_behind(&mut self, bytes: &Bytes, frames: usize, max: &OutboxUsage) -> DeliveryOutcome {
+    /// Accepts them behind what waits, unless more than `max` would wait then.
+    pub(super) fn offer_behind(
+        &mut self,
+        bytes: &Bytes,
+        frames: usize,
+        max: &OutboxUsage,
+    ) -> DeliveryOutcome {
+        if self.closing.is_some() {
+            return DeliveryOutcome::Closed;
+        }
         let was_held = self.is_held;
         // What is held is written now, as far as the socket takes it.
         if !was_held && !self.has_room(bytes.len(), frames, max) {
@@ -182,18 +183,17 @@ impl Queue {
         DeliveryOutcome::Queued
     }
 
-    /// Accepts a frame that is written with the next one, or by [`flush`](Self::flush); as
-    /// [`offer`](Self::offer) does if the socket is behind.
+    /// Accepts them, to be written with the next frames or by [`flush`](Self::flush). If the socket is
+    /// behind, they wait for that as others do.
     pub(super) fn hold(
         &mut self,
         bytes: &Bytes,
         frames: usize,
         max: &OutboxUsage,
     ) -> DeliveryOutcome {
-        let is_first = self.chunks.is_empty();
         let joins_held = self.is_held && self.has_room(bytes.len(), frames, max);
-        if self.closing.is_some() || !(is_first || joins_held) {
-            return self.offer(bytes, frames, max);
+        if self.closing.is_some() || !(self.chunks.is_empty() || joins_held) {
+            return self.offer_behind(bytes, frames, max);
         }
         self.accept(bytes, frames);
         self.is_held = true;
