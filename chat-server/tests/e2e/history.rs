@@ -216,12 +216,12 @@ async fn log_commands(redis: &RedisServer) {
     redis.command(&["SLOWLOG", "RESET"]).await;
 }
 
-/// How often Redis was asked for entries of the history of the room `r` since then. Servers read
-/// a key of their own besides, to see whether they may.
+/// How often Redis was asked for the history of the room `r` since then: each time its script asks
+/// for the length. Servers read a key of their own besides, to see whether they may.
 async fn reads(redis: &RedisServer) -> usize {
     let log = redis.command(&["SLOWLOG", "GET", "100000"]).await;
     let lines: Vec<&str> = log.lines().collect();
-    let is_read = |pair: &&[&str]| pair[0] == "LRANGE" && pair[1] == "chat:{r.r}";
+    let is_read = |pair: &&[&str]| pair[0] == "LLEN" && pair[1] == "chat:{r.r}";
     lines.windows(2).filter(is_read).count()
 }
 

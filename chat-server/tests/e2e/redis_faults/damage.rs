@@ -83,10 +83,9 @@ async fn log_with_malformed_head_is_a_new_epoch() {
     assert_eq!((&joined["recovered"], &joined["offset"]), (&json!(false), &json!(0)), "{joined}");
     let after = ask(&mut late, "ok", send("r")).await;
     assert!(after["epoch"] != before["epoch"] && after["offset"] == 1, "{after}");
-    for client in [&mut member, &mut late] {
-        next_of(client, "gap").await;
-        assert_eq!(next_of(client, "message").await["epoch"], after["epoch"]);
-    }
+    // The other client joined a room without a position, and has missed nothing in it.
+    next_of(&mut member, "gap").await;
+    assert_eq!(next_of(&mut member, "message").await["epoch"], after["epoch"]);
 }
 
 /// A server before Redis 6 knows no `HELLO`, and most proxies do not either.
