@@ -176,9 +176,12 @@ impl Queue {
         if !was_held && !self.has_room(bytes.len(), frames, max) {
             return DeliveryOutcome::Full;
         }
-        self.accept(bytes, frames);
+        self.accepted += bytes.len() as u64;
         if was_held {
-            self.write_queued();
+            self.queue(bytes.clone(), frames);
+            self.write_held();
+        } else {
+            self.push(bytes.clone(), frames);
         }
         DeliveryOutcome::Queued
     }
@@ -195,26 +198,36 @@ impl Queue {
         if self.closing.is_some() || !(self.chunks.is_empty() || joins_held) {
             return self.offer_behind(bytes, frames, max);
         }
-        self.accept(bytes, frames);
+        self.accepted += bytes.len() as u64;
         self.is_held = true;
+        self.queue(bytes.clone(), frames);
         DeliveryOutcome::Queued
     }
 
     /// Writes what is held, unless the session does so since it closes.
     pub(super) fn flush(&mut self) {
         if self.is_held && self.closing.is_none() {
-            self.write_queued();
+            self.write_held();
         }
     }
 
-    /// Writes with one system call what waits and nobody else writes.
-    fn write_queued(&mut self) {
-        self.is_held = false;
+    /// Writes what is held with one system call. It counts as waiting only if the socket does not
+    /// take it.
+    fn write_held(&mut self) {
         let written = with_scratch(|scratch| {
             let count = self.coalesce_into(scratch);
             self.write_now(&scratch[..count])
         });
         self.advance(written);
+        self.end_hold();
+    }
+
+    fn end_hold(&mut self) {
+        if std::mem::take(&mut self.is_held)
+            && let Some(stripe) = &self.stripe
+        {
+            stripe.queued(self.usage.bytes, self.usage.bytes);
+        }
     }
 
     fn has_room(&self, bytes: usize, frames: usize, max: &OutboxUsage) -> bool {
@@ -374,18 +387,17 @@ impl Queue {
         }
     }
 
-    fn accept(&mut self, bytes: &Bytes, frames: usize) {
-        self.accepted += bytes.len() as u64;
-        self.push(bytes.clone(), frames);
+    fn push(&mut self, bytes: Bytes, frames: usize) {
+        self.end_hold();
+        if let Some(stripe) = &self.stripe {
+            stripe.queued(bytes.len(), self.usage.bytes + bytes.len());
+        }
+        self.queue(bytes, frames);
     }
 
-    fn push(&mut self, bytes: Bytes, frames: usize) {
-        self.is_held = false;
+    fn queue(&mut self, bytes: Bytes, frames: usize) {
         self.usage.bytes += bytes.len();
         self.usage.frames += frames;
-        if let Some(stripe) = &self.stripe {
-            stripe.queued(bytes.len(), self.usage.bytes);
-        }
         self.chunks.push_back(Chunk { bytes, frames });
     }
 
@@ -397,7 +409,9 @@ impl Queue {
     /// Removes bytes from the usage and from the stripe.
     fn unqueue(&mut self, bytes: usize) {
         self.usage.bytes -= bytes;
-        if let Some(stripe) = &self.stripe {
+        if !self.is_held
+            && let Some(stripe) = &self.stripe
+        {
             stripe.unqueued(bytes);
         }
     }
