@@ -9,8 +9,8 @@ use crate::dialect::Dialect;
 use crate::envelope;
 use crate::event::{Event, Presence, PresenceChange};
 use crate::frames::{Frames, FramesBuilder};
-use crate::json;
 use crate::position::Position;
+use crate::scan;
 use crate::topic::Topic;
 
 /// A handle on one member of a room.
@@ -115,7 +115,7 @@ impl Item {
     pub fn size(&self) -> usize {
         match self {
             Self::Envelope(bytes, _) | Self::Presence(_, bytes) => {
-                bytes.len() + 5 * json::count(bytes, |byte| byte.is_ascii_control())
+                bytes.len() + 5 * scan::count(bytes, |byte| byte.is_ascii_control())
             }
             Self::Gap(_) | Self::Count(_) => 0,
         }

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 
 pub use crate::nesting::is_nested_deeper;
+use crate::scan;
 
 /// The deepest nesting of a value that is forwarded. The smallest common limit is 64
 /// (.NET; Ruby has 100, PHP and Perl 512, Jackson 1,000), and in a page of messages a value
@@ -141,7 +142,7 @@ impl Scan<'_> {
         loop {
             let rest = json.as_bytes().get(end..).unwrap_or_default();
             // A string without an end is no JSON, and there is nothing after it.
-            let Some(skipped) = find_special(rest) else {
+            let Some(skipped) = scan::find_special(rest) else {
                 self.at = json.len();
                 return Ok(());
             };
@@ -186,29 +187,11 @@ impl Scan<'_> {
     }
 }
 
-/// The index of the first quote or backslash. By 16 bytes, which the compiler compares at once:
-/// most of what is forwarded is plain text.
-fn find_special(bytes: &[u8]) -> Option<usize> {
-    let is_special = |byte: &u8| matches!(byte, b'"' | b'\\');
-    let (chunks, _) = bytes.as_chunks::<16>();
-    let is_plain =
-        |chunk: &&[u8; 16]| !chunk.iter().fold(false, |any, byte| any | is_special(byte));
-    let plain = 16 * chunks.iter().take_while(is_plain).count();
-    bytes[plain..].iter().position(is_special).map(|at| plain + at)
-}
-
-/// How many bytes match. The count of a chunk fits into a byte, so that the compiler compares and
-/// adds many bytes at once: each message that is published and delivered is counted over.
-pub(crate) fn count(bytes: &[u8], is_counted: impl Fn(u8) -> bool) -> usize {
-    let in_chunk = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(is_counted(*byte))).sum::<u8>();
-    bytes.chunks(u8::MAX.into()).map(|chunk| usize::from(in_chunk(chunk))).sum()
-}
-
 /// Appends `text` as a JSON string: plain text, which is most of it, as it is. `serde_json` looks up
 /// each byte.
 pub(crate) fn append_string(out: &mut Vec<u8>, text: &str) {
     let is_escaped = |byte| matches!(byte, b'"' | b'\\' | ..b' ');
-    if count(text.as_bytes(), is_escaped) > 0 {
+    if scan::count(text.as_bytes(), is_escaped) > 0 {
         // Writing to a vector does not fail.
         let _ = serde_json::to_writer(out, text);
         return;

@@ -35,6 +35,7 @@ mod position;
 mod recent;
 mod registry;
 pub mod roster;
+mod scan;
 mod secret;
 #[doc(hidden)] // The sequence of a room as `chat_broker::Hub` keeps it; may change with it.
 pub mod timeline;

@@ -1,6 +1,6 @@
 //! How deep a JSON text is nested.
 
-use crate::json;
+use crate::scan;
 
 /// Whether arrays and objects are nested more than `limit` deep in `json`. The text
 /// need not be valid: brackets inside of strings do not count.
@@ -10,7 +10,7 @@ use crate::json;
 #[must_use]
 pub fn is_nested_deeper(json: &str, limit: usize) -> bool {
     // Most frames have too few brackets to be nested that deep, wherever these are.
-    if json::count(json.as_bytes(), |byte| matches!(byte, b'[' | b'{')) <= limit {
+    if scan::count(json.as_bytes(), |byte| matches!(byte, b'[' | b'{')) <= limit {
         return false;
     }
     let mut depth = 0_usize;
