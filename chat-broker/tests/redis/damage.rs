@@ -162,7 +162,7 @@ async fn publish(node: &Node, topic: &Topic, text: &str) -> Position {
 }
 
 /// Writes a log or position whose value is the epoch and the offset, and has so many bytes.
-const WRITE: &str = "local value = ARGV[1] .. struct.pack('>I8', ARGV[2]) .. ('x'):rep(30)
+const WRITE: &str = "local value = ARGV[1] .. struct.pack('>I8', ARGV[2]) .. ('x'):rep(40)
     redis.call('DEL', KEYS[1], KEYS[2])
     if #KEYS[2] > 0 then return redis.call('SET', KEYS[1], value:sub(1, ARGV[3])) end
     return redis.call('RPUSH', KEYS[1], value:sub(1, ARGV[3]), '12345678forged')";
@@ -173,7 +173,7 @@ async fn malformed_positions_begin_a_new_epoch() {
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let offsets = ["9007199254740993", "9223372036854775808"];
-    let lengths = ["0", "1", "7", "8", "16", "23", "35", "37"];
+    let lengths = ["0", "1", "7", "8", "16", "23", "43", "45"];
     let epochs = ["", "x", "abcdEF123", "abcd F12", "abcdEF1\u{1}", "日本ab", "--------"];
     let all = (offsets.iter().map(|offset| (OLD, *offset, true)))
         .chain(epochs.iter().map(|epoch| (*epoch, "7", true)))
@@ -185,7 +185,7 @@ async fn malformed_positions_begin_a_new_epoch() {
             let log = format!("chat:{{r.{n}%20{is_log}}}");
             let position = format!("{log}:position");
             let (key, other) = if is_log { (&*log, "") } else { (&*position, &*log) };
-            let length = if is_log { "36" } else { "24" };
+            let length = if is_log { "44" } else { "24" };
             let (offset, length) = if is_offset { (number, length) } else { ("7", number) };
             let before = publish(&node, &topic, "before").await;
             server.command(&["EVAL", WRITE, "2", key, other, epoch, offset, length]).await;
@@ -235,7 +235,7 @@ async fn room_at_the_largest_offset_begins_a_new_epoch() {
     let topic = room("r");
     let limit = Position::MAX_OFFSET + 1 - (1 << 32);
     for (base, is_continued) in [(limit, true), (limit + 1, false)] {
-        server.command(&["EVAL", WRITE, "2", "chat:{r.r}", "", OLD, &base.to_string(), "36"]).await;
+        server.command(&["EVAL", WRITE, "2", "chat:{r.r}", "", OLD, &base.to_string(), "44"]).await;
         let expected = Position { epoch: Epoch::parse(OLD.as_bytes()).unwrap(), offset: base + 1 };
         assert_eq!(node.position(&topic).await.unwrap(), expected);
         let next = publish(&node, &topic, "next").await;

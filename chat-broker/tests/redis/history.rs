@@ -121,7 +121,7 @@ async fn small_messages_are_trimmed_without_reading_the_log() {
 #[tokio::test]
 async fn wrong_excess_of_a_history_is_corrected() {
     const SET: &str = "local head = redis.call('LINDEX', KEYS[1], 0)
-        redis.call('LSET', KEYS[1], 0, head:sub(1, 28) .. struct.pack('>I8', ARGV[1]))";
+        redis.call('LSET', KEYS[1], 0, head:sub(1, 36) .. struct.pack('>I8', ARGV[1]))";
     let server = RedisServer::start();
     let node = Node::start(&server).await;
     let large = "x".repeat(400);

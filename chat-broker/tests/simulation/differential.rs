@@ -131,10 +131,14 @@ async fn scripts_answer_as_in_redis() {
 async fn scripts_pack_and_unpack_as_in_redis() {
     const SCRIPT: &str = "local packed = struct.pack(ARGV[1], unpack(ARGV, 2)) \
                           return { packed, struct.unpack(ARGV[1], 'xx' .. packed, 3) }";
-    let texts = ["123456789012", "\0\u{ff}\r\n\0\u{80}\0\0\r\n\0\0", "longer than twelve"];
+    let texts = [
+        "12345678901234567890",
+        "\0\u{ff}\r\n\0\u{80}\0\0\r\n\0\0\0\0\0\0\0\0\0\0",
+        "longer than twenty bytes",
+    ];
     let numbers = ["0", "1", "255", "256", "65536", "4294967295", "9007199254740991"];
     let (mut pair, mut rng) = (Pair::start(), Rng::new(1));
-    for format in [">I8", ">c8I8", ">BI8c8", ">c8I8c12I8", ">I4I8I8", ">I1I2I4"] {
+    for format in [">I8", ">c8I8", ">BI8c8", ">c8I8c20I8", ">I4I8I8", ">I1I2I4"] {
         for nth in 0..20 {
             let mut command = words(&["EVAL", SCRIPT, "0", format]);
             for kind in format.matches(['c', 'I', 'B']) {

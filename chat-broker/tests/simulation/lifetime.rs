@@ -77,3 +77,20 @@ async fn room_whose_log_is_its_position_begins_a_new_epoch_without_it() {
     let third = publish(&node, "3", 2 * MINUTE).await;
     assert!(third.offset == 1 && third.epoch != first.epoch, "{third:?}");
 }
+
+/// As during an upgrade to other settings: the position of a server whose logs expire first must not
+/// come after publications of a server whose logs do not.
+#[tokio::test(start_paused = true)]
+async fn other_ttl_takes_no_offset_twice() {
+    let redis = Redis::start();
+    let (long, short) = (node(&redis).await, node(&redis).await);
+    publish(&long, "1", 30 * MINUTE).await;
+    publish(&short, "2", MINUTE).await;
+    let third = publish(&long, "3", 30 * MINUTE).await;
+    sleep(MINUTE + MINUTE / 10).await;
+    let fourth = publish(&short, "4", MINUTE).await;
+    assert_eq!(fourth, Position { offset: 4, ..third });
+    sleep(MINUTE + MINUTE / 10).await;
+    let fifth = publish(&long, "5", 30 * MINUTE).await;
+    assert_eq!(fifth, Position { offset: 5, ..third });
+}

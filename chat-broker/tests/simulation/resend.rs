@@ -189,7 +189,7 @@ async fn publication_that_may_be_trimmed_is_not_resent() {
 async fn slow_search_ends_in_time() {
     let redis = Redis::start();
     let fill =
-        "redis.call('RPUSH', KEYS[1], 'abcdEF12' .. struct.pack('>I8I4I8I8', 0, 1000000, 0, 0))
+        "redis.call('RPUSH', KEYS[1], 'abcdEF12' .. struct.pack('>I8I4I8I8I8', 0, 1000000, 0, 0, 0))
         for n = 1, 70000 do redis.call('RPUSH', KEYS[1], '12345678') end";
     assert_eq!(redis.command(&["EVAL", fill, "1", "chat:{r.r}"]), "");
     let deadline = Duration::from_secs(5);

@@ -283,11 +283,11 @@ fn settings(retention: Retention, position_ttl: Duration) -> Vec<u8> {
     settings.put_slice(Epoch::from_random(random::bits()).as_str().as_bytes());
     settings.put_u32(kept);
     settings.put_u64(bounded.bytes as u64);
+    settings.put_u64(lifetime.as_millis() as u64);
     settings.put_u64(0);
     settings.put_u64(bounded.share() as u64);
     // The head is an element, too.
     settings.put_u32(kept.saturating_add(kept / TRIM_SLACK).saturating_add(1));
-    settings.put_u64(lifetime.as_millis() as u64);
     settings.put_u64(position_ttl.as_millis() as u64);
     settings
 }

@@ -12,7 +12,7 @@ local EPOCH, MAX_OFFSET = '^%w%w%w%w%w%w%w%w', 2 ^ 53 - 1
 local function read_log()
   local head = call('LINDEX', log, 0)
   if head then
-    if #head ~= 36 or not string.find(head, EPOCH) then return false end
+    if #head ~= 44 or not string.find(head, EPOCH) then return false end
     local epoch, base, kept = unpack('>c8I8I4', head)
     local count = call('LLEN', log) - 1
     if base + count > MAX_OFFSET then return false end

@@ -3,16 +3,17 @@
 --
 -- The log of a topic is a list with the name of its channel. Its first element is the head, each
 -- further one an entry: the entry with offset o is element o - base.
---   head      epoch, 8 letters or digits; base, 8 bytes; bounds: entries, 4 bytes, and bytes of their
---             payload, 8; excess, 8: by how many bytes entries are larger than their share of these
+--   head      epoch, 8 letters or digits; base, 8 bytes; bounds: entries, 4 bytes, bytes of their
+--             payload, 8, and lifetime of the log (ms), 8; excess, 8: by how many bytes entries are
+--             larger than their share
 --   entry     id of the publication, 8 bytes; payload
 -- More keys:
 --   position  of a topic whose log expires first: epoch; offset, 8 bytes; id of the last publication
 --   record    of an idempotency key: epoch; offset, 8 bytes; id
 --
 -- KEYS     of each topic: log; position if a flag says so; records of its publications with a key
--- ARGV     1 settings: epoch for a sequence that begins, 8 bytes; bounds, 12; no excess, 8; share, 8;
---            elements at which a log is trimmed, 4; lifetime of a log (ms), 8, of a position (ms), 8
+-- ARGV     1 settings: epoch for a sequence that begins, 8 bytes; bounds, 20; no excess, 8; share, 8;
+--            elements at which a log is trimmed, 4; lifetime of a position (ms), 8
 --          2 of each topic its flags and the number of its publications, a byte each; if a flag says
 --            so, also a byte for each of these, 1 if it has a key
 --          3… entries
@@ -29,7 +30,7 @@ local MAX_BASE = 2 ^ 53 - 2 ^ 32
 local function rare()
   -- By how many bytes some entries are larger than their share.
   local function excess_of(entries)
-    local share, excess = struct.unpack('>I8', ARGV[1], 29), 0
+    local share, excess = struct.unpack('>I8', ARGV[1], 37), 0
     for _, entry in ipairs(entries) do
       excess = excess + math.max(#entry - 8 - share, 0)
     end
@@ -41,11 +42,11 @@ local function rare()
   local function open(log, position, head)
     local epoch, base, bounds, excess
     if type(head) == 'table' then return nil, head end
-    if head and #head == 36 and string.find(head, '^%w%w%w%w%w%w%w%w') then
-      epoch, base, bounds, excess = struct.unpack('>c8I8c12I8', head)
+    if head and #head == 44 and string.find(head, '^%w%w%w%w%w%w%w%w') then
+      epoch, base, bounds, excess = struct.unpack('>c8I8c20I8', head)
     end
     if epoch and base <= 2 ^ 53 - 2 ^ 32 then
-      if bounds == string.sub(ARGV[1], 9, 20) then return epoch, base, excess end
+      if bounds == string.sub(ARGV[1], 9, 28) then return epoch, base, excess end
       return epoch, base, excess_of(redis.call('LRANGE', log, 1, -1))
     end
 
@@ -62,7 +63,7 @@ local function rare()
         if offset <= 2 ^ 53 - 2 ^ 32 then epoch, base = before, offset end
       end
     end
-    head = epoch .. struct.pack('>I8', base) .. string.sub(ARGV[1], 9, 28)
+    head = epoch .. struct.pack('>I8', base) .. string.sub(ARGV[1], 9, 36)
     local reply = redis.pcall('RPUSH', log, head)
     if type(reply) == 'table' then return nil, reply end
     return epoch, base, 0
@@ -70,7 +71,7 @@ local function rare()
 
   -- Drops the oldest entries until the others are within the bounds, and writes the head.
   local function shrink(log, epoch, base, excess, count)
-    local kept, bytes, _, share = struct.unpack('>I4I8I8I8', ARGV[1], 9)
+    local kept, bytes, _, _, share = struct.unpack('>I4I8I8I8I8', ARGV[1], 9)
     local dropped = 0
     while count > 1 and (count > kept or count * share + excess > bytes) do
       local block = math.max(math.min(count - kept, 64), 1)
@@ -82,8 +83,8 @@ local function rare()
       excess = excess_of(redis.call('LRANGE', log, -1, -1))
     end
     redis.call('LTRIM', log, dropped + 1, -1)
-    local bounds = string.sub(ARGV[1], 9, 20)
-    redis.call('LPUSH', log, struct.pack('>c8I8c12I8', epoch, base + dropped, bounds, excess))
+    local bounds = string.sub(ARGV[1], 9, 28)
+    redis.call('LPUSH', log, struct.pack('>c8I8c20I8', epoch, base + dropped, bounds, excess))
   end
 
   -- The result of a publication whose key has a record; nil if the record is not one of this
@@ -99,7 +100,7 @@ local function rare()
 
   -- Extends the lifetime of the log, and writes the position if that outlives it.
   local function extend(log, position, flags, value)
-    local log_ttl, position_ttl = struct.unpack('>I8I8', ARGV[1], 41)
+    local log_ttl, position_ttl = struct.unpack('>I8', ARGV[1], 21), struct.unpack('>I8', ARGV[1], 49)
     redis.call('PEXPIRE', log, string.format('%d', log_ttl))
     if flags % 4 >= 2 then
       redis.call('SET', position, value, 'PX', string.format('%d', position_ttl))
@@ -115,7 +116,7 @@ end
 local call, pcall, pack, unpack = redis.call, redis.pcall, struct.pack, struct.unpack
 local byte, find = string.byte, string.find
 local settings, control = ARGV[1], ARGV[2]
-local unchanged, most = string.sub(settings, 9, 28), unpack('>I4', settings, 37)
+local unchanged, most = string.sub(settings, 9, 36), unpack('>I4', settings, 45)
 local results, errors, rarely
 local next_key, next_byte, next_entry = 1, 1, 3
 while next_byte < #control do
@@ -128,7 +129,7 @@ while next_byte < #control do
   local head = pcall('LINDEX', log, '0')
   local epoch, base, excess
   -- Mostly the log is as the call before left it. An error is a table, and has no length.
-  if flags < IS_LARGE and head and #head == 36 and find(head, unchanged, 17, true) then
+  if flags < IS_LARGE and head and #head == 44 and find(head, unchanged, 17, true) then
     epoch, base = unpack('>c8I8', head)
   end
   if not epoch or base > MAX_BASE then
