@@ -28,7 +28,7 @@ class Peer:
 
 
 def ours(*options):
-    # A publisher of a load sends more than the limits allow to one client.
+    # The peers have no limits, and ours would slow publishers down to 50 messages per second each.
     return [SERVER, "--log=warn", "--limits=off", *options]
 
 

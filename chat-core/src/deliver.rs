@@ -9,17 +9,21 @@ use crate::dialect::Dialect;
 use crate::envelope;
 use crate::event::{Event, Presence, PresenceChange};
 use crate::frames::{Frames, FramesBuilder};
+use crate::json;
 use crate::position::Position;
 use crate::topic::Topic;
 
 /// A handle on one member of a room.
 ///
-/// [`deliver`](Self::deliver) and [`close`](Self::close) are called from the fan-out loop: they
-/// return at once, never block, and never call back into the registry or the hub.
+/// [`deliver`](Self::deliver), [`flush`](Self::flush) and [`close`](Self::close) are called from the
+/// fan-out loop: they return at once, never block, and never call back into the registry or the hub.
 pub trait Deliver: Send + Sync {
     /// Takes a batch of events for this member: typically puts
     /// [`batch.frames(dialect)`](Batch::frames) into a bounded outbox.
     fn deliver(&self, batch: &Batch) -> DeliveryOutcome;
+
+    /// Writes what the member holds back, to be one write with a batch. By default it holds nothing.
+    fn flush(&self) {}
 
     /// Ends the connection, for example after a [`DeliveryOutcome::Full`]. Later batches need not
     /// continue the earlier ones: the member should take none of them
@@ -111,7 +115,7 @@ impl Item {
     pub fn size(&self) -> usize {
         match self {
             Self::Envelope(bytes, _) | Self::Presence(_, bytes) => {
-                bytes.len() + 5 * bytes.iter().filter(|byte| byte.is_ascii_control()).count()
+                bytes.len() + 5 * json::count(bytes, |byte| byte.is_ascii_control())
             }
             Self::Gap(_) | Self::Count(_) => 0,
         }

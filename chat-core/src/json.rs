@@ -197,6 +197,27 @@ fn find_special(bytes: &[u8]) -> Option<usize> {
     bytes[plain..].iter().position(is_special).map(|at| plain + at)
 }
 
+/// How many bytes match. The count of a chunk fits into a byte, so that the compiler compares and
+/// adds many bytes at once: each message that is published and delivered is counted over.
+pub(crate) fn count(bytes: &[u8], is_counted: impl Fn(u8) -> bool) -> usize {
+    let in_chunk = |chunk: &[u8]| chunk.iter().map(|byte| u8::from(is_counted(*byte))).sum::<u8>();
+    bytes.chunks(u8::MAX.into()).map(|chunk| usize::from(in_chunk(chunk))).sum()
+}
+
+/// Appends `text` as a JSON string: plain text, which is most of it, as it is. `serde_json` looks up
+/// each byte.
+pub(crate) fn append_string(out: &mut Vec<u8>, text: &str) {
+    let is_escaped = |byte| matches!(byte, b'"' | b'\\' | ..b' ');
+    if count(text.as_bytes(), is_escaped) > 0 {
+        // Writing to a vector does not fail.
+        let _ = serde_json::to_writer(out, text);
+        return;
+    }
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
+}
+
 /// The length of the escape sequence at the beginning of `bytes`.
 fn portable_escape(bytes: &[u8]) -> Result<usize, Unportable> {
     match escape(bytes) {

@@ -77,7 +77,10 @@ impl<M: Clone> Members<M> {
     /// Adds a member, or replaces the one with this id and returns it.
     pub(crate) fn insert(&mut self, id: ConnectionId, member: M) -> Option<M> {
         if self.groups.is_empty() {
-            self.groups.push(Arc::default());
+            // Most topics are those of single users, which have one member: `Vec::push` would allocate
+            // room for four.
+            self.groups.reserve_exact(1);
+            self.groups.push(Arc::new(Vec::with_capacity(1)));
         }
         // Ids increase, so most new members are appended to the last group.
         let at = self.group_of(id).min(self.groups.len() - 1);
@@ -137,6 +140,13 @@ mod tests {
         assert_eq!(snapshot.get(ConnectionId::new(7)), Some(&7));
         assert_eq!(members.get(ConnectionId::new(7)), Some(&70));
         assert!(Arc::ptr_eq(&snapshot.groups()[2], &members.groups()[2]), "untouched: shared");
+    }
+
+    #[test]
+    fn single_member_takes_no_room_for_others() {
+        let mut members = Members::default();
+        members.insert(ConnectionId::new(1), 7);
+        assert_eq!((members.groups.capacity(), members.groups[0].capacity()), (1, 1));
     }
 
     #[test]

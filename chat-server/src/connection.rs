@@ -14,6 +14,7 @@ mod timer;
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,10 +39,6 @@ use crate::state::State;
 pub(crate) use connect_params::ConnectParams;
 use rooms::JoinedRoom;
 use send::Permitted;
-
-/// Frames and answers that a busy connection handles before it yields to other tasks: one read of
-/// a socket may hold hundreds of frames.
-const FRAMES_PER_YIELD: u32 = 32;
 
 /// Serves a client until one side ends the connection. The caller spawns the returned future.
 ///
@@ -91,8 +88,9 @@ struct Connection {
     member: Member,
     /// Whether the subprotocol or a frame has determined the dialect.
     dialect_known: bool,
-    /// The user's own topic, if the client's dialect has direct messages.
-    inbox: Option<Membership<Member>>,
+    /// The user's own topic, if the client's dialect has direct messages. Boxed: the other dialects
+    /// have none.
+    inbox: Option<Box<Membership<Member>>>,
     rooms: Vec<JoinedRoom>,
     /// The exclusive room of a `rooms` client: the one that it joined last.
     current: Option<RoomId>,
@@ -174,9 +172,9 @@ impl Connection {
             Dialect::Native | Dialect::Direct => Some(Topic::User(self.member.user.id.clone())),
             _ => None,
         };
-        if self.inbox.as_ref().map(Membership::topic) != topic.as_ref() {
-            self.inbox =
-                topic.map(|topic| self.state.hub.attach(&topic, self.id, self.member.clone()));
+        if self.inbox.as_ref().map(|inbox| inbox.topic()) != topic.as_ref() {
+            self.inbox = topic
+                .map(|topic| Box::new(self.state.hub.attach(&topic, self.id, self.member.clone())));
         }
     }
 
@@ -201,17 +199,16 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut handled = 0_u32;
         let mut timer = None;
         loop {
-            handled = (handled + 1) % FRAMES_PER_YIELD;
-            if handled == 0 {
-                session.drive(tokio::task::yield_now()).await;
-            }
+            // One read of a socket may hold hundreds of frames. The budget begins with each poll of
+            // the task: frames that arrive together, and are few, are published together.
+            session.drive(tokio::task::consume_budget()).await;
             // Not reading the socket is the backpressure: TCP slows a client down whose messages
             // the broker answers late.
             if self.in_flight.len() >= self.state.config.max_in_flight {
-                session.drive(self.answer()).await;
+                // Boxed: few connections get here, and the task of each would reserve space for it.
+                Box::pin(session.drive(self.answer())).await;
                 continue;
             }
             timer::set(&mut timer, self.deadline.at());
@@ -236,19 +233,44 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        match self.permitted(session, text).await {
+            Some((id, is_new_room, Permitted::Message(message))) => {
+                // Pinned here: `drive` would hold the future twice.
+                let publishing = pin!(self.publish(id, message, is_new_room));
+                session.drive(publishing).await;
+            }
+            Some((id, _, Permitted::Other(command))) => {
+                session.drive(Box::pin(self.execute(id, command))).await;
+            }
+            None => {}
+        }
+    }
+
+    /// Decodes and charges a frame. Returns its id, whether it may be the first message of a room, and
+    /// its command; `None` if the command is not permitted, which is answered.
+    async fn permitted<'a, S>(
+        &mut self,
+        session: &mut Session<S>,
+        text: &'a str,
+    ) -> Option<(Option<&'a RawValue>, bool, Permitted<'a>)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         self.state.metrics.received(text.len());
         if !self.dialect_known {
             self.detect_dialect(text);
         }
         let admitted = match self.admit(text) {
-            (admitted, None) => Some(admitted),
+            (admitted, None) => admitted,
             // Boxed: few frames wait.
-            (admitted, Some(wait)) => Box::pin(self.delay_frame(session, wait, admitted)).await,
+            (admitted, Some(wait)) => Box::pin(self.delay_frame(session, wait, admitted)).await?,
         };
         let Request { id, command, .. } = match admitted {
-            Some(Ok(request)) => request,
-            Some(Err(rejection)) => return self.reject(&rejection),
-            None => return,
+            Ok(request) => request,
+            Err(rejection) => {
+                self.reject(&rejection);
+                return None;
+            }
         };
         let is_new_room = self.may_be_new(&command);
         self.count_kept(&command);
@@ -259,13 +281,11 @@ impl Connection {
             Some(permitted) => permitted,
         };
         match permitted.and_then(|()| self.prepare(id, text, command)) {
-            Ok(Permitted::Message(message)) => {
-                session.drive(self.publish(id, message, is_new_room)).await;
+            Ok(permitted) => Some((id, is_new_room, permitted)),
+            Err(rejection) => {
+                self.reject(&rejection.to_request(id));
+                None
             }
-            Ok(Permitted::Other(command)) => {
-                session.drive(Box::pin(self.execute(id, command))).await;
-            }
-            Err(rejection) => self.reject(&rejection.to_request(id)),
         }
     }
 
@@ -324,9 +344,22 @@ impl Connection {
                 }
                 let mut accepted = Accepted::new(published.position);
                 accepted.delivered = direct.then_some(published.nodes);
-                self.member.reply(&ServerFrame::Ok(accepted).to_request(id.as_deref()));
+                let ok = ServerFrame::Ok(accepted).to_request(id.as_deref());
+                if direct {
+                    self.member.reply(&ok);
+                } else {
+                    self.reply_with_copy(&ok);
+                }
             }
             Err(error) => self.reject(&unavailable(&error).to_request(id.as_deref())),
+        }
+    }
+
+    /// Sends an `ok` together with the client's own copy of the message, if the hub has yet to
+    /// deliver it: a write of its own would cost as much as everything else in this task.
+    fn reply_with_copy(&self, ok: &ServerFrame<'_>) {
+        if self.member.hold_reply(ok) {
+            self.state.hub.flush_after_pending(self.member.clone());
         }
     }
 

@@ -86,6 +86,7 @@ pub(crate) fn accept(
     listener: TcpListener,
     context: ListenerContext,
 ) -> impl Future<Output = ()> + Send + 'static {
+    SharedTcp::prepare_listener(&listener, &context.state.transport);
     let mut http = http1::Builder::new();
     // The clock of each connection replaces the timeout of hyper, which does not distinguish an idle
     // connection from a slow head.
@@ -127,7 +128,7 @@ impl ListenerContext {
             state.metrics.limited("http_connections");
             return reject_connection(stream, rejecting);
         };
-        let tcp = SharedTcp::bounded(stream, state.config.transport.socket_buffer_bytes);
+        let tcp = SharedTcp::accepted(stream, &state.transport);
         let clock = Arc::new(Clock::new(phase_timeouts(&state.config)));
         let stream =
             HttpStream::new(tcp.clone(), Arc::clone(&clock), max_head_bytes(&state.config));

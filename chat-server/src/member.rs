@@ -54,6 +54,17 @@ impl Member {
         })
     }
 
+    /// As [`reply`](Self::reply), but leaves the write to the next frame, or to a
+    /// [`flush`](Deliver::flush). Returns whether the caller has to arrange that: frames that were
+    /// held before have theirs.
+    pub(crate) fn hold_reply(&self, reply: &ServerFrame<'_>) -> bool {
+        let Some(frames) = self.dialect.reply(reply) else { return false };
+        if self.outbox.hold(&frames) == DeliveryOutcome::Full {
+            self.outbox.close(CloseReason::SlowConsumer);
+        }
+        self.outbox.usage().frames == frames.count() as usize
+    }
+
     /// Sends events to this client. A full outbox closes the connection.
     pub(crate) fn send_batch(&self, batch: &Batch) {
         if self.deliver(batch) == DeliveryOutcome::Full {
@@ -82,6 +93,11 @@ impl Member {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.outbox.is_closed()
+    }
+
+    /// Whether something waits in the outbox.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.outbox.usage().bytes > 0
     }
 
     /// Waits until the outbox is empty, the connection is closed, or it is notified. An empty outbox
@@ -144,6 +160,10 @@ impl Deliver for Member {
             return DeliveryOutcome::Dropped;
         }
         delivery
+    }
+
+    fn flush(&self) {
+        self.outbox.flush();
     }
 
     fn close(&self, reason: CloseReason) {

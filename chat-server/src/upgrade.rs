@@ -10,7 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chat_core::{Dialect, RoomId};
-use chat_transport::{HandshakeError, Session, SharedTcp, handshake};
+use chat_transport::{HandshakeError, Session, SharedTcp, TransportConfig, handshake};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
@@ -164,9 +164,9 @@ async fn may_join(state: &State, params: &ConnectParams, room: &RoomId) -> Verdi
 /// can write to it directly; any other stream is served as it is.
 fn serve(state: Arc<State>, upgraded: Upgraded, params: ConnectParams, permit: ConnectionPermit) {
     let transport = Arc::clone(&state.transport);
-    match tcp_below(upgraded) {
-        Ok((tcp, read)) => {
-            let session = Session::on_tcp(tcp, read, transport).with_stats(&state.outboxes);
+    match session_below(upgraded, &transport) {
+        Ok(session) => {
+            let session = session.with_stats(&state.outboxes);
             tokio::spawn(connection::serve(state, session, params, permit));
         }
         Err(upgraded) => {
@@ -177,12 +177,19 @@ fn serve(state: Arc<State>, upgraded: Upgraded, params: ConnectParams, permit: C
     }
 }
 
-/// The TCP stream of this server's listener or of axum's, and the bytes read beyond the request.
-fn tcp_below(upgraded: Upgraded) -> Result<(SharedTcp, Bytes), Upgraded> {
+/// A session on the TCP stream of this server's listener or of axum's.
+fn session_below(
+    upgraded: Upgraded,
+    transport: &Arc<TransportConfig>,
+) -> Result<Session<SharedTcp>, Upgraded> {
+    let transport = Arc::clone(transport);
     let upgraded = match upgraded.downcast::<TokioIo<HttpStream>>() {
-        Ok(parts) => return Ok((parts.io.into_inner().into_tcp(), parts.read_buf)),
+        Ok(parts) => {
+            let tcp = parts.io.into_inner().into_tcp();
+            return Ok(Session::on_accepted(tcp, parts.read_buf, transport));
+        }
         Err(upgraded) => upgraded,
     };
     let parts = auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded)?;
-    Ok((SharedTcp::new(parts.io.into_inner()), parts.read_buf))
+    Ok(Session::on_tcp(parts.io.into_inner(), parts.read_buf, transport))
 }

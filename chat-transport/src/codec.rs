@@ -68,6 +68,10 @@ impl Codec {
         Self { context: None, frame_left: 0, fragments: 0, config }
     }
 
+    pub(crate) fn config(&self) -> &Arc<TransportConfig> {
+        &self.config
+    }
+
     /// The next message in `input`, which is advanced past what was used. Without a message,
     /// everything is used except a partial header or a partial close frame.
     pub(crate) fn decode(&mut self, input: &mut impl Buf) -> Result<Option<Message>, Violation> {

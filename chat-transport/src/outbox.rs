@@ -83,11 +83,7 @@ impl Outbox {
     /// ```
     #[must_use = "frames are refused when the peer reads too slowly"]
     pub fn send(&self, frames: &Frames) -> DeliveryOutcome {
-        let outcome = self.offer(frames.bytes(), frames.count() as usize);
-        if outcome == DeliveryOutcome::Full {
-            self.lock().refused += 1;
-        }
-        outcome
+        self.count_refused(self.offer(frames.bytes(), frames.count() as usize))
     }
 
     /// Sends `frames` as [`send`](Self::send) does, if they fit into the first half of the
@@ -115,6 +111,39 @@ impl Outbox {
         let OutboxUsage { frames: max_frames, bytes } = self.0.max;
         let half = OutboxUsage { frames: max_frames / 2, bytes: bytes / 2 };
         self.offer_within(&half, frames.bytes(), frames.count() as usize)
+    }
+
+    /// Sends `frames` as [`send`](Self::send) does, but leaves the write to the next frame, or to a
+    /// [`flush`](Self::flush), which must follow: what is sent in between is one write with it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// use chat_core::{DeliveryOutcome, Frames};
+    /// use chat_transport::Session;
+    /// use tokio::io::AsyncReadExt;
+    ///
+    /// let (mut client, server) = tokio::io::duplex(1024);
+    /// let mut session = Session::new(server, Default::default(), Default::default());
+    /// for text in ["a", "b"] {
+    ///     assert_eq!(session.outbox().hold(&Frames::text(text)), DeliveryOutcome::Queued);
+    /// }
+    /// session.outbox().flush();
+    /// let mut both = [0; 6];
+    /// session.drive(client.read_exact(&mut both)).await?;
+    /// assert_eq!(&both, b"\x81\x01a\x81\x01b");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "frames are refused when the peer reads too slowly"]
+    pub fn hold(&self, frames: &Frames) -> DeliveryOutcome {
+        let (bytes, count) = (frames.bytes(), frames.count() as usize);
+        self.count_refused(change(self.lock(), |queue| queue.hold(bytes, count, &self.0.max)))
+    }
+
+    /// Writes what is [held](Self::hold).
+    pub fn flush(&self) {
+        change(self.lock(), Queue::flush);
     }
 
     /// Closes: what is queued is written, then a close frame with the code and phrase of
@@ -292,11 +321,19 @@ impl Outbox {
     #[inline]
     fn offer_within(&self, max: &OutboxUsage, bytes: &Bytes, frames: usize) -> DeliveryOutcome {
         let mut state = self.lock();
-        let was_empty = state.queue.is_empty();
-        let outcome = state.queue.offer(bytes, frames, max);
-        // The session's task waits for the socket, and not to be woken, while something is queued.
-        if was_empty && !state.queue.is_empty() {
+        if !state.queue.is_empty() {
+            return offer_behind(state, bytes, frames, max);
+        }
+        let outcome = state.queue.offer(bytes, frames);
+        if !state.queue.is_empty() {
             wake(state);
+        }
+        outcome
+    }
+
+    fn count_refused(&self, outcome: DeliveryOutcome) -> DeliveryOutcome {
+        if outcome == DeliveryOutcome::Full {
+            self.lock().refused += 1;
         }
         outcome
     }
@@ -373,6 +410,31 @@ impl Outbox {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock()
     }
+}
+
+/// Not inlined: most sends find nothing that waits.
+#[inline(never)]
+fn offer_behind(
+    state: MutexGuard<'_, State>,
+    bytes: &Bytes,
+    frames: usize,
+    max: &OutboxUsage,
+) -> DeliveryOutcome {
+    change(state, |queue| queue.offer_behind(bytes, frames, max))
+}
+
+/// Changes a queue, and wakes the session's task if it has something to write only since, or the
+/// task that waits for the queue to drain.
+fn change<T>(mut state: MutexGuard<'_, State>, change: impl FnOnce(&mut Queue) -> T) -> T {
+    let (had_work, waited) = (state.queue.has_work(), state.queue.usage().bytes);
+    let changed = change(&mut state.queue);
+    // The session's task waits for the socket, and not to be woken, while it has something to write.
+    if !had_work && state.queue.has_work() {
+        wake(state);
+    } else if state.queue.usage().bytes < waited {
+        wake_waiter(state);
+    }
+    changed
 }
 
 /// Wakes the session's task and the waiter, without the lock: a waker may run code that takes it.

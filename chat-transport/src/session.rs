@@ -37,9 +37,11 @@ pub struct Session<S> {
     /// `io` itself, if it is a TCP socket: the outbox writes to it, and the kernel reports how the
     /// connection ended.
     tcp: Option<SharedTcp>,
+    /// Also holds the settings of the session.
     codec: Codec,
-    /// Received and not decoded: further messages, or part of a frame's header.
-    unread: Bytes,
+    /// Received and not decoded: further messages, or part of a frame's header. `None` instead of
+    /// nothing, and boxed: this and [`end`](Self::end) are empty in nearly all sessions.
+    unread: Option<Box<Bytes>>,
     outbox: Outbox,
     /// Bytes were written to `io` since it was flushed.
     unflushed: bool,
@@ -47,9 +49,8 @@ pub struct Session<S> {
     /// kept here so that a read takes no lock for it.
     written: u64,
     clocks: Clocks,
-    config: Arc<TransportConfig>,
     /// How the session ended, unless this side closed it.
-    end: Option<End>,
+    end: Option<Box<End>>,
     violation: Option<LimitViolation>,
     peer: PeerState,
 }
@@ -95,10 +96,14 @@ impl Session<SharedTcp> {
         config: Arc<TransportConfig>,
     ) -> Self {
         let tcp = tcp.into();
-        tcp.set_buffer_bytes(config.socket_buffer_bytes);
-        if let Some(time) = config.tcp_user_timeout() {
-            tcp.set_user_timeout(time);
-        }
+        tcp.configure(&config);
+        Self::on_accepted(tcp, leftover, config)
+    }
+
+    /// [`on_tcp`](Self::on_tcp), for a socket of a
+    /// [prepared](SharedTcp::prepare_listener) listener: the options of the socket are set already.
+    #[must_use]
+    pub fn on_accepted(tcp: SharedTcp, leftover: Bytes, config: Arc<TransportConfig>) -> Self {
         let outbox = Outbox::new(&config, Some(tcp.clone()));
         Self::with_outbox(tcp.clone(), leftover, outbox, Some(tcp), config)
     }
@@ -161,14 +166,12 @@ where
         Self {
             io,
             tcp,
-            codec: Codec::new(Arc::clone(&config)),
-            // A copy, mostly an empty one: a slice would keep the whole read buffer alive.
-            unread: Bytes::copy_from_slice(&leftover),
+            codec: Codec::new(config),
+            unread: unread(&leftover),
             outbox,
             unflushed: false,
             written: 0,
             clocks: Clocks::new(Instant::now()),
-            config,
             end: None,
             violation: None,
             peer: PeerState::Open,
@@ -298,7 +301,7 @@ where
                 Poll::Ready(Err(failure)) => self.fail(failure),
                 Poll::Pending => {
                     // Only now: a message whose rest is in the socket already is not late.
-                    if self.codec.mid_message() || !self.unread.is_empty() {
+                    if self.codec.mid_message() || self.unread.is_some() {
                         self.clocks.incomplete(Instant::now());
                     }
                     self.poll_flush_outbox(cx);
@@ -336,12 +339,14 @@ where
 
     /// The next message in what is unread, or in what the socket has.
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Failure>> {
-        if !self.unread.is_empty() {
-            match self.codec.decode(&mut self.unread) {
-                Ok(Some(message)) => return Poll::Ready(Ok(message)),
+        if let Some(mut input) = self.unread.take() {
+            match self.codec.decode(&mut *input) {
+                Ok(Some(message)) => {
+                    self.unread = Some(input).filter(|input| !input.is_empty());
+                    return Poll::Ready(Ok(message));
+                }
                 Err(violation) => return Poll::Ready(Err(Failure::Violation(violation))),
-                // A copy of the last few bytes frees the buffer that they are a slice of.
-                Ok(None) => self.unread = Bytes::copy_from_slice(&self.unread),
+                Ok(None) => self.unread = unread(&input),
             }
         }
         loop {
@@ -358,8 +363,10 @@ where
         cx: &mut Context<'_>,
         scratch: &mut [u8],
     ) -> Poll<Result<Option<Message>, Failure>> {
-        let (before, room) = scratch.split_at_mut(self.unread.len());
-        before.copy_from_slice(&self.unread);
+        let unread_before = self.unread.as_deref().map_or(&[][..], |unread| unread);
+        let begun = unread_before.len();
+        let (before, room) = scratch.split_at_mut(begun);
+        before.copy_from_slice(unread_before);
         let mut buf = ReadBuf::new(room);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)).map_err(|e| Failure::Io(Some(e)))?;
         let read = buf.filled().len();
@@ -367,9 +374,9 @@ where
             return Poll::Ready(Err(Failure::Io(None)));
         }
         self.clocks.received(Instant::now(), self.written);
-        let mut input = &scratch[..self.unread.len() + read];
+        let mut input = &scratch[..begun + read];
         let message = self.codec.decode(&mut input).map_err(Failure::Violation);
-        self.unread = Bytes::copy_from_slice(input);
+        self.unread = unread(input);
         Poll::Ready(message)
     }
 
@@ -391,7 +398,7 @@ where
                     .as_ref()
                     .map(|frame| (u16::from(frame.code), frame.reason.as_str().into()))
                     .unzip();
-                self.end = Some(End::ByPeer { code, phrase: phrase.unwrap_or_default() });
+                self.end = Some(Box::new(End::ByPeer { code, phrase: phrase.unwrap_or_default() }));
                 self.peer = PeerState::Closed;
                 self.outbox.close_by_peer(codec::close_reply(frame));
             }
@@ -401,7 +408,7 @@ where
 
     /// Bounds the work for pings and pongs, which the application does not see.
     fn count_control(&mut self) {
-        if !self.clocks.allows_control_frame(self.config.max_control_frames) {
+        if !self.clocks.allows_control_frame(self.codec.config().max_control_frames) {
             self.fail(Failure::Violation(Violation {
                 reason: CloseReason::PolicyViolation,
                 limit: Some(LimitViolation::ControlFrames),
@@ -421,7 +428,7 @@ where
             }
             Failure::Io(error) => {
                 if !self.is_over() {
-                    self.end = Some(End::Lost(error));
+                    self.end = Some(Box::new(End::Lost(error)));
                 }
                 self.outbox.abandon();
             }
@@ -481,7 +488,8 @@ where
     /// Acts on the deadlines that have passed, and registers for the next one.
     fn poll_clocks(&mut self, cx: &mut Context<'_>, reading: bool) {
         loop {
-            match self.clocks.poll(cx, reading, &self.config, || self.outbox.accepted_bytes()) {
+            let (config, sent) = (self.codec.config(), || self.outbox.accepted_bytes());
+            match self.clocks.poll(cx, reading, config, sent) {
                 Poll::Pending => return,
                 Poll::Ready(Due::Ping) => {
                     self.outbox.ping();
@@ -528,6 +536,12 @@ impl<S> Session<S> {
     }
 }
 
+/// What is left of the input. A copy of the last few bytes: a slice would keep the whole read buffer
+/// alive.
+fn unread(left: &[u8]) -> Option<Box<Bytes>> {
+    (!left.is_empty()).then(|| Box::new(Bytes::copy_from_slice(left)))
+}
+
 impl<S> Drop for Session<S> {
     fn drop(&mut self) {
         self.outbox.release();
@@ -556,7 +570,8 @@ mod tests {
         println!(
             "recv {recv_bytes}, drive {drive_bytes}, send {send_bytes}, finish {finish_bytes}"
         );
-        assert!(session_bytes + Outbox::SHARED_BYTES <= 1024);
+        assert!(session_bytes <= 176);
+        assert!(session_bytes + Outbox::SHARED_BYTES <= 448);
         assert!(recv_bytes <= 64);
         assert!(drive_bytes <= 64);
         assert!(send_bytes <= 128);

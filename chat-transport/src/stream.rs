@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::config::TransportConfig;
 
 /// A TCP stream whose session lets [`Outbox::send`](crate::Outbox::send) write to the socket
 /// on the caller's thread, without waking the session's task.
@@ -39,45 +41,45 @@ impl SharedTcp {
         Self(Arc::new(stream))
     }
 
-    /// [`new`](Self::new), with kernel buffers for about `bytes` of data in each direction, as with
-    /// [`socket_buffer_bytes`](crate::TransportConfig::socket_buffer_bytes). 0 leaves them to the
-    /// kernel.
+    /// Sets on a listening socket what a session sets on its own: the sizes of the kernel's buffers,
+    /// no delay of small frames, and the time after which the kernel gives an unresponsive peer up.
+    /// On Linux the connections that it accepts from then on inherit them, which saves six system
+    /// calls for each: see [`accepted`](Self::accepted).
+    pub fn prepare_listener(listener: &TcpListener, config: &TransportConfig) {
+        configure(&SockRef::from(listener), config);
+    }
+
+    /// Wraps a stream that a [prepared](Self::prepare_listener) listener has accepted, for
+    /// [`Session::on_accepted`](crate::Session::on_accepted). Sets the options that the stream has
+    /// not inherited.
     ///
     /// ```no_run
-    /// # async fn connect() -> std::io::Result<()> {
-    /// let stream = tokio::net::TcpStream::connect("a.example:80").await?;
-    /// let tcp = chat_transport::SharedTcp::bounded(stream, 128 * 1024);
+    /// # async fn serve() -> std::io::Result<()> {
+    /// use chat_transport::{SharedTcp, TransportConfig};
+    ///
+    /// let config = TransportConfig::default();
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+    /// SharedTcp::prepare_listener(&listener, &config);
+    /// let (stream, _) = listener.accept().await?;
+    /// let tcp = SharedTcp::accepted(stream, &config);
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
-    pub fn bounded(stream: TcpStream, bytes: usize) -> Self {
-        let tcp = Self::new(stream);
-        tcp.set_buffer_bytes(bytes);
+    pub fn accepted(stream: TcpStream, config: &TransportConfig) -> Self {
+        let tcp = Self(Arc::new(stream));
+        // The connection may be older than the options: it has waited to be accepted. `configure` sets
+        // this one last, so a connection that has it has inherited all of them.
+        if !SockRef::from(&*tcp.0).tcp_nodelay().unwrap_or(false) {
+            tcp.configure(config);
+        }
         tcp
     }
 
-    /// Sets the size of the kernel's buffers. 0 leaves it to the kernel.
-    pub(crate) fn set_buffer_bytes(&self, bytes: usize) {
-        if bytes > 0 {
-            let socket = SockRef::from(&*self.0);
-            // As above.
-            let _ = socket.set_send_buffer_size(bytes);
-            let _ = socket.set_recv_buffer_size(bytes);
-        }
+    /// Sets what a [prepared](Self::prepare_listener) listener has set on its connections.
+    pub(crate) fn configure(&self, config: &TransportConfig) {
+        configure(&SockRef::from(&*self.0), config);
     }
-
-    /// Has the kernel end the connection, with [`io::ErrorKind::TimedOut`], when the peer's kernel
-    /// has acknowledged none of the sent bytes for `time` (`TCP_USER_TIMEOUT`).
-    #[cfg(target_os = "linux")]
-    pub(crate) fn set_user_timeout(&self, time: Duration) {
-        // As above. A time that is too long is an error: then there is no timeout.
-        let _ = SockRef::from(&*self.0).set_tcp_user_timeout(Some(time));
-    }
-
-    /// Other systems have no such setting: the heartbeat alone finds a dead connection.
-    #[cfg(not(target_os = "linux"))]
-    pub(crate) fn set_user_timeout(&self, _: Duration) {}
 
     /// Closes the connection so that the kernel keeps nothing of it; does nothing if there is another
     /// handle. Shuts down this side, discards input while the peer still sends (for at most 30 s
@@ -159,6 +161,25 @@ impl SharedTcp {
             _ => Ok(read),
         }
     }
+}
+
+/// Sets the options of a session. They fail on a dead socket, whose first read fails as well.
+fn configure(socket: &SockRef<'_>, config: &TransportConfig) {
+    // 0 leaves the sizes to the kernel.
+    let bytes = config.socket_buffer_bytes;
+    if bytes > 0 {
+        let _ = socket.set_send_buffer_size(bytes);
+        let _ = socket.set_recv_buffer_size(bytes);
+    }
+    // The kernel ends the connection, with `ErrorKind::TimedOut`, when that of the peer has
+    // acknowledged none of the sent bytes for this time. Other systems have no such setting: there the
+    // heartbeat alone finds a dead connection. A time that is too long is an error: then there is none.
+    #[cfg(target_os = "linux")]
+    if let Some(time) = config.tcp_user_timeout() {
+        let _ = socket.set_tcp_user_timeout(Some(time));
+    }
+    // Last: see `SharedTcp::accepted`.
+    let _ = socket.set_tcp_nodelay(true);
 }
 
 /// Resets the connection when a wait for its end is over or cancelled.
@@ -299,19 +320,45 @@ pub(crate) fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
     result
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
-    use tokio::net::TcpListener;
-
     use super::*;
 
-    #[tokio::test]
-    async fn tcp_user_timeout_is_set() {
+    /// The options of a connection, before and after it is accepted.
+    async fn options(is_older: bool) -> [(bool, usize, usize, Option<Duration>); 2] {
+        let config = TransportConfig::default().socket_buffer_bytes(64 * 1024);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let tcp = SharedTcp::new(stream);
-        tcp.set_user_timeout(Duration::from_secs(35));
-        let given_up_after = SockRef::from(&*tcp.0).tcp_user_timeout().unwrap();
-        assert_eq!(given_up_after, Some(Duration::from_secs(35)));
+        let connect = || TcpStream::connect(listener.local_addr().unwrap());
+        let older = if is_older { Some(connect().await.unwrap()) } else { None };
+        SharedTcp::prepare_listener(&listener, &config);
+        let _client = match older {
+            Some(older) => older,
+            None => connect().await.unwrap(),
+        };
+        let (stream, _) = listener.accept().await.unwrap();
+        let options = |stream: &TcpStream| {
+            let socket = SockRef::from(stream);
+            let sizes = (socket.send_buffer_size().unwrap(), socket.recv_buffer_size().unwrap());
+            let timeout = socket.tcp_user_timeout().unwrap();
+            (socket.tcp_nodelay().unwrap(), sizes.0, sizes.1, timeout)
+        };
+        let before = options(&stream);
+        let accepted = SharedTcp::accepted(stream, &config);
+        [before, options(&accepted.0)]
+    }
+
+    #[tokio::test]
+    async fn connection_inherits_the_options_of_its_listener() {
+        let [inherited, accepted] = options(false).await;
+        assert_eq!(inherited, accepted);
+        assert_eq!(inherited.3, TransportConfig::default().tcp_user_timeout());
+    }
+
+    #[tokio::test]
+    async fn connection_older_than_the_options_gets_them() {
+        let [inherited, accepted] = options(true).await;
+        assert!(!inherited.0, "nothing is inherited");
+        assert_eq!(accepted, options(false).await[1]);
     }
 }

@@ -134,6 +134,27 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
         self.is_closed |= matches!(outcome, DeliveryOutcome::Full | DeliveryOutcome::Closed);
     }
 
+    /// Delivers to a member that joins what was not in memory.
+    ///
+    /// # Errors
+    /// The first page could not be read. The member has received nothing, and is none.
+    pub(super) async fn complete(
+        mut self: Box<Self>,
+        mut membership: Membership<M>,
+    ) -> Result<Membership<M>, BrokerError> {
+        match self.first_page().await {
+            Ok(page) => {
+                self.run(&mut membership, page).await;
+                Ok(membership)
+            }
+            Err(error) => {
+                // The client will try again, so its user has a grace period.
+                membership.disconnect();
+                Err(error)
+            }
+        }
+    }
+
     /// Reads the first page, if it was not in memory.
     pub(super) async fn first_page(&mut self) -> Result<FirstPage, BrokerError> {
         if let Some(since) = self.wanted.since {

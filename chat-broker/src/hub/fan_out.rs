@@ -10,6 +10,9 @@
 //!      └──────────────────── nothing is pending: `is_queued` is false ◀─────────┘
 //! ```
 //!
+//! A member that holds back an answer, to be one write with a delivery, has a turn of its own behind
+//! the deliveries that wait: `Turn::Flush`.
+//!
 //! A turn serves one group of members. Before it does, it puts the next group at the end of a
 //! queue, where any worker finds it: a room of 10,000 does not stall a room of 5, and all workers
 //! serve it.
@@ -61,6 +64,8 @@ enum Turn<M> {
     Cut(Room),
     /// Serve a batch from this group and member on.
     Rest(Arc<Job<M>>, Cursor),
+    /// Have a member write what it holds back.
+    Flush(M),
 }
 
 /// One room of a topic. After its last member has left, the next room of the same topic has another
@@ -128,6 +133,12 @@ impl<M> FanOut<M> {
             self.push(serial, Turn::Cut(Room { topic: topic.clone(), serial }));
             self.first_worker.notify_one();
         }
+    }
+
+    /// Queues a flush of a member behind all turns that wait now.
+    pub(super) fn flush_after_pending(&self, member: M) {
+        self.push(0, Turn::Flush(member));
+        self.first_worker.notify_one();
     }
 
     /// Counts what is still pending in the room after some of it was taken.
@@ -203,11 +214,17 @@ pub(super) async fn run<M: Deliver + Clone>(shared: &Shared<M>, worker: usize) {
             fan_out.woken(worker).await;
             continue;
         };
-        let next = match turn {
-            Turn::Cut(room) => shared.cut(room).map(|job| (Arc::new(job), Cursor::default())),
-            Turn::Rest(job, cursor) => Some((job, cursor)),
+        let cost = match turn {
+            Turn::Cut(room) => {
+                let job = shared.cut(room).map(Arc::new);
+                job.map_or(0, |job| shared.serve(&job, Cursor::default(), worker))
+            }
+            Turn::Rest(job, cursor) => shared.serve(&job, cursor, worker),
+            Turn::Flush(member) => {
+                member.flush();
+                LEAST_COST
+            }
         };
-        let cost = next.map_or(0, |(job, cursor)| shared.serve(&job, cursor, worker));
         budget = budget.saturating_sub(cost);
         if budget == 0 {
             budget = BUDGET;

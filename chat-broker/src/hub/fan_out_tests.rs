@@ -90,6 +90,46 @@ fn publications_wait_until_they_are_cut_or_their_room_has_ended() {
     assert_eq!(waiting(), 0);
 }
 
+#[test]
+fn flush_follows_what_is_pending() {
+    let (broker, events) = MemoryBroker::connect();
+    let (hub, _driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+    let (shared, topic) = (&hub.shared, Topic::User(UserId::new("u").unwrap()));
+    shared.open(&topic);
+    shared.publish(&topic);
+    hub.flush_after_pending(NullMember);
+    assert!(shared.fan_out.woken(0).now_or_never().is_some());
+    assert!(shared.next_cut().is_some());
+    assert!(matches!(shared.fan_out.take(0), Some(Turn::Flush(NullMember))));
+}
+
+#[tokio::test]
+async fn flush_is_immediate_after_the_driver_has_ended() {
+    #[derive(Clone, Default)]
+    struct Flushed(Arc<AtomicUsize>);
+
+    impl Deliver for Flushed {
+        fn deliver(&self, _: &Batch) -> DeliveryOutcome {
+            DeliveryOutcome::Queued
+        }
+
+        fn flush(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn close(&self, _: CloseReason) {}
+    }
+
+    let (broker, events) = MemoryBroker::connect();
+    let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+    let member = Flushed::default();
+    hub.flush_after_pending(member.clone());
+    assert_eq!(member.0.load(Ordering::Relaxed), 0);
+    assert!(driver.run().now_or_never().is_none(), "and dropped, which ends it");
+    hub.flush_after_pending(member.clone());
+    assert_eq!(member.0.load(Ordering::Relaxed), 2);
+}
+
 /// What did not fit has waited for as long as what did.
 #[tokio::test(start_paused = true)]
 async fn batch_latency_starts_with_its_first_message() {

@@ -30,6 +30,7 @@ impl<M: Deliver + Clone> Shared<M> {
                 self.take_in(&topic, |room| room.accept(payload, position));
             }
             BrokerEvent::Presence { topic, change, occupant, version, count } => {
+                let occupant = self.presence.shared(&topic, occupant);
                 self.take_in(&topic, |room| {
                     room.change_presence(version, count, change, occupant);
                     Ingested::default()

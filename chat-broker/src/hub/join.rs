@@ -119,25 +119,26 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     }
 
     /// [`join`](Self::join) with a [`Joiner`]: it sends the member the snapshot in a form of its
-    /// own, and decides when the member is ready for a page.
+    /// own, and decides when the member is ready for a page. The join begins with the call.
     ///
     /// # Errors
     /// As for [`join`](Self::join).
     ///
     /// # Cancel safety
     /// As for [`join`](Self::join).
-    pub async fn join_with(
+    pub fn join_with<J: Joiner<M>>(
         &self,
         topic: &Topic,
         id: ConnectionId,
         member: M,
         options: JoinOptions,
-        joiner: impl Joiner<M>,
-    ) -> Result<Membership<M>, BrokerError> {
+        joiner: J,
+    ) -> impl Future<Output = Result<Membership<M>, BrokerError>> + Send + use<M, J> {
         let JoinOptions { occupant, since, history } = options;
         let member_slot = MemberSlot::new(member.clone());
+        let wanted = Wanted::new(since, history);
         let mut catch_up =
-            CatchUp::new(&self.shared, topic.clone(), member, joiner, Wanted::new(since, history));
+            Box::new(CatchUp::new(&self.shared, topic.clone(), member, joiner, wanted));
         let started = self.add_member(topic, id, &member_slot, {
             let member_slot = member_slot.clone();
             move |snapshot| {
@@ -149,27 +150,24 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             }
         });
         let mut membership = self.membership(topic, id, member_slot);
-        let (mut catch_up, state) = match started {
-            Started::Now(started) => started,
-            Started::Later(started) => self.shared.answer_in_time(started).await?,
-        };
-        // Before the history is read, which takes time: the grace of a user who returns may end in
-        // it, and a leave and a join would be sent.
-        if let Some(occupant) = occupant {
-            membership.user = Some(occupant.user.clone());
-            self.shared.enter_presence(topic, occupant);
-        }
-        if state == JoinState::CatchingUp {
-            match catch_up.first_page().await {
-                Ok(page) => catch_up.run(&mut membership, page).await,
-                Err(error) => {
-                    // The client will try again, so its user has a grace period.
-                    membership.disconnect();
-                    return Err(error);
-                }
+        // All that a join holds while it waits: ten thousand may wait at a time after a restart.
+        async move {
+            let (catch_up, state) = match started {
+                Started::Now(started) => started,
+                Started::Later(started) => membership.shared.answer_in_time(started).await?,
+            };
+            // Before the history is read, which takes time: the grace of a user who returns may end
+            // in it, and a leave and a join would be sent.
+            if let Some(occupant) = occupant {
+                membership.user = Some(occupant.user.clone());
+                membership.shared.enter_presence(&membership.topic, occupant);
             }
+            if state == JoinState::CatchingUp {
+                // Boxed: most rooms have in memory what their members want.
+                return Box::pin(catch_up.complete(membership)).await;
+            }
+            Ok(membership)
         }
-        Ok(membership)
     }
 
     /// Adds a member, and starts it under the same lock if the topic is live, else under the lock

@@ -302,6 +302,17 @@ impl<M> Hub<M> {
 }
 
 impl<M: Deliver + Clone> Hub<M> {
+    /// Has `member` [write](Deliver::flush) what it holds back, after everything that waits for its
+    /// delivery now: for an answer to a publication, which is then one write with the publication
+    /// itself.
+    pub fn flush_after_pending(&self, member: M) {
+        // Nothing is delivered any more.
+        if self.shared.ended.load(Ordering::Acquire) {
+            return member.flush();
+        }
+        self.shared.fan_out.flush_after_pending(member);
+    }
+
     /// How many topics have members on this server.
     #[must_use]
     pub fn topics(&self) -> usize {
@@ -443,8 +454,12 @@ impl<M: Deliver + Clone + 'static> HubDriver<M> {
             helpers.spawn_blocking(helper(Arc::clone(&shared.0), worker, over.clone()));
         }
         tokio::select! {
-            () = ingest::run(&shared.0, events) => {}
+            biased;
+            // First: what is taken in now is delivered in the next poll of this task, after the
+            // tasks that were woken before. Among them are the connections of the senders, whose
+            // acknowledgements then wait for the copies.
             () = fan_out::run(&shared.0, 0) => {}
+            () = ingest::run(&shared.0, events) => {}
             // A helper ends only by a panic, which this task passes on.
             Some(Err(error)) = helpers.join_next() => {
                 if let Ok(panic) = error.try_into_panic() {

@@ -6,7 +6,6 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
 use chat_core::{Deliver, Occupant, Topic, UserId};
@@ -39,21 +38,27 @@ struct LocalUser {
     connections: u32,
     /// When the grace ends, if there are no connections.
     grace_ends: Option<Instant>,
-    /// The hash of the info that this server last sent to the broker. The info itself would be one
-    /// more allocation for each user in a room.
-    info: u64,
+    /// The info that this server last sent to the broker.
+    info: Bytes,
 }
 
 impl Presence {
+    /// The occupant of an event, which shares its memory with the one that this server has sent, if
+    /// it is the same: most are. That of the event is a slice of the broker's message.
+    pub(super) fn shared(&self, topic: &Topic, occupant: Occupant) -> Occupant {
+        let key = (topic.clone(), occupant.user);
+        let state = self.state();
+        match state.users.get_key_value(&key) {
+            Some(((_, user), known)) if known.info == occupant.info => {
+                Occupant::new(user.clone(), known.info.clone())
+            }
+            _ => Occupant::new(key.1, occupant.info),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
-}
-
-fn hash(info: &Bytes) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    info.hash(&mut hasher);
-    hasher.finish()
 }
 
 impl<M: Deliver + Clone> Shared<M> {
@@ -64,7 +69,7 @@ impl<M: Deliver + Clone> Shared<M> {
         // Before the lock below: a room's lock is never taken under it, so no order of the two can
         // deadlock.
         let is_listed = self.lists(topic, &occupant);
-        let info = hash(&occupant.info);
+        let info = occupant.info.clone();
         let mut state = self.presence.state();
         match state.users.entry((topic.clone(), occupant.user.clone())) {
             Entry::Occupied(mut user) => {
@@ -97,7 +102,7 @@ impl<M> Shared<M> {
     pub(super) fn rename(&self, topic: &Topic, occupant: Occupant) {
         let mut state = self.presence.state();
         if let Some(user) = state.users.get_mut(&(topic.clone(), occupant.user.clone())) {
-            user.info = hash(&occupant.info);
+            user.info = occupant.info.clone();
             if let Some(tracker) = self.broker.presence() {
                 tracker.enter(topic, occupant);
             }
@@ -180,5 +185,29 @@ pub(super) async fn run<M>(shared: &Shared<M>) {
             Some(next) => sleep_until(next).await,
             None => shared.presence.grace_started.notified().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_core::RoomId;
+
+    use super::*;
+
+    #[test]
+    fn occupant_of_an_event_shares_the_memory_of_the_one_that_was_sent() {
+        let (presence, room) = (Presence::default(), Topic::Room(RoomId::new("r").unwrap()));
+        let ann = |name: &str| {
+            Occupant::new(UserId::new("ann").unwrap(), Bytes::copy_from_slice(name.as_bytes()))
+        };
+        let sent = ann("Ann");
+        let known = LocalUser { connections: 1, grace_ends: None, info: sent.info.clone() };
+        presence.state().users.insert((room.clone(), sent.user.clone()), known);
+
+        let same = presence.shared(&room, ann("Ann"));
+        assert_eq!(same, sent);
+        assert_eq!(same.info.as_ptr(), sent.info.as_ptr());
+        assert_eq!(same.user.as_str().as_ptr(), sent.user.as_str().as_ptr());
+        assert_eq!(presence.shared(&room, ann("Anna")), ann("Anna"), "renamed by another server");
     }
 }

@@ -180,3 +180,13 @@ impl<M> Default for RoomState<M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_of_a_users_own_topic_is_small() {
+        assert!(size_of::<RoomState<()>>() <= 168, "{} bytes", size_of::<RoomState<()>>());
+    }
+}

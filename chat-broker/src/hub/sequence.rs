@@ -25,16 +25,18 @@ const RECENT_BYTES: usize = 512 * 1024;
 /// Maximum messages in one read of a history.
 const READ_LIMIT: u32 = 256;
 
+/// A user's own topic has the struct too, and each connection of the native protocol has one: what
+/// only rooms have is boxed.
 #[derive(Debug, Default)]
 pub(super) struct RoomSequence {
     /// The messages; `None` without history.
-    timeline: Option<Timeline>,
+    timeline: Option<Box<Timeline>>,
     /// When the history expires; `None` without history, and if an `Instant` cannot hold the time.
     expires: Option<Instant>,
     /// The room's occupants; `None` for a user's own topic, and on a broker without presence.
-    roster: Option<Roster>,
-    /// Callers that wait for the roster to meet a condition.
-    waiting: Waiting,
+    roster: Option<Box<Roster>>,
+    /// Callers that wait for the roster to meet a condition; `None` before the first.
+    waiting: Option<Box<Waiting>>,
     /// A read is under way that this room began. The result of one that an earlier room of the same
     /// topic began is dropped: it may be older than this room's subscription.
     reading: bool,
@@ -75,18 +77,18 @@ impl RoomSequence {
         let Some(room) = topic.as_room() else { return Self::default() };
         let recent = |retention| Recent::new(retention, RECENT_MESSAGES, RECENT_BYTES);
         Self {
-            timeline: config.history.of(room).map(recent).map(Timeline::new),
-            roster: has_presence.then(|| Roster::new(config.presence_limit)),
+            timeline: config.history.of(room).map(recent).map(Timeline::new).map(Box::new),
+            roster: has_presence.then(|| Box::new(Roster::new(config.presence_limit))),
             ..Self::default()
         }
     }
 
     pub(super) fn recent(&self) -> Option<&Recent> {
-        self.timeline.as_ref().map(Timeline::recent)
+        self.timeline.as_deref().map(Timeline::recent)
     }
 
     pub(super) fn roster(&self) -> Option<&Roster> {
-        self.roster.as_ref()
+        self.roster.as_deref()
     }
 
     /// Drops expired messages before a member joins, as the broker does.
@@ -141,7 +143,9 @@ impl RoomSequence {
     ) {
         if let Some(roster) = &mut self.roster {
             roster.change(version, count, change, occupant, out);
-            self.waiting.answer(roster);
+            if let Some(waiting) = &mut self.waiting {
+                waiting.answer(roster);
+            }
         }
     }
 
@@ -149,14 +153,15 @@ impl RoomSequence {
     /// being read, and the connection to the broker was not just lost.
     pub(super) fn lists(&self, Occupant { user, info, .. }: &Occupant) -> bool {
         let is_current = |roster: &&Roster| !roster.wants_snapshot();
-        let listed = self.roster.as_ref().filter(is_current).and_then(Roster::listed);
+        let listed = self.roster().filter(is_current).and_then(Roster::listed);
         let is_steady = !(self.presence_stale || self.reading);
         is_steady && listed.is_some_and(|listed| listed.get(user) == Some(info))
     }
 
     /// Waits until the roster meets a condition; `None` if it does already, or is not read yet.
     pub(super) fn wait_until(&mut self, awaited: RosterCondition) -> Option<oneshot::Receiver<()>> {
-        self.waiting.wait_until(awaited, self.roster.as_ref()?)
+        let roster = self.roster.as_deref()?;
+        self.waiting.get_or_insert_default().wait_until(awaited, roster)
     }
 
     /// Publications may have been missed. A room without history sends a gap, if it is live.
@@ -202,7 +207,7 @@ impl RoomSequence {
 
     /// Whether [`begin_reads`](Self::begin_reads) would begin one.
     pub(super) fn wants_reads(&self) -> bool {
-        self.timeline.as_ref().is_some_and(Timeline::wants_read) || self.wants_occupancy()
+        self.timeline.as_deref().is_some_and(Timeline::wants_read) || self.wants_occupancy()
     }
 
     /// Whether the topic has nothing to read: no history, and no presence.
@@ -211,13 +216,13 @@ impl RoomSequence {
     }
 
     fn wants_occupancy(&self) -> bool {
-        !self.presence_stale && self.roster.as_ref().is_some_and(Roster::wants_snapshot)
+        !self.presence_stale && self.roster().is_some_and(Roster::wants_snapshot)
     }
 
     /// Adds the reads that this room needs, and marks them as under way.
     pub(super) fn begin_reads(&mut self, topic: &Topic, reads: &mut Reads) {
         self.reading = true;
-        if let Some(range) = self.timeline.as_mut().and_then(Timeline::begin_read) {
+        if let Some(range) = self.timeline.as_deref_mut().and_then(Timeline::begin_read) {
             reads.histories.push(HistoryRead { topic: topic.clone(), range, limit: READ_LIMIT });
         }
         if self.wants_occupancy()
@@ -241,10 +246,12 @@ impl RoomSequence {
         }
         if let (Some(roster), Some(occupancy)) = (&mut self.roster, occupancy) {
             roster.set(occupancy, out);
-            if !roster.has_reached(1) {
-                self.waiting.answer_all();
+            if let Some(waiting) = &mut self.waiting {
+                if !roster.has_reached(1) {
+                    waiting.answer_all();
+                }
+                waiting.answer(roster);
             }
-            self.waiting.answer(roster);
         }
         let taken = &mut finished.taken;
         if let (Some(timeline), Some(history)) = (&mut self.timeline, history) {
@@ -262,7 +269,7 @@ impl RoomSequence {
             }
         }
         let has_position = finished.opened.is_some() || self.timeline.is_none();
-        finished.is_known = has_position && !self.roster.as_ref().is_some_and(Roster::is_unknown);
+        finished.is_known = has_position && !self.roster().is_some_and(Roster::is_unknown);
         finished
     }
 
@@ -281,7 +288,7 @@ impl RoomSequence {
 
     /// Whether the members of a large room have yet to receive the number of its occupants.
     pub(super) fn count_changed(&self) -> bool {
-        self.roster.as_ref().is_some_and(Roster::has_unannounced_count)
+        self.roster().is_some_and(Roster::has_unannounced_count)
     }
 
     /// Sends the members of a large room the number of its occupants.

@@ -91,6 +91,46 @@ async fn key_of_wrong_type_fails_one_room_until_deleted() {
     }
 }
 
+/// Users of several rooms join, and leave, in one call of a script.
+#[tokio::test]
+async fn damaged_room_fails_alone_among_changes_of_presence() {
+    let server = RedisServer::start();
+    let node = Node::start(&server).await;
+    let (damaged, others) = (room("b"), [room("a"), room("c")]);
+    node.enter(&others[0], "first");
+    node.wait_for_occupants(&others[0], &["first"]).await;
+    node.leave(&others[0], "first");
+    node.wait_for_occupants(&others[0], &[]).await;
+    let name = server.command(&["ZRANGE", "chat:nodes", "0", "0"]).await;
+    for key in ["chat:{r.b}:members".to_owned(), format!("chat:{{r.b}}:on:{name}")] {
+        let damage = async || {
+            server.command(&["DEL", &key]).await;
+            server.command(&["SET", &key, "x"]).await;
+        };
+        let change_all = |change: &dyn Fn(&Topic, &str)| {
+            for topic in [&others[0], &damaged, &others[1]] {
+                change(topic, "anna");
+                change(topic, "ben");
+            }
+        };
+        damage().await;
+        change_all(&|topic, name| node.enter(topic, name));
+        for topic in &others {
+            node.wait_for_occupants(topic, &["anna", "ben"]).await;
+        }
+        server.command(&["DEL", &key]).await;
+        node.wait_for_occupants(&damaged, &["anna", "ben"]).await;
+
+        damage().await;
+        change_all(&|topic, name| node.leave(topic, name));
+        for topic in &others {
+            node.wait_for_occupants(topic, &[]).await;
+        }
+        server.command(&["DEL", &key]).await;
+        eventually("nothing but the lease", async || keys(&server).await == ["chat:nodes"]).await;
+    }
+}
+
 /// A call for many says for which of them it failed.
 #[tokio::test]
 async fn call_for_many_rooms_names_the_damaged_one() {

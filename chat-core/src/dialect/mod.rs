@@ -149,6 +149,18 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
+/// Appends `before` and then `text` as a JSON string.
+fn append_text(out: &mut Vec<u8>, before: &str, text: &str) {
+    out.extend_from_slice(before.as_bytes());
+    crate::json::append_string(out, text);
+}
+
+/// Appends `before` and then `number`.
+fn append_number(out: &mut Vec<u8>, before: &str, number: u64) {
+    out.extend_from_slice(before.as_bytes());
+    append_json(out, &number);
+}
+
 fn append_json(out: &mut Vec<u8>, value: &impl Serialize) -> bool {
     serde_json::to_writer(out, value).is_ok()
 }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::append_json;
+use super::{append_json, append_number, append_text};
 use crate::command::{Command, Join};
 use crate::envelope;
 use crate::error::Rejection;
@@ -52,7 +52,10 @@ pub(super) fn encode(
 ) -> bool {
     let room = Cow::Borrowed(topic.name());
     match *event {
-        Event::Message(ref message) => append_json(out, &in_room(room, message, position)),
+        Event::Message(ref message) => {
+            append_message(out, &room, message, position);
+            true
+        }
         Event::Presence(event::Presence { user, change, .. }) => {
             let event = PresenceEvent::Changed(change, user.into());
             append_json(out, &Presence { room, event })
@@ -80,6 +83,43 @@ pub(super) fn encode(
     }
 }
 
+/// Appends the frame of a message, as [`in_room`] is serialized. It is the one frame that a server
+/// encodes for each message; by `serde_json`, which has a call for the name of each field and looks up
+/// each byte of a text, it was the dearest step of the fan-out.
+fn append_message(
+    out: &mut Vec<u8>,
+    room: &str,
+    message: &event::Message<'_>,
+    position: Option<Position>,
+) {
+    let event::Message { user, text, data, key, at } = *message;
+    append_text(out, r#"{"type":"message","room":"#, room);
+    if let Some(position) = position {
+        append_number(out, r#","offset":"#, position.offset);
+    }
+    if let Some(epoch) = begun_epoch(position) {
+        append_text(out, r#","epoch":"#, epoch.as_str());
+    }
+    append_text(out, r#","user":{"id":"#, user.id);
+    append_text(out, r#","name":"#, user.name);
+    append_text(out, r#","color":"#, user.color);
+    append_text(out, r#"},"message":"#, text);
+    if let Some(data) = data {
+        out.extend_from_slice(br#","data":"#);
+        out.extend_from_slice(data.get().as_bytes());
+    }
+    append_number(out, r#","at":"#, at);
+    if let Some(key) = key {
+        append_text(out, r#","key":"#, key);
+    }
+    out.push(b'}');
+}
+
+/// The first message of a sequence names it; the others belong to the same.
+fn begun_epoch(position: Option<Position>) -> Option<Epoch> {
+    position.filter(|position| position.offset == 1).map(|first| first.epoch)
+}
+
 fn in_room<'a>(
     room: Cow<'a, str>,
     message: &event::Message<'a>,
@@ -89,8 +129,7 @@ fn in_room<'a>(
     Message {
         room,
         offset: position.map(|position| position.offset),
-        // The first message of a sequence names it; the others belong to the same.
-        epoch: position.filter(|position| position.offset == 1).map(|first| first.epoch),
+        epoch: begun_epoch(position),
         user: user.into(),
         text: text.into(),
         data: data.map(Cow::Borrowed),
@@ -116,5 +155,43 @@ impl<'a> PageFrame<'a> {
         let mut page = Vec::with_capacity(entries.size_hint().0);
         page.extend(entries.filter_map(frame));
         page
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::event::Sender;
+
+    const TEXT: &str = "[a\"\\\\\u{0}\u{1f}\u{7f} \n/é\u{2028}👋]{0,40}";
+
+    fn positions() -> impl Strategy<Value = Option<Position>> {
+        let epoch = Epoch::parse(b"abcdEF12").unwrap();
+        prop::option::of((0..3_u64).prop_map(move |offset| Position { epoch, offset }))
+    }
+
+    proptest! {
+        #[test]
+        fn message_is_written_as_it_is_serialized(
+            [room, id, name, text, key] in prop::array::uniform5(TEXT),
+            (has_data, has_key, at) in (any::<bool>(), any::<bool>(), any::<u64>()),
+            position in positions(),
+        ) {
+            let data = RawValue::from_string(r#"{"a": [1, "]"]}"#.to_owned()).unwrap();
+            let message = event::Message {
+                user: Sender { id: &id, name: &name, color: "#FFFFFF" },
+                text: &text,
+                data: has_data.then_some(&*data),
+                key: has_key.then_some(&*key),
+                at,
+            };
+            let mut written = Vec::new();
+            append_message(&mut written, &room, &message, position);
+            let serialized = serde_json::to_string(&in_room(room.into(), &message, position)).unwrap();
+            prop_assert_eq!(String::from_utf8(written).unwrap(), serialized);
+        }
     }
 }

@@ -1,9 +1,7 @@
 //! `SUBSCRIBE`, `UNSUBSCRIBE` and `sendMessage`: messages without a sender's name, from clients that need
 //! not be subscribed.
 
-use serde::Serialize;
-
-use super::append_json;
+use super::append_text;
 use crate::command::{Command, Join};
 use crate::error::Rejection;
 use crate::event::Event;
@@ -24,18 +22,10 @@ pub(super) fn decode<'a>(fields: &Fields<'a>) -> Result<Command<'a>, Rejection> 
     })
 }
 
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "camelCase")]
-enum Frame<'a> {
-    #[serde(rename_all = "camelCase")]
-    SendMessage { room_id: &'a str, message: &'a str },
-}
-
 pub(super) fn encode(topic: &Topic, event: &Event<'_>, out: &mut Vec<u8>) -> bool {
-    match event {
-        Event::Message(message) => {
-            append_json(out, &Frame::SendMessage { room_id: topic.name(), message: message.text })
-        }
-        _ => false,
-    }
+    let Event::Message(message) = event else { return false };
+    append_text(out, r#"{"type":"sendMessage","roomId":"#, topic.name());
+    append_text(out, r#","message":"#, message.text);
+    out.push(b'}');
+    true
 }

@@ -21,7 +21,7 @@ impl Connection {
     ) -> Result<(), Rejection> {
         match self.state.authenticator.clone() {
             Some(authenticator) => {
-                self.authenticate(&*authenticator, hello.token.as_deref()).await?
+                Box::pin(self.authenticate(&*authenticator, hello.token.as_deref())).await?
             }
             None => self.identify(hello).await?,
         }

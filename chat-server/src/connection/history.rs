@@ -50,7 +50,7 @@ impl Connection {
         let (page, factor) = match self.page_from_memory(room, range, limit).await {
             Some(page) => (page, 1),
             None => {
-                let page = self.page_from_broker(room, range, limit).await;
+                let page = Box::pin(self.page_from_broker(room, range, limit)).await;
                 (page.map_err(|error| unavailable(&error))?, READ_COST_FACTOR)
             }
         };

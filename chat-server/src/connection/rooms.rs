@@ -8,7 +8,7 @@ use chat_broker::{BrokerError, JoinOptions, Membership, PublishOptions, Status};
 use chat_core::wire::{Left, Members, ServerFrame};
 use chat_core::{
     Capability, ErrorCode, Event, Join, Occupant, Presence, PresenceChange, Rejection, RoomId,
-    Topic, User, UserName, envelope,
+    Topic, User, envelope,
 };
 use chat_transport::Session;
 use serde_json::value::RawValue;
@@ -88,27 +88,27 @@ impl Connection {
         id: Option<&RawValue>,
         join: Join,
     ) -> Result<(), Rejection> {
-        let Join { room, since, history, name, announced, exclusive, .. } = join;
-        if exclusive {
-            self.leave_current(&room, name).await;
+        if join.exclusive {
+            // Boxed, as other rare steps below: ten thousand joins may wait at a time after a restart,
+            // and each holds this future.
+            Box::pin(self.leave_current(&join)).await;
         }
-        let options = JoinOptions::default().since(since).history(history);
-        self.join_room(id, room.clone(), options, announced).await?;
-        if exclusive {
-            self.current = Some(room);
+        self.join_room(id, &join).await?;
+        if join.exclusive {
+            self.current = Some(join.room);
         }
         Ok(())
     }
 
     /// Leaves the exclusive room before the client joins another one, or joins the same one under
-    /// another name. Changes the name of the user to `name`.
-    async fn leave_current(&mut self, room: &RoomId, name: Option<UserName>) {
+    /// another name. Changes the name of the user to that of the join.
+    async fn leave_current(&mut self, join: &Join) {
         let known = &self.member.user;
         // The name of an authenticated user is that of the token.
-        let name = name.filter(|_| self.access.identity().is_none());
+        let name = join.name.clone().filter(|_| self.access.identity().is_none());
         let user = User::new(known.id.clone(), name.or_else(|| Some(known.name.clone())));
         let renamed = user != **known;
-        if let Some(left) = self.current.take_if(|current| *current != *room || renamed) {
+        if let Some(left) = self.current.take_if(|current| *current != join.room || renamed) {
             // Cannot fail: the client is in its current room.
             let _ = self.leave_room(&left).await;
         }
@@ -143,16 +143,15 @@ impl Connection {
         }
     }
 
-    pub(super) async fn join_room(
-        &mut self,
-        id: Option<&RawValue>,
-        room: RoomId,
-        options: JoinOptions,
-        announced: bool,
-    ) -> Result<(), Rejection> {
-        self.until_bans_are_loaded().await?;
-        self.not_banned(Action::join(&room))?;
-        self.member.drained(self.time_limit(), &mut self.deadline).await;
+    async fn join_room(&mut self, id: Option<&RawValue>, join: &Join) -> Result<(), Rejection> {
+        let room = &join.room;
+        if !self.state.moderation.is_loaded() {
+            Box::pin(self.until_bans_are_loaded()).await?;
+        }
+        self.not_banned(Action::join(room))?;
+        if self.member.has_unsent() {
+            Box::pin(self.member.drained(self.time_limit(), &mut self.deadline)).await;
+        }
         if self.member.is_closed() {
             // A join now would publish presence events for a closed connection.
             return Ok(());
@@ -160,11 +159,14 @@ impl Connection {
         // Read before the join: a kick that this server applies while the join is under way then counts
         // as later than the membership, and `check_sanctions` in `add_room` enforces it.
         let since = self.state.moderation.now();
-        let sees_presence = self.may(Capability::Presence, &room).await;
-        let may_recover = self.may(Capability::History, &room).await;
-        let options = if may_recover { options } else { JoinOptions::default() };
+        let sees_presence = self.may(Capability::Presence, room).await;
+        let may_recover = self.may(Capability::History, room).await;
+        let options = match may_recover {
+            true => JoinOptions::default().since(join.since).history(join.history),
+            false => JoinOptions::default(),
+        };
         let member = self.member.with_presence(sees_presence);
-        let index = self.rooms.iter().position(|joined| joined.room == room);
+        let index = self.rooms.iter().position(|joined| joined.room == *room);
         let answered = Arc::default();
         let request = JoinRequest {
             id: id.map(ToOwned::to_owned),
@@ -176,48 +178,52 @@ impl Connection {
             answered: Arc::clone(&answered),
         };
         let joined = match index {
-            Some(index) => self.rejoin_room(index, member, options, request).await,
+            Some(index) => Box::pin(self.rejoin_room(index, member, options, request)).await,
             None => {
-                let options = options.occupant(self.occupant(announced));
-                self.add_room(room, member, options, request, since, announced).await
+                let slot = self.room_slot()?;
+                let options = options.occupant(self.occupant(join.announced));
+                let topic = Topic::Room(room.clone());
+                let joining = self.state.hub.join_with(&topic, self.id, member, options, request);
+                let joined = joining.await.map_err(|error| unavailable(&error));
+                joined.map(|membership| self.add_room(membership, join, sees_presence, since, slot))
             }
         };
         self.charge_answer(answered.load(Ordering::Relaxed));
         joined
     }
 
-    async fn add_room(
-        &mut self,
-        room: RoomId,
-        member: Member,
-        options: JoinOptions,
-        request: JoinRequest,
-        since: u32,
-        announced: bool,
-    ) -> Result<(), Rejection> {
+    /// Counts a further room of the client, unless the client or its user is in as many as it may be in.
+    fn room_slot(&self) -> Result<Option<RoomSlot>, Rejection> {
         let max = self.state.limits.config().rooms.unwrap_or(usize::MAX);
         if self.rooms.len() >= max {
             let message = format!("A connection is in at most {max} rooms.");
             return Err(self.too_many_rooms("rooms", message));
         }
-        let slot = self.limiter.room(&self.state.limits).map_err(|max| {
+        self.limiter.room(&self.state.limits).map_err(|max| {
             self.too_many_rooms("user_rooms", format!("A user is in at most {max} rooms here."))
-        })?;
-        let (topic, sees_presence) = (Topic::Room(room.clone()), member.sees_presence());
-        let joining = self.state.hub.join_with(&topic, self.id, member, options, request);
-        let membership = joining.await.map_err(|error| unavailable(&error))?;
+        })
+    }
+
+    fn add_room(
+        &mut self,
+        membership: Membership<Member>,
+        join: &Join,
+        sees_presence: bool,
+        since: u32,
+        slot: Option<RoomSlot>,
+    ) {
         // Most clients join one room, and `Vec::push` would allocate four elements.
         self.rooms.reserve_exact(usize::from(self.rooms.is_empty()));
-        let room_bytes = self.state.hub.retention(&room).map_or(0, |kept| kept.bytes);
+        let room_bytes = self.state.hub.retention(&join.room).map_or(0, |kept| kept.bytes);
         let mut may_be_new = true;
         membership.with_snapshot(|snapshot| {
             may_be_new = snapshot.position.is_none_or(|position| position.offset == 0);
         });
         self.rooms.push(JoinedRoom {
             membership,
-            room,
+            room: join.room.clone(),
             sees_presence,
-            announced,
+            announced: join.announced,
             since,
             room_bytes,
             may_be_new,
@@ -228,7 +234,6 @@ impl Connection {
         // A kick during the join did not find this room in `rooms`, and its notification may have been
         // handled by then.
         self.check_sanctions();
-        Ok(())
     }
 
     fn too_many_rooms(&self, limit: &'static str, message: String) -> Rejection {
@@ -238,9 +243,7 @@ impl Connection {
 
     /// A join must not succeed before the bans are loaded: a banned user would be in the room until then.
     async fn until_bans_are_loaded(&self) -> Result<(), Rejection> {
-        let moderation = &self.state.moderation;
-        if moderation.is_loaded() || timeout(BANS_TIMEOUT, moderation.until_loaded()).await.is_ok()
-        {
+        if timeout(BANS_TIMEOUT, self.state.moderation.until_loaded()).await.is_ok() {
             return Ok(());
         }
         Err(unavailable(&BrokerError::unavailable("the bans are not loaded yet")))

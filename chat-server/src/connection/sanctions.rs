@@ -21,7 +21,7 @@ impl Connection {
         id: Option<&RawValue>,
         sanction: &Sanction<'_>,
     ) -> Result<(), Rejection> {
-        self.sanction(id, SanctionKind::Kick, sanction, Duration::ZERO).await
+        Box::pin(self.sanction(id, SanctionKind::Kick, sanction, Duration::ZERO)).await
     }
 
     pub(super) async fn ban(
@@ -34,7 +34,7 @@ impl Connection {
             return Err(Rejection::new(ErrorCode::BadField, ZERO_BAN));
         }
         let time = seconds.map_or(LONGEST_BAN, Duration::from_secs);
-        self.sanction(id, SanctionKind::Ban, sanction, time).await
+        Box::pin(self.sanction(id, SanctionKind::Ban, sanction, time)).await
     }
 
     pub(super) async fn unban(

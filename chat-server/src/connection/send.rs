@@ -93,6 +93,8 @@ impl Connection {
             Ok(receipt) => {
                 let direct = matches!(topic, Topic::User(_));
                 let id = id.map(ToOwned::to_owned);
+                // Most clients have one message in flight, and the queue would grow to four at first.
+                self.in_flight.reserve_exact(usize::from(self.in_flight.capacity() == 0));
                 self.in_flight.push_back(InFlight { id, receipt, started, direct, is_new_room });
             }
             Err(error) => self.reject(&unavailable(&error).to_request(id)),

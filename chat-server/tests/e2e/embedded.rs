@@ -1,6 +1,8 @@
 //! A server within an application, whose own parts may be slow.
 
 use std::future::pending;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
@@ -11,6 +13,7 @@ use chat_server::{
 use chat_transport::testing::WsClient;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use crate::support::{DEADLINE, ask, exchange};
@@ -97,6 +100,54 @@ async fn busy_connection_ends_with_its_token() {
     let closed = timeout(DEADLINE, until_goodbye).await.expect("the token was for 1 s");
     assert_eq!(closed["reason"], "token_expired");
     assert_eq!(client.recv_close().await.0, 4004);
+    serving.abort();
+}
+
+/// Records how often another task has run by the time of each call.
+#[derive(Debug, Clone, Default)]
+struct Observer {
+    other_runs: Arc<AtomicU64>,
+    calls: Arc<Mutex<Vec<u64>>>,
+}
+
+#[async_trait]
+impl Authorizer for Observer {
+    async fn allows(&self, _: &Identity, _: Action<'_>) -> bool {
+        self.calls.lock().unwrap().push(self.other_runs.load(Ordering::Relaxed));
+        true
+    }
+}
+
+/// Else messages that arrive together are published, and delivered, in two batches, and a client
+/// that waits for both keeps them apart.
+#[tokio::test]
+async fn frames_that_arrive_together_are_handled_together() {
+    let observer = Observer::default();
+    let server = Server::builder().authenticator(Slow).authorizer(observer.clone()).start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/ws?token=ann", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move { server.serve(vec![listener], pending()).await });
+    let mut client = WsClient::connect_with(&url, &[("Sec-WebSocket-Protocol", "chat.v1")]).await;
+    let other_runs = Arc::clone(&observer.other_runs);
+    let other = tokio::spawn(async move {
+        loop {
+            other_runs.fetch_add(1, Ordering::Relaxed);
+            yield_now().await;
+        }
+    });
+    let send = json!({"type": "send", "room": "r", "message": "hi"}).to_string();
+    for _ in 0..40 {
+        // The server's task does not run in between: both frames are in its socket.
+        client.send(&send).await;
+        client.send(&send).await;
+        for _ in 0..2 {
+            assert_eq!(client.recv_json().await["code"], "not_in_room");
+        }
+    }
+    let calls = observer.calls.lock().unwrap().clone();
+    assert_eq!(calls.len(), 80);
+    assert!(calls.chunks(2).all(|pair| pair[0] == pair[1]), "{calls:?}");
+    other.abort();
     serving.abort();
 }
 

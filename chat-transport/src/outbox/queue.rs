@@ -9,7 +9,7 @@ use chat_core::{CloseReason, DeliveryOutcome};
 
 use crate::codec;
 use crate::stats::Stripe;
-use crate::stream::SharedTcp;
+use crate::stream::{SharedTcp, with_scratch};
 
 /// Chunks smaller than this, in bytes, are copied together for one write.
 const COALESCED_BELOW: usize = 16 * 1024;
@@ -50,6 +50,9 @@ pub(super) struct Queue {
     usage: OutboxUsage,
     /// Whether part of the first chunk is written: its rest must follow before anything else.
     is_first_begun: bool,
+    /// The chunks wait for the next frame, which is written with them, or for a
+    /// [`flush`](Self::flush). Nobody writes them until then.
+    is_held: bool,
     pongs: Pongs,
     closing: Option<CloseState>,
     /// Bytes that were accepted since the beginning.
@@ -125,6 +128,11 @@ impl Queue {
         self.chunks.is_empty()
     }
 
+    /// Whether the session has something to write.
+    pub(super) fn has_work(&self) -> bool {
+        !self.chunks.is_empty() && !self.is_held
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.closing.is_some()
     }
@@ -137,24 +145,11 @@ impl Queue {
         }
     }
 
-    /// Accepts `bytes`, which hold `frames` whole frames, unless more than `max` would wait then.
+    /// Accepts `bytes`, which hold `frames` whole frames, while nothing else waits.
     #[inline]
-    pub(super) fn offer(
-        &mut self,
-        bytes: &Bytes,
-        frames: usize,
-        max: &OutboxUsage,
-    ) -> DeliveryOutcome {
+    pub(super) fn offer(&mut self, bytes: &Bytes, frames: usize) -> DeliveryOutcome {
         if self.closing.is_some() {
             return DeliveryOutcome::Closed;
-        }
-        if !self.chunks.is_empty() {
-            if !self.has_room(bytes.len(), frames, max) {
-                return DeliveryOutcome::Full;
-            }
-            self.accepted += bytes.len() as u64;
-            self.push(bytes.clone(), frames);
-            return DeliveryOutcome::Queued;
         }
         self.accepted += bytes.len() as u64;
         // Only while nothing waits: a frame must not overtake an earlier one.
@@ -164,6 +159,75 @@ impl Queue {
             self.is_first_begun = written > 0;
         }
         DeliveryOutcome::Queued
+    }
+
+    /// Accepts them behind what waits, unless more than `max` would wait then.
+    pub(super) fn offer_behind(
+        &mut self,
+        bytes: &Bytes,
+        frames: usize,
+        max: &OutboxUsage,
+    ) -> DeliveryOutcome {
+        if self.closing.is_some() {
+            return DeliveryOutcome::Closed;
+        }
+        let was_held = self.is_held;
+        // What is held is written now, as far as the socket takes it.
+        if !was_held && !self.has_room(bytes.len(), frames, max) {
+            return DeliveryOutcome::Full;
+        }
+        self.accepted += bytes.len() as u64;
+        if was_held {
+            self.queue(bytes.clone(), frames);
+            self.write_held();
+        } else {
+            self.push(bytes.clone(), frames);
+        }
+        DeliveryOutcome::Queued
+    }
+
+    /// Accepts them, to be written with the next frames or by [`flush`](Self::flush). If the socket is
+    /// behind, they wait for that as others do.
+    pub(super) fn hold(
+        &mut self,
+        bytes: &Bytes,
+        frames: usize,
+        max: &OutboxUsage,
+    ) -> DeliveryOutcome {
+        let joins_held = self.is_held && self.has_room(bytes.len(), frames, max);
+        if self.closing.is_some() || !(self.chunks.is_empty() || joins_held) {
+            return self.offer_behind(bytes, frames, max);
+        }
+        self.accepted += bytes.len() as u64;
+        self.is_held = true;
+        self.queue(bytes.clone(), frames);
+        DeliveryOutcome::Queued
+    }
+
+    /// Writes what is held, unless the session does so since it closes.
+    pub(super) fn flush(&mut self) {
+        if self.is_held && self.closing.is_none() {
+            self.write_held();
+        }
+    }
+
+    /// Writes what is held with one system call. It counts as waiting only if the socket does not
+    /// take it.
+    fn write_held(&mut self) {
+        let written = with_scratch(|scratch| {
+            let count = self.coalesce_into(scratch);
+            self.write_now(&scratch[..count])
+        });
+        self.advance(written);
+        self.end_hold();
+    }
+
+    fn end_hold(&mut self) {
+        if std::mem::take(&mut self.is_held)
+            && let Some(stripe) = &self.stripe
+        {
+            stripe.queued(self.usage.bytes, self.usage.bytes);
+        }
     }
 
     fn has_room(&self, bytes: usize, frames: usize, max: &OutboxUsage) -> bool {
@@ -232,6 +296,9 @@ impl Queue {
     pub(super) fn next(&mut self, scratch: &mut [u8]) -> Next {
         self.report();
         self.queue_close_frame();
+        if self.is_held {
+            return Next::Nothing;
+        }
         let has_several = self.chunks.len() > 1;
         match self.chunks.front() {
             None => Next::Nothing,
@@ -321,11 +388,16 @@ impl Queue {
     }
 
     fn push(&mut self, bytes: Bytes, frames: usize) {
+        self.end_hold();
+        if let Some(stripe) = &self.stripe {
+            stripe.queued(bytes.len(), self.usage.bytes + bytes.len());
+        }
+        self.queue(bytes, frames);
+    }
+
+    fn queue(&mut self, bytes: Bytes, frames: usize) {
         self.usage.bytes += bytes.len();
         self.usage.frames += frames;
-        if let Some(stripe) = &self.stripe {
-            stripe.queued(bytes.len(), self.usage.bytes);
-        }
         self.chunks.push_back(Chunk { bytes, frames });
     }
 
@@ -337,7 +409,9 @@ impl Queue {
     /// Removes bytes from the usage and from the stripe.
     fn unqueue(&mut self, bytes: usize) {
         self.usage.bytes -= bytes;
-        if let Some(stripe) = &self.stripe {
+        if !self.is_held
+            && let Some(stripe) = &self.stripe
+        {
             stripe.unqueued(bytes);
         }
     }
@@ -347,6 +421,7 @@ impl Queue {
         self.chunks = VecDeque::new();
         self.usage = OutboxUsage::default();
         self.is_first_begun = false;
+        self.is_held = false;
         self.pongs = Pongs::default();
     }
 }

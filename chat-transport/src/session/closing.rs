@@ -92,8 +92,9 @@ where
     /// ```
     pub async fn finish(&mut self) -> End {
         self.outbox.close(CloseReason::Normal);
-        let mut closing = ClosingHandshake::new(after(Instant::now(), self.config.close_timeout));
-        if matches!(self.end, Some(End::Lost(_))) {
+        let deadline = after(Instant::now(), self.codec.config().close_timeout);
+        let mut closing = ClosingHandshake::new(deadline);
+        if matches!(self.end.as_deref(), Some(End::Lost(_))) {
             closing.skip_close_frames();
         }
         poll_fn(|cx| self.poll_finish(cx, &mut closing)).await;
@@ -101,7 +102,7 @@ where
         // peer does not read.
         self.outbox.release();
         let closed = || self.outbox.closed_with().map(End::Local);
-        self.end.take().or_else(closed).unwrap_or(End::Lost(None))
+        self.end.take().map(|end| *end).or_else(closed).unwrap_or(End::Lost(None))
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>, closing: &mut ClosingHandshake) -> Poll<()> {

@@ -11,6 +11,7 @@ use chat_transport::testing::WsClient;
 use chat_transport::{
     End, Incoming, Outbox, OutboxStats, Session, SharedTcp, TransportConfig, accept_tcp,
 };
+use futures_util::FutureExt;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::TcpListener;
@@ -39,6 +40,50 @@ async fn on_tcp_the_sender_writes_and_the_session_need_not_be_driven() {
     assert_eq!(&frame, b"\x81\x06direct");
     assert_eq!(sender.join().unwrap(), DeliveryOutcome::Queued);
     assert_eq!(session.outbox().usage().frames, 0);
+}
+
+#[tokio::test]
+async fn held_frames_are_written_with_the_next() {
+    // Held frames are no more than what may wait, and the next one finds room nevertheless.
+    let (mut client, mut session) = on_tcp(TransportConfig::default().outbox_frames(2)).await;
+    let outbox = session.outbox().clone();
+    for held in ["a", "b"] {
+        assert_eq!(outbox.hold(&Frames::text(held)), DeliveryOutcome::Queued);
+    }
+    assert_eq!(session.recv().now_or_never(), None);
+    assert_eq!(outbox.usage().frames, 2, "the session leaves them alone");
+    assert_eq!(outbox.send(&Frames::text("c")), DeliveryOutcome::Queued);
+    assert_eq!(outbox.usage().frames, 0);
+    let mut frames = [0; 9];
+    client.read_exact(&mut frames).await.unwrap();
+    assert_eq!(&frames, b"\x81\x01a\x81\x01b\x81\x01c");
+}
+
+#[tokio::test]
+async fn flush_writes_what_is_held() {
+    let (mut client, session) = on_tcp(TransportConfig::default()).await;
+    let outbox = session.outbox();
+    assert_eq!(outbox.hold(&Frames::text("a")), DeliveryOutcome::Queued);
+    // The waiter waits before the flush, and is woken by it.
+    tokio::join!(biased; outbox.drained_to(0), async { outbox.flush() });
+    let mut frame = [0; 3];
+    client.read_exact(&mut frame).await.unwrap();
+    assert_eq!(&frame, b"\x81\x01a");
+}
+
+#[tokio::test]
+async fn held_frame_precedes_the_close_frame() {
+    let (mut client, mut session) = on_tcp(TransportConfig::default()).await;
+    assert_eq!(session.outbox().hold(&Frames::text("a")), DeliveryOutcome::Queued);
+    session.outbox().close(CloseReason::GoingAway);
+    session.outbox().flush();
+    assert_eq!(session.recv().await, None);
+    let mut frames = [0; 4];
+    tokio::join!(session.finish(), async {
+        client.read_exact(&mut frames).await.unwrap();
+        drop(client);
+    });
+    assert_eq!(&frames, b"\x81\x01a\x88");
 }
 
 #[tokio::test]

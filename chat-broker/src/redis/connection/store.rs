@@ -265,9 +265,9 @@ mod tests {
     async fn reap(store: &Store) -> Result<Vec<Value>, BrokerError> {
         let mut commands = Pipeline::new();
         for topic in ["a", "b"] {
-            let keys = ["members", "held", "topics", "leases"].map(|key| format!("{topic}:{key}"));
+            let keys = ["topics", "leases", "members", "held"].map(|key| format!("{topic}:{key}"));
             let call = store.shared.scripts.reap.call(&mut commands, &keys);
-            call.arg(topic).arg("node").arg(1);
+            call.arg("node").arg(topic).arg(1);
         }
         store.query_all(&mut commands).await
     }

@@ -6,6 +6,7 @@
 //! Redis 7 names the command inside the script.
 
 use std::collections::BTreeMap;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,21 +150,19 @@ impl Refusals {
         }
     }
 
-    /// As [`count`](Self::count), for the answers to a pipeline, which are in its order.
+    /// As [`count`](Self::count), for the answers to a pipeline, which are in its order. A script may
+    /// answer with a list, in which some are errors.
     pub(crate) fn count_replies(&self, commands: &Pipeline, replies: &[Value], scripts: &Scripts) {
         for (command, reply) in commands.cmd_iter().zip(replies) {
-            self.count_reply(command, reply, scripts);
-        }
-    }
-
-    /// Counts the errors in a reply: `publish.lua` returns one for each publication that failed.
-    fn count_reply(&self, command: &Cmd, reply: &Value, scripts: &Scripts) {
-        match reply {
-            Value::ServerError(error) => self.count(name(command, scripts), error),
-            Value::Array(replies) => {
-                replies.iter().for_each(|reply| self.count_reply(command, reply, scripts));
+            let parts = match reply {
+                Value::Array(parts) => parts,
+                one => slice::from_ref(one),
+            };
+            for part in parts {
+                if let Value::ServerError(error) = part {
+                    self.count(name(command, scripts), error);
+                }
             }
-            _ => {}
         }
     }
 
@@ -254,7 +253,7 @@ mod tests {
             Value::ServerError(error("NOPERM this user has no permissions to run 'publish'")),
             Value::Array(vec![
                 Value::BulkString(Vec::new()),
-                Value::Array(vec![Value::ServerError(error("OOM command not allowed"))]),
+                Value::ServerError(error("OOM command not allowed")),
             ]),
             Value::Int(1),
             Value::ServerError(error("SPLENDID no such code")),
@@ -262,6 +261,19 @@ mod tests {
         refusals.count_replies(&commands, &replies, &scripts);
         refusals.count_replies(&commands, &replies[..1], &scripts);
         let expected = [("PUBLISH", "NOPERM", 2), ("other", "other", 1), ("publish.lua", "OOM", 1)];
+        assert_eq!(counted(&refusals), expected);
+    }
+
+    #[test]
+    fn errors_in_the_list_of_a_script_count_one_by_one() {
+        let (refusals, scripts) = (Refusals::default(), Scripts::new());
+        let mut commands = Pipeline::new();
+        scripts.enter.call(&mut commands, &["key"]);
+        let denied = || Value::ServerError(error("NOPERM no permissions to run 'sadd'"));
+        let damaged = Value::ServerError(error("WRONGTYPE Operation against a key"));
+        let reply = Value::Array(vec![Value::Int(1), denied(), damaged, denied()]);
+        refusals.count_replies(&commands, &[reply], &scripts);
+        let expected = [("enter.lua", "NOPERM", 2), ("enter.lua", "WRONGTYPE", 1)];
         assert_eq!(counted(&refusals), expected);
     }
 

@@ -93,7 +93,8 @@ mod tests {
         // What set_record.lua can do without.
         let is_needed = |command: &&str| *command != "INFO";
         for script in Scripts::new().all() {
-            for call in script.text().split("call('").skip(1) {
+            let calls = ["call('", "try('"].map(|call| script.text().split(call).skip(1));
+            for call in calls.into_iter().flatten() {
                 let command = call.split('\'').next().unwrap();
                 let is_tried = tried.contains(command) || !is_needed(&command);
                 assert!(is_tried, "{command} of {}", script.file());

@@ -13,6 +13,7 @@ pub(super) mod reconciler;
 mod transition;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,9 +27,10 @@ use super::connection::store::Store;
 use super::error::is_unknown_script;
 use super::health::damage::PRESENCE;
 use super::names::Address;
+use super::scripts::Script;
 use super::shared::Shared;
 use crate::error::BrokerError;
-use outbox::{Changes, Join, Key, Outcome, PresenceOutbox};
+use outbox::{Changes, Key, Outcome, PresenceOutbox};
 
 /// Reads in one pipeline.
 const MAX_READS: usize = 16;
@@ -127,29 +129,69 @@ impl Presence {
 }
 
 impl Shared {
-    /// Adds the joins to `commands`.
+    /// Adds one call that makes all joins to `commands`, unless there are none.
     pub(super) fn add_joins(&self, commands: &mut Pipeline, changes: &Changes) {
-        let node = &*changes.node;
-        let (rooms, nodes) = (self.names.rooms(node), self.names.nodes());
-        for Join { key, info, is_latest } in &changes.joins {
-            let address = &key.address;
-            let keys = [&address.members(), &address.held(node), &rooms, &nodes];
-            let call = self.scripts.enter.call(commands, &keys).arg(address.channel());
-            call.arg(node).arg(key.user.as_str()).arg(&info[..]).arg(u8::from(*is_latest));
+        let rooms = changes.joins.chunk_by(|a, b| a.key.address == b.key.address);
+        let addresses: Vec<_> = rooms.clone().map(|joins| &joins[0].key.address).collect();
+        self.add_change(commands, &self.scripts.enter, &changes.node, &addresses);
+        for joins in rooms {
+            commands.arg(joins.len());
+            for join in joins {
+                commands.arg(join.key.user.as_str());
+            }
+            for join in joins {
+                commands.arg(&join.info[..]);
+            }
+            for join in joins {
+                commands.arg(u8::from(join.is_latest));
+            }
         }
     }
 
-    /// Adds the leaves to `commands`.
+    /// Adds one call that makes all leaves to `commands`, unless there are none.
     pub(super) fn add_leaves(&self, commands: &mut Pipeline, changes: &Changes) {
-        let node = &*changes.node;
-        let (rooms, nodes) = (self.names.rooms(node), self.names.nodes());
-        for key in &changes.leaves {
-            let address = &key.address;
-            let keys = [&address.members(), &address.held(node), &rooms, &nodes];
-            let call = self.scripts.leave.call(commands, &keys);
-            call.arg(address.channel()).arg(node).arg(key.user.as_str());
+        let rooms = changes.leaves.chunk_by(|a, b| a.address == b.address);
+        let addresses: Vec<_> = rooms.clone().map(|leaves| &leaves[0].address).collect();
+        self.add_change(commands, &self.scripts.leave, &changes.node, &addresses);
+        for leaves in rooms {
+            commands.arg(leaves.len());
+            for key in leaves {
+                commands.arg(key.user.as_str());
+            }
         }
     }
+
+    /// Adds a call that changes these topics; what changes in each of them follows.
+    fn add_change(
+        &self,
+        commands: &mut Pipeline,
+        script: &Script,
+        node: &str,
+        addresses: &[&Address],
+    ) {
+        if addresses.is_empty() {
+            return;
+        }
+        let mut keys = vec![self.names.rooms(node), self.names.nodes()];
+        keys.extend(addresses.iter().flat_map(|one| [one.members(), one.held(node)]));
+        let call = script.call(commands, &keys).arg(node);
+        for address in addresses {
+            call.arg(address.channel());
+        }
+    }
+}
+
+/// The reply to each of the changes that one call makes: its own, or that to the whole call.
+pub(super) fn replies(
+    call: Option<&Value>,
+    changes: usize,
+) -> impl Iterator<Item = &Value> + Clone {
+    let replies = match call {
+        Some(Value::Array(each)) => each,
+        Some(whole) => slice::from_ref(whole),
+        None => &[],
+    };
+    replies.iter().cycle().take(changes)
 }
 
 /// The outcome of a join, by its reply.
@@ -208,4 +250,19 @@ fn occupant((user, member): (Vec<u8>, Vec<u8>)) -> Option<Occupant> {
     let user = UserId::new(std::str::from_utf8(&user).ok()?).ok()?;
     let colon = member.iter().position(|byte| *byte == b':')?;
     Some(Occupant::new(user, Bytes::from(member).slice(colon + 1..)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reply_to_a_call_is_that_to_each_of_its_changes() {
+        let outcomes =
+            |call: Option<Value>| replies(call.as_ref(), 2).map(join_outcome).collect::<Vec<_>>();
+        let each = Value::Array(vec![Value::Int(1), Value::Nil]);
+        assert_eq!(outcomes(Some(each)), [Outcome::Done, Outcome::Refused]);
+        assert_eq!(outcomes(Some(Value::Int(0))), [Outcome::Refused; 2], "the node has no lease");
+        assert_eq!(outcomes(None), [], "what has no outcome is sent again");
+    }
 }

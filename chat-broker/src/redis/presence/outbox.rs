@@ -100,7 +100,7 @@ enum Index {
     None,
 }
 
-/// The changes that go into one pipeline.
+/// The changes that go into one pipeline, those of one topic side by side.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     pub(crate) node: Arc<str>,
@@ -314,6 +314,9 @@ impl Queues {
             self.apply(&key, Event::LeaveSent);
             changes.leaves.push(key);
         }
+        // One call of a script changes all users of a topic, in this order.
+        changes.joins.sort_by(|a, b| a.key.address.cmp(&b.key.address));
+        changes.leaves.sort_by(|a, b| a.address.cmp(&b.address));
         changes
     }
 

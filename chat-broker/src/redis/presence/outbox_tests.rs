@@ -139,6 +139,25 @@ fn every_name_is_sent_once_as_the_latest() {
     assert_eq!(sent(&outbox), [(anna, false)], "by then another node may have set a later one");
 }
 
+/// One call of a script changes all users of a topic.
+#[test]
+fn changes_of_a_topic_are_side_by_side_and_in_order() {
+    let outbox = outbox();
+    let room = |name| Names::new("chat", 0).address(&Topic::Room(RoomId::new(name).unwrap()));
+    let key = |(name, user)| Key { address: room(name), user: UserId::new(user).unwrap() };
+    let keys = [("b", "2"), ("a", "2"), ("b", "1"), ("a", "3"), ("a", "1")].map(key);
+    let sorted = [("a", "2"), ("a", "3"), ("a", "1"), ("b", "2"), ("b", "1")].map(key);
+    for key in &keys {
+        outbox.join(key.clone(), Bytes::new(), 0);
+    }
+    let joins: Vec<Key> = send(&outbox, 0).joins.into_iter().map(|join| join.key).collect();
+    assert_eq!(joins, sorted);
+    for key in &keys {
+        outbox.leave(key, 0);
+    }
+    assert_eq!(send(&outbox, 0).leaves, sorted);
+}
+
 #[tokio::test]
 async fn departure_resolves_when_the_leave_was_carried_out() {
     let outbox = outbox();

@@ -213,9 +213,9 @@ fn add_part(
     users: &[Key],
 ) {
     let names = &store.shared.names;
-    let keys = [address.members(), address.held(node), names.rooms(node), names.nodes()];
+    let keys = [names.rooms(node), names.nodes(), address.members(), address.held(node)];
     let call = store.shared.scripts.reconcile.call(commands, &keys);
-    call.arg(address.channel()).arg(node).arg(cursor);
+    call.arg(node).arg(address.channel()).arg(cursor);
     for key in users {
         call.arg(key.user.as_str());
     }

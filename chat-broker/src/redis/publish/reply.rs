@@ -23,18 +23,21 @@ pub(crate) fn published(reply: Value) -> RedisResult<Published> {
 
 /// Reads what `publish.lua` returned for this many publications of each topic.
 pub(crate) fn kept(reply: Value, topics: impl Iterator<Item = usize>) -> RedisResult<Results> {
-    let (results, errors) = match reply {
-        Value::BulkString(results) => (results, Vec::new()),
-        Value::Array(mut fields) => match (fields.pop(), fields.pop()) {
-            (Some(Value::Array(errors)), Some(Value::BulkString(results))) => (results, errors),
-            _ => return Err(malformed("an array of other fields".to_owned())),
-        },
+    let (results, mut errors) = match reply {
+        Value::BulkString(results) => (results, Vec::new().into_iter()),
+        Value::Array(fields) => {
+            let mut errors = fields.into_iter();
+            let Some(Value::BulkString(results)) = errors.next() else {
+                return Err(malformed("an array of other fields".to_owned()));
+            };
+            (results, errors)
+        }
         reply => {
             let reply = reply.extract_error()?;
             return Err(malformed(format!("{reply:?}")));
         }
     };
-    let (mut results, mut errors) = (&results[..], errors.into_iter());
+    let mut results = &results[..];
     let mut outcomes = Vec::new();
     for count in topics {
         let (topic, rest) = results
@@ -116,9 +119,9 @@ mod tests {
     #[test]
     fn publication_fails_alone() {
         let results = [vec![0; 17], result(2, 3), vec![0; 4], vec![0; 17], vec![0; 4]].concat();
-        let mut bytes = format!("*2\r\n${}\r\n", results.len()).into_bytes();
+        let mut bytes = format!("*3\r\n${}\r\n", results.len()).into_bytes();
         bytes.extend(results);
-        bytes.extend(b"\r\n*2\r\n-WRONGTYPE Operation\r\n-OOM command not allowed\r\n");
+        bytes.extend(b"\r\n-WRONGTYPE Operation\r\n-OOM command not allowed\r\n");
         let outcomes = kept(reply(&bytes), [2, 1].into_iter()).unwrap();
         let code = |n: usize| outcomes[n].as_ref().unwrap_err().code().unwrap().to_owned();
         assert_eq!((code(0), code(2)), ("WRONGTYPE".to_owned(), "OOM".to_owned()));

@@ -268,8 +268,7 @@ impl PublishWorker {
     }
 
     fn pipeline(&self, batch: &Batch, changes: &Changes) -> Pipeline {
-        let changed = changes.joins.len() + changes.leaves.len();
-        let mut pipeline = Pipeline::with_capacity(batch.len() + changed);
+        let mut pipeline = Pipeline::with_capacity(batch.len() + 2);
         pipeline.ignore_errors();
         self.shared.add_joins(&mut pipeline, changes);
         let Shared { scripts, config, .. } = &*self.shared;
@@ -299,26 +298,28 @@ impl PublishWorker {
         batch: Batch,
         sent: Instant,
         changes: Changes,
-        mut replies: Vec<Value>,
+        replies: Vec<Value>,
     ) -> RedisResult<()> {
         let lacks_scripts = replies.iter().any(is_unknown_script);
-        let after_joins = replies.split_off(changes.joins.len().min(replies.len()));
-        let joins = std::mem::replace(&mut replies, after_joins);
-        let leaves = replies.split_off(batch.len().min(replies.len()));
-        // A join was answered with 0: the node has no lease. Its users are sent again under a new
-        // one.
-        if joins.contains(&Value::Int(0)) {
+        let mut replies = replies.into_iter();
+        let joins = if changes.joins.is_empty() { None } else { replies.next() };
+        let published = replies.by_ref().take(batch.len()).collect();
+        let leaves = replies.next();
+        // The node has no lease. Its users are sent again under a new one.
+        if joins == Some(Value::Int(0)) {
             self.presence.check_lease.notify_one();
         }
+        let joins = presence::replies(joins.as_ref(), changes.joins.len());
+        let leaves = presence::replies(leaves.as_ref(), changes.leaves.len());
         let changed = changes.joins.iter().map(|join| &join.key).chain(&changes.leaves);
-        for (key, reply) in changed.zip(joins.iter().chain(&leaves)) {
+        for (key, reply) in changed.zip(joins.clone().chain(leaves.clone())) {
             if let Value::ServerError(error) = reply {
                 self.shared.damage.note(&key.address, PRESENCE, error);
             }
         }
-        let joins = joins.iter().map(presence::join_outcome);
-        self.outbox.record(changes, joins.chain(leaves.iter().map(presence::leave_outcome)));
-        let resolved = self.resolve_jobs(batch, sent, replies);
+        let joins = joins.map(presence::join_outcome);
+        self.outbox.record(changes, joins.chain(leaves.map(presence::leave_outcome)));
+        let resolved = self.resolve_jobs(batch, sent, published);
         if lacks_scripts {
             link.load().await?;
         }

@@ -3,106 +3,131 @@
 -- Each node has a set of the users that it holds in a topic. `members` has the number of nodes that hold
 -- each user, so one read returns all occupants, and a script knows the first and the last node.
 --
--- KEYS     1 members of the topic: user -> '<nodes>:<info>', '' -> version
---          2 users that the node holds in it   3 topics in which the node holds users
---          4 leases of all nodes
--- ARGV     1 channel of the topic   2 node
+-- KEYS     1 topics in which the node holds users   2 leases of all nodes
+--          of each topic: members: user -> '<nodes>:<info>', '' -> version; users that the node holds
+-- ARGV     1 node   2… depend on the script
+--
+-- To call a script costs Redis as much as to change a user, so a call changes any topics whose keys a
+-- script may use together. It is not rolled back, so every command of a change is a `redis.pcall`: if
+-- Redis refuses one, for a missing right or a key of the wrong type, `undo` writes back what was there,
+-- and the error is the answer for this user alone. To try each command before the first write would
+-- double the cost.
 
-local call = redis.call
-local members, held, topics, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local channel, node = ARGV[1], ARGV[2]
+local try = redis.pcall
+local topics, leases, node = KEYS[1], KEYS[2], ARGV[1]
 
--- Lifetime of the keys in seconds, which nodes extend. Longer than an outage, and than the error of a
--- clock.
-local LIFETIME = 24 * 3600
+local JOINED, LEFT, RENAMED = '\3', '\4', '\5'
 
--- No user has this name.
-local NO_USER = '\0'
-
--- Runs each command that a change needs, including those that only read, in a form that changes nothing.
--- If Redis refuses one, for a missing right or a key of the wrong type, it does so before anything is
--- written: a script is not rolled back. HSET and SADD have no such form, so each script runs them first.
--- A full Redis refuses nothing of a script after its first write, and never a removal. Writes are first,
--- since Redis refuses them most often.
-local function check_rights()
-  call('HDEL', members, NO_USER)
-  call('SREM', held, NO_USER)
-  call('SREM', topics, NO_USER)
-  call('PUBLISH', channel .. ':', '')
-  call('HLEN', members)
-  call('EXISTS', held)
-  call('TIME')
+-- The error that a reply is, if it is one.
+local function refusal(reply)
+  return type(reply) == 'table' and reply.err and reply
 end
 
 -- How many nodes hold a user according to a member, and the info; no info if it cannot be read.
 local function parse(member)
-  local nodes, info = string.match(member or '', '^(%d+):(.*)$')
-  return tonumber(nodes) or 0, info
+  if not member then return 0 end
+  local nodes, info = string.match(member, '^(%d+):(.*)$')
+  -- Almost always it is one, and to convert a text is slow.
+  return nodes == '1' and 1 or tonumber(nodes) or 0, info
 end
 
-local function read_member(user)
-  return parse(call('HGET', members, user))
+-- Reads the topic whose keys are at `nth` of KEYS, and some of its users.
+local function open(nth, channel, users, first, last)
+  local members = KEYS[nth]
+  local stored, count = try('HMGET', members, '', unpack(users, first, last)), try('HLEN', members)
+  local error = refusal(stored) or refusal(count)
+  if error then return nil, error end
+  if stored[1] then count = count - 1 end
+  local version = tonumber(stored[1])
+  if not version then
+    -- Versions rise, though an empty topic leaves nothing: the first one is the time.
+    local time = try('TIME')
+    if time.err then return nil, time end
+    stored[1], version = false, time[1] * 1000000 + time[2] - 1
+  end
+  return {
+    channel = channel,
+    members = members,
+    held = KEYS[nth + 1],
+    -- The fields before the change at hand: the version, then those of the users.
+    stored = stored,
+    -- The version, and the number of users, before the next event.
+    version = version,
+    count = count,
+  }
 end
 
 -- How many nodes hold a user, by the nodes' own sets. An expired node counts until its users are
 -- removed. Returns nil without the right to read these.
 local nodes_with_a_lease
-local function count_nodes(user)
-  -- It runs after the first write, so a missing right must not make it fail.
-  nodes_with_a_lease = nodes_with_a_lease or redis.pcall('ZRANGEBYSCORE', leases, '-inf', '+inf')
+local function count_nodes(channel, user)
+  nodes_with_a_lease = nodes_with_a_lease or try('ZRANGEBYSCORE', leases, '-inf', '+inf')
   if nodes_with_a_lease.err then return nil end
   local count = 0
   for _, one in ipairs(nodes_with_a_lease) do
-    local is_held = redis.pcall('SISMEMBER', channel .. ':on:' .. one, user)
-    if type(is_held) == 'table' then return nil end
+    local is_held = try('SISMEMBER', channel .. ':on:' .. one, user)
+    if refusal(is_held) then return nil end
     count = count + is_held
   end
   return count
 end
 
--- Takes the next version. The first of a topic is the time, so that versions rise though an
--- empty topic leaves nothing.
-local function next_version()
-  local version = tonumber(call('HGET', members, ''))
-  if version then
-    version = version + 1
-  else
-    local time = call('TIME')
-    version = time[1] * 1000000 + time[2]
-  end
-  call('HSET', members, '', string.format('%d', version))
-  return version
-end
-
--- Announces that a user joined (3), left (4) or has another info (5), after the write.
-local function announce(kind, version, user, info)
-  local count = call('HLEN', members) - 1
-  -- Redis deletes a hash with its last field.
-  if count == 0 then call('HDEL', members, '') end
+-- Announces that a user joined, left or has another info, as the last step of the change. `count` is
+-- the number of users after it.
+local function announce(room, kind, version, count, user, info)
   local head = struct.pack('>I8I4I2', version, count, #user)
-  call('PUBLISH', channel, string.char(kind) .. head .. user .. info)
+  local error = refusal(try('PUBLISH', room.channel, kind .. head .. user .. info))
+  if not error then room.stored[1], room.version, room.count = version, version, count end
+  return error
 end
 
--- Sets the number of nodes that hold a user. Returns the version of the event; 0 if there is none.
-local function set_nodes(user, info, before, now)
-  if now == 0 then
-    local version = next_version()
-    call('HDEL', members, user)
-    announce(4, version, user, info)
-    return version
+-- Removes a topic from those of the node if the node holds no user in it.
+local function forget_empty_topic(channel, held)
+  local exists = try('EXISTS', held)
+  return refusal(exists) or exists == 0 and refusal(try('SREM', topics, channel))
+end
+
+-- Makes a topic what it was before the change of a user, whom `move`, SADD or SREM, moves back. If Redis
+-- refuses to write the field back as well, the version stays ahead: with the next event servers notice
+-- that they missed one.
+local function undo(room, user, member, move)
+  local members, version = room.members, room.stored[1]
+  local written = member and try('HSET', members, user, member) or try('HDEL', members, user)
+  if not refusal(written) then
+    if version then try('HSET', members, '', version) else try('HDEL', members, '') end
   end
-  if now ~= before then call('HSET', members, user, now .. ':' .. info) end
-  return 0
+  if move then try(move, room.held, user) end
+  if move == 'SADD' then try('SADD', topics, room.channel) end
+  forget_empty_topic(room.channel, room.held)
 end
 
--- Removes the topic from those of the node if the node holds no user in it.
-local function forget_empty_topic()
-  if call('EXISTS', held) == 0 then call('SREM', topics, channel) end
-end
-
--- Extends the lifetime of the keys. Without the right to do so, they stay until they are empty.
-local function extend_lifetime()
-  redis.pcall('EXPIRE', members, LIFETIME)
-  redis.pcall('EXPIRE', held, LIFETIME)
-  redis.pcall('EXPIRE', topics, LIFETIME)
+-- Writes that a node has stopped holding a user, if `was_held` is 1, and otherwise that the number of
+-- nodes may have changed. Returns the version of the event, 0 if there is none, or an error.
+local function settle(room, user, member, was_held, is_last)
+  local members = room.members
+  local before, info = parse(member)
+  -- If the set of a node was lost, only the others know whether the user is still there.
+  local nodes = was_held == 1 and before == 1 and 0
+    or count_nodes(room.channel, user) or before - was_held
+  local error = is_last and forget_empty_topic(room.channel, room.held)
+  local version
+  if nodes <= 0 and (member or was_held == 1) or member and not info then
+    -- A user whose field was lost is announced as well, since servers list the user nevertheless. What
+    -- cannot be read is removed: nodes that hold the user say so again.
+    local count = room.count - (member and 1 or 0)
+    version = room.version + 1
+    if count > 0 then
+      -- First HSET: `undo` needs it if HDEL is refused.
+      error = error or refusal(try('HSET', members, '', string.format('%d', version)))
+        or refusal(try('HDEL', members, user))
+    else
+      -- Redis deletes a hash with its last field.
+      error = error or refusal(try('HDEL', members, user, ''))
+    end
+    error = error or announce(room, LEFT, version, count, user, info or '')
+  elseif info and nodes ~= before then
+    error = error or refusal(try('HSET', members, user, nodes .. ':' .. info))
+  end
+  if error then undo(room, user, member, was_held == 1 and 'SADD') end
+  return error or version or 0
 end

@@ -1,35 +1,52 @@
--- A node starts to hold a user in a topic.
+-- A node starts to hold users in topics.
 --
--- ARGV     … 3 user   4 info   5 '1': this is the latest info of the user; else one that the
---          node has set before: `members` may have a later one
--- returns  0 if the node has no lease: it has expired, and must send all its users under a new
---          name
+-- ARGV     … the channels of the topics; then of each topic: the number of users, the users, their infos,
+--          and of each user '1': this is the latest info; else one that the node has set before:
+--          `members` may have a later one
+-- returns  1 for each user, or an error; 0 if the node has no lease: it has expired, and must send all
+--          its users under a new name
 
-local user, info, is_latest = ARGV[3], ARGV[4], ARGV[5] == '1'
-if tonumber(call('ZSCORE', leases, node) or 0) == 0 then return 0 end
-check_rights()
-local before, known = read_member(user)
-local version = call('HGET', members, '')
-local is_new = call('SADD', held, user) == 1
-local is_new_here = call('SADD', topics, channel) == 1
--- The number in `members` may include this node already, if only its own set was lost. One node too many
--- would keep the user there for good, if all nodes leave before reconcile.lua has counted them.
-local nodes = before == 0 and 1 or count_nodes(user) or before + (is_new and 1 or 0)
-local latest = known and not is_latest and known or info
-if nodes ~= before or latest ~= known then
-  local written = redis.pcall('HSET', members, user, nodes .. ':' .. latest)
-  if type(written) == 'table' then
-    if is_new then
-      call('SREM', held, user)
-      forget_empty_topic()
-    end
-    return written
+local ROOMS = #KEYS / 2 - 1
+
+local lease = redis.call('ZSCORE', leases, node)
+if not lease or lease == '0' then return 0 end
+-- What Redis refuses here, it refuses of all users. A full Redis refuses nothing of a script after its
+-- first write, and never a removal.
+redis.call('SREM', topics, '')
+redis.call('SADD', topics, unpack(ARGV, 2, ROOMS + 1))
+
+local function enter(room, user, member, info, is_latest)
+  local before, known = parse(member)
+  local latest = known and not is_latest and known or info
+  local is_new = try('SADD', room.held, user)
+  if refusal(is_new) then return is_new end
+  -- A user whom Redis lost is sent again, with an info that is not the latest: the number in `members`
+  -- may lack other nodes then, and may include this one. For any other the number is right, or
+  -- leave.lua and reconcile.lua count.
+  local nodes = not is_latest and count_nodes(room.channel, user) or math.max(before + is_new, 1)
+  local kind = not (known and room.stored[1]) and JOINED or latest ~= known and RENAMED
+  local field = (nodes == 1 and '1:' or nodes .. ':') .. latest
+  local error
+  if kind then
+    local version, count = room.version + 1, room.count + (member and 0 or 1)
+    error = refusal(try('HSET', room.members, '', string.format('%d', version), user, field))
+      or announce(room, kind, version, count, user, latest)
+  elseif nodes ~= before then
+    error = refusal(try('HSET', room.members, user, field))
   end
+  if error then undo(room, user, member, is_new == 1 and 'SREM') end
+  return error or 1
 end
-if not (known and version) then
-  announce(3, next_version(), user, latest)
-elseif latest ~= known then
-  announce(5, next_version(), user, latest)
+
+local answers, at = {}, ROOMS + 2
+for n = 1, ROOMS do
+  local users = tonumber(ARGV[at])
+  local room, error = open(2 * n + 1, ARGV[n + 1], ARGV, at + 1, at + users)
+  for one = at + 1, at + users do
+    answers[#answers + 1] = error or
+      enter(room, ARGV[one], room.stored[one - at + 1], ARGV[one + users], ARGV[one + 2 * users] == '1')
+  end
+  if error then forget_empty_topic(ARGV[n + 1], KEYS[2 * n + 2]) end
+  at = at + 1 + 3 * users
 end
-if is_new_here then extend_lifetime() end
-return 1
+return answers

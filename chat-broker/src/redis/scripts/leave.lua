@@ -1,22 +1,23 @@
--- A node stops holding a user in a topic.
+-- A node stops holding users in topics.
 --
--- ARGV     … 3 user
--- returns  the version of the event; 0 if there is none
+-- ARGV     … the channels of the topics; then of each topic: the number of users, the users
+-- returns  for each user the version of the event, 0 if there is none, or an error
 
-local user = ARGV[3]
-local before, info = read_member(user)
-check_rights()
--- What it is already, as the proof of HSET.
-if info then call('HSET', members, user, before .. ':' .. info) end
-local was_held = call('SREM', held, user) == 1
-forget_empty_topic()
--- The field of a user whom the node held was lost. Servers list the user nevertheless, so the leave
--- is announced, unless another node holds the user and says so again.
-if not info then
-  if not was_held or (count_nodes(user) or 0) > 0 then return 0 end
-  return set_nodes(user, '', 0, 0)
+local ROOMS = #KEYS / 2 - 1
+
+local answers, at = {}, ROOMS + 2
+for n = 1, ROOMS do
+  local first, last = at + 1, at + ARGV[at]
+  local room, error = open(2 * n + 1, ARGV[n + 1], ARGV, first, last)
+  for one = first, last do
+    local user, answer = ARGV[one], error
+    if room then
+      local was_held = try('SREM', room.held, user)
+      answer = refusal(was_held)
+        or settle(room, user, room.stored[one - at + 1], was_held, one == last)
+    end
+    answers[#answers + 1] = answer
+  end
+  at = last + 1
 end
--- If the set of a node was lost, only the others know whether the user is still there.
-local rest = was_held and before - 1 or before
-local now = was_held and rest <= 0 and 0 or count_nodes(user) or rest
-return set_nodes(user, info, before, math.max(now, 0))
+return answers

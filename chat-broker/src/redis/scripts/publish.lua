@@ -19,7 +19,7 @@
 --          3… entries
 -- returns  of each topic the result of each of its publications: kind, offset, epoch, 17 bytes; then
 --          how many connections received them, 4. Kinds: 2 published, 1 published before under the
---          same key, 0 failed. If some failed, an array of this and of an array of their errors
+--          same key, 0 failed. If some failed, an array of this and of their errors
 
 -- Flags. An entry is large if it is larger than its share.
 local EXTENDS, OUTLIVES, HAS_KEYS, IS_LARGE = 1, 2, 4, 8
@@ -113,11 +113,11 @@ local function rare()
   return { excess_of = excess_of, open = open, shrink = shrink, recorded = recorded, extend = extend }
 end
 
-local pcall, pack, unpack = redis.pcall, struct.pack, struct.unpack
+local call, pcall, pack, unpack = redis.call, redis.pcall, struct.pack, struct.unpack
 local byte, find = string.byte, string.find
 local settings, control = ARGV[1], ARGV[2]
 local unchanged, most = string.sub(settings, 9, 36), unpack('>I4', settings, 45)
-local results, errors, rarely = {}, nil, nil
+local results, errors, rarely
 local next_key, next_byte, next_entry = 1, 1, 3
 while next_byte < #control do
   local flags, count = byte(control, next_byte, next_byte + 1)
@@ -140,12 +140,12 @@ while next_byte < #control do
   -- The message to the subscribers, of one publication; `parts` of several.
   local message, parts
   local places, length, last_entry = nil, 1, nil
-  local refused = not epoch and base
+  local refused, has_keys = not epoch and base, flags % IS_LARGE >= HAS_KEYS
   for _ = 1, count do
     local entry, record, is_new = ARGV[next_entry], nil, true
     local place, failure
     next_entry = next_entry + 1
-    if flags % IS_LARGE >= HAS_KEYS then
+    if has_keys then
       if byte(control, next_byte) == 1 then record, next_key = KEYS[next_key], next_key + 1 end
       next_byte = next_byte + 1
     end
@@ -169,14 +169,14 @@ while next_byte < #control do
           if earlier or damage then
             place, failure, is_new = earlier, damage, false
           else
-            redis.call('SET', record, value, 'EX', '300')
+            call('SET', record, value, 'EX', '300')
           end
         elseif set.err then
           failure, is_new = set, false
         end
       end
       if not is_new then
-        redis.call('RPOP', log)
+        call('RPOP', log)
       else
         length, last_entry = reply, entry
         if excess then excess = excess + rarely.excess_of({ entry }) end
@@ -189,7 +189,7 @@ while next_byte < #control do
       end
     end
     if failure then
-      errors = errors or {}
+      errors = errors or { '' }
       errors[#errors + 1], place = failure, string.rep('\0', 17)
     end
     places = places and places .. place or place
@@ -201,20 +201,28 @@ while next_byte < #control do
       rarely.shrink(log, epoch, base, excess, length - 1)
     elseif length > most then
       local kept = unpack('>I4', settings, 9)
-      redis.call('LTRIM', log, -kept, '-1')
-      redis.call('LPUSH', log, pack('>c8I8', epoch, base + length - 1 - kept) .. unchanged)
+      call('LTRIM', log, -kept, '-1')
+      call('LPUSH', log, pack('>c8I8', epoch, base + length - 1 - kept) .. unchanged)
     end
     if flags % HAS_KEYS > 0 or excess then
       rarely = rarely or rare()
       rarely.extend(log, position, flags, pack('>c8I8c8', epoch, base + length - 1, last_entry))
     end
-    nodes = redis.call('PUBLISH', log, parts and table.concat(parts) or message)
-  elseif excess and redis.call('LLEN', log) == 1 then
+    nodes = call('PUBLISH', log, parts and table.concat(parts) or message)
+  elseif excess and call('LLEN', log) == 1 then
     -- Nothing was added to a log that begins.
-    redis.call('DEL', log)
+    call('DEL', log)
   end
-  results[#results + 1] = places .. pack('>I4', nodes)
+  -- A table costs as much as an array in the reply: neither is made for one topic that succeeds.
+  local result = places .. pack('>I4', nodes)
+  if results or next_byte < #control then
+    results = results or {}
+    results[#results + 1] = result
+  else
+    results = result
+  end
 end
-results = results[2] and table.concat(results) or results[1]
--- An array costs 1 us.
-return errors and { results, errors } or results
+if type(results) == 'table' then results = table.concat(results) end
+if not errors then return results end
+errors[1] = results
+return errors

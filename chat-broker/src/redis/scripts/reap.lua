@@ -1,22 +1,15 @@
 -- Removes some of the users that an expired node held in a topic.
 --
--- ARGV     … 3 how many at most
+-- ARGV     … 2 channel of the topic   3 how many at most
 -- returns  how many there were
 
-check_rights()
-local users = call('SRANDMEMBER', held, ARGV[3])
-for _, user in ipairs(users) do
-  local before, info = read_member(user)
-  if info then
-    -- What it is already, as the proof of HSET.
-    call('HSET', members, user, before .. ':' .. info)
-    call('SREM', held, user)
-    set_nodes(user, info, before, count_nodes(user) or math.max(before - 1, 0))
-  else
-    call('SREM', held, user)
-    -- As in leave.lua.
-    if (count_nodes(user) or 0) == 0 then set_nodes(user, '', 0, 0) end
-  end
+local channel, held = ARGV[2], KEYS[4]
+local users = redis.call('SRANDMEMBER', held, ARGV[3])
+local room, error = open(3, channel, users, 1, #users)
+if #users == 0 then error = error or forget_empty_topic(channel, held) end
+for n, user in ipairs(users) do
+  local was_held = not error and try('SREM', held, user)
+  error = error or refusal(was_held)
+    or refusal(settle(room, user, room.stored[n + 1], was_held, n == #users))
 end
-forget_empty_topic()
-return #users
+return error or #users
