@@ -104,6 +104,8 @@ impl Member {
     /// takes one answer of any size, so a client that asks for much at once is not closed as a slow
     /// consumer. It is closed if its outbox has not shrunk within `time_limit`, and at `deadline`.
     pub(crate) async fn drained(&self, time_limit: Duration, deadline: &mut Deadline) {
+        // What is held waits for the hub, not for the client.
+        self.outbox.flush();
         loop {
             let (began, waited) = (Instant::now(), self.outbox.usage().bytes);
             let left = deadline.at().map(|deadline| deadline.saturating_duration_since(began));

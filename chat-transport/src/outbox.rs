@@ -114,7 +114,10 @@ impl Outbox {
     }
 
     /// Sends `frames` as [`send`](Self::send) does, but leaves the write to the next frame, or to a
-    /// [`flush`](Self::flush), which must follow: what is sent in between is one write with it.
+    /// [`flush`](Self::flush), which must follow: what is sent in between is one write with it. Held
+    /// frames are within the limits of the outbox; the send that writes them is accepted even if it
+    /// exceeds these. They count in [`usage`](Self::usage), and not in
+    /// [`OutboxStats`](crate::OutboxStats).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -42,7 +42,7 @@ impl SharedTcp {
     }
 
     /// Sets on a listening socket what a session sets on its own: the sizes of the kernel's buffers,
-    /// no delay of small frames, and the time after which the kernel gives an unresponsive peer up.
+    /// no delay of small frames, and the time after which the kernel closes the connection of an unresponsive peer.
     /// On Linux the connections that it accepts from then on inherit them, which saves six system
     /// calls for each: see [`accepted`](Self::accepted).
     pub fn prepare_listener(listener: &TcpListener, config: &TransportConfig) {

@@ -135,7 +135,7 @@ impl<M> FanOut<M> {
         }
     }
 
-    /// Queues a flush of a member behind all turns that wait now.
+    /// Queues a flush of a member, behind the turns that wait in one worker's queue.
     pub(super) fn flush_after_pending(&self, member: M) {
         self.push(0, Turn::Flush(member));
         self.first_worker.notify_one();

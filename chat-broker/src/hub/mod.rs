@@ -302,15 +302,16 @@ impl<M> Hub<M> {
 }
 
 impl<M: Deliver + Clone> Hub<M> {
-    /// Has `member` [write](Deliver::flush) what it holds back, after everything that waits for its
-    /// delivery now: for an answer to a publication, which is then one write with the publication
-    /// itself.
+    /// Has `member` [write](Deliver::flush) what it holds back, in a turn behind what waits for
+    /// delivery: for an answer to a publication, which is then mostly one write with the publication
+    /// itself. With several workers the turn may be earlier; then they are two writes.
     pub fn flush_after_pending(&self, member: M) {
-        // Nothing is delivered any more.
+        self.shared.fan_out.flush_after_pending(member.clone());
+        // After the push: a check before it would miss an end in between, after which no worker
+        // takes a turn.
         if self.shared.ended.load(Ordering::Acquire) {
-            return member.flush();
+            member.flush();
         }
-        self.shared.fan_out.flush_after_pending(member);
     }
 
     /// How many topics have members on this server.

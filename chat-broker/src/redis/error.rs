@@ -122,17 +122,19 @@ pub(super) fn code(error: &RedisError) -> Option<String> {
 
 /// The code of an error, where it says `ERR` and knows better. Of an error inside a script the code
 /// is in the text, before Redis 7: `ERR Error running script (call to f_…): @user_script: 7:
-/// -OOM …`; and a right that a script lacks has no code in any version.
+/// -OOM …`, or `@user_script: 7: -OOM …` if the script returns it; and a right that a script lacks has
+/// no code in any version.
 pub(super) fn server_code(error: &ServerError) -> &str {
     const NO_RIGHT: [&str; 2] = ["The user executing the script", "ACL failure in script"];
     let text = error.details().unwrap_or_default();
-    if error.code() != "ERR" {
+    let is_of_script = error.code().starts_with("@user_script");
+    if error.code() != "ERR" && !is_of_script {
         error.code()
     } else if NO_RIGHT.iter().any(|right| text.contains(right)) {
         "NOPERM"
     } else if text.starts_with("max number of clients") {
         "MAXCLIENTS"
-    } else if text.starts_with("Error running script") {
+    } else if is_of_script || text.starts_with("Error running script") {
         let is_code = |word: &&str| word.len() > 1 && word.bytes().all(|b| b.is_ascii_uppercase());
         text.split(' ').map(|word| word.trim_start_matches('-')).find(is_code).unwrap_or("ERR")
     } else {
@@ -169,6 +171,9 @@ mod tests {
                 "NOPERM",
             ),
             ("-ERR The user executing the script can't publish to the channel", "NOPERM"),
+            ("-@user_script: 34: -OOM command not allowed", "OOM"),
+            ("-@user_script: 34: -READONLY You can't write", "READONLY"),
+            ("-@user_script: 1: The user executing the script can't run this command", "NOPERM"),
             ("-ERR ACL failure in script: No permissions to access a key", "NOPERM"),
             ("-ERR max number of clients reached", "MAXCLIENTS"),
         ] {

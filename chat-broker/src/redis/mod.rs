@@ -1,4 +1,4 @@
-//! The broker over Redis: keeps servers in sync by its pub/sub, streams and scripts.
+//! The broker over Redis: keeps servers in sync by its pub/sub, lists and scripts.
 //!
 //! ```text
 //! publish ──────► publish/queue ────► publish/worker, 1 of n ─► publish.lua, PUBLISH ─────┐

@@ -260,7 +260,7 @@ async fn foreign_keys_are_ignored() {
         let ttl = server.command(&["TTL", record]).await;
         assert!((299..=300).contains(&ttl.parse::<u32>().unwrap()), "{ttl}");
     }
-    // An entry that is none of ours has an offset all the same.
+    // An entry that is not ours has an offset, too.
     let last = publish(&node, &topic, "last").await;
     server.command(&["RPUSH", log, "short"]).await;
     let next = publish(&node, &topic, "next").await;

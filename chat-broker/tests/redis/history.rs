@@ -40,7 +40,7 @@ async fn entries(server: &RedisServer) -> usize {
     server.command(&["LLEN", "chat:{r.r}"]).await.parse::<usize>().unwrap() - 1
 }
 
-/// Redis trims an eighth at once, and nobody sees more than is kept.
+/// Redis trims an eighth at once, and reads return no more than is kept.
 #[tokio::test]
 async fn history_is_trimmed_in_blocks_and_read_exactly() {
     const KEPT: u32 = 64;

@@ -45,7 +45,7 @@ async fn publication_is_kept_for_its_ttl_and_a_sixteenth_more_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn room_whose_log_has_expired_goes_on_in_its_epoch() {
+async fn room_whose_log_has_expired_continues_in_its_epoch() {
     let redis = Redis::start();
     let node = node(&redis).await;
     let mut last = publish(&node, "0", MINUTE).await;
@@ -93,4 +93,21 @@ async fn other_ttl_takes_no_offset_twice() {
     sleep(MINUTE + MINUTE / 10).await;
     let fifth = publish(&long, "5", 30 * MINUTE).await;
     assert_eq!(fifth, Position { offset: 5, ..third });
+}
+
+/// A call that only repeats does not extend the lifetime, so the next publication has to.
+#[tokio::test(start_paused = true)]
+async fn publication_after_a_repetition_is_kept_for_its_ttl() {
+    let redis = Redis::start();
+    let node = node(&redis).await;
+    let retention = Retention::default().ttl(MINUTE);
+    let keyed = PublishOptions::default().retention(retention).key("k");
+    node.deliver(&room("r"), "1", keyed.clone()).await.unwrap();
+    sleep(MINUTE - Duration::from_secs(1)).await;
+    assert!(node.deliver(&room("r"), "1", keyed).await.unwrap().repeated);
+    sleep(Duration::from_secs(2)).await;
+    publish(&node, "2", MINUTE).await;
+    sleep(MINUTE - Duration::from_secs(1)).await;
+    let history = node.history(&room("r"), HistoryRange::Latest, 9).await;
+    assert_eq!(texts(&history), ["1", "2"]);
 }

@@ -8,9 +8,9 @@ use tokio::time::{Duration, Instant, sleep_until};
 use super::Connection;
 use crate::limits::{Charge, Cost, RateLimited, Resource, Wait};
 
-/// Memory in Redis for the history of a new room, in bytes: most of it is the first block of a
-/// stream (measured with Redis 7.0).
-const NEW_ROOM_BYTES: usize = 5_600;
+/// Memory in Redis for the history and the position of a new room, in bytes (measured with Redis 7.0,
+/// for the longest names).
+const NEW_ROOM_BYTES: usize = 1_600;
 
 /// Memory in Redis for a message, in bytes, in addition to its text, its data and its names.
 const MESSAGE_BYTES: usize = 60;

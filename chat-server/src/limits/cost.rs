@@ -103,7 +103,7 @@ pub struct Rates {
     /// Bytes of answers that may be large: `joined`, `members` and `history`. A page that is
     /// read from Redis counts twice.
     pub answer_bytes: Option<Rate>,
-    /// Bytes that messages take in Redis: 5,600 for a room that is new there; for each message its
+    /// Bytes that messages take in Redis: 1,600 for a room that is new there; for each message its
     /// text, its data, the names in it and 60; for its key 200, and its names as they are encoded.
     /// In a room that the connection is in, messages count until they add up to the room's
     /// [`Retention::bytes`](chat_core::Retention::bytes): from there on they replace others.

@@ -51,7 +51,7 @@ pub(super) struct Queue {
     /// Whether part of the first chunk is written: its rest must follow before anything else.
     is_first_begun: bool,
     /// The chunks wait for the next frame, which is written with them, or for a
-    /// [`flush`](Self::flush). Nobody writes them until then.
+    /// [`flush`](Self::flush). The session's task does not write them until then.
     is_held: bool,
     pongs: Pongs,
     closing: Option<CloseState>,

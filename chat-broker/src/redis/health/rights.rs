@@ -6,8 +6,8 @@
 //! any other answer than `NOPERM` shows that it is there: a full Redis refuses `SADD` as well. A
 //! command that was renamed, or that a proxy does not know, is missing, too.
 //!
-//! `HSET`, `HDEL`, `SADD` and `SREM` have no form that changes nothing: they are four small writes
-//! a second for each publishing connection, which Redis appends to its AOF and sends to its
+//! `HSET`, `HDEL`, `SADD`, `SREM`, `LPUSH`, `RPUSH`, `RPOP` and `LTRIM` have no form that changes
+//! nothing: they are eight small writes a second for each publishing connection, which Redis appends to its AOF and sends to its
 //! replicas.
 //!
 //! Not tried are `EVALSHA`, which the probe uses itself, `SUBSCRIBE` and `UNSUBSCRIBE`, which the

@@ -2,8 +2,8 @@
 //!
 //! A publication waits in its `queue.rs`; the task in `worker.rs` sends all that waits as one
 //! pipeline, with joins before and leaves after it. `batch.rs` groups them into commands; `reply.rs`
-//! reads the answers; `recover.rs`
-//! finds out what became of publications whose answers were lost with a connection.
+//! reads the answers; `recover.rs` finds out what became of publications whose answers were lost with
+//! a connection.
 
 pub(super) mod batch;
 pub(super) mod queue;

@@ -47,7 +47,7 @@ pub(crate) enum Outcome {
 struct Search {
     /// Indexes of the publications that are not found yet.
     jobs: Vec<usize>,
-    /// The id before which the next step searches; `None` after the last step.
+    /// The offset up to which the next step searches, `+` for the last; `None` after the last step.
     before: Option<String>,
     /// The topic's epoch, and the offset up to which its log was trimmed; set after the last step.
     floor: Option<Position>,
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn empty_search_means_nothing_was_published() {
-        for odd in ["*4\r\n$0\r\n\r\n*1\r\n:0\r\n:0\r\n:0\r\n", "-WRONGTYPE no stream\r\n"] {
+        for odd in ["*4\r\n$0\r\n\r\n*1\r\n:0\r\n:0\r\n:0\r\n", "-WRONGTYPE no list\r\n"] {
             let mut search = Search { jobs: vec![0], ..Search::default() };
             search.take(reply(odd), &mut [None]);
             assert!(search.before.is_none() && search.reaches(Position::default()), "{odd}");

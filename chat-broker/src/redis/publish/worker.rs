@@ -334,7 +334,10 @@ impl PublishWorker {
     ) -> RedisResult<()> {
         let outcomes = batch.outcomes(replies);
         for (n, retention) in batch.extended() {
-            if let (Some(job), Some(Some(Ok(_)))) = (batch.jobs.get(n), outcomes.get(n)) {
+            if let (Some(job), Some(Some(Ok(published)))) = (batch.jobs.get(n), outcomes.get(n))
+                // A call that only repeats earlier publications extends nothing, and reaches no node.
+                && (!job.has_key() || published.nodes > 0)
+            {
                 self.topics.update(job.address.channel(), |topic| {
                     topic.extended = Some((sent, retention.ttl));
                 });

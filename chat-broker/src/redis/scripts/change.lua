@@ -113,7 +113,7 @@ local function settle(room, user, member, was_held, is_last)
   local version
   if nodes <= 0 and (member or was_held == 1) or member and not info then
     -- A user whose field was lost is announced as well, since servers list the user nevertheless. What
-    -- cannot be read is removed: nodes that hold the user say so again.
+    -- cannot be read is removed: nodes that hold the user send it again.
     local count = room.count - (member and 1 or 0)
     version = room.version + 1
     if count > 0 then

@@ -1,5 +1,6 @@
--- Gives publications the next offsets of their topics, keeps them, and hands them on: one atomic step
--- for each topic. Publications that a key of the wrong type concerns fail alone.
+-- Gives publications the next offsets of their topics, stores and publishes them: one atomic step for
+-- each topic. A publication whose keys are of the wrong type fails alone. If a right is missing that
+-- only a later command needs, all publications of the call fail, though some were published.
 --
 -- The log of a topic is a list with the name of its channel. Its first element is the head, each
 -- further one an entry: the entry with offset o is element o - base.
@@ -79,7 +80,7 @@ local function rare()
       count, dropped = count - block, dropped + block
     end
     if count == 1 then
-      -- Whatever was wrong with the head ends here.
+      -- Measured, so that a wrong excess in the head is corrected.
       excess = excess_of(redis.call('LRANGE', log, -1, -1))
     end
     redis.call('LTRIM', log, dropped + 1, -1)

@@ -61,12 +61,12 @@ async fn answers_cost_what_they_weigh() {
 
 #[tokio::test]
 async fn new_rooms_and_kept_messages_have_a_rate() {
-    let server = server(&["--kept-rate", "50000/50000"]);
+    let server = server(&["--kept-rate", "15000/15000"]);
     let mut client = server.client().await;
     let mut watcher = server.native().await;
     join(&mut watcher, "29").await;
-    // A room costs 5,600, its message some 250.
-    at_the_rate(30 * 5_000, 50_000, 50_000, async {
+    // A room costs 1,600, its message some 250.
+    at_the_rate(30 * 1_600, 15_000, 15_000, async {
         for n in 0..30 {
             let room = n.to_string();
             client.send_json(&json!({"type":"sendMessage","roomId": room,"message": "."})).await;
