@@ -100,14 +100,16 @@ async fn other_ttl_takes_no_offset_twice() {
 async fn publication_after_a_repetition_is_kept_for_its_ttl() {
     let redis = Redis::start();
     let node = node(&redis).await;
-    let retention = Retention::default().ttl(MINUTE);
+    // A log that expires before its position is extended by each call.
+    let ttl = 2 * MINUTE;
+    let retention = Retention::default().ttl(ttl);
     let keyed = PublishOptions::default().retention(retention).key("k");
     node.deliver(&room("r"), "1", keyed.clone()).await.unwrap();
-    sleep(MINUTE - Duration::from_secs(1)).await;
+    sleep(ttl - Duration::from_secs(1)).await;
     assert!(node.deliver(&room("r"), "1", keyed).await.unwrap().repeated);
     sleep(Duration::from_secs(2)).await;
-    publish(&node, "2", MINUTE).await;
-    sleep(MINUTE - Duration::from_secs(1)).await;
+    publish(&node, "2", ttl).await;
+    sleep(ttl - Duration::from_secs(1)).await;
     let history = node.history(&room("r"), HistoryRange::Latest, 9).await;
     assert_eq!(texts(&history), ["1", "2"]);
 }

@@ -23,7 +23,7 @@ use super::queue::Job;
 use crate::redis::connection::Link;
 use crate::redis::scripts::Scripts;
 
-/// Entries of a log that one step searches, the latest first: it blocks Redis for some 3 ms.
+/// Entries of a log that one step searches, the latest first: it blocks Redis for some 2 ms.
 const STEP: usize = 4096;
 
 /// Maximum steps. A publication that 65,536 others in its topic have followed, while the node was
