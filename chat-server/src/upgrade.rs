@@ -123,6 +123,7 @@ pub(crate) async fn access(
     let credentials = Credentials {
         token: auth::bearer(headers).or(in_url),
         headers: Some(headers),
+        extensions: Some(extensions),
         address: state.config.client_address(headers, extensions),
     };
     let time_limit = state.config.auth_timeout;

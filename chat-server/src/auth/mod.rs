@@ -25,7 +25,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use axum::http::{HeaderMap, header};
+use axum::http::{Extensions, HeaderMap, header};
 use chat_core::{Capability, Grants, RoomId, UserId, UserName};
 use tokio::time::timeout;
 
@@ -142,6 +142,9 @@ pub struct Credentials<'a> {
     pub token: Option<&'a str>,
     /// The headers of the handshake; `None` for a `hello`.
     pub headers: Option<&'a HeaderMap>,
+    /// The extensions of the request of the handshake, with what a middleware of the application has
+    /// added, such as a session; `None` for a `hello`.
+    pub extensions: Option<&'a Extensions>,
     /// The IP address of the client; `None` for a `hello`, and where the listener does not provide it.
     pub address: Option<IpAddr>,
 }
@@ -150,6 +153,7 @@ setters! {
     Credentials<'a> {
         token: Option<&'a str>,
         headers: Option<&'a HeaderMap>,
+        extensions: Option<&'a Extensions>,
         address: Option<IpAddr>,
     }
 }
@@ -211,14 +215,16 @@ setters! {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
-    /// The client has sent no credentials.
-    #[error("a token is needed")]
+    /// The client has sent no credentials. At the handshake it may still send a token in `hello`: an
+    /// authenticator without tokens returns [`Invalid`](Self::Invalid) instead.
+    #[error("credentials are needed")]
     Missing,
-    /// The credentials are not valid. The client receives the text, which must hold no secret.
-    #[error("the token is not valid: {0}")]
+    /// The credentials are not valid. The client receives the text, such as "your session has
+    /// expired", which must hold no secret.
+    #[error("{0}")]
     Invalid(String),
     /// The credentials cannot be checked for now. The client receives the text.
-    #[error("tokens cannot be checked now: {0}")]
+    #[error("credentials cannot be checked now: {0}")]
     Unavailable(String),
 }
 
@@ -231,15 +237,25 @@ pub(crate) async fn authenticate(
     timeout(time_limit, authenticator.authenticate(client))
         .await
         .unwrap_or_else(|_| Err(AuthError::Unavailable("the check took too long".to_owned())))
+        .and_then(not_a_backend)
         .inspect_err(log_rejection)
 }
 
-/// Logs why a token was rejected, but not the token, which is a secret. At most ten lines a minute:
+/// Backends send by [`RoomHandle`](crate::RoomHandle). Clients could not tell a connection of the same
+/// user from them.
+fn not_a_backend(identity: Identity) -> Result<Identity, AuthError> {
+    if identity.user.is_backend() {
+        return Err(AuthError::invalid("the id of the user begins with @, as ids of backends do"));
+    }
+    Ok(identity)
+}
+
+/// Logs why a client was rejected, but not its credentials, which are secret. At most ten lines a minute:
 /// clients can cause them at any rate.
 fn log_rejection(error: &AuthError) {
     static LINES: [OncePerMinute; 10] = [const { OncePerMinute::new() }; 10];
     if *error != AuthError::Missing && LINES.iter().any(OncePerMinute::is_due) {
-        tracing::warn!(reason = ?error.reason(), "token rejected");
+        tracing::warn!(reason = ?error.to_string(), "credentials rejected");
     }
 }
 
@@ -254,13 +270,5 @@ impl AuthError {
     /// [`AuthError::Invalid`] with this reason.
     pub fn invalid(reason: impl Into<String>) -> Self {
         Self::Invalid(reason.into())
-    }
-
-    /// The reason without the prefix of the `Display` form.
-    fn reason(&self) -> &str {
-        match self {
-            Self::Missing => "a token is needed",
-            Self::Invalid(reason) | Self::Unavailable(reason) => reason,
-        }
     }
 }

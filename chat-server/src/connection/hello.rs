@@ -128,7 +128,9 @@ impl Connection {
     async fn resumed(&self, resume: &str) -> Result<UserId, Rejection> {
         let broker = &**self.state.hub.broker();
         let proven = self.state.resume.verify(broker, resume).await;
-        proven.map_err(|error| unavailable(&error))?.ok_or_else(|| {
+        // An earlier version of the server may have issued a secret for the id of a backend.
+        let proven = proven.map_err(|error| unavailable(&error))?;
+        proven.filter(|user| !user.is_backend()).ok_or_else(|| {
             Rejection::new(ErrorCode::Unauthorized, "The resume secret is not valid.")
         })
     }

@@ -167,12 +167,71 @@ async fn hosts_are_checked_below_a_path_of_an_application() {
         ("/chat", "evil.example", 403),
         ("/chat/ws", "evil.example", 403),
         ("/chat/nothing", "evil.example", 403),
-        ("/chat/healthz", "evil.example", 200),
         ("/", "evil.example", 200),
     ] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let (answer, _, body) = exchange(port, &request).await;
         assert_eq!(answer, status, "{path} of {host}: {body}");
     }
+    serving.abort();
+}
+
+/// What a middleware of the application knows of a client.
+#[derive(Debug, Clone)]
+struct Session(&'static str);
+
+/// Takes the session that the middleware has found.
+#[derive(Debug)]
+struct BySession;
+
+#[async_trait]
+impl Authenticator for BySession {
+    async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError> {
+        let session = client.extensions.and_then(|extensions| extensions.get::<Session>());
+        let Session(user) = session.ok_or_else(|| AuthError::invalid("log in first"))?;
+        Ok(Identity::new(UserId::new(user).unwrap()))
+    }
+}
+
+/// The WebSocket below a path, and beside routes and a fallback of the application.
+#[tokio::test]
+async fn websocket_alone_is_part_of_an_application_with_sessions() {
+    let config = ServerConfig::default().allow_host(vec!["app.example".to_owned()]);
+    let chat = Server::builder().config(config).authenticator(BySession).start();
+    let with_session = axum::middleware::from_fn(
+        async |mut request: axum::extract::Request, next: axum::middleware::Next| {
+            request.extensions_mut().insert(Session("ann"));
+            next.run(request).await
+        },
+    );
+    let routes = axum::Router::new()
+        .route("/", axum::routing::get(async || "an application"))
+        .nest("/chat", chat.websocket_router().layer(with_session))
+        .merge(chat.websocket_router())
+        .fallback(async || (axum::http::StatusCode::NOT_FOUND, "its own 404"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = tokio::spawn(async move { axum::serve(listener, routes).await });
+
+    let native = [("Sec-WebSocket-Protocol", "chat.v1")];
+    let url = |path: &str| format!("ws://127.0.0.1:{port}{path}");
+    let mut ann = WsClient::connect_with(&url("/chat/ws"), &native).await;
+    assert_eq!(ask(&mut ann, "welcome", json!({"type": "hello"})).await["user"]["id"], "ann");
+    for (path, host, status, text) in [
+        ("/ws", "app.example", 426, "no_websocket"),
+        ("/chat/ws", "evil.example", 403, "the setting allow_host"),
+        ("/chat/metrics", "evil.example", 404, "its own 404"),
+        ("/create-room", "evil.example", 404, "its own 404"),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let (answer, _, body) = exchange(port, &request).await;
+        assert!(answer == status && body.contains(text), "{path} of {host}: {answer} {body}");
+    }
+    let handshake = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade, close\r\n\
+        Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let (status, _, body) = exchange(port, handshake).await;
+    assert_eq!(status, 401);
+    assert!(body.contains("Authentication failed: log in first."), "{body}");
     serving.abort();
 }
