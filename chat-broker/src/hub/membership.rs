@@ -84,11 +84,7 @@ impl<M: Deliver + Clone> Membership<M> {
     /// # Cancel safety
     /// Safe: nothing is taken.
     pub async fn position_changed(&self, from: Option<Position>) {
-        let moved =
-            self.shared.registry.update(&self.topic, |room| room.state.position_changed(from));
-        if let Some(moved) = moved.flatten() {
-            moved.await;
-        }
+        self.shared.position_changed(&self.topic, from).await;
     }
 
     /// Passes `start` a snapshot, and makes `member` receive what follows on it, in one step under
