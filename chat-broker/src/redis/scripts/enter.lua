@@ -1,9 +1,10 @@
 -- A node starts to hold users in topics.
 --
 -- ARGV     … the channels of the topics; then of each topic: the number of users, the users, their infos,
---          and of each user '1': this is the latest info; else one that the node has set before:
---          `members` may have a later one
--- returns  1 for each user, or an error; 0 if the node has no lease: it has expired, and must send all
+--          and of each user '1': this is the latest info; '0': one that the node has set before,
+--          `members` may have a later one; 'max <n>': the latest info, of a user who enters only if
+--          there are fewer than n others, or if any node holds the user
+-- returns  1 for each user, 2 if there is no place, or an error; 0 if the node has no lease: it has expired, and must send all
 --          its users under a new name
 
 local ROOMS = #KEYS / 2 - 1
@@ -15,8 +16,16 @@ if not lease or lease == '0' then return 0 end
 redis.call('SREM', topics, '')
 redis.call('SADD', topics, unpack(ARGV, 2, ROOMS + 1))
 
-local function enter(room, user, member, info, is_latest)
+-- Whether a user has no place. A user whom this node holds has one, though Redis may have lost the field.
+local function has_no_place(room, user, member, mode)
+  return not member and room.count >= tonumber(string.sub(mode, 5))
+    and try('SISMEMBER', room.held, user) == 0
+end
+
+local function enter(room, user, member, info, mode)
+  if #mode > 1 and has_no_place(room, user, member, mode) then return 2 end
   local before, known = parse(member)
+  local is_latest = mode ~= '0'
   local latest = known and not is_latest and known or info
   local is_new = try('SADD', room.held, user)
   if refusal(is_new) then return is_new end
@@ -42,11 +51,14 @@ local answers, at = {}, ROOMS + 2
 for n = 1, ROOMS do
   local users = tonumber(ARGV[at])
   local room, error = open(2 * n + 1, ARGV[n + 1], ARGV, at + 1, at + users)
+  local is_full = false
   for one = at + 1, at + users do
-    answers[#answers + 1] = error or
-      enter(room, ARGV[one], room.stored[one - at + 1], ARGV[one + users], ARGV[one + 2 * users] == '1')
+    local answer = error or
+      enter(room, ARGV[one], room.stored[one - at + 1], ARGV[one + users], ARGV[one + 2 * users])
+    is_full = is_full or answer == 2
+    answers[#answers + 1] = answer
   end
-  if error then forget_empty_topic(ARGV[n + 1], KEYS[2 * n + 2]) end
+  if error or is_full then forget_empty_topic(ARGV[n + 1], KEYS[2 * n + 2]) end
   at = at + 1 + 3 * users
 end
 return answers
