@@ -5,7 +5,9 @@
 mod catch_up;
 mod fan_out;
 mod joining;
+mod limits;
 mod parts;
+mod payloads;
 mod presence;
 mod publish;
 mod records;

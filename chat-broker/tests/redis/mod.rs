@@ -11,6 +11,7 @@ mod healing;
 mod history;
 mod keys;
 mod leases;
+mod limits;
 mod lost_records;
 mod max_clients;
 mod outages;
