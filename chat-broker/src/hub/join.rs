@@ -53,7 +53,8 @@ pub struct JoinOptions {
     /// lost connection is free after the [grace](super::HubConfig::grace), that of a crashed server
     /// when its lease has expired. Default: `None`, no maximum.
     ///
-    /// The join waits for the answer of the broker, and then takes its snapshot. The broker needs
+    /// The join waits for the answer of the broker, and then takes its snapshot: the roster in that may
+    /// list the user already, and then the member does not receive its own join. The broker needs
     /// [`PresenceTracker::enter_limited`](crate::PresenceTracker::enter_limited).
     pub max_users: Option<u32>,
 }

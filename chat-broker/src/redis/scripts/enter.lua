@@ -16,14 +16,17 @@ if not lease or lease == '0' then return 0 end
 redis.call('SREM', topics, '')
 redis.call('SADD', topics, unpack(ARGV, 2, ROOMS + 1))
 
--- Whether a user has no place. A user whom this node holds has one, though Redis may have lost the field.
-local function has_no_place(room, user, member, mode)
-  return not member and room.count >= tonumber(string.sub(mode, 5))
-    and try('SISMEMBER', room.held, user) == 0
+-- Returns 2 if a user has no place, or an error. A user whom this node holds has one, though Redis may
+-- have lost the field.
+local function check_place(room, user, member, mode)
+  if member or room.count < tonumber(string.sub(mode, 5)) then return nil end
+  local is_held = try('SISMEMBER', room.held, user)
+  return refusal(is_held) or is_held == 0 and 2
 end
 
 local function enter(room, user, member, info, mode)
-  if #mode > 1 and has_no_place(room, user, member, mode) then return 2 end
+  local no_place = #mode > 1 and check_place(room, user, member, mode)
+  if no_place then return no_place end
   local before, known = parse(member)
   local is_latest = mode ~= '0'
   local latest = known and not is_latest and known or info
@@ -51,14 +54,14 @@ local answers, at = {}, ROOMS + 2
 for n = 1, ROOMS do
   local users = tonumber(ARGV[at])
   local room, error = open(2 * n + 1, ARGV[n + 1], ARGV, at + 1, at + users)
-  local is_full = false
+  local is_done = true
   for one = at + 1, at + users do
     local answer = error or
       enter(room, ARGV[one], room.stored[one - at + 1], ARGV[one + users], ARGV[one + 2 * users])
-    is_full = is_full or answer == 2
+    is_done = is_done and answer == 1
     answers[#answers + 1] = answer
   end
-  if error or is_full then forget_empty_topic(ARGV[n + 1], KEYS[2 * n + 2]) end
+  if not is_done then forget_empty_topic(ARGV[n + 1], KEYS[2 * n + 2]) end
   at = at + 1 + 3 * users
 end
 return answers
