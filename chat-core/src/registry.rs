@@ -74,6 +74,15 @@ impl<M, S> RegistryEntry<M, S> {
         (&self.members, &mut self.state)
     }
 
+    fn insert(&mut self, id: ConnectionId, member: M) -> JoinOutcome
+    where
+        M: Clone,
+    {
+        let first = self.is_unused();
+        let again = self.members.insert(id, member).is_some();
+        JoinOutcome { first, again }
+    }
+
     /// Replaces the handle of a member; does nothing if `id` is no member.
     pub fn replace(&mut self, id: ConnectionId, member: M)
     where
@@ -137,10 +146,45 @@ impl<M: Clone, S: Default> Registry<M, S> {
         then: impl FnOnce(&mut RegistryEntry<M, S>, JoinOutcome) -> R,
     ) -> R {
         self.enter(topic, |room| {
-            let first = room.is_unused();
-            let again = room.members.insert(id, member).is_some();
-            then(room, JoinOutcome { first, again })
+            let joined = room.insert(id, member);
+            then(room, joined)
         })
+    }
+
+    /// [`join_with`](Self::join_with), unless the topic has `max` members already, of which `id` is
+    /// none: then nothing changes, and the result is `None`.
+    ///
+    /// ```
+    /// use chat_core::{ConnectionId, Registry, RoomId, Topic};
+    ///
+    /// let registry = Registry::<&str>::new();
+    /// let topic = Topic::from(RoomId::new("duel")?);
+    /// let join = |id, name| registry.join_within(2, &topic, ConnectionId::new(id), name, |_, _| ());
+    /// assert!(join(1, "ann").is_some() && join(2, "bob").is_some());
+    /// assert!(join(3, "cat").is_none());
+    /// # Ok::<(), chat_core::InvalidName>(())
+    /// ```
+    pub fn join_within<R>(
+        &self,
+        max: usize,
+        topic: &Topic,
+        id: ConnectionId,
+        member: M,
+        then: impl FnOnce(&mut RegistryEntry<M, S>, JoinOutcome) -> R,
+    ) -> Option<R> {
+        let joined = self.enter(topic, |room| {
+            if room.members.len() >= max && room.members.get(id).is_none() {
+                // A topic that is not in use, if `max` is 0: the entry was made for this call.
+                room.retired = room.is_unused();
+                return None;
+            }
+            let joined = room.insert(id, member);
+            Some(then(room, joined))
+        });
+        if joined.is_none() {
+            self.remove_retired(topic);
+        }
+        joined
     }
 
     /// Keeps a topic and its state without a member, until it is [released](Self::release) as often

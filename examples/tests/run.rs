@@ -18,6 +18,10 @@ mod with_unit_test;
 #[path = "../hub_without_sockets.rs"]
 mod hub_with_unit_test;
 
+#[allow(dead_code, reason = "as an example it has a main")]
+#[path = "../lobby.rs"]
+mod lobby_with_unit_test;
+
 /// The tests that the suite makes of it run here.
 #[allow(dead_code, reason = "as an example it has a main")]
 #[path = "../custom_broker.rs"]
@@ -242,6 +246,25 @@ async fn authenticator() {
 
     let url = format!("ws://{}/ws?token=nobody", server.1);
     assert_eq!(WsClient::try_connect(&url, &[]).await.unwrap_err().as_u16(), 401);
+}
+
+#[tokio::test]
+async fn lobby() {
+    let server = Running::start("lobby");
+    let connect =
+        async |player: &str| WsClient::connect(&format!("ws://{}/chess?{player}", server.1)).await;
+    let mut players = Vec::new();
+    for n in 0..8 {
+        let mut player = connect(&format!("player{n}")).await;
+        // A player that receives its own remark has joined.
+        player.send("hello").await;
+        while player.recv().await != "hello" {}
+        players.push(player);
+    }
+    let mut ninth = connect("ninth").await;
+    assert_eq!(ninth.recv_close().await.0, 4100);
+    players[0].send_binary(vec![7, 9]).await;
+    assert_eq!(players[7].recv_binary().await, vec![7, 9]);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use chat_core::{
     Batch, CloseReason, Deliver, DeliveryOutcome, History, HistoryEntry, HistoryRange, Item,
-    Position, Recent, Topic,
+    Occupant, Position, Recent, Topic,
 };
 use tokio::time::timeout;
 
@@ -128,6 +128,41 @@ impl<M: Deliver + Clone, J: Joiner<M>> CatchUp<M, J> {
             self.member.close(CloseReason::SlowConsumer);
         }
         self.is_closed |= matches!(outcome, DeliveryOutcome::Full | DeliveryOutcome::Closed);
+    }
+
+    /// Attaches the member with all that it wants, if the room holds that in memory.
+    pub(super) fn attach(&mut self, membership: &mut Membership<M>) -> JoinState {
+        let (member, wanted) = (self.member.clone(), self.wanted);
+        let in_memory = |snapshot: &Snapshot<'_, M>| -> Option<Vec<HistoryEntry>> {
+            Some(wanted.in_memory(snapshot)?.into_iter().cloned().collect())
+        };
+        membership.attach(member, in_memory, |snapshot, messages| {
+            self.send_snapshot(snapshot, messages.iter().collect());
+            !self.is_closed
+        })
+    }
+
+    /// Starts a member that joins a room of at most `max` users, if the broker admits its user.
+    ///
+    /// # Errors
+    /// The user was not admitted, or the first page could not be read. The member has received
+    /// nothing, and is none.
+    pub(super) async fn enter_limited(
+        mut self: Box<Self>,
+        mut membership: Membership<M>,
+        occupant: Occupant,
+        max: u32,
+    ) -> Result<Membership<M>, BrokerError> {
+        let user = occupant.user.clone();
+        // From here on the membership, when it is dropped, takes the user out of the room.
+        membership.user = Some(user.clone());
+        let admission = self.shared.enter_presence_limited(&self.topic, occupant, max);
+        self.shared.in_time(admission).await?;
+        self.shared.set_admitted(&self.topic, &user);
+        match self.attach(&mut membership) {
+            JoinState::Live => Ok(membership),
+            JoinState::CatchingUp => self.complete(membership).await,
+        }
     }
 
     /// Delivers to a member that joins what was not in memory.

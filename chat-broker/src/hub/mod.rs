@@ -247,7 +247,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         }
     }
 
-    /// A snapshot of the topic's members on this server.
+    /// A snapshot of the topic's members on this server. A member that was closed, for example as a
+    /// slow consumer, stays one until its [`Membership`] is dropped.
     ///
     /// ```
     /// # fn example<M: chat_core::Deliver + Clone + 'static>(

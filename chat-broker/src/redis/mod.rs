@@ -70,7 +70,7 @@ use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::{self, BrokerEvents};
 use crate::history::HistoryRead;
-use crate::presence::{Departure, PresenceTracker};
+use crate::presence::{Admission, Departure, PresenceTracker};
 use crate::publish::{PublishOptions, Receipt};
 use crate::stats::BrokerStats;
 use crate::table::{Records, SetOptions, SharedTable};
@@ -279,6 +279,13 @@ impl PresenceTracker for RedisBroker {
     fn enter(&self, topic: &Topic, occupant: Occupant) {
         if self.open().is_ok() {
             self.publisher.enter(topic, occupant);
+        }
+    }
+
+    fn enter_limited(&self, topic: &Topic, occupant: Occupant, max: u32) -> Admission {
+        match self.open() {
+            Ok(()) => self.publisher.enter_limited(topic, occupant, max),
+            Err(closed) => Admission::ready(Err(closed)),
         }
     }
 

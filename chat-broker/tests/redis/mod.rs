@@ -12,6 +12,7 @@ mod healing;
 mod history;
 mod keys;
 mod leases;
+mod limits;
 mod lost_records;
 mod max_clients;
 mod outages;
