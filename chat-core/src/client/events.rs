@@ -25,8 +25,8 @@ pub enum Event {
         room: String,
         /// Whether the client was in it before: it joined again after a reconnect, or to repair a hole.
         rejoined: bool,
-        /// Whether nothing was missed. If it is false in a room that was rejoined, a
-        /// [`Gap`](Self::Gap) follows.
+        /// Whether nothing was missed. If it is false in a room that was rejoined, or joined since a
+        /// position, a [`Gap`](Self::Gap) follows.
         recovered: bool,
         /// The users in the room.
         members: Members,

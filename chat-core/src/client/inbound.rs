@@ -115,15 +115,12 @@ fn joined(session: &mut Session, id: u64, name: &str, frame: wire::Joined<'_>, n
         entries.retain(|entry| offset(entry).is_some());
     }
     let offsets: Vec<u64> = entries.iter().filter_map(offset).collect();
+    let rejoined = room.track.has_joined();
     let entered = room.track.joined(position, frame.recovered, &offsets);
     room.status = RoomStatus::In;
     room.answer(&Ok(Joined { position, members: members.clone() }), &mut session.answers);
 
-    let (rejoined, recovered) = match entered.continuity {
-        Continuity::First => (false, false),
-        Continuity::Whole => (true, true),
-        Continuity::Gap(_) => (true, false),
-    };
+    let recovered = entered.continuity == Continuity::Whole;
     session.events.push(Event::Joined { room: name.to_owned(), rejoined, recovered, members });
     if let Continuity::Gap(position) = entered.continuity {
         session.events.push(Event::Gap { room: name.to_owned(), position });

@@ -18,7 +18,7 @@ use super::outbox::{Next, Outbox};
 use super::output::{Answer, Answers, Events, RequestId};
 use super::requests::{ID_BYTES, Request, Turn, encode};
 use super::rng::Rng;
-use super::rooms::{RoomStatus, Rooms};
+use super::rooms::{RoomStatus, Rooms, Start};
 use super::sends::{self, Sends};
 
 #[derive(Debug)]
@@ -55,9 +55,9 @@ impl Session {
 
     // Requests of the application.
 
-    pub(super) fn join(&mut self, name: &str, history: u32) -> Result<RequestId, ClientError> {
+    pub(super) fn join(&mut self, name: &str, start: Start) -> Result<RequestId, ClientError> {
         let name = room_id(name)?;
-        let room = self.rooms.get_or_add(&name, history);
+        let room = self.rooms.get_or_insert(&name, start);
         if room.is_in() {
             let frame = ClientRequest::Join { room: name, since: None, history: None };
             return self.ask(Request::JoinAgain, &frame);
