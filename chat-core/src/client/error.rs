@@ -12,12 +12,28 @@ use crate::wire::Rejected;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Not an address of the form `ws://HOST[:PORT]/PATH`.
-    #[error("{0:?} is not an address of the form ws://HOST[:PORT]/PATH")]
-    Url(String),
+    /// Not an address that the client can connect to.
+    #[error("cannot connect to {url:?}: {problem}")]
+    Url {
+        /// The address.
+        url: String,
+        /// What is wrong with it, for people.
+        problem: &'static str,
+    },
     /// The list of addresses is empty.
     #[error("a client needs the address of at least one server")]
     NoUrl,
+    /// A header that the handshake cannot have.
+    #[error("the header {name:?} cannot be sent: {problem}")]
+    Header {
+        /// The name of the header.
+        name: String,
+        /// What is wrong with it, for people.
+        problem: &'static str,
+    },
+    /// TLS cannot be used, for example because of the root certificates; the text says why.
+    #[error("TLS cannot be used: {0}")]
+    Tls(String),
     /// There is no connection at present.
     #[error("there is no connection")]
     Offline,
