@@ -64,14 +64,14 @@ pub enum ClientError {
     )]
     UserName,
     /// The text of the message, or its `data`, is longer than the server allows
-    /// ([`Welcome::message_bytes`](super::Welcome::message_bytes)).
+    /// ([`Limits::message_bytes`](crate::wire::Limits::message_bytes)).
     #[error("a message has at most {limit} bytes, and so has its data")]
     MessageTooLong {
         /// The longest text, and the longest `data`, in bytes.
         limit: usize,
     },
     /// The frame is larger than the server allows
-    /// ([`Welcome::frame_bytes`](super::Welcome::frame_bytes)), or was the largest unanswered one
+    /// ([`Limits::frame_bytes`](crate::wire::Limits::frame_bytes)), or was the largest unanswered one
     /// when the server closed the connection with 1009.
     #[error("a frame of {bytes} bytes is larger than the server allows")]
     TooLarge {

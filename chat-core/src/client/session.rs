@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::wire::{ClientRequest, Limits};
+use crate::wire::ClientRequest;
 use crate::{Content, HistoryRange, RoomId, UserId};
 
 use super::config::Config;
@@ -174,6 +174,11 @@ impl Session {
         Ok(id)
     }
 
+    /// The id of the client's user, once the server has named it.
+    pub(super) fn user_id(&self) -> Option<&str> {
+        self.welcome.as_ref().map(|welcome| welcome.user.id.as_str())
+    }
+
     /// Whether the application waits for an answer.
     pub(super) fn awaits_answers(&self) -> bool {
         !self.sends.is_empty() || self.outbox.waiting() > 0 || self.rooms.has_waiting_joins()
@@ -236,14 +241,13 @@ impl Session {
     }
 
     /// Applies the user and the server's limits of a welcome.
-    pub(super) fn set_welcome(&mut self, welcome: Welcome, limits: Limits) {
+    pub(super) fn set_welcome(&mut self, welcome: Welcome) {
         // Keys are compared within the messages of one user: sent again as another user, a message
         // could be published twice.
-        let before = self.welcome.as_ref().map(|before| &before.user.id);
-        if before.is_some_and(|before| *before != welcome.user.id) {
+        if self.user_id().is_some_and(|before| before != welcome.user.id) {
             self.sends.user_changed(&mut self.answers);
         }
-        self.outbox.limits = limits;
+        self.outbox.limits = welcome.limits;
         self.welcome = Some(welcome);
     }
 

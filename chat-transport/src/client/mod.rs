@@ -50,6 +50,7 @@ pub use chat_core::client::{
     ClientError, Config, Disconnect, Event, History, Joined, Members, Message, Rejection, Resume,
     Sent, State, TokenError, User, Welcome,
 };
+pub use chat_core::wire::{Limits, RateLimit};
 pub use chat_core::{Content, Epoch, HistoryRange, Position, PresenceChange};
 pub use config::ClientConfig;
 pub use connect::Endpoint;
@@ -154,8 +155,8 @@ impl Client {
     /// [`join`](Self::join) from a position that an earlier client saved
     /// ([`Message::position`]), for a program that continues where it stopped: the messages after it
     /// are events after [`Event::Joined`], and an [`Event::Gap`] precedes them if some are lost.
-    /// [`Position::default`] is the position before the first message of the room. In a room that the client is in, or
-    /// joins, already, `since` is not used.
+    /// [`Position::default`] is the position before the first message of a room. In a room that the
+    /// client is in, or joins, already, `since` is not used.
     ///
     /// # Errors
     /// As [`join`](Self::join).
@@ -164,9 +165,16 @@ impl Client {
     /// As [`join`](Self::join).
     ///
     /// ```no_run
-    /// # async fn example(client: chat_transport::client::Client) -> Result<(), Box<dyn std::error::Error>> {
-    /// let saved = std::fs::read_to_string("position")?; // the text of a position
-    /// client.join_since("general", saved.parse()?).await?;
+    /// # use chat_transport::client::{Client, Events};
+    /// # async fn example(client: Client, mut events: Events) -> Result<(), Box<dyn std::error::Error>> {
+    /// let saved = std::fs::read_to_string("position").unwrap_or_default();
+    /// client.join_since("general", saved.parse().unwrap_or_default()).await?;
+    /// while let Some(message) = events.message().await {
+    ///     println!("{}", message.text);
+    ///     if let Some(position) = message.position {
+    ///         std::fs::write("position", position.to_string())?;
+    ///     }
+    /// }
     /// # Ok(())
     /// # }
     /// ```
