@@ -88,9 +88,9 @@ impl Client {
     /// `wss://` addresses of servers that share their rooms: the first is tried first, and after a
     /// loss the next.
     ///
-    /// Connections that cannot be opened are no error here: the client retries until it is closed.
-    /// Why, is in [`State::Waiting`], in [`last_disconnect`](Self::last_disconnect), and in a
-    /// warning of `tracing`.
+    /// A connection that cannot be opened is no error here: the client retries until it is closed.
+    /// [`State::Waiting`], [`last_disconnect`](Self::last_disconnect) and a warning of `tracing`
+    /// have the reason.
     ///
     /// # Errors
     /// [`ClientError::Url`], [`ClientError::NoUrl`], [`ClientError::UserName`],

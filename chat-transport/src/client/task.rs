@@ -234,10 +234,6 @@ impl Task {
             Progress::Inbound(Inbound::Alive) => self.machine.handle_alive(now),
             Progress::Inbound(Inbound::Writable(all)) => self.machine.handle_writable(all, now),
             Progress::Lost(loss) => {
-                if matches!(self.link, Link::Opening(_)) {
-                    // An application that only waits for its calls has no other sign of it.
-                    tracing::warn!(%loss, "the client cannot connect, retrying");
-                }
                 // Writes the answer to the server's close frame, in a task of its own.
                 drop(self.link.close(CloseReason::Normal.code()));
                 self.machine.handle_disconnected(loss, now);
@@ -301,7 +297,7 @@ impl Task {
 
     fn publish(&self) {
         let (state, welcome) = (self.machine.state(), self.machine.welcome());
-        self.shared.send_if_modified(|shared| {
+        let is_new = self.shared.send_if_modified(|shared| {
             let is_new = shared.state != *state || shared.welcome.as_ref() != welcome;
             if is_new {
                 if let State::Waiting { loss, .. } | State::Closed { loss } = state {
@@ -312,6 +308,10 @@ impl Task {
             }
             is_new
         });
+        if is_new && let State::Waiting { retry_in, loss } = state {
+            // An application that only waits for its calls has no other sign of it.
+            tracing::warn!(%loss, ?retry_in, "the client is not connected, retrying");
+        }
     }
 
     fn pass_events(&mut self) {
