@@ -7,7 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chat_broker::testing::{RedisServer, TcpProxy};
+use chat_transport::client::{Client, ClientConfig, Event, Events, PresenceChange, User};
 use chat_transport::testing::WsClient;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// Its own unit test is the point of this one.
 #[allow(dead_code, reason = "as an example it has a main")]
@@ -134,6 +138,58 @@ fn two_servers() {
         output.contains("Bob, on B, receives {\"type\":\"chat\",\"sender\":\"Alice\""),
         "{output}"
     );
+}
+
+/// A server in this process, until the sender is used.
+async fn serve(listener: TcpListener) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let (stop, stopped) = oneshot::channel();
+    let server = chat_server::Server::builder().start();
+    let serving = async move {
+        let stopped = async { drop(stopped.await) };
+        server.serve(vec![listener], stopped).await;
+    };
+    (stop, tokio::spawn(serving))
+}
+
+/// Waits until the bot is in the room.
+async fn until_bot_is_in(events: &mut Events) {
+    let is_bot = |user: &User| user.name == "Echo";
+    loop {
+        match events.recv().await.expect("another event") {
+            Event::Joined { members, .. } if members.users.iter().any(is_bot) => return,
+            Event::Presence { change: PresenceChange::Joined, user, .. } if is_bot(&user) => return,
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn bot() {
+    let mut listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let url = format!("ws://{address}/ws");
+    let child = example("bot").arg(&url).spawn().expect("the example starts");
+    let _bot = Running(child, url.clone());
+    let (client, mut events) = Client::connect([url], ClientConfig::default()).unwrap();
+    let talk = async {
+        for text in ["hello", "hello after a restart"] {
+            let (stop, served) = serve(listener).await;
+            client.join("lobby", 0).await.unwrap();
+            until_bot_is_in(&mut events).await;
+            client.send("lobby", text).await.unwrap();
+            let answer = loop {
+                match events.message().await.expect("another message") {
+                    message if message.is_own => {}
+                    message => break message,
+                }
+            };
+            assert_eq!((&*answer.user.name, &*answer.text), ("Echo", text));
+            stop.send(()).unwrap();
+            served.await.unwrap();
+            listener = TcpListener::bind(address).await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), talk).await.expect("the bot answers in time");
 }
 
 #[test]

@@ -3,27 +3,46 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Counts the bytes of `stream`.
-#[derive(Debug)]
-pub(super) struct Metered<S> {
-    stream: S,
-    /// Bytes read.
-    pub(super) read: u64,
-    /// Bytes written.
-    pub(super) written: u64,
+use super::connect::BoxedStream;
+
+/// The bytes of a connection. One task moves them and reads these, so that any order is strong
+/// enough.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    read: AtomicU64,
+    written: AtomicU64,
 }
 
-impl<S> Metered<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, read: 0, written: 0 }
+impl Traffic {
+    pub(super) fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+/// Counts the bytes of a stream.
+pub(super) struct Metered {
+    stream: BoxedStream,
+    traffic: Arc<Traffic>,
+}
+
+impl Metered {
+    pub(super) fn new(stream: BoxedStream) -> (Self, Arc<Traffic>) {
+        let traffic = Arc::<Traffic>::default();
+        (Self { stream, traffic: Arc::clone(&traffic) }, traffic)
+    }
+}
+
+impl AsyncRead for Metered {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -31,19 +50,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.read += (buf.filled().len() - before) as u64;
+        self.traffic.read.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+impl AsyncWrite for Metered {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-        self.written += count as u64;
+        self.traffic.written.fetch_add(count as u64, Ordering::Relaxed);
         Poll::Ready(Ok(count))
     }
 
