@@ -409,7 +409,7 @@ impl<M: Deliver + Clone> Shared<M> {
         read.flatten()
     }
 
-    /// Waits for the next cut of a topic with a position, if its cut is at `from`.
+    /// Waits until the position of a topic differs from `from`.
     async fn position_changed(&self, topic: &Topic, from: Option<Position>) {
         let moved = self.registry.update(topic, |room| room.state.position_changed(from));
         if let Some(moved) = moved.flatten() {
@@ -469,14 +469,6 @@ impl<M: Deliver + Clone> Shared<M> {
         self.recent_bytes.fetch_sub(room.sequence.recent_bytes(), Ordering::Relaxed);
         self.fan_out.forget(room.backlog);
         self.dirty_topics.membership_changed(topic.clone());
-    }
-
-    /// Waits until the position of a topic differs from `from`.
-    async fn position_changed(&self, topic: &Topic, from: Option<Position>) {
-        let moved = self.registry.update(topic, |room| room.state.position_changed(from));
-        if let Some(moved) = moved.flatten() {
-            moved.await;
-        }
     }
 
     /// Changes a room that has members, queues it for fan-out if something is pending, and accounts
