@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, handshake::client::Request};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-use super::metered::{Metered, Traffic};
+use super::stream::{BoxedStream, Metered, Traffic};
 #[cfg(feature = "client-tls")]
 use super::tls::Tls;
 
@@ -96,13 +96,6 @@ impl fmt::Debug for ConnectOptions {
             .finish_non_exhaustive()
     }
 }
-
-/// What a WebSocket is transferred over.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
-
-pub(super) type BoxedStream = Box<dyn Stream>;
 
 /// Opens the streams of a client.
 pub(super) type Connector = Arc<dyn Fn(Endpoint) -> Connecting + Send + Sync>;
