@@ -47,14 +47,9 @@ impl Endpoint {
             return Err(invalid("send a user and a password with ClientConfig::header"));
         }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| invalid(FORM))?;
+        let default_port = if is_tls { 443 } else { 80 };
         let port = match authority.strip_prefix(host).and_then(|rest| rest.strip_prefix(':')) {
-            None | Some("") => {
-                if is_tls {
-                    443
-                } else {
-                    80
-                }
-            }
+            None | Some("") => default_port,
             Some(port) => port.parse().map_err(|_| invalid(FORM))?,
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
