@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, handshake::client::Request};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-use super::metered::{Metered, Traffic};
+use super::stream::{BoxedStream, Metered, Traffic};
 #[cfg(feature = "client-tls")]
 use super::tls::Tls;
 
@@ -47,14 +47,9 @@ impl Endpoint {
             return Err(invalid("send a user and a password with ClientConfig::header"));
         }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| invalid(FORM))?;
+        let default_port = if is_tls { 443 } else { 80 };
         let port = match authority.strip_prefix(host).and_then(|rest| rest.strip_prefix(':')) {
-            None | Some("") => {
-                if is_tls {
-                    443
-                } else {
-                    80
-                }
-            }
+            None | Some("") => default_port,
             Some(port) => port.parse().map_err(|_| invalid(FORM))?,
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -96,13 +91,6 @@ impl fmt::Debug for ConnectOptions {
             .finish_non_exhaustive()
     }
 }
-
-/// What a WebSocket is transferred over.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
-
-pub(super) type BoxedStream = Box<dyn Stream>;
 
 /// Opens the streams of a client.
 pub(super) type Connector = Arc<dyn Fn(Endpoint) -> Connecting + Send + Sync>;

@@ -39,8 +39,8 @@
 mod config;
 mod connect;
 mod events;
-mod metered;
 mod socket;
+mod stream;
 mod task;
 #[cfg(feature = "client-tls")]
 mod tls;

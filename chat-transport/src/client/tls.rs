@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 
-use super::metered::Metered;
+use super::stream::Metered;
 
 /// Encrypts streams, and checks the certificates of servers.
 pub(super) struct Tls(TlsConnector);

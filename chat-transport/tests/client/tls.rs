@@ -1,11 +1,14 @@
 //! `wss://` addresses. `certificates/make.sh` made the certificates.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use chat_transport::client::{Client, ClientConfig, ClientError, Events, State};
-use tokio::io::{DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -13,7 +16,7 @@ use tokio_rustls::rustls::server::Acceptor;
 use tokio_rustls::rustls::{ServerConfig, crypto::ring};
 use tokio_rustls::server::TlsStream;
 
-use crate::mock::{Peer, Stream, joined_frame, next_state, online, quick, within};
+use crate::mock::{Peer, Stream, joined_frame, message, next_state, online, quick, within};
 
 const AUTHORITY: &str = include_str!("certificates/authority.pem");
 const STRANGER: &str = include_str!("certificates/stranger.pem");
@@ -138,9 +141,7 @@ async fn unaccepted_certificate_is_named_and_retried() {
 async fn server_without_tls_is_named() {
     let (client, mut events, mut streams) = connect("wss://chat.example/ws", trusting(AUTHORITY));
     let mut stream = streams.recv().await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        .await
-        .unwrap();
+    stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
     next_state(&mut events).await;
     next_state(&mut events).await;
     let reason = client.last_disconnect().unwrap().reason;
@@ -161,6 +162,52 @@ async fn end_without_close_notify_is_an_end() {
         client.last_disconnect().unwrap().reason,
         "the connection ended without a close frame"
     );
+}
+
+/// Passes a server's bytes on to a client: at once, and once `is_slow` one kibibyte in ten seconds.
+async fn relay(client: DuplexStream, server: DuplexStream, is_slow: Arc<AtomicBool>) {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let forth = tokio::io::copy(&mut from_client, &mut to_server);
+    let back = async {
+        let mut bytes = [0; 1024];
+        loop {
+            let count = from_server.read(&mut bytes).await?;
+            to_client.write_all(&bytes[..count]).await?;
+            if is_slow.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+            }
+            if count == 0 {
+                return std::io::Result::Ok(());
+            }
+        }
+    };
+    let _ = tokio::join!(forth, back);
+}
+
+/// The client cannot decrypt a record before it has all of it.
+#[tokio::test(start_paused = true)]
+async fn part_of_a_record_is_a_sign_of_life() {
+    let (client, mut events, mut streams) = connect("wss://chat.example/ws", trusting(AUTHORITY));
+    let is_slow = Arc::<AtomicBool>::default();
+    let (stream, far) = duplex(1 << 20);
+    tokio::spawn(relay(streams.recv().await.unwrap(), far, Arc::clone(&is_slow)));
+    let (mut peer, _) = Peer::accept(accept(stream, SERVER).await.unwrap().0).await;
+    peer.welcome().await;
+    let joined = async {
+        let join = peer.recv("join").await;
+        peer.send(joined_frame(&join, 0, false, &[])).await;
+    };
+    tokio::join!(joined, client.join("general", 0)).1.unwrap();
+    is_slow.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    let mut large = message(1);
+    large["message"] = "x".repeat(15_000).into();
+    peer.send(large).await;
+    let received = timeout(Duration::from_secs(300), events.message()).await;
+    assert_eq!(received.expect("the connection is not lost").unwrap().text.len(), 15_000);
+    assert_eq!(client.last_disconnect(), None);
+    assert!(begun.elapsed() > Duration::from_secs(100), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! A stream that counts its bytes: they show that the server is alive long before a large frame is
-//! complete.
+//! The streams below a WebSocket. One counts its bytes: they show that the server is alive long
+//! before a large frame is complete.
 
 use std::io;
 use std::pin::Pin;
@@ -9,10 +9,15 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connect::BoxedStream;
+/// What a WebSocket, or TLS, is transferred over.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
-/// The bytes of a connection. One task moves them and reads these, so that any order is strong
-/// enough.
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+pub(super) type BoxedStream = Box<dyn Stream>;
+
+/// How many bytes of a connection were moved. One task writes and reads the numbers, so that any
+/// ordering of the atomics is sufficient.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     read: AtomicU64,
