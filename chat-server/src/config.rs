@@ -173,22 +173,13 @@ impl ServerConfig {
     /// The first invalid one of [`public_url`](Self::public_url),
     /// [`allow_host`](Self::allow_host) and [`allow_origin`](Self::allow_origin).
     pub fn check(&self) -> Result<(), InvalidConfig> {
-        let invalid = |setting, value: &str, why| InvalidConfig {
-            setting,
-            // Never a password in a log.
-            value: if value.contains('@') { "…".to_owned() } else { value.to_owned() },
-            why,
-        };
         if let Some(url) = &self.public_url {
             PublicUrl::parse(url).map_err(|why| invalid("public-url", url, why))?;
         }
         for host in &self.allow_host {
             Pattern::parse(host).map_err(|why| invalid("allow-host", host, why))?;
         }
-        for origin in &self.allow_origin {
-            serialized(origin).map_err(|why| invalid("allow-origin", origin, why))?;
-        }
-        Ok(())
+        check_origins(&self.allow_origin)
     }
 
     /// The bytes of the largest frame that a message with so many bytes of text, and of `data`,
@@ -227,6 +218,20 @@ impl ServerConfig {
     ) -> Option<IpAddr> {
         peer::address(headers, extensions, &self.trusted_proxies, self.forwarded_header)
     }
+}
+
+fn invalid(setting: &'static str, value: &str, why: &'static str) -> InvalidConfig {
+    // Never a password in a log.
+    let value = if value.contains('@') { "…" } else { value };
+    InvalidConfig { setting, value: value.to_owned(), why }
+}
+
+/// Checks [`allow_origin`](ServerConfig::allow_origin).
+pub(crate) fn check_origins(allow_origin: &[String]) -> Result<(), InvalidConfig> {
+    for origin in allow_origin {
+        serialized(origin).map_err(|why| invalid("allow-origin", origin, why))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -10,11 +10,17 @@ mod claims;
 #[cfg(feature = "jwt")]
 mod crypto;
 #[cfg(feature = "jwt")]
+mod jwk;
+#[cfg(feature = "jwt")]
 mod jwt;
 #[cfg(feature = "jwt")]
 mod key;
 #[cfg(feature = "jwt")]
+mod key_set;
+#[cfg(feature = "jwt")]
 mod payload;
+#[cfg(feature = "jwks")]
+mod remote_keys;
 #[cfg(feature = "jwt")]
 mod signer;
 #[cfg(feature = "jwt")]
@@ -39,6 +45,10 @@ pub use claims::TokenClaims;
 pub use jwt::JwtAuthenticator;
 #[cfg(feature = "jwt")]
 pub use key::InvalidKey;
+#[cfg(feature = "jwt")]
+pub use key_set::JwtKeys;
+#[cfg(feature = "jwks")]
+pub use remote_keys::{FetchError, RemoteKeys, RemoteKeysConfig};
 #[cfg(feature = "jwt")]
 pub use signer::{InvalidClaims, JwtSigner};
 
@@ -82,6 +92,37 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     /// The server drops the call after [`auth_timeout`](crate::ServerConfig::auth_timeout), and answers
     /// the client with an error that asks it to retry.
     async fn authenticate(&self, client: &Credentials<'_>) -> Result<Identity, AuthError>;
+
+    /// Whether clients can be authenticated now. A server that cannot is not ready (`/readyz`).
+    /// Default: true.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// How often keys were fetched, for `/metrics`. Default: `None`, and the metrics are missing.
+    fn key_fetches(&self) -> Option<KeyFetches> {
+        None
+    }
+}
+
+/// How often an [`Authenticator`] has fetched the keys of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct KeyFetches {
+    /// Fetches that succeeded.
+    pub succeeded: u64,
+    /// Fetches that failed.
+    pub failed: u64,
+    /// The time since the latest that succeeded; `None`: there was none.
+    pub age: Option<Duration>,
+}
+
+setters! {
+    KeyFetches {
+        succeeded: u64,
+        failed: u64,
+        age: Option<Duration>,
+    }
 }
 
 /// Decides what a client may do, instead of the [`Grants`] of its [`Identity`].
