@@ -72,12 +72,18 @@ pub enum DeliveryOutcome {
 pub struct Batch {
     topic: Topic,
     items: Vec<Item>,
-    frames: [OnceLock<Option<Frames>>; Dialect::COUNT],
-    /// For members that may not see who is in the room.
-    without_presence: [OnceLock<Option<Frames>>; Dialect::COUNT],
-    /// Encodings of the application's own.
+    frames: DialectFrames,
+    /// Encodings that few batches need: each batch is initialized and dropped, and most are of few
+    /// bytes.
     shared: OnceLock<Box<Shared>>,
 }
+
+/// The frames of each dialect, once a member has asked for them.
+type DialectFrames = [OnceLock<Option<Frames>>; Dialect::COUNT];
+
+/// The frames for members that may not see who is in the room.
+#[derive(Default)]
+struct WithoutPresence(DialectFrames);
 
 /// The encoding of one type, a `OnceLock<T>`, and those of other types.
 struct Shared<T: ?Sized = dyn Any + Send + Sync> {
@@ -156,13 +162,7 @@ impl Batch {
     /// ```
     #[must_use]
     pub fn new(topic: Topic, items: Vec<Item>) -> Self {
-        Self {
-            topic,
-            items,
-            frames: Default::default(),
-            without_presence: Default::default(),
-            shared: OnceLock::new(),
-        }
+        Self { topic, items, frames: Default::default(), shared: OnceLock::new() }
     }
 
     /// The room or user that the events are for.
@@ -209,9 +209,11 @@ impl Batch {
     pub fn events(&self) -> impl Iterator<Item = (Event<'_>, Option<Position>)> {
         self.items.iter().filter_map(|item| {
             Some(match item {
-                Item::Envelope(bytes, position) => {
-                    (envelope::decode(bytes).unwrap_or(Event::Custom(bytes)), *position)
-                }
+                // Not `unwrap_or`, which would make the other event each time.
+                Item::Envelope(bytes, position) => match envelope::decode(bytes) {
+                    Ok(event) => (event, *position),
+                    Err(_) => (Event::Custom(bytes), *position),
+                },
                 Item::Gap(position) => (Event::Gap(*position), None),
                 Item::Presence(change, bytes) => {
                     let Ok(Event::Presence(presence)) = envelope::decode(bytes) else {
@@ -272,9 +274,8 @@ impl Batch {
     #[must_use]
     pub fn frames_without_presence(&self, dialect: Dialect) -> Option<&Frames> {
         let is_shown = |event: &Event<'_>| !matches!(event, Event::Presence(_) | Event::Count(_));
-        self.without_presence[dialect as usize]
-            .get_or_init(|| self.encode(dialect, is_shown))
-            .as_ref()
+        let WithoutPresence(frames) = self.shared(|_| WithoutPresence::default());
+        frames[dialect as usize].get_or_init(|| self.encode(dialect, is_shown)).as_ref()
     }
 
     fn encode(&self, dialect: Dialect, is_shown: impl Fn(&Event<'_>) -> bool) -> Option<Frames> {

@@ -56,6 +56,8 @@ pub(super) struct Queue {
     is_held: bool,
     pongs: Pongs,
     closing: Option<CloseState>,
+    /// How this side closed, if it did. Apart from the state, which each send compares.
+    local_close: Option<LocalClose>,
     /// Bytes that were accepted since the beginning.
     accepted: u64,
     /// How many of them the stripe has: a send writes to no memory that threads share.
@@ -82,12 +84,12 @@ struct Pongs {
 }
 
 /// How the outbox was closed.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CloseState {
     /// By this side; the close frame is still to be queued.
-    Requested(LocalClose),
+    Requested,
     /// By this side; the close frame is queued.
-    FrameQueued(LocalClose),
+    FrameQueued,
     /// By the peer; the answer is queued.
     ByPeer,
     /// The connection was lost.
@@ -140,12 +142,7 @@ impl Queue {
 
     /// How this side closed the outbox, if it did.
     pub(super) fn closed_with(&self) -> Option<LocalClose> {
-        match &self.closing {
-            Some(CloseState::Requested(close) | CloseState::FrameQueued(close)) => {
-                Some(close.clone())
-            }
-            Some(CloseState::ByPeer | CloseState::Abandoned) | None => None,
-        }
+        self.local_close.clone()
     }
 
     /// Accepts `bytes`, which hold `frames` whole frames, while nothing else waits.
@@ -267,7 +264,8 @@ impl Queue {
     /// Closes by this side. The first call counts.
     pub(super) fn request_close(&mut self, close: LocalClose) {
         if self.closing.is_none() {
-            self.closing = Some(CloseState::Requested(close));
+            self.closing = Some(CloseState::Requested);
+            self.local_close = Some(close);
         }
     }
 
@@ -326,13 +324,16 @@ impl Queue {
     /// by the caller of `close`, so that a slow consumer's queue is dropped between two writes and
     /// not during one.
     fn queue_close_frame(&mut self) {
-        let Some(CloseState::Requested(close)) = &self.closing else { return };
-        let close = close.clone();
-        if close == LocalClose::Reason(CloseReason::SlowConsumer) {
+        if self.closing != Some(CloseState::Requested) {
+            return;
+        }
+        if self.local_close == Some(LocalClose::Reason(CloseReason::SlowConsumer)) {
             self.drop_unwritten();
         }
-        self.push(close.frame(), 1);
-        self.closing = Some(CloseState::FrameQueued(close));
+        if let Some(frame) = self.local_close.as_ref().map(LocalClose::frame) {
+            self.push(frame, 1);
+        }
+        self.closing = Some(CloseState::FrameQueued);
     }
 
     /// Drops all but the rest of a chunk that is partly written: a close frame in the middle of a
