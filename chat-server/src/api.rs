@@ -11,18 +11,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use bytes::Bytes;
-use chat_broker::BrokerError;
-use chat_core::{RoomId, Sanction, UserId, json};
+use chat_core::{RoomId, UserId, json};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use subtle::ConstantTimeEq;
 
 use crate::auth::bearer;
-use crate::moderation::{
-    self, Actor, LONGEST_BAN, SanctionKind, SanctionScope, UNSUPPORTED, ZERO_BAN,
-};
+use crate::error::Error;
+use crate::moderation::{Actor, LONGEST_BAN, SanctionScope};
 use crate::refusal::Refusal;
+use crate::service::sanctions;
 use crate::state::State;
 
 /// The routes below `/api`; none without an API key.
@@ -99,82 +98,46 @@ async fn disconnect(
     user: Name,
     OptionalBody(request): OptionalBody,
 ) -> Answer {
-    let user = user_id(&name(user)?)?;
-    let reason = request.reason()?;
-    let (kind, time) = match request.time()? {
-        Some(time) => (SanctionKind::Ban, time),
-        None => (SanctionKind::Kick, Duration::ZERO),
-    };
-    state.sanction(kind, SanctionScope::Server, &user, time, reason).await
+    let (user, scope) = (user_id(&name(user)?)?, SanctionScope::Server);
+    let (time, reason) = (request.time()?, request.reason.as_deref());
+    answer(match time {
+        Some(time) => sanctions::ban(&state, Actor::Backend, scope, &user, time, reason).await,
+        None => sanctions::kick(&state, Actor::Backend, scope, &user, reason).await,
+    })
 }
 
 /// `POST /api/users/{id}/unban`
 async fn unban(Shared(state): Shared<Arc<State>>, user: Name) -> Answer {
-    state.unban(SanctionScope::Server, &user_id(&name(user)?)?).await
+    let user = user_id(&name(user)?)?;
+    answer(sanctions::unban(&state, Actor::Backend, SanctionScope::Server, &user).await)
 }
 
 /// `POST /api/rooms/{room}/kick`
 async fn kick(Shared(state): Shared<Arc<State>>, room: Name, request: Body) -> Answer {
     let (room, Json(request)) = (room_id(&name(room)?)?, request?);
-    let (user, reason) = (request.user()?, request.reason()?);
-    state
-        .sanction(SanctionKind::Kick, SanctionScope::Room(&room), &user, Duration::ZERO, reason)
-        .await
+    let (user, reason) = (request.user()?, request.reason.as_deref());
+    let scope = SanctionScope::Room(&room);
+    answer(sanctions::kick(&state, Actor::Backend, scope, &user, reason).await)
 }
 
 /// `POST /api/rooms/{room}/ban`
 async fn ban_from_room(Shared(state): Shared<Arc<State>>, room: Name, request: Body) -> Answer {
     let (room, Json(request)) = (room_id(&name(room)?)?, request?);
-    let (user, reason) = (request.user()?, request.reason()?);
-    let time = request.time()?.unwrap_or(LONGEST_BAN);
-    state.sanction(SanctionKind::Ban, SanctionScope::Room(&room), &user, time, reason).await
+    let (user, reason) = (request.user()?, request.reason.as_deref());
+    let (scope, time) = (SanctionScope::Room(&room), request.time()?.unwrap_or(LONGEST_BAN));
+    answer(sanctions::ban(&state, Actor::Backend, scope, &user, time, reason).await)
 }
 
 /// `POST /api/rooms/{room}/unban`
 async fn unban_from_room(Shared(state): Shared<Arc<State>>, room: Name, request: Body) -> Answer {
     let (room, Json(request)) = (room_id(&name(room)?)?, request?);
-    state.unban(SanctionScope::Room(&room), &request.user()?).await
+    let (user, scope) = (request.user()?, SanctionScope::Room(&room));
+    answer(sanctions::unban(&state, Actor::Backend, scope, &user).await)
 }
 
-impl State {
-    async fn sanction(
-        &self,
-        kind: SanctionKind,
-        scope: SanctionScope<'_>,
-        user: &UserId,
-        time: Duration,
-        reason: Option<&str>,
-    ) -> Answer {
-        let (broker, by) = (&**self.hub.broker(), Actor::Backend);
-        let done = moderation::impose(broker, by, kind, scope, user, time, reason).await;
-        if done.is_ok() {
-            self.until_evicted(scope, user).await;
-        }
-        answer(done)
-    }
-
-    async fn unban(&self, scope: SanctionScope<'_>, user: &UserId) -> Answer {
-        answer(moderation::unban(&**self.hub.broker(), Actor::Backend, scope, user).await)
-    }
-}
-
-fn answer(done: Result<(), BrokerError>) -> Answer {
-    match done {
-        Ok(()) => Ok(Json(serde_json::json!({"ok": true}))),
-        Err(error) => {
-            tracing::debug!(%error, "sanction not stored");
-            Err(match error {
-                BrokerError::Refused(_) => {
-                    let message = "The message bus rejected the request: it has too many bans, or accepts no writes.";
-                    Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "refused", message)
-                }
-                BrokerError::Unsupported(_) => {
-                    Refusal::new(StatusCode::NOT_IMPLEMENTED, "unsupported", UNSUPPORTED)
-                }
-                _ => Refusal::unavailable("The message bus does not answer. Try again."),
-            })
-        }
-    }
+fn answer(done: Result<(), Error>) -> Answer {
+    done?;
+    Ok(Json(serde_json::json!({"ok": true})))
 }
 
 /// The user or the room in the path.
@@ -197,20 +160,6 @@ impl ModerationRequest {
         user_id(user.ok_or_else(|| bad("missing_field", "The body lacks the field \"user\"."))?)
     }
 
-    fn reason(&self) -> Result<Option<&str>, Refusal> {
-        match self.reason.as_deref() {
-            Some(reason) if reason.len() > Sanction::MAX_REASON_BYTES => {
-                let max = Sanction::MAX_REASON_BYTES;
-                Err(bad("bad_field", format!("\"reason\" has at most {max} bytes.")))
-            }
-            Some(reason) if reason.contains('\0') => Err(bad(
-                "bad_field",
-                "\"reason\" contains a NUL character, which some clients cannot read.",
-            )),
-            reason => Ok(reason),
-        }
-    }
-
     /// The time of a ban from now on; `None` if the body has none.
     fn time(&self) -> Result<Option<Duration>, Refusal> {
         match (self.until, self.seconds) {
@@ -218,7 +167,6 @@ impl ModerationRequest {
                 "bad_field",
                 "The body has both \"until\" and \"seconds\". Send one of them.",
             )),
-            (None, Some(0)) => Err(bad("bad_field", ZERO_BAN)),
             (None, seconds) => Ok(seconds.map(Duration::from_secs)),
             (Some(until), None) => {
                 let until = UNIX_EPOCH.checked_add(Duration::from_millis(until));

@@ -5,11 +5,14 @@ use std::time::Duration;
 use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chat_broker::BrokerError;
 use chat_core::InvalidName;
 use serde::Serialize;
 
 use crate::auth::AuthError;
+use crate::error::Error;
 use crate::limits::LimitReached;
+use crate::moderation::UNSUPPORTED;
 
 /// The largest body of a request, in bytes.
 pub(crate) const MAX_BODY: usize = 16 * 1024;
@@ -102,6 +105,29 @@ impl From<AuthError> for Refusal {
         match error {
             AuthError::Unavailable(_) => Self::unavailable(message),
             _ => Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message),
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let error = match error {
+            Error::Rejected(rejection) => {
+                let (code, message) = (rejection.code.as_str(), rejection.message);
+                return Self::new(StatusCode::BAD_REQUEST, code, message);
+            }
+            Error::Broker(error) => error,
+        };
+        tracing::debug!(%error, "broker rejected a request");
+        match error {
+            BrokerError::Refused(_) => {
+                let message = "The message bus rejected the request: it has too many bans, or accepts no writes.";
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "refused", message)
+            }
+            BrokerError::Unsupported(_) => {
+                Self::new(StatusCode::NOT_IMPLEMENTED, "unsupported", UNSUPPORTED)
+            }
+            _ => Self::unavailable("The message bus does not answer. Try again."),
         }
     }
 }

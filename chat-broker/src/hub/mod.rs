@@ -11,7 +11,7 @@
 //!  │    Interest ── subscribe, positions ───────────▶   Ingest
 //!  │        │ the room goes live              │             │ publications
 //!  │        └───────────▶ pending items ◀─────────────────--┘
-//!  │                          │ cut: one Batch, one snapshot of the members
+//!  │                          │ cut: one Batch, one snapshot of the members ──▶ queue of each Follow
 //!  │                          ▼
 //!  │                       FanOut ── deliver(batch) ──▶ each member
 //!  └──────────────────────────────────────────┘
@@ -28,6 +28,7 @@ mod catch_up;
 mod config;
 mod dirty_topics;
 mod fan_out;
+mod follow;
 mod ingest;
 mod interest;
 mod join;
@@ -35,6 +36,7 @@ mod joiner;
 mod log_budget;
 mod member_slot;
 mod membership;
+mod pages;
 mod presence;
 mod publish;
 mod room;
@@ -47,11 +49,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use chat_core::{
-    ConnectionId, Deliver, History, Members, Registry, Retention, RoomId, Topic, UserId,
+    ConnectionId, Deliver, History, Members, Position, Registry, Retention, RoomId, Topic, UserId,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
@@ -66,6 +69,7 @@ use sequence::RoomSequence;
 use stats::Counters;
 
 pub use config::{HistoryRules, HubConfig};
+pub use follow::{Follow, Followed, Follower};
 pub use join::JoinOptions;
 pub use joiner::{Joiner, Snapshot};
 pub use member_slot::MemberSlot;
@@ -91,10 +95,13 @@ struct Shared<M> {
     dirty_topics: DirtyTopics,
     fan_out: FanOut<M>,
     presence: Presence,
+    /// Rooms have a roster. `false` for a hub of followers alone, who do not read it, and on a broker
+    /// without presence.
+    has_rosters: bool,
     counters: Counters,
     /// The broker's records have changed, or may have.
     records_changed: Notify,
-    /// Rooms with members.
+    /// Rooms with members or followers.
     rooms: AtomicUsize,
     /// Payload that all rooms hold for joins, in bytes.
     recent_bytes: AtomicUsize,
@@ -143,6 +150,16 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
                  only the member that asks for it"
             );
         }
+        let has_rosters = broker.presence().is_some();
+        Self::with_rosters(broker, events, config, has_rosters)
+    }
+
+    fn with_rosters(
+        broker: Arc<dyn Broker>,
+        events: BrokerEvents,
+        config: HubConfig,
+        has_rosters: bool,
+    ) -> (Self, HubDriver<M>) {
         let shared = Arc::new(Shared {
             registry: Registry::new(),
             broker,
@@ -150,6 +167,7 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
             fan_out: FanOut::new(config.workers),
             config,
             presence: Presence::default(),
+            has_rosters,
             counters: Counters::default(),
             records_changed: Notify::new(),
             rooms: AtomicUsize::new(0),
@@ -229,7 +247,8 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
         }
     }
 
-    /// A snapshot of the topic's members on this server.
+    /// A snapshot of the topic's members on this server. A member that was closed, for example as a
+    /// slow consumer, stays one until its [`Membership`] is dropped.
     ///
     /// ```
     /// # fn example<M: chat_core::Deliver + Clone + 'static>(
@@ -243,6 +262,36 @@ impl<M: Deliver + Clone + 'static> Hub<M> {
     #[must_use]
     pub fn members(&self, topic: &Topic) -> Members<MemberSlot<M>> {
         self.shared.registry.members(topic)
+    }
+
+    /// What `read` returns for the state of `topic`, as [`Membership::with_snapshot`] for a caller
+    /// that is no member; `None` if the topic has no members on this server, or is not live. The
+    /// topic's lock is held: `read` must not block or call the hub.
+    ///
+    /// ```
+    /// # fn example<M: chat_core::Deliver + Clone + 'static>(
+    /// #     hub: chat_broker::Hub<M>, lobby: chat_core::Topic,
+    /// # ) {
+    /// let count = hub.with_snapshot(&lobby, |snapshot| snapshot.roster.map(|roster| roster.count()));
+    /// println!("{:?} users on all servers", count.flatten());
+    /// # }
+    /// ```
+    pub fn with_snapshot<R>(
+        &self,
+        topic: &Topic,
+        read: impl FnOnce(Snapshot<'_, M>) -> R,
+    ) -> Option<R> {
+        self.shared.with_snapshot(topic, read)
+    }
+
+    /// Waits until the position of `topic` differs from `from`, as
+    /// [`Membership::position_changed`] does. Returns at once if the topic has no members on this
+    /// server.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is taken.
+    pub async fn position_changed(&self, topic: &Topic, from: Option<Position>) {
+        self.shared.position_changed(topic, from).await;
     }
 }
 
@@ -314,13 +363,13 @@ impl<M: Deliver + Clone> Hub<M> {
         }
     }
 
-    /// How many topics have members on this server.
+    /// How many topics have members or followers on this server.
     #[must_use]
     pub fn topics(&self) -> usize {
         self.shared.registry.len()
     }
 
-    /// How many rooms have members on this server.
+    /// How many rooms have members or followers on this server.
     #[must_use]
     pub fn rooms(&self) -> usize {
         self.shared.rooms.load(Ordering::Relaxed)
@@ -347,6 +396,27 @@ impl<M> Shared<M> {
 }
 
 impl<M: Deliver + Clone> Shared<M> {
+    /// What `read` returns for the state of a topic, if the topic is live.
+    fn with_snapshot<R>(
+        &self,
+        topic: &Topic,
+        read: impl FnOnce(Snapshot<'_, M>) -> R,
+    ) -> Option<R> {
+        let read = self.registry.update(topic, |room| {
+            room.state.sequence.expire(Instant::now());
+            room.state.snapshot(topic, room.members()).map(read)
+        });
+        read.flatten()
+    }
+
+    /// Waits until the position of a topic differs from `from`.
+    async fn position_changed(&self, topic: &Topic, from: Option<Position>) {
+        let moved = self.registry.update(topic, |room| room.state.position_changed(from));
+        if let Some(moved) = moved.flatten() {
+            moved.await;
+        }
+    }
+
     /// Waits until the roster of a topic meets a condition, if this server has the topic.
     async fn wait_until(&self, topic: &Topic, awaited: RosterCondition) {
         let shown = self.registry.update(topic, |room| room.state.sequence.wait_until(awaited));
@@ -368,11 +438,12 @@ impl<M: Deliver + Clone> Shared<M> {
         waiting.await.unwrap_or(Err(BrokerError::Closed))
     }
 
-    /// Fails all waiting joins: the driver has ended, with the events or by a panic.
+    /// Fails all waiting joins, and ends all followers: the driver has ended, with the events or by a
+    /// panic.
     fn end(&self) {
         self.ended.store(true, Ordering::Release);
         for topic in self.registry.topics() {
-            self.registry.update(&topic, |room| room.state.drop_waiters());
+            self.registry.update(&topic, |room| room.state.end());
         }
     }
 
@@ -380,20 +451,24 @@ impl<M: Deliver + Clone> Shared<M> {
         if topic.as_room().is_some() {
             self.rooms.fetch_add(1, Ordering::Relaxed);
         }
-        let has_presence = self.broker.presence().is_some();
         room.backlog.serial = self.fan_out.next_room();
-        room.sequence = RoomSequence::new(topic, &self.config, has_presence);
+        room.sequence = RoomSequence::new(topic, &self.config, self.has_rosters);
     }
 
     fn leave(&self, topic: &Topic, id: ConnectionId) {
         if let Some(room) = self.registry.leave(topic, id).last {
-            if topic.as_room().is_some() {
-                self.rooms.fetch_sub(1, Ordering::Relaxed);
-            }
-            self.recent_bytes.fetch_sub(room.sequence.recent_bytes(), Ordering::Relaxed);
-            self.fan_out.forget(room.backlog);
-            self.dirty_topics.membership_changed(topic.clone());
+            self.retire(topic, room);
         }
+    }
+
+    /// The last member or follower has left.
+    fn retire(&self, topic: &Topic, room: RoomState<M>) {
+        if topic.as_room().is_some() {
+            self.rooms.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.recent_bytes.fetch_sub(room.sequence.recent_bytes(), Ordering::Relaxed);
+        self.fan_out.forget(room.backlog);
+        self.dirty_topics.membership_changed(topic.clone());
     }
 
     /// Changes a room that has members, queues it for fan-out if something is pending, and accounts
