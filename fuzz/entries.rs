@@ -21,7 +21,7 @@ pub use frames_entry::{envelope, frames};
 pub use http_entry::{handshake, request};
 pub use lists_entry::forwarded;
 pub use session_entry::session;
-pub use token_entry::token;
+pub use token_entry::{jwks, token};
 use tokio::runtime::{Builder, Runtime};
 
 /// The name of a target and of its part of the corpus, and what it does.
@@ -38,6 +38,7 @@ pub const ALL: &[Entry] = &[
     ("forwarded", forwarded),
     ("settings", settings),
     ("token", token),
+    ("jwks", jwks),
 ];
 
 /// A message in a Redis channel.

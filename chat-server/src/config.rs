@@ -176,9 +176,7 @@ impl ServerConfig {
         if let Some(url) = &self.public_url {
             PublicUrl::parse(url).map_err(|why| invalid("public-url", url, why))?;
         }
-        for host in &self.allow_host {
-            Pattern::parse(host).map_err(|why| invalid("allow-host", host, why))?;
-        }
+        check_hosts(&self.allow_host)?;
         check_origins(&self.allow_origin)
     }
 
@@ -224,6 +222,14 @@ fn invalid(setting: &'static str, value: &str, why: &'static str) -> InvalidConf
     // Never a password in a log.
     let value = if value.contains('@') { "…" } else { value };
     InvalidConfig { setting, value: value.to_owned(), why }
+}
+
+/// Checks [`allow_host`](ServerConfig::allow_host).
+pub(crate) fn check_hosts(allow_host: &[String]) -> Result<(), InvalidConfig> {
+    for host in allow_host {
+        Pattern::parse(host).map_err(|why| invalid("allow-host", host, why))?;
+    }
+    Ok(())
 }
 
 /// Checks [`allow_origin`](ServerConfig::allow_origin).

@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use axum::http::HeaderMap;
 use axum::http::header::HOST;
 use axum::http::uri::{Authority, Uri};
+use parking_lot::RwLock;
 
 use crate::log_budget::OncePerMinute;
 use crate::refusal::Refusal;
@@ -21,7 +22,8 @@ const LONGEST_NAME: usize = 253;
 /// The hosts of one server.
 #[derive(Debug)]
 pub(crate) struct Hosts {
-    allowed: Vec<Pattern>,
+    listed: RwLock<Vec<Pattern>>,
+    public: Option<Pattern>,
     warned: OncePerMinute,
 }
 
@@ -42,8 +44,15 @@ impl Hosts {
     /// Entries of `allow_host` that are not valid allow no host.
     pub(crate) fn new(allow_host: &[String], public_host: Option<&str>) -> Self {
         let public = public_host.map(|host| Pattern::Host(host.to_owned()));
-        let listed = allow_host.iter().filter_map(|entry| Pattern::parse(entry).ok());
-        Self { allowed: listed.chain(public).collect(), warned: OncePerMinute::new() }
+        let hosts = Self { listed: RwLock::default(), public, warned: OncePerMinute::new() };
+        hosts.set(allow_host);
+        hosts
+    }
+
+    /// Replaces the hosts that are listed, as [`new`](Self::new) reads them.
+    pub(crate) fn set(&self, allow_host: &[String]) {
+        let listed = allow_host.iter().filter_map(|entry| Pattern::parse(entry).ok()).collect();
+        *self.listed.write() = listed;
     }
 
     /// Whether `authority` names this server.
@@ -51,7 +60,8 @@ impl Hosts {
         let Some(host) = host_of(authority) else { return false };
         is_address(&host) || is_local_name(&host) || {
             let port = authority.port_u16();
-            self.allowed.iter().any(|pattern| pattern.matches(&host, port))
+            let listed = self.listed.read();
+            listed.iter().chain(&self.public).any(|pattern| pattern.matches(&host, port))
         }
     }
 

@@ -221,3 +221,105 @@ fn of_system() -> RootCertStore {
     }
     trusted
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What a server that answers with `answer`, and leaves the connection open, is taken for. With
+    /// a paused clock, a wait for what never follows ends at once.
+    async fn outcome(answer: String) -> Result<Response<Bytes>, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let mut request = Vec::new();
+            let _ = stream.read_to_end(&mut request).await;
+        });
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = check_url(&format!("http://127.0.0.1:{port}/a?b")).unwrap();
+        let client = HttpClient::new(None).unwrap();
+        client.send(request, 100).await.map_err(|error| error.to_string())
+    }
+
+    fn answer(status: u16, bytes: usize) -> String {
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {bytes}\r\n");
+        format!("{head}Location: http://127.0.0.1:1/\r\n\r\n{}", "x".repeat(bytes))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_are_bounded() {
+        for status in [200, 404, 500] {
+            let response = outcome(answer(status, 100)).await.unwrap();
+            assert_eq!((response.status().as_u16(), response.body().len()), (status, 100));
+        }
+        assert_eq!(outcome(answer(302, 0)).await.unwrap().status(), 302, "which is not followed");
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n65\r\n".to_owned();
+        let endless_head = format!("HTTP/1.1 200 OK\r\na: {}", "x".repeat(MAX_HEAD_BYTES));
+        for (answer, named) in [
+            (answer(200, 101), "of 100 bytes at most: length limit exceeded"),
+            (chunked + &"x".repeat(101), "of 100 bytes at most: length limit exceeded"),
+            (answer(200, 100)[..150].to_owned(), "the answer took longer than 5 s"),
+            (String::new(), "the answer took longer than 5 s"),
+            (endless_head, "no answer"),
+            ("SSH-2.0-OpenSSH\r\n".to_owned(), "no answer"),
+        ] {
+            let why = outcome(answer.clone()).await.unwrap_err();
+            assert!(why.contains(named), "{answer:.60}: {why}");
+        }
+    }
+
+    #[test]
+    fn url_without_tls_is_for_private_addresses() {
+        for url in [
+            "http://127.0.0.1/",
+            "http://10.1.2.3:8080/jwks",
+            "http://192.168.0.1",
+            "http://172.31.0.1",
+            "http://[::1]/",
+            "http://[fd00::1]/",
+            "http://keycloak:8080/certs",
+            "https://192.0.2.1/",
+            "HTTPS://accounts.example",
+        ] {
+            assert!(check_url(url).is_ok(), "{url}");
+        }
+        for url in [
+            "http://192.0.2.1/",
+            "http://169.254.169.254/",
+            "http://172.32.0.1/",
+            "http://[2001:db8::1]/",
+            "ftp://accounts.example/",
+            "https://",
+            "https://ann@accounts.example/",
+            "/jwks.json",
+            "accounts.example",
+            "",
+        ] {
+            assert!(check_url(url).is_err(), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn name_without_tls_must_be_of_a_private_address() {
+        let client = HttpClient::new(None).unwrap();
+        let connect = async |url: &str| {
+            let url = check_url(url).unwrap();
+            client.connect(&url).await.err().map(|error| error.to_string())
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(connect(&format!("http://localhost:{port}/")).await, None);
+        // The form of the inet_aton of C: a name, by the rules for URLs and for addresses.
+        let foreign = connect("http://0x08080808/").await.unwrap();
+        assert!(
+            foreign.contains("use https://") || foreign.contains("cannot connect"),
+            "{foreign}"
+        );
+    }
+}

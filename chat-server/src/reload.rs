@@ -1,6 +1,6 @@
 //! SIGHUP: reads the settings again, and replaces what can be replaced while the server runs.
 
-use chat_server::Server;
+use chat_server::{InvalidConfig, Server, ServerConfig};
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
@@ -9,7 +9,8 @@ use crate::settings::{Exit, Settings, Sources};
 use crate::tokens::TokenAuth;
 
 /// The settings that [`Reload::apply`] replaces. Others need a restart.
-const REPLACED: [&str; 11] = [
+const REPLACED: [&str; 12] = [
+    "allow-host",
     "allow-origin",
     "jwt-audience",
     "jwt-issuer",
@@ -49,8 +50,8 @@ impl Reload {
 
     async fn reload(&mut self, sources: &mut Sources) -> Result<(), Exit> {
         let settings = Settings::load(sources)?;
-        let server = settings.server()?;
-        self.apply(&settings, &server.allow_origin).await?;
+        let config = settings.server()?;
+        self.apply(&settings, &config).await?;
         for warning in sources.warnings() {
             warn!("{warning}");
         }
@@ -62,12 +63,13 @@ impl Reload {
         Ok(())
     }
 
-    /// Replaces the keys of tokens first: they alone can fail, and then nothing is replaced.
-    async fn apply(&mut self, settings: &Settings, origins: &[String]) -> Result<(), Exit> {
+    /// Replaces the keys of tokens first: they alone can fail, and then nothing is replaced. What is
+    /// in `config` has been checked.
+    async fn apply(&mut self, settings: &Settings, config: &ServerConfig) -> Result<(), Exit> {
         TokenAuth::reload(self.tokens.as_mut(), &settings.tokens).await?;
-        self.server
-            .set_allowed_origins(origins)
-            .map_err(|error| Exit::System(error.to_string()))?;
+        let invalid = |error: InvalidConfig| Exit::System(error.to_string());
+        self.server.set_allowed_hosts(&config.allow_host).map_err(invalid)?;
+        self.server.set_allowed_origins(&config.allow_origin).map_err(invalid)?;
         (self.set_log_filter)(&settings.log);
         Ok(())
     }

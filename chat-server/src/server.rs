@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::auth::{Authenticator, Authorizer};
-use crate::config::{InvalidConfig, ServerConfig, check_origins};
+use crate::config::{InvalidConfig, ServerConfig, check_hosts, check_origins};
 use crate::handle::{RoomHandle, UserHandle};
 use crate::limits::{Limits, LimitsConfig};
 use crate::listener::{ListenerContext, accept};
@@ -231,6 +231,17 @@ impl Server {
     pub fn set_allowed_origins(&self, allow_origin: &[String]) -> Result<(), InvalidConfig> {
         check_origins(allow_origin)?;
         self.state.origins.set(allow_origin);
+        Ok(())
+    }
+
+    /// Replaces [`allow_host`](ServerConfig::allow_host), as
+    /// [`set_allowed_origins`](Self::set_allowed_origins) replaces the origins.
+    ///
+    /// # Errors
+    /// The first invalid host; then the former ones stay.
+    pub fn set_allowed_hosts(&self, allow_host: &[String]) -> Result<(), InvalidConfig> {
+        check_hosts(allow_host)?;
+        self.state.hosts.set(allow_host);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Tokens, and the keys to verify them with.
 
-use chat_server::{JwtAuthenticator, JwtSigner, TokenClaims};
+use chat_server::{JwtAuthenticator, JwtKeys, JwtSigner, TokenClaims};
 use serde_json::Value;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -33,4 +33,22 @@ pub fn token(input: &[u8]) {
             assert!(read.is_err() || !error.contains("is missing"), "{error}");
         }
     }
+}
+
+/// A JWKS: of any bytes a set of keys is made or none, and only a shared secret in it accepts a
+/// token that is signed with one.
+pub fn jwks(input: &[u8]) {
+    let keys = match JwtKeys::new().jwks(input) {
+        Ok(keys) => keys,
+        Err(error) => {
+            let error = error.to_string();
+            assert!(!error.contains(char::is_control) && error.len() < 350, "{error}");
+            return;
+        }
+    };
+    assert!(!keys.is_empty());
+    let claims = serde_json::json!({"sub": "ann", "exp": 4_102_444_800_u64});
+    let signed = JwtSigner::with_secret(SECRET).unwrap().sign(&claims).unwrap();
+    let outcome = JwtAuthenticator::with_keys(keys).verify(&signed);
+    assert!(outcome.is_err() || input.windows(3).any(|text| text == b"oct"), "{outcome:?}");
 }

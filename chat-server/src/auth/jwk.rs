@@ -27,8 +27,8 @@ struct Set {
     keys: Vec<Value>,
 }
 
-/// The members of a key that matter here.
-#[derive(Debug, Deserialize)]
+/// The members of a key that matter here. No `Debug`: there may be a secret among them.
+#[derive(Deserialize)]
 struct Jwk {
     kty: String,
     #[serde(rename = "use")]

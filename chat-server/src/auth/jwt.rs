@@ -223,16 +223,13 @@ impl JwtAuthenticator {
         let outcome = self.verify(token);
         let verifier = self.verifier();
         let Some(remote) = verifier.keys.remote_keys() else { return outcome };
-        let is_known = || {
-            let header = token.trim().split('.').next().map(Header::read);
-            header.is_none_or(|header| header.is_ok_and(|header| !verifier.keys.lack(&header)))
-        };
-        if outcome.is_ok() || remote.is_loaded() && is_known() {
+        if outcome.is_ok() || remote.is_loaded() && !verifier.keys.lack_key_of(token.trim()) {
             return outcome;
         }
         match remote.fetch_missing().await {
-            Some(Err(_)) => Err(AuthError::Unavailable("its key cannot be fetched now".to_owned())),
             Some(Ok(())) => self.verify(token),
+            // The client tries again later, which a wrong token would be no reason for.
+            Some(Err(_)) => Err(AuthError::Unavailable("its key cannot be fetched".to_owned())),
             None => outcome,
         }
     }

@@ -115,13 +115,14 @@ fn reason_names_the_algorithm() {
 fn reason_describes_malformed_tokens() {
     let good = with_claims(&claims(json!({})));
     let (message, signature) = good.rsplit_once('.').unwrap();
+    let other = if signature.starts_with('A') { 'B' } else { 'A' };
     for (token, named) in [
         (String::new(), "not a JWT"),
         ("a.b".to_owned(), "not a JWT"),
         (format!("{good}.x"), "not a JWT"),
         ("a.b.c.d.e".to_owned(), "JWE"),
         (format!("{message}."), "signature is wrong"),
-        (format!("{message}.A{}", &signature[1..]), "signature is wrong"),
+        (format!("{message}.{other}{}", &signature[1..]), "signature is wrong"),
         (format!("{message}.{signature}="), "signature is not in base64url"),
         (format!("{message}.{}", "x".repeat(9000)), "8192 bytes"),
         (signed(r#"{"alg":"HS256"}"#, "[\"ann\",null,4102444800]"), "claims are not a JSON object"),

@@ -104,9 +104,11 @@ impl JwtKeys {
 
     /// Whether the token names a key that is not among these.
     #[cfg(feature = "jwks")]
-    pub(super) fn lack(&self, header: &Header) -> bool {
+    pub(super) fn lack_key_of(&self, token: &str) -> bool {
+        let header = token.split('.').next().map(Header::read);
+        let Some(Ok(Header { kid: Some(id), .. })) = header else { return false };
         let remote = self.fetched();
-        header.kid.is_some() && !self.fixed.iter().chain(&*remote).any(|key| key.id == header.kid)
+        !self.fixed.iter().chain(&*remote).any(|key| key.id.as_ref() == Some(&id))
     }
 
     #[cfg(feature = "jwks")]

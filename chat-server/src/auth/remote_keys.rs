@@ -1,5 +1,6 @@
 //! The keys of a JWKS at a URL, which are fetched again and again: issuers change them.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,14 +118,13 @@ impl From<RequestError> for FetchError {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RemoteKeys {
     shared: Arc<Shared>,
     /// Aborted with the last clone.
     _task: Arc<JoinSet<()>>,
 }
 
-#[derive(Debug)]
 struct Shared {
     /// `None` until a fetch has succeeded.
     known: RwLock<Option<Known>>,
@@ -133,7 +133,6 @@ struct Shared {
     failed: AtomicU64,
 }
 
-#[derive(Debug)]
 struct Known {
     keys: Arc<[NamedKey]>,
     /// What the keys were read from.
@@ -142,7 +141,6 @@ struct Known {
 }
 
 /// What requesters and the task agree on.
-#[derive(Debug)]
 struct Progress {
     /// A fetch is under way, or requested.
     in_flight: bool,
@@ -313,6 +311,12 @@ impl Shared {
             progress.ended += 1;
             progress.outcome = outcome;
         });
+    }
+}
+
+impl fmt::Debug for RemoteKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteKeys").field("known", &self.known()).finish_non_exhaustive()
     }
 }
 

@@ -3,10 +3,13 @@
 use std::sync::atomic::AtomicUsize;
 
 use axum::http::HeaderValue;
+use chat_core::UserId;
 use parking_lot::Mutex;
 use tokio::time::{advance, sleep};
 
 use super::*;
+use crate::auth::{AuthError, Authenticator, Credentials, JwtAuthenticator, JwtKeys};
+use crate::{JwtSigner, TokenClaims};
 
 /// What the issuer answers, and how often it was asked.
 #[derive(Default)]
@@ -114,6 +117,45 @@ async fn unknown_keys_cause_one_fetch_in_ten_seconds() {
     assert_eq!(issuer.asked(), 2);
     advance(MIN_FETCH_DISTANCE).await;
     assert_eq!(keys.fetch_missing().await, Some(Ok(())));
+    assert_eq!(issuer.asked(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_of_an_unknown_key_waits_for_its_fetch() {
+    let secret = b"0123456789abcdef0123456789abcdef";
+    let issuer = issuer(vec![Ok((set(&["a"]), None)), Ok((set(&["a", "b"]), None)), Err(down())]);
+    let remote = issuer.start();
+    remote.fetch().await.unwrap();
+    let keys = JwtKeys::new().secret(secret).unwrap().remote(remote);
+    let authenticator = JwtAuthenticator::with_keys(keys);
+    let claims = TokenClaims::new(&UserId::new("ann").unwrap(), Duration::MAX);
+    let signer = |id: &str| JwtSigner::with_secret(secret).unwrap().key_id(id);
+    let authenticate = async |token: &str| {
+        let credentials = Credentials::default().token(Some(token));
+        authenticator.authenticate(&credentials).await.map(|ann| ann.user.to_string())
+    };
+    let refused = |outcome: Result<String, AuthError>| outcome.unwrap_err().to_string();
+
+    advance(MIN_FETCH_DISTANCE).await;
+    let own = signer("of another program").sign(&claims).unwrap();
+    assert_eq!(authenticate(&own).await, Ok("ann".to_owned()), "a secret has no id");
+    for token in ["x", "x.y.z", "", &own[1..]] {
+        assert!(matches!(authenticate(token).await, Err(AuthError::Invalid(_))), "{token}");
+    }
+    assert_eq!(issuer.asked(), 1, "neither names an unknown key");
+
+    // Signed with another key than the one it names, which the second answer has.
+    let forged = signer("b").sign(&claims).unwrap().replace('.', ".A");
+    assert!(refused(authenticate(&forged).await).contains("EdDSA"), "by the key that was fetched");
+    assert_eq!(issuer.asked(), 2);
+    let unknown = signer("c").sign(&claims).unwrap() + "A";
+    assert!(matches!(authenticate(&unknown).await, Err(AuthError::Invalid(_))));
+    assert_eq!(issuer.asked(), 2);
+    advance(MIN_FETCH_DISTANCE).await;
+    for _ in 0..2 {
+        let outcome = authenticate(&unknown).await;
+        assert!(matches!(outcome, Err(AuthError::Unavailable(_))), "{outcome:?}");
+    }
     assert_eq!(issuer.asked(), 3);
 }
 

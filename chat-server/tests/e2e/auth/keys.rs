@@ -14,26 +14,26 @@ use super::{NATIVE, claims, native, welcome};
 use crate::support::{Chat, command, run};
 
 /// A directory for keys, removed when it is dropped.
-struct Keys(PathBuf);
+pub(super) struct Keys(PathBuf);
 
 impl Keys {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("chat-{name}-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         Self(directory)
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.0.join(name).display().to_string()
     }
 
-    fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> String {
+    pub(super) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> String {
         fs::write(self.0.join(name), contents).unwrap();
         self.path(name)
     }
 
     /// Generates a private key, and the file with its public half.
-    fn generate(&self, kind: &str, arguments: &[&str]) -> (String, String) {
+    pub(super) fn generate(&self, kind: &str, arguments: &[&str]) -> (String, String) {
         let file = |half: &str| self.path(&format!("{kind}-{half}.pem"));
         let (private, public) = (file("private"), file("public"));
         self.openssl(&[&["genpkey", "-out", &private], arguments].concat());
@@ -41,7 +41,7 @@ impl Keys {
         (private, public)
     }
 
-    fn openssl(&self, arguments: &[&str]) {
+    pub(super) fn openssl(&self, arguments: &[&str]) {
         let output = Command::new("openssl").args(arguments).output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }
@@ -54,10 +54,10 @@ impl Drop for Keys {
 }
 
 const RSA: &[&str] = &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"];
-const P256: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+pub(super) const P256: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
 const P384: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"];
 const P521: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-521"];
-const ED25519: &[&str] = &["-algorithm", "ED25519"];
+pub(super) const ED25519: &[&str] = &["-algorithm", "ED25519"];
 
 #[tokio::test]
 async fn keys_of_every_kind() {

@@ -1,8 +1,11 @@
 //! Who gets in with which token, and what they may do.
 
 mod capabilities;
+mod issuer;
+mod jwks;
 mod keys;
 mod libraries;
+mod reload;
 mod renewal;
 mod tokens;
 

@@ -1,0 +1,175 @@
+//! SIGHUP: keys and other settings are replaced while clients stay connected.
+
+use std::fs;
+
+use chat_broker::testing::RedisServer;
+use chat_server::{JwtSigner, TokenClaims};
+use chat_transport::testing::WsClient;
+use serde_json::json;
+
+use super::issuer::{Issuer, IssuerKey, publish};
+use super::jwks::status;
+use super::keys::Keys;
+use super::{NATIVE, SECRET, claims, native};
+use crate::support::{Chat, ask, command, next_of, run};
+
+const NEXT_SECRET: &str = "fedcba9876543210fedcba9876543210";
+
+fn signed_with(secret: &str, claims: &TokenClaims) -> String {
+    JwtSigner::with_secret(secret.as_bytes()).unwrap().sign(claims).unwrap()
+}
+
+/// Reads the settings again for the `times`th time.
+fn reload(server: &Chat, times: usize) {
+    server.signal("HUP");
+    server.until_logged_times("SIGHUP: settings reloaded", times);
+}
+
+#[tokio::test]
+async fn reload_replaces_secrets_origins_rules_and_log_level() {
+    let keys = Keys::new("reload");
+    let file = keys.write("chat.toml", format!("jwt-secret = {SECRET:?}\nlog = \"info\"\n"));
+    let server = Chat::start(command().args(["--port", "0", "--config", &file]));
+    let (old, new) =
+        (signed_with(SECRET, &claims("ann")), signed_with(NEXT_SECRET, &claims("bob")));
+    let mut connected = native(&server, &old).await;
+    assert_eq!(status(&server, &new).await, Some(401));
+    let origin = async || {
+        let headers = [NATIVE, ("Origin", "https://app.example")];
+        let url = server.ws(&format!("/ws?token={old}"));
+        WsClient::try_connect(&url, &headers).await.err().map(|status| status.as_u16())
+    };
+    assert_eq!(origin().await, Some(403));
+
+    let by_name = "GET / HTTP/1.1\r\nHost: chat.example\r\nConnection: close\r\n\r\n";
+    assert_eq!(server.raw(by_name).await.0, 403);
+
+    let both = format!("jwt-secret = [{SECRET:?}, {NEXT_SECRET:?}]\n");
+    let rest = "allow-origin = \"https://app.example\"\nallow-host = \"chat.example\"\nlog = \"debug\"\nmax-rooms = 7\n\
+                [[rooms]]\nname = \"x\"\nhistory = 0\n";
+    fs::write(&file, format!("{both}{rest}")).unwrap();
+    reload(&server, 1);
+    assert_eq!(status(&server, &new).await, None);
+    assert_eq!(origin().await, None);
+    assert_eq!(server.raw(by_name).await.0, 200);
+    server.raw("NONSENSE\r\n\r\n").await;
+    assert!(server.until_logged("HTTP connection ended with an error").contains("DEBUG"));
+    let line = server.until_logged("changed settings that need a restart");
+    assert!(line.ends_with("need a restart: max-rooms, rooms"), "{line}");
+
+    let mut audience = claims("bob");
+    audience.aud = vec!["chat".to_owned()];
+    fs::write(&file, format!("jwt-secret = {NEXT_SECRET:?}\njwt-audience = \"chat\"\n")).unwrap();
+    reload(&server, 2);
+    assert_eq!(status(&server, &old).await, Some(401));
+    assert_eq!(status(&server, &new).await, Some(401));
+    assert_eq!(status(&server, &signed_with(NEXT_SECRET, &audience)).await, None);
+    // Its token is valid until it expires, as the server has accepted it.
+    ask(&mut connected, "joined", json!({"type": "join", "room": "r"})).await;
+    let renewal = json!({"type": "hello", "token": old});
+    assert_eq!(ask(&mut connected, "error", renewal).await["code"], "unauthorized");
+    ask(&mut connected, "pong", json!({"type": "ping"})).await;
+    assert_eq!(server.logged("settings not reloaded"), 0);
+}
+
+#[tokio::test]
+async fn failed_reload_changes_nothing_and_says_what_the_start_would() {
+    let keys = Keys::new("bad-reload");
+    let secret = keys.write("secret", format!("{SECRET}\n"));
+    let good = format!("jwt-secret-file = {secret:?}\n");
+    let file = keys.write("chat.toml", &good);
+    let server = Chat::start(command().args(["--port", "0", "--config", &file]));
+    let token = signed_with(SECRET, &claims("ann"));
+    let mut connected = native(&server, &token).await;
+    let start = || {
+        let (code, _, error) = run(command().args(["--port", "0", "--config", &file]));
+        assert_eq!(code, 2, "{error}");
+        error.trim().strip_prefix("chat-server: ").unwrap().to_owned()
+    };
+    let origin = "allow-origin = \"https://app.example\"\n";
+    for (times, bad) in [
+        "port = ".to_owned(),
+        "prot = 1".to_owned(),
+        "max-rooms = \"x\"".to_owned(),
+        format!("{good}allow-origin = \"app.example\""),
+        format!("{origin}jwt-secret = \"short\""),
+        format!("{origin}jwt-public-key = \"/nonexistent\""),
+        format!("{origin}jwt-audience = \"chat\""),
+        format!("{good}{origin}jwt-jwks-url = \"http://192.0.2.1/\""),
+    ]
+    .iter()
+    .enumerate()
+    {
+        fs::write(&file, bad).unwrap();
+        server.signal("HUP");
+        let line = server.until_logged_times("SIGHUP: settings not reloaded", times + 1);
+        assert!(line.contains("ERROR") && line.ends_with(&start()), "{bad}: {line}");
+        assert_eq!(status(&server, &token).await, None, "{bad}");
+    }
+    fs::write(&file, origin).unwrap();
+    server.signal("HUP");
+    server.until_logged("no key of tokens is set any longer: that needs a restart");
+    assert_eq!(status(&server, "").await, Some(401), "not open to all");
+    let foreign = [NATIVE, ("Origin", "https://app.example")];
+    let url = server.ws(&format!("/ws?token={token}"));
+    assert!(WsClient::try_connect(&url, &foreign).await.is_err(), "the origin is not allowed");
+    ask(&mut connected, "pong", json!({"type": "ping"})).await;
+
+    // The name stays, the secret in the file is another.
+    fs::write(&file, good).unwrap();
+    fs::write(&secret, NEXT_SECRET).unwrap();
+    reload(&server, 1);
+    assert_eq!(status(&server, &token).await, Some(401));
+    assert_eq!(status(&server, &signed_with(NEXT_SECRET, &claims("ann"))).await, None);
+}
+
+#[tokio::test]
+async fn open_server_stays_open_until_it_is_restarted() {
+    let keys = Keys::new("open-reload");
+    let file = keys.write("chat.toml", "");
+    let server = Chat::start(command().args(["--port", "0", "--config", &file]));
+    fs::write(&file, format!("jwt-secret = {SECRET:?}\n")).unwrap();
+    server.signal("HUP");
+    server.until_logged("keys of tokens are set, and were not at the start: that needs a restart");
+    server.native().await;
+}
+
+/// A key of the issuer is replaced by the next, on one server after the other: at any time both
+/// accept what the issuer signs, and no connection ends, not even one whose key is withdrawn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn rotation_on_one_server_after_the_other_closes_no_connection() {
+    let keys = Keys::new("rotation");
+    let [a, b, c] = ["a", "b", "c"].map(|id| IssuerKey::new(&keys, id));
+    let issuer = Issuer::start(publish(&[&a])).await;
+    let redis = RedisServer::start();
+    let url = issuer.url("http");
+    let servers = Chat::several::<2>(&redis, &["--jwt-jwks-url", &url]).await;
+    let mut members = Vec::new();
+    for (server, user) in servers.iter().zip(["ann", "bob"]) {
+        members.push(native(server, &a.token(user)).await);
+    }
+    for member in &mut members {
+        ask(member, "joined", json!({"type": "join", "room": "r"})).await;
+    }
+    let steps: [(&[&IssuerKey], &IssuerKey); 4] =
+        [(&[&a, &b], &a), (&[&b], &b), (&[&b, &c], &b), (&[&c], &c)];
+    for (step, (published, signing)) in steps.into_iter().enumerate() {
+        issuer.set_answer(publish(published));
+        for reloaded in &servers {
+            reload(reloaded, step + 1);
+            for server in &servers {
+                assert_eq!(status(server, &signing.token("eve")).await, None, "step {step}");
+            }
+        }
+        for (from, to) in [(0, 1), (1, 0)] {
+            let text = format!("{from} to {to} after step {step}");
+            ask(&mut members[from], "ok", json!({"type": "send", "room": "r", "message": text}))
+                .await;
+            while next_of(&mut members[to], "message").await["message"] != text {}
+        }
+    }
+    for server in &servers {
+        let withdrawn = status(server, &a.token("eve")).await;
+        assert_eq!(withdrawn, Some(401), "that of the connections above");
+    }
+}
