@@ -27,6 +27,35 @@ local EXTENDS, OUTLIVES, HAS_KEYS, IS_LARGE = 1, 2, 4, 8
 -- Offsets are exact up to 2^53 - 1, and a call has far fewer publications than this leaves.
 local MAX_BASE = 2 ^ 53 - 2 ^ 32
 
+local call, pcall, pack, unpack = redis.call, redis.pcall, struct.pack, struct.unpack
+local settings, control = ARGV[1], ARGV[2]
+local unchanged, _, most = unpack('>c28I8I4', settings, 9)
+
+-- Most calls of a server that is not busy have one publication, without a flag and a key, of a log that is
+-- as the call before left it. What follows would do the same, and costs a tenth more of the call: the
+-- functions, loops and tables that it needs for everything else.
+if control == '\0\1' then
+  local log, entry = KEYS[1], ARGV[3]
+  -- Numbers are strings here: Redis formats others with all their digits.
+  local head = pcall('LINDEX', log, '0')
+  -- An error is a table, and has no length.
+  if head and #head == 44 then
+    local epoch, base, rest = unpack('>c8I8c28', head)
+    if rest == unchanged and base <= MAX_BASE then
+      local length = pcall('RPUSH', log, entry)
+      if type(length) == 'number' then
+        if length > most then
+          local kept = unpack('>I4', settings, 9)
+          call('LTRIM', log, -kept, '-1')
+          call('LPUSH', log, pack('>c8I8', epoch, base + length - 1 - kept) .. unchanged)
+        end
+        local place = pack('>BI8c8', 2, base + length - 1, epoch)
+        return place .. pack('>I4', call('PUBLISH', log, place .. entry))
+      end
+    end
+  end
+end
+
 -- What is needed rarely. It uses no local variables of the script: each would make all calls slower.
 local function rare()
   -- By how many bytes some entries are larger than their share.
@@ -114,10 +143,7 @@ local function rare()
   return { excess_of = excess_of, open = open, shrink = shrink, recorded = recorded, extend = extend }
 end
 
-local call, pcall, pack, unpack = redis.call, redis.pcall, struct.pack, struct.unpack
 local byte, find = string.byte, string.find
-local settings, control = ARGV[1], ARGV[2]
-local unchanged, most = string.sub(settings, 9, 36), unpack('>I4', settings, 45)
 local results, errors, rarely
 local next_key, next_byte, next_entry = 1, 1, 3
 while next_byte < #control do
@@ -126,10 +152,9 @@ while next_byte < #control do
   next_key, next_byte = next_key + 1, next_byte + 2
   if flags % HAS_KEYS > 0 then position, next_key = KEYS[next_key], next_key + 1 end
 
-  -- Numbers are strings here: Redis formats others with all their digits.
   local head = pcall('LINDEX', log, '0')
   local epoch, base, excess
-  -- Mostly the log is as the call before left it. An error is a table, and has no length.
+  -- Mostly the log is as the call before left it.
   if flags < IS_LARGE and head and #head == 44 and find(head, unchanged, 17, true) then
     epoch, base = unpack('>c8I8', head)
   end
