@@ -106,7 +106,7 @@ pub struct ServerConfig {
 #[error("invalid value '{value}' for {setting}: {why}")]
 #[non_exhaustive]
 pub struct InvalidConfig {
-    /// The name of the setting, such as `public-url`.
+    /// The name of the setting, such as `public_url`.
     pub setting: &'static str,
     /// The value, or `…` if it may hold a password.
     pub value: String,
@@ -174,7 +174,7 @@ impl ServerConfig {
     /// [`allow_host`](Self::allow_host) and [`allow_origin`](Self::allow_origin).
     pub fn check(&self) -> Result<(), InvalidConfig> {
         if let Some(url) = &self.public_url {
-            PublicUrl::parse(url).map_err(|why| invalid("public-url", url, why))?;
+            PublicUrl::parse(url).map_err(|why| invalid("public_url", url, why))?;
         }
         check_hosts(&self.allow_host)?;
         check_origins(&self.allow_origin)
@@ -227,7 +227,7 @@ fn invalid(setting: &'static str, value: &str, why: &'static str) -> InvalidConf
 /// Checks [`allow_host`](ServerConfig::allow_host).
 pub(crate) fn check_hosts(allow_host: &[String]) -> Result<(), InvalidConfig> {
     for host in allow_host {
-        Pattern::parse(host).map_err(|why| invalid("allow-host", host, why))?;
+        Pattern::parse(host).map_err(|why| invalid("allow_host", host, why))?;
     }
     Ok(())
 }
@@ -235,7 +235,7 @@ pub(crate) fn check_hosts(allow_host: &[String]) -> Result<(), InvalidConfig> {
 /// Checks [`allow_origin`](ServerConfig::allow_origin).
 pub(crate) fn check_origins(allow_origin: &[String]) -> Result<(), InvalidConfig> {
     for origin in allow_origin {
-        serialized(origin).map_err(|why| invalid("allow-origin", origin, why))?;
+        serialized(origin).map_err(|why| invalid("allow_origin", origin, why))?;
     }
     Ok(())
 }
@@ -249,9 +249,9 @@ mod tests {
         let texts = |text: &str| vec!["*".to_owned(), text.to_owned()];
         let config = ServerConfig::default;
         for (config, setting) in [
-            (config().public_url(Some("chat.example".to_owned())), "public-url"),
-            (config().allow_host(texts("https://chat.example")), "allow-host"),
-            (config().allow_origin(texts("app.example")), "allow-origin"),
+            (config().public_url(Some("chat.example".to_owned())), "public_url"),
+            (config().allow_host(texts("https://chat.example")), "allow_host"),
+            (config().allow_origin(texts("app.example")), "allow_origin"),
         ] {
             let error = config.check().unwrap_err();
             assert_eq!(error.setting, setting);

@@ -31,7 +31,7 @@ mod value;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use chat_server::ServerConfig;
+use chat_server::{InvalidConfig, ServerConfig};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use changes::Values;
@@ -210,7 +210,11 @@ impl Settings {
         self.connections.add_to(&mut server, self.limits.enabled)?;
         self.tokens.add_to(&mut server);
         server.hub = self.rooms.hub().workers(self.listen.threads().get());
-        server.check().map_err(|error| Invalid::new(error.setting, error.value, error.why))?;
+        let invalid = |InvalidConfig { setting, value, why, .. }| {
+            // As the flags and the file name it.
+            Invalid::new(&setting.replace('_', "-"), value, why)
+        };
+        server.check().map_err(invalid)?;
         Ok(server)
     }
 }
