@@ -36,7 +36,9 @@ pub enum BrokerError {
     /// The broker does not have this optional part; see [`Broker`](crate::Broker).
     #[error("the broker has no {0}")]
     Unsupported(&'static str),
-    /// The room has as many members, or users, as a join [allows](crate::JoinOptions::max_members).
+    /// The room has as many members as a join allows
+    /// ([`max_members`](crate::JoinOptions::max_members)), or as many users
+    /// ([`max_users`](crate::JoinOptions::max_users)).
     #[error("the room is full: its maximum is {max}")]
     RoomFull {
         /// The maximum of the join.

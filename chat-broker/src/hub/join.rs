@@ -1,19 +1,15 @@
 //! Joining a topic, and rejoining it with the same membership.
 
-use std::pin::pin;
-use std::time::Duration;
-
 use chat_core::{ConnectionId, Deliver, Occupant, Position, Topic};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
+use super::Hub;
 use super::catch_up::{CatchUp, Wanted};
 use super::joiner::{JoinState, Joiner, Snapshot};
 use super::member_slot::MemberSlot;
 use super::membership::Membership;
 use super::room::Waiter;
-use super::{Hub, Shared};
-use crate::broker::Status;
 use crate::error::BrokerError;
 
 /// What a member receives when it joins a topic. By default nothing but what is published
@@ -80,9 +76,7 @@ impl JoinOptions {
         self.history = history.into();
         self
     }
-}
 
-impl JoinOptions {
     /// Sets [`max_members`](Self::max_members).
     #[must_use]
     pub fn max_members(mut self, max: impl Into<Option<u32>>) -> Self {
@@ -91,6 +85,36 @@ impl JoinOptions {
     }
 
     /// Sets [`max_users`](Self::max_users).
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chat_broker::{Hub, HubConfig, MemoryBroker};
+    /// use chat_broker::{BrokerError, JoinOptions};
+    /// use chat_core::{ConnectionId, Occupant, RoomId, Topic, User, UserId};
+    /// # use chat_core::{Batch, CloseReason, Deliver, DeliveryOutcome};
+    /// # #[derive(Clone)]
+    /// # struct Player;
+    /// # impl Deliver for Player {
+    /// #     fn deliver(&self, _: &Batch) -> DeliveryOutcome { DeliveryOutcome::Queued }
+    /// #     fn close(&self, _: CloseReason) {}
+    /// # }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (broker, events) = MemoryBroker::connect();
+    /// # let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+    /// # tokio::spawn(driver.run());
+    /// let table = Topic::from(RoomId::new("duel")?);
+    /// let join = async |id, name: &str| {
+    ///     let player = Occupant::of(&User::new(UserId::new(name).unwrap(), None));
+    ///     let options = JoinOptions::default().occupant(player).max_users(2);
+    ///     hub.join(&table, ConnectionId::new(id), Player, options).await
+    /// };
+    /// let _players = (join(1, "ann").await?, join(2, "bob").await?);
+    /// assert!(matches!(join(3, "cat").await, Err(BrokerError::RoomFull { max: 2 })));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn max_users(mut self, max: impl Into<Option<u32>>) -> Self {
         self.max_users = max.into();
@@ -348,30 +372,5 @@ impl<M: Deliver + Clone + 'static> Membership<M> {
             catch_up.run(self, page).await;
         }
         Ok(())
-    }
-}
-
-impl<M: Deliver + Clone> Shared<M> {
-    /// The answer to a join, or an error after the join timeout if the broker is unavailable. The
-    /// broker limits the time of each of its calls; but the hub makes few at a time, so a join may
-    /// wait for several. Joins of a broker that is ready are not failed: when many members join at
-    /// once, the last answers are late, and a retry would make them later.
-    pub(super) async fn in_time<T>(
-        &self,
-        answer: impl Future<Output = Result<T, BrokerError>>,
-    ) -> Result<T, BrokerError> {
-        let limit = self.config.join_timeout.max(Duration::from_millis(1));
-        let mut answer = pin!(answer);
-        loop {
-            match timeout(limit, &mut answer).await {
-                Ok(answer) => return answer,
-                Err(_) if self.broker.status() != Status::Ready => {
-                    return Err(BrokerError::unavailable(
-                        "the broker did not answer the join in time",
-                    ));
-                }
-                Err(_) => {}
-            }
-        }
     }
 }

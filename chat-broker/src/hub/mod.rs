@@ -45,8 +45,10 @@ mod stats;
 
 use std::fmt;
 use std::panic::resume_unwind;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use chat_core::{
     ConnectionId, Deliver, History, Members, Position, Registry, Retention, RoomId, Topic, UserId,
@@ -54,9 +56,9 @@ use chat_core::{
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
 use crate::history::HistoryRead;
@@ -436,6 +438,29 @@ impl<M: Deliver + Clone> Shared<M> {
             return waiting.try_recv().unwrap_or(Err(BrokerError::Closed));
         }
         waiting.await.unwrap_or(Err(BrokerError::Closed))
+    }
+
+    /// The answer to a join, or an error after the join timeout if the broker is unavailable. The
+    /// broker limits the time of each of its calls; but the hub makes few at a time, so a join may
+    /// wait for several. Joins of a broker that is ready are not failed: when many members join at
+    /// once, the last answers are late, and a retry would make them later.
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        let limit = self.config.join_timeout.max(Duration::from_millis(1));
+        let mut answer = pin!(answer);
+        loop {
+            match timeout(limit, &mut answer).await {
+                Ok(answer) => return answer,
+                Err(_) if self.broker.status() != Status::Ready => {
+                    return Err(BrokerError::unavailable(
+                        "the broker did not answer the join in time",
+                    ));
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     /// Fails all waiting joins, and ends all followers: the driver has ended, with the events or by a

@@ -6,11 +6,12 @@ use std::time::Duration;
 use chat_broker::testing::RedisServer;
 use chat_broker::{
     Broker, BrokerError, Hub, HubConfig, JoinOptions, Membership, PresenceTracker, RedisBroker,
+    Status,
 };
 use chat_core::{Batch, CloseReason, ConnectionId, Deliver, DeliveryOutcome, Occupant, Topic};
 use futures_util::future::join_all;
 
-use crate::support::{Node, assert_damaged, eventually, keys, room, user};
+use crate::support::{Node, assert_damaged, assert_unavailable, eventually, keys, room, user};
 
 #[derive(Clone)]
 struct Member;
@@ -27,7 +28,8 @@ impl Deliver for Member {
 async fn start(redis: &RedisServer) -> Hub<Member> {
     let config = Node::config(redis).publish_connections(2);
     let (broker, events) = RedisBroker::connect(config).await.unwrap();
-    let (hub, driver) = Hub::new(Arc::new(broker), events, HubConfig::default());
+    let config = HubConfig::default().join_timeout(Duration::from_millis(100));
+    let (hub, driver) = Hub::new(Arc::new(broker), events, config);
     tokio::spawn(driver.run());
     hub
 }
@@ -42,6 +44,13 @@ fn join(
     hub.join_with(topic, ConnectionId::new(id), Member, options, ())
 }
 
+/// How many users are in a room.
+async fn count(hub: &Hub<Member>, topic: &Topic) -> Option<u32> {
+    let presence = hub.broker().presence().unwrap();
+    let occupancies = presence.occupancy(std::slice::from_ref(topic), 0).await;
+    occupancies.ok().map(|occupancies| occupancies[0].count)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_joins_at_three_servers_get_eight_places() {
     let redis = RedisServer::start();
@@ -54,16 +63,31 @@ async fn fifty_joins_at_three_servers_get_eight_places() {
     for refused in refused {
         assert!(matches!(refused, Err(BrokerError::RoomFull { max: 8 })), "{:?}", refused.err());
     }
-    let count = async || {
-        let presence = servers[0].broker().presence().unwrap();
-        presence.occupancy(std::slice::from_ref(&topic), 0).await.unwrap()[0].count
-    };
-    assert_eq!(count().await, 8);
+    assert_eq!(count(&servers[0], &topic).await, Some(8));
     assert_eq!(servers.iter().map(|hub| hub.members(&topic).len()).sum::<usize>(), 8);
 
     drop(members);
-    eventually("the places are free", async || count().await == 0).await;
+    eventually("the places are free", async || count(&servers[0], &topic).await == Some(0)).await;
     let _later = join(&servers[1], &topic, 100).await.unwrap();
+}
+
+#[tokio::test]
+async fn join_that_fails_in_an_outage_takes_no_place() {
+    let mut redis = RedisServer::start();
+    let hub = start(&redis).await;
+    let topic = room("lobby");
+    let _first = join(&hub, &topic, 0).await.unwrap();
+    redis.kill();
+    eventually("the outage", async || hub.broker().status() == Status::Unavailable).await;
+    for id in 1..=8 {
+        assert_unavailable("join", join(&hub, &topic, id).await);
+    }
+    redis.restart();
+    eventually("the first user", async || count(&hub, &topic).await == Some(1)).await;
+    let later = join_all((11..=17).map(|id| join(&hub, &topic, id))).await;
+    assert!(later.iter().all(Result::is_ok), "{later:?}");
+    let full = join(&hub, &topic, 18).await;
+    assert!(matches!(full, Err(BrokerError::RoomFull { max: 8 })), "{full:?}");
 }
 
 #[tokio::test]

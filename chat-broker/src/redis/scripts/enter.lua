@@ -20,15 +20,19 @@ redis.call('SADD', topics, unpack(ARGV, 2, ROOMS + 1))
 -- have lost the field.
 local function check_place(room, user, member, mode)
   if member or room.count < tonumber(string.sub(mode, 5)) then return nil end
+  room.is_full = true
   local is_held = try('SISMEMBER', room.held, user)
   return refusal(is_held) or is_held == 0 and 2
 end
 
 local function enter(room, user, member, info, mode)
-  local no_place = #mode > 1 and check_place(room, user, member, mode)
-  if no_place then return no_place end
+  local is_latest = mode == '1'
+  if not is_latest and mode ~= '0' then
+    local no_place = check_place(room, user, member, mode)
+    if no_place then return no_place end
+    is_latest = true
+  end
   local before, known = parse(member)
-  local is_latest = mode ~= '0'
   local latest = known and not is_latest and known or info
   local is_new = try('SADD', room.held, user)
   if refusal(is_new) then return is_new end
@@ -54,14 +58,11 @@ local answers, at = {}, ROOMS + 2
 for n = 1, ROOMS do
   local users = tonumber(ARGV[at])
   local room, error = open(2 * n + 1, ARGV[n + 1], ARGV, at + 1, at + users)
-  local is_done = true
   for one = at + 1, at + users do
-    local answer = error or
+    answers[#answers + 1] = error or
       enter(room, ARGV[one], room.stored[one - at + 1], ARGV[one + users], ARGV[one + 2 * users])
-    is_done = is_done and answer == 1
-    answers[#answers + 1] = answer
   end
-  if not is_done then forget_empty_topic(ARGV[n + 1], KEYS[2 * n + 2]) end
+  if error or room.is_full then forget_empty_topic(ARGV[n + 1], KEYS[2 * n + 2]) end
   at = at + 1 + 3 * users
 end
 return answers
