@@ -1,13 +1,12 @@
 //! Requests of this server to others, over HTTP/1.1 with or without TLS.
 //!
-//! hyper's connection and tokio-rustls by hand, rather than the client of hyper-util with
-//! hyper-rustls: that would be two more crates for a pool, which a request an hour does not need,
-//! and its connectors do not hand on the address that a name resolved to, on which the rule for
-//! requests without TLS depends ([`is_private`]).
+//! hyper's connection by hand, rather than the client of hyper-util with hyper-rustls: that would be
+//! another crate for a pool, which a request an hour does not need, and its connectors do not hand on
+//! the address that a name resolved to, on which the rule for requests without TLS depends
+//! ([`is_private`]).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -15,16 +14,13 @@ use axum::http::header::{HOST, USER_AGENT};
 use axum::http::uri::Scheme;
 use axum::http::{HeaderValue, Request, Response, Uri};
 use bytes::Bytes;
+use chat_transport::tls::{Tls, TlsError};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, crypto};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 /// How long name resolution, TCP and TLS may take together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -54,34 +50,36 @@ impl RequestError {
     }
 }
 
-/// Sends requests, each on a connection of its own. It follows no redirect and uses no proxy.
+impl From<TlsError> for RequestError {
+    fn from(error: TlsError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Sends requests to one URL, each on a connection of its own. It follows no redirect and uses no
+/// proxy.
 #[derive(Clone)]
 pub(crate) struct HttpClient {
-    tls: TlsConnector,
+    url: Uri,
+    /// `None` if the URL needs none.
+    tls: Option<Tls>,
 }
 
 impl HttpClient {
-    /// Trusts the authorities whose certificates are in `authorities`, in PEM; without it those of
-    /// the operating system, or of the file in `SSL_CERT_FILE`.
+    /// For a URL that has passed [`check_url`]. Trusts the authorities whose certificates are in
+    /// `authorities`, in PEM; without it those of the operating system, or of the file in
+    /// `SSL_CERT_FILE`.
     ///
     /// # Errors
     /// There is no certificate to trust.
-    pub(crate) fn new(authorities: Option<&[u8]>) -> Result<Self, RequestError> {
-        let trusted = match authorities {
-            Some(pem) => certificates(pem)?,
-            None => of_system(),
-        };
-        let provider = Arc::new(crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| RequestError::new(error.to_string()))?
-            .with_root_certificates(trusted)
-            .with_no_client_auth();
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
+    pub(crate) fn new(url: Uri, authorities: Option<&[u8]>) -> Result<Self, RequestError> {
+        let is_tls = url.scheme() == Some(&Scheme::HTTPS);
+        let tls = is_tls.then(|| Tls::new(authorities)).transpose()?;
+        Ok(Self { url, tls })
     }
 
-    /// Sends `request`, whose URI must have passed [`check_url`]. The body of the answer, of
-    /// whatever status, has at most `max_bytes`.
+    /// Sends `request` to the URL; its own URI does not count. The body of the answer, of whatever
+    /// status, has at most `max_bytes`.
     ///
     /// # Errors
     /// There is no whole answer of that size in 5 s.
@@ -103,10 +101,10 @@ impl HttpClient {
         mut request: Request<Body>,
         max_bytes: usize,
     ) -> Result<Response<Bytes>, RequestError> {
-        let stream = timeout(CONNECT_TIMEOUT, self.connect(request.uri()))
+        let stream = timeout(CONNECT_TIMEOUT, self.connect())
             .await
             .unwrap_or_else(|_| Err(RequestError::within(CONNECT_TIMEOUT, "to connect")))?;
-        make_origin_form(&mut request)?;
+        address(&mut request, &self.url)?;
         let failed = |error: hyper::Error| RequestError::new(format!("no answer: {error}"));
         let mut http = http1::Builder::new();
         http.max_buf_size(MAX_HEAD_BYTES);
@@ -122,30 +120,26 @@ impl HttpClient {
         Ok(Response::from_parts(head, body))
     }
 
-    async fn connect(&self, url: &Uri) -> Result<Box<dyn Stream>, RequestError> {
-        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-        let is_tls = url.scheme() == Some(&Scheme::HTTPS);
-        let port = url.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    async fn connect(&self) -> Result<Box<dyn Stream>, RequestError> {
+        let host = self.url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let default_port = if self.tls.is_some() { 443 } else { 80 };
+        let port = self.url.port_u16().unwrap_or(default_port);
         let failed = |error: io::Error| RequestError::new(format!("cannot connect: {error}"));
         let mut addresses: Vec<SocketAddr> =
             lookup_host((host, port)).await.map_err(failed)?.collect();
-        if !is_tls {
+        let Some(tls) = &self.tls else {
             addresses.retain(|address| is_private(address.ip()));
             if addresses.is_empty() {
-                let why = "http:// is for loopback and private addresses only: use https://";
-                return Err(RequestError::new(why));
+                return Err(RequestError::new(NEEDS_TLS));
             }
-        }
+            return Ok(Box::new(TcpStream::connect(&*addresses).await.map_err(failed)?));
+        };
         let tcp = TcpStream::connect(&*addresses).await.map_err(failed)?;
-        if !is_tls {
-            return Ok(Box::new(tcp));
-        }
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| RequestError::new("the host is no name of a certificate"))?;
-        let failed = |error: io::Error| RequestError::new(format!("TLS failed: {error}"));
-        Ok(Box::new(self.tls.connect(name, tcp).await.map_err(failed)?))
+        Ok(Box::new(tls.connect(host, tcp).await?))
     }
 }
+
+const NEEDS_TLS: &str = "http:// is for loopback and private addresses only: use https://";
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -166,7 +160,7 @@ pub(crate) fn check_url(text: &str) -> Result<Uri, &'static str> {
     }
     let address = url.host().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
     if url.scheme() == Some(&Scheme::HTTP) && address.is_some_and(|address| !is_private(address)) {
-        return Err("http:// is for loopback and private addresses only: use https://");
+        return Err(NEEDS_TLS);
     }
     Ok(url)
 }
@@ -180,46 +174,16 @@ fn is_private(address: IpAddr) -> bool {
     }
 }
 
-/// The form in which servers expect the target of a request (RFC 9112, section 3.2.1).
-fn make_origin_form(request: &mut Request<Body>) -> Result<(), RequestError> {
+/// Addresses a request to `url` in the form that servers expect (RFC 9112, section 3.2.1).
+fn address(request: &mut Request<Body>, url: &Uri) -> Result<(), RequestError> {
     let wrong = || RequestError::new("the URL cannot be requested");
-    let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
-    let host = HeaderValue::try_from(host.unwrap_or_default()).map_err(|_| wrong())?;
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    let target: Uri = path.parse().map_err(|_| wrong())?;
-    *request.uri_mut() = target;
+    let host = url.authority().map_or("", |authority| authority.as_str());
+    let host = HeaderValue::try_from(host).map_err(|_| wrong())?;
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    *request.uri_mut() = path.parse().map_err(|_| wrong())?;
     request.headers_mut().insert(HOST, host);
     request.headers_mut().insert(USER_AGENT, AGENT);
     Ok(())
-}
-
-fn certificates(pem: &[u8]) -> Result<RootCertStore, RequestError> {
-    let mut trusted = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate
-            .map_err(|error| RequestError::new(format!("the certificates are no PEM: {error}")))?;
-        trusted.add(certificate).map_err(|error| {
-            RequestError::new(format!("the certificate of an authority cannot be used: {error}"))
-        })?;
-    }
-    if trusted.is_empty() {
-        return Err(RequestError::new("there is no certificate in the PEM"));
-    }
-    Ok(trusted)
-}
-
-fn of_system() -> RootCertStore {
-    let found = rustls_native_certs::load_native_certs();
-    let mut trusted = RootCertStore::empty();
-    trusted.add_parsable_certificates(found.certs);
-    if trusted.is_empty() {
-        // As in an image without the package ca-certificates.
-        tracing::warn!(
-            errors = ?found.errors,
-            "this system has no certificates of authorities: no https:// can be verified"
-        );
-    }
-    trusted
 }
 
 #[cfg(test)]
@@ -241,10 +205,9 @@ mod tests {
             let mut request = Vec::new();
             let _ = stream.read_to_end(&mut request).await;
         });
-        let mut request = Request::new(Body::empty());
-        *request.uri_mut() = check_url(&format!("http://127.0.0.1:{port}/a?b")).unwrap();
-        let client = HttpClient::new(None).unwrap();
-        client.send(request, 100).await.map_err(|error| error.to_string())
+        let url = check_url(&format!("http://127.0.0.1:{port}/a?b")).unwrap();
+        let client = HttpClient::new(url, None).unwrap();
+        client.send(Request::new(Body::empty()), 100).await.map_err(|error| error.to_string())
     }
 
     fn answer(status: u16, bytes: usize) -> String {
@@ -307,10 +270,9 @@ mod tests {
 
     #[tokio::test]
     async fn name_without_tls_must_be_of_a_private_address() {
-        let client = HttpClient::new(None).unwrap();
         let connect = async |url: &str| {
-            let url = check_url(url).unwrap();
-            client.connect(&url).await.err().map(|error| error.to_string())
+            let client = HttpClient::new(check_url(url).unwrap(), None).unwrap();
+            client.connect().await.err().map(|error| error.to_string())
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -64,9 +64,9 @@ async fn run(
     log: &Arc<Log>,
     set_log_filter: SetFilter,
 ) -> Result<(), Exit> {
-    let deaf = |error| Exit::System(format!("cannot listen for signals: {error}"));
-    let mut signals = Signals::new().map_err(deaf)?;
-    let hangup = signals::hangup().map_err(deaf)?;
+    let no_signals = |error| Exit::System(format!("cannot listen for signals: {error}"));
+    let mut signals = Signals::new().map_err(no_signals)?;
+    let hangup = signals::hangup().map_err(no_signals)?;
     if !settings.limits.enabled {
         warn!("limits are off: rates and counts are not limited, whatever else is set");
     }

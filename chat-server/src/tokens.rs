@@ -41,7 +41,7 @@ impl TokenAuth {
                 running.replace(read);
                 Ok(())
             }
-            // Open connections have an identity without a token, or would lose the need of one.
+            // Open connections were admitted by the other rule.
             (None, true) => Err(needs_restart("keys of tokens are set, and were not at the start")),
             (Some(_), false) => Err(needs_restart("no key of tokens is set any longer")),
         }

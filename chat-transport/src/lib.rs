@@ -26,7 +26,8 @@
 //!
 //! Extensions, `permessage-deflate` among them, are not offered.
 //!
-//! The other end of a connection is in the module `client`, behind the feature of that name.
+//! The other end of a connection is in the module `client`, behind the feature of that name, and TLS
+//! of clients in `tls`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod accept;
@@ -46,6 +47,8 @@ mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timer;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 #[cfg(doc)]
 #[doc = include_str!("../GUIDE.md")]

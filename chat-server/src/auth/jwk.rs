@@ -215,7 +215,7 @@ mod tests {
             let expected = Ok(vec![Some("good".to_owned())]);
             let keys = [other.clone(), good.clone()];
             assert_eq!(ids(&keys, Source::File), expected, "{other}");
-            let why = ids(&[other.clone()], Source::Url).unwrap_err();
+            let why = ids(std::slice::from_ref(&other), Source::Url).unwrap_err();
             assert!(why.contains(named) || other["kty"] == "oct", "{other}: {why}");
         }
         assert_eq!(ids(&[secret(33)], Source::File), Ok(vec![None]));

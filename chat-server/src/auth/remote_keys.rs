@@ -71,9 +71,16 @@ impl RemoteKeysConfig {
     /// # Errors
     /// [`FetchError::Config`] if the URL or a certificate cannot be used.
     pub fn check(&self) -> Result<(), FetchError> {
-        check_url(&self.url).map_err(|why| FetchError::Config(why.to_owned()))?;
-        let Some(pem) = &self.ca_certificate else { return Ok(()) };
-        HttpClient::new(Some(pem)).map(drop).map_err(|error| FetchError::Config(error.to_string()))
+        let url = check_url(&self.url).map_err(|why| FetchError::Config(why.to_owned()))?;
+        match &self.ca_certificate {
+            Some(_) => self.client(url).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn client(&self, url: Uri) -> Result<HttpClient, FetchError> {
+        HttpClient::new(url, self.ca_certificate.as_deref())
+            .map_err(|error| FetchError::Config(error.to_string()))
     }
 }
 
@@ -166,9 +173,8 @@ impl RemoteKeys {
     /// Outside of a tokio runtime.
     pub fn start(config: RemoteKeysConfig) -> Result<Self, FetchError> {
         let url = check_url(&config.url).map_err(|why| FetchError::Config(why.to_owned()))?;
-        let client = HttpClient::new(config.ca_certificate.as_deref())
-            .map_err(|error| FetchError::Config(error.to_string()))?;
-        Ok(Self::start_with(Box::new(move || Box::pin(get(client.clone(), url.clone())))))
+        let client = config.client(url)?;
+        Ok(Self::start_with(Box::new(move || Box::pin(get(client.clone())))))
     }
 
     fn start_with(get: Get) -> Self {
@@ -330,9 +336,8 @@ struct Answer {
     max_age: Option<Duration>,
 }
 
-async fn get(client: HttpClient, url: Uri) -> Result<Answer, FetchError> {
+async fn get(client: HttpClient) -> Result<Answer, FetchError> {
     let mut request = Request::new(Body::empty());
-    *request.uri_mut() = url;
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
     let response = client.send(request, MAX_BYTES).await?;
     match response.status() {

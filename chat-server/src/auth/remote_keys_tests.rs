@@ -11,10 +11,13 @@ use super::*;
 use crate::auth::{AuthError, Authenticator, Credentials, JwtAuthenticator, JwtKeys};
 use crate::{JwtSigner, TokenClaims};
 
+/// A document, and how long it is fresh.
+type Published = Result<(String, Option<Duration>), FetchError>;
+
 /// What the issuer answers, and how often it was asked.
 #[derive(Default)]
 struct Issuer {
-    answers: Mutex<Vec<Result<(String, Option<Duration>), FetchError>>>,
+    answers: Mutex<Vec<Published>>,
     asked: AtomicUsize,
     /// How long each answer takes.
     delay: Duration,
@@ -40,7 +43,7 @@ impl Issuer {
     }
 }
 
-fn issuer(answers: Vec<Result<(String, Option<Duration>), FetchError>>) -> Arc<Issuer> {
+fn issuer(answers: Vec<Published>) -> Arc<Issuer> {
     Arc::new(Issuer { answers: Mutex::new(answers), ..Issuer::default() })
 }
 

@@ -18,7 +18,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::stream::{BoxedStream, Metered, Traffic};
 #[cfg(feature = "client-tls")]
-use super::tls::Tls;
+use crate::tls::Tls;
 
 /// The server that a stream is opened to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,11 +132,13 @@ impl Dialer {
         let endpoints: Result<Vec<_>, _> = urls.iter().map(|url| Endpoint::parse(url)).collect();
         #[cfg_attr(not(feature = "client-tls"), expect(unused, reason = "no address does then"))]
         let needs_tls = endpoints?.iter().any(|endpoint| endpoint.is_tls);
+        #[cfg(feature = "client-tls")]
+        let tls = needs_tls.then(|| Tls::new(options.root_certificates.as_deref())).transpose();
         Ok(Self {
             connector: options.connector.unwrap_or_else(|| connector(connect_tcp)),
             headers: check_headers(&options.headers)?,
             #[cfg(feature = "client-tls")]
-            tls: needs_tls.then(|| Tls::new(options.root_certificates.as_deref())).transpose()?,
+            tls: tls.map_err(|error| ClientError::Tls(error.to_string()))?,
         })
     }
 
@@ -169,7 +171,8 @@ impl Dialer {
         }
         #[cfg(feature = "client-tls")]
         if let Some(tls) = &self.tls {
-            return Ok(Box::new(tls.connect(&endpoint.host, stream).await?));
+            let stream = tls.connect(&endpoint.host, stream).await;
+            return Ok(Box::new(stream.map_err(|error| error.to_string())?));
         }
         Err(NO_TLS.to_owned())
     }

@@ -42,8 +42,6 @@ mod events;
 mod socket;
 mod stream;
 mod task;
-#[cfg(feature = "client-tls")]
-mod tls;
 mod token;
 
 pub use chat_core::client::{

@@ -67,7 +67,7 @@ impl Issuer {
         let [key, certificate] = ["tls-key.pem", "tls-cert.pem"].map(|name| keys.path(name));
         keys.openssl(
             &[
-                &["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"][..],
+                &["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=issuer of tests"][..],
                 &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"],
                 &["-addext", "subjectAltName=DNS:localhost"],
                 &["-addext", "basicConstraints=critical,CA:FALSE"],

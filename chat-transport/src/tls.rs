@@ -1,50 +1,83 @@
-//! TLS below a WebSocket: rustls with *ring*.
+//! TLS of clients: rustls with *ring*.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use chat_core::client::ClientError;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 
-use super::stream::Metered;
+/// Encrypts the streams of clients, and checks the certificates of servers.
+///
+/// ```no_run
+/// use chat_transport::tls::Tls;
+/// use tokio::net::TcpStream;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let stream = TcpStream::connect(("chat.example", 443)).await?;
+/// let encrypted = Tls::new(None)?.connect("chat.example", stream).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Tls(TlsConnector);
 
-/// Encrypts streams, and checks the certificates of servers.
-pub(super) struct Tls(TlsConnector);
+/// Why there is no stream. The text names the cause.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TlsError(String);
 
 impl Tls {
     /// `roots`: the certificates of the trusted authorities, in PEM; `None`: those of the operating
-    /// system.
-    pub(super) fn new(roots: Option<&[u8]>) -> Result<Self, ClientError> {
+    /// system, or of the file in `SSL_CERT_FILE`.
+    ///
+    /// # Errors
+    /// [`TlsError`] if there is no certificate that can be used.
+    pub fn new(roots: Option<&[u8]>) -> Result<Self, TlsError> {
         let roots = match roots {
             Some(pem) => given_roots(pem),
             None => native_roots(),
         };
-        let roots = roots.map_err(ClientError::Tls)?;
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| ClientError::Tls(error.to_string()))?
-            .with_root_certificates(roots)
+            .map_err(|error| TlsError(error.to_string()))?
+            .with_root_certificates(roots.map_err(TlsError)?)
             .with_no_client_auth();
-        // A WebSocket begins with a request of HTTP/1.1: a proxy that prefers HTTP/2 must not
-        // choose it.
+        // A WebSocket begins with a request of HTTP/1.1, as every request of this project is: a
+        // proxy that prefers HTTP/2 must not choose it.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
-    /// The handshake, with a server whose certificate has to be for this host.
-    pub(super) async fn connect(
+    /// The handshake over `stream`, with a server whose certificate has to be for this host: a name,
+    /// or an IP address without brackets.
+    ///
+    /// # Errors
+    /// [`TlsError`] if the certificate is not accepted, or the handshake fails. It has no time limit.
+    ///
+    /// # Cancel safety
+    /// Dropping the call drops the stream.
+    pub async fn connect<S: AsyncRead + AsyncWrite + Send + Unpin>(
         &self,
         host: &str,
-        stream: Metered,
-    ) -> Result<TlsStream<Metered>, String> {
+        stream: S,
+    ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<S>, TlsError> {
         let name = ServerName::try_from(host.to_owned());
-        let name = name.map_err(|_| format!("{host:?} cannot be the name in a certificate"))?;
-        self.0.connect(name, stream).await.map_err(|error| describe(host, &error))
+        let name =
+            name.map_err(|_| TlsError(format!("{host:?} cannot be the name in a certificate")))?;
+        let connecting = self.0.connect(name, stream);
+        connecting.await.map_err(|error| TlsError(describe(host, &error)))
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").finish_non_exhaustive()
     }
 }
 
