@@ -68,12 +68,19 @@ pub(crate) struct Key {
 #[derive(Debug)]
 struct PendingPresence {
     state: State,
-    /// The place in the queue in which it waits.
-    order: SeqKey,
     info: Bytes,
     /// The info was set at this node since the last join that Redis took, and replaces what other
     /// nodes have set before.
     is_latest: bool,
+    /// Boxed, and only until Redis holds the user: that is the state of almost all users.
+    unsettled: Option<Box<Unsettled>>,
+}
+
+/// What is needed of a user whom Redis does not hold as the node wants it.
+#[derive(Debug, Default)]
+struct Unsettled {
+    /// The place in the queue in which the change waits.
+    order: SeqKey,
     /// Publications that were accepted before the latest join.
     joined_after: u64,
     /// Publications that were accepted before the latest leave.
@@ -245,15 +252,15 @@ impl PresenceOutbox {
 
 impl PendingPresence {
     fn absent() -> Self {
-        Self {
-            state: State::ABSENT,
-            order: SeqKey::default(),
-            info: Bytes::new(),
-            is_latest: true,
-            joined_after: 0,
-            left_after: 0,
-            departures: Vec::new(),
-        }
+        Self { state: State::ABSENT, info: Bytes::new(), is_latest: true, unsettled: None }
+    }
+
+    fn unsettled(&mut self) -> &mut Unsettled {
+        self.unsettled.get_or_insert_default()
+    }
+
+    fn order(&self) -> SeqKey {
+        self.unsettled.as_ref().map(|unsettled| unsettled.order).unwrap_or_default()
     }
 }
 
@@ -263,7 +270,7 @@ impl Queues {
         (pending.info, pending.is_latest) = (info, true);
         // A queued join keeps its order: publications accepted since then must still follow it.
         if pending.state.stage != Stage::JoinQueued {
-            pending.joined_after = accepted;
+            pending.unsettled().joined_after = accepted;
         }
         self.apply(&key, Event::Join);
     }
@@ -273,9 +280,10 @@ impl Queues {
         let has_room = self.transient < MAX_TRANSIENT;
         let present = self.users.get_mut(key).filter(|pending| pending.state.stage.is_present());
         if let Some(pending) = present {
-            pending.left_after = accepted;
-            pending.departures.push(sender);
-            let published = has_room && pending.joined_after < accepted;
+            let unsettled = pending.unsettled();
+            unsettled.left_after = accepted;
+            unsettled.departures.push(sender);
+            let published = has_room && unsettled.joined_after < accepted;
             self.apply(key, Event::Leave { published });
         }
         departure
@@ -375,18 +383,25 @@ impl Queues {
     /// Returns the departures that the event releases: one that is dropped announces no leave.
     fn apply(&mut self, key: &Key, event: Event) -> Vec<DepartureSender> {
         let Some(pending) = self.users.get_mut(key) else { return Vec::new() };
-        let before = (pending.state.stage, pending.order);
+        let before = (pending.state.stage, pending.order());
         let Transition { state, order, releases } = transition(pending.state, event);
         self.last_seq += 1;
         pending.state = state;
-        pending.order = match order {
-            Order::Keep => pending.order,
-            Order::AtJoin => (pending.joined_after, self.last_seq),
-            Order::AtLeave => (pending.left_after, self.last_seq),
+        let unsettled = pending.unsettled();
+        unsettled.order = match order {
+            Order::Keep => unsettled.order,
+            Order::AtJoin => (unsettled.joined_after, self.last_seq),
+            Order::AtLeave => (unsettled.left_after, self.last_seq),
             Order::First => (0, self.last_seq),
         };
-        let after = (pending.state.stage, pending.order);
-        let released = if releases { std::mem::take(&mut pending.departures) } else { Vec::new() };
+        let after = (state.stage, unsettled.order);
+        let released =
+            if releases { std::mem::take(&mut unsettled.departures) } else { Vec::new() };
+        if state == State::SETTLED {
+            // If the join must be sent again, its place is before all publications: those before it
+            // have been sent long ago.
+            pending.unsettled = None;
+        }
         if state.stage == Stage::Absent {
             self.users.remove(key);
         }
