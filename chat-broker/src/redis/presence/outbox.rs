@@ -69,12 +69,19 @@ pub(crate) struct Key {
 #[derive(Debug)]
 struct PendingPresence {
     state: State,
-    /// The place in the queue in which it waits.
-    order: SeqKey,
     info: Bytes,
     /// The info was set at this node since the last join that Redis took, and replaces what other
     /// nodes have set before.
     is_latest: bool,
+    /// Boxed, and only until Redis holds the user: that is the state of almost all users.
+    unsettled: Option<Box<Unsettled>>,
+}
+
+/// What is needed of a user whom Redis does not hold as the node wants it.
+#[derive(Debug, Default)]
+struct Unsettled {
+    /// The place in the queue in which the change waits.
+    order: SeqKey,
     /// Publications that were accepted before the latest join.
     joined_after: u64,
     /// Publications that were accepted before the latest leave.
@@ -273,21 +280,29 @@ impl PresenceOutbox {
 
 impl PendingPresence {
     fn absent() -> Self {
-        Self {
-            state: State::ABSENT,
-            order: SeqKey::default(),
-            info: Bytes::new(),
-            is_latest: true,
-            joined_after: 0,
-            left_after: 0,
-            departures: Vec::new(),
-            limit: None,
-        }
+        Self { state: State::ABSENT, info: Bytes::new(), is_latest: true, unsettled: None }
+    }
+
+    fn unsettled(&mut self) -> &mut Unsettled {
+        self.unsettled.get_or_insert_default()
+    }
+
+    fn order(&self) -> SeqKey {
+        self.unsettled.as_ref().map(|unsettled| unsettled.order).unwrap_or_default()
     }
 
     /// Whether the node holds the user, or is about to whatever a maximum says.
     fn is_admitted(&self) -> bool {
-        self.state.stage.is_present() && self.limit.as_ref().is_none_or(|limit| limit.max.is_none())
+        self.state.stage.is_present() && self.max().is_none()
+    }
+
+    /// The maximum of the join.
+    fn max(&self) -> Option<u32> {
+        self.unsettled.as_ref()?.limit.as_ref()?.max
+    }
+
+    fn limit(&mut self) -> Option<&mut Limit> {
+        self.unsettled.as_mut()?.limit.as_deref_mut()
     }
 }
 
@@ -295,12 +310,12 @@ impl Queues {
     fn join(&mut self, key: Key, info: Bytes, accepted: u64) {
         let pending = self.users.entry(key.clone()).or_insert_with(PendingPresence::absent);
         (pending.info, pending.is_latest) = (info, true);
-        if let Some(limit) = &mut pending.limit {
+        if let Some(limit) = pending.limit() {
             limit.max = None;
         }
         // A queued join keeps its order: publications accepted since then must still follow it.
         if pending.state.stage != Stage::JoinQueued {
-            pending.joined_after = accepted;
+            pending.unsettled().joined_after = accepted;
         }
         self.apply(&key, Event::Join);
     }
@@ -311,7 +326,7 @@ impl Queues {
         self.join(key.clone(), info, accepted);
         if let Some(pending) = self.users.get_mut(&key) {
             let limit = || Box::new(Limit { max: None, admissions: Vec::new() });
-            let limit = pending.limit.get_or_insert_with(limit);
+            let limit = pending.unsettled().limit.get_or_insert_with(limit);
             limit.max = (!is_admitted).then_some(max);
             limit.admissions.push(sender);
         }
@@ -320,7 +335,7 @@ impl Queues {
 
     fn fail_admissions(&mut self, key: &Key, error: &BrokerError) {
         let pending = self.users.get_mut(key);
-        let limit = pending.and_then(|pending| pending.limit.as_mut());
+        let limit = pending.and_then(PendingPresence::limit);
         for admission in limit.into_iter().flat_map(|limit| limit.admissions.drain(..)) {
             admission.resolve(Err(error.clone()));
         }
@@ -331,13 +346,14 @@ impl Queues {
         let has_room = self.transient < MAX_TRANSIENT;
         let present = self.users.get_mut(key).filter(|pending| pending.state.stage.is_present());
         if let Some(pending) = present {
-            pending.left_after = accepted;
-            pending.departures.push(sender);
-            if let Some(limit) = &mut pending.limit {
+            let unsettled = pending.unsettled();
+            unsettled.left_after = accepted;
+            unsettled.departures.push(sender);
+            if let Some(limit) = &mut unsettled.limit {
                 // The maximum stays, for a join that is sent before the leave.
                 limit.admissions.clear();
             }
-            let published = has_room && pending.joined_after < accepted;
+            let published = has_room && unsettled.joined_after < accepted;
             self.apply(key, Event::Leave { published });
         }
         departure
@@ -359,7 +375,7 @@ impl Queues {
             && let Some(pending) = self.users.get(&key)
         {
             let (info, is_latest) = (pending.info.clone(), pending.is_latest);
-            let max = pending.limit.as_ref().and_then(|limit| limit.max);
+            let max = pending.max();
             self.apply(&key, Event::JoinSent);
             changes.joins.push(Join { key, info, is_latest, max });
         }
@@ -430,7 +446,8 @@ impl Queues {
             (Outcome::RoomFull, Some(max)) => Err(BrokerError::RoomFull { max }),
             _ => return,
         };
-        if let Some(limit) = pending.limit.take() {
+        if let Some(limit) = pending.unsettled.as_mut().and_then(|unsettled| unsettled.limit.take())
+        {
             limit.admissions.into_iter().for_each(|one| one.resolve(answer.clone()));
         }
     }
@@ -460,18 +477,25 @@ impl Queues {
     /// Returns the departures that the event releases: one that is dropped announces no leave.
     fn apply(&mut self, key: &Key, event: Event) -> Vec<DepartureSender> {
         let Some(pending) = self.users.get_mut(key) else { return Vec::new() };
-        let before = (pending.state.stage, pending.order);
+        let before = (pending.state.stage, pending.order());
         let Transition { state, order, releases } = transition(pending.state, event);
         self.last_seq += 1;
         pending.state = state;
-        pending.order = match order {
-            Order::Keep => pending.order,
-            Order::AtJoin => (pending.joined_after, self.last_seq),
-            Order::AtLeave => (pending.left_after, self.last_seq),
+        let unsettled = pending.unsettled();
+        unsettled.order = match order {
+            Order::Keep => unsettled.order,
+            Order::AtJoin => (unsettled.joined_after, self.last_seq),
+            Order::AtLeave => (unsettled.left_after, self.last_seq),
             Order::First => (0, self.last_seq),
         };
-        let after = (pending.state.stage, pending.order);
-        let released = if releases { std::mem::take(&mut pending.departures) } else { Vec::new() };
+        let after = (state.stage, unsettled.order);
+        let released =
+            if releases { std::mem::take(&mut unsettled.departures) } else { Vec::new() };
+        if state == State::SETTLED {
+            // If the join must be sent again, its place is before all publications: those before it
+            // have been sent long ago.
+            pending.unsettled = None;
+        }
         if state.stage == Stage::Absent {
             self.users.remove(key);
         }

@@ -82,7 +82,7 @@ fn leaves_after_refused_joins_are_bounded() {
     }
     let sizes = || {
         let queues = outbox.queues();
-        let waiting = queues.users.values().map(|pending| pending.departures.len()).sum::<usize>();
+        let waiting = queues.users.values().map(departures).sum::<usize>();
         (queues.users.len(), waiting, queues.refused.len())
     };
     let kept = sizes();
@@ -400,6 +400,11 @@ fn reconcile(outbox: &PresenceOutbox, held: &Users) {
     outbox.resend_lost(&synced);
 }
 
+/// How many callers wait for the leave of a user.
+fn departures(pending: &PendingPresence) -> usize {
+    pending.unsettled.as_ref().map_or(0, |unsettled| unsettled.departures.len())
+}
+
 /// Each user is listed where the state says, with the same order, and nowhere else.
 fn check_indexes(queues: &Queues) -> Result<(), TestCaseError> {
     let listed = |index| {
@@ -407,7 +412,7 @@ fn check_indexes(queues: &Queues) -> Result<(), TestCaseError> {
         users.filter(move |(_, pending)| Index::of(pending.state.stage) == index)
     };
     let ordered = |index| {
-        let queue = listed(index).map(|(key, pending)| (pending.order, key.clone()));
+        let queue = listed(index).map(|(key, pending)| (pending.order(), key.clone()));
         queue.collect::<BTreeMap<SeqKey, Key>>()
     };
     prop_assert_eq!(&ordered(Index::Joins), &queues.joins);
@@ -417,7 +422,8 @@ fn check_indexes(queues: &Queues) -> Result<(), TestCaseError> {
     prop_assert_eq!(queues.users.values().filter(transient).count(), queues.transient);
     for pending in queues.users.values() {
         prop_assert!(pending.state.stage != Stage::Absent);
-        prop_assert!(pending.departures.is_empty() || !pending.state.stage.is_present());
+        prop_assert!(departures(pending) == 0 || !pending.state.stage.is_present());
+        prop_assert_eq!(pending.unsettled.is_none(), pending.state == State::SETTLED);
     }
     Ok(())
 }

@@ -164,6 +164,8 @@ pub(super) struct Transition {
 
 impl State {
     pub(super) const ABSENT: Self = Self { stage: Stage::Absent, sync: SyncState::Unsynced };
+    /// The user is in the topic, and Redis holds the user.
+    pub(super) const SETTLED: Self = Self { stage: Stage::Present, sync: SyncState::Synced };
 }
 
 impl Stage {
