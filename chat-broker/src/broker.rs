@@ -159,7 +159,7 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// How many nodes are subscribed to each of `topics` at this moment, in the order asked. A server is
     /// subscribed to the topic of each user who is connected to it, so the count shows who is online.
     /// Another node's subscription counts as soon as that node's [`subscribe`](Self::subscribe) has
-    /// returned. Any number of topics may be asked for; a thousand cost Redis about half a millisecond.
+    /// returned. Any number of topics may be asked for; a thousand take Redis 0.1 to 0.2 ms.
     ///
     /// ```
     /// # use chat_broker::{Broker, BrokerError};

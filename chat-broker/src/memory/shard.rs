@@ -59,8 +59,7 @@ impl Shard {
     }
 
     pub(super) fn subscribers(&self, topic: &Topic) -> u32 {
-        let subscribers = self.topics.get(topic).map_or(0, |state| state.subscribers.len());
-        u32::try_from(subscribers).unwrap_or(u32::MAX)
+        self.topics.get(topic).map_or(0, |state| count(&state.subscribers))
     }
 
     fn hand_on(&self, topic: &Topic, payload: Bytes, position: Option<Position>) -> Published {
@@ -68,7 +67,7 @@ impl Shard {
         for (_, events) in subscribers {
             events.publication(topic.clone(), payload.clone(), position);
         }
-        Published::new(position, self.subscribers(topic))
+        Published::new(position, count(subscribers))
     }
 
     /// A subscriber whose queue is full, if there is one.
@@ -188,4 +187,8 @@ impl Shard {
             is_kept
         });
     }
+}
+
+fn count(subscribers: &[(u64, Arc<EventSender>)]) -> u32 {
+    u32::try_from(subscribers.len()).unwrap_or(u32::MAX)
 }
