@@ -36,7 +36,10 @@ pub use hub::{
     Joiner, MemberSlot, Membership, Snapshot, unix_millis,
 };
 pub use memory::{MemoryBroker, MemoryBus};
-pub use presence::{Admission, AdmissionSender, Departure, DepartureSender, PresenceTracker};
+pub use presence::{
+    Admission, AdmissionSender, Departure, DepartureSender, OccupiedRoom, OccupiedRooms,
+    PresenceTracker,
+};
 pub use publish::{PublishOptions, Published, Receipt, ReceiptSender};
 #[cfg(feature = "redis")]
 pub use redis::{RedisBroker, RedisConfig};

@@ -4,8 +4,8 @@
 --          and of each user '1': this is the latest info; '0': one that the node has set before,
 --          `members` may have a later one; 'max <n>': the latest info, of a user who enters only if
 --          there are fewer than n others, or if any node holds the user
--- returns  1 for each user, 2 if there is no place, or an error; 0 if the node has no lease: it has expired, and must send all
---          its users under a new name
+-- returns  1 for each user, 2 if there is no place, or an error; 0 if the node has no lease: it has
+--          expired, and must send all its users under a new name
 
 local ROOMS = #KEYS / 2 - 1
 
@@ -61,6 +61,9 @@ for n = 1, ROOMS do
   for one = at + 1, at + users do
     answers[#answers + 1] = error or
       enter(room, ARGV[one], room.stored[one - at + 1], ARGV[one + users], ARGV[one + 2 * users])
+  end
+  if room and room.count > 0 and not room.was_occupied then
+    try('ZADD', string.sub(leases, 1, -6) .. 'occupied', 0, string.sub(ARGV[n + 1], #leases - 3, -2))
   end
   if error or room.is_full then forget_empty_topic(ARGV[n + 1], KEYS[2 * n + 2]) end
   at = at + 1 + 3 * users

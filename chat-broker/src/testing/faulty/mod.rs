@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chat_core::{History, Occupancy, Occupant, Position, Topic, UserId};
+use chat_core::{History, Occupancy, Occupant, Position, RoomId, Topic, UserId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -22,7 +22,7 @@ use crate::broker::{Broker, Status};
 use crate::error::BrokerError;
 use crate::events::BrokerEvents;
 use crate::history::HistoryRead;
-use crate::presence::{Admission, Departure, PresenceTracker};
+use crate::presence::{Admission, Departure, OccupiedRooms, PresenceTracker};
 use crate::publish::{PublishOptions, Receipt};
 use crate::stats::BrokerStats;
 use crate::table::{Records, SetOptions, SharedTable};
@@ -86,6 +86,8 @@ pub enum Call {
     Positions,
     /// [`Broker::history`].
     History,
+    /// [`Broker::subscribers`].
+    Subscribers,
     /// [`PresenceTracker::enter`], which is counted and has no faults.
     Enter,
     /// [`PresenceTracker::enter_limited`], which reaches the broker at once: the faults are those of
@@ -95,6 +97,8 @@ pub enum Call {
     Leave,
     /// [`PresenceTracker::occupancy`].
     Occupancy,
+    /// [`PresenceTracker::rooms`].
+    Rooms,
     /// [`SharedTable::secret`].
     Secret,
     /// [`SharedTable::set`].
@@ -420,6 +424,10 @@ impl Broker for FaultyBroker {
         .await
     }
 
+    async fn subscribers(&self, topics: &[Topic]) -> Result<Vec<u32>, BrokerError> {
+        self.make_for_each(Call::Subscribers, topics.iter(), self.inner.subscribers(topics)).await
+    }
+
     fn presence(&self) -> Option<&dyn PresenceTracker> {
         let is_there =
             self.inner.presence().is_some() && !self.lacks_presence.load(Ordering::Relaxed);
@@ -474,6 +482,15 @@ impl PresenceTracker for FaultyBroker {
     ) -> Result<Vec<Occupancy>, BrokerError> {
         let work = self.inner_presence().occupancy(topics, limit);
         self.make_for_each(Call::Occupancy, topics.iter(), work).await
+    }
+
+    async fn rooms(
+        &self,
+        prefix: &str,
+        after: Option<&RoomId>,
+        limit: usize,
+    ) -> Result<OccupiedRooms, BrokerError> {
+        self.make(Call::Rooms, 0, self.inner_presence().rooms(prefix, after, limit)).await
     }
 }
 
