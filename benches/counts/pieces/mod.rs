@@ -2,6 +2,7 @@
 
 mod broker;
 mod core;
+mod server;
 mod transport;
 
 use std::task::{Context, Poll, Waker};
@@ -13,7 +14,7 @@ use chat_core::{Event, Message, RoomId, Sender, Topic, envelope};
 type Piece = (&'static str, fn());
 
 fn all() -> impl Iterator<Item = Piece> {
-    [core::PIECES, broker::PIECES, transport::PIECES].into_iter().flatten().copied()
+    [core::PIECES, broker::PIECES, transport::PIECES, server::PIECES].into_iter().flatten().copied()
 }
 
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
