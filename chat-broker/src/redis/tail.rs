@@ -1,7 +1,7 @@
 //! Reading the end of a log without a script.
 //!
 //! A reader that was disconnected misses the last few publications of a topic, and this node mostly
-//! knows the position of one of them. Plain commands then cost Redis a quarter of what a script costs,
+//! knows the position of one of them. Plain commands then cost Redis a third of what a script costs,
 //! which copies each entry into Lua and out of it. They are not one atomic step: other clients may
 //! publish, trim or delete between them. So what they return counts only if it agrees:
 //!
@@ -9,7 +9,7 @@
 //! |---|---|
 //! | the end of the log contains the known publication, by its id | a log that has changed, or grown by more than was read |
 //! | the head, read after it, is of the known epoch | a log that was deleted and began again |
-//! | base and length, read last, name the same last offset | a publication or a trim in between; an id that is in the log twice |
+//! | base and length, read last, name the same last offset | a publication in between, or a trim between these two; an id that is in the log twice |
 //!
 //! Otherwise the script reads, which is slower and always right.
 
