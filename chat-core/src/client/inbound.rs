@@ -281,7 +281,7 @@ fn rejected(
         },
         Request::Send(room) => match retry {
             Some(pause) => {
-                let uncertain = !rejection.is(ErrorCode::RateLimited);
+                let uncertain = !rejection.is_certain();
                 let until = now.saturating_add(at_least(pause, session.rng.next()));
                 session.sends.pause(room.as_str(), id, until, uncertain);
             }
