@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::backoff::at_least;
 use crate::wire::{self, PageFrame, PresenceEvent, ServerFrame};
-use crate::{Epoch, ErrorCode, Step};
+use crate::{Epoch, Step};
 
 use super::error::{ClientError, RETRY_AFTER, Rejection};
 use super::events::{Event, History, Joined, Members, Message};

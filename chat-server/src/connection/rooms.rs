@@ -150,6 +150,9 @@ impl Connection {
             Box::pin(self.until_bans_are_loaded()).await?;
         }
         self.not_banned(Action::join(room))?;
+        if self.joined_room(room).is_none() {
+            Box::pin(self.ask_before_join(room)).await?;
+        }
         if self.member.has_unsent() {
             Box::pin(self.member.drained(self.time_limit(), &mut self.deadline)).await;
         }
